@@ -1,0 +1,1 @@
+//! The mind of mproxy: one MQTT session as a pure state machine.

@@ -1,0 +1,1 @@
+//! The advisers of mproxy: static rules and the remote policy service.

@@ -1,0 +1,1 @@
+//! The house: composition, relay, configuration, admin, telemetry and the mproxy binary.
