@@ -1,1 +1,33 @@
-//! The mind of mproxy: one MQTT session as a pure state machine.
+//! The mind of mproxy: one MQTT session between a client and its broker, as a pure state machine.
+//!
+//! Bytes, verdicts and time go in; effects come out. Nothing here reads a clock, a socket, a file, the
+//! environment or a random number, and nothing here waits.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`session`] | the [`Session`] and its verbs: `read`, `decide`, `dialed`, `closed`, `poll_effect`… |
+//! | [`policy`] | what is asked ([`Question`]), what is answered ([`Verdict`]), who answers ([`Decider`]) |
+//! | [`chain`] | several deciders in a row, and what holds when none of them knew |
+//! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
+//! | [`peer`] | who the client is: where it came from and what it calls itself |
+//! | [`limits`] | every bound and deadline of a session, with its default and the reason for it |
+//! | [`fault`] | why a session ended and whose doing it was |
+//! | [`meter`] | the counts a session makes on its way, for whoever keeps metrics |
+
+pub mod chain;
+pub mod event;
+pub mod fault;
+pub mod limits;
+pub mod meter;
+pub mod peer;
+pub mod policy;
+pub mod session;
+
+pub use chain::Chain;
+pub use event::{Event, Sink};
+pub use fault::{Fault, Whose};
+pub use limits::Limits;
+pub use meter::Meter;
+pub use peer::{Peer, Side};
+pub use policy::{Answer, Decider, Question, Verdict};
+pub use session::{Effect, Session, Setting};

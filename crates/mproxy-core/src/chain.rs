@@ -1,0 +1,90 @@
+//! Several deciders in a row, and what holds when none of them knew.
+
+use std::sync::Arc;
+
+use mproxy_codec::reason::ReasonCode;
+
+use crate::policy::{Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want};
+
+/// Deciders in the order in which they are asked. The first that does not pass has decided.
+///
+/// When all pass: denied if one of them [`Denies`](Silence::Denies) by silence, else allowed. A chain of nobody
+/// allows everything, and is never even asked after CONNECT.
+#[derive(Clone, Default)]
+pub struct Chain {
+    deciders: Vec<Arc<dyn Decider>>,
+}
+
+impl Chain {
+    /// A chain of these, asked in this order.
+    #[must_use]
+    pub fn new(deciders: Vec<Arc<dyn Decider>>) -> Self {
+        Self { deciders }
+    }
+
+    /// Whether nobody is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deciders.is_empty()
+    }
+}
+
+impl Decider for Chain {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        let mut silence = Silence::Abstains;
+        for decider in &self.deciders {
+            match decider.decide(question) {
+                Answer::Pass if decider.silence() == Silence::Denies => silence = Silence::Denies,
+                Answer::Pass => {}
+                answer @ (Answer::Now(_) | Answer::Later(_)) => return answer,
+            }
+        }
+        Answer::Now(unspoken(question.hook(), silence))
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        self.deciders.iter().fold(Want::Nothing, |want, decider| want.and(decider.want(hook)))
+    }
+
+    fn silence(&self) -> Silence {
+        if self.deciders.iter().any(|decider| decider.silence() == Silence::Denies) {
+            Silence::Denies
+        } else {
+            Silence::Abstains
+        }
+    }
+}
+
+/// The ruling where nobody spoke.
+fn unspoken(hook: Hook, silence: Silence) -> Ruling {
+    match silence {
+        Silence::Abstains => Ruling { source: Source::Unasked, verdict: allowed(hook) },
+        Silence::Denies => Ruling { source: Source::Unknown, verdict: refused(hook, Refusal::default()) },
+    }
+}
+
+/// "Yes, as it is", to a question of this hook.
+#[must_use]
+pub fn allowed(hook: Hook) -> Verdict {
+    match hook {
+        Hook::Connect => Verdict::Connect(Decision::Allow(None)),
+        Hook::Publish | Hook::Deliver => Verdict::Publish(Decision::Allow(None)),
+        Hook::Subscribe => Verdict::SubscribeAll(Decision::Allow(())),
+    }
+}
+
+/// "No, like this", to a question of this hook.
+#[must_use]
+pub fn refused(hook: Hook, refusal: Refusal) -> Verdict {
+    match hook {
+        Hook::Connect => Verdict::Connect(Decision::Refuse(refusal)),
+        Hook::Publish | Hook::Deliver => Verdict::Publish(Decision::Refuse(refusal)),
+        Hook::Subscribe => Verdict::SubscribeAll(Decision::Refuse(refusal)),
+    }
+}
+
+/// The refusal that stands in for an answer that failed: 0x88, Server unavailable.
+#[must_use]
+pub const fn failed_refusal() -> Refusal {
+    Refusal::new(ReasonCode::SERVER_UNAVAILABLE)
+}

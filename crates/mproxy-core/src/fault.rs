@@ -1,0 +1,233 @@
+//! Why a session ended, and whose doing it was. Log level, metric and event follow from this type.
+
+use std::fmt;
+
+use mproxy_codec::error::Malformed;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::PacketType;
+
+use crate::peer::Side;
+use crate::policy::{Failure, Hook, Refusal};
+
+/// Whose doing an end was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// The client's.
+    Client,
+    /// The broker's.
+    Broker,
+    /// The policy's: a rule, the policy service, or an administrator.
+    Policy,
+    /// mproxy's own.
+    Us,
+}
+
+impl Whose {
+    /// `"client"`, `"broker"`, `"policy"` or `"us"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Broker => "broker",
+            Self::Policy => "policy",
+            Self::Us => "us",
+        }
+    }
+}
+
+/// How a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// In order: an end of file.
+    Eof,
+    /// With an error, named.
+    Error(Box<str>),
+}
+
+/// Why the broker could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable(pub Box<str>);
+
+/// What a session waits for at most so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deadline {
+    /// The client's CONNECT, from accept on.
+    Connect,
+    /// A connection to the broker.
+    Dial,
+    /// The broker's CONNACK.
+    Connack,
+    /// A side that is being closed, to take what is still meant for it.
+    Close,
+}
+
+impl Deadline {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Dial => "dial",
+            Self::Connack => "connack",
+            Self::Close => "close",
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The client said DISCONNECT.
+    Left {
+        /// The reason it gave (0x00 in 3.x).
+        reason: ReasonCode,
+    },
+    /// A side's stream ended without a word.
+    Lost {
+        /// Which.
+        side: Side,
+        /// How.
+        how: Closed,
+    },
+    /// The broker said DISCONNECT (5.0).
+    BrokerLeft {
+        /// The reason it gave.
+        reason: ReasonCode,
+    },
+    /// The broker refused the CONNECT.
+    BrokerRefused {
+        /// Its CONNACK code, as it was sent.
+        code: u8,
+    },
+    /// A side sent something that is no MQTT.
+    Malformed {
+        /// Which.
+        side: Side,
+        /// What, where, and against which rule.
+        error: Malformed,
+    },
+    /// A side sent a packet that may not come now.
+    Protocol {
+        /// Which.
+        side: Side,
+        /// The packet.
+        packet: PacketType,
+        /// What is wrong with it.
+        what: &'static str,
+        /// The rule's number.
+        rule: &'static str,
+        /// The 5.0 code for it.
+        reason: ReasonCode,
+    },
+    /// Something took too long.
+    TooLate(Deadline),
+    /// The policy refused, and the session ends with it.
+    Refused {
+        /// Which hook.
+        hook: Hook,
+        /// As it said.
+        refusal: Box<Refusal>,
+    },
+    /// An answer failed, and the failure rule ends the session.
+    PolicyFailed {
+        /// Which hook.
+        hook: Hook,
+        /// How it failed.
+        failure: Box<Failure>,
+    },
+    /// The broker could not be reached.
+    Unreachable(Unreachable),
+    /// Somebody ended it from outside.
+    Kicked {
+        /// The 5.0 reason the client is given.
+        reason: ReasonCode,
+    },
+    /// mproxy is being stopped.
+    Drained,
+}
+
+impl Fault {
+    /// Whose doing it was.
+    #[must_use]
+    pub const fn whose(&self) -> Whose {
+        match self {
+            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) => Whose::Client,
+            Self::Lost { side, .. } | Self::Malformed { side, .. } | Self::Protocol { side, .. } => match side {
+                Side::Client => Whose::Client,
+                Side::Broker => Whose::Broker,
+            },
+            Self::BrokerLeft { .. }
+            | Self::BrokerRefused { .. }
+            | Self::Unreachable(_)
+            | Self::TooLate(Deadline::Dial | Deadline::Connack) => Whose::Broker,
+            Self::Refused { .. } | Self::PolicyFailed { .. } | Self::Kicked { .. } => Whose::Policy,
+            Self::Drained => Whose::Us,
+        }
+    }
+
+    /// The 5.0 reason code that a client is told.
+    #[must_use]
+    pub fn reason(&self) -> ReasonCode {
+        match self {
+            Self::Left { .. } => ReasonCode::SUCCESS,
+            Self::Malformed { side: Side::Client, error } => error.reason(),
+            Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
+            Self::BrokerLeft { reason } => *reason,
+            Self::Refused { refusal, .. } => refusal.reason,
+            Self::TooLate(Deadline::Connect) => ReasonCode::MAXIMUM_CONNECT_TIME,
+            Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
+            Self::Lost { .. }
+            | Self::BrokerRefused { .. }
+            | Self::Malformed { side: Side::Broker, .. }
+            | Self::Protocol { side: Side::Broker, .. }
+            | Self::TooLate(Deadline::Dial | Deadline::Connack | Deadline::Close)
+            | Self::PolicyFailed { .. }
+            | Self::Unreachable(_) => ReasonCode::SERVER_UNAVAILABLE,
+        }
+    }
+
+    /// A short word for metrics.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Left { .. } => "left",
+            Self::Lost { .. } => "lost",
+            Self::BrokerLeft { .. } => "broker_left",
+            Self::BrokerRefused { .. } => "broker_refused",
+            Self::Malformed { .. } => "malformed",
+            Self::Protocol { .. } => "protocol_error",
+            Self::TooLate(_) => "too_late",
+            Self::Refused { .. } => "refused",
+            Self::PolicyFailed { .. } => "policy_failed",
+            Self::Unreachable(_) => "unreachable",
+            Self::Kicked { .. } => "kicked",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left { reason } => write!(f, "client disconnected ({:#04x})", reason.0),
+            Self::Lost { side, how: Closed::Eof } => write!(f, "{side} closed its connection without DISCONNECT"),
+            Self::Lost { side, how: Closed::Error(error) } => write!(f, "{side} connection failed: {error}"),
+            Self::BrokerLeft { reason } => write!(f, "broker disconnected the client ({:#04x})", reason.0),
+            Self::BrokerRefused { code } => write!(f, "broker refused the CONNECT ({code:#04x})"),
+            Self::Malformed { side, error } => write!(f, "malformed packet from {side}: {error}"),
+            Self::Protocol { side, packet, what, rule, .. } => {
+                write!(f, "protocol error by {side}: {}: {what} [{rule}]", packet.name())
+            }
+            Self::TooLate(deadline) => write!(f, "deadline passed: {}", deadline.name()),
+            Self::Refused { hook, refusal } => {
+                write!(f, "{} refused ({:#04x})", hook.name(), refusal.reason.0)?;
+                refusal.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text:?}"))
+            }
+            Self::PolicyFailed { hook, failure } => write!(f, "answer to {} failed: {failure}", hook.name()),
+            Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.0),
+            Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
+            Self::Drained => f.write_str("mproxy is shutting down"),
+        }
+    }
+}

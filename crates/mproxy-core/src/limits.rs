@@ -1,0 +1,46 @@
+//! Every bound and deadline of a session, with its default and the reason for it.
+
+use std::time::Duration;
+
+/// Bounds of one session. What happens at a bound is said on its field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the largest packet a client may send, fixed header included. Larger: 0x95 and the end.
+    pub max_packet_size: u32,
+    /// Bytes of a packet, or of a PUBLISH up to its payload, that are held to be looked at. Larger: 0x95 and the end.
+    pub max_held_packet: u32,
+    /// Packets of one direction that may wait for a verdict. At the bound that side is not read.
+    pub lane_packets: usize,
+    /// Bytes of one direction that may wait for a verdict. At the bound that side is not read.
+    pub lane_bytes: usize,
+    /// Bytes of topics that a client's topic aliases may hold. Beyond: 0x97 and the end.
+    pub alias_bytes: usize,
+    /// Accept to CONNECT read whole: the relay starts the clock at accept.
+    pub connect_timeout: Duration,
+    /// How long reaching the broker may take. Then CONNACK 0x88 / 3.
+    pub dial_timeout: Duration,
+    /// How long the broker may think about a CONNECT. Then CONNACK 0x88 / 3.
+    pub connack_timeout: Duration,
+    /// How long a side that is to be closed may take to read what is still meant for it. Then it is cut.
+    pub close_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // The protocol's own: 4 bytes of length, and the fixed header [MQTT-2.2.3].
+            max_packet_size: 268_435_460,
+            // A SUBSCRIBE of 20,000 filters or a CONNECT with every field at 65,535 bytes fits.
+            max_held_packet: 2 << 20,
+            // Enough to keep a policy service busy over a slow link; small enough to bound a session's memory.
+            lane_packets: 256,
+            lane_bytes: 1 << 20,
+            // Mosquitto allows 10 aliases, EMQX 65,535: a bound in bytes serves both.
+            alias_bytes: 256 << 10,
+            connect_timeout: Duration::from_secs(10),
+            dial_timeout: Duration::from_secs(10),
+            connack_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The counts a session makes on its way, for whoever keeps metrics.
+
+use mproxy_codec::types::PacketType;
+
+use crate::peer::Side;
+use crate::policy::{Hook, Source};
+
+/// How a decision came out; a label of the decision counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Allowed as it was.
+    Allowed,
+    /// Allowed with changes.
+    Changed,
+    /// Refused.
+    Refused,
+}
+
+impl Outcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Allowed, Self::Changed, Self::Refused];
+
+    /// `"allowed"`, `"changed"` or `"refused"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Changed => "changed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Somebody who counts. Called on the packet path: implementations hold cached handles and never look up labels.
+pub trait Meter: Send + Sync {
+    /// So many packets of this type came from this side, of so many bytes in all. Runs of one type come as one call.
+    fn packets(&self, from: Side, kind: PacketType, packets: u64, bytes: u64);
+
+    /// One decision was taken (a SUBSCRIBE counts one for each filter).
+    fn decision(&self, hook: Hook, source: Source, outcome: Outcome);
+}
+
+/// A meter that counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unmetered;
+
+impl Meter for Unmetered {
+    fn packets(&self, _from: Side, _kind: PacketType, _packets: u64, _bytes: u64) {}
+
+    fn decision(&self, _hook: Hook, _source: Source, _outcome: Outcome) {}
+}

@@ -1,0 +1,192 @@
+//! Who the client is: where its connection came from, and what it calls itself.
+//!
+//! An [`Origin`] is known when the connection is accepted; a [`Peer`] when CONNECT has been read.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mproxy_codec::types::Version;
+
+/// One of the two sides of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The device that connected to mproxy.
+    Client,
+    /// The broker that mproxy connected to on the client's behalf.
+    Broker,
+}
+
+impl Side {
+    /// The other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Broker,
+            Self::Broker => Self::Client,
+        }
+    }
+
+    /// `"client"` or `"broker"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Broker => "broker",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Names one connection for its whole life; a random UUID, shown as one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u128);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            n >> 96,
+            (n >> 80) & 0xffff,
+            (n >> 64) & 0xffff,
+            (n >> 48) & 0xffff,
+            n & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How the client reached mproxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Plain TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
+}
+
+impl Transport {
+    /// `"tcp"`, `"tls"`, `"ws"` or `"wss"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+}
+
+/// What a TLS handshake told about the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `"TLSv1.2"` or `"TLSv1.3"`.
+    pub version: String,
+    /// Server name the client asked for.
+    pub sni: Option<String>,
+    /// Application protocol agreed on.
+    pub alpn: Option<String>,
+    /// Certificate chain as presented, leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// Subject of the leaf, RFC 4514.
+    pub subject: Option<String>,
+    /// Common name of the leaf.
+    pub common_name: Option<String>,
+    /// Subject alternative names of the leaf, `DNS:…`, `URI:…`, `IP:…`, `email:…`.
+    pub subject_alt_names: Vec<String>,
+    /// SHA-256 over the leaf's DER, lower-case hex.
+    pub fingerprint: Option<String>,
+    /// Serial number of the leaf, lower-case hex.
+    pub serial: Option<String>,
+}
+
+/// What a WebSocket upgrade told about the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WsFacts {
+    /// Path and query of the request.
+    pub path: String,
+    /// Host header.
+    pub host: String,
+    /// Allow-listed request headers in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What is known of a connection before its first packet.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Names this connection.
+    pub connection_id: ConnectionId,
+    /// Grows over all connections of one mproxy: a later connection has the larger one.
+    pub epoch: u64,
+    /// Name of this mproxy instance.
+    pub instance: Arc<str>,
+    /// Name of the listener that accepted it.
+    pub listener: Arc<str>,
+    /// How it came in.
+    pub transport: Transport,
+    /// The client's address (after the PROXY protocol, where that is on).
+    pub remote: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// Facts of the TLS handshake.
+    pub tls: Option<Box<TlsFacts>>,
+    /// Facts of the WebSocket upgrade.
+    pub ws: Option<Box<WsFacts>>,
+}
+
+/// A client that has said CONNECT.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it came from.
+    pub origin: Origin,
+    /// The protocol version it speaks.
+    pub version: Version,
+    /// The client identifier in force: as sent, as the policy changed it, or as the broker assigned it.
+    pub client_id: Box<str>,
+    /// The user name in force.
+    pub username: Option<Box<str>>,
+    /// Seconds; 0 is no keep alive.
+    pub keep_alive: u16,
+    /// Clean Start (5.0) or Clean Session (3.x).
+    pub clean_start: bool,
+    /// What the policy attached to this client when it admitted it.
+    pub attributes: Box<[(String, String)]>,
+    /// User properties of a 5.0 CONNECT, in order.
+    pub user_properties: Box<[(String, String)]>,
+}
+
+impl Peer {
+    /// The attribute called `name`, if the policy set one.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ConnectionId;
+
+    #[test]
+    fn a_connection_id_reads_as_a_uuid() {
+        let id = ConnectionId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        assert_eq!(id.to_string(), "01234567-89ab-cdef-0011-223344556677");
+    }
+}

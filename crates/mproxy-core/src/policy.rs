@@ -1,0 +1,474 @@
+//! Questions about what a client may do, and the answers to them.
+//!
+//! The session asks a [`Decider`] in the middle of a packet. What is known is answered at once
+//! ([`Answer::Now`]: no wait, no allocation); what has to be fetched is answered by a future
+//! ([`Answer::Later`]) that the session hands out as [`Effect::Ask`](crate::Effect::Ask) and hears of again
+//! through [`Session::decide`](crate::Session::decide).
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mproxy_codec::packet::connect::Connect;
+use mproxy_codec::packet::subscribe::FilterRequest;
+use mproxy_codec::property::Properties;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::QoS;
+
+use crate::peer::Peer;
+
+/// The hooks that decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// May this client connect?
+    Connect,
+    /// May it publish this?
+    Publish,
+    /// May it subscribe to these?
+    Subscribe,
+    /// May it be sent this?
+    Deliver,
+}
+
+impl Hook {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Publish, Self::Subscribe, Self::Deliver];
+
+    /// `"connect"`, `"publish"`, `"subscribe"` or `"deliver"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Deliver => "deliver",
+        }
+    }
+}
+
+/// Something a client wants to do. Borrows from the packet: an adviser copies what it keeps.
+#[derive(Clone, Copy, Debug)]
+pub enum Question<'a> {
+    /// CONNECT, will included.
+    Connect(ConnectQuestion<'a>),
+    /// PUBLISH from the client.
+    Publish(PublishQuestion<'a>),
+    /// SUBSCRIBE, all filters of it.
+    Subscribe(SubscribeQuestion<'a>),
+    /// PUBLISH from the broker.
+    Deliver(PublishQuestion<'a>),
+}
+
+impl<'a> Question<'a> {
+    /// The hook this question belongs to.
+    #[must_use]
+    pub const fn hook(&self) -> Hook {
+        match self {
+            Self::Connect(_) => Hook::Connect,
+            Self::Publish(_) => Hook::Publish,
+            Self::Subscribe(_) => Hook::Subscribe,
+            Self::Deliver(_) => Hook::Deliver,
+        }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub const fn peer(&self) -> &'a Arc<Peer> {
+        match self {
+            Self::Connect(q) => q.peer,
+            Self::Publish(q) | Self::Deliver(q) => q.peer,
+            Self::Subscribe(q) => q.peer,
+        }
+    }
+}
+
+/// A CONNECT to be admitted or not.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectQuestion<'a> {
+    /// Who, as the CONNECT says.
+    pub peer: &'a Arc<Peer>,
+    /// The packet: credentials, will, properties.
+    pub connect: &'a Connect<'a>,
+    /// Set when a running session's grant is to be renewed; there is no password then.
+    pub refresh: bool,
+}
+
+/// A PUBLISH, in either direction.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishQuestion<'a> {
+    /// Whose session it is.
+    pub peer: &'a Arc<Peer>,
+    /// The real topic: aliases are resolved.
+    pub topic: &'a str,
+    /// QoS of the packet.
+    pub qos: QoS,
+    /// RETAIN flag.
+    pub retain: bool,
+    /// DUP flag.
+    pub dup: bool,
+    /// The payload, or only its size where it was not asked for or is larger than what was asked for.
+    pub payload: Payload<'a>,
+    /// Properties of a 5.0 packet; empty otherwise.
+    pub properties: Properties<'a>,
+}
+
+/// A payload, or how large it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// Bytes.
+    Size(u32),
+}
+
+impl Payload<'_> {
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Size(size) => u64::from(*size),
+        }
+    }
+}
+
+/// A SUBSCRIBE.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscribeQuestion<'a> {
+    /// Who asks.
+    pub peer: &'a Arc<Peer>,
+    /// The filters in the client's order; never empty.
+    pub filters: &'a [FilterRequest<'a>],
+    /// Properties of a 5.0 packet; empty otherwise.
+    pub properties: Properties<'a>,
+}
+
+/// What a decider says to a question.
+pub enum Answer {
+    /// I have no opinion: ask the next one.
+    Pass,
+    /// This is it.
+    Now(Ruling),
+    /// I have to find out.
+    Later(Pending),
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pass => f.write_str("Pass"),
+            Self::Now(ruling) => f.debug_tuple("Now").field(ruling).finish(),
+            Self::Later(_) => f.write_str("Later(..)"),
+        }
+    }
+}
+
+/// A ruling on its way. Must end by itself (it carries its own deadline) and may be dropped at any time.
+pub type Pending = Pin<Box<dyn Future<Output = Ruling> + Send>>;
+
+/// A verdict and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ruling {
+    /// Who said so.
+    pub source: Source,
+    /// What was said.
+    pub verdict: Verdict,
+}
+
+/// Where a verdict came from; a label of the decision counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// No adviser cares for this hook.
+    Unasked,
+    /// Advisers are there, and none of them knew.
+    Unknown,
+    /// The static rule file.
+    Acl,
+    /// The client's grant.
+    Grant,
+    /// A remembered answer.
+    Cache,
+    /// The policy service.
+    Rpc,
+    /// The answer failed, and the failure rule says allow.
+    FailedOpen,
+    /// The answer failed, and the failure rule says deny.
+    FailedClosed,
+}
+
+impl Source {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Unasked,
+        Self::Unknown,
+        Self::Acl,
+        Self::Grant,
+        Self::Cache,
+        Self::Rpc,
+        Self::FailedOpen,
+        Self::FailedClosed,
+    ];
+
+    /// The label, `"failed_closed"` for example.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unasked => "unasked",
+            Self::Unknown => "unknown",
+            Self::Acl => "acl",
+            Self::Grant => "grant",
+            Self::Cache => "cache",
+            Self::Rpc => "rpc",
+            Self::FailedOpen => "failed_open",
+            Self::FailedClosed => "failed_closed",
+        }
+    }
+}
+
+/// What was decided. A verdict of another kind than its question counts as a failed answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// To a CONNECT.
+    Connect(Decision<Option<Box<Admission>>>),
+    /// To a PUBLISH, either direction; `None` leaves the packet as it is.
+    Publish(Decision<Option<Box<PublishChange>>>),
+    /// To a SUBSCRIBE: one for each filter, in order.
+    Subscribe(Vec<Decision<FilterChange>>),
+    /// To a SUBSCRIBE: the same for all of its filters, unchanged.
+    SubscribeAll(Decision<()>),
+    /// No verdict: the answer failed. The failure rule of the hook says what follows.
+    Failed(Failure),
+}
+
+/// Allowed, perhaps with changes, or refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision<A> {
+    /// Go on.
+    Allow(A),
+    /// Do not.
+    Refuse(Refusal),
+}
+
+/// How a refusal is to look on the wire (spec: the refusal table).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// A 5.0 reason code of 0x80 or more; mapped for 3.x clients.
+    pub reason: ReasonCode,
+    /// For the client, where it allows reason strings.
+    pub text: Option<Box<str>>,
+    /// What becomes of the packet.
+    pub action: Action,
+    /// Another server to use (5.0 CONNACK and DISCONNECT).
+    pub server_reference: Option<Box<str>>,
+}
+
+impl Refusal {
+    /// A refusal with this code, REJECT, and nothing else.
+    #[must_use]
+    pub const fn new(reason: ReasonCode) -> Self {
+        Self { reason, text: None, action: Action::Reject, server_reference: None }
+    }
+}
+
+impl Default for Refusal {
+    fn default() -> Self {
+        Self::new(ReasonCode::NOT_AUTHORIZED)
+    }
+}
+
+/// What becomes of a refused packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Answered with the reason code.
+    #[default]
+    Reject,
+    /// Acknowledged as if taken, and dropped.
+    Drop,
+    /// The connection ends.
+    Disconnect,
+    /// Swallowed and never acknowledged.
+    NoAck,
+}
+
+/// An answer that never came, or that makes no sense. Not a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which way it failed; a label.
+    pub kind: FailureKind,
+    /// For the log.
+    pub detail: Box<str>,
+}
+
+impl Failure {
+    /// A failure of this kind, explained.
+    #[must_use]
+    pub fn new(kind: FailureKind, detail: impl Into<Box<str>>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.detail)
+    }
+}
+
+/// The ways in which an answer fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// It did not come in time.
+    Deadline,
+    /// The adviser could not be reached, or said that it cannot answer.
+    Unavailable,
+    /// It could not be read.
+    Unreadable,
+    /// It left out what it had to say (an unset `oneof`, a zero enum).
+    Unspecified,
+    /// It has another number of verdicts than there were filters.
+    WrongLength,
+    /// It would make an invalid packet, or is no answer to this question.
+    Invalid,
+    /// Too many questions are open.
+    Overloaded,
+}
+
+impl FailureKind {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Unavailable => "unavailable",
+            Self::Unreadable => "unreadable",
+            Self::Unspecified => "unspecified",
+            Self::WrongLength => "wrong_length",
+            Self::Invalid => "invalid",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// How an admitted client differs from its CONNECT. `None` leaves a field as it was sent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admission {
+    /// New client identifier.
+    pub client_id: Option<Box<str>>,
+    /// New user name; empty removes it, and the password with it.
+    pub username: Option<Box<str>>,
+    /// New password; empty removes it.
+    pub password: Option<Bytes>,
+    /// New will; [`WillChange::Remove`] takes it away.
+    pub will: Option<WillChange>,
+    /// Facts for rules, events and later questions.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// What happens to a will.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WillChange {
+    /// There shall be none.
+    Remove,
+    /// Fields to replace; `None` keeps what the client sent.
+    Replace {
+        /// New will topic.
+        topic: Option<Box<str>>,
+        /// New will payload.
+        payload: Option<Bytes>,
+        /// New will QoS.
+        qos: Option<QoS>,
+        /// New will retain.
+        retain: Option<bool>,
+    },
+}
+
+/// How an allowed PUBLISH differs from what was sent. `None` leaves a field alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PublishChange {
+    /// New topic.
+    pub topic: Option<Box<str>>,
+    /// New payload.
+    pub payload: Option<Bytes>,
+    /// New RETAIN flag.
+    pub retain: Option<bool>,
+    /// User properties to set, replacing those of the same name (5.0 only).
+    pub set_user_properties: Vec<(String, String)>,
+    /// Names of user properties to remove (5.0 only).
+    pub remove_user_properties: Vec<String>,
+}
+
+impl PublishChange {
+    /// Whether it changes nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.topic.is_none()
+            && self.payload.is_none()
+            && self.retain.is_none()
+            && self.set_user_properties.is_empty()
+            && self.remove_user_properties.is_empty()
+    }
+}
+
+/// How an allowed filter differs from what was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterChange {
+    /// New topic filter, `$share` included where there is one.
+    pub filter: Option<Box<str>>,
+    /// The QoS granted at most.
+    pub max_qos: Option<QoS>,
+}
+
+/// What an answer that failed means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnError {
+    /// The packet is refused with 0x88.
+    #[default]
+    Deny,
+    /// It goes through unchanged.
+    Allow,
+}
+
+/// What a decider needs to be asked about a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Do not ask me.
+    Nothing,
+    /// Ask, without the payload.
+    Head,
+    /// Ask, with payloads of up to so many bytes; larger ones by size only.
+    Payload(u32),
+}
+
+impl Want {
+    /// What both need together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, want) | (want, Self::Nothing) => want,
+            (Self::Head, want) | (want, Self::Head) => want,
+            (Self::Payload(a), Self::Payload(b)) => Self::Payload(if a > b { a } else { b }),
+        }
+    }
+}
+
+/// What the silence of a decider ([`Answer::Pass`]) means if nobody after it speaks either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It would have said so if it were allowed: deny.
+    Denies,
+    /// It did not want to be asked: no objection.
+    Abstains,
+}
+
+/// Somebody who answers questions.
+pub trait Decider: Send + Sync {
+    /// Answers, or passes. Must not block: what takes time goes into [`Answer::Later`].
+    fn decide(&self, question: &Question<'_>) -> Answer;
+
+    /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.
+    fn want(&self, hook: Hook) -> Want;
+
+    /// What passing means at the end of the chain.
+    fn silence(&self) -> Silence;
+}

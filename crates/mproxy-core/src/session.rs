@@ -1,0 +1,1 @@
+//! One client's session between its client and its broker.
