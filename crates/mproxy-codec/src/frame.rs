@@ -1,0 +1,259 @@
+//! The frame: one control packet, undecoded, with its original bytes. Everything that its first two to five
+//! bytes give away is judged before any of the rest is waited for.
+
+use crate::error::{ErrorKind, Malformed};
+use crate::types::{PacketType, QoS, Sender, Version};
+use crate::varint;
+
+/// A fixed header: type, flags and remaining length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The type of the packet.
+    pub kind: PacketType,
+    /// The low half of the first byte.
+    pub flags: u8,
+    /// How many bytes follow the fixed header.
+    pub remaining: u32,
+    /// How many bytes the fixed header takes: 2 to 5.
+    pub len: u8,
+}
+
+impl Header {
+    /// Reads the fixed header at the start of `bytes`. `None`: more bytes are needed.
+    ///
+    /// `version` is `None` until CONNECT has told it; until then nothing but CONNECT may come from a client
+    /// (`[MQTT-3.1.0-1]`) and nothing but CONNACK from a server.
+    ///
+    /// # Errors
+    /// The type is reserved or does not belong to this sender or version, its flags are not as the standard
+    /// fixes them, or its length is badly written or out of the type's bounds.
+    #[inline]
+    pub fn parse(bytes: &[u8], from: Sender, version: Option<Version>) -> Result<Option<Self>, Malformed> {
+        let Some((first, after)) = bytes.split_first() else { return Ok(None) };
+        let flags = first & 0x0F;
+        let shape = &shapes(from, version)[usize::from(first >> 4)];
+        let kind = match PacketType::from_nibble(first >> 4) {
+            Some(kind) if shape.flags >> flags & 1 == 1 => kind,
+            kind => return Err(explain(kind, flags, from, version)),
+        };
+        let (remaining, width) = match varint::read(after) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(None),
+            Err(fault) => return Err(Malformed::new(fault, Some(kind), 1)),
+        };
+        if remaining < u32::from(shape.min) {
+            return Err(Malformed::new(ErrorKind::TooShort, Some(kind), 1));
+        }
+        if remaining > shape.max {
+            return Err(Malformed::new(ErrorKind::TooLong, Some(kind), 1));
+        }
+        Ok(Some(Self { kind, flags, remaining, len: 1 + width }))
+    }
+
+    /// The length of the whole packet.
+    #[inline]
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.len as usize + self.remaining as usize
+    }
+
+    /// The DUP flag of a PUBLISH.
+    #[inline]
+    #[must_use]
+    pub const fn dup(&self) -> bool {
+        self.flags & 0b1000 != 0
+    }
+
+    /// The QoS of a PUBLISH; [`parse`](Self::parse) let no 3 through.
+    #[inline]
+    #[must_use]
+    pub const fn qos(&self) -> QoS {
+        match self.flags >> 1 & 0b11 {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        }
+    }
+
+    /// The RETAIN flag of a PUBLISH.
+    #[inline]
+    #[must_use]
+    pub const fn retain(&self) -> bool {
+        self.flags & 0b0001 != 0
+    }
+}
+
+/// A whole packet and its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The fixed header.
+    pub header: Header,
+    /// The packet, from its first byte to its last.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Takes the packet at the start of `bytes` and returns it with what follows. `None`: it is not whole yet.
+    ///
+    /// # Errors
+    /// See [`Header::parse`].
+    #[inline]
+    pub fn split(
+        bytes: &'a [u8],
+        from: Sender,
+        version: Option<Version>,
+    ) -> Result<Option<(Self, &'a [u8])>, Malformed> {
+        let Some(header) = Header::parse(bytes, from, version)? else { return Ok(None) };
+        Ok(bytes.split_at_checked(header.total()).map(|(bytes, rest)| (Self { header, bytes }, rest)))
+    }
+
+    /// What follows the fixed header.
+    #[inline]
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        self.bytes.get(usize::from(self.header.len)..).unwrap_or_default()
+    }
+}
+
+/// What a fixed header may say for one type: a bit for each allowed value of the flags (none: the type may not
+/// come at all), and the bounds of the remaining length.
+#[derive(Clone, Copy)]
+struct Shape {
+    flags: u16,
+    min: u8,
+    max: u32,
+}
+
+type Shapes = [Shape; 16];
+
+#[inline]
+fn shapes(from: Sender, version: Option<Version>) -> &'static Shapes {
+    const CLIENT: [Shapes; 4] = all_shapes(Sender::Client);
+    const SERVER: [Shapes; 4] = all_shapes(Sender::Server);
+    let row = match version {
+        None => 0,
+        Some(Version::V31) => 1,
+        Some(Version::V311) => 2,
+        Some(Version::V5) => 3,
+    };
+    match from {
+        Sender::Client => &CLIENT[row],
+        Sender::Server => &SERVER[row],
+    }
+}
+
+const fn all_shapes(from: Sender) -> [Shapes; 4] {
+    [
+        shapes_of(from, None),
+        shapes_of(from, Some(Version::V31)),
+        shapes_of(from, Some(Version::V311)),
+        shapes_of(from, Some(Version::V5)),
+    ]
+}
+
+const fn shapes_of(from: Sender, version: Option<Version>) -> Shapes {
+    let mut shapes = [Shape { flags: 0, min: 0, max: 0 }; 16];
+    let mut at = 0;
+    while at < PacketType::ALL.len() {
+        let kind = PacketType::ALL[at];
+        let (min, max) = bounds(kind, version);
+        shapes[kind as usize] = Shape { flags: flags(kind, from, version), min, max };
+        at += 1;
+    }
+    shapes
+}
+
+/// Whether this side sends this type in this version.
+const fn belongs(kind: PacketType, from: Sender, version: Option<Version>) -> bool {
+    let v5 = matches!(version, Some(Version::V5));
+    match (version, from) {
+        (None, Sender::Client) => return matches!(kind, PacketType::Connect),
+        (None, Sender::Server) => return matches!(kind, PacketType::Connack),
+        (Some(_), _) => {}
+    }
+    let client = matches!(from, Sender::Client);
+    match kind {
+        PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe | PacketType::Pingreq => client,
+        PacketType::Connack | PacketType::Suback | PacketType::Unsuback | PacketType::Pingresp => !client,
+        PacketType::Publish
+        | PacketType::Puback
+        | PacketType::Pubrec
+        | PacketType::Pubrel
+        | PacketType::Pubcomp => true,
+        PacketType::Disconnect => client || v5,
+        PacketType::Auth => v5,
+    }
+}
+
+/// The allowed values of the flags, a bit each.
+const fn flags(kind: PacketType, from: Sender, version: Option<Version>) -> u16 {
+    /// All but QoS 3.
+    const PUBLISH: u16 = 0b0011_1111_0011_1111;
+    const DUP_WITHOUT_QOS: u16 = 0b0000_0011_0000_0000;
+    const ANY: u16 = u16::MAX;
+    if !belongs(kind, from, version) {
+        return 0;
+    }
+    let v31 = matches!(version, Some(Version::V31));
+    match (kind, from) {
+        // [MQTT-3.3.1-2]; brokers that forward the bit are let be, as 3.1 lets clients.
+        (PacketType::Publish, Sender::Client) if !v31 => PUBLISH & !DUP_WITHOUT_QOS,
+        (PacketType::Publish, _) => PUBLISH,
+        // 3.1 repeats these with DUP; QoS 1 is fixed.
+        (PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe, _) if v31 => {
+            1 << 0x2 | 1 << 0xA
+        }
+        (PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe, _) => 1 << 0x2,
+        // "Not used" in 3.1, so clients of 3.1 may set them; CONNECT itself tells which version this is.
+        (PacketType::Connect, _) if v31 || version.is_none() => ANY,
+        (_, Sender::Server) if v31 => ANY,
+        _ => 1,
+    }
+}
+
+/// The least and most bytes that can follow the fixed header. Where a packet of the least length would still be
+/// wrong (an empty list, say), its own parser says so in better words.
+const fn bounds(kind: PacketType, version: Option<Version>) -> (u8, u32) {
+    let v5 = matches!(version, Some(Version::V5));
+    const MAX: u32 = varint::MAX;
+    match kind {
+        // A name and a level: what an answer to an unknown version needs.
+        PacketType::Connect => (7, MAX),
+        PacketType::Connack if version.is_none() => (2, MAX),
+        PacketType::Connack if v5 => (3, MAX),
+        PacketType::Connack => (2, 2),
+        PacketType::Publish => (if v5 { 3 } else { 2 }, MAX),
+        PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+            (2, if v5 { MAX } else { 2 })
+        }
+        PacketType::Subscribe | PacketType::Unsubscribe => (if v5 { 3 } else { 2 }, MAX),
+        PacketType::Suback => (if v5 { 4 } else { 3 }, MAX),
+        PacketType::Unsuback if v5 => (4, MAX),
+        PacketType::Unsuback => (2, 2),
+        PacketType::Pingreq | PacketType::Pingresp => (0, 0),
+        PacketType::Disconnect | PacketType::Auth => (0, if v5 { MAX } else { 0 }),
+    }
+}
+
+/// Why the first byte was not let in.
+#[cold]
+fn explain(kind: Option<PacketType>, flags: u8, from: Sender, version: Option<Version>) -> Malformed {
+    let fault = match kind {
+        None => ErrorKind::TypeZero,
+        Some(_) if version.is_none() => match from {
+            Sender::Client => ErrorKind::NotConnect,
+            Sender::Server => ErrorKind::NotConnack,
+        },
+        Some(kind) if !belongs(kind, from, version) => {
+            if belongs(kind, from, Some(Version::V5)) {
+                ErrorKind::WrongVersion
+            } else {
+                ErrorKind::WrongDirection
+            }
+        }
+        Some(PacketType::Publish) if flags & 0b0110 == 0b0110 => ErrorKind::QosThree,
+        Some(PacketType::Publish) => ErrorKind::DupWithoutQos,
+        Some(_) => ErrorKind::ReservedFlags,
+    };
+    Malformed::new(fault, kind, 0)
+}

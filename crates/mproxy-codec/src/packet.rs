@@ -1,0 +1,191 @@
+//! The control packets: a room each, all three versions inside it. A view borrows from the packet's bytes and
+//! was checked whole when it was made, so that nothing that reads it later can fail.
+
+pub mod ack;
+pub mod auth;
+pub mod connack;
+pub mod connect;
+pub mod disconnect;
+pub mod ping;
+pub mod publish;
+pub mod suback;
+pub mod subscribe;
+pub mod unsuback;
+pub mod unsubscribe;
+
+pub use ack::Ack;
+pub use auth::Auth;
+pub use connack::Connack;
+pub use connect::{Connect, Will};
+pub use disconnect::Disconnect;
+pub use ping::{PINGREQ, PINGRESP, encode_pingreq, encode_pingresp};
+pub use publish::{Publish, PublishHead, encode_publish_head, publish_flags};
+pub use suback::Suback;
+pub use subscribe::{FilterRequest, FilterRequests, RetainHandling, Subscribe, encode_subscribe};
+pub use unsuback::Unsuback;
+pub use unsubscribe::{Filters, Unsubscribe, encode_unsubscribe};
+
+use crate::encode::{Body, EncodeError};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::{Frame, Header};
+use crate::property::PropertyEdit;
+use crate::read::Reader;
+use crate::reason::ReasonCode;
+use crate::types::{PacketType, Sender, Version};
+use bytes::BytesMut;
+
+/// Any control packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet<'a> {
+    /// CONNECT.
+    Connect(Connect<'a>),
+    /// CONNACK.
+    Connack(Connack<'a>),
+    /// PUBLISH.
+    Publish(Publish<'a>),
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP.
+    Ack(Ack<'a>),
+    /// SUBSCRIBE.
+    Subscribe(Subscribe<'a>),
+    /// SUBACK.
+    Suback(Suback<'a>),
+    /// UNSUBSCRIBE.
+    Unsubscribe(Unsubscribe<'a>),
+    /// UNSUBACK.
+    Unsuback(Unsuback<'a>),
+    /// PINGREQ.
+    Pingreq,
+    /// PINGRESP.
+    Pingresp,
+    /// DISCONNECT.
+    Disconnect(Disconnect<'a>),
+    /// AUTH.
+    Auth(Auth<'a>),
+}
+
+impl<'a> Packet<'a> {
+    /// Reads the packet of a frame that was split with the same sender and version.
+    ///
+    /// # Errors
+    /// See the packets' own `parse`.
+    pub fn parse(frame: &Frame<'a>, from: Sender, version: Version) -> Result<Self, Malformed> {
+        let Frame { header, bytes } = frame;
+        Ok(match header.kind {
+            PacketType::Connect => Self::Connect(Connect::parse(header, bytes)?),
+            PacketType::Connack => Self::Connack(Connack::parse(header, bytes, version)?),
+            PacketType::Publish => Self::Publish(Publish::parse(header, bytes, from, version)?),
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+                Self::Ack(Ack::parse(header, bytes, from, version)?)
+            }
+            PacketType::Subscribe => Self::Subscribe(Subscribe::parse(header, bytes, from, version)?),
+            PacketType::Suback => Self::Suback(Suback::parse(header, bytes, version)?),
+            PacketType::Unsubscribe => Self::Unsubscribe(Unsubscribe::parse(header, bytes, from, version)?),
+            PacketType::Unsuback => Self::Unsuback(Unsuback::parse(header, bytes, version)?),
+            PacketType::Pingreq => Self::Pingreq,
+            PacketType::Pingresp => Self::Pingresp,
+            PacketType::Disconnect => Self::Disconnect(Disconnect::parse(header, bytes, from, version)?),
+            PacketType::Auth => Self::Auth(Auth::parse(header, bytes, from)?),
+        })
+    }
+
+    /// The type of the packet.
+    #[must_use]
+    pub const fn kind(&self) -> PacketType {
+        match self {
+            Self::Connect(_) => PacketType::Connect,
+            Self::Connack(_) => PacketType::Connack,
+            Self::Publish(_) => PacketType::Publish,
+            Self::Ack(ack) => ack.kind,
+            Self::Subscribe(_) => PacketType::Subscribe,
+            Self::Suback(_) => PacketType::Suback,
+            Self::Unsubscribe(_) => PacketType::Unsubscribe,
+            Self::Unsuback(_) => PacketType::Unsuback,
+            Self::Pingreq => PacketType::Pingreq,
+            Self::Pingresp => PacketType::Pingresp,
+            Self::Disconnect(_) => PacketType::Disconnect,
+            Self::Auth(_) => PacketType::Auth,
+        }
+    }
+
+    /// Appends the packet. CONNECT is written in its own version, AUTH in 5.0.
+    ///
+    /// # Errors
+    /// See the packets' own `encode`.
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self {
+            Self::Connect(connect) => connect.encode(out),
+            Self::Connack(connack) => connack.encode(version, out),
+            Self::Publish(publish) => publish.encode(version, out),
+            Self::Ack(ack) => ack.encode(version, out),
+            Self::Subscribe(subscribe) => subscribe.encode(version, out),
+            Self::Suback(suback) => suback.encode(version, out),
+            Self::Unsubscribe(unsubscribe) => unsubscribe.encode(version, out),
+            Self::Unsuback(unsuback) => unsuback.encode(version, out),
+            Self::Pingreq => {
+                encode_pingreq(out);
+                Ok(())
+            }
+            Self::Pingresp => {
+                encode_pingresp(out);
+                Ok(())
+            }
+            Self::Disconnect(disconnect) => disconnect.encode(version, out),
+            Self::Auth(auth) => auth.encode(out),
+        }
+    }
+}
+
+/// The packet alone, even if more follows it in `bytes`.
+#[inline]
+fn whole<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    bytes
+        .get(..header.total())
+        .ok_or_else(|| Malformed::new(ErrorKind::Overrun, Some(header.kind), bytes.len()))
+}
+
+/// A reader of what follows the fixed header.
+#[inline]
+fn reader<'a>(header: &Header, bytes: &'a [u8]) -> Result<Reader<'a>, Malformed> {
+    Ok(Reader::new(header.kind, whole(header, bytes)?, usize::from(header.len)))
+}
+
+/// Takes a reason code off the reader.
+#[inline]
+fn reason(reader: &mut Reader<'_>, kind: PacketType, from: Sender) -> Result<ReasonCode, Malformed> {
+    let before = *reader;
+    let code = ReasonCode(reader.u8()?);
+    allowed(&before, code, kind, from)
+}
+
+/// Passes the code if the packet may carry it. What a server answers is its own affair.
+#[inline]
+fn allowed(
+    reader: &Reader<'_>,
+    code: ReasonCode,
+    kind: PacketType,
+    from: Sender,
+) -> Result<ReasonCode, Malformed> {
+    if from == Sender::Server || code.valid_in(kind, from) {
+        Ok(code)
+    } else {
+        Err(reader.fault(ErrorKind::ReasonCodeUnknown))
+    }
+}
+
+/// Writes reason code and properties, each only if it says something. Nothing in 3.x.
+fn write_reason(
+    body: &mut Body<'_>,
+    version: Version,
+    reason: ReasonCode,
+    properties: &PropertyEdit<'_>,
+) -> Result<(), EncodeError> {
+    if !version.is_v5() {
+        return Ok(());
+    }
+    let bare = properties.is_empty();
+    if bare && reason == ReasonCode::SUCCESS {
+        return Ok(());
+    }
+    body.u8(reason.0);
+    if bare { Ok(()) } else { properties.write(body) }
+}

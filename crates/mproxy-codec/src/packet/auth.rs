@@ -1,0 +1,61 @@
+//! AUTH: a step of extended authentication, 5.0 only.
+
+use crate::encode::{EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::Header;
+use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
+use crate::reason::ReasonCode;
+use crate::types::{PacketType, Sender, Version};
+use bytes::BytesMut;
+
+/// An AUTH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Auth<'a> {
+    /// Success, continue or again.
+    pub reason: ReasonCode,
+    /// The properties.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> Auth<'a> {
+    /// Reads a whole packet; `bytes` begin with its first byte.
+    ///
+    /// # Errors
+    /// A wrong property, lengths that do not agree, or, from a client, a reason code that is not its to send
+    /// or no Authentication Method.
+    pub fn parse(header: &Header, bytes: &'a [u8], from: Sender) -> Result<Self, Malformed> {
+        let mut reader = super::reader(header, bytes)?;
+        let reason = match reader.is_empty() {
+            true => super::allowed(&reader, ReasonCode::SUCCESS, PacketType::Auth, from)?,
+            false => super::reason(&mut reader, PacketType::Auth, from)?,
+        };
+        let checked = match reader.is_empty() {
+            true => Checked::NONE,
+            false => Checked::read(&mut reader, Place::Packet(PacketType::Auth), from)?,
+        };
+        reader.end()?;
+        // 3.15.2.2.2
+        if from == Sender::Client && !checked.present.contains(PropertyId::AuthenticationMethod) {
+            return Err(reader.fault(ErrorKind::AuthenticationMethodMissing));
+        }
+        Ok(Self { reason, properties: checked.properties })
+    }
+
+    /// Appends the packet in its shortest form.
+    ///
+    /// # Errors
+    /// The packet is too long.
+    pub fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.encode_with(&PropertyEdit::keep(self.properties), out)
+    }
+
+    /// Appends the packet with other properties, in its shortest form.
+    ///
+    /// # Errors
+    /// A property or the packet is too long.
+    pub fn encode_with(&self, properties: &PropertyEdit<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
+        packet(out, PacketType::Auth.first_byte(), |body| {
+            super::write_reason(body, Version::V5, self.reason, properties)
+        })
+    }
+}

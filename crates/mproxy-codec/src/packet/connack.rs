@@ -1,0 +1,75 @@
+//! CONNACK: the server's answer to CONNECT.
+
+use crate::encode::{EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::Header;
+use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::types::{PacketType, Sender, Version};
+use bytes::BytesMut;
+
+/// A CONNACK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connack<'a> {
+    /// Whether the server goes on with an old session.
+    pub session_present: bool,
+    /// The byte as it stands: a reason code in 5.0, a return code in 3.x. 0 is yes in all of them.
+    pub reason: u8,
+    /// The properties.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> Connack<'a> {
+    /// Reads a whole packet; `bytes` begin with its first byte.
+    ///
+    /// # Errors
+    /// Reserved bits are set, a property is wrong, or lengths do not agree. Codes that the standard does not
+    /// list are the server's affair.
+    pub fn parse(header: &Header, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
+        let mut reader = super::reader(header, bytes)?;
+        let at = reader.at();
+        let flags = reader.u8()?;
+        // [MQTT-3.2.2-1]; 3.1 does not use the byte at all.
+        if flags > 1 && version != Version::V31 {
+            return Err(reader.fault_at(ErrorKind::ConnackReserved, at));
+        }
+        let session_present = flags == 1 && version != Version::V31;
+        let reason = reader.u8()?;
+        let properties = match version {
+            Version::V5 => {
+                Checked::read(&mut reader, Place::Packet(PacketType::Connack), Sender::Server)?.properties
+            }
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        reader.end()?;
+        Ok(Self { session_present, reason, properties })
+    }
+
+    /// Appends the packet.
+    ///
+    /// # Errors
+    /// The packet is too long.
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
+    }
+
+    /// Appends the packet with other properties.
+    ///
+    /// # Errors
+    /// A property or the packet is too long.
+    pub fn encode_with(
+        &self,
+        version: Version,
+        properties: &PropertyEdit<'_>,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        packet(out, PacketType::Connack.first_byte(), |body| {
+            // 3.1 has no session present flag.
+            body.u8(u8::from(self.session_present && version != Version::V31));
+            body.u8(self.reason);
+            if version.is_v5() {
+                properties.write(body)?;
+            }
+            Ok(())
+        })
+    }
+}

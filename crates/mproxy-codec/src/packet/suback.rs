@@ -1,0 +1,70 @@
+//! SUBACK: a code for each filter of a SUBSCRIBE, in its order.
+
+use crate::encode::{EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::Header;
+use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::types::{PacketId, PacketType, Sender, Version};
+use bytes::BytesMut;
+
+/// A SUBACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suback<'a> {
+    /// The SUBSCRIBE that is answered.
+    pub packet_id: PacketId,
+    /// The properties.
+    pub properties: Properties<'a>,
+    /// A code for each filter: the granted QoS, or an error (in 3.x 0x80 only).
+    pub codes: &'a [u8],
+}
+
+impl<'a> Suback<'a> {
+    /// Reads a whole packet; `bytes` begin with its first byte.
+    ///
+    /// # Errors
+    /// Packet identifier 0, a wrong property, no code, or lengths that do not agree. Codes that the standard
+    /// does not list are the server's affair.
+    pub fn parse(header: &Header, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
+        let mut reader = super::reader(header, bytes)?;
+        let packet_id = reader.packet_id()?;
+        let properties = match version {
+            Version::V5 => {
+                Checked::read(&mut reader, Place::Packet(PacketType::Suback), Sender::Server)?.properties
+            }
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        let codes = reader.rest();
+        if codes.is_empty() {
+            return Err(reader.fault(ErrorKind::Overrun));
+        }
+        Ok(Self { packet_id, properties, codes })
+    }
+
+    /// Appends the packet.
+    ///
+    /// # Errors
+    /// The packet is too long.
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
+    }
+
+    /// Appends the packet with other properties.
+    ///
+    /// # Errors
+    /// A property or the packet is too long.
+    pub fn encode_with(
+        &self,
+        version: Version,
+        properties: &PropertyEdit<'_>,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        packet(out, PacketType::Suback.first_byte(), |body| {
+            body.u16(self.packet_id.get());
+            if version.is_v5() {
+                properties.write(body)?;
+            }
+            body.raw(self.codes);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,229 @@
+//! SUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
+
+use crate::encode::{EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::Header;
+use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::read::Reader;
+use crate::text;
+use crate::topic::{TopicFilter, check_filter};
+use crate::types::{PacketId, PacketType, QoS, Sender, Version};
+use bytes::BytesMut;
+
+/// A SUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribe<'a> {
+    /// Its packet identifier.
+    pub packet_id: PacketId,
+    /// The properties.
+    pub properties: Properties<'a>,
+    requests: &'a [u8],
+    count: usize,
+}
+
+/// One line of a SUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterRequest<'a> {
+    /// The topic filter.
+    pub filter: TopicFilter<'a>,
+    /// The highest QoS wanted.
+    pub qos: QoS,
+    /// Not to send what the client itself published. 5.0; false in 3.x.
+    pub no_local: bool,
+    /// To leave the retain flag as it was published. 5.0; false in 3.x.
+    pub retain_as_published: bool,
+    /// What becomes of retained messages. 5.0; [`RetainHandling::Send`] in 3.x.
+    pub retain_handling: RetainHandling,
+}
+
+/// When retained messages are sent upon a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RetainHandling {
+    /// At every subscribe.
+    #[default]
+    Send = 0,
+    /// Only if the subscription is new.
+    SendIfNew = 1,
+    /// Never.
+    DoNotSend = 2,
+}
+
+impl RetainHandling {
+    /// The value with this number; 3 and more is none.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::Send),
+            1 => Some(Self::SendIfNew),
+            2 => Some(Self::DoNotSend),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Subscribe<'a> {
+    /// Reads a whole packet; `bytes` begin with its first byte.
+    ///
+    /// # Errors
+    /// Packet identifier 0, a wrong property, no filter, a filter that is none, reserved or contradicting
+    /// options, or lengths that do not agree.
+    pub fn parse(
+        header: &Header,
+        bytes: &'a [u8],
+        from: Sender,
+        version: Version,
+    ) -> Result<Self, Malformed> {
+        let mut reader = super::reader(header, bytes)?;
+        let packet_id = reader.packet_id()?;
+        let properties = match version {
+            Version::V5 => Checked::read(&mut reader, Place::Packet(PacketType::Subscribe), from)?.properties,
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        let requests = reader.rest();
+        if requests.is_empty() {
+            return Err(reader.fault(ErrorKind::NoTopicFilter));
+        }
+        let mut count = 0;
+        while !reader.is_empty() {
+            check_request(&mut reader, version)?;
+            count += 1;
+        }
+        Ok(Self { packet_id, properties, requests, count })
+    }
+
+    /// What is asked for, in order.
+    #[must_use]
+    pub const fn filters(&self) -> FilterRequests<'a> {
+        FilterRequests { rest: self.requests, left: self.count }
+    }
+
+    /// Appends the packet.
+    ///
+    /// # Errors
+    /// The packet is too long.
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        encode_subscribe(version, self.packet_id, &PropertyEdit::keep(self.properties), self.filters(), out)
+    }
+}
+
+/// The lines of a SUBSCRIBE, in order.
+#[derive(Clone, Debug)]
+pub struct FilterRequests<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for FilterRequests<'a> {
+    type Item = FilterRequest<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (len, after) = self.rest.split_first_chunk()?;
+        let (filter, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        let (options, after) = after.split_first()?;
+        self.rest = after;
+        self.left -= 1;
+        Some(FilterRequest {
+            filter: TopicFilter::trusted(text::trusted(filter)),
+            qos: QoS::from_bits(options & 0b11)?,
+            no_local: options & NO_LOCAL != 0,
+            retain_as_published: options & RETAIN_AS_PUBLISHED != 0,
+            retain_handling: RetainHandling::from_bits(options >> 4 & 0b11)?,
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for FilterRequests<'_> {}
+
+const NO_LOCAL: u8 = 0x04;
+const RETAIN_AS_PUBLISHED: u8 = 0x08;
+
+impl<'a> FilterRequest<'a> {
+    /// A plain request, as 3.x knows it.
+    #[must_use]
+    pub const fn new(filter: TopicFilter<'a>, qos: QoS) -> Self {
+        Self {
+            filter,
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        }
+    }
+
+    /// The options byte of the version.
+    fn options(&self, version: Version) -> u8 {
+        match version {
+            Version::V31 | Version::V311 => self.qos as u8,
+            Version::V5 => {
+                self.qos as u8
+                    | u8::from(self.no_local) << 2
+                    | u8::from(self.retain_as_published) << 3
+                    | (self.retain_handling as u8) << 4
+            }
+        }
+    }
+}
+
+/// Appends a SUBSCRIBE. In 3.x properties and all options but the QoS are left out.
+///
+/// # Errors
+/// There is no filter, or a property or the packet is too long.
+pub fn encode_subscribe<'a, I>(
+    version: Version,
+    packet_id: PacketId,
+    properties: &PropertyEdit<'_>,
+    filters: I,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError>
+where
+    I: IntoIterator<Item = FilterRequest<'a>>,
+    I::IntoIter: Clone,
+{
+    let filters = filters.into_iter();
+    if filters.clone().next().is_none() {
+        return Err(EncodeError::Impossible { what: "a SUBSCRIBE needs a topic filter" });
+    }
+    packet(out, PacketType::Subscribe.first_byte(), |body| {
+        body.u16(packet_id.get());
+        if version.is_v5() {
+            properties.write(body)?;
+        }
+        filters.clone().try_for_each(|request| {
+            body.field("topic filter", request.filter.as_str().as_bytes())?;
+            body.u8(request.options(version));
+            Ok(())
+        })
+    })
+}
+
+fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malformed> {
+    let filter = read_filter(reader)?;
+    let at = reader.at();
+    let options = reader.u8()?;
+    let reserved = if version.is_v5() { 0b1100_0000 } else { 0b1111_1100 };
+    let fault = if options & reserved != 0 {
+        ErrorKind::SubscribeReserved
+    } else if QoS::from_bits(options & 0b11).is_none() {
+        ErrorKind::SubscribeQosThree
+    } else if RetainHandling::from_bits(options >> 4 & 0b11).is_none() {
+        ErrorKind::RetainHandlingThree
+    } else if options & NO_LOCAL != 0 && filter.share().is_some() {
+        ErrorKind::NoLocalOnShare
+    } else {
+        return Ok(());
+    };
+    Err(reader.fault_at(fault, at))
+}
+
+/// Takes a topic filter off the reader.
+pub(super) fn read_filter<'a>(reader: &mut Reader<'a>) -> Result<TopicFilter<'a>, Malformed> {
+    let at = reader.at() + 2;
+    let filter = reader.text()?;
+    check_filter(filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
+    Ok(TopicFilter::trusted(filter))
+}

@@ -1,0 +1,122 @@
+//! UNSUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
+
+use super::subscribe::read_filter;
+use crate::encode::{EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::frame::Header;
+use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::text;
+use crate::topic::TopicFilter;
+use crate::types::{PacketId, PacketType, Sender, Version};
+use bytes::BytesMut;
+
+/// An UNSUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsubscribe<'a> {
+    /// Its packet identifier.
+    pub packet_id: PacketId,
+    /// The properties.
+    pub properties: Properties<'a>,
+    filters: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Unsubscribe<'a> {
+    /// Reads a whole packet; `bytes` begin with its first byte.
+    ///
+    /// # Errors
+    /// Packet identifier 0, a wrong property, no filter, a filter that is none, or lengths that do not agree.
+    pub fn parse(
+        header: &Header,
+        bytes: &'a [u8],
+        from: Sender,
+        version: Version,
+    ) -> Result<Self, Malformed> {
+        let mut reader = super::reader(header, bytes)?;
+        let packet_id = reader.packet_id()?;
+        let properties = match version {
+            Version::V5 => {
+                Checked::read(&mut reader, Place::Packet(PacketType::Unsubscribe), from)?.properties
+            }
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        let filters = reader.rest();
+        // [MQTT-3.10.3-2]
+        if filters.is_empty() {
+            return Err(reader.fault(ErrorKind::NoTopicFilter));
+        }
+        let mut count = 0;
+        while !reader.is_empty() {
+            read_filter(&mut reader)?;
+            count += 1;
+        }
+        Ok(Self { packet_id, properties, filters, count })
+    }
+
+    /// What is no longer wanted, in order.
+    #[must_use]
+    pub const fn filters(&self) -> Filters<'a> {
+        Filters { rest: self.filters, left: self.count }
+    }
+
+    /// Appends the packet.
+    ///
+    /// # Errors
+    /// The packet is too long.
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        encode_unsubscribe(version, self.packet_id, &PropertyEdit::keep(self.properties), self.filters(), out)
+    }
+}
+
+/// The filters of an UNSUBSCRIBE, in order.
+#[derive(Clone, Debug)]
+pub struct Filters<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Filters<'a> {
+    type Item = TopicFilter<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (len, after) = self.rest.split_first_chunk()?;
+        let (filter, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        self.rest = after;
+        self.left -= 1;
+        Some(TopicFilter::trusted(text::trusted(filter)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Filters<'_> {}
+
+/// Appends an UNSUBSCRIBE. In 3.x properties are left out.
+///
+/// # Errors
+/// There is no filter, or a property or the packet is too long.
+pub fn encode_unsubscribe<'a, I>(
+    version: Version,
+    packet_id: PacketId,
+    properties: &PropertyEdit<'_>,
+    filters: I,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError>
+where
+    I: IntoIterator<Item = TopicFilter<'a>>,
+    I::IntoIter: Clone,
+{
+    let filters = filters.into_iter();
+    if filters.clone().next().is_none() {
+        return Err(EncodeError::Impossible { what: "an UNSUBSCRIBE needs a topic filter" });
+    }
+    packet(out, PacketType::Unsubscribe.first_byte(), |body| {
+        body.u16(packet_id.get());
+        if version.is_v5() {
+            properties.write(body)?;
+        }
+        filters.clone().try_for_each(|filter| body.field("topic filter", filter.as_str().as_bytes()))
+    })
+}

@@ -1,0 +1,292 @@
+//! A borrowed set of properties: checked once, read as often as wanted, without a copy.
+
+use super::{Allowed, Place, PropertyId, PropertySet, Row, Value, ValueType, row};
+use crate::error::{ErrorKind, Malformed};
+use crate::read::Reader;
+use crate::topic::{TopicError, check_name};
+use crate::types::{PacketType, Sender};
+use crate::{text, varint};
+use std::fmt;
+
+/// A checked set of properties: the bytes behind the length. In 3.x packets it is [`EMPTY`](Self::EMPTY).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Properties<'a> {
+    raw: &'a [u8],
+}
+
+impl<'a> Properties<'a> {
+    /// No properties.
+    pub const EMPTY: Self = Self { raw: &[] };
+
+    /// Checks the bytes of a set, without the length before them.
+    ///
+    /// # Errors
+    /// An unknown, misplaced or repeated property, or a bad value; offsets count from the start of `raw`.
+    pub fn check(raw: &'a [u8], place: Place, from: Sender) -> Result<Self, Malformed> {
+        let kind = match place {
+            Place::Packet(kind) => kind,
+            Place::Will => PacketType::Connect,
+        };
+        let section = Reader::new(kind, raw, 0);
+        Ok(Checked::section(section, place, from)?.properties)
+    }
+
+    /// Whether there are none.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.raw.is_empty()
+    }
+
+    /// The bytes, without the length before them.
+    #[inline]
+    #[must_use]
+    pub const fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// All properties in the order in which they stand.
+    #[inline]
+    #[must_use]
+    pub const fn iter(&self) -> Iter<'a> {
+        Iter { raw: self.raw }
+    }
+
+    /// The first value of a property.
+    #[must_use]
+    pub fn value(&self, id: PropertyId) -> Option<Value<'a>> {
+        let mut rest = self.raw;
+        while let Some((row, value, next)) = split(rest) {
+            if row.id == id {
+                return decode(row.value, value);
+            }
+            rest = next;
+        }
+        None
+    }
+
+    /// Whether the property stands in the set.
+    #[must_use]
+    pub fn contains(&self, id: PropertyId) -> bool {
+        self.value(id).is_some()
+    }
+
+    /// The value of a one-byte property.
+    #[must_use]
+    pub fn byte(&self, id: PropertyId) -> Option<u8> {
+        if let Some(Value::Byte(value)) = self.value(id) { Some(value) } else { None }
+    }
+
+    /// The value of a two-byte property.
+    #[must_use]
+    pub fn u16(&self, id: PropertyId) -> Option<u16> {
+        if let Some(Value::Two(value)) = self.value(id) { Some(value) } else { None }
+    }
+
+    /// The value of a four-byte property, or of one that is a variable byte integer.
+    #[must_use]
+    pub fn u32(&self, id: PropertyId) -> Option<u32> {
+        if let Some(Value::Four(value) | Value::Var(value)) = self.value(id) { Some(value) } else { None }
+    }
+
+    /// The value of a text property.
+    #[must_use]
+    pub fn text(&self, id: PropertyId) -> Option<&'a str> {
+        if let Some(Value::Text(value)) = self.value(id) { Some(value) } else { None }
+    }
+
+    /// The value of a binary property.
+    #[must_use]
+    pub fn binary(&self, id: PropertyId) -> Option<&'a [u8]> {
+        if let Some(Value::Binary(value)) = self.value(id) { Some(value) } else { None }
+    }
+
+    /// The user properties, name and value, in order.
+    #[must_use]
+    pub const fn user(&self) -> UserProperties<'a> {
+        UserProperties { all: self.iter() }
+    }
+}
+
+impl<'a> IntoIterator for Properties<'a> {
+    type Item = (PropertyId, Value<'a>);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Properties<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The properties of a set, in order.
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    raw: &'a [u8],
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (PropertyId, Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (row, value, rest) = split(self.raw)?;
+        self.raw = rest;
+        Some((row.id, decode(row.value, value)?))
+    }
+}
+
+/// The user properties of a set, in order.
+#[derive(Clone, Debug)]
+pub struct UserProperties<'a> {
+    all: Iter<'a>,
+}
+
+impl<'a> Iterator for UserProperties<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.all.find_map(
+            |(_, value)| if let Value::Pair(name, value) = value { Some((name, value)) } else { None },
+        )
+    }
+}
+
+/// Splits the first property off: its row, the bytes of its value, and what follows.
+#[inline]
+pub(super) fn split(raw: &[u8]) -> Option<(&'static Row, &[u8], &[u8])> {
+    let (id, after) = raw.split_first()?;
+    let row = row(*id)?;
+    let len = match row.value {
+        ValueType::Byte => 1,
+        ValueType::Two => 2,
+        ValueType::Four => 4,
+        ValueType::Var => usize::from(varint::read(after).ok()??.1),
+        ValueType::Text | ValueType::Binary => field_len(after)?,
+        ValueType::Pair => {
+            let name = field_len(after)?;
+            name + field_len(after.get(name..)?)?
+        }
+    };
+    let (value, rest) = after.split_at_checked(len)?;
+    Some((row, value, rest))
+}
+
+#[inline]
+fn field_len(bytes: &[u8]) -> Option<usize> {
+    Some(2 + usize::from(u16::from_be_bytes(*bytes.first_chunk()?)))
+}
+
+fn decode(kind: ValueType, bytes: &[u8]) -> Option<Value<'_>> {
+    Some(match kind {
+        ValueType::Byte => Value::Byte(*bytes.first()?),
+        ValueType::Two => Value::Two(u16::from_be_bytes(*bytes.first_chunk()?)),
+        ValueType::Four => Value::Four(u32::from_be_bytes(*bytes.first_chunk()?)),
+        ValueType::Var => Value::Var(varint::read(bytes).ok()??.0),
+        ValueType::Text => Value::Text(text::trusted(bytes.get(2..)?)),
+        ValueType::Binary => Value::Binary(bytes.get(2..)?),
+        ValueType::Pair => {
+            let (name, value) = bytes.split_at_checked(field_len(bytes)?)?;
+            Value::Pair(text::trusted(name.get(2..)?), text::trusted(value.get(2..)?))
+        }
+    })
+}
+
+/// A set that was just checked, and which properties are in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Checked<'a> {
+    pub(crate) properties: Properties<'a>,
+    pub(crate) present: PropertySet,
+}
+
+impl<'a> Checked<'a> {
+    pub(crate) const NONE: Self = Self { properties: Properties::EMPTY, present: PropertySet::EMPTY };
+
+    /// Takes length and set off the reader. An empty set costs a byte's look.
+    #[inline]
+    pub(crate) fn read(reader: &mut Reader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
+        match reader.varint()? {
+            0 => Ok(Self::NONE),
+            len => Self::section(reader.section(len as usize)?, place, from),
+        }
+    }
+
+    /// Checks a set that fills the rest of the reader.
+    pub(crate) fn section(mut reader: Reader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
+        let properties = Properties { raw: reader.rest() };
+        let mut present = PropertySet::EMPTY;
+        while !reader.is_empty() {
+            let at = reader.at();
+            let Some(row) = row(reader.u8()?) else {
+                return Err(reader.fault_at(ErrorKind::PropertyUnknown, at));
+            };
+            if let Some(fault) = misplaced(row, place, from, present) {
+                return Err(reader.fault_at(fault, at));
+            }
+            check_value(&mut reader, row)?;
+            present = present.with(row.id);
+        }
+        Ok(Self { properties, present })
+    }
+}
+
+#[inline]
+fn misplaced(row: &Row, place: Place, from: Sender, present: PropertySet) -> Option<ErrorKind> {
+    if row.places & place.bit() == 0 {
+        return Some(ErrorKind::PropertyMisplaced);
+    }
+    if present.contains(row.id) && row.repeats_in & place.bit() == 0 {
+        return Some(ErrorKind::PropertyTwice);
+    }
+    match (row.id, place, from) {
+        // [MQTT-3.3.4-6]
+        (PropertyId::SubscriptionIdentifier, Place::Packet(PacketType::Publish), Sender::Client) => {
+            Some(ErrorKind::SubscriptionIdFromClient)
+        }
+        // [MQTT-3.14.2-2]
+        (PropertyId::SessionExpiryInterval, Place::Packet(PacketType::Disconnect), Sender::Server) => {
+            Some(ErrorKind::SessionExpiryFromServer)
+        }
+        _ => None,
+    }
+}
+
+#[inline]
+fn check_value(reader: &mut Reader<'_>, row: &Row) -> Result<(), Malformed> {
+    let at = reader.at();
+    let number = match row.value {
+        ValueType::Byte => u32::from(reader.u8()?),
+        ValueType::Two => u32::from(reader.u16()?),
+        ValueType::Four => reader.u32()?,
+        ValueType::Var => reader.varint()?,
+        ValueType::Binary => return reader.binary().map(drop),
+        ValueType::Pair => {
+            reader.text()?;
+            return reader.text().map(drop);
+        }
+        ValueType::Text => {
+            let text = reader.text()?;
+            return match row.allowed {
+                Allowed::TopicName => check_name(text).map_err(|error| response_topic(reader, at, error)),
+                _ => Ok(()),
+            };
+        }
+    };
+    match row.allowed {
+        Allowed::Boolean if number > 1 => Err(reader.fault_at(ErrorKind::PropertyNotBoolean, at)),
+        Allowed::NotZero(fault) if number == 0 => Err(reader.fault_at(fault, at)),
+        _ => Ok(()),
+    }
+}
+
+#[cold]
+fn response_topic(reader: &Reader<'_>, at: usize, error: TopicError) -> Malformed {
+    let kind = match error {
+        TopicError::EmptyName => ErrorKind::ResponseTopicEmpty,
+        _ => ErrorKind::ResponseTopicWildcard,
+    };
+    reader.fault_at(kind, at + 2 + error.at())
+}

@@ -1,0 +1,200 @@
+//! Topic filters: validity, matching and containment, level by level over the bytes (`/`, `+` and `#` are
+//! single bytes that no longer UTF-8 sequence contains).
+
+use super::{MAX_LEN, TopicError};
+use std::fmt;
+
+/// What a shared subscription begins with (4.8.2).
+const SHARE: &str = "$share/";
+
+/// A checked topic filter, shared or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicFilter<'a>(&'a str);
+
+impl<'a> TopicFilter<'a> {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// See [`check_filter`].
+    pub fn new(text: &'a str) -> Result<Self, TopicError> {
+        check_filter(text).map(|()| Self(text))
+    }
+
+    /// A filter that was checked before.
+    pub(crate) const fn trusted(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// The text, with `$share/{name}/` where it is shared.
+    #[must_use]
+    pub const fn as_str(&self) -> &'a str {
+        self.0
+    }
+
+    /// The share name, if this is a shared subscription.
+    #[must_use]
+    pub fn share(&self) -> Option<&'a str> {
+        split_share(self.0).0
+    }
+
+    /// The filter without `$share/{name}/`: itself, if it is not shared.
+    #[must_use]
+    pub fn unshared(&self) -> Self {
+        Self(split_share(self.0).1)
+    }
+
+    /// Whether a message on `topic` goes to this subscription.
+    #[must_use]
+    pub fn matches(&self, topic: impl AsRef<str>) -> bool {
+        matches(self.0, topic.as_ref())
+    }
+
+    /// Whether every topic that `other` matches is matched by this filter too. Shares do not matter.
+    #[must_use]
+    pub fn contains(&self, other: &TopicFilter<'_>) -> bool {
+        contains(self.0, other.0)
+    }
+}
+
+impl AsRef<str> for TopicFilter<'_> {
+    fn as_ref(&self) -> &str {
+        self.0
+    }
+}
+
+impl fmt::Display for TopicFilter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Splits `$share/{name}/{filter}` into name and filter; any other filter comes back whole.
+#[inline]
+#[must_use]
+pub fn split_share(filter: &str) -> (Option<&str>, &str) {
+    match filter.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')) {
+        Some((name, plain)) => (Some(name), plain),
+        None => (None, filter),
+    }
+}
+
+/// Whether `text` is a topic filter.
+///
+/// `$share/` begins a shared subscription in every version: brokers take it so in 3.1.1 too, and a filter that
+/// is one thing here and another there is a hole. For the same reason a share within a share is refused.
+///
+/// # Errors
+/// It is empty, too long, holds U+0000, a wildcard that does not fill its level, a `#` that is not last,
+/// or is an incomplete share.
+#[inline]
+pub fn check_filter(text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        return Err(TopicError::EmptyFilter);
+    }
+    if text.len() > MAX_LEN {
+        return Err(TopicError::TooLong);
+    }
+    let plain = if text.starts_with(SHARE) { check_share(text)? } else { 0 };
+    check_wildcards(text.as_bytes(), plain)
+}
+
+/// Checks the share name and returns where the filter behind it begins.
+fn check_share(text: &str) -> Result<usize, TopicError> {
+    let at = SHARE.len();
+    let shared = &text[at..];
+    let (name, plain) = shared.split_once('/').unwrap_or((shared, ""));
+    if name.is_empty() || name.contains(['+', '#']) {
+        return Err(TopicError::ShareName { at });
+    }
+    if plain.is_empty() || plain.starts_with(SHARE) {
+        return Err(TopicError::ShareFilter { at: (at + name.len() + 1).min(text.len()) });
+    }
+    Ok(text.len() - plain.len())
+}
+
+/// Checks the levels from `start` on, and the whole for U+0000.
+fn check_wildcards(bytes: &[u8], start: usize) -> Result<(), TopicError> {
+    for (at, byte) in bytes.iter().enumerate() {
+        let opens = at == start || at > 0 && bytes[at - 1] == b'/';
+        let next = bytes.get(at + 1);
+        match byte {
+            0 => return Err(TopicError::Null { at }),
+            b'#' if !opens || next.is_some() => return Err(TopicError::Hash { at }),
+            b'+' if !opens || next.is_some_and(|next| *next != b'/') => return Err(TopicError::Plus { at }),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether `filter` matches the topic name `topic`. A share counts as the filter behind it.
+/// A wildcard in the first level does not match names that begin with `$` (`[MQTT-4.7.2-1]`).
+#[inline]
+#[must_use]
+pub fn matches(filter: &str, topic: &str) -> bool {
+    let filter = split_share(filter).1.as_bytes();
+    let topic = topic.as_bytes();
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false;
+    }
+    let (mut f, mut t) = (0, 0);
+    loop {
+        // Both stand at the start of a level.
+        match filter.get(f) {
+            Some(b'#') => return true,
+            Some(b'+') => {
+                f += 1;
+                t = level_end(topic, t);
+            }
+            _ => {
+                let (filter_end, topic_end) = (level_end(filter, f), level_end(topic, t));
+                if filter[f..filter_end] != topic[t..topic_end] {
+                    return false;
+                }
+                (f, t) = (filter_end, topic_end);
+            }
+        }
+        // Both stand at the end of a level.
+        match (filter.get(f), topic.get(t)) {
+            (None, None) => return true,
+            (Some(_), Some(_)) => (f, t) = (f + 1, t + 1),
+            // `a/#` matches its parent `a`.
+            (Some(_), None) => return &filter[f + 1..] == b"#",
+            (None, Some(_)) => return false,
+        }
+    }
+}
+
+#[inline]
+fn level_end(bytes: &[u8], from: usize) -> usize {
+    bytes[from..].iter().position(|byte| *byte == b'/').map_or(bytes.len(), |len| from + len)
+}
+
+/// Whether every topic that `inner` matches is matched by `outer` too. Shares count as the filters behind
+/// them.
+#[must_use]
+pub fn contains(outer: &str, inner: &str) -> bool {
+    let (outer, inner) = (split_share(outer).1, split_share(inner).1);
+    // A wildcard in the first level does not reach names that begin with `$`.
+    if inner.starts_with('$') && outer.starts_with(['+', '#']) {
+        return false;
+    }
+    // `#` alone has no parent to match: it is every name of one level or more, which `+/#` is as well.
+    if inner == "#" {
+        return matches!(outer, "#" | "+/#");
+    }
+    let mut inner = inner.split('/');
+    for level in outer.split('/') {
+        let met = match (level, inner.next()) {
+            // Also when `inner` has ended: `a/#` matches its parent.
+            ("#", _) => return true,
+            ("+", Some(other)) => other != "#",
+            (literal, Some(other)) => literal == other,
+            (_, None) => false,
+        };
+        if !met {
+            return false;
+        }
+    }
+    inner.next().is_none()
+}
