@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mproxy_codec::reason::ReasonCode;
 
-use crate::policy::{Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want};
+use crate::policy::{
+    Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
+};
 
 /// Deciders in the order in which they are asked. The first that does not pass has decided.
 ///

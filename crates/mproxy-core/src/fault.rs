@@ -153,10 +153,12 @@ impl Fault {
     pub const fn whose(&self) -> Whose {
         match self {
             Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) => Whose::Client,
-            Self::Lost { side, .. } | Self::Malformed { side, .. } | Self::Protocol { side, .. } => match side {
-                Side::Client => Whose::Client,
-                Side::Broker => Whose::Broker,
-            },
+            Self::Lost { side, .. } | Self::Malformed { side, .. } | Self::Protocol { side, .. } => {
+                match side {
+                    Side::Client => Whose::Client,
+                    Side::Broker => Whose::Broker,
+                }
+            }
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
@@ -211,7 +213,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Left { reason } => write!(f, "client disconnected ({:#04x})", reason.0),
-            Self::Lost { side, how: Closed::Eof } => write!(f, "{side} closed its connection without DISCONNECT"),
+            Self::Lost { side, how: Closed::Eof } => {
+                write!(f, "{side} closed its connection without DISCONNECT")
+            }
             Self::Lost { side, how: Closed::Error(error) } => write!(f, "{side} connection failed: {error}"),
             Self::BrokerLeft { reason } => write!(f, "broker disconnected the client ({:#04x})", reason.0),
             Self::BrokerRefused { code } => write!(f, "broker refused the CONNECT ({code:#04x})"),

@@ -1,1 +1,614 @@
 //! One client's session between its client and its broker.
+//!
+//! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
+//! [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
+//! [`handle_timeout`](Session::handle_timeout).
+//! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
+//! [`wants_read`](Session::wants_read).
+//!
+//! | room | holds |
+//! |---|---|
+//! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
+//! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
+//! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
+//! | `lane` | a direction's packets in their order while verdicts come in any |
+//! | `alias` | topic aliases: what the sender means, what the receiver was taught |
+//! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
+//! | `terms` | what CONNECT and CONNACK agreed on |
+//! | `reply`, `rewrite` | the packets that mproxy itself writes |
+//! | `ending` | how a session comes to its end |
+//! | `timer`, `effect` | the one deadline; what is to be done |
+
+mod alias;
+mod effect;
+mod ending;
+mod from_broker;
+mod from_client;
+mod lane;
+mod ledger;
+mod phase;
+mod publish;
+mod reply;
+mod rewrite;
+mod subscribe;
+mod terms;
+mod timer;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use mproxy_codec::frame::Header;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::{PacketType, Sender};
+
+pub use self::effect::Effect;
+pub use self::lane::AskId;
+
+use self::alias::Aliases;
+use self::effect::Effects;
+use self::lane::{Asker, Lane, Slot, State};
+use self::ledger::Ledger;
+use self::phase::Phase;
+use self::terms::Terms;
+use self::timer::{Deadline, Timer};
+use crate::event::{Sink, Traffic};
+use crate::fault::{Closed, Fault};
+use crate::limits::Limits;
+use crate::meter::Meter;
+use crate::peer::{Origin, Peer, Side};
+use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
+
+/// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
+/// a whole chunk alive.
+const COPY_UP_TO: usize = 16 << 10;
+
+/// What all sessions of a listener share.
+pub struct Setting {
+    /// Who decides.
+    pub decider: Arc<dyn Decider>,
+    /// Who is told.
+    pub sink: Arc<dyn Sink>,
+    /// Who counts.
+    pub meter: Arc<dyn Meter>,
+    /// Bounds and deadlines.
+    pub limits: Limits,
+    /// What an answer that failed means.
+    pub on_error: OnErrors,
+}
+
+/// What an answer that failed means, hook by hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnErrors {
+    /// For CONNECT.
+    pub connect: OnError,
+    /// For PUBLISH.
+    pub publish: OnError,
+    /// For SUBSCRIBE.
+    pub subscribe: OnError,
+    /// For deliveries.
+    pub deliver: OnError,
+}
+
+impl OnErrors {
+    /// The rule of one hook.
+    #[must_use]
+    pub const fn of(&self, hook: Hook) -> OnError {
+        match hook {
+            Hook::Connect => self.connect,
+            Hook::Publish => self.publish,
+            Hook::Subscribe => self.subscribe,
+            Hook::Deliver => self.deliver,
+        }
+    }
+}
+
+/// One MQTT session as a pure state machine. After each verb poll the effects until there are none.
+pub struct Session {
+    setting: Arc<Setting>,
+    who: Who,
+    phase: Phase,
+    terms: Terms,
+    up: Direction,
+    down: Direction,
+    effects: Effects,
+    ledger: Option<Box<Ledger>>,
+    traffic: Traffic,
+    timer: Timer,
+    /// The client's QoS 1 and 2 publishes that the broker has not acknowledged to the end.
+    in_flight: u16,
+    /// `Connect` was reported, so `Disconnect` must be.
+    reported: bool,
+    /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
+    will_suppressed: bool,
+    /// The session shall end as soon as nothing is in flight.
+    draining: bool,
+}
+
+/// Who is at the client's side.
+enum Who {
+    /// Nobody has said CONNECT yet.
+    Stranger(Box<Origin>),
+    /// This one has.
+    Known(Arc<Peer>),
+}
+
+/// The packets that come from one side.
+#[derive(Default)]
+struct Direction {
+    lane: Lane,
+    body: Body,
+    aliases: Option<Box<Aliases>>,
+    /// Packets of our own for the receiver, written while a streamed payload was on its way to it.
+    injected: VecDeque<Bytes>,
+}
+
+impl Direction {
+    fn aliases(&mut self) -> &mut Aliases {
+        self.aliases.get_or_insert_default()
+    }
+
+    /// Whether the receiver is in the middle of a packet.
+    fn mid_packet(&self) -> bool {
+        self.body.left > 0 && self.body.fate == Fate::Pass
+    }
+}
+
+/// The payload of a PUBLISH that streams: what of it is still to come, and what becomes of that.
+#[derive(Clone, Copy, Debug, Default)]
+struct Body {
+    left: u32,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Fate {
+    /// Its head has left: it follows.
+    #[default]
+    Pass,
+    /// Its head was refused, or its payload replaced.
+    Skip,
+    /// Its head still waits. That side is not read.
+    Waiting,
+}
+
+/// What becomes of the packet at the start of the buffer.
+enum Step {
+    /// It is not all there, or it is not its turn.
+    Wait,
+    /// So many bytes leave as they are.
+    Pass(usize),
+    /// They do, and now it may be the turn of packets of our own behind them.
+    PassThenAnswer(usize),
+    /// So many bytes leave in this form instead.
+    Replace(usize, Bytes),
+    /// So many bytes go into the lane, as this slot (whose `bytes` they become).
+    Keep(usize, Slot),
+    /// So many bytes go nowhere.
+    Swallow(usize),
+    /// So many bytes leave as they are, and the session ends.
+    Last(usize, Fault),
+}
+
+/// The bytes of packets of one type that were counted and not yet told to the meter.
+#[derive(Default)]
+struct Tally {
+    kind: Option<PacketType>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Session {
+    /// A session that has just been accepted. CONNECT must be there within the connect timeout from `now` on.
+    #[must_use]
+    pub fn new(origin: Origin, setting: Arc<Setting>, now: Instant) -> Self {
+        let mut timer = Timer::default();
+        timer.arm(Deadline::Connect, now, setting.limits.connect_timeout);
+        Self {
+            setting,
+            who: Who::Stranger(Box::new(origin)),
+            phase: Phase::Greeting,
+            terms: Terms::default(),
+            up: Direction::default(),
+            down: Direction::default(),
+            effects: Effects::default(),
+            ledger: None,
+            traffic: Traffic::default(),
+            timer,
+            in_flight: 0,
+            reported: false,
+            will_suppressed: false,
+            draining: false,
+        }
+    }
+
+    /// Told: these bytes came from that side, after what was left in `buf` the last time. Takes whole packets from the
+    /// front; what it leaves must be given again, with more behind it.
+    pub fn read(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
+        if self.phase.ending() {
+            buf.clear();
+            return;
+        }
+        let mut run = 0;
+        let mut tally = Tally::default();
+        while run < buf.len() {
+            match self.step(from, &buf[run..], &mut tally, now) {
+                Ok(Step::Wait) => break,
+                Ok(Step::Pass(n)) => run += n,
+                Ok(Step::PassThenAnswer(n)) => {
+                    run += n;
+                    self.flush(from, buf, &mut run);
+                    self.answers(from);
+                }
+                Ok(Step::Replace(n, bytes)) => {
+                    self.flush(from, buf, &mut run);
+                    buf.advance(n);
+                    self.effects.send(from.other(), bytes);
+                }
+                Ok(Step::Swallow(n)) => {
+                    self.flush(from, buf, &mut run);
+                    buf.advance(n);
+                }
+                Ok(Step::Last(n, fault)) => {
+                    run += n;
+                    self.flush(from, buf, &mut run);
+                    self.end(fault, now);
+                }
+                Ok(Step::Keep(n, mut slot)) => {
+                    self.flush(from, buf, &mut run);
+                    let shared = buf.split_to(n).freeze();
+                    slot.bytes = match slot.state {
+                        // It leaves in this very call, or with others that do not stay either.
+                        State::Ruled(_) if self.lane(from).is_empty() => shared,
+                        State::Go | State::Hold | State::Ruled(_) if n <= COPY_UP_TO => {
+                            Bytes::copy_from_slice(&shared)
+                        }
+                        State::Go | State::Hold | State::Ruled(_) => shared,
+                    };
+                    self.direction(from).lane.push(slot);
+                    self.release(from, now);
+                }
+                Err(fault) => {
+                    self.flush(from, buf, &mut run);
+                    buf.clear();
+                    self.end(fault, now);
+                }
+            }
+            if self.phase.ending() {
+                run = run.min(buf.len());
+                self.flush(from, buf, &mut run);
+                buf.clear();
+                break;
+            }
+        }
+        self.flush(from, buf, &mut run);
+        tally.tell(&*self.setting.meter, from);
+        self.settle(now);
+    }
+
+    /// Told: the answer to an [`Effect::Ask`].
+    pub fn decide(&mut self, id: AskId, ruling: Ruling, now: Instant) {
+        match id.of {
+            Asker::Admission => self.admitted(ruling, now),
+            Asker::Up => self.up.lane.rule(id.seq, ruling),
+            Asker::Down => self.down.lane.rule(id.seq, ruling),
+        }
+        self.settle(now);
+    }
+
+    /// Told: what became of [`Effect::Dial`].
+    pub fn dialed(&mut self, outcome: Result<(), crate::fault::Unreachable>, now: Instant) {
+        self.met_broker(outcome, now);
+        self.settle(now);
+    }
+
+    /// Told: that side's stream has ended, and nothing of it is left unread.
+    pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
+        self.lost(side, how, now);
+        self.settle(now);
+    }
+
+    /// Told: mproxy is being stopped. A session that is open ends when nothing is in flight any more; any other ends
+    /// at once.
+    pub fn drain(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Open) {
+            self.draining = true;
+        } else {
+            self.end(Fault::Drained, now);
+        }
+        self.settle(now);
+    }
+
+    /// Told: somebody takes this session away. A 5.0 client is told `reason`.
+    pub fn revoke(&mut self, reason: ReasonCode, now: Instant) {
+        self.end(Fault::Kicked { reason }, now);
+        self.settle(now);
+    }
+
+    /// Told: the time of [`poll_timeout`](Session::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.timer.passed(now) {
+            None => {}
+            Some(Deadline::Close) => self.finish(),
+            Some(deadline @ (Deadline::Connect | Deadline::Dial | Deadline::Connack)) => {
+                self.end(Fault::TooLate(deadline), now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Asked: what is to be done next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    /// Asked: when to say [`handle_timeout`](Session::handle_timeout), if ever.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timer.at()
+    }
+
+    /// Asked: whether bytes of that side would be taken now. While not, they should not be read.
+    #[must_use]
+    pub fn wants_read(&self, side: Side) -> bool {
+        self.takes(side) && self.lane_of(side).1.fate_allows()
+    }
+
+    /// Asked: who the client is, once it has said CONNECT.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        match &self.who {
+            Who::Stranger(_) => None,
+            Who::Known(peer) => Some(peer),
+        }
+    }
+
+    /// Asked: a word for where the session stands.
+    #[must_use]
+    pub fn phase_name(&self) -> &'static str {
+        self.phase.name()
+    }
+
+    /// Asked: what has passed so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Asked: bytes and packets that wait in that direction's lane, for those who check its bound.
+    #[must_use]
+    pub fn waiting(&self, from: Side) -> (usize, usize) {
+        let lane = self.lane(from);
+        (lane.len(), lane.bytes())
+    }
+
+    fn step(&mut self, from: Side, data: &[u8], tally: &mut Tally, now: Instant) -> Result<Step, Fault> {
+        let body = &mut self.direction(from).body;
+        if body.left > 0 {
+            let n = data.len().min(body.left as usize);
+            return Ok(match body.fate {
+                Fate::Waiting => Step::Wait,
+                Fate::Skip | Fate::Pass => {
+                    body.left -= n as u32;
+                    let (last, fate) = (body.left == 0, body.fate);
+                    self.count_body(from, n, tally);
+                    match fate {
+                        Fate::Pass if last => Step::PassThenAnswer(n),
+                        Fate::Pass => Step::Pass(n),
+                        Fate::Skip | Fate::Waiting => Step::Swallow(n),
+                    }
+                }
+            });
+        }
+        if !self.takes(from) {
+            return Ok(Step::Wait);
+        }
+        let version = (!matches!(self.phase, Phase::Greeting)).then_some(self.terms.version);
+        let header = Header::parse(data, sender(from), version)
+            .map_err(|error| Fault::Malformed { side: from, error })?;
+        let Some(header) = header else { return Ok(Step::Wait) };
+        let total = header.total();
+        if from == Side::Client && total > self.setting.limits.max_packet_size as usize {
+            return Err(too_large(from, header.kind));
+        }
+        if header.kind != PacketType::Publish {
+            if total > self.setting.limits.max_held_packet as usize {
+                return Err(too_large(from, header.kind));
+            }
+            if data.len() < total {
+                return Ok(Step::Wait);
+            }
+        }
+        let step = match (&self.phase, from) {
+            (Phase::Open, Side::Client) => self.client_step(&header, data, now)?,
+            (Phase::Open, Side::Broker) => self.broker_step(&header, data)?,
+            _ => self.greeting_step(from, &header, data, now)?,
+        };
+        if let Some(here) = step.takes() {
+            let (packets, bytes) = match from {
+                Side::Client => (&mut self.traffic.client_packets, &mut self.traffic.client_bytes),
+                Side::Broker => (&mut self.traffic.broker_packets, &mut self.traffic.broker_bytes),
+            };
+            *packets += 1;
+            *bytes += here as u64;
+            tally.add(header.kind, 1, here as u64, &*self.setting.meter, from);
+        }
+        Ok(step)
+    }
+
+    fn count_body(&mut self, from: Side, n: usize, tally: &mut Tally) {
+        match from {
+            Side::Client => self.traffic.client_bytes += n as u64,
+            Side::Broker => self.traffic.broker_bytes += n as u64,
+        }
+        tally.add(PacketType::Publish, 0, n as u64, &*self.setting.meter, from);
+    }
+
+    /// Sends the run of untouched packets at the front of `buf` as one slice of it.
+    fn flush(&mut self, from: Side, buf: &mut BytesMut, run: &mut usize) {
+        if *run > 0 {
+            let bytes = buf.split_to(*run).freeze();
+            *run = 0;
+            self.effects.send(from.other(), bytes);
+        }
+    }
+
+    /// `here` of `total` bytes leave as they are, and so will the rest of them when it comes.
+    fn pass(&mut self, from: Side, here: usize, total: usize) -> Step {
+        self.direction(from).body = Body { left: (total - here) as u32, fate: Fate::Pass };
+        Step::Pass(here)
+    }
+
+    /// Whether packets of that side are taken in this phase, and there is room for them.
+    fn takes(&self, from: Side) -> bool {
+        let (lane, _) = self.lane_of(from);
+        let limits = &self.setting.limits;
+        let room = !lane.full(limits.lane_packets, limits.lane_bytes)
+            && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, limits.lane_packets))
+            && self.direction_ref(from.other()).injected.len() < limits.lane_packets;
+        room && self.phase.takes(from)
+    }
+
+    /// A packet of our own for that side, never into the middle of another.
+    fn inject(&mut self, to: Side, bytes: Bytes) {
+        if !self.hears(to) {
+            return;
+        }
+        let towards = self.direction(to.other());
+        if towards.mid_packet() {
+            towards.injected.push_back(bytes);
+        } else {
+            self.effects.send(to, bytes);
+        }
+    }
+
+    /// After a packet from `from` has gone on: what of our own may follow it to the same receiver.
+    fn answers(&mut self, from: Side) {
+        if self.direction_ref(from).mid_packet() {
+            return;
+        }
+        let to = from.other();
+        while let Some(bytes) = self.direction(from).injected.pop_front() {
+            self.effects.send(to, bytes);
+        }
+        // Acknowledgements that came from `from` are of publishes that came from the other side.
+        let Some(ledger) = &mut self.ledger else { return };
+        let flows = ledger.flows(to);
+        while let Some(ack) = flows.puback.ready().or_else(|| flows.pubrec.ready()) {
+            self.effects.send(to, ack);
+        }
+    }
+
+    /// Lets everything leave whose turn has come.
+    fn release(&mut self, from: Side, now: Instant) {
+        while !self.direction_ref(from).mid_packet()
+            && let Some(slot) = self.direction(from).lane.leave()
+        {
+            let kind = slot.bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
+            match kind {
+                Some(PacketType::Publish) => self.publish_released(from, slot, now),
+                Some(PacketType::Subscribe) => self.subscribe_released(slot, now),
+                Some(_) | None => self.other_released(from, slot, now),
+            }
+        }
+    }
+
+    /// After every verb: packets leave, and an end goes on.
+    fn settle(&mut self, now: Instant) {
+        self.release(Side::Client, now);
+        self.release(Side::Broker, now);
+        if self.draining && self.in_flight == 0 && self.up.lane.is_empty() && !self.phase.ending() {
+            self.end(Fault::Drained, now);
+        }
+        self.go_on_ending(now);
+    }
+
+    fn ask(&mut self, from: Side, pending: Pending) {
+        let id = AskId { of: publish::asker(from), seq: self.lane(from).next() };
+        self.effects.push(Effect::Ask { id, pending });
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
+    }
+
+    fn lane(&self, from: Side) -> &Lane {
+        &self.direction_ref(from).lane
+    }
+
+    fn lane_of(&self, from: Side) -> (&Lane, Body) {
+        let direction = self.direction_ref(from);
+        (&direction.lane, direction.body)
+    }
+
+    fn direction_ref(&self, from: Side) -> &Direction {
+        match from {
+            Side::Client => &self.up,
+            Side::Broker => &self.down,
+        }
+    }
+
+    fn direction(&mut self, from: Side) -> &mut Direction {
+        match from {
+            Side::Client => &mut self.up,
+            Side::Broker => &mut self.down,
+        }
+    }
+}
+
+impl Body {
+    fn fate_allows(self) -> bool {
+        self.left == 0 || self.fate != Fate::Waiting
+    }
+}
+
+impl Step {
+    /// Bytes of the packet that this step deals with; `None` if it deals with none.
+    fn takes(&self) -> Option<usize> {
+        match self {
+            Self::Wait => None,
+            Self::Pass(n)
+            | Self::PassThenAnswer(n)
+            | Self::Replace(n, _)
+            | Self::Keep(n, _)
+            | Self::Last(n, _)
+            | Self::Swallow(n) => Some(*n),
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, kind: PacketType, packets: u64, bytes: u64, meter: &dyn Meter, from: Side) {
+        if self.kind != Some(kind) {
+            self.tell(meter, from);
+            self.kind = Some(kind);
+        }
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+
+    fn tell(&mut self, meter: &dyn Meter, from: Side) {
+        if let Some(kind) = self.kind.take() {
+            meter.packets(from, kind, self.packets, self.bytes);
+            (self.packets, self.bytes) = (0, 0);
+        }
+    }
+}
+
+fn too_large(side: Side, packet: PacketType) -> Fault {
+    Fault::Protocol {
+        side,
+        packet,
+        what: "larger than allowed",
+        rule: "MQTT-3.1.2-24",
+        reason: ReasonCode::PACKET_TOO_LARGE,
+    }
+}
+
+const fn sender(side: Side) -> Sender {
+    match side {
+        Side::Client => Sender::Client,
+        Side::Broker => Sender::Server,
+    }
+}

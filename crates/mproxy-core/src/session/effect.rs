@@ -1,0 +1,91 @@
+//! What a session wants done: each effect says what, never how.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::lane::AskId;
+use crate::event::Event;
+use crate::fault::Fault;
+use crate::peer::Side;
+use crate::policy::Pending;
+
+/// One thing to be done, in the order in which they are polled.
+pub enum Effect {
+    /// Reach the broker, then say [`dialed`](crate::Session::dialed).
+    Dial,
+    /// Wait for this answer, then say [`decide`](crate::Session::decide). May be dropped when the session is done.
+    Ask {
+        /// Names the question.
+        id: AskId,
+        /// The answer on its way.
+        pending: Pending,
+    },
+    /// Write these bytes to that side, after what was sent to it before.
+    Send {
+        /// Which side.
+        to: Side,
+        /// What; never empty.
+        bytes: Bytes,
+    },
+    /// Write what is still queued for that side, then end its stream; go on reading and throwing away until it has
+    /// ended too, then say [`closed`](crate::Session::closed).
+    Shut {
+        /// Which side.
+        side: Side,
+    },
+    /// Tell the sink.
+    Report(Event),
+    /// The session is over: drop both streams, whatever they still hold. The last effect of all.
+    Done(Box<Fault>),
+}
+
+impl std::fmt::Debug for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dial => f.write_str("Dial"),
+            Self::Ask { id, .. } => write!(f, "Ask({id:?})"),
+            Self::Send { to, bytes } => write!(f, "Send({to}, {} bytes)", bytes.len()),
+            Self::Shut { side } => write!(f, "Shut({side})"),
+            Self::Report(event) => write!(f, "Report({})", event.what.kind().name()),
+            Self::Done(fault) => write!(f, "Done({fault})"),
+        }
+    }
+}
+
+/// Effects not yet polled. The first has a place of its own, so that a session that does one thing at a time (nearly
+/// all, nearly always) never allocates a queue.
+///
+/// Invariant: `first` is empty only if `more` is.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    first: Option<Effect>,
+    more: VecDeque<Effect>,
+}
+
+impl Effects {
+    pub(super) fn push(&mut self, effect: Effect) {
+        if self.first.is_none() {
+            self.first = Some(effect);
+        } else {
+            self.more.push_back(effect);
+        }
+    }
+
+    pub(super) fn send(&mut self, to: Side, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.push(Effect::Send { to, bytes });
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Effect> {
+        let effect = self.first.take()?;
+        if !self.more.is_empty() {
+            self.first = self.more.pop_front();
+            if self.more.is_empty() && self.more.capacity() > 64 {
+                self.more = VecDeque::new();
+            }
+        }
+        Some(effect)
+    }
+}

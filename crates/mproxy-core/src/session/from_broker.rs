@@ -1,0 +1,72 @@
+//! What becomes of a packet from the broker once the session is open.
+
+use bytes::Bytes;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{Suback, Unsuback};
+use mproxy_codec::types::{PacketId, PacketType};
+
+use super::from_client::Leaving;
+use super::{Session, Step};
+use crate::event::Happening;
+use crate::fault::Fault;
+use crate::peer::Side;
+
+impl Session {
+    pub(super) fn broker_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+        match header.kind {
+            PacketType::Publish => self.publish_step(Side::Broker, header, data),
+            _ => self.other_step(Side::Broker, header, data),
+        }
+    }
+
+    /// A SUBACK: the broker's codes, and ours where we refused.
+    pub(super) fn suback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+        let suback = Suback::parse(header, bytes, self.terms.version)
+            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        let Some(subscribing) = self.take_subscribing(suback.packet_id) else { return Ok(Leaving::AsItIs) };
+        let mut theirs = suback.codes.iter().copied();
+        let merged: Vec<u8> = if subscribing.mask.is_empty() {
+            suback.codes.to_vec()
+        } else {
+            // A broker that sends too few codes leaves the rest refused.
+            subscribing
+                .mask
+                .iter()
+                .map(|ours| ours.unwrap_or_else(|| theirs.next().unwrap_or(0x80)))
+                .collect()
+        };
+        if !subscribing.filters.is_empty() {
+            let filters = subscribing.filters.into_vec().into_iter().zip(merged.iter().copied()).collect();
+            self.report(Happening::Subscribe { filters });
+        }
+        if subscribing.mask.is_empty() {
+            return Ok(Leaving::AsItIs);
+        }
+        let reply = self.terms.suback(suback.packet_id, suback.properties, &merged, None);
+        Ok(Leaving::Instead(reply))
+    }
+
+    pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+        let unsuback = Unsuback::parse(header, bytes, self.terms.version)
+            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        if let Some(ledger) = &mut self.ledger
+            && let Some(at) = ledger.unsubscribes.iter().position(|one| one.id == unsuback.packet_id)
+        {
+            let filters = ledger.unsubscribes.swap_remove(at).filters;
+            self.report(Happening::Unsubscribe { filters });
+        }
+        Ok(Leaving::AsItIs)
+    }
+
+    fn take_subscribing(&mut self, id: PacketId) -> Option<super::ledger::Subscribing> {
+        let ledger = self.ledger.as_mut()?;
+        let at = ledger.subscribes.iter().position(|one| one.id == id)?;
+        Some(ledger.subscribes.swap_remove(at))
+    }
+
+    /// Sends a SUBACK that is all ours.
+    pub(super) fn suback_ours(&mut self, id: PacketId, codes: &[u8], text: Option<&str>) {
+        let reply: Bytes = self.terms.suback(id, mproxy_codec::property::Properties::EMPTY, codes, text);
+        self.inject(Side::Client, reply);
+    }
+}

@@ -1,0 +1,294 @@
+//! From CONNECT to CONNACK: the client is admitted, the broker is dialled, the broker answers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use mproxy_codec::error::ErrorKind;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{Auth, Connack, Connect};
+use mproxy_codec::property::PropertyId;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::{PacketType, Sender, Version};
+
+use super::ending::Ending;
+use super::lane::{AskId, Asker};
+use super::terms::Terms;
+use super::timer::Deadline;
+use super::{Effect, Session, Step, Who, rewrite};
+use crate::event::{Happening, Kind};
+use crate::fault::{Fault, Unreachable};
+use crate::meter::Outcome;
+use crate::peer::{Peer, Side};
+use crate::policy::{
+    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, OnError, Question, Refusal,
+    Ruling, Source, Verdict, Want,
+};
+
+/// Where a session stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// CONNECT is awaited.
+    Greeting,
+    /// The advisers are asked about this CONNECT.
+    Admitting(Box<Bytes>),
+    /// The broker is being reached; it will get this CONNECT.
+    Dialing(Box<Bytes>),
+    /// The broker has the CONNECT; its CONNACK is awaited.
+    Introduced,
+    /// Both sides speak.
+    Open,
+    /// It is ending.
+    Ending(Box<Ending>),
+    /// It has ended.
+    Over,
+}
+
+impl Phase {
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Admitting(_) => "admitting",
+            Self::Dialing(_) => "dialing",
+            Self::Introduced => "introduced",
+            Self::Open => "open",
+            Self::Ending(_) => "ending",
+            Self::Over => "over",
+        }
+    }
+
+    pub(super) const fn ending(&self) -> bool {
+        matches!(self, Self::Ending(_) | Self::Over)
+    }
+
+    /// Whether packets from that side are looked at.
+    pub(super) const fn takes(&self, from: Side) -> bool {
+        match (self, from) {
+            (Self::Greeting, Side::Client) | (Self::Introduced | Self::Open, _) => true,
+            // A client may send on without waiting for CONNACK. That stays where it is until there is one.
+            (Self::Admitting(_) | Self::Dialing(_) | Self::Ending(_) | Self::Over, _)
+            | (Self::Greeting, Side::Broker) => false,
+        }
+    }
+}
+
+impl Session {
+    /// A packet before the session is open.
+    pub(super) fn greeting_step(
+        &mut self,
+        from: Side,
+        header: &Header,
+        data: &[u8],
+        now: Instant,
+    ) -> Result<Step, Fault> {
+        match (from, header.kind) {
+            (Side::Client, PacketType::Connect) if matches!(self.phase, Phase::Greeting) => {
+                self.connect_came(header, data, now)?;
+                Ok(Step::Swallow(header.total()))
+            }
+            (_, PacketType::Auth) if self.terms.auth => {
+                Auth::parse(header, data, super::sender(from))
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                self.timer.arm(Deadline::Connack, now, self.setting.limits.connack_timeout);
+                Ok(Step::Pass(header.total()))
+            }
+            // [MQTT-3.1.0-2], [MQTT-4.12.0-6]
+            (Side::Client, PacketType::Connect | PacketType::Auth) => {
+                Err(self.out_of_place(from, header.kind))
+            }
+            (Side::Client, _) => Ok(Step::Wait),
+            (Side::Broker, PacketType::Connack) => self.connack_came(header, data),
+            (Side::Broker, _) => Err(self.out_of_place(from, header.kind)),
+        }
+    }
+
+    fn connect_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<(), Fault> {
+        let connect = Connect::parse(header, data).map_err(|error| {
+            // In whose words the refusal is to be: those of the version it claims, or of the nearest one.
+            self.terms.version = Connect::claimed_version(data).unwrap_or_else(|| {
+                match data.get(error.offset as usize).map(|level| level & 0x7F) {
+                    Some(level) if error.kind == ErrorKind::UnsupportedVersion && level >= 5 => Version::V5,
+                    Some(_) | None => Version::V311,
+                }
+            });
+            Fault::Malformed { side: Side::Client, error }
+        })?;
+        self.terms = Terms::proposed(&connect);
+        self.timer.disarm();
+        let Who::Stranger(origin) = &self.who else { return Ok(()) };
+        let peer = Arc::new(Peer {
+            origin: (**origin).clone(),
+            version: connect.version,
+            client_id: connect.client_id.into(),
+            username: connect.username.map(Into::into),
+            keep_alive: connect.keep_alive,
+            clean_start: connect.clean_start,
+            attributes: Box::default(),
+            user_properties: connect
+                .properties
+                .user()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        });
+        let question = ConnectQuestion { peer: &peer, connect: &connect, refresh: false };
+        let answer = match self.setting.decider.want(Hook::Connect) {
+            Want::Nothing => Answer::Now(Ruling {
+                source: Source::Unasked,
+                verdict: Verdict::Connect(Decision::Allow(None)),
+            }),
+            Want::Head | Want::Payload(_) => self.setting.decider.decide(&Question::Connect(question)),
+        };
+        self.who = Who::Known(peer);
+        self.phase = Phase::Admitting(Box::new(Bytes::copy_from_slice(&data[..header.total()])));
+        match answer {
+            Answer::Now(ruling) => self.admitted(ruling, now),
+            Answer::Later(pending) => {
+                self.effects.push(Effect::Ask { id: AskId { of: Asker::Admission, seq: 0 }, pending });
+            }
+            Answer::Pass => self.admitted(
+                Ruling {
+                    source: Source::Unknown,
+                    verdict: Verdict::Connect(Decision::Refuse(Refusal::default())),
+                },
+                now,
+            ),
+        }
+        Ok(())
+    }
+
+    /// The advisers' answer to the CONNECT.
+    pub(super) fn admitted(&mut self, ruling: Ruling, now: Instant) {
+        let Phase::Admitting(sent) = &self.phase else { return };
+        let sent = (**sent).clone();
+        let Ruling { mut source, verdict } = ruling;
+        let judged = match verdict {
+            Verdict::Connect(Decision::Allow(None)) => Ok((sent.clone(), None)),
+            Verdict::Connect(Decision::Allow(Some(admission))) => match introduce(&sent, &admission) {
+                Ok(bytes) => Ok((bytes, Some(admission))),
+                Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
+            },
+            Verdict::Connect(Decision::Refuse(refusal)) => Err(Ok(refusal)),
+            Verdict::Failed(failure) => Err(Err(failure)),
+            Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
+                Err(Err(Failure::new(FailureKind::Invalid, "a verdict to another question")))
+            }
+        };
+        let judged = match judged {
+            Err(Err(failure)) => match self.setting.on_error.connect {
+                OnError::Allow => {
+                    source = Source::FailedOpen;
+                    Ok((sent, None))
+                }
+                OnError::Deny => {
+                    source = Source::FailedClosed;
+                    Err(Fault::PolicyFailed { hook: Hook::Connect, failure: Box::new(failure) })
+                }
+            },
+            Err(Ok(refusal)) => Err(Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) }),
+            Ok(judged) => Ok(judged),
+        };
+        let outcome = match &judged {
+            Ok((_, None)) => Outcome::Allowed,
+            Ok((_, Some(_))) => Outcome::Changed,
+            Err(_) => Outcome::Refused,
+        };
+        self.setting.meter.decision(Hook::Connect, source, outcome);
+        match judged {
+            Ok((bytes, admission)) => {
+                if let Some(admission) = admission {
+                    self.know_better(&bytes, *admission);
+                }
+                self.phase = Phase::Dialing(Box::new(bytes));
+                self.timer.arm(Deadline::Dial, now, self.setting.limits.dial_timeout);
+                self.effects.push(Effect::Dial);
+            }
+            Err(fault) => self.end(fault, now),
+        }
+    }
+
+    /// The peer is from now on who the policy says it is.
+    fn know_better(&mut self, bytes: &[u8], admission: Admission) {
+        let Some(connect) = parse_connect(bytes) else { return };
+        self.terms.will = connect.will.is_some();
+        if let Who::Known(peer) = &mut self.who {
+            let peer = Arc::make_mut(peer);
+            peer.client_id = connect.client_id.into();
+            peer.username = connect.username.map(Into::into);
+            peer.attributes = admission.attributes.into();
+        }
+    }
+
+    /// What became of the dial.
+    pub(super) fn met_broker(&mut self, outcome: Result<(), Unreachable>, now: Instant) {
+        let Phase::Dialing(connect) = &self.phase else { return };
+        match outcome {
+            Err(why) => self.end(Fault::Unreachable(why), now),
+            Ok(()) => {
+                let connect = (**connect).clone();
+                self.phase = Phase::Introduced;
+                self.timer.arm(Deadline::Connack, now, self.setting.limits.connack_timeout);
+                self.effects.send(Side::Broker, connect);
+            }
+        }
+    }
+
+    fn connack_came(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+        let connack = Connack::parse(header, data, self.terms.version)
+            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        if connack.reason != 0 {
+            return Ok(Step::Last(header.total(), Fault::BrokerRefused { code: connack.reason }));
+        }
+        self.timer.disarm();
+        self.terms.accept(&connack);
+        if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier)
+            && let Who::Known(peer) = &mut self.who
+        {
+            Arc::make_mut(peer).client_id = assigned.into();
+        }
+        self.phase = Phase::Open;
+        self.reported = true;
+        if self.setting.sink.want(Kind::Connect) != Want::Nothing {
+            self.report(Happening::Connect { session_present: connack.session_present });
+        }
+        Ok(Step::Pass(header.total()))
+    }
+
+    /// The answer to somebody whose CONNECT was never understood, if there is one.
+    pub(super) fn greeting_answer(&self, fault: &Fault) -> Option<Bytes> {
+        let Fault::Malformed { error, .. } = fault else { return None };
+        // Before the version is known there are no words to answer in, and neither are there for another protocol.
+        if error.packet != Some(PacketType::Connect) || error.kind == ErrorKind::ProtocolName {
+            return None;
+        }
+        let told = self.terms.version.is_v5()
+            || matches!(error.kind, ErrorKind::UnsupportedVersion | ErrorKind::ClientIdEmpty);
+        told.then(|| self.terms.connack(error.reason(), None, None))
+    }
+
+    pub(super) fn out_of_place(&self, side: Side, packet: PacketType) -> Fault {
+        let rule = match packet {
+            PacketType::Connect => "MQTT-3.1.0-2",
+            PacketType::Auth => "MQTT-4.12.0-6",
+            PacketType::Connack => "MQTT-3.2.0-2",
+            _ => "MQTT-3.2.0-1",
+        };
+        Fault::Protocol { side, packet, what: "may not come now", rule, reason: ReasonCode::PROTOCOL_ERROR }
+    }
+}
+
+/// The CONNECT for the broker with the changes of its admission.
+fn introduce(sent: &[u8], admission: &Admission) -> Result<Bytes, String> {
+    let connect = parse_connect(sent).ok_or("CONNECT could not be read again")?;
+    let changed = rewrite::connect(&connect, admission)?;
+    if changed == connect {
+        return Ok(Bytes::copy_from_slice(sent));
+    }
+    let mut out = BytesMut::new();
+    changed.encode(&mut out).map_err(|error| format!("rewritten CONNECT: {error}"))?;
+    Ok(out.freeze())
+}
+
+fn parse_connect(bytes: &[u8]) -> Option<Connect<'_>> {
+    let header = Header::parse(bytes, Sender::Client, None).ok()??;
+    Connect::parse(&header, bytes).ok()
+}

@@ -1,0 +1,506 @@
+//! PUBLISH, from either side: aliases resolved, decided, held or passed, rewritten or refused.
+//!
+//! The two directions differ in who is asked about (the client may publish; the client may be sent) and in how
+//! strictly they are read; the rest is one story.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::publish::PublishHead;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::{PacketType, QoS};
+
+use super::lane::{Asker, Slot, State};
+use super::{Fate, Session, Step, rewrite};
+use crate::chain::{allowed, failed_refusal};
+use crate::event::{Event, Happening, Kind, Published};
+use crate::fault::Fault;
+use crate::meter::Outcome;
+use crate::peer::Side;
+use crate::policy::{
+    Action, Answer, Decision, Failure, FailureKind, Hook, OnError, Payload, PublishChange, PublishQuestion,
+    Question, Refusal, Ruling, Source, Verdict, Want,
+};
+
+/// A PUBLISH larger than this does not wait for its last byte: its head is decided, then the payload streams.
+/// Smaller ones are cheaper to complete, at the cost of copying at most this much per read.
+const STREAM_OVER: usize = 16 << 10;
+
+/// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
+/// without their payload.
+const TOLD_BYTES: usize = 64 << 10;
+
+impl Session {
+    /// Judges the PUBLISH at the start of `data`, which may hold less than the whole packet.
+    pub(super) fn publish_step(&mut self, from: Side, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+        let total = header.total();
+        let here = data.len().min(total);
+        if here < total && total <= STREAM_OVER {
+            return Ok(Step::Wait);
+        }
+        if from == Side::Broker && self.lane(from).is_empty() && !self.reads_deliveries() {
+            return Ok(self.pass(from, here, total));
+        }
+        let data = &data[..here];
+        let head = PublishHead::parse(header, data, super::sender(from), self.terms.version)
+            .map_err(|error| Fault::Malformed { side: from, error })?;
+        let Some(head) = head else {
+            return self.wait_for_head(from, here);
+        };
+        let alias_topic = self.resolve(from, &head)?;
+        let topic = alias_topic.as_deref().unwrap_or(head.topic);
+        if from == Side::Client && head.qos != QoS::AtMostOnce {
+            self.check_receive_maximum(from)?;
+            if head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
+                return Ok(self.swallow_publish(from, &head, here));
+            }
+        }
+
+        let want = self.want(from);
+        let limits = &self.setting.limits;
+        let payload = match want {
+            Want::Payload(most)
+                if head.payload_len <= most as usize && total <= limits.max_held_packet as usize =>
+            {
+                if here < total {
+                    return Ok(Step::Wait);
+                }
+                Payload::Whole(&data[head.len..])
+            }
+            Want::Nothing | Want::Head | Want::Payload(_) => Payload::Size(head.payload_len as u32),
+        };
+        let state = match self.ask_publish(from, want, &head, topic, payload) {
+            Answer::Later(pending) => {
+                self.ask(from, pending);
+                State::Hold
+            }
+            Answer::Now(Ruling { source, verdict: Verdict::Publish(Decision::Allow(None)) }) => {
+                if want != Want::Nothing {
+                    self.setting.meter.decision(hook(from), source, Outcome::Allowed);
+                }
+                State::Go
+            }
+            Answer::Now(ruling) => State::Ruled(Box::new(ruling)),
+            Answer::Pass => State::Ruled(Box::new(Ruling {
+                source: Source::Unknown,
+                verdict: Verdict::Publish(Decision::Refuse(Refusal::default())),
+            })),
+        };
+
+        let streams = here < total;
+        if matches!(state, State::Go) && self.lane(from).is_empty() && self.receiver_knows(from, &head, topic)
+        {
+            let told = self.told(from, &head, topic, (!streams).then(|| &data[head.len..]));
+            self.publish_leaves(from, &head, told);
+            return Ok(self.pass(from, here, total));
+        }
+        let take = if streams { head.len } else { total };
+        if streams {
+            self.direction(from).body = super::Body { left: (total - take) as u32, fate: Fate::Waiting };
+        }
+        Ok(Step::Keep(take, Slot { bytes: Bytes::new(), state, topic: alias_topic, streams }))
+    }
+
+    /// Carries out what was decided of a PUBLISH whose turn has come.
+    pub(super) fn publish_released(&mut self, from: Side, slot: Slot, now: Instant) {
+        let Slot { bytes, state, topic: alias_topic, streams } = slot;
+        // The bytes were read once already; they cannot be read differently now.
+        let Ok(Some(header)) = Header::parse(&bytes, super::sender(from), Some(self.terms.version)) else {
+            return;
+        };
+        let Ok(Some(head)) = PublishHead::parse(&header, &bytes, super::sender(from), self.terms.version)
+        else {
+            return;
+        };
+        let topic = alias_topic.as_deref().unwrap_or(head.topic);
+        let change = match state {
+            State::Go | State::Hold => None,
+            State::Ruled(ruling) => match self.publish_ruled(from, *ruling, &head, topic) {
+                Ok(change) => change,
+                Err((refusal, why)) => {
+                    if streams {
+                        self.direction(from).body.fate = Fate::Skip;
+                    }
+                    self.refuse_publish(from, &head, &refusal, why, now);
+                    return;
+                }
+            },
+        };
+
+        let new_topic = change.as_ref().and_then(|change| change.topic.as_deref()).unwrap_or(topic);
+        let new_payload = change.as_ref().and_then(|change| change.payload.clone());
+        let payload = match &new_payload {
+            Some(payload) => Some(&payload[..]),
+            None if streams => None,
+            None => Some(&bytes[head.len..]),
+        };
+        let told = self.told_changed(from, &head, new_topic, payload, change.as_deref());
+        let untouched = change.is_none() && self.receiver_knows(from, &head, new_topic);
+        self.publish_leaves(from, &head, told);
+        let to = from.other();
+        if untouched {
+            self.effects.send(to, bytes.clone());
+        } else {
+            let payload_len = new_payload.as_ref().map_or(head.payload_len, Bytes::len);
+            let mut out = BytesMut::new();
+            if rewrite::publish_head(
+                &head,
+                new_topic,
+                change.as_deref(),
+                payload_len,
+                self.terms.version,
+                &mut out,
+            )
+            .is_err()
+            {
+                // publish_ruled has checked every change; without one the head only grows by a topic that fitted before.
+                debug_assert!(false, "a checked rewrite did not encode");
+                return;
+            }
+            if let Some(alias) = head.alias {
+                self.direction(from).aliases().teach(alias, new_topic);
+            }
+            self.effects.send(to, out.freeze());
+            match new_payload {
+                Some(payload) => self.effects.send(to, payload),
+                None => self.effects.send(to, bytes.slice(head.len..)),
+            }
+        }
+        if streams {
+            let replaced = change.is_some_and(|change| change.payload.is_some());
+            self.direction(from).body.fate = if replaced { Fate::Skip } else { Fate::Pass };
+        }
+    }
+
+    /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet is a
+    /// failed answer, and so is a verdict to another question.
+    #[expect(clippy::type_complexity, reason = "the pair is taken apart by its one caller")]
+    fn publish_ruled(
+        &mut self,
+        from: Side,
+        ruling: Ruling,
+        head: &PublishHead<'_>,
+        topic: &str,
+    ) -> Result<Option<Box<PublishChange>>, (Refusal, Option<Failure>)> {
+        let Ruling { mut source, verdict } = ruling;
+        let decided = match verdict {
+            Verdict::Publish(Decision::Allow(change)) => {
+                match change.as_deref().map_or(Ok(()), |change| self.check_change(from, head, topic, change))
+                {
+                    Ok(()) => Ok(change.filter(|change| !change.is_empty())),
+                    Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
+                }
+            }
+            Verdict::Publish(Decision::Refuse(refusal)) => Err(Ok(refusal)),
+            Verdict::Failed(failure) => Err(Err(failure)),
+            Verdict::Connect(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
+                Err(Err(Failure::new(FailureKind::Invalid, "a verdict to another question")))
+            }
+        };
+        let decided = match decided {
+            Ok(change) => Ok(change),
+            Err(Ok(refusal)) => Err((refusal, None)),
+            Err(Err(failure)) => match self.setting.on_error.of(hook(from)) {
+                OnError::Allow => {
+                    source = Source::FailedOpen;
+                    Ok(None)
+                }
+                OnError::Deny => {
+                    source = Source::FailedClosed;
+                    Err((failed_refusal(), Some(failure)))
+                }
+            },
+        };
+        let outcome = match &decided {
+            Ok(None) => Outcome::Allowed,
+            Ok(Some(_)) => Outcome::Changed,
+            Err(_) => Outcome::Refused,
+        };
+        self.setting.meter.decision(hook(from), source, outcome);
+        decided
+    }
+
+    fn check_change(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        change: &PublishChange,
+    ) -> Result<(), String> {
+        let new_topic = change.topic.as_deref().unwrap_or(topic);
+        mproxy_codec::topic::check_name(new_topic).map_err(|error| format!("rewritten topic: {error}"))?;
+        let payload_len = change.payload.as_ref().map_or(head.payload_len, Bytes::len);
+        let mut out = BytesMut::new();
+        rewrite::publish_head(head, new_topic, Some(change), payload_len, self.terms.version, &mut out)
+            .map_err(|error| format!("rewritten packet: {error}"))?;
+        let size = out.len() + payload_len;
+        let most = self.terms.max_packet_to(from.other());
+        if size > most as usize {
+            return Err(format!(
+                "rewritten packet of {size} bytes is over the {}'s Maximum Packet Size of {most}",
+                from.other()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes the wire say no, in the way of the spec's refusal table.
+    fn refuse_publish(
+        &mut self,
+        from: Side,
+        head: &PublishHead<'_>,
+        refusal: &Refusal,
+        failure: Option<Failure>,
+        now: Instant,
+    ) {
+        if refusal.action == Action::Disconnect {
+            let hook = hook(from);
+            self.end(
+                match failure {
+                    Some(failure) => Fault::PolicyFailed { hook, failure: Box::new(failure) },
+                    None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
+                },
+                now,
+            );
+            return;
+        }
+        let Some(id) = head.packet_id else { return };
+        // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
+        let reason = match (refusal.action, from) {
+            (Action::NoAck, Side::Client) => return,
+            (Action::Reject, Side::Client) => refusal.reason,
+            (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
+        };
+        let kind = if head.qos == QoS::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
+        let text = refusal.text.as_deref().filter(|_| from == Side::Client);
+        let ack = self.terms.ack(from, kind, id, reason, text);
+        let flow_goes_on = kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error());
+        let flows = self.ledger().flows(from);
+        if flow_goes_on {
+            // Its PUBREL is ours to answer [MQTT-4.3.3-11].
+            flows.ours.insert(id);
+        }
+        let line = if kind == PacketType::Puback { &mut flows.puback } else { &mut flows.pubrec };
+        if let Some(ack) = line.answer(ack) {
+            self.inject(from, ack);
+        }
+    }
+
+    /// A refused QoS 2 PUBLISH came again before its PUBREL: it is answered again, and not asked about again.
+    fn answered_before(&mut self, head: &PublishHead<'_>) -> bool {
+        head.packet_id.is_some_and(|id| {
+            self.ledger.as_mut().is_some_and(|ledger| ledger.flows(Side::Client).ours.contains(&id))
+        })
+    }
+
+    fn swallow_publish(&mut self, from: Side, head: &PublishHead<'_>, here: usize) -> Step {
+        if let Some(id) = head.packet_id {
+            let ack = self.terms.ack(from, PacketType::Pubrec, id, ReasonCode::SUCCESS, None);
+            self.inject(from, ack);
+        }
+        let rest = head.len + head.payload_len - here;
+        self.direction(from).body = super::Body { left: rest as u32, fate: Fate::Skip };
+        Step::Swallow(here)
+    }
+
+    /// Bookkeeping of a PUBLISH at the moment it leaves.
+    fn publish_leaves(&mut self, from: Side, head: &PublishHead<'_>, told: Option<Box<Published>>) {
+        if let Some(alias) = head.alias
+            && !head.topic.is_empty()
+        {
+            self.direction(from).aliases().teach(alias, head.topic);
+        }
+        let Some(id) = head.packet_id else {
+            if let Some(told) = told {
+                self.report(Happening::Publish(told));
+            }
+            return;
+        };
+        if from == Side::Client {
+            self.in_flight = self.in_flight.saturating_add(1);
+        }
+        let ordered = self.want(from) != Want::Nothing;
+        if ordered || told.is_some() || self.ledger.is_some() {
+            let ledger = self.ledger();
+            ledger.told_bytes += told.as_ref().and_then(|told| told.payload.as_ref()).map_or(0, Bytes::len);
+            let flows = ledger.flows(from);
+            flows.ours.remove(&id);
+            let line = if head.qos == QoS::AtLeastOnce { &mut flows.puback } else { &mut flows.pubrec };
+            line.expect(id, head.dup, told);
+        }
+    }
+
+    /// What to tell of a PUBLISH that leaves as it came.
+    fn told(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        payload: Option<&[u8]>,
+    ) -> Option<Box<Published>> {
+        self.told_changed(from, head, topic, payload, None)
+    }
+
+    fn told_changed(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        payload: Option<&[u8]>,
+        change: Option<&PublishChange>,
+    ) -> Option<Box<Published>> {
+        if from == Side::Broker {
+            return None;
+        }
+        let most = match self.setting.sink.want(Kind::Publish) {
+            Want::Nothing => return None,
+            Want::Head => 0,
+            Want::Payload(most) => most as usize,
+        };
+        let kept = self.ledger.as_ref().map_or(0, |ledger| ledger.told_bytes);
+        let size = change.and_then(|change| change.payload.as_ref()).map_or(head.payload_len, Bytes::len);
+        let payload = payload
+            .filter(|payload| payload.len() <= most && most > 0 && kept + payload.len() <= TOLD_BYTES)
+            .map(Bytes::copy_from_slice);
+        Some(Box::new(Published {
+            topic: topic.into(),
+            qos: head.qos,
+            retain: change.and_then(|change| change.retain).unwrap_or(head.retain),
+            size: size as u64,
+            payload,
+        }))
+    }
+
+    /// The real topic where the packet's own is an alias; keeps the sender's table.
+    fn resolve(&mut self, from: Side, head: &PublishHead<'_>) -> Result<Option<Arc<str>>, Fault> {
+        let Some(alias) = head.alias else { return Ok(None) };
+        let fault = |what, rule, reason| Fault::Protocol {
+            side: from,
+            packet: PacketType::Publish,
+            what,
+            rule,
+            reason,
+        };
+        if alias > self.terms.aliases_to(from.other()) {
+            return Err(fault(
+                "topic alias over the receiver's Topic Alias Maximum",
+                if from == Side::Client { "MQTT-3.3.2-9" } else { "MQTT-3.3.2-11" },
+                ReasonCode::TOPIC_ALIAS_INVALID,
+            ));
+        }
+        let most = self.setting.limits.alias_bytes;
+        let aliases = self.direction(from).aliases();
+        if head.topic.is_empty() {
+            return match aliases.meant(alias) {
+                Some(topic) => Ok(Some(topic)),
+                None => Err(fault(
+                    "topic alias that was never introduced",
+                    "MQTT-3.3.2-8",
+                    ReasonCode::PROTOCOL_ERROR,
+                )),
+            };
+        }
+        aliases.mean(alias, head.topic);
+        if aliases.bytes() > most {
+            return Err(fault("topic aliases hold too much", "MQTT-3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
+        }
+        Ok(None)
+    }
+
+    /// Whether the packet's own topic or alias means `topic` to its receiver.
+    fn receiver_knows(&mut self, from: Side, head: &PublishHead<'_>, topic: &str) -> bool {
+        match head.alias {
+            Some(alias) if head.topic.is_empty() => self.direction(from).aliases().knows(alias, topic),
+            Some(_) | None => true,
+        }
+    }
+
+    /// [MQTT-3.3.4-9]: no more QoS 1 and 2 at a time than the broker's Receive Maximum. What we count is at most what
+    /// the client counts: the broker's acknowledgements pass here before they reach it.
+    fn check_receive_maximum(&self, from: Side) -> Result<(), Fault> {
+        if self.terms.version.is_v5() && self.in_flight >= self.terms.broker_receive_max {
+            return Err(Fault::Protocol {
+                side: from,
+                packet: PacketType::Publish,
+                what: "more than the broker's Receive Maximum at a time",
+                rule: "MQTT-3.3.4-9",
+                reason: ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+            });
+        }
+        Ok(())
+    }
+
+    fn wait_for_head(&self, from: Side, here: usize) -> Result<Step, Fault> {
+        if here < self.setting.limits.max_held_packet as usize {
+            return Ok(Step::Wait);
+        }
+        Err(Fault::Protocol {
+            side: from,
+            packet: PacketType::Publish,
+            what: "properties larger than this proxy holds",
+            rule: "MQTT-3.1.2-24",
+            reason: ReasonCode::PACKET_TOO_LARGE,
+        })
+    }
+
+    fn ask_publish(
+        &self,
+        from: Side,
+        want: Want,
+        head: &PublishHead<'_>,
+        topic: &str,
+        payload: Payload<'_>,
+    ) -> Answer {
+        let (Some(peer), true) = (self.peer(), want != Want::Nothing) else {
+            return Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(hook(from)) });
+        };
+        let question = PublishQuestion {
+            peer,
+            topic,
+            qos: head.qos,
+            retain: head.retain,
+            dup: head.dup,
+            payload,
+            properties: head.properties,
+        };
+        self.setting.decider.decide(&match from {
+            Side::Client => Question::Publish(question),
+            Side::Broker => Question::Deliver(question),
+        })
+    }
+
+    /// What the advisers want to know of publishes from this side.
+    pub(super) fn want(&self, from: Side) -> Want {
+        self.setting.decider.want(hook(from))
+    }
+
+    /// Whether deliveries have to be looked into at all.
+    fn reads_deliveries(&self) -> bool {
+        // Aliases are followed from the start: rules for deliveries may come later.
+        self.terms.client_aliases > 0 || self.want(Side::Broker) != Want::Nothing
+    }
+
+    pub(super) fn report(&mut self, what: Happening) {
+        if let Some(peer) = self.peer().cloned() {
+            self.effects.push(super::Effect::Report(Event { peer, what }));
+        }
+    }
+}
+
+/// The hook that decides about publishes from this side.
+pub(super) const fn hook(from: Side) -> Hook {
+    match from {
+        Side::Client => Hook::Publish,
+        Side::Broker => Hook::Deliver,
+    }
+}
+
+/// The asker of a side's lane.
+pub(super) const fn asker(from: Side) -> Asker {
+    match from {
+        Side::Client => Asker::Up,
+        Side::Broker => Asker::Down,
+    }
+}

@@ -1,0 +1,90 @@
+//! What CONNECT and CONNACK agreed on, as far as mproxy has to keep to it.
+
+use mproxy_codec::packet::{Connack, Connect};
+use mproxy_codec::property::PropertyId;
+use mproxy_codec::types::Version;
+
+use crate::peer::Side;
+
+/// Small and plain: every session carries one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) version: Version,
+    /// The client may have reason strings in acknowledgements [MQTT-3.1.2-29].
+    pub(super) problem_information: bool,
+    /// The CONNECT that went to the broker holds a will.
+    pub(super) will: bool,
+    /// Extended authentication was asked for: AUTH may come.
+    pub(super) auth: bool,
+    /// The session ends with the connection: DISCONNECT may not say otherwise [MQTT-3.14.2-2].
+    pub(super) expires_at_once: bool,
+    client_max_packet: u32,
+    broker_max_packet: u32,
+    /// Topic aliases that the client takes.
+    pub(super) client_aliases: u16,
+    /// Topic aliases that the broker takes.
+    pub(super) broker_aliases: u16,
+    /// Publishes of QoS 1 and 2 that the broker takes at a time.
+    pub(super) broker_receive_max: u16,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            version: Version::V311,
+            problem_information: true,
+            will: false,
+            auth: false,
+            expires_at_once: false,
+            client_max_packet: u32::MAX,
+            broker_max_packet: u32::MAX,
+            client_aliases: 0,
+            broker_aliases: 0,
+            broker_receive_max: u16::MAX,
+        }
+    }
+}
+
+impl Terms {
+    /// The client's half.
+    pub(super) fn proposed(connect: &Connect<'_>) -> Self {
+        let properties = &connect.properties;
+        Self {
+            version: connect.version,
+            problem_information: properties.byte(PropertyId::RequestProblemInformation) != Some(0),
+            will: connect.will.is_some(),
+            auth: properties.contains(PropertyId::AuthenticationMethod),
+            expires_at_once: properties.u32(PropertyId::SessionExpiryInterval).unwrap_or(0) == 0,
+            client_max_packet: properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
+            client_aliases: properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
+    /// The broker's half.
+    pub(super) fn accept(&mut self, connack: &Connack<'_>) {
+        let properties = &connack.properties;
+        self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
+        self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);
+        self.broker_receive_max = properties.u16(PropertyId::ReceiveMaximum).unwrap_or(u16::MAX);
+        if let Some(expiry) = properties.u32(PropertyId::SessionExpiryInterval) {
+            self.expires_at_once = expiry == 0;
+        }
+    }
+
+    /// Bytes of the largest packet that side takes.
+    pub(super) const fn max_packet_to(&self, side: Side) -> u32 {
+        match side {
+            Side::Client => self.client_max_packet,
+            Side::Broker => self.broker_max_packet,
+        }
+    }
+
+    /// Topic aliases that side takes.
+    pub(super) const fn aliases_to(&self, side: Side) -> u16 {
+        match side {
+            Side::Client => self.client_aliases,
+            Side::Broker => self.broker_aliases,
+        }
+    }
+}
