@@ -176,7 +176,6 @@ impl Session {
 
     /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet is a
     /// failed answer, and so is a verdict to another question.
-    #[expect(clippy::type_complexity, reason = "the pair is taken apart by its one caller")]
     fn publish_ruled(
         &mut self,
         from: Side,

@@ -18,8 +18,8 @@ pub(super) struct Terms {
     pub(super) auth: bool,
     /// The session ends with the connection: DISCONNECT may not say otherwise [MQTT-3.14.2-2].
     pub(super) expires_at_once: bool,
-    client_max_packet: u32,
-    broker_max_packet: u32,
+    pub(super) client_max_packet: u32,
+    pub(super) broker_max_packet: u32,
     /// Topic aliases that the client takes.
     pub(super) client_aliases: u16,
     /// Topic aliases that the broker takes.
