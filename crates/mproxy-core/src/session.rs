@@ -355,6 +355,13 @@ impl Session {
         self.takes(side) && self.lane_of(side).1.fate_allows()
     }
 
+    /// Asked: whether the client's next packets wait for the session to open. Reading a little ahead then tells early
+    /// that the client has gone.
+    #[must_use]
+    pub fn opening(&self) -> bool {
+        matches!(self.phase, Phase::Admitting(_) | Phase::Dialing(_) | Phase::Introduced)
+    }
+
     /// Asked: who the client is, once it has said CONNECT.
     #[must_use]
     pub fn peer(&self) -> Option<&Arc<Peer>> {
@@ -467,7 +474,9 @@ impl Session {
         let room = !lane.full(limits.lane_packets, limits.lane_bytes)
             && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, limits.lane_packets))
             && self.direction_ref(from.other()).injected.len() < limits.lane_packets;
-        room && self.phase.takes(from)
+        // Before CONNACK only the steps of extended authentication are passed on.
+        let turn = from == Side::Broker || !matches!(self.phase, Phase::Introduced) || self.terms.auth;
+        room && turn && self.phase.takes(from)
     }
 
     /// A packet of our own for that side, never into the middle of another.

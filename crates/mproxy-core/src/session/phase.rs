@@ -96,7 +96,9 @@ impl Session {
             (Side::Client, PacketType::Connect | PacketType::Auth) => {
                 Err(self.out_of_place(from, header.kind))
             }
-            (Side::Client, _) => Ok(Step::Wait),
+            // [MQTT-3.1.2-30] leaves these two to a client that authenticates step by step.
+            (Side::Client, PacketType::Disconnect) => self.other_step(from, header, data),
+            (Side::Client, _) => Err(self.out_of_place(from, header.kind)),
             (Side::Broker, PacketType::Connack) => self.connack_came(header, data),
             (Side::Broker, _) => Err(self.out_of_place(from, header.kind)),
         }
@@ -270,6 +272,7 @@ impl Session {
             PacketType::Connect => "MQTT-3.1.0-2",
             PacketType::Auth => "MQTT-4.12.0-6",
             PacketType::Connack => "MQTT-3.2.0-2",
+            _ if side == Side::Client => "MQTT-3.1.2-30",
             _ => "MQTT-3.2.0-1",
         };
         Fault::Protocol { side, packet, what: "may not come now", rule, reason: ReasonCode::PROTOCOL_ERROR }
