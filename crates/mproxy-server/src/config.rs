@@ -1,1 +1,307 @@
-//! Configuration.
+//! Configuration: what was *written* in flags, environment and file becomes what is *meant*, a [`Config`]
+//! that cannot be wrong. Reads nothing by itself: [`load`] is given the environment and a way to read files.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`settings`] | the table of all settings: file key, variable, flag, default |
+//! | [`written`] | values as text, each with its [`Origin`] |
+//! | [`file`](mod@file), [`env`](mod@env) | where they come from |
+//! | [`value`] | text to typed values |
+//! | [`meant`], [`doors`] | typed values to a [`Config`], all faults collected |
+//! | [`available`] | what this version cannot serve yet |
+//! | [`check`] | the effective configuration, printed |
+
+mod available;
+pub mod check;
+mod doors;
+mod env;
+mod file;
+mod meant;
+mod nearest;
+pub mod settings;
+mod value;
+mod written;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use value::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, Secret, SendProxy};
+pub use written::{Effective, Origin};
+
+use written::Written;
+
+/// What mproxy was told to do, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name of this mproxy in events and logs.
+    pub instance: String,
+    /// The doors to open; never two on the same address.
+    pub listeners: Vec<Listener>,
+    /// The policy service, where there is one.
+    pub policy: Option<PolicyConfig>,
+    /// The static rule file.
+    pub acl_file: Option<PathBuf>,
+    /// Admin API and metrics.
+    pub admin: Admin,
+    /// Logging.
+    pub log: Log,
+    /// Traces.
+    pub otel: Option<Otel>,
+    /// Connections over all listeners; more are refused at once.
+    pub max_connections: usize,
+    /// How long a stop lets sessions end.
+    pub drain_timeout: Duration,
+}
+
+/// One door.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Its name in logs, events and metrics; unique.
+    pub name: String,
+    /// What clients speak here.
+    pub transport: Scheme,
+    /// Address or host name to bind.
+    pub host: String,
+    /// Port to bind; 0 takes any free one.
+    pub port: u16,
+    /// Path of the WebSocket upgrade; without meaning for the other transports.
+    pub path: String,
+    /// Server side of TLS; `Some` exactly where the transport has TLS.
+    pub tls: Option<ServerTls>,
+    /// Whether connections open with a PROXY header.
+    pub proxy_protocol: bool,
+    /// The broker behind it.
+    pub target: Target,
+    /// Connections of this listener; `None` leaves only the bound over all.
+    pub max_connections: Option<usize>,
+    /// Bytes of the largest packet a client may send.
+    pub max_packet_size: u32,
+    /// Accept to CONNECT, handshakes included.
+    pub connect_timeout: Duration,
+}
+
+/// How mproxy shows itself over TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerTls {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Where set, clients must show a certificate that one of these signed.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// How to reach a broker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// What it speaks.
+    pub scheme: Scheme,
+    /// Address or host name.
+    pub host: String,
+    /// Port, never 0.
+    pub port: u16,
+    /// Path, for WebSocket.
+    pub path: String,
+    /// TLS towards it.
+    pub tls: ClientTls,
+    /// PROXY header that is sent first.
+    pub proxy_protocol: SendProxy,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.name(), authority(&self.host, self.port))?;
+        if self.scheme.is_websocket() { f.write_str(&self.path) } else { Ok(()) }
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+#[must_use]
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// TLS files for a side that mproxy connects to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientTls {
+    /// Trusted roots, PEM; the system's where absent.
+    pub ca_certs: Option<PathBuf>,
+    /// mproxy's own certificate and key, PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// The policy service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyConfig {
+    /// `http://h:p`, `https://h:p` or `unix:/path`; tried in turn. Never empty.
+    pub endpoints: Vec<String>,
+    /// Deadline of one question.
+    pub timeout: Duration,
+    /// What an answer that never came means.
+    pub on_error: PerHook<OnError>,
+    /// Stream or unary.
+    pub mode: PolicyMode,
+    /// TLS towards it.
+    pub tls: ClientTls,
+}
+
+/// One value for each hook that decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerHook<T> {
+    /// May this client connect?
+    pub connect: T,
+    /// May it publish?
+    pub publish: T,
+    /// May it subscribe?
+    pub subscribe: T,
+    /// May it be sent this?
+    pub deliver: T,
+}
+
+/// Admin API and metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Address or host name to bind.
+    pub host: String,
+    /// Port to bind; 0 takes any free one.
+    pub port: u16,
+    /// What callers must show.
+    pub token: Option<Secret>,
+}
+
+/// Logging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// OpenTelemetry, by the standard's own names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Otel {
+    /// Where traces go.
+    pub endpoint: String,
+    /// Name of the service in traces.
+    pub service_name: String,
+    /// The sampler, as the standard names it.
+    pub sampler: String,
+    /// Its argument.
+    pub sampler_arg: Option<String>,
+}
+
+/// Settings given on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// Keys of [`settings::SETTINGS`] and what was given for them.
+    pub values: Vec<(&'static str, String)>,
+}
+
+/// A configuration that holds, and what is to be said about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What is meant.
+    pub config: Config,
+    /// What works, but perhaps not as it was wished.
+    pub warnings: Vec<Problem>,
+    /// Every setting in force and where it came from, secrets masked.
+    pub effective: Vec<Effective>,
+}
+
+/// Something wrong, and where it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub origin: Origin,
+    /// What, and how to mend it.
+    pub text: String,
+}
+
+impl Problem {
+    /// A problem at this place.
+    pub fn new(origin: Origin, text: impl Into<String>) -> Self {
+        Self { origin, text: text.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.text)
+    }
+}
+
+/// All that is wrong with a configuration, at once. The process ends with code 2 and has opened no port.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Problems {
+    /// What keeps mproxy from starting; never empty.
+    pub faults: Vec<Problem>,
+    /// What would have been warned of besides.
+    pub warnings: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.faults.len() == 1 { "" } else { "s" };
+        write!(f, "{} fault{s} in the configuration, no port was opened", self.faults.len())?;
+        self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+/// Reads flags, environment and file, in this order of precedence, into a [`Config`].
+///
+/// `read_file` is asked for the configuration file and for the kernel's host name, and for nothing else.
+///
+/// # Errors
+/// Every fault that was found, not only the first.
+pub fn load(
+    flags: &Flags,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    read_file: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Loaded, Problems> {
+    let mut faults = Vec::new();
+    let mut warnings = Vec::new();
+    let variables = env::read(env, &mut faults, &mut warnings);
+    let mut written = Written::of_defaults(&host_name(&variables, &read_file));
+    if let Some((path, origin)) = config_path(flags, &variables) {
+        match read_file(&path) {
+            Ok(text) => file::read(&path, &text, &mut written, &mut faults),
+            Err(error) => {
+                faults.push(Problem::new(origin, format!("cannot read {}: {error}", path.display())))
+            }
+        }
+    }
+    env::overlay(&variables, &mut written);
+    for (key, value) in &flags.values {
+        if let Some(flag) = settings::find(key).and_then(|setting| setting.flag) {
+            written.set(key, value, Origin::Flag(flag));
+        }
+    }
+    let mut config = meant::read(&written, &mut faults, &mut warnings);
+    available::restrict(&mut config, &written, &mut faults, &mut warnings);
+    if faults.is_empty() {
+        Ok(Loaded { config, warnings, effective: written.effective() })
+    } else {
+        Err(Problems { faults, warnings })
+    }
+}
+
+/// The file to read, and who named it.
+fn config_path(flags: &Flags, variables: &env::Variables) -> Option<(PathBuf, Origin)> {
+    let by_flag = flags.config.clone().map(|path| (path, Origin::Flag("config")));
+    by_flag.or_else(|| {
+        let path = variables.text.get(settings::CONFIG_VARIABLE)?;
+        Some((path.into(), Origin::Env(settings::CONFIG_VARIABLE)))
+    })
+}
+
+fn host_name(variables: &env::Variables, read_file: &impl Fn(&Path) -> io::Result<String>) -> String {
+    let kernel = read_file(Path::new("/proc/sys/kernel/hostname")).ok();
+    let name = kernel.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    name.or(variables.host_name.as_deref()).unwrap_or("mproxy").to_owned()
+}

@@ -1,0 +1,130 @@
+//! The effective configuration, for people (`mproxy check`) and for the admin API. Secrets are masked.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::written::{Effective, MASK};
+use super::{Listener, Loaded, authority};
+
+/// A TOML document of every setting in force, each with its source; without secrets it could be used as a file.
+#[must_use]
+pub fn render(loaded: &Loaded) -> String {
+    let mut page = format!("# mproxy {}, the configuration in force\n", env!("CARGO_PKG_VERSION"));
+    let mut table = String::new();
+    for effective in per_hook_or_general(&loaded.effective) {
+        let (section, name) = effective.key.rsplit_once('.').unwrap_or(("", &effective.key));
+        if section != table {
+            page.push_str(&header(&table, section));
+            section.clone_into(&mut table);
+        }
+        page.push_str(&line(name, effective));
+    }
+    page.push('\n');
+    for listener in &loaded.config.listeners {
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "# listens: {}", describe(listener));
+    }
+    page
+}
+
+/// `on_error` is a value or a table of hooks, and TOML allows only one of them.
+fn per_hook_or_general(all: &[Effective]) -> impl Iterator<Item = &Effective> {
+    const GENERAL: &str = "policy.on_error";
+    let is_hook = |key: &str| key.strip_prefix(GENERAL).is_some_and(|rest| rest.starts_with('.'));
+    let per_hook = all.iter().any(|effective| effective.value.is_some() && is_hook(&effective.key));
+    all.iter().filter(move |effective| match effective.key.as_str() {
+        GENERAL => !per_hook,
+        key => per_hook || !is_hook(key),
+    })
+}
+
+/// What has to be written between two tables.
+fn header(before: &str, section: &str) -> String {
+    let Some((listener, inner)) = section.split_once(']').filter(|_| section.starts_with("listeners["))
+    else {
+        return format!("\n[{section}]\n");
+    };
+    let inner = inner.strip_prefix('.').map(|inner| format!("[listeners.{inner}]\n"));
+    let is_new = !before.starts_with(listener);
+    let opening = if is_new { "\n[[listeners]]\n" } else { "" };
+    format!("{opening}{}", inner.unwrap_or_default())
+}
+
+fn line(name: &str, effective: &Effective) -> String {
+    match (&effective.value, &effective.origin) {
+        (Some(value), Some(origin)) => {
+            let setting = format!("{name} = {}", literal(value));
+            let origin = if origin.is_explicit() { origin.to_string() } else { "default".to_owned() };
+            format!("{setting:<40} # {origin}\n")
+        }
+        _ => format!("# {name} is not set\n"),
+    }
+}
+
+/// A value as TOML.
+fn literal(value: &str) -> String {
+    let is_number = value.parse::<u64>().is_ok_and(|number| number.to_string() == value);
+    if is_number || value == "true" || value == "false" {
+        return value.to_owned();
+    }
+    let mut text = String::from('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => text.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// One line on a listener.
+#[must_use]
+pub fn describe(listener: &Listener) -> String {
+    let Listener { name, transport, host, port, target, .. } = listener;
+    let path = if transport.is_websocket() { listener.path.as_str() } else { "" };
+    format!("{name} at {}://{}{path} for {target}", transport.name(), authority(host, *port))
+}
+
+/// The same for `GET /api/v1/config`.
+#[must_use]
+pub fn view(loaded: &Loaded) -> Value {
+    let settings = loaded.effective.iter().map(|effective| {
+        let source = effective.origin.as_ref().map(|origin| match origin.is_explicit() {
+            true => origin.to_string(),
+            false => "default".to_owned(),
+        });
+        json!({ "key": effective.key, "value": effective.value, "source": source })
+    });
+    let listeners = loaded.config.listeners.iter().map(|listener| {
+        json!({
+            "name": listener.name,
+            "transport": listener.transport.name(),
+            "bind": authority(&listener.host, listener.port),
+            "target": listener.target.to_string(),
+            "max_connections": listener.max_connections,
+            "max_packet_size": listener.max_packet_size,
+        })
+    });
+    let warnings = loaded.warnings.iter().map(ToString::to_string);
+    json!({
+        "settings": settings.collect::<Vec<_>>(),
+        "listeners": listeners.collect::<Vec<_>>(),
+        "warnings": warnings.collect::<Vec<_>>(),
+        "masked": MASK,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn literals_are_toml() {
+        assert_eq!(literal("1883"), "1883");
+        assert_eq!(literal("007"), "\"007\"");
+        assert_eq!(literal("a\"b\\c\n"), r#""a\"b\\c\u000A""#);
+    }
+}

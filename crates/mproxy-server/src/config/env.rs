@@ -1,0 +1,101 @@
+//! The environment: our variables as text, and what is odd about the rest that looks like ours.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::Problem;
+use super::nearest::nearest;
+use super::settings::{CONFIG_VARIABLE, SETTINGS};
+use super::value::is_service_link;
+use super::written::{Origin, Written};
+
+const PREFIX: &str = "MPROXY_";
+
+/// Our variables that are set. An empty one counts as unset, as `X=` in a compose file means it.
+#[derive(Debug, Default)]
+pub(super) struct Variables {
+    pub text: BTreeMap<&'static str, String>,
+    /// What a shell or container says the host is called.
+    pub host_name: Option<String>,
+}
+
+/// Sorts the environment into ours, unknown, and Kubernetes' own.
+pub(super) fn read(
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    faults: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Variables {
+    let mut variables = Variables::default();
+    let mut links = Vec::new();
+    for (name, value) in env {
+        let Some(name) = name.to_str() else { continue };
+        if name == "HOSTNAME" {
+            variables.host_name = value.into_string().ok().filter(|name| !name.is_empty());
+        } else if let Some(known) = known().find(|known| *known == name) {
+            match value.into_string() {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => drop(variables.text.insert(known, text)),
+                Err(_) => faults.push(Problem::new(Origin::Env(known), "is not UTF-8")),
+            }
+        } else if name.starts_with(PREFIX) {
+            if is_kubernetes(name, value.to_str().unwrap_or_default()) {
+                links.push(name.to_owned());
+            } else {
+                warnings.push(unknown(name));
+            }
+        }
+    }
+    warnings.extend(kubernetes(links));
+    variables
+}
+
+/// Lays the variables over what the file said.
+pub(super) fn overlay(variables: &Variables, written: &mut Written) {
+    for setting in SETTINGS {
+        let Some(variable) = setting.variable else { continue };
+        if let Some(text) = variables.text.get(variable) {
+            written.set(setting.key, text, Origin::Env(variable));
+        }
+    }
+}
+
+fn known() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().filter_map(|setting| setting.variable).chain([CONFIG_VARIABLE])
+}
+
+fn unknown(name: &str) -> Problem {
+    let known = nearest(name, known()).unwrap_or_default();
+    Problem::new(
+        Origin::ForeignEnv(name.into()),
+        format!("unknown, ignored; the nearest known name is {known}"),
+    )
+}
+
+/// Whether Kubernetes or Docker links made this variable for a service called `mproxy` or `mproxy-…`:
+/// `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT` with an address, `…_PORT_1883_TCP[_ADDR|_PORT|_PROTO]`.
+fn is_kubernetes(name: &str, value: &str) -> bool {
+    let service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    service || is_service_link(value) || is_port_link(name)
+}
+
+fn is_port_link(name: &str) -> bool {
+    let Some((_, rest)) = name.split_once("_PORT_") else { return false };
+    let mut words = rest.split('_');
+    let is_port = words.next().is_some_and(|word| word.parse::<u16>().is_ok());
+    is_port && words.next().is_some_and(|word| matches!(word, "TCP" | "UDP" | "SCTP"))
+}
+
+fn kubernetes(mut links: Vec<String>) -> Option<Problem> {
+    links.sort_unstable();
+    let first = links.first()?;
+    let text = match links.len() {
+        1 => "is ".to_owned(),
+        2 => "and one more are ".to_owned(),
+        more => format!("and {} more are ", more - 1),
+    };
+    let text = format!(
+        "{text}no setting but what Kubernetes puts into every pod beside a service of this name; ignored. \
+         `enableServiceLinks: false` in the pod's spec keeps such variables out"
+    );
+    Some(Problem::new(Origin::ForeignEnv(first.as_str().into()), text))
+}

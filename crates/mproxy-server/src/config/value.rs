@@ -1,0 +1,477 @@
+//! Text to typed values. Each reader says what it would have taken; none repeats a secret.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+/// Something that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for comparing.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// An enum whose values have names in the configuration.
+macro_rules! named {
+    ($(#[$about:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$each])* $variant),+ }
+
+        impl $name {
+            /// As the configuration writes it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// Reads a name, in any case.
+            ///
+            /// # Errors
+            /// Says which names there are.
+            pub fn parse(text: &str) -> Result<Self, String> {
+                let names: &[(&str, Self)] = &[$(($text, Self::$variant)),+];
+                let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+                found.map(|(_, value)| *value).ok_or_else(|| {
+                    let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+                    format!("{} is none of: {}", quoted(text), names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+named! {
+    /// What is spoken at a listener or a target.
+    Scheme {
+        /// MQTT over TCP.
+        Mqtt = "mqtt",
+        /// MQTT over TLS.
+        Mqtts = "mqtts",
+        /// MQTT over WebSocket.
+        Ws = "ws",
+        /// MQTT over WebSocket over TLS.
+        Wss = "wss",
+    }
+}
+
+impl Scheme {
+    /// Whether it is encrypted.
+    #[must_use]
+    pub const fn is_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    /// Whether it is a WebSocket.
+    #[must_use]
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+named! {
+    /// The PROXY header that a broker is sent.
+    SendProxy {
+        /// None.
+        Off = "off",
+        /// Version 1, text.
+        V1 = "v1",
+        /// Version 2, binary, with TLS facts.
+        V2 = "v2",
+    }
+}
+
+named! {
+    /// What an answer that never came means.
+    OnError {
+        /// The packet is refused.
+        Deny = "deny",
+        /// It goes through.
+        Allow = "allow",
+    }
+}
+
+named! {
+    /// How the policy service is asked.
+    PolicyMode {
+        /// By stream where the service offers it, else unary.
+        Auto = "auto",
+        /// Always unary.
+        Unary = "unary",
+    }
+}
+
+named! {
+    /// How important a log line is.
+    LogLevel {
+        /// Something is broken.
+        Error = "error",
+        /// Something is odd.
+        Warn = "warn",
+        /// Something an operator wants to know.
+        Info = "info",
+        /// Connections.
+        Debug = "debug",
+        /// Packets.
+        Trace = "trace",
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+named! {
+    /// How a log line looks.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For machines, an object a line.
+        Json = "json",
+    }
+}
+
+/// A value as it is repeated in a message: quoted, escaped, and not endlessly long.
+pub(super) fn quoted(text: &str) -> String {
+    const ENOUGH: usize = 80;
+    match text.char_indices().nth(ENOUGH) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// Where Kubernetes sets addresses, `tcp://10.0.0.1:1883`.
+pub(super) fn is_service_link(text: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    if is_service_link(text) {
+        return Err(format!(
+            "{} is no port but the address of a service, as Kubernetes puts it into every pod beside a \
+             service of this name: set `enableServiceLinks: false` in the pod's spec",
+            quoted(text)
+        ));
+    }
+    text.parse().map_err(|_| format!("{} is no port: a whole number from 0 to 65535", quoted(text)))
+}
+
+/// A port to bind. 0 takes any free one.
+pub(super) fn bind_port(text: &str) -> Result<u16, String> {
+    port(text)
+}
+
+/// A port to connect to.
+pub(super) fn target_port(text: &str) -> Result<u16, String> {
+    match port(text)? {
+        0 => Err("0 is no port to connect to: a whole number from 1 to 65535".to_owned()),
+        port => Ok(port),
+    }
+}
+
+/// An address or host name; an IPv6 address may have its brackets.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_name = !bare.is_empty() && bare.len() <= 253 && bare.chars().all(is_name_char);
+    if bare.parse::<IpAddr>().is_ok() || (is_name && bare == text) {
+        return Ok(bare.to_owned());
+    }
+    Err(format!("{} is neither an address nor a host name (without scheme, port or path)", quoted(text)))
+}
+
+/// The path of a WebSocket.
+pub(super) fn path(text: &str) -> Result<String, String> {
+    let is_clean = |c: char| c.is_ascii_graphic() && c != '#';
+    if text.starts_with('/') && text.chars().all(is_clean) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is no path: it begins with / and has no spaces", quoted(text)))
+}
+
+/// The name of a file.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("an empty name is no file".to_owned()) } else { Ok(text.into()) }
+}
+
+/// A name that is also a label in metrics and logs.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    let is_label_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if (1..=64).contains(&text.len()) && text.chars().all(is_label_char) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is no name: up to 64 letters, digits, dots, dashes and underscores", quoted(text)))
+}
+
+/// The name of this instance: anything a person may read in one line.
+pub(super) fn instance(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("an instance's name is one line of up to 255 bytes".to_owned())
+}
+
+/// The admin's bearer token. Never repeated.
+pub(super) fn token(text: &str) -> Result<Secret, String> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(Secret::from(text));
+    }
+    Err("a token is visible ASCII without spaces, or it could not be sent in a header".to_owned())
+}
+
+/// `true` or `false`, and what Go's `ParseBool` takes besides, as mProxy did.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Ok(true),
+        "false" | "f" | "0" => Ok(false),
+        _ => Err(format!("{} is neither true nor false", quoted(text))),
+    }
+}
+
+/// `on` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(format!("{} is none of: off, on", quoted(text))),
+    }
+}
+
+/// A number of connections.
+pub(super) fn connections(text: &str) -> Result<usize, String> {
+    match text.parse::<u32>() {
+        Ok(0) => Err("0 would refuse every connection".to_owned()),
+        Ok(number) => Ok(number as usize),
+        Err(_) => Err(format!("{} is no number of connections", quoted(text))),
+    }
+}
+
+/// The smallest packet bound that still lets the shortest CONNECT through.
+const LEAST_PACKET: u64 = 16;
+
+/// The largest packet there is: four bytes of length, and the fixed header.
+const LARGEST_PACKET: u64 = 268_435_460;
+
+/// Bytes of a packet, plain or as `256KiB`, `1MiB`.
+pub(super) fn packet_size(text: &str) -> Result<u32, String> {
+    let bytes = bytes(text)?;
+    let allowed = (LEAST_PACKET..=LARGEST_PACKET).contains(&bytes);
+    let size = u32::try_from(bytes).ok().filter(|_| allowed);
+    size.ok_or_else(|| format!("{} is not between {LEAST_PACKET} and {LARGEST_PACKET} bytes", quoted(text)))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{} is no size: bytes, or a number with B, KiB, MiB or GiB", quoted(text));
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit: u64 = match text[digits..].trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+/// Longer than anybody waits, and far from overflowing a clock.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `250ms`, `1s`, `2m`, `1h`, or several of them, `1m30s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{} is no duration: a number with ms, s, m or h, as in 250ms or 1m30s", quoted(text));
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
+        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match &rest[digits..digits + letters] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(60 * 60),
+            _ => return Err(wrong()),
+        };
+        sum = sum.saturating_add(unit.saturating_mul(number));
+        rest = &rest[digits + letters..];
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    if sum > LONGEST { Err(format!("{} is more than 24h", quoted(text))) } else { Ok(sum) }
+}
+
+/// A duration to wait at most; none at all would never let anybody in.
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("a deadline of nothing lets nobody in".to_owned()) } else { Ok(duration) }
+}
+
+/// Addresses of a policy service, tried in turn.
+pub(super) fn policy_urls(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(|url| policy_url(url.trim())).collect()
+}
+
+fn policy_url(url: &str) -> Result<String, String> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let is_absolute = path.starts_with('/') && path.len() > 1;
+        return if is_absolute { Ok(format!("unix:{path}")) } else { Err(no_policy_url(url)) };
+    }
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    match authority {
+        Some(authority) if is_authority(authority) => Ok(url.strip_suffix('/').unwrap_or(url).to_owned()),
+        _ => Err(no_policy_url(url)),
+    }
+}
+
+/// Does not repeat what might be a user name and password.
+fn no_policy_url(url: &str) -> String {
+    const FORMS: &str = "http://host:port, https://host:port or unix:/path";
+    if url.contains('@') {
+        return format!("a policy URL takes no user name and password: {FORMS}");
+    }
+    format!("{} is no policy URL: {FORMS}", quoted(url))
+}
+
+fn is_authority(text: &str) -> bool {
+    let name_and_port = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => target_port(port).map(|_| name).ok(),
+        _ => Some(text),
+    };
+    name_and_port.is_some_and(|name| host(name).is_ok() && (name.starts_with('[') || !name.contains(':')))
+}
+
+/// Where OpenTelemetry data goes.
+pub(super) fn otlp_endpoint(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split('/').next().unwrap_or(rest));
+    if authority.is_some_and(is_authority) {
+        return Ok(text.to_owned());
+    }
+    Err("an OTLP endpoint is http://host:port or https://host:port".to_owned())
+}
+
+/// A sampler of the OpenTelemetry standard.
+pub(super) fn sampler(text: &str) -> Result<String, String> {
+    const SAMPLERS: [&str; 6] = [
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ];
+    if SAMPLERS.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is none of: {}", quoted(text), SAMPLERS.join(", ")))
+}
+
+/// Anything.
+#[expect(clippy::unnecessary_wraps, reason = "has the shape of the other readers")]
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "s", "1 s", "1.5s", "-1s", "1d", "25h", "99999999999s", "1s "] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(deadline("0ms").is_err());
+    }
+
+    #[test]
+    fn sizes_are_plain_or_binary() {
+        assert_eq!(packet_size("256KiB"), Ok(256 << 10));
+        assert_eq!(packet_size("1 MiB"), Ok(1 << 20));
+        assert_eq!(packet_size("268435460"), Ok(268_435_460));
+        for wrong in
+            ["", "KiB", "1kb", "15", "268435461", "1GiB", "99999999999999999999", "18014398509481984KiB"]
+        {
+            assert!(packet_size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_addresses_or_names() {
+        assert_eq!(host("[::1]").as_deref(), Ok("::1"));
+        for right in ["0.0.0.0", "::", "broker-0.mqtt_ns.svc", "localhost"] {
+            assert_eq!(host(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "a b", "mqtt://broker", "broker:1883", "[broker]", "bröker", "a/b"] {
+            assert!(host(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn policy_urls_have_three_forms() {
+        assert_eq!(
+            policy_urls("http://a:1, https://[::1]:2/,unix:///run/p.sock"),
+            Ok(vec!["http://a:1".into(), "https://[::1]:2".into(), "unix:/run/p.sock".into()])
+        );
+        for wrong in [
+            "",
+            "a:1",
+            "http://",
+            "http://a:0",
+            "http://a:1/p",
+            "http://a:1,",
+            "unix:p",
+            "http://::1:2",
+            "ftp://a:1",
+        ] {
+            assert!(policy_urls(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_repeated() {
+        let error = policy_urls("http://me:hunter2@host:1").expect_err("refused");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn long_values_are_cut_when_repeated() {
+        assert!(quoted(&"ü".repeat(1000)).chars().count() < 90);
+    }
+}
