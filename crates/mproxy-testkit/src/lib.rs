@@ -1,1 +1,37 @@
-//! Scripted peers, a seeded simulator and deciders that delay and fail on command.
+//! Scripted peers, real processes and a seeded simulator, for the tests of mproxy. Never ships.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`wire`] | a client on a raw socket, and packets built by hand: it shares no line with the codec it tests |
+//! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
+//! | [`embedded`] | a real broker inside the test |
+//! | [`mosquitto`] | a real broker and real clients as processes |
+//! | [`hook`] | `mproxy` itself and the example hook service as processes |
+//! | [`process`] | a child process with its log, that ends with the test |
+//!
+//! What is given here fails loudly: a helper that cannot do its job panics and says why, for a test has nothing
+//! better to do. Every wait has a deadline ([`PATIENCE`]).
+//!
+//! ```
+//! use mproxy_testkit::{broker::{RecordingBroker, Script}, wire::{Publish, Version, WireClient, publish}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let mut broker = RecordingBroker::start(Script::default()).await;
+//! let mut client = WireClient::login(broker.addr(), Version::V5, "thermometer").await;
+//! let reading = publish(Version::V5, &Publish { topic: "room/1", payload: b"21", ..Publish::default() });
+//! client.send(&reading).await;
+//! let mut session = broker.session().await;
+//! assert_eq!(session.packets(2).await[1], reading);
+//! # }
+//! ```
+
+pub mod broker;
+pub mod embedded;
+pub mod hook;
+pub mod mosquitto;
+pub mod process;
+pub mod wire;
+
+/// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,0 +1,159 @@
+//! Our own programs as real processes: `mproxy` and the example hook service.
+
+use crate::process::{Ended, Failed, Process, run};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+use tokio::process::Command;
+
+/// The example hook service; it ends when this is dropped.
+#[derive(Debug)]
+pub struct HookService {
+    process: Process,
+    addr: SocketAddr,
+}
+
+impl HookService {
+    /// Starts it with these variables and arguments, and waits until it listens.
+    pub async fn start(env: &[(&str, &str)], args: &[&str]) -> Self {
+        let command = command("mproxy-example-hook", "mproxy-example-hook", env, args);
+        let mut process = Process::start("mproxy-example-hook", command);
+        let addr = listening(&mut process, "").await.unwrap_or_else(|failed| panic!("{failed}"));
+        Self { process, addr }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The process and its log.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// A running `mproxy`; it ends when this is dropped.
+///
+/// It sees none of the `MPROXY_` and `OTEL_` variables that the test itself runs with.
+#[derive(Debug)]
+pub struct MproxyProcess {
+    process: Process,
+}
+
+impl MproxyProcess {
+    /// Starts it with these variables and arguments, and waits until it listens somewhere.
+    pub async fn start(env: &[(&str, &str)], args: &[&str]) -> Self {
+        let mut process = Process::start("mproxy", command("mproxy", "mproxy-server", env, args));
+        listening(&mut process, "").await.unwrap_or_else(|failed| panic!("{failed}"));
+        Self { process }
+    }
+
+    /// Runs it to its end: `check`, or a start that must fail.
+    pub async fn run(env: &[(&str, &str)], args: &[&str]) -> Ended {
+        run("mproxy", command("mproxy", "mproxy-server", env, args)).await
+    }
+
+    /// The address in the first `listening on ADDR` line that contains `word` too; `""` takes any.
+    pub async fn addr(&mut self, word: &str) -> SocketAddr {
+        listening(&mut self.process, word).await.unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// The process and its log.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits until it ends, after a signal say.
+    pub async fn end(self) -> Ended {
+        self.process.end().await.unwrap_or_else(|failed| panic!("{failed}"))
+    }
+}
+
+async fn listening(process: &mut Process, word: &str) -> Result<SocketAddr, Failed> {
+    let what = format!("\"listening on ADDR\" with {word:?} in it");
+    process.line_where(&what, |line| if line.contains(word) { address(line) } else { None }).await
+}
+
+/// The address after `listening on `, whatever punctuation a log format puts around it.
+fn address(line: &str) -> Option<SocketAddr> {
+    let (_, after) = line.split_once("listening on ")?;
+    let word = after.split([' ', ',', '"']).next()?;
+    word.trim_start_matches("http://").trim_end_matches('.').parse().ok()
+}
+
+fn command(binary: &str, package: &str, env: &[(&str, &str)], args: &[&str]) -> Command {
+    let mut command = Command::new(built(binary, package));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("MPROXY_") || name.starts_with("OTEL_")) {
+            command.env_remove(name);
+        }
+    }
+    command.env("NO_COLOR", "1").envs(env.iter().copied()).args(args);
+    command
+}
+
+/// The binary beside the running test, built first where it is not there: cargo tells a test of the binaries of
+/// its own package only. One that is there is taken as it is; the workspace's test command builds all anew.
+fn built(binary: &str, package: &str) -> PathBuf {
+    // Two tests at once must not start two builds.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = profile_folder();
+    let file = folder.join(format!("{binary}{}", std::env::consts::EXE_SUFFIX));
+    if !file.is_file() {
+        build(&folder, package);
+        assert!(file.is_file(), "package {package} has no binary {}", file.display());
+    }
+    file
+}
+
+/// `target/debug`, from `target/debug/deps/some_test-0123`.
+fn profile_folder() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_else(|error| panic!("who am I? {error}"));
+    let deps = test.ancestors().find(|folder| folder.ends_with("deps") || folder.ends_with("examples"));
+    let folder = deps.and_then(Path::parent);
+    folder.unwrap_or_else(|| panic!("{} is not in a target folder", test.display())).to_owned()
+}
+
+fn build(folder: &Path, package: &str) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let target = folder.parent().unwrap_or(folder);
+    let built = std::process::Command::new(cargo)
+        .args(["build", "--quiet", "--package", package, "--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "cannot build {package}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_found_in_text_and_json() {
+        let expected = Some("127.0.0.1:1883".parse().unwrap());
+        for line in [
+            "listening on 127.0.0.1:1883",
+            "2025-01-01T00:00:00Z  INFO mproxy: mqtt listening on 127.0.0.1:1883 target=localhost:1884",
+            r#"{"level":"INFO","message":"mqtt listening on 127.0.0.1:1883"}"#,
+            "listening on http://127.0.0.1:1883.",
+        ] {
+            assert_eq!(address(line), expected, "{line}");
+        }
+        assert_eq!(address("listening on [::1]:1883"), Some("[::1]:1883".parse().unwrap()));
+        assert_eq!(address("not listening"), None);
+    }
+
+    #[test]
+    fn binaries_stand_beside_the_tests() {
+        assert!(profile_folder().join("deps").is_dir());
+    }
+}
