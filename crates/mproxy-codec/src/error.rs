@@ -135,6 +135,7 @@ faults! {
     ResponseTopicWildcard: "Response Topic holds a wildcard", "MQTT-3.3.2-14", PROTOCOL;
     ResponseTopicEmpty: "Response Topic is empty", "MQTT-4.7.3-1", PROTOCOL;
     SessionExpiryFromServer: "Session Expiry Interval in a DISCONNECT of a server", "MQTT-3.14.2-2", PROTOCOL;
+    ServerReferenceFromClient: "Server Reference in a DISCONNECT of a client", "", PROTOCOL;
     AuthenticationMethodMissing: "authentication without an Authentication Method", "", PROTOCOL;
     // CONNECT
     ProtocolName: "unknown protocol name", "MQTT-3.1.2-1", VERSION;

@@ -257,3 +257,110 @@ fn explain(kind: Option<PacketType>, flags: u8, from: Sender, version: Option<Ve
     };
     Malformed::new(fault, kind, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_client(bytes: &[u8], version: Version) -> Result<Option<Header>, ErrorKind> {
+        Header::parse(bytes, Sender::Client, Some(version)).map_err(|error| error.kind)
+    }
+
+    fn from_server(bytes: &[u8], version: Version) -> Result<Option<Header>, ErrorKind> {
+        Header::parse(bytes, Sender::Server, Some(version)).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn a_header_needs_its_type_and_its_whole_length() {
+        assert_eq!(from_client(&[], Version::V311), Ok(None));
+        assert_eq!(from_client(&[0x30], Version::V311), Ok(None));
+        assert_eq!(from_client(&[0x30, 0x80], Version::V311), Ok(None));
+        let header = from_client(&[0x3B, 0x80, 0x01], Version::V311).unwrap().unwrap();
+        assert_eq!((header.kind, header.remaining, header.len), (PacketType::Publish, 128, 3));
+        assert_eq!((header.dup(), header.qos(), header.retain()), (true, QoS::AtLeastOnce, true));
+        assert_eq!(header.total(), 131);
+    }
+
+    #[test]
+    fn nothing_but_connect_opens_a_connection() {
+        for kind in PacketType::ALL {
+            let bytes = [kind.first_byte(), 20];
+            let client = Header::parse(&bytes, Sender::Client, None).map_err(|error| error.kind);
+            let server = Header::parse(&bytes, Sender::Server, None).map_err(|error| error.kind);
+            match kind {
+                PacketType::Connect => assert!(client.is_ok()),
+                _ => assert_eq!(client, Err(ErrorKind::NotConnect)),
+            }
+            match kind {
+                PacketType::Connack => assert!(server.is_ok()),
+                _ => assert_eq!(server, Err(ErrorKind::NotConnack)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_is_told_by_the_first_byte_alone() {
+        assert_eq!(from_client(&[0x00], Version::V5), Err(ErrorKind::TypeZero));
+        assert_eq!(from_client(&[0x36], Version::V5), Err(ErrorKind::QosThree));
+        assert_eq!(from_client(&[0x20], Version::V5), Err(ErrorKind::WrongDirection));
+        assert_eq!(from_client(&[0xF0], Version::V311), Err(ErrorKind::WrongVersion));
+        assert_eq!(from_server(&[0xE0], Version::V311), Err(ErrorKind::WrongVersion));
+        assert_eq!(from_server(&[0x82], Version::V5), Err(ErrorKind::WrongDirection));
+        assert_eq!(from_client(&[0x60], Version::V311), Err(ErrorKind::ReservedFlags));
+        assert_eq!(from_client(&[0x80], Version::V31), Err(ErrorKind::ReservedFlags));
+        assert_eq!(from_client(&[0xC1], Version::V31), Err(ErrorKind::ReservedFlags));
+    }
+
+    #[test]
+    fn dup_with_qos_0_is_a_fault_of_clients_since_3_1_1() {
+        assert_eq!(from_client(&[0x38, 9], Version::V311), Err(ErrorKind::DupWithoutQos));
+        assert_eq!(from_client(&[0x39, 9], Version::V5), Err(ErrorKind::DupWithoutQos));
+        assert!(from_client(&[0x38, 9], Version::V31).is_ok());
+        assert!(from_server(&[0x38, 9], Version::V311).is_ok());
+    }
+
+    #[test]
+    fn requests_may_be_marked_as_repeated_in_3_1_only() {
+        for first in [0x6A, 0x8A, 0xAA] {
+            assert!(from_client(&[first, 2], Version::V31).unwrap().is_some());
+            assert_eq!(from_client(&[first, 2], Version::V311), Err(ErrorKind::ReservedFlags));
+            assert_eq!(from_client(&[first, 3], Version::V5), Err(ErrorKind::ReservedFlags));
+        }
+    }
+
+    #[test]
+    fn the_length_is_written_in_as_few_bytes_as_it_needs() {
+        assert_eq!(from_client(&[0xC0, 0x80, 0x00], Version::V311), Err(ErrorKind::IntegerNotMinimal));
+        assert_eq!(from_client(&[0x30, 0xFF, 0xFF, 0xFF, 0xFF], Version::V5), Err(ErrorKind::IntegerTooLong));
+        let largest = from_client(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F], Version::V5).unwrap().unwrap();
+        assert_eq!(largest.total(), 268_435_460);
+    }
+
+    #[test]
+    fn a_length_outside_the_bounds_of_the_type_is_told_at_once() {
+        for (bytes, version, fault) in [
+            (&[0xC0, 1], Version::V5, ErrorKind::TooLong),
+            (&[0xE0, 1], Version::V311, ErrorKind::TooLong),
+            (&[0x40, 3], Version::V311, ErrorKind::TooLong),
+            (&[0x40, 1], Version::V5, ErrorKind::TooShort),
+            (&[0x82, 2], Version::V5, ErrorKind::TooShort),
+            (&[0x30, 1], Version::V311, ErrorKind::TooShort),
+        ] {
+            assert_eq!(from_client(bytes, version), Err(fault), "{bytes:02x?}");
+        }
+        assert_eq!(from_server(&[0x20, 3], Version::V311), Err(ErrorKind::TooLong));
+        assert_eq!(from_server(&[0x20, 2], Version::V5), Err(ErrorKind::TooShort));
+        assert_eq!(from_server(&[0xB0, 3], Version::V31), Err(ErrorKind::TooLong));
+        assert!(from_client(&[0xE0, 1], Version::V5).is_ok());
+    }
+
+    #[test]
+    fn a_frame_keeps_its_bytes_and_leaves_the_rest() {
+        let bytes = [0xC0, 0, 0x40, 2, 0, 1, 0x30];
+        let (ping, rest) = Frame::split(&bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        assert_eq!((ping.bytes, ping.body()), (&bytes[..2], &[][..]));
+        let (ack, rest) = Frame::split(rest, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        assert_eq!((ack.bytes, ack.body()), (&bytes[2..6], &bytes[4..6]));
+        assert_eq!(Frame::split(rest, Sender::Client, Some(Version::V5)), Ok(None));
+    }
+}

@@ -87,3 +87,65 @@ impl<'a> Ack<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::property::{PropertyId, Value};
+
+    fn parse(bytes: &[u8], from: Sender, version: Version) -> Result<Ack<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, from, Some(version)).unwrap().unwrap();
+        Ack::parse(&frame.header, frame.bytes, from, version).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn the_short_forms_mean_success_and_no_properties() {
+        for bytes in [&b"\x40\x02\0\x07"[..], b"\x40\x03\0\x07\0", b"\x40\x04\0\x07\0\0"] {
+            let ack = parse(bytes, Sender::Client, Version::V5).unwrap();
+            assert_eq!(ack, Ack::new(PacketType::Puback, PacketId::new(7).unwrap(), ReasonCode::SUCCESS));
+        }
+    }
+
+    #[test]
+    fn each_of_the_four_is_written_in_its_shortest_form() {
+        let id = PacketId::new(7).unwrap();
+        for (kind, first) in [
+            (PacketType::Puback, 0x40),
+            (PacketType::Pubrec, 0x50),
+            (PacketType::Pubrel, 0x62),
+            (PacketType::Pubcomp, 0x70),
+        ] {
+            let mut out = BytesMut::new();
+            let refused = Ack::new(kind, id, ReasonCode::NOT_AUTHORIZED);
+            Ack::new(kind, id, ReasonCode::SUCCESS).encode(Version::V5, &mut out).unwrap();
+            refused.encode(Version::V5, &mut out).unwrap();
+            refused.encode(Version::V311, &mut out).unwrap();
+            assert_eq!(&out[..], [first, 2, 0, 7, first, 3, 0, 7, 0x87, first, 2, 0, 7]);
+        }
+        let no_ack = Ack::new(PacketType::Publish, id, ReasonCode::SUCCESS);
+        assert!(no_ack.encode(Version::V5, &mut BytesMut::new()).is_err());
+    }
+
+    #[test]
+    fn a_reason_string_makes_the_long_form() {
+        let id = PacketId::new(7).unwrap();
+        let why = [(PropertyId::ReasonString, Value::Text("no"))];
+        let mut out = BytesMut::new();
+        let ack = Ack::new(PacketType::Pubrec, id, ReasonCode::NOT_AUTHORIZED);
+        ack.encode_with(Version::V5, &PropertyEdit::only(&why), &mut out).unwrap();
+        let read = parse(&out, Sender::Server, Version::V5).unwrap();
+        assert_eq!((read.reason, read.properties.text(PropertyId::ReasonString)), (ack.reason, Some("no")));
+    }
+
+    #[test]
+    fn faults_of_clients_are_told_and_odd_codes_of_servers_pass() {
+        let client = |bytes| parse(bytes, Sender::Client, Version::V5).map(|_| ());
+        assert_eq!(client(b"\x40\x02\0\0"), Err(ErrorKind::PacketIdZero));
+        assert_eq!(client(b"\x40\x03\0\x01\x92"), Err(ErrorKind::ReasonCodeUnknown));
+        assert_eq!(client(b"\x62\x03\0\x01\x80"), Err(ErrorKind::ReasonCodeUnknown));
+        assert_eq!(client(b"\x40\x05\0\x01\0\0\0"), Err(ErrorKind::TrailingBytes));
+        assert_eq!(client(b"\x40\x05\0\x01\0\x02\x1f"), Err(ErrorKind::Overrun));
+        assert!(parse(b"\x40\x03\0\x01\x92", Sender::Server, Version::V5).is_ok());
+    }
+}

@@ -59,3 +59,31 @@ impl<'a> Auth<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn parse(bytes: &[u8], from: Sender) -> Result<Auth<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, from, Some(Version::V5)).unwrap().unwrap();
+        Auth::parse(&frame.header, frame.bytes, from).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn a_client_names_its_method() {
+        let bytes = b"\xf0\x06\x18\x04\x15\0\x01m";
+        let auth = parse(bytes, Sender::Client).unwrap();
+        assert_eq!(auth.properties.text(PropertyId::AuthenticationMethod), Some("m"));
+        let mut out = BytesMut::new();
+        auth.encode(&mut out).unwrap();
+        assert_eq!(out, bytes[..]);
+        assert_eq!(parse(b"\xf0\x02\x18\0", Sender::Client), Err(ErrorKind::AuthenticationMethodMissing));
+    }
+
+    #[test]
+    fn success_is_for_the_server_to_say() {
+        assert_eq!(parse(b"\xf0\0", Sender::Client), Err(ErrorKind::ReasonCodeUnknown));
+        assert_eq!(parse(b"\xf0\0", Sender::Server), Ok(Auth::default()));
+    }
+}

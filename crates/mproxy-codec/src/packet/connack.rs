@@ -73,3 +73,39 @@ impl<'a> Connack<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::property::{PropertyId, Value};
+    use crate::reason::ReasonCode;
+
+    fn parse(bytes: &[u8], version: Version) -> Result<Connack<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, Sender::Server, Some(version)).unwrap().unwrap();
+        Connack::parse(&frame.header, frame.bytes, version).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn a_refusal_is_said_in_the_words_of_the_version() {
+        let mut out = BytesMut::new();
+        let code = ReasonCode::NOT_AUTHORIZED;
+        let why = [(PropertyId::ReasonString, Value::Text("no"))];
+        let refusal = Connack { reason: code.0, ..Connack::default() };
+        refusal.encode_with(Version::V5, &PropertyEdit::only(&why), &mut out).unwrap();
+        assert_eq!(&out[..], b"\x20\x08\0\x87\x05\x1f\0\x02no");
+        assert_eq!(parse(&out, Version::V5).unwrap().properties.text(PropertyId::ReasonString), Some("no"));
+        out.clear();
+        let refusal = Connack { reason: code.connack_v3(), ..Connack::default() };
+        refusal.encode_with(Version::V311, &PropertyEdit::only(&why), &mut out).unwrap();
+        assert_eq!(&out[..], b"\x20\x02\0\x05");
+    }
+
+    #[test]
+    fn session_present_is_no_word_of_3_1() {
+        assert!(parse(b"\x20\x02\x01\0", Version::V311).unwrap().session_present);
+        assert!(!parse(b"\x20\x02\x01\0", Version::V31).unwrap().session_present);
+        assert_eq!(parse(b"\x20\x02\x02\0", Version::V311), Err(ErrorKind::ConnackReserved));
+        assert_eq!(parse(b"\x20\x04\0\0\0\0", Version::V5), Err(ErrorKind::TrailingBytes));
+    }
+}

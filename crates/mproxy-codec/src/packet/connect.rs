@@ -190,15 +190,19 @@ impl Flags {
         let at = reader.at();
         let bits = reader.u8()?;
         let fault = |kind| Err(reader.fault_at(kind, at));
+        // 3.1 does not use the reserved bit, and disregards QoS and retain flag of a will that is not there.
+        let strict = version != Version::V31;
         let (qos, retain) = (QoS::from_bits(bits >> 3 & 0b11), bits & 0x20 != 0);
         let will = match (bits & 0x04 != 0, qos) {
             (true, Some(qos)) => Some((qos, retain)),
             (true, None) => return fault(ErrorKind::WillQosThree),
-            (false, Some(QoS::AtMostOnce)) if !retain => None,
-            (false, Some(QoS::AtMostOnce)) => return fault(ErrorKind::WillRetainWithoutWill),
-            (false, _) => return fault(ErrorKind::WillQosWithoutWill),
+            (false, qos) if strict && qos != Some(QoS::AtMostOnce) => {
+                return fault(ErrorKind::WillQosWithoutWill);
+            }
+            (false, _) if strict && retain => return fault(ErrorKind::WillRetainWithoutWill),
+            (false, _) => None,
         };
-        if bits & 0x01 != 0 {
+        if strict && bits & 0x01 != 0 {
             return fault(ErrorKind::ConnectReserved);
         }
         let (password, username) = (bits & 0x40 != 0, bits & 0x80 != 0);
@@ -238,4 +242,126 @@ fn client_id<'a>(reader: &mut Reader<'a>, version: Version, clean: bool) -> Resu
         return Err(reader.fault_at(ErrorKind::ClientIdEmpty, at));
     }
     Ok(client_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn parse(bytes: &[u8]) -> Result<Connect<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, Sender::Client, None).unwrap().unwrap();
+        Connect::parse(&frame.header, frame.bytes).map_err(|error| error.kind)
+    }
+
+    /// A CONNECT of 3.1.1 with these flags and this payload.
+    fn v311(flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x10, 10 + payload.len() as u8];
+        bytes.extend_from_slice(b"\0\x04MQTT\x04");
+        bytes.extend_from_slice(&[flags, 0, 60]);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// A CONNECT of 5.0 with everything in it.
+    fn full() -> Vec<u8> {
+        let mut bytes = b"\x10\0\0\x04MQTT\x85\xee\0\x3c\x03\x21\0\x05\0\x01c\x05\x18\0\0\0\x09\
+            \0\x02w/\0\x02\0\xff\0\x01u\0\x01p"
+            .to_vec();
+        bytes[1] = (bytes.len() - 2) as u8;
+        bytes
+    }
+
+    #[test]
+    fn all_fields_are_read_and_written_back() {
+        let bytes = full();
+        let connect = parse(&bytes).unwrap();
+        assert_eq!((connect.version, connect.bridge, connect.clean_start), (Version::V5, true, true));
+        assert_eq!((connect.keep_alive, connect.client_id), (60, "c"));
+        assert_eq!(connect.properties.u16(PropertyId::ReceiveMaximum), Some(5));
+        let will = connect.will.unwrap();
+        assert_eq!(
+            (will.topic, will.payload, will.qos, will.retain),
+            ("w/", &[0, 0xFF][..], QoS::AtLeastOnce, true)
+        );
+        assert_eq!(will.properties.u32(PropertyId::WillDelayInterval), Some(9));
+        assert_eq!((connect.username, connect.password), (Some("u"), Some(&b"p"[..])));
+        let mut out = BytesMut::new();
+        connect.encode(&mut out).unwrap();
+        assert_eq!(out, bytes);
+    }
+
+    #[test]
+    fn changed_fields_are_written_and_the_rest_is_kept() {
+        let bytes = full();
+        let connect = parse(&bytes).unwrap();
+        let mut out = BytesMut::new();
+        Connect { client_id: "other", username: None, ..connect }.encode(&mut out).unwrap();
+        let changed = parse(&out).unwrap();
+        assert_eq!(changed, Connect { client_id: "other", username: None, ..connect });
+    }
+
+    #[test]
+    fn name_and_level_tell_the_version() {
+        for (start, version) in [
+            (&b"\0\x06MQIsdp\x03"[..], Ok(Version::V31)),
+            (b"\0\x04MQTT\x04", Ok(Version::V311)),
+            (b"\0\x04MQTT\x84", Ok(Version::V311)),
+            (b"\0\x06MQIsdp\x83", Ok(Version::V31)),
+            (b"\0\x04MQTT\x03", Err(ErrorKind::UnsupportedVersion)),
+            (b"\0\x04MQTT\x06", Err(ErrorKind::UnsupportedVersion)),
+            (b"\0\x06MQIsdp\x04", Err(ErrorKind::UnsupportedVersion)),
+            (b"\0\x04mqtt\x04", Err(ErrorKind::ProtocolName)),
+        ] {
+            let mut bytes = vec![0x10, start.len() as u8 + 6];
+            bytes.extend_from_slice(start);
+            bytes.extend_from_slice(b"\x02\0\0\0\x01c");
+            assert_eq!(parse(&bytes).map(|connect| connect.version), version, "{start:?}");
+            assert_eq!(Connect::claimed_version(&bytes), version.ok());
+        }
+        assert_eq!(Connect::claimed_version(b"\x10\x0d\0\x04MQTT"), None);
+        assert_eq!(Connect::claimed_version(b"\xc0\0"), None);
+    }
+
+    #[test]
+    fn flags_must_agree_with_each_other_and_with_the_payload() {
+        for (flags, payload, fault) in [
+            (0x03, &b"\0\x01c"[..], ErrorKind::ConnectReserved),
+            (0x0A, b"\0\x01c", ErrorKind::WillQosWithoutWill),
+            (0x22, b"\0\x01c", ErrorKind::WillRetainWithoutWill),
+            (0x1E, b"\0\x01c\0\x01w\0\0", ErrorKind::WillQosThree),
+            (0x42, b"\0\x01c\0\x01p", ErrorKind::PasswordWithoutUserName),
+            (0x82, b"\0\x01c", ErrorKind::Overrun),
+            (0x02, b"\0\x01c\0\x01u", ErrorKind::TrailingBytes),
+            (0x00, b"\0\0", ErrorKind::ClientIdEmpty),
+            (0x06, b"\0\x01c\0\0\0\0", ErrorKind::TopicNameEmpty),
+            (0x06, b"\0\x01c\0\x01#\0\0", ErrorKind::TopicNameWildcard),
+            (0x02, b"\0\x01\0", ErrorKind::TextHoldsNull),
+        ] {
+            assert_eq!(parse(&v311(flags, payload)), Err(fault), "{flags:#x} {payload:?}");
+        }
+        assert_eq!(parse(&v311(0x02, b"\0\0")).unwrap().client_id, "");
+    }
+
+    #[test]
+    fn authentication_data_needs_a_method() {
+        let bytes = b"\x10\x12\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01x\0\x01c";
+        assert_eq!(parse(bytes), Err(ErrorKind::AuthenticationMethodMissing));
+    }
+
+    #[test]
+    fn old_clients_may_leave_out_the_user_name_they_announced() {
+        let connect = parse(b"\x14\x0f\0\x06MQIsdp\x03\xc2\0\0\0\x01c").unwrap();
+        assert_eq!((connect.username, connect.password), (None, None));
+        assert_eq!(parse(b"\x10\x0e\0\x06MQIsdp\x03\x02\0\0\0\0"), Err(ErrorKind::ClientIdEmpty));
+    }
+
+    #[test]
+    fn flags_that_mean_nothing_are_let_be_in_3_1_only() {
+        let connect = parse(b"\x14\x0f\0\x06MQIsdp\x03\x3b\0\0\0\x01c").unwrap();
+        assert_eq!((connect.clean_start, connect.will), (true, None));
+        let mut bytes = v311(2, b"\0\x01c");
+        bytes[0] = 0x14;
+        assert_eq!(parse(&bytes), Err(ErrorKind::ReservedFlags));
+    }
 }

@@ -68,3 +68,42 @@ impl<'a> Disconnect<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::property::PropertyId;
+
+    fn parse(bytes: &[u8], from: Sender) -> Result<Disconnect<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, from, Some(Version::V5)).unwrap().unwrap();
+        Disconnect::parse(&frame.header, frame.bytes, from, Version::V5).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn what_is_left_out_is_a_normal_end() {
+        for bytes in [&b"\xe0\0"[..], b"\xe0\x01\0", b"\xe0\x02\0\0"] {
+            assert_eq!(parse(bytes, Sender::Client), Ok(Disconnect::default()));
+        }
+        let mut out = BytesMut::new();
+        Disconnect::default().encode(Version::V5, &mut out).unwrap();
+        Disconnect { reason: ReasonCode::SERVER_BUSY, ..Disconnect::default() }
+            .encode(Version::V5, &mut out)
+            .unwrap();
+        Disconnect { reason: ReasonCode::SERVER_BUSY, ..Disconnect::default() }
+            .encode(Version::V31, &mut out)
+            .unwrap();
+        assert_eq!(&out[..], b"\xe0\0\xe0\x01\x89\xe0\0");
+    }
+
+    #[test]
+    fn codes_and_expiry_belong_to_their_sides() {
+        assert_eq!(parse(b"\xe0\x01\x8b", Sender::Client), Err(ErrorKind::ReasonCodeUnknown));
+        assert!(parse(b"\xe0\x01\x8b", Sender::Server).is_ok());
+        let expiry = b"\xe0\x07\0\x05\x11\0\0\0\x03";
+        let read = parse(expiry, Sender::Client).unwrap();
+        assert_eq!(read.properties.u32(PropertyId::SessionExpiryInterval), Some(3));
+        assert_eq!(parse(expiry, Sender::Server), Err(ErrorKind::SessionExpiryFromServer));
+        assert_eq!(parse(b"\xe0\x03\0\0\0", Sender::Client), Err(ErrorKind::TrailingBytes));
+    }
+}

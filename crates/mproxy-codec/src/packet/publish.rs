@@ -274,3 +274,96 @@ fn fault(kind: ErrorKind, at: usize) -> Malformed {
 fn overrun(at: usize) -> Malformed {
     fault(ErrorKind::Overrun, at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::property::Value;
+
+    fn parse(bytes: &[u8], from: Sender, version: Version) -> Result<Publish<'_>, (ErrorKind, u32)> {
+        let (frame, _) = Frame::split(bytes, from, Some(version)).unwrap().unwrap();
+        Publish::parse(&frame.header, frame.bytes, from, version).map_err(|error| (error.kind, error.offset))
+    }
+
+    #[test]
+    fn all_fields_are_read() {
+        let bytes = b"\x3b\x0d\0\x03a/b\x12\x34\x03\x23\0\x07hi";
+        let publish = parse(bytes, Sender::Client, Version::V5).unwrap();
+        assert_eq!((publish.topic, publish.payload), ("a/b", &b"hi"[..]));
+        assert_eq!((publish.dup, publish.qos, publish.retain), (true, QoS::AtLeastOnce, true));
+        assert_eq!((publish.packet_id, publish.alias), (PacketId::new(0x1234), Some(7)));
+        let bytes = b"\x30\x05\0\x01ahi";
+        let publish = parse(bytes, Sender::Client, Version::V311).unwrap();
+        assert_eq!((publish.topic, publish.payload, publish.packet_id), ("a", &b"hi"[..], None));
+    }
+
+    #[test]
+    fn an_alias_may_stand_for_the_topic_in_5_0_only() {
+        let publish = parse(b"\x30\x06\0\0\x03\x23\0\x01", Sender::Client, Version::V5).unwrap();
+        assert_eq!((publish.topic, publish.alias), ("", Some(1)));
+        let empty = Err((ErrorKind::TopicNameEmpty, 4));
+        assert_eq!(parse(b"\x30\x03\0\0\0", Sender::Client, Version::V5), empty);
+        assert_eq!(parse(b"\x30\x03\0\0x", Sender::Client, Version::V311), empty);
+        assert_eq!(parse(b"\x30\x03\0\0x", Sender::Server, Version::V31), empty);
+    }
+
+    #[test]
+    fn faults_know_their_place() {
+        let client = |bytes| parse(bytes, Sender::Client, Version::V5).unwrap_err();
+        assert_eq!(client(b"\x30\x06\0\x03a/+\0"), (ErrorKind::TopicNameWildcard, 6));
+        assert_eq!(client(b"\x30\x06\0\x03a\0b\0"), (ErrorKind::TextHoldsNull, 5));
+        assert_eq!(client(b"\x30\x06\0\x03a\xffb\0"), (ErrorKind::TextNotUtf8, 5));
+        assert_eq!(client(b"\x32\x06\0\x01a\0\0\0"), (ErrorKind::PacketIdZero, 5));
+        assert_eq!(client(b"\x30\x06\0\x04a/b\0"), (ErrorKind::Overrun, 2));
+        assert_eq!(client(b"\x30\x06\0\x01a\x03\0\0"), (ErrorKind::Overrun, 5));
+        assert_eq!(client(b"\x30\x07\0\x01a\x03\x23\0\0"), (ErrorKind::TopicAliasZero, 7));
+        assert_eq!(client(b"\x30\x06\0\x01a\x02\x0b\x01"), (ErrorKind::SubscriptionIdFromClient, 6));
+    }
+
+    #[test]
+    fn the_head_is_known_before_the_payload_and_a_bad_length_before_the_head() {
+        let bytes = b"\x32\xe8\x07\0\x03a/b\0\x01\x03\x23\0\x07";
+        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        for cut in 0..bytes.len() {
+            let head = PublishHead::parse(&header, &bytes[..cut], Sender::Client, Version::V5);
+            assert_eq!(head, Ok(None), "{cut}");
+        }
+        let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap().unwrap();
+        assert_eq!((head.len, head.payload_len), (14, 1003 - 14));
+
+        let bytes = b"\x32\x40\0\x40";
+        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        let error = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Overrun);
+    }
+
+    #[test]
+    fn a_rewritten_head_goes_in_front_of_the_old_payload() {
+        let bytes = b"\x3a\x0d\0\x03a/b\x12\x34\x03\x23\0\x07hi";
+        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        head.encode(Version::V5, &mut out).unwrap();
+        assert_eq!(out, bytes[..head.len]);
+
+        out.clear();
+        let user = [(PropertyId::UserProperty, Value::Pair("k", "v"))];
+        let edit = PropertyEdit::keep(head.properties).without(PropertyId::TopicAlias).with(&user);
+        PublishHead { topic: "t/a/b", ..head }.encode_with(Version::V5, &edit, &mut out).unwrap();
+        out.extend_from_slice(&bytes[head.len..]);
+        let publish = parse(&out, Sender::Client, Version::V5).unwrap();
+        assert_eq!((publish.topic, publish.alias, publish.payload), ("t/a/b", None, &b"hi"[..]));
+        assert_eq!(publish.properties.user().collect::<Vec<_>>(), [("k", "v")]);
+    }
+
+    #[test]
+    fn a_packet_identifier_goes_with_qos_1_and_2_only() {
+        let mut out = BytesMut::new();
+        for (flags, id) in [(0, PacketId::new(1)), (2, None), (4, None)] {
+            let done = encode_publish_head(Version::V311, flags, "a", id, &PropertyEdit::NONE, 0, &mut out);
+            assert!(matches!(done, Err(EncodeError::Impossible { .. })));
+            assert!(out.is_empty());
+        }
+    }
+}

@@ -68,3 +68,34 @@ impl<'a> Suback<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn parse(bytes: &[u8], version: Version) -> Result<Suback<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, Sender::Server, Some(version)).unwrap().unwrap();
+        Suback::parse(&frame.header, frame.bytes, version).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn codes_are_read_and_written_back() {
+        for (bytes, version) in
+            [(&b"\x90\x05\0\x01\0\x02\x87"[..], Version::V5), (b"\x90\x04\0\x01\x01\x80", Version::V311)]
+        {
+            let suback = parse(bytes, version).unwrap();
+            assert_eq!(suback.codes, &bytes[bytes.len() - 2..]);
+            let mut out = BytesMut::new();
+            suback.encode(version, &mut out).unwrap();
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn an_answer_without_codes_is_none() {
+        assert_eq!(parse(b"\x90\x04\0\x01\x01\x1f", Version::V5), Err(ErrorKind::Overrun));
+        assert_eq!(parse(b"\x90\x0a\0\x01\x07\x26\0\x01a\0\x01b", Version::V5), Err(ErrorKind::Overrun));
+        assert_eq!(parse(b"\x90\x03\0\0\0", Version::V311), Err(ErrorKind::PacketIdZero));
+    }
+}

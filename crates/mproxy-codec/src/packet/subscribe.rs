@@ -227,3 +227,68 @@ pub(super) fn read_filter<'a>(reader: &mut Reader<'a>) -> Result<TopicFilter<'a>
     check_filter(filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
     Ok(TopicFilter::trusted(filter))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn parse(bytes: &[u8], version: Version) -> Result<Subscribe<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, Sender::Client, Some(version)).unwrap().unwrap();
+        Subscribe::parse(&frame.header, frame.bytes, Sender::Client, version).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn filters_come_in_order_with_their_options() {
+        let bytes = b"\x82\x11\0\x09\x02\x0b\x05\0\x03a/#\x2d\0\x03b/+\x02";
+        let subscribe = parse(bytes, Version::V5).unwrap();
+        let filters: Vec<_> = subscribe.filters().collect();
+        assert_eq!((subscribe.packet_id.get(), subscribe.filters().len()), (9, 2));
+        assert_eq!(
+            filters[0],
+            FilterRequest {
+                filter: TopicFilter::new("a/#").unwrap(),
+                qos: QoS::AtLeastOnce,
+                no_local: true,
+                retain_as_published: true,
+                retain_handling: RetainHandling::DoNotSend,
+            }
+        );
+        assert_eq!(filters[1], FilterRequest::new(TopicFilter::new("b/+").unwrap(), QoS::ExactlyOnce));
+        let mut out = BytesMut::new();
+        subscribe.encode(Version::V5, &mut out).unwrap();
+        assert_eq!(out, bytes[..]);
+    }
+
+    #[test]
+    fn a_chosen_part_of_the_filters_can_be_written() {
+        let subscribe = parse(b"\x82\x0e\0\x09\0\x03a/#\x01\0\x03b/+\x02", Version::V311).unwrap();
+        let mut out = BytesMut::new();
+        let some = subscribe.filters().skip(1);
+        encode_subscribe(Version::V311, subscribe.packet_id, &PropertyEdit::NONE, some, &mut out).unwrap();
+        assert_eq!(&out[..], b"\x82\x08\0\x09\0\x03b/+\x02");
+        let none = subscribe.filters().skip(2);
+        let done = encode_subscribe(Version::V311, subscribe.packet_id, &PropertyEdit::NONE, none, &mut out);
+        assert!(matches!(done, Err(EncodeError::Impossible { .. })));
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        for (bytes, version, fault) in [
+            (&b"\x82\x02\0\x01"[..], Version::V311, ErrorKind::NoTopicFilter),
+            (b"\x82\x03\0\x01\0", Version::V5, ErrorKind::NoTopicFilter),
+            (b"\x82\x06\0\0\0\x01a\0", Version::V311, ErrorKind::PacketIdZero),
+            (b"\x82\x05\0\x01\0\x01a", Version::V311, ErrorKind::Overrun),
+            (b"\x82\x05\0\x01\0\0\0", Version::V311, ErrorKind::TopicFilterEmpty),
+            (b"\x82\x07\0\x01\0\x02a#\0", Version::V311, ErrorKind::TopicFilterHash),
+            (b"\x82\x06\0\x01\0\x01a\x03", Version::V311, ErrorKind::SubscribeQosThree),
+            (b"\x82\x06\0\x01\0\x01a\x04", Version::V311, ErrorKind::SubscribeReserved),
+            (b"\x82\x07\0\x01\0\0\x01a\x40", Version::V5, ErrorKind::SubscribeReserved),
+            (b"\x82\x07\0\x01\0\0\x01a\x30", Version::V5, ErrorKind::RetainHandlingThree),
+            (b"\x82\x10\0\x01\0\0\x0a$share/g/a\x04", Version::V5, ErrorKind::NoLocalOnShare),
+            (b"\x82\x0f\0\x01\0\x0a$share//aa\x00", Version::V311, ErrorKind::ShareName),
+        ] {
+            assert_eq!(parse(bytes, version).map(|_| ()), Err(fault), "{bytes:02x?}");
+        }
+    }
+}

@@ -71,3 +71,24 @@ impl<'a> Unsuback<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    #[test]
+    fn codes_are_a_word_of_5_0() {
+        for (bytes, version, codes) in [
+            (&b"\xb0\x05\0\x01\0\0\x11"[..], Version::V5, &[0, 0x11][..]),
+            (b"\xb0\x02\0\x01", Version::V311, &[]),
+        ] {
+            let (frame, _) = Frame::split(bytes, Sender::Server, Some(version)).unwrap().unwrap();
+            let unsuback = Unsuback::parse(&frame.header, frame.bytes, version).unwrap();
+            assert_eq!(unsuback.codes, codes);
+            let mut out = BytesMut::new();
+            unsuback.encode(version, &mut out).unwrap();
+            assert_eq!(out, bytes);
+        }
+    }
+}

@@ -120,3 +120,41 @@ where
         filters.clone().try_for_each(|filter| body.field("topic filter", filter.as_str().as_bytes()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn parse(bytes: &[u8], version: Version) -> Result<Unsubscribe<'_>, ErrorKind> {
+        let (frame, _) = Frame::split(bytes, Sender::Client, Some(version)).unwrap().unwrap();
+        Unsubscribe::parse(&frame.header, frame.bytes, Sender::Client, version).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn filters_come_in_order_and_are_written_back() {
+        let bytes = b"\xa2\x0f\0\x09\x02\x26\0\0\x03a/#\0\x03b/+";
+        assert_eq!(parse(bytes, Version::V5).map(|_| ()), Err(ErrorKind::Overrun), "the pair is cut");
+        let bytes = b"\xa2\x0d\0\x09\0\0\x03a/#\0\x03b/+";
+        let unsubscribe = parse(bytes, Version::V5).unwrap();
+        let filters: Vec<_> = unsubscribe.filters().map(|filter| filter.as_str()).collect();
+        assert_eq!(filters, ["a/#", "b/+"]);
+        assert_eq!(unsubscribe.filters().len(), 2);
+        let mut out = BytesMut::new();
+        unsubscribe.encode(Version::V5, &mut out).unwrap();
+        assert_eq!(out, bytes[..]);
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        for (bytes, fault) in [
+            (&b"\xa2\x02\0\x01"[..], ErrorKind::NoTopicFilter),
+            (b"\xa2\x05\0\0\0\x01a", ErrorKind::PacketIdZero),
+            (b"\xa2\x04\0\x01\0\0", ErrorKind::TopicFilterEmpty),
+            (b"\xa2\x05\0\x01\0\x02a", ErrorKind::Overrun),
+            (b"\xa2\x06\0\x01\0\x02+a", ErrorKind::TopicFilterPlus),
+        ] {
+            assert_eq!(parse(bytes, Version::V311).map(|_| ()), Err(fault), "{bytes:02x?}");
+        }
+    }
+}

@@ -116,3 +116,67 @@ fn write_one(body: &mut Body<'_>, id: PropertyId, value: Value<'_>) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::property::Place;
+    use crate::types::{PacketType, Sender};
+    use bytes::BytesMut;
+
+    const OLD: &[u8] = b"\x23\0\x05\x26\0\x01k\0\x01v\x03\0\x01t";
+
+    fn old() -> Properties<'static> {
+        Properties::check(OLD, Place::Packet(PacketType::Publish), Sender::Client).unwrap()
+    }
+
+    fn written(edit: PropertyEdit<'_>) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        crate::encode::packet(&mut out, 0, |body| edit.write(body)).unwrap();
+        assert_eq!(edit.is_empty(), out[2..] == [0]);
+        assert_eq!(usize::from(out[2]), out.len() - 3);
+        out[3..].to_vec()
+    }
+
+    #[test]
+    fn a_kept_set_is_the_same_bytes() {
+        assert_eq!(written(PropertyEdit::keep(old())), OLD);
+        assert_eq!(written(PropertyEdit::NONE), b"");
+    }
+
+    #[test]
+    fn dropped_properties_leave_and_the_rest_keeps_its_order() {
+        let edit = PropertyEdit::keep(old()).without(PropertyId::UserProperty);
+        assert_eq!(written(edit), b"\x23\0\x05\x03\0\x01t");
+        let edit = edit.without(PropertyId::TopicAlias).without(PropertyId::ContentType);
+        assert!(edit.is_empty());
+        assert_eq!(written(edit), b"");
+    }
+
+    #[test]
+    fn an_added_property_takes_the_place_of_its_namesake() {
+        let alias = [(PropertyId::TopicAlias, Value::Two(9))];
+        assert_eq!(
+            written(PropertyEdit::keep(old()).with(&alias)),
+            b"\x26\0\x01k\0\x01v\x03\0\x01t\x23\0\x09"
+        );
+    }
+
+    #[test]
+    fn user_properties_join_unless_the_old_are_dropped() {
+        let user = [(PropertyId::UserProperty, Value::Pair("a", "b"))];
+        let joined = PropertyEdit::keep(old()).with(&user);
+        assert_eq!(written(joined), b"\x23\0\x05\x26\0\x01k\0\x01v\x03\0\x01t\x26\0\x01a\0\x01b");
+        let replaced = joined.without(PropertyId::UserProperty);
+        assert_eq!(written(replaced), b"\x23\0\x05\x03\0\x01t\x26\0\x01a\0\x01b");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_refused() {
+        let wrong = [(PropertyId::TopicAlias, Value::Byte(9))];
+        let mut out = BytesMut::new();
+        let error = crate::encode::packet(&mut out, 0, |body| PropertyEdit::only(&wrong).write(body));
+        assert_eq!(error, Err(EncodeError::PropertyType { id: PropertyId::TopicAlias }));
+        assert!(out.is_empty());
+    }
+}

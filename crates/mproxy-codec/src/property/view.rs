@@ -250,6 +250,10 @@ fn misplaced(row: &Row, place: Place, from: Sender, present: PropertySet) -> Opt
         (PropertyId::SessionExpiryInterval, Place::Packet(PacketType::Disconnect), Sender::Server) => {
             Some(ErrorKind::SessionExpiryFromServer)
         }
+        // 3.14.2.2.5
+        (PropertyId::ServerReference, Place::Packet(PacketType::Disconnect), Sender::Client) => {
+            Some(ErrorKind::ServerReferenceFromClient)
+        }
         _ => None,
     }
 }
@@ -289,4 +293,81 @@ fn response_topic(reader: &Reader<'_>, at: usize, error: TopicError) -> Malforme
         _ => ErrorKind::ResponseTopicWildcard,
     };
     reader.fault_at(kind, at + 2 + error.at())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUBLISH: Place = Place::Packet(PacketType::Publish);
+    const CONNECT: Place = Place::Packet(PacketType::Connect);
+
+    fn fault(raw: &[u8], place: Place) -> (ErrorKind, u32) {
+        let error = Properties::check(raw, place, Sender::Client).expect_err("it has a fault");
+        (error.kind, error.offset)
+    }
+
+    #[test]
+    fn every_type_of_value_is_read() {
+        let raw =
+            b"\x01\x01\x02\0\0\0\x07\x03\0\x01t\x09\0\x02\xff\0\x23\0\x05\x26\0\x01k\0\x01v\x26\0\0\0\x01w";
+        let set = Properties::check(raw, PUBLISH, Sender::Client).unwrap();
+        assert_eq!(set.byte(PropertyId::PayloadFormatIndicator), Some(1));
+        assert_eq!(set.u32(PropertyId::MessageExpiryInterval), Some(7));
+        assert_eq!(set.text(PropertyId::ContentType), Some("t"));
+        assert_eq!(set.binary(PropertyId::CorrelationData), Some(&b"\xff\0"[..]));
+        assert_eq!(set.u16(PropertyId::TopicAlias), Some(5));
+        assert_eq!(set.user().collect::<Vec<_>>(), [("k", "v"), ("", "w")]);
+        assert_eq!(set.iter().count(), 7);
+        assert_eq!(set.text(PropertyId::ResponseTopic), None);
+        assert!(set.contains(PropertyId::TopicAlias) && !set.contains(PropertyId::ReasonString));
+    }
+
+    #[test]
+    fn unknown_misplaced_and_repeated_properties_are_told_apart() {
+        assert_eq!(fault(&[0x04, 0], PUBLISH), (ErrorKind::PropertyUnknown, 0));
+        assert_eq!(fault(&[0x80, 0x01, 0], PUBLISH), (ErrorKind::PropertyUnknown, 0));
+        assert_eq!(fault(&[0x21, 0, 1], PUBLISH), (ErrorKind::PropertyMisplaced, 0));
+        assert_eq!(fault(&[0x23, 0, 1, 0x23, 0, 1], PUBLISH), (ErrorKind::PropertyTwice, 3));
+        assert_eq!(fault(&[0x18, 0, 0, 0, 0], CONNECT), (ErrorKind::PropertyMisplaced, 0));
+        assert!(Properties::check(&[0x18, 0, 0, 0, 0], Place::Will, Sender::Client).is_ok());
+    }
+
+    #[test]
+    fn values_out_of_range_name_themselves() {
+        assert_eq!(fault(&[0x01, 2], PUBLISH), (ErrorKind::PropertyNotBoolean, 1));
+        assert_eq!(fault(&[0x23, 0, 0], PUBLISH), (ErrorKind::TopicAliasZero, 1));
+        assert_eq!(fault(&[0x21, 0, 0], CONNECT), (ErrorKind::ReceiveMaximumZero, 1));
+        assert_eq!(fault(&[0x27, 0, 0, 0, 0], CONNECT), (ErrorKind::MaximumPacketSizeZero, 1));
+        assert_eq!(fault(&[0x17, 9], CONNECT), (ErrorKind::PropertyNotBoolean, 1));
+        assert_eq!(fault(b"\x08\0\x03a/+", PUBLISH), (ErrorKind::ResponseTopicWildcard, 5));
+        assert_eq!(fault(b"\x08\0\0", PUBLISH), (ErrorKind::ResponseTopicEmpty, 3));
+        let subscribe = Place::Packet(PacketType::Subscribe);
+        assert_eq!(fault(&[0x0B, 0], subscribe), (ErrorKind::SubscriptionIdZero, 1));
+        assert_eq!(fault(&[0x0B, 1, 0x0B, 2], subscribe), (ErrorKind::PropertyTwice, 2));
+    }
+
+    #[test]
+    fn a_value_may_not_reach_out_of_its_set() {
+        assert_eq!(fault(&[0x02, 0, 0], PUBLISH).0, ErrorKind::Overrun);
+        assert_eq!(fault(b"\x03\0\x02t", PUBLISH).0, ErrorKind::Overrun);
+        assert_eq!(fault(b"\x26\0\x01k", PUBLISH).0, ErrorKind::Overrun);
+        assert_eq!(fault(b"\x03\0\x01\0", PUBLISH), (ErrorKind::TextHoldsNull, 3));
+    }
+
+    #[test]
+    fn some_properties_belong_to_one_side() {
+        let subscription = [0x0B, 1, 0x0B, 0xFF, 0x7F];
+        assert_eq!(fault(&subscription, PUBLISH), (ErrorKind::SubscriptionIdFromClient, 0));
+        let set = Properties::check(&subscription, PUBLISH, Sender::Server).unwrap();
+        assert_eq!(
+            set.iter().map(|(_, value)| value).collect::<Vec<_>>(),
+            [Value::Var(1), Value::Var(16_383)]
+        );
+        let expiry = [0x11, 0, 0, 0, 1];
+        let disconnect = Place::Packet(PacketType::Disconnect);
+        assert!(Properties::check(&expiry, disconnect, Sender::Client).is_ok());
+        let error = Properties::check(&expiry, disconnect, Sender::Server).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::SessionExpiryFromServer);
+    }
 }

@@ -179,10 +179,12 @@ pub fn contains(outer: &str, inner: &str) -> bool {
     if inner.starts_with('$') && outer.starts_with(['+', '#']) {
         return false;
     }
-    // `#` alone has no parent to match: it is every name of one level or more, which `+/#` is as well.
-    if inner == "#" {
-        return matches!(outer, "#" | "+/#");
-    }
+    // The parent that a `#` matches too is no topic name here: the empty one. So these mean no more than that.
+    let inner = match inner {
+        "#" => "+/#",
+        "/#" => "/+/#",
+        inner => inner,
+    };
     let mut inner = inner.split('/');
     for level in outer.split('/') {
         let met = match (level, inner.next()) {
@@ -197,4 +199,104 @@ pub fn contains(outer: &str, inner: &str) -> bool {
         }
     }
     inner.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_fill_whole_levels() {
+        for filter in
+            ["a", "/", "#", "+", "+/#", "a/#", "/#", "a/+/b", "+/+", "$SYS/#", "$share", "$shared/x"]
+        {
+            assert_eq!(check_filter(filter), Ok(()), "{filter}");
+        }
+        assert_eq!(check_filter(""), Err(TopicError::EmptyFilter));
+        assert_eq!(check_filter("a#"), Err(TopicError::Hash { at: 1 }));
+        assert_eq!(check_filter("#/a"), Err(TopicError::Hash { at: 0 }));
+        assert_eq!(check_filter("a/+b"), Err(TopicError::Plus { at: 2 }));
+        assert_eq!(check_filter("a+/b"), Err(TopicError::Plus { at: 1 }));
+        assert_eq!(check_filter("a\0"), Err(TopicError::Null { at: 1 }));
+    }
+
+    #[test]
+    fn a_share_needs_a_name_and_a_plain_filter() {
+        for filter in ["$share/g/a", "$share/g/#", "$share/g/+/x", "$share/g//", "$share/g/$SYS/#"] {
+            assert_eq!(check_filter(filter), Ok(()), "{filter}");
+        }
+        for filter in ["$share/", "$share//a", "$share/+/a", "$share/g#/a"] {
+            assert_eq!(check_filter(filter), Err(TopicError::ShareName { at: 7 }), "{filter}");
+        }
+        assert_eq!(check_filter("$share/g"), Err(TopicError::ShareFilter { at: 8 }));
+        assert_eq!(check_filter("$share/g/"), Err(TopicError::ShareFilter { at: 9 }));
+        assert_eq!(check_filter("$share/g/$share/h/a"), Err(TopicError::ShareFilter { at: 9 }));
+        assert_eq!(check_filter("$share/g/a#"), Err(TopicError::Hash { at: 10 }));
+        assert_eq!(check_filter("$share/\0/a"), Err(TopicError::Null { at: 7 }));
+    }
+
+    #[test]
+    fn a_share_is_taken_apart() {
+        let shared = TopicFilter::new("$share/g/a/+").unwrap();
+        assert_eq!((shared.share(), shared.unshared().as_str()), (Some("g"), "a/+"));
+        let plain = TopicFilter::new("a/+").unwrap();
+        assert_eq!((plain.share(), plain.unshared()), (None, plain));
+        assert!(shared.matches("a/b") && shared.contains(&plain) && plain.contains(&shared));
+    }
+
+    #[test]
+    fn filters_match_as_the_standard_shows() {
+        for (filter, topic, expected) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/monitor/Clients", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/monitor/Clients", true),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
+            ("a/+/#", "a", false),
+            ("+/#", "a", true),
+            ("a/b", "a/b/c", false),
+            ("a/$x", "a/$x", true),
+            ("a/#", "ab", false),
+        ] {
+            assert_eq!(matches(filter, topic), expected, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_what_it_can_only_widen() {
+        for (outer, inner, expected) in [
+            ("#", "#", true),
+            ("+/#", "#", true),
+            ("#", "+/#", true),
+            ("+/+/#", "#", false),
+            ("/+/#", "/#", true),
+            ("+/+/#", "/#", true),
+            ("a/+/#", "a/#", false),
+            ("+", "#", false),
+            ("a/#", "a", true),
+            ("a/#", "a/#", true),
+            ("a/#", "a/+", true),
+            ("a/+", "a/#", false),
+            ("+/b", "a/b", true),
+            ("a/b", "+/b", false),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("#", "a/$SYS", true),
+            ("a/#", "#", false),
+            ("a/b/#", "a/+/#", false),
+            ("$share/g/a/#", "$share/h/a/b", true),
+        ] {
+            assert_eq!(contains(outer, inner), expected, "{outer} over {inner}");
+        }
+    }
 }
