@@ -149,6 +149,7 @@ faults! {
     // the other packets
     ConnackReserved: "reserved acknowledge flags are set", "MQTT-3.2.2-1", MALFORMED;
     ReasonCodeUnknown: "reason code that this packet may not carry", "", PROTOCOL;
+    NoCode: "no code for any topic filter", "", MALFORMED;
     NoTopicFilter: "no topic filter", "MQTT-3.8.3-2", PROTOCOL;
     SubscribeReserved: "reserved subscription options are set", "MQTT-3.8.3-5", MALFORMED;
     SubscribeQosThree: "requested QoS 3", "", PROTOCOL;

@@ -87,7 +87,10 @@ fn filter() -> impl Strategy<Value = String> {
                 levels.push("#".to_owned());
             }
             let plain = levels.join("/");
-            share.map_or(plain.clone(), |name| format!("$share/{name}/{plain}"))
+            match share {
+                Some(name) => format!("$share/{name}/{plain}"),
+                None => plain,
+            }
         })
         .prop_filter("a filter", |filter| check_filter(filter).is_ok())
 }

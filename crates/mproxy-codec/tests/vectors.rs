@@ -52,7 +52,7 @@ fn packets_of_the_mosquitto_suite_are_judged_alike() {
             other => panic!("{id}: version {other:?}"),
         };
         assert_eq!(vector["direction"], "c2s", "{id}");
-        let hex = vector.get("hex_framed").unwrap_or(&vector["hex"]);
+        let hex = vector.get("hex_framed").unwrap_or_else(|| &vector["hex"]);
         let verdict = judge(&bytes(hex), version);
         let expected = vector["expect"] == "valid";
         *if expected { &mut valid } else { &mut invalid } += 1;

@@ -35,7 +35,7 @@ impl<'a> Suback<'a> {
         };
         let codes = reader.rest();
         if codes.is_empty() {
-            return Err(reader.fault(ErrorKind::Overrun));
+            return Err(reader.fault(ErrorKind::NoCode));
         }
         Ok(Self { packet_id, properties, codes })
     }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn an_answer_without_codes_is_none() {
         assert_eq!(parse(b"\x90\x04\0\x01\x01\x1f", Version::V5), Err(ErrorKind::Overrun));
-        assert_eq!(parse(b"\x90\x0a\0\x01\x07\x26\0\x01a\0\x01b", Version::V5), Err(ErrorKind::Overrun));
+        assert_eq!(parse(b"\x90\x0a\0\x01\x07\x26\0\x01a\0\x01b", Version::V5), Err(ErrorKind::NoCode));
         assert_eq!(parse(b"\x90\x03\0\0\0", Version::V311), Err(ErrorKind::PacketIdZero));
     }
 }

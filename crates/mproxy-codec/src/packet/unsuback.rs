@@ -36,7 +36,7 @@ impl<'a> Unsuback<'a> {
         let codes = reader.rest();
         // [MQTT-3.11.3-1]; before 5.0 there are none.
         match (version.is_v5(), codes.is_empty()) {
-            (true, true) => return Err(reader.fault(ErrorKind::Overrun)),
+            (true, true) => return Err(reader.fault(ErrorKind::NoCode)),
             (false, false) => return Err(reader.fault(ErrorKind::TrailingBytes)),
             (true, false) | (false, true) => {}
         }

@@ -132,42 +132,40 @@ fn check_wildcards(bytes: &[u8], start: usize) -> Result<(), TopicError> {
 #[inline]
 #[must_use]
 pub fn matches(filter: &str, topic: &str) -> bool {
-    let filter = split_share(filter).1.as_bytes();
-    let topic = topic.as_bytes();
-    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
-        return false;
+    let (mut filter, mut topic) = (split_share(filter).1.as_bytes(), topic.as_bytes());
+    // Names hold no wildcards, so what is equal is literal: most filters are done here.
+    match filter {
+        [literal @ .., b'/', b'#']
+            if topic.strip_prefix(literal).is_some_and(|rest| rest.starts_with(b"/")) =>
+        {
+            return true;
+        }
+        _ if filter == topic => return true,
+        [b'+' | b'#', ..] if topic.first() == Some(&b'$') => return false,
+        _ => {}
     }
-    let (mut f, mut t) = (0, 0);
     loop {
-        // Both stand at the start of a level.
-        match filter.get(f) {
-            Some(b'#') => return true,
-            Some(b'+') => {
-                f += 1;
-                t = level_end(topic, t);
-            }
-            _ => {
-                let (filter_end, topic_end) = (level_end(filter, f), level_end(topic, t));
-                if filter[f..filter_end] != topic[t..topic_end] {
-                    return false;
-                }
-                (f, t) = (filter_end, topic_end);
-            }
+        // Both begin with a level.
+        let (level, name) = (level_end(filter), level_end(topic));
+        match &filter[..level] {
+            b"#" => return level == filter.len(),
+            b"+" => {}
+            literal if literal == &topic[..name] => {}
+            _ => return false,
         }
-        // Both stand at the end of a level.
-        match (filter.get(f), topic.get(t)) {
-            (None, None) => return true,
-            (Some(_), Some(_)) => (f, t) = (f + 1, t + 1),
+        (filter, topic) = match (&filter[level..], &topic[name..]) {
+            ([], topic) => return topic.is_empty(),
             // `a/#` matches its parent `a`.
-            (Some(_), None) => return &filter[f + 1..] == b"#",
-            (None, Some(_)) => return false,
-        }
+            (filter, []) => return filter == b"/#",
+            (filter, topic) => (&filter[1..], &topic[1..]),
+        };
     }
 }
 
+/// Where the level that `bytes` begin with ends.
 #[inline]
-fn level_end(bytes: &[u8], from: usize) -> usize {
-    bytes[from..].iter().position(|byte| *byte == b'/').map_or(bytes.len(), |len| from + len)
+fn level_end(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len())
 }
 
 /// Whether every topic that `inner` matches is matched by `outer` too. Shares count as the filters behind
@@ -185,12 +183,12 @@ pub fn contains(outer: &str, inner: &str) -> bool {
         "/#" => "/+/#",
         inner => inner,
     };
-    let mut inner = inner.split('/');
-    for level in outer.split('/') {
+    let mut inner = inner.as_bytes().split(|byte| *byte == b'/');
+    for level in outer.as_bytes().split(|byte| *byte == b'/') {
         let met = match (level, inner.next()) {
             // Also when `inner` has ended: `a/#` matches its parent.
-            ("#", _) => return true,
-            ("+", Some(other)) => other != "#",
+            (b"#", _) => return true,
+            (b"+", Some(other)) => other != b"#",
             (literal, Some(other)) => literal == other,
             (_, None) => false,
         };
