@@ -1,1 +1,6 @@
-//! Log and metrics.
+//! What mproxy tells about itself: log lines and metrics. Decides nothing, and never sees a password or payload.
+
+pub mod log;
+pub mod metrics;
+mod process;
+mod tally;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::written::{Effective, MASK};
 use super::{Listener, Loaded, authority};
 
-/// A TOML document of every setting in force, each with its source; without secrets it could be used as a file.
+/// A TOML document of every setting in force, each with its source; but for masked secrets it can be used as a file.
 #[must_use]
 pub fn render(loaded: &Loaded) -> String {
     let mut page = format!("# mproxy {}, the configuration in force\n", env!("CARGO_PKG_VERSION"));
@@ -18,7 +18,7 @@ pub fn render(loaded: &Loaded) -> String {
             page.push_str(&header(&table, section));
             section.clone_into(&mut table);
         }
-        page.push_str(&line(name, effective));
+        page.push_str(&line(name, &effective));
     }
     page.push('\n');
     for listener in &loaded.config.listeners {
@@ -28,14 +28,20 @@ pub fn render(loaded: &Loaded) -> String {
     page
 }
 
-/// `on_error` is a value or a table of hooks, and TOML allows only one of them.
-fn per_hook_or_general(all: &[Effective]) -> impl Iterator<Item = &Effective> {
+/// `on_error` is a value or a table of hooks, and TOML allows only one of them: with a table, a hook that it
+/// leaves out shows the general value.
+fn per_hook_or_general(all: &[Effective]) -> impl Iterator<Item = Effective> {
     const GENERAL: &str = "policy.on_error";
     let is_hook = |key: &str| key.strip_prefix(GENERAL).is_some_and(|rest| rest.starts_with('.'));
     let per_hook = all.iter().any(|effective| effective.value.is_some() && is_hook(&effective.key));
-    all.iter().filter(move |effective| match effective.key.as_str() {
-        GENERAL => !per_hook,
-        key => per_hook || !is_hook(key),
+    let general = all.iter().find(|effective| effective.key == GENERAL);
+    all.iter().filter_map(move |effective| match effective.key.as_str() {
+        GENERAL if per_hook => None,
+        key if is_hook(key) && !per_hook => None,
+        key if is_hook(key) && effective.value.is_none() => {
+            general.map(|general| Effective { key: key.to_owned(), ..general.clone() })
+        }
+        _ => Some(effective.clone()),
     })
 }
 
@@ -51,14 +57,14 @@ fn header(before: &str, section: &str) -> String {
     format!("{opening}{}", inner.unwrap_or_default())
 }
 
+/// Defaults stand behind a `#`: written out, they would be asked for (a listener's port opens it, for one).
 fn line(name: &str, effective: &Effective) -> String {
     match (&effective.value, &effective.origin) {
-        (Some(value), Some(origin)) => {
-            let setting = format!("{name} = {}", literal(value));
-            let origin = if origin.is_explicit() { origin.to_string() } else { "default".to_owned() };
-            format!("{setting:<40} # {origin}\n")
+        (Some(value), Some(origin)) if origin.is_explicit() => {
+            format!("{:<40} # {origin}\n", format!("{name} = {}", literal(value)))
         }
-        _ => format!("# {name} is not set\n"),
+        (Some(value), _) => format!("{:<40} # default\n", format!("#{name} = {}", literal(value))),
+        (None, _) => format!("#{name} is not set\n"),
     }
 }
 

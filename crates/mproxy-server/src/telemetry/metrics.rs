@@ -1,0 +1,419 @@
+//! Metrics for Prometheus, all called `mproxy_…` with their unit in the name, but for the `process_…` ones
+//! that every program has.
+//!
+//! | name | labels | kind |
+//! |---|---|---|
+//! | `mproxy_packets_total`, `mproxy_packet_bytes_total` | from, type | counter |
+//! | `mproxy_decisions_total` | hook, source, outcome | counter |
+//! | `mproxy_connections_total` | listener, outcome | counter |
+//! | `mproxy_sessions` | listener | gauge |
+//! | `mproxy_sessions_ended_total` | listener, cause, whose | counter |
+//! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
+//! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
+//! | `mproxy_events_dropped_total` | kind, why | counter |
+//! | `mproxy_build_info` | version | info |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_codec::types::PacketType;
+use mproxy_core::meter::Outcome;
+use mproxy_core::policy::{Hook, Source};
+use mproxy_core::{Fault, Meter, Side};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::process::Process;
+use super::tally::Tally;
+
+/// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    tally: Arc<Tally>,
+    connections: Family<Connections, Counter>,
+    sessions: Family<Sessions, Gauge>,
+    ended: Family<Ended, Counter>,
+    calls: Family<Call, Histogram>,
+    endpoints: Family<Endpoint, Gauge>,
+    dropped: Family<DroppedEvents, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Connections {
+    listener: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sessions {
+    listener: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    listener: String,
+    cause: &'static str,
+    whose: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    rpc: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Endpoint {
+    endpoint: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedEvents {
+    kind: &'static str,
+    why: &'static str,
+}
+
+/// From a call that never left the machine to the longest deadline that makes sense for a question.
+const CALL_SECONDS: [f64; 14] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+impl Metrics {
+    /// All at zero; the process counts as started now.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process::now()));
+        let ours = registry.sub_registry_with_prefix("mproxy");
+        ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let tally = Arc::new(Tally::new());
+        ours.register_collector(Box::new(Arc::clone(&tally)));
+        let connections = Family::default();
+        ours.register("connections", "Connections by what became of them at the door", connections.clone());
+        let sessions = Family::default();
+        ours.register("sessions", "Connections that are open", sessions.clone());
+        let ended = Family::default();
+        ours.register("sessions_ended", "Connections that ended, why, and whose doing it was", ended.clone());
+        let calls: Family<Call, Histogram> = Family::new_with_constructor(|| Histogram::new(CALL_SECONDS));
+        let help = "How long calls to the policy service took";
+        ours.register_with_unit("policy_call_duration", help, Unit::Seconds, calls.clone());
+        let endpoints = Family::default();
+        ours.register(
+            "policy_endpoint_healthy",
+            "1 where an endpoint of the policy service answers",
+            endpoints.clone(),
+        );
+        let dropped = Family::default();
+        ours.register("events_dropped", "Events that the policy service was not told", dropped.clone());
+        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped }
+    }
+
+    /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Door {
+        let connections = |outcome| {
+            let labels = Connections { listener: name.to_owned(), outcome };
+            self.connections.get_or_create_owned(&labels)
+        };
+        Door {
+            name: name.into(),
+            accepted: connections("accepted"),
+            refused: connections("refused"),
+            open: self.sessions.get_or_create_owned(&Sessions { listener: name.to_owned() }),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// A call to the policy service ended so, after so long.
+    pub(super) fn called(&self, rpc: &'static str, outcome: &'static str, took: Duration) {
+        self.calls.get_or_create(&Call { rpc, outcome }).observe(took.as_secs_f64());
+    }
+
+    /// So many events of this kind will not be told.
+    pub(super) fn untold(&self, kind: &'static str, why: &'static str, count: u64) {
+        self.dropped.get_or_create(&DroppedEvents { kind, why }).inc_by(count);
+    }
+
+    /// An endpoint of the policy service became healthy or ill.
+    pub(super) fn endpoint_is(&self, url: &str, healthy: bool) {
+        self.endpoints.get_or_create(&Endpoint { endpoint: url.to_owned() }).set(i64::from(healthy));
+    }
+
+    /// Everything, in this format.
+    #[must_use]
+    pub fn expose(&self, format: Format) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        let _ = text::encode(&mut page, &self.registry);
+        match format {
+            Format::OpenMetrics => page,
+            Format::Prometheus => as_prometheus(&page),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Meter for Metrics {
+    fn packets(&self, from: Side, kind: PacketType, packets: u64, bytes: u64) {
+        self.tally.packets(from, kind, packets, bytes);
+    }
+
+    fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
+        self.tally.decision(hook, source, outcome);
+    }
+}
+
+/// Counts the connections of one listener.
+#[derive(Clone, Debug)]
+pub struct Door {
+    name: Arc<str>,
+    accepted: Counter,
+    refused: Counter,
+    open: Gauge,
+    ended: Family<Ended, Counter>,
+}
+
+impl Door {
+    /// A connection was accepted. It counts as open until what is returned is told its end, or dropped.
+    #[must_use]
+    pub fn accepted(&self) -> Open {
+        self.accepted.inc();
+        self.open.inc();
+        Open { door: self.clone(), told: false }
+    }
+
+    /// A connection was refused because there are too many.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    fn ended(&self, cause: &'static str, whose: &'static str) {
+        self.open.dec();
+        self.ended.get_or_create(&Ended { listener: self.name.to_string(), cause, whose }).inc();
+    }
+}
+
+/// A connection that counts as open.
+#[derive(Debug)]
+pub struct Open {
+    door: Door,
+    told: bool,
+}
+
+impl Open {
+    /// It ended like this.
+    pub fn ended(mut self, fault: &Fault) {
+        self.told = true;
+        self.door.ended(fault.label(), fault.whose().name());
+    }
+}
+
+impl Drop for Open {
+    /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
+    fn drop(&mut self) {
+        if !self.told {
+            self.door.ended("aborted", "us");
+        }
+    }
+}
+
+/// The two text formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus text 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a caller with this Accept header likes best; Prometheus text where it does not care.
+    #[must_use]
+    pub fn accepted(header: Option<&str>) -> Self {
+        let header = header.unwrap_or_default();
+        let openmetrics = preference(header, "application/openmetrics-text");
+        let plain = preference(header, "text/plain");
+        if openmetrics > 0.0 && openmetrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// For the Content-Type header.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The `q` that an Accept header gives a type; 0 where it does not name it.
+fn preference(header: &str, kind: &str) -> f32 {
+    let mut best = 0.0_f32;
+    for range in header.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind)) {
+            continue;
+        }
+        let q = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        best = best.max(q);
+    }
+    best
+}
+
+/// OpenMetrics text as Prometheus 0.0.4: there the descriptors carry the whole name of the series, and there
+/// is neither a unit nor an end.
+fn as_prometheus(openmetrics: &str) -> String {
+    let mut page = String::with_capacity(openmetrics.len());
+    let mut help = None;
+    for line in openmetrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            if let Some((_, help)) = help.take() {
+                page.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+            }
+            page.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            page.push_str(line);
+            page.push('\n');
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use mproxy_core::fault::Closed;
+
+    use super::*;
+
+    fn value(page: &str, series: &str) -> Option<f64> {
+        page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    #[test]
+    fn packets_and_bytes_are_counted_by_sender_and_type() {
+        let metrics = Metrics::new();
+        metrics.packets(Side::Client, PacketType::Publish, 3, 300);
+        metrics.packets(Side::Broker, PacketType::Puback, 2, 8);
+        let page = metrics.expose(Format::Prometheus);
+        assert_eq!(value(&page, "mproxy_packets_total{from=\"client\",type=\"PUBLISH\"}"), Some(3.0));
+        assert_eq!(value(&page, "mproxy_packet_bytes_total{from=\"client\",type=\"PUBLISH\"}"), Some(300.0));
+        assert_eq!(value(&page, "mproxy_packets_total{from=\"broker\",type=\"PUBACK\"}"), Some(2.0));
+        assert_eq!(value(&page, "mproxy_packets_total{from=\"client\",type=\"SUBSCRIBE\"}"), Some(0.0));
+        assert_eq!(value(&page, "mproxy_packets_total{from=\"client\",type=\"CONNACK\"}"), None);
+    }
+
+    #[test]
+    fn decisions_are_counted_by_hook_source_and_outcome() {
+        let metrics = Metrics::new();
+        metrics.decision(Hook::Publish, Source::Acl, Outcome::Refused);
+        let page = metrics.expose(Format::OpenMetrics);
+        let series = "mproxy_decisions_total{hook=\"publish\",source=\"acl\",outcome=\"refused\"}";
+        assert_eq!(value(&page, series), Some(1.0));
+        let series = "mproxy_decisions_total{hook=\"publish\",source=\"failed_closed\",outcome=\"refused\"}";
+        assert_eq!(value(&page, series), Some(0.0));
+    }
+
+    #[test]
+    fn a_connection_is_open_until_its_end_is_told() {
+        let metrics = Metrics::new();
+        let door = metrics.listener("mqtt");
+        let open = door.accepted();
+        let forgotten = door.accepted();
+        door.refused();
+        let page = metrics.expose(Format::Prometheus);
+        assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(2.0));
+        open.ended(&Fault::Lost { side: Side::Client, how: Closed::Eof });
+        drop(forgotten);
+        let page = metrics.expose(Format::Prometheus);
+        assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(0.0));
+        let ended = |cause, whose| {
+            let series = format!(
+                "mproxy_sessions_ended_total{{listener=\"mqtt\",cause=\"{cause}\",whose=\"{whose}\"}}"
+            );
+            value(&page, &series)
+        };
+        assert_eq!((ended("lost", "client"), ended("aborted", "us")), (Some(1.0), Some(1.0)));
+        assert_eq!(
+            value(&page, "mproxy_connections_total{listener=\"mqtt\",outcome=\"accepted\"}"),
+            Some(2.0)
+        );
+        assert_eq!(
+            value(&page, "mproxy_connections_total{listener=\"mqtt\",outcome=\"refused\"}"),
+            Some(1.0)
+        );
+    }
+
+    #[test]
+    fn calls_are_timed_and_what_is_dropped_is_counted() {
+        let metrics = Metrics::new();
+        metrics.called("AuthPublish", "answered", Duration::from_millis(2));
+        metrics.endpoint_is("http://a:1", false);
+        metrics.untold("publish", "queue_full", 5);
+        let page = metrics.expose(Format::Prometheus);
+        let labels = "rpc=\"AuthPublish\",outcome=\"answered\"";
+        assert_eq!(
+            value(&page, &format!("mproxy_policy_call_duration_seconds_count{{{labels}}}")),
+            Some(1.0)
+        );
+        let bucket =
+            |le| value(&page, &format!("mproxy_policy_call_duration_seconds_bucket{{le=\"{le}\",{labels}}}"));
+        assert_eq!((bucket("0.001"), bucket("0.0025")), (Some(0.0), Some(1.0)));
+        assert_eq!(value(&page, "mproxy_policy_endpoint_healthy{endpoint=\"http://a:1\"}"), Some(0.0));
+        assert_eq!(
+            value(&page, "mproxy_events_dropped_total{kind=\"publish\",why=\"queue_full\"}"),
+            Some(5.0)
+        );
+    }
+
+    #[test]
+    fn each_format_follows_its_own_rules() {
+        let metrics = Metrics::new();
+        let openmetrics = metrics.expose(Format::OpenMetrics);
+        assert!(openmetrics.ends_with("# EOF\n"));
+        assert!(openmetrics.contains("# TYPE mproxy_packets counter\n"));
+        let prometheus = metrics.expose(Format::Prometheus);
+        assert!(!prometheus.contains("# EOF") && !prometheus.contains("# UNIT"));
+        assert!(prometheus.contains("# TYPE mproxy_packets_total counter\n"));
+        assert!(prometheus.contains("# TYPE mproxy_build_info gauge\n"));
+        assert!(prometheus.contains("\nprocess_start_time_seconds "));
+        for line in prometheus.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            let base =
+                ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+            assert!(prometheus.contains(&format!("# TYPE {base} ")), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_callers_preference_chooses_the_format() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert_eq!(Format::accepted(Some(prometheus)), Format::OpenMetrics);
+        assert_eq!(
+            Format::accepted(Some("text/plain,application/openmetrics-text;q=0.5")),
+            Format::Prometheus
+        );
+        assert_eq!(Format::accepted(Some("application/openmetrics-text;q=0")), Format::Prometheus);
+        assert_eq!(Format::accepted(Some("*/*")), Format::Prometheus);
+        assert_eq!(Format::accepted(None), Format::Prometheus);
+    }
+}

@@ -1,0 +1,22 @@
+//! What the advisers tell of themselves, counted.
+
+use std::time::Duration;
+
+use mproxy_core::event::Kind;
+use mproxy_policy::watch::{CallOutcome, Dropped, Watch};
+
+use super::metrics::Metrics;
+
+impl Watch for Metrics {
+    fn call(&self, rpc: &'static str, outcome: CallOutcome, took: Duration) {
+        self.called(rpc, outcome.name(), took);
+    }
+
+    fn events_dropped(&self, kind: Kind, why: Dropped, count: u64) {
+        self.untold(kind.name(), why.name(), count);
+    }
+
+    fn endpoint(&self, url: &str, healthy: bool) {
+        self.endpoint_is(url, healthy);
+    }
+}
