@@ -1,1 +1,100 @@
-//! The admin API.
+//! Health, metrics and the admin API over HTTP.
+//!
+//! ```text
+//! GET    /healthz                          200 while the process turns
+//! GET    /readyz                           200, or 503 while draining or a listener is not bound
+//! GET    /metrics                          Prometheus text, or OpenMetrics where the caller prefers it
+//! GET    /api/v1/sessions                  ?limit= &after= &client_id= &username= &listener=
+//! GET    /api/v1/sessions/{connection_id}
+//! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
+//! GET    /api/v1/policy                    health of the policy service's endpoints
+//! POST   /api/v1/drain
+//! GET    /api/v1/config                    secrets masked
+//! GET    /api/v1/log-level
+//! PUT    /api/v1/log-level                 {"level": "info"}
+//! ```
+//!
+//! Who may what is said in [`guard`]; how a caller is kept from hanging it, in [`serve`](mod@serve). Knows the
+//! rest of the house only as a [`House`].
+
+mod guard;
+mod routes;
+mod serve;
+pub mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::{get, post};
+use uuid::Uuid;
+
+use crate::config::Secret;
+use crate::telemetry::log::LogHandle;
+use crate::telemetry::metrics::Metrics;
+
+pub use serve::serve;
+use view::{EndpointHealth, Page, Readiness, SessionFilter, SessionView};
+
+/// What the admin API needs of the house. Every call returns soon: it is made on a runtime thread.
+pub trait House: Send + Sync {
+    /// Up to `limit` sessions that pass `filter`, in the order of their connection ids, those after `after` only.
+    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page;
+
+    /// One session.
+    fn session(&self, connection_id: Uuid) -> Option<SessionView>;
+
+    /// Ends a session with a 5.0 reason code; `false` where there is none of this id.
+    fn kick(&self, connection_id: Uuid, reason: u8) -> bool;
+
+    /// Stops accepting and lets sessions end. Again: changes nothing.
+    fn drain(&self);
+
+    /// Whether new connections are welcome.
+    fn readiness(&self) -> Readiness;
+
+    /// The policy service's endpoints; empty where there is no service.
+    fn policy_health(&self) -> Vec<EndpointHealth>;
+}
+
+/// Everything that the admin API shows and moves.
+#[derive(Clone)]
+pub struct Admin {
+    /// The rest of the house.
+    pub house: Arc<dyn House>,
+    /// The metrics of the process.
+    pub metrics: Arc<Metrics>,
+    /// The log level of the process.
+    pub log: LogHandle,
+    /// The configuration in force, as [`crate::config::check::view`] shows it.
+    pub config: Arc<serde_json::Value>,
+    /// What callers must show, if anything.
+    pub token: Option<Secret>,
+}
+
+/// All routes, guarded.
+pub fn router(admin: Admin) -> Router {
+    let guarded = Router::new()
+        .route("/sessions", get(routes::sessions))
+        .route("/sessions/{connection_id}", get(routes::session).delete(routes::kick))
+        .route("/policy", get(routes::policy))
+        .route("/drain", post(routes::drain))
+        .route("/config", get(routes::config))
+        .route("/log-level", get(routes::log_level).put(routes::set_log_level))
+        // Inside the guard, so that a stranger cannot tell what exists from what does not.
+        .fallback(routes::nowhere)
+        .layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
+    Router::new()
+        .route("/healthz", get(routes::healthz))
+        .route("/readyz", get(routes::readyz))
+        .route("/metrics", get(routes::metrics))
+        .nest("/api/v1", guarded)
+        .fallback(routes::nowhere)
+        .method_not_allowed_fallback(routes::not_that_way)
+        .layer(axum::extract::DefaultBodyLimit::max(routes::LARGEST_BODY))
+        .layer(middleware::from_fn(guard::bound))
+        .with_state(admin)
+}
+
+#[cfg(test)]
+mod tests;

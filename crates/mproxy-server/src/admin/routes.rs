@@ -1,0 +1,193 @@
+//! The answers. Errors are `{"error": "…"}` with the status that says whose doing it was.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Admin;
+use super::view::{EndpointHealth, Page, SessionFilter, SessionView};
+use crate::config::LogLevel;
+use crate::telemetry::metrics::Format;
+
+/// Larger than any body that this API takes.
+pub(super) const LARGEST_BODY: usize = 4 << 10;
+
+/// Sessions of a page, unless the caller says otherwise.
+const USUAL_PAGE: usize = 100;
+
+/// More are not shown at once: a page is made while the registry waits.
+const LARGEST_PAGE: usize = 1000;
+
+/// Administrative action.
+const ADMINISTRATIVE_ACTION: u8 = 0x98;
+
+/// A request that cannot be answered as it was meant.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    text: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "error": self.text }))).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+macro_rules! failure_from {
+    ($($rejection:ty),+) => {
+        $(impl From<$rejection> for Failure {
+            fn from(rejection: $rejection) -> Self {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+        })+
+    };
+}
+failure_from!(PathRejection, QueryRejection, JsonRejection);
+
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
+    let readiness = admin.house.readiness();
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let detail = json!({
+        "ready": readiness.is_ready(),
+        "draining": readiness.draining,
+        "listeners": readiness.listeners,
+    });
+    (status, Json(detail)).into_response()
+}
+
+pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
+    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
+    ([(header::CONTENT_TYPE, format.content_type())], admin.metrics.expose(format))
+}
+
+/// Which sessions, and how many.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listing {
+    client_id: Option<String>,
+    username: Option<String>,
+    listener: Option<String>,
+    after: Option<Uuid>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn sessions(
+    State(admin): State<Admin>,
+    listing: Result<Query<Listing>, QueryRejection>,
+) -> Result<Json<Page>, Failure> {
+    let Query(Listing { client_id, username, listener, after, limit }) = listing?;
+    let limit = limit.unwrap_or(USUAL_PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        let text = format!("limit is a number from 1 to {LARGEST_PAGE}");
+        return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+    }
+    let filter = SessionFilter { client_id, username, listener };
+    Ok(Json(admin.house.sessions(&filter, after, limit)))
+}
+
+pub(super) async fn session(
+    State(admin): State<Admin>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<Json<SessionView>, Failure> {
+    let Path(id) = id?;
+    admin.house.session(id).map(Json).ok_or_else(no_such_session)
+}
+
+fn no_such_session() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is no such session")
+}
+
+/// How a kick is to look.
+#[derive(Debug, Deserialize)]
+pub(super) struct Kick {
+    reason: Option<String>,
+}
+
+pub(super) async fn kick(
+    State(admin): State<Admin>,
+    id: Result<Path<Uuid>, PathRejection>,
+    kick: Result<Query<Kick>, QueryRejection>,
+) -> Result<StatusCode, Failure> {
+    let (Path(id), Query(Kick { reason })) = (id?, kick?);
+    let reason = reason.map_or(Ok(ADMINISTRATIVE_ACTION), |reason| reason_code(&reason))?;
+    if !admin.house.kick(id, reason) {
+        return Err(no_such_session());
+    }
+    tracing::info!(connection = %id, reason = format_args!("{reason:#04x}"), "kicked by an administrator");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A 5.0 reason code, `152` or `0x98`. Below 0x80 it would not tell the client of an error.
+fn reason_code(text: &str) -> Result<u8, Failure> {
+    let code = match text.strip_prefix("0x") {
+        Some(hex) => u8::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    let code = code.ok().filter(|code| *code >= 0x80);
+    code.ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "reason is a 5.0 reason code from 0x80 to 0xff"))
+}
+
+pub(super) async fn policy(State(admin): State<Admin>) -> Json<Value> {
+    let endpoints: Vec<EndpointHealth> = admin.house.policy_health();
+    Json(json!({ "endpoints": endpoints }))
+}
+
+pub(super) async fn drain(State(admin): State<Admin>) -> (StatusCode, Json<Value>) {
+    tracing::info!("an administrator asked for a drain");
+    admin.house.drain();
+    (StatusCode::ACCEPTED, Json(json!({ "draining": true })))
+}
+
+pub(super) async fn config(State(admin): State<Admin>) -> Json<Value> {
+    Json(admin.config.as_ref().clone())
+}
+
+/// `{"level": "info"}`
+#[derive(Debug, Deserialize)]
+pub(super) struct Level {
+    level: String,
+}
+
+pub(super) async fn log_level(State(admin): State<Admin>) -> Json<Value> {
+    Json(json!({ "level": admin.log.level().name() }))
+}
+
+pub(super) async fn set_log_level(
+    State(admin): State<Admin>,
+    level: Result<Json<Level>, JsonRejection>,
+) -> Result<Json<Value>, Failure> {
+    let Json(Level { level }) = level?;
+    let level = LogLevel::parse(&level).map_err(|text| Failure::new(StatusCode::BAD_REQUEST, text))?;
+    admin.log.set(level);
+    tracing::info!(level = level.name(), "an administrator set the log level");
+    Ok(Json(json!({ "level": level.name() })))
+}
+
+pub(super) async fn nowhere() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is nothing at this address")
+}
+
+pub(super) async fn not_that_way() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
+}

@@ -1,0 +1,118 @@
+//! Serving HTTP/1.1 such that no caller can hang it: callers are counted, and each of heads, requests and
+//! connections has a time in which it must be done.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use super::{Admin, router};
+
+/// Callers at once; a further one waits in the kernel's queue.
+const MOST_CALLERS: usize = 128;
+
+/// For a request's head, and between two requests of one connection.
+const LONGEST_HEAD: Duration = Duration::from_secs(10);
+
+/// For a connection. A scraper comes back; a caller who never reads its answer does not keep its place.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(120);
+
+/// For a connection that was told to end.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
+
+/// After a failed accept, which is mostly a want of file descriptors that a turn of the loop will not mend.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes of a request's head.
+const LARGEST_HEAD: usize = 16 << 10;
+
+/// Serves until `shutdown` is done, then lets what runs end. The task is done when nobody is left.
+pub fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(accept(listener, router(admin), shutdown))
+}
+
+async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    let callers = Arc::new(Semaphore::new(MOST_CALLERS));
+    let (end, ending) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        // Losing either future loses nothing: an accepted stream or a permit comes only with readiness.
+        let next = async {
+            let permit = Arc::clone(&callers).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = tasks.join_next() => continue,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let call = call(stream, peer, router.clone(), ending.clone());
+                tasks.spawn(async move {
+                    // The permit lives as long as the call.
+                    let _permit = permit;
+                    if let Err(error) = call.await {
+                        tracing::trace!(%peer, error = %error, "admin connection failed");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin API could not accept");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    end.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn call(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    mut ending: watch::Receiver<bool>,
+) -> io::Result<()> {
+    // Answers are small and written at once; waiting to fill a segment only delays them.
+    stream.set_nodelay(true)?;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(LONGEST_HEAD)
+        .max_buf_size(LARGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => return done.map_err(io::Error::other),
+        () = sleep(LONGEST_CONNECTION) => {}
+        _ = ending.wait_for(|ending| *ending) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    match timeout(LONGEST_GOODBYE, connection).await {
+        Ok(done) => done.map_err(io::Error::other),
+        Err(late) => Err(late.into()),
+    }
+}

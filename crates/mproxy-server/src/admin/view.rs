@@ -1,0 +1,184 @@
+//! What the admin API shows, as JSON.
+
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+/// Which sessions are meant. What is absent does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct SessionFilter {
+    /// Exactly this client identifier.
+    pub client_id: Option<String>,
+    /// Exactly this user name.
+    pub username: Option<String>,
+    /// Accepted by the listener of this name.
+    pub listener: Option<String>,
+}
+
+impl SessionFilter {
+    /// Whether a session passes.
+    #[must_use]
+    pub fn passes(&self, client_id: Option<&str>, username: Option<&str>, listener: &str) -> bool {
+        let wants = |wanted: &Option<String>, is: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| Some(wanted) == is)
+        };
+        wants(&self.client_id, client_id)
+            && wants(&self.username, username)
+            && wants(&self.listener, Some(listener))
+    }
+}
+
+/// Some sessions, and whether there are more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Page {
+    /// In the order of their connection ids.
+    pub sessions: Vec<SessionView>,
+    /// Where the next page begins (`?after=`); absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Uuid>,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SessionView {
+    /// Names the connection.
+    pub connection_id: Uuid,
+    /// Grows over all connections of this mproxy.
+    pub epoch: u64,
+    /// The client identifier in force; absent before CONNECT was read.
+    pub client_id: Option<String>,
+    /// The user name in force.
+    pub username: Option<String>,
+    /// The listener that accepted it.
+    pub listener: String,
+    /// `tcp`, `tls`, `ws` or `wss`.
+    pub transport: &'static str,
+    /// The client's address.
+    pub remote: String,
+    /// The address it connected to.
+    pub local: String,
+    /// `3.1`, `3.1.1` or `5.0`; absent before CONNECT was read.
+    pub protocol: Option<String>,
+    /// When it was accepted.
+    pub connected_since: Timestamp,
+    /// How far it is: `connecting`, `admitting`, `dialling`, `open`, `closing`.
+    pub phase: &'static str,
+    /// What passed so far.
+    pub traffic: TrafficView,
+}
+
+/// Packets and bytes as they came in from each side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrafficView {
+    /// Packets from the client.
+    pub client_packets: u64,
+    /// Bytes from the client.
+    pub client_bytes: u64,
+    /// Packets from the broker.
+    pub broker_packets: u64,
+    /// Bytes from the broker.
+    pub broker_bytes: u64,
+}
+
+/// Whether new connections are welcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// mproxy is being stopped.
+    pub draining: bool,
+    /// Each listener that was configured.
+    pub listeners: Vec<ListenerReadiness>,
+}
+
+impl Readiness {
+    /// Not draining, and every listener is bound.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.draining && self.listeners.iter().all(|listener| listener.bound.is_some())
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerReadiness {
+    /// Its name.
+    pub name: String,
+    /// The address it is bound to; absent while it is not.
+    pub bound: Option<String>,
+}
+
+/// One endpoint of the policy service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointHealth {
+    /// Its address, as configured.
+    pub endpoint: String,
+    /// Whether it is asked at present.
+    pub healthy: bool,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A moment, written as RFC 3339 in UTC with milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub SystemTime);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        let (year, month, day) = date(days);
+        write!(f, "{year:04}-{month:02}-{day:02}T")?;
+        write!(f, "{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)?;
+        write!(f, ".{:03}Z", since.subsec_millis())
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(24);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{self}");
+        serializer.serialize_str(&text)
+    }
+}
+
+/// The date that lies so many days after 1970-01-01, by counting in years that begin in March, so that the
+/// leap day is the last of its year.
+const fn date(days: u64) -> (u64, u64, u64) {
+    const DAYS_IN_400_YEARS: u64 = 146_097;
+    let days = days + 719_468;
+    let era = days / DAYS_IN_400_YEARS;
+    let day_of_era = days % DAYS_IN_400_YEARS;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + if month <= 2 { 1 } else { 0 };
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_rfc_3339() {
+        let at = |millis| Timestamp(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_399_999), "2000-02-28T23:59:59.999Z");
+        assert_eq!(at(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(at(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+        assert_eq!(at(1_795_481_445_678), "2026-11-24T00:50:45.678Z");
+    }
+
+    #[test]
+    fn an_empty_filter_passes_everybody() {
+        assert!(SessionFilter::default().passes(None, None, "mqtt"));
+        let filter = SessionFilter { username: Some("ann".into()), ..SessionFilter::default() };
+        assert!(filter.passes(Some("c"), Some("ann"), "mqtt"));
+        assert!(!filter.passes(Some("c"), None, "mqtt"));
+    }
+}
