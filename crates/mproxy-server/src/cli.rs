@@ -1,1 +1,291 @@
-//! The command line.
+//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`.
+//! Flags follow from the table of settings; what they mean is the configuration's business.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argon2::Argon2;
+use argon2::password_hash::rand_core::OsRng;
+use argon2::password_hash::{PasswordHasher, SaltString};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
+
+use crate::config::settings::{CONFIG_VARIABLE, SETTINGS, Setting};
+use crate::config::{self, Config, Flags, Loaded, Problems, check};
+
+/// What a wrong configuration ends with; no port was opened.
+pub const EXIT_CONFIGURATION: u8 = 2;
+
+/// A transparent MQTT proxy that lets an external service decide what each client may do.
+#[derive(Debug, Parser)]
+#[command(name = "mproxy", version, after_long_help = variables())]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Cli {
+    /// What is to be done.
+    #[must_use]
+    pub fn task(&self) -> Command {
+        self.command.unwrap_or(Command::Run)
+    }
+
+    /// The settings given as flags.
+    #[must_use]
+    pub const fn flags(&self) -> &Flags {
+        &self.settings.0
+    }
+}
+
+/// What mproxy can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the proxy (what happens without a command, too)
+    Run,
+    /// Check the configuration and print what is in force
+    Check,
+    /// Show everything on this machine: a broker, mproxy before it, and example rules
+    Demo,
+    /// Hash a password from standard input for the rule file
+    HashPassword,
+}
+
+/// Flags for the settings that have one.
+#[derive(Debug)]
+struct Settings(Flags);
+
+impl Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help(format!("Configuration file, TOML [env: {CONFIG_VARIABLE}]"))
+            .value_parser(value_parser!(PathBuf))
+            .global(true);
+        command.arg(config).args(SETTINGS.iter().filter_map(flag))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(setting: &'static Setting) -> Option<Arg> {
+    let mut help = setting.about.to_owned();
+    if let Some(variable) = setting.variable {
+        let _ = write!(help, " [env: {variable}]");
+    }
+    if let Some(default) = setting.default {
+        let _ = write!(help, " [default: {default}]");
+    }
+    let name = setting.key.rsplit('.').next().unwrap_or(setting.key);
+    Some(Arg::new(setting.key).long(setting.flag?).value_name(name).help(help).global(true))
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |setting: &Setting| {
+            setting.flag?;
+            Some((setting.key, matches.get_one::<String>(setting.key)?.clone()))
+        };
+        let values = SETTINGS.iter().filter_map(given).collect();
+        Ok(Self(Flags { config: matches.get_one::<PathBuf>("config").cloned(), values }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Every variable, for `--help`.
+fn variables() -> String {
+    let mut text = "Environment (a flag wins over a variable, a variable over the file):\n".to_owned();
+    let mut line = |name: &str, about: &str, default: Option<&str>| {
+        let default = default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<30} {about}{default}");
+    };
+    line(CONFIG_VARIABLE, "configuration file, TOML", None);
+    for setting in SETTINGS {
+        if let Some(variable) = setting.variable {
+            line(variable, setting.about, setting.default);
+        }
+    }
+    text.push_str("\nIn the file, and only there: any number of [[listeners]], and on_error for each hook.");
+    text
+}
+
+/// The configuration of this process.
+///
+/// # Errors
+/// As [`config::load`].
+pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
+    config::load(flags, std::env::vars_os(), |path| std::fs::read_to_string(path))
+}
+
+/// Prints warnings and faults for a person.
+///
+/// # Errors
+/// Where `err` cannot be written to.
+pub fn complain(problems: &Problems, err: &mut impl Write) -> io::Result<()> {
+    for warning in &problems.warnings {
+        writeln!(err, "mproxy: warning: {warning}")?;
+    }
+    writeln!(err, "mproxy: {problems}")
+}
+
+/// `mproxy check`: the effective configuration to `out`, warnings and faults to `err`. `more` may find faults
+/// that only opening things shows, such as those of a rule file.
+///
+/// # Errors
+/// Where `out` or `err` cannot be written to.
+pub fn check(
+    loaded: Result<Loaded, Problems>,
+    more: impl FnOnce(&Config) -> Vec<String>,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<ExitCode> {
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(&problems, err)?;
+            return Ok(ExitCode::from(EXIT_CONFIGURATION));
+        }
+    };
+    out.write_all(check::render(&loaded).as_bytes())?;
+    for warning in &loaded.warnings {
+        writeln!(err, "mproxy: warning: {warning}")?;
+    }
+    let faults = more(&loaded.config);
+    for fault in &faults {
+        writeln!(err, "mproxy: {fault}")?;
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) })
+}
+
+/// `mproxy hash-password`: asks at a terminal, twice and without echo; elsewhere takes a line of standard input.
+///
+/// # Errors
+/// Where nothing is given, or the two differ.
+pub fn hash_password() -> anyhow::Result<()> {
+    let stdin = io::stdin();
+    let password = if stdin.is_terminal() {
+        let password = rpassword::prompt_password("password: ")?;
+        anyhow::ensure!(password == rpassword::prompt_password("again: ")?, "the two passwords differ");
+        password.into_bytes()
+    } else {
+        first_line(stdin.lock())?
+    };
+    writeln!(io::stdout(), "{}", hash(&password)?)?;
+    Ok(())
+}
+
+/// MQTT has no longer passwords.
+const LONGEST_PASSWORD: u64 = 65_535;
+
+fn first_line(input: impl BufRead) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    input.take(LONGEST_PASSWORD + 2).read_until(b'\n', &mut line)?;
+    let text = line.strip_suffix(b"\n").unwrap_or(&line);
+    Ok(text.strip_suffix(b"\r").unwrap_or(text).to_vec())
+}
+
+fn hash(password: &[u8]) -> anyhow::Result<String> {
+    anyhow::ensure!(!password.is_empty(), "no password was given");
+    let salt = SaltString::generate(&mut OsRng);
+    let hash = Argon2::default().hash_password(password, &salt);
+    Ok(hash.map_err(|error| anyhow::anyhow!("cannot hash: {error}"))?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use argon2::PasswordVerifier;
+    use argon2::password_hash::PasswordHash;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).expect("a command line")
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_runs() {
+        assert_eq!(parse("mproxy").task(), Command::Run);
+        assert_eq!(parse("mproxy run").task(), Command::Run);
+        assert_eq!(parse("mproxy hash-password").task(), Command::HashPassword);
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command() {
+        for line in [
+            "mproxy check --config a.toml --mqtt-port 1",
+            "mproxy --config a.toml --mqtt-port 1 check",
+            "mproxy --config a.toml check --mqtt-port 1",
+        ] {
+            let cli = parse(line);
+            assert_eq!(cli.task(), Command::Check);
+            assert_eq!(cli.flags().config, Some("a.toml".into()));
+            assert_eq!(cli.flags().values, [("mqtt.port", "1".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn help_names_every_variable() {
+        let help = Cli::command().render_long_help().to_string();
+        for variable in SETTINGS.iter().filter_map(|setting| setting.variable) {
+            assert!(help.contains(variable), "{variable}");
+        }
+        assert!(help.contains("MPROXY_CONFIG"));
+    }
+
+    fn checked(env: &[(&str, &str)], more: &[&str]) -> (ExitCode, String, String) {
+        let env: Vec<_> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let loaded = config::load(&Flags::default(), env, |_| Err(io::ErrorKind::NotFound.into()));
+        let more = |_: &Config| more.iter().map(|fault| (*fault).to_owned()).collect();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(loaded, more, &mut out, &mut err).expect("a Vec takes everything");
+        (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+    }
+
+    #[test]
+    fn check_ends_with_two_where_there_is_a_fault() {
+        let code = |code: ExitCode| format!("{code:?}");
+        let two = code(ExitCode::from(2));
+        let (good, page, warnings) = checked(&[], &[]);
+        assert_eq!(code(good), code(ExitCode::SUCCESS));
+        assert!(page.contains("[mqtt]") && warnings.contains("everything is allowed"));
+        let (bad, page, faults) = checked(&[("MPROXY_MQTT_PORT", "x")], &[]);
+        assert_eq!((code(bad), page.as_str()), (two.clone(), ""));
+        assert!(faults.contains("environment variable MPROXY_MQTT_PORT"), "{faults}");
+        let (bad, _, faults) = checked(&[], &["acl.toml:3: no such effect"]);
+        assert_eq!(code(bad), two);
+        assert!(faults.contains("acl.toml:3"), "{faults}");
+    }
+
+    #[test]
+    fn a_hash_verifies_and_never_repeats() {
+        let hashes = [hash(b"secret").expect("a hash"), hash(b"secret").expect("a hash")];
+        assert_ne!(hashes[0], hashes[1]);
+        let parsed = PasswordHash::new(&hashes[0]).expect("a PHC string");
+        assert!(Argon2::default().verify_password(b"secret", &parsed).is_ok());
+        assert!(hash(b"").is_err());
+    }
+
+    #[test]
+    fn a_line_is_a_password_without_its_end() {
+        assert_eq!(first_line(&b"secret\r\nmore"[..]).expect("read"), b"secret");
+        assert_eq!(first_line(&b"no end"[..]).expect("read"), b"no end");
+        assert_eq!(first_line(&b"\n"[..]).expect("read"), b"");
+    }
+}
