@@ -28,7 +28,22 @@ impl Malformed {
     /// 3.x has carry theirs. Empty where the text states the rule without a number.
     #[must_use]
     pub const fn rule(&self) -> &'static str {
-        self.kind.rule()
+        match (self.kind, self.packet) {
+            // Rules that the standard states once for each packet.
+            (ErrorKind::ReservedFlags, Some(PacketType::Pubrel)) => "MQTT-3.6.1-1",
+            (ErrorKind::ReservedFlags, Some(PacketType::Subscribe)) => "MQTT-3.8.1-1",
+            (ErrorKind::ReservedFlags, Some(PacketType::Unsubscribe)) => "MQTT-3.10.1-1",
+            (ErrorKind::ReservedFlags, Some(PacketType::Disconnect)) => "MQTT-3.14.1-1",
+            (ErrorKind::ReservedFlags, Some(PacketType::Auth)) => "MQTT-3.15.1-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Puback)) => "MQTT-3.4.2-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Pubrec)) => "MQTT-3.5.2-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Pubrel)) => "MQTT-3.6.2-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Pubcomp)) => "MQTT-3.7.2-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Disconnect)) => "MQTT-3.14.2-1",
+            (ErrorKind::ReasonCodeUnknown, Some(PacketType::Auth)) => "MQTT-3.15.2-1",
+            (ErrorKind::NoTopicFilter, Some(PacketType::Unsubscribe)) => "MQTT-3.10.3-2",
+            (kind, _) => kind.rule(),
+        }
     }
 
     /// The reason code of the DISCONNECT or CONNACK that ends a 5.0 connection for this fault.
@@ -79,7 +94,7 @@ macro_rules! faults {
                 match self { $(Self::$kind => $message,)* }
             }
 
-            /// See [`Malformed::rule`].
+            /// The rule where the packet does not matter; see [`Malformed::rule`].
             #[must_use]
             pub const fn rule(self) -> &'static str {
                 match self { $(Self::$kind => $rule,)* }
@@ -189,6 +204,13 @@ mod tests {
         assert_eq!(error.to_string(), "PUBLISH: topic name holds a wildcard at byte 4 [MQTT-3.3.2-2]");
         let error = Malformed::new(ErrorKind::TypeZero, None, 0);
         assert_eq!(error.to_string(), "packet type 0 is reserved at byte 0");
+    }
+
+    #[test]
+    fn a_rule_that_is_stated_for_each_packet_is_told_by_its_own_number() {
+        let rule = |packet| Malformed::new(ErrorKind::NoTopicFilter, Some(packet), 4).rule();
+        assert_eq!(rule(PacketType::Subscribe), "MQTT-3.8.3-2");
+        assert_eq!(rule(PacketType::Unsubscribe), "MQTT-3.10.3-2");
     }
 
     #[test]

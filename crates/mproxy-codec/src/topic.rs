@@ -31,7 +31,7 @@ pub enum TopicError {
         /// Where.
         at: usize,
     },
-    /// `+` or `#` in a name (`[MQTT-4.7.1-1]`).
+    /// `+` or `#` in a name (`[MQTT-4.7.0-1]`).
     #[error("a wildcard in a topic name, at byte {at}")]
     Wildcard {
         /// Where.
