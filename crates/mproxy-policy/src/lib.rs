@@ -1,1 +1,33 @@
-//! The advisers of mproxy: static rules and the remote policy service.
+//! The advisers of mproxy: who answers when a session does not know whether its client may.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
+//! | [`remote`] | the policy service, asked and told over gRPC |
+//! | [`watch`] | who counts what the advisers do, for metrics |
+//!
+//! The generated types of `proto/events.proto` are named in one private room, `contract`, and nowhere else.
+//!
+//! ```
+//! use mproxy_policy::acl::Acl;
+//!
+//! let acl = Acl::parse(
+//!     r#"
+//!     [[rules]]
+//!     effect = "allow"
+//!     topics = ["devices/${clientid}/#"]
+//!     "#,
+//!     "example.toml",
+//! )?;
+//! assert!(!acl.knows_users());
+//! # Ok::<(), mproxy_policy::acl::AclErrors>(())
+//! ```
+
+pub mod acl;
+mod contract;
+pub mod remote;
+pub mod watch;
+
+pub use acl::{Acl, AclAdviser, AclErrors};
+pub use remote::{Endpoint, Remote, RemoteConfig};
+pub use watch::{CallOutcome, Unwatched, Watch};

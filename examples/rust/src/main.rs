@@ -1,1 +1,134 @@
-fn main() {}
+//! A hook service for mproxy: refuses one user, guards two topic trees, moves a third, and prints what it is told.
+//!
+//! ```sh
+//! cargo run -p mproxy-example-hook -- 127.0.0.1:50051
+//! MPROXY_POLICY_URL=http://127.0.0.1:50051 cargo run
+//! ```
+//!
+//! The address is the first argument or `HOOK_ADDRESS`: `host:port` (port 0: any) or `unix:/path`.
+
+use std::env;
+use std::error::Error;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+#[allow(unreachable_pub, unused_qualifications, missing_docs, clippy::all, reason = "generated")]
+mod proto {
+    tonic::include_proto!("mproxy.v1");
+}
+
+use proto::hooks_server::{Hooks, HooksServer};
+use proto::*;
+
+struct Example;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Hooks for Example {
+    /// What this service wants: publishes by size only, and no word of subscriptions that ended.
+    async fn hello(&self, _: Request<HelloRequest>) -> Answer<HelloResponse> {
+        use Hook::*;
+        let hooks = [AuthConnect, AuthPublish, AuthSubscribe, Connect, Publish, Subscribe, Disconnect];
+        let wants = hooks.map(|hook| Want { hook: hook.into(), ..Default::default() }).into();
+        Ok(Response::new(HelloResponse { wants, name: "example".into(), ..Default::default() }))
+    }
+
+    async fn auth_connect(&self, request: Request<AuthConnectRequest>) -> Answer<AuthConnectResponse> {
+        use auth_connect_response::Verdict::{Allow, Deny};
+        let client = request.into_inner().client.unwrap_or_default();
+        let verdict = match client.username() {
+            "mallory" => Deny(refusal("mallory may not come in")),
+            _ => Allow(ConnectAllow::default()),
+        };
+        Ok(Response::new(AuthConnectResponse { verdict: Some(verdict) }))
+    }
+
+    async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Answer<AuthPublishResponse> {
+        use auth_publish_response::Verdict::{Allow, Deny};
+        let topic = request.into_inner().topic;
+        let verdict = if topic.starts_with("forbidden/") {
+            Deny(refusal("nobody publishes here"))
+        } else {
+            let topic = topic.strip_prefix("old/").map(|rest| format!("new/{rest}"));
+            Allow(PublishAllow { topic, ..Default::default() })
+        };
+        Ok(Response::new(AuthPublishResponse { verdict: Some(verdict) }))
+    }
+
+    async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Answer<AuthSubscribeResponse> {
+        use filter_verdict::Verdict::{Allow, Deny};
+        let judge = |asked: SubscribeFilter| match asked.filter.split('/').next() {
+            Some("secret" | "+" | "#") => Deny(refusal("this would show what is secret")),
+            _ => Allow(FilterAllow::default()),
+        };
+        let verdicts = request
+            .into_inner()
+            .filters
+            .into_iter()
+            .map(|asked| FilterVerdict { verdict: Some(judge(asked)) });
+        Ok(Response::new(AuthSubscribeResponse { verdicts: verdicts.collect() }))
+    }
+
+    async fn connect(&self, event: Request<ConnectEvent>) -> Answer<Told> {
+        let event = event.into_inner();
+        tell(event.client, event.sequence, "connected")
+    }
+
+    async fn publish(&self, event: Request<PublishEvent>) -> Answer<Told> {
+        let event = event.into_inner();
+        tell(
+            event.client,
+            event.sequence,
+            &format!("published {} bytes to {}", event.payload_size, event.topic),
+        )
+    }
+
+    async fn subscribe(&self, event: Request<SubscribeEvent>) -> Answer<Told> {
+        let event = event.into_inner();
+        let filters: Vec<_> = event
+            .filters
+            .iter()
+            .map(|granted| format!("{}={}", granted.filter, granted.reason_code))
+            .collect();
+        tell(event.client, event.sequence, &format!("subscribed to {}", filters.join(" ")))
+    }
+
+    async fn disconnect(&self, event: Request<DisconnectEvent>) -> Answer<Told> {
+        let event = event.into_inner();
+        tell(event.client, event.sequence, &format!("disconnected: {}", event.detail))
+    }
+}
+
+/// Not authorized (0x87), with a word for 5.0 clients.
+fn refusal(why: &str) -> Deny {
+    Deny { reason_string: why.into(), ..Default::default() }
+}
+
+/// One line for each event.
+fn tell(client: Option<Client>, sequence: u64, what: &str) -> Answer<Told> {
+    println!("{sequence} {} {what}", client.unwrap_or_default().client_id);
+    Ok(Response::new(Told {}))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).or_else(|| env::var("HOOK_ADDRESS").ok());
+    let address = address.unwrap_or_else(|| "127.0.0.1:50051".into());
+    let server = Server::builder().add_service(HooksServer::new(Example));
+    if let Some(path) = address.strip_prefix("unix:") {
+        // Left over from a run that was killed; if it is not there, so much the better.
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        println!("listening on {address}");
+        server.serve_with_incoming(UnixListenerStream::new(listener)).await?;
+    } else {
+        let listener = TcpListener::bind(&address).await?;
+        println!("listening on {}", listener.local_addr()?);
+        server.serve_with_incoming(TcpListenerStream::new(listener)).await?;
+    }
+    Ok(())
+}

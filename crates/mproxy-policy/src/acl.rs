@@ -1,0 +1,238 @@
+//! Static rules: a TOML file with users and what they may do. It knows no service and reads no network.
+//!
+//! ```toml
+//! anonymous = true                      # clients without a user name may connect; false if left out
+//!
+//! [[users]]
+//! name = "ann"
+//! password = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$…"
+//!
+//! [[rules]]                             # the first rule that matches decides
+//! effect = "deny"
+//! actions = ["publish"]                 # publish, subscribe, receive, will; all of them if left out
+//! topics = ["devices/+/config"]         # topic filters, with ${clientid} and ${username}
+//!
+//! [[rules]]
+//! effect = "allow"
+//! users = ["ann"]                       # whose rule it is; everybody's if left out
+//! client_ids = ["c1", "c2"]             # likewise
+//! topics = ["devices/${clientid}/#"]
+//! max_qos = 1                           # allow only; 2 if left out
+//! retain = false                        # allow only; whether publishes may be retained, true if left out
+//! ```
+//!
+//! - **Silence denies.** What no rule speaks of is refused, unless an adviser after this one knows.
+//! - **PUBLISH, will and delivery** match a rule if one of its filters matches the topic.
+//! - **SUBSCRIBE**: an *allow* rule decides if one of its filters contains the asked one whole; a *deny* rule
+//!   decides if some topic matches both, so that nothing denied is had through a wider filter.
+//!   `$share/group/filter` is judged as `filter`.
+//! - **Topics that begin with `$`** are allowed only by rules that begin with a written `$`. A deny rule's
+//!   wildcards reach them.
+//! - **Variables** are compared literally, as (part of) one level: no value widens a rule.
+//! - **`max_qos`** refuses a publish above it (0x9B) and lowers what a subscription is granted;
+//!   **`retain = false`** refuses retained publishes (0x9A). Both hold for wills.
+//! - **`receive`** is looked at only where some rule names it; from then on every delivery needs a rule.
+//! - **Users** are checked only where the file has `[[users]]` or says `anonymous`; a file of rules alone leaves
+//!   the question who somebody is to others.
+
+mod adviser;
+mod file;
+mod password;
+mod pattern;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::split_share;
+use mproxy_codec::types::QoS;
+
+pub use self::adviser::AclAdviser;
+pub use self::file::{AclError, AclErrors};
+use self::password::Password;
+pub use self::password::{HashError, hash_password};
+use self::pattern::{Pattern, Reach, Who};
+
+/// A rule file that was read and checked.
+#[derive(Debug)]
+pub struct Acl {
+    path: Option<PathBuf>,
+    /// `None`: the file does not say.
+    anonymous: Option<bool>,
+    users: HashMap<Box<str>, Password>,
+    rules: Vec<Rule>,
+    /// Some rule names `receive`.
+    receives: bool,
+}
+
+/// One `[[rules]]` entry.
+#[derive(Debug)]
+struct Rule {
+    effect: Effect,
+    users: Option<Names>,
+    client_ids: Option<Names>,
+    actions: Actions,
+    topics: Box<[Pattern]>,
+    max_qos: QoS,
+    retain: Retain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retain {
+    Allowed,
+    Refused,
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Publish = 1,
+    Subscribe = 2,
+    Receive = 4,
+    Will = 8,
+}
+
+/// A set of [`Act`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Actions(u8);
+
+impl Actions {
+    const ALL: Self = Self(15);
+
+    const fn has(self, act: Act) -> bool {
+        self.0 & act as u8 != 0
+    }
+}
+
+/// Names in order, to be searched.
+#[derive(Debug)]
+struct Names(Box<[Box<str>]>);
+
+impl Names {
+    fn new(mut names: Vec<Box<str>>) -> Self {
+        names.sort_unstable();
+        Self(names.into())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.binary_search_by(|own| (**own).cmp(name)).is_ok()
+    }
+}
+
+/// What the rules say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word<A> {
+    /// No rule speaks of it.
+    Silence,
+    /// Yes.
+    Allow(A),
+    /// No, and the reason code for it.
+    Refuse(ReasonCode),
+}
+
+/// A message on its way, as rules see it.
+#[derive(Clone, Copy, Debug)]
+struct Message<'a> {
+    topic: &'a str,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Acl {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or all that is wrong in it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, AclErrors> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| AclErrors::unreadable(&name, &error))?;
+        Ok(Self { path: Some(path.to_owned()), ..Self::parse(&text, &name)? })
+    }
+
+    /// Checks the text of a file; `name` is for the errors.
+    ///
+    /// # Errors
+    /// All that is wrong in it.
+    pub fn parse(text: &str, name: &str) -> Result<Self, AclErrors> {
+        file::parse(text, name)
+    }
+
+    /// Whether the file says who may connect: it has users, or speaks of those who have no name.
+    #[must_use]
+    pub fn knows_users(&self) -> bool {
+        !self.users.is_empty() || self.anonymous.is_some()
+    }
+
+    /// Users and rules in it, for a log line.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.users.len(), self.rules.len())
+    }
+
+    fn about<'a>(&'a self, act: Act, who: Who<'a>) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(move |rule| rule.actions.has(act) && rule.is_for(who))
+    }
+
+    /// May this be published, stand as a will, or be delivered?
+    fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> Word<()> {
+        let Some(rule) = self.about(act, who).find(|rule| rule.matches(message.topic, who)) else {
+            return Word::Silence;
+        };
+        match (rule.effect, act) {
+            (Effect::Deny, _) => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+            (Effect::Allow, Act::Receive | Act::Subscribe) => Word::Allow(()),
+            (Effect::Allow, Act::Publish | Act::Will) => {
+                if message.qos > rule.max_qos {
+                    Word::Refuse(ReasonCode::QOS_NOT_SUPPORTED)
+                } else if message.retain && rule.retain == Retain::Refused {
+                    Word::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED)
+                } else {
+                    Word::Allow(())
+                }
+            }
+        }
+    }
+
+    /// May this filter be subscribed to, and up to which QoS?
+    fn filter(&self, who: Who<'_>, filter: &str) -> Word<QoS> {
+        let filter = split_share(filter).1;
+        for rule in self.about(Act::Subscribe, who) {
+            match rule.effect {
+                Effect::Allow if rule.topics.iter().any(|own| own.contains(filter, who)) => {
+                    return Word::Allow(rule.max_qos);
+                }
+                Effect::Deny if rule.topics.iter().any(|own| own.meets(filter, who)) => {
+                    return Word::Refuse(ReasonCode::NOT_AUTHORIZED);
+                }
+                Effect::Allow | Effect::Deny => {}
+            }
+        }
+        Word::Silence
+    }
+}
+
+impl Rule {
+    fn is_for(&self, who: Who<'_>) -> bool {
+        self.client_ids.as_ref().is_none_or(|names| names.has(who.client_id))
+            && self.users.as_ref().is_none_or(|names| who.username.is_some_and(|name| names.has(name)))
+    }
+
+    fn matches(&self, topic: &str, who: Who<'_>) -> bool {
+        let reach = match self.effect {
+            Effect::Allow => Reach::Named,
+            Effect::Deny => Reach::Wide,
+        };
+        self.topics.iter().any(|own| own.matches(topic, who, reach))
+    }
+}
+
+#[cfg(test)]
+mod tests;

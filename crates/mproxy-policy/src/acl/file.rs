@@ -1,0 +1,315 @@
+//! Reads the rule file: checks all of it, collects every fault with its line and key, then compiles.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+use mproxy_codec::types::QoS;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::pattern::Pattern;
+use super::{Acl, Act, Actions, Effect, Names, Password, Retain, Rule};
+
+/// One fault of a rule file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AclError {
+    /// Counted from 1; 0 where the file could not be read.
+    pub line: usize,
+    /// Where in the file, `rules[2].topics[0]` for example; empty for what is no TOML.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// All that is wrong with a rule file, by line. Displayed as one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AclErrors {
+    name: String,
+    faults: Vec<AclError>,
+}
+
+impl AclErrors {
+    /// The faults, by line; never empty.
+    #[must_use]
+    pub fn faults(&self) -> &[AclError] {
+        &self.faults
+    }
+
+    pub(super) fn unreadable(name: &str, error: &io::Error) -> Self {
+        let what = format!("cannot be read: {error}");
+        Self { name: name.to_owned(), faults: vec![AclError { line: 0, key: String::new(), what }] }
+    }
+}
+
+impl fmt::Display for AclErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, AclError { line, key, what }) in self.faults.iter().enumerate() {
+            let (newline, name) = (if at == 0 { "" } else { "\n" }, &self.name);
+            match (line, key.as_str()) {
+                (0, _) => write!(f, "{newline}{name}: {what}")?,
+                (line, "") => write!(f, "{newline}{name}:{line}: {what}")?,
+                (line, key) => write!(f, "{newline}{name}:{line}: {key}: {what}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for AclErrors {}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { text, faults: Vec::new(), whole: syntax.is_empty() };
+    for error in syntax {
+        reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
+    }
+    let mut acl =
+        Acl { path: None, anonymous: None, users: HashMap::new(), rules: Vec::new(), receives: false };
+    reader.document(document.get_ref(), &mut acl);
+    if reader.faults.is_empty() {
+        return Ok(acl);
+    }
+    reader.faults.sort_by_key(|fault| fault.line);
+    Err(AclErrors { name: name.to_owned(), faults: reader.faults })
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    faults: Vec<AclError>,
+    /// The text is TOML throughout: what is missing was not merely lost to a syntax error.
+    whole: bool,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: &DeTable<'_>, acl: &mut Acl) {
+        for (key, value) in document {
+            let name = key.get_ref().as_ref();
+            match name {
+                "anonymous" => acl.anonymous = self.flag(value, name),
+                "users" => self.each_table(value, name, |reader, table, at, key| {
+                    reader.user(table, at, key, acl);
+                }),
+                "rules" => self.each_table(value, name, |reader, table, at, key| {
+                    acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
+                }),
+                _ => self.unknown(key.span(), name.to_owned(), "anonymous, users, rules"),
+            }
+        }
+    }
+
+    fn user(&mut self, table: &DeTable<'_>, at: Range<usize>, path: &str, acl: &mut Acl) {
+        let (mut name, mut password) = (None, None);
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            match key.get_ref().as_ref() {
+                "name" => name = self.text(value, &full).map(|text| (text, value.span(), full)),
+                "password" => {
+                    password = self.text(value, &full).map(|text| {
+                        Password::parse(text).map_err(|what| self.fault(value.span(), full, what))
+                    });
+                }
+                _ => self.unknown(key.span(), full, "name, password"),
+            }
+        }
+        if !table.contains_key("name") {
+            self.missing(at.clone(), format!("{path}.name"));
+        }
+        if !table.contains_key("password") {
+            self.missing(at, format!("{path}.password"));
+        }
+        let Some((name, span, full)) = name else { return };
+        if acl.users.contains_key(name) {
+            return self.fault(span, full, format!("there is a user {name:?} already"));
+        }
+        if let Some(Ok(password)) = password {
+            acl.users.insert(name.into(), password);
+        }
+    }
+
+    fn rule(
+        &mut self,
+        table: &DeTable<'_>,
+        at: Range<usize>,
+        path: &str,
+        receives: &mut bool,
+    ) -> Option<Rule> {
+        let before = self.faults.len();
+        let (mut effect, mut topics) = (None, Vec::new());
+        let (mut users, mut client_ids, mut actions) = (None, None, None);
+        let (mut max_qos, mut retain) = (None, None);
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            match key.get_ref().as_ref() {
+                "effect" => {
+                    effect = self.word(value, &full, &[("allow", Effect::Allow), ("deny", Effect::Deny)])
+                }
+                "users" => users = Some(self.names(value, &full)),
+                "client_ids" => client_ids = Some(self.names(value, &full)),
+                "actions" => actions = Some(self.actions(value, &full)),
+                "topics" => topics = self.topics(value, &full),
+                "max_qos" => max_qos = self.qos(value, &full).map(|qos| (qos, key.span())),
+                "retain" => retain = self.flag(value, &full).map(|flag| (flag, key.span())),
+                _ => {
+                    let known = "effect, users, client_ids, actions, topics, max_qos, retain";
+                    self.unknown(key.span(), full, known);
+                }
+            }
+        }
+        for key in ["effect", "topics"] {
+            if !table.contains_key(key) {
+                self.missing(at.clone(), format!("{path}.{key}"));
+            }
+        }
+        if effect == Some(Effect::Deny) {
+            let limits = [
+                max_qos.as_ref().map(|(_, span)| ("max_qos", span)),
+                retain.as_ref().map(|(_, span)| ("retain", span)),
+            ];
+            for (key, span) in limits.into_iter().flatten() {
+                self.fault(span.clone(), format!("{path}.{key}"), "limits what is allowed; this rule denies");
+            }
+        }
+        *receives |= actions.is_some_and(|actions: Actions| actions.has(Act::Receive));
+        if self.faults.len() > before {
+            return None;
+        }
+        Some(Rule {
+            effect: effect?,
+            users,
+            client_ids,
+            actions: actions.unwrap_or(Actions::ALL),
+            topics: topics.into(),
+            max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
+            retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
+        })
+    }
+
+    fn topics(&mut self, value: &Value<'_>, key: &str) -> Vec<Pattern> {
+        let mut topics = Vec::new();
+        self.each_text(value, key, |reader, text, span, key| match Pattern::parse(text) {
+            Ok(pattern) => topics.push(pattern),
+            Err(error) => reader.fault(span, key, format!("{text:?}: {error}")),
+        });
+        topics
+    }
+
+    fn names(&mut self, value: &Value<'_>, key: &str) -> Names {
+        let mut names = Vec::new();
+        self.each_text(value, key, |_, text, _, _| names.push(text.into()));
+        Names::new(names)
+    }
+
+    fn actions(&mut self, value: &Value<'_>, key: &str) -> Actions {
+        let mut actions = Actions(0);
+        self.each_text(value, key, |reader, text, span, key| {
+            let act = match text {
+                "publish" => Act::Publish,
+                "subscribe" => Act::Subscribe,
+                "receive" => Act::Receive,
+                "will" => Act::Will,
+                _ => {
+                    let what = format!("{text:?} is none of publish, subscribe, receive, will");
+                    return reader.fault(span, key, what);
+                }
+            };
+            actions.0 |= act as u8;
+        });
+        actions
+    }
+
+    fn qos(&mut self, value: &Value<'_>, key: &str) -> Option<QoS> {
+        let qos = match value.get_ref() {
+            DeValue::Integer(number) => {
+                u8::from_str_radix(number.as_str(), number.radix()).ok().and_then(QoS::from_bits)
+            }
+            _ => None,
+        };
+        if qos.is_none() {
+            self.fault(value.span(), key.to_owned(), "must be 0, 1 or 2");
+        }
+        qos
+    }
+
+    fn word<T: Copy>(&mut self, value: &Value<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text(value, key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meant)| *meant);
+        if found.is_none() {
+            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.fault(value.span(), key.to_owned(), format!("{text:?} is none of {}", known.join(", ")));
+        }
+        found
+    }
+
+    fn flag(&mut self, value: &Value<'_>, key: &str) -> Option<bool> {
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.fault(value.span(), key.to_owned(), "must be true or false");
+        }
+        flag
+    }
+
+    fn text<'v>(&mut self, value: &'v Value<'_>, key: &str) -> Option<&'v str> {
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.fault(value.span(), key.to_owned(), "must be a string");
+        }
+        text
+    }
+
+    /// The texts of a list that has at least one.
+    fn each_text(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        mut take: impl FnMut(&mut Self, &str, Range<usize>, String),
+    ) {
+        let list = value.get_ref().as_array().filter(|list| !list.is_empty());
+        let Some(list) = list else {
+            return self.fault(value.span(), key.to_owned(), "must be a list of at least one string");
+        };
+        for (at, item) in list.iter().enumerate() {
+            let key = format!("{key}[{at}]");
+            if let Some(text) = self.text(item, &key) {
+                take(self, text, item.span(), key);
+            }
+        }
+    }
+
+    fn each_table(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        mut take: impl FnMut(&mut Self, &DeTable<'_>, Range<usize>, &str),
+    ) {
+        let Some(list) = value.get_ref().as_array() else {
+            return self.fault(value.span(), key.to_owned(), format!("is written [[{key}]]"));
+        };
+        for (at, item) in list.iter().enumerate() {
+            let path = format!("{key}[{at}]");
+            match item.get_ref().as_table() {
+                Some(table) => take(self, table, item.span(), &path),
+                None => self.fault(item.span(), path, format!("is written [[{key}]]")),
+            }
+        }
+    }
+
+    fn unknown(&mut self, at: Range<usize>, key: String, known: &str) {
+        self.fault(at, key, format!("unknown key; there are {known}"));
+    }
+
+    fn missing(&mut self, at: Range<usize>, key: String) {
+        if self.whole {
+            self.fault(at, key, "is missing");
+        }
+    }
+
+    fn fault(&mut self, at: Range<usize>, key: String, what: impl Into<String>) {
+        let before = self.text.as_bytes().get(..at.start).unwrap_or(self.text.as_bytes());
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        self.faults.push(AclError { line, key, what: what.into() });
+    }
+}

@@ -1,0 +1,246 @@
+//! The contract: what core and the other rooms mean, said in the generated types of `proto/events.proto`, and
+//! back. Only this room names them. What an answer leaves out or gets wrong becomes a failure here.
+
+mod ask;
+mod hello;
+mod tell;
+mod verdict;
+
+use std::time::Duration;
+
+use mproxy_codec::property::{Properties, PropertyId, Value};
+use mproxy_codec::topic::split_share;
+use mproxy_codec::types::Version;
+use mproxy_core::event::Kind;
+use mproxy_core::peer::{Peer, TlsFacts, Transport, WsFacts};
+use mproxy_core::policy::{Hook, Verdict};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+pub(crate) use self::ask::Ask;
+pub(crate) use self::hello::{Hello, Wanted, Wants};
+pub(crate) use self::tell::Tell;
+use self::wire::hooks_client::HooksClient;
+
+#[allow(
+    unreachable_pub,
+    unused_qualifications,
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated"
+)]
+mod wire {
+    use std::fmt;
+
+    tonic::include_proto!("mproxy.v1");
+
+    impl fmt::Debug for AuthConnectRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("AuthConnectRequest").field("client", &self.client).finish_non_exhaustive()
+        }
+    }
+}
+
+/// The calls that a service may want or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rpc {
+    AuthConnect,
+    AuthPublish,
+    AuthSubscribe,
+    AuthDeliver,
+    Connect,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    Disconnect,
+}
+
+impl Rpc {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::AuthConnect,
+        Self::AuthPublish,
+        Self::AuthSubscribe,
+        Self::AuthDeliver,
+        Self::Connect,
+        Self::Publish,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Disconnect,
+    ];
+
+    /// As the contract calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::AuthConnect => "AuthConnect",
+            Self::AuthPublish => "AuthPublish",
+            Self::AuthSubscribe => "AuthSubscribe",
+            Self::AuthDeliver => "AuthDeliver",
+            Self::Connect => "Connect",
+            Self::Publish => "Publish",
+            Self::Subscribe => "Subscribe",
+            Self::Unsubscribe => "Unsubscribe",
+            Self::Disconnect => "Disconnect",
+        }
+    }
+}
+
+impl From<Hook> for Rpc {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Connect => Self::AuthConnect,
+            Hook::Publish => Self::AuthPublish,
+            Hook::Subscribe => Self::AuthSubscribe,
+            Hook::Deliver => Self::AuthDeliver,
+        }
+    }
+}
+
+impl From<Kind> for Rpc {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Connect => Self::Connect,
+            Kind::Publish => Self::Publish,
+            Kind::Subscribe => Self::Subscribe,
+            Kind::Unsubscribe => Self::Unsubscribe,
+            Kind::Disconnect => Self::Disconnect,
+        }
+    }
+}
+
+/// A policy service at the other end of a connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Service(HooksClient<Channel>);
+
+impl Service {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self(HooksClient::new(channel))
+    }
+
+    /// Asks what it wants. The failure is for the log.
+    pub(crate) async fn hello(
+        &self,
+        version: &str,
+        instance: &str,
+        within: Duration,
+    ) -> Result<Result<Hello, String>, Status> {
+        let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
+        let answer = self.0.clone().hello(timed(request, within)).await?;
+        Ok(Hello::read(answer.into_inner()))
+    }
+
+    /// Asks a question. What makes no sense in the answer is a [`Verdict::Failed`].
+    pub(crate) async fn ask(&self, question: Ask, within: Duration) -> Result<Verdict, Status> {
+        question.put(self.0.clone(), within).await
+    }
+
+    /// Tells of an event.
+    pub(crate) async fn tell(&self, event: Tell, within: Duration) -> Result<(), Status> {
+        event.put(self.0.clone(), within).await
+    }
+}
+
+fn timed<M>(message: M, within: Duration) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(within);
+    request
+}
+
+fn client(peer: &Peer) -> wire::Client {
+    let origin = &peer.origin;
+    wire::Client {
+        connection_id: origin.connection_id.to_string(),
+        epoch: origin.epoch,
+        instance: origin.instance.to_string(),
+        listener: origin.listener.to_string(),
+        transport: transport(origin.transport).into(),
+        protocol_version: protocol_version(peer.version).into(),
+        client_id: peer.client_id.to_string(),
+        username: peer.username.as_deref().map(str::to_owned),
+        remote_address: origin.remote.to_string(),
+        local_address: origin.local.to_string(),
+        tls: origin.tls.as_deref().map(tls),
+        web_socket: origin.ws.as_deref().map(web_socket),
+        attributes: peer.attributes.iter().cloned().collect(),
+        user_properties: peer
+            .user_properties
+            .iter()
+            .map(|(name, value)| wire::UserProperty { name: name.clone(), value: value.clone() })
+            .collect(),
+    }
+}
+
+const fn transport(transport: Transport) -> wire::Transport {
+    match transport {
+        Transport::Tcp => wire::Transport::Tcp,
+        Transport::Tls => wire::Transport::Tls,
+        Transport::Ws => wire::Transport::Ws,
+        Transport::Wss => wire::Transport::Wss,
+    }
+}
+
+const fn protocol_version(version: Version) -> wire::ProtocolVersion {
+    match version {
+        Version::V31 => wire::ProtocolVersion::Mqtt31,
+        Version::V311 => wire::ProtocolVersion::Mqtt311,
+        Version::V5 => wire::ProtocolVersion::Mqtt50,
+    }
+}
+
+fn tls(facts: &TlsFacts) -> wire::Tls {
+    wire::Tls {
+        version: facts.version.clone(),
+        server_name: facts.sni.clone(),
+        alpn: facts.alpn.clone(),
+        certificate_chain: facts.chain.iter().map(|der| der.clone().into()).collect(),
+        subject: facts.subject.clone(),
+        common_name: facts.common_name.clone(),
+        subject_alt_names: facts.subject_alt_names.clone(),
+        fingerprint_sha256: facts.fingerprint.clone(),
+        serial: facts.serial.clone(),
+    }
+}
+
+fn web_socket(facts: &WsFacts) -> wire::WebSocket {
+    let header = |(name, value): &(String, String)| wire::Header { name: name.clone(), value: value.clone() };
+    wire::WebSocket {
+        path: facts.path.clone(),
+        host: facts.host.clone(),
+        headers: facts.headers.iter().map(header).collect(),
+    }
+}
+
+/// `None` in 3.x.
+fn publish_properties(version: Version, properties: Properties<'_>) -> Option<wire::PublishProperties> {
+    version.is_v5().then(|| wire::PublishProperties {
+        payload_format: properties.byte(PropertyId::PayloadFormatIndicator).map(u32::from),
+        message_expiry: properties.u32(PropertyId::MessageExpiryInterval),
+        content_type: properties.text(PropertyId::ContentType).map(str::to_owned),
+        response_topic: properties.text(PropertyId::ResponseTopic).map(str::to_owned),
+        correlation_data: properties.binary(PropertyId::CorrelationData).map(bytes::Bytes::copy_from_slice),
+        user_properties: user_properties(properties),
+        subscription_identifiers: properties
+            .iter()
+            .filter_map(|(id, value)| match (id, value) {
+                (PropertyId::SubscriptionIdentifier, Value::Var(number)) => Some(number),
+                _ => None,
+            })
+            .collect(),
+    })
+}
+
+fn user_properties(properties: Properties<'_>) -> Vec<wire::UserProperty> {
+    properties
+        .user()
+        .map(|(name, value)| wire::UserProperty { name: name.to_owned(), value: value.to_owned() })
+        .collect()
+}
+
+/// A filter in two: what is behind `$share/group/`, and the group.
+fn shared(filter: &str) -> (String, Option<String>) {
+    let (group, plain) = split_share(filter);
+    (plain.to_owned(), group.map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! What a service wants, as it answered Hello.
+
+use mproxy_codec::topic::{check_filter, matches};
+
+use super::{Rpc, wire};
+
+/// Of a service that did not say: enough for what devices usually send, little enough to hold for each packet.
+const PAYLOAD_UNTOLD: u32 = 64 * 1024;
+
+/// A payload that is asked for is held whole: this is what a service may ask for at most.
+const PAYLOAD_MOST: u32 = 1024 * 1024;
+
+/// A service's answer to Hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) name: String,
+    pub(crate) wants: Wants,
+}
+
+/// Which calls a service wants, and with what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wants([Option<Wanted>; Rpc::ALL.len()]);
+
+/// A call that a service wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Empty: every topic.
+    topics: Box<[Box<str>]>,
+    /// Bytes of payload to send along; 0: none.
+    pub(crate) payload: u32,
+}
+
+impl Wanted {
+    /// Whether a publish to this topic is among what is wanted.
+    pub(crate) fn covers(&self, topic: &str) -> bool {
+        self.topics.is_empty() || self.topics.iter().any(|filter| matches(filter, topic))
+    }
+}
+
+impl Wants {
+    /// Of a service that does not say: everything, but for deliveries, which most have no rules for.
+    pub(crate) fn everything() -> Self {
+        Self(Rpc::ALL.map(|rpc| {
+            (rpc != Rpc::AuthDeliver).then(|| Wanted { topics: Box::default(), payload: PAYLOAD_UNTOLD })
+        }))
+    }
+
+    pub(crate) const fn of(&self, rpc: Rpc) -> Option<&Wanted> {
+        self.0[rpc as usize].as_ref()
+    }
+
+    /// The same without this call.
+    pub(crate) fn without(&self, rpc: Rpc) -> Self {
+        let mut rest = self.clone();
+        rest.0[rpc as usize] = None;
+        rest
+    }
+}
+
+impl Hello {
+    /// Reads the answer; the error says why it is none.
+    pub(super) fn read(answer: wire::HelloResponse) -> Result<Self, String> {
+        let mut wants = Wants(Default::default());
+        for want in &answer.wants {
+            if want.hook == wire::Hook::Unspecified as i32 {
+                return Err("the answer to Hello wants a hook without saying which".to_owned());
+            }
+            for filter in &want.topic_filters {
+                check_filter(filter)
+                    .map_err(|error| format!("the answer to Hello has {filter:?}: {error}"))?;
+            }
+            // A number that is not known here belongs to a newer contract.
+            let Ok(hook) = wire::Hook::try_from(want.hook) else { continue };
+            if let Some(rpc) = rpc(hook) {
+                let topics = want.topic_filters.iter().map(|filter| filter.as_str().into()).collect();
+                wants.0[rpc as usize] =
+                    Some(Wanted { topics, payload: want.payload_limit.min(PAYLOAD_MOST) });
+            }
+        }
+        if answer.wants.is_empty() {
+            wants = Wants::everything();
+        }
+        Ok(Self { name: answer.name, wants })
+    }
+}
+
+const fn rpc(hook: wire::Hook) -> Option<Rpc> {
+    Some(match hook {
+        wire::Hook::Unspecified => return None,
+        wire::Hook::AuthConnect => Rpc::AuthConnect,
+        wire::Hook::AuthPublish => Rpc::AuthPublish,
+        wire::Hook::AuthSubscribe => Rpc::AuthSubscribe,
+        wire::Hook::AuthDeliver => Rpc::AuthDeliver,
+        wire::Hook::Connect => Rpc::Connect,
+        wire::Hook::Publish => Rpc::Publish,
+        wire::Hook::Subscribe => Rpc::Subscribe,
+        wire::Hook::Unsubscribe => Rpc::Unsubscribe,
+        wire::Hook::Disconnect => Rpc::Disconnect,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn want(hook: i32, topic_filters: &[&str], payload_limit: u32) -> wire::Want {
+        let topic_filters = topic_filters.iter().map(|&filter| filter.to_owned()).collect();
+        wire::Want { hook, topic_filters, payload_limit }
+    }
+
+    fn read(wants: Vec<wire::Want>) -> Result<Wants, String> {
+        Hello::read(wire::HelloResponse { wants, ..Default::default() }).map(|hello| hello.wants)
+    }
+
+    #[test]
+    fn an_empty_answer_wants_everything() {
+        let wants = read(Vec::new()).unwrap();
+        assert_eq!(wants, Wants::everything());
+        assert_eq!(wants.of(Rpc::AuthPublish).unwrap().payload, PAYLOAD_UNTOLD);
+        assert!(wants.of(Rpc::AuthDeliver).is_none());
+    }
+
+    #[test]
+    fn what_is_listed_is_wanted_and_nothing_else() {
+        let wants = read(vec![
+            want(wire::Hook::AuthPublish.into(), &["a/#", "b"], u32::MAX),
+            want(wire::Hook::Disconnect.into(), &[], 0),
+            want(77, &[], 0),
+        ])
+        .unwrap();
+        let publish = wants.of(Rpc::AuthPublish).unwrap();
+        assert!(publish.covers("a/x") && publish.covers("b") && !publish.covers("c"));
+        assert_eq!(publish.payload, PAYLOAD_MOST);
+        let wanted = |rpc: &Rpc| wants.of(*rpc).is_some();
+        assert_eq!(Rpc::ALL.into_iter().filter(wanted).count(), 2);
+        assert!(wants.without(Rpc::AuthPublish).of(Rpc::AuthPublish).is_none());
+    }
+
+    #[test]
+    fn a_hook_unsaid_or_a_bad_filter_is_no_answer() {
+        assert!(read(vec![want(0, &[], 0)]).is_err());
+        assert!(read(vec![want(wire::Hook::AuthPublish.into(), &["a/#/b"], 0)]).is_err());
+    }
+}

@@ -1,0 +1,259 @@
+//! The policy service, over gRPC: asked as a [`Decider`], told as a [`Sink`].
+//!
+//! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
+//!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline. mproxy starts whether
+//!   they are there or not.
+//! - **An ill endpoint** is connected again after a random pause that grows from 100 ms to 10 s. Nobody waits for
+//!   it; while it is connected for the first time, or right after its connection broke, questions wait within
+//!   their deadline.
+//! - **Hello** is asked on every connection. Until the first answer mproxy assumes that everything is wanted;
+//!   while no endpoint is healthy, what the last one wanted.
+//! - **A question** ends within its deadline, which includes waiting for one of the `max_in_flight` turns.
+//! - **An event** is told once; see `observe`.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `endpoint` | addresses, and one connection to one |
+//! | `keeper` | the task that keeps an endpoint connected |
+//! | `health` | how each endpoint stands and what the service wants |
+//! | `unary` | one call with its deadline, and the way to the next endpoint |
+//! | `observe` | the queue of events |
+
+mod endpoint;
+mod health;
+mod keeper;
+mod observe;
+mod unary;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_core::chain::{allowed, refused};
+use mproxy_core::event::{Event, Happening, Kind, Sink};
+use mproxy_core::policy::{
+    Answer, Decider, Failure, FailureKind, Hook, Payload, PublishQuestion, Question, Refusal, Ruling,
+    Silence, Source, Verdict, Want,
+};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use self::endpoint::Dialer;
+pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
+use self::health::Board;
+pub use self::health::{EndpointHealth, HealthState};
+use self::keeper::Keeper;
+use self::observe::Observer;
+use self::unary::{Carried, carry};
+use crate::contract::{Ask, Wanted};
+use crate::watch::{CallOutcome, Watch};
+
+/// How the policy service is reached and used.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// Tried in this order.
+    pub endpoints: Vec<Endpoint>,
+    /// Deadline of one question, and of telling one event.
+    pub timeout: Duration,
+    /// mproxy's name, for Hello.
+    pub instance: Arc<str>,
+    /// mproxy's version, for Hello.
+    pub version: Arc<str>,
+    /// Events that wait at most, over all connections (rounded up to a multiple of 16).
+    pub event_queue: usize,
+    /// Questions that are open at the service at most; the others wait within their deadline, and fail as
+    /// *overloaded* after it.
+    pub max_in_flight: usize,
+    /// For `https://` endpoints.
+    pub tls: RemoteTls,
+    /// What it means when a question turns out not to be wanted after it was asked (UNIMPLEMENTED):
+    /// [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file), else
+    /// [`Silence::Abstains`]. From the next question on the service passes, and the chain itself decides so.
+    pub if_unwanted: Silence,
+}
+
+/// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
+pub struct Remote {
+    board: Arc<Board>,
+    turns: Arc<Semaphore>,
+    observer: Observer,
+    timeout: Duration,
+    if_unwanted: Silence,
+    watch: Arc<dyn Watch>,
+    keepers: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Remote {
+    /// Starts connecting, and returns at once. Call it inside a tokio runtime; its tasks end with
+    /// [`flush`](Self::flush), or when it is dropped.
+    ///
+    /// # Errors
+    /// TLS cannot be set up with the certificates and keys given.
+    pub fn start(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
+        let urls = config.endpoints.iter().map(ToString::to_string);
+        let board = Arc::new(Board::new(urls, Arc::clone(&watch)));
+        let (stop, keepers) = (CancellationToken::new(), TaskTracker::new());
+        let dialers: Vec<_> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| Dialer::new(endpoint, &config.tls, config.max_in_flight))
+            .collect::<Result<_, _>>()?;
+        for (at, (endpoint, dialer)) in config.endpoints.iter().zip(dialers).enumerate() {
+            let keeper = Keeper {
+                at,
+                url: endpoint.to_string(),
+                dialer,
+                board: Arc::clone(&board),
+                version: Arc::clone(&config.version),
+                instance: Arc::clone(&config.instance),
+            };
+            keepers.spawn(keeper.run(stop.clone()));
+        }
+        keepers.close();
+        let observer = Observer::start(&board, &watch, config.event_queue, config.timeout, &stop);
+        Ok(Arc::new(Self {
+            board,
+            turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
+            observer,
+            timeout: config.timeout,
+            if_unwanted: config.if_unwanted,
+            watch,
+            keepers,
+            stop,
+        }))
+    }
+
+    /// Ends: takes no more events, tells for at most `grace` those that wait, then closes the connections. What
+    /// is still untold is counted as dropped. Questions that are asked after it fail.
+    pub async fn flush(&self, grace: Duration) {
+        self.observer.flush(grace).await;
+        self.stop.cancel();
+        self.observer.ended().await;
+        self.keepers.wait().await;
+    }
+
+    /// How each endpoint stands, in the order of preference.
+    #[must_use]
+    pub fn health(&self) -> Vec<EndpointHealth> {
+        self.board.health()
+    }
+
+    /// Whether some endpoint is healthy.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.board.is_ready()
+    }
+
+    fn later(&self, ask: Ask, hook: Hook) -> Answer {
+        let deadline = Instant::now() + self.timeout;
+        let (board, turns, watch) =
+            (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
+        let if_unwanted = self.if_unwanted;
+        Answer::Later(Box::pin(async move {
+            let Ok(_turn) = timeout_at(deadline, turns.acquire()).await else {
+                let kind = FailureKind::Overloaded;
+                watch.call(ask.rpc().name(), CallOutcome::Failed(kind), Duration::ZERO);
+                return rpc(Verdict::Failed(Failure::new(kind, "too many questions are open")));
+            };
+            match carry(&board, &*watch, ask, deadline).await {
+                Ok(Carried::Answered(verdict)) => rpc(verdict),
+                Ok(Carried::Unwanted) => unwanted(hook, if_unwanted),
+                Err(failure) => {
+                    debug!(hook = hook.name(), %failure, "the policy service did not answer");
+                    rpc(Verdict::Failed(failure))
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Decider for Remote {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        let wants = self.board.wants();
+        let Some(wanted) = wants.of(question.hook().into()) else { return Answer::Pass };
+        let ask = match question {
+            Question::Connect(_) | Question::Subscribe(_) => Ask::new(question),
+            Question::Publish(publish) | Question::Deliver(publish) if !wanted.covers(publish.topic) => {
+                return Answer::Pass;
+            }
+            Question::Publish(publish) => Ask::new(&Question::Publish(fitted(publish, wanted))),
+            Question::Deliver(publish) => Ask::new(&Question::Deliver(fitted(publish, wanted))),
+        };
+        self.later(ask, question.hook())
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        let wants = self.board.wants();
+        match (wants.of(hook.into()), hook) {
+            (None, _) => Want::Nothing,
+            (Some(_), Hook::Connect | Hook::Subscribe) => Want::Head,
+            (Some(wanted), Hook::Publish | Hook::Deliver) => with_payload(wanted),
+        }
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Abstains
+    }
+}
+
+impl Sink for Remote {
+    fn report(&self, event: Event) {
+        {
+            let wants = self.board.wants();
+            let Some(wanted) = wants.of(event.what.kind().into()) else { return };
+            if let Happening::Publish(published) = &event.what
+                && !wanted.covers(&published.topic)
+            {
+                return;
+            }
+        }
+        self.observer.report(event);
+    }
+
+    fn want(&self, kind: Kind) -> Want {
+        let wants = self.board.wants();
+        match (wants.of(kind.into()), kind) {
+            (None, _) => Want::Nothing,
+            (Some(wanted), Kind::Publish) => with_payload(wanted),
+            (Some(_), Kind::Connect | Kind::Subscribe | Kind::Unsubscribe | Kind::Disconnect) => Want::Head,
+        }
+    }
+}
+
+const fn with_payload(wanted: &Wanted) -> Want {
+    match wanted.payload {
+        0 => Want::Head,
+        most => Want::Payload(most),
+    }
+}
+
+/// The question with as much of the payload as the service wants: others may have wanted more.
+fn fitted<'a>(question: &PublishQuestion<'a>, wanted: &Wanted) -> PublishQuestion<'a> {
+    let size = question.payload.size();
+    if wanted.payload > 0 && size <= u64::from(wanted.payload) {
+        return *question;
+    }
+    // MQTT's own limit on a packet is far below.
+    PublishQuestion { payload: Payload::Size(u32::try_from(size).unwrap_or(u32::MAX)), ..*question }
+}
+
+const fn rpc(verdict: Verdict) -> Ruling {
+    Ruling { source: Source::Rpc, verdict }
+}
+
+/// What the chain would have said, had we passed.
+fn unwanted(hook: Hook, silence: Silence) -> Ruling {
+    match silence {
+        Silence::Abstains => Ruling { source: Source::Unasked, verdict: allowed(hook) },
+        Silence::Denies => Ruling { source: Source::Unknown, verdict: refused(hook, Refusal::default()) },
+    }
+}

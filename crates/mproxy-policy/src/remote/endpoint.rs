@@ -1,0 +1,285 @@
+//! Where a policy service is: the address as it is written, and one connection to it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tower::service_fn;
+
+/// One address of the policy service: `http://host:port`, `https://host:port` or `unix:/path`.
+///
+/// ```
+/// use mproxy_policy::Endpoint;
+///
+/// let endpoint: Endpoint = "http://127.0.0.1:50051".parse()?;
+/// assert_eq!(endpoint.to_string(), "http://127.0.0.1:50051");
+/// assert!("127.0.0.1:50051".parse::<Endpoint>().is_err());
+/// # Ok::<(), mproxy_policy::remote::EndpointError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    url: Arc<str>,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Tcp { host: String, port: u16, tls: bool },
+    Unix(PathBuf),
+}
+
+/// Why a text is no [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("policy service {url:?}: {what}")]
+pub struct EndpointError {
+    url: String,
+    what: &'static str,
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(url: &str) -> Result<Self, EndpointError> {
+        let fault = |what| EndpointError { url: url.to_owned(), what };
+        let place = if let Some(path) = url.strip_prefix("unix:") {
+            Place::Unix(socket_path(path).map_err(fault)?)
+        } else {
+            web(url).map_err(fault)?
+        };
+        Ok(Self { url: url.into(), place })
+    }
+}
+
+fn socket_path(path: &str) -> Result<PathBuf, &'static str> {
+    // `unix:/path` and `unix:///path` are the same place.
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if !Path::new(path).is_absolute() {
+        return Err("a Unix socket is written unix:/path, with an absolute path");
+    }
+    Ok(path.into())
+}
+
+fn web(url: &str) -> Result<Place, &'static str> {
+    const FORM: &str = "write http://host:port, https://host:port or unix:/path";
+    let uri: Uri = url.parse().map_err(|_| FORM)?;
+    let tls = match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => false,
+        Some(scheme) if *scheme == Scheme::HTTPS => true,
+        Some(_) | None => return Err(FORM),
+    };
+    let authority = uri.authority().ok_or(FORM)?;
+    if authority.as_str().contains('@') {
+        return Err("a user name or password has no place in this address");
+    }
+    if uri.path() != "/" || uri.query().is_some() || url.ends_with('/') {
+        return Err("nothing may follow the port: gRPC has its own paths");
+    }
+    let port = uri.port_u16().ok_or("the port is missing")?;
+    // A bare IPv6 address is what the resolver takes.
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+    if host.is_empty() {
+        return Err("the host is missing");
+    }
+    Ok(Place::Tcp { host, port, tls })
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// TLS towards the policy service. All of it PEM.
+#[derive(Clone, Default)]
+pub struct RemoteTls {
+    /// Trusted roots; `None`: the system's.
+    pub ca: Option<Vec<u8>>,
+    /// The certificate chain and key that mproxy presents.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for RemoteTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteTls")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+/// A policy service cannot be spoken to as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("policy service {url}: TLS cannot be set up")]
+pub struct StartError {
+    url: String,
+    source: tonic::transport::Error,
+}
+
+/// Dials an endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Dialer {
+    place: Place,
+    grpc: tonic::transport::Endpoint,
+}
+
+impl Dialer {
+    pub(super) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
+        // Connections are made by `dial`; here the URL is only what is written into the requests.
+        let grpc = match &endpoint.place {
+            Place::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
+            Place::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
+                .map_err(|source| StartError { url: endpoint.to_string(), source })?,
+        };
+        // No HTTP/2 pings: grpc-go's default is to end the connection of who sends them more often than every
+        // five minutes. TCP keepalive finds a dead peer, and failing calls find a hung one.
+        let grpc = grpc.buffer_size(in_flight.max(1));
+        let grpc = match endpoint.place {
+            Place::Tcp { tls: true, .. } => grpc
+                .tls_config(client_tls(tls))
+                .map_err(|source| StartError { url: endpoint.to_string(), source })?,
+            Place::Tcp { tls: false, .. } | Place::Unix(_) => grpc,
+        };
+        Ok(Self { place: endpoint.place.clone(), grpc })
+    }
+
+    /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
+    /// service is asked Hello on the next one.
+    pub(super) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
+        let mut place = Some(self.place.clone());
+        let gone = gone.clone();
+        let connector = service_fn(move |_: Uri| {
+            let (place, gone) = (place.take(), gone.clone());
+            async move {
+                // The channel asks for a second connection when the first has ended.
+                let Some(place) = place else {
+                    gone.cancel();
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"));
+                };
+                let stream = open(&place).await?;
+                Ok(TokioIo::new(Watched { stream, _gone: gone.drop_guard() }))
+            }
+        });
+        self.grpc.connect_with_connector(connector).await
+    }
+}
+
+fn client_tls(tls: &RemoteTls) -> ClientTlsConfig {
+    let config = ClientTlsConfig::new();
+    let config = match &tls.ca {
+        Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+        None => config.with_native_roots(),
+    };
+    match &tls.identity {
+        Some((chain, key)) => config.identity(Identity::from_pem(chain, key)),
+        None => config,
+    }
+}
+
+type Stream = Either<TcpStream, UnixStream>;
+
+async fn open(place: &Place) -> io::Result<Stream> {
+    match place {
+        Place::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
+        Place::Tcp { host, port, .. } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            let keepalive =
+                TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(Either::Left(stream))
+        }
+    }
+}
+
+/// A stream that tells when it is dropped, which HTTP/2 does when the connection is over.
+struct Watched {
+    stream: Stream,
+    _gone: DropGuard,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str) -> Place {
+        url.parse::<Endpoint>().unwrap_or_else(|error| panic!("{error}")).place
+    }
+
+    #[test]
+    fn three_kinds_of_address_are_read() {
+        let tcp = |host: &str, port, tls| Place::Tcp { host: host.to_owned(), port, tls };
+        assert_eq!(place("http://hooks:50051"), tcp("hooks", 50051, false));
+        assert_eq!(place("https://10.0.0.1:443"), tcp("10.0.0.1", 443, true));
+        assert_eq!(place("http://[::1]:1"), tcp("::1", 1, false));
+        assert_eq!(place("unix:/run/hooks.sock"), Place::Unix("/run/hooks.sock".into()));
+        assert_eq!(place("unix:///run/hooks.sock"), Place::Unix("/run/hooks.sock".into()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_with_the_text() {
+        for (url, what) in [
+            ("", "write http://"),
+            ("hooks:50051", "write http://"),
+            ("tcp://hooks:50051", "write http://"),
+            ("http://hooks", "port is missing"),
+            ("http://hooks:1/path", "follow the port"),
+            ("http://hooks:1/?x", "follow the port"),
+            ("http://me:secret@hooks:1", "user name or password"),
+            ("unix:run/hooks.sock", "absolute path"),
+            ("unix:", "absolute path"),
+        ] {
+            let error = url.parse::<Endpoint>().expect_err(url).to_string();
+            assert!(error.contains(what) && error.contains(url), "{url}: {error}");
+        }
+    }
+}

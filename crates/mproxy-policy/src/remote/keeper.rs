@@ -1,0 +1,143 @@
+//! Keeps one endpoint connected: dials, asks Hello, waits for the end of the connection, and begins again after a
+//! pause that grows and is never the same for two mproxies.
+
+use std::collections::hash_map::RandomState;
+use std::error::Error;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tracing::{info, warn};
+
+use super::endpoint::Dialer;
+use super::health::{Board, Line};
+use crate::contract::{Hello, Rpc, Service, Wants};
+
+/// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause after the first failure, and the longest. Quick at first: most outages are restarts.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MOST: Duration = Duration::from_secs(10);
+
+/// A connection that stood so long is a good one: after it the pauses begin anew.
+const STEADY: Duration = PAUSE_MOST;
+
+pub(super) struct Keeper {
+    pub(super) at: usize,
+    pub(super) url: String,
+    pub(super) dialer: Dialer,
+    pub(super) board: Arc<Board>,
+    pub(super) version: Arc<str>,
+    pub(super) instance: Arc<str>,
+}
+
+impl Keeper {
+    /// Ends when `stop` is cancelled, and the connection with it.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(&self) {
+        let mut failures = 0;
+        loop {
+            if failures > 0 {
+                sleep(pause(failures)).await;
+            }
+            let line = match timeout(CONNECTED_WITHIN, self.connect()).await {
+                Ok(Ok(line)) => line,
+                Ok(Err(why)) => {
+                    failures += 1;
+                    self.board.ill(self.at, &why);
+                    continue;
+                }
+                Err(_) => {
+                    failures += 1;
+                    self.board.ill(self.at, "no connection within 5 s");
+                    continue;
+                }
+            };
+            let since = Instant::now();
+            let line = self.board.healthy(self.at, line);
+            line.gone.cancelled().await;
+            failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
+            // The first time the next connection is so near that questions better wait for it.
+            if failures <= 1 {
+                self.board.lost(self.at, "the connection has ended");
+            } else {
+                self.board.ill(self.at, "the connection ends again and again");
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Line, String> {
+        let gone = CancellationToken::new();
+        let channel = self.dialer.dial(&gone).await.map_err(|error| chain(&error))?;
+        let service = Service::new(channel);
+        let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
+            Ok(hello) => self.told(hello?),
+            Err(status) if status.code() == Code::Unimplemented => {
+                info!(endpoint = self.url, "policy service has no Hello: asked and told everything");
+                Wants::everything()
+            }
+            Err(status) => return Err(format!("Hello: {:?}: {}", status.code(), status.message())),
+        };
+        Ok(Line::new(&self.url, service, wants, gone))
+    }
+
+    fn told(&self, hello: Hello) -> Wants {
+        let calls: Vec<_> =
+            Rpc::ALL.iter().filter(|rpc| hello.wants.of(**rpc).is_some()).map(|rpc| rpc.name()).collect();
+        info!(endpoint = self.url, service = hello.name, ?calls, "policy service said what it wants");
+        if !calls.contains(&Rpc::AuthConnect.name()) {
+            warn!(
+                endpoint = self.url,
+                "policy service does not want AuthConnect: it does not decide who connects"
+            );
+        }
+        hello.wants
+    }
+}
+
+/// A random time up to 100 ms doubled with each failure, 10 s at most ("full jitter"): after an outage the
+/// mproxies of a fleet do not come back in step.
+fn pause(failures: u32) -> Duration {
+    let longest = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MOST);
+    // Each RandomState has keys of its own; that is random enough for a pause.
+    let random = RandomState::new().build_hasher().finish();
+    longest.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64).max(Duration::from_millis(5))
+}
+
+/// The error with its causes: the first level alone says "transport error".
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end_at_ten_seconds() {
+        for (failures, most) in [(1, 100), (2, 200), (5, 1600), (8, 10_000), (50, 10_000), (u32::MAX, 10_000)]
+        {
+            for _ in 0..100 {
+                assert!(pause(failures) <= Duration::from_millis(most), "{failures}");
+            }
+        }
+        let spread = (0..100).map(|_| pause(8)).collect::<std::collections::HashSet<_>>();
+        assert!(spread.len() > 50, "no jitter");
+    }
+}

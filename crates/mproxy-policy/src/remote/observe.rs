@@ -1,0 +1,147 @@
+//! The telling hooks: events wait in bounded queues and are told one call each, in order for each connection.
+//! A packet never waits for them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use mproxy_core::event::{Event, Kind};
+use mproxy_core::policy::Failure;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::health::Board;
+use super::unary::{Carried, carry};
+use crate::contract::Tell;
+use crate::watch::{Dropped, Watch};
+
+/// Calls that tell at the same time. The events of one connection always go the same way, so that its Disconnect
+/// cannot overtake its Connect.
+const WAYS: usize = 16;
+
+struct Parcel {
+    event: Event,
+    time: SystemTime,
+    sequence: u64,
+}
+
+/// The queues, one a way. When a queue is full, events are dropped and counted; its last quarter is kept for what
+/// happens once to a connection, as a flood of publishes is what fills it.
+pub(super) struct Observer {
+    /// `None`: mproxy ends, nothing is taken any more.
+    queues: ArcSwapOption<Vec<mpsc::Sender<Parcel>>>,
+    sequence: AtomicU64,
+    warned: AtomicBool,
+    carriers: TaskTracker,
+    watch: Arc<dyn Watch>,
+}
+
+impl Observer {
+    pub(super) fn start(
+        board: &Arc<Board>,
+        watch: &Arc<dyn Watch>,
+        bound: usize,
+        timeout: Duration,
+        stop: &CancellationToken,
+    ) -> Self {
+        let carriers = TaskTracker::new();
+        let queues = (0..WAYS)
+            .map(|_| {
+                let (sender, parcels) = mpsc::channel(bound.div_ceil(WAYS).max(1));
+                let carrier = Carrier { board: Arc::clone(board), watch: Arc::clone(watch), timeout };
+                carriers.spawn(carrier.run(parcels, stop.clone()));
+                sender
+            })
+            .collect();
+        carriers.close();
+        Self {
+            queues: ArcSwapOption::from_pointee(Some(queues)),
+            sequence: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+            carriers,
+            watch: Arc::clone(watch),
+        }
+    }
+
+    pub(super) fn report(&self, event: Event) {
+        let kind = event.what.kind();
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let queues = self.queues.load();
+        let Some(queues) = &*queues else {
+            return self.watch.events_dropped(kind, Dropped::Ended, 1);
+        };
+        let way = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
+        let queue = &queues[way];
+        let kept = if kind == Kind::Publish { queue.max_capacity() / 4 } else { 0 };
+        let parcel = Parcel { event, time: SystemTime::now(), sequence };
+        if queue.capacity() <= kept || queue.try_send(parcel).is_err() {
+            self.watch.events_dropped(kind, Dropped::QueueFull, 1);
+            if !self.warned.swap(true, Ordering::Relaxed) {
+                warn!(
+                    "events come faster than the policy service takes them: some are dropped (see the metrics)"
+                );
+            }
+        }
+    }
+
+    /// Takes nothing more, and gives what waits so long to be told.
+    pub(super) async fn flush(&self, grace: Duration) {
+        self.queues.store(None);
+        let _ = tokio::time::timeout(grace, self.carriers.wait()).await;
+    }
+
+    /// Waits for the carriers, who end when they are stopped.
+    pub(super) async fn ended(&self) {
+        self.carriers.wait().await;
+    }
+}
+
+struct Carrier {
+    board: Arc<Board>,
+    watch: Arc<dyn Watch>,
+    timeout: Duration,
+}
+
+impl Carrier {
+    async fn run(self, mut parcels: mpsc::Receiver<Parcel>, stop: CancellationToken) {
+        // What a stop in the middle of a call leaves untold.
+        let mut in_hand = None;
+        let work = async {
+            let mut trouble = false;
+            while let Some(parcel) = parcels.recv().await {
+                let kind = parcel.event.what.kind();
+                in_hand = Some(kind);
+                let told = self.tell(parcel).await;
+                in_hand = None;
+                if let Err(failure) = &told {
+                    self.watch.events_dropped(kind, Dropped::CallFailed, 1);
+                    if !trouble {
+                        warn!(%failure, "an event could not be told");
+                    }
+                }
+                trouble = told.is_err();
+            }
+        };
+        if stop.run_until_cancelled(work).await.is_some() {
+            return;
+        }
+        parcels.close();
+        let left = std::iter::from_fn(|| parcels.try_recv().ok().map(|parcel| parcel.event.what.kind()));
+        for kind in in_hand.into_iter().chain(left) {
+            self.watch.events_dropped(kind, Dropped::Ended, 1);
+        }
+    }
+
+    async fn tell(&self, parcel: Parcel) -> Result<(), Failure> {
+        let Parcel { event, time, sequence } = parcel;
+        let deadline = Instant::now() + self.timeout;
+        let tell = Tell::new(event, time, sequence);
+        match carry(&self.board, &*self.watch, tell, deadline).await? {
+            Carried::Answered(()) | Carried::Unwanted => Ok(()),
+        }
+    }
+}

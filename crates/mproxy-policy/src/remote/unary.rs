@@ -1,0 +1,217 @@
+//! One call to the service: within its deadline, on the first healthy endpoint, and on the next if that one is
+//! ill. Knows no hook from another but by name.
+
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_core::policy::{Failure, FailureKind, Verdict};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Code, Status, TimeoutExpired};
+
+use super::health::{Board, Line, Pick};
+use crate::contract::{Ask, Rpc, Service, Tell};
+use crate::watch::{CallOutcome, Watch};
+
+/// How long after a broken call we look whether its connection has ended; the news of both travel apart.
+const NEWS: Duration = Duration::from_millis(50);
+
+/// What is carried to the service.
+pub(super) trait Errand: Clone + Send + Sync {
+    /// What comes back.
+    type Answer: Send;
+
+    fn rpc(&self) -> Rpc;
+
+    fn run(
+        self,
+        service: &Service,
+        within: Duration,
+    ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
+
+    fn outcome(answer: &Self::Answer) -> CallOutcome;
+}
+
+impl Errand for Ask {
+    type Answer = Verdict;
+
+    fn rpc(&self) -> Rpc {
+        self.rpc()
+    }
+
+    async fn run(self, service: &Service, within: Duration) -> Result<Verdict, Status> {
+        service.ask(self, within).await
+    }
+
+    fn outcome(verdict: &Verdict) -> CallOutcome {
+        match verdict {
+            Verdict::Failed(failure) => CallOutcome::Failed(failure.kind),
+            Verdict::Connect(_) | Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
+                CallOutcome::Answered
+            }
+        }
+    }
+}
+
+impl Errand for Tell {
+    type Answer = ();
+
+    fn rpc(&self) -> Rpc {
+        self.rpc()
+    }
+
+    async fn run(self, service: &Service, within: Duration) -> Result<(), Status> {
+        service.tell(self, within).await
+    }
+
+    fn outcome((): &()) -> CallOutcome {
+        CallOutcome::Answered
+    }
+}
+
+/// What became of a call that did not fail.
+pub(super) enum Carried<A> {
+    Answered(A),
+    /// The service does not want this call.
+    Unwanted,
+}
+
+/// What one attempt came to.
+enum Attempt<A> {
+    Carried(Carried<A>),
+    /// No other endpoint can do better.
+    Failed(Failure),
+    /// Perhaps another can.
+    Elsewhere(Failure),
+}
+
+/// Carries an errand to the service before the deadline. At most once on each connection; a connection that was
+/// lost meanwhile and made anew counts as another.
+pub(super) async fn carry<E: Errand>(
+    board: &Board,
+    watch: &dyn Watch,
+    errand: E,
+    deadline: Instant,
+) -> Result<Carried<E::Answer>, Failure> {
+    let mut tried: Vec<Arc<Line>> = Vec::new();
+    let mut last = None;
+    loop {
+        let line = match next(board, &tried, deadline).await {
+            Ok(line) => line,
+            Err(failure) => return Err(last.unwrap_or(failure)),
+        };
+        match attempt(board, watch, &line, errand.clone(), deadline).await {
+            Attempt::Carried(carried) => return Ok(carried),
+            Attempt::Failed(failure) => return Err(failure),
+            Attempt::Elsewhere(failure) => last = Some(failure),
+        }
+        tried.push(line);
+    }
+}
+
+async fn next(board: &Board, tried: &[Arc<Line>], deadline: Instant) -> Result<Arc<Line>, Failure> {
+    let mut changes = None;
+    loop {
+        match board.pick(tried) {
+            Pick::Line(line) => return Ok(line),
+            Pick::Nobody(errors) => {
+                let detail = format!("no endpoint of the policy service is healthy ({errors})");
+                return Err(Failure::new(FailureKind::Unavailable, detail));
+            }
+            Pick::Wait => {}
+        }
+        // Whoever subscribes looks once more, so that no change is missed in between.
+        let Some(changes) = &mut changes else {
+            changes = Some(board.changes());
+            continue;
+        };
+        if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            let detail = "not connected to the policy service in time";
+            return Err(Failure::new(FailureKind::Deadline, detail));
+        }
+    }
+}
+
+async fn attempt<E: Errand>(
+    board: &Board,
+    watch: &dyn Watch,
+    line: &Line,
+    errand: E,
+    deadline: Instant,
+) -> Attempt<E::Answer> {
+    let rpc = errand.rpc();
+    // The question may be older than what Hello said on this connection.
+    if line.wants.load().of(rpc).is_none() {
+        return Attempt::Carried(Carried::Unwanted);
+    }
+    let started = Instant::now();
+    let call = errand.run(&line.service, deadline.saturating_duration_since(started));
+    let result = timeout_at(deadline, call).await;
+    let count = |outcome| watch.call(rpc.name(), outcome, started.elapsed());
+    let status = match result {
+        Ok(Ok(answer)) => {
+            line.answered();
+            count(E::outcome(&answer));
+            return Attempt::Carried(Carried::Answered(answer));
+        }
+        Ok(Err(status)) => status,
+        Err(_) => Status::deadline_exceeded("no answer in time"),
+    };
+    if status.code() == Code::Unimplemented && rpc != Rpc::AuthConnect {
+        line.answered();
+        board.unwanted(line, rpc);
+        count(CallOutcome::Unwanted);
+        return Attempt::Carried(Carried::Unwanted);
+    }
+    let failure = failure(rpc, &status);
+    count(CallOutcome::Failed(failure.kind));
+    if broken(&status) {
+        let news = NEWS.min(deadline.saturating_duration_since(Instant::now()));
+        let _ = timeout(news, line.gone.cancelled()).await;
+        return Attempt::Elsewhere(failure);
+    }
+    match status.code() {
+        Code::Unavailable => {
+            line.strike();
+            Attempt::Elsewhere(failure)
+        }
+        Code::DeadlineExceeded | Code::Cancelled => {
+            line.strike();
+            Attempt::Failed(failure)
+        }
+        _ => {
+            line.answered();
+            Attempt::Failed(failure)
+        }
+    }
+}
+
+fn failure(rpc: Rpc, status: &Status) -> Failure {
+    let kind = match status.code() {
+        Code::DeadlineExceeded => FailureKind::Deadline,
+        Code::Cancelled if !broken(status) => FailureKind::Deadline,
+        // How tonic-prost tells that an answer is no protobuf of its type.
+        Code::Internal if status.message().starts_with("failed to decode Protobuf message") => {
+            FailureKind::Unreadable
+        }
+        // An answer over the limit on message sizes.
+        Code::OutOfRange => FailureKind::Unreadable,
+        _ => FailureKind::Unavailable,
+    };
+    let name = rpc.name();
+    Failure::new(kind, format!("{name}: {:?}: {}", status.code(), status.message()))
+}
+
+/// Whether the call broke with its transport; a status that the service sent has no cause on our side.
+fn broken(status: &Status) -> bool {
+    let mut source = status.source();
+    let any = source.is_some();
+    while let Some(cause) = source {
+        if cause.is::<TimeoutExpired>() {
+            return false;
+        }
+        source = cause.source();
+    }
+    any
+}

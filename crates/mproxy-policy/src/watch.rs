@@ -1,0 +1,76 @@
+//! Who counts what the advisers do. Knows no metrics library.
+
+use std::time::Duration;
+
+use mproxy_core::event::Kind;
+use mproxy_core::policy::FailureKind;
+
+/// How one call to the policy service came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallOutcome {
+    /// It was answered, whatever the answer.
+    Answered,
+    /// The service does not implement it.
+    Unwanted,
+    /// It failed.
+    Failed(FailureKind),
+}
+
+impl CallOutcome {
+    /// The label: `"answered"`, `"unwanted"`, or that of the failure.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Unwanted => "unwanted",
+            Self::Failed(kind) => kind.name(),
+        }
+    }
+}
+
+/// Why an event was not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dropped {
+    /// The queue was full.
+    QueueFull,
+    /// The call that told it failed.
+    CallFailed,
+    /// mproxy ended before it was told.
+    Ended,
+}
+
+impl Dropped {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::CallFailed => "call_failed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Somebody who counts. Called from the advisers' tasks and, for dropped events, from sessions: must not block.
+pub trait Watch: Send + Sync {
+    /// One call of this RPC (`"AuthPublish"`) ended so, after so long.
+    fn call(&self, rpc: &'static str, outcome: CallOutcome, took: Duration) {
+        let _ = (rpc, outcome, took);
+    }
+
+    /// So many events of this kind will not be told.
+    fn events_dropped(&self, kind: Kind, why: Dropped, count: u64) {
+        let _ = (kind, why, count);
+    }
+
+    /// An endpoint of the policy service became healthy or ill.
+    fn endpoint(&self, url: &str, healthy: bool) {
+        let _ = (url, healthy);
+    }
+}
+
+/// A watch that counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {}
