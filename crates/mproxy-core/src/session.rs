@@ -14,14 +14,17 @@
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
+//! | `flight`, `aside` | publishes under way; packets of our own that wait for a streamed payload |
 //! | `terms` | what CONNECT and CONNACK agreed on |
 //! | `reply`, `rewrite` | the packets that mproxy itself writes |
 //! | `ending` | how a session comes to its end |
 //! | `timer`, `effect` | the one deadline; what is to be done |
 
 mod alias;
+mod aside;
 mod effect;
 mod ending;
+mod flight;
 mod from_broker;
 mod from_client;
 mod lane;
@@ -34,7 +37,6 @@ mod subscribe;
 mod terms;
 mod timer;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,7 +49,9 @@ pub use self::effect::Effect;
 pub use self::lane::AskId;
 
 use self::alias::Aliases;
+use self::aside::Aside;
 use self::effect::Effects;
+use self::flight::InFlight;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
@@ -116,8 +120,7 @@ pub struct Session {
     ledger: Option<Box<Ledger>>,
     traffic: Traffic,
     timer: Timer,
-    /// The client's QoS 1 and 2 publishes that the broker has not acknowledged to the end.
-    in_flight: u16,
+    in_flight: InFlight,
     /// `Connect` was reported, so `Disconnect` must be.
     reported: bool,
     /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
@@ -141,7 +144,7 @@ struct Direction {
     body: Body,
     aliases: Option<Box<Aliases>>,
     /// Packets of our own for the receiver, written while a streamed payload was on its way to it.
-    injected: VecDeque<Bytes>,
+    aside: Aside,
 }
 
 impl Direction {
@@ -216,7 +219,7 @@ impl Session {
             ledger: None,
             traffic: Traffic::default(),
             timer,
-            in_flight: 0,
+            in_flight: InFlight::default(),
             reported: false,
             will_suppressed: false,
             draining: false,
@@ -225,6 +228,9 @@ impl Session {
 
     /// Told: these bytes came from that side, after what was left in `buf` the last time. Takes whole packets from the
     /// front; what it leaves must be given again, with more behind it.
+    ///
+    /// What is left may be whole packets that had no room: whenever [`wants_read`](Session::wants_read) has turned
+    /// true, `buf` is to be given again even if nothing new has come.
     pub fn read(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         if self.phase.ending() {
             buf.clear();
@@ -238,8 +244,10 @@ impl Session {
                 Ok(Step::Pass(n)) => run += n,
                 Ok(Step::PassThenAnswer(n)) => {
                     run += n;
-                    self.flush(from, buf, &mut run);
-                    self.answers(from);
+                    if self.has_answers(from) {
+                        self.flush(from, buf, &mut run);
+                        self.answers(from);
+                    }
                 }
                 Ok(Step::Replace(n, bytes)) => {
                     self.flush(from, buf, &mut run);
@@ -260,11 +268,11 @@ impl Session {
                     let shared = buf.split_to(n).freeze();
                     slot.bytes = match slot.state {
                         // It leaves in this very call, or with others that do not stay either.
-                        State::Ruled(_) if self.lane(from).is_empty() => shared,
-                        State::Go | State::Hold | State::Ruled(_) if n <= COPY_UP_TO => {
+                        State::Go | State::Ruled(_) | State::Again if self.lane(from).is_empty() => shared,
+                        State::Go | State::Hold | State::Ruled(_) | State::Again if n <= COPY_UP_TO => {
                             Bytes::copy_from_slice(&shared)
                         }
-                        State::Go | State::Hold | State::Ruled(_) => shared,
+                        State::Go | State::Hold | State::Ruled(_) | State::Again => shared,
                     };
                     self.direction(from).lane.push(slot);
                     self.release(from, now);
@@ -303,14 +311,16 @@ impl Session {
         self.settle(now);
     }
 
-    /// Told: that side's stream has ended, and nothing of it is left unread.
+    /// Told: that side's stream has ended, and nothing of it is left unread: what had been received was given to
+    /// [`read`](Session::read) until [`wants_read`](Session::wants_read) said that it took all that it could. (Where
+    /// the stream broke with an error there is no need to wait.)
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
         self.lost(side, how, now);
         self.settle(now);
     }
 
-    /// Told: mproxy is being stopped. A session that is open ends when nothing is in flight any more; any other ends
-    /// at once.
+    /// Told: mproxy is being stopped. A session that is open takes no more publishes (its client is read only while a
+    /// QoS 2 flow needs its PUBREL) and ends when nothing is in flight any more; any other ends at once.
     pub fn drain(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Open) {
             self.draining = true;
@@ -352,7 +362,12 @@ impl Session {
     /// Asked: whether bytes of that side would be taken now. While not, they should not be read.
     #[must_use]
     pub fn wants_read(&self, side: Side) -> bool {
-        self.takes(side) && self.lane_of(side).1.fate_allows()
+        let body = self.direction_ref(side).body;
+        if body.left > 0 {
+            // What was begun is finished, however full the lane: nothing else can come before it has.
+            return body.fate != Fate::Waiting && !self.phase.ending();
+        }
+        self.takes(side)
     }
 
     /// Asked: whether the client's next packets wait for the session to open. Reading a little ahead then tells early
@@ -416,19 +431,20 @@ impl Session {
             .map_err(|error| Fault::Malformed { side: from, error })?;
         let Some(header) = header else { return Ok(Step::Wait) };
         let total = header.total();
-        if from == Side::Client && total > self.setting.limits.max_packet_size as usize {
-            return Err(too_large(from, header.kind));
+        let limits = &self.setting.limits;
+        let too_large = (from == Side::Client && total > limits.max_packet_size as usize)
+            || (header.kind != PacketType::Publish && total > limits.max_held_packet as usize);
+        if too_large {
+            if matches!(self.phase, Phase::Greeting) {
+                self.answer_in_words_of(data, None);
+            }
+            return Err(larger_than_allowed(from, header.kind));
         }
-        if header.kind != PacketType::Publish {
-            if total > self.setting.limits.max_held_packet as usize {
-                return Err(too_large(from, header.kind));
-            }
-            if data.len() < total {
-                return Ok(Step::Wait);
-            }
+        if header.kind != PacketType::Publish && data.len() < total {
+            return Ok(Step::Wait);
         }
         let step = match (&self.phase, from) {
-            (Phase::Open, Side::Client) => self.client_step(&header, data, now)?,
+            (Phase::Open, Side::Client) => self.client_step(&header, data)?,
             (Phase::Open, Side::Broker) => self.broker_step(&header, data)?,
             _ => self.greeting_step(from, &header, data, now)?,
         };
@@ -469,14 +485,16 @@ impl Session {
 
     /// Whether packets of that side are taken in this phase, and there is room for them.
     fn takes(&self, from: Side) -> bool {
-        let (lane, _) = self.lane_of(from);
-        let limits = &self.setting.limits;
-        let room = !lane.full(limits.lane_packets, limits.lane_bytes)
-            && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, limits.lane_packets))
-            && self.direction_ref(from.other()).injected.len() < limits.lane_packets;
-        // Before CONNACK only the steps of extended authentication are passed on.
-        let turn = from == Side::Broker || !matches!(self.phase, Phase::Introduced) || self.terms.auth;
-        room && turn && self.phase.takes(from)
+        if !self.phase.takes(from, self.terms.auth) {
+            return false;
+        }
+        if self.draining && from == Side::Client && !self.in_flight.awaits_release() {
+            return false;
+        }
+        let Limits { lane_packets: packets, lane_bytes: bytes, .. } = self.setting.limits;
+        !self.lane(from).full(packets, bytes)
+            && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, packets, bytes))
+            && !self.direction_ref(from.other()).aside.full(packets, bytes)
     }
 
     /// A packet of our own for that side, never into the middle of another.
@@ -486,10 +504,16 @@ impl Session {
         }
         let towards = self.direction(to.other());
         if towards.mid_packet() {
-            towards.injected.push_back(bytes);
+            towards.aside.push(bytes);
         } else {
             self.effects.send(to, bytes);
         }
+    }
+
+    /// Whether [`answers`](Session::answers) would have something to send.
+    fn has_answers(&mut self, from: Side) -> bool {
+        !self.direction_ref(from).aside.is_empty()
+            || self.ledger.as_mut().is_some_and(|ledger| ledger.flows(from.other()).has_ready())
     }
 
     /// After a packet from `from` has gone on: what of our own may follow it to the same receiver.
@@ -498,13 +522,13 @@ impl Session {
             return;
         }
         let to = from.other();
-        while let Some(bytes) = self.direction(from).injected.pop_front() {
+        for bytes in self.direction(from).aside.take() {
             self.effects.send(to, bytes);
         }
         // Acknowledgements that came from `from` are of publishes that came from the other side.
         let Some(ledger) = &mut self.ledger else { return };
         let flows = ledger.flows(to);
-        while let Some(ack) = flows.puback.ready().or_else(|| flows.pubrec.ready()) {
+        while let Some(ack) = flows.ready() {
             self.effects.send(to, ack);
         }
     }
@@ -527,7 +551,8 @@ impl Session {
     fn settle(&mut self, now: Instant) {
         self.release(Side::Client, now);
         self.release(Side::Broker, now);
-        if self.draining && self.in_flight == 0 && self.up.lane.is_empty() && !self.phase.ending() {
+        let halfway = self.up.body.left > 0 || self.down.body.left > 0;
+        if self.draining && self.in_flight.total() == 0 && self.up.lane.is_empty() && !halfway {
             self.end(Fault::Drained, now);
         }
         self.go_on_ending(now);
@@ -546,11 +571,6 @@ impl Session {
         &self.direction_ref(from).lane
     }
 
-    fn lane_of(&self, from: Side) -> (&Lane, Body) {
-        let direction = self.direction_ref(from);
-        (&direction.lane, direction.body)
-    }
-
     fn direction_ref(&self, from: Side) -> &Direction {
         match from {
             Side::Client => &self.up,
@@ -563,12 +583,6 @@ impl Session {
             Side::Client => &mut self.up,
             Side::Broker => &mut self.down,
         }
-    }
-}
-
-impl Body {
-    fn fate_allows(self) -> bool {
-        self.left == 0 || self.fate != Fate::Waiting
     }
 }
 
@@ -605,7 +619,7 @@ impl Tally {
     }
 }
 
-fn too_large(side: Side, packet: PacketType) -> Fault {
+fn larger_than_allowed(side: Side, packet: PacketType) -> Fault {
     Fault::Protocol {
         side,
         packet,

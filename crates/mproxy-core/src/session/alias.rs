@@ -3,50 +3,62 @@
 //! The two differ once a PUBLISH that introduced an alias was refused or rewritten: the receiver never saw it, or saw
 //! another topic. The next use is then sent with its full topic, which teaches it anew.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Aliases of one direction. Bounded in bytes by its owner through [`bytes`](Aliases::bytes).
+/// Aliases of one direction. What the sender means is bounded by its owner through [`bytes`](Aliases::bytes); what the
+/// receiver was taught bounds itself, for it may be forgotten at any time: then the topic is sent once more.
 #[derive(Debug, Default)]
 pub(super) struct Aliases {
-    meant: HashMap<u16, Arc<str>>,
-    taught: HashMap<u16, Arc<str>>,
+    meant: Topics,
+    taught: Topics,
+}
+
+/// Topics by alias, and their length in all.
+#[derive(Debug, Default)]
+struct Topics {
+    of: BTreeMap<u16, Arc<str>>,
     bytes: usize,
 }
 
 impl Aliases {
-    /// Bytes of topics held.
+    /// Bytes of topics that the sender has introduced.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.meant.bytes
     }
 
     /// What the sender means by `alias`.
     pub(super) fn meant(&self, alias: u16) -> Option<Arc<str>> {
-        self.meant.get(&alias).cloned()
+        self.meant.of.get(&alias).cloned()
     }
 
     /// The sender introduces `alias`, or gives it a new meaning.
     pub(super) fn mean(&mut self, alias: u16, topic: &str) {
-        Self::set(&mut self.meant, &mut self.bytes, alias, topic);
+        self.meant.set(alias, topic);
     }
 
     /// Whether the receiver takes `alias` for `topic`.
     pub(super) fn knows(&self, alias: u16, topic: &str) -> bool {
-        self.taught.get(&alias).is_some_and(|taught| **taught == *topic)
+        self.taught.of.get(&alias).is_some_and(|taught| **taught == *topic)
     }
 
-    /// The receiver is sent `alias` together with `topic`.
-    pub(super) fn teach(&mut self, alias: u16, topic: &str) {
-        Self::set(&mut self.taught, &mut self.bytes, alias, topic);
+    /// The receiver is sent `alias` together with `topic`. No more than `most` bytes are remembered, and this topic.
+    pub(super) fn teach(&mut self, alias: u16, topic: &str, most: usize) {
+        if self.taught.bytes > most {
+            self.taught = Topics::default();
+        }
+        self.taught.set(alias, topic);
     }
+}
 
-    fn set(map: &mut HashMap<u16, Arc<str>>, bytes: &mut usize, alias: u16, topic: &str) {
-        if map.get(&alias).is_some_and(|old| **old == *topic) {
+impl Topics {
+    fn set(&mut self, alias: u16, topic: &str) {
+        if self.of.get(&alias).is_some_and(|old| **old == *topic) {
             return;
         }
-        *bytes += topic.len();
-        if let Some(old) = map.insert(alias, topic.into()) {
-            *bytes -= old.len();
+        self.bytes += topic.len();
+        if let Some(old) = self.of.insert(alias, topic.into()) {
+            self.bytes -= old.len();
         }
     }
 }
@@ -61,7 +73,7 @@ mod tests {
         aliases.mean(1, "a");
         assert_eq!(aliases.meant(1).as_deref(), Some("a"));
         assert!(!aliases.knows(1, "a"));
-        aliases.teach(1, "a");
+        aliases.teach(1, "a", 9);
         assert!(aliases.knows(1, "a"));
         aliases.mean(1, "b");
         assert!(!aliases.knows(1, "b"));
@@ -72,7 +84,18 @@ mod tests {
         let mut aliases = Aliases::default();
         aliases.mean(1, "abc");
         aliases.mean(1, "de");
-        aliases.teach(1, "de");
-        assert_eq!(aliases.bytes(), 4);
+        assert_eq!(aliases.bytes(), 2);
+        aliases.mean(1, "de");
+        assert_eq!(aliases.bytes(), 2);
+    }
+
+    #[test]
+    fn what_was_taught_is_forgotten_rather_than_grown() {
+        let mut aliases = Aliases::default();
+        aliases.teach(1, "abc", 3);
+        aliases.teach(2, "def", 3);
+        assert!(aliases.knows(1, "abc") && aliases.knows(2, "def"));
+        aliases.teach(3, "ghi", 3);
+        assert!(!aliases.knows(1, "abc") && aliases.knows(3, "ghi"));
     }
 }

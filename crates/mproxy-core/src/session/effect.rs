@@ -82,7 +82,8 @@ impl Effects {
         let effect = self.first.take()?;
         if !self.more.is_empty() {
             self.first = self.more.pop_front();
-            if self.more.is_empty() && self.more.capacity() > 64 {
+            if self.more.is_empty() {
+                // An idle session keeps no queue.
                 self.more = VecDeque::new();
             }
         }

@@ -1,15 +1,19 @@
 //! How a session comes to its end.
 //!
-//! What was taken from one side before the end still reaches the other: each side is shut only once its lane has
-//! emptied. Then both streams get a bounded time to run out, so that what was written last is not lost to a reset.
+//! What was taken from one side before the end still reaches the other, unless the end itself forbids it: each side is
+//! shut only once its lane has emptied. Then both streams get a bounded time to run out, so that what was written last
+//! is not lost to a reset. See `LIFECYCLE.md`.
 
 use std::time::Instant;
 
+use mproxy_codec::reason::ReasonCode;
+
 use super::timer::Deadline;
 use super::{Effect, Fate, Phase, Session};
-use crate::event::{Ended, Happening};
+use crate::event::{Ended, Happening, Kind};
 use crate::fault::{Closed, Fault};
 use crate::peer::Side;
+use crate::policy::Want;
 
 /// A session that is ending.
 #[derive(Debug)]
@@ -39,15 +43,12 @@ impl Session {
         if let Some(goodbye) = self.goodbye(&fault) {
             self.effects.push(goodbye);
         }
-        let broker = match self.phase {
-            Phase::Introduced | Phase::Open => End::Open,
-            Phase::Greeting | Phase::Admitting(_) | Phase::Dialing(_) | Phase::Ending(_) | Phase::Over => {
-                End::Gone
-            }
-        };
-        // Deliveries that wait are still wanted only if the client has not been told goodbye.
-        if !matches!(fault, Fault::Lost { side: Side::Broker, .. } | Fault::BrokerLeft { .. }) {
-            self.down.lane.clear();
+        let mut ending = Ending { client: End::Open, broker: End::Gone, fault };
+        if matches!(self.phase, Phase::Introduced | Phase::Open) {
+            ending.broker = End::Open;
+        }
+        if let Fault::Lost { side, .. } = ending.fault {
+            *ending.end(side) = End::Gone;
         }
         // A PUBLISH whose payload will never be whole does not begin.
         for direction in [&mut self.up, &mut self.down] {
@@ -55,9 +56,28 @@ impl Session {
                 direction.lane.drop_last();
             }
         }
-        self.timer.disarm();
-        self.phase = Phase::Ending(Box::new(Ending { fault, client: End::Open, broker }));
+        if !still_wanted(Side::Client, &ending.fault) {
+            self.up.lane.clear();
+        }
+        if !still_wanted(Side::Broker, &ending.fault) {
+            self.down.lane.clear();
+        }
+        self.phase = Phase::Ending(Box::new(ending));
+        // From here on at the latest: verdicts carry deadlines of their own, but an end must not hang on them.
+        self.timer.arm(Deadline::Close, now, self.setting.limits.close_timeout);
         self.go_on_ending(now);
+    }
+
+    /// A DISCONNECT has left its lane. Where its sender's stream had ended before its turn came, it still is the reason.
+    pub(super) fn said_goodbye(&mut self, from: Side, fault: Fault, now: Instant) {
+        match &mut self.phase {
+            Phase::Ending(ending) if matches!(ending.fault, Fault::Lost { side, .. } if side == from) => {
+                ending.fault = fault;
+                // Whatever stands behind it came too late.
+                self.direction(from).lane.clear();
+            }
+            _ => self.end(fault, now),
+        }
     }
 
     /// That side's stream has ended.
@@ -91,8 +111,11 @@ impl Session {
     pub(super) fn finish(&mut self) {
         let Phase::Ending(ending) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         self.timer.disarm();
+        self.up.lane.clear();
+        self.down.lane.clear();
+        self.ledger = None;
         let fault = ending.fault;
-        if self.reported {
+        if self.reported && self.setting.sink.want(Kind::Disconnect) != Want::Nothing {
             self.report(Happening::Disconnect(Box::new(Ended {
                 fault: fault.clone(),
                 will_suppressed: self.will_suppressed || !self.terms.will,
@@ -107,11 +130,7 @@ impl Session {
         match (&self.phase, side) {
             (Phase::Over, _) => false,
             (Phase::Ending(ending), Side::Client) => {
-                ending.client == End::Open
-                    && matches!(
-                        ending.fault,
-                        Fault::Lost { side: Side::Broker, .. } | Fault::BrokerLeft { .. }
-                    )
+                ending.client == End::Open && still_wanted(Side::Broker, &ending.fault)
             }
             (Phase::Ending(ending), Side::Broker) => ending.broker == End::Open,
             _ => true,
@@ -120,13 +139,18 @@ impl Session {
 
     /// The packet that tells the client why, where the version has one and the client is there to read it.
     fn goodbye(&self, fault: &Fault) -> Option<Effect> {
+        let open = matches!(self.phase, Phase::Open);
         let silent = match fault {
             Fault::Left { .. }
             | Fault::BrokerLeft { .. }
             | Fault::BrokerRefused { .. }
             | Fault::Lost { side: Side::Client, .. } => true,
             // In an open session there is nothing to add; before, the client waits for its CONNACK.
-            Fault::Lost { side: Side::Broker, .. } => matches!(self.phase, Phase::Open),
+            Fault::Lost { side: Side::Broker, .. } => open,
+            // 3.x answers an admitted client's nonsense by closing (4.8), not by a return code that says something else.
+            Fault::Malformed { side: Side::Client, .. } | Fault::Protocol { side: Side::Client, .. } => {
+                !matches!(self.phase, Phase::Greeting) && !self.terms.version.is_v5()
+            }
             _ => false,
         };
         if silent || self.down.mid_packet() {
@@ -136,7 +160,11 @@ impl Session {
             Fault::Refused { refusal, .. } => (refusal.text.as_deref(), refusal.server_reference.as_deref()),
             _ => (None, None),
         };
-        let reason = fault.reason();
+        let reason = match fault {
+            // "Server unavailable" is what a CONNACK can say of it, in 3.x too.
+            Fault::Drained if !open => ReasonCode::SERVER_UNAVAILABLE,
+            _ => fault.reason(),
+        };
         let bytes = match &self.phase {
             Phase::Greeting => self.greeting_answer(fault)?,
             Phase::Admitting(_) | Phase::Dialing(_) | Phase::Introduced => {
@@ -146,6 +174,22 @@ impl Session {
             Phase::Ending(_) | Phase::Over => return None,
         };
         Some(Effect::Send { to: Side::Client, bytes })
+    }
+}
+
+/// Whether packets of that side which wait for their verdict when the session ends so are still to go on.
+///
+/// What a client sent before it vanished or erred was sent in good order; a client that the policy, an administrator
+/// or the broker has shut out publishes no more. What the broker sent before it vanished is the client's; a client
+/// that was told goodbye hears no more. Nothing follows a DISCONNECT.
+const fn still_wanted(from: Side, fault: &Fault) -> bool {
+    match (from, fault) {
+        (
+            Side::Client,
+            Fault::Lost { side, .. } | Fault::Malformed { side, .. } | Fault::Protocol { side, .. },
+        ) => matches!(side, Side::Client),
+        (Side::Broker, Fault::Lost { side, .. }) => matches!(side, Side::Broker),
+        _ => false,
     }
 }
 

@@ -23,7 +23,8 @@ impl Session {
     pub(super) fn suback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
         let suback = Suback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        let Some(subscribing) = self.take_subscribing(suback.packet_id) else { return Ok(Leaving::AsItIs) };
+        let known = self.ledger.as_mut().and_then(|ledger| ledger.subscribed(suback.packet_id));
+        let Some(subscribing) = known else { return Ok(Leaving::AsItIs) };
         let mut theirs = suback.codes.iter().copied();
         let merged: Vec<u8> = if subscribing.mask.is_empty() {
             suback.codes.to_vec()
@@ -49,19 +50,11 @@ impl Session {
     pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        if let Some(ledger) = &mut self.ledger
-            && let Some(at) = ledger.unsubscribes.iter().position(|one| one.id == unsuback.packet_id)
-        {
-            let filters = ledger.unsubscribes.swap_remove(at).filters;
-            self.report(Happening::Unsubscribe { filters });
+        let known = self.ledger.as_mut().and_then(|ledger| ledger.unsubscribed(unsuback.packet_id));
+        if let Some(unsubscribing) = known {
+            self.report(Happening::Unsubscribe { filters: unsubscribing.filters });
         }
         Ok(Leaving::AsItIs)
-    }
-
-    fn take_subscribing(&mut self, id: PacketId) -> Option<super::ledger::Subscribing> {
-        let ledger = self.ledger.as_mut()?;
-        let at = ledger.subscribes.iter().position(|one| one.id == id)?;
-        Some(ledger.subscribes.swap_remove(at))
     }
 
     /// Sends a SUBACK that is all ours.

@@ -33,10 +33,10 @@ pub(super) enum Leaving {
 }
 
 impl Session {
-    pub(super) fn client_step(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
+    pub(super) fn client_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
         match header.kind {
             PacketType::Publish => self.publish_step(Side::Client, header, data),
-            PacketType::Subscribe => self.subscribe_step(header, data, now),
+            PacketType::Subscribe => self.subscribe_step(header, data),
             _ => self.other_step(Side::Client, header, data),
         }
     }
@@ -77,7 +77,7 @@ impl Session {
             Ok(Leaving::Nowhere) => {}
             Ok(Leaving::Last(fault)) => {
                 self.effects.send(to, slot.bytes);
-                self.end(fault, now);
+                self.said_goodbye(from, fault, now);
             }
             Err(fault) => self.end(fault, now),
         }
@@ -114,30 +114,32 @@ impl Session {
             _ => false,
         };
         if over && from == Side::Broker {
-            self.in_flight = self.in_flight.saturating_sub(1);
+            self.in_flight.over(ack.kind);
         }
         let Some(ledger) = &mut self.ledger else { return Leaving::AsItIs };
-        if ack.kind == PacketType::Pubrel {
-            if !ledger.flows(from).ours.remove(&ack.packet_id) {
-                return Leaving::AsItIs;
+        match ack.kind {
+            PacketType::Pubrel => {
+                if !ledger.flows(from).ours.remove(&ack.packet_id) {
+                    return Leaving::AsItIs;
+                }
+                if from == Side::Client {
+                    self.in_flight.over(PacketType::Pubcomp);
+                }
+                let done =
+                    self.terms.ack(from, PacketType::Pubcomp, ack.packet_id, ReasonCode::SUCCESS, None);
+                self.inject(from, done);
+                Leaving::Nowhere
             }
-            let done = self.terms.ack(from, PacketType::Pubcomp, ack.packet_id, ReasonCode::SUCCESS, None);
-            self.inject(from, done);
-            return Leaving::Nowhere;
-        }
-        let flows = ledger.flows(from.other());
-        let told = match ack.kind {
-            PacketType::Puback => flows.puback.acknowledged(ack.packet_id),
-            PacketType::Pubrec => flows.pubrec.acknowledged(ack.packet_id),
-            _ => return Leaving::AsItIs,
-        };
-        if let Some(told) = told {
-            ledger.told_bytes -= told.payload.as_ref().map_or(0, Bytes::len);
-            if !ack.reason.is_error() {
-                self.report(Happening::Publish(told));
+            PacketType::Puback | PacketType::Pubrec => {
+                if let Some(told) = ledger.acknowledged(from.other(), ack.kind, ack.packet_id)
+                    && !ack.reason.is_error()
+                {
+                    self.report(Happening::Publish(told));
+                }
+                Leaving::ThenAnswers
             }
+            _ => Leaving::AsItIs,
         }
-        Leaving::ThenAnswers
     }
 
     fn disconnect_leaves(&mut self, from: Side, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
@@ -153,7 +155,7 @@ impl Session {
                 side: from,
                 packet: PacketType::Disconnect,
                 what: "Session Expiry Interval where CONNECT had none",
-                rule: "MQTT-3.1.2.11.2",
+                rule: "MQTT-3.14.2.2.2",
                 reason: ReasonCode::PROTOCOL_ERROR,
             });
         }
@@ -167,19 +169,19 @@ impl Session {
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         if self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing {
             let filters = unsubscribe.filters().map(|filter| filter.as_str().into()).collect();
-            self.ledger().unsubscribes.push(Unsubscribing { id: unsubscribe.packet_id, filters });
+            self.ledger().unsubscribing(Unsubscribing { id: unsubscribe.packet_id, filters });
         }
-        let Some(ledger) = self.ledger.as_mut().filter(|ledger| !ledger.renames.is_empty()) else {
+        let Some(ledger) = self.ledger.as_mut().filter(|ledger| ledger.has_renames()) else {
             return Ok(Leaving::AsItIs);
         };
         let mut renamed = false;
         let sent: Vec<Box<str>> = unsubscribe
             .filters()
-            .map(|filter| match ledger.renames.iter().position(|rename| *rename.asked == *filter.as_str()) {
+            .map(|filter| match ledger.renamed(filter.as_str()) {
                 None => filter.as_str().into(),
-                Some(at) => {
+                Some(sent) => {
                     renamed = true;
-                    ledger.renames.swap_remove(at).sent
+                    sent
                 }
             })
             .collect();
@@ -189,10 +191,11 @@ impl Session {
         let mut out = BytesMut::new();
         let filters = sent.iter().filter_map(|filter| TopicFilter::new(filter).ok());
         let kept = PropertyEdit::keep(unsubscribe.properties);
-        match encode_unsubscribe(self.terms.version, unsubscribe.packet_id, &kept, filters, &mut out) {
-            Ok(()) => Ok(Leaving::Instead(out.freeze())),
+        let written = encode_unsubscribe(self.terms.version, unsubscribe.packet_id, &kept, filters, &mut out);
+        if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
             // As it came it fitted; only a rewrite to far longer filters gets here. The original does no harm.
-            Err(_) => Ok(Leaving::AsItIs),
+            return Ok(Leaving::AsItIs);
         }
+        Ok(Leaving::Instead(out.freeze()))
     }
 }

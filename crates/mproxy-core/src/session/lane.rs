@@ -47,6 +47,8 @@ pub(super) enum State {
     Hold,
     /// Its verdict has come, and is carried out when it is at the front.
     Ruled(Box<Ruling>),
+    /// It repeats (DUP) a QoS 2 PUBLISH that was refused: it is answered again, and nobody is asked again.
+    Again,
 }
 
 /// A FIFO of slots. Slots are numbered without gaps, so that a verdict finds its slot by its number.

@@ -3,13 +3,23 @@
 //!
 //! Made only for sessions that need it: where nobody decides and nobody is told, there is no ledger.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use mproxy_codec::types::PacketId;
+use mproxy_codec::types::{PacketId, PacketType};
 
 use crate::event::Published;
 use crate::peer::Side;
+
+/// Bytes of our own acknowledgements that may wait in a line behind one that the receiver does not give.
+const OURS_BYTES: usize = 256 << 10;
+
+/// Bytes of rewritten filters that one session remembers, and how many. Beyond, a rewrite counts as a failed answer.
+const RENAME_BYTES: usize = 256 << 10;
+const RENAMES: usize = 1024;
+
+/// A queue that has emptied keeps room for this many entries: enough for a steady flow, little for an idle session.
+const KEPT_ENTRIES: usize = 16;
 
 /// What one session remembers of packet ids.
 #[derive(Debug, Default)]
@@ -19,13 +29,13 @@ pub(super) struct Ledger {
     /// Publishes of the broker: acknowledged by the client or by us.
     down: Flows,
     /// SUBSCRIBEs under way.
-    pub(super) subscribes: Vec<Subscribing>,
+    subscribes: Vec<Subscribing>,
     /// UNSUBSCRIBEs under way.
-    pub(super) unsubscribes: Vec<Unsubscribing>,
+    unsubscribes: Vec<Unsubscribing>,
     /// Filters the broker knows under another text than the client.
-    pub(super) renames: Vec<Rename>,
-    /// Bytes of payloads kept for events.
-    pub(super) told_bytes: usize,
+    renames: Vec<Rename>,
+    /// Bytes kept until the broker answers: of publishes, SUBSCRIBEs and UNSUBSCRIBEs, for events and merged SUBACKs.
+    kept: usize,
 }
 
 impl Ledger {
@@ -37,26 +47,141 @@ impl Ledger {
         }
     }
 
-    /// Whether packets from `side` have to wait until some of those before them are answered.
-    pub(super) fn full(&self, from: Side, most: usize) -> bool {
-        let flows = match from {
-            Side::Client => &self.up,
-            Side::Broker => &self.down,
-        };
-        let open = if from == Side::Client { self.subscribes.len() + self.unsubscribes.len() } else { 0 };
-        open >= most || flows.puback.full() || flows.pubrec.full()
+    /// Bytes kept until the broker answers.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
     }
+
+    /// Whether packets from `side` have to wait until some of those before them are answered.
+    pub(super) fn full(&self, from: Side, packets: usize, bytes: usize) -> bool {
+        match from {
+            Side::Client => {
+                self.up.full()
+                    || self.subscribes.len() + self.unsubscribes.len() >= packets
+                    || self.kept >= bytes
+            }
+            Side::Broker => self.down.full(),
+        }
+    }
+
+    /// A PUBLISH from that side has gone to its receiver; `told` is what to report once it is acknowledged with
+    /// `kind`.
+    pub(super) fn expect(
+        &mut self,
+        from: Side,
+        kind: PacketType,
+        id: PacketId,
+        dup: bool,
+        told: Option<Box<Published>>,
+    ) {
+        let weight = told.as_deref().map_or(0, weight);
+        let flows = self.flows(from);
+        flows.ours.remove(&id);
+        if flows.line(kind).expect(id, dup, told) {
+            self.kept += weight;
+        }
+    }
+
+    /// The receiver of a PUBLISH from that side acknowledged it with `kind`: what there is to report.
+    pub(super) fn acknowledged(
+        &mut self,
+        from: Side,
+        kind: PacketType,
+        id: PacketId,
+    ) -> Option<Box<Published>> {
+        let told = self.flows(from).line(kind).acknowledged(id)?;
+        self.kept -= weight(&told);
+        Some(told)
+    }
+
+    pub(super) fn subscribing(&mut self, one: Subscribing) {
+        self.subscribed(one.id);
+        self.kept += one.weight();
+        self.subscribes.push(one);
+    }
+
+    /// The SUBSCRIBE with this id has been answered.
+    pub(super) fn subscribed(&mut self, id: PacketId) -> Option<Subscribing> {
+        let at = self.subscribes.iter().position(|one| one.id == id)?;
+        let one = self.subscribes.swap_remove(at);
+        self.kept -= one.weight();
+        Some(one)
+    }
+
+    pub(super) fn unsubscribing(&mut self, one: Unsubscribing) {
+        self.unsubscribed(one.id);
+        self.kept += one.weight();
+        self.unsubscribes.push(one);
+    }
+
+    /// The UNSUBSCRIBE with this id has been answered.
+    pub(super) fn unsubscribed(&mut self, id: PacketId) -> Option<Unsubscribing> {
+        let at = self.unsubscribes.iter().position(|one| one.id == id)?;
+        let one = self.unsubscribes.swap_remove(at);
+        self.kept -= one.weight();
+        Some(one)
+    }
+
+    pub(super) fn has_renames(&self) -> bool {
+        !self.renames.is_empty()
+    }
+
+    /// Whether so many more rewritten filters, of so many bytes together, can be remembered.
+    pub(super) fn has_room_for(&self, renames: usize, bytes: usize) -> bool {
+        let held: usize = self.renames.iter().map(|rename| rename.asked.len() + rename.sent.len()).sum();
+        self.renames.len() + renames <= RENAMES && held + bytes <= RENAME_BYTES
+    }
+
+    pub(super) fn rename(&mut self, asked: &str, sent: &str) {
+        self.renamed(asked);
+        self.renames.push(Rename { asked: asked.into(), sent: sent.into() });
+    }
+
+    /// What the broker knows the client's filter as, if as something else; it is forgotten with that.
+    pub(super) fn renamed(&mut self, asked: &str) -> Option<Box<str>> {
+        let at = self.renames.iter().position(|rename| *rename.asked == *asked)?;
+        Some(self.renames.swap_remove(at).sent)
+    }
+}
+
+/// What a publish that is kept for its event weighs: more than nothing, so that empty ones are bounded too.
+fn weight(told: &Published) -> usize {
+    size_of::<Published>() + told.topic.len() + told.payload.as_ref().map_or(0, Bytes::len)
+}
+
+fn weight_of(filters: &[Box<str>]) -> usize {
+    filters.iter().map(|filter| size_of::<Box<str>>() + filter.len()).sum()
 }
 
 /// The publishes of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     /// PUBACKs in the order of their PUBLISH packets [MQTT-4.6.0-2].
-    pub(super) puback: Line,
+    puback: Line,
     /// PUBRECs in the order of their PUBLISH packets [MQTT-4.6.0-3].
-    pub(super) pubrec: Line,
+    pubrec: Line,
     /// QoS 2 flows whose PUBREC was ours: their PUBREL is answered by us, and goes nowhere.
-    pub(super) ours: HashSet<PacketId>,
+    pub(super) ours: BTreeSet<PacketId>,
+}
+
+impl Flows {
+    /// The line of one kind of acknowledgement.
+    pub(super) fn line(&mut self, kind: PacketType) -> &mut Line {
+        if kind == PacketType::Puback { &mut self.puback } else { &mut self.pubrec }
+    }
+
+    /// The next acknowledgement of ours whose turn has come.
+    pub(super) fn ready(&mut self) -> Option<Bytes> {
+        self.puback.ready().or_else(|| self.pubrec.ready())
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        self.puback.has_ready() || self.pubrec.has_ready()
+    }
+
+    fn full(&self) -> bool {
+        self.puback.full() || self.pubrec.full()
+    }
 }
 
 /// Acknowledgements of one kind in the order that their PUBLISH packets came in.
@@ -65,7 +190,7 @@ pub(super) struct Flows {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     entries: VecDeque<Entry>,
-    /// How many of them are ours.
+    /// Bytes of those that are ours.
     ours: usize,
 }
 
@@ -81,12 +206,12 @@ impl Line {
     /// Whether no more publishes should come: every packet id is out, or too many of our answers wait behind one that
     /// the receiver does not give.
     pub(super) fn full(&self) -> bool {
-        self.entries.len() >= usize::from(u16::MAX) || self.ours >= 4096
+        self.entries.len() >= usize::from(u16::MAX) || self.ours >= OURS_BYTES
     }
 
     /// A PUBLISH has gone to its receiver; `told` is what to report once it is acknowledged.
-    /// A repeated one (DUP) keeps the place of the first.
-    pub(super) fn expect(&mut self, id: PacketId, dup: bool, told: Option<Box<Published>>) {
+    /// A repeated one (DUP) keeps the place of the first: `false`.
+    fn expect(&mut self, id: PacketId, dup: bool, told: Option<Box<Published>>) -> bool {
         let known = dup
             && self
                 .entries
@@ -95,6 +220,7 @@ impl Line {
         if !known {
             self.entries.push_back(Entry::Theirs { id, told });
         }
+        !known
     }
 
     /// We acknowledge a PUBLISH ourselves: the packet, if it may go out now, else it is kept in its place.
@@ -102,34 +228,47 @@ impl Line {
         if self.entries.is_empty() {
             return Some(ack);
         }
+        self.ours += ack.len();
         self.entries.push_back(Entry::Ours(ack));
-        self.ours += 1;
         None
     }
 
     /// The receiver acknowledged `id`: what there is to report. Afterwards [`ready`](Line::ready) may have some of ours.
-    pub(super) fn acknowledged(&mut self, id: PacketId) -> Option<Box<Published>> {
+    fn acknowledged(&mut self, id: PacketId) -> Option<Box<Published>> {
         let at = self
             .entries
             .iter()
             .position(|entry| matches!(entry, Entry::Theirs { id: other, .. } if *other == id))?;
-        match self.entries.remove(at)? {
+        let entry = self.entries.remove(at)?;
+        self.shrink();
+        match entry {
             Entry::Theirs { told, .. } => told,
             Entry::Ours(_) => None,
         }
     }
 
-    /// The next of ours whose turn has come.
-    pub(super) fn ready(&mut self) -> Option<Bytes> {
-        if !matches!(self.entries.front()?, Entry::Ours(_)) {
+    fn has_ready(&self) -> bool {
+        matches!(self.entries.front(), Some(Entry::Ours(_)))
+    }
+
+    fn ready(&mut self) -> Option<Bytes> {
+        if !self.has_ready() {
             return None;
         }
-        match self.entries.pop_front()? {
+        let entry = self.entries.pop_front()?;
+        self.shrink();
+        match entry {
             Entry::Ours(ack) => {
-                self.ours -= 1;
+                self.ours -= ack.len();
                 Some(ack)
             }
             Entry::Theirs { .. } => None,
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > KEPT_ENTRIES {
+            self.entries = VecDeque::new();
         }
     }
 }
@@ -145,6 +284,12 @@ pub(super) struct Subscribing {
     pub(super) filters: Box<[Box<str>]>,
 }
 
+impl Subscribing {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.mask) + weight_of(&self.filters)
+    }
+}
+
 /// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told.
 #[derive(Debug)]
 pub(super) struct Unsubscribing {
@@ -152,13 +297,19 @@ pub(super) struct Unsubscribing {
     pub(super) filters: Box<[Box<str>]>,
 }
 
+impl Unsubscribing {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + weight_of(&self.filters)
+    }
+}
+
 /// A filter that the policy rewrote.
 #[derive(Debug)]
-pub(super) struct Rename {
+struct Rename {
     /// As the client says it.
-    pub(super) asked: Box<str>,
+    asked: Box<str>,
     /// As the broker knows it.
-    pub(super) sent: Box<str>,
+    sent: Box<str>,
 }
 
 #[cfg(test)]
@@ -190,6 +341,44 @@ mod tests {
         line.expect(id(1), false, None);
         line.expect(id(1), true, None);
         assert_eq!(line.entries.len(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_is_given_back_whether_it_was_repeated_or_not() {
+        let told = || {
+            let payload = Some(Bytes::from_static(b"payload"));
+            let qos = mproxy_codec::QoS::AtLeastOnce;
+            Some(Box::new(Published { topic: "t".into(), qos, retain: false, size: 7, payload }))
+        };
+        let mut ledger = Ledger::default();
+        ledger.expect(Side::Client, PacketType::Puback, id(1), false, told());
+        ledger.expect(Side::Client, PacketType::Puback, id(1), true, told());
+        assert!(ledger.kept() > 0);
+        assert!(ledger.acknowledged(Side::Client, PacketType::Puback, id(1)).is_some());
+        assert_eq!(ledger.kept(), 0);
+        for _ in 0..2 {
+            ledger.subscribing(Subscribing {
+                id: id(2),
+                mask: Box::default(),
+                filters: Box::new(["a".into()]),
+            });
+        }
+        ledger.unsubscribing(Unsubscribing { id: id(2), filters: Box::new(["a".into()]) });
+        assert!(ledger.full(Side::Client, 2, usize::MAX) && !ledger.full(Side::Client, 3, usize::MAX));
+        assert!(ledger.subscribed(id(2)).is_some() && ledger.subscribed(id(2)).is_none());
+        assert!(ledger.unsubscribed(id(2)).is_some());
+        assert_eq!(ledger.kept(), 0);
+    }
+
+    #[test]
+    fn a_filter_has_one_name_and_names_have_a_bound() {
+        let mut ledger = Ledger::default();
+        ledger.rename("a", "x/a");
+        ledger.rename("a", "y/a");
+        assert_eq!(ledger.renamed("a").as_deref(), Some("y/a"));
+        assert_eq!(ledger.renamed("a"), None);
+        assert!(ledger.has_room_for(RENAMES, 0) && !ledger.has_room_for(RENAMES + 1, 0));
+        assert!(!ledger.has_room_for(1, RENAME_BYTES + 1));
     }
 
     #[test]

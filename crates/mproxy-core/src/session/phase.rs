@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use mproxy_codec::error::ErrorKind;
+use mproxy_codec::error::{ErrorKind, Malformed};
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::{Auth, Connack, Connect};
 use mproxy_codec::property::PropertyId;
@@ -61,11 +61,13 @@ impl Phase {
         matches!(self, Self::Ending(_) | Self::Over)
     }
 
-    /// Whether packets from that side are looked at.
-    pub(super) const fn takes(&self, from: Side) -> bool {
+    /// Whether packets from that side are looked at. `auth`: AUTH may come before CONNACK.
+    pub(super) const fn takes(&self, from: Side, auth: bool) -> bool {
         match (self, from) {
-            (Self::Greeting, Side::Client) | (Self::Introduced | Self::Open, _) => true,
-            // A client may send on without waiting for CONNACK. That stays where it is until there is one.
+            (Self::Greeting, Side::Client) | (Self::Introduced, Side::Broker) | (Self::Open, _) => true,
+            // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
+            // even read, so that it cannot pile up. Only extended authentication has to be heard.
+            (Self::Introduced, Side::Client) => auth,
             (Self::Admitting(_) | Self::Dialing(_) | Self::Ending(_) | Self::Over, _)
             | (Self::Greeting, Side::Broker) => false,
         }
@@ -107,12 +109,7 @@ impl Session {
     fn connect_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<(), Fault> {
         let connect = Connect::parse(header, data).map_err(|error| {
             // In whose words the refusal is to be: those of the version it claims, or of the nearest one.
-            self.terms.version = Connect::claimed_version(data).unwrap_or_else(|| {
-                match data.get(error.offset as usize).map(|level| level & 0x7F) {
-                    Some(level) if error.kind == ErrorKind::UnsupportedVersion && level >= 5 => Version::V5,
-                    Some(_) | None => Version::V311,
-                }
-            });
+            self.answer_in_words_of(data, Some(&error));
             Fault::Malformed { side: Side::Client, error }
         })?;
         self.terms = Terms::proposed(&connect);
@@ -255,9 +252,26 @@ impl Session {
         Ok(Step::Pass(header.total()))
     }
 
+    /// Sets the version in which a CONNECT is refused that could not be read: the one it claims, or the nearest.
+    pub(super) fn answer_in_words_of(&mut self, connect: &[u8], error: Option<&Malformed>) {
+        self.terms.version = Connect::claimed_version(connect).unwrap_or_else(|| {
+            let unknown = error.filter(|error| error.kind == ErrorKind::UnsupportedVersion);
+            match unknown.and_then(|error| connect.get(error.offset as usize)).map(|level| level & 0x7F) {
+                Some(5..) => Version::V5,
+                Some(_) | None => Version::V311,
+            }
+        });
+    }
+
     /// The answer to somebody whose CONNECT was never understood, if there is one.
     pub(super) fn greeting_answer(&self, fault: &Fault) -> Option<Bytes> {
-        let Fault::Malformed { error, .. } = fault else { return None };
+        let error = match fault {
+            Fault::Malformed { error, .. } => error,
+            Fault::Protocol { packet: PacketType::Connect, reason, .. } if self.terms.version.is_v5() => {
+                return Some(self.terms.connack(*reason, None, None));
+            }
+            _ => return None,
+        };
         // Before the version is known there are no words to answer in, and neither are there for another protocol.
         if error.packet != Some(PacketType::Connect) || error.kind == ErrorKind::ProtocolName {
             return None;

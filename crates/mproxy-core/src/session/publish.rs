@@ -51,11 +51,12 @@ impl Session {
         };
         let alias_topic = self.resolve(from, &head)?;
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
+        let streams = here < total;
         if from == Side::Client && head.qos != QoS::AtMostOnce {
-            self.check_receive_maximum(from)?;
             if head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
-                return Ok(self.swallow_publish(from, &head, here));
+                return Ok(self.keep(from, &head, here, total, State::Again, None));
             }
+            self.check_receive_maximum(from)?;
         }
 
         let want = self.want(from);
@@ -64,7 +65,7 @@ impl Session {
             Want::Payload(most)
                 if head.payload_len <= most as usize && total <= limits.max_held_packet as usize =>
             {
-                if here < total {
+                if streams {
                     return Ok(Step::Wait);
                 }
                 Payload::Whole(&data[head.len..])
@@ -89,18 +90,34 @@ impl Session {
             })),
         };
 
-        let streams = here < total;
+        if from == Side::Client && self.counts(&head) {
+            self.in_flight.came(head.qos);
+        }
         if matches!(state, State::Go) && self.lane(from).is_empty() && self.receiver_knows(from, &head, topic)
         {
-            let told = self.told(from, &head, topic, (!streams).then(|| &data[head.len..]));
-            self.publish_leaves(from, &head, told);
+            let told = self.told(from, &head, topic, (!streams).then(|| &data[head.len..]), None);
+            self.publish_leaves(from, &head, (!head.topic.is_empty()).then_some(head.topic), told);
             return Ok(self.pass(from, here, total));
         }
+        Ok(self.keep(from, &head, here, total, state, alias_topic))
+    }
+
+    /// Into the lane with it; where it streams, with its head only.
+    fn keep(
+        &mut self,
+        from: Side,
+        head: &PublishHead<'_>,
+        here: usize,
+        total: usize,
+        state: State,
+        topic: Option<Arc<str>>,
+    ) -> Step {
+        let streams = here < total;
         let take = if streams { head.len } else { total };
         if streams {
             self.direction(from).body = super::Body { left: (total - take) as u32, fate: Fate::Waiting };
         }
-        Ok(Step::Keep(take, Slot { bytes: Bytes::new(), state, topic: alias_topic, streams }))
+        Step::Keep(take, Slot { bytes: Bytes::new(), state, topic, streams })
     }
 
     /// Carries out what was decided of a PUBLISH whose turn has come.
@@ -115,63 +132,102 @@ impl Session {
             return;
         };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
-        let change = match state {
-            State::Go | State::Hold => None,
-            State::Ruled(ruling) => match self.publish_ruled(from, *ruling, &head, topic) {
-                Ok(change) => change,
-                Err((refusal, why)) => {
-                    if streams {
-                        self.direction(from).body.fate = Fate::Skip;
-                    }
-                    self.refuse_publish(from, &head, &refusal, why, now);
-                    return;
-                }
-            },
+        let decided = match state {
+            State::Go | State::Hold => Ok(None),
+            State::Ruled(ruling) => self.publish_ruled(from, *ruling, &head, topic),
+            State::Again => {
+                self.skip_body(from, streams);
+                self.acknowledge(from, &head, ReasonCode::SUCCESS, None);
+                return;
+            }
+        };
+        let written =
+            decided.and_then(|change| match self.write_anew(from, &head, topic, change.as_deref()) {
+                Ok(out) => Ok((change, out)),
+                Err(why) => Err((failed_refusal(), Some(Failure::new(FailureKind::Invalid, why)))),
+            });
+        let (change, out) = match written {
+            Ok(written) => written,
+            Err((refusal, failure)) => {
+                self.skip_body(from, streams);
+                self.refuse_publish(from, &head, &refusal, failure, now);
+                return;
+            }
         };
 
-        let new_topic = change.as_ref().and_then(|change| change.topic.as_deref()).unwrap_or(topic);
+        let sent_topic = change.as_ref().and_then(|change| change.topic.as_deref()).unwrap_or(topic);
         let new_payload = change.as_ref().and_then(|change| change.payload.clone());
         let payload = match &new_payload {
             Some(payload) => Some(&payload[..]),
             None if streams => None,
             None => Some(&bytes[head.len..]),
         };
-        let told = self.told_changed(from, &head, new_topic, payload, change.as_deref());
-        let untouched = change.is_none() && self.receiver_knows(from, &head, new_topic);
-        self.publish_leaves(from, &head, told);
+        let told = self.told(from, &head, sent_topic, payload, change.as_deref());
+        self.publish_leaves(
+            from,
+            &head,
+            (out.is_some() || !head.topic.is_empty()).then_some(sent_topic),
+            told,
+        );
         let to = from.other();
-        if untouched {
-            self.effects.send(to, bytes.clone());
-        } else {
-            let payload_len = new_payload.as_ref().map_or(head.payload_len, Bytes::len);
-            let mut out = BytesMut::new();
-            if rewrite::publish_head(
-                &head,
-                new_topic,
-                change.as_deref(),
-                payload_len,
-                self.terms.version,
-                &mut out,
-            )
-            .is_err()
-            {
-                // publish_ruled has checked every change; without one the head only grows by a topic that fitted before.
-                debug_assert!(false, "a checked rewrite did not encode");
-                return;
-            }
-            if let Some(alias) = head.alias {
-                self.direction(from).aliases().teach(alias, new_topic);
-            }
-            self.effects.send(to, out.freeze());
-            match new_payload {
-                Some(payload) => self.effects.send(to, payload),
-                None => self.effects.send(to, bytes.slice(head.len..)),
+        match out {
+            None => self.effects.send(to, bytes),
+            Some(out) => {
+                self.effects.send(to, out.freeze());
+                self.effects.send(to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
             }
         }
+        if new_payload.is_some() {
+            self.skip_body(from, streams);
+        } else if streams {
+            self.direction(from).body.fate = Fate::Pass;
+        }
+    }
+
+    /// The payload that was to follow a head that has left its lane follows nothing.
+    fn skip_body(&mut self, from: Side, streams: bool) {
         if streams {
-            let replaced = change.is_some_and(|change| change.payload.is_some());
-            self.direction(from).body.fate = if replaced { Fate::Skip } else { Fate::Pass };
+            self.direction(from).body.fate = Fate::Skip;
         }
+    }
+
+    /// The head of a PUBLISH as it has to be now; `None` if it may go as it came. `Err` says why it cannot go at all.
+    fn write_anew(
+        &mut self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        change: Option<&PublishChange>,
+    ) -> Result<Option<BytesMut>, String> {
+        if change.is_none() && self.receiver_knows(from, head, topic) {
+            return Ok(None);
+        }
+        self.written(from, head, topic, change).map(Some)
+    }
+
+    /// The new head of a PUBLISH, unless that makes an invalid packet.
+    fn written(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        change: Option<&PublishChange>,
+    ) -> Result<BytesMut, String> {
+        let topic = change.and_then(|change| change.topic.as_deref()).unwrap_or(topic);
+        mproxy_codec::topic::check_name(topic).map_err(|error| format!("rewritten topic: {error}"))?;
+        let new_payload = change.and_then(|change| change.payload.as_ref());
+        let payload_len = new_payload.map_or(head.payload_len, Bytes::len);
+        let mut out = BytesMut::new();
+        rewrite::publish_head(head, topic, change, payload_len, self.terms.version, &mut out)
+            .map_err(|error| format!("rewritten packet: {error}"))?;
+        let (size, most) = (out.len() + payload_len, self.terms.max_packet_to(from.other()));
+        if size > most as usize {
+            let to = from.other();
+            return Err(format!(
+                "rewritten packet of {size} bytes is over the {to}'s Maximum Packet Size of {most}"
+            ));
+        }
+        Ok(out)
     }
 
     /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet is a
@@ -186,9 +242,13 @@ impl Session {
         let Ruling { mut source, verdict } = ruling;
         let decided = match verdict {
             Verdict::Publish(Decision::Allow(change)) => {
-                match change.as_deref().map_or(Ok(()), |change| self.check_change(from, head, topic, change))
-                {
-                    Ok(()) => Ok(change.filter(|change| !change.is_empty())),
+                let change =
+                    change.map(|change| real_change(change, head, topic)).filter(|change| !change.is_empty());
+                let valid = change
+                    .as_deref()
+                    .map_or(Ok(()), |change| self.written(from, head, topic, Some(change)).map(drop));
+                match valid {
+                    Ok(()) => Ok(change),
                     Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
                 }
             }
@@ -221,30 +281,6 @@ impl Session {
         decided
     }
 
-    fn check_change(
-        &self,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: &str,
-        change: &PublishChange,
-    ) -> Result<(), String> {
-        let new_topic = change.topic.as_deref().unwrap_or(topic);
-        mproxy_codec::topic::check_name(new_topic).map_err(|error| format!("rewritten topic: {error}"))?;
-        let payload_len = change.payload.as_ref().map_or(head.payload_len, Bytes::len);
-        let mut out = BytesMut::new();
-        rewrite::publish_head(head, new_topic, Some(change), payload_len, self.terms.version, &mut out)
-            .map_err(|error| format!("rewritten packet: {error}"))?;
-        let size = out.len() + payload_len;
-        let most = self.terms.max_packet_to(from.other());
-        if size > most as usize {
-            return Err(format!(
-                "rewritten packet of {size} bytes is over the {}'s Maximum Packet Size of {most}",
-                from.other()
-            ));
-        }
-        Ok(())
-    }
-
     /// Makes the wire say no, in the way of the spec's refusal table.
     fn refuse_publish(
         &mut self,
@@ -265,26 +301,41 @@ impl Session {
             );
             return;
         }
-        let Some(id) = head.packet_id else { return };
         // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
         let reason = match (refusal.action, from) {
-            (Action::NoAck, Side::Client) => return,
-            (Action::Reject, Side::Client) => refusal.reason,
+            (Action::NoAck, Side::Client) => {
+                if self.counts(head) {
+                    self.in_flight.over(acknowledgement(head.qos));
+                }
+                return;
+            }
+            (Action::Reject, Side::Client) if refusal.reason.is_error() => refusal.reason,
+            (Action::Reject, Side::Client) => ReasonCode::NOT_AUTHORIZED,
             (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
         };
-        let kind = if head.qos == QoS::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
-        let text = refusal.text.as_deref().filter(|_| from == Side::Client);
+        self.acknowledge(from, head, reason, refusal.text.as_deref());
+    }
+
+    /// Our own answer to a PUBLISH, in its place among the receiver's.
+    fn acknowledge(&mut self, from: Side, head: &PublishHead<'_>, reason: ReasonCode, text: Option<&str>) {
+        let Some(id) = head.packet_id else { return };
+        let kind = acknowledgement(head.qos);
+        let text = text.filter(|_| reason.is_error());
         let ack = self.terms.ack(from, kind, id, reason, text);
-        let flow_goes_on = kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error());
-        let flows = self.ledger().flows(from);
-        if flow_goes_on {
+        if kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error()) {
             // Its PUBREL is ours to answer [MQTT-4.3.3-11].
-            flows.ours.insert(id);
+            self.ledger().flows(from).ours.insert(id);
+        } else if from == Side::Client && self.counts(head) {
+            self.in_flight.over(kind);
         }
-        let line = if kind == PacketType::Puback { &mut flows.puback } else { &mut flows.pubrec };
-        if let Some(ack) = line.answer(ack) {
+        if let Some(ack) = self.ledger().flows(from).line(kind).answer(ack) {
             self.inject(from, ack);
         }
+    }
+
+    /// Whether this publish of the client's counts as one under way. Before 5.0 a client may repeat one that does.
+    const fn counts(&self, head: &PublishHead<'_>) -> bool {
+        self.terms.version.is_v5() || !head.dup
     }
 
     /// A refused QoS 2 PUBLISH came again before its PUBREL: it is answered again, and not asked about again.
@@ -294,22 +345,17 @@ impl Session {
         })
     }
 
-    fn swallow_publish(&mut self, from: Side, head: &PublishHead<'_>, here: usize) -> Step {
-        if let Some(id) = head.packet_id {
-            let ack = self.terms.ack(from, PacketType::Pubrec, id, ReasonCode::SUCCESS, None);
-            self.inject(from, ack);
-        }
-        let rest = head.len + head.payload_len - here;
-        self.direction(from).body = super::Body { left: rest as u32, fate: Fate::Skip };
-        Step::Swallow(here)
-    }
-
-    /// Bookkeeping of a PUBLISH at the moment it leaves.
-    fn publish_leaves(&mut self, from: Side, head: &PublishHead<'_>, told: Option<Box<Published>>) {
-        if let Some(alias) = head.alias
-            && !head.topic.is_empty()
-        {
-            self.direction(from).aliases().teach(alias, head.topic);
+    /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one.
+    fn publish_leaves(
+        &mut self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: Option<&str>,
+        told: Option<Box<Published>>,
+    ) {
+        if let (Some(alias), Some(topic)) = (head.alias, topic) {
+            let most = self.setting.limits.alias_bytes;
+            self.direction(from).aliases().teach(alias, topic, most);
         }
         let Some(id) = head.packet_id else {
             if let Some(told) = told {
@@ -317,32 +363,13 @@ impl Session {
             }
             return;
         };
-        if from == Side::Client {
-            self.in_flight = self.in_flight.saturating_add(1);
-        }
-        let ordered = self.want(from) != Want::Nothing;
-        if ordered || told.is_some() || self.ledger.is_some() {
-            let ledger = self.ledger();
-            ledger.told_bytes += told.as_ref().and_then(|told| told.payload.as_ref()).map_or(0, Bytes::len);
-            let flows = ledger.flows(from);
-            flows.ours.remove(&id);
-            let line = if head.qos == QoS::AtLeastOnce { &mut flows.puback } else { &mut flows.pubrec };
-            line.expect(id, head.dup, told);
+        if self.want(from) != Want::Nothing || told.is_some() || self.ledger.is_some() {
+            self.ledger().expect(from, acknowledgement(head.qos), id, head.dup, told);
         }
     }
 
-    /// What to tell of a PUBLISH that leaves as it came.
+    /// What to tell of a PUBLISH that leaves.
     fn told(
-        &self,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: &str,
-        payload: Option<&[u8]>,
-    ) -> Option<Box<Published>> {
-        self.told_changed(from, head, topic, payload, None)
-    }
-
-    fn told_changed(
         &self,
         from: Side,
         head: &PublishHead<'_>,
@@ -358,7 +385,7 @@ impl Session {
             Want::Head => 0,
             Want::Payload(most) => most as usize,
         };
-        let kept = self.ledger.as_ref().map_or(0, |ledger| ledger.told_bytes);
+        let kept = self.ledger.as_ref().map_or(0, |ledger| ledger.kept());
         let size = change.and_then(|change| change.payload.as_ref()).map_or(head.payload_len, Bytes::len);
         let payload = payload
             .filter(|payload| payload.len() <= most && most > 0 && kept + payload.len() <= TOLD_BYTES)
@@ -416,10 +443,11 @@ impl Session {
         }
     }
 
-    /// [MQTT-3.3.4-9]: no more QoS 1 and 2 at a time than the broker's Receive Maximum. What we count is at most what
-    /// the client counts: the broker's acknowledgements pass here before they reach it.
+    /// [MQTT-3.3.4-9]: no more QoS 1 and 2 at a time than the broker's Receive Maximum, those that still wait for their
+    /// verdict included. What we count is at most what the client counts: acknowledgements pass here before they reach
+    /// it.
     fn check_receive_maximum(&self, from: Side) -> Result<(), Fault> {
-        if self.terms.version.is_v5() && self.in_flight >= self.terms.broker_receive_max {
+        if self.terms.version.is_v5() && self.in_flight.total() >= u32::from(self.terms.broker_receive_max) {
             return Err(Fault::Protocol {
                 side: from,
                 packet: PacketType::Publish,
@@ -485,6 +513,21 @@ impl Session {
         if let Some(peer) = self.peer().cloned() {
             self.effects.push(super::Effect::Report(Event { peer, what }));
         }
+    }
+}
+
+/// A change without what says the same as the packet does.
+fn real_change(mut change: Box<PublishChange>, head: &PublishHead<'_>, topic: &str) -> Box<PublishChange> {
+    change.topic.take_if(|new| **new == *topic);
+    change.retain.take_if(|new| *new == head.retain);
+    change
+}
+
+/// The packet that first acknowledges a publish of this QoS.
+const fn acknowledgement(qos: QoS) -> PacketType {
+    match qos {
+        QoS::AtMostOnce | QoS::AtLeastOnce => PacketType::Puback,
+        QoS::ExactlyOnce => PacketType::Pubrec,
     }
 }
 

@@ -116,9 +116,12 @@ pub(super) fn suback_code(version: Version, reason: ReasonCode) -> u8 {
     }
 }
 
-/// `reason`, or the nearest code that this packet may carry.
+/// `reason`, or the nearest code that this packet may carry. Nothing but an acknowledgement says success: where a
+/// refusal comes without an error code, it must not turn into a yes.
 fn legal(packet: PacketType, reason: ReasonCode) -> ReasonCode {
-    if reason.valid_in(packet, Sender::Server) && (reason.is_error() || packet != PacketType::Connack) {
+    let may_succeed =
+        matches!(packet, PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp | PacketType::Pubrel);
+    if reason.valid_in(packet, Sender::Server) && (reason.is_error() || may_succeed) {
         return reason;
     }
     match reason {
@@ -158,6 +161,8 @@ mod tests {
         assert_eq!(legal(PacketType::Disconnect, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x8B);
         assert_eq!(legal(PacketType::Suback, ReasonCode::QUOTA_EXCEEDED).0, 0x97);
         assert_eq!(suback_code(Version::V311, ReasonCode::QUOTA_EXCEEDED), 0x80);
+        assert_eq!(suback_code(Version::V5, ReasonCode::SUCCESS), 0x87);
+        assert_eq!(legal(PacketType::Disconnect, ReasonCode::SUCCESS).0, 0x87);
     }
 
     #[test]

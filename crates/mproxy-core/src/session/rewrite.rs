@@ -65,8 +65,8 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
     if let Some(username) = &admission.username {
         plain("user name", username)?;
         connect.username = (!username.is_empty()).then_some(username);
-        if connect.username.is_none() && !sent.version.is_v5() {
-            // [MQTT-3.1.2-22]: no password without a user name.
+        if connect.username.is_none() {
+            // In 3.x it could not stay [MQTT-3.1.2-22]; in 5.0 it would mean something else alone.
             connect.password = None;
         }
     }

@@ -11,7 +11,7 @@ use mproxy_codec::types::{QoS, Sender};
 use smallvec::SmallVec;
 
 use super::lane::{Slot, State};
-use super::ledger::{Rename, Subscribing};
+use super::ledger::Subscribing;
 use super::reply::suback_code;
 use super::{Session, Step};
 use crate::chain::{allowed, failed_refusal};
@@ -24,23 +24,14 @@ use crate::policy::{
     Source, SubscribeQuestion, Verdict, Want,
 };
 
-/// Rewritten filters that one session remembers. Beyond, a rewrite counts as a failed answer.
-const RENAMES: usize = 1024;
-
 /// What was decided about one filter.
 type Decided = Decision<FilterChange>;
 
 impl Session {
-    pub(super) fn subscribe_step(
-        &mut self,
-        header: &Header,
-        data: &[u8],
-        now: Instant,
-    ) -> Result<Step, Fault> {
+    pub(super) fn subscribe_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
         let total = header.total();
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        let _ = now;
         let want = self.setting.decider.want(Hook::Subscribe);
         let answer = match self.peer() {
             Some(peer) if want != Want::Nothing => {
@@ -58,7 +49,7 @@ impl Session {
                 self.ask(Side::Client, pending);
                 State::Hold
             }
-            Answer::Now(ruling) if ruling.source == Source::Unasked && want == Want::Nothing => State::Go,
+            Answer::Now(_) if want == Want::Nothing => State::Go,
             Answer::Now(ruling) => State::Ruled(Box::new(ruling)),
             Answer::Pass => State::Ruled(Box::new(Ruling {
                 source: Source::Unknown,
@@ -80,12 +71,12 @@ impl Session {
         };
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
         let (source, decided, failure) = match state {
-            State::Go | State::Hold => {
+            State::Go | State::Hold | State::Again => {
                 self.subscribe_leaves(&subscribe, &requests, &[]);
                 self.effects.send(Side::Broker, bytes.clone());
                 return;
             }
-            State::Ruled(ruling) => self.subscribe_ruled(*ruling, &requests),
+            State::Ruled(ruling) => self.subscribe_ruled(*ruling, &subscribe, &requests),
         };
         for one in &decided {
             let outcome = match one {
@@ -135,7 +126,6 @@ impl Session {
             debug_assert!(false, "a checked rewrite did not encode");
             return;
         }
-        self.remember_renames(&requests, &decided);
         self.subscribe_leaves(&subscribe, &requests, &decided);
         self.effects.send(Side::Broker, out.freeze());
     }
@@ -144,6 +134,7 @@ impl Session {
     fn subscribe_ruled(
         &mut self,
         ruling: Ruling,
+        subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
     ) -> (Source, Vec<Decided>, Option<Failure>) {
         let Ruling { source, verdict } = ruling;
@@ -154,9 +145,9 @@ impl Session {
             Verdict::SubscribeAll(Decision::Refuse(refusal)) => {
                 Ok(vec![Decision::Refuse(refusal); requests.len()])
             }
-            Verdict::Subscribe(decided) if decided.len() == requests.len() => {
-                self.check_filters(requests, decided).map_err(|why| Failure::new(FailureKind::Invalid, why))
-            }
+            Verdict::Subscribe(decided) if decided.len() == requests.len() => self
+                .check_filters(subscribe, requests, decided)
+                .map_err(|why| Failure::new(FailureKind::Invalid, why)),
             Verdict::Subscribe(decided) => Err(Failure::new(
                 FailureKind::WrongLength,
                 format!("{} verdicts for {} filters", decided.len(), requests.len()),
@@ -181,10 +172,11 @@ impl Session {
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.
     fn check_filters(
         &self,
+        subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
         mut decided: Vec<Decided>,
     ) -> Result<Vec<Decided>, String> {
-        let mut changed = false;
+        let (mut renames, mut rename_bytes) = (0, 0);
         for (request, one) in requests.iter().zip(&mut decided) {
             let Decision::Allow(change) = one else { continue };
             if let Some(filter) = &change.filter {
@@ -201,21 +193,25 @@ impl Session {
             if change.max_qos.is_some_and(|most| most >= request.qos) {
                 change.max_qos = None;
             }
-            changed |= *change != FilterChange::default();
+            if let Some(filter) = &change.filter {
+                renames += 1;
+                rename_bytes += request.filter.as_str().len() + filter.len();
+            }
         }
-        if changed {
-            let known = self.ledger.as_ref().map_or(0, |ledger| ledger.renames.len());
-            if known + requests.len() > RENAMES {
+        if renames > 0 {
+            let room = self.ledger.as_ref().is_none_or(|ledger| ledger.has_room_for(renames, rename_bytes));
+            if !room {
                 return Err("more rewritten filters than one session remembers".into());
             }
-            let size: usize = allowed_requests(requests, &decided)
-                .iter()
-                .map(|request| request.filter.as_str().len() + 3)
-                .sum();
-            let most = self.terms.max_packet_to(Side::Broker) as usize;
-            if size + 16 > most {
+            let mut out = BytesMut::new();
+            let kept = PropertyEdit::keep(subscribe.properties);
+            let sent = allowed_requests(requests, &decided);
+            encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
+                .map_err(|error| format!("rewritten SUBSCRIBE: {error}"))?;
+            let (size, most) = (out.len(), self.terms.max_packet_to(Side::Broker));
+            if size > most as usize {
                 return Err(format!(
-                    "rewritten SUBSCRIBE is over the broker's Maximum Packet Size of {most}"
+                    "rewritten SUBSCRIBE of {size} bytes is over the broker's Maximum Packet Size of {most}"
                 ));
             }
         }
@@ -234,15 +230,21 @@ impl Session {
         })
     }
 
+    /// From now on the broker knows these filters under these texts.
     fn remember_renames(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
-        for (request, one) in requests.iter().zip(decided) {
+        for (at, request) in requests.iter().enumerate() {
             let asked = request.filter.as_str();
-            let Decision::Allow(change) = one else { continue };
-            if let Some(ledger) = &mut self.ledger {
-                ledger.renames.retain(|rename| *rename.asked != *asked);
-            }
-            if let Some(sent) = &change.filter {
-                self.ledger().renames.push(Rename { asked: asked.into(), sent: sent.clone() });
+            match decided.get(at) {
+                Some(Decision::Allow(FilterChange { filter: Some(sent), .. })) => {
+                    self.ledger().rename(asked, sent)
+                }
+                Some(Decision::Allow(_)) | None => {
+                    if let Some(ledger) = &mut self.ledger {
+                        ledger.renamed(asked);
+                    }
+                }
+                // What was subscribed to before under this filter still is.
+                Some(Decision::Refuse(_)) => {}
             }
         }
     }
@@ -254,6 +256,11 @@ impl Session {
         requests: &[FilterRequest<'_>],
         decided: &[Decided],
     ) {
+        if decided.iter().any(|one| matches!(one, Decision::Allow(FilterChange { filter: Some(_), .. })))
+            || self.ledger.as_ref().is_some_and(|ledger| ledger.has_renames())
+        {
+            self.remember_renames(requests, decided);
+        }
         let mask: Box<[Option<u8>]> = if decided.iter().any(|one| refusal(one).is_some()) {
             requests.iter().zip(decided).map(|(request, one)| self.code(request, one)).collect()
         } else {
@@ -265,9 +272,7 @@ impl Session {
         }
         let filters = if told { in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
-        let subscribes = &mut self.ledger().subscribes;
-        subscribes.retain(|one| one.id != id);
-        subscribes.push(Subscribing { id, mask, filters });
+        self.ledger().subscribing(Subscribing { id, mask, filters });
     }
 }
 

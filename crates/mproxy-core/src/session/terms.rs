@@ -16,7 +16,8 @@ pub(super) struct Terms {
     pub(super) will: bool,
     /// Extended authentication was asked for: AUTH may come.
     pub(super) auth: bool,
-    /// The session ends with the connection: DISCONNECT may not say otherwise [MQTT-3.14.2-2].
+    /// CONNECT let the session end with the connection: DISCONNECT may not say otherwise (3.14.2.2.2), whatever
+    /// CONNACK said in between.
     pub(super) expires_at_once: bool,
     pub(super) client_max_packet: u32,
     pub(super) broker_max_packet: u32,
@@ -67,9 +68,6 @@ impl Terms {
         self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
         self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);
         self.broker_receive_max = properties.u16(PropertyId::ReceiveMaximum).unwrap_or(u16::MAX);
-        if let Some(expiry) = properties.u32(PropertyId::SessionExpiryInterval) {
-            self.expires_at_once = expiry == 0;
-        }
     }
 
     /// Bytes of the largest packet that side takes.
