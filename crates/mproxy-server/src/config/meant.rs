@@ -105,7 +105,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         drain_timeout: reader.value("drain_timeout", value::duration),
     };
     if config.policy.is_none() && config.acl_file.is_none() {
-        let text = "neither a policy service nor a rule file (MPROXY_ACL_FILE): everything is allowed";
+        let text = "is not set, and neither is MPROXY_ACL_FILE: everything is allowed";
         reader.warnings.push(Problem::new(Origin::Env("MPROXY_POLICY_URL"), text));
     }
     config
