@@ -14,7 +14,7 @@
 //! PUT    /api/v1/log-level                 {"level": "info"}
 //! ```
 //!
-//! Who may what is said in [`guard`]; how a caller is kept from hanging it, in [`serve`](mod@serve). Knows the
+//! Who may what is said in `guard`; how a caller is kept from hanging it, in `serve`. Knows the
 //! rest of the house only as a [`House`].
 
 mod guard;

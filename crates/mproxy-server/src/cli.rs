@@ -6,10 +6,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use argon2::Argon2;
-use argon2::password_hash::rand_core::OsRng;
-use argon2::password_hash::{PasswordHasher, SaltString};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
+use mproxy_policy::acl;
 
 use crate::config::settings::{CONFIG_VARIABLE, SETTINGS, Setting};
 use crate::config::{self, Config, Flags, Loaded, Problems, check};
@@ -168,6 +166,13 @@ pub fn check(
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) })
 }
 
+/// What is wrong with the rule file, if there is one; for the `more` of [`check()`].
+#[must_use]
+pub fn rule_faults(config: &Config) -> Vec<String> {
+    let faults = config.acl_file.as_deref().map(acl::Acl::load).and_then(Result::err);
+    faults.map_or_else(Vec::new, |errors| errors.to_string().lines().map(str::to_owned).collect())
+}
+
 /// `mproxy hash-password`: asks at a terminal, twice and without echo; elsewhere takes a line of standard input.
 ///
 /// # Errors
@@ -177,7 +182,7 @@ pub fn hash_password() -> anyhow::Result<()> {
     let password = if stdin.is_terminal() {
         let password = rpassword::prompt_password("password: ")?;
         anyhow::ensure!(password == rpassword::prompt_password("again: ")?, "the two passwords differ");
-        password.into_bytes()
+        password
     } else {
         first_line(stdin.lock())?
     };
@@ -188,24 +193,20 @@ pub fn hash_password() -> anyhow::Result<()> {
 /// MQTT has no longer passwords.
 const LONGEST_PASSWORD: u64 = 65_535;
 
-fn first_line(input: impl BufRead) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    input.take(LONGEST_PASSWORD + 2).read_until(b'\n', &mut line)?;
-    let text = line.strip_suffix(b"\n").unwrap_or(&line);
-    Ok(text.strip_suffix(b"\r").unwrap_or(text).to_vec())
+fn first_line(input: impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    input.take(LONGEST_PASSWORD + 2).read_line(&mut line)?;
+    let text = line.strip_suffix('\n').unwrap_or(&line);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
-fn hash(password: &[u8]) -> anyhow::Result<String> {
+fn hash(password: &str) -> anyhow::Result<String> {
     anyhow::ensure!(!password.is_empty(), "no password was given");
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = Argon2::default().hash_password(password, &salt);
-    Ok(hash.map_err(|error| anyhow::anyhow!("cannot hash: {error}"))?.to_string())
+    Ok(acl::hash_password(password)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use argon2::PasswordVerifier;
-    use argon2::password_hash::PasswordHash;
     use clap::CommandFactory;
 
     use super::*;
@@ -274,18 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_verifies_and_never_repeats() {
-        let hashes = [hash(b"secret").expect("a hash"), hash(b"secret").expect("a hash")];
-        assert_ne!(hashes[0], hashes[1]);
-        let parsed = PasswordHash::new(&hashes[0]).expect("a PHC string");
-        assert!(Argon2::default().verify_password(b"secret", &parsed).is_ok());
-        assert!(hash(b"").is_err());
+    fn no_password_has_no_hash() {
+        assert!(hash("").is_err());
+        assert!(hash("secret").expect("a hash").starts_with("$argon2id$"));
     }
 
     #[test]
     fn a_line_is_a_password_without_its_end() {
-        assert_eq!(first_line(&b"secret\r\nmore"[..]).expect("read"), b"secret");
-        assert_eq!(first_line(&b"no end"[..]).expect("read"), b"no end");
-        assert_eq!(first_line(&b"\n"[..]).expect("read"), b"");
+        assert_eq!(first_line(&b"secret\r\nmore"[..]).expect("read"), "secret");
+        assert_eq!(first_line(&b"no end"[..]).expect("read"), "no end");
+        assert_eq!(first_line(&b"\n"[..]).expect("read"), "");
     }
 }

@@ -4,11 +4,11 @@
 //! | room | holds |
 //! |---|---|
 //! | [`settings`] | the table of all settings: file key, variable, flag, default |
-//! | [`written`] | values as text, each with its [`Origin`] |
-//! | [`file`](mod@file), [`env`](mod@env) | where they come from |
-//! | [`value`] | text to typed values |
-//! | [`meant`], [`doors`] | typed values to a [`Config`], all faults collected |
-//! | [`available`] | what this version cannot serve yet |
+//! | `written` | values as text, each with its [`Origin`] |
+//! | `file`, `env` | where they come from |
+//! | `value` | text to typed values |
+//! | `meant`, `doors` | typed values to a [`Config`], all faults collected |
+//! | `available` | what this version cannot serve yet |
 //! | [`check`] | the effective configuration, printed |
 
 mod available;

@@ -11,7 +11,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match cli.task() {
         Command::Check => {
             let loaded = cli::load(cli.flags());
-            Ok(cli::check(loaded, |_| Vec::new(), &mut io::stdout(), &mut io::stderr())?)
+            Ok(cli::check(loaded, cli::rule_faults, &mut io::stdout(), &mut io::stderr())?)
         }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         Command::Run | Command::Demo => anyhow::bail!("not built yet"),

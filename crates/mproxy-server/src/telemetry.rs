@@ -4,3 +4,4 @@ pub mod log;
 pub mod metrics;
 mod process;
 mod tally;
+mod watch;

@@ -68,7 +68,7 @@ impl Scene {
     fn fault(self) -> String {
         let faults = self.faults();
         assert_eq!(faults.len(), 1, "{faults:#?}");
-        faults.into_iter().next().unwrap()
+        faults.into_iter().next().expect("one")
     }
 
     fn warnings(self) -> Vec<String> {

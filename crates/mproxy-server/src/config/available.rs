@@ -6,8 +6,11 @@
 use super::written::{Entry, Written};
 use super::{Config, Problem, Scheme};
 
+/// Whether a value asks for something.
+type Asks = fn(&str) -> bool;
+
 /// Keys, what they ask for, and which of their values ask for it. `*` stands for a listener's index.
-const ASKING: &[(&str, &str, fn(&str) -> bool)] = &[
+const ASKING: &[(&str, &str, Asks)] = &[
     ("client_tls", "TLS", is_true),
     ("tls.server_cert", "TLS", is_set),
     ("mqtt.target.scheme", "TLS or WebSocket towards the broker", is_not_mqtt),

@@ -10,7 +10,10 @@ use super::{Listener, Loaded, authority};
 /// A TOML document of every setting in force, each with its source; but for masked secrets it can be used as a file.
 #[must_use]
 pub fn render(loaded: &Loaded) -> String {
-    let mut page = format!("# mproxy {}, the configuration in force; what stands behind a # is a default or not set\n", env!("CARGO_PKG_VERSION"));
+    let mut page = format!(
+        "# mproxy {}, the configuration in force; what stands behind a # is a default or not set\n",
+        env!("CARGO_PKG_VERSION")
+    );
     let mut table = String::new();
     for effective in per_hook_or_general(&loaded.effective) {
         let (section, name) = effective.key.rsplit_once('.').unwrap_or(("", &effective.key));

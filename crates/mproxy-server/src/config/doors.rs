@@ -223,8 +223,8 @@ fn own_tls(
     if client_tls == Some(true) && client_ca.is_none() {
         reader.fault(&at("tls.client_tls"), "true needs tls.ca_certs beside it");
     }
-    let identity = identity.or(common.map(|tls| (tls.cert, tls.key)));
-    let own = ["tls.server_cert", "tls.server_key"].map(|key| at(key));
+    let identity = identity.or_else(|| common.map(|tls| (tls.cert, tls.key)));
+    let own = ["tls.server_cert", "tls.server_key"].map(at);
     let written = own.iter().find(|key| reader.written.get(key).is_some());
     match (transport.is_tls(), identity) {
         (true, Some((cert, key))) => Some(ServerTls { cert, key, client_ca }),
