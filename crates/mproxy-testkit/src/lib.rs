@@ -7,6 +7,7 @@
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
+//! | [`sim`] | a session on a stage: scenes by hand, and the seeded simulator |
 //! | [`process`] | a child process with its log, that ends with the test |
 //!
 //! What is given here fails loudly: a helper that cannot do its job panics and says why, for a test has nothing
@@ -31,6 +32,7 @@ pub mod embedded;
 pub mod hook;
 pub mod mosquitto;
 pub mod process;
+pub mod sim;
 pub mod wire;
 
 /// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.

@@ -18,7 +18,8 @@ impl Terms {
     pub(super) fn connack(&self, reason: ReasonCode, text: Option<&str>, reference: Option<&str>) -> Bytes {
         let code = match self.version {
             Version::V5 => legal(PacketType::Connack, reason).0,
-            Version::V31 | Version::V311 => reason.connack_v3(),
+            Version::V31 | Version::V311 if reason.is_error() => reason.connack_v3(),
+            Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
         let connack = Connack { session_present: false, reason: code, properties: Properties::EMPTY };
         self.explained(text, reference, |edit, out| connack.encode_with(self.version, edit, out))

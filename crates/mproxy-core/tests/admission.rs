@@ -1,0 +1,565 @@
+//! From the first byte to CONNACK.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mproxy_codec::ReasonCode;
+use mproxy_core::event::Happening;
+use mproxy_core::fault::{Deadline, Fault, Unreachable};
+use mproxy_core::policy::{Admission, Decision, Hook, OnError, Refusal, Verdict, WillChange};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Limits, Side};
+use mproxy_testkit::sim::stage::{Dialing, Setup};
+use mproxy_testkit::sim::{Reply, Stage, allow, fail};
+use mproxy_testkit::wire::{self, ConnectOptions, Version, Will};
+
+const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
+
+fn connect(version: Version) -> Vec<u8> {
+    wire::connect(version, "c", &ConnectOptions::default())
+}
+
+/// A CONNECT with everything that an admission may change.
+fn full_connect(version: Version) -> Vec<u8> {
+    let will = Will { topic: "will/a", payload: b"gone", qos: 1, retain: true, properties: &[] };
+    let options = ConnectOptions {
+        keep_alive: 60,
+        username: Some("ann"),
+        password: Some(b"secret"),
+        will: Some(will),
+        ..ConnectOptions::default()
+    };
+    wire::connect(version, "c", &options)
+}
+
+fn deciding(verdict: Verdict) -> Stage {
+    Stage::answering(move |asked| match asked.hook {
+        Hook::Connect => Reply::Now(verdict.clone()),
+        _ => Reply::Later,
+    })
+}
+
+fn refused(refusal: Refusal) -> Verdict {
+    Verdict::Connect(Decision::Refuse(refusal))
+}
+
+fn admitted(admission: Admission) -> Verdict {
+    Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+}
+
+#[test]
+fn an_allowed_connect_reaches_the_broker_as_the_very_bytes() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        stage.client(&full_connect(version));
+        assert_eq!(stage.at_broker(), full_connect(version));
+        let connack = wire::connack(version, false, 0, &[]);
+        stage.broker(&connack);
+        assert_eq!(stage.at_client(), connack);
+        assert_eq!(stage.session.phase_name(), "open");
+        assert!(stage.session.poll_timeout().is_none(), "an open session has no deadline");
+        assert!(matches!(stage.events()[..], [Happening::Connect { session_present: false }]));
+    }
+}
+
+#[test]
+fn the_bridge_bit_passes() {
+    let mut stage = Stage::new();
+    let bridge = b"\x10\x0d\0\x04MQTT\x84\x02\0\x0a\0\x01b";
+    stage.client(bridge);
+    assert_eq!(stage.at_broker(), bridge);
+}
+
+#[test]
+fn nothing_is_dialled_before_the_verdict() {
+    let mut stage = Stage::answering(|_| Reply::Later);
+    stage.client(&connect(Version::V311));
+    assert_eq!((stage.dials, stage.session.phase_name()), (0, "admitting"));
+    stage.rule(0, allow(Hook::Connect));
+    assert_eq!(stage.dials, 1);
+    assert_eq!(stage.at_broker(), connect(Version::V311));
+}
+
+#[test]
+fn a_refusal_is_a_connack_in_the_version_s_words_and_the_broker_never_hears_of_it() {
+    for (reason, v3) in [
+        (0x84, 1),
+        (0x85, 2),
+        (0x86, 4),
+        (0x87, 5),
+        (0x88, 3),
+        (0x89, 3),
+        (0x8A, 5),
+        (0x8C, 4),
+        (0x97, 3),
+        (0x9F, 3),
+    ] {
+        for version in VERSIONS {
+            let mut stage = deciding(refused(Refusal::new(ReasonCode(reason))));
+            stage.client(&connect(version));
+            let code = if version == Version::V5 { reason } else { v3 };
+            assert_eq!(
+                stage.at_client(),
+                wire::connack(version, false, code, &[]),
+                "{reason:#x} {version:?}"
+            );
+            assert_eq!(stage.dials, 0);
+            assert!(stage.is_shut(Side::Client) && !stage.is_shut(Side::Broker));
+            assert!(matches!(stage.finish(), Fault::Refused { hook: Hook::Connect, .. }));
+            assert!(stage.events().is_empty(), "nobody connected, so nobody disconnected");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_says_why_and_where_else_in_5_0() {
+    let refusal = Refusal {
+        text: Some("no".into()),
+        server_reference: Some("b".into()),
+        ..Refusal::new(ReasonCode::USE_ANOTHER_SERVER)
+    };
+    let mut stage = deciding(refused(refusal));
+    // Request Problem Information 0 does not forbid it in a CONNACK [MQTT-3.1.2-29].
+    let options = ConnectOptions { properties: &[0x17, 0], ..ConnectOptions::default() };
+    stage.client(&wire::connect(Version::V5, "c", &options));
+    let why = b"\x1f\0\x02no\x1c\0\x01b";
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x9C, why));
+}
+
+#[test]
+fn a_refusal_with_a_code_that_says_yes_is_still_a_refusal() {
+    let mut stage = deciding(refused(Refusal::new(ReasonCode::SUCCESS)));
+    stage.client(&connect(Version::V5));
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x87, &[]));
+    let mut stage = deciding(refused(Refusal::new(ReasonCode::SUCCESS)));
+    stage.client(&connect(Version::V311));
+    assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 5, &[]));
+}
+
+#[test]
+fn a_failed_answer_is_server_unavailable_or_open_as_configured() {
+    for version in VERSIONS {
+        let mut stage = deciding(fail());
+        stage.client(&connect(version));
+        let code = if version == Version::V5 { 0x88 } else { 3 };
+        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert!(matches!(stage.finish(), Fault::PolicyFailed { hook: Hook::Connect, .. }));
+
+        let on_error = OnErrors { connect: OnError::Allow, ..OnErrors::default() };
+        let mut stage =
+            Setup { on_error, answering: Box::new(|_| Reply::Now(fail())), ..Setup::default() }.stage();
+        stage.client(&connect(version));
+        assert_eq!(stage.at_broker(), connect(version));
+    }
+}
+
+#[test]
+fn silence_at_the_end_of_the_chain_refuses() {
+    let mut stage = Stage::answering(|_| Reply::Pass);
+    stage.client(&connect(Version::V5));
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x87, &[]));
+}
+
+#[test]
+fn an_admission_rewrites_identity_credentials_and_will() {
+    for version in VERSIONS {
+        let mut stage = deciding(admitted(Admission {
+            client_id: Some("tenant-c".into()),
+            username: Some("bob".into()),
+            password: Some(Bytes::from_static(b"other")),
+            will: Some(WillChange::Replace {
+                topic: Some("tenant/will".into()),
+                payload: None,
+                qos: Some(mproxy_codec::QoS::AtMostOnce),
+                retain: Some(false),
+            }),
+            attributes: vec![("role".into(), "sensor".into())],
+        }));
+        stage.client(&full_connect(version));
+        let will = Will { topic: "tenant/will", payload: b"gone", ..Will::default() };
+        let expected = ConnectOptions {
+            keep_alive: 60,
+            username: Some("bob"),
+            password: Some(b"other"),
+            will: Some(will),
+            ..ConnectOptions::default()
+        };
+        assert_eq!(stage.at_broker(), wire::connect(version, "tenant-c", &expected));
+        let peer = stage.session.peer().unwrap();
+        assert_eq!((&*peer.client_id, peer.username.as_deref()), ("tenant-c", Some("bob")));
+        assert_eq!(peer.attribute("role"), Some("sensor"));
+    }
+}
+
+#[test]
+fn an_admission_takes_will_and_credentials_away() {
+    for version in VERSIONS {
+        let mut stage = deciding(admitted(Admission {
+            username: Some("".into()),
+            will: Some(WillChange::Remove),
+            ..Admission::default()
+        }));
+        stage.client(&full_connect(version));
+        let bare = ConnectOptions { keep_alive: 60, ..ConnectOptions::default() };
+        assert_eq!(stage.at_broker(), wire::connect(version, "c", &bare));
+    }
+}
+
+#[test]
+fn an_admission_that_changes_no_byte_leaves_the_very_bytes() {
+    let mut stage = deciding(admitted(Admission {
+        client_id: Some("c".into()),
+        attributes: vec![("a".into(), "b".into())],
+        ..Admission::default()
+    }));
+    stage.client(&full_connect(Version::V5));
+    assert_eq!(stage.at_broker(), full_connect(Version::V5));
+}
+
+#[test]
+fn an_admission_that_makes_an_invalid_connect_is_a_failed_answer() {
+    let will = |topic: &str| {
+        Some(WillChange::Replace { topic: Some(topic.into()), payload: None, qos: None, retain: None })
+    };
+    for (admission, with_will) in [
+        (Admission { client_id: Some("a\0b".into()), ..Admission::default() }, true),
+        (Admission { client_id: Some("".into()), ..Admission::default() }, true),
+        (Admission { username: Some("\0".into()), ..Admission::default() }, true),
+        (Admission { will: will("a/#"), ..Admission::default() }, true),
+        (Admission { will: will(""), ..Admission::default() }, true),
+        (Admission { will: will("a"), ..Admission::default() }, false),
+        (Admission { client_id: Some("x".repeat(70_000).into()), ..Admission::default() }, true),
+        (Admission { password: Some(vec![0; 70_000].into()), ..Admission::default() }, true),
+        // 3.x: a password needs a user name.
+        (Admission { password: Some(Bytes::from_static(b"p")), ..Admission::default() }, false),
+    ] {
+        let mut stage = deciding(admitted(admission.clone()));
+        stage.client(&if with_will { full_connect(Version::V311) } else { connect(Version::V311) });
+        assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]), "{admission:?}");
+        assert!(matches!(stage.finish(), Fault::PolicyFailed { .. }));
+        assert_eq!(stage.dials, 0);
+    }
+}
+
+#[test]
+fn a_verdict_to_another_question_is_a_failed_answer() {
+    for verdict in [allow(Hook::Publish), allow(Hook::Subscribe), Verdict::Subscribe(vec![])] {
+        let mut stage = deciding(verdict);
+        stage.client(&connect(Version::V5));
+        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
+    }
+}
+
+#[test]
+fn anything_before_connect_is_cut_without_a_word() {
+    for bytes in [
+        &wire::pingreq()[..],
+        &wire::publish(Version::V311, &wire::Publish::default()),
+        b"GET / HTTP/1.1\r\n",
+        &[0x16, 3, 1, 2, 0],
+        &[0],
+    ] {
+        let mut stage = Stage::new();
+        stage.client(bytes);
+        assert_eq!(stage.at_client(), b"");
+        assert!(matches!(stage.finish(), Fault::Malformed { side: Side::Client, .. }));
+        assert!(stage.asked().is_empty() && stage.dials == 0);
+    }
+}
+
+#[test]
+fn a_second_connect_ends_the_session() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.client(&connect(version));
+        let told = if version == Version::V5 { wire::packet(0xE0, &[0x82]) } else { Vec::new() };
+        assert_eq!(stage.at_client(), told);
+        assert_eq!(stage.at_broker(), b"", "and not with a DISCONNECT, so that the will fires");
+        assert!(matches!(stage.finish(), Fault::Protocol { side: Side::Client, rule: "MQTT-3.1.0-2", .. }));
+    }
+}
+
+#[test]
+fn a_malformed_connect_is_answered_in_the_words_of_its_version() {
+    for version in VERSIONS {
+        // A client id longer than the packet.
+        let mut bytes = connect(version);
+        let length = bytes.len() - 2;
+        bytes[length] = 9;
+        let mut stage = Stage::new();
+        stage.client(&bytes);
+        let told = match version {
+            Version::V5 => wire::connack(version, false, 0x81, &[]),
+            Version::V31 | Version::V311 => Vec::new(),
+        };
+        assert_eq!(stage.at_client(), told, "{version:?}");
+        assert!(matches!(stage.finish(), Fault::Malformed { .. }));
+        assert!(stage.asked().is_empty());
+    }
+}
+
+#[test]
+fn an_empty_client_id_with_a_session_to_keep_is_refused_by_return_code_2() {
+    let mut stage = Stage::new();
+    let options = ConnectOptions { clean: false, ..ConnectOptions::default() };
+    stage.client(&wire::connect(Version::V311, "", &options));
+    assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 2, &[]));
+}
+
+#[test]
+fn an_unknown_level_is_told_so() {
+    for (level, answer) in
+        [(6, wire::connack(Version::V5, false, 0x84, &[])), (2, wire::connack(Version::V311, false, 1, &[]))]
+    {
+        let mut bytes = connect(Version::V311);
+        bytes[8] = level;
+        let mut stage = Stage::new();
+        stage.client(&bytes);
+        assert_eq!(stage.at_client(), answer);
+    }
+    let mut stage = Stage::new();
+    stage.client(b"\x10\x0d\0\x04HTTP\x04\x02\0\x0a\0\x01a");
+    assert_eq!(stage.at_client(), b"", "another protocol has no words for it");
+}
+
+#[test]
+fn a_connect_may_come_byte_by_byte() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        for byte in full_connect(version) {
+            assert_eq!(stage.at_broker(), b"");
+            stage.client(&[byte]);
+        }
+        assert_eq!(stage.at_broker(), full_connect(version));
+    }
+}
+
+#[test]
+fn a_connect_that_never_ends_meets_its_deadline() {
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V5)[..9]);
+    stage.pass(Duration::from_millis(9_999));
+    assert!(!stage.is_shut(Side::Client));
+    stage.pass(Duration::from_millis(1));
+    assert!(stage.is_shut(Side::Client));
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Connect));
+}
+
+#[test]
+fn a_connect_over_the_limit_is_told_before_it_is_buffered() {
+    let limits = Limits { max_packet_size: 100, ..Limits::default() };
+    for version in VERSIONS {
+        let mut stage = Setup { limits: limits.clone(), ..Setup::default() }.stage();
+        let bytes = wire::connect(version, &"c".repeat(200), &ConnectOptions::default());
+        stage.client(&bytes[..20]);
+        let told = match version {
+            Version::V5 => wire::connack(version, false, 0x95, &[]),
+            Version::V31 | Version::V311 => Vec::new(),
+        };
+        assert_eq!(stage.at_client(), told);
+        assert!(matches!(stage.finish(), Fault::Protocol { reason: ReasonCode::PACKET_TOO_LARGE, .. }));
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_server_unavailable() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        stage.dialing = Dialing::Fails;
+        stage.client(&connect(version));
+        let code = if version == Version::V5 { 0x88 } else { 3 };
+        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert!(matches!(stage.finish(), Fault::Unreachable(_)));
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_in_time_is_too() {
+    let mut stage = Stage::new();
+    stage.dialing = Dialing::Hangs;
+    stage.client(&connect(Version::V311));
+    stage.pass(Duration::from_secs(10));
+    assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]));
+    stage.dialed(Ok(()));
+    stage.dialed(Err(Unreachable("late".into())));
+    assert_eq!(stage.at_broker(), b"");
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Dial));
+}
+
+#[test]
+fn a_broker_that_stays_silent_meets_its_deadline() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        stage.client(&connect(version));
+        stage.pass(Duration::from_secs(10));
+        let code = if version == Version::V5 { 0x88 } else { 3 };
+        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert!(stage.is_shut(Side::Broker));
+        assert_eq!(stage.finish(), Fault::TooLate(Deadline::Connack));
+    }
+}
+
+#[test]
+fn a_broker_that_says_no_is_passed_on() {
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V5));
+    let no = wire::connack(Version::V5, false, 0x86, b"\x1f\0\x02no");
+    stage.broker(&no);
+    assert_eq!(stage.at_client(), no);
+    assert_eq!(stage.finish(), Fault::BrokerRefused { code: 0x86 });
+    assert!(stage.events().is_empty());
+}
+
+#[test]
+fn a_broker_that_says_something_else_first_is_not_believed() {
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V5));
+    stage.broker(&wire::pingresp());
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
+    assert!(matches!(stage.finish(), Fault::Protocol { side: Side::Broker, .. }));
+}
+
+#[test]
+fn a_broker_that_vanishes_before_connack_is_server_unavailable() {
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V311));
+    stage.close(Side::Broker);
+    assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]));
+    assert!(matches!(stage.finish(), Fault::Lost { side: Side::Broker, .. }));
+}
+
+#[test]
+fn what_comes_before_connack_waits_unread_and_then_goes_on() {
+    for version in VERSIONS {
+        let mut stage = Stage::answering(|_| Reply::Now(allow(Hook::Connect)));
+        stage.script.want(Hook::Publish, mproxy_core::policy::Want::Nothing);
+        stage.script.want(Hook::Subscribe, mproxy_core::policy::Want::Nothing);
+        let publish =
+            wire::publish(version, &wire::Publish { topic: "a", payload: b"1", ..wire::Publish::default() });
+        let subscribe = wire::subscribe(version, 1, &[("b", 0)]);
+        let pipelined = [publish, subscribe, wire::pingreq()].concat();
+        stage.client(&[connect(version), pipelined.clone()].concat());
+        assert_eq!(stage.at_broker(), connect(version));
+        assert_eq!(stage.unread(Side::Client), pipelined.len());
+        assert!(!stage.session.wants_read(Side::Client), "it must not pile up");
+        stage.broker(&wire::connack(version, false, 0, &[]));
+        assert_eq!(stage.at_broker(), pipelined);
+    }
+}
+
+#[test]
+fn a_client_that_says_all_and_closes_before_connack_is_still_served() {
+    let mut stage = Stage::answering(|_| Reply::Now(allow(Hook::Connect)));
+    stage.script.want(Hook::Publish, mproxy_core::policy::Want::Nothing);
+    let publish = wire::publish(
+        Version::V311,
+        &wire::Publish { topic: "a", payload: b"1", ..wire::Publish::default() },
+    );
+    stage.client(&[connect(Version::V311), publish.clone(), wire::disconnect()].concat());
+    stage.close(Side::Client);
+    stage.at_broker();
+    stage.broker(&wire::connack(Version::V311, false, 0, &[]));
+    assert_eq!(stage.at_broker(), [publish, wire::disconnect()].concat());
+    assert!(matches!(stage.finish(), Fault::Left { .. }));
+}
+
+/// Authentication Method "m".
+const METHOD: &[u8] = b"\x15\0\x01m";
+
+#[test]
+fn steps_of_extended_authentication_pass_before_connack() {
+    let mut stage = Stage::new();
+    let options = ConnectOptions { properties: METHOD, ..ConnectOptions::default() };
+    stage.client(&wire::connect(Version::V5, "c", &options));
+    stage.at_broker();
+    for _ in 0..3 {
+        let step = wire::auth(0x18, METHOD);
+        stage.broker(&step);
+        assert_eq!(stage.at_client(), step);
+        stage.pass(Duration::from_secs(6));
+        stage.client(&step);
+        assert_eq!(stage.at_broker(), step);
+        stage.pass(Duration::from_secs(6));
+    }
+    stage.broker(&wire::connack(Version::V5, false, 0, METHOD));
+    assert_eq!(stage.session.phase_name(), "open");
+}
+
+#[test]
+fn a_client_that_authenticates_says_nothing_else_before_connack() {
+    let mut stage = Stage::new();
+    let options = ConnectOptions { properties: METHOD, ..ConnectOptions::default() };
+    stage.client(&[wire::connect(Version::V5, "c", &options), wire::pingreq()].concat());
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x82, &[]));
+    assert!(matches!(stage.finish(), Fault::Protocol { rule: "MQTT-3.1.2-30", .. }));
+}
+
+#[test]
+fn auth_without_a_method_in_connect_is_a_protocol_error() {
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&wire::auth(0x19, METHOD));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x82]));
+}
+
+#[test]
+fn the_client_id_that_the_broker_assigned_is_the_client_s() {
+    let mut stage = Stage::new();
+    stage.client(&wire::connect(Version::V5, "", &ConnectOptions::default()));
+    stage.broker(&wire::connack(Version::V5, true, 0, b"\x12\0\x03new"));
+    assert_eq!(&*stage.session.peer().unwrap().client_id, "new");
+    assert!(matches!(stage.events()[..], [Happening::Connect { session_present: true }]));
+}
+
+#[test]
+fn a_drain_before_the_session_is_open_ends_it_at_once() {
+    let phases: [(&str, fn(&mut Stage)); 4] = [
+        ("greeting", |_| {}),
+        ("admitting", |stage| stage.client(&connect(Version::V311))),
+        ("dialing", |stage| {
+            stage.dialing = Dialing::Hangs;
+            stage.client(&connect(Version::V311));
+            stage.rule(0, allow(Hook::Connect));
+        }),
+        ("introduced", |stage| {
+            stage.client(&connect(Version::V311));
+            stage.rule(0, allow(Hook::Connect));
+        }),
+    ];
+    for (phase, go) in phases {
+        let mut stage = Stage::answering(|_| Reply::Later);
+        go(&mut stage);
+        assert_eq!(stage.session.phase_name(), phase);
+        stage.drain();
+        let told = if phase == "greeting" { Vec::new() } else { wire::connack(Version::V311, false, 3, &[]) };
+        assert_eq!(stage.at_client(), told, "{phase}");
+        assert_eq!(stage.finish(), Fault::Drained);
+    }
+}
+
+#[test]
+fn a_client_that_vanishes_in_any_phase_ends_the_session() {
+    let phases: [fn(&mut Stage); 4] = [
+        |_| {},
+        |stage| stage.client(&connect(Version::V5)),
+        |stage| {
+            stage.dialing = Dialing::Hangs;
+            stage.client(&connect(Version::V5));
+            stage.rule(0, allow(Hook::Connect));
+        },
+        |stage| {
+            stage.client(&connect(Version::V5));
+            stage.rule(0, allow(Hook::Connect));
+        },
+    ];
+    for go in phases {
+        let mut stage = Stage::answering(|_| Reply::Later);
+        go(&mut stage);
+        stage.close(Side::Client);
+        assert!(matches!(stage.finish(), Fault::Lost { side: Side::Client, .. }));
+        assert_eq!(stage.at_client(), b"");
+        if stage.questions() == 1 && stage.dials == 0 {
+            stage.rule(0, allow(Hook::Connect));
+            assert_eq!(stage.dials, 0, "nobody is dialled for somebody who has gone");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! A session between two byte pipes, on a clock that moves when the test says so.
+//!
+//! The stage does what a relay does and nothing more: it offers bytes while they are wanted, carries effects out in
+//! their order, and says that a stream has ended only when nothing of it is left unread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use mproxy_core::event::Happening;
+use mproxy_core::fault::{Closed, Fault, Unreachable};
+use mproxy_core::meter::Unmetered;
+use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::policy::{
+    Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Ruling, Source, Verdict, Want,
+};
+use mproxy_core::session::{AskId, OnErrors};
+use mproxy_core::{Effect, Limits, Session, Setting, Side};
+
+use super::script::{Asked, Diary, Reply, Script};
+use crate::wire::{self, Version};
+
+/// What becomes of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialing {
+    /// The broker is there.
+    Succeeds,
+    /// It is not.
+    Fails,
+    /// Nobody knows yet.
+    Hangs,
+}
+
+/// One side's pipe.
+#[derive(Debug, Default)]
+struct Pipe {
+    /// Sent by the peer, not yet taken by the session.
+    unread: BytesMut,
+    /// The peer's stream has ended behind that.
+    ended: Option<Closed>,
+    /// The session has been told so.
+    told: bool,
+    /// Sent by the session, not yet looked at by the test.
+    heard: Vec<u8>,
+    /// The session wants this stream ended.
+    shut: bool,
+}
+
+/// A session and everything around it. See the tests of `mproxy-core` for scenes.
+pub struct Stage {
+    /// The session itself.
+    pub session: Session,
+    /// The time.
+    pub now: Instant,
+    /// Who decides.
+    pub script: Arc<Script>,
+    /// What becomes of a dial.
+    pub dialing: Dialing,
+    /// How often the broker was dialled.
+    pub dials: usize,
+    /// Questions whose verdicts are out, in the order in which they were asked; a verdict leaves a hole.
+    open: Vec<Option<AskId>>,
+    events: Vec<Happening>,
+    client: Pipe,
+    broker: Pipe,
+    done: Option<Fault>,
+}
+
+/// A stage to be set.
+pub struct Setup {
+    /// Bounds and deadlines.
+    pub limits: Limits,
+    /// What failed answers mean.
+    pub on_error: OnErrors,
+    /// What the sink wants to hear.
+    pub telling: Want,
+    /// How questions are answered. Unless set: CONNECT is allowed, the rest later.
+    pub answering: Box<dyn FnMut(&Asked) -> Reply + Send>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            on_error: OnErrors::default(),
+            telling: Want::Head,
+            answering: Box::new(|asked| match asked.hook {
+                Hook::Connect => Reply::Now(allow(Hook::Connect)),
+                Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Later,
+            }),
+        }
+    }
+}
+
+impl Setup {
+    /// Raises the curtain.
+    #[must_use]
+    pub fn stage(self) -> Stage {
+        let now = Instant::now();
+        let script = Arc::new(Script::new(self.answering));
+        let setting = Arc::new(Setting {
+            decider: script.clone(),
+            sink: Arc::new(Diary(self.telling)),
+            meter: Arc::new(Unmetered),
+            limits: self.limits,
+            on_error: self.on_error,
+        });
+        Stage {
+            session: Session::new(origin(), setting, now),
+            now,
+            script,
+            dialing: Dialing::Succeeds,
+            dials: 0,
+            open: Vec::new(),
+            events: Vec::new(),
+            client: Pipe::default(),
+            broker: Pipe::default(),
+            done: None,
+        }
+    }
+}
+
+/// Where a client of no importance comes from.
+#[must_use]
+pub fn origin() -> Origin {
+    Origin {
+        connection_id: ConnectionId(7),
+        epoch: 1,
+        instance: "stage".into(),
+        listener: "mqtt".into(),
+        transport: Transport::Tcp,
+        remote: ([127, 0, 0, 1], 40_000).into(),
+        local: ([127, 0, 0, 1], 1883).into(),
+        tls: None,
+        ws: None,
+    }
+}
+
+impl Stage {
+    /// A session whose CONNECT will be allowed at once and whose other questions wait for [`rule`](Stage::rule).
+    #[must_use]
+    pub fn new() -> Self {
+        Setup::default().stage()
+    }
+
+    /// A session whose questions are answered like this.
+    #[must_use]
+    pub fn answering(answering: impl FnMut(&Asked) -> Reply + Send + 'static) -> Self {
+        Setup { answering: Box::new(answering), ..Setup::default() }.stage()
+    }
+
+    /// The same, open: CONNECT and CONNACK of this version have passed.
+    #[must_use]
+    pub fn open(mut self, version: Version) -> Self {
+        self.open_with(version, &[], &[]);
+        self
+    }
+
+    /// Opens the session with these properties in CONNECT and CONNACK.
+    pub fn open_with(&mut self, version: Version, connect: &[u8], connack: &[u8]) {
+        let options = wire::ConnectOptions { properties: connect, ..wire::ConnectOptions::default() };
+        self.client(&wire::connect(version, "c", &options));
+        self.broker(&wire::connack(version, false, 0, connack));
+        assert_eq!(self.session.phase_name(), "open", "it did not open: {:?}", self.done);
+        self.at_broker();
+        self.at_client();
+        self.asked();
+        self.events();
+    }
+
+    /// The client sends these bytes.
+    pub fn client(&mut self, bytes: &[u8]) {
+        self.sends(Side::Client, bytes);
+    }
+
+    /// The broker sends these bytes.
+    pub fn broker(&mut self, bytes: &[u8]) {
+        self.sends(Side::Broker, bytes);
+    }
+
+    /// A side sends these bytes.
+    pub fn sends(&mut self, side: Side, bytes: &[u8]) {
+        self.pipe(side).unread.extend_from_slice(bytes);
+        self.run();
+    }
+
+    /// That side's stream ends in order, behind what it has sent.
+    pub fn close(&mut self, side: Side) {
+        self.pipe(side).ended.get_or_insert(Closed::Eof);
+        self.run();
+    }
+
+    /// That side's stream breaks.
+    pub fn reset(&mut self, side: Side) {
+        let pipe = self.pipe(side);
+        pipe.unread.clear();
+        pipe.ended.get_or_insert(Closed::Error("reset".into()));
+        self.run();
+    }
+
+    /// The verdict to the question that was asked as number `n`, counted from 0 over the whole scene and over those
+    /// only that were not answered at once.
+    pub fn rule(&mut self, n: usize, verdict: Verdict) {
+        let id = self.open[n].take().unwrap_or_else(|| panic!("question {n} was answered before"));
+        self.session.decide(id, Ruling { source: Source::Rpc, verdict }, self.now);
+        self.run();
+    }
+
+    /// How many questions were asked that were not answered at once.
+    #[must_use]
+    pub fn questions(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What became of a dial that hung.
+    pub fn dialed(&mut self, outcome: Result<(), Unreachable>) {
+        self.session.dialed(outcome, self.now);
+        self.run();
+    }
+
+    /// Time passes; deadlines fire on the way.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.session.poll_timeout().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            self.session.handle_timeout(self.now);
+            self.run();
+        }
+        self.now = end;
+    }
+
+    /// Stops the session gently.
+    pub fn drain(&mut self) {
+        self.session.drain(self.now);
+        self.run();
+    }
+
+    /// Takes what the broker got.
+    pub fn at_broker(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.broker.heard)
+    }
+
+    /// Takes what the client got.
+    pub fn at_client(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.client.heard)
+    }
+
+    /// Takes what was asked.
+    pub fn asked(&mut self) -> Vec<Asked> {
+        self.script.asked()
+    }
+
+    /// Takes what was told.
+    pub fn events(&mut self) -> Vec<Happening> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether the session wants that side's stream ended.
+    #[must_use]
+    pub fn is_shut(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client.shut,
+            Side::Broker => self.broker.shut,
+        }
+    }
+
+    /// Bytes of that side that the session did not take yet.
+    #[must_use]
+    pub fn unread(&self, side: Side) -> usize {
+        match side {
+            Side::Client => self.client.unread.len(),
+            Side::Broker => self.broker.unread.len(),
+        }
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn done(&self) -> Option<&Fault> {
+        self.done.as_ref()
+    }
+
+    /// Both sides close what the session shut; it must be over then.
+    pub fn finish(&mut self) -> Fault {
+        for side in [Side::Client, Side::Broker] {
+            if self.is_shut(side) {
+                self.close(side);
+            }
+        }
+        self.done.clone().expect("the session is not over")
+    }
+
+    /// Carries out effects and offers bytes until neither is left. Called by everything that tells the session
+    /// something; tests that call the session directly call it themselves.
+    pub fn run(&mut self) {
+        loop {
+            self.effects();
+            let moved = self.offer(Side::Client) | self.offer(Side::Broker);
+            if !moved && self.effects() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn offer(&mut self, side: Side) -> bool {
+        let ending = matches!(self.session.phase_name(), "ending" | "over");
+        let (pipe, session, now) = match side {
+            Side::Client => (&mut self.client, &mut self.session, self.now),
+            Side::Broker => (&mut self.broker, &mut self.session, self.now),
+        };
+        let mut moved = false;
+        if (session.wants_read(side) || ending) && !pipe.unread.is_empty() {
+            let before = pipe.unread.len();
+            session.read(side, &mut pipe.unread, now);
+            moved = pipe.unread.len() != before;
+        }
+        let ahead = side == Side::Client && session.opening() && pipe.unread.is_empty();
+        let wanted = session.wants_read(side) || session.phase_name() == "ending" || ahead;
+        let broken = matches!(pipe.ended, Some(Closed::Error(_)));
+        if let (Some(how), false) = (&pipe.ended, pipe.told)
+            && (broken || wanted && !moved)
+        {
+            pipe.told = true;
+            session.closed(side, how.clone(), now);
+            moved = true;
+        }
+        moved
+    }
+
+    fn effects(&mut self) -> usize {
+        let mut queue = VecDeque::new();
+        while let Some(effect) = self.session.poll_effect() {
+            queue.push_back(effect);
+        }
+        let count = queue.len();
+        for effect in queue {
+            assert!(self.done.is_none(), "an effect after Done: {effect:?}");
+            match effect {
+                Effect::Dial => {
+                    self.dials += 1;
+                    match self.dialing {
+                        Dialing::Succeeds => self.session.dialed(Ok(()), self.now),
+                        Dialing::Fails => {
+                            self.session.dialed(Err(Unreachable("connection refused".into())), self.now);
+                        }
+                        Dialing::Hangs => {}
+                    }
+                }
+                Effect::Ask { id, .. } => self.open.push(Some(id)),
+                Effect::Send { to, bytes } => {
+                    let pipe = self.pipe(to);
+                    assert!(!pipe.shut, "bytes for the {to} after Shut");
+                    assert!(!bytes.is_empty(), "an empty Send");
+                    pipe.heard.extend_from_slice(&bytes);
+                }
+                Effect::Shut { side } => {
+                    assert!(!self.pipe(side).shut, "Shut twice for the {side}");
+                    self.pipe(side).shut = true;
+                }
+                Effect::Report(event) => self.events.push(event.what),
+                Effect::Done(fault) => self.done = Some(*fault),
+            }
+        }
+        count
+    }
+
+    fn pipe(&mut self, side: Side) -> &mut Pipe {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        }
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Yes, as it is.
+#[must_use]
+pub fn allow(hook: Hook) -> Verdict {
+    mproxy_core::chain::allowed(hook)
+}
+
+/// Yes to a PUBLISH, with these changes.
+#[must_use]
+pub fn change(change: PublishChange) -> Verdict {
+    Verdict::Publish(Decision::Allow(Some(Box::new(change))))
+}
+
+/// No, 0x87.
+#[must_use]
+pub fn refuse(hook: Hook) -> Verdict {
+    mproxy_core::chain::refused(hook, Refusal::default())
+}
+
+/// No to a PUBLISH, done like this.
+#[must_use]
+pub fn refuse_as(action: Action) -> Verdict {
+    Verdict::Publish(Decision::Refuse(Refusal { action, ..Refusal::default() }))
+}
+
+/// No answer.
+#[must_use]
+pub fn fail() -> Verdict {
+    Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow"))
+}
