@@ -6,13 +6,14 @@
 //! | [`settings`] | the table of all settings: file key, variable, flag, default |
 //! | `written` | values as text, each with its [`Origin`] |
 //! | `file`, `env` | where they come from |
-//! | `value` | text to typed values |
+//! | `value`, `choice` | text to typed values |
 //! | `meant`, `doors` | typed values to a [`Config`], all faults collected |
 //! | `available` | what this version cannot serve yet |
 //! | [`check`] | the effective configuration, printed |
 
 mod available;
 pub mod check;
+mod choice;
 mod doors;
 mod env;
 mod file;
@@ -28,7 +29,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use value::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, Secret, SendProxy};
+pub use choice::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, SendProxy};
+pub use value::Secret;
 pub use written::{Effective, Origin};
 
 use written::Written;

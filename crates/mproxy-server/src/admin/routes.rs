@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Admin;
 use super::view::{EndpointHealth, Page, SessionFilter, SessionView};
 use crate::config::LogLevel;
-use crate::telemetry::metrics::Format;
+use crate::telemetry::exposition::Format;
 
 /// Larger than any body that this API takes.
 pub(super) const LARGEST_BODY: usize = 4 << 10;

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::meant::Reader;
-use super::value::{self, Scheme, SendProxy};
+
 use super::written::Origin;
-use super::{Listener, Problem, ServerTls, Target};
+use super::{Listener, Problem, Scheme, SendProxy, ServerTls, Target, value};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {

@@ -1,0 +1,91 @@
+//! The two text formats in which metrics are read, and which of them a caller likes best.
+
+/// The two text formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus text 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a caller with this Accept header likes best; Prometheus text where it does not care.
+    #[must_use]
+    pub fn accepted(header: Option<&str>) -> Self {
+        let header = header.unwrap_or_default();
+        let openmetrics = preference(header, "application/openmetrics-text");
+        let plain = preference(header, "text/plain");
+        if openmetrics > 0.0 && openmetrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// For the Content-Type header.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The `q` that an Accept header gives a type; 0 where it does not name it.
+fn preference(header: &str, kind: &str) -> f32 {
+    let mut best = 0.0_f32;
+    for range in header.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind)) {
+            continue;
+        }
+        let q = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        best = best.max(q);
+    }
+    best
+}
+
+/// OpenMetrics text as Prometheus 0.0.4: there the descriptors carry the whole name of the series, and there
+/// is neither a unit nor an end.
+pub(super) fn as_prometheus(openmetrics: &str) -> String {
+    let mut page = String::with_capacity(openmetrics.len());
+    let mut help = None;
+    for line in openmetrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            if let Some((_, help)) = help.take() {
+                page.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+            }
+            page.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            page.push_str(line);
+            page.push('\n');
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Format;
+
+    #[test]
+    fn the_callers_preference_chooses_the_format() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert_eq!(Format::accepted(Some(prometheus)), Format::OpenMetrics);
+        assert_eq!(
+            Format::accepted(Some("text/plain,application/openmetrics-text;q=0.5")),
+            Format::Prometheus
+        );
+        assert_eq!(Format::accepted(Some("application/openmetrics-text;q=0")), Format::Prometheus);
+        assert_eq!(Format::accepted(Some("*/*")), Format::Prometheus);
+        assert_eq!(Format::accepted(None), Format::Prometheus);
+    }
+}
