@@ -1,0 +1,402 @@
+//! How sessions end: who said what last, what still arrives, and that all of them do.
+
+use std::time::Duration;
+
+use mproxy_codec::ReasonCode;
+use mproxy_core::event::{Ended, Happening};
+use mproxy_core::fault::{Fault, Whose};
+use mproxy_core::policy::{Action, Hook, Want};
+use mproxy_core::{Limits, Side};
+use mproxy_testkit::sim::stage::Setup;
+use mproxy_testkit::sim::{Reply, Stage, allow, refuse, refuse_as};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+
+const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
+
+fn publish(version: Version, qos: u8, packet_id: u16) -> Vec<u8> {
+    wire::publish(version, &Publish { topic: "a", payload: b"p", qos, packet_id, ..Publish::default() })
+}
+
+fn goodbye(version: Version, reason: u8) -> Vec<u8> {
+    if version == Version::V5 { wire::packet(0xE0, &[reason]) } else { Vec::new() }
+}
+
+fn ended(stage: &mut Stage) -> Ended {
+    let mut ends = stage.events().into_iter().filter_map(|event| match event {
+        Happening::Disconnect(ended) => Some(*ended),
+        _ => None,
+    });
+    let end = ends.next().expect("Disconnect was reported");
+    assert!(ends.next().is_none(), "Disconnect was reported twice");
+    end
+}
+
+/// A session with a will, open.
+fn with_will(version: Version) -> Stage {
+    let mut stage = Stage::new();
+    let will = Some(Will { topic: "gone", ..Will::default() });
+    stage.client(&wire::connect(version, "c", &ConnectOptions { will, ..ConnectOptions::default() }));
+    stage.broker(&wire::connack(version, false, 0, b""));
+    stage.at_broker();
+    stage.at_client();
+    stage
+}
+
+#[test]
+fn a_disconnect_is_passed_on_and_takes_the_will_away() {
+    for version in VERSIONS {
+        let mut stage = with_will(version);
+        stage.client(&wire::disconnect());
+        assert_eq!(stage.at_broker(), wire::disconnect());
+        assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
+        assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
+        assert_eq!(stage.at_client(), b"");
+        assert!(ended(&mut stage).will_suppressed);
+    }
+}
+
+#[test]
+fn a_disconnect_with_will_leaves_the_will() {
+    let mut stage = with_will(Version::V5);
+    let disconnect = wire::disconnect_with(0x04, b"");
+    stage.client(&disconnect);
+    assert_eq!(stage.at_broker(), disconnect);
+    stage.finish();
+    assert!(!ended(&mut stage).will_suppressed);
+}
+
+#[test]
+fn a_client_that_vanishes_is_cut_without_disconnect_so_that_the_will_fires() {
+    for version in VERSIONS {
+        let mut stage = with_will(version);
+        stage.close(Side::Client);
+        assert_eq!(stage.at_broker(), b"");
+        assert!(stage.is_shut(Side::Broker) && !stage.is_shut(Side::Client));
+        let fault = stage.finish();
+        assert_eq!(fault.whose(), Whose::Client);
+        let end = ended(&mut stage);
+        assert!(!end.will_suppressed && end.fault == fault);
+    }
+}
+
+#[test]
+fn what_a_vanished_client_sent_before_still_reaches_the_broker() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.client(&[publish(version, 0, 0), publish(version, 1, 1), publish(version, 0, 0)].concat());
+        stage.close(Side::Client);
+        assert!(!stage.is_shut(Side::Broker), "packets still wait for it");
+        stage.rule(0, allow(Hook::Publish));
+        stage.rule(2, allow(Hook::Publish));
+        stage.rule(1, refuse(Hook::Publish));
+        assert_eq!(stage.at_broker(), publish(version, 0, 0).repeat(2), "and no DISCONNECT");
+        assert!(stage.is_shut(Side::Broker));
+        assert!(matches!(stage.finish(), Fault::Lost { side: Side::Client, .. }));
+    }
+}
+
+#[test]
+fn a_lane_that_is_full_when_the_client_vanishes_still_loses_nothing() {
+    let limits = Limits { lane_packets: 2, ..Limits::default() };
+    let mut stage = Setup { limits, ..Setup::default() }.stage().open(Version::V311);
+    stage.client(&publish(Version::V311, 0, 0).repeat(6));
+    stage.close(Side::Client);
+    for n in 0..6 {
+        stage.rule(n, allow(Hook::Publish));
+    }
+    assert_eq!(stage.at_broker(), publish(Version::V311, 0, 0).repeat(6));
+    stage.finish();
+}
+
+#[test]
+fn a_disconnect_behind_held_packets_waits_its_turn_and_is_the_reason() {
+    for closes in [false, true] {
+        let mut stage = with_will(Version::V311);
+        stage.client(&[publish(Version::V311, 0, 0), wire::disconnect()].concat());
+        if closes {
+            stage.close(Side::Client);
+        }
+        assert_eq!(stage.at_broker(), b"");
+        stage.rule(0, allow(Hook::Publish));
+        assert_eq!(stage.at_broker(), [publish(Version::V311, 0, 0), wire::disconnect()].concat());
+        assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
+        let end = ended(&mut stage);
+        assert!(end.will_suppressed && end.fault == Fault::Left { reason: ReasonCode::SUCCESS });
+    }
+}
+
+#[test]
+fn nothing_follows_a_disconnect() {
+    for held in [false, true] {
+        let mut stage = Stage::new().open(Version::V5);
+        let before = if held { publish(Version::V5, 0, 0) } else { Vec::new() };
+        stage.client(
+            &[before.clone(), wire::disconnect(), publish(Version::V5, 0, 0), wire::pingreq()].concat(),
+        );
+        for n in 0..stage.questions() {
+            stage.rule(n, allow(Hook::Publish));
+        }
+        assert_eq!(stage.at_broker(), [before, wire::disconnect()].concat());
+        stage.finish();
+    }
+}
+
+#[test]
+fn a_disconnect_that_prolongs_a_session_of_no_length_is_a_protocol_error() {
+    let disconnect = wire::disconnect_with(0, b"\x11\0\0\0\x0a");
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&disconnect);
+    assert_eq!((stage.at_client(), stage.at_broker()), (goodbye(Version::V5, 0x82), Vec::new()));
+    // By CONNECT's word, whatever the broker made of it.
+    let mut stage = Stage::new();
+    stage.open_with(Version::V5, b"\x11\0\0\0\x05", b"\x11\0\0\0\0");
+    stage.client(&disconnect);
+    assert_eq!(stage.at_broker(), disconnect);
+}
+
+#[test]
+fn what_the_broker_sent_last_reaches_the_client() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.broker(&publish(version, 0, 0).repeat(3));
+        stage.close(Side::Broker);
+        assert_eq!(stage.at_client(), publish(version, 0, 0).repeat(3), "and no DISCONNECT of ours");
+        assert!(stage.is_shut(Side::Client) && !stage.is_shut(Side::Broker));
+        let fault = stage.finish();
+        assert_eq!(fault.whose(), Whose::Broker);
+        assert!(ended(&mut stage).will_suppressed, "there was none");
+    }
+}
+
+#[test]
+fn what_the_broker_sent_last_waits_for_its_verdicts_first() {
+    let mut stage = Stage::new().open(Version::V311);
+    stage.script.want(Hook::Deliver, Want::Head);
+    stage.broker(&publish(Version::V311, 0, 0).repeat(2));
+    stage.close(Side::Broker);
+    assert!(!stage.is_shut(Side::Client));
+    stage.rule(1, allow(Hook::Deliver));
+    stage.rule(0, allow(Hook::Deliver));
+    assert_eq!(stage.at_client(), publish(Version::V311, 0, 0).repeat(2));
+    assert!(stage.is_shut(Side::Client));
+    stage.finish();
+}
+
+#[test]
+fn publishes_that_wait_when_the_broker_goes_go_nowhere() {
+    let mut stage = Stage::new().open(Version::V311);
+    stage.client(&publish(Version::V311, 1, 1));
+    stage.close(Side::Broker);
+    stage.rule(0, refuse(Hook::Publish));
+    assert_eq!((stage.at_broker(), stage.at_client()), (Vec::new(), Vec::new()));
+    stage.finish();
+}
+
+#[test]
+fn the_broker_s_disconnect_is_passed_on_and_nothing_follows_it() {
+    let disconnect = wire::disconnect_with(0x8E, b"");
+    for held in [false, true] {
+        let mut stage = Stage::new().open(Version::V5);
+        stage.script.want(Hook::Deliver, Want::Head);
+        let before = if held { publish(Version::V5, 0, 0) } else { Vec::new() };
+        stage.client(&publish(Version::V5, 1, 1));
+        stage.broker(&[before.clone(), disconnect.clone(), publish(Version::V5, 0, 0)].concat());
+        for n in 1..stage.questions() {
+            stage.rule(n, allow(Hook::Deliver));
+        }
+        assert_eq!(stage.at_client(), [before, disconnect.clone()].concat());
+        assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
+        stage.rule(0, allow(Hook::Publish));
+        assert_eq!(stage.at_broker(), b"");
+        assert_eq!(stage.finish(), Fault::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER });
+    }
+}
+
+#[test]
+fn a_broker_that_says_goodbye_behind_held_deliveries_and_goes_has_said_goodbye() {
+    let mut stage = Stage::new().open(Version::V5);
+    stage.script.want(Hook::Deliver, Want::Head);
+    let disconnect = wire::disconnect_with(0x8E, b"");
+    stage.broker(&[publish(Version::V5, 0, 0), disconnect.clone()].concat());
+    stage.close(Side::Broker);
+    stage.rule(0, refuse(Hook::Deliver));
+    assert_eq!(stage.at_client(), disconnect);
+    assert_eq!(stage.finish(), Fault::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER });
+}
+
+#[test]
+fn a_broker_that_talks_nonsense_ends_the_session() {
+    for version in VERSIONS {
+        for nonsense in
+            [&b"\x00\x00"[..], b"\xC0\x00", b"\x40\x02\0\0", b"\x82\x06\0\x01\0\x01a\0", b"\x20\x02\0\0"]
+        {
+            let mut stage = Stage::new().open(version);
+            stage.broker(nonsense);
+            assert_eq!(stage.at_client(), goodbye(version, 0x80), "{nonsense:x?}");
+            let fault = stage.finish();
+            assert_eq!(fault.whose(), Whose::Broker, "{fault}");
+        }
+    }
+}
+
+#[test]
+fn a_kick_tells_the_reason_and_drops_what_waits() {
+    for version in VERSIONS {
+        let mut stage = with_will(version);
+        stage.client(&publish(version, 1, 1));
+        stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, stage.now);
+        stage.run();
+        assert_eq!(stage.at_client(), goodbye(version, 0x98));
+        stage.rule(0, allow(Hook::Publish));
+        assert_eq!(stage.at_broker(), b"", "neither the publish nor a DISCONNECT");
+        let fault = stage.finish();
+        assert_eq!(fault.whose(), Whose::Policy);
+        assert!(!ended(&mut stage).will_suppressed);
+    }
+}
+
+#[test]
+fn a_disconnect_action_drops_what_stands_behind_it() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.client(&publish(version, 0, 0).repeat(3));
+        stage.rule(0, allow(Hook::Publish));
+        stage.rule(2, allow(Hook::Publish));
+        stage.rule(1, refuse_as(Action::Disconnect));
+        assert_eq!(stage.at_broker(), publish(version, 0, 0));
+        assert_eq!(stage.at_client(), goodbye(version, 0x87));
+        stage.finish();
+    }
+}
+
+#[test]
+fn a_drain_waits_for_what_is_in_flight_and_takes_nothing_new() {
+    for version in VERSIONS {
+        let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(version);
+        stage.client(&[publish(version, 1, 1), publish(version, 2, 2)].concat());
+        stage.drain();
+        assert!(!stage.is_shut(Side::Client));
+        assert!(stage.session.wants_read(Side::Client), "a PUBREL is still to come");
+        stage.broker(&[wire::pubrec(2), wire::puback(1)].concat());
+        stage.client(&wire::pubrel(2));
+        stage.broker(&wire::pubcomp(2));
+        let heard = [wire::pubrec(2), wire::puback(1), wire::pubcomp(2), goodbye(version, 0x8B)].concat();
+        assert_eq!(stage.at_client(), heard);
+        assert_eq!(stage.finish(), Fault::Drained);
+    }
+}
+
+#[test]
+fn a_drain_comes_to_its_end_under_a_steady_stream() {
+    let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(Version::V311);
+    stage.client(&[publish(Version::V311, 1, 1), publish(Version::V311, 1, 2)].concat());
+    stage.drain();
+    stage.client(&publish(Version::V311, 1, 3));
+    assert_eq!(stage.unread(Side::Client), publish(Version::V311, 1, 3).len());
+    stage.broker(&[wire::puback(1), wire::puback(2)].concat());
+    assert_eq!(stage.finish(), Fault::Drained);
+    assert_eq!(stage.at_broker(), [publish(Version::V311, 1, 1), publish(Version::V311, 1, 2)].concat());
+}
+
+#[test]
+fn a_drain_waits_for_verdicts_and_payloads_too() {
+    let mut stage = Stage::new().open(Version::V5);
+    let payload = vec![0; 100_000];
+    let large = wire::publish(Version::V5, &Publish { topic: "a", payload: &payload, ..Publish::default() });
+    stage.client(&large[..50_000]);
+    stage.drain();
+    stage.rule(0, allow(Hook::Publish));
+    assert!(!stage.is_shut(Side::Client));
+    stage.client(&large[50_000..]);
+    assert!(stage.at_broker() == large);
+    assert_eq!(stage.at_client(), goodbye(Version::V5, 0x8B));
+    assert_eq!(stage.finish(), Fault::Drained);
+}
+
+#[test]
+fn an_idle_session_drains_at_once() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.drain();
+        assert_eq!(stage.at_client(), goodbye(version, 0x8B));
+        assert_eq!(stage.at_broker(), b"");
+        assert_eq!(stage.finish(), Fault::Drained);
+    }
+}
+
+#[test]
+fn refused_and_swallowed_publishes_do_not_hold_a_drain_up() {
+    for version in VERSIONS {
+        for (qos, action) in
+            [(1, Action::Reject), (1, Action::NoAck), (2, Action::NoAck), (0, Action::Reject)]
+        {
+            let mut stage = Stage::answering(move |asked| {
+                Reply::Now(if asked.hook == Hook::Publish { refuse_as(action) } else { allow(asked.hook) })
+            })
+            .open(version);
+            stage.client(&publish(version, qos, 1));
+            stage.drain();
+            assert_eq!(stage.finish(), Fault::Drained);
+        }
+    }
+}
+
+#[test]
+fn peers_that_do_not_close_are_cut_in_time() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        stage.client(&wire::disconnect());
+        stage.pass(Duration::from_millis(4_999));
+        assert!(stage.done().is_none());
+        stage.pass(Duration::from_millis(1));
+        assert!(matches!(stage.done(), Some(Fault::Left { .. })));
+        ended(&mut stage);
+    }
+}
+
+#[test]
+fn a_verdict_that_never_comes_does_not_keep_a_lost_session_alive() {
+    for side in [Side::Client, Side::Broker] {
+        let mut stage = Stage::new().open(Version::V311);
+        stage.script.want(Hook::Deliver, Want::Head);
+        stage.sends(side, &publish(Version::V311, 1, 1));
+        stage.close(side);
+        assert!(stage.session.poll_timeout().is_some(), "an end always has a clock");
+        stage.pass(Duration::from_secs(20));
+        assert!(matches!(stage.done(), Some(Fault::Lost { .. })));
+        let over = match side {
+            Side::Client => allow(Hook::Publish),
+            Side::Broker => allow(Hook::Deliver),
+        };
+        // Whatever comes now comes too late, and nothing follows Done (the stage watches).
+        stage.rule(0, over);
+        stage.session.drain(stage.now);
+        stage.session.revoke(ReasonCode::BANNED, stage.now);
+        stage.run();
+        assert!(stage.session.poll_effect().is_none());
+    }
+}
+
+#[test]
+fn both_sides_may_vanish_in_either_order() {
+    for order in [[Side::Client, Side::Broker], [Side::Broker, Side::Client]] {
+        let mut stage = Stage::new().open(Version::V5);
+        stage.client(&publish(Version::V5, 1, 1));
+        stage.reset(order[0]);
+        stage.reset(order[1]);
+        assert!(matches!(stage.done(), Some(Fault::Lost { side, .. }) if *side == order[0]));
+        ended(&mut stage);
+        stage.rule(0, allow(Hook::Publish));
+    }
+}
+
+#[test]
+fn the_first_reason_counts() {
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&[0]);
+    stage.session.revoke(ReasonCode::BANNED, stage.now);
+    stage.drain();
+    stage.close(Side::Broker);
+    assert!(matches!(stage.finish(), Fault::Malformed { .. }));
+    assert_eq!(stage.at_client(), goodbye(Version::V5, 0x81));
+}
