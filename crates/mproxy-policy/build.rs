@@ -24,6 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // What the tests' services speak: generated on its own, as theirs would be.
     let service = out.join("service");
     std::fs::create_dir_all(&service)?;
-    tonic_prost_build::configure().build_client(false).out_dir(service).compile_fds(contract)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .generate_default_stubs(true)
+        .out_dir(service)
+        .compile_fds(contract)?;
     Ok(())
 }

@@ -233,6 +233,3 @@ impl Rule {
         self.topics.iter().any(|own| own.matches(topic, who, reach))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -153,11 +153,13 @@ impl Remote {
             (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
         let if_unwanted = self.if_unwanted;
         Answer::Later(Box::pin(async move {
-            let Ok(_turn) = timeout_at(deadline, turns.acquire()).await else {
+            let turn = timeout_at(deadline, turns.acquire()).await;
+            // Turns come free when others give up, which is when this one has to as well.
+            if turn.is_err() || Instant::now() >= deadline {
                 let kind = FailureKind::Overloaded;
                 watch.call(ask.rpc().name(), CallOutcome::Failed(kind), Duration::ZERO);
                 return rpc(Verdict::Failed(Failure::new(kind, "too many questions are open")));
-            };
+            }
             match carry(&board, &*watch, ask, deadline).await {
                 Ok(Carried::Answered(verdict)) => rpc(verdict),
                 Ok(Carried::Unwanted) => unwanted(hook, if_unwanted),

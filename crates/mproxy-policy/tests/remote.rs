@@ -1,0 +1,497 @@
+//! The policy service over real sockets: services that answer, dawdle, die and talk nonsense.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+mod service;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Client, client, numbered};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::QoS;
+use mproxy_core::event::{Event, Happening, Kind, Published, Sink};
+use mproxy_core::policy::{
+    Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Question, Ruling,
+    Silence, Source, Verdict, Want,
+};
+use mproxy_policy::remote::{HealthState, Remote, RemoteConfig};
+use mproxy_policy::watch::{CallOutcome, Dropped};
+use service::wire::{self, auth_connect_response, auth_publish_response, filter_verdict};
+use service::{Play, Running, Seen, Service};
+use tonic::Status;
+
+/// Long enough for a loaded machine where nothing is to be waited for.
+const AMPLE: Duration = Duration::from_secs(20);
+
+fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
+    RemoteConfig {
+        endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
+        timeout,
+        instance: "test".into(),
+        version: "0.0.0".into(),
+        event_queue: 1600,
+        max_in_flight: 64,
+        tls: Default::default(),
+        if_unwanted: Silence::Abstains,
+    }
+}
+
+fn remote(urls: &[&str], timeout: Duration) -> (Arc<Remote>, Seen) {
+    started(config(urls, timeout))
+}
+
+fn started(config: RemoteConfig) -> (Arc<Remote>, Seen) {
+    let seen = Seen::default();
+    (Remote::start(config, Arc::new(seen.clone())).unwrap(), seen)
+}
+
+fn somebody() -> Client {
+    client("c1", Some("ann")).password("sesame")
+}
+
+fn failed(ruling: Option<Ruling>) -> FailureKind {
+    let Some(Ruling { source: Source::Rpc, verdict: Verdict::Failed(failure) }) = ruling else {
+        panic!("{ruling:?}")
+    };
+    failure.kind
+}
+
+fn admitted(ruling: Option<Ruling>) -> bool {
+    ruling == Some(Ruling { source: Source::Rpc, verdict: Verdict::Connect(Decision::Allow(None)) })
+}
+
+fn published(ruling: Option<Ruling>) -> bool {
+    ruling == Some(Ruling { source: Source::Rpc, verdict: Verdict::Publish(Decision::Allow(None)) })
+}
+
+fn want(hook: wire::Hook) -> wire::Want {
+    wire::Want { hook: hook.into(), ..Default::default() }
+}
+
+fn hello(wants: Vec<wire::Want>) -> wire::HelloResponse {
+    wire::HelloResponse { wants, ..Default::default() }
+}
+
+#[tokio::test]
+async fn questions_are_answered() {
+    let service = Running::start(Service {
+        connect: Box::new(|asked| {
+            let request = asked.get_ref();
+            assert_eq!(request.password(), b"sesame");
+            assert!(asked.metadata().contains_key("grpc-timeout"), "the deadline travels along");
+            let allow = wire::ConnectAllow {
+                client_id: Some("renamed".to_owned()),
+                attributes: [("tenant".to_owned(), "acme".to_owned())].into(),
+                ..Default::default()
+            };
+            let verdict = Some(auth_connect_response::Verdict::Allow(allow));
+            Play::Answer(wire::AuthConnectResponse { verdict })
+        }),
+        publish: Box::new(|asked| {
+            assert_eq!(asked.get_ref().payload(), b"21 degrees");
+            let deny = wire::Deny {
+                reason_code: 0x97,
+                reason_string: "enough".to_owned(),
+                action: Some(wire::Action::Drop.into()),
+                ..Default::default()
+            };
+            Play::Answer(wire::AuthPublishResponse {
+                verdict: Some(auth_publish_response::Verdict::Deny(deny)),
+            })
+        }),
+        subscribe: Box::new(|asked| {
+            let verdicts = asked.get_ref().filters.iter().map(|asked| {
+                let verdict = match asked.filter.as_str() {
+                    "no" => filter_verdict::Verdict::Deny(wire::Deny::default()),
+                    _ => filter_verdict::Verdict::Allow(wire::FilterAllow {
+                        filter: Some(format!("t/{}", asked.filter)),
+                        max_qos: Some(1),
+                    }),
+                };
+                wire::FilterVerdict { verdict: Some(verdict) }
+            });
+            Play::Answer(wire::AuthSubscribeResponse { verdicts: verdicts.collect() })
+        }),
+        ..Service::default()
+    })
+    .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+
+    let Verdict::Connect(Decision::Allow(Some(admission))) =
+        somebody().connects(&*remote).await.unwrap().verdict
+    else {
+        panic!()
+    };
+    assert_eq!(admission.client_id.as_deref(), Some("renamed"));
+    assert_eq!(admission.attributes, [("tenant".to_owned(), "acme".to_owned())]);
+
+    let Verdict::Publish(Decision::Refuse(refusal)) =
+        somebody().publishes(&*remote, "a").await.unwrap().verdict
+    else {
+        panic!()
+    };
+    assert_eq!((refusal.reason, refusal.action), (ReasonCode::QUOTA_EXCEEDED, Action::Drop));
+    assert_eq!(refusal.text.as_deref(), Some("enough"));
+
+    let ruling = somebody().subscribes(&*remote, &["a", "no", "$share/g/a"]).await.unwrap();
+    let to = |filter: &str| {
+        Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: Some(QoS::AtLeastOnce) })
+    };
+    let expected = vec![to("t/a"), Decision::Refuse(Default::default()), to("$share/g/t/a")];
+    assert_eq!(ruling, Ruling { source: Source::Rpc, verdict: Verdict::Subscribe(expected) });
+
+    assert_eq!(seen.calls("AuthPublish"), [CallOutcome::Answered]);
+    assert!(remote.is_ready());
+    assert_eq!(remote.health()[0].state, HealthState::Healthy);
+    remote.flush(AMPLE).await;
+}
+
+#[tokio::test]
+async fn a_slow_answer_fails_by_its_deadline() {
+    let service = Running::start(Service { publish: Box::new(|_| Play::Never), ..Service::default() }).await;
+    let (remote, seen) = remote(&[&service.url], Duration::from_millis(300));
+    seen.until_healthy(true).await;
+    let since = Instant::now();
+    assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Deadline);
+    assert!(since.elapsed() >= Duration::from_millis(290), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert_eq!(seen.calls("AuthPublish"), [CallOutcome::Failed(FailureKind::Deadline)]);
+    assert!(admitted(somebody().connects(&*remote).await), "other calls do not notice");
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_is_given_up_and_greeted_anew() {
+    let service = Running::start(Service { publish: Box::new(|_| Play::Never), ..Service::default() }).await;
+    let (remote, seen) = remote(&[&service.url], Duration::from_millis(20));
+    seen.until_healthy(true).await;
+    for _ in 0..5 {
+        assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Deadline);
+    }
+    seen.until_healthy(false).await;
+    seen.until_healthy(true).await;
+    assert_eq!(service.calls("Hello"), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_implemented_is_not_wanted_and_never_asked_again() {
+    let unimplemented = || Play::Fail(Status::unimplemented("no"));
+    let service = Running::start(Service {
+        hello: None,
+        publish: Box::new(move |_| unimplemented()),
+        connect: Box::new(|_| Play::Fail(Status::unimplemented("no"))),
+        ..Service::default()
+    })
+    .await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    let ruling = somebody().publishes(&*remote, "a").await.unwrap();
+    let allowed = Verdict::Publish(Decision::Allow(None));
+    assert_eq!(ruling, Ruling { source: Source::Unasked, verdict: allowed });
+    assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Nothing);
+    assert_eq!(somebody().publishes(&*remote, "a").await, None);
+    assert_eq!(service.calls("AuthPublish"), 1);
+
+    for _ in 0..2 {
+        assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+    }
+    assert_eq!(service.calls("AuthConnect"), 2, "a wrong address never opens the door");
+}
+
+#[tokio::test]
+async fn what_is_not_implemented_is_refused_where_silence_denies() {
+    let service = Running::start(Service {
+        publish: Box::new(|_| Play::Fail(Status::unimplemented("no"))),
+        ..Service::default()
+    })
+    .await;
+    let config = RemoteConfig { if_unwanted: Silence::Denies, ..config(&[&service.url], AMPLE) };
+    let (remote, _) = started(config);
+    let ruling = somebody().publishes(&*remote, "a").await.unwrap();
+    let refused = Verdict::Publish(Decision::Refuse(Default::default()));
+    assert_eq!(ruling, Ruling { source: Source::Unknown, verdict: refused });
+}
+
+#[tokio::test]
+async fn zero_values_are_failed_answers() {
+    let service = Running::start(Service {
+        connect: Box::new(|_| Play::Answer(Default::default())),
+        publish: Box::new(|_| Play::Answer(Default::default())),
+        subscribe: Box::new(|asked| {
+            let verdicts = vec![Default::default(); asked.get_ref().filters.len()];
+            Play::Answer(wire::AuthSubscribeResponse { verdicts })
+        }),
+        ..Service::default()
+    })
+    .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unspecified);
+    assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unspecified);
+    assert_eq!(failed(somebody().subscribes(&*remote, &["a"]).await), FailureKind::Unspecified);
+    assert_eq!(seen.calls("AuthConnect"), [CallOutcome::Failed(FailureKind::Unspecified)]);
+}
+
+#[tokio::test]
+async fn a_verdict_for_each_filter_or_none_at_all() {
+    let service = Running::start(Service {
+        subscribe: Box::new(|_| Play::Answer(Default::default())),
+        ..Service::default()
+    })
+    .await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    assert_eq!(failed(somebody().subscribes(&*remote, &["a", "b"]).await), FailureKind::WrongLength);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_protobuf_is_unreadable() {
+    let service = Running::garbage().await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unreadable);
+}
+
+#[tokio::test]
+async fn mproxy_starts_before_the_service_and_finds_it() {
+    let address = service::free_address();
+    let (remote, seen) = remote(&[&format!("http://{address}")], AMPLE);
+    let since = Instant::now();
+    assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+    assert!(since.elapsed() < AMPLE / 2, "nobody waits for who is ill");
+    assert_eq!(remote.health()[0].state, HealthState::Ill);
+    assert!(remote.health()[0].last_error.as_ref().unwrap().contains("refused"), "{:?}", remote.health());
+    assert!(!remote.is_ready());
+    assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Payload(65536), "everything, until told");
+    assert_eq!(Decider::want(&*remote, Hook::Deliver), Want::Nothing);
+
+    let _service = Running::start_at(address, Service::default()).await;
+    seen.until_healthy(true).await;
+    assert!(admitted(somebody().connects(&*remote).await));
+}
+
+#[tokio::test]
+async fn the_next_endpoint_answers_for_one_that_is_down_and_the_first_is_asked_again_when_it_is_back() {
+    let address = service::free_address();
+    let second = Running::start(Service::default()).await;
+    let (remote, seen) = remote(&[&format!("http://{address}"), &second.url], AMPLE);
+    assert!(admitted(somebody().connects(&*remote).await));
+    assert_eq!(second.calls("AuthConnect"), 1);
+
+    let first = Running::start_at(address, Service::default()).await;
+    seen.until(|seen| seen.healthy_now() == 2).await;
+    assert!(admitted(somebody().connects(&*remote).await));
+    assert_eq!((first.calls("AuthConnect"), second.calls("AuthConnect")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_question_goes_on_to_the_next_endpoint_once() {
+    let first = Running::start(Service {
+        publish: Box::new(|_| Play::Fail(Status::unavailable("later"))),
+        ..Service::default()
+    })
+    .await;
+    let second = Running::start(Service::default()).await;
+    let (remote, seen) = remote(&[&first.url, &second.url], AMPLE);
+    seen.until(|seen| seen.healthy_now() == 2).await;
+    assert!(published(somebody().publishes(&*remote, "a").await));
+    assert_eq!((first.calls("AuthPublish"), second.calls("AuthPublish")), (1, 1));
+
+    second.kill();
+    seen.until(|seen| seen.healthy_now() == 1).await;
+    assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unavailable);
+    assert_eq!(first.calls("AuthPublish"), 2, "never twice on one connection");
+}
+
+#[tokio::test]
+async fn a_service_that_dies_in_the_middle_of_a_question_is_replaced_by_the_next() {
+    let first = Running::start(Service { publish: Box::new(|_| Play::Never), ..Service::default() }).await;
+    let second = Running::start(Service::default()).await;
+    let (remote, seen) = remote(&[&first.url, &second.url], AMPLE);
+    seen.until(|seen| seen.healthy_now() == 2).await;
+    let asked = somebody();
+    let question = asked.publishes(&*remote, "a");
+    let dies = async {
+        first.until_called("AuthPublish").await;
+        first.kill();
+    };
+    let (ruling, ()) = tokio::join!(question, dies);
+    assert!(published(ruling));
+}
+
+#[tokio::test]
+async fn a_restart_is_waited_for() {
+    let service = Running::start(Service::default()).await;
+    let address = service.address();
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    assert!(admitted(somebody().connects(&*remote).await));
+    service.stop().await;
+    let service = Running::start_at(address, Service::default()).await;
+    seen.until(|seen| seen.endpoint_changes().len() >= 3).await;
+    assert!(admitted(somebody().connects(&*remote).await));
+    assert_eq!(service.calls("Hello"), 1, "the new one is asked what it wants");
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_as_well() {
+    let path = std::env::temp_dir().join(format!("mproxy-policy-{}.sock", std::process::id()));
+    let service = Running::start_unix(&path, Service::default()).await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    assert!(admitted(somebody().connects(&*remote).await));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn only_what_hello_wants_is_asked_and_only_so_much_of_it() {
+    let wants = vec![
+        want(wire::Hook::AuthConnect),
+        wire::Want {
+            topic_filters: vec!["a/#".to_owned()],
+            payload_limit: 4,
+            ..want(wire::Hook::AuthPublish)
+        },
+        want(wire::Hook::AuthDeliver),
+    ];
+    let service = Running::start(Service {
+        hello: Some(hello(wants)),
+        publish: Box::new(|asked| {
+            let (payload, size) = (&asked.get_ref().payload, asked.get_ref().payload_size);
+            assert_eq!((payload.is_some(), size <= 4), (size <= 4, size <= 4));
+            Play::Answer(service::allow_publish())
+        }),
+        ..Service::default()
+    })
+    .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    assert_eq!(
+        Hook::ALL.map(|hook| Decider::want(&*remote, hook)),
+        [Want::Head, Want::Payload(4), Want::Nothing, Want::Head]
+    );
+    let c1 = somebody();
+    assert_eq!(c1.publishes(&*remote, "b").await, None);
+    assert_eq!(c1.subscribes(&*remote, &["a"]).await, None);
+    assert!(published(c1.publishes(&*remote, "a/b").await));
+    let small = PublishQuestion { payload: Payload::Whole(b"21"), ..c1.publish("a") };
+    assert!(published(common::heard(remote.decide(&Question::Publish(small))).await));
+    assert_eq!(service.calls("AuthPublish"), 2);
+    assert_eq!(Sink::want(&*remote, Kind::Connect), Want::Nothing);
+}
+
+#[tokio::test]
+async fn a_hello_without_sense_makes_the_endpoint_ill() {
+    let nonsense = hello(vec![want(wire::Hook::Unspecified)]);
+    let service = Running::start(Service { hello: Some(nonsense), ..Service::default() }).await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(false).await;
+    assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+    assert!(remote.health()[0].last_error.as_ref().unwrap().contains("without saying which"));
+}
+
+#[tokio::test]
+async fn more_questions_than_turns_wait_within_their_deadline() {
+    let service = Running::start(Service { publish: Box::new(|_| Play::Never), ..Service::default() }).await;
+    let config = RemoteConfig { max_in_flight: 1, ..config(&[&service.url], Duration::from_millis(200)) };
+    let (remote, seen) = started(config);
+    seen.until_healthy(true).await;
+    let asked = (0..10).map(|_| async { failed(somebody().publishes(&*remote, "a").await) });
+    let kinds = futures_util::future::join_all(asked).await;
+    assert_eq!(kinds[0], FailureKind::Deadline, "it had the turn");
+    assert!(kinds.contains(&FailureKind::Overloaded), "{kinds:?}");
+}
+
+fn event(connection: u128, what: Happening) -> Event {
+    Event { peer: numbered(connection, &format!("c{connection}"), None).peer, what }
+}
+
+fn publish_of(connection: u128, topic: &str) -> Event {
+    let published =
+        Published { topic: topic.into(), qos: QoS::AtMostOnce, retain: false, size: 0, payload: None };
+    event(connection, Happening::Publish(Box::new(published)))
+}
+
+const CAME: Happening = Happening::Connect { session_present: false };
+
+#[tokio::test]
+async fn events_are_told_in_order_for_each_connection() {
+    let service = Running::start(Service::default()).await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    for connection in 0..20 {
+        remote.report(event(connection, CAME));
+        for number in 0..10 {
+            remote.report(publish_of(connection, &number.to_string()));
+        }
+    }
+    remote.flush(AMPLE).await;
+    let told = service.told();
+    assert_eq!(told.len(), 220);
+    for connection in 0..20 {
+        let id = format!("c{connection}");
+        let own: Vec<_> = told.iter().filter(|told| told.client_id == id).collect();
+        let what: Vec<_> = own.iter().map(|told| told.what.as_str()).collect();
+        assert_eq!(what, ["connect", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        assert!(own.is_sorted_by_key(|told| told.sequence));
+    }
+    let mut sequences: Vec<_> = told.iter().map(|told| told.sequence).collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=220).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_the_queue_has_no_room_for_is_counted_and_publishes_give_way() {
+    let service = Running::start(Service { tell: Box::new(|| Play::Never), ..Service::default() }).await;
+    // 16 events for each of the 16 ways; connection 1 has one of them.
+    let (remote, seen) = started(RemoteConfig { event_queue: 256, ..config(&[&service.url], AMPLE) });
+    seen.until_healthy(true).await;
+    remote.report(publish_of(1, "in hand"));
+    service.until_called("Publish").await;
+    for _ in 0..100 {
+        remote.report(publish_of(1, "flood"));
+    }
+    assert_eq!(seen.dropped(Kind::Publish, Dropped::QueueFull), 100 - 12);
+    for _ in 0..10 {
+        remote.report(event(1, CAME));
+    }
+    assert_eq!(seen.dropped(Kind::Connect, Dropped::QueueFull), 10 - 4);
+
+    remote.flush(Duration::from_millis(10)).await;
+    assert_eq!(seen.dropped(Kind::Publish, Dropped::Ended), 1 + 12);
+    assert_eq!(seen.dropped(Kind::Connect, Dropped::Ended), 4);
+    remote.report(event(1, CAME));
+    assert_eq!(seen.dropped(Kind::Connect, Dropped::Ended), 5);
+}
+
+#[tokio::test]
+async fn events_that_nobody_wants_or_can_be_told_do_not_pile_up() {
+    let wants = vec![
+        want(wire::Hook::AuthConnect),
+        wire::Want { topic_filters: vec!["a".to_owned()], ..want(wire::Hook::Publish) },
+    ];
+    let broken = || Play::Fail(Status::internal("broken"));
+    let service =
+        Running::start(Service { hello: Some(hello(wants)), tell: Box::new(broken), ..Service::default() })
+            .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    remote.report(event(1, CAME));
+    remote.report(publish_of(1, "b"));
+    remote.report(publish_of(1, "a"));
+    remote.flush(AMPLE).await;
+    assert_eq!((service.calls("Publish"), service.calls("Connect")), (1, 0));
+    assert_eq!(seen.dropped(Kind::Publish, Dropped::CallFailed), 1);
+}
+
+#[tokio::test]
+async fn a_telling_hook_that_is_not_implemented_is_called_once() {
+    let service = Running::start(Service {
+        tell: Box::new(|| Play::Fail(Status::unimplemented("no"))),
+        ..Service::default()
+    })
+    .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    for _ in 0..5 {
+        remote.report(event(1, CAME));
+    }
+    remote.flush(AMPLE).await;
+    assert_eq!(service.calls("Connect"), 1);
+    assert_eq!(seen.calls("Connect"), [CallOutcome::Unwanted]);
+    assert_eq!(Sink::want(&*remote, Kind::Connect), Want::Nothing);
+    assert_eq!(Sink::want(&*remote, Kind::Disconnect), Want::Head);
+}
