@@ -133,6 +133,7 @@ impl Remote {
         self.stop.cancel();
         self.observer.ended().await;
         self.keepers.wait().await;
+        self.board.close();
     }
 
     /// How each endpoint stands, in the order of preference.

@@ -15,10 +15,11 @@ use mproxy_core::policy::{
     Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Question, Ruling,
     Silence, Source, Verdict, Want,
 };
-use mproxy_policy::remote::{HealthState, Remote, RemoteConfig};
+use mproxy_policy::Unwatched;
+use mproxy_policy::remote::{HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_policy::watch::{CallOutcome, Dropped};
 use service::wire::{self, auth_connect_response, auth_publish_response, filter_verdict};
-use service::{Play, Running, Seen, Service};
+use service::{Authority, Play, Running, Seen, Service};
 use tonic::Status;
 
 /// Long enough for a loaded machine where nothing is to be waited for.
@@ -145,6 +146,7 @@ async fn questions_are_answered() {
     assert!(remote.is_ready());
     assert_eq!(remote.health()[0].state, HealthState::Healthy);
     remote.flush(AMPLE).await;
+    assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
 }
 
 #[tokio::test]
@@ -335,6 +337,28 @@ async fn a_unix_socket_serves_as_well() {
     let (remote, _) = remote(&[&service.url], AMPLE);
     assert!(admitted(somebody().connects(&*remote).await));
     std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn https_goes_both_ways() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let service = Running::start_tls(&authority, Service::default()).await;
+    let tls = |ca: &Authority, ours: &Authority| RemoteConfig {
+        tls: RemoteTls { ca: Some(ca.pem()), identity: Some(ours.issue("mproxy")) },
+        ..config(&[&service.url], AMPLE)
+    };
+    let (remote, _) = started(tls(&authority, &authority));
+    assert!(admitted(somebody().connects(&*remote).await));
+    for (ca, ours) in [(&stranger, &authority), (&authority, &stranger)] {
+        let (remote, seen) = started(tls(ca, ours));
+        seen.until_healthy(false).await;
+        assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+        let error = remote.health()[0].last_error.clone().unwrap();
+        assert!(error.to_lowercase().contains("certificate"), "{error}");
+    }
+    let broken = RemoteTls { ca: None, identity: Some((b"no".to_vec(), b"pem".to_vec())) };
+    let config = RemoteConfig { tls: broken, ..config(&[&service.url], AMPLE) };
+    assert!(Remote::start(config, Arc::new(Unwatched)).is_err());
 }
 
 #[tokio::test]

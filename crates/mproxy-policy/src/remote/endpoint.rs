@@ -156,6 +156,10 @@ impl Dialer {
         Ok(Self { place: endpoint.place.clone(), grpc })
     }
 
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self.place, Place::Tcp { tls: true, .. })
+    }
+
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(super) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {

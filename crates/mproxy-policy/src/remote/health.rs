@@ -222,6 +222,15 @@ impl Board {
         before
     }
 
+    /// mproxy ends: all connections are let go.
+    pub(super) fn close(&self) {
+        self.places.send_modify(|places| {
+            for place in places {
+                place.standing = Standing::Ill;
+            }
+        });
+    }
+
     /// The service does not implement a call: it is not made again on this connection.
     pub(super) fn unwanted(&self, line: &Line, rpc: Rpc) {
         self.places.send_modify(|places| {

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::endpoint::Dialer;
 use super::health::{Board, Line};
+use super::unary::{chain, said};
 use crate::contract::{Hello, Rpc, Service, Wants};
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
@@ -83,7 +84,12 @@ impl Keeper {
                 info!(endpoint = self.url, "policy service has no Hello: asked and told everything");
                 Wants::everything()
             }
-            Err(status) => return Err(format!("Hello: {:?}: {}", status.code(), status.message())),
+            Err(status) => {
+                // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
+                let hung_up = self.dialer.is_tls() && status.source().is_some();
+                let hint = if hung_up { " (does the service accept mproxy's certificate?)" } else { "" };
+                return Err(format!("Hello: {}{hint}", said(&status)));
+            }
         };
         Ok(Line::new(&self.url, service, wants, gone))
     }
@@ -109,20 +115,6 @@ fn pause(failures: u32) -> Duration {
     // Each RandomState has keys of its own; that is random enough for a pause.
     let random = RandomState::new().build_hasher().finish();
     longest.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64).max(Duration::from_millis(5))
-}
-
-/// The error with its causes: the first level alone says "transport error".
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

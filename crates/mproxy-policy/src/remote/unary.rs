@@ -199,8 +199,27 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         Code::OutOfRange => FailureKind::Unreadable,
         _ => FailureKind::Unavailable,
     };
-    let name = rpc.name();
-    Failure::new(kind, format!("{name}: {:?}: {}", status.code(), status.message()))
+    Failure::new(kind, format!("{}: {}", rpc.name(), said(status)))
+}
+
+/// A status in one line, with its causes where it arose on our side.
+pub(super) fn said(status: &Status) -> String {
+    let causes = status.source().map(|source| format!(": {}", chain(source))).unwrap_or_default();
+    format!("{:?}: {}{causes}", status.code(), status.message())
+}
+
+/// The error with its causes: the first level alone says "transport error".
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Whether the call broke with its transport; a status that the service sent has no cause on our side.

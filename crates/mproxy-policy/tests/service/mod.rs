@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::transport::Server;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 #[allow(unreachable_pub, unused_qualifications, missing_docs, dead_code, clippy::all, reason = "generated")]
@@ -223,16 +223,41 @@ impl Running {
         Self::play(url, None, Listener::Tcp(listener), None)
     }
 
+    /// A service behind TLS that asks for a certificate of the same authority.
+    pub(crate) async fn start_tls(authority: &Authority, service: Service) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let (chain, key) = authority.issue("localhost");
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(chain, key))
+            .client_ca_root(Certificate::from_pem(authority.pem()));
+        Self::play_behind(Some(tls), url, None, Listener::Tcp(listener), Some(service))
+    }
+
     fn play(url: String, address: Option<SocketAddr>, listener: Listener, service: Option<Service>) -> Self {
+        Self::play_behind(None, url, address, listener, service)
+    }
+
+    fn play_behind(
+        tls: Option<ServerTlsConfig>,
+        url: String,
+        address: Option<SocketAddr>,
+        listener: Listener,
+        service: Option<Service>,
+    ) -> Self {
         let (log, seen) = watch::channel(Log::default());
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
+            let mut server = Server::builder();
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).unwrap();
+            }
             let router = match service {
-                Some(service) => Server::builder().add_service(HooksServer::new(Player { service, log })),
-                None => Server::builder().add_service(Garbage),
+                Some(service) => server.add_service(HooksServer::new(Player { service, log })),
+                None => server.add_service(Garbage),
             };
             let stopped = async { drop(stopped.await) };
             match listener {
@@ -292,6 +317,30 @@ impl Drop for Running {
         if let Some(runtime) = self.runtime.lock().unwrap().take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// A certificate authority for one test.
+pub(crate) struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self(rcgen::CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> Vec<u8> {
+        self.0.pem().into_bytes()
+    }
+
+    /// A certificate and its key.
+    pub(crate) fn issue(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
     }
 }
 
