@@ -6,8 +6,20 @@
 //! | [`cli`] | the command line |
 //! | [`telemetry`] | log and metrics |
 //! | [`admin`] | health, metrics and the admin API over HTTP |
+//! | [`app`] | the composition root: builds the house, opens its doors, sees it through to its end |
+//! | `serve` | from a listener to running connections |
+//! | `relay` | the task of one connection: bytes between two streams and a session |
+//! | `registry` | who is connected, and a word to them |
+//! | `drain` | the end of the process |
+//! | [`demo`] | the embedded broker and the page of `mproxy demo` |
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
+mod drain;
+mod registry;
+mod relay;
+mod serve;
 pub mod telemetry;

@@ -1,0 +1,350 @@
+//! The composition root: the only file that knows everybody. Builds the house from its configuration, opens its doors,
+//! and sees it through to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_core::chain::Chain;
+use mproxy_core::event::{Nobody, Sink};
+use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Limits, Setting};
+use mproxy_policy::acl::{Acl, AclAdviser};
+use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
+use mproxy_tcp::{ListenOptions, Listener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::admin::view::{EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView};
+use crate::admin::{self, Admin};
+use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check};
+use crate::drain::drain;
+use crate::serve::{Broker, House, Serving};
+use crate::telemetry::log::LogHandle;
+use crate::telemetry::metrics::Metrics;
+
+/// Events that wait for the policy service at most, over all connections. Beyond, they are dropped and counted.
+const EVENT_QUEUE: usize = 16 << 10;
+
+/// Questions that are open at the policy service at most. The others wait within their deadline.
+const QUESTIONS: usize = 4096;
+
+/// How long events that still wait may take at the end of the process.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// A house with open doors.
+pub struct App {
+    config: Config,
+    state: Arc<State>,
+    acl: Option<Arc<AclAdviser>>,
+    remote: Option<Arc<Remote>>,
+    log: LogHandle,
+    stop_admin: CancellationToken,
+    admin: tokio::task::JoinHandle<()>,
+    /// Where each listener listens, by name, and the admin API last.
+    bound: Vec<(String, SocketAddr)>,
+}
+
+/// What the admin API sees.
+struct State {
+    house: Arc<House>,
+    remote: Option<Arc<Remote>>,
+    listeners: Vec<ListenerReadiness>,
+    /// Cancelled when the house is to be drained.
+    drain: CancellationToken,
+}
+
+/// The advisers, in the order in which they are asked.
+struct Advisers {
+    chain: Arc<dyn Decider>,
+    sink: Arc<dyn Sink>,
+    acl: Option<Arc<AclAdviser>>,
+    remote: Option<Arc<Remote>>,
+}
+
+impl App {
+    /// Builds everything and binds every listener. `rules` take the place of the rule file.
+    ///
+    /// # Errors
+    /// What could not be loaded or bound. Nothing stays open then.
+    pub async fn open(loaded: Loaded, rules: Option<Acl>, log: LogHandle) -> anyhow::Result<Self> {
+        let shown = check::view(&loaded);
+        let config = loaded.config;
+        let metrics = Arc::new(Metrics::new());
+        let acl = match (rules, &config.acl_file) {
+            (Some(rules), _) => Some(rules),
+            (None, Some(path)) => Some(Acl::load(path)?),
+            (None, None) => None,
+        };
+        let mut doors = Vec::new();
+        for listener in &config.listeners {
+            let open = Listener::bind(&listener.host, listener.port, ListenOptions::default())
+                .await
+                .with_context(|| format!("listener {}", listener.name))?;
+            doors.push(open);
+        }
+        let admin_door = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
+            .await
+            .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
+        let advisers = advise(&config, acl, &metrics)?;
+
+        let house =
+            Arc::new(House::new(&config.instance, config.max_connections, Arc::clone(&advisers.sink)));
+        let mut bound: Vec<_> = Vec::new();
+        for (listener, open) in config.listeners.iter().zip(doors) {
+            let address = open.local_addr();
+            bound.push((listener.name.clone(), address));
+            info!(target = %listener.target, "{} listening on {address}", listener.name);
+            let limits = Limits {
+                max_packet_size: listener.max_packet_size,
+                connect_timeout: listener.connect_timeout,
+                ..Limits::default()
+            };
+            let dial_timeout = limits.dial_timeout;
+            let serving = Serving {
+                house: Arc::clone(&house),
+                name: listener.name.as_str().into(),
+                setting: Arc::new(Setting {
+                    decider: Arc::clone(&advisers.chain),
+                    sink: Arc::clone(&advisers.sink),
+                    meter: Arc::clone(&metrics) as _,
+                    limits,
+                    on_error: on_errors(config.policy.as_ref()),
+                }),
+                broker: Arc::new(Broker { target: listener.target.clone(), within: dial_timeout }),
+                door: metrics.listener(&listener.name),
+                max_connections: listener.max_connections,
+                open: Arc::new(AtomicUsize::new(0)),
+            };
+            house.tasks.spawn(serving.run(open));
+        }
+        let state = Arc::new(State {
+            house,
+            remote: advisers.remote.clone(),
+            listeners: bound
+                .iter()
+                .map(|(name, address)| ListenerReadiness {
+                    name: name.clone(),
+                    bound: Some(address.to_string()),
+                })
+                .collect(),
+            drain: CancellationToken::new(),
+        });
+        let address = admin_door.local_addr()?;
+        bound.push(("admin".to_owned(), address));
+        info!("admin listening on {address}");
+        let stop_admin = CancellationToken::new();
+        let admin = admin::serve(
+            admin_door,
+            Admin {
+                house: Arc::clone(&state) as _,
+                metrics,
+                log: log.clone(),
+                config: Arc::new(shown),
+                token: config.admin.token.clone(),
+            },
+            stop_admin.clone().cancelled_owned(),
+        );
+        let Advisers { acl, remote, .. } = advisers;
+        Ok(Self { config, state, acl, remote, log, stop_admin, admin, bound })
+    }
+
+    /// Where everybody listens: each listener by its name, then `admin`.
+    #[must_use]
+    pub fn bound(&self) -> &[(String, SocketAddr)] {
+        &self.bound
+    }
+
+    /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
+    /// the rule file anew, and the log level from `level`.
+    ///
+    /// # Errors
+    /// Where signals cannot be listened to.
+    pub async fn run(mut self, level: impl Fn() -> Result<LogLevel, Problems>) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        loop {
+            let Signals { terminate, interrupt, hangup } = &mut signals;
+            tokio::select! {
+                () = self.state.drain.cancelled() => break,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.reload(level()).await,
+            }
+        }
+        self.state.drain.cancel();
+        self.state.house.closing.cancel();
+        tokio::select! {
+            () = self.end() => {}
+            () = signals.end() => warn!("ended at once by a second signal"),
+        }
+        Ok(())
+    }
+
+    /// Ends in order: connections first, then what they told, then the admin API.
+    async fn end(&mut self) {
+        drain(&self.state.house, self.config.drain_timeout).await;
+        if let Some(remote) = &self.remote {
+            remote.flush(LAST_EVENTS).await;
+        }
+        self.stop_admin.cancel();
+        // It ends by itself once nobody is being answered; its task never panics.
+        let _ = tokio::time::timeout(LAST_EVENTS, &mut self.admin).await;
+    }
+
+    async fn reload(&self, level: Result<LogLevel, Problems>) {
+        match level {
+            Ok(level) => self.log.set(level),
+            Err(problems) => warn!("SIGHUP: the configuration is kept as it was: {problems}"),
+        }
+        let Some(acl) = self.acl.clone() else { return };
+        // Reads a file: not on a runtime thread.
+        match tokio::task::spawn_blocking(move || acl.reload().map(|()| acl.size())).await {
+            Ok(Ok((users, rules))) => info!(users, rules, "SIGHUP: rule file read anew"),
+            Ok(Err(faults)) => error!("SIGHUP: the rules are kept as they were:\n{faults}"),
+            Err(panicked) => error!("SIGHUP: the rules are kept as they were: {panicked}"),
+        }
+    }
+}
+
+impl admin::House for State {
+    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
+        self.house.registry.page(filter, after, limit)
+    }
+
+    fn session(&self, connection_id: Uuid) -> Option<SessionView> {
+        self.house.registry.view(connection_id)
+    }
+
+    fn kick(&self, connection_id: Uuid, reason: u8) -> bool {
+        self.house.registry.kick(connection_id, ReasonCode(reason))
+    }
+
+    fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    fn readiness(&self) -> Readiness {
+        let draining = self.drain.is_cancelled();
+        let mut listeners = self.listeners.clone();
+        if draining {
+            listeners.iter_mut().for_each(|listener| listener.bound = None);
+        }
+        Readiness { draining, listeners }
+    }
+
+    fn policy_health(&self) -> Vec<EndpointHealth> {
+        let Some(remote) = &self.remote else { return Vec::new() };
+        let view = |health: mproxy_policy::remote::EndpointHealth| EndpointHealth {
+            endpoint: health.url,
+            healthy: health.state == HealthState::Healthy,
+            error: health.last_error,
+        };
+        remote.health().into_iter().map(view).collect()
+    }
+}
+
+/// Signals that end or reload the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be listened to");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
+    let remote = match &config.policy {
+        Some(policy) => {
+            let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
+            Some(Remote::start(remote_config(config, policy, silence)?, Arc::clone(metrics) as _)?)
+        }
+        None => None,
+    };
+    let acl = acl.map(|acl| {
+        Arc::new(match &remote {
+            Some(remote) => AclAdviser::before(acl, Arc::clone(remote) as _),
+            None => AclAdviser::alone(acl),
+        })
+    });
+    let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
+    if let Some(acl) = &acl {
+        let (users, rules) = acl.size();
+        info!(users, rules, "rule file in force");
+        deciders.push(Arc::clone(acl) as _);
+    }
+    if let Some(remote) = &remote {
+        deciders.push(Arc::clone(remote) as _);
+    }
+    let sink: Arc<dyn Sink> = match &remote {
+        Some(remote) => Arc::clone(remote) as _,
+        None => Arc::new(Nobody),
+    };
+    Ok(Advisers { chain: Arc::new(Chain::new(deciders)), sink, acl, remote })
+}
+
+fn remote_config(
+    config: &Config,
+    policy: &PolicyConfig,
+    if_unwanted: Silence,
+) -> anyhow::Result<RemoteConfig> {
+    let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
+    Ok(RemoteConfig {
+        endpoints: endpoints?,
+        timeout: policy.timeout,
+        instance: config.instance.as_str().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        event_queue: EVENT_QUEUE,
+        max_in_flight: QUESTIONS,
+        tls: remote_tls(&policy.tls)?,
+        if_unwanted,
+    })
+}
+
+fn remote_tls(tls: &ClientTls) -> anyhow::Result<RemoteTls> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).with_context(|| format!("policy service: {} cannot be read", path.display()))
+    };
+    Ok(RemoteTls {
+        ca: tls.ca_certs.as_deref().map(read).transpose()?,
+        identity: match &tls.identity {
+            Some((cert, key)) => Some((read(cert)?, read(key)?)),
+            None => None,
+        },
+    })
+}
+
+fn on_errors(policy: Option<&PolicyConfig>) -> OnErrors {
+    let Some(PolicyConfig { on_error, .. }) = policy else { return OnErrors::default() };
+    let core = |on_error| match on_error {
+        OnError::Deny => CoreOnError::Deny,
+        OnError::Allow => CoreOnError::Allow,
+    };
+    OnErrors {
+        connect: core(on_error.connect),
+        publish: core(on_error.publish),
+        subscribe: core(on_error.subscribe),
+        deliver: core(on_error.deliver),
+    }
+}

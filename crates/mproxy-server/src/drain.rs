@@ -1,0 +1,37 @@
+//! The end of the process: who hears of it when, and how long it may take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::registry::Word;
+use crate::serve::House;
+
+/// Connections told to leave per millisecond at most: clients that are told all at once come back all at once.
+const PER_MILLISECOND: u32 = 1;
+
+/// Lets every connection end, within `within`. The house must be closed already.
+pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
+    let deadline = Instant::now() + within;
+    let all = house.registry.all();
+    info!(connections = all.len(), ?within, "draining");
+    // Spread over at most half of the time, so that the last ones told have the other half to finish.
+    let pace = (within / 2 / u32::try_from(all.len()).unwrap_or(u32::MAX).max(1))
+        .min(Duration::from_millis(1) / PER_MILLISECOND);
+    let start = Instant::now();
+    for (told, handle) in (1..).zip(&all) {
+        handle.say(Word::Drain);
+        if told % 64 == 0 {
+            sleep_until(start + pace * told).await;
+        }
+    }
+    drop(all);
+    house.tasks.close();
+    if timeout_at(deadline, house.tasks.wait()).await.is_err() {
+        warn!(connections = house.tasks.len(), "drain timeout: the rest is cut");
+    } else {
+        info!("drained");
+    }
+}

@@ -1,0 +1,289 @@
+//! Who is connected: what the admin API shows of each connection, and the way to say a word to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Context;
+use std::time::SystemTime;
+
+use futures_util::task::AtomicWaker;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_core::Peer;
+use mproxy_core::event::Traffic;
+use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::admin::view::{Page, SessionFilter, SessionView, Timestamp, TrafficView};
+
+/// Connections looked at while the registry is locked, when a page of them is asked for.
+const AT_A_TIME: usize = 1024;
+
+/// Said to a connection from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// mproxy is being stopped.
+    Drain,
+    /// It shall end, with this reason.
+    Kick(ReasonCode),
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Connecting,
+    Admitting,
+    Dialing,
+    Open,
+    Closing,
+}
+
+impl Stage {
+    const NAMES: [&'static str; 5] = ["connecting", "admitting", "dialling", "open", "closing"];
+}
+
+/// One connection, as others see it. Its task writes; the admin API reads, and leaves a word.
+pub(crate) struct Handle {
+    id: ConnectionId,
+    epoch: u64,
+    listener: Arc<str>,
+    transport: Transport,
+    remote: SocketAddr,
+    local: SocketAddr,
+    accepted: SystemTime,
+    peer: OnceLock<Arc<Peer>>,
+    stage: AtomicU8,
+    traffic: [AtomicU64; 4],
+    /// 0: none. 1: drain. 256 and more: kick, with the reason in the low byte. A kick wins over a drain.
+    word: AtomicU16,
+    waker: AtomicWaker,
+}
+
+const NO_WORD: u16 = 0;
+const DRAIN: u16 = 1;
+const KICK: u16 = 0x100;
+
+impl Handle {
+    pub(crate) fn new(origin: &Origin) -> Self {
+        Self {
+            id: origin.connection_id,
+            epoch: origin.epoch,
+            listener: Arc::clone(&origin.listener),
+            transport: origin.transport,
+            remote: origin.remote,
+            local: origin.local,
+            accepted: SystemTime::now(),
+            peer: OnceLock::new(),
+            stage: AtomicU8::new(Stage::Connecting as u8),
+            traffic: Default::default(),
+            word: AtomicU16::new(NO_WORD),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Says a word to its task.
+    pub(crate) fn say(&self, word: Word) {
+        let code = match word {
+            Word::Drain => DRAIN,
+            Word::Kick(reason) => KICK | u16::from(reason.0),
+        };
+        self.word.fetch_max(code, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// For its task: the word that was said since the last time. The task is woken by the next one.
+    pub(crate) fn poll_word(&self, cx: &Context<'_>) -> Option<Word> {
+        self.waker.register(cx.waker());
+        if self.word.load(Ordering::Acquire) == NO_WORD {
+            return None;
+        }
+        match self.word.swap(NO_WORD, Ordering::AcqRel) {
+            NO_WORD => None,
+            DRAIN => Some(Word::Drain),
+            kick => Some(Word::Kick(ReasonCode((kick & 0xFF) as u8))),
+        }
+    }
+
+    pub(crate) fn reached(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(crate) const fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    pub(crate) fn peer(&self) -> Option<&Arc<Peer>> {
+        self.peer.get()
+    }
+
+    pub(crate) fn met(&self, peer: &Arc<Peer>) {
+        if self.peer.set(Arc::clone(peer)).is_ok()
+            && self.stage.load(Ordering::Relaxed) != Stage::Closing as u8
+        {
+            self.reached(Stage::Open);
+        }
+    }
+
+    pub(crate) fn count(&self, traffic: Traffic) {
+        let counts =
+            [traffic.client_packets, traffic.client_bytes, traffic.broker_packets, traffic.broker_bytes];
+        for (shown, count) in self.traffic.iter().zip(counts) {
+            shown.store(count, Ordering::Relaxed);
+        }
+    }
+
+    fn view(&self) -> SessionView {
+        let peer = self.peer();
+        let count = |at: usize| self.traffic[at].load(Ordering::Relaxed);
+        SessionView {
+            connection_id: Uuid::from_u128(self.id.0),
+            epoch: self.epoch,
+            client_id: peer.map(|peer| peer.client_id.to_string()),
+            username: peer.and_then(|peer| peer.username.as_ref().map(ToString::to_string)),
+            listener: self.listener.to_string(),
+            transport: self.transport.name(),
+            remote: self.remote.to_string(),
+            local: self.local.to_string(),
+            protocol: peer.map(|peer| peer.version.to_string()),
+            connected_since: Timestamp(self.accepted),
+            phase: Stage::NAMES
+                .get(usize::from(self.stage.load(Ordering::Relaxed)))
+                .copied()
+                .unwrap_or("closing"),
+            traffic: TrafficView {
+                client_packets: count(0),
+                client_bytes: count(1),
+                broker_packets: count(2),
+                broker_bytes: count(3),
+            },
+        }
+    }
+
+    fn passes(&self, filter: &SessionFilter) -> bool {
+        let peer = self.peer();
+        filter.passes(
+            peer.map(|peer| &*peer.client_id),
+            peer.and_then(|peer| peer.username.as_deref()),
+            &self.listener,
+        )
+    }
+}
+
+/// All connections, by id.
+#[derive(Default)]
+pub(crate) struct Registry {
+    connections: Mutex<BTreeMap<u128, Arc<Handle>>>,
+}
+
+impl Registry {
+    pub(crate) fn enter(&self, handle: &Arc<Handle>) {
+        self.connections.lock().insert(handle.id.0, Arc::clone(handle));
+    }
+
+    pub(crate) fn leave(&self, handle: &Handle) {
+        self.connections.lock().remove(&handle.id.0);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+        self.connections.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn view(&self, id: Uuid) -> Option<SessionView> {
+        self.find(id).map(|handle| handle.view())
+    }
+
+    /// Whether there was one to be told.
+    pub(crate) fn kick(&self, id: Uuid, reason: ReasonCode) -> bool {
+        let handle = self.find(id);
+        if let Some(handle) = &handle {
+            handle.say(Word::Kick(reason));
+        }
+        handle.is_some()
+    }
+
+    pub(crate) fn page(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
+        let mut sessions = Vec::new();
+        let mut from = after.map_or(Some(0), |after| after.as_u128().checked_add(1));
+        // One more than asked for tells whether there is a next page.
+        while let Some(start) = from
+            && sessions.len() <= limit
+        {
+            let some: Vec<_> = self
+                .connections
+                .lock()
+                .range(start..)
+                .take(AT_A_TIME)
+                .map(|(_, one)| Arc::clone(one))
+                .collect();
+            from = if some.len() < AT_A_TIME {
+                None
+            } else {
+                some.last().and_then(|one| one.id.0.checked_add(1))
+            };
+            sessions
+                .extend(some.iter().filter(|one| one.passes(filter)).map(|one| one.view()).take(limit + 1));
+        }
+        let more = sessions.len() > limit;
+        sessions.truncate(limit);
+        let next = sessions.last().filter(|_| more).map(|last| last.connection_id);
+        Page { sessions, next }
+    }
+
+    fn find(&self, id: Uuid) -> Option<Arc<Handle>> {
+        self.connections.lock().get(&id.as_u128()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(id: u128, listener: &str) -> Arc<Handle> {
+        let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        Arc::new(Handle::new(&Origin {
+            connection_id: ConnectionId(id),
+            epoch: id as u64,
+            instance: "here".into(),
+            listener: listener.into(),
+            transport: Transport::Tcp,
+            remote: any,
+            local: any,
+            tls: None,
+            ws: None,
+        }))
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gap_or_overlap() {
+        let registry = Registry::default();
+        for id in 1..=5 {
+            registry.enter(&handle(id, if id % 2 == 1 { "odd" } else { "even" }));
+        }
+        let all = SessionFilter::default();
+        let first = registry.page(&all, None, 2);
+        let ids = |page: &Page| page.sessions.iter().map(|one| one.epoch).collect::<Vec<_>>();
+        assert_eq!(ids(&first), [1, 2]);
+        let second = registry.page(&all, first.next, 2);
+        assert_eq!(ids(&second), [3, 4]);
+        let last = registry.page(&all, second.next, 2);
+        assert_eq!((ids(&last), last.next), (vec![5], None));
+        let odd = SessionFilter { listener: Some("odd".into()), ..all };
+        assert_eq!(ids(&registry.page(&odd, None, 10)), [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_kick_is_not_lost_to_a_drain() {
+        let one = handle(1, "mqtt");
+        one.say(Word::Kick(ReasonCode::ADMINISTRATIVE_ACTION));
+        one.say(Word::Drain);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(one.poll_word(&cx), Some(Word::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
+        assert_eq!(one.poll_word(&cx), None);
+    }
+}

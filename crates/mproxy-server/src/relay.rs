@@ -1,0 +1,332 @@
+//! The task of one connection: carries bytes between the two streams and the session, and does what the session wants
+//! done. It looks into no packet and decides nothing.
+//!
+//! One hand-written future owns everything: both streams, both boxes, the session, the answers it waits for, the dial
+//! and the one timer. Each turn is a row of single polls whose buffers live outside of them, so nothing can be lost
+//! half-way; dropping the whole future drops the connection.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `chunk` | buffers that are lent for the time of one read |
+//! | `inbox` | what came in and was not taken yet |
+//! | `outbox` | what is to go out and was not written yet |
+//! | `asks` | answers on their way |
+
+mod asks;
+mod chunk;
+mod inbox;
+mod outbox;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use mproxy_core::event::Sink;
+use mproxy_core::fault::{Closed, Unreachable};
+use mproxy_core::{Effect, Fault, Session, Side};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
+
+use self::asks::Asks;
+use self::inbox::{Came, Inbox};
+use self::outbox::Outbox;
+use crate::registry::{Handle, Stage, Word};
+
+/// Rounds of polls before others on this thread get their turn.
+const TURNS: usize = 8;
+
+/// Bytes waiting to be written to either side over which nothing more is read from either.
+const MARK: usize = 128 << 10;
+
+/// Bytes that are read while the session cannot take them yet (before CONNACK), to see early that the client has gone.
+const AHEAD: usize = 16 << 10;
+
+/// A stream to the broker on its way.
+pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>> + Send>>;
+
+/// What a relay needs of the house.
+pub(crate) trait Doors<S>: Send + Sync {
+    /// Reaches the broker.
+    fn dial(&self) -> Dialing<S>;
+}
+
+/// One connection. Resolves to the reason of its end.
+pub(crate) struct Relay<S> {
+    session: Session,
+    handle: Arc<Handle>,
+    sink: Arc<dyn Sink>,
+    doors: Arc<dyn Doors<S>>,
+    client: End<S>,
+    broker: End<S>,
+    asks: Asks,
+    dialing: Option<Dialing<S>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// When `timer` goes off.
+    armed: Option<Instant>,
+    over: Option<Box<Fault>>,
+}
+
+/// One of the two streams with its boxes.
+struct End<S> {
+    /// `None` before the dial and after the end.
+    stream: Option<S>,
+    inbox: Inbox,
+    outbox: Outbox,
+    closing: Closing,
+}
+
+/// How far the end of our half of a stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// It is in use.
+    Open,
+    /// It ends when the outbox is empty.
+    Asked,
+    /// It has ended. What still comes in is thrown away.
+    Shut,
+}
+
+impl<S> End<S> {
+    fn new(stream: Option<S>) -> Self {
+        Self { stream, inbox: Inbox::default(), outbox: Outbox::default(), closing: Closing::Open }
+    }
+
+    fn drop_stream(&mut self) {
+        self.stream = None;
+        self.inbox = Inbox::default();
+        self.outbox = Outbox::default();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
+    pub(crate) fn new(
+        client: S,
+        session: Session,
+        handle: Arc<Handle>,
+        sink: Arc<dyn Sink>,
+        doors: Arc<dyn Doors<S>>,
+    ) -> Self {
+        Self {
+            session,
+            handle,
+            sink,
+            doors,
+            client: End::new(Some(client)),
+            broker: End::new(None),
+            asks: Asks::default(),
+            dialing: None,
+            timer: None,
+            armed: None,
+            over: None,
+        }
+    }
+
+    /// Who it was, for the log of its end.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn end(&mut self, side: Side) -> &mut End<S> {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        }
+    }
+
+    /// Does what the session wants done, until it wants nothing more.
+    fn effects(&mut self) {
+        while let Some(effect) = self.session.poll_effect() {
+            match effect {
+                Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
+                Effect::Dial => {
+                    self.handle.reached(Stage::Dialing);
+                    self.dialing = Some(self.doors.dial());
+                }
+                Effect::Ask { id, pending } => {
+                    if self.session.opening() {
+                        self.handle.reached(Stage::Admitting);
+                    }
+                    self.asks.push(id, pending);
+                }
+                Effect::Shut { side } => {
+                    self.handle.reached(Stage::Closing);
+                    self.end(side).closing = Closing::Asked;
+                }
+                Effect::Report(event) => self.sink.report(event),
+                Effect::Done(fault) => self.over = Some(fault),
+            }
+        }
+    }
+
+    /// Words from outside: kicks and drains.
+    fn poll_word(&mut self, cx: &Context<'_>, now: Instant) {
+        match self.handle.poll_word(cx) {
+            None => {}
+            Some(Word::Drain) => self.session.drain(now),
+            Some(Word::Kick(reason)) => self.session.revoke(reason, now),
+        }
+    }
+
+    fn poll_dial(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(dialing) = &mut self.dialing else { return false };
+        let Poll::Ready(outcome) = dialing.as_mut().poll(cx) else { return false };
+        self.dialing = None;
+        let outcome = outcome.map(|stream| self.broker.stream = Some(stream));
+        self.session.dialed(outcome, now);
+        true
+    }
+
+    fn poll_asks(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some((id, ruling))) = self.asks.poll(cx) {
+            self.session.decide(id, ruling, now);
+            self.effects();
+            any = true;
+        }
+        any
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let at = self.session.poll_timeout();
+        if at != self.armed {
+            self.armed = at;
+            match (at, &mut self.timer) {
+                (None, timer) => *timer = None,
+                (Some(at), Some(timer)) => timer.as_mut().reset(at.into()),
+                (Some(at), timer @ None) => *timer = Some(Box::pin(tokio::time::sleep_until(at.into()))),
+            }
+        }
+        let Some(timer) = &mut self.timer else { return false };
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.armed = None;
+        self.timer = None;
+        self.session.handle_timeout(now.max(at.unwrap_or(now)));
+        true
+    }
+
+    /// Reads from that side if anybody wants it, and lets the session have it.
+    fn poll_read(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
+        let crowded = self.client.outbox.len() > MARK || self.broker.outbox.len() > MARK;
+        let end = match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        };
+        let Some(stream) = &mut end.stream else { return false };
+        if end.closing == Closing::Shut {
+            return match end.inbox.discard(stream, cx) {
+                Poll::Pending => false,
+                Poll::Ready(how) => {
+                    end.drop_stream();
+                    self.session.closed(side, how, now);
+                    true
+                }
+            };
+        }
+        let wanted = self.session.wants_read(side);
+        let ahead = side == Side::Client && self.session.opening() && end.inbox.len() < AHEAD;
+        let ended = end.inbox.ended();
+        if end.inbox.blocked() {
+            if wanted {
+                end.inbox.offer(&mut self.session, side, now);
+                return true;
+            }
+            if !ahead || ended.is_some() {
+                return false;
+            }
+        } else if let Some(how) = ended {
+            // What came before the end has been taken, or is the beginning of a packet that never came whole.
+            end.drop_stream();
+            self.session.closed(side, how, now);
+            return true;
+        }
+        if (!wanted && !ahead) || crowded {
+            return false;
+        }
+        match end.inbox.read(stream, cx, wanted.then_some((&mut self.session, side, now))) {
+            Came::Nothing => {
+                if let Some(error) = end.outbox.broken() {
+                    // It cannot be written to, and says nothing more: it is gone.
+                    end.drop_stream();
+                    self.session.closed(side, error, now);
+                    return true;
+                }
+                false
+            }
+            Came::Something => true,
+        }
+    }
+
+    /// Writes what waits for that side, and ends our half of the stream where that is asked.
+    fn poll_write(&mut self, side: Side, cx: &mut Context<'_>) -> bool {
+        let end = self.end(side);
+        let Some(stream) = &mut end.stream else { return false };
+        let wrote = end.outbox.write(stream, cx);
+        if end.closing == Closing::Asked && end.outbox.is_empty() {
+            // A stream that cannot be ended in order is ended by dropping it.
+            if Pin::new(stream).poll_shutdown(cx).is_ready() {
+                end.closing = Closing::Shut;
+                return true;
+            }
+        }
+        wrote
+    }
+
+    /// What others may know of this connection.
+    fn publish(&self) {
+        if self.handle.peer().is_none()
+            && !self.session.opening()
+            && let Some(peer) = self.session.peer()
+        {
+            self.handle.met(peer);
+        }
+        self.handle.count(self.session.traffic());
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Relay<S> {
+    type Output = Box<Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        // One look at the clock for all that happens now.
+        let now = Instant::now();
+        this.poll_word(cx, now);
+        for _ in 0..TURNS {
+            let mut moved = this.poll_dial(cx, now);
+            this.effects();
+            moved |= this.poll_asks(cx, now);
+            moved |= this.poll_read(Side::Client, cx, now);
+            this.effects();
+            moved |= this.poll_read(Side::Broker, cx, now);
+            this.effects();
+            moved |= this.poll_timer(cx, now);
+            this.effects();
+            moved |= this.poll_write(Side::Broker, cx);
+            moved |= this.poll_write(Side::Client, cx);
+            if let Some(fault) = this.over.take() {
+                this.publish();
+                return Poll::Ready(fault);
+            }
+            if !moved {
+                this.publish();
+                return Poll::Pending;
+            }
+        }
+        this.publish();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// How a stream that gave this error ended.
+fn failed(error: &io::Error) -> Closed {
+    Closed::Error(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests;

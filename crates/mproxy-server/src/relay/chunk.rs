@@ -1,0 +1,54 @@
+//! Buffers that are lent for the time of one read. An idle connection holds none.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// Bytes of one buffer: what one read takes at most.
+pub(super) const SIZE: usize = 64 << 10;
+
+/// Buffers that one thread keeps for the next read. More than one is in use only while written-out bytes still wait
+/// in some outbox.
+const KEPT: usize = 4;
+
+thread_local! {
+    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer of [`SIZE`] bytes.
+pub(super) fn lease() -> BytesMut {
+    POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(SIZE))
+}
+
+/// Takes a buffer back. One whose bytes are still held by somebody is left to them.
+pub(super) fn give_back(mut chunk: BytesMut) {
+    chunk.clear();
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < KEPT && chunk.try_reclaim(SIZE) {
+            pool.push(chunk);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_once_nobody_holds_a_part_of_it() {
+        POOL.with_borrow_mut(Vec::clear);
+        let mut chunk = lease();
+        chunk.extend_from_slice(b"abc");
+        let held = chunk.split_to(3).freeze();
+        give_back(chunk);
+        assert_eq!(POOL.with_borrow(Vec::len), 0);
+        drop(held);
+
+        let mut chunk = lease();
+        chunk.extend_from_slice(b"abc");
+        drop(chunk.split_to(3).freeze());
+        give_back(chunk);
+        assert_eq!(POOL.with_borrow(Vec::len), 1);
+        assert!(lease().capacity() >= SIZE);
+    }
+}

@@ -1,0 +1,1 @@
+//! Scenes of the relay over in-memory streams.
