@@ -8,7 +8,8 @@ use crate::policy::{
     Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
 };
 
-/// Deciders in the order in which they are asked. The first that does not pass has decided.
+/// Deciders in the order in which they are asked. The first that does not pass has decided. One that wants nothing of a
+/// hook is not asked about it, and its silence means nothing there.
 ///
 /// When all pass: denied if one of them [`Denies`](Silence::Denies) by silence, else allowed. A chain of nobody
 /// allows everything, and is never even asked after CONNECT.
@@ -33,15 +34,16 @@ impl Chain {
 
 impl Decider for Chain {
     fn decide(&self, question: &Question<'_>) -> Answer {
+        let hook = question.hook();
         let mut silence = Silence::Abstains;
-        for decider in &self.deciders {
+        for decider in self.deciders.iter().filter(|decider| decider.want(hook) != Want::Nothing) {
             match decider.decide(question) {
                 Answer::Pass if decider.silence() == Silence::Denies => silence = Silence::Denies,
                 Answer::Pass => {}
                 answer @ (Answer::Now(_) | Answer::Later(_)) => return answer,
             }
         }
-        Answer::Now(unspoken(question.hook(), silence))
+        Answer::Now(unspoken(hook, silence))
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -28,7 +28,7 @@ pub enum Happening {
     },
     /// The broker took a PUBLISH (QoS 0: written; 1: PUBACK; 2: PUBREC).
     Publish(Box<Published>),
-    /// The broker answered a SUBSCRIBE that reached it, or mproxy did for it.
+    /// The broker answered a SUBSCRIBE. One that was refused whole never reached it, and is not told of.
     Subscribe {
         /// Each filter as it is in force, with the code that the client was given.
         filters: Box<[(Box<str>, u8)]>,

@@ -21,7 +21,8 @@ pub struct Limits {
     pub dial_timeout: Duration,
     /// How long the broker may think about a CONNECT. Then CONNACK 0x88 / 3.
     pub connack_timeout: Duration,
-    /// How long a side that is to be closed may take to read what is still meant for it. Then it is cut.
+    /// How long a side that is to be closed may take to read what is still meant for it, and verdicts to come for
+    /// packets that a vanished side had sent. Then it is cut. Longer than the advisers' own deadline.
     pub close_timeout: Duration,
 }
 

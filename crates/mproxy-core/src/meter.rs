@@ -2,8 +2,8 @@
 
 use mproxy_codec::types::PacketType;
 
-use crate::peer::Side;
-use crate::policy::{Hook, Source};
+use crate::peer::{Peer, Side};
+use crate::policy::{Failure, Hook, OnError, Source};
 
 /// How a decision came out; a label of the decision counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,10 @@ pub trait Meter: Send + Sync {
 
     /// One decision was taken (a SUBSCRIBE counts one for each filter).
     fn decision(&self, hook: Hook, source: Source, outcome: Outcome);
+
+    /// An answer about this client failed, and this is what that means for the packet. The decision itself is counted
+    /// besides.
+    fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer);
 }
 
 /// A meter that counts nothing.
@@ -48,4 +52,6 @@ impl Meter for Unmetered {
     fn packets(&self, _from: Side, _kind: PacketType, _packets: u64, _bytes: u64) {}
 
     fn decision(&self, _hook: Hook, _source: Source, _outcome: Outcome) {}
+
+    fn failed(&self, _hook: Hook, _failure: &Failure, _rule: OnError, _peer: &Peer) {}
 }

@@ -62,7 +62,7 @@ use crate::fault::{Closed, Fault};
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::peer::{Origin, Peer, Side};
-use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
+use crate::policy::{Decider, Failure, Hook, OnError, Pending, Ruling};
 
 /// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
 /// a whole chunk alive.
@@ -561,6 +561,15 @@ impl Session {
     fn ask(&mut self, from: Side, pending: Pending) {
         let id = AskId { of: publish::asker(from), seq: self.lane(from).next() };
         self.effects.push(Effect::Ask { id, pending });
+    }
+
+    /// What an answer that failed means, told to the meter.
+    fn failed(&self, hook: Hook, failure: &Failure) -> OnError {
+        let rule = self.setting.on_error.of(hook);
+        if let Some(peer) = self.peer() {
+            self.setting.meter.failed(hook, failure, rule, peer);
+        }
+        rule
     }
 
     fn ledger(&mut self) -> &mut Ledger {

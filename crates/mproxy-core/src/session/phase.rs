@@ -173,7 +173,7 @@ impl Session {
             }
         };
         let judged = match judged {
-            Err(Err(failure)) => match self.setting.on_error.connect {
+            Err(Err(failure)) => match self.failed(Hook::Connect, &failure) {
                 OnError::Allow => {
                     source = Source::FailedOpen;
                     Ok((sent, None))

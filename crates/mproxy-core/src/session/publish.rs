@@ -144,7 +144,14 @@ impl Session {
         let written =
             decided.and_then(|change| match self.write_anew(from, &head, topic, change.as_deref()) {
                 Ok(out) => Ok((change, out)),
-                Err(why) => Err((failed_refusal(), Some(Failure::new(FailureKind::Invalid, why)))),
+                // Only a topic that has to be taught anew gets here. It cannot go, whatever the failure rule.
+                Err(why) => {
+                    let failure = Failure::new(FailureKind::Invalid, why);
+                    if let Some(peer) = self.peer() {
+                        self.setting.meter.failed(hook(from), &failure, OnError::Deny, peer);
+                    }
+                    Err((failed_refusal(), Some(failure)))
+                }
             });
         let (change, out) = match written {
             Ok(written) => written,
@@ -261,7 +268,7 @@ impl Session {
         let decided = match decided {
             Ok(change) => Ok(change),
             Err(Ok(refusal)) => Err((refusal, None)),
-            Err(Err(failure)) => match self.setting.on_error.of(hook(from)) {
+            Err(Err(failure)) => match self.failed(hook(from), &failure) {
                 OnError::Allow => {
                     source = Source::FailedOpen;
                     Ok(None)

@@ -157,12 +157,13 @@ impl Session {
                 Err(Failure::new(FailureKind::Invalid, "a verdict to another question"))
             }
         };
-        match (judged, self.setting.on_error.subscribe) {
-            (Ok(decided), _) => (source, decided, None),
-            (Err(_), OnError::Allow) => {
+        let judged = judged.map_err(|failure| (self.failed(Hook::Subscribe, &failure), failure));
+        match judged {
+            Ok(decided) => (source, decided, None),
+            Err((OnError::Allow, _)) => {
                 (Source::FailedOpen, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
             }
-            (Err(failure), OnError::Deny) => {
+            Err((OnError::Deny, failure)) => {
                 let refused = vec![Decision::Refuse(failed_refusal()); requests.len()];
                 (Source::FailedClosed, refused, Some(failure))
             }

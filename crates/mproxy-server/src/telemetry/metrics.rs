@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `mproxy_packets_total`, `mproxy_packet_bytes_total` | from, type | counter |
 //! | `mproxy_decisions_total` | hook, source, outcome | counter |
+//! | `mproxy_answers_failed_total` | hook, kind, rule | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
 //! | `mproxy_sessions` | listener | gauge |
 //! | `mproxy_sessions_ended_total` | listener, cause, whose | counter |
@@ -18,8 +19,8 @@ use std::time::Duration;
 
 use mproxy_codec::types::PacketType;
 use mproxy_core::meter::Outcome;
-use mproxy_core::policy::{Hook, Source};
-use mproxy_core::{Fault, Meter, Side};
+use mproxy_core::policy::{Failure, Hook, OnError, Source};
+use mproxy_core::{Fault, Meter, Peer, Side};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,6 +30,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Format, as_prometheus};
+use super::failures::Failures;
 use super::process::Process;
 use super::tally::Tally;
 
@@ -43,6 +45,7 @@ pub struct Metrics {
     calls: Family<Call, Histogram>,
     endpoints: Family<Endpoint, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
+    failures: Failures,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,7 +114,10 @@ impl Metrics {
         );
         let dropped = Family::default();
         ours.register("events_dropped", "Events that the policy service was not told", dropped.clone());
-        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped }
+        let failures = Failures::default();
+        let help = "Answers that never came or made no sense, and what that meant for the packet";
+        ours.register("answers_failed", help, failures.counted.clone());
+        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped, failures }
     }
 
     /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
@@ -171,6 +177,10 @@ impl Meter for Metrics {
 
     fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
         self.tally.decision(hook, source, outcome);
+    }
+
+    fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
+        self.failures.happened(hook, failure, rule, peer);
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use mproxy_codec::types::PacketType;
+use mproxy_core::Side;
 use mproxy_core::meter::Outcome;
 use mproxy_core::policy::{Hook, Source};
-use mproxy_core::{Meter, Side};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -88,15 +88,15 @@ const fn decision_slot(hook: Hook, source: Source, outcome: Outcome) -> usize {
     (hook as usize * Source::ALL.len() + source as usize) * Outcome::ALL.len() + outcome as usize
 }
 
-impl Meter for Tally {
-    fn packets(&self, from: Side, kind: PacketType, packets: u64, bytes: u64) {
+impl Tally {
+    pub(super) fn packets(&self, from: Side, kind: PacketType, packets: u64, bytes: u64) {
         let counts = self.counts();
         let slot = packet_slot(from, kind);
         counts.packets[slot].fetch_add(packets, Ordering::Relaxed);
         counts.bytes[slot].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
+    pub(super) fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
         self.counts().decisions[decision_slot(hook, source, outcome)].fetch_add(1, Ordering::Relaxed);
     }
 }
