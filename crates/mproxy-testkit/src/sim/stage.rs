@@ -195,7 +195,7 @@ impl Stage {
     pub fn reset(&mut self, side: Side) {
         let pipe = self.pipe(side);
         pipe.unread.clear();
-        pipe.ended.get_or_insert(Closed::Error("reset".into()));
+        pipe.ended.get_or_insert_with(|| Closed::Error("reset".into()));
         self.run();
     }
 

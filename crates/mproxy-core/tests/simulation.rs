@@ -1,0 +1,17 @@
+//! The seeded simulator over many seeds. `MPROXY_SIM_SEEDS=50000` plays more, `MPROXY_SIM_SEED=17` plays one.
+
+use mproxy_testkit::sim::world;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+#[test]
+fn no_packet_is_lost_doubled_overtaken_or_changed() {
+    if let Some(seed) = number("MPROXY_SIM_SEED") {
+        return world::run(seed);
+    }
+    for seed in 0..number("MPROXY_SIM_SEEDS").unwrap_or(10_000) {
+        world::run(seed);
+    }
+}

@@ -1,0 +1,278 @@
+//! One direction, watched at its far end: what arrives must be what was sent, in order, each once, as decided.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::{Buf, BytesMut};
+use mproxy_codec::{Frame, Packet, PacketId, PacketType, Publish, QoS, Sender, Subscribe, Version};
+use mproxy_core::Side;
+use mproxy_core::policy::{Decision, FilterChange, PublishChange};
+
+use super::model::{Message, Sent, What, request, suback, unsubscribe};
+
+/// What a question's key was answered, how often.
+pub(super) type Answered = HashMap<String, u32>;
+
+/// The packets on their way to one side.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) to: Side,
+    version: Version,
+    /// Failed answers let publishes of this direction through.
+    pub(super) open: bool,
+    /// The same for SUBSCRIBEs.
+    pub(super) subscribes_open: bool,
+    /// Somebody decides about publishes in this direction.
+    pub(super) decided: bool,
+    /// Sent, and not arrived.
+    pub(super) sent: VecDeque<Sent>,
+    /// Answers of the session's own that must arrive some time.
+    pub(super) owed: Vec<Vec<u8>>,
+    /// What the receiver takes each alias for.
+    aliases: BTreeMap<u16, String>,
+    /// What the broker knows filters as, where it is not what the client said.
+    renames: HashMap<String, String>,
+    arrived: BytesMut,
+    arrivals: HashMap<String, u32>,
+    /// Nothing may follow.
+    over: bool,
+}
+
+/// What has arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// A packet of the other side's.
+    Theirs,
+    /// One of the session's own.
+    Ours,
+    /// The session's last word.
+    Goodbye,
+}
+
+impl Way {
+    pub(super) fn new(to: Side, version: Version) -> Self {
+        Self {
+            to,
+            version,
+            open: false,
+            subscribes_open: false,
+            decided: false,
+            sent: VecDeque::new(),
+            owed: Vec::new(),
+            aliases: BTreeMap::new(),
+            renames: HashMap::new(),
+            arrived: BytesMut::new(),
+            arrivals: HashMap::new(),
+            over: false,
+        }
+    }
+
+    /// More bytes for the receiver.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.arrived.extend_from_slice(bytes);
+    }
+
+    /// Bytes of a packet that is not whole.
+    pub(super) fn torn(&self) -> usize {
+        self.arrived.len()
+    }
+
+    /// The next whole packet that has arrived.
+    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, String> {
+        let from = self.sender();
+        let Some((frame, _)) =
+            Frame::split(&self.arrived, from, Some(self.version)).map_err(|error| error.to_string())?
+        else {
+            return Ok(None);
+        };
+        let bytes = frame.bytes.to_vec();
+        self.arrived.advance(bytes.len());
+        if self.over { Err("a packet after the last".into()) } else { Ok(Some(bytes)) }
+    }
+
+    pub(super) fn sender(&self) -> Sender {
+        match self.to {
+            Side::Client => Sender::Server,
+            Side::Broker => Sender::Client,
+        }
+    }
+
+    /// Judges a packet that has arrived. `ending`: the session is, so it may say goodbye.
+    pub(super) fn judge(
+        &mut self,
+        bytes: &[u8],
+        packet: &Packet<'_>,
+        answered: &Answered,
+        ending: bool,
+    ) -> Result<Arrival, String> {
+        if let Some(at) = self.owed.iter().position(|owed| owed == bytes) {
+            self.owed.remove(at);
+            return Ok(Arrival::Ours);
+        }
+        if ending
+            && self.to == Side::Client
+            && matches!(packet.kind(), PacketType::Disconnect | PacketType::Connack)
+        {
+            let theirs = self.sent.front().is_some_and(|sent| sent.bytes == bytes);
+            if !theirs {
+                self.over = true;
+                return Ok(Arrival::Goodbye);
+            }
+        }
+        loop {
+            let Some(sent) = self.sent.pop_front() else {
+                return Err(format!(
+                    "{} from nowhere: {:02x?}",
+                    packet.kind().name(),
+                    &bytes[..bytes.len().min(40)]
+                ));
+            };
+            if self.stays_behind(&sent) {
+                continue;
+            }
+            self.same(&sent, bytes, packet, answered)
+                .map_err(|why| format!("{why}\n  sent    {sent:?}\n  arrived {packet:?}"))?;
+            return Ok(Arrival::Theirs);
+        }
+    }
+
+    /// Whether all that is still on its way stays on the way.
+    pub(super) fn is_through(&self) -> bool {
+        self.sent.iter().all(|sent| self.stays_behind(sent))
+    }
+
+    fn stays_behind(&self, sent: &Sent) -> bool {
+        match &sent.what {
+            What::Publish(message) => message.fate.outcome(self.open).is_err() && self.decided,
+            What::Subscribe { filters, fate, .. } => {
+                all_refused(&fate.outcome(filters.len(), self.subscribes_open))
+            }
+            What::Release { ours, .. } => *ours,
+            What::Unsubscribe { .. } | What::Suback { .. } | What::Plain => false,
+        }
+    }
+
+    fn same(
+        &mut self,
+        sent: &Sent,
+        bytes: &[u8],
+        packet: &Packet<'_>,
+        answered: &Answered,
+    ) -> Result<(), String> {
+        let expected = match (&sent.what, packet) {
+            (What::Publish(message), Packet::Publish(publish)) => {
+                let change = match message.fate.outcome(self.open) {
+                    Ok(change) if self.decided => change,
+                    _ => None,
+                };
+                self.was_decided(&message.key, answered)?;
+                let bare = self.same_publish(message, publish, change)?;
+                let sent_bare = topic_of(&sent.bytes, self.sender(), self.version).is_empty();
+                if change.is_some() || bare != sent_bare {
+                    return Ok(());
+                }
+                sent.bytes.clone()
+            }
+            (What::Subscribe { key, filters, fate, .. }, Packet::Subscribe(subscribe)) => {
+                self.was_decided(key, answered)?;
+                let outcome = fate.outcome(filters.len(), self.subscribes_open);
+                self.same_subscribe(filters, &outcome, subscribe)?;
+                let plain = Decision::Allow(FilterChange::default());
+                if outcome.iter().any(|one| *one != plain) {
+                    return Ok(());
+                }
+                sent.bytes.clone()
+            }
+            (What::Unsubscribe { id, filters }, Packet::Unsubscribe(_)) => {
+                let names: Vec<String> = filters
+                    .iter()
+                    .map(|filter| self.renames.remove(filter).unwrap_or_else(|| filter.clone()))
+                    .collect();
+                unsubscribe(self.version, id_of(*id), &names)
+            }
+            (What::Suback { id, codes }, _) => suback(self.version, id_of(*id), codes),
+            _ => sent.bytes.clone(),
+        };
+        if expected == bytes { Ok(()) } else { Err("other bytes than were sent".into()) }
+    }
+
+    fn was_decided(&mut self, key: &str, answered: &Answered) -> Result<(), String> {
+        let arrivals = self.arrivals.entry(key.into()).or_default();
+        *arrivals += 1;
+        if self.decided && answered.get(key).is_none_or(|answers| answers < arrivals) {
+            return Err(format!("{key} arrived before it was decided about"));
+        }
+        Ok(())
+    }
+
+    /// Whether the topic was left to the alias.
+    fn same_publish(
+        &mut self,
+        message: &Message,
+        publish: &Publish<'_>,
+        change: Option<&PublishChange>,
+    ) -> Result<bool, String> {
+        let bare = publish.topic.is_empty();
+        let topic = match publish.alias {
+            Some(alias) if bare => {
+                self.aliases.get(&alias).cloned().ok_or("an alias that the receiver does not know")?
+            }
+            Some(alias) => {
+                self.aliases.insert(alias, publish.topic.into());
+                publish.topic.into()
+            }
+            None => publish.topic.to_owned(),
+        };
+        let meant = change.and_then(|change| change.topic.as_deref()).unwrap_or(&message.topic);
+        let payload = change.and_then(|change| change.payload.as_deref()).unwrap_or(&message.payload);
+        let retain = change.and_then(|change| change.retain).unwrap_or(message.retain);
+        let key =
+            publish.properties.user().find(|(name, _)| *name == "id").map_or(&*message.topic, |(_, key)| key);
+        if topic != meant {
+            return Err(format!("under the topic {topic}, not {meant}"));
+        }
+        let same = publish.payload == payload
+            && publish.retain == retain
+            && (publish.dup, publish.qos, publish.packet_id) == (message.dup, message.qos, message.id)
+            && publish.alias == message.alias
+            && key == message.key;
+        if same { Ok(bare) } else { Err("another PUBLISH".into()) }
+    }
+
+    fn same_subscribe(
+        &mut self,
+        filters: &[(String, QoS)],
+        outcome: &[Decision<FilterChange>],
+        subscribe: &Subscribe<'_>,
+    ) -> Result<(), String> {
+        let mut arrived = subscribe.filters();
+        for ((filter, qos), one) in filters.iter().zip(outcome) {
+            let Decision::Allow(change) = one else { continue };
+            let name = change.filter.as_deref().unwrap_or(filter);
+            let qos = change.max_qos.map_or(*qos, |most| most.min(*qos));
+            if arrived.next() != Some(request(name, qos)) {
+                return Err(format!("without {name}"));
+            }
+            match &change.filter {
+                Some(name) => self.renames.insert(filter.clone(), name.to_string()),
+                None => self.renames.remove(filter),
+            };
+        }
+        if arrived.next().is_none() { Ok(()) } else { Err("with more filters than were allowed".into()) }
+    }
+}
+
+pub(super) fn all_refused(outcome: &[Decision<FilterChange>]) -> bool {
+    outcome.iter().all(|one| matches!(one, Decision::Refuse(_)))
+}
+
+pub(super) fn id_of(id: u16) -> PacketId {
+    PacketId::new(id).expect("ids begin at 1")
+}
+
+fn topic_of(bytes: &[u8], from: Sender, version: Version) -> String {
+    let (frame, _) = Frame::split(bytes, from, Some(version)).expect("a packet").expect("a whole one");
+    match Packet::parse(&frame, from, version) {
+        Ok(Packet::Publish(publish)) => publish.topic.into(),
+        other => panic!("not a PUBLISH: {other:?}"),
+    }
+}

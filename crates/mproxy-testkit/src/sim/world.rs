@@ -1,0 +1,654 @@
+//! The seeded simulator: a model client, a session, a model broker and a decider that answers when it likes. After
+//! each step everything that arrived anywhere is held against what was sent and decided.
+//!
+//! [`run`] plays one seed and panics on the first thing that is not as it must be. The same seed plays the same game.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mproxy_codec::packet::{Connack, Connect};
+use mproxy_codec::{
+    Frame, Packet, PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version,
+};
+use mproxy_core::chain::{allowed, refused};
+use mproxy_core::event::Happening;
+use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Verdict, Want};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Limits, Side};
+
+use super::model::{Message, Model, Sent, What, ack, suback, swallowed};
+use super::rng::Rng;
+use super::script::{Asked, Reply};
+use super::stage::{Setup, Stage};
+use super::way::{Answered, Arrival, Way, all_refused, id_of};
+
+/// Plays one seed.
+///
+/// # Panics
+/// Where the session breaks a promise. The message says which, and the seed.
+pub fn run(seed: u64) {
+    let mut world = World::new(seed);
+    if let Err(why) = world.play() {
+        panic!("seed {seed}, step {}: {why}", world.steps);
+    }
+}
+
+/// What the decider knows.
+struct Book {
+    rng: Rng,
+    verdicts: HashMap<String, (Verdict, Option<String>)>,
+    /// Every so many answers come later.
+    later: usize,
+    open: Vec<(usize, String)>,
+    questions: usize,
+    /// Keys of questions that have been answered and not yet been looked at by the world.
+    fresh: VecDeque<String>,
+    answered: Answered,
+    wrong: Option<String>,
+}
+
+impl Book {
+    fn ask(&mut self, asked: &Asked) -> Reply {
+        let key = match asked.hook {
+            Hook::Connect => "connect",
+            Hook::Subscribe => asked.what.split(' ').next().unwrap_or_default(),
+            Hook::Publish | Hook::Deliver => asked.id.as_deref().unwrap_or(&asked.what),
+        };
+        let Some((verdict, topic)) = self.verdicts.get(key) else {
+            self.wrong.get_or_insert_with(|| format!("a question about nothing: {asked:?}"));
+            return Reply::Pass;
+        };
+        if topic.as_ref().is_some_and(|topic| *topic != asked.what) {
+            self.wrong
+                .get_or_insert_with(|| format!("a question under the wrong topic: {asked:?}, not {topic:?}"));
+        }
+        if self.rng.below(10) < self.later {
+            self.open.push((self.questions, key.into()));
+            self.questions += 1;
+            return Reply::Later;
+        }
+        let verdict = verdict.clone();
+        self.answer(key.into());
+        Reply::Now(verdict)
+    }
+
+    fn answer(&mut self, key: String) {
+        *self.answered.entry(key.clone()).or_default() += 1;
+        self.fresh.push_back(key);
+    }
+}
+
+/// A SUBSCRIBE: its packet id, what it asked for, what was decided.
+type Subscribing = (u16, Vec<QoS>, Vec<Decision<FilterChange>>);
+
+struct World {
+    rng: Rng,
+    stage: Stage,
+    book: Arc<Mutex<Book>>,
+    client: Model,
+    broker: Model,
+    up: Way,
+    down: Way,
+    /// Sent by each peer and not yet come to the session.
+    wire: [Vec<u8>; 2],
+    /// PUBACKs and PUBRECs in the order that the publishes of each peer ask for.
+    order: [[VecDeque<u16>; 2]; 2],
+    published: HashMap<String, Box<Message>>,
+    subscribed: HashMap<String, Subscribing>,
+    limits: Limits,
+    /// Something has happened that ends the session.
+    ending: bool,
+    /// A refusal may do that.
+    ends: bool,
+    bytewise: bool,
+    repeats: bool,
+    told: [usize; 3],
+    taken: usize,
+    steps: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let version = *rng.pick(&Version::ALL);
+        let book = Arc::new(Mutex::new(Book {
+            rng: Rng::new(rng.any()),
+            verdicts: HashMap::new(),
+            later: *rng.pick(&[0, 3, 7, 10]),
+            open: Vec::new(),
+            questions: 0,
+            fresh: VecDeque::new(),
+            answered: HashMap::new(),
+            wrong: None,
+        }));
+        let mut limits = Limits::default();
+        if rng.one_in(2) {
+            (limits.lane_packets, limits.lane_bytes) = (1 + rng.below(6), 1 + rng.below(500));
+        }
+        let rule = |rng: &mut Rng| if rng.one_in(3) { OnError::Allow } else { OnError::Deny };
+        let on_error = OnErrors {
+            publish: rule(&mut rng),
+            subscribe: rule(&mut rng),
+            deliver: rule(&mut rng),
+            ..OnErrors::default()
+        };
+        let asking = book.clone();
+        let stage = Setup {
+            limits: limits.clone(),
+            on_error,
+            telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
+            answering: Box::new(move |asked| asking.lock().expect("the world is whole").ask(asked)),
+        }
+        .stage();
+        let mut world = Self {
+            stage,
+            book,
+            client: Model::new(Side::Client, version),
+            broker: Model::new(Side::Broker, version),
+            up: Way::new(Side::Broker, version),
+            down: Way::new(Side::Client, version),
+            wire: [Vec::new(), Vec::new()],
+            order: Default::default(),
+            published: HashMap::new(),
+            subscribed: HashMap::new(),
+            limits,
+            ending: false,
+            ends: rng.one_in(3),
+            bytewise: rng.one_in(8),
+            repeats: false,
+            told: [0; 3],
+            taken: 0,
+            steps: 0,
+            rng,
+        };
+        world.up.open = on_error.publish == OnError::Allow;
+        world.up.subscribes_open = on_error.subscribe == OnError::Allow;
+        world.down.open = on_error.deliver == OnError::Allow;
+        world.arrange();
+        world
+    }
+
+    /// Who wants to be asked about what.
+    fn arrange(&mut self) {
+        let script = &self.stage.script;
+        script.want(Hook::Publish, *self.rng.pick(&[Want::Head, Want::Payload(100), Want::Payload(1 << 20)]));
+        self.up.decided = true;
+        if self.rng.one_in(2) {
+            script.want(Hook::Deliver, *self.rng.pick(&[Want::Head, Want::Payload(1 << 20)]));
+            self.down.decided = true;
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect("the world is whole")
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        self.open()?;
+        let length = 20 + self.rng.below(400);
+        let mut end_at = if self.rng.one_in(2) { self.rng.below(length) } else { length };
+        while self.steps < length && !self.is_over() {
+            if self.steps >= end_at {
+                self.begin_to_end()?;
+                end_at = usize::MAX;
+            }
+            self.step(true)?;
+        }
+        let early = self.ending;
+        self.settle()?;
+        if !self.ending {
+            self.at_rest()?;
+            self.begin_to_end()?;
+            self.settle()?;
+        }
+        self.close(early)
+    }
+
+    /// CONNECT and CONNACK.
+    fn open(&mut self) -> Result<(), String> {
+        let version = self.client.version;
+        let mut properties = Vec::new();
+        if version.is_v5() && self.rng.one_in(2) {
+            self.broker.aliases = 4;
+            properties.push((PropertyId::TopicAliasMaximum, Value::Two(4)));
+        }
+        let connect = Connect {
+            version,
+            bridge: false,
+            clean_start: true,
+            keep_alive: 0,
+            properties: Properties::EMPTY,
+            client_id: "c",
+            will: None,
+            username: None,
+            password: None,
+        };
+        let mut out = BytesMut::new();
+        connect.encode_with(&PropertyEdit::only(&properties), &mut out).expect("a small CONNECT");
+        let mut verdict = allowed(Hook::Connect);
+        if self.rng.one_in(30) {
+            verdict = refused(Hook::Connect, Refusal::default());
+            self.ending = true;
+        }
+        self.book().verdicts.insert("connect".into(), (verdict, None));
+        self.send(Side::Client, Sent { bytes: out.to_vec(), what: What::Plain });
+        // Some do not wait for CONNACK.
+        for _ in 0..if self.rng.one_in(3) { self.rng.below(6) } else { 0 } {
+            self.speak(Side::Client)?;
+        }
+        while !self.up.sent.is_empty() && self.stage.dials == 0 && !self.is_over() {
+            self.step(false)?;
+            if self.ending && self.stage.is_shut(Side::Client) {
+                return Ok(());
+            }
+        }
+        let mut properties = vec![(PropertyId::ReceiveMaximum, Value::Two(10))];
+        if self.rng.one_in(2) {
+            self.client.aliases = 4;
+            properties.push((PropertyId::TopicAliasMaximum, Value::Two(4)));
+        }
+        let properties = if version.is_v5() { &properties[..] } else { &[] };
+        let mut out = BytesMut::new();
+        Connack::default()
+            .encode_with(version, &PropertyEdit::only(properties), &mut out)
+            .expect("a small CONNACK");
+        if !version.is_v5() {
+            self.client.aliases = 0;
+        }
+        self.send(Side::Broker, Sent { bytes: out.to_vec(), what: What::Plain });
+        Ok(())
+    }
+
+    /// One thing happens.
+    fn step(&mut self, fresh: bool) -> Result<(), String> {
+        self.steps += 1;
+        let speaking = fresh && !self.ending;
+        match self.rng.below(12) {
+            0..=2 if speaking => self.speak(Side::Client)?,
+            3 if speaking => self.speak(Side::Broker)?,
+            4 => self.reply(Side::Client)?,
+            5 => self.reply(Side::Broker)?,
+            6 | 7 => self.decide(),
+            8 if self.ending => self.stage.pass(Duration::from_millis(1)),
+            8 => self.stage.pass(Duration::from_millis(self.rng.below(20) as u64)),
+            9 => self.carry(Side::Client),
+            10 => self.carry(Side::Broker),
+            _ => {
+                self.carry(Side::Client);
+                self.carry(Side::Broker);
+            }
+        }
+        self.look()
+    }
+
+    fn speak(&mut self, side: Side) -> Result<(), String> {
+        let (ends, rng) = (self.ends, &mut self.rng);
+        let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
+        if let Some(sent) = model.begin(rng, ends) {
+            self.send(side, sent);
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, side: Side) -> Result<(), String> {
+        let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
+        if let Some(sent) = model.answer(&mut self.rng) {
+            if let What::Release { id, ours: true } = sent.what {
+                let done = ack(model.version, PacketType::Pubcomp, id, ReasonCode::SUCCESS);
+                self.way_to(side).owed.push(done);
+            }
+            self.send(side, sent);
+        }
+        Ok(())
+    }
+
+    /// A peer has sent something.
+    fn send(&mut self, side: Side, sent: Sent) {
+        match &sent.what {
+            What::Publish(message) => {
+                let topic = message.topic.clone();
+                self.book().verdicts.insert(message.key.clone(), (message.fate.verdict(), Some(topic)));
+                self.repeats |= message.dup;
+                if !message.dup {
+                    if let Some(id) = message.id
+                        && !swallowed(side, message)
+                    {
+                        self.order[side as usize][message.qos as usize - 1].push_back(id.get());
+                    }
+                    self.published.insert(message.key.clone(), message.clone());
+                }
+            }
+            What::Subscribe { key, id, filters, fate } => {
+                let outcome = fate.outcome(filters.len(), self.up.subscribes_open);
+                self.book().verdicts.insert(key.clone(), (fate.verdict(), None));
+                let qos = filters.iter().map(|(_, qos)| *qos).collect();
+                self.subscribed.retain(|_, (other, ..)| other != id);
+                self.subscribed.insert(key.clone(), (*id, qos, outcome));
+            }
+            What::Unsubscribe { .. } | What::Suback { .. } | What::Release { .. } | What::Plain => {}
+        }
+        self.wire[side as usize].extend_from_slice(&sent.bytes);
+        self.way_from(side).sent.push_back(sent);
+    }
+
+    /// Some bytes of what a peer has sent reach the session.
+    fn carry(&mut self, side: Side) {
+        let wire = &mut self.wire[side as usize];
+        if wire.is_empty() {
+            return;
+        }
+        let n = match self.rng.below(4) {
+            _ if self.bytewise && wire.len() < 2_000 => 1,
+            0 => 1 + self.rng.below(wire.len().min(8)),
+            1 => 1 + self.rng.below(wire.len()),
+            _ => wire.len(),
+        };
+        let bytes: Vec<u8> = wire.drain(..n).collect();
+        self.stage.sends(side, &bytes);
+    }
+
+    /// One of the open questions is answered.
+    fn decide(&mut self) {
+        let (n, verdict) = {
+            let mut book = self.book();
+            if book.open.is_empty() {
+                return;
+            }
+            let at = {
+                let len = book.open.len();
+                book.rng.below(len)
+            };
+            let (n, key) = book.open.swap_remove(at);
+            let verdict = book.verdicts[&key].0.clone();
+            book.answer(key);
+            (n, verdict)
+        };
+        self.owe();
+        self.stage.rule(n, verdict);
+    }
+
+    /// Refusals that were told make the session owe answers.
+    fn owe(&mut self) {
+        loop {
+            let Some(key) = self.book().fresh.pop_front() else { return };
+            let version = self.client.version;
+            if let Some((id, qos, outcome)) = self.subscribed.get(&key) {
+                if all_refused(outcome) {
+                    let codes = merged(version, qos, outcome);
+                    let answer = suback(version, id_of(*id), &codes);
+                    self.down.owed.push(answer);
+                }
+            } else if let Some(message) = self.published.get(&key).cloned() {
+                self.owe_publish(&message);
+            }
+        }
+    }
+
+    fn owe_publish(&mut self, message: &Message) {
+        let version = self.client.version;
+        let from = if message.key.starts_with('u') { Side::Client } else { Side::Broker };
+        let Err(refusal) = message.fate.outcome(self.way_from(from).open) else { return };
+        if refusal.action == Action::Disconnect {
+            self.ending = true;
+            return;
+        }
+        let Some(id) = message.id else { return };
+        let reason = match (refusal.action, from) {
+            (Action::NoAck, Side::Client) => return,
+            (Action::Reject, Side::Client) if version.is_v5() => refusal.reason,
+            _ => ReasonCode::SUCCESS,
+        };
+        let kind = if message.qos == QoS::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
+        let answer = ack(version, kind, id.get(), reason);
+        self.way_to(from).owed.push(answer);
+        let model = if from == Side::Client { &mut self.client } else { &mut self.broker };
+        if let Some(flight) = model.flights.get_mut(&id.get()) {
+            flight.ours = !reason.is_error();
+        }
+    }
+
+    /// Looks at all that has arrived anywhere.
+    fn look(&mut self) -> Result<(), String> {
+        self.owe();
+        if let Some(wrong) = self.book().wrong.take() {
+            return Err(wrong);
+        }
+        for event in self.stage.events() {
+            match event {
+                Happening::Connect { .. } => self.told[0] += 1,
+                Happening::Publish(_) => self.told[1] += 1,
+                Happening::Disconnect(_) => self.told[2] += 1,
+                Happening::Subscribe { .. } | Happening::Unsubscribe { .. } => {}
+            }
+        }
+        if self.told[0] > 1 || self.told[2] > self.told[0] {
+            return Err("Connect and Disconnect do not pair".into());
+        }
+        self.bounds()?;
+        for side in [Side::Broker, Side::Client] {
+            let heard = if side == Side::Broker { self.stage.at_broker() } else { self.stage.at_client() };
+            self.way_to(side).push(&heard);
+            while let Some(bytes) = self.way_to(side).next().map_err(|why| format!("at the {side}: {why}"))? {
+                self.arrives(side, &bytes).map_err(|why| format!("at the {side}: {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bounds(&self) -> Result<(), String> {
+        for side in [Side::Client, Side::Broker] {
+            let (packets, bytes) = self.stage.session.waiting(side);
+            // One more packet than the bound in bytes may be in: of at most this size here.
+            if packets > self.limits.lane_packets || bytes > self.limits.lane_bytes + 70_000 {
+                return Err(format!("{packets} packets of {bytes} bytes wait in the lane of the {side}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn arrives(&mut self, side: Side, bytes: &[u8]) -> Result<(), String> {
+        let (version, from) = (self.client.version, self.way_to(side).sender());
+        let (frame, _) = Frame::split(bytes, from, Some(version))
+            .map_err(|error| error.to_string())?
+            .ok_or("half a packet")?;
+        let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
+        let arrival = if self.is_again(side, bytes, &packet) {
+            Arrival::Ours
+        } else {
+            let (ending, book) = (self.ending || self.is_over(), self.book.clone());
+            let book = book.lock().expect("the world is whole");
+            self.way_to(side).judge(bytes, &packet, &book.answered, ending)?
+        };
+        if arrival == Arrival::Goodbye {
+            return Ok(());
+        }
+        self.in_order(side, &packet, arrival == Arrival::Theirs)?;
+        if let (Side::Broker, Packet::Subscribe(subscribe)) = (side, &packet) {
+            let (_, qos, outcome) = self
+                .subscribed
+                .values()
+                .find(|(id, ..)| *id == subscribe.packet_id.get() && self.client.asking.contains(id))
+                .ok_or("a SUBSCRIBE from nowhere")?;
+            let codes = merged(version, qos, outcome);
+            let theirs: Vec<u8> = subscribe.filters().map(|one| one.qos as u8).collect();
+            self.broker.owe_suback(subscribe.packet_id, &theirs, codes);
+        }
+        if let (Side::Broker, Packet::Unsubscribe(unsubscribe)) = (side, &packet) {
+            self.broker.owe_unsuback(unsubscribe.packet_id, unsubscribe.filters().len());
+        }
+        let told = matches!(&packet, Packet::Publish(publish) if publish.qos == QoS::AtMostOnce);
+        self.taken += usize::from(told && side == Side::Broker);
+        let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
+        model.hear(&packet)
+    }
+
+    /// Whether this is the answer to a repeated PUBLISH that nobody was asked about again.
+    fn is_again(&mut self, side: Side, bytes: &[u8], packet: &Packet<'_>) -> bool {
+        let Packet::Ack(ack) = packet else { return false };
+        side == Side::Client
+            && ack.kind == PacketType::Pubrec
+            && !self.down.owed.iter().any(|owed| owed == bytes)
+            && self
+                .client
+                .flights
+                .get(&ack.packet_id.get())
+                .is_some_and(|flight| flight.ours && flight.acks > 0 && flight.acks < flight.copies)
+    }
+
+    /// [MQTT-4.6.0-2], [MQTT-4.6.0-3]
+    fn in_order(&mut self, side: Side, packet: &Packet<'_>, theirs: bool) -> Result<(), String> {
+        let Packet::Ack(ack) = packet else { return Ok(()) };
+        let kind = match ack.kind {
+            PacketType::Puback => 0,
+            PacketType::Pubrec => 1,
+            _ => return Ok(()),
+        };
+        let order = &mut self.order[side as usize][kind];
+        if order.front() == Some(&ack.packet_id.get()) {
+            order.pop_front();
+            self.taken += usize::from(theirs && side == Side::Client && !ack.reason.is_error());
+            return Ok(());
+        }
+        let model = if side == Side::Client { &self.client } else { &self.broker };
+        if model.flights.get(&ack.packet_id.get()).is_some_and(|flight| flight.copies > 1) {
+            return Ok(());
+        }
+        Err(format!("{} {} came before that of {:?}", ack.kind.name(), ack.packet_id, order.front()))
+    }
+
+    /// Everything comes to its end: questions, flows, bytes.
+    fn settle(&mut self) -> Result<(), String> {
+        self.bytewise = false;
+        for _ in 0..20_000 {
+            let pending = !self.book().open.is_empty()
+                || self.wire.iter().any(|wire| !wire.is_empty())
+                || !self.ending && (self.client.owes() || self.broker.owes());
+            if !pending || self.is_over() {
+                return self.look();
+            }
+            self.step(false)?;
+        }
+        Err("it does not come to rest".into())
+    }
+
+    /// Nothing is under way any more, so nothing may be missing.
+    fn at_rest(&mut self) -> Result<(), String> {
+        for (way, model) in [(&self.up, &self.client), (&self.down, &self.broker)] {
+            if !way.is_through() || !way.owed.is_empty() || way.torn() > 0 {
+                return Err(format!("not all reached the {}: {:?}, owed {:?}", way.to, way.sent, way.owed));
+            }
+            if model.waits() {
+                return Err(format!("the {} waits for {:?} {:?}", model.side, model.flights, model.asking));
+            }
+            if self.stage.unread(model.side) > 0 || self.stage.session.waiting(model.side) != (0, 0) {
+                return Err(format!("something of the {} was not read", model.side));
+            }
+        }
+        if self.stage.session.phase_name() != "open" || self.stage.session.poll_timeout().is_some() {
+            return Err("it is not at rest".into());
+        }
+        if self.told[0] > 0 && !self.repeats && self.told[1] != self.taken {
+            return Err(format!("{} publishes were told of, {} were taken", self.told[1], self.taken));
+        }
+        Ok(())
+    }
+
+    /// Something ends the session.
+    fn begin_to_end(&mut self) -> Result<(), String> {
+        if self.ending {
+            return Ok(());
+        }
+        self.ending = true;
+        let side = if self.rng.one_in(2) { Side::Client } else { Side::Broker };
+        match self.rng.below(6) {
+            0 => {
+                let says = side == Side::Client || self.client.version.is_v5();
+                let side = if says { side } else { Side::Client };
+                self.send(side, Sent { bytes: vec![0xE0, 0], what: What::Plain });
+            }
+            1 | 2 => {
+                // In order: what was sent before must arrive.
+                while !self.wire[side as usize].is_empty() {
+                    self.carry(side);
+                    self.look()?;
+                }
+                self.stage.close(side);
+            }
+            3 => self.stage.reset(side),
+            4 if self.rng.one_in(2) => {
+                self.stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, self.stage.now);
+                self.stage.run();
+            }
+            4 => self.stage.drain(),
+            _ => self.send(side, Sent { bytes: vec![0, 0], what: What::Plain }),
+        }
+        self.look()
+    }
+
+    /// Both peers vanish, and time passes.
+    fn close(&mut self, _early: bool) -> Result<(), String> {
+        self.look()?;
+        for side in
+            if self.rng.one_in(2) { [Side::Client, Side::Broker] } else { [Side::Broker, Side::Client] }
+        {
+            self.stage.close(side);
+            self.look()?;
+        }
+        self.stage.pass(Duration::from_secs(60));
+        self.look()?;
+        if !self.is_over() {
+            return Err(format!("it does not end: {}", self.stage.session.phase_name()));
+        }
+        if self.told[0] != self.told[2] {
+            return Err("Connect without Disconnect".into());
+        }
+        // Nothing happens any more, whatever comes.
+        while !self.book().open.is_empty() {
+            self.decide();
+        }
+        self.stage.session.drain(self.stage.now);
+        self.stage.run();
+        match self.stage.session.poll_effect() {
+            None => Ok(()),
+            Some(effect) => Err(format!("after the end: {effect:?}")),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stage.done().is_some()
+    }
+
+    fn way_to(&mut self, side: Side) -> &mut Way {
+        match side {
+            Side::Client => &mut self.down,
+            Side::Broker => &mut self.up,
+        }
+    }
+
+    fn way_from(&mut self, side: Side) -> &mut Way {
+        self.way_to(side.other())
+    }
+}
+
+/// The codes that a client must get, if the broker grants what it is asked for.
+fn merged(version: Version, qos: &[QoS], outcome: &[Decision<FilterChange>]) -> Vec<u8> {
+    qos.iter()
+        .zip(outcome)
+        .map(|(qos, one)| match one {
+            Decision::Allow(change) => change.max_qos.map_or(*qos, |most| most.min(*qos)) as u8,
+            Decision::Refuse(refusal) if version.is_v5() => refusal.reason.0,
+            Decision::Refuse(_) => 0x80,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_same_seed_plays_the_same_game() {
+        super::run(1);
+        super::run(1);
+    }
+}
