@@ -1,1 +1,163 @@
 //! Scenes of the relay over in-memory streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_core::chain::Chain;
+use mproxy_core::event::Nobody;
+use mproxy_core::fault::Whose;
+use mproxy_core::meter::Unmetered;
+use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Limits, Setting};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// CONNECT of an MQTT 3.1.1 client called `a`, and a CONNACK.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a";
+const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+const PUBLISH: &[u8] = b"\x30\x05\x00\x01thi";
+
+/// A broker that is reached by taking the other end of a pipe.
+struct Pipe(Mutex<Option<DuplexStream>>);
+
+impl Doors<DuplexStream> for Pipe {
+    fn dial(&self) -> Dialing<DuplexStream> {
+        let stream = self.0.lock().take();
+        Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
+    }
+}
+
+struct Scene {
+    client: DuplexStream,
+    broker: DuplexStream,
+    handle: Arc<Handle>,
+    relay: JoinHandle<Box<Fault>>,
+}
+
+fn scene(pipe: usize) -> Scene {
+    let (broker, theirs) = duplex(pipe);
+    stage(pipe, broker, Some(theirs))
+}
+
+/// A session whose dial brings `theirs`, or nobody.
+fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Scene {
+    let (client, ours) = duplex(pipe);
+    let any = "127.0.0.1:1".parse().unwrap();
+    let origin = Origin {
+        connection_id: ConnectionId(1),
+        epoch: 1,
+        instance: "here".into(),
+        listener: "mqtt".into(),
+        transport: Transport::Tcp,
+        remote: any,
+        local: any,
+        tls: None,
+        ws: None,
+    };
+    let handle = Arc::new(Handle::new(&origin));
+    let setting = Setting {
+        decider: Arc::new(Chain::default()),
+        sink: Arc::new(Nobody),
+        meter: Arc::new(Unmetered),
+        limits: Limits::default(),
+        on_error: OnErrors::default(),
+    };
+    let session = Session::new(origin, Arc::new(setting), Instant::now());
+    let doors = Arc::new(Pipe(Mutex::new(theirs)));
+    let relay = Relay::new(ours, session, Arc::clone(&handle), Arc::new(Nobody), doors);
+    Scene { client, broker, handle, relay: tokio::spawn(relay) }
+}
+
+async fn expect(stream: &mut DuplexStream, bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    stream.read_exact(&mut got).await.expect("more bytes");
+    assert_eq!(got, bytes);
+}
+
+async fn open(pipe: usize) -> Scene {
+    let mut scene = scene(pipe);
+    scene.client.write_all(CONNECT).await.unwrap();
+    expect(&mut scene.broker, CONNECT).await;
+    scene.broker.write_all(CONNACK).await.unwrap();
+    expect(&mut scene.client, CONNACK).await;
+    scene
+}
+
+#[tokio::test]
+async fn what_a_client_sends_before_connack_arrives_after_it_even_if_the_client_is_gone() {
+    let mut scene = scene(1 << 16);
+    scene.client.write_all(&[CONNECT, PUBLISH, b"\xe0\x00"].concat()).await.unwrap();
+    scene.client.shutdown().await.unwrap();
+    expect(&mut scene.broker, CONNECT).await;
+    scene.broker.write_all(CONNACK).await.unwrap();
+    expect(&mut scene.broker, &[PUBLISH, b"\xe0\x00"].concat()).await;
+    drop(scene.broker);
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Left { .. }));
+}
+
+#[tokio::test]
+async fn what_the_broker_sent_last_still_reaches_the_client() {
+    let mut scene = open(64).await;
+    let many = PUBLISH.repeat(1000);
+    let Scene { client, broker, .. } = &mut scene;
+    let mut got = Vec::new();
+    let (written, read) = tokio::join!(
+        async {
+            broker.write_all(&many).await?;
+            broker.shutdown().await
+        },
+        client.read_to_end(&mut got)
+    );
+    written.unwrap();
+    read.unwrap();
+    assert_eq!(got, many);
+    drop(scene.client);
+    assert_eq!(scene.relay.await.unwrap().whose(), Whose::Broker);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_its_own_broker_and_nothing_grows() {
+    let mut scene = open(1 << 10).await;
+    let many = PUBLISH.repeat(64 << 10);
+    let stuck = tokio::time::timeout(Duration::from_millis(200), scene.broker.write_all(&many)).await;
+    assert!(stuck.is_err(), "the broker could write {} bytes to a client that reads nothing", many.len());
+    scene.relay.abort();
+}
+
+#[tokio::test]
+async fn a_kick_ends_a_session_that_waits() {
+    let mut scene = open(1 << 10).await;
+    scene.handle.say(Word::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+    let mut rest = Vec::new();
+    scene.client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"", "3.1.1 has no DISCONNECT for clients");
+    drop((scene.client, scene.broker));
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Kicked { .. }));
+}
+
+#[tokio::test]
+async fn nobody_there_is_a_connack_that_says_so() {
+    let mut scene = stage(1 << 10, duplex(1).0, None);
+    scene.client.write_all(CONNECT).await.unwrap();
+    expect(&mut scene.client, b"\x20\x02\x00\x03").await;
+    drop(scene.client);
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Unreachable(_)));
+}
+
+/// An idle session is this future, its peer and its handle: what they take is held here, the rest in `bench/`.
+#[test]
+fn a_relay_stays_small() {
+    let sizes = [
+        ("relay", size_of::<Relay<TcpStream>>()),
+        ("session", size_of::<Session>()),
+        ("peer", size_of::<mproxy_core::Peer>()),
+        ("handle", size_of::<Handle>()),
+    ];
+    println!("{sizes:?}");
+    assert!(sizes[0].1 <= 1024, "{sizes:?}");
+}
