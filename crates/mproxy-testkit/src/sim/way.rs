@@ -112,7 +112,8 @@ impl Way {
             && self.to == Side::Client
             && matches!(packet.kind(), PacketType::Disconnect | PacketType::Connack)
         {
-            let theirs = self.sent.front().is_some_and(|sent| sent.bytes == bytes);
+            let next = self.sent.iter().find(|sent| !self.stays_behind(sent));
+            let theirs = next.is_some_and(|sent| sent.bytes == bytes);
             if !theirs {
                 self.over = true;
                 return Ok(Arrival::Goodbye);
@@ -165,9 +166,11 @@ impl Way {
                     _ => None,
                 };
                 self.was_decided(&message.key, answered)?;
+                let knew = message.alias.and_then(|alias| self.aliases.get(&alias)) == Some(&message.topic);
                 let bare = self.same_publish(message, publish, change)?;
                 let sent_bare = topic_of(&sent.bytes, self.sender(), self.version).is_empty();
-                if change.is_some() || bare != sent_bare {
+                // Only what the receiver would not understand is written anew.
+                if change.is_some() || sent_bare && !bare && !knew {
                     return Ok(());
                 }
                 sent.bytes.clone()

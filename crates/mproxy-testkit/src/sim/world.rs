@@ -100,6 +100,10 @@ struct World {
     limits: Limits,
     /// Something has happened that ends the session.
     ending: bool,
+    /// It ended in such a way that all of that side's packets must still arrive.
+    must_arrive: Option<Side>,
+    /// The side that has said its last.
+    silent: Option<Side>,
     /// A refusal may do that.
     ends: bool,
     bytewise: bool,
@@ -155,6 +159,8 @@ impl World {
             subscribed: HashMap::new(),
             limits,
             ending: false,
+            must_arrive: None,
+            silent: None,
             ends: rng.one_in(3),
             bytewise: rng.one_in(8),
             repeats: false,
@@ -196,14 +202,13 @@ impl World {
             }
             self.step(true)?;
         }
-        let early = self.ending;
         self.settle()?;
         if !self.ending {
             self.at_rest()?;
             self.begin_to_end()?;
             self.settle()?;
         }
-        self.close(early)
+        self.close()
     }
 
     /// CONNECT and CONNACK.
@@ -293,6 +298,9 @@ impl World {
     }
 
     fn reply(&mut self, side: Side) -> Result<(), String> {
+        if self.silent == Some(side) {
+            return Ok(());
+        }
         let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
         if let Some(sent) = model.answer(&mut self.rng) {
             if let What::Release { id, ours: true } = sent.what {
@@ -392,6 +400,7 @@ impl World {
         let Err(refusal) = message.fate.outcome(self.way_from(from).open) else { return };
         if refusal.action == Action::Disconnect {
             self.ending = true;
+            self.must_arrive = None;
             return;
         }
         let Some(id) = message.id else { return };
@@ -522,11 +531,23 @@ impl World {
     fn settle(&mut self) -> Result<(), String> {
         self.bytewise = false;
         for _ in 0..20_000 {
+            let missing = self.must_arrive.is_some_and(|side| !self.way_from(side).is_through());
+            let owes = |model: &Model| self.silent != Some(model.side) && model.owes();
+            let owing = owes(&self.client) || owes(&self.broker);
             let pending = !self.book().open.is_empty()
                 || self.wire.iter().any(|wire| !wire.is_empty())
-                || !self.ending && (self.client.owes() || self.broker.owes());
+                || owing && (missing || !self.ending);
             if !pending || self.is_over() {
-                return self.look();
+                self.look()?;
+                let end = format!("{}, {:?}", self.stage.session.phase_name(), self.stage.done());
+                let unread = [Side::Client, Side::Broker].map(|side| self.stage.unread(side));
+                let lost = self.must_arrive.map(|side| self.way_from(side)).filter(|way| !way.is_through());
+                return lost.map_or(Ok(()), |way| {
+                    Err(format!(
+                        "lost on the way to the {} ({end}, unread {unread:?}): {:?}",
+                        way.to, way.sent
+                    ))
+                });
             }
             self.step(false)?;
         }
@@ -562,21 +583,29 @@ impl World {
         }
         self.ending = true;
         let side = if self.rng.one_in(2) { Side::Client } else { Side::Broker };
+        let open = self.stage.session.phase_name() == "open";
         match self.rng.below(6) {
             0 => {
                 let says = side == Side::Client || self.client.version.is_v5();
                 let side = if says { side } else { Side::Client };
+                self.must_arrive = open.then_some(side);
                 self.send(side, Sent { bytes: vec![0xE0, 0], what: What::Plain });
+                self.silent = Some(side);
             }
             1 | 2 => {
                 // In order: what was sent before must arrive.
+                self.must_arrive = open.then_some(side);
                 while !self.wire[side as usize].is_empty() {
                     self.carry(side);
                     self.look()?;
                 }
                 self.stage.close(side);
+                self.silent = Some(side);
             }
-            3 => self.stage.reset(side),
+            3 => {
+                self.stage.reset(side);
+                self.silent = Some(side);
+            }
             4 if self.rng.one_in(2) => {
                 self.stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, self.stage.now);
                 self.stage.run();
@@ -588,12 +617,13 @@ impl World {
     }
 
     /// Both peers vanish, and time passes.
-    fn close(&mut self, _early: bool) -> Result<(), String> {
+    fn close(&mut self) -> Result<(), String> {
         self.look()?;
-        for side in
-            if self.rng.one_in(2) { [Side::Client, Side::Broker] } else { [Side::Broker, Side::Client] }
-        {
-            self.stage.close(side);
+        // What is ending ends by itself, too; what only drains does not.
+        let ending = self.stage.session.phase_name() == "ending";
+        let orders = [&[Side::Client, Side::Broker][..], &[Side::Broker, Side::Client], &[Side::Client], &[]];
+        for side in orders[self.rng.below(if ending { 4 } else { 2 })] {
+            self.stage.close(*side);
             self.look()?;
         }
         self.stage.pass(Duration::from_secs(60));
