@@ -1,6 +1,7 @@
 //! A child process with its log, that ends with the test.
 
 use crate::PATIENCE;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -164,6 +165,16 @@ impl Process {
 /// Runs `command` to its end.
 pub async fn run(name: &str, command: Command) -> Ended {
     Process::start(name, command).end().await.unwrap_or_else(|failed| panic!("{failed}"))
+}
+
+/// Lets this process, and the children it starts from now on, open so many files more than it may at present, where
+/// its hard limit allows that: what a login shell gives (1024) is less than a thousand clients need.
+pub fn raise_file_limit(more: u64) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let (Some(now), most) = (current, maximum.unwrap_or(u64::MAX)) else { return };
+    let raised = Rlimit { current: Some((now + more).min(most)), maximum };
+    setrlimit(Resource::Nofile, raised)
+        .unwrap_or_else(|error| panic!("the limit of open files cannot be raised from {now}: {error}"));
 }
 
 async fn collect(from: Option<impl AsyncRead + Unpin>, said: Arc<watch::Sender<Vec<String>>>) {
