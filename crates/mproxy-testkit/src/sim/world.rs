@@ -202,6 +202,10 @@ impl World {
             }
             self.step(true)?;
         }
+        if self.ending && self.rng.one_in(3) {
+            // Verdicts stay out, bytes stay on the wire.
+            return self.close();
+        }
         self.settle()?;
         if !self.ending {
             self.at_rest()?;
