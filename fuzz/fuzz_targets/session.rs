@@ -1,0 +1,254 @@
+#![no_main]
+//! A session told anything in any order: bytes of both sides, verdicts good and bad, ends, time. It must not panic, must
+//! keep its bounds, and must be silent after its end.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use mproxy_codec::ReasonCode;
+use mproxy_core::event::{Event, Kind};
+use mproxy_core::fault::{Closed, Unreachable};
+use mproxy_core::meter::Unmetered;
+use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::policy::{
+    Action, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange, Question,
+    Refusal, Ruling, Silence, Source, Verdict, Want,
+};
+use mproxy_core::session::{AskId, OnErrors};
+use mproxy_core::{Decider, Effect, Limits, Session, Setting, Side, Sink, chain};
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let [first, second, calls @ ..] = input else { return };
+    Play::new(*first, *second).run(calls);
+});
+
+/// Answers by what the last call left here.
+struct Mood {
+    mood: Mutex<u8>,
+    deliveries: bool,
+}
+
+impl Decider for Mood {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        let mood = *self.mood.lock().expect("nothing panicked");
+        match mood % 4 {
+            0 => Answer::Later(Box::pin(std::future::pending())),
+            1 => Answer::Pass,
+            _ => Answer::Now(Ruling { source: Source::Acl, verdict: verdict(mood / 4, question.hook()) }),
+        }
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        match hook {
+            Hook::Publish => Want::Payload(64),
+            Hook::Deliver if !self.deliveries => Want::Nothing,
+            Hook::Connect | Hook::Subscribe | Hook::Deliver => Want::Head,
+        }
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Denies
+    }
+}
+
+/// Half of the verdicts answer the question; the others are for some other one, or make no sense.
+fn verdict(which: u8, hook: Hook) -> Verdict {
+    let refusal = |action| Refusal { action, text: Some("no".into()), ..Refusal::new(ReasonCode(which)) };
+    let topic = |topic: &str| PublishChange { topic: Some(topic.into()), ..PublishChange::default() };
+    let changed = |change| Verdict::Publish(Decision::Allow(Some(Box::new(change))));
+    let filter = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
+    match which % 16 {
+        0..6 => chain::allowed(hook),
+        6 => chain::refused(hook, refusal(Action::Reject)),
+        7 => chain::refused(hook, refusal(Action::Drop)),
+        8 => chain::refused(hook, refusal(Action::NoAck)),
+        9 => chain::refused(hook, refusal(Action::Disconnect)),
+        10 => changed(topic("new/topic")),
+        11 => changed(topic("a/#")),
+        12 => changed(PublishChange { payload: Some(vec![0; 300].into()), ..PublishChange::default() }),
+        13 => Verdict::Subscribe(vec![filter("new/#")]),
+        14 => Verdict::Subscribe(vec![filter("a#"), Decision::Refuse(Refusal::default())]),
+        _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "late")),
+    }
+}
+
+struct All;
+
+impl Sink for All {
+    fn report(&self, _event: Event) {}
+
+    fn want(&self, kind: Kind) -> Want {
+        if kind == Kind::Publish { Want::Payload(32) } else { Want::Head }
+    }
+}
+
+struct Play {
+    session: Session,
+    mood: Arc<Mood>,
+    limits: Limits,
+    now: Instant,
+    unread: [BytesMut; 2],
+    open: Vec<AskId>,
+    shut: [bool; 2],
+    done: bool,
+    fed: usize,
+    effects: usize,
+}
+
+impl Play {
+    fn new(first: u8, second: u8) -> Self {
+        let now = Instant::now();
+        let mood = Arc::new(Mood { mood: Mutex::new(2 * 4 + 2), deliveries: first & 1 != 0 });
+        let limits = Limits {
+            max_packet_size: if first & 2 != 0 { 40_000 } else { 268_435_460 },
+            max_held_packet: 20_000,
+            lane_packets: 1 + usize::from(first >> 4),
+            lane_bytes: 1 + usize::from(second) * 8,
+            alias_bytes: 100,
+            ..Limits::default()
+        };
+        let rule = if first & 4 != 0 { OnError::Allow } else { OnError::Deny };
+        let setting = Arc::new(Setting {
+            decider: mood.clone(),
+            sink: Arc::new(All),
+            meter: Arc::new(Unmetered),
+            limits: limits.clone(),
+            on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
+        });
+        Self {
+            session: Session::new(origin(), setting, now),
+            mood,
+            limits,
+            now,
+            unread: Default::default(),
+            open: Vec::new(),
+            shut: [false; 2],
+            done: false,
+            fed: 0,
+            effects: 0,
+        }
+    }
+
+    fn run(&mut self, mut calls: &[u8]) {
+        let mut count = 0;
+        while let [call, arg, rest @ ..] = calls {
+            calls = rest;
+            count += 1;
+            match call % 16 {
+                0..5 => calls = self.feed(Side::Client, *arg, calls),
+                5..8 => calls = self.feed(Side::Broker, *arg, calls),
+                8 => *self.mood.mood.lock().expect("nothing panicked") = *arg,
+                9 | 10 => self.decide(*arg),
+                11 => {
+                    // A payload that need not stand in the input.
+                    let zeros = vec![0; usize::from(*arg) * 200];
+                    self.read(if call & 16 == 0 { Side::Client } else { Side::Broker }, &zeros);
+                }
+                12 => {
+                    self.now += Duration::from_millis(u64::from(*arg) * 50);
+                    self.session.handle_timeout(self.now);
+                }
+                13 => self.session.closed(side(*arg), Closed::Eof, self.now),
+                14 if arg % 4 == 0 => self.session.drain(self.now),
+                14 if arg % 4 == 1 => self.session.revoke(ReasonCode(*arg), self.now),
+                14 => self.session.dialed(Err(Unreachable("no".into())), self.now),
+                _ => self.read(side(*arg), &[]),
+            }
+            self.drain();
+            self.check(count);
+        }
+        self.end();
+    }
+
+    fn feed<'a>(&mut self, from: Side, len: u8, calls: &'a [u8]) -> &'a [u8] {
+        let (bytes, rest) = calls.split_at(calls.len().min(usize::from(len)));
+        self.read(from, bytes);
+        rest
+    }
+
+    fn read(&mut self, from: Side, bytes: &[u8]) {
+        self.fed += bytes.len();
+        let unread = &mut self.unread[from as usize];
+        unread.extend_from_slice(bytes);
+        self.session.read(from, unread, self.now);
+    }
+
+    fn decide(&mut self, arg: u8) {
+        if self.open.is_empty() {
+            return;
+        }
+        let id = self.open.swap_remove(usize::from(arg) % self.open.len());
+        let hook = Hook::ALL[usize::from(arg >> 4) % 4];
+        let ruling = Ruling { source: Source::Rpc, verdict: verdict(arg, hook) };
+        self.session.decide(id, ruling.clone(), self.now);
+        if arg & 64 != 0 {
+            // Twice is once too often, and must not matter.
+            self.session.decide(id, ruling, self.now);
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(effect) = self.session.poll_effect() {
+            self.effects += 1;
+            assert!(!self.done, "after Done: {effect:?}");
+            match effect {
+                Effect::Dial => self.session.dialed(Ok(()), self.now),
+                Effect::Ask { id, .. } => self.open.push(id),
+                Effect::Send { to, bytes } => {
+                    assert!(!bytes.is_empty() && !self.shut[to as usize], "Send after Shut, or of nothing");
+                }
+                Effect::Shut { side } => {
+                    assert!(!std::mem::replace(&mut self.shut[side as usize], true), "Shut twice");
+                }
+                Effect::Report(_) => {}
+                Effect::Done(_) => self.done = true,
+            }
+        }
+    }
+
+    fn check(&self, calls: usize) {
+        for side in [Side::Client, Side::Broker] {
+            let (packets, bytes) = self.session.waiting(side);
+            assert!(packets <= self.limits.lane_packets, "{packets} packets wait");
+            assert!(bytes <= self.limits.lane_bytes + 20_000, "{bytes} bytes wait");
+        }
+        assert!(
+            self.effects <= 4 * self.fed + 16 * calls + 16,
+            "{} effects of {} bytes",
+            self.effects,
+            self.fed
+        );
+        assert!(self.done == (self.session.phase_name() == "over"));
+    }
+
+    fn end(&mut self) {
+        for side in [Side::Client, Side::Broker] {
+            self.session.closed(side, Closed::Eof, self.now);
+            self.drain();
+        }
+        assert!(self.done && self.session.poll_timeout().is_none(), "both peers have gone");
+        for n in 0..=u8::MAX {
+            self.decide(n);
+            self.drain();
+        }
+    }
+}
+
+fn side(arg: u8) -> Side {
+    if arg % 2 == 0 { Side::Client } else { Side::Broker }
+}
+
+fn origin() -> Origin {
+    Origin {
+        connection_id: ConnectionId(1),
+        epoch: 1,
+        instance: "fuzz".into(),
+        listener: "fuzz".into(),
+        transport: Transport::Tcp,
+        remote: ([127, 0, 0, 1], 1).into(),
+        local: ([127, 0, 0, 1], 2).into(),
+        tls: None,
+        ws: None,
+    }
+}
