@@ -13,6 +13,9 @@ use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
 use mproxy_testkit::sim::stage::origin;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 
+/// Packets, and from which side they come.
+type Exchange = Vec<(Side, Vec<u8>)>;
+
 /// Allows everything at once, as a grant does.
 struct Yes;
 
@@ -100,7 +103,7 @@ fn packets_that_pass_untouched_allocate_nothing() {
             };
             wire::publish(version, &publish)
         };
-        let exchanges: [(&str, Vec<(Side, Vec<u8>)>); 6] = [
+        let exchanges: [(&str, Exchange); 6] = [
             ("QoS 0", vec![(Side::Client, publish(0, 0))]),
             ("QoS 1", vec![(Side::Client, publish(1, 1)), (Side::Broker, wire::puback(1))]),
             (
