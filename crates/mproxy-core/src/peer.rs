@@ -155,7 +155,7 @@ pub struct Origin {
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     /// The protocol version it speaks.
     pub version: Version,
     /// The client identifier in force: as sent, as the policy changed it, or as the broker assigned it.

@@ -132,7 +132,7 @@ pub struct Session {
 /// Who is at the client's side.
 enum Who {
     /// Nobody has said CONNECT yet.
-    Stranger(Box<Origin>),
+    Stranger(Arc<Origin>),
     /// This one has.
     Known(Arc<Peer>),
 }
@@ -205,12 +205,12 @@ struct Tally {
 impl Session {
     /// A session that has just been accepted. CONNECT must be there within the connect timeout from `now` on.
     #[must_use]
-    pub fn new(origin: Origin, setting: Arc<Setting>, now: Instant) -> Self {
+    pub fn new(origin: impl Into<Arc<Origin>>, setting: Arc<Setting>, now: Instant) -> Self {
         let mut timer = Timer::default();
         timer.arm(Deadline::Connect, now, setting.limits.connect_timeout);
         Self {
             setting,
-            who: Who::Stranger(Box::new(origin)),
+            who: Who::Stranger(origin.into()),
             phase: Phase::Greeting,
             terms: Terms::default(),
             up: Direction::default(),

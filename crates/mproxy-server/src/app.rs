@@ -25,7 +25,7 @@ use crate::admin::view::{EndpointHealth, ListenerReadiness, Page, Readiness, Ses
 use crate::admin::{self, Admin};
 use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check};
 use crate::drain::drain;
-use crate::serve::{Broker, House, Serving};
+use crate::serve::{House, Serving};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -106,8 +106,7 @@ impl App {
                 connect_timeout: listener.connect_timeout,
                 ..Limits::default()
             };
-            let dial_timeout = limits.dial_timeout;
-            let serving = Serving {
+            let serving = Arc::new(Serving {
                 house: Arc::clone(&house),
                 name: listener.name.as_str().into(),
                 setting: Arc::new(Setting {
@@ -117,11 +116,11 @@ impl App {
                     limits,
                     on_error: on_errors(config.policy.as_ref()),
                 }),
-                broker: Arc::new(Broker { target: listener.target.clone(), within: dial_timeout }),
+                target: listener.target.clone(),
                 door: metrics.listener(&listener.name),
                 max_connections: listener.max_connections,
-                open: Arc::new(AtomicUsize::new(0)),
-            };
+                open: AtomicUsize::new(0),
+            });
             house.tasks.spawn(serving.run(open));
         }
         let state = Arc::new(State {

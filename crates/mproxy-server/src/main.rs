@@ -16,7 +16,18 @@ use tracing::warn;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match run_command() {
+        Ok(code) => code,
+        Err(error) => {
+            // One line with its causes, and no backtrace: it is for the person who started it.
+            eprintln!("mproxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.task() {
         Command::Check => {

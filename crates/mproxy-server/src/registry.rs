@@ -1,7 +1,6 @@
 //! Who is connected: what the admin API shows of each connection, and the way to say a word to it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
@@ -11,7 +10,7 @@ use futures_util::task::AtomicWaker;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
 use mproxy_core::event::Traffic;
-use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::peer::Origin;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -46,12 +45,7 @@ impl Stage {
 
 /// One connection, as others see it. Its task writes; the admin API reads, and leaves a word.
 pub(crate) struct Handle {
-    id: ConnectionId,
-    epoch: u64,
-    listener: Arc<str>,
-    transport: Transport,
-    remote: SocketAddr,
-    local: SocketAddr,
+    origin: Arc<Origin>,
     accepted: SystemTime,
     peer: OnceLock<Arc<Peer>>,
     stage: AtomicU8,
@@ -66,14 +60,9 @@ const DRAIN: u16 = 1;
 const KICK: u16 = 0x100;
 
 impl Handle {
-    pub(crate) fn new(origin: &Origin) -> Self {
+    pub(crate) fn new(origin: &Arc<Origin>) -> Self {
         Self {
-            id: origin.connection_id,
-            epoch: origin.epoch,
-            listener: Arc::clone(&origin.listener),
-            transport: origin.transport,
-            remote: origin.remote,
-            local: origin.local,
+            origin: Arc::clone(origin),
             accepted: SystemTime::now(),
             peer: OnceLock::new(),
             stage: AtomicU8::new(Stage::Connecting as u8),
@@ -110,12 +99,12 @@ impl Handle {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    pub(crate) const fn id(&self) -> ConnectionId {
-        self.id
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    pub(crate) const fn remote(&self) -> SocketAddr {
-        self.remote
+    fn id(&self) -> u128 {
+        self.origin.connection_id.0
     }
 
     pub(crate) fn peer(&self) -> Option<&Arc<Peer>> {
@@ -142,14 +131,14 @@ impl Handle {
         let peer = self.peer();
         let count = |at: usize| self.traffic[at].load(Ordering::Relaxed);
         SessionView {
-            connection_id: Uuid::from_u128(self.id.0),
-            epoch: self.epoch,
+            connection_id: Uuid::from_u128(self.id()),
+            epoch: self.origin.epoch,
             client_id: peer.map(|peer| peer.client_id.to_string()),
             username: peer.and_then(|peer| peer.username.as_ref().map(ToString::to_string)),
-            listener: self.listener.to_string(),
-            transport: self.transport.name(),
-            remote: self.remote.to_string(),
-            local: self.local.to_string(),
+            listener: self.origin.listener.to_string(),
+            transport: self.origin.transport.name(),
+            remote: self.origin.remote.to_string(),
+            local: self.origin.local.to_string(),
             protocol: peer.map(|peer| peer.version.to_string()),
             connected_since: Timestamp(self.accepted),
             phase: Stage::NAMES
@@ -170,7 +159,7 @@ impl Handle {
         filter.passes(
             peer.map(|peer| &*peer.client_id),
             peer.and_then(|peer| peer.username.as_deref()),
-            &self.listener,
+            &self.origin.listener,
         )
     }
 }
@@ -183,11 +172,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn enter(&self, handle: &Arc<Handle>) {
-        self.connections.lock().insert(handle.id.0, Arc::clone(handle));
+        self.connections.lock().insert(handle.id(), Arc::clone(handle));
     }
 
     pub(crate) fn leave(&self, handle: &Handle) {
-        self.connections.lock().remove(&handle.id.0);
+        self.connections.lock().remove(&handle.id());
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
@@ -224,7 +213,7 @@ impl Registry {
             from = if some.len() < AT_A_TIME {
                 None
             } else {
-                some.last().and_then(|one| one.id.0.checked_add(1))
+                some.last().and_then(|one| one.id().checked_add(1))
             };
             sessions
                 .extend(some.iter().filter(|one| one.passes(filter)).map(|one| one.view()).take(limit + 1));
@@ -242,11 +231,15 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use mproxy_core::peer::{ConnectionId, Transport};
+
     use super::*;
 
     fn handle(id: u128, listener: &str) -> Arc<Handle> {
         let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        Arc::new(Handle::new(&Origin {
+        Arc::new(Handle::new(&Arc::new(Origin {
             connection_id: ConnectionId(id),
             epoch: id as u64,
             instance: "here".into(),
@@ -256,7 +249,7 @@ mod tests {
             local: any,
             tls: None,
             ws: None,
-        }))
+        })))
     }
 
     #[test]

@@ -24,9 +24,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use mproxy_core::event::Sink;
 use mproxy_core::fault::{Closed, Unreachable};
-use mproxy_core::{Effect, Fault, Session, Side};
+use mproxy_core::{Effect, Event, Fault, Session, Side};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
@@ -51,13 +50,15 @@ pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>>
 pub(crate) trait Doors<S>: Send + Sync {
     /// Reaches the broker.
     fn dial(&self) -> Dialing<S>;
+
+    /// Tells whoever listens.
+    fn report(&self, event: Event);
 }
 
 /// One connection. Resolves to the reason of its end.
 pub(crate) struct Relay<S> {
     session: Session,
     handle: Arc<Handle>,
-    sink: Arc<dyn Sink>,
     doors: Arc<dyn Doors<S>>,
     client: End<S>,
     broker: End<S>,
@@ -102,17 +103,10 @@ impl<S> End<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
-    pub(crate) fn new(
-        client: S,
-        session: Session,
-        handle: Arc<Handle>,
-        sink: Arc<dyn Sink>,
-        doors: Arc<dyn Doors<S>>,
-    ) -> Self {
+    pub(crate) fn new(client: S, session: Session, handle: Arc<Handle>, doors: Arc<dyn Doors<S>>) -> Self {
         Self {
             session,
             handle,
-            sink,
             doors,
             client: End::new(Some(client)),
             broker: End::new(None),
@@ -127,6 +121,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     /// Who it was, for the log of its end.
     pub(crate) fn session(&self) -> &Session {
         &self.session
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
     }
 
     fn end(&mut self, side: Side) -> &mut End<S> {
@@ -155,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
                     self.handle.reached(Stage::Closing);
                     self.end(side).closing = Closing::Asked;
                 }
-                Effect::Report(event) => self.sink.report(event),
+                Effect::Report(event) => self.doors.report(event),
                 Effect::Done(fault) => self.over = Some(fault),
             }
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Fault, Unreachable, Whose};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_core::{Session, Setting};
+use mproxy_core::{Event, Session, Setting};
 use mproxy_tcp::{Accepted, Incoming, Listener, SocketOptions};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -56,22 +56,22 @@ pub(crate) struct Serving {
     pub(crate) house: Arc<House>,
     pub(crate) name: Arc<str>,
     pub(crate) setting: Arc<Setting>,
-    pub(crate) broker: Arc<Broker>,
-    pub(crate) door: Door,
+    /// Where its connections go.
+    pub(crate) target: Target,
+    pub(crate) door: Arc<Door>,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
-    pub(crate) open: Arc<AtomicUsize>,
+    pub(crate) open: AtomicUsize,
 }
 
-/// Where a listener's connections go.
-pub(crate) struct Broker {
-    pub(crate) target: Target,
-    pub(crate) within: std::time::Duration,
-}
+impl Doors<TcpStream> for Serving {
+    fn report(&self, event: Event) {
+        self.house.sink.report(event);
+    }
 
-impl Doors<TcpStream> for Broker {
     fn dial(&self) -> Dialing<TcpStream> {
-        let (host, port, within) = (self.target.host.clone(), self.target.port, self.within);
+        let within = self.setting.limits.dial_timeout;
+        let (host, port) = (self.target.host.clone(), self.target.port);
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + within;
             mproxy_tcp::dial(&host, port, &SocketOptions::default(), deadline).await.map_err(|error| {
@@ -87,7 +87,7 @@ impl Doors<TcpStream> for Broker {
 
 impl Serving {
     /// Accepts until the house closes.
-    pub(crate) async fn run(self, mut listener: Listener) {
+    pub(crate) async fn run(self: Arc<Self>, mut listener: Listener) {
         let closing = self.house.closing.clone();
         loop {
             // `accept` is cancel safe: a dropped one took nobody out of the queue.
@@ -108,15 +108,15 @@ impl Serving {
         }
     }
 
-    fn let_in(&self, accepted: Accepted) {
+    fn let_in(self: &Arc<Self>, accepted: Accepted) {
         let Accepted { stream, remote, local } = accepted;
-        let Some(place) = Place::take(&self.house, self) else {
+        let Some(place) = Place::take(self) else {
             // Dropped at once: the client sees its connection closed.
             self.door.refused();
             debug!(listener = %self.name, %remote, "refused: too many connections");
             return;
         };
-        let origin = Origin {
+        let origin = Arc::new(Origin {
             connection_id: ConnectionId(Uuid::new_v4().as_u128()),
             epoch: self.house.epochs.fetch_add(1, Ordering::Relaxed),
             instance: Arc::clone(&self.house.instance),
@@ -126,53 +126,50 @@ impl Serving {
             local,
             tls: None,
             ws: None,
-        };
+        });
         debug!(connection = %origin.connection_id, listener = %self.name, %remote, "connected");
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
         let session = Session::new(origin, Arc::clone(&self.setting), Instant::now());
-        let doors = Arc::clone(&self.broker) as Arc<dyn Doors<TcpStream>>;
-        let relay = Relay::new(stream, session, Arc::clone(&handle), Arc::clone(&self.house.sink), doors);
-        let count = self.door.accepted();
-        self.house.tasks.spawn(Connection { relay, place: Some((place, handle, count)) });
+        let doors = Arc::clone(self) as Arc<dyn Doors<TcpStream>>;
+        let relay = Relay::new(stream, session, handle, doors);
+        self.house.tasks.spawn(Connection { relay, place, count: Some(self.door.accepted()) });
     }
 }
 
 /// A place among those that may be connected at a time; given back when dropped.
-struct Place {
-    house: Arc<House>,
-    listener: Arc<AtomicUsize>,
-}
+struct Place(Arc<Serving>);
 
 impl Place {
-    fn take(house: &Arc<House>, serving: &Serving) -> Option<Self> {
+    fn take(serving: &Arc<Serving>) -> Option<Self> {
         let under = |count: &AtomicUsize, most: usize| {
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
                 .is_ok()
         };
-        if !under(&house.open, house.max_connections) {
+        if !under(&serving.house.open, serving.house.max_connections) {
             return None;
         }
         if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX)) {
-            house.open.fetch_sub(1, Ordering::AcqRel);
+            serving.house.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Self { house: Arc::clone(house), listener: Arc::clone(&serving.open) })
+        Some(Self(Arc::clone(serving)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.house.open.fetch_sub(1, Ordering::AcqRel);
-        self.listener.fetch_sub(1, Ordering::AcqRel);
+        self.0.house.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// A relay, and what is to be done when it ends, however it ends.
 struct Connection {
     relay: Relay<TcpStream>,
-    place: Option<(Place, Arc<Handle>, Open)>,
+    place: Place,
+    count: Option<Open>,
 }
 
 impl Future for Connection {
@@ -181,29 +178,27 @@ impl Future for Connection {
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         let this = &mut *self;
         let fault = std::task::ready!(Pin::new(&mut this.relay).poll(cx));
-        if let Some((place, handle, count)) = this.place.take() {
-            place.house.registry.leave(&handle);
+        if let Some(count) = this.count.take() {
             count.ended(&fault);
-            tell(&this.relay, &handle, &fault);
         }
+        tell(&this.relay, &fault);
         std::task::Poll::Ready(())
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some((place, handle, _)) = self.place.take() {
-            place.house.registry.leave(&handle);
-        }
+        self.place.0.house.registry.leave(self.relay.handle());
     }
 }
 
 /// The line of a connection's end: as loud as whose doing it was asks for.
-fn tell(relay: &Relay<TcpStream>, handle: &Handle, fault: &Fault) {
+fn tell(relay: &Relay<TcpStream>, fault: &Fault) {
     let session = relay.session();
     let client = session.peer().map(|peer| &*peer.client_id);
     let user = session.peer().and_then(|peer| peer.username.as_deref());
-    let (connection, remote, whose) = (handle.id(), handle.remote(), fault.whose().name());
+    let origin = relay.handle().origin();
+    let (connection, remote, whose) = (origin.connection_id, origin.remote, fault.whose().name());
     macro_rules! line {
         ($level:ident) => {
             $level!(%connection, %remote, ?client, ?user, whose, cause = fault.label(), "ended: {fault}")

@@ -116,7 +116,7 @@ impl Session {
         self.timer.disarm();
         let Who::Stranger(origin) = &self.who else { return Ok(()) };
         let peer = Arc::new(Peer {
-            origin: (**origin).clone(),
+            origin: Arc::clone(origin),
             version: connect.version,
             client_id: connect.client_id.into(),
             username: connect.username.map(Into::into),

@@ -41,7 +41,7 @@ fn peer(version: Version) -> Arc<Peer> {
         ws: Some(Box::new(ws)),
     };
     Arc::new(Peer {
-        origin,
+        origin: origin.into(),
         version,
         client_id: "c1".into(),
         username: Some("ann".into()),

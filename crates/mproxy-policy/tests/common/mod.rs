@@ -38,7 +38,7 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         ws: None,
     };
     let peer = Arc::new(Peer {
-        origin,
+        origin: origin.into(),
         version: Version::V5,
         client_id: client_id.into(),
         username: username.map(Into::into),

@@ -25,7 +25,7 @@ pub(super) struct Inbox {
     rest: BytesMut,
     /// The session did not want what is in `rest`, rather than not having enough of it.
     blocked: bool,
-    ended: Option<Closed>,
+    ended: Option<Box<Closed>>,
 }
 
 /// What a read brought.
@@ -47,7 +47,7 @@ impl Inbox {
     }
 
     pub(super) fn ended(&self) -> Option<Closed> {
-        self.ended.clone()
+        self.ended.as_deref().cloned()
     }
 
     /// Gives the session what it did not want before.
@@ -85,11 +85,11 @@ impl Inbox {
                 return Came::Nothing;
             }
             Poll::Ready(Ok(0)) => {
-                self.ended = Some(Closed::Eof);
+                self.ended = Some(Box::new(Closed::Eof));
                 Came::Something
             }
             Poll::Ready(Err(error)) => {
-                self.ended = Some(failed(&error));
+                self.ended = Some(Box::new(failed(&error)));
                 Came::Something
             }
             Poll::Ready(Ok(_)) => {
@@ -122,7 +122,7 @@ impl Inbox {
     ) -> Poll<Closed> {
         self.rest = BytesMut::new();
         if let Some(how) = self.ended.take() {
-            return Poll::Ready(how);
+            return Poll::Ready(*how);
         }
         let mut chunk = chunk::lease();
         let mut thrown = 0;

@@ -24,10 +24,12 @@ const COPY_UP_TO: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     first: Bytes,
-    more: VecDeque<Bytes>,
+    /// Behind `first`; only there while it holds something.
+    #[expect(clippy::box_collection, reason = "a sleeper pays for a pointer, not for a queue")]
+    more: Option<Box<VecDeque<Bytes>>>,
     len: usize,
     /// Set once a write has failed. Nothing is kept from then on.
-    broken: Option<Closed>,
+    broken: Option<Box<Closed>>,
 }
 
 impl Outbox {
@@ -40,7 +42,7 @@ impl Outbox {
     }
 
     pub(super) fn broken(&self) -> Option<Closed> {
-        self.broken.clone()
+        self.broken.as_deref().cloned()
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
@@ -51,7 +53,7 @@ impl Outbox {
         if self.first.is_empty() {
             self.first = bytes;
         } else {
-            self.more.push_back(bytes);
+            self.more.get_or_insert_default().push_back(bytes);
         }
     }
 
@@ -83,12 +85,12 @@ impl Outbox {
         stream: Pin<&mut S>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.more.is_empty() {
+        let Some(more) = &self.more else {
             return stream.poll_write(cx, &self.first);
-        }
+        };
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(std::iter::once(&self.first).chain(&self.more)) {
+        for (slice, bytes) in slices.iter_mut().zip(std::iter::once(&self.first).chain(more.iter())) {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
@@ -99,11 +101,11 @@ impl Outbox {
         self.len -= n;
         while n >= self.first.len() {
             n -= self.first.len();
-            match self.more.pop_front() {
+            match self.more.as_mut().and_then(|more| more.pop_front()) {
                 Some(next) => self.first = next,
                 None => {
                     self.first = Bytes::new();
-                    self.more = VecDeque::new();
+                    self.more = None;
                     return;
                 }
             }
@@ -114,13 +116,15 @@ impl Outbox {
     /// What is left has to wait for the peer: it should not keep a chunk alive that others could use.
     fn settle_down(&mut self) {
         if self.len <= COPY_UP_TO {
-            for bytes in std::iter::once(&mut self.first).chain(&mut self.more) {
+            for bytes in
+                std::iter::once(&mut self.first).chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
+            {
                 *bytes = Bytes::copy_from_slice(bytes);
             }
         }
     }
 
     fn fail(&mut self, error: &io::Error) {
-        *self = Self { broken: Some(failed(error)), ..Self::default() };
+        *self = Self { broken: Some(Box::new(failed(error))), ..Self::default() };
     }
 }

@@ -30,6 +30,8 @@ impl Doors<DuplexStream> for Pipe {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
     }
+
+    fn report(&self, _event: Event) {}
 }
 
 struct Scene {
@@ -48,7 +50,7 @@ fn scene(pipe: usize) -> Scene {
 fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Scene {
     let (client, ours) = duplex(pipe);
     let any = "127.0.0.1:1".parse().unwrap();
-    let origin = Origin {
+    let origin = Arc::new(Origin {
         connection_id: ConnectionId(1),
         epoch: 1,
         instance: "here".into(),
@@ -58,7 +60,7 @@ fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Sce
         local: any,
         tls: None,
         ws: None,
-    };
+    });
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
         decider: Arc::new(Chain::default()),
@@ -69,7 +71,7 @@ fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Sce
     };
     let session = Session::new(origin, Arc::new(setting), Instant::now());
     let doors = Arc::new(Pipe(Mutex::new(theirs)));
-    let relay = Relay::new(ours, session, Arc::clone(&handle), Arc::new(Nobody), doors);
+    let relay = Relay::new(ours, session, Arc::clone(&handle), doors);
     Scene { client, broker, handle, relay: tokio::spawn(relay) }
 }
 

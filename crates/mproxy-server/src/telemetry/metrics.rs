@@ -122,18 +122,18 @@ impl Metrics {
 
     /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
     #[must_use]
-    pub fn listener(&self, name: &str) -> Door {
+    pub fn listener(&self, name: &str) -> Arc<Door> {
         let connections = |outcome| {
             let labels = Connections { listener: name.to_owned(), outcome };
             self.connections.get_or_create_owned(&labels)
         };
-        Door {
+        Arc::new(Door {
             name: name.into(),
             accepted: connections("accepted"),
             refused: connections("refused"),
             open: self.sessions.get_or_create_owned(&Sessions { listener: name.to_owned() }),
             ended: self.ended.clone(),
-        }
+        })
     }
 
     /// A call to the policy service ended so, after so long.
@@ -197,10 +197,10 @@ pub struct Door {
 impl Door {
     /// A connection was accepted. It counts as open until what is returned is told its end, or dropped.
     #[must_use]
-    pub fn accepted(&self) -> Open {
+    pub fn accepted(self: &Arc<Self>) -> Open {
         self.accepted.inc();
         self.open.inc();
-        Open { door: self.clone(), told: false }
+        Open { door: Arc::clone(self), told: false }
     }
 
     /// A connection was refused because there are too many.
@@ -217,7 +217,7 @@ impl Door {
 /// A connection that counts as open.
 #[derive(Debug)]
 pub struct Open {
-    door: Door,
+    door: Arc<Door>,
     told: bool,
 }
 
