@@ -512,7 +512,8 @@ fn the_client_id_that_the_broker_assigned_is_the_client_s() {
 
 #[test]
 fn a_drain_before_the_session_is_open_ends_it_at_once() {
-    let phases: [(&str, fn(&mut Stage)); 4] = [
+    type Way = fn(&mut Stage);
+    let phases: [(&str, Way); 4] = [
         ("greeting", |_| {}),
         ("admitting", |stage| stage.client(&connect(Version::V311))),
         ("dialing", |stage| {

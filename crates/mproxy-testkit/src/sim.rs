@@ -5,9 +5,10 @@
 //! | [`stage`] | [`Stage`]: a session between two byte pipes, for scenes written by hand |
 //! | [`script`] | the decider that records questions and answers as it is told, the sink that remembers events |
 //! | [`world`] | the seeded simulator: random peers, chunks, verdicts and clocks, and what must hold after each step |
-//! | `model`, `fate`, `way` | its peers, what becomes of their packets, and who watches that it does |
+//! | `model`, `fate`, `book`, `way` | its peers, what becomes of their packets, who says so, and who watches that it does |
 //! | [`rng`] | its random numbers |
 
+mod book;
 mod fate;
 mod model;
 pub mod rng;

@@ -3,25 +3,27 @@
 //! The two directions differ in who is asked about (the client may publish; the client may be sent) and in how
 //! strictly they are read; the rest is one story.
 
+mod judge;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, QoS};
 
 use super::lane::{Asker, Slot, State};
-use super::{Fate, Session, Step, rewrite};
+use super::{Fate, Session, Step};
 use crate::chain::{allowed, failed_refusal};
 use crate::event::{Event, Happening, Kind, Published};
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Action, Answer, Decision, Failure, FailureKind, Hook, OnError, Payload, PublishChange, PublishQuestion,
-    Question, Refusal, Ruling, Source, Verdict, Want,
+    Answer, Decision, Failure, FailureKind, Hook, OnError, Payload, PublishChange, PublishQuestion, Question,
+    Refusal, Ruling, Source, Verdict, Want,
 };
 
 /// A PUBLISH larger than this does not wait for its last byte: its head is decided, then the payload streams.
@@ -198,160 +200,6 @@ impl Session {
         }
     }
 
-    /// The head of a PUBLISH as it has to be now; `None` if it may go as it came. `Err` says why it cannot go at all.
-    fn write_anew(
-        &mut self,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: &str,
-        change: Option<&PublishChange>,
-    ) -> Result<Option<BytesMut>, String> {
-        if change.is_none() && self.receiver_knows(from, head, topic) {
-            return Ok(None);
-        }
-        self.written(from, head, topic, change).map(Some)
-    }
-
-    /// The new head of a PUBLISH, unless that makes an invalid packet.
-    fn written(
-        &self,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: &str,
-        change: Option<&PublishChange>,
-    ) -> Result<BytesMut, String> {
-        let topic = change.and_then(|change| change.topic.as_deref()).unwrap_or(topic);
-        mproxy_codec::topic::check_name(topic).map_err(|error| format!("rewritten topic: {error}"))?;
-        let new_payload = change.and_then(|change| change.payload.as_ref());
-        let payload_len = new_payload.map_or(head.payload_len, Bytes::len);
-        let mut out = BytesMut::new();
-        rewrite::publish_head(head, topic, change, payload_len, self.terms.version, &mut out)
-            .map_err(|error| format!("rewritten packet: {error}"))?;
-        let (size, most) = (out.len() + payload_len, self.terms.max_packet_to(from.other()));
-        if size > most as usize {
-            let to = from.other();
-            return Err(format!(
-                "rewritten packet of {size} bytes is over the {to}'s Maximum Packet Size of {most}"
-            ));
-        }
-        Ok(out)
-    }
-
-    /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet is a
-    /// failed answer, and so is a verdict to another question.
-    fn publish_ruled(
-        &mut self,
-        from: Side,
-        ruling: Ruling,
-        head: &PublishHead<'_>,
-        topic: &str,
-    ) -> Result<Option<Box<PublishChange>>, (Refusal, Option<Failure>)> {
-        let Ruling { mut source, verdict } = ruling;
-        let decided = match verdict {
-            Verdict::Publish(Decision::Allow(change)) => {
-                let change =
-                    change.map(|change| real_change(change, head, topic)).filter(|change| !change.is_empty());
-                let valid = change
-                    .as_deref()
-                    .map_or(Ok(()), |change| self.written(from, head, topic, Some(change)).map(drop));
-                match valid {
-                    Ok(()) => Ok(change),
-                    Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
-                }
-            }
-            Verdict::Publish(Decision::Refuse(refusal)) => Err(Ok(refusal)),
-            Verdict::Failed(failure) => Err(Err(failure)),
-            Verdict::Connect(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Err(Err(Failure::new(FailureKind::Invalid, "a verdict to another question")))
-            }
-        };
-        let decided = match decided {
-            Ok(change) => Ok(change),
-            Err(Ok(refusal)) => Err((refusal, None)),
-            Err(Err(failure)) => match self.failed(hook(from), &failure) {
-                OnError::Allow => {
-                    source = Source::FailedOpen;
-                    Ok(None)
-                }
-                OnError::Deny => {
-                    source = Source::FailedClosed;
-                    Err((failed_refusal(), Some(failure)))
-                }
-            },
-        };
-        let outcome = match &decided {
-            Ok(None) => Outcome::Allowed,
-            Ok(Some(_)) => Outcome::Changed,
-            Err(_) => Outcome::Refused,
-        };
-        self.setting.meter.decision(hook(from), source, outcome);
-        decided
-    }
-
-    /// Makes the wire say no, in the way of the spec's refusal table.
-    fn refuse_publish(
-        &mut self,
-        from: Side,
-        head: &PublishHead<'_>,
-        refusal: &Refusal,
-        failure: Option<Failure>,
-        now: Instant,
-    ) {
-        if refusal.action == Action::Disconnect {
-            let hook = hook(from);
-            self.end(
-                match failure {
-                    Some(failure) => Fault::PolicyFailed { hook, failure: Box::new(failure) },
-                    None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
-                },
-                now,
-            );
-            return;
-        }
-        // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
-        let reason = match (refusal.action, from) {
-            (Action::NoAck, Side::Client) => {
-                if self.counts(head) {
-                    self.in_flight.over(acknowledgement(head.qos));
-                }
-                return;
-            }
-            (Action::Reject, Side::Client) if refusal.reason.is_error() => refusal.reason,
-            (Action::Reject, Side::Client) => ReasonCode::NOT_AUTHORIZED,
-            (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
-        };
-        self.acknowledge(from, head, reason, refusal.text.as_deref());
-    }
-
-    /// Our own answer to a PUBLISH, in its place among the receiver's.
-    fn acknowledge(&mut self, from: Side, head: &PublishHead<'_>, reason: ReasonCode, text: Option<&str>) {
-        let Some(id) = head.packet_id else { return };
-        let kind = acknowledgement(head.qos);
-        let text = text.filter(|_| reason.is_error());
-        let ack = self.terms.ack(from, kind, id, reason, text);
-        if kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error()) {
-            // Its PUBREL is ours to answer [MQTT-4.3.3-11].
-            self.ledger().flows(from).ours.insert(id);
-        } else if from == Side::Client && self.counts(head) {
-            self.in_flight.over(kind);
-        }
-        if let Some(ack) = self.ledger().flows(from).line(kind).answer(ack) {
-            self.inject(from, ack);
-        }
-    }
-
-    /// Whether this publish of the client's counts as one under way. Before 5.0 a client may repeat one that does.
-    const fn counts(&self, head: &PublishHead<'_>) -> bool {
-        self.terms.version.is_v5() || !head.dup
-    }
-
-    /// A refused QoS 2 PUBLISH came again before its PUBREL: it is answered again, and not asked about again.
-    fn answered_before(&mut self, head: &PublishHead<'_>) -> bool {
-        head.packet_id.is_some_and(|id| {
-            self.ledger.as_mut().is_some_and(|ledger| ledger.flows(Side::Client).ours.contains(&id))
-        })
-    }
-
     /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one.
     fn publish_leaves(
         &mut self,
@@ -521,13 +369,6 @@ impl Session {
             self.effects.push(super::Effect::Report(Event { peer, what }));
         }
     }
-}
-
-/// A change without what says the same as the packet does.
-fn real_change(mut change: Box<PublishChange>, head: &PublishHead<'_>, topic: &str) -> Box<PublishChange> {
-    change.topic.take_if(|new| **new == *topic);
-    change.retain.take_if(|new| *new == head.retain);
-    change
 }
 
 /// The packet that first acknowledges a publish of this QoS.

@@ -3,6 +3,8 @@
 //!
 //! [`run`] plays one seed and panics on the first thing that is not as it must be. The same seed plays the same game.
 
+mod ends;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,15 +16,15 @@ use mproxy_codec::{
 };
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::event::Happening;
-use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Verdict, Want};
+use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Want};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
 
+use super::book::Book;
 use super::model::{Message, Model, Sent, What, ack, suback, swallowed};
 use super::rng::Rng;
-use super::script::{Asked, Reply};
 use super::stage::{Setup, Stage};
-use super::way::{Answered, Arrival, Way, all_refused, id_of};
+use super::way::{Arrival, Way, all_refused, id_of};
 
 /// Plays one seed.
 ///
@@ -32,51 +34,6 @@ pub fn run(seed: u64) {
     let mut world = World::new(seed);
     if let Err(why) = world.play() {
         panic!("seed {seed}, step {}: {why}", world.steps);
-    }
-}
-
-/// What the decider knows.
-struct Book {
-    rng: Rng,
-    verdicts: HashMap<String, (Verdict, Option<String>)>,
-    /// Every so many answers come later.
-    later: usize,
-    open: Vec<(usize, String)>,
-    questions: usize,
-    /// Keys of questions that have been answered and not yet been looked at by the world.
-    fresh: VecDeque<String>,
-    answered: Answered,
-    wrong: Option<String>,
-}
-
-impl Book {
-    fn ask(&mut self, asked: &Asked) -> Reply {
-        let key = match asked.hook {
-            Hook::Connect => "connect",
-            Hook::Subscribe => asked.what.split(' ').next().unwrap_or_default(),
-            Hook::Publish | Hook::Deliver => asked.id.as_deref().unwrap_or(&asked.what),
-        };
-        let Some((verdict, topic)) = self.verdicts.get(key) else {
-            self.wrong.get_or_insert_with(|| format!("a question about nothing: {asked:?}"));
-            return Reply::Pass;
-        };
-        if topic.as_ref().is_some_and(|topic| *topic != asked.what) {
-            self.wrong
-                .get_or_insert_with(|| format!("a question under the wrong topic: {asked:?}, not {topic:?}"));
-        }
-        if self.rng.below(10) < self.later {
-            self.open.push((self.questions, key.into()));
-            self.questions += 1;
-            return Reply::Later;
-        }
-        let verdict = verdict.clone();
-        self.answer(key.into());
-        Reply::Now(verdict)
-    }
-
-    fn answer(&mut self, key: String) {
-        *self.answered.entry(key.clone()).or_default() += 1;
-        self.fresh.push_back(key);
     }
 }
 
@@ -529,132 +486,6 @@ impl World {
             return Ok(());
         }
         Err(format!("{} {} came before that of {:?}", ack.kind.name(), ack.packet_id, order.front()))
-    }
-
-    /// Everything comes to its end: questions, flows, bytes.
-    fn settle(&mut self) -> Result<(), String> {
-        self.bytewise = false;
-        for _ in 0..20_000 {
-            let missing = self.must_arrive.is_some_and(|side| !self.way_from(side).is_through());
-            let owes = |model: &Model| self.silent != Some(model.side) && model.owes();
-            let owing = owes(&self.client) || owes(&self.broker);
-            let pending = !self.book().open.is_empty()
-                || self.wire.iter().any(|wire| !wire.is_empty())
-                || owing && (missing || !self.ending);
-            if !pending || self.is_over() {
-                self.look()?;
-                let end = format!("{}, {:?}", self.stage.session.phase_name(), self.stage.done());
-                let unread = [Side::Client, Side::Broker].map(|side| self.stage.unread(side));
-                let lost = self.must_arrive.map(|side| self.way_from(side)).filter(|way| !way.is_through());
-                return lost.map_or(Ok(()), |way| {
-                    Err(format!(
-                        "lost on the way to the {} ({end}, unread {unread:?}): {:?}",
-                        way.to, way.sent
-                    ))
-                });
-            }
-            self.step(false)?;
-        }
-        Err("it does not come to rest".into())
-    }
-
-    /// Nothing is under way any more, so nothing may be missing.
-    fn at_rest(&mut self) -> Result<(), String> {
-        for (way, model) in [(&self.up, &self.client), (&self.down, &self.broker)] {
-            if !way.is_through() || !way.owed.is_empty() || way.torn() > 0 {
-                return Err(format!("not all reached the {}: {:?}, owed {:?}", way.to, way.sent, way.owed));
-            }
-            if model.waits() {
-                return Err(format!("the {} waits for {:?} {:?}", model.side, model.flights, model.asking));
-            }
-            if self.stage.unread(model.side) > 0 || self.stage.session.waiting(model.side) != (0, 0) {
-                return Err(format!("something of the {} was not read", model.side));
-            }
-        }
-        if self.stage.session.phase_name() != "open" || self.stage.session.poll_timeout().is_some() {
-            return Err("it is not at rest".into());
-        }
-        if self.told[0] > 0 && !self.repeats && self.told[1] != self.taken {
-            return Err(format!("{} publishes were told of, {} were taken", self.told[1], self.taken));
-        }
-        Ok(())
-    }
-
-    /// Something ends the session.
-    fn begin_to_end(&mut self) -> Result<(), String> {
-        if self.ending {
-            return Ok(());
-        }
-        self.ending = true;
-        let side = if self.rng.one_in(2) { Side::Client } else { Side::Broker };
-        let open = self.stage.session.phase_name() == "open";
-        match self.rng.below(6) {
-            0 => {
-                let says = side == Side::Client || self.client.version.is_v5();
-                let side = if says { side } else { Side::Client };
-                self.must_arrive = open.then_some(side);
-                self.send(side, Sent { bytes: vec![0xE0, 0], what: What::Plain });
-                self.silent = Some(side);
-            }
-            1 | 2 => {
-                // In order: what was sent before must arrive.
-                self.must_arrive = open.then_some(side);
-                while !self.wire[side as usize].is_empty() {
-                    self.carry(side);
-                    self.look()?;
-                }
-                self.stage.close(side);
-                self.silent = Some(side);
-            }
-            3 => {
-                self.stage.reset(side);
-                self.silent = Some(side);
-            }
-            4 if self.rng.one_in(2) => {
-                self.stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, self.stage.now);
-                self.stage.run();
-            }
-            4 => self.stage.drain(),
-            _ => self.send(side, Sent { bytes: vec![0, 0], what: What::Plain }),
-        }
-        self.look()
-    }
-
-    /// Both peers vanish, and time passes.
-    fn close(&mut self) -> Result<(), String> {
-        self.look()?;
-        // What is ending ends by itself, too; what only drains does not.
-        let ending = self.stage.session.phase_name() == "ending";
-        let orders = [&[Side::Client, Side::Broker][..], &[Side::Broker, Side::Client], &[Side::Client], &[]];
-        for side in orders[self.rng.below(if ending { 4 } else { 2 })] {
-            self.stage.close(*side);
-            self.look()?;
-        }
-        self.stage.pass(Duration::from_secs(60));
-        self.look()?;
-        // An end that stands behind packets without verdict is not even read. But verdicts carry deadlines of their own.
-        while !self.is_over() && !self.book().open.is_empty() {
-            self.decide();
-            self.look()?;
-        }
-        self.stage.pass(Duration::from_secs(60));
-        self.look()?;
-        if !self.is_over() {
-            return Err(format!("it does not end: {}", self.stage.session.phase_name()));
-        }
-        if self.told[0] != self.told[2] {
-            return Err("Connect without Disconnect".into());
-        }
-        // Nothing happens any more, whatever comes.
-        while !self.book().open.is_empty() {
-            self.decide();
-        }
-        self.stage.session.drain(self.stage.now);
-        self.stage.run();
-        match self.stage.session.poll_effect() {
-            None => Ok(()),
-            Some(effect) => Err(format!("after the end: {effect:?}")),
-        }
     }
 
     fn is_over(&self) -> bool {
