@@ -1,5 +1,6 @@
 //! A stand-in broker that records every byte and answers as its script says: the judge of byte identity, and the
-//! bad broker of bad days. It knows no topics and delivers nothing by itself.
+//! bad broker of bad days. It knows no topics and delivers nothing by itself. Whoever ends his direction finds the
+//! other ended too, after all that was to be sent, as with any broker.
 
 mod answers;
 
@@ -266,7 +267,12 @@ async fn read(
             },
         };
         let len = match read {
-            Ok(0) => return record.send_modify(|record| record.end = Some(End::Finished)),
+            Ok(0) => {
+                record.send_modify(|record| record.end = Some(End::Finished));
+                // Fails where it has closed already.
+                let _ = orders.send(Order::Close).await;
+                return;
+            }
             Err(_) => return record.send_modify(|record| record.end = Some(End::Reset)),
             Ok(len) => len,
         };

@@ -60,6 +60,13 @@ impl Proxy {
         self.process().line_where(&what, all).await.unwrap_or_else(|failed| panic!("{failed}"))
     }
 
+    /// Closes our end, where mproxy has closed its own, and gives the line of this connection's end.
+    pub(crate) async fn line_of(&mut self, client: WireClient) -> String {
+        let from = client.local_addr();
+        drop(client);
+        self.end_of(from).await
+    }
+
     /// The line of the end of the connection that came from there.
     pub(crate) async fn end_of(&mut self, client: SocketAddr) -> String {
         self.line(&[&format!("remote={client}"), "ended:"]).await
