@@ -104,6 +104,9 @@ impl App {
             let limits = Limits {
                 max_packet_size: listener.max_packet_size,
                 connect_timeout: listener.connect_timeout,
+                // What a client sent before it went is still decided and delivered: its end outlasts a question.
+                close_timeout: config.policy.as_ref().map_or(Duration::ZERO, |policy| policy.timeout)
+                    + Limits::default().close_timeout,
                 ..Limits::default()
             };
             let serving = Arc::new(Serving {
