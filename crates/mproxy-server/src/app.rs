@@ -47,6 +47,7 @@ pub struct App {
     log: LogHandle,
     stop_admin: CancellationToken,
     admin: tokio::task::JoinHandle<()>,
+    signals: Signals,
     /// Where each listener listens, by name, and the admin API last.
     bound: Vec<(String, SocketAddr)>,
 }
@@ -74,6 +75,8 @@ impl App {
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
     pub async fn open(loaded: Loaded, rules: Option<Acl>, log: LogHandle) -> anyhow::Result<Self> {
+        // Before any door is open: whoever sees one may send a signal, which would kill a process not yet listening.
+        let signals = Signals::new()?;
         let shown = check::view(&loaded);
         let config = loaded.config;
         let metrics = Arc::new(Metrics::new());
@@ -154,7 +157,7 @@ impl App {
             stop_admin.clone().cancelled_owned(),
         );
         let Advisers { acl, remote, .. } = advisers;
-        Ok(Self { config, state, acl, remote, log, stop_admin, admin, bound })
+        Ok(Self { config, state, acl, remote, log, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -165,38 +168,34 @@ impl App {
 
     /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
     /// the rule file anew, and the log level from `level`.
-    ///
-    /// # Errors
-    /// Where signals cannot be listened to.
-    pub async fn run(mut self, level: impl Fn() -> Result<LogLevel, Problems>) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
+    pub async fn run(mut self, level: impl Fn() -> Result<LogLevel, Problems>) {
         loop {
-            let Signals { terminate, interrupt, hangup } = &mut signals;
+            let Signals { terminate, interrupt, hangup } = &mut self.signals;
             tokio::select! {
                 () = self.state.drain.cancelled() => break,
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => self.reload(level()).await,
+                _ = hangup.recv() => {}
             }
+            self.reload(level()).await;
         }
-        self.state.drain.cancel();
-        self.state.house.closing.cancel();
+        let Self { mut signals, config, state, remote, stop_admin, mut admin, .. } = self;
+        state.drain.cancel();
+        state.house.closing.cancel();
+        // In order: connections first, then what they told, then the admin API.
+        let ending = async {
+            drain(&state.house, config.drain_timeout).await;
+            if let Some(remote) = &remote {
+                remote.flush(LAST_EVENTS).await;
+            }
+            stop_admin.cancel();
+            // It ends by itself once nobody is being answered; its task never panics.
+            let _ = tokio::time::timeout(LAST_EVENTS, &mut admin).await;
+        };
         tokio::select! {
-            () = self.end() => {}
+            () = ending => {}
             () = signals.end() => warn!("ended at once by a second signal"),
         }
-        Ok(())
-    }
-
-    /// Ends in order: connections first, then what they told, then the admin API.
-    async fn end(&mut self) {
-        drain(&self.state.house, self.config.drain_timeout).await;
-        if let Some(remote) = &self.remote {
-            remote.flush(LAST_EVENTS).await;
-        }
-        self.stop_admin.cancel();
-        // It ends by itself once nobody is being answered; its task never panics.
-        let _ = tokio::time::timeout(LAST_EVENTS, &mut self.admin).await;
     }
 
     async fn reload(&self, level: Result<LogLevel, Problems>) {

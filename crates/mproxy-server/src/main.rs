@@ -70,7 +70,8 @@ async fn run(loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    App::open(loaded, None, log).await?.run(level(flags)).await
+    App::open(loaded, None, log).await?.run(level(flags)).await;
+    Ok(())
 }
 
 async fn show(mut loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
@@ -86,7 +87,7 @@ async fn show(mut loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
     if let [(_, mqtt), .., (_, admin)] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }
-    app.run(level(flags)).await?;
+    app.run(level(flags)).await;
     broker.end().await;
     Ok(())
 }
