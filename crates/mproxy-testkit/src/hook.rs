@@ -12,26 +12,44 @@ use tokio::process::Command;
 #[derive(Debug)]
 pub struct HookService {
     process: Process,
-    addr: SocketAddr,
+    place: String,
 }
 
 impl HookService {
-    /// Starts it with these variables and arguments, and waits until it listens.
-    pub async fn start(env: &[(&str, &str)], args: &[&str]) -> Self {
-        let command = command("mproxy-example-hook", "mproxy-example-hook", env, args);
+    /// Starts it on a free port, and waits until it listens.
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// Starts it at `host:port` or `unix:/path`, and waits until it listens.
+    pub async fn start_at(place: &str) -> Self {
+        let command = command("mproxy-example-hook", "mproxy-example-hook", &[], &[place]);
         let mut process = Process::start("mproxy-example-hook", command);
-        let addr = listening(&mut process, "").await.unwrap_or_else(|failed| panic!("{failed}"));
-        Self { process, addr }
+        let listening = process
+            .line_where("\"listening on\"", |line| line.strip_prefix("listening on ").map(str::to_owned));
+        let place = listening.await.unwrap_or_else(|failed| panic!("{failed}"));
+        Self { process, place }
     }
 
-    /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    /// Where it listens: `host:port`, or `unix:/path`.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
-    /// The process and its log.
+    /// The same for `MPROXY_POLICY_URL`.
+    pub fn url(&self) -> String {
+        if self.place.starts_with("unix:") { self.place.clone() } else { format!("http://{}", self.place) }
+    }
+
+    /// The process and its log: a line for each event that it was told.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub async fn kill(self) {
+        self.process.signal("KILL").await;
+        self.process.end().await.unwrap_or_else(|failed| panic!("{failed}"));
     }
 }
 

@@ -1,7 +1,6 @@
 //! mproxy as a process before a broker, seen from outside: its door, its log, its admin API.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -148,7 +147,7 @@ pub(crate) async fn http(to: SocketAddr, method: &str, path: &str) -> (u16, Stri
 }
 
 /// Asks again and again until the answer is yes; panics with `what` when it never is.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut asked: impl FnMut() -> F) {
+pub(crate) async fn until(what: &str, mut asked: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !asked().await {
         assert!(Instant::now() < deadline, "{what} never came");
