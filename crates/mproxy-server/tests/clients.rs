@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "support/devices.rs"]
+mod devices;
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mproxy_testkit::PATIENCE;
 use mproxy_testkit::embedded::EmbeddedBroker;
 use mproxy_testkit::mosquitto::{Mosquitto, publish, subscribe, subscriber};
 use mproxy_testkit::process::{Process, raise_file_limit};
@@ -17,7 +17,6 @@ use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, until};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 /// What mosquitto and its clients speak.
 const SPOKEN: [&str; 3] = ["mqttv31", "mqttv311", "mqttv5"];
@@ -239,58 +238,13 @@ async fn the_embedded_broker_is_reached_as_well() {
 
 // ---- rumqttc
 
-/// Subscribes, publishes one message of each QoS to itself, and waits until all three are back and acknowledged.
-/// A macro, for the two versions' types are the same only by name.
-macro_rules! talks_to_itself {
-    ($client:expr, $events:expr, $qos:path, $event:path, $packet:path, $topic:expr) => {{
-        use $event as Event;
-        use $packet as Packet;
-        use $qos as QoS;
-        let (client, mut events) = ($client, $events);
-        client.subscribe("rumqttc/#", QoS::ExactlyOnce).await.unwrap();
-        for (payload, qos) in [("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce), ("c", QoS::ExactlyOnce)] {
-            client.publish($topic, qos, false, payload).await.unwrap();
-        }
-        let (mut back, mut acknowledged) = (Vec::new(), 0);
-        while back.len() < 3 || acknowledged < 2 {
-            let event = timeout(PATIENCE, events.poll()).await.expect("an event in time").expect("connected");
-            match event {
-                Event::Incoming(Packet::Publish(publish)) => {
-                    back.push((publish.qos as u8, String::from_utf8(publish.payload.to_vec()).unwrap()));
-                }
-                Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => acknowledged += 1,
-                _ => {}
-            }
-        }
-        back.sort();
-        assert_eq!(back, [(0, "a".to_owned()), (1, "b".to_owned()), (2, "c".to_owned())]);
-        client.disconnect().await.unwrap();
-        while timeout(PATIENCE, events.poll()).await.expect("an end in time").is_ok() {}
-    }};
-}
-
 #[tokio::test]
 async fn rumqttc_talks_to_itself_through_it() {
     let broker = Mosquitto::start().await;
     let mut proxy = Proxy::before(broker.addr()).await;
-
-    let mut options = rumqttc::MqttOptions::new("rumqttc-4", "127.0.0.1", proxy.mqtt.port());
-    options.set_keep_alive(Duration::from_secs(60));
-    let (client, events) = rumqttc::AsyncClient::new(options, 10);
-    talks_to_itself!(client, events, rumqttc::QoS, rumqttc::Event, rumqttc::Packet, "rumqttc/4");
+    devices::rumqttc_311(proxy.mqtt).await;
     proxy.line(&["client=Some(\"rumqttc-4\")", "cause=\"left\""]).await;
-
-    let mut options = rumqttc::v5::MqttOptions::new("rumqttc-5", "127.0.0.1", proxy.mqtt.port());
-    options.set_keep_alive(Duration::from_secs(60));
-    let (client, events) = rumqttc::v5::AsyncClient::new(options, 10);
-    talks_to_itself!(
-        client,
-        events,
-        rumqttc::v5::mqttbytes::QoS,
-        rumqttc::v5::Event,
-        rumqttc::v5::mqttbytes::v5::Packet,
-        "rumqttc/5"
-    );
+    devices::rumqttc_5(proxy.mqtt).await;
     proxy.line(&["client=Some(\"rumqttc-5\")", "cause=\"left\""]).await;
     proxy.stop().await;
 }

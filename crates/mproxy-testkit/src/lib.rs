@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`wire`] | a client on a raw socket, and packets built by hand: it shares no line with the codec it tests |
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
+//! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
@@ -33,6 +34,7 @@ pub mod hook;
 pub mod mosquitto;
 pub mod process;
 pub mod sim;
+pub mod tap;
 pub mod wire;
 
 /// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.

@@ -141,20 +141,38 @@ impl Process {
 
     /// Sends a signal by its short name: `TERM`, `HUP`, `INT`, `KILL`, `STOP`, `CONT`.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap_or_else(|| panic!("{} has ended already", self.name));
-        let sent = Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status().await;
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {name} {}", self.pid())]).status().await;
         assert!(sent.is_ok_and(|status| status.success()), "{name} could not be sent to {}", self.name);
     }
 
     /// The memory it holds at present (`VmRSS`), in bytes. Linux only.
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.child.id().unwrap_or_else(|| panic!("{} has ended already", self.name));
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it held since it began, or since [`forget_peak`](Self::forget_peak) (`VmHWM`). Linux only.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets the peak begin anew from what it holds at present. Linux only.
+    pub fn forget_peak(&self) {
+        // 5: "reset the peak resident set size", proc_pid_clear_refs(5).
+        let forgot = std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5");
+        forgot.unwrap_or_else(|error| panic!("the peak of {} cannot be reset: {error}", self.name));
+    }
+
+    fn memory(&self, what: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.unwrap_or_else(|error| panic!("no memory figures of {}: {error}", self.name));
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = status.lines().find_map(|line| line.strip_prefix(what));
         let kib =
             kib.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
         kib.unwrap_or_else(|| panic!("unreadable memory figures of {}", self.name)) * 1024
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended already", self.name))
     }
 
     fn failed(&self, what: String) -> Failed {
