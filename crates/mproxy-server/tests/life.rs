@@ -1,0 +1,410 @@
+//! From the first line to the exit code: what operators see of a running mproxy, what they can do to it, and how it
+//! ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::time::Duration;
+
+use mproxy_testkit::broker::{Acks, RecordingBroker, Script};
+use mproxy_testkit::hook::{HookService, MproxyProcess};
+use mproxy_testkit::mosquitto::{publish, subscribe, subscriber};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
+use serde_json::Value;
+use support::{Proxy, VERSIONS, until};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+const IN_USE: &str = "Address already in use";
+
+fn message(topic: &str, qos: u8, packet_id: u16) -> Publish<'_> {
+    Publish { topic, payload: b"payload", qos, packet_id, ..Publish::default() }
+}
+
+async fn silent_broker() -> RecordingBroker {
+    RecordingBroker::start(Script { acks: Acks::ByHand, ..Script::default() }).await
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
+}
+
+// ---- seen from outside
+
+#[tokio::test]
+async fn the_admin_api_shows_who_is_there() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    assert_eq!(proxy.http("GET", "/healthz").await, (200, "ok\n".to_owned()));
+    let (status, ready) = proxy.http("GET", "/readyz").await;
+    assert_eq!((status, &json(&ready)["ready"]), (200, &Value::Bool(true)), "{ready}");
+    assert_eq!(proxy.sessions().await, [Value::Null; 0]);
+
+    let ann = ConnectOptions { username: Some("ann"), ..ConnectOptions::default() };
+    let (mut new, _) = proxy.connect(Version::V5, "new", &ann).await;
+    let mut old = proxy.login(Version::V31, "old").await;
+    let stranger = WireClient::open(proxy.mqtt).await;
+    new.send(&wire::publish(Version::V5, &message("a", 1, 1))).await;
+    new.expect(&wire::puback(1)).await;
+    until("the stranger", async || proxy.sessions().await.len() == 3).await;
+
+    let (status, page) = proxy.http("GET", "/api/v1/sessions?client_id=new&username=ann").await;
+    assert_eq!(status, 200);
+    let page = json(&page);
+    let [shown] = &page["sessions"].as_array().unwrap()[..] else { panic!("{page}") };
+    assert_eq!(shown["remote"], new.local_addr().to_string());
+    let facts = [("protocol", "5.0"), ("phase", "open"), ("listener", "mqtt"), ("transport", "tcp")];
+    for (key, value) in facts {
+        assert_eq!(shown[key], value, "{shown}");
+    }
+    let id = shown["connection_id"].as_str().unwrap();
+    let (status, one) = proxy.http("GET", &format!("/api/v1/sessions/{id}")).await;
+    assert_eq!((status, &json(&one)["client_id"]), (200, &Value::from("new")));
+    let packets = &json(&one)["traffic"];
+    assert_eq!((&packets["client_packets"], &packets["broker_packets"]), (&2.into(), &2.into()), "{one}");
+    let all = proxy.sessions().await;
+    let phase_of = |client: &WireClient| {
+        let remote = client.local_addr().to_string();
+        all.iter().find(|one| one["remote"] == remote).map(|one| one["phase"].clone())
+    };
+    assert_eq!(phase_of(&old), Some("open".into()));
+    assert_eq!(phase_of(&stranger), Some("connecting".into()));
+
+    // What left is not shown any more.
+    old.send(&wire::disconnect()).await;
+    proxy.line_of(old).await;
+    proxy.line_of(stranger).await;
+    assert_eq!(proxy.sessions().await.len(), 1);
+    let (status, _) = proxy.http("GET", "/api/v1/sessions/00000000-0000-0000-0000-000000000000").await;
+    assert_eq!(status, 404);
+    drop(new);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_kicked_client_is_told_why() {
+    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    let mut witness = proxy.login(Version::V311, "witness").await;
+    broker.session().await;
+    for (version, query, reason) in
+        [(Version::V5, "", 0x98), (Version::V5, "?reason=0x89", 0x89), (Version::V311, "", 0x98)]
+    {
+        let mut client = proxy.login(version, "kicked").await;
+        let mut behind = broker.session().await;
+        let sessions = proxy.sessions().await;
+        let shown = sessions.iter().find(|session| session["client_id"] == "kicked").unwrap();
+        let path = format!("/api/v1/sessions/{}{query}", shown["connection_id"].as_str().unwrap());
+        assert_eq!(proxy.http("DELETE", &path).await.0, 204);
+        if version == Version::V5 {
+            let goodbye = client.packet().await;
+            assert_eq!((goodbye[0], goodbye[2]), (0xe0, reason), "{goodbye:02x?}");
+        }
+        client.expect_closed().await;
+        behind.end().await;
+        let line = proxy.line_of(client).await;
+        assert!(line.contains(&format!("disconnected by an administrator ({reason:#04x})")), "{line}");
+        assert_eq!(proxy.http("DELETE", &path).await.0, 404);
+        witness.expect_nothing_but_pingresp().await;
+    }
+    drop(witness);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn everything_is_counted() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    for version in VERSIONS {
+        let mut client = proxy.login(version, "counted").await;
+        for id in 1..=3 {
+            client.send(&wire::publish(version, &message("a", 1, id))).await;
+            client.expect(&wire::puback(id)).await;
+        }
+        client.send(&wire::subscribe(version, 4, &[("b", 0)])).await;
+        client.packet().await;
+        client.expect_nothing_but_pingresp().await;
+        client.send(&wire::disconnect()).await;
+        proxy.line_of(client).await;
+    }
+    let vanished = proxy.login(Version::V311, "vanished").await;
+    proxy.line_of(vanished).await;
+    let expected = [
+        ("mproxy_packets_total{from=\"client\",type=\"CONNECT\"}", 3.0),
+        ("mproxy_packets_total{from=\"client\",type=\"PUBLISH\"}", 6.0),
+        ("mproxy_packets_total{from=\"broker\",type=\"PUBACK\"}", 6.0),
+        ("mproxy_packet_bytes_total{from=\"broker\",type=\"PUBACK\"}", 24.0),
+        ("mproxy_packets_total{from=\"client\",type=\"SUBSCRIBE\"}", 2.0),
+        ("mproxy_packets_total{from=\"broker\",type=\"PINGRESP\"}", 2.0),
+        ("mproxy_packets_total{from=\"client\",type=\"DISCONNECT\"}", 2.0),
+        ("mproxy_connections_total{listener=\"mqtt\",outcome=\"accepted\"}", 3.0),
+        ("mproxy_sessions_ended_total{listener=\"mqtt\",cause=\"left\",whose=\"client\"}", 2.0),
+        ("mproxy_sessions_ended_total{listener=\"mqtt\",cause=\"lost\",whose=\"client\"}", 1.0),
+        ("mproxy_sessions{listener=\"mqtt\"}", 0.0),
+    ];
+    for (series, value) in expected {
+        assert_eq!(proxy.metric(series).await, value, "{series}");
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn sighup_sets_the_log_level_that_the_file_now_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mproxy.toml");
+    std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_CONFIG", file.to_str().unwrap())]).await;
+    drop(proxy.login(Version::V5, "unseen").await);
+    std::fs::write(&file, "[log]\nlevel = \"debug\"\n").unwrap();
+    proxy.signal("HUP").await;
+    until("the new level", async || proxy.http("GET", "/api/v1/log-level").await.1.contains("debug")).await;
+    drop(proxy.login(Version::V5, "seen").await);
+    proxy.line(&["DEBUG", "ended:", "seen"]).await;
+    let lines = proxy.process().lines();
+    assert!(!lines.iter().any(|line| line.contains("DEBUG connected") && line.contains("unseen")));
+
+    // A file that is wrong now changes nothing.
+    std::fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
+    proxy.signal("HUP").await;
+    proxy.line(&["WARN", "SIGHUP: the configuration is kept as it was", "1 fault"]).await;
+    proxy.line(&["mproxy.toml:2", "loud"]).await;
+    proxy.login(Version::V5, "still").await.expect_nothing_but_pingresp().await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn no_signal_comes_too_early() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let (host, port) = (broker.addr().ip().to_string(), broker.addr().port().to_string());
+    for _ in 0..10 {
+        let env = [
+            ("MPROXY_MQTT_HOST", "127.0.0.1"),
+            ("MPROXY_MQTT_PORT", "0"),
+            ("MPROXY_MQTT_TARGET_HOST", &host),
+            ("MPROXY_MQTT_TARGET_PORT", &port),
+            ("MPROXY_ADMIN_PORT", "0"),
+        ];
+        // Back as soon as the first door is told of.
+        let mut mproxy = MproxyProcess::start(&env, &[]).await;
+        mproxy.process().signal("HUP").await;
+        mproxy.process().signal("TERM").await;
+        let ended = mproxy.end().await;
+        assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+    }
+}
+
+// ---- the end
+
+/// Whether mproxy says that it would take more clients.
+async fn is_ready(proxy: &Proxy) -> bool {
+    let (status, body) = proxy.http("GET", "/readyz").await;
+    let draining = json(&body)["draining"] == Value::Bool(true);
+    assert_eq!(status, if draining { 503 } else { 200 }, "{body}");
+    !draining
+}
+
+#[tokio::test]
+async fn a_drain_lets_what_is_under_way_come_to_its_end() {
+    for by_signal in [true, false] {
+        let (mut broker, mut hook) = (silent_broker().await, HookService::start().await);
+        let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
+        let mut idle = [proxy.login(Version::V311, "idle-3").await, proxy.login(Version::V5, "idle-5").await];
+        for _ in &idle {
+            broker.session().await;
+        }
+        let mut stranger = WireClient::open(proxy.mqtt).await;
+        let mut busy = Vec::new();
+        for version in VERSIONS {
+            let mut client = proxy.login(version, "busy").await;
+            let mut behind = broker.session().await;
+            client.send(&wire::publish(version, &message("a", 1, 1))).await;
+            client.send(&wire::publish(version, &message("a", 2, 2))).await;
+            behind.packets(3).await;
+            behind.send(wire::pubrec(2)).await;
+            client.expect(&wire::pubrec(2)).await;
+            busy.push((version, client, behind));
+        }
+        assert!(is_ready(&proxy).await);
+        if by_signal {
+            proxy.signal("TERM").await;
+        } else {
+            assert_eq!(proxy.http("POST", "/api/v1/drain").await.0, 202);
+        }
+        proxy.line(&["draining"]).await;
+        assert!(!is_ready(&proxy).await);
+
+        // Who has nothing under way goes at once.
+        let [old, new] = &mut idle;
+        old.expect_closed().await;
+        let goodbye = new.packet().await;
+        assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x8b), "{goodbye:02x?}");
+        new.expect_closed().await;
+        stranger.expect_closed().await;
+        drop((idle, stranger));
+        // Nobody comes in any more.
+        until("the end of the listener", async || TcpStream::connect(proxy.mqtt).await.is_err()).await;
+
+        for (version, mut client, mut behind) in busy {
+            behind.send(wire::puback(1)).await;
+            client.expect(&wire::puback(1)).await;
+            client.send(&wire::pubrel(2)).await;
+            assert_eq!(behind.packets(4).await[3], wire::pubrel(2));
+            behind.send(wire::pubcomp(2)).await;
+            client.expect(&wire::pubcomp(2)).await;
+            if version == Version::V5 {
+                let goodbye = client.packet().await;
+                assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x8b), "{goodbye:02x?}");
+            }
+            client.expect_closed().await;
+        }
+        let ended = proxy.end().await;
+        assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+        assert!(ended.said("drained") && !ended.said("the rest is cut"), "{:#?}", ended.lines);
+        // The last words reach the service before the process ends.
+        for who in ["idle-3", "idle-5", "busy"] {
+            hook.process().line(&format!(" {who} disconnected: mproxy is shutting down")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_are_drained_and_none_is_forgotten() {
+    const CLIENTS: usize = 200;
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        clients.push(proxy.login(Version::V5, &format!("c{number}")).await);
+    }
+    proxy.signal("TERM").await;
+    for client in &mut clients {
+        let goodbye = client.packet().await;
+        assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x8b), "{goodbye:02x?}");
+        client.expect_closed().await;
+    }
+    drop(clients);
+    let ended = proxy.end().await;
+    assert_eq!(ended.code(), Some(0));
+    let told = ended.lines.iter().filter(|line| line.contains("ended: mproxy is shutting down"));
+    assert_eq!(told.count(), CLIENTS);
+}
+
+#[tokio::test]
+async fn a_drain_waits_only_so_long() {
+    let mut broker = silent_broker().await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_DRAIN_TIMEOUT", "700ms")]).await;
+    let mut client = proxy.login(Version::V5, "never").await;
+    client.send(&wire::publish(Version::V5, &message("a", 1, 1))).await;
+    broker.session().await.packets(2).await;
+    let began = Instant::now();
+    proxy.signal("TERM").await;
+    client.expect_closed().await;
+    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    let ended = proxy.end().await;
+    assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+    assert!(ended.said("drain timeout: the rest is cut"), "{:#?}", ended.lines);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    for second in ["TERM", "INT"] {
+        let mut broker = silent_broker().await;
+        let mut proxy = Proxy::before(broker.addr()).await;
+        let mut client = proxy.login(Version::V5, "never").await;
+        client.send(&wire::publish(Version::V5, &message("a", 1, 1))).await;
+        broker.session().await.packets(2).await;
+        proxy.signal("TERM").await;
+        proxy.line(&["draining"]).await;
+        let began = Instant::now();
+        proxy.signal(second).await;
+        client.expect_closed().await;
+        let ended = proxy.end().await;
+        assert!(began.elapsed() < Duration::from_secs(10), "the drain's 30 s were waited for");
+        assert!(ended.said("ended at once by a second signal"), "{:#?}", ended.lines);
+    }
+}
+
+// ---- the beginning
+
+#[tokio::test]
+async fn a_wrong_configuration_opens_no_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let config = written("mproxy.toml", "[mqtt]\nport = 0\nhots = \"here\"\n");
+    let rules = written("rules.toml", "[[rules]]\neffect = \"perhaps\"\ntopics = [\"a/#/b\"]\n");
+    let link = "tcp://10.0.0.1:1883";
+    let two = vec![("MPROXY_MQTT_PORT", "many"), ("MPROXY_POLICY_TIMEOUT", "soon")];
+    let cases = [
+        (two, vec!["2 faults", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
+        (vec![("MPROXY_CONFIG", config.as_str())], vec!["mproxy.toml:3", "hots"]),
+        (vec![("MPROXY_ACL_FILE", &rules)], vec!["rules.toml:2", "perhaps", "rules.toml:3", "a/#/b"]),
+        (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
+    ];
+    for (mut env, words) in cases {
+        env.extend([("MPROXY_MQTT_HOST", "127.0.0.1"), ("MPROXY_ADMIN_PORT", "0")]);
+        for args in [&[][..], &["check"]] {
+            let ended = MproxyProcess::run(&env, args).await;
+            assert_eq!(ended.code(), Some(2), "{env:?} {args:?}: {:#?}", ended.lines);
+            for word in words {
+                assert!(ended.said(word), "{env:?} {args:?}: no {word:?} in {:#?}", ended.lines);
+            }
+            assert!(!ended.said("listening on"), "{:#?}", ended.lines);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (mqtt, admin, who) in [(port.as_str(), "0", "listener mqtt"), ("0", port.as_str(), "admin API")] {
+        let env =
+            [("MPROXY_MQTT_HOST", "127.0.0.1"), ("MPROXY_MQTT_PORT", mqtt), ("MPROXY_ADMIN_PORT", admin)];
+        let ended = MproxyProcess::run(&env, &[]).await;
+        assert_eq!(ended.code(), Some(1), "{:#?}", ended.lines);
+        for word in [who, &format!("127.0.0.1:{port}"), IN_USE] {
+            assert!(ended.said(word), "no {word:?} in {:#?}", ended.lines);
+        }
+        assert!(!ended.said("panicked"), "{:#?}", ended.lines);
+    }
+}
+
+// ---- the demo
+
+#[tokio::test]
+async fn the_demo_shows_what_it_promises() {
+    let env = [("MPROXY_MQTT_PORT", "0"), ("MPROXY_ADMIN_PORT", "0"), ("MPROXY_LOG_LEVEL", "info")];
+    let mut demo = MproxyProcess::start(&env, &["demo"]).await;
+    let door = demo.addr("mqtt listening").await;
+    demo.process().line("Ctrl-C ends it.").await.unwrap();
+    assert!(demo.process().lines().iter().any(|line| line.contains(&format!("mproxy {door}"))));
+
+    let alice = ["-V", "5", "-u", "alice", "-P", "wonderland"];
+    let with = |more: &[&'static str]| [&alice, more].concat();
+    let mut desk = subscriber(door, with(&["-i", "desk", "-t", "demo/#", "-v"])).await;
+    let ended = publish(door, with(&["-i", "lamp", "-q", "1", "-t", "demo/light", "-m", "on"])).await;
+    assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+    desk.line("demo/light on").await.unwrap();
+    let ended = publish(door, with(&["-i", "lamp", "-q", "1", "-t", "secret/light", "-m", "on"])).await;
+    assert!(ended.said("Publish 1 failed: Not authorized."), "{:#?}", ended.lines);
+    let ended = subscribe(door, with(&["-i", "desk2", "-t", "secret/light", "-W", "10"])).await;
+    assert!(ended.said("All subscription requests were denied."), "{:#?}", ended.lines);
+    let wrong = ["-V", "5", "-u", "alice", "-P", "wrong", "-t", "demo/light", "-m", "on"];
+    let ended = publish(door, wrong).await;
+    assert!(ended.said("Connection error: Bad User Name or Password"), "{:#?}", ended.lines);
+    // 3.1.1 has no word for it.
+    let old = ["-V", "311", "-u", "alice", "-P", "wonderland", "-q", "1", "-t", "secret/light", "-m", "on"];
+    let ended = publish(door, old).await;
+    assert_eq!((ended.code(), ended.lines.len()), (Some(0), 0), "{:#?}", ended.lines);
+    assert!(!desk.lines().iter().any(|line| line.contains("secret")));
+
+    drop(desk);
+    demo.process().signal("INT").await;
+    assert_eq!(demo.end().await.code(), Some(0));
+}
