@@ -1,0 +1,120 @@
+//! The load generator: the client side of one workload, a process of its own.
+//!
+//! What only writes, or only waits for one answer, is a plain blocking thread: one system call a write, none to find
+//! out whether it may. What reads from many sockets is one epoll loop (`links`).
+
+mod acked;
+mod fan;
+mod flood;
+mod idle;
+mod links;
+mod paced;
+mod storm;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::control::{self, Tally, Word};
+use crate::frame;
+use crate::workload::{Kind, Workload};
+
+/// How long anybody may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that are set up at a time.
+const AT_A_TIME: usize = 16;
+
+/// Runs one workload against that address until it is told to end. `seconds` is how long will be measured.
+pub(crate) fn run(workload: &Workload, target: SocketAddr, seconds: f64) -> anyhow::Result<()> {
+    match workload.kind {
+        Kind::Paced { links, rate, payload } => paced::run(target, links, rate, payload),
+        Kind::Flood { links, payload } => flood::run(target, links, payload),
+        Kind::Storm { clients } => storm::run(target, clients),
+        Kind::Acked { links, window, payload } => {
+            links::run(connect_all(target, links)?, acked::Acked::new(links, window, payload))
+        }
+        Kind::FanOut { subscribers, window, payload } => {
+            let mut streams = connect_all(target, 1 + subscribers)?;
+            for stream in &mut streams[1..] {
+                subscribe(stream, fan::TOPIC)?;
+            }
+            links::run(streams, fan::Out::new(subscribers, window, payload))
+        }
+        Kind::FanIn { publishers, window, payload } => {
+            let mut streams = connect_all(target, 1 + publishers)?;
+            subscribe(&mut streams[0], fan::TOPIC)?;
+            links::run(streams, fan::In::new(publishers, window, payload))
+        }
+        Kind::Idle { links } => links::run(connect_all(target, links)?, idle::Idle::new(links, seconds)),
+    }
+}
+
+fn client_id(number: usize) -> String {
+    format!("bench-{number:05}")
+}
+
+/// Where a client publishes that has a topic of its own.
+fn own_topic(number: usize) -> String {
+    format!("devices/{}/up", client_id(number))
+}
+
+/// Links by their number. Some at a time: a policy service may take a while for each.
+fn connect_all(target: SocketAddr, links: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let numbers: Vec<_> = (0..links).collect();
+    thread::scope(|scope| {
+        let share = |numbers: &[usize]| -> anyhow::Result<Vec<_>> {
+            numbers.iter().map(|number| connect(target, &client_id(*number))).collect()
+        };
+        let shares: Vec<_> = numbers
+            .chunks(links.div_ceil(AT_A_TIME).max(1))
+            .map(|numbers| scope.spawn(move || share(numbers)))
+            .collect();
+        let mut streams = Vec::with_capacity(links);
+        for share in shares {
+            streams.append(&mut share.join().map_err(|_| anyhow::anyhow!("a thread has panicked"))??);
+        }
+        Ok(streams)
+    })
+}
+
+/// A connection that was let in.
+pub(crate) fn connect(target: SocketAddr, client_id: &str) -> anyhow::Result<TcpStream> {
+    let attempt = || -> anyhow::Result<TcpStream> {
+        let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(&frame::connect(client_id))?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).context("no CONNACK")?;
+        if answer != frame::fixed::CONNACK {
+            bail!("refused: {answer:02X?}");
+        }
+        Ok(stream)
+    };
+    attempt().with_context(|| format!("client {client_id}"))
+}
+
+fn subscribe(stream: &mut TcpStream, topic: &str) -> anyhow::Result<()> {
+    stream.write_all(&frame::subscribe(topic))?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).context("no SUBACK")?;
+    if answer != frame::suback([0, 1]) {
+        bail!("the subscription was refused: {answer:02X?}");
+    }
+    Ok(())
+}
+
+/// Says that everything is set up, and waits until it may begin.
+fn wait_for_go(words: &Receiver<Word>) -> anyhow::Result<()> {
+    control::say(&Tally::default())?;
+    match words.recv()? {
+        Word::Go => Ok(()),
+        other => bail!("told to {other:?} before the start"),
+    }
+}
