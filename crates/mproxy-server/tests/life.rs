@@ -351,7 +351,7 @@ async fn a_wrong_configuration_opens_no_port() {
         for args in [&[][..], &["check"]] {
             let ended = MproxyProcess::run(&env, args).await;
             assert_eq!(ended.code(), Some(2), "{env:?} {args:?}: {:#?}", ended.lines);
-            for word in words {
+            for word in &words {
                 assert!(ended.said(word), "{env:?} {args:?}: no {word:?} in {:#?}", ended.lines);
             }
             assert!(!ended.said("listening on"), "{:#?}", ended.lines);
