@@ -109,10 +109,11 @@ fn actions_of_a_refused_subscribe() {
             assert_eq!(stage.at_broker(), b"");
             (stage.at_client(), stage.is_shut(Side::Client), stage)
         };
-        let (heard, shut, _) = told(Action::Drop);
-        assert_eq!((heard, shut), (wire::suback(version, 3, &[0, 2]), false), "as if taken");
-        let (heard, shut, _) = told(Action::NoAck);
-        assert_eq!((heard, shut), (Vec::new(), false));
+        let code = if version == Version::V5 { 0x87 } else { 0x80 };
+        for action in [Action::Reject, Action::Drop, Action::NoAck] {
+            let (heard, shut, _) = told(action);
+            assert_eq!((heard, shut), (wire::suback(version, 3, &[code, code]), false), "{action:?}");
+        }
         let (heard, shut, mut stage) = told(Action::Disconnect);
         let goodbye = if version == Version::V5 { wire::packet(0xE0, &[0x87]) } else { Vec::new() };
         assert_eq!((heard, shut), (goodbye, true));

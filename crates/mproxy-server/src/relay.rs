@@ -37,8 +37,13 @@ use crate::registry::{Handle, Stage, Word};
 /// Rounds of polls before others on this thread get their turn.
 const TURNS: usize = 8;
 
-/// Bytes waiting to be written to either side over which nothing more is read from either.
+/// Bytes waiting to be written to one side over which nothing more is read from the other.
 const MARK: usize = 128 << 10;
+
+/// Bytes waiting to be written to a side over which nothing more is read from that side itself. Beyond what came from
+/// the other one (which stops at [`MARK`], and the one read that went over it) these are our own answers: a side that
+/// does not read them is not heard either. Below it is heard, for it may be blocked in writing and never get to read.
+const OWN_MARK: usize = 2 * MARK;
 
 /// Bytes that are read while the session cannot take them yet (before CONNACK), to see early that the client has gone.
 const AHEAD: usize = 16 << 10;
@@ -209,11 +214,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
 
     /// Reads from that side if anybody wants it, and lets the session have it.
     fn poll_read(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
-        let crowded = self.client.outbox.len() > MARK || self.broker.outbox.len() > MARK;
-        let end = match side {
-            Side::Client => &mut self.client,
-            Side::Broker => &mut self.broker,
+        let (end, other) = match side {
+            Side::Client => (&mut self.client, &self.broker),
+            Side::Broker => (&mut self.broker, &self.client),
         };
+        let crowded = other.outbox.len() > MARK || end.outbox.len() > OWN_MARK;
         let Some(stream) = &mut end.stream else { return false };
         if end.closing == Closing::Shut {
             return match end.inbox.discard(stream, cx) {

@@ -205,9 +205,9 @@ fn tell(relay: &Relay<TcpStream>, fault: &Fault) {
         };
     }
     match (fault.whose(), fault) {
-        // A client that goes, comes badly or vanishes is everyday life.
-        (Whose::Client, _) => line!(debug),
-        (Whose::Policy, Fault::PolicyFailed { .. }) | (Whose::Broker, _) => line!(warn),
+        // A client that goes, comes badly or vanishes is everyday life. An answer that failed has had its own line.
+        (Whose::Client, _) | (Whose::Policy, Fault::PolicyFailed { .. }) => line!(debug),
+        (Whose::Broker, _) => line!(warn),
         (Whose::Policy | Whose::Us, _) => line!(info),
     }
 }

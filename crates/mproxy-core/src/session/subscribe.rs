@@ -100,11 +100,7 @@ impl Session {
         }
         let refused = refusals().count();
         if refused == requests.len() {
-            if refusals().all(|refusal| refusal.action == Action::NoAck) {
-                return;
-            }
-            let codes: SmallVec<[u8; 8]> =
-                requests.iter().zip(&decided).filter_map(|(request, one)| self.code(request, one)).collect();
+            let codes: SmallVec<[u8; 8]> = decided.iter().filter_map(|one| self.code(one)).collect();
             let text = refusals().find_map(|refusal| refusal.text.as_deref());
             self.suback_ours(subscribe.packet_id, &codes, text);
             return;
@@ -219,16 +215,10 @@ impl Session {
         Ok(decided)
     }
 
-    /// The code for a refused filter; `None` for one that goes to the broker.
-    fn code(&self, request: &FilterRequest<'_>, decided: &Decided) -> Option<u8> {
-        let refusal = refusal(decided)?;
-        Some(match refusal.action {
-            Action::Reject | Action::NoAck | Action::Disconnect => {
-                suback_code(self.terms.version, refusal.reason)
-            }
-            // As if taken.
-            Action::Drop => request.qos as u8,
-        })
+    /// The code for a refused filter; `None` for one that goes to the broker. What to do with a refused PUBLISH that is
+    /// not answered means nothing here: a filter is refused with its code, or the session ends.
+    fn code(&self, decided: &Decided) -> Option<u8> {
+        refusal(decided).map(|refusal| suback_code(self.terms.version, refusal.reason))
     }
 
     /// From now on the broker knows these filters under these texts.
@@ -263,7 +253,7 @@ impl Session {
             self.remember_renames(requests, decided);
         }
         let mask: Box<[Option<u8>]> = if decided.iter().any(|one| refusal(one).is_some()) {
-            requests.iter().zip(decided).map(|(request, one)| self.code(request, one)).collect()
+            decided.iter().map(|one| self.code(one)).collect()
         } else {
             Box::default()
         };

@@ -109,6 +109,10 @@ impl AclAdviser {
                 (Word::Refuse(reason), _) => now(Decision::Refuse(Refusal::new(reason))),
                 (Word::Silence, None) => now(Decision::Refuse(Refusal::default())),
                 (Word::Allow(()), None) => now(Decision::Allow(())),
+                // The file leaves it to others who somebody is; where nobody cares, nobody objects.
+                (Word::Allow(()), Some(next)) if next.want(Hook::Connect) == Want::Nothing => {
+                    now(Decision::Allow(()))
+                }
                 (Word::Allow(()) | Word::Silence, Some(_)) => Answer::Pass,
             },
             None => self.stranger(&acl, question, will),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::chain::Chain;
+use mproxy_core::chain::{Chain, refused};
 use mproxy_core::event::Nobody;
 use mproxy_core::fault::Whose;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::policy::{Answer, Decider, Hook, Question, Refusal, Ruling, Silence, Source, Want};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Setting};
 use parking_lot::Mutex;
@@ -48,6 +49,15 @@ fn scene(pipe: usize) -> Scene {
 
 /// A session whose dial brings `theirs`, or nobody.
 fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Scene {
+    decided_by(Chain::default(), pipe, broker, theirs)
+}
+
+fn decided_by(
+    decider: impl Decider + 'static,
+    pipe: usize,
+    broker: DuplexStream,
+    theirs: Option<DuplexStream>,
+) -> Scene {
     let (client, ours) = duplex(pipe);
     let any = "127.0.0.1:1".parse().unwrap();
     let origin = Arc::new(Origin {
@@ -63,7 +73,7 @@ fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Sce
     });
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
-        decider: Arc::new(Chain::default()),
+        decider: Arc::new(decider),
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
@@ -128,6 +138,55 @@ async fn a_client_that_does_not_read_stops_its_own_broker_and_nothing_grows() {
     let many = PUBLISH.repeat(64 << 10);
     let stuck = tokio::time::timeout(Duration::from_millis(200), scene.broker.write_all(&many)).await;
     assert!(stuck.is_err(), "the broker could write {} bytes to a client that reads nothing", many.len());
+    scene.relay.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_heard_all_the_same() {
+    let mut scene = open(1 << 10).await;
+    let (mut from_broker, mut to_client) = tokio::io::split(scene.broker);
+    let flood = tokio::spawn(async move { to_client.write_all(&PUBLISH.repeat(64 << 10)).await });
+    // As much from the other side, while nothing is read there.
+    let many = PUBLISH.repeat(64 << 10);
+    let (written, ()) = tokio::join!(scene.client.write_all(&many), async {
+        let mut got = vec![0; many.len()];
+        from_broker.read_exact(&mut got).await.expect("all of it");
+        assert!(got == many);
+    });
+    written.unwrap();
+    assert!(!flood.is_finished());
+    scene.relay.abort();
+}
+
+/// Refuses every PUBLISH.
+struct Refuser;
+
+impl Decider for Refuser {
+    fn want(&self, hook: Hook) -> Want {
+        if hook == Hook::Publish { Want::Head } else { Want::Nothing }
+    }
+
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        Answer::Now(Ruling { source: Source::Acl, verdict: refused(question.hook(), Refusal::default()) })
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Abstains
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_refusals_is_heard_only_so_long() {
+    let (broker, theirs) = duplex(1 << 10);
+    let mut scene = decided_by(Refuser, 1 << 10, broker, Some(theirs));
+    scene.client.write_all(CONNECT).await.unwrap();
+    expect(&mut scene.broker, CONNECT).await;
+    scene.broker.write_all(CONNACK).await.unwrap();
+    expect(&mut scene.client, CONNACK).await;
+    // Acknowledged with half as many bytes each, which nobody reads.
+    let many = b"\x32\x06\x00\x01t\x00\x01p".repeat(OWN_MARK / 2);
+    let stuck = tokio::time::timeout(Duration::from_millis(200), scene.client.write_all(&many)).await;
+    assert!(stuck.is_err(), "{} bytes of refused packets were taken", many.len());
     scene.relay.abort();
 }
 
