@@ -18,8 +18,9 @@ use mproxy_testkit::mosquitto::{Mosquitto, publish, subscriber};
 use mproxy_testkit::tap::{Recording, Tap};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, VERSIONS, flag, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 // ---- real clients, byte for byte
@@ -276,7 +277,7 @@ fn sized(version: Version, topic: &str, qos: u8, remaining: usize) -> (Vec<u8>, 
 }
 
 /// Writes so much of the pattern.
-async fn pour(to: &mut TcpStream, mut len: usize) {
+async fn pour(to: &mut (impl AsyncWrite + Unpin), mut len: usize) {
     while len > 0 {
         let piece = &PATTERN[..PATTERN.len().min(len)];
         timeout(PATIENCE, to.write_all(piece)).await.expect("nobody reads").unwrap();
@@ -285,7 +286,7 @@ async fn pour(to: &mut TcpStream, mut len: usize) {
 }
 
 /// Reads `head`, and then so much of the pattern.
-async fn catch(from: &mut TcpStream, head: &[u8], len: usize) {
+async fn catch(from: &mut (impl AsyncRead + Unpin), head: &[u8], len: usize) {
     let mut came = vec![0; head.len()];
     timeout(PATIENCE, from.read_exact(&mut came)).await.expect("no head came").unwrap();
     assert!(came == head, "{head:02x?} became {came:02x?}");
@@ -368,7 +369,11 @@ async fn passes(client: &mut TcpStream, broker: &mut TcpStream, sent: (Vec<u8>, 
 }
 
 /// A PUBLISH of QoS 0 from one end to the other.
-async fn flows(from: &mut TcpStream, to: &mut TcpStream, (head, len): (Vec<u8>, usize)) {
+async fn flows(
+    from: &mut (impl AsyncWrite + Unpin),
+    to: &mut (impl AsyncRead + Unpin),
+    (head, len): (Vec<u8>, usize),
+) {
     tokio::join!(
         async {
             from.write_all(&head).await.unwrap();
@@ -442,6 +447,59 @@ const STALLED: u64 = 2 * MIB;
 /// So much is on its way to a reader that does not read: far more than the kernel's buffers take.
 const FLOOD: usize = 64 << 20;
 
+/// Packets that are poured in as fast as they go.
+struct Flood<W> {
+    head: Vec<u8>,
+    len: usize,
+    packets: usize,
+    poured: Arc<AtomicUsize>,
+    task: JoinHandle<W>,
+}
+
+impl<W: AsyncWrite + Unpin + Send + 'static> Flood<W> {
+    /// Packets of this remaining length.
+    fn start(mut into: W, remaining: usize) -> Self {
+        let (head, len) = sized(Version::V311, "flood", 0, remaining);
+        let (packets, poured) = (FLOOD / remaining, Arc::new(AtomicUsize::new(0)));
+        let (first, count) = (head.clone(), Arc::clone(&poured));
+        let task = tokio::spawn(async move {
+            for _ in 0..packets {
+                into.write_all(&first).await.unwrap();
+                let mut left = len;
+                while left > 0 {
+                    let piece = &PATTERN[..left.min(PERIOD * 100)];
+                    into.write_all(piece).await.unwrap();
+                    count.fetch_add(piece.len(), Ordering::Relaxed);
+                    left -= piece.len();
+                }
+            }
+            into
+        });
+        Self { head, len, packets, poured, task }
+    }
+
+    /// Waits until nothing more goes in, for as long as `meanwhile` takes some hundred times.
+    async fn comes_to_a_standstill(&self, mut meanwhile: impl AsyncFnMut()) {
+        let mut seen = (0, 0);
+        until("a standstill", async || {
+            meanwhile().await;
+            let now = self.poured.load(Ordering::Relaxed);
+            seen = if now == seen.0 { (now, seen.1 + 1) } else { (now, 0) };
+            seen.1 == 100
+        })
+        .await;
+        assert!(seen.0 < FLOOD / 2, "{} bytes went somewhere", seen.0);
+    }
+
+    /// All of it is there.
+    async fn arrives(self, at: &mut (impl AsyncRead + Unpin)) -> W {
+        for _ in 0..self.packets {
+            catch(at, &self.head, self.len).await;
+        }
+        self.task.await.unwrap()
+    }
+}
+
 #[tokio::test]
 async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
     let bare = Bare::start().await;
@@ -453,53 +511,23 @@ async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
         // A client that does not read, and a broker that does not.
         for (up, who) in [(false, "client"), (true, "broker")] {
             let (client, broker) = bare.session(&proxy, Version::V311, "stalled").await;
-            let (mut writer, mut reader) = if up { (client, broker) } else { (broker, client) };
-            let (head, len) = sized(Version::V311, "flood", 0, remaining);
-            let packets = FLOOD / remaining;
-            let poured = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&poured);
+            let (writer, mut reader) = if up { (client, broker) } else { (broker, client) };
             let grown = growth(&mut proxy, async {
-                let packet_head = head.clone();
-                let flood = tokio::spawn(async move {
-                    let piece = &PATTERN[..PERIOD * 100];
-                    for _ in 0..packets {
-                        writer.write_all(&packet_head).await.unwrap();
-                        let mut left = len;
-                        while left > 0 {
-                            let piece = &piece[..piece.len().min(left)];
-                            writer.write_all(piece).await.unwrap();
-                            count.fetch_add(piece.len(), Ordering::Relaxed);
-                            left -= piece.len();
-                        }
-                    }
-                    writer
-                });
-                // It comes to a halt, while the witness goes on.
-                let mut seen = (0, 0);
-                until("a standstill", async || {
+                let flood = Flood::start(writer, remaining);
+                let ping_pong = async || {
                     witness.send(&wire::pingreq()).await;
                     let mut ping = [0; 2];
                     witness_broker.read_exact(&mut ping).await.unwrap();
                     witness_broker.write_all(&wire::pingresp()).await.unwrap();
                     witness.expect(&wire::pingresp()).await;
-                    let now = poured.load(Ordering::Relaxed);
-                    seen = if now == seen.0 { (now, seen.1 + 1) } else { (now, 0) };
-                    // Some hundred round trips of the witness without a byte from the flood.
-                    seen.1 == 100
-                })
-                .await;
-                let stuck = poured.load(Ordering::Relaxed);
-                assert!(stuck < FLOOD / 2, "{stuck} bytes went somewhere");
-                println!("stuck after {} KiB", stuck >> 10);
+                };
+                flood.comes_to_a_standstill(ping_pong).await;
                 // And when it reads at last, all is there.
-                for _ in 0..packets {
-                    catch(&mut reader, &head, len).await;
-                }
-                drop(flood.await.unwrap());
+                drop(flood.arrives(&mut reader).await);
             });
             let (peak, after) = grown.await;
             println!(
-                "a {who} that stops reading, packets of {remaining}: {} KiB at the peak, {} KiB after",
+                "a {who} that stops reading, packets of {remaining}: {} KiB at its peak, {} KiB after",
                 peak >> 10,
                 after >> 10
             );
@@ -507,6 +535,24 @@ async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
         }
     }
     drop((witness, witness_broker));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_heard_all_the_same() {
+    let bare = Bare::start().await;
+    let proxy = Proxy::before(bare.addr()).await;
+    for stalled in ["client", "broker"] {
+        let (client, broker) = bare.session(&proxy, Version::V311, "stalled").await;
+        let (stalled, other) = if stalled == "client" { (client, broker) } else { (broker, client) };
+        let (mut stalled_in, mut stalled_out) = stalled.into_split();
+        let (mut other_in, other_out) = other.into_split();
+        let flood = Flood::start(other_out, 1000);
+        flood.comes_to_a_standstill(async || {}).await;
+        // More than the kernel's buffers take: mproxy has to read it.
+        flows(&mut stalled_out, &mut other_in, sized(Version::V311, "back", 0, FLOOD)).await;
+        drop(flood.arrives(&mut stalled_in).await);
+    }
     proxy.stop().await;
 }
 

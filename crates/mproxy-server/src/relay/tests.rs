@@ -148,11 +148,14 @@ async fn a_client_that_does_not_read_is_heard_all_the_same() {
     let flood = tokio::spawn(async move { to_client.write_all(&PUBLISH.repeat(64 << 10)).await });
     // As much from the other side, while nothing is read there.
     let many = PUBLISH.repeat(64 << 10);
-    let (written, ()) = tokio::join!(scene.client.write_all(&many), async {
-        let mut got = vec![0; many.len()];
-        from_broker.read_exact(&mut got).await.expect("all of it");
-        assert!(got == many);
-    });
+    let all = async {
+        tokio::join!(scene.client.write_all(&many), async {
+            let mut got = vec![0; many.len()];
+            from_broker.read_exact(&mut got).await.expect("all of it");
+            assert!(got == many);
+        })
+    };
+    let (written, ()) = tokio::time::timeout(Duration::from_secs(20), all).await.expect("no deadlock");
     written.unwrap();
     assert!(!flood.is_finished());
     scene.relay.abort();
