@@ -139,10 +139,27 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends a signal by its short name: `TERM`, `HUP`, `INT`, `KILL`, `STOP`, `CONT`.
+    /// Sends a signal by its short name: `TERM`, `HUP`, `INT`, `KILL`, `STOP`, `CONT`. After `STOP` it is waited for until
+    /// the last of its threads stands still: a thread on another core goes on for a moment (Linux only).
     pub async fn signal(&self, name: &str) {
         let sent = Command::new("sh").args(["-c", &format!("kill -s {name} {}", self.pid())]).status().await;
         assert!(sent.is_ok_and(|status| status.success()), "{name} could not be sent to {}", self.name);
+        let deadline = Instant::now() + PATIENCE;
+        while name == "STOP" && !self.stands_still() {
+            assert!(Instant::now() < deadline, "{} does not stop", self.name);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.is_ok_and(|mut tasks| {
+            tasks.all(|task| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state follows the name, which stands in parentheses and may hold anything.
+                stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+            })
+        })
     }
 
     /// The memory it holds at present (`VmRSS`), in bytes. Linux only.
