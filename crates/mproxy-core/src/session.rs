@@ -320,9 +320,10 @@ impl Session {
     }
 
     /// Told: mproxy is being stopped. A session that is open takes no more publishes (its client is read only while a
-    /// QoS 2 flow needs its PUBREL) and ends when nothing is in flight any more; any other ends at once.
+    /// QoS 2 flow needs its PUBREL) and ends when nothing is in flight any more; any other ends at once, and so does one
+    /// that is told again.
     pub fn drain(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Open) {
+        if matches!(self.phase, Phase::Open) && !self.draining {
             self.draining = true;
         } else {
             self.end(Fault::Drained, now);

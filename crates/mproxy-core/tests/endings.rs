@@ -314,6 +314,20 @@ fn a_drain_waits_for_verdicts_and_payloads_too() {
 }
 
 #[test]
+fn told_again_to_drain_it_waits_for_nothing() {
+    for version in VERSIONS {
+        let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(version);
+        stage.client(&publish(version, 1, 1));
+        stage.drain();
+        assert!(!stage.is_shut(Side::Client));
+        stage.drain();
+        assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
+        assert_eq!(stage.at_client(), goodbye(version, 0x8B));
+        assert_eq!(stage.finish(), Fault::Drained);
+    }
+}
+
+#[test]
 fn an_idle_session_drains_at_once() {
     for version in VERSIONS {
         let mut stage = Stage::new().open(version);

@@ -127,7 +127,7 @@ impl App {
                 max_connections: listener.max_connections,
                 open: AtomicUsize::new(0),
             });
-            house.tasks.spawn(serving.run(open));
+            house.doors.spawn(serving.run(open));
         }
         let state = Arc::new(State {
             house,

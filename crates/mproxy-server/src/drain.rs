@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::registry::Word;
@@ -12,9 +12,15 @@ use crate::serve::House;
 /// Connections told to leave per millisecond at most: clients that are told all at once come back all at once.
 const PER_MILLISECOND: u32 = 1;
 
+/// How long connections that are cut may take for it. They wait for nobody, only for their turn.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+
 /// Lets every connection end, within `within`. The house must be closed already.
 pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     let deadline = Instant::now() + within;
+    // Who is being let in at this moment is to be told too.
+    house.doors.close();
+    house.doors.wait().await;
     let all = house.registry.all();
     info!(connections = all.len(), ?within, "draining");
     // Spread over at most half of the time, so that the last ones told have the other half to finish.
@@ -29,9 +35,15 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     }
     drop(all);
     house.tasks.close();
-    if timeout_at(deadline, house.tasks.wait()).await.is_err() {
-        warn!(connections = house.tasks.len(), "drain timeout: the rest is cut");
-    } else {
+    if timeout_at(deadline, house.tasks.wait()).await.is_ok() {
         info!("drained");
+        return;
     }
+    let rest = house.registry.all();
+    warn!(connections = rest.len(), "drain timeout: the rest is cut");
+    for handle in &rest {
+        handle.say(Word::Cut);
+    }
+    // Their ends are told like any other's. Whoever has not had his turn by then is dropped with the runtime.
+    let _ = timeout(CUT_WITHIN, house.tasks.wait()).await;
 }

@@ -24,6 +24,8 @@ const AT_A_TIME: usize = 1024;
 pub(crate) enum Word {
     /// mproxy is being stopped.
     Drain,
+    /// The time for that is over: it shall end within this very turn.
+    Cut,
     /// It shall end, with this reason.
     Kick(ReasonCode),
 }
@@ -50,7 +52,7 @@ pub(crate) struct Handle {
     peer: OnceLock<Arc<Peer>>,
     stage: AtomicU8,
     traffic: [AtomicU64; 4],
-    /// 0: none. 1: drain. 256 and more: kick, with the reason in the low byte. A kick wins over a drain.
+    /// 0: none. 1: drain. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
     word: AtomicU16,
     waker: AtomicWaker,
 }
@@ -58,6 +60,7 @@ pub(crate) struct Handle {
 const NO_WORD: u16 = 0;
 const DRAIN: u16 = 1;
 const KICK: u16 = 0x100;
+const CUT: u16 = 0x200;
 
 impl Handle {
     pub(crate) fn new(origin: &Arc<Origin>) -> Self {
@@ -77,6 +80,7 @@ impl Handle {
         let code = match word {
             Word::Drain => DRAIN,
             Word::Kick(reason) => KICK | u16::from(reason.0),
+            Word::Cut => CUT,
         };
         self.word.fetch_max(code, Ordering::AcqRel);
         self.waker.wake();
@@ -91,6 +95,7 @@ impl Handle {
         match self.word.swap(NO_WORD, Ordering::AcqRel) {
             NO_WORD => None,
             DRAIN => Some(Word::Drain),
+            CUT => Some(Word::Cut),
             kick => Some(Word::Kick(ReasonCode((kick & 0xFF) as u8))),
         }
     }

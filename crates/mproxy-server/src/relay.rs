@@ -165,12 +165,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     }
 
     /// Words from outside: kicks and drains.
-    fn poll_word(&mut self, cx: &Context<'_>, now: Instant) {
+    fn poll_word(&mut self, cx: &mut Context<'_>, now: Instant) {
         match self.handle.poll_word(cx) {
             None => {}
             Some(Word::Drain) => self.session.drain(now),
             Some(Word::Kick(reason)) => self.session.revoke(reason, now),
+            Some(Word::Cut) => self.cut(cx, now),
         }
+    }
+
+    /// Ends now: what waits is written as far as the streams take it at once, and nobody is waited for.
+    fn cut(&mut self, cx: &mut Context<'_>, now: Instant) {
+        // Told twice, a session waits for nothing that is in flight.
+        self.session.drain(now);
+        self.session.drain(now);
+        self.effects();
+        for side in [Side::Broker, Side::Client] {
+            self.poll_write(side, cx);
+            self.session.closed(side, Closed::Eof, now);
+        }
+        self.effects();
     }
 
     fn poll_dial(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {

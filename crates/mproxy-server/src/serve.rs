@@ -27,6 +27,8 @@ pub(crate) struct House {
     pub(crate) instance: Arc<str>,
     pub(crate) registry: Registry,
     pub(crate) sink: Arc<dyn Sink>,
+    /// Every listener's task.
+    pub(crate) doors: TaskTracker,
     /// Every connection's task.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when nobody is to be let in any more.
@@ -42,6 +44,7 @@ impl House {
             instance: instance.into(),
             registry: Registry::default(),
             sink,
+            doors: TaskTracker::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             max_connections,

@@ -292,19 +292,45 @@ async fn many_are_drained_and_none_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_only_so_long() {
-    let mut broker = silent_broker().await;
-    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_DRAIN_TIMEOUT", "700ms")]).await;
-    let mut client = proxy.login(Version::V5, "never").await;
-    client.send(&wire::publish(Version::V5, &message("a", 1, 1))).await;
-    broker.session().await.packets(2).await;
+async fn a_drain_waits_only_so_long_and_tells_of_those_it_cuts() {
+    const PATIENT: Duration = Duration::from_millis(700);
+    let (mut broker, mut hook) = (silent_broker().await, HookService::start().await);
+    let variables = [("MPROXY_DRAIN_TIMEOUT", "700ms"), ("MPROXY_POLICY_URL", &hook.url())];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    let mut waiting = Vec::new();
+    for version in VERSIONS {
+        // One that waits for an acknowledgement, and one that is in the middle of a message.
+        let mut acknowledged = proxy.login(version, "never").await;
+        acknowledged.send(&wire::publish(version, &message("a", 1, 1))).await;
+        broker.session().await.packets(2).await;
+        let mut halfway = proxy.login(version, "never").await;
+        let large = Publish { payload: &[1; 100_000], ..message("a", 0, 0) };
+        halfway.send(&wire::publish(version, &large)[..50_000]).await;
+        broker.session().await.packets(1).await;
+        waiting.extend([(version, acknowledged), (version, halfway)]);
+    }
     let began = Instant::now();
     proxy.signal("TERM").await;
-    client.expect_closed().await;
-    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    for (version, client) in &mut waiting {
+        if *version == Version::V5 {
+            let goodbye = client.packet().await;
+            assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x8b), "{goodbye:02x?}");
+        }
+        client.expect_closed().await;
+    }
+    let took = began.elapsed();
+    assert!(took >= PATIENT, "{took:?}");
     let ended = proxy.end().await;
     assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
     assert!(ended.said("drain timeout: the rest is cut"), "{:#?}", ended.lines);
+    // Each that was told to have come is told to have gone.
+    let told = |lines: &[String], what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(told(&ended.lines, "ended: mproxy is shutting down"), waiting.len(), "{:#?}", ended.lines);
+    until("all that was told", async || {
+        let lines = hook.process().lines();
+        told(&lines, " never disconnected: mproxy is shutting down") == waiting.len()
+    })
+    .await;
 }
 
 #[tokio::test]
