@@ -372,6 +372,58 @@ async fn a_thousand_packets_in_one_segment_are_a_thousand_packets() {
 }
 
 #[tokio::test]
+async fn the_largest_packet_that_is_allowed_passes_and_one_byte_more_does_not() {
+    const MOST: usize = 100_000;
+    let mut broker = RecordingBroker::start(Script::default()).await;
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_PACKET_SIZE", &MOST.to_string())]).await;
+    for &version in ALL {
+        let frame =
+            wire::publish(version, &Publish { payload: &[0; 99_000], ..message("a", 1, 1) }).len() - 99_000;
+        for more in [0, 1] {
+            let payload = vec![3; MOST - frame + more];
+            let packet = wire::publish(version, &Publish { payload: &payload, ..message("a", 1, 1) });
+            assert_eq!(packet.len(), MOST + more);
+            let mut client = proxy.login(version, "large").await;
+            let mut behind = broker.session().await;
+            let _ = client.try_send(&packet).await;
+            if more == 0 {
+                client.expect(&wire::puback(1)).await;
+                assert!(behind.packets(2).await[1] == packet);
+            } else {
+                let end = if version == Version::V5 { vec![0xe0, 1, 0x95] } else { vec![] };
+                assert_eq!(client.rest().await, end, "{version:?}");
+                behind.end().await;
+                assert_eq!(behind.packets(1).await.len(), 1);
+            }
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_goodbye_arrives_though_its_sender_is_gone() {
+    let mut broker = RecordingBroker::start(Script::default()).await;
+    let proxy = Proxy::before(broker.addr()).await;
+    for round in 0..20 {
+        for version in VERSIONS {
+            let mut client = proxy.login(version, "brief").await;
+            let mut behind = broker.session().await;
+            let said = wire::publish(version, &message("a", 1, 1));
+            client.send(&[said.clone(), wire::disconnect()].concat()).await;
+            // With a reset, the acknowledgement finds nobody.
+            if round % 2 == 0 {
+                client.abort();
+            } else {
+                drop(client);
+            }
+            behind.end().await;
+            assert_eq!(behind.packets(3).await[1..], [said, wire::disconnect()], "{version:?}, {round}");
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_within_a_packet_is_cut_off_at_the_broker() {
     let mut broker = RecordingBroker::start(Script::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;

@@ -438,6 +438,51 @@ async fn the_largest_packet_streams_once_the_service_has_decided_its_topic() {
     proxy.stop().await;
 }
 
+#[tokio::test]
+async fn fields_of_any_length_pass_in_any_pieces() {
+    let hook = HookService::start().await;
+    let (url, long) = (hook.url(), wire::long_string(65_535));
+    // User properties, far more of them than one read brings.
+    let many: Vec<u8> = (0..4000)
+        .flat_map(|number| {
+            [vec![0x26], wire::string(format!("name {number}")), wire::string("value")].concat()
+        })
+        .collect();
+    let filters: Vec<String> = (0..20_000).map(|number| format!("filter/number/{number}/#")).collect();
+    let filters: Vec<(&str, u8)> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
+    let payload = vec![5; 100_000];
+    for variables in [&[][..], &[("MPROXY_POLICY_URL", url.as_str())]] {
+        let mut broker = RecordingBroker::start(Script::default()).await;
+        let proxy = Proxy::with(broker.addr(), variables).await;
+        for (version, properties) in [(Version::V311, &[][..]), (Version::V5, &many)] {
+            let publish = |packet_id, topic, payload| {
+                let message = Publish { topic, payload, qos: 1, packet_id, properties, ..Publish::default() };
+                wire::publish(version, &message)
+            };
+            let packets = [
+                publish(1, &long, &payload),
+                publish(2, &long, b""),
+                publish(3, "a", &payload),
+                wire::subscribe(version, 4, &filters),
+            ];
+            let answers =
+                [wire::puback(1), wire::puback(2), wire::puback(3), wire::suback(version, 4, &[1; 20_000])];
+            for pieces in [1 << 20, 33_333] {
+                let mut client = proxy.login(version, &long).await;
+                client.send_split(&packets.concat(), pieces).await;
+                for answer in &answers {
+                    client.expect(answer).await;
+                }
+                let heard = broker.session().await.packets(5).await;
+                for (sent, heard) in packets.iter().zip(&heard[1..]) {
+                    same(&format!("{version:?} in pieces of {pieces}"), sent, heard);
+                }
+            }
+        }
+        proxy.stop().await;
+    }
+}
+
 // ---- slow readers
 
 /// What a stalled connection may hold, generously: boxes over their mark, what one read makes of it, and the

@@ -104,6 +104,39 @@ async fn one_topic_is_refused_and_another_rewritten() {
 }
 
 #[tokio::test]
+async fn an_alias_means_what_its_sender_meant() {
+    let (broker, hook) = (Mosquitto::start().await, HookService::start().await);
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
+    let mut watcher = subscriber(broker.addr(), ["-t", "#", "-F", "heard %t %p"]).await;
+    let mut client = proxy.login(Version::V5, "writer").await;
+    let publish = |topic, alias: u8, payload: &'static [u8]| {
+        let alias = [0x23, 0, alias];
+        wire::publish(Version::V5, &Publish { topic, payload, properties: &alias, ..Publish::default() })
+    };
+    for packet in [
+        // Introduced by a packet that is refused, by one that is rewritten, by one that passes.
+        publish("forbidden/a", 1, b"1"),
+        publish("old/b", 2, b"2"),
+        publish("free/c", 3, b"3"),
+        publish("", 1, b"4"),
+        publish("", 2, b"5"),
+        publish("", 3, b"6"),
+        // And under a new meaning.
+        publish("free/d", 1, b"7"),
+        publish("", 1, b"8"),
+    ] {
+        client.send(&packet).await;
+    }
+    watcher.line("heard free/d 8").await.unwrap();
+    let heard: Vec<_> = watcher.lines().into_iter().filter(|line| line.starts_with("heard")).collect();
+    let expected = ["new/b 2", "free/c 3", "new/b 5", "free/c 6", "free/d 7", "free/d 8"];
+    assert_eq!(heard, expected.map(|message| format!("heard {message}")));
+    client.expect_nothing_but_pingresp().await;
+    drop(client);
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn real_clients_understand_what_they_are_told() {
     let (broker, hook) = (Mosquitto::start().await, HookService::start().await);
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
@@ -148,8 +181,14 @@ async fn of_a_refused_user_the_broker_never_hears() {
         assert!(line.contains("whose=\"policy\"") && line.contains("mallory may not come in"), "{line}");
         assert!(broker.try_session().is_none());
     }
-    let everything = proxy.process().lines();
-    assert!(!everything.iter().any(|line| line.contains("correct horse")), "a password in the log");
+    let mut client = proxy.login(Version::V5, "c").await;
+    let secret = Publish { payload: b"battery staple", ..message("a", 1, 1) };
+    client.send(&wire::publish(Version::V5, &secret)).await;
+    client.expect(&wire::puback(1)).await;
+    proxy.line_of(client).await;
+    let everything = proxy.process().lines().join("\n");
+    assert!(!everything.contains("correct horse"), "a password in the log");
+    assert!(!everything.contains("battery staple"), "a payload in the log");
     proxy.stop().await;
 }
 
@@ -383,6 +422,33 @@ async fn a_service_that_hangs_is_waited_for_until_the_deadline() {
     })
     .await;
     drop(client);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_said_before_goodbye_is_decided_after_it() {
+    let (mut broker, mut hook) =
+        (RecordingBroker::start(Script::default()).await, HookService::start().await);
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
+    for version in VERSIONS {
+        for reset in [false, true] {
+            let mut client = proxy.login(version, "brief").await;
+            let mut behind = broker.session().await;
+            hook.process().signal("STOP").await;
+            let said = ["free/a", "forbidden/a", "old/a"].map(|topic| message(topic, 0, 0));
+            let said = said.map(|message| wire::publish(version, &message)).concat();
+            client.send(&[said, wire::disconnect()].concat()).await;
+            if reset {
+                client.abort();
+            } else {
+                drop(client);
+            }
+            hook.process().signal("CONT").await;
+            behind.end().await;
+            let heard = ["free/a", "new/a"].map(|topic| wire::publish(version, &message(topic, 0, 0)));
+            assert_eq!(behind.packets(4).await[1..], [&heard[..], &[wire::disconnect()]].concat());
+        }
+    }
     proxy.stop().await;
 }
 

@@ -113,6 +113,25 @@ async fn a_kicked_client_is_told_why() {
 }
 
 #[tokio::test]
+async fn a_kick_ends_a_client_that_does_not_read() {
+    let mut broker = silent_broker().await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    let client = proxy.login(Version::V5, "deaf").await;
+    let behind = broker.session().await;
+    let large = wire::publish(Version::V5, &Publish { payload: &[1; 1 << 20], ..message("a", 0, 0) });
+    for _ in 0..30 {
+        behind.send(large.clone()).await;
+    }
+    let shown = proxy.sessions().await.remove(0);
+    let path = format!("/api/v1/sessions/{}", shown["connection_id"].as_str().unwrap());
+    assert_eq!(proxy.http("DELETE", &path).await.0, 204);
+    proxy.end_of(client.local_addr()).await;
+    assert_eq!(proxy.sessions().await.len(), 0);
+    drop((client, behind));
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn everything_is_counted() {
     let broker = RecordingBroker::start(Script::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
