@@ -136,7 +136,7 @@ impl Serving {
         let session = Session::new(origin, Arc::clone(&self.setting), Instant::now());
         let doors = Arc::clone(self) as Arc<dyn Doors<TcpStream>>;
         let relay = Relay::new(stream, session, handle, doors);
-        self.house.tasks.spawn(Connection { relay, place, count: Some(self.door.accepted()) });
+        self.house.tasks.spawn(Connection { relay, place: Some(place), count: Some(self.door.accepted()) });
     }
 }
 
@@ -171,8 +171,19 @@ impl Drop for Place {
 /// A relay, and what is to be done when it ends, however it ends.
 struct Connection {
     relay: Relay<TcpStream>,
-    place: Place,
+    /// Until it has left.
+    place: Option<Place>,
     count: Option<Open>,
+}
+
+impl Connection {
+    /// It is not found any more, and its place is free.
+    fn leave(&mut self) {
+        if let Some(Place(serving)) = &self.place {
+            serving.house.registry.leave(self.relay.handle());
+        }
+        self.place = None;
+    }
 }
 
 impl Future for Connection {
@@ -184,6 +195,8 @@ impl Future for Connection {
         if let Some(count) = this.count.take() {
             count.ended(&fault);
         }
+        // Before its line: who has read that finds it gone.
+        this.leave();
         tell(&this.relay, &fault);
         std::task::Poll::Ready(())
     }
@@ -191,7 +204,7 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.place.0.house.registry.leave(self.relay.handle());
+        self.leave();
     }
 }
 

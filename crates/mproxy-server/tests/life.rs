@@ -30,6 +30,18 @@ fn json(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
 }
 
+/// The session of this client, as it is shown once it is open: a moment after the client knows.
+async fn session_of(proxy: &Proxy, client_id: &str) -> Value {
+    let mut shown = Value::Null;
+    until("an open session", async || {
+        let (_, page) = proxy.http("GET", &format!("/api/v1/sessions?client_id={client_id}")).await;
+        shown = json(&page)["sessions"][0].clone();
+        shown["phase"] == "open"
+    })
+    .await;
+    shown
+}
+
 // ---- seen from outside
 
 #[tokio::test]
@@ -49,27 +61,27 @@ async fn the_admin_api_shows_who_is_there() {
     new.expect(&wire::puback(1)).await;
     until("the stranger", async || proxy.sessions().await.len() == 3).await;
 
-    let (status, page) = proxy.http("GET", "/api/v1/sessions?client_id=new&username=ann").await;
-    assert_eq!(status, 200);
-    let page = json(&page);
-    let [shown] = &page["sessions"].as_array().unwrap()[..] else { panic!("{page}") };
+    let shown = session_of(&proxy, "new").await;
     assert_eq!(shown["remote"], new.local_addr().to_string());
-    let facts = [("protocol", "5.0"), ("phase", "open"), ("listener", "mqtt"), ("transport", "tcp")];
+    let facts = [("username", "ann"), ("protocol", "5.0"), ("listener", "mqtt"), ("transport", "tcp")];
     for (key, value) in facts {
         assert_eq!(shown[key], value, "{shown}");
     }
-    let id = shown["connection_id"].as_str().unwrap();
-    let (status, one) = proxy.http("GET", &format!("/api/v1/sessions/{id}")).await;
-    assert_eq!((status, &json(&one)["client_id"]), (200, &Value::from("new")));
-    let packets = &json(&one)["traffic"];
-    assert_eq!((&packets["client_packets"], &packets["broker_packets"]), (&2.into(), &2.into()), "{one}");
+    let one = format!("/api/v1/sessions/{}", shown["connection_id"].as_str().unwrap());
+    until("the packets of both sides", async || {
+        let (status, shown) = proxy.http("GET", &one).await;
+        let shown = json(&shown);
+        assert_eq!((status, &shown["client_id"]), (200, &Value::from("new")));
+        let traffic = &shown["traffic"];
+        (&traffic["client_packets"], &traffic["broker_packets"]) == (&2.into(), &2.into())
+    })
+    .await;
+    session_of(&proxy, "old").await;
     let all = proxy.sessions().await;
-    let phase_of = |client: &WireClient| {
-        let remote = client.local_addr().to_string();
-        all.iter().find(|one| one["remote"] == remote).map(|one| one["phase"].clone())
-    };
-    assert_eq!(phase_of(&old), Some("open".into()));
-    assert_eq!(phase_of(&stranger), Some("connecting".into()));
+    let stranger_s = all.iter().find(|one| one["remote"] == stranger.local_addr().to_string()).unwrap();
+    assert_eq!((&stranger_s["phase"], &stranger_s["client_id"]), (&"connecting".into(), &Value::Null));
+    let (_, others) = proxy.http("GET", "/api/v1/sessions?client_id=new&username=bob").await;
+    assert_eq!(json(&others)["sessions"], Value::Array(vec![]));
 
     // What left is not shown any more.
     old.send(&wire::disconnect()).await;
@@ -93,8 +105,7 @@ async fn a_kicked_client_is_told_why() {
     {
         let mut client = proxy.login(version, "kicked").await;
         let mut behind = broker.session().await;
-        let sessions = proxy.sessions().await;
-        let shown = sessions.iter().find(|session| session["client_id"] == "kicked").unwrap();
+        let shown = session_of(&proxy, "kicked").await;
         let path = format!("/api/v1/sessions/{}{query}", shown["connection_id"].as_str().unwrap());
         assert_eq!(proxy.http("DELETE", &path).await.0, 204);
         if version == Version::V5 {
@@ -122,7 +133,7 @@ async fn a_kick_ends_a_client_that_does_not_read() {
     for _ in 0..30 {
         behind.send(large.clone()).await;
     }
-    let shown = proxy.sessions().await.remove(0);
+    let shown = session_of(&proxy, "deaf").await;
     let path = format!("/api/v1/sessions/{}", shown["connection_id"].as_str().unwrap());
     assert_eq!(proxy.http("DELETE", &path).await.0, 204);
     proxy.end_of(client.local_addr()).await;
