@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use mproxy_codec::{
     Connect, Frame, Header, Malformed, Packet, PacketType, Properties, PropertyEdit, PropertyId, PublishHead,
-    Sender, Version, varint,
+    Sender, Version, glance::Glance, varint,
 };
 
 /// Takes `bytes` as a stream of packets, and once more as a single packet whose length is right.
@@ -19,6 +19,7 @@ pub fn check(bytes: &[u8], from: Sender, version: Version) {
 
 fn stream(mut bytes: &[u8], from: Sender, version: Version) {
     loop {
+        glanced(bytes, from, version);
         let known = if is_connect(bytes) { None } else { Some(version) };
         match Frame::split(bytes, from, known) {
             Ok(Some((frame, rest))) => {
@@ -28,6 +29,35 @@ fn stream(mut bytes: &[u8], from: Sender, version: Version) {
             Ok(None) => return,
             Err(error) => return told(&error, bytes),
         }
+    }
+}
+
+/// What a glance takes for plain is what the parsers find nothing more in.
+fn glanced(bytes: &[u8], from: Sender, version: Version) {
+    let Some(seen) = Glance::at(bytes) else { return };
+    let belongs = match seen.kind {
+        PacketType::Pingreq => from == Sender::Client,
+        PacketType::Pingresp => from == Sender::Server,
+        _ => true,
+    };
+    if !belongs || !seen.is_plain(version) {
+        return;
+    }
+    let (frame, _) = Frame::split(bytes, from, Some(version)).expect("valid").expect("whole");
+    assert_eq!((frame.header.kind, frame.bytes), (seen.kind, seen.bytes));
+    match Packet::parse(&frame, from, version).expect("valid") {
+        Packet::Publish(publish) => {
+            let brief = seen.publish(version).expect("a PUBLISH");
+            assert_eq!((brief.topic, brief.packet_id), (publish.topic.as_bytes(), publish.packet_id));
+            assert_eq!((seen.qos(), seen.retain()), (publish.qos, publish.retain));
+            assert!(!publish.dup && publish.properties.is_empty());
+        }
+        Packet::Ack(ack) => {
+            assert_eq!(Some(ack.packet_id), seen.acknowledges());
+            assert_eq!(ack.reason, mproxy_codec::ReasonCode::SUCCESS);
+        }
+        Packet::Pingreq | Packet::Pingresp => {}
+        other => panic!("{other:?}"),
     }
 }
 

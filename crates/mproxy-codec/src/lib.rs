@@ -2,6 +2,7 @@
 //! Knows bytes and the standard; knows no time, no policy, no socket.
 //!
 //! - [`frame`]: one control packet, undecoded, with its original bytes; what its fixed header gives away
+//! - [`glance`]: the packets that traffic is made of, recognised without being read
 //! - [`packet`]: a view and an encoder for each control packet
 //! - [`property`]: the properties of 5.0: the table, views, sets to write
 //! - [`topic`]: names and filters; matching, containment, `$share`
@@ -27,6 +28,7 @@
 pub mod encode;
 pub mod error;
 pub mod frame;
+pub mod glance;
 pub mod packet;
 pub mod property;
 mod read;
