@@ -57,6 +57,11 @@ impl Decider for Chain {
             Silence::Abstains
         }
     }
+
+    fn edition(&self) -> u64 {
+        // Each one's only grows, so that their sum does.
+        self.deciders.iter().map(|decider| decider.edition()).fold(0, u64::wrapping_add)
+    }
 }
 
 /// The ruling where nobody spoke.

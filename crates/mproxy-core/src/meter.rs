@@ -36,8 +36,8 @@ pub trait Meter: Send + Sync {
     /// So many packets of this type came from this side, of so many bytes in all. Runs of one type come as one call.
     fn packets(&self, from: Side, kind: PacketType, packets: u64, bytes: u64);
 
-    /// One decision was taken (a SUBSCRIBE counts one for each filter).
-    fn decision(&self, hook: Hook, source: Source, outcome: Outcome);
+    /// So many decisions were taken (a SUBSCRIBE counts one for each filter), all alike.
+    fn decisions(&self, hook: Hook, source: Source, outcome: Outcome, count: u64);
 
     /// An answer about this client failed, and this is what that means for the packet. The decision itself is counted
     /// besides.
@@ -51,7 +51,7 @@ pub struct Unmetered;
 impl Meter for Unmetered {
     fn packets(&self, _from: Side, _kind: PacketType, _packets: u64, _bytes: u64) {}
 
-    fn decision(&self, _hook: Hook, _source: Source, _outcome: Outcome) {}
+    fn decisions(&self, _hook: Hook, _source: Source, _outcome: Outcome, _count: u64) {}
 
     fn failed(&self, _hook: Hook, _failure: &Failure, _rule: OnError, _peer: &Peer) {}
 }

@@ -184,9 +184,9 @@ pub enum Source {
     Unasked,
     /// Advisers are there, and none of them knew.
     Unknown,
-    /// The static rule file.
+    /// The static rule file. It looks at nothing of a PUBLISH but who sent it, its topic, QoS and RETAIN.
     Acl,
-    /// The client's grant.
+    /// The client's grant. It looks at no more than the rule file.
     Grant,
     /// A remembered answer.
     Cache,
@@ -210,6 +210,13 @@ impl Source {
         Self::FailedOpen,
         Self::FailedClosed,
     ];
+
+    /// Whether its answer to a PUBLISH stands for all with the same topic, QoS and RETAIN of the same client, until the
+    /// decider's [edition](Decider::edition) changes.
+    #[must_use]
+    pub const fn stands(self) -> bool {
+        matches!(self, Self::Acl | Self::Grant)
+    }
 
     /// The label, `"failed_closed"` for example.
     #[must_use]
@@ -471,4 +478,10 @@ pub trait Decider: Send + Sync {
 
     /// What passing means at the end of the chain.
     fn silence(&self) -> Silence;
+
+    /// Another number than before as soon as an answer whose source [stands](Source::stands) may be another than
+    /// before. Called for each read: cheap.
+    fn edition(&self) -> u64 {
+        0
+    }
 }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
+//! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
@@ -33,6 +34,8 @@ mod phase;
 mod publish;
 mod reply;
 mod rewrite;
+mod standing;
+mod stride;
 mod subscribe;
 mod terms;
 mod timer;
@@ -55,6 +58,7 @@ use self::flight::InFlight;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
+use self::standing::Standing;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
 use crate::event::{Sink, Traffic};
@@ -143,6 +147,8 @@ struct Direction {
     lane: Lane,
     body: Body,
     aliases: Option<Box<Aliases>>,
+    /// Only where somebody decides by rules.
+    standing: Option<Box<Standing>>,
     /// Packets of our own for the receiver, written while a streamed payload was on its way to it.
     aside: Aside,
 }
@@ -238,8 +244,13 @@ impl Session {
         }
         let mut run = 0;
         let mut tally = Tally::default();
+        let stride = self.stride_of(from);
         while run < buf.len() {
-            match self.step(from, &buf[run..], &mut tally, now) {
+            let step = match self.stride(from, stride, &buf[run..], &mut tally) {
+                Some(step) => Ok(step),
+                None => self.step(from, &buf[run..], &mut tally, now),
+            };
+            match step {
                 Ok(Step::Wait) => break,
                 Ok(Step::Pass(n)) => run += n,
                 Ok(Step::PassThenAnswer(n)) => {
@@ -612,6 +623,7 @@ impl Step {
 }
 
 impl Tally {
+    #[inline]
     fn add(&mut self, kind: PacketType, packets: u64, bytes: u64, meter: &dyn Meter, from: Side) {
         if self.kind != Some(kind) {
             self.tell(meter, from);

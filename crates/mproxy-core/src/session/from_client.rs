@@ -8,7 +8,7 @@ use mproxy_codec::packet::{Ack, Auth, Disconnect, Packet, Unsubscribe, encode_un
 use mproxy_codec::property::{PropertyEdit, PropertyId};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{PacketType, Sender};
+use mproxy_codec::types::{PacketId, PacketType, Sender};
 
 use super::lane::{Slot, State};
 use super::ledger::Unsubscribing;
@@ -89,7 +89,7 @@ impl Session {
             PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
                 let ack = Ack::parse(header, bytes, super::sender(from), self.terms.version)
                     .map_err(|error| Fault::Malformed { side: from, error })?;
-                Ok(self.acknowledged(from, &ack))
+                Ok(self.acknowledged(from, ack.kind, ack.packet_id, ack.reason))
             }
             PacketType::Disconnect => self.disconnect_leaves(from, header, bytes),
             PacketType::Auth if self.terms.auth => Auth::parse(header, bytes, super::sender(from))
@@ -107,32 +107,37 @@ impl Session {
     }
 
     /// An acknowledgement, from either side.
-    fn acknowledged(&mut self, from: Side, ack: &Ack<'_>) -> Leaving {
-        let over = match ack.kind {
+    pub(super) fn acknowledged(
+        &mut self,
+        from: Side,
+        kind: PacketType,
+        id: PacketId,
+        reason: ReasonCode,
+    ) -> Leaving {
+        let over = match kind {
             PacketType::Puback | PacketType::Pubcomp => true,
-            PacketType::Pubrec => ack.reason.is_error(),
+            PacketType::Pubrec => reason.is_error(),
             _ => false,
         };
         if over && from == Side::Broker {
-            self.in_flight.over(ack.kind);
+            self.in_flight.over(kind);
         }
         let Some(ledger) = &mut self.ledger else { return Leaving::AsItIs };
-        match ack.kind {
+        match kind {
             PacketType::Pubrel => {
-                if !ledger.flows(from).ours.remove(&ack.packet_id) {
+                if !ledger.flows(from).ours.remove(&id) {
                     return Leaving::AsItIs;
                 }
                 if from == Side::Client {
                     self.in_flight.over(PacketType::Pubcomp);
                 }
-                let done =
-                    self.terms.ack(from, PacketType::Pubcomp, ack.packet_id, ReasonCode::SUCCESS, None);
+                let done = self.terms.ack(from, PacketType::Pubcomp, id, ReasonCode::SUCCESS, None);
                 self.inject(from, done);
                 Leaving::Nowhere
             }
             PacketType::Puback | PacketType::Pubrec => {
-                if let Some(told) = ledger.acknowledged(from.other(), ack.kind, ack.packet_id)
-                    && !ack.reason.is_error()
+                if let Some(told) = ledger.acknowledged(from.other(), kind, id)
+                    && !reason.is_error()
                 {
                     self.report(Happening::Publish(told));
                 }

@@ -191,7 +191,7 @@ impl Session {
             Ok((_, Some(_))) => Outcome::Changed,
             Err(_) => Outcome::Refused,
         };
-        self.setting.meter.decision(Hook::Connect, source, outcome);
+        self.setting.meter.decisions(Hook::Connect, source, outcome, 1);
         match judged {
             Ok((bytes, admission)) => {
                 if let Some(admission) = admission {

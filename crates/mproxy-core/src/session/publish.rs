@@ -81,6 +81,8 @@ impl Session {
             }
             Want::Nothing | Want::Head | Want::Payload(_) => Payload::Size(head.payload_len as u32),
         };
+        // Before the question: rules that are replaced in between make what is learnt from the answer obsolete.
+        let edition = self.setting.decider.edition();
         let state = match self.ask_publish(from, want, &head, topic, payload) {
             Answer::Later(pending) => {
                 self.ask(from, pending);
@@ -88,7 +90,10 @@ impl Session {
             }
             Answer::Now(Ruling { source, verdict: Verdict::Publish(Decision::Allow(None)) }) => {
                 if want != Want::Nothing {
-                    self.setting.meter.decision(hook(from), source, Outcome::Allowed);
+                    self.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
+                    if source.stands() && head.alias.is_none() {
+                        self.remember(from, edition, header, topic, source);
+                    }
                 }
                 State::Go
             }
@@ -316,7 +321,8 @@ impl Session {
     /// [MQTT-3.3.4-9]: no more QoS 1 and 2 at a time than the broker's Receive Maximum, those that still wait for their
     /// verdict included. What we count is at most what the client counts: acknowledgements pass here before they reach
     /// it.
-    fn check_receive_maximum(&self, from: Side) -> Result<(), Fault> {
+    #[inline]
+    pub(super) fn check_receive_maximum(&self, from: Side) -> Result<(), Fault> {
         if self.terms.version.is_v5() && self.in_flight.total() >= u32::from(self.terms.broker_receive_max) {
             return Err(Fault::Protocol {
                 side: from,
@@ -327,6 +333,13 @@ impl Session {
             });
         }
         Ok(())
+    }
+
+    /// The rules would say the same again.
+    fn remember(&mut self, from: Side, edition: u64, header: &Header, topic: &str, source: Source) {
+        let standing = self.direction(from).standing.get_or_insert_default();
+        standing.keep_to(edition);
+        standing.learn(PacketType::Publish.first_byte() | header.flags, topic, source);
     }
 
     fn wait_for_head(&self, from: Side, here: usize) -> Result<Step, Fault> {
@@ -374,7 +387,7 @@ impl Session {
     }
 
     /// Whether deliveries have to be looked into at all.
-    fn reads_deliveries(&self) -> bool {
+    pub(super) fn reads_deliveries(&self) -> bool {
         // Aliases are followed from the start: rules for deliveries may come later.
         self.terms.client_aliases > 0 || self.want(Side::Broker) != Want::Nothing
     }
@@ -387,7 +400,7 @@ impl Session {
 }
 
 /// The packet that first acknowledges a publish of this QoS.
-const fn acknowledgement(qos: QoS) -> PacketType {
+pub(super) const fn acknowledgement(qos: QoS) -> PacketType {
     match qos {
         QoS::AtMostOnce | QoS::AtLeastOnce => PacketType::Puback,
         QoS::ExactlyOnce => PacketType::Pubrec,

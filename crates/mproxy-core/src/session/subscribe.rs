@@ -84,7 +84,7 @@ impl Session {
                 Decision::Allow(_) => Outcome::Changed,
                 Decision::Refuse(_) => Outcome::Refused,
             };
-            self.setting.meter.decision(Hook::Subscribe, source, outcome);
+            self.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
         }
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
 /// The rule file as an adviser. [`reload`](Self::reload) puts a new file in force under running sessions.
 pub struct AclAdviser {
     acl: ArcSwap<Acl>,
+    /// How often the rules were replaced.
+    edition: AtomicU64,
     next: Option<Arc<dyn Decider>>,
     /// One permit for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
     verifying: Arc<Semaphore>,
@@ -53,6 +56,7 @@ impl AclAdviser {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             acl: ArcSwap::from_pointee(acl),
+            edition: AtomicU64::new(0),
             next,
             verifying: Arc::new(Semaphore::new(cores)),
             within: VERIFIED_WITHIN,
@@ -84,6 +88,8 @@ impl AclAdviser {
     /// Puts other rules in force.
     pub fn replace(&self, acl: Acl) {
         self.acl.store(Arc::new(acl));
+        // Afterwards: who sees the new number asks the new rules.
+        self.edition.fetch_add(1, Ordering::Release);
     }
 
     /// Users and rules in force.
@@ -283,6 +289,10 @@ impl Decider for AclAdviser {
 
     fn silence(&self) -> Silence {
         Silence::Denies
+    }
+
+    fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 }
 

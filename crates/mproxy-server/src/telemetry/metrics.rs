@@ -175,8 +175,8 @@ impl Meter for Metrics {
         self.tally.packets(from, kind, packets, bytes);
     }
 
-    fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
-        self.tally.decision(hook, source, outcome);
+    fn decisions(&self, hook: Hook, source: Source, outcome: Outcome, count: u64) {
+        self.tally.decisions(hook, source, outcome, count);
     }
 
     fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn decisions_are_counted_by_hook_source_and_outcome() {
         let metrics = Metrics::new();
-        metrics.decision(Hook::Publish, Source::Acl, Outcome::Refused);
+        metrics.decisions(Hook::Publish, Source::Acl, Outcome::Refused, 1);
         let page = metrics.expose(Format::OpenMetrics);
         let series = "mproxy_decisions_total{hook=\"publish\",source=\"acl\",outcome=\"refused\"}";
         assert_eq!(value(&page, series), Some(1.0));

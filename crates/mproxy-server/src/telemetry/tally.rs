@@ -96,8 +96,8 @@ impl Tally {
         counts.bytes[slot].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn decision(&self, hook: Hook, source: Source, outcome: Outcome) {
-        self.counts().decisions[decision_slot(hook, source, outcome)].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn decisions(&self, hook: Hook, source: Source, outcome: Outcome, count: u64) {
+        self.counts().decisions[decision_slot(hook, source, outcome)].fetch_add(count, Ordering::Relaxed);
     }
 }
 

@@ -104,7 +104,7 @@ impl Session {
             Ok(Some(_)) => Outcome::Changed,
             Err(_) => Outcome::Refused,
         };
-        self.setting.meter.decision(hook(from), source, outcome);
+        self.setting.meter.decisions(hook(from), source, outcome, 1);
         decided
     }
 

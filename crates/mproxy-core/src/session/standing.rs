@@ -1,0 +1,88 @@
+//! Answers that stand: the topics that a rule allowed last, so that a device that publishes to the same few topics
+//! over and over is not looked up in the rules each time.
+
+use crate::policy::Source;
+
+/// Topics remembered of one direction. A device has a few; who has many is looked up.
+const TOPICS: usize = 4;
+
+/// Bytes of the longest topic that is remembered.
+const LONGEST: usize = 128;
+
+/// Publishes that were allowed as they are by rules that look at nothing but who, topic, QoS and RETAIN.
+/// True as long as the rules' [edition](crate::Decider::edition) is the same.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    edition: u64,
+    topics: Vec<Allowed>,
+    /// Which is to be forgotten next.
+    oldest: usize,
+}
+
+#[derive(Debug, Default)]
+struct Allowed {
+    /// The first byte of the packet: QoS and RETAIN.
+    first: u8,
+    topic: Vec<u8>,
+    source: Option<Source>,
+}
+
+impl Standing {
+    /// Forgets everything that rules of another edition said.
+    pub(super) fn keep_to(&mut self, edition: u64) {
+        if self.edition != edition {
+            (self.edition, self.oldest) = (edition, 0);
+            self.topics.clear();
+        }
+    }
+
+    /// Who allowed a PUBLISH with this first byte and topic.
+    #[inline]
+    pub(super) fn allowed(&self, first: u8, topic: &[u8]) -> Option<Source> {
+        let found = self.topics.iter().find(|one| one.first == first && one.topic == topic)?;
+        found.source
+    }
+
+    /// Remembers one, in the place of the one that was learnt first.
+    pub(super) fn learn(&mut self, first: u8, topic: &str, source: Source) {
+        if topic.len() > LONGEST || self.allowed(first, topic.as_bytes()).is_some() {
+            return;
+        }
+        if self.topics.len() < TOPICS {
+            self.topics.push(Allowed::default());
+            self.oldest = self.topics.len() - 1;
+        }
+        let Some(one) = self.topics.get_mut(self.oldest) else { return };
+        self.oldest = (self.oldest + 1) % TOPICS;
+        // In its place, so that learning over and over allocates nothing.
+        one.topic.clear();
+        one.topic.extend_from_slice(topic.as_bytes());
+        (one.first, one.source) = (first, Some(source));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let mut standing = Standing::default();
+        for topic in ["a", "b", "c", "d", "e", "e"] {
+            standing.learn(0x30, topic, Source::Acl);
+        }
+        let known = |topic: &str| standing.allowed(0x30, topic.as_bytes()).is_some();
+        assert_eq!(["a", "b", "c", "d", "e"].map(known), [false, true, true, true, true]);
+        assert!(standing.allowed(0x31, b"e").is_none(), "RETAIN is another question");
+    }
+
+    #[test]
+    fn another_edition_knows_nothing() {
+        let mut standing = Standing::default();
+        standing.learn(0x30, "a", Source::Acl);
+        standing.keep_to(0);
+        assert!(standing.allowed(0x30, b"a").is_some());
+        standing.keep_to(1);
+        assert!(standing.allowed(0x30, b"a").is_none());
+    }
+}
