@@ -25,7 +25,7 @@ use crate::admin::view::{EndpointHealth, ListenerReadiness, Page, Readiness, Ses
 use crate::admin::{self, Admin};
 use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check};
 use crate::drain::drain;
-use crate::serve::{House, Serving};
+use crate::serve::{House, Serving, tick};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -129,6 +129,7 @@ impl App {
             });
             house.doors.spawn(serving.run(open));
         }
+        house.doors.spawn(tick(house.closing.clone()));
         let state = Arc::new(State {
             house,
             remote: advisers.remote.clone(),

@@ -11,11 +11,13 @@
 //! | `inbox` | what came in and was not taken yet |
 //! | `outbox` | what is to go out and was not written yet |
 //! | `asks` | answers on their way |
+//! | `stream` | what is asked of a stream |
 
 mod asks;
 mod chunk;
 mod inbox;
 mod outbox;
+mod stream;
 
 use std::future::Future;
 use std::io;
@@ -26,16 +28,20 @@ use std::time::Instant;
 
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::{Effect, Event, Fault, Session, Side};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use self::asks::Asks;
+use self::chunk::Lent;
 use self::inbox::{Came, Inbox};
 use self::outbox::Outbox;
+pub(crate) use self::stream::Stream;
 use crate::registry::{Handle, Stage, Word};
 
 /// Rounds of polls before others on this thread get their turn.
 const TURNS: usize = 8;
+
+/// Reads of one side in a row, before what they brought is written: the second usually finds nothing.
+const READS: usize = 2;
 
 /// Bytes waiting to be written to one side over which nothing more is read from the other.
 const MARK: usize = 128 << 10;
@@ -95,6 +101,37 @@ enum Closing {
     Shut,
 }
 
+/// What a try to read from one side came to.
+enum Read {
+    /// Bytes came, or the end, or the session took some that had waited.
+    Something,
+    /// The same, as much as a buffer holds: it is written before more is read, while it is still in the cache.
+    Full,
+    /// Nothing is there. The stream says when there is.
+    Nothing,
+    /// Nobody wants it now: to be tried again when anything has changed.
+    Unwanted,
+}
+
+/// What several came to.
+#[derive(Clone, Copy)]
+struct Reading {
+    moved: bool,
+    /// There may be more, and the stream was not asked to say so.
+    unread: bool,
+}
+
+/// What a try to write to one side came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// Some went.
+    Something,
+    /// None did, or there is none. The stream says when it takes more.
+    Nothing,
+    /// The stream can be written to no more.
+    Ended,
+}
+
 impl<S> End<S> {
     fn new(stream: Option<S>) -> Self {
         Self { stream, inbox: Inbox::default(), outbox: Outbox::default(), closing: Closing::Open }
@@ -107,7 +144,7 @@ impl<S> End<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
+impl<S: Stream> Relay<S> {
     pub(crate) fn new(client: S, session: Session, handle: Arc<Handle>, doors: Arc<dyn Doors<S>>) -> Self {
         Self {
             session,
@@ -181,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         self.session.drain(now);
         self.effects();
         for side in [Side::Broker, Side::Client] {
-            self.poll_write(side, cx);
+            self.poll_write(side, cx, now);
             self.session.closed(side, Closed::Eof, now);
         }
         self.effects();
@@ -226,21 +263,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         true
     }
 
+    /// Reads what one buffer holds, and if there was less, makes sure that the stream says when there is more.
+    fn poll_reads(&mut self, side: Side, lent: &mut Lent, cx: &mut Context<'_>, now: Instant) -> Reading {
+        let mut moved = false;
+        for _ in 0..READS {
+            match self.poll_read(side, lent, cx, now) {
+                Read::Something => {
+                    self.effects();
+                    moved = true;
+                }
+                Read::Full => {
+                    self.effects();
+                    return Reading { moved: true, unread: true };
+                }
+                Read::Nothing => return Reading { moved, unread: false },
+                Read::Unwanted => return Reading { moved, unread: true },
+            }
+        }
+        Reading { moved, unread: true }
+    }
+
     /// Reads from that side if anybody wants it, and lets the session have it.
-    fn poll_read(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn poll_read(&mut self, side: Side, lent: &mut Lent, cx: &mut Context<'_>, now: Instant) -> Read {
         let (end, other) = match side {
             Side::Client => (&mut self.client, &self.broker),
             Side::Broker => (&mut self.broker, &self.client),
         };
         let crowded = other.outbox.len() > MARK || end.outbox.len() > OWN_MARK;
-        let Some(stream) = &mut end.stream else { return false };
+        let Some(stream) = &mut end.stream else { return Read::Nothing };
         if end.closing == Closing::Shut {
             return match end.inbox.discard(stream, cx) {
-                Poll::Pending => false,
+                Poll::Pending => Read::Nothing,
                 Poll::Ready(how) => {
                     end.drop_stream();
                     self.session.closed(side, how, now);
-                    true
+                    Read::Something
                 }
             };
         }
@@ -250,47 +307,77 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         if end.inbox.blocked() {
             if wanted {
                 end.inbox.offer(&mut self.session, side, now);
-                return true;
+                return Read::Something;
             }
             if !ahead || ended.is_some() {
-                return false;
+                return Read::Unwanted;
             }
         } else if let Some(how) = ended {
             // What came before the end has been taken, or is the beginning of a packet that never came whole.
             end.drop_stream();
             self.session.closed(side, how, now);
-            return true;
+            return Read::Something;
         }
         if (!wanted && !ahead) || crowded {
-            return false;
+            return Read::Unwanted;
         }
-        match end.inbox.read(stream, cx, wanted.then_some((&mut self.session, side, now))) {
+        match end.inbox.read(stream, lent, cx, wanted.then_some((&mut self.session, side, now))) {
             Came::Nothing => {
                 if let Some(error) = end.outbox.broken() {
                     // It cannot be written to, and says nothing more: it is gone.
                     end.drop_stream();
                     self.session.closed(side, error, now);
-                    return true;
+                    return Read::Something;
                 }
-                false
+                Read::Nothing
             }
-            Came::Something => true,
+            Came::Something => Read::Something,
+            Came::AllThatFits => Read::Full,
         }
     }
 
     /// Writes what waits for that side, and ends our half of the stream where that is asked.
-    fn poll_write(&mut self, side: Side, cx: &mut Context<'_>) -> bool {
+    fn poll_write(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> Writing {
         let end = self.end(side);
-        let Some(stream) = &mut end.stream else { return false };
+        let Some(stream) = &mut end.stream else { return Writing::Nothing };
         let wrote = end.outbox.write(stream, cx);
         if end.closing == Closing::Asked && end.outbox.is_empty() {
+            if let Poll::Ready(how) = end.inbox.discard(stream, cx) {
+                // The peer has ended, too: dropping it is enough.
+                end.drop_stream();
+                self.session.closed(side, how, now);
+                return Writing::Ended;
+            }
             // A stream that cannot be ended in order is ended by dropping it.
             if Pin::new(stream).poll_shutdown(cx).is_ready() {
                 end.closing = Closing::Shut;
-                return true;
+                return Writing::Ended;
             }
         }
-        wrote
+        match (wrote, end.outbox.broken()) {
+            (true, Some(_)) => Writing::Ended,
+            (true, None) => Writing::Something,
+            (false, _) => Writing::Nothing,
+        }
+    }
+
+    /// One look at everything. Whether there may be more to do, because of what was done.
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut lent = Lent::default();
+        let client = self.poll_reads(Side::Client, &mut lent, cx, now);
+        let broker = self.poll_reads(Side::Broker, &mut lent, cx, now);
+        // Behind the reads, which may have asked something or wanted the broker; each has to be polled once to be
+        // heard of.
+        let mut again = self.poll_asks(cx, now);
+        again |= self.poll_dial(cx, now);
+        again |= self.poll_timer(cx, now);
+        self.effects();
+        let written = [self.poll_write(Side::Broker, cx, now), self.poll_write(Side::Client, cx, now)];
+        lent.give_back();
+        again |= written.contains(&Writing::Ended);
+        // Who was not read may be read now if anything has changed; who was, waits for the stream.
+        let moved = client.moved || broker.moved || written.contains(&Writing::Something);
+        again || (moved && (client.unread || broker.unread))
     }
 
     /// What others may know of this connection.
@@ -305,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Relay<S> {
+impl<S: Stream> Future for Relay<S> {
     type Output = Box<Fault>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -313,23 +400,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Relay<S> {
         // One look at the clock for all that happens now.
         let now = Instant::now();
         this.poll_word(cx, now);
+        this.effects();
         for _ in 0..TURNS {
-            let mut moved = this.poll_dial(cx, now);
-            this.effects();
-            moved |= this.poll_asks(cx, now);
-            moved |= this.poll_read(Side::Client, cx, now);
-            this.effects();
-            moved |= this.poll_read(Side::Broker, cx, now);
-            this.effects();
-            moved |= this.poll_timer(cx, now);
-            this.effects();
-            moved |= this.poll_write(Side::Broker, cx);
-            moved |= this.poll_write(Side::Client, cx);
+            let again = this.turn(cx, now);
             if let Some(fault) = this.over.take() {
                 this.publish();
                 return Poll::Ready(fault);
             }
-            if !moved {
+            if !again {
                 this.publish();
                 return Poll::Pending;
             }

@@ -107,6 +107,7 @@ impl Session {
     }
 
     /// An acknowledgement, from either side.
+    #[inline]
     pub(super) fn acknowledged(
         &mut self,
         from: Side,
@@ -122,6 +123,19 @@ impl Session {
         if over && from == Side::Broker {
             self.in_flight.over(kind);
         }
+        if self.ledger.is_none() {
+            return Leaving::AsItIs;
+        }
+        self.acknowledged_in_ledger(from, kind, id, reason)
+    }
+
+    fn acknowledged_in_ledger(
+        &mut self,
+        from: Side,
+        kind: PacketType,
+        id: PacketId,
+        reason: ReasonCode,
+    ) -> Leaving {
         let Some(ledger) = &mut self.ledger else { return Leaving::AsItIs };
         match kind {
             PacketType::Pubrel => {

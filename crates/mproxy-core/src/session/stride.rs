@@ -76,7 +76,7 @@ impl Session {
     pub(super) fn stride(
         &mut self,
         from: Side,
-        stride: Stride,
+        mut stride: Stride,
         data: &[u8],
         tally: &mut Tally,
     ) -> Option<Step> {
@@ -88,14 +88,14 @@ impl Session {
         }
         let (mut run, mut packets, mut answers) = (0, 0, false);
         let mut decided = Decided::default();
-        while !answers
-            && let Some(seen) = Glance::at(&data[run..])
-            && seen.bytes.len() <= stride.most
-        {
+        while !answers && let Some(seen) = Glance::at(&data[run..]) {
+            let len = seen.bytes.len();
             let passes = match seen.kind {
-                PacketType::Publish => self.publish_passes(from, stride.publishes, &seen, &mut decided),
-                PacketType::Pingreq => from == Side::Client && seen.bytes.len() == 2,
-                PacketType::Pingresp => from == Side::Broker && seen.bytes.len() == 2,
+                PacketType::Publish => {
+                    len <= stride.most && self.publish_passes(from, &mut stride, &seen, &mut decided)
+                }
+                PacketType::Pingreq => from == Side::Client && len == 2,
+                PacketType::Pingresp => from == Side::Broker && len == 2,
                 _ => match seen.acknowledges().and_then(|id| self.ack_passes(from, seen.kind, id)) {
                     None => false,
                     Some(follows) => {
@@ -107,9 +107,9 @@ impl Session {
             if !passes {
                 break;
             }
-            run += seen.bytes.len();
+            run += len;
             packets += 1;
-            tally.add(seen.kind, 1, seen.bytes.len() as u64, &*self.setting.meter, from);
+            tally.add(seen.kind, 1, len as u64, &*self.setting.meter, from);
         }
         if let Some(source) = decided.source {
             self.setting.meter.decisions(publish::hook(from), source, Outcome::Allowed, decided.count);
@@ -132,10 +132,11 @@ impl Session {
     fn publish_passes(
         &mut self,
         from: Side,
-        publishes: Publishes,
+        stride: &mut Stride,
         seen: &Glance<'_>,
         decided: &mut Decided,
     ) -> bool {
+        let publishes = stride.publishes;
         if publishes == Publishes::Whole {
             // As long as a PUBLISH is at least.
             return seen.bytes.len() > 4;
@@ -152,14 +153,16 @@ impl Session {
             },
         };
         if let Some(id) = publish.packet_id {
-            if from == Side::Client && self.check_receive_maximum(from).is_err() || !self.takes(from) {
-                return false;
+            if from == Side::Client {
+                if self.check_receive_maximum(from).is_err() {
+                    return false;
+                }
+                self.in_flight.came(seen.qos());
             }
             if source.is_some() || self.ledger.is_some() {
                 self.ledger().expect(from, publish::acknowledgement(seen.qos()), id, false, None);
-            }
-            if from == Side::Client {
-                self.in_flight.came(seen.qos());
+                // Behind this one, if the ledger is full now.
+                stride.publishes = if self.takes(from) { publishes } else { Publishes::None };
             }
         }
         if source.is_some() {

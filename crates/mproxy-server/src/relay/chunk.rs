@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 /// Bytes of one buffer: what one read takes at most.
 pub(super) const SIZE: usize = 64 << 10;
@@ -13,6 +14,22 @@ const KEPT: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The buffers of one turn of a relay: kept until what was read into them has been written, for before that they
+/// cannot be used again.
+#[derive(Default)]
+pub(super) struct Lent(SmallVec<[BytesMut; KEPT]>);
+
+impl Lent {
+    /// Takes a buffer that was read into.
+    pub(super) fn keep(&mut self, chunk: BytesMut) {
+        self.0.push(chunk);
+    }
+
+    pub(super) fn give_back(self) {
+        self.0.into_iter().for_each(give_back);
+    }
 }
 
 /// An empty buffer of [`SIZE`] bytes.

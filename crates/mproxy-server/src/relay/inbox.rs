@@ -7,10 +7,10 @@ use std::time::Instant;
 use bytes::BytesMut;
 use mproxy_core::fault::Closed;
 use mproxy_core::{Session, Side};
-use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-use super::{chunk, failed};
+use super::chunk::{self, Lent};
+use super::{Stream, failed};
 
 /// A rest longer than this is read on to where it lies, instead of being copied before each read.
 const COPY_UP_TO: usize = chunk::SIZE / 2;
@@ -35,6 +35,8 @@ pub(super) enum Came {
     Nothing,
     /// Bytes, or the end.
     Something,
+    /// Bytes, as many as were asked for.
+    AllThatFits,
 }
 
 impl Inbox {
@@ -57,12 +59,16 @@ impl Inbox {
     }
 
     /// Reads once, and gives the session what came; without one, only keeps it.
-    pub(super) fn read<S: AsyncRead + Unpin>(
+    pub(super) fn read<S: Stream>(
         &mut self,
         stream: &mut S,
+        lent: &mut Lent,
         cx: &mut Context<'_>,
         to: Option<(&mut Session, Side, Instant)>,
     ) -> Came {
+        if stream.poll_readable(cx).is_pending() {
+            return Came::Nothing;
+        }
         let in_place = self.rest.len() > COPY_UP_TO;
         let mut chunk = if in_place {
             self.rest.reserve(chunk::SIZE);
@@ -93,6 +99,7 @@ impl Inbox {
                 Came::Something
             }
             Poll::Ready(Ok(_)) => {
+                let full = chunk.len() == chunk.capacity();
                 match to {
                     Some((session, side, now)) => {
                         session.read(side, &mut chunk, now);
@@ -100,7 +107,7 @@ impl Inbox {
                     }
                     None => self.blocked = true,
                 }
-                Came::Something
+                if full { Came::AllThatFits } else { Came::Something }
             }
         };
         if chunk.len() > COPY_UP_TO {
@@ -109,17 +116,13 @@ impl Inbox {
             // Copied out, so that a few bytes do not keep a whole chunk from the others.
             self.rest.clear();
             self.rest.extend_from_slice(&chunk);
-            chunk::give_back(chunk);
+            lent.keep(chunk);
         }
         came
     }
 
     /// Reads and throws away until the stream ends.
-    pub(super) fn discard<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-    ) -> Poll<Closed> {
+    pub(super) fn discard<S: Stream>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Closed> {
         self.rest = BytesMut::new();
         if let Some(how) = self.ended.take() {
             return Poll::Ready(*how);

@@ -1,0 +1,26 @@
+//! What a relay asks of its two streams.
+
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// A stream to a client or a broker.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in vain.
+    /// A stream that cannot tell says yes.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+}
+
+impl Stream for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // What failed says so when it is read.
+        self.poll_read_ready(cx).map(drop)
+    }
+}
+
+#[cfg(test)]
+impl Stream for tokio::io::DuplexStream {}
