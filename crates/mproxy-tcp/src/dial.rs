@@ -67,7 +67,14 @@ async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<Tcp
     if address.ip().is_loopback() && stream.local_addr()? == address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    prepare(&SockRef::from(&stream), options)?;
+    let socket = SockRef::from(&stream);
+    if address.ip().is_loopback() {
+        // A peer on this machine cannot vanish without the kernel's knowing: keepalive would only cost four system
+        // calls a connection, and a broker beside mproxy is the usual case.
+        socket.set_tcp_nodelay(true)?;
+    } else {
+        prepare(&socket, options)?;
+    }
     Ok(stream)
 }
 
@@ -142,12 +149,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_dialled_on_this_machine_needs_no_keepalive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = dial("127.0.0.1", port, &SocketOptions::default(), soon()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(!socket.keepalive().unwrap());
+    }
+
+    /// What a stream to another machine gets; there is none to dial in a test.
+    #[tokio::test]
     async fn a_dialled_stream_comes_prepared() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let options = SocketOptions { user_timeout: Some(Duration::from_secs(30)) };
-        let port = listener.local_addr().unwrap().port();
-        let stream = dial("127.0.0.1", port, &options, soon()).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = SockRef::from(&stream);
+        prepare(&socket, &options).unwrap();
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         #[cfg(target_os = "linux")]
