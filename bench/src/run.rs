@@ -27,6 +27,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Rest before memory is read.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
+/// The same when all have gone: what is given back is given back by then.
+const SETTLE_GONE: Duration = Duration::from_secs(3);
+
 /// Connections that come and go before a proxy's memory at the start is read: what it keeps for all is there then.
 const FIRST: usize = 64;
 
@@ -243,7 +246,7 @@ impl Stage<'_> {
         drop(load);
         if self.workload.is_idle() {
             self.quiet()?;
-            thread::sleep(SETTLE);
+            thread::sleep(SETTLE_GONE);
             sample.memory_at_end = memory(&standing)?;
         }
         standing.check()?;

@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 use divan::{Bencher, black_box};
+use mproxy_codec::glance::Glance;
 use mproxy_codec::topic::{check_filter, contains, matches};
 use mproxy_codec::{
     Ack, Frame, Header, PacketId, PacketType, Publish, PublishHead, ReasonCode, Sender, Version,
@@ -30,6 +31,13 @@ fn publish(version: Version) -> Vec<u8> {
 fn header(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
     bencher.bench_local(|| Header::parse(black_box(&bytes), Sender::Client, black_box(Some(version))));
+}
+
+#[divan::bench(args = [Version::V311, Version::V5])]
+fn glance(bencher: Bencher<'_, '_>, version: Version) {
+    let bytes = publish(version);
+    bencher
+        .bench_local(|| Glance::at(black_box(&bytes)).is_some_and(|seen| seen.is_plain(black_box(version))));
 }
 
 #[divan::bench(args = [Version::V311, Version::V5])]

@@ -12,9 +12,10 @@ use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log;
 use tracing::warn;
 
-// Many small allocations of many connections: about a third less memory after a storm than with the system's.
+// The memory of connections that have gone goes back to the system, see docs/adr/0010. How soon is said in
+// .cargo/config.toml.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     match run_command() {

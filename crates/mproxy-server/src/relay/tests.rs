@@ -24,10 +24,10 @@ const CONNACK: &[u8] = b"\x20\x02\x00\x00";
 const PUBLISH: &[u8] = b"\x30\x05\x00\x01thi";
 
 /// A broker that is reached by taking the other end of a pipe.
-struct Pipe(Mutex<Option<DuplexStream>>);
+struct Pipe<S>(Mutex<Option<S>>);
 
-impl Doors<DuplexStream> for Pipe {
-    fn dial(&self) -> Dialing<DuplexStream> {
+impl<S: Stream + 'static> Doors<S> for Pipe<S> {
+    fn dial(&self) -> Dialing<S> {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
     }
@@ -59,6 +59,16 @@ fn decided_by(
     theirs: Option<DuplexStream>,
 ) -> Scene {
     let (client, ours) = duplex(pipe);
+    let (relay, handle) = relay(decider, ours, theirs);
+    Scene { client, broker, handle, relay: tokio::spawn(relay) }
+}
+
+/// A relay for `client`, whose dial brings `theirs`.
+fn relay<S: Stream + 'static>(
+    decider: impl Decider + 'static,
+    client: S,
+    theirs: Option<S>,
+) -> (Relay<S>, Arc<Handle>) {
     let any = "127.0.0.1:1".parse().unwrap();
     let origin = Arc::new(Origin {
         connection_id: ConnectionId(1),
@@ -81,8 +91,7 @@ fn decided_by(
     };
     let session = Session::new(origin, Arc::new(setting), Instant::now());
     let doors = Arc::new(Pipe(Mutex::new(theirs)));
-    let relay = Relay::new(ours, session, Arc::clone(&handle), doors);
-    Scene { client, broker, handle, relay: tokio::spawn(relay) }
+    (Relay::new(client, session, Arc::clone(&handle), doors), handle)
 }
 
 async fn expect(stream: &mut DuplexStream, bytes: &[u8]) {
@@ -224,4 +233,47 @@ fn a_relay_stays_small() {
     ];
     println!("{sizes:?}");
     assert!(sizes[0].1 <= 1024, "{sizes:?}");
+}
+
+/// Both ends of a TCP connection.
+async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (one, other) = (one.unwrap(), other.unwrap().0);
+    one.set_nodelay(true).unwrap();
+    other.set_nodelay(true).unwrap();
+    (one, other)
+}
+
+/// Each in a read and a write of its own: buffers, boxes and the session's queues are all used again.
+#[test]
+fn a_message_that_passes_allocates_nothing() {
+    const PUBLISH: &[u8] = b"\x32\x0a\x00\x04room\x00\x01hi";
+    const PUBACK: &[u8] = b"\x40\x02\x00\x01";
+    async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+        let mut got = [0; 64];
+        from.write_all(bytes).await.unwrap();
+        to.read_exact(&mut got[..bytes.len()]).await.unwrap();
+        assert_eq!(&got[..bytes.len()], bytes);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut client, mut broker, task) = runtime.block_on(async {
+        let ((mut client, ours), (mut broker, theirs)) = (tcp_pair().await, tcp_pair().await);
+        let task = tokio::spawn(relay(Chain::default(), ours, Some(theirs)).0);
+        pass(&mut client, &mut broker, CONNECT).await;
+        pass(&mut broker, &mut client, CONNACK).await;
+        (client, broker, task)
+    });
+    let mut rounds = |count| {
+        runtime.block_on(async {
+            for _ in 0..count {
+                pass(&mut client, &mut broker, PUBLISH).await;
+                pass(&mut broker, &mut client, PUBACK).await;
+            }
+        });
+    };
+    rounds(10);
+    let allocated = allocation_counter::measure(|| rounds(100));
+    assert_eq!(allocated.count_total, 0, "{} bytes for 100 messages", allocated.bytes_total);
+    assert!(!task.is_finished());
 }

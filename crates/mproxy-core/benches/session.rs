@@ -1,0 +1,125 @@
+//! What a session costs: one PUBLISH forwarded, in floods and alone, allowed by nobody's objection and by a rule.
+//! `cargo bench -p mproxy-core`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use mproxy_core::event::Nobody;
+use mproxy_core::meter::Unmetered;
+use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
+use mproxy_testkit::sim::stage::origin;
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
+
+fn main() {
+    divan::main();
+}
+
+/// Allows everything, and says whose word that was.
+struct Yes(Source);
+
+impl Decider for Yes {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        Answer::Now(Ruling { source: self.0, verdict: chain::allowed(question.hook()) })
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        if hook == Hook::Deliver { Want::Nothing } else { Want::Head }
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Denies
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Decided {
+    /// Nobody is asked.
+    ByNobody,
+    /// By rules, whose answers stand.
+    ByRules,
+    /// By somebody who is asked each time.
+    EachTime,
+}
+
+const ALL: [Decided; 3] = [Decided::ByNobody, Decided::ByRules, Decided::EachTime];
+
+fn open(decided: Decided) -> Session {
+    let decider: Arc<dyn Decider> = match decided {
+        Decided::ByNobody => Arc::new(Chain::default()),
+        Decided::ByRules => Arc::new(Yes(Source::Acl)),
+        Decided::EachTime => Arc::new(Yes(Source::Cache)),
+    };
+    let setting = Setting {
+        decider,
+        sink: Arc::new(Nobody),
+        meter: Arc::new(Unmetered),
+        limits: Limits::default(),
+        on_error: OnErrors::default(),
+    };
+    let now = Instant::now();
+    let mut session = Session::new(origin(), Arc::new(setting), now);
+    let connect = wire::connect(Version::V311, "lamp", &ConnectOptions::default());
+    tell(&mut session, Side::Client, &mut BytesMut::from(&connect[..]), now);
+    let connack = wire::connack(Version::V311, false, 0, b"");
+    tell(&mut session, Side::Broker, &mut BytesMut::from(&connack[..]), now);
+    session
+}
+
+fn tell(session: &mut Session, from: Side, buf: &mut BytesMut, now: Instant) {
+    session.read(from, buf, now);
+    while let Some(effect) = session.poll_effect() {
+        if let Effect::Dial = effect {
+            session.dialed(Ok(()), now);
+        }
+    }
+}
+
+fn publish(qos: u8) -> Vec<u8> {
+    let publish = Publish {
+        topic: "building/7/floor/3/lamp",
+        payload: &[b'x'; 64],
+        qos,
+        packet_id: 1,
+        ..Publish::default()
+    };
+    wire::publish(Version::V311, &publish)
+}
+
+/// A read of so many QoS 0 messages of 64 bytes.
+fn forward(bencher: Bencher<'_, '_>, decided: Decided, count: usize) {
+    let mut session = open(decided);
+    let (many, now) = (publish(0).repeat(count), Instant::now());
+    bencher.counter(ItemsCount::new(count)).with_inputs(|| BytesMut::from(&many[..])).bench_local_refs(
+        |buf| {
+            tell(&mut session, Side::Client, buf, now);
+        },
+    );
+}
+
+#[divan::bench(args = ALL)]
+fn one_message(bencher: Bencher<'_, '_>, decided: Decided) {
+    forward(bencher, decided, 1);
+}
+
+#[divan::bench(args = ALL)]
+fn a_flood(bencher: Bencher<'_, '_>, decided: Decided) {
+    forward(bencher, decided, 500);
+}
+
+/// A QoS 1 message and its PUBACK.
+#[divan::bench(args = ALL)]
+fn acknowledged(bencher: Bencher<'_, '_>, decided: Decided) {
+    let mut session = open(decided);
+    let (publish, puback, now) = (publish(1), wire::puback(1), Instant::now());
+    bencher.with_inputs(|| (BytesMut::from(&publish[..]), BytesMut::from(&puback[..]))).bench_local_refs(
+        |(up, down)| {
+            tell(&mut session, Side::Client, up, now);
+            tell(&mut session, Side::Broker, down, now);
+        },
+    );
+}
