@@ -15,12 +15,13 @@ use mproxy_core::policy::{
     Answer, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook, PublishQuestion,
     Question, Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
 };
+use mproxy_core::rule::{Act, Message};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::password::Password;
-use super::{Acl, AclErrors, Act, Message, Who, Word};
+use super::{Acl, AclErrors, Word};
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -208,7 +209,7 @@ impl AclAdviser {
     }
 
     fn message(&self, hook: Hook, act: Act, peer: &Peer, message: Message<'_>) -> Answer {
-        match self.acl.load().message(act, who(peer), message) {
+        match self.acl.load().message(act, peer, message) {
             Word::Silence => Answer::Pass,
             Word::Allow(()) => Answer::Now(ruling(allowed(hook))),
             Word::Refuse(reason) => Answer::Now(ruling(refused(hook, Refusal::new(reason)))),
@@ -217,7 +218,7 @@ impl AclAdviser {
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer {
         let acl = self.acl.load();
-        let word = |request: &FilterRequest<'_>| acl.filter(who(question.peer), request.filter.as_str());
+        let word = |request: &FilterRequest<'_>| acl.filter(question.peer, request.filter.as_str());
         let (mut silent, mut plain) = (0, true);
         for request in question.filters {
             match word(request) {
@@ -286,15 +287,11 @@ impl Decider for AclAdviser {
     }
 }
 
-fn who(peer: &Peer) -> Who<'_> {
-    Who { client_id: &peer.client_id, username: peer.username.as_deref() }
-}
-
 /// What the rules say of the will; no will is fine.
 fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> Word<()> {
     let Some(will) = &question.connect.will else { return Word::Allow(()) };
     let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
-    acl.message(Act::Will, who(question.peer), message)
+    acl.message(Act::Will, question.peer, message)
 }
 
 fn ruling(verdict: Verdict) -> Ruling {

@@ -6,11 +6,11 @@ use std::io;
 use std::ops::Range;
 
 use mproxy_codec::types::QoS;
+use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::pattern::Pattern;
-use super::{Acl, Act, Actions, Effect, Names, Password, Retain, Rule};
+use super::{Acl, Entry, Names, Password};
 
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl Reader<'_> {
         at: Range<usize>,
         path: &str,
         receives: &mut bool,
-    ) -> Option<Rule> {
+    ) -> Option<Entry> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
         let (mut users, mut client_ids, mut actions) = (None, None, None);
@@ -177,15 +177,14 @@ impl Reader<'_> {
         if self.faults.len() > before {
             return None;
         }
-        Some(Rule {
+        let rule = Rule {
             effect: effect?,
-            users,
-            client_ids,
             actions: actions.unwrap_or(Actions::ALL),
             topics: topics.into(),
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
-        })
+        };
+        Some(Entry { users, client_ids, rule })
     }
 
     fn topics(&mut self, value: &Value<'_>, key: &str) -> Vec<Pattern> {
@@ -204,7 +203,7 @@ impl Reader<'_> {
     }
 
     fn actions(&mut self, value: &Value<'_>, key: &str) -> Actions {
-        let mut actions = Actions(0);
+        let mut actions = Actions::NONE;
         self.each_text(value, key, |reader, text, span, key| {
             let act = match text {
                 "publish" => Act::Publish,
@@ -216,7 +215,7 @@ impl Reader<'_> {
                     return reader.fault(span, key, what);
                 }
             };
-            actions.0 |= act as u8;
+            actions = actions.with(act);
         });
         actions
     }

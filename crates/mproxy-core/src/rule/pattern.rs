@@ -3,11 +3,30 @@
 
 use mproxy_codec::topic::{TopicError, check_filter, split_share};
 
-/// Who a rule is applied to.
+use crate::peer::Peer;
+
+/// Who a rule is applied to: what its variables stand for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Who<'a> {
-    pub(super) client_id: &'a str,
-    pub(super) username: Option<&'a str>,
+pub struct Who<'a> {
+    /// `${clientid}`
+    pub client_id: &'a str,
+    /// `${username}`
+    pub username: Option<&'a str>,
+    /// `${cn}`: the common name of its certificate.
+    pub common_name: Option<&'a str>,
+    /// `${attr.name}`: what the policy attached to it.
+    pub attributes: &'a [(String, String)],
+}
+
+impl<'a> From<&'a Peer> for Who<'a> {
+    fn from(peer: &'a Peer) -> Self {
+        Self {
+            client_id: &peer.client_id,
+            username: peer.username.as_deref(),
+            common_name: peer.origin.tls.as_ref().and_then(|tls| tls.common_name.as_deref()),
+            attributes: &peer.attributes,
+        }
+    }
 }
 
 /// Whether a pattern reaches topics that begin with `$` without saying so.
@@ -22,15 +41,15 @@ pub(super) enum Reach {
     Wide,
 }
 
-/// A compiled topic filter.
-#[derive(Debug)]
-pub(super) struct Pattern {
+/// A topic filter with variables, compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pattern {
     levels: Box<[Level]>,
     /// It begins with a written `$`.
     names_dollar: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Level {
     /// `+`
     One,
@@ -42,30 +61,42 @@ enum Level {
     Pieces(Box<[Piece]>),
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Piece {
     Text(Box<str>),
     ClientId,
     Username,
+    CommonName,
+    Attribute(Box<str>),
 }
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PatternError {
+pub enum PatternError {
+    /// It is no topic filter.
     #[error("not a topic filter: {0}")]
     Filter(TopicError),
+    /// It begins with `$share/`.
     #[error(
         "write the filter without `$share/group/`: shared subscriptions are judged by the filter behind it"
     )]
     Shared,
-    #[error("unknown variable `${{{0}}}`; there are ${{clientid}} and ${{username}}")]
+    /// There is no such variable.
+    #[error(
+        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
+    )]
     Variable(String),
+    /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,
 }
 
 impl Pattern {
-    pub(super) fn parse(text: &str) -> Result<Self, PatternError> {
+    /// Compiles `text`.
+    ///
+    /// # Errors
+    /// It is no plain topic filter, or has a variable that there is not.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
         check_filter(text).map_err(PatternError::Filter)?;
         if split_share(text).0.is_some() {
             return Err(PatternError::Shared);
@@ -102,8 +133,14 @@ impl Pattern {
         topic.next().is_none()
     }
 
+    /// Whether it begins with a written `$`.
+    pub(super) const fn names_dollar(&self) -> bool {
+        self.names_dollar
+    }
+
     /// Whether it matches every topic that the (unshared) filter matches.
-    pub(super) fn contains(&self, filter: &str, who: Who<'_>) -> bool {
+    #[must_use]
+    pub fn contains(&self, filter: &str, who: Who<'_>) -> bool {
         if filter.starts_with('$') && !self.names_dollar {
             return false;
         }
@@ -127,7 +164,8 @@ impl Pattern {
     }
 
     /// Whether some topic is matched by both it and the (unshared) filter.
-    pub(super) fn meets(&self, filter: &str, who: Who<'_>) -> bool {
+    #[must_use]
+    pub fn meets(&self, filter: &str, who: Who<'_>) -> bool {
         // [MQTT-4.7.2-1]: the client's wildcard stays away from `$` topics.
         if self.names_dollar && filter.starts_with(['+', '#']) || !self.possible(who) {
             return false;
@@ -176,7 +214,11 @@ impl Level {
             pieces.push(match name {
                 "clientid" => Piece::ClientId,
                 "username" => Piece::Username,
-                other => return Err(PatternError::Variable(other.to_owned())),
+                "cn" => Piece::CommonName,
+                other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
+                    Some(name) => Piece::Attribute(name.into()),
+                    None => return Err(PatternError::Variable(other.to_owned())),
+                },
             });
             rest = after;
         }
@@ -202,12 +244,16 @@ impl Level {
 }
 
 impl Piece {
-    /// Its text; `None` where the client has no user name.
+    /// Its text; `None` where the client has no such thing.
     fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::ClientId => Some(who.client_id),
             Self::Username => who.username,
+            Self::CommonName => who.common_name,
+            Self::Attribute(name) => {
+                who.attributes.iter().find(|(own, _)| **own == **name).map(|(_, value)| &**value)
+            }
         }
     }
 }
@@ -216,7 +262,8 @@ impl Piece {
 mod tests {
     use super::*;
 
-    const ANN: Who<'static> = Who { client_id: "c1", username: Some("ann") };
+    const NOBODY: Who<'static> = Who { client_id: "", username: None, common_name: None, attributes: &[] };
+    const ANN: Who<'static> = Who { client_id: "c1", username: Some("ann"), ..NOBODY };
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -235,6 +282,10 @@ mod tests {
             assert!(pattern(text).contains(topic, ANN), "{text} {topic}");
             assert!(pattern(text).meets(topic, ANN), "{text} {topic}");
         }
+        let tenant = [("tenant".to_owned(), "acme".to_owned())];
+        let who = Who { common_name: Some("cert"), attributes: &tenant, ..ANN };
+        assert!(pattern("${cn}/${attr.tenant}/#").matches("cert/acme/x", who, Reach::Named));
+        assert!(!pattern("${cn}/#").meets("#", ANN) && !pattern("${attr.tenant}").meets("+", ANN));
         assert!(!pattern("dev/${clientid}").matches("dev/c2", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1/x", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1x", ANN, Reach::Named));
@@ -244,7 +295,7 @@ mod tests {
     fn a_value_never_widens_a_rule() {
         let rule = pattern("dev/${clientid}");
         for client_id in ["+", "#", "a/b", "", "+/#"] {
-            let who = Who { client_id, username: None };
+            let who = Who { client_id, ..NOBODY };
             for topic in ["dev/x", "dev/a/b", "dev/a", "dev/c1"] {
                 assert!(!rule.matches(topic, who, Reach::Named), "{client_id} {topic}");
                 assert!(!rule.contains(topic, who), "{client_id} {topic}");
@@ -253,7 +304,7 @@ mod tests {
                 assert!(!rule.contains(filter, who), "{client_id} {filter}");
             }
         }
-        let nobody = Who { client_id: "", username: None };
+        let nobody = NOBODY;
         assert!(rule.matches("dev/", nobody, Reach::Named));
         assert!(!pattern("u/${username}").matches("u/", nobody, Reach::Named));
         assert!(!pattern("u/${username}").meets("u/#", nobody));
@@ -261,7 +312,7 @@ mod tests {
 
     #[test]
     fn dollar_topics_must_be_named() {
-        let sys = Who { client_id: "$SYS", username: Some("$SYS") };
+        let sys = Who { client_id: "$SYS", username: Some("$SYS"), ..NOBODY };
         for text in ["#", "+/x", "+/#", "${clientid}/#", "${username}/x"] {
             assert!(!pattern(text).matches("$SYS/x", sys, Reach::Named), "{text}");
             assert!(!pattern(text).contains("$SYS/x", sys), "{text}");
