@@ -9,9 +9,13 @@
 //! | room | holds |
 //! |---|---|
 //! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
+//! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
+//! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
+//! | `filters` | what the broker knows the client's filters as |
+//! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
 //! | `flight`, `aside` | publishes under way; packets of our own that wait for a streamed payload |
@@ -22,13 +26,17 @@
 
 mod alias;
 mod aside;
+mod auth;
 mod effect;
 mod ending;
+mod filters;
 mod flight;
 mod from_broker;
 mod from_client;
+mod introduce;
 mod lane;
 mod ledger;
+mod mapped;
 mod phase;
 mod publish;
 mod reply;
@@ -121,6 +129,8 @@ pub struct Session {
     traffic: Traffic,
     timer: Timer,
     in_flight: InFlight,
+    /// The Authentication Method of the CONNECT.
+    method: Option<Box<Box<str>>>,
     /// `Connect` was reported, so `Disconnect` must be.
     reported: bool,
     /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
@@ -220,6 +230,7 @@ impl Session {
             traffic: Traffic::default(),
             timer,
             in_flight: InFlight::default(),
+            method: None,
             reported: false,
             will_suppressed: false,
             draining: false,
@@ -342,7 +353,7 @@ impl Session {
         match self.timer.passed(now) {
             None => {}
             Some(Deadline::Close) => self.finish(),
-            Some(deadline @ (Deadline::Connect | Deadline::Dial | Deadline::Connack)) => {
+            Some(deadline) => {
                 self.end(Fault::TooLate(deadline), now);
             }
         }
@@ -433,7 +444,8 @@ impl Session {
         let Some(header) = header else { return Ok(Step::Wait) };
         let total = header.total();
         let limits = &self.setting.limits;
-        let too_large = (from == Side::Client && total > limits.max_packet_size as usize)
+        let too_large = (from == Side::Client
+            && (total > limits.max_packet_size as usize || total > self.terms.granted_packet as usize))
             || (header.kind != PacketType::Publish && total > limits.max_held_packet as usize);
         if too_large {
             if matches!(self.phase, Phase::Greeting) {

@@ -30,6 +30,8 @@ pub(super) enum Leaving {
     Nowhere,
     /// It goes, and the session ends.
     Last(Fault),
+    /// This goes instead, and the session ends.
+    LastInstead(Bytes, Fault),
 }
 
 impl Session {
@@ -57,6 +59,10 @@ impl Session {
             Leaving::Instead(bytes) => Step::Replace(total, bytes),
             Leaving::Nowhere => Step::Swallow(total),
             Leaving::Last(fault) => Step::Last(total, fault),
+            // Through the lane, which carries it out at once.
+            Leaving::LastInstead(..) => {
+                Step::Keep(total, Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false })
+            }
         })
     }
 
@@ -75,6 +81,10 @@ impl Session {
             }
             Ok(Leaving::Instead(bytes)) => self.effects.send(to, bytes),
             Ok(Leaving::Nowhere) => {}
+            Ok(Leaving::LastInstead(bytes, fault)) => {
+                self.effects.send(to, bytes);
+                self.said_goodbye(from, fault, now);
+            }
             Ok(Leaving::Last(fault)) => {
                 self.effects.send(to, slot.bytes);
                 self.said_goodbye(from, fault, now);
@@ -92,9 +102,11 @@ impl Session {
                 Ok(self.acknowledged(from, &ack))
             }
             PacketType::Disconnect => self.disconnect_leaves(from, header, bytes),
-            PacketType::Auth if self.terms.auth => Auth::parse(header, bytes, super::sender(from))
-                .map(|_| Leaving::AsItIs)
-                .map_err(|error| Fault::Malformed { side: from, error }),
+            PacketType::Auth if self.terms.auth => {
+                let auth = Auth::parse(header, bytes, super::sender(from))
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                self.auth_in_turn(from, &auth).map(|()| Leaving::AsItIs)
+            }
             PacketType::Unsubscribe => self.unsubscribe_leaves(header, bytes),
             PacketType::Suback => self.suback_leaves(header, bytes),
             PacketType::Unsuback => self.unsuback_leaves(header, bytes),
@@ -161,7 +173,10 @@ impl Session {
         }
         // [MQTT-3.1.2-10]: only a normal DISCONNECT takes the will away.
         self.will_suppressed = reason == ReasonCode::SUCCESS;
-        Ok(Leaving::Last(Fault::Left { reason }))
+        Ok(match self.disconnect_for_broker(&disconnect) {
+            None => Leaving::Last(Fault::Left { reason }),
+            Some(bytes) => Leaving::LastInstead(bytes, Fault::Left { reason }),
+        })
     }
 
     fn unsubscribe_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
@@ -171,13 +186,13 @@ impl Session {
             let filters = unsubscribe.filters().map(|filter| filter.as_str().into()).collect();
             self.ledger().unsubscribing(Unsubscribing { id: unsubscribe.packet_id, filters });
         }
-        let Some(ledger) = self.ledger.as_mut().filter(|ledger| ledger.has_renames()) else {
+        if self.ledger.is_none() && !self.terms.mapped {
             return Ok(Leaving::AsItIs);
-        };
+        }
         let mut renamed = false;
         let sent: Vec<Box<str>> = unsubscribe
             .filters()
-            .map(|filter| match ledger.renamed(filter.as_str()) {
+            .map(|filter| match self.unsubscribed_name(filter.as_str()) {
                 None => filter.as_str().into(),
                 Some(sent) => {
                     renamed = true;

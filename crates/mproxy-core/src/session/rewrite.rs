@@ -10,10 +10,12 @@ use mproxy_codec::types::Version;
 
 use crate::policy::{Admission, PublishChange, WillChange};
 
-/// Appends the head of a PUBLISH under `topic` with the changes; a payload of `payload_len` bytes follows.
+/// Appends the head of a PUBLISH under `topic` with the changes; a payload of `payload_len` bytes follows. `response`
+/// takes the place of its response topic.
 pub(super) fn publish_head(
     head: &PublishHead<'_>,
     topic: &str,
+    response: Option<&str>,
     change: Option<&PublishChange>,
     payload_len: usize,
     version: Version,
@@ -22,7 +24,9 @@ pub(super) fn publish_head(
     let retain = change.and_then(|change| change.retain).unwrap_or(head.retain);
     let flags = publish_flags(head.dup, head.qos, retain);
     let kept = PropertyEdit::keep(head.properties);
+    let response = response.map(|topic| (PropertyId::ResponseTopic, Value::Text(topic)));
     let Some(change) = change.filter(|change| touches_user_properties(change)) else {
+        let kept = kept.with(response.as_slice());
         return encode_publish_head(version, flags, topic, head.packet_id, &kept, payload_len, out);
     };
     if change
@@ -43,6 +47,7 @@ pub(super) fn publish_head(
         .filter(|(name, _)| !gone(name))
         .chain(change.set_user_properties.iter().map(|(name, value)| (&**name, &**value)))
         .map(|(name, value)| (PropertyId::UserProperty, Value::Pair(name, value)))
+        .chain(response)
         .collect();
     let edit = kept.without(PropertyId::UserProperty).with(&user);
     encode_publish_head(version, flags, topic, head.packet_id, &edit, payload_len, out)
