@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_core::chain::Chain;
+use mproxy_core::chain::{Chain, Row};
 use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Setting};
 use mproxy_policy::acl::{Acl, AclAdviser};
+use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::{ListenOptions, Listener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -283,10 +284,14 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
         }
         None => None,
     };
+    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _)));
     let acl = acl.map(|acl| {
-        Arc::new(match &remote {
-            Some(remote) => AclAdviser::before(acl, Arc::clone(remote) as _),
-            None => AclAdviser::alone(acl),
+        Arc::new(match (&grants, &remote) {
+            (Some(grants), Some(remote)) => {
+                let row = Row::new(vec![Arc::clone(grants) as _, Arc::clone(remote) as _]);
+                AclAdviser::before(acl, Arc::new(row))
+            }
+            _ => AclAdviser::alone(acl),
         })
     });
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
@@ -295,6 +300,7 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
         info!(users, rules, "rule file in force");
         deciders.push(Arc::clone(acl) as _);
     }
+    deciders.extend(grants.map(|grants| grants as _));
     if let Some(remote) = &remote {
         deciders.push(Arc::clone(remote) as _);
     }

@@ -45,6 +45,7 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         keep_alive: 30,
         clean_start: true,
         attributes: Box::default(),
+        grant: None,
         user_properties: Box::default(),
     });
     Client { peer, password: None, will: None }
