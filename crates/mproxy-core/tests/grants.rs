@@ -17,7 +17,7 @@ use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 fn mapped() -> Grant {
-    with(|grant| grant.mapping = Some(Mapping::new("acme/").unwrap()))
+    with(|grant| grant.mapping = Some(Mapping::new("acme/").expect("a prefix")))
 }
 
 /// A grant without rules, with this.
@@ -31,7 +31,7 @@ fn rule(effect: Effect, act: Act, topic: &str) -> Rule {
     Rule {
         effect,
         actions: Actions::NONE.with(act),
-        topics: [Pattern::parse(topic).unwrap()].into(),
+        topics: [Pattern::parse(topic).expect("a filter")].into(),
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
     }
@@ -231,7 +231,7 @@ fn mapped_filters_are_undone_by_their_originals() {
 
 #[test]
 fn a_filter_that_has_no_place_under_the_prefix_is_refused() {
-    let grant = with(|grant| grant.mapping = Some(Mapping::new("acme-").unwrap()));
+    let grant = with(|grant| grant.mapping = Some(Mapping::new("acme-").expect("a prefix")));
     let mut stage = granted(grant).open(Version::V5);
     stage.client(&wire::subscribe(Version::V5, 1, &[("#", 0), ("a", 0)]));
     stage.rule(0, allow(Hook::Subscribe));

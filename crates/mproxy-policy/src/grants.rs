@@ -14,19 +14,21 @@ use mproxy_core::policy::{
 };
 use mproxy_core::rule::{Act, Message, Who};
 
-use crate::partly::{Open, partly};
+use crate::partly::partly;
 
 /// The grants of all clients as an adviser. Silence abstains: what a grant does not decide was never its business.
 pub struct Grants {
     next: Arc<dyn Decider>,
+    silence: Silence,
 }
 
 impl Grants {
     /// An adviser that passes what no grant decides. `next` is whoever the chain asks after it; it is asked directly
-    /// where a grant decides about some filters of a SUBSCRIBE only.
+    /// where a grant decides about some filters of a SUBSCRIBE only. `silence` is what it means for the others if that
+    /// one passes: [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file).
     #[must_use]
-    pub fn before(next: Arc<dyn Decider>) -> Self {
-        Self { next }
+    pub fn before(next: Arc<dyn Decider>, silence: Silence) -> Self {
+        Self { next, silence }
     }
 
     fn message(hook: Hook, act: Act, grant: &Grant, question: &PublishQuestion<'_>) -> Answer {
@@ -56,7 +58,7 @@ impl Grants {
             return Answer::Now(ruling(allowed(Hook::Subscribe)));
         }
         let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Grant, Open::Abstains, Some(&*self.next), question, words)
+        partly(Source::Grant, self.silence, Some(&*self.next), question, words)
     }
 }
 

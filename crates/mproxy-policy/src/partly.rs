@@ -4,27 +4,19 @@
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::policy::{
-    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Source, SubscribeQuestion,
-    Verdict,
+    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Silence, Source,
+    SubscribeQuestion, Verdict,
 };
 use tracing::warn;
 
 /// What is known of each filter, in the client's order; `None`: nothing.
 pub(crate) type Words = Vec<Option<Decision<FilterChange>>>;
 
-/// What follows for the open filters if nobody after this adviser speaks either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Open {
-    /// They are refused.
-    Denies,
-    /// They are allowed.
-    Abstains,
-}
-
-/// The answer of an adviser, called `source`, that knows these words.
+/// The answer of an adviser, called `source`, that knows these words. `silence` is what follows for the open filters if
+/// nobody after it speaks either.
 pub(crate) fn partly(
     source: Source,
-    open_means: Open,
+    silence: Silence,
     next: Option<&dyn Decider>,
     question: &SubscribeQuestion<'_>,
     words: Words,
@@ -43,9 +35,9 @@ pub(crate) fn partly(
     };
     match next {
         Answer::Pass => {
-            let rest = match open_means {
-                Open::Denies => refused(Hook::Subscribe, Refusal::default()),
-                Open::Abstains => allowed(Hook::Subscribe),
+            let rest = match silence {
+                Silence::Denies => refused(Hook::Subscribe, Refusal::default()),
+                Silence::Abstains => allowed(Hook::Subscribe),
             };
             Answer::Now(Ruling { source, verdict: joined(words, rest) })
         }

@@ -277,14 +277,15 @@ impl Signals {
 }
 
 fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
+    // What it means that nobody after the rule file speaks.
+    let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
     let remote = match &config.policy {
         Some(policy) => {
-            let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
             Some(Remote::start(remote_config(config, policy, silence)?, Arc::clone(metrics) as _)?)
         }
         None => None,
     };
-    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _)));
+    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _, silence)));
     let acl = acl.map(|acl| {
         Arc::new(match (&grants, &remote) {
             (Some(grants), Some(remote)) => {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::password::Password;
 use super::{Acl, AclErrors, Word};
-use crate::partly::{Open, partly};
+use crate::partly::partly;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -234,7 +234,7 @@ impl AclAdviser {
             return Answer::Now(ruling(allowed(Hook::Subscribe)));
         }
         let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Acl, Open::Denies, self.next.as_deref(), question, words)
+        partly(Source::Acl, Silence::Denies, self.next.as_deref(), question, words)
     }
 }
 
