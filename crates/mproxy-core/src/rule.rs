@@ -7,12 +7,14 @@
 //! - **Topics that begin with `$`** are reached by *allow* and *ask* rules only if they begin with a written `$`. The
 //!   wildcards of a deny rule reach them.
 
+mod name;
 mod pattern;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
+pub use self::name::Name;
 use self::pattern::Reach;
 pub use self::pattern::{Pattern, PatternError, Who};
 

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! anonymous = true                      # clients without a user name may connect; false if left out
+//! client_ids = ["${cn}", "${username}-*"]  # what a client may call itself; anything if left out
 //!
 //! [[users]]
 //! name = "ann"
@@ -10,7 +11,7 @@
 //! [[rules]]                             # the first rule that matches decides
 //! effect = "deny"
 //! actions = ["publish"]                 # publish, subscribe, receive, will; all of them if left out
-//! topics = ["devices/+/config"]         # topic filters, with ${clientid} and ${username}
+//! topics = ["devices/+/config"]         # topic filters, with ${clientid}, ${username}, ${cn}, ${attr.name}
 //!
 //! [[rules]]
 //! effect = "allow"
@@ -46,7 +47,7 @@ use std::path::{Path, PathBuf};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::peer::Peer;
-use mproxy_core::rule::{Act, Effect, Message, Rule, Who};
+use mproxy_core::rule::{Act, Effect, Message, Name, Rule, Who};
 
 pub use self::adviser::AclAdviser;
 pub use self::file::{AclError, AclErrors};
@@ -59,6 +60,8 @@ pub struct Acl {
     path: Option<PathBuf>,
     /// `None`: the file does not say.
     anonymous: Option<bool>,
+    /// What a client may call itself; `None`: anything.
+    client_ids: Option<Box<[Name]>>,
     users: HashMap<Box<str>, Password>,
     rules: Vec<Entry>,
     /// Some rule names `receive`.
@@ -129,6 +132,12 @@ impl Acl {
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         (self.users.len(), self.rules.len())
+    }
+
+    /// Whether the client may call itself as it does.
+    fn allows_name(&self, peer: &Peer) -> bool {
+        let names = self.client_ids.as_deref();
+        names.is_none_or(|names| names.iter().any(|name| name.is(&peer.client_id, Who::from(peer))))
     }
 
     fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {

@@ -62,7 +62,7 @@ enum Level {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Piece {
+pub(super) enum Piece {
     Text(Box<str>),
     ClientId,
     Username,
@@ -204,28 +204,7 @@ impl Level {
             _ if !text.contains("${") => return Ok(Self::Text(text.into())),
             _ => {}
         }
-        let mut pieces = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
-            if !before.is_empty() {
-                pieces.push(Piece::Text(before.into()));
-            }
-            let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
-            pieces.push(match name {
-                "clientid" => Piece::ClientId,
-                "username" => Piece::Username,
-                "cn" => Piece::CommonName,
-                other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
-                    Some(name) => Piece::Attribute(name.into()),
-                    None => return Err(PatternError::Variable(other.to_owned())),
-                },
-            });
-            rest = after;
-        }
-        if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.into()));
-        }
-        Ok(Self::Pieces(pieces.into()))
+        Ok(Self::Pieces(pieces(text)?.into()))
     }
 
     /// Whether it is this text, which has no `/` in it. Wildcards are not texts.
@@ -243,9 +222,35 @@ impl Level {
     }
 }
 
+/// Text and the variables in it, in their order.
+pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.into()));
+        }
+        let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
+        pieces.push(match name {
+            "clientid" => Piece::ClientId,
+            "username" => Piece::Username,
+            "cn" => Piece::CommonName,
+            other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
+                Some(name) => Piece::Attribute(name.into()),
+                None => return Err(PatternError::Variable(other.to_owned())),
+            },
+        });
+        rest = after;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.into()));
+    }
+    Ok(pieces)
+}
+
 impl Piece {
     /// Its text; `None` where the client has no such thing.
-    fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
+    pub(super) fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::ClientId => Some(who.client_id),

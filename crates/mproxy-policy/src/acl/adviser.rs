@@ -95,6 +95,9 @@ impl AclAdviser {
 
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer {
         let acl = self.acl.load();
+        if !acl.allows_name(question.peer) {
+            return now(Decision::Refuse(Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID)));
+        }
         let will = will_word(&acl, question);
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),

@@ -71,6 +71,8 @@ pub const SETTINGS: &[Setting] = &[
     row("connect_timeout", "MPROXY_CONNECT_TIMEOUT", Some("10s"), "all handshakes and CONNECT must be done by then"),
     // 4 bytes of length and the fixed header: the protocol's own bound.
     row("max_packet_size", "MPROXY_MAX_PACKET_SIZE", Some("268435460"), "larger packets are refused before they are buffered").flag("max-packet-size"),
+    row("max_keep_alive", "MPROXY_MAX_KEEP_ALIVE", None, "seconds; 5.0 clients that ask for more are told, others are refused"),
+    row("max_session_expiry", "MPROXY_MAX_SESSION_EXPIRY", None, "seconds; 5.0 clients that ask for more are told"),
     row("drain_timeout", "MPROXY_DRAIN_TIMEOUT", Some("30s"), "how long a stop lets sessions end"),
     row("proxy_protocol", "MPROXY_PROXY_PROTOCOL", Some("off"), "off, on: clients come with a PROXY v1/v2 header"),
     row("client_tls", "MPROXY_CLIENT_TLS", Some("false"), "true: clients must come over TLS with a certificate"),
@@ -150,6 +152,8 @@ pub const LISTENER_KEYS: &[&str] = &[
     "target.key",
     "limits.max_connections",
     "limits.max_packet_size",
+    "limits.max_keep_alive",
+    "limits.max_session_expiry",
     "limits.connect_timeout",
 ];
 
