@@ -109,7 +109,7 @@ impl Session {
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
                 self.ledger().rename(asked, sent);
             }
-            old_names.extend(old.filter(|old| **old != *sent.unwrap_or(asked)));
+            old_names.extend(old.filter(|old| **old != *sent.unwrap_or(asked) && !old_names.contains(old)));
         }
         if old_names.is_empty() {
             return Box::default();

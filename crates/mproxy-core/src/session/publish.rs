@@ -233,7 +233,8 @@ impl Session {
             }
             return;
         };
-        if self.want(from) != Want::Nothing || told.is_some() || self.ledger.is_some() {
+        let mapped = self.terms.mapped && from == Side::Broker;
+        if self.want(from) != Want::Nothing || mapped || told.is_some() || self.ledger.is_some() {
             self.ledger().expect(from, acknowledgement(head.qos), id, head.dup, told);
         }
     }

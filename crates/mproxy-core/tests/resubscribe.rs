@@ -1,0 +1,113 @@
+//! A filter that is subscribed to again under another rewrite: the subscription under the old name ends.
+
+use mproxy_core::Side;
+use mproxy_core::event::Happening;
+use mproxy_core::policy::{Decision, FilterChange, Verdict};
+use mproxy_testkit::sim::Stage;
+use mproxy_testkit::wire::{self, Publish, Version};
+
+const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
+
+fn to(filter: &str) -> Decision<FilterChange> {
+    let filter = (filter != ".").then(|| filter.into());
+    Decision::Allow(FilterChange { filter, max_qos: None })
+}
+
+/// The client subscribes to these filters, and each is allowed as this; the broker grants all.
+fn subscribe(stage: &mut Stage, version: Version, id: u16, filters: &[(&str, &str)]) {
+    let question = stage.questions();
+    let asked: Vec<(&str, u8)> = filters.iter().map(|(asked, _)| (*asked, 0)).collect();
+    stage.client(&wire::subscribe(version, id, &asked));
+    stage.rule(question, Verdict::Subscribe(filters.iter().map(|(_, sent)| to(sent)).collect()));
+    stage.broker(&wire::suback(version, id, &vec![0; filters.len()]));
+}
+
+#[test]
+fn the_subscription_under_the_old_name_ends_before_the_client_has_its_answer() {
+    for version in VERSIONS {
+        for (again, name) in [("new", "new"), (".", "a")] {
+            let mut stage = Stage::new().open(version);
+            subscribe(&mut stage, version, 3, &[("a", "old")]);
+            assert_eq!(stage.at_client(), wire::suback(version, 3, &[0]));
+            stage.at_broker();
+            subscribe(&mut stage, version, 9, &[("a", again)]);
+            let up = [wire::subscribe(version, 9, &[(name, 0)]), wire::unsubscribe(version, 9, &["old"])];
+            assert_eq!(stage.at_broker(), up.concat());
+            assert_eq!(stage.at_client(), b"", "packet id 9 is still in use");
+            stage.broker(&wire::unsuback(version, 9, &[0]));
+            assert_eq!(stage.at_client(), wire::suback(version, 9, &[0]));
+            // From here on its name is the new one.
+            stage.client(&wire::unsubscribe(version, 4, &["a"]));
+            assert_eq!(stage.at_broker(), wire::unsubscribe(version, 4, &[name]));
+            stage.broker(&wire::unsuback(version, 4, &[0]));
+            assert_eq!(stage.at_client(), wire::unsuback(version, 4, &[0]));
+        }
+    }
+}
+
+#[test]
+fn what_another_filter_still_stands_for_does_not_end() {
+    let v = Version::V311;
+    let mut stage = Stage::new().open(v);
+    subscribe(&mut stage, v, 1, &[("a", "old"), ("b", "old")]);
+    stage.at_broker();
+    subscribe(&mut stage, v, 2, &[("a", "new")]);
+    assert_eq!(stage.at_broker(), wire::subscribe(v, 2, &[("new", 0)]), "b is still `old`");
+    subscribe(&mut stage, v, 3, &[("b", "new"), ("c", "old")]);
+    assert_eq!(stage.at_broker(), wire::subscribe(v, 3, &[("new", 0), ("old", 0)]), "now c is");
+    // The same name again is none to end.
+    subscribe(&mut stage, v, 4, &[("c", "old")]);
+    assert_eq!(stage.at_broker(), wire::subscribe(v, 4, &[("old", 0)]));
+    stage.at_client();
+    subscribe(&mut stage, v, 5, &[("c", ".")]);
+    assert_eq!(
+        stage.at_broker(),
+        [wire::subscribe(v, 5, &[("c", 0)]), wire::unsubscribe(v, 5, &["old"])].concat()
+    );
+}
+
+#[test]
+fn a_merged_answer_waits_too_and_is_told_once() {
+    let v = Version::V5;
+    let mut stage = Stage::new().open(v);
+    subscribe(&mut stage, v, 1, &[("a", "old")]);
+    stage.at_client();
+    stage.events();
+    stage.client(&wire::subscribe(v, 2, &[("x", 1), ("a", 1)]));
+    stage.rule(1, Verdict::Subscribe(vec![Decision::Refuse(Default::default()), to("new")]));
+    stage.broker(&wire::suback(v, 2, &[1]));
+    assert_eq!(stage.at_client(), b"");
+    stage.broker(&wire::unsuback(v, 2, &[0]));
+    assert_eq!(stage.at_client(), wire::suback(v, 2, &[0x87, 1]));
+    let events = stage.events();
+    assert!(matches!(&events[..], [Happening::Subscribe { .. }]), "{events:?}");
+}
+
+#[test]
+fn an_unsubscribe_of_ours_never_goes_into_the_middle_of_a_payload() {
+    let v = Version::V311;
+    let mut stage = Stage::new().open(v);
+    subscribe(&mut stage, v, 1, &[("a", "old")]);
+    stage.script.want(mproxy_core::policy::Hook::Publish, mproxy_core::policy::Want::Nothing);
+    let payload = vec![1; 50_000];
+    let large = wire::publish(v, &Publish { topic: "t", payload: &payload, ..Publish::default() });
+    stage.client(&wire::subscribe(v, 2, &[("a", 0)]));
+    stage.rule(1, Verdict::Subscribe(vec![to("new")]));
+    stage.at_broker();
+    stage.client(&large[..30_000]);
+    stage.broker(&wire::suback(v, 2, &[0]));
+    stage.client(&large[30_000..]);
+    assert!(stage.at_broker() == [large, wire::unsubscribe(v, 2, &["old"])].concat());
+    stage.close(Side::Client);
+}
+
+#[test]
+fn a_session_that_ends_meanwhile_ends() {
+    let v = Version::V5;
+    let mut stage = Stage::new().open(v);
+    subscribe(&mut stage, v, 1, &[("a", "old")]);
+    subscribe(&mut stage, v, 2, &[("a", "new")]);
+    stage.at_broker();
+    stage.close(Side::Broker);
+    stage.finish();
+}
