@@ -180,7 +180,7 @@ impl Way {
                 let bare = self.same_publish(message, publish, change, &leaves)?;
                 let sent_bare = topic_of(&sent.bytes, self.sender(), self.version).is_empty();
                 // Only what the receiver would not understand is written anew.
-                let renamed = !self.prefix.is_empty() && !(sent_bare && knew);
+                let renamed = !(self.prefix.is_empty() || sent_bare && knew);
                 if change.is_some() || renamed || sent_bare && !bare && !knew {
                     return Ok(());
                 }
