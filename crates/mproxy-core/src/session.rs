@@ -646,7 +646,7 @@ fn larger_than_allowed(side: Side, packet: PacketType) -> Fault {
         side,
         packet,
         what: "larger than allowed",
-        rule: "MQTT-3.1.2-24",
+        rule: if matches!(side, Side::Client) { "MQTT-3.2.2-15" } else { "MQTT-3.1.2-24" },
         reason: ReasonCode::PACKET_TOO_LARGE,
     }
 }

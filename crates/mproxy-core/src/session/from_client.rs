@@ -167,7 +167,7 @@ impl Session {
                 side: from,
                 packet: PacketType::Disconnect,
                 what: "Session Expiry Interval where CONNECT had none",
-                rule: "MQTT-3.14.2.2.2",
+                rule: "3.14.2.2.2",
                 reason: ReasonCode::PROTOCOL_ERROR,
             });
         }

@@ -301,7 +301,7 @@ impl Session {
         }
         aliases.mean(alias, head.topic);
         if aliases.bytes() > most {
-            return Err(fault("topic aliases hold too much", "MQTT-3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
+            return Err(fault("topic aliases hold too much", "3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
         }
         Ok(None)
     }
