@@ -29,6 +29,9 @@ pub(super) fn publish_head(
         let kept = kept.with(response.as_slice());
         return encode_publish_head(version, flags, topic, head.packet_id, &kept, payload_len, out);
     };
+    if change.set_user_properties.iter().any(|(set, _)| change.remove_user_properties.contains(set)) {
+        return Err(EncodeError::Impossible { what: "a user property is set and removed" });
+    }
     if change
         .set_user_properties
         .iter()
@@ -76,6 +79,9 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
         }
     }
     if let Some(password) = &admission.password {
+        if connect.username.is_none() && sent.username.is_some() && !password.is_empty() {
+            return Err("password: a new one without the user name that it belongs to".into());
+        }
         connect.password = (!password.is_empty()).then_some(password);
     }
     match &admission.will {

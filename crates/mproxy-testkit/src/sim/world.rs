@@ -107,6 +107,7 @@ impl World {
             on_error,
             telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
             answering: Box::new(move |asked| asking.lock().expect("the world is whole").ask(asked)),
+            ..Setup::default()
         }
         .stage();
         let mut world = Self {
