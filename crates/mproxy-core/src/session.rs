@@ -13,6 +13,7 @@
 //! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
+//! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `filters` | what the broker knows the client's filters as |
 //! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
@@ -44,6 +45,7 @@ mod rewrite;
 mod subscribe;
 mod terms;
 mod timer;
+mod unsubscribe;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -111,3 +111,42 @@ fn a_session_that_ends_meanwhile_ends() {
     stage.close(Side::Broker);
     stage.finish();
 }
+
+#[test]
+fn a_name_that_stands_for_two_filters_ends_with_the_last() {
+    for version in VERSIONS {
+        let unsuback = |id, codes: &[u8]| wire::unsuback(version, id, codes);
+        let mut stage = Stage::new().open(version);
+        subscribe(&mut stage, version, 1, &[("a", "x"), ("b", "x"), ("c", ".")]);
+        stage.at_broker();
+        stage.at_client();
+        stage.events();
+        // Of two, one goes to the broker; the client has two codes all the same.
+        stage.client(&wire::unsubscribe(version, 2, &["a", "c"]));
+        assert_eq!(stage.at_broker(), wire::unsubscribe(version, 2, &["c"]));
+        stage.broker(&unsuback(2, &[0x11]));
+        assert_eq!(stage.at_client(), unsuback(2, &[0, 0x11]));
+        assert!(matches!(&stage.events()[..], [Happening::Unsubscribe { filters }] if filters.len() == 2));
+        stage.client(&wire::unsubscribe(version, 3, &["b"]));
+        assert_eq!(stage.at_broker(), wire::unsubscribe(version, 3, &["x"]));
+        stage.broker(&unsuback(3, &[0]));
+        assert_eq!(stage.at_client(), unsuback(3, &[0]));
+
+        // Nothing goes to the broker: answered here.
+        subscribe(&mut stage, version, 4, &[("a", "x"), ("b", "x")]);
+        stage.at_broker();
+        stage.at_client();
+        stage.events();
+        stage.client(&wire::unsubscribe(version, 5, &["a"]));
+        assert_eq!((stage.at_broker(), stage.at_client()), (Vec::new(), unsuback(5, &[0])));
+        assert!(matches!(&stage.events()[..], [Happening::Unsubscribe { filters }] if &*filters[0] == "x"));
+        // Both at once: it ends once.
+        subscribe(&mut stage, version, 6, &[("a", "x")]);
+        stage.at_broker();
+        stage.at_client();
+        stage.client(&wire::unsubscribe(version, 7, &["a", "b"]));
+        assert_eq!(stage.at_broker(), wire::unsubscribe(version, 7, &["x"]));
+        stage.broker(&unsuback(7, &[0]));
+        assert_eq!(stage.at_client(), unsuback(7, &[0, 0]));
+    }
+}

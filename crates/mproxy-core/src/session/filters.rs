@@ -142,15 +142,4 @@ impl Session {
         self.inject(Side::Broker, out.freeze());
         None
     }
-
-    /// What the broker knows a filter as that the client unsubscribes from, if as something else.
-    pub(super) fn unsubscribed_name(&mut self, asked: &str) -> Option<Box<str>> {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.subscriptions.remove(asked);
-            if let Some(sent) = ledger.renamed(asked) {
-                return Some(sent);
-            }
-        }
-        self.mapped_filter(asked).unwrap_or_default()
-    }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mproxy_codec::frame::Header;
-use mproxy_codec::packet::{Suback, Unsuback};
+use mproxy_codec::packet::Suback;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::from_client::Leaving;
@@ -51,19 +51,6 @@ impl Session {
         };
         let reply = self.retire(suback.packet_id, &subscribing.retire, reply);
         Ok(reply.map_or(Leaving::Nowhere, Leaving::Instead))
-    }
-
-    pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
-        let unsuback = Unsuback::parse(header, bytes, self.terms.version)
-            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        if let Some(reply) = self.ledger.as_mut().and_then(|ledger| ledger.retired(unsuback.packet_id)) {
-            return Ok(Leaving::Instead(reply));
-        }
-        let known = self.ledger.as_mut().and_then(|ledger| ledger.unsubscribed(unsuback.packet_id));
-        if let Some(unsubscribing) = known {
-            self.report(Happening::Unsubscribe { filters: unsubscribing.filters });
-        }
-        Ok(Leaving::AsItIs)
     }
 
     /// Sends a SUBACK that is all ours.

@@ -2,21 +2,18 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_codec::frame::{Frame, Header};
-use mproxy_codec::packet::{Ack, Auth, Disconnect, Packet, Unsubscribe, encode_unsubscribe};
-use mproxy_codec::property::{PropertyEdit, PropertyId};
+use mproxy_codec::packet::{Ack, Auth, Disconnect, Packet};
+use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{PacketType, Sender};
+use mproxy_codec::types::PacketType;
 
 use super::lane::{Slot, State};
-use super::ledger::Unsubscribing;
 use super::{Session, Step};
-use crate::event::{Happening, Kind};
+use crate::event::Happening;
 use crate::fault::Fault;
 use crate::peer::Side;
-use crate::policy::Want;
 
 /// What becomes of a packet that is not decided about, at the moment its turn comes.
 pub(super) enum Leaving {
@@ -177,40 +174,5 @@ impl Session {
             None => Leaving::Last(Fault::Left { reason }),
             Some(bytes) => Leaving::LastInstead(bytes, Fault::Left { reason }),
         })
-    }
-
-    fn unsubscribe_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
-        let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
-            .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        if self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing {
-            let filters = unsubscribe.filters().map(|filter| filter.as_str().into()).collect();
-            self.ledger().unsubscribing(Unsubscribing { id: unsubscribe.packet_id, filters });
-        }
-        if self.ledger.is_none() && !self.terms.mapped {
-            return Ok(Leaving::AsItIs);
-        }
-        let mut renamed = false;
-        let sent: Vec<Box<str>> = unsubscribe
-            .filters()
-            .map(|filter| match self.unsubscribed_name(filter.as_str()) {
-                None => filter.as_str().into(),
-                Some(sent) => {
-                    renamed = true;
-                    sent
-                }
-            })
-            .collect();
-        if !renamed {
-            return Ok(Leaving::AsItIs);
-        }
-        let mut out = BytesMut::new();
-        let filters = sent.iter().filter_map(|filter| TopicFilter::new(filter).ok());
-        let kept = PropertyEdit::keep(unsubscribe.properties);
-        let written = encode_unsubscribe(self.terms.version, unsubscribe.packet_id, &kept, filters, &mut out);
-        if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
-            // As it came it fitted; only a rewrite to far longer filters gets here. The original does no harm.
-            return Ok(Leaving::AsItIs);
-        }
-        Ok(Leaving::Instead(out.freeze()))
     }
 }

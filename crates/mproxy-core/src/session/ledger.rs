@@ -323,16 +323,19 @@ impl Subscribing {
     }
 }
 
-/// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told.
+/// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told or its answer has to be completed.
 #[derive(Debug)]
 pub(super) struct Unsubscribing {
     pub(super) id: PacketId,
+    /// As the broker knew them; empty if nobody is told.
     pub(super) filters: Box<[Box<str>]>,
+    /// For each filter of the client's, whether it went to the broker. Empty: all of them.
+    pub(super) mask: Box<[bool]>,
 }
 
 impl Unsubscribing {
     fn weight(&self) -> usize {
-        size_of::<Self>() + weight_of(&self.filters)
+        size_of::<Self>() + weight_of(&self.filters) + self.mask.len()
     }
 }
 
@@ -398,7 +401,11 @@ mod tests {
                 counted: Box::default(),
             });
         }
-        ledger.unsubscribing(Unsubscribing { id: id(2), filters: Box::new(["a".into()]) });
+        ledger.unsubscribing(Unsubscribing {
+            id: id(2),
+            filters: Box::new(["a".into()]),
+            mask: Box::default(),
+        });
         assert!(ledger.full(Side::Client, 2, usize::MAX) && !ledger.full(Side::Client, 3, usize::MAX));
         assert!(ledger.subscribed(id(2)).is_some() && ledger.subscribed(id(2)).is_none());
         assert!(ledger.unsubscribed(id(2)).is_some());
