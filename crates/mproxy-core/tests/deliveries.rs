@@ -233,6 +233,27 @@ fn a_subscribe_that_never_reached_the_broker_is_not_told() {
 }
 
 #[test]
+fn what_a_resumed_session_brings_is_judged_from_its_first_packet() {
+    for version in VERSIONS {
+        let mut stage = Stage::answering(|asked| {
+            Reply::Now(if asked.what.starts_with("no") { refuse(asked.hook) } else { allow(asked.hook) })
+        });
+        stage.script.want(Hook::Deliver, Want::Head);
+        stage.client(&wire::connect(version, "c", &wire::ConnectOptions::default()));
+        stage.at_broker();
+        let present = version != Version::V31;
+        let connack = wire::connack(version, present, 0, b"");
+        // All in one segment, of subscriptions that nobody here was asked about.
+        let waiting =
+            [publish(version, 1, 1, "no"), publish(version, 1, 2, "yes"), publish(version, 2, 3, "no")];
+        stage.broker(&[connack.clone(), waiting.concat()].concat());
+        assert_eq!(stage.at_client(), [connack, waiting[1].clone()].concat());
+        // Ours to the broker, each kind in its order: the PUBACK of 1 needs to wait for nobody.
+        assert_eq!(stage.at_broker(), [wire::puback(1), wire::pubrec(3)].concat());
+    }
+}
+
+#[test]
 fn connect_and_disconnect_are_told_once_each_with_the_traffic() {
     let mut stage = Stage::new();
     stage.script.want(Hook::Publish, Want::Nothing);

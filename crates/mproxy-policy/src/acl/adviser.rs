@@ -95,7 +95,8 @@ impl AclAdviser {
 
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer {
         let acl = self.acl.load();
-        if !acl.allows_name(question.peer) {
+        // Who is in already may have been given another name.
+        if !question.refresh && !acl.allows_name(question.peer) {
             return now(Decision::Refuse(Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID)));
         }
         let will = will_word(&acl, question);
