@@ -61,6 +61,10 @@ pub enum Deadline {
     Close,
     /// The client's grant, to end.
     Grant,
+    /// The client's grant, to be renewed.
+    Refresh,
+    /// The renewal of it, to be answered.
+    Stale,
 }
 
 impl Deadline {
@@ -73,6 +77,8 @@ impl Deadline {
             Self::Connack => "connack",
             Self::Close => "close",
             Self::Grant => "grant",
+            Self::Refresh => "refresh",
+            Self::Stale => "stale",
         }
     }
 }
@@ -169,7 +175,7 @@ impl Fault {
             Self::Refused { .. }
             | Self::PolicyFailed { .. }
             | Self::Kicked { .. }
-            | Self::TooLate(Deadline::Grant) => Whose::Policy,
+            | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
             Self::Drained => Whose::Us,
         }
     }
@@ -183,7 +189,9 @@ impl Fault {
             Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
             Self::BrokerLeft { reason } => *reason,
             Self::Refused { refusal, .. } => refusal.reason,
-            Self::TooLate(Deadline::Connect | Deadline::Grant) => ReasonCode::MAXIMUM_CONNECT_TIME,
+            Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
+                ReasonCode::MAXIMUM_CONNECT_TIME
+            }
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Lost { .. }
             | Self::BrokerRefused { .. }

@@ -71,6 +71,12 @@ impl Grant {
         }
     }
 
+    /// What is left where its rules do not hold any more: everything is asked about.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        Self { rules: Box::default(), default: Effect::Ask, receives: false, ..self.clone() }
+    }
+
     /// Whether some rule names deliveries. Where none does, they are none of the grant's business.
     #[must_use]
     pub const fn receives(&self) -> bool {

@@ -20,6 +20,8 @@ pub struct Limits {
     pub max_keep_alive: Option<u16>,
     /// Seconds that a 5.0 session may outlast its connection at most. A client that asks for more is told.
     pub max_session_expiry: Option<u32>,
+    /// How long a grant serves after its time, while the policy is asked for another and does not answer.
+    pub grant_staleness: Duration,
     /// Accept to CONNECT read whole: the relay starts the clock at accept.
     pub connect_timeout: Duration,
     /// How long reaching the broker may take. Then CONNACK 0x88 / 3.
@@ -45,6 +47,8 @@ impl Default for Limits {
             alias_bytes: 256 << 10,
             max_keep_alive: None,
             max_session_expiry: None,
+            // A restart of the policy service should pass unnoticed.
+            grant_staleness: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(10),
             connack_timeout: Duration::from_secs(10),

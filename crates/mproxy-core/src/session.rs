@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
 //! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
+//! | `renewal` | a grant that holds for a time only |
 //! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
@@ -40,6 +41,7 @@ mod ledger;
 mod mapped;
 mod phase;
 mod publish;
+mod renewal;
 mod reply;
 mod rewrite;
 mod subscribe;
@@ -65,6 +67,7 @@ use self::flight::InFlight;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
+use self::renewal::Renewal;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
 use crate::event::{Sink, Traffic};
@@ -131,14 +134,23 @@ pub struct Session {
     traffic: Traffic,
     timer: Timer,
     in_flight: InFlight,
-    /// The Authentication Method of the CONNECT.
-    method: Option<Box<Box<str>>>,
+    /// What few sessions have.
+    cold: Option<Box<Cold>>,
     /// `Connect` was reported, so `Disconnect` must be.
     reported: bool,
     /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
     will_suppressed: bool,
     /// The session shall end as soon as nothing is in flight.
     draining: bool,
+}
+
+/// State of few sessions, kept out of the way of the others.
+#[derive(Debug, Default)]
+struct Cold {
+    /// The Authentication Method of the CONNECT.
+    method: Option<Box<str>>,
+    /// Of a grant that has to be renewed.
+    renewal: Option<Renewal>,
 }
 
 /// Who is at the client's side.
@@ -232,7 +244,7 @@ impl Session {
             traffic: Traffic::default(),
             timer,
             in_flight: InFlight::default(),
-            method: None,
+            cold: None,
             reported: false,
             will_suppressed: false,
             draining: false,
@@ -312,6 +324,7 @@ impl Session {
     pub fn decide(&mut self, id: AskId, ruling: Ruling, now: Instant) {
         match id.of {
             Asker::Admission => self.admitted(ruling, now),
+            Asker::Refresh => self.refreshed(ruling, now),
             Asker::Up => self.up.lane.rule(id.seq, ruling),
             Asker::Down => self.down.lane.rule(id.seq, ruling),
         }
@@ -355,6 +368,8 @@ impl Session {
         match self.timer.passed(now) {
             None => {}
             Some(Deadline::Close) => self.finish(),
+            Some(Deadline::Refresh) => self.refresh(now),
+            Some(Deadline::Stale) => self.stale(),
             Some(deadline) => {
                 self.end(Fault::TooLate(deadline), now);
             }
@@ -585,6 +600,10 @@ impl Session {
             self.setting.meter.failed(hook, failure, rule, peer);
         }
         rule
+    }
+
+    fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
     }
 
     fn ledger(&mut self) -> &mut Ledger {

@@ -413,3 +413,101 @@ fn a_grant_whose_mapping_refuses_nothing_leaves_refusals_as_they_are() {
     stage.rule(1, allow(Hook::Publish));
     assert_eq!(stage.at_broker(), publish(Version::V5, 1, 5, "acme/b"));
 }
+
+/// A session whose grant, of this, holds for a minute; questions are answered later.
+fn timed(grant: Grant) -> Stage {
+    let mut grant = grant;
+    grant.ttl = Some(Duration::from_secs(60));
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    let mut asked = 0;
+    let mut stage = Stage::answering(move |question| {
+        asked += usize::from(question.hook == Hook::Connect);
+        if asked == 1 { Reply::Now(verdict.clone()) } else { Reply::Later }
+    });
+    stage.open_with(Version::V5, &[], &[]);
+    stage
+}
+
+fn regranted(grant: Option<Grant>) -> Verdict {
+    let admission = Admission { grant: grant.map(Arc::new), ..Admission::default() };
+    Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+}
+
+#[test]
+fn a_grant_is_renewed_in_time_and_its_mapping_stays() {
+    let mut stage = timed(mapped());
+    for n in 0..5 {
+        stage.pass(Duration::from_secs(59));
+        assert_eq!(stage.questions(), n);
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.questions(), n + 1, "it is asked about");
+        let question = stage.asked().pop().expect("it was asked");
+        assert_eq!((question.hook, &*question.what), (Hook::Connect, "c"));
+        stage.rule(
+            n,
+            regranted(Some(with(|grant| {
+                grant.ttl = Some(Duration::from_secs(60));
+                grant.version = n.to_string().into();
+                // Where its topics stand does not change under its subscriptions.
+                grant.mapping = Some(Mapping::new("other/").expect("a prefix"));
+            }))),
+        );
+        let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
+        assert_eq!(*grant.version, *n.to_string());
+    }
+    stage.client(&publish(Version::V5, 0, 0, "a"));
+    stage.rule(5, allow(Hook::Publish));
+    assert_eq!(stage.at_broker(), publish(Version::V5, 0, 0, "acme/a"));
+}
+
+#[test]
+fn a_renewal_that_is_refused_ends_the_session() {
+    let mut stage = timed(mapped());
+    stage.pass(Duration::from_secs(60));
+    stage.rule(0, Verdict::Connect(Decision::Refuse(Refusal::default())));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x87]));
+    assert!(matches!(stage.finish(), Fault::Refused { hook: Hook::Connect, .. }));
+}
+
+#[test]
+fn an_old_grant_serves_until_it_is_stale_and_is_asked_for_all_the_while() {
+    let mut stage = timed(Grant::new(vec![rule(Effect::Deny, Act::Publish, "secret")], Effect::Allow));
+    let default = |stage: &Stage| {
+        let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
+        let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
+        grant.filter(who, "a")
+    };
+    stage.pass(Duration::from_secs(60));
+    for n in 0..11 {
+        stage.rule(n, mproxy_testkit::sim::fail());
+        assert_eq!(default(&stage), mproxy_core::grant::Word::Allow(QoS::ExactlyOnce), "{n}");
+        stage.pass(Duration::from_secs(5));
+        assert_eq!(stage.questions(), n + 2);
+    }
+    stage.pass(Duration::from_secs(5));
+    assert_eq!(default(&stage), mproxy_core::grant::Word::Ask, "stale");
+    // It is found again when the service is.
+    stage.rule(11, regranted(Some(Grant::new(Vec::new(), Effect::Allow))));
+    assert_eq!(default(&stage), mproxy_core::grant::Word::Allow(QoS::ExactlyOnce));
+    assert!(stage.session.poll_timeout().is_none(), "this one holds for ever");
+}
+
+#[test]
+fn a_client_that_is_granted_nothing_any_more_is_asked_about() {
+    let mut stage = timed(Grant::new(Vec::new(), Effect::Allow));
+    stage.pass(Duration::from_secs(60));
+    stage.rule(0, allow(Hook::Connect));
+    assert!(stage.session.peer().is_some_and(|peer| peer.grant.is_none()));
+    assert!(stage.session.poll_timeout().is_none());
+}
+
+#[test]
+fn a_grant_that_ends_while_it_is_renewed_has_ended() {
+    let expires_at = Some(Instant::now() + Duration::from_secs(70));
+    let mut stage = timed(with(|grant| grant.expires_at = expires_at));
+    stage.pass(Duration::from_secs(71));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0xA0]));
+    stage.rule(0, regranted(None));
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}

@@ -109,6 +109,10 @@ impl App {
                 max_packet_size: listener.max_packet_size,
                 max_keep_alive: listener.max_keep_alive,
                 max_session_expiry: listener.max_session_expiry,
+                grant_staleness: config
+                    .policy
+                    .as_ref()
+                    .map_or(Duration::ZERO, |policy| policy.grant_staleness),
                 connect_timeout: listener.connect_timeout,
                 // What a client sent before it went is still decided and delivered: its end outlasts a question.
                 close_timeout: config.policy.as_ref().map_or(Duration::ZERO, |policy| policy.timeout)

@@ -146,6 +146,8 @@ pub struct PolicyConfig {
     pub endpoints: Vec<String>,
     /// Deadline of one question.
     pub timeout: Duration,
+    /// How long a grant serves after its time while its renewal fails.
+    pub grant_staleness: Duration,
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
     /// Stream or unary.

@@ -27,7 +27,7 @@ impl Session {
             self.terms.auth_asked = auth.reason == ReasonCode::CONTINUE_AUTHENTICATION;
             return Ok(());
         }
-        if self.method.as_deref().map(|method| &**method)
+        if self.cold.as_ref().and_then(|cold| cold.method.as_deref())
             != auth.properties.text(PropertyId::AuthenticationMethod)
         {
             return Err(fault("another Authentication Method than in CONNECT", "MQTT-4.12.0-5"));

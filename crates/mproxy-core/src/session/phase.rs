@@ -105,7 +105,7 @@ impl Session {
             // [MQTT-3.1.2-30] leaves these two to a client that authenticates step by step.
             (Side::Client, PacketType::Disconnect) => self.other_step(from, header, data),
             (Side::Client, _) => Err(self.out_of_place(from, header.kind)),
-            (Side::Broker, PacketType::Connack) => self.connack_came(header, data),
+            (Side::Broker, PacketType::Connack) => self.connack_came(header, data, now),
             (Side::Broker, _) => Err(self.out_of_place(from, header.kind)),
         }
     }
@@ -117,8 +117,9 @@ impl Session {
             Fault::Malformed { side: Side::Client, error }
         })?;
         self.terms = Terms::proposed(&connect);
-        self.method =
-            connect.properties.text(PropertyId::AuthenticationMethod).map(|method| Box::new(method.into()));
+        if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
+            self.cold().method = Some(method.into());
+        }
         self.timer.disarm();
         let Who::Stranger(origin) = &self.who else { return Ok(()) };
         let peer = Arc::new(Peer {
@@ -251,7 +252,7 @@ impl Session {
         }
     }
 
-    fn connack_came(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+    fn connack_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
         let connack = Connack::parse(header, data, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         if connack.reason != 0 {
@@ -265,9 +266,7 @@ impl Session {
             Arc::make_mut(peer).client_id = assigned.into();
         }
         self.phase = Phase::Open;
-        if let Some(at) = self.grant().and_then(|grant| grant.expires_at) {
-            self.timer.arm_at(Deadline::Grant, at);
-        }
+        self.grant_begins(now);
         self.reported = true;
         if self.setting.sink.want(Kind::Connect) != Want::Nothing {
             self.report(Happening::Connect { session_present: connack.session_present });

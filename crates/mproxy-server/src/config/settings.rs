@@ -106,6 +106,7 @@ pub const SETTINGS: &[Setting] = &[
 
     row("policy.url", "MPROXY_POLICY_URL", None, "policy service: http://h:p, https://h:p, unix:/path; several by comma").flag("policy-url"),
     row("policy.timeout", "MPROXY_POLICY_TIMEOUT", Some("1s"), "deadline of one question").flag("policy-timeout"),
+    row("policy.grant_staleness", "MPROXY_POLICY_GRANT_STALENESS", Some("60s"), "how long a grant serves after its ttl while its renewal fails"),
     row("policy.mode", "MPROXY_POLICY_MODE", Some("auto"), "auto, unary"),
     row("policy.ca_certs", "MPROXY_POLICY_CA_CERTS", None, "PEM: roots towards the policy service"),
     row("policy.cert", "MPROXY_POLICY_CERT", None, "PEM: client certificate towards it"),
