@@ -193,7 +193,8 @@ fn authenticating() -> Stage {
 fn an_auth_answers_one_of_the_broker_s_under_the_method_of_the_connect() {
     for (what, bytes, rule) in [
         ("unasked", wire::auth(0x18, METHOD), "MQTT-4.12.0-3"),
-        ("anew", wire::auth(0x19, METHOD), "MQTT-4.12.1-1"),
+        ("anew", wire::auth(0x19, METHOD), "4.12.1"),
+        ("anew and otherwise", wire::auth(0x19, OTHER), "MQTT-4.12.1-1"),
         ("otherwise", wire::auth(0x18, OTHER), "MQTT-4.12.0-5"),
     ] {
         let mut stage = authenticating();

@@ -30,7 +30,9 @@ impl Session {
         if self.cold.as_ref().and_then(|cold| cold.method.as_deref())
             != auth.properties.text(PropertyId::AuthenticationMethod)
         {
-            return Err(fault("another Authentication Method than in CONNECT", "MQTT-4.12.0-5"));
+            let again = auth.reason == ReasonCode::RE_AUTHENTICATE;
+            let rule = if again { "MQTT-4.12.1-1" } else { "MQTT-4.12.0-5" };
+            return Err(fault("another Authentication Method than in CONNECT", rule));
         }
         let asked = std::mem::replace(&mut self.terms.auth_asked, false);
         match auth.reason {
@@ -38,7 +40,7 @@ impl Session {
                 Err(fault("an answer to no AUTH of the broker's", "MQTT-4.12.0-3"))
             }
             ReasonCode::RE_AUTHENTICATE if !matches!(self.phase, Phase::Open | Phase::Ending(_)) => {
-                Err(fault("re-authentication before CONNACK", "MQTT-4.12.1-1"))
+                Err(fault("re-authentication before CONNACK", "4.12.1"))
             }
             _ => Ok(()),
         }
