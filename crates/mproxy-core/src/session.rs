@@ -16,7 +16,7 @@
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
-//! | `filters` | what the broker knows the client's filters as |
+//! | `filters`, `plain` | what the broker knows the client's filters as |
 //! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
@@ -40,6 +40,7 @@ mod lane;
 mod ledger;
 mod mapped;
 mod phase;
+mod plain;
 mod publish;
 mod renewal;
 mod reply;
@@ -67,6 +68,7 @@ use self::flight::InFlight;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
+use self::plain::Plain;
 use self::renewal::Renewal;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
@@ -151,6 +153,8 @@ struct Cold {
     method: Option<Box<str>>,
     /// Of a grant that has to be renewed.
     renewal: Option<Renewal>,
+    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
+    plain: Plain,
 }
 
 /// Who is at the client's side.

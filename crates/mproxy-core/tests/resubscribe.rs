@@ -46,6 +46,43 @@ fn the_subscription_under_the_old_name_ends_before_the_client_has_its_answer() {
 }
 
 #[test]
+fn a_filter_that_was_its_own_name_leaves_that_behind_too() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        subscribe(&mut stage, version, 3, &[("a", "."), ("b", ".")]);
+        stage.at_broker();
+        stage.at_client();
+        subscribe(&mut stage, version, 4, &[("a", "new")]);
+        let up = [wire::subscribe(version, 4, &[("new", 0)]), wire::unsubscribe(version, 4, &["a"])];
+        assert_eq!(stage.at_broker(), up.concat());
+        stage.broker(&wire::unsuback(version, 4, &[0]));
+        assert_eq!(stage.at_client(), wire::suback(version, 4, &[0]));
+        // What was unsubscribed from leaves nothing.
+        stage.client(&wire::unsubscribe(version, 5, &["b"]));
+        stage.at_broker();
+        subscribe(&mut stage, version, 6, &[("b", "new/b")]);
+        assert_eq!(stage.at_broker(), wire::subscribe(version, 6, &[("new/b", 0)]));
+    }
+}
+
+#[test]
+fn of_a_resumed_session_everything_may_stand_already() {
+    let v = Version::V5;
+    let mut stage = Stage::new();
+    stage.client(&wire::connect(v, "c", &wire::ConnectOptions { clean: false, ..Default::default() }));
+    stage.broker(&wire::connack(v, true, 0, b""));
+    stage.at_broker();
+    stage.at_client();
+    subscribe(&mut stage, v, 4, &[("a", "new")]);
+    assert_eq!(
+        stage.at_broker(),
+        [wire::subscribe(v, 4, &[("new", 0)]), wire::unsubscribe(v, 4, &["a"])].concat()
+    );
+    stage.broker(&wire::unsuback(v, 4, &[0x11]));
+    assert_eq!(stage.at_client(), wire::suback(v, 4, &[0]));
+}
+
+#[test]
 fn what_another_filter_still_stands_for_does_not_end() {
     let v = Version::V311;
     let mut stage = Stage::new().open(v);

@@ -10,7 +10,7 @@ use mproxy_codec::types::PacketId;
 use super::Session;
 use super::subscribe::{Decided, allowed_requests, in_force};
 use crate::peer::Side;
-use crate::policy::{Decision, FilterChange, Refusal};
+use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
 impl Session {
     /// Counts new subscriptions against the grant's limit; those beyond it are refused. Gives the names of the new ones.
@@ -103,11 +103,15 @@ impl Session {
                 Some(Decision::Allow(FilterChange { filter, .. })) => filter.as_deref(),
                 None => None,
             };
-            let old = self.ledger.as_mut().and_then(|ledger| ledger.renamed(asked));
+            let mut old = self.ledger.as_mut().and_then(|ledger| ledger.renamed(asked));
             // A mapping needs no memory: it can be worked out again.
             let mapped = self.mapped_filter(asked).unwrap_or_default();
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
                 self.ledger().rename(asked, sent);
+                let stood = self.cold.as_mut().is_some_and(|cold| cold.plain.remove(asked));
+                if old.is_none() && (stood || self.terms.resumed) {
+                    old = Some(mapped.unwrap_or_else(|| asked.into()));
+                }
             }
             old_names.extend(old.filter(|old| **old != *sent.unwrap_or(asked) && !old_names.contains(old)));
         }
@@ -115,9 +119,26 @@ impl Session {
             return Box::default();
         }
         let now = in_force(requests, decided);
-        old_names
-            .retain(|old| !now.contains(old) && self.ledger.as_ref().is_none_or(|ledger| !ledger.sends(old)));
+        let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
+        old_names.retain(|old| {
+            let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
+            !again && self.ledger.as_ref().is_none_or(|ledger| !ledger.sends(old))
+        });
         old_names.into()
+    }
+
+    /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time.
+    pub(super) fn remember_plain(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
+        if self.setting.decider.want(Hook::Subscribe) == Want::Nothing {
+            return;
+        }
+        for (at, request) in requests.iter().enumerate() {
+            let asked = request.filter.as_str();
+            let renamed = self.ledger.as_ref().is_some_and(|ledger| ledger.renames(asked));
+            if !renamed && !matches!(decided.get(at), Some(Decision::Refuse(_))) {
+                self.cold().plain.insert(asked);
+            }
+        }
     }
 
     /// Ends the subscriptions that a SUBSCRIBE under another name has left behind. It is answered only after that, so

@@ -140,6 +140,11 @@ impl Ledger {
         Some(reply)
     }
 
+    /// Whether the broker knows the client's filter as something else.
+    pub(super) fn renames(&self, asked: &str) -> bool {
+        self.renames.iter().any(|rename| *rename.asked == *asked)
+    }
+
     /// Whether some filter of the client's is known to the broker by this rewritten name.
     pub(super) fn sends(&self, name: &str) -> bool {
         self.renames.iter().any(|rename| *rename.sent == *name)

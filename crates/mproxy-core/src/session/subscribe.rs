@@ -244,6 +244,7 @@ impl Session {
         } else {
             Box::default()
         };
+        self.remember_plain(requests, decided);
         let mask: Box<[Option<u8>]> = if decided.iter().any(|one| refusal(one).is_some()) {
             decided.iter().map(|one| self.code(one)).collect()
         } else {

@@ -28,6 +28,8 @@ pub(super) struct Terms {
     /// CONNECT let the session end with the connection: DISCONNECT may not say otherwise (3.14.2.2.2), whatever
     /// CONNACK said in between.
     pub(super) expires_at_once: bool,
+    /// The broker goes on with an old session, or may: there are subscriptions that we have not seen.
+    pub(super) resumed: bool,
     /// The client's topics stand elsewhere at the broker.
     pub(super) mapped: bool,
     /// Bytes of the largest packet that the client's grant lets it send.
@@ -55,6 +57,7 @@ impl Default for Terms {
             expiry_capped: false,
             id_given: false,
             expires_at_once: false,
+            resumed: false,
             mapped: false,
             granted_packet: u32::MAX,
             client_max_packet: u32::MAX,
@@ -84,6 +87,7 @@ impl Terms {
 
     /// The broker's half.
     pub(super) fn accept(&mut self, connack: &Connack<'_>) {
+        self.resumed = connack.session_present;
         let properties = &connack.properties;
         self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
         self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);

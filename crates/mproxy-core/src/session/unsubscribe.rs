@@ -38,6 +38,11 @@ impl Session {
         let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         let told = self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
+        if let Some(cold) = &mut self.cold {
+            unsubscribe.filters().for_each(|filter| {
+                cold.plain.remove(filter.as_str());
+            });
+        }
         if !told && self.ledger.is_none() && !self.terms.mapped {
             return Ok(Leaving::AsItIs);
         }

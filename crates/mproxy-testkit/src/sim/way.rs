@@ -1,6 +1,6 @@
 //! One direction, watched at its far end: what arrives must be what was sent, in order, each once, as decided.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::{Buf, BytesMut};
 use mproxy_codec::{Frame, Packet, PacketId, PacketType, Publish, QoS, Sender, Subscribe, Version};
@@ -35,6 +35,8 @@ pub(super) struct Way {
     aliases: BTreeMap<u16, String>,
     /// What the broker knows filters as, where it is not what the client said.
     renames: HashMap<String, String>,
+    /// Filters that the broker knows as the client said them.
+    plain: HashSet<String>,
     arrived: BytesMut,
     arrivals: HashMap<String, u32>,
     /// Nothing may follow.
@@ -66,6 +68,7 @@ impl Way {
             owed: Vec::new(),
             aliases: BTreeMap::new(),
             renames: HashMap::new(),
+            plain: HashSet::new(),
             arrived: BytesMut::new(),
             arrivals: HashMap::new(),
             over: false,
@@ -200,6 +203,7 @@ impl Way {
                 let names: Vec<String> = filters
                     .iter()
                     .map(|filter| {
+                        self.plain.remove(filter);
                         self.renames.remove(filter).unwrap_or_else(|| format!("{}{filter}", self.prefix))
                     })
                     .collect();
@@ -273,7 +277,7 @@ impl Way {
         subscribe: &Subscribe<'_>,
     ) -> Result<(), String> {
         let mut arrived = subscribe.filters();
-        let (mut names, mut old_names) = (Vec::new(), Vec::new());
+        let (mut names, mut old_names, mut plain) = (Vec::new(), Vec::new(), Vec::new());
         for ((filter, qos), one) in filters.iter().zip(outcome) {
             let Decision::Allow(change) = one else { continue };
             let name = &*format!("{}{}", self.prefix, change.filter.as_deref().unwrap_or(filter));
@@ -282,14 +286,22 @@ impl Way {
                 return Err(format!("without {name}"));
             }
             let old = match &change.filter {
-                Some(_) => self.renames.insert(filter.clone(), name.to_owned()),
-                None => self.renames.remove(filter),
+                Some(_) => {
+                    let stood = self.plain.remove(filter).then(|| format!("{}{filter}", self.prefix));
+                    self.renames.insert(filter.clone(), name.to_owned()).or(stood)
+                }
+                None => {
+                    plain.push(filter.clone());
+                    self.renames.remove(filter)
+                }
             };
             old_names.extend(old.filter(|old| old != name && !old_names.contains(old)));
             names.push(name.to_owned());
         }
         old_names.retain(|old| !names.contains(old) && !self.renames.values().any(|name| name == old));
         self.left_behind = old_names;
+        plain.retain(|filter| !self.renames.contains_key(filter));
+        self.plain.extend(plain);
         if arrived.next().is_none() { Ok(()) } else { Err("with more filters than were allowed".into()) }
     }
 }
