@@ -100,6 +100,35 @@ fn a_dup_of_a_refused_qos_2_publish_is_answered_again_and_not_asked_about() {
 }
 
 #[test]
+fn a_refused_qos_2_flow_that_a_lost_connection_cut_comes_to_its_end_all_the_same() {
+    for version in [Version::V31, Version::V311] {
+        let connect =
+            wire::connect(version, "c", &wire::ConnectOptions { clean: false, ..Default::default() });
+        let again = || {
+            let mut stage = judging(Action::Reject);
+            stage.client(&connect);
+            stage.broker(&wire::connack(version, version != Version::V31, 0, &[]));
+            stage.at_broker();
+            stage.at_client();
+            stage
+        };
+        // Lost before the client had its PUBREC: it repeats the PUBLISH, which is judged and answered anew.
+        let mut stage = again();
+        stage.client(&dup(version, 1, "no"));
+        assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubrec(1), Vec::new()));
+        stage.client(&wire::pubrel(1));
+        assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubcomp(1), Vec::new()));
+        // Lost after it: it repeats the PUBREL. Nobody here knows of the flow any more, but a broker completes those
+        // that it does not know ([MQTT-4.4.0-1] makes repeated PUBRELs a matter of course).
+        let mut stage = again();
+        stage.client(&wire::pubrel(1));
+        assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), wire::pubrel(1)));
+        stage.broker(&wire::pubcomp(1));
+        assert_eq!(stage.at_client(), wire::pubcomp(1));
+    }
+}
+
+#[test]
 fn a_dup_of_a_refused_publish_waits_its_turn_among_acknowledgements() {
     let mut stage = judging(Action::Reject).open(Version::V311);
     stage.client(&publish(Version::V311, 2, 1, "no"));

@@ -187,3 +187,16 @@ fn a_name_that_stands_for_two_filters_ends_with_the_last() {
         assert_eq!(stage.at_client(), unsuback(7, &[0, 0]));
     }
 }
+
+#[test]
+fn a_refusal_beside_it_does_not_keep_the_old_name() {
+    let v = Version::V311;
+    let mut stage = Stage::new().open(v);
+    subscribe(&mut stage, v, 1, &[("a", ".")]);
+    stage.at_broker();
+    stage.client(&wire::subscribe(v, 2, &[("a", 0), ("a", 1)]));
+    stage.rule(1, Verdict::Subscribe(vec![Decision::Refuse(Default::default()), to("new")]));
+    stage.broker(&wire::suback(v, 2, &[1]));
+    let up = [wire::subscribe(v, 2, &[("new", 1)]), wire::unsubscribe(v, 2, &["a"])];
+    assert_eq!(stage.at_broker(), up.concat());
+}
