@@ -129,7 +129,7 @@ impl Session {
 
     /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time.
     pub(super) fn remember_plain(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
-        if self.setting.decider.want(Hook::Subscribe) == Want::Nothing {
+        if self.want_of(Hook::Subscribe) == Want::Nothing {
             return;
         }
         for (at, request) in requests.iter().enumerate() {

@@ -379,8 +379,13 @@ impl Session {
 
     /// What the advisers want to know of publishes from this side.
     pub(super) fn want(&self, from: Side) -> Want {
+        self.want_of(hook(from))
+    }
+
+    /// What the advisers want to know of this client.
+    pub(super) fn want_of(&self, hook: Hook) -> Want {
         match self.peer() {
-            Some(peer) => self.setting.decider.want_of(hook(from), peer),
+            Some(peer) => self.setting.decider.want_of(hook, peer),
             None => Want::Nothing,
         }
     }

@@ -32,7 +32,7 @@ impl Session {
         let total = header.total();
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        let want = self.setting.decider.want(Hook::Subscribe);
+        let want = self.want_of(Hook::Subscribe);
         let answer = match self.peer() {
             Some(peer) if want != Want::Nothing => {
                 let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
