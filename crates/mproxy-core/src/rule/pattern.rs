@@ -47,6 +47,8 @@ pub struct Pattern {
     levels: Box<[Level]>,
     /// It begins with a written `$`.
     names_dollar: bool,
+    /// What every topic begins with that it matches: most rules are passed by with a glance at this.
+    beginning: Box<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -109,7 +111,11 @@ impl Pattern {
             }
             Some(Level::One | Level::Rest) | None => false,
         };
-        Ok(Self { levels, names_dollar })
+        // `a/#` matches `a`, too.
+        let beginning = text.strip_suffix("/#").unwrap_or(text);
+        let beginning = &beginning[..beginning.find(['+', '#']).unwrap_or(beginning.len())];
+        let beginning = beginning.split("${").next().unwrap_or_default();
+        Ok(Self { levels, names_dollar, beginning: beginning.into() })
     }
 
     /// Whether it matches the topic name.
@@ -117,7 +123,11 @@ impl Pattern {
         if reach == Reach::Named && topic.starts_with('$') && !self.names_dollar {
             return false;
         }
-        let mut topic = topic.split('/');
+        // Comparing with a text of no bytes, which lies nowhere, takes some processors a hundred nanoseconds.
+        if !self.beginning.is_empty() && !topic.starts_with(&*self.beginning) {
+            return false;
+        }
+        let mut topic = Levels(Some(topic));
         for level in &self.levels {
             let met = match (level, topic.next()) {
                 // Also where the topic has ended: `a/#` matches its parent `a`.
@@ -193,6 +203,24 @@ impl Pattern {
                 .iter()
                 .all(|piece| piece.value(who).is_some_and(|value| !value.contains(['/', '+', '#']))),
         })
+    }
+}
+
+/// The levels of a topic; short texts, in which a plain search is the quickest.
+struct Levels<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Levels<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.0?;
+        match rest.bytes().position(|byte| byte == b'/') {
+            Some(at) => {
+                self.0 = Some(&rest[at + 1..]);
+                Some(&rest[..at])
+            }
+            None => self.0.take(),
+        }
     }
 }
 
@@ -360,6 +388,31 @@ mod tests {
                 assert_eq!(pattern(outer).contains(inner, ANN), expected, "{outer} {inner}");
             }
         }
+    }
+
+    #[test]
+    fn a_glance_at_the_beginning_misses_nothing() {
+        for (text, beginning) in [
+            ("a/b", "a/b"),
+            ("a/#", "a"),
+            ("a/+/c", "a/"),
+            ("a/+/#", "a/"),
+            ("#", ""),
+            ("+/#", ""),
+            ("a/b${clientid}/c", "a/b"),
+            ("a${clientid}/#", "a"),
+            ("/#", ""),
+            ("a/${clientid}/+/#", "a/"),
+        ] {
+            assert_eq!(&*pattern(text).beginning, beginning, "{text}");
+        }
+        assert!(
+            pattern("a/#").matches("a", ANN, Reach::Named)
+                && !pattern("a/#").matches("ab", ANN, Reach::Named)
+        );
+        assert!(
+            pattern("/#").matches("/", ANN, Reach::Named) && !pattern("/#").matches("a", ANN, Reach::Named)
+        );
     }
 
     #[test]
