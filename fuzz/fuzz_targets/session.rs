@@ -9,12 +9,14 @@ use bytes::BytesMut;
 use mproxy_codec::ReasonCode;
 use mproxy_core::event::{Event, Kind};
 use mproxy_core::fault::{Closed, Unreachable};
+use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
-    Action, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange, Question,
-    Refusal, Ruling, Silence, Source, Verdict, Want,
+    Action, Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange,
+    Question, Refusal, Ruling, Silence, Source, Verdict, Want,
 };
+use mproxy_core::rule;
 use mproxy_core::session::{AskId, OnErrors};
 use mproxy_core::{Decider, Effect, Limits, Session, Setting, Side, Sink, chain};
 
@@ -59,6 +61,7 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
     let changed = |change| Verdict::Publish(Decision::Allow(Some(Box::new(change))));
     let filter = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
     match which % 16 {
+        0..3 if hook == Hook::Connect => granted(which),
         0..6 => chain::allowed(hook),
         6 => chain::refused(hook, refusal(Action::Reject)),
         7 => chain::refused(hook, refusal(Action::Drop)),
@@ -71,6 +74,16 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
         14 => Verdict::Subscribe(vec![filter("a#"), Decision::Refuse(Refusal::default())]),
         _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "late")),
     }
+}
+
+/// Yes to a CONNECT, with a grant: mapped, limited, to be renewed.
+fn granted(which: u8) -> Verdict {
+    let mut grant = Grant::new(Vec::new(), rule::Effect::Ask);
+    grant.mapping = Mapping::new(if which & 16 == 0 { "acme/" } else { "acme" }).ok();
+    grant.ttl = Some(Duration::from_secs(1 + u64::from(which >> 6)));
+    grant.limits.subscriptions = Some(u32::from(which >> 5));
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
 }
 
 struct All;

@@ -43,6 +43,12 @@ pub(crate) struct Body<'o> {
     len: usize,
 }
 
+impl<'o> Body<'o> {
+    pub(crate) fn over(out: &'o mut BytesMut) -> Self {
+        Self { out: Some(out), len: 0 }
+    }
+}
+
 impl Body<'_> {
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.len += bytes.len();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mproxy_codec::reason::ReasonCode;
 
+use crate::peer::Peer;
 use crate::policy::{
     Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
 };
@@ -32,22 +33,63 @@ impl Chain {
     }
 }
 
-impl Decider for Chain {
+/// Part of a [`Chain`]: passes where all of its deciders pass, so that whoever asks it gives their silence its meaning.
+#[derive(Clone, Default)]
+pub struct Row(Chain);
+
+impl Row {
+    /// A row of these, asked in this order.
+    #[must_use]
+    pub fn new(deciders: Vec<Arc<dyn Decider>>) -> Self {
+        Self(Chain::new(deciders))
+    }
+}
+
+impl Decider for Row {
     fn decide(&self, question: &Question<'_>) -> Answer {
+        self.0.ask(question).unwrap_or(Answer::Pass)
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        self.0.want(hook)
+    }
+
+    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
+        self.0.want_of(hook, peer)
+    }
+
+    fn silence(&self) -> Silence {
+        self.0.silence()
+    }
+}
+
+impl Chain {
+    /// The first answer; else what the silence of those who passed means.
+    fn ask(&self, question: &Question<'_>) -> Result<Answer, Silence> {
         let hook = question.hook();
         let mut silence = Silence::Abstains;
         for decider in self.deciders.iter().filter(|decider| decider.want(hook) != Want::Nothing) {
             match decider.decide(question) {
                 Answer::Pass if decider.silence() == Silence::Denies => silence = Silence::Denies,
                 Answer::Pass => {}
-                answer @ (Answer::Now(_) | Answer::Later(_)) => return answer,
+                answer @ (Answer::Now(_) | Answer::Later(_)) => return Ok(answer),
             }
         }
-        Answer::Now(unspoken(hook, silence))
+        Err(silence)
+    }
+}
+
+impl Decider for Chain {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        self.ask(question).unwrap_or_else(|silence| Answer::Now(unspoken(question.hook(), silence)))
     }
 
     fn want(&self, hook: Hook) -> Want {
         self.deciders.iter().fold(Want::Nothing, |want, decider| want.and(decider.want(hook)))
+    }
+
+    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
+        self.deciders.iter().fold(Want::Nothing, |want, decider| want.and(decider.want_of(hook, peer)))
     }
 
     fn silence(&self) -> Silence {

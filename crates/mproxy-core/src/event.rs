@@ -35,7 +35,7 @@ pub enum Happening {
     },
     /// The broker answered an UNSUBSCRIBE.
     Unsubscribe {
-        /// The filters.
+        /// The filters, as the broker had them.
         filters: Box<[Box<str>]>,
     },
     /// A session that had been reported connected ended. Exactly once.

@@ -59,6 +59,12 @@ pub enum Deadline {
     Connack,
     /// A side that is being closed, to take what is still meant for it.
     Close,
+    /// The client's grant, to end.
+    Grant,
+    /// The client's grant, to be renewed.
+    Refresh,
+    /// The renewal of it, to be answered.
+    Stale,
 }
 
 impl Deadline {
@@ -70,6 +76,9 @@ impl Deadline {
             Self::Dial => "dial",
             Self::Connack => "connack",
             Self::Close => "close",
+            Self::Grant => "grant",
+            Self::Refresh => "refresh",
+            Self::Stale => "stale",
         }
     }
 }
@@ -163,7 +172,10 @@ impl Fault {
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
             | Self::TooLate(Deadline::Dial | Deadline::Connack) => Whose::Broker,
-            Self::Refused { .. } | Self::PolicyFailed { .. } | Self::Kicked { .. } => Whose::Policy,
+            Self::Refused { .. }
+            | Self::PolicyFailed { .. }
+            | Self::Kicked { .. }
+            | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
             Self::Drained => Whose::Us,
         }
     }
@@ -177,7 +189,9 @@ impl Fault {
             Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
             Self::BrokerLeft { reason } => *reason,
             Self::Refused { refusal, .. } => refusal.reason,
-            Self::TooLate(Deadline::Connect) => ReasonCode::MAXIMUM_CONNECT_TIME,
+            Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
+                ReasonCode::MAXIMUM_CONNECT_TIME
+            }
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Lost { .. }
             | Self::BrokerRefused { .. }
@@ -199,6 +213,7 @@ impl Fault {
             Self::BrokerRefused { .. } => "broker_refused",
             Self::Malformed { .. } => "malformed",
             Self::Protocol { .. } => "protocol_error",
+            Self::TooLate(Deadline::Grant) => "expired",
             Self::TooLate(_) => "too_late",
             Self::Refused { .. } => "refused",
             Self::PolicyFailed { .. } => "policy_failed",
@@ -223,6 +238,7 @@ impl fmt::Display for Fault {
             Self::Protocol { side, packet, what, rule, .. } => {
                 write!(f, "protocol error by {side}: {}: {what} [{rule}]", packet.name())
             }
+            Self::TooLate(Deadline::Grant) => f.write_str("the client's grant has ended"),
             Self::TooLate(deadline) => write!(f, "deadline passed: {}", deadline.name()),
             Self::Refused { hook, refusal } => {
                 write!(f, "{} refused ({:#04x})", hook.name(), refusal.reason.0)?;

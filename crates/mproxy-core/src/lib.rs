@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`session`] | the [`Session`] and its verbs: `read`, `decide`, `dialed`, `closed`, `poll_effect`… |
 //! | [`policy`] | what is asked ([`Question`]), what is answered ([`Verdict`]), who answers ([`Decider`]) |
+//! | [`grant`] | what a client may do without anybody being asked, and where its topics stand |
+//! | [`rule`] | rules on topics: which decides, and what it says |
 //! | [`chain`] | several deciders in a row, and what holds when none of them knew |
 //! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
 //! | [`peer`] | who the client is: where it came from and what it calls itself |
@@ -17,10 +19,12 @@
 pub mod chain;
 pub mod event;
 pub mod fault;
+pub mod grant;
 pub mod limits;
 pub mod meter;
 pub mod peer;
 pub mod policy;
+pub mod rule;
 pub mod session;
 
 pub use chain::Chain;

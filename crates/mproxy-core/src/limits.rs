@@ -15,6 +15,13 @@ pub struct Limits {
     pub lane_bytes: usize,
     /// Bytes of topics that a client's topic aliases may hold. Beyond: 0x97 and the end.
     pub alias_bytes: usize,
+    /// Seconds of the longest keep alive. 5.0 clients are told of a shorter one (Server Keep Alive); 3.x has no word for
+    /// that, so a client that asks for more, or for none, is refused. `None`: as the client wants.
+    pub max_keep_alive: Option<u16>,
+    /// Seconds that a 5.0 session may outlast its connection at most. A client that asks for more is told.
+    pub max_session_expiry: Option<u32>,
+    /// How long a grant serves after its time, while the policy is asked for another and does not answer.
+    pub grant_staleness: Duration,
     /// Accept to CONNECT read whole: the relay starts the clock at accept.
     pub connect_timeout: Duration,
     /// How long reaching the broker may take. Then CONNACK 0x88 / 3.
@@ -38,6 +45,10 @@ impl Default for Limits {
             lane_bytes: 1 << 20,
             // Mosquitto allows 10 aliases, EMQX 65,535: a bound in bytes serves both.
             alias_bytes: 256 << 10,
+            max_keep_alive: None,
+            max_session_expiry: None,
+            // A restart of the policy service should pass unnoticed.
+            grant_staleness: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(10),
             connack_timeout: Duration::from_secs(10),

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use mproxy_codec::types::Version;
 
+use crate::grant::Grant;
+
 /// One of the two sides of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -168,6 +170,8 @@ pub struct Peer {
     pub clean_start: bool,
     /// What the policy attached to this client when it admitted it.
     pub attributes: Box<[(String, String)]>,
+    /// What it may do without anybody being asked, if the policy said so.
+    pub grant: Option<Arc<Grant>>,
     /// User properties of a 5.0 CONNECT, in order.
     pub user_properties: Box<[(String, String)]>,
 }

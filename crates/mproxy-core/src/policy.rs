@@ -17,6 +17,7 @@ use mproxy_codec::property::Properties;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 
+use crate::grant::Grant;
 use crate::peer::Peer;
 
 /// The hooks that decide.
@@ -370,6 +371,8 @@ pub struct Admission {
     pub will: Option<WillChange>,
     /// Facts for rules, events and later questions.
     pub attributes: Vec<(String, String)>,
+    /// What it may do from now on without anybody being asked.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// What happens to a will.
@@ -475,6 +478,13 @@ pub trait Decider: Send + Sync {
 
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.
     fn want(&self, hook: Hook) -> Want;
+
+    /// The same, where it depends on the client: one with a grant may need deliveries looked into that others do not.
+    /// Called for each packet, too.
+    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
+        let _ = peer;
+        self.want(hook)
+    }
 
     /// What passing means at the end of the chain.
     fn silence(&self) -> Silence;

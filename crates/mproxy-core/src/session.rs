@@ -9,10 +9,16 @@
 //! | room | holds |
 //! |---|---|
 //! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
+//! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
+//! | `renewal` | a grant that holds for a time only |
+//! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
+//! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
+//! | `filters`, `plain` | what the broker knows the client's filters as |
+//! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
 //! | `flight`, `aside` | publishes under way; packets of our own that wait for a streamed payload |
@@ -23,15 +29,21 @@
 
 mod alias;
 mod aside;
+mod auth;
 mod effect;
 mod ending;
+mod filters;
 mod flight;
 mod from_broker;
 mod from_client;
+mod introduce;
 mod lane;
 mod ledger;
+mod mapped;
 mod phase;
+mod plain;
 mod publish;
+mod renewal;
 mod reply;
 mod rewrite;
 mod standing;
@@ -39,6 +51,7 @@ mod stride;
 mod subscribe;
 mod terms;
 mod timer;
+mod unsubscribe;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,6 +71,8 @@ use self::flight::InFlight;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
+use self::plain::Plain;
+use self::renewal::Renewal;
 use self::standing::Standing;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
@@ -125,12 +140,25 @@ pub struct Session {
     traffic: Traffic,
     timer: Timer,
     in_flight: InFlight,
+    /// What few sessions have.
+    cold: Option<Box<Cold>>,
     /// `Connect` was reported, so `Disconnect` must be.
     reported: bool,
     /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
     will_suppressed: bool,
     /// The session shall end as soon as nothing is in flight.
     draining: bool,
+}
+
+/// State of few sessions, kept out of the way of the others.
+#[derive(Debug, Default)]
+struct Cold {
+    /// The Authentication Method of the CONNECT.
+    method: Option<Box<str>>,
+    /// Of a grant that has to be renewed.
+    renewal: Option<Renewal>,
+    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
+    plain: Plain,
 }
 
 /// Who is at the client's side.
@@ -226,6 +254,7 @@ impl Session {
             traffic: Traffic::default(),
             timer,
             in_flight: InFlight::default(),
+            cold: None,
             reported: false,
             will_suppressed: false,
             draining: false,
@@ -310,6 +339,7 @@ impl Session {
     pub fn decide(&mut self, id: AskId, ruling: Ruling, now: Instant) {
         match id.of {
             Asker::Admission => self.admitted(ruling, now),
+            Asker::Refresh => self.refreshed(ruling, now),
             Asker::Up => self.up.lane.rule(id.seq, ruling),
             Asker::Down => self.down.lane.rule(id.seq, ruling),
         }
@@ -353,7 +383,9 @@ impl Session {
         match self.timer.passed(now) {
             None => {}
             Some(Deadline::Close) => self.finish(),
-            Some(deadline @ (Deadline::Connect | Deadline::Dial | Deadline::Connack)) => {
+            Some(Deadline::Refresh) => self.refresh(now),
+            Some(Deadline::Stale) => self.stale(),
+            Some(deadline) => {
                 self.end(Fault::TooLate(deadline), now);
             }
         }
@@ -444,7 +476,8 @@ impl Session {
         let Some(header) = header else { return Ok(Step::Wait) };
         let total = header.total();
         let limits = &self.setting.limits;
-        let too_large = (from == Side::Client && total > limits.max_packet_size as usize)
+        let too_large = (from == Side::Client
+            && (total > limits.max_packet_size as usize || total > self.terms.granted_packet as usize))
             || (header.kind != PacketType::Publish && total > limits.max_held_packet as usize);
         if too_large {
             if matches!(self.phase, Phase::Greeting) {
@@ -584,6 +617,10 @@ impl Session {
         rule
     }
 
+    fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+
     fn ledger(&mut self) -> &mut Ledger {
         self.ledger.get_or_insert_default()
     }
@@ -646,7 +683,7 @@ fn larger_than_allowed(side: Side, packet: PacketType) -> Fault {
         side,
         packet,
         what: "larger than allowed",
-        rule: "MQTT-3.1.2-24",
+        rule: if matches!(side, Side::Client) { "MQTT-3.2.2-15" } else { "MQTT-3.1.2-24" },
         reason: ReasonCode::PACKET_TOO_LARGE,
     }
 }

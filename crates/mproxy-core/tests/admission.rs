@@ -174,6 +174,7 @@ fn an_admission_rewrites_identity_credentials_and_will() {
                 retain: Some(false),
             }),
             attributes: vec![("role".into(), "sensor".into())],
+            grant: None,
         }));
         stage.client(&full_connect(version));
         let will = Will { topic: "tenant/will", payload: b"gone", ..Will::default() };
@@ -210,6 +211,7 @@ fn an_admission_that_changes_no_byte_leaves_the_very_bytes() {
     let mut stage = deciding(admitted(Admission {
         client_id: Some("c".into()),
         attributes: vec![("a".into(), "b".into())],
+        grant: None,
         ..Admission::default()
     }));
     stage.client(&full_connect(Version::V5));

@@ -220,7 +220,7 @@ fn a_subscribe_is_told_with_the_codes_that_were_given() {
         assert!(stage.events().is_empty());
         stage.broker(&wire::unsuback(version, 2, &[0, 0]));
         let [Happening::Unsubscribe { filters }] = &stage.events()[..] else { panic!() };
-        assert_eq!(filters.iter().map(|filter| &**filter).collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(filters.iter().map(|filter| &**filter).collect::<Vec<_>>(), ["a", "t/c"]);
     }
 }
 
@@ -230,6 +230,27 @@ fn a_subscribe_that_never_reached_the_broker_is_not_told() {
     stage.client(&wire::subscribe(Version::V5, 1, &[("no", 0)]));
     assert_eq!(stage.at_client(), wire::suback(Version::V5, 1, &[0x87]));
     assert!(stage.events().is_empty());
+}
+
+#[test]
+fn what_a_resumed_session_brings_is_judged_from_its_first_packet() {
+    for version in VERSIONS {
+        let mut stage = Stage::answering(|asked| {
+            Reply::Now(if asked.what.starts_with("no") { refuse(asked.hook) } else { allow(asked.hook) })
+        });
+        stage.script.want(Hook::Deliver, Want::Head);
+        stage.client(&wire::connect(version, "c", &wire::ConnectOptions::default()));
+        stage.at_broker();
+        let present = version != Version::V31;
+        let connack = wire::connack(version, present, 0, b"");
+        // All in one segment, of subscriptions that nobody here was asked about.
+        let waiting =
+            [publish(version, 1, 1, "no"), publish(version, 1, 2, "yes"), publish(version, 2, 3, "no")];
+        stage.broker(&[connack.clone(), waiting.concat()].concat());
+        assert_eq!(stage.at_client(), [connack, waiting[1].clone()].concat());
+        // Ours to the broker, each kind in its order: the PUBACK of 1 needs to wait for nobody.
+        assert_eq!(stage.at_broker(), [wire::puback(1), wire::pubrec(3)].concat());
+    }
 }
 
 #[test]

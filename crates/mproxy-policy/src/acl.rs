@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! anonymous = true                      # clients without a user name may connect; false if left out
+//! client_ids = ["${cn}", "${username}-*"]  # what a client may call itself; anything if left out
 //!
 //! [[users]]
 //! name = "ann"
@@ -10,7 +11,7 @@
 //! [[rules]]                             # the first rule that matches decides
 //! effect = "deny"
 //! actions = ["publish"]                 # publish, subscribe, receive, will; all of them if left out
-//! topics = ["devices/+/config"]         # topic filters, with ${clientid} and ${username}
+//! topics = ["devices/+/config"]         # topic filters, with ${clientid}, ${username}, ${cn}, ${attr.name}
 //!
 //! [[rules]]
 //! effect = "allow"
@@ -38,21 +39,20 @@
 mod adviser;
 mod file;
 mod password;
-mod pattern;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
+use mproxy_core::peer::Peer;
+use mproxy_core::rule::{Act, Effect, Message, Name, Rule, Who};
 
 pub use self::adviser::AclAdviser;
 pub use self::file::{AclError, AclErrors};
 use self::password::Password;
 pub use self::password::{HashError, hash_password};
-use self::pattern::{Pattern, Reach, Who};
 
 /// A rule file that was read and checked.
 #[derive(Debug)]
@@ -60,55 +60,20 @@ pub struct Acl {
     path: Option<PathBuf>,
     /// `None`: the file does not say.
     anonymous: Option<bool>,
+    /// What a client may call itself; `None`: anything.
+    client_ids: Option<Box<[Name]>>,
     users: HashMap<Box<str>, Password>,
-    rules: Vec<Rule>,
+    rules: Vec<Entry>,
     /// Some rule names `receive`.
     receives: bool,
 }
 
 /// One `[[rules]]` entry.
 #[derive(Debug)]
-struct Rule {
-    effect: Effect,
+struct Entry {
     users: Option<Names>,
     client_ids: Option<Names>,
-    actions: Actions,
-    topics: Box<[Pattern]>,
-    max_qos: QoS,
-    retain: Retain,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
-    Allow,
-    Deny,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Retain {
-    Allowed,
-    Refused,
-}
-
-/// What a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
-    Publish = 1,
-    Subscribe = 2,
-    Receive = 4,
-    Will = 8,
-}
-
-/// A set of [`Act`]s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Actions(u8);
-
-impl Actions {
-    const ALL: Self = Self(15);
-
-    const fn has(self, act: Act) -> bool {
-        self.0 & act as u8 != 0
-    }
+    rule: Rule,
 }
 
 /// Names in order, to be searched.
@@ -135,14 +100,6 @@ enum Word<A> {
     Allow(A),
     /// No, and the reason code for it.
     Refuse(ReasonCode),
-}
-
-/// A message on its way, as rules see it.
-#[derive(Clone, Copy, Debug)]
-struct Message<'a> {
-    topic: &'a str,
-    qos: QoS,
-    retain: bool,
 }
 
 impl Acl {
@@ -177,59 +134,50 @@ impl Acl {
         (self.users.len(), self.rules.len())
     }
 
-    fn about<'a>(&'a self, act: Act, who: Who<'a>) -> impl Iterator<Item = &'a Rule> {
-        self.rules.iter().filter(move |rule| rule.actions.has(act) && rule.is_for(who))
+    /// Whether the client may call itself as it does.
+    fn allows_name(&self, peer: &Peer) -> bool {
+        let names = self.client_ids.as_deref();
+        names.is_none_or(|names| names.iter().any(|name| name.is(&peer.client_id, Who::from(peer))))
+    }
+
+    fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(|entry| entry.is_for(peer)).map(|entry| &entry.rule)
     }
 
     /// May this be published, stand as a will, or be delivered?
-    fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> Word<()> {
-        let Some(rule) = self.about(act, who).find(|rule| rule.matches(message.topic, who)) else {
+    fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> Word<()> {
+        let who = Who::from(peer);
+        let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_topic(act, message.topic, who))
+        else {
             return Word::Silence;
         };
-        match (rule.effect, act) {
-            (Effect::Deny, _) => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
-            (Effect::Allow, Act::Receive | Act::Subscribe) => Word::Allow(()),
-            (Effect::Allow, Act::Publish | Act::Will) => {
-                if message.qos > rule.max_qos {
-                    Word::Refuse(ReasonCode::QOS_NOT_SUPPORTED)
-                } else if message.retain && rule.retain == Retain::Refused {
-                    Word::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED)
-                } else {
-                    Word::Allow(())
-                }
-            }
+        match rule.effect {
+            Effect::Allow => rule.bounds(act, message).map_or_else(Word::Refuse, Word::Allow),
+            Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+            Effect::Ask => Word::Silence,
         }
     }
 
     /// May this filter be subscribed to, and up to which QoS?
-    fn filter(&self, who: Who<'_>, filter: &str) -> Word<QoS> {
-        let filter = split_share(filter).1;
-        for rule in self.about(Act::Subscribe, who) {
-            match rule.effect {
-                Effect::Allow if rule.topics.iter().any(|own| own.contains(filter, who)) => {
-                    return Word::Allow(rule.max_qos);
-                }
-                Effect::Deny if rule.topics.iter().any(|own| own.meets(filter, who)) => {
-                    return Word::Refuse(ReasonCode::NOT_AUTHORIZED);
-                }
-                Effect::Allow | Effect::Deny => {}
-            }
+    fn filter(&self, peer: &Peer, filter: &str) -> Word<QoS> {
+        let who = Who::from(peer);
+        let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_filter(filter, who)) else {
+            return Word::Silence;
+        };
+        match rule.effect {
+            Effect::Allow => Word::Allow(rule.max_qos),
+            Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+            Effect::Ask => Word::Silence,
         }
-        Word::Silence
     }
 }
 
-impl Rule {
-    fn is_for(&self, who: Who<'_>) -> bool {
-        self.client_ids.as_ref().is_none_or(|names| names.has(who.client_id))
-            && self.users.as_ref().is_none_or(|names| who.username.is_some_and(|name| names.has(name)))
-    }
-
-    fn matches(&self, topic: &str, who: Who<'_>) -> bool {
-        let reach = match self.effect {
-            Effect::Allow => Reach::Named,
-            Effect::Deny => Reach::Wide,
-        };
-        self.topics.iter().any(|own| own.matches(topic, who, reach))
+impl Entry {
+    fn is_for(&self, peer: &Peer) -> bool {
+        self.client_ids.as_ref().is_none_or(|names| names.has(&peer.client_id))
+            && self
+                .users
+                .as_ref()
+                .is_none_or(|names| peer.username.as_deref().is_some_and(|name| names.has(name)))
     }
 }

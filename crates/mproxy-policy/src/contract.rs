@@ -2,6 +2,7 @@
 //! back. Only this room names them. What an answer leaves out or gets wrong becomes a failure here.
 
 mod ask;
+mod grant;
 mod hello;
 mod tell;
 mod verdict;

@@ -3,6 +3,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
+//! | [`grants`] | what the policy said beforehand, when it admitted a client |
 //! | [`remote`] | the policy service, asked and told over gRPC |
 //! | [`watch`] | who counts what the advisers do, for metrics |
 //!
@@ -25,9 +26,12 @@
 
 pub mod acl;
 mod contract;
+pub mod grants;
+mod partly;
 pub mod remote;
 pub mod watch;
 
 pub use acl::{Acl, AclAdviser, AclErrors};
+pub use grants::Grants;
 pub use remote::{Endpoint, Remote, RemoteConfig};
 pub use watch::{CallOutcome, Unwatched, Watch};

@@ -123,6 +123,33 @@ async fn nobody_without_a_name_comes_in_unless_the_file_says_so() {
 }
 
 #[tokio::test]
+async fn a_client_id_is_bound_to_certificate_or_user_name() {
+    let file = "client_ids = [\"${cn}\", \"${username}-*\"]\nanonymous = true";
+    for next in [None, Some(Next::allows())] {
+        let adviser = || match &next {
+            None => AclAdviser::alone(acl(file)),
+            Some(next) => AclAdviser::before(acl(file), next.clone()),
+        };
+        for (somebody, refused) in [
+            (client("lamp", None).certified("lamp"), None),
+            (client("ann-1", Some("ann")).certified("lamp"), None),
+            (client("bob-1", Some("ann")).certified("lamp"), Some(0x85)),
+            (client("lamp", None).certified("oven"), Some(0x85)),
+            (client("lamp", None), Some(0x85)),
+            // Whoever takes the name that it is given is bound to none.
+            (client("", None).certified("lamp"), Some(0x85)),
+        ] {
+            let ruling = somebody.connects(&adviser()).await;
+            match refused {
+                Some(code) => assert_eq!(reason(ruling), Some(code)),
+                // Who the user is stays another question.
+                None => assert_ne!(ruling.map(|ruling| reason(Some(ruling))), Some(Some(0x85))),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_of_rules_alone_does_not_judge_who_somebody_is() {
     let rules = "[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]";
     for somebody in [client("c1", None), client("c1", Some("bob"))] {
@@ -373,7 +400,7 @@ topics = "a"
     assert_eq!(told, expected, "{errors}");
     let shown = errors.to_string();
     assert!(
-        shown.contains("rules.toml:1: anonymos: unknown key; there are anonymous, users, rules"),
+        shown.contains("rules.toml:1: anonymos: unknown key; there are anonymous, client_ids, users, rules"),
         "{shown}"
     );
     assert!(!shown.contains("sesame"), "a password is never shown: {shown}");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use common::{Client, client, numbered};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
-use mproxy_core::event::{Event, Happening, Kind, Published, Sink};
+use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Sink, Traffic};
+use mproxy_core::fault::Fault;
 use mproxy_core::policy::{
     Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Question, Ruling,
     Silence, Source, Verdict, Want,
@@ -147,6 +148,40 @@ async fn questions_are_answered() {
     assert_eq!(remote.health()[0].state, HealthState::Healthy);
     remote.flush(AMPLE).await;
     assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_grant_comes_with_the_answer_or_the_answer_fails_with_it() {
+    let service = Running::start(Service {
+        connect: Box::new(|asked| {
+            let user = asked.get_ref().client.as_ref().map(|client| client.username()).unwrap_or_default();
+            let effect = if user == "ann" { wire::Effect::Allow } else { wire::Effect::Unspecified };
+            let rule = wire::GrantRule {
+                effect: effect.into(),
+                topic_filters: vec!["devices/${clientid}/#".to_owned()],
+                ..Default::default()
+            };
+            let grant = wire::Grant {
+                rules: vec![rule],
+                default_effect: Some(wire::Effect::Deny.into()),
+                version: "7".to_owned(),
+                mapping: Some(wire::TopicMapping { prefix: "acme/".to_owned() }),
+                ..Default::default()
+            };
+            let allow = wire::ConnectAllow { grant: Some(grant), ..Default::default() };
+            let verdict = Some(auth_connect_response::Verdict::Allow(allow));
+            Play::Answer(wire::AuthConnectResponse { verdict })
+        }),
+        ..Service::default()
+    })
+    .await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    let ruling = somebody().connects(&*remote).await.unwrap();
+    let Verdict::Connect(Decision::Allow(Some(admission))) = ruling.verdict else { panic!("{ruling:?}") };
+    let grant = admission.grant.unwrap();
+    assert_eq!(&*grant.version, "7");
+    assert_eq!(grant.mapping.as_ref().map(|mapping| mapping.up("a").into_owned()), Some("acme/a".to_owned()));
+    assert_eq!(failed(client("c1", Some("bob")).connects(&*remote).await), FailureKind::Unspecified);
 }
 
 #[tokio::test]
@@ -455,6 +490,45 @@ async fn events_are_told_in_order_for_each_connection() {
     let mut sequences: Vec<_> = told.iter().map(|told| told.sequence).collect();
     sequences.sort_unstable();
     assert_eq!(sequences, (1..=220).collect::<Vec<_>>());
+}
+
+/// However the events of two connections of one client id are told, epoch and sequence put them in order.
+#[tokio::test]
+async fn a_takeover_can_be_put_in_order_by_epoch_and_sequence() {
+    let service = Running::start(Service::default()).await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    let of = |epoch: u64, what| {
+        let mut peer = numbered(epoch.into(), "c", None).peer;
+        let own = Arc::make_mut(&mut peer);
+        Arc::make_mut(&mut own.origin).epoch = epoch;
+        Event { peer, what }
+    };
+    let left = || {
+        let fault = Fault::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER };
+        Happening::Disconnect(Box::new(Ended { fault, will_suppressed: true, traffic: Traffic::default() }))
+    };
+    // Each takes over from the one before it, and the broker says so to that one a moment later.
+    for epoch in 1..=50 {
+        remote.report(of(epoch, CAME));
+        if epoch > 1 {
+            remote.report(of(epoch - 1, left()));
+        }
+    }
+    remote.flush(AMPLE).await;
+    let mut told = service.told();
+    told.sort_unstable_by_key(|told| told.sequence);
+    let order: Vec<(u64, &str)> = told.iter().map(|told| (told.epoch, told.what.as_str())).collect();
+    let expected = (1..=50).flat_map(|epoch: u64| {
+        let left = (epoch > 1).then(|| (epoch - 1, "disconnect"));
+        [Some((epoch, "connect")), left].into_iter().flatten()
+    });
+    assert_eq!(order, expected.collect::<Vec<_>>());
+    // Who keeps only the largest epoch it has seen is never told that the client is gone while it is there.
+    let mut latest = 0;
+    for (epoch, what) in order {
+        latest = latest.max(epoch);
+        assert!(what == "connect" || epoch < latest);
+    }
 }
 
 #[tokio::test]

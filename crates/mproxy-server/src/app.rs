@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_core::chain::Chain;
+use mproxy_core::chain::{Chain, Row};
 use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Setting};
 use mproxy_policy::acl::{Acl, AclAdviser};
+use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::{ListenOptions, Listener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -106,6 +107,12 @@ impl App {
             info!(target = %listener.target, "{} listening on {address}", listener.name);
             let limits = Limits {
                 max_packet_size: listener.max_packet_size,
+                max_keep_alive: listener.max_keep_alive,
+                max_session_expiry: listener.max_session_expiry,
+                grant_staleness: config
+                    .policy
+                    .as_ref()
+                    .map_or(Duration::ZERO, |policy| policy.grant_staleness),
                 connect_timeout: listener.connect_timeout,
                 // What a client sent before it went is still decided and delivered: its end outlasts a question.
                 close_timeout: config.policy.as_ref().map_or(Duration::ZERO, |policy| policy.timeout)
@@ -277,17 +284,22 @@ impl Signals {
 }
 
 fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
+    // What it means that nobody after the rule file speaks.
+    let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
     let remote = match &config.policy {
         Some(policy) => {
-            let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
             Some(Remote::start(remote_config(config, policy, silence)?, Arc::clone(metrics) as _)?)
         }
         None => None,
     };
+    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _, silence)));
     let acl = acl.map(|acl| {
-        Arc::new(match &remote {
-            Some(remote) => AclAdviser::before(acl, Arc::clone(remote) as _),
-            None => AclAdviser::alone(acl),
+        Arc::new(match (&grants, &remote) {
+            (Some(grants), Some(remote)) => {
+                let row = Row::new(vec![Arc::clone(grants) as _, Arc::clone(remote) as _]);
+                AclAdviser::before(acl, Arc::new(row))
+            }
+            _ => AclAdviser::alone(acl),
         })
     });
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
@@ -296,6 +308,7 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
         info!(users, rules, "rule file in force");
         deciders.push(Arc::clone(acl) as _);
     }
+    deciders.extend(grants.map(|grants| grants as _));
     if let Some(remote) = &remote {
         deciders.push(Arc::clone(remote) as _);
     }

@@ -81,6 +81,10 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Bytes of the largest packet a client may send.
     pub max_packet_size: u32,
+    /// Seconds of the longest keep alive a client may ask for.
+    pub max_keep_alive: Option<u16>,
+    /// Seconds that a 5.0 session may outlast its connection.
+    pub max_session_expiry: Option<u32>,
     /// Accept to CONNECT, handshakes included.
     pub connect_timeout: Duration,
 }
@@ -142,6 +146,8 @@ pub struct PolicyConfig {
     pub endpoints: Vec<String>,
     /// Deadline of one question.
     pub timeout: Duration,
+    /// How long a grant serves after its time while its renewal fails.
+    pub grant_staleness: Duration,
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
     /// Stream or unary.

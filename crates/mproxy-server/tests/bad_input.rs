@@ -115,7 +115,7 @@ const AFTER_CONNECT: &[Row] = &[
     Row { name: "PUBACK cut short", versions: ALL, bytes: |_| vec![0x40, 1, 0], code: MALFORMED, told: &["PUBACK", "too small"] },
     Row { name: "PUBACK with a tail", versions: V3, bytes: |_| vec![0x40, 3, 0, 1, 0], code: 0, told: &["PUBACK"] },
     Row { name: "AUTH in a version without it", versions: V3, bytes: |_| wire::packet(0xf0, &[]), code: 0, told: &["AUTH"] },
-    Row { name: "AUTH that nobody asked for", versions: V5, bytes: |_| wire::auth(0x18, &[0x15, 0, 1, b'm']), code: PROTOCOL_ERROR, told: &["AUTH", "MQTT-4.12.0-6"] },
+    Row { name: "AUTH that nobody asked for", versions: V5, bytes: |_| wire::auth(0x18, &[0x15, 0, 1, b'm']), code: PROTOCOL_ERROR, told: &["AUTH", "MQTT-4.12.0-7"] },
     Row { name: "an unknown property", versions: V5, bytes: |_| properties(&[0x7f, 0]), code: MALFORMED, told: &["unknown property"] },
     Row { name: "a property of another packet", versions: V5, bytes: |_| properties(&[0x21, 0, 1]), code: MALFORMED, told: &["may not carry"] },
     Row { name: "a property twice", versions: V5, bytes: |_| properties(&[0x01, 0, 0x01, 0]), code: PROTOCOL_ERROR, told: &["only once"] },

@@ -8,6 +8,7 @@
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
+//! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
 //! | [`sim`] | a session on a stage: scenes by hand, and the seeded simulator |
 //! | [`process`] | a child process with its log, that ends with the test |
 //!
@@ -33,6 +34,7 @@ pub mod embedded;
 pub mod hook;
 pub mod mosquitto;
 pub mod process;
+pub mod refusals;
 pub mod sim;
 pub mod tap;
 pub mod wire;

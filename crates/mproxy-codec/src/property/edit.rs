@@ -71,6 +71,16 @@ impl<'a> PropertyEdit<'a> {
         self.added.is_empty()
     }
 
+    /// The bytes of the set, without the length before them: for a set that stands inside of a packet's other fields.
+    ///
+    /// # Errors
+    /// A property is too long.
+    pub fn to_bytes(&self) -> Result<bytes::BytesMut, EncodeError> {
+        let mut out = bytes::BytesMut::new();
+        self.write_set(&mut Body::over(&mut out))?;
+        Ok(out)
+    }
+
     /// Writes length and set.
     pub(crate) fn write(&self, body: &mut Body<'_>) -> Result<(), EncodeError> {
         body.varint(measure(|body| self.write_set(body))?)?;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mproxy_codec::frame::Header;
-use mproxy_codec::packet::{Suback, Unsuback};
+use mproxy_codec::packet::Suback;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::from_client::Leaving;
@@ -40,21 +40,17 @@ impl Session {
             let filters = subscribing.filters.into_vec().into_iter().zip(merged.iter().copied()).collect();
             self.report(Happening::Subscribe { filters });
         }
-        if subscribing.mask.is_empty() {
+        self.count_refused(&subscribing.counted, &merged);
+        if subscribing.mask.is_empty() && subscribing.retire.is_empty() {
             return Ok(Leaving::AsItIs);
         }
-        let reply = self.terms.suback(suback.packet_id, suback.properties, &merged, None);
-        Ok(Leaving::Instead(reply))
-    }
-
-    pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
-        let unsuback = Unsuback::parse(header, bytes, self.terms.version)
-            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        let known = self.ledger.as_mut().and_then(|ledger| ledger.unsubscribed(unsuback.packet_id));
-        if let Some(unsubscribing) = known {
-            self.report(Happening::Unsubscribe { filters: unsubscribing.filters });
-        }
-        Ok(Leaving::AsItIs)
+        let reply = if subscribing.mask.is_empty() {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            self.terms.suback(suback.packet_id, suback.properties, &merged, None)
+        };
+        let reply = self.retire(suback.packet_id, &subscribing.retire, reply);
+        Ok(reply.map_or(Leaving::Nowhere, Leaving::Instead))
     }
 
     /// Sends a SUBACK that is all ours.

@@ -2,21 +2,18 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_codec::frame::{Frame, Header};
-use mproxy_codec::packet::{Ack, Auth, Disconnect, Packet, Unsubscribe, encode_unsubscribe};
-use mproxy_codec::property::{PropertyEdit, PropertyId};
+use mproxy_codec::packet::{Ack, Auth, Disconnect, Packet};
+use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{PacketId, PacketType, Sender};
+use mproxy_codec::types::{PacketId, PacketType};
 
 use super::lane::{Slot, State};
-use super::ledger::Unsubscribing;
 use super::{Session, Step};
-use crate::event::{Happening, Kind};
+use crate::event::Happening;
 use crate::fault::Fault;
 use crate::peer::Side;
-use crate::policy::Want;
 
 /// What becomes of a packet that is not decided about, at the moment its turn comes.
 pub(super) enum Leaving {
@@ -30,6 +27,8 @@ pub(super) enum Leaving {
     Nowhere,
     /// It goes, and the session ends.
     Last(Fault),
+    /// This goes instead, and the session ends.
+    LastInstead(Bytes, Fault),
 }
 
 impl Session {
@@ -57,6 +56,10 @@ impl Session {
             Leaving::Instead(bytes) => Step::Replace(total, bytes),
             Leaving::Nowhere => Step::Swallow(total),
             Leaving::Last(fault) => Step::Last(total, fault),
+            // Through the lane, which carries it out at once.
+            Leaving::LastInstead(..) => {
+                Step::Keep(total, Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false })
+            }
         })
     }
 
@@ -75,6 +78,10 @@ impl Session {
             }
             Ok(Leaving::Instead(bytes)) => self.effects.send(to, bytes),
             Ok(Leaving::Nowhere) => {}
+            Ok(Leaving::LastInstead(bytes, fault)) => {
+                self.effects.send(to, bytes);
+                self.said_goodbye(from, fault, now);
+            }
             Ok(Leaving::Last(fault)) => {
                 self.effects.send(to, slot.bytes);
                 self.said_goodbye(from, fault, now);
@@ -92,9 +99,11 @@ impl Session {
                 Ok(self.acknowledged(from, ack.kind, ack.packet_id, ack.reason))
             }
             PacketType::Disconnect => self.disconnect_leaves(from, header, bytes),
-            PacketType::Auth if self.terms.auth => Auth::parse(header, bytes, super::sender(from))
-                .map(|_| Leaving::AsItIs)
-                .map_err(|error| Fault::Malformed { side: from, error }),
+            PacketType::Auth if self.terms.auth => {
+                let auth = Auth::parse(header, bytes, super::sender(from))
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                self.auth_in_turn(from, &auth).map(|()| Leaving::AsItIs)
+            }
             PacketType::Unsubscribe => self.unsubscribe_leaves(header, bytes),
             PacketType::Suback => self.suback_leaves(header, bytes),
             PacketType::Unsuback => self.unsuback_leaves(header, bytes),
@@ -174,47 +183,15 @@ impl Session {
                 side: from,
                 packet: PacketType::Disconnect,
                 what: "Session Expiry Interval where CONNECT had none",
-                rule: "MQTT-3.14.2.2.2",
+                rule: "3.14.2.2.2",
                 reason: ReasonCode::PROTOCOL_ERROR,
             });
         }
         // [MQTT-3.1.2-10]: only a normal DISCONNECT takes the will away.
         self.will_suppressed = reason == ReasonCode::SUCCESS;
-        Ok(Leaving::Last(Fault::Left { reason }))
-    }
-
-    fn unsubscribe_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
-        let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
-            .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        if self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing {
-            let filters = unsubscribe.filters().map(|filter| filter.as_str().into()).collect();
-            self.ledger().unsubscribing(Unsubscribing { id: unsubscribe.packet_id, filters });
-        }
-        let Some(ledger) = self.ledger.as_mut().filter(|ledger| ledger.has_renames()) else {
-            return Ok(Leaving::AsItIs);
-        };
-        let mut renamed = false;
-        let sent: Vec<Box<str>> = unsubscribe
-            .filters()
-            .map(|filter| match ledger.renamed(filter.as_str()) {
-                None => filter.as_str().into(),
-                Some(sent) => {
-                    renamed = true;
-                    sent
-                }
-            })
-            .collect();
-        if !renamed {
-            return Ok(Leaving::AsItIs);
-        }
-        let mut out = BytesMut::new();
-        let filters = sent.iter().filter_map(|filter| TopicFilter::new(filter).ok());
-        let kept = PropertyEdit::keep(unsubscribe.properties);
-        let written = encode_unsubscribe(self.terms.version, unsubscribe.packet_id, &kept, filters, &mut out);
-        if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
-            // As it came it fitted; only a rewrite to far longer filters gets here. The original does no harm.
-            return Ok(Leaving::AsItIs);
-        }
-        Ok(Leaving::Instead(out.freeze()))
+        Ok(match self.disconnect_for_broker(&disconnect) {
+            None => Leaving::Last(Fault::Left { reason }),
+            Some(bytes) => Leaving::LastInstead(bytes, Fault::Left { reason }),
+        })
     }
 }

@@ -19,6 +19,8 @@ pub struct AskId {
 pub(super) enum Asker {
     /// The CONNECT.
     Admission,
+    /// The grant's renewal.
+    Refresh,
     /// A packet from the client.
     Up,
     /// A packet from the broker.

@@ -34,6 +34,10 @@ pub(super) struct Ledger {
     unsubscribes: Vec<Unsubscribing>,
     /// Filters the broker knows under another text than the client.
     renames: Vec<Rename>,
+    /// UNSUBSCRIBEs of our own under way, and the SUBACKs that wait for them.
+    retiring: Vec<(PacketId, Bytes)>,
+    /// The client's subscriptions, by its own names for them; kept only where their number is limited.
+    pub(super) subscriptions: BTreeSet<Box<str>>,
     /// Bytes kept until the broker answers: of publishes, SUBSCRIBEs and UNSUBSCRIBEs, for events and merged SUBACKs.
     kept: usize,
 }
@@ -57,7 +61,7 @@ impl Ledger {
         match from {
             Side::Client => {
                 self.up.full()
-                    || self.subscribes.len() + self.unsubscribes.len() >= packets
+                    || self.subscribes.len() + self.unsubscribes.len() + self.retiring.len() >= packets
                     || self.kept >= bytes
             }
             Side::Broker => self.down.full(),
@@ -120,6 +124,30 @@ impl Ledger {
         let one = self.unsubscribes.swap_remove(at);
         self.kept -= one.weight();
         Some(one)
+    }
+
+    /// An UNSUBSCRIBE of ours has gone, under the packet id of the SUBSCRIBE that `reply` answers.
+    pub(super) fn retiring(&mut self, id: PacketId, reply: Bytes) {
+        self.kept += reply.len();
+        self.retiring.push((id, reply));
+    }
+
+    /// The UNSUBSCRIBE of ours with this id has been answered: the SUBACK whose turn it is.
+    pub(super) fn retired(&mut self, id: PacketId) -> Option<Bytes> {
+        let at = self.retiring.iter().position(|(own, _)| *own == id)?;
+        let (_, reply) = self.retiring.swap_remove(at);
+        self.kept -= reply.len();
+        Some(reply)
+    }
+
+    /// Whether the broker knows the client's filter as something else.
+    pub(super) fn renames(&self, asked: &str) -> bool {
+        self.renames.iter().any(|rename| *rename.asked == *asked)
+    }
+
+    /// Whether some filter of the client's is known to the broker by this rewritten name.
+    pub(super) fn sends(&self, name: &str) -> bool {
+        self.renames.iter().any(|rename| *rename.sent == *name)
     }
 
     pub(super) fn has_renames(&self) -> bool {
@@ -282,24 +310,37 @@ pub(super) struct Subscribing {
     pub(super) mask: Box<[Option<u8>]>,
     /// The filters in force, in the client's order; empty if nobody is told.
     pub(super) filters: Box<[Box<str>]>,
+    /// What the broker knows these filters as from before, and shall not any more.
+    pub(super) retire: Box<[Box<str>]>,
+    /// For each filter of the client's: its name, if it counts as a new subscription. Empty where none is counted.
+    pub(super) counted: Box<[Option<Box<str>>]>,
 }
 
 impl Subscribing {
     fn weight(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.mask) + weight_of(&self.filters)
+        let counted: usize = self.counted.iter().flatten().map(|name| name.len()).sum();
+        size_of::<Self>()
+            + size_of_val(&*self.mask)
+            + weight_of(&self.filters)
+            + weight_of(&self.retire)
+            + size_of_val(&*self.counted)
+            + counted
     }
 }
 
-/// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told.
+/// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told or its answer has to be completed.
 #[derive(Debug)]
 pub(super) struct Unsubscribing {
     pub(super) id: PacketId,
+    /// As the broker knew them; empty if nobody is told.
     pub(super) filters: Box<[Box<str>]>,
+    /// For each filter of the client's, whether it went to the broker. Empty: all of them.
+    pub(super) mask: Box<[bool]>,
 }
 
 impl Unsubscribing {
     fn weight(&self) -> usize {
-        size_of::<Self>() + weight_of(&self.filters)
+        size_of::<Self>() + weight_of(&self.filters) + self.mask.len()
     }
 }
 
@@ -361,9 +402,15 @@ mod tests {
                 id: id(2),
                 mask: Box::default(),
                 filters: Box::new(["a".into()]),
+                retire: Box::default(),
+                counted: Box::default(),
             });
         }
-        ledger.unsubscribing(Unsubscribing { id: id(2), filters: Box::new(["a".into()]) });
+        ledger.unsubscribing(Unsubscribing {
+            id: id(2),
+            filters: Box::new(["a".into()]),
+            mask: Box::default(),
+        });
         assert!(ledger.full(Side::Client, 2, usize::MAX) && !ledger.full(Side::Client, 3, usize::MAX));
         assert!(ledger.subscribed(id(2)).is_some() && ledger.subscribed(id(2)).is_none());
         assert!(ledger.unsubscribed(id(2)).is_some());

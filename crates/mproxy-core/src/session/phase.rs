@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_codec::error::{ErrorKind, Malformed};
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::{Auth, Connack, Connect};
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::types::{PacketType, Sender, Version};
+use mproxy_codec::types::{PacketType, Version};
 
 use super::ending::Ending;
+use super::introduce::{Unfit, parse_connect};
 use super::lane::{AskId, Asker};
 use super::terms::Terms;
 use super::timer::Deadline;
-use super::{Effect, Session, Step, Who, rewrite};
+use super::{Effect, Session, Step, Who};
 use crate::event::{Happening, Kind};
 use crate::fault::{Fault, Unreachable};
 use crate::meter::Outcome;
@@ -89,19 +90,22 @@ impl Session {
                 Ok(Step::Swallow(header.total()))
             }
             (_, PacketType::Auth) if self.terms.auth => {
-                Auth::parse(header, data, super::sender(from))
+                let auth = Auth::parse(header, data, super::sender(from))
                     .map_err(|error| Fault::Malformed { side: from, error })?;
-                self.timer.arm(Deadline::Connack, now, self.setting.limits.connack_timeout);
+                self.auth_in_turn(from, &auth)?;
+                if self.auth_step() {
+                    self.timer.arm(Deadline::Connack, now, self.setting.limits.connack_timeout);
+                }
                 Ok(Step::Pass(header.total()))
             }
-            // [MQTT-3.1.0-2], [MQTT-4.12.0-6]
+            // [MQTT-3.1.0-2], [MQTT-4.12.0-7]
             (Side::Client, PacketType::Connect | PacketType::Auth) => {
                 Err(self.out_of_place(from, header.kind))
             }
             // [MQTT-3.1.2-30] leaves these two to a client that authenticates step by step.
             (Side::Client, PacketType::Disconnect) => self.other_step(from, header, data),
             (Side::Client, _) => Err(self.out_of_place(from, header.kind)),
-            (Side::Broker, PacketType::Connack) => self.connack_came(header, data),
+            (Side::Broker, PacketType::Connack) => self.connack_came(header, data, now),
             (Side::Broker, _) => Err(self.out_of_place(from, header.kind)),
         }
     }
@@ -113,6 +117,9 @@ impl Session {
             Fault::Malformed { side: Side::Client, error }
         })?;
         self.terms = Terms::proposed(&connect);
+        if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
+            self.cold().method = Some(method.into());
+        }
         self.timer.disarm();
         let Who::Stranger(origin) = &self.who else { return Ok(()) };
         let peer = Arc::new(Peer {
@@ -123,6 +130,7 @@ impl Session {
             keep_alive: connect.keep_alive,
             clean_start: connect.clean_start,
             attributes: Box::default(),
+            grant: None,
             user_properties: connect
                 .properties
                 .user()
@@ -161,11 +169,13 @@ impl Session {
         let sent = (**sent).clone();
         let Ruling { mut source, verdict } = ruling;
         let judged = match verdict {
-            Verdict::Connect(Decision::Allow(None)) => Ok((sent.clone(), None)),
-            Verdict::Connect(Decision::Allow(Some(admission))) => match introduce(&sent, &admission) {
-                Ok(bytes) => Ok((bytes, Some(admission))),
-                Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
-            },
+            Verdict::Connect(Decision::Allow(admission)) => {
+                match self.introduce(&sent, admission.as_deref()).map_err(Unfit::split) {
+                    Ok(bytes) => Ok((bytes, admission)),
+                    Err(Ok(refusal)) => Err(Ok(refusal)),
+                    Err(Err(why)) => Err(Err(Failure::new(FailureKind::Invalid, why))),
+                }
+            }
             Verdict::Connect(Decision::Refuse(refusal)) => Err(Ok(refusal)),
             Verdict::Failed(failure) => Err(Err(failure)),
             Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
@@ -176,7 +186,13 @@ impl Session {
             Err(Err(failure)) => match self.failed(Hook::Connect, &failure) {
                 OnError::Allow => {
                     source = Source::FailedOpen;
-                    Ok((sent, None))
+                    match self.introduce(&sent, None).map_err(Unfit::split) {
+                        Ok(bytes) => Ok((bytes, None)),
+                        Err(unfit) => {
+                            let refusal = Box::new(unfit.unwrap_or_default());
+                            Err(Fault::Refused { hook: Hook::Connect, refusal })
+                        }
+                    }
                 }
                 OnError::Deny => {
                     source = Source::FailedClosed;
@@ -209,11 +225,16 @@ impl Session {
     fn know_better(&mut self, bytes: &[u8], admission: Admission) {
         let Some(connect) = parse_connect(bytes) else { return };
         self.terms.will = connect.will.is_some();
+        if let Some(grant) = &admission.grant {
+            self.terms.mapped = grant.mapping.is_some();
+            self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
+        }
         if let Who::Known(peer) = &mut self.who {
             let peer = Arc::make_mut(peer);
             peer.client_id = connect.client_id.into();
             peer.username = connect.username.map(Into::into);
             peer.attributes = admission.attributes.into();
+            peer.grant = admission.grant;
         }
     }
 
@@ -231,7 +252,7 @@ impl Session {
         }
     }
 
-    fn connack_came(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+    fn connack_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
         let connack = Connack::parse(header, data, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         if connack.reason != 0 {
@@ -245,11 +266,15 @@ impl Session {
             Arc::make_mut(peer).client_id = assigned.into();
         }
         self.phase = Phase::Open;
+        self.grant_begins(now);
         self.reported = true;
         if self.setting.sink.want(Kind::Connect) != Want::Nothing {
             self.report(Happening::Connect { session_present: connack.session_present });
         }
-        Ok(Step::Pass(header.total()))
+        Ok(match self.connack_for_client(&connack) {
+            None => Step::Pass(header.total()),
+            Some(bytes) => Step::Replace(header.total(), bytes),
+        })
     }
 
     /// Sets the version in which a CONNECT is refused that could not be read: the one it claims, or the nearest.
@@ -284,6 +309,7 @@ impl Session {
     pub(super) fn out_of_place(&self, side: Side, packet: PacketType) -> Fault {
         let rule = match packet {
             PacketType::Connect => "MQTT-3.1.0-2",
+            PacketType::Auth if side == Side::Client => "MQTT-4.12.0-7",
             PacketType::Auth => "MQTT-4.12.0-6",
             PacketType::Connack => "MQTT-3.2.0-2",
             _ if side == Side::Client => "MQTT-3.1.2-30",
@@ -291,21 +317,4 @@ impl Session {
         };
         Fault::Protocol { side, packet, what: "may not come now", rule, reason: ReasonCode::PROTOCOL_ERROR }
     }
-}
-
-/// The CONNECT for the broker with the changes of its admission.
-fn introduce(sent: &[u8], admission: &Admission) -> Result<Bytes, String> {
-    let connect = parse_connect(sent).ok_or("CONNECT could not be read again")?;
-    let changed = rewrite::connect(&connect, admission)?;
-    if changed == connect {
-        return Ok(Bytes::copy_from_slice(sent));
-    }
-    let mut out = BytesMut::new();
-    changed.encode(&mut out).map_err(|error| format!("rewritten CONNECT: {error}"))?;
-    Ok(out.freeze())
-}
-
-fn parse_connect(bytes: &[u8]) -> Option<Connect<'_>> {
-    let header = Header::parse(bytes, Sender::Client, None).ok()??;
-    Connect::parse(&header, bytes).ok()
 }

@@ -62,7 +62,7 @@ impl Session {
         }
 
         let want = self.want(from);
-        if want == Want::Nothing && head.alias.is_none() && self.nobody_cares(from) {
+        if want == Want::Nothing && head.alias.is_none() && !self.terms.mapped && self.nobody_cares(from) {
             // What follows would come to the same; this is the packet that floods are made of.
             if from == Side::Client && self.counts(&head) {
                 self.in_flight.came(head.qos);
@@ -184,18 +184,18 @@ impl Session {
             }
         };
 
-        let sent_topic = change.as_ref().and_then(|change| change.topic.as_deref()).unwrap_or(topic);
+        let sent_topic = self.outgoing(from, topic, change.as_deref());
         let new_payload = change.as_ref().and_then(|change| change.payload.clone());
         let payload = match &new_payload {
             Some(payload) => Some(&payload[..]),
             None if streams => None,
             None => Some(&bytes[head.len..]),
         };
-        let told = self.told(from, &head, sent_topic, payload, change.as_deref());
+        let told = self.told(from, &head, &sent_topic, payload, change.as_deref());
         self.publish_leaves(
             from,
             &head,
-            (out.is_some() || !head.topic.is_empty()).then_some(sent_topic),
+            (out.is_some() || !head.topic.is_empty()).then_some(&*sent_topic),
             told,
         );
         let to = from.other();
@@ -238,7 +238,8 @@ impl Session {
             }
             return;
         };
-        if self.want(from) != Want::Nothing || told.is_some() || self.ledger.is_some() {
+        let mapped = self.terms.mapped && from == Side::Broker;
+        if self.want(from) != Want::Nothing || mapped || told.is_some() || self.ledger.is_some() {
             self.ledger().expect(from, acknowledgement(head.qos), id, head.dup, told);
         }
     }
@@ -305,16 +306,20 @@ impl Session {
         }
         aliases.mean(alias, head.topic);
         if aliases.bytes() > most {
-            return Err(fault("topic aliases hold too much", "MQTT-3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
+            return Err(fault("topic aliases hold too much", "3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
         }
         Ok(None)
     }
 
-    /// Whether the packet's own topic or alias means `topic` to its receiver.
+    /// Whether the packet means to its receiver, as it is, what it is to mean.
     fn receiver_knows(&mut self, from: Side, head: &PublishHead<'_>, topic: &str) -> bool {
+        let leaves = self.outgoing(from, topic, None);
+        if self.outgoing_response(from, head).is_some() {
+            return false;
+        }
         match head.alias {
-            Some(alias) if head.topic.is_empty() => self.direction(from).aliases().knows(alias, topic),
-            Some(_) | None => true,
+            Some(alias) if head.topic.is_empty() => self.direction(from).aliases().knows(alias, &leaves),
+            Some(_) | None => leaves == topic,
         }
     }
 
@@ -363,6 +368,10 @@ impl Session {
         topic: &str,
         payload: Payload<'_>,
     ) -> Answer {
+        let Some(topic) = self.policys_topic(from, topic) else {
+            let refusal = Decision::Refuse(Refusal::default());
+            return Answer::Now(Ruling { source: Source::Grant, verdict: Verdict::Publish(refusal) });
+        };
         let (Some(peer), true) = (self.peer(), want != Want::Nothing) else {
             return Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(hook(from)) });
         };
@@ -383,13 +392,21 @@ impl Session {
 
     /// What the advisers want to know of publishes from this side.
     pub(super) fn want(&self, from: Side) -> Want {
-        self.setting.decider.want(hook(from))
+        self.want_of(hook(from))
+    }
+
+    /// What the advisers want to know of this client.
+    pub(super) fn want_of(&self, hook: Hook) -> Want {
+        match self.peer() {
+            Some(peer) => self.setting.decider.want_of(hook, peer),
+            None => Want::Nothing,
+        }
     }
 
     /// Whether deliveries have to be looked into at all.
     pub(super) fn reads_deliveries(&self) -> bool {
         // Aliases are followed from the start: rules for deliveries may come later.
-        self.terms.client_aliases > 0 || self.want(Side::Broker) != Want::Nothing
+        self.terms.client_aliases > 0 || self.terms.mapped || self.want(Side::Broker) != Want::Nothing
     }
 
     pub(super) fn report(&mut self, what: Happening) {

@@ -10,10 +10,12 @@ use mproxy_codec::types::Version;
 
 use crate::policy::{Admission, PublishChange, WillChange};
 
-/// Appends the head of a PUBLISH under `topic` with the changes; a payload of `payload_len` bytes follows.
+/// Appends the head of a PUBLISH under `topic` with the changes; a payload of `payload_len` bytes follows. `response`
+/// takes the place of its response topic.
 pub(super) fn publish_head(
     head: &PublishHead<'_>,
     topic: &str,
+    response: Option<&str>,
     change: Option<&PublishChange>,
     payload_len: usize,
     version: Version,
@@ -22,9 +24,14 @@ pub(super) fn publish_head(
     let retain = change.and_then(|change| change.retain).unwrap_or(head.retain);
     let flags = publish_flags(head.dup, head.qos, retain);
     let kept = PropertyEdit::keep(head.properties);
+    let response = response.map(|topic| (PropertyId::ResponseTopic, Value::Text(topic)));
     let Some(change) = change.filter(|change| touches_user_properties(change)) else {
+        let kept = kept.with(response.as_slice());
         return encode_publish_head(version, flags, topic, head.packet_id, &kept, payload_len, out);
     };
+    if change.set_user_properties.iter().any(|(set, _)| change.remove_user_properties.contains(set)) {
+        return Err(EncodeError::Impossible { what: "a user property is set and removed" });
+    }
     if change
         .set_user_properties
         .iter()
@@ -43,6 +50,7 @@ pub(super) fn publish_head(
         .filter(|(name, _)| !gone(name))
         .chain(change.set_user_properties.iter().map(|(name, value)| (&**name, &**value)))
         .map(|(name, value)| (PropertyId::UserProperty, Value::Pair(name, value)))
+        .chain(response)
         .collect();
     let edit = kept.without(PropertyId::UserProperty).with(&user);
     encode_publish_head(version, flags, topic, head.packet_id, &edit, payload_len, out)
@@ -71,6 +79,9 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
         }
     }
     if let Some(password) = &admission.password {
+        if connect.username.is_none() && sent.username.is_some() && !password.is_empty() {
+            return Err("password: a new one without the user name that it belongs to".into());
+        }
         connect.password = (!password.is_empty()).then_some(password);
     }
     match &admission.will {

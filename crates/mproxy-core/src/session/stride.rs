@@ -45,11 +45,17 @@ struct Decided {
 }
 
 impl Session {
+    /// The client has other rules than before: what they said does not stand any more.
+    pub(super) fn nothing_stands(&mut self) {
+        self.up.standing = None;
+        self.down.standing = None;
+    }
+
     /// What of that side's packets passes at a stride now.
     pub(super) fn stride_of(&mut self, from: Side) -> Stride {
         let told = from == Side::Client && self.setting.sink.want(Kind::Publish) != Want::Nothing;
         let publishes = match (from, self.want(from)) {
-            _ if told => Publishes::None,
+            _ if told || self.terms.mapped => Publishes::None,
             (Side::Client, Want::Nothing) => Publishes::Sound,
             (Side::Broker, Want::Nothing) if !self.reads_deliveries() => Publishes::Whole,
             // Aliases are followed.
@@ -66,7 +72,7 @@ impl Session {
             }
         };
         let most = match from {
-            Side::Client => self.setting.limits.max_packet_size as usize,
+            Side::Client => self.setting.limits.max_packet_size.min(self.terms.granted_packet) as usize,
             Side::Broker => usize::MAX,
         };
         Stride { publishes, most }
@@ -188,7 +194,7 @@ impl Session {
         match self.acknowledged(from, kind, id, ReasonCode::SUCCESS) {
             Leaving::AsItIs => Some(false),
             Leaving::ThenAnswers => Some(self.has_answers(from)),
-            Leaving::Instead(_) | Leaving::Nowhere | Leaving::Last(_) => None,
+            Leaving::Instead(_) | Leaving::Nowhere | Leaving::Last(_) | Leaving::LastInstead(..) => None,
         }
     }
 }

@@ -25,14 +25,14 @@ use crate::policy::{
 };
 
 /// What was decided about one filter.
-type Decided = Decision<FilterChange>;
+pub(super) type Decided = Decision<FilterChange>;
 
 impl Session {
     pub(super) fn subscribe_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
         let total = header.total();
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        let want = self.setting.decider.want(Hook::Subscribe);
+        let want = self.want_of(Hook::Subscribe);
         let answer = match self.peer() {
             Some(peer) if want != Want::Nothing => {
                 let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
@@ -70,9 +70,12 @@ impl Session {
             return;
         };
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        let (source, decided, failure) = match state {
+        let (source, mut decided, failure) = match state {
+            State::Go | State::Hold | State::Again if self.grant().is_some() => {
+                (Source::Grant, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
+            }
             State::Go | State::Hold | State::Again => {
-                self.subscribe_leaves(&subscribe, &requests, &[]);
+                self.subscribe_leaves(&subscribe, &requests, &[], Box::default());
                 self.effects.send(Side::Broker, bytes.clone());
                 return;
             }
@@ -86,6 +89,8 @@ impl Session {
             };
             self.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
         }
+        let counted = self.count_subscriptions(&requests, &mut decided);
+        self.map_filters(&subscribe, &requests, &mut decided);
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;
@@ -109,7 +114,7 @@ impl Session {
             .iter()
             .all(|one| matches!(one, Decision::Allow(change) if *change == FilterChange::default()))
         {
-            self.subscribe_leaves(&subscribe, &requests, &[]);
+            self.subscribe_leaves(&subscribe, &requests, &[], counted);
             self.effects.send(Side::Broker, bytes.clone());
             return;
         }
@@ -122,7 +127,7 @@ impl Session {
             debug_assert!(false, "a checked rewrite did not encode");
             return;
         }
-        self.subscribe_leaves(&subscribe, &requests, &decided);
+        self.subscribe_leaves(&subscribe, &requests, &decided, counted);
         self.effects.send(Side::Broker, out.freeze());
     }
 
@@ -185,6 +190,9 @@ impl Session {
                 }
                 if filter.as_str() == request.filter.as_str() {
                     change.filter = None;
+                } else if let Err(refusal) = self.recheck_filter(change) {
+                    *one = Decision::Refuse(refusal);
+                    continue;
                 }
             }
             if change.max_qos.is_some_and(|most| most >= request.qos) {
@@ -221,60 +229,45 @@ impl Session {
         refusal(decided).map(|refusal| suback_code(self.terms.version, refusal.reason))
     }
 
-    /// From now on the broker knows these filters under these texts.
-    fn remember_renames(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
-        for (at, request) in requests.iter().enumerate() {
-            let asked = request.filter.as_str();
-            match decided.get(at) {
-                Some(Decision::Allow(FilterChange { filter: Some(sent), .. })) => {
-                    self.ledger().rename(asked, sent)
-                }
-                Some(Decision::Allow(_)) | None => {
-                    if let Some(ledger) = &mut self.ledger {
-                        ledger.renamed(asked);
-                    }
-                }
-                // What was subscribed to before under this filter still is.
-                Some(Decision::Refuse(_)) => {}
-            }
-        }
-    }
-
     /// Bookkeeping of a SUBSCRIBE at the moment it leaves; `decided` is empty where nothing was changed.
     fn subscribe_leaves(
         &mut self,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
         decided: &[Decided],
+        counted: Box<[Option<Box<str>>]>,
     ) {
-        if decided.iter().any(|one| matches!(one, Decision::Allow(FilterChange { filter: Some(_), .. })))
-            || self.ledger.as_ref().is_some_and(|ledger| ledger.has_renames())
-        {
-            self.remember_renames(requests, decided);
-        }
+        let renames =
+            decided.iter().any(|one| matches!(one, Decision::Allow(FilterChange { filter: Some(_), .. })));
+        let retire = if renames || self.ledger.as_ref().is_some_and(|ledger| ledger.has_renames()) {
+            self.remember_renames(requests, decided)
+        } else {
+            Box::default()
+        };
+        self.remember_plain(requests, decided);
         let mask: Box<[Option<u8>]> = if decided.iter().any(|one| refusal(one).is_some()) {
             decided.iter().map(|one| self.code(one)).collect()
         } else {
             Box::default()
         };
         let told = self.setting.sink.want(Kind::Subscribe) != Want::Nothing;
-        if mask.is_empty() && !told {
+        if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() {
             return;
         }
         let filters = if told { in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
-        self.ledger().subscribing(Subscribing { id, mask, filters });
+        self.ledger().subscribing(Subscribing { id, mask, filters, retire, counted });
     }
 }
 
-const fn refusal(decided: &Decided) -> Option<&Refusal> {
+pub(super) const fn refusal(decided: &Decided) -> Option<&Refusal> {
     match decided {
         Decision::Allow(_) => None,
         Decision::Refuse(refusal) => Some(refusal),
     }
 }
 
-fn in_force(requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
+pub(super) fn in_force(requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
     requests
         .iter()
         .enumerate()
@@ -286,7 +279,7 @@ fn in_force(requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str
 }
 
 /// What goes to the broker.
-fn allowed_requests<'a>(
+pub(super) fn allowed_requests<'a>(
     requests: &[FilterRequest<'a>],
     decided: &'a [Decided],
 ) -> SmallVec<[FilterRequest<'a>; 8]> {

@@ -16,9 +16,24 @@ pub(super) struct Terms {
     pub(super) will: bool,
     /// Extended authentication was asked for: AUTH may come.
     pub(super) auth: bool,
+    /// The broker has sent an AUTH that the client is to answer.
+    pub(super) auth_asked: bool,
+    /// Steps of authentication before CONNACK.
+    pub(super) auth_steps: u8,
+    /// What the client asked for was cut short, and it has to be told by CONNACK.
+    pub(super) keep_alive_capped: bool,
+    pub(super) expiry_capped: bool,
+    /// The policy named a client that had no name; likewise.
+    pub(super) id_given: bool,
     /// CONNECT let the session end with the connection: DISCONNECT may not say otherwise (3.14.2.2.2), whatever
     /// CONNACK said in between.
     pub(super) expires_at_once: bool,
+    /// The broker goes on with an old session, or may: there are subscriptions that we have not seen.
+    pub(super) resumed: bool,
+    /// The client's topics stand elsewhere at the broker.
+    pub(super) mapped: bool,
+    /// Bytes of the largest packet that the client's grant lets it send.
+    pub(super) granted_packet: u32,
     pub(super) client_max_packet: u32,
     pub(super) broker_max_packet: u32,
     /// Topic aliases that the client takes.
@@ -36,7 +51,15 @@ impl Default for Terms {
             problem_information: true,
             will: false,
             auth: false,
+            auth_asked: false,
+            auth_steps: 0,
+            keep_alive_capped: false,
+            expiry_capped: false,
+            id_given: false,
             expires_at_once: false,
+            resumed: false,
+            mapped: false,
+            granted_packet: u32::MAX,
             client_max_packet: u32::MAX,
             broker_max_packet: u32::MAX,
             client_aliases: 0,
@@ -64,6 +87,7 @@ impl Terms {
 
     /// The broker's half.
     pub(super) fn accept(&mut self, connack: &Connack<'_>) {
+        self.resumed = connack.session_present;
         let properties = &connack.properties;
         self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
         self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);

@@ -13,6 +13,10 @@ impl Timer {
         self.0 = Some((deadline, now + after));
     }
 
+    pub(super) fn arm_at(&mut self, deadline: Deadline, at: Instant) {
+        self.0 = Some((deadline, at));
+    }
+
     pub(super) fn disarm(&mut self) {
         self.0 = None;
     }

@@ -16,12 +16,13 @@ use mproxy_core::policy::{
     Answer, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook, PublishQuestion,
     Question, Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
 };
+use mproxy_core::rule::{Act, Message};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
 
 use super::password::Password;
-use super::{Acl, AclErrors, Act, Message, Who, Word};
+use super::{Acl, AclErrors, Word};
+use crate::partly::partly;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -100,6 +101,10 @@ impl AclAdviser {
 
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer {
         let acl = self.acl.load();
+        // Who is in already may have been given another name.
+        if !question.refresh && !acl.allows_name(question.peer) {
+            return now(Decision::Refuse(Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID)));
+        }
         let will = will_word(&acl, question);
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
@@ -214,7 +219,7 @@ impl AclAdviser {
     }
 
     fn message(&self, hook: Hook, act: Act, peer: &Peer, message: Message<'_>) -> Answer {
-        match self.acl.load().message(act, who(peer), message) {
+        match self.acl.load().message(act, peer, message) {
             Word::Silence => Answer::Pass,
             Word::Allow(()) => Answer::Now(ruling(allowed(hook))),
             Word::Refuse(reason) => Answer::Now(ruling(refused(hook, Refusal::new(reason)))),
@@ -223,7 +228,7 @@ impl AclAdviser {
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer {
         let acl = self.acl.load();
-        let word = |request: &FilterRequest<'_>| acl.filter(who(question.peer), request.filter.as_str());
+        let word = |request: &FilterRequest<'_>| acl.filter(question.peer, request.filter.as_str());
         let (mut silent, mut plain) = (0, true);
         for request in question.filters {
             match word(request) {
@@ -238,34 +243,8 @@ impl AclAdviser {
         if silent == 0 && plain {
             return Answer::Now(ruling(allowed(Hook::Subscribe)));
         }
-        let words: Vec<_> = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        self.partly(question, words)
-    }
-
-    /// The rules speak of some filters only (`None`: silence); the next adviser is asked for the others.
-    fn partly(&self, question: &SubscribeQuestion<'_>, words: Vec<Option<Decision<FilterChange>>>) -> Answer {
-        let open: Vec<_> = question
-            .filters
-            .iter()
-            .zip(&words)
-            .filter_map(|(request, word)| word.is_none().then_some(*request))
-            .collect();
-        let next = match &self.next {
-            Some(next) if !open.is_empty() => {
-                next.decide(&Question::Subscribe(SubscribeQuestion { filters: &open, ..*question }))
-            }
-            Some(_) | None => Answer::Pass,
-        };
-        match next {
-            Answer::Pass => Answer::Now(ruling(joined(words, refused(Hook::Subscribe, Refusal::default())))),
-            Answer::Now(Ruling { source, verdict }) => {
-                Answer::Now(Ruling { source, verdict: joined(words, verdict) })
-            }
-            Answer::Later(pending) => Answer::Later(Box::pin(async move {
-                let Ruling { source, verdict } = pending.await;
-                Ruling { source, verdict: joined(words, verdict) }
-            })),
-        }
+        let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
+        partly(Source::Acl, Silence::Denies, self.next.as_deref(), question, words)
     }
 }
 
@@ -296,15 +275,11 @@ impl Decider for AclAdviser {
     }
 }
 
-fn who(peer: &Peer) -> Who<'_> {
-    Who { client_id: &peer.client_id, username: peer.username.as_deref() }
-}
-
 /// What the rules say of the will; no will is fine.
 fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> Word<()> {
     let Some(will) = &question.connect.will else { return Word::Allow(()) };
     let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
-    acl.message(Act::Will, who(question.peer), message)
+    acl.message(Act::Will, question.peer, message)
 }
 
 fn ruling(verdict: Verdict) -> Ruling {
@@ -327,30 +302,4 @@ fn judged(request: &FilterRequest<'_>, word: Word<QoS>) -> Option<Decision<Filte
             Decision::Allow(FilterChange { filter: None, max_qos })
         }
     })
-}
-
-/// Puts the verdict on the open filters into their places.
-fn joined(words: Vec<Option<Decision<FilterChange>>>, open: Verdict) -> Verdict {
-    let count = words.iter().filter(|word| word.is_none()).count();
-    let open = match open {
-        Verdict::Subscribe(verdicts) if verdicts.len() == count => verdicts,
-        Verdict::SubscribeAll(Decision::Allow(())) => {
-            vec![Decision::Allow(FilterChange::default()); count]
-        }
-        Verdict::SubscribeAll(Decision::Refuse(refusal)) => vec![Decision::Refuse(refusal); count],
-        Verdict::Failed(failure) => {
-            // The failure rule is one for the whole SUBSCRIBE. Where it says "allow", it must not lift what the
-            // file has refused; so the failure is answered here, closed.
-            warn!(%failure, "the rest of a SUBSCRIBE could not be decided: refused");
-            vec![Decision::Refuse(Refusal::new(ReasonCode::SERVER_UNAVAILABLE)); count]
-        }
-        Verdict::Subscribe(_) | Verdict::Connect(_) | Verdict::Publish(_) => {
-            vec![Decision::Refuse(Refusal::new(ReasonCode::SERVER_UNAVAILABLE)); count]
-        }
-    };
-    let mut open = open.into_iter();
-    let refused = || Decision::Refuse(Refusal::default());
-    Verdict::Subscribe(
-        words.into_iter().map(|word| word.or_else(|| open.next()).unwrap_or_else(refused)).collect(),
-    )
 }

@@ -6,11 +6,11 @@ use std::io;
 use std::ops::Range;
 
 use mproxy_codec::types::QoS;
+use mproxy_core::rule::{Act, Actions, Effect, Name, Pattern, Retain, Rule};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::pattern::Pattern;
-use super::{Acl, Act, Actions, Effect, Names, Password, Retain, Rule};
+use super::{Acl, Entry, Names, Password};
 
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +67,14 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
     for error in syntax {
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
-    let mut acl =
-        Acl { path: None, anonymous: None, users: HashMap::new(), rules: Vec::new(), receives: false };
+    let mut acl = Acl {
+        path: None,
+        anonymous: None,
+        client_ids: None,
+        users: HashMap::new(),
+        rules: Vec::new(),
+        receives: false,
+    };
     reader.document(document.get_ref(), &mut acl);
     if reader.faults.is_empty() {
         return Ok(acl);
@@ -90,13 +96,14 @@ impl Reader<'_> {
             let name = key.get_ref().as_ref();
             match name {
                 "anonymous" => acl.anonymous = self.flag(value, name),
+                "client_ids" => acl.client_ids = Some(self.client_ids(value, name)),
                 "users" => self.each_table(value, name, |reader, table, at, key| {
                     reader.user(table, at, key, acl);
                 }),
                 "rules" => self.each_table(value, name, |reader, table, at, key| {
                     acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
                 }),
-                _ => self.unknown(key.span(), name.to_owned(), "anonymous, users, rules"),
+                _ => self.unknown(key.span(), name.to_owned(), "anonymous, client_ids, users, rules"),
             }
         }
     }
@@ -136,7 +143,7 @@ impl Reader<'_> {
         at: Range<usize>,
         path: &str,
         receives: &mut bool,
-    ) -> Option<Rule> {
+    ) -> Option<Entry> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
         let (mut users, mut client_ids, mut actions) = (None, None, None);
@@ -177,15 +184,23 @@ impl Reader<'_> {
         if self.faults.len() > before {
             return None;
         }
-        Some(Rule {
+        let rule = Rule {
             effect: effect?,
-            users,
-            client_ids,
             actions: actions.unwrap_or(Actions::ALL),
             topics: topics.into(),
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
-        })
+        };
+        Some(Entry { users, client_ids, rule })
+    }
+
+    fn client_ids(&mut self, value: &Value<'_>, key: &str) -> Box<[Name]> {
+        let mut names = Vec::new();
+        self.each_text(value, key, |reader, text, span, key| match Name::parse(text) {
+            Ok(name) => names.push(name),
+            Err(error) => reader.fault(span, key, format!("{text:?}: {error}")),
+        });
+        names.into()
     }
 
     fn topics(&mut self, value: &Value<'_>, key: &str) -> Vec<Pattern> {
@@ -204,7 +219,7 @@ impl Reader<'_> {
     }
 
     fn actions(&mut self, value: &Value<'_>, key: &str) -> Actions {
-        let mut actions = Actions(0);
+        let mut actions = Actions::NONE;
         self.each_text(value, key, |reader, text, span, key| {
             let act = match text {
                 "publish" => Act::Publish,
@@ -216,7 +231,7 @@ impl Reader<'_> {
                     return reader.fault(span, key, what);
                 }
             };
-            actions.0 |= act as u8;
+            actions = actions.with(act);
         });
         actions
     }

@@ -48,6 +48,7 @@ fn peer(version: Version) -> Arc<Peer> {
         keep_alive: 30,
         clean_start: true,
         attributes: vec![("tenant".to_owned(), "acme".to_owned())].into(),
+        grant: None,
         user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())].into(),
     })
 }

@@ -1,6 +1,6 @@
 //! Answers, as core understands them. Nothing that is left out or wrong here ever means "allow".
 
-use std::sync::Once;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
@@ -10,14 +10,13 @@ use mproxy_core::policy::{
     Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Verdict,
     WillChange,
 };
-use tracing::warn;
 
 use super::wire;
 
 /// The longest string or binary field of MQTT.
 const FIELD_MOST: usize = 65_535;
 
-type Read<T> = Result<T, Failure>;
+pub(super) type Read<T> = Result<T, Failure>;
 
 pub(super) fn connect(answer: wire::AuthConnectResponse, has_will: bool) -> Verdict {
     use wire::auth_connect_response::Verdict as Said;
@@ -89,18 +88,13 @@ fn whole_filter(filter: String, group: Option<&str>) -> Read<Box<str>> {
 }
 
 fn admission(allow: wire::ConnectAllow, has_will: bool) -> Read<Option<Box<Admission>>> {
-    static GRANT_IGNORED: Once = Once::new();
-    if allow.grant.is_some() {
-        GRANT_IGNORED.call_once(|| {
-            warn!("the policy service grants in AuthConnect; this version does not serve grants and asks about each packet");
-        });
-    }
     let admission = Admission {
         client_id: allow.client_id.map(|id| field("client_id", id)).transpose()?,
         username: allow.username.map(|name| field("username", name)).transpose()?,
         password: allow.password.map(|secret| binary("password", secret)).transpose()?,
         will: allow.will.map(|change| will_change(change, has_will)).transpose()?,
         attributes: allow.attributes.into_iter().collect(),
+        grant: allow.grant.map(super::grant::grant).transpose()?.map(Arc::new),
     };
     Ok((admission != Admission::default()).then(|| Box::new(admission)))
 }
@@ -166,7 +160,7 @@ fn topic(topic: String) -> Read<Box<str>> {
     Ok(topic.into())
 }
 
-fn qos(number: u32) -> Read<QoS> {
+pub(super) fn qos(number: u32) -> Read<QoS> {
     let qos = u8::try_from(number).ok().and_then(QoS::from_bits);
     qos.ok_or_else(|| invalid(format!("QoS {number}")))
 }
@@ -189,11 +183,11 @@ fn binary(name: &str, bytes: Bytes) -> Read<Bytes> {
     Ok(bytes)
 }
 
-fn unset(what: &str) -> Failure {
+pub(super) fn unset(what: &str) -> Failure {
     Failure::new(FailureKind::Unspecified, format!("{what} was answered without saying what"))
 }
 
-fn invalid(detail: impl Into<Box<str>>) -> Failure {
+pub(super) fn invalid(detail: impl Into<Box<str>>) -> Failure {
     Failure::new(FailureKind::Invalid, detail)
 }
 

@@ -8,7 +8,8 @@ use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
 use mproxy_codec::property::Properties;
 use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{QoS, Version};
-use mproxy_core::peer::{ConnectionId, Origin, Peer, Transport};
+use mproxy_core::grant::Grant;
+use mproxy_core::peer::{ConnectionId, Origin, Peer, TlsFacts, Transport};
 use mproxy_core::policy::{
     Answer, ConnectQuestion, Decider, Payload, PublishQuestion, Question, Ruling, SubscribeQuestion,
 };
@@ -45,12 +46,26 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         keep_alive: 30,
         clean_start: true,
         attributes: Box::default(),
+        grant: None,
         user_properties: Box::default(),
     });
     Client { peer, password: None, will: None }
 }
 
 impl Client {
+    pub(crate) fn granted(mut self, grant: Grant) -> Self {
+        Arc::make_mut(&mut self.peer).grant = Some(Arc::new(grant));
+        self
+    }
+
+    /// A client with a certificate of this common name.
+    pub(crate) fn certified(mut self, common_name: &str) -> Self {
+        let tls = TlsFacts { common_name: Some(common_name.to_owned()), ..TlsFacts::default() };
+        let peer = Arc::make_mut(&mut self.peer);
+        Arc::make_mut(&mut peer.origin).tls = Some(Box::new(tls));
+        self
+    }
+
     pub(crate) fn password(mut self, password: &'static str) -> Self {
         self.password = Some(password);
         self

@@ -77,8 +77,9 @@ pub(crate) fn allow_publish() -> wire::AuthPublishResponse {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) client_id: String,
+    pub(crate) epoch: u64,
     pub(crate) sequence: u64,
-    /// `"connect"`, or the topic of a publish.
+    /// `"connect"`, `"disconnect"`, or the topic of a publish.
     pub(crate) what: String,
 }
 
@@ -110,7 +111,9 @@ impl Player {
         sequence: u64,
         what: &str,
     ) -> Result<Response<wire::Told>, Status> {
-        let told = Told { client_id: client.unwrap().client_id, sequence, what: what.to_owned() };
+        let client = client.unwrap();
+        let (client_id, epoch) = (client.client_id, client.epoch);
+        let told = Told { client_id, epoch, sequence, what: what.to_owned() };
         self.log.send_modify(|log| log.told.push(told));
         self.play(rpc, (self.service.tell)()).await
     }
@@ -152,6 +155,14 @@ impl Hooks for Player {
     async fn publish(&self, event: Request<wire::PublishEvent>) -> Result<Response<wire::Told>, Status> {
         let event = event.into_inner();
         self.told("Publish", event.client, event.sequence, &event.topic).await
+    }
+
+    async fn disconnect(
+        &self,
+        event: Request<wire::DisconnectEvent>,
+    ) -> Result<Response<wire::Told>, Status> {
+        let event = event.into_inner();
+        self.told("Disconnect", event.client, event.sequence, "disconnect").await
     }
 }
 

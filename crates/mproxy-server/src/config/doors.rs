@@ -58,6 +58,8 @@ struct Defaults {
     wss_path: String,
     proxy_protocol: bool,
     max_packet_size: u32,
+    max_keep_alive: Option<u16>,
+    max_session_expiry: Option<u32>,
     connect_timeout: Duration,
 }
 
@@ -93,6 +95,8 @@ impl Defaults {
             wss_path: reader.value("wss.path", value::path),
             proxy_protocol: reader.value("proxy_protocol", value::switch),
             max_packet_size: reader.value("max_packet_size", value::packet_size),
+            max_keep_alive: reader.option("max_keep_alive", value::keep_alive),
+            max_session_expiry: reader.option("max_session_expiry", value::session_expiry),
             connect_timeout: reader.value("connect_timeout", value::deadline),
         }
     }
@@ -114,6 +118,8 @@ impl Defaults {
             target: target.clone(),
             max_connections: None,
             max_packet_size: self.max_packet_size,
+            max_keep_alive: self.max_keep_alive,
+            max_session_expiry: self.max_session_expiry,
             connect_timeout: self.connect_timeout,
         }
     }
@@ -191,6 +197,10 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     replace(&mut listener.proxy_protocol, reader.option(&at("proxy_protocol"), value::switch));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));
     replace(&mut listener.connect_timeout, reader.option(&at("limits.connect_timeout"), value::deadline));
+    let keep_alive = reader.option(&at("limits.max_keep_alive"), value::keep_alive);
+    listener.max_keep_alive = keep_alive.or(listener.max_keep_alive);
+    let expiry = reader.option(&at("limits.max_session_expiry"), value::session_expiry);
+    listener.max_session_expiry = expiry.or(listener.max_session_expiry);
     listener.max_connections = reader.option(&at("limits.max_connections"), value::connections);
     listener.tls = own_tls(reader, &at, listener.tls, transport);
     own_target(reader, &at, &mut listener.target);

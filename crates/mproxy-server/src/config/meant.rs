@@ -114,6 +114,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
 fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
     let endpoints = reader.option("policy.url", value::policy_urls);
     let timeout = reader.value("policy.timeout", value::deadline);
+    let grant_staleness = reader.value("policy.grant_staleness", value::duration);
     let mode = reader.value("policy.mode", PolicyMode::parse);
     let tls = reader.client_tls("policy.ca_certs", "policy.cert", "policy.key");
     let general = reader.value("policy.on_error", OnError::parse);
@@ -124,7 +125,7 @@ fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
         subscribe: hook("policy.on_error.subscribe"),
         deliver: hook("policy.on_error.deliver"),
     };
-    Some(PolicyConfig { endpoints: endpoints?, timeout, on_error, mode, tls })
+    Some(PolicyConfig { endpoints: endpoints?, timeout, grant_staleness, on_error, mode, tls })
 }
 
 fn admin(reader: &mut Reader<'_>) -> Admin {

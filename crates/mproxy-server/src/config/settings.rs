@@ -71,6 +71,8 @@ pub const SETTINGS: &[Setting] = &[
     row("connect_timeout", "MPROXY_CONNECT_TIMEOUT", Some("10s"), "all handshakes and CONNECT must be done by then"),
     // 4 bytes of length and the fixed header: the protocol's own bound.
     row("max_packet_size", "MPROXY_MAX_PACKET_SIZE", Some("268435460"), "larger packets are refused before they are buffered").flag("max-packet-size"),
+    row("max_keep_alive", "MPROXY_MAX_KEEP_ALIVE", None, "seconds; 5.0 clients that ask for more are told, others are refused"),
+    row("max_session_expiry", "MPROXY_MAX_SESSION_EXPIRY", None, "seconds; 5.0 clients that ask for more are told"),
     row("drain_timeout", "MPROXY_DRAIN_TIMEOUT", Some("30s"), "how long a stop lets sessions end"),
     row("proxy_protocol", "MPROXY_PROXY_PROTOCOL", Some("off"), "off, on: clients come with a PROXY v1/v2 header"),
     row("client_tls", "MPROXY_CLIENT_TLS", Some("false"), "true: clients must come over TLS with a certificate"),
@@ -104,6 +106,7 @@ pub const SETTINGS: &[Setting] = &[
 
     row("policy.url", "MPROXY_POLICY_URL", None, "policy service: http://h:p, https://h:p, unix:/path; several by comma").flag("policy-url"),
     row("policy.timeout", "MPROXY_POLICY_TIMEOUT", Some("1s"), "deadline of one question").flag("policy-timeout"),
+    row("policy.grant_staleness", "MPROXY_POLICY_GRANT_STALENESS", Some("60s"), "how long a grant serves after its ttl while its renewal fails"),
     row("policy.mode", "MPROXY_POLICY_MODE", Some("auto"), "auto, unary"),
     row("policy.ca_certs", "MPROXY_POLICY_CA_CERTS", None, "PEM: roots towards the policy service"),
     row("policy.cert", "MPROXY_POLICY_CERT", None, "PEM: client certificate towards it"),
@@ -150,6 +153,8 @@ pub const LISTENER_KEYS: &[&str] = &[
     "target.key",
     "limits.max_connections",
     "limits.max_packet_size",
+    "limits.max_keep_alive",
+    "limits.max_session_expiry",
     "limits.connect_timeout",
 ];
 

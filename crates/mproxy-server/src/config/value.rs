@@ -207,6 +207,25 @@ pub(super) fn deadline(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("a deadline of nothing lets nobody in".to_owned()) } else { Ok(duration) }
 }
 
+/// What MQTT counts in seconds: a plain number of them, or a duration.
+fn seconds(text: &str) -> Result<u32, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().map_err(|_| format!("{} is more seconds than MQTT can count", quoted(text)));
+    }
+    u32::try_from(duration(text)?.as_secs()).map_err(|_| format!("{} is too long", quoted(text)))
+}
+
+/// The longest keep alive: from 1 to 65535 seconds.
+pub(super) fn keep_alive(text: &str) -> Result<u16, String> {
+    let keep_alive = u16::try_from(seconds(text)?).ok().filter(|seconds| *seconds > 0);
+    keep_alive.ok_or_else(|| format!("{} is not between 1 and 65535 seconds", quoted(text)))
+}
+
+/// How long sessions may outlast their connections.
+pub(super) fn session_expiry(text: &str) -> Result<u32, String> {
+    seconds(text)
+}
+
 /// Addresses of a policy service, tried in turn.
 pub(super) fn policy_urls(text: &str) -> Result<Vec<String>, String> {
     text.split(',').map(|url| policy_url(url.trim())).collect()
@@ -287,6 +306,16 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
         assert!(deadline("0ms").is_err());
+    }
+
+    #[test]
+    fn what_mqtt_counts_in_seconds_may_be_written_so() {
+        assert_eq!((keep_alive("90"), keep_alive("1m30s")), (Ok(90), Ok(90)));
+        assert_eq!((session_expiry("0"), session_expiry("604800")), (Ok(0), Ok(604_800)));
+        for wrong in ["", "0", "0s", "65536", "20h", "-1", "x"] {
+            assert!(keep_alive(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(session_expiry("4294967296").is_err());
     }
 
     #[test]

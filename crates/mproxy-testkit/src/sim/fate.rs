@@ -114,7 +114,7 @@ impl SubscribeFate {
                     _ if whole => Decision::Refuse(Refusal::default()),
                     0 => Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)),
                     1 => Decision::Allow(FilterChange {
-                        filter: Some(format!("renamed/{}/#", rng.below(1000)).into()),
+                        filter: Some(format!("renamed/{}/#", rng.any()).into()),
                         max_qos: None,
                     }),
                     2 => Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) }),

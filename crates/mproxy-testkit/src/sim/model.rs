@@ -12,7 +12,7 @@ use mproxy_codec::{
     TopicFilter, Value, Version, encode_pingreq, encode_pingresp, publish_flags,
 };
 use mproxy_core::Side;
-use mproxy_core::policy::{Action, Hook};
+use mproxy_core::policy::{Action, Hook, Refusal};
 
 use super::fate::{Fate, SubscribeFate};
 use super::rng::Rng;
@@ -42,6 +42,12 @@ pub(super) enum What {
         id: u16,
         codes: Vec<u8>,
     },
+    /// A SUBACK that the session keeps until these filters are unsubscribed from.
+    Superseded {
+        id: u16,
+        codes: Vec<u8>,
+        names: Vec<String>,
+    },
     /// A PUBREL; `ours` if the session answered the PUBLISH, and answers this too.
     Release {
         id: u16,
@@ -64,6 +70,8 @@ pub(super) struct Message {
     pub(super) payload: Vec<u8>,
     pub(super) alias: Option<u16>,
     pub(super) fate: Fate,
+    /// A delivery from outside of the client's prefix: nobody is asked, and it goes nowhere.
+    pub(super) outside: bool,
 }
 
 /// A publish of the peer's that is under way.
@@ -86,6 +94,8 @@ pub(super) struct Model {
     pub(super) version: Version,
     /// Topic aliases the other side takes.
     pub(super) aliases: u16,
+    /// What the broker's topics begin with, as the client's grant has it; else empty.
+    pub(super) prefix: &'static str,
     introduced: BTreeMap<u16, String>,
     pub(super) flights: BTreeMap<u16, Flight>,
     /// Packet ids of SUBSCRIBE and UNSUBSCRIBE under way.
@@ -106,6 +116,7 @@ impl Model {
             side,
             version,
             aliases: 0,
+            prefix: "",
             introduced: BTreeMap::new(),
             flights: BTreeMap::new(),
             asking: Vec::new(),
@@ -191,7 +202,11 @@ impl Model {
             _ => rng.below(20),
         };
         let hook = if self.side == Side::Client { Hook::Publish } else { Hook::Deliver };
-        let topic = if v5 { format!("t/{}", rng.below(4)) } else { key.clone() };
+        let mut topic = if v5 { format!("t/{}", rng.below(4)) } else { key.clone() };
+        let outside = !self.prefix.is_empty() && self.side == Side::Broker && rng.one_in(6);
+        if self.side == Side::Broker && !outside {
+            topic = format!("{}{topic}", self.prefix);
+        }
         let alias =
             (v5 && self.aliases > 0 && rng.one_in(2)).then(|| 1 + rng.below(self.aliases.into()) as u16);
         let message = Box::new(Message {
@@ -202,8 +217,12 @@ impl Model {
             retain: rng.one_in(4),
             payload: vec![b'p'; size],
             alias,
-            fate: Fate::draw(rng, hook, ends),
+            fate: match outside {
+                true => Fate::Refuse(Refusal::default()),
+                false => Fate::draw(rng, hook, ends),
+            },
             key,
+            outside,
         });
         if let Some(id) = message.id {
             let flight =
@@ -295,18 +314,24 @@ impl Model {
     }
 
     /// The broker's answer to a SUBSCRIBE that had these codes for each of its filters; `merged` is what the client
-    /// must get.
-    pub(super) fn owe_suback(&mut self, id: PacketId, codes: &[u8], merged: Vec<u8>) {
+    /// must get, once the session has unsubscribed from `names`.
+    pub(super) fn owe_suback(&mut self, id: PacketId, codes: &[u8], merged: Vec<u8>, names: Vec<String>) {
         let bytes = suback(self.version, id, codes);
-        self.others.push_back(Sent { bytes, what: What::Suback { id: id.get(), codes: merged } });
+        let (id, codes) = (id.get(), merged);
+        let what = match names.is_empty() {
+            true => What::Suback { id, codes },
+            false => What::Superseded { id, codes, names },
+        };
+        self.others.push_back(Sent { bytes, what });
     }
 
-    pub(super) fn owe_unsuback(&mut self, id: PacketId, count: usize) {
+    /// `what` the client will see of it.
+    pub(super) fn owe_unsuback(&mut self, id: PacketId, count: usize, what: What) {
         let codes = vec![0; if self.version.is_v5() { count } else { 0 }];
         let mut out = BytesMut::new();
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         unsuback.encode(self.version, &mut out).expect("a small UNSUBACK");
-        self.others.push_back(Sent { bytes: out.to_vec(), what: What::Plain });
+        self.others.push_back(Sent { bytes: out.to_vec(), what });
     }
 
     fn hear_ack(&mut self, ack: &Ack<'_>) -> Result<(), String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
-use mproxy_core::meter::Unmetered;
+use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
     Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Ruling, Source, Verdict, Want,
@@ -75,6 +75,8 @@ pub struct Setup {
     pub on_error: OnErrors,
     /// What the sink wants to hear.
     pub telling: Want,
+    /// Who counts. Unless set: nobody.
+    pub meter: Arc<dyn Meter>,
     /// How questions are answered. Unless set: CONNECT is allowed, the rest later.
     pub answering: Box<dyn FnMut(&Asked) -> Reply + Send>,
 }
@@ -85,6 +87,7 @@ impl Default for Setup {
             limits: Limits::default(),
             on_error: OnErrors::default(),
             telling: Want::Head,
+            meter: Arc::new(Unmetered),
             answering: Box::new(|asked| match asked.hook {
                 Hook::Connect => Reply::Now(allow(Hook::Connect)),
                 Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Later,
@@ -102,7 +105,7 @@ impl Setup {
         let setting = Arc::new(Setting {
             decider: script.clone(),
             sink: Arc::new(Diary(self.telling)),
-            meter: Arc::new(Unmetered),
+            meter: self.meter,
             limits: self.limits,
             on_error: self.on_error,
         });

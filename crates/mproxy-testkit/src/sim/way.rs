@@ -1,6 +1,6 @@
 //! One direction, watched at its far end: what arrives must be what was sent, in order, each once, as decided.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::{Buf, BytesMut};
 use mproxy_codec::{Frame, Packet, PacketId, PacketType, Publish, QoS, Sender, Subscribe, Version};
@@ -23,6 +23,10 @@ pub(super) struct Way {
     pub(super) subscribes_open: bool,
     /// Somebody decides about publishes in this direction.
     pub(super) decided: bool,
+    /// What the broker's topics begin with, as the client's grant has it; else empty.
+    pub(super) prefix: &'static str,
+    /// Names at the broker that the last SUBSCRIBE has left behind.
+    pub(super) left_behind: Vec<String>,
     /// Sent, and not arrived.
     pub(super) sent: VecDeque<Sent>,
     /// Answers of the session's own that must arrive some time.
@@ -31,6 +35,8 @@ pub(super) struct Way {
     aliases: BTreeMap<u16, String>,
     /// What the broker knows filters as, where it is not what the client said.
     renames: HashMap<String, String>,
+    /// Filters that the broker knows as the client said them.
+    plain: HashSet<String>,
     arrived: BytesMut,
     arrivals: HashMap<String, u32>,
     /// Nothing may follow.
@@ -56,10 +62,13 @@ impl Way {
             open: false,
             subscribes_open: false,
             decided: false,
+            prefix: "",
+            left_behind: Vec::new(),
             sent: VecDeque::new(),
             owed: Vec::new(),
             aliases: BTreeMap::new(),
             renames: HashMap::new(),
+            plain: HashSet::new(),
             arrived: BytesMut::new(),
             arrivals: HashMap::new(),
             over: false,
@@ -143,7 +152,10 @@ impl Way {
 
     fn stays_behind(&self, sent: &Sent) -> bool {
         match &sent.what {
-            What::Publish(message) => message.fate.outcome(self.open).is_err() && self.decided,
+            What::Publish(message) => {
+                message.outside || message.fate.outcome(self.open).is_err() && self.decided
+            }
+            What::Superseded { .. } => true,
             What::Subscribe { filters, fate, .. } => {
                 all_refused(&fate.outcome(filters.len(), self.subscribes_open))
             }
@@ -166,11 +178,13 @@ impl Way {
                     _ => None,
                 };
                 self.was_decided(&message.key, answered)?;
-                let knew = message.alias.and_then(|alias| self.aliases.get(&alias)) == Some(&message.topic);
-                let bare = self.same_publish(message, publish, change)?;
+                let leaves = self.leaves_as(message, change);
+                let knew = message.alias.and_then(|alias| self.aliases.get(&alias)) == Some(&leaves);
+                let bare = self.same_publish(message, publish, change, &leaves)?;
                 let sent_bare = topic_of(&sent.bytes, self.sender(), self.version).is_empty();
                 // Only what the receiver would not understand is written anew.
-                if change.is_some() || sent_bare && !bare && !knew {
+                let renamed = !(self.prefix.is_empty() || sent_bare && knew);
+                if change.is_some() || renamed || sent_bare && !bare && !knew {
                     return Ok(());
                 }
                 sent.bytes.clone()
@@ -180,7 +194,7 @@ impl Way {
                 let outcome = fate.outcome(filters.len(), self.subscribes_open);
                 self.same_subscribe(filters, &outcome, subscribe)?;
                 let plain = Decision::Allow(FilterChange::default());
-                if outcome.iter().any(|one| *one != plain) {
+                if !self.prefix.is_empty() || outcome.iter().any(|one| *one != plain) {
                     return Ok(());
                 }
                 sent.bytes.clone()
@@ -188,7 +202,10 @@ impl Way {
             (What::Unsubscribe { id, filters }, Packet::Unsubscribe(_)) => {
                 let names: Vec<String> = filters
                     .iter()
-                    .map(|filter| self.renames.remove(filter).unwrap_or_else(|| filter.clone()))
+                    .map(|filter| {
+                        self.plain.remove(filter);
+                        self.renames.remove(filter).unwrap_or_else(|| format!("{}{filter}", self.prefix))
+                    })
                     .collect();
                 unsubscribe(self.version, id_of(*id), &names)
             }
@@ -207,12 +224,25 @@ impl Way {
         Ok(())
     }
 
+    /// The topic under which it arrives.
+    fn leaves_as(&self, message: &Message, change: Option<&PublishChange>) -> String {
+        let changed = change.and_then(|change| change.topic.as_deref());
+        match self.to {
+            Side::Broker => format!("{}{}", self.prefix, changed.unwrap_or(&message.topic)),
+            Side::Client => {
+                let own = message.topic.strip_prefix(self.prefix).unwrap_or(&message.topic);
+                changed.unwrap_or(own).to_owned()
+            }
+        }
+    }
+
     /// Whether the topic was left to the alias.
     fn same_publish(
         &mut self,
         message: &Message,
         publish: &Publish<'_>,
         change: Option<&PublishChange>,
+        meant: &str,
     ) -> Result<bool, String> {
         let bare = publish.topic.is_empty();
         let topic = match publish.alias {
@@ -225,11 +255,10 @@ impl Way {
             }
             None => publish.topic.to_owned(),
         };
-        let meant = change.and_then(|change| change.topic.as_deref()).unwrap_or(&message.topic);
         let payload = change.and_then(|change| change.payload.as_deref()).unwrap_or(&message.payload);
         let retain = change.and_then(|change| change.retain).unwrap_or(message.retain);
         let key =
-            publish.properties.user().find(|(name, _)| *name == "id").map_or(&*message.topic, |(_, key)| key);
+            publish.properties.user().find(|(name, _)| *name == "id").map_or(&*message.key, |(_, key)| key);
         if topic != meant {
             return Err(format!("under the topic {topic}, not {meant}"));
         }
@@ -248,18 +277,31 @@ impl Way {
         subscribe: &Subscribe<'_>,
     ) -> Result<(), String> {
         let mut arrived = subscribe.filters();
+        let (mut names, mut old_names, mut plain) = (Vec::new(), Vec::new(), Vec::new());
         for ((filter, qos), one) in filters.iter().zip(outcome) {
             let Decision::Allow(change) = one else { continue };
-            let name = change.filter.as_deref().unwrap_or(filter);
+            let name = &*format!("{}{}", self.prefix, change.filter.as_deref().unwrap_or(filter));
             let qos = change.max_qos.map_or(*qos, |most| most.min(*qos));
             if arrived.next() != Some(request(name, qos)) {
                 return Err(format!("without {name}"));
             }
-            match &change.filter {
-                Some(name) => self.renames.insert(filter.clone(), name.to_string()),
-                None => self.renames.remove(filter),
+            let old = match &change.filter {
+                Some(_) => {
+                    let stood = self.plain.remove(filter).then(|| format!("{}{filter}", self.prefix));
+                    self.renames.insert(filter.clone(), name.to_owned()).or(stood)
+                }
+                None => {
+                    plain.push(filter.clone());
+                    self.renames.remove(filter)
+                }
             };
+            old_names.extend(old.filter(|old| old != name && !old_names.contains(old)));
+            names.push(name.to_owned());
         }
+        old_names.retain(|old| !names.contains(old) && !self.renames.values().any(|name| name == old));
+        self.left_behind = old_names;
+        plain.retain(|filter| !self.renames.contains_key(filter));
+        self.plain.extend(plain);
         if arrived.next().is_none() { Ok(()) } else { Err("with more filters than were allowed".into()) }
     }
 }

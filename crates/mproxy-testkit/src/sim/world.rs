@@ -16,12 +16,14 @@ use mproxy_codec::{
 };
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::event::Happening;
-use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Want};
+use mproxy_core::grant::{Grant, Mapping};
+use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Refusal, Verdict, Want};
+use mproxy_core::rule::Effect;
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
 
 use super::book::Book;
-use super::model::{Message, Model, Sent, What, ack, suback, swallowed};
+use super::model::{Message, Model, Sent, What, ack, suback, swallowed, unsubscribe};
 use super::rng::Rng;
 use super::stage::{Setup, Stage};
 use super::way::{Arrival, Way, all_refused, id_of};
@@ -53,6 +55,10 @@ struct World {
     /// PUBACKs and PUBRECs in the order that the publishes of each peer ask for.
     order: [[VecDeque<u16>; 2]; 2],
     published: HashMap<String, Box<Message>>,
+    /// By packet id: the codes of SUBACKs that wait for an UNSUBSCRIBE of the session's own.
+    superseded: HashMap<u16, Vec<u8>>,
+    /// What the client's topics are put behind at the broker; else empty.
+    prefix: &'static str,
     subscribed: HashMap<String, Subscribing>,
     limits: Limits,
     /// Something has happened that ends the session.
@@ -101,6 +107,7 @@ impl World {
             on_error,
             telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
             answering: Box::new(move |asked| asking.lock().expect("the world is whole").ask(asked)),
+            ..Setup::default()
         }
         .stage();
         let mut world = Self {
@@ -113,6 +120,8 @@ impl World {
             wire: [Vec::new(), Vec::new()],
             order: Default::default(),
             published: HashMap::new(),
+            superseded: HashMap::new(),
+            prefix: "",
             subscribed: HashMap::new(),
             limits,
             ending: false,
@@ -138,6 +147,10 @@ impl World {
         let script = &self.stage.script;
         script.want(Hook::Publish, *self.rng.pick(&[Want::Head, Want::Payload(100), Want::Payload(1 << 20)]));
         self.up.decided = true;
+        if self.rng.one_in(3) {
+            self.prefix = "m/";
+            (self.up.prefix, self.down.prefix, self.broker.prefix) = (self.prefix, self.prefix, self.prefix);
+        }
         if self.rng.one_in(2) {
             script.want(Hook::Deliver, *self.rng.pick(&[Want::Head, Want::Payload(1 << 20)]));
             self.down.decided = true;
@@ -193,7 +206,10 @@ impl World {
         };
         let mut out = BytesMut::new();
         connect.encode_with(&PropertyEdit::only(&properties), &mut out).expect("a small CONNECT");
-        let mut verdict = allowed(Hook::Connect);
+        let mut verdict = match self.prefix {
+            "" => allowed(Hook::Connect),
+            prefix => mapped(prefix),
+        };
         if self.rng.one_in(30) {
             verdict = refused(Hook::Connect, Refusal::default());
             self.ending = true;
@@ -277,7 +293,11 @@ impl World {
     fn send(&mut self, side: Side, sent: Sent) {
         match &sent.what {
             What::Publish(message) => {
-                let topic = message.topic.clone();
+                let topic = match side {
+                    Side::Client => &message.topic,
+                    Side::Broker => message.topic.strip_prefix(self.prefix).unwrap_or(&message.topic),
+                };
+                let topic = topic.to_owned();
                 self.book().verdicts.insert(message.key.clone(), (message.fate.verdict(), Some(topic)));
                 self.repeats |= message.dup;
                 if !message.dup {
@@ -288,6 +308,9 @@ impl World {
                     }
                     self.published.insert(message.key.clone(), message.clone());
                 }
+                if message.outside {
+                    self.owe_publish(&message.clone());
+                }
             }
             What::Subscribe { key, id, filters, fate } => {
                 let outcome = fate.outcome(filters.len(), self.up.subscribes_open);
@@ -295,6 +318,10 @@ impl World {
                 let qos = filters.iter().map(|(_, qos)| *qos).collect();
                 self.subscribed.retain(|_, (other, ..)| other != id);
                 self.subscribed.insert(key.clone(), (*id, qos, outcome));
+            }
+            What::Superseded { id, codes, names } => {
+                self.up.owed.push(unsubscribe(self.client.version, id_of(*id), names));
+                self.superseded.insert(*id, codes.clone());
             }
             What::Unsubscribe { .. } | What::Suback { .. } | What::Release { .. } | What::Plain => {}
         }
@@ -443,10 +470,16 @@ impl World {
                 .ok_or("a SUBSCRIBE from nowhere")?;
             let codes = merged(version, qos, outcome);
             let theirs: Vec<u8> = subscribe.filters().map(|one| one.qos as u8).collect();
-            self.broker.owe_suback(subscribe.packet_id, &theirs, codes);
+            let left_behind = std::mem::take(&mut self.up.left_behind);
+            self.broker.owe_suback(subscribe.packet_id, &theirs, codes, left_behind);
         }
         if let (Side::Broker, Packet::Unsubscribe(unsubscribe)) = (side, &packet) {
-            self.broker.owe_unsuback(unsubscribe.packet_id, unsubscribe.filters().len());
+            let id = unsubscribe.packet_id.get();
+            let what = match (arrival, self.superseded.remove(&id)) {
+                (Arrival::Ours, Some(codes)) => What::Suback { id, codes },
+                _ => What::Plain,
+            };
+            self.broker.owe_unsuback(unsubscribe.packet_id, unsubscribe.filters().len(), what);
         }
         let told = matches!(&packet, Packet::Publish(publish) if publish.qos == QoS::AtMostOnce);
         self.taken += usize::from(told && side == Side::Broker);
@@ -502,6 +535,14 @@ impl World {
     fn way_from(&mut self, side: Side) -> &mut Way {
         self.way_to(side.other())
     }
+}
+
+/// Yes, with a grant that puts the client's topics behind this prefix.
+fn mapped(prefix: &str) -> Verdict {
+    let mut grant = Grant::new(Vec::new(), Effect::Ask);
+    grant.mapping = Some(Mapping::new(prefix).expect("it is a prefix"));
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
 }
 
 /// The codes that a client must get, if the broker grants what it is asked for.

@@ -40,13 +40,22 @@ impl Session {
         topic: &str,
         change: Option<&PublishChange>,
     ) -> Result<BytesMut, String> {
-        let topic = change.and_then(|change| change.topic.as_deref()).unwrap_or(topic);
+        let topic = &*self.outgoing(from, topic, change);
+        let response = self.outgoing_response(from, head);
         mproxy_codec::topic::check_name(topic).map_err(|error| format!("rewritten topic: {error}"))?;
         let new_payload = change.and_then(|change| change.payload.as_ref());
         let payload_len = new_payload.map_or(head.payload_len, Bytes::len);
         let mut out = BytesMut::new();
-        rewrite::publish_head(head, topic, change, payload_len, self.terms.version, &mut out)
-            .map_err(|error| format!("rewritten packet: {error}"))?;
+        rewrite::publish_head(
+            head,
+            topic,
+            response.as_deref(),
+            change,
+            payload_len,
+            self.terms.version,
+            &mut out,
+        )
+        .map_err(|error| format!("rewritten packet: {error}"))?;
         let (size, most) = (out.len() + payload_len, self.terms.max_packet_to(from.other()));
         if size > most as usize {
             let to = from.other();
@@ -69,13 +78,19 @@ impl Session {
         let Ruling { mut source, verdict } = ruling;
         let decided = match verdict {
             Verdict::Publish(Decision::Allow(change)) => {
+                let known = self.policys_topic(from, topic).unwrap_or(topic);
                 let change =
-                    change.map(|change| real_change(change, head, topic)).filter(|change| !change.is_empty());
-                let valid = change
-                    .as_deref()
-                    .map_or(Ok(()), |change| self.written(from, head, topic, Some(change)).map(drop));
+                    change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
+                let valid = change.as_deref().map_or(Ok(Ok(())), |change| {
+                    self.written(from, head, topic, Some(change))
+                        .map(|_| self.recheck(from, head, known, change))
+                });
                 match valid {
-                    Ok(()) => Ok(change),
+                    Ok(Ok(())) => Ok(change),
+                    Ok(Err(refusal)) => {
+                        source = Source::Grant;
+                        Err(Ok(refusal))
+                    }
                     Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
                 }
             }

@@ -3,11 +3,30 @@
 
 use mproxy_codec::topic::{TopicError, check_filter, split_share};
 
-/// Who a rule is applied to.
+use crate::peer::Peer;
+
+/// Who a rule is applied to: what its variables stand for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Who<'a> {
-    pub(super) client_id: &'a str,
-    pub(super) username: Option<&'a str>,
+pub struct Who<'a> {
+    /// `${clientid}`
+    pub client_id: &'a str,
+    /// `${username}`
+    pub username: Option<&'a str>,
+    /// `${cn}`: the common name of its certificate.
+    pub common_name: Option<&'a str>,
+    /// `${attr.name}`: what the policy attached to it.
+    pub attributes: &'a [(String, String)],
+}
+
+impl<'a> From<&'a Peer> for Who<'a> {
+    fn from(peer: &'a Peer) -> Self {
+        Self {
+            client_id: &peer.client_id,
+            username: peer.username.as_deref(),
+            common_name: peer.origin.tls.as_ref().and_then(|tls| tls.common_name.as_deref()),
+            attributes: &peer.attributes,
+        }
+    }
 }
 
 /// Whether a pattern reaches topics that begin with `$` without saying so.
@@ -22,15 +41,17 @@ pub(super) enum Reach {
     Wide,
 }
 
-/// A compiled topic filter.
-#[derive(Debug)]
-pub(super) struct Pattern {
+/// A topic filter with variables, compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pattern {
     levels: Box<[Level]>,
     /// It begins with a written `$`.
     names_dollar: bool,
+    /// What every topic begins with that it matches: most rules are passed by with a glance at this.
+    beginning: Box<str>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Level {
     /// `+`
     One,
@@ -42,30 +63,42 @@ enum Level {
     Pieces(Box<[Piece]>),
 }
 
-#[derive(Debug, PartialEq)]
-enum Piece {
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Piece {
     Text(Box<str>),
     ClientId,
     Username,
+    CommonName,
+    Attribute(Box<str>),
 }
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PatternError {
+pub enum PatternError {
+    /// It is no topic filter.
     #[error("not a topic filter: {0}")]
     Filter(TopicError),
+    /// It begins with `$share/`.
     #[error(
         "write the filter without `$share/group/`: shared subscriptions are judged by the filter behind it"
     )]
     Shared,
-    #[error("unknown variable `${{{0}}}`; there are ${{clientid}} and ${{username}}")]
+    /// There is no such variable.
+    #[error(
+        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
+    )]
     Variable(String),
+    /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,
 }
 
 impl Pattern {
-    pub(super) fn parse(text: &str) -> Result<Self, PatternError> {
+    /// Compiles `text`.
+    ///
+    /// # Errors
+    /// It is no plain topic filter, or has a variable that there is not.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
         check_filter(text).map_err(PatternError::Filter)?;
         if split_share(text).0.is_some() {
             return Err(PatternError::Shared);
@@ -78,7 +111,11 @@ impl Pattern {
             }
             Some(Level::One | Level::Rest) | None => false,
         };
-        Ok(Self { levels, names_dollar })
+        // `a/#` matches `a`, too.
+        let beginning = text.strip_suffix("/#").unwrap_or(text);
+        let beginning = &beginning[..beginning.find(['+', '#']).unwrap_or(beginning.len())];
+        let beginning = beginning.split("${").next().unwrap_or_default();
+        Ok(Self { levels, names_dollar, beginning: beginning.into() })
     }
 
     /// Whether it matches the topic name.
@@ -86,7 +123,11 @@ impl Pattern {
         if reach == Reach::Named && topic.starts_with('$') && !self.names_dollar {
             return false;
         }
-        let mut topic = topic.split('/');
+        // Comparing with a text of no bytes, which lies nowhere, takes some processors a hundred nanoseconds.
+        if !self.beginning.is_empty() && !topic.starts_with(&*self.beginning) {
+            return false;
+        }
+        let mut topic = Levels(Some(topic));
         for level in &self.levels {
             let met = match (level, topic.next()) {
                 // Also where the topic has ended: `a/#` matches its parent `a`.
@@ -102,8 +143,14 @@ impl Pattern {
         topic.next().is_none()
     }
 
+    /// Whether it begins with a written `$`.
+    pub(super) const fn names_dollar(&self) -> bool {
+        self.names_dollar
+    }
+
     /// Whether it matches every topic that the (unshared) filter matches.
-    pub(super) fn contains(&self, filter: &str, who: Who<'_>) -> bool {
+    #[must_use]
+    pub fn contains(&self, filter: &str, who: Who<'_>) -> bool {
         if filter.starts_with('$') && !self.names_dollar {
             return false;
         }
@@ -127,7 +174,8 @@ impl Pattern {
     }
 
     /// Whether some topic is matched by both it and the (unshared) filter.
-    pub(super) fn meets(&self, filter: &str, who: Who<'_>) -> bool {
+    #[must_use]
+    pub fn meets(&self, filter: &str, who: Who<'_>) -> bool {
         // [MQTT-4.7.2-1]: the client's wildcard stays away from `$` topics.
         if self.names_dollar && filter.starts_with(['+', '#']) || !self.possible(who) {
             return false;
@@ -158,6 +206,24 @@ impl Pattern {
     }
 }
 
+/// The levels of a topic; short texts, in which a plain search is the quickest.
+struct Levels<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Levels<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.0?;
+        match rest.bytes().position(|byte| byte == b'/') {
+            Some(at) => {
+                self.0 = Some(&rest[at + 1..]);
+                Some(&rest[..at])
+            }
+            None => self.0.take(),
+        }
+    }
+}
+
 impl Level {
     fn parse(text: &str) -> Result<Self, PatternError> {
         match text {
@@ -166,24 +232,7 @@ impl Level {
             _ if !text.contains("${") => return Ok(Self::Text(text.into())),
             _ => {}
         }
-        let mut pieces = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
-            if !before.is_empty() {
-                pieces.push(Piece::Text(before.into()));
-            }
-            let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
-            pieces.push(match name {
-                "clientid" => Piece::ClientId,
-                "username" => Piece::Username,
-                other => return Err(PatternError::Variable(other.to_owned())),
-            });
-            rest = after;
-        }
-        if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.into()));
-        }
-        Ok(Self::Pieces(pieces.into()))
+        Ok(Self::Pieces(pieces(text)?.into()))
     }
 
     /// Whether it is this text, which has no `/` in it. Wildcards are not texts.
@@ -201,13 +250,43 @@ impl Level {
     }
 }
 
+/// Text and the variables in it, in their order.
+pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.into()));
+        }
+        let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
+        pieces.push(match name {
+            "clientid" => Piece::ClientId,
+            "username" => Piece::Username,
+            "cn" => Piece::CommonName,
+            other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
+                Some(name) => Piece::Attribute(name.into()),
+                None => return Err(PatternError::Variable(other.to_owned())),
+            },
+        });
+        rest = after;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.into()));
+    }
+    Ok(pieces)
+}
+
 impl Piece {
-    /// Its text; `None` where the client has no user name.
-    fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
+    /// Its text; `None` where the client has no such thing.
+    pub(super) fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::ClientId => Some(who.client_id),
             Self::Username => who.username,
+            Self::CommonName => who.common_name,
+            Self::Attribute(name) => {
+                who.attributes.iter().find(|(own, _)| **own == **name).map(|(_, value)| &**value)
+            }
         }
     }
 }
@@ -216,7 +295,8 @@ impl Piece {
 mod tests {
     use super::*;
 
-    const ANN: Who<'static> = Who { client_id: "c1", username: Some("ann") };
+    const NOBODY: Who<'static> = Who { client_id: "", username: None, common_name: None, attributes: &[] };
+    const ANN: Who<'static> = Who { client_id: "c1", username: Some("ann"), ..NOBODY };
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -235,6 +315,10 @@ mod tests {
             assert!(pattern(text).contains(topic, ANN), "{text} {topic}");
             assert!(pattern(text).meets(topic, ANN), "{text} {topic}");
         }
+        let tenant = [("tenant".to_owned(), "acme".to_owned())];
+        let who = Who { common_name: Some("cert"), attributes: &tenant, ..ANN };
+        assert!(pattern("${cn}/${attr.tenant}/#").matches("cert/acme/x", who, Reach::Named));
+        assert!(!pattern("${cn}/#").meets("#", ANN) && !pattern("${attr.tenant}").meets("+", ANN));
         assert!(!pattern("dev/${clientid}").matches("dev/c2", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1/x", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1x", ANN, Reach::Named));
@@ -244,7 +328,7 @@ mod tests {
     fn a_value_never_widens_a_rule() {
         let rule = pattern("dev/${clientid}");
         for client_id in ["+", "#", "a/b", "", "+/#"] {
-            let who = Who { client_id, username: None };
+            let who = Who { client_id, ..NOBODY };
             for topic in ["dev/x", "dev/a/b", "dev/a", "dev/c1"] {
                 assert!(!rule.matches(topic, who, Reach::Named), "{client_id} {topic}");
                 assert!(!rule.contains(topic, who), "{client_id} {topic}");
@@ -253,7 +337,7 @@ mod tests {
                 assert!(!rule.contains(filter, who), "{client_id} {filter}");
             }
         }
-        let nobody = Who { client_id: "", username: None };
+        let nobody = NOBODY;
         assert!(rule.matches("dev/", nobody, Reach::Named));
         assert!(!pattern("u/${username}").matches("u/", nobody, Reach::Named));
         assert!(!pattern("u/${username}").meets("u/#", nobody));
@@ -261,7 +345,7 @@ mod tests {
 
     #[test]
     fn dollar_topics_must_be_named() {
-        let sys = Who { client_id: "$SYS", username: Some("$SYS") };
+        let sys = Who { client_id: "$SYS", username: Some("$SYS"), ..NOBODY };
         for text in ["#", "+/x", "+/#", "${clientid}/#", "${username}/x"] {
             assert!(!pattern(text).matches("$SYS/x", sys, Reach::Named), "{text}");
             assert!(!pattern(text).contains("$SYS/x", sys), "{text}");
@@ -304,6 +388,31 @@ mod tests {
                 assert_eq!(pattern(outer).contains(inner, ANN), expected, "{outer} {inner}");
             }
         }
+    }
+
+    #[test]
+    fn a_glance_at_the_beginning_misses_nothing() {
+        for (text, beginning) in [
+            ("a/b", "a/b"),
+            ("a/#", "a"),
+            ("a/+/c", "a/"),
+            ("a/+/#", "a/"),
+            ("#", ""),
+            ("+/#", ""),
+            ("a/b${clientid}/c", "a/b"),
+            ("a${clientid}/#", "a"),
+            ("/#", ""),
+            ("a/${clientid}/+/#", "a/"),
+        ] {
+            assert_eq!(&*pattern(text).beginning, beginning, "{text}");
+        }
+        assert!(
+            pattern("a/#").matches("a", ANN, Reach::Named)
+                && !pattern("a/#").matches("ab", ANN, Reach::Named)
+        );
+        assert!(
+            pattern("/#").matches("/", ANN, Reach::Named) && !pattern("/#").matches("a", ANN, Reach::Named)
+        );
     }
 
     #[test]

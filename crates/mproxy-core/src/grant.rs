@@ -1,0 +1,207 @@
+//! Grants: what a client may do without anybody being asked, as the policy said when it admitted the client.
+//!
+//! Rules, and the topics of whoever asks, are the client's own: a [`Mapping`] is applied after them on the way up and
+//! undone before them on the way down.
+
+mod mapping;
+
+use std::time::{Duration, Instant};
+
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::split_share;
+use mproxy_codec::types::QoS;
+
+pub use self::mapping::{Mapping, PrefixError};
+use crate::rule::{Act, Effect, Message, Rule, Who};
+
+/// What a client may do. Shared by whoever is told of the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grant {
+    rules: Box<[Rule]>,
+    default: Effect,
+    receives: bool,
+    /// The policy's own name for it. Of no meaning here.
+    pub version: Box<str>,
+    /// How long it holds without being renewed.
+    pub ttl: Option<Duration>,
+    /// When the client is disconnected, whatever else holds.
+    pub expires_at: Option<Instant>,
+    /// Bounds of this client's.
+    pub limits: GrantLimits,
+    /// Where its topics stand at the broker.
+    pub mapping: Option<Mapping>,
+}
+
+/// Bounds that a grant sets one client. `None`: only those that hold for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrantLimits {
+    /// Bytes of one packet from the client.
+    pub packet_size: Option<u32>,
+    /// Subscriptions at a time.
+    pub subscriptions: Option<u32>,
+}
+
+/// What a grant says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word<A> {
+    /// Ask the policy.
+    Ask,
+    /// Yes.
+    Allow(A),
+    /// No, and the reason code for it.
+    Refuse(ReasonCode),
+}
+
+impl Grant {
+    /// A grant of these rules; `default` is what follows where none of them speaks.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>, default: Effect) -> Self {
+        // A rule for everything does not count: reading every delivery is a price that has to be asked for.
+        let names_receive =
+            |rule: &Rule| rule.actions.has(Act::Receive) && rule.actions != crate::rule::Actions::ALL;
+        Self {
+            receives: rules.iter().any(names_receive),
+            rules: rules.into(),
+            default,
+            version: Box::default(),
+            ttl: None,
+            expires_at: None,
+            limits: GrantLimits::default(),
+            mapping: None,
+        }
+    }
+
+    /// What is left where its rules do not hold any more: everything is asked about.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        Self { rules: Box::default(), default: Effect::Ask, receives: false, ..self.clone() }
+    }
+
+    /// Whether some rule names deliveries. Where none does, they are none of the grant's business.
+    #[must_use]
+    pub const fn receives(&self) -> bool {
+        self.receives
+    }
+
+    /// May this be published, stand as a will, or be delivered?
+    #[must_use]
+    pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> Word<()> {
+        match self.rules.iter().find(|rule| rule.speaks_of_topic(act, message.topic, who)) {
+            None => self.unspoken(message.topic, ()),
+            Some(rule) => match rule.effect {
+                Effect::Ask => Word::Ask,
+                Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+                Effect::Allow => rule.bounds(act, message).map_or_else(Word::Refuse, Word::Allow),
+            },
+        }
+    }
+
+    /// May this filter be subscribed to, and up to which QoS?
+    #[must_use]
+    pub fn filter(&self, who: Who<'_>, filter: &str) -> Word<QoS> {
+        match self.rules.iter().find(|rule| rule.speaks_of_filter(filter, who)) {
+            None => self.unspoken(split_share(filter).1, QoS::ExactlyOnce),
+            Some(rule) => match rule.effect {
+                Effect::Ask => Word::Ask,
+                Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+                Effect::Allow => Word::Allow(rule.max_qos),
+            },
+        }
+    }
+
+    /// Where no rule speaks of this topic or filter. The broker's own topics lie outside of any mapping, and outside of
+    /// what is allowed in general: a rule has to name them.
+    fn unspoken<A>(&self, topic: &str, yes: A) -> Word<A> {
+        let dollar = topic.starts_with('$');
+        match self.default {
+            Effect::Allow if !dollar => Word::Allow(yes),
+            Effect::Ask if !dollar || self.mapping.is_none() => Word::Ask,
+            Effect::Allow | Effect::Ask | Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Actions, Pattern, Retain};
+
+    const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
+
+    fn rule(effect: Effect, actions: Actions, topics: &[&str]) -> Rule {
+        let topics = topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
+        Rule { effect, actions, topics, max_qos: QoS::AtLeastOnce, retain: Retain::Refused }
+    }
+
+    fn publish(grant: &Grant, topic: &str) -> Word<()> {
+        grant.message(Act::Publish, C1, Message { topic, qos: QoS::AtMostOnce, retain: false })
+    }
+
+    const NO: ReasonCode = ReasonCode::NOT_AUTHORIZED;
+
+    #[test]
+    fn the_first_rule_that_speaks_decides_and_then_the_default() {
+        let rules = vec![
+            rule(Effect::Deny, Actions::ALL, &["a/secret"]),
+            rule(Effect::Ask, Actions::ALL, &["a/maybe"]),
+            rule(Effect::Allow, Actions::ALL, &["a/#", "own/${clientid}"]),
+        ];
+        for (default, else_) in
+            [(Effect::Ask, Word::Ask), (Effect::Deny, Word::Refuse(NO)), (Effect::Allow, Word::Allow(()))]
+        {
+            let grant = Grant::new(rules.clone(), default);
+            assert_eq!(publish(&grant, "a/b"), Word::Allow(()));
+            assert_eq!(publish(&grant, "own/c1"), Word::Allow(()));
+            assert_eq!(publish(&grant, "a/secret"), Word::Refuse(NO));
+            assert_eq!(publish(&grant, "a/maybe"), Word::Ask);
+            assert_eq!(publish(&grant, "b"), else_);
+        }
+    }
+
+    #[test]
+    fn a_wide_filter_meets_what_is_denied_or_to_be_asked_about() {
+        let grant = Grant::new(
+            vec![
+                rule(Effect::Ask, Actions::ALL, &["a/maybe"]),
+                rule(Effect::Deny, Actions::ALL, &["b/secret"]),
+                rule(Effect::Allow, Actions::ALL, &["a/#", "b/#"]),
+            ],
+            Effect::Deny,
+        );
+        assert_eq!(grant.filter(C1, "a/#"), Word::Ask);
+        assert_eq!(grant.filter(C1, "b/+"), Word::Refuse(NO));
+        assert_eq!(grant.filter(C1, "a/x/#"), Word::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, "$share/g/a/x"), Word::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, "+/x"), Word::Refuse(NO));
+    }
+
+    #[test]
+    fn bounds_of_a_rule_have_codes_of_their_own() {
+        let grant = Grant::new(vec![rule(Effect::Allow, Actions::ALL, &["#"])], Effect::Deny);
+        let word = |qos, retain| grant.message(Act::Publish, C1, Message { topic: "a", qos, retain });
+        assert_eq!(word(QoS::ExactlyOnce, false), Word::Refuse(ReasonCode::QOS_NOT_SUPPORTED));
+        assert_eq!(word(QoS::AtLeastOnce, true), Word::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED));
+    }
+
+    #[test]
+    fn dollar_topics_have_to_be_named() {
+        let everything = rule(Effect::Allow, Actions::ALL, &["#"]);
+        let mut mapped = Grant::new(vec![everything.clone()], Effect::Ask);
+        assert_eq!(publish(&mapped, "$SYS/x"), Word::Ask);
+        mapped.mapping = Some(Mapping::new("t/").unwrap());
+        assert_eq!(publish(&mapped, "$SYS/x"), Word::Refuse(NO));
+        assert_eq!(mapped.filter(C1, "$share/g/$SYS/#"), Word::Refuse(NO));
+        let open = Grant::new(vec![everything], Effect::Allow);
+        assert_eq!(publish(&open, "$SYS/x"), Word::Refuse(NO));
+        assert_eq!(open.filter(C1, "$SYS/#"), Word::Refuse(NO));
+        let named = Grant::new(vec![rule(Effect::Allow, Actions::ALL, &["$SYS/#"])], Effect::Deny);
+        assert_eq!(publish(&named, "$SYS/x"), Word::Allow(()));
+    }
+
+    #[test]
+    fn deliveries_are_judged_only_where_a_rule_names_them() {
+        assert!(!Grant::new(vec![rule(Effect::Deny, Actions::ALL, &["#"])], Effect::Deny).receives());
+        let receive = Actions::NONE.with(Act::Receive);
+        assert!(Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask).receives());
+    }
+}

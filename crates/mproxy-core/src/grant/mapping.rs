@@ -1,0 +1,116 @@
+//! A prefix under which a client's topics stand at the broker: put before them on the way up, taken off on the way
+//! down. Topics that begin with `$` are the broker's own and are left alone.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use mproxy_codec::topic::{check_filter, check_name, split_share};
+
+/// A topic mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping(Box<str>);
+
+/// Why a text is no prefix for topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefixError {
+    /// It is no beginning of a topic name: empty, too long, or with a wildcard or U+0000 in it.
+    NoName,
+    /// It begins with `$`: what a client says would become a shared subscription or a topic of the broker's own.
+    Dollar,
+}
+
+impl fmt::Display for PrefixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoName => "is no beginning of a topic name",
+            Self::Dollar => "begins with $",
+        })
+    }
+}
+
+impl Mapping {
+    /// A mapping to topics under `prefix`, put before them as it stands.
+    ///
+    /// # Errors
+    /// It cannot stand before a topic.
+    pub fn new(prefix: &str) -> Result<Self, PrefixError> {
+        check_name(prefix).map_err(|_| PrefixError::NoName)?;
+        if prefix.starts_with('$') { Err(PrefixError::Dollar) } else { Ok(Self(prefix.into())) }
+    }
+
+    /// What the broker calls the client's topic.
+    #[must_use]
+    pub fn up<'t>(&self, topic: &'t str) -> Cow<'t, str> {
+        if topic.starts_with('$') { topic.into() } else { format!("{}{topic}", self.0).into() }
+    }
+
+    /// What the client calls the broker's topic; `None` if it is none of the client's.
+    #[must_use]
+    pub fn down<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        match topic.strip_prefix(&*self.0) {
+            None if topic.starts_with('$') => Some(topic),
+            None | Some("") => None,
+            Some(own) if own.starts_with('$') => None,
+            Some(own) => Some(own),
+        }
+    }
+
+    /// What the broker calls the client's filter; of a shared one, behind the group. `None` where that is no filter:
+    /// it is too long, or its first level is a wildcard and the prefix does not end a level.
+    #[must_use]
+    pub fn up_filter<'t>(&self, filter: &'t str) -> Option<Cow<'t, str>> {
+        let (group, plain) = split_share(filter);
+        if plain.starts_with('$') {
+            return Some(filter.into());
+        }
+        let mapped = match group {
+            Some(group) => format!("$share/{group}/{}{plain}", self.0),
+            None => format!("{}{plain}", self.0),
+        };
+        check_filter(&mapped).is_ok().then_some(mapped.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_up_comes_down_again() {
+        let mapping = Mapping::new("tenants/acme/").unwrap();
+        assert_eq!(mapping.up("a/b"), "tenants/acme/a/b");
+        assert_eq!(mapping.down("tenants/acme/a/b"), Some("a/b"));
+        assert_eq!(mapping.up("$SYS/x"), "$SYS/x");
+        assert_eq!(mapping.down("$SYS/x"), Some("$SYS/x"));
+        for other in ["tenants/acme", "tenants/acme/", "tenants/acmes/a", "a/b", "tenants/acme/$SYS/x"] {
+            assert_eq!(mapping.down(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn filters_are_mapped_behind_their_group() {
+        let mapping = Mapping::new("t/").unwrap();
+        for (filter, mapped) in [
+            ("#", "t/#"),
+            ("+/a", "t/+/a"),
+            ("/a", "t//a"),
+            ("$share/g/#", "$share/g/t/#"),
+            ("$SYS/#", "$SYS/#"),
+            ("$share/g/$SYS/x", "$share/g/$SYS/x"),
+        ] {
+            assert_eq!(mapping.up_filter(filter).as_deref(), Some(mapped));
+        }
+        let within = Mapping::new("t-").unwrap();
+        assert_eq!(within.up_filter("a/+").as_deref(), Some("t-a/+"));
+        assert_eq!(within.up_filter("+/a"), None);
+        assert_eq!(within.up_filter("$share/g/#"), None);
+    }
+
+    #[test]
+    fn what_cannot_stand_before_a_topic_is_no_prefix() {
+        for prefix in ["", "a/+/", "#", "a\0"] {
+            assert_eq!(Mapping::new(prefix), Err(PrefixError::NoName), "{prefix:?}");
+        }
+        assert_eq!(Mapping::new("$share/g/"), Err(PrefixError::Dollar));
+    }
+}

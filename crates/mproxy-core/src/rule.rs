@@ -1,0 +1,140 @@
+//! Rules on topics, as rule files and grants hold them: which of them decides about a message or a filter, and what it
+//! says. The first rule that speaks of it decides.
+//!
+//! - **A message** (PUBLISH, will, delivery) is spoken of by a rule if one of its filters matches the topic.
+//! - **A filter** is spoken of by an *allow* rule only if one of the rule's filters contains it whole, by a *deny* or
+//!   an *ask* rule as soon as some topic matches both: nothing that is denied is had through a wider filter.
+//! - **Topics that begin with `$`** are reached by *allow* and *ask* rules only if they begin with a written `$`. The
+//!   wildcards of a deny rule reach them.
+
+mod name;
+mod pattern;
+
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::split_share;
+use mproxy_codec::types::QoS;
+
+pub use self::name::Name;
+use self::pattern::Reach;
+pub use self::pattern::{Pattern, PatternError, Who};
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// What follows from it.
+    pub effect: Effect,
+    /// What it is about.
+    pub actions: Actions,
+    /// Which topics.
+    pub topics: Box<[Pattern]>,
+    /// What it allows at most.
+    pub max_qos: QoS,
+    /// Whether what it allows may be retained.
+    pub retain: Retain,
+}
+
+/// What follows from a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Yes, within the rule's bounds.
+    Allow,
+    /// No.
+    Deny,
+    /// Somebody else knows.
+    Ask,
+}
+
+/// Whether messages may be retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retain {
+    /// They may.
+    Allowed,
+    /// They may not.
+    Refused,
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It publishes.
+    Publish = 1,
+    /// It subscribes.
+    Subscribe = 2,
+    /// It is sent something.
+    Receive = 4,
+    /// It has a will.
+    Will = 8,
+}
+
+/// A set of [`Act`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actions(u8);
+
+impl Actions {
+    /// Everything.
+    pub const ALL: Self = Self(15);
+    /// Nothing yet.
+    pub const NONE: Self = Self(0);
+
+    /// Whether `act` is among them.
+    #[must_use]
+    pub const fn has(self, act: Act) -> bool {
+        self.0 & act as u8 != 0
+    }
+
+    /// These and `act`.
+    #[must_use]
+    pub const fn with(self, act: Act) -> Self {
+        Self(self.0 | act as u8)
+    }
+}
+
+/// A message on its way, as rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its QoS.
+    pub qos: QoS,
+    /// Its RETAIN flag.
+    pub retain: bool,
+}
+
+impl Rule {
+    /// Whether it decides about a message on this topic.
+    #[must_use]
+    pub fn speaks_of_topic(&self, act: Act, topic: &str, who: Who<'_>) -> bool {
+        let reach = match self.effect {
+            Effect::Allow | Effect::Ask => Reach::Named,
+            Effect::Deny => Reach::Wide,
+        };
+        self.actions.has(act) && self.topics.iter().any(|own| own.matches(topic, who, reach))
+    }
+
+    /// Whether it decides about a subscription to this filter, shared or not.
+    #[must_use]
+    pub fn speaks_of_filter(&self, filter: &str, who: Who<'_>) -> bool {
+        let filter = split_share(filter).1;
+        self.actions.has(Act::Subscribe)
+            && self.topics.iter().any(|own| match self.effect {
+                Effect::Allow => own.contains(filter, who),
+                Effect::Deny => own.meets(filter, who),
+                Effect::Ask => own.meets(filter, who) && (own.names_dollar() || !filter.starts_with('$')),
+            })
+    }
+
+    /// Of a rule that allows: whether it allows this message, too. `Err` is the reason code.
+    ///
+    /// # Errors
+    /// The QoS is over the rule's, or it may not be retained. What a client is sent has been bounded when it subscribed.
+    pub fn bounds(&self, act: Act, message: Message<'_>) -> Result<(), ReasonCode> {
+        match act {
+            Act::Receive | Act::Subscribe => Ok(()),
+            Act::Publish | Act::Will if message.qos > self.max_qos => Err(ReasonCode::QOS_NOT_SUPPORTED),
+            Act::Publish | Act::Will if message.retain && self.retain == Retain::Refused => {
+                Err(ReasonCode::RETAIN_NOT_SUPPORTED)
+            }
+            Act::Publish | Act::Will => Ok(()),
+        }
+    }
+}

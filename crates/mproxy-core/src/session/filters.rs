@@ -1,0 +1,166 @@
+//! The client's filters and what the broker knows them as: mapped, renamed, renamed again, counted.
+
+use bytes::{Bytes, BytesMut};
+use mproxy_codec::packet::{FilterRequest, Subscribe, encode_subscribe, encode_unsubscribe};
+use mproxy_codec::property::PropertyEdit;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::TopicFilter;
+use mproxy_codec::types::PacketId;
+
+use super::Session;
+use super::subscribe::{Decided, allowed_requests, in_force};
+use crate::peer::Side;
+use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
+
+impl Session {
+    /// Counts new subscriptions against the grant's limit; those beyond it are refused. Gives the names of the new ones.
+    pub(super) fn count_subscriptions(
+        &mut self,
+        requests: &[FilterRequest<'_>],
+        decided: &mut [Decided],
+    ) -> Box<[Option<Box<str>>]> {
+        let Some(most) = self.grant().and_then(|grant| grant.limits.subscriptions) else {
+            return Box::default();
+        };
+        let subscriptions = &mut self.ledger().subscriptions;
+        requests
+            .iter()
+            .zip(decided)
+            .map(|(request, one)| {
+                let name = request.filter.as_str();
+                if matches!(one, Decision::Refuse(_)) || subscriptions.contains(name) {
+                    return None;
+                }
+                if subscriptions.len() >= most as usize {
+                    *one = Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED));
+                    return None;
+                }
+                subscriptions.insert(name.into());
+                Some(name.into())
+            })
+            .collect()
+    }
+
+    /// A SUBSCRIBE was answered: what was refused after all does not count.
+    pub(super) fn count_refused(&mut self, counted: &[Option<Box<str>>], codes: &[u8]) {
+        let Some(ledger) = &mut self.ledger else { return };
+        for (name, code) in counted.iter().zip(codes) {
+            if let Some(name) = name.as_ref().filter(|_| *code >= 0x80) {
+                ledger.subscriptions.remove(name);
+            }
+        }
+    }
+
+    /// Puts the allowed filters where the grant wants them at the broker. What has no place there is refused.
+    pub(super) fn map_filters(
+        &self,
+        subscribe: &Subscribe<'_>,
+        requests: &[FilterRequest<'_>],
+        decided: &mut [Decided],
+    ) {
+        if !self.terms.mapped {
+            return;
+        }
+        for (request, one) in requests.iter().zip(&mut *decided) {
+            let Decision::Allow(change) = one else { continue };
+            match self.mapped_filter(change.filter.as_deref().unwrap_or(request.filter.as_str())) {
+                Ok(None) => {}
+                Ok(mapped) => change.filter = mapped,
+                Err(()) => *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID)),
+            }
+        }
+        let mut out = BytesMut::new();
+        let kept = PropertyEdit::keep(subscribe.properties);
+        let sent = allowed_requests(requests, decided);
+        let fits = sent.is_empty()
+            || encode_subscribe(
+                self.terms.version,
+                subscribe.packet_id,
+                &kept,
+                sent.iter().copied(),
+                &mut out,
+            )
+            .is_ok_and(|()| out.len() <= self.terms.max_packet_to(Side::Broker) as usize);
+        if !fits {
+            drop(sent);
+            decided.fill(Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)));
+        }
+    }
+
+    /// From now on the broker knows these filters under these texts; `decided` is empty where nothing was changed. Gives
+    /// the texts that it knew them as before and that nothing stands for any more.
+    pub(super) fn remember_renames(
+        &mut self,
+        requests: &[FilterRequest<'_>],
+        decided: &[Decided],
+    ) -> Box<[Box<str>]> {
+        let mut old_names: Vec<Box<str>> = Vec::new();
+        for (at, request) in requests.iter().enumerate() {
+            let asked = request.filter.as_str();
+            let sent = match decided.get(at) {
+                // What was subscribed to before under this filter still is.
+                Some(Decision::Refuse(_)) => continue,
+                Some(Decision::Allow(FilterChange { filter, .. })) => filter.as_deref(),
+                None => None,
+            };
+            let mut old = self.ledger.as_mut().and_then(|ledger| ledger.renamed(asked));
+            // A mapping needs no memory: it can be worked out again.
+            let mapped = self.mapped_filter(asked).unwrap_or_default();
+            if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
+                self.ledger().rename(asked, sent);
+                let stood = self.cold.as_mut().is_some_and(|cold| cold.plain.remove(asked));
+                if old.is_none() && (stood || self.terms.resumed) {
+                    old = Some(mapped.unwrap_or_else(|| asked.into()));
+                }
+            }
+            old_names.extend(old.filter(|old| **old != *sent.unwrap_or(asked) && !old_names.contains(old)));
+        }
+        if old_names.is_empty() {
+            return Box::default();
+        }
+        let now = in_force(requests, decided);
+        let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
+        old_names.retain(|old| {
+            let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
+            !again && self.ledger.as_ref().is_none_or(|ledger| !ledger.sends(old))
+        });
+        old_names.into()
+    }
+
+    /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time.
+    pub(super) fn remember_plain(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
+        if self.want_of(Hook::Subscribe) == Want::Nothing {
+            return;
+        }
+        for (at, request) in requests.iter().enumerate() {
+            let asked = request.filter.as_str();
+            let renamed = self.ledger.as_ref().is_some_and(|ledger| ledger.renames(asked));
+            if !renamed && !matches!(decided.get(at), Some(Decision::Refuse(_))) {
+                self.cold().plain.insert(asked);
+            }
+        }
+    }
+
+    /// Ends the subscriptions that a SUBSCRIBE under another name has left behind. It is answered only after that, so
+    /// that its packet id can be used once more: all others are the client's to give.
+    ///
+    /// The SUBACK comes back where there is nothing to wait for.
+    pub(super) fn retire(&mut self, id: PacketId, names: &[Box<str>], reply: Bytes) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        let filters = names.iter().filter_map(|name| TopicFilter::new(name).ok());
+        let written = encode_unsubscribe(
+            self.terms.version,
+            id,
+            &PropertyEdit::NONE,
+            filters.collect::<Vec<_>>(),
+            &mut out,
+        );
+        if names.is_empty() || written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize
+        {
+            return Some(reply);
+        }
+        self.ledger().retiring(id, reply);
+        self.inject(Side::Broker, out.freeze());
+        None
+    }
+}

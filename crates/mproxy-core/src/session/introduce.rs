@@ -1,0 +1,198 @@
+//! How an admitted client is introduced to the broker, and the broker's CONNACK to the client: what the admission
+//! changed, what the grant maps, what our own limits cut short.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{Connack, Connect, Disconnect, Will};
+use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::Sender;
+
+use super::{Session, rewrite};
+use crate::grant::{Grant, Mapping, Word};
+use crate::policy::{Admission, Refusal};
+use crate::rule::{Act, Message, Who};
+
+/// The protocol's own bound on packets [MQTT-2.2.3].
+const ANY_PACKET: u32 = 268_435_460;
+
+/// Why a client that was admitted cannot be introduced.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// The admission makes no valid CONNECT.
+    Invalid(String),
+    /// A limit or the grant itself forbids it; this is the code.
+    Refused(ReasonCode),
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Self::Invalid(why)
+    }
+}
+
+impl Session {
+    /// The CONNECT for the broker; the very bytes where nothing changes.
+    pub(super) fn introduce(&mut self, sent: &Bytes, admission: Option<&Admission>) -> Result<Bytes, Unfit> {
+        let asked = parse_connect(sent).ok_or_else(|| "CONNECT could not be read again".to_owned())?;
+        let mut connect = match admission {
+            Some(admission) => rewrite::connect(&asked, admission)?,
+            None => asked,
+        };
+        let grant = admission.and_then(|admission| admission.grant.as_deref());
+        if let (Some(grant), Some(will)) = (grant, &connect.will) {
+            self.judge_will(grant, admission, &connect, will)?;
+        }
+        connect.keep_alive = self.capped_keep_alive(&connect)?;
+        let expiry = self.capped_expiry(connect.properties).map(Value::Four);
+        self.terms.expiry_capped = expiry.is_some();
+        self.terms.keep_alive_capped = connect.keep_alive != asked.keep_alive;
+        self.terms.id_given = asked.client_id.is_empty() && !connect.client_id.is_empty();
+
+        let mapping = grant.and_then(|grant| grant.mapping.as_ref());
+        let (topic, properties) = match (mapping, &connect.will) {
+            (Some(mapping), Some(will)) => mapped_will(mapping, will)?,
+            (_, None) | (None, _) => (Cow::Borrowed(""), None),
+        };
+        if let (Some(_), Some(will)) = (mapping, &mut connect.will) {
+            will.topic = &topic;
+            if let Some(properties) = &properties {
+                will.properties = Properties::check(properties, Place::Will, Sender::Client)
+                    .map_err(|error| format!("mapped will: {error}"))?;
+            }
+        }
+        if connect == asked && expiry.is_none() {
+            return Ok(sent.clone());
+        }
+        let expiry = expiry.map(|value| (PropertyId::SessionExpiryInterval, value));
+        let mut out = BytesMut::new();
+        connect
+            .encode_with(&PropertyEdit::keep(connect.properties).with(expiry.as_slice()), &mut out)
+            .map_err(|error| format!("rewritten CONNECT: {error}"))?;
+        Ok(out.freeze())
+    }
+
+    /// The will as the grant sees it, by its own rules for wills. Whoever gave the grant was asked about it already.
+    fn judge_will(
+        &self,
+        grant: &Grant,
+        admission: Option<&Admission>,
+        connect: &Connect<'_>,
+        will: &Will<'_>,
+    ) -> Result<(), Unfit> {
+        let Some(peer) = self.peer() else { return Ok(()) };
+        let who = Who {
+            client_id: connect.client_id,
+            username: connect.username,
+            attributes: admission.map_or(&[], |admission| &admission.attributes[..]),
+            ..Who::from(&**peer)
+        };
+        let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
+        match grant.message(Act::Will, who, message) {
+            Word::Refuse(reason) => Err(Unfit::Refused(reason)),
+            Word::Ask | Word::Allow(()) => Ok(()),
+        }
+    }
+
+    fn capped_keep_alive(&self, connect: &Connect<'_>) -> Result<u16, Unfit> {
+        match self.setting.limits.max_keep_alive {
+            Some(most) if connect.keep_alive == 0 || connect.keep_alive > most => {
+                // 3.x clients cannot be told; silently closing on one that keeps its own time would be worse.
+                if connect.version.is_v5() {
+                    Ok(most)
+                } else {
+                    Err(Unfit::Refused(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID))
+                }
+            }
+            Some(_) | None => Ok(connect.keep_alive),
+        }
+    }
+
+    /// The Session Expiry Interval that takes the place of the one in there.
+    fn capped_expiry(&self, properties: Properties<'_>) -> Option<u32> {
+        let most = self.setting.limits.max_session_expiry?;
+        let asked = properties.u32(PropertyId::SessionExpiryInterval)?;
+        (asked > most).then_some(most)
+    }
+
+    /// The broker's CONNACK as the client has to have it, `None` if that is how it came.
+    pub(super) fn connack_for_client(&self, connack: &Connack<'_>) -> Option<Bytes> {
+        if !self.terms.version.is_v5() {
+            return None;
+        }
+        let properties = connack.properties;
+        let limits = &self.setting.limits;
+        let mut added = Vec::new();
+        if let (true, Some(most)) = (self.terms.keep_alive_capped, limits.max_keep_alive)
+            && !properties.u16(PropertyId::ServerKeepAlive).is_some_and(|own| own != 0 && own <= most)
+        {
+            // [MQTT-3.2.2-21]
+            added.push((PropertyId::ServerKeepAlive, Value::Two(most)));
+        }
+        if let (true, Some(most)) = (self.terms.expiry_capped, limits.max_session_expiry)
+            && properties.u32(PropertyId::SessionExpiryInterval).is_none_or(|own| own > most)
+        {
+            // 3.2.2.3.2: the client is told that it is another than it asked for.
+            added.push((PropertyId::SessionExpiryInterval, Value::Four(most)));
+        }
+        if let (true, Some(peer)) = (self.terms.id_given, self.peer())
+            && !properties.contains(PropertyId::AssignedClientIdentifier)
+        {
+            // [MQTT-3.2.2-16]
+            added.push((PropertyId::AssignedClientIdentifier, Value::Text(&peer.client_id)));
+        }
+        let largest = limits.max_packet_size.min(self.terms.granted_packet);
+        if largest < ANY_PACKET
+            && properties.u32(PropertyId::MaximumPacketSize).is_none_or(|own| own > largest)
+        {
+            // [MQTT-3.2.2-15]
+            added.push((PropertyId::MaximumPacketSize, Value::Four(largest)));
+        }
+        if added.is_empty() {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        let edit = PropertyEdit::keep(properties).with(&added);
+        connack.encode_with(self.terms.version, &edit, &mut out).ok()?;
+        (out.len() <= self.terms.client_max_packet as usize).then(|| out.freeze())
+    }
+
+    /// A client's DISCONNECT that asks for a longer session than it may have.
+    pub(super) fn disconnect_for_broker(&self, disconnect: &Disconnect<'_>) -> Option<Bytes> {
+        let most = self.capped_expiry(disconnect.properties)?;
+        let added = [(PropertyId::SessionExpiryInterval, Value::Four(most))];
+        let edit = PropertyEdit::keep(disconnect.properties).with(&added);
+        let mut out = BytesMut::new();
+        disconnect.encode_with(self.terms.version, &edit, &mut out).ok()?;
+        Some(out.freeze())
+    }
+}
+
+impl Unfit {
+    /// As a refusal, or else as the text of a failure.
+    pub(super) fn split(self) -> Result<Refusal, String> {
+        match self {
+            Self::Refused(reason) => Ok(Refusal::new(reason)),
+            Self::Invalid(why) => Err(why),
+        }
+    }
+}
+
+/// Topic and, where they change, properties of a will at the broker.
+fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, Option<BytesMut>), String> {
+    let topic = mapping.up(will.topic);
+    let Some(response) = will.properties.text(PropertyId::ResponseTopic) else { return Ok((topic, None)) };
+    let response = [(PropertyId::ResponseTopic, Value::Text(&mapping.up(response)))];
+    let properties = PropertyEdit::keep(will.properties)
+        .with(&response)
+        .to_bytes()
+        .map_err(|error| format!("mapped will: {error}"))?;
+    Ok((topic, Some(properties)))
+}
+
+pub(super) fn parse_connect(bytes: &[u8]) -> Option<Connect<'_>> {
+    let header = Header::parse(bytes, Sender::Client, None).ok()??;
+    Connect::parse(&header, bytes).ok()
+}

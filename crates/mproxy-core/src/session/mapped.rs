@@ -1,0 +1,121 @@
+//! Topics of a session whose grant puts them under a prefix. Without a mapping everything here gives back what it was
+//! given, and copies nothing.
+
+use std::borrow::Cow;
+
+use mproxy_codec::packet::publish::PublishHead;
+use mproxy_codec::property::PropertyId;
+
+use super::Session;
+use crate::grant::{Grant, Mapping, Word};
+use crate::peer::Side;
+use crate::policy::{FilterChange, PublishChange, Refusal};
+use crate::rule::{Act, Message, Who};
+
+impl Session {
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        self.peer().and_then(|peer| peer.grant.as_deref())
+    }
+
+    fn mapping(&self) -> Option<&Mapping> {
+        if !self.terms.mapped {
+            return None;
+        }
+        self.grant().and_then(|grant| grant.mapping.as_ref())
+    }
+
+    /// The topic of a PUBLISH as the client and the policy know it. `None`: one of the broker's that is none of this
+    /// client's.
+    pub(super) fn policys_topic<'t>(&self, from: Side, topic: &'t str) -> Option<&'t str> {
+        match (self.mapping(), from) {
+            (None, _) | (_, Side::Client) => Some(topic),
+            (Some(mapping), Side::Broker) => mapping.down(topic),
+        }
+    }
+
+    /// The topic under which a PUBLISH leaves that came under `topic`.
+    pub(super) fn outgoing<'t>(
+        &self,
+        from: Side,
+        topic: &'t str,
+        change: Option<&'t PublishChange>,
+    ) -> Cow<'t, str> {
+        let changed = change.and_then(|change| change.topic.as_deref());
+        let Some(mapping) = self.mapping() else { return changed.unwrap_or(topic).into() };
+        match from {
+            Side::Client => mapping.up(changed.unwrap_or(topic)),
+            Side::Broker => changed.or_else(|| mapping.down(topic)).unwrap_or(topic).into(),
+        }
+    }
+
+    /// The response topic with which it leaves, if that is another than it came with.
+    pub(super) fn outgoing_response<'t>(&self, from: Side, head: &PublishHead<'t>) -> Option<Cow<'t, str>> {
+        let mapping = self.mapping()?;
+        let came = head.properties.text(PropertyId::ResponseTopic)?;
+        let leaves = match from {
+            Side::Client => mapping.up(came),
+            // Not the client's to answer under; but what it means is between the two that speak.
+            Side::Broker => mapping.down(came).unwrap_or(came).into(),
+        };
+        (leaves != came).then_some(leaves)
+    }
+
+    /// The filter that the broker is asked for instead, `None` if that is the client's own.
+    ///
+    /// # Errors
+    /// The client's filter has no place under the prefix.
+    pub(super) fn mapped_filter(&self, filter: &str) -> Result<Option<Box<str>>, ()> {
+        let Some(mapping) = self.mapping() else { return Ok(None) };
+        let mapped = mapping.up_filter(filter).ok_or(())?;
+        Ok((mapped != filter).then(|| mapped.into()))
+    }
+
+    /// A rewritten PUBLISH, held against the grant once more.
+    ///
+    /// # Errors
+    /// How the grant refuses it.
+    pub(super) fn recheck(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        change: &PublishChange,
+    ) -> Result<(), Refusal> {
+        let Some(peer) = self.peer().filter(|_| change.topic.is_some() || change.retain.is_some()) else {
+            return Ok(());
+        };
+        let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
+        let act = match from {
+            Side::Client => Act::Publish,
+            Side::Broker if grant.receives() => Act::Receive,
+            Side::Broker => return Ok(()),
+        };
+        let message = Message {
+            topic: change.topic.as_deref().unwrap_or(topic),
+            qos: head.qos,
+            retain: change.retain.unwrap_or(head.retain),
+        };
+        match grant.message(act, Who::from(&**peer), message) {
+            Word::Refuse(reason) => Err(Refusal::new(reason)),
+            // Who rewrote it was asked.
+            Word::Ask | Word::Allow(()) => Ok(()),
+        }
+    }
+
+    /// A rewritten filter, held against the grant once more: it may lower the QoS.
+    ///
+    /// # Errors
+    /// How the grant refuses it.
+    pub(super) fn recheck_filter(&self, change: &mut FilterChange) -> Result<(), Refusal> {
+        let (Some(peer), Some(filter)) = (self.peer(), &change.filter) else { return Ok(()) };
+        let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
+        match grant.filter(Who::from(&**peer), filter) {
+            Word::Refuse(reason) => Err(Refusal::new(reason)),
+            Word::Ask => Ok(()),
+            Word::Allow(most) => {
+                change.max_qos = Some(change.max_qos.map_or(most, |own| own.min(most)));
+                Ok(())
+            }
+        }
+    }
+}

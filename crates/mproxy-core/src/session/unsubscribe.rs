@@ -1,0 +1,146 @@
+//! UNSUBSCRIBE and its answer: filters under the names that the broker knows them by, answered in the client's own.
+
+use bytes::BytesMut;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{Unsuback, Unsubscribe, encode_unsubscribe};
+use mproxy_codec::property::{Properties, PropertyEdit};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::TopicFilter;
+use mproxy_codec::types::{PacketId, Sender};
+
+use super::Session;
+use super::from_client::Leaving;
+use super::ledger::Unsubscribing;
+use crate::event::{Happening, Kind};
+use crate::fault::Fault;
+use crate::peer::Side;
+use crate::policy::Want;
+
+/// What goes to the broker for one filter of the client's.
+enum Sent {
+    /// The filter as the client says it.
+    AsItIs(Box<str>),
+    /// What the broker knows it as.
+    Renamed(Box<str>),
+    /// Nothing: what the broker knows it as stands for another filter, too.
+    Shared(Box<str>),
+}
+
+impl Sent {
+    const fn name(&self) -> &str {
+        let (Self::AsItIs(name) | Self::Renamed(name) | Self::Shared(name)) = self;
+        name
+    }
+}
+
+impl Session {
+    pub(super) fn unsubscribe_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+        let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
+            .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
+        let told = self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
+        if let Some(cold) = &mut self.cold {
+            unsubscribe.filters().for_each(|filter| {
+                cold.plain.remove(filter.as_str());
+            });
+        }
+        if !told && self.ledger.is_none() && !self.terms.mapped {
+            return Ok(Leaving::AsItIs);
+        }
+        let id = unsubscribe.packet_id;
+        let sent: Vec<Sent> = unsubscribe.filters().map(|filter| self.ends(filter.as_str())).collect();
+        let shared = sent.iter().any(|one| matches!(one, Sent::Shared(_)));
+        if told || shared {
+            let mask = match shared {
+                true => sent.iter().map(|one| !matches!(one, Sent::Shared(_))).collect(),
+                false => Box::default(),
+            };
+            let filters = match told {
+                true => sent.iter().map(|one| one.name().into()).collect(),
+                false => Box::default(),
+            };
+            self.ledger().unsubscribing(Unsubscribing { id, filters, mask });
+        }
+        if sent.iter().all(|one| matches!(one, Sent::AsItIs(_))) {
+            return Ok(Leaving::AsItIs);
+        }
+        if sent.iter().all(|one| matches!(one, Sent::Shared(_))) {
+            self.unsuback_ours(id);
+            return Ok(Leaving::Nowhere);
+        }
+        let mut out = BytesMut::new();
+        let filters = sent
+            .iter()
+            .filter(|one| !matches!(one, Sent::Shared(_)))
+            .filter_map(|one| TopicFilter::new(one.name()).ok());
+        let kept = PropertyEdit::keep(unsubscribe.properties);
+        let written =
+            encode_unsubscribe(self.terms.version, id, &kept, filters.collect::<Vec<_>>(), &mut out);
+        if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
+            // As it came it fitted; only a rewrite to far longer filters gets here. The original does no harm.
+            return Ok(Leaving::AsItIs);
+        }
+        Ok(Leaving::Instead(out.freeze()))
+    }
+
+    /// The client unsubscribes from this filter.
+    fn ends(&mut self, asked: &str) -> Sent {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.subscriptions.remove(asked);
+            if let Some(name) = ledger.renamed(asked) {
+                return if ledger.sends(&name) { Sent::Shared(name) } else { Sent::Renamed(name) };
+            }
+        }
+        match self.mapped_filter(asked).unwrap_or_default() {
+            Some(name) => Sent::Renamed(name),
+            None => Sent::AsItIs(asked.into()),
+        }
+    }
+
+    /// Answers an UNSUBSCRIBE of which nothing goes to the broker.
+    fn unsuback_ours(&mut self, id: PacketId) {
+        let Some(known) = self.ledger.as_mut().and_then(|ledger| ledger.unsubscribed(id)) else { return };
+        let codes =
+            vec![ReasonCode::SUCCESS.0; if self.terms.version.is_v5() { known.mask.len() } else { 0 }];
+        let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
+        let mut out = BytesMut::new();
+        let written = unsuback.encode(self.terms.version, &mut out);
+        debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
+        self.inject(Side::Client, out.freeze());
+        self.tell_unsubscribed(known);
+    }
+
+    pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+        let unsuback = Unsuback::parse(header, bytes, self.terms.version)
+            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        let Some(ledger) = &mut self.ledger else { return Ok(Leaving::AsItIs) };
+        if let Some(reply) = ledger.retired(unsuback.packet_id) {
+            return Ok(Leaving::Instead(reply));
+        }
+        let Some(known) = ledger.unsubscribed(unsuback.packet_id) else { return Ok(Leaving::AsItIs) };
+        let leaving = match known.mask.is_empty() || !self.terms.version.is_v5() {
+            true => Leaving::AsItIs,
+            false => {
+                let mut theirs = unsuback.codes.iter().copied();
+                let code = |sent: &bool| match sent {
+                    // A broker that sends too few codes has not said that it failed.
+                    true => theirs.next().unwrap_or(ReasonCode::SUCCESS.0),
+                    false => ReasonCode::SUCCESS.0,
+                };
+                let codes: Vec<u8> = known.mask.iter().map(code).collect();
+                let mut out = BytesMut::new();
+                match (Unsuback { codes: &codes, ..unsuback }).encode(self.terms.version, &mut out) {
+                    Ok(()) => Leaving::Instead(out.freeze()),
+                    Err(_) => Leaving::AsItIs,
+                }
+            }
+        };
+        self.tell_unsubscribed(known);
+        Ok(leaving)
+    }
+
+    fn tell_unsubscribed(&mut self, known: Unsubscribing) {
+        if !known.filters.is_empty() {
+            self.report(Happening::Unsubscribe { filters: known.filters });
+        }
+    }
+}

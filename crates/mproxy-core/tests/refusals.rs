@@ -1,0 +1,296 @@
+//! The refusal table, line by line: packet, version, action, decided at once and later. And its page.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mproxy_codec::ReasonCode;
+use mproxy_core::fault::Fault;
+use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Verdict, Want};
+use mproxy_core::{Limits, Side};
+use mproxy_testkit::refusals::codes::CODES;
+use mproxy_testkit::refusals::strict::{self, FAULTS, Told, When};
+use mproxy_testkit::refusals::{Refused, Row, Seen, TABLE, Then, ToBroker, ToClient, page};
+use mproxy_testkit::sim::stage::Setup;
+use mproxy_testkit::sim::{Reply, Stage, allow};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+
+const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
+
+const FILTERS: [(&str, u8); 3] = [("a", 1), ("no", 2), ("b", 0)];
+
+fn publish(version: Version, qos: u8) -> Vec<u8> {
+    wire::publish(version, &Publish { topic: "no", payload: b"x", qos, packet_id: 1, ..Publish::default() })
+}
+
+fn verdict(packet: Refused, refusal: Refusal) -> Verdict {
+    let yes = Decision::Allow(FilterChange::default());
+    match packet {
+        Refused::Connect => Verdict::Connect(Decision::Refuse(refusal)),
+        Refused::Publish(_) | Refused::Delivery(_) => Verdict::Publish(Decision::Refuse(refusal)),
+        Refused::SomeFilters => Verdict::Subscribe(vec![yes.clone(), Decision::Refuse(refusal), yes]),
+        Refused::AllFilters => Verdict::SubscribeAll(Decision::Refuse(refusal)),
+    }
+}
+
+const fn hook(packet: Refused) -> Hook {
+    match packet {
+        Refused::Connect => Hook::Connect,
+        Refused::Publish(_) => Hook::Publish,
+        Refused::SomeFilters | Refused::AllFilters => Hook::Subscribe,
+        Refused::Delivery(_) => Hook::Deliver,
+    }
+}
+
+/// A stage on which the packet has come and has been refused.
+fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) -> Stage {
+    let said = verdict(packet, refusal.clone());
+    let at_once = said.clone();
+    let mut stage = Stage::answering(move |asked| match asked.hook {
+        hook if hook != self::hook(packet) => Reply::Now(allow(hook)),
+        _ if later => Reply::Later,
+        _ => Reply::Now(at_once.clone()),
+    });
+    stage.script.want(Hook::Deliver, Want::Head);
+    if packet != Refused::Connect {
+        let will = Will { topic: "will", ..Will::default() };
+        let options = ConnectOptions { will: Some(will), ..ConnectOptions::default() };
+        stage.client(&wire::connect(version, "c", &options));
+        stage.broker(&wire::connack(version, false, 0, &[]));
+        stage.at_client();
+        stage.at_broker();
+    }
+    match packet {
+        Refused::Connect => stage.client(&wire::connect(version, "c", &ConnectOptions::default())),
+        Refused::Publish(qos) => stage.client(&publish(version, qos)),
+        Refused::SomeFilters | Refused::AllFilters => stage.client(&wire::subscribe(version, 1, &FILTERS)),
+        Refused::Delivery(qos) => stage.broker(&publish(version, qos)),
+    }
+    if later {
+        assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), Vec::new()));
+        stage.rule(0, said);
+    }
+    stage
+}
+
+const fn first_byte(packet: Refused) -> u8 {
+    if matches!(packet, Refused::Publish(2) | Refused::Delivery(2)) { 0x50 } else { 0x40 }
+}
+
+/// The packet that the client gets, of a refusal with 0x87.
+fn client_gets(row: &Row, seen: Seen, version: Version) -> Vec<u8> {
+    let v5 = version == Version::V5;
+    let no = if v5 { 0x87 } else { 0x80 };
+    match seen.client {
+        ToClient::Nothing => Vec::new(),
+        ToClient::Connack => wire::connack(version, false, if v5 { 0x87 } else { 5 }, &[]),
+        ToClient::Refusal => wire::packet(first_byte(row.packet), &[0, 1, 0x87]),
+        ToClient::Taken => wire::packet(first_byte(row.packet), &[0, 1]),
+        ToClient::Suback if row.packet == Refused::AllFilters => wire::suback(version, 1, &[no; 3]),
+        ToClient::Suback => wire::suback(version, 1, &[1, no, 0]),
+        ToClient::Goodbye => wire::packet(0xE0, &[0x87]),
+    }
+}
+
+fn play(row: &Row, version: Version, later: bool) {
+    let what = format!("{:?} {:?} in {version:?}, later: {later}", row.packet, row.action);
+    let seen = if version == Version::V5 { row.v5 } else { row.v3 };
+    let refusal = Refusal { action: row.action, ..Refusal::default() };
+    let mut stage = refused(row.packet, version, &refusal, later);
+    let broker = match seen.broker {
+        ToBroker::Nothing => Vec::new(),
+        ToBroker::TheRest => wire::subscribe(version, 1, &[FILTERS[0], FILTERS[2]]),
+        ToBroker::Taken => wire::packet(first_byte(row.packet), &[0, 1]),
+    };
+    assert_eq!(stage.at_broker(), broker, "{what}");
+    if seen.broker == ToBroker::TheRest {
+        assert_eq!(stage.at_client(), b"", "{what}");
+        stage.broker(&wire::suback(version, 1, &[1, 0]));
+    }
+    assert_eq!(stage.at_client(), client_gets(row, seen, version), "{what}");
+    let from = if matches!(row.packet, Refused::Delivery(_)) { Side::Broker } else { Side::Client };
+    match seen.then {
+        Then::Ends => {
+            assert!(stage.is_shut(Side::Client), "{what}");
+            assert_eq!(stage.dials, usize::from(row.packet != Refused::Connect), "{what}");
+            assert_eq!(stage.at_broker(), b"", "no DISCONNECT, so that the will fires: {what}");
+            let fault = stage.finish();
+            assert!(
+                matches!(&fault, Fault::Refused { hook, .. } if *hook == self::hook(row.packet)),
+                "{fault}"
+            );
+            return;
+        }
+        Then::OurFlow => {
+            let answers = |stage: &mut Stage| match from {
+                Side::Client => (stage.at_client(), stage.at_broker()),
+                Side::Broker => (stage.at_broker(), stage.at_client()),
+            };
+            if from == Side::Client && version != Version::V5 {
+                let mut again = publish(version, 2);
+                again[0] |= 0x08;
+                stage.client(&again);
+                assert_eq!(answers(&mut stage), (wire::pubrec(1), Vec::new()), "{what}");
+            }
+            stage.sends(from, &wire::pubrel(1));
+            assert_eq!(answers(&mut stage), (wire::pubcomp(1), Vec::new()), "{what}");
+        }
+        Then::GoesOn => {}
+    }
+    // The session is as good as before.
+    stage.client(&wire::pingreq());
+    assert_eq!((stage.at_broker(), stage.at_client()), (wire::pingreq(), Vec::new()), "{what}");
+}
+
+#[test]
+fn every_line_of_the_table_is_what_is_seen_on_the_wire() {
+    for row in TABLE {
+        for version in VERSIONS {
+            for later in [false, true] {
+                play(row, version, later);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_has_a_line_for_every_packet_and_action() {
+    let packets = [
+        Refused::Connect,
+        Refused::Publish(0),
+        Refused::Publish(1),
+        Refused::Publish(2),
+        Refused::SomeFilters,
+        Refused::AllFilters,
+        Refused::Delivery(0),
+        Refused::Delivery(1),
+        Refused::Delivery(2),
+    ];
+    for packet in packets {
+        for action in [Action::Reject, Action::Drop, Action::Disconnect, Action::NoAck] {
+            let lines = TABLE.iter().filter(|row| row.packet == packet && row.action == action).count();
+            assert_eq!(lines, 1, "{packet:?} {action:?}");
+        }
+    }
+}
+
+#[test]
+fn every_code_is_one_that_its_packet_may_carry() {
+    assert_eq!(CODES.len(), 0xA3 - 0x80);
+    for code in CODES {
+        let refusal = Refusal::new(ReasonCode(code.reason));
+        for version in VERSIONS {
+            let v5 = version == Version::V5;
+            let heard = |packet, refusal: &Refusal| refused(packet, version, refusal, false).at_client();
+            let connack = if v5 { code.connack } else { code.connack_v3 };
+            assert_eq!(
+                heard(Refused::Connect, &refusal),
+                wire::connack(version, false, connack, &[]),
+                "{code:?}"
+            );
+            let suback = if v5 { code.suback } else { 0x80 };
+            assert_eq!(
+                heard(Refused::AllFilters, &refusal),
+                wire::suback(version, 1, &[suback; 3]),
+                "{code:?}"
+            );
+            if v5 {
+                assert_eq!(
+                    heard(Refused::Publish(1), &refusal),
+                    wire::packet(0x40, &[0, 1, code.ack]),
+                    "{code:?}"
+                );
+                assert_eq!(
+                    heard(Refused::Publish(2), &refusal),
+                    wire::packet(0x50, &[0, 1, code.ack]),
+                    "{code:?}"
+                );
+                let ends = Refusal { action: Action::Disconnect, ..refusal.clone() };
+                assert_eq!(
+                    heard(Refused::Publish(0), &ends),
+                    wire::packet(0xE0, &[code.disconnect]),
+                    "{code:?}"
+                );
+            }
+        }
+    }
+}
+
+/// The rule that a fault names.
+fn rule(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Malformed { side: Side::Client, error } => error.rule(),
+        Fault::Protocol { side: Side::Client, rule, .. } => rule,
+        other => panic!("not the client's doing: {other}"),
+    }
+}
+
+/// What is not as the table says, if anything.
+fn play_fault(fault: &strict::Fault, version: Version, bytewise: bool) -> Result<(), String> {
+    let limits = Limits { max_packet_size: 1 << 20, ..Limits::default() };
+    let mut stage = Setup { limits, ..Setup::default() }.stage();
+    if fault.when == When::Open {
+        // Two aliases and two publishes at a time are all that the broker takes.
+        let connack: &[u8] = if version == Version::V5 { b"\x22\0\x02\x21\0\x02" } else { b"" };
+        stage.open_with(version, &[], connack);
+    }
+    let bytes = (fault.bytes)(version);
+    bytes.chunks(if bytewise { 1 } else { bytes.len() }).for_each(|piece| stage.client(piece));
+    let code = match (fault.told, version) {
+        (Told::Code(code) | Told::Codes(code, _), Version::V5) => Some(code),
+        (Told::Codes(_, code), _) => Some(code),
+        (Told::Nothing | Told::Code(_), _) => None,
+    };
+    let told = match (code, fault.when) {
+        (None, _) => Vec::new(),
+        (Some(code), When::First) => wire::connack(version, false, code, &[]),
+        (Some(code), When::Open) => wire::packet(0xE0, &[code]),
+    };
+    let heard = stage.at_client();
+    if heard != told {
+        return Err(format!("{heard:02x?} instead of {told:02x?}"));
+    }
+    if !stage.is_shut(Side::Client) {
+        return Err("it goes on".into());
+    }
+    // Without DISCONNECT, so that the will fires; publishes go nowhere before their verdict.
+    if stage.dials > usize::from(fault.when == When::Open) || !stage.at_broker().is_empty() {
+        return Err("the broker heard of it".into());
+    }
+    stage.pass(Duration::from_secs(60));
+    let broken = rule(stage.done().ok_or("it does not end")?);
+    let numbered = fault.rule.starts_with("MQTT-");
+    if if numbered { broken == fault.rule } else { !broken.starts_with("MQTT-") } {
+        Ok(())
+    } else {
+        Err(format!("for breaking {broken:?}"))
+    }
+}
+
+#[test]
+fn every_malformed_packet_and_protocol_error_ends_the_connection_in_its_way() {
+    let mut wrong = Vec::new();
+    for fault in FAULTS {
+        for version in fault.versions {
+            for bytewise in [false, true] {
+                if let Err(why) = play_fault(fault, *version, bytewise) {
+                    let (what, rule) = (fault.what, fault.rule);
+                    wrong.push(format!("{what} [{rule}] in {version:?}, bytewise {bytewise}: {why}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_page_is_what_the_table_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/refusals.md");
+    if std::env::var_os("MPROXY_WRITE_DOCS").is_some() {
+        std::fs::write(&path, page::page()).expect("docs can be written");
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        page == page::page(),
+        "docs/refusals.md is old: MPROXY_WRITE_DOCS=1 cargo test -p mproxy-core --test refusals"
+    );
+}

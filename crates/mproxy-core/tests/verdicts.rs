@@ -1,0 +1,285 @@
+//! Bad verdicts, in a table: each is a failed answer, counted once, answered by the failure rule, and nothing else happens.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use mproxy_codec::types::PacketType;
+use mproxy_core::meter::{Meter, Outcome};
+use mproxy_core::peer::{Peer, Side};
+use mproxy_core::policy::{
+    Admission, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange, Source, Verdict,
+    Want, WillChange,
+};
+use mproxy_core::session::OnErrors;
+use mproxy_testkit::sim::stage::Setup;
+use mproxy_testkit::sim::{Reply, Stage, allow, change};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+
+const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
+
+/// What the meter was told.
+#[derive(Default)]
+struct Counts {
+    failed: Mutex<Vec<(Hook, FailureKind)>>,
+    decisions: Mutex<Vec<(Hook, Source)>>,
+}
+
+impl Meter for Counts {
+    fn packets(&self, _: Side, _: PacketType, _: u64, _: u64) {}
+
+    fn decisions(&self, hook: Hook, source: Source, _: Outcome, _: u64) {
+        self.decisions.lock().expect("no test panicked here").push((hook, source));
+    }
+
+    fn failed(&self, hook: Hook, failure: &Failure, _: OnError, _: &Peer) {
+        self.failed.lock().expect("no test panicked here").push((hook, failure.kind));
+    }
+}
+
+/// One bad verdict: to which question, what is wrong with it, how it is counted.
+struct Bad {
+    hook: Hook,
+    what: &'static str,
+    kind: FailureKind,
+    /// Where it is no fault at all: user properties before 5.0.
+    only_5: bool,
+    verdict: Verdict,
+}
+
+fn bad(hook: Hook, what: &'static str, kind: FailureKind, verdict: Verdict) -> Bad {
+    Bad { hook, what, kind, only_5: false, verdict }
+}
+
+fn long(len: usize) -> Box<str> {
+    "x".repeat(len).into()
+}
+
+fn topic(topic: impl Into<Box<str>>) -> PublishChange {
+    PublishChange { topic: Some(topic.into()), ..PublishChange::default() }
+}
+
+fn admit(admission: Admission) -> Verdict {
+    Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+}
+
+fn filters(filters: &[&str]) -> Verdict {
+    let one = |filter: &&str| {
+        let filter = (*filter != ".").then(|| (*filter).into());
+        Decision::Allow(FilterChange { filter, max_qos: None })
+    };
+    Verdict::Subscribe(filters.iter().map(one).collect())
+}
+
+fn will(topic: &str) -> Option<WillChange> {
+    Some(WillChange::Replace { topic: Some(topic.into()), payload: None, qos: None, retain: None })
+}
+
+fn to_connect() -> Vec<Bad> {
+    let invalid = |what, admission| bad(Hook::Connect, what, FailureKind::Invalid, admit(admission));
+    let none = Admission::default;
+    vec![
+        invalid("a client id with U+0000", Admission { client_id: Some("a\0".into()), ..none() }),
+        invalid("a client id taken away", Admission { client_id: Some("".into()), ..none() }),
+        invalid("a client id that is too long", Admission { client_id: Some(long(65_536)), ..none() }),
+        invalid("a user name with U+0000", Admission { username: Some("\0".into()), ..none() }),
+        invalid("a user name that is too long", Admission { username: Some(long(65_536)), ..none() }),
+        invalid("a password too long", Admission { password: Some(vec![0; 65_536].into()), ..none() }),
+        invalid(
+            "a new password without user name",
+            Admission { username: Some("".into()), password: Some(Bytes::from_static(b"p")), ..none() },
+        ),
+        invalid("a will topic with a wildcard", Admission { will: will("a/#"), ..none() }),
+        invalid("an empty will topic", Admission { will: will(""), ..none() }),
+        invalid("a will topic with U+0000", Admission { will: will("a\0"), ..none() }),
+        invalid(
+            "a will that is too long",
+            Admission {
+                will: Some(WillChange::Replace {
+                    topic: None,
+                    payload: Some(vec![0; 65_536].into()),
+                    qos: None,
+                    retain: None,
+                }),
+                ..none()
+            },
+        ),
+    ]
+}
+
+fn to_publish(hook: Hook) -> Vec<Bad> {
+    let invalid = |what, changes| bad(hook, what, FailureKind::Invalid, change(changes));
+    let only_5 = |bad| Bad { only_5: true, ..bad };
+    let properties = |set: &[(&str, &str)], remove: &[&str]| PublishChange {
+        set_user_properties: set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        remove_user_properties: remove.iter().map(|&name| name.into()).collect(),
+        ..PublishChange::default()
+    };
+    vec![
+        invalid("a topic with a wildcard", topic("a/+")),
+        invalid("an empty topic", topic("")),
+        invalid("a topic with U+0000", topic("a\0")),
+        invalid("a topic that is too long", topic(long(65_536))),
+        only_5(invalid("a user property with U+0000", properties(&[("a", "\0")], &[]))),
+        only_5(invalid("a user property that is too long", properties(&[("a", &long(65_536))], &[]))),
+        only_5(invalid("a user property set and removed", properties(&[("a", "b")], &["a"]))),
+        // The receiver takes 500 bytes.
+        only_5(invalid("a topic over the Maximum Packet Size", topic(long(500)))),
+        only_5(invalid(
+            "a payload over the Maximum Packet Size",
+            PublishChange { payload: Some(vec![0; 500].into()), ..PublishChange::default() },
+        )),
+    ]
+}
+
+fn to_subscribe() -> Vec<Bad> {
+    let wrong = |what, kind, verdict| bad(Hook::Subscribe, what, kind, verdict);
+    let length = FailureKind::WrongLength;
+    let invalid = FailureKind::Invalid;
+    vec![
+        wrong("no verdict", length, filters(&[])),
+        wrong("a verdict too few", length, filters(&["."])),
+        wrong("a verdict too many", length, filters(&[".", ".", "."])),
+        wrong("# in the middle", invalid, filters(&["a/#/b", "."])),
+        wrong("an empty filter", invalid, filters(&["", "."])),
+        wrong("U+0000 in a filter", invalid, filters(&[".", "a\0"])),
+        wrong("a share without a filter", invalid, filters(&["$share/g", "."])),
+        wrong("a filter that is too long", invalid, filters(&[&long(65_536), "."])),
+        Bad { only_5: true, ..wrong("over the Maximum Packet Size", invalid, filters(&[&long(500), "."])) },
+    ]
+}
+
+fn table() -> Vec<Bad> {
+    let mut table = to_connect();
+    table.extend(to_publish(Hook::Publish));
+    table.extend(to_publish(Hook::Deliver));
+    table.extend(to_subscribe());
+    for hook in Hook::ALL {
+        for kind in [
+            FailureKind::Deadline,
+            FailureKind::Unavailable,
+            FailureKind::Unreadable,
+            FailureKind::Unspecified,
+            FailureKind::Overloaded,
+        ] {
+            table.push(bad(hook, "no answer", kind, Verdict::Failed(Failure::new(kind, "test"))));
+        }
+        let other = if hook == Hook::Connect { Hook::Publish } else { Hook::Connect };
+        table.push(bad(hook, "to another question", FailureKind::Invalid, allow(other)));
+    }
+    table.push(bad(Hook::Publish, "to a SUBSCRIBE", FailureKind::Invalid, allow(Hook::Subscribe)));
+    table.push(bad(Hook::Subscribe, "to a PUBLISH", FailureKind::Invalid, allow(Hook::Publish)));
+    table
+}
+
+/// A Maximum Packet Size of 500 bytes, where there is such a thing.
+const fn most(version: Version) -> &'static [u8] {
+    if matches!(version, Version::V5) { b"\x27\0\0\x01\xf4" } else { b"" }
+}
+
+fn connect(version: Version) -> Vec<u8> {
+    let will = Will { topic: "will", payload: b"gone", ..Will::default() };
+    let options = ConnectOptions {
+        username: Some("ann"),
+        password: Some(b"secret"),
+        will: Some(will),
+        properties: most(version),
+        ..ConnectOptions::default()
+    };
+    wire::connect(version, "c", &options)
+}
+
+/// The packet in question, what the receiver of its refusal gets, and whether that is the client.
+fn packet(hook: Hook, version: Version) -> (Vec<u8>, Vec<u8>, Side) {
+    let v5 = version == Version::V5;
+    let publish = wire::publish(
+        version,
+        &Publish { topic: "a", payload: b"x", qos: 1, packet_id: 5, ..Publish::default() },
+    );
+    match hook {
+        Hook::Connect => {
+            let code = if v5 { 0x88 } else { 3 };
+            (connect(version), wire::connack(version, false, code, &[]), Side::Client)
+        }
+        Hook::Publish if v5 => (publish, wire::packet(0x40, &[0, 5, 0x83]), Side::Client),
+        Hook::Publish => (publish, wire::puback(5), Side::Client),
+        Hook::Subscribe => {
+            let code = if v5 { 0x83 } else { 0x80 };
+            let subscribe = wire::subscribe(version, 5, &[("a", 1), ("b", 0)]);
+            (subscribe, wire::suback(version, 5, &[code; 2]), Side::Client)
+        }
+        Hook::Deliver => (publish, wire::puback(5), Side::Broker),
+    }
+}
+
+fn heard(stage: &mut Stage, side: Side) -> Vec<u8> {
+    if side == Side::Client { stage.at_client() } else { stage.at_broker() }
+}
+
+fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
+    let Bad { hook, what, kind, verdict, .. } = bad;
+    let what = format!("{what} to {hook:?} in {version:?}, {rule:?}, later: {later}");
+    let counts = Arc::new(Counts::default());
+    let (asked, answer) = (*hook, verdict.clone());
+    let setup = Setup {
+        on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
+        meter: counts.clone(),
+        answering: Box::new(move |question| match question.hook {
+            hook if hook != asked => Reply::Now(allow(hook)),
+            _ if later => Reply::Later,
+            _ => Reply::Now(answer.clone()),
+        }),
+        ..Setup::default()
+    };
+    let mut stage = setup.stage();
+    stage.script.want(Hook::Deliver, Want::Head);
+    let (packet, refusal, to) = packet(*hook, version);
+    let from = if *hook == Hook::Deliver { Side::Broker } else { Side::Client };
+    if *hook != Hook::Connect {
+        stage.client(&connect(version));
+        stage.broker(&wire::connack(version, false, 0, most(version)));
+        stage.at_client();
+        stage.at_broker();
+    }
+    stage.sends(from, &packet);
+    if later {
+        stage.rule(0, verdict.clone());
+    }
+    match rule {
+        OnError::Deny => {
+            assert_eq!(heard(&mut stage, to), refusal, "{what}");
+            assert_eq!(heard(&mut stage, to.other()), b"", "{what}");
+        }
+        OnError::Allow => {
+            assert_eq!(heard(&mut stage, from.other()), packet, "{what}: as it came");
+            assert_eq!(heard(&mut stage, from), b"", "{what}");
+        }
+    }
+    assert_eq!(*counts.failed.lock().expect("whole"), [(*hook, *kind)], "{what}");
+    let source = if rule == OnError::Deny { Source::FailedClosed } else { Source::FailedOpen };
+    let decisions = counts.decisions.lock().expect("whole");
+    let failed = decisions.iter().filter(|(of, from)| of == hook && *from == source).count();
+    // A SUBSCRIBE counts one for each filter.
+    assert_eq!(failed, if *hook == Hook::Subscribe { 2 } else { 1 }, "{what}");
+    drop(decisions);
+    if *hook == Hook::Connect && rule == OnError::Deny {
+        assert!(stage.is_shut(Side::Client) && stage.dials == 0, "{what}");
+        return;
+    }
+    if *hook != Hook::Connect {
+        stage.client(&wire::pingreq());
+        assert_eq!(stage.at_broker(), wire::pingreq(), "it goes on: {what}");
+    }
+}
+
+#[test]
+fn a_bad_verdict_is_a_failed_answer_and_crashes_nothing() {
+    for bad in table() {
+        for version in VERSIONS.iter().filter(|version| !bad.only_5 || **version == Version::V5) {
+            for rule in [OnError::Deny, OnError::Allow] {
+                for later in [false, true] {
+                    play(&bad, *version, rule, later);
+                }
+            }
+        }
+    }
+}

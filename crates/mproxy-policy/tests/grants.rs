@@ -1,0 +1,168 @@
+//! Grants as an adviser: what they decide, what they leave to the next, and at which cost.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+
+use std::sync::Arc;
+
+use allocation_counter::measure;
+use common::{Client, client};
+use mproxy_codec::types::QoS;
+use mproxy_core::Chain;
+use mproxy_core::chain::{Row, allowed, refused};
+use mproxy_core::grant::Grant;
+use mproxy_core::policy::{
+    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
+};
+use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
+use mproxy_policy::Grants;
+use mproxy_policy::acl::{Acl, AclAdviser};
+
+/// The service: says this to everything, or was not interested.
+struct Service(Option<bool>);
+
+impl Decider for Service {
+    fn decide(&self, question: &Question<'_>) -> Answer {
+        let verdict = match self.0 {
+            None => return Answer::Pass,
+            Some(true) => allowed(question.hook()),
+            Some(false) => refused(question.hook(), Refusal::default()),
+        };
+        Answer::Later(Box::pin(async move { Ruling { source: Source::Rpc, verdict } }))
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        if hook == Hook::Deliver || self.0.is_none() { Want::Nothing } else { Want::Head }
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Abstains
+    }
+}
+
+fn rule(effect: Effect, acts: &[Act], topic: &str) -> Rule {
+    Rule {
+        effect,
+        actions: acts.iter().fold(Actions::NONE, |actions, act| actions.with(*act)),
+        topics: [Pattern::parse(topic).unwrap()].into(),
+        max_qos: QoS::AtLeastOnce,
+        retain: Retain::Allowed,
+    }
+}
+
+fn chain(service: Option<bool>) -> Chain {
+    let service: Arc<dyn Decider> = Arc::new(Service(service));
+    Chain::new(vec![Arc::new(Grants::before(Arc::clone(&service), Silence::Abstains)), service])
+}
+
+fn granted(rules: Vec<Rule>, default: Effect) -> Client {
+    client("c1", None).granted(Grant::new(rules, default))
+}
+
+fn of(ruling: Option<Ruling>) -> (Source, bool) {
+    let Ruling { source, verdict } = ruling.unwrap();
+    (source, verdict == allowed(Hook::Publish) || verdict == allowed(Hook::Subscribe))
+}
+
+#[tokio::test]
+async fn what_a_grant_knows_is_not_asked_and_the_rest_is() {
+    let rules = || {
+        vec![
+            rule(Effect::Deny, &[Act::Publish], "a/secret"),
+            rule(Effect::Ask, &[Act::Publish], "a/maybe"),
+            rule(Effect::Allow, &[Act::Publish], "a/${clientid}"),
+        ]
+    };
+    for (default, else_) in [
+        (Effect::Ask, (Source::Rpc, true)),
+        (Effect::Allow, (Source::Grant, true)),
+        (Effect::Deny, (Source::Grant, false)),
+    ] {
+        let client = granted(rules(), default);
+        let chain = chain(Some(true));
+        assert_eq!(of(client.publishes(&chain, "a/c1").await), (Source::Grant, true));
+        assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Grant, false));
+        assert_eq!(of(client.publishes(&chain, "a/maybe").await), (Source::Rpc, true));
+        assert_eq!(of(client.publishes(&chain, "else").await), else_);
+    }
+    assert_eq!(of(client("c1", None).publishes(&chain(Some(true)), "a/secret").await), (Source::Rpc, true));
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_want_to_be_asked_has_no_objection() {
+    let client = granted(vec![rule(Effect::Deny, &[Act::Publish], "a")], Effect::Ask);
+    assert_eq!(of(client.publishes(&chain(None), "b").await), (Source::Unasked, true));
+    assert_eq!(of(client.publishes(&chain(None), "a").await), (Source::Grant, false));
+}
+
+#[tokio::test]
+async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about() {
+    let rules = || {
+        vec![rule(Effect::Deny, &[Act::Subscribe], "a/secret"), rule(Effect::Allow, &[Act::Subscribe], "a/#")]
+    };
+    let yes = Decision::Allow(FilterChange::default());
+    let no = Decision::Refuse(Refusal::default());
+    let lowered = Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) });
+    for (service, open, source) in
+        [(Some(true), &yes, Source::Rpc), (Some(false), &no, Source::Rpc), (None, &yes, Source::Grant)]
+    {
+        let ruling = granted(rules(), Effect::Ask)
+            .subscribes(&chain(service), &["a/b", "b", "a/+", "$share/g/a/c"])
+            .await
+            .unwrap();
+        let verdicts = vec![lowered.clone(), open.clone(), no.clone(), lowered.clone()];
+        assert_eq!((ruling.source, ruling.verdict), (source, Verdict::Subscribe(verdicts)));
+    }
+    assert_eq!(
+        of(granted(rules(), Effect::Ask).subscribes(&chain(Some(true)), &["b"]).await),
+        (Source::Rpc, true)
+    );
+}
+
+#[tokio::test]
+async fn deliveries_are_looked_into_only_for_those_whose_grant_names_them() {
+    let chain = chain(Some(true));
+    let nobody = client("c1", None);
+    let publishes = granted(vec![rule(Effect::Deny, &[Act::Publish], "a")], Effect::Deny);
+    let receives = granted(vec![rule(Effect::Deny, &[Act::Receive], "a")], Effect::Allow);
+    assert_eq!(chain.want_of(Hook::Deliver, &nobody.peer), Want::Nothing);
+    assert_eq!(chain.want_of(Hook::Deliver, &publishes.peer), Want::Nothing);
+    assert_eq!(chain.want_of(Hook::Deliver, &receives.peer), Want::Head);
+    assert_eq!(of(receives.receives(&chain, "a").await), (Source::Grant, false));
+    assert_eq!(of(receives.receives(&chain, "b").await), (Source::Grant, true));
+}
+
+#[tokio::test]
+async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves_open() {
+    let service: Arc<dyn Decider> = Arc::new(Service(None));
+    let grants: Arc<dyn Decider> = Arc::new(Grants::before(Arc::clone(&service), Silence::Denies));
+    let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"a/secret\"]";
+    let acl = Acl::parse(rules, "test.toml").unwrap();
+    let row = Row::new(vec![Arc::clone(&grants), Arc::clone(&service)]);
+    let chain = Chain::new(vec![Arc::new(AclAdviser::before(acl, Arc::new(row))), grants, service]);
+    let client = granted(vec![rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], Effect::Ask);
+    assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Acl, false));
+    assert_eq!(of(client.publishes(&chain, "a/b").await), (Source::Grant, true));
+    assert_eq!(of(client.publishes(&chain, "b").await), (Source::Unknown, false));
+    let ruling = client.subscribes(&chain, &["a/secret", "a/b", "b"]).await.unwrap();
+    let Verdict::Subscribe(verdicts) = ruling.verdict else { panic!("{ruling:?}") };
+    let refused: Vec<bool> = verdicts.iter().map(|one| matches!(one, Decision::Refuse(_))).collect();
+    assert_eq!(refused, [true, false, true]);
+}
+
+#[test]
+fn a_decision_by_grant_allocates_nothing() {
+    let rules = vec![
+        rule(Effect::Deny, &[Act::Publish], "a/secret"),
+        rule(Effect::Allow, &[Act::Publish], "a/${clientid}/#"),
+    ];
+    let (client, chain) = (granted(rules, Effect::Deny), chain(Some(true)));
+    let question = Question::Publish(client.publish("a/c1/b"));
+    let cost = measure(|| {
+        for _ in 0..100 {
+            assert_ne!(chain.want_of(Hook::Publish, &client.peer), Want::Nothing);
+            assert!(matches!(chain.decide(&question), Answer::Now(_)));
+        }
+    });
+    assert_eq!(cost.count_total, 0);
+}
