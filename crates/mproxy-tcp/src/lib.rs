@@ -6,6 +6,8 @@
 //! | [`listen`] | a [`Listener`] that outlives every hiccup of `accept` |
 //! | [`dial`](mod@dial) | [`dial()`]: name to address to stream, within one deadline |
 //! | [`socket`] | the options every stream gets, and the way to cut one off |
+//! | [`proxy_header`] | the PROXY protocol, read and written |
+//! | [`networks`] | who is believed when it sends one |
 //! | `resolve` | host names to addresses; a literal address never waits |
 //!
 //! ```
@@ -27,6 +29,8 @@
 
 pub mod dial;
 pub mod listen;
+pub mod networks;
+pub mod proxy_header;
 mod resolve;
 pub mod socket;
 
