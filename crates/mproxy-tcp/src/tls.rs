@@ -8,9 +8,11 @@
 //! | [`reload`] | the configuration in force, and what becomes of a broken file |
 //! | [`facts`] | what a handshake told about the client |
 //! | [`stream`] | the encrypted byte stream |
+//! | `engine` | rustls, between ciphertext and plaintext |
 //! | `pem` | files to certificates, keys and CRLs, or which file is wrong and why |
 
 pub mod client;
+mod engine;
 pub mod facts;
 mod pem;
 pub mod reload;
@@ -64,17 +66,14 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    fn of(error: io::Error) -> Self {
+    fn of(error: rustls::Error) -> Self {
         use rustls::{ContentType, Error, InvalidMessage};
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            return Self::Ended;
-        }
-        match error.downcast::<Error>() {
-            Ok(Error::InvalidMessage(InvalidMessage::InvalidContentType))
-            | Ok(Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion))
-            | Ok(Error::InappropriateMessage { got_type: ContentType::ApplicationData, .. }) => Self::NotTls,
-            Ok(error) => Self::Failed(error),
-            Err(error) => Self::Io(error),
+        match error {
+            Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            )
+            | Error::InappropriateMessage { got_type: ContentType::ApplicationData, .. } => Self::NotTls,
+            error => Self::Failed(error),
         }
     }
 

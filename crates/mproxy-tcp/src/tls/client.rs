@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 
+use super::engine::Side;
 use super::pem::{self, Identity, MaterialError};
 use super::reload::Material;
 use super::{HandshakeError, TlsStream, VERSIONS, provider};
@@ -175,8 +175,8 @@ where
     let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     let server = ServerName::try_from(bare.to_owned());
     let server = server.map_err(|_| HandshakeError::ServerName(name.to_owned()))?;
-    let stream = TlsConnector::from(config).connect(server, stream).await.map_err(HandshakeError::of)?;
-    Ok(TlsStream::new(stream.into()))
+    let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::Failed)?;
+    TlsStream::handshake(stream, Side::Client(connection), || ()).await
 }
 
 #[cfg(test)]

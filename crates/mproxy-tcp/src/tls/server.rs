@@ -1,14 +1,17 @@
 //! Towards clients.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 
+use super::engine::Side;
 use super::facts::{TlsFacts, dns_names};
 use super::pem::{self, Identity, MaterialError};
 use super::reload::Material;
@@ -95,6 +98,12 @@ impl ServerTls {
     }
 }
 
+thread_local! {
+    /// The name in the hello that was resolved last. rustls shows it to the resolver and to nobody else here, and
+    /// resolves within one call of ours: whoever made the call takes it out before anybody else can come.
+    static ASKED: Cell<Option<String>> = const { Cell::new(None) };
+}
+
 /// Certificates by name.
 #[derive(Debug)]
 struct Certificates(Vec<Named>);
@@ -137,6 +146,7 @@ impl ResolvesServerCert for Certificates {
         // Of several for one name (RSA and ECDSA), the first that the client can verify.
         let usable = |named: &&Named| named.key.key.choose_scheme(hello.signature_schemes()).is_some();
         let asked = hello.server_name();
+        ASKED.set(asked.map(str::to_owned));
         let fitting = asked.and_then(|name| self.0.iter().filter(|named| named.is_for(name)).find(usable));
         fitting.or_else(|| self.0.iter().find(usable)).map(|named| Arc::clone(&named.key))
     }
@@ -155,8 +165,15 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(HandshakeError::of)?;
-    let connection = stream.get_ref().1;
-    let facts = TlsFacts::of(connection, connection.server_name()).map_err(HandshakeError::Unreadable)?;
-    Ok((TlsStream::new(stream.into()), facts))
+    let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Failed)?;
+    let mut sni = None;
+    ASKED.take();
+    let note = || {
+        if let Some(asked) = ASKED.take() {
+            sni = Some(asked);
+        }
+    };
+    let stream = TlsStream::handshake(stream, Side::Server(connection), note).await?;
+    let facts = TlsFacts::of(stream.state(), sni.as_deref()).map_err(HandshakeError::Unreadable)?;
+    Ok((stream, facts))
 }

@@ -4,4 +4,6 @@
 
 mod authority;
 mod handshake;
+mod idle;
 mod reload;
+mod stream;
