@@ -2,14 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a scene that cannot go on has failed")]
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use mproxy_ws::{Role, Violation, WsStream};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol;
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
@@ -109,6 +111,73 @@ async fn pings_that_nobody_needs_end_it_and_never_pile_up() {
     assert!(answers.ends_with(&[0x88, 2, 0x03, 0xF0]), "1008 at the end");
     // One answer for each read at most, not one for each ping.
     assert!(answers.len() < 60 * 102, "{} bytes of answers", answers.len());
+}
+
+#[tokio::test]
+async fn endless_empty_fragments_end_it_and_full_ones_do_not() {
+    let (mut server, mut client) = server();
+    let full: Vec<u8> = std::iter::repeat_n(masked(0x00, b"x"), 3000).flatten().collect();
+    client.write_all(&[masked(0x02, b""), full].concat()).await.unwrap();
+    let mut came = vec![0; 3000];
+    server.read_exact(&mut came).await.unwrap();
+    let empty: Vec<u8> = std::iter::repeat_n(masked(0x00, b""), 2000).flatten().collect();
+    client.write_all(&empty).await.unwrap();
+    let error = read(&mut server).await.unwrap_err();
+    assert_eq!(violation(&error), Violation::Flood);
+}
+
+/// Takes everything, and counts how often it is asked.
+struct Sink {
+    calls: usize,
+    bytes: Vec<u8>,
+}
+
+impl AsyncRead for Sink {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        _buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Sink {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.calls += 1;
+        bufs.iter().for_each(|buf| self.bytes.extend_from_slice(buf));
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn slices_leave_as_one_frame_in_one_write() {
+    for (role, head) in [(Role::Server, 4), (Role::Client, 8)] {
+        let mut stream = WsStream::new(Sink { calls: 0, bytes: Vec::new() }, role, Bytes::new());
+        let slices = [&[1; 100][..], &[], &[2; 200], &[3; 300]].map(IoSlice::new);
+        assert_eq!(stream.write_vectored(&slices).await.unwrap(), 600);
+        assert_eq!((stream.get_ref().calls, stream.get_ref().bytes.len()), (1, head + 600));
+    }
 }
 
 #[tokio::test]

@@ -402,7 +402,8 @@ async fn a_client_comes_again_with_a_ticket_unless_its_certificate_counts() {
             let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client));
             let (accepted, connected) =
                 tokio::join!(accept(here, Arc::clone(&server)), connector.connect(name, there));
-            let (mut stream, _) = accepted.unwrap();
+            let (mut stream, facts) = accepted.unwrap();
+            assert_eq!(facts.sni.as_deref(), Some("broker.example"), "also of a session that goes on");
             stream.write_all(b"!").await.unwrap();
             stream.flush().await.unwrap();
             let mut connected = connected.unwrap();

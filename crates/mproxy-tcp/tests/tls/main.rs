@@ -5,5 +5,6 @@
 mod authority;
 mod handshake;
 mod idle;
+mod others;
 mod reload;
 mod stream;
