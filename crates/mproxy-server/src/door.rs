@@ -3,10 +3,12 @@
 //!
 //! How long either may take is the caller's: dropping what is under way drops the connection.
 
+mod certificates;
 mod inward;
 mod outward;
 mod stream;
 
+pub use certificates::{Certificates, Renewed};
 pub use inward::{Entered, Inward, Refused};
 pub use outward::Outward;
 pub use stream::Stream;

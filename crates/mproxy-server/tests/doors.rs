@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_server::config::{ClientTls, Listener, Scheme, SendProxy, ServerTls, Target};
-use mproxy_server::door::{Entered, Inward, Outward, Refused, Stream};
+use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -207,6 +207,60 @@ async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
         let told = met.tls.unwrap();
         assert_eq!(told.common_name.as_deref(), Some("device-7"));
         assert_eq!(told.version, "TLSv1.3");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_under_a_thousand_connections() {
+    mproxy_testkit::process::raise_file_limit(3000);
+    let files = Files::new();
+    let door = Open::new(&files.listener(Scheme::Mqtts)).await;
+    let outward = Outward::of(&files.target(Scheme::Mqtts, door.port())).unwrap();
+    let mut certificates = Certificates::default();
+    certificates.keep("listener mqtts", door.inward.tls().unwrap());
+    certificates.keep("target of test", outward.tls().unwrap());
+    let meet = async || {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let client = nobody();
+        let (stream, entered) = tokio::join!(outward.reach(&client, deadline), door.enter());
+        (entered, stream)
+    };
+    let mut living = Vec::new();
+    for _ in 0..1000 {
+        let (entered, stream) = meet().await;
+        living.push((entered.unwrap().stream, stream.unwrap()));
+    }
+    assert_eq!(certificates.renew_changed(), []);
+
+    // The certificate comes first, its key later.
+    let next = Files::new();
+    let copy = |name: &str| std::fs::copy(next.path(name), files.path(name)).unwrap();
+    copy("localhost.crt");
+    let renewed = certificates.renew_changed();
+    assert!(renewed[0].result.as_ref().unwrap_err().contains("localhost.key cannot be used"), "{renewed:?}");
+    assert_eq!(certificates.failing().len(), 1);
+    meet().await.1.unwrap();
+    copy("localhost.key");
+    assert_eq!(certificates.renew_changed().len(), 1);
+    assert_eq!(certificates.failing(), []);
+    let (entered, stream) = meet().await;
+    assert_eq!(
+        entered.unwrap_err().label(),
+        "refused_by_peer",
+        "the new one is of a CA that is not known yet"
+    );
+    assert!(stream.is_err());
+    for name in ["ca.crt", "device-7.crt", "device-7.key"] {
+        copy(name);
+    }
+    assert!(certificates.renew_all().iter().all(|renewed| renewed.result.is_ok()));
+    meet().await.1.unwrap();
+
+    for (here, there) in &mut living {
+        there.write_all(b"still").await.unwrap();
+        let mut came = [0; 5];
+        here.read_exact(&mut came).await.unwrap();
+        assert_eq!(&came, b"still");
     }
 }
 
