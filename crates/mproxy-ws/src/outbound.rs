@@ -118,6 +118,11 @@ impl Outbound {
         }
     }
 
+    /// Whether a control frame waits that may leave.
+    pub(crate) fn has_work(&self) -> bool {
+        self.control.is_some() && !self.is_mid_frame()
+    }
+
     fn is_mid_frame(&self) -> bool {
         self.left > 0
     }

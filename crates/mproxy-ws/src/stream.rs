@@ -58,6 +58,12 @@ impl<S> WsStream<S> {
         &self.inner
     }
 
+    /// Whether polling a read would do something even if the connection below has nothing to read: bytes that came with
+    /// the handshake, an answer to be sent, the end. For whoever asks the connection before lending a buffer.
+    pub fn has_work(&self) -> bool {
+        self.early.is_some() || self.end.is_some() || self.outbound.has_work()
+    }
+
     /// The code of the peer's close frame, once it came and if it had one.
     pub fn close_code(&self) -> Option<u16> {
         match self.end {

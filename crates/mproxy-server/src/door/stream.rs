@@ -34,6 +34,22 @@ impl Stream {
             Self::Wss(stream) => stream.get_ref().get_ref(),
         }
     }
+
+    /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in
+    /// vain.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_work = match self {
+            Self::Tcp(_) => false,
+            Self::Tls(stream) => stream.has_work(),
+            Self::Ws(stream) => stream.has_work(),
+            Self::Wss(stream) => stream.has_work() || stream.get_ref().has_work(),
+        };
+        if has_work {
+            return Poll::Ready(());
+        }
+        // What failed says so when it is read.
+        self.socket().poll_read_ready(cx).map(drop)
+    }
 }
 
 /// The same for whichever it is.

@@ -24,6 +24,8 @@ pub(super) struct Engine {
     plain: (Vec<u8>, usize),
     /// Records to be written; what is before `.1` has been.
     unsent: (Vec<u8>, usize),
+    /// `raw` may hold whole records: whoever read had no room for more.
+    pub(super) backlog: bool,
     /// The peer has said that nothing more comes.
     pub(super) peer_closed: bool,
     /// We have.
@@ -87,6 +89,7 @@ impl Engine {
             raw: Vec::new(),
             plain: (Vec::new(), 0),
             unsent: (Vec::new(), 0),
+            backlog: false,
             peer_closed: false,
             said_goodbye: false,
             failed: false,
@@ -102,6 +105,12 @@ impl Engine {
 
     pub(super) fn said_goodbye(&self) -> bool {
         self.said_goodbye
+    }
+
+    /// Whether a read would bring something, or send something, though nothing more came.
+    pub(super) fn has_work(&self) -> bool {
+        let waits = self.backlog || !self.plain.0.is_empty() || !self.unsent.0.is_empty();
+        waits || self.peer_closed || self.failed
     }
 
     /// Whether there is any use in going on.
@@ -120,8 +129,9 @@ impl Engine {
             Side::Server(connection) => pump(connection, raw, unsent, &mut out),
         };
         self.failed = pumped.is_err();
-        let Pumped { taken, closed } = pumped?;
+        let Pumped { taken, closed, full } = pumped?;
         self.peer_closed |= closed;
+        self.backlog = full && taken < raw.len();
         // What comes after the end is nobody's.
         self.raw = if self.peer_closed { Vec::new() } else { raw[taken..].to_vec() };
         Ok(())
@@ -224,6 +234,8 @@ struct Pumped {
     /// Bytes of the front that are done with.
     taken: usize,
     closed: bool,
+    /// It stopped because there was no room for more plaintext.
+    full: bool,
 }
 
 /// Lets rustls do all that it can do with these bytes.
@@ -233,7 +245,7 @@ fn pump<C: Records>(
     unsent: &mut Vec<u8>,
     out: &mut Out<'_, '_>,
 ) -> Result<Pumped, Error> {
-    let mut pumped = Pumped { taken: 0, closed: false };
+    let mut pumped = Pumped { taken: 0, closed: false, full: false };
     loop {
         let UnbufferedStatus { mut discard, state, .. } = connection.records(&mut raw[pumped.taken..]);
         let mut waits = false;
@@ -256,7 +268,8 @@ fn pump<C: Records>(
             }
         }
         pumped.taken += discard;
-        if waits || out.is_full() {
+        pumped.full = !waits && out.is_full();
+        if waits || pumped.full {
             return Ok(pumped);
         }
     }

@@ -55,6 +55,12 @@ impl<S> TlsStream<S> {
         &self.io
     }
 
+    /// Whether polling a read would do something even if the connection below has nothing to read: plaintext that
+    /// waits, records to be sent, the end. For whoever asks the connection before lending a buffer.
+    pub fn has_work(&self) -> bool {
+        self.ended || self.engine.has_work()
+    }
+
     pub(super) fn state(&self) -> &CommonState {
         self.engine.state()
     }
@@ -171,9 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         }
         let start = buf.filled().len();
         // Whole records may have been left when the reader had no room.
-        let mut taken = match this.engine.raw.is_empty() {
-            true => this.engine.check(),
-            false => this.engine.take_kept(Some(buf)),
+        let mut taken = match this.engine.backlog {
+            true => this.engine.take_kept(Some(buf)),
+            false => this.engine.check(),
         };
         loop {
             // Answers of the protocol, and what a write left; whoever writes is told if it fails.
