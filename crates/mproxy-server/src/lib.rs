@@ -7,6 +7,7 @@
 //! | [`telemetry`] | log and metrics |
 //! | [`admin`] | health, metrics and the admin API over HTTP |
 //! | [`app`] | the composition root: builds the house, opens its doors, sees it through to its end |
+//! | [`door`] | both doors put together: any transport in and out as one byte stream |
 //! | `serve` | from a listener to running connections |
 //! | `relay` | the task of one connection: bytes between two streams and a session |
 //! | `registry` | who is connected, and a word to them |
@@ -18,6 +19,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod door;
 mod drain;
 mod registry;
 mod relay;

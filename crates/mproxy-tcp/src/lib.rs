@@ -6,6 +6,9 @@
 //! | [`listen`] | a [`Listener`] that outlives every hiccup of `accept` |
 //! | [`dial`](mod@dial) | [`dial()`]: name to address to stream, within one deadline |
 //! | [`socket`] | the options every stream gets, and the way to cut one off |
+//! | [`tls`] | TLS on either side, what it tells of the client, and new certificates under running connections |
+//! | [`proxy_header`] | the PROXY protocol, read and written |
+//! | [`networks`] | who is believed when it sends one |
 //! | `resolve` | host names to addresses; a literal address never waits |
 //!
 //! ```
@@ -27,8 +30,11 @@
 
 pub mod dial;
 pub mod listen;
+pub mod networks;
+pub mod proxy_header;
 mod resolve;
 pub mod socket;
+pub mod tls;
 
 pub use dial::{DialError, dial};
 pub use listen::{Accepted, Incoming, ListenError, ListenOptions, Listener};

@@ -1,0 +1,190 @@
+//! From an accepted connection to a byte stream: PROXY header, TLS, WebSocket, each where the listener has it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mproxy_core::peer::{TlsFacts, WsFacts};
+use mproxy_tcp::networks::Network;
+use mproxy_tcp::proxy_header::{Header, HeaderError, ProxiedCertificate, ProxiedTls, read_header};
+use mproxy_tcp::tls::server::mqtt_alpn;
+use mproxy_tcp::tls::{self, HandshakeError, Identity, MaterialError, Reloadable, ServerTls};
+use mproxy_ws::upgrade::{self, AcceptError, Request, Terms};
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::Stream;
+use crate::config::{Listener, Scheme};
+
+/// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
+const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+
+/// What a listener does with a connection before the first packet.
+#[derive(Debug)]
+pub struct Inward {
+    /// Who may, and then has to, begin with a PROXY header; `None` where there is none.
+    trusted: Option<Vec<Network>>,
+    tls: Option<Arc<Reloadable<ServerTls>>>,
+    ws: Option<Terms>,
+}
+
+/// A connection that is through.
+#[derive(Debug)]
+pub struct Entered {
+    /// What carries MQTT.
+    pub stream: Stream,
+    /// The client, as far as it is known.
+    pub remote: SocketAddr,
+    /// What it connected to.
+    pub local: SocketAddr,
+    /// Of our handshake with it, or else what a proxy told of its own.
+    pub tls: Option<Box<TlsFacts>>,
+    /// Of the upgrade.
+    pub ws: Option<Box<WsFacts>>,
+}
+
+/// Why a connection did not get through; always its own doing.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// At the PROXY header.
+    #[error(transparent)]
+    Proxy(#[from] HeaderError),
+    /// At the TLS handshake.
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    /// At the upgrade to WebSocket.
+    #[error(transparent)]
+    Ws(#[from] AcceptError),
+}
+
+impl Refused {
+    /// A short name for counters.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Proxy(HeaderError::NotTrusted(_)) => "proxy_not_trusted",
+            Self::Proxy(HeaderError::Malformed(_)) => "proxy_malformed",
+            Self::Proxy(_) => "proxy_ended",
+            Self::Tls(error) => error.label(),
+            Self::Ws(AcceptError::Refused(_)) => "ws_refused",
+            Self::Ws(AcceptError::TooLarge) => "ws_too_large",
+            Self::Ws(AcceptError::NotHttp(_)) => "ws_not_http",
+            Self::Ws(_) => "ws_ended",
+        }
+    }
+}
+
+impl Inward {
+    /// As the listener is configured; `trusted` are the networks whose PROXY headers are believed. Reads the
+    /// certificates, which blocks.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    pub fn of(listener: &Listener, trusted: Vec<Network>) -> Result<Self, MaterialError> {
+        let tls = listener.tls.as_ref().map(|tls| ServerTls {
+            identities: vec![Identity { cert: tls.cert.clone(), key: tls.key.clone(), ocsp: None }],
+            client_ca: tls.client_ca.clone(),
+            crls: Vec::new(),
+            alpn: match listener.transport {
+                Scheme::Mqtt | Scheme::Mqtts => mqtt_alpn(),
+                Scheme::Ws | Scheme::Wss => vec![b"http/1.1".to_vec()],
+            },
+        });
+        Ok(Self {
+            trusted: listener.proxy_protocol.then_some(trusted),
+            tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
+            ws: listener.transport.is_websocket().then(|| Terms::new(&listener.path, PROTOCOLS)),
+        })
+    }
+
+    /// The certificates, for whoever reloads them.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>> {
+        self.tls.as_ref()
+    }
+
+    /// Whether a connection is through as soon as it is accepted.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.trusted.is_none() && self.tls.is_none() && self.ws.is_none()
+    }
+
+    /// Does what has to be done before the first packet. Not cancel safe, and need not be.
+    ///
+    /// # Errors
+    /// What the client did wrong, and where.
+    pub async fn enter(
+        &self,
+        mut stream: TcpStream,
+        remote: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<Entered, Refused> {
+        let header = match &self.trusted {
+            Some(trusted) => read_header(&mut stream, remote.ip(), trusted).await?,
+            None => Header::default(),
+        };
+        let (remote, local) =
+            header.endpoints.map_or((remote, local), |ends| (ends.source, ends.destination));
+        let told = proxied(&header);
+        let entered = |stream, tls: Option<TlsFacts>, request: Option<Request>| Entered {
+            stream,
+            remote,
+            local,
+            tls: tls.or(told).map(Box::new),
+            ws: request.map(|request| Box::new(asked(request))),
+        };
+        Ok(match (&self.tls, &self.ws) {
+            (None, None) => entered(Stream::Tcp(stream), None, None),
+            (Some(tls), None) => {
+                let (stream, facts) = tls::accept(stream, tls.current()).await?;
+                entered(Stream::Tls(Box::new(stream)), Some(shown(facts)), None)
+            }
+            (None, Some(terms)) => {
+                let (stream, request) = upgrade::accept(stream, terms).await?;
+                entered(Stream::Ws(Box::new(stream)), None, Some(request))
+            }
+            (Some(tls), Some(terms)) => {
+                let (stream, facts) = tls::accept(stream, tls.current()).await?;
+                let (stream, request) = upgrade::accept(stream, terms).await?;
+                entered(Stream::Wss(Box::new(stream)), Some(shown(facts)), Some(request))
+            }
+        })
+    }
+}
+
+fn shown(facts: tls::TlsFacts) -> TlsFacts {
+    TlsFacts {
+        version: facts.version.to_owned(),
+        sni: facts.sni,
+        alpn: facts.alpn,
+        chain: facts.chain,
+        subject: facts.subject,
+        common_name: facts.common_name,
+        subject_alt_names: facts.subject_alt_names,
+        fingerprint: facts.fingerprint,
+        serial: facts.serial,
+    }
+}
+
+/// What a proxy tells of the client's TLS. A name counts only if the proxy has verified it.
+fn proxied(header: &Header) -> Option<TlsFacts> {
+    let ProxiedTls { version, common_name, certificate } = header.tls.clone()?;
+    Some(TlsFacts {
+        version: version.unwrap_or_default(),
+        sni: header.authority.clone(),
+        alpn: header.alpn.as_deref().map(|name| String::from_utf8_lossy(name).into_owned()),
+        common_name: common_name.filter(|_| certificate == ProxiedCertificate::Verified),
+        ..TlsFacts::default()
+    })
+}
+
+/// Chosen cookies are told as the header they came in.
+fn asked(request: Request) -> WsFacts {
+    let mut headers = request.headers;
+    if !request.cookies.is_empty() {
+        let pairs: Vec<String> =
+            request.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        headers.push(("cookie".to_owned(), pairs.join("; ")));
+    }
+    WsFacts { path: request.path, host: request.host, headers }
+}

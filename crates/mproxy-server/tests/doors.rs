@@ -1,0 +1,320 @@
+//! Both doors put together, byte for byte: each transport in to each transport out, and what is known of the client on
+//! the way.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_server::config::{ClientTls, Listener, Scheme, SendProxy, ServerTls, Target};
+use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+const ALL: [Scheme; 4] = [Scheme::Mqtt, Scheme::Mqtts, Scheme::Ws, Scheme::Wss];
+
+/// A CA, a certificate for localhost, and one of a device, in files.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(folder.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let ca = Issuer::new(params, key);
+        for name in ["localhost", "device-7"] {
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let key = KeyPair::generate().unwrap();
+            let cert = params.signed_by(&key, &ca).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.crt")), cert.pem()).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn target(&self, scheme: Scheme, port: u16) -> Target {
+        Target {
+            scheme,
+            host: "localhost".to_owned(),
+            port,
+            path: "/mqtt".to_owned(),
+            tls: ClientTls {
+                ca_certs: Some(self.path("ca.crt")),
+                identity: Some((self.path("device-7.crt"), self.path("device-7.key"))),
+            },
+            proxy_protocol: SendProxy::Off,
+        }
+    }
+
+    fn listener(&self, transport: Scheme) -> Listener {
+        let tls = ServerTls {
+            cert: self.path("localhost.crt"),
+            key: self.path("localhost.key"),
+            client_ca: Some(self.path("ca.crt")),
+        };
+        Listener {
+            name: "test".to_owned(),
+            transport,
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            path: "/mqtt".to_owned(),
+            tls: transport.is_tls().then_some(tls),
+            proxy_protocol: false,
+            target: self.target(Scheme::Mqtt, 1),
+            max_connections: None,
+            max_keep_alive: None,
+            max_session_expiry: None,
+            max_packet_size: 268_435_460,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A door with its socket.
+struct Open {
+    socket: TcpListener,
+    inward: Inward,
+}
+
+impl Open {
+    async fn new(listener: &Listener) -> Self {
+        let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+        let inward = Inward::of(listener, trusted).unwrap();
+        Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward }
+    }
+
+    fn port(&self) -> u16 {
+        self.socket.local_addr().unwrap().port()
+    }
+
+    async fn enter(&self) -> Result<Entered, Refused> {
+        let (stream, remote) = self.socket.accept().await.unwrap();
+        let local = stream.local_addr().unwrap();
+        self.inward.enter(stream, remote, local).await
+    }
+}
+
+fn origin(entered: &Entered) -> Origin {
+    Origin {
+        connection_id: ConnectionId(7),
+        epoch: 1,
+        instance: "test".into(),
+        listener: "test".into(),
+        transport: Transport::Tcp,
+        remote: entered.remote,
+        local: entered.local,
+        tls: entered.tls.clone(),
+        ws: entered.ws.clone(),
+    }
+}
+
+async fn reach(target: &Target, origin: &Origin) -> Stream {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    Outward::of(target).unwrap().reach(origin, deadline).await.unwrap()
+}
+
+fn nobody() -> Origin {
+    let address: SocketAddr = "192.0.2.1:1".parse().unwrap();
+    let stream = (address, address);
+    Origin {
+        connection_id: ConnectionId(1),
+        epoch: 1,
+        instance: "test".into(),
+        listener: "test".into(),
+        transport: Transport::Tcp,
+        remote: stream.0,
+        local: stream.1,
+        tls: None,
+        ws: None,
+    }
+}
+
+#[tokio::test]
+async fn each_transport_crosses_to_each() {
+    let files = Arc::new(Files::new());
+    let big: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
+    for inside in ALL {
+        for outside in ALL {
+            let broker = Open::new(&files.listener(outside)).await;
+            let proxy = Open::new(&files.listener(inside)).await;
+            let client = async {
+                let mut stream = reach(&files.target(inside, proxy.port()), &nobody()).await;
+                for size in [0, 1, 2, 125, 126, 65_535, 65_536, 1_000_000] {
+                    stream.write_all(&big[..size]).await.unwrap();
+                    stream.flush().await.unwrap();
+                    let mut back = vec![0; size];
+                    stream.read_exact(&mut back).await.unwrap();
+                    assert!(back == big[..size], "{} to {}: {size}", inside.name(), outside.name());
+                }
+                stream.shutdown().await.unwrap();
+                assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+            };
+            let between = async {
+                let mut entered = proxy.enter().await.unwrap();
+                let mut stream = reach(&files.target(outside, broker.port()), &origin(&entered)).await;
+                copy_bidirectional(&mut entered.stream, &mut stream).await.unwrap();
+            };
+            let echo = async {
+                let mut stream = broker.enter().await.unwrap().stream;
+                let mut buffer = vec![0; 20_000];
+                loop {
+                    // As the relay does, before it lends a buffer: no byte may be forgotten inside.
+                    poll_fn(|cx| stream.poll_readable(cx)).await;
+                    match stream.read(&mut buffer).await.unwrap() {
+                        0 => break stream.shutdown().await.unwrap(),
+                        n => stream.write_all(&buffer[..n]).await.unwrap(),
+                    }
+                    stream.flush().await.unwrap();
+                }
+            };
+            tokio::join!(client, between, echo);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
+    let files = Files::new();
+    for outside in ALL {
+        let broker = Open::new(&Listener { proxy_protocol: true, ..files.listener(outside) }).await;
+        let proxy = Open::new(&files.listener(Scheme::Wss)).await;
+        let client = async {
+            let stream = reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await;
+            stream.socket().local_addr().unwrap()
+        };
+        let (from, entered) = tokio::join!(client, proxy.enter());
+        let entered = entered.unwrap();
+        let tls = entered.tls.as_deref().unwrap();
+        assert_eq!(entered.remote, from);
+        assert_eq!((tls.common_name.as_deref(), tls.sni.as_deref()), (Some("device-7"), Some("localhost")));
+        assert_eq!(entered.ws.as_deref().unwrap().path, "/mqtt");
+        let target = Target { proxy_protocol: SendProxy::V2, ..files.target(outside, broker.port()) };
+        let origin = origin(&entered);
+        let (_stream, met) = tokio::join!(reach(&target, &origin), broker.enter());
+        let met = met.unwrap();
+        assert_eq!((met.remote, met.local), (entered.remote, entered.local));
+        let told = met.tls.unwrap();
+        assert_eq!(told.common_name.as_deref(), Some("device-7"));
+        assert_eq!(told.version, "TLSv1.3");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_under_a_thousand_connections() {
+    mproxy_testkit::process::raise_file_limit(3000);
+    let files = Files::new();
+    let door = Open::new(&files.listener(Scheme::Mqtts)).await;
+    let outward = Outward::of(&files.target(Scheme::Mqtts, door.port())).unwrap();
+    let mut certificates = Certificates::default();
+    certificates.keep("listener mqtts", door.inward.tls().unwrap());
+    certificates.keep("target of test", outward.tls().unwrap());
+    let meet = async || {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let client = nobody();
+        let (stream, entered) = tokio::join!(outward.reach(&client, deadline), door.enter());
+        (entered, stream)
+    };
+    let mut living = Vec::new();
+    for _ in 0..1000 {
+        let (entered, stream) = meet().await;
+        living.push((entered.unwrap().stream, stream.unwrap()));
+    }
+    assert_eq!(certificates.renew_changed(), []);
+
+    // The certificate comes first, its key later.
+    let next = Files::new();
+    let copy = |name: &str| std::fs::copy(next.path(name), files.path(name)).unwrap();
+    copy("localhost.crt");
+    let renewed = certificates.renew_changed();
+    assert!(renewed[0].result.as_ref().unwrap_err().contains("localhost.key cannot be used"), "{renewed:?}");
+    assert_eq!(certificates.failing().len(), 1);
+    meet().await.1.unwrap();
+    copy("localhost.key");
+    assert_eq!(certificates.renew_changed().len(), 1);
+    assert_eq!(certificates.failing(), []);
+    let (entered, stream) = meet().await;
+    assert_eq!(
+        entered.unwrap_err().label(),
+        "refused_by_peer",
+        "the new one is of a CA that is not known yet"
+    );
+    assert!(stream.is_err());
+    for name in ["ca.crt", "device-7.crt", "device-7.key"] {
+        copy(name);
+    }
+    assert!(certificates.renew_all().iter().all(|renewed| renewed.result.is_ok()));
+    meet().await.1.unwrap();
+
+    for (here, there) in &mut living {
+        there.write_all(b"still").await.unwrap();
+        let mut came = [0; 5];
+        here.read_exact(&mut came).await.unwrap();
+        assert_eq!(&came, b"still");
+    }
+}
+
+#[tokio::test]
+async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
+    let files = Files::new();
+    let proxied = Listener { proxy_protocol: true, ..files.listener(Scheme::Mqtt) };
+    let cases: [(Listener, &[u8], &str); 5] = [
+        (files.listener(Scheme::Mqtts), b"\x10\x10\0\x04MQTT", "not_tls"),
+        (files.listener(Scheme::Wss), b"GET /mqtt HTTP/1.1\r\n\r\n", "not_tls"),
+        (files.listener(Scheme::Ws), b"\x10\x10\0\x04MQTT\r\n\r\n", "ws_not_http"),
+        (files.listener(Scheme::Ws), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "ws_refused"),
+        (proxied, b"\x10\x10\0\x04MQTT", "proxy_malformed"),
+    ];
+    for (listener, bytes, label) in cases {
+        let door = Open::new(&listener).await;
+        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        let leaving = async {
+            let _ = client.read_to_end(&mut Vec::new()).await;
+            drop(client);
+        };
+        let (refused, ()) = tokio::join!(door.enter(), leaving);
+        assert_eq!(refused.unwrap_err().label(), label);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_none_is_told_in_one_line() {
+    let files = Files::new();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let serving = async {
+        for _ in 0..2 {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            stream.write_all(b"\x20\x02\0\0\r\n\r\n").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    };
+    let asking = async {
+        let mut texts = Vec::new();
+        for scheme in [Scheme::Mqtts, Scheme::Ws] {
+            let outward = Outward::of(&files.target(scheme, port)).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            texts.push(outward.reach(&nobody(), deadline).await.unwrap_err().0);
+        }
+        texts
+    };
+    let ((), texts) = tokio::join!(serving, asking);
+    assert_eq!(*texts[0], *format!("mqtts://localhost:{port}: no TLS came"));
+    assert!(texts[1].starts_with(&format!("ws://localhost:{port}/mqtt: the WebSocket handshake failed: ")));
+}

@@ -1,0 +1,114 @@
+//! TLS 1.2 and 1.3 on either side, with rustls and ring. Certificates, keys, CAs and CRLs are PEM files that can be
+//! read anew under running connections. Whether the client may come in is decided by whoever reads its [`TlsFacts`].
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`server`] | towards clients: certificates by SNI, client certificates, ALPN, OCSP staple |
+//! | [`client`] | towards the broker: roots, our certificate, the name that has to be its |
+//! | [`reload`] | the configuration in force, and what becomes of a broken file |
+//! | [`facts`] | what a handshake told about the client |
+//! | [`stream`] | the encrypted byte stream |
+//! | `engine` | rustls, between ciphertext and plaintext |
+//! | `pem` | files to certificates, keys and CRLs, or which file is wrong and why |
+
+pub mod client;
+mod engine;
+pub mod facts;
+mod pem;
+pub mod reload;
+pub mod server;
+pub mod stream;
+
+pub use client::{ClientTls, Verification, connect};
+pub use facts::TlsFacts;
+pub use pem::{Identity, MaterialError};
+pub use reload::{Material, Reloadable};
+pub use server::{ServerTls, accept};
+pub use stream::TlsStream;
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use thiserror::Error;
+
+/// The one provider; nothing is left to a process-wide default.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Both versions that are worth speaking.
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// Why a handshake came to nothing. On our listeners it is the client's doing, towards the broker the broker's, unless
+/// the text says otherwise.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// What came first is no TLS: somebody took one port for another.
+    #[error("no TLS came")]
+    NotTls,
+    /// The peer left in the middle.
+    #[error("the connection ended during the TLS handshake")]
+    Ended,
+    /// The two could not agree, or one did not believe the other.
+    #[error("the TLS handshake failed")]
+    Failed(#[source] rustls::Error),
+    /// The peer's certificate was verified, but cannot be read.
+    #[error("the certificate of the peer cannot be read: {0}")]
+    Unreadable(&'static str),
+    /// What the broker is called is neither a host name nor an address. The configuration's doing.
+    #[error("{0:?} is neither a host name nor an address")]
+    ServerName(String),
+    /// The connection broke.
+    #[error("the connection broke during the TLS handshake")]
+    Io(#[source] io::Error),
+}
+
+impl HandshakeError {
+    fn of(error: rustls::Error) -> Self {
+        use rustls::{ContentType, Error, InvalidMessage};
+        match error {
+            Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            )
+            | Error::InappropriateMessage { got_type: ContentType::ApplicationData, .. } => Self::NotTls,
+            error => Self::Failed(error),
+        }
+    }
+
+    /// A short name for counters: of the cases that somebody who runs this wants to tell apart.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        use rustls::{CertificateError, Error};
+        match self {
+            Self::NotTls => "not_tls",
+            Self::Ended => "ended",
+            Self::Unreadable(_) => "unreadable_certificate",
+            Self::ServerName(_) => "server_name",
+            Self::Io(_) => "broken",
+            Self::Failed(error) => match error {
+                Error::NoCertificatesPresented => "no_certificate",
+                Error::InvalidCertificate(why) => match why {
+                    CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                        "not_yet_valid"
+                    }
+                    CertificateError::Revoked => "revoked",
+                    CertificateError::UnknownIssuer => "unknown_ca",
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                        "wrong_name"
+                    }
+                    CertificateError::UnknownRevocationStatus => "no_crl",
+                    CertificateError::ExpiredRevocationList
+                    | CertificateError::ExpiredRevocationListContext { .. } => "crl_expired",
+                    _ => "bad_certificate",
+                },
+                Error::AlertReceived(_) => "refused_by_peer",
+                Error::NoApplicationProtocol => "no_alpn",
+                Error::PeerIncompatible(_) => "incompatible",
+                _ => "failed",
+            },
+        }
+    }
+}

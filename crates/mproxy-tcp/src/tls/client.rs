@@ -1,0 +1,194 @@
+//! Towards the broker.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::engine::Side;
+use super::pem::{self, Identity, MaterialError};
+use super::reload::Material;
+use super::{HandshakeError, TlsStream, VERSIONS, provider};
+
+/// Whom we believe, and what we show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// PEM: trusted roots; the system's where absent.
+    pub roots: Option<PathBuf>,
+    /// Our own certificate, where we are asked for one.
+    pub identity: Option<Identity>,
+    /// PEM: lists of server certificates that do not count any more; as strict as those for clients.
+    pub crls: Vec<PathBuf>,
+    /// Application protocols that are offered.
+    pub alpn: Vec<Vec<u8>>,
+    /// How far the other end is looked at.
+    pub verification: Verification,
+}
+
+/// How far a server is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// Its certificate has to be valid, for its name, and signed by somebody we trust.
+    #[default]
+    Full,
+    /// Whoever answers is believed, and may read and change everything.
+    Nobody,
+}
+
+impl Verification {
+    /// What has to be written to get [`Verification::Nobody`]. Nobody types it by accident.
+    pub const NOBODY: &str = "i-know-that-anybody-can-pretend-to-be-the-broker";
+
+    /// `full`, or [`Self::NOBODY`]; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "full" => Some(Self::Full),
+            Self::NOBODY => Some(Self::Nobody),
+            _ => None,
+        }
+    }
+}
+
+impl Material for ClientTls {
+    type Config = ClientConfig;
+
+    fn files(&self) -> Vec<&Path> {
+        let identity = self.identity.iter().flat_map(Identity::files);
+        identity.chain(self.roots.iter().chain(&self.crls).map(PathBuf::as_path)).collect()
+    }
+
+    fn build(&self) -> Result<ClientConfig, MaterialError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)
+            .map_err(|error| MaterialError::Together(error.to_string()))?;
+        let builder = match self.verification {
+            Verification::Full => builder.with_webpki_verifier(self.verifier()?),
+            Verification::Nobody => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+            }
+        };
+        let mut config = match &self.identity {
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.load()?)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        Ok(config)
+    }
+}
+
+impl ClientTls {
+    fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, MaterialError> {
+        let roots = Arc::new(match &self.roots {
+            Some(path) => pem::roots(path)?,
+            None => system_roots()?,
+        });
+        let mut crls = Vec::new();
+        for file in &self.crls {
+            let read = pem::crls(file)?;
+            // One at a time, so that the file at fault can be named.
+            let alone = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider())
+                .with_crls(read.iter().cloned());
+            alone.build().map_err(|error| MaterialError::unusable(file, error))?;
+            crls.extend(read);
+        }
+        let mut builder = WebPkiServerVerifier::builder_with_provider(roots, provider());
+        if !crls.is_empty() {
+            builder = builder.with_crls(crls).enforce_revocation_expiration();
+        }
+        builder.build().map_err(|error| MaterialError::Together(error.to_string()))
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, MaterialError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Some old root among hundreds that cannot be read is no reason to trust none of them.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(MaterialError::NoSystemRoots(found.errors.first().map(ToString::to_string)));
+    }
+    Ok(roots)
+}
+
+/// Believes anybody; only the signatures of the handshake have to be right.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Does the client's part of a handshake with a server that has to be called `name`: a host name or an address.
+///
+/// How long it may take is the caller's: dropping the future drops the connection, and nothing else was touched.
+///
+/// # Errors
+/// When the server is not who it should be, does not want us, or goes.
+pub async fn connect<S>(
+    stream: S,
+    config: Arc<ClientConfig>,
+    name: &str,
+) -> Result<TlsStream<S>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    let server = ServerName::try_from(bare.to_owned());
+    let server = server.map_err(|_| HandshakeError::ServerName(name.to_owned()))?;
+    let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::Failed)?;
+    TlsStream::handshake(stream, Side::Client(connection), || ()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_believed_by_accident() {
+        assert_eq!(Verification::parse("full"), Some(Verification::Full));
+        assert_eq!(Verification::parse(Verification::NOBODY), Some(Verification::Nobody));
+        for text in ["", "none", "off", "false", "no", "insecure", "Full"] {
+            assert_eq!(Verification::parse(text), None);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Towards clients.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::engine::Side;
+use super::facts::{TlsFacts, dns_names};
+use super::pem::{self, Identity, MaterialError};
+use super::reload::Material;
+use super::{HandshakeError, TlsStream, VERSIONS, provider};
+
+/// What a listener shows and asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// At least one. The name that a client asks for picks among them; without one, and where none fits, it is the
+    /// first.
+    pub identities: Vec<Identity>,
+    /// PEM: where set, a client has to show a certificate that one of these signed.
+    pub client_ca: Option<PathBuf>,
+    /// PEM: lists of client certificates that do not count any more. Where there are any, each CA of a client's chain
+    /// (except for the root) needs one, and one that is out of date lets nobody in: a missing list is no clearance.
+    pub crls: Vec<PathBuf>,
+    /// Application protocols, the best first. A client that offers only others is refused; one that offers none is
+    /// not.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+/// What MQTT clients offer: the registered name, and the one that makes AWS IoT listen on port 443.
+#[must_use]
+pub fn mqtt_alpn() -> Vec<Vec<u8>> {
+    vec![b"mqtt".to_vec(), b"x-amzn-mqtt-ca".to_vec()]
+}
+
+impl Material for ServerTls {
+    type Config = ServerConfig;
+
+    fn files(&self) -> Vec<&Path> {
+        let identities = self.identities.iter().flat_map(Identity::files);
+        identities.chain(self.client_ca.iter().chain(&self.crls).map(PathBuf::as_path)).collect()
+    }
+
+    fn build(&self) -> Result<ServerConfig, MaterialError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)
+            .map_err(|error| MaterialError::Together(error.to_string()))?;
+        let builder = match &self.client_ca {
+            Some(path) => builder.with_client_cert_verifier(self.verifier(path)?),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Certificates::load(&self.identities)?));
+        config.alpn_protocols.clone_from(&self.alpn);
+        // Nothing is kept here for sessions to come: a client that comes again brings a ticket, or starts anew.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        if self.client_ca.is_none() {
+            config.ticketer = rustls::crypto::ring::Ticketer::new()
+                .map_err(|error| MaterialError::Together(error.to_string()))?;
+            config.send_tls13_tickets = 1;
+        } else {
+            // A ticket would stand for a certificate that nobody looks at again, neither its end nor the CRLs.
+            config.send_tls13_tickets = 0;
+        }
+        Ok(config)
+    }
+}
+
+impl ServerTls {
+    fn verifier(
+        &self,
+        path: &Path,
+    ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, MaterialError> {
+        let roots = Arc::new(pem::roots(path)?);
+        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+        let builder = match self.crls.as_slice() {
+            [] => builder,
+            files => {
+                let mut crls = Vec::new();
+                for file in files {
+                    let read = pem::crls(file)?;
+                    // One at a time, so that the file at fault can be named.
+                    let alone =
+                        WebPkiClientVerifier::builder_with_provider(Arc::new(pem::roots(path)?), provider())
+                            .with_crls(read.iter().cloned());
+                    alone.build().map_err(|error| MaterialError::unusable(file, error))?;
+                    crls.extend(read);
+                }
+                builder.with_crls(crls).enforce_revocation_expiration()
+            }
+        };
+        builder.build().map_err(|error| MaterialError::unusable(path, error))
+    }
+}
+
+thread_local! {
+    /// The name in the hello that was resolved last. rustls shows it to the resolver and to nobody else here, and
+    /// resolves within one call of ours: whoever made the call takes it out before anybody else can come.
+    static ASKED: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Certificates by name.
+#[derive(Debug)]
+struct Certificates(Vec<Named>);
+
+#[derive(Debug)]
+struct Named {
+    /// Lower case; `*.` in front stands for exactly one label.
+    names: Vec<String>,
+    key: Arc<CertifiedKey>,
+}
+
+impl Certificates {
+    fn load(identities: &[Identity]) -> Result<Self, MaterialError> {
+        let mut all = Vec::new();
+        for identity in identities {
+            let key = identity.load()?;
+            let leaf = key.cert.first().map_or(&[][..], |leaf| leaf);
+            let names = dns_names(leaf).map_err(|why| MaterialError::unusable(&identity.cert, why))?;
+            all.push(Named { names, key: Arc::new(key) });
+        }
+        if all.is_empty() {
+            return Err(MaterialError::Together("there is no certificate to show".to_owned()));
+        }
+        Ok(Self(all))
+    }
+}
+
+impl Named {
+    fn is_for(&self, asked: &str) -> bool {
+        let behind_first = asked.split_once('.').map(|(_, rest)| rest);
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(domain) => behind_first.is_some_and(|rest| rest.eq_ignore_ascii_case(domain)),
+            None => name.eq_ignore_ascii_case(asked),
+        })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Of several for one name (RSA and ECDSA), the first that the client can verify.
+        let usable = |named: &&Named| named.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let asked = hello.server_name();
+        ASKED.set(asked.map(str::to_owned));
+        let fitting = asked.and_then(|name| self.0.iter().filter(|named| named.is_for(name)).find(usable));
+        fitting.or_else(|| self.0.iter().find(usable)).map(|named| Arc::clone(&named.key))
+    }
+}
+
+/// Does the server's part of a handshake, and tells what came out about the client.
+///
+/// How long it may take is the caller's: dropping the future drops the connection, and nothing else was touched.
+///
+/// # Errors
+/// When the client cannot or may not; it was sent the alert that says why.
+pub async fn accept<S>(
+    stream: S,
+    config: Arc<ServerConfig>,
+) -> Result<(TlsStream<S>, TlsFacts), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Failed)?;
+    let mut sni = None;
+    ASKED.take();
+    let note = || {
+        if let Some(asked) = ASKED.take() {
+            sni = Some(asked);
+        }
+    };
+    let stream = TlsStream::handshake(stream, Side::Server(connection), note).await?;
+    let facts = TlsFacts::of(stream.state(), sni.as_deref()).map_err(HandshakeError::Unreadable)?;
+    Ok((stream, facts))
+}

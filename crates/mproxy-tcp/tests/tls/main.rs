@@ -1,0 +1,10 @@
+//! TLS between our two sides, and between each of them and rustls as others set it up.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod authority;
+mod handshake;
+mod idle;
+mod others;
+mod reload;
+mod stream;

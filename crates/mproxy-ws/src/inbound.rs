@@ -1,0 +1,198 @@
+//! Frames to payload, in place: what was read is what is handed on, without the heads. No stream, no clock; the only
+//! memory is a head that is not whole yet, and a control frame while it comes in.
+
+use crate::frame::{
+    Head, LONGEST_CONTROL, LONGEST_HEAD, Opcode, Role, Violation, head_len, mask, may_be_sent,
+};
+
+/// Where in the stream of frames we are.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    role: Role,
+    /// The frame whose payload is coming in; `None` inside a head.
+    frame: Option<Current>,
+    /// The beginning of a head.
+    head: [u8; LONGEST_HEAD],
+    have: u8,
+    /// Whether a message was begun and its last frame has not come.
+    message: bool,
+    control: Option<Box<Control>>,
+}
+
+/// What is known of the frame whose payload comes in.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    opcode: Opcode,
+    /// As it stands for the next byte.
+    mask: [u8; 4],
+    /// Never 0.
+    left: u64,
+}
+
+/// The payload of a control frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    bytes: [u8; LONGEST_CONTROL],
+    len: u8,
+}
+
+impl Control {
+    const EMPTY: Self = Self { bytes: [0; LONGEST_CONTROL], len: 0 };
+
+    /// What does not fit is left out; a head of more than 125 bytes was refused before.
+    fn push(&mut self, bytes: &[u8]) {
+        let have = usize::from(self.len);
+        let n = bytes.len().min(LONGEST_CONTROL - have);
+        self.bytes[have..have + n].copy_from_slice(&bytes[..n]);
+        self.len += n as u8;
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// What a piece of the stream held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    /// So many bytes of payload stand at the front of the piece now.
+    pub(crate) payload: usize,
+    /// Frames that carried nothing for the reader: control frames and empty ones.
+    pub(crate) hollow: u32,
+    /// The last ping: older ones need no answer (RFC 6455, 5.5.3).
+    pub(crate) ping: Option<Box<Control>>,
+    /// Nothing behind it counts.
+    pub(crate) end: Option<End>,
+}
+
+/// How the stream of frames ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With a close frame; its code, if it had one.
+    Closed(Option<u16>),
+    /// With something that may not be.
+    Broken(Violation),
+}
+
+impl Inbound {
+    pub(crate) fn new(role: Role) -> Self {
+        Self { role, frame: None, head: [0; LONGEST_HEAD], have: 0, message: false, control: None }
+    }
+
+    /// Whether the stream may end here without anything being cut in two.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.frame.is_none() && self.have == 0 && !self.message
+    }
+
+    /// Takes the next bytes of the stream and leaves their payload at the front of `raw`.
+    pub(crate) fn decode(&mut self, raw: &mut [u8]) -> Decoded {
+        let mut decoded = Decoded::default();
+        let mut read = 0;
+        while read < raw.len() && decoded.end.is_none() {
+            match self.frame {
+                Some(frame) => read += self.payload(frame, raw, read, &mut decoded),
+                None => {
+                    read += self.fill_head(&raw[read..]);
+                    if let Err(violation) = self.begin(&mut decoded) {
+                        decoded.end = Some(End::Broken(violation));
+                    }
+                }
+            }
+        }
+        decoded
+    }
+
+    /// Moves what belongs to the head there.
+    fn fill_head(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        // Twice: how long it is stands in its second byte.
+        for _ in 0..2 {
+            let have = usize::from(self.have);
+            let n = (head_len(&self.head[..have]) - have).min(bytes.len() - taken);
+            self.head[have..have + n].copy_from_slice(&bytes[taken..taken + n]);
+            self.have += n as u8;
+            taken += n;
+        }
+        taken
+    }
+
+    /// Begins a frame once its head is whole.
+    fn begin(&mut self, decoded: &mut Decoded) -> Result<(), Violation> {
+        let Some(head) = Head::parse(&self.head[..usize::from(self.have)], self.role)? else { return Ok(()) };
+        match (head.opcode, self.message) {
+            (Opcode::Continuation, false) => return Err(Violation::Continuation),
+            (Opcode::Binary, true) => return Err(Violation::Interleaved),
+            (Opcode::Continuation | Opcode::Binary, _) => self.message = !head.last,
+            (Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong, _) => {}
+        }
+        self.have = 0;
+        if head.opcode.is_control() || head.len == 0 {
+            decoded.hollow += 1;
+        }
+        if head.len == 0 {
+            return self.finish(head.opcode, decoded);
+        }
+        if head.opcode.is_control() {
+            self.control = Some(Box::new(Control::EMPTY));
+        }
+        self.frame = Some(Current { opcode: head.opcode, mask: head.mask, left: head.len });
+        Ok(())
+    }
+
+    /// Takes payload from `raw[read..]`; how much.
+    fn payload(&mut self, mut frame: Current, raw: &mut [u8], read: usize, decoded: &mut Decoded) -> usize {
+        let here = raw.len() - read;
+        let n = usize::try_from(frame.left).map_or(here, |left| left.min(here));
+        if frame.opcode.is_control() {
+            frame.mask = mask(&mut raw[read..read + n], frame.mask);
+            if let Some(control) = &mut self.control {
+                control.push(&raw[read..read + n]);
+            }
+        } else {
+            let to = decoded.payload;
+            raw.copy_within(read..read + n, to);
+            frame.mask = mask(&mut raw[to..to + n], frame.mask);
+            decoded.payload += n;
+        }
+        frame.left -= n as u64;
+        self.frame = Some(frame);
+        if frame.left == 0 {
+            self.frame = None;
+            if let Err(violation) = self.finish(frame.opcode, decoded) {
+                decoded.end = Some(End::Broken(violation));
+            }
+        }
+        n
+    }
+
+    /// A frame is whole.
+    fn finish(&mut self, opcode: Opcode, decoded: &mut Decoded) -> Result<(), Violation> {
+        let control = self.control.take();
+        match opcode {
+            Opcode::Ping => decoded.ping = Some(control.unwrap_or_else(|| Box::new(Control::EMPTY))),
+            Opcode::Close => {
+                decoded.end = Some(End::Closed(close_code(control.as_ref().map_or(&[], |c| c.payload()))?));
+            }
+            Opcode::Pong | Opcode::Continuation | Opcode::Binary | Opcode::Text => {}
+        }
+        Ok(())
+    }
+}
+
+fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let (code, reason) = match payload {
+        [] => return Ok(None),
+        [_] => return Err(Violation::CloseCode),
+        [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
+    };
+    if !may_be_sent(code) {
+        return Err(Violation::CloseCode);
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(Violation::CloseReason);
+    }
+    Ok(Some(code))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! Payload to frames: each write is one frame, its head before the caller's own bytes. Of a frame that the stream took
+//! in part, only the numbers are kept; the caller comes again with the rest of the bytes. The answers of the protocol
+//! itself (a pong, a close) wait here, one of them at most.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use crate::frame::{Head, LONGEST_CONTROL, LONGEST_HEAD, Opcode, Role, mask};
+use crate::inbound::Control;
+use crate::random;
+
+/// Slices of one write, the head's among them.
+const SLICES: usize = 64;
+
+/// Bytes of the largest frame that has to be copied.
+const SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    /// Where payload is masked. Of no connection: empty before and after each write.
+    static SCRATCH_PAD: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// What goes out, between two writes.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    role: Role,
+    /// The head of the frame under way, from `wrote` to `len` still to be written.
+    head: [u8; LONGEST_HEAD],
+    len: u8,
+    wrote: u8,
+    /// As it stands for the next byte of payload.
+    mask: [u8; 4],
+    /// Bytes of payload that the frame under way still lacks.
+    left: u64,
+    /// A control frame that was begun or waits; only a close replaces one that waits.
+    control: Option<Box<ControlFrame>>,
+    closing: Closing,
+}
+
+/// A control frame in the form in which it leaves.
+#[derive(Debug)]
+struct ControlFrame {
+    bytes: [u8; LONGEST_HEAD + LONGEST_CONTROL],
+    len: u8,
+    wrote: u8,
+}
+
+/// How far our half has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Open,
+    /// The close frame waits behind a control frame that was begun.
+    Wanted(u16),
+    /// The close frame is the control frame, or has been written. Nothing comes after it.
+    Said,
+}
+
+impl Outbound {
+    pub(crate) fn new(role: Role) -> Self {
+        Self {
+            role,
+            head: [0; LONGEST_HEAD],
+            len: 0,
+            wrote: 0,
+            mask: [0; 4],
+            left: 0,
+            control: None,
+            closing: Closing::Open,
+        }
+    }
+
+    /// Answers a ping. An older answer that has not begun to leave gives way; one that has stays the only one.
+    pub(crate) fn pong(&mut self, ping: &Control) {
+        let begun = self.control.as_ref().is_some_and(|control| control.wrote > 0);
+        if self.closing == Closing::Open && !begun {
+            self.control = Some(Box::new(self.control(Opcode::Pong, ping.payload())));
+        }
+    }
+
+    /// Says goodbye, once.
+    pub(crate) fn close(&mut self, code: u16) {
+        if self.closing == Closing::Open {
+            self.closing = Closing::Wanted(code);
+            self.promote();
+        }
+    }
+
+    /// Makes the wanted close the control frame as soon as none is half-way.
+    fn promote(&mut self) {
+        if let Closing::Wanted(code) = self.closing
+            && self.control.as_ref().is_none_or(|control| control.wrote == 0)
+        {
+            self.control = Some(Box::new(self.control(Opcode::Close, &code.to_be_bytes())));
+            self.closing = Closing::Said;
+        }
+    }
+
+    fn control(&self, opcode: Opcode, payload: &[u8]) -> ControlFrame {
+        let key = self.new_mask();
+        let mut head = [0; LONGEST_HEAD];
+        let at = Head::write(opcode, payload.len() as u64, key, &mut head);
+        let mut bytes = [0; LONGEST_HEAD + LONGEST_CONTROL];
+        bytes[..at].copy_from_slice(&head[..at]);
+        let len = at + payload.len();
+        bytes[at..len].copy_from_slice(payload);
+        mask(&mut bytes[at..len], key.unwrap_or_default());
+        ControlFrame { bytes, len: len as u8, wrote: 0 }
+    }
+
+    fn new_mask(&self) -> Option<[u8; 4]> {
+        match self.role {
+            Role::Client => Some(random::mask()),
+            Role::Server => None,
+        }
+    }
+
+    /// Whether a control frame waits that may leave.
+    pub(crate) fn has_work(&self) -> bool {
+        self.control.is_some() && !self.is_mid_frame()
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        self.left > 0
+    }
+
+    /// Writes the control frame that waits, unless a frame is under way: nothing may stand inside it.
+    pub(crate) fn poll_control<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_mid_frame() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut any = false;
+        while let Some(control) = &mut self.control {
+            let rest = &control.bytes[usize::from(control.wrote)..usize::from(control.len)];
+            let n = some(ready!(stream.as_mut().poll_write(cx, rest))?)?;
+            control.wrote += n as u8;
+            any = true;
+            if control.wrote == control.len {
+                self.control = None;
+                self.promote();
+            }
+        }
+        // Streams that keep something back (TLS) are asked to let it go.
+        if any { stream.poll_flush(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Writes payload as one frame, or as the rest of the one under way; how much of it.
+    pub(crate) fn poll_write<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        cx: &mut Context<'_>,
+        payload: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_control(stream.as_mut(), cx))?;
+        if self.closing != Closing::Open {
+            let text = "the WebSocket is closing";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
+        }
+        let copies = self.role == Role::Client || !stream.is_write_vectored();
+        if !self.is_mid_frame() {
+            let most = if copies { SCRATCH - LONGEST_HEAD } else { usize::MAX };
+            let len: usize = payload.iter().take(SLICES - 1).map(|slice| slice.len()).sum();
+            match len.min(most) {
+                0 => return Poll::Ready(Ok(0)),
+                len => self.begin(len as u64),
+            }
+        }
+        loop {
+            let wrote = if copies {
+                ready!(self.write_copy(stream.as_mut(), cx, payload))?
+            } else {
+                ready!(self.write_slices(stream.as_mut(), cx, payload))?
+            };
+            let taken = self.advance(some(wrote)?);
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+        }
+    }
+
+    fn begin(&mut self, len: u64) {
+        let key = self.new_mask();
+        self.len = Head::write(Opcode::Binary, len, key, &mut self.head) as u8;
+        self.wrote = 0;
+        self.mask = key.unwrap_or_default();
+        self.left = len;
+    }
+
+    fn head_rest(&self) -> &[u8] {
+        &self.head[usize::from(self.wrote)..usize::from(self.len)]
+    }
+
+    /// The head and the caller's own bytes in one vectored write.
+    fn write_slices<S: AsyncWrite>(
+        &self,
+        stream: Pin<&mut S>,
+        cx: &mut Context<'_>,
+        payload: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices[0] = IoSlice::new(self.head_rest());
+        let mut count = 1;
+        for (bytes, slice) in self.of_frame(payload).zip(&mut slices[1..]) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        stream.poll_write_vectored(cx, &slices[..count])
+    }
+
+    /// The head and a masked copy in one write. What is not taken is masked again when the caller comes with it.
+    fn write_copy<S: AsyncWrite>(
+        &self,
+        stream: Pin<&mut S>,
+        cx: &mut Context<'_>,
+        payload: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut pad = SCRATCH_PAD.take().unwrap_or_else(|| vec![0; SCRATCH].into_boxed_slice());
+        let head = self.head_rest();
+        pad[..head.len()].copy_from_slice(head);
+        let mut at = head.len();
+        for bytes in self.of_frame(payload) {
+            let n = bytes.len().min(SCRATCH - at);
+            pad[at..at + n].copy_from_slice(&bytes[..n]);
+            at += n;
+        }
+        mask(&mut pad[head.len()..at], self.mask);
+        let wrote = stream.poll_write(cx, &pad[..at]);
+        SCRATCH_PAD.set(Some(pad));
+        wrote
+    }
+
+    /// The slices of `payload` as far as the frame goes.
+    fn of_frame<'a>(&self, payload: &'a [IoSlice<'_>]) -> impl Iterator<Item = &'a [u8]> {
+        let mut left = self.left;
+        payload.iter().map_while(move |slice| {
+            let n = usize::try_from(left).map_or(slice.len(), |left| left.min(slice.len()));
+            left -= n as u64;
+            (n > 0 || left > 0).then(|| &slice[..n])
+        })
+    }
+
+    /// So many bytes went out; how many of them were payload.
+    fn advance(&mut self, wrote: usize) -> usize {
+        let head = wrote.min(self.head_rest().len());
+        self.wrote += head as u8;
+        let payload = wrote - head;
+        self.left = self.left.saturating_sub(payload as u64);
+        self.mask.rotate_left(payload % 4);
+        payload
+    }
+}
+
+/// A stream that takes nothing is at its end.
+fn some(wrote: usize) -> io::Result<usize> {
+    if wrote == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(wrote) }
+}
