@@ -22,9 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::admin::view::{EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView};
+use crate::admin::view::{
+    EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView, StaleCertificate,
+};
 use crate::admin::{self, Admin};
 use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check};
+use crate::door::{Certificates, Inward, Outward, Renewed};
 use crate::drain::drain;
 use crate::serve::{House, Serving, tick};
 use crate::telemetry::log::LogHandle;
@@ -43,6 +46,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 pub struct App {
     config: Config,
     state: Arc<State>,
+    metrics: Arc<Metrics>,
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
     log: LogHandle,
@@ -56,6 +60,7 @@ pub struct App {
 /// What the admin API sees.
 struct State {
     house: Arc<House>,
+    certificates: Arc<Certificates>,
     remote: Option<Arc<Remote>>,
     listeners: Vec<ListenerReadiness>,
     /// Cancelled when the house is to be drained.
@@ -86,6 +91,8 @@ impl App {
             (None, Some(path)) => Some(Acl::load(path)?),
             (None, None) => None,
         };
+        // Before any port is open, too: certificates that cannot be used are a fault of the start.
+        let (doorways, certificates) = doorways(&config)?;
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let open = Listener::bind(&listener.host, listener.port, ListenOptions::default())
@@ -101,7 +108,7 @@ impl App {
         let house =
             Arc::new(House::new(&config.instance, config.max_connections, Arc::clone(&advisers.sink)));
         let mut bound: Vec<_> = Vec::new();
-        for (listener, open) in config.listeners.iter().zip(doors) {
+        for ((listener, open), (inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
             let address = open.local_addr();
             bound.push((listener.name.clone(), address));
             info!(target = %listener.target, "{} listening on {address}", listener.name);
@@ -129,7 +136,8 @@ impl App {
                     limits,
                     on_error: on_errors(config.policy.as_ref()),
                 }),
-                target: listener.target.clone(),
+                inward,
+                outward,
                 door: metrics.listener(&listener.name),
                 max_connections: listener.max_connections,
                 open: AtomicUsize::new(0),
@@ -137,8 +145,12 @@ impl App {
             house.doors.spawn(serving.run(open));
         }
         house.doors.spawn(tick(house.closing.clone()));
+        if !certificates.is_empty() {
+            house.doors.spawn(watch(Arc::clone(&certificates), Arc::clone(&metrics), house.closing.clone()));
+        }
         let state = Arc::new(State {
             house,
+            certificates: Arc::clone(&certificates),
             remote: advisers.remote.clone(),
             listeners: bound
                 .iter()
@@ -157,7 +169,7 @@ impl App {
             admin_door,
             Admin {
                 house: Arc::clone(&state) as _,
-                metrics,
+                metrics: Arc::clone(&metrics),
                 log: log.clone(),
                 config: Arc::new(shown),
                 token: config.admin.token.clone(),
@@ -165,7 +177,7 @@ impl App {
             stop_admin.clone().cancelled_owned(),
         );
         let Advisers { acl, remote, .. } = advisers;
-        Ok(Self { config, state, acl, remote, log, stop_admin, admin, signals, bound })
+        Ok(Self { config, state, metrics, acl, remote, log, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -175,7 +187,7 @@ impl App {
     }
 
     /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
-    /// the rule file anew, and the log level from `level`.
+    /// certificates and the rule file anew, and the log level from `level`.
     pub async fn run(mut self, level: impl Fn() -> Result<LogLevel, Problems>) {
         loop {
             let Signals { terminate, interrupt, hangup } = &mut self.signals;
@@ -211,6 +223,7 @@ impl App {
             Ok(level) => self.log.set(level),
             Err(problems) => warn!("SIGHUP: the configuration is kept as it was: {problems}"),
         }
+        renew(&self.state.certificates, &self.metrics, Certificates::renew_all).await;
         let Some(acl) = self.acl.clone() else { return };
         // Reads a file: not on a runtime thread.
         match tokio::task::spawn_blocking(move || acl.reload().map(|()| acl.size())).await {
@@ -244,7 +257,13 @@ impl admin::House for State {
         if draining {
             listeners.iter_mut().for_each(|listener| listener.bound = None);
         }
-        Readiness { draining, listeners }
+        let stale_certificates = self
+            .certificates
+            .failing()
+            .into_iter()
+            .map(|(whose, error)| StaleCertificate { whose, error })
+            .collect();
+        Readiness { draining, listeners, stale_certificates }
     }
 
     fn policy_health(&self) -> Vec<EndpointHealth> {
@@ -279,6 +298,56 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What each listener does with a connection that came in, and how it reaches its broker.
+type Doorways = Vec<(Inward, Outward)>;
+
+fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certificates>)> {
+    let mut certificates = Certificates::default();
+    let mut doorways = Vec::new();
+    for listener in &config.listeners {
+        let name = &listener.name;
+        let inward = Inward::of(listener).with_context(|| format!("listener {name}"))?;
+        if let Some(tls) = inward.tls() {
+            certificates.keep(format!("listener {name}"), tls);
+        }
+        let outward = Outward::of(&listener.target).with_context(|| format!("target of {name}"))?;
+        if let Some(tls) = outward.tls() {
+            certificates.keep(format!("target of {name}"), tls);
+        }
+        doorways.push((inward, outward));
+    }
+    Ok((doorways, Arc::new(certificates)))
+}
+
+/// How often files of certificates are looked at.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// Reads certificates anew when their files have changed.
+async fn watch(certificates: Arc<Certificates>, metrics: Arc<Metrics>, closing: CancellationToken) {
+    let mut watch = tokio::time::interval(WATCH);
+    while closing.run_until_cancelled(watch.tick()).await.is_some() {
+        renew(&certificates, &metrics, Certificates::renew_changed).await;
+    }
+}
+
+/// Nobody is dropped: running connections keep what they were made with, and a broken file keeps the old one in force.
+async fn renew(
+    certificates: &Arc<Certificates>,
+    metrics: &Metrics,
+    which: impl FnOnce(&Certificates) -> Vec<Renewed> + Send + 'static,
+) {
+    let certificates = Arc::clone(certificates);
+    // Reads files: not on a runtime thread.
+    let renewed = tokio::task::spawn_blocking(move || which(&certificates)).await.unwrap_or_default();
+    for Renewed { whose, result } in renewed {
+        metrics.certificates_renewed(result.is_ok());
+        match result {
+            Ok(()) => info!("certificates of {whose} read anew"),
+            Err(error) => error!("certificates of {whose} are kept as they were: {error}"),
         }
     }
 }

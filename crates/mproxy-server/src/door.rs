@@ -3,6 +3,9 @@
 //!
 //! How long either may take is the caller's: dropping what is under way drops the connection.
 
+use std::error::Error;
+use std::fmt;
+
 mod certificates;
 mod inward;
 mod outward;
@@ -12,3 +15,13 @@ pub use certificates::{Certificates, Renewed};
 pub use inward::{Entered, Inward, Refused};
 pub use outward::Outward;
 pub use stream::Stream;
+
+/// An error and its causes, in one line.
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        self.0.source().map_or(Ok(()), |cause| write!(f, ": {}", Causes(cause)))
+    }
+}

@@ -104,7 +104,7 @@ impl Handle {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Arc<Origin> {
         &self.origin
     }
 

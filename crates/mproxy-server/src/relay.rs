@@ -27,6 +27,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use mproxy_core::fault::{Closed, Unreachable};
+use mproxy_core::peer::Origin;
 use mproxy_core::{Effect, Event, Fault, Session, Side};
 use tokio::time::Sleep;
 
@@ -59,8 +60,8 @@ pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>>
 
 /// What a relay needs of the house.
 pub(crate) trait Doors<S>: Send + Sync {
-    /// Reaches the broker.
-    fn dial(&self) -> Dialing<S>;
+    /// Reaches the broker for a client that comes from there.
+    fn dial(self: Arc<Self>, origin: &Arc<Origin>) -> Dialing<S>;
 
     /// Tells whoever listens.
     fn report(&self, event: Event);
@@ -79,6 +80,8 @@ pub(crate) struct Relay<S> {
     /// When `timer` goes off.
     armed: Option<Instant>,
     over: Option<Box<Fault>>,
+    /// The client's stream, where it broke its own rules and has been told so.
+    parting: Option<Box<S>>,
 }
 
 /// One of the two streams with its boxes.
@@ -157,12 +160,18 @@ impl<S: Stream> Relay<S> {
             timer: None,
             armed: None,
             over: None,
+            parting: None,
         }
     }
 
     /// Who it was, for the log of its end.
     pub(crate) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// A client's stream that still has to be kept open for a moment, or its last word would not arrive.
+    pub(crate) fn parting(&mut self) -> Option<Box<S>> {
+        self.parting.take()
     }
 
     pub(crate) fn handle(&self) -> &Arc<Handle> {
@@ -183,7 +192,7 @@ impl<S: Stream> Relay<S> {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
                 Effect::Dial => {
                     self.handle.reached(Stage::Dialing);
-                    self.dialing = Some(self.doors.dial());
+                    self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin()));
                 }
                 Effect::Ask { id, pending } => {
                     if self.session.opening() {
@@ -314,6 +323,9 @@ impl<S: Stream> Relay<S> {
             }
         } else if let Some(how) = ended {
             // What came before the end has been taken, or is the beginning of a packet that never came whole.
+            if side == Side::Client && matches!(how, Closed::Error(_)) && stream.has_last_word() {
+                self.parting = end.stream.take().map(Box::new);
+            }
             end.drop_stream();
             self.session.closed(side, how, now);
             return Read::Something;
@@ -329,7 +341,8 @@ impl<S: Stream> Relay<S> {
                     self.session.closed(side, error, now);
                     return Read::Something;
                 }
-                Read::Nothing
+                // What was read ahead still waits for the session.
+                if wanted { Read::Nothing } else { Read::Unwanted }
             }
             Came::Something => Read::Something,
             Came::AllThatFits => Read::Full,

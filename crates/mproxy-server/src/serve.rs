@@ -1,23 +1,25 @@
 //! From a listener to running connections: accepts, counts against the limits, gives each connection its task.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mproxy_core::event::Sink;
-use mproxy_core::fault::{Fault, Unreachable, Whose};
-use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::fault::{Fault, Whose};
+use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::{Event, Session, Setting};
-use mproxy_tcp::{Accepted, Incoming, Listener, SocketOptions};
+use mproxy_tcp::{Accepted, Incoming, Listener};
 use tokio::net::TcpStream;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, trace, warn};
 use uuid::Uuid;
 
-use crate::config::Target;
+use crate::door::{Causes, Entered, Inward, Outward, Refused, Stream};
 use crate::registry::{Handle, Registry};
 use crate::relay::{Dialing, Doors, Relay};
 use crate::telemetry::metrics::{Door, Open};
@@ -69,32 +71,25 @@ pub(crate) struct Serving {
     pub(crate) house: Arc<House>,
     pub(crate) name: Arc<str>,
     pub(crate) setting: Arc<Setting>,
-    /// Where its connections go.
-    pub(crate) target: Target,
+    /// What its connections have to do before the first packet.
+    pub(crate) inward: Inward,
+    /// Where they go.
+    pub(crate) outward: Outward,
     pub(crate) door: Arc<Door>,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
     pub(crate) open: AtomicUsize,
 }
 
-impl Doors<TcpStream> for Serving {
+impl Doors<Stream> for Serving {
     fn report(&self, event: Event) {
         self.house.sink.report(event);
     }
 
-    fn dial(&self) -> Dialing<TcpStream> {
-        let within = self.setting.limits.dial_timeout;
-        let (host, port) = (self.target.host.clone(), self.target.port);
-        Box::pin(async move {
-            let deadline = tokio::time::Instant::now() + within;
-            mproxy_tcp::dial(&host, port, &SocketOptions::default(), deadline).await.map_err(|error| {
-                let mut text = error.to_string();
-                if let Some(cause) = std::error::Error::source(&error) {
-                    text = format!("{text}: {cause}");
-                }
-                Unreachable(text.into())
-            })
-        })
+    fn dial(self: Arc<Self>, origin: &Arc<Origin>) -> Dialing<Stream> {
+        let deadline = tokio::time::Instant::now() + self.setting.limits.dial_timeout;
+        let origin = Arc::clone(origin);
+        Box::pin(async move { self.outward.reach(&origin, deadline).await })
     }
 }
 
@@ -129,25 +124,65 @@ impl Serving {
             debug!(listener = %self.name, %remote, "refused: too many connections");
             return;
         };
+        let arrival = Arrival { place, count: self.door.accepted(), since: Instant::now() };
+        if self.inward.is_plain() {
+            let entered = Entered { stream: Stream::Tcp(stream), remote, local, tls: None, ws: None };
+            self.house.tasks.spawn(self.connection(entered, arrival));
+        } else {
+            self.house.tasks.spawn(Arc::clone(self).enter(stream, remote, local, arrival));
+        }
+    }
+
+    /// Sees a connection through what its listener has in front of MQTT, and then through its life.
+    async fn enter(
+        self: Arc<Self>,
+        stream: TcpStream,
+        remote: SocketAddr,
+        local: SocketAddr,
+        arrival: Arrival,
+    ) {
+        let deadline = arrival.since + self.setting.limits.connect_timeout;
+        // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
+        let entering = Box::pin(timeout_at(deadline.into(), self.inward.enter(stream, remote, local)));
+        let refused = match self.house.closing.run_until_cancelled(entering).await {
+            Some(Ok(Ok(entered))) => return self.connection(entered, arrival).await,
+            Some(Ok(Err(refused))) => refused,
+            Some(Err(_)) => Refused::TooLate,
+            None => return,
+        };
+        let (whose, cause) = (Whose::Client.name(), refused.label());
+        arrival.count.turned_away(cause);
+        debug!(listener = %self.name, %remote, whose, cause, "turned away: {}", Causes(&refused));
+    }
+
+    fn connection(self: &Arc<Self>, entered: Entered, arrival: Arrival) -> Connection {
+        let Entered { stream, remote, local, tls, ws } = entered;
         let origin = Arc::new(Origin {
             connection_id: ConnectionId(Uuid::new_v4().as_u128()),
             epoch: self.house.epochs.fetch_add(1, Ordering::Relaxed),
             instance: Arc::clone(&self.house.instance),
             listener: Arc::clone(&self.name),
-            transport: Transport::Tcp,
+            transport: stream.transport(),
             remote,
             local,
-            tls: None,
-            ws: None,
+            tls,
+            ws,
         });
         debug!(connection = %origin.connection_id, listener = %self.name, %remote, "connected");
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
-        let session = Session::new(origin, Arc::clone(&self.setting), Instant::now());
-        let doors = Arc::clone(self) as Arc<dyn Doors<TcpStream>>;
+        let session = Session::new(origin, Arc::clone(&self.setting), arrival.since);
+        let doors = Arc::clone(self) as Arc<dyn Doors<Stream>>;
         let relay = Relay::new(stream, session, handle, doors);
-        self.house.tasks.spawn(Connection { relay, place: Some(place), count: Some(self.door.accepted()) });
+        Connection { relay, place: Some(arrival.place), count: Some(arrival.count) }
     }
+}
+
+/// A connection that has been let in, and is counted.
+struct Arrival {
+    place: Place,
+    count: Open,
+    since: Instant,
 }
 
 /// A place among those that may be connected at a time; given back when dropped.
@@ -180,7 +215,7 @@ impl Drop for Place {
 
 /// A relay, and what is to be done when it ends, however it ends.
 struct Connection {
-    relay: Relay<TcpStream>,
+    relay: Relay<Stream>,
     /// Until it has left.
     place: Option<Place>,
     count: Option<Open>,
@@ -205,6 +240,9 @@ impl Future for Connection {
         if let Some(count) = this.count.take() {
             count.ended(&fault);
         }
+        if let (Some(stream), Some(Place(serving))) = (this.relay.parting(), &this.place) {
+            serving.house.tasks.spawn(part(stream));
+        }
         // Before its line: who has read that finds it gone.
         this.leave();
         tell(&this.relay, &fault);
@@ -218,8 +256,32 @@ impl Drop for Connection {
     }
 }
 
+/// How long a client that was told what it did wrong has to end its side.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Bytes of it that are thrown away meanwhile, at most.
+const PARTING_BYTES: usize = 64 << 10;
+
+/// Keeps a stream open until its client has ended its side, so that our last word is read before the connection is reset.
+async fn part(stream: Box<Stream>) {
+    let socket = stream.socket();
+    let ended = async {
+        let (mut buffer, mut thrown) = ([0; 1024], 0);
+        while thrown < PARTING_BYTES && socket.readable().await.is_ok() {
+            match socket.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => thrown += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    // Whichever comes first.
+    let _ = timeout(PARTING, ended).await;
+}
+
 /// The line of a connection's end: as loud as whose doing it was asks for.
-fn tell(relay: &Relay<TcpStream>, fault: &Fault) {
+fn tell(relay: &Relay<Stream>, fault: &Fault) {
     let session = relay.session();
     let client = session.peer().map(|peer| &*peer.client_id);
     let user = session.peer().and_then(|peer| peer.username.as_deref());

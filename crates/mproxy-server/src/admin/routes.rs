@@ -73,6 +73,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
         "ready": readiness.is_ready(),
         "draining": readiness.draining,
         "listeners": readiness.listeners,
+        "stale_certificates": readiness.stale_certificates,
     });
     (status, Json(detail)).into_response()
 }

@@ -75,7 +75,7 @@ impl House for Cards {
     fn readiness(&self) -> Readiness {
         let bound = (!self.unbound.load(Ordering::Relaxed)).then(|| "127.0.0.1:1883".to_owned());
         let listeners = vec![ListenerReadiness { name: "mqtt".to_owned(), bound }];
-        Readiness { draining: self.draining.load(Ordering::Relaxed), listeners }
+        Readiness { draining: self.draining.load(Ordering::Relaxed), listeners, ..Readiness::default() }
     }
 
     fn policy_health(&self) -> Vec<EndpointHealth> {

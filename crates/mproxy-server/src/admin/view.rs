@@ -89,6 +89,17 @@ pub struct Readiness {
     pub draining: bool,
     /// Each listener that was configured.
     pub listeners: Vec<ListenerReadiness>,
+    /// Certificates whose new files are broken; the old ones are in force, and no reason not to be ready.
+    pub stale_certificates: Vec<StaleCertificate>,
+}
+
+/// Certificates that could not be read anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StaleCertificate {
+    /// `listener mqtts`, `target of mqtts`.
+    pub whose: String,
+    /// Which file is wrong, and why.
+    pub error: String,
 }
 
 impl Readiness {

@@ -1,11 +1,12 @@
 //! All certificates of the house, to be read anew on SIGHUP or when a file changes. What is broken leaves the old ones
 //! in force, and is remembered until it is mended: log, metric and readiness tell of it.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use mproxy_tcp::tls::{Material, MaterialError, Reloadable};
 use parking_lot::Mutex;
+
+use super::Causes;
 
 /// The certificates of every listener and target. Its calls block on the file system.
 #[derive(Default)]
@@ -51,6 +52,12 @@ where
 }
 
 impl Certificates {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// Takes care of one more.
     pub fn keep<M>(&mut self, whose: impl Into<String>, renew: &Arc<Reloadable<M>>)
     where
@@ -80,10 +87,7 @@ impl Certificates {
 
 impl Kept {
     fn renew(&self) -> Renewed {
-        let result = self.renew.reload().map_err(|error| match error.source() {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        });
+        let result = self.renew.reload().map_err(|error| Causes(&error).to_string());
         *self.failure.lock() = result.clone().err();
         Renewed { whose: self.whose.clone(), result }
     }

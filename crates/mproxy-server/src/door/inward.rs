@@ -54,6 +54,9 @@ pub enum Refused {
     /// At the upgrade to WebSocket.
     #[error(transparent)]
     Ws(#[from] AcceptError),
+    /// Somewhere among these, when its time was up.
+    #[error("not done with its handshakes in time")]
+    TooLate,
 }
 
 impl Refused {
@@ -69,6 +72,7 @@ impl Refused {
             Self::Ws(AcceptError::TooLarge) => "ws_too_large",
             Self::Ws(AcceptError::NotHttp(_)) => "ws_not_http",
             Self::Ws(_) => "ws_ended",
+            Self::TooLate => "too_late",
         }
     }
 }

@@ -1,7 +1,6 @@
 //! From a broker's address to a byte stream: TCP, a PROXY header, TLS, WebSocket, each where the target wants it.
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use mproxy_core::fault::Unreachable;
@@ -14,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::Stream;
+use super::{Causes, Stream};
 use crate::config::{Scheme, SendProxy, Target, authority};
 
 /// How a listener's connections reach their broker.
@@ -54,12 +53,20 @@ impl Outward {
         let Target { host, port, .. } = &self.target;
         let stream =
             dial(host, *port, &SocketOptions::default(), deadline).await.map_err(|error| told(&error))?;
-        match timeout_at(deadline, self.greet(stream, origin)).await {
+        if self.is_plain() {
+            return Ok(Stream::Tcp(stream));
+        }
+        // Boxed: handshakes are large, and most brokers need none.
+        match timeout_at(deadline, Box::pin(self.greet(stream, origin))).await {
             Ok(reached) => {
                 reached.map_err(|error| Unreachable(format!("{}: {}", self.target, error.0).into()))
             }
             Err(_) => Err(Unreachable(format!("{} did not answer in time", self.target).into())),
         }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.target.scheme == Scheme::Mqtt && self.target.proxy_protocol == SendProxy::Off
     }
 
     async fn greet(&self, mut stream: TcpStream, origin: &Origin) -> Result<Stream, Unreachable> {
@@ -96,14 +103,7 @@ impl Outward {
 
 /// An error and its causes in one line.
 fn told(error: &(dyn Error + 'static)) -> Unreachable {
-    struct Chain<'a>(&'a (dyn Error + 'static));
-    impl fmt::Display for Chain<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{}", self.0)?;
-            self.0.source().map_or(Ok(()), |cause| write!(f, ": {}", Chain(cause)))
-        }
-    }
-    Unreachable(Chain(error).to_string().into())
+    Unreachable(Causes(error).to_string().into())
 }
 
 /// What the broker is told of the client. That there is a certificate means that we have verified it, or that a proxy

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use mproxy_core::peer::Transport;
 use mproxy_tcp::tls::TlsStream;
 use mproxy_ws::WsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,6 +33,17 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref(),
             Self::Ws(stream) => stream.get_ref(),
             Self::Wss(stream) => stream.get_ref().get_ref(),
+        }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp(_) => Transport::Tcp,
+            Self::Tls(_) => Transport::Tls,
+            Self::Ws(_) => Transport::Ws,
+            Self::Wss(_) => Transport::Wss,
         }
     }
 

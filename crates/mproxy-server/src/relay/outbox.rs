@@ -28,6 +28,8 @@ pub(super) struct Outbox {
     #[expect(clippy::box_collection, reason = "a sleeper pays for a pointer, not for a queue")]
     more: Option<Box<VecDeque<Bytes>>>,
     len: usize,
+    /// The stream took everything, and still holds some of it.
+    unflushed: bool,
     /// Set once a write has failed. Nothing is kept from then on.
     broken: Option<Box<Closed>>,
 }
@@ -72,12 +74,19 @@ impl Outbox {
             }
             any = true;
         }
-        if any {
-            // Streams that keep something back (TLS) are asked to let it go; where they cannot, they go on with the
-            // next write or shutdown.
-            let _ = Pin::new(stream).poll_flush(cx);
+        if any || self.unflushed {
+            self.flush(stream, cx);
         }
         any
+    }
+
+    /// Streams that keep something back (TLS) are asked to let it go, until they have.
+    fn flush<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) {
+        match Pin::new(stream).poll_flush(cx) {
+            Poll::Pending => self.unflushed = true,
+            Poll::Ready(Ok(())) => self.unflushed = false,
+            Poll::Ready(Err(error)) => self.fail(&error),
+        }
     }
 
     fn poll_write<S: AsyncWrite>(

@@ -3,7 +3,10 @@
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+#[cfg(test)]
 use tokio::net::TcpStream;
+
+use crate::door;
 
 /// A stream to a client or a broker.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
@@ -13,8 +16,25 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
         let _ = cx;
         Poll::Ready(())
     }
+
+    /// Whether the peer was told something when reading failed, which a reset must not overtake.
+    fn has_last_word(&self) -> bool {
+        false
+    }
 }
 
+impl Stream for door::Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Self::poll_readable(self, cx)
+    }
+
+    fn has_last_word(&self) -> bool {
+        // An alert, or a Close frame.
+        !matches!(self, Self::Tcp(_))
+    }
+}
+
+#[cfg(test)]
 impl Stream for TcpStream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         // What failed says so when it is read.

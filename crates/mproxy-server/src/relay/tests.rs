@@ -27,7 +27,7 @@ const PUBLISH: &[u8] = b"\x30\x05\x00\x01thi";
 struct Pipe<S>(Mutex<Option<S>>);
 
 impl<S: Stream + 'static> Doors<S> for Pipe<S> {
-    fn dial(&self) -> Dialing<S> {
+    fn dial(self: Arc<Self>, _origin: &Arc<Origin>) -> Dialing<S> {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
     }
@@ -276,4 +276,19 @@ fn a_message_that_passes_allocates_nothing() {
     let allocated = allocation_counter::measure(|| rounds(100));
     assert_eq!(allocated.count_total, 0, "{} bytes for 100 messages", allocated.bytes_total);
     assert!(!task.is_finished());
+}
+
+/// CONNACK alone has to set going what was read ahead of it: nothing more comes from the client.
+#[tokio::test]
+async fn what_was_read_ahead_goes_on_with_connack() {
+    let mut scene = scene(1 << 16);
+    let many = PUBLISH.repeat(100);
+    scene.client.write_all(CONNECT).await.unwrap();
+    scene.client.write_all(&many).await.unwrap();
+    expect(&mut scene.broker, CONNECT).await;
+    // By now the relay has read all of it, and has nothing to do.
+    tokio::task::yield_now().await;
+    scene.broker.write_all(CONNACK).await.unwrap();
+    let arrives = expect(&mut scene.broker, &many);
+    tokio::time::timeout(Duration::from_secs(5), arrives).await.expect("they set out");
 }

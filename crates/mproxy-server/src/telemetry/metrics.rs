@@ -12,6 +12,7 @@
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_events_dropped_total` | kind, why | counter |
+//! | `mproxy_certificate_renewals_total` | outcome | counter |
 //! | `mproxy_build_info` | version | info |
 
 use std::sync::Arc;
@@ -46,6 +47,12 @@ pub struct Metrics {
     endpoints: Family<Endpoint, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
     failures: Failures,
+    renewals: Family<Renewals, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Renewals {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,7 +124,10 @@ impl Metrics {
         let failures = Failures::default();
         let help = "Answers that never came or made no sense, and what that meant for the packet";
         ours.register("answers_failed", help, failures.counted.clone());
-        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped, failures }
+        let renewals = Family::default();
+        let help = "Certificates read anew; where that failed, the old ones are in force";
+        ours.register("certificate_renewals", help, renewals.clone());
+        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped, failures, renewals }
     }
 
     /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
@@ -134,6 +144,12 @@ impl Metrics {
             open: self.sessions.get_or_create_owned(&Sessions { listener: name.to_owned() }),
             ended: self.ended.clone(),
         })
+    }
+
+    /// Files of certificates were read anew, or could not be used.
+    pub fn certificates_renewed(&self, usable: bool) {
+        let outcome = if usable { "renewed" } else { "failed" };
+        self.renewals.get_or_create(&Renewals { outcome }).inc();
     }
 
     /// A call to the policy service ended so, after so long.
@@ -222,6 +238,12 @@ pub struct Open {
 }
 
 impl Open {
+    /// It never became a session: the client did that wrong before its first packet.
+    pub fn turned_away(mut self, cause: &'static str) {
+        self.told = true;
+        self.door.ended(cause, "client");
+    }
+
     /// It ended like this.
     pub fn ended(mut self, fault: &Fault) {
         self.told = true;

@@ -34,6 +34,21 @@ const AFTER_CODES: &str = "
 **An answer that failed** (it came too late, could not be read, left out what it had to say) is no refusal. Where the failure rule says *deny*, the client sees it as 0x88, Server unavailable, with `REJECT`: in CONNACK as itself (3.x: 3), elsewhere as this table says. *Allow* lets the packet go as it came.
 ";
 
+const LIMITS: &str = "
+## What limits look like
+
+| limit | MQTT 5.0 | MQTT 3.1.1 and 3.1 |
+|---|---|---|
+| a packet over `max_packet_size`, or the grant's | told in CONNACK (Maximum Packet Size); then DISCONNECT 0x95; closed | closed |
+| more subscriptions than the grant's | 0x97 in their places of the SUBACK | 0x80 |
+| a keep alive over `max_keep_alive`, or none | told in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
+| a session expiry over `max_session_expiry` | told in CONNACK (Session Expiry Interval); cut short in DISCONNECT | – |
+| a filter that has no place under the grant's prefix | 0x8F in its place of the SUBACK | 0x80 |
+| more publishes at a time than the broker's Receive Maximum | DISCONNECT 0x93; closed | – |
+| topics behind aliases that are too many to be kept | DISCONNECT 0x97; closed | – |
+| the end of the grant | DISCONNECT 0xA0; closed | closed |
+";
+
 const BEFORE_STRICT: &str = "
 ## What ends a connection
 
@@ -77,6 +92,7 @@ pub fn page() -> String {
         line(&mut page, &cells.each_ref().map(|cell| &**cell));
     }
     page.push_str(AFTER_CODES);
+    page.push_str(LIMITS);
     page.push_str(BEFORE_STRICT);
     for (when, title) in [(When::First, "Before the session is open"), (When::Open, "In an open session")] {
         let _ =
