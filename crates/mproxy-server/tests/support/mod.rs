@@ -7,6 +7,7 @@ use std::time::Duration;
 use mproxy_testkit::PATIENCE;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Ended, Process};
+use mproxy_testkit::service::Running;
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -46,6 +47,14 @@ impl Proxy {
         let mqtt = mproxy.addr("mqtt listening").await;
         let admin = mproxy.addr("admin listening").await;
         Self { mproxy, mqtt, admin }
+    }
+
+    /// Before this broker and asking this service, which has said by now what it wants.
+    pub(crate) async fn asking(service: &Running, broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        let variables = [&[("MPROXY_POLICY_URL", service.url.as_str())], variables].concat();
+        let mut proxy = Self::with(broker, &variables).await;
+        proxy.line(&["policy service is healthy"]).await;
+        proxy
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
