@@ -1,6 +1,8 @@
 //! mproxy as a process before a broker, seen from outside: its door, its log, its admin API.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub(crate) mod judge;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
