@@ -235,20 +235,20 @@ fn delivered(packets: &[Vec<u8>], qos: u8) -> Vec<[u8; 2]> {
 
 #[tokio::test]
 async fn every_line_of_the_table_is_played_before_mosquitto() {
-    let (broker, judge) = (Mosquitto::start().await, refuses_as_told().await);
+    let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
     House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, |_| true).await;
 }
 
 #[tokio::test]
 async fn every_line_of_the_table_is_played_before_the_embedded_broker() {
-    let (broker, judge) = (EmbeddedBroker::start().await, refuses_as_told().await);
+    let (broker, judge) = (EmbeddedBroker::start().await, Running::start(refuses_as_told()).await);
     House::new(broker.addr(), &judge, &[]).await.play(SPOKEN_EMBEDDED, |_| true).await;
 }
 
 /// The code that each packet carries, for every code that a service can name.
 #[tokio::test]
 async fn every_code_of_the_service_reaches_the_client_as_the_table_says() {
-    let (broker, judge) = (Mosquitto::start().await, refuses_as_told().await);
+    let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
     let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
     for version in SPOKEN {
         let v5 = *version == Version::V5;

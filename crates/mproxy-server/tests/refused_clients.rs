@@ -10,41 +10,21 @@ use std::time::Duration;
 
 use mproxy_testkit::PATIENCE;
 use mproxy_testkit::foreign::{mqttjs, paho};
-use mproxy_testkit::mosquitto::{Mosquitto, publish, subscribe, subscriber};
+use mproxy_testkit::mosquitto::{publish, subscribe, subscriber};
 use mproxy_testkit::process::run;
-use mproxy_testkit::service::Running;
-use mproxy_testkit::tap::Tap;
 use mproxy_testkit::wire::{Version, packets};
-use support::judge::refuses_as_told;
+use support::judge::{House, NO};
 use support::{Proxy, VERSIONS, flag};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-const NO: &str = "no/ACTION_REJECT";
-
-struct House {
-    _broker: Mosquitto,
-    _judge: Running,
-    tap: Tap,
-    proxy: Proxy,
-}
-
-impl House {
-    async fn new() -> Self {
-        let (broker, judge) = (Mosquitto::start().await, refuses_as_told().await);
-        let tap = Tap::start(broker.addr(), 6).await;
-        let proxy = Proxy::asking(&judge, tap.addr(), &[]).await;
-        Self { _broker: broker, _judge: judge, tap, proxy }
-    }
-
-    /// Of the connection that ended next, the broker saw nothing that was refused.
-    async fn nothing_was_heard(&mut self) {
-        let up = self.tap.recording().await.up;
-        let refused = packets(&up)
-            .into_iter()
-            .find(|packet| packet.windows(NO.len()).any(|window| window == NO.as_bytes()));
-        assert_eq!(refused, None);
-    }
+/// Of the connection that ended next, the broker saw nothing that was refused.
+async fn nothing_was_heard(house: &mut House) {
+    let up = house.tap.recording().await.up;
+    let refused = packets(&up)
+        .into_iter()
+        .find(|packet| packet.windows(NO.len()).any(|window| window == NO.as_bytes()));
+    assert_eq!(refused, None);
 }
 
 fn script(name: &str) -> std::path::PathBuf {
@@ -81,7 +61,7 @@ async fn paho_copes_with_refusals() {
             "refused 135".to_owned(),
         ];
         assert_eq!(says("paho", command, &house.proxy, version).await, expected, "version {version}");
-        house.nothing_was_heard().await;
+        nothing_was_heard(&mut house).await;
     }
     house.proxy.stop().await;
 }
@@ -106,7 +86,7 @@ async fn mqttjs_copes_with_refusals() {
             format!("refused {refused}"),
         ];
         assert_eq!(says("mqtt.js", command, &house.proxy, version).await, expected, "version {version}");
-        house.nothing_was_heard().await;
+        nothing_was_heard(&mut house).await;
     }
     house.proxy.stop().await;
 }
@@ -163,7 +143,7 @@ async fn rumqttc_copes_with_refusals_in_3_1_1() {
         is_refused_and_goes_on!(client, events, rumqttc::QoS, rumqttc::Event, SubscribeFilter::new, told);
     told[3..].sort();
     assert_eq!(told, ["PUBACK", "PUBCOMP", "[Failure, Success(ExactlyOnce)]", "PUBCOMP", "yes"]);
-    house.nothing_was_heard().await;
+    nothing_was_heard(&mut house).await;
 
     let mut options = options("refused");
     options.set_credentials(NO, "");
@@ -214,7 +194,7 @@ async fn rumqttc_copes_with_refusals_in_5() {
             "yes"
         ]
     );
-    house.nothing_was_heard().await;
+    nothing_was_heard(&mut house).await;
 
     let mut options = options("refused");
     options.set_credentials(NO, "");
@@ -239,7 +219,7 @@ async fn mosquittos_clients_cope_with_refusals() {
             let told = ended.lines.iter().filter(|line| line.contains("Not authorized")).count();
             let expected = if version == Version::V5 && qos != "0" { 3 } else { 0 };
             assert_eq!(told, expected, "{flag} QoS {qos}: {:#?}", ended.lines);
-            house.nothing_was_heard().await;
+            nothing_was_heard(&mut house).await;
         }
 
         let args = ["-V", flag, "-t", NO, "-t", "yes", "-q", "2", "-F", "got %t", "-C", "1"];
@@ -253,12 +233,12 @@ async fn mosquittos_clients_cope_with_refusals() {
         publish(house.proxy.mqtt, ["-V", flag, "-q", "2", "-t", "yes", "-m", "x"]).await;
         reader.line("got yes").await.unwrap();
         assert_eq!(reader.end().await.unwrap().code(), Some(0));
-        house.nothing_was_heard().await;
-        house.nothing_was_heard().await;
+        nothing_was_heard(&mut house).await;
+        nothing_was_heard(&mut house).await;
 
         let ended = subscribe(house.proxy.mqtt, ["-V", flag, "-t", NO, "-W", "10"]).await;
         assert!(ended.said("All subscription requests were denied"), "{flag}: {:#?}", ended.lines);
-        house.nothing_was_heard().await;
+        nothing_was_heard(&mut house).await;
         let ended = publish(house.proxy.mqtt, ["-V", flag, "-u", NO, "-t", "a", "-m", "b"]).await;
         assert!(ended.said("ot authori"), "{flag}: {:#?}", ended.lines);
     }
