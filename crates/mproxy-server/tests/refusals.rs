@@ -14,7 +14,7 @@ use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::refusals::codes::CODES;
 use mproxy_testkit::refusals::{Refused, Row, TABLE, Then, ToBroker};
 use mproxy_testkit::service::contract::{self, ConnectAllow, Effect, Grant, GrantAction, GrantRule};
-use mproxy_testkit::service::{Play, Running, Service};
+use mproxy_testkit::service::{Play, Running, Service, wants_everything};
 use mproxy_testkit::tap::Tap;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient, packets};
 use support::Proxy;
@@ -331,6 +331,7 @@ async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
         ..Grant::default()
     };
     let judge = Running::start(Service {
+        hello: Some(wants_everything()),
         connect: Box::new(move |_| {
             Play::answer(ConnectAllow { grant: Some(grant.clone()), ..ConnectAllow::default() })
         }),
