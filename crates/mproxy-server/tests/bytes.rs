@@ -338,10 +338,6 @@ async fn growth(proxy: &mut Proxy, scene: impl Future<Output = ()>) -> (u64, u64
     (process.peak_resident_bytes().saturating_sub(before), after)
 }
 
-/// With huge pages the kernel counts memory in steps of 2 MiB: whoever touches a new one first seems to grow by as
-/// much. What is measured here is what mproxy itself holds.
-const SMALL_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
-
 const MIB: u64 = 1 << 20;
 
 /// What was sent once before, so that only what grows with the packet is counted.
@@ -386,7 +382,7 @@ async fn flows(
 #[tokio::test]
 async fn the_largest_packet_passes_through_a_memory_that_does_not_grow() {
     let bare = Bare::start().await;
-    let mut proxy = Proxy::with(bare.addr(), &[SMALL_PAGES]).await;
+    let mut proxy = Proxy::with(bare.addr(), &[]).await;
     for version in VERSIONS {
         let (mut client, mut broker) = bare.session(&proxy, version, "large").await;
         let warm = sized(version, "large", 1, WARM);
@@ -408,7 +404,7 @@ async fn the_largest_packet_passes_through_a_memory_that_does_not_grow() {
 #[tokio::test]
 async fn the_largest_packet_streams_once_the_service_has_decided_its_topic() {
     let (bare, hook) = (Bare::start().await, HookService::start().await);
-    let mut proxy = Proxy::with(bare.addr(), &[("MPROXY_POLICY_URL", &hook.url()), SMALL_PAGES]).await;
+    let mut proxy = Proxy::with(bare.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
     let version = Version::V5;
     let (mut client, mut broker) = bare.session(&proxy, version, "large").await;
     // Allowed as it is, and under another name.
@@ -548,7 +544,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Flood<W> {
 #[tokio::test]
 async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
     let bare = Bare::start().await;
-    let mut proxy = Proxy::with(bare.addr(), &[SMALL_PAGES]).await;
+    let mut proxy = Proxy::with(bare.addr(), &[]).await;
     let (witness, mut witness_broker) = bare.session(&proxy, Version::V5, "witness").await;
     let mut witness = WireClient::over(witness);
     // Many small packets, and one that streams.

@@ -8,9 +8,8 @@ use smallvec::SmallVec;
 /// Bytes of one buffer: what one read takes at most.
 pub(super) const SIZE: usize = 64 << 10;
 
-/// Buffers that one thread keeps for the next read. More than one is in use only while written-out bytes still wait
-/// in some outbox.
-const KEPT: usize = 4;
+/// Buffers that one thread keeps for the next read: one for each side of the connection whose turn it is.
+const KEPT: usize = 2;
 
 thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
@@ -19,7 +18,7 @@ thread_local! {
 /// The buffers of one turn of a relay: kept until what was read into them has been written, for before that they
 /// cannot be used again.
 #[derive(Default)]
-pub(super) struct Lent(SmallVec<[BytesMut; KEPT]>);
+pub(super) struct Lent(SmallVec<[BytesMut; 4]>);
 
 impl Lent {
     /// Takes a buffer that was read into.
