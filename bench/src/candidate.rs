@@ -140,19 +140,14 @@ impl Candidate {
                         None
                     }
                     Policy::Grant | Policy::Hook => {
-                        let address = free_address()?;
-                        command.env("MPROXY_POLICY_URL", format!("http://{address}"));
-                        let mut service = match policy {
-                            Policy::Hook => Command::new(&programs.hook),
-                            _ => Command::new(std::env::current_exe()?),
-                        };
+                        let service = free_address()?;
+                        command.env("MPROXY_POLICY_URL", format!("http://{service}"));
+                        let mut program = Command::new(&programs.hook);
                         if policy == Policy::Grant {
-                            service.arg("grant");
+                            program = Command::new(std::env::current_exe()?);
+                            program.arg("grant");
                         }
-                        service.arg(address.to_string());
-                        let mut child = Child::leashed("the policy service", &service)?;
-                        serve(&mut child, || Ok(TcpStream::connect(address).map(drop)?))?;
-                        Some(child)
+                        Some(policy_service(program.arg(service.to_string()), service)?)
                     }
                 };
                 children.push(Child::leashed(self.name(), &command)?);
@@ -185,12 +180,10 @@ fn nginx(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Res
         Transport::Tcp | Transport::Tls => include_str!("candidate/nginx.conf"),
         Transport::Ws | Transport::Wss => include_str!("candidate/nginx-http.conf"),
     };
-    let file = configuration(programs, "nginx.conf", template, target, broker, |folder| {
-        let certificate = format!(
-            "ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;"
-        );
-        [("{ssl}", " ssl".to_owned()), ("{certificate}", certificate)]
-    })?;
+    let certificate = "ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; \
+                       ssl_protocols TLSv1.3;";
+    let tls = [("{ssl}", " ssl"), ("{certificate}", certificate)];
+    let file = configuration(programs, "nginx.conf", template, target, broker, &tls)?;
     let mut command = Command::new(&programs.nginx);
     // Before it has read the file it would write to the system's log.
     command.args(["-e", "/dev/null", "-c"]).arg(file);
@@ -200,9 +193,8 @@ fn nginx(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Res
 fn haproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Child> {
     let template = include_str!("candidate/haproxy.cfg")
         .replace("{mode}", if target.transport.is_websocket() { "http" } else { "tcp" });
-    let file = configuration(programs, "haproxy.cfg", &template, target, broker, |folder| {
-        [("{ssl}", format!(" ssl crt {folder}/both.pem ssl-min-ver TLSv1.3"))]
-    })?;
+    let tls = [("{ssl}", " ssl crt {folder}/both.pem ssl-min-ver TLSv1.3")];
+    let file = configuration(programs, "haproxy.cfg", &template, target, broker, &tls)?;
     let mut command = Command::new(&programs.haproxy);
     command.args(["-db", "-q", "-f"]).arg(file);
     Child::leashed("haproxy", &command)
@@ -217,10 +209,9 @@ fn mproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Re
     };
     let template = include_str!("candidate/mproxy.toml");
     let template = template.replace("{transport}", transport).replace("{scheme}", scheme);
-    let file = configuration(programs, "mproxy.toml", &template, target, broker, |folder| {
-        let files = format!("tls.server_cert = \"{folder}/cert.pem\"\ntls.server_key = \"{folder}/key.pem\"");
-        [("{certificate}", files)]
-    })?;
+    let files = "tls.server_cert = \"{folder}/cert.pem\"\ntls.server_key = \"{folder}/key.pem\"";
+    let tls = [("{certificate}", files)];
+    let file = configuration(programs, "mproxy.toml", &template, target, broker, &tls)?;
     let mut command = Command::new(&programs.mproxy);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MPROXY_") {
@@ -233,6 +224,12 @@ fn mproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Re
         .env("MPROXY_LOG_LEVEL", "error")
         .env("MPROXY_ADMIN_PORT", free_address()?.port().to_string());
     Ok(command)
+}
+
+fn policy_service(command: &Command, address: SocketAddr) -> anyhow::Result<Child> {
+    let mut child = Child::leashed("the policy service", command)?;
+    serve(&mut child, || Ok(TcpStream::connect(address).map(drop)?))?;
+    Ok(child)
 }
 
 /// Tries until it succeeds.
@@ -248,26 +245,26 @@ fn serve(child: &mut Child, attempt: impl Fn() -> anyhow::Result<()>) -> anyhow:
     }
 }
 
-/// A template with its places filled in; those of `tls`, which is told the folder, with nothing where there is none.
-fn configuration<const N: usize>(
+/// A template with its places filled in, those of `tls` with nothing where there is none.
+fn configuration(
     programs: &Programs,
     name: &str,
     template: &str,
     target: Target,
     broker: SocketAddr,
-    tls: impl Fn(&str) -> [(&'static str, String); N],
+    tls: &[(&str, &str)],
 ) -> anyhow::Result<PathBuf> {
-    let folder = programs.folder.to_string_lossy();
-    let mut text = template
-        .replace("{folder}", &folder)
+    let mut text = template.to_owned();
+    for (place, filling) in tls {
+        text = text.replace(place, if target.transport.is_tls() { filling } else { "" });
+    }
+    let text = text
+        .replace("{folder}", &programs.folder.to_string_lossy())
         .replace("{files}", &programs.files.to_string())
         // Two sockets a connection, and some for itself.
         .replace("{maxconn}", &(programs.files.saturating_sub(200) / 2).to_string())
         .replace("{port}", &target.address.port().to_string())
         .replace("{broker}", &broker.port().to_string());
-    for (place, filling) in tls(&folder) {
-        text = text.replace(place, if target.transport.is_tls() { &filling } else { "" });
-    }
     write(programs, name, &text)
 }
 

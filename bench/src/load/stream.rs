@@ -124,3 +124,78 @@ impl Coat {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+    use std::thread;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+    use crate::transport::Transport;
+
+    trait Wire: io::Read + io::Write {}
+    impl<T: io::Read + io::Write> Wire for T {}
+
+    /// Takes one client over this transport, and gives back so many bytes in two frames.
+    fn echo(tcp: TcpStream, transport: Transport, len: usize) {
+        let mut wire: Box<dyn Wire> = if transport.is_tls() {
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("its key");
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.into()], key)
+                .expect("a configuration");
+            Box::new(StreamOwned::new(ServerConnection::new(Arc::new(config)).expect("TLS"), tcp))
+        } else {
+            Box::new(tcp)
+        };
+        let mut bytes = vec![0; 4 << 10];
+        let mut frames = None;
+        if transport.is_websocket() {
+            let came = wire.read(&mut bytes).expect("a request");
+            let answer = websocket::answer(&bytes[..came]).expect("well formed").expect("in one piece");
+            wire.write_all(&answer).expect("it listens");
+            frames = Some(Unframe::default());
+        }
+        let mut whole = Vec::new();
+        while whole.len() < len {
+            let came = wire.read(&mut bytes).expect("more");
+            let plain =
+                frames.as_mut().map_or(came, |frames| frames.take(&mut bytes[..came]).expect("frames"));
+            whole.extend_from_slice(&bytes[..plain]);
+        }
+        for part in whole.chunks(len.div_ceil(2)) {
+            let mut sent = Vec::new();
+            if frames.is_some() {
+                websocket::head(&mut sent, part.len(), None);
+            }
+            sent.extend_from_slice(part);
+            wire.write_all(&sent).expect("it listens");
+        }
+    }
+
+    #[test]
+    fn bytes_come_back_over_every_transport() {
+        let sent: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+        for transport in Transport::ALL {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let len = sent.len();
+            let server = thread::spawn(move || echo(listener.accept().expect("a client").0, transport, len));
+            let mut stream = Stream::open(Target { address, transport }).expect("it is let in");
+            stream.write_all(&sent[..3]).expect("it listens");
+            stream.write_all(&sent[3..]).expect("it listens");
+            let mut came = vec![0; len];
+            stream.read_exact(&mut came).expect("all of it");
+            assert!(came == sent, "over {}", transport.name());
+            server.join().expect("it had nothing to complain about");
+        }
+    }
+}

@@ -271,3 +271,38 @@ fn faults(text: &mut String, results: &Results) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::probe::Memory;
+
+    fn sample(workload: &str, candidate: &str, cpu: f64, kib: f64) -> Sample {
+        Sample {
+            workload: workload.to_owned(),
+            candidate: candidate.to_owned(),
+            cpu_us: Some(cpu),
+            per_connection_after_pings: Some(Memory { rss: kib, pss: kib }),
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn what_is_reached_is_told_for_every_transport() {
+        let samples = vec![
+            sample("paced64", MEASURED, 9.0, 0.0),
+            sample("paced64", "nginx", 10.0, 0.0),
+            sample("paced64", GRANTED, 10.0, 0.0),
+            sample("idle2000-tls", MEASURED, 9.0, 6.0),
+            sample("idle2000-tls", "haproxy", 9.0, 12.0),
+            sample("paced64-ws", MEASURED, 9.0, 0.0),
+        ];
+        let results = Results { machine: Machine::default(), rounds: 1, seconds: 1.0, samples };
+        let text = markdown(&results);
+        let rows: Vec<_> = text.lines().filter(|line| line.contains(" at most ")).collect();
+        let ends = ["1.00 | yes (0.90) |", "1.00 | yes (0.50) |", "1.05 | **no** (1.11) |"];
+        assert_eq!(rows.len(), ends.len(), "{text}");
+        assert!(rows.iter().zip(ends).all(|(row, end)| row.ends_with(end)), "{rows:?}");
+    }
+}
