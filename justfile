@@ -20,6 +20,10 @@ fuzz target="client_v5" seconds="60":
 bench *args:
     cargo bench --workspace {{ args }}
 
+# mproxy beside nginx and haproxy; the report goes into bench/README.md: `just measure --help`.
+measure *args:
+    bash bench/run {{ args }}
+
 # The documentation of our own crates.
 doc *args:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps {{ args }}

@@ -1,5 +1,6 @@
 //! The stand-in broker: takes everybody, acknowledges QoS 1, answers pings, and hands a message to those who
 //! subscribed to just its topic. One thread and one epoll loop; it decodes no more of a packet than that takes.
+//! On its one port it speaks WebSocket with those who begin with it.
 //!
 //! It keeps no queue that its clients do not bound: publishers to a topic with subscribers have a window, and a
 //! connection whose output grows beyond [`WAITING`] all the same is closed and told of as a fault.
@@ -18,6 +19,7 @@ use slab::Slab;
 
 use crate::control::{self, Count, Tally, Word};
 use crate::edge::Until;
+use crate::websocket::{self, Unframe};
 use crate::{clock, frame};
 
 const LISTENER: Token = Token(usize::MAX);
@@ -103,11 +105,20 @@ struct Broker {
 
 struct Link {
     stream: TcpStream,
+    speaks: Speaks,
     /// The beginning of a frame.
     rest: Vec<u8>,
     passing: Option<Passing>,
     out: Vec<u8>,
     topics: Vec<Vec<u8>>,
+}
+
+/// What a client speaks.
+enum Speaks {
+    /// It has not said anything.
+    Nothing,
+    Mqtt,
+    WebSocket(Unframe),
 }
 
 /// A large frame of which more is to come.
@@ -136,7 +147,14 @@ impl Broker {
             let entry = self.links.vacant_entry();
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, Token(entry.key()), interest)?;
-            entry.insert(Link { stream, rest: vec![], passing: None, out: vec![], topics: vec![] });
+            entry.insert(Link {
+                stream,
+                speaks: Speaks::Nothing,
+                rest: vec![],
+                passing: None,
+                out: vec![],
+                topics: vec![],
+            });
             self.count.open += 1;
         }
     }
@@ -177,7 +195,7 @@ impl Broker {
                     return More::No;
                 }
             };
-            if let Err(error) = self.take(link, &buffer[..kept + came]) {
+            if let Err(error) = self.came(link, &mut buffer[..kept + came], kept) {
                 self.fault(link, || format!("{error:#}"));
                 return More::No;
             }
@@ -186,6 +204,37 @@ impl Broker {
             }
         }
         More::Perhaps
+    }
+
+    /// What came, behind so many bytes that were kept.
+    fn came(&mut self, link: usize, bytes: &mut [u8], kept: usize) -> anyhow::Result<()> {
+        let Some(Link { speaks, rest, out, .. }) = self.links.get_mut(link) else { return Ok(()) };
+        let mut whole = bytes.len();
+        let mut is_closed = false;
+        match speaks {
+            Speaks::Mqtt => {}
+            Speaks::WebSocket(frames) => {
+                whole = kept + frames.take(&mut bytes[kept..])?;
+                is_closed = frames.is_closed;
+            }
+            Speaks::Nothing if !websocket::is_request(bytes) => *speaks = Speaks::Mqtt,
+            Speaks::Nothing => {
+                match websocket::answer(bytes)? {
+                    None => rest.extend_from_slice(bytes),
+                    Some(answer) => {
+                        mark(out, &mut self.dirty, link);
+                        out.extend(answer);
+                        *speaks = Speaks::WebSocket(Unframe::default());
+                    }
+                }
+                return Ok(());
+            }
+        }
+        self.take(link, &bytes[..whole])?;
+        if is_closed {
+            self.close(link);
+        }
+        Ok(())
     }
 
     /// Does what these bytes ask for, and keeps what is no whole frame yet.
@@ -254,7 +303,7 @@ impl Broker {
                 {
                     for &subscriber in subscribers {
                         if let Some(to) = self.links.get_mut(subscriber) {
-                            queue(&mut to.out, &mut self.dirty, subscriber, frame);
+                            to.send(&mut self.dirty, subscriber, frame);
                         }
                     }
                 }
@@ -282,7 +331,7 @@ impl Broker {
 
     fn send(&mut self, link: usize, bytes: &[u8]) {
         if let Some(to) = self.links.get_mut(link) {
-            queue(&mut to.out, &mut self.dirty, link, bytes);
+            to.send(&mut self.dirty, link, bytes);
         }
     }
 
@@ -334,11 +383,22 @@ impl Broker {
     }
 }
 
-fn queue(out: &mut Vec<u8>, dirty: &mut Vec<usize>, link: usize, bytes: &[u8]) {
+impl Link {
+    /// A packet, in a frame of its own.
+    fn send(&mut self, dirty: &mut Vec<usize>, link: usize, packet: &[u8]) {
+        mark(&self.out, dirty, link);
+        if let Speaks::WebSocket(_) = self.speaks {
+            websocket::head(&mut self.out, packet.len(), None);
+        }
+        self.out.extend_from_slice(packet);
+    }
+}
+
+/// It has something new to write, if nothing waited yet.
+fn mark(out: &[u8], dirty: &mut Vec<usize>, link: usize) {
     if out.is_empty() {
         dirty.push(link);
     }
-    out.extend_from_slice(bytes);
 }
 
 /// The other side left without waiting for us, which clients may.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::child::Child;
-use crate::load;
+use crate::load::{self, Target};
 use crate::probe::Family;
+use crate::transport::Transport;
 
 /// How long a proxy may take until it serves.
 const START: Duration = Duration::from_secs(15);
@@ -34,9 +35,14 @@ pub(crate) enum Policy {
     Allow,
     /// A static rule file.
     Acl,
+    /// A service that is asked once for each client, and answers with a grant.
+    Grant,
     /// The example hook service, which is asked for every packet and told every event, in unary calls.
     Hook,
 }
+
+/// What they are called on the command line.
+const WORDS: &str = "direct, nginx, haproxy, mproxy, allow, acl, grant, hook";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
@@ -44,6 +50,7 @@ pub(crate) const ALL: &[Candidate] = &[
     Candidate::Haproxy,
     Candidate::Mproxy(Policy::Allow),
     Candidate::Mproxy(Policy::Acl),
+    Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
 ];
 
@@ -62,7 +69,7 @@ pub(crate) struct Programs {
 
 /// A candidate that serves. Ends with this value.
 pub(crate) struct Standing {
-    pub(crate) address: SocketAddr,
+    pub(crate) target: Target,
     /// `None`: nothing stands there.
     pub(crate) proxy: Option<Family>,
     /// The policy service.
@@ -79,6 +86,7 @@ impl Candidate {
             Self::Haproxy => "haproxy",
             Self::Mproxy(Policy::Allow) => "mproxy allow",
             Self::Mproxy(Policy::Acl) => "mproxy acl",
+            Self::Mproxy(Policy::Grant) => "mproxy grant",
             Self::Mproxy(Policy::Hook) => "mproxy hook",
         }
     }
@@ -90,24 +98,40 @@ impl Candidate {
         };
         let found: Vec<_> = ALL.iter().filter(meant).copied().collect();
         if found.is_empty() {
-            bail!("there is no candidate {name}; there are direct, nginx, haproxy, mproxy, allow, acl, hook");
+            bail!("there is no candidate {name}; there are {WORDS}");
         }
         Ok(found)
     }
 
+    /// Whether it is measured over this transport: the broker speaks no TLS, and who decides makes no other difference
+    /// there than over TCP.
+    pub(crate) const fn plays(self, over: Transport) -> bool {
+        match self {
+            Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) => true,
+            Self::Direct => !over.is_tls(),
+            Self::Mproxy(_) => matches!(over, Transport::Tcp),
+        }
+    }
+
     /// Starts it before that broker, and waits until it lets somebody in.
-    pub(crate) fn start(self, programs: &Programs, broker: SocketAddr) -> anyhow::Result<Standing> {
+    pub(crate) fn start(
+        self,
+        programs: &Programs,
+        broker: SocketAddr,
+        transport: Transport,
+    ) -> anyhow::Result<Standing> {
         let address = match self {
             Self::Direct => broker,
             _ => free_address()?,
         };
+        let target = Target { address, transport };
         let mut children = Vec::new();
         match self {
             Self::Direct => {}
-            Self::Nginx => children.push(nginx(programs, address, broker)?),
-            Self::Haproxy => children.push(haproxy(programs, address, broker)?),
+            Self::Nginx => children.push(nginx(programs, target, broker)?),
+            Self::Haproxy => children.push(haproxy(programs, target, broker)?),
             Self::Mproxy(policy) => {
-                let mut command = mproxy(programs, address, broker)?;
+                let mut command = mproxy(programs, target, broker)?;
                 let service = match policy {
                     Policy::Allow => None,
                     Policy::Acl => {
@@ -115,10 +139,15 @@ impl Candidate {
                         command.env("MPROXY_ACL_FILE", rules);
                         None
                     }
-                    Policy::Hook => {
+                    Policy::Grant | Policy::Hook => {
                         let service = free_address()?;
                         command.env("MPROXY_POLICY_URL", format!("http://{service}"));
-                        Some(hook(programs, service)?)
+                        let mut program = Command::new(&programs.hook);
+                        if policy == Policy::Grant {
+                            program = Command::new(std::env::current_exe()?);
+                            program.arg("grant");
+                        }
+                        Some(policy_service(program.arg(service.to_string()), service)?)
                     }
                 };
                 children.push(Child::leashed(self.name(), &command)?);
@@ -128,10 +157,10 @@ impl Candidate {
         let mut ids = children.iter().map(Child::id);
         let (proxy, service) = (ids.next(), ids.next());
         if let Some(proxy) = children.first_mut() {
-            serve(proxy, || load::connect(address, "bench-first").map(drop))?;
+            serve(proxy, || load::connect(target, "bench-first").map(drop))?;
         }
         Ok(Standing {
-            address,
+            target,
             proxy: proxy.map(Family::of).transpose()?,
             service: service.map(Family::of).transpose()?,
             children,
@@ -146,23 +175,43 @@ impl Standing {
     }
 }
 
-fn nginx(programs: &Programs, address: SocketAddr, broker: SocketAddr) -> anyhow::Result<Child> {
-    let file = configuration(programs, "nginx.conf", include_str!("candidate/nginx.conf"), address, broker)?;
+fn nginx(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Child> {
+    let template = match target.transport {
+        Transport::Tcp | Transport::Tls => include_str!("candidate/nginx.conf"),
+        Transport::Ws | Transport::Wss => include_str!("candidate/nginx-http.conf"),
+    };
+    let certificate = "ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; \
+                       ssl_protocols TLSv1.3;";
+    let tls = [("{ssl}", " ssl"), ("{certificate}", certificate)];
+    let file = configuration(programs, "nginx.conf", template, target, broker, &tls)?;
     let mut command = Command::new(&programs.nginx);
     // Before it has read the file it would write to the system's log.
     command.args(["-e", "/dev/null", "-c"]).arg(file);
     Child::leashed("nginx", &command)
 }
 
-fn haproxy(programs: &Programs, address: SocketAddr, broker: SocketAddr) -> anyhow::Result<Child> {
-    let file =
-        configuration(programs, "haproxy.cfg", include_str!("candidate/haproxy.cfg"), address, broker)?;
+fn haproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Child> {
+    let template = include_str!("candidate/haproxy.cfg")
+        .replace("{mode}", if target.transport.is_websocket() { "http" } else { "tcp" });
+    let tls = [("{ssl}", " ssl crt {folder}/both.pem ssl-min-ver TLSv1.3")];
+    let file = configuration(programs, "haproxy.cfg", &template, target, broker, &tls)?;
     let mut command = Command::new(&programs.haproxy);
     command.args(["-db", "-q", "-f"]).arg(file);
     Child::leashed("haproxy", &command)
 }
 
-fn mproxy(programs: &Programs, address: SocketAddr, broker: SocketAddr) -> anyhow::Result<Command> {
+fn mproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Command> {
+    let (transport, scheme) = match target.transport {
+        Transport::Tcp => ("mqtt", "mqtt"),
+        Transport::Tls => ("mqtts", "mqtt"),
+        Transport::Ws => ("ws", "ws"),
+        Transport::Wss => ("wss", "ws"),
+    };
+    let template = include_str!("candidate/mproxy.toml");
+    let template = template.replace("{transport}", transport).replace("{scheme}", scheme);
+    let files = "tls.server_cert = \"{folder}/cert.pem\"\ntls.server_key = \"{folder}/key.pem\"";
+    let tls = [("{certificate}", files)];
+    let file = configuration(programs, "mproxy.toml", &template, target, broker, &tls)?;
     let mut command = Command::new(&programs.mproxy);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MPROXY_") {
@@ -171,21 +220,14 @@ fn mproxy(programs: &Programs, address: SocketAddr, broker: SocketAddr) -> anyho
     }
     command
         .env("TOKIO_WORKER_THREADS", WORKERS.to_string())
+        .env("MPROXY_CONFIG", file)
         .env("MPROXY_LOG_LEVEL", "error")
-        .env("MPROXY_ADMIN_PORT", free_address()?.port().to_string())
-        .env("MPROXY_MQTT_HOST", address.ip().to_string())
-        .env("MPROXY_MQTT_PORT", address.port().to_string())
-        // Not measured, and not in anybody's way.
-        .env("MPROXY_WS_PORT", "0")
-        .env("MPROXY_MQTT_TARGET_HOST", broker.ip().to_string())
-        .env("MPROXY_MQTT_TARGET_PORT", broker.port().to_string());
+        .env("MPROXY_ADMIN_PORT", free_address()?.port().to_string());
     Ok(command)
 }
 
-fn hook(programs: &Programs, address: SocketAddr) -> anyhow::Result<Child> {
-    let mut command = Command::new(&programs.hook);
-    command.arg(address.to_string());
-    let mut child = Child::leashed("the hook service", &command)?;
+fn policy_service(command: &Command, address: SocketAddr) -> anyhow::Result<Child> {
+    let mut child = Child::leashed("the policy service", command)?;
     serve(&mut child, || Ok(TcpStream::connect(address).map(drop)?))?;
     Ok(child)
 }
@@ -203,21 +245,37 @@ fn serve(child: &mut Child, attempt: impl Fn() -> anyhow::Result<()>) -> anyhow:
     }
 }
 
+/// A template with its places filled in, those of `tls` with nothing where there is none.
 fn configuration(
     programs: &Programs,
     name: &str,
     template: &str,
-    address: SocketAddr,
+    target: Target,
     broker: SocketAddr,
+    tls: &[(&str, &str)],
 ) -> anyhow::Result<PathBuf> {
-    let text = template
+    let mut text = template.to_owned();
+    for (place, filling) in tls {
+        text = text.replace(place, if target.transport.is_tls() { filling } else { "" });
+    }
+    let text = text
         .replace("{folder}", &programs.folder.to_string_lossy())
         .replace("{files}", &programs.files.to_string())
         // Two sockets a connection, and some for itself.
         .replace("{maxconn}", &(programs.files.saturating_sub(200) / 2).to_string())
-        .replace("{port}", &address.port().to_string())
+        .replace("{port}", &target.address.port().to_string())
         .replace("{broker}", &broker.port().to_string());
     write(programs, name, &text)
+}
+
+/// Writes the certificate of this run, of a P-256 key: `cert.pem`, `key.pem`, and for haproxy `both.pem`.
+pub(crate) fn certify(programs: &Programs) -> anyhow::Result<()> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    write(programs, "cert.pem", &cert)?;
+    write(programs, "key.pem", &key)?;
+    write(programs, "both.pem", &(cert + &key))?;
+    Ok(())
 }
 
 fn write(programs: &Programs, name: &str, text: &str) -> anyhow::Result<PathBuf> {
@@ -237,4 +295,16 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
     found.unwrap_or_else(|| Path::new(name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Candidate;
+
+    #[test]
+    fn an_unknown_candidate_is_answered_with_the_list() {
+        assert_eq!(Candidate::named("grant").expect("there is one").len(), 1);
+        let fault = Candidate::named("envoy").expect_err("there is none").to_string();
+        assert!(fault.contains("nginx, haproxy, mproxy, allow, acl, grant, hook"), "{fault}");
+    }
 }

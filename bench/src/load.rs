@@ -1,7 +1,7 @@
 //! The load generator: the client side of one workload, a process of its own.
 //!
 //! What only writes, or only waits for one answer, is a plain blocking thread: one system call a write, none to find
-//! out whether it may. What reads from many sockets is one epoll loop (`links`).
+//! out whether it may. What reads from many sockets is one epoll loop (`links`). Beneath both is a [`Stream`].
 
 mod acked;
 mod fan;
@@ -10,17 +10,20 @@ mod idle;
 mod links;
 mod paced;
 mod storm;
+mod stream;
+mod tls;
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+pub(crate) use self::stream::Stream;
 use crate::control::{self, Tally, Word};
 use crate::frame;
+use crate::transport::Transport;
 use crate::workload::{Kind, Workload};
 
 /// How long anybody may take to answer.
@@ -30,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_A_TIME: usize = 16;
 
 /// Runs one workload against that address until it is told to end. `seconds` is how long will be measured.
-pub(crate) fn run(workload: &Workload, target: SocketAddr, seconds: f64) -> anyhow::Result<()> {
+pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> anyhow::Result<()> {
+    let target = Target { address, transport: workload.transport };
     match workload.kind {
         Kind::Paced { links, rate, payload } => paced::run(target, links, rate, payload),
         Kind::Flood { links, payload } => flood::run(target, links, payload),
@@ -54,6 +58,13 @@ pub(crate) fn run(workload: &Workload, target: SocketAddr, seconds: f64) -> anyh
     }
 }
 
+/// Where clients connect, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
+}
+
 fn client_id(number: usize) -> String {
     format!("bench-{number:05}")
 }
@@ -64,7 +75,7 @@ fn own_topic(number: usize) -> String {
 }
 
 /// Links by their number. Some at a time: a policy service may take a while for each.
-fn connect_all(target: SocketAddr, links: usize) -> anyhow::Result<Vec<TcpStream>> {
+fn connect_all(target: Target, links: usize) -> anyhow::Result<Vec<Stream>> {
     let numbers: Vec<_> = (0..links).collect();
     thread::scope(|scope| {
         let share = |numbers: &[usize]| -> anyhow::Result<Vec<_>> {
@@ -83,24 +94,27 @@ fn connect_all(target: SocketAddr, links: usize) -> anyhow::Result<Vec<TcpStream
 }
 
 /// A connection that was let in.
-pub(crate) fn connect(target: SocketAddr, client_id: &str) -> anyhow::Result<TcpStream> {
-    let attempt = || -> anyhow::Result<TcpStream> {
-        let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.write_all(&frame::connect(client_id))?;
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).context("no CONNACK")?;
-        if answer != frame::fixed::CONNACK {
-            bail!("refused: {answer:02X?}");
-        }
+pub(crate) fn connect(target: Target, client_id: &str) -> anyhow::Result<Stream> {
+    let attempt = || -> anyhow::Result<Stream> {
+        let mut stream = Stream::open(target)?;
+        enter(&mut stream, &frame::connect(client_id))?;
         Ok(stream)
     };
     attempt().with_context(|| format!("client {client_id}"))
 }
 
-fn subscribe(stream: &mut TcpStream, topic: &str) -> anyhow::Result<()> {
+/// CONNECT, and its CONNACK.
+fn enter(stream: &mut Stream, connect: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(connect)?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).context("no CONNACK")?;
+    if answer != frame::fixed::CONNACK {
+        bail!("refused: {answer:02X?}");
+    }
+    Ok(())
+}
+
+fn subscribe(stream: &mut Stream, topic: &str) -> anyhow::Result<()> {
     stream.write_all(&frame::subscribe(topic))?;
     let mut answer = [0; 5];
     stream.read_exact(&mut answer).context("no SUBACK")?;

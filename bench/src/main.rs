@@ -3,13 +3,14 @@
 //! | room | is |
 //! |---|---|
 //! | `run` | the rounds: starts everybody, takes the samples |
-//! | `workload` | the table of workloads |
+//! | `workload`, `transport` | the table of workloads, and what they are played over |
 //! | `candidate` | what stands before the broker: nothing, nginx, haproxy, mproxy in its variants |
 //! | `load` | the load generator, a process of its own |
 //! | `broker` | the stand-in broker, a process of its own |
 //! | `control` | how the run talks to these two: a word a line in, a tally a line out |
 //! | `edge` | how long an event of theirs lasts |
-//! | `frame` | MQTT 3.1.1 by hand, as little as is needed |
+//! | `frame`, `websocket` | MQTT 3.1.1 and what may be around it by hand, as little as is needed |
+//! | `grant` | a policy service that leaves everything to mproxy |
 //! | `probe`, `syscalls` | what the kernel says a process has used |
 //! | `child` | processes that were started, and are ended by their id |
 //! | `sample`, `report`, `machine` | what was measured, told as tables and as a picture, and where |
@@ -22,6 +23,7 @@ mod clock;
 mod control;
 mod edge;
 mod frame;
+mod grant;
 mod histogram;
 mod load;
 mod machine;
@@ -30,12 +32,15 @@ mod report;
 mod run;
 mod sample;
 mod syscalls;
+mod transport;
+mod websocket;
 mod workload;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
 /// Measures mproxy beside nginx and haproxy.
@@ -74,6 +79,9 @@ enum Command {
         #[arg(long)]
         seconds: f64,
     },
+    /// The policy service of `mproxy grant`; started by `run`
+    #[command(hide = true)]
+    Grant { address: SocketAddr },
     /// Become another program that ends when the one who started it ends; used by `run`
     #[command(hide = true)]
     Leash {
@@ -87,13 +95,19 @@ fn main() -> anyhow::Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Report { from, readme } => report::into_readme(&from, &readme),
         Command::Workloads => {
-            for workload in workload::ALL {
-                println!("{:<10} {}", workload.name, workload.about);
+            for workload in workload::all() {
+                println!("{:<13} {}", workload.name, workload.about);
             }
             Ok(())
         }
         Command::Broker => broker::run(),
-        Command::Load { workload, target, seconds } => load::run(workload::find(&workload)?, target, seconds),
+        Command::Load { workload, target, seconds } => {
+            let [workload] = &*workload::named(&workload)? else {
+                bail!("{workload} is more than one workload")
+            };
+            load::run(workload, target, seconds)
+        }
+        Command::Grant { address } => grant::serve(address),
         Command::Leash { command } => Err(child::become_leashed(&command)),
     }
 }

@@ -15,11 +15,12 @@ use crate::candidate::{self, Candidate, Programs, Standing};
 use crate::child::Player;
 use crate::control::{Tally, Word};
 use crate::frame::fixed;
+use crate::load::{self, Target};
 use crate::machine::Machine;
 use crate::probe::{Cpu, Family, Memory, Spent};
 use crate::sample::{Results, Sample};
 use crate::workload::{self, Counter, Workload};
-use crate::{load, report, syscalls};
+use crate::{report, syscalls};
 
 /// How long the load runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -42,7 +43,7 @@ const COUNTED_SECONDS: f64 = 1.0;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these workloads
+    /// Only these workloads, or those over these transports: tcp, tls, ws, wss
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     workload: Vec<String>,
     #[arg(long, default_value_t = 5)]
@@ -50,7 +51,7 @@ pub(crate) struct Options {
     /// How long each measurement lasts
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Only these: direct, nginx, haproxy, mproxy (all of its variants), allow, acl, hook
+    /// Only these: direct, nginx, haproxy, mproxy (all of its variants), allow, acl, grant, hook
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// The mproxy to measure [default: beside this program]
@@ -75,10 +76,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.rounds == 0 || !(0.2..=600.0).contains(&options.seconds) {
         bail!("at least one round, of 0.2 to 600 seconds");
     }
-    let workloads: Vec<&Workload> = match &*options.workload {
-        [] => workload::ALL.iter().collect(),
-        names => names.iter().map(|name| workload::find(name)).collect::<Result<_, _>>()?,
-    };
+    let mut workloads: Vec<_> = workload::all().collect();
+    if !options.workload.is_empty() {
+        let named: Vec<_> =
+            options.workload.iter().map(|name| workload::named(name)).collect::<Result<_, _>>()?;
+        workloads.retain(|workload| named.iter().flatten().any(|named| named.name == workload.name));
+    }
     let mut candidates = candidate::ALL.to_vec();
     if !options.only.is_empty() {
         let named: Vec<_> =
@@ -87,6 +90,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let folder = Scratch::new()?;
     let programs = programs(options, &candidates, folder.0.clone())?;
+    candidate::certify(&programs)?;
     let mut results = Results {
         machine: Machine::look(&programs),
         rounds: options.rounds,
@@ -99,6 +103,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         for (place, workload) in workloads.iter().enumerate() {
             let mut turn = candidates.clone();
             turn.rotate_left((round + place) % candidates.len());
+            turn.retain(|candidate| candidate.plays(workload.transport));
             for candidate in turn {
                 let mut stage = Stage {
                     programs: &programs,
@@ -113,7 +118,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                     faults: vec![format!("{error:#}")],
                     ..Sample::default()
                 });
-                sample.workload = workload.name.to_owned();
+                sample.workload.clone_from(&workload.name);
                 sample.candidate = candidate.name().to_owned();
                 sample.round = round;
                 eprintln!("{}", report::line(&sample));
@@ -205,9 +210,9 @@ impl Stage<'_> {
             bail!("the limit of open files, {}, is too low", self.programs.files);
         }
         self.quiet()?;
-        let mut standing = candidate.start(self.programs, self.address)?;
+        let mut standing = candidate.start(self.programs, self.address, self.workload.transport)?;
         if self.workload.is_idle() {
-            first_connections(standing.address)?;
+            first_connections(standing.target)?;
             self.quiet()?;
             thread::sleep(SETTLE);
         }
@@ -215,7 +220,7 @@ impl Stage<'_> {
         sample.memory_at_start = before;
 
         let started = self.broker.ask(Word::Mark)?;
-        let mut load = Player::load(self.workload.name, standing.address, self.seconds)?;
+        let mut load = Player::load(&self.workload.name, standing.target.address, self.seconds)?;
         if self.workload.is_idle() {
             thread::sleep(SETTLE);
             sample.per_connection = self.each(before, memory(&standing)?);
@@ -361,10 +366,9 @@ fn memory(standing: &Standing) -> anyhow::Result<Option<Memory>> {
 }
 
 /// So that what a proxy keeps once for all connections is not counted as memory of one.
-fn first_connections(address: SocketAddr) -> anyhow::Result<()> {
-    use std::io::{Read as _, Write as _};
+fn first_connections(target: Target) -> anyhow::Result<()> {
     let ids = (0..FIRST).map(|number| format!("first-{number}"));
-    let mut streams: Vec<_> = ids.map(|id| load::connect(address, &id)).collect::<Result<_, _>>()?;
+    let mut streams: Vec<_> = ids.map(|id| load::connect(target, &id)).collect::<Result<_, _>>()?;
     for stream in &mut streams {
         stream.write_all(fixed::PINGREQ)?;
         stream.read_exact(&mut [0; 2])?;

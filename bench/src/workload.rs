@@ -1,13 +1,18 @@
-//! The table of workloads: how many connections do what, what is counted, and what mproxy must reach.
+//! The table of workloads: how many connections do what over which transports, what is counted, and what mproxy must
+//! reach.
 
-use anyhow::Context as _;
+use anyhow::bail;
 
-/// One workload.
-#[derive(Debug)]
+use crate::transport::Transport;
+
+/// One workload over one transport.
+#[derive(Clone, Debug)]
 pub(crate) struct Workload {
-    pub(crate) name: &'static str,
+    /// As in the table; over anything but TCP with the transport behind it: `paced64-tls`.
+    pub(crate) name: String,
     pub(crate) about: &'static str,
     pub(crate) kind: Kind,
+    pub(crate) transport: Transport,
     /// What mproxy must reach with everything allowed.
     pub(crate) target: Option<Target>,
 }
@@ -35,6 +40,8 @@ pub(crate) enum Kind {
 pub(crate) enum Target {
     /// CPU of nginx, times this, at most.
     TimesNginx(f64),
+    /// Memory of haproxy, times this, at most.
+    TimesHaproxy(f64),
     /// Resident memory of a connection, both sockets.
     KibPerConnection(f64),
 }
@@ -46,86 +53,133 @@ pub(crate) enum Counter {
     Broker,
 }
 
-const AT_MOST_NGINX: Option<Target> = Some(Target::TimesNginx(1.0));
-const AT_MOST_2_KIB: Option<Target> = Some(Target::KibPerConnection(2.0));
+const NGINX: Option<Target> = Some(Target::TimesNginx(1.0));
+const IDLE: Option<Target> = Some(Target::KibPerConnection(2.0));
 
-pub(crate) const ALL: &[Workload] = &[
-    Workload {
-        name: "paced64",
-        about: "QoS 0, 64 B, 5,000/s over 8 connections, a write each",
-        kind: Kind::Paced { links: 8, rate: 5_000, payload: 64 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "flood64",
-        about: "QoS 0, 64 B, 8 connections, as fast as they are taken",
-        kind: Kind::Flood { links: 8, payload: 64 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "flood1k",
-        about: "QoS 0, 1 KiB, 8 connections, as fast as they are taken",
-        kind: Kind::Flood { links: 8, payload: 1 << 10 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "flood256k",
-        about: "QoS 0, 256 KiB, 8 connections, as fast as they are taken",
-        kind: Kind::Flood { links: 8, payload: 256 << 10 },
-        target: None,
-    },
-    Workload {
-        name: "qos1w1",
-        about: "QoS 1, 64 B, 8 connections, each waits for its PUBACK",
-        kind: Kind::Acked { links: 8, window: 1, payload: 64 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "qos1w100",
-        about: "QoS 1, 64 B, 8 connections with 100 on their way each",
-        kind: Kind::Acked { links: 8, window: 100, payload: 64 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "fanout20",
-        about: "QoS 0, 64 B, 1 publisher with 10 on their way, 20 subscribers; deliveries are counted",
-        kind: Kind::FanOut { subscribers: 20, window: 10, payload: 64 },
-        target: None,
-    },
-    Workload {
-        name: "fanin50",
-        about: "QoS 0, 64 B, 50 publishers with 2 on their way each, 1 subscriber; deliveries are counted",
-        kind: Kind::FanIn { publishers: 50, window: 2, payload: 64 },
-        target: None,
-    },
-    Workload {
-        name: "connect",
-        about: "16 clients connect, wait for CONNACK, disconnect, again and again",
-        kind: Kind::Storm { clients: 16 },
-        target: AT_MOST_NGINX,
-    },
-    Workload {
-        name: "idle2000",
-        about: "2,000 connections that ping once in the time measured",
-        kind: Kind::Idle { links: 2_000 },
-        target: AT_MOST_2_KIB,
-    },
-    Workload {
-        name: "idle9500",
-        about: "9,500 connections that ping once in the time measured",
-        kind: Kind::Idle { links: 9_500 },
-        target: AT_MOST_2_KIB,
-    },
+/// Which transports a workload is played over.
+const TCP: &[Transport] = &[Transport::Tcp];
+const TLS: &[Transport] = &[Transport::Tcp, Transport::Tls];
+const ALL: &[Transport] = &Transport::ALL;
+
+/// Name, what it does, how, over what, and what is to be reached over TCP.
+type Row = (&'static str, &'static str, Kind, &'static [Transport], Option<Target>);
+
+const TABLE: &[Row] = &[
+    (
+        "paced64",
+        "QoS 0, 64 B, 5,000/s over 8 connections, a write each",
+        Kind::Paced { links: 8, rate: 5_000, payload: 64 },
+        ALL,
+        NGINX,
+    ),
+    (
+        "flood64",
+        "QoS 0, 64 B, 8 connections, as fast as they are taken",
+        Kind::Flood { links: 8, payload: 64 },
+        TCP,
+        NGINX,
+    ),
+    (
+        "flood1k",
+        "QoS 0, 1 KiB, 8 connections, as fast as they are taken",
+        Kind::Flood { links: 8, payload: 1 << 10 },
+        ALL,
+        NGINX,
+    ),
+    (
+        "flood256k",
+        "QoS 0, 256 KiB, 8 connections, as fast as they are taken",
+        Kind::Flood { links: 8, payload: 256 << 10 },
+        TCP,
+        None,
+    ),
+    (
+        "qos1w1",
+        "QoS 1, 64 B, 8 connections, each waits for its PUBACK",
+        Kind::Acked { links: 8, window: 1, payload: 64 },
+        ALL,
+        NGINX,
+    ),
+    (
+        "qos1w100",
+        "QoS 1, 64 B, 8 connections with 100 on their way each",
+        Kind::Acked { links: 8, window: 100, payload: 64 },
+        TLS,
+        NGINX,
+    ),
+    (
+        "fanout20",
+        "QoS 0, 64 B, 1 publisher with 10 on their way, 20 subscribers; deliveries are counted",
+        Kind::FanOut { subscribers: 20, window: 10, payload: 64 },
+        TCP,
+        None,
+    ),
+    (
+        "fanin50",
+        "QoS 0, 64 B, 50 publishers with 2 on their way each, 1 subscriber; deliveries are counted",
+        Kind::FanIn { publishers: 50, window: 2, payload: 64 },
+        TCP,
+        None,
+    ),
+    (
+        "connect",
+        "16 clients connect, wait for CONNACK, disconnect, again and again",
+        Kind::Storm { clients: 16 },
+        TLS,
+        NGINX,
+    ),
+    (
+        "idle2000",
+        "2,000 connections that ping once in the time measured",
+        Kind::Idle { links: 2_000 },
+        ALL,
+        IDLE,
+    ),
+    (
+        "idle9500",
+        "9,500 connections that ping once in the time measured",
+        Kind::Idle { links: 9_500 },
+        TLS,
+        IDLE,
+    ),
 ];
 
-pub(crate) fn find(name: &str) -> anyhow::Result<&'static Workload> {
-    let names = || ALL.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
-    ALL.iter()
-        .find(|workload| workload.name == name)
-        .with_context(|| format!("there is no workload {name}; there are: {}", names()))
+/// All of them: first those over TCP, in the order of the table, then the next transport.
+pub(crate) fn all() -> impl Iterator<Item = Workload> {
+    let over = |transport: Transport| TABLE.iter().filter_map(move |row| Workload::of(row, transport));
+    Transport::ALL.into_iter().flat_map(over)
+}
+
+/// Those that a word on the command line means: one by its name, or all over a transport.
+pub(crate) fn named(name: &str) -> anyhow::Result<Vec<Workload>> {
+    let transport = Transport::named(name);
+    let found: Vec<_> =
+        all().filter(|workload| workload.name == name || Some(workload.transport) == transport).collect();
+    if found.is_empty() {
+        let names: Vec<_> = all().map(|workload| workload.name).collect();
+        bail!("there is no workload {name}; there are {}; or all over tcp, tls, ws, wss", names.join(", "));
+    }
+    Ok(found)
 }
 
 impl Workload {
+    fn of(&(name, about, kind, over, target): &Row, transport: Transport) -> Option<Self> {
+        over.contains(&transport).then(|| Self {
+            name: match transport {
+                Transport::Tcp => name.to_owned(),
+                other => format!("{name}-{}", other.name()),
+            },
+            about,
+            kind,
+            transport,
+            target: match (transport, kind) {
+                (Transport::Tcp, _) => target,
+                (Transport::Tls, Kind::Idle { .. }) => Some(Target::TimesHaproxy(1.0)),
+                _ => None,
+            },
+        })
+    }
+
     pub(crate) const fn counter(&self) -> Counter {
         match self.kind {
             Kind::Paced { .. } | Kind::Flood { .. } => Counter::Broker,
@@ -162,5 +216,28 @@ impl Workload {
             Kind::FanIn { publishers, .. } => publishers + 1,
             Kind::Storm { clients } => clients,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(word: &str) -> Vec<String> {
+        named(word).expect("there are some").into_iter().map(|workload| workload.name).collect()
+    }
+
+    #[test]
+    fn a_word_means_one_workload_or_a_transport() {
+        assert_eq!(names("paced64"), ["paced64"]);
+        assert_eq!(names("paced64-wss"), ["paced64-wss"]);
+        assert_eq!(names("ws"), ["paced64-ws", "flood1k-ws", "qos1w1-ws", "idle2000-ws"]);
+        assert!(names("tcp").contains(&"fanin50".to_owned()));
+    }
+
+    #[test]
+    fn an_unknown_word_is_answered_with_the_list() {
+        let fault = named("paced65").expect_err("there is none").to_string();
+        assert!(fault.contains("paced64-tls") && fault.contains("wss"), "{fault}");
     }
 }

@@ -1,12 +1,12 @@
 //! QoS 0 as fast as it is taken: a blocking thread for each link, many messages to a write.
 
 use std::io::{ErrorKind, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::{connect_all, own_topic, wait_for_go};
+use super::{Stream, Target, connect_all, own_topic, wait_for_go};
 use crate::clock;
 use crate::control::{self, Count, Word};
 use crate::frame::Message;
@@ -20,7 +20,7 @@ struct Flood {
     faults: Mutex<Vec<String>>,
 }
 
-pub(super) fn run(target: SocketAddr, links: usize, payload: usize) -> anyhow::Result<()> {
+pub(super) fn run(target: Target, links: usize, payload: usize) -> anyhow::Result<()> {
     let streams = connect_all(target, links)?;
     let words = control::words(|| {});
     wait_for_go(&words)?;
@@ -49,12 +49,13 @@ pub(super) fn run(target: SocketAddr, links: usize, payload: usize) -> anyhow::R
 }
 
 impl Flood {
-    fn publish(&self, mut stream: TcpStream, mut message: Message) {
+    fn publish(&self, mut stream: Stream, mut message: Message) {
+        let Stream { tcp, coat, .. } = &mut stream;
         let times = (WRITE / message.len()).max(1);
         let mut bytes = message.repeated(times);
         while !self.stop.load(Ordering::Relaxed) {
             message.restamp(&mut bytes, clock::now());
-            if let Err(error) = self.write(&mut stream, &bytes) {
+            if let Err(error) = coat.wrap(&bytes).and_then(|wire| self.write(tcp, wire)) {
                 self.faults
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,6 @@
 //! Many connections in one epoll loop, for workloads that read. What they do is a [`Scene`].
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use anyhow::Context as _;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::stream::{Coat, Stream};
 use super::wait_for_go;
 use crate::clock;
 use crate::control::{self, Count, Word};
@@ -67,12 +67,15 @@ struct Links {
 struct Socket {
     /// `None`: it was closed on us.
     stream: Option<TcpStream>,
+    coat: Coat,
     /// The beginning of a frame.
     rest: Vec<u8>,
+    /// Of what is to go over the wire, what was not taken.
+    unsent: Vec<u8>,
 }
 
 /// Plays a scene until it is told to end.
-pub(super) fn run(streams: Vec<StdStream>, mut scene: impl Scene) -> anyhow::Result<()> {
+pub(super) fn run(streams: Vec<Stream>, mut scene: impl Scene) -> anyhow::Result<()> {
     let mut links = Links::new(streams)?;
     let waker = Arc::new(Waker::new(links.poll.registry(), WORD)?);
     // Kept here, too: if the one who wakes closed it, its last call would be lost.
@@ -129,15 +132,15 @@ pub(super) fn run(streams: Vec<StdStream>, mut scene: impl Scene) -> anyhow::Res
 }
 
 impl Links {
-    fn new(streams: Vec<StdStream>) -> anyhow::Result<Self> {
+    fn new(streams: Vec<Stream>) -> anyhow::Result<Self> {
         let poll = Poll::new()?;
         let mut sockets = Vec::with_capacity(streams.len());
-        for (link, stream) in streams.into_iter().enumerate() {
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
+        for (link, Stream { tcp, coat, plain }) in streams.into_iter().enumerate() {
+            tcp.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(tcp);
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, Token(link), interest)?;
-            sockets.push(Socket { stream: Some(stream), rest: vec![] });
+            sockets.push(Socket { stream: Some(stream), coat, rest: plain, unsent: vec![] });
         }
         let open = sockets.len();
         Ok(Self {
@@ -152,40 +155,36 @@ impl Links {
     /// Whether there may be more, without another event to say so.
     fn read(&mut self, link: usize, until: Until, scene: &mut impl Scene) -> bool {
         for _ in 0..READS {
-            let Socket { stream: Some(stream), rest } = &mut self.sockets[link] else { return false };
-            let kept = rest.len();
-            self.buffer[..kept].copy_from_slice(rest);
-            rest.clear();
-            let room = self.buffer.len() - kept;
-            let came = match stream.read(&mut self.buffer[kept..]) {
+            let Socket { stream: Some(stream), coat, rest, .. } = &mut self.sockets[link] else {
+                return false;
+            };
+            let came = match stream.read(&mut self.buffer) {
                 Ok(0) => {
                     self.lost(link, || "closed by the other side".to_owned());
                     return false;
                 }
                 Ok(came) => came,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    rest.extend(&self.buffer[..kept]);
-                    return false;
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     self.lost(link, || error.to_string());
                     return false;
                 }
             };
             let now = clock::now();
-            let bytes = &self.buffer[..kept + came];
-            let walked = frame::walk(bytes, |head, frame| {
-                scene.frame(link, head, frame, now, &mut self.out, &mut self.count);
+            let walked = coat.unwrap(&self.buffer[..came], rest).and_then(|()| {
+                frame::walk(rest, |head, frame| {
+                    scene.frame(link, head, frame, now, &mut self.out, &mut self.count);
+                })
             });
             match walked {
-                Ok(taken) => rest.extend(&bytes[taken..]),
+                Ok(taken) => drop(rest.drain(..taken)),
                 Err(error) => {
                     self.lost(link, || format!("{error:#}"));
                     return false;
                 }
             }
             scene.read(link, now, &mut self.out, &mut self.count);
-            if came < room && until == Until::Short {
+            if came < self.buffer.len() && until == Until::Short {
                 return false;
             }
         }
@@ -200,21 +199,28 @@ impl Links {
 
     fn write(&mut self, link: usize) {
         let waiting = &mut self.out.waiting[link];
-        let mut written = 0;
-        while let Some(stream) = &mut self.sockets[link].stream
-            && written < waiting.len()
-        {
-            match stream.write(&waiting[written..]) {
-                Ok(gone) => written += gone,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    waiting.clear();
-                    self.lost(link, || error.to_string());
-                    return;
+        let Socket { stream: Some(stream), coat, unsent, .. } = &mut self.sockets[link] else {
+            waiting.clear();
+            return;
+        };
+        let wrapped = if waiting.is_empty() { Ok(&[][..]) } else { coat.wrap(waiting) };
+        let outcome = wrapped.and_then(|wire| {
+            unsent.extend_from_slice(wire);
+            let mut written = 0;
+            while written < unsent.len() {
+                match stream.write(&unsent[written..]) {
+                    Ok(gone) => written += gone,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
                 }
             }
+            unsent.drain(..written);
+            Ok(())
+        });
+        waiting.clear();
+        if let Err(error) = outcome {
+            self.lost(link, || error.to_string());
         }
-        waiting.drain(..written);
     }
 
     fn lost(&mut self, link: usize, how: impl FnOnce() -> String) {
@@ -225,9 +231,11 @@ impl Links {
 
     /// Says goodbye on all links.
     fn leave(&mut self) {
-        for stream in self.sockets.iter_mut().filter_map(|socket| socket.stream.as_mut()) {
-            // Whoever has gone already needs no farewell.
-            let _ = stream.write(frame::fixed::DISCONNECT);
+        for Socket { stream, coat, .. } in &mut self.sockets {
+            if let (Some(stream), Ok(wire)) = (stream, coat.wrap(frame::fixed::DISCONNECT)) {
+                // Whoever has gone already needs no farewell.
+                let _ = stream.write(wire);
+            }
         }
     }
 }

@@ -1,12 +1,10 @@
 //! QoS 0 at a steady rate, each message in a write of its own, over all links in turn.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
 use std::sync::mpsc::TryRecvError;
 use std::thread;
 use std::time::Duration;
 
-use super::{connect_all, own_topic, wait_for_go};
+use super::{Target, connect_all, own_topic, wait_for_go};
 use crate::clock;
 use crate::control::{self, Count, Word};
 use crate::frame::{Message, fixed};
@@ -14,7 +12,7 @@ use crate::frame::{Message, fixed};
 /// What was missed for longer than this is not made up for: it would be a flood.
 const MADE_UP: u64 = 50_000_000;
 
-pub(super) fn run(target: SocketAddr, links: usize, rate: u64, payload: usize) -> anyhow::Result<()> {
+pub(super) fn run(target: Target, links: usize, rate: u64, payload: usize) -> anyhow::Result<()> {
     let mut streams = connect_all(target, links)?;
     let mut messages: Vec<_> = (0..links).map(|link| Message::new(&own_topic(link), payload)).collect();
     let mut count = Count::of(links);

@@ -1,22 +1,18 @@
 //! Connect, wait for CONNACK, disconnect, again and again: a blocking thread for each client.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::bail;
-
-use super::{PATIENCE, client_id, wait_for_go};
+use super::{Stream, Target, client_id, enter, wait_for_go};
 use crate::control::{self, Count, Word};
 use crate::{clock, frame};
 
 /// A client that failed waits so long: faults are to be counted, not to be made by the thousand.
 const AFTER_FAULT: Duration = Duration::from_millis(20);
 
-pub(super) fn run(target: SocketAddr, clients: usize) -> anyhow::Result<()> {
+pub(super) fn run(target: Target, clients: usize) -> anyhow::Result<()> {
     let words = control::words(|| {});
     wait_for_go(&words)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -61,16 +57,10 @@ pub(super) fn run(target: SocketAddr, clients: usize) -> anyhow::Result<()> {
 }
 
 /// One client's stay. When it was let in.
-fn once(target: SocketAddr, connect: &[u8]) -> anyhow::Result<u64> {
-    let mut stream = TcpStream::connect(target)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(connect)?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer)?;
+fn once(target: Target, connect: &[u8]) -> anyhow::Result<u64> {
+    let mut stream = Stream::open(target)?;
+    enter(&mut stream, connect)?;
     let answered = clock::now();
-    if answer != frame::fixed::CONNACK {
-        bail!("refused: {answer:02X?}");
-    }
     stream.write_all(frame::fixed::DISCONNECT)?;
     Ok(answered)
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use super::spread::{Spread, ratios};
-use super::table::{OTHERS, VARIANTS, main_figure};
+use super::table::{OTHERS, VARIANTS, main_figure, played};
 use crate::sample::Results;
-use crate::workload::{self, Workload};
+use crate::workload::Workload;
 
 /// Of each variant.
-const COLOURS: [&str; 3] = ["#1a5fb4", "#c64600", "#813d9c"];
+const COLOURS: [&str; VARIANTS.len()] = ["#1a5fb4", "#c64600", "#26a269", "#813d9c"];
 
 const ROW: f64 = 34.0;
 const TOP: f64 = 84.0;
@@ -37,12 +37,9 @@ impl Axis {
 }
 
 pub(super) fn svg(results: &Results) -> String {
-    let rows: Vec<_> = workload::ALL
-        .iter()
-        .filter(|workload| results.samples.iter().any(|sample| sample.workload == workload.name))
-        .collect();
+    let rows = played(results);
     let ratio = |workload: &Workload, variant: &str, other: &str| {
-        ratios(results, workload.name, variant, other, main_figure(workload))
+        ratios(results, &workload.name, variant, other, main_figure(workload))
     };
     let bottom = TOP + ROW * rows.len() as f64;
     let (width, height) = (LABELS + 2.0 * (PANEL + GAP), bottom + 34.0);
@@ -66,7 +63,7 @@ pub(super) fn svg(results: &Results) -> String {
                 "<rect x=\"0\" y=\"{top}\" width=\"{width}\" height=\"{ROW}\" fill=\"#f4f4f6\"/>"
             );
         }
-        let name = workload.name;
+        let name = &workload.name;
         let _ = writeln!(svg, "<text x=\"12\" y=\"{:.1}\">{name}</text>", y + 4.0);
     }
     for (panel, other) in OTHERS.iter().enumerate() {
@@ -78,7 +75,7 @@ pub(super) fn svg(results: &Results) -> String {
         ticks(&mut svg, &axis, bottom, other);
         for (row, workload) in rows.iter().enumerate() {
             for (place, (variant, colour)) in VARIANTS.iter().zip(COLOURS).enumerate() {
-                let y = TOP + ROW * (row as f64 + 0.25 * (place as f64 + 1.0));
+                let y = TOP + ROW * (row as f64 + 0.2 * (place as f64 + 1.0));
                 if let Some(spread) = ratio(workload, variant, other) {
                     mark(&mut svg, &axis, spread, y, colour);
                 }

@@ -6,12 +6,17 @@ use std::fmt::Write as _;
 use super::spread::{Figure, Spread, figures, ratios};
 use crate::candidate::{self, Candidate};
 use crate::sample::{Results, Sample};
-use crate::workload::{self, Target, Workload};
+use crate::transport::Transport;
+use crate::workload::{self, Kind, Target, Workload};
 
 /// The variant that has to reach the targets.
 const MEASURED: &str = "mproxy allow";
 
-pub(crate) const VARIANTS: [&str; 3] = [MEASURED, "mproxy acl", "mproxy hook"];
+/// The one whose service leaves everything to mproxy, and what that may cost for each message, times [`MEASURED`].
+const GRANTED: &str = "mproxy grant";
+const GRANT_AT_MOST: f64 = 1.05;
+
+pub(crate) const VARIANTS: [&str; 4] = [MEASURED, "mproxy acl", GRANTED, "mproxy hook"];
 pub(crate) const OTHERS: [&str; 2] = ["nginx", "haproxy"];
 
 /// The figure that a workload is about.
@@ -26,7 +31,7 @@ pub(crate) fn main_figure(workload: &Workload) -> Figure {
 /// One sample, told while the run goes on.
 pub(crate) fn line(sample: &Sample) -> String {
     let Sample { round, workload, candidate, per_second, latency, .. } = sample;
-    let mut line = format!("{} {workload:<9} {candidate:<12} {per_second:>9.0}/s", round + 1);
+    let mut line = format!("{} {workload:<12} {candidate:<12} {per_second:>9.0}/s", round + 1);
     if let Some(cpu) = sample.cpu_us {
         let _ = write!(line, "  {cpu:>7.2} us");
     }
@@ -42,6 +47,13 @@ pub(crate) fn line(sample: &Sample) -> String {
         let _ = write!(line, "  FAULT {fault}");
     }
     line
+}
+
+/// The workloads that there are samples of.
+pub(crate) fn played(results: &Results) -> Vec<Workload> {
+    let is_played =
+        |workload: &Workload| results.samples.iter().any(|sample| sample.workload == workload.name);
+    workload::all().filter(is_played).collect()
 }
 
 /// Everything.
@@ -62,12 +74,9 @@ pub(crate) fn markdown(results: &Results) -> String {
         results.seconds,
         machine.load_average,
     );
-    let played: Vec<_> = workload::ALL
-        .iter()
-        .filter(|workload| results.samples.iter().any(|sample| sample.workload == workload.name))
-        .collect();
-    summary(&mut text, results, &played);
-    for workload in played {
+    let played = played(results);
+    summaries(&mut text, results, &played);
+    for workload in &played {
         let _ = write!(text, "\n### {}\n\n{}.\n\n", workload.name, workload.about);
         let columns = if workload.is_idle() { idle_columns() } else { busy_columns(workload) };
         table(&mut text, results, workload, &columns);
@@ -76,50 +85,93 @@ pub(crate) fn markdown(results: &Results) -> String {
     text
 }
 
-fn summary(text: &mut String, results: &Results, played: &[&Workload]) {
-    text.push_str(
-        "\nCPU of mproxy for each message, divided by that of the other in the same round; for idle connections, \
-         resident memory. Median of the rounds (least to most).\n\n| workload |",
-    );
-    for variant in VARIANTS {
-        for other in OTHERS {
-            let _ = write!(text, " {variant} / {other} |");
+/// What stands in a column of a summary: a candidate's figure, or that of one divided by that of another.
+enum Entry {
+    Of(&'static str),
+    Ratio(&'static str, &'static str),
+}
+
+impl Entry {
+    fn title(&self) -> String {
+        match self {
+            Self::Of(candidate) => (*candidate).to_owned(),
+            Self::Ratio(candidate, other) => format!("{candidate} / {other}"),
         }
     }
-    text.push_str(" target for mproxy allow | reached |\n|---|");
-    text.push_str(&"---|".repeat(VARIANTS.len() * OTHERS.len() + 2));
-    text.push('\n');
-    for workload in played {
-        let _ = write!(text, "| {} |", workload.name);
-        let figure = main_figure(workload);
-        for variant in VARIANTS {
-            for other in OTHERS {
-                let ratio = ratios(results, workload.name, variant, other, figure);
-                let _ = write!(text, " {} |", shown(ratio, 2));
-            }
+
+    fn spread(&self, results: &Results, workload: &Workload) -> Option<Spread> {
+        let (name, figure) = (&workload.name, main_figure(workload));
+        match self {
+            Self::Of(candidate) => figures(results, name, candidate, figure),
+            Self::Ratio(candidate, other) => ratios(results, name, candidate, other, figure),
         }
-        let (target, reached) = target(results, workload);
-        let _ = writeln!(text, " {target} | {reached} |");
     }
 }
 
-fn target(results: &Results, workload: &Workload) -> (String, String) {
-    let figure = main_figure(workload);
-    let (target, reached) = match workload.target {
-        None => return ("none".to_owned(), String::new()),
-        Some(Target::TimesNginx(most)) => (
-            format!("at most {most:.1} x nginx"),
-            ratios(results, workload.name, MEASURED, "nginx", figure).map(|ratio| (ratio.median, most)),
-        ),
-        Some(Target::KibPerConnection(most)) => (
-            format!("at most {most:.1} KiB each"),
-            figures(results, workload.name, MEASURED, figure).map(|each| (each.median, most)),
-        ),
-    };
-    let reached = reached.map_or_else(String::new, |(is, most)| {
-        format!("{} ({is:.2})", if is <= most { "yes" } else { "**no**" })
+/// The variant that has to reach the targets over every transport, then the others over TCP.
+fn summaries(text: &mut String, results: &Results, played: &[Workload]) {
+    let [nginx, haproxy] = OTHERS;
+    text.push_str(
+        "\nCPU µs for each message; for idle connections, KiB resident for each. Then the same of mproxy, divided by \
+         that of the other in the same round. Median of the rounds (least to most).\n\n",
+    );
+    let entries = [
+        Entry::Of(MEASURED),
+        Entry::Of(nginx),
+        Entry::Of(haproxy),
+        Entry::Ratio(MEASURED, nginx),
+        Entry::Ratio(MEASURED, haproxy),
+    ];
+    summary(text, results, played.iter(), &entries, |workload| target(workload.target?));
+    text.push_str(
+        "\nWho decides, over TCP. A grant spares questions about messages, not the one about the connection.\n\n",
+    );
+    let others = VARIANTS[1..].iter().flat_map(|variant| OTHERS.map(|other| Entry::Ratio(variant, other)));
+    let entries: Vec<_> = others.chain([Entry::Ratio(GRANTED, MEASURED)]).collect();
+    let over_tcp = played.iter().filter(|workload| workload.transport == Transport::Tcp);
+    summary(text, results, over_tcp, &entries, |workload| {
+        let asks_nothing = !workload.is_idle() && !matches!(workload.kind, Kind::Storm { .. });
+        asks_nothing.then_some((Entry::Ratio(GRANTED, MEASURED), GRANT_AT_MOST))
     });
-    (target, reached)
+}
+
+/// A row for each workload; at its end what is to be at most what, and whether it is.
+fn summary<'a>(
+    text: &mut String,
+    results: &Results,
+    workloads: impl Iterator<Item = &'a Workload>,
+    entries: &[Entry],
+    target: impl Fn(&Workload) -> Option<(Entry, f64)>,
+) {
+    let titles = entries.iter().map(Entry::title).collect::<Vec<_>>().join(" | ");
+    let _ = writeln!(
+        text,
+        "| workload | {titles} | target | reached |\n|---|{}",
+        "---|".repeat(entries.len() + 2)
+    );
+    for workload in workloads {
+        let _ = write!(text, "| {} |", workload.name);
+        for entry in entries {
+            let _ = write!(text, " {} |", shown(entry.spread(results, workload), 2));
+        }
+        let Some((entry, most)) = target(workload) else {
+            text.push_str(" none | |\n");
+            continue;
+        };
+        let reached =
+            entry.spread(results, workload).map_or_else(String::new, |Spread { median, .. }| {
+                format!("{} ({median:.2})", if median <= most { "yes" } else { "**no**" })
+            });
+        let _ = writeln!(text, " {} at most {most:.2} | {reached} |", entry.title());
+    }
+}
+
+const fn target(target: Target) -> Option<(Entry, f64)> {
+    Some(match target {
+        Target::TimesNginx(most) => (Entry::Ratio(MEASURED, "nginx"), most),
+        Target::TimesHaproxy(most) => (Entry::Ratio(MEASURED, "haproxy"), most),
+        Target::KibPerConnection(most) => (Entry::Of(MEASURED), most),
+    })
 }
 
 /// A column: its title, what it shows of a sample, and with how many digits.
@@ -162,7 +214,7 @@ fn idle_columns() -> Vec<Column> {
 /// A row for each candidate; columns that nobody has anything for are left out.
 fn table(text: &mut String, results: &Results, workload: &Workload, columns: &[Column]) {
     let cell = |candidate: &Candidate, (_, figure, digits): &Column| {
-        Some((figures(results, workload.name, candidate.name(), *figure)?, *digits))
+        Some((figures(results, &workload.name, candidate.name(), *figure)?, *digits))
     };
     let columns: Vec<_> = columns
         .iter()
@@ -217,5 +269,40 @@ fn faults(text: &mut String, results: &Results) {
             "- {fault}{}",
             if times > 1 { format!(" ({times} times)") } else { String::new() }
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::probe::Memory;
+
+    fn sample(workload: &str, candidate: &str, cpu: f64, kib: f64) -> Sample {
+        Sample {
+            workload: workload.to_owned(),
+            candidate: candidate.to_owned(),
+            cpu_us: Some(cpu),
+            per_connection_after_pings: Some(Memory { rss: kib, pss: kib }),
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn what_is_reached_is_told_for_every_transport() {
+        let samples = vec![
+            sample("paced64", MEASURED, 9.0, 0.0),
+            sample("paced64", "nginx", 10.0, 0.0),
+            sample("paced64", GRANTED, 10.0, 0.0),
+            sample("idle2000-tls", MEASURED, 9.0, 6.0),
+            sample("idle2000-tls", "haproxy", 9.0, 12.0),
+            sample("paced64-ws", MEASURED, 9.0, 0.0),
+        ];
+        let results = Results { machine: Machine::default(), rounds: 1, seconds: 1.0, samples };
+        let text = markdown(&results);
+        let rows: Vec<_> = text.lines().filter(|line| line.contains(" at most ")).collect();
+        let ends = ["1.00 | yes (0.90) |", "1.00 | yes (0.50) |", "1.05 | **no** (1.11) |"];
+        assert_eq!(rows.len(), ends.len(), "{text}");
+        assert!(rows.iter().zip(ends).all(|(row, end)| row.ends_with(end)), "{rows:?}");
     }
 }
