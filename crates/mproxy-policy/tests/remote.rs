@@ -19,8 +19,11 @@ use mproxy_core::policy::{
 use mproxy_policy::Unwatched;
 use mproxy_policy::remote::{HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_policy::watch::{CallOutcome, Dropped};
-use service::wire::{self, auth_connect_response, auth_publish_response, filter_verdict};
-use service::{Authority, Play, Running, Seen, Service};
+use mproxy_testkit::service::contract::{
+    self as wire, auth_connect_response, auth_publish_response, filter_verdict,
+};
+use mproxy_testkit::service::{Play, Running, Service};
+use service::{Authority, Seen};
 use tonic::Status;
 
 /// Long enough for a loaded machine where nothing is to be waited for.
@@ -377,7 +380,7 @@ async fn a_unix_socket_serves_as_well() {
 #[tokio::test]
 async fn https_goes_both_ways() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let service = Running::start_tls(&authority, Service::default()).await;
+    let service = Running::start_tls(authority.issue("localhost"), authority.pem(), Service::default()).await;
     let tls = |ca: &Authority, ours: &Authority| RemoteConfig {
         tls: RemoteTls { ca: Some(ca.pem()), identity: Some(ours.issue("mproxy")) },
         ..config(&[&service.url], AMPLE)
@@ -412,7 +415,7 @@ async fn only_what_hello_wants_is_asked_and_only_so_much_of_it() {
         publish: Box::new(|asked| {
             let (payload, size) = (&asked.get_ref().payload, asked.get_ref().payload_size);
             assert_eq!((payload.is_some(), size <= 4), (size <= 4, size <= 4));
-            Play::Answer(service::allow_publish())
+            Play::answer(wire::PublishAllow::default())
         }),
         ..Service::default()
     })

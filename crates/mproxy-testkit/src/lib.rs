@@ -8,6 +8,7 @@
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
+//! | [`service`] | a hook service inside the test, that answers as it is told |
 //! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
 //! | [`sim`] | a session on a stage: scenes by hand, and the seeded simulator |
 //! | [`process`] | a child process with its log, that ends with the test |
@@ -35,6 +36,7 @@ pub mod hook;
 pub mod mosquitto;
 pub mod process;
 pub mod refusals;
+pub mod service;
 pub mod sim;
 pub mod tap;
 pub mod wire;

@@ -1,0 +1,206 @@
+//! The service at work: where it listens, what came to it, how it ends.
+#![expect(clippy::unwrap_used, reason = "a service that cannot be played fails its test")]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use super::contract::hooks_server::HooksServer;
+use super::{Log, Player, Service, Told};
+use crate::PATIENCE;
+
+/// Answers every call with bytes that are no protobuf; Hello with UNIMPLEMENTED.
+#[derive(Clone)]
+struct Garbage;
+
+impl NamedService for Garbage {
+    const NAME: &'static str = "mproxy.v1.Hooks";
+}
+
+impl tower::Service<http::Request<Body>> for Garbage {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let hello = request.uri().path().ends_with("/Hello");
+        let (code, message) = if hello { ("12", &b""[..]) } else { ("0", &b"\0\0\0\0\x03\xff\xff\xff"[..]) };
+        let trailers = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static(code),
+        )]);
+        let body = Full::new(Bytes::from_static(message)).with_trailers(async { Some(Ok(trailers)) });
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        std::future::ready(Ok(response.body(Body::new(body)).unwrap()))
+    }
+}
+
+/// A service that runs in a thread of its own, so that it can be killed with all its connections.
+#[derive(Debug)]
+pub struct Running {
+    /// Its address for `MPROXY_POLICY_URL`.
+    pub url: String,
+    address: Option<SocketAddr>,
+    log: watch::Receiver<Log>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    runtime: Mutex<Option<Runtime>>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Running {
+    /// On a free port.
+    pub async fn start(service: Service) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), service).await
+    }
+
+    /// At this address.
+    pub async fn start_at(address: SocketAddr, service: Service) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap().into_std().unwrap();
+        let address = listener.local_addr().unwrap();
+        let url = format!("http://{address}");
+        Self::play(url, Some(address), Listener::Tcp(listener), Some(service))
+    }
+
+    /// At a Unix socket.
+    pub async fn start_unix(path: &Path, service: Service) -> Self {
+        let listener = UnixListener::bind(path).unwrap().into_std().unwrap();
+        Self::play(format!("unix:{}", path.display()), None, Listener::Unix(listener), Some(service))
+    }
+
+    /// One that answers with bytes that are no protobuf.
+    pub async fn garbage() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::play(url, None, Listener::Tcp(listener), None)
+    }
+
+    /// Behind TLS, with this chain and key (PEM), as `localhost`; asks for a certificate that `authority` signed.
+    pub async fn start_tls(identity: (Vec<u8>, Vec<u8>), authority: Vec<u8>, service: Service) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let (chain, key) = identity;
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(chain, key))
+            .client_ca_root(Certificate::from_pem(authority));
+        Self::play_behind(Some(tls), url, None, Listener::Tcp(listener), Some(service))
+    }
+
+    fn play(url: String, address: Option<SocketAddr>, listener: Listener, service: Option<Service>) -> Self {
+        Self::play_behind(None, url, address, listener, service)
+    }
+
+    fn play_behind(
+        tls: Option<ServerTlsConfig>,
+        url: String,
+        address: Option<SocketAddr>,
+        listener: Listener,
+        service: Option<Service>,
+    ) -> Self {
+        let (log, seen) = watch::channel(Log::default());
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let mut server = Server::builder();
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).unwrap();
+            }
+            let router = match service {
+                Some(service) => server.add_service(HooksServer::new(Player { service, log })),
+                None => server.add_service(Garbage),
+            };
+            let stopped = async { drop(stopped.await) };
+            match listener {
+                Listener::Tcp(listener) => {
+                    let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+                    router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
+                }
+                Listener::Unix(listener) => {
+                    let incoming = UnixListenerStream::new(UnixListener::from_std(listener).unwrap());
+                    router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
+                }
+            }
+            let _ = end.send(());
+        });
+        Self {
+            url,
+            address,
+            log: seen,
+            stop: Mutex::new(Some(stop)),
+            runtime: Mutex::new(Some(runtime)),
+            ended: Mutex::new(Some(ended)),
+        }
+    }
+
+    /// Where it listens. Panics of a Unix socket.
+    pub fn address(&self) -> SocketAddr {
+        self.address.unwrap()
+    }
+
+    /// How often a call came: `calls("AuthPublish")`.
+    pub fn calls(&self, rpc: &str) -> usize {
+        self.log.borrow().calls.iter().filter(|call| **call == rpc).count()
+    }
+
+    /// The events that it was told, as they came.
+    pub fn told(&self) -> Vec<Told> {
+        self.log.borrow().told.clone()
+    }
+
+    /// The events that it was told once these are what was waited for.
+    pub async fn told_when(&self, all: impl Fn(&[Told]) -> bool) -> Vec<Told> {
+        let mut log = self.log.clone();
+        match timeout(PATIENCE, log.wait_for(|log| all(&log.told))).await {
+            Ok(log) => log.unwrap().told.clone(),
+            Err(_) => panic!("not all was told, only {:#?}", self.told()),
+        }
+    }
+
+    /// Waits until this call has come.
+    pub async fn until_called(&self, rpc: &str) {
+        let called = |log: &Log| log.calls.contains(&rpc);
+        timeout(PATIENCE, self.log.clone().wait_for(called)).await.expect("was not called").unwrap();
+    }
+
+    /// Ends in order: no new calls, the open ones are answered.
+    pub async fn stop(&self) {
+        drop(self.stop.lock().unwrap().take());
+        let ended = self.ended.lock().unwrap().take().unwrap();
+        timeout(PATIENCE, ended).await.expect("does not end").unwrap();
+    }
+
+    /// Ends at once, connections and all.
+    pub fn kill(&self) {
+        self.runtime.lock().unwrap().take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
