@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`wire`] | a client on a raw socket, and packets built by hand: it shares no line with the codec it tests |
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
+//! | [`ways`] | the same client over TLS, WebSocket, and both |
+//! | [`certificates`] | authorities, what they sign and take back |
 //! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
@@ -31,6 +33,7 @@
 //! ```
 
 pub mod broker;
+pub mod certificates;
 pub mod embedded;
 pub mod hook;
 pub mod mosquitto;
@@ -39,6 +42,7 @@ pub mod refusals;
 pub mod service;
 pub mod sim;
 pub mod tap;
+pub mod ways;
 pub mod wire;
 
 /// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.

@@ -2,6 +2,7 @@
 //! `mosquitto-clients` install. A test that needs them fails without them: skipping would prove nothing.
 
 use crate::process::{Ended, Failed, Process, free_port, run};
+use crate::wire::{Version, WireClient, pingreq, pingresp};
 use std::{
     ffi::OsStr,
     fmt::Write as _,
@@ -21,8 +22,32 @@ pub struct MosquittoOptions {
     pub max_inflight: Option<u16>,
     /// A second listener that speaks WebSocket.
     pub websockets: bool,
+    /// Three more listeners, with TLS, with TLS and a client certificate, and with WebSocket over TLS.
+    pub tls: Option<TlsFiles>,
     /// Lines for its configuration file, as they are.
     pub extra: Vec<String>,
+}
+
+/// What a [`Mosquitto`] with TLS shows, and whose certificates it takes.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The authority of its clients.
+    pub ca: PathBuf,
+    /// Its own chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Where the listeners with TLS are.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsAddrs {
+    /// MQTT over TLS.
+    pub tls: SocketAddr,
+    /// The same, where a client certificate is required.
+    pub mutual: SocketAddr,
+    /// WebSocket over TLS.
+    pub wss: SocketAddr,
 }
 
 /// A mosquitto on a port of its own; it ends when this is dropped. Keeps nothing on disk.
@@ -31,6 +56,7 @@ pub struct Mosquitto {
     process: Process,
     addr: SocketAddr,
     websocket_addr: Option<SocketAddr>,
+    tls_addrs: Option<TlsAddrs>,
     _home: TempDir,
 }
 
@@ -63,6 +89,22 @@ impl Mosquitto {
         self.websocket_addr.unwrap_or_else(|| panic!("started without `websockets`"))
     }
 
+    /// Where it listens with TLS. Panics unless asked for in the options.
+    pub fn tls_addrs(&self) -> TlsAddrs {
+        self.tls_addrs.unwrap_or_else(|| panic!("started without `tls`"))
+    }
+
+    /// Keeps it turning until the test ends, with a client that pings. Its WebSockets are looked at once per turn of its
+    /// loop, which without other traffic is ten times a second: a large packet would take minutes.
+    pub async fn hurry(&self) {
+        let mut client = WireClient::login(self.addr, Version::V311, "hurry").await;
+        tokio::spawn(async move {
+            while client.try_send(&pingreq()).await.is_ok() {
+                client.expect(&pingresp()).await;
+            }
+        });
+    }
+
     /// The process, with its log of `log_type all`: a line per packet.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -70,9 +112,15 @@ impl Mosquitto {
 
     async fn attempt(options: &MosquittoOptions) -> Result<Self, Failed> {
         let home = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let websocket_addr = options.websockets.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        let free = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let addr = free();
+        let websocket_addr = options.websockets.then(free);
         let mut config = configuration(options, addr, websocket_addr);
+        let tls_addrs = options.tls.as_ref().map(|files| {
+            let addrs = TlsAddrs { tls: free(), mutual: free(), wss: free() };
+            config.push_str(&tls_listeners(files, addrs));
+            addrs
+        });
         if !options.users.is_empty() {
             let file = password_file(home.path(), &options.users).await;
             let _ = writeln!(config, "password_file {}", file.display());
@@ -85,7 +133,7 @@ impl Mosquitto {
         let mut process = Process::start("mosquitto", command);
         // Said after every listener is open.
         process.line(" running").await?;
-        Ok(Self { process, addr, websocket_addr, _home: home })
+        Ok(Self { process, addr, websocket_addr, tls_addrs, _home: home })
     }
 }
 
@@ -105,6 +153,25 @@ fn configuration(options: &MosquittoOptions, addr: SocketAddr, websocket_addr: O
     }
     for line in &options.extra {
         let _ = writeln!(lines, "{line}");
+    }
+    lines
+}
+
+fn tls_listeners(files: &TlsFiles, addrs: TlsAddrs) -> String {
+    let mut lines = String::new();
+    let TlsFiles { ca, cert, key } = files;
+    for (addr, more) in
+        [(addrs.tls, ""), (addrs.mutual, "require_certificate true\n"), (addrs.wss, "protocol websockets\n")]
+    {
+        let _ = write!(
+            lines,
+            "listener {} {}\ncertfile {}\nkeyfile {}\ncafile {}\n{more}",
+            addr.port(),
+            addr.ip(),
+            cert.display(),
+            key.display(),
+            ca.display()
+        );
     }
     lines
 }
@@ -171,7 +238,7 @@ fn program(name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{ConnectOptions, Version, WireClient, connect};
+    use crate::wire::{ConnectOptions, connect};
 
     #[tokio::test]
     async fn what_is_published_arrives() {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mproxy_testkit::PATIENCE;
+use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Ended, Process};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
@@ -33,10 +34,12 @@ impl Proxy {
     /// Before this broker, and with these variables.
     pub(crate) async fn with(broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let (host, port) = (broker.ip().to_string(), broker.port().to_string());
-        // The admin port alone is none of the inherited variables: its default is one port for all tests.
+        // The defaults of these ports are the same for all tests.
         let mut env = vec![
             ("MPROXY_MQTT_HOST", "127.0.0.1"),
             ("MPROXY_MQTT_PORT", "0"),
+            ("MPROXY_WS_HOST", "127.0.0.1"),
+            ("MPROXY_WS_PORT", "0"),
             ("MPROXY_MQTT_TARGET_HOST", host.as_str()),
             ("MPROXY_MQTT_TARGET_PORT", port.as_str()),
             ("MPROXY_ADMIN_PORT", "0"),
@@ -46,6 +49,22 @@ impl Proxy {
         let mqtt = mproxy.addr("mqtt listening").await;
         let admin = mproxy.addr("admin listening").await;
         Self { mproxy, mqtt, admin }
+    }
+
+    /// As this file says, which begins with the keys of no table. [`Self::mqtt`] is then where its listener `first` is,
+    /// the others are found with [`Self::door`].
+    pub(crate) async fn configured(first: &str, file: &str) -> Self {
+        let folder = Folder::default();
+        let path = folder.write("mproxy.toml", format!("admin.port = 0\n{file}"));
+        let mut mproxy = MproxyProcess::start(&[("MPROXY_CONFIG", path.to_str().unwrap())], &[]).await;
+        let mqtt = mproxy.addr(&format!(" {first} listening")).await;
+        let admin = mproxy.addr("admin listening").await;
+        Self { mproxy, mqtt, admin }
+    }
+
+    /// Where the listener of this name is.
+    pub(crate) async fn door(&mut self, name: &str) -> SocketAddr {
+        self.mproxy.addr(&format!(" {name} listening")).await
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
