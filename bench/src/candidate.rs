@@ -175,6 +175,8 @@ fn mproxy(programs: &Programs, address: SocketAddr, broker: SocketAddr) -> anyho
         .env("MPROXY_ADMIN_PORT", free_address()?.port().to_string())
         .env("MPROXY_MQTT_HOST", address.ip().to_string())
         .env("MPROXY_MQTT_PORT", address.port().to_string())
+        // Not measured, and not in anybody's way.
+        .env("MPROXY_WS_PORT", "0")
         .env("MPROXY_MQTT_TARGET_HOST", broker.ip().to_string())
         .env("MPROXY_MQTT_TARGET_PORT", broker.port().to_string());
     Ok(command)

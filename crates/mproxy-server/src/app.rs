@@ -310,7 +310,7 @@ fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certificates>)> {
     let mut doorways = Vec::new();
     for listener in &config.listeners {
         let name = &listener.name;
-        let inward = Inward::of(listener, Vec::new()).with_context(|| format!("listener {name}"))?;
+        let inward = Inward::of(listener).with_context(|| format!("listener {name}"))?;
         if let Some(tls) = inward.tls() {
             certificates.keep(format!("listener {name}"), tls);
         }

@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_pars
 use mproxy_policy::acl;
 
 use crate::config::settings::{CONFIG_VARIABLE, SETTINGS, Setting};
-use crate::config::{self, Config, Flags, Loaded, Problems, check};
+use crate::config::{self, Flags, Loaded, Problems, check, files};
 
 /// What a wrong configuration ends with; no port was opened.
 pub const EXIT_CONFIGURATION: u8 = 2;
@@ -138,13 +138,13 @@ pub fn complain(problems: &Problems, err: &mut impl Write) -> io::Result<()> {
 }
 
 /// `mproxy check`: the effective configuration to `out`, warnings and faults to `err`. `more` may find faults
-/// that only opening things shows, such as those of a rule file.
+/// that only reading files shows.
 ///
 /// # Errors
 /// Where `out` or `err` cannot be written to.
 pub fn check(
     loaded: Result<Loaded, Problems>,
-    more: impl FnOnce(&Config) -> Vec<String>,
+    more: impl FnOnce(&Loaded) -> Vec<String>,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> io::Result<ExitCode> {
@@ -159,18 +159,20 @@ pub fn check(
     for warning in &loaded.warnings {
         writeln!(err, "mproxy: warning: {warning}")?;
     }
-    let faults = more(&loaded.config);
+    let faults = more(&loaded);
     for fault in &faults {
         writeln!(err, "mproxy: {fault}")?;
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) })
 }
 
-/// What is wrong with the rule file, if there is one; for the `more` of [`check()`].
+/// What is wrong with the rule file and the files of TLS, as far as there are any; for the `more` of [`check()`].
 #[must_use]
-pub fn rule_faults(config: &Config) -> Vec<String> {
-    let faults = config.acl_file.as_deref().map(acl::Acl::load).and_then(Result::err);
-    faults.map_or_else(Vec::new, |errors| errors.to_string().lines().map(str::to_owned).collect())
+pub fn file_faults(loaded: &Loaded) -> Vec<String> {
+    let rules = loaded.config.acl_file.as_deref().map(acl::Acl::load).and_then(Result::err);
+    let rules = rules.map(|errors| errors.to_string()).unwrap_or_default();
+    let files = files::faults(loaded).into_iter().map(|problem| problem.to_string());
+    rules.lines().map(str::to_owned).chain(files).collect()
 }
 
 /// `mproxy hash-password`: asks at a terminal, twice and without echo; elsewhere takes a line of standard input.
@@ -253,7 +255,7 @@ mod tests {
     fn checked(env: &[(&str, &str)], more: &[&str]) -> (ExitCode, String, String) {
         let env: Vec<_> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let loaded = config::load(&Flags::default(), env, |_| Err(io::ErrorKind::NotFound.into()));
-        let more = |_: &Config| more.iter().map(|fault| (*fault).to_owned()).collect();
+        let more = |_: &Loaded| more.iter().map(|fault| (*fault).to_owned()).collect();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = check(loaded, more, &mut out, &mut err).expect("a Vec takes everything");
         (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))

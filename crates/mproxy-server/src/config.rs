@@ -1,25 +1,28 @@
 //! Configuration: what was *written* in flags, environment and file becomes what is *meant*, a [`Config`]
-//! that cannot be wrong. Reads nothing by itself: [`load`] is given the environment and a way to read files.
+//! that cannot be wrong. Reads nothing by itself: [`load`] is given the environment and a way to read files. Only
+//! [`files`] reads, what the configuration names.
 //!
 //! | room | holds |
 //! |---|---|
 //! | [`settings`] | the table of all settings: file key, variable, flag, default |
 //! | `written` | values as text, each with its [`Origin`] |
 //! | `file`, `env` | where they come from |
-//! | `value`, `choice` | text to typed values |
-//! | `meant`, `doors` | typed values to a [`Config`], all faults collected |
-//! | `available` | what this version cannot serve yet |
+//! | `value`, `list`, `choice` | text to typed values |
+//! | `meant`, `doors`, `tls` | typed values to a [`Config`], all faults collected |
+//! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
 
-mod available;
 pub mod check;
 mod choice;
 mod doors;
 mod env;
 mod file;
+pub mod files;
+mod list;
 mod meant;
 mod nearest;
 pub mod settings;
+mod tls;
 mod value;
 mod written;
 
@@ -28,6 +31,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use hyper::header::HeaderName;
+use mproxy_tcp::networks::Network;
+use mproxy_tcp::tls as tcp_tls;
 
 pub use choice::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, SendProxy};
 pub use value::Secret;
@@ -71,10 +78,12 @@ pub struct Listener {
     pub port: u16,
     /// Path of the WebSocket upgrade; without meaning for the other transports.
     pub path: String,
+    /// What else the upgrade asks for; without meaning for the other transports.
+    pub web: Web,
     /// Server side of TLS; `Some` exactly where the transport has TLS.
-    pub tls: Option<ServerTls>,
-    /// Whether connections open with a PROXY header.
-    pub proxy_protocol: bool,
+    pub tls: Option<tcp_tls::ServerTls>,
+    /// Networks that a PROXY header has to come from, and then is believed; `None` where connections open without.
+    pub proxy_from: Option<Vec<Network>>,
     /// The broker behind it.
     pub target: Target,
     /// Connections of this listener; `None` leaves only the bound over all.
@@ -89,15 +98,15 @@ pub struct Listener {
     pub connect_timeout: Duration,
 }
 
-/// How mproxy shows itself over TLS.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServerTls {
-    /// Certificate chain, PEM.
-    pub cert: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// Where set, clients must show a certificate that one of these signed.
-    pub client_ca: Option<PathBuf>,
+/// Who may come by WebSocket, and what is told of the request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Web {
+    /// Origins whose pages may; `None` lets all of them. Clients that are no browsers send none and always may.
+    pub origins: Option<Vec<String>>,
+    /// Headers that the policy is told.
+    pub headers: Vec<HeaderName>,
+    /// Cookies that the policy is told.
+    pub cookies: Vec<String>,
 }
 
 /// How to reach a broker.
@@ -111,8 +120,10 @@ pub struct Target {
     pub port: u16,
     /// Path, for WebSocket.
     pub path: String,
-    /// TLS towards it.
-    pub tls: ClientTls,
+    /// TLS towards it; without meaning where the scheme has none.
+    pub tls: tcp_tls::ClientTls,
+    /// What its certificate is for; the host where absent.
+    pub server_name: Option<String>,
     /// PROXY header that is sent first.
     pub proxy_protocol: SendProxy,
 }
@@ -130,7 +141,7 @@ pub fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// TLS files for a side that mproxy connects to.
+/// TLS towards the policy service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClientTls {
     /// Trusted roots, PEM; the system's where absent.
@@ -290,8 +301,7 @@ pub fn load(
             written.set(key, value, Origin::Flag(flag));
         }
     }
-    let mut config = meant::read(&written, &mut faults, &mut warnings);
-    available::restrict(&mut config, &written, &mut faults, &mut warnings);
+    let config = meant::read(&written, &mut faults, &mut warnings);
     if faults.is_empty() {
         Ok(Loaded { config, warnings, effective: written.effective() })
     } else {

@@ -7,7 +7,7 @@ use clap::Parser;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
 use mproxy_server::cli::{self, Cli, Command};
-use mproxy_server::config::{Config, Flags, Loaded, LogLevel};
+use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log;
 use tracing::warn;
@@ -33,7 +33,7 @@ fn run_command() -> anyhow::Result<ExitCode> {
     match cli.task() {
         Command::Check => {
             let loaded = cli::load(cli.flags());
-            Ok(cli::check(loaded, cli::rule_faults, &mut io::stdout(), &mut io::stderr())?)
+            Ok(cli::check(loaded, cli::file_faults, &mut io::stdout(), &mut io::stderr())?)
         }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         command @ (Command::Run | Command::Demo) => {
@@ -44,7 +44,7 @@ fn run_command() -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
                 }
             };
-            let faults = cli::rule_faults(&loaded.config);
+            let faults = cli::file_faults(&loaded);
             for fault in &faults {
                 eprintln!("mproxy: {fault}");
             }
@@ -83,6 +83,7 @@ async fn show(mut loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
     let log = log::start(loaded.config.log);
     let broker = DemoBroker::start().await?;
     point_at(&mut loaded.config, broker.address());
+    anyhow::ensure!(!loaded.config.listeners.is_empty(), "the demo needs a listener without TLS");
     let rules = Acl::parse(demo::RULES, "the demo's rules")?;
     let app = App::open(loaded, Some(rules), log).await?;
     if let [(_, mqtt), .., (_, admin)] = app.bound() {
@@ -93,11 +94,15 @@ async fn show(mut loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The demo is for this machine alone, and leads to its own broker.
+/// The demo is for this machine alone, and leads to its own broker: its commands speak plain MQTT, and so does it.
 fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
+    config.listeners.retain(|listener| listener.transport == Scheme::Mqtt);
     config.listeners.truncate(1);
     for listener in &mut config.listeners {
         listener.host = "127.0.0.1".to_owned();
+        listener.proxy_from = None;
+        listener.target.scheme = Scheme::Mqtt;
+        listener.target.proxy_protocol = SendProxy::Off;
         listener.target.host = broker.ip().to_string();
         listener.target.port = broker.port();
     }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_server::config::{ClientTls, Listener, Scheme, SendProxy, ServerTls, Target};
+use mproxy_server::config::{Listener, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
+use mproxy_tcp::networks::Network;
+use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -48,6 +50,11 @@ impl Files {
         self.folder.path().join(name)
     }
 
+    fn identity(&self, name: &str) -> Identity {
+        let file = |end| self.path(&format!("{name}.{end}"));
+        Identity { cert: file("crt"), key: file("key"), ocsp: None }
+    }
+
     fn target(&self, scheme: Scheme, port: u16) -> Target {
         Target {
             scheme,
@@ -55,18 +62,21 @@ impl Files {
             port,
             path: "/mqtt".to_owned(),
             tls: ClientTls {
-                ca_certs: Some(self.path("ca.crt")),
-                identity: Some((self.path("device-7.crt"), self.path("device-7.key"))),
+                roots: Some(self.path("ca.crt")),
+                identity: Some(self.identity("device-7")),
+                ..ClientTls::default()
             },
+            server_name: None,
             proxy_protocol: SendProxy::Off,
         }
     }
 
     fn listener(&self, transport: Scheme) -> Listener {
         let tls = ServerTls {
-            cert: self.path("localhost.crt"),
-            key: self.path("localhost.key"),
+            identities: vec![self.identity("localhost")],
             client_ca: Some(self.path("ca.crt")),
+            crls: Vec::new(),
+            alpn: Vec::new(),
         };
         Listener {
             name: "test".to_owned(),
@@ -75,7 +85,8 @@ impl Files {
             port: 0,
             path: "/mqtt".to_owned(),
             tls: transport.is_tls().then_some(tls),
-            proxy_protocol: false,
+            web: Web::default(),
+            proxy_from: None,
             target: self.target(Scheme::Mqtt, 1),
             max_connections: None,
             max_keep_alive: None,
@@ -86,6 +97,11 @@ impl Files {
     }
 }
 
+/// Whose PROXY headers are believed.
+fn near() -> Option<Vec<Network>> {
+    Some(vec!["127.0.0.0/8".parse().unwrap()])
+}
+
 /// A door with its socket.
 struct Open {
     socket: TcpListener,
@@ -94,8 +110,7 @@ struct Open {
 
 impl Open {
     async fn new(listener: &Listener) -> Self {
-        let trusted = vec!["127.0.0.0/8".parse().unwrap()];
-        let inward = Inward::of(listener, trusted).unwrap();
+        let inward = Inward::of(listener).unwrap();
         Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward }
     }
 
@@ -192,7 +207,7 @@ async fn each_transport_crosses_to_each() {
 async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
     let files = Files::new();
     for outside in ALL {
-        let broker = Open::new(&Listener { proxy_protocol: true, ..files.listener(outside) }).await;
+        let broker = Open::new(&Listener { proxy_from: near(), ..files.listener(outside) }).await;
         let proxy = Open::new(&files.listener(Scheme::Wss)).await;
         let client = async {
             let stream = reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await;
@@ -272,7 +287,7 @@ async fn a_certificate_is_replaced_under_a_thousand_connections() {
 #[tokio::test]
 async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
     let files = Files::new();
-    let proxied = Listener { proxy_protocol: true, ..files.listener(Scheme::Mqtt) };
+    let proxied = Listener { proxy_from: near(), ..files.listener(Scheme::Mqtt) };
     let cases: [(Listener, &[u8], &str); 5] = [
         (files.listener(Scheme::Mqtts), b"\x10\x10\0\x04MQTT", "not_tls"),
         (files.listener(Scheme::Wss), b"GET /mqtt HTTP/1.1\r\n\r\n", "not_tls"),
@@ -317,4 +332,73 @@ async fn a_broker_that_is_none_is_told_in_one_line() {
     let ((), texts) = tokio::join!(serving, asking);
     assert_eq!(*texts[0], *format!("mqtts://localhost:{port}: no TLS came"));
     assert!(texts[1].starts_with(&format!("ws://localhost:{port}/mqtt: the WebSocket handshake failed: ")));
+}
+
+#[test]
+fn what_is_to_be_encrypted_is_never_served_plain() {
+    for transport in [Scheme::Mqtts, Scheme::Wss] {
+        let error = Inward::of(&Listener { tls: None, ..Files::new().listener(transport) }).unwrap_err();
+        assert!(error.to_string().contains("no certificate to show"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_from_elsewhere_is_not_even_read() {
+    let files = Files::new();
+    let elsewhere = Some(vec!["192.0.2.0/24".parse().unwrap()]);
+    let door = Open::new(&Listener { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
+    let _client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+    assert_eq!(door.enter().await.unwrap_err().label(), "proxy_not_trusted");
+}
+
+#[tokio::test]
+async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
+    let files = Files::new();
+    let web = Web {
+        origins: Some(vec!["https://app.example".to_owned()]),
+        headers: vec!["x-tenant".parse().unwrap()],
+        cookies: vec!["sid".to_owned()],
+    };
+    let door = Open::new(&Listener { web, ..files.listener(Scheme::Ws) }).await;
+    let request = |origin: &str| {
+        format!(
+            "GET /mqtt?a=b HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: mqtt\r\nOrigin: {origin}\r\nX-Tenant: acme\r\nX-Other: no\r\n\
+             Cookie: sid=7; theme=dark\r\n\r\n"
+        )
+    };
+    for (origin, may) in [("https://app.example", true), ("https://elsewhere.example", false)] {
+        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        client.write_all(request(origin).as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        let answered = async {
+            client.read_exact(&mut status).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let (entered, ()) = tokio::join!(door.enter(), answered);
+        if !may {
+            assert_eq!((&status[9..], entered.unwrap_err().label()), (&b"403"[..], "ws_refused"));
+            continue;
+        }
+        let told = entered.unwrap().ws.unwrap();
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(told.path, "/mqtt?a=b");
+        assert_eq!(told.headers, [header("x-tenant", "acme"), header("cookie", "sid=7")]);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_may_be_called_otherwise_than_its_host() {
+    let files = Files::new();
+    let door = Open::new(&files.listener(Scheme::Mqtts)).await;
+    let by_address = Target { host: "127.0.0.1".to_owned(), ..files.target(Scheme::Mqtts, door.port()) };
+    let named = Target { server_name: Some("localhost".to_owned()), ..by_address.clone() };
+    let client = nobody();
+    for (target, reached) in [(by_address, false), (named, true)] {
+        let outward = Outward::of(&target).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (stream, entered) = tokio::join!(outward.reach(&client, deadline), door.enter());
+        assert_eq!((stream.is_ok(), entered.is_ok()), (reached, reached));
+    }
 }

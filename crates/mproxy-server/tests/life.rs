@@ -214,6 +214,7 @@ async fn no_signal_comes_too_early() {
             ("MPROXY_MQTT_PORT", "0"),
             ("MPROXY_MQTT_TARGET_HOST", &host),
             ("MPROXY_MQTT_TARGET_PORT", &port),
+            ("MPROXY_WS_PORT", "0"),
             ("MPROXY_ADMIN_PORT", "0"),
         ];
         // Back as soon as the first door is told of.
@@ -395,11 +396,22 @@ async fn a_wrong_configuration_opens_no_port() {
     let config = written("mproxy.toml", "[mqtt]\nport = 0\nhots = \"here\"\n");
     let rules = written("rules.toml", "[[rules]]\neffect = \"perhaps\"\ntopics = [\"a/#/b\"]\n");
     let link = "tcp://10.0.0.1:1883";
+    let (server, key) = (written("server.pem", "no certificate"), folder.path().join("gone.key"));
+    let tls = vec![("MPROXY_SERVER_CERT", server.as_str()), ("MPROXY_SERVER_KEY", key.to_str().unwrap())];
     let two = vec![("MPROXY_MQTT_PORT", "many"), ("MPROXY_POLICY_TIMEOUT", "soon")];
     let cases = [
         (two, vec!["2 faults", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
         (vec![("MPROXY_CONFIG", config.as_str())], vec!["mproxy.toml:3", "hots"]),
         (vec![("MPROXY_ACL_FILE", &rules)], vec!["rules.toml:2", "perhaps", "rules.toml:3", "a/#/b"]),
+        (
+            tls,
+            vec![
+                "MPROXY_SERVER_CERT: ",
+                "server.pem holds no",
+                "MPROXY_SERVER_KEY: ",
+                "gone.key cannot be read",
+            ],
+        ),
         (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
     ];
     for (mut env, words) in cases {
@@ -420,8 +432,12 @@ async fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for (mqtt, admin, who) in [(port.as_str(), "0", "listener mqtt"), ("0", port.as_str(), "admin API")] {
-        let env =
-            [("MPROXY_MQTT_HOST", "127.0.0.1"), ("MPROXY_MQTT_PORT", mqtt), ("MPROXY_ADMIN_PORT", admin)];
+        let env = [
+            ("MPROXY_MQTT_HOST", "127.0.0.1"),
+            ("MPROXY_MQTT_PORT", mqtt),
+            ("MPROXY_WS_PORT", "0"),
+            ("MPROXY_ADMIN_PORT", admin),
+        ];
         let ended = MproxyProcess::run(&env, &[]).await;
         assert_eq!(ended.code(), Some(1), "{:#?}", ended.lines);
         for word in [who, &format!("127.0.0.1:{port}"), IN_USE] {

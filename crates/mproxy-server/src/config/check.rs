@@ -52,12 +52,20 @@ fn per_hook_or_general(all: &[Effective]) -> impl Iterator<Item = Effective> {
 fn header(before: &str, section: &str) -> String {
     let Some((listener, inner)) = section.split_once(']').filter(|_| section.starts_with("listeners["))
     else {
-        return format!("\n[{section}]\n");
+        return format!("\n{}\n", table(section));
     };
-    let inner = inner.strip_prefix('.').map(|inner| format!("[listeners.{inner}]\n"));
+    let inner = inner.strip_prefix('.').map(|inner| table(&format!("listeners.{inner}")) + "\n");
     let is_new = !before.starts_with(listener);
     let opening = if is_new { "\n[[listeners]]\n" } else { "" };
     format!("{opening}{}", inner.unwrap_or_default())
+}
+
+/// The line that opens a table, or the next one of a list, `tls.certificates[1]`.
+fn table(section: &str) -> String {
+    match section.strip_suffix(']').and_then(|section| section.rsplit_once('[')) {
+        Some((list, _)) => format!("[[{list}]]"),
+        None => format!("[{section}]"),
+    }
 }
 
 /// Defaults stand behind a `#`: written out, they would be asked for (a listener's port opens it, for one).

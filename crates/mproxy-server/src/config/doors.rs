@@ -7,10 +7,13 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::meant::Reader;
+use mproxy_tcp::networks::Network;
+use mproxy_tcp::tls::{ClientTls, Verification};
 
+use super::meant::Reader;
+use super::tls::{self, Layer};
 use super::written::Origin;
-use super::{Listener, Problem, Scheme, SendProxy, ServerTls, Target, value};
+use super::{Listener, Problem, Scheme, SendProxy, Target, Web, list, value};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {
@@ -22,10 +25,11 @@ pub(super) struct Door {
 pub(super) fn read(reader: &mut Reader<'_>) -> Vec<Door> {
     let defaults = Defaults::read(reader);
     let mut doors = inherited(reader, &defaults);
-    for index in 0..reader.written.listeners.len() {
+    for index in 0..reader.written.tables("listeners").len() {
         doors.extend(listed(reader, &defaults, index));
     }
     name_once(reader, &doors);
+    of_no_effect(reader, &doors);
     doors
 }
 
@@ -48,8 +52,7 @@ fn is_any(host: &str) -> bool {
 
 /// What listeners have in common unless they say otherwise.
 struct Defaults {
-    client_tls: bool,
-    server: Option<ServerTls>,
+    tls: Layer,
     mqtt_host: String,
     ws_host: String,
     mqtt: Target,
@@ -57,6 +60,8 @@ struct Defaults {
     ws_path: String,
     wss_path: String,
     proxy_protocol: bool,
+    proxy_from: Vec<Network>,
+    web: Web,
     max_packet_size: u32,
     max_keep_alive: Option<u16>,
     max_session_expiry: Option<u32>,
@@ -65,8 +70,8 @@ struct Defaults {
 
 impl Defaults {
     fn read(reader: &mut Reader<'_>) -> Self {
-        let client_tls = reader.value("client_tls", value::boolean);
-        let tls = reader.client_tls("target.ca_certs", "target.cert", "target.key");
+        let tls = tls::of_target(reader, "", ClientTls::default());
+        let server_name = reader.option("target.server_name", value::host);
         let proxy_protocol = reader.value("target.proxy_protocol", SendProxy::parse);
         let mqtt = Target {
             scheme: reader.value("mqtt.target.scheme", Scheme::parse),
@@ -74,6 +79,7 @@ impl Defaults {
             port: reader.value("mqtt.target.port", value::target_port),
             path: reader.value("mqtt.target.path", value::path),
             tls: tls.clone(),
+            server_name: server_name.clone(),
             proxy_protocol,
         };
         let ws = Target {
@@ -82,11 +88,11 @@ impl Defaults {
             port: reader.value("ws.target.port", value::target_port),
             path: reader.value("ws.target.path", value::path),
             tls,
+            server_name,
             proxy_protocol,
         };
         Self {
-            client_tls,
-            server: server_tls(reader, client_tls),
+            tls: Layer::common(reader),
             mqtt_host: reader.value("mqtt.host", value::host),
             ws_host: reader.value("ws.host", value::host),
             mqtt,
@@ -94,6 +100,8 @@ impl Defaults {
             ws_path: reader.value("ws.path", value::path),
             wss_path: reader.value("wss.path", value::path),
             proxy_protocol: reader.value("proxy_protocol", value::switch),
+            proxy_from: reader.value("proxy_from", list::networks),
+            web: web(reader, "", Web::default()),
             max_packet_size: reader.value("max_packet_size", value::packet_size),
             max_keep_alive: reader.option("max_keep_alive", value::keep_alive),
             max_session_expiry: reader.option("max_session_expiry", value::session_expiry),
@@ -113,8 +121,9 @@ impl Defaults {
             host: host.clone(),
             port,
             path: path.clone(),
-            tls: self.server.clone().filter(|_| transport.is_tls()),
-            proxy_protocol: self.proxy_protocol,
+            web: self.web.clone(),
+            tls: self.tls.server(transport),
+            proxy_from: self.proxy_protocol.then(|| self.proxy_from.clone()),
             target: target.clone(),
             max_connections: None,
             max_packet_size: self.max_packet_size,
@@ -125,24 +134,16 @@ impl Defaults {
     }
 }
 
-/// The server's side of TLS, and whether clients must show a certificate.
-fn server_tls(reader: &mut Reader<'_>, client_tls: bool) -> Option<ServerTls> {
-    let identity = reader.identity("tls.server_cert", "tls.server_key");
-    let ca_certs = reader.option("tls.ca_certs", value::file);
-    if client_tls {
-        for key in ["tls.server_cert", "tls.server_key", "tls.ca_certs"] {
-            if reader.written.get(key).is_none() {
-                reader.fault("client_tls", format!("true needs {}", super::meant::spoken(key)));
-            }
-        }
-    } else if ca_certs.is_some() {
-        reader.warn(
-            "tls.ca_certs",
-            "without effect: MPROXY_CLIENT_TLS is false, clients are asked for no certificate",
-        );
+/// Keys that say something of WebSocket, behind `listeners[0].` or as settings.
+const OF_WEB: [&str; 3] = ["ws.origins", "ws.headers", "ws.cookies"];
+
+fn web(reader: &mut Reader<'_>, root: &str, common: Web) -> Web {
+    let at = |key: &str| format!("{root}ws.{key}");
+    Web {
+        origins: reader.option(&at("origins"), list::origins).unwrap_or(common.origins),
+        headers: reader.option(&at("headers"), list::headers).unwrap_or(common.headers),
+        cookies: reader.option(&at("cookies"), list::cookies).unwrap_or(common.cookies),
     }
-    let client_ca = ca_certs.filter(|_| client_tls);
-    identity.map(|(cert, key)| ServerTls { cert, key, client_ca })
 }
 
 /// mProxy's own listeners: name, transport, the key of the port, and the keys that are its own.
@@ -158,18 +159,31 @@ fn inherited(reader: &mut Reader<'_>, defaults: &Defaults) -> Vec<Door> {
     let mut port = |key| reader.option(key, value::bind_port).unwrap_or(0);
     let ports = INHERITED.map(|(_, _, key, _)| port(key));
     let [_, _, ws_port, wss_port] = ports;
-    let opens = |transport| match transport {
-        Scheme::Mqtt | Scheme::Ws => !defaults.client_tls,
-        Scheme::Mqtts => defaults.server.is_some(),
-        Scheme::Wss => defaults.server.is_some() && (defaults.client_tls || wss_port != ws_port),
+    let tls = &defaults.tls;
+    let shut = |transport| match transport {
+        Scheme::Mqtt | Scheme::Ws if tls.wants_client() => Some("clients must come over TLS"),
+        Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
+        Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != 0 => {
+            Some("the listener without TLS has the same port")
+        }
+        Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => None,
     };
-    let is_listed = !reader.written.listeners.is_empty();
-    let is_written = |keys: &[&str]| keys.iter().any(|key| reader.written.explicit(key).is_some());
+    let is_listed = !reader.written.tables("listeners").is_empty();
     let mut doors = Vec::new();
     for ((name, transport, key, keys), port) in INHERITED.into_iter().zip(ports) {
-        if opens(transport) && (!is_listed || is_written(keys)) {
-            doors.push(Door { key: key.to_owned(), listener: defaults.listener(name, transport, port) });
+        let is_written = keys.iter().any(|key| reader.written.explicit(key).is_some());
+        match shut(transport) {
+            None if !is_listed || is_written => {
+                doors.push(Door { key: key.to_owned(), listener: defaults.listener(name, transport, port) });
+            }
+            Some(why) if reader.written.explicit(key).is_some() => {
+                reader.warn(key, format!("without effect: listener {name} does not open, as {why}"));
+            }
+            None | Some(_) => {}
         }
+    }
+    if !is_listed || doors.iter().any(|door| door.listener.transport.is_tls()) {
+        tls.complete(reader);
     }
     doors
 }
@@ -180,12 +194,13 @@ fn default_name(index: usize) -> String {
 
 /// One `[[listeners]]`; `None` where it says no port.
 fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<Door> {
-    let at = |key: &str| format!("listeners[{index}].{key}");
+    let root = format!("listeners[{index}].");
+    let at = |key: &str| format!("{root}{key}");
     let name = reader.option(&at("name"), value::label).unwrap_or_else(|| default_name(index));
     let transport = reader.option(&at("transport"), Scheme::parse).unwrap_or(Scheme::Mqtt);
     let port = reader.option(&at("port"), value::bind_port);
     if reader.written.get(&at("port")).is_none() {
-        let mut origin = reader.written.listeners[index].clone();
+        let mut origin = reader.written.tables("listeners")[index].clone();
         if let Origin::File { key, .. } = &mut origin {
             *key = at("port").into();
         }
@@ -194,7 +209,6 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     let mut listener = defaults.listener(&name, transport, port.unwrap_or(0));
     replace(&mut listener.path, reader.option(&at("path"), value::path));
     replace(&mut listener.host, reader.option(&at("host"), value::host));
-    replace(&mut listener.proxy_protocol, reader.option(&at("proxy_protocol"), value::switch));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));
     replace(&mut listener.connect_timeout, reader.option(&at("limits.connect_timeout"), value::deadline));
     let keep_alive = reader.option(&at("limits.max_keep_alive"), value::keep_alive);
@@ -202,53 +216,74 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     let expiry = reader.option(&at("limits.max_session_expiry"), value::session_expiry);
     listener.max_session_expiry = expiry.or(listener.max_session_expiry);
     listener.max_connections = reader.option(&at("limits.max_connections"), value::connections);
-    listener.tls = own_tls(reader, &at, listener.tls, transport);
-    own_target(reader, &at, &mut listener.target);
+    let has_header = reader.option(&at("proxy_protocol"), value::switch).unwrap_or(defaults.proxy_protocol);
+    let from = reader.option(&at("proxy_from"), list::networks);
+    if from.is_some() && !has_header {
+        reader.fault(&at("proxy_from"), "needs proxy_protocol = \"on\" beside it");
+    }
+    listener.proxy_from = has_header.then(|| from.unwrap_or_else(|| defaults.proxy_from.clone()));
+    listener.web = web(reader, &root, listener.web);
+    if !transport.is_websocket()
+        && let Some(key) = written(reader, &root, &OF_WEB)
+    {
+        reader.fault(&key, format!("transport {} has no WebSocket", transport.name()));
+    }
+    listener.tls = tls::of_listener(reader, &root, &defaults.tls, transport);
+    own_target(reader, &root, &mut listener.target);
     port.map(|_| Door { key: at("port"), listener })
 }
 
-fn own_target(reader: &mut Reader<'_>, at: &impl Fn(&str) -> String, target: &mut Target) {
-    replace(&mut target.scheme, reader.option(&at("target.scheme"), Scheme::parse));
-    replace(&mut target.host, reader.option(&at("target.host"), value::host));
-    replace(&mut target.port, reader.option(&at("target.port"), value::target_port));
-    replace(&mut target.path, reader.option(&at("target.path"), value::path));
-    replace(&mut target.proxy_protocol, reader.option(&at("target.proxy_protocol"), SendProxy::parse));
-    let tls = reader.client_tls(&at("target.ca_certs"), &at("target.cert"), &at("target.key"));
-    target.tls.ca_certs = tls.ca_certs.or_else(|| target.tls.ca_certs.take());
-    target.tls.identity = tls.identity.or_else(|| target.tls.identity.take());
+fn own_target(reader: &mut Reader<'_>, root: &str, target: &mut Target) {
+    let at = |key: &str| format!("{root}target.{key}");
+    replace(&mut target.scheme, reader.option(&at("scheme"), Scheme::parse));
+    replace(&mut target.host, reader.option(&at("host"), value::host));
+    replace(&mut target.port, reader.option(&at("port"), value::target_port));
+    replace(&mut target.path, reader.option(&at("path"), value::path));
+    replace(&mut target.proxy_protocol, reader.option(&at("proxy_protocol"), SendProxy::parse));
+    target.server_name = reader.option(&at("server_name"), value::host).or_else(|| target.server_name.take());
+    target.tls = tls::of_target(reader, root, std::mem::take(&mut target.tls));
+    if !target.scheme.is_tls()
+        && let Some(key) = written(reader, root, &tls::OF_TARGET)
+    {
+        reader.fault(&key, format!("the target's scheme {} has no TLS", target.scheme.name()));
+    }
 }
 
-/// The listener's own certificate, or the one of all. Without any, a TLS listener is a fault.
-fn own_tls(
-    reader: &mut Reader<'_>,
-    at: &impl Fn(&str) -> String,
-    common: Option<ServerTls>,
-    transport: Scheme,
-) -> Option<ServerTls> {
-    let identity = reader.identity(&at("tls.server_cert"), &at("tls.server_key"));
-    let ca_certs = reader.option(&at("tls.ca_certs"), value::file);
-    let client_tls = reader.option(&at("tls.client_tls"), value::boolean);
-    let common_ca = common.as_ref().and_then(|tls| tls.client_ca.clone());
-    let client_ca = ca_certs.or(common_ca).filter(|_| client_tls != Some(false));
-    if client_tls == Some(true) && client_ca.is_none() {
-        reader.fault(&at("tls.client_tls"), "true needs tls.ca_certs beside it");
-    }
-    let identity = identity.or_else(|| common.map(|tls| (tls.cert, tls.key)));
-    let own = ["tls.server_cert", "tls.server_key"].map(at);
-    let written = own.iter().find(|key| reader.written.get(key).is_some());
-    match (transport.is_tls(), identity) {
-        (true, Some((cert, key))) => Some(ServerTls { cert, key, client_ca }),
-        (true, None) if written.is_none() => {
-            reader
-                .fault(&at("transport"), format!("{} needs a server certificate and key", transport.name()));
-            None
-        }
-        (true, None) => None,
-        (false, _) => {
-            if let Some(key) = written {
-                reader.fault(key, format!("transport {} has no TLS", transport.name()));
+/// The first of these keys that somebody wrote behind `root`.
+fn written(reader: &Reader<'_>, root: &str, keys: &[&str]) -> Option<String> {
+    let mut keys = keys.iter().map(|key| format!("{root}{key}"));
+    keys.find(|key| reader.written.explicit(key).is_some())
+}
+
+/// Warns of what is common to all listeners and serves none of them, and of brokers that are not verified.
+fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
+    let mut unless = |any: fn(&Listener) -> bool, keys: &[&str], why: &str| {
+        if !doors.iter().any(|door| any(&door.listener)) {
+            for key in keys.iter().filter(|key| reader.written.explicit(key).is_some()) {
+                reader
+                    .warnings
+                    .push(Problem::new(reader.written.origin(key), format!("without effect: {why}")));
             }
-            None
+        }
+    };
+    unless(|door| door.proxy_from.is_some(), &["proxy_from"], "no listener expects PROXY headers");
+    unless(|door| door.transport.is_websocket(), &OF_WEB, "no WebSocket listener opens");
+    unless(|door| door.target.scheme.is_tls(), &tls::OF_TARGET, "no broker is reached over TLS");
+    unless(
+        |door| door.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+        &["tls.ca_certs", "tls.crls"],
+        "clients are asked for no certificate",
+    );
+    for Door { key, listener } in doors {
+        let Target { scheme, tls, .. } = &listener.target;
+        if scheme.is_tls() && tls.verification == Verification::Nobody {
+            let own = key.strip_suffix("port").map(|root| format!("{root}target.verify"));
+            let own = own.filter(|key| reader.written.get(key).is_some());
+            let text = format!(
+                "whoever answers for {} is believed, and may read and change everything of listener {}",
+                listener.target, listener.name
+            );
+            reader.warn(&own.unwrap_or_else(|| "target.verify".to_owned()), text);
         }
     }
 }

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::nearest::nearest;
-use super::settings::{LISTENER_KEYS, SETTINGS};
+use super::settings::{LIST_KEYS, LISTENER_KEYS, SETTINGS};
 use super::written::{Origin, Written};
 
 /// Reads `text` into `written`.
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path, text: &str, written: &mut Written, faults: &mut 
         file.fault(line, "", error.message().to_owned());
     }
     let keys: Vec<&'static str> = SETTINGS.iter().map(|setting| setting.key).collect();
-    file.table(document.get_ref(), &Scope { place: String::new(), prefix: String::new(), keys: &keys });
+    file.table(document.get_ref(), &Scope::of(String::new(), &keys));
 }
 
 struct File<'a> {
@@ -31,27 +31,47 @@ struct File<'a> {
     faults: &'a mut Vec<Problem>,
 }
 
-/// A table within the file: `place` is how a person finds it (`listeners[0].target.`), `prefix` how the keys
-/// it may hold begin (`target.`).
+/// A table within the file: `place` is how a person finds it (`listeners[0].tls.certificates[1].`), `prefix` how the
+/// keys that it may hold begin (`tls.certificates[].`), and `root` where such keys begin (`listeners[0].`).
 struct Scope<'a> {
+    root: String,
     place: String,
     prefix: String,
     keys: &'a [&'static str],
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    fn of(root: String, keys: &'a [&'static str]) -> Self {
+        Self { place: root.clone(), root, prefix: String::new(), keys }
+    }
+
     fn inner(&self, name: &str) -> Self {
         Self {
+            root: self.root.clone(),
             place: format!("{}{name}.", self.place),
             prefix: format!("{}{name}.", self.prefix),
             keys: self.keys,
         }
     }
 
+    /// One table of a list of them.
+    fn member(&self, name: &str, index: usize) -> Self {
+        Self {
+            place: format!("{}{name}[{index}].", self.place),
+            prefix: format!("{}{name}[].", self.prefix),
+            ..self.inner(name)
+        }
+    }
+
+    fn holds(&self) -> bool {
+        self.keys.iter().any(|known| known.starts_with(&self.prefix))
+    }
+
     /// Every key that would be right here, the tables included.
     fn names(&self) -> impl Iterator<Item = &'static str> {
         let tables = self.keys.iter().flat_map(|key| key.match_indices('.').map(|(end, _)| &key[..end]));
-        self.keys.iter().copied().chain(tables).chain(self.prefix.is_empty().then_some("listeners"))
+        let tables = tables.map(|table| table.trim_end_matches("[]"));
+        self.keys.iter().copied().chain(tables).chain(self.root.is_empty().then_some("listeners"))
     }
 }
 
@@ -68,22 +88,21 @@ impl File<'_> {
         let place = format!("{}{name}", scope.place);
         let is_setting = scope.keys.contains(&key.as_str());
         let inner = scope.inner(name);
-        let is_table = scope.keys.iter().any(|known| known.starts_with(&inner.prefix));
+        let is_table = inner.holds();
+        let is_list = place == "listeners" || scope.member(name, 0).holds();
         match value.get_ref() {
             DeValue::Table(table) if is_table => self.table(table, &inner),
-            DeValue::Array(listeners) if place == "listeners" => self.listeners(listeners),
-            DeValue::Table(_) | DeValue::Array(_) if place == "listeners" => {
-                self.fault(line, &place, "is written as [[listeners]], once for each".to_owned());
-            }
+            DeValue::Array(tables) if is_list => self.tables(name, tables, scope),
+            _ if is_list => self.no_list(line, &place),
             _ if !is_setting && !is_table => self.unknown(line, &place, &key, scope),
             DeValue::Table(_) => self.fault(line, &place, "takes one value, not a table".to_owned()),
             _ if !is_setting => self.fault(line, &place, format!("is a table: write [{place}]")),
-            leaf => self.leaf(line, &place, leaf),
+            leaf => self.leaf(line, &place, leaf, LIST_KEYS.contains(&key.as_str())),
         }
     }
 
-    fn leaf(&mut self, line: usize, place: &str, leaf: &DeValue<'_>) {
-        match leaf_text(leaf, place == "policy.url") {
+    fn leaf(&mut self, line: usize, place: &str, leaf: &DeValue<'_>, list: bool) {
+        match leaf_text(leaf, list) {
             Some(text) => {
                 let origin = self.origin(line, place);
                 self.written.set(place, &text, origin);
@@ -92,27 +111,37 @@ impl File<'_> {
         }
     }
 
-    fn listeners(&mut self, listeners: &[Spanned<DeValue<'_>>]) {
-        for (index, listener) in listeners.iter().enumerate() {
-            let line = self.line(listener.span().start);
-            let place = format!("listeners[{index}]");
+    /// `[[listeners]]`, or a list of tables within one of them or beside them.
+    fn tables(&mut self, name: &str, tables: &[Spanned<DeValue<'_>>], scope: &Scope<'_>) {
+        let list = format!("{}{name}", scope.place);
+        for (index, table) in tables.iter().enumerate() {
+            let line = self.line(table.span().start);
+            let place = format!("{list}[{index}]");
             let origin = self.origin(line, &place);
-            self.written.listeners.push(origin);
-            match listener.get_ref() {
-                DeValue::Table(table) => {
-                    let scope =
-                        Scope { place: format!("{place}."), prefix: String::new(), keys: LISTENER_KEYS };
-                    self.table(table, &scope);
-                }
-                _ => self.fault(line, &place, "is written as [[listeners]], once for each".to_owned()),
+            self.written.add_table(&list, origin);
+            let inner = match list.as_str() {
+                "listeners" => Scope::of(format!("{place}."), LISTENER_KEYS),
+                _ => scope.member(name, index),
+            };
+            match table.get_ref() {
+                DeValue::Table(table) => self.table(table, &inner),
+                _ => self.no_list(line, &place),
             }
         }
     }
 
+    fn no_list(&mut self, line: usize, place: &str) {
+        let names: Vec<_> = place.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
+        self.fault(line, place, format!("is written as [[{}]], once for each", names.join(".")));
+    }
+
     fn unknown(&mut self, line: usize, place: &str, key: &str, scope: &Scope<'_>) {
         let near = nearest(key, scope.names()).unwrap_or_default();
-        let within = place.strip_suffix(key).unwrap_or_default();
-        self.fault(line, place, format!("unknown key; the nearest known one is {within}{near}"));
+        let near = match near.strip_prefix(&scope.prefix) {
+            Some(inner) => format!("{}{inner}", scope.place),
+            None => format!("{}{near}", scope.root),
+        };
+        self.fault(line, place, format!("unknown key; the nearest known one is {near}"));
     }
 
     fn fault(&mut self, line: usize, place: &str, text: String) {

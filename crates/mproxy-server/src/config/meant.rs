@@ -125,6 +125,12 @@ fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
         subscribe: hook("policy.on_error.subscribe"),
         deliver: hook("policy.on_error.deliver"),
     };
+    let is_tls = endpoints.iter().flatten().any(|url| url.starts_with("https:"));
+    for key in ["policy.ca_certs", "policy.cert", "policy.key"] {
+        if !is_tls && reader.written.get(key).is_some() {
+            reader.warn(key, "without effect: no policy service is reached over https://");
+        }
+    }
     Some(PolicyConfig { endpoints: endpoints?, timeout, grant_staleness, on_error, mode, tls })
 }
 
@@ -147,6 +153,9 @@ fn admin(reader: &mut Reader<'_>) -> Admin {
 
 fn otel(reader: &mut Reader<'_>) -> Option<Otel> {
     let endpoint = reader.option("otel.endpoint", value::otlp_endpoint);
+    if endpoint.is_some() {
+        reader.warn("otel.endpoint", "without effect: traces are not available in this version");
+    }
     let service_name = reader.value("otel.service_name", value::text);
     let sampler = reader.value("otel.sampler", value::sampler);
     let sampler_arg = reader.option("otel.sampler_arg", value::text);

@@ -4,7 +4,7 @@
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// Path in the file, `mqtt.target.port`.
+    /// Path in the file, `mqtt.target.port`; `[]` stands behind a list of tables.
     pub key: &'static str,
     /// Environment variable.
     pub variable: Option<&'static str>,
@@ -62,6 +62,9 @@ impl Setting {
     }
 }
 
+/// Loopback, private and link-local ranges: where a load balancer of one's own stands.
+const HOME: &str = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1/128,fc00::/7,fe80::/10";
+
 /// All of them, keys of one table side by side, so that printing them in order makes a TOML document.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
@@ -75,6 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     row("max_session_expiry", "MPROXY_MAX_SESSION_EXPIRY", None, "seconds; 5.0 clients that ask for more are told"),
     row("drain_timeout", "MPROXY_DRAIN_TIMEOUT", Some("30s"), "how long a stop lets sessions end"),
     row("proxy_protocol", "MPROXY_PROXY_PROTOCOL", Some("off"), "off, on: clients come with a PROXY v1/v2 header"),
+    row("proxy_from", "MPROXY_PROXY_FROM", Some(HOME), "networks whose PROXY headers are believed, by comma; others are refused"),
     row("client_tls", "MPROXY_CLIENT_TLS", Some("false"), "true: clients must come over TLS with a certificate"),
 
     row("mqtt.host", "MPROXY_MQTT_HOST", Some("0.0.0.0"), "host of the MQTT and MQTTS listeners").flag("mqtt-host"),
@@ -88,6 +92,9 @@ pub const SETTINGS: &[Setting] = &[
     row("ws.host", "MPROXY_WS_HOST", Some("0.0.0.0"), "host of the WebSocket listeners"),
     row("ws.port", "MPROXY_WS_PORT", Some("8080"), "port of the WebSocket listener"),
     row("ws.path", "MPROXY_WS_PATH", Some("/mqtt"), "path of the WebSocket listener"),
+    row("ws.origins", "MPROXY_WS_ORIGINS", None, "origins whose pages may connect, by comma (default: all)"),
+    row("ws.headers", "MPROXY_WS_HEADERS", None, "headers of the upgrade that the policy service is told, by comma"),
+    row("ws.cookies", "MPROXY_WS_COOKIES", None, "cookies of the upgrade that the policy service is told, by comma"),
     row("ws.target.scheme", "MPROXY_WS_TARGET_SCHEME", Some("ws"), "mqtt, mqtts, ws, wss: how their broker is reached"),
     row("ws.target.host", "MPROXY_WS_TARGET_HOST", Some("localhost"), "their broker's host"),
     row("ws.target.port", "MPROXY_WS_TARGET_PORT", Some("8888"), "their broker's port"),
@@ -98,10 +105,20 @@ pub const SETTINGS: &[Setting] = &[
     row("tls.ca_certs", "MPROXY_CA_CERTS", None, "PEM: CAs that sign client certificates"),
     row("tls.server_cert", "MPROXY_SERVER_CERT", None, "PEM: server certificate chain"),
     row("tls.server_key", "MPROXY_SERVER_KEY", None, "PEM: its key"),
+    row("tls.ocsp", "MPROXY_SERVER_OCSP", None, "DER: OCSP response to staple to it"),
+    row("tls.crls", "MPROXY_CRLS", None, "PEM: lists of client certificates that do not count any more, by comma"),
+    file_only("tls.alpn", Some("mqtt,x-amzn-mqtt-ca"), "application protocols of MQTT over TLS, the best first"),
+    file_only("tls.certificates[].server_cert", None, "PEM: chain of a further certificate, for clients that ask for its name"),
+    file_only("tls.certificates[].server_key", None, "PEM: its key"),
+    file_only("tls.certificates[].ocsp", None, "DER: OCSP response to staple to it"),
 
     row("target.ca_certs", "MPROXY_TARGET_CA_CERTS", None, "PEM: roots towards the broker (default: the system's)"),
     row("target.cert", "MPROXY_TARGET_CERT", None, "PEM: client certificate towards the broker"),
     row("target.key", "MPROXY_TARGET_KEY", None, "PEM: its key"),
+    row("target.crls", "MPROXY_TARGET_CRLS", None, "PEM: lists of broker certificates that do not count any more, by comma"),
+    row("target.server_name", "MPROXY_TARGET_SERVER_NAME", None, "name that the broker's certificate has to have (default: its host)"),
+    file_only("target.alpn", None, "application protocols that are offered to the broker"),
+    file_only("target.verify", Some("full"), "how far the broker's certificate is looked at"),
     row("target.proxy_protocol", "MPROXY_TARGET_PROXY_PROTOCOL", Some("off"), "off, v1, v2: what the broker is sent first"),
 
     row("policy.url", "MPROXY_POLICY_URL", None, "policy service: http://h:p, https://h:p, unix:/path; several by comma").flag("policy-url"),
@@ -139,10 +156,20 @@ pub const LISTENER_KEYS: &[&str] = &[
     "port",
     "path",
     "proxy_protocol",
+    "proxy_from",
+    "ws.origins",
+    "ws.headers",
+    "ws.cookies",
+    "tls.client_tls",
     "tls.ca_certs",
+    "tls.crls",
     "tls.server_cert",
     "tls.server_key",
-    "tls.client_tls",
+    "tls.ocsp",
+    "tls.alpn",
+    "tls.certificates[].server_cert",
+    "tls.certificates[].server_key",
+    "tls.certificates[].ocsp",
     "target.scheme",
     "target.host",
     "target.port",
@@ -151,11 +178,29 @@ pub const LISTENER_KEYS: &[&str] = &[
     "target.ca_certs",
     "target.cert",
     "target.key",
+    "target.crls",
+    "target.server_name",
+    "target.alpn",
+    "target.verify",
     "limits.max_connections",
     "limits.max_packet_size",
     "limits.max_keep_alive",
     "limits.max_session_expiry",
     "limits.connect_timeout",
+];
+
+/// Keys of settings and listeners that take a list; in a variable, and in one string of the file, its members stand
+/// between commas.
+pub const LIST_KEYS: &[&str] = &[
+    "policy.url",
+    "proxy_from",
+    "ws.origins",
+    "ws.headers",
+    "ws.cookies",
+    "tls.crls",
+    "tls.alpn",
+    "target.crls",
+    "target.alpn",
 ];
 
 #[cfg(test)]

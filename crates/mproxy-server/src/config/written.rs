@@ -60,8 +60,8 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {
     entries: BTreeMap<String, Entry>,
-    /// Where each `[[listeners]]` stands, in order.
-    pub listeners: Vec<Origin>,
+    /// Where each table of a list of them stands, in order: of `listeners`, `listeners[0].tls.certificates`.
+    lists: BTreeMap<String, Vec<Origin>>,
 }
 
 /// A setting in force, as it may be shown.
@@ -94,6 +94,16 @@ impl Written {
         self.entries.insert(key.to_owned(), Entry { text: text.to_owned(), origin });
     }
 
+    /// One more table of this list.
+    pub(super) fn add_table(&mut self, list: &str, origin: Origin) {
+        self.lists.entry(list.to_owned()).or_default().push(origin);
+    }
+
+    /// Where the tables of this list stand.
+    pub(super) fn tables(&self, list: &str) -> &[Origin] {
+        self.lists.get(list).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.get(key)
     }
@@ -101,14 +111,6 @@ impl Written {
     /// Where the value of this key was written, if a person wrote it.
     pub(super) fn explicit(&self, key: &str) -> Option<&Origin> {
         self.get(key).map(|entry| &entry.origin).filter(|origin| origin.is_explicit())
-    }
-
-    /// Everything that a person wrote.
-    pub(super) fn explicit_keys(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.origin.is_explicit())
-            .map(|(key, entry)| (key.as_str(), entry))
     }
 
     /// Where the value of this key came from, default or not.
@@ -119,18 +121,40 @@ impl Written {
 
     /// Everything in force, in the order of the tables, secrets masked.
     pub(super) fn effective(&self) -> Vec<Effective> {
-        let settings = SETTINGS.iter().map(|setting| {
-            let mask = |text: &str| match setting.shown {
-                Shown::Open => text.to_owned(),
-                Shown::Masked => MASK.to_owned(),
+        let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+        let settings = self.each("", &keys).into_iter().map(|key| {
+            let mask = |text: &str| match settings::find(&key).map(|setting| setting.shown) {
+                Some(Shown::Masked) => MASK.to_owned(),
+                Some(Shown::Open) | None => text.to_owned(),
             };
-            self.shown(setting.key.to_owned(), mask)
+            self.shown(key.clone(), mask)
         });
-        let listeners = (0..self.listeners.len()).flat_map(|index| {
-            let shown = move |key: &&str| self.shown(format!("listeners[{index}].{key}"), str::to_owned);
-            LISTENER_KEYS.iter().map(shown).filter(|effective| effective.value.is_some())
+        let listeners = (0..self.tables("listeners").len()).flat_map(|index| {
+            let keys = self.each(&format!("listeners[{index}]."), LISTENER_KEYS);
+            let shown = keys.into_iter().map(|key| self.shown(key, str::to_owned));
+            shown.filter(|effective| effective.value.is_some()).collect::<Vec<_>>()
         });
         settings.chain(listeners).collect()
+    }
+
+    /// The keys as they stand in the file behind `root`: those of a list once for each of its tables.
+    fn each(&self, root: &str, keys: &[&str]) -> Vec<String> {
+        let mut each = Vec::new();
+        let mut done = None;
+        for key in keys {
+            let Some((list, _)) = key.split_once("[].") else {
+                each.push(format!("{root}{key}"));
+                continue;
+            };
+            if done.replace(list) == Some(list) {
+                continue;
+            }
+            for index in 0..self.tables(&format!("{root}{list}")).len() {
+                let inner = keys.iter().filter_map(|key| key.strip_prefix(list)?.strip_prefix("[]."));
+                each.extend(inner.map(|inner| format!("{root}{list}[{index}].{inner}")));
+            }
+        }
+        each
     }
 
     fn shown(&self, key: String, mask: impl Fn(&str) -> String) -> Effective {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use mproxy_core::peer::{TlsFacts, WsFacts};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::proxy_header::{Header, HeaderError, ProxiedCertificate, ProxiedTls, read_header};
-use mproxy_tcp::tls::server::mqtt_alpn;
-use mproxy_tcp::tls::{self, HandshakeError, Identity, MaterialError, Reloadable, ServerTls};
+use mproxy_tcp::tls::{self, HandshakeError, MaterialError, Reloadable, ServerTls};
 use mproxy_ws::upgrade::{self, AcceptError, Request, Terms};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
 use super::Stream;
-use crate::config::{Listener, Scheme};
+use crate::config::{Listener, Web};
 
 /// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
@@ -79,25 +78,19 @@ impl Refused {
 }
 
 impl Inward {
-    /// As the listener is configured; `trusted` are the networks whose PROXY headers are believed. Reads the
-    /// certificates, which blocks.
+    /// As the listener is configured. Reads the certificates, which blocks.
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    pub fn of(listener: &Listener, trusted: Vec<Network>) -> Result<Self, MaterialError> {
-        let tls = listener.tls.as_ref().map(|tls| ServerTls {
-            identities: vec![Identity { cert: tls.cert.clone(), key: tls.key.clone(), ocsp: None }],
-            client_ca: tls.client_ca.clone(),
-            crls: Vec::new(),
-            alpn: match listener.transport {
-                Scheme::Mqtt | Scheme::Mqtts => mqtt_alpn(),
-                Scheme::Ws | Scheme::Wss => vec![b"http/1.1".to_vec()],
-            },
-        });
+    pub fn of(listener: &Listener) -> Result<Self, MaterialError> {
+        let Web { origins, headers, cookies } = listener.web.clone();
+        let terms = || Terms { origins, headers, cookies, ..Terms::new(&listener.path, PROTOCOLS) };
+        // With nothing to show, a TLS listener is a fault here, and never a plain one.
+        let tls = listener.transport.is_tls().then(|| listener.tls.clone().unwrap_or_default());
         Ok(Self {
-            trusted: listener.proxy_protocol.then_some(trusted),
+            trusted: listener.proxy_from.clone(),
             tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
-            ws: listener.transport.is_websocket().then(|| Terms::new(&listener.path, PROTOCOLS)),
+            ws: listener.transport.is_websocket().then(terms),
         })
     }
 

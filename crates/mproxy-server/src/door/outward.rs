@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mproxy_core::fault::Unreachable;
 use mproxy_core::peer::Origin;
 use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertificate, ProxiedTls};
-use mproxy_tcp::tls::{self, ClientTls, Identity, MaterialError, Reloadable};
+use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable};
 use mproxy_tcp::{SocketOptions, dial};
 use mproxy_ws::upgrade::{self, Ask};
 use tokio::io::AsyncWriteExt;
@@ -31,12 +31,7 @@ impl Outward {
     /// # Errors
     /// Which file is wrong, and why.
     pub fn of(target: &Target) -> Result<Self, MaterialError> {
-        let identity = target.tls.identity.clone();
-        let tls = target.scheme.is_tls().then(|| ClientTls {
-            roots: target.tls.ca_certs.clone(),
-            identity: identity.map(|(cert, key)| Identity { cert, key, ocsp: None }),
-            ..ClientTls::default()
-        });
+        let tls = target.scheme.is_tls().then(|| target.tls.clone());
         Ok(Self {
             host: authority(&target.host, target.port),
             tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
@@ -86,7 +81,8 @@ impl Outward {
         let ask = Ask { host: &self.host, path: &self.target.path, protocol: "mqtt" };
         Ok(match (&self.tls, self.target.scheme) {
             (Some(tls), scheme) => {
-                let connected = tls::connect(stream, tls.current(), &self.target.host).await;
+                let name = self.target.server_name.as_ref().unwrap_or(&self.target.host);
+                let connected = tls::connect(stream, tls.current(), name).await;
                 let stream = connected.map_err(|error| told(&error))?;
                 match scheme {
                     Scheme::Ws | Scheme::Wss => {

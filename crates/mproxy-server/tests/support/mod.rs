@@ -34,14 +34,14 @@ impl Proxy {
     /// Before this broker, and with these variables.
     pub(crate) async fn with(broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let (host, port) = (broker.ip().to_string(), broker.port().to_string());
-        // The defaults of these ports are the same for all tests.
+        // What is not in the scene must not be in its way either: the defaults are one port for all tests.
         let mut env = vec![
             ("MPROXY_MQTT_HOST", "127.0.0.1"),
             ("MPROXY_MQTT_PORT", "0"),
             ("MPROXY_WS_HOST", "127.0.0.1"),
-            ("MPROXY_WS_PORT", "0"),
             ("MPROXY_MQTT_TARGET_HOST", host.as_str()),
             ("MPROXY_MQTT_TARGET_PORT", port.as_str()),
+            ("MPROXY_WS_PORT", "0"),
             ("MPROXY_ADMIN_PORT", "0"),
         ];
         env.extend(variables);

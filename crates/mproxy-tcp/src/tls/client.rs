@@ -83,6 +83,13 @@ impl Material for ClientTls {
         config.alpn_protocols.clone_from(&self.alpn);
         Ok(config)
     }
+
+    fn faults(&self) -> Vec<MaterialError> {
+        let mut faults: Vec<_> = self.identity.iter().flat_map(Identity::faults).collect();
+        faults.extend(self.roots.iter().filter_map(|path| pem::roots(path).err()));
+        faults.extend(self.crls.iter().filter_map(|path| pem::crls(path).err()));
+        if faults.is_empty() { self.build().err().into_iter().collect() } else { faults }
+    }
 }
 
 impl ClientTls {

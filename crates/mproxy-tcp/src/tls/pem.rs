@@ -67,6 +67,18 @@ pub enum MaterialError {
 }
 
 impl MaterialError {
+    /// The file at fault, where it is one alone.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::Pem { path, .. }
+            | Self::Empty { path, .. }
+            | Self::Unusable { path, .. } => Some(path),
+            Self::Together(_) | Self::NoSystemRoots(_) => None,
+        }
+    }
+
     pub(super) fn unusable(path: &Path, why: impl ToString) -> Self {
         Self::Unusable { path: path.to_owned(), why: why.to_string() }
     }
@@ -116,6 +128,13 @@ impl Identity {
     /// The files in which it lies.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         [Some(&self.cert), Some(&self.key), self.ocsp.as_ref()].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// What is wrong with each file by itself, or else with all of them together.
+    pub(super) fn faults(&self) -> Vec<MaterialError> {
+        let alone = [certificates(&self.cert).err(), key(&self.key).err()];
+        let alone: Vec<_> = alone.into_iter().flatten().collect();
+        if alone.is_empty() { self.load().err().into_iter().collect() } else { alone }
     }
 
     /// Reads it; certificate and key have to belong together.

@@ -23,6 +23,9 @@ pub trait Material {
     /// # Errors
     /// Which file is wrong, and why.
     fn build(&self) -> Result<Self::Config, MaterialError>;
+
+    /// Everything that is wrong with the files, not only the first; nothing where [`build`](Self::build) works.
+    fn faults(&self) -> Vec<MaterialError>;
 }
 
 /// A configuration that can be read anew while it is in use.

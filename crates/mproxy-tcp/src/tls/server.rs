@@ -18,7 +18,7 @@ use super::reload::Material;
 use super::{HandshakeError, TlsStream, VERSIONS, provider};
 
 /// What a listener shows and asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerTls {
     /// At least one. The name that a client asks for picks among them; without one, and where none fits, it is the
     /// first.
@@ -68,6 +68,13 @@ impl Material for ServerTls {
             config.send_tls13_tickets = 0;
         }
         Ok(config)
+    }
+
+    fn faults(&self) -> Vec<MaterialError> {
+        let mut faults: Vec<_> = self.identities.iter().flat_map(Identity::faults).collect();
+        faults.extend(self.client_ca.iter().filter_map(|path| pem::roots(path).err()));
+        faults.extend(self.crls.iter().filter_map(|path| pem::crls(path).err()));
+        if faults.is_empty() { self.build().err().into_iter().collect() } else { faults }
     }
 }
 

@@ -1,0 +1,122 @@
+//! Text to lists: members between commas. An empty text is an empty list.
+
+use hyper::header::{self, HeaderName};
+use mproxy_tcp::networks::Network;
+use std::path::PathBuf;
+
+use super::value::{file, quoted};
+
+fn members<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    text.split(',').map(|member| read(member.trim())).collect()
+}
+
+/// Whose PROXY headers are believed; at least one network, or nobody could come in.
+pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let networks = members(text, |member| member.parse().map_err(network_fault))?;
+    if networks.is_empty() {
+        return Err("nobody would be believed, and so nobody let in".to_owned());
+    }
+    Ok(networks)
+}
+
+fn network_fault(error: mproxy_tcp::networks::NotANetwork) -> String {
+    error.to_string()
+}
+
+/// Files.
+pub(super) fn files(text: &str) -> Result<Vec<PathBuf>, String> {
+    members(text, file)
+}
+
+/// Application protocols, as TLS names them.
+pub(super) fn alpn(text: &str) -> Result<Vec<Vec<u8>>, String> {
+    members(text, |name| {
+        if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(name.as_bytes().to_vec());
+        }
+        Err(format!("{} is no name of an application protocol, as mqtt or http/1.1", quoted(name)))
+    })
+}
+
+/// What browsers send as Origin; `None`, from an empty list, permits all of them.
+pub(super) fn origins(text: &str) -> Result<Option<Vec<String>>, String> {
+    let origins = members(text, origin)?;
+    Ok(Some(origins).filter(|origins| !origins.is_empty()))
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let authority = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
+    let is_bare = |rest: &str| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte))
+    };
+    if text == "null" || authority.is_some_and(is_bare) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is no origin: scheme, host and port as browsers send them, https://example.org",
+        quoted(text)
+    ))
+}
+
+/// Names of headers. All cookies at once are not to be had: they are named one by one.
+pub(super) fn headers(text: &str) -> Result<Vec<HeaderName>, String> {
+    members(text, |name| match name.parse() {
+        Ok(header::COOKIE) => Err("cookies are named one by one, in ws.cookies".to_owned()),
+        Ok(name) => Ok(name),
+        Err(_) => Err(format!("{} is no name of a header", quoted(name))),
+    })
+}
+
+/// Names of cookies.
+pub(super) fn cookies(text: &str) -> Result<Vec<String>, String> {
+    members(text, |name| {
+        // RFC 6265: a token, as the name of a header is.
+        let is_token = name.parse::<HeaderName>().is_ok();
+        if is_token { Ok(name.to_owned()) } else { Err(format!("{} is no name of a cookie", quoted(name))) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_stand_between_commas() {
+        assert_eq!(files("a.pem, b.pem"), Ok(vec!["a.pem".into(), "b.pem".into()]));
+        assert_eq!(files(""), Ok(Vec::new()));
+        assert!(files("a.pem,").is_err());
+        assert_eq!(alpn("mqtt,http/1.1"), Ok(vec![b"mqtt".to_vec(), b"http/1.1".to_vec()]));
+        assert!(alpn("no spaces").is_err());
+    }
+
+    #[test]
+    fn nobody_to_believe_is_a_fault() {
+        assert_eq!(networks("10.0.0.0/8, ::1").map(|networks| networks.len()), Ok(2));
+        for wrong in ["", "10.0.0.0/8,", "10/8", "example.org"] {
+            assert!(networks(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        let right = "https://example.org,http://localhost:8080,null";
+        assert_eq!(origins(right).unwrap().unwrap().join(","), right);
+        assert_eq!(origins(""), Ok(None));
+        for wrong in ["example.org", "https://", "https://example.org/", "https://*.example.org", "*", "://a"]
+        {
+            assert!(origins(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn headers_and_cookies_have_names() {
+        assert_eq!(headers("X-Tenant,authorization").unwrap()[0].as_str(), "x-tenant");
+        assert!(headers("Cookie").unwrap_err().contains("ws.cookies"));
+        assert!(headers("not right").is_err());
+        assert_eq!(cookies("SID"), Ok(vec!["SID".to_owned()]));
+        assert!(cookies("a=b").is_err());
+    }
+}

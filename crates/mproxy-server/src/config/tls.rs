@@ -1,0 +1,207 @@
+//! TLS as it is written: what listeners show and ask for, and whom mproxy believes among brokers. Reads no file.
+
+use std::path::PathBuf;
+
+use mproxy_tcp::tls::{ClientTls, Identity, ServerTls, Verification};
+
+use super::meant::{Reader, spoken};
+use super::value::{self, quoted};
+use super::written::Origin;
+use super::{Problem, Scheme, list};
+
+/// TLS towards clients as one table of the file has it; what it leaves out is the outer one's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    client_tls: Option<bool>,
+    /// What is shown where no name was asked for, or none fits.
+    first: Option<Identity>,
+    further: Vec<Identity>,
+    ca_certs: Option<PathBuf>,
+    crls: Option<Vec<PathBuf>>,
+    alpn: Option<Vec<Vec<u8>>>,
+}
+
+/// Keys that say something of TLS at a listener, behind `listeners[0].`.
+const OF_LISTENER: [&str; 8] = [
+    "tls.client_tls",
+    "tls.server_cert",
+    "tls.server_key",
+    "tls.ocsp",
+    "tls.ca_certs",
+    "tls.crls",
+    "tls.alpn",
+    "tls.certificates[0].server_cert",
+];
+
+/// Keys that say something of TLS towards a broker.
+pub(super) const OF_TARGET: [&str; 7] = [
+    "target.ca_certs",
+    "target.cert",
+    "target.key",
+    "target.crls",
+    "target.server_name",
+    "target.alpn",
+    "target.verify",
+];
+
+impl Layer {
+    /// The settings' own.
+    pub(super) fn common(reader: &mut Reader<'_>) -> Self {
+        Self::read(reader, "", "client_tls")
+    }
+
+    fn read(reader: &mut Reader<'_>, root: &str, client_tls: &str) -> Self {
+        let at = |key: &str| format!("{root}tls.{key}");
+        Self {
+            client_tls: reader.option(client_tls, value::boolean),
+            first: certificate(reader, &at("")),
+            further: certificates(reader, &at("certificates")),
+            ca_certs: reader.option(&at("ca_certs"), value::file),
+            crls: reader.option(&at("crls"), list::files),
+            alpn: reader.option(&at("alpn"), list::alpn),
+        }
+    }
+
+    /// Whether clients have to show a certificate.
+    pub(super) fn wants_client(&self) -> bool {
+        self.client_tls == Some(true)
+    }
+
+    /// Whether there is anything to show to clients.
+    pub(super) fn has_certificate(&self) -> bool {
+        self.first.is_some() || !self.further.is_empty()
+    }
+
+    /// Faults for what [`Self::wants_client`] lacks.
+    pub(super) fn complete(&self, reader: &mut Reader<'_>) {
+        let needs = [
+            ("tls.server_cert", self.has_certificate()),
+            ("tls.server_key", self.has_certificate()),
+            ("tls.ca_certs", self.ca_certs.is_some()),
+        ];
+        for (key, is_there) in needs {
+            if self.wants_client() && !is_there && reader.written.get(key).is_none() {
+                reader.fault("client_tls", format!("true needs {}", spoken(key)));
+            }
+        }
+    }
+
+    /// For a listener of this transport; `None` where it has no TLS, or nothing to show.
+    pub(super) fn server(&self, transport: Scheme) -> Option<ServerTls> {
+        let identities: Vec<_> = self.first.iter().chain(&self.further).cloned().collect();
+        if identities.is_empty() || !transport.is_tls() {
+            return None;
+        }
+        let client_ca = self.ca_certs.clone().filter(|_| self.wants_client());
+        Some(ServerTls {
+            identities,
+            crls: self.crls.clone().filter(|_| client_ca.is_some()).unwrap_or_default(),
+            client_ca,
+            alpn: match transport {
+                Scheme::Mqtt | Scheme::Mqtts => self.alpn.clone().unwrap_or_default(),
+                // MQTT is agreed on by the upgrade, as a subprotocol.
+                Scheme::Ws | Scheme::Wss => vec![b"http/1.1".to_vec()],
+            },
+        })
+    }
+
+    fn over(self, common: &Self) -> Self {
+        // Whoever names a CA for its clients wants to see their certificates.
+        let asks = self.client_tls.or_else(|| self.ca_certs.as_ref().map(|_| true));
+        let has_own = self.has_certificate();
+        Self {
+            client_tls: asks.or(common.client_tls),
+            first: if has_own { self.first } else { common.first.clone() },
+            further: if has_own { self.further } else { common.further.clone() },
+            ca_certs: self.ca_certs.or_else(|| common.ca_certs.clone()),
+            crls: self.crls.or_else(|| common.crls.clone()),
+            alpn: self.alpn.or_else(|| common.alpn.clone()),
+        }
+    }
+}
+
+/// Of one `[[listeners]]`: its own, or the one of all. With too little, or with TLS where there is none, a fault.
+pub(super) fn of_listener(
+    reader: &mut Reader<'_>,
+    root: &str,
+    common: &Layer,
+    transport: Scheme,
+) -> Option<ServerTls> {
+    let faults = reader.faults.len();
+    let layer = Layer::read(reader, root, &format!("{root}tls.client_tls")).over(common);
+    if !transport.is_tls() {
+        let keys = OF_LISTENER.map(|key| format!("{root}{key}"));
+        if let Some(key) = keys.iter().find(|key| reader.written.get(key).is_some()) {
+            reader.fault(key, format!("transport {} has no TLS", transport.name()));
+        } else if layer.wants_client() {
+            let client_tls = spoken("client_tls");
+            let text = format!("clients need no certificate here, though {client_tls} is true");
+            reader.warn(&format!("{root}port"), text);
+        }
+        return None;
+    }
+    // Where one was written and cannot be had, that was told.
+    if !layer.has_certificate() && reader.faults.len() == faults {
+        let text = format!("{} needs a server certificate and key", transport.name());
+        reader.fault(&format!("{root}transport"), text);
+    }
+    let own = |key: &str| Some(format!("{root}{key}")).filter(|key| reader.written.get(key).is_some());
+    if layer.wants_client() && layer.ca_certs.is_none() {
+        let key = own("tls.client_tls").unwrap_or_else(|| "client_tls".to_owned());
+        reader.fault(&key, "true needs tls.ca_certs beside it");
+    } else if let Some(key) = own("tls.crls").filter(|_| !layer.wants_client()) {
+        reader.fault(&key, "without client certificates there is nothing that could be revoked");
+    }
+    if let Some(key) = own("tls.alpn").filter(|_| transport == Scheme::Wss) {
+        reader.fault(&key, "is for MQTT over TLS; WebSocket is always http/1.1");
+    }
+    layer.server(transport)
+}
+
+/// The certificate whose keys begin like this.
+fn certificate(reader: &mut Reader<'_>, at: &str) -> Option<Identity> {
+    let [cert, key, ocsp] = ["server_cert", "server_key", "ocsp"].map(|name| format!("{at}{name}"));
+    let staple = reader.option(&ocsp, value::file);
+    let is_alone = [&cert, &key].iter().all(|key| reader.written.get(key).is_none());
+    if staple.is_some() && is_alone {
+        reader.fault(&ocsp, format!("needs {} beside it", spoken(&cert)));
+    }
+    reader.identity(&cert, &key).map(|(cert, key)| Identity { cert, key, ocsp: staple })
+}
+
+/// All tables of the list.
+fn certificates(reader: &mut Reader<'_>, list: &str) -> Vec<Identity> {
+    let mut all = Vec::new();
+    for (index, origin) in reader.written.tables(list).iter().enumerate() {
+        let at = format!("{list}[{index}].");
+        let is_empty = ["server_cert", "server_key", "ocsp"]
+            .iter()
+            .all(|name| reader.written.get(&format!("{at}{name}")).is_none());
+        if is_empty {
+            reader.faults.push(Problem::new(Origin::clone(origin), "needs server_cert and server_key"));
+        }
+        all.extend(certificate(reader, &at));
+    }
+    all
+}
+
+/// Towards a broker: what is not written behind `root` is as in `common`.
+pub(super) fn of_target(reader: &mut Reader<'_>, root: &str, common: ClientTls) -> ClientTls {
+    let at = |key: &str| format!("{root}target.{key}");
+    let identity = reader.identity(&at("cert"), &at("key"));
+    let identity = identity.map(|(cert, key)| Identity { cert, key, ocsp: None });
+    ClientTls {
+        roots: reader.option(&at("ca_certs"), value::file).or(common.roots),
+        identity: identity.or(common.identity),
+        crls: reader.option(&at("crls"), list::files).unwrap_or(common.crls),
+        alpn: reader.option(&at("alpn"), list::alpn).unwrap_or(common.alpn),
+        verification: reader.option(&at("verify"), verification).unwrap_or(common.verification),
+    }
+}
+
+/// What else there is than `full` is said in the documentation alone: nobody is to find it by trying.
+fn verification(text: &str) -> Result<Verification, String> {
+    Verification::parse(text).ok_or_else(|| {
+        format!("{} is not \"full\"; what else there is stands in docs/configuration.md", quoted(text))
+    })
+}
