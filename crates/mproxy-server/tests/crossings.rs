@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions, TlsFiles};
-use mproxy_testkit::ways::{Stream, TlsClient, Way, login};
+use mproxy_testkit::ways::{Carried, TlsClient, Way, login};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, VERSIONS};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ const LARGEST: usize = 16 << 20;
 
 /// A client that is its own reader.
 struct Echo {
-    client: WireClient<Box<dyn Stream>>,
+    client: WireClient<Carried>,
     version: Version,
     topic: String,
     /// Deliveries that had a packet identifier; mosquitto counts them.
@@ -31,7 +31,7 @@ struct Echo {
 }
 
 impl Echo {
-    async fn subscribed(mut client: WireClient<Box<dyn Stream>>, version: Version, topic: String) -> Self {
+    async fn subscribed(mut client: WireClient<Carried>, version: Version, topic: String) -> Self {
         client.send(&wire::subscribe(version, 1, &[(&topic, 2)])).await;
         client.expect(&wire::suback(version, 1, &[2])).await;
         Self { client, version, topic, delivered: 0 }

@@ -9,6 +9,7 @@
 //! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
+//! | [`haproxy`] | what stands in front of mproxy, as a process |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
 //! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
@@ -35,6 +36,7 @@
 pub mod broker;
 pub mod certificates;
 pub mod embedded;
+pub mod haproxy;
 pub mod hook;
 pub mod mosquitto;
 pub mod process;

@@ -1,7 +1,7 @@
 //! Mosquitto's broker and its clients, as the processes that Debian's packages `mosquitto` and
 //! `mosquitto-clients` install. A test that needs them fails without them: skipping would prove nothing.
 
-use crate::process::{Ended, Failed, Process, free_port, run};
+use crate::process::{Ended, Failed, Process, free_port, program, run};
 use crate::wire::{Version, WireClient, pingreq, pingresp};
 use std::{
     ffi::OsStr,
@@ -12,6 +12,9 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::process::Command;
+
+/// What Debian has them in.
+const PACKAGES: &str = "mosquitto and mosquitto-clients";
 
 /// What a [`Mosquitto`] is told beyond its listener.
 #[derive(Debug, Clone, Default)]
@@ -128,7 +131,7 @@ impl Mosquitto {
         let file = home.path().join("mosquitto.conf");
         write(&file, &config);
 
-        let mut command = Command::new(program("mosquitto"));
+        let mut command = Command::new(program("mosquitto", PACKAGES));
         command.arg("-c").arg(&file);
         let mut process = Process::start("mosquitto", command);
         // Said after every listener is open.
@@ -180,7 +183,7 @@ async fn password_file(home: &Path, users: &[(String, String)]) -> PathBuf {
     let file = home.join("passwords");
     write(&file, "");
     for (name, password) in users {
-        let mut command = Command::new(program("mosquitto_passwd"));
+        let mut command = Command::new(program("mosquitto_passwd", PACKAGES));
         command.arg("-b").arg(&file).args([name, password]);
         let ended = run("mosquitto_passwd", command).await;
         assert!(ended.status.success(), "mosquitto_passwd failed: {:?}", ended.lines);
@@ -208,8 +211,8 @@ pub async fn subscribe<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<
 /// it).
 pub async fn subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Process {
     // Into a pipe it would hold its lines back until it ends.
-    let mut command = Command::new(program("stdbuf"));
-    command.arg("-oL").arg(program("mosquitto_sub"));
+    let mut command = Command::new(program("stdbuf", "coreutils"));
+    command.arg("-oL").arg(program("mosquitto_sub", PACKAGES));
     address(&mut command, to).args(args).arg("-d");
     let mut process = Process::start("mosquitto_sub", command);
     process.line("Subscribed (mid").await.unwrap_or_else(|failed| panic!("{failed}"));
@@ -217,22 +220,13 @@ pub async fn subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator
 }
 
 fn client<A: AsRef<OsStr>>(name: &str, to: SocketAddr, args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(program(name));
+    let mut command = Command::new(program(name, PACKAGES));
     address(&mut command, to).args(args);
     command
 }
 
 fn address(command: &mut Command, to: SocketAddr) -> &mut Command {
     command.arg("-h").arg(to.ip().to_string()).arg("-p").arg(to.port().to_string())
-}
-
-/// Debian keeps the broker in /usr/sbin, which is not on everybody's PATH.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("this test needs `{name}`: install the packages mosquitto and mosquitto-clients")
-    })
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -127,13 +129,55 @@ fn sure<T, E: fmt::Display>(made: Result<T, E>) -> T {
     made.unwrap_or_else(|error| panic!("TLS for the test: {error}"))
 }
 
-/// Whatever carries bytes.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
+/// A stream, and our end of its socket.
+pub struct Carried {
+    stream: Box<dyn Stream>,
+    local: SocketAddr,
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carried").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl WireClient<Carried> {
+    /// Our end of the connection: what a proxy sees as the remote address.
+    pub fn local(&self) -> SocketAddr {
+        self.stream().local
+    }
+}
+
 /// Goes this way to `to`, with `/mqtt` for a path, and says nothing yet.
-pub async fn open(way: Way, to: SocketAddr, tls: &TlsClient) -> WireClient<Box<dyn Stream>> {
+pub async fn open(way: Way, to: SocketAddr, tls: &TlsClient) -> WireClient<Carried> {
     let opening = timeout(PATIENCE, try_open(way, to, tls));
     let opened = opening.await.unwrap_or_else(|_| panic!("{} to {to}: no end of it", way.scheme()));
     WireClient::over(opened.unwrap_or_else(|error| panic!("{} to {to}: {error}", way.scheme())))
@@ -146,7 +190,7 @@ pub async fn login(
     tls: &TlsClient,
     version: Version,
     client_id: &str,
-) -> WireClient<Box<dyn Stream>> {
+) -> WireClient<Carried> {
     let mut client = open(way, to, tls).await;
     client.send(&connect(version, client_id, &ConnectOptions::default())).await;
     let connack = client.packet().await;
@@ -154,15 +198,17 @@ pub async fn login(
     client
 }
 
-async fn try_open(way: Way, to: SocketAddr, tls: &TlsClient) -> io::Result<Box<dyn Stream>> {
+async fn try_open(way: Way, to: SocketAddr, tls: &TlsClient) -> io::Result<Carried> {
     let tcp = TcpStream::connect(to).await?;
     tcp.set_nodelay(true)?;
-    Ok(match way {
+    let local = tcp.local_addr()?;
+    let stream: Box<dyn Stream> = match way {
         Way::Tcp => Box::new(tcp),
         Way::Tls => Box::new(tls.shake(tcp).await?),
         Way::Ws => Box::new(upgraded(tcp).await?),
         Way::Wss => Box::new(upgraded(tls.shake(tcp).await?).await?),
-    })
+    };
+    Ok(Carried { stream, local })
 }
 
 async fn upgraded<S: Stream + 'static>(stream: S) -> io::Result<DuplexStream> {
