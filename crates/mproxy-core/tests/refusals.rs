@@ -9,7 +9,7 @@ use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Verdict
 use mproxy_core::{Limits, Side};
 use mproxy_testkit::refusals::codes::CODES;
 use mproxy_testkit::refusals::strict::{self, FAULTS, Told, When};
-use mproxy_testkit::refusals::{Refused, Row, Seen, TABLE, Then, ToBroker, ToClient, page};
+use mproxy_testkit::refusals::{Refused, Row, TABLE, Then, ToBroker, page};
 use mproxy_testkit::sim::stage::Setup;
 use mproxy_testkit::sim::{Reply, Stage, allow};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
@@ -72,41 +72,22 @@ fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) ->
     stage
 }
 
-const fn first_byte(packet: Refused) -> u8 {
-    if matches!(packet, Refused::Publish(2) | Refused::Delivery(2)) { 0x50 } else { 0x40 }
-}
-
-/// The packet that the client gets, of a refusal with 0x87.
-fn client_gets(row: &Row, seen: Seen, version: Version) -> Vec<u8> {
-    let v5 = version == Version::V5;
-    let no = if v5 { 0x87 } else { 0x80 };
-    match seen.client {
-        ToClient::Nothing => Vec::new(),
-        ToClient::Connack => wire::connack(version, false, if v5 { 0x87 } else { 5 }, &[]),
-        ToClient::Refusal => wire::packet(first_byte(row.packet), &[0, 1, 0x87]),
-        ToClient::Taken => wire::packet(first_byte(row.packet), &[0, 1]),
-        ToClient::Suback if row.packet == Refused::AllFilters => wire::suback(version, 1, &[no; 3]),
-        ToClient::Suback => wire::suback(version, 1, &[1, no, 0]),
-        ToClient::Goodbye => wire::packet(0xE0, &[0x87]),
-    }
-}
-
 fn play(row: &Row, version: Version, later: bool) {
     let what = format!("{:?} {:?} in {version:?}, later: {later}", row.packet, row.action);
-    let seen = if version == Version::V5 { row.v5 } else { row.v3 };
+    let seen = row.seen(version);
     let refusal = Refusal { action: row.action, ..Refusal::default() };
     let mut stage = refused(row.packet, version, &refusal, later);
     let broker = match seen.broker {
         ToBroker::Nothing => Vec::new(),
         ToBroker::TheRest => wire::subscribe(version, 1, &[FILTERS[0], FILTERS[2]]),
-        ToBroker::Taken => wire::packet(first_byte(row.packet), &[0, 1]),
+        ToBroker::Taken => wire::packet(row.packet.acknowledged_by(), &[0, 1]),
     };
     assert_eq!(stage.at_broker(), broker, "{what}");
     if seen.broker == ToBroker::TheRest {
         assert_eq!(stage.at_client(), b"", "{what}");
         stage.broker(&wire::suback(version, 1, &[1, 0]));
     }
-    assert_eq!(stage.at_client(), client_gets(row, seen, version), "{what}");
+    assert_eq!(stage.at_client(), row.client_gets(version), "{what}");
     let from = if matches!(row.packet, Refused::Delivery(_)) { Side::Broker } else { Side::Client };
     match seen.then {
         Then::Ends => {

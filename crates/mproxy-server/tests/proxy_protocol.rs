@@ -149,6 +149,7 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
         let from = client.local_addr();
         let _ = client.try_send(&bytes).await;
         client.expect_closed().await;
+        drop(client);
         let line = proxy.line(&[&format!("remote={from}"), &format!("cause=\"{cause}\"")]).await;
         assert!(line.contains("whose=\"client\""), "{name}: {line}");
         assert_eq!(proxy.metric(&series).await, before + 1.0, "{name}");
@@ -159,6 +160,7 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
     client.send(&good).await;
     client.expect(&wire::connack(Version::V311, false, 0, &[])).await;
     assert_eq!(proxy.sessions().await[0]["remote"], "192.0.2.1:4000");
+    drop(client);
     proxy.stop().await;
 }
 
@@ -196,10 +198,10 @@ async fn the_broker_is_told_who_the_client_is() {
     let mut proxy = Proxy::configured("v1", &file).await;
     let door = proxy.door("v2").await;
 
-    let mut client = WireClient::open(proxy.mqtt).await;
-    client.send(&a_connect()).await;
+    let mut plain = WireClient::open(proxy.mqtt).await;
+    plain.send(&a_connect()).await;
     let expected =
-        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.local_addr().port(), proxy.mqtt.port());
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", plain.local_addr().port(), proxy.mqtt.port());
     assert_eq!(String::from_utf8(first_bytes(v1).await).unwrap(), expected);
 
     let tls = TlsClient::showing(root.pem(), &root.sign("device-7")).alpn("mqtt");
@@ -224,6 +226,7 @@ async fn the_broker_is_told_who_the_client_is() {
     // Over TLS, with a certificate on this connection and in this session; verified.
     assert_eq!((ssl[0] & 0x01, ssl[0] & 0x06 != 0, &ssl[1..5]), (1, true, &[0, 0, 0, 0][..]));
     assert_eq!(split(&ssl[5..]), [(0x21, b"TLSv1.3".to_vec()), (0x22, b"device-7".to_vec())]);
+    drop((plain, client));
     proxy.stop().await;
 }
 

@@ -4,7 +4,7 @@
 
 mod answers;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, wire::packets};
 use answers::{Answers, Reply};
 use socket2::SockRef;
 use std::{
@@ -160,7 +160,7 @@ impl BrokerSession {
     /// Every packet, as soon as there are `count` of them or more. The CONNECT is the first.
     pub async fn packets(&mut self, count: usize) -> Vec<Vec<u8>> {
         self.until(&format!("{count} packets"), |record| {
-            let packets = answers::split(&record.bytes);
+            let packets = packets(&record.bytes);
             (packets.len() >= count).then_some(packets)
         })
         .await

@@ -129,7 +129,7 @@ fn built(binary: &str, package: &str) -> PathBuf {
 }
 
 /// `target/debug`, from `target/debug/deps/some_test-0123`.
-fn profile_folder() -> PathBuf {
+pub(crate) fn profile_folder() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("who am I? {error}"));
     let deps = test.ancestors().find(|folder| folder.ends_with("deps") || folder.ends_with("examples"));
     let folder = deps.and_then(Path::parent);

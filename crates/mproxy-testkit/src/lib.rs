@@ -12,6 +12,7 @@
 //! | [`haproxy`] | what stands in front of mproxy, as a process |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
+//! | [`foreign`] | clients in other languages, installed when they are needed |
 //! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
 //! | [`sim`] | a session on a stage: scenes by hand, and the seeded simulator |
 //! | [`process`] | a child process with its log, that ends with the test |
@@ -36,6 +37,7 @@
 pub mod broker;
 pub mod certificates;
 pub mod embedded;
+pub mod foreign;
 pub mod haproxy;
 pub mod hook;
 pub mod mosquitto;

@@ -1,15 +1,17 @@
 //! What a refusal looks like on the wire, as data: packet by packet, version by version, action by action. The tests of
-//! `mproxy-core` play each line, and `docs/refusals.md` is written from it.
+//! `mproxy-core` and of `mproxy-server` play each line, and `docs/refusals.md` is written from it.
 //!
 //! | room | holds |
 //! |---|---|
 //! | here | what becomes of the packet |
 //! | [`codes`] | which reason code the client sees |
 //! | [`strict`] | what ends a connection without anybody being asked |
+//! | `scene` | a line of it in bytes |
 //! | [`page`] | all of it, as `docs/refusals.md` |
 
 pub mod codes;
 pub mod page;
+mod scene;
 pub mod strict;
 
 use mproxy_core::policy::Action;

@@ -154,6 +154,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireClient<S> {
     }
 }
 
+/// The whole packets that `bytes` begin with.
+pub fn packets(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while let Some(len) = packet_len(bytes) {
+        packets.push(bytes[..len].to_vec());
+        bytes = &bytes[len..];
+    }
+    packets
+}
+
 /// The length of the packet that `bytes` begin with, if it is there as a whole.
 pub(crate) fn packet_len(bytes: &[u8]) -> Option<usize> {
     let mut body = 0usize;

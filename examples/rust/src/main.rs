@@ -11,8 +11,9 @@ use std::env;
 use std::error::Error;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 #[allow(unreachable_pub, unused_qualifications, missing_docs, clippy::all, reason = "generated")]
@@ -128,7 +129,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     } else {
         let listener = TcpListener::bind(&address).await?;
         println!("listening on {}", listener.local_addr()?);
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await?;
+        // Else an answer may wait 40 ms for the acknowledgement of what was sent before it.
+        server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! mproxy as a process before a broker, seen from outside: its door, its log, its admin API.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub(crate) mod judge;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use mproxy_testkit::PATIENCE;
 use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Ended, Process};
+use mproxy_testkit::service::Running;
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -65,6 +68,14 @@ impl Proxy {
     /// Where the listener of this name is.
     pub(crate) async fn door(&mut self, name: &str) -> SocketAddr {
         self.mproxy.addr(&format!(" {name} listening")).await
+    }
+
+    /// Before this broker and asking this service, which has said by now what it wants.
+    pub(crate) async fn asking(service: &Running, broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        let variables = [&[("MPROXY_POLICY_URL", service.url.as_str())], variables].concat();
+        let mut proxy = Self::with(broker, &variables).await;
+        proxy.line(&["policy service is healthy"]).await;
+        proxy
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {

@@ -107,16 +107,6 @@ impl Answers {
     }
 }
 
-/// The whole packets in `bytes`.
-pub(super) fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut packets = Vec::new();
-    while let Some(len) = packet_len(bytes) {
-        packets.push(bytes[..len].to_vec());
-        bytes = &bytes[len..];
-    }
-    packets
-}
-
 fn body(packet: &[u8]) -> &[u8] {
     let header = 1 + packet[1..].iter().take_while(|&byte| byte & 0x80 != 0).count() + 1;
     &packet[header..]

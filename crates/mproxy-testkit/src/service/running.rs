@@ -13,9 +13,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::contract::hooks_server::HooksServer;
@@ -134,7 +135,9 @@ impl Running {
             let stopped = async { drop(stopped.await) };
             match listener {
                 Listener::Tcp(listener) => {
-                    let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+                    let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
+                    // Else answers wait for the acknowledgement of what went before them: 40 ms each.
+                    let incoming = incoming.with_nodelay(Some(true));
                     router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
                 }
                 Listener::Unix(listener) => {

@@ -1,0 +1,346 @@
+//! The refusal table once more, with all that stands around a session: real brokers, real sockets, and somebody who
+//! refuses as the line says. What the client is sent is compared byte by byte, and so is all that went on to the
+//! broker; who watches the broker itself sees that nothing of what was refused came out of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::SocketAddr;
+
+use mproxy_core::policy::Action;
+use mproxy_testkit::embedded::EmbeddedBroker;
+use mproxy_testkit::mosquitto::Mosquitto;
+use mproxy_testkit::refusals::codes::CODES;
+use mproxy_testkit::refusals::{Refused, Row, TABLE, Then, ToBroker};
+use mproxy_testkit::service::contract::{self, ConnectAllow, Effect, Grant, GrantAction, GrantRule};
+use mproxy_testkit::service::{Play, Running, Service, wants_everything};
+use mproxy_testkit::tap::Tap;
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient, packets};
+use support::Proxy;
+use support::judge::refuses_as_told;
+use tempfile::TempDir;
+
+/// What mosquitto speaks.
+const SPOKEN: &[Version] = &[Version::V31, Version::V311, Version::V5];
+
+/// What the embedded broker speaks.
+const SPOKEN_EMBEDDED: &[Version] = &[Version::V311, Version::V5];
+
+/// The action as the contract writes it: also the name by which the scenes tell the service what to do.
+fn name(action: Action) -> &'static str {
+    let action = match action {
+        Action::Reject => contract::Action::Reject,
+        Action::Drop => contract::Action::Drop,
+        Action::Disconnect => contract::Action::Disconnect,
+        Action::NoAck => contract::Action::NoAck,
+    };
+    action.as_str_name()
+}
+
+/// One mproxy before one broker, for many lines.
+struct House {
+    proxy: Proxy,
+    /// Between mproxy and the broker.
+    tap: Tap,
+    /// Subscribed to everything, at the broker itself.
+    watcher: WireClient,
+    /// Publishes at the broker itself.
+    feeder: WireClient,
+    lines: usize,
+}
+
+impl House {
+    async fn new(broker: SocketAddr, judge: &Running, variables: &[(&str, &str)]) -> Self {
+        let tap = Tap::start(broker, 4).await;
+        Self::of(Proxy::asking(judge, tap.addr(), variables).await, tap, broker).await
+    }
+
+    async fn of(proxy: Proxy, tap: Tap, broker: SocketAddr) -> Self {
+        let mut watcher = WireClient::login(broker, Version::V311, "watcher").await;
+        watcher.send(&wire::subscribe(Version::V311, 1, &[("#", 0)])).await;
+        watcher.expect(&wire::suback(Version::V311, 1, &[0])).await;
+        let feeder = WireClient::login(broker, Version::V311, "feeder").await;
+        Self { proxy, tap, watcher, feeder, lines: 0 }
+    }
+
+    /// The next message that the broker sends to whoever asks for all of them.
+    async fn broker_publishes(&mut self, topic: &str) {
+        let message = self.watcher.packet().await;
+        assert_eq!(message[0] & 0xF0, 0x30, "{message:02x?}");
+        let came = String::from_utf8_lossy(&message[4..][..usize::from(message[3])]).into_owned();
+        assert_eq!(came, topic);
+    }
+
+    async fn feed(&mut self, topic: &str, qos: u8) {
+        let message = Publish { topic, payload: b"x", qos, packet_id: 9, ..Publish::default() };
+        self.feeder.send(&wire::publish(Version::V311, &message)).await;
+        match qos {
+            0 => {}
+            1 => self.feeder.expect(&wire::puback(9)).await,
+            _ => {
+                self.feeder.expect(&wire::pubrec(9)).await;
+                self.feeder.send(&wire::pubrel(9)).await;
+                self.feeder.expect(&wire::pubcomp(9)).await;
+            }
+        }
+        self.broker_publishes(topic).await;
+    }
+
+    /// Plays all lines that `which` picks.
+    async fn play(mut self, versions: &[Version], which: impl Fn(&Row) -> bool) {
+        for version in versions {
+            for row in TABLE.iter().filter(|row| which(row)) {
+                println!("{:?} {:?} in {version:?}", row.packet, row.action);
+                self.lines += 1;
+                match row.packet {
+                    Refused::Connect => self.refuses_connect(row, *version).await,
+                    _ => self.refuses(row, *version).await,
+                }
+            }
+        }
+        self.feed("the/end", 0).await;
+        drop((self.watcher, self.feeder));
+        self.proxy.stop().await;
+    }
+
+    async fn refuses_connect(&mut self, row: &Row, version: Version) {
+        let wish = format!("no/{}", name(row.action));
+        let options = ConnectOptions { username: Some(&wish), ..ConnectOptions::default() };
+        let (mut client, answer) = self.proxy.connect(version, "c", &options).await;
+        assert_eq!(answer, row.client_gets(version));
+        // A connection to the broker would be found where that of the next line is looked for.
+        client.expect_closed().await;
+    }
+
+    async fn refuses(&mut self, row: &Row, version: Version) {
+        let (id, will) = (format!("line-{}", self.lines), format!("will/{}", self.lines));
+        let options = ConnectOptions {
+            will: Some(Will { topic: &will, payload: b"gone", ..Will::default() }),
+            ..ConnectOptions::default()
+        };
+        let connect = wire::connect(version, &id, &options);
+        let mut up = vec![connect.clone()];
+        let mut client = WireClient::open(self.proxy.mqtt).await;
+        client.send(&connect).await;
+        let connack = client.packet().await;
+        assert!(matches!(connack[..], [0x20, _, _, 0, ..]), "{connack:02x?}");
+
+        let seen = row.seen(version);
+        let no = format!("no/{}", name(row.action));
+        let publish = Publish { topic: &no, payload: b"x", packet_id: 1, ..Publish::default() };
+        let from_client = |qos, dup| wire::publish(version, &Publish { qos, dup, ..publish });
+        let down = format!("down/{no}");
+        match row.packet {
+            Refused::Publish(qos) => client.send(&from_client(qos, false)).await,
+            Refused::SomeFilters | Refused::AllFilters => {
+                let (below, all) = (format!("{no}/+"), format!("{no}/#"));
+                let filters = match row.packet {
+                    Refused::SomeFilters => [("a", 1), (no.as_str(), 2), ("b", 0)],
+                    _ => [(no.as_str(), 1), (&below, 2), (&all, 0)],
+                };
+                client.send(&wire::subscribe(version, 1, &filters)).await;
+            }
+            Refused::Delivery(qos) => {
+                let subscribe = wire::subscribe(version, 1, &[("down/#", 2)]);
+                client.send(&subscribe).await;
+                up.push(subscribe);
+                client.expect(&wire::suback(version, 1, &[2])).await;
+                self.feed(&down, qos).await;
+            }
+            Refused::Connect => unreachable!("has a scene of its own"),
+        }
+        if seen.broker == ToBroker::TheRest {
+            up.push(wire::subscribe(version, 1, &[("a", 1), ("b", 0)]));
+        }
+        let gets = row.client_gets(version);
+        if !gets.is_empty() {
+            client.expect(&gets).await;
+        }
+        match (row.packet, seen.then) {
+            (_, Then::Ends) => {
+                client.expect_closed().await;
+                drop(client);
+                self.broker_publishes(&will).await;
+                let recording = self.tap.recording().await;
+                assert_eq!(packets(&recording.up), up, "no DISCONNECT, so that the will fires");
+                return;
+            }
+            (Refused::Delivery(qos), _) => self.sends_an_allowed_one(&mut client, version, qos).await,
+            (_, Then::OurFlow) => {
+                if version != Version::V5 {
+                    client.send(&from_client(2, true)).await;
+                    client.expect(&wire::pubrec(1)).await;
+                }
+                client.send(&wire::pubrel(1)).await;
+                client.expect(&wire::pubcomp(1)).await;
+            }
+            (_, Then::GoesOn) => {}
+        }
+        client.expect_nothing_but_pingresp().await;
+        client.send(&wire::disconnect()).await;
+        client.expect_closed().await;
+        up.extend([wire::pingreq(), wire::disconnect()]);
+
+        let recording = self.tap.recording().await;
+        let mut heard = packets(&recording.up);
+        assert_eq!(heard.concat(), recording.up, "and not half a packet more");
+        if let Refused::Delivery(qos) = row.packet {
+            let ids = delivered(&packets(&recording.down), qos);
+            assert_eq!(ids.len(), 2, "the refused one and the next");
+            for id in ids {
+                let acknowledged: Vec<_> =
+                    heard.extract_if(.., |packet| packet[0] < 0x80 && packet[2..] == id).collect();
+                let expected = match qos {
+                    0 => Vec::new(),
+                    1 => vec![wire::packet(0x40, &id)],
+                    _ => vec![wire::packet(0x50, &id), wire::packet(0x70, &id)],
+                };
+                assert_eq!(acknowledged, expected);
+            }
+        }
+        assert_eq!(heard, up);
+    }
+
+    /// The message after the refused one: it is the first that the client sees, and every flow comes to its end.
+    async fn sends_an_allowed_one(&mut self, client: &mut WireClient, version: Version, qos: u8) {
+        self.feed("down/yes", qos).await;
+        let message = client.packet().await;
+        assert_eq!(message[0], 0x30 | qos << 1, "{version:?}: {message:02x?}");
+        assert_eq!(message[4..12], *b"down/yes");
+        let id = message.get(12..14).map_or(0, |id| u16::from_be_bytes([id[0], id[1]]));
+        match qos {
+            0 => {}
+            1 => client.send(&wire::puback(id)).await,
+            _ => {
+                client.send(&wire::pubrec(id)).await;
+                client.expect(&wire::pubrel(id)).await;
+                client.send(&wire::pubcomp(id)).await;
+            }
+        }
+    }
+}
+
+/// The packet ids of the messages in what a broker sent.
+fn delivered(packets: &[Vec<u8>], qos: u8) -> Vec<[u8; 2]> {
+    let messages = packets.iter().filter(|packet| packet[0] & 0xF0 == 0x30);
+    let ids = messages.map(|message| {
+        let topic = usize::from(message[3]);
+        if qos == 0 { [0, 0] } else { [message[4 + topic], message[5 + topic]] }
+    });
+    ids.collect()
+}
+
+// ---- a hook service refuses
+
+#[tokio::test]
+async fn every_line_of_the_table_is_played_before_mosquitto() {
+    let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
+    House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, |_| true).await;
+}
+
+#[tokio::test]
+async fn every_line_of_the_table_is_played_before_the_embedded_broker() {
+    let (broker, judge) = (EmbeddedBroker::start().await, Running::start(refuses_as_told()).await);
+    House::new(broker.addr(), &judge, &[]).await.play(SPOKEN_EMBEDDED, |_| true).await;
+}
+
+/// The code that each packet carries, for every code that a service can name.
+#[tokio::test]
+async fn every_code_of_the_service_reaches_the_client_as_the_table_says() {
+    let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
+    let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
+    for version in SPOKEN {
+        let v5 = *version == Version::V5;
+        let mut client = proxy.login(*version, "c").await;
+        for code in CODES {
+            let wish = format!("code/{}", code.reason);
+            let options = ConnectOptions { username: Some(&wish), ..ConnectOptions::default() };
+            let (_, connack) = proxy.connect(*version, "refused", &options).await;
+            let expected = if v5 { code.connack } else { code.connack_v3 };
+            assert_eq!(connack, wire::connack(*version, false, expected, &[]), "{code:?}");
+
+            client.send(&wire::subscribe(*version, 1, &[(&wish, 1)])).await;
+            let expected = if v5 { code.suback } else { 0x80 };
+            client.expect(&wire::suback(*version, 1, &[expected])).await;
+
+            for (qos, first) in [(1, 0x40), (2, 0x50)] {
+                let message = Publish { topic: &wish, qos, packet_id: 1, ..Publish::default() };
+                client.send(&wire::publish(*version, &message)).await;
+                let code: &[u8] = if v5 { &[code.ack] } else { &[] };
+                client.expect(&wire::packet(first, &[&[0, 1], code].concat())).await;
+            }
+            if !v5 {
+                client.send(&wire::pubrel(1)).await;
+                client.expect(&wire::pubcomp(1)).await;
+            }
+        }
+        client.expect_nothing_but_pingresp().await;
+    }
+    proxy.stop().await;
+}
+
+// ---- somebody else refuses: the same is seen
+
+/// What those can refuse who know no other action than REJECT, and no CONNECT by its user name.
+fn rejects(row: &Row) -> bool {
+    row.action == Action::Reject && row.packet != Refused::Connect
+}
+
+#[tokio::test]
+async fn what_the_rule_file_refuses_looks_the_same() {
+    const RULES: &str = r##"
+[[rules]]
+effect = "deny"
+actions = ["publish", "subscribe"]
+topics = ["no/#"]
+
+[[rules]]
+effect = "deny"
+actions = ["receive"]
+topics = ["down/no/#"]
+
+[[rules]]
+effect = "allow"
+topics = ["#"]
+"##;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("rules.toml");
+    std::fs::write(&file, RULES).unwrap();
+    let variables = [("MPROXY_ACL_FILE", file.to_str().unwrap())];
+    let broker = Mosquitto::start().await;
+    let tap = Tap::start(broker.addr(), 5).await;
+    let proxy = Proxy::with(tap.addr(), &variables).await;
+    House::of(proxy, tap, broker.addr()).await.play(SPOKEN, rejects).await;
+}
+
+#[tokio::test]
+async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
+    let rule = |effect: Effect, actions: &[GrantAction], filter: &str| GrantRule {
+        effect: effect.into(),
+        actions: actions.iter().map(|&action| action.into()).collect(),
+        topic_filters: vec![filter.to_owned()],
+        ..GrantRule::default()
+    };
+    let grant = Grant {
+        rules: vec![
+            rule(Effect::Deny, &[GrantAction::Publish, GrantAction::Subscribe], "no/#"),
+            rule(Effect::Deny, &[GrantAction::Receive], "down/no/#"),
+            rule(Effect::Allow, &[], "#"),
+        ],
+        ..Grant::default()
+    };
+    let judge = Running::start(Service {
+        hello: Some(wants_everything()),
+        connect: Box::new(move |_| {
+            Play::answer(ConnectAllow { grant: Some(grant.clone()), ..ConnectAllow::default() })
+        }),
+        ..Service::default()
+    })
+    .await;
+    let broker = Mosquitto::start().await;
+    House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, rejects).await;
+    for asked in ["AuthPublish", "AuthSubscribe", "AuthDeliver"] {
+        assert_eq!(judge.calls(asked), 0, "{asked}");
+    }
+}

@@ -1,0 +1,76 @@
+//! Clients of other people in other languages: what devices really run. A package is installed once, into the target
+//! folder, by the language's own tool; a script of the test then finds it as if it were installed on the machine.
+//! A test that needs them fails without `python3` with `pip`, or `node` with `npm`: skipping would prove nothing.
+
+use crate::hook::profile_folder;
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command as Installer,
+};
+use tokio::{process::Command, task::spawn_blocking};
+
+/// `python3 SCRIPT`, with paho in reach (`import paho.mqtt.client`).
+pub async fn paho(script: &Path) -> Command {
+    let packages = installed("paho-mqtt==2.1.0", |package, folder| {
+        let mut pip = Installer::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+        pip.arg(folder).arg(package);
+        (pip, "python3 with pip (Debian: python3-pip)")
+    });
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", packages.await).env("PYTHONDONTWRITEBYTECODE", "1").arg(script);
+    python
+}
+
+/// `node SCRIPT`, with mqtt.js in reach (`require('mqtt')`).
+pub async fn mqttjs(script: &Path) -> Command {
+    let packages = installed("mqtt@5.16.0", |package, folder| {
+        let mut npm = Installer::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
+        npm.arg(folder).arg(package);
+        (npm, "node and npm (Debian: nodejs, npm)")
+    });
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
+    node
+}
+
+/// The folder that holds the package, installed now if it was not.
+async fn installed(
+    package: &'static str,
+    how: impl FnOnce(&OsStr, &Path) -> (Installer, &'static str) + Send + 'static,
+) -> PathBuf {
+    let done = spawn_blocking(move || {
+        let target = profile_folder();
+        let foreign = target.parent().unwrap_or(&target).join("foreign");
+        let folder = foreign.join(package);
+        // Written last.
+        let complete = folder.join("complete");
+        fs::create_dir_all(&foreign).unwrap_or_else(|error| panic!("{}: {error}", foreign.display()));
+        // Tests are many processes, and one of them is enough to install. The lock goes with the file.
+        let lock = File::create(foreign.join(format!("{package}.lock"))).and_then(|lock| {
+            lock.lock()?;
+            Ok(lock)
+        });
+        let _lock = lock.unwrap_or_else(|error| panic!("no lock in {}: {error}", foreign.display()));
+        if !complete.exists() {
+            // Half an installation is begun anew.
+            let _ = fs::remove_dir_all(&folder);
+            let (mut installer, needs) = how(package.as_ref(), &folder);
+            match installer.output() {
+                Err(error) => panic!("this test needs {needs}: {error}"),
+                Ok(output) if !output.status.success() => panic!(
+                    "{package} could not be installed; this test needs {needs} and a registry:\n{}{}",
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                ),
+                Ok(_) => {}
+            }
+            File::create(&complete).unwrap_or_else(|error| panic!("{}: {error}", complete.display()));
+        }
+        folder
+    });
+    done.await.unwrap_or_else(|error| panic!("{package}: {error}"))
+}
