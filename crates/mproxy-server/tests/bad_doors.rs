@@ -247,6 +247,25 @@ async fn whoever_stops_half_way_is_gone_at_the_deadline() {
         assert!(line.contains("in time") || line.contains("deadline passed"), "{name}: {line}");
         assert_eq!(house.count(door, "too_late").await, before + 1.0, "{name}");
     }
+
+    // Hundreds of them at a time: once to find out what that takes, and then no more.
+    let mut grown = Vec::new();
+    for _ in 0..3 {
+        let before = house.proxy.process().resident_bytes();
+        let mut crowd = JoinSet::new();
+        for number in 0..300 {
+            let (_, door, bytes) = stalls[number % stalls.len()];
+            let (door, bytes) = (house.door(door), bytes.to_vec());
+            crowd.spawn(async move {
+                let mut client = WireClient::open(door).await;
+                client.send(&bytes).await;
+                client.rest().await;
+            });
+        }
+        crowd.join_all().await;
+        grown.push(house.proxy.process().resident_bytes().saturating_sub(before));
+    }
+    assert!(grown[1] + grown[2] < 4 << 20, "grown by {grown:?} bytes");
     house.proxy.stop().await;
 }
 

@@ -63,8 +63,12 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
     let tls = format!("{}, client_tls = true, ca_certs = {ca:?}, crls = [{crls:?}]", shows(&own));
     let mut proxy = Proxy::configured("mutual", &listener("mutual", &tls, &plainly_to(broker.addr()))).await;
 
-    for good in [root.sign("device"), between.sign("device")] {
-        let tls = TlsClient::showing(root.pem(), &good);
+    let good = [
+        TlsClient::showing(root.pem(), &root.sign("device")),
+        TlsClient::showing(root.pem(), &between.sign("device")).alpn("mqtt"),
+        TlsClient::showing(root.pem(), &root.sign("device")).alpn("x-amzn-mqtt-ca"),
+    ];
+    for tls in good {
         login(Way::Tls, proxy.mqtt, &tls, Version::V5, "good").await;
         broker.session().await;
     }
@@ -74,6 +78,7 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
         ("expired", shown(root.sign_with("device", expired))),
         ("unknown_ca", shown(stranger.sign("device"))),
         ("revoked", shown(root.sign_with("device", numbered(13)))),
+        ("no_alpn", shown(root.sign("device")).alpn("h2")),
         ("refused_by_peer", TlsClient::showing(root.pem(), &root.sign("device")).to("elsewhere")),
         ("refused_by_peer", TlsClient::showing(stranger.pem(), &root.sign("device"))),
     ];
@@ -95,6 +100,7 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
         ("expired", 1.0),
         ("unknown_ca", 1.0),
         ("revoked", 1.0),
+        ("no_alpn", 1.0),
         ("refused_by_peer", 2.0),
     ] {
         let labels = format!("listener=\"mutual\",cause=\"{cause}\",whose=\"client\"");
@@ -179,10 +185,18 @@ async fn judged(cert: &Path, option: &str) -> String {
     value.to_owned()
 }
 
+/// Whether openssl is there; says so where it is not.
+async fn has_openssl() -> bool {
+    let here = Command::new("openssl").arg("version").stdout(Stdio::null()).status().await.is_ok();
+    if !here {
+        eprintln!("LEFT OUT: openssl is not installed");
+    }
+    here
+}
+
 #[tokio::test]
 async fn what_openssl_shows_is_what_the_policy_service_hears() {
-    if Command::new("openssl").arg("version").stdout(Stdio::null()).status().await.is_err() {
-        eprintln!("LEFT OUT: openssl is not installed");
+    if !has_openssl().await {
         return;
     }
     let (root, folder) = (Authority::root("root"), Folder::default());
@@ -241,6 +255,44 @@ async fn what_openssl_shows_is_what_the_policy_service_hears() {
             ["DNS:device-7", "URI:urn:pump:7", "email:pump@example.org", "IP:192.0.2.7"]
         );
         assert_eq!(told.certificate_chain.len(), 2, "its own, and whoever signed it");
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn each_name_has_its_certificate_and_that_its_staple() {
+    if !has_openssl().await {
+        return;
+    }
+    let (root, folder) = (Authority::root("root"), Folder::default());
+    let (ca, ca_key) = (folder.write("ca.crt", root.pem()), folder.write("ca.key", root.key()));
+    let first = folder.keep("localhost", &root.sign("localhost"));
+    let second = folder.keep("broker", &root.sign_with("broker.example", numbered(0x2a)));
+    let index = folder.write("index", "V\t491231235959Z\t\t2A\tunknown\t/CN=broker.example\n");
+    let staple = folder.file("staple.der");
+    let mut authority = Command::new("openssl");
+    authority.args(["ocsp", "-noverify", "-ndays", "9", "-index"]).arg(index).arg("-CA").arg(&ca);
+    authority.arg("-issuer").arg(&ca).arg("-rsigner").arg(&ca).arg("-rkey").arg(ca_key);
+    authority.arg("-cert").arg(&second.0).arg("-respout").arg(&staple);
+    let ended = run("openssl", authority).await;
+    assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+
+    let broker = RecordingBroker::start(Script::default()).await;
+    let tls = format!("{}, certificates = [{{ {}, ocsp = {staple:?} }}]", shows(&first), shows(&second));
+    let proxy = Proxy::configured("mqtts", &listener("mqtts", &tls, &plainly_to(broker.addr()))).await;
+    for (name, shown, stapled) in [
+        ("broker.example", "broker.example", true),
+        ("localhost", "localhost", false),
+        ("nobody.example", "localhost", false),
+    ] {
+        let mut client = Command::new("openssl");
+        client.args(["s_client", "-status", "-servername", name, "-connect", &proxy.mqtt.to_string()]);
+        let said = run("openssl", client).await;
+        assert!(
+            said.lines.iter().any(|line| line.contains("subject=") && line.ends_with(shown)),
+            "{said:#?}"
+        );
+        assert_eq!(said.said("Cert Status: good"), stapled, "{name}: {:#?}", said.lines);
     }
     proxy.stop().await;
 }

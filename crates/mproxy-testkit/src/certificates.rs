@@ -53,6 +53,11 @@ impl Authority {
         &self.pem
     }
 
+    /// Its key, in PEM.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Valid now and for this name, which is the common name, too.
     pub fn sign(&self, name: &str) -> Signed {
         self.sign_with(name, |_| ())
