@@ -15,7 +15,7 @@ use mproxy_testkit::service::contract::{Client, ConnectAllow};
 use mproxy_testkit::service::{Play, Running, Service};
 use mproxy_testkit::ways::{TlsClient, Way, login, open};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
-use support::Proxy;
+use support::{Proxy, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -75,9 +75,13 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
         let client = login(way, door, &device, Version::V5, name).await;
         let told = asks.recv().await.unwrap();
         assert_eq!(told.local_address, door.to_string(), "{name}");
-        let sessions = proxy.sessions().await;
-        let session = sessions.iter().find(|session| session["client_id"] == name).unwrap();
-        assert_eq!(session["remote"], told.remote_address.as_str(), "{session}");
+        // A turn after the CONNACK.
+        until("the session", async || {
+            let sessions = proxy.sessions().await;
+            let session = sessions.iter().find(|session| session["client_id"] == name);
+            session.is_some_and(|session| session["remote"] == told.remote_address.as_str())
+        })
+        .await;
         let line = proxy.line(&["connected", &format!("remote={}", told.remote_address)]).await;
         assert!(line.contains("listener=proxied"), "{line}");
         let port = told.remote_address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
