@@ -7,13 +7,13 @@ mod support;
 
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions};
 use mproxy_testkit::service::contract::{
-    AuthConnectResponse, AuthPublishResponse, AuthSubscribeResponse, ConnectAllow, Deny, FilterAllow,
-    FilterVerdict, Grant, GrantRule, PublishAllow, TopicMapping, UserProperty, WillChange, WillReplace,
-    will_change,
+    AuthConnectResponse, AuthDeliverResponse, AuthPublishResponse, AuthSubscribeResponse, ConnectAllow,
+    DeliverAllow, Deny, FilterAllow, FilterVerdict, Grant, GrantRule, PublishAllow, TopicMapping,
+    UserProperty, WillChange, WillReplace, will_change,
 };
 use mproxy_testkit::service::{Play, Running, Service, wants_everything};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
-use support::Proxy;
+use support::{Proxy, feed, receives};
 
 /// More than tonic takes of one answer.
 const HUGE: usize = 5 << 20;
@@ -111,6 +111,23 @@ fn subscribes() -> Vec<Bad<AuthSubscribeResponse>> {
     bad
 }
 
+fn deliveries() -> Vec<Bad<AuthDeliverResponse>> {
+    let topic = |what, topic: &str| {
+        let allow = DeliverAllow { topic: Some(topic.to_owned()), ..DeliverAllow::default() };
+        (what, allow.into(), ALL)
+    };
+    let payload = |len| DeliverAllow { payload: Some(vec![b'x'; len]), ..DeliverAllow::default() }.into();
+    let mut bad = vec![
+        ("unspecified", AuthDeliverResponse::default(), ALL),
+        topic("a wildcard in the topic", "a/+"),
+        topic("no topic", ""),
+        ("too large for a gRPC message", payload(HUGE), ALL),
+        ("larger than the client takes", payload(LIMIT), &[Version::V5]),
+    ];
+    bad.extend(contradictory());
+    bad
+}
+
 /// The number in `bad/7/…`.
 fn chosen(wish: &str) -> Option<usize> {
     wish.strip_prefix("bad/")?.split('/').next()?.parse().ok()
@@ -132,8 +149,15 @@ async fn babbles() -> Running {
             Play::Answer(publishes().swap_remove(chosen).1)
         }),
         subscribe: Box::new(|asked| {
-            let chosen = chosen(&asked.get_ref().filters[0].filter).unwrap();
-            Play::Answer(subscribes().swap_remove(chosen).1)
+            let asked = &asked.get_ref().filters;
+            let yes = || AuthSubscribeResponse { verdicts: vec![FilterAllow::default().into()] };
+            let chosen = chosen(&asked[0].filter);
+            Play::Answer(chosen.map_or_else(yes, |at| subscribes().swap_remove(at).1))
+        }),
+        deliver: Box::new(|asked| {
+            let chosen = asked.get_ref().topic.strip_prefix("down/").and_then(chosen);
+            let bad = chosen.map(|at| deliveries().swap_remove(at).1);
+            Play::Answer(bad.unwrap_or_else(|| DeliverAllow::default().into()))
         }),
         ..Service::default()
     })
@@ -141,8 +165,8 @@ async fn babbles() -> Running {
 }
 
 /// Plays all of it; gives how many answers of each kind were bad.
-async fn play(proxy: &Proxy, watcher: &mut WireClient, allow: bool) -> [u32; 3] {
-    let mut bad = [0; 3];
+async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, allow: bool) -> [u32; 4] {
+    let mut bad = [0; 4];
     for version in ALL {
         let v5 = *version == Version::V5;
         for (at, (what, _, versions)) in connects().into_iter().enumerate() {
@@ -162,7 +186,10 @@ async fn play(proxy: &Proxy, watcher: &mut WireClient, allow: bool) -> [u32; 3] 
             bad[0] += 1;
         }
 
-        let mut client = proxy.login(*version, "good").await;
+        // Maximum Packet Size (3.1.2.11.4): 1000.
+        let properties: &[u8] = if v5 { &[0x27, 0, 0, 3, 0xE8] } else { &[] };
+        let options = ConnectOptions { properties, ..ConnectOptions::default() };
+        let (mut client, _) = proxy.connect(*version, "good", &options).await;
         for (at, (what, _, versions)) in publishes().into_iter().enumerate() {
             for qos in 0..=2 {
                 if !versions.contains(version) {
@@ -205,6 +232,27 @@ async fn play(proxy: &Proxy, watcher: &mut WireClient, allow: bool) -> [u32; 3] 
             // Decisions on SUBSCRIBE are counted by filter.
             bad[2] += 2;
         }
+
+        client.send(&wire::subscribe(*version, 2, &[("down/#", 2)])).await;
+        client.expect(&wire::suback(*version, 2, &[2])).await;
+        for (at, (what, _, versions)) in deliveries().into_iter().enumerate() {
+            for qos in 0..=2 {
+                if !versions.contains(version) {
+                    continue;
+                }
+                println!("{what} to {version:?}, QoS {qos}");
+                let down = format!("down/bad/{at}/{qos}");
+                // Of a dropped one the flow is ended for the client; what comes next shows that it was.
+                for (topic, comes) in [(down.as_str(), allow), ("down/next", true)] {
+                    let message = Publish { topic, payload: what.as_bytes(), ..Publish::default() };
+                    feed(feeder, watcher, &message, qos).await;
+                    if comes {
+                        receives(&mut client, &message, qos).await;
+                    }
+                }
+                bad[3] += 1;
+            }
+        }
         client.expect_nothing_but_pingresp().await;
         client.send(&wire::disconnect()).await;
         client.expect_closed().await;
@@ -221,9 +269,10 @@ async fn a_bad_verdict_is_no_verdict(rule: &str, counted: &str) {
     let mut watcher = WireClient::login(broker.addr(), Version::V311, "watcher").await;
     watcher.send(&wire::subscribe(Version::V311, 1, &[("#", 0)])).await;
     watcher.expect(&wire::suback(Version::V311, 1, &[0])).await;
+    let mut feeder = WireClient::login(broker.addr(), Version::V311, "feeder").await;
 
-    let bad = play(&proxy, &mut watcher, rule == "allow").await;
-    for (hook, bad) in ["connect", "publish", "subscribe"].into_iter().zip(bad) {
+    let bad = play(&proxy, &mut feeder, &mut watcher, rule == "allow").await;
+    for (hook, bad) in ["connect", "publish", "subscribe", "deliver"].into_iter().zip(bad) {
         let counted = proxy.metric(&format!("mproxy_decisions_total{{hook=\"{hook}\",{counted}}}")).await;
         assert_eq!(counted, f64::from(bad), "{hook}");
     }

@@ -17,8 +17,8 @@ use mproxy_testkit::service::contract::{self, ConnectAllow, Effect, Grant, Grant
 use mproxy_testkit::service::{Play, Running, Service, wants_everything};
 use mproxy_testkit::tap::Tap;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient, packets};
-use support::Proxy;
 use support::judge::refuses_as_told;
+use support::{Proxy, feed, receives};
 use tempfile::TempDir;
 
 /// What mosquitto speaks.
@@ -73,18 +73,8 @@ impl House {
     }
 
     async fn feed(&mut self, topic: &str, qos: u8) {
-        let message = Publish { topic, payload: b"x", qos, packet_id: 9, ..Publish::default() };
-        self.feeder.send(&wire::publish(Version::V311, &message)).await;
-        match qos {
-            0 => {}
-            1 => self.feeder.expect(&wire::puback(9)).await,
-            _ => {
-                self.feeder.expect(&wire::pubrec(9)).await;
-                self.feeder.send(&wire::pubrel(9)).await;
-                self.feeder.expect(&wire::pubcomp(9)).await;
-            }
-        }
-        self.broker_publishes(topic).await;
+        let message = Publish { topic, payload: b"x", ..Publish::default() };
+        feed(&mut self.feeder, &mut self.watcher, &message, qos).await;
     }
 
     /// Plays all lines that `which` picks.
@@ -166,7 +156,12 @@ impl House {
                 assert_eq!(packets(&recording.up), up, "no DISCONNECT, so that the will fires");
                 return;
             }
-            (Refused::Delivery(qos), _) => self.sends_an_allowed_one(&mut client, version, qos).await,
+            // The message after it is the first that the client sees, and every flow comes to its end.
+            (Refused::Delivery(qos), _) => {
+                self.feed("down/yes", qos).await;
+                let next = Publish { topic: "down/yes", payload: b"x", ..Publish::default() };
+                receives(&mut client, &next, qos).await;
+            }
             (_, Then::OurFlow) => {
                 if version != Version::V5 {
                     client.send(&from_client(2, true)).await;
@@ -201,24 +196,6 @@ impl House {
         }
         assert_eq!(heard, up);
     }
-
-    /// The message after the refused one: it is the first that the client sees, and every flow comes to its end.
-    async fn sends_an_allowed_one(&mut self, client: &mut WireClient, version: Version, qos: u8) {
-        self.feed("down/yes", qos).await;
-        let message = client.packet().await;
-        assert_eq!(message[0], 0x30 | qos << 1, "{version:?}: {message:02x?}");
-        assert_eq!(message[4..12], *b"down/yes");
-        let id = message.get(12..14).map_or(0, |id| u16::from_be_bytes([id[0], id[1]]));
-        match qos {
-            0 => {}
-            1 => client.send(&wire::puback(id)).await,
-            _ => {
-                client.send(&wire::pubrec(id)).await;
-                client.expect(&wire::pubrel(id)).await;
-                client.send(&wire::pubcomp(id)).await;
-            }
-        }
-    }
 }
 
 /// The packet ids of the messages in what a broker sent.
@@ -237,6 +214,7 @@ fn delivered(packets: &[Vec<u8>], qos: u8) -> Vec<[u8; 2]> {
 async fn every_line_of_the_table_is_played_before_mosquitto() {
     let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
     House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, |_| true).await;
+    told_as_it_was(&judge, SPOKEN.len() * TABLE.iter().filter(|row| row.packet != Refused::Connect).count());
 }
 
 #[tokio::test]
@@ -343,4 +321,19 @@ async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
     for asked in ["AuthPublish", "AuthSubscribe", "AuthDeliver"] {
         assert_eq!(judge.calls(asked), 0, "{asked}");
     }
+}
+
+// ---- what is told of it
+
+/// Of whom a service was told: one beginning and one end of each, and no publish that was refused.
+fn told_as_it_was(judge: &Running, sessions: usize) {
+    let mut told = judge.told();
+    told.sort_by_key(|told| told.sequence);
+    let of =
+        |what: &str| told.iter().filter(|told| told.what == what).map(|told| told.epoch).collect::<Vec<_>>();
+    let (begun, mut ended) = (of("connect"), of("disconnect"));
+    ended.sort_unstable();
+    assert_eq!((begun.len(), &begun), (sessions, &ended));
+    let refused = told.iter().find(|told| told.what.starts_with("no/"));
+    assert!(refused.is_none(), "{refused:?}");
 }

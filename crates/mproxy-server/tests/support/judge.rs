@@ -34,12 +34,16 @@ impl House {
 }
 
 /// A service that refuses what asks for it by its name (`no/ACTION_DROP/x`, `code/151`), and rewrites what asks for that
-/// (`as/another/name`). Of deliveries only the topics below `down/` can ask.
+/// (`as/another/name`). Of deliveries only the topics below `down/` can ask. No method of authentication but `ours` is known.
 pub(crate) fn refuses_as_told() -> Service {
     Service {
         hello: Some(wants_everything()),
         connect: Box::new(|asked| {
-            let username = asked.get_ref().client.as_ref().and_then(|client| client.username.as_deref());
+            let asked = asked.get_ref();
+            if asked.authentication_method.as_deref().is_some_and(|method| method != "ours") {
+                return Play::answer(Deny { reason_code: 0x8C, ..Deny::default() });
+            }
+            let username = asked.client.as_ref().and_then(|client| client.username.as_deref());
             Play::Answer(or(username.unwrap_or_default(), ConnectAllow::default()))
         }),
         publish: Box::new(|asked| {
@@ -55,7 +59,8 @@ pub(crate) fn refuses_as_told() -> Service {
         }),
         deliver: Box::new(|asked| {
             let down = asked.get_ref().topic.strip_prefix("down/").unwrap_or_default();
-            Play::Answer(or(down, DeliverAllow::default()))
+            let topic = down.strip_prefix("as/").map(str::to_owned);
+            Play::Answer(or(down, DeliverAllow { topic, ..DeliverAllow::default() }))
         }),
         ..Service::default()
     }

@@ -11,7 +11,7 @@ use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Ended, Process};
 use mproxy_testkit::service::Running;
-use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -192,5 +192,40 @@ pub(crate) fn flag(version: Version) -> &'static str {
         Version::V31 => "mqttv31",
         Version::V311 => "mqttv311",
         Version::V5 => "mqttv5",
+    }
+}
+
+/// Publishes at the broker itself, where `watcher` is subscribed to everything with QoS 0: both in 3.1.1.
+pub(crate) async fn feed(feeder: &mut WireClient, watcher: &mut WireClient, message: &Publish<'_>, qos: u8) {
+    let sent = Publish { qos, packet_id: 9, ..*message };
+    feeder.send(&wire::publish(Version::V311, &sent)).await;
+    match qos {
+        0 => {}
+        1 => feeder.expect(&wire::puback(9)).await,
+        _ => {
+            feeder.expect(&wire::pubrec(9)).await;
+            feeder.send(&wire::pubrel(9)).await;
+            feeder.expect(&wire::pubcomp(9)).await;
+        }
+    }
+    watcher.expect(&wire::publish(Version::V311, message)).await;
+}
+
+/// The next that the client gets is this message (a short one) with this QoS, whatever properties a broker adds to it;
+/// it acknowledges it.
+pub(crate) async fn receives(client: &mut WireClient, message: &Publish<'_>, qos: u8) {
+    let came = client.packet().await;
+    let at = 4 + message.topic.len();
+    let is_it = came[0] == 0x30 | qos << 1 && came[2..at] == wire::string(message.topic);
+    assert!(is_it && came.ends_with(message.payload), "expected {message:?}, got {came:02x?}");
+    let id = if qos == 0 { 0 } else { u16::from_be_bytes([came[at], came[at + 1]]) };
+    match qos {
+        0 => {}
+        1 => client.send(&wire::puback(id)).await,
+        _ => {
+            client.send(&wire::pubrec(id)).await;
+            client.expect(&wire::pubrel(id)).await;
+            client.send(&wire::pubcomp(id)).await;
+        }
     }
 }
