@@ -338,6 +338,22 @@ fn a_key_twice_is_a_fault() {
     says(&faults[0], &["mproxy.toml:3", "duplicate"]);
 }
 
+#[test]
+fn the_example_file_holds_and_so_does_what_is_not_in_force_in_it() {
+    let example = include_str!("../../../../deploy/mproxy.example.toml");
+    assert_eq!(scene().file(example).works().config.listeners.len(), 3);
+    let in_force = |line: &'static str| {
+        let is_toml = |bare: &&str| bare.starts_with("[[") || bare.split(' ').nth(1) == Some("=");
+        let bare = line.strip_prefix("# ").filter(is_toml);
+        bare.unwrap_or(line)
+    };
+    let all: Vec<&str> = example.lines().map(in_force).collect();
+    let loaded = scene().file(&all.join("\n")).works();
+    let tls = loaded.config.listeners[3].tls.as_ref().unwrap();
+    assert_eq!((tls.identities.len(), tls.crls.len(), tls.client_ca.is_some()), (2, 1, true));
+    assert_eq!(loaded.warnings, []);
+}
+
 // ---- listeners of the file
 
 const TWO: &str = r#"

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use mproxy_core::chain::allowed;
 use mproxy_core::policy::{Hook, Verdict};
 
+use super::model::RULED;
 use super::rng::Rng;
 use super::script::{Asked, Reply};
 use super::way::Answered;
@@ -24,6 +26,9 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn ask(&mut self, asked: &Asked) -> Reply {
+        if matches!(asked.hook, Hook::Publish | Hook::Deliver) && asked.what.starts_with(RULED) {
+            return Reply::Stands(allowed(asked.hook));
+        }
         let key = match asked.hook {
             Hook::Connect => "connect",
             Hook::Subscribe => asked.what.split(' ').next().unwrap_or_default(),

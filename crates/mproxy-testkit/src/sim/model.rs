@@ -72,7 +72,12 @@ pub(super) struct Message {
     pub(super) fate: Fate,
     /// A delivery from outside of the client's prefix: nobody is asked, and it goes nowhere.
     pub(super) outside: bool,
+    /// To a topic that a rule allows: the answer stands, and a question need not come.
+    pub(super) ruled: bool,
 }
+
+/// Topics that rules allow begin with this.
+pub(super) const RULED: &str = "ruled/";
 
 /// A publish of the peer's that is under way.
 #[derive(Clone, Debug)]
@@ -150,9 +155,11 @@ impl Model {
         if self.side == Side::Broker {
             return Some(self.publish(rng, ends));
         }
+        // So many requests at a time that a packet id is left for the next.
+        let may_ask = self.asking.len() < 20;
         match rng.below(12) {
-            0 => Some(self.subscribe(rng)),
-            1 => self.unsubscribe(rng),
+            0 if may_ask => Some(self.subscribe(rng)),
+            1 if may_ask => self.unsubscribe(rng),
             2 => Some(plain(encode_pingreq)),
             3 if !self.version.is_v5() => self.repeat(rng),
             _ => Some(self.publish(rng, ends)),
@@ -204,11 +211,15 @@ impl Model {
         let hook = if self.side == Side::Client { Hook::Publish } else { Hook::Deliver };
         let mut topic = if v5 { format!("t/{}", rng.below(4)) } else { key.clone() };
         let outside = !self.prefix.is_empty() && self.side == Side::Broker && rng.one_in(6);
+        let ruled = !outside && rng.one_in(3);
+        if ruled {
+            topic = format!("{RULED}{}", rng.below(6));
+        }
         if self.side == Side::Broker && !outside {
             topic = format!("{}{topic}", self.prefix);
         }
-        let alias =
-            (v5 && self.aliases > 0 && rng.one_in(2)).then(|| 1 + rng.below(self.aliases.into()) as u16);
+        let alias = (v5 && self.aliases > 0 && rng.one_in(if ruled { 6 } else { 2 }))
+            .then(|| 1 + rng.below(self.aliases.into()) as u16);
         let message = Box::new(Message {
             topic,
             dup: false,
@@ -217,12 +228,14 @@ impl Model {
             retain: rng.one_in(4),
             payload: vec![b'p'; size],
             alias,
-            fate: match outside {
-                true => Fate::Refuse(Refusal::default()),
-                false => Fate::draw(rng, hook, ends),
+            fate: match (outside, ruled) {
+                (true, _) => Fate::Refuse(Refusal::default()),
+                (false, true) => Fate::Pass,
+                (false, false) => Fate::draw(rng, hook, ends),
             },
             key,
             outside,
+            ruled,
         });
         if let Some(id) = message.id {
             let flight =
@@ -384,7 +397,7 @@ impl Model {
 impl Message {
     fn encode(&self, version: Version, bare: bool) -> Vec<u8> {
         let mut added = Vec::new();
-        if version.is_v5() {
+        if version.is_v5() && !self.ruled {
             added.push((PropertyId::UserProperty, Value::Pair("id", &self.key)));
         }
         if let Some(alias) = self.alias {

@@ -67,6 +67,8 @@ impl Asked {
 pub enum Reply {
     /// This, at once.
     Now(Verdict),
+    /// The same, as a rule says it: it stands for all that is alike.
+    Stands(Verdict),
     /// Something, when the test says so.
     Later,
     /// Nothing.
@@ -115,6 +117,7 @@ impl Decider for Script {
         self.asked.lock().expect("no test panicked here").push(asked);
         match reply {
             Reply::Now(verdict) => Answer::Now(Ruling { source: Source::Rpc, verdict }),
+            Reply::Stands(verdict) => Answer::Now(Ruling { source: Source::Acl, verdict }),
             // The stage answers by `Session::decide`; nobody polls this.
             Reply::Later => Answer::Later(Box::pin(std::future::pending())),
             Reply::Pass => Answer::Pass,

@@ -177,7 +177,9 @@ impl Way {
                     Ok(change) if self.decided => change,
                     _ => None,
                 };
-                self.was_decided(&message.key, answered)?;
+                if !message.ruled {
+                    self.was_decided(&message.key, answered)?;
+                }
                 let leaves = self.leaves_as(message, change);
                 let knew = message.alias.and_then(|alias| self.aliases.get(&alias)) == Some(&leaves);
                 let bare = self.same_publish(message, publish, change, &leaves)?;
