@@ -12,6 +12,7 @@ use mproxy_core::fault::{Fault, Whose};
 use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::{Event, Session, Setting};
 use mproxy_tcp::{Accepted, Incoming, Listener};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -262,10 +263,13 @@ const PARTING: Duration = Duration::from_secs(1);
 /// Bytes of it that are thrown away meanwhile, at most.
 const PARTING_BYTES: usize = 64 << 10;
 
-/// Keeps a stream open until its client has ended its side, so that our last word is read before the connection is reset.
-async fn part(stream: Box<Stream>) {
-    let socket = stream.socket();
+/// Ends our side of a stream, and keeps it until its client has ended the other, so that our last word is read before the
+/// connection is reset.
+async fn part(mut stream: Box<Stream>) {
     let ended = async {
+        // If it cannot be ended, the client is gone.
+        let _ = stream.shutdown().await;
+        let socket = stream.socket();
         let (mut buffer, mut thrown) = ([0; 1024], 0);
         while thrown < PARTING_BYTES && socket.readable().await.is_ok() {
             match socket.try_read(&mut buffer) {

@@ -143,6 +143,33 @@ async fn a_refused_flow_of_qos_2_is_answered_again_after_a_reconnect() {
 }
 
 #[tokio::test]
+async fn a_large_payload_that_is_refused_is_passed_over() {
+    let mut house = House::new().await;
+    let payload = vec![b'x'; 3_000_003];
+    for version in ALL {
+        let mut client = house.proxy.login(version, "large").await;
+        let large = |qos| {
+            wire::publish(
+                version,
+                &Publish { topic: NO, payload: &payload, qos, packet_id: 1, ..Publish::default() },
+            )
+        };
+        client.send(&large(0)).await;
+        for (qos, first) in [(1, 0x40), (2, 0x50)] {
+            client.send(&large(qos)).await;
+            let code: &[u8] = if version == Version::V5 { &[0x87] } else { &[] };
+            client.expect(&wire::packet(first, &[&[0, 1], code].concat())).await;
+        }
+        client.expect_nothing_but_pingresp().await;
+        client.send(&wire::disconnect()).await;
+        client.expect_closed().await;
+        let up = packets(&house.tap.recording().await.up);
+        assert_eq!(up[1..], [wire::pingreq(), wire::disconnect()], "{version:?}");
+    }
+    house.proxy.stop().await;
+}
+
+#[tokio::test]
 async fn ten_filters_three_refused_and_two_rewritten_end_all_together() {
     let mut house = House::new().await;
     for version in ALL {

@@ -1,8 +1,9 @@
 //! Clients of other people in other languages: what devices really run. A package is installed once, into the target
 //! folder, by the language's own tool; a script of the test then finds it as if it were installed on the machine.
-//! A test that needs them fails without `python3` with `pip`, or `node` with `npm`: skipping would prove nothing.
+//! A test that needs them fails without `python3` with `pip`, `node` with `npm`, or `chromium`: skipping would prove nothing.
 
 use crate::hook::profile_folder;
+use crate::process::program;
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -26,15 +27,35 @@ pub async fn paho(script: &Path) -> Command {
 
 /// `node SCRIPT`, with mqtt.js in reach (`require('mqtt')`).
 pub async fn mqttjs(script: &Path) -> Command {
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", mqttjs_modules().await).arg(script);
+    node
+}
+
+/// mqtt.js in one file, for a page in a browser.
+pub async fn mqttjs_for_pages() -> PathBuf {
+    mqttjs_modules().await.join("mqtt/dist/mqtt.min.js")
+}
+
+async fn mqttjs_modules() -> PathBuf {
     let packages = installed("mqtt@5.16.0", |package, folder| {
         let mut npm = Installer::new("npm");
         npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
         npm.arg(folder).arg(package);
         (npm, "node and npm (Debian: nodejs, npm)")
     });
-    let mut node = Command::new("node");
-    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
-    node
+    packages.await.join("node_modules")
+}
+
+/// A Chromium without a window that shows this page, with nothing remembered and nobody else called. It takes every
+/// certificate. `home` is where it keeps what it has to.
+pub fn chromium(home: &Path, url: &str) -> Command {
+    let mut chromium = Command::new(program("chromium", "chromium"));
+    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
+    chromium.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    chromium.args(["--disable-dev-shm-usage", "--ignore-certificate-errors"]);
+    chromium.arg(format!("--user-data-dir={}", home.display())).arg(url).env("TMPDIR", home);
+    chromium
 }
 
 /// The folder that holds the package, installed now if it was not.

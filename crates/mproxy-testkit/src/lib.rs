@@ -4,9 +4,12 @@
 //! |---|---|
 //! | [`wire`] | a client on a raw socket, and packets built by hand: it shares no line with the codec it tests |
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
+//! | [`ways`] | the same client over TLS, WebSocket, and both |
+//! | [`certificates`] | authorities, what they sign and take back |
 //! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
+//! | [`haproxy`] | what stands in front of mproxy, as a process |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
 //! | [`foreign`] | clients in other languages, installed when they are needed |
@@ -32,8 +35,10 @@
 //! ```
 
 pub mod broker;
+pub mod certificates;
 pub mod embedded;
 pub mod foreign;
+pub mod haproxy;
 pub mod hook;
 pub mod mosquitto;
 pub mod process;
@@ -41,6 +46,7 @@ pub mod refusals;
 pub mod service;
 pub mod sim;
 pub mod tap;
+pub mod ways;
 pub mod wire;
 
 /// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.

@@ -1,7 +1,8 @@
 //! Mosquitto's broker and its clients, as the processes that Debian's packages `mosquitto` and
 //! `mosquitto-clients` install. A test that needs them fails without them: skipping would prove nothing.
 
-use crate::process::{Ended, Failed, Process, free_port, run};
+use crate::process::{Ended, Failed, Process, free_port, program, run};
+use crate::wire::{Version, WireClient, pingreq, pingresp};
 use std::{
     ffi::OsStr,
     fmt::Write as _,
@@ -12,6 +13,9 @@ use std::{
 use tempfile::TempDir;
 use tokio::process::Command;
 
+/// What Debian has them in.
+const PACKAGES: &str = "mosquitto and mosquitto-clients";
+
 /// What a [`Mosquitto`] is told beyond its listener.
 #[derive(Debug, Clone, Default)]
 pub struct MosquittoOptions {
@@ -21,8 +25,32 @@ pub struct MosquittoOptions {
     pub max_inflight: Option<u16>,
     /// A second listener that speaks WebSocket.
     pub websockets: bool,
+    /// Three more listeners, with TLS, with TLS and a client certificate, and with WebSocket over TLS.
+    pub tls: Option<TlsFiles>,
     /// Lines for its configuration file, as they are.
     pub extra: Vec<String>,
+}
+
+/// What a [`Mosquitto`] with TLS shows, and whose certificates it takes.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The authority of its clients.
+    pub ca: PathBuf,
+    /// Its own chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Where the listeners with TLS are.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsAddrs {
+    /// MQTT over TLS.
+    pub tls: SocketAddr,
+    /// The same, where a client certificate is required.
+    pub mutual: SocketAddr,
+    /// WebSocket over TLS.
+    pub wss: SocketAddr,
 }
 
 /// A mosquitto on a port of its own; it ends when this is dropped. Keeps nothing on disk.
@@ -31,6 +59,7 @@ pub struct Mosquitto {
     process: Process,
     addr: SocketAddr,
     websocket_addr: Option<SocketAddr>,
+    tls_addrs: Option<TlsAddrs>,
     _home: TempDir,
 }
 
@@ -63,6 +92,22 @@ impl Mosquitto {
         self.websocket_addr.unwrap_or_else(|| panic!("started without `websockets`"))
     }
 
+    /// Where it listens with TLS. Panics unless asked for in the options.
+    pub fn tls_addrs(&self) -> TlsAddrs {
+        self.tls_addrs.unwrap_or_else(|| panic!("started without `tls`"))
+    }
+
+    /// Keeps it turning until the test ends, with a client that pings. Its WebSockets are looked at once per turn of its
+    /// loop, which without other traffic is ten times a second: a large packet would take minutes.
+    pub async fn hurry(&self) {
+        let mut client = WireClient::login(self.addr, Version::V311, "hurry").await;
+        tokio::spawn(async move {
+            while client.try_send(&pingreq()).await.is_ok() {
+                client.expect(&pingresp()).await;
+            }
+        });
+    }
+
     /// The process, with its log of `log_type all`: a line per packet.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -70,9 +115,15 @@ impl Mosquitto {
 
     async fn attempt(options: &MosquittoOptions) -> Result<Self, Failed> {
         let home = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let websocket_addr = options.websockets.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        let free = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let addr = free();
+        let websocket_addr = options.websockets.then(free);
         let mut config = configuration(options, addr, websocket_addr);
+        let tls_addrs = options.tls.as_ref().map(|files| {
+            let addrs = TlsAddrs { tls: free(), mutual: free(), wss: free() };
+            config.push_str(&tls_listeners(files, addrs));
+            addrs
+        });
         if !options.users.is_empty() {
             let file = password_file(home.path(), &options.users).await;
             let _ = writeln!(config, "password_file {}", file.display());
@@ -80,12 +131,12 @@ impl Mosquitto {
         let file = home.path().join("mosquitto.conf");
         write(&file, &config);
 
-        let mut command = Command::new(program("mosquitto"));
+        let mut command = Command::new(program("mosquitto", PACKAGES));
         command.arg("-c").arg(&file);
         let mut process = Process::start("mosquitto", command);
         // Said after every listener is open.
         process.line(" running").await?;
-        Ok(Self { process, addr, websocket_addr, _home: home })
+        Ok(Self { process, addr, websocket_addr, tls_addrs, _home: home })
     }
 }
 
@@ -109,11 +160,30 @@ fn configuration(options: &MosquittoOptions, addr: SocketAddr, websocket_addr: O
     lines
 }
 
+fn tls_listeners(files: &TlsFiles, addrs: TlsAddrs) -> String {
+    let mut lines = String::new();
+    let TlsFiles { ca, cert, key } = files;
+    for (addr, more) in
+        [(addrs.tls, ""), (addrs.mutual, "require_certificate true\n"), (addrs.wss, "protocol websockets\n")]
+    {
+        let _ = write!(
+            lines,
+            "listener {} {}\ncertfile {}\nkeyfile {}\ncafile {}\n{more}",
+            addr.port(),
+            addr.ip(),
+            cert.display(),
+            key.display(),
+            ca.display()
+        );
+    }
+    lines
+}
+
 async fn password_file(home: &Path, users: &[(String, String)]) -> PathBuf {
     let file = home.join("passwords");
     write(&file, "");
     for (name, password) in users {
-        let mut command = Command::new(program("mosquitto_passwd"));
+        let mut command = Command::new(program("mosquitto_passwd", PACKAGES));
         command.arg("-b").arg(&file).args([name, password]);
         let ended = run("mosquitto_passwd", command).await;
         assert!(ended.status.success(), "mosquitto_passwd failed: {:?}", ended.lines);
@@ -141,8 +211,8 @@ pub async fn subscribe<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<
 /// it).
 pub async fn subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Process {
     // Into a pipe it would hold its lines back until it ends.
-    let mut command = Command::new(program("stdbuf"));
-    command.arg("-oL").arg(program("mosquitto_sub"));
+    let mut command = Command::new(program("stdbuf", "coreutils"));
+    command.arg("-oL").arg(program("mosquitto_sub", PACKAGES));
     address(&mut command, to).args(args).arg("-d");
     let mut process = Process::start("mosquitto_sub", command);
     process.line("Subscribed (mid").await.unwrap_or_else(|failed| panic!("{failed}"));
@@ -150,7 +220,7 @@ pub async fn subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator
 }
 
 fn client<A: AsRef<OsStr>>(name: &str, to: SocketAddr, args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(program(name));
+    let mut command = Command::new(program(name, PACKAGES));
     address(&mut command, to).args(args);
     command
 }
@@ -159,19 +229,10 @@ fn address(command: &mut Command, to: SocketAddr) -> &mut Command {
     command.arg("-h").arg(to.ip().to_string()).arg("-p").arg(to.port().to_string())
 }
 
-/// Debian keeps the broker in /usr/sbin, which is not on everybody's PATH.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("this test needs `{name}`: install the packages mosquitto and mosquitto-clients")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{ConnectOptions, Version, WireClient, connect};
+    use crate::wire::{ConnectOptions, connect};
 
     #[tokio::test]
     async fn what_is_published_arrives() {

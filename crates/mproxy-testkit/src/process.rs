@@ -5,6 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{
         Arc,
@@ -210,6 +211,15 @@ pub fn raise_file_limit(more: u64) {
     let raised = Rlimit { current: Some((now + more).min(most)), maximum };
     setrlimit(Resource::Nofile, raised)
         .unwrap_or_else(|error| panic!("the limit of open files cannot be raised from {now}: {error}"));
+}
+
+/// Where a program is; panics with the name of its Debian package where it is not. Daemons live in sbin, which is not on
+/// everybody's PATH.
+pub fn program(name: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("this test needs `{name}`: install {package}"))
 }
 
 async fn collect(from: Option<impl AsyncRead + Unpin>, said: Arc<watch::Sender<Vec<String>>>) {

@@ -64,6 +64,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireClient<S> {
         Self { stream, unread: Vec::new() }
     }
 
+    /// The stream itself.
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The stream itself, for what is not covered here. Bytes that were read ahead are lost.
     pub fn into_inner(self) -> S {
         self.stream

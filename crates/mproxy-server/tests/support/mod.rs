@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mproxy_testkit::PATIENCE;
+use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Ended, Process};
 use mproxy_testkit::service::Running;
@@ -40,6 +41,7 @@ impl Proxy {
         let mut env = vec![
             ("MPROXY_MQTT_HOST", "127.0.0.1"),
             ("MPROXY_MQTT_PORT", "0"),
+            ("MPROXY_WS_HOST", "127.0.0.1"),
             ("MPROXY_MQTT_TARGET_HOST", host.as_str()),
             ("MPROXY_MQTT_TARGET_PORT", port.as_str()),
             ("MPROXY_WS_PORT", "0"),
@@ -50,6 +52,22 @@ impl Proxy {
         let mqtt = mproxy.addr("mqtt listening").await;
         let admin = mproxy.addr("admin listening").await;
         Self { mproxy, mqtt, admin }
+    }
+
+    /// As this file says, which begins with the keys of no table. [`Self::mqtt`] is then where its listener `first` is,
+    /// the others are found with [`Self::door`].
+    pub(crate) async fn configured(first: &str, file: &str) -> Self {
+        let folder = Folder::default();
+        let path = folder.write("mproxy.toml", format!("admin.port = 0\n{file}"));
+        let mut mproxy = MproxyProcess::start(&[("MPROXY_CONFIG", path.to_str().unwrap())], &[]).await;
+        let mqtt = mproxy.addr(&format!(" {first} listening")).await;
+        let admin = mproxy.addr("admin listening").await;
+        Self { mproxy, mqtt, admin }
+    }
+
+    /// Where the listener of this name is.
+    pub(crate) async fn door(&mut self, name: &str) -> SocketAddr {
+        self.mproxy.addr(&format!(" {name} listening")).await
     }
 
     /// Before this broker and asking this service, which has said by now what it wants.

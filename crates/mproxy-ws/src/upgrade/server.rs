@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{poll_fn, ready};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,12 +17,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::{HEADER_BYTES, VERSION, accept_key, is_upgrade, members, only};
 use crate::{Role, WsStream};
 
 /// Bytes of a refused request that are still read, so that its sender gets to read the answer.
 const LINGER_BYTES: usize = 128 << 10;
+
+/// How long for: whoever was refused and does not go is let go of.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Who may come in.
 #[derive(Clone, Debug)]
@@ -202,7 +207,8 @@ where
         (None, Err(error)) if error.is_parse() => AcceptError::NotHttp(error),
         (_, served) => AcceptError::Ended(served.err()),
     };
-    part_with(&mut stream).await;
+    // Whichever comes first.
+    let _ = timeout(LINGER, part_with(&mut stream)).await;
     Err(error)
 }
 
