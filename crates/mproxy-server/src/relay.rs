@@ -77,8 +77,6 @@ pub(crate) struct Relay<S> {
     asks: Asks,
     dialing: Option<Dialing<S>>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// When `timer` goes off.
-    armed: Option<Instant>,
     over: Option<Box<Fault>>,
     /// The client's stream, where it broke its own rules and has been told so.
     parting: Option<Box<S>>,
@@ -158,7 +156,6 @@ impl<S: Stream> Relay<S> {
             asks: Asks::default(),
             dialing: None,
             timer: None,
-            armed: None,
             over: None,
             parting: None,
         }
@@ -254,8 +251,7 @@ impl<S: Stream> Relay<S> {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let at = self.session.poll_timeout();
-        if at != self.armed {
-            self.armed = at;
+        if at != self.timer.as_ref().map(|timer| timer.deadline().into_std()) {
             match (at, &mut self.timer) {
                 (None, timer) => *timer = None,
                 (Some(at), Some(timer)) => timer.as_mut().reset(at.into()),
@@ -266,7 +262,6 @@ impl<S: Stream> Relay<S> {
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.armed = None;
         self.timer = None;
         self.session.handle_timeout(now.max(at.unwrap_or(now)));
         true

@@ -27,7 +27,8 @@ pub(super) struct Outbox {
     /// Behind `first`; only there while it holds something.
     #[expect(clippy::box_collection, reason = "a sleeper pays for a pointer, not for a queue")]
     more: Option<Box<VecDeque<Bytes>>>,
-    len: usize,
+    /// In bytes. Its owner's marks keep it far below what fits.
+    len: u32,
     /// The stream took everything, and still holds some of it.
     unflushed: bool,
     /// Set once a write has failed. Nothing is kept from then on.
@@ -36,7 +37,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -51,7 +52,7 @@ impl Outbox {
         if self.broken.is_some() || bytes.is_empty() {
             return;
         }
-        self.len += bytes.len();
+        self.len += bytes.len() as u32;
         if self.first.is_empty() {
             self.first = bytes;
         } else {
@@ -107,7 +108,7 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut n: usize) {
-        self.len -= n;
+        self.len -= n as u32;
         while n >= self.first.len() {
             n -= self.first.len();
             match self.more.as_mut().and_then(|more| more.pop_front()) {
@@ -124,7 +125,7 @@ impl Outbox {
 
     /// What is left has to wait for the peer: it should not keep a chunk alive that others could use.
     fn settle_down(&mut self) {
-        if self.len <= COPY_UP_TO {
+        if self.len() <= COPY_UP_TO {
             for bytes in
                 std::iter::once(&mut self.first).chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
             {

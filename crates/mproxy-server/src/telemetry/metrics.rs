@@ -216,7 +216,7 @@ impl Door {
     pub fn accepted(self: &Arc<Self>) -> Open {
         self.accepted.inc();
         self.open.inc();
-        Open { door: Arc::clone(self), told: false }
+        Open(Some(Arc::clone(self)))
     }
 
     /// A connection was refused because there are too many.
@@ -230,33 +230,32 @@ impl Door {
     }
 }
 
-/// A connection that counts as open.
+/// A connection that counts as open, until its end is told.
 #[derive(Debug)]
-pub struct Open {
-    door: Arc<Door>,
-    told: bool,
-}
+pub struct Open(Option<Arc<Door>>);
 
 impl Open {
     /// It never became a session: the client did that wrong before its first packet.
     pub fn turned_away(mut self, cause: &'static str) {
-        self.told = true;
-        self.door.ended(cause, "client");
+        self.tell(cause, "client");
     }
 
     /// It ended like this.
     pub fn ended(mut self, fault: &Fault) {
-        self.told = true;
-        self.door.ended(fault.label(), fault.whose().name());
+        self.tell(fault.label(), fault.whose().name());
+    }
+
+    fn tell(&mut self, cause: &'static str, whose: &'static str) {
+        if let Some(door) = self.0.take() {
+            door.ended(cause, whose);
+        }
     }
 }
 
 impl Drop for Open {
     /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
     fn drop(&mut self) {
-        if !self.told {
-            self.door.ended("aborted", "us");
-        }
+        self.tell("aborted", "us");
     }
 }
 
