@@ -98,6 +98,9 @@ fn legend(svg: &mut String) {
     }
 }
 
+/// Powers of two that an axis has room to name.
+const CROWDED: i32 = 7;
+
 fn ticks(svg: &mut String, axis: &Axis, bottom: f64, other: &str) {
     let _ = writeln!(
         svg,
@@ -112,10 +115,16 @@ fn ticks(svg: &mut String, axis: &Axis, bottom: f64, other: &str) {
         let _ = writeln!(
             svg,
             "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\" stroke=\"{colour}\" \
-             stroke-width=\"{wide}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" \
-             fill=\"#555\">{ratio}x</text>",
-            bottom + 18.0
+             stroke-width=\"{wide}\"/>"
         );
+        // Every other one, where they would stand too close to be read; 1x always.
+        if axis.to - axis.from <= CROWDED || power % 2 == 0 {
+            let _ = writeln!(
+                svg,
+                "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{ratio}x</text>",
+                bottom + 18.0
+            );
+        }
     }
 }
 
