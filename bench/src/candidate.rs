@@ -26,6 +26,8 @@ pub(crate) enum Candidate {
     Nginx,
     Haproxy,
     Mproxy(Policy),
+    /// An earlier mproxy, given by `--before`.
+    Before(Policy),
 }
 
 /// Who decides.
@@ -42,7 +44,7 @@ pub(crate) enum Policy {
 }
 
 /// What they are called on the command line.
-const WORDS: &str = "direct, nginx, haproxy, mproxy, allow, acl, grant, hook";
+const WORDS: &str = "direct, nginx, haproxy, mproxy, before, allow, acl, grant, hook";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
@@ -52,6 +54,10 @@ pub(crate) const ALL: &[Candidate] = &[
     Candidate::Mproxy(Policy::Acl),
     Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
+    Candidate::Before(Policy::Allow),
+    Candidate::Before(Policy::Acl),
+    Candidate::Before(Policy::Grant),
+    Candidate::Before(Policy::Hook),
 ];
 
 /// The programs.
@@ -60,6 +66,8 @@ pub(crate) struct Programs {
     pub(crate) nginx: PathBuf,
     pub(crate) haproxy: PathBuf,
     pub(crate) mproxy: PathBuf,
+    /// An earlier mproxy to measure beside it.
+    pub(crate) before: Option<PathBuf>,
     pub(crate) hook: PathBuf,
     /// Files that each process may have open.
     pub(crate) files: u64,
@@ -88,6 +96,10 @@ impl Candidate {
             Self::Mproxy(Policy::Acl) => "mproxy acl",
             Self::Mproxy(Policy::Grant) => "mproxy grant",
             Self::Mproxy(Policy::Hook) => "mproxy hook",
+            Self::Before(Policy::Allow) => "before allow",
+            Self::Before(Policy::Acl) => "before acl",
+            Self::Before(Policy::Grant) => "before grant",
+            Self::Before(Policy::Hook) => "before hook",
         }
     }
 
@@ -107,9 +119,9 @@ impl Candidate {
     /// there than over TCP.
     pub(crate) const fn plays(self, over: Transport) -> bool {
         match self {
-            Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) => true,
+            Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) | Self::Before(Policy::Allow) => true,
             Self::Direct => !over.is_tls(),
-            Self::Mproxy(_) => matches!(over, Transport::Tcp),
+            Self::Mproxy(_) | Self::Before(_) => matches!(over, Transport::Tcp),
         }
     }
 
@@ -130,8 +142,12 @@ impl Candidate {
             Self::Direct => {}
             Self::Nginx => children.push(nginx(programs, target, broker)?),
             Self::Haproxy => children.push(haproxy(programs, target, broker)?),
-            Self::Mproxy(policy) => {
-                let mut command = mproxy(programs, target, broker)?;
+            Self::Mproxy(policy) | Self::Before(policy) => {
+                let program = match self {
+                    Self::Before(_) => programs.before.as_deref().context("--before names no mproxy")?,
+                    _ => &programs.mproxy,
+                };
+                let mut command = mproxy(program, programs, target, broker)?;
                 let service = match policy {
                     Policy::Allow => None,
                     Policy::Acl => {
@@ -200,7 +216,12 @@ fn haproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::R
     Child::leashed("haproxy", &command)
 }
 
-fn mproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Command> {
+fn mproxy(
+    program: &Path,
+    programs: &Programs,
+    target: Target,
+    broker: SocketAddr,
+) -> anyhow::Result<Command> {
     let (transport, scheme) = match target.transport {
         Transport::Tcp => ("mqtt", "mqtt"),
         Transport::Tls => ("mqtts", "mqtt"),
@@ -212,7 +233,7 @@ fn mproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Re
     let files = "tls.server_cert = \"{folder}/cert.pem\"\ntls.server_key = \"{folder}/key.pem\"";
     let tls = [("{certificate}", files)];
     let file = configuration(programs, "mproxy.toml", &template, target, broker, &tls)?;
-    let mut command = Command::new(&programs.mproxy);
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MPROXY_") {
             command.env_remove(key);
@@ -303,8 +324,8 @@ mod tests {
 
     #[test]
     fn an_unknown_candidate_is_answered_with_the_list() {
-        assert_eq!(Candidate::named("grant").expect("there is one").len(), 1);
+        assert_eq!(Candidate::named("grant").expect("there are two").len(), 2);
         let fault = Candidate::named("envoy").expect_err("there is none").to_string();
-        assert!(fault.contains("nginx, haproxy, mproxy, allow, acl, grant, hook"), "{fault}");
+        assert!(fault.contains("nginx, haproxy, mproxy, before, allow, acl, grant, hook"), "{fault}");
     }
 }

@@ -51,12 +51,15 @@ pub(crate) struct Options {
     /// How long each measurement lasts
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Only these: direct, nginx, haproxy, mproxy (all of its variants), allow, acl, grant, hook
+    /// Only these: direct, nginx, haproxy, mproxy (all of its variants), before (the same of the earlier one), allow, acl, grant, hook
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// The mproxy to measure [default: beside this program]
     #[arg(long)]
     mproxy: Option<PathBuf>,
+    /// An earlier mproxy, measured in turn with the other: what a change costs, before and after in one run
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// The hook service of the variant `hook` [default: mproxy-example-hook beside this program]
     #[arg(long)]
     hook: Option<PathBuf>,
@@ -83,6 +86,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         workloads.retain(|workload| named.iter().flatten().any(|named| named.name == workload.name));
     }
     let mut candidates = candidate::ALL.to_vec();
+    candidates.retain(|candidate| options.before.is_some() || !matches!(candidate, Candidate::Before(_)));
     if !options.only.is_empty() {
         let named: Vec<_> =
             options.only.iter().map(|name| Candidate::named(name)).collect::<Result<_, _>>()?;
@@ -146,6 +150,7 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
         nginx: options.nginx.clone().unwrap_or_else(|| candidate::program("nginx")),
         haproxy: options.haproxy.clone().unwrap_or_else(|| candidate::program("haproxy")),
         mproxy: or(&options.mproxy, "mproxy")?,
+        before: options.before.clone(),
         hook: or(&options.hook, "mproxy-example-hook")?,
         files,
         folder,
@@ -157,6 +162,7 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
             Candidate::Haproxy => &programs.haproxy,
             Candidate::Mproxy(candidate::Policy::Hook) => &programs.hook,
             Candidate::Mproxy(_) => &programs.mproxy,
+            Candidate::Before(_) => programs.before.as_ref().context("--before names no mproxy")?,
         };
         if !needed.is_file() {
             bail!("{} is not there, see bench/README.md; or leave it out with --only", needed.display());
