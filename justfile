@@ -4,9 +4,9 @@
 check *steps:
     bash .ci/run {{ steps }}
 
-# All tests of all crates.
+# All tests of all crates, with what they need installed first.
 test *args:
-    cargo test --workspace {{ args }}
+    bash .ci/test {{ args }}
 
 # A broker, mproxy before it and example rules, on this machine.
 demo *args:
