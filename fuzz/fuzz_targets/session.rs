@@ -13,8 +13,8 @@ use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
-    Action, Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange,
-    Question, Refusal, Ruling, Silence, Source, Verdict, Want,
+    Action, Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload,
+    PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
 };
 use mproxy_core::rule;
 use mproxy_core::session::{AskId, OnErrors};
@@ -60,7 +60,7 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
     let topic = |topic: &str| PublishChange { topic: Some(topic.into()), ..PublishChange::default() };
     let changed = |change| Verdict::Publish(Decision::Allow(Some(Box::new(change))));
     let filter = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
-    match which % 16 {
+    match which % 18 {
         0..3 if hook == Hook::Connect => granted(which),
         0..6 => chain::allowed(hook),
         6 => chain::refused(hook, refusal(Action::Reject)),
@@ -72,6 +72,8 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
         12 => changed(PublishChange { payload: Some(vec![0; 300].into()), ..PublishChange::default() }),
         13 => Verdict::Subscribe(vec![filter("new/#")]),
         14 => Verdict::Subscribe(vec![filter("a#"), Decision::Refuse(Refusal::default())]),
+        15 => Verdict::Unusable(Unusable::new(UnusableKind::ALL[usize::from(which) % 7], "unusable")),
+        16 => Verdict::Overloaded(Overload::new("fuzz", "too much")),
         _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "late")),
     }
 }

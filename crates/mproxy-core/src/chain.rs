@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use mproxy_codec::reason::ReasonCode;
-
 use crate::peer::Peer;
 use crate::policy::{
     Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
@@ -132,10 +130,4 @@ pub fn refused(hook: Hook, refusal: Refusal) -> Verdict {
         Hook::Publish | Hook::Deliver => Verdict::Publish(Decision::Refuse(refusal)),
         Hook::Subscribe => Verdict::SubscribeAll(Decision::Refuse(refusal)),
     }
-}
-
-/// The refusal that stands in for an answer that failed: 0x88, Server unavailable.
-#[must_use]
-pub const fn failed_refusal() -> Refusal {
-    Refusal::new(ReasonCode::SERVER_UNAVAILABLE)
 }

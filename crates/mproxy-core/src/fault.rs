@@ -7,7 +7,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
 use crate::peer::Side;
-use crate::policy::{Failure, Hook, Refusal};
+use crate::policy::{Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
 
 /// Whose doing an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +145,20 @@ pub enum Fault {
         /// How it failed.
         failure: Box<Failure>,
     },
+    /// An answer came that cannot be carried out, and the session ends with it.
+    PolicyUnusable {
+        /// Which hook.
+        hook: Hook,
+        /// What is wrong with it.
+        unusable: Box<Unusable>,
+    },
+    /// A limit of mproxy's own kept a question from being answered, and the session ends with it.
+    Overloaded {
+        /// Which hook.
+        hook: Hook,
+        /// Which limit.
+        overload: Box<Overload>,
+    },
     /// The broker could not be reached.
     Unreachable(Unreachable),
     /// Somebody ended it from outside.
@@ -172,11 +186,18 @@ impl Fault {
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
             | Self::TooLate(Deadline::Dial | Deadline::Connack) => Whose::Broker,
+            // The client chose a question that is larger than one may be.
+            Self::PolicyUnusable { unusable, .. }
+                if matches!(unusable.kind, UnusableKind::QuestionTooLarge) =>
+            {
+                Whose::Client
+            }
             Self::Refused { .. }
             | Self::PolicyFailed { .. }
+            | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
-            Self::Drained => Whose::Us,
+            Self::Drained | Self::Overloaded { .. } => Whose::Us,
         }
     }
 
@@ -189,6 +210,9 @@ impl Fault {
             Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
             Self::BrokerLeft { reason } => *reason,
             Self::Refused { refusal, .. } => refusal.reason,
+            Self::PolicyUnusable { unusable, .. } => unusable.reason,
+            Self::Overloaded { hook: Hook::Connect, .. } => ReasonCode::SERVER_UNAVAILABLE,
+            Self::Overloaded { .. } => ReasonCode::QUOTA_EXCEEDED,
             Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
@@ -217,6 +241,8 @@ impl Fault {
             Self::TooLate(_) => "too_late",
             Self::Refused { .. } => "refused",
             Self::PolicyFailed { .. } => "policy_failed",
+            Self::PolicyUnusable { .. } => "policy_unusable",
+            Self::Overloaded { .. } => "overloaded",
             Self::Unreachable(_) => "unreachable",
             Self::Kicked { .. } => "kicked",
             Self::Drained => "drained",
@@ -245,6 +271,12 @@ impl fmt::Display for Fault {
                 refusal.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text:?}"))
             }
             Self::PolicyFailed { hook, failure } => write!(f, "answer to {} failed: {failure}", hook.name()),
+            Self::PolicyUnusable { hook, unusable } => {
+                write!(f, "answer to {} cannot be used: {unusable}", hook.name())
+            }
+            Self::Overloaded { hook, overload } => {
+                write!(f, "overloaded, {} not decided: {overload}", hook.name())
+            }
             Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.0),
             Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
             Self::Drained => f.write_str("mproxy is shutting down"),

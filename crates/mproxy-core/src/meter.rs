@@ -3,7 +3,7 @@
 use mproxy_codec::types::PacketType;
 
 use crate::peer::{Peer, Side};
-use crate::policy::{Failure, Hook, OnError, Source};
+use crate::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 
 /// How a decision came out; a label of the decision counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +42,13 @@ pub trait Meter: Send + Sync {
     /// An answer about this client failed, and this is what that means for the packet. The decision itself is counted
     /// besides.
     fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer);
+
+    /// An answer about this client cannot be carried out: the packet is refused. Counted besides, too.
+    fn unusable(&self, hook: Hook, unusable: &Unusable, peer: &Peer);
+
+    /// A limit of mproxy's own kept a question about this client from being answered: the packet is refused. Counted
+    /// besides, too.
+    fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer);
 }
 
 /// A meter that counts nothing.
@@ -54,4 +61,8 @@ impl Meter for Unmetered {
     fn decisions(&self, _hook: Hook, _source: Source, _outcome: Outcome, _count: u64) {}
 
     fn failed(&self, _hook: Hook, _failure: &Failure, _rule: OnError, _peer: &Peer) {}
+
+    fn unusable(&self, _hook: Hook, _unusable: &Unusable, _peer: &Peer) {}
+
+    fn overloaded(&self, _hook: Hook, _overload: &Overload, _peer: &Peer) {}
 }

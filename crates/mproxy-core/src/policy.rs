@@ -11,10 +11,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mproxy_codec::EncodeError;
 use mproxy_codec::packet::connect::Connect;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::Properties;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::TopicError;
 use mproxy_codec::types::QoS;
 
 use crate::grant::Grant;
@@ -197,11 +199,15 @@ pub enum Source {
     FailedOpen,
     /// The answer failed, and the failure rule says deny.
     FailedClosed,
+    /// An answer came that cannot be carried out.
+    Unusable,
+    /// A limit of mproxy's own.
+    Overloaded,
 }
 
 impl Source {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Unasked,
         Self::Unknown,
         Self::Acl,
@@ -210,6 +216,8 @@ impl Source {
         Self::Rpc,
         Self::FailedOpen,
         Self::FailedClosed,
+        Self::Unusable,
+        Self::Overloaded,
     ];
 
     /// Whether its answer to a PUBLISH stands for all with the same topic, QoS and RETAIN of the same client, until the
@@ -231,11 +239,16 @@ impl Source {
             Self::Rpc => "rpc",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
+            Self::Unusable => "unusable",
+            Self::Overloaded => "overloaded",
         }
     }
 }
 
-/// What was decided. A verdict of another kind than its question counts as a failed answer.
+/// What was decided. A verdict of another kind than its question is [unusable](Unusable).
+///
+/// *Allow* is a value that somebody gave. Of the three that decide nothing, [`Failed`](Self::Failed) alone meets the
+/// failure rule ([`OnError`]); the others are refused whatever it says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// To a CONNECT.
@@ -246,8 +259,12 @@ pub enum Verdict {
     Subscribe(Vec<Decision<FilterChange>>),
     /// To a SUBSCRIBE: the same for all of its filters, unchanged.
     SubscribeAll(Decision<()>),
-    /// No verdict: the answer failed. The failure rule of the hook says what follows.
+    /// No answer, or none that can be read. The failure rule of the hook says what follows.
     Failed(Failure),
+    /// An answer that cannot be carried out, or a question that cannot be put. Refused, whatever the failure rule.
+    Unusable(Unusable),
+    /// A limit of mproxy's own. Refused, whatever the failure rule.
+    Overloaded(Overload),
 }
 
 /// Allowed, perhaps with changes, or refused.
@@ -300,7 +317,7 @@ pub enum Action {
     NoAck,
 }
 
-/// An answer that never came, or that makes no sense. Not a refusal.
+/// An answer that did not come, or cannot be read. Not a refusal: the failure rule says what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Which way it failed; a label.
@@ -323,23 +340,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The ways in which an answer fails.
+/// The ways in which an answer fails: all that the failure rule speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// It did not come in time.
     Deadline,
     /// The adviser could not be reached, or said that it cannot answer.
     Unavailable,
-    /// It could not be read.
+    /// It could not be decoded.
     Unreadable,
-    /// It left out what it had to say (an unset `oneof`, a zero enum).
+    /// Its verdict was unset.
     Unspecified,
-    /// It has another number of verdicts than there were filters.
-    WrongLength,
-    /// It would make an invalid packet, or is no answer to this question.
-    Invalid,
-    /// Too many questions are open.
-    Overloaded,
 }
 
 impl FailureKind {
@@ -351,10 +362,178 @@ impl FailureKind {
             Self::Unavailable => "unavailable",
             Self::Unreadable => "unreadable",
             Self::Unspecified => "unspecified",
+        }
+    }
+}
+
+/// An answer that came and cannot be carried out, or a question that cannot be put. The packet is refused with the
+/// nearest code that it may carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// What is wrong; a label.
+    pub kind: UnusableKind,
+    /// The 5.0 code that says it best.
+    pub reason: ReasonCode,
+    /// For the log.
+    pub detail: Box<str>,
+}
+
+impl Unusable {
+    /// Unusable in this way, explained, with the code that goes with it.
+    #[must_use]
+    pub fn new(kind: UnusableKind, detail: impl Into<Box<str>>) -> Self {
+        let reason = match kind {
+            UnusableKind::TooLarge | UnusableKind::QuestionTooLarge => ReasonCode::PACKET_TOO_LARGE,
+            UnusableKind::WrongLength
+            | UnusableKind::Invalid
+            | UnusableKind::Grant
+            | UnusableKind::GrantExpired
+            | UnusableKind::OtherQuestion => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+        };
+        Self { kind, reason, detail: detail.into() }
+    }
+
+    /// It would make an invalid packet, or says what there is not.
+    #[must_use]
+    pub fn invalid(detail: impl Into<Box<str>>) -> Self {
+        Self::new(UnusableKind::Invalid, detail)
+    }
+
+    /// It would make a packet, or a field of one, that is too large.
+    #[must_use]
+    pub fn too_large(detail: impl Into<Box<str>>) -> Self {
+        Self::new(UnusableKind::TooLarge, detail)
+    }
+
+    /// It would make a packet with a topic or a filter, called `what`, that is none.
+    #[must_use]
+    pub fn topic(what: &str, error: TopicError) -> Self {
+        let kind = if error == TopicError::TooLong { UnusableKind::TooLarge } else { UnusableKind::Invalid };
+        Self::new(kind, format!("{what}: {error}"))
+    }
+
+    /// It would make a packet, called `what`, that cannot be written.
+    #[must_use]
+    pub fn packet(what: &str, error: &EncodeError) -> Self {
+        let kind = match error {
+            EncodeError::FieldTooLong { .. } | EncodeError::PacketTooLong { .. } => UnusableKind::TooLarge,
+            _ => UnusableKind::Invalid,
+        };
+        Self::new(kind, format!("{what}: {error}"))
+    }
+
+    /// It answers a question of another hook.
+    #[must_use]
+    pub fn other_question() -> Self {
+        Self::new(UnusableKind::OtherQuestion, "a verdict to another question")
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.detail)
+    }
+}
+
+/// The ways in which an answer cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnusableKind {
+    /// It has another number of verdicts than there were filters.
+    WrongLength,
+    /// It would make an invalid packet, or holds a value that there is not.
+    Invalid,
+    /// It would make a packet that is larger than it may be, or is too large itself.
+    TooLarge,
+    /// Its grant cannot be put in force.
+    Grant,
+    /// Its grant has ended already.
+    GrantExpired,
+    /// It is no answer to this question.
+    OtherQuestion,
+    /// The question itself is larger than a question may be, so that nobody was asked.
+    QuestionTooLarge,
+}
+
+impl UnusableKind {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::WrongLength,
+        Self::Invalid,
+        Self::TooLarge,
+        Self::Grant,
+        Self::GrantExpired,
+        Self::OtherQuestion,
+        Self::QuestionTooLarge,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::WrongLength => "wrong_length",
             Self::Invalid => "invalid",
-            Self::Overloaded => "overloaded",
+            Self::TooLarge => "too_large",
+            Self::Grant => "grant",
+            Self::GrantExpired => "grant_expired",
+            Self::OtherQuestion => "other_question",
+            Self::QuestionTooLarge => "question_too_large",
         }
+    }
+}
+
+/// A limit of mproxy's own that kept a question from being answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overload {
+    /// Which limit; a label, `"questions"` for example.
+    pub limit: &'static str,
+    /// For the log.
+    pub detail: Box<str>,
+}
+
+impl Overload {
+    /// This limit, explained.
+    #[must_use]
+    pub fn new(limit: &'static str, detail: impl Into<Box<str>>) -> Self {
+        Self { limit, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Overload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.limit, self.detail)
+    }
+}
+
+/// Why there is no decision. Only [`Failed`](Self::Failed) meets the failure rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// The answer failed.
+    Failed(Failure),
+    /// It cannot be carried out.
+    Unusable(Unusable),
+    /// mproxy could not have it answered.
+    Overloaded(Overload),
+}
+
+impl From<Undecided> for Verdict {
+    fn from(undecided: Undecided) -> Self {
+        match undecided {
+            Undecided::Failed(failure) => Self::Failed(failure),
+            Undecided::Unusable(unusable) => Self::Unusable(unusable),
+            Undecided::Overloaded(overload) => Self::Overloaded(overload),
+        }
+    }
+}
+
+impl From<Failure> for Undecided {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Unusable> for Undecided {
+    fn from(unusable: Unusable) -> Self {
+        Self::Unusable(unusable)
     }
 }
 
@@ -429,7 +608,7 @@ pub struct FilterChange {
     pub max_qos: Option<QoS>,
 }
 
-/// What an answer that failed means.
+/// What an answer that [failed](Failure) means. It speaks of nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnError {
     /// The packet is refused with 0x88.

@@ -14,6 +14,7 @@
 //! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
+//! | `undecided` | what follows where nobody decided: the failure rule |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
@@ -51,6 +52,7 @@ mod stride;
 mod subscribe;
 mod terms;
 mod timer;
+mod undecided;
 mod unsubscribe;
 
 use std::sync::Arc;
@@ -81,7 +83,7 @@ use crate::fault::{Closed, Fault};
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::peer::{Origin, Peer, Side};
-use crate::policy::{Decider, Failure, Hook, OnError, Pending, Ruling};
+use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
 
 /// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
 /// a whole chunk alive.
@@ -606,15 +608,6 @@ impl Session {
     fn ask(&mut self, from: Side, pending: Pending) {
         let id = AskId { of: publish::asker(from), seq: self.lane(from).next() };
         self.effects.push(Effect::Ask { id, pending });
-    }
-
-    /// What an answer that failed means, told to the meter.
-    fn failed(&self, hook: Hook, failure: &Failure) -> OnError {
-        let rule = self.setting.on_error.of(hook);
-        if let Some(peer) = self.peer() {
-            self.setting.meter.failed(hook, failure, rule, peer);
-        }
-        rule
     }
 
     fn cold(&mut self) -> &mut Cold {

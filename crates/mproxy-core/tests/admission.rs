@@ -237,18 +237,18 @@ fn an_admission_that_makes_an_invalid_connect_is_a_failed_answer() {
     ] {
         let mut stage = deciding(admitted(admission.clone()));
         stage.client(&if with_will { full_connect(Version::V311) } else { connect(Version::V311) });
-        assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]), "{admission:?}");
-        assert!(matches!(stage.finish(), Fault::PolicyFailed { .. }));
+        assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 5, &[]), "{admission:?}");
+        assert!(matches!(stage.finish(), Fault::PolicyUnusable { .. }));
         assert_eq!(stage.dials, 0);
     }
 }
 
 #[test]
-fn a_verdict_to_another_question_is_a_failed_answer() {
+fn a_verdict_to_another_question_is_unusable() {
     for verdict in [allow(Hook::Publish), allow(Hook::Subscribe), Verdict::Subscribe(vec![])] {
         let mut stage = deciding(verdict);
         stage.client(&connect(Version::V5));
-        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
+        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x83, &[]));
     }
 }
 

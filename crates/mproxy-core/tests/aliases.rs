@@ -195,7 +195,7 @@ fn what_the_broker_was_taught_is_forgotten_rather_than_piled_up() {
 }
 
 #[test]
-fn a_topic_that_has_to_be_taught_anew_and_does_not_fit_is_a_failed_answer() {
+fn a_topic_that_has_to_be_taught_anew_and_does_not_fit_is_refused() {
     let mut stage = Stage::new();
     // Topic Alias Maximum 10, Maximum Packet Size 60.
     stage.open_with(Version::V5, b"", b"\x22\0\x0a\x27\0\0\0\x3c");
@@ -217,5 +217,5 @@ fn a_topic_that_has_to_be_taught_anew_and_does_not_fit_is_a_failed_answer() {
     stage.client(&use_it(&[0; 30]));
     stage.rule(1, allow(Hook::Publish));
     assert_eq!(stage.at_broker(), b"");
-    assert_eq!(stage.at_client(), wire::packet(0x40, &[0, 1, 0x83]));
+    assert_eq!(stage.at_client(), wire::packet(0x40, &[0, 1, 0x97]));
 }

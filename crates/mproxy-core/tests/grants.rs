@@ -159,12 +159,12 @@ fn a_rewritten_topic_is_mapped_like_the_client_s_own() {
 }
 
 #[test]
-fn a_mapped_topic_that_does_not_fit_is_a_failed_answer() {
+fn a_mapped_topic_that_does_not_fit_is_refused() {
     let mut stage = granted(mapped()).open(Version::V5);
     stage.client(&publish(Version::V5, 1, 5, &"x".repeat(65_535)));
     stage.rule(0, allow(Hook::Publish));
     assert_eq!(stage.at_broker(), b"");
-    assert_eq!(stage.at_client(), wire::packet(0x40, &[0, 5, 0x83]));
+    assert_eq!(stage.at_client(), wire::packet(0x40, &[0, 5, 0x97]));
 }
 
 #[test]

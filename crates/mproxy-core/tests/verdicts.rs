@@ -1,4 +1,5 @@
-//! Bad verdicts, in a table: each is a failed answer, counted once, answered by the failure rule, and nothing else happens.
+//! Bad verdicts, in a table: each is counted once, and nothing else happens. An answer that failed meets the failure rule;
+//! one that cannot be used, and a limit of our own, are refused whatever it says.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +8,8 @@ use mproxy_codec::types::PacketType;
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::{Peer, Side};
 use mproxy_core::policy::{
-    Admission, Decision, Failure, FailureKind, FilterChange, Hook, OnError, PublishChange, Source, Verdict,
-    Want, WillChange,
+    Admission, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload, PublishChange, Source,
+    Unusable, UnusableKind, Verdict, Want, WillChange,
 };
 use mproxy_core::session::OnErrors;
 use mproxy_testkit::sim::stage::Setup;
@@ -20,7 +21,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 /// What the meter was told.
 #[derive(Default)]
 struct Counts {
-    failed: Mutex<Vec<(Hook, FailureKind)>>,
+    undecided: Mutex<Vec<(Hook, Kind)>>,
     decisions: Mutex<Vec<(Hook, Source)>>,
 }
 
@@ -32,7 +33,49 @@ impl Meter for Counts {
     }
 
     fn failed(&self, hook: Hook, failure: &Failure, _: OnError, _: &Peer) {
-        self.failed.lock().expect("no test panicked here").push((hook, failure.kind));
+        self.push(hook, Kind::Failed(failure.kind));
+    }
+
+    fn unusable(&self, hook: Hook, unusable: &Unusable, _: &Peer) {
+        self.push(hook, Kind::Unusable(unusable.kind));
+    }
+
+    fn overloaded(&self, hook: Hook, overload: &Overload, _: &Peer) {
+        self.push(hook, Kind::Overloaded(overload.limit));
+    }
+}
+
+impl Counts {
+    fn push(&self, hook: Hook, kind: Kind) {
+        self.undecided.lock().expect("no test panicked here").push((hook, kind));
+    }
+}
+
+/// In which way nothing was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Failed(FailureKind),
+    Unusable(UnusableKind),
+    Overloaded(&'static str),
+}
+
+impl Kind {
+    /// The codes in CONNACK, in a 3.x CONNACK, in an acknowledgement.
+    const fn codes(self) -> [u8; 3] {
+        match self {
+            Self::Failed(_) => [0x88, 3, 0x83],
+            Self::Unusable(UnusableKind::TooLarge | UnusableKind::QuestionTooLarge) => [0x95, 5, 0x97],
+            Self::Unusable(_) => [0x83, 5, 0x83],
+            Self::Overloaded(_) => [0x88, 3, 0x97],
+        }
+    }
+
+    const fn source(self) -> Source {
+        match self {
+            Self::Failed(_) => Source::FailedClosed,
+            Self::Unusable(_) => Source::Unusable,
+            Self::Overloaded(_) => Source::Overloaded,
+        }
     }
 }
 
@@ -40,13 +83,13 @@ impl Meter for Counts {
 struct Bad {
     hook: Hook,
     what: &'static str,
-    kind: FailureKind,
+    kind: Kind,
     /// Where it is no fault at all: user properties before 5.0.
     only_5: bool,
     verdict: Verdict,
 }
 
-fn bad(hook: Hook, what: &'static str, kind: FailureKind, verdict: Verdict) -> Bad {
+fn bad(hook: Hook, what: &'static str, kind: Kind, verdict: Verdict) -> Bad {
     Bad { hook, what, kind, only_5: false, verdict }
 }
 
@@ -74,16 +117,20 @@ fn will(topic: &str) -> Option<WillChange> {
     Some(WillChange::Replace { topic: Some(topic.into()), payload: None, qos: None, retain: None })
 }
 
+const INVALID: Kind = Kind::Unusable(UnusableKind::Invalid);
+const LARGE: Kind = Kind::Unusable(UnusableKind::TooLarge);
+
 fn to_connect() -> Vec<Bad> {
-    let invalid = |what, admission| bad(Hook::Connect, what, FailureKind::Invalid, admit(admission));
+    let invalid = |what, admission| bad(Hook::Connect, what, INVALID, admit(admission));
+    let large = |what, admission| bad(Hook::Connect, what, LARGE, admit(admission));
     let none = Admission::default;
     vec![
         invalid("a client id with U+0000", Admission { client_id: Some("a\0".into()), ..none() }),
         invalid("a client id taken away", Admission { client_id: Some("".into()), ..none() }),
-        invalid("a client id that is too long", Admission { client_id: Some(long(65_536)), ..none() }),
+        large("a client id that is too long", Admission { client_id: Some(long(65_536)), ..none() }),
         invalid("a user name with U+0000", Admission { username: Some("\0".into()), ..none() }),
-        invalid("a user name that is too long", Admission { username: Some(long(65_536)), ..none() }),
-        invalid("a password too long", Admission { password: Some(vec![0; 65_536].into()), ..none() }),
+        large("a user name that is too long", Admission { username: Some(long(65_536)), ..none() }),
+        large("a password too long", Admission { password: Some(vec![0; 65_536].into()), ..none() }),
         invalid(
             "a new password without user name",
             Admission { username: Some("".into()), password: Some(Bytes::from_static(b"p")), ..none() },
@@ -91,7 +138,7 @@ fn to_connect() -> Vec<Bad> {
         invalid("a will topic with a wildcard", Admission { will: will("a/#"), ..none() }),
         invalid("an empty will topic", Admission { will: will(""), ..none() }),
         invalid("a will topic with U+0000", Admission { will: will("a\0"), ..none() }),
-        invalid(
+        large(
             "a will that is too long",
             Admission {
                 will: Some(WillChange::Replace {
@@ -107,7 +154,8 @@ fn to_connect() -> Vec<Bad> {
 }
 
 fn to_publish(hook: Hook) -> Vec<Bad> {
-    let invalid = |what, changes| bad(hook, what, FailureKind::Invalid, change(changes));
+    let invalid = |what, changes| bad(hook, what, INVALID, change(changes));
+    let large = |what, changes| bad(hook, what, LARGE, change(changes));
     let only_5 = |bad| Bad { only_5: true, ..bad };
     let properties = |set: &[(&str, &str)], remove: &[&str]| PublishChange {
         set_user_properties: set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
@@ -118,13 +166,13 @@ fn to_publish(hook: Hook) -> Vec<Bad> {
         invalid("a topic with a wildcard", topic("a/+")),
         invalid("an empty topic", topic("")),
         invalid("a topic with U+0000", topic("a\0")),
-        invalid("a topic that is too long", topic(long(65_536))),
+        large("a topic that is too long", topic(long(65_536))),
         only_5(invalid("a user property with U+0000", properties(&[("a", "\0")], &[]))),
-        only_5(invalid("a user property that is too long", properties(&[("a", &long(65_536))], &[]))),
+        only_5(large("a user property that is too long", properties(&[("a", &long(65_536))], &[]))),
         only_5(invalid("a user property set and removed", properties(&[("a", "b")], &["a"]))),
         // The receiver takes 500 bytes.
-        only_5(invalid("a topic over the Maximum Packet Size", topic(long(500)))),
-        only_5(invalid(
+        only_5(large("a topic over the Maximum Packet Size", topic(long(500)))),
+        only_5(large(
             "a payload over the Maximum Packet Size",
             PublishChange { payload: Some(vec![0; 500].into()), ..PublishChange::default() },
         )),
@@ -133,8 +181,8 @@ fn to_publish(hook: Hook) -> Vec<Bad> {
 
 fn to_subscribe() -> Vec<Bad> {
     let wrong = |what, kind, verdict| bad(Hook::Subscribe, what, kind, verdict);
-    let length = FailureKind::WrongLength;
-    let invalid = FailureKind::Invalid;
+    let length = Kind::Unusable(UnusableKind::WrongLength);
+    let invalid = INVALID;
     vec![
         wrong("no verdict", length, filters(&[])),
         wrong("a verdict too few", length, filters(&["."])),
@@ -143,8 +191,8 @@ fn to_subscribe() -> Vec<Bad> {
         wrong("an empty filter", invalid, filters(&["", "."])),
         wrong("U+0000 in a filter", invalid, filters(&[".", "a\0"])),
         wrong("a share without a filter", invalid, filters(&["$share/g", "."])),
-        wrong("a filter that is too long", invalid, filters(&[&long(65_536), "."])),
-        Bad { only_5: true, ..wrong("over the Maximum Packet Size", invalid, filters(&[&long(500), "."])) },
+        wrong("a filter that is too long", LARGE, filters(&[&long(65_536), "."])),
+        Bad { only_5: true, ..wrong("over the Maximum Packet Size", LARGE, filters(&[&long(500), "."])) },
     ]
 }
 
@@ -159,15 +207,23 @@ fn table() -> Vec<Bad> {
             FailureKind::Unavailable,
             FailureKind::Unreadable,
             FailureKind::Unspecified,
-            FailureKind::Overloaded,
         ] {
-            table.push(bad(hook, "no answer", kind, Verdict::Failed(Failure::new(kind, "test"))));
+            let verdict = Verdict::Failed(Failure::new(kind, "test"));
+            table.push(bad(hook, "no answer", Kind::Failed(kind), verdict));
         }
+        for kind in UnusableKind::ALL {
+            let verdict = Verdict::Unusable(Unusable::new(kind, "test"));
+            table.push(bad(hook, "an unusable answer", Kind::Unusable(kind), verdict));
+        }
+        let verdict = Verdict::Overloaded(Overload::new("test", "too much"));
+        table.push(bad(hook, "a limit of our own", Kind::Overloaded("test"), verdict));
+        let other_question = Kind::Unusable(UnusableKind::OtherQuestion);
         let other = if hook == Hook::Connect { Hook::Publish } else { Hook::Connect };
-        table.push(bad(hook, "to another question", FailureKind::Invalid, allow(other)));
+        table.push(bad(hook, "to another question", other_question, allow(other)));
     }
-    table.push(bad(Hook::Publish, "to a SUBSCRIBE", FailureKind::Invalid, allow(Hook::Subscribe)));
-    table.push(bad(Hook::Subscribe, "to a PUBLISH", FailureKind::Invalid, allow(Hook::Publish)));
+    let other_question = Kind::Unusable(UnusableKind::OtherQuestion);
+    table.push(bad(Hook::Publish, "to a SUBSCRIBE", other_question, allow(Hook::Subscribe)));
+    table.push(bad(Hook::Subscribe, "to a PUBLISH", other_question, allow(Hook::Publish)));
     table
 }
 
@@ -189,7 +245,7 @@ fn connect(version: Version) -> Vec<u8> {
 }
 
 /// The packet in question, what the receiver of its refusal gets, and whether that is the client.
-fn packet(hook: Hook, version: Version) -> (Vec<u8>, Vec<u8>, Side) {
+fn packet(hook: Hook, version: Version, [connack, connack_v3, ack]: [u8; 3]) -> (Vec<u8>, Vec<u8>, Side) {
     let v5 = version == Version::V5;
     let publish = wire::publish(
         version,
@@ -197,13 +253,13 @@ fn packet(hook: Hook, version: Version) -> (Vec<u8>, Vec<u8>, Side) {
     );
     match hook {
         Hook::Connect => {
-            let code = if v5 { 0x88 } else { 3 };
+            let code = if v5 { connack } else { connack_v3 };
             (connect(version), wire::connack(version, false, code, &[]), Side::Client)
         }
-        Hook::Publish if v5 => (publish, wire::packet(0x40, &[0, 5, 0x83]), Side::Client),
+        Hook::Publish if v5 => (publish, wire::packet(0x40, &[0, 5, ack]), Side::Client),
         Hook::Publish => (publish, wire::puback(5), Side::Client),
         Hook::Subscribe => {
-            let code = if v5 { 0x83 } else { 0x80 };
+            let code = if v5 { ack } else { 0x80 };
             let subscribe = wire::subscribe(version, 5, &[("a", 1), ("b", 0)]);
             (subscribe, wire::suback(version, 5, &[code; 2]), Side::Client)
         }
@@ -232,7 +288,7 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
     };
     let mut stage = setup.stage();
     stage.script.want(Hook::Deliver, Want::Head);
-    let (packet, refusal, to) = packet(*hook, version);
+    let (packet, refusal, to) = packet(*hook, version, kind.codes());
     let from = if *hook == Hook::Deliver { Side::Broker } else { Side::Client };
     if *hook != Hook::Connect {
         stage.client(&connect(version));
@@ -244,24 +300,25 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
     if later {
         stage.rule(0, verdict.clone());
     }
-    match rule {
-        OnError::Deny => {
+    let opens = rule == OnError::Allow && matches!(kind, Kind::Failed(_));
+    match opens {
+        false => {
             assert_eq!(heard(&mut stage, to), refusal, "{what}");
             assert_eq!(heard(&mut stage, to.other()), b"", "{what}");
         }
-        OnError::Allow => {
+        true => {
             assert_eq!(heard(&mut stage, from.other()), packet, "{what}: as it came");
             assert_eq!(heard(&mut stage, from), b"", "{what}");
         }
     }
-    assert_eq!(*counts.failed.lock().expect("whole"), [(*hook, *kind)], "{what}");
-    let source = if rule == OnError::Deny { Source::FailedClosed } else { Source::FailedOpen };
+    assert_eq!(*counts.undecided.lock().expect("whole"), [(*hook, *kind)], "{what}");
+    let source = if opens { Source::FailedOpen } else { kind.source() };
     let decisions = counts.decisions.lock().expect("whole");
     let failed = decisions.iter().filter(|(of, from)| of == hook && *from == source).count();
     // A SUBSCRIBE counts one for each filter.
     assert_eq!(failed, if *hook == Hook::Subscribe { 2 } else { 1 }, "{what}");
     drop(decisions);
-    if *hook == Hook::Connect && rule == OnError::Deny {
+    if *hook == Hook::Connect && !opens {
         assert!(stage.is_shut(Side::Client) && stage.dials == 0, "{what}");
         return;
     }
@@ -272,7 +329,7 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
 }
 
 #[test]
-fn a_bad_verdict_is_a_failed_answer_and_crashes_nothing() {
+fn a_bad_verdict_opens_nothing_but_where_it_failed_and_failures_allow() {
     for bad in table() {
         for version in VERSIONS.iter().filter(|version| !bad.only_5 || **version == Version::V5) {
             for rule in [OnError::Deny, OnError::Allow] {

@@ -1,12 +1,15 @@
 //! The contract: what core and the other rooms mean, said in the generated types of `proto/events.proto`, and
-//! back. Only this room names them. What an answer leaves out or gets wrong becomes a failure here.
+//! back. Only this room names them. What an answer leaves out becomes a failure here, and
+//! what it gets wrong becomes unusable.
 
 mod ask;
+mod complaints;
 mod grant;
 mod hello;
 mod tell;
 mod verdict;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_codec::property::{Properties, PropertyId, Value};
@@ -19,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub(crate) use self::ask::Ask;
+pub(crate) use self::complaints::Complaints;
 pub(crate) use self::hello::{Hello, Wanted, Wants};
 pub(crate) use self::tell::Tell;
 use self::wire::hooks_client::HooksClient;
@@ -111,11 +115,14 @@ impl From<Kind> for Rpc {
 
 /// A policy service at the other end of a connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Service(HooksClient<Channel>);
+pub(crate) struct Service {
+    hooks: HooksClient<Channel>,
+    complaints: Arc<Complaints>,
+}
 
 impl Service {
-    pub(crate) fn new(channel: Channel) -> Self {
-        Self(HooksClient::new(channel))
+    pub(crate) fn new(channel: Channel, complaints: Arc<Complaints>) -> Self {
+        Self { hooks: HooksClient::new(channel), complaints }
     }
 
     /// Asks what it wants. The failure is for the log.
@@ -126,18 +133,18 @@ impl Service {
         within: Duration,
     ) -> Result<Result<Hello, String>, Status> {
         let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        let answer = self.0.clone().hello(timed(request, within)).await?;
+        let answer = self.hooks.clone().hello(timed(request, within)).await?;
         Ok(Hello::read(answer.into_inner()))
     }
 
-    /// Asks a question. What makes no sense in the answer is a [`Verdict::Failed`].
+    /// Asks a question. What cannot be used in the answer is a [`Verdict::Unusable`].
     pub(crate) async fn ask(&self, question: Ask, within: Duration) -> Result<Verdict, Status> {
-        question.put(self.0.clone(), within).await
+        question.put(self.hooks.clone(), within, &self.complaints).await
     }
 
     /// Tells of an event.
     pub(crate) async fn tell(&self, event: Tell, within: Duration) -> Result<(), Status> {
-        event.put(self.0.clone(), within).await
+        event.put(self.hooks.clone(), within).await
     }
 }
 

@@ -66,8 +66,16 @@ fn joined(words: Words, open: Verdict) -> Verdict {
             warn!(%failure, "the rest of a SUBSCRIBE could not be decided: refused");
             vec![Decision::Refuse(Refusal::new(ReasonCode::SERVER_UNAVAILABLE)); count]
         }
+        Verdict::Unusable(unusable) => {
+            warn!(%unusable, "the rest of a SUBSCRIBE could not be decided: refused");
+            vec![Decision::Refuse(Refusal::new(unusable.reason)); count]
+        }
+        Verdict::Overloaded(overload) => {
+            warn!(%overload, "the rest of a SUBSCRIBE could not be decided: refused");
+            vec![Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)); count]
+        }
         Verdict::Subscribe(_) | Verdict::Connect(_) | Verdict::Publish(_) => {
-            vec![Decision::Refuse(Refusal::new(ReasonCode::SERVER_UNAVAILABLE)); count]
+            vec![Decision::Refuse(Refusal::new(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR)); count]
         }
     };
     let mut open = open.into_iter();

@@ -31,8 +31,8 @@ use std::time::Duration;
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::event::{Event, Happening, Kind, Sink};
 use mproxy_core::policy::{
-    Answer, Decider, Failure, FailureKind, Hook, Payload, PublishQuestion, Question, Refusal, Ruling,
-    Silence, Source, Verdict, Want,
+    Answer, Decider, Hook, Overload, Payload, PublishQuestion, Question, Refusal, Ruling, Silence, Source,
+    Verdict, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -47,7 +47,7 @@ pub use self::health::{EndpointHealth, HealthState};
 use self::keeper::Keeper;
 use self::observe::Observer;
 use self::unary::{Carried, carry};
-use crate::contract::{Ask, Wanted};
+use crate::contract::{Ask, Complaints, Wanted};
 use crate::watch::{CallOutcome, Watch};
 
 /// How the policy service is reached and used.
@@ -63,8 +63,8 @@ pub struct RemoteConfig {
     pub version: Arc<str>,
     /// Events that wait at most, over all connections (rounded up to a multiple of 16).
     pub event_queue: usize,
-    /// Questions that are open at the service at most; the others wait within their deadline, and fail as
-    /// *overloaded* after it.
+    /// Questions that are open at the service at most; the others wait within their deadline, and are refused as
+    /// *overloaded* after it, whatever the failure rule.
     pub max_in_flight: usize,
     /// For `https://` endpoints.
     pub tls: RemoteTls,
@@ -107,6 +107,7 @@ impl Remote {
                 url: endpoint.to_string(),
                 dialer,
                 board: Arc::clone(&board),
+                complaints: Arc::new(Complaints::new(endpoint.to_string())),
                 version: Arc::clone(&config.version),
                 instance: Arc::clone(&config.instance),
             };
@@ -149,6 +150,9 @@ impl Remote {
     }
 
     fn later(&self, ask: Ask, hook: Hook) -> Answer {
+        if let Err(unusable) = ask.fits() {
+            return Answer::Now(rpc(Verdict::Unusable(unusable)));
+        }
         let deadline = Instant::now() + self.timeout;
         let (board, turns, watch) =
             (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
@@ -157,9 +161,10 @@ impl Remote {
             let turn = timeout_at(deadline, turns.acquire()).await;
             // Turns come free when others give up, which is when this one has to as well.
             if turn.is_err() || Instant::now() >= deadline {
-                let kind = FailureKind::Overloaded;
-                watch.call(ask.rpc().name(), CallOutcome::Failed(kind), Duration::ZERO);
-                return rpc(Verdict::Failed(Failure::new(kind, "too many questions are open")));
+                watch.call(ask.rpc().name(), CallOutcome::Overloaded, Duration::ZERO);
+                let overload =
+                    Overload::new("questions", "too many questions are open at the policy service");
+                return rpc(Verdict::Overloaded(overload));
             }
             match carry(&board, &*watch, ask, deadline).await {
                 Ok(Carried::Answered(verdict)) => rpc(verdict),

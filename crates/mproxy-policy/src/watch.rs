@@ -10,19 +10,25 @@ use mproxy_core::policy::FailureKind;
 pub enum CallOutcome {
     /// It was answered, whatever the answer.
     Answered,
+    /// It was answered, and the answer cannot be used.
+    Unusable,
     /// The service does not implement it.
     Unwanted,
+    /// It was not made: too many are open.
+    Overloaded,
     /// It failed.
     Failed(FailureKind),
 }
 
 impl CallOutcome {
-    /// The label: `"answered"`, `"unwanted"`, or that of the failure.
+    /// The label: `"answered"`, `"unusable"`, `"unwanted"`, `"overloaded"`, or that of the failure.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
+            Self::Unusable => "unusable",
             Self::Unwanted => "unwanted",
+            Self::Overloaded => "overloaded",
             Self::Failed(kind) => kind.name(),
         }
     }

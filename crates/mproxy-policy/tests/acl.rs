@@ -219,13 +219,13 @@ async fn a_refresh_needs_no_password_but_the_user_must_still_be_there() {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_for_a_turn_is_a_failed_answer() {
+async fn who_waits_in_vain_for_a_turn_is_refused_as_overloaded() {
     let hash = hash_password("sesame").unwrap();
     let acl = acl(&format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\""));
     let adviser = AclAdviser::alone(acl).verifying(1, Duration::ZERO);
     let ruling = ann().connects(&adviser).await.unwrap();
-    let Verdict::Failed(failure) = ruling.verdict else { panic!("{ruling:?}") };
-    assert!(matches!(failure.kind, FailureKind::Overloaded | FailureKind::Deadline), "{failure}");
+    let Verdict::Overloaded(overload) = ruling.verdict else { panic!("{ruling:?}") };
+    assert_eq!(overload.limit, "passwords");
 }
 
 #[tokio::test]

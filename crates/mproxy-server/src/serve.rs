@@ -297,8 +297,11 @@ fn tell(relay: &Relay<Stream>, fault: &Fault) {
         };
     }
     match (fault.whose(), fault) {
-        // A client that goes, comes badly or vanishes is everyday life. An answer that failed has had its own line.
-        (Whose::Client, _) | (Whose::Policy, Fault::PolicyFailed { .. }) => line!(debug),
+        // A client that goes, comes badly or vanishes is everyday life. What was not decided has had its own line.
+        (Whose::Client, _)
+        | (_, Fault::PolicyFailed { .. } | Fault::PolicyUnusable { .. } | Fault::Overloaded { .. }) => {
+            line!(debug);
+        }
         (Whose::Broker, _) => line!(warn),
         (Whose::Policy | Whose::Us, _) => line!(info),
     }

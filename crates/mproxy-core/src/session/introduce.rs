@@ -8,11 +8,12 @@ use mproxy_codec::frame::Header;
 use mproxy_codec::packet::{Connack, Connect, Disconnect, Will};
 use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::check_name;
 use mproxy_codec::types::Sender;
 
 use super::{Session, rewrite};
 use crate::grant::{Grant, Mapping, Word};
-use crate::policy::{Admission, Refusal};
+use crate::policy::{Admission, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
@@ -22,21 +23,22 @@ const ANY_PACKET: u32 = 268_435_460;
 #[derive(Debug)]
 pub(super) enum Unfit {
     /// The admission makes no valid CONNECT.
-    Invalid(String),
+    Unusable(Unusable),
     /// A limit or the grant itself forbids it; this is the code.
     Refused(ReasonCode),
 }
 
-impl From<String> for Unfit {
-    fn from(why: String) -> Self {
-        Self::Invalid(why)
+impl From<Unusable> for Unfit {
+    fn from(unusable: Unusable) -> Self {
+        Self::Unusable(unusable)
     }
 }
 
 impl Session {
     /// The CONNECT for the broker; the very bytes where nothing changes.
     pub(super) fn introduce(&mut self, sent: &Bytes, admission: Option<&Admission>) -> Result<Bytes, Unfit> {
-        let asked = parse_connect(sent).ok_or_else(|| "CONNECT could not be read again".to_owned())?;
+        let asked =
+            parse_connect(sent).ok_or_else(|| Unusable::invalid("CONNECT could not be read again"))?;
         let mut connect = match admission {
             Some(admission) => rewrite::connect(&asked, admission)?,
             None => asked,
@@ -60,7 +62,7 @@ impl Session {
             will.topic = &topic;
             if let Some(properties) = &properties {
                 will.properties = Properties::check(properties, Place::Will, Sender::Client)
-                    .map_err(|error| format!("mapped will: {error}"))?;
+                    .map_err(|error| Unusable::invalid(format!("mapped will: {error}")))?;
             }
         }
         if connect == asked && expiry.is_none() {
@@ -70,7 +72,7 @@ impl Session {
         let mut out = BytesMut::new();
         connect
             .encode_with(&PropertyEdit::keep(connect.properties).with(expiry.as_slice()), &mut out)
-            .map_err(|error| format!("rewritten CONNECT: {error}"))?;
+            .map_err(|error| Unusable::packet("rewritten CONNECT", &error))?;
         Ok(out.freeze())
     }
 
@@ -170,25 +172,16 @@ impl Session {
     }
 }
 
-impl Unfit {
-    /// As a refusal, or else as the text of a failure.
-    pub(super) fn split(self) -> Result<Refusal, String> {
-        match self {
-            Self::Refused(reason) => Ok(Refusal::new(reason)),
-            Self::Invalid(why) => Err(why),
-        }
-    }
-}
-
 /// Topic and, where they change, properties of a will at the broker.
-fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, Option<BytesMut>), String> {
+fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, Option<BytesMut>), Unusable> {
     let topic = mapping.up(will.topic);
+    check_name(&topic).map_err(|error| Unusable::topic("mapped will topic", error))?;
     let Some(response) = will.properties.text(PropertyId::ResponseTopic) else { return Ok((topic, None)) };
     let response = [(PropertyId::ResponseTopic, Value::Text(&mapping.up(response)))];
     let properties = PropertyEdit::keep(will.properties)
         .with(&response)
         .to_bytes()
-        .map_err(|error| format!("mapped will: {error}"))?;
+        .map_err(|error| Unusable::packet("mapped will", &error))?;
     Ok((topic, Some(properties)))
 }
 

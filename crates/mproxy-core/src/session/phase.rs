@@ -22,8 +22,8 @@ use crate::fault::{Fault, Unreachable};
 use crate::meter::Outcome;
 use crate::peer::{Peer, Side};
 use crate::policy::{
-    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, OnError, Question, Refusal,
-    Ruling, Source, Verdict, Want,
+    Admission, Answer, ConnectQuestion, Decision, Hook, Question, Refusal, Ruling, Source, Undecided,
+    Unusable, Verdict, Want,
 };
 
 /// Where a session stands.
@@ -168,40 +168,40 @@ impl Session {
         let Phase::Admitting(sent) = &self.phase else { return };
         let sent = (**sent).clone();
         let Ruling { mut source, verdict } = ruling;
-        let judged = match verdict {
+        let refused = |refusal| Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) };
+        let undecided = match verdict {
             Verdict::Connect(Decision::Allow(admission)) => {
-                match self.introduce(&sent, admission.as_deref()).map_err(Unfit::split) {
-                    Ok(bytes) => Ok((bytes, admission)),
-                    Err(Ok(refusal)) => Err(Ok(refusal)),
-                    Err(Err(why)) => Err(Err(Failure::new(FailureKind::Invalid, why))),
+                match self.introduce(&sent, admission.as_deref()) {
+                    Ok(bytes) => Ok(Ok((bytes, admission))),
+                    Err(Unfit::Refused(reason)) => Ok(Err(refused(Refusal::new(reason)))),
+                    Err(Unfit::Unusable(unusable)) => Err(Undecided::Unusable(unusable)),
                 }
             }
-            Verdict::Connect(Decision::Refuse(refusal)) => Err(Ok(refusal)),
-            Verdict::Failed(failure) => Err(Err(failure)),
+            Verdict::Connect(Decision::Refuse(refusal)) => Ok(Err(refused(refusal))),
+            Verdict::Failed(failure) => Err(Undecided::Failed(failure)),
+            Verdict::Unusable(unusable) => Err(Undecided::Unusable(unusable)),
+            Verdict::Overloaded(overload) => Err(Undecided::Overloaded(overload)),
             Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Err(Err(Failure::new(FailureKind::Invalid, "a verdict to another question")))
+                Err(Unusable::other_question().into())
             }
         };
-        let judged = match judged {
-            Err(Err(failure)) => match self.failed(Hook::Connect, &failure) {
-                OnError::Allow => {
+        let judged =
+            undecided.unwrap_or_else(|undecided| match self.resolve_undecided(Hook::Connect, undecided) {
+                Ok(()) => {
                     source = Source::FailedOpen;
-                    match self.introduce(&sent, None).map_err(Unfit::split) {
+                    match self.introduce(&sent, None) {
                         Ok(bytes) => Ok((bytes, None)),
-                        Err(unfit) => {
-                            let refusal = Box::new(unfit.unwrap_or_default());
-                            Err(Fault::Refused { hook: Hook::Connect, refusal })
+                        Err(Unfit::Refused(reason)) => Err(refused(Refusal::new(reason))),
+                        Err(Unfit::Unusable(unusable)) => {
+                            Err(Undecided::Unusable(unusable).fault(Hook::Connect))
                         }
                     }
                 }
-                OnError::Deny => {
-                    source = Source::FailedClosed;
-                    Err(Fault::PolicyFailed { hook: Hook::Connect, failure: Box::new(failure) })
+                Err(undecided) => {
+                    source = undecided.source();
+                    Err(undecided.fault(Hook::Connect))
                 }
-            },
-            Err(Ok(refusal)) => Err(Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) }),
-            Ok(judged) => Ok(judged),
-        };
+            });
         let outcome = match &judged {
             Ok((_, None)) => Outcome::Allowed,
             Ok((_, Some(_))) => Outcome::Changed,

@@ -16,14 +16,14 @@ use mproxy_codec::types::{PacketType, QoS};
 
 use super::lane::{Asker, Slot, State};
 use super::{Fate, Session, Step};
-use crate::chain::{allowed, failed_refusal};
+use crate::chain::allowed;
 use crate::event::{Event, Happening, Kind, Published};
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Answer, Decision, Failure, FailureKind, Hook, OnError, Payload, PublishChange, PublishQuestion, Question,
-    Refusal, Ruling, Source, Verdict, Want,
+    Answer, Decision, Hook, Payload, PublishChange, PublishQuestion, Question, Refusal, Ruling, Source,
+    Verdict, Want,
 };
 
 /// A PUBLISH larger than this does not wait for its last byte: its head is decided, then the payload streams.
@@ -155,7 +155,9 @@ impl Session {
         };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
         let decided = match state {
-            State::Go | State::Hold => Ok(None),
+            State::Go => Ok(None),
+            // The lane lets none go whose verdict is out.
+            State::Hold => Err((Refusal::default(), None)),
             State::Ruled(ruling) => self.publish_ruled(from, *ruling, &head, topic),
             State::Again => {
                 self.skip_body(from, streams);
@@ -166,20 +168,14 @@ impl Session {
         let written =
             decided.and_then(|change| match self.write_anew(from, &head, topic, change.as_deref()) {
                 Ok(out) => Ok((change, out)),
-                // Only a topic that has to be taught anew gets here. It cannot go, whatever the failure rule.
-                Err(why) => {
-                    let failure = Failure::new(FailureKind::Invalid, why);
-                    if let Some(peer) = self.peer() {
-                        self.setting.meter.failed(hook(from), &failure, OnError::Deny, peer);
-                    }
-                    Err((failed_refusal(), Some(failure)))
-                }
+                // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
+                Err(unusable) => Err(self.refuse_unusable(hook(from), unusable)),
             });
         let (change, out) = match written {
             Ok(written) => written,
-            Err((refusal, failure)) => {
+            Err((refusal, undecided)) => {
                 self.skip_body(from, streams);
-                self.refuse_publish(from, &head, &refusal, failure, now);
+                self.refuse_publish(from, &head, &refusal, undecided, now);
                 return;
             }
         };

@@ -17,7 +17,8 @@ use crate::grant::Grant;
 use crate::meter::Outcome;
 use crate::peer::Peer;
 use crate::policy::{
-    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, Question, Ruling, Verdict, Want,
+    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, Question, Ruling, Undecided,
+    Unusable, Verdict, Want,
 };
 use crate::rule::Effect as RuleEffect;
 
@@ -75,7 +76,8 @@ impl Session {
             }
             Answer::Now(ruling) => self.refreshed(ruling, now),
             Answer::Pass => {
-                self.not_refreshed(&Failure::new(FailureKind::Unavailable, "nobody renews it"), now)
+                let failure = Failure::new(FailureKind::Unavailable, "nobody renews it");
+                self.not_refreshed(Undecided::Failed(failure), now)
             }
         }
     }
@@ -116,7 +118,7 @@ impl Session {
             return;
         }
         let Ruling { source, verdict } = ruling;
-        let failure = match verdict {
+        let undecided = match verdict {
             Verdict::Connect(Decision::Allow(admission)) => {
                 self.setting.meter.decisions(Hook::Connect, source, Outcome::Allowed, 1);
                 return self.renewed(admission.map(|admission| *admission).unwrap_or_default(), now);
@@ -125,17 +127,19 @@ impl Session {
                 self.setting.meter.decisions(Hook::Connect, source, Outcome::Refused, 1);
                 return self.end(Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) }, now);
             }
-            Verdict::Failed(failure) => failure,
+            Verdict::Failed(failure) => Undecided::Failed(failure),
+            Verdict::Unusable(unusable) => Undecided::Unusable(unusable),
+            Verdict::Overloaded(overload) => Undecided::Overloaded(overload),
             Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Failure::new(FailureKind::Invalid, "a verdict to another question")
+                Unusable::other_question().into()
             }
         };
-        self.not_refreshed(&failure, now);
+        self.not_refreshed(undecided, now);
     }
 
-    fn not_refreshed(&mut self, failure: &Failure, now: Instant) {
+    fn not_refreshed(&mut self, undecided: Undecided, now: Instant) {
         // What follows from it is not this rule's to say: the old grant serves, and after it each packet has its own.
-        self.failed(Hook::Connect, failure);
+        let _ = self.resolve_undecided(Hook::Connect, undecided);
         if let Some(renewal) = self.cold.as_mut().and_then(|cold| cold.renewal.as_mut()) {
             renewal.due = Some(now + AGAIN);
         }

@@ -128,6 +128,11 @@ fn legal(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     match reason {
         ReasonCode::SERVER_UNAVAILABLE if packet == PacketType::Disconnect => ReasonCode::UNSPECIFIED_ERROR,
         ReasonCode::SERVER_UNAVAILABLE => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+        // Acknowledgements have no word for "too large"; SUBACK, PUBACK and PUBREC have one for "too much".
+        ReasonCode::PACKET_TOO_LARGE | ReasonCode::QUOTA_EXCEEDED if packet == PacketType::Unsuback => {
+            ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
+        }
+        ReasonCode::PACKET_TOO_LARGE => ReasonCode::QUOTA_EXCEEDED,
         // [MQTT-3.2.2-8] leaves these out of CONNACK.
         ReasonCode::SERVER_SHUTTING_DOWN
         | ReasonCode::ADMINISTRATIVE_ACTION
@@ -157,6 +162,11 @@ mod tests {
     fn a_code_that_the_packet_may_not_carry_is_replaced() {
         assert_eq!(legal(PacketType::Puback, ReasonCode::SERVER_UNAVAILABLE).0, 0x83);
         assert_eq!(legal(PacketType::Puback, ReasonCode::BANNED).0, 0x87);
+        assert_eq!(legal(PacketType::Connack, ReasonCode::PACKET_TOO_LARGE).0, 0x95);
+        assert_eq!(legal(PacketType::Pubrec, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
+        assert_eq!(legal(PacketType::Suback, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
+        assert_eq!(legal(PacketType::Unsuback, ReasonCode::PACKET_TOO_LARGE).0, 0x83);
+        assert_eq!(legal(PacketType::Unsuback, ReasonCode::QUOTA_EXCEEDED).0, 0x83);
         assert_eq!(legal(PacketType::Connack, ReasonCode::SERVER_UNAVAILABLE).0, 0x88);
         assert_eq!(legal(PacketType::Connack, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x88);
         assert_eq!(legal(PacketType::Disconnect, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x8B);

@@ -8,7 +8,7 @@ use mproxy_codec::property::{PropertyEdit, PropertyId, Value};
 use mproxy_codec::topic::check_name;
 use mproxy_codec::types::Version;
 
-use crate::policy::{Admission, PublishChange, WillChange};
+use crate::policy::{Admission, PublishChange, Unusable, WillChange};
 
 /// Appends the head of a PUBLISH under `topic` with the changes; a payload of `payload_len` bytes follows. `response`
 /// takes the place of its response topic.
@@ -61,12 +61,12 @@ fn touches_user_properties(change: &PublishChange) -> bool {
 }
 
 /// A CONNECT with the changes of its admission. `Err` says what is wrong with them.
-pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Result<Connect<'a>, String> {
+pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Result<Connect<'a>, Unusable> {
     let mut connect = *sent;
     if let Some(client_id) = &admission.client_id {
         plain("client id", client_id)?;
         if client_id.is_empty() && !sent.client_id.is_empty() {
-            return Err("client id: may not be taken away".into());
+            return Err(Unusable::invalid("client id: may not be taken away"));
         }
         connect.client_id = client_id;
     }
@@ -80,7 +80,7 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
     }
     if let Some(password) = &admission.password {
         if connect.username.is_none() && sent.username.is_some() && !password.is_empty() {
-            return Err("password: a new one without the user name that it belongs to".into());
+            return Err(Unusable::invalid("password: a new one without the user name that it belongs to"));
         }
         connect.password = (!password.is_empty()).then_some(password);
     }
@@ -88,9 +88,11 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
         None => {}
         Some(WillChange::Remove) => connect.will = None,
         Some(WillChange::Replace { topic, payload, qos, retain }) => {
-            let Some(will) = connect.will else { return Err("will: the client sent none".into()) };
+            let Some(will) = connect.will else {
+                return Err(Unusable::invalid("will: the client sent none"));
+            };
             let topic = topic.as_deref().unwrap_or(will.topic);
-            check_name(topic).map_err(|error| format!("will topic: {error}"))?;
+            check_name(topic).map_err(|error| Unusable::topic("will topic", error))?;
             connect.will = Some(Will {
                 topic,
                 payload: payload.as_deref().unwrap_or(will.payload),
@@ -103,6 +105,6 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
     Ok(connect)
 }
 
-fn plain(what: &str, text: &str) -> Result<(), String> {
-    if text.contains('\0') { Err(format!("{what}: holds U+0000")) } else { Ok(()) }
+fn plain(what: &str, text: &str) -> Result<(), Unusable> {
+    if text.contains('\0') { Err(Unusable::invalid(format!("{what}: holds U+0000"))) } else { Ok(()) }
 }

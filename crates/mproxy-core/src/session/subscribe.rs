@@ -14,14 +14,14 @@ use super::lane::{Slot, State};
 use super::ledger::Subscribing;
 use super::reply::suback_code;
 use super::{Session, Step};
-use crate::chain::{allowed, failed_refusal};
+use crate::chain::allowed;
 use crate::event::Kind;
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Action, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Question, Refusal, Ruling,
-    Source, SubscribeQuestion, Verdict, Want,
+    Action, Answer, Decision, FilterChange, Hook, Question, Refusal, Ruling, Source, SubscribeQuestion,
+    Undecided, Unusable, UnusableKind, Verdict, Want,
 };
 
 /// What was decided about one filter.
@@ -70,11 +70,15 @@ impl Session {
             return;
         };
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        let (source, mut decided, failure) = match state {
-            State::Go | State::Hold | State::Again if self.grant().is_some() => {
+        let (source, mut decided, undecided) = match state {
+            // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
+            State::Hold | State::Again => {
+                (Source::Unknown, vec![Decision::Refuse(Refusal::default()); requests.len()], None)
+            }
+            State::Go if self.grant().is_some() => {
                 (Source::Grant, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
             }
-            State::Go | State::Hold | State::Again => {
+            State::Go => {
                 self.subscribe_leaves(&subscribe, &requests, &[], Box::default());
                 self.effects.send(Side::Broker, bytes.clone());
                 return;
@@ -95,8 +99,8 @@ impl Session {
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;
             self.end(
-                match failure {
-                    Some(failure) => Fault::PolicyFailed { hook, failure: Box::new(failure) },
+                match undecided {
+                    Some(undecided) => undecided.fault(hook),
                     None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
                 },
                 now,
@@ -137,7 +141,7 @@ impl Session {
         ruling: Ruling,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
-    ) -> (Source, Vec<Decided>, Option<Failure>) {
+    ) -> (Source, Vec<Decided>, Option<Undecided>) {
         let Ruling { source, verdict } = ruling;
         let judged = match verdict {
             Verdict::SubscribeAll(Decision::Allow(())) => {
@@ -146,27 +150,29 @@ impl Session {
             Verdict::SubscribeAll(Decision::Refuse(refusal)) => {
                 Ok(vec![Decision::Refuse(refusal); requests.len()])
             }
-            Verdict::Subscribe(decided) if decided.len() == requests.len() => self
-                .check_filters(subscribe, requests, decided)
-                .map_err(|why| Failure::new(FailureKind::Invalid, why)),
-            Verdict::Subscribe(decided) => Err(Failure::new(
-                FailureKind::WrongLength,
-                format!("{} verdicts for {} filters", decided.len(), requests.len()),
-            )),
-            Verdict::Failed(failure) => Err(failure),
-            Verdict::Connect(_) | Verdict::Publish(_) => {
-                Err(Failure::new(FailureKind::Invalid, "a verdict to another question"))
+            Verdict::Subscribe(decided) if decided.len() == requests.len() => {
+                self.check_filters(subscribe, requests, decided).map_err(Undecided::Unusable)
             }
+            Verdict::Subscribe(decided) => Err(Undecided::Unusable(Unusable::new(
+                UnusableKind::WrongLength,
+                format!("{} verdicts for {} filters", decided.len(), requests.len()),
+            ))),
+            Verdict::Failed(failure) => Err(Undecided::Failed(failure)),
+            Verdict::Unusable(unusable) => Err(Undecided::Unusable(unusable)),
+            Verdict::Overloaded(overload) => Err(Undecided::Overloaded(overload)),
+            Verdict::Connect(_) | Verdict::Publish(_) => Err(Unusable::other_question().into()),
         };
-        let judged = judged.map_err(|failure| (self.failed(Hook::Subscribe, &failure), failure));
-        match judged {
-            Ok(decided) => (source, decided, None),
-            Err((OnError::Allow, _)) => {
+        let undecided = match judged {
+            Ok(decided) => return (source, decided, None),
+            Err(undecided) => self.resolve_undecided(Hook::Subscribe, undecided),
+        };
+        match undecided {
+            Ok(()) => {
                 (Source::FailedOpen, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
             }
-            Err((OnError::Deny, failure)) => {
-                let refused = vec![Decision::Refuse(failed_refusal()); requests.len()];
-                (Source::FailedClosed, refused, Some(failure))
+            Err(undecided) => {
+                let refused = vec![Decision::Refuse(undecided.refusal()); requests.len()];
+                (undecided.source(), refused, Some(undecided))
             }
         }
     }
@@ -177,16 +183,16 @@ impl Session {
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
         mut decided: Vec<Decided>,
-    ) -> Result<Vec<Decided>, String> {
+    ) -> Result<Vec<Decided>, Unusable> {
         let (mut renames, mut rename_bytes) = (0, 0);
         for (request, one) in requests.iter().zip(&mut decided) {
             let Decision::Allow(change) = one else { continue };
             if let Some(filter) = &change.filter {
                 let filter =
-                    TopicFilter::new(filter).map_err(|error| format!("rewritten filter: {error}"))?;
+                    TopicFilter::new(filter).map_err(|error| Unusable::topic("rewritten filter", error))?;
                 if request.no_local && filter.share().is_some() {
                     // [MQTT-3.8.3-4]
-                    return Err("rewritten filter: a shared subscription with No Local".into());
+                    return Err(Unusable::invalid("rewritten filter: a shared subscription with No Local"));
                 }
                 if filter.as_str() == request.filter.as_str() {
                     change.filter = None;
@@ -206,18 +212,18 @@ impl Session {
         if renames > 0 {
             let room = self.ledger.as_ref().is_none_or(|ledger| ledger.has_room_for(renames, rename_bytes));
             if !room {
-                return Err("more rewritten filters than one session remembers".into());
+                return Err(Unusable::too_large("more rewritten filters than one session remembers"));
             }
             let mut out = BytesMut::new();
             let kept = PropertyEdit::keep(subscribe.properties);
             let sent = allowed_requests(requests, &decided);
             encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
-                .map_err(|error| format!("rewritten SUBSCRIBE: {error}"))?;
+                .map_err(|error| Unusable::packet("rewritten SUBSCRIBE", &error))?;
             let (size, most) = (out.len(), self.terms.max_packet_to(Side::Broker));
             if size > most as usize {
-                return Err(format!(
+                return Err(Unusable::too_large(format!(
                     "rewritten SUBSCRIBE of {size} bytes is over the broker's Maximum Packet Size of {most}"
-                ));
+                )));
             }
         }
         Ok(decided)

@@ -13,8 +13,8 @@ use mproxy_codec::types::QoS;
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook, PublishQuestion,
-    Question, Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
+    Answer, ConnectQuestion, Decider, Decision, FilterChange, Hook, Overload, PublishQuestion, Question,
+    Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
 };
 use mproxy_core::rule::{Act, Message};
 use tokio::sync::Semaphore;
@@ -65,7 +65,7 @@ impl AclAdviser {
     }
 
     /// Verifies so many passwords at once (one a core, if not said), and none longer than `within`
-    /// (5 s, if not said): who waited in vain for a turn is answered *overloaded*, a failed answer.
+    /// (5 s, if not said): who waited in vain for a turn is refused as *overloaded*, whatever the failure rule.
     #[must_use]
     pub fn verifying(mut self, at_once: usize, within: Duration) -> Self {
         self.verifying = Arc::new(Semaphore::new(at_once.max(1)));
@@ -171,9 +171,10 @@ impl AclAdviser {
         let password = password.clone();
         let given = question.connect.password.unwrap_or_default().to_vec();
         Answer::Later(Box::pin(async move {
-            let failed = |kind, what: &str| ruling(Verdict::Failed(Failure::new(kind, what)));
+            // All of it is work of our own: never a failed answer, which a failure rule could turn into a yes.
+            let overloaded = |what: &str| ruling(Verdict::Overloaded(Overload::new("passwords", what)));
             let Ok(permit) = timeout_at(deadline, permits.acquire_owned()).await else {
-                return failed(FailureKind::Overloaded, "too many passwords to verify");
+                return overloaded("too many passwords to verify");
             };
             // The permit goes with the work: a client that leaves does not make room for another before the
             // core is free.
@@ -182,8 +183,8 @@ impl AclAdviser {
                 password.verify(&given)
             });
             match timeout_at(deadline, work).await {
-                Err(_) => failed(FailureKind::Deadline, "verifying the password took too long"),
-                Ok(Err(_)) => failed(FailureKind::Unavailable, "verifying the password was cut short"),
+                Err(_) => overloaded("verifying the password took too long"),
+                Ok(Err(_)) => overloaded("verifying the password was cut short"),
                 Ok(Ok(false)) => {
                     let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
                     ruling(refused(Hook::Connect, refusal))

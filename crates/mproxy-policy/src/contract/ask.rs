@@ -7,12 +7,20 @@ use mproxy_codec::packet::connect::Will;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
-use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, Question, SubscribeQuestion, Verdict};
+use mproxy_core::policy::{
+    ConnectQuestion, Payload, PublishQuestion, Question, SubscribeQuestion, Unusable, UnusableKind, Verdict,
+};
+use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::complaints::Complaints;
 use super::wire::hooks_client::HooksClient;
 use super::{Rpc, client, publish_properties, shared, timed, user_properties, verdict, wire};
+
+/// Bytes of the largest question. What gRPC servers take without being told otherwise is 4 MiB, and a question that one
+/// refuses as too large would be a failed answer, which a client must not be able to choose.
+pub(crate) const QUESTION_MOST: usize = 4_000_000;
 
 /// A question, copied out of its packet. No `Debug`: it may hold a password.
 #[derive(Clone)]
@@ -42,30 +50,50 @@ impl Ask {
         }
     }
 
+    /// Whether it is within [`QUESTION_MOST`].
+    ///
+    /// # Errors
+    /// The refusal of the packet that it is about.
+    pub(crate) fn fits(&self) -> Result<(), Unusable> {
+        let size = match self {
+            Self::Connect(request) => request.encoded_len(),
+            Self::Publish(request) => request.encoded_len(),
+            Self::Subscribe(request) => request.encoded_len(),
+            Self::Deliver(request) => request.encoded_len(),
+        };
+        if size <= QUESTION_MOST {
+            return Ok(());
+        }
+        let detail =
+            format!("{} would be a message of {size} bytes; {QUESTION_MOST} are sent", self.rpc().name());
+        Err(Unusable::new(UnusableKind::QuestionTooLarge, detail))
+    }
+
     pub(super) async fn put(
         self,
         mut hooks: HooksClient<Channel>,
         within: Duration,
+        complaints: &Complaints,
     ) -> Result<Verdict, Status> {
         Ok(match self {
             Self::Connect(request) => {
                 let has_will = request.will.is_some();
                 let answer = hooks.auth_connect(timed(*request, within)).await?;
-                verdict::connect(answer.into_inner(), has_will)
+                verdict::connect(answer.into_inner(), has_will, complaints)
             }
             Self::Publish(request) => {
                 let answer = hooks.auth_publish(timed(*request, within)).await?;
-                verdict::publish(answer.into_inner())
+                verdict::publish(answer.into_inner(), complaints)
             }
             Self::Subscribe(request) => {
                 let groups: Vec<_> =
                     request.filters.iter().map(|filter| filter.share_group.clone()).collect();
                 let answer = hooks.auth_subscribe(timed(*request, within)).await?;
-                verdict::subscribe(answer.into_inner(), &groups)
+                verdict::subscribe(answer.into_inner(), &groups, complaints)
             }
             Self::Deliver(request) => {
                 let answer = hooks.auth_deliver(timed(*request, within)).await?;
-                verdict::deliver(answer.into_inner())
+                verdict::deliver(answer.into_inner(), complaints)
             }
         })
     }

@@ -1,36 +1,42 @@
-//! Grants, as core understands them. A grant that cannot be understood whole makes the answer that it came in a failed
-//! one: half of what somebody may do is not what was meant.
+//! Grants, as core understands them. A grant that cannot be understood whole makes the answer that it came in unusable:
+//! half of what somebody may do is not what was meant.
 
-use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime};
 
+use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
+use mproxy_core::policy::{Unusable, UnusableKind};
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
-use tracing::warn;
 
-use super::verdict::{Read, invalid, qos, unset};
+use super::complaints::{Complaint, Complaints};
+use super::verdict::{Read, qos};
 use super::wire;
 
 /// More rules than this are a mistake; each packet is held against them in turn.
 const RULES: usize = 4096;
 
+/// A grant is renewed no more often than this: a service that counts its `ttl` in other units would be asked hundreds
+/// of times a second for each client.
+const TTL_LEAST: Duration = Duration::from_secs(1);
+
 /// A hundred years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-pub(super) fn grant(grant: wire::Grant) -> Read<Grant> {
+pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> {
     if grant.rules.len() > RULES {
         return Err(invalid(format!("a grant of {} rules; {RULES} are served", grant.rules.len())));
     }
     let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
     let default = grant.default_effect.map_or(Ok(Effect::Ask), |number| effect("default_effect", number))?;
-    let limits = grant.limits.map(limits).transpose()?.unwrap_or_default();
+    let limits =
+        grant.limits.map(|grant_limits| limits(grant_limits, complaints)).transpose()?.unwrap_or_default();
     let mapping = grant.mapping.map(|mapping| self::mapping(&mapping)).transpose()?;
     let expires_at = grant.expires_at.map(expiry).transpose()?.flatten();
-    let ttl = grant.ttl.map(ttl).transpose()?;
+    let ttl = grant.ttl.map(|ttl| self::ttl(ttl, complaints)).transpose()?;
     let mut read = Grant::new(rules, default);
     read.version = grant.version.into();
-    (read.limits, read.mapping, read.expires_at, read.ttl) = (limits, mapping, expires_at, ttl);
+    (read.limits, read.mapping, read.expires_at, read.ttl) = (limits, mapping, expires_at, ttl.flatten());
     Ok(read)
 }
 
@@ -57,7 +63,7 @@ fn effect(what: &str, number: i32) -> Read<Effect> {
         Ok(wire::Effect::Allow) => Ok(Effect::Allow),
         Ok(wire::Effect::Deny) => Ok(Effect::Deny),
         Ok(wire::Effect::Ask) => Ok(Effect::Ask),
-        Ok(wire::Effect::Unspecified) => Err(unset(&format!("Grant.{what}"))),
+        Ok(wire::Effect::Unspecified) => Err(invalid(format!("Grant.{what} is unset"))),
         Err(error) => Err(invalid(format!("Grant.{what}: {error}"))),
     }
 }
@@ -71,7 +77,7 @@ fn actions(numbers: &[i32]) -> Read<Actions> {
         Ok(wire::GrantAction::Subscribe) => Ok(actions.with(Act::Subscribe)),
         Ok(wire::GrantAction::Receive) => Ok(actions.with(Act::Receive)),
         Ok(wire::GrantAction::Will) => Ok(actions.with(Act::Will)),
-        Ok(wire::GrantAction::Unspecified) => Err(unset("GrantRule.actions")),
+        Ok(wire::GrantAction::Unspecified) => Err(invalid("GrantRule.actions holds one that is unset")),
         Err(error) => Err(invalid(format!("GrantRule.actions: {error}"))),
     })
 }
@@ -80,12 +86,20 @@ fn pattern(text: &str) -> Read<Pattern> {
     Pattern::parse(text).map_err(|error| invalid(format!("a rule of a grant on {text:?}: {error}")))
 }
 
-fn limits(limits: wire::GrantLimits) -> Read<GrantLimits> {
-    static RATES_IGNORED: Once = Once::new();
-    if limits.messages_per_second.is_some() || limits.bytes_per_second.is_some() {
-        RATES_IGNORED.call_once(|| {
-            warn!("a grant limits messages or bytes per second; this version does not serve such limits");
-        });
+fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimits> {
+    let rates =
+        [("messages_per_second", limits.messages_per_second), ("bytes_per_second", limits.bytes_per_second)];
+    for (name, rate) in rates {
+        let Some(rate) = rate else { continue };
+        if !rate.is_finite() || rate < 0.0 {
+            return Err(invalid(format!("GrantLimits.{name}: {rate}")));
+        }
+        complaints.say(
+            Complaint::Rates,
+            format_args!(
+                "a grant limits messages or bytes per second; this version does not serve such limits"
+            ),
+        );
     }
     if limits.packet_size == Some(0) {
         return Err(invalid("a grant allows packets of no bytes"));
@@ -98,22 +112,53 @@ fn mapping(mapping: &wire::TopicMapping) -> Read<Mapping> {
     Mapping::new(prefix).map_err(|error| invalid(format!("the prefix {prefix:?} of a grant {error}")))
 }
 
-/// By our own clock; `None`: further away than a connection lasts. What has passed already ends at once.
+/// By our own clock; `None`: further away than a connection lasts.
 fn expiry(at: prost_types::Timestamp) -> Read<Option<Instant>> {
-    let at = SystemTime::try_from(at).map_err(|error| invalid(format!("Grant.expires_at: {error}")))?;
-    let left = at.duration_since(SystemTime::now()).unwrap_or_default();
-    Ok((left < NEVER).then(|| Instant::now() + left))
+    // The conversion wants nanoseconds in order, and panics over some that are not.
+    if !(0..1_000_000_000).contains(&at.nanos) {
+        return Err(invalid(format!("Grant.expires_at: {} nanoseconds", at.nanos)));
+    }
+    let nanos = Duration::from_nanos(u64::from(at.nanos.unsigned_abs()));
+    let since_epoch = u64::try_from(at.seconds).ok().map(Duration::from_secs).map(|secs| secs + nanos);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match since_epoch.and_then(|at| at.checked_sub(now)).filter(|left| !left.is_zero()) {
+        None => Err(Unusable {
+            reason: ReasonCode::NOT_AUTHORIZED,
+            ..Unusable::new(
+                UnusableKind::GrantExpired,
+                format!("Grant.expires_at ({} s) has passed", at.seconds),
+            )
+        }),
+        Some(left) => Ok((left < NEVER).then(|| Instant::now().checked_add(left)).flatten()),
+    }
 }
 
-fn ttl(ttl: prost_types::Duration) -> Read<Duration> {
-    let ttl = Duration::try_from(ttl).map_err(|error| invalid(format!("Grant.ttl: {error}")))?;
-    if ttl.is_zero() { Err(invalid("Grant.ttl: 0")) } else { Ok(ttl) }
+/// Not below [`TTL_LEAST`]; `None`: further away than a connection lasts.
+fn ttl(ttl: prost_types::Duration, complaints: &Complaints) -> Read<Option<Duration>> {
+    let (seconds, nanos) = (u64::try_from(ttl.seconds), u32::try_from(ttl.nanos));
+    let (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) = (seconds, nanos) else {
+        return Err(invalid(format!("Grant.ttl: {} s and {} ns", ttl.seconds, ttl.nanos)));
+    };
+    let ttl = Duration::new(seconds, nanos);
+    if ttl.is_zero() {
+        return Err(invalid("Grant.ttl: 0"));
+    }
+    if ttl < TTL_LEAST {
+        complaints.say(
+            Complaint::ShortTtl,
+            format_args!("a Grant.ttl of {ttl:?} would ask AuthConnect too often: {TTL_LEAST:?} is used"),
+        );
+    }
+    Ok((ttl < NEVER).then(|| ttl.max(TTL_LEAST)))
+}
+
+fn invalid(detail: impl Into<Box<str>>) -> Unusable {
+    Unusable::new(UnusableKind::Grant, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use mproxy_core::grant::Word;
-    use mproxy_core::policy::FailureKind;
     use mproxy_core::rule::{Message, Who};
 
     use super::*;
@@ -124,6 +169,10 @@ mod tests {
             topic_filters: topics.iter().map(|&topic| topic.into()).collect(),
             ..Default::default()
         }
+    }
+
+    fn grant(grant: wire::Grant) -> Read<Grant> {
+        super::grant(grant, &Complaints::new("test"))
     }
 
     fn of(rule: wire::GrantRule) -> wire::Grant {
@@ -143,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_is_wrong_anywhere_is_a_failed_answer() {
+    fn a_grant_that_is_wrong_anywhere_makes_the_answer_unusable() {
         let rule = |change: fn(&mut wire::GrantRule)| {
             let mut rule = allow(&["a"]);
             change(&mut rule);
@@ -154,57 +203,79 @@ mod tests {
             change(&mut grant);
             grant
         };
-        for (what, kind, wrong) in [
-            ("no effect", FailureKind::Unspecified, rule(|rule| rule.effect = 0)),
-            ("unknown effect", FailureKind::Invalid, rule(|rule| rule.effect = 77)),
-            ("no action", FailureKind::Unspecified, rule(|rule| rule.actions = vec![1, 0])),
-            ("unknown action", FailureKind::Invalid, rule(|rule| rule.actions = vec![77])),
-            ("no filter", FailureKind::Invalid, rule(|rule| rule.topic_filters = vec!["a/#/b".into()])),
-            ("empty filter", FailureKind::Invalid, rule(|rule| rule.topic_filters = vec![String::new()])),
-            ("share", FailureKind::Invalid, rule(|rule| rule.topic_filters = vec!["$share/g/a".into()])),
-            ("variable", FailureKind::Invalid, rule(|rule| rule.topic_filters = vec!["${what}".into()])),
-            ("QoS 3", FailureKind::Invalid, rule(|rule| rule.max_qos = Some(3))),
+        for (what, wrong) in [
+            ("no effect", rule(|rule| rule.effect = 0)),
+            ("unknown effect", rule(|rule| rule.effect = 77)),
+            ("no action", rule(|rule| rule.actions = vec![1, 0])),
+            ("unknown action", rule(|rule| rule.actions = vec![77])),
+            ("no filter", rule(|rule| rule.topic_filters = vec!["a/#/b".into()])),
+            ("empty filter", rule(|rule| rule.topic_filters = vec![String::new()])),
+            ("share", rule(|rule| rule.topic_filters = vec!["$share/g/a".into()])),
+            ("variable", rule(|rule| rule.topic_filters = vec!["${what}".into()])),
+            ("QoS 3", rule(|rule| rule.max_qos = Some(3))),
             (
                 "a bounded deny",
-                FailureKind::Invalid,
                 rule(|rule| (rule.effect, rule.retain) = (wire::Effect::Deny.into(), Some(false))),
             ),
-            ("no default", FailureKind::Unspecified, with(|grant| grant.default_effect = Some(0))),
-            ("unknown default", FailureKind::Invalid, with(|grant| grant.default_effect = Some(9))),
-            ("ttl 0", FailureKind::Invalid, with(|grant| grant.ttl = Some(Default::default()))),
-            (
-                "negative ttl",
-                FailureKind::Invalid,
-                with(|grant| grant.ttl = Some(prost_types::Duration { seconds: -1, nanos: 0 })),
-            ),
+            ("no default", with(|grant| grant.default_effect = Some(0))),
+            ("unknown default", with(|grant| grant.default_effect = Some(9))),
+            ("ttl 0", with(|grant| grant.ttl = Some(Default::default()))),
+            ("negative ttl", with(|grant| grant.ttl = Some(prost_types::Duration { seconds: -1, nanos: 0 }))),
             (
                 "packets of nothing",
-                FailureKind::Invalid,
                 with(|grant| {
                     grant.limits = Some(wire::GrantLimits { packet_size: Some(0), ..Default::default() });
                 }),
             ),
-            ("no prefix", FailureKind::Invalid, with(|grant| grant.mapping = Some(Default::default()))),
+            ("no prefix", with(|grant| grant.mapping = Some(Default::default()))),
             (
                 "a shared prefix",
-                FailureKind::Invalid,
                 with(|grant| grant.mapping = Some(wire::TopicMapping { prefix: "$share/g/".into() })),
             ),
-            (
-                "too many rules",
-                FailureKind::Invalid,
-                with(|grant| grant.rules = vec![allow(&["a"]); RULES + 1]),
-            ),
+            ("too many rules", with(|grant| grant.rules = vec![allow(&["a"]); RULES + 1])),
         ] {
-            assert_eq!(grant(wrong).err().map(|failure| failure.kind), Some(kind), "{what}");
+            assert_eq!(grant(wrong).err().map(|unusable| unusable.kind), Some(UnusableKind::Grant), "{what}");
         }
     }
 
     #[test]
-    fn an_end_that_has_passed_is_now_and_one_beyond_all_clocks_is_none() {
-        let before = Instant::now();
-        let passed = expiry(prost_types::Timestamp { seconds: 1, nanos: 0 }).unwrap().unwrap();
-        assert!(passed >= before && passed <= Instant::now());
-        assert_eq!(expiry(prost_types::Timestamp { seconds: i64::MAX / 2, nanos: 0 }).ok().flatten(), None);
+    fn an_end_that_has_passed_admits_nobody_and_one_beyond_all_clocks_is_none() {
+        let at = |seconds, nanos| expiry(prost_types::Timestamp { seconds, nanos });
+        for passed in [at(1, 0), at(0, 0), at(-1, 0), at(i64::MIN, 0)] {
+            let unusable = passed.unwrap_err();
+            assert_eq!(unusable.kind, UnusableKind::GrantExpired);
+            assert_eq!(unusable.reason, ReasonCode::NOT_AUTHORIZED);
+        }
+        for nanos in [-1, i32::MIN, 1_000_000_000, i32::MAX] {
+            assert!(at(i64::MAX, nanos).is_err_and(|unusable| unusable.kind == UnusableKind::Grant));
+        }
+        assert_eq!(at(i64::MAX / 2, 0), Ok(None));
+        assert_eq!(at(i64::MAX, 999_999_999), Ok(None));
+    }
+
+    #[test]
+    fn a_time_beyond_all_clocks_is_for_ever_and_one_too_short_has_a_floor() {
+        let ttl = |seconds, nanos| ttl(prost_types::Duration { seconds, nanos }, &Complaints::new("test"));
+        assert_eq!(ttl(i64::MAX, 999_999_999), Ok(None));
+        assert_eq!(ttl(60, 5), Ok(Some(Duration::new(60, 5))));
+        assert_eq!(ttl(0, 1_000_000), Ok(Some(TTL_LEAST)));
+        for (seconds, nanos) in [(0, 0), (-1, 0), (i64::MIN, -1), (1, -1), (1, i32::MIN), (1, 1_000_000_000)]
+        {
+            assert!(ttl(seconds, nanos).is_err(), "{seconds} {nanos}");
+        }
+    }
+
+    #[test]
+    fn rates_are_numbers_that_there_can_be() {
+        let rate = |rate| {
+            limits(
+                wire::GrantLimits { messages_per_second: Some(rate), ..Default::default() },
+                &Complaints::new("test"),
+            )
+        };
+        for wrong in [-1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert!(rate(0.5).is_ok());
     }
 }

@@ -129,6 +129,8 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::TooLate(_) => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
         Fault::PolicyFailed { .. } => wire::Cause::PolicyFailed,
+        Fault::PolicyUnusable { .. } => wire::Cause::PolicyUnusable,
+        Fault::Overloaded { .. } => wire::Cause::Overloaded,
         Fault::Unreachable(_) => wire::Cause::Unreachable,
         Fault::Kicked { .. } => wire::Cause::Kicked,
         Fault::Drained => wire::Cause::Drained,

@@ -7,66 +7,85 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{check_filter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
-    Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Verdict,
-    WillChange,
+    Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Unusable,
+    UnusableKind, Verdict, WillChange,
 };
 
+use super::complaints::{Complaint, Complaints};
 use super::wire;
 
 /// The longest string or binary field of MQTT.
 const FIELD_MOST: usize = 65_535;
 
-pub(super) type Read<T> = Result<T, Failure>;
+pub(super) type Read<T> = Result<T, Unusable>;
 
-pub(super) fn connect(answer: wire::AuthConnectResponse, has_will: bool) -> Verdict {
+pub(super) fn connect(answer: wire::AuthConnectResponse, has_will: bool, complaints: &Complaints) -> Verdict {
     use wire::auth_connect_response::Verdict as Said;
-    let read = match answer.verdict {
-        None => Err(unset("AuthConnect")),
-        Some(Said::Deny(deny)) => refusal(deny).map(Decision::Refuse),
-        Some(Said::Allow(allow)) => admission(allow, has_will).map(Decision::Allow),
-    };
-    read.map_or_else(Verdict::Failed, Verdict::Connect)
-}
-
-pub(super) fn publish(answer: wire::AuthPublishResponse) -> Verdict {
-    use wire::auth_publish_response::Verdict as Said;
-    let read = match answer.verdict {
-        None => Err(unset("AuthPublish")),
-        Some(Said::Deny(deny)) => refusal(deny).map(Decision::Refuse),
-        Some(Said::Allow(allow)) => publish_change(allow).map(Decision::Allow),
-    };
-    read.map_or_else(Verdict::Failed, Verdict::Publish)
-}
-
-pub(super) fn deliver(answer: wire::AuthDeliverResponse) -> Verdict {
-    use wire::auth_deliver_response::Verdict as Said;
-    let read = match answer.verdict {
-        None => Err(unset("AuthDeliver")),
-        Some(Said::Deny(deny)) => refusal(deny).map(Decision::Refuse),
-        Some(Said::Allow(wire::DeliverAllow { topic, payload })) => {
-            publish_change(wire::PublishAllow { topic, payload, ..Default::default() }).map(Decision::Allow)
+    match answer.verdict {
+        None => Verdict::Failed(unset("AuthConnect")),
+        Some(Said::Deny(deny)) => Verdict::Connect(Decision::Refuse(refusal(deny, complaints))),
+        Some(Said::Allow(allow)) => {
+            read(admission(allow, has_will, complaints).map(Decision::Allow), Verdict::Connect)
         }
-    };
-    read.map_or_else(Verdict::Failed, Verdict::Publish)
+    }
+}
+
+pub(super) fn publish(answer: wire::AuthPublishResponse, complaints: &Complaints) -> Verdict {
+    use wire::auth_publish_response::Verdict as Said;
+    match answer.verdict {
+        None => Verdict::Failed(unset("AuthPublish")),
+        Some(Said::Deny(deny)) => Verdict::Publish(Decision::Refuse(refusal(deny, complaints))),
+        Some(Said::Allow(allow)) => read(publish_change(allow).map(Decision::Allow), Verdict::Publish),
+    }
+}
+
+pub(super) fn deliver(answer: wire::AuthDeliverResponse, complaints: &Complaints) -> Verdict {
+    use wire::auth_deliver_response::Verdict as Said;
+    match answer.verdict {
+        None => Verdict::Failed(unset("AuthDeliver")),
+        Some(Said::Deny(deny)) => Verdict::Publish(Decision::Refuse(refusal(deny, complaints))),
+        Some(Said::Allow(wire::DeliverAllow { topic, payload })) => {
+            let change = wire::PublishAllow { topic, payload, ..Default::default() };
+            read(publish_change(change).map(Decision::Allow), Verdict::Publish)
+        }
+    }
 }
 
 /// `groups`: the share group of each filter that was asked about.
-pub(super) fn subscribe(answer: wire::AuthSubscribeResponse, groups: &[Option<String>]) -> Verdict {
+pub(super) fn subscribe(
+    answer: wire::AuthSubscribeResponse,
+    groups: &[Option<String>],
+    complaints: &Complaints,
+) -> Verdict {
     let (told, asked) = (answer.verdicts.len(), groups.len());
     if told != asked {
         let detail = format!("AuthSubscribe answered {told} verdicts to {asked} filters");
-        return Verdict::Failed(Failure::new(FailureKind::WrongLength, detail));
+        return Verdict::Unusable(Unusable::new(UnusableKind::WrongLength, detail));
+    }
+    if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
+        return Verdict::Failed(unset("AuthSubscribe"));
     }
     let verdicts = answer.verdicts.into_iter().zip(groups);
-    let read: Read<Vec<_>> = verdicts.map(|(verdict, group)| filter(verdict, group.as_deref())).collect();
-    read.map_or_else(Verdict::Failed, Verdict::Subscribe)
+    read(
+        verdicts.map(|(verdict, group)| filter(verdict, group.as_deref(), complaints)).collect(),
+        Verdict::Subscribe,
+    )
 }
 
-fn filter(verdict: wire::FilterVerdict, group: Option<&str>) -> Read<Decision<FilterChange>> {
+fn read<T>(read: Read<T>, verdict: impl FnOnce(T) -> Verdict) -> Verdict {
+    read.map_or_else(Verdict::Unusable, verdict)
+}
+
+fn filter(
+    verdict: wire::FilterVerdict,
+    group: Option<&str>,
+    complaints: &Complaints,
+) -> Read<Decision<FilterChange>> {
     use wire::filter_verdict::Verdict as Said;
     match verdict.verdict {
-        None => Err(unset("AuthSubscribe")),
-        Some(Said::Deny(deny)) => refusal(deny).map(Decision::Refuse),
+        // Beside others that are set: a failure rule that allows must not lift what one of them denies.
+        None => Err(invalid("AuthSubscribe left the verdict on some filters unset")),
+        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(Said::Allow(allow)) => {
             let filter = allow.filter.map(|filter| whole_filter(filter, group)).transpose()?;
             let max_qos = allow.max_qos.map(qos).transpose()?;
@@ -80,21 +99,25 @@ fn whole_filter(filter: String, group: Option<&str>) -> Read<Box<str>> {
     if filter.starts_with("$share/") {
         return Err(invalid(format!("the new filter {filter:?} has a share group; the client's own stays")));
     }
-    check_filter(&filter).map_err(|error| invalid(format!("the new filter {filter:?}: {error}")))?;
+    check_filter(&filter).map_err(|error| Unusable::topic("the new filter", error))?;
     Ok(match group {
         Some(group) => format!("$share/{group}/{filter}").into(),
         None => filter.into(),
     })
 }
 
-fn admission(allow: wire::ConnectAllow, has_will: bool) -> Read<Option<Box<Admission>>> {
+fn admission(
+    allow: wire::ConnectAllow,
+    has_will: bool,
+    complaints: &Complaints,
+) -> Read<Option<Box<Admission>>> {
     let admission = Admission {
         client_id: allow.client_id.map(|id| field("client_id", id)).transpose()?,
         username: allow.username.map(|name| field("username", name)).transpose()?,
         password: allow.password.map(|secret| binary("password", secret)).transpose()?,
         will: allow.will.map(|change| will_change(change, has_will)).transpose()?,
         attributes: allow.attributes.into_iter().collect(),
-        grant: allow.grant.map(super::grant::grant).transpose()?.map(Arc::new),
+        grant: allow.grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
     };
     Ok((admission != Admission::default()).then(|| Box::new(admission)))
 }
@@ -102,7 +125,7 @@ fn admission(allow: wire::ConnectAllow, has_will: bool) -> Read<Option<Box<Admis
 fn will_change(change: wire::WillChange, has_will: bool) -> Read<WillChange> {
     use wire::will_change::Change as Said;
     match change.change {
-        None => Err(unset("ConnectAllow.will")),
+        None => Err(invalid("ConnectAllow.will without saying what becomes of it")),
         Some(Said::Remove(_)) => Ok(WillChange::Remove),
         Some(Said::Replace(_)) if !has_will => Err(invalid("a new will for a client that has none")),
         Some(Said::Replace(new)) => Ok(WillChange::Replace {
@@ -129,12 +152,17 @@ fn publish_change(allow: wire::PublishAllow) -> Read<Option<Box<PublishChange>>>
     Ok((!change.is_empty()).then(|| Box::new(change)))
 }
 
-fn refusal(deny: wire::Deny) -> Read<Refusal> {
-    let reason = match u8::try_from(deny.reason_code).map(ReasonCode) {
+/// A Deny stays a Deny, whatever is wrong with its code, its action or the words to it.
+fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
+    let code = deny.reason_code;
+    let reason = match u8::try_from(code).map(ReasonCode) {
         Ok(ReasonCode(0)) => ReasonCode::NOT_AUTHORIZED,
         Ok(reason) if reason.is_error() => reason,
         Ok(_) | Err(_) => {
-            return Err(invalid(format!("Deny has reason code {}, which is no refusal", deny.reason_code)));
+            complaints.say(Complaint::DenyCode, format_args!(
+                "Deny.reason_code {code} (0x{code:02X}) is no refusal in MQTT 5.0 (0x80 to 0xFF): 0x87 Not authorized is used"
+            ));
+            ReasonCode::NOT_AUTHORIZED
         }
     };
     let action = match deny.action.map(wire::Action::try_from) {
@@ -142,21 +170,37 @@ fn refusal(deny: wire::Deny) -> Read<Refusal> {
         Some(Ok(wire::Action::Drop)) => Action::Drop,
         Some(Ok(wire::Action::Disconnect)) => Action::Disconnect,
         Some(Ok(wire::Action::NoAck)) => Action::NoAck,
-        Some(Ok(wire::Action::Unspecified)) => return Err(unset("Deny.action")),
-        Some(Err(error)) => return Err(invalid(format!("Deny.action: {error}"))),
+        Some(Ok(wire::Action::Unspecified) | Err(_)) => {
+            complaints.say(
+                Complaint::DenyAction,
+                format_args!(
+                    "Deny.action {} is none that this version knows: REJECT is used",
+                    deny.action.unwrap_or_default()
+                ),
+            );
+            Action::Reject
+        }
     };
-    // A refusal stays one, whatever is wrong with the words to it.
     let words = |text: String| (!text.is_empty()).then_some(text).and_then(|text| field("", text).ok());
-    Ok(Refusal {
+    let elsewhere = matches!(reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
+    let server_reference = words(deny.server_reference);
+    if server_reference.is_some() && !elsewhere {
+        complaints.say(Complaint::ServerReference, format_args!(
+            "Deny.server_reference goes with the reason codes 0x9C and 0x9D only, not with 0x{:02X}: it is left out",
+            reason.0
+        ));
+    }
+    Refusal {
         reason,
         text: words(deny.reason_string),
         action,
-        server_reference: words(deny.server_reference),
-    })
+        // 4.11
+        server_reference: server_reference.filter(|_| elsewhere),
+    }
 }
 
 fn topic(topic: String) -> Read<Box<str>> {
-    check_name(&topic).map_err(|error| invalid(format!("the new topic {topic:?}: {error}")))?;
+    check_name(&topic).map_err(|error| Unusable::topic("the new topic", error))?;
     Ok(topic.into())
 }
 
@@ -168,7 +212,7 @@ pub(super) fn qos(number: u32) -> Read<QoS> {
 /// Text that fits into an MQTT field; only the name of the field is told.
 fn field(name: &str, text: String) -> Read<Box<str>> {
     if text.len() > FIELD_MOST {
-        return Err(invalid(format!("the new {name} is longer than {FIELD_MOST} bytes")));
+        return Err(Unusable::too_large(format!("the new {name} is longer than {FIELD_MOST} bytes")));
     }
     if text.contains('\0') {
         return Err(invalid(format!("U+0000 in the new {name}")));
@@ -178,61 +222,73 @@ fn field(name: &str, text: String) -> Read<Box<str>> {
 
 fn binary(name: &str, bytes: Bytes) -> Read<Bytes> {
     if bytes.len() > FIELD_MOST {
-        return Err(invalid(format!("the new {name} is longer than {FIELD_MOST} bytes")));
+        return Err(Unusable::too_large(format!("the new {name} is longer than {FIELD_MOST} bytes")));
     }
     Ok(bytes)
 }
 
-pub(super) fn unset(what: &str) -> Failure {
+fn unset(what: &str) -> Failure {
     Failure::new(FailureKind::Unspecified, format!("{what} was answered without saying what"))
 }
 
-pub(super) fn invalid(detail: impl Into<Box<str>>) -> Failure {
-    Failure::new(FailureKind::Invalid, detail)
+pub(super) fn invalid(detail: impl Into<Box<str>>) -> Unusable {
+    Unusable::invalid(detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn deny(reason_code: u32, action: Option<i32>) -> Read<Refusal> {
-        refusal(wire::Deny { reason_code, action, ..Default::default() })
+    fn deny(reason_code: u32, action: Option<i32>) -> Refusal {
+        refusal(wire::Deny { reason_code, action, ..Default::default() }, &Complaints::new("test"))
     }
 
-    fn kind<T: std::fmt::Debug>(read: Read<T>) -> FailureKind {
+    fn kind<T: std::fmt::Debug>(read: Read<T>) -> UnusableKind {
         read.expect_err("it reads").kind
     }
 
     #[test]
     fn a_bare_deny_is_not_authorized_and_rejects() {
-        assert_eq!(deny(0, None), Ok(Refusal::default()));
-        assert_eq!(deny(0x97, None).unwrap().reason, ReasonCode::QUOTA_EXCEEDED);
-        assert_eq!(deny(0, Some(wire::Action::NoAck.into())).unwrap().action, Action::NoAck);
+        assert_eq!(deny(0, None), Refusal::default());
+        assert_eq!(deny(0x97, None).reason, ReasonCode::QUOTA_EXCEEDED);
+        assert_eq!(deny(0, Some(wire::Action::NoAck.into())).action, Action::NoAck);
     }
 
     #[test]
-    fn a_deny_with_a_code_that_refuses_nothing_fails() {
-        for code in [1, 0x10, 0x7F, 256, 0x187, u32::MAX] {
-            assert_eq!(kind(deny(code, None)), FailureKind::Invalid, "{code}");
+    fn a_deny_stays_one_with_a_code_or_an_action_that_cannot_stand() {
+        for code in [1, 4, 5, 0x10, 0x17, 0x7F, 256, 0x187, u32::MAX] {
+            assert_eq!(deny(code, None), Refusal::default(), "{code}");
         }
-        assert_eq!(kind(deny(0, Some(0))), FailureKind::Unspecified);
-        assert_eq!(kind(deny(0, Some(77))), FailureKind::Invalid);
+        assert_eq!(deny(0, Some(0)), Refusal::default());
+        assert_eq!(deny(0, Some(77)), Refusal::default());
+    }
+
+    #[test]
+    fn a_server_reference_goes_with_the_codes_that_send_elsewhere() {
+        for (code, kept) in [(0x9C, true), (0x9D, true), (0x87, false), (0, false)] {
+            let deny = wire::Deny { reason_code: code, server_reference: "b".into(), ..Default::default() };
+            let refusal = refusal(deny, &Complaints::new("test"));
+            assert_eq!(refusal.server_reference.is_some(), kept, "{code:#x}");
+        }
     }
 
     #[test]
     fn a_deny_stays_one_with_unusable_words() {
         let reason_string = "a\0b".to_owned();
-        let refusal = refusal(wire::Deny { reason_string, ..Default::default() }).unwrap();
+        let deny = wire::Deny { reason_string, ..Default::default() };
+        let refusal = refusal(deny, &Complaints::new("test"));
         assert_eq!(refusal.text, None);
     }
 
     #[test]
     fn answers_of_zero_values_are_no_answers() {
+        let complaints = &Complaints::new("test");
+        let unset = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
         for verdict in [
-            connect(Default::default(), false),
-            publish(Default::default()),
-            deliver(Default::default()),
-            subscribe(wire::AuthSubscribeResponse { verdicts: vec![Default::default()] }, &[None]),
+            connect(Default::default(), false, complaints),
+            publish(Default::default(), complaints),
+            deliver(Default::default(), complaints),
+            subscribe(unset, &[None], complaints),
         ] {
             assert!(
                 matches!(&verdict, Verdict::Failed(Failure { kind: FailureKind::Unspecified, .. })),
@@ -242,15 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn an_unset_verdict_beside_others_lifts_nothing_that_is_denied() {
+        let deny = wire::filter_verdict::Verdict::Deny(Default::default());
+        let verdicts = vec![wire::FilterVerdict { verdict: Some(deny) }, Default::default()];
+        let answer = wire::AuthSubscribeResponse { verdicts };
+        let verdict = subscribe(answer, &[None, None], &Complaints::new("test"));
+        assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
+    }
+
+    #[test]
     fn an_empty_allow_changes_nothing() {
         let said = wire::auth_connect_response::Verdict::Allow(Default::default());
         assert_eq!(
-            connect(wire::AuthConnectResponse { verdict: Some(said) }, true),
+            connect(wire::AuthConnectResponse { verdict: Some(said) }, true, &Complaints::new("test")),
             Verdict::Connect(Decision::Allow(None))
         );
         let said = wire::auth_publish_response::Verdict::Allow(Default::default());
         assert_eq!(
-            publish(wire::AuthPublishResponse { verdict: Some(said) }),
+            publish(wire::AuthPublishResponse { verdict: Some(said) }, &Complaints::new("test")),
             Verdict::Publish(Decision::Allow(None))
         );
     }
@@ -260,13 +325,13 @@ mod tests {
         let to = |topic: &str| {
             kind(publish_change(wire::PublishAllow { topic: Some(topic.to_owned()), ..Default::default() }))
         };
-        assert_eq!(to("a/+"), FailureKind::Invalid);
-        assert_eq!(to(""), FailureKind::Invalid);
-        assert_eq!(kind(whole_filter("a/#/b".to_owned(), None)), FailureKind::Invalid);
-        assert_eq!(kind(whole_filter("$share/h/a".to_owned(), Some("g"))), FailureKind::Invalid);
-        assert_eq!(kind(qos(3)), FailureKind::Invalid);
+        assert_eq!(to("a/+"), UnusableKind::Invalid);
+        assert_eq!(to(""), UnusableKind::Invalid);
+        assert_eq!(kind(whole_filter("a/#/b".to_owned(), None)), UnusableKind::Invalid);
+        assert_eq!(kind(whole_filter("$share/h/a".to_owned(), Some("g"))), UnusableKind::Invalid);
+        assert_eq!(kind(qos(3)), UnusableKind::Invalid);
         let long = wire::ConnectAllow { client_id: Some("x".repeat(65_536)), ..Default::default() };
-        assert_eq!(kind(admission(long, false)), FailureKind::Invalid);
+        assert_eq!(kind(admission(long, false, &Complaints::new("test"))), UnusableKind::TooLarge);
     }
 
     #[test]
@@ -279,8 +344,8 @@ mod tests {
     fn a_verdict_too_many_or_too_few_is_the_wrong_length() {
         for groups in [vec![], vec![None, None]] {
             let answer = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
-            let verdict = subscribe(answer, &groups);
-            assert!(matches!(&verdict, Verdict::Failed(Failure { kind: FailureKind::WrongLength, .. })));
+            let verdict = subscribe(answer, &groups, &Complaints::new("test"));
+            assert!(matches!(&verdict, Verdict::Unusable(one) if one.kind == UnusableKind::WrongLength));
         }
     }
 
@@ -296,7 +361,7 @@ mod tests {
         let replaced = will_change(replace(), true).unwrap();
         let WillChange::Replace { topic, payload, qos, retain } = replaced else { panic!("{replaced:?}") };
         assert_eq!((topic.as_deref(), payload, qos, retain), (Some("t"), None, Some(QoS::ExactlyOnce), None));
-        assert_eq!(kind(will_change(replace(), false)), FailureKind::Invalid);
-        assert_eq!(kind(will_change(wire::WillChange { change: None }, true)), FailureKind::Unspecified);
+        assert_eq!(kind(will_change(replace(), false)), UnusableKind::Invalid);
+        assert_eq!(kind(will_change(wire::WillChange { change: None }, true)), UnusableKind::Invalid);
     }
 }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::endpoint::Dialer;
 use super::health::{Board, Line};
 use super::unary::{chain, said};
-use crate::contract::{Hello, Rpc, Service, Wants};
+use crate::contract::{Complaints, Hello, Rpc, Service, Wants};
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -32,6 +32,7 @@ pub(super) struct Keeper {
     pub(super) url: String,
     pub(super) dialer: Dialer,
     pub(super) board: Arc<Board>,
+    pub(super) complaints: Arc<Complaints>,
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
 }
@@ -77,7 +78,7 @@ impl Keeper {
     async fn connect(&self) -> Result<Line, String> {
         let gone = CancellationToken::new();
         let channel = self.dialer.dial(&gone).await.map_err(|error| chain(&error))?;
-        let service = Service::new(channel);
+        let service = Service::new(channel, Arc::clone(&self.complaints));
         let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => self.told(hello?),
             Err(status) if status.code() == Code::Unimplemented => {

@@ -47,9 +47,12 @@ impl Errand for Ask {
     fn outcome(verdict: &Verdict) -> CallOutcome {
         match verdict {
             Verdict::Failed(failure) => CallOutcome::Failed(failure.kind),
-            Verdict::Connect(_) | Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                CallOutcome::Answered
-            }
+            Verdict::Unusable(_) => CallOutcome::Unusable,
+            Verdict::Connect(_)
+            | Verdict::Publish(_)
+            | Verdict::Subscribe(_)
+            | Verdict::SubscribeAll(_)
+            | Verdict::Overloaded(_) => CallOutcome::Answered,
         }
     }
 }

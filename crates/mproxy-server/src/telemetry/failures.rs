@@ -1,9 +1,10 @@
-//! Answers that failed: a counter for each kind, and log lines that a service which is down cannot turn into a flood.
+//! Questions that were not decided: a counter for each kind, and log lines that a service which is down, or a client that
+//! asks for them, cannot turn into a flood.
 
 use std::time::{Duration, Instant};
 
 use mproxy_core::Peer;
-use mproxy_core::policy::{Failure, Hook, OnError};
+use mproxy_core::policy::{Failure, Hook, OnError, Overload, Unusable};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,21 @@ const LINES: u32 = 5;
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     pub(super) counted: Family<Failed, Counter>,
+    pub(super) unusable: Family<UnusableAnswer, Counter>,
+    pub(super) overloaded: Family<Overloaded, Counter>,
     lines: Mutex<Lines>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UnusableAnswer {
+    hook: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Overloaded {
+    hook: &'static str,
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,7 +50,7 @@ struct Lines {
 }
 
 impl Failures {
-    pub(super) fn happened(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
+    pub(super) fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
         let rule = match rule {
             OnError::Deny => "deny",
             OnError::Allow => "allow",
@@ -50,6 +65,33 @@ impl Failures {
             rule,
             unwritten,
             "answer failed: {failure}"
+        );
+    }
+
+    pub(super) fn unusable(&self, hook: Hook, unusable: &Unusable, peer: &Peer) {
+        let (hook, kind) = (hook.name(), unusable.kind.name());
+        self.unusable.get_or_create(&UnusableAnswer { hook, kind }).inc();
+        let Some(unwritten) = self.lines.lock().take(Instant::now()) else { return };
+        warn!(
+            connection = %peer.origin.connection_id,
+            client = &*peer.client_id,
+            hook,
+            reason = format_args!("0x{:02X}", unusable.reason.0),
+            unwritten,
+            "answer cannot be used, packet refused: {unusable}"
+        );
+    }
+
+    pub(super) fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
+        let (hook, limit) = (hook.name(), overload.limit);
+        self.overloaded.get_or_create(&Overloaded { hook, limit }).inc();
+        let Some(unwritten) = self.lines.lock().take(Instant::now()) else { return };
+        warn!(
+            connection = %peer.origin.connection_id,
+            client = &*peer.client_id,
+            hook,
+            unwritten,
+            "mproxy is overloaded, packet refused: {overload}"
         );
     }
 }

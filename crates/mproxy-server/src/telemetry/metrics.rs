@@ -6,6 +6,8 @@
 //! | `mproxy_packets_total`, `mproxy_packet_bytes_total` | from, type | counter |
 //! | `mproxy_decisions_total` | hook, source, outcome | counter |
 //! | `mproxy_answers_failed_total` | hook, kind, rule | counter |
+//! | `mproxy_answers_unusable_total` | hook, kind | counter |
+//! | `mproxy_overloaded_total` | hook, limit | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
 //! | `mproxy_sessions` | listener | gauge |
 //! | `mproxy_sessions_ended_total` | listener, cause, whose | counter |
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use mproxy_codec::types::PacketType;
 use mproxy_core::meter::Outcome;
-use mproxy_core::policy::{Failure, Hook, OnError, Source};
+use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::{Fault, Meter, Peer, Side};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -122,8 +124,12 @@ impl Metrics {
         let dropped = Family::default();
         ours.register("events_dropped", "Events that the policy service was not told", dropped.clone());
         let failures = Failures::default();
-        let help = "Answers that never came or made no sense, and what that meant for the packet";
+        let help = "Answers that never came or could not be read, and what that meant for the packet";
         ours.register("answers_failed", help, failures.counted.clone());
+        let help = "Answers that could not be carried out: the packet was refused";
+        ours.register("answers_unusable", help, failures.unusable.clone());
+        let help = "Questions that a limit of mproxy's own kept from being answered: the packet was refused";
+        ours.register("overloaded", help, failures.overloaded.clone());
         let renewals = Family::default();
         let help = "Certificates read anew; where that failed, the old ones are in force";
         ours.register("certificate_renewals", help, renewals.clone());
@@ -196,7 +202,15 @@ impl Meter for Metrics {
     }
 
     fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
-        self.failures.happened(hook, failure, rule, peer);
+        self.failures.failed(hook, failure, rule, peer);
+    }
+
+    fn unusable(&self, hook: Hook, unusable: &Unusable, peer: &Peer) {
+        self.failures.unusable(hook, unusable, peer);
+    }
+
+    fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
+        self.failures.overloaded(hook, overload, peer);
     }
 }
 

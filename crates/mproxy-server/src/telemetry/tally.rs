@@ -168,7 +168,7 @@ const fn arises(hook: Hook, source: Source, outcome: Outcome) -> bool {
         Source::Unknown | Source::FailedClosed => matches!(outcome, Outcome::Refused),
         Source::Acl => !matches!(outcome, Outcome::Changed),
         Source::Rpc => true,
-        Source::Grant | Source::Cache => false,
+        Source::Grant | Source::Cache | Source::Unusable | Source::Overloaded => false,
     }
 }
 

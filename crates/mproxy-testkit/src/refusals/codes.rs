@@ -57,7 +57,7 @@ pub const CODES: &[Code] = &[
     code(0x92, "Packet Identifier not found",              0x87,     5,   0x87,   0x87,   0x87),
     code(0x93, "Receive Maximum exceeded",                 0x82,     5,   0x87,   0x87,   0x93),
     code(0x94, "Topic Alias invalid",                      0x82,     5,   0x87,   0x87,   0x94),
-    code(0x95, "Packet too large",                         0x95,     5,   0x87,   0x87,   0x95),
+    code(0x95, "Packet too large",                         0x95,     5,   0x97,   0x97,   0x95),
     code(0x96, "Message rate too high",                    0x87,     5,   0x87,   0x87,   0x96),
     code(0x97, "Quota exceeded",                           0x97,     3,   0x97,   0x97,   0x97),
     code(0x98, "Administrative action",                    0x88,     5,   0x87,   0x87,   0x98),

@@ -22,16 +22,22 @@ const AFTER_TABLE: &str = "
 - **Packet ids** are the client's. One whose PUBLISH was refused is free again when its flow is over, as after an acknowledgement of the broker's; so is its place in Receive Maximum. A PUBLISH that is swallowed keeps its id on the client's side.
 - **PUBLISH of QoS 2 refused before 5.0**: the flow is mproxy's. It outlives nothing: a client that reconnects and repeats the PUBLISH is judged again; one that repeats the PUBREL has it answered by the broker. So it is with a refused delivery of QoS 2: where the connection ends in the middle of it, a resumed session may get the broker's PUBREL for a message that never came, which is to be answered with PUBCOMP like any other.
 - **Topic aliases.** Where the PUBLISH that introduced an alias was refused or rewritten, the next one that uses it goes out with its topic.
-- **Reason strings** go to 5.0 clients that did not turn them off ([MQTT-3.1.2-29]; CONNACK and DISCONNECT may always carry one), and only if the packet stays within the client's Maximum Packet Size. **Server references** go with CONNACK and DISCONNECT.
+- **Reason strings** go to 5.0 clients that did not turn them off ([MQTT-3.1.2-29]; CONNACK and DISCONNECT may always carry one), and only if the packet stays within the client's Maximum Packet Size. **Server references** go with 0x9C and 0x9D in CONNACK and DISCONNECT.
 - **The will.** `DISCONNECT` cuts the broker's connection without a DISCONNECT, so the will is published. A will that is itself refused refuses the CONNECT. A hook service that wants none removes it in its answer to `AuthConnect`; then the broker never hears of it.
-- **A rewrite** that makes an invalid packet (a wildcard in a topic, a packet over the receiver's Maximum Packet Size, U+0000 in a text) is a failed answer. A rewritten topic or filter that the client's grant denies is refused.
+- **A rewrite** that makes an invalid packet (a wildcard in a topic, a packet over the receiver's Maximum Packet Size, U+0000 in a text) refuses the packet whatever the failure rule: 0x83, or 0x95 where it is too large. The original does not go instead. A rewritten topic or filter that the client's grant denies is refused.
 - **AUTH** passes in both directions, in turn and under the method of the CONNECT. Who refuses a method refuses the CONNECT that names it: 0x8C, return code 4.
 ";
 
 const AFTER_CODES: &str = "
 3.1.1 and 3.1 have no codes but those of CONNACK, and 0x80 in SUBACK. No refusal turns into a success: a code below 0x80 counts as 0x87.
 
-**An answer that failed** (it came too late, could not be read, left out what it had to say) is no refusal. Where the failure rule says *deny*, the client sees it as 0x88, Server unavailable, with `REJECT`: in CONNACK as itself (3.x: 3), elsewhere as this table says. *Allow* lets the packet go as it came.
+A *Deny* with a code below 0x80 or over 0xFF is a *Deny* with 0x87, and mproxy warns of it once for each endpoint of the service.
+
+**An answer that failed** (it came too late, could not be read, its verdict was unset) is no refusal. Where the failure rule says *deny*, the client sees it as 0x88, Server unavailable, with `REJECT`: in CONNACK as itself (3.x: 3), elsewhere as this table says. *Allow* lets the packet go as it came.
+
+**An answer that cannot be used** (another number of verdicts than filters, a grant that is wrong, a rewrite that makes no valid packet) is refused whatever the failure rule: 0x83, or 0x95 where something is too large, the question included. A grant that has ended already: 0x87.
+
+**Limits of mproxy's own** that keep a question from being answered: 0x97 whatever the failure rule; a CONNECT gets 0x88 (3.x: 3).
 ";
 
 const LIMITS: &str = "

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::chain::allowed;
 use mproxy_core::policy::{
-    Action, Decision, Failure, FailureKind, FilterChange, Hook, PublishChange, Refusal, Verdict,
+    Action, Decision, Failure, FailureKind, FilterChange, Hook, Overload, PublishChange, Refusal, Unusable,
+    Verdict,
 };
 
 use super::rng::Rng;
@@ -18,8 +19,9 @@ pub(super) enum Fate {
     Change(PublishChange),
     /// It goes nowhere.
     Refuse(Refusal),
-    /// The answer fails, one way or another; the failure rule decides.
-    Fail(Verdict),
+    /// Nothing is decided: the answer fails, and the failure rule decides; or it cannot be used, or a limit of our own
+    /// is met, and it goes nowhere.
+    Undecided(Verdict),
 }
 
 impl Fate {
@@ -29,10 +31,12 @@ impl Fate {
             0..12 => Self::Pass,
             12..15 => Self::Change(change(rng)),
             15..18 => Self::Refuse(refusal(rng, ends)),
-            _ => Self::Fail(match rng.below(4) {
-                0 => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
-                1 => allowed(if hook == Hook::Connect { Hook::Publish } else { Hook::Connect }),
-                2 => changed(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() }),
+            _ => Self::Undecided(match rng.below(7) {
+                0..2 => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
+                2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
+                3 => Verdict::Overloaded(Overload::new("sim", "too much")),
+                4 => allowed(if hook == Hook::Connect { Hook::Publish } else { Hook::Connect }),
+                5 => changed(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() }),
                 _ => Verdict::Subscribe(Vec::new()),
             }),
         }
@@ -44,7 +48,7 @@ impl Fate {
             Self::Pass => allowed(Hook::Publish),
             Self::Change(change) => changed(change.clone()),
             Self::Refuse(refusal) => Verdict::Publish(Decision::Refuse(refusal.clone())),
-            Self::Fail(verdict) => verdict.clone(),
+            Self::Undecided(verdict) => verdict.clone(),
         }
     }
 
@@ -54,9 +58,24 @@ impl Fate {
             Self::Pass => Ok(None),
             Self::Change(change) => Ok(Some(change)),
             Self::Refuse(refusal) => Err(refusal.clone()),
-            Self::Fail(_) if open => Ok(None),
-            Self::Fail(_) => Err(Refusal::new(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR)),
+            Self::Undecided(verdict) => match undecided(verdict, open) {
+                None => Ok(None),
+                Some(reason) => Err(Refusal::new(reason)),
+            },
         }
+    }
+}
+
+/// The code of a packet about which nothing was decided; `None`: it passes as it is.
+fn undecided(verdict: &Verdict, open: bool) -> Option<ReasonCode> {
+    match verdict {
+        Verdict::Failed(_) if open => None,
+        // In an acknowledgement, neither 0x88 nor 0x95 may stand.
+        Verdict::Overloaded(_) => Some(ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Unusable(unusable) if unusable.reason == ReasonCode::PACKET_TOO_LARGE => {
+            Some(ReasonCode::QUOTA_EXCEEDED)
+        }
+        _ => Some(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
     }
 }
 
@@ -89,22 +108,24 @@ fn refusal(rng: &mut Rng, ends: bool) -> Refusal {
     Refusal { action, ..Refusal::new(reason) }
 }
 
-/// The fate of a SUBSCRIBE: of each filter, or of the whole where the answer fails.
+/// The fate of a SUBSCRIBE: of each filter, or of the whole where nothing is decided.
 #[derive(Clone, Debug)]
 pub(super) enum SubscribeFate {
     /// One for each filter, in order.
     Each(Vec<Decision<FilterChange>>),
-    /// The answer fails.
-    Fail(Verdict),
+    /// Nothing is decided.
+    Undecided(Verdict),
 }
 
 impl SubscribeFate {
     pub(super) fn draw(rng: &mut Rng, filters: usize) -> Self {
         if rng.one_in(12) {
-            return Self::Fail(if rng.one_in(2) {
-                Verdict::Subscribe(vec![Decision::Allow(FilterChange::default()); filters + 1])
-            } else {
-                allowed(Hook::Publish)
+            return Self::Undecided(match rng.below(6) {
+                0 => Verdict::Subscribe(vec![Decision::Allow(FilterChange::default()); filters + 1]),
+                1 => allowed(Hook::Publish),
+                2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
+                3 => Verdict::Overloaded(Overload::new("sim", "too much")),
+                _ => Verdict::Failed(Failure::new(FailureKind::Unavailable, "gone")),
             });
         }
         let whole = rng.one_in(6);
@@ -127,7 +148,7 @@ impl SubscribeFate {
     pub(super) fn verdict(&self) -> Verdict {
         match self {
             Self::Each(each) => Verdict::Subscribe(each.clone()),
-            Self::Fail(verdict) => verdict.clone(),
+            Self::Undecided(verdict) => verdict.clone(),
         }
     }
 
@@ -135,11 +156,10 @@ impl SubscribeFate {
     pub(super) fn outcome(&self, filters: usize, open: bool) -> Vec<Decision<FilterChange>> {
         match self {
             Self::Each(each) => each.clone(),
-            Self::Fail(_) if open => vec![Decision::Allow(FilterChange::default()); filters],
-            Self::Fail(_) => {
-                let refusal = Refusal::new(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR);
-                vec![Decision::Refuse(refusal); filters]
-            }
+            Self::Undecided(verdict) => match undecided(verdict, open) {
+                None => vec![Decision::Allow(FilterChange::default()); filters],
+                Some(reason) => vec![Decision::Refuse(Refusal::new(reason)); filters],
+            },
         }
     }
 }

@@ -9,13 +9,10 @@ use mproxy_codec::types::PacketType;
 
 use super::super::{Session, rewrite};
 use super::{acknowledgement, hook};
-use crate::chain::failed_refusal;
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
-use crate::policy::{
-    Action, Decision, Failure, FailureKind, OnError, PublishChange, Refusal, Ruling, Source, Verdict,
-};
+use crate::policy::{Action, Decision, PublishChange, Refusal, Ruling, Source, Undecided, Unusable, Verdict};
 
 impl Session {
     /// The head of a PUBLISH as it has to be now; `None` if it may go as it came. `Err` says why it cannot go at all.
@@ -25,7 +22,7 @@ impl Session {
         head: &PublishHead<'_>,
         topic: &str,
         change: Option<&PublishChange>,
-    ) -> Result<Option<BytesMut>, String> {
+    ) -> Result<Option<BytesMut>, Unusable> {
         if change.is_none() && self.receiver_knows(from, head, topic) {
             return Ok(None);
         }
@@ -39,10 +36,10 @@ impl Session {
         head: &PublishHead<'_>,
         topic: &str,
         change: Option<&PublishChange>,
-    ) -> Result<BytesMut, String> {
+    ) -> Result<BytesMut, Unusable> {
         let topic = &*self.outgoing(from, topic, change);
         let response = self.outgoing_response(from, head);
-        mproxy_codec::topic::check_name(topic).map_err(|error| format!("rewritten topic: {error}"))?;
+        mproxy_codec::topic::check_name(topic).map_err(|error| Unusable::topic("rewritten topic", error))?;
         let new_payload = change.and_then(|change| change.payload.as_ref());
         let payload_len = new_payload.map_or(head.payload_len, Bytes::len);
         let mut out = BytesMut::new();
@@ -55,26 +52,26 @@ impl Session {
             self.terms.version,
             &mut out,
         )
-        .map_err(|error| format!("rewritten packet: {error}"))?;
+        .map_err(|error| Unusable::packet("rewritten packet", &error))?;
         let (size, most) = (out.len() + payload_len, self.terms.max_packet_to(from.other()));
         if size > most as usize {
             let to = from.other();
-            return Err(format!(
+            return Err(Unusable::too_large(format!(
                 "rewritten packet of {size} bytes is over the {to}'s Maximum Packet Size of {most}"
-            ));
+            )));
         }
         Ok(out)
     }
 
-    /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet is a
-    /// failed answer, and so is a verdict to another question.
+    /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet cannot be
+    /// used, and neither can a verdict to another question.
     pub(super) fn publish_ruled(
         &mut self,
         from: Side,
         ruling: Ruling,
         head: &PublishHead<'_>,
         topic: &str,
-    ) -> Result<Option<Box<PublishChange>>, (Refusal, Option<Failure>)> {
+    ) -> Result<Option<Box<PublishChange>>, (Refusal, Option<Undecided>)> {
         let Ruling { mut source, verdict } = ruling;
         let decided = match verdict {
             Verdict::Publish(Decision::Allow(change)) => {
@@ -91,26 +88,28 @@ impl Session {
                         source = Source::Grant;
                         Err(Ok(refusal))
                     }
-                    Err(why) => Err(Err(Failure::new(FailureKind::Invalid, why))),
+                    Err(unusable) => Err(Err(Undecided::Unusable(unusable))),
                 }
             }
             Verdict::Publish(Decision::Refuse(refusal)) => Err(Ok(refusal)),
-            Verdict::Failed(failure) => Err(Err(failure)),
+            Verdict::Failed(failure) => Err(Err(Undecided::Failed(failure))),
+            Verdict::Unusable(unusable) => Err(Err(Undecided::Unusable(unusable))),
+            Verdict::Overloaded(overload) => Err(Err(Undecided::Overloaded(overload))),
             Verdict::Connect(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Err(Err(Failure::new(FailureKind::Invalid, "a verdict to another question")))
+                Err(Err(Unusable::other_question().into()))
             }
         };
         let decided = match decided {
             Ok(change) => Ok(change),
             Err(Ok(refusal)) => Err((refusal, None)),
-            Err(Err(failure)) => match self.failed(hook(from), &failure) {
-                OnError::Allow => {
+            Err(Err(undecided)) => match self.resolve_undecided(hook(from), undecided) {
+                Ok(()) => {
                     source = Source::FailedOpen;
                     Ok(None)
                 }
-                OnError::Deny => {
-                    source = Source::FailedClosed;
-                    Err((failed_refusal(), Some(failure)))
+                Err(undecided) => {
+                    source = undecided.source();
+                    Err((undecided.refusal(), Some(undecided)))
                 }
             },
         };
@@ -129,14 +128,14 @@ impl Session {
         from: Side,
         head: &PublishHead<'_>,
         refusal: &Refusal,
-        failure: Option<Failure>,
+        undecided: Option<Undecided>,
         now: Instant,
     ) {
         if refusal.action == Action::Disconnect {
             let hook = hook(from);
             self.end(
-                match failure {
-                    Some(failure) => Fault::PolicyFailed { hook, failure: Box::new(failure) },
+                match undecided {
+                    Some(undecided) => undecided.fault(hook),
                     None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
                 },
                 now,
