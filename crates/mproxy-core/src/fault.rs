@@ -116,6 +116,13 @@ pub enum Fault {
         /// What, where, and against which rule.
         error: Malformed,
     },
+    /// The first thing a side sent is another protocol.
+    NotMqtt {
+        /// Which.
+        side: Side,
+        /// What it is, and what to do.
+        came: &'static str,
+    },
     /// A side sent a packet that may not come now.
     Protocol {
         /// Which.
@@ -176,12 +183,13 @@ impl Fault {
     pub const fn whose(&self) -> Whose {
         match self {
             Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) => Whose::Client,
-            Self::Lost { side, .. } | Self::Malformed { side, .. } | Self::Protocol { side, .. } => {
-                match side {
-                    Side::Client => Whose::Client,
-                    Side::Broker => Whose::Broker,
-                }
-            }
+            Self::Lost { side, .. }
+            | Self::Malformed { side, .. }
+            | Self::NotMqtt { side, .. }
+            | Self::Protocol { side, .. } => match side {
+                Side::Client => Whose::Client,
+                Side::Broker => Whose::Broker,
+            },
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
@@ -220,6 +228,7 @@ impl Fault {
             Self::Lost { .. }
             | Self::BrokerRefused { .. }
             | Self::Malformed { side: Side::Broker, .. }
+            | Self::NotMqtt { .. }
             | Self::Protocol { side: Side::Broker, .. }
             | Self::TooLate(Deadline::Dial | Deadline::Connack | Deadline::Close)
             | Self::PolicyFailed { .. }
@@ -236,6 +245,7 @@ impl Fault {
             Self::BrokerLeft { .. } => "broker_left",
             Self::BrokerRefused { .. } => "broker_refused",
             Self::Malformed { .. } => "malformed",
+            Self::NotMqtt { .. } => "not_mqtt",
             Self::Protocol { .. } => "protocol_error",
             Self::TooLate(Deadline::Grant) => "expired",
             Self::TooLate(_) => "too_late",
@@ -260,6 +270,7 @@ impl fmt::Display for Fault {
             Self::Lost { side, how: Closed::Error(error) } => write!(f, "{side} connection failed: {error}"),
             Self::BrokerLeft { reason } => write!(f, "broker disconnected the client ({:#04x})", reason.0),
             Self::BrokerRefused { code } => write!(f, "broker refused the CONNECT ({code:#04x})"),
+            Self::NotMqtt { side, came } => write!(f, "no MQTT came from {side}, but {came}"),
             Self::Malformed { side, error } => write!(f, "malformed packet from {side}: {error}"),
             Self::Protocol { side, packet, what, rule, .. } => {
                 write!(f, "protocol error by {side}: {}: {what} [{rule}]", packet.name())

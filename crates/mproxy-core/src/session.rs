@@ -320,6 +320,7 @@ impl Session {
                     self.release(from, now);
                 }
                 Err(fault) => {
+                    let fault = self.unlike_mqtt(from, buf).unwrap_or(fault);
                     self.flush(from, buf, &mut run);
                     buf.clear();
                     self.end(fault, now);

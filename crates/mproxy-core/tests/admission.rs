@@ -254,18 +254,49 @@ fn a_verdict_to_another_question_is_unusable() {
 
 #[test]
 fn anything_before_connect_is_cut_without_a_word() {
-    for bytes in [
-        &wire::pingreq()[..],
-        &wire::publish(Version::V311, &wire::Publish::default()),
-        b"GET / HTTP/1.1\r\n",
-        &[0x16, 3, 1, 2, 0],
-        &[0],
-    ] {
+    for bytes in [&wire::pingreq()[..], &wire::publish(Version::V311, &wire::Publish::default()), &[0]] {
         let mut stage = Stage::new();
         stage.client(bytes);
         assert_eq!(stage.at_client(), b"");
         assert!(matches!(stage.finish(), Fault::Malformed { side: Side::Client, .. }));
         assert!(stage.asked().is_empty() && stage.dials == 0);
+    }
+}
+
+#[test]
+fn another_protocol_is_called_by_its_name() {
+    for (bytes, name) in [
+        (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], "an HTTP request"),
+        (b"POST / HTTP/1.1\r\n", "an HTTP request"),
+        (b"OPTIONS * HTTP/1.1\r\n", "an HTTP request"),
+        (b"PRI * HTTP/2.0\r\n\r\n", "HTTP/2"),
+        (&[0x16, 3, 1, 2, 0, 1, 0], "TLS: use a port with TLS"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "a PROXY header"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "a PROXY header"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
+    ] {
+        let mut stage = Stage::new();
+        stage.client(bytes);
+        assert_eq!(stage.at_client(), b"");
+        let fault = stage.finish();
+        assert!(matches!(fault, Fault::NotMqtt { side: Side::Client, .. }), "{fault}");
+        assert!(fault.to_string().starts_with(&format!("no MQTT came from client, but {name}")), "{fault}");
+        assert!(stage.asked().is_empty() && stage.dials == 0);
+    }
+}
+
+#[test]
+fn a_broker_that_speaks_another_protocol_is_told_as_such() {
+    for (bytes, name) in [
+        (&[0x15, 3, 3, 0, 2, 2, 80][..], "TLS: set the target's scheme to mqtts"),
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "an HTTP answer"),
+    ] {
+        let mut stage = Stage::new();
+        stage.client(&connect(Version::V311));
+        stage.broker(bytes);
+        let fault = stage.finish();
+        assert!(matches!(fault, Fault::NotMqtt { side: Side::Broker, .. }), "{fault}");
+        assert!(fault.to_string().contains(name), "{fault}");
     }
 }
 

@@ -206,9 +206,9 @@ const INSTEAD_OF_CONNECT: &[Stranger] = &[
     Stranger { name: "PINGREQ", bytes: wire::pingreq, answer: b"", told: &["PINGREQ", "the first packet is not CONNECT"] },
     Stranger { name: "CONNACK", bytes: || wire::connack(Version::V5, false, 0, &[]), answer: b"", told: &["the first packet is not CONNECT"] },
     Stranger { name: "AUTH", bytes: || wire::auth(0x18, &[0x15, 0, 1, b'm']), answer: b"", told: &["the first packet is not CONNECT"] },
-    Stranger { name: "HTTP", bytes: || b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n".to_vec(), answer: b"", told: &["malformed packet from client"] },
-    Stranger { name: "TLS", bytes: || CLIENT_HELLO.to_vec(), answer: b"", told: &["malformed packet from client"] },
-    Stranger { name: "SSH", bytes: || b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), answer: b"", told: &["malformed packet from client"] },
+    Stranger { name: "HTTP", bytes: || b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n".to_vec(), answer: b"", told: &["no MQTT came from client, but an HTTP request"] },
+    Stranger { name: "TLS", bytes: || CLIENT_HELLO.to_vec(), answer: b"", told: &["no MQTT came from client, but TLS"] },
+    Stranger { name: "SSH", bytes: || b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), answer: b"", told: &["no MQTT came from client, but SSH"] },
     Stranger { name: "zeroes", bytes: || vec![0; 300], answer: b"", told: &["packet type 0"] },
     Stranger { name: "garbage", bytes: || vec![0xff; 300], answer: b"", told: &["malformed packet from client"] },
     Stranger { name: "another protocol's name", bytes: || connect("MQTX", 4, 2), answer: b"", told: &["CONNECT", "unknown protocol name", "MQTT-3.1.2-1"] },
@@ -488,7 +488,7 @@ async fn a_broker_that_is_down_is_told_as_such() {
 async fn a_broker_that_never_gets_to_connack_is_unavailable() {
     let garbage = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
     for (connack, told) in [
-        (garbage, "malformed packet from broker"),
+        (garbage, "no MQTT came from broker, but an HTTP answer"),
         (vec![0x20, 0x80, 0x80, 0x80, 0x80, 1], "malformed packet from broker"),
         (wire::pingresp(), "protocol error by broker: PINGRESP"),
         (vec![], "broker closed its connection"),

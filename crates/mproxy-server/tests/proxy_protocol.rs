@@ -143,7 +143,7 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
         ),
         ("cut and left", here, b"PROXY TCP4 192.0.2.1".to_vec(), "here", "too_late"),
         ("cut in v2", here, [V2, &[0x21, 0x11, 0, 12, 1]].concat(), "here", "too_late"),
-        ("where none is expected", plain, good.clone(), "plain", "malformed"),
+        ("where none is expected", plain, good.clone(), "plain", "not_mqtt"),
     ];
     for (name, door, bytes, listener, cause) in cases {
         let labels = format!("listener=\"{listener}\",cause=\"{cause}\",whose=\"client\"");

@@ -86,6 +86,30 @@ async fn the_first_subprotocol_that_both_know_is_taken() {
 }
 
 #[tokio::test]
+async fn the_key_that_the_standard_shows_is_taken() {
+    // RFC 6455, 4.1; its last digit has bits that mean nothing, and are not zero.
+    let request = GOOD.replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC==");
+    let (accepted, answer) = ask(&terms(), &request).await;
+    accepted.unwrap();
+    assert!(answer.to_lowercase().starts_with("http/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn another_protocol_is_called_by_its_name() {
+    for (bytes, name) in [
+        (&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC][..], "TLS"),
+        (b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04abcd", "MQTT without WebSocket"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\r\n", "a PROXY header"),
+    ] {
+        let (here, mut there) = duplex(1 << 20);
+        there.write_all(bytes).await.unwrap();
+        there.shutdown().await.unwrap();
+        let error = accept(here, &terms()).await.unwrap_err();
+        assert!(error.to_string().contains(name), "{error} is not {name}");
+    }
+}
+
+#[tokio::test]
 async fn another_path_is_404() {
     for path in ["/", "/mqtt/", "/mqttx", "/MQTT", "/other?/mqtt"] {
         let request = GOOD.replace("/mqtt HTTP", &format!("{path} HTTP"));
@@ -171,7 +195,7 @@ async fn what_is_no_http_is_told_as_such() {
     let hello = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}";
     for bytes in [connect, hello, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         let (accepted, _) = ask(&terms(), bytes).await;
-        assert!(matches!(accepted, Err(AcceptError::NotHttp(_))), "{accepted:?}");
+        assert!(matches!(accepted, Err(AcceptError::NotHttp(..))), "{accepted:?}");
     }
 }
 

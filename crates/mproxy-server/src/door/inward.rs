@@ -70,7 +70,7 @@ impl Refused {
             Self::Tls(error) => error.label(),
             Self::Ws(AcceptError::Refused(_)) => "ws_refused",
             Self::Ws(AcceptError::TooLarge) => "ws_too_large",
-            Self::Ws(AcceptError::NotHttp(_)) => "ws_not_http",
+            Self::Ws(AcceptError::NotHttp(..)) => "ws_not_http",
             Self::Ws(_) => "ws_ended",
             Self::TooLate => "too_late",
         }

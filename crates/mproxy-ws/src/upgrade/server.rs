@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
@@ -24,6 +25,13 @@ use crate::{Role, WsStream};
 
 /// Bytes of a refused request that are still read, so that its sender gets to read the answer.
 const LINGER_BYTES: usize = 128 << 10;
+
+/// Takes a last digit whose unused bits are not zero: the key that RFC 6455 shows as an example in 4.1,
+/// `AQIDBAUGBwgJCgsMDQ4PEC==`, has such a one, and stands in clients as it is there.
+const KEYS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// How long for: whoever was refused and does not go is let go of.
 const LINGER: Duration = Duration::from_secs(1);
@@ -160,8 +168,8 @@ pub enum AcceptError {
     #[error("the headers of the WebSocket request are too large")]
     TooLarge,
     /// That was no HTTP/1.1.
-    #[error("no HTTP request came")]
-    NotHttp(#[source] hyper::Error),
+    #[error("no HTTP request came{0}")]
+    NotHttp(&'static str, #[source] hyper::Error),
     /// It left, or the connection broke, before its request was whole.
     #[error("the connection ended during the WebSocket handshake")]
     Ended(#[source] Option<hyper::Error>),
@@ -204,12 +212,27 @@ where
         }
         (Some(Err(refusal)), _) => AcceptError::Refused(refusal),
         (None, Err(error)) if error.is_parse_too_large() => AcceptError::TooLarge,
-        (None, Err(error)) if error.is_parse() => AcceptError::NotHttp(error),
+        (None, Err(error)) if error.is_parse() => AcceptError::NotHttp(instead(&parts.read_buf), error),
         (_, served) => AcceptError::Ended(served.err()),
     };
     // Whichever comes first.
     let _ = timeout(LINGER, part_with(&mut stream)).await;
     Err(error)
+}
+
+/// What came where HTTP was to begin, as far as it can be told from its first bytes.
+fn instead(first: &[u8]) -> &'static str {
+    match first {
+        [0x16, 3, ..] => {
+            ", but TLS: use the port for WebSocket over TLS (wss), or turn TLS off in the client (ws)"
+        }
+        [0x10, ..] => ", but MQTT without WebSocket: use a port for MQTT",
+        [b'P', b'R', b'O', b'X', b'Y', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            ", but a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
+        }
+        [b'P', b'R', b'I', b' ', ..] => ", but HTTP/2: WebSocket is spoken over HTTP/1.1 here",
+        _ => "",
+    }
 }
 
 /// Ends the connection so that the answer arrives: closing it over unread bytes would reset it.
@@ -246,7 +269,7 @@ fn judge(request: &http::Request<Incoming>, terms: &Terms) -> Result<(Request, S
     }
     let host = only(headers, &header::HOST).ok_or(Refusal::Malformed)?;
     let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Malformed)?;
-    if STANDARD.decode(key).map_or(0, |key| key.len()) != 16 {
+    if KEYS.decode(key).map_or(0, |key| key.len()) != 16 {
         return Err(Refusal::Malformed);
     }
     let origin =
