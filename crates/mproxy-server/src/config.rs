@@ -301,8 +301,11 @@ pub fn load(
             written.set(key, value, Origin::Flag(flag));
         }
     }
-    let config = meant::read(&written, &mut faults, &mut warnings);
+    // What is concluded from values holds only where all of them could be read: beside a fault it would mislead.
+    let mut concluded = Vec::new();
+    let config = meant::read(&written, &mut faults, &mut concluded);
     if faults.is_empty() {
+        warnings.extend(concluded);
         Ok(Loaded { config, warnings, effective: written.effective() })
     } else {
         Err(Problems { faults, warnings })

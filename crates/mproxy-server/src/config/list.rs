@@ -2,9 +2,10 @@
 
 use hyper::header::{self, HeaderName};
 use mproxy_tcp::networks::Network;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use super::value::{file, quoted};
+use super::value::{file, name, quoted, target_port};
 
 fn members<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
     if text.trim().is_empty() {
@@ -47,18 +48,48 @@ pub(super) fn origins(text: &str) -> Result<Option<Vec<String>>, String> {
     Ok(Some(origins).filter(|origins| !origins.is_empty()))
 }
 
+/// An origin as browsers write it, which is how it is compared: small letters, and no port that goes without saying.
 fn origin(text: &str) -> Result<String, String> {
-    let authority = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
-    let is_bare = |rest: &str| {
-        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte))
-    };
-    if text == "null" || authority.is_some_and(is_bare) {
+    if text == "null" {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "{} is no origin: scheme, host and port as browsers send them, https://example.org",
-        quoted(text)
-    ))
+    let wrong = || {
+        format!(
+            "{} is no origin: scheme, host and port as browsers send them, https://example.org",
+            quoted(text)
+        )
+    };
+    let (scheme, authority) = text.split_once("://").ok_or_else(wrong)?;
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+        return Err(wrong());
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    if let Some(page) = match &*scheme {
+        "ws" => Some("http"),
+        "wss" => Some("https"),
+        _ => None,
+    } {
+        return Err(format!(
+            "{} is where the WebSocket leads; an origin is where the page comes from: {page}://{authority}",
+            quoted(text)
+        ));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port = port.map(target_port).transpose().map_err(|fault| format!("{}: {fault}", quoted(text)))?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => {
+            address.parse::<Ipv6Addr>().map(|address| format!("[{address}]")).map_err(|_| wrong())?
+        }
+        None if !host.contains(':') => name(host).map_err(|_| wrong())?.to_ascii_lowercase(),
+        None => return Err(wrong()),
+    };
+    let goes_without_saying = matches!((&*scheme, port), ("http", Some(80)) | ("https", Some(443)));
+    let port = port.filter(|_| !goes_without_saying).map(|port| format!(":{port}")).unwrap_or_default();
+    Ok(format!("{scheme}://{host}{port}"))
 }
 
 /// Names of headers. All cookies at once are not to be had: they are named one by one.
@@ -105,8 +136,31 @@ mod tests {
         let right = "https://example.org,http://localhost:8080,null";
         assert_eq!(origins(right).unwrap().unwrap().join(","), right);
         assert_eq!(origins(""), Ok(None));
-        for wrong in ["example.org", "https://", "https://example.org/", "https://*.example.org", "*", "://a"]
-        {
+        for (written, compared) in [
+            ("https://a.example:443", "https://a.example"),
+            ("http://a.example:80", "http://a.example"),
+            ("http://a.example:443", "http://a.example:443"),
+            ("HTTPS://A.Example", "https://a.example"),
+            ("http://[::0001]:80", "http://[::1]"),
+            ("https://a.example:08443", "https://a.example:8443"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ] {
+            assert_eq!(origins(written).unwrap().unwrap(), [compared]);
+        }
+        assert!(origins("wss://a.example").unwrap_err().contains("https://a.example"));
+        for wrong in [
+            "example.org",
+            "https://",
+            "https://example.org/",
+            "https://*.example.org",
+            "*",
+            "://a",
+            "https://a:",
+            "https://a:0",
+            "https://a:99999",
+            "https://::1",
+            "https://m\u{fc}ller.example",
+        ] {
             assert!(origins(wrong).is_err(), "{wrong:?}");
         }
     }

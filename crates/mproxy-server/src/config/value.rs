@@ -1,9 +1,12 @@
 //! Text to typed values. Each reader says what it would have taken; none repeats a secret.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use hyper::http::uri::PathAndQuery;
+use mproxy_policy::Endpoint;
 
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,8 +70,36 @@ pub(super) fn target_port(text: &str) -> Result<u16, String> {
     }
 }
 
-/// An address or host name; an IPv6 address may have its brackets.
+/// An address or host name to bind or to connect to; an IPv6 address may have its brackets. One of a single link has to
+/// say of which, `fe80::1%eth0`: without that the system knows no way to it.
 pub(super) fn host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let (address, zone) = match bare.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (bare, None),
+    };
+    let is_of_link = address.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_unicast_link_local());
+    match zone {
+        Some(zone) if is_of_link && is_interface(zone) => Ok(bare.to_owned()),
+        None if is_of_link => {
+            Err(format!("{} is link-local and has to name its interface, as {address}%eth0", quoted(text)))
+        }
+        Some(_) if address.parse::<IpAddr>().is_ok() => Err(format!(
+            "{} names an interface: only behind a link-local IPv6 address, as fe80::1%eth0",
+            quoted(text)
+        )),
+        Some(_) | None => name(text),
+    }
+}
+
+/// What an interface may be called: Linux allows 15 bytes.
+fn is_interface(zone: &str) -> bool {
+    (1..=15).contains(&zone.len())
+        && zone.bytes().all(|byte| byte.is_ascii_graphic() && !b"/%]".contains(&byte))
+}
+
+/// An address or host name as a certificate or a URL has it, without an interface.
+pub(super) fn name(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let is_name = !bare.is_empty() && bare.len() <= 253 && bare.chars().all(is_name_char);
@@ -78,13 +109,29 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Err(format!("{} is neither an address nor a host name (without scheme, port or path)", quoted(text)))
 }
 
-/// The path of a WebSocket.
+/// What is asked of a WebSocket broker: a path, and perhaps a query behind it.
 pub(super) fn path(text: &str) -> Result<String, String> {
-    let is_clean = |c: char| c.is_ascii_graphic() && c != '#';
-    if text.starts_with('/') && text.chars().all(is_clean) {
+    // What HTTP's own parser does not take could never be sent, nor would it come.
+    let parsed = text.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == text);
+    if text.starts_with('/') && parsed && !text.contains('#') {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is no path: it begins with / and has no spaces", quoted(text)))
+    Err(format!(
+        "{} is no path: it begins with / and has no spaces; what a URL cannot hold is written as %20",
+        quoted(text)
+    ))
+}
+
+/// The path of a WebSocket listener, which is what requests are compared with.
+pub(super) fn own_path(text: &str) -> Result<String, String> {
+    if let Some((before, _)) = text.split_once('?') {
+        return Err(format!(
+            "{} could match no request: clients may put any query behind the path, so write {} alone",
+            quoted(text),
+            quoted(before)
+        ));
+    }
+    path(text)
 }
 
 /// The name of a file.
@@ -232,17 +279,19 @@ pub(super) fn policy_urls(text: &str) -> Result<Vec<String>, String> {
 }
 
 fn policy_url(url: &str) -> Result<String, String> {
-    if let Some(path) = url.strip_prefix("unix:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        let is_absolute = path.starts_with('/') && path.len() > 1;
-        return if is_absolute { Ok(format!("unix:{path}")) } else { Err(no_policy_url(url)) };
+    // A slash behind the port is what many write, and says nothing.
+    let is_web = url.starts_with("http://") || url.starts_with("https://");
+    let url = url.strip_suffix('/').filter(|_| is_web).unwrap_or(url);
+    // Read by whoever connects to it later, so that nothing passes here that fails there.
+    let endpoint: Endpoint = url.parse().map_err(|_| no_policy_url(url))?;
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if authority.is_some_and(|authority| !is_authority(authority)) {
+        return Err(no_policy_url(url));
     }
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let authority = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    match authority {
-        Some(authority) if is_authority(authority) => Ok(url.strip_suffix('/').unwrap_or(url).to_owned()),
-        _ => Err(no_policy_url(url)),
-    }
+    Ok(match url.strip_prefix("unix://") {
+        Some(path) => format!("unix:{path}"),
+        None => endpoint.to_string(),
+    })
 }
 
 /// Does not repeat what might be a user name and password.
@@ -259,7 +308,7 @@ fn is_authority(text: &str) -> bool {
         Some((name, port)) if !port.ends_with(']') => target_port(port).map(|_| name).ok(),
         _ => Some(text),
     };
-    name_and_port.is_some_and(|name| host(name).is_ok() && (name.starts_with('[') || !name.contains(':')))
+    name_and_port.is_some_and(|host| name(host).is_ok() && (host.starts_with('[') || !host.contains(':')))
 }
 
 /// Where OpenTelemetry data goes.
@@ -336,8 +385,29 @@ mod tests {
         for right in ["0.0.0.0", "::", "broker-0.mqtt_ns.svc", "localhost"] {
             assert_eq!(host(right).as_deref(), Ok(right));
         }
+        for link in ["fe80::1%eth0", "fe80::1%2", "febf::1%br-0.7"] {
+            assert_eq!(host(link).as_deref(), Ok(link));
+            assert_eq!(host(&format!("[{link}]")).as_deref(), Ok(link));
+            assert!(name(link).is_err(), "{link}");
+        }
+        for wrong in ["fe80::1", "fe80::1%", "fe80::1%a/b", "::1%eth0", "10.0.0.1%eth0", "broker%eth0"] {
+            assert!(host(wrong).is_err(), "{wrong:?}");
+        }
         for wrong in ["", "a b", "mqtt://broker", "broker:1883", "[broker]", "bröker", "a/b"] {
             assert!(host(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_request_could_match_is_told() {
+        for right in ["/", "/mqtt", "/a/b-c_d~", "/%20"] {
+            assert_eq!((own_path(right).as_deref(), path(right).as_deref()), (Ok(right), Ok(right)));
+        }
+        assert_eq!(path("/mqtt?x=1").as_deref(), Ok("/mqtt?x=1"));
+        let told = own_path("/mqtt?x=1").expect_err("a query is never compared");
+        assert!(told.contains("write \"/mqtt\""), "{told}");
+        for wrong in ["", "mqtt", "/a b", "/a#b", "/a<b", "/\u{e9}", "/a\\b", "/a^b", "*"] {
+            assert!(own_path(wrong).is_err() && path(wrong).is_err(), "{wrong:?}");
         }
     }
 
@@ -356,6 +426,8 @@ mod tests {
             "http://a:1,",
             "unix:p",
             "http://::1:2",
+            "http://a",
+            "http://[fe80::1%eth0]:1",
             "ftp://a:1",
         ] {
             assert!(policy_urls(wrong).is_err(), "{wrong:?}");

@@ -448,6 +448,28 @@ fn all_faults_come_at_once_each_with_its_place() {
 }
 
 #[test]
+fn beside_a_fault_nothing_is_concluded_from_what_could_not_be_read() {
+    use std::os::unix::ffi::OsStringExt;
+    let mut unreadable = scene();
+    unreadable.env.push(("MPROXY_POLICY_URL".into(), OsString::from_vec(vec![0xFF])));
+    for scene in [
+        scene().env("MPROXY_POLICY_URL", "hooks:50051"),
+        scene().env("MPROXY_POLICY_URL", "hooks:50051").env("MPROXY_POLICY_CA_CERTS", "ca.pem"),
+        scene().env("MPROXY_MQTT_TARGET_SCHEME", "tls").env("MPROXY_TARGET_CA_CERTS", "ca.pem"),
+        scene().env("MPROXY_CONFIG", "gone.toml"),
+        scene().file("[policy]\nurl = \n"),
+        unreadable,
+    ] {
+        let problems = scene.load().expect_err("a fault");
+        assert_eq!(problems.warnings, [], "{problems}");
+    }
+    // What was said by itself is still told.
+    let problems =
+        scene().env("MPROXY_MQTT_PORT", "x").env("MPROXY_MQTT_PROT", "1").load().expect_err("a fault");
+    assert_eq!(problems.warnings.len(), 1);
+}
+
+#[test]
 fn a_bad_value_for_each_variable_is_a_fault_that_names_it() {
     for setting in config::settings::SETTINGS {
         let Some(variable) = setting.variable else { continue };
