@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use mproxy_codec::reason::ReasonCode;
@@ -16,6 +16,7 @@ use mproxy_core::{Limits, Setting};
 use mproxy_policy::acl::{Acl, AclAdviser};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
+use mproxy_tcp::tls::{Material as _, Remark};
 use mproxy_tcp::{ListenOptions, Listener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +24,11 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::admin::view::{
-    EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView, StaleCertificate,
+    CertificateWarning, EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView,
+    StaleCertificate,
 };
 use crate::admin::{self, Admin};
-use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check};
+use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check, files};
 use crate::door::{Certificates, Inward, Outward, Renewed};
 use crate::drain::drain;
 use crate::serve::{House, Serving, tick};
@@ -84,6 +86,9 @@ impl App {
         // Before any door is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
         let shown = check::view(&loaded);
+        for warning in files::warnings(&loaded, SystemTime::now()) {
+            warn!("{warning}");
+        }
         let config = loaded.config;
         let metrics = Arc::new(Metrics::new());
         let acl = match (rules, &config.acl_file) {
@@ -93,6 +98,9 @@ impl App {
         };
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
         let (doorways, certificates) = doorways(&config)?;
+        // At the start they were told with the settings that name the files.
+        certificates.news(files::seconds(SystemTime::now()));
+        metrics.certificate_dates(&certificates.dates());
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let open = Listener::bind(&listener.host, listener.port, ListenOptions::default())
@@ -263,7 +271,16 @@ impl admin::House for State {
             .into_iter()
             .map(|(whose, error)| StaleCertificate { whose, error })
             .collect();
-        Readiness { draining, listeners, stale_certificates }
+        let certificate_warnings = self.certificates.warnings(files::seconds(SystemTime::now()));
+        let certificate_warnings = certificate_warnings
+            .into_iter()
+            .map(|(whose, Remark { file, text, .. })| CertificateWarning {
+                whose,
+                file: file.display().to_string(),
+                warning: text,
+            })
+            .collect();
+        Readiness { draining, listeners, stale_certificates, certificate_warnings }
     }
 
     fn policy_health(&self) -> Vec<EndpointHealth> {
@@ -320,6 +337,9 @@ fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certificates>)> {
         }
         doorways.push((inward, outward));
     }
+    if let Some(tls) = config.policy.as_ref().and_then(files::towards_policy) {
+        certificates.keep_dates("policy service", tls.look().unwrap_or_default());
+    }
     Ok((doorways, Arc::new(certificates)))
 }
 
@@ -331,6 +351,9 @@ async fn watch(certificates: Arc<Certificates>, metrics: Arc<Metrics>, closing: 
     let mut watch = tokio::time::interval(WATCH);
     while closing.run_until_cancelled(watch.tick()).await.is_some() {
         renew(&certificates, &metrics, Certificates::renew_changed).await;
+        for (whose, Remark { file, text, .. }) in certificates.news(files::seconds(SystemTime::now())) {
+            warn!("certificates of {whose}: {}: {text}", file.display());
+        }
     }
 }
 
@@ -340,9 +363,12 @@ async fn renew(
     metrics: &Metrics,
     which: impl FnOnce(&Certificates) -> Vec<Renewed> + Send + 'static,
 ) {
-    let certificates = Arc::clone(certificates);
+    let reading = Arc::clone(certificates);
     // Reads files: not on a runtime thread.
-    let renewed = tokio::task::spawn_blocking(move || which(&certificates)).await.unwrap_or_default();
+    let renewed = tokio::task::spawn_blocking(move || which(&reading)).await.unwrap_or_default();
+    if !renewed.is_empty() {
+        metrics.certificate_dates(&certificates.dates());
+    }
     for Renewed { whose, result } in renewed {
         metrics.certificates_renewed(result.is_ok());
         match result {
@@ -407,9 +433,7 @@ fn remote_config(
 }
 
 fn remote_tls(tls: &ClientTls) -> anyhow::Result<RemoteTls> {
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).with_context(|| format!("policy service: {} cannot be read", path.display()))
-    };
+    let read = |path: &std::path::Path| mproxy_tcp::tls::read_text(path).context("policy service");
     Ok(RemoteTls {
         ca: tls.ca_certs.as_deref().map(read).transpose()?,
         identity: match &tls.identity {

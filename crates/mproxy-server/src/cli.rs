@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 use mproxy_policy::acl;
@@ -157,6 +158,9 @@ pub fn check(
     };
     out.write_all(check::render(&loaded).as_bytes())?;
     for warning in &loaded.warnings {
+        writeln!(err, "mproxy: warning: {warning}")?;
+    }
+    for warning in files::warnings(&loaded, SystemTime::now()) {
         writeln!(err, "mproxy: warning: {warning}")?;
     }
     let faults = more(&loaded);

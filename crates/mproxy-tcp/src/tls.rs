@@ -10,21 +10,31 @@
 //! | [`stream`] | the encrypted byte stream |
 //! | `engine` | rustls, between ciphertext and plaintext |
 //! | `pem` | files to certificates, keys and CRLs, or which file is wrong and why |
+//! | `trust` | whom a file of CAs makes us believe |
+//! | [`dates`] | until when files hold |
+//! | `key` | which kinds of keys can be used |
+//! | `words` | what went wrong, and what to do |
 
 pub mod client;
+pub mod dates;
 mod engine;
 pub mod facts;
+mod key;
 mod pem;
 pub mod reload;
 pub mod server;
 pub mod stream;
+mod trust;
+mod words;
 
 pub use client::{ClientTls, Verification, connect};
+pub use dates::{Dated, Look, Remark};
 pub use facts::TlsFacts;
-pub use pem::{Identity, MaterialError};
+pub use pem::{Found, Identity, MaterialError, read_text};
 pub use reload::{Material, Reloadable};
 pub use server::{ServerTls, accept};
 pub use stream::TlsStream;
+pub use words::Explained;
 
 use std::io;
 use std::sync::Arc;
@@ -46,14 +56,17 @@ const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13
 #[non_exhaustive]
 pub enum HandshakeError {
     /// What came first is no TLS: somebody took one port for another.
-    #[error("no TLS came")]
-    NotTls,
+    #[error("no TLS came{0}")]
+    NotTls(&'static str),
     /// The peer left in the middle.
-    #[error("the connection ended during the TLS handshake")]
+    #[error("the connection ended during the TLS handshake, as one does where the other side expects none")]
     Ended,
     /// The two could not agree, or one did not believe the other.
     #[error("the TLS handshake failed")]
-    Failed(#[source] rustls::Error),
+    Failed(#[source] Explained),
+    /// The two have nothing in common that a handshake needs.
+    #[error("the peer cannot speak TLS with us: {0}")]
+    Incompatible(&'static str),
     /// The peer's certificate was verified, but cannot be read.
     #[error("the certificate of the peer cannot be read: {0}")]
     Unreadable(&'static str),
@@ -66,44 +79,38 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    fn of(error: rustls::Error) -> Self {
+    fn failed(error: rustls::Error) -> Self {
+        Self::Failed(Explained(error))
+    }
+
+    fn of(error: rustls::Error, first: &[u8]) -> Self {
         use rustls::{ContentType, Error, InvalidMessage};
         match error {
             Error::InvalidMessage(
                 InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
             )
-            | Error::InappropriateMessage { got_type: ContentType::ApplicationData, .. } => Self::NotTls,
-            error => Self::Failed(error),
+            | Error::InappropriateMessage { got_type: ContentType::ApplicationData, .. } => {
+                Self::NotTls(words::instead_of_tls(first))
+            }
+            error => Self::failed(error),
         }
     }
 
     /// A short name for counters: of the cases that somebody who runs this wants to tell apart.
     #[must_use]
     pub fn label(&self) -> &'static str {
-        use rustls::{CertificateError, Error};
+        use rustls::Error;
         match self {
-            Self::NotTls => "not_tls",
+            Self::NotTls(_) => "not_tls",
             Self::Ended => "ended",
             Self::Unreadable(_) => "unreadable_certificate",
             Self::ServerName(_) => "server_name",
             Self::Io(_) => "broken",
-            Self::Failed(error) => match error {
+            Self::Incompatible(_) => "incompatible",
+            Self::Failed(Explained(error)) => match error {
                 Error::NoCertificatesPresented => "no_certificate",
-                Error::InvalidCertificate(why) => match why {
-                    CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
-                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                        "not_yet_valid"
-                    }
-                    CertificateError::Revoked => "revoked",
-                    CertificateError::UnknownIssuer => "unknown_ca",
-                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                        "wrong_name"
-                    }
-                    CertificateError::UnknownRevocationStatus => "no_crl",
-                    CertificateError::ExpiredRevocationList
-                    | CertificateError::ExpiredRevocationListContext { .. } => "crl_expired",
-                    _ => "bad_certificate",
-                },
+                Error::InvalidCertificate(why) => words::label(why),
+                Error::InvalidCertRevocationList(_) => "bad_crl",
                 Error::AlertReceived(_) => "refused_by_peer",
                 Error::NoApplicationProtocol => "no_alpn",
                 Error::PeerIncompatible(_) => "incompatible",

@@ -74,6 +74,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
         "draining": readiness.draining,
         "listeners": readiness.listeners,
         "stale_certificates": readiness.stale_certificates,
+        "certificate_warnings": readiness.certificate_warnings,
     });
     (status, Json(detail)).into_response()
 }

@@ -91,6 +91,20 @@ pub struct Readiness {
     pub listeners: Vec<ListenerReadiness>,
     /// Certificates whose new files are broken; the old ones are in force, and no reason not to be ready.
     pub stale_certificates: Vec<StaleCertificate>,
+    /// Certificates and revocation lists in force that cannot do what they are there for, as those past their dates: no
+    /// reason not to be ready, since no other instance would do better.
+    pub certificate_warnings: Vec<CertificateWarning>,
+}
+
+/// What is wrong with a file that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateWarning {
+    /// `listener mqtts`, `target of mqtts`, `policy service`.
+    pub whose: String,
+    /// Which file.
+    pub file: String,
+    /// What, and what to do.
+    pub warning: String,
 }
 
 /// Certificates that could not be read anew.

@@ -29,6 +29,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Vec<Door> {
         doors.extend(listed(reader, &defaults, index));
     }
     name_once(reader, &doors);
+    certain_names(reader, &doors);
     of_no_effect(reader, &doors);
     doors
 }
@@ -71,7 +72,7 @@ struct Defaults {
 impl Defaults {
     fn read(reader: &mut Reader<'_>) -> Self {
         let tls = tls::of_target(reader, "", ClientTls::default());
-        let server_name = reader.option("target.server_name", value::host);
+        let server_name = reader.option("target.server_name", value::name);
         let proxy_protocol = reader.value("target.proxy_protocol", SendProxy::parse);
         let mqtt = Target {
             scheme: reader.value("mqtt.target.scheme", Scheme::parse),
@@ -97,8 +98,8 @@ impl Defaults {
             ws_host: reader.value("ws.host", value::host),
             mqtt,
             ws,
-            ws_path: reader.value("ws.path", value::path),
-            wss_path: reader.value("wss.path", value::path),
+            ws_path: reader.value("ws.path", value::own_path),
+            wss_path: reader.value("wss.path", value::own_path),
             proxy_protocol: reader.value("proxy_protocol", value::switch),
             proxy_from: reader.value("proxy_from", list::networks),
             web: web(reader, "", Web::default()),
@@ -136,6 +137,9 @@ impl Defaults {
 
 /// Keys that say something of WebSocket, behind `listeners[0].` or as settings.
 const OF_WEB: [&str; 3] = ["ws.origins", "ws.headers", "ws.cookies"];
+
+/// The same for one listener, which has a path of its own.
+const OF_WEB_LISTENER: [&str; 4] = ["path", "ws.origins", "ws.headers", "ws.cookies"];
 
 fn web(reader: &mut Reader<'_>, root: &str, common: Web) -> Web {
     let at = |key: &str| format!("{root}ws.{key}");
@@ -207,7 +211,7 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
         reader.faults.push(Problem::new(origin, "is missing: every listener names its port"));
     }
     let mut listener = defaults.listener(&name, transport, port.unwrap_or(0));
-    replace(&mut listener.path, reader.option(&at("path"), value::path));
+    replace(&mut listener.path, reader.option(&at("path"), value::own_path));
     replace(&mut listener.host, reader.option(&at("host"), value::host));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));
     replace(&mut listener.connect_timeout, reader.option(&at("limits.connect_timeout"), value::deadline));
@@ -224,7 +228,7 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     listener.proxy_from = has_header.then(|| from.unwrap_or_else(|| defaults.proxy_from.clone()));
     listener.web = web(reader, &root, listener.web);
     if !transport.is_websocket()
-        && let Some(key) = written(reader, &root, &OF_WEB)
+        && let Some(key) = written(reader, &root, &OF_WEB_LISTENER)
     {
         reader.fault(&key, format!("transport {} has no WebSocket", transport.name()));
     }
@@ -240,8 +244,13 @@ fn own_target(reader: &mut Reader<'_>, root: &str, target: &mut Target) {
     replace(&mut target.port, reader.option(&at("port"), value::target_port));
     replace(&mut target.path, reader.option(&at("path"), value::path));
     replace(&mut target.proxy_protocol, reader.option(&at("proxy_protocol"), SendProxy::parse));
-    target.server_name = reader.option(&at("server_name"), value::host).or_else(|| target.server_name.take());
+    target.server_name = reader.option(&at("server_name"), value::name).or_else(|| target.server_name.take());
     target.tls = tls::of_target(reader, root, std::mem::take(&mut target.tls));
+    if !target.scheme.is_websocket()
+        && let Some(key) = written(reader, root, &["target.path"])
+    {
+        reader.fault(&key, format!("the target's scheme {} has no path", target.scheme.name()));
+    }
     if !target.scheme.is_tls()
         && let Some(key) = written(reader, root, &tls::OF_TARGET)
     {
@@ -285,6 +294,28 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
             );
             reader.warn(&own.unwrap_or_else(|| "target.verify".to_owned()), text);
         }
+    }
+}
+
+/// A certificate is for a name that TLS can ask for; a host that is none could never be reached over TLS.
+fn certain_names(reader: &mut Reader<'_>, doors: &[Door]) {
+    for Door { key, listener: Listener { transport, target, .. } } in doors {
+        let asked = target.server_name.as_ref().unwrap_or(&target.host);
+        if !target.scheme.is_tls() || mproxy_tcp::tls::client::is_server_name(asked) {
+            continue;
+        }
+        let end = if target.server_name.is_some() { "target.server_name" } else { "target.host" };
+        let common = match (end, transport.is_websocket()) {
+            ("target.server_name", _) => end,
+            (_, true) => "ws.target.host",
+            (_, false) => "mqtt.target.host",
+        };
+        let own = key.strip_suffix("port").map(|root| format!("{root}{end}"));
+        let key = own.filter(|key| reader.written.get(key).is_some()).unwrap_or_else(|| common.to_owned());
+        reader.fault(
+            &key,
+            format!("{asked:?} is no name that a certificate could be for: set target.server_name"),
+        );
     }
 }
 

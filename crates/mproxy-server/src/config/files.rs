@@ -3,10 +3,12 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use mproxy_tcp::tls::{self, Identity, Material, MaterialError};
+use mproxy_tcp::tls::dates::Kind;
+use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTls, Loaded, Origin, Problem};
+use super::{ClientTls, Loaded, Origin, PolicyConfig, Problem};
 
 /// On whose side a file is: the table that its key stands in.
 type Table = &'static str;
@@ -14,34 +16,93 @@ type Table = &'static str;
 /// Reads every file of every listener, target and policy service. Blocks while it does.
 #[must_use]
 pub fn faults(loaded: &Loaded) -> Vec<Problem> {
-    let mut found: Vec<(Table, MaterialError)> = Vec::new();
-    let mut add = |table, errors: Vec<_>| found.extend(errors.into_iter().map(|error| (table, error)));
-    for listener in &loaded.config.listeners {
-        if let Some(tls) = &listener.tls {
-            add("tls", tls.faults());
-        }
-        if listener.target.scheme.is_tls() {
-            add("target", listener.target.tls.faults());
-        }
-    }
-    if let Some(policy) = &loaded.config.policy
-        && policy.endpoints.iter().any(|url| url.starts_with("https:"))
-    {
-        add("policy", towards_policy(&policy.tls).faults());
-    }
     let mut problems = Vec::new();
-    for (table, error) in found {
-        // Several listeners may share a file.
-        for problem in told(loaded, table, &error) {
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
+    for (table, end) in ends(loaded) {
+        for error in end.faults() {
+            add(told(loaded, table, &error), &mut problems);
         }
     }
     problems
 }
 
-fn towards_policy(tls: &ClientTls) -> tls::ClientTls {
+/// What is good by itself, but cannot do what it is there for, at this time: certificates and lists past their dates,
+/// lists of another CA. Blocks while it reads the files.
+#[must_use]
+pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
+    let now = seconds(now);
+    let mut problems = Vec::new();
+    for (table, end) in ends(loaded) {
+        // What cannot be read is a fault, and told as one.
+        for remark in end.look().unwrap_or_default().remarks(now) {
+            let text = format!("{}: {}", remark.file.display(), remark.text);
+            let is_for = |key: &str| match remark.kind {
+                Kind::Certificate => key.ends_with("cert"),
+                Kind::Ca => key.ends_with("ca_certs"),
+                Kind::Crl => key.ends_with("crls"),
+            };
+            let named = named(loaded, table, &remark.file, is_for);
+            add(named.into_iter().map(|origin| Problem::new(origin, text.clone())).collect(), &mut problems);
+        }
+    }
+    problems
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Several listeners may share a file: each problem once.
+fn add(new: Vec<Problem>, problems: &mut Vec<Problem>) {
+    for problem in new {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+}
+
+/// One end of TLS, towards whomever.
+trait End {
+    fn faults(&self) -> Vec<MaterialError>;
+    fn look(&self) -> Result<Look, MaterialError>;
+}
+
+impl<M: Material> End for M {
+    fn faults(&self) -> Vec<MaterialError> {
+        Material::faults(self)
+    }
+
+    fn look(&self) -> Result<Look, MaterialError> {
+        Material::look(self)
+    }
+}
+
+/// Every end that has TLS, and the table of its keys.
+fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn End>)> {
+    let mut ends: Vec<(Table, Box<dyn End>)> = Vec::new();
+    for listener in &loaded.config.listeners {
+        if let Some(tls) = &listener.tls {
+            ends.push(("tls", Box::new(tls.clone())));
+        }
+        if listener.target.scheme.is_tls() {
+            ends.push(("target", Box::new(listener.target.tls.clone())));
+        }
+    }
+    if let Some(tls) = loaded.config.policy.as_ref().and_then(towards_policy) {
+        ends.push(("policy", Box::new(tls)));
+    }
+    ends
+}
+
+/// TLS towards the policy service, where it is reached so.
+#[must_use]
+pub fn towards_policy(policy: &PolicyConfig) -> Option<tls::ClientTls> {
+    policy.endpoints.iter().any(|url| url.starts_with("https:")).then(|| of_policy(&policy.tls))
+}
+
+fn of_policy(tls: &ClientTls) -> tls::ClientTls {
     let identity = tls.identity.clone();
     tls::ClientTls {
         roots: tls.ca_certs.clone(),
@@ -56,7 +117,8 @@ fn told(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Problem> {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     };
-    let named = error.path().map(|path| named(loaded, table, path, error)).unwrap_or_default();
+    let named =
+        error.path().map(|path| named(loaded, table, path, |key| is_for(key, error))).unwrap_or_default();
     if named.is_empty() {
         // The roots of the system are what nobody names.
         let key = match table {
@@ -70,7 +132,7 @@ fn told(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Problem> {
 }
 
 /// Where this file was named in this table, of all listeners or of one.
-fn named(loaded: &Loaded, table: Table, path: &Path, error: &MaterialError) -> Vec<Origin> {
+fn named(loaded: &Loaded, table: Table, path: &Path, is_for: impl Fn(&str) -> bool) -> Vec<Origin> {
     let is_here = |key: &str| {
         let of_listener = key.strip_prefix("listeners[").and_then(|rest| rest.split_once("]."));
         let key = of_listener.map_or(key, |(_, key)| key);
@@ -81,18 +143,20 @@ fn named(loaded: &Loaded, table: Table, path: &Path, error: &MaterialError) -> V
         members.any(|name| Path::new(name) == path)
     };
     let named = loaded.effective.iter().filter(|effective| {
-        is_here(&effective.key)
-            && is_for(&effective.key, error)
-            && effective.value.as_deref().is_some_and(names)
+        is_here(&effective.key) && is_for(&effective.key) && effective.value.as_deref().is_some_and(names)
     });
     named.filter_map(|effective| effective.origin.clone()).collect()
 }
 
 /// One file may be named for several ends, a certificate and its key say: whether it was for this one.
 fn is_for(key: &str, error: &MaterialError) -> bool {
-    let MaterialError::Empty { wanted, .. } = error else { return true };
+    let wanted = match error {
+        MaterialError::Empty { wanted, .. } => *wanted,
+        MaterialError::Encrypted { .. } => "private key",
+        _ => return true,
+    };
     let (is_key, is_crl) = (key.ends_with("key"), key.ends_with("crls"));
-    match *wanted {
+    match wanted {
         "private key" => is_key,
         "certificate revocation list" => is_crl,
         _ => !is_key && !is_crl,

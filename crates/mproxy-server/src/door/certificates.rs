@@ -1,9 +1,10 @@
 //! All certificates of the house, to be read anew on SIGHUP or when a file changes. What is broken leaves the old ones
 //! in force, and is remembered until it is mended: log, metric and readiness tell of it.
 
+use std::mem;
 use std::sync::Arc;
 
-use mproxy_tcp::tls::{Material, MaterialError, Reloadable};
+use mproxy_tcp::tls::{Dated, Look, Material, MaterialError, Reloadable, Remark};
 use parking_lot::Mutex;
 
 use super::Causes;
@@ -17,9 +18,14 @@ pub struct Certificates {
 /// Those of one listener or target.
 struct Kept {
     whose: String,
-    renew: Arc<dyn Renew>,
+    /// `None` for those that are read once, at the start.
+    renew: Option<Arc<dyn Renew>>,
     /// Why the last attempt came to nothing.
     failure: Mutex<Option<String>>,
+    /// The dates of those in force.
+    look: Mutex<Look>,
+    /// What of it has been told.
+    told: Mutex<Vec<Remark>>,
 }
 
 /// What became of one attempt.
@@ -35,6 +41,7 @@ pub struct Renewed {
 trait Renew: Send + Sync {
     fn has_changed(&self) -> bool;
     fn reload(&self) -> Result<(), MaterialError>;
+    fn look(&self) -> Result<Look, MaterialError>;
 }
 
 impl<M> Renew for Reloadable<M>
@@ -48,6 +55,10 @@ where
 
     fn reload(&self) -> Result<(), MaterialError> {
         Self::reload(self)
+    }
+
+    fn look(&self) -> Result<Look, MaterialError> {
+        Self::look(self)
     }
 }
 
@@ -65,17 +76,58 @@ impl Certificates {
         M::Config: Send + Sync,
     {
         let renew = Arc::clone(renew) as Arc<dyn Renew>;
-        self.kept.push(Kept { whose: whose.into(), renew, failure: Mutex::new(None) });
+        let look = renew.look().unwrap_or_default();
+        self.push(whose.into(), Some(renew), look);
+    }
+
+    /// Keeps the dates of others, which are not read anew.
+    pub fn keep_dates(&mut self, whose: impl Into<String>, look: Look) {
+        self.push(whose.into(), None, look);
+    }
+
+    fn push(&mut self, whose: String, renew: Option<Arc<dyn Renew>>, look: Look) {
+        let (look, told) = (Mutex::new(look), Mutex::default());
+        self.kept.push(Kept { whose, renew, failure: Mutex::new(None), look, told });
     }
 
     /// Reads all of them anew (SIGHUP).
     pub fn renew_all(&self) -> Vec<Renewed> {
-        self.kept.iter().map(Kept::renew).collect()
+        self.kept.iter().filter_map(Kept::renew).collect()
+    }
+
+    /// Everything with a date, and whose it is.
+    pub fn dates(&self) -> Vec<(String, Dated)> {
+        let of = |kept: &Kept| {
+            kept.look.lock().dates.iter().map(|date| (kept.whose.clone(), date.clone())).collect()
+        };
+        self.kept.iter().flat_map(|kept| -> Vec<_> { of(kept) }).collect()
+    }
+
+    /// What is wrong with those in force at this time, and whose they are.
+    pub fn warnings(&self, now: i64) -> Vec<(String, Remark)> {
+        let of = |kept: &Kept| kept.look.lock().remarks(now);
+        self.kept
+            .iter()
+            .flat_map(|kept| of(kept).into_iter().map(|remark| (kept.whose.clone(), remark)))
+            .collect()
+    }
+
+    /// The same, but only what was not the case the last time: dates pass while nobody reads a file.
+    pub fn news(&self, now: i64) -> Vec<(String, Remark)> {
+        let mut news = Vec::new();
+        for kept in &self.kept {
+            let remarks = kept.look.lock().remarks(now);
+            let told = mem::replace(&mut *kept.told.lock(), remarks.clone());
+            let fresh = remarks.into_iter().filter(|remark| !told.contains(remark));
+            news.extend(fresh.map(|remark| (kept.whose.clone(), remark)));
+        }
+        news
     }
 
     /// Reads those anew of which a file has changed since it was read last. Cheap where none has.
     pub fn renew_changed(&self) -> Vec<Renewed> {
-        self.kept.iter().filter(|kept| kept.renew.has_changed()).map(Kept::renew).collect()
+        let changed = |kept: &&Kept| kept.renew.as_ref().is_some_and(|renew| renew.has_changed());
+        self.kept.iter().filter(changed).filter_map(Kept::renew).collect()
     }
 
     /// Whose files are broken at present, and why; the old ones are in force there.
@@ -86,9 +138,13 @@ impl Certificates {
 }
 
 impl Kept {
-    fn renew(&self) -> Renewed {
-        let result = self.renew.reload().map_err(|error| Causes(&error).to_string());
+    fn renew(&self) -> Option<Renewed> {
+        let renew = self.renew.as_ref()?;
+        let result = renew.reload().map_err(|error| Causes(&error).to_string());
         *self.failure.lock() = result.clone().err();
-        Renewed { whose: self.whose.clone(), result }
+        if let (Ok(()), Ok(look)) = (&result, renew.look()) {
+            *self.look.lock() = look;
+        }
+        Some(Renewed { whose: self.whose.clone(), result })
     }
 }

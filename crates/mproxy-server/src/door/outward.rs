@@ -33,7 +33,7 @@ impl Outward {
     pub fn of(target: &Target) -> Result<Self, MaterialError> {
         let tls = target.scheme.is_tls().then(|| target.tls.clone());
         Ok(Self {
-            host: authority(&target.host, target.port),
+            host: host_header(&target.host, target.port),
             tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
             target: target.clone(),
         })
@@ -99,6 +99,11 @@ impl Outward {
             (None, Scheme::Mqtt | Scheme::Mqtts) => Stream::Tcp(stream),
         })
     }
+}
+
+/// The interface behind a link-local address means nothing at the other end (RFC 6874, 4).
+fn host_header(host: &str, port: u16) -> String {
+    authority(host.split_once('%').map_or(host, |(address, _)| address), port)
 }
 
 /// An error and its causes in one line.

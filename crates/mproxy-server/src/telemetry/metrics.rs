@@ -15,8 +15,10 @@
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_events_dropped_total` | kind, why | counter |
 //! | `mproxy_certificate_renewals_total` | outcome | counter |
+//! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, file, subject, serial | gauge |
 //! | `mproxy_build_info` | version | info |
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ use mproxy_codec::types::PacketType;
 use mproxy_core::meter::Outcome;
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::{Fault, Meter, Peer, Side};
+use mproxy_tcp::tls::Dated;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -50,6 +54,19 @@ pub struct Metrics {
     dropped: Family<DroppedEvents, Counter>,
     failures: Failures,
     renewals: Family<Renewals, Counter>,
+    expiries: Family<Expiry, Gauge>,
+    /// Those that are shown.
+    expiring: Mutex<HashSet<Expiry>>,
+}
+
+/// Something with a date: a certificate that is shown or believed, or a revocation list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Expiry {
+    whose: String,
+    kind: &'static str,
+    file: String,
+    subject: String,
+    serial: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -133,7 +150,23 @@ impl Metrics {
         let renewals = Family::default();
         let help = "Certificates read anew; where that failed, the old ones are in force";
         ours.register("certificate_renewals", help, renewals.clone());
-        Self { registry, tally, connections, sessions, ended, calls, endpoints, dropped, failures, renewals }
+        let expiries = Family::default();
+        let help = "When a certificate or revocation list in force ends";
+        ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
+        Self {
+            registry,
+            tally,
+            connections,
+            sessions,
+            ended,
+            calls,
+            endpoints,
+            dropped,
+            failures,
+            renewals,
+            expiries,
+            expiring: Mutex::default(),
+        }
     }
 
     /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
@@ -156,6 +189,28 @@ impl Metrics {
     pub fn certificates_renewed(&self, usable: bool) {
         let outcome = if usable { "renewed" } else { "failed" };
         self.renewals.get_or_create(&Renewals { outcome }).inc();
+    }
+
+    /// What is in force from now on, and whose it is. What is not among it is shown no more.
+    pub fn certificate_dates(&self, dates: &[(String, Dated)]) {
+        let mut shown = HashSet::new();
+        for (whose, date) in dates {
+            let Some(end) = date.not_after else { continue };
+            let labels = Expiry {
+                whose: whose.clone(),
+                kind: date.kind.name(),
+                file: date.file.display().to_string(),
+                subject: date.subject.clone(),
+                serial: date.serial.clone(),
+            };
+            self.expiries.get_or_create(&labels).set(end);
+            shown.insert(labels);
+        }
+        let mut expiring = self.expiring.lock();
+        for gone in expiring.difference(&shown) {
+            self.expiries.remove(gone);
+        }
+        *expiring = shown;
     }
 
     /// A call to the policy service ended so, after so long.

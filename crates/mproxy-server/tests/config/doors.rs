@@ -240,6 +240,11 @@ fn a_listener_of_the_file_has_what_its_transport_needs_and_nothing_else() {
             "target = { server_name = \"b\" }",
             ["listeners[0].target.server_name: ", "the target's scheme mqtt has no TLS"],
         ),
+        ("path = \"/x\"", ["listeners[0].path: ", "transport mqtt has no WebSocket"]),
+        (
+            "target = { path = \"/x\" }",
+            ["listeners[0].target.path: ", "the target's scheme mqtt has no path"],
+        ),
         ("proxy_from = \"10.0.0.0/8\"", ["listeners[0].proxy_from: ", "needs proxy_protocol = \"on\""]),
     ] {
         says(&scene().file(&format!("[[listeners]]\nport = 1\n{lines}\n")).fault(), &words);
@@ -420,4 +425,52 @@ fn proxy_headers_are_believed_from_close_by_unless_networks_are_named() {
     );
     says(&on().env("MPROXY_PROXY_FROM", "example.org").fault(), &["MPROXY_PROXY_FROM", "10.0.0.0/8"]);
     says(&scene().file("proxy_from = []\n").fault(), &["proxy_from: ", "nobody"]);
+}
+
+// ---- what could be written and never work
+
+#[test]
+fn a_broker_of_one_link_is_reached_by_its_interface() {
+    let config = scene().env("MPROXY_MQTT_TARGET_HOST", "[fe80::1%eth0]").works().config;
+    assert_eq!(config.listeners[0].target.to_string(), "mqtt://[fe80::1%eth0]:1884");
+    let fault = scene().env("MPROXY_MQTT_TARGET_HOST", "fe80::1").fault();
+    says(&fault, &["MPROXY_MQTT_TARGET_HOST", "has to name its interface, as fe80::1%eth0"]);
+    let fault = scene().env("MPROXY_POLICY_URL", "http://[fe80::1%eth0]:1").fault();
+    says(&fault, &["MPROXY_POLICY_URL", "is no policy URL"]);
+}
+
+#[test]
+fn a_path_or_an_origin_that_could_match_nothing_is_mended_or_a_fault() {
+    let fault = scene().env("MPROXY_WS_PATH", "/mqtt?x=1").fault();
+    says(&fault, &["MPROXY_WS_PATH", "could match no request", "write \"/mqtt\" alone"]);
+    says(&scene().env("MPROXY_WSS_PATH", "/mqtt?").fault(), &["MPROXY_WSS_PATH", "could match no request"]);
+    let file = "[[listeners]]\nport = 1\ntransport = \"ws\"\npath = \"/a?b\"\n";
+    says(&scene().file(file).fault(), &["listeners[0].path", "write \"/a\" alone"]);
+    // What is asked of a broker may have a query.
+    let config = scene().env("MPROXY_WS_TARGET_PATH", "/mqtt?x=1").works().config;
+    assert!(config.listeners.iter().any(|listener| listener.target.path == "/mqtt?x=1"));
+    let config = scene().env("MPROXY_WS_ORIGINS", "https://A.example:443").works().config;
+    assert_eq!(config.listeners[1].web.origins, Some(vec!["https://a.example".to_owned()]));
+    says(
+        &scene().env("MPROXY_WS_ORIGINS", "wss://a.example").fault(),
+        &["MPROXY_WS_ORIGINS", "https://a.example"],
+    );
+}
+
+#[test]
+fn a_broker_over_tls_has_a_name_that_a_certificate_could_be_for() {
+    let long = "x".repeat(64);
+    let over_tls = || scene().env("MPROXY_MQTT_TARGET_SCHEME", "mqtts").env("MPROXY_MQTT_TARGET_HOST", &long);
+    says(&over_tls().fault(), &["MPROXY_MQTT_TARGET_HOST", "set target.server_name"]);
+    over_tls().env("MPROXY_TARGET_SERVER_NAME", "broker.example").works();
+    let over_tls = scene().env("MPROXY_MQTT_TARGET_SCHEME", "mqtts");
+    over_tls.env("MPROXY_MQTT_TARGET_HOST", "fe80::1%eth0").works();
+}
+
+#[test]
+fn a_policy_url_that_passes_here_can_be_connected_to() {
+    says(
+        &scene().env("MPROXY_POLICY_URL", "http://hooks").fault(),
+        &["MPROXY_POLICY_URL", "is no policy URL"],
+    );
 }

@@ -105,3 +105,59 @@ fn files_of_what_does_not_open_are_not_read() {
         [""; 0]
     );
 }
+
+#[test]
+fn what_is_past_its_date_is_a_warning_with_the_key_that_named_it() {
+    use std::time::{Duration, UNIX_EPOCH};
+    let folder = folder();
+    let make = |name: &str, years: (i32, i32)| {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.pem")), cert.pem()).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    make("old", (2000, 2001));
+    make("early", (2090, 2091));
+    let file = r#"
+        client_tls = true
+        [tls]
+        ca_certs = "DIR/early.pem"
+        server_cert = "DIR/old.pem"
+        server_key = "DIR/old.key"
+        [mqtt.target]
+        scheme = "mqtts"
+        [target]
+        ca_certs = "DIR/old.pem"
+        [policy]
+        url = "https://hooks:1"
+        ca_certs = "DIR/one.pem"
+        cert = "DIR/old.pem"
+        key = "DIR/old.key"
+    "#;
+    let place = format!("{}/", folder.path().display());
+    let loaded = scene().file(&file.replace("DIR/", &place)).works();
+    let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    let warnings = config::files::warnings(&loaded, now);
+    let warnings: Vec<_> = warnings.iter().map(|warning| warning.to_string().replace(&place, "")).collect();
+    for words in [
+        [
+            "mproxy.toml:4 tls.ca_certs: ",
+            "early.pem: the CA certificate of CN=early is valid only from 2090-01-01",
+        ],
+        ["mproxy.toml:5 tls.server_cert: ", "old.pem: the certificate of CN=old has expired on 2001-01-01"],
+        [
+            "mproxy.toml:10 target.ca_certs: ",
+            "old.pem: the CA certificate of CN=old has expired on 2001-01-01",
+        ],
+        ["mproxy.toml:14 policy.cert: ", "old.pem: the certificate of CN=old has expired"],
+    ] {
+        let found = warnings.iter().filter(|one| words.iter().all(|word| one.contains(word))).count();
+        assert_eq!(found, 1, "{words:?} in {warnings:#?}");
+    }
+    assert_eq!(warnings.len(), 4, "{warnings:#?}");
+}

@@ -1,19 +1,21 @@
 //! Towards the broker.
 
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 
+use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::dates::Look;
 use super::engine::Side;
-use super::pem::{self, Identity, MaterialError};
+use super::pem::{Identity, MaterialError};
 use super::reload::Material;
+use super::trust::{self, Signatures, Trust};
 use super::{HandshakeError, TlsStream, VERSIONS, provider};
 
 /// Whom we believe, and what we show.
@@ -69,9 +71,9 @@ impl Material for ClientTls {
             .with_protocol_versions(VERSIONS)
             .map_err(|error| MaterialError::Together(error.to_string()))?;
         let builder = match self.verification {
-            Verification::Full => builder.with_webpki_verifier(self.verifier()?),
+            Verification::Full => builder.dangerous().with_custom_certificate_verifier(self.verifier()?),
             Verification::Nobody => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(Signatures::new())))
             }
         };
         let mut config = match &self.identity {
@@ -86,32 +88,29 @@ impl Material for ClientTls {
 
     fn faults(&self) -> Vec<MaterialError> {
         let mut faults: Vec<_> = self.identity.iter().flat_map(Identity::faults).collect();
-        faults.extend(self.roots.iter().filter_map(|path| pem::roots(path).err()));
-        faults.extend(self.crls.iter().filter_map(|path| pem::crls(path).err()));
+        faults.extend(self.roots.iter().filter_map(|path| Trust::read(path, &[]).err()));
+        faults.extend(self.crls.iter().filter_map(|path| trust::lists(slice::from_ref(path)).err()));
         if faults.is_empty() { self.build().err().into_iter().collect() } else { faults }
+    }
+
+    fn look(&self) -> Result<Look, MaterialError> {
+        let mut look = Look::default();
+        self.identity.iter().try_for_each(|identity| look.at_identity(identity))?;
+        if self.verification == Verification::Full {
+            look.at_trust(self.roots.as_ref(), &self.crls)?;
+        }
+        Ok(look)
     }
 }
 
 impl ClientTls {
-    fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, MaterialError> {
-        let roots = Arc::new(match &self.roots {
-            Some(path) => pem::roots(path)?,
-            None => system_roots()?,
-        });
-        let mut crls = Vec::new();
-        for file in &self.crls {
-            let read = pem::crls(file)?;
-            // One at a time, so that the file at fault can be named.
-            let alone = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider())
-                .with_crls(read.iter().cloned());
-            alone.build().map_err(|error| MaterialError::unusable(file, error))?;
-            crls.extend(read);
-        }
-        let mut builder = WebPkiServerVerifier::builder_with_provider(roots, provider());
-        if !crls.is_empty() {
-            builder = builder.with_crls(crls).enforce_revocation_expiration();
-        }
-        builder.build().map_err(|error| MaterialError::Together(error.to_string()))
+    fn verifier(&self) -> Result<Arc<dyn ServerCertVerifier>, MaterialError> {
+        let lists = trust::lists(&self.crls)?;
+        let trust = match &self.roots {
+            Some(path) => Trust::read(path, &lists)?,
+            None => Trust::system(system_roots()?),
+        };
+        trust.of_servers(lists)
     }
 }
 
@@ -126,9 +125,9 @@ fn system_roots() -> Result<RootCertStore, MaterialError> {
     Ok(roots)
 }
 
-/// Believes anybody; only the signatures of the handshake have to be right.
+/// Believes anybody, and looks at nothing of a certificate but its key: the signatures of the handshake have to be right.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody(Signatures);
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
@@ -148,7 +147,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        self.0.tls12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -157,11 +156,11 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        self.0.tls13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.0.schemes()
     }
 }
 
@@ -179,11 +178,22 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    let server = ServerName::try_from(bare.to_owned());
-    let server = server.map_err(|_| HandshakeError::ServerName(name.to_owned()))?;
-    let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::Failed)?;
+    let server = server_name(name).ok_or_else(|| HandshakeError::ServerName(name.to_owned()))?;
+    let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::failed)?;
     TlsStream::handshake(stream, Side::Client(connection), || ()).await
+}
+
+/// Whether a certificate could be for this: a host name or an address.
+#[must_use]
+pub fn is_server_name(name: &str) -> bool {
+    server_name(name).is_some()
+}
+
+/// An IPv6 address may have its brackets; the interface behind one (`fe80::1%eth0`) is nobody's name.
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    let bare = bare.split_once('%').map_or(bare, |(address, _)| address);
+    ServerName::try_from(bare.to_owned()).ok()
 }
 
 #[cfg(test)]

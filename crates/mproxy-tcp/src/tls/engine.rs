@@ -32,6 +32,8 @@ pub(super) struct Engine {
     said_goodbye: bool,
     /// rustls has given up. It is not asked again.
     failed: bool,
+    /// What the bytes that it gave up at begin with.
+    first: [u8; 4],
 }
 
 pub(super) enum Side {
@@ -93,6 +95,7 @@ impl Engine {
             peer_closed: false,
             said_goodbye: false,
             failed: false,
+            first: [0; 4],
         }
     }
 
@@ -105,6 +108,11 @@ impl Engine {
 
     pub(super) fn said_goodbye(&self) -> bool {
         self.said_goodbye
+    }
+
+    /// What the bytes begin with that rustls gave up at.
+    pub(super) fn first(&self) -> &[u8] {
+        &self.first
     }
 
     /// Whether a read would bring something, or send something, though nothing more came.
@@ -122,6 +130,7 @@ impl Engine {
     /// and answers of the protocol are unsent afterwards, also after an error.
     pub(super) fn take(&mut self, raw: &mut [u8], to: Option<&mut ReadBuf<'_>>) -> Result<(), Error> {
         self.check()?;
+        let first = raw.first_chunk().copied();
         let mut out = Out { to, rest: &mut self.plain.0 };
         let unsent = &mut self.unsent.0;
         let pumped = match &mut *self.side {
@@ -129,6 +138,9 @@ impl Engine {
             Side::Server(connection) => pump(connection, raw, unsent, &mut out),
         };
         self.failed = pumped.is_err();
+        if self.failed {
+            self.first = first.unwrap_or_default();
+        }
         let Pumped { taken, closed, full } = pumped?;
         self.peer_closed |= closed;
         self.backlog = full && taken < raw.len();

@@ -57,7 +57,7 @@ impl TlsFacts {
         self.common_name = subject.iter_common_name().last().and_then(text);
         self.subject_alt_names = names(&certificate)?.iter().filter_map(alternative).collect();
         self.fingerprint = Some(hex(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref()));
-        self.serial = Some(hex(significant(certificate.raw_serial())));
+        self.serial = Some(serial(&certificate));
         Ok(())
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn dns_names(certificate: &[u8]) -> Result<Vec<String>, &'static str>
     Ok(dns.collect())
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("there is something behind it"),
@@ -109,7 +109,7 @@ fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
 }
 
 /// The name as text, the most specific part first, with everything escaped that could be taken for another name.
-fn rfc4514(name: &X509Name<'_>) -> String {
+pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
     let mut parts: Vec<String> = name
         .iter_rdn()
         .map(|rdn| rdn.iter().map(|attribute| part(attribute)).collect::<Vec<_>>().join("+"))
@@ -159,6 +159,10 @@ fn escaped(value: &str) -> String {
         }
     }
     text
+}
+
+pub(super) fn serial(certificate: &X509Certificate<'_>) -> String {
+    hex(significant(certificate.raw_serial()))
 }
 
 /// Without the zeros that only say that the number is positive.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::MaterialError;
+use super::dates::Look;
 
 /// What a configuration is made of.
 pub trait Material {
@@ -26,6 +27,12 @@ pub trait Material {
 
     /// Everything that is wrong with the files, not only the first; nothing where [`build`](Self::build) works.
     fn faults(&self) -> Vec<MaterialError>;
+
+    /// Until when the files hold, and what in them cannot do what it is there for. Reads them.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    fn look(&self) -> Result<Look, MaterialError>;
 }
 
 /// A configuration that can be read anew while it is in use.
@@ -65,6 +72,14 @@ impl<M: Material> Reloadable<M> {
     /// The files it is made of.
     pub fn files(&self) -> Vec<PathBuf> {
         self.material.files().into_iter().map(Path::to_owned).collect()
+    }
+
+    /// Looks at the dates of the files, as they are now. Blocks while it does.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    pub fn look(&self) -> Result<Look, MaterialError> {
+        self.material.look()
     }
 
     /// Whether a file is another one than when it was read last, good or not. Cheap: for asking every few seconds.

@@ -2,20 +2,22 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
-};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::dates::Look;
 use super::engine::Side;
 use super::facts::{TlsFacts, dns_names};
-use super::pem::{self, Identity, MaterialError};
+use super::pem::{Identity, MaterialError};
 use super::reload::Material;
-use super::{HandshakeError, TlsStream, VERSIONS, provider};
+use super::trust::{self, Trust};
+use super::{HandshakeError, TlsStream, VERSIONS, provider, words};
 
 /// What a listener shows and asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,36 +74,25 @@ impl Material for ServerTls {
 
     fn faults(&self) -> Vec<MaterialError> {
         let mut faults: Vec<_> = self.identities.iter().flat_map(Identity::faults).collect();
-        faults.extend(self.client_ca.iter().filter_map(|path| pem::roots(path).err()));
-        faults.extend(self.crls.iter().filter_map(|path| pem::crls(path).err()));
+        faults.extend(self.client_ca.iter().filter_map(|path| Trust::read(path, &[]).err()));
+        faults.extend(self.crls.iter().filter_map(|path| trust::lists(slice::from_ref(path)).err()));
         if faults.is_empty() { self.build().err().into_iter().collect() } else { faults }
+    }
+
+    fn look(&self) -> Result<Look, MaterialError> {
+        let mut look = Look::default();
+        self.identities.iter().try_for_each(|identity| look.at_identity(identity))?;
+        if self.client_ca.is_some() {
+            look.at_trust(self.client_ca.as_ref(), &self.crls)?;
+        }
+        Ok(look)
     }
 }
 
 impl ServerTls {
-    fn verifier(
-        &self,
-        path: &Path,
-    ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, MaterialError> {
-        let roots = Arc::new(pem::roots(path)?);
-        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
-        let builder = match self.crls.as_slice() {
-            [] => builder,
-            files => {
-                let mut crls = Vec::new();
-                for file in files {
-                    let read = pem::crls(file)?;
-                    // One at a time, so that the file at fault can be named.
-                    let alone =
-                        WebPkiClientVerifier::builder_with_provider(Arc::new(pem::roots(path)?), provider())
-                            .with_crls(read.iter().cloned());
-                    alone.build().map_err(|error| MaterialError::unusable(file, error))?;
-                    crls.extend(read);
-                }
-                builder.with_crls(crls).enforce_revocation_expiration()
-            }
-        };
-        builder.build().map_err(|error| MaterialError::unusable(path, error))
+    fn verifier(&self, path: &Path) -> Result<Arc<dyn ClientCertVerifier>, MaterialError> {
+        let lists = trust::lists(&self.crls)?;
+        Trust::read(path, &lists)?.of_clients(lists)
     }
 }
 
@@ -109,6 +100,9 @@ thread_local! {
     /// The name in the hello that was resolved last. rustls shows it to the resolver and to nobody else here, and
     /// resolves within one call of ours: whoever made the call takes it out before anybody else can come.
     static ASKED: Cell<Option<String>> = const { Cell::new(None) };
+
+    /// Why the hello that was resolved last got no certificate; taken out in the same way.
+    static UNSERVED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// Certificates by name.
@@ -128,7 +122,8 @@ impl Certificates {
         for identity in identities {
             let key = identity.load()?;
             let leaf = key.cert.first().map_or(&[][..], |leaf| leaf);
-            let names = dns_names(leaf).map_err(|why| MaterialError::unusable(&identity.cert, why))?;
+            // One whose names cannot be read is still shown to whoever asks for no other.
+            let names = dns_names(leaf).unwrap_or_default();
             all.push(Named { names, key: Arc::new(key) });
         }
         if all.is_empty() {
@@ -155,7 +150,18 @@ impl ResolvesServerCert for Certificates {
         let asked = hello.server_name();
         ASKED.set(asked.map(str::to_owned));
         let fitting = asked.and_then(|name| self.0.iter().filter(|named| named.is_for(name)).find(usable));
-        fitting.or_else(|| self.0.iter().find(usable)).map(|named| Arc::clone(&named.key))
+        let chosen = fitting.or_else(|| self.0.iter().find(usable));
+        UNSERVED.set(chosen.is_none().then(|| why_unserved(&hello)));
+        chosen.map(|named| Arc::clone(&named.key))
+    }
+}
+
+/// What a client lacks for which no certificate is usable: rustls has left out the signatures that none of its cipher
+/// suites can go with.
+fn why_unserved(hello: &ClientHello<'_>) -> &'static str {
+    match hello.signature_schemes() {
+        [] => words::NO_CIPHER_SUITE,
+        _ => "it takes no signature that the key of a certificate of ours can make",
     }
 }
 
@@ -172,15 +178,21 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Failed)?;
-    let mut sni = None;
+    let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::failed)?;
+    let (mut sni, mut unserved) = (None, None);
     ASKED.take();
+    UNSERVED.take();
     let note = || {
         if let Some(asked) = ASKED.take() {
             sni = Some(asked);
         }
+        unserved = UNSERVED.take().or(unserved);
     };
-    let stream = TlsStream::handshake(stream, Side::Server(connection), note).await?;
+    let shaken = TlsStream::handshake(stream, Side::Server(connection), note).await;
+    let stream = match (shaken, unserved) {
+        (Err(HandshakeError::Failed(_)), Some(why)) => return Err(HandshakeError::Incompatible(why)),
+        (shaken, _) => shaken?,
+    };
     let facts = TlsFacts::of(stream.state(), sni.as_deref()).map_err(HandshakeError::Unreadable)?;
     Ok((stream, facts))
 }

@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if let Err(error) = taken {
                 // The alert, as far as it goes at once: nobody is waited for any more.
                 poll_fn(|cx| Poll::Ready(stream.poll_unsent(cx).is_ready())).await;
-                return Err(HandshakeError::of(error));
+                return Err(HandshakeError::of(error, stream.engine.first()));
             }
             let done = !stream.engine.state().is_handshaking();
             // Whoever waits for something waits until we have asked for it. A ticket at the end is nobody's hurry.

@@ -1,6 +1,6 @@
 //! Certificates for one test: CAs, what they sign, what they take back, and files to put it in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mproxy_tcp::tls::Identity;
 use rcgen::{
@@ -93,6 +93,10 @@ pub(crate) struct Folder(TempDir);
 impl Folder {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {

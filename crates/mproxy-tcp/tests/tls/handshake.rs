@@ -343,13 +343,16 @@ async fn a_supplied_ocsp_response_is_stapled() {
 async fn plain_bytes_on_a_tls_port_are_told_as_such() {
     let scene = Scene::new();
     let connect = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04abcd";
-    for bytes in
-        [&connect[..], b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"]
-    {
+    for (bytes, told) in [
+        (&connect[..], "MQTT without it"),
+        (b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP without it"),
+        (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", "a PROXY header"),
+    ] {
         let (here, mut there) = duplex(1 << 16);
         there.write_all(bytes).await.unwrap();
         let error = accept(here, Arc::new(scene.server.build().unwrap())).await.unwrap_err();
         assert_eq!(error.label(), "not_tls", "{error:?}");
+        assert!(error.to_string().contains(told), "{error}");
     }
 }
 

@@ -6,5 +6,6 @@ mod authority;
 mod handshake;
 mod idle;
 mod others;
+mod pins;
 mod reload;
 mod stream;

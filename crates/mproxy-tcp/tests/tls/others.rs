@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::authority::{Authority, Folder};
 
-fn is_here(program: &str) -> bool {
+pub(crate) fn is_here(program: &str) -> bool {
     let here = Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !here {
         eprintln!("LEFT OUT: {program} is not installed");
@@ -23,7 +23,7 @@ fn is_here(program: &str) -> bool {
 }
 
 /// Ends the program with the test.
-struct Running(std::process::Child);
+pub(crate) struct Running(pub(crate) std::process::Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -74,7 +74,7 @@ async fn openssl_gets_in_with_both_versions() {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -141,7 +141,7 @@ async fn haproxy_in_front_tells_who_the_client_is() {
 }
 
 /// Connects as soon as somebody listens.
-async fn knock(port: u16) -> TcpStream {
+pub(crate) async fn knock(port: u16) -> TcpStream {
     let end = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
         match TcpStream::connect(("127.0.0.1", port)).await {

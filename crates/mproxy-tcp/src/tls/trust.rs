@@ -1,0 +1,513 @@
+//! Whom a file of CAs makes us believe: those whom a CA of it has signed, as webpki verifies that, and whoever holds the
+//! key of a certificate that itself stands in the file.
+//!
+//! That second way, the pin, is for certificates that webpki does not take: X.509 v1, and those that sign themselves and
+//! say that they are a CA, as `openssl req -x509` makes them. It opens nothing that was shut: whoever holds such a key
+//! could have signed any other certificate with it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    RootCertStore, SignatureScheme,
+};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Version;
+
+use super::facts::parse;
+use super::pem::{self, MaterialError};
+use super::{key, provider};
+
+/// Bytes of names of CAs that a client is shown at most, as a hint which of its certificates to take. Beyond, it gets no
+/// hint, and is free to choose.
+const HINTS: usize = 16 << 10;
+
+/// What stands in a file of CAs.
+#[derive(Debug)]
+pub(super) struct Trust {
+    anchors: Arc<RootCertStore>,
+    pins: Pins,
+    hints: Vec<DistinguishedName>,
+}
+
+/// Every certificate of the file, and what the lists say of it.
+#[derive(Debug, Default)]
+struct Pins(HashMap<Vec<u8>, Standing>);
+
+/// Where a certificate stands towards revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// There are no lists, or it has signed itself, and nobody else could take it back.
+    Clear,
+    /// Its issuer's list leaves it alone, until then.
+    ClearUntil(Option<i64>),
+    /// There are lists, but none of its issuer: a missing list is no clearance.
+    Unknown,
+    Revoked,
+}
+
+/// Lists of certificates that do not count any more, each good by itself.
+pub(super) fn lists(files: &[PathBuf]) -> Result<Vec<CertificateRevocationListDer<'static>>, MaterialError> {
+    let mut all = Vec::new();
+    for file in files {
+        let read = pem::crls(file)?;
+        for list in &read {
+            webpki::OwnedCertRevocationList::from_der(list)
+                .map_err(|error| MaterialError::unusable(file, list_fault(&error)))?;
+        }
+        all.extend(read);
+    }
+    Ok(all)
+}
+
+fn list_fault(error: &webpki::Error) -> String {
+    match error {
+        webpki::Error::UnsupportedCrlVersion => {
+            "it is a revocation list of version 1, and version 2 is needed: set \
+            crl_extensions with a crlNumber for `openssl ca -gencrl`"
+                .to_owned()
+        }
+        webpki::Error::UnsupportedDeltaCrl => "it is a delta list: a complete one is needed".to_owned(),
+        webpki::Error::UnsupportedIndirectCrl => {
+            "it is an indirect list: one is needed that the CA itself has signed".to_owned()
+        }
+        error => format!("it cannot be read as a revocation list ({error:?})"),
+    }
+}
+
+impl Trust {
+    /// What this file makes us believe, under these lists.
+    pub(super) fn read(
+        path: &Path,
+        lists: &[CertificateRevocationListDer<'static>],
+    ) -> Result<Self, MaterialError> {
+        let mut anchors = RootCertStore::empty();
+        let mut hints = BTreeSet::new();
+        let certificates = pem::certificates(path)?;
+        let mut pins = HashMap::new();
+        for der in &certificates {
+            let certificate = parse(der).map_err(|why| MaterialError::unusable(path, why))?;
+            if may_sign(&certificate) {
+                anchors.add(der.clone()).map_err(|error| MaterialError::unusable(path, error))?;
+                hints.insert(certificate.subject().as_raw().to_vec());
+            }
+            // Clients look for a certificate of theirs by who has issued it.
+            hints.insert(certificate.issuer().as_raw().to_vec());
+            pins.insert(der.to_vec(), Standing::of(&certificate, lists));
+        }
+        let total: usize = hints.iter().map(Vec::len).sum();
+        let hints = if total > HINTS { BTreeSet::new() } else { hints };
+        Ok(Self {
+            anchors: Arc::new(anchors),
+            pins: Pins(pins),
+            hints: hints.into_iter().map(DistinguishedName::from).collect(),
+        })
+    }
+
+    /// The system's roots: nobody has chosen them one by one, so none of them is a pin.
+    pub(super) fn system(anchors: RootCertStore) -> Self {
+        Self { anchors: Arc::new(anchors), pins: Pins::default(), hints: Vec::new() }
+    }
+
+    /// Verifies brokers.
+    pub(super) fn of_servers(
+        self,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, MaterialError> {
+        let chain = if self.anchors.is_empty() {
+            None
+        } else {
+            let mut builder = WebPkiServerVerifier::builder_with_provider(self.anchors, provider());
+            if !lists.is_empty() {
+                builder = builder.with_crls(lists).enforce_revocation_expiration();
+            }
+            Some(builder.build().map_err(|error| MaterialError::Together(error.to_string()))?)
+        };
+        Ok(Arc::new(Servers { chain, pins: self.pins, signatures: Signatures::new() }))
+    }
+
+    /// Verifies clients.
+    pub(super) fn of_clients(
+        self,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, MaterialError> {
+        let chain = if self.anchors.is_empty() {
+            None
+        } else {
+            let mut builder = WebPkiClientVerifier::builder_with_provider(self.anchors, provider());
+            if !lists.is_empty() {
+                builder = builder.with_crls(lists).enforce_revocation_expiration();
+            }
+            Some(builder.build().map_err(|error| MaterialError::Together(error.to_string()))?)
+        };
+        let Self { pins, hints, .. } = self;
+        Ok(Arc::new(Clients { chain, pins, hints, signatures: Signatures::new() }))
+    }
+}
+
+/// Whether a certificate of a CA file signs others: one that says so, or that is older than the field for it and has
+/// signed itself. What OpenSSL takes, too. Any other would let each of many pinned devices make certificates of others.
+pub(super) fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+    match certificate.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        Ok(None) if certificate.version() == X509Version::V1 => signs_itself(certificate),
+        Ok(None) => matches!(certificate.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign()),
+        Err(_) => false,
+    }
+}
+
+fn signs_itself(certificate: &X509Certificate<'_>) -> bool {
+    certificate.issuer().as_raw() == certificate.subject().as_raw()
+}
+
+impl Standing {
+    fn of(certificate: &X509Certificate<'_>, lists: &[CertificateRevocationListDer<'static>]) -> Self {
+        let mut standing = match lists.is_empty() || signs_itself(certificate) {
+            true => Self::Clear,
+            false => Self::Unknown,
+        };
+        let serial =
+            |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().skip_while(|byte| *byte == 0).collect() };
+        let own = serial(certificate.raw_serial());
+        for list in lists {
+            let Ok((_, list)) = CertificateRevocationList::from_der(list) else { continue };
+            if list.issuer().as_raw() != certificate.issuer().as_raw() {
+                continue;
+            }
+            if list.iter_revoked_certificates().any(|revoked| serial(revoked.raw_serial()) == own) {
+                return Self::Revoked;
+            }
+            if standing != Self::Clear {
+                standing = Self::ClearUntil(list.next_update().map(|time| time.timestamp()));
+            }
+        }
+        standing
+    }
+
+    fn check(self, now: i64) -> Result<(), Error> {
+        match self {
+            Self::ClearUntil(Some(until)) if now > until => {
+                Err(CertificateError::ExpiredRevocationList.into())
+            }
+            Self::Clear | Self::ClearUntil(_) => Ok(()),
+            Self::Unknown => Err(CertificateError::UnknownRevocationStatus.into()),
+            Self::Revoked => Err(CertificateError::Revoked.into()),
+        }
+    }
+}
+
+/// What a certificate is shown for.
+enum Use<'a> {
+    Server(&'a ServerName<'a>),
+    Client,
+}
+
+impl Pins {
+    /// Whether a certificate that has not been verified for this reason stands in the file itself, and is good.
+    fn judge(
+        &self,
+        der: &CertificateDer<'_>,
+        now: UnixTime,
+        why: Error,
+        usage: &Use<'_>,
+    ) -> Result<(), Error> {
+        let Ok(certificate) = parse(der) else { return Err(why) };
+        let Some(standing) = self.0.get(der.as_ref()) else { return Err(unverifiable(&certificate, why)) };
+        if is_of_revocation(&why) && !signs_itself(&certificate) {
+            return Err(why);
+        }
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let validity = certificate.validity();
+        if now < validity.not_before.timestamp() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now > validity.not_after.timestamp() {
+            return Err(CertificateError::Expired.into());
+        }
+        standing.check(now)?;
+        let purpose = match (certificate.extended_key_usage(), usage) {
+            (Ok(None), _) => true,
+            (Ok(Some(purposes)), Use::Server(_)) => purposes.value.any || purposes.value.server_auth,
+            (Ok(Some(purposes)), Use::Client) => purposes.value.any || purposes.value.client_auth,
+            (Err(_), _) => false,
+        };
+        if !purpose {
+            return Err(CertificateError::InvalidPurpose.into());
+        }
+        match (usage, certificate.subject_alternative_name()) {
+            (Use::Client, _) | (Use::Server(_), Ok(None)) => Ok(()),
+            (Use::Server(name), _) => verify_server_name(&ParsedCertificate::try_from(der)?, name),
+        }
+    }
+}
+
+fn is_of_revocation(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertRevocationList(_) => true,
+        Error::InvalidCertificate(why) => matches!(
+            why,
+            CertificateError::Revoked
+                | CertificateError::UnknownRevocationStatus
+                | CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// What rustls has no words for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unverifiable {
+    /// X.509 v1, and not pinned.
+    Version1,
+    /// A certificate of a CA in the place of one's own, and not pinned.
+    OfCa,
+    /// Its key is of no use.
+    Key(key::Kind),
+}
+
+impl fmt::Display for Unverifiable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version1 => f.write_str(
+                "the certificate of the peer is X.509 version 1, which can only be verified where it stands in the CA \
+                 file itself: add it there, or issue it as version 3 (`openssl x509 -req -extfile` with a \
+                 subjectAltName)",
+            ),
+            Self::OfCa => f.write_str(
+                "the certificate of the peer is one of a CA (CA:TRUE), which only proves who it is where it stands in \
+                 the CA file itself: add it there, or issue one with basicConstraints=CA:FALSE",
+            ),
+            Self::Key(kind) => {
+                write!(f, "the certificate of the peer has {kind}, and what can be verified is {}", key::THEIRS)
+            }
+        }
+    }
+}
+
+impl StdError for Unverifiable {}
+
+impl From<Unverifiable> for Error {
+    fn from(why: Unverifiable) -> Self {
+        CertificateError::Other(OtherError(Arc::new(why))).into()
+    }
+}
+
+fn unverifiable(certificate: &X509Certificate<'_>, why: Error) -> Error {
+    if certificate.version() == X509Version::V1 {
+        return Unverifiable::Version1.into();
+    }
+    match &why {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(other)))
+            if matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
+        {
+            Unverifiable::OfCa.into()
+        }
+        _ => why,
+    }
+}
+
+/// The public key of a certificate of whatever version: as webpki reads it where it does.
+pub(super) fn public_key(der: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, &'static str> {
+    if let Ok(read) = ParsedCertificate::try_from(der) {
+        return Ok(read.subject_public_key_info());
+    }
+    Ok(parse(der)?.public_key().raw.to_vec().into())
+}
+
+/// The signatures of handshakes, which show that the peer holds the key of its certificate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signatures(WebPkiSupportedAlgorithms);
+
+impl Signatures {
+    pub(super) fn new() -> Self {
+        Self(provider().signature_verification_algorithms)
+    }
+
+    pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+
+    pub(super) fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let verified = match raw_key(certificate) {
+            Some(key) => self.tls12_raw(message, &key, signed),
+            None => verify_tls12_signature(message, certificate, signed, &self.0),
+        };
+        verified.map_err(|why| over_key(certificate, why))
+    }
+
+    pub(super) fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let verified = match raw_key(certificate) {
+            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, &self.0),
+            None => verify_tls13_signature(message, certificate, signed, &self.0),
+        };
+        verified.map_err(|why| over_key(certificate, why))
+    }
+
+    /// What rustls has for TLS 1.3 alone: a scheme of TLS 1.2 names no curve, so each that fits the key is tried.
+    fn tls12_raw(
+        &self,
+        message: &[u8],
+        key: &SubjectPublicKeyInfoDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let fitting = self.0.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+        let (_, algorithms) = fitting.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+        let bad = || Error::from(CertificateError::BadSignature);
+        let key = webpki::RawPublicKeyEntity::try_from(key).map_err(|_| bad())?;
+        let verified =
+            algorithms.iter().any(|one| key.verify_signature(*one, message, signed.signature()).is_ok());
+        verified.then(HandshakeSignatureValid::assertion).ok_or_else(bad)
+    }
+}
+
+/// The key of a certificate that webpki does not read; whether it may be used was decided before.
+fn raw_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    if ParsedCertificate::try_from(certificate).is_ok() {
+        return None;
+    }
+    public_key(certificate).ok()
+}
+
+fn over_key(certificate: &CertificateDer<'_>, why: Error) -> Error {
+    let kind = parse(certificate).ok().and_then(|certificate| key::public(certificate.public_key()));
+    match kind {
+        Some(kind) if !kind.is_understood() => Unverifiable::Key(kind).into(),
+        _ => why,
+    }
+}
+
+/// Brokers, or whoever else is a server.
+#[derive(Debug)]
+struct Servers {
+    /// Absent where the file holds no CA, only pins.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    pins: Pins,
+    signatures: Signatures,
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let why = match &self.chain {
+            None => CertificateError::UnknownIssuer.into(),
+            Some(chain) => {
+                match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+                    Ok(verified) => return Ok(verified),
+                    Err(why) => why,
+                }
+            }
+        };
+        self.pins.judge(end_entity, now, why, &Use::Server(server_name))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signatures.schemes()
+    }
+}
+
+#[derive(Debug)]
+struct Clients {
+    /// Absent where the file holds no CA, only pins.
+    chain: Option<Arc<dyn ClientCertVerifier>>,
+    pins: Pins,
+    hints: Vec<DistinguishedName>,
+    signatures: Signatures,
+}
+
+impl ClientCertVerifier for Clients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let why = match &self.chain {
+            None => CertificateError::UnknownIssuer.into(),
+            Some(chain) => match chain.verify_client_cert(end_entity, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                Err(why) => why,
+            },
+        };
+        self.pins.judge(end_entity, now, why, &Use::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signatures.schemes()
+    }
+}
