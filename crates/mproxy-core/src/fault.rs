@@ -7,7 +7,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
 use crate::peer::Side;
-use crate::policy::{Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
+use crate::policy::{About, Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
 
 /// Whose doing an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +175,11 @@ pub enum Fault {
     },
     /// mproxy is being stopped.
     Drained,
+    /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
+    /// others.
+    Evicted,
+    /// mproxy itself failed in the middle of it.
+    Panicked,
 }
 
 impl Fault {
@@ -182,7 +187,7 @@ impl Fault {
     #[must_use]
     pub const fn whose(&self) -> Whose {
         match self {
-            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) => Whose::Client,
+            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) | Self::Evicted => Whose::Client,
             Self::Lost { side, .. }
             | Self::Malformed { side, .. }
             | Self::NotMqtt { side, .. }
@@ -205,7 +210,7 @@ impl Fault {
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
-            Self::Drained | Self::Overloaded { .. } => Whose::Us,
+            Self::Drained | Self::Overloaded { .. } | Self::Panicked => Whose::Us,
         }
     }
 
@@ -225,6 +230,8 @@ impl Fault {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
+            Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
+            Self::Panicked => ReasonCode::UNSPECIFIED_ERROR,
             Self::Lost { .. }
             | Self::BrokerRefused { .. }
             | Self::Malformed { side: Side::Broker, .. }
@@ -256,6 +263,8 @@ impl Fault {
             Self::Unreachable(_) => "unreachable",
             Self::Kicked { .. } => "kicked",
             Self::Drained => "drained",
+            Self::Evicted => "evicted",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -279,6 +288,10 @@ impl fmt::Display for Fault {
             Self::TooLate(deadline) => write!(f, "deadline passed: {}", deadline.name()),
             Self::Refused { hook, refusal } => {
                 write!(f, "{} refused ({:#04x})", hook.name(), refusal.reason.0)?;
+                // The service says itself what it is about, if it wants to.
+                if !matches!(refusal.about, About::Unsaid | About::Service) {
+                    write!(f, ": {}", refusal.about.name())?;
+                }
                 refusal.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text:?}"))
             }
             Self::PolicyFailed { hook, failure } => write!(f, "answer to {} failed: {failure}", hook.name()),
@@ -291,6 +304,10 @@ impl fmt::Display for Fault {
             Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.0),
             Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
             Self::Drained => f.write_str("mproxy is shutting down"),
+            Self::Evicted => {
+                f.write_str("made room for others: most connections not admitted yet were of its address")
+            }
+            Self::Panicked => f.write_str("mproxy panicked"),
         }
     }
 }

@@ -276,8 +276,8 @@ pub enum Decision<A> {
     Refuse(Refusal),
 }
 
-/// How a refusal is to look on the wire (spec: the refusal table).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How a refusal is to look on the wire (spec: the refusal table). Two are equal that look alike there.
+#[derive(Clone, Debug)]
 pub struct Refusal {
     /// A 5.0 reason code of 0x80 or more; mapped for 3.x clients.
     pub reason: ReasonCode,
@@ -287,13 +287,68 @@ pub struct Refusal {
     pub action: Action,
     /// Another server to use (5.0 CONNACK and DISCONNECT).
     pub server_reference: Option<Box<str>>,
+    /// What of a CONNECT was refused: for the log and metrics, and never for the client.
+    pub about: About,
 }
 
 impl Refusal {
     /// A refusal with this code, REJECT, and nothing else.
     #[must_use]
     pub const fn new(reason: ReasonCode) -> Self {
-        Self { reason, text: None, action: Action::Reject, server_reference: None }
+        Self { reason, text: None, action: Action::Reject, server_reference: None, about: About::Unsaid }
+    }
+
+    /// The same, for this reason.
+    #[must_use]
+    pub fn about(self, about: About) -> Self {
+        Self { about, ..self }
+    }
+}
+
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        self.reason == other.reason
+            && self.text == other.text
+            && self.action == other.action
+            && self.server_reference == other.server_reference
+    }
+}
+
+impl Eq for Refusal {}
+
+/// What of a CONNECT was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum About {
+    /// Nobody said.
+    #[default]
+    Unsaid,
+    /// The user name: there is none, or nobody knows it.
+    Username,
+    /// The password.
+    Password,
+    /// The client identifier.
+    ClientId,
+    /// The will.
+    Will,
+    /// The keep alive.
+    KeepAlive,
+    /// The policy service refused, and has said itself why.
+    Service,
+}
+
+impl About {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsaid => "unsaid",
+            Self::Username => "username",
+            Self::Password => "password",
+            Self::ClientId => "client_id",
+            Self::Will => "will",
+            Self::KeepAlive => "keep_alive",
+            Self::Service => "service",
+        }
     }
 }
 

@@ -125,6 +125,15 @@ impl Session {
         self.effects.push(Effect::Done(Box::new(fault)));
     }
 
+    /// It is over at once, whatever state it is in: nothing more is sent, and only what is owed to whoever listens is still
+    /// told. For when mproxy itself failed in the middle of it, or it has to make room.
+    pub fn abandon(&mut self, fault: Fault) {
+        if !matches!(self.phase, Phase::Over) {
+            self.phase = Phase::Ending(Box::new(Ending { fault, client: End::Gone, broker: End::Gone }));
+            self.finish();
+        }
+    }
+
     /// Whether packets of our own still go to that side.
     pub(super) fn hears(&self, side: Side) -> bool {
         match (&self.phase, side) {

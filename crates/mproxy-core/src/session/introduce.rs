@@ -13,7 +13,7 @@ use mproxy_codec::types::Sender;
 
 use super::{Session, rewrite};
 use crate::grant::{Grant, Mapping, Word};
-use crate::policy::{Admission, Unusable};
+use crate::policy::{About, Admission, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
@@ -25,7 +25,7 @@ pub(super) enum Unfit {
     /// The admission makes no valid CONNECT.
     Unusable(Unusable),
     /// A limit or the grant itself forbids it; this is the code.
-    Refused(ReasonCode),
+    Refused(ReasonCode, About),
 }
 
 impl From<Unusable> for Unfit {
@@ -93,7 +93,7 @@ impl Session {
         };
         let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
         match grant.message(Act::Will, who, message) {
-            Word::Refuse(reason) => Err(Unfit::Refused(reason)),
+            Word::Refuse(reason) => Err(Unfit::Refused(reason, About::Will)),
             Word::Ask | Word::Allow(()) => Ok(()),
         }
     }
@@ -105,7 +105,7 @@ impl Session {
                 if connect.version.is_v5() {
                     Ok(most)
                 } else {
-                    Err(Unfit::Refused(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID))
+                    Err(Unfit::Refused(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive))
                 }
             }
             Some(_) | None => Ok(connect.keep_alive),

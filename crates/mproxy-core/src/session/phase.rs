@@ -173,7 +173,7 @@ impl Session {
             Verdict::Connect(Decision::Allow(admission)) => {
                 match self.introduce(&sent, admission.as_deref()) {
                     Ok(bytes) => Ok(Ok((bytes, admission))),
-                    Err(Unfit::Refused(reason)) => Ok(Err(refused(Refusal::new(reason)))),
+                    Err(Unfit::Refused(reason, about)) => Ok(Err(refused(Refusal::new(reason).about(about)))),
                     Err(Unfit::Unusable(unusable)) => Err(Undecided::Unusable(unusable)),
                 }
             }
@@ -191,7 +191,7 @@ impl Session {
                     source = Source::FailedOpen;
                     match self.introduce(&sent, None) {
                         Ok(bytes) => Ok((bytes, None)),
-                        Err(Unfit::Refused(reason)) => Err(refused(Refusal::new(reason))),
+                        Err(Unfit::Refused(reason, about)) => Err(refused(Refusal::new(reason).about(about))),
                         Err(Unfit::Unusable(unusable)) => {
                             Err(Undecided::Unusable(unusable).fault(Hook::Connect))
                         }

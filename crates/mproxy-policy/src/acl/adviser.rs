@@ -13,8 +13,8 @@ use mproxy_codec::types::QoS;
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Decision, FilterChange, Hook, Overload, PublishQuestion, Question,
-    Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
+    About, Answer, ConnectQuestion, Decider, Decision, FilterChange, Hook, Overload, PublishQuestion,
+    Question, Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
 };
 use mproxy_core::rule::{Act, Message};
 use tokio::sync::Semaphore;
@@ -103,22 +103,25 @@ impl AclAdviser {
         let acl = self.acl.load();
         // Who is in already may have been given another name.
         if !question.refresh && !acl.allows_name(question.peer) {
-            return now(Decision::Refuse(Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID)));
+            let refusal = Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+            return now(Decision::Refuse(refusal.about(About::ClientId)));
         }
         let will = will_word(&acl, question);
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
             // Who sends no name is somebody only where the file says so.
             None if acl.anonymous == Some(true) => return self.known(question, will),
-            None if acl.knows_users() => return self.unknown(will, Refusal::default()),
+            None if acl.knows_users() => {
+                return self.unknown(will, Refusal::default().about(About::Username));
+            }
             None => None,
         };
         match password {
             Some(_) if question.refresh => self.known(question, will),
-            Some(password) => self.verify(password, question, self.known(question, will)),
+            Some(password) => self.verify(password, About::Password, question, self.known(question, will)),
             None if !acl.knows_users() => match (will, &self.next) {
-                (Word::Refuse(reason), _) => now(Decision::Refuse(Refusal::new(reason))),
-                (Word::Silence, None) => now(Decision::Refuse(Refusal::default())),
+                (Word::Refuse(reason), _) => now(will_refused(reason)),
+                (Word::Silence, None) => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
                 (Word::Allow(()), None) => now(Decision::Allow(())),
                 // The file leaves it to others who somebody is; where nobody cares, nobody objects.
                 (Word::Allow(()), Some(next)) if next.want(Hook::Connect) == Want::Nothing => {
@@ -134,10 +137,10 @@ impl AclAdviser {
     fn known(&self, question: &ConnectQuestion<'_>, will: Word<()>) -> Answer {
         match (will, &self.next) {
             (Word::Allow(()), _) => now(Decision::Allow(())),
-            (Word::Refuse(reason), _) => now(Decision::Refuse(Refusal::new(reason))),
-            (Word::Silence, None) => now(Decision::Refuse(Refusal::default())),
+            (Word::Refuse(reason), _) => now(will_refused(reason)),
+            (Word::Silence, None) => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
             (Word::Silence, Some(next)) => match next.decide(&Question::Connect(*question)) {
-                Answer::Pass => now(Decision::Refuse(Refusal::default())),
+                Answer::Pass => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
                 answer @ (Answer::Now(_) | Answer::Later(_)) => answer,
             },
         }
@@ -147,7 +150,7 @@ impl AclAdviser {
     fn unknown(&self, will: Word<()>, refusal: Refusal) -> Answer {
         match (will, &self.next) {
             (_, None) => now(Decision::Refuse(refusal)),
-            (Word::Refuse(reason), Some(_)) => now(Decision::Refuse(Refusal::new(reason))),
+            (Word::Refuse(reason), Some(_)) => now(will_refused(reason)),
             (Word::Allow(()) | Word::Silence, Some(_)) => Answer::Pass,
         }
     }
@@ -155,17 +158,23 @@ impl AclAdviser {
     /// A user name that is not in the file. Where nobody else is asked it must look like a wrong password, in
     /// time too: somebody's hash is worked on, and the outcome is not looked at.
     fn stranger(&self, acl: &Acl, question: &ConnectQuestion<'_>, will: Word<()>) -> Answer {
-        let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+        let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
         match acl.users.values().next() {
             Some(decoy) if self.next.is_none() => {
-                self.verify(decoy, question, now(Decision::Refuse(refusal)))
+                self.verify(decoy, About::Username, question, now(Decision::Refuse(refusal)))
             }
             Some(_) | None => self.unknown(will, refusal),
         }
     }
 
-    /// Verifies the password; if it is the right one, `then`.
-    fn verify(&self, password: &Password, question: &ConnectQuestion<'_>, then: Answer) -> Answer {
+    /// Verifies the password; if it is the right one, `then`. If not, that is about `about`.
+    fn verify(
+        &self,
+        password: &Password,
+        about: About,
+        question: &ConnectQuestion<'_>,
+        then: Answer,
+    ) -> Answer {
         let deadline = Instant::now() + self.within;
         let permits = Arc::clone(&self.verifying);
         let password = password.clone();
@@ -187,7 +196,7 @@ impl AclAdviser {
                 Ok(Err(_)) => overloaded("verifying the password was cut short"),
                 Ok(Ok(false)) => {
                     let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-                    ruling(refused(Hook::Connect, refusal))
+                    ruling(refused(Hook::Connect, refusal.about(about)))
                 }
                 Ok(Ok(true)) => match then {
                     Answer::Now(ruling) => ruling,
@@ -281,6 +290,10 @@ fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> Word<()> {
     let Some(will) = &question.connect.will else { return Word::Allow(()) };
     let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
     acl.message(Act::Will, question.peer, message)
+}
+
+fn will_refused(reason: ReasonCode) -> Decision<()> {
+    Decision::Refuse(Refusal::new(reason).about(About::Will))
 }
 
 fn ruling(verdict: Verdict) -> Ruling {

@@ -7,7 +7,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{check_filter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
-    Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Unusable,
+    About, Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Unusable,
     UnusableKind, Verdict, WillChange,
 };
 
@@ -196,6 +196,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
         action,
         // 4.11
         server_reference: server_reference.filter(|_| elsewhere),
+        about: About::Service,
     }
 }
 
