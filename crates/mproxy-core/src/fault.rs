@@ -187,7 +187,9 @@ impl Fault {
     #[must_use]
     pub const fn whose(&self) -> Whose {
         match self {
-            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) | Self::Evicted => Whose::Client,
+            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) | Self::Evicted => {
+                Whose::Client
+            }
             Self::Lost { side, .. }
             | Self::Malformed { side, .. }
             | Self::NotMqtt { side, .. }

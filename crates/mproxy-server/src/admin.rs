@@ -8,6 +8,7 @@
 //! GET    /api/v1/sessions/{connection_id}
 //! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
 //! GET    /api/v1/policy                    health of the policy service's endpoints
+//! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
 //! GET    /api/v1/config                    secrets masked
 //! GET    /api/v1/log-level
@@ -18,6 +19,7 @@
 //! rest of the house only as a [`House`].
 
 mod guard;
+mod impatient;
 mod routes;
 mod serve;
 pub mod view;
@@ -34,7 +36,7 @@ use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
 pub use serve::serve;
-use view::{EndpointHealth, Page, Readiness, SessionFilter, SessionView};
+use view::{EndpointHealth, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
 /// What the admin API needs of the house. Every call returns soon: it is made on a runtime thread.
 pub trait House: Send + Sync {
@@ -55,6 +57,9 @@ pub trait House: Send + Sync {
 
     /// The policy service's endpoints; empty where there is no service.
     fn policy_health(&self) -> Vec<EndpointHealth>;
+
+    /// The last reload of everything that was reloaded since the start.
+    fn reloads(&self) -> Vec<ReloadView>;
 }
 
 /// Everything that the admin API shows and moves.
@@ -70,6 +75,8 @@ pub struct Admin {
     pub config: Arc<serde_json::Value>,
     /// What callers must show, if anything.
     pub token: Option<Secret>,
+    /// The host name under which it is configured to listen.
+    pub host: Arc<str>,
 }
 
 /// All routes, guarded.
@@ -78,6 +85,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/sessions", get(routes::sessions))
         .route("/sessions/{connection_id}", get(routes::session).delete(routes::kick))
         .route("/policy", get(routes::policy))
+        .route("/reloads", get(routes::reloads))
         .route("/drain", post(routes::drain))
         .route("/config", get(routes::config))
         .route("/log-level", get(routes::log_level).put(routes::set_log_level))

@@ -24,13 +24,14 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::admin::view::{
-    CertificateWarning, EndpointHealth, ListenerReadiness, Page, Readiness, SessionFilter, SessionView,
-    StaleCertificate,
+    CertificateWarning, EndpointHealth, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
+    SessionView, StaleCertificate,
 };
 use crate::admin::{self, Admin};
 use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check, files};
 use crate::door::{Certificates, Inward, Outward, Renewed};
 use crate::drain::drain;
+use crate::reloads::Reloads;
 use crate::serve::{House, Serving, tick};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
@@ -48,7 +49,6 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 pub struct App {
     config: Config,
     state: Arc<State>,
-    metrics: Arc<Metrics>,
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
     log: LogHandle,
@@ -63,6 +63,7 @@ pub struct App {
 struct State {
     house: Arc<House>,
     certificates: Arc<Certificates>,
+    reloads: Arc<Reloads>,
     remote: Option<Arc<Remote>>,
     listeners: Vec<ListenerReadiness>,
     /// Cancelled when the house is to be drained.
@@ -90,7 +91,7 @@ impl App {
             warn!("{warning}");
         }
         let config = loaded.config;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::beside(log.counts()));
         let acl = match (rules, &config.acl_file) {
             (Some(rules), _) => Some(rules),
             (None, Some(path)) => Some(Acl::load(path)?),
@@ -105,7 +106,7 @@ impl App {
         for listener in &config.listeners {
             let open = Listener::bind(&listener.host, listener.port, ListenOptions::default())
                 .await
-                .with_context(|| format!("listener {}", listener.name))?;
+                .with_context(|| format!("listener {} ({} closes it)", listener.name, listener.closed_by))?;
             doors.push(open);
         }
         let admin_door = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
@@ -113,13 +114,18 @@ impl App {
             .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
         let advisers = advise(&config, acl, &metrics)?;
 
-        let house =
-            Arc::new(House::new(&config.instance, config.max_connections, Arc::clone(&advisers.sink)));
+        let house = Arc::new(House::new(
+            &config.instance,
+            config.max_connections,
+            config.max_pending,
+            Arc::clone(&advisers.sink),
+        ));
         let mut bound: Vec<_> = Vec::new();
-        for ((listener, open), (inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
+        for ((listener, open), (mut inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
+            inward.share(&house.handshakes);
             let address = open.local_addr();
             bound.push((listener.name.clone(), address));
-            info!(target = %listener.target, "{} listening on {address}", listener.name);
+            info!(target = %listener.target, closed_by = listener.closed_by, "{} listening on {address}", listener.name);
             let limits = Limits {
                 max_packet_size: listener.max_packet_size,
                 max_keep_alive: listener.max_keep_alive,
@@ -149,16 +155,19 @@ impl App {
                 door: metrics.listener(&listener.name),
                 max_connections: listener.max_connections,
                 open: AtomicUsize::new(0),
+                pending: Arc::default(),
             });
             house.doors.spawn(serving.run(open));
         }
         house.doors.spawn(tick(house.closing.clone()));
+        let reloads = Arc::new(Reloads::new(Arc::clone(&metrics)));
         if !certificates.is_empty() {
-            house.doors.spawn(watch(Arc::clone(&certificates), Arc::clone(&metrics), house.closing.clone()));
+            house.doors.spawn(watch(Arc::clone(&certificates), Arc::clone(&reloads), house.closing.clone()));
         }
         let state = Arc::new(State {
             house,
             certificates: Arc::clone(&certificates),
+            reloads,
             remote: advisers.remote.clone(),
             listeners: bound
                 .iter()
@@ -181,11 +190,12 @@ impl App {
                 log: log.clone(),
                 config: Arc::new(shown),
                 token: config.admin.token.clone(),
+                host: config.admin.host.as_str().into(),
             },
             stop_admin.clone().cancelled_owned(),
         );
         let Advisers { acl, remote, .. } = advisers;
-        Ok(Self { config, state, metrics, acl, remote, log, stop_admin, admin, signals, bound })
+        Ok(Self { config, state, acl, remote, log, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -227,19 +237,42 @@ impl App {
     }
 
     async fn reload(&self, level: Result<LogLevel, Problems>) {
+        let reloads = &self.state.reloads;
+        reloads.happened("configuration", None, level.as_ref().err());
         match level {
             Ok(level) => self.log.set(level),
-            Err(problems) => warn!("SIGHUP: the configuration is kept as it was: {problems}"),
+            Err(problems) => {
+                let mut lines = lines(&problems);
+                warn!("SIGHUP: the configuration is kept as it was: {}", lines.next().unwrap_or_default());
+                lines.for_each(|line| warn!("{line}"));
+            }
         }
-        renew(&self.state.certificates, &self.metrics, Certificates::renew_all).await;
+        renew(&self.state.certificates, reloads, Certificates::renew_all).await;
         let Some(acl) = self.acl.clone() else { return };
         // Reads a file: not on a runtime thread.
-        match tokio::task::spawn_blocking(move || acl.reload().map(|()| acl.size())).await {
-            Ok(Ok((users, rules))) => info!(users, rules, "SIGHUP: rule file read anew"),
-            Ok(Err(faults)) => error!("SIGHUP: the rules are kept as they were:\n{faults}"),
-            Err(panicked) => error!("SIGHUP: the rules are kept as they were: {panicked}"),
+        let read = tokio::task::spawn_blocking(move || acl.reload().map(|()| acl.size())).await;
+        let read = read.map_err(|panicked| panicked.to_string());
+        match read.and_then(|read| read.map_err(|faults| faults.to_string())) {
+            Ok((users, rules)) => {
+                reloads.happened("rules", None, None::<&str>);
+                info!(users, rules, "SIGHUP: rule file read anew");
+            }
+            Err(faults) => {
+                reloads.happened("rules", None, Some(&faults));
+                let mut lines = lines(&faults);
+                error!("SIGHUP: the rules are kept as they were: {}", lines.next().unwrap_or_default());
+                lines.for_each(|line| error!("{line}"));
+            }
         }
     }
+}
+
+/// Lines of one text that are logged at most.
+const LINES: usize = 50;
+
+/// What has several lines is as many of the log's.
+fn lines(text: &impl ToString) -> impl Iterator<Item = String> {
+    text.to_string().lines().take(LINES).map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 impl admin::House for State {
@@ -280,7 +313,13 @@ impl admin::House for State {
                 warning: text,
             })
             .collect();
-        Readiness { draining, listeners, stale_certificates, certificate_warnings }
+        let mut failed_reloads = self.reloads.last();
+        failed_reloads.retain(|reload| reload.error.is_some());
+        Readiness { draining, listeners, stale_certificates, certificate_warnings, failed_reloads }
+    }
+
+    fn reloads(&self) -> Vec<ReloadView> {
+        self.reloads.last()
     }
 
     fn policy_health(&self) -> Vec<EndpointHealth> {
@@ -347,10 +386,10 @@ fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certificates>)> {
 const WATCH: Duration = Duration::from_secs(5);
 
 /// Reads certificates anew when their files have changed.
-async fn watch(certificates: Arc<Certificates>, metrics: Arc<Metrics>, closing: CancellationToken) {
+async fn watch(certificates: Arc<Certificates>, reloads: Arc<Reloads>, closing: CancellationToken) {
     let mut watch = tokio::time::interval(WATCH);
     while closing.run_until_cancelled(watch.tick()).await.is_some() {
-        renew(&certificates, &metrics, Certificates::renew_changed).await;
+        renew(&certificates, &reloads, Certificates::renew_changed).await;
         for (whose, Remark { file, text, .. }) in certificates.news(files::seconds(SystemTime::now())) {
             warn!("certificates of {whose}: {}: {text}", file.display());
         }
@@ -360,17 +399,17 @@ async fn watch(certificates: Arc<Certificates>, metrics: Arc<Metrics>, closing: 
 /// Nobody is dropped: running connections keep what they were made with, and a broken file keeps the old one in force.
 async fn renew(
     certificates: &Arc<Certificates>,
-    metrics: &Metrics,
+    reloads: &Reloads,
     which: impl FnOnce(&Certificates) -> Vec<Renewed> + Send + 'static,
 ) {
     let reading = Arc::clone(certificates);
     // Reads files: not on a runtime thread.
     let renewed = tokio::task::spawn_blocking(move || which(&reading)).await.unwrap_or_default();
     if !renewed.is_empty() {
-        metrics.certificate_dates(&certificates.dates());
+        reloads.metrics().certificate_dates(&certificates.dates());
     }
     for Renewed { whose, result } in renewed {
-        metrics.certificates_renewed(result.is_ok());
+        reloads.happened("certificates", Some(&whose), result.as_ref().err());
         match result {
             Ok(()) => info!("certificates of {whose} read anew"),
             Err(error) => error!("certificates of {whose} are kept as they were: {error}"),

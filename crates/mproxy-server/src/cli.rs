@@ -1,16 +1,17 @@
 //! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use mproxy_policy::acl;
 
-use crate::config::settings::{CONFIG_VARIABLE, SETTINGS, Setting};
+use crate::config::settings::{self, CONFIG_VARIABLE, SETTINGS, Setting};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 
 /// What a wrong configuration ends with; no port was opened.
@@ -26,7 +27,60 @@ pub struct Cli {
     settings: Settings,
 }
 
+/// Settings that the demo follows; it decides the others itself.
+const OF_DEMO: &[&str] = &[
+    "mqtt.port",
+    "admin.host",
+    "admin.port",
+    "log.level",
+    "log.format",
+    "max_connections",
+    "max_packet_size",
+];
+
 impl Cli {
+    /// The command line of this process; ends it where that is wrong or asks for help.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::read_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn read_from(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut grammar = Self::grammar();
+        let cli = Self::from_arg_matches(&grammar.try_get_matches_from_mut(words)?)?;
+        if let Some(flag) = cli.unused() {
+            let text = format!("--{flag} has no meaning for this command");
+            return Err(grammar.error(clap::error::ErrorKind::ArgumentConflict, text));
+        }
+        Ok(cli)
+    }
+
+    /// Help of a command shows the flags that it follows.
+    fn grammar() -> clap::Command {
+        let hide = |command: clap::Command, shown: &'static [&'static str]| {
+            let hidden = SETTINGS.iter().filter(|setting| !shown.contains(&setting.key)).filter_map(flag);
+            command.args(hidden.map(|flag| flag.hide(true)))
+        };
+        Self::command()
+            .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
+            .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
+    }
+
+    /// A flag that was given, and that the command does not follow.
+    fn unused(&self) -> Option<&'static str> {
+        let followed: &[&str] = match self.task() {
+            Command::Run | Command::Check => return None,
+            Command::Demo => OF_DEMO,
+            Command::HashPassword => &[],
+        };
+        let Flags { config, values } = self.flags();
+        if config.is_some() && self.task() == Command::HashPassword {
+            return Some("config");
+        }
+        let unused = values.iter().find(|(key, _)| !followed.contains(key));
+        unused.and_then(|(key, _)| settings::find(key)?.flag)
+    }
+
     /// What is to be done.
     #[must_use]
     pub fn task(&self) -> Command {
@@ -59,18 +113,21 @@ struct Settings(Flags);
 
 impl Args for Settings {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let config = Arg::new("config")
-            .long("config")
-            .value_name("FILE")
-            .help(format!("Configuration file, TOML [env: {CONFIG_VARIABLE}]"))
-            .value_parser(value_parser!(PathBuf))
-            .global(true);
-        command.arg(config).args(SETTINGS.iter().filter_map(flag))
+        command.arg(config_flag()).args(SETTINGS.iter().filter_map(flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         Self::augment_args(command)
     }
+}
+
+fn config_flag() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help(format!("Configuration file, TOML [env: {CONFIG_VARIABLE}]"))
+        .value_parser(value_parser!(PathBuf))
+        .global(true)
 }
 
 fn flag(setting: &'static Setting) -> Option<Arg> {
@@ -213,17 +270,38 @@ fn hash(password: &str) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::read_from(line.split_whitespace().map(OsString::from))
+    }
+
     fn parse(line: &str) -> Cli {
-        Cli::try_parse_from(line.split_whitespace()).expect("a command line")
+        read(line).expect("a command line")
     }
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        Cli::grammar().debug_assert();
+    }
+
+    #[test]
+    fn help_of_a_command_shows_what_it_follows_and_it_takes_nothing_else() {
+        let help = |command: &str| read(&format!("mproxy {command} --help")).expect_err("help").to_string();
+        let flags = || SETTINGS.iter().filter_map(|setting| Some((setting.key, setting.flag?)));
+        for (key, flag) in flags() {
+            let flag = format!("--{flag}");
+            assert!(help("run").contains(&flag) && help("check").contains(&flag), "{flag}");
+            assert_eq!(help("demo").contains(&flag), OF_DEMO.contains(&key), "{flag}");
+            assert!(!help("hash-password").contains(&flag), "{flag}");
+            let given = |command: &str| read(&format!("mproxy {command} {flag} 1")).map(|cli| cli.task());
+            assert_eq!(given("demo").is_ok(), OF_DEMO.contains(&key), "{flag}");
+            assert!(given("hash-password").is_err(), "{flag}");
+            assert!(read(&format!("mproxy {flag} 1 hash-password")).is_err(), "{flag}");
+        }
+        assert!(!help("hash-password").contains("--config"));
+        assert!(read("mproxy hash-password --config x").is_err());
+        assert!(OF_DEMO.iter().all(|key| flags().any(|(known, _)| known == *key)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ use hyper::header::HeaderName;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
 
+pub(crate) use nearest::nearest;
+
 pub use choice::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, SendProxy};
 pub use value::Secret;
 pub use written::{Effective, Origin};
@@ -61,6 +63,8 @@ pub struct Config {
     pub otel: Option<Otel>,
     /// Connections over all listeners; more are refused at once.
     pub max_connections: usize,
+    /// Those of them that have not been admitted; `None` leaves only the bound over all.
+    pub max_pending: Option<usize>,
     /// How long a stop lets sessions end.
     pub drain_timeout: Duration,
 }
@@ -96,6 +100,8 @@ pub struct Listener {
     pub max_session_expiry: Option<u32>,
     /// Accept to CONNECT, handshakes included.
     pub connect_timeout: Duration,
+    /// What an operator writes to have it closed.
+    pub closed_by: String,
 }
 
 /// Who may come by WebSocket, and what is told of the request.

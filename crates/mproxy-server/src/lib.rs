@@ -11,6 +11,8 @@
 //! | `serve` | from a listener to running connections |
 //! | `relay` | the task of one connection: bytes between two streams and a session |
 //! | `registry` | who is connected, and a word to them |
+//! | `share` | fair shares by address of what clients may use up before they are admitted |
+//! | `reloads` | what became of the last reloads |
 //! | `drain` | the end of the process |
 //! | [`demo`] | the embedded broker and the page of `mproxy demo` |
 
@@ -23,5 +25,7 @@ pub mod door;
 mod drain;
 mod registry;
 mod relay;
+mod reloads;
 mod serve;
+mod share;
 pub mod telemetry;

@@ -2,20 +2,23 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
 use mproxy_server::cli::{self, Cli, Command};
 use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy};
 use mproxy_server::demo::{self, DemoBroker};
-use mproxy_server::telemetry::log;
+use mproxy_server::telemetry::log::{self, LogHandle};
 use tracing::warn;
 
 // The memory of connections that have gone goes back to the system, see docs/adr/0010. How soon is said in
 // .cargo/config.toml.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long the last lines of the log may take to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run_command() {
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run_command() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     match cli.task() {
         Command::Check => {
             let loaded = cli::load(cli.flags());
@@ -37,7 +40,7 @@ fn run_command() -> anyhow::Result<ExitCode> {
         }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         command @ (Command::Run | Command::Demo) => {
-            let loaded = match cli::load(cli.flags()) {
+            let mut loaded = match cli::load(cli.flags()) {
                 Ok(loaded) => loaded,
                 Err(problems) => {
                     cli::complain(&problems, &mut io::stderr())?;
@@ -51,23 +54,38 @@ fn run_command() -> anyhow::Result<ExitCode> {
             if !faults.is_empty() {
                 return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
             }
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            // The page of the demo is what is to be read; connections are told of only where that was asked for.
+            if command == Command::Demo && std::env::var_os("MPROXY_LOG_LEVEL").is_none() {
+                loaded.config.log.level = LogLevel::Warn;
+            }
+            let log = log::start(loaded.config.log);
+            let runtime = runtime()?;
             let outcome = runtime.block_on(async {
                 if command == Command::Demo {
-                    show(loaded, cli.flags()).await
+                    show(loaded, cli.flags(), log.clone()).await
                 } else {
-                    run(loaded, cli.flags()).await
+                    run(loaded, cli.flags(), log.clone()).await
                 }
             });
             // What still runs after the drain is cut.
             runtime.shutdown_background();
+            log.flush(LAST_LINES);
             outcome.map(|()| ExitCode::SUCCESS)
         }
     }
 }
 
-async fn run(loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
-    let log = log::start(loaded.config.log);
+/// First come, first served: without this, of the events that a thread finds at once the last is served first, and what two
+/// clients sent one after the other goes on in the other order. See docs/adr/0009.
+#[allow(unexpected_cfgs, reason = "tokio's own name for what it may still change, see .cargo/config.toml")]
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    #[cfg(tokio_unstable)]
+    runtime.disable_lifo_slot();
+    runtime.enable_all().build()
+}
+
+async fn run(loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -75,12 +93,7 @@ async fn run(loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn show(mut loaded: Loaded, flags: &Flags) -> anyhow::Result<()> {
-    // The page is what is to be read; connections are told of only where that was asked for.
-    if std::env::var_os("MPROXY_LOG_LEVEL").is_none() {
-        loaded.config.log.level = LogLevel::Warn;
-    }
-    let log = log::start(loaded.config.log);
+async fn show(mut loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
     point_at(&mut loaded.config, broker.address());
     anyhow::ensure!(!loaded.config.listeners.is_empty(), "the demo needs a listener without TLS");

@@ -28,6 +28,8 @@ pub(crate) enum Word {
     Cut,
     /// It shall end, with this reason.
     Kick(ReasonCode),
+    /// It shall make room for others, if it still has not been admitted.
+    Evict,
 }
 
 /// How far a connection is.
@@ -52,13 +54,14 @@ pub(crate) struct Handle {
     peer: OnceLock<Arc<Peer>>,
     stage: AtomicU8,
     traffic: [AtomicU64; 4],
-    /// 0: none. 1: drain. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
+    /// 0: none. 1: drain. 2: evict. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
     word: AtomicU16,
     waker: AtomicWaker,
 }
 
 const NO_WORD: u16 = 0;
 const DRAIN: u16 = 1;
+const EVICT: u16 = 2;
 const KICK: u16 = 0x100;
 const CUT: u16 = 0x200;
 
@@ -79,6 +82,7 @@ impl Handle {
     pub(crate) fn say(&self, word: Word) {
         let code = match word {
             Word::Drain => DRAIN,
+            Word::Evict => EVICT,
             Word::Kick(reason) => KICK | u16::from(reason.0),
             Word::Cut => CUT,
         };
@@ -95,6 +99,7 @@ impl Handle {
         match self.word.swap(NO_WORD, Ordering::AcqRel) {
             NO_WORD => None,
             DRAIN => Some(Word::Drain),
+            EVICT => Some(Word::Evict),
             CUT => Some(Word::Cut),
             kick => Some(Word::Kick(ReasonCode((kick & 0xFF) as u8))),
         }
@@ -102,6 +107,11 @@ impl Handle {
 
     pub(crate) fn reached(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// The broker is being dialled, or was: nobody has to decide on its CONNECT any more.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) >= Stage::Dialing as u8
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {

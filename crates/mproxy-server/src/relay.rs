@@ -21,6 +21,7 @@ mod stream;
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,6 +29,7 @@ use std::time::Instant;
 
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::peer::Origin;
+use mproxy_core::policy::Pending;
 use mproxy_core::{Effect, Event, Fault, Session, Side};
 use tokio::time::Sleep;
 
@@ -65,6 +67,12 @@ pub(crate) trait Doors<S>: Send + Sync {
 
     /// Tells whoever listens.
     fn report(&self, event: Event);
+
+    /// The answer to a CONNECT from there is waited for. It may have to wait for its turn first.
+    fn ask(&self, origin: &Origin, pending: Pending) -> Pending {
+        let _ = origin;
+        pending
+    }
 }
 
 /// One connection. Resolves to the reason of its end.
@@ -191,9 +199,10 @@ impl<S: Stream> Relay<S> {
                     self.handle.reached(Stage::Dialing);
                     self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin()));
                 }
-                Effect::Ask { id, pending } => {
+                Effect::Ask { id, mut pending } => {
                     if self.session.opening() {
                         self.handle.reached(Stage::Admitting);
+                        pending = self.doors.ask(self.handle.origin(), pending);
                     }
                     self.asks.push(id, pending);
                 }
@@ -214,6 +223,9 @@ impl<S: Stream> Relay<S> {
             Some(Word::Drain) => self.session.drain(now),
             Some(Word::Kick(reason)) => self.session.revoke(reason, now),
             Some(Word::Cut) => self.cut(cx, now),
+            // Not if it was admitted meanwhile.
+            Some(Word::Evict) if !self.handle.is_admitted() => self.session.abandon(Fault::Evicted),
+            Some(Word::Evict) => {}
         }
     }
 
@@ -405,6 +417,36 @@ impl<S: Stream> Future for Relay<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        match catch_unwind(AssertUnwindSafe(|| this.work(cx))) {
+            Ok(polled) => polled,
+            Err(_) => Poll::Ready(this.panicked()),
+        }
+    }
+}
+
+impl<S: Stream> Relay<S> {
+    /// A panic has gone through this connection. Nothing of its state counts any more but what is owed to whoever was told
+    /// of it. Both streams are cut, so that the broker publishes the will.
+    fn panicked(&mut self) -> Box<Fault> {
+        let last = catch_unwind(AssertUnwindSafe(|| {
+            self.client.drop_stream();
+            self.broker.drop_stream();
+            self.session.abandon(Fault::Panicked);
+            while let Some(effect) = self.session.poll_effect() {
+                match effect {
+                    Effect::Report(event) => self.doors.report(event),
+                    Effect::Done(fault) => self.over = Some(fault),
+                    Effect::Send { .. } | Effect::Dial | Effect::Ask { .. } | Effect::Shut { .. } => {}
+                }
+            }
+        }));
+        // Another one: then nobody can be told.
+        let over = last.ok().and_then(|()| self.over.take());
+        over.unwrap_or_else(|| Box::new(Fault::Panicked))
+    }
+
+    fn work(&mut self, cx: &mut Context<'_>) -> Poll<Box<Fault>> {
+        let this = self;
         // One look at the clock for all that happens now.
         let now = Instant::now();
         this.poll_word(cx, now);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Fault, Whose};
 use mproxy_core::peer::{ConnectionId, Origin};
+use mproxy_core::policy::Pending;
 use mproxy_core::{Event, Session, Setting};
 use mproxy_tcp::{Accepted, Incoming, Listener};
 use tokio::io::AsyncWriteExt;
@@ -17,13 +18,20 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, trace, warn};
+use tracing::{debug, error, info, trace, warn};
 use uuid::Uuid;
 
 use crate::door::{Causes, Entered, Inward, Outward, Refused, Stream};
-use crate::registry::{Handle, Registry};
+use crate::registry::{Handle, Registry, Word};
 use crate::relay::{Dialing, Doors, Relay};
-use crate::telemetry::metrics::{Door, Open};
+use crate::share::Neighbours;
+use crate::share::crowd::{Crowd, Evict, Member};
+use crate::share::turns::Turns;
+use crate::telemetry::metrics::Door;
+
+/// CONNECTs that are decided on at a time. Further ones wait in turns of their addresses, each within its own deadlines.
+/// Below what the policy service may be asked at once, so that the questions of those who are in are not kept waiting.
+const DECIDED_AT_A_TIME: usize = 1024;
 
 /// What all listeners share.
 pub(crate) struct House {
@@ -37,12 +45,26 @@ pub(crate) struct House {
     /// Cancelled when nobody is to be let in any more.
     pub(crate) closing: CancellationToken,
     pub(crate) max_connections: usize,
+    /// Those of them that have not been admitted, at most.
+    max_pending: Option<usize>,
     open: AtomicUsize,
     epochs: AtomicU64,
+    /// Connections that have not been admitted.
+    pending: Arc<Crowd>,
+    /// For the work of TLS handshakes.
+    pub(crate) handshakes: Arc<Turns>,
+    /// For CONNECTs that somebody has to decide on.
+    decisions: Arc<Turns>,
 }
 
 impl House {
-    pub(crate) fn new(instance: &str, max_connections: usize, sink: Arc<dyn Sink>) -> Self {
+    pub(crate) fn new(
+        instance: &str,
+        max_connections: usize,
+        max_pending: Option<usize>,
+        sink: Arc<dyn Sink>,
+    ) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             instance: instance.into(),
             registry: Registry::default(),
@@ -51,8 +73,13 @@ impl House {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             max_connections,
+            max_pending,
             open: AtomicUsize::new(0),
             epochs: AtomicU64::new(1),
+            pending: Arc::default(),
+            // One thread is left to those who are in.
+            handshakes: Turns::new(threads - 1),
+            decisions: Turns::new(DECIDED_AT_A_TIME),
         }
     }
 }
@@ -80,6 +107,8 @@ pub(crate) struct Serving {
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
     pub(crate) open: AtomicUsize,
+    /// Those of them that have not been admitted, where it has a limit of its own.
+    pub(crate) pending: Arc<Crowd>,
 }
 
 impl Doors<Stream> for Serving {
@@ -91,6 +120,14 @@ impl Doors<Stream> for Serving {
         let deadline = tokio::time::Instant::now() + self.setting.limits.dial_timeout;
         let origin = Arc::clone(origin);
         Box::pin(async move { self.outward.reach(&origin, deadline).await })
+    }
+
+    fn ask(&self, origin: &Origin, pending: Pending) -> Pending {
+        let turn = self.house.decisions.take(origin.remote.ip().into());
+        Box::pin(async move {
+            let _turn = turn.await;
+            pending.await
+        })
     }
 }
 
@@ -119,18 +156,18 @@ impl Serving {
 
     fn let_in(self: &Arc<Self>, accepted: Accepted) {
         let Accepted { stream, remote, local } = accepted;
-        let Some(place) = Place::take(self) else {
+        let Some(place) = Place::take(self, remote.ip().into()) else {
             // Dropped at once: the client sees its connection closed.
             self.door.refused();
             debug!(listener = %self.name, %remote, "refused: too many connections");
             return;
         };
-        let arrival = Arrival { place, count: self.door.accepted(), since: Instant::now() };
+        let since = Instant::now();
         if self.inward.is_plain() {
             let entered = Entered { stream: Stream::Tcp(stream), remote, local, tls: None, ws: None };
-            self.house.tasks.spawn(self.connection(entered, arrival));
+            self.house.tasks.spawn(self.connection(entered, place, None, since));
         } else {
-            self.house.tasks.spawn(Arc::clone(self).enter(stream, remote, local, arrival));
+            self.house.tasks.spawn(Arc::clone(self).enter(stream, remote, local, place, since));
         }
     }
 
@@ -140,23 +177,36 @@ impl Serving {
         stream: TcpStream,
         remote: SocketAddr,
         local: SocketAddr,
-        arrival: Arrival,
+        place: Place,
+        since: Instant,
     ) {
-        let deadline = arrival.since + self.setting.limits.connect_timeout;
+        let evicted = CancellationToken::new();
+        let waiting = self.wait(remote, Arc::new(evicted.clone()));
+        let deadline = since + self.setting.limits.connect_timeout;
         // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
         let entering = Box::pin(timeout_at(deadline.into(), self.inward.enter(stream, remote, local)));
+        let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
-            Some(Ok(Ok(entered))) => return self.connection(entered, arrival).await,
-            Some(Ok(Err(refused))) => refused,
-            Some(Err(_)) => Refused::TooLate,
+            Some(Some(Ok(Ok(entered)))) => {
+                return self.connection(entered, place, Some(waiting), since).await;
+            }
+            Some(Some(Ok(Err(refused)))) => refused,
+            Some(Some(Err(_))) => Refused::TooLate,
+            Some(None) => Refused::Evicted,
             None => return,
         };
         let (whose, cause) = (Whose::Client.name(), refused.label());
-        arrival.count.turned_away(cause);
+        place.end(|door| door.ended(cause, whose));
         debug!(listener = %self.name, %remote, whose, cause, "turned away: {}", Causes(&refused));
     }
 
-    fn connection(self: &Arc<Self>, entered: Entered, arrival: Arrival) -> Connection {
+    fn connection(
+        self: &Arc<Self>,
+        entered: Entered,
+        place: Place,
+        waiting: Option<Box<Waiting>>,
+        since: Instant,
+    ) -> Connection {
         let Entered { stream, remote, local, tls, ws } = entered;
         let origin = Arc::new(Origin {
             connection_id: ConnectionId(Uuid::new_v4().as_u128()),
@@ -172,45 +222,112 @@ impl Serving {
         debug!(connection = %origin.connection_id, listener = %self.name, %remote, "connected");
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
-        let session = Session::new(origin, Arc::clone(&self.setting), arrival.since);
+        let who = Arc::clone(&handle) as Arc<dyn Evict>;
+        let waiting = match waiting {
+            None => self.wait(remote, who),
+            // A PROXY header may have told another address.
+            Some(mut waiting) => {
+                if !waiting.regard(remote, &who) {
+                    handle.evict();
+                }
+                waiting
+            }
+        };
+        let session = Session::new(origin, Arc::clone(&self.setting), since);
         let doors = Arc::clone(self) as Arc<dyn Doors<Stream>>;
         let relay = Relay::new(stream, session, handle, doors);
-        Connection { relay, place: Some(arrival.place), count: Some(arrival.count) }
+        Connection { relay, place: Some(place), waiting: Some(waiting) }
+    }
+
+    /// Counts a connection among those that have not been admitted.
+    fn wait(&self, remote: SocketAddr, who: Arc<dyn Evict>) -> Box<Waiting> {
+        let whose = remote.ip().into();
+        Box::new(Waiting {
+            here: self.max_connections.map(|_| self.pending.enter(whose, Arc::clone(&who))),
+            anywhere: self.house.pending.enter(whose, who),
+        })
     }
 }
 
-/// A connection that has been let in, and is counted.
-struct Arrival {
-    place: Place,
-    count: Open,
-    since: Instant,
+/// A connection that has not been admitted, among the others of its listener and of all.
+struct Waiting {
+    here: Option<Member>,
+    anywhere: Member,
 }
 
-/// A place among those that may be connected at a time; given back when dropped.
-struct Place(Arc<Serving>);
+impl Waiting {
+    /// `false` where it has to go.
+    fn regard(&mut self, remote: SocketAddr, who: &Arc<dyn Evict>) -> bool {
+        let whose = remote.ip().into();
+        let stays = self.here.as_mut().is_none_or(|here| here.regard(whose, Arc::clone(who)));
+        self.anywhere.regard(whose, Arc::clone(who)) && stays
+    }
+}
+
+impl Evict for Handle {
+    fn evict(&self) {
+        self.say(Word::Evict);
+    }
+}
+
+/// How much more an address has to have than who comes, to give up a place for it.
+const SPARE: usize = 2;
+
+/// A place among those that may be connected at a time, counted as open; given back when its end is told, or it is
+/// dropped.
+struct Place(Option<Arc<Serving>>);
 
 impl Place {
-    fn take(serving: &Arc<Serving>) -> Option<Self> {
-        let under = |count: &AtomicUsize, most: usize| {
-            count
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
-                .is_ok()
+    /// Where there is none left, somebody who has not been admitted may make room; its place is given back a moment later.
+    fn take(serving: &Arc<Serving>, whose: Neighbours) -> Option<Self> {
+        let house = &serving.house;
+        // Seldom wrong by as many as there are listeners.
+        if house.max_pending.is_some_and(|most| house.pending.len() >= most)
+            && !house.pending.make_room(whose, SPARE)
+        {
+            return None;
+        }
+        let under = |count: &AtomicUsize, most: usize, crowd: &Crowd| {
+            let more = |open| (open < most).then_some(open + 1);
+            if count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
+                return true;
+            }
+            let room = crowd.make_room(whose, SPARE);
+            if room {
+                count.fetch_add(1, Ordering::AcqRel);
+            }
+            room
         };
-        if !under(&serving.house.open, serving.house.max_connections) {
+        if !under(&house.open, house.max_connections, &house.pending) {
             return None;
         }
-        if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX)) {
+        if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX), &serving.pending) {
+            house.open.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        serving.door.accepted();
+        Some(Self(Some(Arc::clone(serving))))
+    }
+
+    /// Its connection ended, as is counted by `count`.
+    fn end(mut self, count: impl FnOnce(&Door)) {
+        self.give_back(count);
+    }
+
+    fn give_back(&mut self, count: impl FnOnce(&Door)) {
+        if let Some(serving) = self.0.take() {
             serving.house.open.fetch_sub(1, Ordering::AcqRel);
-            return None;
+            serving.open.fetch_sub(1, Ordering::AcqRel);
+            count(&serving.door);
         }
-        Some(Self(Arc::clone(serving)))
     }
 }
 
 impl Drop for Place {
+    /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
     fn drop(&mut self) {
-        self.0.house.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        let cause = if std::thread::panicking() { "panicked" } else { "aborted" };
+        self.give_back(|door| door.ended(cause, Whose::Us.name()));
     }
 }
 
@@ -219,16 +336,19 @@ struct Connection {
     relay: Relay<Stream>,
     /// Until it has left.
     place: Option<Place>,
-    count: Option<Open>,
+    /// Until it is admitted.
+    waiting: Option<Box<Waiting>>,
 }
 
 impl Connection {
-    /// It is not found any more, and its place is free.
-    fn leave(&mut self) {
-        if let Some(Place(serving)) = &self.place {
+    /// It is not found any more.
+    fn leave(&mut self) -> Option<Place> {
+        self.waiting = None;
+        let place = self.place.take()?;
+        if let Some(serving) = &place.0 {
             serving.house.registry.leave(self.relay.handle());
         }
-        self.place = None;
+        Some(place)
     }
 }
 
@@ -237,15 +357,18 @@ impl Future for Connection {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         let this = &mut *self;
-        let fault = std::task::ready!(Pin::new(&mut this.relay).poll(cx));
-        if let Some(count) = this.count.take() {
-            count.ended(&fault);
+        let polled = Pin::new(&mut this.relay).poll(cx);
+        if this.waiting.is_some() && this.relay.handle().is_admitted() {
+            this.waiting = None;
         }
-        if let (Some(stream), Some(Place(serving))) = (this.relay.parting(), &this.place) {
+        let fault = std::task::ready!(polled);
+        if let (Some(stream), Some(Place(Some(serving)))) = (this.relay.parting(), &this.place) {
             serving.house.tasks.spawn(part(stream));
         }
         // Before its line: who has read that finds it gone.
-        this.leave();
+        if let Some(place) = this.leave() {
+            place.end(|door| door.ended_by(&fault));
+        }
         tell(&this.relay, &fault);
         std::task::Poll::Ready(())
     }
@@ -293,7 +416,7 @@ fn tell(relay: &Relay<Stream>, fault: &Fault) {
     let (connection, remote, whose) = (origin.connection_id, origin.remote, fault.whose().name());
     macro_rules! line {
         ($level:ident) => {
-            $level!(%connection, %remote, ?client, ?user, whose, cause = fault.label(), "ended: {fault}")
+            $level!(%connection, %remote, client, user, whose, cause = fault.label(), "ended: {fault}")
         };
     }
     match (fault.whose(), fault) {
@@ -303,6 +426,7 @@ fn tell(relay: &Relay<Stream>, fault: &Fault) {
             line!(debug);
         }
         (Whose::Broker, _) => line!(warn),
+        (Whose::Us, Fault::Panicked) => line!(error),
         (Whose::Policy | Whose::Us, _) => line!(info),
     }
 }

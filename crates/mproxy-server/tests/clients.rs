@@ -243,9 +243,9 @@ async fn rumqttc_talks_to_itself_through_it() {
     let broker = Mosquitto::start().await;
     let mut proxy = Proxy::before(broker.addr()).await;
     devices::rumqttc_311(proxy.mqtt).await;
-    proxy.line(&["client=Some(\"rumqttc-4\")", "cause=\"left\""]).await;
+    proxy.line(&["client=\"rumqttc-4\"", "cause=\"left\""]).await;
     devices::rumqttc_5(proxy.mqtt).await;
-    proxy.line(&["client=Some(\"rumqttc-5\")", "cause=\"left\""]).await;
+    proxy.line(&["client=\"rumqttc-5\"", "cause=\"left\""]).await;
     proxy.stop().await;
 }
 

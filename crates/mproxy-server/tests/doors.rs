@@ -93,6 +93,7 @@ impl Files {
             max_session_expiry: None,
             max_packet_size: 268_435_460,
             connect_timeout: Duration::from_secs(10),
+            closed_by: String::new(),
         }
     }
 }

@@ -611,6 +611,17 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
     proxy.signal("HUP").await;
     proxy.line(&["ERROR", "the rules are kept as they were"]).await;
     proxy.line(&["rules.toml:2:", "maybe"]).await;
+    // It shows until it is mended, wherever somebody may look.
+    let reloads = |outcome| format!("mproxy_reloads_total{{what=\"rules\",outcome=\"{outcome}\"}}");
+    assert_eq!(
+        (proxy.metric(&reloads("reloaded")).await, proxy.metric(&reloads("failed")).await),
+        (1.0, 1.0)
+    );
+    for path in ["/readyz", "/api/v1/reloads"] {
+        let (status, page) = proxy.http("GET", path).await;
+        assert_eq!(status, 200, "{page}");
+        assert!(page.contains("\"what\":\"rules\"") && page.contains("rules.toml:2:"), "{page}");
+    }
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 5).await, 0);
     client.expect_nothing_but_pingresp().await;
     drop(client);

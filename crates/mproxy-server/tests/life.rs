@@ -42,6 +42,18 @@ async fn session_of(proxy: &Proxy, client_id: &str) -> Value {
     shown
 }
 
+/// A file of rules that knows one user.
+fn one_user(folder: &tempfile::TempDir) -> std::path::PathBuf {
+    let file = folder.path().join("rules.toml");
+    let hash = mproxy_policy::acl::hash_password("wonderland").unwrap();
+    let text = format!(
+        "client_ids = [\"${{username}}*\"]\n[[users]]\nname = \"ann\"\npassword = \"{hash}\"\n\
+         [[rules]]\neffect = \"allow\"\ntopics = [\"a/#\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
 // ---- seen from outside
 
 #[tokio::test]
@@ -479,4 +491,146 @@ async fn the_demo_shows_what_it_promises() {
     drop(desk);
     demo.process().signal("INT").await;
     assert_eq!(demo.end().await.code(), Some(0));
+}
+
+// ---- what nobody outside can stop
+
+/// A process whose standard error is a pipe that nobody reads.
+struct Unread {
+    child: std::process::Child,
+    mqtt: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+}
+
+impl Unread {
+    async fn before(broker: std::net::SocketAddr) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (mqtt, admin) = (free(), free());
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_mproxy"))
+            .env("MPROXY_MQTT_HOST", "127.0.0.1")
+            .env("MPROXY_MQTT_PORT", mqtt.port().to_string())
+            .env("MPROXY_MQTT_TARGET_HOST", broker.ip().to_string())
+            .env("MPROXY_MQTT_TARGET_PORT", broker.port().to_string())
+            .env("MPROXY_WS_PORT", "off")
+            .env("MPROXY_ADMIN_PORT", admin.port().to_string())
+            .env("MPROXY_DRAIN_TIMEOUT", "1s")
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("an open port", async || TcpStream::connect(mqtt).await.is_ok()).await;
+        Self { child, mqtt, admin }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Unread::before(broker.addr()).await;
+    // Two lines each: many times what a pipe holds, and more than waits to be read.
+    for _ in 0..400 {
+        let many: Vec<_> = (0..16).map(|_| TcpStream::connect(proxy.mqtt)).collect();
+        futures_util::future::join_all(many).await;
+    }
+    assert_eq!(support::http(proxy.admin, "GET", "/healthz").await.0, 200);
+    WireClient::login(proxy.mqtt, Version::V5, "still").await.expect_nothing_but_pingresp().await;
+    let dropped = async || {
+        let (_, page) = support::http(proxy.admin, "GET", "/metrics").await;
+        let line = page.lines().find(|line| line.starts_with("mproxy_log_lines_dropped_total "));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    };
+    until("lines left out", async || dropped().await > 0.0).await;
+    // Nor its end.
+    let pid = proxy.child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || proxy.child.wait().unwrap());
+    let ended = tokio::time::timeout(mproxy_testkit::PATIENCE, ended).await.expect("an end").unwrap();
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_large_connect_that_is_refused_is_a_short_line() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let rules = one_user(&folder);
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", rules.to_str().unwrap())]).await;
+    let large = "ann\u{e0041}".repeat(9000);
+    let options =
+        ConnectOptions { username: Some(&large), password: Some(b"x"), ..ConnectOptions::default() };
+    let (client, connack) = proxy.connect(Version::V311, &large, &options).await;
+    assert_eq!(connack[3], 4);
+    let line = proxy.line_of(client).await;
+    assert!(
+        line.len() < 2048 && line.contains('…') && !line.contains('\u{e0041}'),
+        "{} bytes: {line}",
+        line.len()
+    );
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_connect_says_to_the_operator_what_it_was_about() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let rules = one_user(&folder);
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", rules.to_str().unwrap())]).await;
+    let ann =
+        ConnectOptions { username: Some("ann"), password: Some(b"wonderland"), ..ConnectOptions::default() };
+    let will = wire::Will { topic: "b", ..wire::Will::default() };
+    for (client_id, options, about) in [
+        ("ann-1", ConnectOptions { password: Some(b"wrong"), ..ann }, "password"),
+        ("bob-1", ConnectOptions { username: Some("bob"), ..ann }, "username"),
+        ("eve", ann, "client_id"),
+        ("ann-2", ConnectOptions { will: Some(will), ..ann }, "will"),
+    ] {
+        let (client, connack) = proxy.connect(Version::V5, client_id, &options).await;
+        assert!(connack[3] >= 0x80, "{connack:02x?}");
+        assert!(!connack.windows(about.len()).any(|part| part == about.as_bytes()), "not to the client");
+        let line = proxy.line_of(client).await;
+        assert!(line.contains(&format!("): {about} ")), "{line}");
+        let series = format!("mproxy_connects_refused_total{{listener=\"mqtt\",about=\"{about}\"}}");
+        assert_eq!(proxy.metric(&series).await, 1.0, "{about}");
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_lock_out_the_others() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_CONNECTIONS", "4")]).await;
+    let mut inside = proxy.login(Version::V5, "inside").await;
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(WireClient::open(proxy.mqtt).await);
+    }
+    until("all places taken", async || proxy.sessions().await.len() == 4).await;
+    // Its own neighbours get no place by it.
+    WireClient::open(proxy.mqtt).await.expect_closed().await;
+    // Another address does.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(proxy.mqtt).await.unwrap();
+    let connect = wire::connect(Version::V311, "other", &ConnectOptions::default());
+    tokio::io::AsyncWriteExt::write_all(&mut other, &connect).await.unwrap();
+    let mut connack = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(&mut other, &mut connack).await.unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    let mut oldest = idle.remove(0);
+    oldest.expect_closed().await;
+    let line = proxy.line_of(oldest).await;
+    assert!(line.contains("cause=\"evicted\""), "{line}");
+    let evicted = "mproxy_sessions_ended_total{listener=\"mqtt\",cause=\"evicted\",whose=\"client\"}";
+    assert_eq!(proxy.metric(evicted).await, 1.0);
+    inside.expect_nothing_but_pingresp().await;
+    drop((idle, inside, other));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn each_listener_says_at_start_where_it_leads_and_how_it_is_closed() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let target = format!("target=mqtt://{}", broker.addr());
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_WS_PORT", "off")]).await;
+    proxy.line(&["mqtt listening on", &target, "closed_by=\"MPROXY_MQTT_PORT=off\""]).await;
+    assert!(!proxy.process().lines().iter().any(|line| line.contains("ws listening")));
+    proxy.stop().await;
 }

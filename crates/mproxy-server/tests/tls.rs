@@ -383,7 +383,7 @@ async fn certificates_change_under_a_thousand_clients_and_nobody_drops() {
     living.extend(arriving.join_all().await);
     assert_eq!(living.len(), 1000);
     let renewed = async |proxy: &Proxy, outcome: &str| {
-        proxy.metric(&format!("mproxy_certificate_renewals_total{{outcome=\"{outcome}\"}}")).await
+        proxy.metric(&format!("mproxy_reloads_total{{what=\"certificates\",outcome=\"{outcome}\"}}")).await
     };
 
     // The file changes, and nobody says so.
@@ -408,11 +408,11 @@ async fn certificates_change_under_a_thousand_clients_and_nobody_drops() {
     assert_eq!(shown_at(proxy.mqtt, &client).await, second);
 
     // A good one mends it, at a signal.
-    let before = renewed(&proxy, "renewed").await;
+    let before = renewed(&proxy, "reloaded").await;
     folder.write("both.pem", both(&root.sign("localhost")));
     proxy.signal("HUP").await;
     until("the third certificate", async || shown_at(proxy.mqtt, &client).await != second).await;
-    until("the count of it", async || renewed(&proxy, "renewed").await > before).await;
+    until("the count of it", async || renewed(&proxy, "reloaded").await > before).await;
     let (_, ready) = proxy.http("GET", "/readyz").await;
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     assert_eq!(ready["stale_certificates"], serde_json::json!([]));

@@ -1,15 +1,17 @@
 //! Who may what.
 //!
-//! - Health and metrics are for everybody who reaches the port.
-//! - With a token set, everything under `/api/` needs it.
-//! - Without one, everybody may look, and only loopback peers may change anything. A browser on this machine is
-//!   such a peer, too, so a change that a web page of another origin asks for is refused.
+//! - Health and metrics are for everybody who reaches the port; details (names of files, addresses, what went wrong) only
+//!   for those who may use the API.
+//! - With a token set, everything under `/api/` needs it. No web page knows it, so nothing else is looked at.
+//! - Without one, only callers on this machine may use the API. A browser on this machine is such a caller, too, and may
+//!   be showing a page of somebody else, under a host name that somebody made point here. So the `Host` must be one that
+//!   nobody else can name, and a change must not be asked for by a page of another origin.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
@@ -20,14 +22,17 @@ use crate::config::Secret;
 
 /// Lets a request to the API pass, or answers it.
 pub(super) async fn admit(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let verdict = match &admin.token {
-        Some(token) => shows(request.headers(), token),
-        None if is_safe(request.method()) => Ok(()),
-        None => may_change(&request),
-    };
-    match verdict {
+    match may_ask(&admin, &request) {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
+    }
+}
+
+/// Whether the caller may use the API.
+pub(super) fn may_ask<B>(admin: &Admin, request: &Request<B>) -> Result<(), Failure> {
+    match &admin.token {
+        Some(token) => shows(request.headers(), token),
+        None => is_near(request, &admin.host),
     }
 }
 
@@ -45,37 +50,41 @@ fn shows(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
     if is_right { Ok(()) } else { Err(Failure::new(StatusCode::UNAUTHORIZED, "a bearer token is needed")) }
 }
 
-fn may_change(request: &Request) -> Result<(), Failure> {
+fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), Failure> {
+    let refuse = |text: &str| Err(Failure::new(StatusCode::FORBIDDEN, text));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let is_loopback = peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback());
-    if !is_loopback {
-        let text = "without MPROXY_ADMIN_TOKEN only callers on this machine may change anything";
-        return Err(Failure::new(StatusCode::FORBIDDEN, text));
+    if !peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
+        return refuse("without MPROXY_ADMIN_TOKEN only callers on this machine may use the API");
     }
-    if comes_from_elsewhere(request.headers()) {
-        return Err(Failure::new(
-            StatusCode::FORBIDDEN,
-            "web pages of other origins may not change anything",
-        ));
+    let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if !hosts.all(|host| is_ours(host, own)) || !authority.is_none_or(|host| is_ours(host, own)) {
+        return refuse(
+            "without MPROXY_ADMIN_TOKEN the API is asked at an IP address, at localhost or at MPROXY_ADMIN_HOST",
+        );
+    }
+    if !is_safe(request.method()) && comes_from_elsewhere(request.headers(), own) {
+        return refuse("web pages of other origins may not change anything");
     }
     Ok(())
 }
 
-/// Whether a browser sends this for a page that is not ours: it names another origin, or a host name that
-/// somebody made point here.
-fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+/// Whether a browser sends this for a page that is not ours.
+fn comes_from_elsewhere(headers: &HeaderMap, own: &str) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
-    !host.is_some_and(|host| origin == Some(host) && is_this_machine(host))
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let origin = origin.as_bytes().strip_prefix(b"http://");
+    !host.is_some_and(|host| origin == Some(host) && is_ours(host, own))
 }
 
-fn is_this_machine(authority: &str) -> bool {
+/// Whether nobody else can make this authority lead here: names can be made to, addresses cannot.
+fn is_ours(authority: &[u8], own: &str) -> bool {
+    let Ok(authority) = std::str::from_utf8(authority) else { return false };
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let host =
         authority.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(authority, |(host, _)| host);
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.eq_ignore_ascii_case(own) || bare.parse::<IpAddr>().is_ok()
 }
 
 /// Longer than any honest address of this API.

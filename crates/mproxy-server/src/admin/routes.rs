@@ -1,17 +1,21 @@
 //! The answers. Errors are `{"error": "…"}` with the status that says whose doing it was.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Admin;
+use super::guard::may_ask;
 use super::view::{EndpointHealth, Page, SessionFilter, SessionView};
-use crate::config::LogLevel;
+use crate::config::{LogLevel, nearest};
 use crate::telemetry::exposition::Format;
 
 /// Larger than any body that this API takes.
@@ -60,23 +64,57 @@ macro_rules! failure_from {
         })+
     };
 }
-failure_from!(PathRejection, QueryRejection, JsonRejection);
+failure_from!(PathRejection, QueryRejection, BytesRejection);
+
+/// The parameters of an address, and no others: one that is misspelt would be as if it were not there.
+pub(super) struct Parameters<T>(pub(super) T);
+
+/// What parameters an address takes.
+pub(super) trait Named: DeserializeOwned {
+    const NAMES: &[&str];
+}
+
+/// None.
+#[derive(Debug, Deserialize)]
+pub(super) struct Nothing {}
+
+impl Named for Nothing {
+    const NAMES: &[&str] = &[];
+}
+
+impl<T: Named, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)?;
+        if let Some((unknown, _)) = given.iter().find(|(name, _)| !T::NAMES.contains(&name.as_str())) {
+            let text = match nearest(unknown, T::NAMES.iter().copied()) {
+                Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
+                None => format!("unknown parameter {unknown:?}: this address takes none"),
+            };
+            return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+        }
+        let Query(parameters) = Query::try_from_uri(&parts.uri)?;
+        Ok(Self(parameters))
+    }
+}
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
+pub(super) async fn readyz(State(admin): State<Admin>, request: Request) -> Response {
     let readiness = admin.house.readiness();
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let detail = json!({
-        "ready": readiness.is_ready(),
-        "draining": readiness.draining,
-        "listeners": readiness.listeners,
-        "stale_certificates": readiness.stale_certificates,
-        "certificate_warnings": readiness.certificate_warnings,
-    });
-    (status, Json(detail)).into_response()
+    let mut shown = json!({ "ready": readiness.is_ready(), "draining": readiness.draining });
+    // The rest names files and addresses.
+    if may_ask(&admin, &request).is_ok() {
+        shown["listeners"] = json!(readiness.listeners);
+        shown["stale_certificates"] = json!(readiness.stale_certificates);
+        shown["certificate_warnings"] = json!(readiness.certificate_warnings);
+        shown["failed_reloads"] = json!(readiness.failed_reloads);
+    }
+    (status, Json(shown)).into_response()
 }
 
 pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
@@ -94,11 +132,15 @@ pub(super) struct Listing {
     limit: Option<usize>,
 }
 
+impl Named for Listing {
+    const NAMES: &[&str] = &["client_id", "username", "listener", "after", "limit"];
+}
+
 pub(super) async fn sessions(
     State(admin): State<Admin>,
-    listing: Result<Query<Listing>, QueryRejection>,
+    Parameters(listing): Parameters<Listing>,
 ) -> Result<Json<Page>, Failure> {
-    let Query(Listing { client_id, username, listener, after, limit }) = listing?;
+    let Listing { client_id, username, listener, after, limit } = listing;
     let limit = limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         let text = format!("limit is a number from 1 to {LARGEST_PAGE}");
@@ -111,6 +153,7 @@ pub(super) async fn sessions(
 pub(super) async fn session(
     State(admin): State<Admin>,
     id: Result<Path<Uuid>, PathRejection>,
+    Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Result<Json<SessionView>, Failure> {
     let Path(id) = id?;
     admin.house.session(id).map(Json).ok_or_else(no_such_session)
@@ -126,12 +169,16 @@ pub(super) struct Kick {
     reason: Option<String>,
 }
 
+impl Named for Kick {
+    const NAMES: &[&str] = &["reason"];
+}
+
 pub(super) async fn kick(
     State(admin): State<Admin>,
     id: Result<Path<Uuid>, PathRejection>,
-    kick: Result<Query<Kick>, QueryRejection>,
+    Parameters(Kick { reason }): Parameters<Kick>,
 ) -> Result<StatusCode, Failure> {
-    let (Path(id), Query(Kick { reason })) = (id?, kick?);
+    let Path(id) = id?;
     let reason = reason.map_or(Ok(ADMINISTRATIVE_ACTION), |reason| reason_code(&reason))?;
     if !admin.house.kick(id, reason) {
         return Err(no_such_session());
@@ -150,18 +197,34 @@ fn reason_code(text: &str) -> Result<u8, Failure> {
     code.ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "reason is a 5.0 reason code from 0x80 to 0xff"))
 }
 
-pub(super) async fn policy(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn reloads(
+    State(admin): State<Admin>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Json<Value> {
+    Json(json!({ "reloads": admin.house.reloads() }))
+}
+
+pub(super) async fn policy(
+    State(admin): State<Admin>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Json<Value> {
     let endpoints: Vec<EndpointHealth> = admin.house.policy_health();
     Json(json!({ "endpoints": endpoints }))
 }
 
-pub(super) async fn drain(State(admin): State<Admin>) -> (StatusCode, Json<Value>) {
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> (StatusCode, Json<Value>) {
     tracing::info!("an administrator asked for a drain");
     admin.house.drain();
     (StatusCode::ACCEPTED, Json(json!({ "draining": true })))
 }
 
-pub(super) async fn config(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn config(
+    State(admin): State<Admin>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Json<Value> {
     Json(admin.config.as_ref().clone())
 }
 
@@ -171,15 +234,25 @@ pub(super) struct Level {
     level: String,
 }
 
-pub(super) async fn log_level(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn log_level(
+    State(admin): State<Admin>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Json<Value> {
     Json(json!({ "level": admin.log.level().name() }))
 }
 
 pub(super) async fn set_log_level(
     State(admin): State<Admin>,
-    level: Result<Json<Level>, JsonRejection>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Failure> {
-    let Json(Level { level }) = level?;
+    // Whatever it is called: curl calls it a form unless it is told otherwise.
+    let Level { level } = serde_json::from_slice(&body?).map_err(|error| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body has to be like {{\"level\": \"info\"}}: {error}"),
+        )
+    })?;
     let level = LogLevel::parse(&level).map_err(|text| Failure::new(StatusCode::BAD_REQUEST, text))?;
     admin.log.set(level);
     tracing::info!(level = level.name(), "an administrator set the log level");

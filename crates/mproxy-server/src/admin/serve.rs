@@ -1,5 +1,6 @@
-//! Serving HTTP/1.1 such that no caller can hang it: callers are counted, and each of heads, requests and
-//! connections has a time in which it must be done.
+//! Serving HTTP/1.1 such that no caller can hang it, nor keep others out: each of heads, requests, answers and
+//! connections has a time in which it must be done, and whoever comes when all places are taken gets the place of the
+//! oldest caller of the address with the most. So a caller who is soon done is served whoever else is there.
 
 use std::future::Future;
 use std::io;
@@ -14,15 +15,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::impatient::Impatient;
 use super::{Admin, router};
+use crate::share::crowd::Crowd;
 
-/// Callers at once; a further one waits in the kernel's queue.
-const MOST_CALLERS: usize = 128;
+/// Callers at once.
+pub(super) const MOST_CALLERS: usize = 128;
+
+/// For an answer to be taken further by the caller.
+const LONGEST_STALL: Duration = Duration::from_secs(10);
 
 /// For a request's head, and between two requests of one connection.
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
@@ -49,29 +56,33 @@ pub fn serve(
 }
 
 async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    let callers = Arc::new(Semaphore::new(MOST_CALLERS));
+    let callers = Arc::<Crowd>::default();
     let (end, ending) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        // Losing either future loses nothing: an accepted stream or a permit comes only with readiness.
-        let next = async {
-            let permit = Arc::clone(&callers).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
+        // Losing either future loses nothing: an accepted stream comes only with readiness.
+        let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => continue,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let whose = peer.ip().into();
+                if callers.len() >= MOST_CALLERS {
+                    // There is always somebody to go: also of its own address, for honest callers are soon done.
+                    callers.make_room(whose, 0);
+                }
+                let evicted = CancellationToken::new();
+                let member = callers.enter(whose, Arc::new(evicted.clone()));
                 let call = call(stream, peer, router.clone(), ending.clone());
                 tasks.spawn(async move {
-                    // The permit lives as long as the call.
-                    let _permit = permit;
-                    if let Err(error) = call.await {
-                        tracing::trace!(%peer, error = %error, "admin connection failed");
+                    let _member = member;
+                    match evicted.run_until_cancelled(call).await {
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => tracing::trace!(%peer, %error, "admin connection failed"),
+                        None => tracing::debug!(%peer, "admin caller made room for others: too many at once"),
                     }
                 });
             }
@@ -103,7 +114,7 @@ async fn call(
         .timer(TokioTimer::new())
         .header_read_timeout(LONGEST_HEAD)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Impatient::new(stream, LONGEST_STALL)), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         done = connection.as_mut() => return done.map_err(io::Error::other),

@@ -75,7 +75,12 @@ impl House for Cards {
     fn readiness(&self) -> Readiness {
         let bound = (!self.unbound.load(Ordering::Relaxed)).then(|| "127.0.0.1:1883".to_owned());
         let listeners = vec![ListenerReadiness { name: "mqtt".to_owned(), bound }];
-        Readiness { draining: self.draining.load(Ordering::Relaxed), listeners, ..Readiness::default() }
+        Readiness {
+            draining: self.draining.load(Ordering::Relaxed),
+            listeners,
+            failed_reloads: self.reloads(),
+            ..Readiness::default()
+        }
     }
 
     fn policy_health(&self) -> Vec<EndpointHealth> {
@@ -83,6 +88,16 @@ impl House for Cards {
             endpoint: "http://a:1".to_owned(),
             healthy: false,
             error: Some("refused".to_owned()),
+        }]
+    }
+
+    fn reloads(&self) -> Vec<ReloadView> {
+        vec![ReloadView {
+            what: "rules",
+            whose: None,
+            outcome: "failed",
+            at: Timestamp(UNIX_EPOCH),
+            error: Some("rules.toml:2: no such effect".to_owned()),
         }]
     }
 }
@@ -103,6 +118,7 @@ fn scene() -> Scene {
         log: LogHandle::detached(LogLevel::Info),
         config: Arc::new(json!({ "settings": [] })),
         token: None,
+        host: "Mproxy.Internal".into(),
     };
     Scene { cards, admin, peer: SocketAddr::from(([127, 0, 0, 1], 50_000)), headers: Vec::new() }
 }
@@ -270,9 +286,14 @@ async fn with_a_token_every_call_needs_it_even_from_this_machine() {
 }
 
 #[tokio::test]
-async fn without_a_token_only_loopback_peers_change_anything() {
+async fn without_a_token_only_loopback_peers_see_and_change_anything() {
     let far = scene().from("192.0.2.9:1");
-    assert_eq!(far.ask("GET", "/api/v1/sessions").await.0, StatusCode::OK);
+    for uri in ["/api/v1/sessions", "/api/v1/config", "/api/v1/policy", "/api/v1/reloads", "/api/v1/nothing"]
+    {
+        let (status, body) = far.ask("GET", uri).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{uri}");
+        assert!(body.contains("MPROXY_ADMIN_TOKEN"), "{body}");
+    }
     assert_eq!(far.ask("POST", "/api/v1/drain").await.0, StatusCode::FORBIDDEN);
     assert_eq!(far.ask("DELETE", &format!("/api/v1/sessions/{}", id(1))).await.0, StatusCode::FORBIDDEN);
     assert_eq!(far.ask("PUT", "/api/v1/log-level").await.0, StatusCode::FORBIDDEN);
@@ -280,6 +301,124 @@ async fn without_a_token_only_loopback_peers_change_anything() {
     for near in ["[::1]:1", "[::ffff:127.0.0.1]:1", "127.8.9.10:1"] {
         assert_eq!(scene().from(near).ask("POST", "/api/v1/drain").await.0, StatusCode::ACCEPTED, "{near}");
     }
+}
+
+#[tokio::test]
+async fn a_stranger_learns_whether_it_is_ready_and_nothing_more() {
+    let stranger = json!({ "ready": true, "draining": false });
+    let strangers = [
+        scene().from("192.0.2.9:1"),
+        scene().header("host", "rebound.example"),
+        scene().token(),
+        scene().token().header("authorization", "Bearer wrong"),
+    ];
+    for scene in strangers {
+        assert_eq!(scene.json("GET", "/readyz").await, (StatusCode::OK, stranger.clone()));
+    }
+    for scene in [scene(), scene().token().from("192.0.2.9:1").header("authorization", "Bearer s3cret")] {
+        let (_, detail) = scene.json("GET", "/readyz").await;
+        assert_eq!(detail["listeners"][0]["name"], "mqtt");
+        assert_eq!(detail["failed_reloads"][0]["error"], "rules.toml:2: no such effect");
+    }
+}
+
+#[tokio::test]
+async fn a_page_under_a_rebound_name_reads_nothing() {
+    let reads = ["/api/v1/sessions", "/api/v1/config", "/api/v1/log-level", "/api/v1/nothing"];
+    for host in
+        ["evil.example", "evil.example:9180", "127.0.0.1.evil.example", "localhost.evil.example:9180", ""]
+    {
+        let scene = scene().header("host", host);
+        for uri in reads {
+            assert_eq!(scene.ask("GET", uri).await.0, StatusCode::FORBIDDEN, "{host}");
+        }
+        assert_eq!(scene.ask("GET", "/healthz").await.0, StatusCode::OK, "{host}");
+        assert_eq!(scene.ask("GET", "/metrics").await.0, StatusCode::OK, "{host}");
+    }
+    // Two of them, of which another part of the way may have looked at the first.
+    let twice = scene().header("host", "localhost").header("host", "evil.example");
+    assert_eq!(twice.ask("GET", "/api/v1/config").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(scene().ask("GET", "http://evil.example/api/v1/config").await.0, StatusCode::FORBIDDEN);
+    for host in
+        ["localhost", "LocalHost:9180", "127.0.0.1:9180", "[::1]:9180", "10.1.2.3", "mproxy.internal:9180"]
+    {
+        assert_eq!(
+            scene().header("host", host).ask("GET", "/api/v1/config").await.0,
+            StatusCode::OK,
+            "{host}"
+        );
+    }
+    // No page knows the token.
+    let shown = scene().token().header("authorization", "Bearer s3cret").header("host", "mproxy.example");
+    assert_eq!(shown.ask("GET", "/api/v1/config").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_parameter_that_is_misspelt_is_a_fault_and_never_ignored() {
+    for (uri, meant) in [
+        ("/api/v1/sessions?clientid=a", "client_id"),
+        ("/api/v1/sessions?limit=1&user_name=ann", "username"),
+        ("/api/v1/log-level?x=1", "takes none"),
+        ("/api/v1/config?x", "takes none"),
+        (&format!("/api/v1/sessions/{}?x=1", id(1)), "takes none"),
+    ] {
+        let (status, body) = scene().json("GET", uri).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{uri}");
+        assert!(body["error"].as_str().is_some_and(|text| text.contains(meant)), "{body}");
+    }
+    let scene = scene();
+    assert_eq!(scene.ask("POST", "/api/v1/drain?dry_run=true").await.0, StatusCode::BAD_REQUEST);
+    assert!(!scene.cards.draining.load(Ordering::Relaxed));
+    let kick = format!("/api/v1/sessions/{}?reson=0x87", id(1));
+    assert_eq!(scene.ask("DELETE", &kick).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(*scene.cards.kicked.lock(), []);
+}
+
+#[tokio::test]
+async fn the_log_level_is_set_whatever_the_body_is_called() {
+    for kind in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
+        let scene = match kind {
+            Some(kind) => scene().header("content-type", kind),
+            None => scene(),
+        };
+        let (status, _) = scene.send("PUT", "/api/v1/log-level", Body::from("{\"level\":\"warn\"}")).await;
+        assert_eq!((status, scene.admin.log.level()), (StatusCode::OK, LogLevel::Warn), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn slow_callers_keep_nobody_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let task = serve(listener, scene().admin, async move { drop(stopped.await) });
+    // As many as there are places, with heads, bodies and answers that never end.
+    let mut slow = Vec::new();
+    for head in [
+        "GET /healthz HTTP/1.1\r\nhost: x\r\n",
+        "PUT /api/v1/log-level HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{",
+        "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n",
+    ] {
+        for _ in 0..serve::MOST_CALLERS {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            // It may have been the oldest already.
+            let _ = stream.write_all(head.as_bytes()).await;
+            slow.push(stream);
+        }
+        for uri in ["/healthz", "/metrics", "/readyz"] {
+            let asked = async {
+                let mut stream = TcpStream::connect(address).await?;
+                stream.write_all(format!("GET {uri} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
+                let mut answer = [0; 12];
+                stream.read_exact(&mut answer).await?;
+                std::io::Result::Ok(answer)
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("in time");
+            assert_eq!(&answer.expect("an answer"), b"HTTP/1.1 200", "{uri}");
+        }
+    }
+    drop((stop, slow));
+    task.await.expect("no panic");
 }
 
 #[tokio::test]
@@ -334,7 +473,7 @@ async fn it_serves_over_a_socket_until_it_is_told_to_end() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let task = serve(listener, scene().admin, async move { drop(stopped.await) });
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    stream.write_all(b"POST /api/v1/drain HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    stream.write_all(b"POST /api/v1/drain HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 202");

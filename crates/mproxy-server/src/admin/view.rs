@@ -94,6 +94,8 @@ pub struct Readiness {
     /// Certificates and revocation lists in force that cannot do what they are there for, as those past their dates: no
     /// reason not to be ready, since no other instance would do better.
     pub certificate_warnings: Vec<CertificateWarning>,
+    /// What could not be reloaded the last time; what was in force before still is, and no reason not to be ready.
+    pub failed_reloads: Vec<ReloadView>,
 }
 
 /// What is wrong with a file that is in force.
@@ -105,6 +107,23 @@ pub struct CertificateWarning {
     pub file: String,
     /// What, and what to do.
     pub warning: String,
+}
+
+/// What became of the last reload of something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReloadView {
+    /// `configuration` (of which the log level alone is reloaded), `rules`, `certificates`.
+    pub what: &'static str,
+    /// Of certificates: `listener mqtts`, `target of mqtts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whose: Option<String>,
+    /// `reloaded`, or `failed`: what was in force before still is.
+    pub outcome: &'static str,
+    /// When.
+    pub at: Timestamp,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Certificates that could not be read anew.

@@ -13,7 +13,7 @@ use mproxy_tcp::tls::{ClientTls, Verification};
 use super::meant::Reader;
 use super::tls::{self, Layer};
 use super::written::Origin;
-use super::{Listener, Problem, Scheme, SendProxy, Target, Web, list, value};
+use super::{Listener, Problem, Scheme, SendProxy, Target, Web, list, settings, value};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {
@@ -131,6 +131,7 @@ impl Defaults {
             max_keep_alive: self.max_keep_alive,
             max_session_expiry: self.max_session_expiry,
             connect_timeout: self.connect_timeout,
+            closed_by: String::new(),
         }
     }
 }
@@ -160,25 +161,34 @@ const INHERITED: [(&str, Scheme, &str, &[&str]); 4] = [
 
 fn inherited(reader: &mut Reader<'_>, defaults: &Defaults) -> Vec<Door> {
     // A port that cannot be read counts as 0, which is in nobody's way: no second fault follows from it.
-    let mut port = |key| reader.option(key, value::bind_port).unwrap_or(0);
+    let mut port = |key| reader.option(key, value::port_or_off).unwrap_or(Some(0));
     let ports = INHERITED.map(|(_, _, key, _)| port(key));
     let [_, _, ws_port, wss_port] = ports;
+    let wss_written = reader.written.explicit("wss.port").is_some();
     let tls = &defaults.tls;
     let shut = |transport| match transport {
         Scheme::Mqtt | Scheme::Ws if tls.wants_client() => Some("clients must come over TLS"),
         Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
-        Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != 0 => {
+        Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != Some(0) => {
             Some("the listener without TLS has the same port")
+        }
+        // Who closes one does not want the other in its place.
+        Scheme::Wss if !tls.wants_client() && ws_port.is_none() && !wss_written => {
+            Some("the listener without TLS is off, and no port was given for it")
         }
         Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => None,
     };
     let is_listed = !reader.written.tables("listeners").is_empty();
     let mut doors = Vec::new();
     for ((name, transport, key, keys), port) in INHERITED.into_iter().zip(ports) {
+        let Some(port) = port else { continue };
         let is_written = keys.iter().any(|key| reader.written.explicit(key).is_some());
         match shut(transport) {
             None if !is_listed || is_written => {
-                doors.push(Door { key: key.to_owned(), listener: defaults.listener(name, transport, port) });
+                let variable = settings::find(key).and_then(|setting| setting.variable).unwrap_or(key);
+                let closed_by = format!("{variable}=off");
+                let listener = Listener { closed_by, ..defaults.listener(name, transport, port) };
+                doors.push(Door { key: key.to_owned(), listener });
             }
             Some(why) if reader.written.explicit(key).is_some() => {
                 reader.warn(key, format!("without effect: listener {name} does not open, as {why}"));
@@ -211,6 +221,7 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
         reader.faults.push(Problem::new(origin, "is missing: every listener names its port"));
     }
     let mut listener = defaults.listener(&name, transport, port.unwrap_or(0));
+    listener.closed_by = format!("removing [[listeners]] {name} from the file");
     replace(&mut listener.path, reader.option(&at("path"), value::own_path));
     replace(&mut listener.host, reader.option(&at("host"), value::host));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));

@@ -102,6 +102,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         },
         otel: otel(&mut reader),
         max_connections: reader.value("max_connections", value::connections),
+        max_pending: reader.option("max_pending", value::connections),
         drain_timeout: reader.value("drain_timeout", value::duration),
     };
     if config.policy.is_none() && config.acl_file.is_none() {

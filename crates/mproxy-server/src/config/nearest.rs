@@ -1,7 +1,7 @@
 //! The known name that is nearest to an unknown one.
 
 /// The nearest of `known`, by the least number of inserted, removed, replaced or swapped letters.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known.into_iter().min_by_key(|candidate| distance(name, candidate))
 }
 

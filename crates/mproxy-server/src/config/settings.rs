@@ -71,6 +71,7 @@ pub const SETTINGS: &[Setting] = &[
     row("instance", "MPROXY_INSTANCE", None, "name of this mproxy in events and logs (default: the host's name)"),
     row("acl_file", "MPROXY_ACL_FILE", None, "static rule file, asked before the policy service").flag("acl-file"),
     row("max_connections", "MPROXY_MAX_CONNECTIONS", Some("100000"), "more are refused at once and counted").flag("max-connections"),
+    row("max_pending", "MPROXY_MAX_PENDING", None, "connections that have not been admitted yet, at most (default: no bound of their own)"),
     row("connect_timeout", "MPROXY_CONNECT_TIMEOUT", Some("10s"), "all handshakes and CONNECT must be done by then"),
     // 4 bytes of length and the fixed header: the protocol's own bound.
     row("max_packet_size", "MPROXY_MAX_PACKET_SIZE", Some("268435460"), "larger packets are refused before they are buffered").flag("max-packet-size"),
@@ -82,15 +83,15 @@ pub const SETTINGS: &[Setting] = &[
     row("client_tls", "MPROXY_CLIENT_TLS", Some("false"), "true: clients must come over TLS with a certificate"),
 
     row("mqtt.host", "MPROXY_MQTT_HOST", Some("0.0.0.0"), "host of the MQTT and MQTTS listeners").flag("mqtt-host"),
-    row("mqtt.port", "MPROXY_MQTT_PORT", Some("1883"), "port of the MQTT listener").flag("mqtt-port"),
+    row("mqtt.port", "MPROXY_MQTT_PORT", Some("1883"), "port of the MQTT listener, or off").flag("mqtt-port"),
     row("mqtt.target.scheme", "MPROXY_MQTT_TARGET_SCHEME", Some("mqtt"), "mqtt, mqtts, ws, wss: how their broker is reached"),
     row("mqtt.target.host", "MPROXY_MQTT_TARGET_HOST", Some("0.0.0.0"), "their broker's host").flag("target-host"),
     row("mqtt.target.port", "MPROXY_MQTT_TARGET_PORT", Some("1884"), "their broker's port").flag("target-port"),
     file_only("mqtt.target.path", Some("/mqtt"), "their broker's path, over WebSocket"),
-    row("mqtts.port", "MPROXY_MQTTS_PORT", Some("8883"), "port of the MQTT over TLS listener"),
+    row("mqtts.port", "MPROXY_MQTTS_PORT", Some("8883"), "port of the MQTT over TLS listener, or off"),
 
     row("ws.host", "MPROXY_WS_HOST", Some("0.0.0.0"), "host of the WebSocket listeners"),
-    row("ws.port", "MPROXY_WS_PORT", Some("8080"), "port of the WebSocket listener"),
+    row("ws.port", "MPROXY_WS_PORT", Some("8080"), "port of the WebSocket listener, or off"),
     row("ws.path", "MPROXY_WS_PATH", Some("/mqtt"), "path of the WebSocket listener"),
     row("ws.origins", "MPROXY_WS_ORIGINS", None, "origins whose pages may connect, by comma (default: all)"),
     row("ws.headers", "MPROXY_WS_HEADERS", None, "headers of the upgrade that the policy service is told, by comma"),
@@ -99,7 +100,7 @@ pub const SETTINGS: &[Setting] = &[
     row("ws.target.host", "MPROXY_WS_TARGET_HOST", Some("localhost"), "their broker's host"),
     row("ws.target.port", "MPROXY_WS_TARGET_PORT", Some("8888"), "their broker's port"),
     row("ws.target.path", "MPROXY_WS_TARGET_PATH", Some("/mqtt"), "their broker's path"),
-    row("wss.port", "MPROXY_WSS_PORT", Some("8080"), "port of the WebSocket over TLS listener"),
+    row("wss.port", "MPROXY_WSS_PORT", Some("8080"), "port of the WebSocket over TLS listener, or off"),
     row("wss.path", "MPROXY_WSS_PATH", Some("/mqtt"), "path of the WebSocket over TLS listener"),
 
     row("tls.ca_certs", "MPROXY_CA_CERTS", None, "PEM: CAs that sign client certificates"),

@@ -62,6 +62,11 @@ pub(super) fn bind_port(text: &str) -> Result<u16, String> {
     port(text)
 }
 
+/// The same, or `off`, which opens none.
+pub(super) fn port_or_off(text: &str) -> Result<Option<u16>, String> {
+    if text.eq_ignore_ascii_case("off") { Ok(None) } else { port(text).map(Some) }
+}
+
 /// A port to connect to.
 pub(super) fn target_port(text: &str) -> Result<u16, String> {
     match port(text)? {

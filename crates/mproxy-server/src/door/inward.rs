@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 
 use super::Stream;
 use crate::config::{Listener, Web};
+use crate::share::Neighbours;
+use crate::share::turns::Turns;
 
 /// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
@@ -24,6 +26,8 @@ pub struct Inward {
     trusted: Option<Vec<Network>>,
     tls: Option<Arc<Reloadable<ServerTls>>>,
     ws: Option<Terms>,
+    /// For the work of handshakes.
+    turns: Arc<Turns>,
 }
 
 /// A connection that is through.
@@ -54,6 +58,9 @@ pub enum Refused {
     /// At the upgrade to WebSocket.
     #[error(transparent)]
     Ws(#[from] AcceptError),
+    /// Its address had the most of those that are not admitted yet, when there was no room for others.
+    #[error("made room for others: most connections not admitted yet were of its address")]
+    Evicted,
     /// Somewhere among these, when its time was up.
     #[error("not done with its handshakes in time")]
     TooLate,
@@ -72,6 +79,7 @@ impl Refused {
             Self::Ws(AcceptError::TooLarge) => "ws_too_large",
             Self::Ws(AcceptError::NotHttp(..)) => "ws_not_http",
             Self::Ws(_) => "ws_ended",
+            Self::Evicted => "evicted",
             Self::TooLate => "too_late",
         }
     }
@@ -91,7 +99,13 @@ impl Inward {
             trusted: listener.proxy_from.clone(),
             tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
             ws: listener.transport.is_websocket().then(terms),
+            turns: Turns::new(1),
         })
+    }
+
+    /// Shares the turns for handshakes with other listeners.
+    pub(crate) fn share(&mut self, turns: &Arc<Turns>) {
+        self.turns = Arc::clone(turns);
     }
 
     /// The certificates, for whoever reloads them.
@@ -106,7 +120,7 @@ impl Inward {
         self.trusted.is_none() && self.tls.is_none() && self.ws.is_none()
     }
 
-    /// Does what has to be done before the first packet. Not cancel safe, and need not be.
+    /// Does what has to be done before the first packet, the work of TLS in turns. Not cancel safe, and need not be.
     ///
     /// # Errors
     /// What the client did wrong, and where.
@@ -123,6 +137,10 @@ impl Inward {
         let (remote, local) =
             header.endpoints.map_or((remote, local), |ends| (ends.source, ends.destination));
         let told = proxied(&header);
+        let whose = Neighbours::from(remote.ip());
+        let shake = |stream, tls: &Arc<Reloadable<ServerTls>>| {
+            self.turns.polls(whose, Box::pin(tls::accept(stream, tls.current())))
+        };
         let entered = |stream, tls: Option<TlsFacts>, request: Option<Request>| Entered {
             stream,
             remote,
@@ -133,7 +151,7 @@ impl Inward {
         Ok(match (&self.tls, &self.ws) {
             (None, None) => entered(Stream::Tcp(stream), None, None),
             (Some(tls), None) => {
-                let (stream, facts) = tls::accept(stream, tls.current()).await?;
+                let (stream, facts) = shake(stream, tls).await?;
                 entered(Stream::Tls(Box::new(stream)), Some(shown(facts)), None)
             }
             (None, Some(terms)) => {
@@ -141,7 +159,7 @@ impl Inward {
                 entered(Stream::Ws(Box::new(stream)), None, Some(request))
             }
             (Some(tls), Some(terms)) => {
-                let (stream, facts) = tls::accept(stream, tls.current()).await?;
+                let (stream, facts) = shake(stream, tls).await?;
                 let (stream, request) = upgrade::accept(stream, terms).await?;
                 entered(Stream::Wss(Box::new(stream)), Some(shown(facts)), Some(request))
             }

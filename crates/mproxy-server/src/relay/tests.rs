@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::chain::{Chain, refused};
-use mproxy_core::event::Nobody;
+use mproxy_core::event::{Kind, Nobody, Sink};
 use mproxy_core::fault::Whose;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
@@ -23,8 +23,20 @@ const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a";
 const CONNACK: &[u8] = b"\x20\x02\x00\x00";
 const PUBLISH: &[u8] = b"\x30\x05\x00\x01thi";
 
-/// A broker that is reached by taking the other end of a pipe.
-struct Pipe<S>(Mutex<Option<S>>);
+/// A broker that is reached by taking the other end of a pipe, and what was told.
+struct Pipe<S>(Mutex<Option<S>>, Mutex<Vec<Kind>>);
+
+/// Wants to be told everything.
+#[derive(Debug)]
+struct Listening;
+
+impl Sink for Listening {
+    fn report(&self, _event: Event) {}
+
+    fn want(&self, _kind: Kind) -> Want {
+        Want::Head
+    }
+}
 
 impl<S: Stream + 'static> Doors<S> for Pipe<S> {
     fn dial(self: Arc<Self>, _origin: &Arc<Origin>) -> Dialing<S> {
@@ -32,7 +44,9 @@ impl<S: Stream + 'static> Doors<S> for Pipe<S> {
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
     }
 
-    fn report(&self, _event: Event) {}
+    fn report(&self, event: Event) {
+        self.1.lock().push(event.what.kind());
+    }
 }
 
 struct Scene {
@@ -69,6 +83,16 @@ fn relay<S: Stream + 'static>(
     client: S,
     theirs: Option<S>,
 ) -> (Relay<S>, Arc<Handle>) {
+    let doors = Arc::new(Pipe(Mutex::new(theirs), Mutex::default()));
+    told_to(Arc::new(Nobody), doors, decider, client)
+}
+
+fn told_to<S: Stream + 'static>(
+    sink: Arc<dyn Sink>,
+    doors: Arc<Pipe<S>>,
+    decider: impl Decider + 'static,
+    client: S,
+) -> (Relay<S>, Arc<Handle>) {
     let any = "127.0.0.1:1".parse().unwrap();
     let origin = Arc::new(Origin {
         connection_id: ConnectionId(1),
@@ -84,13 +108,12 @@ fn relay<S: Stream + 'static>(
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
         decider: Arc::new(decider),
-        sink: Arc::new(Nobody),
+        sink,
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
         on_error: OnErrors::default(),
     };
     let session = Session::new(origin, Arc::new(setting), Instant::now());
-    let doors = Arc::new(Pipe(Mutex::new(theirs)));
     (Relay::new(client, session, Arc::clone(&handle), doors), handle)
 }
 
@@ -291,4 +314,56 @@ async fn what_was_read_ahead_goes_on_with_connack() {
     scene.broker.write_all(CONNACK).await.unwrap();
     let arrives = expect(&mut scene.broker, &many);
     tokio::time::timeout(Duration::from_secs(5), arrives).await.expect("they set out");
+}
+
+/// Panics at every PUBLISH.
+struct Panicker;
+
+impl Decider for Panicker {
+    fn want(&self, hook: Hook) -> Want {
+        Refuser.want(hook)
+    }
+
+    fn decide(&self, _question: &Question<'_>) -> Answer {
+        panic!("as the test wants it");
+    }
+
+    fn silence(&self) -> Silence {
+        Silence::Abstains
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
+    let (mut broker, theirs) = duplex(1 << 10);
+    let (mut client, ours) = duplex(1 << 10);
+    let pipe = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
+    let (relay, _) = told_to(Arc::new(Listening), Arc::clone(&pipe), Panicker, ours);
+    let relay = tokio::spawn(relay);
+    client.write_all(CONNECT).await.unwrap();
+    expect(&mut broker, CONNECT).await;
+    broker.write_all(CONNACK).await.unwrap();
+    expect(&mut client, CONNACK).await;
+    client.write_all(PUBLISH).await.unwrap();
+    // Both are cut, the broker without DISCONNECT, so that it publishes the will.
+    assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert_eq!(broker.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    let fault = relay.await.expect("the task itself did not panic");
+    assert_eq!((fault.label(), fault.whose()), ("panicked", Whose::Us));
+    assert_eq!(*pipe.1.lock(), [Kind::Connect, Kind::Disconnect]);
+}
+
+#[tokio::test]
+async fn only_who_was_not_admitted_makes_room() {
+    let mut waiting = scene(1 << 10);
+    waiting.client.write_all(&CONNECT[..5]).await.unwrap();
+    waiting.handle.say(Word::Evict);
+    assert_eq!(*waiting.relay.await.unwrap(), Fault::Evicted);
+    assert_eq!(waiting.client.read_to_end(&mut Vec::new()).await.unwrap(), 0, "no CONNACK: it may try again");
+
+    let mut open = open(1 << 10).await;
+    open.handle.say(Word::Evict);
+    open.client.write_all(PUBLISH).await.unwrap();
+    expect(&mut open.broker, PUBLISH).await;
+    open.relay.abort();
 }

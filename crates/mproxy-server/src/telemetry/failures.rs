@@ -64,7 +64,8 @@ impl Failures {
             hook,
             rule,
             unwritten,
-            "answer failed: {failure}"
+            error = %failure,
+            "answer failed"
         );
     }
 

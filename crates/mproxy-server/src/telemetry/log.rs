@@ -1,10 +1,20 @@
 //! Log lines: text for people or JSON for machines, on standard error, at a level that can be changed while
-//! mproxy runs. `debug` tells of connections; a line per packet is `trace`.
+//! mproxy runs. `debug` tells of connections; a line per packet is `trace`. What a line may hold is said in `line`; that
+//! nobody waits for who reads it, in `queue`.
 
-use std::io::{self, IsTerminal};
+mod line;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::panic;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use tracing::Subscriber;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
@@ -13,13 +23,26 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use crate::config::{Log, LogFormat, LogLevel};
+use self::line::Lines;
+use self::queue::Queue;
+use crate::config::{Log, LogLevel};
 
 /// Changes the level of the running process. Clones share it.
 #[derive(Clone)]
 pub struct LogHandle {
     level: Arc<Mutex<LogLevel>>,
     apply: Arc<dyn Fn(LogLevel) + Send + Sync>,
+    queue: Option<Queue>,
+    counts: Counts,
+}
+
+/// What the log counts of itself. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Lines that were left out, because they came faster than they were read.
+    pub lines_dropped: Counter,
+    /// Panics of any task or thread.
+    pub panics: Counter,
 }
 
 impl LogHandle {
@@ -37,10 +60,27 @@ impl LogHandle {
         *self.level.lock()
     }
 
+    /// Waits until all that was logged is written, but no longer than this.
+    pub fn flush(&self, within: Duration) {
+        // What nobody reads by then is not read at all.
+        let _ = self.queue.as_ref().is_none_or(|queue| queue.flush(within));
+    }
+
+    /// What the log counts of itself.
+    #[must_use]
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// A handle that changes nothing but itself; for tests, and for a process that logs in another way.
     #[must_use]
     pub fn detached(level: LogLevel) -> Self {
-        Self { level: Arc::new(Mutex::new(level)), apply: Arc::new(|_| {}) }
+        Self {
+            level: Arc::new(Mutex::new(level)),
+            apply: Arc::new(|_| {}),
+            queue: None,
+            counts: Counts::default(),
+        }
     }
 }
 
@@ -50,13 +90,46 @@ impl std::fmt::Debug for LogHandle {
     }
 }
 
-/// Starts logging for the whole process. A second call changes nothing and gives a handle without effect.
+/// Starts logging for the whole process, panics included. A second call changes nothing and gives a handle without effect.
 #[must_use]
 pub fn start(log: Log) -> LogHandle {
-    let (subscriber, handle) = subscriber(log, io::stderr, io::stderr().is_terminal());
-    match subscriber.try_init() {
-        Ok(()) => handle,
-        Err(_) => LogHandle::detached(log.level),
+    let counts = Counts::default();
+    let queue = Queue::start(log.format, standard_error(), counts.lines_dropped.clone());
+    let (subscriber, handle) = subscriber(log, queue.clone(), io::stderr().is_terminal());
+    if subscriber.try_init().is_err() {
+        return LogHandle::detached(log.level);
+    }
+    let panics = counts.panics.clone();
+    // Its default writes to standard error itself, and would wait for whoever reads that.
+    panic::set_hook(Box::new(move |panic| tell_panic(panic, &panics)));
+    LogHandle { queue: Some(queue), counts, ..handle }
+}
+
+/// Standard error, but not its lock: a thread that holds it while nobody reads would hold up all others.
+fn standard_error() -> Box<dyn Write + Send> {
+    match io::stderr().as_fd().try_clone_to_owned() {
+        Ok(copy) => Box::new(File::from(copy)),
+        Err(_) => Box::new(io::stderr()),
+    }
+}
+
+/// Lines of a backtrace at most.
+const FRAMES: usize = 64;
+
+fn tell_panic(panic: &panic::PanicHookInfo<'_>, count: &Counter) {
+    count.inc();
+    let at = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    let payload = panic.payload();
+    let said = payload.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(at, thread = thread.name(), "panicked: {}", said.unwrap_or("of itself"));
+    // Where RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        for line in backtrace.to_string().lines().take(FRAMES) {
+            tracing::error!("{line}");
+        }
     }
 }
 
@@ -66,31 +139,27 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, reload) = reload::Layer::new(targets(log.level));
-    let lines = lines(log.format, writer, colour).with_filter(filter);
+    let lines = lines(Lines(log.format), writer, colour).with_filter(filter);
     let apply = move |level| {
         // Fails only when the subscriber is gone, and then nobody logs.
         let _ = reload.reload(targets(level));
     };
-    let handle = LogHandle { level: Arc::new(Mutex::new(log.level)), apply: Arc::new(apply) };
+    let level = Arc::new(Mutex::new(log.level));
+    let handle = LogHandle { level, apply: Arc::new(apply), queue: None, counts: Counts::default() };
     (Registry::default().with(lines), handle)
 }
 
-fn lines<S, W>(format: LogFormat, writer: W, colour: bool) -> Box<dyn Layer<S> + Send + Sync>
+fn lines<S, W>(lines: Lines, writer: W, colour: bool) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    match format {
-        LogFormat::Text => Box::new(fmt::layer().with_writer(writer).with_ansi(colour).with_target(false)),
-        LogFormat::Json => Box::new(
-            fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_current_span(true)
-                .with_span_list(false)
-                .with_writer(writer),
-        ),
-    }
+    fmt::layer()
+        .with_ansi(colour)
+        // They would be told on standard error itself.
+        .log_internal_errors(false)
+        .event_format(lines)
+        .with_writer(writer)
 }
 
 /// Ours at the level that was asked for; libraries below `warn` only at `trace`, for at `debug` they speak of
@@ -109,13 +178,15 @@ fn targets(level: LogLevel) -> Targets {
 
 #[cfg(test)]
 mod tests {
+    use super::line::{LONGEST_MESSAGE, LONGEST_VALUE};
     use super::*;
+    use crate::config::LogFormat;
 
     /// Keeps what was written.
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Page {
+    impl Write for Page {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -171,5 +242,78 @@ mod tests {
         assert_eq!(line["message"], "listening");
         assert_eq!(line["listener"], "mqtt");
         assert_eq!(line["level"], "INFO");
+    }
+
+    const FORMATS: [LogFormat; 2] = [LogFormat::Text, LogFormat::Json];
+
+    #[test]
+    fn nobody_forges_a_line_or_a_field() {
+        let foreign = "x\n2026-01-01T00:00:00Z ERROR mproxy is broken\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}";
+        for format in FORMATS {
+            let text = page(LogLevel::Info, format, |_| {
+                tracing::info!(target: "mproxy", client = foreign, error = %foreign, shown = ?foreign, "{foreign}");
+                tracing::info!(target: "mproxy", client = "a\" user=\"root", error = %"b user=root", "two");
+            });
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines.len(), 2, "{text}");
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+            assert!(!text.contains('\u{202e}') && !text.contains('\u{2028}'), "{text:?}");
+            match format {
+                LogFormat::Text => {
+                    let fields = "two client=\"a\\\" user=\\\"root\" error=\"b user=root\"";
+                    assert!(lines[1].ends_with(fields), "{text}");
+                }
+                LogFormat::Json => {
+                    let line: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+                    assert_eq!((&line["client"], &line["error"]), (&foreign.into(), &foreign.into()));
+                    let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
+                    assert_eq!((&line["client"], line.get("user")), (&"a\" user=\"root".into(), None));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_says_much_is_cut() {
+        for format in FORMATS {
+            for piece in ["x", "\n", "\u{7f}", "\u{1f980}", "\"", "\u{e0041}"] {
+                let long = piece.repeat(65_535 / piece.len());
+                let text = page(LogLevel::Info, format, |_| {
+                    tracing::info!(target: "mproxy", client = long, error = %long, shown = ?long, "ended: {long}");
+                });
+                let most = LONGEST_MESSAGE + 3 * LONGEST_VALUE + 200;
+                assert!(text.len() <= most && text.contains('…'), "{} bytes of {piece:?}", text.len());
+                assert_eq!(text.lines().count(), 1, "{text}");
+                if format == LogFormat::Json {
+                    serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_just_as_long_as_it_may_be_is_whole() {
+        let value = "x".repeat(LONGEST_VALUE);
+        for format in FORMATS {
+            let text = page(LogLevel::Info, format, |_| {
+                tracing::info!(target: "mproxy", client = value, error = %value, "said");
+            });
+            assert_eq!((text.matches(&value).count(), text.contains('…')), (2, false), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_absent_values_are_what_they_are() {
+        let scene = |_: &LogHandle| {
+            let nobody: Option<&str> = None;
+            tracing::info!(target: "mproxy", client = nobody, rules = 2, open = true, "said");
+        };
+        let text = page(LogLevel::Info, LogFormat::Text, scene);
+        assert!(text.ends_with("  INFO said rules=2 open=true\n"), "{text}");
+        let text = page(LogLevel::Info, LogFormat::Json, scene);
+        assert!(
+            text.contains("\"message\":\"said\",\"rules\":2,\"open\":true,\"target\":\"mproxy\"}"),
+            "{text}"
+        );
     }
 }

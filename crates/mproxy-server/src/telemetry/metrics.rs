@@ -11,10 +11,12 @@
 //! | `mproxy_connections_total` | listener, outcome | counter |
 //! | `mproxy_sessions` | listener | gauge |
 //! | `mproxy_sessions_ended_total` | listener, cause, whose | counter |
+//! | `mproxy_connects_refused_total` | listener, about | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_events_dropped_total` | kind, why | counter |
-//! | `mproxy_certificate_renewals_total` | outcome | counter |
+//! | `mproxy_reloads_total` | what, outcome | counter |
+//! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, file, subject, serial | gauge |
 //! | `mproxy_build_info` | version | info |
 
@@ -38,6 +40,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
+use super::log::Counts;
 use super::process::Process;
 use super::tally::Tally;
 
@@ -49,11 +52,12 @@ pub struct Metrics {
     connections: Family<Connections, Counter>,
     sessions: Family<Sessions, Gauge>,
     ended: Family<Ended, Counter>,
+    connects_refused: Family<ConnectRefused, Counter>,
     calls: Family<Call, Histogram>,
     endpoints: Family<Endpoint, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
     failures: Failures,
-    renewals: Family<Renewals, Counter>,
+    reloads: Family<Reload, Counter>,
     expiries: Family<Expiry, Gauge>,
     /// Those that are shown.
     expiring: Mutex<HashSet<Expiry>>,
@@ -70,7 +74,8 @@ struct Expiry {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Renewals {
+struct Reload {
+    what: &'static str,
     outcome: &'static str,
 }
 
@@ -90,6 +95,12 @@ struct Ended {
     listener: String,
     cause: &'static str,
     whose: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectRefused {
+    listener: String,
+    about: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,18 +128,30 @@ impl Metrics {
     /// All at zero; the process counts as started now.
     #[must_use]
     pub fn new() -> Self {
+        Self::beside(&Counts::default())
+    }
+
+    /// The same, with what this log counts.
+    #[must_use]
+    pub fn beside(log: &Counts) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let tally = Arc::new(Tally::new());
         ours.register_collector(Box::new(Arc::clone(&tally)));
+        let help = "Log lines left out because they came faster than they were read";
+        ours.register("log_lines_dropped", help, log.lines_dropped.clone());
+        ours.register("panics", "Panics; one in a connection ends that connection alone", log.panics.clone());
         let connections = Family::default();
         ours.register("connections", "Connections by what became of them at the door", connections.clone());
         let sessions = Family::default();
         ours.register("sessions", "Connections that are open", sessions.clone());
         let ended = Family::default();
         ours.register("sessions_ended", "Connections that ended, why, and whose doing it was", ended.clone());
+        let connects_refused = Family::default();
+        let help = "CONNECTs refused by a rule or the policy service, and what of them it was about";
+        ours.register("connects_refused", help, connects_refused.clone());
         let calls: Family<Call, Histogram> = Family::new_with_constructor(|| Histogram::new(CALL_SECONDS));
         let help = "How long calls to the policy service took";
         ours.register_with_unit("policy_call_duration", help, Unit::Seconds, calls.clone());
@@ -147,9 +170,9 @@ impl Metrics {
         ours.register("answers_unusable", help, failures.unusable.clone());
         let help = "Questions that a limit of mproxy's own kept from being answered: the packet was refused";
         ours.register("overloaded", help, failures.overloaded.clone());
-        let renewals = Family::default();
-        let help = "Certificates read anew; where that failed, the old ones are in force";
-        ours.register("certificate_renewals", help, renewals.clone());
+        let reloads = Family::default();
+        let help = "Files reloaded; where that failed, what was in force before still is";
+        ours.register("reloads", help, reloads.clone());
         let expiries = Family::default();
         let help = "When a certificate or revocation list in force ends";
         ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
@@ -159,11 +182,12 @@ impl Metrics {
             connections,
             sessions,
             ended,
+            connects_refused,
             calls,
             endpoints,
             dropped,
             failures,
-            renewals,
+            reloads,
             expiries,
             expiring: Mutex::default(),
         }
@@ -182,13 +206,14 @@ impl Metrics {
             refused: connections("refused"),
             open: self.sessions.get_or_create_owned(&Sessions { listener: name.to_owned() }),
             ended: self.ended.clone(),
+            connects_refused: self.connects_refused.clone(),
         })
     }
 
-    /// Files of certificates were read anew, or could not be used.
-    pub fn certificates_renewed(&self, usable: bool) {
-        let outcome = if usable { "renewed" } else { "failed" };
-        self.renewals.get_or_create(&Renewals { outcome }).inc();
+    /// These files were reloaded, or could not be used.
+    pub fn reloaded(&self, what: &'static str, usable: bool) {
+        let outcome = if usable { "reloaded" } else { "failed" };
+        self.reloads.get_or_create(&Reload { what, outcome }).inc();
     }
 
     /// What is in force from now on, and whose it is. What is not among it is shown no more.
@@ -277,15 +302,14 @@ pub struct Door {
     refused: Counter,
     open: Gauge,
     ended: Family<Ended, Counter>,
+    connects_refused: Family<ConnectRefused, Counter>,
 }
 
 impl Door {
-    /// A connection was accepted. It counts as open until what is returned is told its end, or dropped.
-    #[must_use]
-    pub fn accepted(self: &Arc<Self>) -> Open {
+    /// A connection was accepted, and counts as open until its end is told.
+    pub fn accepted(&self) {
         self.accepted.inc();
         self.open.inc();
-        Open(Some(Arc::clone(self)))
     }
 
     /// A connection was refused because there are too many.
@@ -293,44 +317,26 @@ impl Door {
         self.refused.inc();
     }
 
-    fn ended(&self, cause: &'static str, whose: &'static str) {
+    /// A session that was accepted ended like this.
+    pub fn ended_by(&self, fault: &Fault) {
+        if let Fault::Refused { hook: Hook::Connect, refusal } = fault {
+            let listener = self.name.to_string();
+            self.connects_refused
+                .get_or_create(&ConnectRefused { listener, about: refusal.about.name() })
+                .inc();
+        }
+        self.ended(fault.label(), fault.whose().name());
+    }
+
+    /// One that was accepted ended like this.
+    pub fn ended(&self, cause: &'static str, whose: &'static str) {
         self.open.dec();
         self.ended.get_or_create(&Ended { listener: self.name.to_string(), cause, whose }).inc();
     }
 }
 
-/// A connection that counts as open, until its end is told.
-#[derive(Debug)]
-pub struct Open(Option<Arc<Door>>);
-
-impl Open {
-    /// It never became a session: the client did that wrong before its first packet.
-    pub fn turned_away(mut self, cause: &'static str) {
-        self.tell(cause, "client");
-    }
-
-    /// It ended like this.
-    pub fn ended(mut self, fault: &Fault) {
-        self.tell(fault.label(), fault.whose().name());
-    }
-
-    fn tell(&mut self, cause: &'static str, whose: &'static str) {
-        if let Some(door) = self.0.take() {
-            door.ended(cause, whose);
-        }
-    }
-}
-
-impl Drop for Open {
-    /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
-    fn drop(&mut self) {
-        self.tell("aborted", "us");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mproxy_core::fault::Closed;
 
     use super::*;
 
@@ -366,30 +372,37 @@ mod tests {
     fn a_connection_is_open_until_its_end_is_told() {
         let metrics = Metrics::new();
         let door = metrics.listener("mqtt");
-        let open = door.accepted();
-        let forgotten = door.accepted();
+        door.accepted();
+        door.accepted();
         door.refused();
         let page = metrics.expose(Format::Prometheus);
         assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(2.0));
-        open.ended(&Fault::Lost { side: Side::Client, how: Closed::Eof });
-        drop(forgotten);
+        door.ended("lost", "client");
+        door.ended("evicted", "client");
         let page = metrics.expose(Format::Prometheus);
         assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(0.0));
-        let ended = |cause, whose| {
+        for cause in ["lost", "evicted"] {
             let series = format!(
-                "mproxy_sessions_ended_total{{listener=\"mqtt\",cause=\"{cause}\",whose=\"{whose}\"}}"
+                "mproxy_sessions_ended_total{{listener=\"mqtt\",cause=\"{cause}\",whose=\"client\"}}"
             );
-            value(&page, &series)
+            assert_eq!(value(&page, &series), Some(1.0));
+        }
+        let connections = |outcome| {
+            value(&page, &format!("mproxy_connections_total{{listener=\"mqtt\",outcome=\"{outcome}\"}}"))
         };
-        assert_eq!((ended("lost", "client"), ended("aborted", "us")), (Some(1.0), Some(1.0)));
-        assert_eq!(
-            value(&page, "mproxy_connections_total{listener=\"mqtt\",outcome=\"accepted\"}"),
-            Some(2.0)
-        );
-        assert_eq!(
-            value(&page, "mproxy_connections_total{listener=\"mqtt\",outcome=\"refused\"}"),
-            Some(1.0)
-        );
+        assert_eq!((connections("accepted"), connections("refused")), (Some(2.0), Some(1.0)));
+    }
+
+    #[test]
+    fn reloads_are_counted_by_what_and_outcome() {
+        let metrics = Metrics::new();
+        metrics.reloaded("rules", false);
+        metrics.reloaded("rules", true);
+        metrics.reloaded("rules", false);
+        let page = metrics.expose(Format::Prometheus);
+        let reloads =
+            |labels| value(&page, &format!("mproxy_reloads_total{{what=\"rules\",outcome=\"{labels}\"}}"));
+        assert_eq!((reloads("failed"), reloads("reloaded")), (Some(2.0), Some(1.0)));
     }
 
     #[test]

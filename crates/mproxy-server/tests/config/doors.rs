@@ -34,6 +34,21 @@ fn without_a_certificate_the_plain_listeners_open() {
 }
 
 #[test]
+fn each_of_them_can_be_closed_and_says_how() {
+    assert_eq!(open(scene().env("MPROXY_WS_PORT", "off")), ["mqtt"]);
+    assert_eq!(open(scene().env("MPROXY_MQTT_PORT", "OFF")), ["ws"]);
+    assert_eq!(open(scene().file("ws.port = \"off\"\n")), ["mqtt"]);
+    assert_eq!(open(certified().env("MPROXY_MQTTS_PORT", "off")), ["mqtt", "ws"]);
+    assert_eq!(open(certified().env("MPROXY_WS_PORT", "off")), ["mqtt", "mqtts"], "and WSS not in its place");
+    let asked = certified().env("MPROXY_WS_PORT", "off").env("MPROXY_WSS_PORT", "8080");
+    assert_eq!(open(asked), ["mqtt", "mqtts", "wss"]);
+    let closed_by = |scene: Scene| {
+        scene.works().config.listeners.into_iter().map(|listener| listener.closed_by).collect::<Vec<_>>()
+    };
+    assert_eq!(closed_by(scene()), ["MPROXY_MQTT_PORT=off", "MPROXY_WS_PORT=off"]);
+}
+
+#[test]
 fn with_a_certificate_the_encrypted_ones_open_too_and_ask_clients_for_none() {
     assert_eq!(open(certified()), ["mqtt", "mqtts", "ws"], "WSS has the port of WS by default");
     assert_eq!(open(certified().env("MPROXY_WSS_PORT", "8081")), ["mqtt", "mqtts", "ws", "wss"]);

@@ -1,0 +1,46 @@
+//! What became of the last reload of each thing that is reloaded while mproxy runs: kept to be looked up, and counted.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::admin::view::{ReloadView, Timestamp};
+use crate::telemetry::metrics::Metrics;
+
+/// One entry for each thing, so as many as the configuration has files.
+pub(crate) struct Reloads {
+    last: Mutex<BTreeMap<(&'static str, Option<String>), ReloadView>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloads {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { last: Mutex::default(), metrics }
+    }
+
+    /// Where they are counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// This was reloaded, or could not be.
+    pub(crate) fn happened(&self, what: &'static str, whose: Option<&str>, error: Option<impl Display>) {
+        self.metrics.reloaded(what, error.is_none());
+        let view = ReloadView {
+            what,
+            whose: whose.map(str::to_owned),
+            outcome: if error.is_none() { "reloaded" } else { "failed" },
+            at: Timestamp(SystemTime::now()),
+            error: error.map(|error| error.to_string()),
+        };
+        self.last.lock().insert((what, view.whose.clone()), view);
+    }
+
+    /// The last of each.
+    pub(crate) fn last(&self) -> Vec<ReloadView> {
+        self.last.lock().values().cloned().collect()
+    }
+}
