@@ -86,7 +86,9 @@ impl Grant {
     /// May this be published, stand as a will, or be delivered?
     #[must_use]
     pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> Word<()> {
-        match self.rules.iter().find(|rule| rule.speaks_of_topic(act, message.topic, who)) {
+        match self.rules.iter().find(|rule| {
+            self.may_decide(rule, message.topic) && rule.speaks_of_topic(act, message.topic, who)
+        }) {
             None => self.unspoken(message.topic, ()),
             Some(rule) => match rule.effect {
                 Effect::Ask => Word::Ask,
@@ -99,14 +101,25 @@ impl Grant {
     /// May this filter be subscribed to, and up to which QoS?
     #[must_use]
     pub fn filter(&self, who: Who<'_>, filter: &str) -> Word<QoS> {
-        match self.rules.iter().find(|rule| rule.speaks_of_filter(filter, who)) {
-            None => self.unspoken(split_share(filter).1, QoS::ExactlyOnce),
+        let plain = split_share(filter).1;
+        match self
+            .rules
+            .iter()
+            .find(|rule| self.may_decide(rule, plain) && rule.speaks_of_filter(filter, who))
+        {
+            None => self.unspoken(plain, QoS::ExactlyOnce),
             Some(rule) => match rule.effect {
                 Effect::Ask => Word::Ask,
                 Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
                 Effect::Allow => Word::Allow(rule.max_qos),
             },
         }
+    }
+
+    /// Of a mapped client the broker's own topics are nobody else's to allow: they lie outside of the mapping. So a rule
+    /// that would have them asked about has to name them.
+    fn may_decide(&self, rule: &Rule, topic: &str) -> bool {
+        rule.effect != Effect::Ask || self.mapping.is_none() || !topic.starts_with('$') || rule.names_dollar()
     }
 
     /// Where no rule speaks of this topic or filter. The broker's own topics lie outside of any mapping, and outside of
@@ -194,6 +207,15 @@ mod tests {
         let open = Grant::new(vec![everything], Effect::Allow);
         assert_eq!(publish(&open, "$SYS/x"), Word::Refuse(NO));
         assert_eq!(open.filter(C1, "$SYS/#"), Word::Refuse(NO));
+        for topics in [&["#"][..], &["+/x"], &["${username}/x"]] {
+            // What is asked about reaches wide, but for a client whose topics are mapped.
+            let mut asked = Grant::new(vec![rule(Effect::Ask, Actions::ALL, topics)], Effect::Allow);
+            assert_eq!(publish(&asked, "$SYS/x"), Word::Ask, "{topics:?}");
+            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), Word::Ask, "{topics:?}");
+            asked.mapping = Some(Mapping::new("t/").unwrap());
+            assert_eq!(publish(&asked, "$SYS/x"), Word::Refuse(NO), "{topics:?}");
+            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), Word::Refuse(NO), "{topics:?}");
+        }
         let named = Grant::new(vec![rule(Effect::Allow, Actions::ALL, &["$SYS/#"])], Effect::Deny);
         assert_eq!(publish(&named, "$SYS/x"), Word::Allow(()));
     }

@@ -4,8 +4,10 @@
 //! - **A message** (PUBLISH, will, delivery) is spoken of by a rule if one of its filters matches the topic.
 //! - **A filter** is spoken of by an *allow* rule only if one of the rule's filters contains it whole, by a *deny* or
 //!   an *ask* rule as soon as some topic matches both: nothing that is denied is had through a wider filter.
-//! - **Topics that begin with `$`** are reached by *allow* and *ask* rules only if they begin with a written `$`. The
-//!   wildcards of a deny rule reach them.
+//! - **Topics that begin with `$`** are reached by *allow* rules only if they begin with a written `$`. The wildcards
+//!   of a *deny* or an *ask* rule reach them: what narrows a subscription ([MQTT-4.7.2-1]) is no reason not to ask.
+//! - **Variables** whose value is absent, empty, or holds `/`, `+` or `#` match nothing in an *allow* rule, and any levels
+//!   from there on in a *deny* or an *ask* rule.
 
 mod name;
 mod pattern;
@@ -105,8 +107,8 @@ impl Rule {
     #[must_use]
     pub fn speaks_of_topic(&self, act: Act, topic: &str, who: Who<'_>) -> bool {
         let reach = match self.effect {
-            Effect::Allow | Effect::Ask => Reach::Named,
-            Effect::Deny => Reach::Wide,
+            Effect::Allow => Reach::Named,
+            Effect::Deny | Effect::Ask => Reach::Wide,
         };
         self.actions.has(act) && self.topics.iter().any(|own| own.matches(topic, who, reach))
     }
@@ -118,9 +120,14 @@ impl Rule {
         self.actions.has(Act::Subscribe)
             && self.topics.iter().any(|own| match self.effect {
                 Effect::Allow => own.contains(filter, who),
-                Effect::Deny => own.meets(filter, who),
-                Effect::Ask => own.meets(filter, who) && (own.names_dollar() || !filter.starts_with('$')),
+                Effect::Deny | Effect::Ask => own.meets(filter, who),
             })
+    }
+
+    /// Whether one of its filters begins with a written `$`.
+    #[must_use]
+    pub fn names_dollar(&self) -> bool {
+        self.topics.iter().any(Pattern::names_dollar)
     }
 
     /// Of a rule that allows: whether it allows this message, too. `Err` is the reason code.

@@ -230,12 +230,27 @@ fn mapped_filters_are_undone_by_their_originals() {
 }
 
 #[test]
-fn a_filter_that_has_no_place_under_the_prefix_is_refused() {
-    let grant = with(|grant| grant.mapping = Some(Mapping::new("acme-").expect("a prefix")));
+fn a_prefix_that_does_not_end_a_level_reaches_nothing_that_begins_alike() {
+    let grant = with(|grant| grant.mapping = Some(Mapping::new("acme").expect("a prefix")));
     let mut stage = granted(grant).open(Version::V5);
-    stage.client(&wire::subscribe(Version::V5, 1, &[("#", 0), ("a", 0)]));
+    stage.client(&wire::subscribe(Version::V5, 1, &[("#", 0), ("2/a", 0)]));
     stage.rule(0, allow(Hook::Subscribe));
-    assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 1, &[("acme-a", 0)]));
+    assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 1, &[("acme/#", 0), ("acme/2/a", 0)]));
+    stage.broker(&wire::suback(Version::V5, 1, &[0, 0]));
+    assert_eq!(stage.at_client(), wire::suback(Version::V5, 1, &[0, 0]));
+    stage.broker(&wire::publish(Version::V5, &Publish { topic: "acme2/a", ..Publish::default() }));
+    stage.broker(&wire::publish(Version::V5, &Publish { topic: "acme/2/a", ..Publish::default() }));
+    let heard = wire::publish(Version::V5, &Publish { topic: "2/a", ..Publish::default() });
+    assert_eq!(stage.at_client(), heard);
+}
+
+#[test]
+fn a_filter_that_is_too_long_under_the_prefix_is_refused() {
+    let mut stage = granted(mapped()).open(Version::V5);
+    let long = "x".repeat(65_535);
+    stage.client(&wire::subscribe(Version::V5, 1, &[(&long, 0), ("a", 0)]));
+    stage.rule(0, allow(Hook::Subscribe));
+    assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 1, &[("acme/a", 0)]));
     stage.broker(&wire::suback(Version::V5, 1, &[0]));
     assert_eq!(stage.at_client(), wire::suback(Version::V5, 1, &[0x8F, 0]));
 }

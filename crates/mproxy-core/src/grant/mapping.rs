@@ -6,7 +6,9 @@ use std::fmt;
 
 use mproxy_codec::topic::{check_filter, check_name, split_share};
 
-/// A topic mapping.
+/// A topic mapping: the prefix, which ends with a `/`.
+///
+/// One that ended within a level would reach what begins alike: `acme` the topics of `acme2/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping(Box<str>);
 
@@ -29,12 +31,16 @@ impl fmt::Display for PrefixError {
 }
 
 impl Mapping {
-    /// A mapping to topics under `prefix`, put before them as it stands.
+    /// A mapping to topics under `prefix`: the levels before them. The `/` behind the last one is added where it is
+    /// missing.
     ///
     /// # Errors
     /// It cannot stand before a topic.
     pub fn new(prefix: &str) -> Result<Self, PrefixError> {
-        check_name(prefix).map_err(|_| PrefixError::NoName)?;
+        // Of nothing at all it would make a level without a name.
+        let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
+        let prefix = format!("{prefix}{slash}");
+        check_name(&prefix).map_err(|_| PrefixError::NoName)?;
         if prefix.starts_with('$') { Err(PrefixError::Dollar) } else { Ok(Self(prefix.into())) }
     }
 
@@ -55,8 +61,8 @@ impl Mapping {
         }
     }
 
-    /// What the broker calls the client's filter; of a shared one, behind the group. `None` where that is no filter:
-    /// it is too long, or its first level is a wildcard and the prefix does not end a level.
+    /// What the broker calls the client's filter; of a shared one, behind the group. `None` where that is no filter: it
+    /// is too long.
     #[must_use]
     pub fn up_filter<'t>(&self, filter: &'t str) -> Option<Cow<'t, str>> {
         let (group, plain) = split_share(filter);
@@ -100,10 +106,19 @@ mod tests {
         ] {
             assert_eq!(mapping.up_filter(filter).as_deref(), Some(mapped));
         }
-        let within = Mapping::new("t-").unwrap();
-        assert_eq!(within.up_filter("a/+").as_deref(), Some("t-a/+"));
-        assert_eq!(within.up_filter("+/a"), None);
-        assert_eq!(within.up_filter("$share/g/#"), None);
+        let long = "x".repeat(65_533);
+        assert_eq!(mapping.up_filter(&long).map(|mapped| mapped.len()), Some(65_535));
+        assert_eq!(mapping.up_filter(&format!("{long}x")), None);
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_level() {
+        let (mapping, same) = (Mapping::new("acme").unwrap(), Mapping::new("acme/").unwrap());
+        assert_eq!(mapping, same);
+        assert_eq!(mapping.up("2/a"), "acme/2/a");
+        assert_eq!(mapping.up_filter("#").as_deref(), Some("acme/#"));
+        assert_eq!(mapping.down("acme2/a"), None);
+        assert_eq!(Mapping::new("/").unwrap().up("a"), "/a");
     }
 
     #[test]

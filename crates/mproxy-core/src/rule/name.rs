@@ -1,9 +1,10 @@
 //! What a client may call itself: text with variables, and perhaps an open end.
 
-use super::pattern::{Piece, pieces};
+use super::pattern::{Piece, Reach, Variable, pieces, strip};
 use super::{PatternError, Who};
 
-/// A name with variables; a `*` at its end stands for any rest.
+/// A name with variables; a `*` at its end stands for any rest without the character before the `*`. So the names that
+/// `${username}-*` gives to `ann` are none of those that it gives to `ann-x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Name {
     pieces: Box<[Piece]>,
@@ -13,34 +14,41 @@ pub struct Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Closed,
-    Open,
+    /// For any rest without this character, if there is one before the `*`.
+    Open(Option<char>),
 }
 
 impl Name {
     /// Compiles `text`.
     ///
     /// # Errors
-    /// It has a variable that there is not. `${clientid}` is one of these: it would allow every name.
+    /// It has a variable that there is not. `${clientid}` is one of these: it would allow every name. Or nobody could
+    /// tell where the value of a variable ends.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let (text, end) = match text.strip_suffix('*') {
-            Some(text) => (text, End::Open),
-            None => (text, End::Closed),
+        let (text, open) = match text.strip_suffix('*') {
+            Some(text) => (text, true),
+            None => (text, false),
         };
         let pieces = pieces(text)?;
-        if pieces.contains(&Piece::ClientId) {
+        if pieces.contains(&Piece::Variable(Variable::ClientId)) {
             return Err(PatternError::Variable("clientid".to_owned()));
         }
+        let end = match pieces.last() {
+            _ if !open => End::Closed,
+            Some(Piece::Variable(_)) => return Err(PatternError::Adjacent),
+            Some(Piece::Text(text)) => End::Open(text.chars().next_back()),
+            None => End::Open(None),
+        };
         Ok(Self { pieces: pieces.into(), end })
     }
 
-    /// Whether `text` is such a name. Variables that the client has no value for make it none.
+    /// Whether `text` is such a name. Variables that the client has no value for, or an empty one, make it none.
     #[must_use]
     pub fn is(&self, text: &str, who: Who<'_>) -> bool {
-        let rest = self
-            .pieces
-            .iter()
-            .try_fold(text, |rest, piece| piece.value(who).and_then(|value| rest.strip_prefix(value)));
-        rest.is_some_and(|rest| rest.is_empty() || self.end == End::Open)
+        strip(&self.pieces, text, who, Reach::Named).is_some_and(|rest| match self.end {
+            End::Closed => rest.is_empty(),
+            End::Open(before) => before.is_none_or(|before| !rest.contains(before)),
+        })
     }
 }
 
@@ -55,8 +63,28 @@ mod tests {
         assert!(is("${cn}", "cert") && !is("${cn}", "cert2") && !is("${cn}", ""));
         assert!(is("${username}-*", "ann-1") && is("${username}-*", "ann-") && !is("${username}-*", "bob-1"));
         assert!(is("*", "") && is("*", "any") && is("fixed", "fixed"));
-        let nobody = Who { username: None, common_name: None, ..who };
-        assert!(!Name::parse("${username}*").unwrap().is("x", nobody));
+        for username in [None, Some("")] {
+            let nobody = Who { username, common_name: username, ..who };
+            for name in ["${username}-*", "${username}", "${cn}", "x${cn}"] {
+                for text in ["", "-", "-x", "x"] {
+                    assert!(!Name::parse(name).unwrap().is(text, nobody), "{name} {text}");
+                }
+            }
+        }
         assert_eq!(Name::parse("${clientid}"), Err(PatternError::Variable("clientid".to_owned())));
+    }
+
+    #[test]
+    fn nobody_has_the_names_of_somebody_whose_own_begins_alike() {
+        let who =
+            |name| Who { client_id: "", username: Some(name), common_name: Some("c-1"), attributes: &[] };
+        let name = Name::parse("${username}-*").unwrap();
+        assert!(name.is("ann-x-1", who("ann-x")) && !name.is("ann-x-1", who("ann")));
+        assert!(name.is("ann-x", who("ann")) && name.is("ann-", who("ann")));
+        let both = Name::parse("${username}-${cn}").unwrap();
+        assert!(!both.is("ann-c-1", who("ann")));
+        for text in ["${username}*", "${username}${cn}", "${username}${cn}-*"] {
+            assert_eq!(Name::parse(text), Err(PatternError::Adjacent), "{text}");
+        }
     }
 }

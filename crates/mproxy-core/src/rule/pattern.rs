@@ -1,5 +1,9 @@
 //! A rule's topic filter with its variables: which topics it matches, which filters it contains or meets.
-//! Level by level and without allocating; a variable's value is always one literal level, or part of one.
+//! Level by level and without allocating.
+//!
+//! A variable's value is one literal level, or part of one. Where it cannot be (the client has no such value, or it is
+//! empty, or has `/`, `+` or `#` in it), what is allowed is nothing, and what is denied or asked about is everything
+//! from that level on: nothing is had by a name that a rule cannot hold.
 
 use mproxy_codec::topic::{TopicError, check_filter, split_share};
 
@@ -29,15 +33,15 @@ impl<'a> From<&'a Peer> for Who<'a> {
     }
 }
 
-/// Whether a pattern reaches topics that begin with `$` without saying so.
-///
-/// A wildcard does not ([MQTT-4.7.2-1]), and neither may a variable, or a client called `$SYS` would open the
-/// broker's own topics to itself. What is *denied* errs on the other side.
+/// How far a pattern reaches where its text leaves it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Only where the pattern begins with a written `$`.
+    /// Of what is allowed. Topics that begin with `$`: only where the pattern begins with a written `$`. A wildcard
+    /// does not reach them ([MQTT-4.7.2-1]), and neither may a variable, or a client called `$SYS` would open the
+    /// broker's own topics to itself. Variables without a value that is (part of) a level: nothing.
     Named,
-    /// Always.
+    /// Of what is denied or asked about. Topics that begin with `$`: always. Variables without a value that is (part
+    /// of) a level: any levels from there on.
     Wide,
 }
 
@@ -49,6 +53,8 @@ pub struct Pattern {
     names_dollar: bool,
     /// What every topic begins with that it matches: most rules are passed by with a glance at this.
     beginning: Box<str>,
+    /// How much of that holds whatever the variables stand for.
+    fixed: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +72,11 @@ enum Level {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Piece {
     Text(Box<str>),
+    Variable(Variable),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Variable {
     ClientId,
     Username,
     CommonName,
@@ -91,6 +102,9 @@ pub enum PatternError {
     /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,
+    /// Two variables, or a variable and a `*`, stand side by side.
+    #[error("put a character between a variable and what follows it: nobody can tell where its value ends")]
+    Adjacent,
 }
 
 impl Pattern {
@@ -114,17 +128,22 @@ impl Pattern {
         // `a/#` matches `a`, too.
         let beginning = text.strip_suffix("/#").unwrap_or(text);
         let beginning = &beginning[..beginning.find(['+', '#']).unwrap_or(beginning.len())];
-        let beginning = beginning.split("${").next().unwrap_or_default();
-        Ok(Self { levels, names_dollar, beginning: beginning.into() })
+        let (beginning, fixed) = match beginning.split_once("${") {
+            Some((beginning, _)) => (beginning, beginning.rfind('/').unwrap_or(0)),
+            None => (beginning, beginning.len()),
+        };
+        Ok(Self { levels, names_dollar, beginning: beginning.into(), fixed })
     }
 
     /// Whether it matches the topic name.
     pub(super) fn matches(&self, topic: &str, who: Who<'_>, reach: Reach) -> bool {
-        if reach == Reach::Named && topic.starts_with('$') && !self.names_dollar {
-            return false;
-        }
+        let beginning = match reach {
+            Reach::Named if topic.starts_with('$') && !self.names_dollar => return false,
+            Reach::Named => &*self.beginning,
+            Reach::Wide => &self.beginning[..self.fixed],
+        };
         // Comparing with a text of no bytes, which lies nowhere, takes some processors a hundred nanoseconds.
-        if !self.beginning.is_empty() && !topic.starts_with(&*self.beginning) {
+        if !beginning.is_empty() && !topic.starts_with(beginning) {
             return false;
         }
         let mut topic = Levels(Some(topic));
@@ -132,8 +151,9 @@ impl Pattern {
             let met = match (level, topic.next()) {
                 // Also where the topic has ended: `a/#` matches its parent `a`.
                 (Level::Rest, _) => return true,
+                (Level::Pieces(_), _) if reach == Reach::Wide && level.is_open(who) => return true,
                 (Level::One, Some(_)) => true,
-                (level, Some(text)) => level.is(text, who),
+                (level, Some(text)) => level.is(text, who, reach),
                 (_, None) => false,
             };
             if !met {
@@ -163,7 +183,7 @@ impl Pattern {
             let met = match (level, filter.next()) {
                 (Level::Rest, _) => return true,
                 (Level::One, Some(text)) => text != "#",
-                (level, Some(text)) => !matches!(text, "+" | "#") && level.is(text, who),
+                (level, Some(text)) => !matches!(text, "+" | "#") && level.is(text, who, Reach::Named),
                 (_, None) => false,
             };
             if !met {
@@ -173,11 +193,14 @@ impl Pattern {
         filter.next().is_none()
     }
 
-    /// Whether some topic is matched by both it and the (unshared) filter.
+    /// Whether some topic is matched by both it, as far as it may reach, and the (unshared) filter.
     #[must_use]
     pub fn meets(&self, filter: &str, who: Who<'_>) -> bool {
         // [MQTT-4.7.2-1]: the client's wildcard stays away from `$` topics.
-        if self.names_dollar && filter.starts_with(['+', '#']) || !self.possible(who) {
+        if self.names_dollar
+            && filter.starts_with(['+', '#'])
+            && !self.levels.first().is_some_and(|first| first.is_open(who))
+        {
             return false;
         }
         let mut levels = self.levels.iter();
@@ -185,24 +208,15 @@ impl Pattern {
         loop {
             let met = match (levels.next(), filter.next()) {
                 (Some(Level::Rest), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(level), _) if level.is_open(who) => return true,
                 (None, Some(_)) | (Some(_), None) => false,
                 (Some(Level::One), Some(_)) | (Some(_), Some("+")) => true,
-                (Some(level), Some(text)) => level.is(text, who),
+                (Some(level), Some(text)) => level.is(text, who, Reach::Wide),
             };
             if !met {
                 return false;
             }
         }
-    }
-
-    /// Whether any topic at all can match: each variable has a value that fits into a level of a topic.
-    fn possible(&self, who: Who<'_>) -> bool {
-        self.levels.iter().all(|level| match level {
-            Level::One | Level::Rest | Level::Text(_) => true,
-            Level::Pieces(pieces) => pieces
-                .iter()
-                .all(|piece| piece.value(who).is_some_and(|value| !value.contains(['/', '+', '#']))),
-        })
     }
 }
 
@@ -236,18 +250,51 @@ impl Level {
     }
 
     /// Whether it is this text, which has no `/` in it. Wildcards are not texts.
-    fn is(&self, text: &str, who: Who<'_>) -> bool {
+    fn is(&self, text: &str, who: Who<'_>, reach: Reach) -> bool {
         match self {
             Self::One | Self::Rest => false,
             Self::Text(own) => **own == *text,
-            Self::Pieces(pieces) => {
-                let rest = pieces.iter().try_fold(text, |rest, piece| {
-                    piece.value(who).and_then(|value| rest.strip_prefix(value))
-                });
-                rest == Some("")
-            }
+            Self::Pieces(pieces) => strip(pieces, text, who, reach) == Some(""),
         }
     }
+
+    /// Whether a variable in it has no value for this client that could be (part of) a level.
+    fn is_open(&self, who: Who<'_>) -> bool {
+        let Self::Pieces(pieces) = self else { return false };
+        pieces.iter().any(|piece| match piece {
+            Piece::Text(_) => false,
+            Piece::Variable(variable) => {
+                variable.value(who).is_none_or(|value| value.contains(['/', '+', '#']))
+            }
+        })
+    }
+}
+
+/// What is left of `text` behind these; `None` if it does not begin with them.
+///
+/// Of what is allowed, a variable that follows another one does not hold the character before it: with
+/// `${username}-${clientid}`, `ann` with the id `x-1` would have what is `ann-x`'s.
+pub(super) fn strip<'t>(pieces: &[Piece], text: &'t str, who: Who<'_>, reach: Reach) -> Option<&'t str> {
+    let (mut rest, mut before, mut variables) = (text, "", 0);
+    for piece in pieces {
+        rest = match piece {
+            Piece::Text(own) => {
+                before = own;
+                rest.strip_prefix(&**own)?
+            }
+            Piece::Variable(variable) => {
+                let value = variable.value(who)?;
+                let rest = rest.strip_prefix(value)?;
+                let holds = |before| value.contains::<char>(before);
+                if variables > 0 && reach == Reach::Named && before.chars().next_back().is_some_and(holds) {
+                    return None;
+                }
+                variables += 1;
+                rest
+            }
+        };
+    }
+    Some(rest)
 }
 
 /// Text and the variables in it, in their order.
@@ -257,17 +304,19 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
     while let Some((before, after)) = rest.split_once("${") {
         if !before.is_empty() {
             pieces.push(Piece::Text(before.into()));
+        } else if !pieces.is_empty() {
+            return Err(PatternError::Adjacent);
         }
         let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
-        pieces.push(match name {
-            "clientid" => Piece::ClientId,
-            "username" => Piece::Username,
-            "cn" => Piece::CommonName,
+        pieces.push(Piece::Variable(match name {
+            "clientid" => Variable::ClientId,
+            "username" => Variable::Username,
+            "cn" => Variable::CommonName,
             other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
-                Some(name) => Piece::Attribute(name.into()),
+                Some(name) => Variable::Attribute(name.into()),
                 None => return Err(PatternError::Variable(other.to_owned())),
             },
-        });
+        }));
         rest = after;
     }
     if !rest.is_empty() {
@@ -276,18 +325,18 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
     Ok(pieces)
 }
 
-impl Piece {
-    /// Its text; `None` where the client has no such thing.
-    pub(super) fn value<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
-        match self {
-            Self::Text(text) => Some(text),
+impl Variable {
+    /// Its text; `None` where the client has no such thing, or an empty one, which is nobody's.
+    fn value<'a>(&self, who: Who<'a>) -> Option<&'a str> {
+        let value = match self {
             Self::ClientId => Some(who.client_id),
             Self::Username => who.username,
             Self::CommonName => who.common_name,
             Self::Attribute(name) => {
                 who.attributes.iter().find(|(own, _)| **own == **name).map(|(_, value)| &**value)
             }
-        }
+        };
+        value.filter(|value| !value.is_empty())
     }
 }
 
@@ -318,29 +367,72 @@ mod tests {
         let tenant = [("tenant".to_owned(), "acme".to_owned())];
         let who = Who { common_name: Some("cert"), attributes: &tenant, ..ANN };
         assert!(pattern("${cn}/${attr.tenant}/#").matches("cert/acme/x", who, Reach::Named));
-        assert!(!pattern("${cn}/#").meets("#", ANN) && !pattern("${attr.tenant}").meets("+", ANN));
         assert!(!pattern("dev/${clientid}").matches("dev/c2", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1/x", ANN, Reach::Named));
         assert!(!pattern("dev/${clientid}").matches("dev/c1x", ANN, Reach::Named));
     }
 
+    /// What no level can be: absent is tried beside these.
+    const ODD: [&str; 6] = ["", "+", "#", "a/b", "+/#", "a#"];
+
     #[test]
-    fn a_value_never_widens_a_rule() {
-        let rule = pattern("dev/${clientid}");
-        for client_id in ["+", "#", "a/b", "", "+/#"] {
-            let who = Who { client_id, ..NOBODY };
-            for topic in ["dev/x", "dev/a/b", "dev/a", "dev/c1"] {
-                assert!(!rule.matches(topic, who, Reach::Named), "{client_id} {topic}");
-                assert!(!rule.contains(topic, who), "{client_id} {topic}");
-            }
-            for filter in ["dev/+", "dev/#", "dev/a/b", "#", "+/+"] {
-                assert!(!rule.contains(filter, who), "{client_id} {filter}");
+    fn what_is_no_level_allows_nothing() {
+        for text in ["dev/${username}", "dev/${username}/#", "dev/x${username}/+", "${username}/#"] {
+            let rule = pattern(text);
+            for username in [None].into_iter().chain(ODD.map(Some)) {
+                let who = Who { username, ..NOBODY };
+                for topic in ["dev/x", "dev/a/b", "dev/a", "dev/", "dev", "dev//x", "/x", "dev/x/a"]
+                {
+                    assert!(!rule.matches(topic, who, Reach::Named), "{text} {username:?} {topic}");
+                    assert!(!rule.contains(topic, who), "{text} {username:?} {topic}");
+                }
+                for filter in ["dev/+", "dev/#", "dev/a/b", "#", "+/+", "dev/+/+"] {
+                    assert!(!rule.contains(filter, who), "{text} {username:?} {filter}");
+                }
             }
         }
-        let nobody = NOBODY;
-        assert!(rule.matches("dev/", nobody, Reach::Named));
-        assert!(!pattern("u/${username}").matches("u/", nobody, Reach::Named));
-        assert!(!pattern("u/${username}").meets("u/#", nobody));
+        // A client without an id has no devices of its own.
+        assert!(!pattern("devices/${clientid}/#").contains("devices//#", NOBODY));
+        assert!(!pattern("${cn}/#").contains("a/#", ANN) && !pattern("${attr.tenant}").contains("a", ANN));
+    }
+
+    #[test]
+    fn what_is_no_level_denies_everything_from_there_on() {
+        for username in [None].into_iter().chain(ODD.map(Some)) {
+            let who = Who { username, ..NOBODY };
+            for (text, met, other) in [
+                ("u/${username}", ["u", "u/x", "u/x/y"], "v"),
+                ("u/${username}/z", ["u", "u/x", "u/x/y"], "ux"),
+                ("u/x${username}y/#", ["u", "u/a", "u//"], "v/x"),
+                ("u/+/${username}", ["u/a", "u/a/b", "u//b/c"], "u"),
+                ("$s${username}/x", ["a", "$s", "$t/x"], ""),
+                ("${username}/x", ["a", "b/c", "$SYS/x"], ""),
+            ] {
+                let rule = pattern(text);
+                for topic in met {
+                    assert!(rule.matches(topic, who, Reach::Wide), "{text} {username:?} {topic}");
+                    assert!(rule.meets(topic, who), "{text} {username:?} {topic}");
+                }
+                assert!(rule.meets("#", who) && rule.meets("+/#", who), "{text} {username:?}");
+                if !other.is_empty() {
+                    assert!(!rule.matches(other, who, Reach::Wide), "{text} {username:?} {other}");
+                    assert!(!rule.meets(other, who), "{text} {username:?} {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_variables_in_a_level_each_is_known_from_the_other() {
+        let rule = pattern("${username}-${clientid}/#");
+        let topic = "ann-x-1/a";
+        let is = |username, client_id, reach| {
+            rule.matches(topic, Who { client_id, username: Some(username), ..NOBODY }, reach)
+        };
+        assert!(is("ann-x", "1", Reach::Named) && !is("ann", "x-1", Reach::Named));
+        // What is denied to either is denied.
+        assert!(is("ann-x", "1", Reach::Wide) && is("ann", "x-1", Reach::Wide));
+        assert_eq!(Pattern::parse("a/${username}${clientid}"), Err(PatternError::Adjacent));
     }
 
     #[test]
@@ -405,6 +497,18 @@ mod tests {
             ("a/${clientid}/+/#", "a/"),
         ] {
             assert_eq!(&*pattern(text).beginning, beginning, "{text}");
+        }
+        for (text, fixed) in [
+            ("a/b", "a/b"),
+            ("a/#", "a"),
+            ("a/+/${clientid}", "a/"),
+            ("a/b${clientid}/c", "a"),
+            ("a${clientid}/#", ""),
+            ("a/b/${clientid}/+/#", "a/b"),
+            ("/${clientid}", ""),
+        ] {
+            let pattern = pattern(text);
+            assert_eq!(&pattern.beginning[..pattern.fixed], fixed, "{text}");
         }
         assert!(
             pattern("a/#").matches("a", ANN, Reach::Named)

@@ -45,14 +45,15 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
     if effect != Effect::Allow && (rule.max_qos.is_some() || rule.retain.is_some()) {
         return Err(invalid("a rule of a grant bounds what it does not allow"));
     }
-    let topics = match rule.topic_filters.is_empty() {
-        true => [pattern("#")?].into(),
-        false => rule.topic_filters.iter().map(|text| pattern(text)).collect::<Read<_>>()?,
-    };
+    let mut topics: Vec<_> = rule.topic_filters.iter().map(|text| pattern(text)).collect::<Read<_>>()?;
+    // A list that nobody filled in allows nothing; "every topic" is `#`, said aloud.
+    if topics.is_empty() && effect != Effect::Allow {
+        topics.push(pattern("#")?);
+    }
     Ok(Rule {
         effect,
         actions: actions(&rule.actions)?,
-        topics,
+        topics: topics.into(),
         max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos)?,
         retain: if rule.retain == Some(false) { Retain::Refused } else { Retain::Allowed },
     })
@@ -158,6 +159,7 @@ fn invalid(detail: impl Into<Box<str>>) -> Unusable {
 
 #[cfg(test)]
 mod tests {
+    use mproxy_codec::reason::ReasonCode;
     use mproxy_core::grant::Word;
     use mproxy_core::rule::{Message, Who};
 
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_of_a_grant_has_its_default() {
-        let read = grant(of(allow(&[]))).unwrap();
+        let read = grant(of(allow(&["#"]))).unwrap();
         let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
         let word =
             |topic| read.message(Act::Publish, who, Message { topic, qos: QoS::ExactlyOnce, retain: true });
@@ -189,6 +191,27 @@ mod tests {
         assert_eq!(word("$SYS/x"), Word::Ask);
         assert!(read.expires_at.is_none() && read.ttl.is_none() && read.mapping.is_none());
         assert!(!read.receives());
+    }
+
+    #[test]
+    fn a_list_of_no_filters_allows_nothing_and_denies_everything() {
+        let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
+        for (effect, default, expected) in [
+            (wire::Effect::Allow, wire::Effect::Deny, Word::Refuse(ReasonCode::NOT_AUTHORIZED)),
+            (wire::Effect::Deny, wire::Effect::Allow, Word::Refuse(ReasonCode::NOT_AUTHORIZED)),
+            (wire::Effect::Ask, wire::Effect::Allow, Word::Ask),
+        ] {
+            let rule = wire::GrantRule { effect: effect.into(), ..Default::default() };
+            let read = grant(wire::Grant { default_effect: Some(default.into()), ..of(rule) }).unwrap();
+            for topic in ["a/b", "$SYS/x"] {
+                let message = Message { topic, qos: QoS::AtMostOnce, retain: false };
+                for act in [Act::Publish, Act::Receive, Act::Will] {
+                    assert_eq!(read.message(act, who, message), expected, "{effect:?} {topic}");
+                }
+                assert!(read.filter(who, topic) != Word::Allow(QoS::ExactlyOnce), "{effect:?} {topic}");
+            }
+            assert!(read.filter(who, "#") != Word::Allow(QoS::ExactlyOnce), "{effect:?}");
+        }
     }
 
     #[test]
