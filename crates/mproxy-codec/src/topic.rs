@@ -6,7 +6,7 @@
 mod filter;
 mod name;
 
-pub use filter::{TopicFilter, check_filter, contains, matches, split_share};
+pub use filter::{TopicFilter, check_filter, check_filter_of, contains, matches, reaches, split_share};
 pub use name::{TopicName, check_name};
 
 /// The longest string that fits behind a two-byte length.

@@ -28,9 +28,10 @@ pub enum Happening {
     },
     /// The broker took a PUBLISH (QoS 0: written; 1: PUBACK; 2: PUBREC).
     Publish(Box<Published>),
-    /// The broker answered a SUBSCRIBE. One that was refused whole never reached it, and is not told of.
+    /// The client was answered a SUBSCRIBE, by the broker, or here where it was refused whole.
     Subscribe {
-        /// Each filter as it is in force, with the code that the client was given.
+        /// Each filter as the broker knows it, or would if it had not been refused, with the code that the client was
+        /// given.
         filters: Box<[(Box<str>, u8)]>,
     },
     /// The broker answered an UNSUBSCRIBE.

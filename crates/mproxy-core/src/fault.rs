@@ -145,6 +145,11 @@ pub enum Fault {
         /// As it said.
         refusal: Box<Refusal>,
     },
+    /// The policy refused to renew the client's grant.
+    RenewalRefused {
+        /// As it said.
+        refusal: Box<Refusal>,
+    },
     /// An answer failed, and the failure rule ends the session.
     PolicyFailed {
         /// Which hook.
@@ -208,6 +213,7 @@ impl Fault {
                 Whose::Client
             }
             Self::Refused { .. }
+            | Self::RenewalRefused { .. }
             | Self::PolicyFailed { .. }
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
@@ -224,7 +230,7 @@ impl Fault {
             Self::Malformed { side: Side::Client, error } => error.reason(),
             Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
             Self::BrokerLeft { reason } => *reason,
-            Self::Refused { refusal, .. } => refusal.reason,
+            Self::Refused { refusal, .. } | Self::RenewalRefused { refusal } => refusal.reason,
             Self::PolicyUnusable { unusable, .. } => unusable.reason,
             Self::Overloaded { hook: Hook::Connect, .. } => ReasonCode::SERVER_UNAVAILABLE,
             Self::Overloaded { .. } => ReasonCode::QUOTA_EXCEEDED,
@@ -259,6 +265,7 @@ impl Fault {
             Self::TooLate(Deadline::Grant) => "expired",
             Self::TooLate(_) => "too_late",
             Self::Refused { .. } => "refused",
+            Self::RenewalRefused { .. } => "renewal_refused",
             Self::PolicyFailed { .. } => "policy_failed",
             Self::PolicyUnusable { .. } => "policy_unusable",
             Self::Overloaded { .. } => "overloaded",
@@ -294,6 +301,10 @@ impl fmt::Display for Fault {
                 if !matches!(refusal.about, About::Unsaid | About::Service) {
                     write!(f, ": {}", refusal.about.name())?;
                 }
+                refusal.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text:?}"))
+            }
+            Self::RenewalRefused { refusal } => {
+                write!(f, "renewal of the grant refused ({:#04x})", refusal.reason.0)?;
                 refusal.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text:?}"))
             }
             Self::PolicyFailed { hook, failure } => write!(f, "answer to {} failed: {failure}", hook.name()),

@@ -221,6 +221,23 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_share_is_judged_by_what_it_shares_and_an_odd_one_as_it_stands() {
+        let rules = || {
+            vec![rule(Effect::Deny, Actions::ALL, &["secret/#"]), rule(Effect::Allow, Actions::ALL, &["#"])]
+        };
+        let grant = Grant::new(rules(), Effect::Allow);
+        for shared in ["$share/g/open", "$share/+/open", "$share//open"] {
+            assert_eq!(grant.filter(C1, shared), Word::Allow(QoS::AtLeastOnce), "{shared}");
+        }
+        // What begins with `$` and is nothing else has to be named.
+        for refused in
+            ["$share/g/secret/a", "$share//secret", "$share/g/#", "$share/x", "$share/x/", "$share/"]
+        {
+            assert_eq!(grant.filter(C1, refused), Word::Refuse(NO), "{refused}");
+        }
+    }
+
+    #[test]
     fn deliveries_are_judged_only_where_a_rule_names_them() {
         assert!(!Grant::new(vec![rule(Effect::Deny, Actions::ALL, &["#"])], Effect::Deny).receives());
         let receive = Actions::NONE.with(Act::Receive);

@@ -94,6 +94,9 @@ pub struct ConnectQuestion<'a> {
     pub peer: &'a Arc<Peer>,
     /// The packet: credentials, will, properties.
     pub connect: &'a Connect<'a>,
+    /// The bytes of it, which the session keeps until they have gone to the broker: who has to come back to them later
+    /// holds these, and copies nothing. Of no meaning where `refresh` is set.
+    pub packet: &'a Bytes,
     /// Set when a running session's grant is to be renewed; there is no password then.
     pub refresh: bool,
 }

@@ -256,6 +256,25 @@ fn a_filter_that_is_too_long_under_the_prefix_is_refused() {
 }
 
 #[test]
+fn before_5_0_an_incomplete_share_passes_as_it_came() {
+    for version in [Version::V31, Version::V311] {
+        let stage = Stage::new();
+        stage.script.want(Hook::Subscribe, Want::Nothing);
+        let mut stage = stage.open(version);
+        let odd = wire::subscribe(version, 1, &[("$share/x", 0), ("$share/+/a", 1)]);
+        let away = wire::unsubscribe(version, 2, &["$share/x"]);
+        stage.client(&odd);
+        stage.client(&away);
+        assert_eq!(stage.at_broker(), [odd, away].concat());
+
+        // It has no place under a prefix, and its UNSUBSCRIBE is not lost among those that have.
+        let mut stage = granted(mapped()).open(version);
+        stage.client(&wire::unsubscribe(version, 1, &["$share/x", "a"]));
+        assert_eq!(stage.at_broker(), wire::unsubscribe(version, 1, &["$share/x", "acme/a"]));
+    }
+}
+
+#[test]
 fn response_topics_are_mapped_too() {
     let response = |topic: &str| [b"\x08".to_vec(), wire::string(topic)].concat();
     let publish = |topic: &str, response: &[u8]| {
@@ -356,6 +375,37 @@ fn events_tell_topics_and_filters_as_the_broker_has_them() {
         matches!(&events[1], Happening::Subscribe { filters } if &*filters[0].0 == "acme/a"),
         "{events:?}"
     );
+}
+
+#[test]
+fn a_subscribe_is_told_whatever_became_of_it_under_the_names_of_the_broker() {
+    for version in VERSIONS {
+        let no = if version == Version::V5 { 0x87 } else { 0x80 };
+        let mut stage = granted(mapped()).open(version);
+        let verdicts = |allowed: &[bool]| {
+            let one = |allowed: &bool| match allowed {
+                true => Decision::Allow(FilterChange::default()),
+                false => Decision::Refuse(Refusal::default()),
+            };
+            Verdict::Subscribe(allowed.iter().map(one).collect())
+        };
+        let told = |stage: &mut Stage| {
+            let events = stage.events();
+            let [Happening::Subscribe { filters }] = &events[..] else { panic!("{events:?}") };
+            filters.iter().map(|(filter, code)| (filter.to_string(), *code)).collect::<Vec<_>>()
+        };
+        stage.client(&wire::subscribe(version, 1, &[("a", 0), ("b", 1), ("$share/g/c", 0)]));
+        stage.rule(0, verdicts(&[true, false, false]));
+        stage.broker(&wire::suback(version, 1, &[0]));
+        let expected = [("acme/a", 0), ("acme/b", no), ("$share/g/acme/c", no)];
+        assert_eq!(told(&mut stage), expected.map(|(filter, code)| (filter.to_owned(), code)));
+
+        stage.client(&wire::subscribe(version, 2, &[("d", 0), ("$SYS/x", 1)]));
+        stage.rule(1, verdicts(&[false, false]));
+        assert_eq!(stage.at_broker(), wire::subscribe(version, 1, &[("acme/a", 0)]));
+        let expected = [("acme/d", no), ("$SYS/x", no)];
+        assert_eq!(told(&mut stage), expected.map(|(filter, code)| (filter.to_owned(), code)));
+    }
 }
 
 #[test]
@@ -482,7 +532,10 @@ fn a_renewal_that_is_refused_ends_the_session() {
     stage.pass(Duration::from_secs(60));
     stage.rule(0, Verdict::Connect(Decision::Refuse(Refusal::default())));
     assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x87]));
-    assert!(matches!(stage.finish(), Fault::Refused { hook: Hook::Connect, .. }));
+    let fault = stage.finish();
+    assert_eq!(fault, Fault::RenewalRefused { refusal: Box::default() });
+    assert_eq!((fault.label(), fault.reason().0), ("renewal_refused", 0x87));
+    assert_eq!(fault.to_string(), "renewal of the grant refused (0x87)");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::frame::Header;
 use crate::property::{Checked, Place, Properties, PropertyEdit};
 use crate::read::Reader;
 use crate::text;
-use crate::topic::{TopicFilter, check_filter};
+use crate::topic::{TopicFilter, check_filter_of};
 use crate::types::{PacketId, PacketType, QoS, Sender, Version};
 use bytes::BytesMut;
 
@@ -202,7 +202,7 @@ where
 }
 
 fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malformed> {
-    let filter = read_filter(reader)?;
+    let filter = read_filter(reader, version)?;
     let at = reader.at();
     let options = reader.u8()?;
     let reserved = if version.is_v5() { 0b1100_0000 } else { 0b1111_1100 };
@@ -221,10 +221,13 @@ fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malfor
 }
 
 /// Takes a topic filter off the reader.
-pub(super) fn read_filter<'a>(reader: &mut Reader<'a>) -> Result<TopicFilter<'a>, Malformed> {
+pub(super) fn read_filter<'a>(
+    reader: &mut Reader<'a>,
+    version: Version,
+) -> Result<TopicFilter<'a>, Malformed> {
     let at = reader.at() + 2;
     let filter = reader.text()?;
-    check_filter(filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
+    check_filter_of(version, filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
     Ok(TopicFilter::trusted(filter))
 }
 
@@ -261,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn before_5_0_an_incomplete_share_does_not_end_the_connection() {
+        let (three, five) = (b"\x82\x0d\0\x01\0\x08$share/x\x00", b"\x82\x0e\0\x01\0\0\x08$share/x\x00");
+        for version in [Version::V31, Version::V311] {
+            let subscribe = parse(three, version).unwrap();
+            assert_eq!(subscribe.filters().next().unwrap().filter.as_str(), "$share/x");
+        }
+        assert_eq!(parse(five, Version::V5).unwrap_err(), ErrorKind::ShareFilter);
+    }
+
+    #[test]
     fn a_chosen_part_of_the_filters_can_be_written() {
         let subscribe = parse(b"\x82\x0e\0\x09\0\x03a/#\x01\0\x03b/+\x02", Version::V311).unwrap();
         let mut out = BytesMut::new();
@@ -286,7 +299,8 @@ mod tests {
             (b"\x82\x07\0\x01\0\0\x01a\x40", Version::V5, ErrorKind::SubscribeReserved),
             (b"\x82\x07\0\x01\0\0\x01a\x30", Version::V5, ErrorKind::RetainHandlingThree),
             (b"\x82\x10\0\x01\0\0\x0a$share/g/a\x04", Version::V5, ErrorKind::NoLocalOnShare),
-            (b"\x82\x0f\0\x01\0\x0a$share//aa\x00", Version::V311, ErrorKind::ShareName),
+            (b"\x82\x10\0\x01\0\0\x0a$share//aa\x00", Version::V5, ErrorKind::ShareName),
+            (b"\x82\x17\0\x01\0\x12$share/g/$share/h/\x00", Version::V311, ErrorKind::ShareFilter),
         ] {
             assert_eq!(parse(bytes, version).map(|_| ()), Err(fault), "{bytes:02x?}");
         }

@@ -47,7 +47,7 @@ impl<'a> Unsubscribe<'a> {
         }
         let mut count = 0;
         while !reader.is_empty() {
-            read_filter(&mut reader)?;
+            read_filter(&mut reader, version)?;
             count += 1;
         }
         Ok(Self { packet_id, properties, filters, count })

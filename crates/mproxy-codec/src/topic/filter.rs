@@ -2,6 +2,7 @@
 //! single bytes that no longer UTF-8 sequence contains).
 
 use super::{MAX_LEN, TopicError};
+use crate::types::Version;
 use std::fmt;
 
 /// What a shared subscription begins with (4.8.2).
@@ -18,6 +19,14 @@ impl<'a> TopicFilter<'a> {
     /// See [`check_filter`].
     pub fn new(text: &'a str) -> Result<Self, TopicError> {
         check_filter(text).map(|()| Self(text))
+    }
+
+    /// Checks `text` as a client of this version may send it.
+    ///
+    /// # Errors
+    /// See [`check_filter_of`].
+    pub fn new_of(version: Version, text: &'a str) -> Result<Self, TopicError> {
+        check_filter_of(version, text).map(|()| Self(text))
     }
 
     /// A filter that was checked before.
@@ -68,20 +77,21 @@ impl fmt::Display for TopicFilter<'_> {
     }
 }
 
-/// Splits `$share/{name}/{filter}` into name and filter; any other filter comes back whole.
+/// Splits `$share/{name}/{filter}` into name and filter; any other filter comes back whole, one that lacks something of
+/// a share among them.
 #[inline]
 #[must_use]
 pub fn split_share(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')) {
-        Some((name, plain)) => (Some(name), plain),
-        None => (None, filter),
+        Some((name, plain)) if !plain.is_empty() => (Some(name), plain),
+        Some(_) | None => (None, filter),
     }
 }
 
-/// Whether `text` is a topic filter.
+/// Whether `text` is a topic filter, as 5.0 has it.
 ///
-/// `$share/` begins a shared subscription in every version: brokers take it so in 3.1.1 too, and a filter that
-/// is one thing here and another there is a hole. For the same reason a share within a share is refused.
+/// `$share/{name}/{filter}` is a shared subscription in every version: brokers take it so in 3.1.1 too, and a filter
+/// that is one thing here and another there is a hole. For the same reason a share within a share is refused.
 ///
 /// # Errors
 /// It is empty, too long, holds U+0000, a wildcard that does not fill its level, a `#` that is not last,
@@ -96,6 +106,30 @@ pub fn check_filter(text: &str) -> Result<(), TopicError> {
     }
     let plain = if text.starts_with(SHARE) { check_share(text)? } else { 0 };
     check_wildcards(text.as_bytes(), plain)
+}
+
+/// Whether `text` is a topic filter that a client of this version may send.
+///
+/// 3.1 and 3.1.1 know no shared subscriptions, so what is no whole one is an odd filter there, but no fault:
+/// `$share/x`, `$share//x`, `$share/+/x`. Where a filter follows a second slash, [`split_share`] finds it nevertheless:
+/// some broker may.
+///
+/// # Errors
+/// See [`check_filter`]; in 3.x an incomplete share is none, a share within a share is.
+#[inline]
+pub fn check_filter_of(version: Version, text: &str) -> Result<(), TopicError> {
+    if version.is_v5() || !text.starts_with(SHARE) {
+        return check_filter(text);
+    }
+    if text.len() > MAX_LEN {
+        return Err(TopicError::TooLong);
+    }
+    if let (Some(_), plain) = split_share(text)
+        && plain.starts_with(SHARE)
+    {
+        return Err(TopicError::ShareFilter { at: text.len() - plain.len() });
+    }
+    check_wildcards(text.as_bytes(), 0)
 }
 
 /// Checks the share name and returns where the filter behind it begins.
@@ -132,7 +166,21 @@ fn check_wildcards(bytes: &[u8], start: usize) -> Result<(), TopicError> {
 #[inline]
 #[must_use]
 pub fn matches(filter: &str, topic: &str) -> bool {
-    let (mut filter, mut topic) = (split_share(filter).1.as_bytes(), topic.as_bytes());
+    let (filter, topic) = (split_share(filter).1.as_bytes(), topic.as_bytes());
+    let kept_away = topic.first() == Some(&b'$') && matches!(filter, [b'+' | b'#', ..]);
+    !kept_away && reaches_levels(filter, topic)
+}
+
+/// The same, but a wildcard in the first level reaches names that begin with `$`, too: what narrows subscriptions is no
+/// reason to look away from what is published there.
+#[inline]
+#[must_use]
+pub fn reaches(filter: &str, topic: &str) -> bool {
+    reaches_levels(split_share(filter).1.as_bytes(), topic.as_bytes())
+}
+
+#[inline]
+fn reaches_levels(mut filter: &[u8], mut topic: &[u8]) -> bool {
     // Names hold no wildcards, so what is equal is literal: most filters are done here.
     match filter {
         [literal @ .., b'/', b'#']
@@ -141,7 +189,6 @@ pub fn matches(filter: &str, topic: &str) -> bool {
             return true;
         }
         _ if filter == topic => return true,
-        [b'+' | b'#', ..] if topic.first() == Some(&b'$') => return false,
         _ => {}
     }
     loop {
@@ -231,6 +278,36 @@ mod tests {
         assert_eq!(check_filter("$share/g/$share/h/a"), Err(TopicError::ShareFilter { at: 9 }));
         assert_eq!(check_filter("$share/g/a#"), Err(TopicError::Hash { at: 10 }));
         assert_eq!(check_filter("$share/\0/a"), Err(TopicError::Null { at: 7 }));
+    }
+
+    #[test]
+    fn before_5_0_an_incomplete_share_is_an_odd_filter() {
+        for filter in ["$share/", "$share/x", "$share/x/", "$share//", "$share/+", "$share/#"] {
+            for version in [Version::V31, Version::V311] {
+                assert_eq!(check_filter_of(version, filter), Ok(()), "{filter}");
+            }
+            assert!(check_filter_of(Version::V5, filter).is_err(), "{filter}");
+            assert_eq!(split_share(filter), (None, filter));
+        }
+        // What some broker may take for a share is judged as one.
+        for (filter, name) in [("$share/g/a", "g"), ("$share//a", ""), ("$share/+/a", "+")] {
+            assert_eq!(check_filter_of(Version::V311, filter), Ok(()), "{filter}");
+            assert_eq!(split_share(filter), (Some(name), "a"));
+        }
+        for filter in ["$share/g/$share/h/a", "$share/g#/a", "$share/g/a#", "$share/\0", "", "a#"] {
+            assert!(check_filter_of(Version::V311, filter).is_err(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_about_reaches_topics_that_begin_with_a_dollar() {
+        for filter in ["#", "+/x", "+/#", "+/+", "$SYS/#", "$SYS/x", "$share/g/#"] {
+            assert!(reaches(filter, "$SYS/x"), "{filter}");
+        }
+        for filter in ["+", "a/#", "$sys/#", "+/y"] {
+            assert!(!reaches(filter, "$SYS/x"), "{filter}");
+        }
+        assert!(reaches("#", "a/b") && reaches("a/#", "a") && !reaches("a/+", "a"));
     }
 
     #[test]

@@ -65,15 +65,20 @@ impl Mapping {
     /// is too long.
     #[must_use]
     pub fn up_filter<'t>(&self, filter: &'t str) -> Option<Cow<'t, str>> {
-        let (group, plain) = split_share(filter);
-        if plain.starts_with('$') {
-            return Some(filter.into());
+        match self.name_of(filter) {
+            Cow::Owned(mapped) => check_filter(&mapped).is_ok().then_some(mapped.into()),
+            unchanged @ Cow::Borrowed(_) => Some(unchanged),
         }
-        let mapped = match group {
-            Some(group) => format!("$share/{group}/{}{plain}", self.0),
-            None => format!("{}{plain}", self.0),
-        };
-        check_filter(&mapped).is_ok().then_some(mapped.into())
+    }
+
+    /// The same, for somebody to read: also of one that is too long.
+    #[must_use]
+    pub fn name_of<'t>(&self, filter: &'t str) -> Cow<'t, str> {
+        match split_share(filter) {
+            (_, plain) if plain.starts_with('$') => filter.into(),
+            (Some(group), plain) => format!("$share/{group}/{}{plain}", self.0).into(),
+            (None, plain) => format!("{}{plain}", self.0).into(),
+        }
     }
 }
 

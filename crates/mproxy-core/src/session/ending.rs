@@ -166,7 +166,9 @@ impl Session {
             return None;
         }
         let (text, reference) = match fault {
-            Fault::Refused { refusal, .. } => (refusal.text.as_deref(), refusal.server_reference.as_deref()),
+            Fault::Refused { refusal, .. } | Fault::RenewalRefused { refusal } => {
+                (refusal.text.as_deref(), refusal.server_reference.as_deref())
+            }
             _ => (None, None),
         };
         let reason = match fault {

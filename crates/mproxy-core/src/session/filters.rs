@@ -8,7 +8,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::PacketId;
 
 use super::Session;
-use super::subscribe::{Decided, allowed_requests, in_force};
+use super::subscribe::{Decided, allowed_requests};
 use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
@@ -118,7 +118,7 @@ impl Session {
         if old_names.is_empty() {
             return Box::default();
         }
-        let now = in_force(requests, decided);
+        let now = self.in_force(requests, decided);
         let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
         old_names.retain(|old| {
             let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
@@ -147,7 +147,7 @@ impl Session {
     /// The SUBACK comes back where there is nothing to wait for.
     pub(super) fn retire(&mut self, id: PacketId, names: &[Box<str>], reply: Bytes) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        let filters = names.iter().filter_map(|name| TopicFilter::new(name).ok());
+        let filters = names.iter().filter_map(|name| TopicFilter::new_of(self.terms.version, name).ok());
         let written = encode_unsubscribe(
             self.terms.version,
             id,

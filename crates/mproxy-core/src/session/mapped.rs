@@ -70,6 +70,11 @@ impl Session {
         Ok((mapped != filter).then(|| mapped.into()))
     }
 
+    /// What the broker would know the client's filter as, valid or not: for events.
+    pub(super) fn name_at_broker(&self, filter: &str) -> Box<str> {
+        self.mapping().map_or_else(|| filter.into(), |mapping| mapping.name_of(filter).into())
+    }
+
     /// A rewritten PUBLISH, held against the grant once more.
     ///
     /// # Errors

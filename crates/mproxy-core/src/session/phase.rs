@@ -137,7 +137,8 @@ impl Session {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
         });
-        let question = ConnectQuestion { peer: &peer, connect: &connect, refresh: false };
+        let packet = Bytes::copy_from_slice(&data[..header.total()]);
+        let question = ConnectQuestion { peer: &peer, connect: &connect, packet: &packet, refresh: false };
         let answer = match self.setting.decider.want(Hook::Connect) {
             Want::Nothing => Answer::Now(Ruling {
                 source: Source::Unasked,
@@ -146,7 +147,7 @@ impl Session {
             Want::Head | Want::Payload(_) => self.setting.decider.decide(&Question::Connect(question)),
         };
         self.who = Who::Known(peer);
-        self.phase = Phase::Admitting(Box::new(Bytes::copy_from_slice(&data[..header.total()])));
+        self.phase = Phase::Admitting(Box::new(packet));
         match answer {
             Answer::Now(ruling) => self.admitted(ruling, now),
             Answer::Later(pending) => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use mproxy_codec::packet::Connect;
 use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::types::{PacketType, Sender};
@@ -108,6 +108,7 @@ impl Session {
         self.setting.decider.decide(&Question::Connect(ConnectQuestion {
             peer,
             connect: &connect,
+            packet: &Bytes::new(),
             refresh: true,
         }))
     }
@@ -125,7 +126,7 @@ impl Session {
             }
             Verdict::Connect(Decision::Refuse(refusal)) => {
                 self.setting.meter.decisions(Hook::Connect, source, Outcome::Refused, 1);
-                return self.end(Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) }, now);
+                return self.end(Fault::RenewalRefused { refusal: Box::new(refusal) }, now);
             }
             Verdict::Failed(failure) => Undecided::Failed(failure),
             Verdict::Unusable(unusable) => Undecided::Unusable(unusable),

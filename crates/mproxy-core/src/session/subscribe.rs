@@ -15,7 +15,7 @@ use super::ledger::Subscribing;
 use super::reply::suback_code;
 use super::{Session, Step};
 use crate::chain::allowed;
-use crate::event::Kind;
+use crate::event::{Happening, Kind};
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
@@ -112,6 +112,10 @@ impl Session {
             let codes: SmallVec<[u8; 8]> = decided.iter().filter_map(|one| self.code(one)).collect();
             let text = refusals().find_map(|refusal| refusal.text.as_deref());
             self.suback_ours(subscribe.packet_id, &codes, text);
+            if self.setting.sink.want(Kind::Subscribe) != Want::Nothing {
+                let names = self.in_force(&requests, &decided).into_vec();
+                self.report(Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
+            }
             return;
         }
         if decided
@@ -235,6 +239,19 @@ impl Session {
         refusal(decided).map(|refusal| suback_code(self.terms.version, refusal.reason))
     }
 
+    /// What the broker knows the filters as, and would know those that are refused.
+    pub(super) fn in_force(&self, requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
+        requests
+            .iter()
+            .enumerate()
+            .map(|(at, request)| match decided.get(at) {
+                Some(Decision::Allow(FilterChange { filter: Some(filter), .. })) => filter.clone(),
+                Some(Decision::Allow(_)) | None => request.filter.as_str().into(),
+                Some(Decision::Refuse(_)) => self.name_at_broker(request.filter.as_str()),
+            })
+            .collect()
+    }
+
     /// Bookkeeping of a SUBSCRIBE at the moment it leaves; `decided` is empty where nothing was changed.
     fn subscribe_leaves(
         &mut self,
@@ -260,7 +277,7 @@ impl Session {
         if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() {
             return;
         }
-        let filters = if told { in_force(requests, decided) } else { Box::default() };
+        let filters = if told { self.in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
         self.ledger().subscribing(Subscribing { id, mask, filters, retire, counted });
     }
@@ -271,17 +288,6 @@ pub(super) const fn refusal(decided: &Decided) -> Option<&Refusal> {
         Decision::Allow(_) => None,
         Decision::Refuse(refusal) => Some(refusal),
     }
-}
-
-pub(super) fn in_force(requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
-    requests
-        .iter()
-        .enumerate()
-        .map(|(at, request)| match decided.get(at) {
-            Some(Decision::Allow(FilterChange { filter: Some(filter), .. })) => filter.clone(),
-            Some(Decision::Allow(_) | Decision::Refuse(_)) | None => request.filter.as_str().into(),
-        })
-        .collect()
 }
 
 /// What goes to the broker.

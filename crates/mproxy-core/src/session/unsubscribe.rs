@@ -71,7 +71,7 @@ impl Session {
         let filters = sent
             .iter()
             .filter(|one| !matches!(one, Sent::Shared(_)))
-            .filter_map(|one| TopicFilter::new(one.name()).ok());
+            .filter_map(|one| TopicFilter::new_of(self.terms.version, one.name()).ok());
         let kept = PropertyEdit::keep(unsubscribe.properties);
         let written =
             encode_unsubscribe(self.terms.version, id, &kept, filters.collect::<Vec<_>>(), &mut out);

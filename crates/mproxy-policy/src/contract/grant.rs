@@ -159,7 +159,6 @@ fn invalid(detail: impl Into<Box<str>>) -> Unusable {
 
 #[cfg(test)]
 mod tests {
-    use mproxy_codec::reason::ReasonCode;
     use mproxy_core::grant::Word;
     use mproxy_core::rule::{Message, Who};
 

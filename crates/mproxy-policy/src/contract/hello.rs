@@ -1,6 +1,6 @@
 //! What a service wants, as it answered Hello.
 
-use mproxy_codec::topic::{check_filter, matches};
+use mproxy_codec::topic::{check_filter, reaches};
 
 use super::{Rpc, wire};
 
@@ -31,9 +31,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether a publish to this topic is among what is wanted.
+    /// Whether a publish to this topic is among what is wanted. Wildcards reach topics that begin with `$`: that
+    /// [MQTT-4.7.2-1] keeps subscriptions away from them is no reason not to ask.
     pub(crate) fn covers(&self, topic: &str) -> bool {
-        self.topics.is_empty() || self.topics.iter().any(|filter| matches(filter, topic))
+        self.topics.is_empty() || self.topics.iter().any(|filter| reaches(filter, topic))
     }
 }
 
@@ -134,6 +135,18 @@ mod tests {
         let wanted = |rpc: &Rpc| wants.of(*rpc).is_some();
         assert_eq!(Rpc::ALL.into_iter().filter(wanted).count(), 2);
         assert!(wants.without(Rpc::AuthPublish).of(Rpc::AuthPublish).is_none());
+    }
+
+    #[test]
+    fn what_is_asked_about_reaches_wide() {
+        let hooks = [wire::Hook::AuthPublish, wire::Hook::AuthDeliver, wire::Hook::Publish];
+        let rpcs = [Rpc::AuthPublish, Rpc::AuthDeliver, Rpc::Publish];
+        for filters in [&["#"][..], &["+/#"], &["a", "+/+/+"], &["$SYS/#", "$delayed/#"]] {
+            let wants = read(hooks.map(|hook| want(hook.into(), filters, 0)).into()).unwrap();
+            for wanted in rpcs.map(|rpc| wants.of(rpc).unwrap()) {
+                assert!(wanted.covers("$SYS/x/y") && wanted.covers("$delayed/1/s"), "{filters:?}");
+            }
+        }
     }
 
     #[test]

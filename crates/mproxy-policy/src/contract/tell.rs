@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
-use mproxy_core::fault::{Fault, Whose};
+use mproxy_core::fault::{Deadline, Fault, Whose};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -126,8 +126,10 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::BrokerRefused { .. } => wire::Cause::BrokerRefused,
         Fault::Malformed { .. } => wire::Cause::Malformed,
         Fault::Protocol { .. } => wire::Cause::ProtocolError,
+        Fault::TooLate(Deadline::Grant) => wire::Cause::Expired,
         Fault::TooLate(_) => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
+        Fault::RenewalRefused { .. } => wire::Cause::RenewalRefused,
         Fault::PolicyFailed { .. } => wire::Cause::PolicyFailed,
         Fault::PolicyUnusable { .. } => wire::Cause::PolicyUnusable,
         Fault::Overloaded { .. } => wire::Cause::Overloaded,
@@ -136,5 +138,25 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::Drained => wire::Cause::Drained,
         // The contract's word for a cause that it does not know yet; the detail tells it.
         _ => wire::Cause::Unspecified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_grant_ended_is_told_by_its_own_cause() {
+        for (fault, expected) in [
+            (Fault::TooLate(Deadline::Grant), wire::Cause::Expired),
+            (Fault::TooLate(Deadline::Connack), wire::Cause::TooLate),
+            (Fault::RenewalRefused { refusal: Box::default() }, wire::Cause::RenewalRefused),
+        ] {
+            assert_eq!(cause(&fault), expected, "{fault}");
+            assert!(
+                fault.label() == "too_late"
+                    || expected.as_str_name().ends_with(&fault.label().to_uppercase())
+            );
+        }
     }
 }

@@ -94,7 +94,8 @@ fn a_connect_is_told_with_its_will_and_properties() {
         password: Some(b"sesame"),
     };
     let peer = peer(Version::V5);
-    let question = ConnectQuestion { peer: &peer, connect: &connect, refresh: false };
+    let packet = &Bytes::new();
+    let question = ConnectQuestion { peer: &peer, connect: &connect, packet, refresh: false };
     let told = ask::connect(&question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));

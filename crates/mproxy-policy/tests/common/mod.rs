@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use mproxy_codec::packet::connect::{Connect, Will};
 use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
 use mproxy_codec::property::Properties;
@@ -66,6 +67,13 @@ impl Client {
         self
     }
 
+    /// A client that comes from there.
+    pub(crate) fn from(mut self, remote: std::net::SocketAddr) -> Self {
+        let peer = Arc::make_mut(&mut self.peer);
+        Arc::make_mut(&mut peer.origin).remote = remote;
+        self
+    }
+
     pub(crate) fn password(mut self, password: &'static str) -> Self {
         self.password = Some(password);
         self
@@ -96,7 +104,10 @@ impl Client {
             username: self.peer.username.as_deref(),
             password: self.password.map(str::as_bytes),
         };
-        let question = ConnectQuestion { peer: &self.peer, connect: &connect, refresh };
+        let mut packet = BytesMut::new();
+        connect.encode(&mut packet).unwrap();
+        let packet = &packet.freeze();
+        let question = ConnectQuestion { peer: &self.peer, connect: &connect, packet, refresh };
         heard(adviser.decide(&Question::Connect(question))).await
     }
 
