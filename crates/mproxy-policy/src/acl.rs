@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! anonymous = true                      # clients without a user name may connect; false if left out
+//! allow_empty = true                    # a reload may leave no users or no rules; false if left out
 //! client_ids = ["${cn}", "${username}-*"]  # what a client may call itself; anything if left out
 //!
 //! [[users]]
@@ -29,7 +30,8 @@
 //!   `$share/group/filter` is judged as `filter`.
 //! - **Topics that begin with `$`** are allowed only by rules that begin with a written `$`. A deny rule's
 //!   wildcards reach them.
-//! - **Variables** are compared literally, as (part of) one level: no value widens a rule.
+//! - **Variables** are compared literally, as (part of) one level: no value widens a rule. Where the value is absent,
+//!   empty, or holds `/`, `+` or `#`, an *allow* rule matches nothing, a *deny* rule any levels from there on.
 //! - **`max_qos`** refuses a publish above it (0x9B) and lowers what a subscription is granted;
 //!   **`retain = false`** refuses retained publishes (0x9A). Both hold for wills.
 //! - **`receive`** is looked at only where some rule names it; from then on every delivery needs a rule.
@@ -39,9 +41,10 @@
 mod adviser;
 mod file;
 mod password;
+mod queue;
+mod settled;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use mproxy_codec::reason::ReasonCode;
@@ -66,6 +69,26 @@ pub struct Acl {
     rules: Vec<Entry>,
     /// Some rule names `receive`.
     receives: bool,
+    /// The file says that it may have no users or no rules where there were some.
+    allow_empty: bool,
+}
+
+/// What a rule file holds, for a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// `[[users]]` in it.
+    pub users: usize,
+    /// `[[rules]]` in it.
+    pub rules: usize,
+}
+
+/// A reload that took: what was in force before, and what is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Before.
+    pub old: Size,
+    /// Now.
+    pub new: Size,
 }
 
 /// One `[[rules]]` entry.
@@ -103,14 +126,15 @@ enum Word<A> {
 }
 
 impl Acl {
-    /// Reads and checks a file.
+    /// Reads and checks a file. One that was changed just now is read again until it stays as it is, for at most two
+    /// seconds: half of a file may be a good one, with half of the rules. Sleeps meanwhile: not for an async thread.
     ///
     /// # Errors
     /// The file cannot be read, or all that is wrong in it.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, AclErrors> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| AclErrors::unreadable(&name, &error))?;
+        let text = settled::read(path).map_err(|error| AclErrors::unreadable(&name, &error))?;
         Ok(Self { path: Some(path.to_owned()), ..Self::parse(&text, &name)? })
     }
 
@@ -130,8 +154,30 @@ impl Acl {
 
     /// Users and rules in it, for a log line.
     #[must_use]
-    pub fn size(&self) -> (usize, usize) {
-        (self.users.len(), self.rules.len())
+    pub fn size(&self) -> Size {
+        Size { users: self.users.len(), rules: self.rules.len() }
+    }
+
+    /// Whether it may take the place of `old`. A file that was cut short, or not written yet, still reads as one, and
+    /// would leave the question who somebody is to nobody.
+    ///
+    /// # Errors
+    /// It has lost all users, all rules, or all that it said on who may connect, and does not say `allow_empty`.
+    fn may_follow(&self, old: &Self) -> Result<(), AclErrors> {
+        let (lost_users, lost_rules) = (old.users.len(), old.rules.len());
+        let lost = if self.allow_empty {
+            return Ok(());
+        } else if self.users.is_empty() && lost_users > 0 {
+            format!("has no users any more, where {lost_users} are in force")
+        } else if self.rules.is_empty() && lost_rules > 0 {
+            format!("has no rules any more, where {lost_rules} are in force")
+        } else if old.knows_users() && !self.knows_users() {
+            "does not say any more who may connect".to_owned()
+        } else {
+            return Ok(());
+        };
+        let name = self.path.as_deref().map_or_else(String::new, |path| path.display().to_string());
+        Err(AclErrors::whole(&name, format!("{lost}; if that is meant, write allow_empty = true in it")))
     }
 
     /// Whether the client may call itself as it does.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Client, client};
+use futures_util::StreamExt;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::matches;
 use mproxy_codec::types::QoS;
@@ -16,7 +17,8 @@ use mproxy_core::policy::{
     Answer, Decider, Decision, Failure, FailureKind, FilterChange, Hook, Question, Refusal, Ruling, Silence,
     Source, Verdict, Want,
 };
-use mproxy_policy::acl::{Acl, AclAdviser, hash_password};
+use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule, Who};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, hash_password};
 use proptest::prelude::*;
 
 fn acl(text: &str) -> Acl {
@@ -218,14 +220,95 @@ async fn a_refresh_needs_no_password_but_the_user_must_still_be_there() {
     assert_eq!(reason(session.refreshes(&adviser).await), Some(0x86));
 }
 
-#[tokio::test]
-async fn who_waits_in_vain_for_a_turn_is_refused_as_overloaded() {
+fn is_overloaded(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Overloaded(overload) if overload.limit == "passwords")
+}
+
+/// A turn of argon2 at its real price, once: others wait meanwhile.
+fn with_costly_ann() -> Acl {
     let hash = hash_password("sesame").unwrap();
-    let acl = acl(&format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\""));
-    let adviser = AclAdviser::alone(acl).verifying(1, Duration::ZERO);
-    let ruling = ann().connects(&adviser).await.unwrap();
-    let Verdict::Overloaded(overload) = ruling.verdict else { panic!("{ruling:?}") };
-    assert_eq!(overload.limit, "passwords");
+    acl(&format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\""))
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_for_a_turn_is_an_overload_of_ours_and_no_failed_answer() {
+    let adviser = AclAdviser::alone(with_costly_ann()).verifying(1, Duration::ZERO);
+    for somebody in [ann(), client("c1", Some("ann")).password("wrong"), client("c1", Some("bob"))] {
+        let ruling = somebody.connects(&adviser).await.unwrap();
+        assert!(is_overloaded(&ruling.verdict), "{ruling:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_with_wrong_passwords_is_let_in_by_nothing() {
+    let adviser =
+        AclAdviser::before(with_costly_ann(), Next::allows()).verifying(1, Duration::from_millis(300));
+    let crowd = (0..2000).map(|_| async {
+        client("c1", Some("ann")).password("wrong").connects(&adviser).await.unwrap().verdict
+    });
+    let mut overloaded = 0;
+    for verdict in futures_util::future::join_all(crowd).await {
+        match verdict {
+            // Not a failure, of which a failure rule would speak.
+            verdict if is_overloaded(&verdict) => overloaded += 1,
+            verdict => assert_eq!(reason(Some(Ruling { source: Source::Acl, verdict })), Some(0x86)),
+        }
+    }
+    // 1024 may wait; those beyond are sent away at once.
+    assert!(overloaded >= 900, "{overloaded}");
+}
+
+#[tokio::test]
+async fn one_address_does_not_keep_the_others_out() {
+    let adviser = AclAdviser::alone(with_costly_ann()).verifying(1, Duration::from_secs(60));
+    let mut crowd: futures_util::stream::FuturesUnordered<_> = (0..1500)
+        .map(|_| async { client("c1", Some("ann")).password("wrong").connects(&adviser).await })
+        .collect();
+    // All of them are in the queue, or have been sent away.
+    let mut sent_away = 0;
+    while sent_away < 400 {
+        let ruling = crowd.next().await.unwrap().unwrap();
+        sent_away += usize::from(is_overloaded(&ruling.verdict));
+    }
+    let other = ann().from("198.51.100.7:1".parse().unwrap());
+    let crowd_goes_on = async { while crowd.next().await.is_some() {} };
+    let ruling = tokio::select! {
+        ruling = other.connects(&adviser) => ruling,
+        () = crowd_goes_on => panic!("the crowd came first"),
+    };
+    assert_eq!(reason(ruling), None);
+}
+
+#[tokio::test]
+async fn while_a_password_waits_nobody_else_is_asked() {
+    // The next one would answer at once; it is asked about a will, and only when the password has been verified.
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    struct Counts(Arc<std::sync::atomic::AtomicUsize>);
+    impl Decider for Counts {
+        fn decide(&self, question: &Question<'_>) -> Answer {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Answer::Now(Ruling { source: Source::Rpc, verdict: allowed(question.hook()) })
+        }
+
+        fn want(&self, _: Hook) -> Want {
+            Want::Head
+        }
+
+        fn silence(&self) -> Silence {
+            Silence::Abstains
+        }
+    }
+    let adviser = AclAdviser::before(with_costly_ann(), Arc::new(Counts(Arc::clone(&asked))));
+    let count = || asked.load(std::sync::atomic::Ordering::SeqCst);
+    let ann = ann().will("gone", QoS::AtMostOnce, false);
+    let mut connecting = Box::pin(ann.connects(&adviser));
+    assert!(futures_util::poll!(&mut connecting).is_pending());
+    assert_eq!(count(), 0);
+    assert_eq!(reason(connecting.await), None);
+    assert_eq!(count(), 1);
+    let liar = client("c1", Some("ann")).password("x").will("gone", QoS::AtMostOnce, false);
+    assert_eq!(reason(liar.connects(&adviser).await), Some(0x86));
+    assert_eq!(count(), 1);
 }
 
 #[tokio::test]
@@ -354,10 +437,70 @@ async fn a_reload_takes_a_good_file_and_keeps_the_old_rules_under_a_bad_one() {
     assert_eq!(reason(c1.publishes(&adviser, "a").await), None);
 
     fs::write(&path, "[[rules]]\neffect = \"deny\"\ntopics = [\"a\"]").unwrap();
-    adviser.reload().unwrap();
+    let rules = Size { users: 0, rules: 1 };
+    assert_eq!(adviser.reload(), Ok(Reloaded { old: rules, new: rules }));
     assert_eq!(reason(c1.publishes(&adviser, "a").await), Some(0x87));
     fs::remove_file(&path).unwrap();
     assert!(adviser.reload().unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[tokio::test]
+async fn a_reload_does_not_lose_all_users_or_all_rules_unless_the_file_means_it() {
+    let path = std::env::temp_dir().join(format!("mproxy-acl-cut-{}.toml", std::process::id()));
+    let users = format!("[[users]]\nname = \"ann\"\npassword = \"{}\"\n", sesame());
+    let rules = "[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]\n";
+    let whole = format!("{rules}{users}");
+    let write = |text: &str| {
+        fs::write(&path, text).unwrap();
+        // Long finished: nothing to wait for.
+        let hour = std::time::SystemTime::now() - Duration::from_secs(3600);
+        fs::File::options().append(true).open(&path).unwrap().set_modified(hour).unwrap();
+    };
+    write(&whole);
+    let adviser = AclAdviser::alone(Acl::load(&path).unwrap());
+    let stranger = client("c1", Some("bob"));
+    // Cut at a table's boundary, or before the first; and the other way around.
+    for (cut, said) in [
+        (rules, "has no users any more, where 1 are in force"),
+        ("", "has no users any more"),
+        ("# nothing\n", "has no users any more"),
+        ("anonymous = true\n", "has no users any more"),
+        (&*users, "has no rules any more, where 1 are in force"),
+    ] {
+        write(cut);
+        let errors = adviser.reload().unwrap_err().to_string();
+        assert!(errors.contains(said) && errors.contains("allow_empty = true"), "{cut:?}: {errors}");
+        assert_eq!(adviser.size(), Size { users: 1, rules: 1 });
+        assert_eq!(reason(stranger.connects(&adviser).await), Some(0x86), "{cut:?}");
+        assert_eq!(reason(ann().publishes(&adviser, "a").await), None, "{cut:?}");
+    }
+    write(&format!("allow_empty = true\n{rules}"));
+    let reloaded = adviser.reload().unwrap();
+    let (old, new) = (Size { users: 1, rules: 1 }, Size { users: 0, rules: 1 });
+    assert_eq!(reloaded, Reloaded { old, new });
+    // Who grows again needs no word for it, and a file of few words may not fall silent either.
+    write("anonymous = false\n[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]\n");
+    adviser.reload().unwrap();
+    write(rules);
+    assert!(adviser.reload().unwrap_err().to_string().contains("who may connect"));
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_list_of_nothing_is_a_fault_everywhere() {
+    let rule = "[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]\n";
+    for (text, key) in [
+        ("users = []\n".to_owned(), "users"),
+        ("rules = []\n".to_owned(), "rules"),
+        ("client_ids = []\n".to_owned(), "client_ids"),
+        (rule.replace("[\"a\"]", "[]"), "rules[0].topics"),
+        (format!("{rule}actions = []\n"), "rules[0].actions"),
+        (format!("{rule}users = []\n"), "rules[0].users"),
+        (format!("{rule}client_ids = []\n"), "rules[0].client_ids"),
+    ] {
+        let errors = Acl::parse(&text, "rules.toml").unwrap_err();
+        assert_eq!(errors.faults()[0].key, key, "{errors}");
+    }
 }
 
 #[test]
@@ -400,7 +543,9 @@ topics = "a"
     assert_eq!(told, expected, "{errors}");
     let shown = errors.to_string();
     assert!(
-        shown.contains("rules.toml:1: anonymos: unknown key; there are anonymous, client_ids, users, rules"),
+        shown.contains(
+            "rules.toml:1: anonymos: unknown key; there are anonymous, allow_empty, client_ids, users, rules"
+        ),
         "{shown}"
     );
     assert!(!shown.contains("sesame"), "a password is never shown: {shown}");
@@ -480,6 +625,79 @@ proptest! {
                 let fine = received.is_some_and(|ruling| ruling.verdict == Verdict::Publish(Decision::Allow(None)));
                 prop_assert!(fine, "{} shows {} to {:?}/{:?}", asked, topic, client_id, username);
             }
+        }
+    }
+}
+
+/// Values that are (part of) a level, and those that are none.
+const PLAIN: [&str; 5] = ["a", "b", "$s", "a-b", "-"];
+const ODD: [Option<&str>; 7] = [None, Some(""), Some("+"), Some("#"), Some("a/b"), Some("+/#"), Some("a#")];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whoever calls itself what no level can be gains nothing by it: no allow rule becomes wider, no deny or ask rule
+    /// narrower than with a name that fits.
+    #[test]
+    fn no_value_widens_what_is_allowed_or_narrows_what_is_denied(
+        texts in prop::collection::vec(
+            filter(&["a", "b", "", "$s", "+", "${username}", "a${username}", "${username}-${cn}", "${cn}b"]), 1..3
+        ),
+        topic in filter(&["a", "b", "", "$s", "aa", "ab", "a-b", "a-b-a"]),
+        wild in filter(&["a", "b", "", "$s", "+", "aa", "a-b"]),
+        plain in (prop::sample::select(&PLAIN), prop::sample::select(&PLAIN)),
+        odd in (prop::sample::select(&ODD), prop::sample::select(&ODD)),
+        which in 1..4_u8,
+    ) {
+        let rule = |effect| Rule {
+            effect,
+            actions: Actions::ALL,
+            topics: texts.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+            max_qos: QoS::ExactlyOnce,
+            retain: Retain::Allowed,
+        };
+        let fits = Who { client_id: "c", username: Some(plain.0), common_name: Some(plain.1), attributes: &[] };
+        let strange = Who {
+            username: if which & 1 != 0 { odd.0 } else { fits.username },
+            common_name: if which & 2 != 0 { odd.1 } else { fits.common_name },
+            ..fits
+        };
+        // A name has no wildcard.
+        let topic = topic.replace('#', "a");
+        let (allow, deny, ask) = (rule(Effect::Allow), rule(Effect::Deny), rule(Effect::Ask));
+        let speaks = |rule: &Rule, who| {
+            (rule.speaks_of_topic(Act::Publish, &topic, who), rule.speaks_of_filter(&wild, who))
+        };
+        let (allowed, could) = (speaks(&allow, strange), speaks(&allow, fits));
+        prop_assert!(allowed.0 <= could.0 && allowed.1 <= could.1, "{:?} allowed to {:?}", texts, strange);
+        for rule in [deny, ask] {
+            let (denied, should) = (speaks(&rule, strange), speaks(&rule, fits));
+            prop_assert!(denied.0 >= should.0 && denied.1 >= should.1, "{:?} not denied to {:?}", texts, strange);
+        }
+    }
+
+    /// What a deny rule says of a filter it says of each topic that the filter brings, whoever asks.
+    #[test]
+    fn a_filter_that_brings_something_denied_is_denied(
+        text in filter(&["a", "b", "", "$s", "+", "${username}", "a${username}", "${username}-${cn}"]),
+        wild in filter(&["a", "b", "", "$s", "+", "aa"]),
+        names in (prop::sample::select(&PLAIN), prop::sample::select(&ODD)),
+        swapped in any::<bool>(),
+    ) {
+        let rule = Rule {
+            effect: Effect::Deny,
+            actions: Actions::ALL,
+            topics: [Pattern::parse(&text).unwrap()].into(),
+            max_qos: QoS::ExactlyOnce,
+            retain: Retain::Allowed,
+        };
+        let (username, common_name) = if swapped { (names.1, Some(names.0)) } else { (Some(names.0), names.1) };
+        let who = Who { client_id: "c", username, common_name, attributes: &[] };
+        let met = topics().into_iter().find(|topic| {
+            matches(&wild, topic) && rule.speaks_of_topic(Act::Receive, topic, who)
+        });
+        if let Some(topic) = met {
+            prop_assert!(rule.speaks_of_filter(&wild, who), "{} brings {} to {:?} in spite of {}", wild, topic, who, text);
         }
     }
 }

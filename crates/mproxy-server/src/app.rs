@@ -13,7 +13,7 @@ use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Setting};
-use mproxy_policy::acl::{Acl, AclAdviser};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::tls::{Material as _, Remark};
@@ -250,12 +250,18 @@ impl App {
         renew(&self.state.certificates, reloads, Certificates::renew_all).await;
         let Some(acl) = self.acl.clone() else { return };
         // Reads a file: not on a runtime thread.
-        let read = tokio::task::spawn_blocking(move || acl.reload().map(|()| acl.size())).await;
+        let read = tokio::task::spawn_blocking(move || acl.reload()).await;
         let read = read.map_err(|panicked| panicked.to_string());
         match read.and_then(|read| read.map_err(|faults| faults.to_string())) {
-            Ok((users, rules)) => {
+            Ok(Reloaded { old, new }) => {
                 reloads.happened("rules", None, None::<&str>);
-                info!(users, rules, "SIGHUP: rule file read anew");
+                info!(
+                    users = new.users,
+                    rules = new.rules,
+                    users_before = old.users,
+                    rules_before = old.rules,
+                    "SIGHUP: rule file read anew"
+                );
             }
             Err(faults) => {
                 reloads.happened("rules", None, Some(&faults));
@@ -438,7 +444,7 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
     });
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
-        let (users, rules) = acl.size();
+        let Size { users, rules } = acl.size();
         info!(users, rules, "rule file in force");
         deciders.push(Arc::clone(acl) as _);
     }

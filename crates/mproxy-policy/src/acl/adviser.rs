@@ -7,9 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::connect::Connect;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::types::QoS;
+use mproxy_codec::types::{QoS, Sender};
 use mproxy_core::chain::{allowed, refused};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
@@ -17,16 +19,19 @@ use mproxy_core::policy::{
     Question, Refusal, Ruling, Silence, Source, SubscribeQuestion, Verdict, Want,
 };
 use mproxy_core::rule::{Act, Message};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::password::Password;
-use super::{Acl, AclErrors, Word};
+use super::queue::{Queue, SentAway};
+use super::{Acl, AclErrors, Reloaded, Size, Word};
 use crate::partly::partly;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
 const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many CONNECTs wait for that at most. An entry holds no copy of anything: some 200 bytes.
+const WAITING: usize = 1024;
 
 /// The rule file as an adviser. [`reload`](Self::reload) puts a new file in force under running sessions.
 pub struct AclAdviser {
@@ -34,8 +39,8 @@ pub struct AclAdviser {
     /// How often the rules were replaced.
     edition: AtomicU64,
     next: Option<Arc<dyn Decider>>,
-    /// One permit for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
-    verifying: Arc<Semaphore>,
+    /// A turn for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
+    queue: Arc<Queue>,
     within: Duration,
 }
 
@@ -59,7 +64,7 @@ impl AclAdviser {
             acl: ArcSwap::from_pointee(acl),
             edition: AtomicU64::new(0),
             next,
-            verifying: Arc::new(Semaphore::new(cores)),
+            queue: Arc::new(Queue::new(cores, WAITING)),
             within: VERIFIED_WITHIN,
         }
     }
@@ -68,22 +73,25 @@ impl AclAdviser {
     /// (5 s, if not said): who waited in vain for a turn is refused as *overloaded*, whatever the failure rule.
     #[must_use]
     pub fn verifying(mut self, at_once: usize, within: Duration) -> Self {
-        self.verifying = Arc::new(Semaphore::new(at_once.max(1)));
+        self.queue = Arc::new(Queue::new(at_once.max(1), WAITING));
         self.within = within;
         self
     }
 
-    /// Reads the file again. If anything is wrong with it, the old rules stay in force. Reads a file: not for a
-    /// busy async thread. Rules that did not come from a file stay as they are.
+    /// Reads the file again. If anything is wrong with it, or it has lost all users or all rules and does not say
+    /// `allow_empty`, the old rules stay in force. Reads a file and may wait for who writes it: not for an async thread.
+    /// Rules that did not come from a file stay as they are.
     ///
     /// # Errors
     /// All that is wrong with the file.
-    pub fn reload(&self) -> Result<(), AclErrors> {
-        let path = self.acl.load().path.clone();
-        if let Some(path) = path {
-            self.replace(Acl::load(path)?);
+    pub fn reload(&self) -> Result<Reloaded, AclErrors> {
+        let old = self.acl.load_full();
+        if let Some(path) = &old.path {
+            let acl = Acl::load(path)?;
+            acl.may_follow(&old)?;
+            self.replace(acl);
         }
-        Ok(())
+        Ok(Reloaded { old: old.size(), new: self.size() })
     }
 
     /// Puts other rules in force.
@@ -95,7 +103,7 @@ impl AclAdviser {
 
     /// Users and rules in force.
     #[must_use]
-    pub fn size(&self) -> (usize, usize) {
+    pub fn size(&self) -> Size {
         self.acl.load().size()
     }
 
@@ -110,15 +118,15 @@ impl AclAdviser {
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
             // Who sends no name is somebody only where the file says so.
-            None if acl.anonymous == Some(true) => return self.known(question, will),
+            None if acl.anonymous == Some(true) => return self.known(will).answer(question),
             None if acl.knows_users() => {
                 return self.unknown(will, Refusal::default().about(About::Username));
             }
             None => None,
         };
         match password {
-            Some(_) if question.refresh => self.known(question, will),
-            Some(password) => self.verify(password, About::Password, question, self.known(question, will)),
+            Some(_) if question.refresh => self.known(will).answer(question),
+            Some(password) => self.verify(password, About::Password, question, self.known(will)),
             None if !acl.knows_users() => match (will, &self.next) {
                 (Word::Refuse(reason), _) => now(will_refused(reason)),
                 (Word::Silence, None) => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
@@ -134,15 +142,12 @@ impl AclAdviser {
     }
 
     /// A client that the file knows. It stays to look at the will.
-    fn known(&self, question: &ConnectQuestion<'_>, will: Word<()>) -> Answer {
+    fn known(&self, will: Word<()>) -> Then {
         match (will, &self.next) {
-            (Word::Allow(()), _) => now(Decision::Allow(())),
-            (Word::Refuse(reason), _) => now(will_refused(reason)),
-            (Word::Silence, None) => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
-            (Word::Silence, Some(next)) => match next.decide(&Question::Connect(*question)) {
-                Answer::Pass => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
-                answer @ (Answer::Now(_) | Answer::Later(_)) => answer,
-            },
+            (Word::Allow(()), _) => Then::Decide(Decision::Allow(())),
+            (Word::Refuse(reason), _) => Then::Decide(will_refused(reason)),
+            (Word::Silence, None) => Then::Decide(will_refused(ReasonCode::NOT_AUTHORIZED)),
+            (Word::Silence, Some(next)) => Then::Ask(Arc::clone(next)),
         }
     }
 
@@ -161,48 +166,60 @@ impl AclAdviser {
         let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
         match acl.users.values().next() {
             Some(decoy) if self.next.is_none() => {
-                self.verify(decoy, About::Username, question, now(Decision::Refuse(refusal)))
+                self.verify(decoy, About::Username, question, Then::Decide(Decision::Refuse(refusal)))
             }
             Some(_) | None => self.unknown(will, refusal),
         }
     }
 
-    /// Verifies the password; if it is the right one, `then`. If not, that is about `about`.
+    /// Verifies the password; if it is the right one, `then`. While it waits for its turn it holds the session's own
+    /// bytes of the CONNECT, and asks nobody. If it is a wrong one, that is about `about`.
     fn verify(
         &self,
         password: &Password,
         about: About,
         question: &ConnectQuestion<'_>,
-        then: Answer,
+        then: Then,
     ) -> Answer {
         let deadline = Instant::now() + self.within;
-        let permits = Arc::clone(&self.verifying);
-        let password = password.clone();
-        let given = question.connect.password.unwrap_or_default().to_vec();
+        let queue = Arc::clone(&self.queue);
+        let (password, peer) = (password.clone(), Arc::clone(question.peer));
+        let packet = question.packet.clone();
         Answer::Later(Box::pin(async move {
             // All of it is work of our own: never a failed answer, which a failure rule could turn into a yes.
             let overloaded = |what: &str| ruling(Verdict::Overloaded(Overload::new("passwords", what)));
-            let Ok(permit) = timeout_at(deadline, permits.acquire_owned()).await else {
-                return overloaded("too many passwords to verify");
+            let turn = match timeout_at(deadline, queue.turn(peer.origin.remote.ip())).await {
+                Ok(Ok(turn)) => turn,
+                Ok(Err(SentAway)) => return overloaded("too many passwords to verify"),
+                Err(_) => return overloaded("no turn to verify the password in time"),
             };
-            // The permit goes with the work: a client that leaves does not make room for another before the
-            // core is free.
+            let sent = packet.clone();
+            // The turn goes with the work: a client that leaves does not make room for another before the core is
+            // free.
             let work = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                password.verify(&given)
+                let _turn = turn;
+                read_again(&sent).is_some_and(|connect| password.verify(connect.password.unwrap_or_default()))
             });
             match timeout_at(deadline, work).await {
-                Err(_) => overloaded("verifying the password took too long"),
-                Ok(Err(_)) => overloaded("verifying the password was cut short"),
+                Err(_) => return overloaded("verifying the password took too long"),
+                Ok(Err(_)) => return overloaded("verifying the password was cut short"),
                 Ok(Ok(false)) => {
-                    let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-                    ruling(refused(Hook::Connect, refusal.about(about)))
+                    let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(about);
+                    return ruling(refused(Hook::Connect, refusal));
                 }
-                Ok(Ok(true)) => match then {
-                    Answer::Now(ruling) => ruling,
-                    Answer::Later(pending) => pending.await,
-                    Answer::Pass => ruling(refused(Hook::Connect, Refusal::default())),
-                },
+                Ok(Ok(true)) => {}
+            }
+            let answer = match read_again(&packet) {
+                Some(connect) => {
+                    let (peer, packet) = (&peer, &packet);
+                    then.answer(&ConnectQuestion { peer, connect: &connect, packet, refresh: false })
+                }
+                None => Answer::Pass,
+            };
+            match answer {
+                Answer::Now(ruling) => ruling,
+                Answer::Later(pending) => pending.await,
+                Answer::Pass => ruling(refused(Hook::Connect, Refusal::default())),
             }
         }))
     }
@@ -283,6 +300,32 @@ impl Decider for AclAdviser {
     fn edition(&self) -> u64 {
         self.edition.load(Ordering::Acquire)
     }
+}
+
+/// What follows for a client that is who it says.
+enum Then {
+    /// This.
+    Decide(Decision<()>),
+    /// What the next one says of its will.
+    Ask(Arc<dyn Decider>),
+}
+
+impl Then {
+    fn answer(self, question: &ConnectQuestion<'_>) -> Answer {
+        match self {
+            Self::Decide(decision) => now(decision),
+            Self::Ask(next) => match next.decide(&Question::Connect(*question)) {
+                Answer::Pass => now(will_refused(ReasonCode::NOT_AUTHORIZED)),
+                answer @ (Answer::Now(_) | Answer::Later(_)) => answer,
+            },
+        }
+    }
+}
+
+/// The CONNECT in its bytes, which were read before.
+fn read_again(packet: &[u8]) -> Option<Connect<'_>> {
+    let header = Header::parse(packet, Sender::Client, None).ok()??;
+    Connect::parse(&header, packet).ok()
 }
 
 /// What the rules say of the will; no will is fine.

@@ -15,7 +15,7 @@ use super::{Acl, Entry, Names, Password};
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AclError {
-    /// Counted from 1; 0 where the file could not be read.
+    /// Counted from 1; 0 where it is the file as a whole.
     pub line: usize,
     /// Where in the file, `rules[2].topics[0]` for example; empty for what is no TOML.
     pub key: String,
@@ -38,7 +38,11 @@ impl AclErrors {
     }
 
     pub(super) fn unreadable(name: &str, error: &io::Error) -> Self {
-        let what = format!("cannot be read: {error}");
+        Self::whole(name, format!("cannot be read: {error}"))
+    }
+
+    /// One fault of the file as a whole.
+    pub(super) fn whole(name: &str, what: String) -> Self {
         Self { name: name.to_owned(), faults: vec![AclError { line: 0, key: String::new(), what }] }
     }
 }
@@ -74,6 +78,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
         users: HashMap::new(),
         rules: Vec::new(),
         receives: false,
+        allow_empty: false,
     };
     reader.document(document.get_ref(), &mut acl);
     if reader.faults.is_empty() {
@@ -96,6 +101,7 @@ impl Reader<'_> {
             let name = key.get_ref().as_ref();
             match name {
                 "anonymous" => acl.anonymous = self.flag(value, name),
+                "allow_empty" => acl.allow_empty = self.flag(value, name) == Some(true),
                 "client_ids" => acl.client_ids = Some(self.client_ids(value, name)),
                 "users" => self.each_table(value, name, |reader, table, at, key| {
                     reader.user(table, at, key, acl);
@@ -103,7 +109,11 @@ impl Reader<'_> {
                 "rules" => self.each_table(value, name, |reader, table, at, key| {
                     acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
                 }),
-                _ => self.unknown(key.span(), name.to_owned(), "anonymous, client_ids, users, rules"),
+                _ => self.unknown(
+                    key.span(),
+                    name.to_owned(),
+                    "anonymous, allow_empty, client_ids, users, rules",
+                ),
             }
         }
     }
@@ -300,7 +310,8 @@ impl Reader<'_> {
         key: &str,
         mut take: impl FnMut(&mut Self, &DeTable<'_>, Range<usize>, &str),
     ) {
-        let Some(list) = value.get_ref().as_array() else {
+        // `users = []` is no list of users; without it the file says nothing on who they are.
+        let Some(list) = value.get_ref().as_array().filter(|list| !list.is_empty()) else {
             return self.fault(value.span(), key.to_owned(), format!("is written [[{key}]]"));
         };
         for (at, item) in list.iter().enumerate() {
