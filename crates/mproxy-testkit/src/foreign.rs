@@ -25,6 +25,32 @@ pub async fn paho(script: &Path) -> Command {
     python
 }
 
+/// `python3` with gRPC in reach (`import grpc`, `-m grpc_tools.protoc`); arguments are to follow.
+pub async fn python_grpc() -> Command {
+    let packages = installed("grpcio-tools==1.76.0", |package, folder| {
+        let mut pip = Installer::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+        pip.arg(folder).arg(package);
+        (pip, "python3 with pip (Debian: python3-pip)")
+    });
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", packages.await).env("PYTHONDONTWRITEBYTECODE", "1");
+    python
+}
+
+/// `node SCRIPT`, with gRPC in reach (`require('@grpc/grpc-js')`, `require('@grpc/proto-loader')`).
+pub async fn node_grpc(script: &Path) -> Command {
+    let packages = installed("grpc-js-1.14.0", |_, folder| {
+        let mut npm = Installer::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
+        npm.arg(folder).args(["@grpc/grpc-js@1.14.0", "@grpc/proto-loader@0.8.0"]);
+        (npm, "node and npm (Debian: nodejs, npm)")
+    });
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
+    node
+}
+
 /// `node SCRIPT`, with mqtt.js in reach (`require('mqtt')`).
 pub async fn mqttjs(script: &Path) -> Command {
     let mut node = Command::new("node");

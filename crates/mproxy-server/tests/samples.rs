@@ -1,0 +1,129 @@
+//! The hook services that README and docs/hooks.md show, copied out of there and run as they stand: what somebody has
+//! after ten minutes must not leave a door open by what it leaves out.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::foreign;
+use mproxy_testkit::process::{Process, free_port, run};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
+use support::{Proxy, VERSIONS};
+use tempfile::TempDir;
+
+const README: &str = include_str!("../../../README.md");
+const HOOKS: &str = include_str!("../../../docs/hooks.md");
+
+/// The root of the project, where readers stand.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The first block in this language that holds `part`.
+fn block<'t>(page: &'t str, language: &str, part: &str) -> &'t str {
+    let blocks = page.split(&format!("\n```{language}\n")).skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("\n```").next());
+    blocks.find(|block| block.contains(part)).unwrap_or_else(|| panic!("no {language} with {part}"))
+}
+
+/// The sample in a file of its own, and where it listens now.
+fn copied(folder: &TempDir, name: &str, sample: &str) -> (PathBuf, SocketAddr) {
+    let (file, port) = (folder.path().join(name), free_port());
+    assert!(sample.contains("127.0.0.1:50051"), "{sample}");
+    std::fs::write(&file, sample.replace("50051", &port.to_string())).unwrap();
+    (file, (Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// What each of the samples says: mallory stays outside, nobody publishes below `forbidden/`, nobody sees `secret/`.
+async fn guards(mut service: Process, at: SocketAddr) {
+    service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
+    proxy.line(&["policy service is healthy"]).await;
+    for version in VERSIONS {
+        let five = version == Version::V5;
+        let mallory = ConnectOptions { username: Some("mallory"), ..ConnectOptions::default() };
+        let (_, connack) = proxy.connect(version, "m", &mallory).await;
+        assert_eq!(connack[3], if five { 0x87 } else { 5 });
+
+        let mut client = proxy.login(version, "c").await;
+        for (id, topic, code) in [(1, "free/a", 0), (2, "forbidden/a", 0x87)] {
+            let publish = Publish { topic, qos: 1, packet_id: id, ..Publish::default() };
+            client.send(&wire::publish(version, &publish)).await;
+            let puback = client.packet().await;
+            assert_eq!(puback.get(4).copied().unwrap_or(0), if five { code } else { 0 }, "{topic}");
+        }
+        let no = if five { 0x87 } else { 0x80 };
+        let filters = [("open/a", 1), ("secret/a", 0), ("#", 0), ("+/a", 0), ("$share/g/secret", 0)];
+        client.send(&wire::subscribe(version, 3, &filters)).await;
+        let suback = client.packet().await;
+        assert!(suback.ends_with(&[1, no, no, no, no]), "{suback:02x?}");
+        // Nobody may see everything by omission: a SUBSCRIBE to that alone does not reach the broker either.
+        client.send(&wire::subscribe(version, 4, &[("#", 0)])).await;
+        assert!(client.packet().await.ends_with(&[no]));
+    }
+    // Events are none of its wishes: nothing to warn of.
+    let warned: Vec<_> = proxy.process().lines().into_iter().filter(|line| line.contains("WARN")).collect();
+    assert!(!warned.iter().any(|line| line.contains("Auth") || line.contains("wanted")), "{warned:#?}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_hook_of_the_readme_in_python() {
+    let folder = TempDir::new().unwrap();
+    let (script, at) = copied(&folder, "hook.py", block(README, "python", "class Hook"));
+    let mut generate = foreign::python_grpc().await;
+    let out = folder.path().display();
+    generate.args(["-m", "grpc_tools.protoc", "-I", "proto"]).current_dir(root());
+    generate.args([format!("--python_out={out}"), format!("--grpc_python_out={out}")]).arg("events.proto");
+    let generated = run("grpc_tools.protoc", generate).await;
+    assert_eq!(generated.code(), Some(0), "{:#?}", generated.lines);
+    let mut python = foreign::python_grpc().await;
+    python.arg(script);
+    guards(Process::start("hook.py", python), at).await;
+}
+
+#[tokio::test]
+async fn the_hook_of_the_docs_in_node() {
+    let folder = TempDir::new().unwrap();
+    let (script, at) = copied(&folder, "hook.js", block(HOOKS, "js", "addService"));
+    let mut node = foreign::node_grpc(&script).await;
+    node.current_dir(root());
+    guards(Process::start("hook.js", node), at).await;
+}
+
+/// With `keepCase` a grant that is spelled as the contract spells it arrives whole.
+#[tokio::test]
+async fn a_grant_in_node_is_spelled_as_the_contract_spells_it() {
+    let grant = "{ allow: { grant: { default_effect: 'EFFECT_DENY', \
+                 rules: [{ effect: 'EFFECT_ALLOW', topic_filters: ['own/#'], max_qos: 1 }] } } }";
+    let sample = block(HOOKS, "js", "addService").replacen("{ allow: {} }", grant, 1);
+    let folder = TempDir::new().unwrap();
+    let (script, at) = copied(&folder, "hook.js", &sample);
+    let mut node = foreign::node_grpc(&script).await;
+    node.current_dir(root());
+    let mut service = Process::start("hook.js", node);
+    service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
+    proxy.line(&["policy service is healthy"]).await;
+    let mut client = proxy.login(Version::V5, "c").await;
+    client.send(&wire::subscribe(Version::V5, 1, &[("own/#", 2), ("other", 0), ("#", 0)])).await;
+    let suback = client.packet().await;
+    assert!(suback.ends_with(&[1, 0x87, 0x87]), "{suback:02x?}");
+    proxy.stop().await;
+}
+
+/// There is no Go on every machine that runs this: what can be said without it.
+#[test]
+fn the_hook_of_the_docs_in_go_answers_all_that_it_wants() {
+    let sample = block(HOOKS, "go", "UnimplementedHooksServer");
+    for hook in ["Connect", "Publish", "Subscribe"] {
+        assert!(sample.contains(&format!("Hook_HOOK_AUTH_{}", hook.to_uppercase())), "{hook}");
+        assert!(sample.contains(&format!("func (hook) Auth{hook}(")), "{hook}");
+    }
+}
