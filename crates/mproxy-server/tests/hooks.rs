@@ -602,7 +602,8 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
 
     write(&file, &RULES.replace("denied/#", "acl/#").replace("\"acl/#\", \"cli", "\"denied/#\", \"cli"));
     proxy.signal("HUP").await;
-    proxy.line(&["SIGHUP: rule file read anew", "rules=2"]).await;
+    let read = proxy.line(&["SIGHUP: rule file read anew", "rules=2"]).await;
+    assert!(read.contains("rules_before=2") && read.contains("users_before=0"), "{read}");
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 3).await, 0);
     assert_eq!(puback(&mut client, Version::V5, "acl/x", 4).await, 0x87);
 
@@ -625,5 +626,32 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 5).await, 0);
     client.expect_nothing_but_pingresp().await;
     drop(client);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_rule_file_that_was_cut_does_not_turn_authentication_off() {
+    // The password of alice is "wonderland".
+    let whole = include_str!("../../../deploy/demo-rules.toml");
+    let folder = TempDir::new().unwrap();
+    let file = rules(&folder, whole);
+    let broker = RecordingBroker::start(Script::default()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", file.to_str().unwrap())]).await;
+    let before = whole.find("[[users]]").unwrap();
+    let rules_alone = &whole[whole.find("[[rules]]").unwrap()..];
+    for (reloads, cut) in (1..).zip(["", &whole[..before], rules_alone]) {
+        write(&file, cut);
+        proxy.signal("HUP").await;
+        let options =
+            ConnectOptions { username: Some("bob"), password: Some(b"guess"), ..ConnectOptions::default() };
+        until("the reload was tried", || {
+            let tried =
+                proxy.process().lines().iter().filter(|line| line.contains("no users any more")).count();
+            async move { tried == reloads }
+        })
+        .await;
+        let (_client, connack) = proxy.connect(Version::V5, "c", &options).await;
+        assert_eq!(connack[3], 0x86, "{cut:?}");
+    }
     proxy.stop().await;
 }

@@ -25,7 +25,8 @@ fn root() -> PathBuf {
 
 /// The first block in this language that holds `part`.
 fn block<'t>(page: &'t str, language: &str, part: &str) -> &'t str {
-    let blocks = page.split(&format!("\n```{language}\n")).skip(1);
+    let begins = format!("\n```{language}\n");
+    let blocks = page.split(begins.as_str()).skip(1);
     let mut blocks = blocks.filter_map(|block| block.split("\n```").next());
     blocks.find(|block| block.contains(part)).unwrap_or_else(|| panic!("no {language} with {part}"))
 }
