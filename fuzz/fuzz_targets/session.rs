@@ -13,7 +13,7 @@ use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
-    Action, Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload,
+    Action, Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload,
     PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
 };
 use mproxy_core::rule;
@@ -39,6 +39,10 @@ impl Decider for Mood {
             1 => Answer::Pass,
             _ => Answer::Now(Ruling { source: Source::Acl, verdict: verdict(mood / 4, question.hook()) }),
         }
+    }
+
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        self.decide(&Question::Connect(*question))
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
+    Answer, ConnectQuestion, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict,
+    Want,
 };
 
 /// Deciders in the order in which they are asked. The first that does not pass has decided. One that wants nothing of a
 /// hook is not asked about it, and its silence means nothing there.
 ///
-/// When all pass: denied if one of them [`Denies`](Silence::Denies) by silence, else allowed. A chain of nobody
-/// allows everything, and is never even asked after CONNECT.
+/// When all pass, [`unspoken`] says what holds. A chain of nobody allows everything, and is never even asked after
+/// CONNECT.
 #[derive(Clone, Default)]
 pub struct Chain {
     deciders: Vec<Arc<dyn Decider>>,
@@ -79,7 +80,13 @@ impl Chain {
 
 impl Decider for Chain {
     fn decide(&self, question: &Question<'_>) -> Answer {
-        self.ask(question).unwrap_or_else(|silence| Answer::Now(unspoken(question.hook(), silence)))
+        self.ask(question)
+            .unwrap_or_else(|silence| Answer::Now(unspoken(question.hook(), question.peer(), silence)))
+    }
+
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        let answers = self.deciders.iter().map(|decider| decider.renew(question));
+        answers.into_iter().find(|answer| !matches!(answer, Answer::Pass)).unwrap_or(Answer::Pass)
     }
 
     fn want(&self, hook: Hook) -> Want {
@@ -104,8 +111,17 @@ impl Decider for Chain {
     }
 }
 
-/// The ruling where nobody spoke.
-fn unspoken(hook: Hook, silence: Silence) -> Ruling {
+/// The ruling where nobody spoke: the one place in which silence means something.
+///
+/// - A client with a grant: its grant said to ask, and nobody could be asked. Refused, or, once the grant is stale, as
+///   undecided as its renewal. Never allowed: whoever gave the grant did not leave it out, but asked for it.
+/// - Somebody passed whose silence [`Denies`](Silence::Denies): refused.
+/// - Else those who were there told beforehand that they do not want to be asked, or nobody was there: allowed.
+#[must_use]
+pub fn unspoken(hook: Hook, peer: &Peer, silence: Silence) -> Ruling {
+    if let Some(ruling) = peer.grant.as_deref().and_then(|grant| grant.unanswered(hook)) {
+        return ruling;
+    }
     match silence {
         Silence::Abstains => Ruling { source: Source::Unasked, verdict: allowed(hook) },
         Silence::Denies => Ruling { source: Source::Unknown, verdict: refused(hook, Refusal::default()) },

@@ -12,6 +12,8 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
 pub use self::mapping::{Mapping, PrefixError};
+use crate::chain::refused;
+use crate::policy::{Hook, Refusal, Ruling, Source, Undecided};
 use crate::rule::{Act, Effect, Message, Rule, Who};
 
 /// What a client may do. Shared by whoever is told of the client.
@@ -20,6 +22,7 @@ pub struct Grant {
     rules: Box<[Rule]>,
     default: Effect,
     receives: bool,
+    stale: Option<Box<Undecided>>,
     /// The policy's own name for it. Of no meaning here.
     pub version: Box<str>,
     /// How long it holds without being renewed.
@@ -63,6 +66,7 @@ impl Grant {
             receives: rules.iter().any(names_receive),
             rules: rules.into(),
             default,
+            stale: None,
             version: Box::default(),
             ttl: None,
             expires_at: None,
@@ -71,10 +75,33 @@ impl Grant {
         }
     }
 
-    /// What is left where its rules do not hold any more: everything is asked about.
+    /// What is left where its time has passed and it was not renewed, because of this: its rules do not hold any more,
+    /// and everything is asked about. What nobody can be asked about is as undecided as its renewal.
     #[must_use]
-    pub fn without_rules(&self) -> Self {
-        Self { rules: Box::default(), default: Effect::Ask, receives: false, ..self.clone() }
+    pub fn stale(&self, because: Undecided) -> Self {
+        // It goes on judging deliveries where it did: what it denied must not come through unasked.
+        Self { rules: Box::default(), default: Effect::Ask, stale: Some(Box::new(because)), ..self.clone() }
+    }
+
+    /// Why it is [stale](Self::stale), if it is.
+    #[must_use]
+    pub fn stale_because(&self) -> Option<&Undecided> {
+        self.stale.as_deref()
+    }
+
+    /// Where it says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
+    #[must_use]
+    pub fn unanswered(&self, hook: Hook) -> Option<Ruling> {
+        match hook {
+            Hook::Connect => return None,
+            Hook::Deliver if !self.receives => return None,
+            Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
+        }
+        let verdict = match &self.stale {
+            Some(because) => (**because).clone().into(),
+            None => refused(hook, Refusal::default()),
+        };
+        Some(Ruling { source: Source::Grant, verdict })
     }
 
     /// Whether some rule names deliveries. Where none does, they are none of the grant's business.
@@ -137,6 +164,7 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Failure, FailureKind, Verdict};
     use crate::rule::{Actions, Pattern, Retain};
 
     const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
@@ -235,6 +263,24 @@ mod tests {
         {
             assert_eq!(grant.filter(C1, refused), Word::Refuse(NO), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_nobody_can_be_asked_about_is_refused_and_as_undecided_as_the_renewal_once_stale() {
+        let receive = Actions::NONE.with(Act::Receive);
+        let grant = Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask);
+        for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
+            let ruling = grant.unanswered(hook).unwrap();
+            assert_eq!(ruling, Ruling { source: Source::Grant, verdict: refused(hook, Refusal::default()) });
+        }
+        let failure = Failure::new(FailureKind::Unavailable, "gone");
+        let stale = grant.stale(failure.clone().into());
+        assert_eq!(publish(&stale, "a"), Word::Ask);
+        assert!(stale.receives(), "what RECEIVE rules denied does not come through");
+        for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
+            assert_eq!(stale.unanswered(hook).unwrap().verdict, Verdict::Failed(failure.clone()));
+        }
+        assert_eq!(Grant::new(Vec::new(), Effect::Ask).unanswered(Hook::Deliver), None);
     }
 
     #[test]

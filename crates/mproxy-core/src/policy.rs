@@ -713,6 +713,13 @@ pub trait Decider: Send + Sync {
     /// Answers, or passes. Must not block: what takes time goes into [`Answer::Later`].
     fn decide(&self, question: &Question<'_>) -> Answer;
 
+    /// Answers a question for another grant ([`refresh`](ConnectQuestion::refresh)), if grants of this client are its to
+    /// give; else passes. Only who gave a grant renews it.
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        let _ = question;
+        Answer::Pass
+    }
+
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.
     fn want(&self, hook: Hook) -> Want;
 

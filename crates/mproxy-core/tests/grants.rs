@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mproxy_codec::QoS;
+use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Deadline, Fault};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{
-    Admission, Decision, FilterChange, Hook, PublishChange, Refusal, Verdict, Want, WillChange,
+    Admission, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided, Unusable,
+    UnusableKind, Verdict, Want, WillChange,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
+use mproxy_core::session::OnErrors;
+use mproxy_testkit::sim::stage::Setup;
 use mproxy_testkit::sim::{Reply, Stage, allow, change};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
 
@@ -566,8 +569,114 @@ fn a_client_that_is_granted_nothing_any_more_is_asked_about() {
     let mut stage = timed(Grant::new(Vec::new(), Effect::Allow));
     stage.pass(Duration::from_secs(60));
     stage.rule(0, allow(Hook::Connect));
-    assert!(stage.session.peer().is_some_and(|peer| peer.grant.is_none()));
+    let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one that asks");
+    let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
+    assert_eq!(grant.filter(who, "a"), mproxy_core::grant::Word::Ask);
     assert!(stage.session.poll_timeout().is_none());
+}
+
+#[test]
+fn the_end_of_a_grant_holds_whatever_its_renewal_leaves_out() {
+    let ends = Instant::now() + Duration::from_secs(100);
+    let mut stage = timed(with(|grant| grant.expires_at = Some(ends)));
+    stage.pass(Duration::from_secs(60));
+    stage.rule(0, allow(Hook::Connect));
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0xA0]));
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}
+
+#[test]
+fn a_renewal_that_cannot_be_used_keeps_the_old_grant_and_then_refuses() {
+    let unusable = || Unusable::new(UnusableKind::Grant, "no prefix");
+    let mut stage = timed(Grant::new(Vec::new(), Effect::Allow));
+    let stale = |stage: &Stage| {
+        let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
+        grant.stale_because().cloned()
+    };
+    stage.pass(Duration::from_secs(60));
+    for n in 0..11 {
+        stage.rule(n, Verdict::Unusable(unusable()));
+        assert_eq!(stale(&stage), None);
+        stage.pass(Duration::from_secs(5));
+    }
+    stage.pass(Duration::from_secs(10));
+    assert_eq!(stale(&stage), Some(Undecided::Unusable(unusable())), "no failure rule opens that");
+    stage.rule(11, mproxy_testkit::sim::fail());
+    assert!(matches!(stale(&stage), Some(Undecided::Failed(_))), "the last word counts");
+}
+
+#[test]
+fn a_renewal_with_a_grant_that_has_ended_ends_the_session() {
+    let mut stage = timed(mapped());
+    stage.pass(Duration::from_secs(60));
+    let reason = ReasonCode::NOT_AUTHORIZED;
+    let ended = Unusable { reason, ..Unusable::new(UnusableKind::GrantExpired, "it has passed") };
+    stage.rule(0, Verdict::Unusable(ended));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x87]));
+    assert!(matches!(stage.finish(), Fault::PolicyUnusable { hook: Hook::Connect, .. }));
+}
+
+#[test]
+fn a_time_that_no_clock_reaches_is_none() {
+    let mut stage = timed(with(|grant| grant.ttl = Some(Duration::MAX)));
+    stage.pass(Duration::from_secs(60));
+    stage.rule(0, regranted(Some(with(|grant| grant.ttl = Some(Duration::MAX)))));
+    assert!(stage.session.poll_timeout().is_none());
+}
+
+#[test]
+fn a_will_that_is_too_long_under_its_prefix_refuses_the_connect_whatever_the_failure_rule() {
+    for version in VERSIONS {
+        let topic = "w".repeat(65_531);
+        let grant = Some(Arc::new(mapped()));
+        let verdict =
+            Verdict::Connect(Decision::Allow(Some(Box::new(Admission { grant, ..Admission::default() }))));
+        let on_error = OnErrors { connect: OnError::Allow, ..OnErrors::default() };
+        let answering = Box::new(move |_: &_| Reply::Now(verdict.clone()));
+        let mut stage = Setup { on_error, answering, ..Setup::default() }.stage();
+        let will = Will { topic: &topic, payload: b"gone", ..Will::default() };
+        stage.client(&wire::connect(
+            version,
+            "c",
+            &ConnectOptions { will: Some(will), ..ConnectOptions::default() },
+        ));
+        let code = if version == Version::V5 { 0x95 } else { 5 };
+        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert_eq!(stage.dials, 0);
+    }
+}
+
+#[test]
+fn a_rewrite_over_the_broker_s_maximum_never_goes_as_it_came() {
+    let on_error = OnErrors { publish: OnError::Allow, subscribe: OnError::Allow, ..OnErrors::default() };
+    let mut stage = Setup { on_error, ..Setup::default() }.stage();
+    // Maximum Packet Size 100, and a PUBLISH that fills it.
+    stage.open_with(Version::V5, b"", b"\x27\0\0\0\x64");
+    let payload = [b'x'; 92];
+    let full = Publish { topic: "a", payload: &payload, qos: 1, packet_id: 5, ..Publish::default() };
+    stage.client(&wire::publish(Version::V5, &full));
+    stage.rule(0, topic("quarantine/a"));
+    assert_eq!((stage.at_broker(), stage.at_client()), (Vec::new(), wire::packet(0x40, &[0, 5, 0x97])));
+}
+
+#[test]
+fn an_unsubscribe_that_does_not_fit_under_the_prefix_does_not_go_as_it_came() {
+    for version in VERSIONS {
+        let prefix = format!("{}/", "p".repeat(60));
+        let mut stage = granted(with(|grant| grant.mapping = Mapping::new(&prefix).ok()));
+        let connack: &[u8] = if version == Version::V5 { b"\x27\0\0\0\x64" } else { b"" };
+        stage.open_with(version, b"", connack);
+        let filters: Vec<String> = (0..10).map(|n| format!("{n:04}")).collect();
+        let filters: Vec<&str> = filters.iter().map(|one| &**one).collect();
+        stage.client(&wire::unsubscribe(version, 7, &filters));
+        if version == Version::V5 {
+            assert_eq!(stage.at_client(), wire::unsuback(version, 7, &[0x83; 10]));
+            assert_eq!(stage.at_broker(), b"");
+        } else {
+            assert!(!stage.at_broker().is_empty(), "3.x knows no Maximum Packet Size");
+        }
+    }
 }
 
 #[test]

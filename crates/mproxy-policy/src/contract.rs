@@ -90,6 +90,16 @@ impl Rpc {
     }
 }
 
+impl Rpc {
+    /// Whether it decides; the others tell.
+    pub(crate) const fn decides(self) -> bool {
+        match self {
+            Self::AuthConnect | Self::AuthPublish | Self::AuthSubscribe | Self::AuthDeliver => true,
+            Self::Connect | Self::Publish | Self::Subscribe | Self::Unsubscribe | Self::Disconnect => false,
+        }
+    }
+}
+
 impl From<Hook> for Rpc {
     fn from(hook: Hook) -> Self {
         match hook {

@@ -16,19 +16,18 @@ use mproxy_core::rule::{Act, Message, Who};
 
 use crate::partly::partly;
 
-/// The grants of all clients as an adviser. Silence abstains: what a grant does not decide was never its business.
+/// The grants of all clients as an adviser. A client without a grant passes, and so does what a grant says to ask about;
+/// where nobody answers that, [`unspoken`](mproxy_core::chain::unspoken) holds the grant against it.
 pub struct Grants {
     next: Arc<dyn Decider>,
-    silence: Silence,
 }
 
 impl Grants {
     /// An adviser that passes what no grant decides. `next` is whoever the chain asks after it; it is asked directly
-    /// where a grant decides about some filters of a SUBSCRIBE only. `silence` is what it means for the others if that
-    /// one passes: [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file).
+    /// where a grant decides about some filters of a SUBSCRIBE only.
     #[must_use]
-    pub fn before(next: Arc<dyn Decider>, silence: Silence) -> Self {
-        Self { next, silence }
+    pub fn before(next: Arc<dyn Decider>) -> Self {
+        Self { next }
     }
 
     fn message(hook: Hook, act: Act, grant: &Grant, question: &PublishQuestion<'_>) -> Answer {
@@ -58,7 +57,7 @@ impl Grants {
             return Answer::Now(ruling(allowed(Hook::Subscribe)));
         }
         let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Grant, self.silence, Some(&*self.next), question, words)
+        partly(Source::Grant, Some(&*self.next), question, words)
     }
 }
 

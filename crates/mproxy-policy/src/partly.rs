@@ -2,21 +2,20 @@
 //! together in the client's order.
 
 use mproxy_codec::reason::ReasonCode;
-use mproxy_core::chain::{allowed, refused};
+use mproxy_core::chain::refused;
 use mproxy_core::policy::{
-    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Silence, Source,
-    SubscribeQuestion, Verdict,
+    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Source, SubscribeQuestion,
+    Verdict,
 };
 use tracing::warn;
 
 /// What is known of each filter, in the client's order; `None`: nothing.
 pub(crate) type Words = Vec<Option<Decision<FilterChange>>>;
 
-/// The answer of an adviser, called `source`, that knows these words. `silence` is what follows for the open filters if
-/// nobody after it speaks either.
+/// The answer of an adviser, called `source`, that knows these words. Where nobody after it speaks either, the open
+/// filters are refused: both who know a SUBSCRIBE in part, the rule file and a grant, deny by silence.
 pub(crate) fn partly(
     source: Source,
-    silence: Silence,
     next: Option<&dyn Decider>,
     question: &SubscribeQuestion<'_>,
     words: Words,
@@ -35,10 +34,7 @@ pub(crate) fn partly(
     };
     match next {
         Answer::Pass => {
-            let rest = match silence {
-                Silence::Denies => refused(Hook::Subscribe, Refusal::default()),
-                Silence::Abstains => allowed(Hook::Subscribe),
-            };
+            let rest = refused(Hook::Subscribe, Refusal::default());
             Answer::Now(Ruling { source, verdict: joined(words, rest) })
         }
         Answer::Now(Ruling { source, verdict }) => {

@@ -7,7 +7,10 @@
 //!   it; while it is connected for the first time, or right after its connection broke, questions wait within
 //!   their deadline.
 //! - **Hello** is asked on every connection. Until the first answer mproxy assumes that everything is wanted;
-//!   while no endpoint is healthy, what the last one wanted.
+//!   while no endpoint is healthy, what the last one wanted. A Hello that is UNIMPLEMENTED takes nothing back that one
+//!   before it has said.
+//! - **UNIMPLEMENTED** is a failed answer of the hooks that decide. What a service does not want to decide it leaves out
+//!   of Hello's `wants`. Of the hooks that tell it means *not wanted*.
 //! - **A question** ends within its deadline, which includes waiting for one of the `max_in_flight` turns.
 //! - **An event** is told once; see `observe`.
 //!
@@ -28,11 +31,12 @@ mod unary;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::chain::{allowed, refused};
+use mproxy_core::chain::unspoken;
 use mproxy_core::event::{Event, Happening, Kind, Sink};
+use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, Decider, Hook, Overload, Payload, PublishQuestion, Question, Refusal, Ruling, Silence, Source,
-    Verdict, Want,
+    Answer, ConnectQuestion, Decider, Hook, Overload, Payload, PublishQuestion, Question, Ruling, Silence,
+    Source, Verdict, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -68,9 +72,9 @@ pub struct RemoteConfig {
     pub max_in_flight: usize,
     /// For `https://` endpoints.
     pub tls: RemoteTls,
-    /// What it means when a question turns out not to be wanted after it was asked (UNIMPLEMENTED):
-    /// [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file), else
-    /// [`Silence::Abstains`]. From the next question on the service passes, and the chain itself decides so.
+    /// What it means when a question turns out not to be wanted after it was asked, because the service said so in a
+    /// Hello meanwhile: [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file),
+    /// else [`Silence::Abstains`]. From the next question on the service passes, and the chain itself decides so.
     pub if_unwanted: Silence,
 }
 
@@ -149,11 +153,11 @@ impl Remote {
         self.board.is_ready()
     }
 
-    fn later(&self, ask: Ask, hook: Hook) -> Answer {
+    fn later(&self, ask: Ask, hook: Hook, peer: &Arc<Peer>) -> Answer {
         if let Err(unusable) = ask.fits() {
             return Answer::Now(rpc(Verdict::Unusable(unusable)));
         }
-        let deadline = Instant::now() + self.timeout;
+        let (deadline, peer) = (deadline(self.timeout), Arc::clone(peer));
         let (board, turns, watch) =
             (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
         let if_unwanted = self.if_unwanted;
@@ -168,7 +172,8 @@ impl Remote {
             }
             match carry(&board, &*watch, ask, deadline).await {
                 Ok(Carried::Answered(verdict)) => rpc(verdict),
-                Ok(Carried::Unwanted) => unwanted(hook, if_unwanted),
+                Ok(Carried::Unusable(unusable)) => rpc(Verdict::Unusable(unusable)),
+                Ok(Carried::Unwanted) => unspoken(hook, &peer, if_unwanted),
                 Err(failure) => {
                     debug!(hook = hook.name(), %failure, "the policy service did not answer");
                     rpc(Verdict::Failed(failure))
@@ -196,7 +201,12 @@ impl Decider for Remote {
             Question::Publish(publish) => Ask::new(&Question::Publish(fitted(publish, wanted))),
             Question::Deliver(publish) => Ask::new(&Question::Deliver(fitted(publish, wanted))),
         };
-        self.later(ask, question.hook())
+        self.later(ask, question.hook(), question.peer())
+    }
+
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        // All grants are the service's.
+        self.decide(&Question::Connect(*question))
     }
 
     fn want(&self, hook: Hook) -> Want {
@@ -258,10 +268,8 @@ const fn rpc(verdict: Verdict) -> Ruling {
     Ruling { source: Source::Rpc, verdict }
 }
 
-/// What the chain would have said, had we passed.
-fn unwanted(hook: Hook, silence: Silence) -> Ruling {
-    match silence {
-        Silence::Abstains => Ruling { source: Source::Unasked, verdict: allowed(hook) },
-        Silence::Denies => Ruling { source: Source::Unknown, verdict: refused(hook, Refusal::default()) },
-    }
+/// So long from now. What is further away than the clock reaches is as good as never: 30 years.
+fn deadline(within: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 3600))
 }

@@ -212,12 +212,12 @@ async fn a_refused_will_is_refused_whoever_the_next_would_admit() {
 }
 
 #[tokio::test]
-async fn a_refresh_needs_no_password_but_the_user_must_still_be_there() {
-    let adviser = AclAdviser::alone(with_ann(""));
-    let session = client("c1", Some("ann"));
-    assert_eq!(reason(session.refreshes(&adviser).await), None);
-    adviser.replace(acl("anonymous = false"));
-    assert_eq!(reason(session.refreshes(&adviser).await), Some(0x86));
+async fn the_file_gives_no_grants_and_renews_none() {
+    let adviser = AclAdviser::alone(acl("anonymous = true"));
+    for name in [None, Some("ann")] {
+        assert_eq!(client("c1", name).refreshes(&adviser).await, None);
+        assert_eq!(client("c1", name).renews(&adviser).await, None);
+    }
 }
 
 fn is_overloaded(verdict: &Verdict) -> bool {

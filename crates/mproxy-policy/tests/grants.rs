@@ -12,7 +12,8 @@ use mproxy_core::Chain;
 use mproxy_core::chain::{Row, allowed, refused};
 use mproxy_core::grant::Grant;
 use mproxy_core::policy::{
-    Answer, Decider, Decision, FilterChange, Hook, Question, Refusal, Ruling, Silence, Source, Verdict, Want,
+    Answer, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook, Question, Refusal,
+    Ruling, Silence, Source, Verdict, Want,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use mproxy_policy::Grants;
@@ -29,6 +30,10 @@ impl Decider for Service {
             Some(false) => refused(question.hook(), Refusal::default()),
         };
         Answer::Later(Box::pin(async move { Ruling { source: Source::Rpc, verdict } }))
+    }
+
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        self.decide(&Question::Connect(*question))
     }
 
     fn want(&self, hook: Hook) -> Want {
@@ -52,7 +57,7 @@ fn rule(effect: Effect, acts: &[Act], topic: &str) -> Rule {
 
 fn chain(service: Option<bool>) -> Chain {
     let service: Arc<dyn Decider> = Arc::new(Service(service));
-    Chain::new(vec![Arc::new(Grants::before(Arc::clone(&service), Silence::Abstains)), service])
+    Chain::new(vec![Arc::new(Grants::before(Arc::clone(&service))), service])
 }
 
 fn granted(rules: Vec<Rule>, default: Effect) -> Client {
@@ -89,10 +94,69 @@ async fn what_a_grant_knows_is_not_asked_and_the_rest_is() {
 }
 
 #[tokio::test]
-async fn a_service_that_does_not_want_to_be_asked_has_no_objection() {
-    let client = granted(vec![rule(Effect::Deny, &[Act::Publish], "a")], Effect::Ask);
-    assert_eq!(of(client.publishes(&chain(None), "b").await), (Source::Unasked, true));
-    assert_eq!(of(client.publishes(&chain(None), "a").await), (Source::Grant, false));
+async fn ask_that_nobody_can_be_asked_about_is_refused() {
+    let maybe = rule(Effect::Ask, &[Act::Publish, Act::Subscribe], "maybe/#");
+    let receives = rule(Effect::Deny, &[Act::Receive], "secret");
+    for default in [Effect::Ask, Effect::Deny] {
+        let client = granted(vec![maybe.clone(), receives.clone()], default);
+        let no = (Source::Grant, false);
+        for topic in ["maybe/a", "b"] {
+            assert_eq!(of(client.publishes(&chain(None), topic).await), no, "{topic}");
+            assert_eq!(of(client.receives(&chain(None), topic).await), no, "{topic}");
+        }
+        for filters in [&["#"][..], &["maybe/a"], &["b", "#"]] {
+            let ruling = client.subscribes(&chain(None), filters).await.unwrap();
+            assert_eq!(ruling.source, Source::Grant);
+            let refused = match ruling.verdict {
+                Verdict::SubscribeAll(Decision::Refuse(_)) => true,
+                Verdict::Subscribe(all) => all.iter().all(|one| matches!(one, Decision::Refuse(_))),
+                _ => false,
+            };
+            assert!(refused, "{filters:?}");
+        }
+    }
+    // Without a grant, what Hello left out is the service's explicit no-objection.
+    let nobody = client("c1", None);
+    assert_eq!(of(nobody.publishes(&chain(None), "b").await), (Source::Unasked, true));
+    assert_eq!(of(nobody.subscribes(&chain(None), &["#"]).await), (Source::Unasked, true));
+}
+
+#[tokio::test]
+async fn once_a_grant_is_stale_what_is_not_wanted_meets_the_failure_rule() {
+    let rules = vec![
+        rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "own/#"),
+        rule(Effect::Deny, &[Act::Receive], "secret"),
+    ];
+    let failure = Failure::new(FailureKind::Unavailable, "nobody renews it");
+    let stale = Grant::new(rules, Effect::Deny).stale(failure.clone().into());
+    let client = client("c1", None).granted(stale);
+    let failed = Some(Verdict::Failed(failure));
+    let verdict = |ruling: Option<Ruling>| ruling.map(|ruling| ruling.verdict);
+    for topic in ["own/a", "secret"] {
+        assert_eq!(verdict(client.publishes(&chain(None), topic).await), failed);
+        assert_eq!(verdict(client.receives(&chain(None), topic).await), failed);
+        assert_eq!(verdict(client.subscribes(&chain(None), &[topic, "#"]).await), failed);
+        // What is wanted is asked about, as without any grant.
+        assert_eq!(of(client.publishes(&chain(Some(false)), topic).await), (Source::Rpc, false));
+    }
+    assert_ne!(chain(None).want_of(Hook::Deliver, &client.peer), Want::Nothing);
+}
+
+#[tokio::test]
+async fn a_rule_file_that_knows_the_user_renews_no_grant() {
+    let service: Arc<dyn Decider> = Arc::new(Service(Some(false)));
+    let acl =
+        Acl::parse("anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]", "test.toml").unwrap();
+    let acl: Arc<dyn Decider> = Arc::new(AclAdviser::before(acl, Arc::clone(&service)));
+    let client = granted(Vec::new(), Effect::Deny);
+    let (connect, refresh) = (client.connects(&*acl).await.unwrap(), client.refreshes(&*acl).await);
+    assert_eq!((connect.source, refresh), (Source::Acl, None));
+    // The service gave it, and is asked; where it does not give grants, nobody is.
+    assert_eq!(
+        client.renews(&Chain::new(vec![Arc::clone(&acl), service])).await.unwrap().source,
+        Source::Rpc
+    );
+    assert_eq!(client.renews(&Chain::new(vec![acl])).await, None);
 }
 
 #[tokio::test]
@@ -104,7 +168,7 @@ async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about()
     let no = Decision::Refuse(Refusal::default());
     let lowered = Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) });
     for (service, open, source) in
-        [(Some(true), &yes, Source::Rpc), (Some(false), &no, Source::Rpc), (None, &yes, Source::Grant)]
+        [(Some(true), &yes, Source::Rpc), (Some(false), &no, Source::Rpc), (None, &no, Source::Grant)]
     {
         let ruling = granted(rules(), Effect::Ask)
             .subscribes(&chain(service), &["a/b", "b", "a/+", "$share/g/a/c"])
@@ -135,7 +199,7 @@ async fn deliveries_are_looked_into_only_for_those_whose_grant_names_them() {
 #[tokio::test]
 async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves_open() {
     let service: Arc<dyn Decider> = Arc::new(Service(None));
-    let grants: Arc<dyn Decider> = Arc::new(Grants::before(Arc::clone(&service), Silence::Denies));
+    let grants: Arc<dyn Decider> = Arc::new(Grants::before(Arc::clone(&service)));
     let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"a/secret\"]";
     let acl = Acl::parse(rules, "test.toml").unwrap();
     let row = Row::new(vec![Arc::clone(&grants), Arc::clone(&service)]);
@@ -143,7 +207,7 @@ async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves
     let client = granted(vec![rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], Effect::Ask);
     assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Acl, false));
     assert_eq!(of(client.publishes(&chain, "a/b").await), (Source::Grant, true));
-    assert_eq!(of(client.publishes(&chain, "b").await), (Source::Unknown, false));
+    assert_eq!(of(client.publishes(&chain, "b").await), (Source::Grant, false));
     let ruling = client.subscribes(&chain, &["a/secret", "a/b", "b"]).await.unwrap();
     let Verdict::Subscribe(verdicts) = ruling.verdict else { panic!("{ruling:?}") };
     let refused: Vec<bool> = verdicts.iter().map(|one| matches!(one, Decision::Refuse(_))).collect();

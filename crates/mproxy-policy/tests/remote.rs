@@ -24,7 +24,7 @@ use mproxy_testkit::service::contract::{
 };
 use mproxy_testkit::service::{Play, Running, Service};
 use service::{Authority, Seen};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Long enough for a loaded machine where nothing is to be waited for.
 const AMPLE: Duration = Duration::from_secs(20);
@@ -161,7 +161,7 @@ async fn questions_are_answered() {
 }
 
 #[tokio::test]
-async fn a_grant_comes_with_the_answer_or_the_answer_fails_with_it() {
+async fn a_grant_comes_with_the_answer_or_the_answer_is_unusable_with_it() {
     let service = Running::start(Service {
         connect: Box::new(|asked| {
             let user = asked.get_ref().client.as_ref().map(|client| client.username()).unwrap_or_default();
@@ -191,7 +191,7 @@ async fn a_grant_comes_with_the_answer_or_the_answer_fails_with_it() {
     let grant = admission.grant.unwrap();
     assert_eq!(&*grant.version, "7");
     assert_eq!(grant.mapping.as_ref().map(|mapping| mapping.up("a").into_owned()), Some("acme/a".to_owned()));
-    assert_eq!(failed(client("c1", Some("bob")).connects(&*remote).await), FailureKind::Unspecified);
+    assert_eq!(unusable(client("c1", Some("bob")).connects(&*remote).await), UnusableKind::Grant);
 }
 
 #[tokio::test]
@@ -220,42 +220,121 @@ async fn a_service_that_hangs_is_given_up_and_greeted_anew() {
     assert_eq!(service.calls("Hello"), 2);
 }
 
-#[tokio::test]
-async fn what_is_not_implemented_is_not_wanted_and_never_asked_again() {
-    let unimplemented = || Play::Fail(Status::unimplemented("no"));
-    let service = Running::start(Service {
-        hello: None,
-        publish: Box::new(move |_| unimplemented()),
-        connect: Box::new(|_| Play::Fail(Status::unimplemented("no"))),
-        ..Service::default()
-    })
-    .await;
-    let (remote, _) = remote(&[&service.url], AMPLE);
-    let ruling = somebody().publishes(&*remote, "a").await.unwrap();
-    let allowed = Verdict::Publish(Decision::Allow(None));
-    assert_eq!(ruling, Ruling { source: Source::Unasked, verdict: allowed });
-    assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Nothing);
-    assert_eq!(somebody().publishes(&*remote, "a").await, None);
-    assert_eq!(service.calls("AuthPublish"), 1);
+fn unimplemented<T>() -> Play<T> {
+    Play::Fail(Status::unimplemented("no"))
+}
 
-    for _ in 0..2 {
-        assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+/// A service that implements none of the hooks that decide.
+fn forgetful(hello: Option<wire::HelloResponse>) -> Service {
+    Service {
+        hello,
+        connect: Box::new(|_| unimplemented()),
+        publish: Box::new(|_| unimplemented()),
+        subscribe: Box::new(|_| unimplemented()),
+        deliver: Box::new(|_| unimplemented()),
+        ..Service::default()
     }
-    assert_eq!(service.calls("AuthConnect"), 2, "a wrong address never opens the door");
 }
 
 #[tokio::test]
-async fn what_is_not_implemented_is_refused_where_silence_denies() {
-    let service = Running::start(Service {
-        publish: Box::new(|_| Play::Fail(Status::unimplemented("no"))),
-        ..Service::default()
-    })
-    .await;
-    let config = RemoteConfig { if_unwanted: Silence::Denies, ..config(&[&service.url], AMPLE) };
-    let (remote, _) = started(config);
-    let ruling = somebody().publishes(&*remote, "a").await.unwrap();
-    let refused = Verdict::Publish(Decision::Refuse(Default::default()));
-    assert_eq!(ruling, Ruling { source: Source::Unknown, verdict: refused });
+async fn a_hook_that_decides_and_is_not_implemented_is_a_failed_answer_each_time() {
+    let named = ["AuthConnect", "AuthPublish", "AuthSubscribe", "AuthDeliver"];
+    let everything = mproxy_testkit::service::wants_everything();
+    for (hello, deliver) in [(None, false), (Some(everything), true)] {
+        let service = Running::start(forgetful(hello)).await;
+        let (remote, seen) = remote(&[&service.url], AMPLE);
+        seen.until_healthy(true).await;
+        let somebody = somebody();
+        for _ in 0..2 {
+            assert_eq!(failed(somebody.connects(&*remote).await), FailureKind::Unavailable);
+            assert_eq!(failed(somebody.publishes(&*remote, "a").await), FailureKind::Unavailable);
+            assert_eq!(failed(somebody.subscribes(&*remote, &["#"]).await), FailureKind::Unavailable);
+            if deliver {
+                assert_eq!(failed(somebody.receives(&*remote, "a").await), FailureKind::Unavailable);
+            }
+        }
+        for rpc in named.iter().take(if deliver { 4 } else { 3 }) {
+            assert_eq!(service.calls(rpc), 2, "a wrong address never opens the door");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_replica_takes_nothing_back_that_hello_said() {
+    let wants = vec![want(wire::Hook::AuthConnect), want(wire::Hook::AuthDeliver)];
+    let service = Running::start(Service { hello: Some(hello(wants)), ..Service::default() }).await;
+    let address = service.address();
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    assert_eq!(somebody().publishes(&*remote, "a").await, None, "left out");
+    service.stop().await;
+    // It has no Hello, and none of what the other decided.
+    let _old = Running::start_at(address, forgetful(None)).await;
+    seen.until(|seen| seen.endpoint_changes().len() >= 3).await;
+    assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Nothing, "as the last Hello said");
+    assert_eq!(failed(somebody().receives(&*remote, "a").await), FailureKind::Unavailable);
+    assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_question_that_is_too_large_is_not_put() {
+    let service = Running::start(Service::default()).await;
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    let filters = vec!["devices/abcdefgh/#"; 200_000];
+    let ruling = somebody().subscribes(&*remote, &filters).await;
+    assert_eq!(unusable(ruling), UnusableKind::QuestionTooLarge);
+    assert_eq!(service.calls("AuthSubscribe"), 0);
+}
+
+#[tokio::test]
+async fn a_message_over_somebody_s_limit_is_unusable_and_not_a_failed_answer() {
+    for (code, message) in [
+        (Code::ResourceExhausted, "grpc: received message larger than max (5000000 vs. 4194304)"),
+        (Code::ResourceExhausted, "Received message larger than max (5000000 vs 4194304)"),
+        (
+            Code::OutOfRange,
+            "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
+        ),
+    ] {
+        let service = Running::start(Service {
+            publish: Box::new(move |_| Play::Fail(Status::new(code, message))),
+            subscribe: Box::new(|_| {
+                let filter = wire::FilterAllow { filter: Some("x".repeat(5 << 20)), ..Default::default() };
+                Play::answer(wire::AuthSubscribeResponse { verdicts: vec![filter.into()] })
+            }),
+            ..Service::default()
+        })
+        .await;
+        let (remote, _) = remote(&[&service.url], AMPLE);
+        let kind = unusable(somebody().publishes(&*remote, "a").await);
+        assert!(matches!(kind, UnusableKind::QuestionTooLarge | UnusableKind::TooLarge), "{message}");
+        assert_eq!(unusable(somebody().subscribes(&*remote, &["a"]).await), UnusableKind::TooLarge);
+    }
+    // The service's own limits are its own matter.
+    let exhausted = || Play::Fail(Status::resource_exhausted("database busy"));
+    let service =
+        Running::start(Service { publish: Box::new(move |_| exhausted()), ..Service::default() }).await;
+    let (remote, _) = remote(&[&service.url], AMPLE);
+    assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_deny_with_the_code_of_another_version_is_a_deny() {
+    for code in [1, 4, 5, 0x17, 0x7F, 256] {
+        let deny = move || wire::Deny { reason_code: code, ..Default::default() };
+        let service = Running::start(Service {
+            connect: Box::new(move |_| Play::Answer(deny().into())),
+            publish: Box::new(move |_| Play::Answer(deny().into())),
+            ..Service::default()
+        })
+        .await;
+        let (remote, _) = remote(&[&service.url], AMPLE);
+        let no = Decision::Refuse(mproxy_core::policy::Refusal::default());
+        let connect = somebody().connects(&*remote).await.unwrap();
+        assert_eq!(connect.verdict, Verdict::Connect(Decision::Refuse(Default::default())), "{code}");
+        assert_eq!(somebody().publishes(&*remote, "a").await.unwrap().verdict, Verdict::Publish(no));
+    }
 }
 
 #[tokio::test]

@@ -432,7 +432,7 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
         }
         None => None,
     };
-    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _, silence)));
+    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _)));
     let acl = acl.map(|acl| {
         Arc::new(match (&grants, &remote) {
             (Some(grants), Some(remote)) => {

@@ -1,5 +1,5 @@
-//! A hook service whose answers make no sense: each is a failed answer, the rule for those decides, and nothing else
-//! comes of it.
+//! A hook service whose answers make no sense. What it leaves out is a failed answer, and the rule for those decides; what
+//! cannot be carried out is refused whatever that rule says, a *Deny* stays one, and nothing else comes of any of it.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
@@ -23,6 +23,54 @@ const LIMIT: usize = 2000;
 
 /// A bad answer, by what is bad in it, and the versions in which it is.
 type Bad<T> = (&'static str, T, &'static [Version]);
+
+/// What comes of a bad answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    /// It has failed: the failure rule decides.
+    Failed,
+    /// It is a no all the same.
+    Denied,
+    /// It cannot be carried out.
+    Unusable,
+    /// Something is too large.
+    TooLarge,
+}
+
+impl Comes {
+    /// By what is bad.
+    fn of(what: &str) -> Self {
+        match what {
+            "unspecified" => Self::Failed,
+            _ if what.starts_with("a no ") => Self::Denied,
+            _ if ["too large", "larger", "over 65535"].iter().any(|one| what.contains(one)) => Self::TooLarge,
+            _ => Self::Unusable,
+        }
+    }
+
+    /// In CONNACK, in a 3.x CONNACK, in an acknowledgement.
+    const fn codes(self) -> [u8; 3] {
+        match self {
+            // PUBACK, PUBREC and SUBACK have neither 0x88 nor 0x95.
+            Self::Failed => [0x88, 3, 0x83],
+            Self::Denied => [0x87, 5, 0x87],
+            Self::Unusable => [0x83, 5, 0x83],
+            Self::TooLarge => [0x95, 5, 0x97],
+        }
+    }
+
+    const fn source(self, allow: bool) -> &'static str {
+        match self {
+            Self::Failed if allow => "source=\"failed_open\",outcome=\"allowed\"",
+            Self::Failed => "source=\"failed_closed\",outcome=\"refused\"",
+            Self::Denied => "source=\"rpc\",outcome=\"refused\"",
+            Self::Unusable | Self::TooLarge => "source=\"unusable\",outcome=\"refused\"",
+        }
+    }
+}
+
+/// How many bad answers came to what, for each hook.
+type Count = std::collections::HashMap<(&'static str, &'static str), u32>;
 
 const ALL: &[Version] = &[Version::V31, Version::V311, Version::V5];
 
@@ -98,7 +146,8 @@ fn subscribes() -> Vec<Bad<AuthSubscribeResponse>> {
         ("no verdicts", AuthSubscribeResponse::default(), ALL),
         ("one for two", AuthSubscribeResponse { verdicts: vec![yes()] }, ALL),
         ("three for two", AuthSubscribeResponse { verdicts: vec![yes(), yes(), yes()] }, ALL),
-        second("unspecified", FilterVerdict::default()),
+        second("one of two unset", FilterVerdict::default()),
+        ("unspecified", AuthSubscribeResponse { verdicts: vec![FilterVerdict::default(); 2] }, ALL),
         second("# in the middle", filter("a/#/b").into()),
         second("no filter", filter("").into()),
         second("another share", filter("$share/g/a").into()),
@@ -107,7 +156,9 @@ fn subscribes() -> Vec<Bad<AuthSubscribeResponse>> {
         second("too large for a gRPC message", filter(&wire::long_string(HUGE)).into()),
         second("QoS 3", FilterAllow { max_qos: Some(3), ..FilterAllow::default() }.into()),
     ];
-    bad.extend(contradictory().map(|(what, verdict, _)| second(what, verdict)));
+    bad.extend(contradictory().map(|(what, verdict, _): Bad<FilterVerdict>| {
+        (what, AuthSubscribeResponse { verdicts: vec![verdict.clone(), verdict] }, ALL)
+    }));
     bad
 }
 
@@ -164,9 +215,9 @@ async fn babbles() -> Running {
     .await
 }
 
-/// Plays all of it; gives how many answers of each kind were bad.
-async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, allow: bool) -> [u32; 4] {
-    let mut bad = [0; 4];
+/// Plays all of it; gives how many answers of each kind were bad. `open`: failed answers allow.
+async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, open: bool) -> Count {
+    let mut bad = Count::new();
     for version in ALL {
         let v5 = *version == Version::V5;
         for (at, (what, _, versions)) in connects().into_iter().enumerate() {
@@ -174,16 +225,18 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
             let username = format!("bad/{at}");
             let options = ConnectOptions { username: Some(&username), ..ConnectOptions::default() };
             let (mut client, connack) = proxy.connect(*version, "bad", &options).await;
+            let comes = Comes::of(what);
+            let allow = open && comes == Comes::Failed;
             if allow {
                 assert_eq!(connack[3], 0, "{what} in {version:?}: {connack:02x?}");
                 client.expect_nothing_but_pingresp().await;
                 client.send(&wire::disconnect()).await;
             } else {
-                let code = if v5 { 0x88 } else { 3 };
+                let code = comes.codes()[usize::from(!v5)];
                 assert_eq!(connack, wire::connack(*version, false, code, &[]), "{what} in {version:?}");
             }
             client.expect_closed().await;
-            bad[0] += 1;
+            *bad.entry(("connect", comes.source(open))).or_default() += 1;
         }
 
         // Maximum Packet Size (3.1.2.11.4): 1000.
@@ -199,8 +252,10 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
                 let (topic, payload) = (format!("bad/{at}/{qos}"), what.as_bytes());
                 let message = Publish { topic: &topic, payload, qos, packet_id: 1, ..Publish::default() };
                 client.send(&wire::publish(*version, &message)).await;
-                // PUBACK, PUBREC and SUBACK have no 0x88.
-                let refused: &[u8] = if v5 && !allow { &[0, 1, 0x83] } else { &[0, 1] };
+                let comes = Comes::of(what);
+                let allow = open && comes == Comes::Failed;
+                let refused = [0, 1, comes.codes()[2]];
+                let refused = if v5 && !allow { &refused[..] } else { &refused[..2] };
                 match qos {
                     0 => {}
                     1 => client.expect(&wire::packet(0x40, refused)).await,
@@ -215,7 +270,7 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
                     let came = Publish { topic: &topic, payload, ..Publish::default() };
                     watcher.expect(&wire::publish(Version::V311, &came)).await;
                 }
-                bad[1] += 1;
+                *bad.entry(("publish", comes.source(open))).or_default() += 1;
             }
         }
         for (at, (what, _, versions)) in subscribes().into_iter().enumerate() {
@@ -223,14 +278,15 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
             println!("{what} in {version:?}");
             let filter = format!("bad/{at}/+");
             client.send(&wire::subscribe(*version, 1, &[(&filter, 1), ("as/well", 2)])).await;
-            let codes = match (allow, v5) {
+            let comes = Comes::of(what);
+            let codes = match (open && comes == Comes::Failed, v5) {
                 (true, _) => [1, 2],
-                (false, true) => [0x83; 2],
+                (false, true) => [comes.codes()[2]; 2],
                 (false, false) => [0x80; 2],
             };
             client.expect(&wire::suback(*version, 1, &codes)).await;
             // Decisions on SUBSCRIBE are counted by filter.
-            bad[2] += 2;
+            *bad.entry(("subscribe", comes.source(open))).or_default() += 2;
         }
 
         client.send(&wire::subscribe(*version, 2, &[("down/#", 2)])).await;
@@ -241,6 +297,8 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
                     continue;
                 }
                 println!("{what} to {version:?}, QoS {qos}");
+                let comes = Comes::of(what);
+                let allow = open && comes == Comes::Failed;
                 let down = format!("down/bad/{at}/{qos}");
                 // Of a dropped one the flow is ended for the client; what comes next shows that it was.
                 for (topic, comes) in [(down.as_str(), allow), ("down/next", true)] {
@@ -250,7 +308,7 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
                         receives(&mut client, &message, qos).await;
                     }
                 }
-                bad[3] += 1;
+                *bad.entry(("deliver", comes.source(open))).or_default() += 1;
             }
         }
         client.expect_nothing_but_pingresp().await;
@@ -261,7 +319,7 @@ async fn play(proxy: &Proxy, feeder: &mut WireClient, watcher: &mut WireClient, 
     bad
 }
 
-async fn a_bad_verdict_is_no_verdict(rule: &str, counted: &str) {
+async fn a_bad_verdict_is_no_verdict(rule: &str) {
     let extra = vec![format!("max_packet_size {LIMIT}")];
     let broker = Mosquitto::start_with(MosquittoOptions { extra, ..MosquittoOptions::default() }).await;
     let service = babbles().await;
@@ -272,20 +330,22 @@ async fn a_bad_verdict_is_no_verdict(rule: &str, counted: &str) {
     let mut feeder = WireClient::login(broker.addr(), Version::V311, "feeder").await;
 
     let bad = play(&proxy, &mut feeder, &mut watcher, rule == "allow").await;
-    for (hook, bad) in ["connect", "publish", "subscribe", "deliver"].into_iter().zip(bad) {
-        let counted = proxy.metric(&format!("mproxy_decisions_total{{hook=\"{hook}\",{counted}}}")).await;
-        assert_eq!(counted, f64::from(bad), "{hook}");
+    for ((hook, source), bad) in bad {
+        let counted = proxy.metric(&format!("mproxy_decisions_total{{hook=\"{hook}\",{source}}}")).await;
+        assert_eq!(counted, f64::from(bad), "{hook} {source}");
     }
     proxy.line(&["WARN", "answer failed", &format!("rule=\"{rule}\"")]).await;
+    proxy.line(&["WARN", "answer cannot be used"]).await;
+    proxy.line(&["WARN", "Deny.reason_code 16", "0x87"]).await;
     proxy.stop().await;
 }
 
 #[tokio::test]
 async fn a_bad_verdict_denies_where_failures_deny() {
-    a_bad_verdict_is_no_verdict("deny", "source=\"failed_closed\",outcome=\"refused\"").await;
+    a_bad_verdict_is_no_verdict("deny").await;
 }
 
 #[tokio::test]
-async fn a_bad_verdict_changes_nothing_where_failures_allow() {
-    a_bad_verdict_is_no_verdict("allow", "source=\"failed_open\",outcome=\"allowed\"").await;
+async fn of_bad_verdicts_only_failed_ones_allow_where_failures_allow() {
+    a_bad_verdict_is_no_verdict("allow").await;
 }

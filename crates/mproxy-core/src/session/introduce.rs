@@ -84,7 +84,9 @@ impl Session {
         connect: &Connect<'_>,
         will: &Will<'_>,
     ) -> Result<(), Unfit> {
-        let Some(peer) = self.peer() else { return Ok(()) };
+        let Some(peer) = self.peer() else {
+            return Err(Unfit::Refused(ReasonCode::NOT_AUTHORIZED, About::Will));
+        };
         let who = Who {
             client_id: connect.client_id,
             username: connect.username,

@@ -86,9 +86,10 @@ impl Session {
         topic: &str,
         change: &PublishChange,
     ) -> Result<(), Refusal> {
-        let Some(peer) = self.peer().filter(|_| change.topic.is_some() || change.retain.is_some()) else {
+        if change.topic.is_none() && change.retain.is_none() {
             return Ok(());
-        };
+        }
+        let Some(peer) = self.peer() else { return Err(Refusal::default()) };
         let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
         let act = match from {
             Side::Client => Act::Publish,
@@ -112,7 +113,8 @@ impl Session {
     /// # Errors
     /// How the grant refuses it.
     pub(super) fn recheck_filter(&self, change: &mut FilterChange) -> Result<(), Refusal> {
-        let (Some(peer), Some(filter)) = (self.peer(), &change.filter) else { return Ok(()) };
+        let Some(filter) = &change.filter else { return Ok(()) };
+        let Some(peer) = self.peer() else { return Err(Refusal::default()) };
         let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
         match grant.filter(Who::from(&**peer), filter) {
             Word::Refuse(reason) => Err(Refusal::new(reason)),

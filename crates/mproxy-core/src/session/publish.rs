@@ -368,9 +368,11 @@ impl Session {
             let refusal = Decision::Refuse(Refusal::default());
             return Answer::Now(Ruling { source: Source::Grant, verdict: Verdict::Publish(refusal) });
         };
-        let (Some(peer), true) = (self.peer(), want != Want::Nothing) else {
+        // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
+        let Some(peer) = self.peer() else { return Answer::Pass };
+        if want == Want::Nothing {
             return Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(hook(from)) });
-        };
+        }
         let question = PublishQuestion {
             peer,
             topic,
@@ -395,7 +397,7 @@ impl Session {
     pub(super) fn want_of(&self, hook: Hook) -> Want {
         match self.peer() {
             Some(peer) => self.setting.decider.want_of(hook, peer),
-            None => Want::Nothing,
+            None => Want::Head,
         }
     }
 

@@ -1,5 +1,5 @@
-//! A grant that holds for a time only: the policy is asked anew when it has passed. Until it answers, the old grant serves
-//! for a while; then every packet is asked about.
+//! A grant that holds for a time only: who gave it is asked anew when it has passed. Until that one answers, the old grant
+//! serves for a while; then every packet is asked about.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use crate::grant::Grant;
 use crate::meter::Outcome;
 use crate::peer::Peer;
 use crate::policy::{
-    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, Question, Ruling, Undecided,
-    Unusable, Verdict, Want,
+    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, Ruling, Undecided, Unusable,
+    UnusableKind, Verdict,
 };
 use crate::rule::Effect as RuleEffect;
 
@@ -32,6 +32,8 @@ pub(super) struct Renewal {
     due: Option<Instant>,
     /// Until when the old grant serves; `None` once it does not.
     serves: Option<Instant>,
+    /// Why the last answer was none.
+    undecided: Option<Box<Undecided>>,
 }
 
 impl Session {
@@ -42,7 +44,12 @@ impl Session {
         let packet_size = grant.and_then(|grant| grant.limits.packet_size);
         let serves = self.setting.limits.grant_staleness;
         self.terms.granted_packet = packet_size.unwrap_or(u32::MAX);
-        let renewal = ttl.map(|ttl| Renewal { due: Some(now + ttl), serves: Some(now + ttl + serves) });
+        // A time that no clock reaches is none.
+        let renewal = ttl.and_then(|ttl| now.checked_add(ttl)).map(|due| Renewal {
+            due: Some(due),
+            serves: due.checked_add(serves),
+            undecided: None,
+        });
         if renewal.is_some() || self.cold.is_some() {
             self.cold().renewal = renewal;
         }
@@ -84,9 +91,6 @@ impl Session {
 
     /// The question about a client that said CONNECT long ago: all that is known of it now.
     fn ask_again(&self, peer: &Arc<Peer>) -> Answer {
-        if self.setting.decider.want(Hook::Connect) == Want::Nothing {
-            return Answer::Pass;
-        }
         let user: Vec<_> = peer
             .user_properties
             .iter()
@@ -105,12 +109,12 @@ impl Session {
             username: peer.username.as_deref(),
             password: None,
         };
-        self.setting.decider.decide(&Question::Connect(ConnectQuestion {
+        self.setting.decider.renew(&ConnectQuestion {
             peer,
             connect: &connect,
             packet: &Bytes::new(),
             refresh: true,
-        }))
+        })
     }
 
     /// The policy's answer.
@@ -140,41 +144,61 @@ impl Session {
 
     fn not_refreshed(&mut self, undecided: Undecided, now: Instant) {
         // What follows from it is not this rule's to say: the old grant serves, and after it each packet has its own.
-        let _ = self.resolve_undecided(Hook::Connect, undecided);
+        let _ = self.resolve_undecided(Hook::Connect, undecided.clone());
+        if matches!(&undecided, Undecided::Unusable(one) if one.kind == UnusableKind::GrantExpired) {
+            // It said that the client's time is over, and said it clearly.
+            return self.end(undecided.fault(Hook::Connect), now);
+        }
         if let Some(renewal) = self.cold.as_mut().and_then(|cold| cold.renewal.as_mut()) {
-            renewal.due = Some(now + AGAIN);
+            renewal.due = now.checked_add(AGAIN);
+            renewal.undecided = Some(Box::new(undecided.clone()));
+        }
+        if let Who::Known(peer) = &mut self.who
+            && peer.grant.as_deref().is_some_and(|grant| grant.stale_because().is_some())
+        {
+            let peer = Arc::make_mut(peer);
+            peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.stale(undecided)));
         }
         self.arm_grant();
     }
 
-    /// The old grant has served long enough: from now on each packet is asked about.
+    /// The old grant has served long enough: from now on each packet is asked about, and what nobody can be asked about
+    /// is as undecided as the renewal.
     pub(super) fn stale(&mut self) {
+        let mut because = None;
         if let Some(renewal) = self.cold.as_mut().and_then(|cold| cold.renewal.as_mut()) {
             renewal.serves = None;
+            because = renewal.undecided.take();
         }
+        let because = because.map_or_else(
+            || Failure::new(FailureKind::Deadline, "the client's grant was not renewed in time").into(),
+            |because| *because,
+        );
         if let Who::Known(peer) = &mut self.who {
             let peer = Arc::make_mut(peer);
-            peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.without_rules()));
+            peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.stale(because)));
         }
         self.nothing_stands();
         self.arm_grant();
     }
 
-    /// Another grant is in force. Where the client's topics stand at the broker does not change in the middle of a session:
-    /// its subscriptions are there.
+    /// Another grant is in force; without one in the answer, everything is asked about from now on, and the end of the old
+    /// grant holds. Where the client's topics stand at the broker does not change in the middle of a session: its
+    /// subscriptions are there.
     fn renewed(&mut self, admission: Admission, now: Instant) {
         if let Who::Known(peer) = &mut self.who {
             let peer = Arc::make_mut(peer);
-            let mapping = peer.grant.as_deref().and_then(|grant| grant.mapping.clone());
-            peer.grant = match (admission.grant, mapping) {
-                (None, None) => None,
-                (grant, mapping) => {
-                    let mut grant = grant
-                        .map_or_else(|| Grant::new(Vec::new(), RuleEffect::Ask), |grant| (*grant).clone());
-                    grant.mapping = mapping;
-                    Some(Arc::new(grant))
+            let old = peer.grant.as_deref();
+            let mut grant = match admission.grant {
+                Some(grant) => (*grant).clone(),
+                None => {
+                    let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
+                    grant.expires_at = old.and_then(|old| old.expires_at);
+                    grant
                 }
             };
+            grant.mapping = old.and_then(|old| old.mapping.clone());
+            peer.grant = Some(Arc::new(grant));
             if !admission.attributes.is_empty() {
                 peer.attributes = admission.attributes.into();
             }

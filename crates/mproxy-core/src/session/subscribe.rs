@@ -34,14 +34,16 @@ impl Session {
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         let want = self.want_of(Hook::Subscribe);
         let answer = match self.peer() {
-            Some(peer) if want != Want::Nothing => {
+            // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
+            None => Answer::Pass,
+            Some(_) if want == Want::Nothing => {
+                Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(Hook::Subscribe) })
+            }
+            Some(peer) => {
                 let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
                 let question =
                     SubscribeQuestion { peer, filters: &filters, properties: subscribe.properties };
                 self.setting.decider.decide(&Question::Subscribe(question))
-            }
-            Some(_) | None => {
-                Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(Hook::Subscribe) })
             }
         };
         let state = match answer {

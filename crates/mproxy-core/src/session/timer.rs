@@ -10,7 +10,8 @@ pub(super) struct Timer(Option<(Deadline, Instant)>);
 
 impl Timer {
     pub(super) fn arm(&mut self, deadline: Deadline, now: Instant, after: Duration) {
-        self.0 = Some((deadline, now + after));
+        // What is further away than the clock reaches never comes.
+        self.0 = now.checked_add(after).map(|at| (deadline, at));
     }
 
     pub(super) fn arm_at(&mut self, deadline: Deadline, at: Instant) {

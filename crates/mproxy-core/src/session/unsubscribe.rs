@@ -6,7 +6,7 @@ use mproxy_codec::packet::{Unsuback, Unsubscribe, encode_unsubscribe};
 use mproxy_codec::property::{Properties, PropertyEdit};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{PacketId, Sender};
+use mproxy_codec::types::{PacketId, PacketType, Sender};
 
 use super::Session;
 use super::from_client::Leaving;
@@ -76,8 +76,29 @@ impl Session {
         let written =
             encode_unsubscribe(self.terms.version, id, &kept, filters.collect::<Vec<_>>(), &mut out);
         if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
-            // As it came it fitted; only a rewrite to far longer filters gets here. The original does no harm.
-            return Ok(Leaving::AsItIs);
+            // Only a rewrite to far longer filters gets here. The original would unsubscribe from what is not the
+            // client's, or from nothing.
+            if let Some(ledger) = &mut self.ledger {
+                ledger.unsubscribed(id);
+            }
+            let reason = ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR;
+            if !self.terms.version.is_v5() {
+                // 3.x has no word for it but the end.
+                return Err(Fault::Protocol {
+                    side: Side::Client,
+                    packet: PacketType::Unsubscribe,
+                    what: "larger than can be written under the names that the broker knows",
+                    rule: "MQTT-3.1.2-24",
+                    reason,
+                });
+            }
+            let codes = vec![reason.0; sent.len()];
+            let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
+            let mut out = BytesMut::new();
+            let written = unsuback.encode(self.terms.version, &mut out);
+            debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
+            self.inject(Side::Client, out.freeze());
+            return Ok(Leaving::Nowhere);
         }
         Ok(Leaving::Instead(out.freeze()))
     }

@@ -12,7 +12,7 @@ use mproxy_codec::packet::connect::Connect;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{QoS, Sender};
-use mproxy_core::chain::{allowed, refused};
+use mproxy_core::chain::{allowed, refused, unspoken};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     About, Answer, ConnectQuestion, Decider, Decision, FilterChange, Hook, Overload, PublishQuestion,
@@ -108,9 +108,12 @@ impl AclAdviser {
     }
 
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer {
+        // The file gives no grants, so it renews none.
+        if question.refresh {
+            return Answer::Pass;
+        }
         let acl = self.acl.load();
-        // Who is in already may have been given another name.
-        if !question.refresh && !acl.allows_name(question.peer) {
+        if !acl.allows_name(question.peer) {
             let refusal = Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
             return now(Decision::Refuse(refusal.about(About::ClientId)));
         }
@@ -125,7 +128,6 @@ impl AclAdviser {
             None => None,
         };
         match password {
-            Some(_) if question.refresh => self.known(will).answer(question),
             Some(password) => self.verify(password, About::Password, question, self.known(will)),
             None if !acl.knows_users() => match (will, &self.next) {
                 (Word::Refuse(reason), _) => now(will_refused(reason)),
@@ -181,7 +183,8 @@ impl AclAdviser {
         question: &ConnectQuestion<'_>,
         then: Then,
     ) -> Answer {
-        let deadline = Instant::now() + self.within;
+        // A deadline of our own, of seconds.
+        let deadline = Instant::now().checked_add(self.within).unwrap_or_else(Instant::now);
         let queue = Arc::clone(&self.queue);
         let (password, peer) = (password.clone(), Arc::clone(question.peer));
         let packet = question.packet.clone();
@@ -235,9 +238,7 @@ impl AclAdviser {
             let next =
                 self.next.as_ref().map_or(Answer::Pass, |next| next.decide(&Question::Deliver(*question)));
             return match next {
-                Answer::Pass => {
-                    Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(Hook::Deliver) })
-                }
+                Answer::Pass => Answer::Now(unspoken(Hook::Deliver, question.peer, Silence::Abstains)),
                 answer @ (Answer::Now(_) | Answer::Later(_)) => answer,
             };
         }
@@ -271,7 +272,7 @@ impl AclAdviser {
             return Answer::Now(ruling(allowed(Hook::Subscribe)));
         }
         let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Acl, Silence::Denies, self.next.as_deref(), question, words)
+        partly(Source::Acl, self.next.as_deref(), question, words)
     }
 }
 

@@ -54,7 +54,7 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
         effect,
         actions: actions(&rule.actions)?,
         topics: topics.into(),
-        max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos)?,
+        max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos).map_err(|error| invalid(error.detail))?,
         retain: if rule.retain == Some(false) { Retain::Refused } else { Retain::Allowed },
     })
 }

@@ -80,6 +80,9 @@ impl Hello {
         }
         if answer.wants.is_empty() {
             wants = Wants::everything();
+        } else if wants.0.iter().all(Option::is_none) {
+            // To want nothing that is known here would be to let everything pass.
+            return Err("the answer to Hello wants only hooks that this mproxy does not know".to_owned());
         }
         Ok(Self { name: answer.name, wants })
     }
@@ -152,6 +155,7 @@ mod tests {
     #[test]
     fn a_hook_unsaid_or_a_bad_filter_is_no_answer() {
         assert!(read(vec![want(0, &[], 0)]).is_err());
+        assert!(read(vec![want(77, &[], 0), want(78, &[], 0)]).is_err(), "nothing that is known here");
         assert!(read(vec![want(wire::Hook::AuthPublish.into(), &["a/#/b"], 0)]).is_err());
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::contract::{Rpc, Service, Wants};
 use crate::watch::Watch;
@@ -62,12 +62,14 @@ pub(super) struct Line {
     pub(super) gone: CancellationToken,
     url: Arc<str>,
     strikes: AtomicU32,
+    /// Calls that it was found not to implement, one bit each.
+    unimplemented: AtomicU32,
 }
 
 impl Line {
     pub(super) fn new(url: &str, service: Service, wants: Wants, gone: CancellationToken) -> Self {
         let (url, wants) = (url.into(), ArcSwap::from_pointee(wants));
-        Self { service, wants, gone, url, strikes: AtomicU32::new(0) }
+        Self { service, wants, gone, url, strikes: AtomicU32::new(0), unimplemented: AtomicU32::new(0) }
     }
 
     /// A call was answered.
@@ -127,6 +129,8 @@ pub(super) struct Board {
     places: watch::Sender<Vec<Place>>,
     /// Of the endpoint that is asked first. While none is healthy, the last known.
     wants: ArcSwap<Wants>,
+    /// What a Hello said last, of whichever endpoint: they are one service.
+    told: ArcSwapOption<Wants>,
     watch: Arc<dyn Watch>,
 }
 
@@ -141,6 +145,7 @@ impl Board {
         Self {
             places: watch::Sender::new(urls.map(place).collect()),
             wants: ArcSwap::from_pointee(Wants::everything()),
+            told: ArcSwapOption::empty(),
             watch,
         }
     }
@@ -231,19 +236,39 @@ impl Board {
         });
     }
 
-    /// The service does not implement a call: it is not made again on this connection.
+    /// The service does not implement a call that tells: it is not made again on this connection.
     pub(super) fn unwanted(&self, line: &Line, rpc: Rpc) {
         self.places.send_modify(|places| {
             let wants = line.wants.load();
             if wants.of(rpc).is_some() {
                 line.wants.store(Arc::new(wants.without(rpc)));
-                warn!(
-                    endpoint = %line.url, rpc = rpc.name(),
-                    "policy service does not implement this call: taken as not wanted",
-                );
+                debug!(endpoint = %line.url, rpc = rpc.name(), "policy service does not want this event");
                 self.learn(places);
             }
         });
+    }
+
+    /// The service does not implement a call that decides: a failed answer. Said once for each connection and call.
+    pub(super) fn unimplemented(&self, line: &Line, rpc: Rpc) {
+        let bit = 1 << rpc as u32;
+        if line.unimplemented.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            warn!(
+                endpoint = %line.url, rpc = rpc.name(),
+                "policy service does not implement {}: a failed answer. Implement it, or leave it out of the `wants` \
+                 of HelloResponse if the service has no objection to anything there",
+                rpc.name()
+            );
+        }
+    }
+
+    /// A service answered Hello with what it wants.
+    pub(super) fn heard(&self, wants: &Wants) {
+        self.told.store(Some(Arc::new(wants.clone())));
+    }
+
+    /// What a service wants that has no Hello: all that one before it said, else everything.
+    pub(super) fn unsaid(&self) -> Wants {
+        self.told.load().as_deref().map_or_else(Wants::everything, Wants::clone)
     }
 
     fn learn(&self, places: &[Place]) {

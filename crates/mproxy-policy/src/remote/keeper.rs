@@ -82,8 +82,13 @@ impl Keeper {
         let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => self.told(hello?),
             Err(status) if status.code() == Code::Unimplemented => {
-                info!(endpoint = self.url, "policy service has no Hello: asked and told everything");
-                Wants::everything()
+                let wants = self.board.unsaid();
+                info!(
+                    endpoint = self.url,
+                    calls = ?names(&wants),
+                    "policy service has no Hello: asked and told as before, or everything but AuthDeliver"
+                );
+                wants
             }
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
@@ -96,8 +101,8 @@ impl Keeper {
     }
 
     fn told(&self, hello: Hello) -> Wants {
-        let calls: Vec<_> =
-            Rpc::ALL.iter().filter(|rpc| hello.wants.of(**rpc).is_some()).map(|rpc| rpc.name()).collect();
+        let calls = names(&hello.wants);
+        self.board.heard(&hello.wants);
         info!(endpoint = self.url, service = hello.name, ?calls, "policy service said what it wants");
         if !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
@@ -107,6 +112,11 @@ impl Keeper {
         }
         hello.wants
     }
+}
+
+/// The calls that are wanted.
+fn names(wants: &Wants) -> Vec<&'static str> {
+    Rpc::ALL.iter().filter(|rpc| wants.of(**rpc).is_some()).map(|rpc| rpc.name()).collect()
 }
 
 /// A random time up to 100 ms doubled with each failure, 10 s at most ("full jitter"): after an outage the

@@ -9,7 +9,6 @@ use arc_swap::ArcSwapOption;
 use mproxy_core::event::{Event, Kind};
 use mproxy_core::policy::Failure;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -138,10 +137,10 @@ impl Carrier {
 
     async fn tell(&self, parcel: Parcel) -> Result<(), Failure> {
         let Parcel { event, time, sequence } = parcel;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = super::deadline(self.timeout);
         let tell = Tell::new(event, time, sequence);
         match carry(&self.board, &*self.watch, tell, deadline).await? {
-            Carried::Answered(()) | Carried::Unwanted => Ok(()),
+            Carried::Answered(()) | Carried::Unusable(_) | Carried::Unwanted => Ok(()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::policy::{Failure, FailureKind, Verdict};
+use mproxy_core::policy::{Failure, FailureKind, Unusable, UnusableKind, Verdict};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 
@@ -76,6 +76,8 @@ impl Errand for Tell {
 /// What became of a call that did not fail.
 pub(super) enum Carried<A> {
     Answered(A),
+    /// Question or answer is larger than a message may be.
+    Unusable(Unusable),
     /// The service does not want this call.
     Unwanted,
 }
@@ -105,6 +107,8 @@ pub(super) async fn carry<E: Errand>(
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
         match attempt(board, watch, &line, errand.clone(), deadline).await {
+            // Whoever was asked before wanted it; that another does not is no answer to it.
+            Attempt::Carried(Carried::Unwanted) => return last.map_or(Ok(Carried::Unwanted), Err),
             Attempt::Carried(carried) => return Ok(carried),
             Attempt::Failed(failure) => return Err(failure),
             Attempt::Elsewhere(failure) => last = Some(failure),
@@ -161,11 +165,21 @@ async fn attempt<E: Errand>(
         Ok(Err(status)) => status,
         Err(_) => Status::deadline_exceeded("no answer in time"),
     };
-    if status.code() == Code::Unimplemented && rpc != Rpc::AuthConnect {
+    if status.code() == Code::Unimplemented && !rpc.decides() {
         line.answered();
         board.unwanted(line, rpc);
         count(CallOutcome::Unwanted);
         return Attempt::Carried(Carried::Unwanted);
+    }
+    if rpc.decides()
+        && let Some(unusable) = too_large(rpc, &status)
+    {
+        line.answered();
+        count(CallOutcome::Unusable);
+        return Attempt::Carried(Carried::Unusable(unusable));
+    }
+    if status.code() == Code::Unimplemented {
+        board.unimplemented(line, rpc);
     }
     let failure = failure(rpc, &status);
     count(CallOutcome::Failed(failure.kind));
@@ -190,6 +204,26 @@ async fn attempt<E: Errand>(
     }
 }
 
+/// Whether one of both messages was over somebody's limit on their size. A client chooses how large they are, so that it
+/// must not be a failed answer, which the failure rule might turn into a yes.
+fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
+    let message = status.message().to_ascii_lowercase();
+    match status.code() {
+        // tonic on our side, of an answer.
+        Code::OutOfRange if message.starts_with("error, decoded message length too large") => {
+            Some(Unusable::too_large(format!("{}: {}", rpc.name(), said(status))))
+        }
+        // A service's library, of a question: the words are tonic's, and those of grpc-go, grpc-js and grpc's core.
+        Code::OutOfRange | Code::ResourceExhausted
+            if message.contains("message length too large") || message.contains("larger than max") =>
+        {
+            let detail = format!("{}: {}", rpc.name(), said(status));
+            Some(Unusable::new(UnusableKind::QuestionTooLarge, detail))
+        }
+        _ => None,
+    }
+}
+
 fn failure(rpc: Rpc, status: &Status) -> Failure {
     let kind = match status.code() {
         Code::DeadlineExceeded => FailureKind::Deadline,
@@ -198,8 +232,6 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         Code::Internal if status.message().starts_with("failed to decode Protobuf message") => {
             FailureKind::Unreadable
         }
-        // An answer over the limit on message sizes.
-        Code::OutOfRange => FailureKind::Unreadable,
         _ => FailureKind::Unavailable,
     };
     Failure::new(kind, format!("{}: {}", rpc.name(), said(status)))

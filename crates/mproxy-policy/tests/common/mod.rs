@@ -92,7 +92,15 @@ impl Client {
         self.asks_to_connect(adviser, true).await
     }
 
+    pub(crate) async fn renews(&self, adviser: &dyn Decider) -> Option<Ruling> {
+        heard(self.question(true, |question| adviser.renew(&question))).await
+    }
+
     async fn asks_to_connect(&self, adviser: &dyn Decider, refresh: bool) -> Option<Ruling> {
+        heard(self.question(refresh, |question| adviser.decide(&Question::Connect(question)))).await
+    }
+
+    fn question(&self, refresh: bool, ask: impl FnOnce(ConnectQuestion<'_>) -> Answer) -> Answer {
         let connect = Connect {
             version: self.peer.version,
             bridge: false,
@@ -107,8 +115,7 @@ impl Client {
         let mut packet = BytesMut::new();
         connect.encode(&mut packet).unwrap();
         let packet = &packet.freeze();
-        let question = ConnectQuestion { peer: &self.peer, connect: &connect, packet, refresh };
-        heard(adviser.decide(&Question::Connect(question))).await
+        ask(ConnectQuestion { peer: &self.peer, connect: &connect, packet, refresh })
     }
 
     pub(crate) fn publish<'a>(&'a self, topic: &'a str) -> PublishQuestion<'a> {

@@ -26,17 +26,26 @@ pub(super) enum Fate {
 
 impl Fate {
     /// Draws one. `ends`: refusals may end the session, too.
-    pub(super) fn draw(rng: &mut Rng, hook: Hook, ends: bool) -> Self {
+    pub(super) fn draw(rng: &mut Rng, hook: Hook, ends: bool, v5: bool) -> Self {
         match rng.below(20) {
             0..12 => Self::Pass,
             12..15 => Self::Change(change(rng)),
             15..18 => Self::Refuse(refusal(rng, ends)),
-            _ => Self::Undecided(match rng.below(7) {
+            _ => Self::Undecided(match rng.below(9) {
                 0..2 => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
                 2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
                 3 => Verdict::Overloaded(Overload::new("sim", "too much")),
                 4 => allowed(if hook == Hook::Connect { Hook::Publish } else { Hook::Connect }),
                 5 => changed(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() }),
+                6 => changed(PublishChange {
+                    topic: Some("x".repeat(65_536).into()),
+                    ..PublishChange::default()
+                }),
+                // Over the Maximum Packet Size, which 3.x knows nothing of.
+                7 if v5 => changed(PublishChange {
+                    payload: Some(vec![b'x'; MAX_PACKET as usize].into()),
+                    ..PublishChange::default()
+                }),
                 _ => Verdict::Subscribe(Vec::new()),
             }),
         }
@@ -75,7 +84,31 @@ fn undecided(verdict: &Verdict, open: bool) -> Option<ReasonCode> {
         Verdict::Unusable(unusable) if unusable.reason == ReasonCode::PACKET_TOO_LARGE => {
             Some(ReasonCode::QUOTA_EXCEEDED)
         }
+        Verdict::Publish(Decision::Allow(Some(change))) if large(change) => Some(ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Subscribe(all) if all.iter().any(long) => Some(ReasonCode::QUOTA_EXCEEDED),
         _ => Some(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
+    }
+}
+
+/// Bytes of the largest packet that either side of 5.0 takes.
+pub(super) const MAX_PACKET: u32 = 90_000;
+
+fn large(change: &PublishChange) -> bool {
+    change.topic.as_ref().is_some_and(|topic| topic.len() > 65_535)
+        || change.payload.as_ref().is_some_and(|payload| payload.len() >= MAX_PACKET as usize)
+}
+
+fn long(one: &Decision<FilterChange>) -> bool {
+    matches!(one, Decision::Allow(FilterChange { filter: Some(filter), .. }) if filter.len() > 65_535)
+}
+
+/// What is said of a CONNECT about which nothing is decided.
+pub(super) fn undecided_connect(rng: &mut Rng) -> Verdict {
+    match rng.below(5) {
+        0 => Verdict::Unusable(Unusable::invalid("a grant")),
+        1 => Verdict::Overloaded(Overload::new("sim", "too much")),
+        2 => allowed(Hook::Publish),
+        _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
     }
 }
 
@@ -120,11 +153,18 @@ pub(super) enum SubscribeFate {
 impl SubscribeFate {
     pub(super) fn draw(rng: &mut Rng, filters: usize) -> Self {
         if rng.one_in(12) {
-            return Self::Undecided(match rng.below(6) {
+            return Self::Undecided(match rng.below(7) {
                 0 => Verdict::Subscribe(vec![Decision::Allow(FilterChange::default()); filters + 1]),
                 1 => allowed(Hook::Publish),
                 2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
                 3 => Verdict::Overloaded(Overload::new("sim", "too much")),
+                4 => Verdict::Subscribe(vec![
+                    Decision::Allow(FilterChange {
+                        filter: Some("x".repeat(65_536).into()),
+                        max_qos: None,
+                    });
+                    filters
+                ]),
                 _ => Verdict::Failed(Failure::new(FailureKind::Unavailable, "gone")),
             });
         }

@@ -231,7 +231,7 @@ impl Model {
             fate: match (outside, ruled) {
                 (true, _) => Fate::Refuse(Refusal::default()),
                 (false, true) => Fate::Pass,
-                (false, false) => Fate::draw(rng, hook, ends),
+                (false, false) => Fate::draw(rng, hook, ends, v5),
             },
             key,
             outside,

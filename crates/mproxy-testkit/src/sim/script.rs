@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 
 use mproxy_codec::property::PropertyId;
-use mproxy_core::policy::{Answer, Decider, Hook, Payload, Question, Ruling, Silence, Source, Verdict, Want};
+use mproxy_core::policy::{
+    Answer, ConnectQuestion, Decider, Hook, Payload, Question, Ruling, Silence, Source, Verdict, Want,
+};
 use mproxy_core::{Event, Sink, event::Kind};
 
 /// A question, as far as tests look at it.
@@ -122,6 +124,10 @@ impl Decider for Script {
             Reply::Later => Answer::Later(Box::pin(std::future::pending())),
             Reply::Pass => Answer::Pass,
         }
+    }
+
+    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
+        self.decide(&Question::Connect(*question))
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -23,7 +23,9 @@ use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
 
 use super::book::Book;
+use super::fate::{MAX_PACKET, undecided_connect};
 use super::model::{Message, Model, Sent, What, ack, suback, swallowed, unsubscribe};
+use super::permits::Permits;
 use super::rng::Rng;
 use super::stage::{Setup, Stage};
 use super::way::{Arrival, Way, all_refused, id_of};
@@ -60,6 +62,10 @@ struct World {
     /// What the client's topics are put behind at the broker; else empty.
     prefix: &'static str,
     subscribed: HashMap<String, Subscribing>,
+    /// The filters of each SUBSCRIBE, as the client says them.
+    filters: HashMap<String, Vec<String>>,
+    permits: Permits,
+    on_error: OnErrors,
     limits: Limits,
     /// Something has happened that ends the session.
     ending: bool,
@@ -94,12 +100,14 @@ impl World {
         if rng.one_in(2) {
             (limits.lane_packets, limits.lane_bytes) = (1 + rng.below(6), 1 + rng.below(500));
         }
-        let rule = |rng: &mut Rng| if rng.one_in(3) { OnError::Allow } else { OnError::Deny };
+        // In every other game all failed answers allow.
+        let open = rng.one_in(2);
+        let rule = |rng: &mut Rng| if open || rng.one_in(3) { OnError::Allow } else { OnError::Deny };
         let on_error = OnErrors {
+            connect: rule(&mut rng),
             publish: rule(&mut rng),
             subscribe: rule(&mut rng),
             deliver: rule(&mut rng),
-            ..OnErrors::default()
         };
         let asking = book.clone();
         let stage = Setup {
@@ -123,6 +131,9 @@ impl World {
             superseded: HashMap::new(),
             prefix: "",
             subscribed: HashMap::new(),
+            filters: HashMap::new(),
+            permits: Permits::default(),
+            on_error,
             limits,
             ending: false,
             must_arrive: None,
@@ -189,6 +200,9 @@ impl World {
     fn open(&mut self) -> Result<(), String> {
         let version = self.client.version;
         let mut properties = Vec::new();
+        if version.is_v5() {
+            properties.push((PropertyId::MaximumPacketSize, Value::Four(MAX_PACKET)));
+        }
         if version.is_v5() && self.rng.one_in(2) {
             self.broker.aliases = 4;
             properties.push((PropertyId::TopicAliasMaximum, Value::Two(4)));
@@ -213,7 +227,14 @@ impl World {
         if self.rng.one_in(30) {
             verdict = refused(Hook::Connect, Refusal::default());
             self.ending = true;
+        } else if self.rng.one_in(20) {
+            verdict = undecided_connect(&mut self.rng);
+            self.ending = !(matches!(verdict, Verdict::Failed(_)) && self.on_error.connect == OnError::Allow);
+            // Whoever is let in without an answer comes without a grant.
+            self.prefix = "";
+            (self.up.prefix, self.down.prefix, self.broker.prefix) = ("", "", "");
         }
+        self.permits.connect(&verdict, self.on_error.connect == OnError::Allow);
         self.book().verdicts.insert("connect".into(), (verdict, None));
         self.send(Side::Client, Sent { bytes: out.to_vec(), what: What::Plain });
         // Some do not wait for CONNACK.
@@ -226,7 +247,10 @@ impl World {
                 return Ok(());
             }
         }
-        let mut properties = vec![(PropertyId::ReceiveMaximum, Value::Two(10))];
+        let mut properties = vec![
+            (PropertyId::ReceiveMaximum, Value::Two(10)),
+            (PropertyId::MaximumPacketSize, Value::Four(MAX_PACKET)),
+        ];
         if self.rng.one_in(2) {
             self.client.aliases = 4;
             properties.push((PropertyId::TopicAliasMaximum, Value::Two(4)));
@@ -317,6 +341,8 @@ impl World {
                 self.book().verdicts.insert(key.clone(), (fate.verdict(), None));
                 let qos = filters.iter().map(|(_, qos)| *qos).collect();
                 self.subscribed.retain(|_, (other, ..)| other != id);
+                let names = filters.iter().map(|(filter, _)| filter.clone()).collect();
+                self.filters.insert(key.clone(), names);
                 self.subscribed.insert(key.clone(), (*id, qos, outcome));
             }
             What::Superseded { id, codes, names } => {
@@ -370,6 +396,7 @@ impl World {
         loop {
             let Some(key) = self.book().fresh.pop_front() else { return };
             let version = self.client.version;
+            self.permit(&key);
             if let Some((id, qos, outcome)) = self.subscribed.get(&key) {
                 if all_refused(outcome) {
                     let codes = merged(version, qos, outcome);
@@ -379,6 +406,18 @@ impl World {
             } else if let Some(message) = self.published.get(&key).cloned() {
                 self.owe_publish(&message);
             }
+        }
+    }
+
+    /// Somebody has answered the question of this key.
+    fn permit(&mut self, key: &str) {
+        let Some((verdict, _)) = self.book().verdicts.get(key).cloned() else { return };
+        if let Some(filters) = self.filters.get(key) {
+            let open = self.on_error.subscribe == OnError::Allow;
+            self.permits.subscribe(filters, self.prefix, &verdict, open);
+        } else if let Some(message) = self.published.get(key).filter(|_| key.starts_with('u')) {
+            let open = self.on_error.publish == OnError::Allow;
+            self.permits.publish(&message.topic, self.prefix, &verdict, open);
         }
     }
 
@@ -451,6 +490,9 @@ impl World {
             .map_err(|error| error.to_string())?
             .ok_or("half a packet")?;
         let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
+        if side == Side::Broker {
+            self.permits.used(&packet, self.prefix)?;
+        }
         let arrival = if self.is_again(side, bytes, &packet) {
             Arrival::Ours
         } else {
