@@ -17,7 +17,7 @@ use mproxy_core::policy::{
     PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
 };
 use mproxy_core::rule;
-use mproxy_core::session::{AskId, OnErrors};
+use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
 use mproxy_core::{Decider, Effect, Limits, Session, Setting, Side, Sink, chain};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
@@ -134,6 +134,7 @@ impl Play {
             meter: Arc::new(Unmetered),
             limits: limits.clone(),
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
+            on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
         });
         Self {
             session: Session::new(origin(), setting, now),
@@ -212,7 +213,7 @@ impl Play {
             self.effects += 1;
             assert!(!self.done, "after Done: {effect:?}");
             match effect {
-                Effect::Dial => self.session.dialed(Ok(()), self.now),
+                Effect::Dial { .. } => self.session.dialed(Ok(()), self.now),
                 Effect::Ask { id, .. } => self.open.push(id),
                 Effect::Send { to, bytes } => {
                     assert!(!bytes.is_empty() && !self.shut[to as usize], "Send after Shut, or of nothing");

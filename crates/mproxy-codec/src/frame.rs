@@ -219,8 +219,8 @@ const fn bounds(kind: PacketType, version: Option<Version>) -> (u8, u32) {
     match kind {
         // A name and a level: what an answer to an unknown version needs.
         PacketType::Connect => (7, MAX),
-        PacketType::Connack if version.is_none() => (2, MAX),
-        PacketType::Connack if v5 => (3, MAX),
+        // 3 in 5.0; but a server that does not know it refuses in the format of 3.x.
+        PacketType::Connack if v5 || version.is_none() => (2, MAX),
         PacketType::Connack => (2, 2),
         PacketType::Publish => (if v5 { 3 } else { 2 }, MAX),
         PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
@@ -349,7 +349,8 @@ mod tests {
             assert_eq!(from_client(bytes, version), Err(fault), "{bytes:02x?}");
         }
         assert_eq!(from_server(&[0x20, 3], Version::V311), Err(ErrorKind::TooLong));
-        assert_eq!(from_server(&[0x20, 2], Version::V5), Err(ErrorKind::TooShort));
+        assert_eq!(from_server(&[0x20, 1], Version::V5), Err(ErrorKind::TooShort));
+        assert!(from_server(&[0x20, 2], Version::V5).is_ok(), "a refusal in the format of 3.x");
         assert_eq!(from_server(&[0xB0, 3], Version::V31), Err(ErrorKind::TooLong));
         assert!(from_client(&[0xE0, 1], Version::V5).is_ok());
     }

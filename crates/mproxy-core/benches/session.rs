@@ -10,7 +10,7 @@ use divan::counter::ItemsCount;
 use mproxy_core::event::Nobody;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
-use mproxy_core::session::OnErrors;
+use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
 use mproxy_testkit::sim::stage::origin;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
@@ -60,6 +60,7 @@ fn open(decided: Decided) -> Session {
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
         on_error: OnErrors::default(),
+        on_unavailable: OnUnavailable::default(),
     };
     let now = Instant::now();
     let mut session = Session::new(origin(), Arc::new(setting), now);
@@ -73,7 +74,7 @@ fn open(decided: Decided) -> Session {
 fn tell(session: &mut Session, from: Side, buf: &mut BytesMut, now: Instant) {
     session.read(from, buf, now);
     while let Some(effect) = session.poll_effect() {
-        if let Effect::Dial = effect {
+        if let Effect::Dial { .. } = effect {
             session.dialed(Ok(()), now);
         }
     }

@@ -20,10 +20,12 @@ pub enum Whose {
     Policy,
     /// mproxy's own.
     Us,
+    /// It cannot be told from here.
+    Unknown,
 }
 
 impl Whose {
-    /// `"client"`, `"broker"`, `"policy"` or `"us"`.
+    /// `"client"`, `"broker"`, `"policy"`, `"us"` or `"unknown"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,8 +33,22 @@ impl Whose {
             Self::Broker => "broker",
             Self::Policy => "policy",
             Self::Us => "us",
+            Self::Unknown => "unknown",
         }
     }
+}
+
+/// How much an operator has to do with an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Everyday life: clients come, go, vanish, and take over their own sessions.
+    Routine,
+    /// Somebody decided so, or it cannot be told who: worth a line, nothing to mend.
+    Notice,
+    /// Something does not work.
+    Trouble,
+    /// mproxy has a fault.
+    Bug,
 }
 
 /// How a stream ended.
@@ -53,8 +69,10 @@ pub struct Unreachable(pub Box<str>);
 pub enum Deadline {
     /// The client's CONNECT, from accept on.
     Connect,
-    /// A connection to the broker.
-    Dial,
+    /// A client that has said CONNECT, to be admitted and the broker to be reached for it.
+    Admission,
+    /// The pause between two tries of an admission.
+    Retry,
     /// The broker's CONNACK.
     Connack,
     /// A side that is being closed, to take what is still meant for it.
@@ -73,7 +91,8 @@ impl Deadline {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
-            Self::Dial => "dial",
+            Self::Admission => "admission",
+            Self::Retry => "retry",
             Self::Connack => "connack",
             Self::Close => "close",
             Self::Grant => "grant",
@@ -173,6 +192,11 @@ pub enum Fault {
     },
     /// The broker could not be reached.
     Unreachable(Unreachable),
+    /// The broker had the CONNECT, and closed instead of answering. The client's bytes may be why, or the broker's state.
+    ClosedBeforeConnack {
+        /// How.
+        how: Closed,
+    },
     /// Somebody ended it from outside.
     Kicked {
         /// The 5.0 reason the client is given.
@@ -195,6 +219,8 @@ impl Fault {
             Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) | Self::Evicted => {
                 Whose::Client
             }
+            // Another connection of the same client took the session over.
+            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Whose::Client,
             Self::Lost { side, .. }
             | Self::Malformed { side, .. }
             | Self::NotMqtt { side, .. }
@@ -205,7 +231,7 @@ impl Fault {
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
-            | Self::TooLate(Deadline::Dial | Deadline::Connack) => Whose::Broker,
+            | Self::TooLate(Deadline::Connack) => Whose::Broker,
             // The client chose a question that is larger than one may be.
             Self::PolicyUnusable { unusable, .. }
                 if matches!(unusable.kind, UnusableKind::QuestionTooLarge) =>
@@ -218,7 +244,66 @@ impl Fault {
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
-            Self::Drained | Self::Overloaded { .. } | Self::Panicked => Whose::Us,
+            Self::Drained
+            | Self::Overloaded { .. }
+            | Self::Panicked
+            | Self::TooLate(Deadline::Admission | Deadline::Retry) => Whose::Us,
+            Self::ClosedBeforeConnack { .. } => Whose::Unknown,
+        }
+    }
+
+    /// How much an operator has to do with it.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        match self {
+            // What was not decided has had its own line.
+            Self::PolicyFailed { .. } | Self::PolicyUnusable { .. } | Self::Overloaded { .. } => {
+                Severity::Routine
+            }
+            Self::Panicked => Severity::Bug,
+            // That the broker ends a session, or refuses one, is its right: a takeover, a kick, a keep alive that has
+            // passed. 3.x brokers can only close.
+            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Severity::Routine,
+            Self::BrokerLeft { .. } | Self::BrokerRefused { .. } | Self::Lost { side: Side::Broker, .. } => {
+                Severity::Notice
+            }
+            _ => match self.whose() {
+                Whose::Client => Severity::Routine,
+                Whose::Policy | Whose::Us | Whose::Unknown => Severity::Notice,
+                Whose::Broker => Severity::Trouble,
+            },
+        }
+    }
+
+    /// Whether a client that waits for its CONNACK meets trouble rather than a refusal: nobody has said no to it, and it
+    /// may fare better in a moment, or elsewhere.
+    #[must_use]
+    pub const fn is_trouble(&self) -> bool {
+        match self {
+            Self::PolicyFailed { .. }
+            | Self::Overloaded { .. }
+            | Self::Unreachable(_)
+            | Self::ClosedBeforeConnack { .. }
+            | Self::Drained
+            | Self::Evicted
+            | Self::Panicked
+            | Self::TooLate(Deadline::Admission | Deadline::Retry | Deadline::Connack)
+            | Self::Lost { side: Side::Broker, .. }
+            | Self::Malformed { side: Side::Broker, .. }
+            | Self::NotMqtt { side: Side::Broker, .. }
+            | Self::Protocol { side: Side::Broker, .. } => true,
+            Self::Left { .. }
+            | Self::Lost { .. }
+            | Self::BrokerLeft { .. }
+            | Self::BrokerRefused { .. }
+            | Self::Malformed { .. }
+            | Self::NotMqtt { .. }
+            | Self::Protocol { .. }
+            | Self::TooLate(_)
+            | Self::Refused { .. }
+            | Self::RenewalRefused { .. }
+            | Self::PolicyUnusable { .. }
+            | Self::Kicked { .. } => false,
         }
     }
 
@@ -245,8 +330,9 @@ impl Fault {
             | Self::Malformed { side: Side::Broker, .. }
             | Self::NotMqtt { .. }
             | Self::Protocol { side: Side::Broker, .. }
-            | Self::TooLate(Deadline::Dial | Deadline::Connack | Deadline::Close)
+            | Self::TooLate(Deadline::Admission | Deadline::Retry | Deadline::Connack | Deadline::Close)
             | Self::PolicyFailed { .. }
+            | Self::ClosedBeforeConnack { .. }
             | Self::Unreachable(_) => ReasonCode::SERVER_UNAVAILABLE,
         }
     }
@@ -257,6 +343,7 @@ impl Fault {
         match self {
             Self::Left { .. } => "left",
             Self::Lost { .. } => "lost",
+            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => "taken_over",
             Self::BrokerLeft { .. } => "broker_left",
             Self::BrokerRefused { .. } => "broker_refused",
             Self::Malformed { .. } => "malformed",
@@ -270,6 +357,7 @@ impl Fault {
             Self::PolicyUnusable { .. } => "policy_unusable",
             Self::Overloaded { .. } => "overloaded",
             Self::Unreachable(_) => "unreachable",
+            Self::ClosedBeforeConnack { .. } => "closed_before_connack",
             Self::Kicked { .. } => "kicked",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
@@ -286,6 +374,9 @@ impl fmt::Display for Fault {
                 write!(f, "{side} closed its connection without DISCONNECT")
             }
             Self::Lost { side, how: Closed::Error(error) } => write!(f, "{side} connection failed: {error}"),
+            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => {
+                f.write_str("session taken over by another connection of this client (0x8e)")
+            }
             Self::BrokerLeft { reason } => write!(f, "broker disconnected the client ({:#04x})", reason.0),
             Self::BrokerRefused { code } => write!(f, "broker refused the CONNECT ({code:#04x})"),
             Self::NotMqtt { side, came } => write!(f, "no MQTT came from {side}, but {came}"),
@@ -315,6 +406,10 @@ impl fmt::Display for Fault {
                 write!(f, "overloaded, {} not decided: {overload}", hook.name())
             }
             Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.0),
+            Self::ClosedBeforeConnack { how: Closed::Eof } => f.write_str("broker closed before CONNACK"),
+            Self::ClosedBeforeConnack { how: Closed::Error(error) } => {
+                write!(f, "broker closed before CONNACK: {error}")
+            }
             Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
             Self::Drained => f.write_str("mproxy is shutting down"),
             Self::Evicted => {

@@ -24,9 +24,10 @@ pub struct Limits {
     pub grant_staleness: Duration,
     /// Accept to CONNECT read whole: the relay starts the clock at accept.
     pub connect_timeout: Duration,
-    /// How long reaching the broker may take. Then CONNACK 0x88 / 3.
-    pub dial_timeout: Duration,
-    /// How long the broker may think about a CONNECT. Then CONNACK 0x88 / 3.
+    /// CONNECT read whole to the broker reached: so long a question whose answer did not come, and the dial, are tried
+    /// again. Then as [`OnUnavailable`](crate::session::OnUnavailable) says.
+    pub admission_timeout: Duration,
+    /// How long the broker may think about a CONNECT. Then as [`OnUnavailable`](crate::session::OnUnavailable) says.
     pub connack_timeout: Duration,
     /// How long a side that is to be closed may take to read what is still meant for it, and verdicts to come for
     /// packets that a vanished side had sent. Then it is cut. Longer than the advisers' own deadline.
@@ -50,7 +51,8 @@ impl Default for Limits {
             // A restart of the policy service should pass unnoticed.
             grant_staleness: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
-            dial_timeout: Duration::from_secs(10),
+            // Longer than a broker's restart, shorter than clients wait for a CONNACK (MQTT.js: 30 s).
+            admission_timeout: Duration::from_secs(10),
             connack_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
         }

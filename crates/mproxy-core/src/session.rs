@@ -9,6 +9,7 @@
 //! | room | holds |
 //! |---|---|
 //! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
+//! | `waiting` | a client that waits meanwhile: what failed is tried again, until when, and what it sees then |
 //! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
 //! | `renewal` | a grant that holds for a time only |
 //! | `auth` | whose turn it is in extended authentication |
@@ -54,6 +55,7 @@ mod terms;
 mod timer;
 mod undecided;
 mod unsubscribe;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,6 +67,7 @@ use mproxy_codec::types::{PacketType, Sender};
 
 pub use self::effect::Effect;
 pub use self::lane::AskId;
+pub use self::waiting::OnUnavailable;
 
 use self::alias::Aliases;
 use self::aside::Aside;
@@ -101,6 +104,8 @@ pub struct Setting {
     pub limits: Limits,
     /// What an answer that failed means.
     pub on_error: OnErrors,
+    /// What a client that waits for its CONNACK sees of trouble.
+    pub on_unavailable: OnUnavailable,
 }
 
 /// What an answer that failed means, hook by hook.
@@ -341,7 +346,7 @@ impl Session {
     /// Told: the answer to an [`Effect::Ask`].
     pub fn decide(&mut self, id: AskId, ruling: Ruling, now: Instant) {
         match id.of {
-            Asker::Admission => self.admitted(ruling, now),
+            Asker::Admission => self.admission_decided(id.seq, ruling, now),
             Asker::Refresh => self.refreshed(ruling, now),
             Asker::Up => self.up.lane.rule(id.seq, ruling),
             Asker::Down => self.down.lane.rule(id.seq, ruling),
@@ -349,7 +354,7 @@ impl Session {
         self.settle(now);
     }
 
-    /// Told: what became of [`Effect::Dial`].
+    /// Told: what became of an [`Effect::Dial`].
     pub fn dialed(&mut self, outcome: Result<(), crate::fault::Unreachable>, now: Instant) {
         self.met_broker(outcome, now);
         self.settle(now);
@@ -388,6 +393,8 @@ impl Session {
             Some(Deadline::Close) => self.finish(),
             Some(Deadline::Refresh) => self.refresh(now),
             Some(Deadline::Stale) => self.stale(),
+            Some(Deadline::Retry) => self.try_again(now),
+            Some(Deadline::Admission) => self.waited_long_enough(now),
             Some(deadline) => {
                 self.end(Fault::TooLate(deadline), now);
             }

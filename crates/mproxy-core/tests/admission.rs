@@ -5,12 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use mproxy_codec::ReasonCode;
 use mproxy_core::event::Happening;
-use mproxy_core::fault::{Deadline, Fault, Unreachable};
-use mproxy_core::policy::{Admission, Decision, Hook, OnError, Refusal, Verdict, WillChange};
-use mproxy_core::session::OnErrors;
+use mproxy_core::fault::{Deadline, Fault, Severity, Unreachable, Whose};
+use mproxy_core::policy::{
+    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, Verdict, WillChange,
+};
+use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Side};
 use mproxy_testkit::sim::stage::{Dialing, Setup};
-use mproxy_testkit::sim::{Reply, Stage, allow, fail};
+use mproxy_testkit::sim::{Asked, Reply, Stage, allow, fail, refuse};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, Will};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
@@ -37,6 +39,21 @@ fn deciding(verdict: Verdict) -> Stage {
         Hook::Connect => Reply::Now(verdict.clone()),
         _ => Reply::Later,
     })
+}
+
+/// An answer that will not be another if it is asked for again.
+fn unreadable() -> Verdict {
+    Verdict::Failed(Failure::new(FailureKind::Unreadable, "not ours"))
+}
+
+/// A limit of our own.
+fn overloaded() -> Verdict {
+    Verdict::Overloaded(Overload::new("test", "too much"))
+}
+
+/// Nobody to answer.
+fn missing() -> Verdict {
+    Verdict::Failed(Failure::new(FailureKind::Unavailable, "nobody there"))
 }
 
 fn refused(refusal: Refusal) -> Verdict {
@@ -136,14 +153,31 @@ fn a_refusal_with_a_code_that_says_yes_is_still_a_refusal() {
     assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 5, &[]));
 }
 
+/// CONNACK 0x88 / 3.
+fn unavailable(version: Version) -> Vec<u8> {
+    wire::connack(version, false, if version == Version::V5 { 0x88 } else { 3 }, &[])
+}
+
+/// Trouble is told by CONNACK.
+fn telling() -> Setup {
+    Setup { on_unavailable: OnUnavailable::Connack, ..Setup::default() }
+}
+
 #[test]
-fn a_failed_answer_is_server_unavailable_or_open_as_configured() {
+fn a_failed_answer_is_no_refusal_or_open_as_configured() {
     for version in VERSIONS {
-        let mut stage = deciding(fail());
-        stage.client(&connect(version));
-        let code = if version == Version::V5 { 0x88 } else { 3 };
-        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
-        assert!(matches!(stage.finish(), Fault::PolicyFailed { hook: Hook::Connect, .. }));
+        for on_unavailable in [OnUnavailable::Close, OnUnavailable::Connack] {
+            let answering = Box::new(|_: &Asked| Reply::Now(unreadable()));
+            let mut stage = Setup { on_unavailable, answering, ..Setup::default() }.stage();
+            stage.client(&connect(version));
+            let told = match on_unavailable {
+                OnUnavailable::Close => Vec::new(),
+                OnUnavailable::Connack => unavailable(version),
+            };
+            assert_eq!(stage.at_client(), told);
+            assert_eq!(stage.asked().len(), 1, "the same question would get the same answer");
+            assert!(matches!(stage.finish(), Fault::PolicyFailed { hook: Hook::Connect, .. }));
+        }
 
         let on_error = OnErrors { connect: OnError::Allow, ..OnErrors::default() };
         let mut stage =
@@ -394,41 +428,347 @@ fn a_connect_over_the_limit_is_told_before_it_is_buffered() {
     }
 }
 
+/// Every way in which a client may meet trouble while it waits for its CONNACK, and what the session ends with.
+type Trouble = (&'static str, fn(Setup) -> Setup, fn(&mut Stage, Version));
+
+fn troubles() -> Vec<Trouble> {
+    let come = |stage: &mut Stage, version| stage.client(&connect(version));
+    vec![
+        (
+            "unreachable",
+            |setup| setup,
+            |stage, version| {
+                stage.dialing = Dialing::Fails;
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        (
+            "unreachable",
+            |setup| setup,
+            |stage, version| {
+                stage.dialing = Dialing::Hangs;
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        (
+            "policy_failed",
+            |setup| answered_by(setup, || Reply::Now(fail())),
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        (
+            "policy_failed",
+            |setup| answered_by(setup, || Reply::Later),
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        ("policy_failed", |setup| answered_by(setup, || Reply::Now(unreadable())), come),
+        (
+            "overloaded",
+            |setup| answered_by(setup, || Reply::Now(overloaded())),
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        (
+            "too_late",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.pass(Duration::from_secs(10));
+            },
+        ),
+        (
+            "closed_before_connack",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.close(Side::Broker);
+            },
+        ),
+        (
+            "closed_before_connack",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.reset(Side::Broker);
+            },
+        ),
+        (
+            "protocol_error",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.broker(&wire::pingresp());
+            },
+        ),
+        (
+            "malformed",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.broker(b"\x20\x01\0");
+            },
+        ),
+        (
+            "drained",
+            |setup| setup,
+            |stage, version| {
+                stage.client(&connect(version));
+                stage.drain();
+            },
+        ),
+    ]
+}
+
+fn answered_by(setup: Setup, reply: fn() -> Reply) -> Setup {
+    Setup { answering: Box::new(move |_| reply()), ..setup }
+}
+
 #[test]
-fn a_broker_that_is_not_there_is_server_unavailable() {
+fn trouble_is_told_as_configured_whatever_it_is() {
     for version in VERSIONS {
-        let mut stage = Stage::new();
-        stage.dialing = Dialing::Fails;
-        stage.client(&connect(version));
-        let code = if version == Version::V5 { 0x88 } else { 3 };
-        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
-        assert!(matches!(stage.finish(), Fault::Unreachable(_)));
+        for (label, set, meet) in troubles() {
+            let mut stage = set(Setup::default()).stage();
+            meet(&mut stage, version);
+            assert_eq!(stage.at_client(), b"", "{label} {version:?}: the client would not come again");
+            assert!(stage.is_shut(Side::Client), "{label}");
+            let fault = stage.finish();
+            assert_eq!(fault.label(), label, "{fault}");
+            assert!(fault.is_trouble() && stage.events().is_empty(), "{fault}");
+
+            let mut stage = set(telling()).stage();
+            meet(&mut stage, version);
+            assert_eq!(stage.at_client(), unavailable(version), "{label} {version:?}");
+            assert_eq!(stage.finish().label(), label);
+        }
     }
 }
 
 #[test]
-fn a_broker_that_cannot_be_reached_in_time_is_too() {
+fn a_refusal_is_told_whatever_is_configured_for_trouble() {
+    for on_unavailable in [OnUnavailable::Close, OnUnavailable::Connack] {
+        let answering = Box::new(|_: &Asked| Reply::Now(refuse(Hook::Connect)));
+        let mut stage = Setup { on_unavailable, answering, ..Setup::default() }.stage();
+        stage.client(&connect(Version::V5));
+        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x87, &[]));
+        assert!(!stage.finish().is_trouble());
+        // An administrator's word is no trouble, either.
+        let mut stage = Setup { on_unavailable, ..Setup::default() }.stage();
+        stage.client(&connect(Version::V5));
+        stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, stage.now);
+        stage.run();
+        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
+    }
+}
+
+#[test]
+fn a_broker_that_comes_back_in_time_gets_the_connect_of_everybody_who_waits() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        stage.dialing = Dialing::Fails;
+        stage.client(&connect(version));
+        stage.pass(Duration::from_secs(2));
+        assert!((4..12).contains(&stage.dials), "{} tries in 2 s", stage.dials);
+        assert_eq!((stage.at_client(), stage.session.phase_name()), (Vec::new(), "dialing"));
+        stage.dialing = Dialing::Succeeds;
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.at_broker(), connect(version));
+        stage.broker(&wire::connack(version, false, 0, &[]));
+        assert_eq!(stage.session.phase_name(), "open");
+        assert_eq!(stage.asked().len(), 1, "who was admitted is not asked about again");
+    }
+}
+
+#[test]
+fn a_service_that_comes_back_in_time_admits_everybody_who_waits() {
+    let full = full_connect(Version::V5);
+    for failing in [fail(), missing(), overloaded()] {
+        let mut stage = Stage::answering(|_| Reply::Later);
+        stage.client(&full);
+        stage.rule(0, failing.clone());
+        for n in 1..4 {
+            assert_eq!((stage.questions(), stage.dials, stage.at_client()), (n, 0, Vec::new()));
+            stage.pass(Duration::from_secs(1));
+            assert_eq!(stage.questions(), n + 1, "asked again within a second, and only once");
+            stage.rule(n, failing.clone());
+        }
+        stage.pass(Duration::from_secs(1));
+        stage.rule(4, allow(Hook::Connect));
+        assert_eq!(stage.at_broker(), full);
+        let asked = stage.asked();
+        assert_eq!(asked.len(), 5);
+        let whole = |one: &Asked| one.what == "c" && one.payload.as_deref() == Some(b"secret");
+        assert!(asked.iter().all(whole), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_no_after_trouble_is_a_no() {
+    let mut stage = Stage::answering(|_| Reply::Later);
+    stage.client(&connect(Version::V5));
+    stage.rule(0, fail());
+    stage.pass(Duration::from_secs(1));
+    stage.rule(1, refuse(Hook::Connect));
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x87, &[]));
+    assert_eq!(stage.dials, 0);
+}
+
+#[test]
+fn the_failure_rule_allow_holds_after_the_first_failure() {
+    let on_error = OnErrors { connect: OnError::Allow, ..OnErrors::default() };
+    let answering = Box::new(|_: &Asked| Reply::Later);
+    let mut stage = Setup { on_error, answering, ..Setup::default() }.stage();
+    stage.client(&connect(Version::V5));
+    stage.rule(0, fail());
+    assert_eq!((stage.questions(), stage.dials), (1, 1));
+    assert_eq!(stage.at_broker(), connect(Version::V5));
+
+    // It is for answers that failed, not for one that nobody knows anything of: a queue of our own may hold it back.
+    let answering = Box::new(|_: &Asked| Reply::Later);
+    let mut stage = Setup { on_error, answering, ..Setup::default() }.stage();
+    stage.client(&connect(Version::V5));
+    stage.pass(Duration::from_secs(10));
+    assert_eq!((stage.dials, stage.is_shut(Side::Client)), (0, true));
+    stage.rule(0, allow(Hook::Connect));
+    assert_eq!(stage.dials, 0, "what comes after that is not heard");
+}
+
+#[test]
+fn admission_is_bounded_however_its_time_is_spent() {
+    // The time of one counts for the other: 10 s for both.
+    let mut stage = Stage::answering(|_| Reply::Later);
+    stage.dialing = Dialing::Fails;
+    stage.client(&connect(Version::V5));
+    stage.pass(Duration::from_millis(9_500));
+    stage.rule(0, allow(Hook::Connect));
+    assert_eq!(stage.session.phase_name(), "dialing");
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.is_shut(Side::Client));
+    // The reason is what was tried last, not that it took long.
+    assert!(stage.finish().to_string().contains("connection refused"));
+}
+
+#[test]
+fn a_verdict_said_twice_counts_once_while_the_next_question_is_due() {
+    let mut stage = Stage::answering(|_| Reply::Later);
+    stage.client(&connect(Version::V5));
+    stage.rule(0, fail());
+    stage.rule_again(0, allow(Hook::Connect));
+    assert_eq!((stage.dials, stage.session.phase_name()), (0, "admitting"));
+}
+
+#[test]
+fn nothing_is_tried_again_once_the_broker_has_the_connect() {
     let mut stage = Stage::new();
+    stage.client(&connect(Version::V311));
+    stage.at_broker();
+    stage.close(Side::Broker);
+    stage.pass(Duration::from_secs(4));
+    assert_eq!((stage.dials, stage.at_broker()), (1, Vec::new()));
+    let fault = stage.finish();
+    assert_eq!(fault.to_string(), "broker closed before CONNACK");
+    assert_eq!(fault.whose(), Whose::Unknown, "the client's bytes may be why");
+}
+
+#[test]
+fn a_client_that_goes_while_it_waits_is_not_waited_with() {
+    let scenes: [fn(&mut Stage); 2] = [
+        |stage| stage.rule(0, fail()),
+        |stage| {
+            stage.dialing = Dialing::Fails;
+            stage.rule(0, allow(Hook::Connect));
+        },
+    ];
+    for wait in scenes {
+        let mut stage = Stage::answering(|_| Reply::Later);
+        stage.client(&connect(Version::V5));
+        wait(&mut stage);
+        let (questions, dials) = (stage.questions(), stage.dials);
+        stage.close(Side::Client);
+        assert!(matches!(stage.finish(), Fault::Lost { side: Side::Client, .. }));
+        stage.pass(Duration::from_secs(10));
+        assert_eq!((stage.questions(), stage.dials), (questions, dials));
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_in_time_is_given_up() {
+    let mut stage = telling().stage();
     stage.dialing = Dialing::Hangs;
     stage.client(&connect(Version::V311));
-    stage.pass(Duration::from_secs(10));
+    stage.pass(Duration::from_millis(9_999));
+    assert_eq!(stage.at_client(), b"");
+    stage.pass(Duration::from_millis(1));
     assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]));
     stage.dialed(Ok(()));
     stage.dialed(Err(Unreachable("late".into())));
     assert_eq!(stage.at_broker(), b"");
-    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Dial));
+    assert!(matches!(stage.finish(), Fault::Unreachable(_)));
 }
 
 #[test]
 fn a_broker_that_stays_silent_meets_its_deadline() {
     for version in VERSIONS {
-        let mut stage = Stage::new();
+        let mut stage = telling().stage();
         stage.client(&connect(version));
         stage.pass(Duration::from_secs(10));
-        let code = if version == Version::V5 { 0x88 } else { 3 };
-        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert_eq!(stage.at_client(), unavailable(version));
         assert!(stage.is_shut(Side::Broker));
         assert_eq!(stage.finish(), Fault::TooLate(Deadline::Connack));
+    }
+}
+
+#[test]
+fn a_broker_that_knows_no_5_0_says_so_in_its_own_format() {
+    // Return code 1, unacceptable protocol version: the client falls back.
+    for code in 1..=5 {
+        let mut stage = Stage::new();
+        stage.client(&connect(Version::V5));
+        stage.broker(&[0x20, 2, 0, code]);
+        assert_eq!(stage.at_client(), [0x20, 2, 0, code]);
+        let fault = stage.finish();
+        assert_eq!((&fault, fault.severity()), (&Fault::BrokerRefused { code }, Severity::Notice));
+        assert!(stage.events().is_empty());
+    }
+    // A yes in that format would put two framings on one connection.
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V5));
+    stage.broker(b"\x20\x02\0\0");
+    assert_eq!(stage.at_client(), b"");
+    let fault = stage.finish();
+    assert!(matches!(fault, Fault::Malformed { side: Side::Broker, .. }), "{fault}");
+    // And no 3.x client is told in 5.0's.
+    let mut stage = Stage::new();
+    stage.client(&connect(Version::V311));
+    stage.broker(&wire::connack(Version::V5, false, 0x84, &[]));
+    assert!(matches!(stage.finish(), Fault::Malformed { side: Side::Broker, .. }));
+}
+
+#[test]
+fn a_takeover_is_everyday_life_and_nobody_s_fault() {
+    let mut stage = Stage::new().open(Version::V5);
+    let taken_over = wire::packet(0xE0, &[0x8E]);
+    stage.broker(&taken_over);
+    assert_eq!(stage.at_client(), taken_over);
+    let fault = stage.finish();
+    assert_eq!(
+        (fault.label(), fault.whose(), fault.severity()),
+        ("taken_over", Whose::Client, Severity::Routine)
+    );
+    // 3.x brokers have no word for it, and close.
+    for ends in [Stage::close, Stage::reset] {
+        let mut stage = Stage::new().open(Version::V311);
+        ends(&mut stage, Side::Broker);
+        let fault = stage.finish();
+        assert_eq!((fault.label(), fault.severity()), ("lost", Severity::Notice));
     }
 }
 
@@ -441,24 +781,6 @@ fn a_broker_that_says_no_is_passed_on() {
     assert_eq!(stage.at_client(), no);
     assert_eq!(stage.finish(), Fault::BrokerRefused { code: 0x86 });
     assert!(stage.events().is_empty());
-}
-
-#[test]
-fn a_broker_that_says_something_else_first_is_not_believed() {
-    let mut stage = Stage::new();
-    stage.client(&connect(Version::V5));
-    stage.broker(&wire::pingresp());
-    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
-    assert!(matches!(stage.finish(), Fault::Protocol { side: Side::Broker, .. }));
-}
-
-#[test]
-fn a_broker_that_vanishes_before_connack_is_server_unavailable() {
-    let mut stage = Stage::new();
-    stage.client(&connect(Version::V311));
-    stage.close(Side::Broker);
-    assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]));
-    assert!(matches!(stage.finish(), Fault::Lost { side: Side::Broker, .. }));
 }
 
 #[test]
@@ -564,8 +886,7 @@ fn a_drain_before_the_session_is_open_ends_it_at_once() {
         go(&mut stage);
         assert_eq!(stage.session.phase_name(), phase);
         stage.drain();
-        let told = if phase == "greeting" { Vec::new() } else { wire::connack(Version::V311, false, 3, &[]) };
-        assert_eq!(stage.at_client(), told, "{phase}");
+        assert_eq!(stage.at_client(), b"", "{phase}: it finds another mproxy, or this one's successor");
         assert_eq!(stage.finish(), Fault::Drained);
     }
 }

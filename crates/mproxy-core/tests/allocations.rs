@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use mproxy_core::event::Nobody;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
-use mproxy_core::session::OnErrors;
+use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
 use mproxy_testkit::sim::stage::origin;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
@@ -40,12 +40,13 @@ fn setting(decider: Arc<dyn Decider>) -> Arc<Setting> {
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
         on_error: OnErrors::default(),
+        on_unavailable: OnUnavailable::default(),
     })
 }
 
 fn drain(session: &mut Session, now: Instant) {
     while let Some(effect) = session.poll_effect() {
-        if let Effect::Dial = effect {
+        if let Effect::Dial { .. } = effect {
             session.dialed(Ok(()), now);
         }
     }

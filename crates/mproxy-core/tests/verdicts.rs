@@ -2,16 +2,18 @@
 //! one that cannot be used, and a limit of our own, are refused whatever it says.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
+use mproxy_core::Limits;
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::{Peer, Side};
 use mproxy_core::policy::{
     Admission, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload, PublishChange, Source,
     Unusable, UnusableKind, Verdict, Want, WillChange,
 };
-use mproxy_core::session::OnErrors;
+use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_testkit::sim::stage::Setup;
 use mproxy_testkit::sim::{Reply, Stage, allow, change};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
@@ -278,6 +280,9 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
     let (asked, answer) = (*hook, verdict.clone());
     let setup = Setup {
         on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
+        // Nothing is tried again, and the client is told: one question, one answer.
+        limits: Limits { admission_timeout: Duration::ZERO, ..Limits::default() },
+        on_unavailable: OnUnavailable::Connack,
         meter: counts.clone(),
         answering: Box::new(move |question| match question.hook {
             hook if hook != asked => Reply::Now(allow(hook)),

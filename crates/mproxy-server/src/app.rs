@@ -11,7 +11,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_core::chain::{Chain, Row};
 use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
-use mproxy_core::session::OnErrors;
+use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
 use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size};
 use mproxy_policy::grants::Grants;
@@ -28,7 +28,9 @@ use crate::admin::view::{
     SessionView, StaleCertificate,
 };
 use crate::admin::{self, Admin};
-use crate::config::{ClientTls, Config, Loaded, LogLevel, OnError, PolicyConfig, Problems, check, files};
+use crate::config::{
+    ClientTls, Config, Loaded, LogLevel, OnError, OnUnavailable, PolicyConfig, Problems, check, files,
+};
 use crate::door::{Certificates, Inward, Outward, Renewed};
 use crate::drain::drain;
 use crate::reloads::Reloads;
@@ -135,6 +137,7 @@ impl App {
                     .as_ref()
                     .map_or(Duration::ZERO, |policy| policy.grant_staleness),
                 connect_timeout: listener.connect_timeout,
+                admission_timeout: listener.connect_timeout,
                 // What a client sent before it went is still decided and delivered: its end outlasts a question.
                 close_timeout: config.policy.as_ref().map_or(Duration::ZERO, |policy| policy.timeout)
                     + Limits::default().close_timeout,
@@ -149,6 +152,10 @@ impl App {
                     meter: Arc::clone(&metrics) as _,
                     limits,
                     on_error: on_errors(config.policy.as_ref()),
+                    on_unavailable: match listener.on_unavailable {
+                        OnUnavailable::Close => CoreOnUnavailable::Close,
+                        OnUnavailable::Connack => CoreOnUnavailable::Connack,
+                    },
                 }),
                 inward,
                 outward,

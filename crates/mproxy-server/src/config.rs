@@ -38,7 +38,7 @@ use mproxy_tcp::tls as tcp_tls;
 
 pub(crate) use nearest::nearest;
 
-pub use choice::{LogFormat, LogLevel, OnError, PolicyMode, Scheme, SendProxy};
+pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use value::Secret;
 pub use written::{Effective, Origin};
 
@@ -98,8 +98,10 @@ pub struct Listener {
     pub max_keep_alive: Option<u16>,
     /// Seconds that a 5.0 session may outlast its connection.
     pub max_session_expiry: Option<u32>,
-    /// Accept to CONNECT, handshakes included.
+    /// Accept to CONNECT, handshakes included; and as long again from there to the broker.
     pub connect_timeout: Duration,
+    /// What a client that waits for its CONNACK sees of trouble.
+    pub on_unavailable: OnUnavailable,
     /// What an operator writes to have it closed.
     pub closed_by: String,
 }

@@ -62,8 +62,8 @@ pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>>
 
 /// What a relay needs of the house.
 pub(crate) trait Doors<S>: Send + Sync {
-    /// Reaches the broker for a client that comes from there.
-    fn dial(self: Arc<Self>, origin: &Arc<Origin>) -> Dialing<S>;
+    /// Reaches the broker for a client that comes from there, or fails by `until`.
+    fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<S>;
 
     /// Tells whoever listens.
     fn report(&self, event: Event);
@@ -195,9 +195,9 @@ impl<S: Stream> Relay<S> {
         while let Some(effect) = self.session.poll_effect() {
             match effect {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
-                Effect::Dial => {
+                Effect::Dial { until } => {
                     self.handle.reached(Stage::Dialing);
-                    self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin()));
+                    self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin(), until));
                 }
                 Effect::Ask { id, mut pending } => {
                     if self.session.opening() {
@@ -436,7 +436,7 @@ impl<S: Stream> Relay<S> {
                 match effect {
                     Effect::Report(event) => self.doors.report(event),
                     Effect::Done(fault) => self.over = Some(fault),
-                    Effect::Send { .. } | Effect::Dial | Effect::Ask { .. } | Effect::Shut { .. } => {}
+                    Effect::Send { .. } | Effect::Dial { .. } | Effect::Ask { .. } | Effect::Shut { .. } => {}
                 }
             }
         }));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mproxy_core::event::Sink;
-use mproxy_core::fault::{Fault, Whose};
+use mproxy_core::fault::{Fault, Severity, Whose};
 use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::{Event, Session, Setting};
@@ -116,10 +116,9 @@ impl Doors<Stream> for Serving {
         self.house.sink.report(event);
     }
 
-    fn dial(self: Arc<Self>, origin: &Arc<Origin>) -> Dialing<Stream> {
-        let deadline = tokio::time::Instant::now() + self.setting.limits.dial_timeout;
+    fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
         let origin = Arc::clone(origin);
-        Box::pin(async move { self.outward.reach(&origin, deadline).await })
+        Box::pin(async move { self.outward.reach(&origin, until.into()).await })
     }
 
     fn ask(&self, origin: &Origin, pending: Pending) -> Pending {
@@ -407,7 +406,7 @@ async fn part(mut stream: Box<Stream>) {
     let _ = timeout(PARTING, ended).await;
 }
 
-/// The line of a connection's end: as loud as whose doing it was asks for.
+/// The line of a connection's end: as loud as an operator has to do with it.
 fn tell(relay: &Relay<Stream>, fault: &Fault) {
     let session = relay.session();
     let client = session.peer().map(|peer| &*peer.client_id);
@@ -419,14 +418,10 @@ fn tell(relay: &Relay<Stream>, fault: &Fault) {
             $level!(%connection, %remote, client, user, whose, cause = fault.label(), "ended: {fault}")
         };
     }
-    match (fault.whose(), fault) {
-        // A client that goes, comes badly or vanishes is everyday life. What was not decided has had its own line.
-        (Whose::Client, _)
-        | (_, Fault::PolicyFailed { .. } | Fault::PolicyUnusable { .. } | Fault::Overloaded { .. }) => {
-            line!(debug);
-        }
-        (Whose::Broker, _) => line!(warn),
-        (Whose::Us, Fault::Panicked) => line!(error),
-        (Whose::Policy | Whose::Us, _) => line!(info),
+    match fault.severity() {
+        Severity::Routine => line!(debug),
+        Severity::Notice => line!(info),
+        Severity::Trouble => line!(warn),
+        Severity::Bug => line!(error),
     }
 }

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mproxy_testkit::broker::{Acks, BrokerSession, Connack, RecordingBroker, Script};
@@ -465,40 +466,56 @@ fn unavailable(version: Version) -> Vec<u8> {
     }
 }
 
-async fn is_refused(proxy: &mut Proxy, version: Version, told: &str) {
-    let (mut client, connack) = proxy.connect(version, "early", &ConnectOptions::default()).await;
-    assert_eq!(connack, unavailable(version), "{version:?}: {told}");
+/// mproxy before a broker that fails, which tries for a second and tells its clients so or so.
+async fn impatient(broker: SocketAddr, on_unavailable: &str) -> Proxy {
+    Proxy::with(broker, &[("MPROXY_CONNECT_TIMEOUT", "1s"), ("MPROXY_ON_UNAVAILABLE", on_unavailable)]).await
+}
+
+/// A client meets trouble, and sees what is configured for it; the line of its end holds these words.
+async fn meets_trouble(proxy: &mut Proxy, version: Version, on_unavailable: &str, told: [&str; 3]) {
+    let mut client = WireClient::open(proxy.mqtt).await;
+    client.send(&wire::connect(version, "early", &ConnectOptions::default())).await;
+    if on_unavailable == "connack" {
+        client.expect(&unavailable(version)).await;
+    }
     client.expect_closed().await;
     let line = proxy.line_of(client).await;
-    assert!(line.contains(told) && line.contains("whose=\"broker\""), "{line}");
-    assert!(line.contains(" WARN "), "{line}");
+    assert!(told.iter().all(|word| line.contains(word)), "{line}");
 }
 
 #[tokio::test]
 async fn a_broker_that_is_down_is_told_as_such() {
     let nobody = ([127, 0, 0, 1], free_port()).into();
-    let mut proxy = Proxy::before(nobody).await;
-    for &version in ALL {
-        is_refused(&mut proxy, version, "refused the connection").await;
+    for on_unavailable in ["close", "connack"] {
+        let mut proxy = impatient(nobody, on_unavailable).await;
+        for &version in ALL {
+            let told = ["refused the connection", "whose=\"broker\"", " WARN "];
+            meets_trouble(&mut proxy, version, on_unavailable, told).await;
+        }
+        proxy.stop().await;
     }
-    proxy.stop().await;
 }
 
 #[tokio::test]
 async fn a_broker_that_never_gets_to_connack_is_unavailable() {
     let garbage = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
     for (connack, told) in [
-        (garbage, "no MQTT came from broker, but an HTTP answer"),
-        (vec![0x20, 0x80, 0x80, 0x80, 0x80, 1], "malformed packet from broker"),
-        (wire::pingresp(), "protocol error by broker: PINGRESP"),
-        (vec![], "broker closed its connection"),
+        (garbage, ["no MQTT came from broker, but an HTTP answer", "whose=\"broker\"", " WARN "]),
+        (
+            vec![0x20, 0x80, 0x80, 0x80, 0x80, 1],
+            ["malformed packet from broker", "whose=\"broker\"", " WARN "],
+        ),
+        (wire::pingresp(), ["protocol error by broker: PINGRESP", "whose=\"broker\"", " WARN "]),
+        // The client's bytes may be why: nobody is blamed.
+        (vec![], ["broker closed before CONNACK", "whose=\"unknown\"", " INFO "]),
     ] {
         let script = Script { connack: Connack::Bytes(connack.clone()), acks: Acks::ByHand };
         let mut broker = RecordingBroker::start(script).await;
-        let mut proxy = Proxy::before(broker.addr()).await;
+        let on_unavailable = if connack.len() > 2 { "connack" } else { "close" };
+        let mut proxy = impatient(broker.addr(), on_unavailable).await;
         for &version in ALL {
             if connack.is_empty() {
-                let refused = is_refused(&mut proxy, version, told);
+                let refused = meets_trouble(&mut proxy, version, on_unavailable, told);
                 let closing = async {
                     let mut session = broker.session().await;
                     session.packets(1).await;
@@ -506,7 +523,7 @@ async fn a_broker_that_never_gets_to_connack_is_unavailable() {
                 };
                 tokio::join!(refused, closing);
             } else {
-                is_refused(&mut proxy, version, told).await;
+                meets_trouble(&mut proxy, version, on_unavailable, told).await;
             }
         }
         proxy.stop().await;
@@ -516,7 +533,7 @@ async fn a_broker_that_never_gets_to_connack_is_unavailable() {
 #[tokio::test]
 async fn a_broker_that_never_answers_connect_is_waited_for_only_so_long() {
     let broker = RecordingBroker::start(Script { connack: Connack::Never, acks: Acks::ByHand }).await;
-    let mut proxy = Proxy::before(broker.addr()).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ON_UNAVAILABLE", "connack")]).await;
     let options = ConnectOptions::default();
     let answers = timeout(Duration::from_secs(19), async {
         tokio::join!(
@@ -604,7 +621,7 @@ async fn a_broker_s_disconnect_is_the_last_that_is_heard() {
         client.expect(&goodbye).await;
         client.expect_closed().await;
         let line = proxy.line_of(client).await;
-        assert!(line.contains("broker disconnected the client (0x8e)"), "{line}");
+        assert!(line.contains("session taken over by another connection of this client (0x8e)"), "{line}");
     }
     proxy.stop().await;
 }

@@ -323,7 +323,8 @@ async fn a_bad_verdict_is_no_verdict(rule: &str) {
     let extra = vec![format!("max_packet_size {LIMIT}")];
     let broker = Mosquitto::start_with(MosquittoOptions { extra, ..MosquittoOptions::default() }).await;
     let service = babbles().await;
-    let mut proxy = Proxy::asking(&service, broker.addr(), &[("MPROXY_POLICY_ON_ERROR", rule)]).await;
+    let variables = [("MPROXY_POLICY_ON_ERROR", rule), ("MPROXY_ON_UNAVAILABLE", "connack")];
+    let mut proxy = Proxy::asking(&service, broker.addr(), &variables).await;
     let mut watcher = WireClient::login(broker.addr(), Version::V311, "watcher").await;
     watcher.send(&wire::subscribe(Version::V311, 1, &[("#", 0)])).await;
     watcher.expect(&wire::suback(Version::V311, 1, &[0])).await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_server::config::{Listener, Scheme, SendProxy, Target, Web};
+use mproxy_server::config::{Listener, OnUnavailable, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
@@ -93,6 +93,7 @@ impl Files {
             max_session_expiry: None,
             max_packet_size: 268_435_460,
             connect_timeout: Duration::from_secs(10),
+            on_unavailable: OnUnavailable::Close,
             closed_by: String::new(),
         }
     }

@@ -298,20 +298,27 @@ async fn it_is_reached_over_a_unix_socket() {
 async fn a_service_that_is_down_lets_nobody_in() {
     let mut broker = RecordingBroker::start(Script::default()).await;
     let url = format!("http://127.0.0.1:{}", free_port());
-    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &url)]).await;
-    proxy.line(&["WARN", "policy service is ill", &url]).await;
-    for version in [Version::V31, Version::V311, Version::V5] {
-        let (mut client, connack) = proxy.connect(version, "early", &ConnectOptions::default()).await;
-        assert_eq!(connack, wire::connack(version, false, undecided(version), &[]));
-        client.expect_closed().await;
-        let line = proxy.line_of(client).await;
-        assert!(line.contains("cause=\"policy_failed\"") && line.contains(&url), "{line}");
+    for told in ["close", "connack"] {
+        let variables =
+            [("MPROXY_POLICY_URL", &*url), ("MPROXY_CONNECT_TIMEOUT", "1s"), ("MPROXY_ON_UNAVAILABLE", told)];
+        let mut proxy = Proxy::with(broker.addr(), &variables).await;
+        proxy.line(&["WARN", "policy service is ill", &url]).await;
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let mut client = WireClient::open(proxy.mqtt).await;
+            client.send(&wire::connect(version, "early", &ConnectOptions::default())).await;
+            if told == "connack" {
+                client.expect(&wire::connack(version, false, undecided(version), &[])).await;
+            }
+            client.expect_closed().await;
+            let line = proxy.line_of(client).await;
+            assert!(line.contains("cause=\"policy_failed\"") && line.contains(&url), "{line}");
+        }
+        assert!(broker.try_session().is_none());
+        // However often it was asked: one decision each.
+        let failed = "mproxy_decisions_total{hook=\"connect\",source=\"failed_closed\",outcome=\"refused\"}";
+        assert_eq!(proxy.metric(failed).await, 3.0);
+        proxy.stop().await;
     }
-    assert!(broker.try_session().is_none());
-    let failed =
-        proxy.metric("mproxy_decisions_total{hook=\"connect\",source=\"failed_closed\",outcome=\"refused\"}");
-    assert_eq!(failed.await, 3.0);
-    proxy.stop().await;
 }
 
 #[tokio::test]
@@ -478,7 +485,12 @@ async fn what_is_no_policy_service_lets_nobody_in() {
     {
         let mut broker = RecordingBroker::start(Script::default()).await;
         let (url, _task) = babbler(says).await;
-        let variables = [("MPROXY_POLICY_URL", url.as_str()), ("MPROXY_POLICY_TIMEOUT", &timeout_is)];
+        let variables = [
+            ("MPROXY_POLICY_URL", url.as_str()),
+            ("MPROXY_POLICY_TIMEOUT", &timeout_is),
+            ("MPROXY_CONNECT_TIMEOUT", &timeout_is),
+            ("MPROXY_ON_UNAVAILABLE", "connack"),
+        ];
         let mut proxy = Proxy::with(broker.addr(), &variables).await;
         for version in VERSIONS {
             let (began, options) = (Instant::now(), ConnectOptions::default());

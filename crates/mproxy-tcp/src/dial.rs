@@ -4,29 +4,55 @@ use crate::{
     resolve::{host_port, resolve},
     socket::{SocketOptions, prepare},
 };
+use parking_lot::Mutex;
 use socket2::SockRef;
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 use thiserror::Error;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-/// Connects to `host:port`: resolves the name and tries its addresses in turn until one answers.
+/// How long one address may stay silent. Its kernel would have answered by then: a broker that comes back, perhaps
+/// elsewhere, is found by trying again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where a name's broker was found the last time: of several addresses that one is tried first, so that a dead one is not
+/// waited for by each connection anew.
+#[derive(Debug, Default)]
+pub struct LastGood(Mutex<Option<SocketAddr>>);
+
+impl LastGood {
+    /// None of the addresses is preferred any more.
+    pub fn forget(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn first(&self, addresses: &mut [SocketAddr]) {
+        let last = *self.0.lock();
+        if let Some(at) = addresses.iter().position(|address| Some(*address) == last) {
+            addresses[..=at].rotate_right(1);
+        }
+    }
+}
+
+/// Connects to `host:port`: resolves the name and tries its addresses in turn until one answers, the one of `last_good`
+/// first.
 ///
-/// Each attempt gets an equal share of the time that is left, so that one silent address cannot use up the
+/// Each attempt gets an equal share of the time that is left, and 3 s at most, so that one silent address cannot use up the
 /// whole deadline. The error is that of the last attempt.
 ///
 /// Cancel safe: dropping the future closes what was half open. A name lookup that was under way runs to its end
 /// on the blocking pool.
 ///
 /// ```
-/// # use mproxy_tcp::{SocketOptions, dial};
+/// # use mproxy_tcp::{LastGood, SocketOptions, dial};
 /// # use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-/// let refused = dial("127.0.0.1", 1, &SocketOptions::default(), deadline).await.unwrap_err();
+/// let last_good = LastGood::default();
+/// let refused = dial("127.0.0.1", 1, &SocketOptions::default(), &last_good, deadline).await.unwrap_err();
 /// assert_eq!(refused.to_string(), "127.0.0.1:1 refused the connection");
 /// # }
 /// ```
@@ -34,6 +60,7 @@ pub async fn dial(
     host: &str,
     port: u16,
     options: &SocketOptions,
+    last_good: &LastGood,
     deadline: Instant,
 ) -> Result<TcpStream, DialError> {
     let target = host_port(host, port);
@@ -42,11 +69,30 @@ pub async fn dial(
         Ok(Err(source)) => return Err(DialError::Resolve { target, source }),
         Err(_) => return Err(DialError::Timeout { target, address: None }),
     };
+    among(target, addresses, options, last_good, deadline).await
+}
+
+async fn among(
+    target: String,
+    mut addresses: Vec<SocketAddr>,
+    options: &SocketOptions,
+    last_good: &LastGood,
+    deadline: Instant,
+) -> Result<TcpStream, DialError> {
+    let several = addresses.len() > 1;
+    if several {
+        last_good.first(&mut addresses);
+    }
     let mut last = DialError::Timeout { target: target.clone(), address: None };
     for (tried, &address) in addresses.iter().enumerate() {
         let share = share(Instant::now(), deadline, addresses.len() - tried);
         last = match timeout_at(share, connect(address, options)).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => {
+                if several {
+                    *last_good.0.lock() = Some(address);
+                }
+                return Ok(stream);
+            }
             Ok(Err(error)) => DialError::of(target.clone(), address, error),
             Err(_) => DialError::Timeout { target: target.clone(), address: Some(address) },
         };
@@ -57,7 +103,7 @@ pub async fn dial(
 /// The moment at which an attempt has to make room for the `left` ones (itself included) before `deadline`.
 fn share(now: Instant, deadline: Instant, left: usize) -> Instant {
     let parts = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-    now + deadline.saturating_duration_since(now) / parts
+    now + (deadline.saturating_duration_since(now) / parts).min(PATIENCE)
 }
 
 async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
@@ -141,7 +187,6 @@ fn at(target: &str, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::net::TcpListener;
 
     fn soon() -> Instant {
@@ -152,7 +197,8 @@ mod tests {
     async fn a_stream_dialled_on_this_machine_needs_no_keepalive() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let stream = dial("127.0.0.1", port, &SocketOptions::default(), soon()).await.unwrap();
+        let stream =
+            dial("127.0.0.1", port, &SocketOptions::default(), &LastGood::default(), soon()).await.unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(!socket.keepalive().unwrap());
@@ -182,20 +228,25 @@ mod tests {
         // "localhost" may be ::1 first; only 127.0.0.1 listens.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        dial("localhost", port, &SocketOptions::default(), soon()).await.unwrap();
+        dial("localhost", port, &SocketOptions::default(), &LastGood::default(), soon()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_closed_port_refuses_by_name() {
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let error = dial("localhost", port, &SocketOptions::default(), soon()).await.unwrap_err();
+        let error = dial("localhost", port, &SocketOptions::default(), &LastGood::default(), soon())
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error:?}");
         assert!(error.to_string().starts_with(&format!("localhost:{port} refused the connection at ")));
     }
 
     #[tokio::test]
     async fn a_name_that_does_not_exist_is_told_as_such() {
-        let error = dial("no-such-host.invalid", 1883, &SocketOptions::default(), soon()).await.unwrap_err();
+        let error =
+            dial("no-such-host.invalid", 1883, &SocketOptions::default(), &LastGood::default(), soon())
+                .await
+                .unwrap_err();
         assert!(matches!(error, DialError::Resolve { .. }), "{error:?}");
         assert_eq!(error.to_string(), "no-such-host.invalid:1883 could not be resolved");
     }
@@ -210,7 +261,7 @@ mod tests {
         let mut held = Vec::new();
         let error = loop {
             let deadline = Instant::now() + Duration::from_millis(200);
-            match dial("127.0.0.1", port, &SocketOptions::default(), deadline).await {
+            match dial("127.0.0.1", port, &SocketOptions::default(), &LastGood::default(), deadline).await {
                 Ok(stream) => held.push(stream),
                 Err(error) => break error,
             }
@@ -220,12 +271,45 @@ mod tests {
         assert_eq!(error.to_string(), format!("127.0.0.1:{port} did not answer in time"));
     }
 
+    #[tokio::test]
+    async fn the_address_that_answered_last_is_tried_first() {
+        let (one, other) = (TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await);
+        let (one, other) = (one.unwrap(), other.unwrap());
+        let addresses = vec![one.local_addr().unwrap(), other.local_addr().unwrap()];
+        let last_good = LastGood::default();
+        let dialled = async || {
+            let options = SocketOptions::default();
+            let stream = among("both".to_owned(), addresses.clone(), &options, &last_good, soon()).await;
+            stream.unwrap().peer_addr().unwrap()
+        };
+        assert_eq!(dialled().await, addresses[0]);
+        drop(one);
+        assert_eq!(dialled().await, addresses[1], "all of them are tried");
+        let _again = TcpListener::bind(addresses[0]).await.unwrap();
+        assert_eq!(dialled().await, addresses[1], "the last good one first");
+        last_good.forget();
+        assert_eq!(dialled().await, addresses[0]);
+    }
+
+    #[test]
+    fn an_address_that_the_name_has_no_more_is_not_tried() {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let last_good = LastGood(Mutex::new(Some(at(3))));
+        let mut addresses = [at(1), at(2), at(3)];
+        last_good.first(&mut addresses);
+        assert_eq!(addresses, [at(3), at(1), at(2)]);
+        let mut addresses = [at(1), at(2)];
+        last_good.first(&mut addresses);
+        assert_eq!(addresses, [at(1), at(2)]);
+    }
+
     #[test]
     fn attempts_share_what_is_left() {
         let now = Instant::now();
         let deadline = now + Duration::from_secs(9);
-        assert_eq!(share(now, deadline, 3), now + Duration::from_secs(3));
-        assert_eq!(share(now, deadline, 1), deadline);
+        assert_eq!(share(now, deadline, 9), now + Duration::from_secs(1));
+        assert_eq!(share(now, deadline, 1), now + PATIENCE, "nobody waits for one for ever");
+        assert_eq!(share(now, now + PATIENCE / 2, 1), now + PATIENCE / 2);
         assert_eq!(share(deadline, now, 2), deadline, "a passed deadline leaves nothing");
     }
 }

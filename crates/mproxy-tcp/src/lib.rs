@@ -12,7 +12,7 @@
 //! | `resolve` | host names to addresses; a literal address never waits |
 //!
 //! ```
-//! use mproxy_tcp::{Incoming, ListenOptions, Listener, SocketOptions, dial};
+//! use mproxy_tcp::{Incoming, LastGood, ListenOptions, Listener, SocketOptions, dial};
 //! use std::time::Duration;
 //! use tokio::time::Instant;
 //!
@@ -21,7 +21,7 @@
 //! let mut listener = Listener::bind("127.0.0.1", 0, ListenOptions::default()).await?;
 //! let port = listener.local_addr().port();
 //! let deadline = Instant::now() + Duration::from_secs(5);
-//! let dialled = dial("127.0.0.1", port, &SocketOptions::default(), deadline).await?;
+//! let dialled = dial("127.0.0.1", port, &SocketOptions::default(), &LastGood::default(), deadline).await?;
 //! let Incoming::Connection(accepted) = listener.accept().await else { panic!("nobody came") };
 //! assert_eq!(accepted.remote, dialled.local_addr()?);
 //! # Ok(())
@@ -36,6 +36,6 @@ mod resolve;
 pub mod socket;
 pub mod tls;
 
-pub use dial::{DialError, dial};
+pub use dial::{DialError, LastGood, dial};
 pub use listen::{Accepted, Incoming, ListenError, ListenOptions, Listener};
 pub use socket::{SocketOptions, set_linger_zero};

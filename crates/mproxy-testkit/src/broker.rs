@@ -67,8 +67,13 @@ pub struct RecordingBroker {
 impl RecordingBroker {
     /// Starts one on a free port of 127.0.0.1.
     pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.unwrap_or_else(|error| panic!("cannot listen on 127.0.0.1: {error}"));
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), script).await
+    }
+
+    /// The same at this address, where one may have been expected before.
+    pub async fn start_at(place: SocketAddr, script: Script) -> Self {
+        let listener = TcpListener::bind(place).await;
+        let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {place}: {error}"));
         let addr = listener.local_addr().unwrap_or_else(|error| panic!("listens nowhere: {error}"));
         // When full, further sessions wait to be accepted: 4096 is more than any scene opens.
         let (came, sessions) = mpsc::channel(4096);

@@ -1,6 +1,7 @@
 //! Mosquitto's broker and its clients, as the processes that Debian's packages `mosquitto` and
 //! `mosquitto-clients` install. A test that needs them fails without them: skipping would prove nothing.
 
+use crate::PATIENCE;
 use crate::process::{Ended, Failed, Process, free_port, program, run};
 use crate::wire::{Version, WireClient, pingreq, pingresp};
 use std::{
@@ -9,12 +10,17 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 /// What Debian has them in.
 const PACKAGES: &str = "mosquitto and mosquitto-clients";
+
+/// Its configuration file.
+const CONFIG: &str = "mosquitto.conf";
 
 /// What a [`Mosquitto`] is told beyond its listener.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +66,7 @@ pub struct Mosquitto {
     addr: SocketAddr,
     websocket_addr: Option<SocketAddr>,
     tls_addrs: Option<TlsAddrs>,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Mosquitto {
@@ -108,6 +114,17 @@ impl Mosquitto {
         });
     }
 
+    /// Ends it, as a restart does; its clients see their connections closed.
+    pub async fn stop(&mut self) {
+        self.process.signal("TERM").await;
+        until_gone(&mut self.process).await;
+    }
+
+    /// Starts it again at the same addresses, with nothing remembered.
+    pub async fn start_again(&mut self) {
+        self.process = launch(self.home.path()).await.unwrap_or_else(|failed| panic!("{failed}"));
+    }
+
     /// The process, with its log of `log_type all`: a line per packet.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -128,15 +145,28 @@ impl Mosquitto {
             let file = password_file(home.path(), &options.users).await;
             let _ = writeln!(config, "password_file {}", file.display());
         }
-        let file = home.path().join("mosquitto.conf");
-        write(&file, &config);
+        write(&home.path().join(CONFIG), &config);
 
-        let mut command = Command::new(program("mosquitto", PACKAGES));
-        command.arg("-c").arg(&file);
-        let mut process = Process::start("mosquitto", command);
-        // Said after every listener is open.
-        process.line(" running").await?;
-        Ok(Self { process, addr, websocket_addr, tls_addrs, _home: home })
+        let process = launch(home.path()).await?;
+        Ok(Self { process, addr, websocket_addr, tls_addrs, home })
+    }
+}
+
+/// Starts one with the configuration in this folder, and waits until it listens.
+async fn launch(home: &Path) -> Result<Process, Failed> {
+    let mut command = Command::new(program("mosquitto", PACKAGES));
+    command.arg("-c").arg(home.join(CONFIG));
+    let mut process = Process::start("mosquitto", command);
+    // Said after every listener is open.
+    process.line(" running").await?;
+    Ok(process)
+}
+
+async fn until_gone(process: &mut Process) {
+    let deadline = Instant::now() + PATIENCE;
+    while process.is_running() {
+        assert!(Instant::now() < deadline, "mosquitto does not end");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -210,13 +240,18 @@ pub async fn subscribe<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<
 /// With `-d` its log tells of packets too; a received message stands on a line of its own (choose `-F` to find
 /// it).
 pub async fn subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Process {
+    let mut process = staying_subscriber(to, args);
+    process.line("Subscribed (mid").await.unwrap_or_else(|failed| panic!("{failed}"));
+    process
+}
+
+/// `mosquitto_sub`, which may not have subscribed yet.
+pub fn staying_subscriber<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Process {
     // Into a pipe it would hold its lines back until it ends.
     let mut command = Command::new(program("stdbuf", "coreutils"));
     command.arg("-oL").arg(program("mosquitto_sub", PACKAGES));
     address(&mut command, to).args(args).arg("-d");
-    let mut process = Process::start("mosquitto_sub", command);
-    process.line("Subscribed (mid").await.unwrap_or_else(|failed| panic!("{failed}"));
-    process
+    Process::start("mosquitto_sub", command)
 }
 
 fn client<A: AsRef<OsStr>>(name: &str, to: SocketAddr, args: impl IntoIterator<Item = A>) -> Command {

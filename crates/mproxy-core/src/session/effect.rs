@@ -1,6 +1,7 @@
 //! What a session wants done: each effect says what, never how.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -12,8 +13,11 @@ use crate::policy::Pending;
 
 /// One thing to be done, in the order in which they are polled.
 pub enum Effect {
-    /// Reach the broker, then say [`dialed`](crate::Session::dialed).
-    Dial,
+    /// Try to reach the broker, then say [`dialed`](crate::Session::dialed). One that fails is asked for again.
+    Dial {
+        /// When it must be reached at the latest.
+        until: Instant,
+    },
     /// Wait for this answer, then say [`decide`](crate::Session::decide). May be dropped when the session is done.
     Ask {
         /// Names the question.
@@ -43,7 +47,7 @@ pub enum Effect {
 impl std::fmt::Debug for Effect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Dial => f.write_str("Dial"),
+            Self::Dial { .. } => f.write_str("Dial"),
             Self::Ask { id, .. } => write!(f, "Ask({id:?})"),
             Self::Send { to, bytes } => write!(f, "Send({to}, {} bytes)", bytes.len()),
             Self::Shut { side } => write!(f, "Shut({side})"),

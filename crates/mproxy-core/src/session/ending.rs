@@ -82,7 +82,11 @@ impl Session {
 
     /// That side's stream has ended.
     pub(super) fn lost(&mut self, side: Side, how: Closed, now: Instant) {
-        self.end(Fault::Lost { side, how }, now);
+        let fault = match (side, &self.phase) {
+            (Side::Broker, Phase::Introduced) => Fault::ClosedBeforeConnack { how },
+            (Side::Client | Side::Broker, _) => Fault::Lost { side, how },
+        };
+        self.end(fault, now);
         self.direction(side.other()).lane.clear();
         if let Phase::Ending(ending) = &mut self.phase {
             *ending.end(side) = End::Gone;
@@ -162,6 +166,7 @@ impl Session {
             }
             _ => false,
         };
+        let silent = silent || (!open && self.keeps_silent_about(fault));
         if silent || self.down.mid_packet() {
             return None;
         }

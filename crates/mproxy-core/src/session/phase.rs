@@ -16,6 +16,7 @@ use super::introduce::{Unfit, parse_connect};
 use super::lane::{AskId, Asker};
 use super::terms::Terms;
 use super::timer::Deadline;
+use super::waiting::{Waiting, may_pass};
 use super::{Effect, Session, Step, Who};
 use crate::event::{Happening, Kind};
 use crate::fault::{Fault, Unreachable};
@@ -31,10 +32,10 @@ use crate::policy::{
 pub(super) enum Phase {
     /// CONNECT is awaited.
     Greeting,
-    /// The advisers are asked about this CONNECT.
-    Admitting(Box<Bytes>),
-    /// The broker is being reached; it will get this CONNECT.
-    Dialing(Box<Bytes>),
+    /// The advisers are asked about its CONNECT, perhaps not for the first time.
+    Admitting(Box<Waiting>),
+    /// The broker is being reached, perhaps not for the first time; it will get this CONNECT.
+    Dialing(Box<Waiting>),
     /// The broker has the CONNECT; its CONNACK is awaited.
     Introduced,
     /// Both sides speak.
@@ -120,7 +121,6 @@ impl Session {
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
             self.cold().method = Some(method.into());
         }
-        self.timer.disarm();
         let Who::Stranger(origin) = &self.who else { return Ok(()) };
         let peer = Arc::new(Peer {
             origin: Arc::clone(origin),
@@ -138,20 +138,42 @@ impl Session {
                 .collect(),
         });
         let packet = Bytes::copy_from_slice(&data[..header.total()]);
-        let question = ConnectQuestion { peer: &peer, connect: &connect, packet: &packet, refresh: false };
-        let answer = match self.setting.decider.want(Hook::Connect) {
+        let answer = self.ask_about(&peer, &connect, &packet);
+        self.who = Who::Known(peer);
+        let until = now + self.setting.limits.admission_timeout;
+        self.phase = Phase::Admitting(Waiting::new(packet, until));
+        self.answered(answer, now);
+        Ok(())
+    }
+
+    /// Asks about the CONNECT once more.
+    pub(super) fn ask_admission(&mut self, now: Instant) {
+        let (Phase::Admitting(waiting), Who::Known(peer)) = (&self.phase, &self.who) else { return };
+        // It was read before.
+        let Some(connect) = parse_connect(&waiting.connect) else { return };
+        let answer = self.ask_about(peer, &connect, &waiting.connect);
+        self.answered(answer, now);
+    }
+
+    fn ask_about(&self, peer: &Arc<Peer>, connect: &Connect<'_>, packet: &Bytes) -> Answer {
+        let question = ConnectQuestion { peer, connect, packet, refresh: false };
+        match self.setting.decider.want(Hook::Connect) {
             Want::Nothing => Answer::Now(Ruling {
                 source: Source::Unasked,
                 verdict: Verdict::Connect(Decision::Allow(None)),
             }),
             Want::Head | Want::Payload(_) => self.setting.decider.decide(&Question::Connect(question)),
-        };
-        self.who = Who::Known(peer);
-        self.phase = Phase::Admitting(Box::new(packet));
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) {
+        let Phase::Admitting(waiting) = &self.phase else { return };
+        self.timer.arm_at(Deadline::Admission, waiting.until());
         match answer {
             Answer::Now(ruling) => self.admitted(ruling, now),
             Answer::Later(pending) => {
-                self.effects.push(Effect::Ask { id: AskId { of: Asker::Admission, seq: 0 }, pending });
+                let id = AskId { of: Asker::Admission, seq: waiting.asked() };
+                self.effects.push(Effect::Ask { id, pending });
             }
             Answer::Pass => self.admitted(
                 Ruling {
@@ -161,13 +183,12 @@ impl Session {
                 now,
             ),
         }
-        Ok(())
     }
 
     /// The advisers' answer to the CONNECT.
     pub(super) fn admitted(&mut self, ruling: Ruling, now: Instant) {
-        let Phase::Admitting(sent) = &self.phase else { return };
-        let sent = (**sent).clone();
+        let Phase::Admitting(waiting) = &self.phase else { return };
+        let sent = waiting.connect.clone();
         let Ruling { mut source, verdict } = ruling;
         let refused = |refusal| Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) };
         let undecided = match verdict {
@@ -203,6 +224,12 @@ impl Session {
                     Err(undecided.fault(Hook::Connect))
                 }
             });
+        if let Err(fault) = &judged
+            && may_pass(fault)
+            && self.will_try_again(fault, now)
+        {
+            return;
+        }
         let outcome = match &judged {
             Ok((_, None)) => Outcome::Allowed,
             Ok((_, Some(_))) => Outcome::Changed,
@@ -214,9 +241,10 @@ impl Session {
                 if let Some(admission) = admission {
                     self.know_better(&bytes, *admission);
                 }
-                self.phase = Phase::Dialing(Box::new(bytes));
-                self.timer.arm(Deadline::Dial, now, self.setting.limits.dial_timeout);
-                self.effects.push(Effect::Dial);
+                if let Phase::Admitting(waiting) = &self.phase {
+                    self.phase = Phase::Dialing(waiting.admitted(bytes, now));
+                }
+                self.dial();
             }
             Err(fault) => self.end(fault, now),
         }
@@ -241,11 +269,16 @@ impl Session {
 
     /// What became of the dial.
     pub(super) fn met_broker(&mut self, outcome: Result<(), Unreachable>, now: Instant) {
-        let Phase::Dialing(connect) = &self.phase else { return };
+        let Phase::Dialing(waiting) = &self.phase else { return };
         match outcome {
-            Err(why) => self.end(Fault::Unreachable(why), now),
+            Err(why) => {
+                let fault = Fault::Unreachable(why);
+                if !self.will_try_again(&fault, now) {
+                    self.end(fault, now);
+                }
+            }
             Ok(()) => {
-                let connect = (**connect).clone();
+                let connect = waiting.connect.clone();
                 self.phase = Phase::Introduced;
                 self.timer.arm(Deadline::Connack, now, self.setting.limits.connack_timeout);
                 self.effects.send(Side::Broker, connect);
@@ -254,7 +287,13 @@ impl Session {
     }
 
     fn connack_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
-        let connack = Connack::parse(header, data, self.terms.version)
+        // A broker that knows no 5.0 refuses in 3.x's format, and the client falls back. Its "yes" in that format would be
+        // another matter: two framings on one connection.
+        let version = match Connack::parse(header, data, Version::V311) {
+            Ok(Connack { reason: 1.., .. }) if self.terms.version.is_v5() => Version::V311,
+            _ => self.terms.version,
+        };
+        let connack = Connack::parse(header, data, version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         if connack.reason != 0 {
             return Ok(Step::Last(header.total(), Fault::BrokerRefused { code: connack.reason }));

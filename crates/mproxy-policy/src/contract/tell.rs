@@ -115,6 +115,7 @@ const fn party(whose: Whose) -> wire::Party {
         Whose::Broker => wire::Party::Broker,
         Whose::Policy => wire::Party::Policy,
         Whose::Us => wire::Party::Mproxy,
+        Whose::Unknown => wire::Party::Unspecified,
     }
 }
 
@@ -134,6 +135,8 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::PolicyUnusable { .. } => wire::Cause::PolicyUnusable,
         Fault::Overloaded { .. } => wire::Cause::Overloaded,
         Fault::Unreachable(_) => wire::Cause::Unreachable,
+        // Told of sessions that were open: these never were.
+        Fault::ClosedBeforeConnack { .. } => wire::Cause::Lost,
         Fault::Kicked { .. } => wire::Cause::Kicked,
         Fault::Drained => wire::Cause::Drained,
         // The contract's word for a cause that it does not know yet; the detail tells it.

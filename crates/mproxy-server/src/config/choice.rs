@@ -85,6 +85,16 @@ named! {
 }
 
 named! {
+    /// What a client that waits for its CONNACK sees where the broker, or an answer about it, stayed away.
+    OnUnavailable {
+        /// Its connection ends without a word.
+        Close = "close",
+        /// CONNACK 0x88 / 3.
+        Connack = "connack",
+    }
+}
+
+named! {
     /// How the policy service is asked.
     PolicyMode {
         /// By stream where the service offers it, else unary.

@@ -13,7 +13,7 @@ use mproxy_tcp::tls::{ClientTls, Verification};
 use super::meant::Reader;
 use super::tls::{self, Layer};
 use super::written::Origin;
-use super::{Listener, Problem, Scheme, SendProxy, Target, Web, list, settings, value};
+use super::{Listener, OnUnavailable, Problem, Scheme, SendProxy, Target, Web, list, settings, value};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {
@@ -67,6 +67,7 @@ struct Defaults {
     max_keep_alive: Option<u16>,
     max_session_expiry: Option<u32>,
     connect_timeout: Duration,
+    on_unavailable: OnUnavailable,
 }
 
 impl Defaults {
@@ -107,6 +108,7 @@ impl Defaults {
             max_keep_alive: reader.option("max_keep_alive", value::keep_alive),
             max_session_expiry: reader.option("max_session_expiry", value::session_expiry),
             connect_timeout: reader.value("connect_timeout", value::deadline),
+            on_unavailable: reader.value("on_unavailable", OnUnavailable::parse),
         }
     }
 
@@ -131,6 +133,7 @@ impl Defaults {
             max_keep_alive: self.max_keep_alive,
             max_session_expiry: self.max_session_expiry,
             connect_timeout: self.connect_timeout,
+            on_unavailable: self.on_unavailable,
             closed_by: String::new(),
         }
     }
@@ -226,6 +229,7 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     replace(&mut listener.host, reader.option(&at("host"), value::host));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));
     replace(&mut listener.connect_timeout, reader.option(&at("limits.connect_timeout"), value::deadline));
+    replace(&mut listener.on_unavailable, reader.option(&at("on_unavailable"), OnUnavailable::parse));
     let keep_alive = reader.option(&at("limits.max_keep_alive"), value::keep_alive);
     listener.max_keep_alive = keep_alive.or(listener.max_keep_alive);
     let expiry = reader.option(&at("limits.max_session_expiry"), value::session_expiry);

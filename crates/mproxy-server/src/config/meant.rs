@@ -105,6 +105,17 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         max_pending: reader.option("max_pending", value::connections),
         drain_timeout: reader.value("drain_timeout", value::duration),
     };
+    if let Some(policy) = &config.policy
+        && let Some(listener) =
+            config.listeners.iter().find(|listener| policy.timeout >= listener.connect_timeout)
+    {
+        let text = format!(
+            "is not shorter than the connect_timeout of listener {}: a client whose first answer is late is not asked about \
+             again, and not let in by policy.on_error either",
+            listener.name
+        );
+        reader.warn("policy.timeout", text);
+    }
     if config.policy.is_none() && config.acl_file.is_none() {
         let text = "is not set, and neither is MPROXY_ACL_FILE: everything is allowed";
         reader.warnings.push(Problem::new(Origin::Env("MPROXY_POLICY_URL"), text));

@@ -72,7 +72,8 @@ pub const SETTINGS: &[Setting] = &[
     row("acl_file", "MPROXY_ACL_FILE", None, "static rule file, asked before the policy service").flag("acl-file"),
     row("max_connections", "MPROXY_MAX_CONNECTIONS", Some("100000"), "more are refused at once and counted").flag("max-connections"),
     row("max_pending", "MPROXY_MAX_PENDING", None, "connections that have not been admitted yet, at most (default: no bound of their own)"),
-    row("connect_timeout", "MPROXY_CONNECT_TIMEOUT", Some("10s"), "all handshakes and CONNECT must be done by then"),
+    row("connect_timeout", "MPROXY_CONNECT_TIMEOUT", Some("10s"), "all handshakes and CONNECT must be done by then, and admission in as long again"),
+    row("on_unavailable", "MPROXY_ON_UNAVAILABLE", Some("close"), "close, connack: what a client sees where the broker or an answer about it stayed away").flag("on-unavailable"),
     // 4 bytes of length and the fixed header: the protocol's own bound.
     row("max_packet_size", "MPROXY_MAX_PACKET_SIZE", Some("268435460"), "larger packets are refused before they are buffered").flag("max-packet-size"),
     row("max_keep_alive", "MPROXY_MAX_KEEP_ALIVE", None, "seconds; 5.0 clients that ask for more are told, others are refused"),
@@ -158,6 +159,7 @@ pub const LISTENER_KEYS: &[&str] = &[
     "path",
     "proxy_protocol",
     "proxy_from",
+    "on_unavailable",
     "ws.origins",
     "ws.headers",
     "ws.cookies",

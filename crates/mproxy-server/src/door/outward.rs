@@ -7,7 +7,7 @@ use mproxy_core::fault::Unreachable;
 use mproxy_core::peer::Origin;
 use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertificate, ProxiedTls};
 use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable};
-use mproxy_tcp::{SocketOptions, dial};
+use mproxy_tcp::{LastGood, SocketOptions, dial};
 use mproxy_ws::upgrade::{self, Ask};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -23,6 +23,8 @@ pub struct Outward {
     /// The Host header.
     host: String,
     tls: Option<Arc<Reloadable<ClientTls>>>,
+    /// Where the broker was found the last time.
+    last_good: LastGood,
 }
 
 impl Outward {
@@ -36,6 +38,7 @@ impl Outward {
             host: host_header(&target.host, target.port),
             tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
             target: target.clone(),
+            last_good: LastGood::default(),
         })
     }
 
@@ -51,15 +54,19 @@ impl Outward {
     /// Where it ended, in one line.
     pub async fn reach(&self, origin: &Origin, deadline: Instant) -> Result<Stream, Unreachable> {
         let Target { host, port, .. } = &self.target;
-        let stream =
-            dial(host, *port, &SocketOptions::default(), deadline).await.map_err(|error| told(&error))?;
+        let stream = dial(host, *port, &SocketOptions::default(), &self.last_good, deadline)
+            .await
+            .map_err(|error| told(&error))?;
         if self.is_plain() {
             return Ok(Stream::Tcp(stream));
         }
         // Boxed: handshakes are large, and most brokers need none.
         match timeout_at(deadline, Box::pin(self.greet(stream, origin))).await {
-            Ok(reached) => {
-                reached.map_err(|error| Unreachable(format!("{}: {}", self.target, error.0).into()))
+            Ok(Ok(reached)) => Ok(reached),
+            Ok(Err(error)) => {
+                // It listens and cannot be spoken with: where the name has another address, that has its turn.
+                self.last_good.forget();
+                Err(Unreachable(format!("{}: {}", self.target, error.0).into()))
             }
             Err(_) => Err(Unreachable(format!("{} did not answer in time", self.target).into())),
         }

@@ -9,7 +9,7 @@ use mproxy_core::fault::Whose;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{Answer, Decider, Hook, Question, Refusal, Ruling, Silence, Source, Want};
-use mproxy_core::session::OnErrors;
+use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Setting};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -39,7 +39,7 @@ impl Sink for Listening {
 }
 
 impl<S: Stream + 'static> Doors<S> for Pipe<S> {
-    fn dial(self: Arc<Self>, _origin: &Arc<Origin>) -> Dialing<S> {
+    fn dial(self: Arc<Self>, _origin: &Arc<Origin>, _until: Instant) -> Dialing<S> {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
     }
@@ -112,6 +112,7 @@ fn told_to<S: Stream + 'static>(
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
         on_error: OnErrors::default(),
+        on_unavailable: OnUnavailable::default(),
     };
     let session = Session::new(origin, Arc::new(setting), Instant::now());
     (Relay::new(client, session, Arc::clone(&handle), doors), handle)
@@ -236,11 +237,15 @@ async fn a_kick_ends_a_session_that_waits() {
     assert!(matches!(*scene.relay.await.unwrap(), Fault::Kicked { .. }));
 }
 
-#[tokio::test]
-async fn nobody_there_is_a_connack_that_says_so() {
+#[tokio::test(start_paused = true)]
+async fn nobody_there_is_tried_again_and_then_a_connection_that_ends_without_a_word() {
     let mut scene = stage(1 << 10, duplex(1).0, None);
     scene.client.write_all(CONNECT).await.unwrap();
-    expect(&mut scene.client, b"\x20\x02\x00\x03").await;
+    let begun = tokio::time::Instant::now();
+    let mut heard = Vec::new();
+    scene.client.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"", "a CONNACK that refuses would be the end of it for many clients");
+    assert!(begun.elapsed() >= Duration::from_secs(8), "{:?}", begun.elapsed());
     drop(scene.client);
     assert!(matches!(*scene.relay.await.unwrap(), Fault::Unreachable(_)));
 }

@@ -33,11 +33,26 @@ const AFTER_CODES: &str = "
 
 A *Deny* with a code below 0x80 or over 0xFF is a *Deny* with 0x87, and mproxy warns of it once for each endpoint of the service.
 
-**An answer that failed** (it came too late, could not be read, its verdict was unset) is no refusal. Where the failure rule says *deny*, the client sees it as 0x88, Server unavailable, with `REJECT`: in CONNACK as itself (3.x: 3), elsewhere as this table says. *Allow* lets the packet go as it came.
+**An answer that failed** (it came too late, could not be read, its verdict was unset) is no refusal. Where the failure rule says *deny*, the client sees it as 0x88, Server unavailable, with `REJECT`, as this table says; a CONNECT is asked about again first, and then meets trouble as below. *Allow* lets the packet go as it came.
 
 **An answer that cannot be used** (another number of verdicts than filters, a grant that is wrong, a rewrite that makes no valid packet) is refused whatever the failure rule: 0x83, or 0x95 where something is too large, the question included. A grant that has ended already: 0x87.
 
-**Limits of mproxy's own** that keep a question from being answered: 0x97 whatever the failure rule; a CONNECT gets 0x88 (3.x: 3).
+**Limits of mproxy's own** that keep a question from being answered: 0x97 whatever the failure rule; a CONNECT meets trouble as below.
+
+## What trouble looks like to a client that waits for its CONNACK
+
+A refusal is a refusal; trouble is not ([why](adr/0018-trouble-is-not-a-refusal.md)). A client that is refused may never come again, so what may pass is tried again while it waits, until `MPROXY_CONNECT_TIMEOUT` has passed anew since its whole CONNECT: the dial (all addresses, the last good one first), and the question to the hook service where its answer was unavailable or late. Once the broker has the CONNECT nothing is tried again. Then `MPROXY_ON_UNAVAILABLE` says what the client sees:
+
+| trouble | in the log | `close`, the default | `connack` |
+|---|---|---|---|
+| the broker could not be reached in time | `unreachable` | the connection ends without CONNACK | 0x88; 3.x: return code 3 |
+| the answer of the hook service failed until then, or in a way that does not pass; the failure rule says *deny* | `policy_failed` | the same | the same |
+| a limit of mproxy's own kept the question from being answered until then, whatever the failure rule | `overloaded` | the same | the same |
+| the broker has the CONNECT and closes without CONNACK (its doing, or the client's bytes: nobody is blamed) | `closed_before_connack` | the same | the same |
+| it has it and is silent for 10 s, or sends what is no CONNACK | `too_late`, `malformed`, `not_mqtt`, `protocol_error` | the same | the same |
+| mproxy is being stopped | `drained` | the same | the same |
+
+A CONNACK of the broker goes on as it is, also one of 3.x with a return code other than 0 to a 5.0 client, which then may try an older version. One of 3.x that says yes to a 5.0 client is malformed.
 ";
 
 const LIMITS: &str = "

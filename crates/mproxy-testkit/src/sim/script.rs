@@ -19,7 +19,7 @@ pub struct Asked {
     pub qos: u8,
     /// DUP flag of a PUBLISH.
     pub dup: bool,
-    /// The payload of a PUBLISH, where it was shown.
+    /// The payload of a PUBLISH, where it was shown; the password of a CONNECT.
     pub payload: Option<Vec<u8>>,
     /// How large the payload is.
     pub size: u64,
@@ -39,7 +39,10 @@ impl Asked {
             id: None,
         };
         match question {
-            Question::Connect(connect) => asked.what = connect.connect.client_id.into(),
+            Question::Connect(connect) => {
+                asked.what = connect.connect.client_id.into();
+                asked.payload = connect.connect.password.map(<[u8]>::to_vec);
+            }
             Question::Subscribe(subscribe) => {
                 let filters: Vec<&str> = subscribe.filters.iter().map(|one| one.filter.as_str()).collect();
                 asked.what = filters.join(" ");

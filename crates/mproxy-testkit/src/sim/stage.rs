@@ -15,7 +15,7 @@ use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
     Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Ruling, Source, Verdict, Want,
 };
-use mproxy_core::session::{AskId, OnErrors};
+use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
 use mproxy_core::{Effect, Limits, Session, Setting, Side};
 
 use super::script::{Asked, Diary, Reply, Script};
@@ -61,6 +61,7 @@ pub struct Stage {
     pub dials: usize,
     /// Questions whose verdicts are out, in the order in which they were asked; a verdict leaves a hole.
     open: Vec<Option<AskId>>,
+    ids: Vec<AskId>,
     events: Vec<Happening>,
     client: Pipe,
     broker: Pipe,
@@ -73,6 +74,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What failed answers mean.
     pub on_error: OnErrors,
+    /// What a client that waits for its CONNACK sees of trouble.
+    pub on_unavailable: OnUnavailable,
     /// What the sink wants to hear.
     pub telling: Want,
     /// Who counts. Unless set: nobody.
@@ -86,6 +89,7 @@ impl Default for Setup {
         Self {
             limits: Limits::default(),
             on_error: OnErrors::default(),
+            on_unavailable: OnUnavailable::default(),
             telling: Want::Head,
             meter: Arc::new(Unmetered),
             answering: Box::new(|asked| match asked.hook {
@@ -108,6 +112,7 @@ impl Setup {
             meter: self.meter,
             limits: self.limits,
             on_error: self.on_error,
+            on_unavailable: self.on_unavailable,
         });
         Stage {
             session: Session::new(origin(), setting, now),
@@ -116,6 +121,7 @@ impl Setup {
             dialing: Dialing::Succeeds,
             dials: 0,
             open: Vec::new(),
+            ids: Vec::new(),
             events: Vec::new(),
             client: Pipe::default(),
             broker: Pipe::default(),
@@ -206,6 +212,13 @@ impl Stage {
     /// only that were not answered at once.
     pub fn rule(&mut self, n: usize, verdict: Verdict) {
         let id = self.open[n].take().unwrap_or_else(|| panic!("question {n} was answered before"));
+        self.session.decide(id, Ruling { source: Source::Rpc, verdict }, self.now);
+        self.run();
+    }
+
+    /// Another verdict to a question that has had one: the session must not take it.
+    pub fn rule_again(&mut self, n: usize, verdict: Verdict) {
+        let id = self.ids[n];
         self.session.decide(id, Ruling { source: Source::Rpc, verdict }, self.now);
         self.run();
     }
@@ -339,7 +352,7 @@ impl Stage {
         for effect in queue {
             assert!(self.done.is_none(), "an effect after Done: {effect:?}");
             match effect {
-                Effect::Dial => {
+                Effect::Dial { .. } => {
                     self.dials += 1;
                     match self.dialing {
                         Dialing::Succeeds => self.session.dialed(Ok(()), self.now),
@@ -349,7 +362,10 @@ impl Stage {
                         Dialing::Hangs => {}
                     }
                 }
-                Effect::Ask { id, .. } => self.open.push(Some(id)),
+                Effect::Ask { id, .. } => {
+                    self.open.push(Some(id));
+                    self.ids.push(id);
+                }
                 Effect::Send { to, bytes } => {
                     let pipe = self.pipe(to);
                     assert!(!pipe.shut, "bytes for the {to} after Shut");
