@@ -47,7 +47,7 @@ fn one_user(folder: &tempfile::TempDir) -> std::path::PathBuf {
     let file = folder.path().join("rules.toml");
     let hash = mproxy_policy::acl::hash_password("wonderland").unwrap();
     let text = format!(
-        "client_ids = [\"${{username}}*\"]\n[[users]]\nname = \"ann\"\npassword = \"{hash}\"\n\
+        "client_ids = [\"${{username}}-*\"]\n[[users]]\nname = \"ann\"\npassword = \"{hash}\"\n\
          [[rules]]\neffect = \"allow\"\ntopics = [\"a/#\"]\n"
     );
     std::fs::write(&file, text).unwrap();
@@ -556,7 +556,7 @@ async fn a_large_connect_that_is_refused_is_a_short_line() {
     let large = "ann\u{e0041}".repeat(9000);
     let options =
         ConnectOptions { username: Some(&large), password: Some(b"x"), ..ConnectOptions::default() };
-    let (client, connack) = proxy.connect(Version::V311, &large, &options).await;
+    let (client, connack) = proxy.connect(Version::V311, &format!("{large}-1"), &options).await;
     assert_eq!(connack[3], 4);
     let line = proxy.line_of(client).await;
     assert!(
