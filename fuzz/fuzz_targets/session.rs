@@ -135,6 +135,7 @@ impl Play {
             limits: limits.clone(),
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
+            budget: Arc::default(),
         });
         Self {
             session: Session::new(origin(), setting, now),

@@ -61,6 +61,7 @@ fn open(decided: Decided) -> Session {
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        budget: Arc::default(),
     };
     let now = Instant::now();
     let mut session = Session::new(origin(), Arc::new(setting), now);

@@ -60,6 +60,10 @@ impl Decider for Row {
     fn silence(&self) -> Silence {
         self.0.silence()
     }
+
+    fn effort(&self, hook: Hook, peer: &Peer) -> usize {
+        self.0.effort(hook, peer)
+    }
 }
 
 impl Chain {
@@ -103,6 +107,10 @@ impl Decider for Chain {
         } else {
             Silence::Abstains
         }
+    }
+
+    fn effort(&self, hook: Hook, peer: &Peer) -> usize {
+        self.deciders.iter().map(|decider| decider.effort(hook, peer)).sum()
     }
 
     fn edition(&self) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mproxy_codec::types::QoS;
 
+use crate::budget::Purse;
 use crate::fault::Fault;
 use crate::peer::Peer;
 use crate::policy::Want;
@@ -16,6 +17,24 @@ pub struct Event {
     pub peer: Arc<Peer>,
     /// What happened.
     pub what: Happening,
+    /// What its connection holds, to which the event counts while it waits. `None`: it is not counted.
+    pub purse: Option<Arc<Purse>>,
+}
+
+impl Event {
+    /// Bytes that it holds, but for its peer's.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let text = |text: &str| size_of::<Box<str>>() + text.len().next_multiple_of(16);
+        let bytes = match &self.what {
+            Happening::Connect { .. } | Happening::Disconnect(_) => 0,
+            Happening::Publish(published) => published.weight(),
+            Happening::Subscribe { filters } => filters.iter().map(|(filter, _)| 8 + text(filter)).sum(),
+            Happening::Unsubscribe { filters } => filters.iter().map(|filter| text(filter)).sum(),
+        };
+        // The event itself, and its place in a queue.
+        256 + bytes
+    }
 }
 
 /// The five telling hooks.
@@ -56,6 +75,14 @@ pub struct Published {
     pub size: u64,
     /// The payload, where the sink wants it and it is small enough.
     pub payload: Option<Bytes>,
+}
+
+impl Published {
+    /// Bytes that it holds: more than nothing, so that empty ones are bounded too.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.topic.len() + self.payload.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// How a session ended.

@@ -202,6 +202,11 @@ pub enum Fault {
         /// The 5.0 reason the client is given.
         reason: ReasonCode,
     },
+    /// The client's packet is more than mproxy may hold for it, and cannot be answered in other words.
+    OverBudget {
+        /// The packet.
+        packet: PacketType,
+    },
     /// mproxy is being stopped.
     Drained,
     /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
@@ -216,9 +221,10 @@ impl Fault {
     #[must_use]
     pub const fn whose(&self) -> Whose {
         match self {
-            Self::Left { .. } | Self::TooLate(Deadline::Connect | Deadline::Close) | Self::Evicted => {
-                Whose::Client
-            }
+            Self::Left { .. }
+            | Self::OverBudget { .. }
+            | Self::TooLate(Deadline::Connect | Deadline::Close)
+            | Self::Evicted => Whose::Client,
             // Another connection of the same client took the session over.
             Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Whose::Client,
             Self::Lost { side, .. }
@@ -303,6 +309,7 @@ impl Fault {
             | Self::Refused { .. }
             | Self::RenewalRefused { .. }
             | Self::PolicyUnusable { .. }
+            | Self::OverBudget { .. }
             | Self::Kicked { .. } => false,
         }
     }
@@ -322,6 +329,7 @@ impl Fault {
             Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
+            Self::OverBudget { .. } => ReasonCode::QUOTA_EXCEEDED,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
             Self::Panicked => ReasonCode::UNSPECIFIED_ERROR,
@@ -359,6 +367,7 @@ impl Fault {
             Self::Unreachable(_) => "unreachable",
             Self::ClosedBeforeConnack { .. } => "closed_before_connack",
             Self::Kicked { .. } => "kicked",
+            Self::OverBudget { .. } => "over_budget",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
@@ -411,6 +420,9 @@ impl fmt::Display for Fault {
                 write!(f, "broker closed before CONNACK: {error}")
             }
             Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
+            Self::OverBudget { packet } => {
+                write!(f, "{} over the budget of its connection", packet.name())
+            }
             Self::Drained => f.write_str("mproxy is shutting down"),
             Self::Evicted => {
                 f.write_str("made room for others: most connections not admitted yet were of its address")

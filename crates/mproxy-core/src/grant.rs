@@ -23,6 +23,7 @@ pub struct Grant {
     default: Effect,
     receives: bool,
     stale: Option<Box<Undecided>>,
+    patterns: usize,
     /// The policy's own name for it. Of no meaning here.
     pub version: Box<str>,
     /// How long it holds without being renewed.
@@ -64,6 +65,7 @@ impl Grant {
             |rule: &Rule| rule.actions.has(Act::Receive) && rule.actions != crate::rule::Actions::ALL;
         Self {
             receives: rules.iter().any(names_receive),
+            patterns: rules.iter().map(|rule| rule.topics.len()).sum(),
             rules: rules.into(),
             default,
             stale: None,
@@ -80,7 +82,13 @@ impl Grant {
     #[must_use]
     pub fn stale(&self, because: Undecided) -> Self {
         // It goes on judging deliveries where it did: what it denied must not come through unasked.
-        Self { rules: Box::default(), default: Effect::Ask, stale: Some(Box::new(because)), ..self.clone() }
+        Self {
+            rules: Box::default(),
+            default: Effect::Ask,
+            stale: Some(Box::new(because)),
+            patterns: 0,
+            ..self.clone()
+        }
     }
 
     /// Why it is [stale](Self::stale), if it is.
@@ -102,6 +110,12 @@ impl Grant {
             None => refused(hook, Refusal::default()),
         };
         Some(Ruling { source: Source::Grant, verdict })
+    }
+
+    /// Topic patterns of all rules: what a filter that none of them names is held against.
+    #[must_use]
+    pub const fn patterns(&self) -> usize {
+        self.patterns
     }
 
     /// Whether some rule names deliveries. Where none does, they are none of the grant's business.

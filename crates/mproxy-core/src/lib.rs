@@ -12,10 +12,12 @@
 //! | [`chain`] | several deciders in a row, and what holds when none of them knew |
 //! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
 //! | [`peer`] | who the client is: where it came from and what it calls itself |
+//! | [`budget`] | bytes that clients make mproxy hold: by connection, by listener and in all |
 //! | [`limits`] | every bound and deadline of a session, with its default and the reason for it |
 //! | [`fault`] | why a session ended and whose doing it was |
 //! | [`meter`] | the counts a session makes on its way, for whoever keeps metrics |
 
+pub mod budget;
 pub mod chain;
 pub mod event;
 pub mod fault;
@@ -27,6 +29,7 @@ pub mod policy;
 pub mod rule;
 pub mod session;
 
+pub use budget::Budget;
 pub use chain::Chain;
 pub use event::{Event, Sink};
 pub use fault::{Fault, Whose};

@@ -9,6 +9,10 @@ pub struct Limits {
     pub max_packet_size: u32,
     /// Bytes of a packet, or of a PUBLISH up to its payload, that are held to be looked at. Larger: 0x95 and the end.
     pub max_held_packet: u32,
+    /// Bytes of the largest CONNECT. Larger: 0x95 and the end.
+    pub max_connect: u32,
+    /// Bytes of user properties that a packet of the client's may have, will included. More: refused with 0x97.
+    pub max_user_properties: usize,
     /// Packets of one direction that may wait for a verdict. At the bound that side is not read.
     pub lane_packets: usize,
     /// Bytes of one direction that may wait for a verdict. At the bound that side is not read.
@@ -29,6 +33,8 @@ pub struct Limits {
     pub admission_timeout: Duration,
     /// How long the broker may think about a CONNECT. Then as [`OnUnavailable`](crate::session::OnUnavailable) says.
     pub connack_timeout: Duration,
+    /// How long a packet may wait for room in the budget of its listener or in all. Then 0x97 and the end.
+    pub room_timeout: Duration,
     /// How long a side that is to be closed may take to read what is still meant for it, and verdicts to come for
     /// packets that a vanished side had sent. Then it is cut. Longer than the advisers' own deadline.
     pub close_timeout: Duration,
@@ -41,6 +47,10 @@ impl Default for Limits {
             max_packet_size: 268_435_460,
             // A SUBSCRIBE of 20,000 filters or a CONNECT with every field at 65,535 bytes fits.
             max_held_packet: 2 << 20,
+            // User name, password and will payload at 65,535 bytes each, their topic, and as much again.
+            max_connect: 384 << 10,
+            // Hundreds of them; each pair is stored, sent along with every question, and looked through by advisers.
+            max_user_properties: 64 << 10,
             // Enough to keep a policy service busy over a slow link; small enough to bound a session's memory.
             lane_packets: 256,
             lane_bytes: 1 << 20,
@@ -54,6 +64,8 @@ impl Default for Limits {
             // Longer than a broker's restart, shorter than clients wait for a CONNACK (MQTT.js: 30 s).
             admission_timeout: Duration::from_secs(10),
             connack_timeout: Duration::from_secs(10),
+            // Longer than a burst of others, shorter than what a usual keep alive allows.
+            room_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
         }
     }

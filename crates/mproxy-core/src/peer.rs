@@ -4,8 +4,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use bytes::Bytes;
 use mproxy_codec::types::Version;
 
 use crate::grant::Grant;
@@ -173,7 +174,9 @@ pub struct Peer {
     /// What it may do without anybody being asked, if the policy said so.
     pub grant: Option<Arc<Grant>>,
     /// User properties of a 5.0 CONNECT, in order.
-    pub user_properties: Box<[(String, String)]>,
+    pub user_properties: UserProperties,
+    /// The same as advisers send it along.
+    pub encoded: Encoded,
 }
 
 impl Peer {
@@ -182,15 +185,121 @@ impl Peer {
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
+
+    /// Bytes that it holds beside itself; a grant, which the policy gave, does not count as the client's.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let pair = size_of::<(String, String)>();
+        let attributes: usize =
+            self.attributes.iter().map(|(name, value)| pair + name.len() + value.len()).sum();
+        self.client_id.len()
+            + self.username.as_ref().map_or(0, |name| name.len())
+            + attributes
+            + self.user_properties.weight()
+    }
+}
+
+/// User properties in order, one after the other in the bytes they came in: as many strings would take ten times as much.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct UserProperties(Box<[u8]>);
+
+impl UserProperties {
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || Some((text(&mut rest)?, text(&mut rest)?)))
+    }
+
+    /// Bytes that they hold.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Takes a text from the front, behind its length.
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let (len, after) = rest.split_first_chunk()?;
+    let (text, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+    *rest = after;
+    str::from_utf8(text).ok()
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for UserProperties {
+    /// Texts that are longer than MQTT's own are cut at nothing: no packet has them.
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
+        let mut bytes = Vec::new();
+        for text in pairs.into_iter().flat_map(|(name, value)| [name, value]) {
+            let Ok(len) = u16::try_from(text.len()) else { continue };
+            bytes.extend_from_slice(&len.to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for UserProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// A peer in an adviser's own encoding, made once for all questions and events that are on their way, and gone with the
+/// last of them. A peer that is cloned to be changed starts without.
+#[derive(Default)]
+pub struct Encoded(Mutex<Weak<Bytes>>);
+
+impl Encoded {
+    /// What was made before, if something still holds it; else what `encode` makes.
+    pub fn or_encode(&self, encode: impl FnOnce() -> Bytes) -> Arc<Bytes> {
+        // Nothing is left half done in there.
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::new(encode());
+            *made = Arc::downgrade(&fresh);
+            fresh
+        })
+    }
+}
+
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoded")
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ConnectionId;
+    use super::*;
 
     #[test]
     fn a_connection_id_reads_as_a_uuid() {
         let id = ConnectionId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
         assert_eq!(id.to_string(), "01234567-89ab-cdef-0011-223344556677");
+    }
+
+    #[test]
+    fn user_properties_come_back_as_they_went_in() {
+        let pairs = [("a", "1"), ("", ""), ("a", "\u{e4}")];
+        let kept: UserProperties = pairs.into_iter().collect();
+        assert_eq!(kept.iter().collect::<Vec<_>>(), pairs);
+        assert_eq!(kept.weight(), 2 * 2 * 3 + 5);
+        assert_eq!(UserProperties::default().iter().next(), None);
+    }
+
+    #[test]
+    fn an_encoding_is_made_once_while_somebody_holds_it() {
+        let encoded = Encoded::default();
+        let held = encoded.or_encode(|| Bytes::from_static(b"1"));
+        assert_eq!(**encoded.or_encode(|| Bytes::from_static(b"2")), *b"1");
+        assert_eq!(**encoded.clone().or_encode(|| Bytes::from_static(b"3")), *b"3");
+        drop(held);
+        assert_eq!(**encoded.or_encode(|| Bytes::from_static(b"4")), *b"4");
     }
 }

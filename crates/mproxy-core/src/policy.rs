@@ -198,6 +198,8 @@ pub enum Source {
     Cache,
     /// The policy service.
     Rpc,
+    /// The budget of its connection: nobody was asked.
+    Budget,
     /// The answer failed, and the failure rule says allow.
     FailedOpen,
     /// The answer failed, and the failure rule says deny.
@@ -210,13 +212,14 @@ pub enum Source {
 
 impl Source {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unasked,
         Self::Unknown,
         Self::Acl,
         Self::Grant,
         Self::Cache,
         Self::Rpc,
+        Self::Budget,
         Self::FailedOpen,
         Self::FailedClosed,
         Self::Unusable,
@@ -240,6 +243,7 @@ impl Source {
             Self::Grant => "grant",
             Self::Cache => "cache",
             Self::Rpc => "rpc",
+            Self::Budget => "budget",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
             Self::Unusable => "unusable",
@@ -732,6 +736,13 @@ pub trait Decider: Send + Sync {
 
     /// What passing means at the end of the chain.
     fn silence(&self) -> Silence;
+
+    /// With how many rules a topic or filter of this client's is compared, at most, to answer a question of this hook. Called
+    /// for each packet that is asked about: cheap.
+    fn effort(&self, hook: Hook, peer: &Peer) -> usize {
+        let _ = (hook, peer);
+        1
+    }
 
     /// Another number than before as soon as an answer whose source [stands](Source::stands) may be another than
     /// before. Called for each read: cheap.

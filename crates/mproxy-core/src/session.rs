@@ -23,6 +23,7 @@
 //! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
+//! | `holding` | what is put down against the budget, and what waits for room there |
 //! | `flight`, `aside` | publishes under way; packets of our own that wait for a streamed payload |
 //! | `terms` | what CONNECT and CONNACK agreed on |
 //! | `reply`, `rewrite` | the packets that mproxy itself writes |
@@ -38,6 +39,7 @@ mod filters;
 mod flight;
 mod from_broker;
 mod from_client;
+mod holding;
 mod introduce;
 mod lane;
 mod ledger;
@@ -73,6 +75,7 @@ use self::alias::Aliases;
 use self::aside::Aside;
 use self::effect::Effects;
 use self::flight::InFlight;
+use self::holding::Holding;
 use self::lane::{Asker, Lane, Slot, State};
 use self::ledger::Ledger;
 use self::phase::Phase;
@@ -81,6 +84,7 @@ use self::renewal::Renewal;
 use self::standing::Standing;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
+use crate::budget::{Budget, RESERVE, Room};
 use crate::event::{Sink, Traffic};
 use crate::fault::{Closed, Fault};
 use crate::limits::Limits;
@@ -91,6 +95,10 @@ use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
 /// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
 /// a whole chunk alive.
 const COPY_UP_TO: usize = 16 << 10;
+
+/// Comparisons with rules that one read may take: some 16 ns each, so an eighth of a millisecond. What is left is read in
+/// another turn, so that a flood of packets against many rules keeps no thread from others.
+const WORK: u32 = 8 << 10;
 
 /// What all sessions of a listener share.
 pub struct Setting {
@@ -106,6 +114,8 @@ pub struct Setting {
     pub on_error: OnErrors,
     /// What a client that waits for its CONNACK sees of trouble.
     pub on_unavailable: OnUnavailable,
+    /// What its connections may make mproxy hold.
+    pub budget: Arc<Budget>,
 }
 
 /// What an answer that failed means, hook by hook.
@@ -149,6 +159,14 @@ pub struct Session {
     in_flight: InFlight,
     /// What few sessions have.
     cold: Option<Box<Cold>>,
+    /// What it holds, while that is worth mentioning.
+    holding: Option<Box<Holding>>,
+    /// Bytes that the peer holds.
+    peer_weight: u32,
+    /// Comparisons that are left to this read.
+    work: u32,
+    /// The last read of that side was cut short: what was left is to be given again, whatever comes.
+    cut: [bool; 2],
     /// `Connect` was reported, so `Disconnect` must be.
     reported: bool,
     /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
@@ -262,6 +280,10 @@ impl Session {
             timer,
             in_flight: InFlight::default(),
             cold: None,
+            holding: None,
+            peer_weight: 0,
+            work: 0,
+            cut: [false; 2],
             reported: false,
             will_suppressed: false,
             draining: false,
@@ -271,17 +293,20 @@ impl Session {
     /// Told: these bytes came from that side, after what was left in `buf` the last time. Takes whole packets from the
     /// front; what it leaves must be given again, with more behind it.
     ///
-    /// What is left may be whole packets that had no room: whenever [`wants_read`](Session::wants_read) has turned
+    /// What is left may be whole packets that had no room, or their turn another time ([`cut_short`](Session::cut_short)):
+    /// whenever [`wants_read`](Session::wants_read) has turned
     /// true, `buf` is to be given again even if nothing new has come.
     pub fn read(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         if self.phase.ending() {
             buf.clear();
+            self.left(from, 0);
             return;
         }
         let mut run = 0;
         let mut tally = Tally::default();
         let stride = self.stride_of(from);
-        while run < buf.len() {
+        self.work = WORK;
+        while run < buf.len() && self.work > 0 {
             let step = match self.stride(from, stride, &buf[run..], &mut tally) {
                 Some(step) => Ok(step),
                 None => self.step(from, &buf[run..], &mut tally, now),
@@ -313,14 +338,10 @@ impl Session {
                 Ok(Step::Keep(n, mut slot)) => {
                     self.flush(from, buf, &mut run);
                     let shared = buf.split_to(n).freeze();
-                    slot.bytes = match slot.state {
-                        // It leaves in this very call, or with others that do not stay either.
-                        State::Go | State::Ruled(_) | State::Again if self.lane(from).is_empty() => shared,
-                        State::Go | State::Hold | State::Ruled(_) | State::Again if n <= COPY_UP_TO => {
-                            Bytes::copy_from_slice(&shared)
-                        }
-                        State::Go | State::Hold | State::Ruled(_) | State::Again => shared,
-                    };
+                    // Unless it waits for its verdict, it leaves in this very call, or with others that do not stay either.
+                    let stays = matches!(slot.state, State::Hold) || !self.lane(from).is_empty();
+                    slot.bytes =
+                        if stays && n <= COPY_UP_TO { Bytes::copy_from_slice(&shared) } else { shared };
                     self.direction(from).lane.push(slot);
                     self.release(from, now);
                 }
@@ -340,6 +361,8 @@ impl Session {
         }
         self.flush(from, buf, &mut run);
         tally.tell(&*self.setting.meter, from);
+        self.left(from, buf.len());
+        self.cut[from as usize] = self.work == 0 && !buf.is_empty();
         self.settle(now);
     }
 
@@ -388,6 +411,7 @@ impl Session {
 
     /// Told: the time of [`poll_timeout`](Session::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.retry(now);
         match self.timer.passed(now) {
             None => {}
             Some(Deadline::Close) => self.finish(),
@@ -410,7 +434,7 @@ impl Session {
     /// Asked: when to say [`handle_timeout`](Session::handle_timeout), if ever.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timer.at()
+        self.timer.at().into_iter().chain(self.retry_at()).min()
     }
 
     /// Asked: whether bytes of that side would be taken now. While not, they should not be read.
@@ -422,6 +446,13 @@ impl Session {
             return body.fate != Fate::Waiting && !self.phase.ending();
         }
         self.takes(side)
+    }
+
+    /// Asked: whether the last read of that side was cut short because it was work enough for one turn. What it left is to
+    /// be given again, after others have had theirs.
+    #[must_use]
+    pub fn cut_short(&self, side: Side) -> bool {
+        self.cut[side as usize]
     }
 
     /// Asked: whether the client's next packets wait for the session to open. Reading a little ahead then tells early
@@ -480,6 +511,9 @@ impl Session {
         if !self.takes(from) {
             return Ok(Step::Wait);
         }
+        if self.needs_more(from, data.len()) {
+            return Ok(Step::Wait);
+        }
         let version = (!matches!(self.phase, Phase::Greeting)).then_some(self.terms.version);
         let header = Header::parse(data, sender(from), version)
             .map_err(|error| Fault::Malformed { side: from, error })?;
@@ -488,6 +522,7 @@ impl Session {
         let limits = &self.setting.limits;
         let too_large = (from == Side::Client
             && (total > limits.max_packet_size as usize || total > self.terms.granted_packet as usize))
+            || (header.kind == PacketType::Connect && total > limits.max_connect as usize)
             || (header.kind != PacketType::Publish && total > limits.max_held_packet as usize);
         if too_large {
             if matches!(self.phase, Phase::Greeting) {
@@ -496,6 +531,9 @@ impl Session {
             return Err(larger_than_allowed(from, header.kind));
         }
         if header.kind != PacketType::Publish && data.len() < total {
+            if from == Side::Client && total > RESERVE {
+                return self.wait_for_whole(header.kind, total);
+            }
             return Ok(Step::Wait);
         }
         let step = match (&self.phase, from) {
@@ -510,9 +548,18 @@ impl Session {
             };
             *packets += 1;
             *bytes += here as u64;
+            self.taken(from);
             tally.add(header.kind, 1, here as u64, &*self.setting.meter, from);
         }
         Ok(step)
+    }
+
+    /// A packet of the client's is not whole yet. It is read on only while there is room for all of it.
+    fn wait_for_whole(&mut self, packet: PacketType, total: usize) -> Result<Step, Fault> {
+        match self.room_for(Side::Client, packet, total) {
+            Room::Yes | Room::Wait => Ok(Step::Wait),
+            Room::Never => Err(Fault::OverBudget { packet }),
+        }
     }
 
     fn count_body(&mut self, from: Side, n: usize, tally: &mut Tally) {
@@ -550,6 +597,7 @@ impl Session {
         !self.lane(from).full(packets, bytes)
             && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, packets, bytes))
             && !self.direction_ref(from.other()).aside.full(packets, bytes)
+            && !self.short_of_room(from)
     }
 
     /// A packet of our own for that side, never into the middle of another.
@@ -611,6 +659,13 @@ impl Session {
             self.end(Fault::Drained, now);
         }
         self.go_on_ending(now);
+        self.put_down(now);
+    }
+
+    /// Somebody was asked about so many topics or filters of a packet.
+    fn worked(&mut self, hook: Hook, count: usize) {
+        let effort = self.peer().map_or(0, |peer| self.setting.decider.effort(hook, peer));
+        self.work = self.work.saturating_sub(u32::try_from(effort.saturating_mul(count)).unwrap_or(u32::MAX));
     }
 
     fn ask(&mut self, from: Side, pending: Pending) {

@@ -41,6 +41,7 @@ fn setting(decider: Arc<dyn Decider>) -> Arc<Setting> {
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        budget: Arc::default(),
     })
 }
 

@@ -152,6 +152,11 @@ impl Acl {
         !self.users.is_empty() || self.anonymous.is_some()
     }
 
+    /// Topic patterns of all rules: what a filter that none of them names is held against.
+    pub(crate) fn patterns(&self) -> usize {
+        self.rules.iter().map(|entry| entry.rule.topics.len().max(1)).sum()
+    }
+
     /// Users and rules in it, for a log line.
     #[must_use]
     pub fn size(&self) -> Size {

@@ -6,6 +6,7 @@ mod ask;
 mod complaints;
 mod grant;
 mod hello;
+mod said;
 mod tell;
 mod verdict;
 
@@ -126,13 +127,13 @@ impl From<Kind> for Rpc {
 /// A policy service at the other end of a connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
-    hooks: HooksClient<Channel>,
+    channel: Channel,
     complaints: Arc<Complaints>,
 }
 
 impl Service {
     pub(crate) fn new(channel: Channel, complaints: Arc<Complaints>) -> Self {
-        Self { hooks: HooksClient::new(channel), complaints }
+        Self { channel, complaints }
     }
 
     /// Asks what it wants. The failure is for the log.
@@ -143,18 +144,18 @@ impl Service {
         within: Duration,
     ) -> Result<Result<Hello, String>, Status> {
         let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        let answer = self.hooks.clone().hello(timed(request, within)).await?;
+        let answer = HooksClient::new(self.channel.clone()).hello(timed(request, within)).await?;
         Ok(Hello::read(answer.into_inner()))
     }
 
     /// Asks a question. What cannot be used in the answer is a [`Verdict::Unusable`].
     pub(crate) async fn ask(&self, question: Ask, within: Duration) -> Result<Verdict, Status> {
-        question.put(self.hooks.clone(), within, &self.complaints).await
+        question.put(self.channel.clone(), within, &self.complaints).await
     }
 
     /// Tells of an event.
     pub(crate) async fn tell(&self, event: Tell, within: Duration) -> Result<(), Status> {
-        event.put(self.hooks.clone(), within).await
+        event.put(self.channel.clone(), within).await
     }
 }
 
@@ -180,11 +181,8 @@ fn client(peer: &Peer) -> wire::Client {
         tls: origin.tls.as_deref().map(tls),
         web_socket: origin.ws.as_deref().map(web_socket),
         attributes: peer.attributes.iter().cloned().collect(),
-        user_properties: peer
-            .user_properties
-            .iter()
-            .map(|(name, value)| wire::UserProperty { name: name.clone(), value: value.clone() })
-            .collect(),
+        // Written by itself, see `said`.
+        user_properties: Vec::new(),
     }
 }
 
@@ -261,4 +259,4 @@ fn shared(filter: &str) -> (String, Option<String>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,7 +14,7 @@ use mproxy_core::policy::{
 };
 use mproxy_core::rule::{Act, Message, Who};
 
-use crate::partly::partly;
+use crate::slices::Judge;
 
 /// The grants of all clients as an adviser. A client without a grant passes, and so does what a grant says to ask about;
 /// where nobody answers that, [`unspoken`](mproxy_core::chain::unspoken) holds the grant against it.
@@ -39,31 +39,23 @@ impl Grants {
         }
     }
 
-    fn subscribe(&self, grant: &Grant, question: &SubscribeQuestion<'_>) -> Answer {
-        let who = Who::from(&**question.peer);
-        let word = |request: &FilterRequest<'_>| grant.filter(who, request.filter.as_str());
-        let (mut ask, mut plain) = (0, true);
-        for request in question.filters {
-            match word(request) {
-                Word::Ask => ask += 1,
-                Word::Allow(most) => plain &= most >= request.qos,
-                Word::Refuse(_) => plain = false,
-            }
-        }
-        if ask == question.filters.len() {
-            return Answer::Pass;
-        }
-        if ask == 0 && plain {
-            return Answer::Now(ruling(allowed(Hook::Subscribe)));
-        }
-        let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Grant, Some(&*self.next), question, words)
+    fn subscribe(&self, grant: &Arc<Grant>, question: &SubscribeQuestion<'_>) -> Answer {
+        let (grant, peer) = (Arc::clone(grant), Arc::clone(question.peer));
+        let judge = Judge {
+            source: Source::Grant,
+            next: Some(Arc::clone(&self.next)),
+            rules: grant.patterns(),
+            word: move |request: &FilterRequest<'_>| {
+                judged(request, grant.filter(Who::from(&*peer), request.filter.as_str()))
+            },
+        };
+        judge.judge(question)
     }
 }
 
 impl Decider for Grants {
     fn decide(&self, question: &Question<'_>) -> Answer {
-        let Some(grant) = question.peer().grant.as_deref() else { return Answer::Pass };
+        let Some(grant) = &question.peer().grant else { return Answer::Pass };
         match question {
             // Whoever is asked about a CONNECT anew is asked for another grant.
             Question::Connect(_) => Answer::Pass,
@@ -87,6 +79,10 @@ impl Decider for Grants {
             (Some(grant), Hook::Deliver) if !grant.receives() => Want::Nothing,
             (Some(_), Hook::Publish | Hook::Subscribe | Hook::Deliver) => Want::Head,
         }
+    }
+
+    fn effort(&self, _hook: Hook, peer: &Peer) -> usize {
+        peer.grant.as_deref().map_or(0, Grant::patterns)
     }
 
     fn silence(&self) -> Silence {

@@ -29,6 +29,7 @@ mod contract;
 pub mod grants;
 mod partly;
 pub mod remote;
+mod slices;
 pub mod watch;
 
 pub use acl::{Acl, AclAdviser, AclErrors};

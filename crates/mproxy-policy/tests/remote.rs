@@ -547,7 +547,7 @@ async fn more_questions_than_turns_wait_within_their_deadline() {
 }
 
 fn event(connection: u128, what: Happening) -> Event {
-    Event { peer: numbered(connection, &format!("c{connection}"), None).peer, what }
+    Event { peer: numbered(connection, &format!("c{connection}"), None).peer, what, purse: None }
 }
 
 fn publish_of(connection: u128, topic: &str) -> Event {
@@ -592,7 +592,7 @@ async fn a_takeover_can_be_put_in_order_by_epoch_and_sequence() {
         let mut peer = numbered(epoch.into(), "c", None).peer;
         let own = Arc::make_mut(&mut peer);
         Arc::make_mut(&mut own.origin).epoch = epoch;
-        Event { peer, what }
+        Event { peer, what, purse: None }
     };
     let left = || {
         let fault = Fault::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER };

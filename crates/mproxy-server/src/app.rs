@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::chain::{Chain, Row};
 use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
@@ -122,14 +123,24 @@ impl App {
             config.max_pending,
             Arc::clone(&advisers.sink),
         ));
+        let total = Arc::new(Scope::new(config.budget_total));
+        metrics.budget_of_all(&total);
         let mut bound: Vec<_> = Vec::new();
         for ((listener, open), (mut inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
             inward.share(&house.handshakes);
             let address = open.local_addr();
             bound.push((listener.name.clone(), address));
             info!(target = %listener.target, closed_by = listener.closed_by, "{} listening on {address}", listener.name);
+            let budget = Arc::new(Budget::new(
+                listener.budget.connection,
+                listener.budget.listener,
+                Arc::clone(&total),
+            ));
+            metrics.budget_of(&listener.name, &budget);
             let limits = Limits {
                 max_packet_size: listener.max_packet_size,
+                max_connect: listener.max_connect_size,
+                max_user_properties: listener.max_user_properties as usize,
                 max_keep_alive: listener.max_keep_alive,
                 max_session_expiry: listener.max_session_expiry,
                 grant_staleness: config
@@ -156,6 +167,7 @@ impl App {
                         OnUnavailable::Close => CoreOnUnavailable::Close,
                         OnUnavailable::Connack => CoreOnUnavailable::Connack,
                     },
+                    budget,
                 }),
                 inward,
                 outward,

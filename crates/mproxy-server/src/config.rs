@@ -65,6 +65,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Those of them that have not been admitted; `None` leaves only the bound over all.
     pub max_pending: Option<usize>,
+    /// Bytes that all connections together may make mproxy hold.
+    pub budget_total: usize,
     /// How long a stop lets sessions end.
     pub drain_timeout: Duration,
 }
@@ -94,6 +96,12 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Bytes of the largest packet a client may send.
     pub max_packet_size: u32,
+    /// Bytes of the largest CONNECT.
+    pub max_connect_size: u32,
+    /// Bytes of user properties that one packet of a client may have.
+    pub max_user_properties: u32,
+    /// Bytes that clients may make mproxy hold.
+    pub budget: Budgets,
     /// Seconds of the longest keep alive a client may ask for.
     pub max_keep_alive: Option<u16>,
     /// Seconds that a 5.0 session may outlast its connection.
@@ -104,6 +112,15 @@ pub struct Listener {
     pub on_unavailable: OnUnavailable,
     /// What an operator writes to have it closed.
     pub closed_by: String,
+}
+
+/// Bytes that the clients of a listener may make mproxy hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// One connection.
+    pub connection: usize,
+    /// All connections of the listener.
+    pub listener: usize,
 }
 
 /// Who may come by WebSocket, and what is told of the request.

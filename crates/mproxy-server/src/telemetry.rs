@@ -1,5 +1,6 @@
 //! What mproxy tells about itself: log lines and metrics. Decides nothing, and never sees a password or payload.
 
+mod budgets;
 pub mod exposition;
 mod failures;
 pub mod log;

@@ -91,7 +91,7 @@ async fn it_refuses_rewrites_and_prints_what_it_is_told() {
     assert_eq!(allowed, [true, false, false, false, false, false, true]);
 
     let what = Happening::Connect { session_present: false };
-    remote.report(Event { peer: Arc::clone(&ann.peer), what });
+    remote.report(Event { peer: Arc::clone(&ann.peer), what, purse: None });
     assert_eq!(example.line(), "1 c1 connected");
     remote.flush(AMPLE).await;
 }

@@ -157,6 +157,28 @@ impl<'a> PublishHead<'a> {
         Ok(Some(head))
     }
 
+    /// Of a head that is not whole: how many bytes of the packet have to be there before [`parse`](Self::parse) can say
+    /// more than it did, so that it need not be tried at each byte. Always more than there are.
+    #[must_use]
+    pub fn needs(header: &Header, bytes: &[u8], version: Version) -> usize {
+        let topic_at = usize::from(header.len) + 2;
+        let Some(topic_len) = bytes.get(topic_at - 2..).and_then(|bytes| bytes.first_chunk()) else {
+            return topic_at;
+        };
+        let id_at = topic_at + usize::from(u16::from_be_bytes(*topic_len));
+        if bytes.len() < id_at {
+            return id_at;
+        }
+        let id_end = id_at + if header.qos() == QoS::AtMostOnce { 0 } else { 2 };
+        if bytes.len() < id_end || !version.is_v5() {
+            return id_end.max(bytes.len() + 1);
+        }
+        match varint::read(&bytes[id_end..]) {
+            Ok(Some((len, width))) => (id_end + usize::from(width) + len as usize).max(bytes.len() + 1),
+            Ok(None) | Err(_) => bytes.len() + 1,
+        }
+    }
+
     /// The low half of the first byte.
     #[must_use]
     pub const fn flags(&self) -> u8 {
@@ -328,6 +350,8 @@ mod tests {
         for cut in 0..bytes.len() {
             let head = PublishHead::parse(&header, &bytes[..cut], Sender::Client, Version::V5);
             assert_eq!(head, Ok(None), "{cut}");
+            let needs = PublishHead::needs(&header, &bytes[..cut], Version::V5);
+            assert!(cut < needs && needs <= bytes.len(), "{cut}: {needs}");
         }
         let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap().unwrap();
         assert_eq!((head.len, head.payload_len), (14, 1003 - 14));

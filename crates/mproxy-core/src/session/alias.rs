@@ -27,6 +27,12 @@ impl Aliases {
         self.meant.bytes
     }
 
+    /// Bytes that both tables hold.
+    pub(super) fn weight(&self) -> usize {
+        const ENTRY: usize = 64;
+        self.meant.bytes + self.taught.bytes + (self.meant.of.len() + self.taught.of.len()) * ENTRY
+    }
+
     /// What the sender means by `alias`.
     pub(super) fn meant(&self, alias: u16) -> Option<Arc<str>> {
         self.meant.of.get(&alias).cloned()

@@ -35,7 +35,7 @@ impl Session {
                     *one = Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED));
                     return None;
                 }
-                subscriptions.insert(name.into());
+                subscriptions.insert(name);
                 Some(name.into())
             })
             .collect()

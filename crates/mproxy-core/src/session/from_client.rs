@@ -47,7 +47,7 @@ impl Session {
         if !self.lane(from).is_empty() {
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
-            let slot = Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false };
+            let slot = Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false, charge: 0 };
             return Ok(Step::Keep(total, slot));
         }
         Ok(match self.leave(from, header, bytes)? {
@@ -57,9 +57,10 @@ impl Session {
             Leaving::Nowhere => Step::Swallow(total),
             Leaving::Last(fault) => Step::Last(total, fault),
             // Through the lane, which carries it out at once.
-            Leaving::LastInstead(..) => {
-                Step::Keep(total, Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false })
-            }
+            Leaving::LastInstead(..) => Step::Keep(
+                total,
+                Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false, charge: 0 },
+            ),
         })
     }
 

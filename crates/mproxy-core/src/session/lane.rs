@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::WAITING;
 use crate::policy::Ruling;
 
 /// Names a question of a session.
@@ -38,6 +39,8 @@ pub(super) struct Slot {
     pub(super) topic: Option<Arc<str>>,
     /// Its payload has not been read: it follows when the head has left.
     pub(super) streams: bool,
+    /// What is put down for the question about it, while that is open.
+    pub(super) charge: u32,
 }
 
 /// Whether a slot may leave.
@@ -51,6 +54,8 @@ pub(super) enum State {
     Ruled(Box<Ruling>),
     /// It repeats (DUP) a QoS 2 PUBLISH that was refused: it is answered again, and nobody is asked again.
     Again,
+    /// It is more than mproxy may hold for its connection: it is refused in our own name when it is at the front.
+    OverBudget,
 }
 
 /// A FIFO of slots. Slots are numbered without gaps, so that a verdict finds its slot by its number.
@@ -63,6 +68,8 @@ pub(super) struct Lane {
     front: u32,
     /// Bytes in all slots.
     bytes: usize,
+    /// Bytes put down for open questions.
+    asked: usize,
 }
 
 impl Lane {
@@ -78,6 +85,11 @@ impl Lane {
         self.slots.len()
     }
 
+    /// Bytes that it makes us hold, open questions included.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes + self.slots.len() * WAITING + self.asked
+    }
+
     /// The number that the next slot will have.
     pub(super) fn next(&self) -> u32 {
         self.front.wrapping_add(self.slots.len() as u32)
@@ -89,6 +101,7 @@ impl Lane {
 
     pub(super) fn push(&mut self, slot: Slot) {
         self.bytes += slot.bytes.len();
+        self.asked += slot.charge as usize;
         self.slots.push_back(slot);
     }
 
@@ -99,6 +112,7 @@ impl Lane {
             && matches!(slot.state, State::Hold)
         {
             slot.state = State::Ruled(Box::new(ruling));
+            self.asked -= std::mem::take(&mut slot.charge) as usize;
         }
     }
 
@@ -110,6 +124,7 @@ impl Lane {
         let slot = self.slots.pop_front()?;
         self.front = self.front.wrapping_add(1);
         self.bytes -= slot.bytes.len();
+        self.asked -= slot.charge as usize;
         if self.slots.is_empty() {
             // An idle session keeps no queue.
             self.slots = VecDeque::new();
@@ -121,6 +136,7 @@ impl Lane {
     pub(super) fn drop_last(&mut self) {
         if let Some(slot) = self.slots.pop_back() {
             self.bytes -= slot.bytes.len();
+            self.asked -= slot.charge as usize;
         }
     }
 
@@ -128,7 +144,7 @@ impl Lane {
     pub(super) fn clear(&mut self) {
         self.front = self.next();
         self.slots = VecDeque::new();
-        self.bytes = 0;
+        (self.bytes, self.asked) = (0, 0);
     }
 }
 
@@ -139,7 +155,7 @@ mod tests {
     use crate::policy::{Hook, Source};
 
     fn slot(byte: u8, state: State) -> Slot {
-        Slot { bytes: Bytes::copy_from_slice(&[byte]), state, topic: None, streams: false }
+        Slot { bytes: Bytes::copy_from_slice(&[byte]), state, topic: None, streams: false, charge: 0 }
     }
 
     fn yes() -> Ruling {

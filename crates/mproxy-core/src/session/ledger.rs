@@ -3,7 +3,8 @@
 //!
 //! Made only for sessions that need it: where nobody decides and nobody is told, there is no ledger.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mproxy_codec::types::{PacketId, PacketType};
@@ -33,11 +34,11 @@ pub(super) struct Ledger {
     /// UNSUBSCRIBEs under way.
     unsubscribes: Vec<Unsubscribing>,
     /// Filters the broker knows under another text than the client.
-    renames: Vec<Rename>,
+    renames: Renames,
     /// UNSUBSCRIBEs of our own under way, and the SUBACKs that wait for them.
     retiring: Vec<(PacketId, Bytes)>,
     /// The client's subscriptions, by its own names for them; kept only where their number is limited.
-    pub(super) subscriptions: BTreeSet<Box<str>>,
+    pub(super) subscriptions: Names,
     /// Bytes kept until the broker answers: of publishes, SUBSCRIBEs and UNSUBSCRIBEs, for events and merged SUBACKs.
     kept: usize,
 }
@@ -54,6 +55,20 @@ impl Ledger {
     /// Bytes kept until the broker answers.
     pub(super) fn kept(&self) -> usize {
         self.kept
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        self.kept
+            + self.up.weight()
+            + self.down.weight()
+            + self.renames.weight()
+            + self.subscriptions.weight()
+    }
+
+    /// Whether something in it goes when a peer answers.
+    pub(super) fn awaits(&self) -> bool {
+        self.kept > 0 || self.up.weight() + self.down.weight() > 0
     }
 
     /// Whether packets from `side` have to wait until some of those before them are answered.
@@ -78,7 +93,7 @@ impl Ledger {
         dup: bool,
         told: Option<Box<Published>>,
     ) {
-        let weight = told.as_deref().map_or(0, weight);
+        let weight = told.as_deref().map_or(0, Published::weight);
         let flows = self.flows(from);
         flows.ours.remove(&id);
         if flows.line(kind).expect(id, dup, told) {
@@ -94,7 +109,7 @@ impl Ledger {
         id: PacketId,
     ) -> Option<Box<Published>> {
         let told = self.flows(from).line(kind).acknowledged(id)?;
-        self.kept -= weight(&told);
+        self.kept -= told.weight();
         Some(told)
     }
 
@@ -142,39 +157,32 @@ impl Ledger {
 
     /// Whether the broker knows the client's filter as something else.
     pub(super) fn renames(&self, asked: &str) -> bool {
-        self.renames.iter().any(|rename| *rename.asked == *asked)
+        self.renames.sent.contains_key(asked)
     }
 
     /// Whether some filter of the client's is known to the broker by this rewritten name.
     pub(super) fn sends(&self, name: &str) -> bool {
-        self.renames.iter().any(|rename| *rename.sent == *name)
+        self.renames.uses.contains_key(name)
     }
 
     pub(super) fn has_renames(&self) -> bool {
-        !self.renames.is_empty()
+        !self.renames.sent.is_empty()
     }
 
     /// Whether so many more rewritten filters, of so many bytes together, can be remembered.
     pub(super) fn has_room_for(&self, renames: usize, bytes: usize) -> bool {
-        let held: usize = self.renames.iter().map(|rename| rename.asked.len() + rename.sent.len()).sum();
-        self.renames.len() + renames <= RENAMES && held + bytes <= RENAME_BYTES
+        self.renames.sent.len() + renames <= RENAMES && self.renames.bytes + bytes <= RENAME_BYTES
     }
 
     pub(super) fn rename(&mut self, asked: &str, sent: &str) {
-        self.renamed(asked);
-        self.renames.push(Rename { asked: asked.into(), sent: sent.into() });
+        self.renames.remove(asked);
+        self.renames.insert(asked, sent);
     }
 
     /// What the broker knows the client's filter as, if as something else; it is forgotten with that.
     pub(super) fn renamed(&mut self, asked: &str) -> Option<Box<str>> {
-        let at = self.renames.iter().position(|rename| *rename.asked == *asked)?;
-        Some(self.renames.swap_remove(at).sent)
+        self.renames.remove(asked).map(|sent| (*sent).into())
     }
-}
-
-/// What a publish that is kept for its event weighs: more than nothing, so that empty ones are bounded too.
-fn weight(told: &Published) -> usize {
-    size_of::<Published>() + told.topic.len() + told.payload.as_ref().map_or(0, Bytes::len)
 }
 
 fn weight_of(filters: &[Box<str>]) -> usize {
@@ -210,6 +218,11 @@ impl Flows {
     fn full(&self) -> bool {
         self.puback.full() || self.pubrec.full()
     }
+
+    /// Bytes that are held until somebody acknowledges.
+    fn weight(&self) -> usize {
+        self.puback.weight() + self.pubrec.weight() + self.ours.len() * 4
+    }
 }
 
 /// Acknowledgements of one kind in the order that their PUBLISH packets came in.
@@ -231,6 +244,10 @@ enum Entry {
 }
 
 impl Line {
+    fn weight(&self) -> usize {
+        self.entries.len() * size_of::<Entry>() + self.ours
+    }
+
     /// Whether no more publishes should come: every packet id is out, or too many of our answers wait behind one that
     /// the receiver does not give.
     pub(super) fn full(&self) -> bool {
@@ -344,13 +361,76 @@ impl Unsubscribing {
     }
 }
 
-/// A filter that the policy rewrote.
-#[derive(Debug)]
-struct Rename {
-    /// As the client says it.
-    asked: Box<str>,
-    /// As the broker knows it.
-    sent: Box<str>,
+/// Filters that the policy rewrote. Found by either name at once: a SUBSCRIBE may have thousands.
+#[derive(Debug, Default)]
+struct Renames {
+    /// As the broker knows it, by what the client says.
+    sent: BTreeMap<Box<str>, Arc<str>>,
+    /// How many of the client's filters the broker knows by this name.
+    uses: BTreeMap<Arc<str>, usize>,
+    /// Of all names.
+    bytes: usize,
+}
+
+impl Renames {
+    fn insert(&mut self, asked: &str, sent: &str) {
+        let sent: Arc<str> = sent.into();
+        self.bytes += asked.len() + sent.len();
+        *self.uses.entry(Arc::clone(&sent)).or_default() += 1;
+        self.sent.insert(asked.into(), sent);
+    }
+
+    fn remove(&mut self, asked: &str) -> Option<Arc<str>> {
+        let sent = self.sent.remove(asked)?;
+        self.bytes -= asked.len() + sent.len();
+        if let Some(uses) = self.uses.get_mut(&sent) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.uses.remove(&sent);
+            }
+        }
+        Some(sent)
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes + self.sent.len() * ENTRY
+    }
+}
+
+/// What a name in a map costs beside its bytes.
+const ENTRY: usize = 96;
+
+/// A set of filters, and what they weigh.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    names: BTreeSet<Box<str>>,
+    bytes: usize,
+}
+
+impl Names {
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(super) fn insert(&mut self, name: &str) {
+        if self.names.insert(name.into()) {
+            self.bytes += name.len();
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        if self.names.remove(name) {
+            self.bytes -= name.len();
+        }
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes + self.names.len() * ENTRY
+    }
 }
 
 #[cfg(test)]

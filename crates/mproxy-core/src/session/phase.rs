@@ -18,10 +18,11 @@ use super::terms::Terms;
 use super::timer::Deadline;
 use super::waiting::{Waiting, may_pass};
 use super::{Effect, Session, Step, Who};
+use crate::budget::{QUESTION, Room};
 use crate::event::{Happening, Kind};
 use crate::fault::{Fault, Unreachable};
 use crate::meter::Outcome;
-use crate::peer::{Peer, Side};
+use crate::peer::{Encoded, Peer, Side};
 use crate::policy::{
     Admission, Answer, ConnectQuestion, Decision, Hook, Question, Refusal, Ruling, Source, Undecided,
     Unusable, Verdict, Want,
@@ -87,8 +88,7 @@ impl Session {
     ) -> Result<Step, Fault> {
         match (from, header.kind) {
             (Side::Client, PacketType::Connect) if matches!(self.phase, Phase::Greeting) => {
-                self.connect_came(header, data, now)?;
-                Ok(Step::Swallow(header.total()))
+                self.connect_came(header, data, now)
             }
             (_, PacketType::Auth) if self.terms.auth => {
                 let auth = Auth::parse(header, data, super::sender(from))
@@ -111,17 +111,32 @@ impl Session {
         }
     }
 
-    fn connect_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<(), Fault> {
+    fn connect_came(&mut self, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
         let connect = Connect::parse(header, data).map_err(|error| {
             // In whose words the refusal is to be: those of the version it claims, or of the nearest one.
             self.answer_in_words_of(data, Some(&error));
             Fault::Malformed { side: Side::Client, error }
         })?;
         self.terms = Terms::proposed(&connect);
+        let total = header.total();
+        let will = connect.will.as_ref().map(|will| will.properties);
+        // The packet, what the peer keeps of it, and the question about it.
+        let room = self.room_for(Side::Client, PacketType::Connect, 3 * total + QUESTION);
+        if room == Room::Never
+            || [Some(connect.properties), will]
+                .into_iter()
+                .flatten()
+                .any(|properties| self.too_many_user_properties(properties))
+        {
+            return Err(Fault::OverBudget { packet: PacketType::Connect });
+        }
+        if room == Room::Wait {
+            return Ok(Step::Wait);
+        }
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
             self.cold().method = Some(method.into());
         }
-        let Who::Stranger(origin) = &self.who else { return Ok(()) };
+        let Who::Stranger(origin) = &self.who else { return Ok(Step::Swallow(total)) };
         let peer = Arc::new(Peer {
             origin: Arc::clone(origin),
             version: connect.version,
@@ -131,19 +146,17 @@ impl Session {
             clean_start: connect.clean_start,
             attributes: Box::default(),
             grant: None,
-            user_properties: connect
-                .properties
-                .user()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
+            user_properties: connect.properties.user().collect(),
+            encoded: Encoded::default(),
         });
+        self.peer_weight = peer.weight() as u32;
         let packet = Bytes::copy_from_slice(&data[..header.total()]);
         let answer = self.ask_about(&peer, &connect, &packet);
         self.who = Who::Known(peer);
         let until = now + self.setting.limits.admission_timeout;
         self.phase = Phase::Admitting(Waiting::new(packet, until));
         self.answered(answer, now);
-        Ok(())
+        Ok(Step::Swallow(total))
     }
 
     /// Asks about the CONNECT once more.
@@ -264,6 +277,7 @@ impl Session {
             peer.username = connect.username.map(Into::into);
             peer.attributes = admission.attributes.into();
             peer.grant = admission.grant;
+            self.peer_weight = peer.weight() as u32;
         }
     }
 
@@ -334,6 +348,9 @@ impl Session {
             Fault::Malformed { error, .. } => error,
             Fault::Protocol { packet: PacketType::Connect, reason, .. } if self.terms.version.is_v5() => {
                 return Some(self.terms.connack(*reason, None, None));
+            }
+            Fault::OverBudget { packet: PacketType::Connect } => {
+                return Some(self.terms.connack(fault.reason(), None, None));
             }
             _ => return None,
         };

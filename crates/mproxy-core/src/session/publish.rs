@@ -11,11 +11,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::publish::PublishHead;
+use mproxy_codec::property::Properties;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, QoS};
 
 use super::lane::{Asker, Slot, State};
 use super::{Fate, Session, Step};
+use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::allowed;
 use crate::event::{Event, Happening, Kind, Published};
 use crate::fault::Fault;
@@ -25,6 +27,13 @@ use crate::policy::{
     Answer, Decision, Hook, Payload, PublishChange, PublishQuestion, Question, Refusal, Ruling, Source,
     Verdict, Want,
 };
+
+/// How a PUBLISH stands in its lane.
+struct Kept {
+    state: State,
+    topic: Option<Arc<str>>,
+    charge: u32,
+}
 
 /// A PUBLISH larger than this does not wait for its last byte: its head is decided, then the payload streams.
 /// Smaller ones are cheaper to complete, at the cost of copying at most this much per read.
@@ -49,14 +58,16 @@ impl Session {
         let head = PublishHead::parse(header, data, super::sender(from), self.terms.version)
             .map_err(|error| Fault::Malformed { side: from, error })?;
         let Some(head) = head else {
-            return self.wait_for_head(from, here);
+            let needs = PublishHead::needs(header, data, self.terms.version);
+            return self.wait_for_head(from, here, needs);
         };
         let alias_topic = self.resolve(from, &head)?;
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
         let streams = here < total;
         if from == Side::Client && head.qos != QoS::AtMostOnce {
             if head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
-                return Ok(self.keep(from, &head, here, total, State::Again, None));
+                let kept = Kept { state: State::Again, topic: None, charge: 0 };
+                return Ok(self.keep(from, &head, here, total, kept));
             }
             self.check_receive_maximum(from)?;
         }
@@ -69,13 +80,29 @@ impl Session {
             }
             return Ok(self.pass(from, here, total));
         }
+        let waits = if streams { head.len } else { total };
+        if from == Side::Client && self.too_many_user_properties(head.properties) {
+            return self.over_budget(from, &head, here, total, alias_topic);
+        }
+        let asked = if want == Want::Nothing { 0 } else { QUESTION + waits };
+        if asked > 0 || !self.lane(from).is_empty() {
+            match self.room_for(from, PacketType::Publish, waits + WAITING + asked) {
+                Room::Yes => {}
+                Room::Wait => return Ok(Step::Wait),
+                Room::Never => return self.over_budget(from, &head, here, total, alias_topic),
+            }
+        }
         let limits = &self.setting.limits;
         let payload = match want {
             Want::Payload(most)
                 if head.payload_len <= most as usize && total <= limits.max_held_packet as usize =>
             {
                 if streams {
-                    return Ok(Step::Wait);
+                    self.needs(from, total);
+                    return match self.room_for(from, PacketType::Publish, total) {
+                        Room::Yes | Room::Wait => Ok(Step::Wait),
+                        Room::Never => self.over_budget(from, &head, here, total, alias_topic),
+                    };
                 }
                 Payload::Whole(&data[head.len..])
             }
@@ -83,9 +110,11 @@ impl Session {
         };
         // Before the question: rules that are replaced in between make what is learnt from the answer obsolete.
         let edition = self.setting.decider.edition();
+        let mut charge = 0;
         let state = match self.ask_publish(from, want, &head, topic, payload) {
             Answer::Later(pending) => {
                 self.ask(from, pending);
+                charge = asked as u32;
                 State::Hold
             }
             Answer::Now(Ruling { source, verdict: Verdict::Publish(Decision::Allow(None)) }) => {
@@ -104,6 +133,9 @@ impl Session {
             })),
         };
 
+        if want != Want::Nothing {
+            self.worked(hook(from), 1);
+        }
         if from == Side::Client && self.counts(&head) {
             self.in_flight.came(head.qos);
         }
@@ -113,7 +145,34 @@ impl Session {
             self.publish_leaves(from, &head, (!head.topic.is_empty()).then_some(head.topic), told);
             return Ok(self.pass(from, here, total));
         }
-        Ok(self.keep(from, &head, here, total, state, alias_topic))
+        Ok(self.keep(from, &head, here, total, Kept { state, topic: alias_topic, charge }))
+    }
+
+    /// A PUBLISH that is more than mproxy may hold for its connection. It is refused in its place where there are words for
+    /// that: 5.0 has PUBACK and PUBREC with 0x97; what is delivered is acknowledged and dropped. Else the session ends.
+    fn over_budget(
+        &mut self,
+        from: Side,
+        head: &PublishHead<'_>,
+        here: usize,
+        total: usize,
+        topic: Option<Arc<str>>,
+    ) -> Result<Step, Fault> {
+        let answered = head.qos != QoS::AtMostOnce && self.terms.version.is_v5();
+        if from == Side::Client && !answered {
+            return Err(Fault::OverBudget { packet: PacketType::Publish });
+        }
+        if from == Side::Client && self.counts(head) {
+            self.in_flight.came(head.qos);
+        }
+        Ok(self.keep(from, head, here, total, Kept { state: State::OverBudget, topic, charge: 0 }))
+    }
+
+    /// Whether a set of properties holds more user properties than a packet may have.
+    pub(super) fn too_many_user_properties(&self, properties: Properties<'_>) -> bool {
+        let most = self.setting.limits.max_user_properties;
+        properties.raw().len() > most
+            && properties.user().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>() > most
     }
 
     /// Whether a PUBLISH that nobody decides about leaves no trace: none waits before it, nobody is told, nothing is
@@ -125,26 +184,19 @@ impl Session {
     }
 
     /// Into the lane with it; where it streams, with its head only.
-    fn keep(
-        &mut self,
-        from: Side,
-        head: &PublishHead<'_>,
-        here: usize,
-        total: usize,
-        state: State,
-        topic: Option<Arc<str>>,
-    ) -> Step {
+    fn keep(&mut self, from: Side, head: &PublishHead<'_>, here: usize, total: usize, kept: Kept) -> Step {
+        let Kept { state, topic, charge } = kept;
         let streams = here < total;
         let take = if streams { head.len } else { total };
         if streams {
             self.direction(from).body = super::Body { left: (total - take) as u32, fate: Fate::Waiting };
         }
-        Step::Keep(take, Slot { bytes: Bytes::new(), state, topic, streams })
+        Step::Keep(take, Slot { bytes: Bytes::new(), state, topic, streams, charge })
     }
 
     /// Carries out what was decided of a PUBLISH whose turn has come.
     pub(super) fn publish_released(&mut self, from: Side, slot: Slot, now: Instant) {
-        let Slot { bytes, state, topic: alias_topic, streams } = slot;
+        let Slot { bytes, state, topic: alias_topic, streams, .. } = slot;
         // The bytes were read once already; they cannot be read differently now.
         let Ok(Some(header)) = Header::parse(&bytes, super::sender(from), Some(self.terms.version)) else {
             return;
@@ -159,6 +211,10 @@ impl Session {
             // The lane lets none go whose verdict is out.
             State::Hold => Err((Refusal::default(), None)),
             State::Ruled(ruling) => self.publish_ruled(from, *ruling, &head, topic),
+            State::OverBudget => {
+                self.count_over_budget(hook(from), 1);
+                Err((Refusal::new(ReasonCode::QUOTA_EXCEEDED), None))
+            }
             State::Again => {
                 self.skip_body(from, streams);
                 self.acknowledge(from, &head, ReasonCode::SUCCESS, None);
@@ -343,8 +399,14 @@ impl Session {
         standing.learn(PacketType::Publish.first_byte() | header.flags, topic, source);
     }
 
-    fn wait_for_head(&self, from: Side, here: usize) -> Result<Step, Fault> {
+    /// The head is not whole. It is looked at again when enough of it is there to say more, and read on only while there
+    /// is room for it.
+    fn wait_for_head(&mut self, from: Side, here: usize, needs: usize) -> Result<Step, Fault> {
         if here < self.setting.limits.max_held_packet as usize {
+            self.needs(from, needs);
+            if needs > RESERVE && self.room_for(from, PacketType::Publish, needs) == Room::Never {
+                return Err(Fault::OverBudget { packet: PacketType::Publish });
+            }
             return Ok(Step::Wait);
         }
         Err(Fault::Protocol {
@@ -409,7 +471,9 @@ impl Session {
 
     pub(super) fn report(&mut self, what: Happening) {
         if let Some(peer) = self.peer().cloned() {
-            self.effects.push(super::Effect::Report(Event { peer, what }));
+            let mut event = Event { peer, what, purse: None };
+            event.purse = self.purse_for(event.weight());
+            self.effects.push(super::Effect::Report(event));
         }
     }
 }

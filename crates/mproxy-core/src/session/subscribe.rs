@@ -6,14 +6,16 @@ use bytes::{Bytes, BytesMut};
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::{FilterRequest, Subscribe, encode_subscribe};
 use mproxy_codec::property::PropertyEdit;
+use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{QoS, Sender};
+use mproxy_codec::types::{PacketType, QoS, Sender};
 use smallvec::SmallVec;
 
 use super::lane::{Slot, State};
 use super::ledger::Subscribing;
 use super::reply::suback_code;
 use super::{Session, Step};
+use crate::budget::{FILTER, QUESTION, Room, WAITING};
 use crate::chain::allowed;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
@@ -33,6 +35,28 @@ impl Session {
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         let want = self.want_of(Hook::Subscribe);
+        let count = subscribe.filters().len();
+        let mut charge = 0;
+        if self.keeps_filters(want) {
+            // As a question, and from its answer on as decisions and names, filter by filter.
+            charge = total + if want == Want::Nothing { 0 } else { QUESTION };
+            let room =
+                self.room_for(Side::Client, PacketType::Subscribe, total + WAITING + charge + count * FILTER);
+            match room {
+                Room::Yes if !self.too_many_user_properties(subscribe.properties) => {}
+                Room::Wait => return Ok(Step::Wait),
+                Room::Yes | Room::Never => {
+                    let slot = Slot {
+                        bytes: Bytes::new(),
+                        state: State::OverBudget,
+                        topic: None,
+                        streams: false,
+                        charge: 0,
+                    };
+                    return Ok(Step::Keep(total, slot));
+                }
+            }
+        }
         let answer = match self.peer() {
             // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
             None => Answer::Pass,
@@ -49,6 +73,7 @@ impl Session {
         let state = match answer {
             Answer::Later(pending) => {
                 self.ask(Side::Client, pending);
+                charge += count * FILTER;
                 State::Hold
             }
             Answer::Now(_) if want == Want::Nothing => State::Go,
@@ -58,7 +83,20 @@ impl Session {
                 verdict: Verdict::SubscribeAll(Decision::Refuse(Refusal::default())),
             })),
         };
-        Ok(Step::Keep(total, Slot { bytes: Bytes::new(), state, topic: None, streams: false }))
+        if want != Want::Nothing {
+            self.worked(Hook::Subscribe, count);
+        }
+        let charge = if matches!(state, State::Hold) { charge as u32 } else { 0 };
+        Ok(Step::Keep(total, Slot { bytes: Bytes::new(), state, topic: None, streams: false, charge }))
+    }
+
+    /// Whether more is made of a SUBSCRIBE than a packet that passes.
+    fn keeps_filters(&self, want: Want) -> bool {
+        want != Want::Nothing
+            || self.grant().is_some()
+            || self.ledger.is_some()
+            || !self.lane(Side::Client).is_empty()
+            || self.setting.sink.want(Kind::Subscribe) != Want::Nothing
     }
 
     /// Carries out what was decided of a SUBSCRIBE whose turn has come.
@@ -71,10 +109,17 @@ impl Session {
         let Ok(subscribe) = Subscribe::parse(&header, &bytes, Sender::Client, self.terms.version) else {
             return;
         };
+        if matches!(state, State::OverBudget) {
+            let count = subscribe.filters().len();
+            self.count_over_budget(Hook::Subscribe, count as u64);
+            let code = suback_code(self.terms.version, ReasonCode::QUOTA_EXCEEDED);
+            self.suback_ours(subscribe.packet_id, &vec![code; count], None);
+            return;
+        }
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
         let (source, mut decided, undecided) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
-            State::Hold | State::Again => {
+            State::Hold | State::Again | State::OverBudget => {
                 (Source::Unknown, vec![Decision::Refuse(Refusal::default()); requests.len()], None)
             }
             State::Go if self.grant().is_some() => {

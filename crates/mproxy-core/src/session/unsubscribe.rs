@@ -11,6 +11,7 @@ use mproxy_codec::types::{PacketId, PacketType, Sender};
 use super::Session;
 use super::from_client::Leaving;
 use super::ledger::Unsubscribing;
+use crate::budget::FILTER;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
 use crate::peer::Side;
@@ -47,6 +48,12 @@ impl Session {
             return Ok(Leaving::AsItIs);
         }
         let id = unsubscribe.packet_id;
+        let count = unsubscribe.filters().len();
+        if header.total() + count * FILTER > self.setting.budget.connection()
+            || self.too_many_user_properties(unsubscribe.properties)
+        {
+            return self.unsubscribe_refused(id, count);
+        }
         let sent: Vec<Sent> = unsubscribe.filters().map(|filter| self.ends(filter.as_str())).collect();
         let shared = sent.iter().any(|one| matches!(one, Sent::Shared(_)));
         if told || shared {
@@ -101,6 +108,20 @@ impl Session {
             return Ok(Leaving::Nowhere);
         }
         Ok(Leaving::Instead(out.freeze()))
+    }
+
+    /// An UNSUBSCRIBE that is more than mproxy may hold for its connection. 3.x has no word for that.
+    fn unsubscribe_refused(&mut self, id: PacketId, count: usize) -> Result<Leaving, Fault> {
+        if !self.terms.version.is_v5() {
+            return Err(Fault::OverBudget { packet: PacketType::Unsubscribe });
+        }
+        let codes = vec![ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR.0; count];
+        let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
+        let mut out = BytesMut::new();
+        let written = unsuback.encode(self.terms.version, &mut out);
+        debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
+        self.inject(Side::Client, out.freeze());
+        Ok(Leaving::Nowhere)
     }
 
     /// The client unsubscribes from this filter.

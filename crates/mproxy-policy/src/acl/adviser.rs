@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::password::Password;
 use super::queue::{Queue, SentAway};
 use super::{Acl, AclErrors, Reloaded, Size, Word};
-use crate::partly::partly;
+use crate::slices::Judge;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -38,6 +38,8 @@ pub struct AclAdviser {
     acl: ArcSwap<Acl>,
     /// How often the rules were replaced.
     edition: AtomicU64,
+    /// What a topic is held against, at most.
+    patterns: AtomicUsize,
     next: Option<Arc<dyn Decider>>,
     /// A turn for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
     queue: Arc<Queue>,
@@ -61,6 +63,7 @@ impl AclAdviser {
     fn new(acl: Acl, next: Option<Arc<dyn Decider>>) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
+            patterns: AtomicUsize::new(acl.patterns()),
             acl: ArcSwap::from_pointee(acl),
             edition: AtomicU64::new(0),
             next,
@@ -96,6 +99,7 @@ impl AclAdviser {
 
     /// Puts other rules in force.
     pub fn replace(&self, acl: Acl) {
+        self.patterns.store(acl.patterns(), Ordering::Relaxed);
         self.acl.store(Arc::new(acl));
         // Afterwards: who sees the new number asks the new rules.
         self.edition.fetch_add(1, Ordering::Release);
@@ -255,24 +259,16 @@ impl AclAdviser {
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer {
-        let acl = self.acl.load();
-        let word = |request: &FilterRequest<'_>| acl.filter(question.peer, request.filter.as_str());
-        let (mut silent, mut plain) = (0, true);
-        for request in question.filters {
-            match word(request) {
-                Word::Silence => silent += 1,
-                Word::Allow(max_qos) => plain &= max_qos >= request.qos,
-                Word::Refuse(_) => plain = false,
-            }
-        }
-        if silent == question.filters.len() {
-            return Answer::Pass;
-        }
-        if silent == 0 && plain {
-            return Answer::Now(ruling(allowed(Hook::Subscribe)));
-        }
-        let words = question.filters.iter().map(|request| judged(request, word(request))).collect();
-        partly(Source::Acl, self.next.as_deref(), question, words)
+        let (acl, peer) = (self.acl.load_full(), Arc::clone(question.peer));
+        let judge = Judge {
+            source: Source::Acl,
+            next: self.next.clone(),
+            rules: self.patterns.load(Ordering::Relaxed),
+            word: move |request: &FilterRequest<'_>| {
+                judged(request, acl.filter(&peer, request.filter.as_str()))
+            },
+        };
+        judge.judge(question)
     }
 }
 
@@ -296,6 +292,10 @@ impl Decider for AclAdviser {
 
     fn silence(&self) -> Silence {
         Silence::Denies
+    }
+
+    fn effort(&self, _hook: Hook, _peer: &Peer) -> usize {
+        self.patterns.load(Ordering::Relaxed)
     }
 
     fn edition(&self) -> u64 {

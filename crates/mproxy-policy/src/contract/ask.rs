@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mproxy_codec::packet::connect::Will;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::PropertyId;
@@ -15,8 +15,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::complaints::Complaints;
-use super::wire::hooks_client::HooksClient;
-use super::{Rpc, client, publish_properties, shared, timed, user_properties, verdict, wire};
+use super::said::{Said, placeholder};
+use super::{Rpc, publish_properties, shared, user_properties, verdict, wire};
 
 /// Bytes of the largest question. What gRPC servers take without being told otherwise is 4 MiB, and a question that one
 /// refuses as too large would be a failed answer, which a client must not be able to choose.
@@ -24,29 +24,52 @@ pub(crate) const QUESTION_MOST: usize = 4_000_000;
 
 /// A question, copied out of its packet. No `Debug`: it may hold a password.
 #[derive(Clone)]
-pub(crate) enum Ask {
-    Connect(Box<wire::AuthConnectRequest>),
-    Publish(Box<wire::AuthPublishRequest>),
-    Subscribe(Box<wire::AuthSubscribeRequest>),
-    Deliver(Box<wire::AuthDeliverRequest>),
+pub(crate) struct Ask {
+    said: Said,
+    about: About,
+}
+
+/// Which question it is, and what is needed to read the answer.
+#[derive(Clone)]
+enum About {
+    Connect {
+        has_will: bool,
+    },
+    Publish,
+    Subscribe {
+        filters: usize,
+        /// The groups of those that are shared, by their place.
+        groups: Box<[(usize, Box<str>)]>,
+    },
+    Deliver,
 }
 
 impl Ask {
     pub(crate) fn new(question: &Question<'_>) -> Self {
-        match question {
-            Question::Connect(question) => Self::Connect(Box::new(connect(question))),
-            Question::Publish(question) => Self::Publish(Box::new(publish(question))),
-            Question::Subscribe(question) => Self::Subscribe(Box::new(subscribe(question))),
-            Question::Deliver(question) => Self::Deliver(Box::new(deliver(question))),
-        }
+        let about = match question {
+            Question::Connect(question) => About::Connect { has_will: question.connect.will.is_some() },
+            Question::Publish(_) => About::Publish,
+            Question::Subscribe(question) => {
+                About::Subscribe { filters: question.filters.len(), groups: groups(question) }
+            }
+            Question::Deliver(_) => About::Deliver,
+        };
+        // Writing to a buffer that grows cannot fail.
+        let said = Said::about(question.peer(), |out| match question {
+            Question::Connect(question) => connect(question).encode_raw(out),
+            Question::Publish(question) => publish(question).encode_raw(out),
+            Question::Subscribe(question) => subscribe(question, out),
+            Question::Deliver(question) => deliver(question).encode_raw(out),
+        });
+        Self { said, about }
     }
 
     pub(crate) const fn rpc(&self) -> Rpc {
-        match self {
-            Self::Connect(_) => Rpc::AuthConnect,
-            Self::Publish(_) => Rpc::AuthPublish,
-            Self::Subscribe(_) => Rpc::AuthSubscribe,
-            Self::Deliver(_) => Rpc::AuthDeliver,
+        match self.about {
+            About::Connect { .. } => Rpc::AuthConnect,
+            About::Publish => Rpc::AuthPublish,
+            About::Subscribe { .. } => Rpc::AuthSubscribe,
+            About::Deliver => Rpc::AuthDeliver,
         }
     }
 
@@ -55,12 +78,7 @@ impl Ask {
     /// # Errors
     /// The refusal of the packet that it is about.
     pub(crate) fn fits(&self) -> Result<(), Unusable> {
-        let size = match self {
-            Self::Connect(request) => request.encoded_len(),
-            Self::Publish(request) => request.encoded_len(),
-            Self::Subscribe(request) => request.encoded_len(),
-            Self::Deliver(request) => request.encoded_len(),
-        };
+        let size = self.said.size();
         if size <= QUESTION_MOST {
             return Ok(());
         }
@@ -71,40 +89,48 @@ impl Ask {
 
     pub(super) async fn put(
         self,
-        mut hooks: HooksClient<Channel>,
+        channel: Channel,
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Verdict, Status> {
-        Ok(match self {
-            Self::Connect(request) => {
-                let has_will = request.will.is_some();
-                let answer = hooks.auth_connect(timed(*request, within)).await?;
+        let mut hooks = self.said.over(channel);
+        Ok(match self.about {
+            About::Connect { has_will } => {
+                let answer = hooks.auth_connect(placeholder(within)).await?;
                 verdict::connect(answer.into_inner(), has_will, complaints)
             }
-            Self::Publish(request) => {
-                let answer = hooks.auth_publish(timed(*request, within)).await?;
+            About::Publish => {
+                let answer = hooks.auth_publish(placeholder(within)).await?;
                 verdict::publish(answer.into_inner(), complaints)
             }
-            Self::Subscribe(request) => {
-                let groups: Vec<_> =
-                    request.filters.iter().map(|filter| filter.share_group.clone()).collect();
-                let answer = hooks.auth_subscribe(timed(*request, within)).await?;
-                verdict::subscribe(answer.into_inner(), &groups, complaints)
+            About::Subscribe { filters, groups } => {
+                let answer = hooks.auth_subscribe(placeholder(within)).await?;
+                verdict::subscribe(answer.into_inner(), filters, &groups, complaints)
             }
-            Self::Deliver(request) => {
-                let answer = hooks.auth_deliver(timed(*request, within)).await?;
+            About::Deliver => {
+                let answer = hooks.auth_deliver(placeholder(within)).await?;
                 verdict::deliver(answer.into_inner(), complaints)
             }
         })
     }
+
+    #[cfg(test)]
+    pub(super) fn read<M: Message + Default>(&self) -> M {
+        self.said.read()
+    }
 }
 
-pub(super) fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
+fn groups(question: &SubscribeQuestion<'_>) -> Box<[(usize, Box<str>)]> {
+    let group = |request: &FilterRequest<'_>| request.filter.share().map(Box::from);
+    question.filters.iter().enumerate().filter_map(|(at, request)| Some((at, group(request)?))).collect()
+}
+
+fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
     let connect = question.connect;
     let properties = connect.properties;
     let flag = |id| properties.byte(id).map(|byte| byte != 0);
     wire::AuthConnectRequest {
-        client: Some(client(question.peer)),
+        client: None,
         password: connect.password.filter(|_| !question.refresh).map(Bytes::copy_from_slice),
         clean_start: connect.clean_start,
         keep_alive: connect.keep_alive.into(),
@@ -132,9 +158,9 @@ fn will(version: Version, will: &Will<'_>) -> wire::Will {
     }
 }
 
-pub(super) fn publish(question: &PublishQuestion<'_>) -> wire::AuthPublishRequest {
+fn publish(question: &PublishQuestion<'_>) -> wire::AuthPublishRequest {
     wire::AuthPublishRequest {
-        client: Some(client(question.peer)),
+        client: None,
         topic: question.topic.to_owned(),
         qos: question.qos as u32,
         retain: question.retain,
@@ -147,7 +173,7 @@ pub(super) fn publish(question: &PublishQuestion<'_>) -> wire::AuthPublishReques
 
 fn deliver(question: &PublishQuestion<'_>) -> wire::AuthDeliverRequest {
     wire::AuthDeliverRequest {
-        client: Some(client(question.peer)),
+        client: None,
         topic: question.topic.to_owned(),
         qos: question.qos as u32,
         retain: question.retain,
@@ -165,12 +191,17 @@ fn payload(payload: Payload<'_>) -> Option<Bytes> {
     }
 }
 
-pub(super) fn subscribe(question: &SubscribeQuestion<'_>) -> wire::AuthSubscribeRequest {
-    wire::AuthSubscribeRequest {
-        client: Some(client(question.peer)),
-        filters: question.filters.iter().map(filter).collect(),
+/// Filter by filter: of thousands, no more than one stands there as a message.
+fn subscribe(question: &SubscribeQuestion<'_>, out: &mut BytesMut) {
+    const FILTERS: u32 = 2;
+    let rest = wire::AuthSubscribeRequest {
         subscription_identifier: question.properties.u32(PropertyId::SubscriptionIdentifier),
         user_properties: user_properties(question.properties),
+        ..Default::default()
+    };
+    rest.encode_raw(out);
+    for request in question.filters {
+        prost::encoding::message::encode(FILTERS, &filter(request), out);
     }
 }
 

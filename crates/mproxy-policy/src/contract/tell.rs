@@ -2,95 +2,109 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::BytesMut;
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::{Deadline, Fault, Whose};
+use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::wire::hooks_client::HooksClient;
-use super::{Rpc, client, shared, timed, wire};
+use super::said::{Said, placeholder};
+use super::{Rpc, shared, wire};
 
 /// An event with its place and time.
-#[derive(Clone, Debug)]
-pub(crate) enum Tell {
-    Connect(Box<wire::ConnectEvent>),
-    Publish(Box<wire::PublishEvent>),
-    Subscribe(Box<wire::SubscribeEvent>),
-    Unsubscribe(Box<wire::UnsubscribeEvent>),
-    Disconnect(Box<wire::DisconnectEvent>),
+#[derive(Clone)]
+pub(crate) struct Tell {
+    said: Said,
+    rpc: Rpc,
 }
 
 impl Tell {
-    pub(crate) fn new(event: Event, time: SystemTime, sequence: u64) -> Self {
-        let peer = event.peer;
-        let client = Some(client(&peer));
-        let time = Some(time.into());
-        match event.what {
-            Happening::Connect { session_present } => Self::Connect(Box::new(wire::ConnectEvent {
-                client,
-                time,
-                sequence,
-                session_present,
-                clean_start: peer.clean_start,
-                keep_alive: peer.keep_alive.into(),
-            })),
-            Happening::Publish(published) => {
-                let Published { topic, qos, retain, size, payload } = *published;
-                Self::Publish(Box::new(wire::PublishEvent {
-                    client,
-                    time,
-                    sequence,
-                    topic: topic.into(),
-                    qos: qos as u32,
-                    retain,
-                    payload,
-                    payload_size: size,
-                }))
-            }
-            Happening::Subscribe { filters } => {
-                let filters = filters.iter().map(|(filter, code)| granted(filter, *code)).collect();
-                Self::Subscribe(Box::new(wire::SubscribeEvent { client, time, sequence, filters }))
-            }
-            Happening::Unsubscribe { filters } => {
-                let filters = filters.iter().map(|filter| ended_filter(filter)).collect();
-                Self::Unsubscribe(Box::new(wire::UnsubscribeEvent { client, time, sequence, filters }))
-            }
-            Happening::Disconnect(ended) => {
-                let Ended { fault, will_suppressed, traffic } = *ended;
-                Self::Disconnect(Box::new(wire::DisconnectEvent {
-                    client,
-                    time,
-                    sequence,
-                    cause: cause(&fault).into(),
-                    by: party(fault.whose()).into(),
-                    reason_code: fault.reason().0.into(),
-                    detail: fault.to_string(),
-                    will_suppressed,
-                    traffic: Some(self::traffic(traffic)),
-                }))
-            }
-        }
+    pub(crate) fn new(event: &Event, time: SystemTime, sequence: u64) -> Self {
+        let said = Said::about(&event.peer, |out| put(event, time, sequence, out));
+        Self { said, rpc: event.what.kind().into() }
     }
 
     pub(crate) const fn rpc(&self) -> Rpc {
-        match self {
-            Self::Connect(_) => Rpc::Connect,
-            Self::Publish(_) => Rpc::Publish,
-            Self::Subscribe(_) => Rpc::Subscribe,
-            Self::Unsubscribe(_) => Rpc::Unsubscribe,
-            Self::Disconnect(_) => Rpc::Disconnect,
-        }
+        self.rpc
     }
 
-    pub(super) async fn put(self, mut hooks: HooksClient<Channel>, within: Duration) -> Result<(), Status> {
-        match self {
-            Self::Connect(event) => hooks.connect(timed(*event, within)).await,
-            Self::Publish(event) => hooks.publish(timed(*event, within)).await,
-            Self::Subscribe(event) => hooks.subscribe(timed(*event, within)).await,
-            Self::Unsubscribe(event) => hooks.unsubscribe(timed(*event, within)).await,
-            Self::Disconnect(event) => hooks.disconnect(timed(*event, within)).await,
+    pub(super) async fn put(self, channel: Channel, within: Duration) -> Result<(), Status> {
+        let mut hooks = self.said.over(channel);
+        match self.rpc {
+            Rpc::Connect => hooks.connect(placeholder(within)).await,
+            Rpc::Publish => hooks.publish(placeholder(within)).await,
+            Rpc::Subscribe => hooks.subscribe(placeholder(within)).await,
+            Rpc::Unsubscribe => hooks.unsubscribe(placeholder(within)).await,
+            Rpc::Disconnect => hooks.disconnect(placeholder(within)).await,
+            // No event is of these kinds.
+            Rpc::AuthConnect | Rpc::AuthPublish | Rpc::AuthSubscribe | Rpc::AuthDeliver => return Ok(()),
         }
         .map(drop)
+    }
+
+    #[cfg(test)]
+    pub(super) fn read<M: Message + Default>(&self) -> M {
+        self.said.read()
+    }
+}
+
+/// Its fields but for the client's; filters one by one, as there may be thousands.
+fn put(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
+    /// In SubscribeEvent and UnsubscribeEvent.
+    const FILTERS: u32 = 4;
+    let (client, time, peer) = (None, Some(time.into()), &event.peer);
+    match &event.what {
+        Happening::Connect { session_present } => wire::ConnectEvent {
+            client,
+            time,
+            sequence,
+            session_present: *session_present,
+            clean_start: peer.clean_start,
+            keep_alive: peer.keep_alive.into(),
+        }
+        .encode_raw(out),
+        Happening::Publish(published) => {
+            let Published { topic, qos, retain, size, payload } = &**published;
+            wire::PublishEvent {
+                client,
+                time,
+                sequence,
+                topic: (&**topic).into(),
+                qos: *qos as u32,
+                retain: *retain,
+                payload: payload.clone(),
+                payload_size: *size,
+            }
+            .encode_raw(out);
+        }
+        Happening::Subscribe { filters } => {
+            wire::SubscribeEvent { client, time, sequence, filters: Vec::new() }.encode_raw(out);
+            for (filter, code) in filters {
+                prost::encoding::message::encode(FILTERS, &granted(filter, *code), out);
+            }
+        }
+        Happening::Unsubscribe { filters } => {
+            wire::UnsubscribeEvent { client, time, sequence, filters: Vec::new() }.encode_raw(out);
+            for filter in filters {
+                prost::encoding::message::encode(FILTERS, &ended_filter(filter), out);
+            }
+        }
+        Happening::Disconnect(ended) => {
+            let Ended { fault, will_suppressed, traffic } = &**ended;
+            wire::DisconnectEvent {
+                client,
+                time,
+                sequence,
+                cause: cause(fault).into(),
+                by: party(fault.whose()).into(),
+                reason_code: fault.reason().0.into(),
+                detail: fault.to_string(),
+                will_suppressed: *will_suppressed,
+                traffic: Some(self::traffic(*traffic)),
+            }
+            .encode_raw(out);
+        }
     }
 }
 
@@ -138,6 +152,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         // Told of sessions that were open: these never were.
         Fault::ClosedBeforeConnack { .. } => wire::Cause::Lost,
         Fault::Kicked { .. } => wire::Cause::Kicked,
+        Fault::OverBudget { .. } => wire::Cause::ProtocolError,
         Fault::Drained => wire::Cause::Drained,
         // The contract's word for a cause that it does not know yet; the detail tells it.
         _ => wire::Cause::Unspecified,

@@ -12,12 +12,12 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketType, QoS, Sender};
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::Fault;
-use mproxy_core::peer::{ConnectionId, Origin, Side};
-use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, SubscribeQuestion};
+use mproxy_core::peer::{ConnectionId, Encoded, Origin, Side};
+use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, Question, SubscribeQuestion};
 
 use super::*;
 
-fn peer(version: Version) -> Arc<Peer> {
+pub(crate) fn peer(version: Version) -> Arc<Peer> {
     let tls = TlsFacts {
         version: "TLSv1.3".to_owned(),
         chain: vec![vec![1, 2, 3]],
@@ -49,13 +49,43 @@ fn peer(version: Version) -> Arc<Peer> {
         clean_start: true,
         attributes: vec![("tenant".to_owned(), "acme".to_owned())].into(),
         grant: None,
-        user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())].into(),
+        user_properties: [("a", "1"), ("a", "2")].into_iter().collect(),
+        encoded: Encoded::default(),
     })
+}
+
+fn connect_said(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
+    Ask::new(&Question::Connect(question)).read()
+}
+
+fn publish_said(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
+    Ask::new(&Question::Publish(question)).read()
+}
+
+/// The client as it stands in an event about it.
+fn about(peer: &Arc<Peer>) -> wire::Client {
+    let event =
+        Event { peer: Arc::clone(peer), what: Happening::Connect { session_present: false }, purse: None };
+    Tell::new(&event, SystemTime::now(), 1).read::<wire::ConnectEvent>().client.unwrap()
+}
+
+#[test]
+fn a_large_client_is_encoded_once_for_all_that_is_on_its_way() {
+    let mut large = (*peer(Version::V5)).clone();
+    large.user_properties = (0..3000).map(|_| ("k", "v")).collect();
+    let large = Arc::new(large);
+    let event =
+        Event { peer: Arc::clone(&large), what: Happening::Connect { session_present: false }, purse: None };
+    let told = Tell::new(&event, SystemTime::now(), 1);
+    let shared = large.encoded.or_encode(|| unreachable!("the event holds it"));
+    assert!(Arc::strong_count(&shared) > 1 && shared.len() > 3000 * 6);
+    let client = told.read::<wire::ConnectEvent>().client.unwrap();
+    assert_eq!((client.user_properties.len(), &*client.client_id), (3000, "c1"));
 }
 
 #[test]
 fn a_client_is_told_whole() {
-    let told = client(&peer(Version::V5));
+    let told = about(&peer(Version::V5));
     assert_eq!(told.connection_id, "01234567-89ab-cdef-0011-223344556677");
     assert_eq!((told.epoch, told.instance.as_str(), told.listener.as_str()), (9, "one", "wss"));
     assert_eq!(told.transport(), wire::Transport::Wss);
@@ -96,7 +126,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     let peer = peer(Version::V5);
     let packet = &Bytes::new();
     let question = ConnectQuestion { peer: &peer, connect: &connect, packet, refresh: false };
-    let told = ask::connect(&question);
+    let told = connect_said(question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));
     assert_eq!((told.authentication_method(), told.request_problem_information), ("SCRAM", Some(false)));
@@ -111,7 +141,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
 
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
-    assert_eq!(ask::connect(&ConnectQuestion { refresh: true, ..question }).password, None);
+    assert_eq!(connect_said(ConnectQuestion { refresh: true, ..question }).password, None);
 }
 
 #[test]
@@ -127,17 +157,17 @@ fn a_publish_is_told_with_its_payload_or_its_size() {
         payload: Payload::Whole(b"21"),
         properties: Properties::check(&raw, Place::Packet(PacketType::Publish), Sender::Client).unwrap(),
     };
-    let told = ask::publish(&question);
+    let told = publish_said(question);
     assert_eq!((&*told.topic, told.qos, told.retain, told.dup), ("a/b", 2, true, true));
     assert_eq!((told.payload(), told.payload_size), (&b"21"[..], 2));
     let properties = told.properties.unwrap();
     assert_eq!((properties.message_expiry, properties.content_type()), (Some(9), "t"));
     assert_eq!((properties.response_topic(), properties.correlation_data()), ("r", &[7][..]));
 
-    let told = ask::publish(&PublishQuestion { payload: Payload::Size(1 << 20), ..question });
+    let told = publish_said(PublishQuestion { payload: Payload::Size(1 << 20), ..question });
     assert_eq!((told.payload, told.payload_size), (None, 1 << 20));
     let old = self::peer(Version::V311);
-    assert_eq!(ask::publish(&PublishQuestion { peer: &old, ..question }).properties, None);
+    assert_eq!(publish_said(PublishQuestion { peer: &old, ..question }).properties, None);
 }
 
 #[test]
@@ -152,7 +182,8 @@ fn a_subscribe_is_told_with_groups_apart() {
     let raw = [0x0B, 5];
     let properties = Properties::check(&raw, Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
     let (peer, filters) = (peer(Version::V5), [line("a/+"), line("$share/g/a/#")]);
-    let told = ask::subscribe(&SubscribeQuestion { peer: &peer, filters: &filters, properties });
+    let question = SubscribeQuestion { peer: &peer, filters: &filters, properties };
+    let told: wire::AuthSubscribeRequest = Ask::new(&Question::Subscribe(question)).read();
     assert_eq!(told.subscription_identifier, Some(5));
     let first = &told.filters[0];
     assert_eq!((&*first.filter, &first.share_group, first.qos), ("a/+", &None, 1));
@@ -162,12 +193,12 @@ fn a_subscribe_is_told_with_groups_apart() {
 
 fn told(what: Happening) -> Tell {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
-    Tell::new(Event { peer: peer(Version::V311), what }, time, 42)
+    Tell::new(&Event { peer: peer(Version::V311), what, purse: None }, time, 42)
 }
 
 #[test]
 fn events_carry_who_when_and_which() {
-    let Tell::Connect(event) = told(Happening::Connect { session_present: true }) else { panic!() };
+    let event: wire::ConnectEvent = told(Happening::Connect { session_present: true }).read();
     assert_eq!(event.client.unwrap().client_id, "c1");
     let time = event.time.unwrap();
     assert_eq!((time.seconds, time.nanos, event.sequence), (1, 500_000_000, 42));
@@ -180,17 +211,17 @@ fn events_carry_who_when_and_which() {
         size: 3,
         payload: Some(Bytes::from_static(b"abc")),
     };
-    let Tell::Publish(event) = told(Happening::Publish(Box::new(published))) else { panic!() };
+    let event: wire::PublishEvent = told(Happening::Publish(Box::new(published))).read();
     assert_eq!((&*event.topic, event.qos, event.retain, event.payload_size), ("t", 1, true, 3));
     assert_eq!(event.payload(), b"abc");
 
     let filters = vec![("a".into(), 1), ("$share/g/b".into(), 0x80)].into();
-    let Tell::Subscribe(event) = told(Happening::Subscribe { filters }) else { panic!() };
+    let event: wire::SubscribeEvent = told(Happening::Subscribe { filters }).read();
     assert_eq!((&*event.filters[0].filter, event.filters[0].reason_code), ("a", 1));
     assert_eq!((event.filters[1].share_group(), event.filters[1].reason_code), ("g", 0x80));
 
     let filters = vec!["$share/g/b".into()].into();
-    let Tell::Unsubscribe(event) = told(Happening::Unsubscribe { filters }) else { panic!() };
+    let event: wire::UnsubscribeEvent = told(Happening::Unsubscribe { filters }).read();
     assert_eq!((&*event.filters[0].filter, event.filters[0].share_group()), ("b", "g"));
 }
 
@@ -199,13 +230,13 @@ fn a_disconnect_says_why_and_whose_doing_it_was() {
     let traffic = Traffic { client_packets: 1, client_bytes: 2, broker_packets: 3, broker_bytes: 4 };
     let ended = |fault| Happening::Disconnect(Box::new(Ended { fault, will_suppressed: true, traffic }));
     let kicked = Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION };
-    let Tell::Disconnect(event) = told(ended(kicked)) else { panic!() };
+    let event: wire::DisconnectEvent = told(ended(kicked)).read();
     assert_eq!((event.cause(), event.by()), (wire::Cause::Kicked, wire::Party::Policy));
     assert_eq!((event.reason_code, event.will_suppressed), (0x98, true));
     assert!(event.detail.contains("administrator"), "{}", event.detail);
     assert_eq!(event.traffic.unwrap().broker_bytes, 4);
 
     let how = mproxy_core::fault::Closed::Eof;
-    let Tell::Disconnect(event) = told(ended(Fault::Lost { side: Side::Client, how })) else { panic!() };
+    let event: wire::DisconnectEvent = told(ended(Fault::Lost { side: Side::Client, how })).read();
     assert_eq!((event.cause(), event.by()), (wire::Cause::Lost, wire::Party::Client));
 }

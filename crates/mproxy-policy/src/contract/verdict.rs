@@ -51,13 +51,14 @@ pub(super) fn deliver(answer: wire::AuthDeliverResponse, complaints: &Complaints
     }
 }
 
-/// `groups`: the share group of each filter that was asked about.
+/// `asked`: about how many filters; `groups`: those of shared ones, by their place.
 pub(super) fn subscribe(
     answer: wire::AuthSubscribeResponse,
-    groups: &[Option<String>],
+    asked: usize,
+    groups: &[(usize, Box<str>)],
     complaints: &Complaints,
 ) -> Verdict {
-    let (told, asked) = (answer.verdicts.len(), groups.len());
+    let told = answer.verdicts.len();
     if told != asked {
         let detail = format!("AuthSubscribe answered {told} verdicts to {asked} filters");
         return Verdict::Unusable(Unusable::new(UnusableKind::WrongLength, detail));
@@ -65,9 +66,15 @@ pub(super) fn subscribe(
     if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
         return Verdict::Failed(unset("AuthSubscribe"));
     }
-    let verdicts = answer.verdicts.into_iter().zip(groups);
+    let mut groups = groups.iter().peekable();
+    let verdicts = answer.verdicts.into_iter().enumerate();
     read(
-        verdicts.map(|(verdict, group)| filter(verdict, group.as_deref(), complaints)).collect(),
+        verdicts
+            .map(|(at, verdict)| {
+                let group = groups.next_if(|(place, _)| *place == at);
+                filter(verdict, group.map(|(_, group)| &**group), complaints)
+            })
+            .collect(),
         Verdict::Subscribe,
     )
 }
@@ -289,7 +296,7 @@ mod tests {
             connect(Default::default(), false, complaints),
             publish(Default::default(), complaints),
             deliver(Default::default(), complaints),
-            subscribe(unset, &[None], complaints),
+            subscribe(unset, 1, &[], complaints),
         ] {
             assert!(
                 matches!(&verdict, Verdict::Failed(Failure { kind: FailureKind::Unspecified, .. })),
@@ -303,7 +310,7 @@ mod tests {
         let deny = wire::filter_verdict::Verdict::Deny(Default::default());
         let verdicts = vec![wire::FilterVerdict { verdict: Some(deny) }, Default::default()];
         let answer = wire::AuthSubscribeResponse { verdicts };
-        let verdict = subscribe(answer, &[None, None], &Complaints::new("test"));
+        let verdict = subscribe(answer, 2, &[], &Complaints::new("test"));
         assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
     }
 
@@ -343,9 +350,9 @@ mod tests {
 
     #[test]
     fn a_verdict_too_many_or_too_few_is_the_wrong_length() {
-        for groups in [vec![], vec![None, None]] {
+        for asked in [0, 2] {
             let answer = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
-            let verdict = subscribe(answer, &groups, &Complaints::new("test"));
+            let verdict = subscribe(answer, asked, &[], &Complaints::new("test"));
             assert!(matches!(&verdict, Verdict::Unusable(one) if one.kind == UnusableKind::WrongLength));
         }
     }

@@ -1,4 +1,5 @@
-//! The telling hooks: events wait in bounded queues and are told one call each, in order for each connection.
+//! The telling hooks: events wait in queues and are told one call each, in order for each connection. The queues are
+//! bounded by the number of events, and by the bytes that each connection, listener and all together may hold.
 //! A packet never waits for them.
 
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use mproxy_core::budget::Held;
 use mproxy_core::event::{Event, Kind};
 use mproxy_core::policy::Failure;
 use tokio::sync::mpsc;
@@ -24,6 +26,8 @@ const WAYS: usize = 16;
 
 struct Parcel {
     event: Event,
+    /// What is put down for it until it has been told or dropped.
+    _held: Option<Held>,
     time: SystemTime,
     sequence: u64,
 }
@@ -76,14 +80,27 @@ impl Observer {
         let way = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
         let queue = &queues[way];
         let kept = if kind == Kind::Publish { queue.max_capacity() / 4 } else { 0 };
-        let parcel = Parcel { event, time: SystemTime::now(), sequence };
-        if queue.capacity() <= kept || queue.try_send(parcel).is_err() {
-            self.watch.events_dropped(kind, Dropped::QueueFull, 1);
-            if !self.warned.swap(true, Ordering::Relaxed) {
-                warn!(
-                    "events come faster than the policy service takes them: some are dropped (see the metrics)"
-                );
-            }
+        if queue.capacity() <= kept {
+            return self.drop_full(kind);
+        }
+        let held = match event.purse.as_ref().map(|purse| purse.event(event.weight())) {
+            None => None,
+            Some(Some(held)) => Some(held),
+            Some(None) => return self.drop_full(kind),
+        };
+        let parcel = Parcel { event, _held: held, time: SystemTime::now(), sequence };
+        if queue.try_send(parcel).is_err() {
+            self.drop_full(kind);
+        }
+    }
+
+    /// There is no room for it: in its queue, or in the budget of its connection.
+    fn drop_full(&self, kind: Kind) {
+        self.watch.events_dropped(kind, Dropped::QueueFull, 1);
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                "events come faster than the policy service takes them: some are dropped (see the metrics)"
+            );
         }
     }
 
@@ -136,9 +153,9 @@ impl Carrier {
     }
 
     async fn tell(&self, parcel: Parcel) -> Result<(), Failure> {
-        let Parcel { event, time, sequence } = parcel;
+        let Parcel { event, time, sequence, _held } = parcel;
         let deadline = super::deadline(self.timeout);
-        let tell = Tell::new(event, time, sequence);
+        let tell = Tell::new(&event, time, sequence);
         match carry(&self.board, &*self.watch, tell, deadline).await? {
             Carried::Answered(()) | Carried::Unusable(_) | Carried::Unwanted => Ok(()),
         }

@@ -10,7 +10,7 @@ use mproxy_codec::property::Properties;
 use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{QoS, Version};
 use mproxy_core::grant::Grant;
-use mproxy_core::peer::{ConnectionId, Origin, Peer, TlsFacts, Transport};
+use mproxy_core::peer::{ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
 use mproxy_core::policy::{
     Answer, ConnectQuestion, Decider, Payload, PublishQuestion, Question, Ruling, SubscribeQuestion,
 };
@@ -48,7 +48,8 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         clean_start: true,
         attributes: Box::default(),
         grant: None,
-        user_properties: Box::default(),
+        user_properties: UserProperties::default(),
+        encoded: Encoded::default(),
     });
     Client { peer, password: None, will: None }
 }

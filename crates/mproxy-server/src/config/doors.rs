@@ -13,7 +13,9 @@ use mproxy_tcp::tls::{ClientTls, Verification};
 use super::meant::Reader;
 use super::tls::{self, Layer};
 use super::written::Origin;
-use super::{Listener, OnUnavailable, Problem, Scheme, SendProxy, Target, Web, list, settings, value};
+use super::{
+    Budgets, Listener, OnUnavailable, Problem, Scheme, SendProxy, Target, Web, list, settings, value,
+};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {
@@ -64,6 +66,9 @@ struct Defaults {
     proxy_from: Vec<Network>,
     web: Web,
     max_packet_size: u32,
+    max_connect_size: u32,
+    max_user_properties: u32,
+    budget: Budgets,
     max_keep_alive: Option<u16>,
     max_session_expiry: Option<u32>,
     connect_timeout: Duration,
@@ -105,6 +110,12 @@ impl Defaults {
             proxy_from: reader.value("proxy_from", list::networks),
             web: web(reader, "", Web::default()),
             max_packet_size: reader.value("max_packet_size", value::packet_size),
+            max_connect_size: reader.value("max_connect_size", value::packet_size),
+            max_user_properties: reader.value("max_user_properties", value::packet_size),
+            budget: Budgets {
+                connection: reader.value("budget.connection", value::budget),
+                listener: reader.value("budget.listener", value::budget),
+            },
             max_keep_alive: reader.option("max_keep_alive", value::keep_alive),
             max_session_expiry: reader.option("max_session_expiry", value::session_expiry),
             connect_timeout: reader.value("connect_timeout", value::deadline),
@@ -130,6 +141,9 @@ impl Defaults {
             target: target.clone(),
             max_connections: None,
             max_packet_size: self.max_packet_size,
+            max_connect_size: self.max_connect_size,
+            max_user_properties: self.max_user_properties,
+            budget: self.budget,
             max_keep_alive: self.max_keep_alive,
             max_session_expiry: self.max_session_expiry,
             connect_timeout: self.connect_timeout,
@@ -228,6 +242,16 @@ fn listed(reader: &mut Reader<'_>, defaults: &Defaults, index: usize) -> Option<
     replace(&mut listener.path, reader.option(&at("path"), value::own_path));
     replace(&mut listener.host, reader.option(&at("host"), value::host));
     replace(&mut listener.max_packet_size, reader.option(&at("limits.max_packet_size"), value::packet_size));
+    replace(
+        &mut listener.max_connect_size,
+        reader.option(&at("limits.max_connect_size"), value::packet_size),
+    );
+    replace(
+        &mut listener.max_user_properties,
+        reader.option(&at("limits.max_user_properties"), value::packet_size),
+    );
+    replace(&mut listener.budget.connection, reader.option(&at("budget.connection"), value::budget));
+    replace(&mut listener.budget.listener, reader.option(&at("budget.listener"), value::budget));
     replace(&mut listener.connect_timeout, reader.option(&at("limits.connect_timeout"), value::deadline));
     replace(&mut listener.on_unavailable, reader.option(&at("on_unavailable"), OnUnavailable::parse));
     let keep_alive = reader.option(&at("limits.max_keep_alive"), value::keep_alive);

@@ -103,6 +103,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         otel: otel(&mut reader),
         max_connections: reader.value("max_connections", value::connections),
         max_pending: reader.option("max_pending", value::connections),
+        budget_total: reader.value("budget.total", value::budget),
         drain_timeout: reader.value("drain_timeout", value::duration),
     };
     if let Some(policy) = &config.policy

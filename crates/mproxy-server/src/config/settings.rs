@@ -76,12 +76,18 @@ pub const SETTINGS: &[Setting] = &[
     row("on_unavailable", "MPROXY_ON_UNAVAILABLE", Some("close"), "close, connack: what a client sees where the broker or an answer about it stayed away").flag("on-unavailable"),
     // 4 bytes of length and the fixed header: the protocol's own bound.
     row("max_packet_size", "MPROXY_MAX_PACKET_SIZE", Some("268435460"), "larger packets are refused before they are buffered").flag("max-packet-size"),
+    row("max_connect_size", "MPROXY_MAX_CONNECT_SIZE", Some("384KiB"), "larger CONNECT packets are refused"),
+    row("max_user_properties", "MPROXY_MAX_USER_PROPERTIES", Some("64KiB"), "bytes of user properties that one packet of a client may have"),
     row("max_keep_alive", "MPROXY_MAX_KEEP_ALIVE", None, "seconds; 5.0 clients that ask for more are told, others are refused"),
     row("max_session_expiry", "MPROXY_MAX_SESSION_EXPIRY", None, "seconds; 5.0 clients that ask for more are told"),
     row("drain_timeout", "MPROXY_DRAIN_TIMEOUT", Some("30s"), "how long a stop lets sessions end"),
     row("proxy_protocol", "MPROXY_PROXY_PROTOCOL", Some("off"), "off, on: clients come with a PROXY v1/v2 header"),
     row("proxy_from", "MPROXY_PROXY_FROM", Some(HOME), "networks whose PROXY headers are believed, by comma; others are refused"),
     row("client_tls", "MPROXY_CLIENT_TLS", Some("false"), "true: clients must come over TLS with a certificate"),
+
+    row("budget.connection", "MPROXY_BUDGET_CONNECTION", Some("3MiB"), "bytes that one connection may make mproxy hold"),
+    row("budget.listener", "MPROXY_BUDGET_LISTENER", Some("256MiB"), "bytes that all connections of one listener may"),
+    row("budget.total", "MPROXY_BUDGET_TOTAL", Some("512MiB"), "bytes that all connections together may"),
 
     row("mqtt.host", "MPROXY_MQTT_HOST", Some("0.0.0.0"), "host of the MQTT and MQTTS listeners").flag("mqtt-host"),
     row("mqtt.port", "MPROXY_MQTT_PORT", Some("1883"), "port of the MQTT listener, or off").flag("mqtt-port"),
@@ -187,9 +193,13 @@ pub const LISTENER_KEYS: &[&str] = &[
     "target.verify",
     "limits.max_connections",
     "limits.max_packet_size",
+    "limits.max_connect_size",
+    "limits.max_user_properties",
     "limits.max_keep_alive",
     "limits.max_session_expiry",
     "limits.connect_timeout",
+    "budget.connection",
+    "budget.listener",
 ];
 
 /// Keys of settings and listeners that take a list; in a variable, and in one string of the file, its members stand

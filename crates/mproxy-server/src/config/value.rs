@@ -210,6 +210,15 @@ pub(super) fn packet_size(text: &str) -> Result<u32, String> {
     size.ok_or_else(|| format!("{} is not between {LEAST_PACKET} and {LARGEST_PACKET} bytes", quoted(text)))
 }
 
+/// The smallest budget of a connection: a CONNECT of usual size and the question about it.
+const LEAST_BUDGET: u64 = 64 << 10;
+
+/// Bytes that may be held.
+pub(super) fn budget(text: &str) -> Result<usize, String> {
+    let size = usize::try_from(bytes(text)?).ok().filter(|size| *size as u64 >= LEAST_BUDGET);
+    size.ok_or_else(|| format!("{} is less than 64KiB, with which nobody could connect", quoted(text)))
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{} is no size: bytes, or a number with B, KiB, MiB or GiB", quoted(text));
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

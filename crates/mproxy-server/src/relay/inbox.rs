@@ -23,7 +23,7 @@ const DISCARD: usize = 4 * chunk::SIZE;
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     rest: BytesMut,
-    /// The session did not want what is in `rest`, rather than not having enough of it.
+    /// The session did not want what is in `rest`, or all of it in one turn, rather than not having enough of it.
     blocked: bool,
     ended: Option<Box<Closed>>,
 }
@@ -55,7 +55,7 @@ impl Inbox {
     /// Gives the session what it did not want before.
     pub(super) fn offer(&mut self, session: &mut Session, side: Side, now: Instant) {
         session.read(side, &mut self.rest, now);
-        self.blocked = !self.rest.is_empty() && !session.wants_read(side);
+        self.blocked = !self.rest.is_empty() && (!session.wants_read(side) || session.cut_short(side));
     }
 
     /// Reads once, and gives the session what came; without one, only keeps it.
@@ -103,7 +103,8 @@ impl Inbox {
                 match to {
                     Some((session, side, now)) => {
                         session.read(side, &mut chunk, now);
-                        self.blocked = !chunk.is_empty() && !session.wants_read(side);
+                        self.blocked =
+                            !chunk.is_empty() && (!session.wants_read(side) || session.cut_short(side));
                     }
                     None => self.blocked = true,
                 }

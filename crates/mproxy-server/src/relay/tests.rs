@@ -113,6 +113,7 @@ fn told_to<S: Stream + 'static>(
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        budget: Arc::default(),
     };
     let session = Session::new(origin, Arc::new(setting), Instant::now());
     (Relay::new(client, session, Arc::clone(&handle), doors), handle)

@@ -18,6 +18,8 @@
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, file, subject, serial | gauge |
+//! | `mproxy_budget_held_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
+//! | `mproxy_budget_spent_total` | scope, listener | counter |
 //! | `mproxy_build_info` | version | info |
 
 use std::collections::HashSet;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_codec::types::PacketType;
+use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::meter::Outcome;
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::{Fault, Meter, Peer, Side};
@@ -38,6 +41,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::budgets::{Budgets, Shown};
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
 use super::log::Counts;
@@ -58,6 +62,7 @@ pub struct Metrics {
     dropped: Family<DroppedEvents, Counter>,
     failures: Failures,
     reloads: Family<Reload, Counter>,
+    budgets: Arc<Budgets>,
     expiries: Family<Expiry, Gauge>,
     /// Those that are shown.
     expiring: Mutex<HashSet<Expiry>>,
@@ -176,6 +181,8 @@ impl Metrics {
         let expiries = Family::default();
         let help = "When a certificate or revocation list in force ends";
         ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
+        let budgets = Arc::<Budgets>::default();
+        ours.register_collector(Box::new(Shown(Arc::clone(&budgets))));
         Self {
             registry,
             tally,
@@ -190,6 +197,7 @@ impl Metrics {
             reloads,
             expiries,
             expiring: Mutex::default(),
+            budgets,
         }
     }
 
@@ -208,6 +216,16 @@ impl Metrics {
             ended: self.ended.clone(),
             connects_refused: self.connects_refused.clone(),
         })
+    }
+
+    /// Shows what the connections of this listener hold.
+    pub fn budget_of(&self, listener: &str, budget: &Arc<Budget>) {
+        self.budgets.listener(listener, budget);
+    }
+
+    /// Shows what all connections hold.
+    pub fn budget_of_all(&self, total: &Arc<Scope>) {
+        self.budgets.total(total);
     }
 
     /// These files were reloaded, or could not be used.

@@ -165,7 +165,7 @@ const fn arises(hook: Hook, source: Source, outcome: Outcome) -> bool {
     }
     match source {
         Source::Unasked | Source::FailedOpen => matches!(outcome, Outcome::Allowed),
-        Source::Unknown | Source::FailedClosed => matches!(outcome, Outcome::Refused),
+        Source::Unknown | Source::Budget | Source::FailedClosed => matches!(outcome, Outcome::Refused),
         Source::Acl => !matches!(outcome, Outcome::Changed),
         Source::Rpc => true,
         Source::Grant | Source::Cache | Source::Unusable | Source::Overloaded => false,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use mproxy_core::budget::Budget;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::meter::{Meter, Unmetered};
@@ -76,6 +77,8 @@ pub struct Setup {
     pub on_error: OnErrors,
     /// What a client that waits for its CONNACK sees of trouble.
     pub on_unavailable: OnUnavailable,
+    /// What may be held.
+    pub budget: Arc<Budget>,
     /// What the sink wants to hear.
     pub telling: Want,
     /// Who counts. Unless set: nobody.
@@ -90,6 +93,7 @@ impl Default for Setup {
             limits: Limits::default(),
             on_error: OnErrors::default(),
             on_unavailable: OnUnavailable::default(),
+            budget: Arc::default(),
             telling: Want::Head,
             meter: Arc::new(Unmetered),
             answering: Box::new(|asked| match asked.hook {
@@ -113,6 +117,7 @@ impl Setup {
             limits: self.limits,
             on_error: self.on_error,
             on_unavailable: self.on_unavailable,
+            budget: self.budget,
         });
         Stage {
             session: Session::new(origin(), setting, now),

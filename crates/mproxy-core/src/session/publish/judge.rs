@@ -122,6 +122,11 @@ impl Session {
         decided
     }
 
+    /// So many packets, or filters, were refused because mproxy may not hold them.
+    pub(in super::super) fn count_over_budget(&self, hook: crate::policy::Hook, count: u64) {
+        self.setting.meter.decisions(hook, Source::Budget, Outcome::Refused, count);
+    }
+
     /// Makes the wire say no, in the way of the spec's refusal table.
     pub(super) fn refuse_publish(
         &mut self,

@@ -1,0 +1,247 @@
+//! What a session makes mproxy hold, put down against its budget; and what waits until there is room again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mproxy_codec::types::PacketType;
+
+use super::{Phase, Session};
+use crate::budget::{self, Purse, Room, STEP};
+use crate::fault::Fault;
+use crate::peer::Side;
+
+/// How long a side for which there was no room waits before it tries again, where nothing of its own has left meanwhile:
+/// nobody tells us when others have made room.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes up to which an event is not put down.
+const SMALL_EVENT: usize = 1 << 10;
+
+/// There only while a session holds more than a [`STEP`], or waits for something: an idle one has none.
+#[derive(Debug)]
+pub(super) struct Holding {
+    purse: Arc<Purse>,
+    /// How much of the purse is the session's own; the rest is events'.
+    own: usize,
+    client: Waits,
+    broker: Waits,
+}
+
+/// What waits in front of a side's lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    /// Bytes that were given to be read and not taken.
+    left: usize,
+    /// Bytes that have to be there before the packet at the front can be judged; fewer are not looked at.
+    needs: usize,
+    /// Room that it needs, and has not got.
+    short: Option<Short>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    bytes: usize,
+    packet: PacketType,
+    /// When to try again, whatever is known, and when to give up. `None`: it has only just been found.
+    times: Option<(Instant, Instant)>,
+}
+
+impl Waits {
+    const fn is_nothing(&self) -> bool {
+        self.left == 0 && self.needs == 0 && self.short.is_none()
+    }
+}
+
+impl Holding {
+    const fn waits(&self, side: Side) -> &Waits {
+        match side {
+            Side::Client => &self.client,
+            Side::Broker => &self.broker,
+        }
+    }
+
+    const fn waits_mut(&mut self, side: Side) -> &mut Waits {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        }
+    }
+}
+
+impl Session {
+    /// Bytes that this session makes mproxy hold, by its own count.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let connect = match &self.phase {
+            Phase::Admitting(waiting) | Phase::Dialing(waiting) => waiting.connect.len(),
+            _ => 0,
+        };
+        let question = if matches!(self.phase, Phase::Admitting(_)) { budget::QUESTION + connect } else { 0 };
+        let left = self.holding.as_ref().map_or(0, |holding| holding.client.left + holding.broker.left);
+        let ledger = self.ledger.as_ref().map_or(0, |ledger| ledger.weight());
+        let aliases = |of: &super::Direction| of.aliases.as_ref().map_or(0, |aliases| aliases.weight());
+        connect
+            + question
+            + left
+            + ledger
+            + self.up.lane.weight()
+            + self.down.lane.weight()
+            + aliases(&self.up)
+            + aliases(&self.down)
+            + self.peer_weight as usize
+    }
+
+    /// Puts down what is held now.
+    pub(super) fn put_down(&mut self, now: Instant) {
+        let own = self.sync();
+        let patience = self.setting.limits.room_timeout;
+        let Some(holding) = &mut self.holding else { return };
+        for waits in [&mut holding.client, &mut holding.broker] {
+            if let Some(short) = &mut waits.short {
+                short.times.get_or_insert((now + RETRY, now + patience));
+            }
+        }
+        // Events that wait are counted together with those to come.
+        let shared = Arc::strong_count(&holding.purse) > 1;
+        if own < STEP && !shared && holding.client.is_nothing() && holding.broker.is_nothing() {
+            self.holding = None;
+        }
+    }
+
+    /// Has the purse say what is held, and gives it.
+    fn sync(&mut self) -> usize {
+        let own = self.held();
+        if own < STEP && self.holding.is_none() {
+            return own;
+        }
+        let holding = self.holding();
+        match own.checked_sub(holding.own) {
+            Some(0) => {}
+            Some(more) => holding.purse.add(more),
+            None => holding.purse.sub(holding.own - own),
+        }
+        holding.own = own;
+        own
+    }
+
+    fn holding(&mut self) -> &mut Holding {
+        self.holding.get_or_insert_with(|| {
+            Box::new(Holding {
+                purse: Purse::new(&self.setting.budget),
+                own: 0,
+                client: Waits::default(),
+                broker: Waits::default(),
+            })
+        })
+    }
+
+    /// What an event of this weight is counted to while it waits. Small ones are bounded by the number of those that
+    /// wait, and cost an idle session nothing.
+    pub(super) fn purse_for(&mut self, event: usize) -> Option<Arc<Purse>> {
+        (event.max(self.peer_weight as usize) > SMALL_EVENT).then(|| self.purse())
+    }
+
+    fn purse(&mut self) -> Arc<Purse> {
+        Arc::clone(&self.holding().purse)
+    }
+
+    /// Whether there is room for so many bytes more for a packet of that side. Where there is not yet, the side is not
+    /// read until there is.
+    pub(super) fn room_for(&mut self, from: Side, packet: PacketType, bytes: usize) -> Room {
+        let left = self.holding.as_ref().map_or(0, |holding| holding.waits(from).left);
+        // The packet itself may be among what was left before; it is not put down twice.
+        let held = self.sync().saturating_sub(left) + self.events_held();
+        let room = budget::room(&self.setting.budget, held, bytes);
+        let room = match room {
+            // Nothing that could make room is on its way out.
+            Room::Wait if !self.lets_go() && held + bytes > self.setting.budget.connection() => Room::Never,
+            room => room,
+        };
+        let before = self.holding.as_ref().and_then(|holding| holding.waits(from).short);
+        if room != Room::Yes && before.is_none() {
+            budget::count_spent(&self.setting.budget, held, bytes);
+        }
+        if room == Room::Wait {
+            let times = before.and_then(|short| short.times);
+            self.holding().waits_mut(from).short = Some(Short { bytes, packet, times });
+        } else if let Some(holding) = &mut self.holding {
+            holding.waits_mut(from).short = None;
+        }
+        room
+    }
+
+    fn events_held(&self) -> usize {
+        self.holding.as_ref().map_or(0, |holding| holding.purse.held().saturating_sub(holding.own))
+    }
+
+    /// Whether something of what is held goes by itself.
+    fn lets_go(&self) -> bool {
+        self.events_held() > 0
+            || !self.up.lane.is_empty()
+            || !self.down.lane.is_empty()
+            || self.ledger.as_ref().is_some_and(|ledger| ledger.awaits())
+    }
+
+    /// Whether that side has to wait for room.
+    pub(super) fn short_of_room(&self, side: Side) -> bool {
+        let Some(holding) = &self.holding else { return false };
+        let waits = holding.waits(side);
+        waits.short.is_some_and(|short| {
+            let held = holding.purse.held().saturating_sub(waits.left);
+            budget::room(&self.setting.budget, held, short.bytes) == Room::Wait
+        })
+    }
+
+    /// When a side that waits for room tries again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let holding = self.holding.as_ref().filter(|_| !self.phase.ending())?;
+        let at = |waits: &Waits| waits.short.and_then(|short| short.times).map(|(retry, _)| retry);
+        at(&holding.client).into_iter().chain(at(&holding.broker)).min()
+    }
+
+    /// It is time to try again, or to give up.
+    pub(super) fn retry(&mut self, now: Instant) {
+        let Some(holding) = &mut self.holding else { return };
+        let mut over = None;
+        for waits in [&mut holding.client, &mut holding.broker] {
+            let Some(Short { packet, times: Some((retry, until)), .. }) = &mut waits.short else { continue };
+            if now >= *until {
+                over = Some(*packet);
+                waits.short = None;
+            } else if now >= *retry {
+                *retry = now + RETRY;
+            }
+        }
+        if let Some(packet) = over {
+            self.end(Fault::OverBudget { packet }, now);
+        }
+    }
+
+    /// Whether so few bytes of that side need not be looked at.
+    pub(super) fn needs_more(&self, from: Side, here: usize) -> bool {
+        self.holding.as_ref().is_some_and(|holding| here < holding.waits(from).needs)
+    }
+
+    /// The packet at the front is to be looked at when so many bytes of it are there.
+    pub(super) fn needs(&mut self, from: Side, bytes: usize) {
+        self.holding().waits_mut(from).needs = bytes;
+    }
+
+    /// So many bytes were left at the end of a read.
+    pub(super) fn left(&mut self, from: Side, bytes: usize) {
+        let kept = if bytes < STEP { 0 } else { bytes };
+        if kept == 0 && self.holding.is_none() {
+            return;
+        }
+        let waits = self.holding().waits_mut(from);
+        waits.left = kept;
+    }
+
+    /// A packet of that side was taken: what the one behind it needs is not known.
+    pub(super) fn taken(&mut self, from: Side) {
+        if let Some(holding) = &mut self.holding {
+            let waits = holding.waits_mut(from);
+            (waits.needs, waits.short) = (0, None);
+        }
+    }
+}

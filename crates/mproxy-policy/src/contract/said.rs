@@ -1,0 +1,152 @@
+//! A request as it goes over the wire: encoded once, field by field, with the client's part shared by all requests about
+//! it that are on their way. Building the generated message first would hold each text twice, and each client as often
+//! as there are questions.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use mproxy_core::peer::Peer;
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use tonic::Request;
+use tonic::transport::Channel;
+use tower::Service;
+
+use super::wire::hooks_client::HooksClient;
+use super::{client, timed, wire};
+
+/// The field of every request and event that says who it is about.
+const CLIENT: u32 = 1;
+
+/// The field of `Client` that is written by itself.
+const USER_PROPERTIES: u32 = 14;
+
+/// A client's part of up to so many bytes is copied into each request: that costs less than a frame of its own.
+const COPY_UP_TO: usize = 2 << 10;
+
+/// Flags and length in front of each message of gRPC.
+const PREFIX: usize = 5;
+
+/// A whole request.
+#[derive(Clone)]
+pub(super) struct Said {
+    /// gRPC's prefix and all fields but the client's, and that one too where it is small.
+    own: Bytes,
+    /// The client's, shared.
+    client: Option<Arc<Bytes>>,
+}
+
+impl Said {
+    /// A request about this client, with the fields that `fields` encodes.
+    pub(super) fn about(peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        let client = peer.encoded.or_encode(|| encoded(peer));
+        let mut own = BytesMut::new();
+        own.put_bytes(0, PREFIX);
+        fields(&mut own);
+        let client = if client.len() <= COPY_UP_TO {
+            own.extend_from_slice(&client);
+            None
+        } else {
+            Some(client)
+        };
+        let len = own.len() - PREFIX + client.as_ref().map_or(0, |client| client.len());
+        // A packet of MQTT is below this by far; what is not would be refused by the service as malformed.
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        if let Some(prefix) = own.get_mut(1..PREFIX) {
+            prefix.copy_from_slice(&len.to_be_bytes());
+        }
+        // What is held is what was written.
+        Self { own: Bytes::copy_from_slice(&own), client }
+    }
+
+    /// Bytes of the message.
+    pub(super) fn size(&self) -> usize {
+        self.own.len() - PREFIX + self.client.as_ref().map_or(0, |client| client.len())
+    }
+
+    /// The message, to be read as what it is.
+    #[cfg(test)]
+    pub(super) fn read<M: Message + Default>(&self) -> M {
+        let mut all = self.own.slice(PREFIX..).to_vec();
+        all.extend_from_slice(self.client.as_deref().map_or(&[], |client| client));
+        M::decode(&*all).expect("what was encoded can be decoded")
+    }
+
+    /// A client of the service whose next call carries this, whatever message it is given.
+    pub(super) fn over(self, channel: Channel) -> HooksClient<Carrying> {
+        HooksClient::new(Carrying { channel, said: self })
+    }
+}
+
+/// An empty request in the place of one that was encoded by hand.
+pub(super) fn placeholder<M: Default>(within: Duration) -> Request<M> {
+    timed(M::default(), within)
+}
+
+/// The client's field, its key included.
+fn encoded(peer: &Peer) -> Bytes {
+    let known = client(peer);
+    let mut properties = BytesMut::new();
+    for (name, value) in peer.user_properties.iter() {
+        let property = wire::UserProperty { name: name.to_owned(), value: value.to_owned() };
+        prost::encoding::message::encode(USER_PROPERTIES, &property, &mut properties);
+    }
+    let len = known.encoded_len() + properties.len();
+    let mut out = Vec::with_capacity(len + 8);
+    encode_key(CLIENT, WireType::LengthDelimited, &mut out);
+    encode_varint(len as u64, &mut out);
+    known.encode_raw(&mut out);
+    out.extend_from_slice(&properties);
+    out.into()
+}
+
+/// A channel that sends what was encoded before in the place of the body it is given.
+#[derive(Clone)]
+pub(super) struct Carrying {
+    channel: Channel,
+    said: Said,
+}
+
+impl Service<http::Request<tonic::body::Body>> for Carrying {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<tonic::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let Said { own, client } = &self.said;
+        let parts = Parts([Some(own.clone()), client.as_deref().cloned()]);
+        self.channel.call(request.map(|_| tonic::body::Body::new(parts)))
+    }
+}
+
+/// The bytes of a request, shared with whoever may have to send it again.
+struct Parts([Option<Bytes>; 2]);
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.iter_mut().find_map(Option::take).map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().flatten().map(|bytes| bytes.len() as u64).sum())
+    }
+}
