@@ -21,7 +21,7 @@ pub const STEP: usize = 4 << 10;
 pub const RESERVE: usize = 16 << 10;
 
 /// What is put down for an open question, beside its bytes: the future, and the state of its call.
-pub const QUESTION: usize = 4 << 10;
+pub const QUESTION: usize = 8 << 10;
 
 /// What is put down for a packet that waits, beside its bytes.
 pub const WAITING: usize = 128;
