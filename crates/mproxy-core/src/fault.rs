@@ -54,7 +54,7 @@ pub enum Severity {
 /// How a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// In order: an end of file.
+    /// In order: an end of file. Where that was a client, it may still read.
     Eof,
     /// With an error, named.
     Error(Box<str>),

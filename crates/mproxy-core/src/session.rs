@@ -173,6 +173,8 @@ pub struct Session {
     will_suppressed: bool,
     /// The session shall end as soon as nothing is in flight.
     draining: bool,
+    /// The client's half of its stream ended before the broker's CONNACK.
+    client_ended: bool,
 }
 
 /// State of few sessions, kept out of the way of the others.
@@ -287,6 +289,7 @@ impl Session {
             reported: false,
             will_suppressed: false,
             draining: false,
+            client_ended: false,
         }
     }
 
@@ -297,7 +300,7 @@ impl Session {
     /// whenever [`wants_read`](Session::wants_read) has turned
     /// true, `buf` is to be given again even if nothing new has come.
     pub fn read(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
-        if self.phase.ending() {
+        if self.discards(from) {
             buf.clear();
             self.left(from, 0);
             return;
@@ -324,7 +327,7 @@ impl Session {
                 Ok(Step::Replace(n, bytes)) => {
                     self.flush(from, buf, &mut run);
                     buf.advance(n);
-                    self.effects.send(from.other(), bytes);
+                    self.send(from.other(), bytes);
                 }
                 Ok(Step::Swallow(n)) => {
                     self.flush(from, buf, &mut run);
@@ -349,10 +352,12 @@ impl Session {
                     let fault = self.unlike_mqtt(from, buf).unwrap_or(fault);
                     self.flush(from, buf, &mut run);
                     buf.clear();
+                    // Where the session is ending anyway, what comes from there is not looked at any more.
+                    self.direction(from).lane.close();
                     self.end(fault, now);
                 }
             }
-            if self.phase.ending() {
+            if self.discards(from) {
                 run = run.min(buf.len());
                 self.flush(from, buf, &mut run);
                 buf.clear();
@@ -383,9 +388,13 @@ impl Session {
         self.settle(now);
     }
 
-    /// Told: that side's stream has ended, and nothing of it is left unread: what had been received was given to
+    /// Told: nothing more comes from that side, and nothing of it is left unread: what had been received was given to
     /// [`read`](Session::read) until [`wants_read`](Session::wants_read) said that it took all that it could. (Where
     /// the stream broke with an error there is no need to wait.)
+    ///
+    /// A client whose half has ended in order is still written to, until [`Effect::Shut`]; when that has been carried
+    /// out this is told once more, and the stream is gone. A broker that ends, and whoever ends with an error, is gone at
+    /// once.
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
         self.lost(side, how, now);
         self.settle(now);
@@ -443,7 +452,7 @@ impl Session {
         let body = self.direction_ref(side).body;
         if body.left > 0 {
             // What was begun is finished, however full the lane: nothing else can come before it has.
-            return body.fate != Fate::Waiting && !self.phase.ending();
+            return body.fate != Fate::Waiting && !self.discards(side);
         }
         self.takes(side)
     }
@@ -453,6 +462,13 @@ impl Session {
     #[must_use]
     pub fn cut_short(&self, side: Side) -> bool {
         self.cut[side as usize]
+    }
+
+    /// Asked: whether bytes of that side go nowhere any more. They are to be read all the same, and thrown away, until its
+    /// stream ends.
+    #[must_use]
+    pub fn discards(&self, side: Side) -> bool {
+        self.lane(side).is_closed() || matches!(self.phase, Phase::Over)
     }
 
     /// Asked: whether the client's next packets wait for the session to open. Reading a little ahead then tells early
@@ -538,7 +554,7 @@ impl Session {
         }
         let step = match (&self.phase, from) {
             (Phase::Open, Side::Client) => self.client_step(&header, data)?,
-            (Phase::Open, Side::Broker) => self.broker_step(&header, data)?,
+            (Phase::Open | Phase::Ending(_), Side::Broker) => self.broker_step(&header, data)?,
             _ => self.greeting_step(from, &header, data, now)?,
         };
         if let Some(here) = step.takes() {
@@ -575,7 +591,7 @@ impl Session {
         if *run > 0 {
             let bytes = buf.split_to(*run).freeze();
             *run = 0;
-            self.effects.send(from.other(), bytes);
+            self.send(from.other(), bytes);
         }
     }
 
@@ -587,17 +603,28 @@ impl Session {
 
     /// Whether packets of that side are taken in this phase, and there is room for them.
     fn takes(&self, from: Side) -> bool {
-        if !self.phase.takes(from, self.terms.auth) {
+        if self.lane(from).is_closed() || !self.phase.takes(from, self.terms.auth) {
             return false;
         }
         if self.draining && from == Side::Client && !self.in_flight.awaits_release() {
             return false;
+        }
+        if from == Side::Broker && !self.hears(Side::Client) {
+            // Nothing of it is kept.
+            return true;
         }
         let Limits { lane_packets: packets, lane_bytes: bytes, .. } = self.setting.limits;
         !self.lane(from).full(packets, bytes)
             && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, packets, bytes))
             && !self.direction_ref(from.other()).aside.full(packets, bytes)
             && !self.short_of_room(from)
+    }
+
+    /// Bytes for that side, if it still hears any.
+    fn send(&mut self, to: Side, bytes: Bytes) {
+        if self.hears(to) {
+            self.effects.send(to, bytes);
+        }
     }
 
     /// A packet of our own for that side, never into the middle of another.
@@ -626,13 +653,11 @@ impl Session {
         }
         let to = from.other();
         for bytes in self.direction(from).aside.take() {
-            self.effects.send(to, bytes);
+            self.send(to, bytes);
         }
         // Acknowledgements that came from `from` are of publishes that came from the other side.
-        let Some(ledger) = &mut self.ledger else { return };
-        let flows = ledger.flows(to);
-        while let Some(ack) = flows.ready() {
-            self.effects.send(to, ack);
+        while let Some(ack) = self.ledger.as_mut().and_then(|ledger| ledger.flows(to).ready()) {
+            self.send(to, ack);
         }
     }
 
@@ -652,6 +677,9 @@ impl Session {
 
     /// After every verb: packets leave, and an end goes on.
     fn settle(&mut self, now: Instant) {
+        if self.client_ended && matches!(self.phase, Phase::Open) {
+            self.lost(Side::Client, Closed::Eof, now);
+        }
         self.release(Side::Client, now);
         self.release(Side::Broker, now);
         let halfway = self.up.body.left > 0 || self.down.body.left > 0;

@@ -48,7 +48,7 @@ fn a_disconnect_is_passed_on_and_takes_the_will_away() {
         let mut stage = with_will(version);
         stage.client(&wire::disconnect());
         assert_eq!(stage.at_broker(), wire::disconnect());
-        assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
+        assert!(!stage.is_shut(Side::Client) && !stage.is_shut(Side::Broker), "the broker closes");
         assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
         assert_eq!(stage.at_client(), b"");
         assert!(ended(&mut stage).will_suppressed);
@@ -413,4 +413,193 @@ fn the_first_reason_counts() {
     stage.close(Side::Broker);
     assert!(matches!(stage.finish(), Fault::Malformed { .. }));
     assert_eq!(stage.at_client(), goodbye(Version::V5, 0x81));
+}
+
+/// Everything is allowed at once.
+fn allowing(version: Version) -> Stage {
+    Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(version)
+}
+
+fn told(stage: &mut Stage) -> Vec<&'static str> {
+    stage.events().iter().map(|event| event.kind().name()).collect()
+}
+
+#[test]
+fn what_the_broker_answers_after_disconnect_reaches_the_client_and_is_told() {
+    for version in VERSIONS {
+        for ends in [None, Some(false), Some(true)] {
+            let mut stage = allowing(version);
+            let sent = [publish(version, 1, 1), publish(version, 2, 2), wire::disconnect()].concat();
+            stage.client(&sent);
+            assert_eq!(stage.at_broker(), sent);
+            match ends {
+                None => assert!(!stage.is_shut(Side::Broker), "it is the broker's turn to close"),
+                // The end of the client's stream is passed on, however it came; a reset hears no more.
+                Some(false) => stage.close(Side::Client),
+                Some(true) => stage.reset(Side::Client),
+            }
+            assert_eq!(stage.is_shut(Side::Broker), ends.is_some());
+            let answers = [wire::puback(1), wire::pubrec(2)].concat();
+            stage.broker(&answers);
+            let reset = ends == Some(true);
+            assert_eq!(stage.at_client(), if reset { Vec::new() } else { answers });
+            assert_eq!(told(&mut stage), ["publish", "publish"]);
+            stage.close(Side::Broker);
+            assert_eq!(told(&mut stage), ["disconnect"]);
+            assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
+        }
+    }
+}
+
+#[test]
+fn a_half_closed_client_hears_what_the_broker_answers() {
+    for version in VERSIONS {
+        let mut stage = with_will(version);
+        stage.events();
+        stage.client(&[wire::subscribe(version, 3, &[("a", 0)]), publish(version, 1, 1)].concat());
+        stage.close(Side::Client);
+        stage.rule(0, allow(Hook::Subscribe));
+        assert!(!stage.is_shut(Side::Broker), "a packet still waits for it");
+        stage.rule(1, allow(Hook::Publish));
+        let sent = [wire::subscribe(version, 3, &[("a", 0)]), publish(version, 1, 1)].concat();
+        assert_eq!(stage.at_broker(), sent, "and no DISCONNECT");
+        assert!(stage.is_shut(Side::Broker) && !stage.is_shut(Side::Client));
+        let answers = [wire::suback(version, 3, &[0]), wire::puback(1), publish(version, 0, 0)].concat();
+        stage.broker(&answers);
+        assert_eq!(stage.at_client(), answers);
+        assert_eq!(told(&mut stage), ["subscribe", "publish"]);
+        assert!(!stage.is_shut(Side::Client));
+        assert!(matches!(stage.finish(), Fault::Lost { side: Side::Client, .. }));
+        assert!(!ended(&mut stage).will_suppressed);
+    }
+}
+
+#[test]
+fn a_half_closed_client_hears_our_own_answers() {
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&publish(Version::V5, 1, 1));
+    stage.close(Side::Client);
+    stage.rule(0, refuse(Hook::Publish));
+    assert_eq!(stage.at_client(), wire::packet(0x40, &[0, 1, 0x87]));
+    stage.finish();
+}
+
+#[test]
+fn deliveries_to_a_half_closed_client_wait_for_their_verdicts() {
+    let mut stage = allowing(Version::V311);
+    stage.script.want(Hook::Deliver, Want::Head);
+    stage.script.answer(|_| Reply::Later);
+    stage.close(Side::Client);
+    stage.broker(&[publish(Version::V311, 0, 0), wire::pingresp()].concat());
+    stage.close(Side::Broker);
+    assert!(!stage.is_shut(Side::Client));
+    stage.rule(0, allow(Hook::Deliver));
+    assert_eq!(stage.at_client(), [publish(Version::V311, 0, 0), wire::pingresp()].concat());
+    stage.finish();
+}
+
+#[test]
+fn a_stream_that_ends_before_connack_still_gets_it() {
+    for version in VERSIONS {
+        let mut stage = Stage::new();
+        stage.client(&wire::connect(version, "c", &ConnectOptions::default()));
+        stage.close(Side::Client);
+        assert!(stage.done().is_none() && !stage.is_shut(Side::Broker));
+        let connack = wire::connack(version, false, 0, b"");
+        stage.broker(&connack);
+        assert_eq!(stage.at_client(), connack);
+        assert!(stage.is_shut(Side::Broker));
+        stage.finish();
+        ended(&mut stage);
+    }
+}
+
+#[test]
+fn whatever_ends_the_client_what_the_broker_took_is_told() {
+    for version in VERSIONS {
+        for ends in ["reset", "nonsense", "kick", "refusal", "drain"] {
+            let mut stage = allowing(version);
+            stage.script.want(Hook::Deliver, Want::Head);
+            stage.script.answer(|asked| match asked.hook {
+                Hook::Deliver => Reply::Later,
+                _ if asked.what == "no" => Reply::Now(refuse_as(Action::Disconnect)),
+                hook => Reply::Now(allow(hook)),
+            });
+            stage.client(&[publish(version, 1, 1), publish(version, 1, 2)].concat());
+            // The first answer stands behind a delivery that waits.
+            stage.broker(&[publish(version, 1, 9), wire::puback(1)].concat());
+            match ends {
+                "reset" => stage.reset(Side::Client),
+                "nonsense" => stage.client(&[0, 0]),
+                "kick" => {
+                    stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, stage.now);
+                    stage.run();
+                }
+                "refusal" => stage
+                    .client(&wire::publish(version, &Publish { topic: "no", ..Publish::default() })),
+                _ => {
+                    stage.drain();
+                    stage.drain();
+                }
+            }
+            let heard = stage.at_client();
+            let large = vec![0; 40_000];
+            let large = wire::publish(version, &Publish { topic: "a", payload: &large, ..Publish::default() });
+            stage.broker(&[large, wire::puback(2)].concat());
+            assert_eq!(stage.at_client(), b"", "{ends}: nothing follows {heard:x?}");
+            assert_eq!(told(&mut stage), ["publish", "publish"], "{ends}");
+            assert!(stage.asked().iter().filter(|asked| asked.hook == Hook::Deliver).count() <= 1);
+            stage.close(Side::Broker);
+            assert_eq!(told(&mut stage), ["disconnect"], "told when it is over, not when the client has gone");
+            if stage.is_shut(Side::Client) {
+                stage.close(Side::Client);
+            }
+            assert!(stage.done().is_some());
+        }
+    }
+}
+
+#[test]
+fn nothing_follows_a_disconnect_whatever_comes_behind_it() {
+    for version in VERSIONS {
+        let mut stage = Stage::new().open(version);
+        let first = publish(version, 0, 0);
+        stage.client(&[first.clone(), wire::disconnect(), publish(version, 0, 0), vec![0]].concat());
+        stage.rule(0, allow(Hook::Publish));
+        assert_eq!(stage.questions(), 1, "nobody is asked about what comes too late");
+        assert_eq!(stage.at_broker(), [first, wire::disconnect()].concat());
+        assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
+    }
+}
+
+#[test]
+fn after_disconnect_the_session_sends_nothing_of_its_own_either() {
+    let mut stage = Stage::new().open(Version::V311);
+    stage.script.want(Hook::Deliver, Want::Head);
+    stage.broker(&publish(Version::V311, 1, 7));
+    stage.client(&wire::disconnect());
+    stage.rule(0, refuse(Hook::Deliver));
+    assert_eq!(stage.at_broker(), wire::disconnect(), "and no PUBACK");
+    stage.finish();
+}
+
+#[test]
+fn a_client_that_is_shut_out_after_its_stream_ended_publishes_no_more() {
+    let mut stage = Stage::new().open(Version::V311);
+    stage.client(&publish(Version::V311, 0, 0).repeat(2));
+    stage.close(Side::Client);
+    stage.rule(1, allow(Hook::Publish));
+    stage.rule(0, refuse_as(Action::Disconnect));
+    assert_eq!(stage.at_broker(), b"");
+    stage.finish();
+}
+
+#[test]
+fn a_broker_that_errs_after_the_client_s_disconnect_is_not_heard_any_more() {
+    let mut stage = allowing(Version::V5);
+    stage.client(&[publish(Version::V5, 1, 1), wire::disconnect()].concat());
+    stage.broker(&[wire::puback(1), vec![0, 0], wire::pingresp()].concat());
+    assert_eq!(stage.at_client(), wire::puback(1));
+    assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
+    assert_eq!(stage.finish(), Fault::Left { reason: ReasonCode::SUCCESS });
 }

@@ -97,6 +97,8 @@ struct End<S> {
     inbox: Inbox,
     outbox: Outbox,
     closing: Closing,
+    /// Nothing more comes from it, and the session knows; it may still be written to.
+    half_closed: bool,
 }
 
 /// How far the end of our half of a stream has come.
@@ -106,7 +108,7 @@ enum Closing {
     Open,
     /// It ends when the outbox is empty.
     Asked,
-    /// It has ended. What still comes in is thrown away.
+    /// It has ended. What still comes in is read as far as the session wants it, and else thrown away.
     Shut,
 }
 
@@ -143,7 +145,13 @@ enum Writing {
 
 impl<S> End<S> {
     fn new(stream: Option<S>) -> Self {
-        Self { stream, inbox: Inbox::default(), outbox: Outbox::default(), closing: Closing::Open }
+        Self {
+            stream,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            closing: Closing::Open,
+            half_closed: false,
+        }
     }
 
     fn drop_stream(&mut self) {
@@ -237,7 +245,8 @@ impl<S: Stream> Relay<S> {
         self.effects();
         for side in [Side::Broker, Side::Client] {
             self.poll_write(side, cx, now);
-            self.session.closed(side, Closed::Eof, now);
+            // Both ways, whatever it would still have said.
+            self.session.closed(side, Closed::Error("cut".into()), now);
         }
         self.effects();
     }
@@ -307,12 +316,14 @@ impl<S: Stream> Relay<S> {
         };
         let crowded = other.outbox.len() > MARK || end.outbox.len() > OWN_MARK;
         let Some(stream) = &mut end.stream else { return Read::Nothing };
-        if end.closing == Closing::Shut {
+        if end.half_closed {
+            return self.broken(side, now);
+        }
+        if self.session.discards(side) {
             return match end.inbox.discard(stream, cx) {
-                Poll::Pending => Read::Nothing,
+                Poll::Pending => self.broken(side, now),
                 Poll::Ready(how) => {
-                    end.drop_stream();
-                    self.session.closed(side, how, now);
+                    self.ended(side, how, now);
                     Read::Something
                 }
             };
@@ -333,27 +344,47 @@ impl<S: Stream> Relay<S> {
             if side == Side::Client && matches!(how, Closed::Error(_)) && stream.has_last_word() {
                 self.parting = end.stream.take().map(Box::new);
             }
-            end.drop_stream();
-            self.session.closed(side, how, now);
+            self.ended(side, how, now);
             return Read::Something;
         }
         if (!wanted && !ahead) || crowded {
             return Read::Unwanted;
         }
         match end.inbox.read(stream, lent, cx, wanted.then_some((&mut self.session, side, now))) {
-            Came::Nothing => {
-                if let Some(error) = end.outbox.broken() {
-                    // It cannot be written to, and says nothing more: it is gone.
-                    end.drop_stream();
-                    self.session.closed(side, error, now);
-                    return Read::Something;
-                }
+            Came::Nothing => match self.broken(side, now) {
                 // What was read ahead still waits for the session.
-                if wanted { Read::Nothing } else { Read::Unwanted }
-            }
+                Read::Nothing if !wanted => Read::Unwanted,
+                read => read,
+            },
             Came::Something => Read::Something,
             Came::AllThatFits => Read::Full,
         }
+    }
+
+    /// Nothing more comes from that side. A client that ended its half in order may still be written to; else the stream
+    /// is gone.
+    fn ended(&mut self, side: Side, how: Closed, now: Instant) {
+        let end = self.end(side);
+        end.half_closed = side == Side::Client && how == Closed::Eof && end.closing != Closing::Shut;
+        if end.half_closed {
+            end.inbox = Inbox::default();
+            if end.closing == Closing::Asked {
+                // The session is told when what waits has been written.
+                return;
+            }
+        } else {
+            end.drop_stream();
+        }
+        self.session.closed(side, how, now);
+    }
+
+    /// A side that says nothing, or nothing more, and cannot be written to is gone.
+    fn broken(&mut self, side: Side, now: Instant) -> Read {
+        let end = self.end(side);
+        let Some(error) = end.outbox.broken() else { return Read::Nothing };
+        end.drop_stream();
+        self.session.closed(side, error, now);
+        Read::Something
     }
 
     /// Writes what waits for that side, and ends our half of the stream where that is asked.
@@ -362,15 +393,15 @@ impl<S: Stream> Relay<S> {
         let Some(stream) = &mut end.stream else { return Writing::Nothing };
         let wrote = end.outbox.write(stream, cx);
         if end.closing == Closing::Asked && end.outbox.is_empty() {
-            if let Poll::Ready(how) = end.inbox.discard(stream, cx) {
-                // The peer has ended, too: dropping it is enough.
-                end.drop_stream();
-                self.session.closed(side, how, now);
-                return Writing::Ended;
-            }
+            // Where the other half has ended, too, dropping the stream is enough.
+            let enough = end.half_closed && !stream.says_goodbye();
             // A stream that cannot be ended in order is ended by dropping it.
-            if Pin::new(stream).poll_shutdown(cx).is_ready() {
+            if enough || Pin::new(stream).poll_shutdown(cx).is_ready() {
                 end.closing = Closing::Shut;
+                if end.half_closed {
+                    end.drop_stream();
+                    self.session.closed(side, Closed::Eof, now);
+                }
                 return Writing::Ended;
             }
         }
@@ -383,6 +414,8 @@ impl<S: Stream> Relay<S> {
 
     /// One look at everything. Whether there may be more to do, because of what was done.
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        // What a write before brought about: whoever is to be shut is, before its end is read.
+        self.effects();
         let mut lent = Lent::default();
         let client = self.poll_reads(Side::Client, &mut lent, cx, now);
         let broker = self.poll_reads(Side::Broker, &mut lent, cx, now);

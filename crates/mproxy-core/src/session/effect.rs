@@ -32,8 +32,9 @@ pub enum Effect {
         /// What; never empty.
         bytes: Bytes,
     },
-    /// Write what is still queued for that side, then end its stream; go on reading and throwing away until it has
-    /// ended too, then say [`closed`](crate::Session::closed).
+    /// Write what is still queued for that side, then end our half of its stream. The other half is read on, as
+    /// [`wants_read`](crate::Session::wants_read) and [`discards`](crate::Session::discards) say; when both have ended, say
+    /// [`closed`](crate::Session::closed).
     Shut {
         /// Which side.
         side: Side,

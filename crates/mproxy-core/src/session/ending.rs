@@ -1,12 +1,14 @@
 //! How a session comes to its end.
 //!
 //! What was taken from one side before the end still reaches the other, unless the end itself forbids it: each side is
-//! shut only once its lane has emptied. Then both streams get a bounded time to run out, so that what was written last
-//! is not lost to a reset. See `LIFECYCLE.md`.
+//! shut only once its lane has emptied. What the broker answers to that is still passed on where the client may hear it,
+//! and accounted for in any case, until the broker has ended, too. Then both streams get a bounded time to run out, so
+//! that what was written last is not lost to a reset. See `LIFECYCLE.md`.
 
 use std::time::Instant;
 
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::PacketType;
 
 use super::timer::Deadline;
 use super::{Effect, Fate, Phase, Session};
@@ -21,14 +23,16 @@ pub(super) struct Ending {
     fault: Fault,
     client: End,
     broker: End,
+    /// The client's half of its stream has ended; it may still be written to.
+    half_closed: bool,
 }
 
 /// How far the end of one side has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Packets for it still wait.
+    /// Packets for it still wait, or may still come.
     Open,
-    /// Its stream is being ended.
+    /// Our half of its stream is being ended.
     Shut,
     /// Its stream has ended, or never was.
     Gone,
@@ -38,34 +42,62 @@ impl Session {
     /// The session ends for this reason. The first reason counts.
     pub(super) fn end(&mut self, fault: Fault, now: Instant) {
         if self.phase.ending() {
+            if shuts_out(&fault) {
+                // The reason stays, but this client's packets go no further.
+                self.up.lane.clear();
+            }
             return;
         }
         if let Some(goodbye) = self.goodbye(&fault) {
             self.effects.push(goodbye);
         }
-        let mut ending = Ending { client: End::Open, broker: End::Gone, fault };
+        let open = matches!(self.phase, Phase::Open);
+        let mut ending = Ending { client: End::Open, broker: End::Gone, half_closed: false, fault };
         if matches!(self.phase, Phase::Introduced | Phase::Open) {
             ending.broker = End::Open;
         }
-        if let Fault::Lost { side, .. } = ending.fault {
-            *ending.end(side) = End::Gone;
+        match ending.fault {
+            Fault::Lost { side: Side::Broker, .. } => ending.broker = End::Gone,
+            Fault::Lost { side: Side::Client, how: Closed::Eof } if open => ending.half_closed = true,
+            Fault::Lost { side: Side::Client, .. } => ending.client = End::Gone,
+            _ => {}
+        }
+        // Nothing the client says from now on counts. What the broker says does, unless the end is its doing.
+        self.up.lane.close();
+        if !open || ends_broker(&ending.fault) {
+            self.down.lane.close();
         }
         // A PUBLISH whose payload will never be whole does not begin.
         for direction in [&mut self.up, &mut self.down] {
-            if direction.body.left > 0 && direction.body.fate == Fate::Waiting {
+            let waits = direction.body.left > 0 && direction.body.fate == Fate::Waiting;
+            if waits && direction.lane.is_closed() {
                 direction.lane.drop_last();
             }
         }
-        if !still_wanted(Side::Client, &ending.fault) {
+        if !still_wanted(&ending.fault) {
             self.up.lane.clear();
         }
-        if !still_wanted(Side::Broker, &ending.fault) {
-            self.down.lane.clear();
-        }
         self.phase = Phase::Ending(Box::new(ending));
+        if !self.hears(Side::Client) {
+            self.only_account(now);
+        }
         // From here on at the latest: verdicts carry deadlines of their own, but an end must not hang on them.
         self.timer.arm(Deadline::Close, now, self.setting.limits.close_timeout);
         self.go_on_ending(now);
+    }
+
+    /// The client hears nothing any more: its deliveries go nowhere and nobody is asked about them, so that nothing holds
+    /// up the acknowledgements behind them.
+    fn only_account(&mut self, now: Instant) {
+        if self.down.body.fate == Fate::Waiting {
+            self.down.body.fate = Fate::Skip;
+        }
+        for slot in self.down.lane.take() {
+            let kind = slot.bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
+            if kind != Some(PacketType::Publish) {
+                self.other_released(Side::Broker, slot, now);
+            }
+        }
     }
 
     /// A DISCONNECT has left its lane. Where its sender's stream had ended before its turn came, it still is the reason.
@@ -80,72 +112,106 @@ impl Session {
         }
     }
 
-    /// That side's stream has ended.
+    /// Nothing more comes from that side.
     pub(super) fn lost(&mut self, side: Side, how: Closed, now: Instant) {
+        let half = side == Side::Client && how == Closed::Eof;
+        if half && matches!(self.phase, Phase::Introduced) {
+            // The broker has the CONNECT, and will answer it.
+            self.client_ended = true;
+            return;
+        }
         let fault = match (side, &self.phase) {
             (Side::Broker, Phase::Introduced) => Fault::ClosedBeforeConnack { how },
             (Side::Client | Side::Broker, _) => Fault::Lost { side, how },
         };
         self.end(fault, now);
-        self.direction(side.other()).lane.clear();
-        if let Phase::Ending(ending) = &mut self.phase {
-            *ending.end(side) = End::Gone;
+        let Phase::Ending(ending) = &mut self.phase else { return };
+        let end = ending.end(side);
+        if half && *end == End::Open {
+            ending.half_closed = true;
+            return;
+        }
+        *end = End::Gone;
+        match side {
+            Side::Client => self.only_account(now),
+            Side::Broker => {
+                self.up.lane.clear();
+                self.down.lane.close();
+            }
         }
     }
 
-    /// Shuts what can be shut, and is done when both sides are gone.
+    /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when both sides are gone.
     pub(super) fn go_on_ending(&mut self, now: Instant) {
         let Phase::Ending(ending) = &mut self.phase else { return };
-        for (side, empty) in
-            [(Side::Broker, self.up.lane.is_empty()), (Side::Client, self.down.lane.is_empty())]
-        {
+        let broker_done = self.down.lane.is_closed();
+        // After DISCONNECT it is the broker that closes, while the client waits for that.
+        let broker_closes = matches!(ending.fault, Fault::Left { .. })
+            && ending.client == End::Open
+            && !ending.half_closed
+            && !broker_done;
+        let shut_broker = self.up.lane.is_empty() && !broker_closes;
+        let more_to_hear = hears_on(&ending.fault) && !broker_done;
+        let shut_client = self.down.lane.is_empty() && !more_to_hear;
+        for (side, shut) in [(Side::Broker, shut_broker), (Side::Client, shut_client)] {
             let end = ending.end(side);
-            if *end == End::Open && empty {
+            if *end == End::Open && shut {
                 *end = End::Shut;
                 self.effects.push(Effect::Shut { side });
                 self.timer.arm(Deadline::Close, now, self.setting.limits.close_timeout);
             }
         }
-        if ending.client == End::Gone && ending.broker == End::Gone {
+        let (client, broker) = (ending.client, ending.broker);
+        if broker == End::Gone && client != End::Open {
+            self.tell_end();
+        }
+        if broker == End::Gone && client == End::Gone {
             self.finish();
+        }
+    }
+
+    /// Nothing more of this session reaches anybody: reports its end, once.
+    fn tell_end(&mut self) {
+        let Phase::Ending(ending) = &self.phase else { return };
+        if std::mem::take(&mut self.reported) && self.setting.sink.want(Kind::Disconnect) != Want::Nothing {
+            self.report(Happening::Disconnect(Box::new(Ended {
+                fault: ending.fault.clone(),
+                will_suppressed: self.will_suppressed || !self.terms.will,
+                traffic: self.traffic,
+            })));
         }
     }
 
     /// The last of it.
     pub(super) fn finish(&mut self) {
+        self.tell_end();
         let Phase::Ending(ending) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         self.timer.disarm();
         self.up.lane.clear();
         self.down.lane.clear();
         self.ledger = None;
-        let fault = ending.fault;
-        if self.reported && self.setting.sink.want(Kind::Disconnect) != Want::Nothing {
-            self.report(Happening::Disconnect(Box::new(Ended {
-                fault: fault.clone(),
-                will_suppressed: self.will_suppressed || !self.terms.will,
-                traffic: self.traffic,
-            })));
-        }
-        self.effects.push(Effect::Done(Box::new(fault)));
+        self.effects.push(Effect::Done(Box::new(ending.fault)));
     }
 
     /// It is over at once, whatever state it is in: nothing more is sent, and only what is owed to whoever listens is still
     /// told. For when mproxy itself failed in the middle of it, or it has to make room.
     pub fn abandon(&mut self, fault: Fault) {
         if !matches!(self.phase, Phase::Over) {
-            self.phase = Phase::Ending(Box::new(Ending { fault, client: End::Gone, broker: End::Gone }));
+            self.phase = Phase::Ending(Box::new(Ending { fault, client: End::Gone, broker: End::Gone, half_closed: false }));
             self.finish();
         }
     }
 
-    /// Whether packets of our own still go to that side.
+    /// Whether packets still go to that side.
+    #[inline]
     pub(super) fn hears(&self, side: Side) -> bool {
         match (&self.phase, side) {
             (Phase::Over, _) => false,
-            (Phase::Ending(ending), Side::Client) => {
-                ending.client == End::Open && still_wanted(Side::Broker, &ending.fault)
+            (Phase::Ending(ending), Side::Client) => ending.client == End::Open && hears_on(&ending.fault),
+            // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
+            (Phase::Ending(ending), Side::Broker) => {
+                ending.broker == End::Open && !matches!(ending.fault, Fault::Left { .. })
             }
-            (Phase::Ending(ending), Side::Broker) => ending.broker == End::Open,
             _ => true,
         }
     }
@@ -193,20 +259,49 @@ impl Session {
     }
 }
 
-/// Whether packets of that side which wait for their verdict when the session ends so are still to go on.
+/// Whether packets of the client's which wait for their verdict when the session ends so are still to go on.
 ///
 /// What a client sent before it vanished or erred was sent in good order; a client that the policy, an administrator
-/// or the broker has shut out publishes no more. What the broker sent before it vanished is the client's; a client
-/// that was told goodbye hears no more. Nothing follows a DISCONNECT.
-const fn still_wanted(from: Side, fault: &Fault) -> bool {
-    match (from, fault) {
-        (
-            Side::Client,
-            Fault::Lost { side, .. } | Fault::Malformed { side, .. } | Fault::Protocol { side, .. },
-        ) => matches!(side, Side::Client),
-        (Side::Broker, Fault::Lost { side, .. }) => matches!(side, Side::Broker),
-        _ => false,
-    }
+/// or the broker has shut out publishes no more. Nothing follows a DISCONNECT.
+const fn still_wanted(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Lost { side: Side::Client, .. }
+            | Fault::Malformed { side: Side::Client, .. }
+            | Fault::Protocol { side: Side::Client, .. }
+    )
+}
+
+/// Whether somebody has decided that the client says no more.
+const fn shuts_out(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Refused { .. }
+            | Fault::PolicyFailed { .. }
+            | Fault::Kicked { .. }
+            | Fault::TooLate(Deadline::Grant)
+    )
+}
+
+/// Whether the client of a session that ends so hears what the broker still says. A client that was told goodbye does
+/// not, and neither does one that is closed upon for its errors.
+const fn hears_on(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Left { .. } | Fault::Lost { side: Side::Client, how: Closed::Eof } | Fault::Lost { side: Side::Broker, .. }
+    )
+}
+
+/// Whether the broker has said its last where the session ends so, or what it says cannot be read.
+const fn ends_broker(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::BrokerLeft { .. }
+            | Fault::BrokerRefused { .. }
+            | Fault::Lost { side: Side::Broker, .. }
+            | Fault::Malformed { side: Side::Broker, .. }
+            | Fault::Protocol { side: Side::Broker, .. }
+    )
 }
 
 impl Ending {

@@ -155,8 +155,9 @@ impl Session {
             filters.collect::<Vec<_>>(),
             &mut out,
         );
-        if names.is_empty() || written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize
-        {
+        let fits = written.is_ok() && out.len() <= self.terms.max_packet_to(Side::Broker) as usize;
+        // After the client's DISCONNECT nothing goes there any more, not even this.
+        if names.is_empty() || !fits || !self.hears(Side::Broker) {
             return Some(reply);
         }
         self.ledger().retiring(id, reply);

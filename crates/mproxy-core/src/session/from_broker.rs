@@ -6,7 +6,7 @@ use mproxy_codec::packet::Suback;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::from_client::Leaving;
-use super::{Session, Step};
+use super::{Body, Fate, Session, Step};
 use crate::event::Happening;
 use crate::fault::Fault;
 use crate::peer::Side;
@@ -14,6 +14,12 @@ use crate::peer::Side;
 impl Session {
     pub(super) fn broker_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
         match header.kind {
+            // It goes nowhere; what comes behind it may be an acknowledgement.
+            PacketType::Publish if !self.hears(Side::Client) => {
+                let (here, total) = (data.len().min(header.total()), header.total());
+                self.down.body = Body { left: (total - here) as u32, fate: Fate::Skip };
+                Ok(Step::Swallow(here))
+            }
             PacketType::Publish => self.publish_step(Side::Broker, header, data),
             _ => self.other_step(Side::Broker, header, data),
         }

@@ -47,10 +47,13 @@ impl Session {
         if !self.lane(from).is_empty() {
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
+            self.close_behind(from, header.kind);
             let slot = Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false, charge: 0 };
             return Ok(Step::Keep(total, slot));
         }
-        Ok(match self.leave(from, header, bytes)? {
+        let leaving = self.leave(from, header, bytes)?;
+        self.close_behind(from, header.kind);
+        Ok(match leaving {
             Leaving::AsItIs => Step::Pass(total),
             Leaving::ThenAnswers => Step::PassThenAnswer(total),
             Leaving::Instead(bytes) => Step::Replace(total, bytes),
@@ -64,6 +67,13 @@ impl Session {
         })
     }
 
+    /// Nothing follows a DISCONNECT [MQTT-3.14.4-2], whether it leaves at once or has to wait.
+    fn close_behind(&mut self, from: Side, kind: PacketType) {
+        if kind == PacketType::Disconnect {
+            self.direction(from).lane.close();
+        }
+    }
+
     /// The same for one that has waited in its lane.
     pub(super) fn other_released(&mut self, from: Side, slot: Slot, now: Instant) {
         let Ok(Some(header)) = Header::parse(&slot.bytes, super::sender(from), Some(self.terms.version))
@@ -72,19 +82,19 @@ impl Session {
         };
         let to = from.other();
         match self.leave(from, &header, &slot.bytes) {
-            Ok(Leaving::AsItIs) => self.effects.send(to, slot.bytes),
+            Ok(Leaving::AsItIs) => self.send(to, slot.bytes),
             Ok(Leaving::ThenAnswers) => {
-                self.effects.send(to, slot.bytes);
+                self.send(to, slot.bytes);
                 self.answers(from);
             }
-            Ok(Leaving::Instead(bytes)) => self.effects.send(to, bytes),
+            Ok(Leaving::Instead(bytes)) => self.send(to, bytes),
             Ok(Leaving::Nowhere) => {}
             Ok(Leaving::LastInstead(bytes, fault)) => {
-                self.effects.send(to, bytes);
+                self.send(to, bytes);
                 self.said_goodbye(from, fault, now);
             }
             Ok(Leaving::Last(fault)) => {
-                self.effects.send(to, slot.bytes);
+                self.send(to, slot.bytes);
                 self.said_goodbye(from, fault, now);
             }
             Err(fault) => self.end(fault, now),

@@ -66,6 +66,8 @@ pub(super) struct Lane {
     slots: VecDeque<Slot>,
     /// Number of the slot at the front, or of the next one where there is none.
     front: u32,
+    /// Its sender has said its last: whatever comes behind that is thrown away.
+    closed: bool,
     /// Bytes in all slots.
     bytes: usize,
     /// Bytes put down for open questions.
@@ -75,6 +77,15 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Nothing more comes into it; what is in it may still leave.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -142,9 +153,14 @@ impl Lane {
 
     /// Forgets everything that waits.
     pub(super) fn clear(&mut self) {
+        self.take();
+    }
+
+    /// Everything that waits, in order, whether it may leave or not.
+    pub(super) fn take(&mut self) -> VecDeque<Slot> {
         self.front = self.next();
-        self.slots = VecDeque::new();
         (self.bytes, self.asked) = (0, 0);
+        std::mem::take(&mut self.slots)
     }
 }
 

@@ -68,10 +68,13 @@ impl Phase {
     pub(super) const fn takes(&self, from: Side, auth: bool) -> bool {
         match (self, from) {
             (Self::Greeting, Side::Client) | (Self::Introduced, Side::Broker) | (Self::Open, _) => true,
+            // What it still answers, until it has ended.
+            (Self::Ending(_), Side::Broker) => true,
             // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
             // even read, so that it cannot pile up. Only extended authentication has to be heard.
             (Self::Introduced, Side::Client) => auth,
-            (Self::Admitting(_) | Self::Dialing(_) | Self::Ending(_) | Self::Over, _)
+            (Self::Admitting(_) | Self::Dialing(_) | Self::Over, _)
+            | (Self::Ending(_), Side::Client)
             | (Self::Greeting, Side::Broker) => false,
         }
     }

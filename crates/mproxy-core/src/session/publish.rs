@@ -252,10 +252,10 @@ impl Session {
         );
         let to = from.other();
         match out {
-            None => self.effects.send(to, bytes),
+            None => self.send(to, bytes),
             Some(out) => {
-                self.effects.send(to, out.freeze());
-                self.effects.send(to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
+                self.send(to, out.freeze());
+                self.send(to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
             }
         }
         if new_payload.is_some() {

@@ -127,7 +127,7 @@ impl Session {
             }
             State::Go => {
                 self.subscribe_leaves(&subscribe, &requests, &[], Box::default());
-                self.effects.send(Side::Broker, bytes.clone());
+                self.send(Side::Broker, bytes.clone());
                 return;
             }
             State::Ruled(ruling) => self.subscribe_ruled(*ruling, &subscribe, &requests),
@@ -170,7 +170,7 @@ impl Session {
             .all(|one| matches!(one, Decision::Allow(change) if *change == FilterChange::default()))
         {
             self.subscribe_leaves(&subscribe, &requests, &[], counted);
-            self.effects.send(Side::Broker, bytes.clone());
+            self.send(Side::Broker, bytes.clone());
             return;
         }
         let sent = allowed_requests(&requests, &decided);
@@ -183,7 +183,7 @@ impl Session {
             return;
         }
         self.subscribe_leaves(&subscribe, &requests, &decided, counted);
-        self.effects.send(Side::Broker, out.freeze());
+        self.send(Side::Broker, out.freeze());
     }
 
     /// A verdict, judged: one decision for each filter, valid ones only.

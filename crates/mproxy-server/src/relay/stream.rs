@@ -17,6 +17,11 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(())
     }
 
+    /// Whether ending our half says more than the end of the connection says by itself.
+    fn says_goodbye(&self) -> bool {
+        true
+    }
+
     /// Whether the peer was told something when reading failed, which a reset must not overtake.
     fn has_last_word(&self) -> bool {
         false
@@ -26,6 +31,11 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
 impl Stream for door::Stream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         Self::poll_readable(self, cx)
+    }
+
+    fn says_goodbye(&self) -> bool {
+        // close_notify, or a Close frame.
+        !matches!(self, Self::Tcp(_))
     }
 
     fn has_last_word(&self) -> bool {

@@ -46,6 +46,8 @@ struct Pipe {
     heard: Vec<u8>,
     /// The session wants this stream ended.
     shut: bool,
+    /// Both halves have ended, and the session knows.
+    over: bool,
 }
 
 /// A session and everything around it. See the tests of `mproxy-core` for scenes.
@@ -301,12 +303,13 @@ impl Stage {
         self.done.as_ref()
     }
 
-    /// Both sides close what the session shut; it must be over then.
+    /// The broker of a session that is ending closes, then the client what the session shut; it must be over then.
     pub fn finish(&mut self) -> Fault {
-        for side in [Side::Client, Side::Broker] {
-            if self.is_shut(side) {
-                self.close(side);
-            }
+        if self.session.phase_name() == "ending" {
+            self.close(Side::Broker);
+        }
+        if self.is_shut(Side::Client) {
+            self.close(Side::Client);
         }
         self.done.clone().expect("the session is not over")
     }
@@ -324,25 +327,29 @@ impl Stage {
     }
 
     fn offer(&mut self, side: Side) -> bool {
-        let ending = matches!(self.session.phase_name(), "ending" | "over");
         let (pipe, session, now) = match side {
             Side::Client => (&mut self.client, &mut self.session, self.now),
             Side::Broker => (&mut self.broker, &mut self.session, self.now),
         };
         let mut moved = false;
-        if (session.wants_read(side) || ending) && !pipe.unread.is_empty() {
+        if (session.wants_read(side) || session.discards(side)) && !pipe.unread.is_empty() {
             let before = pipe.unread.len();
             session.read(side, &mut pipe.unread, now);
             moved = pipe.unread.len() != before;
         }
         let ahead = side == Side::Client && session.opening() && pipe.unread.is_empty();
-        let wanted = session.wants_read(side) || session.phase_name() == "ending" || ahead;
+        let wanted = session.wants_read(side) || session.discards(side) || ahead;
         let broken = matches!(pipe.ended, Some(Closed::Error(_)));
         if let (Some(how), false) = (&pipe.ended, pipe.told)
             && (broken || wanted && !moved)
         {
             pipe.told = true;
             session.closed(side, how.clone(), now);
+            moved = true;
+        } else if pipe.told && pipe.shut && !pipe.over && session.phase_name() == "ending" {
+            // Its half had ended before ours.
+            pipe.over = true;
+            session.closed(side, Closed::Eof, now);
             moved = true;
         }
         moved

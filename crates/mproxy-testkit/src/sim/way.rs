@@ -137,12 +137,20 @@ impl Way {
                 ));
             };
             if self.stays_behind(&sent) {
+                if ending && self.is_kept_suback(&sent, bytes) {
+                    return Ok(Arrival::Theirs);
+                }
                 continue;
             }
             self.same(&sent, bytes, packet, answered)
                 .map_err(|why| format!("{why}\n  sent    {sent:?}\n  arrived {packet:?}"))?;
             return Ok(Arrival::Theirs);
         }
+    }
+
+    /// A SUBACK that waits for an UNSUBSCRIBE of the session's own does not where nothing more goes to the broker.
+    fn is_kept_suback(&self, sent: &Sent, bytes: &[u8]) -> bool {
+        matches!(&sent.what, What::Superseded { id, codes, .. } if suback(self.version, id_of(*id), codes) == bytes)
     }
 
     /// Whether all that is still on its way stays on the way.

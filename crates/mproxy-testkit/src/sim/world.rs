@@ -73,6 +73,10 @@ struct World {
     must_arrive: Option<Side>,
     /// The side that has said its last.
     silent: Option<Side>,
+    /// It ended in such a way that the client must still get whatever the broker answers.
+    answers: bool,
+    /// It ended in such a way that whatever the broker answers must still be told of.
+    accounted: bool,
     /// A refusal may do that.
     ends: bool,
     bytewise: bool,
@@ -138,6 +142,8 @@ impl World {
             ending: false,
             must_arrive: None,
             silent: None,
+            answers: false,
+            accounted: true,
             ends: rng.one_in(3),
             bytewise: rng.one_in(8),
             repeats: false,
@@ -304,6 +310,7 @@ impl World {
         }
         let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
         if let Some(sent) = model.answer(&mut self.rng) {
+            self.taken += usize::from(side == Side::Broker && says_taken(&sent.bytes));
             if let What::Release { id, ours: true } = sent.what {
                 let done = ack(model.version, PacketType::Pubcomp, id, ReasonCode::SUCCESS);
                 self.way_to(side).owed.push(done);
@@ -428,6 +435,7 @@ impl World {
         if refusal.action == Action::Disconnect {
             self.ending = true;
             self.must_arrive = None;
+            self.answers = false;
             return;
         }
         let Some(id) = message.id else { return };
@@ -551,9 +559,13 @@ impl World {
             _ => return Ok(()),
         };
         let order = &mut self.order[side as usize][kind];
-        if order.front() == Some(&ack.packet_id.get()) {
-            order.pop_front();
-            self.taken += usize::from(theirs && side == Side::Client && !ack.reason.is_error());
+        let at = match (side, theirs) {
+            // What the session says itself to the client waits for nobody.
+            (Side::Client, false) => order.iter().position(|id| *id == ack.packet_id.get()),
+            _ => (order.front() == Some(&ack.packet_id.get())).then_some(0),
+        };
+        if let Some(at) = at {
+            order.remove(at);
             return Ok(());
         }
         let model = if side == Side::Client { &self.client } else { &self.broker };
@@ -577,6 +589,11 @@ impl World {
     fn way_from(&mut self, side: Side) -> &mut Way {
         self.way_to(side.other())
     }
+}
+
+/// Whether these bytes of the broker's say that it has taken a publish.
+fn says_taken(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x40 | 0x50, _, _, _] | [0x40 | 0x50, _, _, _, 0..0x80, ..])
 }
 
 /// Yes, with a grant that puts the client's topics behind this prefix.
