@@ -199,14 +199,15 @@ const fn flags(kind: PacketType, from: Sender, version: Option<Version>) -> u16 
         // [MQTT-3.3.1-2]; brokers that forward the bit are let be, as 3.1 lets clients.
         (PacketType::Publish, Sender::Client) if !v31 => PUBLISH & !DUP_WITHOUT_QOS,
         (PacketType::Publish, _) => PUBLISH,
-        // 3.1 repeats these with DUP; QoS 1 is fixed.
+        // 3.1 repeats these with DUP; QoS 1 is fixed, RETAIN "not used".
         (PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe, _) if v31 => {
-            1 << 0x2 | 1 << 0xA
+            1 << 0x2 | 1 << 0x3 | 1 << 0xA | 1 << 0xB
         }
         (PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe, _) => 1 << 0x2,
-        // "Not used" in 3.1, so clients of 3.1 may set them; CONNECT itself tells which version this is.
-        (PacketType::Connect, _) if v31 || version.is_none() => ANY,
-        (_, Sender::Server) if v31 => ANY,
+        // CONNECT itself tells which version this is.
+        (PacketType::Connect, _) if version.is_none() => ANY,
+        // "Not used" in 3.1, so both sides may set them.
+        _ if v31 => ANY,
         _ => 1,
     }
 }
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(from_server(&[0x82], Version::V5), Err(ErrorKind::WrongDirection));
         assert_eq!(from_client(&[0x60], Version::V311), Err(ErrorKind::ReservedFlags));
         assert_eq!(from_client(&[0x80], Version::V31), Err(ErrorKind::ReservedFlags));
-        assert_eq!(from_client(&[0xC1], Version::V31), Err(ErrorKind::ReservedFlags));
+        assert_eq!(from_client(&[0xC1], Version::V311), Err(ErrorKind::ReservedFlags));
     }
 
     #[test]
@@ -317,6 +318,19 @@ mod tests {
         assert_eq!(from_client(&[0x39, 9], Version::V5), Err(ErrorKind::DupWithoutQos));
         assert!(from_client(&[0x38, 9], Version::V31).is_ok());
         assert!(from_server(&[0x38, 9], Version::V311).is_ok());
+    }
+
+    #[test]
+    fn flags_that_3_1_does_not_use_may_be_set_in_3_1_only() {
+        for first in [0x1F, 0x41, 0x58, 0x7F, 0xC1, 0xEF] {
+            assert!(from_client(&[first], Version::V31).is_ok(), "{first:#x}");
+            assert_eq!(from_client(&[first], Version::V311), Err(ErrorKind::ReservedFlags), "{first:#x}");
+            assert_eq!(from_client(&[first], Version::V5), Err(ErrorKind::ReservedFlags), "{first:#x}");
+        }
+        for first in [0x63, 0x83, 0xAB] {
+            assert!(from_client(&[first], Version::V31).is_ok(), "{first:#x}");
+            assert_eq!(from_client(&[first], Version::V311), Err(ErrorKind::ReservedFlags), "{first:#x}");
+        }
     }
 
     #[test]

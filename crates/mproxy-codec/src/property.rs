@@ -144,7 +144,7 @@ use Allowed::{Any, Boolean, NotZero, TopicName};
 
 // Table 2-4 of the standard.
 properties! {
-    0x01 PayloadFormatIndicator "Payload Format Indicator" Byte in PUBLISH | WILL, repeats in NEVER, Boolean;
+    0x01 PayloadFormatIndicator "Payload Format Indicator" Byte in PUBLISH | WILL, repeats in NEVER, Any;
     0x02 MessageExpiryInterval "Message Expiry Interval" Four in PUBLISH | WILL, repeats in NEVER, Any;
     0x03 ContentType "Content Type" Text in PUBLISH | WILL, repeats in NEVER, Any;
     0x08 ResponseTopic "Response Topic" Text in PUBLISH | WILL, repeats in NEVER, TopicName;

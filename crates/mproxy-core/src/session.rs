@@ -186,6 +186,8 @@ struct Cold {
     renewal: Option<Renewal>,
     /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
     plain: Plain,
+    /// A packet of our own could not be sent, and the session ends for that.
+    unsendable: Option<Box<Fault>>,
 }
 
 /// Who is at the client's side.
@@ -632,6 +634,10 @@ impl Session {
         if !self.hears(to) {
             return;
         }
+        if bytes.len() > self.terms.max_packet_to(to) as usize {
+            let kind = bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
+            return self.unsendable(to, kind.unwrap_or(PacketType::Disconnect));
+        }
         let towards = self.direction(to.other());
         if towards.mid_packet() {
             towards.aside.push(bytes);
@@ -682,6 +688,9 @@ impl Session {
         }
         self.release(Side::Client, now);
         self.release(Side::Broker, now);
+        if let Some(fault) = self.cold.as_mut().and_then(|cold| cold.unsendable.take()) {
+            self.end(*fault, now);
+        }
         let halfway = self.up.body.left > 0 || self.down.body.left > 0;
         if self.draining && self.in_flight.total() == 0 && self.up.lane.is_empty() && !halfway {
             self.end(Fault::Drained, now);

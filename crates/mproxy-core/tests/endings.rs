@@ -535,8 +535,9 @@ fn whatever_ends_the_client_what_the_broker_took_is_told() {
                     stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, stage.now);
                     stage.run();
                 }
-                "refusal" => stage
-                    .client(&wire::publish(version, &Publish { topic: "no", ..Publish::default() })),
+                "refusal" => {
+                    stage.client(&wire::publish(version, &Publish { topic: "no", ..Publish::default() }))
+                }
                 _ => {
                     stage.drain();
                     stage.drain();
@@ -544,13 +545,18 @@ fn whatever_ends_the_client_what_the_broker_took_is_told() {
             }
             let heard = stage.at_client();
             let large = vec![0; 40_000];
-            let large = wire::publish(version, &Publish { topic: "a", payload: &large, ..Publish::default() });
+            let large =
+                wire::publish(version, &Publish { topic: "a", payload: &large, ..Publish::default() });
             stage.broker(&[large, wire::puback(2)].concat());
             assert_eq!(stage.at_client(), b"", "{ends}: nothing follows {heard:x?}");
             assert_eq!(told(&mut stage), ["publish", "publish"], "{ends}");
             assert!(stage.asked().iter().filter(|asked| asked.hook == Hook::Deliver).count() <= 1);
             stage.close(Side::Broker);
-            assert_eq!(told(&mut stage), ["disconnect"], "told when it is over, not when the client has gone");
+            assert_eq!(
+                told(&mut stage),
+                ["disconnect"],
+                "told when it is over, not when the client has gone"
+            );
             if stage.is_shut(Side::Client) {
                 stage.close(Side::Client);
             }

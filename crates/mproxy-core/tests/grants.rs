@@ -472,6 +472,24 @@ fn subscriptions_over_the_grant_s_number_are_refused() {
 }
 
 #[test]
+fn what_has_no_place_under_the_prefix_uses_up_no_subscriptions() {
+    let mut grant = mapped();
+    grant.limits = GrantLimits { subscriptions: Some(2), ..GrantLimits::default() };
+    let mut stage = granted(grant);
+    stage.script.want(Hook::Subscribe, Want::Nothing);
+    stage.open_with(Version::V5, &[], &[]);
+    let long = "x".repeat(65_535);
+    for id in 1..=3 {
+        stage.client(&wire::subscribe(Version::V5, id, &[(&long, 0), (&long[1..], 0)]));
+        assert_eq!(stage.at_client(), wire::suback(Version::V5, id, &[0x8F, 0x8F]));
+    }
+    stage.client(&wire::subscribe(Version::V5, 4, &[(&long, 0), ("a", 0), ("b", 0), ("c", 0)]));
+    assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 4, &[("acme/a", 0), ("acme/b", 0)]));
+    stage.broker(&wire::suback(Version::V5, 4, &[0, 0]));
+    assert_eq!(stage.at_client(), wire::suback(Version::V5, 4, &[0x8F, 0, 0, 0x97]));
+}
+
+#[test]
 fn a_grant_whose_mapping_refuses_nothing_leaves_refusals_as_they_are() {
     let mut stage = granted(mapped()).open(Version::V5);
     stage.client(&publish(Version::V5, 2, 5, "a"));

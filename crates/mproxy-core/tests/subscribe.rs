@@ -6,7 +6,7 @@ use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Verdict};
 use mproxy_core::session::OnErrors;
 use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Stage, allow, fail, refuse};
+use mproxy_testkit::sim::{Reply, Stage, allow, fail, refuse};
 use mproxy_testkit::wire::{self, Version};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
@@ -295,4 +295,50 @@ fn a_reason_string_goes_with_our_own_suback_only_where_the_client_allows_it() {
         stage.rule(0, Verdict::SubscribeAll(Decision::Refuse(refusal.clone())));
         assert_eq!(stage.at_client(), expected);
     }
+}
+
+#[test]
+fn a_subscribe_under_an_id_in_use_loses_neither_answer_nor_event() {
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(version);
+        let (one, two) = (wire::subscribe(version, 7, &[("a", 0)]), wire::subscribe(version, 7, &[("b", 1)]));
+        let away = [wire::unsubscribe(version, 8, &["a"]), wire::unsubscribe(version, 8, &["b"])].concat();
+        stage.client(&[&one[..], &two, &away].concat());
+        assert_eq!(stage.at_broker(), [&one[..], &two, &away].concat());
+        let answers = [
+            wire::suback(version, 7, &[0]),
+            wire::suback(version, 7, &[1]),
+            wire::unsuback(version, 8, &[0]),
+            wire::unsuback(version, 8, &[0]),
+        ];
+        stage.broker(&answers.concat());
+        assert_eq!(stage.at_client(), answers.concat());
+        let told: Vec<String> = stage
+            .events()
+            .into_iter()
+            .map(|event| match event {
+                mproxy_core::event::Happening::Subscribe { filters } => format!("{filters:?}"),
+                mproxy_core::event::Happening::Unsubscribe { filters } => format!("{filters:?}"),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [r#"[("a", 0)]"#, r#"[("b", 1)]"#, r#"["a"]"#, r#"["b"]"#]);
+    }
+}
+
+#[test]
+fn an_answer_over_the_client_s_maximum_packet_size_is_not_sent() {
+    let filters: Vec<(&str, u8)> = vec![("a", 0); 30];
+    let mut stage = Stage::answering(|asked| {
+        Reply::Now(match asked.hook {
+            Hook::Subscribe => refuse(Hook::Subscribe),
+            hook => allow(hook),
+        })
+    });
+    stage.open_with(Version::V5, b"\x27\0\0\0\x14", b"");
+    stage.client(&wire::subscribe(Version::V5, 1, &filters[..5]));
+    assert_eq!(stage.at_client(), wire::suback(Version::V5, 1, &[0x87; 5]));
+    stage.client(&wire::subscribe(Version::V5, 2, &filters));
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x95]));
+    assert!(matches!(stage.finish(), Fault::Protocol { rule: "MQTT-3.1.2-24", .. }));
 }

@@ -250,7 +250,7 @@ impl Session {
         let bytes = match &self.phase {
             Phase::Greeting => self.greeting_answer(fault)?,
             Phase::Admitting(_) | Phase::Dialing(_) | Phase::Introduced => {
-                self.terms.connack(reason, text, reference)
+                self.terms.connack(reason, text, reference)?
             }
             Phase::Open => self.terms.disconnect(reason, text, reference)?,
             Phase::Ending(_) | Phase::Over => return None,
@@ -288,7 +288,9 @@ const fn shuts_out(fault: &Fault) -> bool {
 const fn hears_on(fault: &Fault) -> bool {
     matches!(
         fault,
-        Fault::Left { .. } | Fault::Lost { side: Side::Client, how: Closed::Eof } | Fault::Lost { side: Side::Broker, .. }
+        Fault::Left { .. }
+            | Fault::Lost { side: Side::Client, how: Closed::Eof }
+            | Fault::Lost { side: Side::Broker, .. }
     )
 }
 

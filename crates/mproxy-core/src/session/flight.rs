@@ -1,38 +1,161 @@
-//! How many publishes of the client's are under way: came, and not acknowledged to the end, by the broker or by us.
+//! Packet ids under which publishes of the client's are under way: came, and not acknowledged to the end, by the broker or
+//! by us.
 
-use mproxy_codec::types::{PacketType, QoS};
+use mproxy_codec::types::{PacketId, PacketType, QoS};
 
-/// Counts, not packet ids: what a repeated packet (DUP) of 3.x makes them wrong by only hastens a drain.
+/// What is kept for further ids once all are free again.
+const KEPT_WORDS: usize = 4;
+
+/// A set of packet ids. It takes room from the first publish of QoS 1 or 2 on, and as much as ids are in use: whatever
+/// is acknowledged that is not in it changes nothing.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Option<Box<Ids>>);
+
+#[derive(Debug, Default)]
+struct Ids {
+    /// In the order of `at`; none is empty.
+    words: Vec<Word>,
+    /// How many ids are in `came`, by QoS 1 and 2.
+    count: [u32; 2],
+}
+
+/// Sixty-four ids, a bit each, by QoS 1 and 2.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct InFlight {
-    qos1: u16,
-    qos2: u16,
+struct Word {
+    at: u16,
+    came: [u64; 2],
+    /// Those whose PUBLISH has gone on to the broker.
+    went: [u64; 2],
 }
 
 impl InFlight {
-    pub(super) const fn total(self) -> u32 {
-        self.qos1 as u32 + self.qos2 as u32
+    /// How many ids are in use.
+    pub(super) fn total(&self) -> u32 {
+        self.0.as_ref().map_or(0, |ids| ids.count[0] + ids.count[1])
     }
 
     /// Whether a PUBREL of the client's is still to come.
-    pub(super) const fn awaits_release(self) -> bool {
-        self.qos2 > 0
+    pub(super) fn awaits_release(&self) -> bool {
+        self.0.as_ref().is_some_and(|ids| ids.count[1] > 0)
     }
 
-    pub(super) const fn came(&mut self, qos: QoS) {
-        match qos {
-            QoS::AtMostOnce => {}
-            QoS::AtLeastOnce => self.qos1 = self.qos1.saturating_add(1),
-            QoS::ExactlyOnce => self.qos2 = self.qos2.saturating_add(1),
+    /// A PUBLISH has come.
+    pub(super) fn came(&mut self, qos: QoS, id: PacketId) {
+        let Some(row) = row(qos) else { return };
+        let ids = self.0.get_or_insert_default();
+        let word = ids.word(id);
+        if word.came[row] & bit(id) == 0 {
+            word.came[row] |= bit(id);
+            ids.count[row] += 1;
         }
+    }
+
+    /// A PUBLISH has gone on to the broker.
+    pub(super) fn went(&mut self, qos: QoS, id: PacketId) {
+        self.came(qos, id);
+        if let (Some(row), Some(ids)) = (row(qos), &mut self.0) {
+            ids.word(id).went[row] |= bit(id);
+        }
+    }
+
+    /// Whether the broker has a PUBLISH under this id, and its flow is not over.
+    pub(super) fn is_brokers(&self, qos: QoS, id: PacketId) -> bool {
+        let (Some(row), Some(ids)) = (row(qos), &self.0) else { return false };
+        ids.find(id).is_ok_and(|at| ids.words[at].went[row] & bit(id) != 0)
     }
 
     /// The last acknowledgement of a publish: PUBACK, PUBCOMP, or a PUBREC that says no.
-    pub(super) const fn over(&mut self, last: PacketType) {
-        if matches!(last, PacketType::Puback) {
-            self.qos1 = self.qos1.saturating_sub(1);
-        } else {
-            self.qos2 = self.qos2.saturating_sub(1);
+    pub(super) fn over(&mut self, last: PacketType, id: PacketId) {
+        let row = usize::from(!matches!(last, PacketType::Puback));
+        let Some(ids) = &mut self.0 else { return };
+        let Ok(at) = ids.find(id) else { return };
+        let word = &mut ids.words[at];
+        if word.came[row] & bit(id) == 0 {
+            return;
         }
+        word.came[row] &= !bit(id);
+        word.went[row] &= !bit(id);
+        ids.count[row] -= 1;
+        if word.came == [0, 0] {
+            ids.words.remove(at);
+            if ids.words.is_empty() && ids.words.capacity() > KEPT_WORDS {
+                ids.words = Vec::new();
+            }
+        }
+    }
+}
+
+impl Ids {
+    fn find(&self, id: PacketId) -> Result<usize, usize> {
+        self.words.binary_search_by_key(&(id.get() >> 6), |word| word.at)
+    }
+
+    fn word(&mut self, id: PacketId) -> &mut Word {
+        let at = self.find(id).unwrap_or_else(|at| {
+            self.words.insert(at, Word { at: id.get() >> 6, ..Word::default() });
+            at
+        });
+        &mut self.words[at]
+    }
+}
+
+const fn row(qos: QoS) -> Option<usize> {
+    match qos {
+        QoS::AtMostOnce => None,
+        QoS::AtLeastOnce => Some(0),
+        QoS::ExactlyOnce => Some(1),
+    }
+}
+
+const fn bit(id: PacketId) -> u64 {
+    1 << (id.get() & 63)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> PacketId {
+        PacketId::new(n).unwrap()
+    }
+
+    #[test]
+    fn an_id_counts_once_and_what_is_not_in_use_changes_nothing() {
+        let mut flight = InFlight::default();
+        flight.over(PacketType::Pubcomp, id(1));
+        flight.came(QoS::AtMostOnce, id(1));
+        assert_eq!((flight.total(), flight.0.is_some()), (0, false), "no room for nothing");
+        flight.came(QoS::AtLeastOnce, id(1));
+        flight.came(QoS::AtLeastOnce, id(1));
+        flight.went(QoS::ExactlyOnce, id(65_535));
+        assert_eq!((flight.total(), flight.awaits_release()), (2, true));
+        assert!(
+            flight.is_brokers(QoS::ExactlyOnce, id(65_535)) && !flight.is_brokers(QoS::AtLeastOnce, id(1))
+        );
+        for (last, of) in [(PacketType::Puback, 2), (PacketType::Puback, 65_535), (PacketType::Pubcomp, 1)] {
+            flight.over(last, id(of));
+        }
+        assert_eq!(flight.total(), 2);
+        flight.over(PacketType::Pubcomp, id(65_535));
+        flight.over(PacketType::Pubcomp, id(65_535));
+        assert_eq!((flight.total(), flight.awaits_release()), (1, false));
+        flight.over(PacketType::Puback, id(1));
+        assert_eq!(flight.total(), 0);
+    }
+
+    #[test]
+    fn all_ids_may_be_in_use_in_any_order_and_give_their_room_back() {
+        let mut flight = InFlight::default();
+        let mixed = |n: u16| id(n.wrapping_mul(40_503) | 1);
+        for n in 0..u16::MAX {
+            flight.went(QoS::AtLeastOnce, mixed(n));
+        }
+        let all = flight.total();
+        assert_eq!(all, 32_768);
+        for n in (0..u16::MAX).rev() {
+            flight.over(PacketType::Puback, mixed(n));
+        }
+        assert_eq!(flight.total(), 0);
+        assert!(flight.0.unwrap().words.capacity() <= KEPT_WORDS);
     }
 }

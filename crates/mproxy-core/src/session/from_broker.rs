@@ -6,6 +6,7 @@ use mproxy_codec::packet::Suback;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::from_client::Leaving;
+use super::reply::too_large_for;
 use super::{Body, Fate, Session, Step};
 use crate::event::Happening;
 use crate::fault::Fault;
@@ -53,7 +54,8 @@ impl Session {
         let reply = if subscribing.mask.is_empty() {
             Bytes::copy_from_slice(bytes)
         } else {
-            self.terms.suback(suback.packet_id, suback.properties, &merged, None)
+            let merged = self.terms.suback(suback.packet_id, suback.properties, &merged, None);
+            merged.ok_or(too_large_for(Side::Client, PacketType::Suback))?
         };
         let reply = self.retire(suback.packet_id, &subscribing.retire, reply);
         Ok(reply.map_or(Leaving::Nowhere, Leaving::Instead))
@@ -61,7 +63,9 @@ impl Session {
 
     /// Sends a SUBACK that is all ours.
     pub(super) fn suback_ours(&mut self, id: PacketId, codes: &[u8], text: Option<&str>) {
-        let reply: Bytes = self.terms.suback(id, mproxy_codec::property::Properties::EMPTY, codes, text);
-        self.inject(Side::Client, reply);
+        match self.terms.suback(id, mproxy_codec::property::Properties::EMPTY, codes, text) {
+            Some(reply) => self.inject(Side::Client, reply),
+            None => self.unsendable(Side::Client, PacketType::Suback),
+        }
     }
 }

@@ -141,7 +141,7 @@ impl Session {
             _ => false,
         };
         if over && from == Side::Broker {
-            self.in_flight.over(kind);
+            self.in_flight.over(kind, id);
         }
         if self.ledger.is_none() {
             return Leaving::AsItIs;
@@ -163,10 +163,12 @@ impl Session {
                     return Leaving::AsItIs;
                 }
                 if from == Side::Client {
-                    self.in_flight.over(PacketType::Pubcomp);
+                    self.in_flight.over(PacketType::Pubcomp, id);
                 }
-                let done = self.terms.ack(from, PacketType::Pubcomp, id, ReasonCode::SUCCESS, None);
-                self.inject(from, done);
+                match self.terms.ack(from, PacketType::Pubcomp, id, ReasonCode::SUCCESS, None) {
+                    Some(done) => self.inject(from, done),
+                    None => self.unsendable(from, PacketType::Pubcomp),
+                }
                 Leaving::Nowhere
             }
             PacketType::Puback | PacketType::Pubrec => {

@@ -9,10 +9,13 @@ use mproxy_codec::packet::{Connack, Connect, Disconnect, Will};
 use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::check_name;
-use mproxy_codec::types::Sender;
+use mproxy_codec::types::{PacketType, Sender};
 
+use super::reply::{too_large_for, unexplained};
 use super::{Session, rewrite};
+use crate::fault::Fault;
 use crate::grant::{Grant, Mapping, Word};
+use crate::peer::Side;
 use crate::policy::{About, Admission, Unusable};
 use crate::rule::{Act, Message, Who};
 
@@ -122,9 +125,13 @@ impl Session {
     }
 
     /// The broker's CONNACK as the client has to have it, `None` if that is how it came.
-    pub(super) fn connack_for_client(&self, connack: &Connack<'_>) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// What the client must know does not fit into its Maximum Packet Size: it would keep to other terms than those that
+    /// hold.
+    pub(super) fn connack_for_client(&self, connack: &Connack<'_>) -> Result<Option<Bytes>, Fault> {
         if !self.terms.version.is_v5() {
-            return None;
+            return Ok(None);
         }
         let properties = connack.properties;
         let limits = &self.setting.limits;
@@ -147,6 +154,7 @@ impl Session {
             // [MQTT-3.2.2-16]
             added.push((PropertyId::AssignedClientIdentifier, Value::Text(&peer.client_id)));
         }
+        let must = added.len();
         let largest = limits.max_packet_size.min(self.terms.granted_packet);
         if largest < ANY_PACKET
             && properties.u32(PropertyId::MaximumPacketSize).is_none_or(|own| own > largest)
@@ -155,12 +163,24 @@ impl Session {
             added.push((PropertyId::MaximumPacketSize, Value::Four(largest)));
         }
         if added.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut out = BytesMut::new();
-        let edit = PropertyEdit::keep(properties).with(&added);
-        connack.encode_with(self.terms.version, &edit, &mut out).ok()?;
-        (out.len() <= self.terms.client_max_packet as usize).then(|| out.freeze())
+        // Maximum Packet Size goes last: who does not know it is told by 0x95.
+        let plain = unexplained(properties);
+        for edit in [
+            PropertyEdit::keep(properties).with(&added),
+            plain.with(&added),
+            PropertyEdit::keep(properties).with(&added[..must]),
+            plain.with(&added[..must]),
+        ] {
+            out.clear();
+            let fits = connack.encode_with(self.terms.version, &edit, &mut out).is_ok();
+            if fits && out.len() <= self.terms.client_max_packet as usize {
+                return Ok(Some(out.freeze()));
+            }
+        }
+        if must == 0 { Ok(None) } else { Err(too_large_for(Side::Client, PacketType::Connack)) }
     }
 
     /// A client's DISCONNECT that asks for a longer session than it may have.

@@ -90,15 +90,12 @@ impl Ledger {
         from: Side,
         kind: PacketType,
         id: PacketId,
-        dup: bool,
         told: Option<Box<Published>>,
     ) {
-        let weight = told.as_deref().map_or(0, Published::weight);
+        self.kept += told.as_deref().map_or(0, Published::weight);
         let flows = self.flows(from);
         flows.ours.remove(&id);
-        if flows.line(kind).expect(id, dup, told) {
-            self.kept += weight;
-        }
+        flows.line(kind).expect(id, told);
     }
 
     /// The receiver of a PUBLISH from that side acknowledged it with `kind`: what there is to report.
@@ -114,29 +111,27 @@ impl Ledger {
     }
 
     pub(super) fn subscribing(&mut self, one: Subscribing) {
-        self.subscribed(one.id);
         self.kept += one.weight();
         self.subscribes.push(one);
     }
 
-    /// The SUBSCRIBE with this id has been answered.
+    /// The SUBSCRIBE with this id has been answered; of several, the first.
     pub(super) fn subscribed(&mut self, id: PacketId) -> Option<Subscribing> {
         let at = self.subscribes.iter().position(|one| one.id == id)?;
-        let one = self.subscribes.swap_remove(at);
+        let one = self.subscribes.remove(at);
         self.kept -= one.weight();
         Some(one)
     }
 
     pub(super) fn unsubscribing(&mut self, one: Unsubscribing) {
-        self.unsubscribed(one.id);
         self.kept += one.weight();
         self.unsubscribes.push(one);
     }
 
-    /// The UNSUBSCRIBE with this id has been answered.
+    /// The UNSUBSCRIBE with this id has been answered; of several, the first.
     pub(super) fn unsubscribed(&mut self, id: PacketId) -> Option<Unsubscribing> {
         let at = self.unsubscribes.iter().position(|one| one.id == id)?;
-        let one = self.unsubscribes.swap_remove(at);
+        let one = self.unsubscribes.remove(at);
         self.kept -= one.weight();
         Some(one)
     }
@@ -150,7 +145,7 @@ impl Ledger {
     /// The UNSUBSCRIBE of ours with this id has been answered: the SUBACK whose turn it is.
     pub(super) fn retired(&mut self, id: PacketId) -> Option<Bytes> {
         let at = self.retiring.iter().position(|(own, _)| *own == id)?;
-        let (_, reply) = self.retiring.swap_remove(at);
+        let (_, reply) = self.retiring.remove(at);
         self.kept -= reply.len();
         Some(reply)
     }
@@ -192,9 +187,9 @@ fn weight_of(filters: &[Box<str>]) -> usize {
 /// The publishes of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
-    /// PUBACKs in the order of their PUBLISH packets [MQTT-4.6.0-2].
+    /// PUBACKs in the order of their PUBLISH packets, which a client keeps to [MQTT-4.6.0-2].
     puback: Line,
-    /// PUBRECs in the order of their PUBLISH packets [MQTT-4.6.0-3].
+    /// PUBRECs in the order of their PUBLISH packets, likewise [MQTT-4.6.0-3].
     pubrec: Line,
     /// QoS 2 flows whose PUBREC was ours: their PUBREL is answered by us, and goes nowhere.
     pub(super) ours: BTreeSet<PacketId>,
@@ -225,7 +220,19 @@ impl Flows {
     }
 }
 
-/// Acknowledgements of one kind in the order that their PUBLISH packets came in.
+/// After which of the receiver's acknowledgements ours may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// At once.
+    None,
+    /// After those under the same id that are due before it.
+    OfOneId,
+    /// After all that are due before it.
+    OfAll,
+}
+
+/// Acknowledgements of one kind in the order that their PUBLISH packets came in. An id may be in it more than once: each
+/// PUBLISH is acknowledged on its own.
 ///
 /// Bounded: its owner stops reading the side that publishes while the line is [`full`](Line::full).
 #[derive(Debug, Default)]
@@ -239,8 +246,8 @@ pub(super) struct Line {
 enum Entry {
     /// The receiver will send it.
     Theirs { id: PacketId, told: Option<Box<Published>> },
-    /// Ours, waiting for those before it.
-    Ours(Bytes),
+    /// Ours, waiting for those before it. Boxed, for there are few, and thousands of the others.
+    Ours { id: PacketId, ack: Box<Bytes>, order: Order },
 }
 
 impl Line {
@@ -255,45 +262,69 @@ impl Line {
     }
 
     /// A PUBLISH has gone to its receiver; `told` is what to report once it is acknowledged.
-    /// A repeated one (DUP) keeps the place of the first: `false`.
-    fn expect(&mut self, id: PacketId, dup: bool, told: Option<Box<Published>>) -> bool {
-        let known = dup
-            && self
-                .entries
-                .iter()
-                .any(|entry| matches!(entry, Entry::Theirs { id: other, .. } if *other == id));
-        if !known {
-            self.entries.push_back(Entry::Theirs { id, told });
-        }
-        !known
+    fn expect(&mut self, id: PacketId, told: Option<Box<Published>>) {
+        self.entries.push_back(Entry::Theirs { id, told });
+    }
+
+    /// Whether the receiver is to acknowledge this id.
+    pub(super) fn expects(&self, id: PacketId) -> bool {
+        self.place(id).is_some()
+    }
+
+    fn place(&self, id: PacketId) -> Option<usize> {
+        self.entries.iter().position(|entry| matches!(entry, Entry::Theirs { id: other, .. } if *other == id))
     }
 
     /// We acknowledge a PUBLISH ourselves: the packet, if it may go out now, else it is kept in its place.
-    pub(super) fn answer(&mut self, ack: Bytes) -> Option<Bytes> {
-        if self.entries.is_empty() {
+    pub(super) fn answer(&mut self, id: PacketId, ack: Bytes, order: Order) -> Option<Bytes> {
+        let waits = match order {
+            Order::None => false,
+            Order::OfOneId => self.expects(id),
+            Order::OfAll => !self.entries.is_empty(),
+        };
+        if !waits {
             return Some(ack);
         }
         self.ours += ack.len();
-        self.entries.push_back(Entry::Ours(ack));
+        self.entries.push_back(Entry::Ours { id, ack: Box::new(ack), order });
         None
     }
 
-    /// The receiver acknowledged `id`: what there is to report. Afterwards [`ready`](Line::ready) may have some of ours.
+    /// The receiver acknowledged `id`: what there is to report of the first PUBLISH under it. Afterwards
+    /// [`ready`](Line::ready) may have some of ours.
     fn acknowledged(&mut self, id: PacketId) -> Option<Box<Published>> {
-        let at = self
-            .entries
-            .iter()
-            .position(|entry| matches!(entry, Entry::Theirs { id: other, .. } if *other == id))?;
+        let at = self.place(id)?;
         let entry = self.entries.remove(at)?;
+        if self.ours > 0 {
+            self.bring_forward(id, at);
+        }
         self.shrink();
         match entry {
             Entry::Theirs { told, .. } => told,
-            Entry::Ours(_) => None,
+            Entry::Ours { .. } => None,
+        }
+    }
+
+    /// Ours that waited from `at` on for nothing but this id go to the front.
+    fn bring_forward(&mut self, id: PacketId, mut at: usize) {
+        let mut front = 0;
+        while let Some(entry) = self.entries.get(at) {
+            match entry {
+                Entry::Theirs { id: other, .. } if *other == id => return,
+                Entry::Ours { id: other, order: Order::OfOneId, .. } if *other == id => {
+                    if let Some(entry) = self.entries.remove(at) {
+                        self.entries.insert(front, entry);
+                    }
+                    front += 1;
+                }
+                Entry::Theirs { .. } | Entry::Ours { .. } => {}
+            }
+            at += 1;
         }
     }
 
     fn has_ready(&self) -> bool {
-        matches!(self.entries.front(), Some(Entry::Ours(_)))
+        matches!(self.entries.front(), Some(Entry::Ours { .. }))
     }
 
     fn ready(&mut self) -> Option<Bytes> {
@@ -303,9 +334,9 @@ impl Line {
         let entry = self.entries.pop_front()?;
         self.shrink();
         match entry {
-            Entry::Ours(ack) => {
+            Entry::Ours { ack, .. } => {
                 self.ours -= ack.len();
-                Some(ack)
+                Some(*ack)
             }
             Entry::Theirs { .. } => None,
         }
@@ -444,24 +475,45 @@ mod tests {
     #[test]
     fn our_acknowledgement_waits_for_those_before_it() {
         let mut line = Line::default();
-        line.expect(id(1), false, None);
-        line.expect(id(2), false, None);
-        assert_eq!(line.answer(Bytes::from_static(b"3")), None);
+        line.expect(id(1), None);
+        line.expect(id(2), None);
+        assert_eq!(line.answer(id(3), Bytes::from_static(b"3"), Order::OfAll), None);
         assert_eq!(line.ready(), None);
         line.acknowledged(id(1));
         assert_eq!(line.ready(), None);
         line.acknowledged(id(2));
         assert_eq!(line.ready(), Some(Bytes::from_static(b"3")));
         assert!(line.entries.is_empty());
-        assert_eq!(line.answer(Bytes::from_static(b"4")), Some(Bytes::from_static(b"4")));
+        let four = Bytes::from_static(b"4");
+        assert_eq!(line.answer(id(4), four.clone(), Order::OfAll), Some(four));
     }
 
     #[test]
-    fn a_repeated_publish_keeps_its_one_place() {
+    fn of_one_id_ours_waits_for_the_same_id_alone() {
         let mut line = Line::default();
-        line.expect(id(1), false, None);
-        line.expect(id(1), true, None);
-        assert_eq!(line.entries.len(), 1);
+        for n in [9, 1, 8, 1] {
+            line.expect(id(n), None);
+        }
+        let [ack, other] = [Bytes::from_static(b"1"), Bytes::from_static(b"2")];
+        assert_eq!(line.answer(id(2), other.clone(), Order::OfOneId), Some(other.clone()));
+        assert_eq!(line.answer(id(2), other.clone(), Order::None), Some(other));
+        assert_eq!(line.answer(id(1), ack.clone(), Order::OfOneId), None);
+        assert_eq!(line.answer(id(1), ack.clone(), Order::OfOneId), None);
+        line.expect(id(1), None);
+        line.acknowledged(id(1));
+        assert!(!line.has_ready(), "another of the same is due before");
+        line.acknowledged(id(1));
+        assert_eq!([line.ready(), line.ready(), line.ready()], [Some(ack.clone()), Some(ack), None]);
+        assert_eq!((line.entries.len(), line.ours), (3, 0));
+    }
+
+    #[test]
+    fn each_publish_has_a_place_of_its_own_and_it_is_small() {
+        let mut line = Line::default();
+        line.expect(id(1), None);
+        line.expect(id(1), None);
+        assert_eq!(line.entries.len(), 2);
+        assert!(size_of::<Entry>() <= 16, "{}", size_of::<Entry>());
     }
 
     #[test]
@@ -472,10 +524,13 @@ mod tests {
             Some(Box::new(Published { topic: "t".into(), qos, retain: false, size: 7, payload }))
         };
         let mut ledger = Ledger::default();
-        ledger.expect(Side::Client, PacketType::Puback, id(1), false, told());
-        ledger.expect(Side::Client, PacketType::Puback, id(1), true, told());
-        assert!(ledger.kept() > 0);
-        assert!(ledger.acknowledged(Side::Client, PacketType::Puback, id(1)).is_some());
+        for _ in 0..2 {
+            ledger.expect(Side::Client, PacketType::Puback, id(1), told());
+        }
+        for _ in 0..2 {
+            assert!(ledger.kept() > 0);
+            assert!(ledger.acknowledged(Side::Client, PacketType::Puback, id(1)).is_some());
+        }
         assert_eq!(ledger.kept(), 0);
         for _ in 0..2 {
             ledger.subscribing(Subscribing {
@@ -491,8 +546,9 @@ mod tests {
             filters: Box::new(["a".into()]),
             mask: Box::default(),
         });
-        assert!(ledger.full(Side::Client, 2, usize::MAX) && !ledger.full(Side::Client, 3, usize::MAX));
-        assert!(ledger.subscribed(id(2)).is_some() && ledger.subscribed(id(2)).is_none());
+        assert!(ledger.full(Side::Client, 3, usize::MAX) && !ledger.full(Side::Client, 4, usize::MAX));
+        assert!(ledger.subscribed(id(2)).is_some() && ledger.subscribed(id(2)).is_some());
+        assert!(ledger.subscribed(id(2)).is_none());
         assert!(ledger.unsubscribed(id(2)).is_some());
         assert_eq!(ledger.kept(), 0);
     }
@@ -511,7 +567,7 @@ mod tests {
     #[test]
     fn an_unknown_acknowledgement_changes_nothing() {
         let mut line = Line::default();
-        line.expect(id(1), false, None);
+        line.expect(id(1), None);
         assert!(line.acknowledged(id(9)).is_none());
         assert_eq!(line.entries.len(), 1);
     }

@@ -322,13 +322,14 @@ impl Session {
         {
             Arc::make_mut(peer).client_id = assigned.into();
         }
+        let replaced = self.connack_for_client(&connack)?;
         self.phase = Phase::Open;
         self.grant_begins(now);
         self.reported = true;
         if self.setting.sink.want(Kind::Connect) != Want::Nothing {
             self.report(Happening::Connect { session_present: connack.session_present });
         }
-        Ok(match self.connack_for_client(&connack) {
+        Ok(match replaced {
             None => Step::Pass(header.total()),
             Some(bytes) => Step::Replace(header.total(), bytes),
         })
@@ -338,9 +339,17 @@ impl Session {
     pub(super) fn answer_in_words_of(&mut self, connect: &[u8], error: Option<&Malformed>) {
         self.terms.version = Connect::claimed_version(connect).unwrap_or_else(|| {
             let unknown = error.filter(|error| error.kind == ErrorKind::UnsupportedVersion);
-            match unknown.and_then(|error| connect.get(error.offset as usize)).map(|level| level & 0x7F) {
-                Some(5..) => Version::V5,
-                Some(_) | None => Version::V311,
+            let Some((name, level)) = unknown
+                .and_then(|error| connect.split_at_checked(error.offset as usize))
+                .and_then(|(name, rest)| rest.first().map(|level| (name, level & 0x7F)))
+            else {
+                return Version::V311;
+            };
+            match level {
+                // Whoever says the old name knows the old words.
+                _ if name.ends_with(Version::V31.protocol_name().as_bytes()) => Version::V31,
+                5.. => Version::V5,
+                _ => Version::V311,
             }
         });
     }
@@ -350,7 +359,7 @@ impl Session {
         let error = match fault {
             Fault::Malformed { error, .. } => error,
             Fault::Protocol { packet: PacketType::Connect, reason, .. } if self.terms.version.is_v5() => {
-                return Some(self.terms.connack(*reason, None, None));
+                return self.terms.connack(*reason, None, None);
             }
             Fault::OverBudget { packet: PacketType::Connect } => {
                 return Some(self.terms.connack(fault.reason(), None, None));
@@ -363,7 +372,7 @@ impl Session {
         }
         let told = self.terms.version.is_v5()
             || matches!(error.kind, ErrorKind::UnsupportedVersion | ErrorKind::ClientIdEmpty);
-        told.then(|| self.terms.connack(error.reason(), None, None))
+        if told { self.terms.connack(error.reason(), None, None) } else { None }
     }
 
     /// What is wrong with these bytes, where they are the first of that side and belong to another protocol. To call them

@@ -64,19 +64,16 @@ impl Session {
         let alias_topic = self.resolve(from, &head)?;
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
         let streams = here < total;
-        if from == Side::Client && head.qos != QoS::AtMostOnce {
-            if head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
-                let kept = Kept { state: State::Again, topic: None, charge: 0 };
-                return Ok(self.keep(from, &head, here, total, kept));
-            }
-            self.check_receive_maximum(from)?;
+        if from == Side::Client && head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
+            let kept = Kept { state: State::Again, topic: None, charge: 0 };
+            return Ok(self.keep(from, &head, here, total, kept));
         }
 
         let want = self.want(from);
         if want == Want::Nothing && head.alias.is_none() && !self.terms.mapped && self.nobody_cares(from) {
             // What follows would come to the same; this is the packet that floods are made of.
-            if from == Side::Client && self.counts(&head) {
-                self.in_flight.came(head.qos);
+            if let (Side::Client, Some(id)) = (from, head.packet_id) {
+                self.in_flight.went(head.qos, id);
             }
             return Ok(self.pass(from, here, total));
         }
@@ -136,8 +133,8 @@ impl Session {
         if want != Want::Nothing {
             self.worked(hook(from), 1);
         }
-        if from == Side::Client && self.counts(&head) {
-            self.in_flight.came(head.qos);
+        if let (Side::Client, Some(id)) = (from, head.packet_id) {
+            self.in_flight.came(head.qos, id);
         }
         if matches!(state, State::Go) && self.lane(from).is_empty() && self.receiver_knows(from, &head, topic)
         {
@@ -290,9 +287,12 @@ impl Session {
             }
             return;
         };
+        if from == Side::Client {
+            self.in_flight.went(head.qos, id);
+        }
         let mapped = self.terms.mapped && from == Side::Broker;
         if self.want(from) != Want::Nothing || mapped || told.is_some() || self.ledger.is_some() {
-            self.ledger().expect(from, acknowledgement(head.qos), id, head.dup, told);
+            self.ledger().expect(from, acknowledgement(head.qos), id, told);
         }
     }
 
@@ -373,23 +373,6 @@ impl Session {
             Some(alias) if head.topic.is_empty() => self.direction(from).aliases().knows(alias, &leaves),
             Some(_) | None => leaves == topic,
         }
-    }
-
-    /// [MQTT-3.3.4-9]: no more QoS 1 and 2 at a time than the broker's Receive Maximum, those that still wait for their
-    /// verdict included. What we count is at most what the client counts: acknowledgements pass here before they reach
-    /// it.
-    #[inline]
-    pub(super) fn check_receive_maximum(&self, from: Side) -> Result<(), Fault> {
-        if self.terms.version.is_v5() && self.in_flight.total() >= u32::from(self.terms.broker_receive_max) {
-            return Err(Fault::Protocol {
-                side: from,
-                packet: PacketType::Publish,
-                what: "more than the broker's Receive Maximum at a time",
-                rule: "MQTT-3.3.4-9",
-                reason: ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
-            });
-        }
-        Ok(())
     }
 
     /// The rules would say the same again.

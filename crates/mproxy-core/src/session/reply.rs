@@ -1,4 +1,6 @@
-//! The packets that mproxy itself says: refusals, acknowledgements, goodbyes, each in the words of the version.
+//! The packets that mproxy itself says: refusals, acknowledgements, goodbyes, each in the words of the version, and within
+//! its receiver's Maximum Packet Size [MQTT-3.1.2-24]: what explains is left out first, and what is too large all the same
+//! is not sent.
 //!
 //! A code that the standard does not allow in a packet would make the client drop its connection, so it is replaced:
 //! a refusal's by 0x87 Not authorized, a failed answer's 0x88 by 0x83 Implementation specific error.
@@ -10,19 +12,28 @@ use mproxy_codec::property::{Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketId, PacketType, Sender, Version};
 
+use super::Session;
 use super::terms::Terms;
+use crate::fault::Fault;
 use crate::peer::Side;
 
 impl Terms {
     /// The CONNACK that refuses.
-    pub(super) fn connack(&self, reason: ReasonCode, text: Option<&str>, reference: Option<&str>) -> Bytes {
+    pub(super) fn connack(
+        &self,
+        reason: ReasonCode,
+        text: Option<&str>,
+        reference: Option<&str>,
+    ) -> Option<Bytes> {
         let code = match self.version {
             Version::V5 => legal(PacketType::Connack, reason).0,
             Version::V31 | Version::V311 if reason.is_error() => reason.connack_v3(),
             Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
         let connack = Connack { session_present: false, reason: code, properties: Properties::EMPTY };
-        self.explained(text, reference, |edit, out| connack.encode_with(self.version, edit, out))
+        self.explained(Side::Client, text, reference, |edit, out| {
+            connack.encode_with(self.version, edit, out)
+        })
     }
 
     /// The DISCONNECT that says why, in 5.0; earlier versions have none from the server.
@@ -37,7 +48,9 @@ impl Terms {
         }
         let goodbye =
             Disconnect { reason: legal(PacketType::Disconnect, reason), properties: Properties::EMPTY };
-        Some(self.explained(text, reference, |edit, out| goodbye.encode_with(self.version, edit, out)))
+        self.explained(Side::Client, text, reference, |edit, out| {
+            goodbye.encode_with(self.version, edit, out)
+        })
     }
 
     /// An acknowledgement of ours to `to`.
@@ -48,11 +61,11 @@ impl Terms {
         id: PacketId,
         reason: ReasonCode,
         text: Option<&str>,
-    ) -> Bytes {
+    ) -> Option<Bytes> {
         let reason = if self.version.is_v5() { legal(kind, reason) } else { ReasonCode::SUCCESS };
         let ack = Ack::new(kind, id, reason);
         let text = text.filter(|_| self.problem_information && to == Side::Client);
-        self.explained(text, None, |edit, out| ack.encode_with(self.version, edit, out))
+        self.explained(to, text, None, |edit, out| ack.encode_with(self.version, edit, out))
     }
 
     /// A SUBACK with these codes.
@@ -62,30 +75,35 @@ impl Terms {
         properties: Properties<'_>,
         codes: &[u8],
         text: Option<&str>,
-    ) -> Bytes {
+    ) -> Option<Bytes> {
         let suback = Suback { packet_id: id, properties, codes };
         let text = text.filter(|_| self.problem_information);
-        self.explained_over(properties, text, None, |edit, out| suback.encode_with(self.version, edit, out))
+        self.explained_over(Side::Client, properties, text, None, |edit, out| {
+            suback.encode_with(self.version, edit, out)
+        })
     }
 
     fn explained(
         &self,
+        to: Side,
         text: Option<&str>,
         reference: Option<&str>,
         encode: impl Fn(&PropertyEdit<'_>, &mut BytesMut) -> Result<(), EncodeError>,
-    ) -> Bytes {
-        self.explained_over(Properties::EMPTY, text, reference, encode)
+    ) -> Option<Bytes> {
+        self.explained_over(to, Properties::EMPTY, text, reference, encode)
     }
 
     /// Encodes with reason string and server reference if they are fit to be sent and the packet stays within the
-    /// client's Maximum Packet Size ([MQTT-3.2.2-19], [MQTT-3.4.2-2], …); without them otherwise.
+    /// receiver's Maximum Packet Size ([MQTT-3.2.2-19], [MQTT-3.4.2-2], …); without them otherwise, and then without
+    /// those that the broker gave. `None`: it is too large even so.
     fn explained_over(
         &self,
+        to: Side,
         properties: Properties<'_>,
         text: Option<&str>,
         reference: Option<&str>,
         encode: impl Fn(&PropertyEdit<'_>, &mut BytesMut) -> Result<(), EncodeError>,
-    ) -> Bytes {
+    ) -> Option<Bytes> {
         let mut added = Vec::new();
         if let Some(text) = text.filter(|text| fit(text)) {
             added.push((PropertyId::ReasonString, Value::Text(text)));
@@ -94,18 +112,39 @@ impl Terms {
             added.push((PropertyId::ServerReference, Value::Text(reference)));
         }
         let mut out = BytesMut::new();
-        let most = self.max_packet_to(Side::Client) as usize;
-        if !added.is_empty()
-            && encode(&PropertyEdit::keep(properties).with(&added), &mut out).is_ok()
-            && out.len() <= most
-        {
-            return out.freeze();
+        let most = self.max_packet_to(to) as usize;
+        let kept = PropertyEdit::keep(properties);
+        for edit in [kept.with(&added), kept, unexplained(properties)] {
+            out.clear();
+            if encode(&edit, &mut out).is_ok() && out.len() <= most {
+                return Some(out.freeze());
+            }
         }
-        out.clear();
-        // A handful of bytes over fixed fields: there is nothing in it that could be too long.
-        let encoded = encode(&PropertyEdit::keep(properties), &mut out);
-        debug_assert!(encoded.is_ok(), "a bare reply did not encode: {encoded:?}");
-        out.freeze()
+        None
+    }
+}
+
+/// Without what may be left out where a packet gets too large ([MQTT-3.2.2-19], [MQTT-3.2.2-20], …).
+pub(super) const fn unexplained(properties: Properties<'_>) -> PropertyEdit<'_> {
+    PropertyEdit::keep(properties).without(PropertyId::ReasonString).without(PropertyId::UserProperty)
+}
+
+impl Session {
+    /// A packet of our own that the receiver must have is over its Maximum Packet Size: the session ends for it.
+    pub(super) fn unsendable(&mut self, to: Side, packet: PacketType) {
+        let fault = too_large_for(to, packet);
+        self.cold().unsendable = Some(Box::new(fault));
+    }
+}
+
+/// The fault of a side that takes less than what it has to be told.
+pub(super) const fn too_large_for(side: Side, packet: PacketType) -> Fault {
+    Fault::Protocol {
+        side,
+        packet,
+        what: "does not fit into its own Maximum Packet Size",
+        rule: "MQTT-3.1.2-24",
+        reason: ReasonCode::PACKET_TOO_LARGE,
     }
 }
 
@@ -180,12 +219,42 @@ mod tests {
     fn a_reason_string_that_does_not_fit_is_left_out() {
         let mut terms = Terms { version: Version::V5, ..Terms::default() };
         let long = "x".repeat(70_000);
-        assert_eq!(&terms.connack(ReasonCode::BANNED, Some(&long), None)[..], [0x20, 3, 0, 0x8A, 0]);
-        let with = terms.connack(ReasonCode::BANNED, Some("go"), None);
+        assert_eq!(terms.connack(ReasonCode::BANNED, Some(&long), None).unwrap()[..], [0x20, 3, 0, 0x8A, 0]);
+        let with = terms.connack(ReasonCode::BANNED, Some("go"), None).unwrap();
         assert_eq!(&with[..], [0x20, 8, 0, 0x8A, 5, 0x1F, 0, 2, b'g', b'o']);
         terms.problem_information = false;
         let id = PacketId::new(1).unwrap();
         let ack = terms.ack(Side::Client, PacketType::Puback, id, ReasonCode::NOT_AUTHORIZED, Some("go"));
-        assert_eq!(&ack[..], [0x40, 3, 0, 1, 0x87]);
+        assert_eq!(ack.unwrap()[..], [0x40, 3, 0, 1, 0x87]);
+    }
+
+    #[test]
+    fn nothing_of_ours_is_over_the_receiver_s_maximum_packet_size() {
+        let id = PacketId::new(1).unwrap();
+        for most in 1..40 {
+            let terms = Terms {
+                version: Version::V5,
+                client_max_packet: most,
+                broker_max_packet: most,
+                ..Terms::default()
+            };
+            let no = ReasonCode::NOT_AUTHORIZED;
+            let raw = [0x1F, 0, 1, b'r', 0x26, 0, 1, b'k', 0, 1, b'v'];
+            let place = mproxy_codec::property::Place::Packet(PacketType::Suback);
+            let theirs = Properties::check(&raw, place, Sender::Server).unwrap();
+            for (packet, least) in [
+                (terms.connack(no, Some("why"), Some("there")), 5),
+                (terms.disconnect(no, Some("why"), Some("there")), 3),
+                (terms.ack(Side::Client, PacketType::Puback, id, no, Some("why")), 5),
+                (terms.ack(Side::Client, PacketType::Pubcomp, id, ReasonCode::SUCCESS, None), 4),
+                (terms.ack(Side::Broker, PacketType::Pubrec, id, ReasonCode::SUCCESS, None), 4),
+                (terms.suback(id, theirs, &[0x87, 0], Some("why")), 7),
+            ] {
+                match packet {
+                    Some(bytes) => assert!(bytes.len() <= most as usize, "{bytes:?} over {most}"),
+                    None => assert!(most < least, "{most} is enough for {least}"),
+                }
+            }
+        }
     }
 }

@@ -160,13 +160,10 @@ impl Session {
         };
         if let Some(id) = publish.packet_id {
             if from == Side::Client {
-                if self.check_receive_maximum(from).is_err() {
-                    return false;
-                }
-                self.in_flight.came(seen.qos());
+                self.in_flight.went(seen.qos(), id);
             }
             if source.is_some() || self.ledger.is_some() {
-                self.ledger().expect(from, publish::acknowledgement(seen.qos()), id, false, None);
+                self.ledger().expect(from, publish::acknowledgement(seen.qos()), id, None);
                 // Behind this one, if the ledger is full now.
                 stride.publishes = if self.takes(from) { publishes } else { Publishes::None };
             }

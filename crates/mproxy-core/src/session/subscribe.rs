@@ -140,8 +140,9 @@ impl Session {
             };
             self.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
         }
-        let counted = self.count_subscriptions(&requests, &mut decided);
+        // In this order: what has no place at the broker takes none among those that are counted.
         self.map_filters(&subscribe, &requests, &mut decided);
+        let counted = self.count_subscriptions(&requests, &mut decided);
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;

@@ -40,8 +40,6 @@ pub(super) struct Terms {
     pub(super) client_aliases: u16,
     /// Topic aliases that the broker takes.
     pub(super) broker_aliases: u16,
-    /// Publishes of QoS 1 and 2 that the broker takes at a time.
-    pub(super) broker_receive_max: u16,
 }
 
 impl Default for Terms {
@@ -64,7 +62,6 @@ impl Default for Terms {
             broker_max_packet: u32::MAX,
             client_aliases: 0,
             broker_aliases: 0,
-            broker_receive_max: u16::MAX,
         }
     }
 }
@@ -91,7 +88,6 @@ impl Terms {
         let properties = &connack.properties;
         self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
         self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);
-        self.broker_receive_max = properties.u16(PropertyId::ReceiveMaximum).unwrap_or(u16::MAX);
     }
 
     /// Bytes of the largest packet that side takes.

@@ -11,6 +11,7 @@ use mproxy_codec::types::{PacketId, PacketType, Sender};
 use super::Session;
 use super::from_client::Leaving;
 use super::ledger::Unsubscribing;
+use super::reply::{too_large_for, unexplained};
 use crate::budget::FILTER;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
@@ -169,11 +170,17 @@ impl Session {
                     false => ReasonCode::SUCCESS.0,
                 };
                 let codes: Vec<u8> = known.mask.iter().map(code).collect();
-                let mut out = BytesMut::new();
-                match (Unsuback { codes: &codes, ..unsuback }).encode(self.terms.version, &mut out) {
-                    Ok(()) => Leaving::Instead(out.freeze()),
-                    Err(_) => Leaving::AsItIs,
+                let (mut out, most) = (BytesMut::new(), self.terms.max_packet_to(Side::Client) as usize);
+                let merged = Unsuback { codes: &codes, ..unsuback };
+                let properties = [PropertyEdit::keep(unsuback.properties), unexplained(unsuback.properties)];
+                let fits = properties.iter().any(|edit| {
+                    out.clear();
+                    merged.encode_with(self.terms.version, edit, &mut out).is_ok() && out.len() <= most
+                });
+                if !fits {
+                    return Err(too_large_for(Side::Client, PacketType::Unsuback));
                 }
+                Leaving::Instead(out.freeze())
             }
         };
         self.tell_unsubscribed(known);

@@ -18,9 +18,9 @@ Who refuses does not matter: the hook service, the rule file, a client's grant a
 ";
 
 const AFTER_TABLE: &str = "
-- **In its place.** A refused packet keeps its place among the others, however long its verdict took. Acknowledgements of one kind leave in the order of their PUBLISH packets ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), ours among the other side's.
-- **Packet ids** are the client's. One whose PUBLISH was refused is free again when its flow is over, as after an acknowledgement of the broker's; so is its place in Receive Maximum. A PUBLISH that is swallowed keeps its id on the client's side.
-- **PUBLISH of QoS 2 refused before 5.0**: the flow is mproxy's. It outlives nothing: a client that reconnects and repeats the PUBLISH is judged again; one that repeats the PUBREL has it answered by the broker. So it is with a refused delivery of QoS 2: where the connection ends in the middle of it, a resumed session may get the broker's PUBREL for a message that never came, which is to be answered with PUBCOMP like any other.
+- **In its place.** A refused packet keeps its place among the others, however long its verdict took. Acknowledgements of deliveries reach the broker in the order of their PUBLISH packets ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), ours among the client's. Those to the client need no order: ours wait for none of the broker's, except under the same packet id.
+- **Packet ids** are the client's. One whose PUBLISH was refused is free again when its flow is over, as after an acknowledgement of the broker's; so is its place in Receive Maximum, which the two peers keep to between themselves. Ids used twice pass, and each packet is decided and told on its own. A PUBLISH that is swallowed keeps its id on the client's side.
+- **PUBLISH of QoS 2 refused before 5.0**: the flow is mproxy's. A repeated PUBLISH (DUP) of a flow that is the broker's leaves it there, even where it is itself refused: it goes nowhere and is answered with PUBREC, and its PUBREL goes to the broker. A refused flow outlives nothing: a client that reconnects and repeats the PUBLISH is judged again, and in a resumed session of 3.1.1, where the broker may have it, its PUBREL goes there; one that repeats the PUBREL has it answered by the broker. So it is with a refused delivery of QoS 2: where the connection ends in the middle of it, a resumed session may get the broker's PUBREL for a message that never came, which is to be answered with PUBCOMP like any other.
 - **Topic aliases.** Where the PUBLISH that introduced an alias was refused or rewritten, the next one that uses it goes out with its topic.
 - **Reason strings** go to 5.0 clients that did not turn them off ([MQTT-3.1.2-29]; CONNACK and DISCONNECT may always carry one), and only if the packet stays within the client's Maximum Packet Size. **Server references** go with 0x9C and 0x9D in CONNACK and DISCONNECT.
 - **The will.** `DISCONNECT` cuts the broker's connection without a DISCONNECT, so the will is published. A will that is itself refused refuses the CONNECT. A hook service that wants none removes it in its answer to `AuthConnect`; then the broker never hears of it.
@@ -65,7 +65,7 @@ const LIMITS: &str = "
 | a keep alive over `max_keep_alive`, or none | told in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
 | a session expiry over `max_session_expiry` | told in CONNACK (Session Expiry Interval); cut short in DISCONNECT | – |
 | a filter that has no place under the grant's prefix | 0x8F in its place of the SUBACK | 0x80 |
-| more publishes at a time than the broker's Receive Maximum | DISCONNECT 0x93; closed | – |
+| an answer of mproxy's over the client's Maximum Packet Size, also without reason string and user properties | not sent; DISCONNECT 0x95 if that fits; closed | – |
 | topics behind aliases that are too many to be kept | DISCONNECT 0x97; closed | – |
 | the end of the grant | DISCONNECT 0xA0; closed | closed |
 ";

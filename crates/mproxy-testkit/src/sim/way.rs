@@ -150,7 +150,9 @@ impl Way {
 
     /// A SUBACK that waits for an UNSUBSCRIBE of the session's own does not where nothing more goes to the broker.
     fn is_kept_suback(&self, sent: &Sent, bytes: &[u8]) -> bool {
-        matches!(&sent.what, What::Superseded { id, codes, .. } if suback(self.version, id_of(*id), codes) == bytes)
+        let What::Superseded { id, codes, .. } = &sent.what else { return false };
+        let answered = |sent: &Sent| matches!(&sent.what, What::Suback { id: other, .. } if other == id);
+        !self.sent.iter().any(answered) && suback(self.version, id_of(*id), codes) == bytes
     }
 
     /// Whether all that is still on its way stays on the way.

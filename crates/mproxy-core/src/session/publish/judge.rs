@@ -7,6 +7,7 @@ use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
+use super::super::ledger::Order;
 use super::super::{Session, rewrite};
 use super::{acknowledgement, hook};
 use crate::fault::Fault;
@@ -150,8 +151,8 @@ impl Session {
         // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
         let reason = match (refusal.action, from) {
             (Action::NoAck, Side::Client) => {
-                if self.counts(head) {
-                    self.in_flight.over(acknowledgement(head.qos));
+                if let Some(id) = head.packet_id.filter(|id| !self.in_flight.is_brokers(head.qos, *id)) {
+                    self.in_flight.over(acknowledgement(head.qos), id);
                 }
                 return;
             }
@@ -172,22 +173,43 @@ impl Session {
     ) {
         let Some(id) = head.packet_id else { return };
         let kind = acknowledgement(head.qos);
-        let text = text.filter(|_| reason.is_error());
-        let ack = self.terms.ack(from, kind, id, reason, text);
-        if kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error()) {
+        // Under the same id the receiver has one already, and answers that one itself.
+        let receivers = match from {
+            Side::Client => self.in_flight.is_brokers(head.qos, id),
+            Side::Broker => self.ledger().flows(from).line(kind).expects(id),
+        };
+        let (mut reason, mut text) = (reason, text.filter(|_| reason.is_error()));
+        if kind == PacketType::Pubrec && (receivers || self.may_be_receivers(from, head)) {
+            // So the flow is the receiver's: this neither ends it nor makes it ours, and its PUBREL goes there.
+            (reason, text) = (ReasonCode::SUCCESS, None);
+        } else if kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error()) {
             // Its PUBREL is ours to answer [MQTT-4.3.3-11].
             self.ledger().flows(from).ours.insert(id);
-        } else if from == Side::Client && self.counts(head) {
-            self.in_flight.over(kind);
+        } else if from == Side::Client && !receivers {
+            self.in_flight.over(kind, id);
         }
-        if let Some(ack) = self.ledger().flows(from).line(kind).answer(ack) {
+        let Some(ack) = self.terms.ack(from, kind, id, reason, text) else {
+            return self.unsendable(from, kind);
+        };
+        let order = match from {
+            // [MQTT-4.6.0-2] and [MQTT-4.6.0-3] bind the client; what it gets of the same id stays in order.
+            Side::Client if receivers => Order::OfOneId,
+            Side::Client => Order::None,
+            Side::Broker => Order::OfAll,
+        };
+        if let Some(ack) = self.ledger().flows(from).line(kind).answer(id, ack, order) {
             self.inject(from, ack);
         }
     }
 
-    /// Whether this publish of the client's counts as one under way. Before 5.0 a client may repeat one that does.
-    pub(super) const fn counts(&self, head: &PublishHead<'_>) -> bool {
-        self.terms.version.is_v5() || !head.dup
+    /// Whether the receiver may have this publish from an earlier connection: what completes a flow that it does not know
+    /// does no harm, and one that it knows would never come to its end. 5.0 ends a flow by the code of its PUBREC.
+    const fn may_be_receivers(&self, from: Side, head: &PublishHead<'_>) -> bool {
+        head.dup
+            && match from {
+                Side::Client => self.terms.resumed && !self.terms.version.is_v5(),
+                Side::Broker => true,
+            }
     }
 
     /// A refused QoS 2 PUBLISH came again before its PUBREL: it is answered again, and not asked about again.
