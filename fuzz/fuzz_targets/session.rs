@@ -170,7 +170,8 @@ impl Play {
                     self.now += Duration::from_millis(u64::from(*arg) * 50);
                     self.session.handle_timeout(self.now);
                 }
-                13 => self.session.closed(side(*arg), Closed::Eof, self.now),
+                13 if arg & 2 == 0 => self.session.closed(side(*arg), Closed::Eof, self.now),
+                13 => self.session.closed(side(*arg), Closed::Error("reset".into()), self.now),
                 14 if arg % 4 == 0 => self.session.drain(self.now),
                 14 if arg % 4 == 1 => self.session.revoke(ReasonCode(*arg), self.now),
                 14 => self.session.dialed(Err(Unreachable("no".into())), self.now),
@@ -244,7 +245,8 @@ impl Play {
     }
 
     fn end(&mut self) {
-        for side in [Side::Client, Side::Broker] {
+        // A client that has ended its half is gone when ours has ended, too.
+        for side in [Side::Client, Side::Broker, Side::Client] {
             self.session.closed(side, Closed::Eof, self.now);
             self.drain();
         }

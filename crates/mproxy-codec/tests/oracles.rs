@@ -14,7 +14,7 @@ mod packets;
 use bytes::BytesMut;
 use mproxy_codec::{
     Connack, Connect, Disconnect, ErrorKind, Frame, Malformed, Packet, PacketType, Properties, PropertyId,
-    Publish, ReasonCode, Sender, Value, Version,
+    Publish, ReasonCode, Sender, Value, Version, Will,
 };
 use packets::{any_valid, damage, damaged};
 use proptest::prelude::*;
@@ -149,6 +149,12 @@ fn why_they_refuse(
             if from == Sender::Server && several_subscriptions(publish.properties) =>
         {
             Some("the standard is on our side: a server sends one for each subscription that matched (3.3.4)")
+        }
+        (_, Packet::Publish(Publish { properties, .. }))
+        | (_, Packet::Connect(Connect { will: Some(Will { properties, .. }), .. }))
+            if properties.byte(PropertyId::PayloadFormatIndicator) > Some(1) =>
+        {
+            Some("no MUST stands behind 0 and 1 of the Payload Format Indicator (3.3.2.3.2)")
         }
         (MqttProto, Packet::Publish(publish)) if is_text(publish.properties) => Some(
             "both may be: a receiver MAY validate that the payload is the text it says it is (3.3.2.3.2)",
@@ -314,7 +320,6 @@ const BY_HAND: &[(Version, &[u8], ErrorKind, &[Oracle])] = &[
     (Version::V5, b"\x30\x07\0\x01a\x03\x23\0\0", ErrorKind::TopicAliasZero, &[MqttProto]),
     (Version::V5, b"\x30\x06\0\x01a\x02\x0b\x01", ErrorKind::SubscriptionIdFromClient, &[MqttProto, Rmqtt]),
     (Version::V5, b"\x30\x08\0\x01a\x04\x08\0\x01+", ErrorKind::ResponseTopicWildcard, &[Rmqtt]),
-    (Version::V5, b"\x30\x06\0\x01a\x02\x01\x02", ErrorKind::PropertyNotBoolean, &[]),
     (Version::V5, b"\x30\x06\0\x01a\x02\x17\x01", ErrorKind::PropertyMisplaced, &[]),
     (Version::V5, b"\x30\x06\0\x01a\x02\x04\x01", ErrorKind::PropertyUnknown, &[]),
     (Version::V5, b"\x30\x06\0\x01a\x09hi", ErrorKind::Overrun, &[]),

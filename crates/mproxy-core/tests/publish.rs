@@ -118,12 +118,7 @@ fn a_refused_qos_2_flow_that_a_lost_connection_cut_comes_to_its_end_all_the_same
         stage.client(&dup(version, 1, "no"));
         assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubrec(1), Vec::new()));
         stage.client(&wire::pubrel(1));
-        if version == Version::V31 {
-            assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubcomp(1), Vec::new()));
-        } else {
-            // Session Present: the broker may have had the first of it, and completes what it does not know.
-            assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), wire::pubrel(1)));
-        }
+        assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubcomp(1), Vec::new()));
         // Lost after it: it repeats the PUBREL. Nobody here knows of the flow any more, but a broker completes those
         // that it does not know ([MQTT-4.4.0-1] makes repeated PUBRELs a matter of course).
         let mut stage = again();

@@ -197,7 +197,12 @@ impl Session {
     /// told. For when mproxy itself failed in the middle of it, or it has to make room.
     pub fn abandon(&mut self, fault: Fault) {
         if !matches!(self.phase, Phase::Over) {
-            self.phase = Phase::Ending(Box::new(Ending { fault, client: End::Gone, broker: End::Gone, half_closed: false }));
+            self.phase = Phase::Ending(Box::new(Ending {
+                fault,
+                client: End::Gone,
+                broker: End::Gone,
+                half_closed: false,
+            }));
             self.finish();
         }
     }

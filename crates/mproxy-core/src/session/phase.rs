@@ -362,7 +362,7 @@ impl Session {
                 return self.terms.connack(*reason, None, None);
             }
             Fault::OverBudget { packet: PacketType::Connect } => {
-                return Some(self.terms.connack(fault.reason(), None, None));
+                return self.terms.connack(fault.reason(), None, None);
             }
             _ => return None,
         };

@@ -159,8 +159,8 @@ impl Session {
         if from == Side::Client && !answered {
             return Err(Fault::OverBudget { packet: PacketType::Publish });
         }
-        if from == Side::Client && self.counts(head) {
-            self.in_flight.came(head.qos);
+        if let (Side::Client, Some(id)) = (from, head.packet_id) {
+            self.in_flight.came(head.qos, id);
         }
         Ok(self.keep(from, head, here, total, Kept { state: State::OverBudget, topic, charge: 0 }))
     }

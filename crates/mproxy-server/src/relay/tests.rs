@@ -373,3 +373,79 @@ async fn only_who_was_not_admitted_makes_room() {
     expect(&mut open.broker, PUBLISH).await;
     open.relay.abort();
 }
+
+const PUBLISH_1: &[u8] = b"\x32\x07\x00\x01t\x00\x01hi";
+const PUBACK_1: &[u8] = b"\x40\x02\x00\x01";
+const DISCONNECT: &[u8] = b"\xe0\x00";
+
+#[tokio::test]
+async fn a_half_close_is_passed_on_and_the_answers_come_back() {
+    let mut scene = open(1 << 10).await;
+    scene.client.write_all(PUBLISH_1).await.unwrap();
+    scene.client.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    scene.broker.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, PUBLISH_1);
+    // More than fits on the way at once: it is written to the end.
+    let many = [PUBACK_1, &PUBLISH.repeat(1000)].concat();
+    let Scene { client, broker, .. } = &mut scene;
+    let mut got = Vec::new();
+    let (written, read) = tokio::join!(
+        async {
+            broker.write_all(&many).await?;
+            broker.shutdown().await
+        },
+        client.read_to_end(&mut got)
+    );
+    written.unwrap();
+    read.unwrap();
+    assert_eq!(got, many);
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Lost { side: Side::Client, how: Closed::Eof }));
+}
+
+#[tokio::test]
+async fn after_disconnect_the_client_hears_the_broker_until_that_closes() {
+    let mut scene = open(1 << 10).await;
+    let last = [PUBLISH_1, DISCONNECT].concat();
+    scene.client.write_all(&[&last, PUBLISH].concat()).await.unwrap();
+    expect(&mut scene.broker, &last).await;
+    scene.broker.write_all(PUBACK_1).await.unwrap();
+    expect(&mut scene.client, PUBACK_1).await;
+    scene.broker.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    scene.client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+    scene.broker.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"", "nothing follows a DISCONNECT");
+    drop(scene.client);
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Left { .. }));
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_after_disconnect_ends_the_session_with_its_broker() {
+    let mut scene = open(1 << 10).await;
+    scene.client.write_all(&[PUBLISH_1, DISCONNECT].concat()).await.unwrap();
+    drop(scene.client);
+    let mut got = Vec::new();
+    scene.broker.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, [PUBLISH_1, DISCONNECT].concat());
+    assert!(!scene.relay.is_finished(), "the broker may still answer");
+    scene.broker.write_all(PUBACK_1).await.unwrap();
+    drop(scene.broker);
+    assert!(matches!(*scene.relay.await.unwrap(), Fault::Left { .. }));
+}
+
+#[tokio::test]
+async fn a_cut_waits_for_nobody_not_even_for_a_half_closed_client() {
+    for half_closed in [false, true] {
+        let mut scene = open(1 << 10).await;
+        if half_closed {
+            scene.client.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            scene.broker.read_to_end(&mut rest).await.unwrap();
+        }
+        scene.handle.say(Word::Cut);
+        let ended = tokio::time::timeout(Duration::from_secs(5), scene.relay).await;
+        ended.expect("at once").unwrap();
+    }
+}

@@ -179,7 +179,7 @@ impl Session {
             Side::Broker => self.ledger().flows(from).line(kind).expects(id),
         };
         let (mut reason, mut text) = (reason, text.filter(|_| reason.is_error()));
-        if kind == PacketType::Pubrec && (receivers || self.may_be_receivers(from, head)) {
+        if kind == PacketType::Pubrec && receivers {
             // So the flow is the receiver's: this neither ends it nor makes it ours, and its PUBREL goes there.
             (reason, text) = (ReasonCode::SUCCESS, None);
         } else if kind == PacketType::Pubrec && (!self.terms.version.is_v5() || !reason.is_error()) {
@@ -200,16 +200,6 @@ impl Session {
         if let Some(ack) = self.ledger().flows(from).line(kind).answer(id, ack, order) {
             self.inject(from, ack);
         }
-    }
-
-    /// Whether the receiver may have this publish from an earlier connection: what completes a flow that it does not know
-    /// does no harm, and one that it knows would never come to its end. 5.0 ends a flow by the code of its PUBREC.
-    const fn may_be_receivers(&self, from: Side, head: &PublishHead<'_>) -> bool {
-        head.dup
-            && match from {
-                Side::Client => self.terms.resumed && !self.terms.version.is_v5(),
-                Side::Broker => true,
-            }
     }
 
     /// A refused QoS 2 PUBLISH came again before its PUBREL: it is answered again, and not asked about again.
