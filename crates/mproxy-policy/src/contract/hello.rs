@@ -14,7 +14,8 @@ const PAYLOAD_MOST: u32 = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) name: String,
-    pub(crate) wants: Wants,
+    /// `None`: it did not say, as if there were no Hello.
+    pub(crate) wants: Option<Wants>,
 }
 
 /// Which calls a service wants, and with what.
@@ -35,6 +36,16 @@ impl Wanted {
     /// [MQTT-4.7.2-1] keeps subscriptions away from them is no reason not to ask.
     pub(crate) fn covers(&self, topic: &str) -> bool {
         self.topics.is_empty() || self.topics.iter().any(|filter| reaches(filter, topic))
+    }
+
+    /// What either of both wants, of a service that names a call twice: what the one asks for, the other does not take back.
+    fn and(self, other: &Self) -> Self {
+        let every = self.topics.is_empty() || other.topics.is_empty();
+        let topics = self.topics.into_iter().chain(other.topics.iter().cloned());
+        Self {
+            topics: if every { Box::default() } else { topics.collect() },
+            payload: self.payload.max(other.payload),
+        }
     }
 }
 
@@ -69,22 +80,31 @@ impl Hello {
             for filter in &want.topic_filters {
                 check_filter(filter)
                     .map_err(|error| format!("the answer to Hello has {filter:?}: {error}"))?;
+                // As a filter it is a good one, and matches next to nothing, so that next to nothing would be asked.
+                if filter.contains("${") {
+                    return Err(format!("the answer to Hello has {filter:?}: there are no variables in it"));
+                }
             }
             // A number that is not known here belongs to a newer contract.
             let Ok(hook) = wire::Hook::try_from(want.hook) else { continue };
             if let Some(rpc) = rpc(hook) {
                 let topics = want.topic_filters.iter().map(|filter| filter.as_str().into()).collect();
-                wants.0[rpc as usize] =
-                    Some(Wanted { topics, payload: want.payload_limit.min(PAYLOAD_MOST) });
+                let wanted = Wanted { topics, payload: want.payload_limit.min(PAYLOAD_MOST) };
+                let slot = &mut wants.0[rpc as usize];
+                *slot = Some(match slot.take() {
+                    Some(before) => before.and(&wanted),
+                    None => wanted,
+                });
             }
         }
         if answer.wants.is_empty() {
-            wants = Wants::everything();
-        } else if wants.0.iter().all(Option::is_none) {
+            return Ok(Self { name: answer.name, wants: None });
+        }
+        if wants.0.iter().all(Option::is_none) {
             // To want nothing that is known here would be to let everything pass.
             return Err("the answer to Hello wants only hooks that this mproxy does not know".to_owned());
         }
-        Ok(Self { name: answer.name, wants })
+        Ok(Self { name: answer.name, wants: Some(wants) })
     }
 }
 
@@ -113,15 +133,32 @@ mod tests {
     }
 
     fn read(wants: Vec<wire::Want>) -> Result<Wants, String> {
-        Hello::read(wire::HelloResponse { wants, ..Default::default() }).map(|hello| hello.wants)
+        let hello = Hello::read(wire::HelloResponse { wants, ..Default::default() })?;
+        Ok(hello.wants.expect("it says what it wants"))
     }
 
     #[test]
-    fn an_empty_answer_wants_everything() {
-        let wants = read(Vec::new()).unwrap();
-        assert_eq!(wants, Wants::everything());
+    fn an_empty_answer_is_no_hello() {
+        assert_eq!(Hello::read(wire::HelloResponse::default()).unwrap().wants, None);
+        let wants = Wants::everything();
         assert_eq!(wants.of(Rpc::AuthPublish).unwrap().payload, PAYLOAD_UNTOLD);
         assert!(wants.of(Rpc::AuthDeliver).is_none());
+    }
+
+    #[test]
+    fn a_call_that_is_named_twice_is_wanted_for_both() {
+        let publish = wire::Hook::AuthPublish.into();
+        for wants in [
+            [want(publish, &["a/#"], 9), want(publish, &["b"], 0)],
+            [want(publish, &["b"], 0), want(publish, &["a/#"], 9)],
+        ] {
+            let wants = read(wants.into()).unwrap();
+            let publish = wants.of(Rpc::AuthPublish).unwrap();
+            assert!(publish.covers("a/x") && publish.covers("b") && !publish.covers("c"));
+            assert_eq!(publish.payload, 9);
+        }
+        let wants = read(vec![want(publish, &[], 0), want(publish, &["b"], 0)]).unwrap();
+        assert!(wants.of(Rpc::AuthPublish).unwrap().covers("c"), "none is every topic");
     }
 
     #[test]
@@ -157,5 +194,6 @@ mod tests {
         assert!(read(vec![want(0, &[], 0)]).is_err());
         assert!(read(vec![want(77, &[], 0), want(78, &[], 0)]).is_err(), "nothing that is known here");
         assert!(read(vec![want(wire::Hook::AuthPublish.into(), &["a/#/b"], 0)]).is_err());
+        assert!(read(vec![want(wire::Hook::AuthPublish.into(), &["${clientid}/#"], 0)]).is_err());
     }
 }

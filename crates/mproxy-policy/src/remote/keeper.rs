@@ -80,16 +80,11 @@ impl Keeper {
         let channel = self.dialer.dial(&gone).await.map_err(|error| chain(&error))?;
         let service = Service::new(channel, Arc::clone(&self.complaints));
         let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
-            Ok(hello) => self.told(hello?),
-            Err(status) if status.code() == Code::Unimplemented => {
-                let wants = self.board.unsaid();
-                info!(
-                    endpoint = self.url,
-                    calls = ?names(&wants),
-                    "policy service has no Hello: asked and told as before, or everything but AuthDeliver"
-                );
-                wants
-            }
+            Ok(hello) => match hello? {
+                Hello { name, wants: Some(wants) } => self.told(&name, wants),
+                Hello { wants: None, .. } => self.untold(),
+            },
+            Err(status) if status.code() == Code::Unimplemented => self.untold(),
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
                 let hung_up = self.dialer.is_tls() && status.source().is_some();
@@ -100,17 +95,28 @@ impl Keeper {
         Ok(Line::new(&self.url, service, wants, gone))
     }
 
-    fn told(&self, hello: Hello) -> Wants {
-        let calls = names(&hello.wants);
-        self.board.heard(&hello.wants);
-        info!(endpoint = self.url, service = hello.name, ?calls, "policy service said what it wants");
+    /// What it wants that did not say.
+    fn untold(&self) -> Wants {
+        let wants = self.board.unsaid();
+        info!(
+            endpoint = self.url,
+            calls = ?names(&wants),
+            "policy service has no Hello, or an empty one: asked and told as before, or everything but AuthDeliver"
+        );
+        wants
+    }
+
+    fn told(&self, service: &str, wants: Wants) -> Wants {
+        let calls = names(&wants);
+        self.board.heard(&wants);
+        info!(endpoint = self.url, service, ?calls, "policy service said what it wants");
         if !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
                 endpoint = self.url,
                 "policy service does not want AuthConnect: it does not decide who connects"
             );
         }
-        hello.wants
+        wants
     }
 }
 
