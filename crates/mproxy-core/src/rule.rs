@@ -73,8 +73,8 @@ pub enum Act {
 pub struct Actions(u8);
 
 impl Actions {
-    /// Everything.
-    pub const ALL: Self = Self(15);
+    /// Everything, because nothing was named: another set than that of all four, which names each of them.
+    pub const ALL: Self = Self(0x1F);
     /// Nothing yet.
     pub const NONE: Self = Self(0);
 

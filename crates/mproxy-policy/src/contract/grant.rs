@@ -214,6 +214,14 @@ mod tests {
     }
 
     #[test]
+    fn deliveries_are_named_by_a_list_of_all_actions_and_not_by_an_empty_one() {
+        for (actions, receives) in [(vec![], false), (vec![1, 2, 3, 4], true), (vec![3], true)] {
+            let rule = wire::GrantRule { actions, ..allow(&["#"]) };
+            assert_eq!(grant(of(rule)).unwrap().receives(), receives);
+        }
+    }
+
+    #[test]
     fn a_grant_that_is_wrong_anywhere_makes_the_answer_unusable() {
         let rule = |change: fn(&mut wire::GrantRule)| {
             let mut rule = allow(&["a"]);
