@@ -167,7 +167,8 @@ impl Acl {
     /// would leave the question who somebody is to nobody.
     ///
     /// # Errors
-    /// It has lost all users, all rules, or all that it said on who may connect, and does not say `allow_empty`.
+    /// It has lost all users, all rules, or all that it said on who may connect or on what they may call themselves, and
+    /// does not say `allow_empty`.
     fn may_follow(&self, old: &Self) -> Result<(), AclErrors> {
         let (lost_users, lost_rules) = (old.users.len(), old.rules.len());
         let lost = if self.allow_empty {
@@ -178,6 +179,8 @@ impl Acl {
             format!("has no rules any more, where {lost_rules} are in force")
         } else if old.knows_users() && !self.knows_users() {
             "does not say any more who may connect".to_owned()
+        } else if old.client_ids.is_some() && self.client_ids.is_none() {
+            "does not say any more what clients may call themselves".to_owned()
         } else {
             return Ok(());
         };

@@ -483,6 +483,11 @@ async fn a_reload_does_not_lose_all_users_or_all_rules_unless_the_file_means_it(
     adviser.reload().unwrap();
     write(rules);
     assert!(adviser.reload().unwrap_err().to_string().contains("who may connect"));
+    // Nor may it let clients call themselves what they like.
+    write("allow_empty = true\nclient_ids = [\"${cn}\"]\n");
+    adviser.reload().unwrap();
+    write("");
+    assert!(adviser.reload().unwrap_err().to_string().contains("what clients may call themselves"));
     fs::remove_file(&path).unwrap();
 }
 
