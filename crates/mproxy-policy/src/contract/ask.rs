@@ -33,7 +33,7 @@ pub(crate) struct Ask {
 #[derive(Clone)]
 enum About {
     Connect {
-        has_will: bool,
+        what: Asked,
     },
     Publish,
     Subscribe {
@@ -44,10 +44,28 @@ enum About {
     Deliver,
 }
 
+/// What an `AuthConnect` was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A client that said CONNECT.
+    Client { has_will: bool },
+    /// A running session's grant.
+    Renewal,
+}
+
+impl Asked {
+    fn of(question: &ConnectQuestion<'_>) -> Self {
+        if question.refresh {
+            return Self::Renewal;
+        }
+        Self::Client { has_will: question.connect.will.is_some() }
+    }
+}
+
 impl Ask {
     pub(crate) fn new(question: &Question<'_>) -> Self {
         let about = match question {
-            Question::Connect(question) => About::Connect { has_will: question.connect.will.is_some() },
+            Question::Connect(question) => About::Connect { what: Asked::of(question) },
             Question::Publish(_) => About::Publish,
             Question::Subscribe(question) => {
                 About::Subscribe { filters: question.filters.len(), groups: groups(question) }
@@ -95,9 +113,9 @@ impl Ask {
     ) -> Result<Verdict, Status> {
         let mut hooks = self.said.over(channel);
         Ok(match self.about {
-            About::Connect { has_will } => {
+            About::Connect { what } => {
                 let answer = hooks.auth_connect(placeholder(within)).await?;
-                verdict::connect(answer.into_inner(), has_will, complaints)
+                verdict::connect(answer.into_inner(), what, complaints)
             }
             About::Publish => {
                 let answer = hooks.auth_publish(placeholder(within)).await?;

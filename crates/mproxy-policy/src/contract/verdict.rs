@@ -11,6 +11,7 @@ use mproxy_core::policy::{
     UnusableKind, Verdict, WillChange,
 };
 
+use super::ask::Asked;
 use super::complaints::{Complaint, Complaints};
 use super::wire;
 
@@ -19,12 +20,20 @@ const FIELD_MOST: usize = 65_535;
 
 pub(super) type Read<T> = Result<T, Unusable>;
 
-pub(super) fn connect(answer: wire::AuthConnectResponse, has_will: bool, complaints: &Complaints) -> Verdict {
+pub(super) fn connect(answer: wire::AuthConnectResponse, asked: Asked, complaints: &Complaints) -> Verdict {
     use wire::auth_connect_response::Verdict as Said;
     match answer.verdict {
         None => Verdict::Failed(unset("AuthConnect")),
         Some(Said::Deny(deny)) => Verdict::Connect(Decision::Refuse(refusal(deny, complaints))),
         Some(Said::Allow(allow)) => {
+            let (allow, has_will) = match asked {
+                Asked::Client { has_will } => (allow, has_will),
+                // What it says of the client's CONNECT is of no effect, and so does no harm either.
+                Asked::Renewal => {
+                    let wire::ConnectAllow { attributes, grant, .. } = allow;
+                    (wire::ConnectAllow { attributes, grant, ..Default::default() }, false)
+                }
+            };
             read(admission(allow, has_will, complaints).map(Decision::Allow), Verdict::Connect)
         }
     }
@@ -293,7 +302,7 @@ mod tests {
         let complaints = &Complaints::new("test");
         let unset = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
         for verdict in [
-            connect(Default::default(), false, complaints),
+            connect(Default::default(), Asked::Renewal, complaints),
             publish(Default::default(), complaints),
             deliver(Default::default(), complaints),
             subscribe(unset, 1, &[], complaints),
@@ -315,10 +324,39 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_takes_grant_and_attributes_and_the_rest_does_no_harm() {
+        let grant = wire::Grant { version: "7".to_owned(), ..Default::default() };
+        let replace = wire::WillReplace { topic: Some("t".to_owned()), ..Default::default() };
+        let will = wire::WillChange { change: Some(wire::will_change::Change::Replace(replace)) };
+        let allow = wire::ConnectAllow {
+            client_id: Some("other".to_owned()),
+            username: Some("a\0".to_owned()),
+            password: Some(Bytes::from_static(b"x")),
+            will: Some(will),
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            grant: Some(grant),
+        };
+        let said = wire::auth_connect_response::Verdict::Allow(allow);
+        let answer = wire::AuthConnectResponse { verdict: Some(said) };
+        let verdict = connect(answer.clone(), Asked::Renewal, &Complaints::new("test"));
+        let Verdict::Connect(Decision::Allow(Some(admission))) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(admission.grant.as_deref().map(|grant| &*grant.version), Some("7"));
+        let rest = Admission { grant: None, ..*admission };
+        let attributes = vec![("a".to_owned(), "b".to_owned())];
+        assert_eq!(rest, Admission { attributes, ..Admission::default() });
+        let verdict = connect(answer, Asked::Client { has_will: true }, &Complaints::new("test"));
+        assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
+    }
+
+    #[test]
     fn an_empty_allow_changes_nothing() {
         let said = wire::auth_connect_response::Verdict::Allow(Default::default());
         assert_eq!(
-            connect(wire::AuthConnectResponse { verdict: Some(said) }, true, &Complaints::new("test")),
+            connect(
+                wire::AuthConnectResponse { verdict: Some(said) },
+                Asked::Client { has_will: true },
+                &Complaints::new("test")
+            ),
             Verdict::Connect(Decision::Allow(None))
         );
         let said = wire::auth_publish_response::Verdict::Allow(Default::default());
