@@ -35,8 +35,8 @@ use mproxy_core::chain::unspoken;
 use mproxy_core::event::{Event, Happening, Kind, Sink};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Hook, Overload, Payload, PublishQuestion, Question, Ruling, Silence,
-    Source, Verdict, Want,
+    Answer, ConnectQuestion, Decider, FailureKind, Hook, Overload, Payload, PublishQuestion, Question,
+    Ruling, Silence, Source, Verdict, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -162,18 +162,26 @@ impl Remote {
             (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
         let if_unwanted = self.if_unwanted;
         Answer::Later(Box::pin(async move {
-            let turn = timeout_at(deadline, turns.acquire()).await;
+            let overloaded = || {
+                let overload =
+                    Overload::new("questions", "too many questions are open at the policy service");
+                rpc(Verdict::Overloaded(overload))
+            };
+            let (turn, waited) = match turns.try_acquire() {
+                Ok(turn) => (Ok(Ok(turn)), false),
+                Err(_) => (timeout_at(deadline, turns.acquire()).await, true),
+            };
             // Turns come free when others give up, which is when this one has to as well.
             if turn.is_err() || Instant::now() >= deadline {
                 watch.call(ask.rpc().name(), CallOutcome::Overloaded, Duration::ZERO);
-                let overload =
-                    Overload::new("questions", "too many questions are open at the policy service");
-                return rpc(Verdict::Overloaded(overload));
+                return overloaded();
             }
             match carry(&board, &*watch, ask, deadline).await {
                 Ok(Carried::Answered(verdict)) => rpc(verdict),
                 Ok(Carried::Unusable(unusable)) => rpc(Verdict::Unusable(unusable)),
                 Ok(Carried::Unwanted) => unspoken(hook, &peer, if_unwanted),
+                // The service had only what our own queue had left of the time.
+                Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
                     debug!(hook = hook.name(), %failure, "the policy service did not answer");
                     rpc(Verdict::Failed(failure))

@@ -296,6 +296,11 @@ async fn a_message_over_somebody_s_limit_is_unusable_and_not_a_failed_answer() {
             Code::OutOfRange,
             "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
         ),
+        (Code::ResourceExhausted, "gRPC message exceeds maximum size 4194304: 5000000"),
+        (Code::ResourceExhausted, "Received message exceeds the maximum configured message size."),
+        // What tonic makes of the answer of an HTTP gateway, and what a gateway says itself.
+        (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413"),
+        (Code::Unknown, "Payload Too Large"),
     ] {
         let service = Running::start(Service {
             publish: Box::new(move |_| Play::Fail(Status::new(code, message))),
@@ -544,6 +549,37 @@ async fn more_questions_than_turns_wait_within_their_deadline() {
     let overloaded =
         |answer: &Option<Ruling>| matches!(answer, Some(Ruling { verdict: Verdict::Overloaded(_), .. }));
     assert!(answers.iter().any(overloaded), "{answers:?}");
+}
+
+#[tokio::test]
+async fn who_waited_for_a_turn_and_has_no_time_left_is_overloaded_and_not_failed() {
+    let service = Running::start(Service { publish: Box::new(|_| Play::Never), ..Service::default() }).await;
+    let config = RemoteConfig { max_in_flight: 1, ..config(&[&service.url], Duration::from_secs(2)) };
+    let (remote, seen) = started(config);
+    seen.until_healthy(true).await;
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        somebody().publishes(&*remote, "a").await
+    };
+    let first = async { somebody().publishes(&*remote, "a").await };
+    let (first, late) = tokio::join!(first, late);
+    assert_eq!(failed(first), FailureKind::Deadline, "it had the turn at once");
+    assert_eq!(service.calls("AuthPublish"), 2, "it had a turn at last");
+    assert!(matches!(late, Some(Ruling { verdict: Verdict::Overloaded(_), .. })), "{late:?}");
+}
+
+#[tokio::test]
+async fn an_empty_hello_takes_nothing_back_that_one_before_it_said() {
+    let wants = vec![want(wire::Hook::AuthConnect), want(wire::Hook::AuthDeliver)];
+    let service = Running::start(Service { hello: Some(hello(wants)), ..Service::default() }).await;
+    let address = service.address();
+    let (remote, seen) = remote(&[&service.url], AMPLE);
+    seen.until_healthy(true).await;
+    service.stop().await;
+    let _other =
+        Running::start_at(address, Service { hello: Some(hello(Vec::new())), ..Service::default() }).await;
+    seen.until(|seen| seen.endpoint_changes().len() >= 3).await;
+    assert_ne!(Decider::want(&*remote, Hook::Deliver), Want::Nothing);
 }
 
 fn event(connection: u128, what: Happening) -> Event {

@@ -213,9 +213,9 @@ fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
         Code::OutOfRange if message.starts_with("error, decoded message length too large") => {
             Some(Unusable::too_large(format!("{}: {}", rpc.name(), said(status))))
         }
-        // A service's library, of a question: the words are tonic's, and those of grpc-go, grpc-js and grpc's core.
-        Code::OutOfRange | Code::ResourceExhausted
-            if message.contains("message length too large") || message.contains("larger than max") =>
+        // A service's library, or whoever stands before it, of a question.
+        Code::OutOfRange | Code::ResourceExhausted | Code::Unknown
+            if TOO_LARGE.iter().any(|words| message.contains(words)) =>
         {
             let detail = format!("{}: {}", rpc.name(), said(status));
             Some(Unusable::new(UnusableKind::QuestionTooLarge, detail))
@@ -223,6 +223,23 @@ fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
         _ => None,
     }
 }
+
+/// In lower case, what is said of a message that is too large.
+const TOO_LARGE: [&str; 7] = [
+    // tonic
+    "message length too large",
+    // grpc-go, grpc-js, grpc's core
+    "larger than max",
+    // grpc-java
+    "exceeds maximum size",
+    // .NET
+    "exceeds the maximum",
+    // tonic, of HTTP's answer: nginx takes 1 MiB, if not told otherwise
+    "http status code 413",
+    // Envoy, and other gateways that answer in gRPC
+    "payload too large",
+    "entity too large",
+];
 
 fn failure(rpc: Rpc, status: &Status) -> Failure {
     let kind = match status.code() {
