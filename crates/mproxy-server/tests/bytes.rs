@@ -447,7 +447,9 @@ async fn fields_of_any_length_pass_in_any_pieces() {
     let filters: Vec<String> = (0..20_000).map(|number| format!("filter/number/{number}/#")).collect();
     let filters: Vec<(&str, u8)> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
     let payload = vec![5; 100_000];
-    for variables in [&[][..], &[("MPROXY_POLICY_URL", url.as_str())]] {
+    // More of them than are taken where nothing is configured.
+    let properties = ("MPROXY_MAX_USER_PROPERTIES", "128KiB");
+    for variables in [&[properties][..], &[properties, ("MPROXY_POLICY_URL", url.as_str())]] {
         let mut broker = RecordingBroker::start(Script::default()).await;
         let proxy = Proxy::with(broker.addr(), variables).await;
         for (version, properties) in [(Version::V311, &[][..]), (Version::V5, &many)] {
