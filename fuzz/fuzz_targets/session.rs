@@ -1,20 +1,23 @@
 #![no_main]
 //! A session told anything in any order: bytes of both sides, verdicts good and bad, ends, time. It must not panic, must
-//! keep its bounds, and must be silent after its end.
+//! keep its bounds, and must be silent after its end. And nothing reaches the broker that nobody allowed: no CONNECT, no
+//! topic of a PUBLISH and no filter of a SUBSCRIBE, unless a verdict said so, or the failure rule for a missing one.
 
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use mproxy_codec::ReasonCode;
+use bytes::{Buf, BytesMut};
+use mproxy_codec::{Frame, Packet, ReasonCode, Sender, Version};
 use mproxy_core::event::{Event, Kind};
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
-    Action, Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload,
-    PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
+    Action, Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, FilterChange, Hook, OnError,
+    Overload, PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict,
+    Want,
 };
 use mproxy_core::rule;
 use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
@@ -29,15 +32,95 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
 struct Mood {
     mood: Mutex<u8>,
     deliveries: bool,
+    permits: Mutex<Permits>,
+}
+
+/// What a question of the client's is about: topics, filters, or nothing for a CONNECT.
+type About = (Hook, Vec<String>);
+
+/// Who allowed what, kept apart from the session.
+#[derive(Default)]
+struct Permits {
+    /// Failed answers allow.
+    open: bool,
+    /// Questions that are answered later and were not handed out yet, in their order.
+    asked: VecDeque<About>,
+    connect: bool,
+    names: HashSet<String>,
+}
+
+impl Permits {
+    /// This was said of that.
+    fn said(&mut self, (hook, names): &About, verdict: &Verdict) {
+        match (hook, verdict) {
+            (Hook::Connect, Verdict::Connect(Decision::Allow(_))) => self.connect = true,
+            (Hook::Connect, Verdict::Failed(_)) if self.open => self.connect = true,
+            (Hook::Publish, Verdict::Publish(Decision::Allow(change))) => {
+                let new = change.as_ref().and_then(|change| change.topic.as_deref().map(str::to_owned));
+                self.names.extend(new.map_or_else(|| names.clone(), |new| vec![new]));
+            }
+            (Hook::Subscribe, Verdict::SubscribeAll(Decision::Allow(()))) => {
+                self.names.extend(names.iter().cloned());
+            }
+            (Hook::Subscribe, Verdict::Subscribe(all)) if all.len() == names.len() => {
+                for (name, one) in names.iter().zip(all) {
+                    let Decision::Allow(change) = one else { continue };
+                    self.names.insert(change.filter.as_deref().unwrap_or(name).to_owned());
+                }
+            }
+            (Hook::Publish | Hook::Subscribe, Verdict::Failed(_)) if self.open => {
+                self.names.extend(names.iter().cloned());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this may stand in a packet to the broker, behind a prefix or not.
+    fn covers(&self, name: &str) -> bool {
+        let plain = |name: &str| {
+            ["", "acme/", "acme"]
+                .iter()
+                .any(|prefix| name.strip_prefix(prefix).is_some_and(|own| self.names.contains(own)))
+        };
+        // A prefix goes behind the group of a shared subscription.
+        let shared = name.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+        plain(name)
+            || shared.is_some_and(|(group, filter)| {
+                ["acme/", "acme"].iter().any(|prefix| {
+                    filter
+                        .strip_prefix(prefix)
+                        .is_some_and(|own| self.names.contains(&format!("$share/{group}/{own}")))
+                })
+            })
+    }
+}
+
+fn about(question: &Question<'_>) -> About {
+    let names = match question {
+        Question::Connect(_) => Vec::new(),
+        Question::Publish(asked) | Question::Deliver(asked) => vec![asked.topic.to_owned()],
+        Question::Subscribe(asked) => {
+            asked.filters.iter().map(|one| one.filter.as_str().to_owned()).collect()
+        }
+    };
+    (question.hook(), names)
 }
 
 impl Decider for Mood {
     fn decide(&self, question: &Question<'_>) -> Answer {
         let mood = *self.mood.lock().expect("nothing panicked");
+        let mut permits = self.permits.lock().expect("nothing panicked");
         match mood % 4 {
-            0 => Answer::Later(Box::pin(std::future::pending())),
+            0 => {
+                permits.asked.push_back(about(question));
+                Answer::Later(Box::pin(std::future::pending()))
+            }
             1 => Answer::Pass,
-            _ => Answer::Now(Ruling { source: Source::Acl, verdict: verdict(mood / 4, question.hook()) }),
+            _ => {
+                let verdict = verdict(mood / 4, question.hook());
+                permits.said(&about(question), &verdict);
+                Answer::Now(Ruling { source: Source::Acl, verdict })
+            }
         }
     }
 
@@ -108,7 +191,10 @@ struct Play {
     limits: Limits,
     now: Instant,
     unread: [BytesMut; 2],
-    open: Vec<AskId>,
+    open: Vec<(AskId, About)>,
+    /// What the broker got of a packet that is not whole, and what it takes each alias for.
+    heard: BytesMut,
+    aliases: BTreeMap<u16, String>,
     shut: [bool; 2],
     done: bool,
     fed: usize,
@@ -118,7 +204,8 @@ struct Play {
 impl Play {
     fn new(first: u8, second: u8) -> Self {
         let now = Instant::now();
-        let mood = Arc::new(Mood { mood: Mutex::new(2 * 4 + 2), deliveries: first & 1 != 0 });
+        let permits = Mutex::new(Permits { open: first & 4 != 0, ..Permits::default() });
+        let mood = Arc::new(Mood { mood: Mutex::new(2 * 4 + 2), deliveries: first & 1 != 0, permits });
         let limits = Limits {
             max_packet_size: if first & 2 != 0 { 40_000 } else { 268_435_460 },
             max_held_packet: 20_000,
@@ -144,6 +231,8 @@ impl Play {
             now,
             unread: Default::default(),
             open: Vec::new(),
+            heard: BytesMut::new(),
+            aliases: BTreeMap::new(),
             shut: [false; 2],
             done: false,
             fed: 0,
@@ -200,9 +289,10 @@ impl Play {
         if self.open.is_empty() {
             return;
         }
-        let id = self.open.swap_remove(usize::from(arg) % self.open.len());
+        let (id, about) = self.open.swap_remove(usize::from(arg) % self.open.len());
         let hook = Hook::ALL[usize::from(arg >> 4) % 4];
         let ruling = Ruling { source: Source::Rpc, verdict: verdict(arg, hook) };
+        self.mood.permits.lock().expect("nothing panicked").said(&about, &ruling.verdict);
         self.session.decide(id, ruling.clone(), self.now);
         if arg & 64 != 0 {
             // Twice is once too often, and must not matter.
@@ -216,9 +306,16 @@ impl Play {
             assert!(!self.done, "after Done: {effect:?}");
             match effect {
                 Effect::Dial { .. } => self.session.dialed(Ok(()), self.now),
-                Effect::Ask { id, .. } => self.open.push(id),
+                Effect::Ask { id, .. } => {
+                    let asked = self.mood.permits.lock().expect("nothing panicked").asked.pop_front();
+                    self.open.push((id, asked.expect("a question for each answer")));
+                }
                 Effect::Send { to, bytes } => {
                     assert!(!bytes.is_empty() && !self.shut[to as usize], "Send after Shut, or of nothing");
+                    if to == Side::Broker {
+                        self.heard.extend_from_slice(&bytes);
+                        self.was_allowed();
+                    }
                 }
                 Effect::Shut { side } => {
                     assert!(!std::mem::replace(&mut self.shut[side as usize], true), "Shut twice");
@@ -226,6 +323,37 @@ impl Play {
                 Effect::Report(_) => {}
                 Effect::Done(_) => self.done = true,
             }
+        }
+    }
+
+    /// Holds what the broker got against what was said.
+    fn was_allowed(&mut self) {
+        let version = self.session.peer().map_or(Version::V311, |peer| peer.version);
+        let permits = self.mood.permits.lock().expect("nothing panicked");
+        while let Ok(Some((frame, _))) = Frame::split(&self.heard, Sender::Client, Some(version)) {
+            match Packet::parse(&frame, Sender::Client, version) {
+                Ok(Packet::Connect(_)) => assert!(permits.connect, "a CONNECT that nobody allowed"),
+                Ok(Packet::Publish(publish)) => {
+                    let topic = match publish.alias {
+                        Some(alias) if publish.topic.is_empty() => self.aliases[&alias].clone(),
+                        Some(alias) => {
+                            self.aliases.insert(alias, publish.topic.to_owned());
+                            publish.topic.to_owned()
+                        }
+                        None => publish.topic.to_owned(),
+                    };
+                    assert!(permits.covers(&topic), "a PUBLISH to {topic:?} that nobody allowed");
+                }
+                Ok(Packet::Subscribe(subscribe)) => {
+                    for one in subscribe.filters() {
+                        let filter = one.filter.as_str();
+                        assert!(permits.covers(filter), "a SUBSCRIBE to {filter:?} that nobody allowed");
+                    }
+                }
+                _ => {}
+            }
+            let len = frame.bytes.len();
+            self.heard.advance(len);
         }
     }
 
