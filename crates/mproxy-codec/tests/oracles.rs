@@ -212,9 +212,7 @@ fn essence(packet: &Packet<'_>) -> String {
     let none = Properties::EMPTY;
     match *packet {
         Packet::Connect(connect) => {
-            let will = connect
-                .will
-                .map(|will| (set(will.properties), mproxy_codec::Will { properties: none, ..will }));
+            let will = connect.will.map(|will| (set(will.properties), Will { properties: none, ..will }));
             format!(
                 "{:?} {:?} {will:?}",
                 Connect { properties: none, will: None, ..connect },
