@@ -319,6 +319,10 @@ impl Play {
                 }
                 Effect::Shut { side } => {
                     assert!(!std::mem::replace(&mut self.shut[side as usize], true), "Shut twice");
+                    // Not every stream takes what is written at once.
+                    if self.effects & 1 == 0 {
+                        self.session.shut(side, self.now);
+                    }
                 }
                 Effect::Report(_) => {}
                 Effect::Done(_) => self.done = true,

@@ -1,7 +1,7 @@
 //! One client's session between its client and its broker.
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
-//! [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
+//! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
 //! [`handle_timeout`](Session::handle_timeout).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
 //! [`wants_read`](Session::wants_read).
@@ -387,6 +387,13 @@ impl Session {
     /// Told: what became of an [`Effect::Dial`].
     pub fn dialed(&mut self, outcome: Result<(), crate::fault::Unreachable>, now: Instant) {
         self.met_broker(outcome, now);
+        self.settle(now);
+    }
+
+    /// Told: an [`Effect::Shut`] has been carried out. All that was queued for that side is written, and our half of its
+    /// stream has ended; the other half may still be open. (Where it is not, [`closed`](Session::closed) says more.)
+    pub fn shut(&mut self, side: Side, now: Instant) {
+        self.all_written(side);
         self.settle(now);
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::Side;
-use mproxy_core::budget::{Budget, QUESTION, Scope};
+use mproxy_core::budget::{Budget, QUESTION, STEP, Scope};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Hook, Want};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Stage, allow};
+use mproxy_testkit::sim::stage::{Dialing, Setup};
+use mproxy_testkit::sim::{Reply, Stage, allow};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 
 fn stage(connection: usize, total: usize) -> (Stage, Arc<Budget>) {
@@ -227,4 +227,24 @@ fn a_head_that_comes_byte_by_byte_is_not_read_again_at_each() {
     assert_eq!(stage.asked().len(), 1);
     stage.rule(0, allow(Hook::Publish));
     assert!(stage.at_broker() == packet);
+}
+
+#[test]
+fn the_connect_of_a_client_that_waits_is_put_down_until_the_broker_has_it() {
+    let (mut stage, budget) = stage(3 << 20, 8 << 20);
+    stage.dialing = Dialing::Hangs;
+    stage.script.answer(|_| Reply::Later);
+    let password = [b'p'; 60_000];
+    let options =
+        ConnectOptions { username: Some("u"), password: Some(&password), ..ConnectOptions::default() };
+    let connect = wire::connect(Version::V5, "c", &options);
+    stage.client(&connect);
+    let held = || budget.total().held();
+    assert!(held() >= 2 * password.len(), "the packet and the question about it: {}", held());
+    stage.rule(0, allow(Hook::Connect));
+    let whole_steps = password.len() - STEP..2 * password.len();
+    assert!(whole_steps.contains(&held()), "the packet: {}", held());
+    stage.dialed(Ok(()));
+    assert_eq!(stage.at_broker(), connect);
+    assert_eq!(held(), 0);
 }

@@ -90,6 +90,13 @@ pub(crate) struct Relay<S> {
     parting: Option<Box<S>>,
 }
 
+/// A stream whose session is over, and whose peer has not ended its half.
+pub(crate) struct Parting<S> {
+    pub(crate) stream: S,
+    /// Our half has ended. Otherwise reading has failed, and the peer is still to be told so.
+    pub(crate) shut: bool,
+}
+
 /// One of the two streams with its boxes.
 struct End<S> {
     /// `None` before the dial and after the end.
@@ -108,7 +115,8 @@ enum Closing {
     Open,
     /// It ends when the outbox is empty.
     Asked,
-    /// It has ended. What still comes in is read as far as the session wants it, and else thrown away.
+    /// It has ended, and the session knows. What still comes in is read as far as the session wants it, and else thrown
+    /// away.
     Shut,
 }
 
@@ -182,9 +190,14 @@ impl<S: Stream> Relay<S> {
         &self.session
     }
 
-    /// A client's stream that still has to be kept open for a moment, or its last word would not arrive.
-    pub(crate) fn parting(&mut self) -> Option<Box<S>> {
-        self.parting.take()
+    /// When it is over: streams that have to be kept open for a moment, or what was said last would not arrive.
+    pub(crate) fn partings(&mut self) -> impl Iterator<Item = Parting<S>> {
+        let failed = self.parting.take().map(|stream| Parting { stream: *stream, shut: false });
+        let shut = [&mut self.broker, &mut self.client].map(|end| {
+            let shut = end.closing == Closing::Shut;
+            end.stream.take_if(|_| shut).map(|stream| Parting { stream, shut })
+        });
+        failed.into_iter().chain(shut.into_iter().flatten())
     }
 
     pub(crate) fn handle(&self) -> &Arc<Handle> {
@@ -247,6 +260,7 @@ impl<S: Stream> Relay<S> {
             self.poll_write(side, cx, now);
             // Both ways, whatever it would still have said.
             self.session.closed(side, Closed::Error("cut".into()), now);
+            self.end(side).drop_stream();
         }
         self.effects();
     }
@@ -401,6 +415,8 @@ impl<S: Stream> Relay<S> {
                 if end.half_closed {
                     end.drop_stream();
                     self.session.closed(side, Closed::Eof, now);
+                } else {
+                    self.session.shut(side, now);
                 }
                 return Writing::Ended;
             }

@@ -13,8 +13,9 @@ use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::{Event, Session, Setting};
 use mproxy_tcp::{Accepted, Incoming, Listener};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 use crate::door::{Causes, Entered, Inward, Outward, Refused, Stream};
 use crate::registry::{Handle, Registry, Word};
-use crate::relay::{Dialing, Doors, Relay};
+use crate::relay::{Dialing, Doors, Parting, Relay};
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
 use crate::share::turns::Turns;
@@ -55,6 +56,8 @@ pub(crate) struct House {
     pub(crate) handshakes: Arc<Turns>,
     /// For CONNECTs that somebody has to decide on.
     decisions: Arc<Turns>,
+    /// Places for streams whose sessions are over.
+    parting: Arc<Semaphore>,
 }
 
 impl House {
@@ -80,6 +83,17 @@ impl House {
             // One thread is left to those who are in.
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
+            parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
+        }
+    }
+
+    /// Keeps a stream for a moment, apart from its session, if there is a place for it.
+    fn part(&self, parting: Parting<Stream>) {
+        if let Ok(place) = Arc::clone(&self.parting).try_acquire_owned() {
+            self.tasks.spawn(async move {
+                part(parting).await;
+                drop(place);
+            });
         }
     }
 }
@@ -360,8 +374,10 @@ impl Future for Connection {
             this.waiting = None;
         }
         let fault = std::task::ready!(polled);
-        if let (Some(stream), Some(serving)) = (this.relay.parting(), &this.place.0) {
-            serving.house.tasks.spawn(part(stream));
+        if let Some(serving) = &this.place.0 {
+            for parting in this.relay.partings() {
+                serving.house.part(parting);
+            }
         }
         // Before its line: who has read that finds it gone.
         this.leave().end(|door| door.ended_by(&fault));
@@ -376,20 +392,29 @@ impl Drop for Connection {
     }
 }
 
-/// How long a client that was told what it did wrong has to end its side.
-const PARTING: Duration = Duration::from_secs(1);
+/// How long a peer that was told the last word has to end its side.
+const PARTING: Duration = Duration::from_secs(2);
 
-/// Bytes of it that are thrown away meanwhile, at most.
+/// Streams that wait for that at a time; further ones are dropped at once, so that peers that do not close take no more
+/// sockets than these.
+const PARTING_AT_A_TIME: usize = 1024;
+
+/// Bytes of a stream that could not be read that are thrown away meanwhile, at most.
 const PARTING_BYTES: usize = 64 << 10;
 
-/// Ends our side of a stream, and keeps it until its client has ended the other, so that our last word is read before the
+/// Keeps the stream of a session that is over until its peer has ended its side, so that our last word is read before the
 /// connection is reset.
-async fn part(mut stream: Box<Stream>) {
+async fn part(parting: Parting<Stream>) {
+    let Parting { mut stream, shut } = parting;
     let ended = async {
+        let mut buffer = [0; 1024];
+        if shut {
+            while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
+            return;
+        }
         // If it cannot be ended, the client is gone.
         let _ = stream.shutdown().await;
-        let socket = stream.socket();
-        let (mut buffer, mut thrown) = ([0; 1024], 0);
+        let (socket, mut thrown) = (stream.socket(), 0);
         while thrown < PARTING_BYTES && socket.readable().await.is_ok() {
             match socket.try_read(&mut buffer) {
                 Ok(0) => return,
@@ -431,5 +456,26 @@ mod tests {
     #[test]
     fn a_connection_is_little_more_than_its_relay() {
         assert!(size_of::<Connection>() <= size_of::<Relay<Stream>>() + 16);
+    }
+
+    #[tokio::test]
+    async fn streams_that_linger_are_few_and_go_in_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sink = Arc::new(mproxy_core::event::Nobody);
+        let house = House { parting: Arc::new(Semaphore::new(1)), ..House::new("here", 1, None, sink) };
+        let mut peers = Vec::new();
+        for _ in 0..2 {
+            peers.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.shutdown().await.unwrap();
+            house.part(Parting { stream: Stream::Tcp(stream), shut: true });
+        }
+        assert_eq!(house.tasks.len(), 1, "there was no place for the second");
+        let begun = Instant::now();
+        house.tasks.close();
+        timeout(PARTING * 5, house.tasks.wait()).await.expect("it has a deadline");
+        assert!(begun.elapsed() >= PARTING / 2, "{:?}", begun.elapsed());
+        assert_eq!(house.parting.available_permits(), 1);
+        drop(peers);
     }
 }

@@ -6,13 +6,16 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions, publish, subscriber};
 use mproxy_testkit::service::contract::ConnectAllow;
-use mproxy_testkit::service::{Play, Service};
+use mproxy_testkit::service::{Play, Running, Service, Told};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient, packets};
-use support::VERSIONS;
 use support::judge::{House, NO, refuses_as_told};
+use support::{Proxy, VERSIONS, until};
+use tokio::time::Instant;
 
 const ALL: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -275,6 +278,57 @@ async fn of_two_takeovers_within_a_millisecond_each_connect_has_its_disconnect()
         assert_eq!(life, ["connect", "disconnect"], "{id} {epoch}");
     }
     house.proxy.stop().await;
+}
+
+/// Well before the close deadline, and enough on a busy machine.
+const PROMPT: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn the_end_of_a_client_that_does_not_close_is_told_at_once() {
+    let house = House::new().await;
+    for version in VERSIONS {
+        let id = format!("taken-{version:?}");
+        let old = house.proxy.login(version, &id).await;
+        let begun = Instant::now();
+        let new = house.proxy.login(version, &id).await;
+        let told = |told: &[Told]| told.iter().any(|told| told.client_id == id && told.what == "disconnect");
+        house.judge.told_when(told).await;
+        until_sessions(&house.proxy, 1).await;
+        assert!(begun.elapsed() < PROMPT, "a takeover, {version:?}: {:?}", begun.elapsed());
+
+        // Refused, and it stays connected.
+        let mut refused = WireClient::open(house.proxy.mqtt).await;
+        let options = ConnectOptions { username: Some("code/135"), ..ConnectOptions::default() };
+        let begun = Instant::now();
+        refused.send(&wire::connect(version, "refused", &options)).await;
+        assert_eq!(refused.packet().await[0], 0x20);
+        until_sessions(&house.proxy, 1).await;
+        assert!(begun.elapsed() < PROMPT, "a refusal, {version:?}: {:?}", begun.elapsed());
+        drop((old, new, refused));
+        until_sessions(&house.proxy, 0).await;
+    }
+    house.proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_said_disconnect_and_does_not_close_holds_nothing_up() {
+    let (mut broker, judge) =
+        (RecordingBroker::start(Script::default()).await, Running::start(refuses_as_told()).await);
+    let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
+    let mut client = proxy.login(Version::V5, "twice").await;
+    let behind = broker.session().await;
+    let taken_over = wire::disconnect_with(0x8E, &[]);
+    let begun = Instant::now();
+    behind.send(taken_over.clone()).await;
+    client.expect(&taken_over).await;
+    judge.told_when(|told| told.iter().any(|told| told.what == "disconnect")).await;
+    assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    until_sessions(&proxy, 0).await;
+    proxy.stop().await;
+}
+
+async fn until_sessions(proxy: &Proxy, count: usize) {
+    until("the number of sessions", async || proxy.sessions().await.len() == count).await;
 }
 
 #[tokio::test]

@@ -32,16 +32,17 @@ pub enum Effect {
         /// What; never empty.
         bytes: Bytes,
     },
-    /// Write what is still queued for that side, then end our half of its stream. The other half is read on, as
-    /// [`wants_read`](crate::Session::wants_read) and [`discards`](crate::Session::discards) say; when both have ended, say
-    /// [`closed`](crate::Session::closed).
+    /// Write what is still queued for that side, then end our half of its stream, and say [`shut`](crate::Session::shut).
+    /// The other half is read on, as [`wants_read`](crate::Session::wants_read) and
+    /// [`discards`](crate::Session::discards) say; when both have ended, say [`closed`](crate::Session::closed).
     Shut {
         /// Which side.
         side: Side,
     },
     /// Tell the sink.
     Report(Event),
-    /// The session is over: drop both streams, whatever they still hold. The last effect of all.
+    /// The session is over: drop both streams, whatever they still hold. The last effect of all. A stream that was shut,
+    /// and whose peer has not ended its half, may linger, so that no reset overtakes what was written last.
     Done(Box<Fault>),
 }
 

@@ -2,8 +2,8 @@
 //!
 //! What was taken from one side before the end still reaches the other, unless the end itself forbids it: each side is
 //! shut only once its lane has emptied. What the broker answers to that is still passed on where the client may hear it,
-//! and accounted for in any case, until the broker has ended, too. Then both streams get a bounded time to run out, so
-//! that what was written last is not lost to a reset. See `LIFECYCLE.md`.
+//! and accounted for in any case, until the broker has ended, too. The session is over when all that was meant for either
+//! side is written; it does not wait for a side that does not close. See `LIFECYCLE.md`.
 
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ enum End {
     Open,
     /// Our half of its stream is being ended.
     Shut,
+    /// All that was meant for it is written, and our half has ended.
+    Written,
     /// Its stream has ended, or never was.
     Gone,
 }
@@ -141,8 +143,23 @@ impl Session {
         }
     }
 
-    /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when both sides are gone.
+    /// All that was meant for that side is written, and our half of its stream has ended.
+    pub(super) fn all_written(&mut self, side: Side) {
+        let Phase::Ending(ending) = &mut self.phase else { return };
+        let end = ending.end(side);
+        if *end == End::Shut {
+            *end = End::Written;
+        }
+    }
+
+    /// Whether the broker still owes answers that are to be told of.
+    fn answers_due(&self) -> bool {
+        self.in_flight.any_went() || self.ledger.as_ref().is_some_and(|ledger| ledger.is_owed())
+    }
+
+    /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.
     pub(super) fn go_on_ending(&mut self, now: Instant) {
+        let answers_due = self.phase.ending() && self.answers_due();
         let Phase::Ending(ending) = &mut self.phase else { return };
         let broker_done = self.down.lane.is_closed();
         // After DISCONNECT it is the broker that closes, while the client waits for that.
@@ -162,11 +179,13 @@ impl Session {
             }
         }
         let (client, broker) = (ending.client, ending.broker);
-        if broker == End::Gone && client != End::Open {
+        // Of a broker that goes on after we have ended the session nothing is wanted but the answers that it owes.
+        let heard_out = broker == End::Gone || broker_done || (is_ours(&ending.fault) && !answers_due);
+        if heard_out && client != End::Open && broker != End::Open {
             self.tell_end();
-        }
-        if broker == End::Gone && client == End::Gone {
-            self.finish();
+            if client != End::Shut && broker != End::Shut {
+                self.finish();
+            }
         }
     }
 
@@ -286,6 +305,11 @@ const fn shuts_out(fault: &Fault) -> bool {
             | Fault::Kicked { .. }
             | Fault::TooLate(Deadline::Grant)
     )
+}
+
+/// Whether mproxy ends the session: both sides are shut, and neither is asked when.
+const fn is_ours(fault: &Fault) -> bool {
+    !matches!(fault, Fault::Left { .. } | Fault::Lost { .. })
 }
 
 /// Whether the client of a session that ends so hears what the broker still says. A client that was told goodbye does

@@ -34,6 +34,11 @@ impl InFlight {
         self.0.as_ref().map_or(0, |ids| ids.count[0] + ids.count[1])
     }
 
+    /// Whether any PUBLISH that has gone on to the broker is not acknowledged to the end.
+    pub(super) fn any_went(&self) -> bool {
+        self.0.as_ref().is_some_and(|ids| ids.words.iter().any(|word| word.went != [0, 0]))
+    }
+
     /// Whether a PUBREL of the client's is still to come.
     pub(super) fn awaits_release(&self) -> bool {
         self.0.as_ref().is_some_and(|ids| ids.count[1] > 0)

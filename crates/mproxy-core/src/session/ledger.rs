@@ -71,6 +71,11 @@ impl Ledger {
         self.kept > 0 || self.up.weight() + self.down.weight() > 0
     }
 
+    /// Whether the broker may have yet to answer a PUBLISH, SUBSCRIBE or UNSUBSCRIBE that is told of.
+    pub(super) fn is_owed(&self) -> bool {
+        self.up.weight() > 0 || !self.subscribes.is_empty() || !self.unsubscribes.is_empty()
+    }
+
     /// Whether packets from `side` have to wait until some of those before them are answered.
     pub(super) fn full(&self, from: Side, packets: usize, bytes: usize) -> bool {
         match from {

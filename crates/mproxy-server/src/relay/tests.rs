@@ -449,3 +449,53 @@ async fn a_cut_waits_for_nobody_not_even_for_a_half_closed_client() {
         ended.expect("at once").unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
+    for broker_closes in [true, false] {
+        let (mut broker, theirs) = duplex(1 << 10);
+        let (mut client, ours) = duplex(1 << 10);
+        let pipe = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
+        let (mut relay, handle) = told_to(Arc::new(Listening), Arc::clone(&pipe), Chain::default(), ours);
+        let play = async {
+            client.write_all(CONNECT).await.unwrap();
+            expect(&mut broker, CONNECT).await;
+            broker.write_all(CONNACK).await.unwrap();
+            expect(&mut client, CONNACK).await;
+            if broker_closes {
+                broker.write_all(PUBLISH).await.unwrap();
+                broker.shutdown().await.unwrap();
+            } else {
+                handle.say(Word::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+            }
+        };
+        let both = async { tokio::join!(&mut relay, play).0 };
+        let fault = tokio::time::timeout(Duration::from_secs(2), both).await.expect("nobody is waited for");
+        assert_eq!(fault.whose(), if broker_closes { Whose::Broker } else { Whose::Policy });
+        assert_eq!(*pipe.1.lock(), [Kind::Connect, Kind::Disconnect]);
+        let partings: Vec<_> = relay.partings().collect();
+        assert_eq!(partings.len(), if broker_closes { 1 } else { 2 });
+        assert!(partings.iter().all(|parting| parting.shut));
+        drop(relay);
+        // The last word is there, and what is still sent is no error.
+        client.write_all(PUBLISH).await.unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, if broker_closes { PUBLISH } else { b"" });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_meant_for_a_client_that_reads_slowly_is_written_before_its_session_is_over() {
+    let mut scene = open(64).await;
+    let many = PUBLISH.repeat(1000);
+    scene.broker.write_all(&many).await.unwrap();
+    scene.broker.shutdown().await.unwrap();
+    // Shorter than the close deadline.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!scene.relay.is_finished());
+    expect(&mut scene.client, &many).await;
+    let begun = tokio::time::Instant::now();
+    scene.relay.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}

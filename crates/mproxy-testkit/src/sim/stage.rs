@@ -46,6 +46,8 @@ struct Pipe {
     heard: Vec<u8>,
     /// The session wants this stream ended.
     shut: bool,
+    /// Our half of it has ended, and the session knows.
+    written: bool,
     /// Both halves have ended, and the session knows.
     over: bool,
 }
@@ -62,6 +64,8 @@ pub struct Stage {
     pub dialing: Dialing,
     /// How often the broker was dialled.
     pub dials: usize,
+    /// Sides that read nothing: what is queued for them stays unwritten, and a shut of theirs is not carried out.
+    pub stuck: [bool; 2],
     /// Questions whose verdicts are out, in the order in which they were asked; a verdict leaves a hole.
     open: Vec<Option<AskId>>,
     ids: Vec<AskId>,
@@ -127,6 +131,7 @@ impl Setup {
             script,
             dialing: Dialing::Succeeds,
             dials: 0,
+            stuck: [false; 2],
             open: Vec::new(),
             ids: Vec::new(),
             events: Vec::new(),
@@ -327,6 +332,7 @@ impl Stage {
     }
 
     fn offer(&mut self, side: Side) -> bool {
+        let stuck = self.stuck[side as usize];
         let (pipe, session, now) = match side {
             Side::Client => (&mut self.client, &mut self.session, self.now),
             Side::Broker => (&mut self.broker, &mut self.session, self.now),
@@ -346,10 +352,14 @@ impl Stage {
             pipe.told = true;
             session.closed(side, how.clone(), now);
             moved = true;
-        } else if pipe.told && pipe.shut && !pipe.over && session.phase_name() == "ending" {
+        } else if pipe.told && pipe.shut && !pipe.over && !stuck && session.phase_name() == "ending" {
             // Its half had ended before ours.
             pipe.over = true;
             session.closed(side, Closed::Eof, now);
+            moved = true;
+        } else if pipe.shut && !pipe.told && !pipe.written && !stuck {
+            pipe.written = true;
+            session.shut(side, now);
             moved = true;
         }
         moved

@@ -114,7 +114,7 @@ impl World {
             deliver: rule(&mut rng),
         };
         let asking = book.clone();
-        let stage = Setup {
+        let mut stage = Setup {
             limits: limits.clone(),
             on_error,
             telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
@@ -122,6 +122,7 @@ impl World {
             ..Setup::default()
         }
         .stage();
+        stage.stuck = [rng.one_in(4), rng.one_in(4)];
         let mut world = Self {
             stage,
             book,
