@@ -44,13 +44,18 @@ impl Stamp {
 /// while.
 ///
 /// # Errors
-/// It cannot be read, is no UTF-8, or has not stayed the same for 250 ms within two seconds.
+/// It cannot be read, is no regular file, is no UTF-8, or has not stayed the same for 250 ms within two seconds.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let started = Instant::now();
     let mut since = started;
     let mut last = None;
     loop {
-        let before = Stamp::from(&fs::metadata(path)?);
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() {
+            // Opening a pipe waits for who writes into it, perhaps for ever.
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        let before = Stamp::from(&metadata);
         if last != Some(before) {
             (last, since) = (Some(before), Instant::now());
         }
@@ -104,5 +109,18 @@ mod tests {
         assert!(began.elapsed() < SETTLED);
         fs::remove_file(&path).unwrap();
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_waited_for() {
+        assert!(std::process::Command::new("mkfifo").arg(pipe()).status().unwrap().success());
+        let (path, began) = (pipe(), Instant::now());
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert!(began.elapsed() < PATIENCE);
+        fs::remove_file(&path).unwrap();
+    }
+
+    fn pipe() -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("mproxy-pipe-{}", std::process::id()))
     }
 }
