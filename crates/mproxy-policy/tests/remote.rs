@@ -301,6 +301,11 @@ async fn a_message_over_somebody_s_limit_is_unusable_and_not_a_failed_answer() {
         // What tonic makes of the answer of an HTTP gateway, and what a gateway says itself.
         (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413"),
         (Code::Unknown, "Payload Too Large"),
+        (
+            Code::Internal,
+            "protocol error: received message with invalid compression flag: 60 (valid flags are 0 and 1) while \
+             receiving response with status: 413 Payload Too Large",
+        ),
     ] {
         let service = Running::start(Service {
             publish: Box::new(move |_| Play::Fail(Status::new(code, message))),

@@ -214,7 +214,7 @@ fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
             Some(Unusable::too_large(format!("{}: {}", rpc.name(), said(status))))
         }
         // A service's library, or whoever stands before it, of a question.
-        Code::OutOfRange | Code::ResourceExhausted | Code::Unknown
+        Code::OutOfRange | Code::ResourceExhausted | Code::Unknown | Code::Internal
             if TOO_LARGE.iter().any(|words| message.contains(words)) =>
         {
             let detail = format!("{}: {}", rpc.name(), said(status));
@@ -234,9 +234,10 @@ const TOO_LARGE: [&str; 7] = [
     "exceeds maximum size",
     // .NET
     "exceeds the maximum",
-    // tonic, of HTTP's answer: nginx takes 1 MiB, if not told otherwise
+    // tonic, of an answer in HTTP without a body
     "http status code 413",
-    // Envoy, and other gateways that answer in gRPC
+    // nginx, which takes 1 MiB if not told otherwise, and whose page tonic takes for a message; Envoy, and other gateways
+    // that answer in gRPC
     "payload too large",
     "entity too large",
 ];
