@@ -51,8 +51,9 @@ impl Default for Limits {
             max_connect: 384 << 10,
             // Hundreds of them; each pair is stored, sent along with every question, and looked through by advisers.
             max_user_properties: 64 << 10,
-            // Enough to keep a policy service busy over a slow link; small enough to bound a session's memory.
-            lane_packets: 256,
+            // Enough to keep a policy service busy over a slow link. A question on its way costs some 8 KiB however small its
+            // packet is, so that tiny packets make mproxy hold less than 1 MiB.
+            lane_packets: 112,
             lane_bytes: 1 << 20,
             // Mosquitto allows 10 aliases, EMQX 65,535: a bound in bytes serves both.
             alias_bytes: 256 << 10,
