@@ -509,8 +509,11 @@ fn receive_maximum_is_between_the_two_peers() {
         }
         let many: Vec<u8> = (1..=200).flat_map(|id| publish(Version::V5, 1, id, "yes")).collect();
         stage.client(&many);
-        for n in 0..stage.questions() {
+        // More than may be asked about at once: the others follow as those before them are answered.
+        let mut n = 0;
+        while n < stage.questions() {
             stage.rule(n, allow(Hook::Publish));
+            n += 1;
         }
         assert_eq!(stage.at_broker(), many);
         assert_eq!(stage.at_client(), b"");
