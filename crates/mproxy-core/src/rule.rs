@@ -20,6 +20,18 @@ pub use self::name::Name;
 use self::pattern::Reach;
 pub use self::pattern::{Pattern, PatternError, Who};
 
+/// Bytes of topics, filters and names that are as much work to look through as a comparison of short ones.
+pub const BYTES: usize = 64;
+
+/// How much work it is to hold so many topics or filters, of so many bytes together, against so many patterns: in
+/// comparisons of short texts. A client chooses its names as long as its topics, and a variable may mean them each time.
+#[must_use]
+pub fn toil(patterns: usize, count: usize, bytes: usize, who: Who<'_>) -> usize {
+    let names = who.client_id.len() + who.username.map_or(0, str::len) + who.common_name.map_or(0, str::len);
+    let long = bytes.saturating_add(count.saturating_mul(names)) / BYTES;
+    patterns.max(1).saturating_mul(count.saturating_add(long))
+}
+
 /// One rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {

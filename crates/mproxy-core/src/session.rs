@@ -91,6 +91,7 @@ use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::peer::{Origin, Peer, Side};
 use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
+use crate::rule;
 
 /// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
 /// a whole chunk alive.
@@ -706,10 +707,16 @@ impl Session {
         self.put_down(now);
     }
 
-    /// Somebody was asked about so many topics or filters of a packet.
-    fn worked(&mut self, hook: Hook, count: usize) {
-        let effort = self.peer().map_or(0, |peer| self.setting.decider.effort(hook, peer));
-        self.work = self.work.saturating_sub(u32::try_from(effort.saturating_mul(count)).unwrap_or(u32::MAX));
+    /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
+    fn worked(&mut self, hook: Hook, count: usize, bytes: usize) {
+        let Some(peer) = self.peer() else { return };
+        let effort = self.setting.decider.effort(hook, peer);
+        self.spend(rule::toil(effort, count, bytes, rule::Who::from(&**peer)));
+    }
+
+    /// This much of what the read may take is used up.
+    fn spend(&mut self, comparisons: usize) {
+        self.work = self.work.saturating_sub(u32::try_from(comparisons).unwrap_or(u32::MAX));
     }
 
     fn ask(&mut self, from: Side, pending: Pending) {

@@ -248,3 +248,44 @@ fn the_connect_of_a_client_that_waits_is_put_down_until_the_broker_has_it() {
     assert_eq!(stage.at_broker(), connect);
     assert_eq!(held(), 0);
 }
+
+#[test]
+fn an_alias_counts_as_the_topic_that_it_stands_for() {
+    let (mut stage, budget) = stage(1 << 20, 1 << 30);
+    stage.open_with(Version::V5, &[], b"\x22\0\x05");
+    let topic = wire::long_string(60_000);
+    stage.client(&publish(Version::V5, 0, &topic, b"\x23\0\x01"));
+    stage.client(&publish(Version::V5, 0, "", b"\x23\0\x01").repeat(200));
+    let open = stage.questions();
+    assert!((2..=(1 << 20) / topic.len()).contains(&open), "{open}");
+    assert!(stage.unread(Side::Client) > 0);
+    for n in 0..201 {
+        stage.rule(n, allow(Hook::Publish));
+        stage.at_broker();
+    }
+    assert!(budget.total().held() >= 60_000, "the alias itself");
+    assert_eq!(stage.unread(Side::Client), 0);
+}
+
+#[test]
+fn a_flood_of_aliases_of_a_long_topic_is_cut_into_turns() {
+    let mut stage = Stage::new();
+    stage.open_with(Version::V5, &[], b"\x22\0\x05");
+    stage.script.want(Hook::Publish, Want::Nothing);
+    stage.client(&publish(Version::V5, 0, &wire::long_string(60_000), b"\x23\0\x01"));
+    let one = publish(Version::V5, 0, "", b"\x23\0\x01");
+    let mut flood = one.repeat(5_000).as_slice().into();
+    let mut turns = 0;
+    loop {
+        let before = bytes::BytesMut::len(&flood);
+        stage.session.read(Side::Client, &mut flood, stage.now);
+        let taken = before - flood.len();
+        assert!(taken <= 20 * one.len(), "{taken} bytes in one turn");
+        turns += 1;
+        if flood.is_empty() || turns > 5_000 {
+            break;
+        }
+        assert!(stage.session.cut_short(Side::Client));
+    }
+    assert!(turns >= 250);
+}

@@ -12,10 +12,11 @@ use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     Answer, Decider, Decision, FilterChange, Hook, Question, Ruling, Silence, Source, SubscribeQuestion,
 };
+use mproxy_core::rule::{Who, toil};
 
 use crate::partly::{Words, partly};
 
-/// Filters times rules of one slice: some 16 ns each, so a quarter of a millisecond.
+/// Filters times rules of one slice, longer texts as several: some 16 ns each, so a quarter of a millisecond.
 const SLICE: usize = 16 << 10;
 
 /// Who judges, and who is asked about what it leaves open.
@@ -34,9 +35,11 @@ where
 {
     /// Judges all filters: at once, or slice by slice where they are many.
     pub(crate) fn judge(self, question: &SubscribeQuestion<'_>) -> Answer {
-        let slice = (SLICE / self.rules.max(1)).max(1);
-        if question.filters.len() > slice {
-            return Answer::Later(Box::pin(self.in_slices(Asked::copied(question), slice)));
+        let who = Who::from(&**question.peer);
+        let toil =
+            question.filters.iter().map(|request| self.toil(request, who)).fold(0, usize::saturating_add);
+        if toil > SLICE && question.filters.len() > 1 {
+            return Answer::Later(Box::pin(self.in_slices(Asked::copied(question))));
         }
         let words: Words = question.filters.iter().map(&self.word).collect();
         let plain = Some(Decision::Allow(FilterChange::default()));
@@ -49,10 +52,21 @@ where
         partly(self.source, self.next.as_deref(), question, words)
     }
 
-    async fn in_slices(self, asked: Asked, slice: usize) -> Ruling {
+    /// The work that one filter is, in comparisons.
+    fn toil(&self, request: &FilterRequest<'_>, who: Who<'_>) -> usize {
+        toil(self.rules, 1, request.filter.as_str().len(), who)
+    }
+
+    async fn in_slices(self, asked: Asked) -> Ruling {
         let mut words = Words::with_capacity(asked.count());
         while words.len() < asked.count() {
-            let filters = asked.filters_from(words.len()).take(slice);
+            let who = Who::from(&*asked.peer);
+            let mut spent = 0_usize;
+            let filters = asked.filters_from(words.len()).take_while(|request| {
+                let first = spent == 0;
+                spent = spent.saturating_add(self.toil(request, who));
+                first || spent <= SLICE
+            });
             words.extend(filters.map(|request| (self.word)(&request)));
             tokio::task::yield_now().await;
         }
@@ -193,6 +207,17 @@ mod tests {
         let refused: Vec<_> =
             decisions.iter().enumerate().filter(|(_, one)| matches!(one, Decision::Refuse(_))).collect();
         assert_eq!((decisions.len(), refused.len(), refused[0].0), (1000, 1, 7));
+
+        // Long texts are as much work as many short ones.
+        count.store(0, Ordering::Relaxed);
+        let long = "a".repeat(60_000);
+        let filters_long = [FilterRequest::new(TopicFilter::new(&long).unwrap(), QoS::AtMostOnce); 3];
+        let few = SubscribeQuestion { filters: &filters_long, ..question };
+        let Answer::Later(mut pending) = judge(20, &count).judge(&few) else { panic!("at once") };
+        for seen in 1..=3 {
+            assert!(pending.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(count.load(Ordering::Relaxed), seen);
+        }
 
         count.store(0, Ordering::Relaxed);
         let few = SubscribeQuestion { filters: &filters[..5], ..question };

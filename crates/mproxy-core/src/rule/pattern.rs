@@ -222,7 +222,10 @@ impl Pattern {
     }
 }
 
-/// The levels of a topic; short texts, in which a plain search is the quickest.
+/// Up to so many bytes a plain search is the quickest.
+const SHORT: usize = 64;
+
+/// The levels of a topic; mostly short texts.
 struct Levels<'a>(Option<&'a str>);
 
 impl<'a> Iterator for Levels<'a> {
@@ -230,7 +233,9 @@ impl<'a> Iterator for Levels<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         let rest = self.0?;
-        match rest.bytes().position(|byte| byte == b'/') {
+        let slash =
+            if rest.len() <= SHORT { rest.bytes().position(|byte| byte == b'/') } else { rest.find('/') };
+        match slash {
             Some(at) => {
                 self.0 = Some(&rest[at + 1..]);
                 Some(&rest[..at])
@@ -265,11 +270,16 @@ impl Level {
         let Self::Pieces(pieces) = self else { return false };
         pieces.iter().any(|piece| match piece {
             Piece::Text(_) => false,
-            Piece::Variable(variable) => {
-                variable.value(who).is_none_or(|value| value.contains(['/', '+', '#']))
-            }
+            Piece::Variable(variable) => variable.value(who).is_none_or(is_no_level),
         })
     }
+}
+
+/// Whether a text holds what no level holds. Block by block, without a way out of each, for a client's name may be long.
+fn is_no_level(text: &str) -> bool {
+    let holds =
+        |block: &[u8]| block.iter().fold(false, |found, byte| found | matches!(byte, b'/' | b'+' | b'#'));
+    text.as_bytes().chunks(SHORT).any(holds)
 }
 
 /// What is left of `text` behind these; `None` if it does not begin with them.

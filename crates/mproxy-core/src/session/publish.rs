@@ -27,6 +27,7 @@ use crate::policy::{
     Answer, Decision, Hook, Payload, PublishChange, PublishQuestion, Question, Refusal, Ruling, Source,
     Verdict, Want,
 };
+use crate::rule::BYTES;
 
 /// How a PUBLISH stands in its lane.
 struct Kept {
@@ -81,7 +82,9 @@ impl Session {
         if from == Side::Client && self.too_many_user_properties(head.properties) {
             return self.over_budget(from, &head, here, total, alias_topic);
         }
-        let asked = if want == Want::Nothing { 0 } else { QUESTION + waits };
+        // An alias is three bytes that stand for a whole topic: what is asked, told and compared is the topic.
+        let spelt = alias_topic.as_deref().map_or(0, str::len);
+        let asked = if want == Want::Nothing { 0 } else { QUESTION + waits + spelt };
         if asked > 0 || !self.lane(from).is_empty() {
             match self.room_for(from, PacketType::Publish, waits + WAITING + asked) {
                 Room::Yes => {}
@@ -130,8 +133,9 @@ impl Session {
             })),
         };
 
+        self.spend(spelt / BYTES);
         if want != Want::Nothing {
-            self.worked(hook(from), 1);
+            self.worked(hook(from), 1, topic.len());
         }
         if let (Side::Client, Some(id)) = (from, head.packet_id) {
             self.in_flight.came(head.qos, id);

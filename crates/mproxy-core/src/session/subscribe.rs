@@ -84,7 +84,7 @@ impl Session {
             })),
         };
         if want != Want::Nothing {
-            self.worked(Hook::Subscribe, count);
+            self.worked(Hook::Subscribe, count, total);
         }
         let charge = if matches!(state, State::Hold) { charge as u32 } else { 0 };
         Ok(Step::Keep(total, Slot { bytes: Bytes::new(), state, topic: None, streams: false, charge }))
