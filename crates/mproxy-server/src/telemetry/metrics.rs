@@ -17,7 +17,7 @@
 //! | `mproxy_events_dropped_total` | kind, why | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
-//! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, file, subject, serial | gauge |
+//! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, subject, serial | gauge |
 //! | `mproxy_budget_held_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
 //! | `mproxy_budget_spent_total` | scope, listener | counter |
 //! | `mproxy_build_info` | version | info |
@@ -68,12 +68,12 @@ pub struct Metrics {
     expiring: Mutex<HashSet<Expiry>>,
 }
 
-/// Something with a date: a certificate that is shown or believed, or a revocation list.
+/// Something with a date: a certificate that is shown or believed, or a revocation list. Anybody may read metrics, and which
+/// file it comes from is nobody's business; `/readyz` says it to whoever may know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Expiry {
     whose: String,
     kind: &'static str,
-    file: String,
     subject: String,
     serial: String,
 }
@@ -242,7 +242,6 @@ impl Metrics {
             let labels = Expiry {
                 whose: whose.clone(),
                 kind: date.kind.name(),
-                file: date.file.display().to_string(),
                 subject: date.subject.clone(),
                 serial: date.serial.clone(),
             };
