@@ -310,6 +310,9 @@ impl<S: Stream> Relay<S> {
                 Read::Something => {
                     self.effects();
                     moved = true;
+                    if self.session.cut_short(side) {
+                        break;
+                    }
                 }
                 Read::Full => {
                     self.effects();
@@ -509,6 +512,10 @@ impl<S: Stream> Relay<S> {
             if !again {
                 this.publish();
                 return Poll::Pending;
+            }
+            // What was cut short was work enough for one poll: the others on this thread come first.
+            if this.session.cut_short(Side::Client) || this.session.cut_short(Side::Broker) {
+                break;
             }
         }
         this.publish();
