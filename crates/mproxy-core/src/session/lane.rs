@@ -63,20 +63,34 @@ pub(super) enum State {
 /// Bounded by its owner: [`full`](Lane::full) before each push, and a side whose lane is full is not read.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    slots: VecDeque<Slot>,
+    /// Only there while something waits: an idle session pays for a pointer, not for a queue.
+    queue: Option<Box<Queue>>,
     /// Number of the slot at the front, or of the next one where there is none.
     front: u32,
     /// Its sender has said its last: whatever comes behind that is thrown away.
     closed: bool,
+}
+
+/// What waits, never nothing.
+#[derive(Debug, Default)]
+struct Queue {
+    slots: VecDeque<Slot>,
     /// Bytes in all slots.
     bytes: usize,
     /// Bytes put down for open questions.
     asked: usize,
 }
 
+impl Queue {
+    fn left(&mut self, slot: &Slot) {
+        self.bytes -= slot.bytes.len();
+        self.asked -= slot.charge as usize;
+    }
+}
+
 impl Lane {
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.queue.is_none()
     }
 
     /// Nothing more comes into it; what is in it may still leave.
@@ -89,65 +103,66 @@ impl Lane {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.queue.as_ref().map_or(0, |queue| queue.slots.len())
     }
 
     /// Bytes that it makes us hold, open questions included.
     pub(super) fn weight(&self) -> usize {
-        self.bytes + self.slots.len() * WAITING + self.asked
+        self.queue.as_ref().map_or(0, |queue| queue.bytes + queue.slots.len() * WAITING + queue.asked)
     }
 
     /// The number that the next slot will have.
     pub(super) fn next(&self) -> u32 {
-        self.front.wrapping_add(self.slots.len() as u32)
+        self.front.wrapping_add(self.len() as u32)
     }
 
     pub(super) fn full(&self, packets: usize, bytes: usize) -> bool {
-        self.slots.len() >= packets || self.bytes >= bytes
+        self.len() >= packets || self.bytes() >= bytes
     }
 
     pub(super) fn push(&mut self, slot: Slot) {
-        self.bytes += slot.bytes.len();
-        self.asked += slot.charge as usize;
-        self.slots.push_back(slot);
+        let queue = self.queue.get_or_insert_default();
+        queue.bytes += slot.bytes.len();
+        queue.asked += slot.charge as usize;
+        queue.slots.push_back(slot);
     }
 
     /// A verdict for slot `seq`. One that nobody waits for (any more) is thrown away.
     pub(super) fn rule(&mut self, seq: u32, ruling: Ruling) {
         let at = seq.wrapping_sub(self.front) as usize;
-        if let Some(slot) = self.slots.get_mut(at)
+        if let Some(queue) = &mut self.queue
+            && let Some(slot) = queue.slots.get_mut(at)
             && matches!(slot.state, State::Hold)
         {
             slot.state = State::Ruled(Box::new(ruling));
-            self.asked -= std::mem::take(&mut slot.charge) as usize;
+            queue.asked -= std::mem::take(&mut slot.charge) as usize;
         }
     }
 
     /// The slot at the front, if it may leave.
     pub(super) fn leave(&mut self) -> Option<Slot> {
-        if matches!(self.slots.front()?.state, State::Hold) {
+        let queue = self.queue.as_mut()?;
+        if matches!(queue.slots.front()?.state, State::Hold) {
             return None;
         }
-        let slot = self.slots.pop_front()?;
+        let slot = queue.slots.pop_front()?;
+        queue.left(&slot);
         self.front = self.front.wrapping_add(1);
-        self.bytes -= slot.bytes.len();
-        self.asked -= slot.charge as usize;
-        if self.slots.is_empty() {
-            // An idle session keeps no queue.
-            self.slots = VecDeque::new();
-        }
+        self.queue.take_if(|queue| queue.slots.is_empty());
         Some(slot)
     }
 
     /// Forgets the one that came last.
     pub(super) fn drop_last(&mut self) {
-        if let Some(slot) = self.slots.pop_back() {
-            self.bytes -= slot.bytes.len();
-            self.asked -= slot.charge as usize;
+        if let Some(queue) = &mut self.queue
+            && let Some(slot) = queue.slots.pop_back()
+        {
+            queue.left(&slot);
+            self.queue.take_if(|queue| queue.slots.is_empty());
         }
     }
 
@@ -159,8 +174,7 @@ impl Lane {
     /// Everything that waits, in order, whether it may leave or not.
     pub(super) fn take(&mut self) -> VecDeque<Slot> {
         self.front = self.next();
-        (self.bytes, self.asked) = (0, 0);
-        std::mem::take(&mut self.slots)
+        self.queue.take().map_or_else(VecDeque::new, |queue| queue.slots)
     }
 }
 
