@@ -13,7 +13,6 @@ use mproxy_core::event::{Event, Kind};
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
-use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
     Action, Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, FilterChange, Hook, OnError,
     Overload, PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict,
@@ -22,6 +21,7 @@ use mproxy_core::policy::{
 use mproxy_core::rule;
 use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
 use mproxy_core::{Decider, Effect, Limits, Session, Setting, Side, Sink, chain};
+use mproxy_sim::stage::origin;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [first, second, calls @ ..] = input else { return };
@@ -392,18 +392,4 @@ impl Play {
 
 fn side(arg: u8) -> Side {
     if arg % 2 == 0 { Side::Client } else { Side::Broker }
-}
-
-fn origin() -> Origin {
-    Origin {
-        connection_id: ConnectionId(1),
-        epoch: 1,
-        instance: "fuzz".into(),
-        listener: "fuzz".into(),
-        transport: Transport::Tcp,
-        remote: ([127, 0, 0, 1], 1).into(),
-        local: ([127, 0, 0, 1], 2).into(),
-        tls: None,
-        ws: None,
-    }
 }

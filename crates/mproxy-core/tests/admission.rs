@@ -11,9 +11,9 @@ use mproxy_core::policy::{
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Side};
-use mproxy_testkit::sim::stage::{Dialing, Setup};
-use mproxy_testkit::sim::{Asked, Reply, Stage, allow, fail, refuse};
-use mproxy_testkit::wire::{self, ConnectOptions, Version, Will};
+use mproxy_sim::stage::{Dialing, Setup};
+use mproxy_sim::wire::{self, ConnectOptions, Version, Will};
+use mproxy_sim::{Asked, Reply, Stage, allow, fail, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

@@ -3,9 +3,9 @@
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Hook, PublishChange, Want};
 use mproxy_core::{Limits, Side};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, change, refuse};
-use mproxy_testkit::wire::{self, Publish, Version};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, Publish, Version};
+use mproxy_sim::{Reply, Stage, allow, change, refuse};
 
 /// Both sides take ten aliases.
 fn stage() -> Stage {

@@ -10,8 +10,8 @@ use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
-use mproxy_testkit::sim::stage::origin;
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
+use mproxy_sim::stage::origin;
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
 
 /// Packets, and from which side they come.
 type Exchange = Vec<(Side, Vec<u8>)>;

@@ -7,9 +7,9 @@ use mproxy_core::Side;
 use mproxy_core::budget::{Budget, QUESTION, STEP, Scope};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Hook, Want};
-use mproxy_testkit::sim::stage::{Dialing, Setup};
-use mproxy_testkit::sim::{Reply, Stage, allow};
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
+use mproxy_sim::stage::{Dialing, Setup};
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
+use mproxy_sim::{Reply, Stage, allow};
 
 fn stage(connection: usize, total: usize) -> (Stage, Arc<Budget>) {
     let budget = Arc::new(Budget::new(connection, total, Arc::new(Scope::new(total))));

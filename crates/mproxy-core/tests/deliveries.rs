@@ -3,9 +3,9 @@
 use mproxy_core::Side;
 use mproxy_core::event::{Happening, Published};
 use mproxy_core::policy::{Action, Decision, FilterChange, Hook, PublishChange, Refusal, Verdict, Want};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, change, refuse, refuse_as};
-use mproxy_testkit::wire::{self, Publish, Version};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, Publish, Version};
+use mproxy_sim::{Reply, Stage, allow, change, refuse, refuse_as};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

@@ -7,9 +7,9 @@ use mproxy_core::event::{Ended, Happening};
 use mproxy_core::fault::{Fault, Whose};
 use mproxy_core::policy::{Action, Hook, Want};
 use mproxy_core::{Limits, Side};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, refuse, refuse_as};
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::{Reply, Stage, allow, refuse, refuse_as};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

@@ -13,9 +13,9 @@ use mproxy_core::policy::{
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use mproxy_core::session::OnErrors;
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, change};
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::{Reply, Stage, allow, change};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -569,7 +569,7 @@ fn an_old_grant_serves_until_it_is_stale_and_is_asked_for_all_the_while() {
     };
     stage.pass(Duration::from_secs(60));
     for n in 0..11 {
-        stage.rule(n, mproxy_testkit::sim::fail());
+        stage.rule(n, mproxy_sim::fail());
         assert_eq!(default(&stage), mproxy_core::grant::Word::Allow(QoS::ExactlyOnce), "{n}");
         stage.pass(Duration::from_secs(5));
         assert_eq!(stage.questions(), n + 2);
@@ -620,7 +620,7 @@ fn a_renewal_that_cannot_be_used_keeps_the_old_grant_and_then_refuses() {
     }
     stage.pass(Duration::from_secs(10));
     assert_eq!(stale(&stage), Some(Undecided::Unusable(unusable())), "no failure rule opens that");
-    stage.rule(11, mproxy_testkit::sim::fail());
+    stage.rule(11, mproxy_sim::fail());
     assert!(matches!(stale(&stage), Some(Undecided::Failed(_))), "the last word counts");
 }
 

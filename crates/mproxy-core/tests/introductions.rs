@@ -7,9 +7,9 @@ use mproxy_core::Limits;
 use mproxy_core::fault::{Deadline, Fault};
 use mproxy_core::policy::{Admission, Decision, Hook, OnError, Verdict};
 use mproxy_core::session::OnErrors;
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, fail, refuse};
-use mproxy_testkit::wire::{self, ConnectOptions, Version};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, ConnectOptions, Version};
+use mproxy_sim::{Reply, Stage, fail, refuse};
 
 const V3: [Version; 2] = [Version::V31, Version::V311];
 

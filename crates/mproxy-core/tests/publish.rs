@@ -7,9 +7,9 @@ use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Action, Decision, Hook, OnError, PublishChange, Refusal, Verdict, Want};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, change, fail, refuse, refuse_as};
-use mproxy_testkit::wire::{self, Publish, Version};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, Publish, Version};
+use mproxy_sim::{Reply, Stage, allow, change, fail, refuse, refuse_as};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

@@ -7,12 +7,12 @@ use mproxy_codec::ReasonCode;
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Verdict, Want};
 use mproxy_core::{Limits, Side};
-use mproxy_testkit::refusals::codes::CODES;
-use mproxy_testkit::refusals::strict::{self, FAULTS, Told, When};
-use mproxy_testkit::refusals::{Refused, Row, TABLE, Then, ToBroker, page};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow};
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::refusals::codes::CODES;
+use mproxy_sim::refusals::strict::{self, FAULTS, Told, When};
+use mproxy_sim::refusals::{Refused, Row, TABLE, Then, ToBroker, page};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::{Reply, Stage, allow};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

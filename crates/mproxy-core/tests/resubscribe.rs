@@ -3,8 +3,8 @@
 use mproxy_core::Side;
 use mproxy_core::event::Happening;
 use mproxy_core::policy::{Decision, FilterChange, Verdict};
-use mproxy_testkit::sim::Stage;
-use mproxy_testkit::wire::{self, Publish, Version};
+use mproxy_sim::Stage;
+use mproxy_sim::wire::{self, Publish, Version};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

@@ -1,6 +1,6 @@
 //! The seeded simulator over many seeds. `MPROXY_SIM_SEEDS=50000` plays more, `MPROXY_SIM_SEED=17` plays one.
 
-use mproxy_testkit::sim::world;
+use mproxy_sim::world;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))

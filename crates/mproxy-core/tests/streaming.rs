@@ -5,8 +5,8 @@ use mproxy_core::Side;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Action, Hook, PublishChange, Want};
-use mproxy_testkit::sim::{Reply, Stage, allow, change, refuse, refuse_as};
-use mproxy_testkit::wire::{self, Publish, Version};
+use mproxy_sim::wire::{self, Publish, Version};
+use mproxy_sim::{Reply, Stage, allow, change, refuse, refuse_as};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 const LARGE: usize = 1 << 20;

@@ -5,9 +5,9 @@ use mproxy_core::Side;
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Action, Decision, FilterChange, Hook, OnError, Refusal, Verdict};
 use mproxy_core::session::OnErrors;
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, fail, refuse};
-use mproxy_testkit::wire::{self, Version};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, Version};
+use mproxy_sim::{Reply, Stage, allow, fail, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

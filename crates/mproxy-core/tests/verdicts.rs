@@ -14,9 +14,9 @@ use mproxy_core::policy::{
     Unusable, UnusableKind, Verdict, Want, WillChange,
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
-use mproxy_testkit::sim::stage::Setup;
-use mproxy_testkit::sim::{Reply, Stage, allow, change};
-use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::stage::Setup;
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::{Reply, Stage, allow, change};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 

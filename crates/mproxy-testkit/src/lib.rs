@@ -1,8 +1,8 @@
-//! Scripted peers, real processes and a seeded simulator, for the tests of mproxy. Never ships.
+//! Scripted peers and real processes for the tests of mproxy. Never ships.
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`wire`] | a client on a raw socket, and packets built by hand: it shares no line with the codec it tests |
+//! | [`wire`] | a client on a raw socket, and the packets built by hand of `mproxy-sim` |
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
 //! | [`ways`] | the same client over TLS, WebSocket, and both |
 //! | [`certificates`] | authorities, what they sign and take back |
@@ -13,8 +13,7 @@
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
 //! | [`foreign`] | clients in other languages, installed when they are needed |
-//! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
-//! | [`sim`] | a session on a stage: scenes by hand, and the seeded simulator |
+//! | [`refusals`] | what a refusal looks like, packet by packet; of `mproxy-sim`, too |
 //! | [`process`] | a child process with its log, that ends with the test |
 //!
 //! What is given here fails loudly: a helper that cannot do its job panics and says why, for a test has nothing
@@ -42,12 +41,12 @@ pub mod haproxy;
 pub mod hook;
 pub mod mosquitto;
 pub mod process;
-pub mod refusals;
 pub mod service;
-pub mod sim;
 pub mod tap;
 pub mod ways;
 pub mod wire;
+
+pub use mproxy_sim::refusals;
 
 /// How long a helper waits before it gives up: far more than a loaded machine needs, far less than a CI job.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -2,7 +2,7 @@
 //! of both directions. Two of them, before and behind a proxy, show what it did to the bytes.
 
 use crate::PATIENCE;
-use crate::sim::rng::Rng;
+use mproxy_sim::rng::Rng;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,13 +1,7 @@
 //! A client on a raw socket: it writes whatever bytes it is given, in whatever pieces, and reads whole packets by
 //! their fixed header. It must not know mproxy-codec, which is what it judges.
 
-mod packets;
-
-pub use packets::{
-    ConnectOptions, Publish, Version, Will, ack_with, auth, connack, connect, disconnect, disconnect_with,
-    long_string, packet, pingreq, pingresp, puback, pubcomp, publish, pubrec, pubrel, remaining_length,
-    string, suback, subscribe, subscribe_with, unsuback, unsubscribe, unsubscribe_with,
-};
+pub use mproxy_sim::wire::*;
 
 use crate::PATIENCE;
 use socket2::SockRef;
@@ -154,31 +148,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireClient<S> {
     }
 }
 
-/// The whole packets that `bytes` begin with.
-pub fn packets(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut packets = Vec::new();
-    while let Some(len) = packet_len(bytes) {
-        packets.push(bytes[..len].to_vec());
-        bytes = &bytes[len..];
-    }
-    packets
-}
-
-/// The length of the packet that `bytes` begin with, if it is there as a whole.
-pub(crate) fn packet_len(bytes: &[u8]) -> Option<usize> {
-    let mut body = 0usize;
-    for (place, &byte) in bytes.get(1..)?.iter().take(4).enumerate() {
-        body |= usize::from(byte & 0x7f) << (7 * place);
-        if byte & 0x80 == 0 {
-            let len = 2 + place + body;
-            return (bytes.len() >= len).then_some(len);
-        }
-    }
-    // More than four bytes of length are no packet at all.
-    assert!(bytes.len() < 5, "not MQTT: {:02x?}", &bytes[..5]);
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,17 +164,6 @@ mod tests {
         });
         near.finish().await;
         far.expect_closed().await;
-    }
-
-    #[test]
-    fn a_packet_is_measured_by_its_header() {
-        assert_eq!(packet_len(&[]), None);
-        assert_eq!(packet_len(&[0xc0]), None);
-        assert_eq!(packet_len(&[0xc0, 0]), Some(2));
-        assert_eq!(packet_len(&[0x30, 0x80]), None);
-        assert_eq!(packet_len(&packet(0x30, &[0; 127])), Some(129));
-        assert_eq!(packet_len(&packet(0x30, &[0; 128])), Some(131));
-        assert_eq!(packet_len(&packet(0x30, &[0; 128])[..130]), None);
     }
 
     #[tokio::test]

@@ -8,8 +8,8 @@ use mproxy_codec::packet::{
     Ack, Suback, Unsuback, encode_publish_head, encode_subscribe, encode_unsubscribe,
 };
 use mproxy_codec::{
-    FilterRequest, Packet, PacketId, PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode,
-    TopicFilter, Value, Version, encode_pingreq, encode_pingresp, publish_flags,
+    EncodeError, FilterRequest, Packet, PacketId, PacketType, Properties, PropertyEdit, PropertyId, QoS,
+    ReasonCode, TopicFilter, Value, Version, encode_pingreq, encode_pingresp, publish_flags,
 };
 use mproxy_core::Side;
 use mproxy_core::policy::{Action, Hook, Refusal};
@@ -285,14 +285,12 @@ impl Model {
                 self.subscribed.push(filter.clone());
             }
         }
-        let requests = filters.iter().map(|(filter, qos)| request(filter, *qos));
-        let mut out = BytesMut::new();
-        encode_subscribe(self.version, id, &PropertyEdit::NONE, requests.collect::<Vec<_>>(), &mut out)
-            .expect("a small SUBSCRIBE");
+        let requests: Vec<_> = filters.iter().map(|(filter, qos)| request(filter, *qos)).collect();
+        let bytes = encoded(|out| encode_subscribe(self.version, id, &PropertyEdit::NONE, requests, out));
         self.asking.push(id.get());
         let fate = SubscribeFate::draw(rng, count);
         let key = filters[0].0.clone();
-        Sent { bytes: out.to_vec(), what: What::Subscribe { key, id: id.get(), filters, fate } }
+        Sent { bytes, what: What::Subscribe { key, id: id.get(), filters, fate } }
     }
 
     fn unsubscribe(&mut self, rng: &mut Rng) -> Option<Sent> {
@@ -341,10 +339,8 @@ impl Model {
     /// `what` the client will see of it.
     pub(super) fn owe_unsuback(&mut self, id: PacketId, count: usize, what: What) {
         let codes = vec![0; if self.version.is_v5() { count } else { 0 }];
-        let mut out = BytesMut::new();
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
-        unsuback.encode(self.version, &mut out).expect("a small UNSUBACK");
-        self.others.push_back(Sent { bytes: out.to_vec(), what });
+        self.others.push_back(Sent { bytes: encoded(|out| unsuback.encode(self.version, out)), what });
     }
 
     fn hear_ack(&mut self, ack: &Ack<'_>) -> Result<(), String> {
@@ -405,11 +401,9 @@ impl Message {
         }
         let (topic, len) = (if bare { "" } else { &self.topic }, self.payload.len());
         let flags = publish_flags(self.dup, self.qos, self.retain);
-        let mut out = BytesMut::new();
-        encode_publish_head(version, flags, topic, self.id, &PropertyEdit::only(&added), len, &mut out)
-            .expect("a small PUBLISH");
-        out.extend_from_slice(&self.payload);
-        out.to_vec()
+        let edit = PropertyEdit::only(&added);
+        let head = encoded(|out| encode_publish_head(version, flags, topic, self.id, &edit, len, out));
+        [head, self.payload.clone()].concat()
     }
 }
 
@@ -419,24 +413,18 @@ pub(super) fn swallowed(from: Side, message: &Message) -> bool {
 }
 
 pub(super) fn ack(version: Version, kind: PacketType, id: u16, reason: ReasonCode) -> Vec<u8> {
-    let mut out = BytesMut::new();
     let id = PacketId::new(id).expect("ids begin at 1");
-    Ack::new(kind, id, reason).encode(version, &mut out).expect("a small acknowledgement");
-    out.to_vec()
+    encoded(|out| Ack::new(kind, id, reason).encode(version, out))
 }
 
 pub(super) fn suback(version: Version, id: PacketId, codes: &[u8]) -> Vec<u8> {
-    let mut out = BytesMut::new();
     let suback = Suback { packet_id: id, properties: Properties::EMPTY, codes };
-    suback.encode(version, &mut out).expect("a small SUBACK");
-    out.to_vec()
+    encoded(|out| suback.encode(version, out))
 }
 
 pub(super) fn unsubscribe(version: Version, id: PacketId, filters: &[String]) -> Vec<u8> {
-    let mut out = BytesMut::new();
     let filters: Vec<_> = filters.iter().map(|filter| TopicFilter::new(filter).expect("a filter")).collect();
-    encode_unsubscribe(version, id, &PropertyEdit::NONE, filters, &mut out).expect("a small UNSUBSCRIBE");
-    out.to_vec()
+    encoded(|out| encode_unsubscribe(version, id, &PropertyEdit::NONE, filters, out))
 }
 
 pub(super) fn request(filter: &str, qos: QoS) -> FilterRequest<'_> {
@@ -444,7 +432,16 @@ pub(super) fn request(filter: &str, qos: QoS) -> FilterRequest<'_> {
 }
 
 fn plain(encode: fn(&mut BytesMut)) -> Sent {
+    let bytes = encoded(|out| {
+        encode(out);
+        Ok(())
+    });
+    Sent { bytes, what: What::Plain }
+}
+
+/// What this encodes; packets of the simulator's are small.
+pub(super) fn encoded(encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>) -> Vec<u8> {
     let mut out = BytesMut::new();
-    encode(&mut out);
-    Sent { bytes: out.to_vec(), what: What::Plain }
+    encode(&mut out).expect("a small packet");
+    out.to_vec()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use mproxy_codec::ReasonCode;
 use mproxy_core::Side;
 
-use super::super::model::{Model, Sent, What};
 use super::World;
+use crate::model::{Model, Sent, What};
 
 impl World {
     /// Everything comes to its end: questions, flows, bytes.

@@ -3,19 +3,16 @@
 //!
 //! [`run`] plays one seed and panics on the first thing that is not as it must be. The same seed plays the same game.
 
+mod arrivals;
 mod ends;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use mproxy_codec::packet::{Connack, Connect};
-use mproxy_codec::{
-    Frame, Packet, PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version,
-};
+use mproxy_codec::{PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version};
 use mproxy_core::chain::{allowed, refused};
-use mproxy_core::event::Happening;
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Refusal, Verdict, Want};
 use mproxy_core::rule::Effect;
@@ -24,11 +21,11 @@ use mproxy_core::{Limits, Side};
 
 use super::book::Book;
 use super::fate::{MAX_PACKET, undecided_connect};
-use super::model::{Message, Model, Sent, What, ack, suback, swallowed, unsubscribe};
+use super::model::{Message, Model, Sent, What, ack, encoded, suback, swallowed, unsubscribe};
 use super::permits::Permits;
 use super::rng::Rng;
 use super::stage::{Setup, Stage};
-use super::way::{Arrival, Way, all_refused, id_of};
+use super::way::{Way, all_refused, id_of};
 
 /// Plays one seed.
 ///
@@ -225,8 +222,7 @@ impl World {
             username: None,
             password: None,
         };
-        let mut out = BytesMut::new();
-        connect.encode_with(&PropertyEdit::only(&properties), &mut out).expect("a small CONNECT");
+        let bytes = encoded(|out| connect.encode_with(&PropertyEdit::only(&properties), out));
         let mut verdict = match self.prefix {
             "" => allowed(Hook::Connect),
             prefix => mapped(prefix),
@@ -243,7 +239,7 @@ impl World {
         }
         self.permits.connect(&verdict, self.on_error.connect == OnError::Allow);
         self.book().verdicts.insert("connect".into(), (verdict, None));
-        self.send(Side::Client, Sent { bytes: out.to_vec(), what: What::Plain });
+        self.send(Side::Client, Sent { bytes, what: What::Plain });
         // Some do not wait for CONNACK.
         for _ in 0..if self.rng.one_in(3) { self.rng.below(6) } else { 0 } {
             self.speak(Side::Client)?;
@@ -263,14 +259,12 @@ impl World {
             properties.push((PropertyId::TopicAliasMaximum, Value::Two(4)));
         }
         let properties = if version.is_v5() { &properties[..] } else { &[] };
-        let mut out = BytesMut::new();
-        Connack::default()
-            .encode_with(version, &PropertyEdit::only(properties), &mut out)
-            .expect("a small CONNACK");
+        let edit = PropertyEdit::only(properties);
+        let bytes = encoded(|out| Connack::default().encode_with(version, &edit, out));
         if !version.is_v5() {
             self.client.aliases = 0;
         }
-        self.send(Side::Broker, Sent { bytes: out.to_vec(), what: What::Plain });
+        self.send(Side::Broker, Sent { bytes, what: What::Plain });
         Ok(())
     }
 
@@ -452,128 +446,6 @@ impl World {
         if let Some(flight) = model.flights.get_mut(&id.get()) {
             flight.ours = !reason.is_error();
         }
-    }
-
-    /// Looks at all that has arrived anywhere.
-    fn look(&mut self) -> Result<(), String> {
-        self.owe();
-        if let Some(wrong) = self.book().wrong.take() {
-            return Err(wrong);
-        }
-        for event in self.stage.events() {
-            match event {
-                Happening::Connect { .. } => self.told[0] += 1,
-                Happening::Publish(_) => self.told[1] += 1,
-                Happening::Disconnect(_) => self.told[2] += 1,
-                Happening::Subscribe { .. } | Happening::Unsubscribe { .. } => {}
-            }
-        }
-        if self.told[0] > 1 || self.told[2] > self.told[0] {
-            return Err("Connect and Disconnect do not pair".into());
-        }
-        self.bounds()?;
-        for side in [Side::Broker, Side::Client] {
-            let heard = if side == Side::Broker { self.stage.at_broker() } else { self.stage.at_client() };
-            self.way_to(side).push(&heard);
-            while let Some(bytes) = self.way_to(side).next().map_err(|why| format!("at the {side}: {why}"))? {
-                self.arrives(side, &bytes).map_err(|why| format!("at the {side}: {why}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn bounds(&self) -> Result<(), String> {
-        for side in [Side::Client, Side::Broker] {
-            let (packets, bytes) = self.stage.session.waiting(side);
-            // One more packet than the bound in bytes may be in: of at most this size here.
-            if packets > self.limits.lane_packets || bytes > self.limits.lane_bytes + 70_000 {
-                return Err(format!("{packets} packets of {bytes} bytes wait in the lane of the {side}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn arrives(&mut self, side: Side, bytes: &[u8]) -> Result<(), String> {
-        let (version, from) = (self.client.version, self.way_to(side).sender());
-        let (frame, _) = Frame::split(bytes, from, Some(version))
-            .map_err(|error| error.to_string())?
-            .ok_or("half a packet")?;
-        let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
-        if side == Side::Broker {
-            self.permits.used(&packet, self.prefix)?;
-        }
-        let arrival = if self.is_again(side, bytes, &packet) {
-            Arrival::Ours
-        } else {
-            let (ending, book) = (self.ending || self.is_over(), self.book.clone());
-            let book = book.lock().expect("the world is whole");
-            self.way_to(side).judge(bytes, &packet, &book.answered, ending)?
-        };
-        if arrival == Arrival::Goodbye {
-            return Ok(());
-        }
-        self.in_order(side, &packet, arrival == Arrival::Theirs)?;
-        if let (Side::Broker, Packet::Subscribe(subscribe)) = (side, &packet) {
-            let (_, qos, outcome) = self
-                .subscribed
-                .values()
-                .find(|(id, ..)| *id == subscribe.packet_id.get() && self.client.asking.contains(id))
-                .ok_or("a SUBSCRIBE from nowhere")?;
-            let codes = merged(version, qos, outcome);
-            let theirs: Vec<u8> = subscribe.filters().map(|one| one.qos as u8).collect();
-            let left_behind = std::mem::take(&mut self.up.left_behind);
-            self.broker.owe_suback(subscribe.packet_id, &theirs, codes, left_behind);
-        }
-        if let (Side::Broker, Packet::Unsubscribe(unsubscribe)) = (side, &packet) {
-            let id = unsubscribe.packet_id.get();
-            let what = match (arrival, self.superseded.remove(&id)) {
-                (Arrival::Ours, Some(codes)) => What::Suback { id, codes },
-                _ => What::Plain,
-            };
-            self.broker.owe_unsuback(unsubscribe.packet_id, unsubscribe.filters().len(), what);
-        }
-        let told = matches!(&packet, Packet::Publish(publish) if publish.qos == QoS::AtMostOnce);
-        self.taken += usize::from(told && side == Side::Broker);
-        let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
-        model.hear(&packet)
-    }
-
-    /// Whether this is the answer to a repeated PUBLISH that nobody was asked about again.
-    fn is_again(&mut self, side: Side, bytes: &[u8], packet: &Packet<'_>) -> bool {
-        let Packet::Ack(ack) = packet else { return false };
-        side == Side::Client
-            && ack.kind == PacketType::Pubrec
-            && !self.down.owed.iter().any(|owed| owed == bytes)
-            && self
-                .client
-                .flights
-                .get(&ack.packet_id.get())
-                .is_some_and(|flight| flight.ours && flight.acks > 0 && flight.acks < flight.copies)
-    }
-
-    /// [MQTT-4.6.0-2], [MQTT-4.6.0-3]
-    fn in_order(&mut self, side: Side, packet: &Packet<'_>, theirs: bool) -> Result<(), String> {
-        let Packet::Ack(ack) = packet else { return Ok(()) };
-        let kind = match ack.kind {
-            PacketType::Puback => 0,
-            PacketType::Pubrec => 1,
-            _ => return Ok(()),
-        };
-        let order = &mut self.order[side as usize][kind];
-        let at = match (side, theirs) {
-            // What the session says itself to the client waits for nobody.
-            (Side::Client, false) => order.iter().position(|id| *id == ack.packet_id.get()),
-            _ => (order.front() == Some(&ack.packet_id.get())).then_some(0),
-        };
-        if let Some(at) = at {
-            order.remove(at);
-            return Ok(());
-        }
-        let model = if side == Side::Client { &self.client } else { &self.broker };
-        if model.flights.get(&ack.packet_id.get()).is_some_and(|flight| flight.copies > 1) {
-            return Ok(());
-        }
-        Err(format!("{} {} came before that of {:?}", ack.kind.name(), ack.packet_id, order.front()))
     }
 
     fn is_over(&self) -> bool {

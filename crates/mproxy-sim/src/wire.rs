@@ -265,6 +265,31 @@ fn properties(version: Version, raw: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The whole packets that `bytes` begin with.
+pub fn packets(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while let Some(len) = packet_len(bytes) {
+        packets.push(bytes[..len].to_vec());
+        bytes = &bytes[len..];
+    }
+    packets
+}
+
+/// The length of the packet that `bytes` begin with, if it is there as a whole.
+pub fn packet_len(bytes: &[u8]) -> Option<usize> {
+    let mut body = 0usize;
+    for (place, &byte) in bytes.get(1..)?.iter().take(4).enumerate() {
+        body |= usize::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            let len = 2 + place + body;
+            return (bytes.len() >= len).then_some(len);
+        }
+    }
+    // More than four bytes of length are no packet at all.
+    assert!(bytes.len() < 5, "not MQTT: {:02x?}", &bytes[..5]);
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,5 +377,16 @@ mod tests {
         assert_eq!(disconnect(), [0xe0, 0]);
         assert_eq!(disconnect_with(0x04, &[]), [0xe0, 2, 4, 0]);
         assert_eq!(auth(0x18, &[0x15, 0, 1, b'm']), [0xf0, 6, 0x18, 4, 0x15, 0, 1, b'm']);
+    }
+
+    #[test]
+    fn a_packet_is_measured_by_its_header() {
+        assert_eq!(packet_len(&[]), None);
+        assert_eq!(packet_len(&[0xc0]), None);
+        assert_eq!(packet_len(&[0xc0, 0]), Some(2));
+        assert_eq!(packet_len(&[0x30, 0x80]), None);
+        assert_eq!(packet_len(&packet(0x30, &[0; 127])), Some(129));
+        assert_eq!(packet_len(&packet(0x30, &[0; 128])), Some(131));
+        assert_eq!(packet_len(&packet(0x30, &[0; 128])[..130]), None);
     }
 }

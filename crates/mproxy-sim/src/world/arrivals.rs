@@ -1,0 +1,133 @@
+//! What has arrived anywhere, held against what was sent and decided; what was told of, and what waits.
+
+use mproxy_codec::{Frame, Packet, PacketType, QoS};
+use mproxy_core::Side;
+use mproxy_core::event::Happening;
+
+use super::{World, merged};
+use crate::model::What;
+use crate::way::Arrival;
+
+impl World {
+    /// Looks at all that has arrived anywhere.
+    pub(super) fn look(&mut self) -> Result<(), String> {
+        self.owe();
+        if let Some(wrong) = self.book().wrong.take() {
+            return Err(wrong);
+        }
+        for event in self.stage.events() {
+            match event {
+                Happening::Connect { .. } => self.told[0] += 1,
+                Happening::Publish(_) => self.told[1] += 1,
+                Happening::Disconnect(_) => self.told[2] += 1,
+                Happening::Subscribe { .. } | Happening::Unsubscribe { .. } => {}
+            }
+        }
+        if self.told[0] > 1 || self.told[2] > self.told[0] {
+            return Err("Connect and Disconnect do not pair".into());
+        }
+        self.bounds()?;
+        for side in [Side::Broker, Side::Client] {
+            let heard = if side == Side::Broker { self.stage.at_broker() } else { self.stage.at_client() };
+            self.way_to(side).push(&heard);
+            while let Some(bytes) = self.way_to(side).next().map_err(|why| format!("at the {side}: {why}"))? {
+                self.arrives(side, &bytes).map_err(|why| format!("at the {side}: {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bounds(&self) -> Result<(), String> {
+        for side in [Side::Client, Side::Broker] {
+            let (packets, bytes) = self.stage.session.waiting(side);
+            // One more packet than the bound in bytes may be in: of at most this size here.
+            if packets > self.limits.lane_packets || bytes > self.limits.lane_bytes + 70_000 {
+                return Err(format!("{packets} packets of {bytes} bytes wait in the lane of the {side}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn arrives(&mut self, side: Side, bytes: &[u8]) -> Result<(), String> {
+        let (version, from) = (self.client.version, self.way_to(side).sender());
+        let (frame, _) = Frame::split(bytes, from, Some(version))
+            .map_err(|error| error.to_string())?
+            .ok_or("half a packet")?;
+        let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
+        if side == Side::Broker {
+            self.permits.used(&packet, self.prefix)?;
+        }
+        let arrival = if self.is_again(side, bytes, &packet) {
+            Arrival::Ours
+        } else {
+            let (ending, book) = (self.ending || self.is_over(), self.book.clone());
+            let book = book.lock().expect("the world is whole");
+            self.way_to(side).judge(bytes, &packet, &book.answered, ending)?
+        };
+        if arrival == Arrival::Goodbye {
+            return Ok(());
+        }
+        self.in_order(side, &packet, arrival == Arrival::Theirs)?;
+        if let (Side::Broker, Packet::Subscribe(subscribe)) = (side, &packet) {
+            let (_, qos, outcome) = self
+                .subscribed
+                .values()
+                .find(|(id, ..)| *id == subscribe.packet_id.get() && self.client.asking.contains(id))
+                .ok_or("a SUBSCRIBE from nowhere")?;
+            let codes = merged(version, qos, outcome);
+            let theirs: Vec<u8> = subscribe.filters().map(|one| one.qos as u8).collect();
+            let left_behind = std::mem::take(&mut self.up.left_behind);
+            self.broker.owe_suback(subscribe.packet_id, &theirs, codes, left_behind);
+        }
+        if let (Side::Broker, Packet::Unsubscribe(unsubscribe)) = (side, &packet) {
+            let id = unsubscribe.packet_id.get();
+            let what = match (arrival, self.superseded.remove(&id)) {
+                (Arrival::Ours, Some(codes)) => What::Suback { id, codes },
+                _ => What::Plain,
+            };
+            self.broker.owe_unsuback(unsubscribe.packet_id, unsubscribe.filters().len(), what);
+        }
+        let told = matches!(&packet, Packet::Publish(publish) if publish.qos == QoS::AtMostOnce);
+        self.taken += usize::from(told && side == Side::Broker);
+        let model = if side == Side::Client { &mut self.client } else { &mut self.broker };
+        model.hear(&packet)
+    }
+
+    /// Whether this is the answer to a repeated PUBLISH that nobody was asked about again.
+    fn is_again(&mut self, side: Side, bytes: &[u8], packet: &Packet<'_>) -> bool {
+        let Packet::Ack(ack) = packet else { return false };
+        side == Side::Client
+            && ack.kind == PacketType::Pubrec
+            && !self.down.owed.iter().any(|owed| owed == bytes)
+            && self
+                .client
+                .flights
+                .get(&ack.packet_id.get())
+                .is_some_and(|flight| flight.ours && flight.acks > 0 && flight.acks < flight.copies)
+    }
+
+    /// [MQTT-4.6.0-2], [MQTT-4.6.0-3]
+    fn in_order(&mut self, side: Side, packet: &Packet<'_>, theirs: bool) -> Result<(), String> {
+        let Packet::Ack(ack) = packet else { return Ok(()) };
+        let kind = match ack.kind {
+            PacketType::Puback => 0,
+            PacketType::Pubrec => 1,
+            _ => return Ok(()),
+        };
+        let order = &mut self.order[side as usize][kind];
+        let at = match (side, theirs) {
+            // What the session says itself to the client waits for nobody.
+            (Side::Client, false) => order.iter().position(|id| *id == ack.packet_id.get()),
+            _ => (order.front() == Some(&ack.packet_id.get())).then_some(0),
+        };
+        if let Some(at) = at {
+            order.remove(at);
+            return Ok(());
+        }
+        let model = if side == Side::Client { &self.client } else { &self.broker };
+        if model.flights.get(&ack.packet_id.get()).is_some_and(|flight| flight.copies > 1) {
+            return Ok(());
+        }
+        Err(format!("{} {} came before that of {:?}", ack.kind.name(), ack.packet_id, order.front()))
+    }
+}
