@@ -15,6 +15,8 @@ pub(super) struct InFlight(Option<Box<Ids>>);
 struct Ids {
     /// In the order of `at`; none is empty.
     words: Vec<Word>,
+    /// Where the last one looked for was: a flow has the next one there, too.
+    last: usize,
     /// How many ids are in `came`, by QoS 1 and 2.
     count: [u32; 2],
 }
@@ -46,21 +48,23 @@ impl InFlight {
 
     /// A PUBLISH has come.
     pub(super) fn came(&mut self, qos: QoS, id: PacketId) {
-        let Some(row) = row(qos) else { return };
-        let ids = self.0.get_or_insert_default();
-        let word = ids.word(id);
-        if word.came[row] & bit(id) == 0 {
-            word.came[row] |= bit(id);
-            ids.count[row] += 1;
-        }
+        self.enter(qos, id, 0);
     }
 
     /// A PUBLISH has gone on to the broker.
     pub(super) fn went(&mut self, qos: QoS, id: PacketId) {
-        self.came(qos, id);
-        if let (Some(row), Some(ids)) = (row(qos), &mut self.0) {
-            ids.word(id).went[row] |= bit(id);
-        }
+        self.enter(qos, id, bit(id));
+    }
+
+    #[inline]
+    fn enter(&mut self, qos: QoS, id: PacketId, went: u64) {
+        let Some(row) = row(qos) else { return };
+        let ids = self.0.get_or_insert_default();
+        let word = ids.word(id);
+        word.went[row] |= went;
+        let is_new = word.came[row] & bit(id) == 0;
+        word.came[row] |= bit(id);
+        ids.count[row] += u32::from(is_new);
     }
 
     /// Whether the broker has a PUBLISH under this id, and its flow is not over.
@@ -91,16 +95,22 @@ impl InFlight {
 }
 
 impl Ids {
+    #[inline]
     fn find(&self, id: PacketId) -> Result<usize, usize> {
-        self.words.binary_search_by_key(&(id.get() >> 6), |word| word.at)
+        let at = id.get() >> 6;
+        if self.words.get(self.last).is_some_and(|word| word.at == at) {
+            return Ok(self.last);
+        }
+        self.words.binary_search_by_key(&at, |word| word.at)
     }
 
+    #[inline]
     fn word(&mut self, id: PacketId) -> &mut Word {
-        let at = self.find(id).unwrap_or_else(|at| {
+        self.last = self.find(id).unwrap_or_else(|at| {
             self.words.insert(at, Word { at: id.get() >> 6, ..Word::default() });
             at
         });
-        &mut self.words[at]
+        &mut self.words[self.last]
     }
 }
 
