@@ -85,7 +85,7 @@ use self::standing::Standing;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
 use crate::budget::{Budget, RESERVE, Room};
-use crate::event::{Sink, Traffic};
+use crate::event::{Published, Sink, Traffic};
 use crate::fault::{Closed, Fault};
 use crate::limits::Limits;
 use crate::meter::Meter;
@@ -187,6 +187,8 @@ struct Cold {
     renewal: Option<Renewal>,
     /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
     plain: Plain,
+    /// What is to be told of a PUBLISH of QoS 0 once its payload has gone on whole.
+    streaming: Option<Box<Published>>,
     /// A packet of our own could not be sent, and the session ends for that.
     unsendable: Option<Box<Fault>>,
 }
@@ -527,7 +529,10 @@ impl Session {
                     let (last, fate) = (body.left == 0, body.fate);
                     self.count_body(from, n, tally);
                     match fate {
-                        Fate::Pass if last => Step::PassThenAnswer(n),
+                        Fate::Pass if last => {
+                            self.streamed(from);
+                            Step::PassThenAnswer(n)
+                        }
                         Fate::Pass => Step::Pass(n),
                         Fate::Skip | Fate::Waiting => Step::Swallow(n),
                     }

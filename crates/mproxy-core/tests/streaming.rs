@@ -268,6 +268,31 @@ fn a_disconnect_action_on_a_large_head_ends_the_session() {
 }
 
 #[test]
+fn a_streamed_publish_that_nobody_acknowledges_is_told_when_the_broker_has_it_whole() {
+    for version in VERSIONS {
+        let packet = large(version, 0, 0, "a");
+        let (most, last) = packet.split_at(packet.len() - 1);
+        let mut stage = judging().open(version);
+        stage.client(most);
+        assert!(stage.at_broker() == most && stage.events().is_empty());
+        stage.client(last);
+        assert!(matches!(&stage.events()[..], [Happening::Publish(told)] if told.size as usize == LARGE));
+        // One that is cut in two never was.
+        stage.client(most);
+        stage.reset(Side::Client);
+        stage.close(Side::Broker);
+        assert!(matches!(&stage.events()[..], [Happening::Disconnect(_)]));
+        // Nor is one whose verdict came first, and its payload never.
+        let mut stage = Stage::new().open(version);
+        stage.client(&packet[..30_000]);
+        stage.rule(0, allow(Hook::Publish));
+        assert!(stage.events().is_empty());
+        stage.client(&packet[30_000..]);
+        assert!(matches!(&stage.events()[..], [Happening::Publish(_)]));
+    }
+}
+
+#[test]
 fn the_size_of_a_streamed_publish_is_told_and_its_traffic_counted() {
     let mut stage = judging().open(Version::V311);
     let before = stage.session.traffic();

@@ -143,7 +143,7 @@ impl Session {
         if matches!(state, State::Go) && self.lane(from).is_empty() && self.receiver_knows(from, &head, topic)
         {
             let told = self.told(from, &head, topic, (!streams).then(|| &data[head.len..]), None);
-            self.publish_leaves(from, &head, (!head.topic.is_empty()).then_some(head.topic), told);
+            self.publish_leaves(from, &head, (!head.topic.is_empty()).then_some(head.topic), told, streams);
             return Ok(self.pass(from, here, total));
         }
         Ok(self.keep(from, &head, here, total, Kept { state, topic: alias_topic, charge }))
@@ -250,6 +250,7 @@ impl Session {
             &head,
             (out.is_some() || !head.topic.is_empty()).then_some(&*sent_topic),
             told,
+            streams && new_payload.is_none(),
         );
         let to = from.other();
         match out {
@@ -273,21 +274,25 @@ impl Session {
         }
     }
 
-    /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one.
+    /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one. `streams`: its payload follows.
     fn publish_leaves(
         &mut self,
         from: Side,
         head: &PublishHead<'_>,
         topic: Option<&str>,
         told: Option<Box<Published>>,
+        streams: bool,
     ) {
         if let (Some(alias), Some(topic)) = (head.alias, topic) {
             let most = self.setting.limits.alias_bytes;
             self.direction(from).aliases().teach(alias, topic, most);
         }
         let Some(id) = head.packet_id else {
-            if let Some(told) = told {
-                self.report(Happening::Publish(told));
+            match told {
+                // Nobody acknowledges it; but until it is whole the broker has nothing.
+                Some(told) if streams => self.cold().streaming = Some(told),
+                Some(told) => self.report(Happening::Publish(told)),
+                None => {}
             }
             return;
         };
@@ -297,6 +302,15 @@ impl Session {
         let mapped = self.terms.mapped && from == Side::Broker;
         if self.want(from) != Want::Nothing || mapped || told.is_some() || self.ledger.is_some() {
             self.ledger().expect(from, acknowledgement(head.qos), id, told);
+        }
+    }
+
+    /// The last byte of a streamed payload goes on.
+    pub(super) fn streamed(&mut self, from: Side) {
+        if from == Side::Client
+            && let Some(told) = self.cold.as_mut().and_then(|cold| cold.streaming.take())
+        {
+            self.report(Happening::Publish(told));
         }
     }
 
