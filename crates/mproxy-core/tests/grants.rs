@@ -15,7 +15,7 @@ use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use mproxy_core::session::OnErrors;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Reply, Stage, allow, change};
+use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -705,4 +705,54 @@ fn a_grant_that_ends_while_it_is_renewed_has_ended() {
     assert_eq!(stage.at_client(), wire::packet(0xE0, &[0xA0]));
     stage.rule(0, regranted(None));
     assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}
+
+/// An open session of 3.1.1 with a grant that holds for a minute, whose publishes are answered like this; nobody is told
+/// of them, so that answers may stand.
+fn untold(answer: fn() -> Reply) -> Stage {
+    let grant = with(|grant| grant.ttl = Some(Duration::from_secs(60)));
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    let answering = Box::new(move |asked: &Asked| match asked.hook {
+        Hook::Connect => Reply::Now(verdict.clone()),
+        _ => answer(),
+    });
+    let mut stage = Setup { telling: Want::Nothing, answering, ..Setup::default() }.stage();
+    stage.open_with(Version::V311, &[], &[]);
+    stage
+}
+
+#[test]
+fn what_a_grant_said_stands_as_long_as_the_grant_does() {
+    for renewed in [true, false] {
+        let mut stage = untold(|| Reply::Stands(allow(Hook::Publish)));
+        let sent = publish(Version::V311, 0, 0, "a");
+        let passes = |stage: &mut Stage| {
+            stage.client(&sent);
+            stage.at_broker() == sent
+        };
+        assert!(passes(&mut stage) && stage.asked().len() == 1);
+        stage.script.answer(|asked| match asked.hook {
+            Hook::Connect => Reply::Later,
+            _ => Reply::Now(refuse(Hook::Publish)),
+        });
+        assert!(passes(&mut stage) && stage.asked().is_empty(), "it stands");
+        stage.pass(Duration::from_secs(60));
+        if renewed {
+            stage.rule(0, regranted(Some(Grant::new(Vec::new(), Effect::Ask))));
+        } else {
+            stage.pass(Duration::from_secs(60));
+        }
+        stage.asked();
+        assert!(!passes(&mut stage) && stage.asked().len() == 1, "renewed: {renewed}");
+    }
+}
+
+#[test]
+fn what_the_service_said_of_one_publish_stands_for_no_other() {
+    let mut stage = untold(|| Reply::Now(allow(Hook::Publish)));
+    for _ in 0..3 {
+        stage.client(&publish(Version::V311, 0, 0, "a"));
+        assert_eq!((stage.at_broker(), stage.asked().len()), (publish(Version::V311, 0, 0, "a"), 1));
+    }
 }

@@ -16,7 +16,7 @@ use mproxy_core::policy::{
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Reply, Stage, allow, change};
+use mproxy_sim::{Asked, Reply, Stage, allow, change};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -342,6 +342,35 @@ fn a_bad_verdict_opens_nothing_but_where_it_failed_and_failures_allow() {
                     play(&bad, *version, rule, later);
                 }
             }
+        }
+    }
+}
+
+/// A decider that is asked and says nothing lets nothing pass, whatever its failures mean: silence is no failed answer.
+#[test]
+fn silence_is_a_refusal_whatever_the_failure_rule() {
+    for rule in [OnError::Deny, OnError::Allow] {
+        for version in VERSIONS {
+            let on_error = OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule };
+            let answering = Box::new(|asked: &Asked| match asked.hook {
+                Hook::Connect => Reply::Now(allow(Hook::Connect)),
+                Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Pass,
+            });
+            let stage = Setup { on_error, answering, ..Setup::default() }.stage();
+            stage.script.want(Hook::Deliver, Want::Head);
+            let mut stage = stage.open(version);
+            let message = Publish { topic: "a", payload: b"x", qos: 1, packet_id: 7, ..Publish::default() };
+            stage.client(&wire::publish(version, &Publish { qos: 0, packet_id: 0, ..message }));
+            stage.client(&wire::publish(version, &message));
+            stage.client(&wire::subscribe(version, 8, &[("a", 0), ("#", 1)]));
+            assert!(stage.at_broker().is_empty(), "{rule:?} {version:?}");
+            let (puback, no) = match version {
+                Version::V5 => (wire::packet(0x40, &[0, 7, 0x87]), 0x87),
+                Version::V31 | Version::V311 => (wire::puback(7), 0x80),
+            };
+            assert_eq!(stage.at_client(), [puback, wire::suback(version, 8, &[no, no])].concat());
+            stage.broker(&wire::publish(version, &message));
+            assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), wire::puback(7)));
         }
     }
 }

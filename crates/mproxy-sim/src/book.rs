@@ -5,15 +5,24 @@ use std::collections::{HashMap, VecDeque};
 use mproxy_core::chain::allowed;
 use mproxy_core::policy::{Hook, Verdict};
 
-use super::model::RULED;
+use super::model::{EACH, RULED};
 use super::rng::Rng;
 use super::script::{Asked, Reply};
 use super::way::Answered;
+
+/// The key of the questions about the CONNECT.
+pub(super) const CONNECT: &str = "connect";
 
 /// What the decider knows.
 pub(super) struct Book {
     pub(super) rng: Rng,
     pub(super) verdicts: HashMap<String, (Verdict, Option<String>)>,
+    /// What is said of the CONNECT, question by question; the last for good.
+    pub(super) connects: VecDeque<Verdict>,
+    /// How often it was asked about.
+    pub(super) connects_asked: usize,
+    /// What was said of it and not yet looked at by the world.
+    pub(super) connects_said: Vec<Verdict>,
     /// Every so many answers come later.
     pub(super) later: usize,
     pub(super) open: Vec<(usize, String)>,
@@ -21,16 +30,27 @@ pub(super) struct Book {
     /// Keys of questions that have been answered and not yet been looked at by the world.
     pub(super) fresh: VecDeque<String>,
     pub(super) answered: Answered,
+    /// Topics of publishes that were allowed once each, and not yet looked at by the world.
+    pub(super) each: Vec<String>,
     pub(super) wrong: Option<String>,
 }
 
 impl Book {
     pub(super) fn ask(&mut self, asked: &Asked) -> Reply {
         if matches!(asked.hook, Hook::Publish | Hook::Deliver) && asked.what.starts_with(RULED) {
-            return Reply::Stands(allowed(asked.hook));
+            if !asked.what.starts_with(EACH) {
+                return Reply::Stands(allowed(asked.hook));
+            }
+            if asked.hook == Hook::Publish {
+                self.each.push(asked.what.clone());
+            }
+            return Reply::Now(allowed(asked.hook));
         }
         let key = match asked.hook {
-            Hook::Connect => "connect",
+            Hook::Connect => {
+                self.connects_asked += 1;
+                return if self.comes_later(CONNECT) { Reply::Later } else { Reply::Now(self.connect()) };
+            }
             Hook::Subscribe => asked.what.split(' ').next().unwrap_or_default(),
             Hook::Publish | Hook::Deliver => asked.id.as_deref().unwrap_or(&asked.what),
         };
@@ -42,14 +62,32 @@ impl Book {
             self.wrong
                 .get_or_insert_with(|| format!("a question under the wrong topic: {asked:?}, not {topic:?}"));
         }
-        if self.rng.below(10) < self.later {
-            self.open.push((self.questions, key.into()));
-            self.questions += 1;
+        let (verdict, key) = (verdict.clone(), key.to_owned());
+        if self.comes_later(&key) {
             return Reply::Later;
         }
-        let verdict = verdict.clone();
-        self.answer(key.into());
+        self.answer(key);
         Reply::Now(verdict)
+    }
+
+    fn comes_later(&mut self, key: &str) -> bool {
+        let later = self.rng.below(10) < self.later;
+        if later {
+            self.open.push((self.questions, key.into()));
+            self.questions += 1;
+        }
+        later
+    }
+
+    /// What is said of the CONNECT this time.
+    pub(super) fn connect(&mut self) -> Verdict {
+        let verdict = match self.connects.len() {
+            1 => self.connects.front().cloned(),
+            _ => self.connects.pop_front(),
+        };
+        let verdict = verdict.expect("somebody has something to say");
+        self.connects_said.push(verdict.clone());
+        verdict
     }
 
     pub(super) fn answer(&mut self, key: String) {

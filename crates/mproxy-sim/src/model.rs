@@ -72,12 +72,15 @@ pub(super) struct Message {
     pub(super) fate: Fate,
     /// A delivery from outside of the client's prefix: nobody is asked, and it goes nowhere.
     pub(super) outside: bool,
-    /// To a topic that a rule allows: the answer stands, and a question need not come.
+    /// To a topic that is always allowed, by a rule mostly: then the answer stands, and a question need not come.
     pub(super) ruled: bool,
 }
 
 /// Topics that rules allow begin with this.
 pub(super) const RULED: &str = "ruled/";
+
+/// Of these, those that the service allows, each time that it is asked.
+pub(super) const EACH: &str = "ruled/each/";
 
 /// A publish of the peer's that is under way.
 #[derive(Clone, Debug)]
@@ -213,7 +216,8 @@ impl Model {
         let outside = !self.prefix.is_empty() && self.side == Side::Broker && rng.one_in(6);
         let ruled = !outside && rng.one_in(3);
         if ruled {
-            topic = format!("{RULED}{}", rng.below(6));
+            let whose = if rng.one_in(4) { EACH } else { RULED };
+            topic = format!("{whose}{}", rng.below(6));
         }
         if self.side == Side::Broker && !outside {
             topic = format!("{}{topic}", self.prefix);

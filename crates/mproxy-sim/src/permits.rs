@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use mproxy_codec::Packet;
 use mproxy_core::policy::{Decision, PublishChange, Verdict};
 
-use super::model::RULED;
+use super::model::{EACH, RULED};
 
 /// What may reach the broker, by what it is called there.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Permits {
 impl Permits {
     /// This was said of the CONNECT. `open`: what failed answers mean.
     pub(super) fn connect(&mut self, verdict: &Verdict, open: bool) {
-        self.connect = match verdict {
+        self.connect |= match verdict {
             Verdict::Connect(Decision::Allow(_)) => true,
             Verdict::Failed(_) => open,
             _ => false,
@@ -70,7 +70,8 @@ impl Permits {
                     None => publish.topic.to_owned(),
                 };
                 // Rules allow these, always.
-                let ruled = topic.strip_prefix(prefix).is_some_and(|own| own.starts_with(RULED));
+                let ruled = |own: &str| own.starts_with(RULED) && !own.starts_with(EACH);
+                let ruled = topic.strip_prefix(prefix).is_some_and(ruled);
                 if ruled { Ok(()) } else { take(&mut self.publishes, &topic, "PUBLISH") }
             }
             Packet::Subscribe(subscribe) => subscribe

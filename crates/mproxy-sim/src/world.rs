@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod ends;
+mod entrance;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,15 +13,16 @@ use std::time::Duration;
 
 use mproxy_codec::packet::{Connack, Connect};
 use mproxy_codec::{PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version};
-use mproxy_core::chain::{allowed, refused};
+use mproxy_core::chain::allowed;
 use mproxy_core::grant::{Grant, Mapping};
-use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Refusal, Verdict, Want};
+use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Verdict, Want};
 use mproxy_core::rule::Effect;
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
 
-use super::book::Book;
-use super::fate::{MAX_PACKET, undecided_connect};
+use self::entrance::Entrance;
+use super::book::{Book, CONNECT};
+use super::fate::MAX_PACKET;
 use super::model::{Message, Model, Sent, What, ack, encoded, suback, swallowed, unsubscribe};
 use super::permits::Permits;
 use super::rng::Rng;
@@ -62,6 +64,7 @@ struct World {
     /// The filters of each SUBSCRIBE, as the client says them.
     filters: HashMap<String, Vec<String>>,
     permits: Permits,
+    entrance: Entrance,
     on_error: OnErrors,
     limits: Limits,
     /// Something has happened that ends the session.
@@ -90,11 +93,15 @@ impl World {
         let book = Arc::new(Mutex::new(Book {
             rng: Rng::new(rng.any()),
             verdicts: HashMap::new(),
+            connects: VecDeque::new(),
+            connects_asked: 0,
+            connects_said: Vec::new(),
             later: *rng.pick(&[0, 3, 7, 10]),
             open: Vec::new(),
             questions: 0,
             fresh: VecDeque::new(),
             answered: HashMap::new(),
+            each: Vec::new(),
             wrong: None,
         }));
         let mut limits = Limits::default();
@@ -110,10 +117,12 @@ impl World {
             subscribe: rule(&mut rng),
             deliver: rule(&mut rng),
         };
+        let entrance = Entrance::draw(&mut rng, &mut limits);
         let asking = book.clone();
         let mut stage = Setup {
             limits: limits.clone(),
             on_error,
+            on_unavailable: entrance.on_unavailable,
             telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
             answering: Box::new(move |asked| asking.lock().expect("the world is whole").ask(asked)),
             ..Setup::default()
@@ -135,6 +144,7 @@ impl World {
             subscribed: HashMap::new(),
             filters: HashMap::new(),
             permits: Permits::default(),
+            entrance,
             on_error,
             limits,
             ending: false,
@@ -223,32 +233,15 @@ impl World {
             password: None,
         };
         let bytes = encoded(|out| connect.encode_with(&PropertyEdit::only(&properties), out));
-        let mut verdict = match self.prefix {
-            "" => allowed(Hook::Connect),
-            prefix => mapped(prefix),
-        };
-        if self.rng.one_in(30) {
-            verdict = refused(Hook::Connect, Refusal::default());
-            self.ending = true;
-        } else if self.rng.one_in(20) {
-            verdict = undecided_connect(&mut self.rng);
-            self.ending = !(matches!(verdict, Verdict::Failed(_)) && self.on_error.connect == OnError::Allow);
-            // Whoever is let in without an answer comes without a grant.
-            self.prefix = "";
-            (self.up.prefix, self.down.prefix, self.broker.prefix) = ("", "", "");
-        }
-        self.permits.connect(&verdict, self.on_error.connect == OnError::Allow);
-        self.book().verdicts.insert("connect".into(), (verdict, None));
+        self.prepare_entrance();
         self.send(Side::Client, Sent { bytes, what: What::Plain });
         // Some do not wait for CONNACK.
         for _ in 0..if self.rng.one_in(3) { self.rng.below(6) } else { 0 } {
             self.speak(Side::Client)?;
         }
-        while !self.up.sent.is_empty() && self.stage.dials == 0 && !self.is_over() {
-            self.step(false)?;
-            if self.ending && self.stage.is_shut(Side::Client) {
-                return Ok(());
-            }
+        self.enter()?;
+        if !matches!(self.stage.session.phase_name(), "introduced" | "open") {
+            return Ok(());
         }
         let mut properties = vec![
             (PropertyId::ReceiveMaximum, Value::Two(10)),
@@ -375,6 +368,7 @@ impl World {
 
     /// One of the open questions is answered.
     fn decide(&mut self) {
+        let heard = self.stage.session.phase_name() == "admitting";
         let (n, verdict) = {
             let mut book = self.book();
             if book.open.is_empty() {
@@ -385,16 +379,41 @@ impl World {
                 book.rng.below(len)
             };
             let (n, key) = book.open.swap_remove(at);
-            let verdict = book.verdicts[&key].0.clone();
-            book.answer(key);
+            let verdict = match &*key {
+                CONNECT => book.connect(),
+                _ => {
+                    let verdict = book.verdicts[&key].0.clone();
+                    book.answer(key);
+                    verdict
+                }
+            };
+            if !heard {
+                // It has been waited for long enough.
+                book.connects_said.clear();
+            }
             (n, verdict)
         };
         self.owe();
+        let again = heard && matches!(verdict, Verdict::Failed(_) | Verdict::Overloaded(_));
         self.stage.rule(n, verdict);
+        if again {
+            // It has had its answer: another one to the same question counts for nothing.
+            self.stage.rule_again(n, allowed(Hook::Connect));
+        }
     }
 
     /// Refusals that were told make the session owe answers.
     fn owe(&mut self) {
+        let open = self.on_error.connect == OnError::Allow;
+        let said = std::mem::take(&mut self.book().connects_said);
+        for verdict in said {
+            self.permits.connect(&verdict, open);
+            self.entrance.said(&verdict, open);
+        }
+        let each = std::mem::take(&mut self.book().each);
+        for topic in each {
+            self.permits.publish(&topic, self.prefix, &allowed(Hook::Publish), false);
+        }
         loop {
             let Some(key) = self.book().fresh.pop_front() else { return };
             let version = self.client.version;

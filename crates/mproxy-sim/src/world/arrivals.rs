@@ -27,6 +27,7 @@ impl World {
             return Err("Connect and Disconnect do not pair".into());
         }
         self.bounds()?;
+        self.watch_entrance()?;
         for side in [Side::Broker, Side::Client] {
             let heard = if side == Side::Broker { self.stage.at_broker() } else { self.stage.at_client() };
             self.way_to(side).push(&heard);
@@ -54,8 +55,10 @@ impl World {
             .map_err(|error| error.to_string())?
             .ok_or("half a packet")?;
         let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
-        if side == Side::Broker {
-            self.permits.used(&packet, self.prefix)?;
+        match (side, &packet) {
+            (Side::Broker, _) => self.permits.used(&packet, self.prefix)?,
+            (Side::Client, Packet::Connack(connack)) => self.connack_arrives(connack)?,
+            (Side::Client, _) => {}
         }
         let arrival = if self.is_again(side, bytes, &packet) {
             Arrival::Ours

@@ -139,10 +139,12 @@ impl World {
         if self.told[0] != self.told[2] {
             return Err("Connect without Disconnect".into());
         }
+        self.entrance_was_told()?;
         // Nothing happens any more, whatever comes.
         while !self.book().open.is_empty() {
             self.decide();
         }
+        self.stage.dialed(Ok(()));
         self.stage.session.drain(self.stage.now);
         self.stage.run();
         match self.stage.session.poll_effect() {
