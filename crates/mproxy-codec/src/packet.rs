@@ -8,6 +8,7 @@ pub mod connect;
 pub mod disconnect;
 pub mod ping;
 pub mod publish;
+pub mod slim;
 pub mod suback;
 pub mod subscribe;
 pub mod unsuback;

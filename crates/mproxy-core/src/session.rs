@@ -17,6 +17,7 @@
 //! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
 //! | `undecided` | what follows where nobody decided: the failure rule |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
+//! | `oversized` | packets with too many properties: refused without looking at those |
 //! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `filters`, `plain` | what the broker knows the client's filters as |
@@ -44,6 +45,7 @@ mod introduce;
 mod lane;
 mod ledger;
 mod mapped;
+mod oversized;
 mod phase;
 mod plain;
 mod publish;

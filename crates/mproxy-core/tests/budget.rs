@@ -289,3 +289,58 @@ fn a_flood_of_aliases_of_a_long_topic_is_cut_into_turns() {
     }
     assert!(turns >= 250);
 }
+
+#[test]
+fn properties_too_long_for_any_packet_are_refused_unread() {
+    // Were they looked at, 0x77 would be found to be no property, and the connection would end.
+    let nonsense = vec![0x77; 300_000];
+    for (qos, answer) in [(1, 0x40), (2, 0x50)] {
+        let mut stage = Stage::new().open(Version::V5);
+        let packet = publish(Version::V5, qos, "t", &nonsense);
+        let (first, rest) = packet.split_at(100);
+        stage.client(first);
+        assert_eq!(
+            stage.at_client(),
+            wire::packet(answer, &[0, 7, 0x97]),
+            "as soon as their length is there"
+        );
+        stage.client(rest);
+        stage.client(&wire::pingreq());
+        assert_eq!(stage.at_broker(), wire::pingreq(), "nothing of it follows");
+        assert_eq!(stage.asked().len(), 0);
+    }
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&publish(Version::V5, 0, "t", &nonsense)[..100]);
+    assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x97]), "QoS 0 has no answer");
+
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&wire::subscribe(Version::V5, 1, &[("first", 0)]));
+    stage.client(&wire::subscribe_with(Version::V5, 2, &[("a", 0), ("b", 1)], &nonsense));
+    stage.client(&wire::unsubscribe_with(Version::V5, 3, &["a"], &nonsense));
+    assert_eq!(stage.at_client(), b"", "each in its place");
+    stage.rule(0, allow(Hook::Subscribe));
+    let (suback, unsuback) =
+        (wire::suback(Version::V5, 2, &[0x97; 2]), wire::unsuback(Version::V5, 3, &[0x83]));
+    assert_eq!(stage.at_client(), [suback, unsuback].concat());
+    assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 1, &[("first", 0)]));
+}
+
+#[test]
+fn an_acknowledgement_of_nothing_but_properties_ends_the_session() {
+    let props = user_properties(200_000);
+    for packet in [
+        wire::ack_with(0x40, 1, 0x10, &props),
+        wire::ack_with(0x62, 1, 0x92, &props),
+        wire::disconnect_with(0, &props),
+    ] {
+        let mut stage = Stage::new().open(Version::V5);
+        stage.client(&packet);
+        assert_eq!(stage.at_broker(), b"");
+        assert!(matches!(stage.finish(), Fault::OverBudget { .. }));
+    }
+    // A Reason String as long as there can be is none of that.
+    let reason = [b"\x1f".to_vec(), wire::string(wire::long_string(65_535))].concat();
+    let mut stage = Stage::new().open(Version::V5);
+    stage.client(&wire::ack_with(0x40, 1, 0x10, &reason));
+    assert!(stage.at_broker() == wire::ack_with(0x40, 1, 0x10, &reason));
+}

@@ -33,6 +33,9 @@ pub(super) enum Leaving {
 
 impl Session {
     pub(super) fn client_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+        if let Some(step) = self.oversized_step(header, data)? {
+            return Ok(step);
+        }
         match header.kind {
             PacketType::Publish => self.publish_step(Side::Client, header, data),
             PacketType::Subscribe => self.subscribe_step(header, data),
@@ -81,6 +84,9 @@ impl Session {
             return;
         };
         let to = from.other();
+        if matches!(slot.state, State::OverBudget) {
+            return self.oversized_released(&header, &slot.bytes);
+        }
         match self.leave(from, &header, &slot.bytes) {
             Ok(Leaving::AsItIs) => self.send(to, slot.bytes),
             Ok(Leaving::ThenAnswers) => {

@@ -116,13 +116,18 @@ impl Session {
         if !self.terms.version.is_v5() {
             return Err(Fault::OverBudget { packet: PacketType::Unsubscribe });
         }
+        self.refuse_unsubscribe(id, count);
+        Ok(Leaving::Nowhere)
+    }
+
+    /// Answers a 5.0 UNSUBSCRIBE of so many filters with 0x83 for each.
+    pub(super) fn refuse_unsubscribe(&mut self, id: PacketId, count: usize) {
         let codes = vec![ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR.0; count];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         let mut out = BytesMut::new();
         let written = unsuback.encode(self.terms.version, &mut out);
         debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
         self.inject(Side::Client, out.freeze());
-        Ok(Leaving::Nowhere)
     }
 
     /// The client unsubscribes from this filter.
