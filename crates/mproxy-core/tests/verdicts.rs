@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
-use mproxy_core::Limits;
+use mproxy_codec::{Properties, QoS};
+use mproxy_core::chain::Chain;
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::{Peer, Side};
 use mproxy_core::policy::{
-    Admission, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload, PublishChange, Source,
-    Unusable, UnusableKind, Verdict, Want, WillChange,
+    Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload, Payload,
+    PublishChange, PublishQuestion, Question, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
+    WillChange,
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
+use mproxy_core::{Decider, Limits};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Asked, Reply, Stage, allow, change};
+use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -372,5 +375,52 @@ fn silence_is_a_refusal_whatever_the_failure_rule() {
             stage.broker(&wire::publish(version, &message));
             assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), wire::puback(7)));
         }
+    }
+}
+
+/// Somebody who is asked and never answers.
+struct Mute(Silence, Want);
+
+impl Decider for Mute {
+    fn decide(&self, _: &Question<'_>) -> Answer {
+        Answer::Pass
+    }
+
+    fn want(&self, _: Hook) -> Want {
+        self.1
+    }
+
+    fn silence(&self) -> Silence {
+        self.0
+    }
+}
+
+/// Silence is a yes only where nobody was asked whose silence is a no.
+#[test]
+fn the_silence_of_all_is_a_no_if_that_of_one_is() {
+    let stage = Stage::new().open(Version::V5);
+    let peer = stage.session.peer().expect("it is open");
+    let question = Question::Publish(PublishQuestion {
+        peer,
+        topic: "a",
+        qos: QoS::AtMostOnce,
+        retain: false,
+        dup: false,
+        payload: Payload::Size(1),
+        properties: Properties::EMPTY,
+    });
+    let (no, yes) = (|want| Mute(Silence::Denies, want), |want| Mute(Silence::Abstains, want));
+    for (all, source) in [
+        (vec![], Source::Unasked),
+        (vec![yes(Want::Head), yes(Want::Nothing)], Source::Unasked),
+        (vec![no(Want::Nothing), yes(Want::Head)], Source::Unasked),
+        (vec![no(Want::Head)], Source::Unknown),
+        (vec![no(Want::Head), yes(Want::Head)], Source::Unknown),
+        (vec![yes(Want::Head), no(Want::Payload(1))], Source::Unknown),
+    ] {
+        let chain = Chain::new(all.into_iter().map(|one| Arc::new(one) as Arc<dyn Decider>).collect());
+        let verdict = if source == Source::Unasked { allow(Hook::Publish) } else { refuse(Hook::Publish) };
+        let Answer::Now(ruling) = chain.decide(&question) else { panic!("a chain answers") };
+        assert_eq!(ruling, Ruling { source, verdict });
     }
 }
