@@ -411,6 +411,8 @@ pub enum FailureKind {
     Unavailable,
     /// It could not be decoded.
     Unreadable,
+    /// The adviser answered with an error that says no to the question itself: to ask again would bring the same.
+    Error,
     /// Its verdict was unset.
     Unspecified,
 }
@@ -423,6 +425,7 @@ impl FailureKind {
             Self::Deadline => "deadline",
             Self::Unavailable => "unavailable",
             Self::Unreadable => "unreadable",
+            Self::Error => "error",
             Self::Unspecified => "unspecified",
         }
     }

@@ -211,6 +211,7 @@ fn table() -> Vec<Bad> {
             FailureKind::Deadline,
             FailureKind::Unavailable,
             FailureKind::Unreadable,
+            FailureKind::Error,
             FailureKind::Unspecified,
         ] {
             let verdict = Verdict::Failed(Failure::new(kind, "test"));

@@ -330,6 +330,28 @@ async fn a_message_over_somebody_s_limit_is_unusable_and_not_a_failed_answer() {
 }
 
 #[tokio::test]
+async fn an_error_that_says_no_is_not_one_that_passes() {
+    for (code, kind) in [
+        (Code::PermissionDenied, FailureKind::Error),
+        (Code::Unauthenticated, FailureKind::Error),
+        (Code::InvalidArgument, FailureKind::Error),
+        (Code::NotFound, FailureKind::Error),
+        // A handler that panicked, a database that is away.
+        (Code::Unknown, FailureKind::Unavailable),
+        (Code::Internal, FailureKind::Unavailable),
+        (Code::Aborted, FailureKind::Unavailable),
+    ] {
+        let service = Running::start(Service {
+            connect: Box::new(move |_| Play::Fail(Status::new(code, "no such device"))),
+            ..Service::default()
+        })
+        .await;
+        let (remote, _) = remote(&[&service.url], AMPLE);
+        assert_eq!(failed(somebody().connects(&*remote).await), kind, "{code:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_deny_with_the_code_of_another_version_is_a_deny() {
     for code in [1, 4, 5, 0x17, 0x7F, 256] {
         let deny = move || wire::Deny { reason_code: code, ..Default::default() };

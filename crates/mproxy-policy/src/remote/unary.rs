@@ -250,6 +250,14 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         Code::Internal if status.message().starts_with("failed to decode Protobuf message") => {
             FailureKind::Unreadable
         }
+        // What services say that mean no and do not answer with a Deny.
+        Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange => FailureKind::Error,
         _ => FailureKind::Unavailable,
     };
     Failure::new(kind, format!("{}: {}", rpc.name(), said(status)))
