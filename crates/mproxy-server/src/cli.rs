@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use mproxy_policy::acl;
+use mproxy_tcp::tls::read_regular;
 
 use crate::config::settings::{self, CONFIG_VARIABLE, SETTINGS, Setting};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
@@ -181,7 +182,10 @@ fn variables() -> String {
 /// # Errors
 /// As [`config::load`].
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
-    config::load(flags, std::env::vars_os(), |path| std::fs::read_to_string(path))
+    config::load(flags, std::env::vars_os(), |path| {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        String::from_utf8(read_regular(path)?).map_err(invalid)
+    })
 }
 
 /// Prints warnings and faults for a person.

@@ -411,6 +411,12 @@ async fn a_wrong_configuration_opens_no_port() {
     let (server, key) = (written("server.pem", "no certificate"), folder.path().join("gone.key"));
     let tls = vec![("MPROXY_SERVER_CERT", server.as_str()), ("MPROXY_SERVER_KEY", key.to_str().unwrap())];
     let two = vec![("MPROXY_MQTT_PORT", "many"), ("MPROXY_POLICY_TIMEOUT", "soon")];
+    // Opening it would wait for who writes into it.
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.to_str().unwrap();
+    let piped = vec![("MPROXY_SERVER_CERT", pipe), ("MPROXY_SERVER_KEY", pipe), ("MPROXY_ACL_FILE", pipe)];
+    let irregular = "pipe cannot be read: it is no regular file";
     let cases = [
         (two, vec!["2 faults", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
         (vec![("MPROXY_CONFIG", config.as_str())], vec!["mproxy.toml:3", "hots"]),
@@ -424,6 +430,8 @@ async fn a_wrong_configuration_opens_no_port() {
                 "gone.key cannot be read",
             ],
         ),
+        (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "no regular file"]),
+        (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", irregular]),
         (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
     ];
     for (mut env, words) in cases {

@@ -30,7 +30,7 @@ mod words;
 pub use client::{ClientTls, Verification, connect};
 pub use dates::{Dated, Look, Remark};
 pub use facts::TlsFacts;
-pub use pem::{Found, Identity, MaterialError, read_text};
+pub use pem::{Found, Identity, MaterialError, read_regular, read_text};
 pub use reload::{Material, Reloadable};
 pub use server::{ServerTls, accept};
 pub use stream::TlsStream;

@@ -181,8 +181,20 @@ fn found(bytes: &[u8]) -> Found {
     }
 }
 
+/// A file, if it is one: opening a pipe waits for who writes into it, perhaps for ever, and some devices have no end.
+///
+/// # Errors
+/// Where it cannot be read, or is no regular file.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    std::fs::read(path)
+}
+
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, MaterialError> {
-    std::fs::read(path).map_err(|source| MaterialError::Read { path: path.to_owned(), source })
+    read_regular(path).map_err(|source| MaterialError::Read { path: path.to_owned(), source })
 }
 
 /// A file of PEM, without the mark that Windows' editors put in front.
