@@ -72,12 +72,15 @@ fn proxied(family: u8, whole: &[u8]) -> Result<Header, &'static str> {
         _ => return Err("neither TCP over IPv4, TCP over IPv6 nor a Unix stream"),
     };
     let mut header = Header { endpoints, ..Header::default() };
+    let mut checked = false;
     while let Some((kind, value)) = rest.tlv()? {
         match kind {
             ALPN => header.alpn = Some(value.to_vec()),
             AUTHORITY => header.authority = Some(text(value)?),
             UNIQUE_ID if value.len() > LONGEST_ID => return Err("a unique id of more than 128 bytes"),
             UNIQUE_ID => header.unique_id = Some(value.to_vec()),
+            // Each would be computed over all of the header.
+            CRC32C if std::mem::replace(&mut checked, true) => return Err("two checksums"),
             CRC32C => checksum(whole, whole.len() - rest.0.len() - value.len(), value)?,
             SSL => header.tls = tls(value)?,
             _ => {}
@@ -106,7 +109,9 @@ fn tls(value: &[u8]) -> Result<Option<ProxiedTls>, &'static str> {
 }
 
 fn text(value: &[u8]) -> Result<String, &'static str> {
-    std::str::from_utf8(value).map(str::to_owned).map_err(|_| "a name that is not UTF-8")
+    let text = std::str::from_utf8(value).map_err(|_| "a name that is not UTF-8")?;
+    // Nobody is told text with U+0000 in it.
+    if text.contains('\0') { Err("a name with U+0000 in it") } else { Ok(text.to_owned()) }
 }
 
 /// A checksum has to be right where there is one: it was made with its own bytes, which stand at `at`, as 0.

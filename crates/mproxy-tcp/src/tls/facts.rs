@@ -89,9 +89,9 @@ fn names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<GeneralName<'a>>, 
 
 fn alternative(name: &GeneralName<'_>) -> Option<String> {
     Some(match name {
-        GeneralName::DNSName(name) => format!("DNS:{name}"),
-        GeneralName::URI(uri) => format!("URI:{uri}"),
-        GeneralName::RFC822Name(name) => format!("email:{name}"),
+        GeneralName::DNSName(name) => format!("DNS:{}", whole(name)?),
+        GeneralName::URI(uri) => format!("URI:{}", whole(uri)?),
+        GeneralName::RFC822Name(name) => format!("email:{}", whole(name)?),
         GeneralName::IPAddress(bytes) => format!("IP:{}", address(bytes)?),
         _ => return None,
     })
@@ -105,7 +105,12 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
-    attribute.as_str().ok().map(str::to_owned)
+    attribute.as_str().ok().and_then(whole).map(str::to_owned)
+}
+
+/// A name with U+0000 in it is none: whoever reads text to there would take it for another.
+fn whole(name: &str) -> Option<&str> {
+    (!name.contains('\0')).then_some(name)
 }
 
 /// The name as text, the most specific part first, with everything escaped that could be taken for another name.
@@ -219,7 +224,10 @@ mod tests {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "#x,CN=admin\0+O=us;\"<>\\");
-        let subject = facts(&params).subject.unwrap();
+        params.subject_alt_names = vec![SanType::DnsName("admin\0.example".try_into().unwrap())];
+        let facts = facts(&params);
+        assert_eq!((facts.common_name, facts.subject_alt_names), (None, vec![]));
+        let subject = facts.subject.unwrap();
         assert_eq!(subject, r#"CN=\#x\,CN\=admin\00\+O\=us\;\"\<\>\\"#);
     }
 

@@ -117,6 +117,8 @@ fn what_cannot_be_is_refused_as_soon_as_it_is_seen() {
     assert_eq!(malformed(&[&SIGNATURE[..], &[0x22, 0x11, 0, 12]].concat()), "neither LOCAL nor PROXY");
     assert!(malformed(&raw(0x21, 0x12, &[0; 12])).starts_with("neither TCP"), "UDP");
     assert_eq!(malformed(&with_tlvs(&[AUTHORITY, 0, 1, 0xFF])), "a name that is not UTF-8");
+    let name = [SSL, 0, 10, 3, 0, 0, 0, 0, SSL_CN, 0, 2, b'a', 0];
+    assert_eq!(malformed(&with_tlvs(&name)), "a name with U+0000 in it");
     let id = [&[UNIQUE_ID, 0, 129][..], &[0; 129]].concat();
     assert_eq!(malformed(&with_tlvs(&id)), "a unique id of more than 128 bytes");
 }
@@ -131,6 +133,12 @@ fn a_checksum_is_checked() {
     assert!(Header::parse(&bytes).unwrap().is_some());
     bytes[at] ^= 1;
     assert_eq!(malformed(&bytes), "its checksum is wrong");
+    bytes[at] ^= 1;
+    bytes.extend_from_slice(&[CRC32C, 0, 4, 0, 0, 0, 0]);
+    bytes[15] += 7;
+    let sum = crc32c(bytes.iter().enumerate().map(|(i, byte)| if i < at || i >= at + 4 { *byte } else { 0 }));
+    bytes[at..at + 4].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(malformed(&bytes), "two checksums");
 }
 
 #[test]
