@@ -263,10 +263,13 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
     Failure::new(kind, format!("{}: {}", rpc.name(), said(status)))
 }
 
-/// A status in one line, with its causes where it arose on our side.
+/// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
+/// taken for words or fields of ours.
 pub(super) fn said(status: &Status) -> String {
-    let causes = status.source().map(|source| format!(": {}", chain(source))).unwrap_or_default();
-    format!("{:?}: {}{causes}", status.code(), status.message())
+    match status.source() {
+        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), chain(source)),
+        None => format!("{:?}: {:?}", status.code(), status.message()),
+    }
 }
 
 /// The error with its causes: the first level alone says "transport error".
@@ -294,4 +297,17 @@ fn broken(status: &Status) -> bool {
         source = cause.source();
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_says_stands_in_quotes() {
+        let status = Status::internal("x\" user=\"root\n");
+        assert_eq!(said(&status), r#"Internal: "x\" user=\"root\n""#);
+        let here = Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        assert_eq!(said(&here), "Unknown: broken pipe: broken pipe");
+    }
 }
