@@ -176,6 +176,12 @@ impl Metrics {
         let help = "Questions that a limit of mproxy's own kept from being answered: the packet was refused";
         ours.register("overloaded", help, failures.overloaded.clone());
         let reloads = Family::default();
+        // All of them from the start: what appears with its first count has not grown for whoever watches growth.
+        for what in ["configuration", "rules", "certificates"] {
+            for outcome in ["reloaded", "failed"] {
+                drop(reloads.get_or_create(&Reload { what, outcome }));
+            }
+        }
         let help = "Files reloaded; where that failed, what was in force before still is";
         ours.register("reloads", help, reloads.clone());
         let expiries = Family::default();
@@ -413,6 +419,11 @@ mod tests {
     #[test]
     fn reloads_are_counted_by_what_and_outcome() {
         let metrics = Metrics::new();
+        let page = metrics.expose(Format::Prometheus);
+        for what in ["configuration", "rules", "certificates"] {
+            let failed = format!("mproxy_reloads_total{{what=\"{what}\",outcome=\"failed\"}}");
+            assert_eq!(value(&page, &failed), Some(0.0), "a first failure is growth");
+        }
         metrics.reloaded("rules", false);
         metrics.reloaded("rules", true);
         metrics.reloaded("rules", false);
