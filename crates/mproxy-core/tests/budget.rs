@@ -268,6 +268,31 @@ fn an_alias_counts_as_the_topic_that_it_stands_for() {
 }
 
 #[test]
+fn acknowledgements_that_have_to_be_looked_for_are_cut_into_turns() {
+    let stage = Stage::answering(|asked| Reply::Now(allow(asked.hook)));
+    stage.script.want(Hook::Deliver, Want::Head);
+    let mut stage = stage.open(Version::V311);
+    for packet_id in 1..=60_000 {
+        let delivery = Publish { topic: "t", payload: b"", qos: 1, packet_id, ..Publish::default() };
+        stage.broker(&wire::publish(Version::V311, &delivery));
+    }
+    let in_order: Vec<u8> = (1..=100).flat_map(|id| wire::packet(0x40, &u16::to_be_bytes(id))).collect();
+    let mut came = in_order.as_slice().into();
+    stage.session.read(Side::Client, &mut came, stage.now);
+    assert!(came.is_empty(), "the first is found at once");
+    // Of an id that is not there, or the last first.
+    let mut flood: bytes::BytesMut = (0..1000)
+        .flat_map(|n: u16| {
+            wire::packet(0x40, &u16::to_be_bytes(if n.is_multiple_of(2) { 60_001 } else { 60_000 - n }))
+        })
+        .collect();
+    let before = flood.len();
+    stage.session.read(Side::Client, &mut flood, stage.now);
+    assert!(before - flood.len() <= 5 * 4, "{} bytes in one turn", before - flood.len());
+    assert!(stage.session.cut_short(Side::Client));
+}
+
+#[test]
 fn a_flood_of_aliases_of_a_long_topic_is_cut_into_turns() {
     let mut stage = Stage::new();
     stage.open_with(Version::V5, &[], b"\x22\0\x05");

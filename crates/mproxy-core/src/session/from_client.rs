@@ -178,7 +178,9 @@ impl Session {
                 Leaving::Nowhere
             }
             PacketType::Puback | PacketType::Pubrec => {
-                if let Some(told) = ledger.acknowledged(from.other(), kind, id)
+                let (told, toil) = ledger.acknowledged(from.other(), kind, id);
+                self.spend(toil);
+                if let Some(told) = told
                     && !reason.is_error()
                 {
                     self.report(Happening::Publish(told));

@@ -94,7 +94,10 @@ impl Session {
         }
         let (mut run, mut packets, mut answers) = (0, 0, false);
         let mut decided = Decided::default();
-        while !answers && let Some(seen) = Glance::at(&data[run..]) {
+        while !answers
+            && self.work > 0
+            && let Some(seen) = Glance::at(&data[run..])
+        {
             let len = seen.bytes.len();
             let passes = match seen.kind {
                 PacketType::Publish => {

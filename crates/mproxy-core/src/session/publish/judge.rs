@@ -197,7 +197,11 @@ impl Session {
             Side::Client => Order::None,
             Side::Broker => Order::OfAll,
         };
-        if let Some(ack) = self.ledger().flows(from).line(kind).answer(id, ack, order) {
+        let line = self.ledger().flows(from).line(kind);
+        let toil = if from == Side::Broker || order == Order::OfOneId { line.toil(id) } else { 0 };
+        let ack = line.answer(id, ack, order);
+        self.spend(toil);
+        if let Some(ack) = ack {
             self.inject(from, ack);
         }
     }
