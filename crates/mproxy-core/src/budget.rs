@@ -7,11 +7,17 @@
 //! When a budget is spent, the client that wants more is not read until there is room ([`Room::Wait`]); a packet that can
 //! never have room in its connection's own budget is refused ([`Room::Never`]).
 //!
+//! Strangers, on whom nobody has decided yet, share a part of it by address, so that one address cannot spend what all
+//! others need to come in.
+//!
 //! A session counts for itself, in plain numbers; the counts that are shared are touched in steps of [`STEP`] only.
 //! Less than a step is not put down, so an idle session costs nothing here.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::neighbours::Neighbours;
 
 /// Bytes by which shared counts change.
 pub const STEP: usize = 4 << 10;
@@ -28,6 +34,12 @@ pub const WAITING: usize = 128;
 
 /// What is put down for a filter of a SUBSCRIBE or UNSUBSCRIBE, beside its bytes: its verdict and its own string.
 pub const FILTER: usize = 72;
+
+/// The part of a listener's budget that strangers may hold together, beyond the [`RESERVE`] of each: one in so many.
+const STRANGERS: usize = 2;
+
+/// The same for the strangers of one address.
+const NEIGHBOURS: usize = 8;
 
 /// The bytes that one scope (a listener, or all of mproxy) may hold.
 #[derive(Debug)]
@@ -78,13 +90,56 @@ pub struct Budget {
     connections_spent: AtomicU64,
     listener: Scope,
     total: Arc<Scope>,
+    strangers: Mutex<Strangers>,
+}
+
+/// What connections hold beyond their [`RESERVE`] while nobody has decided on them.
+#[derive(Debug, Default)]
+struct Strangers {
+    all: usize,
+    /// None of them is 0.
+    by_address: BTreeMap<Neighbours, usize>,
+}
+
+impl Strangers {
+    const NOBODY: Self = Self { all: 0, by_address: BTreeMap::new() };
+
+    fn change(&mut self, whose: Neighbours, change: impl Fn(usize) -> usize) {
+        self.all = change(self.all);
+        let one = self.by_address.entry(whose).or_default();
+        *one = change(*one);
+        if *one == 0 {
+            self.by_address.remove(&whose);
+        }
+    }
+
+    /// Whether one who holds `mine` of it may hold `wanted`. One at a time always may, however small the shares.
+    fn has_room(&self, whose: Neighbours, mine: usize, wanted: usize, listener: usize) -> bool {
+        let fits = |held: usize, most: usize| match held.saturating_sub(mine) {
+            0 => true,
+            others => others.saturating_add(wanted) <= most,
+        };
+        let neighbours = self.by_address.get(&whose).copied().unwrap_or(0);
+        fits(neighbours, listener / NEIGHBOURS) && fits(self.all, listener / STRANGERS)
+    }
+}
+
+/// What counts among strangers of so many bytes.
+const fn beyond_reserve(held: usize) -> usize {
+    held.saturating_sub(RESERVE)
 }
 
 impl Budget {
     /// So much for each connection, so much for the listener, and what is left of the total.
     #[must_use]
     pub const fn new(connection: usize, listener: usize, total: Arc<Scope>) -> Self {
-        Self { connection, connections_spent: AtomicU64::new(0), listener: Scope::new(listener), total }
+        Self {
+            connection,
+            connections_spent: AtomicU64::new(0),
+            listener: Scope::new(listener),
+            total,
+            strangers: Mutex::new(Strangers::NOBODY),
+        }
     }
 
     /// Bytes that one connection may hold.
@@ -103,6 +158,10 @@ impl Budget {
     #[must_use]
     pub const fn listener(&self) -> &Scope {
         &self.listener
+    }
+
+    fn strangers(&self, act: impl FnOnce(&mut Strangers)) {
+        act(&mut self.strangers.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The scope of everything.
@@ -136,13 +195,75 @@ pub struct Purse {
     budget: Arc<Budget>,
     held: AtomicUsize,
     events: AtomicUsize,
+    whose: Neighbours,
+    /// Nobody has decided on its client. Until somebody has, it has no events, so that only its connection changes it.
+    stranger: AtomicBool,
+}
+
+/// A stranger who wants to hold more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stranger {
+    whose: Neighbours,
+    /// What it holds already.
+    held: usize,
+}
+
+impl Stranger {
+    pub(crate) const fn new(whose: Neighbours, held: usize) -> Self {
+        Self { whose, held }
+    }
 }
 
 impl Purse {
-    /// An empty one.
+    /// An empty one, of a client from there.
     #[must_use]
-    pub fn new(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: Arc::clone(budget), held: AtomicUsize::new(0), events: AtomicUsize::new(0) })
+    pub fn new(budget: &Arc<Budget>, whose: Neighbours) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Arc::clone(budget),
+            held: AtomicUsize::new(0),
+            events: AtomicUsize::new(0),
+            whose,
+            stranger: AtomicBool::new(false),
+        })
+    }
+
+    /// An empty one of a client on whom nobody has decided.
+    #[must_use]
+    pub fn of_stranger(budget: &Arc<Budget>, whose: Neighbours) -> Arc<Self> {
+        let purse = Self::new(budget, whose);
+        purse.stranger.store(true, Ordering::Relaxed);
+        purse
+    }
+
+    /// Somebody has decided on its client: what it holds is not counted among strangers any more.
+    pub fn admit(&self) {
+        if self.stranger.swap(false, Ordering::Relaxed) {
+            self.among_strangers(self.held(), 0);
+        }
+    }
+
+    /// Puts down that so many bytes are held now, if there is room for them.
+    #[must_use]
+    pub fn hold(&self, bytes: usize) -> bool {
+        let held = self.held();
+        match bytes.checked_sub(held) {
+            Some(0) => {}
+            Some(more) if self.room_for(more) == Room::Yes => self.add(more),
+            Some(more) => {
+                count_spent(&self.budget, held, more);
+                return false;
+            }
+            None => self.sub(held - bytes),
+        }
+        true
+    }
+
+    fn among_strangers(&self, before: usize, after: usize) {
+        let (before, after) = (beyond_reserve(before), beyond_reserve(after));
+        if before != after {
+            let change = |held: usize| (held + after).saturating_sub(before);
+            self.budget.strangers(|strangers| strangers.change(self.whose, change));
+        }
     }
 
     /// Bytes held.
@@ -154,7 +275,9 @@ impl Purse {
     /// Whether so many bytes more may be held.
     #[must_use]
     pub fn room_for(&self, bytes: usize) -> Room {
-        room(&self.budget, self.held(), bytes)
+        let held = self.held();
+        let stranger = self.stranger.load(Ordering::Relaxed).then(|| Stranger::new(self.whose, held));
+        room(&self.budget, held, bytes, stranger)
     }
 
     /// Puts down an event that waits to be told. `None`: there is no room for it. Events have half of their connection's
@@ -180,6 +303,9 @@ impl Purse {
             self.budget.listener.held.fetch_add(steps * STEP, Ordering::Relaxed);
             self.budget.total.held.fetch_add(steps * STEP, Ordering::Relaxed);
         }
+        if self.stranger.load(Ordering::Relaxed) {
+            self.among_strangers(before, before + bytes);
+        }
     }
 
     pub(crate) fn sub(&self, bytes: usize) {
@@ -188,6 +314,9 @@ impl Purse {
         if steps > 0 {
             self.budget.listener.held.fetch_sub(steps * STEP, Ordering::Relaxed);
             self.budget.total.held.fetch_sub(steps * STEP, Ordering::Relaxed);
+        }
+        if self.stranger.load(Ordering::Relaxed) {
+            self.among_strangers(before, before - bytes);
         }
     }
 }
@@ -199,13 +328,23 @@ impl Drop for Purse {
 }
 
 /// Whether a connection that holds `held` may hold `bytes` more.
-pub(crate) fn room(budget: &Budget, held: usize, bytes: usize) -> Room {
+pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<Stranger>) -> Room {
     let after = held.saturating_add(bytes);
+    let has_its_share = |Stranger { whose, held }: Stranger| {
+        let mut room = false;
+        let (mine, wanted) = (beyond_reserve(held), beyond_reserve(after));
+        budget.strangers(|all| room = all.has_room(whose, mine, wanted, budget.listener.most));
+        room
+    };
     if bytes > budget.connection {
         Room::Never
     } else if after > budget.connection {
         Room::Wait
-    } else if after <= RESERVE || (budget.listener.has_room(bytes) && budget.total.has_room(bytes)) {
+    } else if after <= RESERVE
+        || (budget.listener.has_room(bytes)
+            && budget.total.has_room(bytes)
+            && stranger.is_none_or(has_its_share))
+    {
         Room::Yes
     } else {
         Room::Wait
@@ -241,6 +380,14 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn of(text: &str) -> Neighbours {
+        text.parse::<std::net::IpAddr>().expect("an address").into()
+    }
+
+    fn purse(budget: &Arc<Budget>) -> Arc<Purse> {
+        Purse::new(budget, of("192.0.2.1"))
+    }
+
     fn budget(connection: usize, listener: usize, total: usize) -> Arc<Budget> {
         Arc::new(Budget::new(connection, listener, Arc::new(Scope::new(total))))
     }
@@ -248,7 +395,7 @@ mod tests {
     #[test]
     fn shared_counts_move_in_steps_and_come_back_to_nothing() {
         let budget = budget(1 << 20, 1 << 20, 1 << 20);
-        let purse = Purse::new(&budget);
+        let purse = purse(&budget);
         for _ in 0..10 {
             purse.add(1000);
         }
@@ -263,7 +410,7 @@ mod tests {
     #[test]
     fn a_connection_has_its_own_bound_and_a_reserve_that_others_cannot_spend() {
         let budget = budget(100 << 10, 64 << 10, 64 << 10);
-        let (greedy, modest) = (Purse::new(&budget), Purse::new(&budget));
+        let (greedy, modest) = (purse(&budget), purse(&budget));
         assert_eq!(greedy.room_for((100 << 10) + 1), Room::Never);
         greedy.add(64 << 10);
         assert_eq!(greedy.room_for(STEP), Room::Wait);
@@ -276,12 +423,39 @@ mod tests {
     #[test]
     fn events_leave_half_of_the_budget_to_packets() {
         let budget = budget(100 << 10, 1 << 20, 1 << 20);
-        let purse = Purse::new(&budget);
+        let purse = purse(&budget);
         let first = purse.event(90 << 10).expect("one alone may have it all");
         assert!(purse.event(1).is_none());
         drop(first);
         let queued: Vec<_> = std::iter::from_fn(|| purse.event(10 << 10)).collect();
         assert_eq!(queued.len(), 5);
         assert_eq!(purse.room_for(50 << 10), Room::Yes);
+    }
+
+    #[test]
+    fn strangers_of_one_address_leave_room_for_those_of_others() {
+        let budget = budget(1 << 20, 8 << 20, 8 << 20);
+        let stranger = |address: &str| Purse::of_stranger(&budget, of(address));
+        let greedy: Vec<_> = (0..8).map(|_| stranger("192.0.2.1")).collect();
+        let held = greedy.iter().filter(|purse| purse.hold(300 << 10)).count();
+        assert_eq!(held, 3, "an eighth, beyond what each has of its own");
+        assert!(greedy[7].hold(RESERVE), "which they still have");
+        let others: Vec<_> = (2..20).map(|n| stranger(&format!("192.0.2.{n}"))).collect();
+        let held = others.iter().filter(|purse| purse.hold(300 << 10)).count();
+        assert_eq!(held, 11, "half of it is for whoever was let in");
+        assert!(purse(&budget).hold(300 << 10));
+        greedy[0].admit();
+        assert!(greedy[7].hold(300 << 10), "who was let in is no stranger any more");
+        drop((greedy, others));
+        let strangers = budget.strangers.lock().unwrap();
+        assert!(strangers.all == 0 && strangers.by_address.is_empty());
+    }
+
+    #[test]
+    fn one_stranger_at_a_time_has_room_however_small_the_shares() {
+        let budget = budget(1 << 20, 1 << 20, 1 << 20);
+        let [one, other] = [0, 1].map(|_| Purse::of_stranger(&budget, of("192.0.2.1")));
+        assert!(one.hold(900 << 10) && !other.hold(RESERVE + 1));
+        assert!(one.hold(0) && other.hold(900 << 10));
     }
 }

@@ -11,6 +11,7 @@
 //! | [`rule`] | rules on topics: which decides, and what it says |
 //! | [`chain`] | several deciders in a row, and what holds when none of them knew |
 //! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
+//! | [`neighbours`] | who shares one share of what is divided by address |
 //! | [`peer`] | who the client is: where it came from and what it calls itself |
 //! | [`budget`] | bytes that clients make mproxy hold: by connection, by listener and in all |
 //! | [`limits`] | every bound and deadline of a session, with its default and the reason for it |
@@ -24,6 +25,7 @@ pub mod fault;
 pub mod grant;
 pub mod limits;
 pub mod meter;
+pub mod neighbours;
 pub mod peer;
 pub mod policy;
 pub mod rule;

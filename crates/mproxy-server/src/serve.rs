@@ -197,7 +197,10 @@ impl Serving {
         let waiting = self.wait(remote, Arc::new(evicted.clone()));
         let deadline = since + self.setting.limits.connect_timeout;
         // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
-        let entering = Box::pin(timeout_at(deadline.into(), self.inward.enter(stream, remote, local)));
+        let entering = Box::pin(timeout_at(
+            deadline.into(),
+            self.inward.enter(stream, remote, local, &self.setting.budget),
+        ));
         let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
             Some(Some(Ok(Ok(entered)))) => {

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_server::config::{Listener, OnUnavailable, Scheme, SendProxy, Target, Web};
+use mproxy_server::config::{Budgets, Listener, OnUnavailable, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
@@ -94,7 +95,7 @@ impl Files {
             max_packet_size: 268_435_460,
             max_connect_size: 384 << 10,
             max_user_properties: 64 << 10,
-            budget: mproxy_server::config::Budgets { connection: 3 << 20, listener: 256 << 20 },
+            budget: Budgets { connection: 3 << 20, listener: 256 << 20 },
             connect_timeout: Duration::from_secs(10),
             on_unavailable: OnUnavailable::Close,
             closed_by: String::new(),
@@ -111,12 +112,15 @@ fn near() -> Option<Vec<Network>> {
 struct Open {
     socket: TcpListener,
     inward: Inward,
+    budget: Arc<Budget>,
 }
 
 impl Open {
     async fn new(listener: &Listener) -> Self {
         let inward = Inward::of(listener).unwrap();
-        Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward }
+        let Budgets { connection, listener } = listener.budget;
+        let budget = Arc::new(Budget::new(connection, listener, Arc::new(Scope::new(listener))));
+        Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward, budget }
     }
 
     fn port(&self) -> u16 {
@@ -126,7 +130,7 @@ impl Open {
     async fn enter(&self) -> Result<Entered, Refused> {
         let (stream, remote) = self.socket.accept().await.unwrap();
         let local = stream.local_addr().unwrap();
-        self.inward.enter(stream, remote, local).await
+        self.inward.enter(stream, remote, local, &self.budget).await
     }
 }
 
@@ -311,6 +315,31 @@ async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
         let (refused, ()) = tokio::join!(door.enter(), leaving);
         assert_eq!(refused.unwrap_err().label(), label);
     }
+}
+
+#[tokio::test]
+async fn half_handshakes_are_held_only_while_there_is_room() {
+    let files = Files::new();
+    let budget = Budgets { connection: 1 << 20, listener: 256 << 10 };
+    let door = Open::new(&Listener { budget, ..files.listener(Scheme::Mqtts) }).await;
+    // A ClientHello of 60,000 bytes, of which the last one is missing.
+    let hello = [&b"\x01\x00\xea\x60\x03\x03"[..], &[0; 59_997]].concat();
+    let records: Vec<u8> = hello
+        .chunks(16_000)
+        .flat_map(|part| [&[0x16, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat())
+        .collect();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        client.write_all(&records).await.unwrap();
+        clients.push(client);
+    }
+    let refused = tokio::select! {
+        one = door.enter() => one,
+        other = door.enter() => other,
+    };
+    assert_eq!(refused.unwrap_err().label(), "no_room", "an eighth of it is for one address");
+    assert_eq!(door.budget.total().held(), 0, "and is given back");
 }
 
 #[tokio::test]

@@ -634,6 +634,45 @@ async fn one_address_does_not_lock_out_the_others() {
 }
 
 #[tokio::test]
+async fn what_one_address_makes_mproxy_hold_keeps_no_other_out() {
+    let broker = RecordingBroker::start(Script::default()).await;
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_BUDGET_LISTENER", "8MiB")]).await;
+    // Of each CONNECT the last bytes never come.
+    let (name, secret) = (wire::long_string(65_000), vec![7; 65_000]);
+    let will = wire::Will { topic: &name, payload: &secret, ..wire::Will::default() };
+    let credentials =
+        ConnectOptions { username: Some(&name), password: Some(&secret), ..ConnectOptions::default() };
+    let large = wire::connect(Version::V311, "x", &ConnectOptions { will: Some(will), ..credentials });
+    let mut greedy = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let (address, part) = (proxy.mqtt, large[..large.len() - 10].to_vec());
+        greedy.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &part).await;
+            std::future::pending::<()>().await;
+        });
+    }
+    let held = "mproxy_budget_held_bytes{scope=\"listener\",listener=\"mqtt\"}";
+    until("they hold much", async || proxy.metric(held).await > 1e6).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(proxy.mqtt).await.unwrap();
+    let token = ConnectOptions { password: Some(&secret[..20_000]), username: Some("u"), ..credentials };
+    let connect = wire::connect(Version::V311, "other", &token);
+    tokio::io::AsyncWriteExt::write_all(&mut other, &connect).await.unwrap();
+    let mut connack = [0; 4];
+    let soon = Duration::from_secs(2);
+    tokio::time::timeout(soon, tokio::io::AsyncReadExt::read_exact(&mut other, &mut connack))
+        .await
+        .expect("it does not wait for the others")
+        .unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    drop((greedy, other));
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn each_listener_says_at_start_where_it_leads_and_how_it_is_closed() {
     let broker = RecordingBroker::start(Script::default()).await;
     let target = format!("target=mqtt://{}", broker.addr());

@@ -70,6 +70,9 @@ pub enum HandshakeError {
     /// The peer's certificate was verified, but cannot be read.
     #[error("the certificate of the peer cannot be read: {0}")]
     Unreadable(&'static str),
+    /// What the peer sends is more than there is room for.
+    #[error("there is no room for so large a TLS handshake now")]
+    NoRoom,
     /// What the broker is called is neither a host name nor an address. The configuration's doing.
     #[error("{0:?} is neither a host name nor an address")]
     ServerName(String),
@@ -104,6 +107,7 @@ impl HandshakeError {
             Self::NotTls(_) => "not_tls",
             Self::Ended => "ended",
             Self::Unreadable(_) => "unreadable_certificate",
+            Self::NoRoom => "no_room",
             Self::ServerName(_) => "server_name",
             Self::Io(_) => "broken",
             Self::Incompatible(_) => "incompatible",

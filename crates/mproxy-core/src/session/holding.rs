@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use mproxy_codec::types::PacketType;
 
-use super::{Phase, Session};
-use crate::budget::{self, Purse, Room, STEP};
+use super::{Phase, Session, Who};
+use crate::budget::{self, Purse, Room, STEP, Stranger};
 use crate::fault::Fault;
+use crate::neighbours::Neighbours;
 use crate::peer::Side;
 
 /// How long a side for which there was no room waits before it tries again, where nothing of its own has left meanwhile:
@@ -124,10 +125,37 @@ impl Session {
         own
     }
 
+    /// Whose share of what strangers may hold it has, while nobody has decided on its client.
+    fn stranger(&self) -> Option<Stranger> {
+        let held = self.holding.as_ref().map_or(0, |holding| holding.purse.held());
+        self.is_stranger().then(|| Stranger::new(self.neighbours(), held))
+    }
+
+    const fn is_stranger(&self) -> bool {
+        matches!(self.phase, Phase::Greeting | Phase::Admitting(_))
+    }
+
+    fn neighbours(&self) -> Neighbours {
+        let origin = match &self.who {
+            Who::Stranger(origin) => origin,
+            Who::Known(peer) => &peer.origin,
+        };
+        origin.remote.ip().into()
+    }
+
+    /// Somebody has decided on the client.
+    pub(super) fn no_stranger_any_more(&self) {
+        if let Some(holding) = &self.holding {
+            holding.purse.admit();
+        }
+    }
+
     fn holding(&mut self) -> &mut Holding {
+        let new = if self.is_stranger() { Purse::of_stranger } else { Purse::new };
+        let whose = self.neighbours();
         self.holding.get_or_insert_with(|| {
             Box::new(Holding {
-                purse: Purse::new(&self.setting.budget),
+                purse: new(&self.setting.budget, whose),
                 own: 0,
                 client: Waits::default(),
                 broker: Waits::default(),
@@ -151,7 +179,7 @@ impl Session {
         let left = self.holding.as_ref().map_or(0, |holding| holding.waits(from).left);
         // The packet itself may be among what was left before; it is not put down twice.
         let held = self.sync().saturating_sub(left) + self.events_held();
-        let room = budget::room(&self.setting.budget, held, bytes);
+        let room = budget::room(&self.setting.budget, held, bytes, self.stranger());
         let room = match room {
             // Nothing that could make room is on its way out.
             Room::Wait if !self.lets_go() && held + bytes > self.setting.budget.connection() => Room::Never,
@@ -188,7 +216,7 @@ impl Session {
         let waits = holding.waits(side);
         waits.short.is_some_and(|short| {
             let held = holding.purse.held().saturating_sub(waits.left);
-            budget::room(&self.setting.budget, held, short.bytes) == Room::Wait
+            budget::room(&self.setting.budget, held, short.bytes, self.stranger()) == Room::Wait
         })
     }
 

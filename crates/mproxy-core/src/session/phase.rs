@@ -260,6 +260,7 @@ impl Session {
                 if let Phase::Admitting(waiting) = &self.phase {
                     self.phase = Phase::Dialing(waiting.admitted(bytes, now));
                 }
+                self.no_stranger_any_more();
                 self.dial();
             }
             Err(fault) => self.end(fault, now),

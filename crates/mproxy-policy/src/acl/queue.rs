@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mproxy_core::neighbours::Neighbours;
 use tokio::sync::oneshot;
 
 /// Those who wait for a turn.
@@ -23,9 +24,9 @@ struct State {
     /// Turns that nobody has; none while anybody waits.
     free: usize,
     /// Those that wait at each address, in the order in which they came. No list is empty.
-    waiting: HashMap<Address, VecDeque<Waiting>>,
+    waiting: HashMap<Neighbours, VecDeque<Waiting>>,
     /// The addresses in it, in the order of their turns.
-    order: VecDeque<Address>,
+    order: VecDeque<Neighbours>,
     count: usize,
     arrivals: u64,
 }
@@ -34,22 +35,6 @@ struct State {
 struct Waiting {
     arrival: u64,
     turn: oneshot::Sender<Turn>,
-}
-
-/// What counts as one address: of IPv6 the /64, which is what one customer has at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Address {
-    V4(u32),
-    V6(u64),
-}
-
-impl From<IpAddr> for Address {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
-        }
-    }
 }
 
 /// A turn: whoever holds it works, and passes it on by dropping it.
@@ -63,7 +48,7 @@ pub(super) struct SentAway;
 /// A place in the queue; dropped, it is given up.
 struct Place<'q> {
     queue: &'q Queue,
-    address: Address,
+    address: Neighbours,
     arrival: u64,
 }
 
@@ -80,7 +65,7 @@ impl Queue {
     /// # Errors
     /// The queue was full.
     pub(super) async fn turn(self: &Arc<Self>, address: IpAddr) -> Result<Turn, SentAway> {
-        let address = Address::from(address);
+        let address = Neighbours::from(address);
         let (sender, receiver) = oneshot::channel();
         let arrival = {
             let mut state = self.state();
@@ -121,7 +106,7 @@ impl Queue {
 }
 
 impl State {
-    fn enter(&mut self, address: Address, turn: oneshot::Sender<Turn>) -> u64 {
+    fn enter(&mut self, address: Neighbours, turn: oneshot::Sender<Turn>) -> u64 {
         let arrival = self.arrivals;
         self.arrivals += 1;
         self.count += 1;
@@ -151,8 +136,8 @@ impl State {
     }
 
     /// One too many is here, and it came from `newest`.
-    fn send_away(&mut self, newest: Address) {
-        let oldest = |address: &Address| {
+    fn send_away(&mut self, newest: Neighbours) {
+        let oldest = |address: &Neighbours| {
             let line = self.waiting.get(address)?;
             Some((line.front()?.arrival, line.len()))
         };
@@ -170,7 +155,7 @@ impl State {
         }
     }
 
-    fn leave(&mut self, address: Address, arrival: u64) {
+    fn leave(&mut self, address: Neighbours, arrival: u64) {
         let Some(line) = self.waiting.get_mut(&address) else { return };
         let Ok(at) = line.binary_search_by_key(&arrival, |waiting| waiting.arrival) else { return };
         line.remove(at);

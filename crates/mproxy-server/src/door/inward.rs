@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mproxy_core::Budget;
+use mproxy_core::budget::Purse;
 use mproxy_core::peer::{TlsFacts, WsFacts};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::proxy_header::{Header, HeaderError, ProxiedCertificate, ProxiedTls, read_header};
@@ -120,7 +122,8 @@ impl Inward {
         self.trusted.is_none() && self.tls.is_none() && self.ws.is_none()
     }
 
-    /// Does what has to be done before the first packet, the work of TLS in turns. Not cancel safe, and need not be.
+    /// Does what has to be done before the first packet, the work of TLS in turns, and within what strangers may make
+    /// mproxy hold. Not cancel safe, and need not be.
     ///
     /// # Errors
     /// What the client did wrong, and where.
@@ -129,6 +132,7 @@ impl Inward {
         mut stream: TcpStream,
         remote: SocketAddr,
         local: SocketAddr,
+        budget: &Arc<Budget>,
     ) -> Result<Entered, Refused> {
         let header = match &self.trusted {
             Some(trusted) => read_header(&mut stream, remote.ip(), trusted).await?,
@@ -139,7 +143,9 @@ impl Inward {
         let told = proxied(&header);
         let whose = Neighbours::from(remote.ip());
         let shake = |stream, tls: &Arc<Reloadable<ServerTls>>| {
-            self.turns.polls(whose, Box::pin(tls::accept(stream, tls.current())))
+            let purse = Purse::of_stranger(budget, whose);
+            let room = move |held| purse.hold(held);
+            self.turns.polls(whose, Box::pin(tls::accept(stream, tls.current(), room)))
         };
         let entered = |stream, tls: Option<TlsFacts>, request: Option<Request>| Entered {
             stream,

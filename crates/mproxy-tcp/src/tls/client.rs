@@ -180,7 +180,7 @@ where
 {
     let server = server_name(name).ok_or_else(|| HandshakeError::ServerName(name.to_owned()))?;
     let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::failed)?;
-    TlsStream::handshake(stream, Side::Client(connection), || ()).await
+    TlsStream::handshake(stream, Side::Client(connection), |_| true).await
 }
 
 /// Whether a certificate could be for this: a host name or an address.

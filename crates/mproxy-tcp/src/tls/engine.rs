@@ -115,6 +115,11 @@ impl Engine {
         &self.first
     }
 
+    /// Bytes that it holds beside rustls's state.
+    pub(super) fn held(&self) -> usize {
+        self.raw.len() + self.plain.0.len() + self.unsent.0.len()
+    }
+
     /// Whether a read would bring something, or send something, though nothing more came.
     pub(super) fn has_work(&self) -> bool {
         let waits = self.backlog || !self.plain.0.is_empty() || !self.unsent.0.is_empty();

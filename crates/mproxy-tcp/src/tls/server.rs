@@ -167,13 +167,15 @@ fn why_unserved(hello: &ClientHello<'_>) -> &'static str {
 
 /// Does the server's part of a handshake, and tells what came out about the client.
 ///
-/// How long it may take is the caller's: dropping the future drops the connection, and nothing else was touched.
+/// How long it may take is the caller's: dropping the future drops the connection, and nothing else was touched. So is
+/// how much it may hold: `room` is asked with the bytes of messages that are not whole, each time that more has come.
 ///
 /// # Errors
-/// When the client cannot or may not; it was sent the alert that says why.
+/// When the client cannot or may not (it was sent the alert that says why), or there is no room for what it sends.
 pub async fn accept<S>(
     stream: S,
     config: Arc<ServerConfig>,
+    mut room: impl FnMut(usize) -> bool,
 ) -> Result<(TlsStream<S>, TlsFacts), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -182,11 +184,12 @@ where
     let (mut sni, mut unserved) = (None, None);
     ASKED.take();
     UNSERVED.take();
-    let note = || {
+    let note = |held| {
         if let Some(asked) = ASKED.take() {
             sni = Some(asked);
         }
         unserved = UNSERVED.take().or(unserved);
+        room(held)
     };
     let shaken = TlsStream::handshake(stream, Side::Server(connection), note).await;
     let stream = match (shaken, unserved) {

@@ -67,16 +67,24 @@ impl<S> TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Does the handshake. `step` is called after each turn of rustls, on the thread on which it was.
-    pub(super) async fn handshake(io: S, side: Side, mut step: impl FnMut()) -> Result<Self, HandshakeError> {
+    /// Does the handshake. `step` is called after each turn of rustls, on the thread on which it was, with the bytes that
+    /// are held; where there is no room for them, that was the last one.
+    pub(super) async fn handshake(
+        io: S,
+        side: Side,
+        mut step: impl FnMut(usize) -> bool,
+    ) -> Result<Self, HandshakeError> {
         let mut stream = Self { io, engine: Engine::new(side), ended: false };
         let mut taken = stream.engine.take_kept(None);
         loop {
-            step();
+            let has_room = step(stream.engine.held());
             if let Err(error) = taken {
                 // The alert, as far as it goes at once: nobody is waited for any more.
                 poll_fn(|cx| Poll::Ready(stream.poll_unsent(cx).is_ready())).await;
                 return Err(HandshakeError::of(error, stream.engine.first()));
+            }
+            if !has_room {
+                return Err(HandshakeError::NoRoom);
             }
             let done = !stream.engine.state().is_handshaking();
             // Whoever waits for something waits until we have asked for it. A ticket at the end is nobody's hurry.

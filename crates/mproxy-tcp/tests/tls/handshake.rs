@@ -68,7 +68,7 @@ impl Scene {
             Ok(stream)
         };
         let accepting = async {
-            let (mut stream, facts) = accept(here, server).await?;
+            let (mut stream, facts) = accept(here, server, |_| true).await?;
             stream.write_all(b"!").await.unwrap();
             stream.flush().await.unwrap();
             Ok((stream, facts))
@@ -124,7 +124,7 @@ async fn meet(scene: &Scene, client: Arc<ClientConfig>, name: &str) -> (Accepted
         let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
         Ok((stream, shown))
     };
-    let (accepted, connected) = tokio::join!(accept(here, server), connecting);
+    let (accepted, connected) = tokio::join!(accept(here, server, |_| true), connecting);
     // Only now may the client go.
     (accepted, connected.map(|(_, shown)| shown))
 }
@@ -350,7 +350,7 @@ async fn plain_bytes_on_a_tls_port_are_told_as_such() {
     ] {
         let (here, mut there) = duplex(1 << 16);
         there.write_all(bytes).await.unwrap();
-        let error = accept(here, Arc::new(scene.server.build().unwrap())).await.unwrap_err();
+        let error = accept(here, Arc::new(scene.server.build().unwrap()), |_| true).await.unwrap_err();
         assert_eq!(error.label(), "not_tls", "{error:?}");
         assert!(error.to_string().contains(told), "{error}");
     }
@@ -372,7 +372,7 @@ async fn who_leaves_in_the_middle_has_ended_it() {
         let (here, mut there) = duplex(1 << 16);
         there.write_all(bytes).await.unwrap();
         drop(there);
-        let error = accept(here, Arc::new(scene.server.build().unwrap())).await.unwrap_err();
+        let error = accept(here, Arc::new(scene.server.build().unwrap()), |_| true).await.unwrap_err();
         assert_eq!(error.label(), "ended", "{error:?}");
     }
 }
@@ -384,7 +384,7 @@ async fn a_handshake_that_stalls_can_be_dropped() {
     there.write_all(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03").await.unwrap();
     tokio::select! {
         biased;
-        accepted = accept(here, Arc::new(scene.server.build().unwrap())) => panic!("{:?}", accepted.err()),
+        accepted = accept(here, Arc::new(scene.server.build().unwrap()), |_| true) => panic!("{:?}", accepted.err()),
         () = std::future::ready(()) => {}
     }
     assert_eq!(there.read(&mut [0; 9]).await.unwrap(), 0, "the connection is closed");
@@ -404,7 +404,7 @@ async fn a_client_comes_again_with_a_ticket_unless_its_certificate_counts() {
             let name = ServerName::try_from("broker.example").unwrap();
             let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client));
             let (accepted, connected) =
-                tokio::join!(accept(here, Arc::clone(&server)), connector.connect(name, there));
+                tokio::join!(accept(here, Arc::clone(&server), |_| true), connector.connect(name, there));
             let (mut stream, facts) = accepted.unwrap();
             assert_eq!(facts.sni.as_deref(), Some("broker.example"), "also of a session that goes on");
             stream.write_all(b"!").await.unwrap();

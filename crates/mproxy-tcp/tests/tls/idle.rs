@@ -50,7 +50,7 @@ fn idle(mutual: bool) -> i64 {
     let mut session = || {
         serving.block_on(async {
             let (stream, _) = listener.accept().await.unwrap();
-            let (mut stream, facts) = accept(stream, Arc::clone(&server)).await.unwrap();
+            let (mut stream, facts) = accept(stream, Arc::clone(&server), |_| true).await.unwrap();
             // They belong to the policy, which may keep or drop them.
             drop(facts);
             stream.read_exact(&mut [0; 300]).await.unwrap();

@@ -58,7 +58,7 @@ async fn openssl_gets_in_with_both_versions() {
         client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut client = Running(client.spawn().unwrap());
         let (stream, _) = listener.accept().await.unwrap();
-        let (mut stream, facts): (_, TlsFacts) = accept(stream, Arc::clone(&server)).await.unwrap();
+        let (mut stream, facts): (_, TlsFacts) = accept(stream, Arc::clone(&server), |_| true).await.unwrap();
         assert_eq!((facts.version, facts.alpn.as_deref()), (version, Some("mqtt")));
         assert_eq!(facts.common_name.as_deref(), Some("device-7"));
         let mut stdin = client.0.stdin.take().unwrap();

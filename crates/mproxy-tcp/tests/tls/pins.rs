@@ -77,7 +77,7 @@ async fn play(
         stream.read_u8().await.map(drop).map_err(|_| "cut")
     };
     let accepting = async {
-        let (mut stream, facts) = accept(here, server).await.map_err(|error| error.label())?;
+        let (mut stream, facts) = accept(here, server, |_| true).await.map_err(|error| error.label())?;
         stream.write_all(b"!").await.unwrap();
         stream.flush().await.unwrap();
         Ok(facts)
@@ -213,7 +213,7 @@ async fn where_it_is_not_pinned_the_message_says_what_to_do() {
         let (here, there) = duplex(1 << 16);
         let (config, client) = (server(&own, None).build().unwrap(), believing(&roots).build().unwrap());
         let connecting = connect(there, Arc::new(client), "broker.example");
-        let (_, connected) = tokio::join!(accept(here, Arc::new(config)), connecting);
+        let (_, connected) = tokio::join!(accept(here, Arc::new(config), |_| true), connecting);
         let error = connected.unwrap_err();
         assert_eq!(error.label(), label);
         let told = std::error::Error::source(&error).unwrap().to_string();
@@ -239,7 +239,7 @@ async fn version_1_is_served_and_pinned_over_both_versions_of_tls() {
         let client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let _client = Running(client.unwrap());
         let (stream, _) = listener.accept().await.unwrap();
-        let (_, facts) = accept(stream, Arc::clone(&mutual)).await.unwrap();
+        let (_, facts) = accept(stream, Arc::clone(&mutual), |_| true).await.unwrap();
         assert_eq!((facts.version, facts.common_name.as_deref()), (version, Some("device-7")));
 
         // We are the client, and look at that of the server.
@@ -361,7 +361,7 @@ async fn a_client_without_a_suite_in_common_is_told_as_such() {
         let client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let _client = Running(client.unwrap());
         let (stream, _) = listener.accept().await.unwrap();
-        let error = accept(stream, Arc::clone(&server)).await.unwrap_err();
+        let error = accept(stream, Arc::clone(&server), |_| true).await.unwrap_err();
         assert_eq!(error.label(), "incompatible");
         assert!(error.to_string().contains(text), "{suites}: {error}");
     }

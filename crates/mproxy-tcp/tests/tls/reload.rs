@@ -13,8 +13,10 @@ async fn meet(
     client: &Reloadable<ClientTls>,
 ) -> Option<(TlsStream<DuplexStream>, TlsStream<DuplexStream>)> {
     let (here, there) = duplex(1 << 16);
-    let (accepted, connected) =
-        tokio::join!(accept(here, server.current()), connect(there, client.current(), "broker.example"));
+    let (accepted, connected) = tokio::join!(
+        accept(here, server.current(), |_| true),
+        connect(there, client.current(), "broker.example")
+    );
     Some((accepted.ok()?.0, connected.ok()?))
 }
 

@@ -48,7 +48,7 @@ impl Sides {
         let connector = TlsConnector::from(Arc::clone(&self.their_client));
         let name = ServerName::try_from("broker.example").unwrap();
         let (ours, theirs) =
-            tokio::join!(accept(here, Arc::clone(&self.server)), connector.connect(name, there));
+            tokio::join!(accept(here, Arc::clone(&self.server), |_| true), connector.connect(name, there));
         (ours.unwrap().0, theirs.unwrap())
     }
 
