@@ -193,7 +193,8 @@ fn proxied(header: &Header) -> Option<TlsFacts> {
     Some(TlsFacts {
         version: version.unwrap_or_default(),
         sni: header.authority.clone(),
-        alpn: header.alpn.as_deref().map(|name| String::from_utf8_lossy(name).into_owned()),
+        // As text, which has no U+0000.
+        alpn: header.alpn.as_deref().map(|name| String::from_utf8_lossy(name).replace('\0', "\u{fffd}")),
         common_name: common_name.filter(|_| certificate == ProxiedCertificate::Verified),
         ..TlsFacts::default()
     })
