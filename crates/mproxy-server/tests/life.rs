@@ -417,6 +417,9 @@ async fn a_wrong_configuration_opens_no_port() {
     let pipe = pipe.to_str().unwrap();
     let piped = vec![("MPROXY_SERVER_CERT", pipe), ("MPROXY_SERVER_KEY", pipe), ("MPROXY_ACL_FILE", pipe)];
     let irregular = "pipe cannot be read: it is no regular file";
+    let huge = written("huge", "");
+    std::fs::File::options().write(true).open(&huge).unwrap().set_len(3 << 30).unwrap();
+    let hugely = vec![("MPROXY_SERVER_CERT", huge.as_str()), ("MPROXY_SERVER_KEY", huge.as_str())];
     let cases = [
         (two, vec!["2 faults", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
         (vec![("MPROXY_CONFIG", config.as_str())], vec!["mproxy.toml:3", "hots"]),
@@ -431,6 +434,7 @@ async fn a_wrong_configuration_opens_no_port() {
             ],
         ),
         (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "no regular file"]),
+        (hugely, vec!["huge cannot be read: it has more than 64 MiB"]),
         (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", irregular]),
         (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
     ];

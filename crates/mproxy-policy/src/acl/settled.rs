@@ -13,6 +13,9 @@ const SETTLED: Duration = Duration::from_millis(250);
 /// How long to wait for that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Bytes of the largest file that is read.
+const LARGEST: u64 = 64 << 20;
+
 /// How often to look.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,7 +47,7 @@ impl Stamp {
 /// while.
 ///
 /// # Errors
-/// It cannot be read, is no regular file, is no UTF-8, or has not stayed the same for 250 ms within two seconds.
+/// It cannot be read, is no regular file, has more than 64 MiB, is no UTF-8, or has not stayed the same for 250 ms within two seconds.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let started = Instant::now();
     let mut since = started;
@@ -54,6 +57,9 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         if !metadata.is_file() {
             // Opening a pipe waits for who writes into it, perhaps for ever.
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        if metadata.len() > LARGEST {
+            return Err(io::Error::new(ErrorKind::FileTooLarge, "it has more than 64 MiB"));
         }
         let before = Stamp::from(&metadata);
         if last != Some(before) {
@@ -117,6 +123,9 @@ mod tests {
         let (path, began) = (pipe(), Instant::now());
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert!(began.elapsed() < PATIENCE);
+        fs::remove_file(&path).unwrap();
+        fs::File::create(&path).unwrap().set_len(LARGEST + 1).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
         fs::remove_file(&path).unwrap();
     }
 

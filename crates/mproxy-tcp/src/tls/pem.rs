@@ -181,14 +181,20 @@ fn found(bytes: &[u8]) -> Found {
     }
 }
 
+/// Bytes of the largest file that is read: lists of revoked certificates are the largest there are, of some MiB.
+const LARGEST: u64 = 64 << 20;
+
 /// A file, if it is one: opening a pipe waits for who writes into it, perhaps for ever, and some devices have no end.
 ///
 /// # Errors
-/// Where it cannot be read, or is no regular file.
+/// Where it cannot be read, is no regular file, or has more than 64 MiB.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if metadata.is_file() && metadata.len() > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 64 MiB"));
     }
     std::fs::read(path)
 }
