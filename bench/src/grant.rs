@@ -9,7 +9,14 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-#[allow(unreachable_pub, unused_qualifications, missing_docs, clippy::all, reason = "generated")]
+#[expect(
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 mod proto {
     tonic::include_proto!("mproxy.v1");
 }

@@ -11,8 +11,7 @@ use mproxy_codec::{
 pub fn check(bytes: &[u8], from: Sender, version: Version) {
     stream(bytes, from, version);
     if let Some((first, body)) = bytes.split_first() {
-        let (length, width) = varint::bytes(body.len() as u32);
-        stream(&[&[*first], &length[..width], body].concat(), from, version);
+        stream(&[&[*first], &*varint::bytes(body.len() as u32), body].concat(), from, version);
     }
     let _ = Connect::claimed_version(bytes);
 }

@@ -70,8 +70,7 @@ impl Body<'_> {
     }
 
     pub(crate) fn varint(&mut self, value: usize) -> Result<(), EncodeError> {
-        let (bytes, len) = varint::bytes(fitting(value)?);
-        self.raw(&bytes[..len]);
+        self.raw(&varint::bytes(fitting(value)?));
         Ok(())
     }
 
@@ -109,10 +108,10 @@ pub(crate) fn packet_head(
     body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let len = measure(&body)?;
-    let (remaining, width) = varint::bytes(fitting(len.saturating_add(tail))?);
-    out.reserve(1 + width + len);
+    let remaining = varint::bytes(fitting(len.saturating_add(tail))?);
+    out.reserve(1 + remaining.len() + len);
     out.extend_from_slice(&[first]);
-    out.extend_from_slice(&remaining[..width]);
+    out.extend_from_slice(&remaining);
     body(&mut Body { out: Some(out), len: 0 })
 }
 

@@ -31,10 +31,10 @@ impl Header {
     pub fn parse(bytes: &[u8], from: Sender, version: Option<Version>) -> Result<Option<Self>, Malformed> {
         let Some((first, after)) = bytes.split_first() else { return Ok(None) };
         let flags = first & 0x0F;
-        let shape = &shapes(from, version)[usize::from(first >> 4)];
-        let kind = match PacketType::from_nibble(first >> 4) {
-            Some(kind) if shape.flags >> flags & 1 == 1 => kind,
-            kind => return Err(explain(kind, flags, from, version)),
+        let shape = shapes(from, version).get(usize::from(first >> 4));
+        let (kind, shape) = match (PacketType::from_nibble(first >> 4), shape) {
+            (Some(kind), Some(shape)) if shape.flags >> flags & 1 == 1 => (kind, shape),
+            (kind, _) => return Err(explain(kind, flags, from, version)),
         };
         let (remaining, width) = match varint::read(after) {
             Ok(Some(read)) => read,
@@ -130,15 +130,15 @@ type Shapes = [Shape; 16];
 fn shapes(from: Sender, version: Option<Version>) -> &'static Shapes {
     const CLIENT: [Shapes; 4] = all_shapes(Sender::Client);
     const SERVER: [Shapes; 4] = all_shapes(Sender::Server);
-    let row = match version {
-        None => 0,
-        Some(Version::V31) => 1,
-        Some(Version::V311) => 2,
-        Some(Version::V5) => 3,
+    let [before, v31, v311, v5] = match from {
+        Sender::Client => &CLIENT,
+        Sender::Server => &SERVER,
     };
-    match from {
-        Sender::Client => &CLIENT[row],
-        Sender::Server => &SERVER[row],
+    match version {
+        None => before,
+        Some(Version::V31) => v31,
+        Some(Version::V311) => v311,
+        Some(Version::V5) => v5,
     }
 }
 
@@ -151,6 +151,7 @@ const fn all_shapes(from: Sender) -> [Shapes; 4] {
     ]
 }
 
+#[expect(clippy::indexing_slicing, reason = "runs while compiling, where an index out of bounds is an error")]
 const fn shapes_of(from: Sender, version: Option<Version>) -> Shapes {
     let mut shapes = [Shape { flags: 0, min: 0, max: 0 }; 16];
     let mut at = 0;

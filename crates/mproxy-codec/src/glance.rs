@@ -15,7 +15,9 @@ pub struct Glance<'a> {
     /// The packet.
     pub bytes: &'a [u8],
     /// Where its variable header begins: 2 or 3.
-    body_at: usize,
+    body_at: u8,
+    /// How many bytes follow the fixed header.
+    remaining: u16,
 }
 
 /// What a PUBLISH without properties has in front of its payload.
@@ -55,16 +57,16 @@ impl<'a> Glance<'a> {
             _ => return None,
         };
         let (remaining, body_at) = if second < 0x80 {
-            (usize::from(second), 2)
+            (u16::from(second), 2)
         } else {
             match *bytes.get(2)? {
                 // 0: not the shortest form [MQTT-1.5.5-1].
-                third @ 1..0x80 => (usize::from(second & 0x7F) | usize::from(third) << 7, 3),
+                third @ 1..0x80 => (u16::from(second & 0x7F) | u16::from(third) << 7, 3),
                 _ => return None,
             }
         };
-        let bytes = bytes.get(..body_at + remaining)?;
-        Some(Self { kind, bytes, body_at })
+        let bytes = bytes.get(..usize::from(body_at) + usize::from(remaining))?;
+        Some(Self { kind, bytes, body_at, remaining })
     }
 
     /// Whether there is nothing more to know of it: an acknowledgement of success without properties, a ping, or a
@@ -86,7 +88,7 @@ impl<'a> Glance<'a> {
         if self.kind != PacketType::Publish {
             return None;
         }
-        let (len, body) = self.bytes.get(self.body_at..)?.split_first_chunk()?;
+        let (len, body) = self.bytes.get(usize::from(self.body_at)..)?.split_first_chunk()?;
         let (topic, after) = body.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         let (packet_id, after) = match self.qos() {
             QoS::AtMostOnce => (None, after),
@@ -131,12 +133,7 @@ impl<'a> Glance<'a> {
             [first, ..] => *first,
             [] => 0,
         };
-        Header {
-            kind: self.kind,
-            flags: first & 0x0F,
-            remaining: (self.bytes.len() - self.body_at) as u32,
-            len: self.body_at as u8,
-        }
+        Header { kind: self.kind, flags: first & 0x0F, remaining: self.remaining as u32, len: self.body_at }
     }
 }
 

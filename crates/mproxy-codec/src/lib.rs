@@ -25,6 +25,14 @@
 //! # Ok::<(), mproxy_codec::Malformed>(())
 //! ```
 
+// What comes from the network is neither cut to size nor looked up unchecked.
+#![warn(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
 pub mod encode;
 pub mod error;
 pub mod frame;

@@ -119,7 +119,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn section(&mut self, len: usize) -> Result<Self, Malformed> {
         let at = self.at;
         self.take(len)?;
-        Ok(Self { bytes: &self.bytes[..at + len], at, kind: self.kind })
+        // It ends where `take` has brought this one.
+        Ok(Self { bytes: self.bytes.get(..self.at).unwrap_or(self.bytes), at, kind: self.kind })
     }
 
     /// Nothing may be left.

@@ -1,5 +1,7 @@
 //! Variable byte integers: one to four bytes, seven bits each, the least significant first.
 
+use std::ops::Deref;
+
 use crate::error::ErrorKind;
 
 /// The largest value that four bytes hold, and so the largest remaining length.
@@ -18,19 +20,18 @@ pub const fn read(bytes: &[u8]) -> Result<Option<(u32, u8)>, ErrorKind> {
 }
 
 const fn read_long(bytes: &[u8]) -> Result<Option<(u32, u8)>, ErrorKind> {
-    let mut value = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        let byte = bytes[at];
-        value |= ((byte & 0x7F) as u32) << (7 * at);
-        at += 1;
-        if byte == 0 && at > 1 {
+    let (mut value, mut width, mut rest) = (0, 0_u8, bytes);
+    while let [byte, after @ ..] = rest {
+        value |= ((*byte & 0x7F) as u32) << (7 * width);
+        width += 1;
+        rest = after;
+        if *byte == 0 && width > 1 {
             return Err(ErrorKind::IntegerNotMinimal);
         }
-        if byte < 0x80 {
-            return Ok(Some((value, at as u8)));
+        if *byte < 0x80 {
+            return Ok(Some((value, width)));
         }
-        if at == 4 {
+        if width == 4 {
             return Err(ErrorKind::IntegerTooLong);
         }
     }
@@ -50,21 +51,41 @@ pub const fn len(value: u32) -> usize {
     }
 }
 
-/// The bytes of the value, of which the first [`len`] count. The value must not exceed [`MAX`]; larger ones
-/// lose their upper bits.
+/// A value as it is written; reads like a slice of one to four bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes {
+    bytes: [u8; 4],
+    len: u8,
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // Never more than there are: `bytes` says how many.
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+    }
+}
+
+/// The bytes of the value, which must not exceed [`MAX`]; a larger one loses its upper bits.
 #[inline]
 #[must_use]
-pub const fn bytes(value: u32) -> ([u8; 4], usize) {
-    let value = value & MAX;
-    let len = len(value);
-    let mut bytes = [
-        value as u8 | 0x80,
-        (value >> 7) as u8 | 0x80,
-        (value >> 14) as u8 | 0x80,
-        (value >> 21) as u8 | 0x80,
+pub const fn bytes(value: u32) -> Bytes {
+    const MORE: u8 = 0x80;
+    let [a, b, c, d] = [
+        (value & 0x7F) as u8,
+        (value >> 7 & 0x7F) as u8,
+        (value >> 14 & 0x7F) as u8,
+        (value >> 21 & 0x7F) as u8,
     ];
-    bytes[len - 1] &= 0x7F;
-    (bytes, len)
+    let (bytes, len) = match value & MAX {
+        0..=0x7F => ([a, 0, 0, 0], 1),
+        0x80..=0x3FFF => ([a | MORE, b, 0, 0], 2),
+        0x4000..=0x1F_FFFF => ([a | MORE, b | MORE, c, 0], 3),
+        _ => ([a | MORE, b | MORE, c | MORE, d], 4),
+    };
+    Bytes { bytes, len }
 }
 
 #[cfg(test)]
@@ -74,9 +95,10 @@ mod tests {
     #[test]
     fn every_width_comes_back() {
         for value in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, MAX] {
-            let (bytes, len) = bytes(value);
-            assert_eq!(read(&bytes[..len]), Ok(Some((value, len as u8))), "{value}");
-            assert_eq!(read(&bytes[..len - 1]), Ok(None), "{value}");
+            let written = bytes(value);
+            assert_eq!(read(&written), Ok(Some((value, written.len))), "{value}");
+            assert_eq!(read(&written[..written.len() - 1]), Ok(None), "{value}");
+            assert_eq!(written.len(), len(value), "{value}");
         }
     }
 

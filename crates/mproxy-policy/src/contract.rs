@@ -28,11 +28,11 @@ pub(crate) use self::hello::{Hello, Wanted, Wants};
 pub(crate) use self::tell::Tell;
 use self::wire::hooks_client::HooksClient;
 
-#[allow(
+#[expect(
     unreachable_pub,
     unused_qualifications,
-    dead_code,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     reason = "generated"
 )]

@@ -1,5 +1,5 @@
 //! The rule file as an adviser, seen from the session: who may connect, and what they may do.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Grants as an adviser: what they decide, what they leave to the next, and at which cost.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The policy service over real sockets: services that answer, dawdle, die and talk nonsense.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 mod service;

@@ -77,7 +77,6 @@ fn run_command() -> anyhow::Result<ExitCode> {
 
 /// First come, first served: without this, of the events that a thread finds at once the last is served first, and what two
 /// clients sent one after the other goes on in the other order. See docs/adr/0009.
-#[allow(unexpected_cfgs, reason = "tokio's own name for what it may still change, see .cargo/config.toml")]
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     #[cfg(tokio_unstable)]

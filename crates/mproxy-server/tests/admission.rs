@@ -1,6 +1,6 @@
 //! Who comes in and how: enhanced authentication, and the bounds that a listener sets.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

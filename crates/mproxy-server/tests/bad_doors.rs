@@ -1,7 +1,7 @@
 //! Whoever comes to a door and does not know how to open it, or does not want to: is told so, counted by cause, has a line
 //! in the log, and leaves no memory behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

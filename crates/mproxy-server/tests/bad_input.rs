@@ -1,7 +1,7 @@
 //! Bad clients, bad brokers, odd ways to cut good bytes. Each comes to the end that the standard has for it, is told
 //! of in one line of the log, and nobody else notices.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

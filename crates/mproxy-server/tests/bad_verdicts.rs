@@ -1,7 +1,7 @@
 //! A hook service whose answers make no sense. What it leaves out is a failed answer, and the rule for those decides; what
 //! cannot be carried out is refused whatever that rule says, a *Deny* stays one, and nothing else comes of any of it.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The bytes themselves: where nothing is decided otherwise they pass as they are, however large a packet is and
 //! however slow its reader, and none of it piles up in mproxy.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[path = "support/devices.rs"]
 mod devices;

@@ -1,7 +1,7 @@
 //! Real clients through mproxy to real brokers, with nothing but the inherited variables set: what works without
 //! mproxy between them must work with it.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[path = "support/devices.rs"]
 mod devices;

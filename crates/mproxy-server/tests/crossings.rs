@@ -1,7 +1,7 @@
 //! Any crossing: over TCP, TLS, WebSocket and WebSocket over TLS in, and over each of them out to a mosquitto, messages
 //! of every QoS and size arrive as they were sent, there and back.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

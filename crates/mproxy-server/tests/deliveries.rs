@@ -1,7 +1,7 @@
 //! What a client is sent is decided, before a real broker: flows stay in step on both sides, whatever is refused,
 //! rewritten, or comes from a session of long ago.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Real clients at every door: mosquitto's over TLS with a certificate, mqtt.js and paho over WebSocket with and without
 //! TLS, and a page in a real browser. A real broker is behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

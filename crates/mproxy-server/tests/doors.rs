@@ -1,7 +1,7 @@
 //! Both doors put together, byte for byte: each transport in to each transport out, and what is known of the client on
 //! the way.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! The last words of a client and what a real broker answers to them.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

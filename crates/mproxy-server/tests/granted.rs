@@ -1,7 +1,7 @@
 //! Grants on the wire: what a service says once, when a client connects, is held to without another question, and its
 //! topic mapping is seen by the broker alone.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

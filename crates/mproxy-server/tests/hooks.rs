@@ -1,7 +1,7 @@
 //! mproxy with a policy service that is there, slow, silent, broken or gone, and with a rule file: what the client is
 //! told, and what the broker hears. The service is the example, as a process of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

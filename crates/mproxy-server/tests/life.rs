@@ -1,7 +1,7 @@
 //! From the first line to the exit code: what operators see of a running mproxy, what they can do to it, and how it
 //! ends.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Hostile clients against the budget: what they make mproxy hold, and that it comes back when they are gone.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

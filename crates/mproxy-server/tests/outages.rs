@@ -1,6 +1,6 @@
 //! Trouble that passes, and real clients: a broker that restarts, a hook service that is away. Nobody is lost.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Many who do not know the password, at once, at a running mproxy.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

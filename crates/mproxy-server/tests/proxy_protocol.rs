@@ -1,7 +1,7 @@
 //! The PROXY protocol: haproxy in front tells who the client is, the broker behind is told, and headers that lie, are
 //! cut, or come from elsewhere let nobody in.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! refuses as the line says. What the client is sent is compared byte by byte, and so is all that went on to the
 //! broker; who watches the broker itself sees that nothing of what was refused came out of it.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Real clients that are refused: paho, mqtt.js, rumqttc, mosquitto. Each sees the code where its version has one, and
 //! stays connected.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The hook services that README and docs/hooks.md show, copied out of there and run as they stand: what somebody has
 //! after ten minutes must not leave a door open by what it leaves out.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Refusals and rewrites in the middle of what clients do over several packets and several connections, before a real
 //! broker.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

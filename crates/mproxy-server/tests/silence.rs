@@ -1,7 +1,7 @@
 //! What is not said is not allowed: a grant whose time has passed, and a grant that says to ask where nobody wants to be
 //! asked.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

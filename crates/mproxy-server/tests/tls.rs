@@ -1,7 +1,7 @@
 //! TLS on either side of a running mproxy: who is let in, which broker is believed, what the policy service hears of a
 //! certificate, and certificates that change while clients are connected.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

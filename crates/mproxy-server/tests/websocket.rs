@@ -1,7 +1,7 @@
 //! WebSocket as the standard has it, at a running mproxy: packets in frames of any cut, control frames between them, an end
 //! in order from either side, and what the policy service hears of the request.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! PROXY headers on real connections: nothing of the client's own bytes is touched, and nobody else is believed.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::net::IpAddr;
 

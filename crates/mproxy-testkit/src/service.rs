@@ -18,7 +18,15 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// The types of `proto/events.proto`.
-#[allow(missing_docs, unused_qualifications, clippy::all, rustdoc::all, reason = "generated")]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    rustdoc::all,
+    reason = "generated"
+)]
 pub mod contract {
     tonic::include_proto!("mproxy.v1");
 }

@@ -1,4 +1,4 @@
-//! A hook service for mproxy: refuses one user, guards two topic trees, moves a third, and prints what it is told.
+//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, and prints the events.
 //!
 //! ```sh
 //! cargo run -p mproxy-example-hook -- 127.0.0.1:50051
@@ -16,7 +16,16 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-#[allow(unreachable_pub, unused_qualifications, missing_docs, clippy::all, reason = "generated")]
+// Not `expect`: whoever copies this has other lints.
+#[allow(
+    unreachable_pub,
+    unused_qualifications,
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 mod proto {
     tonic::include_proto!("mproxy.v1");
 }

@@ -1,5 +1,5 @@
 //! The example as a process of its own, asked and told by mproxy's client.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[path = "../../../crates/mproxy-policy/tests/common/mod.rs"]
 mod common;

@@ -256,7 +256,7 @@ mod tests {
 
     /// A CONNECT of 3.1.1 with these flags and this payload.
     fn v311(flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0x10, 10 + payload.len() as u8];
+        let mut bytes = vec![0x10, 10 + u8::try_from(payload.len()).unwrap()];
         bytes.extend_from_slice(b"\0\x04MQTT\x04");
         bytes.extend_from_slice(&[flags, 0, 60]);
         bytes.extend_from_slice(payload);
@@ -268,7 +268,7 @@ mod tests {
         let mut bytes = b"\x10\0\0\x04MQTT\x85\xee\0\x3c\x03\x21\0\x05\0\x01c\x05\x18\0\0\0\x09\
             \0\x02w/\0\x02\0\xff\0\x01u\0\x01p"
             .to_vec();
-        bytes[1] = (bytes.len() - 2) as u8;
+        bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
         bytes
     }
 
@@ -313,7 +313,7 @@ mod tests {
             (b"\0\x06MQIsdp\x04", Err(ErrorKind::UnsupportedVersion)),
             (b"\0\x04mqtt\x04", Err(ErrorKind::ProtocolName)),
         ] {
-            let mut bytes = vec![0x10, start.len() as u8 + 6];
+            let mut bytes = vec![0x10, u8::try_from(start.len()).unwrap() + 6];
             bytes.extend_from_slice(start);
             bytes.extend_from_slice(b"\x02\0\0\0\x01c");
             assert_eq!(parse(&bytes).map(|connect| connect.version), version, "{start:?}");

@@ -173,7 +173,7 @@ impl<'a> PublishHead<'a> {
         if bytes.len() < id_end || !version.is_v5() {
             return id_end.max(bytes.len() + 1);
         }
-        match varint::read(&bytes[id_end..]) {
+        match varint::read(bytes.get(id_end..).unwrap_or_default()) {
             Ok(Some((len, width))) => (id_end + usize::from(width) + len as usize).max(bytes.len() + 1),
             Ok(None) | Err(_) => bytes.len() + 1,
         }

@@ -68,10 +68,10 @@ pub fn without_properties(header: &Header, bytes: &[u8], version: Version) -> Op
         _ => bytes.get(properties.end..header.total())?,
     };
     let remaining = before.len() + 1 + behind.len();
-    let (length, width) = varint::bytes(u32::try_from(remaining).ok()?);
-    let mut out = BytesMut::with_capacity(1 + width + remaining);
+    let length = varint::bytes(u32::try_from(remaining).ok()?);
+    let mut out = BytesMut::with_capacity(1 + length.len() + remaining);
     out.put_u8(header.kind.first_byte() | header.flags);
-    out.put_slice(length.get(..width)?);
+    out.put_slice(&length);
     out.put_slice(before);
     out.put_u8(0);
     out.put_slice(behind);
@@ -88,7 +88,7 @@ mod tests {
 
     fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
         let body = parts.concat();
-        [&[first, body.len() as u8], &*body].concat()
+        [&[first, u8::try_from(body.len()).unwrap()], &*body].concat()
     }
 
     fn header(bytes: &[u8]) -> Header {

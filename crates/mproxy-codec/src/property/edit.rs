@@ -92,9 +92,10 @@ impl<'a> PropertyEdit<'a> {
             body.raw(self.kept.raw());
         } else {
             let mut rest = self.kept.raw();
-            while let Some((row, _, next)) = split(rest) {
+            while let Some((row, value, next)) = split(rest) {
                 if !self.dropped.contains(row.id) {
-                    body.raw(&rest[..rest.len() - next.len()]);
+                    body.u8(row.id as u8);
+                    body.raw(value);
                 }
                 rest = next;
             }

@@ -104,7 +104,7 @@ pub fn check_filter(text: &str) -> Result<(), TopicError> {
     if text.len() > MAX_LEN {
         return Err(TopicError::TooLong);
     }
-    let plain = if text.starts_with(SHARE) { check_share(text)? } else { 0 };
+    let plain = text.strip_prefix(SHARE).map_or(Ok(0), check_share)?;
     check_wildcards(text.as_bytes(), plain)
 }
 
@@ -132,25 +132,26 @@ pub fn check_filter_of(version: Version, text: &str) -> Result<(), TopicError> {
     check_wildcards(text.as_bytes(), 0)
 }
 
-/// Checks the share name and returns where the filter behind it begins.
-fn check_share(text: &str) -> Result<usize, TopicError> {
+/// Checks what follows `$share/`: the name of the share. Returns where in the whole the filter behind it begins.
+fn check_share(shared: &str) -> Result<usize, TopicError> {
     let at = SHARE.len();
-    let shared = &text[at..];
     let (name, plain) = shared.split_once('/').unwrap_or((shared, ""));
     if name.is_empty() || name.contains(['+', '#']) {
         return Err(TopicError::ShareName { at });
     }
     if plain.is_empty() || plain.starts_with(SHARE) {
-        return Err(TopicError::ShareFilter { at: (at + name.len() + 1).min(text.len()) });
+        return Err(TopicError::ShareFilter { at: at + (name.len() + 1).min(shared.len()) });
     }
-    Ok(text.len() - plain.len())
+    Ok(at + shared.len() - plain.len())
 }
 
 /// Checks the levels from `start` on, and the whole for U+0000.
 fn check_wildcards(bytes: &[u8], start: usize) -> Result<(), TopicError> {
+    let mut before = None;
     for (at, byte) in bytes.iter().enumerate() {
-        let opens = at == start || at > 0 && bytes[at - 1] == b'/';
+        let opens = at == start || before == Some(b'/');
         let next = bytes.get(at + 1);
+        before = Some(*byte);
         match byte {
             0 => return Err(TopicError::Null { at }),
             b'#' if !opens || next.is_some() => return Err(TopicError::Hash { at }),
@@ -193,26 +194,26 @@ fn reaches_levels(mut filter: &[u8], mut topic: &[u8]) -> bool {
     }
     loop {
         // Both begin with a level.
-        let (level, name) = (level_end(filter), level_end(topic));
-        match &filter[..level] {
-            b"#" => return level == filter.len(),
+        let ((level, further), (name, below)) = (split_level(filter), split_level(topic));
+        match level {
+            b"#" => return further.is_empty(),
             b"+" => {}
-            literal if literal == &topic[..name] => {}
+            literal if literal == name => {}
             _ => return false,
         }
-        (filter, topic) = match (&filter[level..], &topic[name..]) {
-            ([], topic) => return topic.is_empty(),
+        (filter, topic) = match (further, below) {
+            ([], below) => return below.is_empty(),
             // `a/#` matches its parent `a`.
-            (filter, []) => return filter == b"/#",
-            (filter, topic) => (&filter[1..], &topic[1..]),
+            (further, []) => return further == b"/#",
+            ([_, filter @ ..], [_, topic @ ..]) => (filter, topic),
         };
     }
 }
 
-/// Where the level that `bytes` begin with ends.
+/// The level that `bytes` begin with, and what follows it, from the `/` on.
 #[inline]
-fn level_end(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len())
+fn split_level(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_at(bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len()))
 }
 
 /// Whether every topic that `inner` matches is matched by `outer` too. Shares count as the filters behind

@@ -65,7 +65,7 @@ fn forbidden_at(bytes: &[u8]) -> Option<usize> {
 
 #[cold]
 fn fault_at(bytes: &[u8], at: usize) -> TopicError {
-    if bytes[at] == 0 { TopicError::Null { at } } else { TopicError::Wildcard { at } }
+    if bytes.get(at) == Some(&0) { TopicError::Null { at } } else { TopicError::Wildcard { at } }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Configuration scenes: what is written in flags, environment and file, and what mproxy makes of it.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod doors;
 mod files;

@@ -1,6 +1,6 @@
 //! TLS between our two sides, and between each of them and rustls as others set it up.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod authority;
 mod handshake;
