@@ -26,4 +26,4 @@ measure *args:
 
 # The documentation of our own crates.
 doc *args:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps {{ args }}
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps {{ args }}
