@@ -14,14 +14,17 @@ use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
-    Action, Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, FilterChange, Hook, OnError,
-    Overload, PublishChange, Question, Refusal, Ruling, Silence, Source, Unusable, UnusableKind, Verdict,
+    Action, Admission, Answer, ConnectDecision, ConnectQuestion, Decision, Failure, FailureKind,
+    FilterChange, Hook, OnError, Overload, PublishChange, PublishDecision, PublishQuestion, Refusal,
+    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Unusable, UnusableKind,
     Want,
 };
 use mproxy_core::rule;
-use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
-use mproxy_core::{Decider, Effect, Limits, Session, Setting, Side, Sink, chain};
+use mproxy_core::session::{OnErrors, OnUnavailable, OpenQuestion};
+use mproxy_core::{Chain, Decider, Effect, Limits, Session, Setting, Side, Sink};
 use mproxy_sim::stage::origin;
+use mproxy_sim::verdict::Said;
+use mproxy_sim::{OpenVerdict, Verdict};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [first, second, calls @ ..] = input else { return };
@@ -44,7 +47,7 @@ struct Permits {
     /// Failed answers allow.
     open: bool,
     /// Questions that are answered later and were not handed out yet, in their order.
-    asked: VecDeque<About>,
+    asked: VecDeque<(About, OpenVerdict)>,
     connect: bool,
     names: HashSet<String>,
 }
@@ -95,37 +98,51 @@ impl Permits {
     }
 }
 
-fn about(question: &Question<'_>) -> About {
-    let names = match question {
-        Question::Connect(_) => Vec::new(),
-        Question::Publish(asked) | Question::Deliver(asked) => vec![asked.topic.to_owned()],
-        Question::Subscribe(asked) => {
-            asked.filters.iter().map(|one| one.filter.as_str().to_owned()).collect()
-        }
-    };
-    (question.hook(), names)
-}
-
-impl Decider for Mood {
-    fn decide(&self, question: &Question<'_>) -> Answer {
+impl Mood {
+    fn answer<D: Said>(&self, about: About) -> Answer<D> {
         let mood = *self.mood.lock().expect("nothing panicked");
         let mut permits = self.permits.lock().expect("nothing panicked");
         match mood % 4 {
             0 => {
-                permits.asked.push_back(about(question));
-                Answer::Later(Box::pin(std::future::pending()))
+                let open = OpenVerdict::default();
+                let answer = open.answer();
+                permits.asked.push_back((about, open));
+                Answer::Later(answer)
             }
-            1 => Answer::Pass,
+            1 => Answer::Pass(Silence::DENIES),
             _ => {
-                let verdict = verdict(mood / 4, question.hook());
-                permits.said(&about(question), &verdict);
-                Answer::Now(Ruling { source: Source::Acl, verdict })
+                let verdict = verdict(mood / 4, about.0);
+                permits.said(&about, &verdict);
+                Answer::Now(Ruling { source: Source::Acl, verdict: D::of(verdict) })
             }
         }
     }
+}
 
-    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
-        self.decide(&Question::Connect(*question))
+impl Decider for Mood {
+    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        self.answer((Hook::Connect, Vec::new()))
+    }
+
+    fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer((Hook::Publish, vec![question.topic.to_owned()]))
+    }
+
+    fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        let names = question.filters.iter().map(|one| one.filter.as_str().to_owned()).collect();
+        self.answer((Hook::Subscribe, names))
+    }
+
+    fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer((Hook::Deliver, vec![question.topic.to_owned()]))
+    }
+
+    fn renew(&self, _: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
+        self.answer((Hook::Connect, Vec::new()))
+    }
+
+    fn gives(&self, _: Source) -> bool {
+        true
     }
 
     fn want(&self, hook: Hook) -> Want {
@@ -135,31 +152,35 @@ impl Decider for Mood {
             Hook::Connect | Hook::Subscribe | Hook::Deliver => Want::Head,
         }
     }
-
-    fn silence(&self) -> Silence {
-        Silence::Denies
-    }
 }
 
-/// Half of the verdicts answer the question; the others are for some other one, or make no sense.
+/// Half of the verdicts can be carried out; the others make no sense.
 fn verdict(which: u8, hook: Hook) -> Verdict {
     let refusal = |action| Refusal { action, text: Some("no".into()), ..Refusal::new(ReasonCode(which)) };
     let topic = |topic: &str| PublishChange { topic: Some(topic.into()), ..PublishChange::default() };
-    let changed = |change| Verdict::Publish(Decision::Allow(Some(Box::new(change))));
+    let publishes = matches!(hook, Hook::Publish | Hook::Deliver);
+    let changed = |change| match publishes {
+        true => Verdict::Publish(Decision::Allow(Some(Box::new(change)))),
+        false => Verdict::Unusable(Unusable::invalid("a change")),
+    };
+    let filters = |filters| match hook {
+        Hook::Subscribe => Verdict::Subscribe(filters),
+        Hook::Connect | Hook::Publish | Hook::Deliver => Verdict::Unusable(Unusable::invalid("filters")),
+    };
     let filter = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
     match which % 18 {
         0..3 if hook == Hook::Connect => granted(which),
-        0..6 => chain::allowed(hook),
-        6 => chain::refused(hook, refusal(Action::Reject)),
-        7 => chain::refused(hook, refusal(Action::Drop)),
-        8 => chain::refused(hook, refusal(Action::NoAck)),
-        9 => chain::refused(hook, refusal(Action::Disconnect)),
+        0..6 => Verdict::allow(hook),
+        6 => Verdict::refuse(hook, refusal(Action::Reject)),
+        7 => Verdict::refuse(hook, refusal(Action::Drop)),
+        8 => Verdict::refuse(hook, refusal(Action::NoAck)),
+        9 => Verdict::refuse(hook, refusal(Action::Disconnect)),
         10 => changed(topic("new/topic")),
         11 => changed(topic("a/#")),
         12 => changed(PublishChange { payload: Some(vec![0; 300].into()), ..PublishChange::default() }),
-        13 => Verdict::Subscribe(vec![filter("new/#")]),
-        14 => Verdict::Subscribe(vec![filter("a#"), Decision::Refuse(Refusal::default())]),
-        15 => Verdict::Unusable(Unusable::new(UnusableKind::ALL[usize::from(which) % 7], "unusable")),
+        13 => filters(vec![filter("new/#")]),
+        14 => filters(vec![filter("a#"), Decision::Refuse(Refusal::default())]),
+        15 => Verdict::Unusable(Unusable::new(UnusableKind::ALL[usize::from(which) % 6], "unusable")),
         16 => Verdict::Overloaded(Overload::new("fuzz", "too much")),
         _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "late")),
     }
@@ -191,7 +212,7 @@ struct Play {
     limits: Limits,
     now: Instant,
     unread: [BytesMut; 2],
-    open: Vec<(AskId, About)>,
+    open: Vec<(OpenQuestion, About, OpenVerdict)>,
     /// What the broker got of a packet that is not whole, and what it takes each alias for.
     heard: BytesMut,
     aliases: BTreeMap<u16, String>,
@@ -216,7 +237,7 @@ impl Play {
         };
         let rule = if first & 4 != 0 { OnError::Allow } else { OnError::Deny };
         let setting = Arc::new(Setting {
-            decider: mood.clone(),
+            advisers: Chain::of(mood.clone()),
             sink: Arc::new(All),
             meter: Arc::new(Unmetered),
             limits: limits.clone(),
@@ -289,14 +310,14 @@ impl Play {
         if self.open.is_empty() {
             return;
         }
-        let (id, about) = self.open.swap_remove(usize::from(arg) % self.open.len());
-        let hook = Hook::ALL[usize::from(arg >> 4) % 4];
-        let ruling = Ruling { source: Source::Rpc, verdict: verdict(arg, hook) };
-        self.mood.permits.lock().expect("nothing panicked").said(&about, &ruling.verdict);
-        self.session.decide(id, ruling.clone(), self.now);
+        let (question, about, open) = self.open.swap_remove(usize::from(arg) % self.open.len());
+        let verdict = verdict(arg, about.0);
+        self.mood.permits.lock().expect("nothing panicked").said(&about, &verdict);
+        let answered = open.say(verdict, question);
+        self.session.decide(answered.clone(), self.now);
         if arg & 64 != 0 {
             // Twice is once too often, and must not matter.
-            self.session.decide(id, ruling, self.now);
+            self.session.decide(answered, self.now);
         }
     }
 
@@ -306,9 +327,10 @@ impl Play {
             assert!(!self.done, "after Done: {effect:?}");
             match effect {
                 Effect::Dial { .. } => self.session.dialed(Ok(()), self.now),
-                Effect::Ask { id, .. } => {
+                Effect::Ask(question) => {
                     let asked = self.mood.permits.lock().expect("nothing panicked").asked.pop_front();
-                    self.open.push((id, asked.expect("a question for each answer")));
+                    let (about, open) = asked.expect("a question for each answer");
+                    self.open.push((question, about, open));
                 }
                 Effect::Send { to, bytes } => {
                     assert!(!bytes.is_empty() && !self.shut[to as usize], "Send after Shut, or of nothing");

@@ -20,9 +20,11 @@ pub use connack::Connack;
 pub use connect::{Connect, Will};
 pub use disconnect::Disconnect;
 pub use ping::{PINGREQ, PINGRESP, encode_pingreq, encode_pingresp};
-pub use publish::{Publish, PublishHead, encode_publish_head, publish_flags};
+pub use publish::{Publish, PublishHead, PublishLayout, encode_publish_head, publish_flags};
 pub use suback::Suback;
-pub use subscribe::{FilterRequest, FilterRequests, RetainHandling, Subscribe, encode_subscribe};
+pub use subscribe::{
+    FilterRequest, FilterRequests, RetainHandling, Subscribe, SubscribeLayout, encode_subscribe,
+};
 pub use unsuback::Unsuback;
 pub use unsubscribe::{Filters, Unsubscribe, encode_unsubscribe};
 

@@ -9,9 +9,12 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use mproxy_core::event::Nobody;
 use mproxy_core::meter::Unmetered;
-use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
+use mproxy_core::policy::{
+    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, PublishDecision, PublishQuestion, Ruling,
+    Source, SubscribeDecision, SubscribeQuestion, Want,
+};
 use mproxy_core::session::{OnErrors, OnUnavailable};
-use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
+use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 use mproxy_sim::stage::origin;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
 
@@ -23,16 +26,24 @@ fn main() {
 struct Yes(Source);
 
 impl Decider for Yes {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        Answer::Now(Ruling { source: self.0, verdict: chain::allowed(question.hook()) })
+    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        Answer::Now(Ruling::allowed(self.0))
+    }
+
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Now(Ruling::allowed(self.0))
+    }
+
+    fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        Answer::Now(Ruling::allowed(self.0))
+    }
+
+    fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Now(Ruling::allowed(self.0))
     }
 
     fn want(&self, hook: Hook) -> Want {
         if hook == Hook::Deliver { Want::Nothing } else { Want::Head }
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Denies
     }
 }
 
@@ -49,13 +60,13 @@ enum Decided {
 const ALL: [Decided; 3] = [Decided::ByNobody, Decided::ByRules, Decided::EachTime];
 
 fn open(decided: Decided) -> Session {
-    let decider: Arc<dyn Decider> = match decided {
-        Decided::ByNobody => Arc::new(Chain::default()),
-        Decided::ByRules => Arc::new(Yes(Source::Acl)),
-        Decided::EachTime => Arc::new(Yes(Source::Cache)),
+    let advisers = match decided {
+        Decided::ByNobody => Chain::default(),
+        Decided::ByRules => Chain::of(Arc::new(Yes(Source::Acl))),
+        Decided::EachTime => Chain::of(Arc::new(Yes(Source::Cache))),
     };
     let setting = Setting {
-        decider,
+        advisers,
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),

@@ -1,121 +1,213 @@
-//! Several deciders in a row, and what holds when none of them knew.
+//! Several advisers, one after the other, and what holds when none of them knows.
 
 use std::sync::Arc;
 
+use mproxy_codec::packet::subscribe::FilterRequest;
+use smallvec::SmallVec;
+
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, ConnectQuestion, Decider, Decision, Hook, Question, Refusal, Ruling, Silence, Source, Verdict,
-    Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, FilterWords, Hook,
+    KeptConnect, KeptPublish, KeptSubscribe, Partial, Pending, PublishDecision, PublishQuestion, Refusal,
+    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Undecided, Unusable, Want,
 };
 
-/// Deciders in the order in which they are asked. The first that does not pass has decided. One that wants nothing of a
-/// hook is not asked about it, and its silence means nothing there.
+/// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
+/// of a SUBSCRIBE only, the next is asked about the others. One that wants nothing of a hook is not asked about it, and its
+/// silence means nothing there.
 ///
 /// When all pass, [`unspoken`] says what holds. A chain of nobody allows everything, and is never even asked after
-/// CONNECT.
-#[derive(Clone, Default)]
+/// CONNECT. Cheap to clone.
+#[derive(Clone)]
 pub struct Chain {
-    deciders: Vec<Arc<dyn Decider>>,
+    deciders: Arc<[Arc<dyn Decider>]>,
+}
+
+/// What a chain says to a question: a ruling in any case.
+pub enum Ruled<D> {
+    /// This is it.
+    Now(Ruling<D>),
+    /// It is on its way.
+    Later(Pending<Ruling<D>>),
+}
+
+impl<D: Send + 'static> Ruled<D> {
+    async fn settled(self) -> Ruling<D> {
+        match self {
+            Self::Now(ruling) => ruling,
+            Self::Later(pending) => pending.await,
+        }
+    }
+
+    fn map(self, change: impl FnOnce(Ruling<D>) -> Ruling<D> + Send + 'static) -> Self {
+        match self {
+            Self::Now(ruling) => Self::Now(change(ruling)),
+            Self::Later(pending) => Self::Later(Box::pin(async move { change(pending.await) })),
+        }
+    }
 }
 
 impl Chain {
     /// A chain of these, asked in this order.
     #[must_use]
     pub fn new(deciders: Vec<Arc<dyn Decider>>) -> Self {
-        Self { deciders }
+        Self { deciders: deciders.into() }
     }
 
-    /// Whether nobody is in it.
+    /// A chain of this one alone.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.deciders.is_empty()
+    pub fn of(decider: Arc<dyn Decider>) -> Self {
+        Self::new(vec![decider])
     }
-}
 
-/// Part of a [`Chain`]: passes where all of its deciders pass, so that whoever asks it gives their silence its meaning.
-#[derive(Clone, Default)]
-pub struct Row(Chain);
-
-impl Row {
-    /// A row of these, asked in this order.
+    /// May this client connect?
     #[must_use]
-    pub fn new(deciders: Vec<Arc<dyn Decider>>) -> Self {
-        Self(Chain::new(deciders))
-    }
-}
-
-impl Decider for Row {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        self.0.ask(question).unwrap_or(Answer::Pass)
+    pub fn connect(&self, question: &ConnectQuestion<'_>) -> Ruled<ConnectDecision> {
+        self.ask(0, Silence::Abstains, question)
     }
 
-    fn want(&self, hook: Hook) -> Want {
-        self.0.want(hook)
+    /// May it publish this?
+    #[must_use]
+    pub fn publish(&self, question: &PublishQuestion<'_>) -> Ruled<PublishDecision> {
+        self.ask(0, Silence::Abstains, &PublishAt(Hook::Publish, question))
     }
 
-    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
-        self.0.want_of(hook, peer)
+    /// May it subscribe to these?
+    #[must_use]
+    pub fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Ruled<SubscribeDecision> {
+        self.ask(0, Silence::Abstains, question)
     }
 
-    fn silence(&self) -> Silence {
-        self.0.silence()
+    /// May it be sent this?
+    #[must_use]
+    pub fn deliver(&self, question: &PublishQuestion<'_>) -> Ruled<PublishDecision> {
+        self.ask(0, Silence::Abstains, &PublishAt(Hook::Deliver, question))
     }
 
-    fn effort(&self, hook: Hook, peer: &Peer) -> usize {
-        self.0.effort(hook, peer)
-    }
-}
-
-impl Chain {
-    /// The first answer; else what the silence of those who passed means.
-    fn ask(&self, question: &Question<'_>) -> Result<Answer, Silence> {
-        let hook = question.hook();
-        let mut silence = Silence::Abstains;
-        for decider in self.deciders.iter().filter(|decider| decider.want(hook) != Want::Nothing) {
-            match decider.decide(question) {
-                Answer::Pass if decider.silence() == Silence::Denies => silence = Silence::Denies,
-                Answer::Pass => {}
-                answer @ (Answer::Now(_) | Answer::Later(_)) => return Ok(answer),
-            }
+    /// Asks the adviser whose admissions come from `granter` which grant the client shall have from now on. Nobody else is
+    /// asked; that nobody answers is a failed answer.
+    #[must_use]
+    pub fn renew(&self, granter: Source, question: &RenewQuestion<'_>) -> Ruled<ConnectDecision> {
+        let nobody = || Ruling {
+            source: Source::Unknown,
+            verdict: Err(Failure::new(FailureKind::Unavailable, "nobody renews it").into()),
+        };
+        let Some(decider) = self.deciders.iter().find(|decider| decider.gives(granter)) else {
+            return Ruled::Now(nobody());
+        };
+        match decider.renew(question) {
+            Answer::Now(ruling) => Ruled::Now(ruling),
+            Answer::Later(pending) => Ruled::Later(Box::pin(async move {
+                match heard(pending).await {
+                    Heard::Ruling(ruling) => ruling,
+                    Heard::Pass(_) => nobody(),
+                    Heard::Partial(Partial { part, .. }) => match part {},
+                }
+            })),
+            Answer::Pass(_) => Ruled::Now(nobody()),
+            Answer::Partial(Partial { part, .. }) => match part {},
         }
-        Err(silence)
-    }
-}
-
-impl Decider for Chain {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        self.ask(question)
-            .unwrap_or_else(|silence| Answer::Now(unspoken(question.hook(), question.peer(), silence)))
     }
 
-    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
-        let answers = self.deciders.iter().map(|decider| decider.renew(question));
-        answers.into_iter().find(|answer| !matches!(answer, Answer::Pass)).unwrap_or(Answer::Pass)
-    }
-
-    fn want(&self, hook: Hook) -> Want {
+    /// What they want of a hook together.
+    #[must_use]
+    pub fn want(&self, hook: Hook) -> Want {
         self.deciders.iter().fold(Want::Nothing, |want, decider| want.and(decider.want(hook)))
     }
 
-    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
+    /// The same, about this client.
+    #[must_use]
+    pub fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
         self.deciders.iter().fold(Want::Nothing, |want, decider| want.and(decider.want_of(hook, peer)))
     }
 
-    fn silence(&self) -> Silence {
-        if self.deciders.iter().any(|decider| decider.silence() == Silence::Denies) {
-            Silence::Denies
-        } else {
-            Silence::Abstains
-        }
-    }
-
-    fn effort(&self, hook: Hook, peer: &Peer) -> usize {
+    /// With how many rules a topic or filter of this client's is compared, at most.
+    #[must_use]
+    pub fn effort(&self, hook: Hook, peer: &Peer) -> usize {
         self.deciders.iter().map(|decider| decider.effort(hook, peer)).sum()
     }
 
-    fn edition(&self) -> u64 {
+    /// Another number than before as soon as an answer that stands may be another.
+    #[must_use]
+    pub fn edition(&self) -> u64 {
         // Each one's only grows, so that their sum does.
         self.deciders.iter().map(|decider| decider.edition()).fold(0, u64::wrapping_add)
+    }
+
+    /// Asks from the adviser in place `from` on; those before it passed with this silence.
+    fn ask<Q: Question>(&self, from: usize, silence: Silence, question: &Q) -> Ruled<Q::Decision> {
+        match self.first(from, silence, question) {
+            First::Ruled(ruled) => ruled,
+            First::Nobody(silence) => Ruled::Now(unspoken(question.hook(), question.peer(), silence)),
+        }
+    }
+
+    /// The first answer; else what the silence of those who passed means.
+    fn first<Q: Question>(&self, from: usize, mut silence: Silence, question: &Q) -> First<Q::Decision> {
+        for (at, decider) in self.asked(question.hook(), from) {
+            match question.put_to(&**decider) {
+                Answer::Pass(own) => silence = silence.and(own),
+                Answer::Partial(partial) => {
+                    return First::Ruled(question.ask_rest(self, at + 1, silence, partial));
+                }
+                Answer::Now(ruling) => return First::Ruled(Ruled::Now(ruling)),
+                Answer::Later(pending) => {
+                    return First::Ruled(self.later(at + 1, silence, pending, question));
+                }
+            }
+        }
+        First::Nobody(silence)
+    }
+
+    /// The adviser before place `next` needs time; if it leaves something open after all, those behind it are asked.
+    fn later<Q: Question>(
+        &self,
+        next: usize,
+        silence: Silence,
+        pending: Pending<Answer<Q::Decision>>,
+        question: &Q,
+    ) -> Ruled<Q::Decision> {
+        let hook = question.hook();
+        if self.asked(hook, next).next().is_none() {
+            let peer = Arc::clone(question.peer());
+            return Ruled::Later(Box::pin(async move {
+                match heard(pending).await {
+                    Heard::Ruling(ruling) => ruling,
+                    Heard::Pass(own) => unspoken(hook, &peer, silence.and(own)),
+                    Heard::Partial(Partial { source, part }) => {
+                        let rest = unspoken(hook, &peer, silence.and(Silence::DENIES));
+                        Ruling { source, verdict: Ok(Decided::joined(part, rest.verdict)) }
+                    }
+                }
+            }));
+        }
+        let (chain, kept) = (self.clone(), question.keep());
+        Ruled::Later(Box::pin(async move {
+            let ruled = match heard(pending).await {
+                Heard::Ruling(ruling) => return ruling,
+                Heard::Pass(own) => kept.ask(&chain, next, silence.and(own)),
+                Heard::Partial(partial) => kept.ask_rest(&chain, next, silence, partial),
+            };
+            match ruled {
+                Some(ruled) => ruled.settled().await,
+                None => {
+                    let unusable = Unusable::invalid("the question could not be read again");
+                    Ruling { source: Source::Unusable, verdict: Err(unusable.into()) }
+                }
+            }
+        }))
+    }
+
+    /// Who is asked about this hook, from place `from` on.
+    fn asked(&self, hook: Hook, from: usize) -> impl Iterator<Item = (usize, &Arc<dyn Decider>)> {
+        let all = self.deciders.iter().enumerate().skip(from);
+        all.filter(move |(_, decider)| decider.want(hook) != Want::Nothing)
+    }
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new(Vec::new())
     }
 }
 
@@ -124,34 +216,243 @@ impl Decider for Chain {
 /// - A client with a grant: its grant said to ask, and nobody could be asked. Refused, or, once the grant is stale, as
 ///   undecided as its renewal. Never allowed: whoever gave the grant did not leave it out, but asked for it.
 /// - Somebody passed whose silence [`Denies`](Silence::Denies): refused.
-/// - Else those who were there told beforehand that they do not want to be asked, or nobody was there: allowed.
+/// - Else those who were there told beforehand that they do not want to be asked, or have no objection, or nobody was
+///   there: allowed.
 #[must_use]
-pub fn unspoken(hook: Hook, peer: &Peer, silence: Silence) -> Ruling {
+pub fn unspoken<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
     if let Some(ruling) = peer.grant.as_deref().and_then(|grant| grant.unanswered(hook)) {
         return ruling;
     }
     match silence {
-        Silence::Abstains => Ruling { source: Source::Unasked, verdict: allowed(hook) },
-        Silence::Denies => Ruling { source: Source::Unknown, verdict: refused(hook, Refusal::default()) },
+        Silence::Abstains => Ruling::allowed(Source::Unasked),
+        Silence::Agrees(source) => Ruling::allowed(source),
+        Silence::Denies(source, about) => Ruling::refused(source, Refusal::default().about(about)),
     }
 }
 
-/// "Yes, as it is", to a question of this hook.
-#[must_use]
-pub fn allowed(hook: Hook) -> Verdict {
-    match hook {
-        Hook::Connect => Verdict::Connect(Decision::Allow(None)),
-        Hook::Publish | Hook::Deliver => Verdict::Publish(Decision::Allow(None)),
-        Hook::Subscribe => Verdict::SubscribeAll(Decision::Allow(())),
+/// What came of those that were asked.
+enum First<D> {
+    Ruled(Ruled<D>),
+    Nobody(Silence),
+}
+
+/// An answer that has come, however long it took.
+enum Heard<D: Decided> {
+    Pass(Silence),
+    Partial(Partial<D>),
+    Ruling(Ruling<D>),
+}
+
+async fn heard<D: Decided>(mut pending: Pending<Answer<D>>) -> Heard<D> {
+    loop {
+        match pending.await {
+            Answer::Pass(silence) => return Heard::Pass(silence),
+            Answer::Partial(partial) => return Heard::Partial(partial),
+            Answer::Now(ruling) => return Heard::Ruling(ruling),
+            Answer::Later(next) => pending = next,
+        }
     }
 }
 
-/// "No, like this", to a question of this hook.
-#[must_use]
-pub fn refused(hook: Hook, refusal: Refusal) -> Verdict {
-    match hook {
-        Hook::Connect => Verdict::Connect(Decision::Refuse(refusal)),
-        Hook::Publish | Hook::Deliver => Verdict::Publish(Decision::Refuse(refusal)),
-        Hook::Subscribe => Verdict::SubscribeAll(Decision::Refuse(refusal)),
+/// One kind of question, as far as it has to be known to ask one adviser after the other.
+trait Question {
+    type Decision: Decided;
+    type Kept: Kept<Self::Decision>;
+
+    fn hook(&self) -> Hook;
+
+    fn peer(&self) -> &Arc<Peer>;
+
+    fn put_to(&self, decider: &dyn Decider) -> Answer<Self::Decision>;
+
+    /// Asks from place `next` on about what is left open.
+    fn ask_rest(
+        &self,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Partial<Self::Decision>,
+    ) -> Ruled<Self::Decision>;
+
+    fn keep(&self) -> Self::Kept;
+}
+
+/// The same, copied out of its packet. `None`: it could not be read again.
+trait Kept<D: Decided>: Send + 'static {
+    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<D>>;
+
+    fn ask_rest(&self, chain: &Chain, next: usize, silence: Silence, known: Partial<D>) -> Option<Ruled<D>>;
+}
+
+impl Question for ConnectQuestion<'_> {
+    type Decision = ConnectDecision;
+    type Kept = KeptConnect;
+
+    fn hook(&self) -> Hook {
+        Hook::Connect
     }
+
+    fn peer(&self) -> &Arc<Peer> {
+        self.peer
+    }
+
+    fn put_to(&self, decider: &dyn Decider) -> Answer<ConnectDecision> {
+        decider.connect(self)
+    }
+
+    fn ask_rest(
+        &self,
+        _: &Chain,
+        _: usize,
+        _: Silence,
+        known: Partial<ConnectDecision>,
+    ) -> Ruled<ConnectDecision> {
+        match known.part {}
+    }
+
+    fn keep(&self) -> KeptConnect {
+        KeptConnect::of(self)
+    }
+}
+
+impl Kept<ConnectDecision> for KeptConnect {
+    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<ConnectDecision>> {
+        self.put(|question| chain.ask(next, silence, question))
+    }
+
+    fn ask_rest(
+        &self,
+        _: &Chain,
+        _: usize,
+        _: Silence,
+        known: Partial<ConnectDecision>,
+    ) -> Option<Ruled<ConnectDecision>> {
+        match known.part {}
+    }
+}
+
+/// A PUBLISH of the client's, or a delivery: the hook says which.
+struct PublishAt<'a>(Hook, &'a PublishQuestion<'a>);
+
+impl Question for PublishAt<'_> {
+    type Decision = PublishDecision;
+    type Kept = KeptPublishAt;
+
+    fn hook(&self) -> Hook {
+        self.0
+    }
+
+    fn peer(&self) -> &Arc<Peer> {
+        self.1.peer
+    }
+
+    fn put_to(&self, decider: &dyn Decider) -> Answer<PublishDecision> {
+        match self.0 {
+            Hook::Deliver => decider.deliver(self.1),
+            Hook::Connect | Hook::Publish | Hook::Subscribe => decider.publish(self.1),
+        }
+    }
+
+    fn ask_rest(
+        &self,
+        _: &Chain,
+        _: usize,
+        _: Silence,
+        known: Partial<PublishDecision>,
+    ) -> Ruled<PublishDecision> {
+        match known.part {}
+    }
+
+    fn keep(&self) -> KeptPublishAt {
+        KeptPublishAt(self.0, KeptPublish::of(self.1, self.0))
+    }
+}
+
+/// The same, copied out of its packet.
+struct KeptPublishAt(Hook, KeptPublish);
+
+impl Kept<PublishDecision> for KeptPublishAt {
+    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<PublishDecision>> {
+        self.1.put(|question| chain.ask(next, silence, &PublishAt(self.0, question)))
+    }
+
+    fn ask_rest(
+        &self,
+        _: &Chain,
+        _: usize,
+        _: Silence,
+        known: Partial<PublishDecision>,
+    ) -> Option<Ruled<PublishDecision>> {
+        match known.part {}
+    }
+}
+
+impl Question for SubscribeQuestion<'_> {
+    type Decision = SubscribeDecision;
+    type Kept = Arc<KeptSubscribe>;
+
+    fn hook(&self) -> Hook {
+        Hook::Subscribe
+    }
+
+    fn peer(&self) -> &Arc<Peer> {
+        self.peer
+    }
+
+    fn put_to(&self, decider: &dyn Decider) -> Answer<SubscribeDecision> {
+        decider.subscribe(self)
+    }
+
+    fn ask_rest(
+        &self,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Partial<SubscribeDecision>,
+    ) -> Ruled<SubscribeDecision> {
+        let Partial { source, part: words } = known;
+        let open = open_filters(self.filters, &words);
+        let rest = match open.is_empty() {
+            true => First::Nobody(silence),
+            false => {
+                let question = SubscribeQuestion::new(self.peer, &open, self.properties);
+                // Who knows a part of a SUBSCRIBE denies the rest of it by silence.
+                chain.first(next, silence.and(Silence::DENIES), &question)
+            }
+        };
+        let joined = |words, verdict: Result<_, Undecided>| Ok(SubscribeDecision::joined(words, verdict));
+        match rest {
+            First::Ruled(ruled) => ruled
+                .map(move |Ruling { source, verdict }| Ruling { source, verdict: joined(words, verdict) }),
+            First::Nobody(silence) => {
+                let rest = unspoken(Hook::Subscribe, self.peer, silence);
+                Ruled::Now(Ruling { source, verdict: joined(words, rest.verdict) })
+            }
+        }
+    }
+
+    fn keep(&self) -> Arc<KeptSubscribe> {
+        self.kept()
+    }
+}
+
+impl Kept<SubscribeDecision> for Arc<KeptSubscribe> {
+    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<SubscribeDecision>> {
+        self.put(|question| chain.ask(next, silence, question))
+    }
+
+    fn ask_rest(
+        &self,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Partial<SubscribeDecision>,
+    ) -> Option<Ruled<SubscribeDecision>> {
+        self.put(|question| question.ask_rest(chain, next, silence, known))
+    }
+}
+
+/// The filters of which nothing is known.
+fn open_filters<'a>(filters: &[FilterRequest<'a>], words: &FilterWords) -> SmallVec<[FilterRequest<'a>; 8]> {
+    filters.iter().zip(words).filter_map(|(request, word)| word.is_none().then_some(*request)).collect()
 }

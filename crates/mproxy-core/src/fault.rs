@@ -214,6 +214,11 @@ pub enum Fault {
     Evicted,
     /// mproxy itself failed in the middle of it.
     Panicked,
+    /// mproxy found itself in a state that cannot be: rather than guess, it ended the session.
+    Internal {
+        /// What was found.
+        what: &'static str,
+    },
 }
 
 impl Fault {
@@ -253,6 +258,7 @@ impl Fault {
             Self::Drained
             | Self::Overloaded { .. }
             | Self::Panicked
+            | Self::Internal { .. }
             | Self::TooLate(Deadline::Admission | Deadline::Retry) => Whose::Us,
             Self::ClosedBeforeConnack { .. } => Whose::Unknown,
         }
@@ -266,7 +272,7 @@ impl Fault {
             Self::PolicyFailed { .. } | Self::PolicyUnusable { .. } | Self::Overloaded { .. } => {
                 Severity::Routine
             }
-            Self::Panicked => Severity::Bug,
+            Self::Panicked | Self::Internal { .. } => Severity::Bug,
             // That the broker ends a session, or refuses one, is its right: a takeover, a kick, a keep alive that has
             // passed. 3.x brokers can only close.
             Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Severity::Routine,
@@ -293,6 +299,7 @@ impl Fault {
             | Self::Drained
             | Self::Evicted
             | Self::Panicked
+            | Self::Internal { .. }
             | Self::TooLate(Deadline::Admission | Deadline::Retry | Deadline::Connack)
             | Self::Lost { side: Side::Broker, .. }
             | Self::Malformed { side: Side::Broker, .. }
@@ -332,7 +339,7 @@ impl Fault {
             Self::OverBudget { .. } => ReasonCode::QUOTA_EXCEEDED,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
-            Self::Panicked => ReasonCode::UNSPECIFIED_ERROR,
+            Self::Panicked | Self::Internal { .. } => ReasonCode::UNSPECIFIED_ERROR,
             Self::Lost { .. }
             | Self::BrokerRefused { .. }
             | Self::Malformed { side: Side::Broker, .. }
@@ -371,6 +378,7 @@ impl Fault {
             Self::Drained => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
+            Self::Internal { .. } => "internal",
         }
     }
 }
@@ -428,6 +436,7 @@ impl fmt::Display for Fault {
                 f.write_str("made room for others: most connections not admitted yet were of its address")
             }
             Self::Panicked => f.write_str("mproxy panicked"),
+            Self::Internal { what } => write!(f, "internal error of mproxy: {what}"),
         }
     }
 }

@@ -12,8 +12,7 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
 pub use self::mapping::{Mapping, PrefixError};
-use crate::chain::refused;
-use crate::policy::{Hook, Refusal, Ruling, Source, Undecided};
+use crate::policy::{Decided, Hook, Refusal, Ruling, Source, Undecided};
 use crate::rule::{Act, Effect, Message, Rule, Who};
 
 /// What a client may do. Shared by whoever is told of the client.
@@ -99,15 +98,15 @@ impl Grant {
 
     /// Where it says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
     #[must_use]
-    pub fn unanswered(&self, hook: Hook) -> Option<Ruling> {
+    pub fn unanswered<D: Decided>(&self, hook: Hook) -> Option<Ruling<D>> {
         match hook {
             Hook::Connect => return None,
             Hook::Deliver if !self.receives => return None,
             Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
         }
         let verdict = match &self.stale {
-            Some(because) => (**because).clone().into(),
-            None => refused(hook, Refusal::default()),
+            Some(because) => Err((**because).clone()),
+            None => Ok(D::refused(Refusal::default())),
         };
         Some(Ruling { source: Source::Grant, verdict })
     }
@@ -178,7 +177,7 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Failure, FailureKind, Verdict};
+    use crate::policy::{Failure, FailureKind, PublishDecision};
     use crate::rule::{Actions, Pattern, Retain};
 
     const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
@@ -284,17 +283,19 @@ mod tests {
         let receive = Actions::NONE.with(Act::Receive);
         let grant = Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask);
         for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
-            let ruling = grant.unanswered(hook).unwrap();
-            assert_eq!(ruling, Ruling { source: Source::Grant, verdict: refused(hook, Refusal::default()) });
+            let ruling: Ruling<PublishDecision> = grant.unanswered(hook).unwrap();
+            assert_eq!(ruling, Ruling::refused(Source::Grant, Refusal::default()));
         }
         let failure = Failure::new(FailureKind::Unavailable, "gone");
         let stale = grant.stale(failure.clone().into());
         assert_eq!(publish(&stale, "a"), Word::Ask);
         assert!(stale.receives(), "what RECEIVE rules denied does not come through");
         for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
-            assert_eq!(stale.unanswered(hook).unwrap().verdict, Verdict::Failed(failure.clone()));
+            let ruling: Ruling<PublishDecision> = stale.unanswered(hook).unwrap();
+            assert_eq!(ruling.verdict, Err(failure.clone().into()));
         }
-        assert_eq!(Grant::new(Vec::new(), Effect::Ask).unanswered(Hook::Deliver), None);
+        let open = Grant::new(Vec::new(), Effect::Ask);
+        assert_eq!(open.unanswered::<PublishDecision>(Hook::Deliver), None);
     }
 
     #[test]

@@ -6,10 +6,10 @@
 //! | room | holds |
 //! |---|---|
 //! | [`session`] | the [`Session`] and its verbs: `read`, `decide`, `dialed`, `closed`, `poll_effect`… |
-//! | [`policy`] | what is asked ([`Question`]), what is answered ([`Verdict`]), who answers ([`Decider`]) |
+//! | [`policy`] | what is asked, what is answered ([`Answer`]), who answers ([`Decider`]) |
 //! | [`grant`] | what a client may do without anybody being asked, and where its topics stand |
 //! | [`rule`] | rules on topics: which decides, and what it says |
-//! | [`chain`] | several deciders in a row, and what holds when none of them knew |
+//! | [`chain`] | several advisers, one after the other, and what holds when none of them knows |
 //! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
 //! | [`neighbours`] | who shares one share of what is divided by address |
 //! | [`peer`] | who the client is: where it came from and what it calls itself |
@@ -38,5 +38,5 @@ pub use fault::{Fault, Whose};
 pub use limits::Limits;
 pub use meter::Meter;
 pub use peer::{Peer, Side};
-pub use policy::{Answer, Decider, Question, Verdict};
+pub use policy::{Answer, Decider};
 pub use session::{Effect, Session, Setting};

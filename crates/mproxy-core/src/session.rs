@@ -15,7 +15,8 @@
 //! | `auth` | whose turn it is in extended authentication |
 //! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
 //! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
-//! | `undecided` | what follows where nobody decided: the failure rule |
+//! | `question` | a question whose answer is on its way, and that answer |
+//! | `resolve` | what a ruling comes to, whatever it is about; the failure rule |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `oversized` | packets with too many properties: refused without looking at those |
 //! | `unsubscribe` | the packet that has to find again what was rewritten |
@@ -49,15 +50,16 @@ mod oversized;
 mod phase;
 mod plain;
 mod publish;
+mod question;
 mod renewal;
 mod reply;
+mod resolve;
 mod rewrite;
 mod standing;
 mod stride;
 mod subscribe;
 mod terms;
 mod timer;
-mod undecided;
 mod unsubscribe;
 mod waiting;
 
@@ -70,7 +72,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, Sender};
 
 pub use self::effect::Effect;
-pub use self::lane::AskId;
+pub use self::question::{Answered, OpenQuestion};
 pub use self::waiting::OnUnavailable;
 
 use self::alias::Aliases;
@@ -78,21 +80,23 @@ use self::aside::Aside;
 use self::effect::Effects;
 use self::flight::InFlight;
 use self::holding::Holding;
-use self::lane::{Asker, Lane, Slot, State};
+use self::lane::{Lane, Slot, Waiting};
 use self::ledger::Ledger;
 use self::phase::Phase;
 use self::plain::Plain;
+use self::question::AnswerTo;
 use self::renewal::Renewal;
 use self::standing::Standing;
 use self::terms::Terms;
 use self::timer::{Deadline, Timer};
 use crate::budget::{Budget, RESERVE, Room};
+use crate::chain::Chain;
 use crate::event::{Published, Sink, Traffic};
 use crate::fault::{Closed, Fault};
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::peer::{Origin, Peer, Side};
-use crate::policy::{Decider, Hook, OnError, Pending, Ruling};
+use crate::policy::{Hook, OnError, Source};
 use crate::rule;
 
 /// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
@@ -106,7 +110,7 @@ const WORK: u32 = 8 << 10;
 /// What all sessions of a listener share.
 pub struct Setting {
     /// Who decides.
-    pub decider: Arc<dyn Decider>,
+    pub advisers: Chain,
     /// Who is told.
     pub sink: Arc<dyn Sink>,
     /// Who counts.
@@ -185,6 +189,8 @@ pub struct Session {
 struct Cold {
     /// The Authentication Method of the CONNECT.
     method: Option<Box<str>>,
+    /// Who gave the client's grant, and renews it.
+    granter: Option<Source>,
     /// Of a grant that has to be renewed.
     renewal: Option<Renewal>,
     /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
@@ -349,7 +355,7 @@ impl Session {
                     self.flush(from, buf, &mut run);
                     let shared = buf.split_to(n).freeze();
                     // Unless it waits for its verdict, it leaves in this very call, or with others that do not stay either.
-                    let stays = matches!(slot.state, State::Hold) || !self.lane(from).is_empty();
+                    let stays = slot.holds() || !self.lane(from).is_empty();
                     slot.bytes =
                         if stays && n <= COPY_UP_TO { Bytes::copy_from_slice(&shared) } else { shared };
                     self.direction(from).lane.push(slot);
@@ -379,12 +385,12 @@ impl Session {
     }
 
     /// Told: the answer to an [`Effect::Ask`].
-    pub fn decide(&mut self, id: AskId, ruling: Ruling, now: Instant) {
-        match id.of {
-            Asker::Admission => self.admission_decided(id.seq, ruling, now),
-            Asker::Refresh => self.refreshed(ruling, now),
-            Asker::Up => self.up.lane.rule(id.seq, ruling),
-            Asker::Down => self.down.lane.rule(id.seq, ruling),
+    pub fn decide(&mut self, answered: Answered, now: Instant) {
+        match answered.0 {
+            AnswerTo::Admission(seq, ruling) => self.admission_decided(seq, ruling, now),
+            AnswerTo::Renewal(ruling) => self.refreshed(ruling, now),
+            AnswerTo::Publish(from, seq, ruling) => self.direction(from).lane.rule_publish(seq, ruling),
+            AnswerTo::Subscribe(seq, ruling) => self.up.lane.rule_subscribe(seq, ruling),
         }
         self.settle(now);
     }
@@ -687,11 +693,11 @@ impl Session {
         while !self.direction_ref(from).mid_packet()
             && let Some(slot) = self.direction(from).lane.leave()
         {
-            let kind = slot.bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
-            match kind {
-                Some(PacketType::Publish) => self.publish_released(from, slot, now),
-                Some(PacketType::Subscribe) => self.subscribe_released(slot, now),
-                Some(_) | None => self.other_released(from, slot, now),
+            match slot.packet {
+                Waiting::Publish(publish) => self.publish_released(from, slot.bytes, publish, now),
+                Waiting::Subscribe(state, layout) => self.subscribe_released(slot.bytes, state, layout, now),
+                Waiting::Other(header) => self.other_released(from, slot.bytes, &header, now),
+                Waiting::Refused { id, filters } => self.refuse_unsubscribe(id, filters),
             }
         }
     }
@@ -717,18 +723,13 @@ impl Session {
     /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
     fn worked(&mut self, hook: Hook, count: usize, bytes: usize) {
         let Some(peer) = self.peer() else { return };
-        let effort = self.setting.decider.effort(hook, peer);
+        let effort = self.setting.advisers.effort(hook, peer);
         self.spend(rule::toil(effort, count, bytes, rule::Who::from(&**peer)));
     }
 
     /// This much of what the read may take is used up.
     fn spend(&mut self, comparisons: usize) {
         self.work = self.work.saturating_sub(u32::try_from(comparisons).unwrap_or(u32::MAX));
-    }
-
-    fn ask(&mut self, from: Side, pending: Pending) {
-        let id = AskId { of: publish::asker(from), seq: self.lane(from).next() };
-        self.effects.push(Effect::Ask { id, pending });
     }
 
     fn cold(&mut self) -> &mut Cold {

@@ -7,10 +7,11 @@ use mproxy_codec::ReasonCode;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Deadline, Fault, Severity, Unreachable, Whose};
 use mproxy_core::policy::{
-    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, Verdict, WillChange,
+    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, WillChange,
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Side};
+use mproxy_sim::Verdict;
 use mproxy_sim::stage::{Dialing, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Version, Will};
 use mproxy_sim::{Asked, Reply, Stage, allow, fail, refuse};
@@ -274,15 +275,6 @@ fn an_admission_that_makes_an_invalid_connect_is_a_failed_answer() {
         assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 5, &[]), "{admission:?}");
         assert!(matches!(stage.finish(), Fault::PolicyUnusable { .. }));
         assert_eq!(stage.dials, 0);
-    }
-}
-
-#[test]
-fn a_verdict_to_another_question_is_unusable() {
-    for verdict in [allow(Hook::Publish), allow(Hook::Subscribe), Verdict::Subscribe(vec![])] {
-        let mut stage = deciding(verdict);
-        stage.client(&connect(Version::V5));
-        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x83, &[]));
     }
 }
 
@@ -661,7 +653,7 @@ fn a_verdict_said_twice_counts_once_while_the_next_question_is_due() {
     let mut stage = Stage::answering(|_| Reply::Later);
     stage.client(&connect(Version::V5));
     stage.rule(0, fail());
-    stage.rule_again(0, allow(Hook::Connect));
+    stage.allow_again(0);
     assert_eq!((stage.dials, stage.session.phase_name()), (0, "admitting"));
 }
 

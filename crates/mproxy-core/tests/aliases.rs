@@ -24,7 +24,7 @@ fn topics(stage: &mut Stage) -> Vec<String> {
     stage.asked().into_iter().map(|asked| asked.what).collect()
 }
 
-fn rename(topic: &str) -> mproxy_core::Verdict {
+fn rename(topic: &str) -> mproxy_sim::Verdict {
     change(PublishChange { topic: Some(topic.into()), ..PublishChange::default() })
 }
 

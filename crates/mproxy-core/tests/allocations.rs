@@ -7,9 +7,12 @@ use allocation_counter::measure;
 use bytes::BytesMut;
 use mproxy_core::event::Nobody;
 use mproxy_core::meter::Unmetered;
-use mproxy_core::policy::{Answer, Decider, Hook, Question, Ruling, Silence, Source, Want};
+use mproxy_core::policy::{
+    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, PublishDecision, PublishQuestion, Ruling,
+    Source, SubscribeDecision, SubscribeQuestion, Want,
+};
 use mproxy_core::session::{OnErrors, OnUnavailable};
-use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side, chain};
+use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 use mproxy_sim::stage::origin;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
 
@@ -20,22 +23,30 @@ type Exchange = Vec<(Side, Vec<u8>)>;
 struct Yes;
 
 impl Decider for Yes {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        Answer::Now(Ruling { source: Source::Grant, verdict: chain::allowed(question.hook()) })
+    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        Answer::Now(Ruling::allowed(Source::Grant))
+    }
+
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Now(Ruling::allowed(Source::Grant))
+    }
+
+    fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        Answer::Now(Ruling::allowed(Source::Grant))
+    }
+
+    fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Now(Ruling::allowed(Source::Grant))
     }
 
     fn want(&self, hook: Hook) -> Want {
         if hook == Hook::Deliver { Want::Nothing } else { Want::Head }
     }
-
-    fn silence(&self) -> Silence {
-        Silence::Denies
-    }
 }
 
-fn setting(decider: Arc<dyn Decider>) -> Arc<Setting> {
+fn setting(advisers: Chain) -> Arc<Setting> {
     Arc::new(Setting {
-        decider,
+        advisers,
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
@@ -121,11 +132,10 @@ fn packets_that_pass_untouched_allocate_nothing() {
             ("delivery", vec![(Side::Broker, publish(1, 9)), (Side::Client, wire::puback(9))]),
             ("a hundred at once", vec![(Side::Client, publish(0, 0).repeat(100))]),
         ];
-        for (decider, name) in [
-            (Arc::new(Chain::default()) as Arc<dyn Decider>, "nobody asked"),
-            (Arc::new(Yes), "allowed at once"),
-        ] {
-            let setting = setting(decider);
+        for (advisers, name) in
+            [(Chain::default(), "nobody asked"), (Chain::of(Arc::new(Yes)), "allowed at once")]
+        {
+            let setting = setting(advisers);
             for (what, packets) in &exchanges {
                 let count = allocations(&mut open(&setting, version, now), packets, now);
                 assert_eq!(count, 0, "{what} in {version:?}, {name}");
@@ -143,7 +153,7 @@ fn an_alias_that_both_sides_know_allocates_nothing() {
             &Publish { topic, payload: &[0; 64], properties: &[0x23, 0, 1], ..Publish::default() },
         )
     };
-    let mut session = open(&setting(Arc::new(Yes)), Version::V5, now);
+    let mut session = open(&setting(Chain::of(Arc::new(Yes))), Version::V5, now);
     tell(&mut session, Side::Client, &mut BytesMut::from(&publish("room/1")[..]), now);
     assert_eq!(allocations(&mut session, &[(Side::Client, publish(""))], now), 0);
 }
@@ -154,7 +164,7 @@ fn a_sleeping_session_is_small() {
     println!("Session: {} bytes, Effect: {} bytes", size_of::<Session>(), size_of::<Effect>());
     assert!(size_of::<Session>() <= 512, "a Session takes {} bytes", size_of::<Session>());
     for version in [Version::V311, Version::V5] {
-        let setting = setting(Arc::new(Yes));
+        let setting = setting(Chain::of(Arc::new(Yes)));
         let mut session = None;
         let opened = measure(|| session = Some(open(&setting, version, now)));
         let session = session.as_mut().expect("it was opened");

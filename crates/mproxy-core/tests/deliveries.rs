@@ -2,7 +2,8 @@
 
 use mproxy_core::Side;
 use mproxy_core::event::{Happening, Published};
-use mproxy_core::policy::{Action, Decision, FilterChange, Hook, PublishChange, Refusal, Verdict, Want};
+use mproxy_core::policy::{Action, Decision, FilterChange, Hook, PublishChange, Refusal, Want};
+use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, Publish, Version};
 use mproxy_sim::{Reply, Stage, allow, change, refuse, refuse_as};

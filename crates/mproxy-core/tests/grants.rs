@@ -9,10 +9,11 @@ use mproxy_core::fault::{Deadline, Fault};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{
     Admission, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided, Unusable,
-    UnusableKind, Verdict, Want, WillChange,
+    UnusableKind, Want, WillChange,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use mproxy_core::session::OnErrors;
+use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
 use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse};

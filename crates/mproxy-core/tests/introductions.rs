@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mproxy_core::Limits;
 use mproxy_core::fault::{Deadline, Fault};
-use mproxy_core::policy::{Admission, Decision, Hook, OnError, Verdict};
+use mproxy_core::policy::{Admission, Decision, Hook, OnError};
 use mproxy_core::session::OnErrors;
+use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Version};
 use mproxy_sim::{Reply, Stage, fail, refuse};
@@ -106,7 +107,7 @@ fn a_disconnect_does_not_prolong_a_session_over_the_limit() {
         }
         stage.client(&wire::disconnect_with(0, b"\x11\xff\xff\xff\xff"));
         if held {
-            stage.rule(0, mproxy_core::chain::allowed(Hook::Publish));
+            stage.rule(0, Verdict::allow(Hook::Publish));
             stage.at_broker();
         } else {
             assert_eq!(stage.at_broker(), wire::disconnect_with(0, b"\x11\0\0\x01\x2c"));

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use mproxy_codec::ReasonCode;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::Fault;
-use mproxy_core::policy::{Action, Decision, Hook, OnError, PublishChange, Refusal, Verdict, Want};
+use mproxy_core::policy::{Action, Decision, Hook, OnError, PublishChange, Refusal, Want};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
+use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, Publish, Version};
 use mproxy_sim::{Reply, Stage, allow, change, fail, refuse, refuse_as};
@@ -487,16 +488,6 @@ fn an_invalid_rewrite_is_refused_where_failed_answers_allow_too() {
     stage.client(&publish(Version::V5, 1, 1, "a"));
     stage.rule(0, change(PublishChange { topic: Some("#".into()), ..PublishChange::default() }));
     assert_eq!((stage.at_broker(), stage.at_client()), (Vec::new(), wire::packet(0x40, &[0, 1, 0x83])));
-}
-
-#[test]
-fn a_verdict_to_another_question_is_unusable() {
-    for verdict in [allow(Hook::Connect), allow(Hook::Subscribe), Verdict::Subscribe(vec![])] {
-        let mut stage = Stage::new().open(Version::V311);
-        stage.client(&publish(Version::V311, 1, 1, "a"));
-        stage.rule(0, verdict);
-        assert_eq!((stage.at_broker(), stage.at_client()), (Vec::new(), wire::puback(1)));
-    }
 }
 
 #[test]

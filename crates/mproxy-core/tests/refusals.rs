@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mproxy_codec::ReasonCode;
 use mproxy_core::fault::Fault;
-use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Verdict, Want};
+use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Want};
 use mproxy_core::{Limits, Side};
+use mproxy_sim::Verdict;
 use mproxy_sim::refusals::codes::CODES;
 use mproxy_sim::refusals::strict::{self, FAULTS, Told, When};
 use mproxy_sim::refusals::{Refused, Row, TABLE, Then, ToBroker, page};

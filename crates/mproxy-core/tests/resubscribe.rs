@@ -2,8 +2,9 @@
 
 use mproxy_core::Side;
 use mproxy_core::event::Happening;
-use mproxy_core::policy::{Decision, FilterChange, Verdict};
+use mproxy_core::policy::{Decision, FilterChange};
 use mproxy_sim::Stage;
+use mproxy_sim::Verdict;
 use mproxy_sim::wire::{self, Publish, Version};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];

@@ -7,19 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
 use mproxy_codec::{Properties, QoS};
-use mproxy_core::chain::Chain;
+use mproxy_core::chain::{Chain, Ruled};
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::{Peer, Side};
 use mproxy_core::policy::{
     Admission, Answer, Decision, Failure, FailureKind, FilterChange, Hook, OnError, Overload, Payload,
-    PublishChange, PublishQuestion, Question, Ruling, Silence, Source, Unusable, UnusableKind, Verdict, Want,
-    WillChange,
+    PublishChange, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source, Unusable,
+    UnusableKind, Want, WillChange,
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Decider, Limits};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse};
+use mproxy_sim::{Asked, Reply, Stage, Verdict, allow, change};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -223,13 +223,7 @@ fn table() -> Vec<Bad> {
         }
         let verdict = Verdict::Overloaded(Overload::new("test", "too much"));
         table.push(bad(hook, "a limit of our own", Kind::Overloaded("test"), verdict));
-        let other_question = Kind::Unusable(UnusableKind::OtherQuestion);
-        let other = if hook == Hook::Connect { Hook::Publish } else { Hook::Connect };
-        table.push(bad(hook, "to another question", other_question, allow(other)));
     }
-    let other_question = Kind::Unusable(UnusableKind::OtherQuestion);
-    table.push(bad(Hook::Publish, "to a SUBSCRIBE", other_question, allow(Hook::Subscribe)));
-    table.push(bad(Hook::Subscribe, "to a PUBLISH", other_question, allow(Hook::Publish)));
     table
 }
 
@@ -383,16 +377,12 @@ fn silence_is_a_refusal_whatever_the_failure_rule() {
 struct Mute(Silence, Want);
 
 impl Decider for Mute {
-    fn decide(&self, _: &Question<'_>) -> Answer {
-        Answer::Pass
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Pass(self.0)
     }
 
     fn want(&self, _: Hook) -> Want {
         self.1
-    }
-
-    fn silence(&self) -> Silence {
-        self.0
     }
 }
 
@@ -400,17 +390,17 @@ impl Decider for Mute {
 #[test]
 fn the_silence_of_all_is_a_no_if_that_of_one_is() {
     let stage = Stage::new().open(Version::V5);
-    let peer = stage.session.peer().expect("it is open");
-    let question = Question::Publish(PublishQuestion {
-        peer,
+    let question = PublishQuestion {
+        peer: stage.session.peer().expect("it is open"),
         topic: "a",
         qos: QoS::AtMostOnce,
         retain: false,
         dup: false,
         payload: Payload::Size(1),
         properties: Properties::EMPTY,
-    });
-    let (no, yes) = (|want| Mute(Silence::Denies, want), |want| Mute(Silence::Abstains, want));
+    };
+    let (no, yes) = (|want| Mute(Silence::DENIES, want), |want| Mute(Silence::Abstains, want));
+    let agrees = || Mute(Silence::Agrees(Source::Acl), Want::Head);
     for (all, source) in [
         (vec![], Source::Unasked),
         (vec![yes(Want::Head), yes(Want::Nothing)], Source::Unasked),
@@ -418,10 +408,15 @@ fn the_silence_of_all_is_a_no_if_that_of_one_is() {
         (vec![no(Want::Head)], Source::Unknown),
         (vec![no(Want::Head), yes(Want::Head)], Source::Unknown),
         (vec![yes(Want::Head), no(Want::Payload(1))], Source::Unknown),
+        (vec![yes(Want::Head), agrees(), yes(Want::Head)], Source::Acl),
+        (vec![agrees(), no(Want::Head)], Source::Unknown),
     ] {
         let chain = Chain::new(all.into_iter().map(|one| Arc::new(one) as Arc<dyn Decider>).collect());
-        let verdict = if source == Source::Unasked { allow(Hook::Publish) } else { refuse(Hook::Publish) };
-        let Answer::Now(ruling) = chain.decide(&question) else { panic!("a chain answers") };
-        assert_eq!(ruling, Ruling { source, verdict });
+        let Ruled::Now(ruling) = chain.publish(&question) else { panic!("a chain answers") };
+        let expected = match source {
+            Source::Unknown => Ruling::refused(source, Refusal::default()),
+            source => Ruling::allowed(source),
+        };
+        assert_eq!(ruling, expected);
     }
 }

@@ -18,11 +18,11 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::Version;
 use mproxy_core::event::Kind;
 use mproxy_core::peer::{Peer, TlsFacts, Transport, WsFacts};
-use mproxy_core::policy::{Hook, Verdict};
+use mproxy_core::policy::{Hook, Undecided};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub(crate) use self::ask::Ask;
+pub(crate) use self::ask::{Ask, AskConnect, AskDeliver, AskPublish, AskSubscribe};
 pub(crate) use self::complaints::Complaints;
 pub(crate) use self::hello::{Hello, Wanted, Wants};
 pub(crate) use self::tell::Tell;
@@ -148,8 +148,12 @@ impl Service {
         Ok(Hello::read(answer.into_inner()))
     }
 
-    /// Asks a question. What cannot be used in the answer is a [`Verdict::Unusable`].
-    pub(crate) async fn ask(&self, question: Ask, within: Duration) -> Result<Verdict, Status> {
+    /// Asks a question. What cannot be used in the answer is [`Undecided::Unusable`].
+    pub(crate) async fn ask<A: Ask>(
+        &self,
+        question: A,
+        within: Duration,
+    ) -> Result<Result<A::Decision, Undecided>, Status> {
         question.put(self.channel.clone(), within, &self.complaints).await
     }
 

@@ -27,7 +27,6 @@
 pub mod acl;
 mod contract;
 pub mod grants;
-mod partly;
 pub mod remote;
 mod slices;
 pub mod watch;

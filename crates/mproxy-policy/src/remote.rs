@@ -31,12 +31,11 @@ mod unary;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::chain::unspoken;
 use mproxy_core::event::{Event, Happening, Kind, Sink};
-use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, FailureKind, Hook, Overload, Payload, PublishQuestion, Question,
-    Ruling, Silence, Source, Verdict, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Hook, Overload, Payload,
+    PublishDecision, PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision,
+    SubscribeQuestion, Undecided, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -51,7 +50,7 @@ pub use self::health::{EndpointHealth, HealthState};
 use self::keeper::Keeper;
 use self::observe::Observer;
 use self::unary::{Carried, carry};
-use crate::contract::{Ask, Complaints, Wanted};
+use crate::contract::{Ask, AskConnect, AskDeliver, AskPublish, AskSubscribe, Complaints, Rpc, Wanted};
 use crate::watch::{CallOutcome, Watch};
 
 /// How the policy service is reached and used.
@@ -72,10 +71,6 @@ pub struct RemoteConfig {
     pub max_in_flight: usize,
     /// For `https://` endpoints.
     pub tls: RemoteTls,
-    /// What it means when a question turns out not to be wanted after it was asked, because the service said so in a
-    /// Hello meanwhile: [`Silence::Denies`] where an adviser stands before this one whose silence denies (the rule file),
-    /// else [`Silence::Abstains`]. From the next question on the service passes, and the chain itself decides so.
-    pub if_unwanted: Silence,
 }
 
 /// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
@@ -84,7 +79,6 @@ pub struct Remote {
     turns: Arc<Semaphore>,
     observer: Observer,
     timeout: Duration,
-    if_unwanted: Silence,
     watch: Arc<dyn Watch>,
     keepers: TaskTracker,
     stop: CancellationToken,
@@ -124,7 +118,6 @@ impl Remote {
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
             observer,
             timeout: config.timeout,
-            if_unwanted: config.if_unwanted,
             watch,
             keepers,
             stop,
@@ -153,19 +146,18 @@ impl Remote {
         self.board.is_ready()
     }
 
-    fn later(&self, ask: Ask, hook: Hook, peer: &Arc<Peer>) -> Answer {
+    fn later<A: Ask>(&self, ask: A) -> Answer<A::Decision> {
         if let Err(unusable) = ask.fits() {
-            return Answer::Now(rpc(Verdict::Unusable(unusable)));
+            return Answer::Now(rpc(Err(unusable.into())));
         }
-        let (deadline, peer) = (deadline(self.timeout), Arc::clone(peer));
+        let deadline = deadline(self.timeout);
         let (board, turns, watch) =
             (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
-        let if_unwanted = self.if_unwanted;
         Answer::Later(Box::pin(async move {
             let overloaded = || {
                 let overload =
                     Overload::new("questions", "too many questions are open at the policy service");
-                rpc(Verdict::Overloaded(overload))
+                Answer::Now(rpc(Err(overload.into())))
             };
             let (turn, waited) = match turns.try_acquire() {
                 Ok(turn) => (Ok(Ok(turn)), false),
@@ -173,22 +165,39 @@ impl Remote {
             };
             // Turns come free when others give up, which is when this one has to as well.
             if turn.is_err() || Instant::now() >= deadline {
-                watch.call(ask.rpc().name(), CallOutcome::Overloaded, Duration::ZERO);
+                watch.call(Rpc::from(A::HOOK).name(), CallOutcome::Overloaded, Duration::ZERO);
                 return overloaded();
             }
             match carry(&board, &*watch, ask, deadline).await {
-                Ok(Carried::Answered(verdict)) => rpc(verdict),
-                Ok(Carried::Unusable(unusable)) => rpc(Verdict::Unusable(unusable)),
-                Ok(Carried::Unwanted) => unspoken(hook, &peer, if_unwanted),
+                Ok(Carried::Answered(verdict)) => Answer::Now(rpc(verdict)),
+                Ok(Carried::Unusable(unusable)) => Answer::Now(rpc(Err(unusable.into()))),
+                // The service said so in a Hello meanwhile; from the next question on it passes at once.
+                Ok(Carried::Unwanted) => Answer::Pass(Silence::Abstains),
                 // The service had only what our own queue had left of the time.
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
-                    debug!(hook = hook.name(), %failure, "the policy service did not answer");
-                    rpc(Verdict::Failed(failure))
+                    debug!(hook = A::HOOK.name(), %failure, "the policy service did not answer");
+                    Answer::Now(rpc(Err(failure.into())))
                 }
             }
         }))
     }
+
+    /// The question about a PUBLISH, if the service wants it.
+    fn publish_fitted<'a>(&self, hook: Hook, question: &PublishQuestion<'a>) -> Option<PublishQuestion<'a>> {
+        let wants = self.board.wants();
+        let wanted = wants.of(hook.into())?;
+        wanted.covers(question.topic).then(|| fitted(question, wanted))
+    }
+
+    fn is_wanted(&self, hook: Hook) -> bool {
+        self.board.wants().of(hook.into()).is_some()
+    }
+}
+
+/// It did not want to be asked.
+const fn unwanted<D: Decided>() -> Answer<D> {
+    Answer::Pass(Silence::Abstains)
 }
 
 impl Drop for Remote {
@@ -198,23 +207,34 @@ impl Drop for Remote {
 }
 
 impl Decider for Remote {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        let wants = self.board.wants();
-        let Some(wanted) = wants.of(question.hook().into()) else { return Answer::Pass };
-        let ask = match question {
-            Question::Connect(_) | Question::Subscribe(_) => Ask::new(question),
-            Question::Publish(publish) | Question::Deliver(publish) if !wanted.covers(publish.topic) => {
-                return Answer::Pass;
-            }
-            Question::Publish(publish) => Ask::new(&Question::Publish(fitted(publish, wanted))),
-            Question::Deliver(publish) => Ask::new(&Question::Deliver(fitted(publish, wanted))),
-        };
-        self.later(ask, question.hook(), question.peer())
+    fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        if self.is_wanted(Hook::Connect) { self.later(AskConnect::new(question)) } else { unwanted() }
     }
 
-    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
-        // All grants are the service's.
-        self.decide(&Question::Connect(*question))
+    fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        match self.publish_fitted(Hook::Publish, question) {
+            Some(question) => self.later(AskPublish::new(&question)),
+            None => unwanted(),
+        }
+    }
+
+    fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        if self.is_wanted(Hook::Subscribe) { self.later(AskSubscribe::new(question)) } else { unwanted() }
+    }
+
+    fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        match self.publish_fitted(Hook::Deliver, question) {
+            Some(question) => self.later(AskDeliver::new(&question)),
+            None => unwanted(),
+        }
+    }
+
+    fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
+        if self.is_wanted(Hook::Connect) { self.later(AskConnect::renewal(question)) } else { unwanted() }
+    }
+
+    fn gives(&self, source: Source) -> bool {
+        source == Source::Rpc
     }
 
     fn want(&self, hook: Hook) -> Want {
@@ -224,10 +244,6 @@ impl Decider for Remote {
             (Some(_), Hook::Connect | Hook::Subscribe) => Want::Head,
             (Some(wanted), Hook::Publish | Hook::Deliver) => with_payload(wanted),
         }
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Abstains
     }
 }
 
@@ -272,7 +288,7 @@ fn fitted<'a>(question: &PublishQuestion<'a>, wanted: &Wanted) -> PublishQuestio
     PublishQuestion { payload: Payload::Size(u32::try_from(size).unwrap_or(u32::MAX)), ..*question }
 }
 
-const fn rpc(verdict: Verdict) -> Ruling {
+const fn rpc<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
     Ruling { source: Source::Rpc, verdict }
 }
 

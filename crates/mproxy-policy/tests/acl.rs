@@ -7,18 +7,19 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Client, client};
+use common::{Chained, Client, Ruling, client, heard};
 use futures_util::StreamExt;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::matches;
 use mproxy_codec::types::QoS;
-use mproxy_core::chain::{allowed, refused};
 use mproxy_core::policy::{
-    Answer, Decider, Decision, Failure, FailureKind, FilterChange, Hook, Question, Refusal, Ruling, Silence,
-    Source, Verdict, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook,
+    PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule, Who};
-use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, hash_password};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, Strangers, hash_password};
+use mproxy_sim::Verdict;
+use mproxy_sim::verdict::Said;
 use proptest::prelude::*;
 
 fn acl(text: &str) -> Acl {
@@ -53,7 +54,7 @@ struct Next(fn(Hook) -> Option<Verdict>);
 
 impl Next {
     fn allows() -> Arc<Self> {
-        Arc::new(Self(|hook| Some(allowed(hook))))
+        Arc::new(Self(|hook| Some(Verdict::allow(hook))))
     }
 
     fn fails() -> Arc<Self> {
@@ -65,24 +66,58 @@ impl Next {
     }
 }
 
-impl Decider for Next {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        match self.0(question.hook()) {
+impl Next {
+    fn answer<D: Said>(&self, hook: Hook) -> Answer<D> {
+        match self.0(hook) {
             Some(verdict) => {
-                let ruling = Ruling { source: Source::Rpc, verdict };
-                Answer::Later(Box::pin(async move { ruling }))
+                let ruling = mproxy_core::policy::Ruling { source: Source::Rpc, verdict: D::of(verdict) };
+                Answer::Later(Box::pin(async move { Answer::Now(ruling) }))
             }
-            None => Answer::Pass,
+            None => Answer::Pass(Silence::Abstains),
         }
+    }
+}
+
+impl Decider for Next {
+    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        self.answer(Hook::Connect)
+    }
+
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer(Hook::Publish)
+    }
+
+    fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        self.answer(Hook::Subscribe)
+    }
+
+    fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer(Hook::Deliver)
     }
 
     fn want(&self, _: Hook) -> Want {
         Want::Head
     }
+}
 
-    fn silence(&self) -> Silence {
-        Silence::Abstains
-    }
+/// The file alone.
+fn alone(acl: Acl) -> AclAdviser {
+    AclAdviser::new(acl, Strangers::Refused)
+}
+
+/// The file alone, and what its silence means.
+fn only(acl: Acl) -> Chained {
+    Chained::new(vec![Arc::new(alone(acl))])
+}
+
+/// The file as others stand behind it.
+fn first(acl: Acl) -> AclAdviser {
+    AclAdviser::new(acl, Strangers::LeftToOthers)
+}
+
+/// The file, and one who is asked after it.
+fn before(acl: Acl, next: Arc<dyn Decider>) -> Chained {
+    Chained::new(vec![Arc::new(first(acl)), next])
 }
 
 fn ann() -> Client {
@@ -91,13 +126,13 @@ fn ann() -> Client {
 
 #[tokio::test]
 async fn a_user_with_the_right_password_comes_in() {
-    let adviser = AclAdviser::alone(with_ann(""));
+    let adviser = alone(with_ann(""));
     assert_eq!(reason(ann().connects(&adviser).await), None);
 }
 
 #[tokio::test]
 async fn wrong_password_no_password_and_unknown_user_look_the_same() {
-    let adviser = AclAdviser::alone(with_ann(""));
+    let adviser = alone(with_ann(""));
     for stranger in [
         client("c1", Some("ann")).password("Sesame"),
         client("c1", Some("ann")),
@@ -110,7 +145,7 @@ async fn wrong_password_no_password_and_unknown_user_look_the_same() {
 
 #[tokio::test]
 async fn a_user_the_file_does_not_know_is_for_the_next() {
-    let adviser = AclAdviser::before(with_ann(""), Next::allows());
+    let adviser = first(with_ann(""));
     assert_eq!(client("c1", Some("bob")).password("x").connects(&adviser).await, None);
     assert_eq!(client("c1", None).connects(&adviser).await, None);
     assert_eq!(reason(client("c1", Some("ann")).password("x").connects(&adviser).await), Some(0x86));
@@ -119,9 +154,9 @@ async fn a_user_the_file_does_not_know_is_for_the_next() {
 #[tokio::test]
 async fn nobody_without_a_name_comes_in_unless_the_file_says_so() {
     let nameless = client("c1", None);
-    assert_eq!(reason(nameless.connects(&AclAdviser::alone(with_ann(""))).await), Some(0x87));
-    assert_eq!(reason(nameless.connects(&AclAdviser::alone(acl("anonymous = false"))).await), Some(0x87));
-    assert_eq!(reason(nameless.connects(&AclAdviser::alone(with_ann("anonymous = true"))).await), None);
+    assert_eq!(reason(nameless.connects(&alone(with_ann(""))).await), Some(0x87));
+    assert_eq!(reason(nameless.connects(&alone(acl("anonymous = false"))).await), Some(0x87));
+    assert_eq!(reason(nameless.connects(&alone(with_ann("anonymous = true"))).await), None);
 }
 
 #[tokio::test]
@@ -129,8 +164,8 @@ async fn a_client_id_is_bound_to_certificate_or_user_name() {
     let file = "client_ids = [\"${cn}\", \"${username}-*\"]\nanonymous = true";
     for next in [None, Some(Next::allows())] {
         let adviser = || match &next {
-            None => AclAdviser::alone(acl(file)),
-            Some(next) => AclAdviser::before(acl(file), next.clone()),
+            None => only(acl(file)),
+            Some(next) => before(acl(file), next.clone()),
         };
         for (somebody, refused) in [
             (client("lamp", None).certified("lamp"), None),
@@ -155,8 +190,8 @@ async fn a_client_id_is_bound_to_certificate_or_user_name() {
 async fn a_file_of_rules_alone_does_not_judge_who_somebody_is() {
     let rules = "[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]";
     for somebody in [client("c1", None), client("c1", Some("bob"))] {
-        assert_eq!(reason(somebody.connects(&AclAdviser::alone(acl(rules))).await), None);
-        assert_eq!(somebody.connects(&AclAdviser::before(acl(rules), Next::allows())).await, None);
+        assert_eq!(reason(somebody.connects(&alone(acl(rules))).await), None);
+        assert_eq!(somebody.connects(&first(acl(rules))).await, None);
     }
 }
 
@@ -174,7 +209,7 @@ async fn a_will_is_judged_like_a_publish() {
         max_qos = 1
         retain = false
     "##;
-    let adviser = AclAdviser::alone(acl(rules));
+    let adviser = only(acl(rules));
     for (topic, qos, retain, code) in [
         ("gone", QoS::AtLeastOnce, false, None),
         ("gone", QoS::ExactlyOnce, false, Some(0x9B)),
@@ -190,14 +225,14 @@ async fn a_will_is_judged_like_a_publish() {
 #[tokio::test]
 async fn a_will_that_no_rule_speaks_of_is_for_the_next() {
     let ann = ann().will("gone", QoS::AtMostOnce, false);
-    let ruling = ann.connects(&AclAdviser::before(with_ann(""), Next::allows())).await;
+    let ruling = ann.connects(&before(with_ann(""), Next::allows())).await;
     assert_eq!(ruling.as_ref().unwrap().source, Source::Rpc);
     assert_eq!(reason(ruling), None);
-    assert_eq!(reason(ann.connects(&AclAdviser::before(with_ann(""), Next::passes())).await), Some(0x87));
-    assert_eq!(reason(ann.connects(&AclAdviser::alone(with_ann(""))).await), Some(0x87));
+    assert_eq!(reason(ann.connects(&before(with_ann(""), Next::passes())).await), Some(0x87));
+    assert_eq!(reason(ann.connects(&only(with_ann(""))).await), Some(0x87));
 
     let liar = client("c1", Some("ann")).password("x").will("gone", QoS::AtMostOnce, false);
-    let ruling = liar.connects(&AclAdviser::before(with_ann(""), Next::allows())).await;
+    let ruling = liar.connects(&before(with_ann(""), Next::allows())).await;
     assert_eq!(reason(ruling), Some(0x86), "the password comes first");
 }
 
@@ -206,16 +241,15 @@ async fn a_refused_will_is_refused_whoever_the_next_would_admit() {
     let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"secret\"]";
     let stranger = client("c1", Some("bob")).will("secret", QoS::AtMostOnce, false);
     for acl in [acl(rules), with_ann(rules)] {
-        let adviser = AclAdviser::before(acl, Next::allows());
+        let adviser = before(acl, Next::allows());
         assert_eq!(reason(stranger.connects(&adviser).await), Some(0x87));
     }
 }
 
 #[tokio::test]
 async fn the_file_gives_no_grants_and_renews_none() {
-    let adviser = AclAdviser::alone(acl("anonymous = true"));
+    let adviser = alone(acl("anonymous = true"));
     for name in [None, Some("ann")] {
-        assert_eq!(client("c1", name).refreshes(&adviser).await, None);
         assert_eq!(client("c1", name).renews(&adviser).await, None);
     }
 }
@@ -232,7 +266,7 @@ fn with_costly_ann() -> Acl {
 
 #[tokio::test]
 async fn who_waits_in_vain_for_a_turn_is_an_overload_of_ours_and_no_failed_answer() {
-    let adviser = AclAdviser::alone(with_costly_ann()).verifying(1, Duration::ZERO);
+    let adviser = alone(with_costly_ann()).verifying(1, Duration::ZERO);
     for somebody in [ann(), client("c1", Some("ann")).password("wrong"), client("c1", Some("bob"))] {
         let ruling = somebody.connects(&adviser).await.unwrap();
         assert!(is_overloaded(&ruling.verdict), "{ruling:?}");
@@ -241,8 +275,7 @@ async fn who_waits_in_vain_for_a_turn_is_an_overload_of_ours_and_no_failed_answe
 
 #[tokio::test]
 async fn a_crowd_with_wrong_passwords_is_let_in_by_nothing() {
-    let adviser =
-        AclAdviser::before(with_costly_ann(), Next::allows()).verifying(1, Duration::from_millis(300));
+    let adviser = first(with_costly_ann()).verifying(1, Duration::from_millis(300));
     let crowd = (0..2000).map(|_| async {
         client("c1", Some("ann")).password("wrong").connects(&adviser).await.unwrap().verdict
     });
@@ -260,7 +293,7 @@ async fn a_crowd_with_wrong_passwords_is_let_in_by_nothing() {
 
 #[tokio::test]
 async fn one_address_does_not_keep_the_others_out() {
-    let adviser = AclAdviser::alone(with_costly_ann()).verifying(1, Duration::from_secs(60));
+    let adviser = alone(with_costly_ann()).verifying(1, Duration::from_secs(60));
     let mut crowd: futures_util::stream::FuturesUnordered<_> = (0..1500)
         .map(|_| async { client("c1", Some("ann")).password("wrong").connects(&adviser).await })
         .collect();
@@ -285,20 +318,16 @@ async fn while_a_password_waits_nobody_else_is_asked() {
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     struct Counts(Arc<std::sync::atomic::AtomicUsize>);
     impl Decider for Counts {
-        fn decide(&self, question: &Question<'_>) -> Answer {
+        fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
             self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            Answer::Now(Ruling { source: Source::Rpc, verdict: allowed(question.hook()) })
+            Answer::Now(mproxy_core::policy::Ruling::allowed(Source::Rpc))
         }
 
         fn want(&self, _: Hook) -> Want {
             Want::Head
         }
-
-        fn silence(&self) -> Silence {
-            Silence::Abstains
-        }
     }
-    let adviser = AclAdviser::before(with_costly_ann(), Arc::new(Counts(Arc::clone(&asked))));
+    let adviser = before(with_costly_ann(), Arc::new(Counts(Arc::clone(&asked))));
     let count = || asked.load(std::sync::atomic::Ordering::SeqCst);
     let ann = ann().will("gone", QoS::AtMostOnce, false);
     let mut connecting = Box::pin(ann.connects(&adviser));
@@ -313,7 +342,7 @@ async fn while_a_password_waits_nobody_else_is_asked() {
 
 #[tokio::test]
 async fn the_first_rule_that_matches_decides() {
-    let adviser = AclAdviser::alone(acl(r##"
+    let adviser = alone(acl(r##"
         [[rules]]
         effect = "allow"
         users = ["ann"]
@@ -339,16 +368,16 @@ async fn the_first_rule_that_matches_decides() {
 #[tokio::test]
 async fn a_publish_above_the_rules_qos_or_retained_is_refused() {
     let limited = "[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\nmax_qos = 0\nretain = false";
-    let adviser = AclAdviser::alone(acl(limited));
+    let adviser = alone(acl(limited));
     let c1 = client("c1", None);
     let ask = |qos, retain| {
-        let question = mproxy_core::policy::PublishQuestion { qos, retain, ..c1.publish("x") };
-        let Answer::Now(ruling) = adviser.decide(&Question::Publish(question)) else { panic!("not at once") };
-        reason(Some(ruling))
+        let answer = adviser.publish(&PublishQuestion { qos, retain, ..c1.publish("x") });
+        assert!(matches!(answer, Answer::Now(_)), "not at once");
+        async { reason(heard(answer).await) }
     };
-    assert_eq!(ask(QoS::AtMostOnce, false), None);
-    assert_eq!(ask(QoS::AtLeastOnce, false), Some(ReasonCode::QOS_NOT_SUPPORTED.0));
-    assert_eq!(ask(QoS::AtMostOnce, true), Some(ReasonCode::RETAIN_NOT_SUPPORTED.0));
+    assert_eq!(ask(QoS::AtMostOnce, false).await, None);
+    assert_eq!(ask(QoS::AtLeastOnce, false).await, Some(ReasonCode::QOS_NOT_SUPPORTED.0));
+    assert_eq!(ask(QoS::AtMostOnce, true).await, Some(ReasonCode::RETAIN_NOT_SUPPORTED.0));
 }
 
 const MIXED: &str = r#"
@@ -371,7 +400,7 @@ fn no(reason: ReasonCode) -> Decision<FilterChange> {
 
 #[tokio::test]
 async fn each_filter_has_its_verdict() {
-    let adviser = AclAdviser::alone(acl(MIXED));
+    let adviser = only(acl(MIXED));
     let ruling = client("c1", None)
         .subscribes(&adviser, &["open/a", "secret/a", "#", "$share/g/open/+", "$share/g/secret", "other"])
         .await
@@ -383,22 +412,22 @@ async fn each_filter_has_its_verdict() {
 
 #[tokio::test]
 async fn the_next_is_asked_for_the_filters_that_no_rule_speaks_of() {
-    let adviser = AclAdviser::before(acl(MIXED), Next::allows());
+    let adviser = before(acl(MIXED), Next::allows());
     let c1 = client("c1", None);
-    assert_eq!(c1.subscribes(&adviser, &["other", "more"]).await, None, "all of them: passed");
+    assert_eq!(c1.subscribes(&first(acl(MIXED)), &["other", "more"]).await, None, "all of them: passed");
     let ruling = c1.subscribes(&adviser, &["other", "secret/a", "open/a"]).await.unwrap();
     let (low, not) = (granted(Some(QoS::AtLeastOnce)), no(ReasonCode::NOT_AUTHORIZED));
     let expected = vec![granted(None), not.clone(), low.clone()];
     assert_eq!(ruling, Ruling { source: Source::Rpc, verdict: Verdict::Subscribe(expected) });
 
-    let adviser = AclAdviser::before(acl(MIXED), Next::passes());
+    let adviser = before(acl(MIXED), Next::passes());
     let ruling = c1.subscribes(&adviser, &["other", "open/a"]).await.unwrap();
     assert_eq!(ruling.verdict, Verdict::Subscribe(vec![not.clone(), low]));
 }
 
 #[tokio::test]
 async fn a_failed_rest_never_lifts_what_the_file_refused() {
-    let adviser = AclAdviser::before(acl(MIXED), Next::fails());
+    let adviser = before(acl(MIXED), Next::fails());
     let ruling = client("c1", None).subscribes(&adviser, &["other", "secret/a"]).await.unwrap();
     let expected = vec![no(ReasonCode::SERVER_UNAVAILABLE), no(ReasonCode::NOT_AUTHORIZED)];
     assert_eq!(ruling.verdict, Verdict::Subscribe(expected));
@@ -407,15 +436,15 @@ async fn a_failed_rest_never_lifts_what_the_file_refused() {
 #[tokio::test]
 async fn deliveries_are_asked_about_only_where_a_rule_names_them() {
     let c1 = client("c1", None);
-    let silent = AclAdviser::alone(acl(MIXED));
+    let silent = only(acl(MIXED));
     assert_eq!(silent.want(Hook::Deliver), Want::Nothing);
     assert_eq!(reason(c1.receives(&silent, "secret/x").await), None);
-    let refuses = Arc::new(Next(|hook| Some(refused(hook, Refusal::default()))));
-    let before = AclAdviser::before(acl(MIXED), refuses);
+    let refuses = Arc::new(Next(|hook| Some(Verdict::refuse(hook, Refusal::default()))));
+    let before = before(acl(MIXED), refuses);
     assert_eq!(reason(c1.receives(&before, "open/x").await), Some(0x87), "the next wanted to be asked");
 
     let named = format!("{MIXED}\n[[rules]]\neffect = \"allow\"\nactions = [\"receive\"]\ntopics = [\"x\"]");
-    let adviser = AclAdviser::alone(acl(&named));
+    let adviser = alone(acl(&named));
     assert_eq!(adviser.want(Hook::Deliver), Want::Head);
     assert_eq!(reason(c1.receives(&adviser, "secret/x").await), Some(0x87));
     assert_eq!(reason(c1.receives(&adviser, "open/x").await), None);
@@ -427,7 +456,7 @@ async fn deliveries_are_asked_about_only_where_a_rule_names_them() {
 async fn a_reload_takes_a_good_file_and_keeps_the_old_rules_under_a_bad_one() {
     let path = std::env::temp_dir().join(format!("mproxy-acl-{}.toml", std::process::id()));
     fs::write(&path, "[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]").unwrap();
-    let adviser = AclAdviser::alone(Acl::load(&path).unwrap());
+    let adviser = alone(Acl::load(&path).unwrap());
     let c1 = client("c1", None);
     assert_eq!(reason(c1.publishes(&adviser, "a").await), None);
 
@@ -457,7 +486,7 @@ async fn a_reload_does_not_lose_all_users_or_all_rules_unless_the_file_means_it(
         fs::File::options().append(true).open(&path).unwrap().set_modified(hour).unwrap();
     };
     write(&whole);
-    let adviser = AclAdviser::alone(Acl::load(&path).unwrap());
+    let adviser = alone(Acl::load(&path).unwrap());
     let stranger = client("c1", Some("bob"));
     // Cut at a table's boundary, or before the first; and the other way around.
     for (cut, said) in [
@@ -618,7 +647,7 @@ proptest! {
         client_id in prop::sample::select(&["a", "b", "", "+", "#", "a/b", "$s", "a/#"]),
         username in prop::option::of(prop::sample::select(&["a", "+", "", "a/b", "$s"])),
     ) {
-        let adviser = AclAdviser::alone(acl(&rules.concat()));
+        let adviser = alone(acl(&rules.concat()));
         let client = client(client_id, username);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let asked = if shared { format!("$share/g/{filter}") } else { filter.clone() };

@@ -6,42 +6,61 @@ mod common;
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use common::{Client, client};
+use common::{Chained, Client, Ruling, client};
 use mproxy_codec::types::QoS;
-use mproxy_core::Chain;
-use mproxy_core::chain::{Row, allowed, refused};
+use mproxy_core::chain::Ruled;
 use mproxy_core::grant::Grant;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook, Question, Refusal,
-    Ruling, Silence, Source, Verdict, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, Failure, FailureKind, FilterChange,
+    Hook, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Silence, Source, SubscribeDecision,
+    SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
 use mproxy_policy::Grants;
-use mproxy_policy::acl::{Acl, AclAdviser};
+use mproxy_policy::acl::{Acl, AclAdviser, Strangers};
+use mproxy_sim::Verdict;
 
 /// The service: says this to everything, or was not interested.
 struct Service(Option<bool>);
 
-impl Decider for Service {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        let verdict = match self.0 {
-            None => return Answer::Pass,
-            Some(true) => allowed(question.hook()),
-            Some(false) => refused(question.hook(), Refusal::default()),
+impl Service {
+    fn answer<D: Decided>(&self) -> Answer<D> {
+        let ruling = match self.0 {
+            None => return Answer::Pass(Silence::Abstains),
+            Some(true) => mproxy_core::policy::Ruling::allowed(Source::Rpc),
+            Some(false) => mproxy_core::policy::Ruling::refused(Source::Rpc, Refusal::default()),
         };
-        Answer::Later(Box::pin(async move { Ruling { source: Source::Rpc, verdict } }))
+        Answer::Later(Box::pin(async move { Answer::Now(ruling) }))
+    }
+}
+
+impl Decider for Service {
+    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        self.answer()
     }
 
-    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
-        self.decide(&Question::Connect(*question))
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer()
+    }
+
+    fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        self.answer()
+    }
+
+    fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer()
+    }
+
+    fn renew(&self, _: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
+        self.answer()
+    }
+
+    fn gives(&self, source: Source) -> bool {
+        source == Source::Rpc
     }
 
     fn want(&self, hook: Hook) -> Want {
         if hook == Hook::Deliver || self.0.is_none() { Want::Nothing } else { Want::Head }
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Abstains
     }
 }
 
@@ -55,9 +74,8 @@ fn rule(effect: Effect, acts: &[Act], topic: &str) -> Rule {
     }
 }
 
-fn chain(service: Option<bool>) -> Chain {
-    let service: Arc<dyn Decider> = Arc::new(Service(service));
-    Chain::new(vec![Arc::new(Grants::before(Arc::clone(&service))), service])
+fn chain(service: Option<bool>) -> Chained {
+    Chained::new(vec![Arc::new(Grants), Arc::new(Service(service))])
 }
 
 fn granted(rules: Vec<Rule>, default: Effect) -> Client {
@@ -66,7 +84,7 @@ fn granted(rules: Vec<Rule>, default: Effect) -> Client {
 
 fn of(ruling: Option<Ruling>) -> (Source, bool) {
     let Ruling { source, verdict } = ruling.unwrap();
-    (source, verdict == allowed(Hook::Publish) || verdict == allowed(Hook::Subscribe))
+    (source, verdict == Verdict::allow(Hook::Publish) || verdict == Verdict::allow(Hook::Subscribe))
 }
 
 #[tokio::test]
@@ -139,24 +157,26 @@ async fn once_a_grant_is_stale_what_is_not_wanted_meets_the_failure_rule() {
         // What is wanted is asked about, as without any grant.
         assert_eq!(of(client.publishes(&chain(Some(false)), topic).await), (Source::Rpc, false));
     }
-    assert_ne!(chain(None).want_of(Hook::Deliver, &client.peer), Want::Nothing);
+    assert_ne!(chain(None).0.want_of(Hook::Deliver, &client.peer), Want::Nothing);
 }
 
 #[tokio::test]
 async fn a_rule_file_that_knows_the_user_renews_no_grant() {
-    let service: Arc<dyn Decider> = Arc::new(Service(Some(false)));
     let acl =
         Acl::parse("anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]", "test.toml").unwrap();
-    let acl: Arc<dyn Decider> = Arc::new(AclAdviser::before(acl, Arc::clone(&service)));
+    let acl: Arc<dyn Decider> = Arc::new(AclAdviser::new(acl, Strangers::LeftToOthers));
     let client = granted(Vec::new(), Effect::Deny);
-    let (connect, refresh) = (client.connects(&*acl).await.unwrap(), client.refreshes(&*acl).await);
-    assert_eq!((connect.source, refresh), (Source::Acl, None));
+    let (connect, renewal) = (client.connects(&*acl).await.unwrap(), client.renews(&*acl).await);
+    assert_eq!((connect.source, renewal), (Source::Acl, None));
     // The service gave it, and is asked; where it does not give grants, nobody is.
+    let service: Arc<dyn Decider> = Arc::new(Service(Some(false)));
+    let renewal = client.renews(&Chained::new(vec![Arc::clone(&acl), service])).await.unwrap();
     assert_eq!(
-        client.renews(&Chain::new(vec![Arc::clone(&acl), service])).await.unwrap().source,
-        Source::Rpc
+        (renewal.source, renewal.verdict),
+        (Source::Rpc, Verdict::refuse(Hook::Connect, Refusal::default()))
     );
-    assert_eq!(client.renews(&Chain::new(vec![acl])).await, None);
+    let renewal = client.renews(&Chained::new(vec![acl])).await.unwrap();
+    assert!(matches!(renewal.verdict, Verdict::Failed(_)), "{renewal:?}");
 }
 
 #[tokio::test]
@@ -189,21 +209,18 @@ async fn deliveries_are_looked_into_only_for_those_whose_grant_names_them() {
     let nobody = client("c1", None);
     let publishes = granted(vec![rule(Effect::Deny, &[Act::Publish], "a")], Effect::Deny);
     let receives = granted(vec![rule(Effect::Deny, &[Act::Receive], "a")], Effect::Allow);
-    assert_eq!(chain.want_of(Hook::Deliver, &nobody.peer), Want::Nothing);
-    assert_eq!(chain.want_of(Hook::Deliver, &publishes.peer), Want::Nothing);
-    assert_eq!(chain.want_of(Hook::Deliver, &receives.peer), Want::Head);
+    assert_eq!(chain.0.want_of(Hook::Deliver, &nobody.peer), Want::Nothing);
+    assert_eq!(chain.0.want_of(Hook::Deliver, &publishes.peer), Want::Nothing);
+    assert_eq!(chain.0.want_of(Hook::Deliver, &receives.peer), Want::Head);
     assert_eq!(of(receives.receives(&chain, "a").await), (Source::Grant, false));
     assert_eq!(of(receives.receives(&chain, "b").await), (Source::Grant, true));
 }
 
 #[tokio::test]
 async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves_open() {
-    let service: Arc<dyn Decider> = Arc::new(Service(None));
-    let grants: Arc<dyn Decider> = Arc::new(Grants::before(Arc::clone(&service)));
     let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"a/secret\"]";
-    let acl = Acl::parse(rules, "test.toml").unwrap();
-    let row = Row::new(vec![Arc::clone(&grants), Arc::clone(&service)]);
-    let chain = Chain::new(vec![Arc::new(AclAdviser::before(acl, Arc::new(row))), grants, service]);
+    let acl = AclAdviser::new(Acl::parse(rules, "test.toml").unwrap(), Strangers::LeftToOthers);
+    let chain = Chained::new(vec![Arc::new(acl), Arc::new(Grants), Arc::new(Service(None))]);
     let client = granted(vec![rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], Effect::Ask);
     assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Acl, false));
     assert_eq!(of(client.publishes(&chain, "a/b").await), (Source::Grant, true));
@@ -221,11 +238,11 @@ fn a_decision_by_grant_allocates_nothing() {
         rule(Effect::Allow, &[Act::Publish], "a/${clientid}/#"),
     ];
     let (client, chain) = (granted(rules, Effect::Deny), chain(Some(true)));
-    let question = Question::Publish(client.publish("a/c1/b"));
+    let question = client.publish("a/c1/b");
     let cost = measure(|| {
         for _ in 0..100 {
-            assert_ne!(chain.want_of(Hook::Publish, &client.peer), Want::Nothing);
-            assert!(matches!(chain.decide(&question), Answer::Now(_)));
+            assert_ne!(chain.0.want_of(Hook::Publish, &client.peer), Want::Nothing);
+            assert!(matches!(chain.0.publish(&question), Ruled::Now(_)));
         }
     });
     assert_eq!(cost.count_total, 0);

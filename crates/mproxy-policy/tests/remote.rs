@@ -7,18 +7,19 @@ mod service;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Client, client, numbered};
+use common::{Client, Ruling, client, numbered};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Sink, Traffic};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{
-    Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Question, Ruling,
-    Silence, Source, UnusableKind, Verdict, Want,
+    Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Source,
+    UnusableKind, Want,
 };
 use mproxy_policy::Unwatched;
 use mproxy_policy::remote::{HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_policy::watch::{CallOutcome, Dropped};
+use mproxy_sim::Verdict;
 use mproxy_testkit::service::contract::{
     self as wire, auth_connect_response, auth_publish_response, filter_verdict,
 };
@@ -38,7 +39,6 @@ fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         event_queue: 1600,
         max_in_flight: 64,
         tls: Default::default(),
-        if_unwanted: Silence::Abstains,
     }
 }
 
@@ -549,7 +549,7 @@ async fn only_what_hello_wants_is_asked_and_only_so_much_of_it() {
     assert_eq!(c1.subscribes(&*remote, &["a"]).await, None);
     assert!(published(c1.publishes(&*remote, "a/b").await));
     let small = PublishQuestion { payload: Payload::Whole(b"21"), ..c1.publish("a") };
-    assert!(published(common::heard(remote.decide(&Question::Publish(small))).await));
+    assert!(published(common::heard(remote.publish(&small)).await));
     assert_eq!(service.calls("AuthPublish"), 2);
     assert_eq!(Sink::want(&*remote, Kind::Connect), Want::Nothing);
 }

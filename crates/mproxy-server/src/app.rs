@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_core::Chain;
 use mproxy_core::budget::{Budget, Scope};
-use mproxy_core::chain::{Chain, Row};
 use mproxy_core::event::{Nobody, Sink};
-use mproxy_core::policy::{Decider, OnError as CoreOnError, Silence};
+use mproxy_core::policy::{Decider, OnError as CoreOnError};
 use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
-use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, Strangers};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::tls::{Material as _, Remark};
@@ -75,7 +75,7 @@ struct State {
 
 /// The advisers, in the order in which they are asked.
 struct Advisers {
-    chain: Arc<dyn Decider>,
+    chain: Chain,
     sink: Arc<dyn Sink>,
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
@@ -158,7 +158,7 @@ impl App {
                 house: Arc::clone(&house),
                 name: listener.name.as_str().into(),
                 setting: Arc::new(Setting {
-                    decider: Arc::clone(&advisers.chain),
+                    advisers: advisers.chain.clone(),
                     sink: Arc::clone(&advisers.sink),
                     meter: Arc::clone(&metrics) as _,
                     limits,
@@ -443,46 +443,30 @@ async fn renew(
 }
 
 fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
-    // What it means that nobody after the rule file speaks.
-    let silence = if acl.is_some() { Silence::Denies } else { Silence::Abstains };
     let remote = match &config.policy {
-        Some(policy) => {
-            Some(Remote::start(remote_config(config, policy, silence)?, Arc::clone(metrics) as _)?)
-        }
+        Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
         None => None,
     };
-    let grants = remote.as_ref().map(|remote| Arc::new(Grants::before(Arc::clone(remote) as _)));
-    let acl = acl.map(|acl| {
-        Arc::new(match (&grants, &remote) {
-            (Some(grants), Some(remote)) => {
-                let row = Row::new(vec![Arc::clone(grants) as _, Arc::clone(remote) as _]);
-                AclAdviser::before(acl, Arc::new(row))
-            }
-            _ => AclAdviser::alone(acl),
-        })
-    });
+    let strangers = if remote.is_some() { Strangers::LeftToOthers } else { Strangers::Refused };
+    let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, strangers)));
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
         let Size { users, rules } = acl.size();
         info!(users, rules, "rule file in force");
         deciders.push(Arc::clone(acl) as _);
     }
-    deciders.extend(grants.map(|grants| grants as _));
     if let Some(remote) = &remote {
+        deciders.push(Arc::new(Grants));
         deciders.push(Arc::clone(remote) as _);
     }
     let sink: Arc<dyn Sink> = match &remote {
         Some(remote) => Arc::clone(remote) as _,
         None => Arc::new(Nobody),
     };
-    Ok(Advisers { chain: Arc::new(Chain::new(deciders)), sink, acl, remote })
+    Ok(Advisers { chain: Chain::new(deciders), sink, acl, remote })
 }
 
-fn remote_config(
-    config: &Config,
-    policy: &PolicyConfig,
-    if_unwanted: Silence,
-) -> anyhow::Result<RemoteConfig> {
+fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
     let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
     Ok(RemoteConfig {
         endpoints: endpoints?,
@@ -492,7 +476,6 @@ fn remote_config(
         event_queue: EVENT_QUEUE,
         max_in_flight: QUESTIONS,
         tls: remote_tls(&policy.tls)?,
-        if_unwanted,
     })
 }
 

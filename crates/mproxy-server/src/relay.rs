@@ -30,6 +30,7 @@ use std::time::Instant;
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::peer::Origin;
 use mproxy_core::policy::Pending;
+use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Effect, Event, Fault, Session, Side};
 use tokio::time::Sleep;
 
@@ -69,9 +70,9 @@ pub(crate) trait Doors<S>: Send + Sync {
     fn report(&self, event: Event);
 
     /// The answer to a CONNECT from there is waited for. It may have to wait for its turn first.
-    fn ask(&self, origin: &Origin, pending: Pending) -> Pending {
+    fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
         let _ = origin;
-        pending
+        Box::pin(question)
     }
 }
 
@@ -220,13 +221,11 @@ impl<S: Stream> Relay<S> {
                     self.handle.reached(Stage::Dialing);
                     self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin(), until));
                 }
-                Effect::Ask { id, mut pending } => {
-                    if self.session.opening() {
-                        self.handle.reached(Stage::Admitting);
-                        pending = self.doors.ask(self.handle.origin(), pending);
-                    }
-                    self.asks.push(id, pending);
+                Effect::Ask(question) if self.session.opening() => {
+                    self.handle.reached(Stage::Admitting);
+                    self.asks.push_in_turn(self.doors.ask(self.handle.origin(), question));
                 }
+                Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {
                     self.handle.reached(Stage::Closing);
                     self.end(side).closing = Closing::Asked;
@@ -276,8 +275,8 @@ impl<S: Stream> Relay<S> {
 
     fn poll_asks(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut any = false;
-        while let Poll::Ready(Some((id, ruling))) = self.asks.poll(cx) {
-            self.session.decide(id, ruling, now);
+        while let Poll::Ready(Some(answered)) = self.asks.poll(cx) {
+            self.session.decide(answered, now);
             self.effects();
             any = true;
         }
@@ -488,7 +487,7 @@ impl<S: Stream> Relay<S> {
                 match effect {
                     Effect::Report(event) => self.doors.report(event),
                     Effect::Done(fault) => self.over = Some(fault),
-                    Effect::Send { .. } | Effect::Dial { .. } | Effect::Ask { .. } | Effect::Shut { .. } => {}
+                    Effect::Send { .. } | Effect::Dial { .. } | Effect::Ask(_) | Effect::Shut { .. } => {}
                 }
             }
         }));

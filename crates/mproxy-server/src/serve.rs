@@ -11,6 +11,7 @@ use mproxy_core::event::Sink;
 use mproxy_core::fault::{Fault, Severity, Whose};
 use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::policy::Pending;
+use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Session, Setting};
 use mproxy_tcp::{Accepted, Incoming, Listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,11 +136,11 @@ impl Doors<Stream> for Serving {
         Box::pin(async move { self.outward.reach(&origin, until.into()).await })
     }
 
-    fn ask(&self, origin: &Origin, pending: Pending) -> Pending {
+    fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
         let turn = self.house.decisions.take(origin.remote.ip().into());
         Box::pin(async move {
             let _turn = turn.await;
-            pending.await
+            question.await
         })
     }
 }

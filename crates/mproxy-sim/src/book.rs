@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use mproxy_core::chain::allowed;
-use mproxy_core::policy::{Hook, Verdict};
+use mproxy_core::policy::Hook;
 
 use super::model::{EACH, RULED};
 use super::rng::Rng;
 use super::script::{Asked, Reply};
+use super::verdict::Verdict;
 use super::way::Answered;
 
 /// The key of the questions about the CONNECT.
@@ -39,12 +39,12 @@ impl Book {
     pub(super) fn ask(&mut self, asked: &Asked) -> Reply {
         if matches!(asked.hook, Hook::Publish | Hook::Deliver) && asked.what.starts_with(RULED) {
             if !asked.what.starts_with(EACH) {
-                return Reply::Stands(allowed(asked.hook));
+                return Reply::Stands(Verdict::allow(asked.hook));
             }
             if asked.hook == Hook::Publish {
                 self.each.push(asked.what.clone());
             }
-            return Reply::Now(allowed(asked.hook));
+            return Reply::Now(Verdict::allow(asked.hook));
         }
         let key = match asked.hook {
             Hook::Connect => {

@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use mproxy_codec::{QoS, ReasonCode};
-use mproxy_core::chain::allowed;
 use mproxy_core::policy::{
-    Action, Decision, Failure, FailureKind, FilterChange, Hook, Overload, PublishChange, Refusal, Unusable,
-    Verdict,
+    Action, Decision, Failure, FailureKind, FilterChange, Overload, PublishChange, Refusal, Unusable,
 };
 
 use super::rng::Rng;
+use super::verdict::Verdict;
 
 /// The fate of one PUBLISH.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +25,7 @@ pub(super) enum Fate {
 
 impl Fate {
     /// Draws one. `ends`: refusals may end the session, too.
-    pub(super) fn draw(rng: &mut Rng, hook: Hook, ends: bool, v5: bool) -> Self {
+    pub(super) fn draw(rng: &mut Rng, ends: bool, v5: bool) -> Self {
         match rng.below(20) {
             0..12 => Self::Pass,
             12..15 => Self::Change(change(rng)),
@@ -35,7 +34,7 @@ impl Fate {
                 0..2 => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
                 2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
                 3 => Verdict::Overloaded(Overload::new("sim", "too much")),
-                4 => allowed(if hook == Hook::Connect { Hook::Publish } else { Hook::Connect }),
+                4 => Verdict::Unusable(Unusable::invalid("a rewrite")),
                 5 => changed(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() }),
                 6 => changed(PublishChange {
                     topic: Some("x".repeat(65_536).into()),
@@ -46,7 +45,7 @@ impl Fate {
                     payload: Some(vec![b'x'; MAX_PACKET as usize].into()),
                     ..PublishChange::default()
                 }),
-                _ => Verdict::Subscribe(Vec::new()),
+                _ => Verdict::Failed(Failure::new(FailureKind::Unreadable, "no words")),
             }),
         }
     }
@@ -54,7 +53,7 @@ impl Fate {
     /// As the decider says it.
     pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Pass => allowed(Hook::Publish),
+            Self::Pass => Verdict::Publish(Decision::Allow(None)),
             Self::Change(change) => changed(change.clone()),
             Self::Refuse(refusal) => Verdict::Publish(Decision::Refuse(refusal.clone())),
             Self::Undecided(verdict) => verdict.clone(),
@@ -107,7 +106,7 @@ pub(super) fn undecided_connect(rng: &mut Rng) -> Verdict {
     match rng.below(5) {
         0 => Verdict::Unusable(Unusable::invalid("a grant")),
         1 => Verdict::Overloaded(Overload::new("sim", "too much")),
-        2 => allowed(Hook::Publish),
+        2 => Verdict::Unusable(Unusable::invalid("another grant")),
         _ => Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")),
     }
 }
@@ -155,7 +154,7 @@ impl SubscribeFate {
         if rng.one_in(12) {
             return Self::Undecided(match rng.below(7) {
                 0 => Verdict::Subscribe(vec![Decision::Allow(FilterChange::default()); filters + 1]),
-                1 => allowed(Hook::Publish),
+                1 => Verdict::Unusable(Unusable::invalid("a filter")),
                 2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
                 3 => Verdict::Overloaded(Overload::new("sim", "too much")),
                 4 => Verdict::Subscribe(vec![

@@ -9,6 +9,7 @@
 //! | [`wire`] | packets built by hand: it shares no line with the codec that it tests |
 //! | [`stage`] | [`Stage`]: a session between two byte pipes, for scenes written by hand |
 //! | [`script`] | the decider that records questions and answers as it is told, the sink that remembers events |
+//! | [`verdict`] | what is said to a question, whichever that is |
 //! | [`world`] | the seeded simulator: random peers, chunks, verdicts and clocks, and what must hold after each step |
 //! | `model`, `fate`, `book`, `way` | its peers, what becomes of their packets, who says so, and who watches that it does |
 //! | `permits` | who allowed what reaches the broker |
@@ -35,9 +36,11 @@ pub mod refusals;
 pub mod rng;
 pub mod script;
 pub mod stage;
+pub mod verdict;
 mod way;
 pub mod wire;
 pub mod world;
 
-pub use script::{Asked, Diary, Reply, Script};
+pub use script::{Asked, Diary, OpenVerdict, Reply, Script};
 pub use stage::{Stage, allow, change, fail, refuse, refuse_as};
+pub use verdict::Verdict;

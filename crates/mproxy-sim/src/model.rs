@@ -12,7 +12,7 @@ use mproxy_codec::{
     ReasonCode, TopicFilter, Value, Version, encode_pingreq, encode_pingresp, publish_flags,
 };
 use mproxy_core::Side;
-use mproxy_core::policy::{Action, Hook, Refusal};
+use mproxy_core::policy::{Action, Refusal};
 
 use super::fate::{Fate, SubscribeFate};
 use super::rng::Rng;
@@ -211,7 +211,6 @@ impl Model {
             1..20 => rng.below(400),
             _ => rng.below(20),
         };
-        let hook = if self.side == Side::Client { Hook::Publish } else { Hook::Deliver };
         let mut topic = if v5 { format!("t/{}", rng.below(4)) } else { key.clone() };
         let outside = !self.prefix.is_empty() && self.side == Side::Broker && rng.one_in(6);
         let ruled = !outside && rng.one_in(3);
@@ -235,7 +234,7 @@ impl Model {
             fate: match (outside, ruled) {
                 (true, _) => Fate::Refuse(Refusal::default()),
                 (false, true) => Fate::Pass,
-                (false, false) => Fate::draw(rng, hook, ends, v5),
+                (false, false) => Fate::draw(rng, ends, v5),
             },
             key,
             outside,

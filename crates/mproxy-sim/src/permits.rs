@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mproxy_codec::Packet;
-use mproxy_core::policy::{Decision, PublishChange, Verdict};
+use mproxy_core::policy::{Decision, PublishChange};
 
 use super::model::{EACH, RULED};
+use super::verdict::Verdict;
 
 /// What may reach the broker, by what it is called there.
 #[derive(Debug, Default)]

@@ -1,12 +1,20 @@
 //! A decider that does as it is told and remembers what it was asked, and a sink that remembers what it was told.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use mproxy_codec::property::PropertyId;
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Hook, Payload, Question, Ruling, Silence, Source, Verdict, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, Pending, PublishDecision,
+    PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
+use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Sink, event::Kind};
+
+use crate::verdict::{Said, Verdict};
 
 /// A question, as far as tests look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,43 +36,48 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn of(question: &Question<'_>) -> Self {
-        let mut asked = Self {
-            hook: question.hook(),
-            what: String::new(),
-            qos: 0,
-            dup: false,
-            payload: None,
-            size: 0,
-            id: None,
+    fn new(hook: Hook, what: String) -> Self {
+        Self { hook, what, qos: 0, dup: false, payload: None, size: 0, id: None }
+    }
+
+    /// A CONNECT.
+    #[must_use]
+    pub fn connect(question: &ConnectQuestion<'_>) -> Self {
+        let payload = question.connect.password.map(<[u8]>::to_vec);
+        Self { payload, ..Self::new(Hook::Connect, question.connect.client_id.into()) }
+    }
+
+    /// A renewal.
+    #[must_use]
+    pub fn renewal(question: &RenewQuestion<'_>) -> Self {
+        Self::new(Hook::Connect, question.peer.client_id.to_string())
+    }
+
+    /// A SUBSCRIBE.
+    #[must_use]
+    pub fn subscribe(question: &SubscribeQuestion<'_>) -> Self {
+        let filters: Vec<&str> = question.filters.iter().map(|one| one.filter.as_str()).collect();
+        Self::new(Hook::Subscribe, filters.join(" "))
+    }
+
+    /// A PUBLISH or a delivery.
+    #[must_use]
+    pub fn publish(hook: Hook, question: &PublishQuestion<'_>) -> Self {
+        let payload = match question.payload {
+            Payload::Whole(payload) => Some(payload.to_vec()),
+            Payload::Size(_) => None,
         };
-        match question {
-            Question::Connect(connect) => {
-                asked.what = connect.connect.client_id.into();
-                asked.payload = connect.connect.password.map(<[u8]>::to_vec);
-            }
-            Question::Subscribe(subscribe) => {
-                let filters: Vec<&str> = subscribe.filters.iter().map(|one| one.filter.as_str()).collect();
-                asked.what = filters.join(" ");
-            }
-            Question::Publish(publish) | Question::Deliver(publish) => {
-                asked.what = publish.topic.into();
-                asked.qos = publish.qos as u8;
-                asked.dup = publish.dup;
-                asked.size = publish.payload.size();
-                if let Payload::Whole(payload) = publish.payload {
-                    asked.payload = Some(payload.to_vec());
-                }
-                if publish.properties.contains(PropertyId::UserProperty) {
-                    asked.id = publish
-                        .properties
-                        .user()
-                        .find(|(name, _)| *name == "id")
-                        .map(|(_, value)| value.to_owned());
-                }
-            }
+        let id = question.properties.contains(PropertyId::UserProperty).then(|| {
+            question.properties.user().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned())
+        });
+        Self {
+            qos: question.qos as u8,
+            dup: question.dup,
+            size: question.payload.size(),
+            payload,
+            id: id.flatten(),
+            ..Self::new(hook, question.topic.into())
         }
-        asked
     }
 }
 
@@ -82,11 +95,44 @@ pub enum Reply {
 
 type Answering = Box<dyn FnMut(&Asked) -> Reply + Send>;
 
+/// A verdict that is still to be said.
+#[derive(Clone, Debug, Default)]
+pub struct OpenVerdict(Arc<Mutex<Option<Verdict>>>);
+
+impl OpenVerdict {
+    /// The answer that comes when it is said.
+    #[must_use]
+    pub fn answer<D: Said>(&self) -> Pending<Answer<D>> {
+        let said = self.clone();
+        Box::pin(poll_fn(move |_| match said.0.lock().expect("no test panicked here").take() {
+            None => Poll::Pending,
+            Some(verdict) => {
+                Poll::Ready(Answer::Now(Ruling { source: Source::Rpc, verdict: D::of(verdict) }))
+            }
+        }))
+    }
+
+    /// Says it in answer to this question.
+    ///
+    /// # Panics
+    /// It is not this question that waits for it.
+    #[must_use]
+    pub fn say(self, verdict: Verdict, question: OpenQuestion) -> Answered {
+        *self.0.lock().expect("no test panicked here") = Some(verdict);
+        match pin!(question).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => panic!("another question waits for this verdict"),
+        }
+    }
+}
+
 /// A decider that is told how to answer.
 pub struct Script {
     wants: Mutex<[Want; 4]>,
     answering: Mutex<Answering>,
     asked: Mutex<Vec<Asked>>,
+    /// Of questions that were not answered at once, in the order in which they were asked.
+    open: Mutex<VecDeque<OpenVerdict>>,
 }
 
 impl Script {
@@ -96,6 +142,7 @@ impl Script {
             wants: Mutex::new([Want::Head, Want::Head, Want::Head, Want::Nothing]),
             answering: Mutex::new(Box::new(answering)),
             asked: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -113,32 +160,56 @@ impl Script {
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().expect("no test panicked here"))
     }
-}
 
-impl Decider for Script {
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        let asked = Asked::of(question);
+    /// Takes the verdict on the first question that was not answered at once, and not taken before.
+    pub fn open(&self) -> Option<OpenVerdict> {
+        self.open.lock().expect("no test panicked here").pop_front()
+    }
+
+    fn reply<D: Said>(&self, asked: Asked) -> Answer<D> {
         let reply = (self.answering.lock().expect("no test panicked here"))(&asked);
         self.asked.lock().expect("no test panicked here").push(asked);
         match reply {
-            Reply::Now(verdict) => Answer::Now(Ruling { source: Source::Rpc, verdict }),
-            Reply::Stands(verdict) => Answer::Now(Ruling { source: Source::Acl, verdict }),
-            // The stage answers by `Session::decide`; nobody polls this.
-            Reply::Later => Answer::Later(Box::pin(std::future::pending())),
-            Reply::Pass => Answer::Pass,
+            Reply::Now(verdict) => Answer::Now(Ruling { source: Source::Rpc, verdict: D::of(verdict) }),
+            Reply::Stands(verdict) => Answer::Now(Ruling { source: Source::Acl, verdict: D::of(verdict) }),
+            Reply::Later => {
+                let open = OpenVerdict::default();
+                let answer = open.answer();
+                self.open.lock().expect("no test panicked here").push_back(open);
+                Answer::Later(answer)
+            }
+            Reply::Pass => Answer::Pass(Silence::DENIES),
         }
     }
+}
 
-    fn renew(&self, question: &ConnectQuestion<'_>) -> Answer {
-        self.decide(&Question::Connect(*question))
+impl Decider for Script {
+    fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        self.reply(Asked::connect(question))
+    }
+
+    fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.reply(Asked::publish(Hook::Publish, question))
+    }
+
+    fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        self.reply(Asked::subscribe(question))
+    }
+
+    fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.reply(Asked::publish(Hook::Deliver, question))
+    }
+
+    fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
+        self.reply(Asked::renewal(question))
+    }
+
+    fn gives(&self, _source: Source) -> bool {
+        true
     }
 
     fn want(&self, hook: Hook) -> Want {
         self.wants.lock().expect("no test panicked here")[hook as usize]
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Denies
     }
 }
 

@@ -13,13 +13,12 @@ use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_core::policy::{
-    Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Ruling, Source, Verdict, Want,
-};
-use mproxy_core::session::{AskId, OnErrors, OnUnavailable};
-use mproxy_core::{Effect, Limits, Session, Setting, Side};
+use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Want};
+use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion};
+use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 
-use super::script::{Asked, Diary, Reply, Script};
+use super::script::{Asked, Diary, OpenVerdict, Reply, Script};
+use super::verdict::Verdict;
 use crate::wire::{self, Version};
 
 /// What becomes of a dial.
@@ -67,8 +66,8 @@ pub struct Stage {
     /// Sides that read nothing: what is queued for them stays unwritten, and a shut of theirs is not carried out.
     pub stuck: [bool; 2],
     /// Questions whose verdicts are out, in the order in which they were asked; a verdict leaves a hole.
-    open: Vec<Option<AskId>>,
-    ids: Vec<AskId>,
+    open: Vec<Option<(OpenQuestion, OpenVerdict)>>,
+    answered: Vec<Option<Answered>>,
     events: Vec<Happening>,
     client: Pipe,
     broker: Pipe,
@@ -117,7 +116,7 @@ impl Setup {
         let now = Instant::now();
         let script = Arc::new(Script::new(self.answering));
         let setting = Arc::new(Setting {
-            decider: script.clone(),
+            advisers: Chain::of(script.clone()),
             sink: Arc::new(Diary(self.telling)),
             meter: self.meter,
             limits: self.limits,
@@ -133,7 +132,7 @@ impl Setup {
             dials: 0,
             stuck: [false; 2],
             open: Vec::new(),
-            ids: Vec::new(),
+            answered: Vec::new(),
             events: Vec::new(),
             client: Pipe::default(),
             broker: Pipe::default(),
@@ -223,15 +222,18 @@ impl Stage {
     /// The verdict to the question that was asked as number `n`, counted from 0 over the whole scene and over those
     /// only that were not answered at once.
     pub fn rule(&mut self, n: usize, verdict: Verdict) {
-        let id = self.open[n].take().unwrap_or_else(|| panic!("question {n} was answered before"));
-        self.session.decide(id, Ruling { source: Source::Rpc, verdict }, self.now);
+        let open = self.open[n].take();
+        let (question, open) = open.unwrap_or_else(|| panic!("question {n} was answered before"));
+        let answered = open.say(verdict, question);
+        self.answered[n] = Some(answered.clone());
+        self.session.decide(answered, self.now);
         self.run();
     }
 
-    /// Another verdict to a question that has had one: the session must not take it.
-    pub fn rule_again(&mut self, n: usize, verdict: Verdict) {
-        let id = self.ids[n];
-        self.session.decide(id, Ruling { source: Source::Rpc, verdict }, self.now);
+    /// A yes to a question that has had a verdict: the session must not take it.
+    pub fn allow_again(&mut self, n: usize) {
+        let answered = self.answered[n].clone().unwrap_or_else(|| panic!("question {n} is open"));
+        self.session.decide(answered.as_allowed(), self.now);
         self.run();
     }
 
@@ -384,9 +386,10 @@ impl Stage {
                         Dialing::Hangs => {}
                     }
                 }
-                Effect::Ask { id, .. } => {
-                    self.open.push(Some(id));
-                    self.ids.push(id);
+                Effect::Ask(question) => {
+                    let verdict = self.script.open().expect("the script was asked");
+                    self.open.push(Some((question, verdict)));
+                    self.answered.push(None);
                 }
                 Effect::Send { to, bytes } => {
                     let pipe = self.pipe(to);
@@ -422,7 +425,7 @@ impl Default for Stage {
 /// Yes, as it is.
 #[must_use]
 pub fn allow(hook: Hook) -> Verdict {
-    mproxy_core::chain::allowed(hook)
+    Verdict::allow(hook)
 }
 
 /// Yes to a PUBLISH, with these changes.
@@ -434,7 +437,7 @@ pub fn change(change: PublishChange) -> Verdict {
 /// No, 0x87.
 #[must_use]
 pub fn refuse(hook: Hook) -> Verdict {
-    mproxy_core::chain::refused(hook, Refusal::default())
+    Verdict::refuse(hook, Refusal::default())
 }
 
 /// No to a PUBLISH, done like this.

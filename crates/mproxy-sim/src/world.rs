@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use mproxy_codec::packet::{Connack, Connect};
 use mproxy_codec::{PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version};
-use mproxy_core::chain::allowed;
 use mproxy_core::grant::{Grant, Mapping};
-use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Verdict, Want};
+use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Want};
 use mproxy_core::rule::Effect;
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
@@ -27,6 +26,7 @@ use super::model::{Message, Model, Sent, What, ack, encoded, suback, swallowed, 
 use super::permits::Permits;
 use super::rng::Rng;
 use super::stage::{Setup, Stage};
+use super::verdict::Verdict;
 use super::way::{Way, all_refused, id_of};
 
 /// Plays one seed.
@@ -398,7 +398,7 @@ impl World {
         self.stage.rule(n, verdict);
         if again {
             // It has had its answer: another one to the same question counts for nothing.
-            self.stage.rule_again(n, allowed(Hook::Connect));
+            self.stage.allow_again(n);
         }
     }
 
@@ -412,7 +412,7 @@ impl World {
         }
         let each = std::mem::take(&mut self.book().each);
         for topic in each {
-            self.permits.publish(&topic, self.prefix, &allowed(Hook::Publish), false);
+            self.permits.publish(&topic, self.prefix, &Verdict::allow(Hook::Publish), false);
         }
         loop {
             let Some(key) = self.book().fresh.pop_front() else { return };

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use common::client;
 use mproxy_core::event::{Event, Happening, Sink};
-use mproxy_core::policy::{Decision, Verdict};
+use mproxy_core::policy::Decision;
 use mproxy_policy::{Remote, RemoteConfig, Unwatched};
+use mproxy_sim::Verdict;
 
 const AMPLE: Duration = Duration::from_secs(20);
 
@@ -49,7 +50,6 @@ impl Example {
             event_queue: 100,
             max_in_flight: 10,
             tls: Default::default(),
-            if_unwanted: mproxy_core::policy::Silence::Abstains,
         };
         Remote::start(config, Arc::new(Unwatched)).unwrap()
     }

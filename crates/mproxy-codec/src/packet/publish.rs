@@ -209,6 +209,56 @@ impl<'a> PublishHead<'a> {
     }
 }
 
+/// Where the fields of a head stand that has been read: so that they are found again in the same bytes, and not read anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishLayout {
+    flags: u8,
+    topic_at: u8,
+    topic_len: u16,
+    packet_id: Option<PacketId>,
+    alias: Option<u16>,
+    properties_len: u32,
+    len: u32,
+    payload_len: u32,
+}
+
+impl PublishLayout {
+    /// The layout of `head`, which was read behind this fixed header.
+    #[must_use]
+    pub const fn of(header: &Header, head: &PublishHead<'_>) -> Self {
+        // Packets are far smaller than 4 GiB, and a topic is of 65,535 bytes at most.
+        Self {
+            flags: head.flags(),
+            topic_at: header.len + 2,
+            topic_len: head.topic.len() as u16,
+            packet_id: head.packet_id,
+            alias: head.alias,
+            properties_len: head.properties.raw().len() as u32,
+            len: head.len as u32,
+            payload_len: head.payload_len as u32,
+        }
+    }
+
+    /// The head in its bytes. `None`: they are others than those that were read.
+    #[must_use]
+    pub fn find<'a>(&self, bytes: &'a [u8]) -> Option<PublishHead<'a>> {
+        let (len, topic_at) = (self.len as usize, usize::from(self.topic_at));
+        let topic = bytes.get(topic_at..topic_at + usize::from(self.topic_len))?;
+        let properties = bytes.get(len.checked_sub(self.properties_len as usize)?..len)?;
+        Some(PublishHead {
+            dup: self.flags & 0b1000 != 0,
+            qos: QoS::from_bits(self.flags >> 1 & 0b11)?,
+            retain: self.flags & 1 != 0,
+            topic: text::utf8(topic).ok()?,
+            packet_id: self.packet_id,
+            alias: self.alias,
+            properties: Properties::checked(properties),
+            len,
+            payload_len: self.payload_len as usize,
+        })
+    }
+}
+
 /// The low half of a PUBLISH's first byte.
 #[must_use]
 pub const fn publish_flags(dup: bool, qos: QoS, retain: bool) -> u8 {
@@ -318,6 +368,21 @@ mod tests {
         let bytes = b"\x30\x05\0\x01ahi";
         let publish = parse(bytes, Sender::Client, Version::V311).unwrap();
         assert_eq!((publish.topic, publish.payload, publish.packet_id), ("a", &b"hi"[..], None));
+    }
+
+    #[test]
+    fn a_head_is_found_again_in_its_bytes() {
+        for (bytes, version) in [
+            (&b"\x3b\x0d\0\x03a/b\x12\x34\x03\x23\0\x07hi"[..], Version::V5),
+            (b"\x30\x05\0\x01ahi", Version::V311),
+            (b"\x30\x06\0\0\x03\x23\0\x01", Version::V5),
+        ] {
+            let (frame, _) = Frame::split(bytes, Sender::Client, Some(version)).unwrap().unwrap();
+            let head = PublishHead::parse(&frame.header, bytes, Sender::Client, version).unwrap().unwrap();
+            let layout = PublishLayout::of(&frame.header, &head);
+            assert_eq!(layout.find(&bytes[..head.len]), Some(head));
+            assert_eq!(layout.find(&bytes[..head.len - 1]), None);
+        }
     }
 
     #[test]

@@ -107,6 +107,44 @@ impl<'a> Subscribe<'a> {
     }
 }
 
+/// Where the fields of a SUBSCRIBE stand that has been read: so that they are found again in the same bytes, and not read
+/// anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscribeLayout {
+    packet_id: PacketId,
+    properties_len: u32,
+    requests_len: u32,
+    count: u32,
+}
+
+impl SubscribeLayout {
+    /// The layout of `subscribe`.
+    #[must_use]
+    pub const fn of(subscribe: &Subscribe<'_>) -> Self {
+        // Packets are far smaller than 4 GiB.
+        Self {
+            packet_id: subscribe.packet_id,
+            properties_len: subscribe.properties.raw().len() as u32,
+            requests_len: subscribe.requests.len() as u32,
+            count: subscribe.count as u32,
+        }
+    }
+
+    /// The packet in its bytes. `None`: they are others than those that were read.
+    #[must_use]
+    pub fn find<'a>(&self, bytes: &'a [u8]) -> Option<Subscribe<'a>> {
+        let (rest, requests) =
+            bytes.split_at_checked(bytes.len().checked_sub(self.requests_len as usize)?)?;
+        let (_, properties) = rest.split_at_checked(rest.len().checked_sub(self.properties_len as usize)?)?;
+        Some(Subscribe {
+            packet_id: self.packet_id,
+            properties: Properties::checked(properties),
+            requests,
+            count: self.count as usize,
+        })
+    }
+}
+
 /// The lines of a SUBSCRIBE, in order.
 #[derive(Clone, Debug)]
 pub struct FilterRequests<'a> {

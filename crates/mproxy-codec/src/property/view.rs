@@ -18,6 +18,11 @@ impl<'a> Properties<'a> {
     /// No properties.
     pub const EMPTY: Self = Self { raw: &[] };
 
+    /// A set that was checked before, in the same bytes.
+    pub(crate) const fn checked(raw: &'a [u8]) -> Self {
+        Self { raw }
+    }
+
     /// Checks the bytes of a set, without the length before them.
     ///
     /// # Errors

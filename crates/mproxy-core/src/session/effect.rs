@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::lane::AskId;
+use super::question::OpenQuestion;
 use crate::event::Event;
 use crate::fault::Fault;
 use crate::peer::Side;
-use crate::policy::Pending;
 
 /// One thing to be done, in the order in which they are polled.
 pub enum Effect {
@@ -19,12 +18,7 @@ pub enum Effect {
         until: Instant,
     },
     /// Wait for this answer, then say [`decide`](crate::Session::decide). May be dropped when the session is done.
-    Ask {
-        /// Names the question.
-        id: AskId,
-        /// The answer on its way.
-        pending: Pending,
-    },
+    Ask(OpenQuestion),
     /// Write these bytes to that side, after what was sent to it before.
     Send {
         /// Which side.
@@ -50,7 +44,7 @@ impl std::fmt::Debug for Effect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Dial { .. } => f.write_str("Dial"),
-            Self::Ask { id, .. } => write!(f, "Ask({id:?})"),
+            Self::Ask(question) => write!(f, "Ask({question:?})"),
             Self::Send { to, bytes } => write!(f, "Send({to}, {} bytes)", bytes.len()),
             Self::Shut { side } => write!(f, "Shut({side})"),
             Self::Report(event) => write!(f, "Report({})", event.what.kind().name()),

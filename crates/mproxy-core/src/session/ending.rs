@@ -8,8 +8,8 @@
 use std::time::Instant;
 
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::types::PacketType;
 
+use super::lane::Waiting;
 use super::timer::Deadline;
 use super::{Effect, Fate, Phase, Session};
 use crate::event::{Ended, Happening, Kind};
@@ -95,9 +95,8 @@ impl Session {
             self.down.body.fate = Fate::Skip;
         }
         for slot in self.down.lane.take() {
-            let kind = slot.bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
-            if kind != Some(PacketType::Publish) {
-                self.other_released(Side::Broker, slot, now);
+            if let Waiting::Other(header) = slot.packet {
+                self.other_released(Side::Broker, slot.bytes, &header, now);
             }
         }
     }

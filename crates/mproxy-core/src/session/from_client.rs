@@ -9,7 +9,7 @@ use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketId, PacketType};
 
-use super::lane::{Slot, State};
+use super::lane::{Slot, Waiting};
 use super::{Session, Step};
 use crate::event::Happening;
 use crate::fault::Fault;
@@ -51,8 +51,7 @@ impl Session {
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
             self.close_behind(from, header.kind);
-            let slot = Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false, charge: 0 };
-            return Ok(Step::Keep(total, slot));
+            return Ok(Step::Keep(total, slot(header)));
         }
         let leaving = self.leave(from, header, bytes)?;
         self.close_behind(from, header.kind);
@@ -63,10 +62,7 @@ impl Session {
             Leaving::Nowhere => Step::Swallow(total),
             Leaving::Last(fault) => Step::Last(total, fault),
             // Through the lane, which carries it out at once.
-            Leaving::LastInstead(..) => Step::Keep(
-                total,
-                Slot { bytes: Bytes::new(), state: State::Go, topic: None, streams: false, charge: 0 },
-            ),
+            Leaving::LastInstead(..) => Step::Keep(total, slot(header)),
         })
     }
 
@@ -78,29 +74,22 @@ impl Session {
     }
 
     /// The same for one that has waited in its lane.
-    pub(super) fn other_released(&mut self, from: Side, slot: Slot, now: Instant) {
-        let Ok(Some(header)) = Header::parse(&slot.bytes, super::sender(from), Some(self.terms.version))
-        else {
-            return;
-        };
+    pub(super) fn other_released(&mut self, from: Side, bytes: Bytes, header: &Header, now: Instant) {
         let to = from.other();
-        if matches!(slot.state, State::OverBudget) {
-            return self.oversized_released(&header, &slot.bytes);
-        }
-        match self.leave(from, &header, &slot.bytes) {
-            Ok(Leaving::AsItIs) => self.send(to, slot.bytes),
+        match self.leave(from, header, &bytes) {
+            Ok(Leaving::AsItIs) => self.send(to, bytes),
             Ok(Leaving::ThenAnswers) => {
-                self.send(to, slot.bytes);
+                self.send(to, bytes);
                 self.answers(from);
             }
-            Ok(Leaving::Instead(bytes)) => self.send(to, bytes),
+            Ok(Leaving::Instead(instead)) => self.send(to, instead),
             Ok(Leaving::Nowhere) => {}
-            Ok(Leaving::LastInstead(bytes, fault)) => {
-                self.send(to, bytes);
+            Ok(Leaving::LastInstead(instead, fault)) => {
+                self.send(to, instead);
                 self.said_goodbye(from, fault, now);
             }
             Ok(Leaving::Last(fault)) => {
-                self.send(to, slot.bytes);
+                self.send(to, bytes);
                 self.said_goodbye(from, fault, now);
             }
             Err(fault) => self.end(fault, now),
@@ -215,4 +204,8 @@ impl Session {
             Some(bytes) => Leaving::LastInstead(bytes, Fault::Left { reason }),
         })
     }
+}
+
+const fn slot(header: &Header) -> Slot {
+    Slot { bytes: Bytes::new(), packet: Waiting::Other(*header), charge: 0 }
 }

@@ -12,30 +12,16 @@ use mproxy_codec::topic::check_name;
 use mproxy_codec::types::{PacketType, Sender};
 
 use super::reply::{too_large_for, unexplained};
+use super::resolve::Unfit;
 use super::{Session, rewrite};
 use crate::fault::Fault;
 use crate::grant::{Grant, Mapping, Word};
 use crate::peer::Side;
-use crate::policy::{About, Admission, Unusable};
+use crate::policy::{About, Admission, Refusal, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
 const ANY_PACKET: u32 = 268_435_460;
-
-/// Why a client that was admitted cannot be introduced.
-#[derive(Debug)]
-pub(super) enum Unfit {
-    /// The admission makes no valid CONNECT.
-    Unusable(Unusable),
-    /// A limit or the grant itself forbids it; this is the code.
-    Refused(ReasonCode, About),
-}
-
-impl From<Unusable> for Unfit {
-    fn from(unusable: Unusable) -> Self {
-        Self::Unusable(unusable)
-    }
-}
 
 impl Session {
     /// The CONNECT for the broker; the very bytes where nothing changes.
@@ -88,7 +74,7 @@ impl Session {
         will: &Will<'_>,
     ) -> Result<(), Unfit> {
         let Some(peer) = self.peer() else {
-            return Err(Unfit::Refused(ReasonCode::NOT_AUTHORIZED, About::Will));
+            return Err(unfit(ReasonCode::NOT_AUTHORIZED, About::Will));
         };
         let who = Who {
             client_id: connect.client_id,
@@ -98,7 +84,7 @@ impl Session {
         };
         let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
         match grant.message(Act::Will, who, message) {
-            Word::Refuse(reason) => Err(Unfit::Refused(reason, About::Will)),
+            Word::Refuse(reason) => Err(unfit(reason, About::Will)),
             Word::Ask | Word::Allow(()) => Ok(()),
         }
     }
@@ -110,7 +96,7 @@ impl Session {
                 if connect.version.is_v5() {
                     Ok(most)
                 } else {
-                    Err(Unfit::Refused(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive))
+                    Err(unfit(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive))
                 }
             }
             Some(_) | None => Ok(connect.keep_alive),
@@ -192,6 +178,11 @@ impl Session {
         disconnect.encode_with(self.terms.version, &edit, &mut out).ok()?;
         Some(out.freeze())
     }
+}
+
+/// The client is refused with this code.
+fn unfit(reason: ReasonCode, about: About) -> Unfit {
+    Unfit::Refused(Refusal::new(reason).about(about))
 }
 
 /// Topic and, where they change, properties of a will at the broker.

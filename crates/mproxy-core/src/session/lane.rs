@@ -4,58 +4,80 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{PublishLayout, SubscribeLayout};
+use mproxy_codec::types::PacketId;
 
 use crate::budget::WAITING;
-use crate::policy::Ruling;
-
-/// Names a question of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AskId {
-    pub(super) of: Asker,
-    pub(super) seq: u32,
-}
-
-/// What in a session asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Asker {
-    /// The CONNECT.
-    Admission,
-    /// The grant's renewal.
-    Refresh,
-    /// A packet from the client.
-    Up,
-    /// A packet from the broker.
-    Down,
-}
+use crate::policy::{PublishDecision, Ruling, SubscribeDecision};
 
 /// A packet that waits: for its verdict, or for those before it.
 #[derive(Debug)]
 pub(super) struct Slot {
     /// The packet; of a PUBLISH that streams, only its head.
     pub(super) bytes: Bytes,
-    /// May it leave?
-    pub(super) state: State,
-    /// The real topic of a PUBLISH that came with an alias alone.
-    pub(super) topic: Option<Arc<str>>,
-    /// Its payload has not been read: it follows when the head has left.
-    pub(super) streams: bool,
+    /// Which packet, and whether it may leave.
+    pub(super) packet: Waiting,
     /// What is put down for the question about it, while that is open.
     pub(super) charge: u32,
 }
 
-/// Whether a slot may leave.
+/// A packet that waits, and where its fields stand in its bytes: it is read once.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum Waiting {
+    /// A PUBLISH.
+    Publish(WaitingPublish),
+    /// A SUBSCRIBE.
+    Subscribe(State<SubscribeDecision>, SubscribeLayout),
+    /// A packet that nobody is asked about. It leaves when it is at the front.
+    Other(Header),
+    /// An UNSUBSCRIBE of so many filters that is more than mproxy may hold: it is refused when it is at the front.
+    Refused { id: PacketId, filters: usize },
+}
+
+/// A PUBLISH that waits.
+#[derive(Debug)]
+pub(super) struct WaitingPublish {
+    /// May it leave?
+    pub(super) state: State<PublishDecision>,
+    /// Where its fields stand.
+    pub(super) layout: PublishLayout,
+    /// The real topic of one that came with an alias alone.
+    pub(super) topic: Option<Arc<str>>,
+    /// Its payload has not been read: it follows when the head has left.
+    pub(super) streams: bool,
+}
+
+/// Whether a packet may leave that somebody decides about.
+#[derive(Debug)]
+pub(super) enum State<D> {
     /// Nobody objects: it leaves as it is when it is at the front.
     Go,
     /// Its verdict is out.
     Hold,
     /// Its verdict has come, and is carried out when it is at the front.
-    Ruled(Box<Ruling>),
+    Ruled(Box<Ruling<D>>),
     /// It repeats (DUP) a QoS 2 PUBLISH that was refused: it is answered again, and nobody is asked again.
     Again,
     /// It is more than mproxy may hold for its connection: it is refused in our own name when it is at the front.
     OverBudget,
+}
+
+impl Waiting {
+    /// Whether its verdict is out.
+    const fn holds(&self) -> bool {
+        matches!(
+            self,
+            Self::Publish(WaitingPublish { state: State::Hold, .. }) | Self::Subscribe(State::Hold, _)
+        )
+    }
+}
+
+impl Slot {
+    /// Whether its verdict is out.
+    pub(super) const fn holds(&self) -> bool {
+        self.packet.holds()
+    }
 }
 
 /// A FIFO of slots. Slots are numbered without gaps, so that a verdict finds its slot by its number.
@@ -131,14 +153,43 @@ impl Lane {
         queue.slots.push_back(slot);
     }
 
-    /// A verdict for slot `seq`. One that nobody waits for (any more) is thrown away.
-    pub(super) fn rule(&mut self, seq: u32, ruling: Ruling) {
+    /// A verdict for the PUBLISH in slot `seq`. One that nobody waits for (any more) is thrown away.
+    pub(super) fn rule_publish(&mut self, seq: u32, ruling: Ruling<PublishDecision>) {
+        self.rule(
+            seq,
+            |packet| match packet {
+                Waiting::Publish(publish) => Some(&mut publish.state),
+                Waiting::Subscribe(..) | Waiting::Other(_) | Waiting::Refused { .. } => None,
+            },
+            ruling,
+        );
+    }
+
+    /// The same for the SUBSCRIBE in slot `seq`.
+    pub(super) fn rule_subscribe(&mut self, seq: u32, ruling: Ruling<SubscribeDecision>) {
+        self.rule(
+            seq,
+            |packet| match packet {
+                Waiting::Subscribe(state, _) => Some(state),
+                Waiting::Publish(_) | Waiting::Other(_) | Waiting::Refused { .. } => None,
+            },
+            ruling,
+        );
+    }
+
+    fn rule<D>(
+        &mut self,
+        seq: u32,
+        state: impl FnOnce(&mut Waiting) -> Option<&mut State<D>>,
+        ruling: Ruling<D>,
+    ) {
         let at = seq.wrapping_sub(self.front) as usize;
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.get_mut(at)
-            && matches!(slot.state, State::Hold)
+            && let Some(state) = state(&mut slot.packet)
+            && matches!(state, State::Hold)
         {
-            slot.state = State::Ruled(Box::new(ruling));
+            *state = State::Ruled(Box::new(ruling));
             queue.asked -= std::mem::take(&mut slot.charge) as usize;
         }
     }
@@ -146,7 +197,7 @@ impl Lane {
     /// The slot at the front, if it may leave.
     pub(super) fn leave(&mut self) -> Option<Slot> {
         let queue = self.queue.as_mut()?;
-        if matches!(queue.slots.front()?.state, State::Hold) {
+        if queue.slots.front()?.holds() {
             return None;
         }
         let slot = queue.slots.pop_front()?;
@@ -181,15 +232,21 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::allowed;
-    use crate::policy::{Hook, Source};
+    use crate::policy::Source;
+    use mproxy_codec::packet::PublishHead;
+    use mproxy_codec::types::{Sender, Version};
 
-    fn slot(byte: u8, state: State) -> Slot {
-        Slot { bytes: Bytes::copy_from_slice(&[byte]), state, topic: None, streams: false, charge: 0 }
+    fn slot(byte: u8, state: State<PublishDecision>) -> Slot {
+        let bytes = b"\x30\x03\0\x01a";
+        let header = Header::parse(bytes, Sender::Client, Some(Version::V311)).unwrap().unwrap();
+        let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V311).unwrap().unwrap();
+        let layout = PublishLayout::of(&header, &head);
+        let packet = Waiting::Publish(WaitingPublish { state, layout, topic: None, streams: false });
+        Slot { bytes: Bytes::copy_from_slice(&[byte]), packet, charge: 0 }
     }
 
-    fn yes() -> Ruling {
-        Ruling { source: Source::Rpc, verdict: allowed(Hook::Publish) }
+    fn yes() -> Ruling<PublishDecision> {
+        Ruling::allowed(Source::Rpc)
     }
 
     #[test]
@@ -200,9 +257,9 @@ mod tests {
         let second = lane.next();
         lane.push(slot(2, State::Hold));
         lane.push(slot(3, State::Go));
-        lane.rule(second, yes());
+        lane.rule_publish(second, yes());
         assert!(lane.leave().is_none());
-        lane.rule(first, yes());
+        lane.rule_publish(first, yes());
         let left: Vec<u8> = std::iter::from_fn(|| lane.leave()).map(|slot| slot.bytes[0]).collect();
         assert_eq!(left, [1, 2, 3]);
         assert_eq!(lane.bytes(), 0);
@@ -212,12 +269,12 @@ mod tests {
     fn a_verdict_that_nobody_waits_for_is_thrown_away() {
         let mut lane = Lane::default();
         lane.push(slot(1, State::Hold));
-        lane.rule(7, yes());
-        lane.rule(u32::MAX, yes());
+        lane.rule_publish(7, yes());
+        lane.rule_publish(u32::MAX, yes());
         assert!(lane.leave().is_none());
-        lane.rule(0, yes());
+        lane.rule_publish(0, yes());
         assert!(lane.leave().is_some());
-        lane.rule(0, yes());
+        lane.rule_publish(0, yes());
         assert!(lane.is_empty());
     }
 

@@ -1,14 +1,13 @@
 //! Packets of the client's with more properties than one may have, seen by their length: they are refused without being
 //! looked into. To check hundreds of thousands of user properties only to refuse them would keep a thread from others.
 
-use bytes::{Bytes, BytesMut};
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::packet::slim::{most_besides_user_properties, property_range, without_properties};
-use mproxy_codec::packet::{Subscribe, Unsubscribe};
+use mproxy_codec::packet::{PublishLayout, Subscribe, SubscribeLayout, Unsubscribe};
 use mproxy_codec::types::{PacketType, QoS, Sender};
 
-use super::lane::{Slot, State};
+use super::lane::{Slot, State, Waiting, WaitingPublish};
 use super::{Body, Fate, Session, Step};
 use crate::fault::Fault;
 use crate::peer::Side;
@@ -55,7 +54,7 @@ impl Session {
             return Err(over);
         };
         let here = data.len().min(total);
-        match header.kind {
+        let packet = match header.kind {
             PacketType::Publish => {
                 // An alias alone is no topic any more, but who repeats so much of anything may be closed upon.
                 let head = PublishHead::parse(&slim_header, &slim, Sender::Client, version).ok().flatten();
@@ -64,27 +63,26 @@ impl Session {
                     self.in_flight.came(head.qos, id);
                 }
                 self.up.body = Body { left: (total - here) as u32, fate: Fate::Skip };
+                Waiting::Publish(WaitingPublish {
+                    state: State::OverBudget,
+                    layout: PublishLayout::of(&slim_header, &head),
+                    topic: None,
+                    streams: false,
+                })
             }
             PacketType::Subscribe => {
-                Subscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
+                let subscribe =
+                    Subscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
+                Waiting::Subscribe(State::OverBudget, SubscribeLayout::of(&subscribe))
             }
             _ => {
-                Unsubscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
+                let unsubscribe =
+                    Unsubscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
+                Waiting::Refused { id: unsubscribe.packet_id, filters: unsubscribe.filters().len() }
             }
-        }
-        self.refuse_in_its_place(slim);
+        };
+        // In its place among the others.
+        self.up.lane.push(Slot { bytes: slim.freeze(), packet, charge: 0 });
         Ok(Some(Step::Swallow(here)))
-    }
-
-    fn refuse_in_its_place(&mut self, slim: BytesMut) {
-        let bytes: Bytes = slim.freeze();
-        self.up.lane.push(Slot { bytes, state: State::OverBudget, topic: None, streams: false, charge: 0 });
-    }
-
-    /// The turn of an UNSUBSCRIBE that is refused has come.
-    pub(super) fn oversized_released(&mut self, header: &Header, slim: &[u8]) {
-        if let Ok(unsubscribe) = Unsubscribe::parse(header, slim, Sender::Client, self.terms.version) {
-            self.refuse_unsubscribe(unsubscribe.packet_id, unsubscribe.filters().len());
-        }
     }
 }

@@ -12,21 +12,19 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, Version};
 
 use super::ending::Ending;
-use super::introduce::{Unfit, parse_connect};
-use super::lane::{AskId, Asker};
+use super::introduce::parse_connect;
+use super::question::OpenQuestion;
+use super::resolve::{Form, Resolution, resolve};
 use super::terms::Terms;
 use super::timer::Deadline;
 use super::waiting::{Waiting, may_pass};
 use super::{Effect, Session, Step, Who};
 use crate::budget::{QUESTION, Room};
+use crate::chain::Ruled;
 use crate::event::{Happening, Kind};
 use crate::fault::{Fault, Unreachable};
-use crate::meter::Outcome;
 use crate::peer::{Encoded, Peer, Side};
-use crate::policy::{
-    Admission, Answer, ConnectQuestion, Decision, Hook, Question, Refusal, Ruling, Source, Undecided,
-    Unusable, Verdict, Want,
-};
+use crate::policy::{Admission, ConnectDecision, ConnectQuestion, Hook, Ruling, Source, Want};
 
 /// Where a session stands.
 #[derive(Debug)]
@@ -171,91 +169,53 @@ impl Session {
         self.answered(answer, now);
     }
 
-    fn ask_about(&self, peer: &Arc<Peer>, connect: &Connect<'_>, packet: &Bytes) -> Answer {
-        let question = ConnectQuestion { peer, connect, packet, refresh: false };
-        match self.setting.decider.want(Hook::Connect) {
-            Want::Nothing => Answer::Now(Ruling {
-                source: Source::Unasked,
-                verdict: Verdict::Connect(Decision::Allow(None)),
-            }),
-            Want::Head | Want::Payload(_) => self.setting.decider.decide(&Question::Connect(question)),
+    fn ask_about(&self, peer: &Arc<Peer>, connect: &Connect<'_>, packet: &Bytes) -> Ruled<ConnectDecision> {
+        match self.setting.advisers.want(Hook::Connect) {
+            Want::Nothing => Ruled::Now(Ruling::allowed(Source::Unasked)),
+            Want::Head | Want::Payload(_) => {
+                self.setting.advisers.connect(&ConnectQuestion { peer, connect, packet })
+            }
         }
     }
 
-    fn answered(&mut self, answer: Answer, now: Instant) {
+    fn answered(&mut self, ruled: Ruled<ConnectDecision>, now: Instant) {
         let Phase::Admitting(waiting) = &self.phase else { return };
         self.timer.arm_at(Deadline::Admission, waiting.until());
-        match answer {
-            Answer::Now(ruling) => self.admitted(ruling, now),
-            Answer::Later(pending) => {
-                let id = AskId { of: Asker::Admission, seq: waiting.asked() };
-                self.effects.push(Effect::Ask { id, pending });
+        match ruled {
+            Ruled::Now(ruling) => self.admitted(ruling, now),
+            Ruled::Later(pending) => {
+                self.effects.push(Effect::Ask(OpenQuestion::admission(waiting.asked(), pending)));
             }
-            Answer::Pass => self.admitted(
-                Ruling {
-                    source: Source::Unknown,
-                    verdict: Verdict::Connect(Decision::Refuse(Refusal::default())),
-                },
-                now,
-            ),
         }
     }
 
     /// The advisers' answer to the CONNECT.
-    pub(super) fn admitted(&mut self, ruling: Ruling, now: Instant) {
-        let Phase::Admitting(waiting) = &self.phase else { return };
-        let sent = waiting.connect.clone();
-        let Ruling { mut source, verdict } = ruling;
-        let refused = |refusal| Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) };
-        let undecided = match verdict {
-            Verdict::Connect(Decision::Allow(admission)) => {
-                match self.introduce(&sent, admission.as_deref()) {
-                    Ok(bytes) => Ok(Ok((bytes, admission))),
-                    Err(Unfit::Refused(reason, about)) => Ok(Err(refused(Refusal::new(reason).about(about)))),
-                    Err(Unfit::Unusable(unusable)) => Err(Undecided::Unusable(unusable)),
-                }
-            }
-            Verdict::Connect(Decision::Refuse(refusal)) => Ok(Err(refused(refusal))),
-            Verdict::Failed(failure) => Err(Undecided::Failed(failure)),
-            Verdict::Unusable(unusable) => Err(Undecided::Unusable(unusable)),
-            Verdict::Overloaded(overload) => Err(Undecided::Overloaded(overload)),
-            Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Err(Unusable::other_question().into())
-            }
+    pub(super) fn admitted(&mut self, ruling: Ruling<ConnectDecision>, now: Instant) {
+        let (Phase::Admitting(waiting), Who::Known(peer)) = (&self.phase, &self.who) else { return };
+        let (sent, setting, peer) = (waiting.connect.clone(), Arc::clone(&self.setting), Arc::clone(peer));
+        let resolved = resolve(&setting, &peer, Hook::Connect, ruling, |admission| {
+            let connect = self.introduce(&sent, admission.as_deref())?;
+            Ok(match admission {
+                None => Form::Plain((connect, None)),
+                Some(admission) => Form::Changed((connect, Some(admission))),
+            })
+        });
+        let source = resolved.source;
+        let may_pass = match &resolved.what {
+            Resolution::Undecided(undecided) => may_pass(undecided),
+            Resolution::Allow(_) | Resolution::AllowChanged(_) | Resolution::Refuse(_) => false,
         };
-        let judged =
-            undecided.unwrap_or_else(|undecided| match self.resolve_undecided(Hook::Connect, undecided) {
-                Ok(()) => {
-                    source = Source::FailedOpen;
-                    match self.introduce(&sent, None) {
-                        Ok(bytes) => Ok((bytes, None)),
-                        Err(Unfit::Refused(reason, about)) => Err(refused(Refusal::new(reason).about(about))),
-                        Err(Unfit::Unusable(unusable)) => {
-                            Err(Undecided::Unusable(unusable).fault(Hook::Connect))
-                        }
-                    }
-                }
-                Err(undecided) => {
-                    source = undecided.source();
-                    Err(undecided.fault(Hook::Connect))
-                }
-            });
-        if let Err(fault) = &judged
-            && may_pass(fault)
-            && self.will_try_again(fault, now)
-        {
-            return;
+        if may_pass && let Resolution::Undecided(undecided) = &resolved.what {
+            let fault = undecided.clone().fault(Hook::Connect);
+            if self.will_try_again(&fault, now) {
+                return;
+            }
         }
-        let outcome = match &judged {
-            Ok((_, None)) => Outcome::Allowed,
-            Ok((_, Some(_))) => Outcome::Changed,
-            Err(_) => Outcome::Refused,
-        };
-        self.setting.meter.decisions(Hook::Connect, source, outcome, 1);
-        match judged {
+        resolved.count(&setting, Hook::Connect);
+        match resolved.what.form() {
             Ok((bytes, admission)) => {
                 if let Some(admission) = admission {
-                    self.know_better(&bytes, *admission);
+                    self.apply_admission(&bytes, *admission, source);
                 }
                 if let Phase::Admitting(waiting) = &self.phase {
                     self.phase = Phase::Dialing(waiting.admitted(bytes, now));
@@ -263,15 +223,16 @@ impl Session {
                 self.no_stranger_any_more();
                 self.dial();
             }
-            Err(fault) => self.end(fault, now),
+            Err(refused) => self.end(refused.fault(Hook::Connect), now),
         }
     }
 
     /// The peer is from now on who the policy says it is.
-    fn know_better(&mut self, bytes: &[u8], admission: Admission) {
+    fn apply_admission(&mut self, bytes: &[u8], admission: Admission, source: Source) {
         let Some(connect) = parse_connect(bytes) else { return };
         self.terms.will = connect.will.is_some();
         if let Some(grant) = &admission.grant {
+            self.cold().granter = Some(source);
             self.terms.mapped = grant.mapping.is_some();
             self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
         }

@@ -10,28 +10,32 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::frame::Header;
+use mproxy_codec::packet::PublishLayout;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::Properties;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, QoS};
 
-use super::lane::{Asker, Slot, State};
+use self::judge::Outgoing;
+use super::effect::Effect;
+use super::lane::{Slot, State, Waiting, WaitingPublish};
+use super::question::OpenQuestion;
+use super::resolve::{self, Refused, resolve};
 use super::{Fate, Session, Step};
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
-use crate::chain::allowed;
+use crate::chain::Ruled;
 use crate::event::{Event, Happening, Kind, Published};
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Answer, Decision, Hook, Payload, PublishChange, PublishQuestion, Question, Refusal, Ruling, Source,
-    Verdict, Want,
+    Decision, Hook, Payload, PublishChange, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
 use crate::rule::BYTES;
 
 /// How a PUBLISH stands in its lane.
 struct Kept {
-    state: State,
+    state: State<PublishDecision>,
     topic: Option<Arc<str>>,
     charge: u32,
 }
@@ -67,7 +71,7 @@ impl Session {
         let streams = here < total;
         if from == Side::Client && head.dup && head.qos == QoS::ExactlyOnce && self.answered_before(&head) {
             let kept = Kept { state: State::Again, topic: None, charge: 0 };
-            return Ok(self.keep(from, &head, here, total, kept));
+            return Ok(self.keep(from, header, &head, here, kept));
         }
 
         let want = self.want(from);
@@ -80,7 +84,7 @@ impl Session {
         }
         let waits = if streams { head.len } else { total };
         if from == Side::Client && self.too_many_user_properties(head.properties) {
-            return self.over_budget(from, &head, here, total, alias_topic);
+            return self.over_budget(from, header, &head, here, alias_topic);
         }
         // An alias is three bytes that stand for a whole topic: what is asked, told and compared is the topic.
         let spelt = alias_topic.as_deref().map_or(0, str::len);
@@ -89,7 +93,7 @@ impl Session {
             match self.room_for(from, PacketType::Publish, waits + WAITING + asked) {
                 Room::Yes => {}
                 Room::Wait => return Ok(Step::Wait),
-                Room::Never => return self.over_budget(from, &head, here, total, alias_topic),
+                Room::Never => return self.over_budget(from, header, &head, here, alias_topic),
             }
         }
         let limits = &self.setting.limits;
@@ -101,7 +105,7 @@ impl Session {
                     self.needs(from, total);
                     return match self.room_for(from, PacketType::Publish, total) {
                         Room::Yes | Room::Wait => Ok(Step::Wait),
-                        Room::Never => self.over_budget(from, &head, here, total, alias_topic),
+                        Room::Never => self.over_budget(from, header, &head, here, alias_topic),
                     };
                 }
                 Payload::Whole(&data[head.len..])
@@ -109,15 +113,16 @@ impl Session {
             Want::Nothing | Want::Head | Want::Payload(_) => Payload::Size(head.payload_len as u32),
         };
         // Before the question: rules that are replaced in between make what is learnt from the answer obsolete.
-        let edition = self.setting.decider.edition();
+        let edition = self.setting.advisers.edition();
         let mut charge = 0;
         let state = match self.ask_publish(from, want, &head, topic, payload) {
-            Answer::Later(pending) => {
-                self.ask(from, pending);
+            Ruled::Later(pending) => {
+                let question = OpenQuestion::publish(from, self.lane(from).next(), pending);
+                self.effects.push(Effect::Ask(question));
                 charge = asked as u32;
                 State::Hold
             }
-            Answer::Now(Ruling { source, verdict: Verdict::Publish(Decision::Allow(None)) }) => {
+            Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)) }) => {
                 if want != Want::Nothing {
                     self.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
                     if source.stands() && head.alias.is_none() {
@@ -126,11 +131,7 @@ impl Session {
                 }
                 State::Go
             }
-            Answer::Now(ruling) => State::Ruled(Box::new(ruling)),
-            Answer::Pass => State::Ruled(Box::new(Ruling {
-                source: Source::Unknown,
-                verdict: Verdict::Publish(Decision::Refuse(Refusal::default())),
-            })),
+            Ruled::Now(ruling) => State::Ruled(Box::new(ruling)),
         };
 
         self.spend(spelt / BYTES);
@@ -146,7 +147,7 @@ impl Session {
             self.publish_leaves(from, &head, (!head.topic.is_empty()).then_some(head.topic), told, streams);
             return Ok(self.pass(from, here, total));
         }
-        Ok(self.keep(from, &head, here, total, Kept { state, topic: alias_topic, charge }))
+        Ok(self.keep(from, header, &head, here, Kept { state, topic: alias_topic, charge }))
     }
 
     /// A PUBLISH that is more than mproxy may hold for its connection. It is refused in its place where there are words for
@@ -154,9 +155,9 @@ impl Session {
     fn over_budget(
         &mut self,
         from: Side,
+        header: &Header,
         head: &PublishHead<'_>,
         here: usize,
-        total: usize,
         topic: Option<Arc<str>>,
     ) -> Result<Step, Fault> {
         let answered = head.qos != QoS::AtMostOnce && self.terms.version.is_v5();
@@ -166,7 +167,7 @@ impl Session {
         if let (Side::Client, Some(id)) = (from, head.packet_id) {
             self.in_flight.came(head.qos, id);
         }
-        Ok(self.keep(from, head, here, total, Kept { state: State::OverBudget, topic, charge: 0 }))
+        Ok(self.keep(from, header, head, here, Kept { state: State::OverBudget, topic, charge: 0 }))
     }
 
     /// Whether a set of properties holds more user properties than a packet may have.
@@ -185,36 +186,49 @@ impl Session {
     }
 
     /// Into the lane with it; where it streams, with its head only.
-    fn keep(&mut self, from: Side, head: &PublishHead<'_>, here: usize, total: usize, kept: Kept) -> Step {
+    fn keep(&mut self, from: Side, header: &Header, head: &PublishHead<'_>, here: usize, kept: Kept) -> Step {
         let Kept { state, topic, charge } = kept;
+        let (total, layout) = (header.total(), PublishLayout::of(header, head));
         let streams = here < total;
         let take = if streams { head.len } else { total };
         if streams {
             self.direction(from).body = super::Body { left: (total - take) as u32, fate: Fate::Waiting };
         }
-        Step::Keep(take, Slot { bytes: Bytes::new(), state, topic, streams, charge })
+        let packet = Waiting::Publish(WaitingPublish { state, layout, topic, streams });
+        Step::Keep(take, Slot { bytes: Bytes::new(), packet, charge })
     }
 
     /// Carries out what was decided of a PUBLISH whose turn has come.
-    pub(super) fn publish_released(&mut self, from: Side, slot: Slot, now: Instant) {
-        let Slot { bytes, state, topic: alias_topic, streams, .. } = slot;
-        // The bytes were read once already; they cannot be read differently now.
-        let Ok(Some(header)) = Header::parse(&bytes, super::sender(from), Some(self.terms.version)) else {
-            return;
-        };
-        let Ok(Some(head)) = PublishHead::parse(&header, &bytes, super::sender(from), self.terms.version)
-        else {
-            return;
+    pub(super) fn publish_released(
+        &mut self,
+        from: Side,
+        bytes: Bytes,
+        publish: WaitingPublish,
+        now: Instant,
+    ) {
+        let WaitingPublish { state, layout, topic: alias_topic, streams } = publish;
+        let (Some(head), Some(peer)) = (layout.find(&bytes), self.peer()) else {
+            return self.end(Fault::Internal { what: "a PUBLISH that waits is not what it was" }, now);
         };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
-        let decided = match state {
-            State::Go => Ok(None),
+        let formed = match state {
+            State::Go => match self.carry_out(from, &head, topic, None) {
+                Ok(form) => Ok(form.into_inner()),
+                // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
+                Err(unfit) => Err(resolve::refused(&self.setting, peer, hook(from), unfit)),
+            },
             // The lane lets none go whose verdict is out.
-            State::Hold => Err((Refusal::default(), None)),
-            State::Ruled(ruling) => self.publish_ruled(from, *ruling, &head, topic),
+            State::Hold => Err(Refused::with(ReasonCode::NOT_AUTHORIZED)),
+            State::Ruled(ruling) => {
+                let resolved = resolve(&self.setting, peer, hook(from), *ruling, |change| {
+                    self.carry_out(from, &head, topic, change)
+                });
+                resolved.count(&self.setting, hook(from));
+                resolved.what.form()
+            }
             State::OverBudget => {
                 self.count_over_budget(hook(from), 1);
-                Err((Refusal::new(ReasonCode::QUOTA_EXCEEDED), None))
+                Err(Refused::with(ReasonCode::QUOTA_EXCEEDED))
             }
             State::Again => {
                 self.skip_body(from, streams);
@@ -222,17 +236,11 @@ impl Session {
                 return;
             }
         };
-        let written =
-            decided.and_then(|change| match self.write_anew(from, &head, topic, change.as_deref()) {
-                Ok(out) => Ok((change, out)),
-                // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
-                Err(unusable) => Err(self.refuse_unusable(hook(from), unusable)),
-            });
-        let (change, out) = match written {
-            Ok(written) => written,
-            Err((refusal, undecided)) => {
+        let Outgoing { change, head: out } = match formed {
+            Ok(outgoing) => outgoing,
+            Err(refused) => {
                 self.skip_body(from, streams);
-                self.refuse_publish(from, &head, &refusal, undecided, now);
+                self.refuse_publish(from, &head, refused, now);
                 return;
             }
         };
@@ -382,13 +390,15 @@ impl Session {
     }
 
     /// Whether the packet means to its receiver, as it is, what it is to mean.
-    fn receiver_knows(&mut self, from: Side, head: &PublishHead<'_>, topic: &str) -> bool {
+    fn receiver_knows(&self, from: Side, head: &PublishHead<'_>, topic: &str) -> bool {
         let leaves = self.outgoing(from, topic, None);
         if self.outgoing_response(from, head).is_some() {
             return false;
         }
         match head.alias {
-            Some(alias) if head.topic.is_empty() => self.direction(from).aliases().knows(alias, &leaves),
+            Some(alias) if head.topic.is_empty() => {
+                self.direction_ref(from).aliases.as_ref().is_some_and(|aliases| aliases.knows(alias, &leaves))
+            }
             Some(_) | None => leaves == topic,
         }
     }
@@ -426,15 +436,16 @@ impl Session {
         head: &PublishHead<'_>,
         topic: &str,
         payload: Payload<'_>,
-    ) -> Answer {
+    ) -> Ruled<PublishDecision> {
         let Some(topic) = self.policys_topic(from, topic) else {
-            let refusal = Decision::Refuse(Refusal::default());
-            return Answer::Now(Ruling { source: Source::Grant, verdict: Verdict::Publish(refusal) });
+            return Ruled::Now(Ruling::refused(Source::Grant, Refusal::default()));
         };
         // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
-        let Some(peer) = self.peer() else { return Answer::Pass };
+        let Some(peer) = self.peer() else {
+            return Ruled::Now(Ruling::refused(Source::Unknown, Refusal::default()));
+        };
         if want == Want::Nothing {
-            return Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(hook(from)) });
+            return Ruled::Now(Ruling::allowed(Source::Unasked));
         }
         let question = PublishQuestion {
             peer,
@@ -445,10 +456,10 @@ impl Session {
             payload,
             properties: head.properties,
         };
-        self.setting.decider.decide(&match from {
-            Side::Client => Question::Publish(question),
-            Side::Broker => Question::Deliver(question),
-        })
+        match from {
+            Side::Client => self.setting.advisers.publish(&question),
+            Side::Broker => self.setting.advisers.deliver(&question),
+        }
     }
 
     /// What the advisers want to know of publishes from this side.
@@ -459,7 +470,7 @@ impl Session {
     /// What the advisers want to know of this client.
     pub(super) fn want_of(&self, hook: Hook) -> Want {
         match self.peer() {
-            Some(peer) => self.setting.decider.want_of(hook, peer),
+            Some(peer) => self.setting.advisers.want_of(hook, peer),
             None => Want::Head,
         }
     }
@@ -474,7 +485,7 @@ impl Session {
         if let Some(peer) = self.peer().cloned() {
             let mut event = Event { peer, what, purse: None };
             event.purse = self.purse_for(event.weight());
-            self.effects.push(super::Effect::Report(event));
+            self.effects.push(Effect::Report(event));
         }
     }
 }
@@ -492,13 +503,5 @@ pub(super) const fn hook(from: Side) -> Hook {
     match from {
         Side::Client => Hook::Publish,
         Side::Broker => Hook::Deliver,
-    }
-}
-
-/// The asker of a side's lane.
-pub(super) const fn asker(from: Side) -> Asker {
-    match from {
-        Side::Client => Asker::Up,
-        Side::Broker => Asker::Down,
     }
 }

@@ -4,21 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use mproxy_codec::packet::Connect;
-use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
-use mproxy_codec::types::{PacketType, Sender};
-
-use super::lane::{AskId, Asker};
+use super::question::OpenQuestion;
+use super::resolve::{Resolution, resolve_renewal};
 use super::timer::Deadline;
 use super::{Effect, Phase, Session, Who};
+use crate::chain::Ruled;
 use crate::fault::Fault;
 use crate::grant::Grant;
-use crate::meter::Outcome;
-use crate::peer::Peer;
 use crate::policy::{
-    Admission, Answer, ConnectQuestion, Decision, Failure, FailureKind, Hook, Ruling, Undecided, Unusable,
-    UnusableKind, Verdict,
+    Admission, ConnectDecision, Failure, FailureKind, Hook, RenewQuestion, Ruling, Source, Undecided,
+    UnusableKind,
 };
 use crate::rule::Effect as RuleEffect;
 
@@ -73,78 +68,29 @@ impl Session {
         let Some(renewal) = self.cold.as_mut().and_then(|cold| cold.renewal.as_mut()) else { return };
         renewal.due = None;
         self.arm_grant();
-        let answer = match &self.who {
-            Who::Known(peer) => self.ask_again(peer),
-            Who::Stranger(_) => Answer::Pass,
-        };
-        match answer {
-            Answer::Later(pending) => {
-                self.effects.push(Effect::Ask { id: AskId { of: Asker::Refresh, seq: 0 }, pending });
-            }
-            Answer::Now(ruling) => self.refreshed(ruling, now),
-            Answer::Pass => {
-                let failure = Failure::new(FailureKind::Unavailable, "nobody renews it");
-                self.not_refreshed(Undecided::Failed(failure), now)
-            }
+        let Who::Known(peer) = &self.who else { return };
+        let granter = self.cold.as_ref().and_then(|cold| cold.granter).unwrap_or(Source::Unknown);
+        match self.setting.advisers.renew(granter, &RenewQuestion { peer }) {
+            Ruled::Later(pending) => self.effects.push(Effect::Ask(OpenQuestion::renewal(pending))),
+            Ruled::Now(ruling) => self.refreshed(ruling, now),
         }
     }
 
-    /// The question about a client that said CONNECT long ago: all that is known of it now.
-    fn ask_again(&self, peer: &Arc<Peer>) -> Answer {
-        let user: Vec<_> = peer
-            .user_properties
-            .iter()
-            .map(|(name, value)| (PropertyId::UserProperty, Value::Pair(name, value)))
-            .collect();
-        let raw = PropertyEdit::only(&user).to_bytes().unwrap_or_else(|_| BytesMut::new());
-        let place = Place::Packet(PacketType::Connect);
-        let connect = Connect {
-            version: peer.version,
-            bridge: false,
-            clean_start: peer.clean_start,
-            keep_alive: peer.keep_alive,
-            properties: Properties::check(&raw, place, Sender::Client).unwrap_or(Properties::EMPTY),
-            client_id: &peer.client_id,
-            will: None,
-            username: peer.username.as_deref(),
-            password: None,
-        };
-        self.setting.decider.renew(&ConnectQuestion {
-            peer,
-            connect: &connect,
-            packet: &Bytes::new(),
-            refresh: true,
-        })
-    }
-
-    /// The policy's answer.
-    pub(super) fn refreshed(&mut self, ruling: Ruling, now: Instant) {
-        if !matches!(self.phase, Phase::Open) {
-            return;
+    /// The answer of who gave the grant.
+    pub(super) fn refreshed(&mut self, ruling: Ruling<ConnectDecision>, now: Instant) {
+        let (Phase::Open, Who::Known(peer)) = (&self.phase, &self.who) else { return };
+        match resolve_renewal(&self.setting, peer, ruling) {
+            Resolution::Allow(admission) | Resolution::AllowChanged(admission) => {
+                self.renewed(admission, now)
+            }
+            Resolution::Refuse(refusal) => {
+                self.end(Fault::RenewalRefused { refusal: Box::new(refusal) }, now);
+            }
+            Resolution::Undecided(undecided) => self.not_refreshed(undecided, now),
         }
-        let Ruling { source, verdict } = ruling;
-        let undecided = match verdict {
-            Verdict::Connect(Decision::Allow(admission)) => {
-                self.setting.meter.decisions(Hook::Connect, source, Outcome::Allowed, 1);
-                return self.renewed(admission.map(|admission| *admission).unwrap_or_default(), now);
-            }
-            Verdict::Connect(Decision::Refuse(refusal)) => {
-                self.setting.meter.decisions(Hook::Connect, source, Outcome::Refused, 1);
-                return self.end(Fault::RenewalRefused { refusal: Box::new(refusal) }, now);
-            }
-            Verdict::Failed(failure) => Undecided::Failed(failure),
-            Verdict::Unusable(unusable) => Undecided::Unusable(unusable),
-            Verdict::Overloaded(overload) => Undecided::Overloaded(overload),
-            Verdict::Publish(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Unusable::other_question().into()
-            }
-        };
-        self.not_refreshed(undecided, now);
     }
 
     fn not_refreshed(&mut self, undecided: Undecided, now: Instant) {
-        // What follows from it is not this rule's to say: the old grant serves, and after it each packet has its own.
-        let _ = self.resolve_undecided(Hook::Connect, undecided.clone());
         if matches!(&undecided, Undecided::Unusable(one) if one.kind == UnusableKind::GrantExpired) {
             // It said that the client's time is over, and said it clearly.
             return self.end(undecided.fault(Hook::Connect), now);

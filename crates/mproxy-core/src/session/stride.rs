@@ -61,7 +61,7 @@ impl Session {
             // Aliases are followed.
             (Side::Broker, Want::Nothing) => Publishes::Sound,
             (_, Want::Head | Want::Payload(_)) => {
-                let edition = self.setting.decider.edition();
+                let edition = self.setting.advisers.edition();
                 match &mut self.direction(from).standing {
                     Some(standing) => {
                         standing.keep_to(edition);

@@ -4,26 +4,29 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::frame::Header;
-use mproxy_codec::packet::{FilterRequest, Subscribe, encode_subscribe};
+use mproxy_codec::packet::{FilterRequest, Subscribe, SubscribeLayout, encode_subscribe};
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketType, QoS, Sender};
 use smallvec::SmallVec;
 
-use super::lane::{Slot, State};
+use super::effect::Effect;
+use super::lane::{Slot, State, Waiting};
 use super::ledger::Subscribing;
+use super::question::OpenQuestion;
 use super::reply::suback_code;
+use super::resolve::{Refused, resolve_subscribe};
 use super::{Session, Step};
 use crate::budget::{FILTER, QUESTION, Room, WAITING};
-use crate::chain::allowed;
+use crate::chain::Ruled;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Action, Answer, Decision, FilterChange, Hook, Question, Refusal, Ruling, Source, SubscribeQuestion,
-    Undecided, Unusable, UnusableKind, Verdict, Want,
+    Action, Decision, FilterChange, Hook, Refusal, Ruling, Source, SubscribeDecision, SubscribeQuestion,
+    Unusable, Want,
 };
 
 /// What was decided about one filter.
@@ -34,6 +37,7 @@ impl Session {
         let total = header.total();
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
+        let layout = SubscribeLayout::of(&subscribe);
         let want = self.want_of(Hook::Subscribe);
         let count = subscribe.filters().len();
         let mut charge = 0;
@@ -46,48 +50,37 @@ impl Session {
                 Room::Yes if !self.too_many_user_properties(subscribe.properties) => {}
                 Room::Wait => return Ok(Step::Wait),
                 Room::Yes | Room::Never => {
-                    let slot = Slot {
-                        bytes: Bytes::new(),
-                        state: State::OverBudget,
-                        topic: None,
-                        streams: false,
-                        charge: 0,
-                    };
-                    return Ok(Step::Keep(total, slot));
+                    let packet = Waiting::Subscribe(State::OverBudget, layout);
+                    return Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 }));
                 }
             }
         }
-        let answer = match self.peer() {
+        let ruled = match self.peer() {
             // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
-            None => Answer::Pass,
-            Some(_) if want == Want::Nothing => {
-                Answer::Now(Ruling { source: Source::Unasked, verdict: allowed(Hook::Subscribe) })
-            }
+            None => Ruled::Now(Ruling::refused(Source::Unknown, Refusal::default())),
+            Some(_) if want == Want::Nothing => Ruled::Now(Ruling::allowed(Source::Unasked)),
             Some(peer) => {
                 let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-                let question =
-                    SubscribeQuestion { peer, filters: &filters, properties: subscribe.properties };
-                self.setting.decider.decide(&Question::Subscribe(question))
+                let question = SubscribeQuestion::new(peer, &filters, subscribe.properties);
+                self.setting.advisers.subscribe(&question)
             }
         };
-        let state = match answer {
-            Answer::Later(pending) => {
-                self.ask(Side::Client, pending);
+        let state = match ruled {
+            Ruled::Later(pending) => {
+                let question = OpenQuestion::subscribe(self.lane(Side::Client).next(), pending);
+                self.effects.push(Effect::Ask(question));
                 charge += count * FILTER;
                 State::Hold
             }
-            Answer::Now(_) if want == Want::Nothing => State::Go,
-            Answer::Now(ruling) => State::Ruled(Box::new(ruling)),
-            Answer::Pass => State::Ruled(Box::new(Ruling {
-                source: Source::Unknown,
-                verdict: Verdict::SubscribeAll(Decision::Refuse(Refusal::default())),
-            })),
+            Ruled::Now(_) if want == Want::Nothing => State::Go,
+            Ruled::Now(ruling) => State::Ruled(Box::new(ruling)),
         };
         if want != Want::Nothing {
             self.worked(Hook::Subscribe, count, total);
         }
         let charge = if matches!(state, State::Hold) { charge as u32 } else { 0 };
-        Ok(Step::Keep(total, Slot { bytes: Bytes::new(), state, topic: None, streams: false, charge }))
+        let packet = Waiting::Subscribe(state, layout);
+        Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge }))
     }
 
     /// Whether more is made of a SUBSCRIBE than a packet that passes.
@@ -100,14 +93,15 @@ impl Session {
     }
 
     /// Carries out what was decided of a SUBSCRIBE whose turn has come.
-    pub(super) fn subscribe_released(&mut self, slot: Slot, now: Instant) {
-        let Slot { bytes, state, .. } = slot;
-        // The bytes were read once already; they cannot be read differently now.
-        let Ok(Some(header)) = Header::parse(&bytes, Sender::Client, Some(self.terms.version)) else {
-            return;
-        };
-        let Ok(subscribe) = Subscribe::parse(&header, &bytes, Sender::Client, self.terms.version) else {
-            return;
+    pub(super) fn subscribe_released(
+        &mut self,
+        bytes: Bytes,
+        state: State<SubscribeDecision>,
+        layout: SubscribeLayout,
+        now: Instant,
+    ) {
+        let (Some(subscribe), Some(peer)) = (layout.find(&bytes), self.peer()) else {
+            return self.end(Fault::Internal { what: "a SUBSCRIBE that waits is not what it was" }, now);
         };
         if matches!(state, State::OverBudget) {
             let count = subscribe.filters().len();
@@ -117,20 +111,29 @@ impl Session {
             return;
         }
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        let (source, mut decided, undecided) = match state {
+        let plain = || vec![Decision::Allow(FilterChange::default()); requests.len()];
+        let (source, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
             State::Hold | State::Again | State::OverBudget => {
-                (Source::Unknown, vec![Decision::Refuse(Refusal::default()); requests.len()], None)
+                (Source::Unknown, Err(Refused::with(ReasonCode::NOT_AUTHORIZED)))
             }
-            State::Go if self.grant().is_some() => {
-                (Source::Grant, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
-            }
+            State::Go if self.grant().is_some() => (Source::Grant, Ok(plain())),
             State::Go => {
                 self.subscribe_leaves(&subscribe, &requests, &[], Box::default());
                 self.send(Side::Broker, bytes.clone());
                 return;
             }
-            State::Ruled(ruling) => self.subscribe_ruled(*ruling, &subscribe, &requests),
+            State::Ruled(ruling) => {
+                let resolved = resolve_subscribe(&self.setting, peer, requests.len(), *ruling, |each| {
+                    Ok(self.check_filters(&subscribe, &requests, each)?)
+                });
+                (resolved.source, resolved.what.form())
+            }
+        };
+        let mut decided = match formed {
+            Ok(decided) => decided,
+            Err(Refused::Said(refusal)) => vec![Decision::Refuse(refusal); requests.len()],
+            Err(Refused::Undecided(undecided)) => vec![Decision::Refuse(undecided.refusal()); requests.len()],
         };
         for one in &decided {
             let outcome = match one {
@@ -146,14 +149,7 @@ impl Session {
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;
-            self.end(
-                match undecided {
-                    Some(undecided) => undecided.fault(hook),
-                    None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
-                },
-                now,
-            );
-            return;
+            return self.end(Fault::Refused { hook, refusal: Box::new(refusal.clone()) }, now);
         }
         let refused = refusals().count();
         if refused == requests.len() {
@@ -180,53 +176,10 @@ impl Session {
         if encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
             .is_err()
         {
-            debug_assert!(false, "a checked rewrite did not encode");
-            return;
+            return self.end(Fault::Internal { what: "a checked rewrite did not encode" }, now);
         }
         self.subscribe_leaves(&subscribe, &requests, &decided, counted);
         self.send(Side::Broker, out.freeze());
-    }
-
-    /// A verdict, judged: one decision for each filter, valid ones only.
-    fn subscribe_ruled(
-        &mut self,
-        ruling: Ruling,
-        subscribe: &Subscribe<'_>,
-        requests: &[FilterRequest<'_>],
-    ) -> (Source, Vec<Decided>, Option<Undecided>) {
-        let Ruling { source, verdict } = ruling;
-        let judged = match verdict {
-            Verdict::SubscribeAll(Decision::Allow(())) => {
-                Ok(vec![Decision::Allow(FilterChange::default()); requests.len()])
-            }
-            Verdict::SubscribeAll(Decision::Refuse(refusal)) => {
-                Ok(vec![Decision::Refuse(refusal); requests.len()])
-            }
-            Verdict::Subscribe(decided) if decided.len() == requests.len() => {
-                self.check_filters(subscribe, requests, decided).map_err(Undecided::Unusable)
-            }
-            Verdict::Subscribe(decided) => Err(Undecided::Unusable(Unusable::new(
-                UnusableKind::WrongLength,
-                format!("{} verdicts for {} filters", decided.len(), requests.len()),
-            ))),
-            Verdict::Failed(failure) => Err(Undecided::Failed(failure)),
-            Verdict::Unusable(unusable) => Err(Undecided::Unusable(unusable)),
-            Verdict::Overloaded(overload) => Err(Undecided::Overloaded(overload)),
-            Verdict::Connect(_) | Verdict::Publish(_) => Err(Unusable::other_question().into()),
-        };
-        let undecided = match judged {
-            Ok(decided) => return (source, decided, None),
-            Err(undecided) => self.resolve_undecided(Hook::Subscribe, undecided),
-        };
-        match undecided {
-            Ok(()) => {
-                (Source::FailedOpen, vec![Decision::Allow(FilterChange::default()); requests.len()], None)
-            }
-            Err(undecided) => {
-                let refused = vec![Decision::Refuse(undecided.refusal()); requests.len()];
-                (undecided.source(), refused, Some(undecided))
-            }
-        }
     }
 
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.

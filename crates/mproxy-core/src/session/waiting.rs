@@ -13,7 +13,7 @@ use super::{Effect, Phase, Session, Who};
 use crate::fault::{Fault, Unreachable};
 use crate::meter::Outcome;
 use crate::peer::ConnectionId;
-use crate::policy::{Failure, FailureKind, Hook, OnError, Ruling, Source};
+use crate::policy::{ConnectDecision, Failure, FailureKind, Hook, OnError, Ruling, Source, Undecided};
 
 /// The first pause, at most; it doubles with each try.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -75,14 +75,14 @@ impl Waiting {
     }
 }
 
-/// Whether what failed like this may go well if it is tried again.
-pub(super) fn may_pass(fault: &Fault) -> bool {
-    match fault {
-        Fault::PolicyFailed { failure, .. } => {
+/// Whether a question about which nothing was decided may go well if it is asked again.
+pub(super) const fn may_pass(undecided: &Undecided) -> bool {
+    match undecided {
+        Undecided::Failed(failure) => {
             matches!(failure.kind, FailureKind::Unavailable | FailureKind::Deadline)
         }
-        Fault::Overloaded { .. } | Fault::Unreachable(_) => true,
-        _ => false,
+        Undecided::Overloaded(_) => true,
+        Undecided::Unusable(_) => false,
     }
 }
 
@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// The advisers' answer to a question about the CONNECT.
-    pub(super) fn admission_decided(&mut self, seq: u32, ruling: Ruling, now: Instant) {
+    pub(super) fn admission_decided(&mut self, seq: u32, ruling: Ruling<ConnectDecision>, now: Instant) {
         if matches!(&self.phase, Phase::Admitting(waiting) if waiting.asked() == seq) {
             self.admitted(ruling, now);
         }

@@ -8,7 +8,8 @@ use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
 use mproxy_core::policy::{
-    ConnectQuestion, Payload, PublishQuestion, Question, SubscribeQuestion, Unusable, UnusableKind, Verdict,
+    ConnectDecision, ConnectQuestion, Decided, Hook, Payload, PublishDecision, PublishQuestion,
+    RenewQuestion, SubscribeDecision, SubscribeQuestion, Undecided, Unusable, UnusableKind,
 };
 use prost::Message;
 use tonic::Status;
@@ -22,27 +23,63 @@ use super::{Rpc, publish_properties, shared, user_properties, verdict, wire};
 /// refuses as too large would be a failed answer, which a client must not be able to choose.
 pub(crate) const QUESTION_MOST: usize = 4_000_000;
 
-/// A question, copied out of its packet. No `Debug`: it may hold a password.
-#[derive(Clone)]
-pub(crate) struct Ask {
-    said: Said,
-    about: About,
+/// A question to the service, copied out of its packet. No `Debug`: it may hold a password.
+pub(crate) trait Ask: Clone + Send + Sync + 'static {
+    /// What can be decided about it.
+    type Decision: Decided;
+
+    /// The hook that it is about.
+    const HOOK: Hook;
+
+    fn said(&self) -> &Said;
+
+    fn put(
+        self,
+        channel: Channel,
+        within: Duration,
+        complaints: &Complaints,
+    ) -> impl Future<Output = Result<Result<Self::Decision, Undecided>, Status>> + Send;
+
+    /// Whether it is within [`QUESTION_MOST`].
+    ///
+    /// # Errors
+    /// The refusal of the packet that it is about.
+    fn fits(&self) -> Result<(), Unusable> {
+        let size = self.said().size();
+        if size <= QUESTION_MOST {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} would be a message of {size} bytes; {QUESTION_MOST} are sent",
+            Rpc::from(Self::HOOK).name()
+        );
+        Err(Unusable::new(UnusableKind::QuestionTooLarge, detail))
+    }
 }
 
-/// Which question it is, and what is needed to read the answer.
+/// AuthConnect, to admit a client or to renew its grant.
 #[derive(Clone)]
-enum About {
-    Connect {
-        what: Asked,
-    },
-    Publish,
-    Subscribe {
-        filters: usize,
-        /// The groups of those that are shared, by their place.
-        groups: Box<[(usize, Box<str>)]>,
-    },
-    Deliver,
+pub(crate) struct AskConnect {
+    said: Said,
+    what: Asked,
 }
+
+/// AuthPublish.
+#[derive(Clone)]
+pub(crate) struct AskPublish(Said);
+
+/// AuthSubscribe.
+#[derive(Clone)]
+pub(crate) struct AskSubscribe {
+    said: Said,
+    filters: usize,
+    /// The groups of those that are shared, by their place.
+    groups: Box<[(usize, Box<str>)]>,
+}
+
+/// AuthDeliver.
+#[derive(Clone)]
+pub(crate) struct AskDeliver(Said);
 
 /// What an `AuthConnect` was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,88 +90,116 @@ pub(super) enum Asked {
     Renewal,
 }
 
-impl Asked {
-    fn of(question: &ConnectQuestion<'_>) -> Self {
-        if question.refresh {
-            return Self::Renewal;
-        }
-        Self::Client { has_will: question.connect.will.is_some() }
+// Writing to a buffer that grows cannot fail.
+
+impl AskConnect {
+    pub(crate) fn new(question: &ConnectQuestion<'_>) -> Self {
+        let said = Said::about(question.peer, |out| connect(question).encode_raw(out));
+        Self { said, what: Asked::Client { has_will: question.connect.will.is_some() } }
+    }
+
+    pub(crate) fn renewal(question: &RenewQuestion<'_>) -> Self {
+        let said = Said::about(question.peer, |out| renewal(question).encode_raw(out));
+        Self { said, what: Asked::Renewal }
     }
 }
 
-impl Ask {
-    pub(crate) fn new(question: &Question<'_>) -> Self {
-        let about = match question {
-            Question::Connect(question) => About::Connect { what: Asked::of(question) },
-            Question::Publish(_) => About::Publish,
-            Question::Subscribe(question) => {
-                About::Subscribe { filters: question.filters.len(), groups: groups(question) }
-            }
-            Question::Deliver(_) => About::Deliver,
-        };
-        // Writing to a buffer that grows cannot fail.
-        let said = Said::about(question.peer(), |out| match question {
-            Question::Connect(question) => connect(question).encode_raw(out),
-            Question::Publish(question) => publish(question).encode_raw(out),
-            Question::Subscribe(question) => subscribe(question, out),
-            Question::Deliver(question) => deliver(question).encode_raw(out),
-        });
-        Self { said, about }
+impl AskPublish {
+    pub(crate) fn new(question: &PublishQuestion<'_>) -> Self {
+        Self(Said::about(question.peer, |out| publish(question).encode_raw(out)))
+    }
+}
+
+impl AskSubscribe {
+    pub(crate) fn new(question: &SubscribeQuestion<'_>) -> Self {
+        let said = Said::about(question.peer, |out| subscribe(question, out));
+        Self { said, filters: question.filters.len(), groups: groups(question) }
+    }
+}
+
+impl AskDeliver {
+    pub(crate) fn new(question: &PublishQuestion<'_>) -> Self {
+        Self(Said::about(question.peer, |out| deliver(question).encode_raw(out)))
+    }
+}
+
+impl Ask for AskConnect {
+    type Decision = ConnectDecision;
+
+    const HOOK: Hook = Hook::Connect;
+
+    fn said(&self) -> &Said {
+        &self.said
     }
 
-    pub(crate) const fn rpc(&self) -> Rpc {
-        match self.about {
-            About::Connect { .. } => Rpc::AuthConnect,
-            About::Publish => Rpc::AuthPublish,
-            About::Subscribe { .. } => Rpc::AuthSubscribe,
-            About::Deliver => Rpc::AuthDeliver,
-        }
-    }
-
-    /// Whether it is within [`QUESTION_MOST`].
-    ///
-    /// # Errors
-    /// The refusal of the packet that it is about.
-    pub(crate) fn fits(&self) -> Result<(), Unusable> {
-        let size = self.said.size();
-        if size <= QUESTION_MOST {
-            return Ok(());
-        }
-        let detail =
-            format!("{} would be a message of {size} bytes; {QUESTION_MOST} are sent", self.rpc().name());
-        Err(Unusable::new(UnusableKind::QuestionTooLarge, detail))
-    }
-
-    pub(super) async fn put(
+    async fn put(
         self,
         channel: Channel,
         within: Duration,
         complaints: &Complaints,
-    ) -> Result<Verdict, Status> {
-        let mut hooks = self.said.over(channel);
-        Ok(match self.about {
-            About::Connect { what } => {
-                let answer = hooks.auth_connect(placeholder(within)).await?;
-                verdict::connect(answer.into_inner(), what, complaints)
-            }
-            About::Publish => {
-                let answer = hooks.auth_publish(placeholder(within)).await?;
-                verdict::publish(answer.into_inner(), complaints)
-            }
-            About::Subscribe { filters, groups } => {
-                let answer = hooks.auth_subscribe(placeholder(within)).await?;
-                verdict::subscribe(answer.into_inner(), filters, &groups, complaints)
-            }
-            About::Deliver => {
-                let answer = hooks.auth_deliver(placeholder(within)).await?;
-                verdict::deliver(answer.into_inner(), complaints)
-            }
-        })
+    ) -> Result<Result<ConnectDecision, Undecided>, Status> {
+        let answer = self.said.over(channel).auth_connect(placeholder(within)).await?;
+        Ok(verdict::connect(answer.into_inner(), self.what, complaints))
+    }
+}
+
+impl Ask for AskPublish {
+    type Decision = PublishDecision;
+
+    const HOOK: Hook = Hook::Publish;
+
+    fn said(&self) -> &Said {
+        &self.0
     }
 
-    #[cfg(test)]
-    pub(super) fn read<M: Message + Default>(&self) -> M {
-        self.said.read()
+    async fn put(
+        self,
+        channel: Channel,
+        within: Duration,
+        complaints: &Complaints,
+    ) -> Result<Result<PublishDecision, Undecided>, Status> {
+        let answer = self.0.over(channel).auth_publish(placeholder(within)).await?;
+        Ok(verdict::publish(answer.into_inner(), complaints))
+    }
+}
+
+impl Ask for AskSubscribe {
+    type Decision = SubscribeDecision;
+
+    const HOOK: Hook = Hook::Subscribe;
+
+    fn said(&self) -> &Said {
+        &self.said
+    }
+
+    async fn put(
+        self,
+        channel: Channel,
+        within: Duration,
+        complaints: &Complaints,
+    ) -> Result<Result<SubscribeDecision, Undecided>, Status> {
+        let answer = self.said.over(channel).auth_subscribe(placeholder(within)).await?;
+        Ok(verdict::subscribe(answer.into_inner(), self.filters, &self.groups, complaints))
+    }
+}
+
+impl Ask for AskDeliver {
+    type Decision = PublishDecision;
+
+    const HOOK: Hook = Hook::Deliver;
+
+    fn said(&self) -> &Said {
+        &self.0
+    }
+
+    async fn put(
+        self,
+        channel: Channel,
+        within: Duration,
+        complaints: &Complaints,
+    ) -> Result<Result<PublishDecision, Undecided>, Status> {
+        let answer = self.0.over(channel).auth_deliver(placeholder(within)).await?;
+        Ok(verdict::deliver(answer.into_inner(), complaints))
     }
 }
 
@@ -149,7 +214,7 @@ fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
     let flag = |id| properties.byte(id).map(|byte| byte != 0);
     wire::AuthConnectRequest {
         client: None,
-        password: connect.password.filter(|_| !question.refresh).map(Bytes::copy_from_slice),
+        password: connect.password.map(Bytes::copy_from_slice),
         clean_start: connect.clean_start,
         keep_alive: connect.keep_alive.into(),
         session_expiry: properties.u32(PropertyId::SessionExpiryInterval),
@@ -161,7 +226,17 @@ fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
         request_response_information: flag(PropertyId::RequestResponseInformation),
         request_problem_information: flag(PropertyId::RequestProblemInformation),
         bridge: connect.bridge,
-        refresh: question.refresh,
+        refresh: false,
+    }
+}
+
+/// What is known of a client that said CONNECT long ago.
+fn renewal(question: &RenewQuestion<'_>) -> wire::AuthConnectRequest {
+    wire::AuthConnectRequest {
+        clean_start: question.peer.clean_start,
+        keep_alive: question.peer.keep_alive.into(),
+        refresh: true,
+        ..Default::default()
     }
 }
 

@@ -34,7 +34,7 @@ const PREFIX: usize = 5;
 
 /// A whole request.
 #[derive(Clone)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// gRPC's prefix and all fields but the client's, and that one too where it is small.
     own: Bytes,
     /// The client's, shared.

@@ -13,7 +13,7 @@ use mproxy_codec::types::{PacketType, QoS, Sender};
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::Fault;
 use mproxy_core::peer::{ConnectionId, Encoded, Origin, Side};
-use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, Question, SubscribeQuestion};
+use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
 
 use super::*;
 
@@ -55,11 +55,11 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
 }
 
 fn connect_said(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
-    Ask::new(&Question::Connect(question)).read()
+    AskConnect::new(&question).said().read()
 }
 
 fn publish_said(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
-    Ask::new(&Question::Publish(question)).read()
+    AskPublish::new(&question).said().read()
 }
 
 /// The client as it stands in an event about it.
@@ -125,7 +125,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     };
     let peer = peer(Version::V5);
     let packet = &Bytes::new();
-    let question = ConnectQuestion { peer: &peer, connect: &connect, packet, refresh: false };
+    let question = ConnectQuestion { peer: &peer, connect: &connect, packet };
     let told = connect_said(question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));
@@ -141,7 +141,9 @@ fn a_connect_is_told_with_its_will_and_properties() {
 
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
-    assert_eq!(connect_said(ConnectQuestion { refresh: true, ..question }).password, None);
+    let told: wire::AuthConnectRequest = AskConnect::renewal(&RenewQuestion { peer: &peer }).said().read();
+    assert_eq!((told.refresh, told.password, told.will), (true, None, None));
+    assert_eq!((told.clean_start, told.keep_alive), (peer.clean_start, peer.keep_alive.into()));
 }
 
 #[test]
@@ -182,8 +184,8 @@ fn a_subscribe_is_told_with_groups_apart() {
     let raw = [0x0B, 5];
     let properties = Properties::check(&raw, Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
     let (peer, filters) = (peer(Version::V5), [line("a/+"), line("$share/g/a/#")]);
-    let question = SubscribeQuestion { peer: &peer, filters: &filters, properties };
-    let told: wire::AuthSubscribeRequest = Ask::new(&Question::Subscribe(question)).read();
+    let question = SubscribeQuestion::new(&peer, &filters, properties);
+    let told: wire::AuthSubscribeRequest = AskSubscribe::new(&question).said().read();
     assert_eq!(told.subscription_identifier, Some(5));
     let first = &told.filters[0];
     assert_eq!((&*first.filter, &first.share_group, first.qos), ("a/+", &None, 1));

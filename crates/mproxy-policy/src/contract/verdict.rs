@@ -7,8 +7,8 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{check_filter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
-    About, Action, Admission, Decision, Failure, FailureKind, FilterChange, PublishChange, Refusal, Unusable,
-    UnusableKind, Verdict, WillChange,
+    About, Action, Admission, ConnectDecision, Decision, Failure, FailureKind, FilterChange, PublishChange,
+    PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind, WillChange,
 };
 
 use super::ask::Asked;
@@ -20,11 +20,18 @@ const FIELD_MOST: usize = 65_535;
 
 pub(super) type Read<T> = Result<T, Unusable>;
 
-pub(super) fn connect(answer: wire::AuthConnectResponse, asked: Asked, complaints: &Complaints) -> Verdict {
+/// What an answer comes to.
+pub(super) type Verdict<D> = Result<D, Undecided>;
+
+pub(super) fn connect(
+    answer: wire::AuthConnectResponse,
+    asked: Asked,
+    complaints: &Complaints,
+) -> Verdict<ConnectDecision> {
     use wire::auth_connect_response::Verdict as Said;
     match answer.verdict {
-        None => Verdict::Failed(unset("AuthConnect")),
-        Some(Said::Deny(deny)) => Verdict::Connect(Decision::Refuse(refusal(deny, complaints))),
+        None => Err(unset("AuthConnect").into()),
+        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(Said::Allow(allow)) => {
             let (allow, has_will) = match asked {
                 Asked::Client { has_will } => (allow, has_will),
@@ -34,28 +41,34 @@ pub(super) fn connect(answer: wire::AuthConnectResponse, asked: Asked, complaint
                     (wire::ConnectAllow { attributes, grant, ..Default::default() }, false)
                 }
             };
-            read(admission(allow, has_will, complaints).map(Decision::Allow), Verdict::Connect)
+            Ok(Decision::Allow(admission(allow, has_will, complaints)?))
         }
     }
 }
 
-pub(super) fn publish(answer: wire::AuthPublishResponse, complaints: &Complaints) -> Verdict {
+pub(super) fn publish(
+    answer: wire::AuthPublishResponse,
+    complaints: &Complaints,
+) -> Verdict<PublishDecision> {
     use wire::auth_publish_response::Verdict as Said;
     match answer.verdict {
-        None => Verdict::Failed(unset("AuthPublish")),
-        Some(Said::Deny(deny)) => Verdict::Publish(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(allow)) => read(publish_change(allow).map(Decision::Allow), Verdict::Publish),
+        None => Err(unset("AuthPublish").into()),
+        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(Said::Allow(allow)) => Ok(Decision::Allow(publish_change(allow)?)),
     }
 }
 
-pub(super) fn deliver(answer: wire::AuthDeliverResponse, complaints: &Complaints) -> Verdict {
+pub(super) fn deliver(
+    answer: wire::AuthDeliverResponse,
+    complaints: &Complaints,
+) -> Verdict<PublishDecision> {
     use wire::auth_deliver_response::Verdict as Said;
     match answer.verdict {
-        None => Verdict::Failed(unset("AuthDeliver")),
-        Some(Said::Deny(deny)) => Verdict::Publish(Decision::Refuse(refusal(deny, complaints))),
+        None => Err(unset("AuthDeliver").into()),
+        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(Said::Allow(wire::DeliverAllow { topic, payload })) => {
             let change = wire::PublishAllow { topic, payload, ..Default::default() };
-            read(publish_change(change).map(Decision::Allow), Verdict::Publish)
+            Ok(Decision::Allow(publish_change(change)?))
         }
     }
 }
@@ -66,30 +79,24 @@ pub(super) fn subscribe(
     asked: usize,
     groups: &[(usize, Box<str>)],
     complaints: &Complaints,
-) -> Verdict {
+) -> Verdict<SubscribeDecision> {
     let told = answer.verdicts.len();
     if told != asked {
         let detail = format!("AuthSubscribe answered {told} verdicts to {asked} filters");
-        return Verdict::Unusable(Unusable::new(UnusableKind::WrongLength, detail));
+        return Err(Unusable::new(UnusableKind::WrongLength, detail).into());
     }
     if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
-        return Verdict::Failed(unset("AuthSubscribe"));
+        return Err(unset("AuthSubscribe").into());
     }
     let mut groups = groups.iter().peekable();
     let verdicts = answer.verdicts.into_iter().enumerate();
-    read(
-        verdicts
-            .map(|(at, verdict)| {
-                let group = groups.next_if(|(place, _)| *place == at);
-                filter(verdict, group.map(|(_, group)| &**group), complaints)
-            })
-            .collect(),
-        Verdict::Subscribe,
-    )
-}
-
-fn read<T>(read: Read<T>, verdict: impl FnOnce(T) -> Verdict) -> Verdict {
-    read.map_or_else(Verdict::Unusable, verdict)
+    let each = verdicts
+        .map(|(at, verdict)| {
+            let group = groups.next_if(|(place, _)| *place == at);
+            filter(verdict, group.map(|(_, group)| &**group), complaints)
+        })
+        .collect::<Read<_>>()?;
+    Ok(SubscribeDecision::Each(each))
 }
 
 fn filter(
@@ -301,15 +308,15 @@ mod tests {
     fn answers_of_zero_values_are_no_answers() {
         let complaints = &Complaints::new("test");
         let unset = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
-        for verdict in [
-            connect(Default::default(), Asked::Renewal, complaints),
-            publish(Default::default(), complaints),
-            deliver(Default::default(), complaints),
-            subscribe(unset, 1, &[], complaints),
+        for undecided in [
+            connect(Default::default(), Asked::Renewal, complaints).unwrap_err(),
+            publish(Default::default(), complaints).unwrap_err(),
+            deliver(Default::default(), complaints).unwrap_err(),
+            subscribe(unset, 1, &[], complaints).unwrap_err(),
         ] {
             assert!(
-                matches!(&verdict, Verdict::Failed(Failure { kind: FailureKind::Unspecified, .. })),
-                "{verdict:?}"
+                matches!(&undecided, Undecided::Failed(Failure { kind: FailureKind::Unspecified, .. })),
+                "{undecided:?}"
             );
         }
     }
@@ -320,7 +327,7 @@ mod tests {
         let verdicts = vec![wire::FilterVerdict { verdict: Some(deny) }, Default::default()];
         let answer = wire::AuthSubscribeResponse { verdicts };
         let verdict = subscribe(answer, 2, &[], &Complaints::new("test"));
-        assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
+        assert!(matches!(verdict, Err(Undecided::Unusable(_))), "{verdict:?}");
     }
 
     #[test]
@@ -339,13 +346,13 @@ mod tests {
         let said = wire::auth_connect_response::Verdict::Allow(allow);
         let answer = wire::AuthConnectResponse { verdict: Some(said) };
         let verdict = connect(answer.clone(), Asked::Renewal, &Complaints::new("test"));
-        let Verdict::Connect(Decision::Allow(Some(admission))) = verdict else { panic!("{verdict:?}") };
+        let Ok(Decision::Allow(Some(admission))) = verdict else { panic!("{verdict:?}") };
         assert_eq!(admission.grant.as_deref().map(|grant| &*grant.version), Some("7"));
         let rest = Admission { grant: None, ..*admission };
         let attributes = vec![("a".to_owned(), "b".to_owned())];
         assert_eq!(rest, Admission { attributes, ..Admission::default() });
         let verdict = connect(answer, Asked::Client { has_will: true }, &Complaints::new("test"));
-        assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
+        assert!(matches!(verdict, Err(Undecided::Unusable(_))), "{verdict:?}");
     }
 
     #[test]
@@ -357,12 +364,12 @@ mod tests {
                 Asked::Client { has_will: true },
                 &Complaints::new("test")
             ),
-            Verdict::Connect(Decision::Allow(None))
+            Ok(Decision::Allow(None))
         );
         let said = wire::auth_publish_response::Verdict::Allow(Default::default());
         assert_eq!(
             publish(wire::AuthPublishResponse { verdict: Some(said) }, &Complaints::new("test")),
-            Verdict::Publish(Decision::Allow(None))
+            Ok(Decision::Allow(None))
         );
     }
 
@@ -391,7 +398,9 @@ mod tests {
         for asked in [0, 2] {
             let answer = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
             let verdict = subscribe(answer, asked, &[], &Complaints::new("test"));
-            assert!(matches!(&verdict, Verdict::Unusable(one) if one.kind == UnusableKind::WrongLength));
+            assert!(
+                matches!(&verdict, Err(Undecided::Unusable(one)) if one.kind == UnusableKind::WrongLength)
+            );
         }
     }
 

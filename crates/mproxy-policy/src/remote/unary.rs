@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::policy::{Failure, FailureKind, Unusable, UnusableKind, Verdict};
+use mproxy_core::policy::{Failure, FailureKind, Undecided, Unusable, UnusableKind};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 
@@ -33,26 +33,22 @@ pub(super) trait Errand: Clone + Send + Sync {
     fn outcome(answer: &Self::Answer) -> CallOutcome;
 }
 
-impl Errand for Ask {
-    type Answer = Verdict;
+impl<A: Ask> Errand for A {
+    type Answer = Result<A::Decision, Undecided>;
 
     fn rpc(&self) -> Rpc {
-        self.rpc()
+        A::HOOK.into()
     }
 
-    async fn run(self, service: &Service, within: Duration) -> Result<Verdict, Status> {
+    async fn run(self, service: &Service, within: Duration) -> Result<Self::Answer, Status> {
         service.ask(self, within).await
     }
 
-    fn outcome(verdict: &Verdict) -> CallOutcome {
+    fn outcome(verdict: &Self::Answer) -> CallOutcome {
         match verdict {
-            Verdict::Failed(failure) => CallOutcome::Failed(failure.kind),
-            Verdict::Unusable(_) => CallOutcome::Unusable,
-            Verdict::Connect(_)
-            | Verdict::Publish(_)
-            | Verdict::Subscribe(_)
-            | Verdict::SubscribeAll(_)
-            | Verdict::Overloaded(_) => CallOutcome::Answered,
+            Err(Undecided::Failed(failure)) => CallOutcome::Failed(failure.kind),
+            Err(Undecided::Unusable(_)) => CallOutcome::Unusable,
+            Ok(_) | Err(Undecided::Overloaded(_)) => CallOutcome::Answered,
         }
     }
 }

@@ -9,11 +9,65 @@ use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
 use mproxy_codec::property::Properties;
 use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{QoS, Version};
+use mproxy_core::Chain;
+use mproxy_core::chain::Ruled;
 use mproxy_core::grant::Grant;
 use mproxy_core::peer::{ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
 use mproxy_core::policy::{
-    Answer, ConnectQuestion, Decider, Payload, PublishQuestion, Question, Ruling, SubscribeQuestion,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, PublishDecision, PublishQuestion,
+    RenewQuestion, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
+use mproxy_sim::Verdict;
+use mproxy_sim::verdict::Said;
+
+/// What was ruled, whatever was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ruling {
+    pub(crate) source: Source,
+    pub(crate) verdict: Verdict,
+}
+
+/// A chain, asked as one adviser.
+pub(crate) struct Chained(pub(crate) Chain);
+
+impl Chained {
+    pub(crate) fn new(deciders: Vec<Arc<dyn Decider>>) -> Self {
+        Self(Chain::new(deciders))
+    }
+}
+
+fn ruled<D: Said>(ruled: Ruled<D>) -> Answer<D> {
+    match ruled {
+        Ruled::Now(ruling) => Answer::Now(ruling),
+        Ruled::Later(pending) => Answer::Later(Box::pin(async move { Answer::Now(pending.await) })),
+    }
+}
+
+impl Decider for Chained {
+    fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        ruled(self.0.connect(question))
+    }
+
+    fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        ruled(self.0.publish(question))
+    }
+
+    fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        ruled(self.0.subscribe(question))
+    }
+
+    fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        ruled(self.0.deliver(question))
+    }
+
+    fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
+        ruled(self.0.renew(Source::Rpc, question))
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        self.0.want(hook)
+    }
+}
 
 pub(crate) struct Client {
     pub(crate) peer: Arc<Peer>,
@@ -86,22 +140,6 @@ impl Client {
     }
 
     pub(crate) async fn connects(&self, adviser: &dyn Decider) -> Option<Ruling> {
-        self.asks_to_connect(adviser, false).await
-    }
-
-    pub(crate) async fn refreshes(&self, adviser: &dyn Decider) -> Option<Ruling> {
-        self.asks_to_connect(adviser, true).await
-    }
-
-    pub(crate) async fn renews(&self, adviser: &dyn Decider) -> Option<Ruling> {
-        heard(self.question(true, |question| adviser.renew(&question))).await
-    }
-
-    async fn asks_to_connect(&self, adviser: &dyn Decider, refresh: bool) -> Option<Ruling> {
-        heard(self.question(refresh, |question| adviser.decide(&Question::Connect(question)))).await
-    }
-
-    fn question(&self, refresh: bool, ask: impl FnOnce(ConnectQuestion<'_>) -> Answer) -> Answer {
         let connect = Connect {
             version: self.peer.version,
             bridge: false,
@@ -116,7 +154,12 @@ impl Client {
         let mut packet = BytesMut::new();
         connect.encode(&mut packet).unwrap();
         let packet = &packet.freeze();
-        ask(ConnectQuestion { peer: &self.peer, connect: &connect, packet, refresh })
+        let answer = adviser.connect(&ConnectQuestion { peer: &self.peer, connect: &connect, packet });
+        heard(answer).await
+    }
+
+    pub(crate) async fn renews(&self, adviser: &dyn Decider) -> Option<Ruling> {
+        heard(adviser.renew(&RenewQuestion { peer: &self.peer })).await
     }
 
     pub(crate) fn publish<'a>(&'a self, topic: &'a str) -> PublishQuestion<'a> {
@@ -132,18 +175,17 @@ impl Client {
     }
 
     pub(crate) async fn publishes(&self, adviser: &dyn Decider, topic: &str) -> Option<Ruling> {
-        heard(adviser.decide(&Question::Publish(self.publish(topic)))).await
+        heard(adviser.publish(&self.publish(topic))).await
     }
 
     pub(crate) async fn receives(&self, adviser: &dyn Decider, topic: &str) -> Option<Ruling> {
-        heard(adviser.decide(&Question::Deliver(self.publish(topic)))).await
+        heard(adviser.deliver(&self.publish(topic))).await
     }
 
     pub(crate) async fn subscribes(&self, adviser: &dyn Decider, filters: &[&str]) -> Option<Ruling> {
         let filters: Vec<_> = filters.iter().map(|filter| request(filter)).collect();
-        let question =
-            SubscribeQuestion { peer: &self.peer, filters: &filters, properties: Properties::EMPTY };
-        heard(adviser.decide(&Question::Subscribe(question))).await
+        let answer = adviser.subscribe(&SubscribeQuestion::new(&self.peer, &filters, Properties::EMPTY));
+        heard(answer).await
     }
 }
 
@@ -158,10 +200,15 @@ fn request(filter: &str) -> FilterRequest<'_> {
 }
 
 /// What was answered, waited for; `None`: the adviser passed.
-pub(crate) async fn heard(answer: Answer) -> Option<Ruling> {
-    match answer {
-        Answer::Pass => None,
-        Answer::Now(ruling) => Some(ruling),
-        Answer::Later(pending) => Some(pending.await),
+pub(crate) async fn heard<D: Said>(mut answer: Answer<D>) -> Option<Ruling> {
+    loop {
+        match answer {
+            Answer::Pass(_) => return None,
+            Answer::Partial(_) => panic!("it knows a part only"),
+            Answer::Now(ruling) => {
+                return Some(Ruling { source: ruling.source, verdict: D::said(ruling.verdict) });
+            }
+            Answer::Later(pending) => answer = pending.await,
+        }
     }
 }

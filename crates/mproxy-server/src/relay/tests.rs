@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_core::chain::{Chain, refused};
+use mproxy_core::Chain;
 use mproxy_core::event::{Kind, Nobody, Sink};
 use mproxy_core::fault::Whose;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_core::policy::{Answer, Decider, Hook, Question, Refusal, Ruling, Silence, Source, Want};
+use mproxy_core::policy::{
+    Answer, Decider, Hook, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
+};
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Setting};
 use parking_lot::Mutex;
@@ -66,31 +68,22 @@ fn stage(pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Sce
     decided_by(Chain::default(), pipe, broker, theirs)
 }
 
-fn decided_by(
-    decider: impl Decider + 'static,
-    pipe: usize,
-    broker: DuplexStream,
-    theirs: Option<DuplexStream>,
-) -> Scene {
+fn decided_by(advisers: Chain, pipe: usize, broker: DuplexStream, theirs: Option<DuplexStream>) -> Scene {
     let (client, ours) = duplex(pipe);
-    let (relay, handle) = relay(decider, ours, theirs);
+    let (relay, handle) = relay(advisers, ours, theirs);
     Scene { client, broker, handle, relay: tokio::spawn(relay) }
 }
 
 /// A relay for `client`, whose dial brings `theirs`.
-fn relay<S: Stream + 'static>(
-    decider: impl Decider + 'static,
-    client: S,
-    theirs: Option<S>,
-) -> (Relay<S>, Arc<Handle>) {
+fn relay<S: Stream + 'static>(advisers: Chain, client: S, theirs: Option<S>) -> (Relay<S>, Arc<Handle>) {
     let doors = Arc::new(Pipe(Mutex::new(theirs), Mutex::default()));
-    told_to(Arc::new(Nobody), doors, decider, client)
+    told_to(Arc::new(Nobody), doors, advisers, client)
 }
 
 fn told_to<S: Stream + 'static>(
     sink: Arc<dyn Sink>,
     doors: Arc<Pipe<S>>,
-    decider: impl Decider + 'static,
+    advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {
     let any = "127.0.0.1:1".parse().unwrap();
@@ -107,7 +100,7 @@ fn told_to<S: Stream + 'static>(
     });
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
-        decider: Arc::new(decider),
+        advisers,
         sink,
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
@@ -203,19 +196,15 @@ impl Decider for Refuser {
         if hook == Hook::Publish { Want::Head } else { Want::Nothing }
     }
 
-    fn decide(&self, question: &Question<'_>) -> Answer {
-        Answer::Now(Ruling { source: Source::Acl, verdict: refused(question.hook(), Refusal::default()) })
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Abstains
+    fn publish(&self, _question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Answer::Now(Ruling::refused(Source::Acl, Refusal::default()))
     }
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_refusals_is_heard_only_so_long() {
     let (broker, theirs) = duplex(1 << 10);
-    let mut scene = decided_by(Refuser, 1 << 10, broker, Some(theirs));
+    let mut scene = decided_by(Chain::of(Arc::new(Refuser)), 1 << 10, broker, Some(theirs));
     scene.client.write_all(CONNECT).await.unwrap();
     expect(&mut scene.broker, CONNECT).await;
     scene.broker.write_all(CONNACK).await.unwrap();
@@ -330,12 +319,8 @@ impl Decider for Panicker {
         Refuser.want(hook)
     }
 
-    fn decide(&self, _question: &Question<'_>) -> Answer {
+    fn publish(&self, _question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         panic!("as the test wants it");
-    }
-
-    fn silence(&self) -> Silence {
-        Silence::Abstains
     }
 }
 
@@ -344,7 +329,7 @@ async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
     let (mut broker, theirs) = duplex(1 << 10);
     let (mut client, ours) = duplex(1 << 10);
     let pipe = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
-    let (relay, _) = told_to(Arc::new(Listening), Arc::clone(&pipe), Panicker, ours);
+    let (relay, _) = told_to(Arc::new(Listening), Arc::clone(&pipe), Chain::of(Arc::new(Panicker)), ours);
     let relay = tokio::spawn(relay);
     client.write_all(CONNECT).await.unwrap();
     expect(&mut broker, CONNECT).await;

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use mproxy_codec::packet::Connack;
 use mproxy_codec::{ReasonCode, Version};
-use mproxy_core::chain::{allowed, refused};
 use mproxy_core::fault::{Fault, Unreachable};
-use mproxy_core::policy::{Decision, Failure, FailureKind, Hook, Overload, Refusal, Verdict};
+use mproxy_core::policy::{Decision, Failure, FailureKind, Hook, Overload, Refusal};
 use mproxy_core::session::OnUnavailable;
 use mproxy_core::{Limits, Side};
 
 use super::super::fate::undecided_connect;
 use super::super::rng::Rng;
 use super::super::stage::Dialing;
+use super::super::verdict::Verdict;
 use super::{World, mapped};
 
 /// What a dial has at least, whatever its admission has used up.
@@ -75,9 +75,9 @@ impl Entrance {
             answers.push_back(trouble(rng));
         }
         answers.push_back(match rng.below(60) {
-            0..2 => refused(Hook::Connect, Refusal::default()),
+            0..2 => Verdict::refuse(Hook::Connect, Refusal::default()),
             2..5 => undecided_connect(rng),
-            _ if prefix.is_empty() => allowed(Hook::Connect),
+            _ if prefix.is_empty() => Verdict::allow(Hook::Connect),
             _ => mapped(prefix),
         });
         answers

@@ -8,26 +8,46 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
 use super::super::ledger::Order;
+use super::super::resolve::{Form, Refused, Unfit};
 use super::super::{Session, rewrite};
 use super::{acknowledgement, hook};
-use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
-use crate::policy::{Action, Decision, PublishChange, Refusal, Ruling, Source, Undecided, Unusable, Verdict};
+use crate::policy::{Action, PublishChange, Source, Unusable};
+
+/// A PUBLISH as it goes on.
+pub(super) struct Outgoing {
+    /// What was changed.
+    pub(super) change: Option<Box<PublishChange>>,
+    /// Its head, written anew; `None`: it goes as it came.
+    pub(super) head: Option<BytesMut>,
+}
 
 impl Session {
-    /// The head of a PUBLISH as it has to be now; `None` if it may go as it came. `Err` says why it cannot go at all.
-    pub(super) fn write_anew(
-        &mut self,
+    /// A PUBLISH that was allowed, perhaps with changes, in the form in which it goes on.
+    ///
+    /// # Errors
+    /// It makes no valid packet, or the client's grant forbids what it was changed to.
+    pub(super) fn carry_out(
+        &self,
         from: Side,
         head: &PublishHead<'_>,
         topic: &str,
-        change: Option<&PublishChange>,
-    ) -> Result<Option<BytesMut>, Unusable> {
-        if change.is_none() && self.receiver_knows(from, head, topic) {
-            return Ok(None);
-        }
-        self.written(from, head, topic, change).map(Some)
+        change: Option<Box<PublishChange>>,
+    ) -> Result<Form<Outgoing>, Unfit> {
+        let known = self.policys_topic(from, topic).unwrap_or(topic);
+        let change =
+            change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
+        let Some(change) = change else {
+            let head = match self.receiver_knows(from, head, topic) {
+                true => None,
+                false => Some(self.written(from, head, topic, None)?),
+            };
+            return Ok(Form::Plain(Outgoing { change: None, head }));
+        };
+        let head_anew = self.written(from, head, topic, Some(&change))?;
+        self.recheck(from, head, known, &change).map_err(Unfit::Denied)?;
+        Ok(Form::Changed(Outgoing { change: Some(change), head: Some(head_anew) }))
     }
 
     /// The new head of a PUBLISH, unless that makes an invalid packet.
@@ -64,65 +84,6 @@ impl Session {
         Ok(out)
     }
 
-    /// A verdict, judged: what to change, or the refusal to carry out. A change that makes an invalid packet cannot be
-    /// used, and neither can a verdict to another question.
-    pub(super) fn publish_ruled(
-        &mut self,
-        from: Side,
-        ruling: Ruling,
-        head: &PublishHead<'_>,
-        topic: &str,
-    ) -> Result<Option<Box<PublishChange>>, (Refusal, Option<Undecided>)> {
-        let Ruling { mut source, verdict } = ruling;
-        let decided = match verdict {
-            Verdict::Publish(Decision::Allow(change)) => {
-                let known = self.policys_topic(from, topic).unwrap_or(topic);
-                let change =
-                    change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
-                let valid = change.as_deref().map_or(Ok(Ok(())), |change| {
-                    self.written(from, head, topic, Some(change))
-                        .map(|_| self.recheck(from, head, known, change))
-                });
-                match valid {
-                    Ok(Ok(())) => Ok(change),
-                    Ok(Err(refusal)) => {
-                        source = Source::Grant;
-                        Err(Ok(refusal))
-                    }
-                    Err(unusable) => Err(Err(Undecided::Unusable(unusable))),
-                }
-            }
-            Verdict::Publish(Decision::Refuse(refusal)) => Err(Ok(refusal)),
-            Verdict::Failed(failure) => Err(Err(Undecided::Failed(failure))),
-            Verdict::Unusable(unusable) => Err(Err(Undecided::Unusable(unusable))),
-            Verdict::Overloaded(overload) => Err(Err(Undecided::Overloaded(overload))),
-            Verdict::Connect(_) | Verdict::Subscribe(_) | Verdict::SubscribeAll(_) => {
-                Err(Err(Unusable::other_question().into()))
-            }
-        };
-        let decided = match decided {
-            Ok(change) => Ok(change),
-            Err(Ok(refusal)) => Err((refusal, None)),
-            Err(Err(undecided)) => match self.resolve_undecided(hook(from), undecided) {
-                Ok(()) => {
-                    source = Source::FailedOpen;
-                    Ok(None)
-                }
-                Err(undecided) => {
-                    source = undecided.source();
-                    Err((undecided.refusal(), Some(undecided)))
-                }
-            },
-        };
-        let outcome = match &decided {
-            Ok(None) => Outcome::Allowed,
-            Ok(Some(_)) => Outcome::Changed,
-            Err(_) => Outcome::Refused,
-        };
-        self.setting.meter.decisions(hook(from), source, outcome, 1);
-        decided
-    }
-
     /// So many packets, or filters, were refused because mproxy may not hold them.
     pub(in super::super) fn count_over_budget(&self, hook: crate::policy::Hook, count: u64) {
         self.setting.meter.decisions(hook, Source::Budget, Outcome::Refused, count);
@@ -133,34 +94,27 @@ impl Session {
         &mut self,
         from: Side,
         head: &PublishHead<'_>,
-        refusal: &Refusal,
-        undecided: Option<Undecided>,
+        refused: Refused,
         now: Instant,
     ) {
-        if refusal.action == Action::Disconnect {
-            let hook = hook(from);
-            self.end(
-                match undecided {
-                    Some(undecided) => undecided.fault(hook),
-                    None => Fault::Refused { hook, refusal: Box::new(refusal.clone()) },
-                },
-                now,
-            );
-            return;
+        let action = refused.action();
+        if action == Action::Disconnect {
+            return self.end(refused.fault(hook(from)), now);
         }
+        let (reason, text) = refused.words();
         // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
-        let reason = match (refusal.action, from) {
+        let reason = match (action, from) {
             (Action::NoAck, Side::Client) => {
                 if let Some(id) = head.packet_id.filter(|id| !self.in_flight.is_brokers(head.qos, *id)) {
                     self.in_flight.over(acknowledgement(head.qos), id);
                 }
                 return;
             }
-            (Action::Reject, Side::Client) if refusal.reason.is_error() => refusal.reason,
+            (Action::Reject, Side::Client) if reason.is_error() => reason,
             (Action::Reject, Side::Client) => ReasonCode::NOT_AUTHORIZED,
             (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
         };
-        self.acknowledge(from, head, reason, refusal.text.as_deref());
+        self.acknowledge(from, head, reason, text);
     }
 
     /// Our own answer to a PUBLISH, in its place among the receiver's.

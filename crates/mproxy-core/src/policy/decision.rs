@@ -1,0 +1,277 @@
+//! What is decided: allowed, perhaps with changes, or refused, and how a refusal is to look.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::QoS;
+
+use super::{Undecided, Unusable};
+use crate::grant::Grant;
+
+/// Allowed, perhaps with changes, or refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision<A> {
+    /// Go on.
+    Allow(A),
+    /// Do not.
+    Refuse(Refusal),
+}
+
+/// About a CONNECT; `None` leaves the client as it says it is.
+pub type ConnectDecision = Decision<Option<Box<Admission>>>;
+
+/// About a PUBLISH, either direction; `None` leaves the packet as it is.
+pub type PublishDecision = Decision<Option<Box<PublishChange>>>;
+
+/// About a SUBSCRIBE.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubscribeDecision {
+    /// The same for all of its filters, unchanged.
+    All(Decision<()>),
+    /// One for each filter, in order.
+    Each(Vec<Decision<FilterChange>>),
+    /// One for each filter, too; those that were left to others are refused, because nothing was decided about them.
+    InPart(Vec<Decision<FilterChange>>, Undecided),
+}
+
+/// What an adviser knows of each filter of a SUBSCRIBE, in order; `None`: nothing.
+pub type FilterWords = Vec<Option<Decision<FilterChange>>>;
+
+/// What can be decided about one kind of question.
+pub trait Decided: Sized + Send + 'static {
+    /// What may be known where an adviser knows a part only. There are no parts but those of a SUBSCRIBE.
+    type Part: Send + 'static;
+
+    /// Yes, as it is.
+    fn allowed() -> Self;
+
+    /// No, like this.
+    fn refused(refusal: Refusal) -> Self;
+
+    /// All of it, where what `part` leaves open came to `rest`.
+    fn joined(part: Self::Part, rest: Result<Self, Undecided>) -> Self;
+}
+
+impl<A: Send + 'static> Decided for Decision<Option<A>> {
+    type Part = Infallible;
+
+    fn allowed() -> Self {
+        Self::Allow(None)
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+
+    fn joined(part: Infallible, _rest: Result<Self, Undecided>) -> Self {
+        match part {}
+    }
+}
+
+impl Decided for SubscribeDecision {
+    type Part = FilterWords;
+
+    fn allowed() -> Self {
+        Self::All(Decision::Allow(()))
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        Self::All(Decision::Refuse(refusal))
+    }
+
+    fn joined(words: FilterWords, rest: Result<Self, Undecided>) -> Self {
+        let count = words.iter().filter(|word| word.is_none()).count();
+        // The failure rule is one for the whole SUBSCRIBE. Where it says "allow", it must not lift what is known to be
+        // refused; so what was not decided is refused here.
+        let (rest, undecided) = match rest {
+            Ok(Self::All(Decision::Allow(()))) => {
+                (vec![Decision::Allow(FilterChange::default()); count], None)
+            }
+            Ok(Self::All(Decision::Refuse(refusal))) => (vec![Decision::Refuse(refusal); count], None),
+            Ok(Self::Each(each)) if each.len() == count => (each, None),
+            Ok(Self::InPart(each, undecided)) if each.len() == count => (each, Some(undecided)),
+            Ok(Self::Each(each) | Self::InPart(each, _)) => {
+                let undecided = Undecided::from(Unusable::wrong_length(each.len(), count));
+                (vec![Decision::Refuse(undecided.refusal()); count], Some(undecided))
+            }
+            Err(undecided) => (vec![Decision::Refuse(undecided.refusal()); count], Some(undecided)),
+        };
+        let mut rest = rest.into_iter();
+        let refused = || Decision::Refuse(Refusal::default());
+        let each =
+            words.into_iter().map(|word| word.or_else(|| rest.next()).unwrap_or_else(refused)).collect();
+        match undecided {
+            None => Self::Each(each),
+            Some(undecided) => Self::InPart(each, undecided),
+        }
+    }
+}
+
+/// How a refusal is to look on the wire (spec: the refusal table). Two are equal that look alike there.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// A 5.0 reason code of 0x80 or more; mapped for 3.x clients.
+    pub reason: ReasonCode,
+    /// For the client, where it allows reason strings.
+    pub text: Option<Box<str>>,
+    /// What becomes of the packet.
+    pub action: Action,
+    /// Another server to use (5.0 CONNACK and DISCONNECT).
+    pub server_reference: Option<Box<str>>,
+    /// What of a CONNECT was refused: for the log and metrics, and never for the client.
+    pub about: About,
+}
+
+impl Refusal {
+    /// A refusal with this code, REJECT, and nothing else.
+    #[must_use]
+    pub const fn new(reason: ReasonCode) -> Self {
+        Self { reason, text: None, action: Action::Reject, server_reference: None, about: About::Unsaid }
+    }
+
+    /// The same, for this reason.
+    #[must_use]
+    pub fn about(self, about: About) -> Self {
+        Self { about, ..self }
+    }
+}
+
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        self.reason == other.reason
+            && self.text == other.text
+            && self.action == other.action
+            && self.server_reference == other.server_reference
+    }
+}
+
+impl Eq for Refusal {}
+
+/// What of a CONNECT was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum About {
+    /// Nobody said.
+    #[default]
+    Unsaid,
+    /// The user name: there is none, or nobody knows it.
+    Username,
+    /// The password.
+    Password,
+    /// The client identifier.
+    ClientId,
+    /// The will.
+    Will,
+    /// The keep alive.
+    KeepAlive,
+    /// The policy service refused, and has said itself why.
+    Service,
+}
+
+impl About {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsaid => "unsaid",
+            Self::Username => "username",
+            Self::Password => "password",
+            Self::ClientId => "client_id",
+            Self::Will => "will",
+            Self::KeepAlive => "keep_alive",
+            Self::Service => "service",
+        }
+    }
+}
+
+impl Default for Refusal {
+    fn default() -> Self {
+        Self::new(ReasonCode::NOT_AUTHORIZED)
+    }
+}
+
+/// What becomes of a refused packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Answered with the reason code.
+    #[default]
+    Reject,
+    /// Acknowledged as if taken, and dropped.
+    Drop,
+    /// The connection ends.
+    Disconnect,
+    /// Swallowed and never acknowledged.
+    NoAck,
+}
+
+/// How an admitted client differs from its CONNECT. `None` leaves a field as it was sent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admission {
+    /// New client identifier.
+    pub client_id: Option<Box<str>>,
+    /// New user name; empty removes it, and the password with it.
+    pub username: Option<Box<str>>,
+    /// New password; empty removes it.
+    pub password: Option<Bytes>,
+    /// New will; [`WillChange::Remove`] takes it away.
+    pub will: Option<WillChange>,
+    /// Facts for rules, events and later questions.
+    pub attributes: Vec<(String, String)>,
+    /// What it may do from now on without anybody being asked.
+    pub grant: Option<Arc<Grant>>,
+}
+
+/// What happens to a will.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WillChange {
+    /// There shall be none.
+    Remove,
+    /// Fields to replace; `None` keeps what the client sent.
+    Replace {
+        /// New will topic.
+        topic: Option<Box<str>>,
+        /// New will payload.
+        payload: Option<Bytes>,
+        /// New will QoS.
+        qos: Option<QoS>,
+        /// New will retain.
+        retain: Option<bool>,
+    },
+}
+
+/// How an allowed PUBLISH differs from what was sent. `None` leaves a field alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PublishChange {
+    /// New topic.
+    pub topic: Option<Box<str>>,
+    /// New payload.
+    pub payload: Option<Bytes>,
+    /// New RETAIN flag.
+    pub retain: Option<bool>,
+    /// User properties to set, replacing those of the same name (5.0 only).
+    pub set_user_properties: Vec<(String, String)>,
+    /// Names of user properties to remove (5.0 only).
+    pub remove_user_properties: Vec<String>,
+}
+
+impl PublishChange {
+    /// Whether it changes nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.topic.is_none()
+            && self.payload.is_none()
+            && self.retain.is_none()
+            && self.set_user_properties.is_empty()
+            && self.remove_user_properties.is_empty()
+    }
+}
+
+/// How an allowed filter differs from what was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterChange {
+    /// New topic filter, `$share` included where there is one.
+    pub filter: Option<Box<str>>,
+    /// The QoS granted at most.
+    pub max_qos: Option<QoS>,
+}

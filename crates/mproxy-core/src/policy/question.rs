@@ -1,0 +1,137 @@
+//! What is asked.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mproxy_codec::packet::connect::Connect;
+use mproxy_codec::packet::subscribe::FilterRequest;
+use mproxy_codec::property::Properties;
+use mproxy_codec::types::QoS;
+
+use super::KeptSubscribe;
+use crate::peer::Peer;
+
+/// The hooks that decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// May this client connect?
+    Connect,
+    /// May it publish this?
+    Publish,
+    /// May it subscribe to these?
+    Subscribe,
+    /// May it be sent this?
+    Deliver,
+}
+
+impl Hook {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Publish, Self::Subscribe, Self::Deliver];
+
+    /// `"connect"`, `"publish"`, `"subscribe"` or `"deliver"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Deliver => "deliver",
+        }
+    }
+}
+
+/// A CONNECT to be admitted or not. Borrows from the packet, as all questions do: an adviser copies what it keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectQuestion<'a> {
+    /// Who, as the CONNECT says.
+    pub peer: &'a Arc<Peer>,
+    /// The packet: credentials, will, properties.
+    pub connect: &'a Connect<'a>,
+    /// The bytes of it, which the session keeps until they have gone to the broker: who has to come back to them later
+    /// holds these, and copies nothing.
+    pub packet: &'a Bytes,
+}
+
+/// A grant to be renewed: what is known of a client that said CONNECT long ago.
+#[derive(Clone, Copy, Debug)]
+pub struct RenewQuestion<'a> {
+    /// Whose grant.
+    pub peer: &'a Arc<Peer>,
+}
+
+/// A PUBLISH, in either direction.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishQuestion<'a> {
+    /// Whose session it is.
+    pub peer: &'a Arc<Peer>,
+    /// The real topic: aliases are resolved.
+    pub topic: &'a str,
+    /// QoS of the packet.
+    pub qos: QoS,
+    /// RETAIN flag.
+    pub retain: bool,
+    /// DUP flag.
+    pub dup: bool,
+    /// The payload, or only its size where it was not asked for or is larger than what was asked for.
+    pub payload: Payload<'a>,
+    /// Properties of a 5.0 packet; empty otherwise.
+    pub properties: Properties<'a>,
+}
+
+/// A payload, or how large it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// Bytes.
+    Size(u32),
+}
+
+impl Payload<'_> {
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Size(size) => u64::from(*size),
+        }
+    }
+}
+
+/// A SUBSCRIBE.
+#[derive(Clone, Debug)]
+pub struct SubscribeQuestion<'a> {
+    /// Who asks.
+    pub peer: &'a Arc<Peer>,
+    /// The filters in the client's order; never empty.
+    pub filters: &'a [FilterRequest<'a>],
+    /// Properties of a 5.0 packet; empty otherwise.
+    pub properties: Properties<'a>,
+    kept: OnceCell<Arc<KeptSubscribe>>,
+}
+
+impl<'a> SubscribeQuestion<'a> {
+    /// The question about these filters.
+    #[must_use]
+    pub const fn new(
+        peer: &'a Arc<Peer>,
+        filters: &'a [FilterRequest<'a>],
+        properties: Properties<'a>,
+    ) -> Self {
+        Self { peer, filters, properties, kept: OnceCell::new() }
+    }
+
+    pub(super) fn of_kept(
+        kept: &'a Arc<KeptSubscribe>,
+        filters: &'a [FilterRequest<'a>],
+        properties: Properties<'a>,
+    ) -> Self {
+        Self { peer: kept.peer(), filters, properties, kept: Arc::clone(kept).into() }
+    }
+
+    /// The question copied out of its packet: once, for all who come back to it.
+    pub fn kept(&self) -> Arc<KeptSubscribe> {
+        Arc::clone(self.kept.get_or_init(|| Arc::new(KeptSubscribe::of(self))))
+    }
+}

@@ -1,0 +1,101 @@
+//! A question of a session that was not answered at once, and the answer to it. What may be answered follows from what was
+//! asked, so a verdict to another question cannot be said.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::peer::Side;
+use crate::policy::{ConnectDecision, Pending, PublishDecision, Ruling, Source, SubscribeDecision};
+
+/// A question whose answer is on its way: a future that ends with what [`Session::decide`](crate::Session::decide) is to be
+/// told.
+pub struct OpenQuestion(Open);
+
+enum Open {
+    Admission(u32, Pending<Ruling<ConnectDecision>>),
+    Renewal(Pending<Ruling<ConnectDecision>>),
+    Publish(Side, u32, Pending<Ruling<PublishDecision>>),
+    Subscribe(u32, Pending<Ruling<SubscribeDecision>>),
+}
+
+/// The answer to a question of a session.
+#[derive(Clone, Debug)]
+pub struct Answered(pub(super) AnswerTo);
+
+/// What was asked, and what was answered. Packets go by the number of their slot, admissions by that of the try.
+#[derive(Clone, Debug)]
+pub(super) enum AnswerTo {
+    /// The CONNECT.
+    Admission(u32, Ruling<ConnectDecision>),
+    /// The grant's renewal.
+    Renewal(Ruling<ConnectDecision>),
+    /// A PUBLISH from that side.
+    Publish(Side, u32, Ruling<PublishDecision>),
+    /// A SUBSCRIBE.
+    Subscribe(u32, Ruling<SubscribeDecision>),
+}
+
+impl Answered {
+    /// "Yes, as it is" to the same question: for tests of answers that are told twice.
+    #[must_use]
+    pub fn as_allowed(self) -> Self {
+        let source = Source::Rpc;
+        Self(match self.0 {
+            AnswerTo::Admission(seq, _) => AnswerTo::Admission(seq, Ruling::allowed(source)),
+            AnswerTo::Renewal(_) => AnswerTo::Renewal(Ruling::allowed(source)),
+            AnswerTo::Publish(from, seq, _) => AnswerTo::Publish(from, seq, Ruling::allowed(source)),
+            AnswerTo::Subscribe(seq, _) => AnswerTo::Subscribe(seq, Ruling::allowed(source)),
+        })
+    }
+}
+
+impl OpenQuestion {
+    pub(super) const fn admission(seq: u32, pending: Pending<Ruling<ConnectDecision>>) -> Self {
+        Self(Open::Admission(seq, pending))
+    }
+
+    pub(super) const fn renewal(pending: Pending<Ruling<ConnectDecision>>) -> Self {
+        Self(Open::Renewal(pending))
+    }
+
+    pub(super) const fn publish(from: Side, seq: u32, pending: Pending<Ruling<PublishDecision>>) -> Self {
+        Self(Open::Publish(from, seq, pending))
+    }
+
+    pub(super) const fn subscribe(seq: u32, pending: Pending<Ruling<SubscribeDecision>>) -> Self {
+        Self(Open::Subscribe(seq, pending))
+    }
+}
+
+impl Future for OpenQuestion {
+    type Output = Answered;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
+        let answer = match &mut self.0 {
+            Open::Admission(seq, pending) => {
+                pending.as_mut().poll(cx).map(|ruling| AnswerTo::Admission(*seq, ruling))
+            }
+            Open::Renewal(pending) => pending.as_mut().poll(cx).map(AnswerTo::Renewal),
+            Open::Publish(from, seq, pending) => {
+                pending.as_mut().poll(cx).map(|ruling| AnswerTo::Publish(*from, *seq, ruling))
+            }
+            Open::Subscribe(seq, pending) => {
+                pending.as_mut().poll(cx).map(|ruling| AnswerTo::Subscribe(*seq, ruling))
+            }
+        };
+        answer.map(Answered)
+    }
+}
+
+impl fmt::Debug for OpenQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Open::Admission(seq, _) => write!(f, "admission {seq}"),
+            Open::Renewal(_) => f.write_str("renewal"),
+            Open::Publish(from, seq, _) => write!(f, "PUBLISH {seq} of the {from}"),
+            Open::Subscribe(seq, _) => write!(f, "SUBSCRIBE {seq}"),
+        }
+    }
+}
