@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -234,10 +234,21 @@ pub fn check(
 /// What is wrong with the rule file and the files of TLS, as far as there are any; for the `more` of [`check()`].
 #[must_use]
 pub fn file_faults(loaded: &Loaded) -> Vec<String> {
-    let rules = loaded.config.acl_file.as_deref().map(acl::Acl::load).and_then(Result::err);
-    let rules = rules.map(|errors| errors.to_string()).unwrap_or_default();
+    let rules = loaded.config.acl_file.as_deref().map(|path| rule_faults(loaded, path)).unwrap_or_default();
     let files = files::faults(loaded).into_iter().map(|problem| problem.to_string());
-    rules.lines().map(str::to_owned).chain(files).collect()
+    rules.into_iter().chain(files).collect()
+}
+
+/// What is wrong in the rule file stands at its lines; what is wrong with the file, where it was named.
+fn rule_faults(loaded: &Loaded, path: &Path) -> Vec<String> {
+    let Err(errors) = acl::Acl::load(path) else { return Vec::new() };
+    let named = loaded.effective.iter().find(|effective| effective.key == "acl_file");
+    let (origin, whole) = (named.and_then(|named| named.origin.as_ref()), format!("{}: ", path.display()));
+    let told = |line: &str| match origin {
+        Some(origin) if line.starts_with(&whole) => format!("{origin}: {line}"),
+        Some(_) | None => line.to_owned(),
+    };
+    errors.to_string().lines().map(told).collect()
 }
 
 /// `mproxy hash-password`: asks at a terminal, twice and without echo; elsewhere takes a line of standard input.

@@ -435,7 +435,7 @@ async fn a_wrong_configuration_opens_no_port() {
         ),
         (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "no regular file"]),
         (hugely, vec!["huge cannot be read: it has more than 64 MiB"]),
-        (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", irregular]),
+        (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", "MPROXY_ACL_FILE: ", irregular]),
         (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
     ];
     for (mut env, words) in cases {
