@@ -3,6 +3,7 @@
 //! what it gets wrong becomes unusable.
 
 mod ask;
+mod call;
 mod complaints;
 mod grant;
 mod hello;

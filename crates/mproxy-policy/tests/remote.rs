@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use common::{Client, Ruling, client, numbered};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
+use mproxy_core::budget::QUESTION;
 use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Sink, Traffic};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{
-    Action, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Source,
+    Action, Answer, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Source,
     UnusableKind, Want,
 };
 use mproxy_policy::Unwatched;
@@ -274,6 +275,16 @@ async fn an_old_replica_takes_nothing_back_that_hello_said() {
     assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Nothing, "as the last Hello said");
     assert_eq!(failed(somebody().receives(&*remote, "a").await), FailureKind::Unavailable);
     assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
+}
+
+/// A client may have a hundred of them open; the rest of what is put down is the state of the call in HTTP/2.
+#[tokio::test]
+async fn a_question_on_its_way_holds_a_fraction_of_what_is_put_down_for_it() {
+    let (remote, _) = remote(&["http://127.0.0.1:9"], AMPLE);
+    let client = client("c1", None);
+    let Answer::Later(pending) = remote.publish(&client.publish("a")) else { panic!() };
+    let held = size_of_val(&*pending);
+    assert!(held <= QUESTION / 2, "{held} bytes of {QUESTION}");
 }
 
 #[tokio::test]

@@ -15,8 +15,9 @@ use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::call::{call, read};
 use super::complaints::Complaints;
-use super::said::{Said, placeholder};
+use super::said::Said;
 use super::{Rpc, publish_properties, shared, user_properties, verdict, wire};
 
 /// Bytes of the largest question. What gRPC servers take without being told otherwise is 4 MiB, and a question that one
@@ -138,8 +139,8 @@ impl Ask for AskConnect {
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<ConnectDecision, Undecided>, Status> {
-        let answer = self.said.over(channel).auth_connect(placeholder(within)).await?;
-        Ok(verdict::connect(answer.into_inner(), self.what, complaints))
+        let answer = call(Rpc::AuthConnect, self.said, channel, within).await?;
+        Ok(verdict::connect(read(answer)?, self.what, complaints))
     }
 }
 
@@ -158,8 +159,8 @@ impl Ask for AskPublish {
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<PublishDecision, Undecided>, Status> {
-        let answer = self.0.over(channel).auth_publish(placeholder(within)).await?;
-        Ok(verdict::publish(answer.into_inner(), complaints))
+        let answer = call(Rpc::AuthPublish, self.0, channel, within).await?;
+        Ok(verdict::publish(read(answer)?, complaints))
     }
 }
 
@@ -178,8 +179,8 @@ impl Ask for AskSubscribe {
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<SubscribeDecision, Undecided>, Status> {
-        let answer = self.said.over(channel).auth_subscribe(placeholder(within)).await?;
-        Ok(verdict::subscribe(answer.into_inner(), self.filters, &self.groups, complaints))
+        let answer = call(Rpc::AuthSubscribe, self.said, channel, within).await?;
+        Ok(verdict::subscribe(read(answer)?, self.filters, &self.groups, complaints))
     }
 }
 
@@ -198,8 +199,8 @@ impl Ask for AskDeliver {
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<PublishDecision, Undecided>, Status> {
-        let answer = self.0.over(channel).auth_deliver(placeholder(within)).await?;
-        Ok(verdict::deliver(answer.into_inner(), complaints))
+        let answer = call(Rpc::AuthDeliver, self.0, channel, within).await?;
+        Ok(verdict::deliver(read(answer)?, complaints))
     }
 }
 

@@ -6,19 +6,16 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use mproxy_core::peer::Peer;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use tonic::Request;
 use tonic::transport::Channel;
 use tower::Service;
 
-use super::wire::hooks_client::HooksClient;
-use super::{client, timed, wire};
+use super::{client, wire};
 
 /// The field of every request and event that says who it is about.
 const CLIENT: u32 = 1;
@@ -77,15 +74,10 @@ impl Said {
         M::decode(&*all).expect("what was encoded can be decoded")
     }
 
-    /// A client of the service whose next call carries this, whatever message it is given.
-    pub(super) fn over(self, channel: Channel) -> HooksClient<Carrying> {
-        HooksClient::new(Carrying { channel, said: self })
+    /// A channel whose next call carries this, whatever message it is given.
+    pub(super) const fn over(self, channel: Channel) -> Carrying {
+        Carrying { channel, said: self }
     }
-}
-
-/// An empty request in the place of one that was encoded by hand.
-pub(super) fn placeholder<M: Default>(within: Duration) -> Request<M> {
-    timed(M::default(), within)
 }
 
 /// The client's field, its key included.

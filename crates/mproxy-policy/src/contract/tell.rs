@@ -9,7 +9,8 @@ use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::said::{Said, placeholder};
+use super::call::{call, read};
+use super::said::Said;
 use super::{Rpc, shared, wire};
 
 /// An event with its place and time.
@@ -30,17 +31,9 @@ impl Tell {
     }
 
     pub(super) async fn put(self, channel: Channel, within: Duration) -> Result<(), Status> {
-        let mut hooks = self.said.over(channel);
-        match self.rpc {
-            Rpc::Connect => hooks.connect(placeholder(within)).await,
-            Rpc::Publish => hooks.publish(placeholder(within)).await,
-            Rpc::Subscribe => hooks.subscribe(placeholder(within)).await,
-            Rpc::Unsubscribe => hooks.unsubscribe(placeholder(within)).await,
-            Rpc::Disconnect => hooks.disconnect(placeholder(within)).await,
-            // No event is of these kinds.
-            Rpc::AuthConnect | Rpc::AuthPublish | Rpc::AuthSubscribe | Rpc::AuthDeliver => return Ok(()),
-        }
-        .map(drop)
+        let Self { said, rpc } = self;
+        let answer = call(rpc, said, channel, within).await?;
+        read::<wire::Told>(answer).map(drop)
     }
 
     #[cfg(test)]

@@ -1,0 +1,98 @@
+//! One call of the service, as small as it can be while it is on its way: hundreds of each client's may be.
+//!
+//! The generated client holds each message several times over in the state of its calls, 8 KiB in all. Here a request
+//! was encoded before and an answer comes as its bytes, so that all calls have one state, which knows no message.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::uri::PathAndQuery;
+use prost::Message;
+use tonic::Status;
+use tonic::client::Grpc;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+
+use super::said::Said;
+use super::{Rpc, timed};
+
+/// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB. It grows by what is needed.
+const BUFFER: usize = 256;
+
+/// Bytes at which tonic gives away what was encoded, of which there is nothing here.
+const YIELD: usize = 32 << 10;
+
+impl Rpc {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::AuthConnect => "/mproxy.v1.Hooks/AuthConnect",
+            Self::AuthPublish => "/mproxy.v1.Hooks/AuthPublish",
+            Self::AuthSubscribe => "/mproxy.v1.Hooks/AuthSubscribe",
+            Self::AuthDeliver => "/mproxy.v1.Hooks/AuthDeliver",
+            Self::Connect => "/mproxy.v1.Hooks/Connect",
+            Self::Publish => "/mproxy.v1.Hooks/Publish",
+            Self::Subscribe => "/mproxy.v1.Hooks/Subscribe",
+            Self::Unsubscribe => "/mproxy.v1.Hooks/Unsubscribe",
+            Self::Disconnect => "/mproxy.v1.Hooks/Disconnect",
+        }
+    }
+}
+
+/// Puts what was said to the service, and gives the bytes of its answer.
+pub(super) async fn call(rpc: Rpc, said: Said, channel: Channel, within: Duration) -> Result<Bytes, Status> {
+    let mut service = Grpc::new(said.over(channel));
+    // Waiting for it to be ready has errors of its own, which the generated client tells in these words.
+    service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
+    let path = PathAndQuery::from_static(rpc.path());
+    service.unary(timed((), within), path, Plain).await.map(tonic::Response::into_inner)
+}
+
+/// An answer from its bytes.
+pub(super) fn read<M: Message + Default>(answer: Bytes) -> Result<M, Status> {
+    // As tonic-prost says it.
+    M::decode(answer).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Nothing out, as the request has been encoded; bytes in.
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = ();
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Plain {
+    type Item = ();
+    type Error = Status;
+
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(0, YIELD)
+    }
+}
+
+impl Decoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(answer.copy_to_bytes(answer.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
+    }
+}
