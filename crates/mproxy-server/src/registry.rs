@@ -19,6 +19,9 @@ use crate::admin::view::{Page, SessionFilter, SessionView, Timestamp, TrafficVie
 /// Connections looked at while the registry is locked, when a page of them is asked for.
 const AT_A_TIME: usize = 1024;
 
+/// Bytes of a page after which no further session is put into it: a client's names may have 64 KiB each.
+const PAGE_BYTES: usize = 1 << 20;
+
 /// Said to a connection from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
@@ -212,12 +215,10 @@ impl Registry {
     }
 
     pub(crate) fn page(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
-        let mut sessions = Vec::new();
+        let mut sessions: Vec<SessionView> = Vec::new();
+        let mut bytes = 0;
         let mut from = after.map_or(Some(0), |after| after.as_u128().checked_add(1));
-        // One more than asked for tells whether there is a next page.
-        while let Some(start) = from
-            && sessions.len() <= limit
-        {
+        while let Some(start) = from {
             let some: Vec<_> = self
                 .connections
                 .lock()
@@ -230,13 +231,18 @@ impl Registry {
             } else {
                 some.last().and_then(|one| one.id().checked_add(1))
             };
-            sessions
-                .extend(some.iter().filter(|one| one.passes(filter)).map(|one| one.view()).take(limit + 1));
+            for one in some.iter().filter(|one| one.passes(filter)) {
+                // This one tells that there is a next page.
+                if sessions.len() >= limit || bytes >= PAGE_BYTES {
+                    let next = sessions.last().map(|last| last.connection_id);
+                    return Page { sessions, next };
+                }
+                let view = one.view();
+                bytes += view.written();
+                sessions.push(view);
+            }
         }
-        let more = sessions.len() > limit;
-        sessions.truncate(limit);
-        let next = sessions.last().filter(|_| more).map(|last| last.connection_id);
-        Page { sessions, next }
+        Page { sessions, next: None }
     }
 
     fn find(&self, id: Uuid) -> Option<Arc<Handle>> {
@@ -248,7 +254,8 @@ impl Registry {
 mod tests {
     use std::net::SocketAddr;
 
-    use mproxy_core::peer::{ConnectionId, Transport};
+    use mproxy_codec::types::Version;
+    use mproxy_core::peer::{ConnectionId, Encoded, Transport, UserProperties};
 
     use super::*;
 
@@ -267,6 +274,21 @@ mod tests {
         })))
     }
 
+    fn named(name: &str, origin: &Arc<Origin>) -> Arc<Peer> {
+        Arc::new(Peer {
+            origin: Arc::clone(origin),
+            version: Version::V5,
+            client_id: name.into(),
+            username: Some(name.into()),
+            keep_alive: 0,
+            clean_start: true,
+            attributes: Box::default(),
+            grant: None,
+            user_properties: UserProperties::default(),
+            encoded: Encoded::default(),
+        })
+    }
+
     #[test]
     fn pages_follow_each_other_without_gap_or_overlap() {
         let registry = Registry::default();
@@ -283,6 +305,28 @@ mod tests {
         assert_eq!((ids(&last), last.next), (vec![5], None));
         let odd = SessionFilter { listener: Some("odd".into()), ..all };
         assert_eq!(ids(&registry.page(&odd, None, 10)), [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_page_ends_when_it_has_grown_large_and_the_next_goes_on_there() {
+        let registry = Registry::default();
+        for id in 1..=40 {
+            let one = handle(id, "mqtt");
+            one.met(&named(&"n".repeat(60_000), one.origin()));
+            registry.enter(&one);
+        }
+        let (mut seen, mut after) = (Vec::new(), None);
+        for _ in 0..40 {
+            let page = registry.page(&SessionFilter::default(), after, 1000);
+            let bytes = serde_json::to_vec(&page).unwrap().len();
+            assert!(bytes < 2 * PAGE_BYTES, "{bytes}");
+            seen.extend(page.sessions.iter().map(|one| one.epoch));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, (1..=40).collect::<Vec<_>>());
     }
 
     #[test]

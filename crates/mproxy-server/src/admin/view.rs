@@ -69,6 +69,24 @@ pub struct SessionView {
     pub traffic: TrafficView,
 }
 
+impl SessionView {
+    /// About as many bytes as it has in JSON.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        const REST: usize = 512;
+        let names = [self.client_id.as_deref(), self.username.as_deref()];
+        REST + names.into_iter().flatten().flat_map(str::bytes).map(in_json).sum::<usize>()
+    }
+}
+
+const fn in_json(byte: u8) -> usize {
+    match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    }
+}
+
 /// Packets and bytes as they came in from each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TrafficView {
