@@ -340,15 +340,16 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
         Room::Never
     } else if after > budget.connection {
         Room::Wait
-    } else if after <= RESERVE
-        || (budget.listener.has_room(bytes)
-            && budget.total.has_room(bytes)
-            && stranger.is_none_or(has_its_share))
-    {
+    } else if after <= RESERVE || (shared_room(budget, bytes) && stranger.is_none_or(has_its_share)) {
         Room::Yes
     } else {
         Room::Wait
     }
+}
+
+/// Whether the listener and all of mproxy have room for `bytes` more.
+pub(crate) fn shared_room(budget: &Budget, bytes: usize) -> bool {
+    budget.listener.has_room(bytes) && budget.total.has_room(bytes)
 }
 
 /// Counts that there was no room, by the scope that had none.

@@ -207,6 +207,8 @@ pub enum Fault {
         /// The packet.
         packet: PacketType,
     },
+    /// The client did not read what waits for it, while there was no room for more in the budget that all share.
+    Unread,
     /// mproxy is being stopped.
     Drained,
     /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
@@ -228,6 +230,7 @@ impl Fault {
         match self {
             Self::Left { .. }
             | Self::OverBudget { .. }
+            | Self::Unread
             | Self::TooLate(Deadline::Connect | Deadline::Close)
             | Self::Evicted => Whose::Client,
             // Another connection of the same client took the session over.
@@ -317,6 +320,7 @@ impl Fault {
             | Self::RenewalRefused { .. }
             | Self::PolicyUnusable { .. }
             | Self::OverBudget { .. }
+            | Self::Unread
             | Self::Kicked { .. } => false,
         }
     }
@@ -336,7 +340,7 @@ impl Fault {
             Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
-            Self::OverBudget { .. } => ReasonCode::QUOTA_EXCEEDED,
+            Self::OverBudget { .. } | Self::Unread => ReasonCode::QUOTA_EXCEEDED,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
             Self::Panicked | Self::Internal { .. } => ReasonCode::UNSPECIFIED_ERROR,
@@ -375,6 +379,7 @@ impl Fault {
             Self::ClosedBeforeConnack { .. } => "closed_before_connack",
             Self::Kicked { .. } => "kicked",
             Self::OverBudget { .. } => "over_budget",
+            Self::Unread => "unread",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
@@ -431,6 +436,7 @@ impl fmt::Display for Fault {
             Self::OverBudget { packet } => {
                 write!(f, "{} over the budget of its connection", packet.name())
             }
+            Self::Unread => f.write_str("client did not read what waits for it while memory is scarce"),
             Self::Drained => f.write_str("mproxy is shutting down"),
             Self::Evicted => {
                 f.write_str("made room for others: most connections not admitted yet were of its address")

@@ -2,9 +2,10 @@
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
 //! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
-//! [`handle_timeout`](Session::handle_timeout).
+//! [`handle_timeout`](Session::handle_timeout), [`unread`](Session::unread).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
-//! [`wants_read`](Session::wants_read).
+//! [`wants_read`](Session::wants_read), [`reads_at_once`](Session::reads_at_once),
+//! [`may_wait_unread`](Session::may_wait_unread).
 //!
 //! | room | holds |
 //! |---|---|

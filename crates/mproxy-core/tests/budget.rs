@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::Side;
-use mproxy_core::budget::{Budget, QUESTION, STEP, Scope};
+use mproxy_core::budget::{Budget, QUESTION, RESERVE, STEP, Scope};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Hook, Want};
 use mproxy_sim::stage::{Dialing, Setup};
@@ -194,6 +194,47 @@ fn who_waits_for_room_too_long_is_told_so() {
     assert_eq!(modest.questions(), 0);
     modest.pass(Duration::from_secs(31));
     assert_eq!(modest.at_client(), wire::packet(0xE0, &[0x97]));
+}
+
+#[test]
+fn what_a_side_does_not_read_is_put_down_and_leaves_others_without_room() {
+    let (stage, budget) = stage(1 << 20, 256 << 10);
+    let mut stage = stage.open(Version::V5);
+    for side in [Side::Client, Side::Broker] {
+        stage.session.unread(side, 100 << 10, stage.now);
+    }
+    assert_eq!(budget.total().held(), 200 << 10);
+    assert_eq!(stage.session.reads_at_once(64 << 10), RESERVE, "small bites");
+    assert!(!stage.session.may_wait_unread(RESERVE + 1) && stage.session.may_wait_unread(RESERVE));
+    assert!(stage.session.poll_timeout().is_some(), "nobody else says when there is room");
+    for side in [Side::Client, Side::Broker] {
+        stage.session.unread(side, 0, stage.now);
+    }
+    assert_eq!(budget.total().held(), 0);
+    assert_eq!(stage.session.reads_at_once(64 << 10), 64 << 10);
+    assert_eq!(stage.session.poll_timeout(), None);
+}
+
+#[test]
+fn who_does_not_read_while_memory_is_scarce_is_ended_and_who_reads_slowly_is_not() {
+    let scarce = || stage(1 << 20, 128 << 10).0.open(Version::V5);
+    let mut idle = scarce();
+    idle.session.unread(Side::Client, 100 << 10, idle.now);
+    idle.pass(Duration::from_secs(29));
+    assert_eq!(idle.at_client(), b"");
+    idle.pass(Duration::from_secs(2));
+    assert_eq!(idle.at_client(), wire::packet(0xE0, &[0x97]));
+    assert!(matches!(idle.finish(), Fault::Unread));
+
+    let (mut slow, mut broker) = (scarce(), scarce());
+    broker.session.unread(Side::Broker, 100 << 10, broker.now);
+    for left in (70..100).rev() {
+        slow.session.unread(Side::Client, left << 10, slow.now);
+        slow.pass(Duration::from_secs(10));
+        broker.pass(Duration::from_secs(10));
+    }
+    assert_eq!(slow.at_client(), b"");
+    assert_eq!(broker.at_client(), b"", "a broker that is slow is not its clients' fault");
 }
 
 #[test]

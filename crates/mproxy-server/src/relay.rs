@@ -330,7 +330,12 @@ impl<S: Stream> Relay<S> {
             Side::Client => (&mut self.client, &self.broker),
             Side::Broker => (&mut self.broker, &self.client),
         };
-        let crowded = other.outbox.len() > MARK || end.outbox.len() > OWN_MARK;
+        let has_room = |outbox: &Outbox| outbox.is_empty() || self.session.may_wait_unread(outbox.len());
+        // A broker is heard in any case, and nobody ends it for what it does not read: see `OWN_MARK`.
+        let crowded = other.outbox.len() > MARK
+            || end.outbox.len() > OWN_MARK
+            || !has_room(&other.outbox)
+            || (side == Side::Client && !has_room(&end.outbox));
         let Some(stream) = &mut end.stream else { return Read::Nothing };
         if end.half_closed {
             return self.broken(side, now);
@@ -445,6 +450,8 @@ impl<S: Stream> Relay<S> {
         self.effects();
         let written = [self.poll_write(Side::Broker, cx, now), self.poll_write(Side::Client, cx, now)];
         lent.give_back();
+        self.session.unread(Side::Broker, self.broker.outbox.weight(), now);
+        self.session.unread(Side::Client, self.client.outbox.weight(), now);
         again |= written.contains(&Writing::Ended);
         // Who was not read may be read now if anything has changed; who was, waits for the stream.
         let moved = client.moved || broker.moved || written.contains(&Writing::Something);

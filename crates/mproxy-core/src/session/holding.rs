@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mproxy_codec::types::PacketType;
 
 use super::{Phase, Session, Who};
-use crate::budget::{self, Purse, Room, STEP, Stranger};
+use crate::budget::{self, Purse, RESERVE, Room, STEP, Stranger, shared_room};
 use crate::fault::Fault;
 use crate::neighbours::Neighbours;
 use crate::peer::Side;
@@ -14,6 +14,9 @@ use crate::peer::Side;
 /// How long a side for which there was no room waits before it tries again, where nothing of its own has left meanwhile:
 /// nobody tells us when others have made room.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes that one read may add to those that wait for a side which does not read.
+const MORE: usize = 64 << 10;
 
 /// Bytes up to which an event is not put down.
 const SMALL_EVENT: usize = 1 << 10;
@@ -37,6 +40,10 @@ struct Waits {
     needs: usize,
     /// Room that it needs, and has not got.
     short: Option<Short>,
+    /// Bytes that this side has not read of what was sent to it.
+    unread: usize,
+    /// There is no room for more of them: when to try again, and when to give up.
+    stuck: Option<(Instant, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +56,7 @@ struct Short {
 
 impl Waits {
     const fn is_nothing(&self) -> bool {
-        self.left == 0 && self.needs == 0 && self.short.is_none()
+        self.left == 0 && self.needs == 0 && self.short.is_none() && self.unread == 0
     }
 }
 
@@ -78,7 +85,8 @@ impl Session {
             _ => 0,
         };
         let question = if matches!(self.phase, Phase::Admitting(_)) { budget::QUESTION + connect } else { 0 };
-        let left = self.holding.as_ref().map_or(0, |holding| holding.client.left + holding.broker.left);
+        let waits = |waits: &Waits| waits.left + waits.unread;
+        let left = self.holding.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker));
         let ledger = self.ledger.as_ref().map_or(0, |ledger| ledger.weight());
         let aliases = |of: &super::Direction| of.aliases.as_ref().map_or(0, |aliases| aliases.weight());
         connect
@@ -100,6 +108,12 @@ impl Session {
         for waits in [&mut holding.client, &mut holding.broker] {
             if let Some(short) = &mut waits.short {
                 short.times.get_or_insert((now + RETRY, now + patience));
+            }
+            if waits.unread <= RESERVE || shared_room(&self.setting.budget, MORE) {
+                waits.stuck = None;
+            } else if waits.stuck.is_none() {
+                waits.stuck = Some((now + RETRY, now + patience));
+                budget::count_spent(&self.setting.budget, 0, MORE);
             }
         }
         // Events that wait are counted together with those to come.
@@ -204,7 +218,9 @@ impl Session {
 
     /// Whether something of what is held goes by itself.
     fn lets_go(&self) -> bool {
+        let unread = self.holding.as_ref().map_or(0, |holding| holding.client.unread + holding.broker.unread);
         self.events_held() > 0
+            || unread > 0
             || !self.up.lane.is_empty()
             || !self.down.lane.is_empty()
             || self.ledger.as_ref().is_some_and(|ledger| ledger.awaits())
@@ -220,28 +236,70 @@ impl Session {
         })
     }
 
+    /// Told: of what was sent to that side, so many bytes are not written yet, or what they hold in memory: after each
+    /// write that left something, and when all is gone.
+    pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
+        let bytes = if bytes < STEP { 0 } else { bytes };
+        if bytes == 0 && self.holding.is_none() {
+            return;
+        }
+        let waits = self.holding().waits_mut(by);
+        if bytes == waits.unread {
+            return;
+        }
+        if bytes < waits.unread {
+            // It reads, however slowly.
+            waits.stuck = None;
+        }
+        waits.unread = bytes;
+        self.put_down(now);
+    }
+
+    /// Asked: whether so many bytes that a side has not read, and more, have room. Where they have not, nothing is read
+    /// that would add to them. Each connection may have [`RESERVE`] of them in any case.
+    #[must_use]
+    pub fn may_wait_unread(&self, bytes: usize) -> bool {
+        bytes <= RESERVE || shared_room(&self.setting.budget, MORE)
+    }
+
+    /// Asked: bytes that are to be read at a time. While the shared budgets have no room for that many, it is what each
+    /// connection has for itself.
+    #[must_use]
+    pub fn reads_at_once(&self, most: usize) -> usize {
+        if shared_room(&self.setting.budget, MORE) { most } else { most.min(RESERVE) }
+    }
+
     /// When a side that waits for room tries again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         let holding = self.holding.as_ref().filter(|_| !self.phase.ending())?;
-        let at = |waits: &Waits| waits.short.and_then(|short| short.times).map(|(retry, _)| retry);
-        at(&holding.client).into_iter().chain(at(&holding.broker)).min()
+        let times = |waits: &Waits| [waits.short.and_then(|short| short.times), waits.stuck];
+        let all = times(&holding.client).into_iter().chain(times(&holding.broker));
+        all.flatten().map(|(retry, _)| retry).min()
     }
 
     /// It is time to try again, or to give up.
     pub(super) fn retry(&mut self, now: Instant) {
         let Some(holding) = &mut self.holding else { return };
         let mut over = None;
-        for waits in [&mut holding.client, &mut holding.broker] {
+        for (side, waits) in [(Side::Client, &mut holding.client), (Side::Broker, &mut holding.broker)] {
+            if let Some((retry, until)) = &mut waits.stuck {
+                if now >= *until && side == Side::Client {
+                    over = Some(Fault::Unread);
+                    waits.stuck = None;
+                } else if now >= *retry {
+                    *retry = now + RETRY;
+                }
+            }
             let Some(Short { packet, times: Some((retry, until)), .. }) = &mut waits.short else { continue };
             if now >= *until {
-                over = Some(*packet);
+                over = Some(Fault::OverBudget { packet: *packet });
                 waits.short = None;
             } else if now >= *retry {
                 *retry = now + RETRY;
             }
         }
-        if let Some(packet) = over {
-            self.end(Fault::OverBudget { packet }, now);
+        if let Some(fault) = over {
+            self.end(fault, now);
         }
     }
 

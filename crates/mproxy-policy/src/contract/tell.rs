@@ -135,7 +135,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::Malformed { .. } => wire::Cause::Malformed,
         Fault::Protocol { .. } => wire::Cause::ProtocolError,
         Fault::TooLate(Deadline::Grant) => wire::Cause::Expired,
-        Fault::TooLate(_) => wire::Cause::TooLate,
+        Fault::TooLate(_) | Fault::Unread => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
         Fault::RenewalRefused { .. } => wire::Cause::RenewalRefused,
         Fault::PolicyFailed { .. } => wire::Cause::PolicyFailed,

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use mproxy_core::fault::Closed;
 use mproxy_core::{Session, Side};
 use tokio_util::io::poll_read_buf;
@@ -70,15 +70,16 @@ impl Inbox {
             return Came::Nothing;
         }
         let in_place = self.rest.len() > COPY_UP_TO;
+        let most = to.as_ref().map_or(chunk::SIZE, |(session, ..)| session.reads_at_once(chunk::SIZE));
         let mut chunk = if in_place {
-            self.rest.reserve(chunk::SIZE);
+            self.rest.reserve(most);
             std::mem::take(&mut self.rest)
         } else {
             let mut chunk = chunk::lease();
             chunk.extend_from_slice(&self.rest);
             chunk
         };
-        let came = match poll_read_buf(Pin::new(stream), cx, &mut chunk) {
+        let came = match poll_read_buf(Pin::new(stream), cx, &mut (&mut chunk).limit(most)) {
             Poll::Pending => {
                 if in_place {
                     self.rest = chunk;
@@ -98,8 +99,8 @@ impl Inbox {
                 self.ended = Some(Box::new(failed(&error)));
                 Came::Something
             }
-            Poll::Ready(Ok(_)) => {
-                let full = chunk.len() == chunk.capacity();
+            Poll::Ready(Ok(n)) => {
+                let full = n == most || chunk.len() == chunk.capacity();
                 match to {
                     Some((session, side, now)) => {
                         session.read(side, &mut chunk, now);
