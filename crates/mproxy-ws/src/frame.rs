@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::short::Short;
+
 /// Which end of the connection this is. A client masks what it sends, a server does not (RFC 6455, 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -175,36 +177,28 @@ impl Head {
         Ok(Some(Self { last, opcode, mask, len }))
     }
 
-    /// Writes the head of an unfragmented frame; how many bytes it took. Without `mask` the mask bit is not set.
-    pub(crate) fn write(
-        opcode: Opcode,
-        len: u64,
-        mask: Option<[u8; 4]>,
-        into: &mut [u8; LONGEST_HEAD],
-    ) -> usize {
-        into[0] = 0x80 | opcode as u8;
-        let mut at = match len {
-            0..=125 => {
-                into[1] = len as u8;
-                2
+    /// The head of an unfragmented frame. Without `mask` the mask bit is not set.
+    pub(crate) fn write(opcode: Opcode, len: u64, mask: Option<[u8; 4]>) -> Short<LONGEST_HEAD> {
+        let masked = if mask.is_some() { 0x80 } else { 0 };
+        let mut head = Short::EMPTY;
+        head.push(&[0x80 | opcode as u8]);
+        match (u8::try_from(len), u16::try_from(len)) {
+            (Ok(len @ 0..=125), _) => {
+                head.push(&[len | masked]);
             }
-            126..=0xFFFF => {
-                into[1] = 126;
-                into[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-                4
+            (_, Ok(len)) => {
+                head.push(&[126 | masked]);
+                head.push(&len.to_be_bytes());
             }
             _ => {
-                into[1] = 127;
-                into[2..10].copy_from_slice(&len.to_be_bytes());
-                10
+                head.push(&[127 | masked]);
+                head.push(&len.to_be_bytes());
             }
-        };
-        if let Some(mask) = mask {
-            into[1] |= 0x80;
-            into[at..at + 4].copy_from_slice(&mask);
-            at += 4;
         }
-        at
+        if let Some(mask) = mask {
+            head.push(&mask);
+        }
+        head
     }
 }
 
@@ -238,8 +232,9 @@ mod tests {
         for len in [0, 1, 125, 126, 127, 0xFFFF, 0x1_0000, u64::MAX >> 1] {
             for key in [None, Some([1, 2, 3, 4])] {
                 let role = if key.is_some() { Role::Server } else { Role::Client };
-                let mut bytes = [0; LONGEST_HEAD];
-                let wrote = Head::write(Opcode::Binary, len, key, &mut bytes);
+                let written = Head::write(Opcode::Binary, len, key);
+                let bytes = written.as_slice();
+                let wrote = bytes.len();
                 assert_eq!(head_len(&bytes[..2]), wrote);
                 for cut in 2..wrote {
                     assert_eq!(Head::parse(&bytes[..cut], role), Ok(None));

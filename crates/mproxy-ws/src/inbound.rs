@@ -4,6 +4,7 @@
 use crate::frame::{
     Head, LONGEST_CONTROL, LONGEST_HEAD, Opcode, Role, Violation, head_len, mask, may_be_sent,
 };
+use crate::short::Short;
 
 /// Where in the stream of frames we are.
 #[derive(Debug)]
@@ -12,8 +13,7 @@ pub(crate) struct Inbound {
     /// The frame whose payload is coming in; `None` inside a head.
     frame: Option<Current>,
     /// The beginning of a head.
-    head: [u8; LONGEST_HEAD],
-    have: u8,
+    head: Short<LONGEST_HEAD>,
     /// Whether a message was begun and its last frame has not come.
     message: bool,
     control: Option<Box<Control>>,
@@ -29,28 +29,8 @@ struct Current {
     left: u64,
 }
 
-/// The payload of a control frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Control {
-    bytes: [u8; LONGEST_CONTROL],
-    len: u8,
-}
-
-impl Control {
-    const EMPTY: Self = Self { bytes: [0; LONGEST_CONTROL], len: 0 };
-
-    /// What does not fit is left out; a head of more than 125 bytes was refused before.
-    fn push(&mut self, bytes: &[u8]) {
-        let have = usize::from(self.len);
-        let n = bytes.len().min(LONGEST_CONTROL - have);
-        self.bytes[have..have + n].copy_from_slice(&bytes[..n]);
-        self.len += n as u8;
-    }
-
-    pub(crate) fn payload(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
+/// The payload of a control frame. A head that announces more was refused before.
+pub(crate) type Control = Short<LONGEST_CONTROL>;
 
 /// What a piece of the stream held.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,12 +56,12 @@ pub(crate) enum End {
 
 impl Inbound {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, frame: None, head: [0; LONGEST_HEAD], have: 0, message: false, control: None }
+        Self { role, frame: None, head: Short::EMPTY, message: false, control: None }
     }
 
     /// Whether the stream may end here without anything being cut in two.
     pub(crate) fn is_between_messages(&self) -> bool {
-        self.frame.is_none() && self.have == 0 && !self.message
+        self.frame.is_none() && self.head.as_slice().is_empty() && !self.message
     }
 
     /// Takes the next bytes of the stream and leaves their payload at the front of `raw`.
@@ -92,7 +72,7 @@ impl Inbound {
             match self.frame {
                 Some(frame) => read += self.payload(frame, raw, read, &mut decoded),
                 None => {
-                    read += self.fill_head(&raw[read..]);
+                    read += self.fill_head(raw.get(read..).unwrap_or_default());
                     if let Err(violation) = self.begin(&mut decoded) {
                         decoded.end = Some(End::Broken(violation));
                     }
@@ -107,25 +87,24 @@ impl Inbound {
         let mut taken = 0;
         // Twice: how long it is stands in its second byte.
         for _ in 0..2 {
-            let have = usize::from(self.have);
-            let n = (head_len(&self.head[..have]) - have).min(bytes.len() - taken);
-            self.head[have..have + n].copy_from_slice(&bytes[taken..taken + n]);
-            self.have += n as u8;
-            taken += n;
+            let have = self.head.as_slice();
+            let lacks = head_len(have).saturating_sub(have.len());
+            let rest = bytes.get(taken..).unwrap_or_default();
+            taken += self.head.push(rest.get(..lacks).unwrap_or(rest));
         }
         taken
     }
 
     /// Begins a frame once its head is whole.
     fn begin(&mut self, decoded: &mut Decoded) -> Result<(), Violation> {
-        let Some(head) = Head::parse(&self.head[..usize::from(self.have)], self.role)? else { return Ok(()) };
+        let Some(head) = Head::parse(self.head.as_slice(), self.role)? else { return Ok(()) };
         match (head.opcode, self.message) {
             (Opcode::Continuation, false) => return Err(Violation::Continuation),
             (Opcode::Binary, true) => return Err(Violation::Interleaved),
             (Opcode::Continuation | Opcode::Binary, _) => self.message = !head.last,
             (Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong, _) => {}
         }
-        self.have = 0;
+        self.head.clear();
         if head.opcode.is_control() || head.len == 0 {
             decoded.hollow += 1;
         }
@@ -144,14 +123,15 @@ impl Inbound {
         let here = raw.len() - read;
         let n = usize::try_from(frame.left).map_or(here, |left| left.min(here));
         if frame.opcode.is_control() {
-            frame.mask = mask(&mut raw[read..read + n], frame.mask);
+            let bytes = raw.get_mut(read..read + n).unwrap_or_default();
+            frame.mask = mask(bytes, frame.mask);
             if let Some(control) = &mut self.control {
-                control.push(&raw[read..read + n]);
+                control.push(bytes);
             }
         } else {
             let to = decoded.payload;
             raw.copy_within(read..read + n, to);
-            frame.mask = mask(&mut raw[to..to + n], frame.mask);
+            frame.mask = mask(raw.get_mut(to..to + n).unwrap_or_default(), frame.mask);
             decoded.payload += n;
         }
         frame.left -= n as u64;
@@ -171,7 +151,7 @@ impl Inbound {
         match opcode {
             Opcode::Ping => decoded.ping = Some(control.unwrap_or_else(|| Box::new(Control::EMPTY))),
             Opcode::Close => {
-                decoded.end = Some(End::Closed(close_code(control.as_ref().map_or(&[], |c| c.payload()))?));
+                decoded.end = Some(End::Closed(close_code(control.as_ref().map_or(&[], |c| c.as_slice()))?));
             }
             Opcode::Pong | Opcode::Continuation | Opcode::Binary | Opcode::Text => {}
         }

@@ -7,6 +7,7 @@
 //! | [`stream`] | binary messages as one byte stream, whatever way the frames cut the packets |
 //! | [`frame`] | a frame's head, what may not be in it, the mask |
 //! | `inbound`, `outbound` | frames to payload and back, without keeping either |
+//! | `short` | a few bytes kept in place |
 //! | `random` | masks and keys |
 //!
 //! ```
@@ -30,10 +31,19 @@
 //! # }
 //! ```
 
+// What comes from the network is neither cut to size nor looked up unchecked.
+#![warn(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
 pub mod frame;
 mod inbound;
 mod outbound;
 mod random;
+mod short;
 pub mod stream;
 pub mod upgrade;
 

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +13,7 @@ use tokio::io::AsyncWrite;
 use crate::frame::{Head, LONGEST_CONTROL, LONGEST_HEAD, Opcode, Role, mask};
 use crate::inbound::Control;
 use crate::random;
+use crate::short::{Outgoing, Short};
 
 /// Slices of one write, the head's among them.
 const SLICES: usize = 64;
@@ -28,10 +30,8 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     role: Role,
-    /// The head of the frame under way, from `wrote` to `len` still to be written.
-    head: [u8; LONGEST_HEAD],
-    len: u8,
-    wrote: u8,
+    /// The head of the frame under way.
+    head: Outgoing<LONGEST_HEAD>,
     /// As it stands for the next byte of payload.
     mask: [u8; 4],
     /// Bytes of payload that the frame under way still lacks.
@@ -42,12 +42,7 @@ pub(crate) struct Outbound {
 }
 
 /// A control frame in the form in which it leaves.
-#[derive(Debug)]
-struct ControlFrame {
-    bytes: [u8; LONGEST_HEAD + LONGEST_CONTROL],
-    len: u8,
-    wrote: u8,
-}
+type ControlFrame = Outgoing<{ LONGEST_HEAD + LONGEST_CONTROL }>;
 
 /// How far our half has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,23 +56,14 @@ enum Closing {
 
 impl Outbound {
     pub(crate) fn new(role: Role) -> Self {
-        Self {
-            role,
-            head: [0; LONGEST_HEAD],
-            len: 0,
-            wrote: 0,
-            mask: [0; 4],
-            left: 0,
-            control: None,
-            closing: Closing::Open,
-        }
+        Self { role, head: Outgoing::EMPTY, mask: [0; 4], left: 0, control: None, closing: Closing::Open }
     }
 
     /// Answers a ping. An older answer that has not begun to leave gives way; one that has stays the only one.
     pub(crate) fn pong(&mut self, ping: &Control) {
-        let begun = self.control.as_ref().is_some_and(|control| control.wrote > 0);
+        let begun = self.control.as_ref().is_some_and(|control| control.has_begun());
         if self.closing == Closing::Open && !begun {
-            self.control = Some(Box::new(self.control(Opcode::Pong, ping.payload())));
+            self.control = Some(Box::new(self.control(Opcode::Pong, ping.as_slice())));
         }
     }
 
@@ -92,7 +78,7 @@ impl Outbound {
     /// Makes the wanted close the control frame as soon as none is half-way.
     fn promote(&mut self) {
         if let Closing::Wanted(code) = self.closing
-            && self.control.as_ref().is_none_or(|control| control.wrote == 0)
+            && self.control.as_ref().is_none_or(|control| !control.has_begun())
         {
             self.control = Some(Box::new(self.control(Opcode::Close, &code.to_be_bytes())));
             self.closing = Closing::Said;
@@ -101,14 +87,13 @@ impl Outbound {
 
     fn control(&self, opcode: Opcode, payload: &[u8]) -> ControlFrame {
         let key = self.new_mask();
-        let mut head = [0; LONGEST_HEAD];
-        let at = Head::write(opcode, payload.len() as u64, key, &mut head);
-        let mut bytes = [0; LONGEST_HEAD + LONGEST_CONTROL];
-        bytes[..at].copy_from_slice(&head[..at]);
-        let len = at + payload.len();
-        bytes[at..len].copy_from_slice(payload);
-        mask(&mut bytes[at..len], key.unwrap_or_default());
-        ControlFrame { bytes, len: len as u8, wrote: 0 }
+        let mut masked = Control::EMPTY;
+        masked.push(payload);
+        mask(masked.as_mut_slice(), key.unwrap_or_default());
+        let mut bytes = Short::EMPTY;
+        bytes.push(Head::write(opcode, payload.len() as u64, key).as_slice());
+        bytes.push(masked.as_slice());
+        Outgoing::new(bytes)
     }
 
     fn new_mask(&self) -> Option<[u8; 4]> {
@@ -138,11 +123,9 @@ impl Outbound {
         }
         let mut any = false;
         while let Some(control) = &mut self.control {
-            let rest = &control.bytes[usize::from(control.wrote)..usize::from(control.len)];
-            let n = some(ready!(stream.as_mut().poll_write(cx, rest))?)?;
-            control.wrote += n as u8;
+            control.advance(some(ready!(stream.as_mut().poll_write(cx, control.rest()))?)?);
             any = true;
-            if control.wrote == control.len {
+            if control.rest().is_empty() {
                 self.control = None;
                 self.promote();
             }
@@ -187,14 +170,9 @@ impl Outbound {
 
     fn begin(&mut self, len: u64) {
         let key = self.new_mask();
-        self.len = Head::write(Opcode::Binary, len, key, &mut self.head) as u8;
-        self.wrote = 0;
+        self.head = Outgoing::new(Head::write(Opcode::Binary, len, key));
         self.mask = key.unwrap_or_default();
         self.left = len;
-    }
-
-    fn head_rest(&self) -> &[u8] {
-        &self.head[usize::from(self.wrote)..usize::from(self.len)]
     }
 
     /// The head and the caller's own bytes in one vectored write.
@@ -205,13 +183,13 @@ impl Outbound {
         payload: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        slices[0] = IoSlice::new(self.head_rest());
-        let mut count = 1;
-        for (bytes, slice) in self.of_frame(payload).zip(&mut slices[1..]) {
+        let mut count = 0;
+        let parts = iter::once(self.head.rest()).chain(self.of_frame(payload));
+        for (bytes, slice) in parts.zip(&mut slices) {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        stream.poll_write_vectored(cx, &slices[..count])
+        stream.poll_write_vectored(cx, slices.get(..count).unwrap_or(&slices))
     }
 
     /// The head and a masked copy in one write. What is not taken is masked again when the caller comes with it.
@@ -222,16 +200,17 @@ impl Outbound {
         payload: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut pad = SCRATCH_PAD.take().unwrap_or_else(|| vec![0; SCRATCH].into_boxed_slice());
-        let head = self.head_rest();
-        pad[..head.len()].copy_from_slice(head);
-        let mut at = head.len();
-        for bytes in self.of_frame(payload) {
-            let n = bytes.len().min(SCRATCH - at);
-            pad[at..at + n].copy_from_slice(&bytes[..n]);
-            at += n;
+        let mut len = 0;
+        for bytes in iter::once(self.head.rest()).chain(self.of_frame(payload)) {
+            let room = pad.get_mut(len..).unwrap_or_default();
+            let n = bytes.len().min(room.len());
+            if let (Some(to), Some(from)) = (room.get_mut(..n), bytes.get(..n)) {
+                to.copy_from_slice(from);
+                len += n;
+            }
         }
-        mask(&mut pad[head.len()..at], self.mask);
-        let wrote = stream.poll_write(cx, &pad[..at]);
+        mask(pad.get_mut(self.head.rest().len()..len).unwrap_or_default(), self.mask);
+        let wrote = stream.poll_write(cx, pad.get(..len).unwrap_or_default());
         SCRATCH_PAD.set(Some(pad));
         wrote
     }
@@ -242,14 +221,14 @@ impl Outbound {
         payload.iter().map_while(move |slice| {
             let n = usize::try_from(left).map_or(slice.len(), |left| left.min(slice.len()));
             left -= n as u64;
-            (n > 0 || left > 0).then(|| &slice[..n])
+            (n > 0 || left > 0).then(|| slice.get(..n).unwrap_or(slice))
         })
     }
 
     /// So many bytes went out; how many of them were payload.
     fn advance(&mut self, wrote: usize) -> usize {
-        let head = wrote.min(self.head_rest().len());
-        self.wrote += head as u8;
+        let head = wrote.min(self.head.rest().len());
+        self.head.advance(head);
         let payload = wrote - head;
         self.left = self.left.saturating_sub(payload as u64);
         self.mask.rotate_left(payload % 4);

@@ -19,14 +19,14 @@ thread_local! {
 /// A fresh mask.
 pub(crate) fn mask() -> [u8; 4] {
     STORE.with_borrow_mut(|store| {
-        if store.used == FETCH {
-            fill(&mut store.bytes);
-            store.used = 0;
+        if let Some(mask) = store.bytes.get(store.used..).and_then(|unused| unused.first_chunk()) {
+            store.used += 4;
+            return *mask;
         }
-        let mut mask = [0; 4];
-        mask.copy_from_slice(&store.bytes[store.used..store.used + 4]);
-        store.used += 4;
-        mask
+        fill(&mut store.bytes);
+        store.used = 4;
+        let [a, b, c, d, ..] = store.bytes;
+        [a, b, c, d]
     })
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -108,8 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         };
         let n = early.len().min(buf.remaining());
-        buf.put_slice(&early[..n]);
-        early.advance(n);
+        buf.put_slice(&early.split_to(n));
         if early.is_empty() {
             self.early = None;
         }
@@ -124,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
 
     /// Unframes what stands in `buf` from `start`.
     fn unframe(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
-        let decoded = self.inbound.decode(&mut buf.filled_mut()[start..]);
+        let decoded = self.inbound.decode(buf.filled_mut().get_mut(start..).unwrap_or_default());
         buf.set_filled(start + decoded.payload);
         self.end = decoded.end;
         if self.end.is_none() && self.hollow.add(decoded.hollow) {
