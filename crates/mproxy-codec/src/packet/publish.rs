@@ -225,17 +225,17 @@ pub struct PublishLayout {
 impl PublishLayout {
     /// The layout of `head`, which was read behind this fixed header.
     #[must_use]
-    pub const fn of(header: &Header, head: &PublishHead<'_>) -> Self {
-        // Packets are far smaller than 4 GiB, and a topic is of 65,535 bytes at most.
+    pub fn of(header: &Header, head: &PublishHead<'_>) -> Self {
+        // Packets are far smaller than 4 GiB, and a topic is of 65,535 bytes at most. What were larger would not be found.
         Self {
             flags: head.flags(),
             topic_at: header.len + 2,
-            topic_len: head.topic.len() as u16,
+            topic_len: u16::try_from(head.topic.len()).unwrap_or(u16::MAX),
             packet_id: head.packet_id,
             alias: head.alias,
-            properties_len: head.properties.raw().len() as u32,
-            len: head.len as u32,
-            payload_len: head.payload_len as u32,
+            properties_len: u32::try_from(head.properties.raw().len()).unwrap_or(u32::MAX),
+            len: u32::try_from(head.len).unwrap_or(u32::MAX),
+            payload_len: u32::try_from(head.payload_len).unwrap_or(u32::MAX),
         }
     }
 

@@ -120,13 +120,13 @@ pub struct SubscribeLayout {
 impl SubscribeLayout {
     /// The layout of `subscribe`.
     #[must_use]
-    pub const fn of(subscribe: &Subscribe<'_>) -> Self {
-        // Packets are far smaller than 4 GiB.
+    pub fn of(subscribe: &Subscribe<'_>) -> Self {
+        // Packets are far smaller than 4 GiB. What were larger would not be found.
         Self {
             packet_id: subscribe.packet_id,
-            properties_len: subscribe.properties.raw().len() as u32,
-            requests_len: subscribe.requests.len() as u32,
-            count: subscribe.count as u32,
+            properties_len: u32::try_from(subscribe.properties.raw().len()).unwrap_or(u32::MAX),
+            requests_len: u32::try_from(subscribe.requests.len()).unwrap_or(u32::MAX),
+            count: u32::try_from(subscribe.count).unwrap_or(u32::MAX),
         }
     }
 
