@@ -95,7 +95,7 @@ impl App {
         }
         let config = loaded.config;
         let metrics = Arc::new(Metrics::beside(log.counts()));
-        let acl = match (rules, &config.acl_file) {
+        let acl = match (rules, &config.general.acl_file) {
             (Some(rules), _) => Some(rules),
             (None, Some(path)) => Some(Acl::load(path)?),
             (None, None) => None,
@@ -118,12 +118,12 @@ impl App {
         let advisers = advise(&config, acl, &metrics)?;
 
         let house = Arc::new(House::new(
-            &config.instance,
-            config.max_connections,
-            config.max_pending,
+            &config.general.instance,
+            config.general.max_connections,
+            config.general.max_pending,
             Arc::clone(&advisers.sink),
         ));
-        let total = Arc::new(Scope::new(config.budget_total));
+        let total = Arc::new(Scope::new(config.general.budget_total));
         metrics.budget_of_all(&total);
         let mut bound: Vec<_> = Vec::new();
         for ((listener, open), (mut inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
@@ -132,25 +132,28 @@ impl App {
             bound.push((listener.name.clone(), address));
             info!(target = %listener.target, closed_by = listener.closed_by, "{} listening on {address}", listener.name);
             let budget = Arc::new(Budget::new(
-                listener.budget.connection,
-                listener.budget.listener,
+                listener.limits.budget_connection,
+                listener.limits.budget_listener,
                 Arc::clone(&total),
             ));
             metrics.budget_of(&listener.name, &budget);
             let limits = Limits {
-                max_packet_size: listener.max_packet_size,
-                max_connect: listener.max_connect_size,
-                max_user_properties: listener.max_user_properties as usize,
-                max_keep_alive: listener.max_keep_alive,
-                max_session_expiry: listener.max_session_expiry,
+                max_packet_size: listener.limits.max_packet_size,
+                max_connect: listener.limits.max_connect_size,
+                max_user_properties: listener.limits.max_user_properties as usize,
+                max_keep_alive: listener.limits.max_keep_alive,
+                max_session_expiry: listener.limits.max_session_expiry,
                 grant_staleness: config
                     .policy
                     .as_ref()
-                    .map_or(Duration::ZERO, |policy| policy.grant_staleness),
-                connect_timeout: listener.connect_timeout,
-                admission_timeout: listener.connect_timeout,
+                    .map_or(Duration::ZERO, |policy| policy.questions.grant_staleness),
+                connect_timeout: listener.limits.connect_timeout,
+                admission_timeout: listener.limits.connect_timeout,
                 // What a client sent before it went is still decided and delivered: its end outlasts a question.
-                close_timeout: config.policy.as_ref().map_or(Duration::ZERO, |policy| policy.timeout)
+                close_timeout: config
+                    .policy
+                    .as_ref()
+                    .map_or(Duration::ZERO, |policy| policy.questions.timeout)
                     + Limits::default().close_timeout,
                 ..Limits::default()
             };
@@ -163,7 +166,7 @@ impl App {
                     meter: Arc::clone(&metrics) as _,
                     limits,
                     on_error: on_errors(config.policy.as_ref()),
-                    on_unavailable: match listener.on_unavailable {
+                    on_unavailable: match listener.limits.on_unavailable {
                         OnUnavailable::Close => CoreOnUnavailable::Close,
                         OnUnavailable::Connack => CoreOnUnavailable::Connack,
                     },
@@ -172,7 +175,7 @@ impl App {
                 inward,
                 outward,
                 door: metrics.listener(&listener.name),
-                max_connections: listener.max_connections,
+                max_connections: listener.limits.max_connections,
                 open: AtomicUsize::new(0),
                 pending: Arc::default(),
             });
@@ -241,7 +244,7 @@ impl App {
         state.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.
         let ending = async {
-            drain(&state.house, config.drain_timeout).await;
+            drain(&state.house, config.general.drain_timeout).await;
             if let Some(remote) = &remote {
                 remote.flush(LAST_EVENTS).await;
             }
@@ -470,8 +473,8 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
     let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
     Ok(RemoteConfig {
         endpoints: endpoints?,
-        timeout: policy.timeout,
-        instance: config.instance.as_str().into(),
+        timeout: policy.questions.timeout,
+        instance: config.general.instance.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         event_queue: EVENT_QUEUE,
         max_in_flight: QUESTIONS,

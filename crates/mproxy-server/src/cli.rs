@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
-use crate::config::settings::{self, CONFIG_VARIABLE, SETTINGS, Setting};
+use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 
 /// What a wrong configuration ends with; no port was opened.
@@ -59,7 +59,7 @@ impl Cli {
     /// Help of a command shows the flags that it follows.
     fn grammar() -> clap::Command {
         let hide = |command: clap::Command, shown: &'static [&'static str]| {
-            let hidden = SETTINGS.iter().filter(|setting| !shown.contains(&setting.key)).filter_map(flag);
+            let hidden = settings::all().filter(|row| !shown.contains(&row.key)).filter_map(flag);
             command.args(hidden.map(|flag| flag.hide(true)))
         };
         Self::command()
@@ -114,7 +114,7 @@ struct Settings(Flags);
 
 impl Args for Settings {
     fn augment_args(command: clap::Command) -> clap::Command {
-        command.arg(config_flag()).args(SETTINGS.iter().filter_map(flag))
+        command.arg(config_flag()).args(settings::all().filter_map(flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -131,25 +131,28 @@ fn config_flag() -> Arg {
         .global(true)
 }
 
-fn flag(setting: &'static Setting) -> Option<Arg> {
-    let mut help = setting.about.to_owned();
-    if let Some(variable) = setting.variable {
-        let _ = write!(help, " [env: {variable}]");
-    }
-    if let Some(default) = setting.default {
-        let _ = write!(help, " [default: {default}]");
-    }
-    let name = setting.key.rsplit('.').next().unwrap_or(setting.key);
-    Some(Arg::new(setting.key).long(setting.flag?).value_name(name).help(help).global(true))
+fn flag(row: &'static SettingRow) -> Option<Arg> {
+    let variable = row.variable.map_or_else(String::new, |variable| format!(" [env: {variable}]"));
+    let help = help(row, &variable);
+    let name = row.key.rsplit('.').next().unwrap_or(row.key);
+    Some(Arg::new(row.key).long(row.flag?).value_name(name).help(help).global(true))
+}
+
+/// What a setting is, its values where they are a few, and its default.
+fn help(row: &SettingRow, variable: &str) -> String {
+    let choices = row.choices().join(", ");
+    let colon = if choices.is_empty() { "" } else { ": " };
+    let default = row.default_shown().map_or_else(String::new, |default| format!(" [default: {default}]"));
+    format!("{}{colon}{choices}{variable}{default}", row.about())
 }
 
 impl FromArgMatches for Settings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |setting: &Setting| {
-            setting.flag?;
-            Some((setting.key, matches.get_one::<String>(setting.key)?.clone()))
+        let given = |row: &'static SettingRow| {
+            row.flag?;
+            Some((row.key, matches.get_one::<String>(row.key)?.clone()))
         };
-        let values = SETTINGS.iter().filter_map(given).collect();
+        let values = settings::all().filter_map(given).collect();
         Ok(Self(Flags { config: matches.get_one::<PathBuf>("config").cloned(), values }))
     }
 
@@ -162,18 +165,17 @@ impl FromArgMatches for Settings {
 /// Every variable, for `--help`.
 fn variables() -> String {
     let mut text = "Environment (a flag wins over a variable, a variable over the file):\n".to_owned();
-    let mut line = |name: &str, about: &str, default: Option<&str>| {
-        let default = default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+    let mut line = |name: &str, help: &str| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {name:<30} {about}{default}");
+        let _ = writeln!(text, "  {name:<30} {help}");
     };
-    line(CONFIG_VARIABLE, "configuration file, TOML", None);
-    for setting in SETTINGS {
-        if let Some(variable) = setting.variable {
-            line(variable, setting.about, setting.default);
+    line(CONFIG_VARIABLE, "Configuration file, TOML");
+    for row in settings::all() {
+        if let Some(variable) = row.variable {
+            line(variable, &help(row, ""));
         }
     }
-    text.push_str("\nIn the file, and only there: any number of [[listeners]], and on_error for each hook.");
+    text.push_str("\nThe file alone takes any number of [[listeners]], each with its own target, TLS and limits, and on_error for each hook.");
     text
 }
 
@@ -234,7 +236,8 @@ pub fn check(
 /// What is wrong with the rule file and the files of TLS, as far as there are any; for the `more` of [`check()`].
 #[must_use]
 pub fn file_faults(loaded: &Loaded) -> Vec<String> {
-    let rules = loaded.config.acl_file.as_deref().map(|path| rule_faults(loaded, path)).unwrap_or_default();
+    let rules =
+        loaded.config.general.acl_file.as_deref().map(|path| rule_faults(loaded, path)).unwrap_or_default();
     let files = files::faults(loaded).into_iter().map(|problem| problem.to_string());
     rules.into_iter().chain(files).collect()
 }
@@ -303,7 +306,7 @@ mod tests {
     #[test]
     fn help_of_a_command_shows_what_it_follows_and_it_takes_nothing_else() {
         let help = |command: &str| read(&format!("mproxy {command} --help")).expect_err("help").to_string();
-        let flags = || SETTINGS.iter().filter_map(|setting| Some((setting.key, setting.flag?)));
+        let flags = || settings::all().filter_map(|row| Some((row.key, row.flag?)));
         for (key, flag) in flags() {
             let flag = format!("--{flag}");
             assert!(help("run").contains(&flag) && help("check").contains(&flag), "{flag}");
@@ -343,7 +346,7 @@ mod tests {
     #[test]
     fn help_names_every_variable() {
         let help = Cli::command().render_long_help().to_string();
-        for variable in SETTINGS.iter().filter_map(|setting| setting.variable) {
+        for variable in settings::all().filter_map(|row| row.variable) {
             assert!(help.contains(variable), "{variable}");
         }
         assert!(help.contains("MPROXY_CONFIG"));

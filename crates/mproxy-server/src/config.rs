@@ -4,11 +4,11 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`settings`] | the table of all settings: file key, variable, flag, default |
-//! | `written` | values as text, each with its [`Origin`] |
-//! | `file`, `env` | where they come from |
-//! | `value`, `list`, `choice` | text to typed values |
-//! | `meant`, `doors`, `tls` | typed values to a [`Config`], all faults collected |
+//! | [`settings`] | the [table](settings::table) of all settings, a row each: file key, variable, flag, kind, default, text |
+//! | [`kind`] | the kinds of their values; `value`, `list` and `choice` read them from text |
+//! | `file`, `env` | where values come from |
+//! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`Origin`] |
+//! | `reader`, `meant`, `doors`, `tls` | typed values to a [`Config`], all faults collected |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
 
@@ -18,9 +18,13 @@ mod doors;
 mod env;
 mod file;
 pub mod files;
+pub mod kind;
+mod layers;
 mod list;
 mod meant;
 mod nearest;
+mod origin;
+mod reader;
 pub mod settings;
 mod tls;
 mod value;
@@ -30,45 +34,36 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use hyper::header::HeaderName;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
 
 pub(crate) use nearest::nearest;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
+pub use origin::Origin;
+pub use settings::table::{Admin, General, ListenerLimits, Log, Otel, Questions, Web};
 pub use value::Secret;
-pub use written::{Effective, Origin};
+pub use written::Effective;
 
+use layers::Layer;
 use written::Written;
 
 /// What mproxy was told to do, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Name of this mproxy in events and logs.
-    pub instance: String,
+    /// What holds for mproxy as a whole.
+    pub general: General,
     /// The doors to open; never two on the same address.
     pub listeners: Vec<Listener>,
     /// The policy service, where there is one.
     pub policy: Option<PolicyConfig>,
-    /// The static rule file.
-    pub acl_file: Option<PathBuf>,
     /// Admin API and metrics.
     pub admin: Admin,
     /// Logging.
     pub log: Log,
     /// Traces.
-    pub otel: Option<Otel>,
-    /// Connections over all listeners; more are refused at once.
-    pub max_connections: usize,
-    /// Those of them that have not been admitted; `None` leaves only the bound over all.
-    pub max_pending: Option<usize>,
-    /// Bytes that all connections together may make mproxy hold.
-    pub budget_total: usize,
-    /// How long a stop lets sessions end.
-    pub drain_timeout: Duration,
+    pub otel: Otel,
 }
 
 /// One door.
@@ -92,46 +87,10 @@ pub struct Listener {
     pub proxy_from: Option<Vec<Network>>,
     /// The broker behind it.
     pub target: Target,
-    /// Connections of this listener; `None` leaves only the bound over all.
-    pub max_connections: Option<usize>,
-    /// Bytes of the largest packet a client may send.
-    pub max_packet_size: u32,
-    /// Bytes of the largest CONNECT.
-    pub max_connect_size: u32,
-    /// Bytes of user properties that one packet of a client may have.
-    pub max_user_properties: u32,
-    /// Bytes that clients may make mproxy hold.
-    pub budget: Budgets,
-    /// Seconds of the longest keep alive a client may ask for.
-    pub max_keep_alive: Option<u16>,
-    /// Seconds that a 5.0 session may outlast its connection.
-    pub max_session_expiry: Option<u32>,
-    /// Accept to CONNECT, handshakes included; and as long again from there to the broker.
-    pub connect_timeout: Duration,
-    /// What a client that waits for its CONNACK sees of trouble.
-    pub on_unavailable: OnUnavailable,
+    /// What its clients may do.
+    pub limits: ListenerLimits,
     /// What an operator writes to have it closed.
     pub closed_by: String,
-}
-
-/// Bytes that the clients of a listener may make mproxy hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budgets {
-    /// One connection.
-    pub connection: usize,
-    /// All connections of the listener.
-    pub listener: usize,
-}
-
-/// Who may come by WebSocket, and what is told of the request.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Web {
-    /// Origins whose pages may; `None` lets all of them. Clients that are no browsers send none and always may.
-    pub origins: Option<Vec<String>>,
-    /// Headers that the policy is told.
-    pub headers: Vec<HeaderName>,
-    /// Cookies that the policy is told.
-    pub cookies: Vec<String>,
 }
 
 /// How to reach a broker.
@@ -180,14 +139,10 @@ pub struct ClientTls {
 pub struct PolicyConfig {
     /// `http://h:p`, `https://h:p` or `unix:/path`; tried in turn. Never empty.
     pub endpoints: Vec<String>,
-    /// Deadline of one question.
-    pub timeout: Duration,
-    /// How long a grant serves after its time while its renewal fails.
-    pub grant_staleness: Duration,
+    /// How it is asked.
+    pub questions: Questions,
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
-    /// Stream or unary.
-    pub mode: PolicyMode,
     /// TLS towards it.
     pub tls: ClientTls,
 }
@@ -205,45 +160,12 @@ pub struct PerHook<T> {
     pub deliver: T,
 }
 
-/// Admin API and metrics.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Admin {
-    /// Address or host name to bind.
-    pub host: String,
-    /// Port to bind; 0 takes any free one.
-    pub port: u16,
-    /// What callers must show.
-    pub token: Option<Secret>,
-}
-
-/// Logging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// How a line looks.
-    pub format: LogFormat,
-}
-
-/// OpenTelemetry, by the standard's own names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Otel {
-    /// Where traces go.
-    pub endpoint: String,
-    /// Name of the service in traces.
-    pub service_name: String,
-    /// The sampler, as the standard names it.
-    pub sampler: String,
-    /// Its argument.
-    pub sampler_arg: Option<String>,
-}
-
 /// Settings given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--config`.
     pub config: Option<PathBuf>,
-    /// Keys of [`settings::SETTINGS`] and what was given for them.
+    /// Keys of settings and what was given for them.
     pub values: Vec<(&'static str, String)>,
 }
 
@@ -292,7 +214,7 @@ pub struct Problems {
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.faults.len() == 1 { "" } else { "s" };
-        write!(f, "{} fault{s} in the configuration, no port was opened", self.faults.len())?;
+        write!(f, "{} configuration error{s}, no port was opened", self.faults.len())?;
         self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }
@@ -311,21 +233,20 @@ pub fn load(
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let variables = env::read(env, &mut faults, &mut warnings);
-    let mut written = Written::of_defaults(&host_name(&variables, &read_file));
+    let mut layers = vec![Layer::of_defaults(&host_name(&variables, &read_file))];
     if let Some((path, origin)) = config_path(flags, &variables) {
         match read_file(&path) {
-            Ok(text) => file::read(&path, &text, &mut written, &mut faults),
+            Ok(text) => layers.push(file::read(&path, &text, &mut faults)),
             Err(error) => {
                 faults.push(Problem::new(origin, format!("cannot read {}: {error}", path.display())))
             }
         }
     }
-    env::overlay(&variables, &mut written);
-    for (key, value) in &flags.values {
-        if let Some(flag) = settings::find(key).and_then(|setting| setting.flag) {
-            written.set(key, value, Origin::Flag(flag));
-        }
-    }
+    layers.extend([env::layer(&variables), of_flags(flags)]);
+    let written = Written::merge(layers).unwrap_or_else(|error| {
+        faults.push(Problem::new(Origin::Default("configuration"), error.to_string()));
+        Written::default()
+    });
     // What is concluded from values holds only where all of them could be read: beside a fault it would mislead.
     let mut concluded = Vec::new();
     let config = meant::read(&written, &mut faults, &mut concluded);
@@ -339,11 +260,21 @@ pub fn load(
 
 /// The file to read, and who named it.
 fn config_path(flags: &Flags, variables: &env::Variables) -> Option<(PathBuf, Origin)> {
-    let by_flag = flags.config.clone().map(|path| (path, Origin::Flag("config")));
+    let by_flag = flags.config.clone().map(|path| (path, Origin::flag("config")));
     by_flag.or_else(|| {
         let path = variables.text.get(settings::CONFIG_VARIABLE)?;
-        Some((path.into(), Origin::Env(settings::CONFIG_VARIABLE)))
+        Some((path.into(), Origin::variable(settings::CONFIG_VARIABLE)))
     })
+}
+
+fn of_flags(flags: &Flags) -> Layer {
+    let mut layer = Layer::default();
+    for (key, value) in &flags.values {
+        if let Some(flag) = settings::find(key).and_then(|row| row.flag) {
+            layer.set(key, value, &Origin::flag(flag));
+        }
+    }
+    layer
 }
 
 fn host_name(variables: &env::Variables, read_file: &impl Fn(&Path) -> io::Result<String>) -> String {

@@ -119,7 +119,7 @@ fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
         listener.target.port = broker.port();
     }
     config.policy = None;
-    config.acl_file = None;
+    config.general.acl_file = None;
 }
 
 /// The log level that the configuration asks for now.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_server::config::{Budgets, Listener, OnUnavailable, Scheme, SendProxy, Target, Web};
+use mproxy_server::config::{Listener, ListenerLimits, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
@@ -89,15 +89,7 @@ impl Files {
             web: Web::default(),
             proxy_from: None,
             target: self.target(Scheme::Mqtt, 1),
-            max_connections: None,
-            max_keep_alive: None,
-            max_session_expiry: None,
-            max_packet_size: 268_435_460,
-            max_connect_size: 384 << 10,
-            max_user_properties: 64 << 10,
-            budget: Budgets { connection: 3 << 20, listener: 256 << 20 },
-            connect_timeout: Duration::from_secs(10),
-            on_unavailable: OnUnavailable::Close,
+            limits: ListenerLimits::default(),
             closed_by: String::new(),
         }
     }
@@ -118,7 +110,7 @@ struct Open {
 impl Open {
     async fn new(listener: &Listener) -> Self {
         let inward = Inward::of(listener).unwrap();
-        let Budgets { connection, listener } = listener.budget;
+        let (connection, listener) = (listener.limits.budget_connection, listener.limits.budget_listener);
         let budget = Arc::new(Budget::new(connection, listener, Arc::new(Scope::new(listener))));
         Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward, budget }
     }
@@ -320,8 +312,12 @@ async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
 #[tokio::test]
 async fn half_handshakes_are_held_only_while_there_is_room() {
     let files = Files::new();
-    let budget = Budgets { connection: 1 << 20, listener: 256 << 10 };
-    let door = Open::new(&Listener { budget, ..files.listener(Scheme::Mqtts) }).await;
+    let limits = ListenerLimits {
+        budget_connection: 1 << 20,
+        budget_listener: 256 << 10,
+        ..ListenerLimits::default()
+    };
+    let door = Open::new(&Listener { limits, ..files.listener(Scheme::Mqtts) }).await;
     // A ClientHello of 60,000 bytes, of which the last one is missing.
     let hello = [&b"\x01\x00\xea\x60\x03\x03"[..], &[0; 59_997]].concat();
     let records: Vec<u8> = hello

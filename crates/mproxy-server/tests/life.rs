@@ -210,7 +210,7 @@ async fn sighup_sets_the_log_level_that_the_file_now_has() {
     // A file that is wrong now changes nothing.
     std::fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
     proxy.signal("HUP").await;
-    proxy.line(&["WARN", "SIGHUP: the configuration is kept as it was", "1 fault"]).await;
+    proxy.line(&["WARN", "SIGHUP: the configuration is kept as it was", "1 configuration error"]).await;
     proxy.line(&["mproxy.toml:2", "loud"]).await;
     proxy.login(Version::V5, "still").await.expect_nothing_but_pingresp().await;
     proxy.stop().await;
@@ -421,7 +421,7 @@ async fn a_wrong_configuration_opens_no_port() {
     std::fs::File::options().write(true).open(&huge).unwrap().set_len(3 << 30).unwrap();
     let hugely = vec![("MPROXY_SERVER_CERT", huge.as_str()), ("MPROXY_SERVER_KEY", huge.as_str())];
     let cases = [
-        (two, vec!["2 faults", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
+        (two, vec!["2 configuration errors", "MPROXY_MQTT_PORT", "many", "MPROXY_POLICY_TIMEOUT", "soon"]),
         (vec![("MPROXY_CONFIG", config.as_str())], vec!["mproxy.toml:3", "hots"]),
         (vec![("MPROXY_ACL_FILE", &rules)], vec!["rules.toml:2", "perhaps", "rules.toml:3", "a/#/b"]),
         (
@@ -436,7 +436,7 @@ async fn a_wrong_configuration_opens_no_port() {
         (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "no regular file"]),
         (hugely, vec!["huge cannot be read: it has more than 64 MiB"]),
         (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", "MPROXY_ACL_FILE: ", irregular]),
-        (vec![("MPROXY_MQTT_PORT", link)], vec!["address of a service", "enableServiceLinks: false"]),
+        (vec![("MPROXY_MQTT_PORT", link)], vec!["a service address", "enableServiceLinks: false"]),
     ];
     for (mut env, words) in cases {
         env.extend([("MPROXY_MQTT_HOST", "127.0.0.1"), ("MPROXY_ADMIN_PORT", "0")]);

@@ -11,7 +11,7 @@ use super::{Listener, Loaded, authority};
 #[must_use]
 pub fn render(loaded: &Loaded) -> String {
     let mut page = format!(
-        "# mproxy {}, the configuration in force; what stands behind a # is a default or not set\n",
+        "# mproxy {}, the configuration in force; lines behind a # are defaults or not set\n",
         env!("CARGO_PKG_VERSION")
     );
     let mut table = String::new();
@@ -121,8 +121,8 @@ pub fn view(loaded: &Loaded) -> Value {
             "transport": listener.transport.name(),
             "bind": authority(&listener.host, listener.port),
             "target": listener.target.to_string(),
-            "max_connections": listener.max_connections,
-            "max_packet_size": listener.max_packet_size,
+            "max_connections": listener.limits.max_connections,
+            "max_packet_size": listener.limits.max_packet_size,
         })
     });
     let warnings = loaded.warnings.iter().map(ToString::to_string);

@@ -2,6 +2,7 @@
 
 use tracing::level_filters::LevelFilter;
 
+use super::kind::{Form, Kind};
 use super::value::quoted;
 
 /// An enum whose values have names in the configuration.
@@ -27,8 +28,17 @@ macro_rules! named {
                 let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
                 found.map(|(_, value)| *value).ok_or_else(|| {
                     let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-                    format!("{} is none of: {}", quoted(text), names.join(", "))
+                    format!("{} is not one of: {}", quoted(text), names.join(", "))
                 })
+            }
+        }
+
+        impl Kind for $name {
+            type Value = Self;
+            const FORM: Form = Form::Choice(&[$($text),+]);
+
+            fn read(text: &str) -> Result<Self, String> {
+                Self::parse(text)
             }
         }
     };

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::Problem;
+use super::layers::Layer;
 use super::nearest::nearest;
-use super::settings::{CONFIG_VARIABLE, SETTINGS};
+use super::origin::Origin;
+use super::settings::{self, CONFIG_VARIABLE};
 use super::value::is_service_link;
-use super::written::{Origin, Written};
 
 const PREFIX: &str = "MPROXY_";
 
@@ -35,7 +36,7 @@ pub(super) fn read(
             match value.into_string() {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => drop(variables.text.insert(known, text)),
-                Err(_) => faults.push(Problem::new(Origin::Env(known), "is not UTF-8")),
+                Err(_) => faults.push(Problem::new(Origin::variable(known), "is not UTF-8")),
             }
         } else if name.starts_with(PREFIX) {
             if is_kubernetes(name, value.to_str().unwrap_or_default()) {
@@ -49,25 +50,27 @@ pub(super) fn read(
     variables
 }
 
-/// Lays the variables over what the file said.
-pub(super) fn overlay(variables: &Variables, written: &mut Written) {
-    for setting in SETTINGS {
-        let Some(variable) = setting.variable else { continue };
+/// The settings that variables have.
+pub(super) fn layer(variables: &Variables) -> Layer {
+    let mut layer = Layer::default();
+    for row in settings::all() {
+        let Some(variable) = row.variable else { continue };
         if let Some(text) = variables.text.get(variable) {
-            written.set(setting.key, text, Origin::Env(variable));
+            layer.set(row.key, text, &Origin::variable(variable));
         }
     }
+    layer
 }
 
 fn known() -> impl Iterator<Item = &'static str> {
-    SETTINGS.iter().filter_map(|setting| setting.variable).chain([CONFIG_VARIABLE])
+    settings::all().filter_map(|row| row.variable).chain([CONFIG_VARIABLE])
 }
 
 fn unknown(name: &str) -> Problem {
     let known = nearest(name, known()).unwrap_or_default();
     Problem::new(
-        Origin::ForeignEnv(name.into()),
-        format!("unknown, ignored; the nearest known name is {known}"),
+        Origin::variable(name),
+        format!("unknown variable, ignored; the nearest known name is {known}"),
     )
 }
 
@@ -89,13 +92,13 @@ fn kubernetes(mut links: Vec<String>) -> Option<Problem> {
     links.sort_unstable();
     let first = links.first()?;
     let text = match links.len() {
-        1 => "is ".to_owned(),
-        2 => "and one more are ".to_owned(),
-        more => format!("and {} more are ", more - 1),
+        1 => "ignored: it is".to_owned(),
+        2 => "and one more ignored: they are".to_owned(),
+        more => format!("and {} more ignored: they are", more - 1),
     };
     let text = format!(
-        "{text}no setting but what Kubernetes puts into every pod beside a service of this name; ignored. \
-         `enableServiceLinks: false` in the pod's spec keeps such variables out"
+        "{text} not a setting of mproxy, Kubernetes sets it in every pod for a service of this name. \
+         Set `enableServiceLinks: false` in the pod spec to keep such variables out"
     );
-    Some(Problem::new(Origin::ForeignEnv(first.as_str().into()), text))
+    Some(Problem::new(Origin::variable(first), text))
 }

@@ -1,33 +1,31 @@
-//! The TOML file: every leaf becomes text with its line; every key that nobody knows is a fault.
+//! The TOML file as a layer: every leaf becomes text with its line; every unknown key is a fault.
 
 use std::path::Path;
-use std::sync::Arc;
 
+use config::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Problem;
+use super::layers::{Layer, OWN, leaf};
 use super::nearest::nearest;
-use super::settings::{LIST_KEYS, LISTENER_KEYS, SETTINGS};
-use super::written::{Origin, Written};
+use super::origin::Origin;
+use super::settings;
 
-/// Reads `text` into `written`.
-pub(super) fn read(path: &Path, text: &str, written: &mut Written, faults: &mut Vec<Problem>) {
-    let path = path.display().to_string().into();
-    let mut file = File { path, text, written, faults };
+/// Reads `text`; what is wrong with it goes to `faults`, and what is right into the layer.
+pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer {
+    let mut file = File { path: path.display().to_string(), text, faults };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let line = error.span().map_or(1, |span| file.line(span.start));
         file.fault(line, "", error.message().to_owned());
     }
-    let keys: Vec<&'static str> = SETTINGS.iter().map(|setting| setting.key).collect();
-    file.table(document.get_ref(), &Scope::of(String::new(), &keys));
+    Layer { values: file.table(document.get_ref(), &Scope::of(String::new(), &settings::keys())) }
 }
 
 struct File<'a> {
-    path: Arc<str>,
+    path: String,
     text: &'a str,
-    written: &'a mut Written,
     faults: &'a mut Vec<Problem>,
 }
 
@@ -76,14 +74,24 @@ impl<'a> Scope<'a> {
 }
 
 impl File<'_> {
-    fn table(&mut self, table: &DeTable<'_>, scope: &Scope<'_>) {
+    fn table(&mut self, table: &DeTable<'_>, scope: &Scope<'_>) -> Map<String, Value> {
+        let mut values = Map::new();
         for (name, value) in table {
             let line = self.line(name.span().start);
-            self.entry(name.get_ref(), line, value, scope);
+            if let Some(value) = self.entry(name.get_ref(), line, value, scope) {
+                values.insert(name.get_ref().to_string(), value);
+            }
         }
+        values
     }
 
-    fn entry(&mut self, name: &str, line: usize, value: &Spanned<DeValue<'_>>, scope: &Scope<'_>) {
+    fn entry(
+        &mut self,
+        name: &str,
+        line: usize,
+        value: &Spanned<DeValue<'_>>,
+        scope: &Scope<'_>,
+    ) -> Option<Value> {
         let key = format!("{}{name}", scope.prefix);
         let place = format!("{}{name}", scope.place);
         let is_setting = scope.keys.contains(&key.as_str());
@@ -91,48 +99,57 @@ impl File<'_> {
         let is_table = inner.holds();
         let is_list = place == "listeners" || scope.member(name, 0).holds();
         match value.get_ref() {
-            DeValue::Table(table) if is_table => self.table(table, &inner),
-            DeValue::Array(tables) if is_list => self.tables(name, tables, scope),
+            DeValue::Table(table) if is_table => return Some(Value::new(None, self.table(table, &inner))),
+            DeValue::Array(tables) if is_list => return Some(self.tables(name, tables, scope)),
             _ if is_list => self.no_list(line, &place),
             _ if !is_setting && !is_table => self.unknown(line, &place, &key, scope),
-            DeValue::Table(_) => self.fault(line, &place, "takes one value, not a table".to_owned()),
+            DeValue::Table(_) => self.fault(line, &place, "expected a single value, not a table".to_owned()),
             _ if !is_setting => self.fault(line, &place, format!("is a table: write [{place}]")),
-            leaf => self.leaf(line, &place, leaf, LIST_KEYS.contains(&key.as_str())),
+            leaf => {
+                let value = self.leaf(line, &place, leaf)?;
+                let own = || Value::new(None, Map::from([(OWN.to_owned(), value.clone())]));
+                return Some(if is_table { own() } else { value });
+            }
         }
+        None
     }
 
-    fn leaf(&mut self, line: usize, place: &str, leaf: &DeValue<'_>, list: bool) {
-        match leaf_text(leaf, list) {
-            Some(text) => {
-                let origin = self.origin(line, place);
-                self.written.set(place, &text, origin);
-            }
-            None => self.fault(line, place, "takes one value, not a list".to_owned()),
+    fn leaf(&mut self, line: usize, place: &str, value: &DeValue<'_>) -> Option<Value> {
+        let is_list = settings::find(place).is_some_and(|row| row.form.is_list());
+        let text = leaf_text(value, is_list);
+        if text.is_none() {
+            self.fault(line, place, "expected a single value, not a list".to_owned());
         }
+        text.map(|text| leaf(&text, &self.origin(line, place)))
     }
 
     /// `[[listeners]]`, or a list of tables within one of them or beside them.
-    fn tables(&mut self, name: &str, tables: &[Spanned<DeValue<'_>>], scope: &Scope<'_>) {
+    fn tables(&mut self, name: &str, tables: &[Spanned<DeValue<'_>>], scope: &Scope<'_>) -> Value {
         let list = format!("{}{name}", scope.place);
+        let mut values = Vec::new();
         for (index, table) in tables.iter().enumerate() {
             let line = self.line(table.span().start);
             let place = format!("{list}[{index}]");
-            let origin = self.origin(line, &place);
-            self.written.add_table(&list, origin);
+            let keys = settings::listener_keys();
             let inner = match list.as_str() {
-                "listeners" => Scope::of(format!("{place}."), LISTENER_KEYS),
+                "listeners" => Scope::of(format!("{place}."), &keys),
                 _ => scope.member(name, index),
             };
-            match table.get_ref() {
+            let table = match table.get_ref() {
                 DeValue::Table(table) => self.table(table, &inner),
-                _ => self.no_list(line, &place),
-            }
+                _ => {
+                    self.no_list(line, &place);
+                    Map::new()
+                }
+            };
+            values.push(Value::new(Some(&self.origin(line, &place).to_string()), table));
         }
+        Value::new(None, values)
     }
 
     fn no_list(&mut self, line: usize, place: &str) {
         let names: Vec<_> = place.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
-        self.fault(line, place, format!("is written as [[{}]], once for each", names.join(".")));
+        self.fault(line, place, format!("is a list of tables: write [[{}]] for each", names.join(".")));
     }
 
     fn unknown(&mut self, line: usize, place: &str, key: &str, scope: &Scope<'_>) {
@@ -150,7 +167,7 @@ impl File<'_> {
     }
 
     fn origin(&self, line: usize, place: &str) -> Origin {
-        Origin::File { path: Arc::clone(&self.path), line, key: place.into() }
+        Origin::line(&self.path, line, place)
     }
 
     fn line(&self, offset: usize) -> usize {

@@ -18,7 +18,7 @@ fn members<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Ve
 pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
     let networks = members(text, |member| member.parse().map_err(network_fault))?;
     if networks.is_empty() {
-        return Err("nobody would be believed, and so nobody let in".to_owned());
+        return Err("must have at least one network, or nobody could connect".to_owned());
     }
     Ok(networks)
 }
@@ -38,7 +38,10 @@ pub(super) fn alpn(text: &str) -> Result<Vec<Vec<u8>>, String> {
         if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(name.as_bytes().to_vec());
         }
-        Err(format!("{} is no name of an application protocol, as mqtt or http/1.1", quoted(name)))
+        Err(format!(
+            "{} is not the name of an application protocol, for example mqtt or http/1.1",
+            quoted(name)
+        ))
     })
 }
 
@@ -55,7 +58,7 @@ fn origin(text: &str) -> Result<String, String> {
     }
     let wrong = || {
         format!(
-            "{} is no origin: scheme, host and port as browsers send them, https://example.org",
+            "{} is not an origin: expected scheme, host and port as browsers send them, for example https://example.org",
             quoted(text)
         )
     };
@@ -71,7 +74,7 @@ fn origin(text: &str) -> Result<String, String> {
         _ => None,
     } {
         return Err(format!(
-            "{} is where the WebSocket leads; an origin is where the page comes from: {page}://{authority}",
+            "{} is the address of a WebSocket; an origin is the address of the page: {page}://{authority}",
             quoted(text)
         ));
     }
@@ -95,9 +98,11 @@ fn origin(text: &str) -> Result<String, String> {
 /// Names of headers. All cookies at once are not to be had: they are named one by one.
 pub(super) fn headers(text: &str) -> Result<Vec<HeaderName>, String> {
     members(text, |name| match name.parse() {
-        Ok(header::COOKIE) => Err("cookies are named one by one, in ws.cookies".to_owned()),
+        Ok(header::COOKIE) => {
+            Err("the header Cookie cannot be listed: name single cookies in ws.cookies".to_owned())
+        }
         Ok(name) => Ok(name),
-        Err(_) => Err(format!("{} is no name of a header", quoted(name))),
+        Err(_) => Err(format!("{} is not the name of a header", quoted(name))),
     })
 }
 
@@ -106,7 +111,11 @@ pub(super) fn cookies(text: &str) -> Result<Vec<String>, String> {
     members(text, |name| {
         // RFC 6265: a token, as the name of a header is.
         let is_token = name.parse::<HeaderName>().is_ok();
-        if is_token { Ok(name.to_owned()) } else { Err(format!("{} is no name of a cookie", quoted(name))) }
+        if is_token {
+            Ok(name.to_owned())
+        } else {
+            Err(format!("{} is not the name of a cookie", quoted(name)))
+        }
     })
 }
 

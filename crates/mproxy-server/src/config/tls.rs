@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use mproxy_tcp::tls::{ClientTls, Identity, ServerTls, Verification};
+use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
 
-use super::meant::{Reader, spoken};
-use super::value::{self, quoted};
-use super::written::Origin;
-use super::{Problem, Scheme, list};
+use super::origin::Origin;
+use super::reader::{Reader, spoken};
+use super::settings::{Needs, Place, table};
+use super::{Problem, Scheme};
 
 /// TLS towards clients as one table of the file has it; what it leaves out is the outer one's.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Layer {
+pub(super) struct Own {
     client_tls: Option<bool>,
     /// What is shown where no name was asked for, or none fits.
     first: Option<Identity>,
@@ -21,44 +21,17 @@ pub(super) struct Layer {
     alpn: Option<Vec<Vec<u8>>>,
 }
 
-/// Keys that say something of TLS at a listener, behind `listeners[0].`.
-const OF_LISTENER: [&str; 8] = [
-    "tls.client_tls",
-    "tls.server_cert",
-    "tls.server_key",
-    "tls.ocsp",
-    "tls.ca_certs",
-    "tls.crls",
-    "tls.alpn",
-    "tls.certificates[0].server_cert",
-];
-
-/// Keys that say something of TLS towards a broker.
-pub(super) const OF_TARGET: [&str; 7] = [
-    "target.ca_certs",
-    "target.cert",
-    "target.key",
-    "target.crls",
-    "target.server_name",
-    "target.alpn",
-    "target.verify",
-];
-
-impl Layer {
-    /// The settings' own.
-    pub(super) fn common(reader: &mut Reader<'_>) -> Self {
-        Self::read(reader, "", "client_tls")
-    }
-
-    fn read(reader: &mut Reader<'_>, root: &str, client_tls: &str) -> Self {
-        let at = |key: &str| format!("{root}tls.{key}");
+impl Own {
+    /// What this place says, and inherits from nowhere.
+    pub(super) fn read(reader: &mut Reader<'_>, place: Place) -> Self {
+        let root = root(place);
         Self {
-            client_tls: reader.option(client_tls, value::boolean),
-            first: certificate(reader, &at("")),
-            further: certificates(reader, &at("certificates")),
-            ca_certs: reader.option(&at("ca_certs"), value::file),
-            crls: reader.option(&at("crls"), list::files),
-            alpn: reader.option(&at("alpn"), list::alpn),
+            first: certificate(reader, &format!("{root}tls.")),
+            further: certificates(reader, &format!("{root}tls.certificates")),
+            client_tls: reader.own(&table::CLIENT_TLS, place),
+            ca_certs: reader.own(&table::CA_CERTS, place),
+            crls: reader.own(&table::CRLS, place),
+            alpn: reader.own(&table::ALPN, place),
         }
     }
 
@@ -123,48 +96,61 @@ impl Layer {
 /// Of one `[[listeners]]`: its own, or the one of all. With too little, or with TLS where there is none, a fault.
 pub(super) fn of_listener(
     reader: &mut Reader<'_>,
-    root: &str,
-    common: &Layer,
+    index: usize,
+    common: &Own,
     transport: Scheme,
 ) -> Option<ServerTls> {
+    let root = format!("listeners[{index}].");
     let faults = reader.faults.len();
-    let layer = Layer::read(reader, root, &format!("{root}tls.client_tls")).over(common);
+    let layer = Own::read(reader, Place::Listener(index)).over(common);
     if !transport.is_tls() {
-        let keys = OF_LISTENER.map(|key| format!("{root}{key}"));
-        if let Some(key) = keys.iter().find(|key| reader.written.get(key).is_some()) {
-            reader.fault(key, format!("transport {} has no TLS", transport.name()));
+        if let Some(key) = reader.first_that_needs(Needs::Tls, &root) {
+            reader.fault(&key, format!("transport {} has no TLS", transport.name()));
         } else if layer.wants_client() {
             let client_tls = spoken("client_tls");
-            let text = format!("clients need no certificate here, though {client_tls} is true");
+            let text = format!("clients need no certificate here, although {client_tls} is true");
             reader.warn(&format!("{root}port"), text);
         }
         return None;
     }
     // Where one was written and cannot be had, that was told.
-    if !layer.has_certificate() && reader.faults.len() == faults {
+    let is_named = |root: &str| {
+        let mut files = [table::SERVER_CERT, table::SERVER_KEY].into_iter();
+        files.any(|file| reader.written.get(&format!("{root}{}", file.row.key)).is_some())
+    };
+    let was_told = reader.faults.len() > faults || is_named(&root) || is_named("");
+    if !layer.has_certificate() && !was_told {
         let text = format!("{} needs a server certificate and key", transport.name());
         reader.fault(&format!("{root}transport"), text);
     }
     let own = |key: &str| Some(format!("{root}{key}")).filter(|key| reader.written.get(key).is_some());
     if layer.wants_client() && layer.ca_certs.is_none() {
         let key = own("tls.client_tls").unwrap_or_else(|| "client_tls".to_owned());
-        reader.fault(&key, "true needs tls.ca_certs beside it");
+        reader.fault(&key, "true needs tls.ca_certs, too");
     } else if let Some(key) = own("tls.crls").filter(|_| !layer.wants_client()) {
-        reader.fault(&key, "without client certificates there is nothing that could be revoked");
+        reader.fault(&key, "needs client certificates: clients are asked for none here");
     }
     if let Some(key) = own("tls.alpn").filter(|_| transport == Scheme::Wss) {
-        reader.fault(&key, "is for MQTT over TLS; WebSocket is always http/1.1");
+        reader.fault(&key, "is for MQTT over TLS: WebSocket is always http/1.1");
     }
     layer.server(transport)
+}
+
+/// How the keys of this place begin.
+fn root(place: Place) -> String {
+    match place {
+        Place::Process => String::new(),
+        Place::Listener(index) => format!("listeners[{index}]."),
+    }
 }
 
 /// The certificate whose keys begin like this.
 fn certificate(reader: &mut Reader<'_>, at: &str) -> Option<Identity> {
     let [cert, key, ocsp] = ["server_cert", "server_key", "ocsp"].map(|name| format!("{at}{name}"));
-    let staple = reader.option(&ocsp, value::file);
+    let staple = reader.file(&ocsp);
     let is_alone = [&cert, &key].iter().all(|key| reader.written.get(key).is_none());
     if staple.is_some() && is_alone {
-        reader.fault(&ocsp, format!("needs {} beside it", spoken(&cert)));
+        reader.fault(&ocsp, format!("needs {}, too", spoken(&cert)));
     }
     reader.identity(&cert, &key).map(|(cert, key)| Identity { cert, key, ocsp: staple })
 }
@@ -185,23 +171,17 @@ fn certificates(reader: &mut Reader<'_>, list: &str) -> Vec<Identity> {
     all
 }
 
-/// Towards a broker: what is not written behind `root` is as in `common`.
-pub(super) fn of_target(reader: &mut Reader<'_>, root: &str, common: ClientTls) -> ClientTls {
+/// Towards a broker: what this place does not say is as in `common`.
+pub(super) fn of_target(reader: &mut Reader<'_>, place: Place, common: ClientTls) -> ClientTls {
+    let root = root(place);
     let at = |key: &str| format!("{root}target.{key}");
     let identity = reader.identity(&at("cert"), &at("key"));
     let identity = identity.map(|(cert, key)| Identity { cert, key, ocsp: None });
     ClientTls {
-        roots: reader.option(&at("ca_certs"), value::file).or(common.roots),
+        roots: reader.own(&table::TARGET_CA_CERTS, place).or(common.roots),
         identity: identity.or(common.identity),
-        crls: reader.option(&at("crls"), list::files).unwrap_or(common.crls),
-        alpn: reader.option(&at("alpn"), list::alpn).unwrap_or(common.alpn),
-        verification: reader.option(&at("verify"), verification).unwrap_or(common.verification),
+        crls: reader.own(&table::TARGET_CRLS, place).unwrap_or(common.crls),
+        alpn: reader.own(&table::TARGET_ALPN, place).unwrap_or(common.alpn),
+        verification: reader.own(&table::TARGET_VERIFY, place).unwrap_or(common.verification),
     }
-}
-
-/// What else there is than `full` is said in the documentation alone: nobody is to find it by trying.
-fn verification(text: &str) -> Result<Verification, String> {
-    Verification::parse(text).ok_or_else(|| {
-        format!("{} is not \"full\"; what else there is stands in docs/configuration.md", quoted(text))
-    })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::http::uri::PathAndQuery;
 use mproxy_policy::Endpoint;
+use mproxy_tcp::tls::Verification;
 
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,12 +50,13 @@ pub(super) fn is_service_link(text: &str) -> bool {
 fn port(text: &str) -> Result<u16, String> {
     if is_service_link(text) {
         return Err(format!(
-            "{} is no port but the address of a service, as Kubernetes puts it into every pod beside a \
-             service of this name: set `enableServiceLinks: false` in the pod's spec",
+            "{} is not a port but a service address, which Kubernetes sets in every pod for a service of this \
+             name: set `enableServiceLinks: false` in the pod spec",
             quoted(text)
         ));
     }
-    text.parse().map_err(|_| format!("{} is no port: a whole number from 0 to 65535", quoted(text)))
+    text.parse()
+        .map_err(|_| format!("{} is not a port: expected a whole number from 0 to 65535", quoted(text)))
 }
 
 /// A port to bind. 0 takes any free one.
@@ -70,7 +72,7 @@ pub(super) fn port_or_off(text: &str) -> Result<Option<u16>, String> {
 /// A port to connect to.
 pub(super) fn target_port(text: &str) -> Result<u16, String> {
     match port(text)? {
-        0 => Err("0 is no port to connect to: a whole number from 1 to 65535".to_owned()),
+        0 => Err("port 0 cannot be connected to: expected a whole number from 1 to 65535".to_owned()),
         port => Ok(port),
     }
 }
@@ -87,10 +89,10 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     match zone {
         Some(zone) if is_of_link && is_interface(zone) => Ok(bare.to_owned()),
         None if is_of_link => {
-            Err(format!("{} is link-local and has to name its interface, as {address}%eth0", quoted(text)))
+            Err(format!("{} is link-local and needs its interface, for example {address}%eth0", quoted(text)))
         }
         Some(_) if address.parse::<IpAddr>().is_ok() => Err(format!(
-            "{} names an interface: only behind a link-local IPv6 address, as fe80::1%eth0",
+            "{} names an interface, which only a link-local IPv6 address can have, for example fe80::1%eth0",
             quoted(text)
         )),
         Some(_) | None => name(text),
@@ -111,7 +113,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     if bare.parse::<IpAddr>().is_ok() || (is_name && bare == text) {
         return Ok(bare.to_owned());
     }
-    Err(format!("{} is neither an address nor a host name (without scheme, port or path)", quoted(text)))
+    Err(format!("{} is not an address or host name (expected without scheme, port or path)", quoted(text)))
 }
 
 /// What is asked of a WebSocket broker: a path, and perhaps a query behind it.
@@ -122,7 +124,7 @@ pub(super) fn path(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "{} is no path: it begins with / and has no spaces; what a URL cannot hold is written as %20",
+        "{} is not a path: it must start with / and have no spaces; write what a URL cannot hold as %20",
         quoted(text)
     ))
 }
@@ -131,7 +133,7 @@ pub(super) fn path(text: &str) -> Result<String, String> {
 pub(super) fn own_path(text: &str) -> Result<String, String> {
     if let Some((before, _)) = text.split_once('?') {
         return Err(format!(
-            "{} could match no request: clients may put any query behind the path, so write {} alone",
+            "{} can never match: requests are compared without their query, write {} instead",
             quoted(text),
             quoted(before)
         ));
@@ -141,7 +143,7 @@ pub(super) fn own_path(text: &str) -> Result<String, String> {
 
 /// The name of a file.
 pub(super) fn file(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() { Err("an empty name is no file".to_owned()) } else { Ok(text.into()) }
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.into()) }
 }
 
 /// A name that is also a label in metrics and logs.
@@ -150,7 +152,10 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     if (1..=64).contains(&text.len()) && text.chars().all(is_label_char) {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is no name: up to 64 letters, digits, dots, dashes and underscores", quoted(text)))
+    Err(format!(
+        "{} is not a valid name: expected 1 to 64 letters, digits, dots, dashes and underscores",
+        quoted(text)
+    ))
 }
 
 /// The name of this instance: anything a person may read in one line.
@@ -158,7 +163,7 @@ pub(super) fn instance(text: &str) -> Result<String, String> {
     if (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
         return Ok(text.to_owned());
     }
-    Err("an instance's name is one line of up to 255 bytes".to_owned())
+    Err("must be one line of 1 to 255 bytes".to_owned())
 }
 
 /// The admin's bearer token. Never repeated.
@@ -166,7 +171,7 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
     if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) {
         return Ok(Secret::from(text));
     }
-    Err("a token is visible ASCII without spaces, or it could not be sent in a header".to_owned())
+    Err("must be visible ASCII without spaces, as it is sent in a header".to_owned())
 }
 
 /// `true` or `false`, and what Go's `ParseBool` takes besides, as mProxy did.
@@ -174,7 +179,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "t" | "1" => Ok(true),
         "false" | "f" | "0" => Ok(false),
-        _ => Err(format!("{} is neither true nor false", quoted(text))),
+        _ => Err(format!("{} is not true or false", quoted(text))),
     }
 }
 
@@ -183,44 +188,47 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
-        _ => Err(format!("{} is none of: off, on", quoted(text))),
+        _ => Err(format!("{} is not one of: off, on", quoted(text))),
     }
 }
 
 /// A number of connections.
 pub(super) fn connections(text: &str) -> Result<usize, String> {
     match text.parse::<u32>() {
-        Ok(0) => Err("0 would refuse every connection".to_owned()),
+        Ok(0) => Err("must be greater than zero".to_owned()),
         Ok(number) => Ok(number as usize),
-        Err(_) => Err(format!("{} is no number of connections", quoted(text))),
+        Err(_) => Err(format!("{} is not a number of connections: expected a whole number", quoted(text))),
     }
 }
 
 /// The smallest packet bound that still lets the shortest CONNECT through.
-const LEAST_PACKET: u64 = 16;
+pub(super) const LEAST_PACKET: u64 = 16;
 
 /// The largest packet there is: four bytes of length, and the fixed header.
-const LARGEST_PACKET: u64 = 268_435_460;
+pub(super) const LARGEST_PACKET: u64 = 268_435_460;
 
 /// Bytes of a packet, plain or as `256KiB`, `1MiB`.
 pub(super) fn packet_size(text: &str) -> Result<u32, String> {
     let bytes = bytes(text)?;
     let allowed = (LEAST_PACKET..=LARGEST_PACKET).contains(&bytes);
     let size = u32::try_from(bytes).ok().filter(|_| allowed);
-    size.ok_or_else(|| format!("{} is not between {LEAST_PACKET} and {LARGEST_PACKET} bytes", quoted(text)))
+    size.ok_or_else(|| {
+        format!("{} is out of range: expected {LEAST_PACKET} to {LARGEST_PACKET} bytes", quoted(text))
+    })
 }
 
 /// The smallest budget of a connection: a CONNECT of usual size and the question about it.
-const LEAST_BUDGET: u64 = 64 << 10;
+pub(super) const LEAST_BUDGET: u64 = 64 << 10;
 
 /// Bytes that may be held.
 pub(super) fn budget(text: &str) -> Result<usize, String> {
     let size = usize::try_from(bytes(text)?).ok().filter(|size| *size as u64 >= LEAST_BUDGET);
-    size.ok_or_else(|| format!("{} is less than 64KiB, with which nobody could connect", quoted(text)))
+    size.ok_or_else(|| format!("{} is too small: expected at least 64KiB", quoted(text)))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{} is no size: bytes, or a number with B, KiB, MiB or GiB", quoted(text));
+    let wrong =
+        || format!("{} is not a size: expected bytes, or a number with B, KiB, MiB or GiB", quoted(text));
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit: u64 = match text[digits..].trim_start() {
@@ -238,8 +246,12 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `250ms`, `1s`, `2m`, `1h`, or several of them, `1m30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{} is no duration: a number with ms, s, m or h, as in 250ms or 1m30s", quoted(text));
+    let wrong = || {
+        format!(
+            "{} is not a duration: expected a number with ms, s, m or h, for example 250ms or 1m30s",
+            quoted(text)
+        )
+    };
     let mut rest = text;
     let mut sum = Duration::ZERO;
     while !rest.is_empty() {
@@ -259,27 +271,30 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() {
         return Err(wrong());
     }
-    if sum > LONGEST { Err(format!("{} is more than 24h", quoted(text))) } else { Ok(sum) }
+    if sum > LONGEST { Err(format!("{} is too long: expected at most 24h", quoted(text))) } else { Ok(sum) }
 }
 
-/// A duration to wait at most; none at all would never let anybody in.
+/// A duration to wait at most; with none at all nobody could connect.
 pub(super) fn deadline(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
-    if duration.is_zero() { Err("a deadline of nothing lets nobody in".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(duration) }
 }
 
 /// What MQTT counts in seconds: a plain number of them, or a duration.
 fn seconds(text: &str) -> Result<u32, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_err(|_| format!("{} is more seconds than MQTT can count", quoted(text)));
+        return text
+            .parse()
+            .map_err(|_| format!("{} is out of range: expected at most 4294967295 seconds", quoted(text)));
     }
-    u32::try_from(duration(text)?.as_secs()).map_err(|_| format!("{} is too long", quoted(text)))
+    u32::try_from(duration(text)?.as_secs())
+        .map_err(|_| format!("{} is out of range: expected at most 4294967295 seconds", quoted(text)))
 }
 
 /// The longest keep alive: from 1 to 65535 seconds.
 pub(super) fn keep_alive(text: &str) -> Result<u16, String> {
     let keep_alive = u16::try_from(seconds(text)?).ok().filter(|seconds| *seconds > 0);
-    keep_alive.ok_or_else(|| format!("{} is not between 1 and 65535 seconds", quoted(text)))
+    keep_alive.ok_or_else(|| format!("{} is out of range: expected 1 to 65535 seconds", quoted(text)))
 }
 
 /// How long sessions may outlast their connections.
@@ -312,9 +327,9 @@ fn policy_url(url: &str) -> Result<String, String> {
 fn no_policy_url(url: &str) -> String {
     const FORMS: &str = "http://host:port, https://host:port or unix:/path";
     if url.contains('@') {
-        return format!("a policy URL takes no user name and password: {FORMS}");
+        return format!("must not have a user name and password: expected {FORMS}");
     }
-    format!("{} is no policy URL: {FORMS}", quoted(url))
+    format!("{} is not a policy URL: expected {FORMS}", quoted(url))
 }
 
 fn is_authority(text: &str) -> bool {
@@ -332,23 +347,32 @@ pub(super) fn otlp_endpoint(text: &str) -> Result<String, String> {
     if authority.is_some_and(is_authority) {
         return Ok(text.to_owned());
     }
-    Err("an OTLP endpoint is http://host:port or https://host:port".to_owned())
+    Err("is not an OTLP endpoint: expected http://host:port or https://host:port".to_owned())
 }
 
-/// A sampler of the OpenTelemetry standard.
+/// The samplers of the OpenTelemetry standard.
+pub(super) const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+/// One of [`SAMPLERS`].
 pub(super) fn sampler(text: &str) -> Result<String, String> {
-    const SAMPLERS: [&str; 6] = [
-        "always_on",
-        "always_off",
-        "traceidratio",
-        "parentbased_always_on",
-        "parentbased_always_off",
-        "parentbased_traceidratio",
-    ];
     if SAMPLERS.contains(&text) {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is none of: {}", quoted(text), SAMPLERS.join(", ")))
+    Err(format!("{} is not one of: {}", quoted(text), SAMPLERS.join(", ")))
+}
+
+/// What else there is than `full` is said in the documentation alone: nobody is to find it by trying.
+pub(super) fn verification(text: &str) -> Result<Verification, String> {
+    Verification::parse(text).ok_or_else(|| {
+        format!("{} is not \"full\"; docs/configuration.md describes the other value", quoted(text))
+    })
 }
 
 /// Anything.
@@ -419,7 +443,7 @@ mod tests {
         }
         assert_eq!(path("/mqtt?x=1").as_deref(), Ok("/mqtt?x=1"));
         let told = own_path("/mqtt?x=1").expect_err("a query is never compared");
-        assert!(told.contains("write \"/mqtt\""), "{told}");
+        assert!(told.contains("write \"/mqtt\" instead"), "{told}");
         for wrong in ["", "mqtt", "/a b", "/a#b", "/a<b", "/\u{e9}", "*"] {
             assert!(own_path(wrong).is_err() && path(wrong).is_err(), "{wrong:?}");
         }

@@ -1,53 +1,12 @@
-//! Values as they were written, each with where. Knows no meaning.
+//! Values as they were written, all layers merged, each with its place. Knows no meaning.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
-use super::settings::{self, LISTENER_KEYS, SETTINGS, Shown};
+use config::{ConfigError, Map, Value, ValueKind};
 
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A flag, named without its dashes.
-    Flag(&'static str),
-    /// An environment variable.
-    Env(&'static str),
-    /// An environment variable that is none of ours.
-    ForeignEnv(Box<str>),
-    /// A line of the configuration file.
-    File {
-        /// The file, as it was named.
-        path: Arc<str>,
-        /// Line, from 1.
-        line: usize,
-        /// Key, `listeners[0].port`; empty where there is none yet.
-        key: Box<str>,
-    },
-    /// The table of defaults.
-    Default(&'static str),
-}
-
-impl Origin {
-    /// Whether a person wrote it.
-    #[must_use]
-    pub const fn is_explicit(&self) -> bool {
-        !matches!(self, Self::Default(_))
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag(name) => write!(f, "--{name}"),
-            Self::Env(name) => write!(f, "environment variable {name}"),
-            Self::ForeignEnv(name) => write!(f, "environment variable {name}"),
-            Self::File { path, line, key } if key.is_empty() => write!(f, "{path}:{line}"),
-            Self::File { path, line, key } => write!(f, "{path}:{line} {key}"),
-            Self::Default(key) => write!(f, "default of {key}"),
-        }
-    }
-}
+use super::layers::{self, Layer, OWN};
+use super::origin::Origin;
+use super::settings::{self, Shown};
 
 /// A value as text.
 #[derive(Clone, Debug)]
@@ -56,7 +15,7 @@ pub(super) struct Entry {
     pub origin: Origin,
 }
 
-/// All values, by file key; a later one replaces an earlier one.
+/// All values in force, by file key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {
     entries: BTreeMap<String, Entry>,
@@ -79,24 +38,35 @@ pub struct Effective {
 pub(super) const MASK: &str = "***";
 
 impl Written {
-    pub(super) fn of_defaults(instance: &str) -> Self {
+    /// What these layers come to; a later one wins.
+    pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Self, ConfigError> {
         let mut written = Self::default();
-        for setting in SETTINGS {
-            if let Some(text) = setting.default {
-                written.set(setting.key, text, Origin::Default(setting.key));
+        written.table("", layers::merge(layers)?);
+        Ok(written)
+    }
+
+    fn table(&mut self, root: &str, values: Map<String, Value>) {
+        for (name, value) in values {
+            match name.as_str() {
+                OWN => self.value(root.trim_end_matches('.').to_owned(), value),
+                name => self.value(format!("{root}{name}"), value),
             }
         }
-        written.set("instance", instance, Origin::Default("instance"));
-        written
     }
 
-    pub(super) fn set(&mut self, key: &str, text: &str, origin: Origin) {
-        self.entries.insert(key.to_owned(), Entry { text: text.to_owned(), origin });
-    }
-
-    /// One more table of this list.
-    pub(super) fn add_table(&mut self, list: &str, origin: Origin) {
-        self.lists.entry(list.to_owned()).or_default().push(origin);
+    fn value(&mut self, key: String, value: Value) {
+        let origin = origin(&key, &value);
+        match value.kind {
+            ValueKind::Table(values) => self.table(&format!("{key}."), values),
+            ValueKind::Array(tables) => {
+                let origins = tables.iter().map(|table| self::origin(&key, table)).collect();
+                self.lists.insert(key.clone(), origins);
+                for (index, table) in tables.into_iter().enumerate() {
+                    self.value(format!("{key}[{index}]"), table);
+                }
+            }
+            leaf => drop(self.entries.insert(key, Entry { text: leaf.to_string(), origin })),
+        }
     }
 
     /// Where the tables of this list stand.
@@ -108,6 +78,12 @@ impl Written {
         self.entries.get(key)
     }
 
+    /// Keys and values behind this root.
+    pub(super) fn behind(&self, root: &str) -> impl Iterator<Item = (&str, &Entry)> {
+        let entries = self.entries.range(root.to_owned()..);
+        entries.take_while(move |(key, _)| key.starts_with(root)).map(|(key, entry)| (key.as_str(), entry))
+    }
+
     /// Where the value of this key was written, if a person wrote it.
     pub(super) fn explicit(&self, key: &str) -> Option<&Origin> {
         self.get(key).map(|entry| &entry.origin).filter(|origin| origin.is_explicit())
@@ -115,26 +91,25 @@ impl Written {
 
     /// Where the value of this key came from, default or not.
     pub(super) fn origin(&self, key: &str) -> Origin {
-        let known = || settings::find(key).map_or("listeners", |setting| setting.key);
-        self.get(key).map_or_else(|| Origin::Default(known()), |entry| entry.origin.clone())
+        self.get(key).map_or_else(|| Origin::Default(known(key)), |entry| entry.origin.clone())
     }
 
-    /// Everything in force, in the order of the tables, secrets masked.
+    /// The keys of everything that can be written, in the order of the tables; those of a list once for each of its
+    /// tables, `listeners` included.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let mut keys = self.each("", &settings::keys());
+        for index in 0..self.tables("listeners").len() {
+            keys.extend(self.each(&format!("listeners[{index}]."), &settings::listener_keys()));
+        }
+        keys
+    }
+
+    /// Everything in force, in the order of the tables, secrets masked; of a listener what it has itself.
     pub(super) fn effective(&self) -> Vec<Effective> {
-        let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
-        let settings = self.each("", &keys).into_iter().map(|key| {
-            let mask = |text: &str| match settings::find(&key).map(|setting| setting.shown) {
-                Some(Shown::Masked) => MASK.to_owned(),
-                Some(Shown::Open) | None => text.to_owned(),
-            };
-            self.shown(key.clone(), mask)
-        });
-        let listeners = (0..self.tables("listeners").len()).flat_map(|index| {
-            let keys = self.each(&format!("listeners[{index}]."), LISTENER_KEYS);
-            let shown = keys.into_iter().map(|key| self.shown(key, str::to_owned));
-            shown.filter(|effective| effective.value.is_some()).collect::<Vec<_>>()
-        });
-        settings.chain(listeners).collect()
+        let shown = self.keys().into_iter().map(|key| self.shown(key));
+        shown
+            .filter(|effective| effective.value.is_some() || !effective.key.starts_with("listeners["))
+            .collect()
     }
 
     /// The keys as they stand in the file behind `root`: those of a list once for each of its tables.
@@ -157,9 +132,20 @@ impl Written {
         each
     }
 
-    fn shown(&self, key: String, mask: impl Fn(&str) -> String) -> Effective {
+    fn shown(&self, key: String) -> Effective {
         let entry = self.get(&key);
-        let value = entry.map(|entry| mask(&entry.text));
+        let value = entry.map(|entry| match settings::find(&key).map(|row| row.shown) {
+            Some(Shown::Masked) => MASK.to_owned(),
+            Some(Shown::Open) | None => entry.text.clone(),
+        });
         Effective { value, origin: entry.map(|entry| entry.origin.clone()), key }
     }
+}
+
+fn origin(key: &str, value: &Value) -> Origin {
+    value.origin().map_or_else(|| Origin::Default(known(key)), |place| Origin::Written(place.into()))
+}
+
+fn known(key: &str) -> &'static str {
+    settings::find(key).map_or("listeners", |row| row.key)
 }

@@ -215,13 +215,10 @@ fn what_is_wrong_with_a_list_of_certificates_is_told_with_its_place() {
             "[[tls.certificates]]\n",
             ["mproxy.toml:1 tls.certificates[0]: ", "needs server_cert and server_key"],
         ),
-        (
-            "[tls]\ncertificates = 3\n",
-            ["mproxy.toml:2 tls.certificates: ", "is written as [[tls.certificates]]"],
-        ),
+        ("[tls]\ncertificates = 3\n", ["mproxy.toml:2 tls.certificates: ", "write [[tls.certificates]]"]),
         (
             "[tls]\ncertificates = [\"a\"]\n",
-            ["mproxy.toml:2 tls.certificates[0]: ", "is written as [[tls.certificates]]"],
+            ["mproxy.toml:2 tls.certificates[0]: ", "write [[tls.certificates]]"],
         ),
         (
             "[[tls.certificates]]\nserver_cret = \"a\"\n",
@@ -276,7 +273,7 @@ fn a_listener_of_the_file_has_what_its_transport_needs_and_nothing_else() {
         ),
         (
             "transport = \"mqtts\"\ntls.crls = \"c\"",
-            ["listeners[0].tls.crls: ", "nothing that could be revoked"],
+            ["listeners[0].tls.crls: ", "clients are asked for none"],
         ),
         ("transport = \"wss\"\ntls.alpn = \"mqtt\"", ["listeners[0].tls.alpn: ", "always http/1.1"]),
     ] {
@@ -341,7 +338,10 @@ fn a_broker_goes_unverified_only_by_a_word_that_nobody_is_told() {
     let loaded = guarded().file(&file(Verification::NOBODY)).works();
     assert_eq!(loaded.config.listeners[0].target.tls.verification, Verification::Nobody);
     assert_eq!(loaded.warnings.len(), 1);
-    says(&loaded.warnings[0].to_string(), &["mproxy.toml:4 target.verify: ", "is believed", "listener mqtt"]);
+    says(
+        &loaded.warnings[0].to_string(),
+        &["mproxy.toml:4 target.verify: ", "is not verified", "listener mqtt"],
+    );
     assert_eq!(guarded().file(&file("full")).warnings(), [""; 0]);
 }
 
@@ -353,11 +353,11 @@ fn what_serves_no_listener_is_warned_of() {
         ("MPROXY_CA_CERTS", "ca.pem", "clients are asked for no certificate"),
         ("MPROXY_CRLS", "c.pem", "clients are asked for no certificate"),
         ("MPROXY_PROXY_FROM", "10.0.0.0/8", "no listener expects PROXY headers"),
-        ("MPROXY_POLICY_CA_CERTS", "ca.pem", "no policy service is reached over https://"),
+        ("MPROXY_POLICY_CA_CERTS", "ca.pem", "no hook service is reached over https://"),
     ] {
         let warnings = guarded().env(name, value).warnings();
         assert_eq!(warnings.len(), 1, "{warnings:#?}");
-        says(&warnings[0], &[name, "without effect", why]);
+        says(&warnings[0], &[name, "has no effect", why]);
     }
     let warnings = guarded().file("[[listeners]]\nport = 1\n").env("MPROXY_WS_COOKIES", "sid").warnings();
     says(&warnings[0], &["MPROXY_WS_COOKIES", "no WebSocket listener opens"]);
@@ -439,7 +439,7 @@ fn proxy_headers_are_believed_from_close_by_unless_networks_are_named() {
         None
     );
     says(&on().env("MPROXY_PROXY_FROM", "example.org").fault(), &["MPROXY_PROXY_FROM", "10.0.0.0/8"]);
-    says(&scene().file("proxy_from = []\n").fault(), &["proxy_from: ", "nobody"]);
+    says(&scene().file("proxy_from = []\n").fault(), &["proxy_from: ", "nobody could connect"]);
 }
 
 // ---- what could be written and never work
@@ -449,18 +449,18 @@ fn a_broker_of_one_link_is_reached_by_its_interface() {
     let config = scene().env("MPROXY_MQTT_TARGET_HOST", "[fe80::1%eth0]").works().config;
     assert_eq!(config.listeners[0].target.to_string(), "mqtt://[fe80::1%eth0]:1884");
     let fault = scene().env("MPROXY_MQTT_TARGET_HOST", "fe80::1").fault();
-    says(&fault, &["MPROXY_MQTT_TARGET_HOST", "has to name its interface, as fe80::1%eth0"]);
+    says(&fault, &["MPROXY_MQTT_TARGET_HOST", "needs its interface, for example fe80::1%eth0"]);
     let fault = scene().env("MPROXY_POLICY_URL", "http://[fe80::1%eth0]:1").fault();
-    says(&fault, &["MPROXY_POLICY_URL", "is no policy URL"]);
+    says(&fault, &["MPROXY_POLICY_URL", "is not a policy URL"]);
 }
 
 #[test]
 fn a_path_or_an_origin_that_could_match_nothing_is_mended_or_a_fault() {
     let fault = scene().env("MPROXY_WS_PATH", "/mqtt?x=1").fault();
-    says(&fault, &["MPROXY_WS_PATH", "could match no request", "write \"/mqtt\" alone"]);
-    says(&scene().env("MPROXY_WSS_PATH", "/mqtt?").fault(), &["MPROXY_WSS_PATH", "could match no request"]);
+    says(&fault, &["MPROXY_WS_PATH", "can never match", "write \"/mqtt\" instead"]);
+    says(&scene().env("MPROXY_WSS_PATH", "/mqtt?").fault(), &["MPROXY_WSS_PATH", "can never match"]);
     let file = "[[listeners]]\nport = 1\ntransport = \"ws\"\npath = \"/a?b\"\n";
-    says(&scene().file(file).fault(), &["listeners[0].path", "write \"/a\" alone"]);
+    says(&scene().file(file).fault(), &["listeners[0].path", "write \"/a\" instead"]);
     // What is asked of a broker may have a query.
     let config = scene().env("MPROXY_WS_TARGET_PATH", "/mqtt?x=1").works().config;
     assert!(config.listeners.iter().any(|listener| listener.target.path == "/mqtt?x=1"));
@@ -486,6 +486,6 @@ fn a_broker_over_tls_has_a_name_that_a_certificate_could_be_for() {
 fn a_policy_url_that_passes_here_can_be_connected_to() {
     says(
         &scene().env("MPROXY_POLICY_URL", "http://hooks").fault(),
-        &["MPROXY_POLICY_URL", "is no policy URL"],
+        &["MPROXY_POLICY_URL", "is not a policy URL"],
     );
 }

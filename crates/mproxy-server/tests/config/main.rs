@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mproxy_server::config::settings::Form;
 use mproxy_server::config::{
     self, Flags, Loaded, LogFormat, LogLevel, OnError, Origin, PolicyMode, Problems, Scheme, check,
 };
@@ -97,12 +98,18 @@ fn with_nothing_written_the_inherited_defaults_hold() {
     assert_eq!((mqtt.name.as_str(), mqtt.transport), ("mqtt", Scheme::Mqtt));
     assert_eq!((mqtt.host.as_str(), mqtt.port), ("0.0.0.0", 1883));
     assert_eq!(mqtt.target.to_string(), "mqtt://0.0.0.0:1884");
-    assert_eq!((mqtt.max_packet_size, mqtt.connect_timeout), (268_435_460, Duration::from_secs(10)));
+    assert_eq!(
+        (mqtt.limits.max_packet_size, mqtt.limits.connect_timeout),
+        (268_435_460, Duration::from_secs(10))
+    );
     assert_eq!((config.admin.host.as_str(), config.admin.port), ("127.0.0.1", 9180));
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Text));
-    assert_eq!((config.max_connections, config.drain_timeout), (100_000, Duration::from_secs(30)));
-    assert_eq!((&config.policy, &config.acl_file, &config.admin.token), (&None, &None, &None));
-    assert_eq!(config.instance, "mproxy");
+    assert_eq!(
+        (config.general.max_connections, config.general.drain_timeout),
+        (100_000, Duration::from_secs(30))
+    );
+    assert_eq!((&config.policy, &config.general.acl_file, &config.admin.token), (&None, &None, &None));
+    assert_eq!(config.general.instance, "mproxy");
 }
 
 #[test]
@@ -154,16 +161,19 @@ fn every_added_variable_is_heard() {
         .config;
     let policy = config.policy.unwrap();
     assert_eq!(policy.endpoints, ["http://a:1", "unix:/run/policy.sock"]);
-    assert_eq!((policy.timeout, policy.mode), (Duration::from_millis(250), PolicyMode::Unary));
+    assert_eq!(
+        (policy.questions.timeout, policy.questions.mode),
+        (Duration::from_millis(250), PolicyMode::Unary)
+    );
     assert_eq!((policy.on_error.connect, policy.on_error.deliver), (OnError::Allow, OnError::Allow));
-    assert_eq!(config.acl_file, Some(PathBuf::from("/etc/mproxy/acl.toml")));
+    assert_eq!(config.general.acl_file, Some(PathBuf::from("/etc/mproxy/acl.toml")));
     assert_eq!((config.admin.host.as_str(), config.admin.port), ("::1", 9999));
     assert_eq!(config.admin.token.unwrap().expose(), "s3cret");
     assert_eq!(config.log.format, LogFormat::Json);
-    assert_eq!((config.max_connections, config.drain_timeout), (7, Duration::ZERO));
-    assert_eq!(config.listeners[0].connect_timeout, Duration::from_secs(120));
-    assert_eq!(config.listeners[0].max_packet_size, 1 << 20);
-    assert_eq!(config.instance, "edge-1");
+    assert_eq!((config.general.max_connections, config.general.drain_timeout), (7, Duration::ZERO));
+    assert_eq!(config.listeners[0].limits.connect_timeout, Duration::from_secs(120));
+    assert_eq!(config.listeners[0].limits.max_packet_size, 1 << 20);
+    assert_eq!(config.general.instance, "edge-1");
 }
 
 #[test]
@@ -175,8 +185,8 @@ fn the_instance_is_called_like_its_host() {
             Err(io::Error::from(io::ErrorKind::NotFound))
         }
     });
-    assert_eq!(config.unwrap().config.instance, "from-kernel");
-    assert_eq!(scene().env("HOSTNAME", "from-env").works().config.instance, "from-env");
+    assert_eq!(config.unwrap().config.general.instance, "from-kernel");
+    assert_eq!(scene().env("HOSTNAME", "from-env").works().config.general.instance, "from-env");
 }
 
 #[test]
@@ -217,9 +227,9 @@ fn the_file_may_be_named_by_the_environment_and_the_flag_wins() {
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
     let env = || [(OsString::from("MPROXY_CONFIG"), OsString::from("a.toml"))];
-    assert_eq!(config::load(&Flags::default(), env(), read).unwrap().config.instance, "a");
+    assert_eq!(config::load(&Flags::default(), env(), read).unwrap().config.general.instance, "a");
     let flags = Flags { config: Some("b.toml".into()), values: Vec::new() };
-    assert_eq!(config::load(&flags, env(), read).unwrap().config.instance, "b");
+    assert_eq!(config::load(&flags, env(), read).unwrap().config.general.instance, "b");
 }
 
 #[test]
@@ -265,9 +275,9 @@ fn the_file_takes_the_same_settings() {
         format = "json"
     "#;
     let config = scene().file(file).works().config;
-    assert_eq!(config.instance, "edge-1");
-    assert_eq!(config.max_connections, 5000);
-    assert_eq!(config.listeners[0].max_packet_size, 65536);
+    assert_eq!(config.general.instance, "edge-1");
+    assert_eq!(config.general.max_connections, 5000);
+    assert_eq!(config.listeners[0].limits.max_packet_size, 65536);
     assert_eq!(config.listeners[0].target.to_string(), "mqtt://broker:3883");
     let policy = config.policy.unwrap();
     assert_eq!(policy.endpoints, ["http://a:1", "http://b:2"]);
@@ -305,7 +315,7 @@ fn an_unknown_key_is_a_fault_with_its_line_and_the_nearest_known_name() {
 #[test]
 fn a_bad_value_in_the_file_is_told_with_its_line_and_key() {
     let file = "[[listeners]]\nname = \"a\"\nport = 1\n\n[[listeners]]\nname = \"b\"\nport = 70000\n";
-    says(&scene().file(file).fault(), &["mproxy.toml:7 listeners[1].port: ", "\"70000\" is no port"]);
+    says(&scene().file(file).fault(), &["mproxy.toml:7 listeners[1].port: ", "\"70000\" is not a port"]);
 }
 
 #[test]
@@ -316,10 +326,10 @@ fn a_value_of_the_wrong_shape_is_a_fault() {
     says(
         &faults.join("\n"),
         &[
-            "mproxy.toml:1 instance: takes one value, not a list",
+            "mproxy.toml:1 instance: expected a single value, not a list",
             "mproxy.toml:2 mqtt: is a table: write [mqtt]",
-            "mproxy.toml:3 acl_file: takes one value, not a table",
-            "mproxy.toml:4 max_connections: \"1.5\" is no number",
+            "mproxy.toml:3 acl_file: expected a single value, not a table",
+            "mproxy.toml:4 max_connections: \"1.5\" is not a number",
             "mproxy.toml:5 listeners: ",
         ],
     );
@@ -374,11 +384,11 @@ fn listeners_of_the_file_have_their_own_target_and_limits_and_inherit_the_rest()
     let [plant, other] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
     assert_eq!((plant.name.as_str(), plant.host.as_str(), plant.port), ("plant", "0.0.0.0", 2001));
     assert_eq!(plant.target.to_string(), "mqtt://plant-broker:1885");
-    assert_eq!((plant.max_connections, plant.max_packet_size), (Some(10), 65536));
-    assert_eq!(plant.connect_timeout, Duration::from_secs(3));
+    assert_eq!((plant.limits.max_connections, plant.limits.max_packet_size), (Some(10), 65536));
+    assert_eq!(plant.limits.connect_timeout, Duration::from_secs(3));
     assert_eq!((other.name.as_str(), other.host.as_str(), other.port), ("listener-1", "127.0.0.1", 2002));
     assert_eq!(other.target.to_string(), "mqtt://common:1884");
-    assert_eq!((other.max_connections, other.max_packet_size), (None, 268_435_460));
+    assert_eq!((other.limits.max_connections, other.limits.max_packet_size), (None, 268_435_460));
 }
 
 #[test]
@@ -412,13 +422,16 @@ fn a_listener_and_the_admin_api_need_two_addresses() {
 fn port_zero_is_in_nobodys_way_but_no_target() {
     let config = scene().env("MPROXY_MQTT_PORT", "0").env("MPROXY_ADMIN_PORT", "0").works().config;
     assert_eq!((config.listeners[0].port, config.admin.port), (0, 0));
-    says(&scene().env("MPROXY_MQTT_TARGET_PORT", "0").fault(), &["MPROXY_MQTT_TARGET_PORT", "to connect to"]);
+    says(
+        &scene().env("MPROXY_MQTT_TARGET_PORT", "0").fault(),
+        &["MPROXY_MQTT_TARGET_PORT", "cannot be connected to"],
+    );
 }
 
 #[test]
 fn a_listener_that_leads_to_itself_is_warned_of() {
     let warnings = guarded().env("MPROXY_MQTT_TARGET_PORT", "1883").warnings();
-    says(&warnings[0], &["leads to itself"]);
+    says(&warnings[0], &["forwards to itself"]);
 }
 
 // ---- all faults at once
@@ -436,12 +449,12 @@ fn all_faults_come_at_once_each_with_its_place() {
     says(
         &text,
         &[
-            "5 faults in the configuration, no port was opened",
-            "mproxy.toml:2 admin.port: \"x\" is no port",
+            "5 configuration errors, no port was opened",
+            "mproxy.toml:2 admin.port: \"x\" is not a port",
             "mproxy.toml:4 log.lvl: unknown key; the nearest known one is log.level",
-            "environment variable MPROXY_MQTT_PORT: \"99999\" is no port",
-            "environment variable MPROXY_POLICY_TIMEOUT: \"5\" is no duration",
-            "--max-connections: 0 would refuse every connection",
+            "environment variable MPROXY_MQTT_PORT: \"99999\" is not a port",
+            "environment variable MPROXY_POLICY_TIMEOUT: \"5\" is not a duration",
+            "--max-connections: must be greater than zero",
         ],
     );
     assert_eq!(problems.faults.len(), 5, "{text}");
@@ -471,11 +484,10 @@ fn beside_a_fault_nothing_is_concluded_from_what_could_not_be_read() {
 
 #[test]
 fn a_bad_value_for_each_variable_is_a_fault_that_names_it() {
-    for setting in config::settings::SETTINGS {
-        let Some(variable) = setting.variable else { continue };
-        let is_free_text =
-            matches!(setting.key, "instance" | "otel.service_name" | "otel.sampler_arg" | "acl_file");
-        if is_free_text || setting.about.starts_with("PEM") || setting.about.starts_with("DER") {
+    for row in config::settings::all() {
+        let Some(variable) = row.variable else { continue };
+        let is_free_text = matches!(row.key, "instance" | "otel.service_name" | "otel.sampler_arg");
+        if is_free_text || matches!(row.form, Form::Text("file") | Form::List("file")) {
             continue;
         }
         let faults = scene().env(variable, "not right").faults();
@@ -577,9 +589,9 @@ fn what_check_prints_is_a_file_that_means_the_same() {
 fn sources_are_kept_for_every_setting() {
     let loaded = scene().env("MPROXY_MQTT_PORT", "1").works();
     let port = loaded.effective.iter().find(|effective| effective.key == "mqtt.port").unwrap();
-    assert_eq!(port.origin, Some(Origin::Env("MPROXY_MQTT_PORT")));
+    assert_eq!(port.origin, Some(Origin::variable("MPROXY_MQTT_PORT")));
     let is_single = |key: &str| !key.contains("[]");
-    let single = config::settings::SETTINGS.iter().filter(|setting| is_single(setting.key));
+    let single = config::settings::all().filter(|row| is_single(row.key));
     assert_eq!(loaded.effective.len(), single.count());
 }
 

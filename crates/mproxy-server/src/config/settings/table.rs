@@ -1,0 +1,477 @@
+//! The table of all settings, a row each. To add one, write its row here, with its documentation, and read it where it is
+//! used: rows of a `struct` are its fields, [`General`], [`ListenerLimits`] of a listener and so on; a row that takes more
+//! thought is a constant that the rooms of `config` read. `MPROXY_WRITE_DOCS=1 cargo test -p mproxy-server --test config
+//! generated` then writes documentation, example and schema.
+
+use super::{Kind, Needs, Place, Reload, Section, SettingOf, SettingRow, Values};
+use crate::config::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy, kind};
+use kind::Optional;
+
+/// Sections of the table. The first paragraph of a comment is the line in `--help`.
+macro_rules! section {
+    (
+        $(#[doc = $title:literal])+
+        $(#[derive($also:ident)])?
+        pub struct $name:ident {
+            $($(#[doc = $text:literal])+ $field:ident: $kind:ty = $row:expr;)+
+        }
+    ) => {
+        $(#[doc = $title])+
+        #[derive(Clone, Debug, PartialEq $(, $also)?)]
+        pub struct $name {
+            $($(#[doc = $text])+ pub $field: <$kind as Kind>::Value,)+
+        }
+
+        impl $name {
+            const ROWS: &'static [SettingRow] =
+                &[$({ const ROW: SettingOf<$kind> = $row; ROW.text(concat!($($text, "\n"),+)).row },)+];
+
+            /// What holds at this place.
+            pub(in crate::config) fn read(values: &impl Values, place: Place) -> Self {
+                Self { $($field: { const ROW: SettingOf<$kind> = $row; values.get(&ROW, place) },)+ }
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: { const ROW: SettingOf<$kind> = $row; ROW.default_value() },)+ }
+            }
+        }
+    };
+    (
+        $(#[doc = $title:literal])+
+        const $name:ident {
+            $($(#[doc = $text:literal])+ $row:ident: $kind:ty = $value:expr;)+
+        }
+    ) => {
+        $($(#[doc = $text])+ pub(in crate::config) const $row: SettingOf<$kind> =
+            $value.text(concat!($($text, "\n"),+));)+
+
+        $(#[doc = $title])+
+        const $name: &[SettingRow] = &[$($row.row),+];
+    };
+}
+
+const fn new<K: Kind>(key: &'static str) -> SettingOf<K> {
+    SettingOf::new(key)
+}
+
+/// All sections, in the order of the documentation.
+pub const SECTIONS: &[Section] = &[
+    Section { name: "general", rows: General::ROWS },
+    Section { name: "listeners", rows: LISTENERS },
+    Section { name: "limits", rows: ListenerLimits::ROWS },
+    Section { name: "tls", rows: TLS },
+    Section { name: "target", rows: TARGET },
+    Section { name: "websocket", rows: Web::ROWS },
+    Section { name: "proxy", rows: PROXY },
+    Section { name: "policy", rows: POLICY },
+    Section { name: "questions", rows: Questions::ROWS },
+    Section { name: "admin", rows: Admin::ROWS },
+    Section { name: "log", rows: Log::ROWS },
+    Section { name: "otel", rows: Otel::ROWS },
+    Section { name: "listener", rows: ONE_LISTENER },
+];
+
+section! {
+    /// What holds for mproxy as a whole.
+    pub struct General {
+        /// Name of this mproxy in events and logs.
+        instance: kind::InstanceName = new("instance").variable("MPROXY_INSTANCE").default("mproxy")
+            .left_out("the host's name").in_force("\"edge-1\"");
+        /// Rule file, asked before the hook service.
+        ///
+        /// [Its format](rules.md).
+        acl_file: Optional<kind::FileName> = new("acl_file").variable("MPROXY_ACL_FILE").flag("acl-file")
+            .reload(Reload::Contents).in_force("\"deploy/demo-rules.toml\"");
+        /// Connections over all listeners; more are closed at once and counted.
+        ///
+        /// Connections that are not admitted yet may have to make room first: see [fair shares](#fair-shares).
+        max_connections: kind::Count = new("max_connections").variable("MPROXY_MAX_CONNECTIONS")
+            .flag("max-connections").default("100000").in_force("50_000");
+        /// Connections that are not admitted yet, over all listeners.
+        ///
+        /// A connection is admitted when its handshakes, its CONNECT and the decision on it are done.
+        max_pending: Optional<kind::Count> = new("max_pending").variable("MPROXY_MAX_PENDING")
+            .left_out("no limit of its own").example("1000");
+        /// How long a stop waits for connections to end.
+        drain_timeout: kind::Period = new("drain_timeout").variable("MPROXY_DRAIN_TIMEOUT").default("30s")
+            .in_force("\"20s\"");
+        /// Bytes that all connections together may make mproxy hold.
+        ///
+        /// See [memory](#how-much-clients-may-make-mproxy-hold).
+        budget_total: kind::Budget = new("budget.total").variable("MPROXY_BUDGET_TOTAL").default("512MiB");
+    }
+}
+
+section! {
+    /// The four listeners that need no `[[listeners]]`, and what the others inherit of them.
+    const LISTENERS {
+        /// Host that the MQTT and MQTTS listeners listen at.
+        MQTT_HOST: kind::Host = new("mqtt.host").variable("MPROXY_MQTT_HOST").flag("mqtt-host").default("0.0.0.0");
+        /// Port of the MQTT listener, or off.
+        ///
+        /// `off` means for each of the four: this listener does not open.
+        MQTT_PORT: kind::PortOrOff = new("mqtt.port").variable("MPROXY_MQTT_PORT").flag("mqtt-port").default("1883");
+        /// Host of the broker behind the MQTT and MQTTS listeners.
+        ///
+        /// `0.0.0.0` is this machine. A link-local address needs its interface: `fe80::1%eth0`.
+        MQTT_TARGET_HOST: kind::Host = new("mqtt.target.host").variable("MPROXY_MQTT_TARGET_HOST").flag("target-host")
+            .default("0.0.0.0").in_force("\"127.0.0.1\"");
+        /// Port of the broker behind the MQTT and MQTTS listeners.
+        MQTT_TARGET_PORT: kind::TargetPort = new("mqtt.target.port").variable("MPROXY_MQTT_TARGET_PORT")
+            .flag("target-port").default("1884").in_force("1884");
+        /// How the broker behind the MQTT and MQTTS listeners is reached.
+        MQTT_TARGET_SCHEME: Scheme = new("mqtt.target.scheme").variable("MPROXY_MQTT_TARGET_SCHEME").default("mqtt");
+        /// Path of the broker behind the MQTT and MQTTS listeners, where it is reached over WebSocket.
+        MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").default("/mqtt");
+        /// Port of the MQTT over TLS listener, or off.
+        MQTTS_PORT: kind::PortOrOff = new("mqtts.port").variable("MPROXY_MQTTS_PORT").default("8883");
+        /// Host that the WS and WSS listeners listen at.
+        WS_HOST: kind::Host = new("ws.host").variable("MPROXY_WS_HOST").default("0.0.0.0");
+        /// Port of the WebSocket listener, or off.
+        WS_PORT: kind::PortOrOff = new("ws.port").variable("MPROXY_WS_PORT").default("8080");
+        /// Path of the WebSocket listener.
+        WS_PATH: kind::ListenerPath = new("ws.path").variable("MPROXY_WS_PATH").default("/mqtt");
+        /// Host of the broker behind the WS and WSS listeners.
+        WS_TARGET_HOST: kind::Host = new("ws.target.host").variable("MPROXY_WS_TARGET_HOST").default("localhost");
+        /// Port of the broker behind the WS and WSS listeners.
+        WS_TARGET_PORT: kind::TargetPort = new("ws.target.port").variable("MPROXY_WS_TARGET_PORT").default("8888");
+        /// How the broker behind the WS and WSS listeners is reached.
+        WS_TARGET_SCHEME: Scheme = new("ws.target.scheme").variable("MPROXY_WS_TARGET_SCHEME").default("ws");
+        /// Path of the broker behind the WS and WSS listeners, where it is reached over WebSocket.
+        WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
+        /// Port of the WebSocket over TLS listener, or off.
+        WSS_PORT: kind::PortOrOff = new("wss.port").variable("MPROXY_WSS_PORT").default("8080");
+        /// Path of the WebSocket over TLS listener.
+        WSS_PATH: kind::ListenerPath = new("wss.path").variable("MPROXY_WSS_PATH").default("/mqtt");
+    }
+}
+
+section! {
+    /// What the clients of a listener may do.
+    pub struct ListenerLimits {
+        /// Deadline from accept to a complete CONNECT, and as long again for its admission.
+        ///
+        /// The first part includes the PROXY header and the TLS and WebSocket handshakes, the second lasts until the
+        /// broker has accepted: meanwhile a dial that failed, and a question whose answer was unavailable or late, are
+        /// tried again after 0.1 to 1 s.
+        connect_timeout: kind::Deadline = new("connect_timeout").variable("MPROXY_CONNECT_TIMEOUT").default("10s")
+            .at_listener("limits.connect_timeout").in_force("\"5s\"");
+        /// What a client that waits for its CONNACK sees when the broker or the hook service stays away.
+        ///
+        /// `close` ends the connection without CONNACK, as if no broker were there, and clients try again. `connack`
+        /// refuses with 0x88 (3.x: 3), after which some clients never try again.
+        /// [All cases](refusals.md#what-trouble-looks-like-to-a-client-that-waits-for-its-connack).
+        on_unavailable: OnUnavailable = new("on_unavailable").variable("MPROXY_ON_UNAVAILABLE").flag("on-unavailable")
+            .default("close").at_listener("on_unavailable");
+        /// Largest packet of a client; a larger one ends the connection before it is buffered.
+        ///
+        /// 5.0 clients get 0x95. The default is the largest packet that MQTT has.
+        max_packet_size: kind::PacketSize = new("max_packet_size").variable("MPROXY_MAX_PACKET_SIZE")
+            .flag("max-packet-size").default("268435460").at_listener("limits.max_packet_size");
+        /// Largest CONNECT; a larger one is refused (0x95) before it is buffered.
+        ///
+        /// User name, password and will of 64 KiB each fit into the default.
+        max_connect_size: kind::PacketSize = new("max_connect_size").variable("MPROXY_MAX_CONNECT_SIZE")
+            .default("384KiB").at_listener("limits.max_connect_size");
+        /// Bytes of user properties that one packet of a 5.0 client may have.
+        ///
+        /// Those of the will count, too. More is refused with 0x97.
+        max_user_properties: kind::PacketSize = new("max_user_properties").variable("MPROXY_MAX_USER_PROPERTIES")
+            .default("64KiB").at_listener("limits.max_user_properties");
+        /// Longest keep alive.
+        ///
+        /// A 5.0 client that asks for more, or for none, gets this one instead (Server Keep Alive). Older versions have
+        /// no way to be told and are refused with return code 2, as by Mosquitto.
+        max_keep_alive: Optional<kind::KeepAlive> = new("max_keep_alive").variable("MPROXY_MAX_KEEP_ALIVE")
+            .at_listener("limits.max_keep_alive").left_out("no limit").example("300");
+        /// Longest time that the session of a 5.0 client may outlast its connection.
+        ///
+        /// A client that asks for more gets this instead, and its CONNACK says so. 3.x has no such interval.
+        max_session_expiry: Optional<kind::SessionExpiry> = new("max_session_expiry")
+            .variable("MPROXY_MAX_SESSION_EXPIRY").at_listener("limits.max_session_expiry").left_out("no limit")
+            .example("86400");
+        /// Bytes that one connection may make mproxy hold.
+        ///
+        /// See [memory](#how-much-clients-may-make-mproxy-hold).
+        budget_connection: kind::Budget = new("budget.connection").variable("MPROXY_BUDGET_CONNECTION").default("3MiB")
+            .at_listener("budget.connection");
+        /// Bytes that all connections of one listener may make mproxy hold.
+        ///
+        /// See [memory](#how-much-clients-may-make-mproxy-hold).
+        budget_listener: kind::Budget = new("budget.listener").variable("MPROXY_BUDGET_LISTENER").default("256MiB")
+            .at_listener("budget.listener");
+        /// Connections of this listener; more are closed at once and counted.
+        max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections")
+            .left_out("no limit of its own").example("40_000");
+    }
+}
+
+section! {
+    /// TLS towards clients.
+    const TLS {
+        /// Whether clients must come over TLS with a certificate.
+        ///
+        /// It has to be signed by a CA of `tls.ca_certs`, or [pinned](#certificates-of-every-kind) there. A listener
+        /// that names its own `tls.ca_certs` asks for certificates unless it sets this to `false`.
+        CLIENT_TLS: kind::TrueFalse = new("client_tls").variable("MPROXY_CLIENT_TLS").default("false")
+            .at_listener("tls.client_tls").needs(Needs::Tls);
+        /// Certificate chain of the server, PEM, the server's own certificate first.
+        ///
+        /// A listener without its own certificates has all of the common ones.
+        SERVER_CERT: kind::FileName = file("tls.server_cert").variable("MPROXY_SERVER_CERT").needs(Needs::Tls)
+            .at_listener("tls.server_cert").example("\"/etc/mproxy/server.pem\"");
+        /// Private key of the server certificate, PEM.
+        SERVER_KEY: kind::FileName = file("tls.server_key").variable("MPROXY_SERVER_KEY").needs(Needs::Tls)
+            .at_listener("tls.server_key").example("\"/etc/mproxy/server.key\"");
+        /// OCSP response to staple to the server certificate, DER.
+        OCSP: kind::FileName = file("tls.ocsp").variable("MPROXY_SERVER_OCSP").needs(Needs::Tls)
+            .at_listener("tls.ocsp").example("\"/etc/mproxy/server.ocsp\"");
+        /// CAs that sign client certificates, and pinned client certificates, PEM.
+        ///
+        /// See [certificates of every kind](#certificates-of-every-kind).
+        CA_CERTS: kind::FileName = file("tls.ca_certs").variable("MPROXY_CA_CERTS").needs(Needs::Tls)
+            .at_listener("tls.ca_certs").example("\"/etc/mproxy/devices-ca.pem\"");
+        /// Revocation lists for client certificates, PEM.
+        ///
+        /// Each CA of a chain but the root needs one, and one that is out of date lets nobody in.
+        CRLS: kind::FileNames = new("tls.crls").variable("MPROXY_CRLS").reload(Reload::Contents).needs(Needs::Tls)
+            .at_listener("tls.crls").example("[\"/etc/mproxy/devices.crl\"]");
+        /// Application protocols (ALPN) of MQTT over TLS, the preferred one first.
+        ///
+        /// A client that offers only others is refused; one that offers none is not. `[]` turns this off. WebSocket
+        /// is always `http/1.1`.
+        ALPN: kind::Alpn = new("tls.alpn").default("mqtt,x-amzn-mqtt-ca").at_listener("tls.alpn").needs(Needs::Tls);
+        /// Certificate chain of a further server certificate, PEM.
+        ///
+        /// Any number of `[[tls.certificates]]`; the name that a client asks for (SNI) chooses, `*.example.org`
+        /// included.
+        MORE_CERT: kind::FileName = file("tls.certificates[].server_cert").needs(Needs::Tls)
+            .at_listener("tls.certificates[].server_cert").example("\"/etc/mproxy/other.pem\"");
+        /// Private key of this further server certificate, PEM.
+        MORE_KEY: kind::FileName = file("tls.certificates[].server_key").needs(Needs::Tls)
+            .at_listener("tls.certificates[].server_key").example("\"/etc/mproxy/other.key\"");
+        /// OCSP response to staple to this further server certificate, DER.
+        MORE_OCSP: kind::FileName = file("tls.certificates[].ocsp").needs(Needs::Tls)
+            .at_listener("tls.certificates[].ocsp").example("\"/etc/mproxy/other.ocsp\"");
+    }
+}
+
+const fn file(key: &'static str) -> SettingOf<kind::FileName> {
+    new(key).reload(Reload::Contents)
+}
+
+section! {
+    /// TLS towards the broker, and what it is sent first.
+    const TARGET {
+        /// CAs to trust for the broker, or its own certificate to pin, PEM.
+        ///
+        /// See [certificates of every kind](#certificates-of-every-kind).
+        TARGET_CA_CERTS: kind::FileName = file("target.ca_certs").variable("MPROXY_TARGET_CA_CERTS")
+            .at_listener("target.ca_certs").needs(Needs::TargetTls).left_out("the system's roots")
+            .example("\"/etc/mproxy/broker-ca.pem\"");
+        /// Client certificate that mproxy presents to the broker, PEM.
+        TARGET_CERT: kind::FileName = file("target.cert").variable("MPROXY_TARGET_CERT").at_listener("target.cert")
+            .needs(Needs::TargetTls).example("\"/etc/mproxy/client.pem\"");
+        /// Private key of the client certificate for the broker, PEM.
+        TARGET_KEY: kind::FileName = file("target.key").variable("MPROXY_TARGET_KEY").at_listener("target.key")
+            .needs(Needs::TargetTls).example("\"/etc/mproxy/client.key\"");
+        /// Revocation lists for broker certificates, PEM.
+        ///
+        /// They are as strict as those for clients.
+        TARGET_CRLS: kind::FileNames = new("target.crls").variable("MPROXY_TARGET_CRLS").reload(Reload::Contents)
+            .at_listener("target.crls").needs(Needs::TargetTls).example("[\"/etc/mproxy/brokers.crl\"]");
+        /// Name to ask the broker for (SNI), which its certificate must have.
+        TARGET_SERVER_NAME: kind::ServerName = new("target.server_name").variable("MPROXY_TARGET_SERVER_NAME")
+            .at_listener("target.server_name").needs(Needs::TargetTls).left_out("the target's host")
+            .example("\"broker.internal\"");
+        /// Application protocols (ALPN) that are offered to the broker.
+        TARGET_ALPN: kind::Alpn = new("target.alpn").at_listener("target.alpn").needs(Needs::TargetTls)
+            .example("[\"mqtt\"]");
+        /// How far the broker's certificate is verified.
+        ///
+        /// The only other value is `i-know-that-anybody-can-pretend-to-be-the-broker`: then nothing of the certificate
+        /// is verified but that the broker holds its key, whoever answers in its place can read and change everything,
+        /// and a warning at each start says so. A private CA in `target.ca_certs` and a `target.server_name` are what
+        /// you want instead.
+        TARGET_VERIFY: kind::Verify = new("target.verify").default("full").at_listener("target.verify")
+            .needs(Needs::TargetTls);
+        /// PROXY header that the broker is sent first.
+        ///
+        /// `v1` has the addresses, `v2` also TLS version, common name, whether it was verified, SNI, ALPN and
+        /// connection id.
+        TARGET_PROXY_PROTOCOL: SendProxy = new("target.proxy_protocol").variable("MPROXY_TARGET_PROXY_PROTOCOL")
+            .default("off").at_listener("target.proxy_protocol");
+    }
+}
+
+section! {
+    /// Who may come by WebSocket, and what the hook service is told of the request.
+    pub struct Web {
+        /// Origins of pages that may connect.
+        ///
+        /// Others get 403. Written as browsers send them, `https://app.example.org`; upper case and the default port
+        /// (443 of https, 80 of http) are normalised. A client that is no browser sends no origin and always may.
+        origins: kind::Origins = new("ws.origins").variable("MPROXY_WS_ORIGINS").at_listener("ws.origins")
+            .needs(Needs::WebSocket).left_out("all may").example("[\"https://app.example.org\"]");
+        /// Headers of the upgrade request that the hook service is told.
+        headers: kind::Headers = new("ws.headers").variable("MPROXY_WS_HEADERS").at_listener("ws.headers")
+            .needs(Needs::WebSocket).example("[\"user-agent\"]");
+        /// Cookies of the upgrade request that the hook service is told, and no others.
+        cookies: kind::Cookies = new("ws.cookies").variable("MPROXY_WS_COOKIES").at_listener("ws.cookies")
+            .needs(Needs::WebSocket).example("[\"session\"]");
+    }
+}
+
+section! {
+    /// Clients behind load balancers.
+    const PROXY {
+        /// Whether every connection begins with a PROXY header, version 1 or 2.
+        ///
+        /// The client is then the one that the header names.
+        PROXY_PROTOCOL: kind::OnOff = new("proxy_protocol").variable("MPROXY_PROXY_PROTOCOL").default("off")
+            .at_listener("proxy_protocol");
+        /// Networks that may send PROXY headers.
+        ///
+        /// A connection from elsewhere is refused before a byte of it is read. The default is loopback, private and
+        /// link-local ranges.
+        PROXY_FROM: kind::Networks = new("proxy_from").variable("MPROXY_PROXY_FROM").at_listener("proxy_from")
+            // Where a load balancer of one's own stands.
+            .default("127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1/128,fc00::/7,fe80::/10");
+    }
+}
+
+section! {
+    /// The hook service, and what it means that its answer fails.
+    const POLICY {
+        /// Hook service: `http://host:port`, `https://host:port` or `unix:/path`.
+        ///
+        /// Several are tried in turn when one is unhealthy. [How to write one](hooks.md).
+        POLICY_URL: kind::PolicyUrls = new("policy.url").variable("MPROXY_POLICY_URL").flag("policy-url")
+            .in_force("[\"http://127.0.0.1:50051\", \"http://127.0.0.1:50052\"]");
+        /// What to do when the hook service's answer did not come or could not be read.
+        ///
+        /// It holds for [nothing else](hooks.md#when-an-answer-fails). In the file it may be a table with a value for
+        /// each hook.
+        ON_ERROR: OnError = new("policy.on_error").variable("MPROXY_POLICY_ON_ERROR").flag("policy-on-error")
+            .default("deny");
+        /// What to do when an answer to AuthConnect fails.
+        ON_ERROR_CONNECT: OnError = new("policy.on_error.connect").left_out("`policy.on_error`").in_force("\"deny\"");
+        /// What to do when an answer to AuthPublish fails.
+        ON_ERROR_PUBLISH: OnError = new("policy.on_error.publish").left_out("`policy.on_error`").in_force("\"deny\"");
+        /// What to do when an answer to AuthSubscribe fails.
+        ON_ERROR_SUBSCRIBE: OnError = new("policy.on_error.subscribe").left_out("`policy.on_error`").in_force("\"deny\"");
+        /// What to do when an answer to AuthDeliver fails.
+        ON_ERROR_DELIVER: OnError = new("policy.on_error.deliver").left_out("`policy.on_error`").in_force("\"allow\"");
+        /// CAs to trust for the hook service over `https://`, PEM.
+        POLICY_CA_CERTS: kind::FileName = new("policy.ca_certs").variable("MPROXY_POLICY_CA_CERTS")
+            .left_out("the system's roots").example("\"/etc/mproxy/hooks-ca.pem\"");
+        /// Client certificate that mproxy presents to the hook service, PEM.
+        POLICY_CERT: kind::FileName = new("policy.cert").variable("MPROXY_POLICY_CERT")
+            .example("\"/etc/mproxy/hooks.pem\"");
+        /// Private key of the client certificate for the hook service, PEM.
+        POLICY_KEY: kind::FileName = new("policy.key").variable("MPROXY_POLICY_KEY")
+            .example("\"/etc/mproxy/hooks.key\"");
+    }
+}
+
+section! {
+    /// How the hook service is asked.
+    pub struct Questions {
+        /// Deadline for the answer to one question, including the time in the queue.
+        timeout: kind::Deadline = new("policy.timeout").variable("MPROXY_POLICY_TIMEOUT").flag("policy-timeout")
+            .default("1s").in_force("\"500ms\"");
+        /// How long a grant serves after its ttl while its renewal fails.
+        ///
+        /// Then every packet is asked about, and what the service did not want to be asked about meets
+        /// `policy.on_error`. See [grants](hooks.md#grants).
+        grant_staleness: kind::Period = new("policy.grant_staleness").variable("MPROXY_POLICY_GRANT_STALENESS")
+            .default("60s");
+        /// Whether calls go over a stream where the service offers it.
+        ///
+        /// No effect yet: calls are always unary.
+        mode: PolicyMode = new("policy.mode").variable("MPROXY_POLICY_MODE").default("auto");
+    }
+}
+
+section! {
+    /// Admin API and metrics.
+    pub struct Admin {
+        /// Host to listen at for health, metrics and admin API.
+        ///
+        /// [What it offers](admin.md).
+        host: kind::Host = new("admin.host").variable("MPROXY_ADMIN_HOST").flag("admin-host").default("127.0.0.1")
+            .in_force("\"127.0.0.1\"");
+        /// Port for health, metrics and admin API.
+        port: kind::Port = new("admin.port").variable("MPROXY_ADMIN_PORT").flag("admin-port").default("9180")
+            .in_force("9180");
+        /// Bearer token that calls of the admin API need.
+        ///
+        /// Without one only callers on this machine may use the admin API.
+        token: Optional<kind::Token> = new("admin.token").variable("MPROXY_ADMIN_TOKEN").masked()
+            .example("\"a-long-random-text\"");
+    }
+}
+
+section! {
+    /// Logging, to standard error.
+    #[derive(Copy)]
+    pub struct Log {
+        /// Lowest level of log lines that are written.
+        ///
+        /// `debug` has lines for each connection, `trace` for each packet.
+        level: LogLevel = new("log.level").variable("MPROXY_LOG_LEVEL").flag("log-level").default("debug")
+            .reload(Reload::Value).in_force("\"info\"");
+        /// Format of log lines.
+        format: LogFormat = new("log.format").variable("MPROXY_LOG_FORMAT").flag("log-format").default("text")
+            .in_force("\"json\"");
+    }
+}
+
+section! {
+    /// OpenTelemetry, by the standard's own names.
+    pub struct Otel {
+        /// OTLP endpoint that traces are sent to.
+        ///
+        /// Not available yet: setting it is a warning.
+        endpoint: Optional<kind::OtlpEndpoint> = new("otel.endpoint").variable("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .example("\"http://127.0.0.1:4317\"");
+        /// Name of this service in traces.
+        service_name: kind::AnyText = new("otel.service_name").variable("OTEL_SERVICE_NAME").default("mproxy");
+        /// Which traces are sampled.
+        sampler: kind::Sampler = new("otel.sampler").variable("OTEL_TRACES_SAMPLER").default("parentbased_always_on");
+        /// Argument of the sampler.
+        sampler_arg: Optional<kind::AnyText> = new("otel.sampler_arg").variable("OTEL_TRACES_SAMPLER_ARG")
+            .example("\"0.1\"");
+    }
+}
+
+section! {
+    /// What one of `[[listeners]]` has to itself.
+    const ONE_LISTENER {
+        /// Name in logs, metrics and events.
+        NAME: kind::Label = new("listeners[].name").left_out("`listener-0`, `listener-1`, …").example("\"devices\"");
+        /// Transport of the listener.
+        TRANSPORT: Scheme = new("listeners[].transport").default("mqtt").example("\"mqtts\"");
+        /// Host to listen at.
+        HOST: kind::Host = new("listeners[].host").left_out("`mqtt.host` or `ws.host`").example("\"0.0.0.0\"");
+        /// Port to listen at; the only key that must be there.
+        PORT: kind::Port = new("listeners[].port").left_out("an error").example("8883");
+        /// Path of WS and WSS.
+        PATH: kind::ListenerPath = new("listeners[].path").needs(Needs::WebSocket)
+            .left_out("`ws.path` or `wss.path`").example("\"/mqtt\"");
+        /// Host of the broker behind this listener.
+        OWN_TARGET_HOST: kind::Host = new("listeners[].target.host")
+            .left_out("`mqtt.target.host` or `ws.target.host`").example("\"broker-1\"");
+        /// Port of the broker behind this listener.
+        OWN_TARGET_PORT: kind::TargetPort = new("listeners[].target.port")
+            .left_out("`mqtt.target.port` or `ws.target.port`").example("1884");
+        /// How the broker behind this listener is reached.
+        OWN_TARGET_SCHEME: Scheme = new("listeners[].target.scheme")
+            .left_out("`mqtt.target.scheme` or `ws.target.scheme`").example("\"mqtt\"");
+        /// Path of the broker behind this listener, where it is reached over WebSocket.
+        OWN_TARGET_PATH: kind::TargetPath = new("listeners[].target.path").needs(Needs::TargetWebSocket)
+            .left_out("`mqtt.target.path` or `ws.target.path`").example("\"/mqtt\"");
+    }
+}
