@@ -4,6 +4,7 @@
 
 mod doors;
 mod files;
+mod generated;
 
 use std::ffi::OsString;
 use std::io;
