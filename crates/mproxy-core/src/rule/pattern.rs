@@ -91,19 +91,19 @@ pub enum PatternError {
     Filter(TopicError),
     /// It begins with `$share/`.
     #[error(
-        "write the filter without `$share/group/`: shared subscriptions are judged by the filter behind it"
+        "write the filter without `$share/group/`: shared subscriptions are checked by the filter after it"
     )]
     Shared,
     /// There is no such variable.
     #[error(
-        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
+        "unknown variable `${{{0}}}`; known ones are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
     )]
     Variable(String),
     /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,
     /// Two variables, or a variable and a `*`, stand side by side.
-    #[error("put a character between a variable and what follows it: nobody can tell where its value ends")]
+    #[error("put a character between a variable and what follows it, which marks the end of its value")]
     Adjacent,
 }
 
