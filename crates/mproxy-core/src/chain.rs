@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use smallvec::SmallVec;
 
+use crate::grant::Grant;
 use crate::peer::Peer;
 use crate::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, FilterWords, Hook,
@@ -220,7 +221,7 @@ impl Default for Chain {
 ///   there: allowed.
 #[must_use]
 pub fn unspoken<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
-    if let Some(ruling) = peer.grant.as_deref().and_then(|grant| grant.unanswered(hook)) {
+    if let Some(ruling) = peer.grant.as_deref().and_then(|grant| unanswered(grant, hook)) {
         return ruling;
     }
     match silence {
@@ -228,6 +229,20 @@ pub fn unspoken<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling
         Silence::Agrees(source) => Ruling::allowed(source),
         Silence::Denies(source, about) => Ruling::refused(source, Refusal::default().about(about)),
     }
+}
+
+/// Where a grant says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
+fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
+    match hook {
+        Hook::Connect => return None,
+        Hook::Deliver if !grant.receives() => return None,
+        Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
+    }
+    let verdict = match grant.stale_because() {
+        Some(because) => Err(because.clone()),
+        None => Ok(D::refused(Refusal::default())),
+    };
+    Some(Ruling { source: Source::Grant, verdict })
 }
 
 /// What came of those that were asked.

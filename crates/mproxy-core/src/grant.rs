@@ -12,8 +12,8 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
 pub use self::mapping::{Mapping, PrefixError};
-use crate::policy::{Decided, Hook, Refusal, Ruling, Source, Undecided};
 use crate::rule::{Act, Effect, Message, Rule, Who};
+use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,21 +96,6 @@ impl Grant {
         self.stale.as_deref()
     }
 
-    /// Where it says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
-    #[must_use]
-    pub fn unanswered<D: Decided>(&self, hook: Hook) -> Option<Ruling<D>> {
-        match hook {
-            Hook::Connect => return None,
-            Hook::Deliver if !self.receives => return None,
-            Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
-        }
-        let verdict = match &self.stale {
-            Some(because) => Err((**because).clone()),
-            None => Ok(D::refused(Refusal::default())),
-        };
-        Some(Ruling { source: Source::Grant, verdict })
-    }
-
     /// Topic patterns of all rules: what a filter that none of them names is held against.
     #[must_use]
     pub const fn patterns(&self) -> usize {
@@ -177,8 +162,8 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Failure, FailureKind, PublishDecision};
     use crate::rule::{Actions, Pattern, Retain};
+    use crate::undecided::{Failure, FailureKind};
 
     const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
 
@@ -279,23 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_be_asked_about_is_refused_and_as_undecided_as_the_renewal_once_stale() {
+    fn a_stale_grant_asks_about_everything_and_goes_on_judging_deliveries() {
         let receive = Actions::NONE.with(Act::Receive);
         let grant = Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask);
-        for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
-            let ruling: Ruling<PublishDecision> = grant.unanswered(hook).unwrap();
-            assert_eq!(ruling, Ruling::refused(Source::Grant, Refusal::default()));
-        }
         let failure = Failure::new(FailureKind::Unavailable, "gone");
         let stale = grant.stale(failure.clone().into());
         assert_eq!(publish(&stale, "a"), Word::Ask);
         assert!(stale.receives(), "what RECEIVE rules denied does not come through");
-        for hook in [Hook::Publish, Hook::Subscribe, Hook::Deliver] {
-            let ruling: Ruling<PublishDecision> = stale.unanswered(hook).unwrap();
-            assert_eq!(ruling.verdict, Err(failure.clone().into()));
-        }
-        let open = Grant::new(Vec::new(), Effect::Ask);
-        assert_eq!(open.unanswered::<PublishDecision>(Hook::Deliver), None);
+        assert_eq!(stale.stale_because(), Some(&failure.into()));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod peer;
 pub mod policy;
 pub mod rule;
 pub mod session;
+mod undecided;
 
 pub use budget::Budget;
 pub use chain::Chain;

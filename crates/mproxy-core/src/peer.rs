@@ -10,6 +10,7 @@ use bytes::Bytes;
 use mproxy_codec::types::Version;
 
 use crate::grant::Grant;
+use crate::rule::Who;
 
 /// One of the two sides of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -196,6 +197,17 @@ impl Peer {
             + self.username.as_ref().map_or(0, |name| name.len())
             + attributes
             + self.user_properties.weight()
+    }
+}
+
+impl<'a> From<&'a Peer> for Who<'a> {
+    fn from(peer: &'a Peer) -> Self {
+        Self {
+            client_id: &peer.client_id,
+            username: peer.username.as_deref(),
+            common_name: peer.origin.tls.as_ref().and_then(|tls| tls.common_name.as_deref()),
+            attributes: &peer.attributes,
+        }
     }
 }
 

@@ -9,13 +9,11 @@
 //! |---|---|
 //! | `question` | what is asked, hook by hook |
 //! | `decision` | what is decided: allowed, perhaps with changes, or refused |
-//! | `undecided` | why nothing was decided |
 //! | `kept` | a question copied out of its packet, for advisers that come back to it later |
 
 mod decision;
 mod kept;
 mod question;
-mod undecided;
 
 use std::fmt;
 use std::future::Future;
@@ -27,8 +25,8 @@ pub use self::decision::{
 };
 pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
 pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
-pub use self::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
 use crate::peer::Peer;
+pub use crate::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
 
 /// What an adviser says to a question; `D` is what can be decided about it.
 pub enum Answer<D: Decided> {

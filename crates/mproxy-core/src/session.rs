@@ -7,304 +7,123 @@
 //! [`wants_read`](Session::wants_read), [`reads_at_once`](Session::reads_at_once),
 //! [`may_wait_unread`](Session::may_wait_unread).
 //!
+//! A session is a [`State`] and a `Context`: what every state has (effects, the deadline, counts). From the whole CONNECT on
+//! the state owns a `Link`: the client, what it and its broker agreed on, and a `Direction` for what comes from each.
+//!
 //! | room | holds |
 //! |---|---|
-//! | `phase` | from CONNECT to CONNACK: admission, the dial, the broker's answer |
-//! | `waiting` | a client that waits meanwhile: what failed is tried again, until when, and what it sees then |
+//! | `state`, `context` | where a session stands, and what it has wherever it stands |
+//! | `greeting`, `rejected` | a connection without a client: CONNECT is awaited, or did not come |
+//! | `opening` | from CONNECT to CONNACK: admission, the dial, the broker's answer; what failed is tried again |
 //! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
-//! | `renewal` | a grant that holds for a time only |
-//! | `auth` | whose turn it is in extended authentication |
-//! | `from_client`, `from_broker` | what becomes of each packet once the session is open |
-//! | `stride`, `standing` | runs of packets that pass without a closer look; answers that stand for more than one |
-//! | `question` | a question whose answer is on its way, and that answer |
-//! | `resolve` | what a ruling comes to, whatever it is about; the failure rule |
+//! | `ending` | how a session comes to its end |
+//! | `link`, `direction` | a client and its broker; what comes from one of them |
+//! | `intake` | bytes become packets |
+//! | `route`, `step` | which room a packet goes to; what becomes of it |
+//! | `fast_path`, `decision_cache` | runs of packets that pass without a closer look; answers that stand for more than one |
+//! | `forward` | packets that nobody is asked about |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
+//! | `resolve` | what a ruling comes to, whatever it is about; the failure rule |
+//! | `acknowledge` | acknowledgements that pass, and our own: PUBACK, PUBREC, PUBCOMP |
+//! | `unsubscribe`, `disconnect`, `auth` | packets with rules of their own |
 //! | `oversized` | packets with too many properties: refused without looking at those |
-//! | `unsubscribe` | the packet that has to find again what was rewritten |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
-//! | `filters`, `plain` | what the broker knows the client's filters as |
-//! | `mapped` | topics under a prefix; what was rewritten, held against the grant once more |
+//! | `flows`, `in_flight` | a direction's publishes under way, and their acknowledgements |
+//! | `subscriptions`, `filters`, `known_filters` | SUBSCRIBEs under way; what the broker knows the client's filters as |
+//! | `mapping` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
-//! | `ledger` | packet ids that we answered, or must merge, or must keep in order |
+//! | `renewal`, `grant_clock` | a grant that holds for a time only |
 //! | `holding` | what is put down against the budget, and what waits for room there |
-//! | `flight`, `aside` | publishes under way; packets of our own that wait for a streamed payload |
+//! | `deferred` | packets of our own that wait for a streamed payload |
 //! | `terms` | what CONNECT and CONNACK agreed on |
 //! | `reply`, `rewrite` | the packets that mproxy itself writes |
-//! | `ending` | how a session comes to its end |
-//! | `timer`, `effect` | the one deadline; what is to be done |
+//! | `foreign` | bytes of another protocol, packets out of place |
+//! | `question` | a question whose answer is on its way, and that answer |
+//! | `setting`, `timer`, `effect`, `tally` | what sessions share; the one deadline; what is to be done; what is counted |
 
+mod acknowledge;
 mod alias;
-mod aside;
 mod auth;
+mod context;
+mod decision_cache;
+mod deferred;
+mod direction;
+mod disconnect;
 mod effect;
 mod ending;
+mod fast_path;
 mod filters;
-mod flight;
-mod from_broker;
-mod from_client;
+mod flows;
+mod foreign;
+mod forward;
+mod grant_clock;
+mod greeting;
 mod holding;
+mod in_flight;
+mod intake;
 mod introduce;
+mod known_filters;
 mod lane;
-mod ledger;
-mod mapped;
+mod link;
+mod mapping;
+mod opening;
 mod oversized;
-mod phase;
-mod plain;
 mod publish;
 mod question;
+mod rejected;
 mod renewal;
 mod reply;
 mod resolve;
 mod rewrite;
-mod standing;
-mod stride;
+mod route;
+mod setting;
+mod state;
+mod step;
 mod subscribe;
+mod subscriptions;
+mod tally;
 mod terms;
 mod timer;
 mod unsubscribe;
-mod waiting;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
-use mproxy_codec::frame::Header;
+use bytes::BytesMut;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::types::{PacketType, Sender};
+use mproxy_codec::types::Sender;
 
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
-pub use self::waiting::OnUnavailable;
+pub use self::setting::{OnErrors, OnUnavailable, Setting};
 
-use self::alias::Aliases;
-use self::aside::Aside;
-use self::effect::Effects;
-use self::flight::InFlight;
-use self::holding::Holding;
-use self::lane::{Lane, Slot, Waiting};
-use self::ledger::Ledger;
-use self::phase::Phase;
-use self::plain::Plain;
+use self::context::Context;
+use self::direction::Follows;
+use self::ending::{End, Ending, Stage};
+use self::greeting::Greeting;
+use self::holding::{may_wait_unread, reads_at_once};
+use self::opening::Opening;
 use self::question::AnswerTo;
-use self::renewal::Renewal;
-use self::standing::Standing;
-use self::terms::Terms;
-use self::timer::{Deadline, Timer};
-use crate::budget::{Budget, RESERVE, Room};
-use crate::chain::Chain;
-use crate::event::{Published, Sink, Traffic};
-use crate::fault::{Closed, Fault};
-use crate::limits::Limits;
-use crate::meter::Meter;
+use self::state::State;
+use self::step::Stop;
+use self::timer::Deadline;
+use crate::event::{Happening, Kind, Traffic};
+use crate::fault::{Closed, Fault, Unreachable};
 use crate::peer::{Origin, Peer, Side};
-use crate::policy::{Hook, OnError, Source};
-use crate::rule;
-
-/// Slots of this size and less are copied out of the buffer they came in, so that a packet that waits does not keep
-/// a whole chunk alive.
-const COPY_UP_TO: usize = 16 << 10;
-
-/// Comparisons with rules that one read may take: some 16 ns each, so an eighth of a millisecond. What is left is read in
-/// another turn, so that a flood of packets against many rules keeps no thread from others.
-const WORK: u32 = 8 << 10;
-
-/// What all sessions of a listener share.
-pub struct Setting {
-    /// Who decides.
-    pub advisers: Chain,
-    /// Who is told.
-    pub sink: Arc<dyn Sink>,
-    /// Who counts.
-    pub meter: Arc<dyn Meter>,
-    /// Bounds and deadlines.
-    pub limits: Limits,
-    /// What an answer that failed means.
-    pub on_error: OnErrors,
-    /// What a client that waits for its CONNACK sees of trouble.
-    pub on_unavailable: OnUnavailable,
-    /// What its connections may make mproxy hold.
-    pub budget: Arc<Budget>,
-}
-
-/// What an answer that failed means, hook by hook.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OnErrors {
-    /// For CONNECT.
-    pub connect: OnError,
-    /// For PUBLISH.
-    pub publish: OnError,
-    /// For SUBSCRIBE.
-    pub subscribe: OnError,
-    /// For deliveries.
-    pub deliver: OnError,
-}
-
-impl OnErrors {
-    /// The rule of one hook.
-    #[must_use]
-    pub const fn of(&self, hook: Hook) -> OnError {
-        match hook {
-            Hook::Connect => self.connect,
-            Hook::Publish => self.publish,
-            Hook::Subscribe => self.subscribe,
-            Hook::Deliver => self.deliver,
-        }
-    }
-}
+use crate::policy::Want;
 
 /// One MQTT session as a pure state machine. After each verb poll the effects until there are none.
 pub struct Session {
-    setting: Arc<Setting>,
-    who: Who,
-    phase: Phase,
-    terms: Terms,
-    up: Direction,
-    down: Direction,
-    effects: Effects,
-    ledger: Option<Box<Ledger>>,
-    traffic: Traffic,
-    timer: Timer,
-    in_flight: InFlight,
-    /// What few sessions have.
-    cold: Option<Box<Cold>>,
-    /// What it holds, while that is worth mentioning.
-    holding: Option<Box<Holding>>,
-    /// Bytes that the peer holds.
-    peer_weight: u32,
-    /// Comparisons that are left to this read.
-    work: u32,
-    /// The last read of that side was cut short: what was left is to be given again, whatever comes.
-    cut: [bool; 2],
-    /// `Connect` was reported, so `Disconnect` must be.
-    reported: bool,
-    /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
-    will_suppressed: bool,
-    /// The session shall end as soon as nothing is in flight.
-    draining: bool,
-    /// The client's half of its stream ended before the broker's CONNACK.
-    client_ended: bool,
-}
-
-/// State of few sessions, kept out of the way of the others.
-#[derive(Debug, Default)]
-struct Cold {
-    /// The Authentication Method of the CONNECT.
-    method: Option<Box<str>>,
-    /// Who gave the client's grant, and renews it.
-    granter: Option<Source>,
-    /// Of a grant that has to be renewed.
-    renewal: Option<Renewal>,
-    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
-    plain: Plain,
-    /// What is to be told of a PUBLISH of QoS 0 once its payload has gone on whole.
-    streaming: Option<Box<Published>>,
-    /// A packet of our own could not be sent, and the session ends for that.
-    unsendable: Option<Box<Fault>>,
-}
-
-/// Who is at the client's side.
-enum Who {
-    /// Nobody has said CONNECT yet.
-    Stranger(Arc<Origin>),
-    /// This one has.
-    Known(Arc<Peer>),
-}
-
-/// The packets that come from one side.
-#[derive(Default)]
-struct Direction {
-    lane: Lane,
-    body: Body,
-    aliases: Option<Box<Aliases>>,
-    /// Only where somebody decides by rules.
-    standing: Option<Box<Standing>>,
-    /// Packets of our own for the receiver, written while a streamed payload was on its way to it.
-    aside: Aside,
-}
-
-impl Direction {
-    fn aliases(&mut self) -> &mut Aliases {
-        self.aliases.get_or_insert_default()
-    }
-
-    /// Whether the receiver is in the middle of a packet.
-    fn mid_packet(&self) -> bool {
-        self.body.left > 0 && self.body.fate == Fate::Pass
-    }
-}
-
-/// The payload of a PUBLISH that streams: what of it is still to come, and what becomes of that.
-#[derive(Clone, Copy, Debug, Default)]
-struct Body {
-    left: u32,
-    fate: Fate,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Fate {
-    /// Its head has left: it follows.
-    #[default]
-    Pass,
-    /// Its head was refused, or its payload replaced.
-    Skip,
-    /// Its head still waits. That side is not read.
-    Waiting,
-}
-
-/// What becomes of the packet at the start of the buffer.
-enum Step {
-    /// It is not all there, or it is not its turn.
-    Wait,
-    /// So many bytes leave as they are.
-    Pass(usize),
-    /// They do, and now it may be the turn of packets of our own behind them.
-    PassThenAnswer(usize),
-    /// So many bytes leave in this form instead.
-    Replace(usize, Bytes),
-    /// So many bytes go into the lane, as this slot (whose `bytes` they become).
-    Keep(usize, Slot),
-    /// So many bytes go nowhere.
-    Swallow(usize),
-    /// So many bytes leave as they are, and the session ends.
-    Last(usize, Fault),
-}
-
-/// The bytes of packets of one type that were counted and not yet told to the meter.
-#[derive(Default)]
-struct Tally {
-    kind: Option<PacketType>,
-    packets: u64,
-    bytes: u64,
+    cx: Context,
+    state: State,
 }
 
 impl Session {
     /// A session that has just been accepted. CONNECT must be there within the connect timeout from `now` on.
     #[must_use]
     pub fn new(origin: impl Into<Arc<Origin>>, setting: Arc<Setting>, now: Instant) -> Self {
-        let mut timer = Timer::default();
-        timer.arm(Deadline::Connect, now, setting.limits.connect_timeout);
-        Self {
-            setting,
-            who: Who::Stranger(origin.into()),
-            phase: Phase::Greeting,
-            terms: Terms::default(),
-            up: Direction::default(),
-            down: Direction::default(),
-            effects: Effects::default(),
-            ledger: None,
-            traffic: Traffic::default(),
-            timer,
-            in_flight: InFlight::default(),
-            cold: None,
-            holding: None,
-            peer_weight: 0,
-            work: 0,
-            cut: [false; 2],
-            reported: false,
-            will_suppressed: false,
-            draining: false,
-            client_ended: false,
-        }
+        Self { cx: Context::new(setting, now), state: State::Greeting(Greeting::new(origin.into())) }
     }
 
     /// Told: these bytes came from that side, after what was left in `buf` the last time. Takes whole packets from the
@@ -316,96 +135,66 @@ impl Session {
     pub fn read(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         if self.discards(from) {
             buf.clear();
-            self.left(from, 0);
-            return;
+        } else {
+            self.take(from, buf, now);
         }
-        let mut run = 0;
-        let mut tally = Tally::default();
-        let stride = self.stride_of(from);
-        self.work = WORK;
-        while run < buf.len() && self.work > 0 {
-            let step = match self.stride(from, stride, &buf[run..], &mut tally) {
-                Some(step) => Ok(step),
-                None => self.step(from, &buf[run..], &mut tally, now),
-            };
-            match step {
-                Ok(Step::Wait) => break,
-                Ok(Step::Pass(n)) => run += n,
-                Ok(Step::PassThenAnswer(n)) => {
-                    run += n;
-                    if self.has_answers(from) {
-                        self.flush(from, buf, &mut run);
-                        self.answers(from);
-                    }
-                }
-                Ok(Step::Replace(n, bytes)) => {
-                    self.flush(from, buf, &mut run);
-                    buf.advance(n);
-                    self.send(from.other(), bytes);
-                }
-                Ok(Step::Swallow(n)) => {
-                    self.flush(from, buf, &mut run);
-                    buf.advance(n);
-                }
-                Ok(Step::Last(n, fault)) => {
-                    run += n;
-                    self.flush(from, buf, &mut run);
-                    self.end(fault, now);
-                }
-                Ok(Step::Keep(n, mut slot)) => {
-                    self.flush(from, buf, &mut run);
-                    let shared = buf.split_to(n).freeze();
-                    // Unless it waits for its verdict, it leaves in this very call, or with others that do not stay either.
-                    let stays = slot.holds() || !self.lane(from).is_empty();
-                    slot.bytes =
-                        if stays && n <= COPY_UP_TO { Bytes::copy_from_slice(&shared) } else { shared };
-                    self.direction(from).lane.push(slot);
-                    self.release(from, now);
-                }
-                Err(fault) => {
-                    let fault = self.unlike_mqtt(from, buf).unwrap_or(fault);
-                    self.flush(from, buf, &mut run);
-                    buf.clear();
-                    // Where the session is ending anyway, what comes from there is not looked at any more.
-                    self.direction(from).lane.close();
-                    self.end(fault, now);
-                }
-            }
-            if self.discards(from) {
-                run = run.min(buf.len());
-                self.flush(from, buf, &mut run);
-                buf.clear();
-                break;
-            }
+        if let Some(holder) = self.state.holder() {
+            self.cx.account.left(&self.cx.setting.budget, from, buf.len(), || holder);
         }
-        self.flush(from, buf, &mut run);
-        tally.tell(&*self.setting.meter, from);
-        self.left(from, buf.len());
-        self.cut[from as usize] = self.work == 0 && !buf.is_empty();
         self.settle(now);
     }
 
     /// Told: the answer to an [`Effect::Ask`].
     pub fn decide(&mut self, answered: Answered, now: Instant) {
-        match answered.0 {
-            AnswerTo::Admission(seq, ruling) => self.admission_decided(seq, ruling, now),
-            AnswerTo::Renewal(ruling) => self.refreshed(ruling, now),
-            AnswerTo::Publish(from, seq, ruling) => self.direction(from).lane.rule_publish(seq, ruling),
-            AnswerTo::Subscribe(seq, ruling) => self.up.lane.rule_subscribe(seq, ruling),
-        }
+        let ended = match (answered.0, &mut self.state) {
+            (AnswerTo::Admission(seq, ruling), State::Opening(opening)) => {
+                opening.decided(&mut self.cx, seq, ruling, now)
+            }
+            (AnswerTo::Renewal(ruling), State::Open(link)) => {
+                link.renewal_answered(&mut self.cx, ruling, now)
+            }
+            (
+                AnswerTo::Publish(from, seq, ruling),
+                State::Open(link) | State::Ending(Ending { link, .. }),
+            ) => {
+                link.direction_mut(from).lane.rule_publish(seq, ruling);
+                Ok(())
+            }
+            (AnswerTo::Subscribe(seq, ruling), State::Open(link) | State::Ending(Ending { link, .. })) => {
+                link.up.lane.rule_subscribe(seq, ruling);
+                Ok(())
+            }
+            // Nobody waits for it any more.
+            (
+                AnswerTo::Admission(..)
+                | AnswerTo::Renewal(_)
+                | AnswerTo::Publish(..)
+                | AnswerTo::Subscribe(..),
+                _,
+            ) => Ok(()),
+        };
+        self.end_if(ended, now);
         self.settle(now);
     }
 
     /// Told: what became of an [`Effect::Dial`].
-    pub fn dialed(&mut self, outcome: Result<(), crate::fault::Unreachable>, now: Instant) {
-        self.met_broker(outcome, now);
+    pub fn dialed(&mut self, outcome: Result<(), Unreachable>, now: Instant) {
+        if let State::Opening(opening) = &mut self.state {
+            let ended = opening.dialed(&mut self.cx, outcome, now);
+            self.end_if(ended, now);
+        }
         self.settle(now);
     }
 
     /// Told: an [`Effect::Shut`] has been carried out. All that was queued for that side is written, and our half of its
     /// stream has ended; the other half may still be open. (Where it is not, [`closed`](Session::closed) says more.)
     pub fn shut(&mut self, side: Side, now: Instant) {
-        self.all_written(side);
+        match &mut self.state {
+            State::Ending(ending) => ending.all_written(side),
+            State::Rejected(rejected) if side == Side::Client => rejected.client = End::Written,
+            State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {
+            }
+        }
         self.settle(now);
     }
 
@@ -425,10 +214,9 @@ impl Session {
     /// QoS 2 flow needs its PUBREL) and ends when nothing is in flight any more; any other ends at once, and so does one
     /// that is told again.
     pub fn drain(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Open) && !self.draining {
-            self.draining = true;
-        } else {
-            self.end(Fault::Drained, now);
+        match &mut self.state {
+            State::Open(link) if !link.draining => link.draining = true,
+            _ => self.end(Fault::Drained, now),
         }
         self.settle(now);
     }
@@ -441,366 +229,292 @@ impl Session {
 
     /// Told: the time of [`poll_timeout`](Session::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.retry(now);
-        match self.timer.passed(now) {
-            None => {}
-            Some(Deadline::Close) => self.finish(),
-            Some(Deadline::Refresh) => self.refresh(now),
-            Some(Deadline::Stale) => self.stale(),
-            Some(Deadline::Retry) => self.try_again(now),
-            Some(Deadline::Admission) => self.waited_long_enough(now),
-            Some(deadline) => {
-                self.end(Fault::TooLate(deadline), now);
-            }
+        if let Some(fault) = self.cx.account.retry(now) {
+            self.end(fault, now);
+        }
+        if let Some(deadline) = self.cx.timer.passed(now) {
+            self.passed(deadline, now);
         }
         self.settle(now);
     }
 
+    fn passed(&mut self, deadline: Deadline, now: Instant) {
+        let ended = match (deadline, &mut self.state) {
+            (Deadline::Close, _) => return self.finish(),
+            (Deadline::Refresh, State::Open(link)) => link.renew(&mut self.cx, now),
+            (Deadline::Stale, State::Open(link)) => {
+                link.grant_is_stale(&mut self.cx);
+                Ok(())
+            }
+            (Deadline::Retry, State::Opening(opening)) => opening.try_again(&mut self.cx, now),
+            (Deadline::Admission, State::Opening(opening)) => {
+                opening.waited_long_enough(&self.cx).map_or(Ok(()), Err)
+            }
+            // Deadlines of a state that is no more are disarmed with it.
+            (Deadline::Refresh | Deadline::Stale | Deadline::Retry | Deadline::Admission, _) => Ok(()),
+            (Deadline::Connect | Deadline::Connack | Deadline::Grant, _) => Err(Fault::TooLate(deadline)),
+        };
+        self.end_if(ended, now);
+    }
+
+    /// Told: of what was sent to that side, so many bytes are not written yet, or what they hold in memory: after each
+    /// write that left something, and when all is gone.
+    pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
+        if let Some(holder) = self.state.holder()
+            && self.cx.account.note_unread(&self.cx.setting.budget, by, bytes, || holder)
+            && let Some(weight) = self.state.weight()
+        {
+            self.cx.put_down(weight, now);
+        }
+    }
+
+    /// Asked: whether so many bytes that a side has not read, and more, have room. Where they have not, nothing is read
+    /// that would add to them. Each connection may have [`RESERVE`](crate::budget::RESERVE) of them in any case.
+    #[must_use]
+    pub fn may_wait_unread(&self, bytes: usize) -> bool {
+        may_wait_unread(&self.cx.setting.budget, bytes)
+    }
+
+    /// Asked: bytes that are to be read at a time. While the shared budgets have no room for that many, it is what each
+    /// connection has for itself.
+    #[must_use]
+    pub fn reads_at_once(&self, most: usize) -> usize {
+        reads_at_once(&self.cx.setting.budget, most)
+    }
+
     /// Asked: what is to be done next.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop()
+        self.cx.effects.pop()
     }
 
     /// Asked: when to say [`handle_timeout`](Session::handle_timeout), if ever.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timer.at().into_iter().chain(self.retry_at()).min()
+        let retry = match &self.state {
+            State::Greeting(_) | State::Opening(_) | State::Open(_) => self.cx.account.retry_at(),
+            State::Ending(_) | State::Rejected(_) | State::Over(_) => None,
+        };
+        self.cx.timer.at().into_iter().chain(retry).min()
     }
 
     /// Asked: whether bytes of that side would be taken now. While not, they should not be read.
     #[must_use]
     pub fn wants_read(&self, side: Side) -> bool {
-        let body = self.direction_ref(side).body;
-        if body.left > 0 {
+        match self.state.link().map(|link| link.direction(side).body) {
             // What was begun is finished, however full the lane: nothing else can come before it has.
-            return body.fate != Fate::Waiting && !self.discards(side);
+            Some(body) if body.left > 0 => body.follows != Follows::Verdict && !self.discards(side),
+            _ => self.state.takes(&self.cx, side),
         }
-        self.takes(side)
     }
 
     /// Asked: whether the last read of that side was cut short because it was work enough for one turn. What it left is to
     /// be given again, after others have had theirs.
     #[must_use]
     pub fn cut_short(&self, side: Side) -> bool {
-        self.cut[side as usize]
+        self.cx.cut[side as usize]
     }
 
     /// Asked: whether bytes of that side go nowhere any more. They are to be read all the same, and thrown away, until its
     /// stream ends.
     #[must_use]
     pub fn discards(&self, side: Side) -> bool {
-        self.lane(side).is_closed() || matches!(self.phase, Phase::Over)
+        self.state.discards(side)
     }
 
     /// Asked: whether the client's next packets wait for the session to open. Reading a little ahead then tells early
     /// that the client has gone.
     #[must_use]
     pub fn opening(&self) -> bool {
-        matches!(self.phase, Phase::Admitting(_) | Phase::Dialing(_) | Phase::Introduced)
+        matches!(self.state, State::Opening(_))
     }
 
     /// Asked: who the client is, once it has said CONNECT.
     #[must_use]
     pub fn peer(&self) -> Option<&Arc<Peer>> {
-        match &self.who {
-            Who::Stranger(_) => None,
-            Who::Known(peer) => Some(peer),
-        }
+        self.state.peer()
     }
 
     /// Asked: a word for where the session stands.
     #[must_use]
     pub fn phase_name(&self) -> &'static str {
-        self.phase.name()
+        self.state.name()
     }
 
     /// Asked: what has passed so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
-        self.traffic
+        self.cx.traffic
     }
 
     /// Asked: bytes and packets that wait in that direction's lane, for those who check its bound.
     #[must_use]
     pub fn waiting(&self, from: Side) -> (usize, usize) {
-        let lane = self.lane(from);
-        (lane.len(), lane.bytes())
+        let lane = self.state.link().map(|link| &link.direction(from).lane);
+        lane.map_or((0, 0), |lane| (lane.len(), lane.bytes()))
     }
 
-    fn step(&mut self, from: Side, data: &[u8], tally: &mut Tally, now: Instant) -> Result<Step, Fault> {
-        let body = &mut self.direction(from).body;
-        if body.left > 0 {
-            let n = data.len().min(body.left as usize);
-            return Ok(match body.fate {
-                Fate::Waiting => Step::Wait,
-                Fate::Skip | Fate::Pass => {
-                    body.left -= n as u32;
-                    let (last, fate) = (body.left == 0, body.fate);
-                    self.count_body(from, n, tally);
-                    match fate {
-                        Fate::Pass if last => {
-                            self.streamed(from);
-                            Step::PassThenAnswer(n)
-                        }
-                        Fate::Pass => Step::Pass(n),
-                        Fate::Skip | Fate::Waiting => Step::Swallow(n),
-                    }
-                }
-            });
-        }
-        if !self.takes(from) {
-            return Ok(Step::Wait);
-        }
-        if self.needs_more(from, data.len()) {
-            return Ok(Step::Wait);
-        }
-        let version = (!matches!(self.phase, Phase::Greeting)).then_some(self.terms.version);
-        let header = Header::parse(data, sender(from), version)
-            .map_err(|error| Fault::Malformed { side: from, error })?;
-        let Some(header) = header else { return Ok(Step::Wait) };
-        let total = header.total();
-        let limits = &self.setting.limits;
-        let too_large = (from == Side::Client
-            && (total > limits.max_packet_size as usize || total > self.terms.granted_packet as usize))
-            || (header.kind == PacketType::Connect && total > limits.max_connect as usize)
-            || (header.kind != PacketType::Publish && total > limits.max_held_packet as usize);
-        if too_large {
-            if matches!(self.phase, Phase::Greeting) {
-                self.answer_in_words_of(data, None);
+    /// Bytes that this session makes mproxy hold, by its own count.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.state.weight().map_or(0, |weight| weight.bytes) + self.cx.account.around()
+    }
+
+    /// It is over at once, whatever state it is in: nothing more is sent, and only what is owed to whoever listens is still
+    /// told. For when mproxy itself failed in the middle of it, or it has to make room.
+    pub fn abandon(&mut self, fault: Fault) {
+        let peer = match mem::replace(&mut self.state, State::Over(None)) {
+            State::Over(peer) => {
+                self.state = State::Over(peer);
+                return;
             }
-            return Err(larger_than_allowed(from, header.kind));
-        }
-        if header.kind != PacketType::Publish && data.len() < total {
-            if from == Side::Client && total > RESERVE {
-                return self.wait_for_whole(header.kind, total);
+            State::Greeting(_) | State::Rejected(_) => None,
+            State::Opening(Opening { mut link, .. })
+            | State::Open(mut link)
+            | State::Ending(Ending { mut link, .. }) => {
+                ending::tell(&mut link, &mut self.cx, &fault);
+                Some(link.peer)
             }
-            return Ok(Step::Wait);
-        }
-        let step = match (&self.phase, from) {
-            (Phase::Open, Side::Client) => self.client_step(&header, data)?,
-            (Phase::Open | Phase::Ending(_), Side::Broker) => self.broker_step(&header, data)?,
-            _ => self.greeting_step(from, &header, data, now)?,
         };
-        if let Some(here) = step.takes() {
-            let (packets, bytes) = match from {
-                Side::Client => (&mut self.traffic.client_packets, &mut self.traffic.client_bytes),
-                Side::Broker => (&mut self.traffic.broker_packets, &mut self.traffic.broker_bytes),
-            };
-            *packets += 1;
-            *bytes += here as u64;
-            self.taken(from);
-            tally.add(header.kind, 1, here as u64, &*self.setting.meter, from);
-        }
-        Ok(step)
+        self.over(peer, fault);
     }
 
-    /// A packet of the client's is not whole yet. It is read on only while there is room for all of it.
-    fn wait_for_whole(&mut self, packet: PacketType, total: usize) -> Result<Step, Fault> {
-        match self.room_for(Side::Client, packet, total) {
-            Room::Yes | Room::Wait => Ok(Step::Wait),
-            Room::Never => Err(Fault::OverBudget { packet }),
-        }
+    /// The broker has said yes: both sides speak from now on.
+    fn open(&mut self, session_present: bool, now: Instant) {
+        self.state = match mem::replace(&mut self.state, State::Over(None)) {
+            State::Opening(Opening { mut link, .. }) => {
+                link.grant_begins(&mut self.cx, now);
+                link.reported = true;
+                if self.cx.setting.sink.want(Kind::Connect) != Want::Nothing {
+                    link.report(&mut self.cx, Happening::Connect { session_present });
+                }
+                State::Open(link)
+            }
+            other => other,
+        };
     }
 
-    fn count_body(&mut self, from: Side, n: usize, tally: &mut Tally) {
-        match from {
-            Side::Client => self.traffic.client_bytes += n as u64,
-            Side::Broker => self.traffic.broker_bytes += n as u64,
-        }
-        tally.add(PacketType::Publish, 0, n as u64, &*self.setting.meter, from);
-    }
-
-    /// Sends the run of untouched packets at the front of `buf` as one slice of it.
-    fn flush(&mut self, from: Side, buf: &mut BytesMut, run: &mut usize) {
-        if *run > 0 {
-            let bytes = buf.split_to(*run).freeze();
-            *run = 0;
-            self.send(from.other(), bytes);
+    /// The session ends, if for this reason.
+    fn end_if(&mut self, ended: Result<(), Fault>, now: Instant) {
+        if let Err(fault) = ended {
+            self.end(fault, now);
         }
     }
 
-    /// `here` of `total` bytes leave as they are, and so will the rest of them when it comes.
-    fn pass(&mut self, from: Side, here: usize, total: usize) -> Step {
-        self.direction(from).body = Body { left: (total - here) as u32, fate: Fate::Pass };
-        Step::Pass(here)
+    /// The session ends for this reason. The first reason counts.
+    fn end(&mut self, fault: Fault, now: Instant) {
+        let cx = &mut self.cx;
+        let begin =
+            |link, cx: &mut Context, stage, fault| State::Ending(Ending::begin(link, cx, stage, fault, now));
+        self.state = match mem::replace(&mut self.state, State::Over(None)) {
+            State::Greeting(greeting) => State::Rejected(greeting.reject(cx, fault, now)),
+            State::Opening(opening) => {
+                let stage = if opening.is_introduced() { Stage::Introduced } else { Stage::Waiting };
+                begin(opening.link, cx, stage, fault)
+            }
+            State::Open(link) => begin(link, cx, Stage::Open, fault),
+            State::Ending(mut ending) => {
+                ending.end_again(&fault);
+                self.state = State::Ending(ending);
+                return;
+            }
+            state @ (State::Rejected(_) | State::Over(_)) => {
+                self.state = state;
+                return;
+            }
+        };
+        self.go_on_ending(now);
     }
 
-    /// Whether packets of that side are taken in this phase, and there is room for them.
-    fn takes(&self, from: Side) -> bool {
-        if self.lane(from).is_closed() || !self.phase.takes(from, self.terms.auth) {
-            return false;
-        }
-        if self.draining && from == Side::Client && !self.in_flight.awaits_release() {
-            return false;
-        }
-        if from == Side::Broker && !self.hears(Side::Client) {
-            // Nothing of it is kept.
-            return true;
-        }
-        let Limits { lane_packets: packets, lane_bytes: bytes, .. } = self.setting.limits;
-        !self.lane(from).full(packets, bytes)
-            && self.ledger.as_ref().is_none_or(|ledger| !ledger.full(from, packets, bytes))
-            && !self.direction_ref(from.other()).aside.full(packets, bytes)
-            && !self.short_of_room(from)
-    }
-
-    /// Bytes for that side, if it still hears any.
-    fn send(&mut self, to: Side, bytes: Bytes) {
-        if self.hears(to) {
-            self.effects.send(to, bytes);
-        }
-    }
-
-    /// A packet of our own for that side, never into the middle of another.
-    fn inject(&mut self, to: Side, bytes: Bytes) {
-        if !self.hears(to) {
-            return;
-        }
-        if bytes.len() > self.terms.max_packet_to(to) as usize {
-            let kind = bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
-            return self.unsendable(to, kind.unwrap_or(PacketType::Disconnect));
-        }
-        let towards = self.direction(to.other());
-        if towards.mid_packet() {
-            towards.aside.push(bytes);
-        } else {
-            self.effects.send(to, bytes);
+    fn stop(&mut self, stop: Stop, now: Instant) {
+        match (stop, &mut self.state) {
+            (Stop::Disconnected(from, fault), State::Ending(ending)) => ending.disconnected(from, fault),
+            (Stop::Fault(fault) | Stop::Disconnected(_, fault), _) => self.end(fault, now),
         }
     }
 
-    /// Whether [`answers`](Session::answers) would have something to send.
-    fn has_answers(&mut self, from: Side) -> bool {
-        !self.direction_ref(from).aside.is_empty()
-            || self.ledger.as_mut().is_some_and(|ledger| ledger.flows(from.other()).has_ready())
-    }
-
-    /// After a packet from `from` has gone on: what of our own may follow it to the same receiver.
-    fn answers(&mut self, from: Side) {
-        if self.direction_ref(from).mid_packet() {
-            return;
-        }
-        let to = from.other();
-        for bytes in self.direction(from).aside.take() {
-            self.send(to, bytes);
-        }
-        // Acknowledgements that came from `from` are of publishes that came from the other side.
-        while let Some(ack) = self.ledger.as_mut().and_then(|ledger| ledger.flows(to).ready()) {
-            self.send(to, ack);
+    /// Nothing more comes from that side.
+    fn lost(&mut self, side: Side, how: Closed, now: Instant) {
+        let half = side == Side::Client && how == Closed::Eof;
+        let fault = match &mut self.state {
+            State::Opening(opening) if opening.is_introduced() && half => {
+                // The broker has the CONNECT, and will answer it.
+                opening.link.client_ended = true;
+                return;
+            }
+            State::Opening(opening) if opening.is_introduced() && side == Side::Broker => {
+                Fault::ClosedBeforeConnack { how: how.clone() }
+            }
+            _ => Fault::Lost { side, how: how.clone() },
+        };
+        self.end(fault, now);
+        match &mut self.state {
+            State::Ending(ending) => ending.lost(&mut self.cx, side, &how),
+            State::Rejected(rejected) if side == Side::Client => rejected.client = End::Gone,
+            State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {
+            }
         }
     }
 
     /// Lets everything leave whose turn has come.
     fn release(&mut self, from: Side, now: Instant) {
-        while !self.direction_ref(from).mid_packet()
-            && let Some(slot) = self.direction(from).lane.leave()
+        while let Some(link) = self.state.link_mut()
+            && let Err(stop) = link.release(&mut self.cx, from)
         {
-            match slot.packet {
-                Waiting::Publish(publish) => self.publish_released(from, slot.bytes, publish, now),
-                Waiting::Subscribe(state, layout) => self.subscribe_released(slot.bytes, state, layout, now),
-                Waiting::Other(header) => self.other_released(from, slot.bytes, &header, now),
-                Waiting::Refused { id, filters } => self.refuse_unsubscribe(id, filters),
-            }
+            self.stop(stop, now);
         }
     }
 
     /// After every verb: packets leave, and an end goes on.
     fn settle(&mut self, now: Instant) {
-        if self.client_ended && matches!(self.phase, Phase::Open) {
+        if let State::Open(link) = &mut self.state
+            && link.client_ended
+        {
             self.lost(Side::Client, Closed::Eof, now);
         }
         self.release(Side::Client, now);
         self.release(Side::Broker, now);
-        if let Some(fault) = self.cold.as_mut().and_then(|cold| cold.unsendable.take()) {
+        let unsendable = self.state.link_mut().and_then(|link| link.rare.as_mut()?.unsendable.take());
+        if let Some(fault) = unsendable {
             self.end(*fault, now);
         }
-        let halfway = self.up.body.left > 0 || self.down.body.left > 0;
-        if self.draining && self.in_flight.total() == 0 && self.up.lane.is_empty() && !halfway {
+        if self.state.link().is_some_and(|link| link.draining && link.is_drained()) {
             self.end(Fault::Drained, now);
         }
         self.go_on_ending(now);
-        self.put_down(now);
-    }
-
-    /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
-    fn worked(&mut self, hook: Hook, count: usize, bytes: usize) {
-        let Some(peer) = self.peer() else { return };
-        let effort = self.setting.advisers.effort(hook, peer);
-        self.spend(rule::toil(effort, count, bytes, rule::Who::from(&**peer)));
-    }
-
-    /// This much of what the read may take is used up.
-    fn spend(&mut self, comparisons: usize) {
-        self.work = self.work.saturating_sub(u32::try_from(comparisons).unwrap_or(u32::MAX));
-    }
-
-    fn cold(&mut self) -> &mut Cold {
-        self.cold.get_or_insert_default()
-    }
-
-    fn ledger(&mut self) -> &mut Ledger {
-        self.ledger.get_or_insert_default()
-    }
-
-    fn lane(&self, from: Side) -> &Lane {
-        &self.direction_ref(from).lane
-    }
-
-    fn direction_ref(&self, from: Side) -> &Direction {
-        match from {
-            Side::Client => &self.up,
-            Side::Broker => &self.down,
+        match self.state.weight() {
+            Some(weight) => self.cx.put_down(weight, now),
+            None => self.cx.account.let_go(),
         }
     }
 
-    fn direction(&mut self, from: Side) -> &mut Direction {
-        match from {
-            Side::Client => &mut self.up,
-            Side::Broker => &mut self.down,
+    /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.
+    fn go_on_ending(&mut self, now: Instant) {
+        let done = match &mut self.state {
+            State::Ending(ending) => ending.go_on(&mut self.cx, now),
+            State::Rejected(rejected) => rejected.go_on(&mut self.cx, now),
+            State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Over(_) => false,
+        };
+        if done {
+            self.finish();
         }
     }
-}
 
-impl Step {
-    /// Bytes of the packet that this step deals with; `None` if it deals with none.
-    fn takes(&self) -> Option<usize> {
-        match self {
-            Self::Wait => None,
-            Self::Pass(n)
-            | Self::PassThenAnswer(n)
-            | Self::Replace(n, _)
-            | Self::Keep(n, _)
-            | Self::Last(n, _)
-            | Self::Swallow(n) => Some(*n),
+    /// The last of a session that is ending.
+    fn finish(&mut self) {
+        match mem::replace(&mut self.state, State::Over(None)) {
+            State::Ending(ending) => {
+                let (link, fault) = ending.finish(&mut self.cx);
+                self.over(Some(link.peer), fault);
+            }
+            State::Rejected(rejected) => self.over(None, rejected.fault),
+            other => self.state = other,
         }
     }
-}
 
-impl Tally {
-    #[inline]
-    fn add(&mut self, kind: PacketType, packets: u64, bytes: u64, meter: &dyn Meter, from: Side) {
-        if self.kind != Some(kind) {
-            self.tell(meter, from);
-            self.kind = Some(kind);
-        }
-        self.packets += packets;
-        self.bytes += bytes;
-    }
-
-    fn tell(&mut self, meter: &dyn Meter, from: Side) {
-        if let Some(kind) = self.kind.take() {
-            meter.packets(from, kind, self.packets, self.bytes);
-            (self.packets, self.bytes) = (0, 0);
-        }
-    }
-}
-
-fn larger_than_allowed(side: Side, packet: PacketType) -> Fault {
-    Fault::Protocol {
-        side,
-        packet,
-        what: "larger than allowed",
-        rule: if matches!(side, Side::Client) { "MQTT-3.2.2-15" } else { "MQTT-3.1.2-24" },
-        reason: ReasonCode::PACKET_TOO_LARGE,
+    fn over(&mut self, peer: Option<Arc<Peer>>, fault: Fault) {
+        self.state = State::Over(peer);
+        self.cx.timer.disarm();
+        self.cx.effects.push(Effect::Done(Box::new(fault)));
     }
 }
 

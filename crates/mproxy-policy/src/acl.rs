@@ -174,9 +174,9 @@ impl Acl {
         let lost = if self.allow_empty {
             return Ok(());
         } else if self.users.is_empty() && lost_users > 0 {
-            format!("has no users any more, but {lost_users} are in force")
+            format!("has no users any more, where {lost_users} are in force")
         } else if self.rules.is_empty() && lost_rules > 0 {
-            format!("has no rules any more, but {lost_rules} are in force")
+            format!("has no rules any more, where {lost_rules} are in force")
         } else if old.knows_users() && !self.knows_users() {
             "does not say any more who may connect".to_owned()
         } else if old.client_ids.is_some() && self.client_ids.is_none() {
@@ -185,7 +185,7 @@ impl Acl {
             return Ok(());
         };
         let name = self.path.as_deref().map_or_else(String::new, |path| path.display().to_string());
-        Err(AclErrors::whole(&name, format!("{lost}; if that is intended, write allow_empty = true in it")))
+        Err(AclErrors::whole(&name, format!("{lost}; if that is meant, write allow_empty = true in it")))
     }
 
     /// Whether the client may call itself as it does.

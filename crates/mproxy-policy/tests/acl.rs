@@ -490,11 +490,11 @@ async fn a_reload_does_not_lose_all_users_or_all_rules_unless_the_file_means_it(
     let stranger = client("c1", Some("bob"));
     // Cut at a table's boundary, or before the first; and the other way around.
     for (cut, said) in [
-        (rules, "has no users any more, but 1 are in force"),
+        (rules, "has no users any more, where 1 are in force"),
         ("", "has no users any more"),
         ("# nothing\n", "has no users any more"),
         ("anonymous = true\n", "has no users any more"),
-        (&*users, "has no rules any more, but 1 are in force"),
+        (&*users, "has no rules any more, where 1 are in force"),
     ] {
         write(cut);
         let errors = adviser.reload().unwrap_err().to_string();
@@ -578,7 +578,7 @@ topics = "a"
     let shown = errors.to_string();
     assert!(
         shown.contains(
-            "rules.toml:1: anonymos: unknown key; known ones are anonymous, allow_empty, client_ids, users, rules"
+            "rules.toml:1: anonymos: unknown key; there are anonymous, allow_empty, client_ids, users, rules"
         ),
         "{shown}"
     );

@@ -416,7 +416,7 @@ async fn a_wrong_configuration_opens_no_port() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let pipe = pipe.to_str().unwrap();
     let piped = vec![("MPROXY_SERVER_CERT", pipe), ("MPROXY_SERVER_KEY", pipe), ("MPROXY_ACL_FILE", pipe)];
-    let irregular = "pipe cannot be read: it is not a regular file";
+    let irregular = "pipe cannot be read: it is no regular file";
     let huge = written("huge", "");
     std::fs::File::options().write(true).open(&huge).unwrap().set_len(3 << 30).unwrap();
     let hugely = vec![("MPROXY_SERVER_CERT", huge.as_str()), ("MPROXY_SERVER_KEY", huge.as_str())];
@@ -433,7 +433,7 @@ async fn a_wrong_configuration_opens_no_port() {
                 "gone.key cannot be read",
             ],
         ),
-        (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "not a regular file"]),
+        (vec![("MPROXY_CONFIG", pipe)], vec!["MPROXY_CONFIG", "no regular file"]),
         (hugely, vec!["huge cannot be read: it has more than 64 MiB"]),
         (piped, vec!["MPROXY_SERVER_CERT: ", "MPROXY_SERVER_KEY: ", "MPROXY_ACL_FILE: ", irregular]),
         (vec![("MPROXY_MQTT_PORT", link)], vec!["a service address", "enableServiceLinks: false"]),

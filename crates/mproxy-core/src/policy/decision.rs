@@ -7,8 +7,9 @@ use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 
-use super::{Undecided, Unusable};
+use super::Source;
 use crate::grant::Grant;
+use crate::undecided::{Undecided, Unusable};
 
 /// Allowed, perhaps with changes, or refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,6 +204,28 @@ pub enum Action {
     Disconnect,
     /// Swallowed and never acknowledged.
     NoAck,
+}
+
+impl Undecided {
+    /// Where the refusal comes from that stands in for the decision.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        match self {
+            Self::Failed(_) => Source::FailedClosed,
+            Self::Unusable(_) => Source::Unusable,
+            Self::Overloaded(_) => Source::Overloaded,
+        }
+    }
+
+    /// The refusal that stands in for the decision.
+    #[must_use]
+    pub const fn refusal(&self) -> Refusal {
+        Refusal::new(match self {
+            Self::Failed(_) => ReasonCode::SERVER_UNAVAILABLE,
+            Self::Unusable(unusable) => unusable.reason,
+            Self::Overloaded(_) => ReasonCode::QUOTA_EXCEEDED,
+        })
+    }
 }
 
 /// How an admitted client differs from its CONNECT. `None` leaves a field as it was sent.

@@ -7,8 +7,6 @@
 
 use mproxy_codec::topic::{TopicError, check_filter, split_share};
 
-use crate::peer::Peer;
-
 /// Who a rule is applied to: what its variables stand for.
 #[derive(Clone, Copy, Debug)]
 pub struct Who<'a> {
@@ -20,17 +18,6 @@ pub struct Who<'a> {
     pub common_name: Option<&'a str>,
     /// `${attr.name}`: what the policy attached to it.
     pub attributes: &'a [(String, String)],
-}
-
-impl<'a> From<&'a Peer> for Who<'a> {
-    fn from(peer: &'a Peer) -> Self {
-        Self {
-            client_id: &peer.client_id,
-            username: peer.username.as_deref(),
-            common_name: peer.origin.tls.as_ref().and_then(|tls| tls.common_name.as_deref()),
-            attributes: &peer.attributes,
-        }
-    }
 }
 
 /// How far a pattern reaches where its text leaves it open.
@@ -91,19 +78,19 @@ pub enum PatternError {
     Filter(TopicError),
     /// It begins with `$share/`.
     #[error(
-        "write the filter without `$share/group/`: shared subscriptions are checked by the filter after it"
+        "write the filter without `$share/group/`: shared subscriptions are judged by the filter behind it"
     )]
     Shared,
     /// There is no such variable.
     #[error(
-        "unknown variable `${{{0}}}`; known ones are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
+        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
     )]
     Variable(String),
     /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,
     /// Two variables, or a variable and a `*`, stand side by side.
-    #[error("put a character between a variable and what follows it, which marks the end of its value")]
+    #[error("put a character between a variable and what follows it: nobody can tell where its value ends")]
     Adjacent,
 }
 

@@ -5,7 +5,7 @@ use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
-use super::{Phase, Session};
+use super::link::Link;
 use crate::fault::Fault;
 use crate::peer::Side;
 
@@ -13,9 +13,9 @@ use crate::peer::Side;
 /// the last runs on, however long the two would like to talk.
 const STEPS: u8 = 16;
 
-impl Session {
-    /// Whether an AUTH may come now: the client's answers one of the broker's, or begins anew in an open session.
-    pub(super) fn auth_in_turn(&mut self, from: Side, auth: &Auth<'_>) -> Result<(), Fault> {
+impl Link {
+    /// Whether an AUTH may come now: the client's answers one of the broker's, or begins anew in an `open` session.
+    pub(super) fn auth_in_turn(&mut self, from: Side, auth: &Auth<'_>, open: bool) -> Result<(), Fault> {
         let fault = |what, rule| Fault::Protocol {
             side: from,
             packet: PacketType::Auth,
@@ -27,7 +27,7 @@ impl Session {
             self.terms.auth_asked = auth.reason == ReasonCode::CONTINUE_AUTHENTICATION;
             return Ok(());
         }
-        if self.cold.as_ref().and_then(|cold| cold.method.as_deref())
+        if self.rare.as_ref().and_then(|rare| rare.method.as_deref())
             != auth.properties.text(PropertyId::AuthenticationMethod)
         {
             let again = auth.reason == ReasonCode::RE_AUTHENTICATE;
@@ -39,9 +39,7 @@ impl Session {
             ReasonCode::CONTINUE_AUTHENTICATION if !asked => {
                 Err(fault("an answer to no AUTH of the broker's", "MQTT-4.12.0-3"))
             }
-            ReasonCode::RE_AUTHENTICATE if !matches!(self.phase, Phase::Open | Phase::Ending(_)) => {
-                Err(fault("re-authentication before CONNACK", "4.12.1"))
-            }
+            ReasonCode::RE_AUTHENTICATE if !open => Err(fault("re-authentication before CONNACK", "4.12.1")),
             _ => Ok(()),
         }
     }

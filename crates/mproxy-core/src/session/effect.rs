@@ -56,19 +56,24 @@ impl std::fmt::Debug for Effect {
 /// Effects not yet polled. The first has a place of its own, so that a session that does one thing at a time (nearly
 /// all, nearly always) never allocates a queue.
 ///
-/// Invariant: `first` is empty only if `more` is.
+/// Invariant: `first` is empty only if there is no `more`, which is never empty.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     first: Option<Effect>,
-    more: VecDeque<Effect>,
+    /// An idle session pays for a pointer, not for a queue.
+    more: Option<Box<More>>,
 }
+
+/// Effects behind the first.
+#[derive(Debug, Default)]
+struct More(VecDeque<Effect>);
 
 impl Effects {
     pub(super) fn push(&mut self, effect: Effect) {
         if self.first.is_none() {
             self.first = Some(effect);
         } else {
-            self.more.push_back(effect);
+            self.more.get_or_insert_default().0.push_back(effect);
         }
     }
 
@@ -80,12 +85,9 @@ impl Effects {
 
     pub(super) fn pop(&mut self) -> Option<Effect> {
         let effect = self.first.take()?;
-        if !self.more.is_empty() {
-            self.first = self.more.pop_front();
-            if self.more.is_empty() {
-                // An idle session keeps no queue.
-                self.more = VecDeque::new();
-            }
+        if let Some(more) = &mut self.more {
+            self.first = more.0.pop_front();
+            self.more.take_if(|more| more.0.is_empty());
         }
         Some(effect)
     }

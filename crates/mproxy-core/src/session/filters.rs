@@ -5,14 +5,18 @@ use mproxy_codec::packet::{FilterRequest, Subscribe, encode_subscribe, encode_un
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::PacketId;
+use mproxy_codec::types::{PacketId, QoS};
+use smallvec::SmallVec;
 
-use super::Session;
-use super::subscribe::{Decided, allowed_requests};
+use super::context::Context;
+use super::link::Link;
 use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
-impl Session {
+/// What was decided about one filter.
+pub(super) type Decided = Decision<FilterChange>;
+
+impl Link {
     /// Counts new subscriptions against the grant's limit; those beyond it are refused. Gives the names of the new ones.
     pub(super) fn count_subscriptions(
         &mut self,
@@ -22,7 +26,7 @@ impl Session {
         let Some(most) = self.grant().and_then(|grant| grant.limits.subscriptions) else {
             return Box::default();
         };
-        let subscriptions = &mut self.ledger().subscriptions;
+        let subscriptions = &mut self.subscriptions().names;
         requests
             .iter()
             .zip(decided)
@@ -43,10 +47,10 @@ impl Session {
 
     /// A SUBSCRIBE was answered: what was refused after all does not count.
     pub(super) fn count_refused(&mut self, counted: &[Option<Box<str>>], codes: &[u8]) {
-        let Some(ledger) = &mut self.ledger else { return };
+        let Some(books) = self.known_subscriptions_mut() else { return };
         for (name, code) in counted.iter().zip(codes) {
             if let Some(name) = name.as_ref().filter(|_| *code >= 0x80) {
-                ledger.subscriptions.remove(name);
+                books.names.remove(name);
             }
         }
     }
@@ -103,12 +107,12 @@ impl Session {
                 Some(Decision::Allow(FilterChange { filter, .. })) => filter.as_deref(),
                 None => None,
             };
-            let mut old = self.ledger.as_mut().and_then(|ledger| ledger.renamed(asked));
+            let mut old = self.known_subscriptions_mut().and_then(|books| books.renamed(asked));
             // A mapping needs no memory: it can be worked out again.
             let mapped = self.mapped_filter(asked).unwrap_or_default();
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
-                self.ledger().rename(asked, sent);
-                let stood = self.cold.as_mut().is_some_and(|cold| cold.plain.remove(asked));
+                self.subscriptions().rename(asked, sent);
+                let stood = self.rare.as_mut().is_some_and(|rare| rare.known.remove(asked));
                 if old.is_none() && (stood || self.terms.resumed) {
                     old = Some(mapped.unwrap_or_else(|| asked.into()));
                 }
@@ -122,21 +126,26 @@ impl Session {
         let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
         old_names.retain(|old| {
             let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
-            !again && self.ledger.as_ref().is_none_or(|ledger| !ledger.sends(old))
+            !again && self.known_subscriptions().is_none_or(|books| !books.sends(old))
         });
         old_names.into()
     }
 
     /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time.
-    pub(super) fn remember_plain(&mut self, requests: &[FilterRequest<'_>], decided: &[Decided]) {
-        if self.want_of(Hook::Subscribe) == Want::Nothing {
+    pub(super) fn remember_known(
+        &mut self,
+        cx: &mut Context,
+        requests: &[FilterRequest<'_>],
+        decided: &[Decided],
+    ) {
+        if self.want_of(cx, Hook::Subscribe) == Want::Nothing {
             return;
         }
         for (at, request) in requests.iter().enumerate() {
             let asked = request.filter.as_str();
-            let renamed = self.ledger.as_ref().is_some_and(|ledger| ledger.renames(asked));
+            let renamed = self.known_subscriptions().is_some_and(|books| books.renames(asked));
             if !renamed && !matches!(decided.get(at), Some(Decision::Refuse(_))) {
-                self.cold().plain.insert(asked);
+                self.rare().known.insert(asked);
             }
         }
     }
@@ -145,7 +154,13 @@ impl Session {
     /// that its packet id can be used once more: all others are the client's to give.
     ///
     /// The SUBACK comes back where there is nothing to wait for.
-    pub(super) fn retire(&mut self, id: PacketId, names: &[Box<str>], reply: Bytes) -> Option<Bytes> {
+    pub(super) fn retire(
+        &mut self,
+        cx: &mut Context,
+        id: PacketId,
+        names: &[Box<str>],
+        reply: Bytes,
+    ) -> Option<Bytes> {
         let mut out = BytesMut::new();
         let filters = names.iter().filter_map(|name| TopicFilter::new_of(self.terms.version, name).ok());
         let written = encode_unsubscribe(
@@ -160,8 +175,41 @@ impl Session {
         if names.is_empty() || !fits || !self.hears(Side::Broker) {
             return Some(reply);
         }
-        self.ledger().retiring(id, reply);
-        self.inject(Side::Broker, out.freeze());
+        self.subscriptions().retiring(id, reply);
+        self.inject(cx, Side::Broker, out.freeze());
         None
     }
+
+    /// What the broker knows the filters as, and would know those that are refused.
+    pub(super) fn in_force(&self, requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
+        requests
+            .iter()
+            .enumerate()
+            .map(|(at, request)| match decided.get(at) {
+                Some(Decision::Allow(FilterChange { filter: Some(filter), .. })) => filter.clone(),
+                Some(Decision::Allow(_)) | None => request.filter.as_str().into(),
+                Some(Decision::Refuse(_)) => self.name_at_broker(request.filter.as_str()),
+            })
+            .collect()
+    }
+}
+
+/// What goes to the broker.
+pub(super) fn allowed_requests<'a>(
+    requests: &[FilterRequest<'a>],
+    decided: &'a [Decided],
+) -> SmallVec<[FilterRequest<'a>; 8]> {
+    requests
+        .iter()
+        .zip(decided)
+        .filter_map(|(request, one)| {
+            let Decision::Allow(change) = one else { return None };
+            let filter = match &change.filter {
+                Some(filter) => TopicFilter::new(filter).ok()?,
+                None => request.filter,
+            };
+            let qos: QoS = change.max_qos.map_or(request.qos, |most| most.min(request.qos));
+            Some(FilterRequest { filter, qos, ..*request })
+        })
+        .collect()
 }

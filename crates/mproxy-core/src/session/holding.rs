@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use mproxy_codec::types::PacketType;
 
-use super::{Phase, Session, Who};
-use crate::budget::{self, Purse, RESERVE, Room, STEP, Stranger, shared_room};
+use crate::budget::{self, Budget, Purse, RESERVE, Room, STEP, Stranger, shared_room};
 use crate::fault::Fault;
 use crate::neighbours::Neighbours;
-use crate::peer::Side;
+use crate::peer::{Origin, Peer, Side};
 
 /// How long a side for which there was no room waits before it tries again, where nothing of its own has left meanwhile:
 /// nobody tells us when others have made room.
@@ -76,60 +75,98 @@ impl Holding {
     }
 }
 
-impl Session {
-    /// Bytes that this session makes mproxy hold, by its own count.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        let connect = match &self.phase {
-            Phase::Admitting(waiting) | Phase::Dialing(waiting) => waiting.connect.len(),
-            _ => 0,
-        };
-        let question = if matches!(self.phase, Phase::Admitting(_)) { budget::QUESTION + connect } else { 0 };
+/// Whose share something is counted to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    whose: Neighbours,
+    /// Nobody has decided on the client yet.
+    stranger: bool,
+}
+
+impl Holder {
+    /// Of a client that somebody has decided on.
+    pub(super) fn client(peer: &Peer) -> Self {
+        Self { whose: peer.origin.remote.ip().into(), stranger: false }
+    }
+
+    /// Of one about whom nobody has decided.
+    pub(super) fn stranger(origin: &Origin) -> Self {
+        Self { whose: origin.remote.ip().into(), stranger: true }
+    }
+}
+
+/// What a state of a session makes mproxy hold, but for what was left unread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    pub(super) holder: Holder,
+    pub(super) bytes: usize,
+    /// Whether something of that goes by itself.
+    pub(super) lets_go: bool,
+}
+
+/// Whether so many bytes that a side has not read, and more, have room.
+pub(super) fn may_wait_unread(budget: &Budget, bytes: usize) -> bool {
+    bytes <= RESERVE || shared_room(budget, MORE)
+}
+
+/// Bytes that are to be read at a time.
+pub(super) fn reads_at_once(budget: &Budget, most: usize) -> usize {
+    if shared_room(budget, MORE) { most } else { most.min(RESERVE) }
+}
+
+/// What a session has put down: nothing, for most of them and most of the time.
+#[derive(Debug, Default)]
+pub(super) struct Account(Option<Box<Holding>>);
+
+impl Account {
+    /// Bytes in front of the session and behind it: given to be read and not taken, or sent and not read.
+    pub(super) fn around(&self) -> usize {
         let waits = |waits: &Waits| waits.left + waits.unread;
-        let left = self.holding.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker));
-        let ledger = self.ledger.as_ref().map_or(0, |ledger| ledger.weight());
-        let aliases = |of: &super::Direction| of.aliases.as_ref().map_or(0, |aliases| aliases.weight());
-        connect
-            + question
-            + left
-            + ledger
-            + self.up.lane.weight()
-            + self.down.lane.weight()
-            + aliases(&self.up)
-            + aliases(&self.down)
-            + self.peer_weight as usize
+        self.0.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker))
     }
 
     /// Puts down what is held now.
-    pub(super) fn put_down(&mut self, now: Instant) {
-        let own = self.sync();
-        let patience = self.setting.limits.room_timeout;
-        let Some(holding) = &mut self.holding else { return };
+    pub(super) fn put_down(
+        &mut self,
+        budget: &Arc<Budget>,
+        patience: Duration,
+        weight: Weight,
+        now: Instant,
+    ) {
+        let own = self.sync(budget, weight);
+        let Some(holding) = &mut self.0 else { return };
         for waits in [&mut holding.client, &mut holding.broker] {
             if let Some(short) = &mut waits.short {
                 short.times.get_or_insert((now + RETRY, now + patience));
             }
-            if waits.unread <= RESERVE || shared_room(&self.setting.budget, MORE) {
+            if waits.unread <= RESERVE || shared_room(budget, MORE) {
                 waits.stuck = None;
             } else if waits.stuck.is_none() {
                 waits.stuck = Some((now + RETRY, now + patience));
-                budget::count_spent(&self.setting.budget, 0, MORE);
+                budget::count_spent(budget, 0, MORE);
             }
         }
         // Events that wait are counted together with those to come.
         let shared = Arc::strong_count(&holding.purse) > 1;
         if own < STEP && !shared && holding.client.is_nothing() && holding.broker.is_nothing() {
-            self.holding = None;
+            self.0 = None;
+        }
+    }
+
+    /// It is over, and holds nothing any more. What its events hold goes with them.
+    pub(super) fn let_go(&mut self) {
+        if let Some(holding) = self.0.take() {
+            holding.purse.sub(holding.own);
         }
     }
 
     /// Has the purse say what is held, and gives it.
-    fn sync(&mut self) -> usize {
-        let own = self.held();
-        if own < STEP && self.holding.is_none() {
+    fn sync(&mut self, budget: &Arc<Budget>, weight: Weight) -> usize {
+        let own = weight.bytes + self.around();
+        if own < STEP && self.0.is_none() {
             return own;
         }
-        let holding = self.holding();
+        let holding = self.holding(budget, weight.holder);
         match own.checked_sub(holding.own) {
             Some(0) => {}
             Some(more) => holding.purse.add(more),
@@ -140,36 +177,23 @@ impl Session {
     }
 
     /// Whose share of what strangers may hold it has, while nobody has decided on its client.
-    fn stranger(&self) -> Option<Stranger> {
-        let held = self.holding.as_ref().map_or(0, |holding| holding.purse.held());
-        self.is_stranger().then(|| Stranger::new(self.neighbours(), held))
-    }
-
-    const fn is_stranger(&self) -> bool {
-        matches!(self.phase, Phase::Greeting | Phase::Admitting(_))
-    }
-
-    fn neighbours(&self) -> Neighbours {
-        let origin = match &self.who {
-            Who::Stranger(origin) => origin,
-            Who::Known(peer) => &peer.origin,
-        };
-        origin.remote.ip().into()
+    fn stranger(&self, holder: Holder) -> Option<Stranger> {
+        let held = self.0.as_ref().map_or(0, |holding| holding.purse.held());
+        holder.stranger.then(|| Stranger::new(holder.whose, held))
     }
 
     /// Somebody has decided on the client.
     pub(super) fn no_stranger_any_more(&self) {
-        if let Some(holding) = &self.holding {
+        if let Some(holding) = &self.0 {
             holding.purse.admit();
         }
     }
 
-    fn holding(&mut self) -> &mut Holding {
-        let new = if self.is_stranger() { Purse::of_stranger } else { Purse::new };
-        let whose = self.neighbours();
-        self.holding.get_or_insert_with(|| {
+    fn holding(&mut self, budget: &Arc<Budget>, holder: Holder) -> &mut Holding {
+        let new = if holder.stranger { Purse::of_stranger } else { Purse::new };
+        self.0.get_or_insert_with(|| {
             Box::new(Holding {
-                purse: new(&self.setting.budget, whose),
+                purse: new(budget, holder.whose),
                 own: 0,
                 client: Waits::default(),
                 broker: Waits::default(),
@@ -179,107 +203,106 @@ impl Session {
 
     /// What an event of this weight is counted to while it waits. Small ones are bounded by the number of those that
     /// wait, and cost an idle session nothing.
-    pub(super) fn purse_for(&mut self, event: usize) -> Option<Arc<Purse>> {
-        (event.max(self.peer_weight as usize) > SMALL_EVENT).then(|| self.purse())
-    }
-
-    fn purse(&mut self) -> Arc<Purse> {
-        Arc::clone(&self.holding().purse)
+    pub(super) fn purse_for(
+        &mut self,
+        budget: &Arc<Budget>,
+        event: usize,
+        holder: Holder,
+    ) -> Option<Arc<Purse>> {
+        (event > SMALL_EVENT).then(|| Arc::clone(&self.holding(budget, holder).purse))
     }
 
     /// Whether there is room for so many bytes more for a packet of that side. Where there is not yet, the side is not
     /// read until there is.
-    pub(super) fn room_for(&mut self, from: Side, packet: PacketType, bytes: usize) -> Room {
-        let left = self.holding.as_ref().map_or(0, |holding| holding.waits(from).left);
+    pub(super) fn room_for(
+        &mut self,
+        budget: &Arc<Budget>,
+        weight: Weight,
+        from: Side,
+        packet: PacketType,
+        bytes: usize,
+    ) -> Room {
+        let left = self.0.as_ref().map_or(0, |holding| holding.waits(from).left);
         // The packet itself may be among what was left before; it is not put down twice.
-        let held = self.sync().saturating_sub(left) + self.events_held();
-        let room = budget::room(&self.setting.budget, held, bytes, self.stranger());
+        let held = self.sync(budget, weight).saturating_sub(left) + self.events_held();
+        let room = budget::room(budget, held, bytes, self.stranger(weight.holder));
+        let lets_go = weight.lets_go || self.events_held() > 0 || self.unread() > 0;
         let room = match room {
             // Nothing that could make room is on its way out.
-            Room::Wait if !self.lets_go() && held + bytes > self.setting.budget.connection() => Room::Never,
+            Room::Wait if !lets_go && held + bytes > budget.connection() => Room::Never,
             room => room,
         };
-        let before = self.holding.as_ref().and_then(|holding| holding.waits(from).short);
+        let before = self.0.as_ref().and_then(|holding| holding.waits(from).short);
         if room != Room::Yes && before.is_none() {
-            budget::count_spent(&self.setting.budget, held, bytes);
+            budget::count_spent(budget, held, bytes);
         }
         if room == Room::Wait {
             let times = before.and_then(|short| short.times);
-            self.holding().waits_mut(from).short = Some(Short { bytes, packet, times });
-        } else if let Some(holding) = &mut self.holding {
+            self.holding(budget, weight.holder).waits_mut(from).short = Some(Short { bytes, packet, times });
+        } else if let Some(holding) = &mut self.0 {
             holding.waits_mut(from).short = None;
         }
         room
     }
 
-    fn events_held(&self) -> usize {
-        self.holding.as_ref().map_or(0, |holding| holding.purse.held().saturating_sub(holding.own))
+    fn unread(&self) -> usize {
+        self.0.as_ref().map_or(0, |holding| holding.client.unread + holding.broker.unread)
     }
 
-    /// Whether something of what is held goes by itself.
-    fn lets_go(&self) -> bool {
-        let unread = self.holding.as_ref().map_or(0, |holding| holding.client.unread + holding.broker.unread);
-        self.events_held() > 0
-            || unread > 0
-            || !self.up.lane.is_empty()
-            || !self.down.lane.is_empty()
-            || self.ledger.as_ref().is_some_and(|ledger| ledger.awaits())
+    fn events_held(&self) -> usize {
+        self.0.as_ref().map_or(0, |holding| holding.purse.held().saturating_sub(holding.own))
     }
 
     /// Whether that side has to wait for room.
-    pub(super) fn short_of_room(&self, side: Side) -> bool {
-        let Some(holding) = &self.holding else { return false };
+    pub(super) fn short_of_room(
+        &self,
+        budget: &Arc<Budget>,
+        side: Side,
+        holder: impl FnOnce() -> Holder,
+    ) -> bool {
+        let Some(holding) = &self.0 else { return false };
         let waits = holding.waits(side);
         waits.short.is_some_and(|short| {
             let held = holding.purse.held().saturating_sub(waits.left);
-            budget::room(&self.setting.budget, held, short.bytes, self.stranger()) == Room::Wait
+            budget::room(budget, held, short.bytes, self.stranger(holder())) == Room::Wait
         })
     }
 
-    /// Told: of what was sent to that side, so many bytes are not written yet, or what they hold in memory: after each
-    /// write that left something, and when all is gone.
-    pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
+    /// So many bytes that were sent to that side are not written yet. Whether that is news.
+    pub(super) fn note_unread(
+        &mut self,
+        budget: &Arc<Budget>,
+        by: Side,
+        bytes: usize,
+        holder: impl FnOnce() -> Holder,
+    ) -> bool {
         let bytes = if bytes < STEP { 0 } else { bytes };
-        if bytes == 0 && self.holding.is_none() {
-            return;
+        if bytes == 0 && self.0.is_none() {
+            return false;
         }
-        let waits = self.holding().waits_mut(by);
+        let waits = self.holding(budget, holder()).waits_mut(by);
         if bytes == waits.unread {
-            return;
+            return false;
         }
         if bytes < waits.unread {
             // It reads, however slowly.
             waits.stuck = None;
         }
         waits.unread = bytes;
-        self.put_down(now);
-    }
-
-    /// Asked: whether so many bytes that a side has not read, and more, have room. Where they have not, nothing is read
-    /// that would add to them. Each connection may have [`RESERVE`] of them in any case.
-    #[must_use]
-    pub fn may_wait_unread(&self, bytes: usize) -> bool {
-        bytes <= RESERVE || shared_room(&self.setting.budget, MORE)
-    }
-
-    /// Asked: bytes that are to be read at a time. While the shared budgets have no room for that many, it is what each
-    /// connection has for itself.
-    #[must_use]
-    pub fn reads_at_once(&self, most: usize) -> usize {
-        if shared_room(&self.setting.budget, MORE) { most } else { most.min(RESERVE) }
+        true
     }
 
     /// When a side that waits for room tries again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        let holding = self.holding.as_ref().filter(|_| !self.phase.ending())?;
+        let holding = self.0.as_ref()?;
         let times = |waits: &Waits| [waits.short.and_then(|short| short.times), waits.stuck];
         let all = times(&holding.client).into_iter().chain(times(&holding.broker));
         all.flatten().map(|(retry, _)| retry).min()
     }
 
-    /// It is time to try again, or to give up.
-    pub(super) fn retry(&mut self, now: Instant) {
-        let Some(holding) = &mut self.holding else { return };
+    /// It is time to try again, or to give up: then for this reason.
+    pub(super) fn retry(&mut self, now: Instant) -> Option<Fault> {
+        let holding = self.0.as_mut()?;
         let mut over = None;
         for (side, waits) in [(Side::Client, &mut holding.client), (Side::Broker, &mut holding.broker)] {
             if let Some((retry, until)) = &mut waits.stuck {
@@ -298,34 +321,38 @@ impl Session {
                 *retry = now + RETRY;
             }
         }
-        if let Some(fault) = over {
-            self.end(fault, now);
-        }
+        over
     }
 
     /// Whether so few bytes of that side need not be looked at.
     pub(super) fn needs_more(&self, from: Side, here: usize) -> bool {
-        self.holding.as_ref().is_some_and(|holding| here < holding.waits(from).needs)
+        self.0.as_ref().is_some_and(|holding| here < holding.waits(from).needs)
     }
 
     /// The packet at the front is to be looked at when so many bytes of it are there.
-    pub(super) fn needs(&mut self, from: Side, bytes: usize) {
-        self.holding().waits_mut(from).needs = bytes;
+    pub(super) fn needs(&mut self, budget: &Arc<Budget>, holder: Holder, from: Side, bytes: usize) {
+        self.holding(budget, holder).waits_mut(from).needs = bytes;
     }
 
     /// So many bytes were left at the end of a read.
-    pub(super) fn left(&mut self, from: Side, bytes: usize) {
+    pub(super) fn left(
+        &mut self,
+        budget: &Arc<Budget>,
+        from: Side,
+        bytes: usize,
+        holder: impl FnOnce() -> Holder,
+    ) {
         let kept = if bytes < STEP { 0 } else { bytes };
-        if kept == 0 && self.holding.is_none() {
-            return;
+        if kept > 0 {
+            self.holding(budget, holder()).waits_mut(from).left = kept;
+        } else if let Some(holding) = &mut self.0 {
+            holding.waits_mut(from).left = 0;
         }
-        let waits = self.holding().waits_mut(from);
-        waits.left = kept;
     }
 
     /// A packet of that side was taken: what the one behind it needs is not known.
     pub(super) fn taken(&mut self, from: Side) {
-        if let Some(holding) = &mut self.holding {
+        if let Some(holding) = &mut self.0 {
             let waits = holding.waits_mut(from);
             (waits.needs, waits.short) = (0, None);
         }

@@ -11,9 +11,11 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::check_name;
 use mproxy_codec::types::{PacketType, Sender};
 
+use super::context::Context;
+use super::link::Link;
 use super::reply::{too_large_for, unexplained};
 use super::resolve::Unfit;
-use super::{Session, rewrite};
+use super::rewrite;
 use crate::fault::Fault;
 use crate::grant::{Grant, Mapping, Word};
 use crate::peer::Side;
@@ -23,9 +25,14 @@ use crate::rule::{Act, Message, Who};
 /// The protocol's own bound on packets [MQTT-2.2.3].
 const ANY_PACKET: u32 = 268_435_460;
 
-impl Session {
+impl Link {
     /// The CONNECT for the broker; the very bytes where nothing changes.
-    pub(super) fn introduce(&mut self, sent: &Bytes, admission: Option<&Admission>) -> Result<Bytes, Unfit> {
+    pub(super) fn introduce(
+        &mut self,
+        cx: &Context,
+        sent: &Bytes,
+        admission: Option<&Admission>,
+    ) -> Result<Bytes, Unfit> {
         let asked =
             parse_connect(sent).ok_or_else(|| Unusable::invalid("CONNECT could not be read again"))?;
         let mut connect = match admission {
@@ -36,8 +43,8 @@ impl Session {
         if let (Some(grant), Some(will)) = (grant, &connect.will) {
             self.judge_will(grant, admission, &connect, will)?;
         }
-        connect.keep_alive = self.capped_keep_alive(&connect)?;
-        let expiry = self.capped_expiry(connect.properties).map(Value::Four);
+        connect.keep_alive = self.capped_keep_alive(cx, &connect)?;
+        let expiry = self.capped_expiry(cx, connect.properties).map(Value::Four);
         self.terms.expiry_capped = expiry.is_some();
         self.terms.keep_alive_capped = connect.keep_alive != asked.keep_alive;
         self.terms.id_given = asked.client_id.is_empty() && !connect.client_id.is_empty();
@@ -73,14 +80,11 @@ impl Session {
         connect: &Connect<'_>,
         will: &Will<'_>,
     ) -> Result<(), Unfit> {
-        let Some(peer) = self.peer() else {
-            return Err(unfit(ReasonCode::NOT_AUTHORIZED, About::Will));
-        };
         let who = Who {
             client_id: connect.client_id,
             username: connect.username,
             attributes: admission.map_or(&[], |admission| &admission.attributes[..]),
-            ..Who::from(&**peer)
+            ..Who::from(&*self.peer)
         };
         let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
         match grant.message(Act::Will, who, message) {
@@ -89,8 +93,8 @@ impl Session {
         }
     }
 
-    fn capped_keep_alive(&self, connect: &Connect<'_>) -> Result<u16, Unfit> {
-        match self.setting.limits.max_keep_alive {
+    fn capped_keep_alive(&self, cx: &Context, connect: &Connect<'_>) -> Result<u16, Unfit> {
+        match cx.setting.limits.max_keep_alive {
             Some(most) if connect.keep_alive == 0 || connect.keep_alive > most => {
                 // 3.x clients cannot be told; silently closing on one that keeps its own time would be worse.
                 if connect.version.is_v5() {
@@ -104,8 +108,8 @@ impl Session {
     }
 
     /// The Session Expiry Interval that takes the place of the one in there.
-    fn capped_expiry(&self, properties: Properties<'_>) -> Option<u32> {
-        let most = self.setting.limits.max_session_expiry?;
+    fn capped_expiry(&self, cx: &Context, properties: Properties<'_>) -> Option<u32> {
+        let most = cx.setting.limits.max_session_expiry?;
         let asked = properties.u32(PropertyId::SessionExpiryInterval)?;
         (asked > most).then_some(most)
     }
@@ -115,12 +119,16 @@ impl Session {
     /// # Errors
     /// What the client must know does not fit into its Maximum Packet Size: it would keep to other terms than those that
     /// hold.
-    pub(super) fn connack_for_client(&self, connack: &Connack<'_>) -> Result<Option<Bytes>, Fault> {
+    pub(super) fn connack_for_client(
+        &self,
+        cx: &Context,
+        connack: &Connack<'_>,
+    ) -> Result<Option<Bytes>, Fault> {
         if !self.terms.version.is_v5() {
             return Ok(None);
         }
         let properties = connack.properties;
-        let limits = &self.setting.limits;
+        let limits = &cx.setting.limits;
         let mut added = Vec::new();
         if let (true, Some(most)) = (self.terms.keep_alive_capped, limits.max_keep_alive)
             && !properties.u16(PropertyId::ServerKeepAlive).is_some_and(|own| own != 0 && own <= most)
@@ -134,11 +142,9 @@ impl Session {
             // 3.2.2.3.2: the client is told that it is another than it asked for.
             added.push((PropertyId::SessionExpiryInterval, Value::Four(most)));
         }
-        if let (true, Some(peer)) = (self.terms.id_given, self.peer())
-            && !properties.contains(PropertyId::AssignedClientIdentifier)
-        {
+        if self.terms.id_given && !properties.contains(PropertyId::AssignedClientIdentifier) {
             // [MQTT-3.2.2-16]
-            added.push((PropertyId::AssignedClientIdentifier, Value::Text(&peer.client_id)));
+            added.push((PropertyId::AssignedClientIdentifier, Value::Text(&self.peer.client_id)));
         }
         let must = added.len();
         let largest = limits.max_packet_size.min(self.terms.granted_packet);
@@ -170,8 +176,8 @@ impl Session {
     }
 
     /// A client's DISCONNECT that asks for a longer session than it may have.
-    pub(super) fn disconnect_for_broker(&self, disconnect: &Disconnect<'_>) -> Option<Bytes> {
-        let most = self.capped_expiry(disconnect.properties)?;
+    pub(super) fn disconnect_for_broker(&self, cx: &Context, disconnect: &Disconnect<'_>) -> Option<Bytes> {
+        let most = self.capped_expiry(cx, disconnect.properties)?;
         let added = [(PropertyId::SessionExpiryInterval, Value::Four(most))];
         let edit = PropertyEdit::keep(disconnect.properties).with(&added);
         let mut out = BytesMut::new();

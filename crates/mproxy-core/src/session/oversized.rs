@@ -7,8 +7,10 @@ use mproxy_codec::packet::slim::{most_besides_user_properties, property_range, w
 use mproxy_codec::packet::{PublishLayout, Subscribe, SubscribeLayout, Unsubscribe};
 use mproxy_codec::types::{PacketType, QoS, Sender};
 
+use super::context::Context;
 use super::lane::{Slot, State, Waiting, WaitingPublish};
-use super::{Body, Fate, Session, Step};
+use super::link::Link;
+use super::step::Step;
 use crate::fault::Fault;
 use crate::peer::Side;
 
@@ -16,17 +18,22 @@ use crate::peer::Side;
 /// identifier, a reason code, and the length of the properties.
 const HEAD: usize = 5 + 2 + 1 + 4;
 
-impl Session {
+impl Link {
     /// What becomes of a packet that has too many properties; `None` for every other.
     ///
     /// # Errors
     /// It has too many, and 5.0 has no answer to it that would say so.
-    pub(super) fn oversized_step(&mut self, header: &Header, data: &[u8]) -> Result<Option<Step>, Fault> {
+    pub(super) fn oversized_step(
+        &mut self,
+        cx: &mut Context,
+        header: &Header,
+        data: &[u8],
+    ) -> Result<Option<Step>, Fault> {
         let (total, version) = (header.total(), self.terms.version);
-        if total <= self.setting.limits.max_user_properties || !version.is_v5() {
+        if total <= cx.setting.limits.max_user_properties || !version.is_v5() {
             return Ok(None);
         }
-        let most = self.setting.limits.max_user_properties + most_besides_user_properties(header.kind);
+        let most = cx.setting.limits.max_user_properties + most_besides_user_properties(header.kind);
         let over = Fault::OverBudget { packet: header.kind };
         match header.kind {
             PacketType::Publish | PacketType::Subscribe | PacketType::Unsubscribe => {
@@ -60,9 +67,9 @@ impl Session {
                 let head = PublishHead::parse(&slim_header, &slim, Sender::Client, version).ok().flatten();
                 let Some(head) = head.filter(|head| head.qos != QoS::AtMostOnce) else { return Err(over) };
                 if let Some(id) = head.packet_id {
-                    self.in_flight.came(head.qos, id);
+                    self.up.in_flight.came(head.qos, id);
                 }
-                self.up.body = Body { left: (total - here) as u32, fate: Fate::Skip };
+                self.up.skip(here, total);
                 Waiting::Publish(WaitingPublish {
                     state: State::OverBudget,
                     layout: PublishLayout::of(&slim_header, &head),
@@ -83,6 +90,6 @@ impl Session {
         };
         // In its place among the others.
         self.up.lane.push(Slot { bytes: slim.freeze(), packet, charge: 0 });
-        Ok(Some(Step::Swallow(here)))
+        Ok(Some(Step::swallow(here)))
     }
 }

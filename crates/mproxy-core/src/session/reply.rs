@@ -12,7 +12,6 @@ use mproxy_codec::property::{Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketId, PacketType, Sender, Version};
 
-use super::Session;
 use super::terms::Terms;
 use crate::fault::Fault;
 use crate::peer::Side;
@@ -127,14 +126,6 @@ impl Terms {
 /// Without what may be left out where a packet gets too large ([MQTT-3.2.2-19], [MQTT-3.2.2-20], …).
 pub(super) const fn unexplained(properties: Properties<'_>) -> PropertyEdit<'_> {
     PropertyEdit::keep(properties).without(PropertyId::ReasonString).without(PropertyId::UserProperty)
-}
-
-impl Session {
-    /// A packet of our own that the receiver must have is over its Maximum Packet Size: the session ends for it.
-    pub(super) fn unsendable(&mut self, to: Side, packet: PacketType) {
-        let fault = too_large_for(to, packet);
-        self.cold().unsendable = Some(Box::new(fault));
-    }
 }
 
 /// The fault of a side that takes less than what it has to be told.

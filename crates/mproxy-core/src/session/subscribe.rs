@@ -1,6 +1,6 @@
 //! SUBSCRIBE: decided filter by filter, rewritten, refused in part or whole.
 
-use std::time::Instant;
+mod suback;
 
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::frame::Header;
@@ -8,16 +8,19 @@ use mproxy_codec::packet::{FilterRequest, Subscribe, SubscribeLayout, encode_sub
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{PacketType, QoS, Sender};
+use mproxy_codec::types::{PacketType, Sender};
 use smallvec::SmallVec;
 
+use super::context::Context;
 use super::effect::Effect;
+use super::filters::{Decided, allowed_requests};
 use super::lane::{Slot, State, Waiting};
-use super::ledger::Subscribing;
+use super::link::Link;
 use super::question::OpenQuestion;
 use super::reply::suback_code;
 use super::resolve::{Refused, resolve_subscribe};
-use super::{Session, Step};
+use super::step::{Step, Stop};
+use super::subscriptions::Subscribing;
 use crate::budget::{FILTER, QUESTION, Room, WAITING};
 use crate::chain::Ruled;
 use crate::event::{Happening, Kind};
@@ -29,25 +32,32 @@ use crate::policy::{
     Unusable, Want,
 };
 
-/// What was decided about one filter.
-pub(super) type Decided = Decision<FilterChange>;
-
-impl Session {
-    pub(super) fn subscribe_step(&mut self, header: &Header, data: &[u8]) -> Result<Step, Fault> {
+impl Link {
+    pub(super) fn subscribe_step(
+        &mut self,
+        cx: &mut Context,
+        header: &Header,
+        data: &[u8],
+    ) -> Result<Step, Fault> {
         let total = header.total();
         let subscribe = Subscribe::parse(header, &data[..total], Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         let layout = SubscribeLayout::of(&subscribe);
-        let want = self.want_of(Hook::Subscribe);
+        let want = self.want_of(cx, Hook::Subscribe);
         let count = subscribe.filters().len();
         let mut charge = 0;
-        if self.keeps_filters(want) {
+        if self.keeps_filters(cx, want) {
             // As a question, and from its answer on as decisions and names, filter by filter.
             charge = total + if want == Want::Nothing { 0 } else { QUESTION };
-            let room =
-                self.room_for(Side::Client, PacketType::Subscribe, total + WAITING + charge + count * FILTER);
+            let room = cx.account.room_for(
+                &cx.setting.budget,
+                self.weight(),
+                Side::Client,
+                PacketType::Subscribe,
+                total + WAITING + charge + count * FILTER,
+            );
             match room {
-                Room::Yes if !self.too_many_user_properties(subscribe.properties) => {}
+                Room::Yes if !cx.too_many_user_properties(subscribe.properties) => {}
                 Room::Wait => return Ok(Step::Wait),
                 Room::Yes | Room::Never => {
                     let packet = Waiting::Subscribe(State::OverBudget, layout);
@@ -55,20 +65,17 @@ impl Session {
                 }
             }
         }
-        let ruled = match self.peer() {
-            // Nobody is at the client's side before CONNECT, and nothing of nobody's is allowed.
-            None => Ruled::Now(Ruling::refused(Source::Unknown, Refusal::default())),
-            Some(_) if want == Want::Nothing => Ruled::Now(Ruling::allowed(Source::Unasked)),
-            Some(peer) => {
-                let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-                let question = SubscribeQuestion::new(peer, &filters, subscribe.properties);
-                self.setting.advisers.subscribe(&question)
-            }
+        let ruled = if want == Want::Nothing {
+            Ruled::Now(Ruling::allowed(Source::Unasked))
+        } else {
+            let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
+            let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
+            cx.setting.advisers.subscribe(&question)
         };
         let state = match ruled {
             Ruled::Later(pending) => {
-                let question = OpenQuestion::subscribe(self.lane(Side::Client).next(), pending);
-                self.effects.push(Effect::Ask(question));
+                let question = OpenQuestion::subscribe(self.up.lane.next(), pending);
+                cx.effects.push(Effect::Ask(question));
                 charge += count * FILTER;
                 State::Hold
             }
@@ -76,7 +83,7 @@ impl Session {
             Ruled::Now(ruling) => State::Ruled(Box::new(ruling)),
         };
         if want != Want::Nothing {
-            self.worked(Hook::Subscribe, count, total);
+            self.worked(cx, Hook::Subscribe, count, total);
         }
         let charge = if matches!(state, State::Hold) { charge as u32 } else { 0 };
         let packet = Waiting::Subscribe(state, layout);
@@ -84,31 +91,34 @@ impl Session {
     }
 
     /// Whether more is made of a SUBSCRIBE than a packet that passes.
-    fn keeps_filters(&self, want: Want) -> bool {
+    fn keeps_filters(&self, cx: &Context, want: Want) -> bool {
         want != Want::Nothing
             || self.grant().is_some()
-            || self.ledger.is_some()
-            || !self.lane(Side::Client).is_empty()
-            || self.setting.sink.want(Kind::Subscribe) != Want::Nothing
+            || self.known_subscriptions().is_some()
+            || !self.up.lane.is_empty()
+            || cx.setting.sink.want(Kind::Subscribe) != Want::Nothing
     }
 
     /// Carries out what was decided of a SUBSCRIBE whose turn has come.
+    ///
+    /// # Errors
+    /// That ends the session.
     pub(super) fn subscribe_released(
         &mut self,
+        cx: &mut Context,
         bytes: Bytes,
         state: State<SubscribeDecision>,
         layout: SubscribeLayout,
-        now: Instant,
-    ) {
-        let (Some(subscribe), Some(peer)) = (layout.find(&bytes), self.peer()) else {
-            return self.end(Fault::Internal { what: "a SUBSCRIBE that waits is not what it was" }, now);
+    ) -> Result<(), Stop> {
+        let Some(subscribe) = layout.find(&bytes) else {
+            return Err(Fault::Internal { what: "a SUBSCRIBE that waits is not what it was" }.into());
         };
         if matches!(state, State::OverBudget) {
             let count = subscribe.filters().len();
-            self.count_over_budget(Hook::Subscribe, count as u64);
+            cx.count_over_budget(Hook::Subscribe, count as u64);
             let code = suback_code(self.terms.version, ReasonCode::QUOTA_EXCEEDED);
-            self.suback_ours(subscribe.packet_id, &vec![code; count], None);
-            return;
+            self.suback_ours(cx, subscribe.packet_id, &vec![code; count], None);
+            return Ok(());
         }
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
         let plain = || vec![Decision::Allow(FilterChange::default()); requests.len()];
@@ -119,12 +129,12 @@ impl Session {
             }
             State::Go if self.grant().is_some() => (Source::Grant, Ok(plain())),
             State::Go => {
-                self.subscribe_leaves(&subscribe, &requests, &[], Box::default());
-                self.send(Side::Broker, bytes.clone());
-                return;
+                self.subscribe_leaves(cx, &subscribe, &requests, &[], Box::default());
+                self.send(cx, Side::Broker, bytes.clone());
+                return Ok(());
             }
             State::Ruled(ruling) => {
-                let resolved = resolve_subscribe(&self.setting, peer, requests.len(), *ruling, |each| {
+                let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
                     Ok(self.check_filters(&subscribe, &requests, each)?)
                 });
                 (resolved.source, resolved.what.form())
@@ -141,7 +151,7 @@ impl Session {
                 Decision::Allow(_) => Outcome::Changed,
                 Decision::Refuse(_) => Outcome::Refused,
             };
-            self.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
+            cx.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
         }
         // In this order: what has no place at the broker takes none among those that are counted.
         self.map_filters(&subscribe, &requests, &mut decided);
@@ -149,26 +159,26 @@ impl Session {
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;
-            return self.end(Fault::Refused { hook, refusal: Box::new(refusal.clone()) }, now);
+            return Err(Fault::Refused { hook, refusal: Box::new(refusal.clone()) }.into());
         }
         let refused = refusals().count();
         if refused == requests.len() {
             let codes: SmallVec<[u8; 8]> = decided.iter().filter_map(|one| self.code(one)).collect();
             let text = refusals().find_map(|refusal| refusal.text.as_deref());
-            self.suback_ours(subscribe.packet_id, &codes, text);
-            if self.setting.sink.want(Kind::Subscribe) != Want::Nothing {
+            self.suback_ours(cx, subscribe.packet_id, &codes, text);
+            if cx.setting.sink.want(Kind::Subscribe) != Want::Nothing {
                 let names = self.in_force(&requests, &decided).into_vec();
-                self.report(Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
+                self.report(cx, Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
             }
-            return;
+            return Ok(());
         }
         if decided
             .iter()
             .all(|one| matches!(one, Decision::Allow(change) if *change == FilterChange::default()))
         {
-            self.subscribe_leaves(&subscribe, &requests, &[], counted);
-            self.send(Side::Broker, bytes.clone());
-            return;
+            self.subscribe_leaves(cx, &subscribe, &requests, &[], counted);
+            self.send(cx, Side::Broker, bytes.clone());
+            return Ok(());
         }
         let sent = allowed_requests(&requests, &decided);
         let mut out = BytesMut::new();
@@ -176,10 +186,11 @@ impl Session {
         if encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
             .is_err()
         {
-            return self.end(Fault::Internal { what: "a checked rewrite did not encode" }, now);
+            return Err(Fault::Internal { what: "a checked rewrite did not encode" }.into());
         }
-        self.subscribe_leaves(&subscribe, &requests, &decided, counted);
-        self.send(Side::Broker, out.freeze());
+        self.subscribe_leaves(cx, &subscribe, &requests, &decided, counted);
+        self.send(cx, Side::Broker, out.freeze());
+        Ok(())
     }
 
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.
@@ -215,7 +226,8 @@ impl Session {
             }
         }
         if renames > 0 {
-            let room = self.ledger.as_ref().is_none_or(|ledger| ledger.has_room_for(renames, rename_bytes));
+            let room =
+                self.known_subscriptions().is_none_or(|books| books.has_room_for(renames, rename_bytes));
             if !room {
                 return Err(Unusable::too_large("more rewritten filters than one session remembers"));
             }
@@ -240,22 +252,10 @@ impl Session {
         refusal(decided).map(|refusal| suback_code(self.terms.version, refusal.reason))
     }
 
-    /// What the broker knows the filters as, and would know those that are refused.
-    pub(super) fn in_force(&self, requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
-        requests
-            .iter()
-            .enumerate()
-            .map(|(at, request)| match decided.get(at) {
-                Some(Decision::Allow(FilterChange { filter: Some(filter), .. })) => filter.clone(),
-                Some(Decision::Allow(_)) | None => request.filter.as_str().into(),
-                Some(Decision::Refuse(_)) => self.name_at_broker(request.filter.as_str()),
-            })
-            .collect()
-    }
-
     /// Bookkeeping of a SUBSCRIBE at the moment it leaves; `decided` is empty where nothing was changed.
     fn subscribe_leaves(
         &mut self,
+        cx: &mut Context,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
         decided: &[Decided],
@@ -263,24 +263,24 @@ impl Session {
     ) {
         let renames =
             decided.iter().any(|one| matches!(one, Decision::Allow(FilterChange { filter: Some(_), .. })));
-        let retire = if renames || self.ledger.as_ref().is_some_and(|ledger| ledger.has_renames()) {
+        let retire = if renames || self.known_subscriptions().is_some_and(|books| books.has_renames()) {
             self.remember_renames(requests, decided)
         } else {
             Box::default()
         };
-        self.remember_plain(requests, decided);
+        self.remember_known(cx, requests, decided);
         let mask: Box<[Option<u8>]> = if decided.iter().any(|one| refusal(one).is_some()) {
             decided.iter().map(|one| self.code(one)).collect()
         } else {
             Box::default()
         };
-        let told = self.setting.sink.want(Kind::Subscribe) != Want::Nothing;
+        let told = cx.setting.sink.want(Kind::Subscribe) != Want::Nothing;
         if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() {
             return;
         }
         let filters = if told { self.in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
-        self.ledger().subscribing(Subscribing { id, mask, filters, retire, counted });
+        self.subscriptions().subscribing(Subscribing { id, mask, filters, retire, counted });
     }
 }
 
@@ -289,24 +289,4 @@ pub(super) const fn refusal(decided: &Decided) -> Option<&Refusal> {
         Decision::Allow(_) => None,
         Decision::Refuse(refusal) => Some(refusal),
     }
-}
-
-/// What goes to the broker.
-pub(super) fn allowed_requests<'a>(
-    requests: &[FilterRequest<'a>],
-    decided: &'a [Decided],
-) -> SmallVec<[FilterRequest<'a>; 8]> {
-    requests
-        .iter()
-        .zip(decided)
-        .filter_map(|(request, one)| {
-            let Decision::Allow(change) = one else { return None };
-            let filter = match &change.filter {
-                Some(filter) => TopicFilter::new(filter).ok()?,
-                None => request.filter,
-            };
-            let qos: QoS = change.max_qos.map_or(request.qos, |most| most.min(request.qos));
-            Some(FilterRequest { filter, qos, ..*request })
-        })
-        .collect()
 }

@@ -8,10 +8,11 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketId, PacketType, Sender};
 
-use super::Session;
-use super::from_client::Leaving;
-use super::ledger::Unsubscribing;
+use super::context::Context;
+use super::link::Link;
 use super::reply::{too_large_for, unexplained};
+use super::step::Passage;
+use super::subscriptions::Unsubscribing;
 use crate::budget::FILTER;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
@@ -35,25 +36,30 @@ impl Sent {
     }
 }
 
-impl Session {
-    pub(super) fn unsubscribe_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+impl Link {
+    pub(super) fn unsubscribe_leaves(
+        &mut self,
+        cx: &mut Context,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Passage, Fault> {
         let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
-        let told = self.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
-        if let Some(cold) = &mut self.cold {
+        let told = cx.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
+        if let Some(rare) = &mut self.rare {
             unsubscribe.filters().for_each(|filter| {
-                cold.plain.remove(filter.as_str());
+                rare.known.remove(filter.as_str());
             });
         }
-        if !told && self.ledger.is_none() && !self.terms.mapped {
-            return Ok(Leaving::AsItIs);
+        if !told && self.known_subscriptions().is_none() && !self.terms.mapped {
+            return Ok(Passage::AsItIs);
         }
         let id = unsubscribe.packet_id;
         let count = unsubscribe.filters().len();
-        if header.total() + count * FILTER > self.setting.budget.connection()
-            || self.too_many_user_properties(unsubscribe.properties)
+        if header.total() + count * FILTER > cx.setting.budget.connection()
+            || cx.too_many_user_properties(unsubscribe.properties)
         {
-            return self.unsubscribe_refused(id, count);
+            return self.unsubscribe_refused(cx, id, count);
         }
         let sent: Vec<Sent> = unsubscribe.filters().map(|filter| self.ends(filter.as_str())).collect();
         let shared = sent.iter().any(|one| matches!(one, Sent::Shared(_)));
@@ -66,14 +72,14 @@ impl Session {
                 true => sent.iter().map(|one| one.name().into()).collect(),
                 false => Box::default(),
             };
-            self.ledger().unsubscribing(Unsubscribing { id, filters, mask });
+            self.subscriptions().unsubscribing(Unsubscribing { id, filters, mask });
         }
         if sent.iter().all(|one| matches!(one, Sent::AsItIs(_))) {
-            return Ok(Leaving::AsItIs);
+            return Ok(Passage::AsItIs);
         }
         if sent.iter().all(|one| matches!(one, Sent::Shared(_))) {
-            self.unsuback_ours(id);
-            return Ok(Leaving::Nowhere);
+            self.unsuback_ours(cx, id);
+            return Ok(Passage::Nowhere);
         }
         let mut out = BytesMut::new();
         let filters = sent
@@ -86,8 +92,8 @@ impl Session {
         if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
             // Only a rewrite to far longer filters gets here. The original would unsubscribe from what is not the
             // client's, or from nothing.
-            if let Some(ledger) = &mut self.ledger {
-                ledger.unsubscribed(id);
+            if let Some(books) = self.known_subscriptions_mut() {
+                books.unsubscribed(id);
             }
             let reason = ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR;
             if !self.terms.version.is_v5() {
@@ -105,37 +111,42 @@ impl Session {
             let mut out = BytesMut::new();
             let written = unsuback.encode(self.terms.version, &mut out);
             debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
-            self.inject(Side::Client, out.freeze());
-            return Ok(Leaving::Nowhere);
+            self.inject(cx, Side::Client, out.freeze());
+            return Ok(Passage::Nowhere);
         }
-        Ok(Leaving::Instead(out.freeze()))
+        Ok(Passage::Instead(out.freeze()))
     }
 
     /// An UNSUBSCRIBE that is more than mproxy may hold for its connection. 3.x has no word for that.
-    fn unsubscribe_refused(&mut self, id: PacketId, count: usize) -> Result<Leaving, Fault> {
+    fn unsubscribe_refused(
+        &mut self,
+        cx: &mut Context,
+        id: PacketId,
+        count: usize,
+    ) -> Result<Passage, Fault> {
         if !self.terms.version.is_v5() {
             return Err(Fault::OverBudget { packet: PacketType::Unsubscribe });
         }
-        self.refuse_unsubscribe(id, count);
-        Ok(Leaving::Nowhere)
+        self.refuse_unsubscribe(cx, id, count);
+        Ok(Passage::Nowhere)
     }
 
     /// Answers a 5.0 UNSUBSCRIBE of so many filters with 0x83 for each.
-    pub(super) fn refuse_unsubscribe(&mut self, id: PacketId, count: usize) {
+    pub(super) fn refuse_unsubscribe(&mut self, cx: &mut Context, id: PacketId, count: usize) {
         let codes = vec![ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR.0; count];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         let mut out = BytesMut::new();
         let written = unsuback.encode(self.terms.version, &mut out);
         debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
-        self.inject(Side::Client, out.freeze());
+        self.inject(cx, Side::Client, out.freeze());
     }
 
     /// The client unsubscribes from this filter.
     fn ends(&mut self, asked: &str) -> Sent {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.subscriptions.remove(asked);
-            if let Some(name) = ledger.renamed(asked) {
-                return if ledger.sends(&name) { Sent::Shared(name) } else { Sent::Renamed(name) };
+        if let Some(books) = self.known_subscriptions_mut() {
+            books.names.remove(asked);
+            if let Some(name) = books.renamed(asked) {
+                return if books.sends(&name) { Sent::Shared(name) } else { Sent::Renamed(name) };
             }
         }
         match self.mapped_filter(asked).unwrap_or_default() {
@@ -145,28 +156,35 @@ impl Session {
     }
 
     /// Answers an UNSUBSCRIBE of which nothing goes to the broker.
-    fn unsuback_ours(&mut self, id: PacketId) {
-        let Some(known) = self.ledger.as_mut().and_then(|ledger| ledger.unsubscribed(id)) else { return };
+    fn unsuback_ours(&mut self, cx: &mut Context, id: PacketId) {
+        let Some(known) = self.known_subscriptions_mut().and_then(|books| books.unsubscribed(id)) else {
+            return;
+        };
         let codes =
             vec![ReasonCode::SUCCESS.0; if self.terms.version.is_v5() { known.mask.len() } else { 0 }];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         let mut out = BytesMut::new();
         let written = unsuback.encode(self.terms.version, &mut out);
         debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
-        self.inject(Side::Client, out.freeze());
-        self.tell_unsubscribed(known);
+        self.inject(cx, Side::Client, out.freeze());
+        self.tell_unsubscribed(cx, known);
     }
 
-    pub(super) fn unsuback_leaves(&mut self, header: &Header, bytes: &[u8]) -> Result<Leaving, Fault> {
+    pub(super) fn unsuback_leaves(
+        &mut self,
+        cx: &mut Context,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Passage, Fault> {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        let Some(ledger) = &mut self.ledger else { return Ok(Leaving::AsItIs) };
-        if let Some(reply) = ledger.retired(unsuback.packet_id) {
-            return Ok(Leaving::Instead(reply));
+        let Some(books) = self.known_subscriptions_mut() else { return Ok(Passage::AsItIs) };
+        if let Some(reply) = books.retired(unsuback.packet_id) {
+            return Ok(Passage::Instead(reply));
         }
-        let Some(known) = ledger.unsubscribed(unsuback.packet_id) else { return Ok(Leaving::AsItIs) };
+        let Some(known) = books.unsubscribed(unsuback.packet_id) else { return Ok(Passage::AsItIs) };
         let leaving = match known.mask.is_empty() || !self.terms.version.is_v5() {
-            true => Leaving::AsItIs,
+            true => Passage::AsItIs,
             false => {
                 let mut theirs = unsuback.codes.iter().copied();
                 let code = |sent: &bool| match sent {
@@ -185,16 +203,16 @@ impl Session {
                 if !fits {
                     return Err(too_large_for(Side::Client, PacketType::Unsuback));
                 }
-                Leaving::Instead(out.freeze())
+                Passage::Instead(out.freeze())
             }
         };
-        self.tell_unsubscribed(known);
+        self.tell_unsubscribed(cx, known);
         Ok(leaving)
     }
 
-    fn tell_unsubscribed(&mut self, known: Unsubscribing) {
+    fn tell_unsubscribed(&mut self, cx: &mut Context, known: Unsubscribing) {
         if !known.filters.is_empty() {
-            self.report(Happening::Unsubscribe { filters: known.filters });
+            self.report(cx, Happening::Unsubscribe { filters: known.filters });
         }
     }
 }

@@ -140,7 +140,7 @@ impl Reader<'_> {
         }
         let Some((name, span, full)) = name else { return };
         if acl.users.contains_key(name) {
-            return self.fault(span, full, format!("user {name:?} is defined twice"));
+            return self.fault(span, full, format!("there is a user {name:?} already"));
         }
         if let Some(Ok(password)) = password {
             acl.users.insert(name.into(), password);
@@ -187,11 +187,7 @@ impl Reader<'_> {
                 retain.as_ref().map(|(_, span)| ("retain", span)),
             ];
             for (key, span) in limits.into_iter().flatten() {
-                self.fault(
-                    span.clone(),
-                    format!("{path}.{key}"),
-                    "has an effect only in a rule that allows; this rule denies",
-                );
+                self.fault(span.clone(), format!("{path}.{key}"), "limits what is allowed; this rule denies");
             }
         }
         *receives |= actions.is_some_and(|actions: Actions| actions.has(Act::Receive));
@@ -241,7 +237,7 @@ impl Reader<'_> {
                 "receive" => Act::Receive,
                 "will" => Act::Will,
                 _ => {
-                    let what = format!("{text:?} is not one of: publish, subscribe, receive, will");
+                    let what = format!("{text:?} is none of publish, subscribe, receive, will");
                     return reader.fault(span, key, what);
                 }
             };
@@ -268,7 +264,7 @@ impl Reader<'_> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meant)| *meant);
         if found.is_none() {
             let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.fault(value.span(), key.to_owned(), format!("{text:?} is not one of: {}", known.join(", ")));
+            self.fault(value.span(), key.to_owned(), format!("{text:?} is none of {}", known.join(", ")));
         }
         found
     }
@@ -316,25 +312,19 @@ impl Reader<'_> {
     ) {
         // `users = []` is no list of users; without it the file says nothing on who they are.
         let Some(list) = value.get_ref().as_array().filter(|list| !list.is_empty()) else {
-            return self.fault(
-                value.span(),
-                key.to_owned(),
-                format!("is a list of tables: write [[{key}]] for each"),
-            );
+            return self.fault(value.span(), key.to_owned(), format!("is written [[{key}]]"));
         };
         for (at, item) in list.iter().enumerate() {
             let path = format!("{key}[{at}]");
             match item.get_ref().as_table() {
                 Some(table) => take(self, table, item.span(), &path),
-                None => {
-                    self.fault(item.span(), path, format!("is a list of tables: write [[{key}]] for each"))
-                }
+                None => self.fault(item.span(), path, format!("is written [[{key}]]")),
             }
         }
     }
 
     fn unknown(&mut self, at: Range<usize>, key: String, known: &str) {
-        self.fault(at, key, format!("unknown key; known ones are {known}"));
+        self.fault(at, key, format!("unknown key; there are {known}"));
     }
 
     fn missing(&mut self, at: Range<usize>, key: String) {

@@ -20,14 +20,14 @@ impl Password {
     /// Takes a PHC string that can be verified against; the error says why it cannot.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         const NOT: &str =
-            "not an argon2 hash in PHC format (`$argon2id$v=19$…`); make one with `mproxy hash-password`";
+            "not an argon2 hash in PHC format (`$argon2id$v=19$…`); a password is never written plainly";
         let hash = PasswordHashString::new(text).map_err(|_| NOT)?;
         let parsed = hash.password_hash();
         if !parsed.algorithm.as_str().starts_with("argon2") || Params::try_from(&parsed).is_err() {
             return Err(NOT);
         }
         if parsed.salt.is_none() || parsed.hash.is_none() {
-            return Err("not a complete argon2 hash: salt or hash is missing");
+            return Err("an argon2 hash that lacks its salt or its hash");
         }
         Ok(Self(hash))
     }

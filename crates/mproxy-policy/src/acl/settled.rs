@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         let metadata = fs::metadata(path)?;
         if !metadata.is_file() {
             // Opening a pipe waits for who writes into it, perhaps for ever.
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
         }
         if metadata.len() > LARGEST {
             return Err(io::Error::new(ErrorKind::FileTooLarge, "it has more than 64 MiB"));

@@ -147,11 +147,14 @@ fn what_is_past_its_date_is_a_warning_with_the_key_that_named_it() {
     for words in [
         [
             "mproxy.toml:4 tls.ca_certs: ",
-            "early.pem: the CA certificate of CN=early is not valid before 2090-01-01",
+            "early.pem: the CA certificate of CN=early is valid only from 2090-01-01",
         ],
-        ["mproxy.toml:5 tls.server_cert: ", "old.pem: the certificate of CN=old expired on 2001-01-01"],
-        ["mproxy.toml:10 target.ca_certs: ", "old.pem: the CA certificate of CN=old expired on 2001-01-01"],
-        ["mproxy.toml:14 policy.cert: ", "old.pem: the certificate of CN=old expired"],
+        ["mproxy.toml:5 tls.server_cert: ", "old.pem: the certificate of CN=old has expired on 2001-01-01"],
+        [
+            "mproxy.toml:10 target.ca_certs: ",
+            "old.pem: the CA certificate of CN=old has expired on 2001-01-01",
+        ],
+        ["mproxy.toml:14 policy.cert: ", "old.pem: the certificate of CN=old has expired"],
     ] {
         let found = warnings.iter().filter(|one| words.iter().all(|word| one.contains(word))).count();
         assert_eq!(found, 1, "{words:?} in {warnings:#?}");

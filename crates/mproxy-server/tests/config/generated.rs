@@ -154,30 +154,6 @@ fn every_variable_in_the_documentation_is_a_setting() {
     }
 }
 
-#[test]
-fn defaults_in_the_readme_are_those_of_the_table() {
-    let text = read("README.md");
-    let mut compared = 0;
-    for line in text.lines().filter(|line| line.starts_with("| `MPROXY_")) {
-        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [variables, .., defaults] = &cells[..] else { panic!("{line}") };
-        let (variables, defaults) = (variables.split(", "), defaults.split(", "));
-        // One word for several has no value to compare.
-        let is_each = variables.clone().count() == defaults.clone().count();
-        assert!(is_each || !defaults.clone().any(|default| default.starts_with('`')), "{line}");
-        for (variable, default) in variables.zip(defaults) {
-            let of = |row: &&SettingRow| row.variable == Some(variable.trim_matches('`'));
-            let known = settings::all().find(of).and_then(|row| row.default);
-            // Others are in words.
-            if let Some(value) = default.strip_prefix('`').and_then(|rest| rest.split('`').next()) {
-                assert_eq!(known, Some(value), "{line}");
-                compared += 1;
-            }
-        }
-    }
-    assert!(compared > 10, "{compared}");
-}
-
 // ---- example
 
 #[test]

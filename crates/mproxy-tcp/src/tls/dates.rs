@@ -111,7 +111,7 @@ impl Look {
                 issuers.insert(list.issuer().as_raw().to_vec());
                 if file.is_some() && !is_by_any(&list, &cas) {
                     let text = format!(
-                        "the revocation list of {} is not signed by any of the configured CAs and has no effect",
+                        "the revocation list of {} is by none of the CAs in force, and takes nothing back",
                         facts::rfc4514(list.issuer())
                     );
                     self.lasting.push(Remark { file: path.clone(), kind: Kind::Crl, text });
@@ -131,7 +131,7 @@ impl Look {
             for certificate in cas.iter().filter_map(|der| parse(der).ok()) {
                 if trust::may_sign(&certificate) && !issuers.contains(certificate.subject().as_raw()) {
                     let text = format!(
-                        "no revocation list of {} is configured, so every certificate that it has signed is refused",
+                        "there is no revocation list of {}, so every certificate that it has signed is refused",
                         facts::rfc4514(certificate.subject())
                     );
                     self.lasting.push(Remark { file: file.clone(), kind: Kind::Ca, text });
@@ -159,7 +159,8 @@ impl Look {
             let kind = key::public(certificate.public_key()).filter(|kind| !kind.is_understood());
             if let Some(kind) = kind {
                 let text = format!(
-                    "{} has {kind}, so neither it nor what it has signed can be verified; supported are {}",
+                    "{} has {kind}, so nobody who shows it, or what it has signed, can be verified; what can be \
+                     verified is {}",
                     facts::rfc4514(certificate.subject()),
                     key::THEIRS
                 );
@@ -185,13 +186,13 @@ impl Dated {
             Kind::Crl => "the revocation list of",
         };
         let follows = match self.kind {
-            Kind::Certificate => "peers that verify it refuse it",
+            Kind::Certificate => "peers that look at it refuse it",
             Kind::Ca => "replace it",
-            Kind::Crl => "the certificates of this CA are refused until there is a new list",
+            Kind::Crl => "nobody whose certificate it is about gets in until there is a new one",
         };
         let when = match self.not_after.filter(|end| *end < now) {
-            Some(end) => format!("expired on {}", day(end)),
-            None if self.not_before > now => format!("is not valid before {}", day(self.not_before)),
+            Some(end) => format!("has expired on {}", day(end)),
+            None if self.not_before > now => format!("is valid only from {} on", day(self.not_before)),
             None => return None,
         };
         let text = format!("{what} {} {when}: {follows}", self.subject);

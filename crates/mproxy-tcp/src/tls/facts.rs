@@ -77,7 +77,7 @@ pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("there is something behind it"),
-        Err(_) => Err("it is not an X.509 certificate"),
+        Err(_) => Err("it is no X.509 certificate"),
     }
 }
 

@@ -46,8 +46,8 @@ const ED25519: &str = "an Ed25519 key";
 /// Why this key of ours cannot be used.
 pub(super) fn refusal(key: &PrivateKeyDer<'_>) -> String {
     match private(key) {
-        Some(kind) => format!("it is {kind}; supported are {OURS}"),
-        None => format!("it cannot be read as a private key; supported are {OURS}"),
+        Some(kind) => format!("it is {kind}, and what can be used is {OURS}"),
+        None => format!("it cannot be read as a private key; what can be used is {OURS}"),
     }
 }
 

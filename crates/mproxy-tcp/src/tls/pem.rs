@@ -54,7 +54,7 @@ pub enum MaterialError {
     },
     /// A key that nobody can read without a passphrase.
     #[error(
-        "{} holds an encrypted private key, and mproxy cannot ask for the passphrase: decrypt it with `openssl pkey -in {} \
+        "{} holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey -in {} \
          -out NEW`",
         path.display(),
         path.display()
@@ -124,14 +124,14 @@ impl fmt::Display for Found {
             Self::Nothing => f.write_str(" in PEM (`-----BEGIN …`)"),
             Self::Empty => f.write_str(": it is empty"),
             Self::Der => f.write_str(
-                " in PEM: it is DER, which `openssl x509 -inform DER` (or `pkey`, `crl`) converts to PEM",
+                " in PEM: it is DER, which `openssl x509` and its like turn into PEM with `-inform DER`",
             ),
             Self::Pkcs12 => f.write_str(
-                " in PEM: it is PKCS#12 (.p12, .pfx), which `openssl pkcs12 -nodes -in … -out …` converts to PEM",
+                " in PEM: it is PKCS#12 (.p12, .pfx), which `openssl pkcs12 -nodes -in … -out …` takes apart",
             ),
             Self::Utf16 => f.write_str(": it is text in UTF-16; save it as ASCII or UTF-8"),
             Self::Indented => {
-                f.write_str(": its lines are indented, but PEM must start at the beginning of a line")
+                f.write_str(": its lines are indented, and PEM begins at the beginning of a line")
             }
             Self::Sections(labels) => {
                 write!(f, ", only {}", labels.join(", "))?;
@@ -191,7 +191,7 @@ const LARGEST: u64 = 64 << 20;
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() && !metadata.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
     if metadata.is_file() && metadata.len() > LARGEST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 64 MiB"));
@@ -301,7 +301,7 @@ impl Identity {
             let response = read(path)?;
             // OCSPResponse, DER: a SEQUENCE. Clients would refuse a staple that is none.
             if response.first() != Some(&0x30) {
-                return Err(MaterialError::unusable(path, "it is not an OCSP response in DER"));
+                return Err(MaterialError::unusable(path, "it is no OCSP response in DER"));
             }
             certified.ocsp = Some(response);
         }

@@ -127,7 +127,7 @@ impl Certificates {
             all.push(Named { names, key: Arc::new(key) });
         }
         if all.is_empty() {
-            return Err(MaterialError::Together("no server certificate is configured".to_owned()));
+            return Err(MaterialError::Together("there is no certificate to show".to_owned()));
         }
         Ok(Self(all))
     }

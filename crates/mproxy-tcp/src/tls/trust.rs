@@ -80,13 +80,13 @@ pub(super) fn lists(files: &[PathBuf]) -> Result<Vec<CertificateRevocationListDe
 fn list_fault(error: &webpki::Error) -> String {
     match error {
         webpki::Error::UnsupportedCrlVersion => {
-            "it is a revocation list of version 1, but version 2 is required: set \
+            "it is a revocation list of version 1, and version 2 is needed: set \
             crl_extensions with a crlNumber for `openssl ca -gencrl`"
                 .to_owned()
         }
-        webpki::Error::UnsupportedDeltaCrl => "it is a delta list: a complete one is required".to_owned(),
+        webpki::Error::UnsupportedDeltaCrl => "it is a delta list: a complete one is needed".to_owned(),
         webpki::Error::UnsupportedIndirectCrl => {
-            "it is an indirect list: one that the CA itself has signed is required".to_owned()
+            "it is an indirect list: one is needed that the CA itself has signed".to_owned()
         }
         error => format!("it cannot be read as a revocation list ({error:?})"),
     }
@@ -296,7 +296,7 @@ impl fmt::Display for Unverifiable {
                  the CA file itself: add it there, or issue one with basicConstraints=CA:FALSE",
             ),
             Self::Key(kind) => {
-                write!(f, "the certificate of the peer has {kind}; supported are {}", key::THEIRS)
+                write!(f, "the certificate of the peer has {kind}, and what can be verified is {}", key::THEIRS)
             }
         }
     }

@@ -43,11 +43,11 @@ fn certificate(why: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     match why {
         CertificateError::Expired => f.write_str("the certificate of the peer has expired"),
         CertificateError::ExpiredContext { not_after, .. } => {
-            write!(f, "a certificate of the peer expired on {}", day(seconds(not_after.as_secs())))
+            write!(f, "a certificate of the peer has expired on {}", day(seconds(not_after.as_secs())))
         }
         CertificateError::NotValidYet => f.write_str("the certificate of the peer is not valid yet"),
         CertificateError::NotValidYetContext { not_before, .. } => {
-            write!(f, "a certificate of the peer is not valid before {}", day(seconds(not_before.as_secs())))
+            write!(f, "a certificate of the peer is valid only from {} on", day(seconds(not_before.as_secs())))
         }
         CertificateError::Revoked => f.write_str("a certificate of the peer has been revoked"),
         CertificateError::UnknownIssuer => f.write_str(
@@ -74,7 +74,7 @@ fn certificate(why: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             "a certificate of the peer is signed in a way that is not accepted, as with SHA-1: issue it with SHA-256",
         ),
         CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            write!(f, "a certificate of the peer has, or is signed by, a key that is not supported; supported are {}", key::THEIRS)
+            write!(f, "a certificate of the peer has, or is signed by, a key that cannot be used: what can be is {}", key::THEIRS)
         }
         CertificateError::BadEncoding => f.write_str("a certificate of the peer is malformed"),
         CertificateError::Other(OtherError(other)) => match (other.downcast_ref(), other.downcast_ref()) {

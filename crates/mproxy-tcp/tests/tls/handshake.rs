@@ -451,7 +451,7 @@ fn what_is_wrong_with_a_file_is_told_with_its_name() {
             ServerTls { client_ca: Some(nothing.clone()), ..scene.server.clone() },
             "empty.pem holds no certificate",
         ),
-        (ServerTls { identities: vec![], ..scene.server.clone() }, "no server certificate is configured"),
+        (ServerTls { identities: vec![], ..scene.server.clone() }, "there is no certificate to show"),
         (
             ServerTls { client_ca: scene.client.roots.clone(), crls: vec![nothing], ..scene.server.clone() },
             "empty.pem holds no certificate revocation list",

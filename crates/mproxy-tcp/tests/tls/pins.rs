@@ -290,11 +290,11 @@ fn a_key_that_cannot_be_used_is_called_by_its_name() {
         (make("ed448", &["genpkey", "-algorithm", "ED448"]), "an Ed448 key"),
         (
             make("pkcs8", &["genpkey", "-algorithm", "EC", "-pkeyopt", &p521, "-aes128", "-pass", "pass:x"]),
-            "holds an encrypted private key, and mproxy cannot ask for the passphrase: decrypt it with `openssl pkey",
+            "holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey",
         ),
         (
             make("old", &["genrsa", "-traditional", "-aes128", "-passout", "pass:x", "2048"]),
-            "holds an encrypted private key, and mproxy cannot ask for the passphrase: decrypt it with `openssl pkey",
+            "holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey",
         ),
     ];
     for (key, text) in cases {
@@ -381,20 +381,20 @@ fn dates_that_have_passed_and_lists_of_others_are_told() {
         let told = told(server);
         assert_eq!(told.iter().filter(|one| one.contains(text)).count(), 1, "{text} in {told:#?}");
     };
-    says(&server(&own, None), "the certificate of CN=broker.example expired on 2021-01-01");
+    says(&server(&own, None), "the certificate of CN=broker.example has expired on 2021-01-01");
     let own = folder.identity("good", &root.sign("broker.example", 1));
     let mut mutual = server(&own, Some(&ca));
     assert!(told(&mutual).is_empty());
     mutual.crls = lists(root.revoke(&[], 2025));
-    says(&mutual, "the revocation list of CN=root expired on 2025-01-01: the certificates of this CA");
+    says(&mutual, "the revocation list of CN=root has expired on 2025-01-01: nobody");
     // The same name, and another key.
     mutual.crls = lists(Authority::root("root").revoke(&[], 2100));
-    says(&mutual, "the revocation list of CN=root is not signed by any of the configured CAs");
+    says(&mutual, "the revocation list of CN=root is by none of the CAs in force");
     mutual.crls = lists(Authority::root("other").revoke(&[], 2100));
-    says(&mutual, "the revocation list of CN=other is not signed by any of the configured CAs");
+    says(&mutual, "the revocation list of CN=other is by none of the CAs in force");
     says(
         &mutual,
-        "no revocation list of CN=root is configured, so every certificate that it has signed is refused",
+        "there is no revocation list of CN=root, so every certificate that it has signed is refused",
     );
     mutual.crls = lists(root.revoke(&[], 2100));
     assert!(told(&mutual).is_empty(), "{:?}", told(&mutual));

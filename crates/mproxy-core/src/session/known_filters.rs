@@ -8,9 +8,9 @@ const MOST: usize = 4096;
 
 /// Hashes of filters, in order.
 #[derive(Debug, Default)]
-pub(super) struct Plain(Vec<u64>);
+pub(super) struct KnownFilters(Vec<u64>);
 
-impl Plain {
+impl KnownFilters {
     pub(super) fn insert(&mut self, filter: &str) {
         if let Err(at) = self.0.binary_search(&hash(filter))
             && self.0.len() < MOST
@@ -41,13 +41,13 @@ mod tests {
 
     #[test]
     fn what_was_put_in_is_found_once() {
-        let mut plain = Plain::default();
+        let mut known = KnownFilters::default();
         for filter in ["b", "a", "b", "c"] {
-            plain.insert(filter);
+            known.insert(filter);
         }
-        assert!(plain.remove("b") && !plain.remove("b") && !plain.remove("d"));
-        assert_eq!(plain.0.len(), 2);
-        (0..2 * MOST).for_each(|n| plain.insert(&n.to_string()));
-        assert_eq!(plain.0.len(), MOST);
+        assert!(known.remove("b") && !known.remove("b") && !known.remove("d"));
+        assert_eq!(known.0.len(), 2);
+        (0..2 * MOST).for_each(|n| known.insert(&n.to_string()));
+        assert_eq!(known.0.len(), MOST);
     }
 }

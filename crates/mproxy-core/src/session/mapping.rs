@@ -6,15 +6,15 @@ use std::borrow::Cow;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::PropertyId;
 
-use super::Session;
+use super::link::Link;
 use crate::grant::{Grant, Mapping, Word};
 use crate::peer::Side;
 use crate::policy::{FilterChange, PublishChange, Refusal};
 use crate::rule::{Act, Message, Who};
 
-impl Session {
+impl Link {
     pub(super) fn grant(&self) -> Option<&Grant> {
-        self.peer().and_then(|peer| peer.grant.as_deref())
+        self.peer.grant.as_deref()
     }
 
     fn mapping(&self) -> Option<&Mapping> {
@@ -89,8 +89,7 @@ impl Session {
         if change.topic.is_none() && change.retain.is_none() {
             return Ok(());
         }
-        let Some(peer) = self.peer() else { return Err(Refusal::default()) };
-        let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
+        let Some(grant) = self.grant() else { return Ok(()) };
         let act = match from {
             Side::Client => Act::Publish,
             Side::Broker if grant.receives() => Act::Receive,
@@ -101,7 +100,7 @@ impl Session {
             qos: head.qos,
             retain: change.retain.unwrap_or(head.retain),
         };
-        match grant.message(act, Who::from(&**peer), message) {
+        match grant.message(act, Who::from(&*self.peer), message) {
             Word::Refuse(reason) => Err(Refusal::new(reason)),
             // Who rewrote it was asked.
             Word::Ask | Word::Allow(()) => Ok(()),
@@ -114,9 +113,8 @@ impl Session {
     /// How the grant refuses it.
     pub(super) fn recheck_filter(&self, change: &mut FilterChange) -> Result<(), Refusal> {
         let Some(filter) = &change.filter else { return Ok(()) };
-        let Some(peer) = self.peer() else { return Err(Refusal::default()) };
-        let Some(grant) = peer.grant.as_deref() else { return Ok(()) };
-        match grant.filter(Who::from(&**peer), filter) {
+        let Some(grant) = self.grant() else { return Ok(()) };
+        match grant.filter(Who::from(&*self.peer), filter) {
             Word::Refuse(reason) => Err(Refusal::new(reason)),
             Word::Ask => Ok(()),
             Word::Allow(most) => {

@@ -12,7 +12,7 @@ const LONGEST: usize = 128;
 /// Publishes that were allowed as they are by rules that look at nothing but who, topic, QoS and RETAIN.
 /// True as long as the rules' [edition](crate::Decider::edition) is the same.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct DecisionCache {
     edition: u64,
     topics: Vec<Allowed>,
     /// Which is to be forgotten next.
@@ -27,7 +27,7 @@ struct Allowed {
     source: Option<Source>,
 }
 
-impl Standing {
+impl DecisionCache {
     /// Forgets everything that rules of another edition said.
     pub(super) fn keep_to(&mut self, edition: u64) {
         if self.edition != edition {
@@ -67,22 +67,22 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room() {
-        let mut standing = Standing::default();
+        let mut cache = DecisionCache::default();
         for topic in ["a", "b", "c", "d", "e", "e"] {
-            standing.learn(0x30, topic, Source::Acl);
+            cache.learn(0x30, topic, Source::Acl);
         }
-        let known = |topic: &str| standing.allowed(0x30, topic.as_bytes()).is_some();
+        let known = |topic: &str| cache.allowed(0x30, topic.as_bytes()).is_some();
         assert_eq!(["a", "b", "c", "d", "e"].map(known), [false, true, true, true, true]);
-        assert!(standing.allowed(0x31, b"e").is_none(), "RETAIN is another question");
+        assert!(cache.allowed(0x31, b"e").is_none(), "RETAIN is another question");
     }
 
     #[test]
     fn another_edition_knows_nothing() {
-        let mut standing = Standing::default();
-        standing.learn(0x30, "a", Source::Acl);
-        standing.keep_to(0);
-        assert!(standing.allowed(0x30, b"a").is_some());
-        standing.keep_to(1);
-        assert!(standing.allowed(0x30, b"a").is_none());
+        let mut cache = DecisionCache::default();
+        cache.learn(0x30, "a", Source::Acl);
+        cache.keep_to(0);
+        assert!(cache.allowed(0x30, b"a").is_some());
+        cache.keep_to(1);
+        assert!(cache.allowed(0x30, b"a").is_none());
     }
 }

@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// A queue that takes no room while nothing waits. Bounded by its owner: while it is [`full`](Aside::full), the side
+/// A queue that takes no room while nothing waits. Bounded by its owner: while it is [`full`](Deferred::full), the side
 /// whose packets make us answer is not read.
 #[derive(Debug, Default)]
-pub(super) struct Aside(Option<Box<Waiting>>);
+pub(super) struct Deferred(Option<Box<Packets>>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Packets {
     packets: VecDeque<Bytes>,
     bytes: usize,
 }
 
-impl Aside {
+impl Deferred {
     pub(super) const fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -25,14 +25,14 @@ impl Aside {
     }
 
     pub(super) fn push(&mut self, packet: Bytes) {
-        let waiting = self.0.get_or_insert_default();
-        waiting.bytes += packet.len();
-        waiting.packets.push_back(packet);
+        let packets = self.0.get_or_insert_default();
+        packets.bytes += packet.len();
+        packets.packets.push_back(packet);
     }
 
     /// Everything that waits, in order.
     pub(super) fn take(&mut self) -> VecDeque<Bytes> {
-        self.0.take().map(|waiting| waiting.packets).unwrap_or_default()
+        self.0.take().map(|packets| packets.packets).unwrap_or_default()
     }
 }
 
@@ -42,11 +42,11 @@ mod tests {
 
     #[test]
     fn it_is_full_by_count_or_by_bytes_and_empty_once_taken() {
-        let mut aside = Aside::default();
-        assert!(aside.is_empty() && !aside.full(1, 1));
-        aside.push(Bytes::from_static(b"ab"));
-        assert!(aside.full(1, 9) && aside.full(9, 2) && !aside.full(2, 3));
-        assert_eq!(aside.take(), [Bytes::from_static(b"ab")]);
-        assert!(aside.is_empty());
+        let mut deferred = Deferred::default();
+        assert!(deferred.is_empty() && !deferred.full(1, 1));
+        deferred.push(Bytes::from_static(b"ab"));
+        assert!(deferred.full(1, 9) && deferred.full(9, 2) && !deferred.full(2, 3));
+        assert_eq!(deferred.take(), [Bytes::from_static(b"ab")]);
+        assert!(deferred.is_empty());
     }
 }

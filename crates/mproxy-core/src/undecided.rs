@@ -1,13 +1,11 @@
 //! Why nothing was decided: an answer that failed, one that cannot be used, a limit of our own. None of them is ever a
-//! yes; the failure rule ([`OnError`](super::OnError)) speaks of the first alone.
+//! yes; the failure rule ([`OnError`](crate::policy::OnError)) speaks of the first alone.
 
 use std::fmt;
 
 use mproxy_codec::EncodeError;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicError;
-
-use super::{Refusal, Source};
 
 /// An answer that did not come, or cannot be read. Not a refusal: the failure rule says what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,28 +212,6 @@ impl From<Failure> for Undecided {
 impl From<Unusable> for Undecided {
     fn from(unusable: Unusable) -> Self {
         Self::Unusable(unusable)
-    }
-}
-
-impl Undecided {
-    /// Where the refusal comes from that stands in for the decision.
-    #[must_use]
-    pub const fn source(&self) -> Source {
-        match self {
-            Self::Failed(_) => Source::FailedClosed,
-            Self::Unusable(_) => Source::Unusable,
-            Self::Overloaded(_) => Source::Overloaded,
-        }
-    }
-
-    /// The refusal that stands in for the decision.
-    #[must_use]
-    pub const fn refusal(&self) -> Refusal {
-        Refusal::new(match self {
-            Self::Failed(_) => ReasonCode::SERVER_UNAVAILABLE,
-            Self::Unusable(unusable) => unusable.reason,
-            Self::Overloaded(_) => ReasonCode::QUOTA_EXCEEDED,
-        })
     }
 }
 

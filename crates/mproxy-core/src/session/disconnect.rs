@@ -1,0 +1,46 @@
+//! DISCONNECT, from either side: the last packet of its sender.
+
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::Disconnect;
+use mproxy_codec::property::PropertyId;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::PacketType;
+
+use super::context::Context;
+use super::link::Link;
+use super::step::Passage;
+use crate::fault::Fault;
+use crate::peer::Side;
+
+impl Link {
+    pub(super) fn disconnect_leaves(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Passage, Fault> {
+        let disconnect = Disconnect::parse(header, bytes, crate::session::sender(from), self.terms.version)
+            .map_err(|error| Fault::Malformed { side: from, error })?;
+        let reason = disconnect.reason;
+        if from == Side::Broker {
+            return Ok(Passage::Last(None, Fault::BrokerLeft { reason }));
+        }
+        let expiry = disconnect.properties.u32(PropertyId::SessionExpiryInterval).unwrap_or(0);
+        if self.terms.expires_at_once && expiry != 0 {
+            return Err(Fault::Protocol {
+                side: from,
+                packet: PacketType::Disconnect,
+                what: "Session Expiry Interval where CONNECT had none",
+                rule: "3.14.2.2.2",
+                reason: ReasonCode::PROTOCOL_ERROR,
+            });
+        }
+        // [MQTT-3.1.2-10]: only a normal DISCONNECT takes the will away.
+        self.will_suppressed = reason == ReasonCode::SUCCESS;
+        Ok(match self.disconnect_for_broker(cx, &disconnect) {
+            None => Passage::Last(None, Fault::Left { reason }),
+            Some(bytes) => Passage::Last(Some(bytes), Fault::Left { reason }),
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! Packets that nobody is asked about: from which side they come, and whether they leave at once or have waited in their
+//! lane, what becomes of them is said here.
+
+use bytes::Bytes;
+use mproxy_codec::frame::{Frame, Header};
+use mproxy_codec::packet::{Ack, Auth, Packet};
+use mproxy_codec::types::PacketType;
+
+use super::context::Context;
+use super::foreign::out_of_place;
+use super::lane::{Slot, Waiting};
+use super::link::Link;
+use super::step::{Passage, Step, Stop};
+use crate::fault::Fault;
+use crate::peer::Side;
+
+impl Link {
+    /// A packet that nobody is asked about: it leaves at once, or after those before it.
+    ///
+    /// # Errors
+    /// It is wrong, or may not come.
+    pub(super) fn forward_step(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        header: &Header,
+        data: &[u8],
+    ) -> Result<Step, Fault> {
+        let total = header.total();
+        let bytes = &data[..total];
+        let step = if self.direction(from).lane.is_empty() {
+            Step::Take(total, self.forward(cx, from, header, bytes)?)
+        } else {
+            Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
+                .map_err(|error| Fault::Malformed { side: from, error })?;
+            let packet = Waiting::Other(*header);
+            Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 })
+        };
+        if header.kind == PacketType::Disconnect {
+            // Nothing follows it [MQTT-3.14.4-2], whether it leaves at once or has to wait.
+            self.direction_mut(from).lane.close();
+        }
+        Ok(step)
+    }
+
+    /// One that has waited in its lane, and whose turn it is.
+    ///
+    /// # Errors
+    /// The session ends with it.
+    pub(super) fn forward_released(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        bytes: Bytes,
+        header: &Header,
+    ) -> Result<(), Stop> {
+        let to = from.other();
+        match self.forward(cx, from, header, &bytes)? {
+            Passage::AsItIs => self.send(cx, to, bytes),
+            Passage::ThenOurs => {
+                self.send(cx, to, bytes);
+                self.send_ours(cx, from);
+            }
+            Passage::Instead(instead) => self.send(cx, to, instead),
+            Passage::Nowhere => {}
+            Passage::Last(instead, fault) => {
+                self.send(cx, to, instead.unwrap_or(bytes));
+                return Err(Stop::Disconnected(from, fault));
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Passage, Fault> {
+        match header.kind {
+            PacketType::Pingreq | PacketType::Pingresp => Ok(Passage::AsItIs),
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+                let ack = Ack::parse(header, bytes, super::sender(from), self.terms.version)
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                Ok(self.acknowledged(cx, from, ack.kind, ack.packet_id, ack.reason))
+            }
+            PacketType::Disconnect => self.disconnect_leaves(cx, from, header, bytes),
+            PacketType::Auth if self.terms.auth => {
+                let auth = Auth::parse(header, bytes, super::sender(from))
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                self.auth_in_turn(from, &auth, true).map(|()| Passage::AsItIs)
+            }
+            PacketType::Unsubscribe => self.unsubscribe_leaves(cx, header, bytes),
+            PacketType::Suback => self.suback_leaves(cx, header, bytes),
+            PacketType::Unsuback => self.unsuback_leaves(cx, header, bytes),
+            PacketType::Connect
+            | PacketType::Connack
+            | PacketType::Auth
+            | PacketType::Publish
+            | PacketType::Subscribe => Err(out_of_place(from, header.kind)),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A client and its broker, from the whole CONNECT on: who the client is, what the two agreed on, what is on its way
+//! between them. It is moved from state to state, and never half there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mproxy_codec::types::PacketType;
+
+use super::context::Context;
+use super::direction::Direction;
+use super::grant_clock::GrantClock;
+use super::holding::{Holder, Weight};
+use super::known_filters::KnownFilters;
+use super::reply::too_large_for;
+use super::subscriptions::Subscriptions;
+use super::terms::Terms;
+use crate::event::{Happening, Published};
+use crate::fault::Fault;
+use crate::limits::Limits;
+use crate::peer::{Peer, Side};
+use crate::policy::{Hook, Source, Want};
+use crate::rule;
+
+/// A client and its broker.
+pub(super) struct Link {
+    pub(super) peer: Arc<Peer>,
+    pub(super) terms: Terms,
+    /// What comes from the client.
+    pub(super) up: Direction,
+    /// What comes from the broker.
+    pub(super) down: Direction,
+    /// SUBSCRIBEs and UNSUBSCRIBEs, where something has to be remembered of them.
+    subscriptions: Option<Box<Subscriptions>>,
+    /// What few sessions have.
+    pub(super) rare: Option<Box<Rare>>,
+    /// Bytes that the peer holds.
+    pub(super) peer_weight: u32,
+    /// Whether packets still go to that side.
+    hears: [bool; 2],
+    /// `Connect` was reported, so `Disconnect` must be.
+    pub(super) reported: bool,
+    /// The client's DISCONNECT that keeps the will from being published has gone to the broker.
+    pub(super) will_suppressed: bool,
+    /// The session shall end as soon as nothing is in flight.
+    pub(super) draining: bool,
+    /// The client's half of its stream ended before the broker's CONNACK.
+    pub(super) client_ended: bool,
+}
+
+/// State of few sessions, kept out of the way of the others.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The Authentication Method of the CONNECT.
+    pub(super) method: Option<Box<str>>,
+    /// Who gave the client's grant, and renews it.
+    pub(super) granter: Option<Source>,
+    /// Of a grant that has to be renewed.
+    pub(super) renewal: Option<GrantClock>,
+    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
+    pub(super) known: KnownFilters,
+    /// What is to be told of a PUBLISH of QoS 0 once its payload has gone on whole.
+    pub(super) streaming: Option<Box<Published>>,
+    /// A packet of our own could not be sent, and the session ends for that.
+    pub(super) unsendable: Option<Box<Fault>>,
+}
+
+impl Link {
+    /// Of a client that has said CONNECT.
+    pub(super) fn new(peer: Arc<Peer>, terms: Terms) -> Self {
+        Self {
+            peer_weight: peer.weight() as u32,
+            peer,
+            terms,
+            up: Direction::default(),
+            down: Direction::default(),
+            subscriptions: None,
+            rare: None,
+            hears: [true; 2],
+            reported: false,
+            will_suppressed: false,
+            draining: false,
+            client_ended: false,
+        }
+    }
+
+    pub(super) const fn direction(&self, side: Side) -> &Direction {
+        match side {
+            Side::Client => &self.up,
+            Side::Broker => &self.down,
+        }
+    }
+
+    pub(super) const fn direction_mut(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Client => &mut self.up,
+            Side::Broker => &mut self.down,
+        }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(super) fn subscriptions(&mut self) -> &mut Subscriptions {
+        self.subscriptions.get_or_insert_default()
+    }
+
+    /// What is remembered of its subscriptions, if anything is.
+    pub(super) fn known_subscriptions(&self) -> Option<&Subscriptions> {
+        self.subscriptions.as_deref()
+    }
+
+    pub(super) fn known_subscriptions_mut(&mut self) -> Option<&mut Subscriptions> {
+        self.subscriptions.as_deref_mut()
+    }
+
+    /// Whether packets still go to that side.
+    #[inline]
+    pub(super) const fn hears(&self, side: Side) -> bool {
+        self.hears[side as usize]
+    }
+
+    /// Whether they do from now on.
+    pub(super) const fn set_hears(&mut self, client: bool, broker: bool) {
+        self.hears = [client, broker];
+    }
+
+    /// What it makes mproxy hold.
+    pub(super) fn weight(&self) -> Weight {
+        let subscriptions = self.subscriptions.as_deref();
+        Weight {
+            holder: Holder::client(&self.peer),
+            bytes: self.up.weight()
+                + self.down.weight()
+                + subscriptions.map_or(0, Subscriptions::weight)
+                + self.peer_weight as usize,
+            lets_go: self.up.lets_go()
+                || self.down.lets_go()
+                || subscriptions.is_some_and(|subscriptions| subscriptions.kept() > 0),
+        }
+    }
+
+    /// Whether there is room for packets of that side.
+    pub(super) fn takes(&self, cx: &Context, from: Side) -> bool {
+        let direction = self.direction(from);
+        if direction.lane.is_closed() {
+            return false;
+        }
+        if self.draining && from == Side::Client && !self.up.in_flight.awaits_release() {
+            return false;
+        }
+        if from == Side::Broker && !self.hears(Side::Client) {
+            // Nothing of it is kept.
+            return true;
+        }
+        let Limits { lane_packets: packets, lane_bytes: bytes, .. } = cx.setting.limits;
+        let books_full = || {
+            let subscriptions = self.subscriptions.as_deref();
+            let (asked, kept) = subscriptions.map_or((0, 0), |books| (books.under_way(), books.kept()));
+            asked >= packets || kept + self.up.kept() >= bytes
+        };
+        !direction.lane.full(packets, bytes)
+            && !direction.flows_full()
+            && (from == Side::Broker || self.subscriptions.is_none() && self.up.kept() == 0 || !books_full())
+            && !self.direction(from.other()).deferred.full(packets, bytes)
+            && !cx.account.short_of_room(&cx.setting.budget, from, || Holder::client(&self.peer))
+    }
+
+    /// Bytes for that side, if it still hears any.
+    pub(super) fn send(&self, cx: &mut Context, to: Side, bytes: Bytes) {
+        if self.hears(to) {
+            cx.effects.send(to, bytes);
+        }
+    }
+
+    /// A packet of our own for that side, never into the middle of another.
+    pub(super) fn inject(&mut self, cx: &mut Context, to: Side, bytes: Bytes) {
+        if !self.hears(to) {
+            return;
+        }
+        if bytes.len() > self.terms.max_packet_to(to) as usize {
+            let kind = bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
+            return self.unsendable(to, kind.unwrap_or(PacketType::Disconnect));
+        }
+        let towards = self.direction_mut(to.other());
+        if towards.mid_packet() {
+            towards.deferred.push(bytes);
+        } else {
+            cx.effects.send(to, bytes);
+        }
+    }
+
+    /// A packet of our own that the receiver must have is over its Maximum Packet Size: the session ends for it.
+    pub(super) fn unsendable(&mut self, to: Side, packet: PacketType) {
+        let fault = too_large_for(to, packet);
+        self.rare().unsendable = Some(Box::new(fault));
+    }
+
+    /// Whether nothing of the client's is under way any more.
+    pub(super) fn is_drained(&self) -> bool {
+        self.up.in_flight.total() == 0
+            && self.up.lane.is_empty()
+            && self.up.body.left == 0
+            && self.down.body.left == 0
+    }
+
+    /// Whether the broker may have yet to answer a PUBLISH, SUBSCRIBE or UNSUBSCRIBE that is told of.
+    pub(super) fn broker_owes(&self) -> bool {
+        let subscriptions = self.subscriptions.as_deref();
+        self.up.is_owed() || subscriptions.is_some_and(Subscriptions::is_owed)
+    }
+
+    /// What the advisers want to know of this client.
+    pub(super) fn want_of(&self, cx: &Context, hook: Hook) -> Want {
+        cx.setting.advisers.want_of(hook, &self.peer)
+    }
+
+    /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
+    pub(super) fn worked(&self, cx: &mut Context, hook: Hook, count: usize, bytes: usize) {
+        let effort = cx.setting.advisers.effort(hook, &self.peer);
+        cx.spend(rule::toil(effort, count, bytes, rule::Who::from(&*self.peer)));
+    }
+
+    /// Tells of something that has happened.
+    pub(super) fn report(&self, cx: &mut Context, what: Happening) {
+        cx.report(&self.peer, self.peer_weight, what);
+    }
+
+    /// The client has other rules than before: what they said does not stand any more.
+    pub(super) fn forget_decisions(&mut self) {
+        self.up.cache = None;
+        self.down.cache = None;
+    }
+
+    /// It is all over: nothing is remembered.
+    pub(super) fn forget(&mut self) {
+        self.up.forget();
+        self.down.forget();
+        self.subscriptions = None;
+    }
+}

@@ -1,0 +1,325 @@
+//! A client that has said CONNECT and waits for its CONNACK: it is admitted, the broker is dialled, the broker answers.
+//!
+//! Trouble that passes (an answer that was unavailable or late, a limit of our own, a broker that is not there) is tried
+//! again while the client waits, until admission's deadline: a client that is told of it may never come back. Once the
+//! broker has the CONNECT nothing is tried again, for it may have taken it.
+
+mod attempt;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use mproxy_codec::frame::Header;
+use mproxy_codec::packet::{Auth, Connack, Connect};
+use mproxy_codec::property::PropertyId;
+use mproxy_codec::types::{PacketType, Version};
+
+pub(super) use self::attempt::Attempt;
+use self::attempt::may_pass;
+use super::context::Context;
+use super::effect::Effect;
+use super::foreign::out_of_place;
+use super::introduce::parse_connect;
+use super::link::Link;
+use super::question::OpenQuestion;
+use super::resolve::{Form, Resolution, resolve};
+use super::setting::Setting;
+use super::step::{Passage, Step};
+use super::timer::Deadline;
+use crate::chain::Ruled;
+use crate::fault::{Fault, Unreachable};
+use crate::meter::Outcome;
+use crate::peer::{Peer, Side};
+use crate::policy::{
+    Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Ruling, Source, Want,
+};
+
+/// A client that waits for its CONNACK.
+pub(super) struct Opening {
+    pub(super) link: Link,
+    pub(super) waits: Waits,
+}
+
+/// What it waits for.
+pub(super) enum Waits {
+    /// The advisers' answer to its CONNECT, perhaps not for the first time.
+    Admission(Box<Attempt>),
+    /// The broker's connection, perhaps not for the first time. It will get this CONNECT.
+    Dial(Box<Attempt>),
+    /// The broker's CONNACK.
+    Connack,
+}
+
+/// What came of a packet before the session is open.
+pub(super) enum Opened {
+    /// Still nothing.
+    NotYet(Step),
+    /// The broker has said yes; whether it goes on with an old session.
+    Yes(Step, bool),
+}
+
+/// What the advisers say of a CONNECT.
+pub(super) fn ask_admission(
+    setting: &Setting,
+    peer: &Arc<Peer>,
+    connect: &Connect<'_>,
+    packet: &Bytes,
+) -> Ruled<ConnectDecision> {
+    match setting.advisers.want(Hook::Connect) {
+        Want::Nothing => Ruled::Now(Ruling::allowed(Source::Unasked)),
+        Want::Head | Want::Payload(_) => setting.advisers.connect(&ConnectQuestion { peer, connect, packet }),
+    }
+}
+
+impl Opening {
+    /// Of a client whose CONNECT has just come.
+    pub(super) fn new(link: Link, connect: Bytes, until: Instant) -> Self {
+        Self { link, waits: Waits::Admission(Attempt::new(connect, until)) }
+    }
+
+    pub(super) const fn name(&self) -> &'static str {
+        match self.waits {
+            Waits::Admission(_) => "admitting",
+            Waits::Dial(_) => "dialing",
+            Waits::Connack => "introduced",
+        }
+    }
+
+    /// Whether the broker has the CONNECT.
+    pub(super) const fn is_introduced(&self) -> bool {
+        matches!(self.waits, Waits::Connack)
+    }
+
+    /// The advisers were asked.
+    ///
+    /// # Errors
+    /// They refuse it.
+    pub(super) fn asked(
+        &mut self,
+        cx: &mut Context,
+        ruled: Ruled<ConnectDecision>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let Waits::Admission(attempt) = &self.waits else { return Ok(()) };
+        cx.timer.arm_at(Deadline::Admission, attempt.until());
+        match ruled {
+            Ruled::Now(ruling) => self.admitted(cx, ruling, now),
+            Ruled::Later(pending) => {
+                cx.effects.push(Effect::Ask(OpenQuestion::admission(attempt.asked(), pending)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The advisers' answer to the question of this number.
+    ///
+    /// # Errors
+    /// They refuse it.
+    pub(super) fn decided(
+        &mut self,
+        cx: &mut Context,
+        seq: u32,
+        ruling: Ruling<ConnectDecision>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        match &self.waits {
+            Waits::Admission(attempt) if attempt.asked() == seq => self.admitted(cx, ruling, now),
+            Waits::Admission(_) | Waits::Dial(_) | Waits::Connack => Ok(()),
+        }
+    }
+
+    fn admitted(
+        &mut self,
+        cx: &mut Context,
+        ruling: Ruling<ConnectDecision>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let Waits::Admission(attempt) = &self.waits else { return Ok(()) };
+        let (sent, peer) = (attempt.connect.clone(), Arc::clone(&self.link.peer));
+        let resolved = resolve(&cx.setting, &peer, Hook::Connect, ruling, |admission| {
+            let connect = self.link.introduce(cx, &sent, admission.as_deref())?;
+            Ok(match admission {
+                None => Form::Plain((connect, None)),
+                Some(admission) => Form::Changed((connect, Some(admission))),
+            })
+        });
+        if let Resolution::Undecided(undecided) = &resolved.what
+            && may_pass(undecided)
+            && self.will_try_again(cx, &undecided.clone().fault(Hook::Connect), now)
+        {
+            return Ok(());
+        }
+        resolved.count(&cx.setting, Hook::Connect);
+        let source = resolved.source;
+        let (connect, admission) = resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?;
+        if let Some(admission) = admission {
+            self.apply_admission(&connect, *admission, source)?;
+        }
+        if let Waits::Admission(attempt) = &self.waits {
+            self.waits = Waits::Dial(attempt.admitted(connect, now));
+        }
+        cx.account.no_stranger_any_more();
+        self.dial(cx);
+        Ok(())
+    }
+
+    /// The peer is from now on who the policy says it is.
+    fn apply_admission(&mut self, connect: &[u8], admission: Admission, source: Source) -> Result<(), Fault> {
+        let Some(connect) = parse_connect(connect) else { return Err(UNREADABLE) };
+        let link = &mut self.link;
+        link.terms.will = connect.will.is_some();
+        if let Some(grant) = &admission.grant {
+            link.rare().granter = Some(source);
+            link.terms.mapped = grant.mapping.is_some();
+            link.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
+        }
+        let peer = Arc::make_mut(&mut link.peer);
+        peer.client_id = connect.client_id.into();
+        peer.username = connect.username.map(Into::into);
+        peer.attributes = admission.attributes.into();
+        peer.grant = admission.grant;
+        link.peer_weight = peer.weight() as u32;
+        Ok(())
+    }
+
+    /// Whether there is time to try again what failed like this; then it will be, after a pause.
+    fn will_try_again(&mut self, cx: &mut Context, fault: &Fault, now: Instant) -> bool {
+        let id = self.link.peer.origin.connection_id;
+        let (Waits::Admission(attempt) | Waits::Dial(attempt)) = &mut self.waits else { return false };
+        let at = attempt.again(fault, id, now);
+        if let Some(at) = at {
+            cx.timer.arm_at(Deadline::Retry, at);
+        }
+        at.is_some()
+    }
+
+    /// A pause has passed.
+    ///
+    /// # Errors
+    /// The advisers refuse the CONNECT.
+    pub(super) fn try_again(&mut self, cx: &mut Context, now: Instant) -> Result<(), Fault> {
+        match &self.waits {
+            Waits::Admission(attempt) => {
+                let Some(connect) = parse_connect(&attempt.connect) else { return Err(UNREADABLE) };
+                let ruled = ask_admission(&cx.setting, &self.link.peer, &connect, &attempt.connect);
+                self.asked(cx, ruled, now)
+            }
+            Waits::Dial(_) => {
+                self.dial(cx);
+                Ok(())
+            }
+            Waits::Connack => Ok(()),
+        }
+    }
+
+    /// The broker is to be reached.
+    fn dial(&self, cx: &mut Context) {
+        let Waits::Dial(attempt) = &self.waits else { return };
+        let until = attempt.until();
+        cx.timer.arm_at(Deadline::Admission, until);
+        cx.effects.push(Effect::Dial { until });
+    }
+
+    /// What became of the dial.
+    ///
+    /// # Errors
+    /// The broker could not be reached, and there is no more time.
+    pub(super) fn dialed(
+        &mut self,
+        cx: &mut Context,
+        outcome: Result<(), Unreachable>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let Waits::Dial(attempt) = &self.waits else { return Ok(()) };
+        match outcome {
+            Err(why) => {
+                let fault = Fault::Unreachable(why);
+                if self.will_try_again(cx, &fault, now) { Ok(()) } else { Err(fault) }
+            }
+            Ok(()) => {
+                let connect = attempt.connect.clone();
+                self.waits = Waits::Connack;
+                cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
+                cx.effects.send(Side::Broker, connect);
+                Ok(())
+            }
+        }
+    }
+
+    /// Admission's deadline has passed while an answer or the broker was waited for: why the session ends.
+    pub(super) fn waited_long_enough(&mut self, cx: &Context) -> Option<Fault> {
+        match &mut self.waits {
+            // The failure rule is for answers that failed. What kept this one is not known; it may be a queue of our own.
+            Waits::Admission(_) => {
+                let failure = Failure::new(FailureKind::Deadline, "no answer within the admission deadline");
+                cx.setting.meter.failed(Hook::Connect, &failure, OnError::Deny, &self.link.peer);
+                cx.setting.meter.decisions(Hook::Connect, Source::FailedClosed, Outcome::Refused, 1);
+                Some(Fault::PolicyFailed { hook: Hook::Connect, failure: Box::new(failure) })
+            }
+            Waits::Dial(attempt) => {
+                let silent = || Fault::Unreachable(Unreachable("it did not answer in time".into()));
+                Some(attempt.last.take().unwrap_or_else(silent))
+            }
+            Waits::Connack => None,
+        }
+    }
+
+    /// A packet before the session is open.
+    ///
+    /// # Errors
+    /// It may not come now, or is wrong.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        header: &Header,
+        data: &[u8],
+        now: Instant,
+    ) -> Result<Opened, Fault> {
+        match (from, header.kind) {
+            (_, PacketType::Auth) if self.link.terms.auth => {
+                let auth = Auth::parse(header, data, super::sender(from))
+                    .map_err(|error| Fault::Malformed { side: from, error })?;
+                self.link.auth_in_turn(from, &auth, false)?;
+                if self.link.auth_step() {
+                    cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
+                }
+                Ok(Opened::NotYet(Step::pass(header.total())))
+            }
+            // [MQTT-3.1.2-30] leaves these two to a client that authenticates step by step.
+            (Side::Client, PacketType::Disconnect) => {
+                self.link.forward_step(cx, from, header, data).map(Opened::NotYet)
+            }
+            (Side::Broker, PacketType::Connack) => self.connack(cx, header, data),
+            // [MQTT-3.1.0-2], [MQTT-4.12.0-7]
+            (Side::Client | Side::Broker, _) => Err(out_of_place(from, header.kind)),
+        }
+    }
+
+    fn connack(&mut self, cx: &mut Context, header: &Header, data: &[u8]) -> Result<Opened, Fault> {
+        let (link, total) = (&mut self.link, header.total());
+        // A broker that knows no 5.0 refuses in 3.x's format, and the client falls back. Its "yes" in that format would be
+        // another matter: two framings on one connection.
+        let version = match Connack::parse(header, data, Version::V311) {
+            Ok(Connack { reason: 1.., .. }) if link.terms.version.is_v5() => Version::V311,
+            _ => link.terms.version,
+        };
+        let connack = Connack::parse(header, data, version)
+            .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        if connack.reason != 0 {
+            let refused = Fault::BrokerRefused { code: connack.reason };
+            return Ok(Opened::NotYet(Step::Take(total, Passage::Last(None, refused))));
+        }
+        cx.timer.disarm();
+        link.terms.accept(&connack);
+        if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier) {
+            Arc::make_mut(&mut link.peer).client_id = assigned.into();
+        }
+        let passage = link.connack_for_client(cx, &connack)?.map_or(Passage::AsItIs, Passage::Instead);
+        Ok(Opened::Yes(Step::Take(total, passage), connack.session_present))
+    }
+}
+
+/// What was written or read a moment ago could not be read.
+const UNREADABLE: Fault = Fault::Internal { what: "a CONNECT that was read before cannot be read" };

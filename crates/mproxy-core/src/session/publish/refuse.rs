@@ -1,0 +1,44 @@
+//! What a refusal makes of a PUBLISH, in the way of the spec's refusal table.
+
+use mproxy_codec::packet::publish::PublishHead;
+use mproxy_codec::reason::ReasonCode;
+
+use super::super::acknowledge::acknowledgement;
+use super::super::context::Context;
+use super::super::link::Link;
+use super::super::resolve::Refused;
+use super::super::step::Stop;
+use super::hook;
+use crate::peer::Side;
+use crate::policy::Action;
+
+impl Link {
+    /// Makes the wire say no, in the way of the spec's refusal table.
+    pub(super) fn refuse_publish(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        head: &PublishHead<'_>,
+        refused: Refused,
+    ) -> Result<(), Stop> {
+        let action = refused.action();
+        if action == Action::Disconnect {
+            return Err(refused.fault(hook(from)).into());
+        }
+        let (reason, text) = refused.words();
+        // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
+        let reason = match (action, from) {
+            (Action::NoAck, Side::Client) => {
+                if let Some(id) = head.packet_id.filter(|id| !self.up.in_flight.is_brokers(head.qos, *id)) {
+                    self.up.in_flight.over(acknowledgement(head.qos), id);
+                }
+                return Ok(());
+            }
+            (Action::Reject, Side::Client) if reason.is_error() => reason,
+            (Action::Reject, Side::Client) => ReasonCode::NOT_AUTHORIZED,
+            (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
+        };
+        self.acknowledge(cx, from, head, reason, text);
+        Ok(())
+    }
+}

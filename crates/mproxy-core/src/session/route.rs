@@ -1,0 +1,61 @@
+//! Which room a packet goes to: when it comes, and when its turn has come.
+
+use mproxy_codec::frame::Header;
+use mproxy_codec::types::PacketType;
+
+use super::context::Context;
+use super::lane::Waiting;
+use super::link::Link;
+use super::step::{Step, Stop};
+use crate::fault::Fault;
+use crate::peer::Side;
+
+impl Link {
+    /// A packet of an open session, or what the broker still says in one that is ending.
+    ///
+    /// # Errors
+    /// It is wrong, or may not come.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        header: &Header,
+        data: &[u8],
+    ) -> Result<Step, Fault> {
+        if from == Side::Client
+            && let Some(step) = self.oversized_step(cx, header, data)?
+        {
+            return Ok(step);
+        }
+        match (header.kind, from) {
+            // It goes nowhere; what comes behind it may be an acknowledgement.
+            (PacketType::Publish, Side::Broker) if !self.hears(Side::Client) => {
+                let (here, total) = (data.len().min(header.total()), header.total());
+                Ok(self.down.skip(here, total))
+            }
+            (PacketType::Publish, _) => self.publish_step(cx, from, header, data),
+            (PacketType::Subscribe, Side::Client) => self.subscribe_step(cx, header, data),
+            (_, _) => self.forward_step(cx, from, header, data),
+        }
+    }
+
+    /// Lets everything leave whose turn has come.
+    ///
+    /// # Errors
+    /// Something that has left ends the session. There may be more behind it.
+    pub(super) fn release(&mut self, cx: &mut Context, from: Side) -> Result<(), Stop> {
+        while !self.direction(from).mid_packet()
+            && let Some(slot) = self.direction_mut(from).lane.leave()
+        {
+            match slot.packet {
+                Waiting::Publish(publish) => self.publish_released(cx, from, slot.bytes, publish)?,
+                Waiting::Subscribe(state, layout) => {
+                    self.subscribe_released(cx, slot.bytes, state, layout)?;
+                }
+                Waiting::Other(header) => self.forward_released(cx, from, slot.bytes, &header)?,
+                Waiting::Refused { id, filters } => self.refuse_unsubscribe(cx, id, filters),
+            }
+        }
+        Ok(())
+    }
+}

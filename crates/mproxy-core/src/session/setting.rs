@@ -1,0 +1,64 @@
+//! What all sessions of a listener share.
+
+use std::sync::Arc;
+
+use crate::budget::Budget;
+use crate::chain::Chain;
+use crate::event::Sink;
+use crate::limits::Limits;
+use crate::meter::Meter;
+use crate::policy::{Hook, OnError};
+
+/// What all sessions of a listener share.
+pub struct Setting {
+    /// Who decides.
+    pub advisers: Chain,
+    /// Who is told.
+    pub sink: Arc<dyn Sink>,
+    /// Who counts.
+    pub meter: Arc<dyn Meter>,
+    /// Bounds and deadlines.
+    pub limits: Limits,
+    /// What an answer that failed means.
+    pub on_error: OnErrors,
+    /// What a client that waits for its CONNACK sees of trouble.
+    pub on_unavailable: OnUnavailable,
+    /// What its connections may make mproxy hold.
+    pub budget: Arc<Budget>,
+}
+
+/// What a client that waits for its CONNACK sees where the broker, or an answer about it, stayed away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnUnavailable {
+    /// Its connection ends without a word, as if no broker were there: clients come again.
+    #[default]
+    Close,
+    /// CONNACK 0x88 / 3.
+    Connack,
+}
+
+/// What an answer that failed means, hook by hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnErrors {
+    /// For CONNECT.
+    pub connect: OnError,
+    /// For PUBLISH.
+    pub publish: OnError,
+    /// For SUBSCRIBE.
+    pub subscribe: OnError,
+    /// For deliveries.
+    pub deliver: OnError,
+}
+
+impl OnErrors {
+    /// The rule of one hook.
+    #[must_use]
+    pub const fn of(&self, hook: Hook) -> OnError {
+        match hook {
+            Hook::Connect => self.connect,
+            Hook::Publish => self.publish,
+            Hook::Subscribe => self.subscribe,
+            Hook::Deliver => self.deliver,
+        }
+    }
+}

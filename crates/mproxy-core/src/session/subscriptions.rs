@@ -1,0 +1,285 @@
+//! SUBSCRIBEs and UNSUBSCRIBEs of which something has to be remembered: their answers have to be merged, somebody is told of
+//! them, the broker knows their filters under another name, or their number is limited.
+//!
+//! Made only for sessions that need it: where nobody decides and nobody is told, there are none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mproxy_codec::types::PacketId;
+
+/// Bytes of rewritten filters that one session remembers, and how many. Beyond, a rewrite counts as a failed answer.
+const RENAME_BYTES: usize = 256 << 10;
+const RENAMES: usize = 1024;
+
+/// What one session remembers of its subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    /// SUBSCRIBEs under way.
+    subscribes: Vec<Subscribing>,
+    /// UNSUBSCRIBEs under way.
+    unsubscribes: Vec<Unsubscribing>,
+    /// Filters the broker knows under another text than the client.
+    renames: Renames,
+    /// UNSUBSCRIBEs of our own under way, and the SUBACKs that wait for them.
+    retiring: Vec<(PacketId, Bytes)>,
+    /// The client's subscriptions, by its own names for them; kept only where their number is limited.
+    pub(super) names: Names,
+    /// Bytes kept until the broker answers, for events and merged SUBACKs.
+    kept: usize,
+}
+
+impl Subscriptions {
+    /// Bytes kept until the broker answers.
+    pub(super) const fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        self.kept + self.renames.weight() + self.names.weight()
+    }
+
+    /// How many requests are under way, our own included.
+    pub(super) const fn under_way(&self) -> usize {
+        self.subscribes.len() + self.unsubscribes.len() + self.retiring.len()
+    }
+
+    /// Whether the broker may have yet to answer one that is told of.
+    pub(super) const fn is_owed(&self) -> bool {
+        !self.subscribes.is_empty() || !self.unsubscribes.is_empty()
+    }
+
+    pub(super) fn subscribing(&mut self, one: Subscribing) {
+        self.kept += one.weight();
+        self.subscribes.push(one);
+    }
+
+    /// The SUBSCRIBE with this id has been answered; of several, the first.
+    pub(super) fn subscribed(&mut self, id: PacketId) -> Option<Subscribing> {
+        let at = self.subscribes.iter().position(|one| one.id == id)?;
+        let one = self.subscribes.remove(at);
+        self.kept -= one.weight();
+        Some(one)
+    }
+
+    pub(super) fn unsubscribing(&mut self, one: Unsubscribing) {
+        self.kept += one.weight();
+        self.unsubscribes.push(one);
+    }
+
+    /// The UNSUBSCRIBE with this id has been answered; of several, the first.
+    pub(super) fn unsubscribed(&mut self, id: PacketId) -> Option<Unsubscribing> {
+        let at = self.unsubscribes.iter().position(|one| one.id == id)?;
+        let one = self.unsubscribes.remove(at);
+        self.kept -= one.weight();
+        Some(one)
+    }
+
+    /// An UNSUBSCRIBE of ours has gone, under the packet id of the SUBSCRIBE that `reply` answers.
+    pub(super) fn retiring(&mut self, id: PacketId, reply: Bytes) {
+        self.kept += reply.len();
+        self.retiring.push((id, reply));
+    }
+
+    /// The UNSUBSCRIBE of ours with this id has been answered: the SUBACK whose turn it is.
+    pub(super) fn retired(&mut self, id: PacketId) -> Option<Bytes> {
+        let at = self.retiring.iter().position(|(own, _)| *own == id)?;
+        let (_, reply) = self.retiring.remove(at);
+        self.kept -= reply.len();
+        Some(reply)
+    }
+
+    /// Whether the broker knows the client's filter as something else.
+    pub(super) fn renames(&self, asked: &str) -> bool {
+        self.renames.sent.contains_key(asked)
+    }
+
+    /// Whether some filter of the client's is known to the broker by this rewritten name.
+    pub(super) fn sends(&self, name: &str) -> bool {
+        self.renames.uses.contains_key(name)
+    }
+
+    pub(super) fn has_renames(&self) -> bool {
+        !self.renames.sent.is_empty()
+    }
+
+    /// Whether so many more rewritten filters, of so many bytes together, can be remembered.
+    pub(super) fn has_room_for(&self, renames: usize, bytes: usize) -> bool {
+        self.renames.sent.len() + renames <= RENAMES && self.renames.bytes + bytes <= RENAME_BYTES
+    }
+
+    pub(super) fn rename(&mut self, asked: &str, sent: &str) {
+        self.renames.remove(asked);
+        self.renames.insert(asked, sent);
+    }
+
+    /// What the broker knows the client's filter as, if as something else; it is forgotten with that.
+    pub(super) fn renamed(&mut self, asked: &str) -> Option<Box<str>> {
+        self.renames.remove(asked).map(|sent| (*sent).into())
+    }
+}
+
+fn weight_of(filters: &[Box<str>]) -> usize {
+    filters.iter().map(|filter| size_of::<Box<str>>() + filter.len()).sum()
+}
+
+/// A SUBSCRIBE on its way to the broker.
+#[derive(Debug)]
+pub(super) struct Subscribing {
+    pub(super) id: PacketId,
+    /// For each filter of the client's: the code we give it, or `None` where the broker's next code belongs.
+    /// Empty: the broker's SUBACK passes as it is.
+    pub(super) mask: Box<[Option<u8>]>,
+    /// The filters in force, in the client's order; empty if nobody is told.
+    pub(super) filters: Box<[Box<str>]>,
+    /// What the broker knows these filters as from before, and shall not any more.
+    pub(super) retire: Box<[Box<str>]>,
+    /// For each filter of the client's: its name, if it counts as a new subscription. Empty where none is counted.
+    pub(super) counted: Box<[Option<Box<str>>]>,
+}
+
+impl Subscribing {
+    fn weight(&self) -> usize {
+        let counted: usize = self.counted.iter().flatten().map(|name| name.len()).sum();
+        size_of::<Self>()
+            + size_of_val(&*self.mask)
+            + weight_of(&self.filters)
+            + weight_of(&self.retire)
+            + size_of_val(&*self.counted)
+            + counted
+    }
+}
+
+/// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told or its answer has to be completed.
+#[derive(Debug)]
+pub(super) struct Unsubscribing {
+    pub(super) id: PacketId,
+    /// As the broker knew them; empty if nobody is told.
+    pub(super) filters: Box<[Box<str>]>,
+    /// For each filter of the client's, whether it went to the broker. Empty: all of them.
+    pub(super) mask: Box<[bool]>,
+}
+
+impl Unsubscribing {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + weight_of(&self.filters) + self.mask.len()
+    }
+}
+
+/// Filters that the policy rewrote. Found by either name at once: a SUBSCRIBE may have thousands.
+#[derive(Debug, Default)]
+struct Renames {
+    /// As the broker knows it, by what the client says.
+    sent: BTreeMap<Box<str>, Arc<str>>,
+    /// How many of the client's filters the broker knows by this name.
+    uses: BTreeMap<Arc<str>, usize>,
+    /// Of all names.
+    bytes: usize,
+}
+
+impl Renames {
+    fn insert(&mut self, asked: &str, sent: &str) {
+        let sent: Arc<str> = sent.into();
+        self.bytes += asked.len() + sent.len();
+        *self.uses.entry(Arc::clone(&sent)).or_default() += 1;
+        self.sent.insert(asked.into(), sent);
+    }
+
+    fn remove(&mut self, asked: &str) -> Option<Arc<str>> {
+        let sent = self.sent.remove(asked)?;
+        self.bytes -= asked.len() + sent.len();
+        if let Some(uses) = self.uses.get_mut(&sent) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.uses.remove(&sent);
+            }
+        }
+        Some(sent)
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes + self.sent.len() * ENTRY
+    }
+}
+
+/// What a name in a map costs beside its bytes.
+const ENTRY: usize = 96;
+
+/// A set of filters, and what they weigh.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    names: BTreeSet<Box<str>>,
+    bytes: usize,
+}
+
+impl Names {
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(super) fn insert(&mut self, name: &str) {
+        if self.names.insert(name.into()) {
+            self.bytes += name.len();
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        if self.names.remove(name) {
+            self.bytes -= name.len();
+        }
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes + self.names.len() * ENTRY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> PacketId {
+        PacketId::new(n).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_of_subscriptions_is_given_back() {
+        let mut books = Subscriptions::default();
+        for _ in 0..2 {
+            books.subscribing(Subscribing {
+                id: id(2),
+                mask: Box::default(),
+                filters: Box::new(["a".into()]),
+                retire: Box::default(),
+                counted: Box::default(),
+            });
+        }
+        books.unsubscribing(Unsubscribing {
+            id: id(2),
+            filters: Box::new(["a".into()]),
+            mask: Box::default(),
+        });
+        assert!(books.under_way() == 3);
+        assert!(books.subscribed(id(2)).is_some() && books.subscribed(id(2)).is_some());
+        assert!(books.subscribed(id(2)).is_none());
+        assert!(books.unsubscribed(id(2)).is_some());
+        assert_eq!(books.kept(), 0);
+    }
+
+    #[test]
+    fn a_filter_has_one_name_and_names_have_a_bound() {
+        let mut books = Subscriptions::default();
+        books.rename("a", "x/a");
+        books.rename("a", "y/a");
+        assert_eq!(books.renamed("a").as_deref(), Some("y/a"));
+        assert_eq!(books.renamed("a"), None);
+        assert!(books.has_room_for(RENAMES, 0) && !books.has_room_for(RENAMES + 1, 0));
+        assert!(!books.has_room_for(1, RENAME_BYTES + 1));
+    }
+}
