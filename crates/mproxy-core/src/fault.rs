@@ -1,4 +1,4 @@
-//! Why a session ended, and whose doing it was. Log level, metric and event follow from this type.
+//! Why a session ended, and who caused it. Log level, metric and event follow from this type.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use mproxy_codec::types::PacketType;
 use crate::peer::Side;
 use crate::policy::{About, Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
 
-/// Whose doing an end was.
+/// Who caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Whose {
+pub enum Party {
     /// The client's.
     Client,
     /// The broker's.
@@ -19,20 +19,20 @@ pub enum Whose {
     /// The policy's: a rule, the policy service, or an administrator.
     Policy,
     /// mproxy's own.
-    Us,
+    Mproxy,
     /// It cannot be told from here.
     Unknown,
 }
 
-impl Whose {
-    /// `"client"`, `"broker"`, `"policy"`, `"us"` or `"unknown"`.
+impl Party {
+    /// `"client"`, `"broker"`, `"policy"`, `"mproxy"` or `"unknown"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Broker => "broker",
             Self::Policy => "policy",
-            Self::Us => "us",
+            Self::Mproxy => "mproxy",
             Self::Unknown => "unknown",
         }
     }
@@ -224,46 +224,46 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whose doing it was.
+    /// Who caused it.
     #[must_use]
-    pub const fn whose(&self) -> Whose {
+    pub const fn by(&self) -> Party {
         match self {
             Self::Left { .. }
             | Self::OverBudget { .. }
             | Self::Unread
             | Self::TooLate(Deadline::Connect | Deadline::Close)
-            | Self::Evicted => Whose::Client,
+            | Self::Evicted => Party::Client,
             // Another connection of the same client took the session over.
-            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Whose::Client,
+            Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Party::Client,
             Self::Lost { side, .. }
             | Self::Malformed { side, .. }
             | Self::NotMqtt { side, .. }
             | Self::Protocol { side, .. } => match side {
-                Side::Client => Whose::Client,
-                Side::Broker => Whose::Broker,
+                Side::Client => Party::Client,
+                Side::Broker => Party::Broker,
             },
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
-            | Self::TooLate(Deadline::Connack) => Whose::Broker,
+            | Self::TooLate(Deadline::Connack) => Party::Broker,
             // The client chose a question that is larger than one may be.
             Self::PolicyUnusable { unusable, .. }
                 if matches!(unusable.kind, UnusableKind::QuestionTooLarge) =>
             {
-                Whose::Client
+                Party::Client
             }
             Self::Refused { .. }
             | Self::RenewalRefused { .. }
             | Self::PolicyFailed { .. }
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
-            | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Whose::Policy,
+            | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Party::Policy,
             Self::Drained
             | Self::Overloaded { .. }
             | Self::Panicked
             | Self::Internal { .. }
-            | Self::TooLate(Deadline::Admission | Deadline::Retry) => Whose::Us,
-            Self::ClosedBeforeConnack { .. } => Whose::Unknown,
+            | Self::TooLate(Deadline::Admission | Deadline::Retry) => Party::Mproxy,
+            Self::ClosedBeforeConnack { .. } => Party::Unknown,
         }
     }
 
@@ -282,10 +282,10 @@ impl Fault {
             Self::BrokerLeft { .. } | Self::BrokerRefused { .. } | Self::Lost { side: Side::Broker, .. } => {
                 Severity::Notice
             }
-            _ => match self.whose() {
-                Whose::Client => Severity::Routine,
-                Whose::Policy | Whose::Us | Whose::Unknown => Severity::Notice,
-                Whose::Broker => Severity::Trouble,
+            _ => match self.by() {
+                Party::Client => Severity::Routine,
+                Party::Policy | Party::Mproxy | Party::Unknown => Severity::Notice,
+                Party::Broker => Severity::Trouble,
             },
         }
     }
@@ -379,7 +379,7 @@ impl Fault {
             Self::ClosedBeforeConnack { .. } => "closed_before_connack",
             Self::Kicked { .. } => "kicked",
             Self::OverBudget { .. } => "over_budget",
-            Self::Unread => "unread",
+            Self::Unread => "slow_reader",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
@@ -401,13 +401,13 @@ impl fmt::Display for Fault {
             }
             Self::BrokerLeft { reason } => write!(f, "broker disconnected the client ({:#04x})", reason.0),
             Self::BrokerRefused { code } => write!(f, "broker refused the CONNECT ({code:#04x})"),
-            Self::NotMqtt { side, came } => write!(f, "no MQTT came from {side}, but {came}"),
+            Self::NotMqtt { side, came } => write!(f, "{side} does not speak MQTT: received {came}"),
             Self::Malformed { side, error } => write!(f, "malformed packet from {side}: {error}"),
             Self::Protocol { side, packet, what, rule, .. } => {
                 write!(f, "protocol error by {side}: {}: {what} [{rule}]", packet.name())
             }
-            Self::TooLate(Deadline::Grant) => f.write_str("the client's grant has ended"),
-            Self::TooLate(deadline) => write!(f, "deadline passed: {}", deadline.name()),
+            Self::TooLate(Deadline::Grant) => f.write_str("grant expired"),
+            Self::TooLate(deadline) => write!(f, "deadline exceeded: {}", deadline.name()),
             Self::Refused { hook, refusal } => {
                 write!(f, "{} refused ({:#04x})", hook.name(), refusal.reason.0)?;
                 // The service says itself what it is about, if it wants to.
@@ -422,7 +422,7 @@ impl fmt::Display for Fault {
             }
             Self::PolicyFailed { hook, failure } => write!(f, "answer to {} failed: {failure}", hook.name()),
             Self::PolicyUnusable { hook, unusable } => {
-                write!(f, "answer to {} cannot be used: {unusable}", hook.name())
+                write!(f, "answer to {} unusable: {unusable}", hook.name())
             }
             Self::Overloaded { hook, overload } => {
                 write!(f, "overloaded, {} not decided: {overload}", hook.name())
@@ -434,12 +434,12 @@ impl fmt::Display for Fault {
             }
             Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
             Self::OverBudget { packet } => {
-                write!(f, "{} over the budget of its connection", packet.name())
+                write!(f, "{} exceeds the memory budget of its connection", packet.name())
             }
-            Self::Unread => f.write_str("client did not read what waits for it while memory is scarce"),
+            Self::Unread => f.write_str("client does not read, and a memory budget is used up"),
             Self::Drained => f.write_str("mproxy is shutting down"),
             Self::Evicted => {
-                f.write_str("made room for others: most connections not admitted yet were of its address")
+                f.write_str("evicted: its address had the most connections that were not admitted yet")
             }
             Self::Panicked => f.write_str("mproxy panicked"),
             Self::Internal { what } => write!(f, "internal error of mproxy: {what}"),

@@ -35,7 +35,7 @@ mod undecided;
 pub use budget::Budget;
 pub use chain::Chain;
 pub use event::{Event, Sink};
-pub use fault::{Fault, Whose};
+pub use fault::{Fault, Party};
 pub use limits::Limits;
 pub use meter::Meter;
 pub use peer::{Peer, Side};

@@ -142,12 +142,12 @@ impl Source {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Unasked => "unasked",
-            Self::Unknown => "unknown",
+            Self::Unasked => "default_allow",
+            Self::Unknown => "default_deny",
             Self::Acl => "acl",
             Self::Grant => "grant",
             Self::Cache => "cache",
-            Self::Rpc => "rpc",
+            Self::Rpc => "policy_service",
             Self::Budget => "budget",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",

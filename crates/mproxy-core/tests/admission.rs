@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mproxy_codec::ReasonCode;
 use mproxy_core::event::Happening;
-use mproxy_core::fault::{Deadline, Fault, Severity, Unreachable, Whose};
+use mproxy_core::fault::{Deadline, Fault, Party, Severity, Unreachable};
 use mproxy_core::policy::{
     Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, WillChange,
 };
@@ -667,7 +667,7 @@ fn nothing_is_tried_again_once_the_broker_has_the_connect() {
     assert_eq!((stage.dials, stage.at_broker()), (1, Vec::new()));
     let fault = stage.finish();
     assert_eq!(fault.to_string(), "broker closed before CONNACK");
-    assert_eq!(fault.whose(), Whose::Unknown, "the client's bytes may be why");
+    assert_eq!(fault.by(), Party::Unknown, "the client's bytes may be why");
 }
 
 #[test]
@@ -752,8 +752,8 @@ fn a_takeover_is_everyday_life_and_nobody_s_fault() {
     assert_eq!(stage.at_client(), taken_over);
     let fault = stage.finish();
     assert_eq!(
-        (fault.label(), fault.whose(), fault.severity()),
-        ("taken_over", Whose::Client, Severity::Routine)
+        (fault.label(), fault.by(), fault.severity()),
+        ("taken_over", Party::Client, Severity::Routine)
     );
     // 3.x brokers have no word for it, and close.
     for ends in [Stage::close, Stage::reset] {

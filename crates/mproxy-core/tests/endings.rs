@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mproxy_codec::ReasonCode;
 use mproxy_core::event::{Ended, Happening};
-use mproxy_core::fault::{Fault, Whose};
+use mproxy_core::fault::{Fault, Party};
 use mproxy_core::policy::{Action, Hook, Want};
 use mproxy_core::{Limits, Side};
 use mproxy_sim::stage::Setup;
@@ -73,7 +73,7 @@ fn a_client_that_vanishes_is_cut_without_disconnect_so_that_the_will_fires() {
         assert_eq!(stage.at_broker(), b"");
         assert!(stage.is_shut(Side::Broker) && !stage.is_shut(Side::Client));
         let fault = stage.finish();
-        assert_eq!(fault.whose(), Whose::Client);
+        assert_eq!(fault.by(), Party::Client);
         let end = ended(&mut stage);
         assert!(!end.will_suppressed && end.fault == fault);
     }
@@ -163,7 +163,7 @@ fn what_the_broker_sent_last_reaches_the_client() {
         assert_eq!(stage.at_client(), publish(version, 0, 0).repeat(3), "and no DISCONNECT of ours");
         assert!(stage.is_shut(Side::Client) && !stage.is_shut(Side::Broker));
         let fault = stage.finish();
-        assert_eq!(fault.whose(), Whose::Broker);
+        assert_eq!(fault.by(), Party::Broker);
         assert!(ended(&mut stage).will_suppressed, "there was none");
     }
 }
@@ -234,7 +234,7 @@ fn a_broker_that_talks_nonsense_ends_the_session() {
             stage.broker(nonsense);
             assert_eq!(stage.at_client(), goodbye(version, 0x80), "{nonsense:x?}");
             let fault = stage.finish();
-            assert_eq!(fault.whose(), Whose::Broker, "{fault}");
+            assert_eq!(fault.by(), Party::Broker, "{fault}");
         }
     }
 }
@@ -250,7 +250,7 @@ fn a_kick_tells_the_reason_and_drops_what_waits() {
         stage.rule(0, allow(Hook::Publish));
         assert_eq!(stage.at_broker(), b"", "neither the publish nor a DISCONNECT");
         let fault = stage.finish();
-        assert_eq!(fault.whose(), Whose::Policy);
+        assert_eq!(fault.by(), Party::Policy);
         assert!(!ended(&mut stage).will_suppressed);
     }
 }

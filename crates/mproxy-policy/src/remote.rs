@@ -156,7 +156,7 @@ impl Remote {
         Answer::Later(Box::pin(async move {
             let overloaded = || {
                 let overload =
-                    Overload::new("questions", "too many questions are open at the policy service");
+                    Overload::new("questions", "too many questions in flight to the policy service");
                 Answer::Now(rpc(Err(overload.into())))
             };
             let (turn, waited) = match turns.try_acquire() {
@@ -176,7 +176,7 @@ impl Remote {
                 // The service had only what our own queue had left of the time.
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
-                    debug!(hook = A::HOOK.name(), %failure, "the policy service did not answer");
+                    debug!(hook = A::HOOK.name(), error = %failure, "policy call failed");
                     Answer::Now(rpc(Err(failure.into())))
                 }
             }

@@ -13,7 +13,7 @@ pub enum CallOutcome {
     /// It was answered, and the answer cannot be used.
     Unusable,
     /// The service does not implement it.
-    Unwanted,
+    Unimplemented,
     /// It was not made: too many are open.
     Overloaded,
     /// It failed.
@@ -21,28 +21,28 @@ pub enum CallOutcome {
 }
 
 impl CallOutcome {
-    /// The label: `"answered"`, `"unusable"`, `"unwanted"`, `"overloaded"`, or that of the failure.
+    /// The label: `"answered"`, `"unusable"`, `"unimplemented"`, `"overloaded"`, or that of the failure.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Unusable => "unusable",
-            Self::Unwanted => "unwanted",
+            Self::Unimplemented => "unimplemented",
             Self::Overloaded => "overloaded",
             Self::Failed(kind) => kind.name(),
         }
     }
 }
 
-/// Why an event was not told.
+/// Why an event was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dropped {
     /// The queue was full.
     QueueFull,
-    /// The call that told it failed.
+    /// The call that was to deliver it failed.
     CallFailed,
-    /// mproxy ended before it was told.
-    Ended,
+    /// mproxy ended before it was sent.
+    Shutdown,
 }
 
 impl Dropped {
@@ -52,7 +52,7 @@ impl Dropped {
         match self {
             Self::QueueFull => "queue_full",
             Self::CallFailed => "call_failed",
-            Self::Ended => "ended",
+            Self::Shutdown => "shutdown",
         }
     }
 }
@@ -64,12 +64,12 @@ pub trait Watch: Send + Sync {
         let _ = (rpc, outcome, took);
     }
 
-    /// So many events of this kind will not be told.
-    fn events_dropped(&self, kind: Kind, why: Dropped, count: u64) {
-        let _ = (kind, why, count);
+    /// So many events of this kind were dropped.
+    fn events_dropped(&self, kind: Kind, reason: Dropped, count: u64) {
+        let _ = (kind, reason, count);
     }
 
-    /// An endpoint of the policy service became healthy or ill.
+    /// An endpoint of the policy service became healthy or unhealthy.
     fn endpoint(&self, url: &str, healthy: bool) {
         let _ = (url, healthy);
     }

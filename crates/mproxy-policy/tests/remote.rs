@@ -424,7 +424,7 @@ async fn mproxy_starts_before_the_service_and_finds_it() {
     let since = Instant::now();
     assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
     assert!(since.elapsed() < AMPLE / 2, "nobody waits for who is ill");
-    assert_eq!(remote.health()[0].state, HealthState::Ill);
+    assert_eq!(remote.health()[0].state, HealthState::Unhealthy);
     assert!(remote.health()[0].last_error.as_ref().unwrap().contains("refused"), "{:?}", remote.health());
     assert!(!remote.is_ready());
     assert_eq!(Decider::want(&*remote, Hook::Publish), Want::Payload(65536), "everything, until told");
@@ -714,10 +714,10 @@ async fn what_the_queue_has_no_room_for_is_counted_and_publishes_give_way() {
     assert_eq!(seen.dropped(Kind::Connect, Dropped::QueueFull), 10 - 4);
 
     remote.flush(Duration::from_millis(10)).await;
-    assert_eq!(seen.dropped(Kind::Publish, Dropped::Ended), 1 + 12);
-    assert_eq!(seen.dropped(Kind::Connect, Dropped::Ended), 4);
+    assert_eq!(seen.dropped(Kind::Publish, Dropped::Shutdown), 1 + 12);
+    assert_eq!(seen.dropped(Kind::Connect, Dropped::Shutdown), 4);
     remote.report(event(1, CAME));
-    assert_eq!(seen.dropped(Kind::Connect, Dropped::Ended), 5);
+    assert_eq!(seen.dropped(Kind::Connect, Dropped::Shutdown), 5);
 }
 
 #[tokio::test]
@@ -754,7 +754,7 @@ async fn a_telling_hook_that_is_not_implemented_is_called_once() {
     }
     remote.flush(AMPLE).await;
     assert_eq!(service.calls("Connect"), 1);
-    assert_eq!(seen.calls("Connect"), [CallOutcome::Unwanted]);
+    assert_eq!(seen.calls("Connect"), [CallOutcome::Unimplemented]);
     assert_eq!(Sink::want(&*remote, Kind::Connect), Want::Nothing);
     assert_eq!(Sink::want(&*remote, Kind::Disconnect), Want::Head);
 }

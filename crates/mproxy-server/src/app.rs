@@ -107,9 +107,10 @@ impl App {
         metrics.certificate_dates(&certificates.dates());
         let mut doors = Vec::new();
         for listener in &config.listeners {
-            let open = Listener::bind(&listener.host, listener.port, ListenOptions::default())
-                .await
-                .with_context(|| format!("listener {} ({} closes it)", listener.name, listener.closed_by))?;
+            let open =
+                Listener::bind(&listener.host, listener.port, ListenOptions::default()).await.with_context(
+                    || format!("listener {} ({} disables it)", listener.name, listener.closed_by),
+                )?;
             doors.push(open);
         }
         let admin_door = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
@@ -130,7 +131,13 @@ impl App {
             inward.share(&house.handshakes);
             let address = open.local_addr();
             bound.push((listener.name.clone(), address));
-            info!(target = %listener.target, closed_by = listener.closed_by, "{} listening on {address}", listener.name);
+            info!(
+                listener = listener.name,
+                %address,
+                broker = %listener.target,
+                disabled_by = listener.closed_by,
+                "listening"
+            );
             let budget = Arc::new(Budget::new(
                 listener.limits.budget_connection,
                 listener.limits.budget_listener,
@@ -174,7 +181,7 @@ impl App {
                 }),
                 inward,
                 outward,
-                door: metrics.listener(&listener.name),
+                metrics: metrics.listener(&listener.name),
                 max_connections: listener.limits.max_connections,
                 open: AtomicUsize::new(0),
                 pending: Arc::default(),
@@ -195,14 +202,14 @@ impl App {
                 .iter()
                 .map(|(name, address)| ListenerReadiness {
                     name: name.clone(),
-                    bound: Some(address.to_string()),
+                    address: Some(address.to_string()),
                 })
                 .collect(),
             drain: CancellationToken::new(),
         });
         let address = admin_door.local_addr()?;
         bound.push(("admin".to_owned(), address));
-        info!("admin listening on {address}");
+        info!(listener = "admin", %address, "listening");
         let stop_admin = CancellationToken::new();
         let admin = admin::serve(
             admin_door,
@@ -254,41 +261,45 @@ impl App {
         };
         tokio::select! {
             () = ending => {}
-            () = signals.end() => warn!("ended at once by a second signal"),
+            () = signals.end() => warn!("second signal, exiting at once"),
         }
     }
 
     async fn reload(&self, level: Result<LogLevel, Problems>) {
         let reloads = &self.state.reloads;
-        reloads.happened("configuration", None, level.as_ref().err());
+        reloads.record("configuration", None, level.as_ref().err());
         match level {
             Ok(level) => self.log.set(level),
             Err(problems) => {
                 let mut lines = lines(&problems);
-                warn!("SIGHUP: the configuration is kept as it was: {}", lines.next().unwrap_or_default());
+                let error = lines.next().unwrap_or_default();
+                warn!(error, "configuration reload failed, previous log level stays in force");
                 lines.for_each(|line| warn!("{line}"));
             }
         }
         renew(&self.state.certificates, reloads, Certificates::renew_all).await;
         let Some(acl) = self.acl.clone() else { return };
+        let path = self.config.general.acl_file.as_ref().map(|path| path.display().to_string());
         // Reads a file: not on a runtime thread.
         let read = tokio::task::spawn_blocking(move || acl.reload()).await;
         let read = read.map_err(|panicked| panicked.to_string());
         match read.and_then(|read| read.map_err(|faults| faults.to_string())) {
             Ok(Reloaded { old, new }) => {
-                reloads.happened("rules", None, None::<&str>);
+                reloads.record("acl_file", None, None::<&str>);
                 info!(
+                    path,
                     users = new.users,
                     rules = new.rules,
                     users_before = old.users,
                     rules_before = old.rules,
-                    "SIGHUP: rule file read anew"
+                    "ACL file reloaded"
                 );
             }
             Err(faults) => {
-                reloads.happened("rules", None, Some(&faults));
+                reloads.record("acl_file", None, Some(&faults));
                 let mut lines = lines(&faults);
-                error!("SIGHUP: the rules are kept as they were: {}", lines.next().unwrap_or_default());
+                let error = lines.next().unwrap_or_default();
+                error!(path, error, "ACL file reload failed, previous version stays in force");
                 lines.for_each(|line| error!("{line}"));
             }
         }
@@ -324,19 +335,19 @@ impl admin::House for State {
         let draining = self.drain.is_cancelled();
         let mut listeners = self.listeners.clone();
         if draining {
-            listeners.iter_mut().for_each(|listener| listener.bound = None);
+            listeners.iter_mut().for_each(|listener| listener.address = None);
         }
         let stale_certificates = self
             .certificates
             .failing()
             .into_iter()
-            .map(|(whose, error)| StaleCertificate { whose, error })
+            .map(|(used_by, error)| StaleCertificate { used_by, error })
             .collect();
         let certificate_warnings = self.certificates.warnings(files::seconds(SystemTime::now()));
         let certificate_warnings = certificate_warnings
             .into_iter()
-            .map(|(whose, Remark { file, text, .. })| CertificateWarning {
-                whose,
+            .map(|(used_by, Remark { file, text, .. })| CertificateWarning {
+                used_by,
                 file: file.display().to_string(),
                 warning: text,
             })
@@ -418,8 +429,8 @@ async fn watch(certificates: Arc<Certificates>, reloads: Arc<Reloads>, closing: 
     let mut watch = tokio::time::interval(WATCH);
     while closing.run_until_cancelled(watch.tick()).await.is_some() {
         renew(&certificates, &reloads, Certificates::renew_changed).await;
-        for (whose, Remark { file, text, .. }) in certificates.news(files::seconds(SystemTime::now())) {
-            warn!("certificates of {whose}: {}: {text}", file.display());
+        for (used_by, Remark { file, text, .. }) in certificates.news(files::seconds(SystemTime::now())) {
+            warn!(used_by, path = %file.display(), warning = text, "certificate warning");
         }
     }
 }
@@ -436,11 +447,13 @@ async fn renew(
     if !renewed.is_empty() {
         reloads.metrics().certificate_dates(&certificates.dates());
     }
-    for Renewed { whose, result } in renewed {
-        reloads.happened("certificates", Some(&whose), result.as_ref().err());
+    for Renewed { whose: used_by, result } in renewed {
+        reloads.record("certificates", Some(&used_by), result.as_ref().err());
         match result {
-            Ok(()) => info!("certificates of {whose} read anew"),
-            Err(error) => error!("certificates of {whose} are kept as they were: {error}"),
+            Ok(()) => info!(used_by, "certificates reloaded"),
+            Err(error) => {
+                error!(used_by, error, "certificate reload failed, previous ones stay in force");
+            }
         }
     }
 }
@@ -455,7 +468,7 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
         let Size { users, rules } = acl.size();
-        info!(users, rules, "rule file in force");
+        info!(users, rules, "ACL file loaded");
         deciders.push(Arc::clone(acl) as _);
     }
     if let Some(remote) = &remote {

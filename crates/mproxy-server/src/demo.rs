@@ -36,7 +36,7 @@ impl DemoBroker {
         let stop = broker.shutdown_handle();
         let running = tokio::spawn(async move {
             if let Err(error) = broker.run().await {
-                tracing::error!(%error, "the embedded broker ended");
+                tracing::error!(%error, "embedded broker stopped");
             }
         });
         Ok(Self { address, stop, running })

@@ -22,7 +22,7 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     house.doors.close();
     house.doors.wait().await;
     let all = house.registry.all();
-    info!(connections = all.len(), ?within, "draining");
+    info!(connections = all.len(), timeout_seconds = within.as_secs_f64(), "draining");
     // Spread over at most half of the time, so that the last ones told have the other half to finish.
     let pace = (within / 2 / u32::try_from(all.len()).unwrap_or(u32::MAX).max(1))
         .min(Duration::from_millis(1) / PER_MILLISECOND);
@@ -40,7 +40,7 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
         return;
     }
     let rest = house.registry.all();
-    warn!(connections = rest.len(), "drain timeout: the rest is cut");
+    warn!(connections = rest.len(), "drain timeout, closing remaining connections");
     for handle in &rest {
         handle.say(Word::Cut);
     }

@@ -155,8 +155,8 @@ impl Handle {
             username: peer.and_then(|peer| peer.username.as_ref().map(ToString::to_string)),
             listener: self.origin.listener.to_string(),
             transport: self.origin.transport.name(),
-            remote: self.origin.remote.to_string(),
-            local: self.origin.local.to_string(),
+            peer_addr: self.origin.remote.to_string(),
+            local_addr: self.origin.local.to_string(),
             protocol: peer.map(|peer| peer.version.to_string()),
             connected_since: Timestamp(self.accepted),
             phase: Stage::NAMES

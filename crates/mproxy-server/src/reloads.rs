@@ -26,17 +26,17 @@ impl Reloads {
         &self.metrics
     }
 
-    /// This was reloaded, or could not be.
-    pub(crate) fn happened(&self, what: &'static str, whose: Option<&str>, error: Option<impl Display>) {
-        self.metrics.reloaded(what, error.is_none());
+    /// A reload of this ended, with this error if any.
+    pub(crate) fn record(&self, what: &'static str, used_by: Option<&str>, error: Option<impl Display>) {
+        self.metrics.count_reload(what, error.is_none());
         let view = ReloadView {
             what,
-            whose: whose.map(str::to_owned),
+            used_by: used_by.map(str::to_owned),
             outcome: if error.is_none() { "reloaded" } else { "failed" },
             at: Timestamp(SystemTime::now()),
             error: error.map(|error| error.to_string()),
         };
-        self.last.lock().insert((what, view.whose.clone()), view);
+        self.last.lock().insert((what, view.used_by.clone()), view);
     }
 
     /// The last of each.

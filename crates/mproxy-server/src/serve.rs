@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mproxy_core::event::Sink;
-use mproxy_core::fault::{Fault, Severity, Whose};
+use mproxy_core::fault::{Fault, Party, Severity};
 use mproxy_core::peer::{ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
@@ -29,7 +29,7 @@ use crate::relay::{Dialing, Doors, Parting, Relay};
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
 use crate::share::turns::Turns;
-use crate::telemetry::metrics::Door;
+use crate::telemetry::metrics::ListenerMetrics;
 
 /// CONNECTs that are decided on at a time. Further ones wait in turns of their addresses, each within its own deadlines.
 /// Below what the policy service may be asked at once, so that the questions of those who are in are not kept waiting.
@@ -118,7 +118,7 @@ pub(crate) struct Serving {
     pub(crate) inward: Inward,
     /// Where they go.
     pub(crate) outward: Outward,
-    pub(crate) door: Arc<Door>,
+    pub(crate) metrics: Arc<ListenerMetrics>,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
     pub(crate) open: AtomicUsize,
@@ -159,10 +159,11 @@ impl Serving {
             match incoming {
                 Incoming::Connection(accepted) => self.let_in(accepted),
                 Incoming::Lost(error) => {
-                    trace!(listener = %self.name, %error, "a connection was gone before it was accepted")
+                    trace!(listener = &*self.name, %error, "connection lost before accept")
                 }
                 Incoming::Exhausted { error, pause } => {
-                    warn!(listener = %self.name, %error, ?pause, "no more connections can be accepted for now");
+                    let pause_seconds = pause.as_secs_f64();
+                    warn!(listener = &*self.name, %error, pause_seconds, "accept failed, pausing");
                 }
             }
         }
@@ -172,8 +173,8 @@ impl Serving {
         let Accepted { stream, remote, local } = accepted;
         let Some(place) = Place::take(self, remote.ip().into()) else {
             // Dropped at once: the client sees its connection closed.
-            self.door.refused();
-            debug!(listener = %self.name, %remote, "refused: too many connections");
+            self.metrics.count_refused();
+            debug!(listener = &*self.name, peer_addr = %remote, "connection refused: too many connections");
             return;
         };
         let since = Instant::now();
@@ -212,9 +213,9 @@ impl Serving {
             Some(None) => Refused::Evicted,
             None => return,
         };
-        let (whose, cause) = (Whose::Client.name(), refused.label());
-        place.end(|door| door.ended(cause, whose));
-        debug!(listener = %self.name, %remote, whose, cause, "turned away: {}", Causes(&refused));
+        let (by, cause, detail) = (Party::Client.name(), refused.label(), Causes(&refused));
+        place.end(|metrics| metrics.count_closed(cause, by));
+        debug!(listener = &*self.name, peer_addr = %remote, by, cause, %detail, "rejected before CONNECT");
     }
 
     fn connection(
@@ -236,7 +237,8 @@ impl Serving {
             tls,
             ws,
         });
-        debug!(connection = %origin.connection_id, listener = %self.name, %remote, "connected");
+        let connection_id = origin.connection_id;
+        debug!(%connection_id, listener = &*self.name, peer_addr = %remote, "connection accepted");
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
         let who = Arc::clone(&handle) as Arc<dyn Evict>;
@@ -322,20 +324,20 @@ impl Place {
             house.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        serving.door.accepted();
+        serving.metrics.count_accepted();
         Some(Self(Some(Arc::clone(serving))))
     }
 
     /// Its connection ended, as is counted by `count`.
-    fn end(mut self, count: impl FnOnce(&Door)) {
+    fn end(mut self, count: impl FnOnce(&ListenerMetrics)) {
         self.give_back(count);
     }
 
-    fn give_back(&mut self, count: impl FnOnce(&Door)) {
+    fn give_back(&mut self, count: impl FnOnce(&ListenerMetrics)) {
         if let Some(serving) = self.0.take() {
             serving.house.open.fetch_sub(1, Ordering::AcqRel);
             serving.open.fetch_sub(1, Ordering::AcqRel);
-            count(&serving.door);
+            count(&serving.metrics);
         }
     }
 }
@@ -344,7 +346,7 @@ impl Drop for Place {
     /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
     fn drop(&mut self) {
         let cause = if std::thread::panicking() { "panicked" } else { "aborted" };
-        self.give_back(|door| door.ended(cause, Whose::Us.name()));
+        self.give_back(|metrics| metrics.count_closed(cause, Party::Mproxy.name()));
     }
 }
 
@@ -384,8 +386,8 @@ impl Future for Connection {
             }
         }
         // Before its line: who has read that finds it gone.
-        this.leave().end(|door| door.ended_by(&fault));
-        tell(&this.relay, &fault);
+        this.leave().end(|metrics| metrics.count_end(&fault));
+        log_end(&this.relay, &fault);
         std::task::Poll::Ready(())
     }
 }
@@ -433,15 +435,20 @@ async fn part(parting: Parting<Stream>) {
 }
 
 /// The line of a connection's end: as loud as an operator has to do with it.
-fn tell(relay: &Relay<Stream>, fault: &Fault) {
-    let session = relay.session();
-    let client = session.peer().map(|peer| &*peer.client_id);
-    let user = session.peer().and_then(|peer| peer.username.as_deref());
+fn log_end(relay: &Relay<Stream>, fault: &Fault) {
+    let peer = relay.session().peer();
+    let client_id = peer.map(|peer| &*peer.client_id);
+    let username = peer.and_then(|peer| peer.username.as_deref());
     let origin = relay.handle().origin();
-    let (connection, remote, whose) = (origin.connection_id, origin.remote, fault.whose().name());
+    let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, origin.remote);
+    let (by, cause, reason_code) = (fault.by().name(), fault.label(), fault.reason().0);
     macro_rules! line {
         ($level:ident) => {
-            $level!(%connection, %remote, client, user, whose, cause = fault.label(), "ended: {fault}")
+            $level!(
+                %connection_id, listener, %peer_addr, client_id, username, by, cause, reason_code,
+                detail = %fault,
+                "connection closed"
+            )
         };
     }
     match fault.severity() {

@@ -100,7 +100,7 @@ fn metrics_have_their_whole_names() {
     let documented = documented_metrics();
     let metrics = Metrics::new();
     let _door = metrics.listener("mqtt");
-    metrics.reloaded("rules", true);
+    metrics.count_reload("acl_file", true);
     let page = metrics.expose(Format::Prometheus);
     let shown = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let unknown: Vec<_> = shown.filter(|name| !documented.contains(*name)).collect();

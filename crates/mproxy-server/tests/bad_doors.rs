@@ -94,9 +94,9 @@ const CLAIM: &[u8] = &[0x30, 0xff, 0xff, 0xff, 0x7f, 0, 1, b'a'];
 const ROWS: &[Row] = &[
     Row { name: "MQTT on a TLS port", door: "mqtts", bytes: a_connect, answer: Answer::Alert, cause: "not_tls", told: "no TLS came, but MQTT" },
     Row { name: "HTTP on a TLS port", door: "wss", bytes: || upgrade("/mqtt", &[PROTOCOL]), answer: Answer::Alert, cause: "not_tls", told: "no TLS came, but HTTP" },
-    Row { name: "a hello that is none", door: "mqtts", bytes: hello, answer: Answer::Alert, cause: "failed", told: "turned away" },
-    Row { name: "TLS on a plain port", door: "mqtt", bytes: hello, answer: Answer::Nothing, cause: "not_mqtt", told: "but TLS: use a port with TLS" },
-    Row { name: "HTTP on a plain port", door: "mqtt", bytes: || request("GET /", &[]), answer: Answer::Nothing, cause: "not_mqtt", told: "but an HTTP request" },
+    Row { name: "a hello that is none", door: "mqtts", bytes: hello, answer: Answer::Alert, cause: "failed", told: "rejected before CONNECT" },
+    Row { name: "TLS on a plain port", door: "mqtt", bytes: hello, answer: Answer::Nothing, cause: "not_mqtt", told: "received TLS: use a port with TLS" },
+    Row { name: "HTTP on a plain port", door: "mqtt", bytes: || request("GET /", &[]), answer: Answer::Nothing, cause: "not_mqtt", told: "received an HTTP request" },
     Row { name: "TLS on a WebSocket port", door: "ws", bytes: hello, answer: Answer::Status(400), cause: "ws_not_http", told: "no HTTP request came, but TLS" },
     Row { name: "MQTT on a WebSocket port", door: "ws", bytes: || [a_connect(), b"\r\n\r\n".to_vec()].concat(), answer: Answer::Status(400), cause: "ws_not_http", told: "no HTTP request came, but MQTT" },
     Row { name: "no upgrade", door: "ws", bytes: || request("GET /mqtt", &[]), answer: Answer::Status(426), cause: "ws_refused", told: "(426)" },
@@ -179,8 +179,8 @@ impl House {
     }
 
     async fn count(&self, door: &str, cause: &str) -> f64 {
-        let labels = format!("listener=\"{door}\",cause=\"{cause}\",whose=\"client\"");
-        self.proxy.metric(&format!("mproxy_sessions_ended_total{{{labels}}}")).await
+        let labels = format!("listener=\"{door}\",cause=\"{cause}\",by=\"client\"");
+        self.proxy.metric(&format!("mproxy_connections_closed_total{{{labels}}}")).await
     }
 }
 
@@ -195,8 +195,9 @@ async fn whoever_cannot_open_a_door_is_told_and_counted_and_leaves_nothing_behin
     for row in ROWS {
         let before = house.count(row.door, row.cause).await;
         let from = play(row, house.door(row.door)).await;
-        let line = house.proxy.line(&[&format!("remote={from}"), &format!("cause=\"{}\"", row.cause)]).await;
-        assert!(line.contains(row.told) && line.contains("whose=\"client\""), "{}: {line}", row.name);
+        let line =
+            house.proxy.line(&[&format!("peer_addr={from}"), &format!("cause=\"{}\"", row.cause)]).await;
+        assert!(line.contains(row.told) && line.contains("by=\"client\""), "{}: {line}", row.name);
         assert_eq!(house.count(row.door, row.cause).await, before + 1.0, "{}", row.name);
     }
 
@@ -243,8 +244,8 @@ async fn whoever_stops_half_way_is_gone_at_the_deadline() {
         client.send(bytes).await;
         client.rest().await;
         drop(client);
-        let line = house.proxy.line(&[&format!("remote={from}"), "cause=\"too_late\""]).await;
-        assert!(line.contains("in time") || line.contains("deadline passed"), "{name}: {line}");
+        let line = house.proxy.line(&[&format!("peer_addr={from}"), "cause=\"too_late\""]).await;
+        assert!(line.contains("in time") || line.contains("deadline exceeded"), "{name}: {line}");
         assert_eq!(house.count(door, "too_late").await, before + 1.0, "{name}");
     }
 
@@ -275,7 +276,7 @@ async fn whoever_is_refused_and_stays_is_counted_as_refused_and_let_go() {
     let mut staying = WireClient::open(house.door("ws")).await;
     staying.send(&upgrade("/", &[PROTOCOL])).await;
     let from = staying.local_addr();
-    let line = house.proxy.line(&[&format!("remote={from}"), "turned away"]).await;
+    let line = house.proxy.line(&[&format!("peer_addr={from}"), "rejected before CONNECT"]).await;
     assert!(line.contains("cause=\"ws_refused\""), "{line}");
     assert_eq!(house.count("ws", "ws_refused").await, 1.0);
     house.proxy.stop().await;

@@ -63,7 +63,7 @@ impl Comes {
         match self {
             Self::Failed if allow => "source=\"failed_open\",outcome=\"allowed\"",
             Self::Failed => "source=\"failed_closed\",outcome=\"refused\"",
-            Self::Denied => "source=\"rpc\",outcome=\"refused\"",
+            Self::Denied => "source=\"policy_service\",outcome=\"refused\"",
             Self::Unusable | Self::TooLarge => "source=\"unusable\",outcome=\"refused\"",
         }
     }
@@ -335,8 +335,8 @@ async fn a_bad_verdict_is_no_verdict(rule: &str) {
         let counted = proxy.metric(&format!("mproxy_decisions_total{{hook=\"{hook}\",{source}}}")).await;
         assert_eq!(counted, f64::from(bad), "{hook} {source}");
     }
-    proxy.line(&["WARN", "answer failed", &format!("rule=\"{rule}\"")]).await;
-    proxy.line(&["WARN", "answer cannot be used"]).await;
+    proxy.line(&["WARN", "policy answer failed", &format!("on_error=\"{rule}\"")]).await;
+    proxy.line(&["WARN", "policy answer unusable, packet refused"]).await;
     proxy.line(&["WARN", "Deny.reason_code 16", "0x87"]).await;
     proxy.stop().await;
 }

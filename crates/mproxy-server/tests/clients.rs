@@ -243,9 +243,9 @@ async fn rumqttc_talks_to_itself_through_it() {
     let broker = Mosquitto::start().await;
     let mut proxy = Proxy::before(broker.addr()).await;
     devices::rumqttc_311(proxy.mqtt).await;
-    proxy.line(&["client=\"rumqttc-4\"", "cause=\"left\""]).await;
+    proxy.line(&["client_id=\"rumqttc-4\"", "cause=\"left\""]).await;
     devices::rumqttc_5(proxy.mqtt).await;
-    proxy.line(&["client=\"rumqttc-5\"", "cause=\"left\""]).await;
+    proxy.line(&["client_id=\"rumqttc-5\"", "cause=\"left\""]).await;
     proxy.stop().await;
 }
 
@@ -289,13 +289,13 @@ async fn a_thousand_clients_at_once_exchange_a_message_each() {
         });
     }
     all_here.wait().await;
-    assert_eq!(proxy.metric("mproxy_sessions{listener=\"mqtt\"}").await, f64::from(CLIENTS));
+    assert_eq!(proxy.metric("mproxy_connections_open{listener=\"mqtt\"}").await, f64::from(CLIENTS));
     all_here.wait().await;
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
     until("the end of all sessions", async || {
-        proxy.metric("mproxy_sessions{listener=\"mqtt\"}").await == 0.0
+        proxy.metric("mproxy_connections_open{listener=\"mqtt\"}").await == 0.0
     })
     .await;
     proxy.stop().await;

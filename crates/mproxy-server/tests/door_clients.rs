@@ -126,7 +126,7 @@ async fn mosquitto_comes_with_its_certificate() {
     }
     let without = believing.iter().cloned().chain(["-t", "a", "-m", "b"].map(str::to_owned));
     assert_ne!(publish(door, without).await.code(), Some(0), "without a certificate");
-    house.proxy.line(&["turned away", "cause=\"no_certificate\""]).await;
+    house.proxy.line(&["rejected before CONNECT", "cause=\"no_certificate\""]).await;
     house.proxy.stop().await;
 }
 
@@ -177,7 +177,7 @@ async fn a_page_in_a_browser_hears_what_it_sent_unless_it_comes_from_elsewhere()
         chromium.signal("TERM").await;
         chromium.end().await.unwrap();
     }
-    let line = house.proxy.line(&["listener=choosy", "turned away"]).await;
+    let line = house.proxy.line(&["listener=\"choosy\"", "rejected before CONNECT"]).await;
     assert!(line.contains("(403)"), "{line}");
     house.proxy.stop().await;
 }

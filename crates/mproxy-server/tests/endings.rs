@@ -205,7 +205,7 @@ async fn what_came_before_a_close_frame_reaches_the_broker_and_is_told() {
     let judge = Running::start(Service { hello: Some(wants_everything()), ..Service::default() }).await;
     let broker = Mosquitto::start().await;
     let mut proxy = websocket_before(&broker, &format!("policy.url = \"{}\"", judge.url)).await;
-    proxy.line(&["policy service is healthy"]).await;
+    proxy.line(&["policy endpoint healthy"]).await;
     let mut watcher = WireClient::login(broker.addr(), Version::V311, "watcher").await;
     watcher.send(&wire::subscribe(Version::V311, 1, &[("last", 0)])).await;
     watcher.expect(&wire::suback(Version::V311, 1, &[0])).await;

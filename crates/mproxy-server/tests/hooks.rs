@@ -95,7 +95,7 @@ async fn one_topic_is_refused_and_another_rewritten() {
         assert_eq!(heard, expected, "{version:?}");
     }
     let decided = async |outcome: &str| {
-        let labels = format!("hook=\"publish\",source=\"rpc\",outcome=\"{outcome}\"");
+        let labels = format!("hook=\"publish\",source=\"policy_service\",outcome=\"{outcome}\"");
         proxy.metric(&format!("mproxy_decisions_total{{{labels}}}")).await
     };
     // The repeated QoS 2 PUBLISH was not asked about again.
@@ -178,7 +178,7 @@ async fn of_a_refused_user_the_broker_never_hears() {
         }
         client.expect_closed().await;
         let line = proxy.line_of(client).await;
-        assert!(line.contains("whose=\"policy\"") && line.contains("mallory may not come in"), "{line}");
+        assert!(line.contains("by=\"policy\"") && line.contains("mallory may not come in"), "{line}");
         assert!(broker.try_session().is_none());
     }
     let mut client = proxy.login(Version::V5, "c").await;
@@ -287,7 +287,7 @@ async fn it_is_reached_over_a_unix_socket() {
     assert_eq!(puback(&mut client, Version::V5, "forbidden/x", 1).await, 0x87);
     assert_eq!(puback(&mut client, Version::V5, "free/x", 2).await, 0x10, "taken, and nobody is subscribed");
     drop(client);
-    let healthy = proxy.line(&["policy service is healthy"]).await;
+    let healthy = proxy.line(&["policy endpoint healthy"]).await;
     assert!(healthy.contains("unix:/"), "{healthy}");
     proxy.stop().await;
 }
@@ -302,7 +302,7 @@ async fn a_service_that_is_down_lets_nobody_in() {
         let variables =
             [("MPROXY_POLICY_URL", &*url), ("MPROXY_CONNECT_TIMEOUT", "1s"), ("MPROXY_ON_UNAVAILABLE", told)];
         let mut proxy = Proxy::with(broker.addr(), &variables).await;
-        proxy.line(&["WARN", "policy service is ill", &url]).await;
+        proxy.line(&["WARN", "policy endpoint unhealthy", &url]).await;
         for version in [Version::V31, Version::V311, Version::V5] {
             let mut client = WireClient::open(proxy.mqtt).await;
             client.send(&wire::connect(version, "early", &ConnectOptions::default())).await;
@@ -368,8 +368,8 @@ async fn a_service_that_dies_and_comes_back_disconnects_nobody() {
     assert_eq!(suback.last(), Some(&0x83), "{suback:02x?}");
     old.expect_nothing_but_pingresp().await;
     new.expect_nothing_but_pingresp().await;
-    let line = proxy.line(&["WARN", "answer failed", "hook=\"publish\""]).await;
-    assert!(line.contains("rule=\"deny\""), "{line}");
+    let line = proxy.line(&["WARN", "policy answer failed", "hook=\"publish\""]).await;
+    assert!(line.contains("on_error=\"deny\""), "{line}");
 
     let _hook = HookService::start_at(&place).await;
     let mut id = 10;
@@ -419,7 +419,7 @@ async fn a_service_that_hangs_is_waited_for_until_the_deadline() {
     client.expect(&wire::pingresp()).await;
     let took = began.elapsed();
     assert!(took >= TIMEOUT && took < 2 * TIMEOUT, "three at once wait as long as one: {took:?}");
-    proxy.line(&["answer failed", "hook=\"publish\"", "eadline"]).await;
+    proxy.line(&["policy answer failed", "hook=\"publish\"", "eadline"]).await;
 
     hook.process().signal("CONT").await;
     let mut id = 10;
@@ -544,9 +544,9 @@ async fn rules_come_first_and_the_service_decides_the_rest() {
         ("acl/x", 0, "acl", "allowed"),
         ("clients/c1/x", 0, "acl", "allowed"),
         ("denied/x", 0x87, "acl", "refused"),
-        ("forbidden/x", 0x87, "rpc", "refused"),
-        ("old/x", 0, "rpc", "changed"),
-        ("clients/c2/x", 0, "rpc", "allowed"),
+        ("forbidden/x", 0x87, "policy_service", "refused"),
+        ("old/x", 0, "policy_service", "changed"),
+        ("clients/c2/x", 0, "policy_service", "allowed"),
     ];
     let (mut expected, mut id) = (Vec::new(), 0);
     for (topic, code, source, outcome) in topics {
@@ -614,7 +614,7 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
 
     write(&file, &RULES.replace("denied/#", "acl/#").replace("\"acl/#\", \"cli", "\"denied/#\", \"cli"));
     proxy.signal("HUP").await;
-    let read = proxy.line(&["SIGHUP: rule file read anew", "rules=2"]).await;
+    let read = proxy.line(&["ACL file reloaded", "rules=2"]).await;
     assert!(read.contains("rules_before=2") && read.contains("users_before=0"), "{read}");
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 3).await, 0);
     assert_eq!(puback(&mut client, Version::V5, "acl/x", 4).await, 0x87);
@@ -622,10 +622,10 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
     // A broken file changes nothing, and each fault is told with its line.
     write(&file, "[[rules]]\neffect = \"maybe\"\ntopics = [\"a\"]\n");
     proxy.signal("HUP").await;
-    proxy.line(&["ERROR", "the rules are kept as they were"]).await;
+    proxy.line(&["ERROR", "ACL file reload failed"]).await;
     proxy.line(&["rules.toml:2:", "maybe"]).await;
     // It shows until it is mended, wherever somebody may look.
-    let reloads = |outcome| format!("mproxy_reloads_total{{what=\"rules\",outcome=\"{outcome}\"}}");
+    let reloads = |outcome| format!("mproxy_reloads_total{{what=\"acl_file\",outcome=\"{outcome}\"}}");
     assert_eq!(
         (proxy.metric(&reloads("reloaded")).await, proxy.metric(&reloads("failed")).await),
         (1.0, 1.0)
@@ -633,7 +633,7 @@ async fn sighup_puts_new_rules_in_force_under_a_live_session() {
     for path in ["/readyz", "/api/v1/reloads"] {
         let (status, page) = proxy.http("GET", path).await;
         assert_eq!(status, 200, "{page}");
-        assert!(page.contains("\"what\":\"rules\"") && page.contains("rules.toml:2:"), "{page}");
+        assert!(page.contains("\"what\":\"acl_file\"") && page.contains("rules.toml:2:"), "{page}");
     }
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 5).await, 0);
     client.expect_nothing_but_pingresp().await;

@@ -87,7 +87,7 @@ impl Growth {
     async fn comes_back_to(&mut self, kept: u64, within: Duration) {
         let until = Instant::now() + within;
         loop {
-            let put_down = self.proxy.metric("mproxy_budget_held_bytes{scope=\"total\",listener=\"\"}").await;
+            let put_down = self.proxy.metric("mproxy_budget_used_bytes{scope=\"total\",listener=\"\"}").await;
             let left = self.proxy.process().resident_bytes().saturating_sub(self.before);
             if left <= kept {
                 println!("{} KiB are left", left >> 10);

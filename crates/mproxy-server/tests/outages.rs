@@ -102,7 +102,7 @@ async fn a_hook_service_that_is_away_loses_nobody_who_comes_meanwhile() {
     let (broker, hook) = (Mosquitto::start().await, HookService::start().await);
     let place = hook.place().to_owned();
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
-    proxy.line(&["policy service is healthy"]).await;
+    proxy.line(&["policy endpoint healthy"]).await;
     hook.kill().await;
     let strangers = strangers(proxy.mqtt).await;
     sleep(ROLLOUT).await;
@@ -209,7 +209,7 @@ async fn a_takeover_is_not_an_operator_s_trouble() {
     behind.close().await;
     let line = proxy.line_of(client).await;
     assert!(line.contains(" DEBUG ") && line.contains("taken over"), "{line}");
-    let series = "mproxy_sessions_ended_total{listener=\"mqtt\",cause=\"taken_over\",whose=\"client\"}";
+    let series = "mproxy_connections_closed_total{listener=\"mqtt\",cause=\"taken_over\",by=\"client\"}";
     assert_eq!(proxy.metric(series).await, 1.0);
     proxy.stop().await;
 }

@@ -84,7 +84,7 @@ async fn a_crowd_with_wrong_passwords_is_let_in_by_nothing() {
     assert!(broker.try_session().is_none(), "the broker hears of nobody");
     assert_eq!(judge.calls("AuthConnect"), 0);
     let (_, page) = proxy.http("GET", "/metrics").await;
-    let overloads = page.lines().filter(|line| line.starts_with("mproxy_overloaded_total{hook=\"connect\""));
+    let overloads = page.lines().filter(|line| line.starts_with("mproxy_overloads_total{hook=\"connect\""));
     let overloads: f64 = overloads.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
     assert!(refused > 0 && overloads > 0.0 && troubled > 0, "{refused} refused, {troubled} troubled: {page}");
 

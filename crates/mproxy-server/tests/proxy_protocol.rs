@@ -79,11 +79,11 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
         until("the session", async || {
             let sessions = proxy.sessions().await;
             let session = sessions.iter().find(|session| session["client_id"] == name);
-            session.is_some_and(|session| session["remote"] == told.remote_address.as_str())
+            session.is_some_and(|session| session["peer_addr"] == told.remote_address.as_str())
         })
         .await;
-        let line = proxy.line(&["connected", &format!("remote={}", told.remote_address)]).await;
-        assert!(line.contains("listener=proxied"), "{line}");
+        let line = proxy.line(&["connection accepted", &format!("peer_addr={}", told.remote_address)]).await;
+        assert!(line.contains("listener=\"proxied\""), "{line}");
         let port = told.remote_address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
         assert_eq!(client.local().port(), port, "{name}");
         match (way, told.tls) {
@@ -146,16 +146,16 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
         ("where none is expected", plain, good.clone(), "plain", "not_mqtt"),
     ];
     for (name, door, bytes, listener, cause) in cases {
-        let labels = format!("listener=\"{listener}\",cause=\"{cause}\",whose=\"client\"");
-        let series = format!("mproxy_sessions_ended_total{{{labels}}}");
+        let labels = format!("listener=\"{listener}\",cause=\"{cause}\",by=\"client\"");
+        let series = format!("mproxy_connections_closed_total{{{labels}}}");
         let before = proxy.metric(&series).await;
         let mut client = WireClient::open(door).await;
         let from = client.local_addr();
         let _ = client.try_send(&bytes).await;
         client.expect_closed().await;
         drop(client);
-        let line = proxy.line(&[&format!("remote={from}"), &format!("cause=\"{cause}\"")]).await;
-        assert!(line.contains("whose=\"client\""), "{name}: {line}");
+        let line = proxy.line(&[&format!("peer_addr={from}"), &format!("cause=\"{cause}\"")]).await;
+        assert!(line.contains("by=\"client\""), "{name}: {line}");
         assert_eq!(proxy.metric(&series).await, before + 1.0, "{name}");
     }
     assert!(broker.try_session().is_none());
@@ -163,7 +163,7 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
     let mut client = WireClient::open(here).await;
     client.send(&good).await;
     client.expect(&wire::connack(Version::V311, false, 0, &[])).await;
-    assert_eq!(proxy.sessions().await[0]["remote"], "192.0.2.1:4000");
+    assert_eq!(proxy.sessions().await[0]["peer_addr"], "192.0.2.1:4000");
     drop(client);
     proxy.stop().await;
 }

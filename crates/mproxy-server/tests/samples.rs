@@ -44,7 +44,7 @@ async fn guards(mut service: Process, at: SocketAddr) {
     service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
     let broker = RecordingBroker::start(Script::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
-    proxy.line(&["policy service is healthy"]).await;
+    proxy.line(&["policy endpoint healthy"]).await;
     for version in VERSIONS {
         let five = version == Version::V5;
         let mallory = ConnectOptions { username: Some("mallory"), ..ConnectOptions::default() };
@@ -111,7 +111,7 @@ async fn a_grant_in_node_is_spelled_as_the_contract_spells_it() {
     service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
     let broker = RecordingBroker::start(Script::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
-    proxy.line(&["policy service is healthy"]).await;
+    proxy.line(&["policy endpoint healthy"]).await;
     let mut client = proxy.login(Version::V5, "c").await;
     client.send(&wire::subscribe(Version::V5, 1, &[("own/#", 2), ("other", 0), ("#", 0)])).await;
     let suback = client.packet().await;

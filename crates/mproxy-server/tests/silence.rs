@@ -156,7 +156,7 @@ async fn a_grant_outlives_its_service(on_error: &str) {
             house.proxy.metric(&format!("mproxy_decisions_total{{{labels}}}")).await
         };
         assert!(count(source, outcome).await >= 4.0, "{hook}");
-        assert_eq!(count("unasked", "allowed").await, 0.0, "{hook}");
+        assert_eq!(count("default_allow", "allowed").await, 0.0, "{hook}");
         assert_eq!(house.judge.calls("AuthPublish") + house.judge.calls("AuthSubscribe"), 0);
     }
     drop(clients);

@@ -92,7 +92,7 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
             let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
             assert!(rest.is_empty(), "{cause}: {rest:02x?}");
         }
-        let line = proxy.line(&["turned away", &format!("remote={from}")]).await;
+        let line = proxy.line(&["rejected before CONNECT", &format!("peer_addr={from}")]).await;
         assert!(line.contains(&format!("cause=\"{cause}\"")), "{cause}: {line}");
     }
     for (cause, times) in [
@@ -103,8 +103,12 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
         ("no_alpn", 1.0),
         ("refused_by_peer", 2.0),
     ] {
-        let labels = format!("listener=\"mutual\",cause=\"{cause}\",whose=\"client\"");
-        assert_eq!(proxy.metric(&format!("mproxy_sessions_ended_total{{{labels}}}")).await, times, "{cause}");
+        let labels = format!("listener=\"mutual\",cause=\"{cause}\",by=\"client\"");
+        assert_eq!(
+            proxy.metric(&format!("mproxy_connections_closed_total{{{labels}}}")).await,
+            times,
+            "{cause}"
+        );
     }
     assert!(broker.try_session().is_none(), "the broker hears of nobody who was not let in");
     proxy.stop().await;
@@ -124,7 +128,7 @@ async fn what_is_past_its_date_is_seen_at_the_start_in_readiness_and_in_metrics(
     assert_eq!(status, 200, "{ready}");
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     let warnings: Vec<_> = ready["certificate_warnings"].as_array().unwrap().iter().collect();
-    assert!(warnings.iter().all(|warning| warning["whose"] == "listener mutual"), "{ready}");
+    assert!(warnings.iter().all(|warning| warning["used_by"] == "listener mutual"), "{ready}");
     let says = |text: &str| warnings.iter().any(|one| one["warning"].as_str().unwrap().contains(text));
     assert!(says("CN=localhost has expired on 2021-01-01"), "{ready}");
     assert!(says("the revocation list of CN=other is by none of the CAs in force"), "{ready}");
@@ -393,20 +397,20 @@ async fn certificates_change_under_a_thousand_clients_and_nobody_drops() {
     folder.write("both.pem", both(&root.sign("localhost")));
     until("the second certificate", async || shown_at(proxy.mqtt, &client).await != first).await;
     let second = shown_at(proxy.mqtt, &client).await;
-    proxy.line(&["INFO", "certificates of listener mqtts read anew"]).await;
+    proxy.line(&["INFO", "certificates reloaded", "listener mqtts"]).await;
 
     // A broken one comes, is told of everywhere, and changes nothing.
     let mut cut = both(&root.sign("localhost"));
     cut.truncate(300);
     folder.write("both.pem", cut);
     proxy.signal("HUP").await;
-    let line = proxy.line(&["ERROR", "certificates of listener mqtts are kept as they were"]).await;
+    let line = proxy.line(&["ERROR", "certificate reload failed", "listener mqtts"]).await;
     assert!(line.contains(file.to_str().unwrap()), "{line}");
     assert!(renewed(&proxy, "failed").await >= 1.0);
     let (status, ready) = proxy.http("GET", "/readyz").await;
     assert_eq!(status, 200, "{ready}");
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
-    assert_eq!(ready["stale_certificates"][0]["whose"], "listener mqtts", "{ready}");
+    assert_eq!(ready["stale_certificates"][0]["used_by"], "listener mqtts", "{ready}");
     assert_eq!(shown_at(proxy.mqtt, &client).await, second);
 
     // A good one mends it, at a signal.

@@ -74,9 +74,9 @@ impl MproxyProcess {
         run("mproxy", command("mproxy", "mproxy-server", env, args)).await
     }
 
-    /// The address in the first `listening on ADDR` line that contains `word` too; `""` takes any.
-    pub async fn addr(&mut self, word: &str) -> SocketAddr {
-        listening(&mut self.process, word).await.unwrap_or_else(|failed| panic!("{failed}"))
+    /// Where the listener of this name is; `""` takes any.
+    pub async fn addr(&mut self, listener: &str) -> SocketAddr {
+        listening(&mut self.process, listener).await.unwrap_or_else(|failed| panic!("{failed}"))
     }
 
     /// The process and its log.
@@ -90,16 +90,20 @@ impl MproxyProcess {
     }
 }
 
-async fn listening(process: &mut Process, word: &str) -> Result<SocketAddr, Failed> {
-    let what = format!("\"listening on ADDR\" with {word:?} in it");
-    process.line_where(&what, |line| if line.contains(word) { address(line) } else { None }).await
+async fn listening(process: &mut Process, listener: &str) -> Result<SocketAddr, Failed> {
+    let what = format!("the address of the listener {listener:?}");
+    process.line_where(&what, |line| address(line, listener)).await
 }
 
-/// The address after `listening on `, whatever punctuation a log format puts around it.
-fn address(line: &str) -> Option<SocketAddr> {
-    let (_, after) = line.split_once("listening on ")?;
-    let word = after.split([' ', ',', '"']).next()?;
-    word.trim_start_matches("http://").trim_end_matches('.').parse().ok()
+/// The address in the line that says that this listener listens, as text or JSON.
+fn address(line: &str, listener: &str) -> Option<SocketAddr> {
+    let (_, fields) = line.split_once("listening")?;
+    let named = [format!("listener=\"{listener}\""), format!("\"listener\":\"{listener}\"")];
+    if !listener.is_empty() && !named.iter().any(|named| fields.contains(named)) {
+        return None;
+    }
+    let after = ["address=", "\"address\":\""].iter().find_map(|key| Some(fields.split_once(key)?.1))?;
+    after.split([' ', '"']).next()?.parse().ok()
 }
 
 fn command(binary: &str, package: &str, env: &[(&str, &str)], args: &[&str]) -> Command {
@@ -157,17 +161,22 @@ mod tests {
 
     #[test]
     fn addresses_are_found_in_text_and_json() {
-        let expected = Some("127.0.0.1:1883".parse().unwrap());
-        for line in [
-            "listening on 127.0.0.1:1883",
-            "2025-01-01T00:00:00Z  INFO mproxy: mqtt listening on 127.0.0.1:1883 target=localhost:1884",
-            r#"{"level":"INFO","message":"mqtt listening on 127.0.0.1:1883"}"#,
-            "listening on http://127.0.0.1:1883.",
+        for (line, expected) in [
+            (
+                "2025-01-01T00:00:00Z  INFO listening listener=\"mqtt\" address=127.0.0.1:1 broker=b:2",
+                "127.0.0.1:1",
+            ),
+            ("INFO listening listener=\"mqtt\" address=[::1]:1883", "[::1]:1883"),
+            (
+                r#"{"message":"listening","listener":"mqtt","address":"127.0.0.1:1","broker":"b"}"#,
+                "127.0.0.1:1",
+            ),
         ] {
-            assert_eq!(address(line), expected, "{line}");
+            assert_eq!(address(line, "mqtt"), Some(expected.parse().unwrap()), "{line}");
+            assert!(address(line, "").is_some(), "{line}");
+            assert_eq!(address(line, "ws"), None, "{line}");
         }
-        assert_eq!(address("listening on [::1]:1883"), Some("[::1]:1883".parse().unwrap()));
-        assert_eq!(address("not listening"), None);
+        assert_eq!(address("INFO connected address=127.0.0.1:1", ""), None);
     }
 
     #[test]

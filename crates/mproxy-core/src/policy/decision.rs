@@ -175,13 +175,13 @@ impl About {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Unsaid => "unsaid",
+            Self::Unsaid => "unspecified",
             Self::Username => "username",
             Self::Password => "password",
             Self::ClientId => "client_id",
             Self::Will => "will",
             Self::KeepAlive => "keep_alive",
-            Self::Service => "service",
+            Self::Service => "policy_service",
         }
     }
 }

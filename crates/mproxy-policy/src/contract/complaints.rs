@@ -37,7 +37,7 @@ impl Complaints {
     /// Warns, unless it was warned of this before.
     pub(crate) fn say(&self, complaint: Complaint, what: fmt::Arguments<'_>) {
         if self.first(complaint) {
-            warn!(endpoint = &*self.endpoint, "policy service: {what} (said once; see proto/events.proto)");
+            warn!(endpoint = &*self.endpoint, detail = %what, "questionable answer of the policy service, logged once");
         }
     }
 

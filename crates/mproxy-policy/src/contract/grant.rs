@@ -97,9 +97,7 @@ fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimit
         }
         complaints.say(
             Complaint::Rates,
-            format_args!(
-                "a grant limits messages or bytes per second; this version does not serve such limits"
-            ),
+            format_args!("GrantLimits of messages or bytes per second are not supported by this version"),
         );
     }
     if limits.packet_size == Some(0) {
@@ -145,10 +143,8 @@ fn ttl(ttl: prost_types::Duration, complaints: &Complaints) -> Read<Option<Durat
         return Err(invalid("Grant.ttl: 0"));
     }
     if ttl < TTL_LEAST {
-        complaints.say(
-            Complaint::ShortTtl,
-            format_args!("a Grant.ttl of {ttl:?} would ask AuthConnect too often: {TTL_LEAST:?} is used"),
-        );
+        complaints
+            .say(Complaint::ShortTtl, format_args!("Grant.ttl of {ttl:?} is too short, using {TTL_LEAST:?}"));
     }
     Ok((ttl < NEVER).then(|| ttl.max(TTL_LEAST)))
 }

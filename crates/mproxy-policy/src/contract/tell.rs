@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
-use mproxy_core::fault::{Deadline, Fault, Whose};
+use mproxy_core::fault::{Deadline, Fault, Party};
 use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -90,7 +90,7 @@ fn put(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
                 time,
                 sequence,
                 cause: cause(fault).into(),
-                by: party(fault.whose()).into(),
+                by: party(fault.by()).into(),
                 reason_code: fault.reason().0.into(),
                 detail: fault.to_string(),
                 will_suppressed: *will_suppressed,
@@ -116,13 +116,13 @@ const fn traffic(traffic: Traffic) -> wire::Traffic {
     wire::Traffic { client_packets, client_bytes, broker_packets, broker_bytes }
 }
 
-const fn party(whose: Whose) -> wire::Party {
+const fn party(whose: Party) -> wire::Party {
     match whose {
-        Whose::Client => wire::Party::Client,
-        Whose::Broker => wire::Party::Broker,
-        Whose::Policy => wire::Party::Policy,
-        Whose::Us => wire::Party::Mproxy,
-        Whose::Unknown => wire::Party::Unspecified,
+        Party::Client => wire::Party::Client,
+        Party::Broker => wire::Party::Broker,
+        Party::Policy => wire::Party::Policy,
+        Party::Mproxy => wire::Party::Mproxy,
+        Party::Unknown => wire::Party::Unspecified,
     }
 }
 

@@ -183,7 +183,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
         Ok(reason) if reason.is_error() => reason,
         Ok(_) | Err(_) => {
             complaints.say(Complaint::DenyCode, format_args!(
-                "Deny.reason_code {code} (0x{code:02X}) is no refusal in MQTT 5.0 (0x80 to 0xFF): 0x87 Not authorized is used"
+                "Deny.reason_code {code} (0x{code:02X}) is not an MQTT 5.0 error code (0x80 to 0xFF), using 0x87 Not authorized"
             ));
             ReasonCode::NOT_AUTHORIZED
         }
@@ -197,7 +197,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
             complaints.say(
                 Complaint::DenyAction,
                 format_args!(
-                    "Deny.action {} is none that this version knows: REJECT is used",
+                    "Deny.action {} is unknown to this version, using REJECT",
                     deny.action.unwrap_or_default()
                 ),
             );
@@ -209,7 +209,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
     let server_reference = words(deny.server_reference);
     if server_reference.is_some() && !elsewhere {
         complaints.say(Complaint::ServerReference, format_args!(
-            "Deny.server_reference goes with the reason codes 0x9C and 0x9D only, not with 0x{:02X}: it is left out",
+            "Deny.server_reference is only allowed with reason codes 0x9C and 0x9D, not with 0x{:02X}: ignored",
             reason.0
         ));
     }
@@ -252,7 +252,7 @@ fn binary(name: &str, bytes: Bytes) -> Read<Bytes> {
 }
 
 fn unset(what: &str) -> Failure {
-    Failure::new(FailureKind::Unspecified, format!("{what} was answered without saying what"))
+    Failure::new(FailureKind::Unspecified, format!("{what}: the answer has no verdict"))
 }
 
 pub(super) fn invalid(detail: impl Into<Box<str>>) -> Unusable {

@@ -24,7 +24,7 @@ pub enum HealthState {
     /// Asked.
     Healthy,
     /// Could not be reached. It is tried again and again, and nobody waits for it.
-    Ill,
+    Unhealthy,
 }
 
 impl HealthState {
@@ -34,7 +34,7 @@ impl HealthState {
         match self {
             Self::Connecting => "connecting",
             Self::Healthy => "healthy",
-            Self::Ill => "ill",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }
@@ -92,7 +92,7 @@ impl Line {
 enum Standing {
     Connecting,
     Healthy(Arc<Line>),
-    Ill,
+    Unhealthy,
 }
 
 impl Standing {
@@ -100,7 +100,7 @@ impl Standing {
         match self {
             Self::Connecting => HealthState::Connecting,
             Self::Healthy(_) => HealthState::Healthy,
-            Self::Ill => HealthState::Ill,
+            Self::Unhealthy => HealthState::Unhealthy,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Board {
                 Standing::Healthy(line) if !tried.iter().any(|other| Arc::ptr_eq(other, line)) => {
                     return Pick::Line(Arc::clone(line));
                 }
-                Standing::Healthy(_) | Standing::Ill => {}
+                Standing::Healthy(_) | Standing::Unhealthy => {}
                 Standing::Connecting => wait = true,
             }
         }
@@ -179,32 +179,33 @@ impl Board {
         Pick::Nobody(places.iter().filter_map(error).collect::<Vec<_>>().join("; "))
     }
 
-    pub(super) fn healthy(&self, at: usize, line: Line) -> Arc<Line> {
+    pub(super) fn set_healthy(&self, at: usize, line: Line) -> Arc<Line> {
         let line = Arc::new(line);
         self.set(at, Standing::Healthy(Arc::clone(&line)), None);
-        info!(endpoint = %line.url, "policy service is healthy");
+        info!(endpoint = &*line.url, "policy endpoint healthy");
         self.watch.endpoint(&line.url, true);
         line
     }
 
     /// The connection is over, and the next one is tried at once.
-    pub(super) fn lost(&self, at: usize, why: &str) {
-        self.fell(at, Standing::Connecting, why);
+    pub(super) fn set_lost(&self, at: usize, why: &str) {
+        self.set_down(at, Standing::Connecting, why);
     }
 
-    pub(super) fn ill(&self, at: usize, why: &str) {
-        self.fell(at, Standing::Ill, why);
+    pub(super) fn set_unhealthy(&self, at: usize, why: &str) {
+        self.set_down(at, Standing::Unhealthy, why);
     }
 
-    fn fell(&self, at: usize, standing: Standing, why: &str) {
-        let (ill, state) = (matches!(standing, Standing::Ill), standing.state());
+    fn set_down(&self, at: usize, standing: Standing, why: &str) {
+        let state = standing.state();
+        let is_unhealthy = state == HealthState::Unhealthy;
         let Some((url, before)) = self.set(at, standing, Some(why.to_owned())) else { return };
-        if before != HealthState::Ill && ill {
-            warn!(endpoint = %url, error = why, "policy service is ill");
+        if before != HealthState::Unhealthy && is_unhealthy {
+            warn!(endpoint = &*url, error = why, "policy endpoint unhealthy");
         } else if before != state {
-            info!(endpoint = %url, error = why, "policy service: connection lost");
+            info!(endpoint = &*url, error = why, "policy endpoint connection lost, reconnecting");
         }
-        if before == HealthState::Healthy || before == HealthState::Connecting && ill {
+        if before == HealthState::Healthy || before == HealthState::Connecting && is_unhealthy {
             self.watch.endpoint(&url, false);
         }
     }
@@ -231,7 +232,7 @@ impl Board {
     pub(super) fn close(&self) {
         self.places.send_modify(|places| {
             for place in places {
-                place.standing = Standing::Ill;
+                place.standing = Standing::Unhealthy;
             }
         });
     }
@@ -242,7 +243,7 @@ impl Board {
             let wants = line.wants.load();
             if wants.of(rpc).is_some() {
                 line.wants.store(Arc::new(wants.without(rpc)));
-                debug!(endpoint = %line.url, rpc = rpc.name(), "policy service does not want this event");
+                debug!(endpoint = &*line.url, rpc = rpc.name(), "event unimplemented, not sent any more");
                 self.learn(places);
             }
         });
@@ -253,10 +254,10 @@ impl Board {
         let bit = 1 << rpc as u32;
         if line.unimplemented.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             warn!(
-                endpoint = %line.url, rpc = rpc.name(),
-                "policy service does not implement {}: a failed answer. Implement it, or leave it out of the `wants` \
-                 of HelloResponse if the service has no objection to anything there",
-                rpc.name()
+                endpoint = &*line.url,
+                rpc = rpc.name(),
+                "hook unimplemented, its answers count as failed: implement it, or remove it from HelloResponse.wants if \
+                 the service has no objection to anything there"
             );
         }
     }
@@ -274,7 +275,7 @@ impl Board {
     fn learn(&self, places: &[Place]) {
         let first = places.iter().find_map(|place| match &place.standing {
             Standing::Healthy(line) => Some(line.wants.load_full()),
-            Standing::Connecting | Standing::Ill => None,
+            Standing::Connecting | Standing::Unhealthy => None,
         });
         if let Some(wants) = first {
             self.wants.store(wants);

@@ -53,24 +53,24 @@ impl Keeper {
                 Ok(Ok(line)) => line,
                 Ok(Err(why)) => {
                     failures += 1;
-                    self.board.ill(self.at, &why);
+                    self.board.set_unhealthy(self.at, &why);
                     continue;
                 }
                 Err(_) => {
                     failures += 1;
-                    self.board.ill(self.at, "no connection within 5 s");
+                    self.board.set_unhealthy(self.at, "no connection within 5 s");
                     continue;
                 }
             };
             let since = Instant::now();
-            let line = self.board.healthy(self.at, line);
+            let line = self.board.set_healthy(self.at, line);
             line.gone.cancelled().await;
             failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
             // The first time the next connection is so near that questions better wait for it.
             if failures <= 1 {
-                self.board.lost(self.at, "the connection has ended");
+                self.board.set_lost(self.at, "connection closed");
             } else {
-                self.board.ill(self.at, "the connection ends again and again");
+                self.board.set_unhealthy(self.at, "connection closes again and again");
             }
         }
     }
@@ -100,8 +100,8 @@ impl Keeper {
         let wants = self.board.unsaid();
         info!(
             endpoint = self.url,
-            calls = ?names(&wants),
-            "policy service has no Hello, or an empty one: asked and told as before, or everything but AuthDeliver"
+            wants = names(&wants).join(","),
+            "Hello unimplemented or empty, using previous or default hooks"
         );
         wants
     }
@@ -109,11 +109,11 @@ impl Keeper {
     fn told(&self, service: &str, wants: Wants) -> Wants {
         let calls = names(&wants);
         self.board.heard(&wants);
-        info!(endpoint = self.url, service, ?calls, "policy service said what it wants");
+        info!(endpoint = self.url, service, wants = calls.join(","), "Hello answered");
         if !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
                 endpoint = self.url,
-                "policy service does not want AuthConnect: it does not decide who connects"
+                "AuthConnect not wanted, the policy service does not decide who connects"
             );
         }
         wants

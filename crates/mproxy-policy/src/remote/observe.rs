@@ -75,7 +75,7 @@ impl Observer {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let queues = self.queues.load();
         let Some(queues) = &*queues else {
-            return self.watch.events_dropped(kind, Dropped::Ended, 1);
+            return self.watch.events_dropped(kind, Dropped::Shutdown, 1);
         };
         let way = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
         let queue = &queues[way];
@@ -98,9 +98,7 @@ impl Observer {
     fn drop_full(&self, kind: Kind) {
         self.watch.events_dropped(kind, Dropped::QueueFull, 1);
         if !self.warned.swap(true, Ordering::Relaxed) {
-            warn!(
-                "events come faster than the policy service takes them: some are dropped (see the metrics)"
-            );
+            warn!("event queue full, dropping events (counted in mproxy_events_dropped_total)");
         }
     }
 
@@ -136,7 +134,7 @@ impl Carrier {
                 if let Err(failure) = &told {
                     self.watch.events_dropped(kind, Dropped::CallFailed, 1);
                     if !trouble {
-                        warn!(%failure, "an event could not be told");
+                        warn!(event = kind.name(), error = %failure, "event dropped: call failed");
                     }
                 }
                 trouble = told.is_err();
@@ -148,7 +146,7 @@ impl Carrier {
         parcels.close();
         let left = std::iter::from_fn(|| parcels.try_recv().ok().map(|parcel| parcel.event.what.kind()));
         for kind in in_hand.into_iter().chain(left) {
-            self.watch.events_dropped(kind, Dropped::Ended, 1);
+            self.watch.events_dropped(kind, Dropped::Shutdown, 1);
         }
     }
 

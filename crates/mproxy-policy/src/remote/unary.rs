@@ -164,7 +164,7 @@ async fn attempt<E: Errand>(
     if status.code() == Code::Unimplemented && !rpc.decides() {
         line.answered();
         board.unwanted(line, rpc);
-        count(CallOutcome::Unwanted);
+        count(CallOutcome::Unimplemented);
         return Attempt::Carried(Carried::Unwanted);
     }
     if rpc.decides()

@@ -47,7 +47,7 @@ fn shows(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
     });
     // Comparing byte by byte until the first difference would tell a caller how far it guessed right.
     let is_right = shown.is_some_and(|shown| bool::from(shown.ct_eq(token.expose().as_bytes())));
-    if is_right { Ok(()) } else { Err(Failure::new(StatusCode::UNAUTHORIZED, "a bearer token is needed")) }
+    if is_right { Ok(()) } else { Err(Failure::new(StatusCode::UNAUTHORIZED, "bearer token required")) }
 }
 
 fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), Failure> {

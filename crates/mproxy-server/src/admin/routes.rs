@@ -160,7 +160,7 @@ pub(super) async fn session(
 }
 
 fn no_such_session() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "there is no such session")
+    Failure::new(StatusCode::NOT_FOUND, "no such session")
 }
 
 /// How a kick is to look.
@@ -183,7 +183,7 @@ pub(super) async fn kick(
     if !admin.house.kick(id, reason) {
         return Err(no_such_session());
     }
-    tracing::info!(connection = %id, reason = format_args!("{reason:#04x}"), "kicked by an administrator");
+    tracing::info!(connection_id = %id, reason_code = reason, "disconnect requested by an administrator");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -216,7 +216,7 @@ pub(super) async fn drain(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> (StatusCode, Json<Value>) {
-    tracing::info!("an administrator asked for a drain");
+    tracing::info!("drain requested by an administrator");
     admin.house.drain();
     (StatusCode::ACCEPTED, Json(json!({ "draining": true })))
 }
@@ -255,14 +255,14 @@ pub(super) async fn set_log_level(
     })?;
     let level = LogLevel::parse(&level).map_err(|text| Failure::new(StatusCode::BAD_REQUEST, text))?;
     admin.log.set(level);
-    tracing::info!(level = level.name(), "an administrator set the log level");
+    tracing::info!(level = level.name(), "log level set by an administrator");
     Ok(Json(json!({ "level": level.name() })))
 }
 
 pub(super) async fn nowhere() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "there is nothing at this address")
+    Failure::new(StatusCode::NOT_FOUND, "not found")
 }
 
 pub(super) async fn not_that_way() -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
 }

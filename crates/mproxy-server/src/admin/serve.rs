@@ -81,13 +81,17 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
                     let _member = member;
                     match evicted.run_until_cancelled(call).await {
                         Some(Ok(())) => {}
-                        Some(Err(error)) => tracing::trace!(%peer, %error, "admin connection failed"),
-                        None => tracing::debug!(%peer, "admin caller made room for others: too many at once"),
+                        Some(Err(error)) => {
+                            tracing::trace!(peer_addr = %peer, %error, "admin connection failed")
+                        }
+                        None => {
+                            tracing::debug!(peer_addr = %peer, "admin connection closed: too many at once")
+                        }
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin API could not accept");
+                tracing::warn!(%error, "admin API: accept failed, pausing");
                 sleep(PAUSE).await;
             }
         }

@@ -38,8 +38,8 @@ fn card(n: u128) -> SessionView {
         username: (n == 2).then(|| "ann".to_owned()),
         listener: "mqtt".to_owned(),
         transport: "tcp",
-        remote: "192.0.2.1:50000".to_owned(),
-        local: "192.0.2.2:1883".to_owned(),
+        peer_addr: "192.0.2.1:50000".to_owned(),
+        local_addr: "192.0.2.2:1883".to_owned(),
         protocol: Some("5.0".to_owned()),
         connected_since: Timestamp(UNIX_EPOCH + Duration::from_secs(1)),
         phase: "open",
@@ -73,8 +73,8 @@ impl House for Cards {
     }
 
     fn readiness(&self) -> Readiness {
-        let bound = (!self.unbound.load(Ordering::Relaxed)).then(|| "127.0.0.1:1883".to_owned());
-        let listeners = vec![ListenerReadiness { name: "mqtt".to_owned(), bound }];
+        let address = (!self.unbound.load(Ordering::Relaxed)).then(|| "127.0.0.1:1883".to_owned());
+        let listeners = vec![ListenerReadiness { name: "mqtt".to_owned(), address }];
         Readiness {
             draining: self.draining.load(Ordering::Relaxed),
             listeners,
@@ -93,8 +93,8 @@ impl House for Cards {
 
     fn reloads(&self) -> Vec<ReloadView> {
         vec![ReloadView {
-            what: "rules",
-            whose: None,
+            what: "acl_file",
+            used_by: None,
             outcome: "failed",
             at: Timestamp(UNIX_EPOCH),
             error: Some("rules.toml:2: no such effect".to_owned()),
@@ -175,7 +175,7 @@ async fn not_ready_while_draining_or_unbound() {
     let scene = scene();
     scene.cards.unbound.store(true, Ordering::Relaxed);
     let (status, detail) = scene.json("GET", "/readyz").await;
-    assert_eq!((status, &detail["listeners"][0]["bound"]), (StatusCode::SERVICE_UNAVAILABLE, &Value::Null));
+    assert_eq!((status, &detail["listeners"][0]["address"]), (StatusCode::SERVICE_UNAVAILABLE, &Value::Null));
     scene.cards.unbound.store(false, Ordering::Relaxed);
     assert_eq!(scene.json("POST", "/api/v1/drain").await.0, StatusCode::ACCEPTED);
     let (status, detail) = scene.json("GET", "/readyz").await;
@@ -230,7 +230,7 @@ async fn one_session_is_shown_in_detail() {
     assert_eq!((status, &session["username"]), (StatusCode::OK, &json!("ann")));
     assert_eq!(session["traffic"]["client_bytes"], 20);
     let (status, body) = scene.json("GET", &format!("/api/v1/sessions/{}", id(9))).await;
-    assert_eq!((status, body), (StatusCode::NOT_FOUND, json!({ "error": "there is no such session" })));
+    assert_eq!((status, body), (StatusCode::NOT_FOUND, json!({ "error": "no such session" })));
 }
 
 #[tokio::test]

@@ -56,9 +56,9 @@ pub struct SessionView {
     /// `tcp`, `tls`, `ws` or `wss`.
     pub transport: &'static str,
     /// The client's address.
-    pub remote: String,
+    pub peer_addr: String,
     /// The address it connected to.
-    pub local: String,
+    pub local_addr: String,
     /// `3.1`, `3.1.1` or `5.0`; absent before CONNECT was read.
     pub protocol: Option<String>,
     /// When it was accepted.
@@ -120,7 +120,7 @@ pub struct Readiness {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CertificateWarning {
     /// `listener mqtts`, `target of mqtts`, `policy service`.
-    pub whose: String,
+    pub used_by: String,
     /// Which file.
     pub file: String,
     /// What, and what to do.
@@ -130,11 +130,11 @@ pub struct CertificateWarning {
 /// What became of the last reload of something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReloadView {
-    /// `configuration` (of which the log level alone is reloaded), `rules`, `certificates`.
+    /// `configuration` (of which the log level alone is reloaded), `acl_file`, `certificates`.
     pub what: &'static str,
     /// Of certificates: `listener mqtts`, `target of mqtts`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub whose: Option<String>,
+    pub used_by: Option<String>,
     /// `reloaded`, or `failed`: what was in force before still is.
     pub outcome: &'static str,
     /// When.
@@ -144,11 +144,11 @@ pub struct ReloadView {
     pub error: Option<String>,
 }
 
-/// Certificates that could not be read anew.
+/// Certificates that could not be reloaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StaleCertificate {
     /// `listener mqtts`, `target of mqtts`.
-    pub whose: String,
+    pub used_by: String,
     /// Which file is wrong, and why.
     pub error: String,
 }
@@ -157,7 +157,7 @@ impl Readiness {
     /// Not draining, and every listener is bound.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.draining && self.listeners.iter().all(|listener| listener.bound.is_some())
+        !self.draining && self.listeners.iter().all(|listener| listener.address.is_some())
     }
 }
 
@@ -167,7 +167,7 @@ pub struct ListenerReadiness {
     /// Its name.
     pub name: String,
     /// The address it is bound to; absent while it is not.
-    pub bound: Option<String>,
+    pub address: Option<String>,
 }
 
 /// One endpoint of the policy service.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mproxy_core::Chain;
 use mproxy_core::event::{Kind, Nobody, Sink};
-use mproxy_core::fault::Whose;
+use mproxy_core::fault::Party;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
@@ -156,7 +156,7 @@ async fn what_the_broker_sent_last_still_reaches_the_client() {
     read.unwrap();
     assert_eq!(got, many);
     drop(scene.client);
-    assert_eq!(scene.relay.await.unwrap().whose(), Whose::Broker);
+    assert_eq!(scene.relay.await.unwrap().by(), Party::Broker);
 }
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
     assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     assert_eq!(broker.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     let fault = relay.await.expect("the task itself did not panic");
-    assert_eq!((fault.label(), fault.whose()), ("panicked", Whose::Us));
+    assert_eq!((fault.label(), fault.by()), ("panicked", Party::Mproxy));
     assert_eq!(*pipe.1.lock(), [Kind::Connect, Kind::Disconnect]);
 }
 
@@ -456,7 +456,7 @@ async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
         };
         let both = async { tokio::join!(&mut relay, play).0 };
         let fault = tokio::time::timeout(Duration::from_secs(2), both).await.expect("nobody is waited for");
-        assert_eq!(fault.whose(), if broker_closes { Whose::Broker } else { Whose::Policy });
+        assert_eq!(fault.by(), if broker_closes { Party::Broker } else { Party::Policy });
         assert_eq!(*pipe.1.lock(), [Kind::Connect, Kind::Disconnect]);
         let partings: Vec<_> = relay.partings().collect();
         assert_eq!(partings.len(), if broker_closes { 1 } else { 2 });

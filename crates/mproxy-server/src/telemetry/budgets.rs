@@ -61,11 +61,11 @@ impl Collector for Shown {
             }
             Ok::<_, Error>(())
         };
-        gauges("budget_held", "Bytes that connections make mproxy hold", &held)?;
-        gauges("budget_limit", "Bytes that they may", &most)?;
+        gauges("budget_used", "Bytes that mproxy holds for connections", &held)?;
+        gauges("budget_limit", "Bytes that mproxy may hold for connections", &most)?;
         let kind = ConstCounter::<u64>::new(0).metric_type();
-        let help = "Packets and events that found a budget spent";
-        let mut family = encoder.encode_descriptor("budget_spent", help, None, kind)?;
+        let help = "Packets and events for which a budget had no room";
+        let mut family = encoder.encode_descriptor("budget_exceeded", help, None, kind)?;
         for (scope, listener, value) in &spent {
             let counter = ConstCounter::<u64>::new(*value);
             counter.encode(family.encode_family(&[("scope", *scope), ("listener", listener)])?)?;

@@ -11,10 +11,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tracing::warn;
 
-/// Lines a second at most. What is not written is counted, and told with the next line.
+/// Lines a second at most. Suppressed ones are counted, and the next line has their number.
 const LINES: u32 = 5;
 
-/// Counts and tells.
+/// Counts and logs.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     pub(super) counted: Family<Failed, Counter>,
@@ -39,61 +39,55 @@ pub(super) struct Overloaded {
 pub(super) struct Failed {
     hook: &'static str,
     kind: &'static str,
-    rule: &'static str,
+    on_error: &'static str,
 }
 
 #[derive(Debug, Default)]
 struct Lines {
     second: Option<Instant>,
     written: u32,
-    unwritten: u64,
+    suppressed: u64,
+}
+
+/// A line about an answer for this client, unless there were too many.
+macro_rules! warn_of {
+    ($failures:ident, $peer:ident, $($rest:tt)+) => {
+        if let Some(suppressed_lines) = $failures.lines.lock().take(Instant::now()) {
+            warn!(
+                connection_id = %$peer.origin.connection_id,
+                listener = &*$peer.origin.listener,
+                peer_addr = %$peer.origin.remote,
+                client_id = &*$peer.client_id,
+                username = $peer.username.as_deref(),
+                suppressed_lines,
+                $($rest)+
+            );
+        }
+    };
 }
 
 impl Failures {
-    pub(super) fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, peer: &Peer) {
-        let rule = match rule {
+    pub(super) fn failed(&self, hook: Hook, failure: &Failure, on_error: OnError, peer: &Peer) {
+        let on_error = match on_error {
             OnError::Deny => "deny",
             OnError::Allow => "allow",
         };
         let (hook, kind) = (hook.name(), failure.kind.name());
-        self.counted.get_or_create(&Failed { hook, kind, rule }).inc();
-        let Some(unwritten) = self.lines.lock().take(Instant::now()) else { return };
-        warn!(
-            connection = %peer.origin.connection_id,
-            client = &*peer.client_id,
-            hook,
-            rule,
-            unwritten,
-            error = %failure,
-            "answer failed"
-        );
+        self.counted.get_or_create(&Failed { hook, kind, on_error }).inc();
+        warn_of!(self, peer, hook, kind, on_error, error = &*failure.detail, "policy answer failed");
     }
 
     pub(super) fn unusable(&self, hook: Hook, unusable: &Unusable, peer: &Peer) {
         let (hook, kind) = (hook.name(), unusable.kind.name());
         self.unusable.get_or_create(&UnusableAnswer { hook, kind }).inc();
-        let Some(unwritten) = self.lines.lock().take(Instant::now()) else { return };
-        warn!(
-            connection = %peer.origin.connection_id,
-            client = &*peer.client_id,
-            hook,
-            reason = format_args!("0x{:02X}", unusable.reason.0),
-            unwritten,
-            "answer cannot be used, packet refused: {unusable}"
-        );
+        let (reason_code, error) = (unusable.reason.0, &*unusable.detail);
+        warn_of!(self, peer, hook, kind, reason_code, error, "policy answer unusable, packet refused");
     }
 
     pub(super) fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         let (hook, limit) = (hook.name(), overload.limit);
         self.overloaded.get_or_create(&Overloaded { hook, limit }).inc();
-        let Some(unwritten) = self.lines.lock().take(Instant::now()) else { return };
-        warn!(
-            connection = %peer.origin.connection_id,
-            client = &*peer.client_id,
-            hook,
-            unwritten,
-            "mproxy is overloaded, packet refused: {overload}"
-        );
+        warn_of!(self, peer, hook, limit, error = &*overload.detail, "overloaded, packet refused");
     }
 }
 
@@ -105,11 +99,11 @@ impl Lines {
             self.written = 0;
         }
         if self.written >= LINES {
-            self.unwritten += 1;
+            self.suppressed += 1;
             return None;
         }
         self.written += 1;
-        Some(std::mem::take(&mut self.unwritten))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -118,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_failures_is_a_few_lines_that_tell_of_the_rest() {
+    fn lines_about_failures_are_limited() {
         let mut lines = Lines::default();
         let now = Instant::now();
         let written = (0..100).filter(|_| lines.take(now).is_some()).count();

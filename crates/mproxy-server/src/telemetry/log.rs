@@ -123,7 +123,7 @@ fn tell_panic(panic: &panic::PanicHookInfo<'_>, count: &Counter) {
     let payload = panic.payload();
     let said = payload.downcast_ref::<&str>().copied();
     let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(at, thread = thread.name(), "panicked: {}", said.unwrap_or("of itself"));
+    tracing::error!(at, thread = thread.name(), error = said.unwrap_or("no message"), "panicked");
     // Where RUST_BACKTRACE asks for it.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
@@ -251,8 +251,8 @@ mod tests {
         let foreign = "x\n2026-01-01T00:00:00Z ERROR mproxy is broken\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}";
         for format in FORMATS {
             let text = page(LogLevel::Info, format, |_| {
-                tracing::info!(target: "mproxy", client = foreign, error = %foreign, shown = ?foreign, "{foreign}");
-                tracing::info!(target: "mproxy", client = "a\" user=\"root", error = %"b user=root", "two");
+                tracing::info!(target: "mproxy", client_id = foreign, error = %foreign, shown = ?foreign, "{foreign}");
+                tracing::info!(target: "mproxy", client_id = "a\" username=\"root", error = %"b username=root", "two");
             });
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 2, "{text}");
@@ -260,14 +260,17 @@ mod tests {
             assert!(!text.contains('\u{202e}') && !text.contains('\u{2028}'), "{text:?}");
             match format {
                 LogFormat::Text => {
-                    let fields = "two client=\"a\\\" user=\\\"root\" error=\"b user=root\"";
+                    let fields = "two client_id=\"a\\\" username=\\\"root\" error=\"b username=root\"";
                     assert!(lines[1].ends_with(fields), "{text}");
                 }
                 LogFormat::Json => {
                     let line: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
-                    assert_eq!((&line["client"], &line["error"]), (&foreign.into(), &foreign.into()));
+                    assert_eq!((&line["client_id"], &line["error"]), (&foreign.into(), &foreign.into()));
                     let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
-                    assert_eq!((&line["client"], line.get("user")), (&"a\" user=\"root".into(), None));
+                    assert_eq!(
+                        (&line["client_id"], line.get("username")),
+                        (&"a\" username=\"root".into(), None)
+                    );
                 }
             }
         }
@@ -279,9 +282,9 @@ mod tests {
             for piece in ["x", "\n", "\u{7f}", "\u{1f980}", "\"", "\u{e0041}"] {
                 let long = piece.repeat(65_535 / piece.len());
                 let text = page(LogLevel::Info, format, |_| {
-                    tracing::info!(target: "mproxy", client = long, error = %long, shown = ?long, "ended: {long}");
+                    tracing::info!(target: "mproxy", client_id = long, error = %long, shown = ?long, "ended: {long}");
                 });
-                let most = LONGEST_MESSAGE + 3 * LONGEST_VALUE + 200;
+                let most = 2 * LONGEST_MESSAGE + 2 * LONGEST_VALUE + 200;
                 assert!(text.len() <= most && text.contains('…'), "{} bytes of {piece:?}", text.len());
                 assert_eq!(text.lines().count(), 1, "{text}");
                 if format == LogFormat::Json {
@@ -296,7 +299,7 @@ mod tests {
         let value = "x".repeat(LONGEST_VALUE);
         for format in FORMATS {
             let text = page(LogLevel::Info, format, |_| {
-                tracing::info!(target: "mproxy", client = value, error = %value, "said");
+                tracing::info!(target: "mproxy", client_id = value, error = %value, "said");
             });
             assert_eq!((text.matches(&value).count(), text.contains('…')), (2, false), "{text}");
         }
@@ -306,7 +309,7 @@ mod tests {
     fn numbers_and_absent_values_are_what_they_are() {
         let scene = |_: &LogHandle| {
             let nobody: Option<&str> = None;
-            tracing::info!(target: "mproxy", client = nobody, rules = 2, open = true, "said");
+            tracing::info!(target: "mproxy", client_id = nobody, rules = 2, open = true, "said");
         };
         let text = page(LogLevel::Info, LogFormat::Text, scene);
         assert!(text.ends_with("  INFO said rules=2 open=true\n"), "{text}");
@@ -315,5 +318,27 @@ mod tests {
             text.contains("\"message\":\"said\",\"rules\":2,\"open\":true,\"target\":\"mproxy\"}"),
             "{text}"
         );
+    }
+    #[test]
+    fn no_key_stands_twice_in_a_line() {
+        let text = page(LogLevel::Info, LogFormat::Json, |_| {
+            tracing::info!(target: "mproxy", target = "other", level = 3, timestamp = "now", "said");
+        });
+        let line: serde_json::Value = serde_json::from_str(text.trim()).expect("JSON");
+        assert_eq!((&line["target"], &line["target_"]), (&"mproxy".into(), &"other".into()), "{text}");
+        assert_eq!(
+            (&line["level"], &line["level_"], &line["timestamp_"]),
+            (&"INFO".into(), &3.into(), &"now".into())
+        );
+        for key in ["\"target\":", "\"level\":", "\"timestamp\":"] {
+            assert_eq!(text.matches(key).count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn reason_codes_are_hex_for_people() {
+        let scene = |_: &LogHandle| tracing::info!(target: "mproxy", reason_code = 0x87_u8, "said");
+        assert!(page(LogLevel::Info, LogFormat::Text, scene).ends_with("said reason_code=0x87\n"));
+        assert!(page(LogLevel::Info, LogFormat::Json, scene).contains("\"reason_code\":135,"));
     }
 }

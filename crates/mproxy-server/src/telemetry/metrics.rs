@@ -5,21 +5,21 @@
 //! |---|---|---|
 //! | `mproxy_packets_total`, `mproxy_packet_bytes_total` | from, type | counter |
 //! | `mproxy_decisions_total` | hook, source, outcome | counter |
-//! | `mproxy_answers_failed_total` | hook, kind, rule | counter |
-//! | `mproxy_answers_unusable_total` | hook, kind | counter |
-//! | `mproxy_overloaded_total` | hook, limit | counter |
+//! | `mproxy_policy_failures_total` | hook, kind, on_error | counter |
+//! | `mproxy_policy_unusable_answers_total` | hook, kind | counter |
+//! | `mproxy_overloads_total` | hook, limit | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
-//! | `mproxy_sessions` | listener | gauge |
-//! | `mproxy_sessions_ended_total` | listener, cause, whose | counter |
-//! | `mproxy_connects_refused_total` | listener, about | counter |
+//! | `mproxy_connections_open` | listener | gauge |
+//! | `mproxy_connections_closed_total` | listener, cause, by | counter |
+//! | `mproxy_connects_refused_total` | listener, part | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
-//! | `mproxy_events_dropped_total` | kind, why | counter |
+//! | `mproxy_events_dropped_total` | kind, reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
-//! | `mproxy_certificate_expiry_timestamp_seconds` | whose, kind, subject, serial | gauge |
-//! | `mproxy_budget_held_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
-//! | `mproxy_budget_spent_total` | scope, listener | counter |
+//! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
+//! | `mproxy_budget_used_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
+//! | `mproxy_budget_exceeded_total` | scope, listener | counter |
 //! | `mproxy_build_info` | version | info |
 
 use std::collections::HashSet;
@@ -54,8 +54,8 @@ pub struct Metrics {
     registry: Registry,
     tally: Arc<Tally>,
     connections: Family<Connections, Counter>,
-    sessions: Family<Sessions, Gauge>,
-    ended: Family<Ended, Counter>,
+    open: Family<Open, Gauge>,
+    closed: Family<ClosedConnections, Counter>,
     connects_refused: Family<ConnectRefused, Counter>,
     calls: Family<Call, Histogram>,
     endpoints: Family<Endpoint, Gauge>,
@@ -72,7 +72,7 @@ pub struct Metrics {
 /// file it comes from is nobody's business; `/readyz` says it to whoever may know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Expiry {
-    whose: String,
+    used_by: String,
     kind: &'static str,
     subject: String,
     serial: String,
@@ -91,21 +91,21 @@ struct Connections {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sessions {
+struct Open {
     listener: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct ClosedConnections {
     listener: String,
     cause: &'static str,
-    whose: &'static str,
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectRefused {
     listener: String,
-    about: &'static str,
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -122,7 +122,7 @@ struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DroppedEvents {
     kind: &'static str,
-    why: &'static str,
+    reason: &'static str,
 }
 
 /// From a call that never left the machine to the longest deadline that makes sense for a question.
@@ -145,47 +145,60 @@ impl Metrics {
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let tally = Arc::new(Tally::new());
         ours.register_collector(Box::new(Arc::clone(&tally)));
-        let help = "Log lines left out because they came faster than they were read";
+        let help = "Log lines dropped because they were written faster than they were read";
         ours.register("log_lines_dropped", help, log.lines_dropped.clone());
-        ours.register("panics", "Panics; one in a connection ends that connection alone", log.panics.clone());
+        ours.register(
+            "panics",
+            "Panics; a panic in a connection ends that connection only",
+            log.panics.clone(),
+        );
         let connections = Family::default();
-        ours.register("connections", "Connections by what became of them at the door", connections.clone());
-        let sessions = Family::default();
-        ours.register("sessions", "Connections that are open", sessions.clone());
-        let ended = Family::default();
-        ours.register("sessions_ended", "Connections that ended, why, and whose doing it was", ended.clone());
+        ours.register(
+            "connections",
+            "Connections by outcome of accepting them: accepted, or refused by a limit",
+            connections.clone(),
+        );
+        let open = Family::default();
+        ours.register("connections_open", "Connections open now, counted from accept", open.clone());
+        let closed = Family::default();
+        ours.register(
+            "connections_closed",
+            "Connections closed, by cause and by who caused it",
+            closed.clone(),
+        );
         let connects_refused = Family::default();
-        let help = "CONNECTs refused by a rule or the policy service, and what of them it was about";
+        let help =
+            "CONNECTs refused by a rule or the policy service, by the part of CONNECT that was refused";
         ours.register("connects_refused", help, connects_refused.clone());
         let calls: Family<Call, Histogram> = Family::new_with_constructor(|| Histogram::new(CALL_SECONDS));
-        let help = "How long calls to the policy service took";
+        let help = "Duration of calls to the policy service";
         ours.register_with_unit("policy_call_duration", help, Unit::Seconds, calls.clone());
         let endpoints = Family::default();
         ours.register(
             "policy_endpoint_healthy",
-            "1 where an endpoint of the policy service answers",
+            "1 if this endpoint of the policy service is healthy, else 0",
             endpoints.clone(),
         );
         let dropped = Family::default();
-        ours.register("events_dropped", "Events that the policy service was not told", dropped.clone());
+        ours.register("events_dropped", "Events that the policy service did not receive", dropped.clone());
         let failures = Failures::default();
-        let help = "Answers that never came or could not be read, and what that meant for the packet";
-        ours.register("answers_failed", help, failures.counted.clone());
-        let help = "Answers that could not be carried out: the packet was refused";
-        ours.register("answers_unusable", help, failures.unusable.clone());
-        let help = "Questions that a limit of mproxy's own kept from being answered: the packet was refused";
-        ours.register("overloaded", help, failures.overloaded.clone());
+        let help = "Answers of the policy service that failed, and what the failure rule made of the packet";
+        ours.register("policy_failures", help, failures.counted.clone());
+        let help = "Answers of the policy service that could not be carried out; the packet was refused";
+        ours.register("policy_unusable_answers", help, failures.unusable.clone());
+        let help = "Questions not answered because of a limit of mproxy; the packet was refused";
+        ours.register("overloads", help, failures.overloaded.clone());
         let reloads = Family::default();
         // All of them from the start: what appears with its first count has not grown for whoever watches growth.
-        for what in ["configuration", "rules", "certificates"] {
+        for what in ["configuration", "acl_file", "certificates"] {
             for outcome in ["reloaded", "failed"] {
                 drop(reloads.get_or_create(&Reload { what, outcome }));
             }
         }
-        let help = "Files reloaded; where that failed, what was in force before still is";
+        let help = "Reloads by outcome; after a failure the previous version stays in force";
         ours.register("reloads", help, reloads.clone());
         let expiries = Family::default();
-        let help = "When a certificate or revocation list in force ends";
+        let help = "Expiry of the certificates and revocation lists in force, in seconds since 1970";
         ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
         let budgets = Arc::<Budgets>::default();
         ours.register_collector(Box::new(Shown(Arc::clone(&budgets))));
@@ -193,8 +206,8 @@ impl Metrics {
             registry,
             tally,
             connections,
-            sessions,
-            ended,
+            open,
+            closed,
             connects_refused,
             calls,
             endpoints,
@@ -209,17 +222,17 @@ impl Metrics {
 
     /// The handles of one listener, at zero from now on. Keep it: making one looks labels up.
     #[must_use]
-    pub fn listener(&self, name: &str) -> Arc<Door> {
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let connections = |outcome| {
             let labels = Connections { listener: name.to_owned(), outcome };
             self.connections.get_or_create_owned(&labels)
         };
-        Arc::new(Door {
+        Arc::new(ListenerMetrics {
             name: name.into(),
             accepted: connections("accepted"),
             refused: connections("refused"),
-            open: self.sessions.get_or_create_owned(&Sessions { listener: name.to_owned() }),
-            ended: self.ended.clone(),
+            open: self.open.get_or_create_owned(&Open { listener: name.to_owned() }),
+            closed: self.closed.clone(),
             connects_refused: self.connects_refused.clone(),
         })
     }
@@ -234,19 +247,19 @@ impl Metrics {
         self.budgets.total(total);
     }
 
-    /// These files were reloaded, or could not be used.
-    pub fn reloaded(&self, what: &'static str, usable: bool) {
+    /// A reload of this ended, and what came of it is in force or not.
+    pub fn count_reload(&self, what: &'static str, usable: bool) {
         let outcome = if usable { "reloaded" } else { "failed" };
         self.reloads.get_or_create(&Reload { what, outcome }).inc();
     }
 
-    /// What is in force from now on, and whose it is. What is not among it is shown no more.
+    /// What is in force from now on, and what uses it. What is not among it is shown no more.
     pub fn certificate_dates(&self, dates: &[(String, Dated)]) {
         let mut shown = HashSet::new();
-        for (whose, date) in dates {
+        for (used_by, date) in dates {
             let Some(end) = date.not_after else { continue };
             let labels = Expiry {
-                whose: whose.clone(),
+                used_by: used_by.clone(),
                 kind: date.kind.name(),
                 subject: date.subject.clone(),
                 serial: date.serial.clone(),
@@ -261,18 +274,18 @@ impl Metrics {
         *expiring = shown;
     }
 
-    /// A call to the policy service ended so, after so long.
-    pub(super) fn called(&self, rpc: &'static str, outcome: &'static str, took: Duration) {
+    /// A call to the policy service ended with this outcome, after this time.
+    pub(super) fn record_call(&self, rpc: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&Call { rpc, outcome }).observe(took.as_secs_f64());
     }
 
-    /// So many events of this kind will not be told.
-    pub(super) fn untold(&self, kind: &'static str, why: &'static str, count: u64) {
-        self.dropped.get_or_create(&DroppedEvents { kind, why }).inc_by(count);
+    /// So many events of this kind were dropped.
+    pub(super) fn count_dropped_events(&self, kind: &'static str, reason: &'static str, count: u64) {
+        self.dropped.get_or_create(&DroppedEvents { kind, reason }).inc_by(count);
     }
 
-    /// An endpoint of the policy service became healthy or ill.
-    pub(super) fn endpoint_is(&self, url: &str, healthy: bool) {
+    /// An endpoint of the policy service became healthy or unhealthy.
+    pub(super) fn set_endpoint_health(&self, url: &str, healthy: bool) {
         self.endpoints.get_or_create(&Endpoint { endpoint: url.to_owned() }).set(i64::from(healthy));
     }
 
@@ -319,42 +332,42 @@ impl Meter for Metrics {
 
 /// Counts the connections of one listener.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ListenerMetrics {
     name: Arc<str>,
     accepted: Counter,
     refused: Counter,
     open: Gauge,
-    ended: Family<Ended, Counter>,
+    closed: Family<ClosedConnections, Counter>,
     connects_refused: Family<ConnectRefused, Counter>,
 }
 
-impl Door {
-    /// A connection was accepted, and counts as open until its end is told.
-    pub fn accepted(&self) {
+impl ListenerMetrics {
+    /// A connection was accepted, and counts as open until it is counted as closed.
+    pub fn count_accepted(&self) {
         self.accepted.inc();
         self.open.inc();
     }
 
     /// A connection was refused because there are too many.
-    pub fn refused(&self) {
+    pub fn count_refused(&self) {
         self.refused.inc();
     }
 
-    /// A session that was accepted ended like this.
-    pub fn ended_by(&self, fault: &Fault) {
+    /// An accepted connection closed, for this reason.
+    pub fn count_end(&self, fault: &Fault) {
         if let Fault::Refused { hook: Hook::Connect, refusal } = fault {
             let listener = self.name.to_string();
             self.connects_refused
-                .get_or_create(&ConnectRefused { listener, about: refusal.about.name() })
+                .get_or_create(&ConnectRefused { listener, part: refusal.about.name() })
                 .inc();
         }
-        self.ended(fault.label(), fault.whose().name());
+        self.count_closed(fault.label(), fault.by().name());
     }
 
-    /// One that was accepted ended like this.
-    pub fn ended(&self, cause: &'static str, whose: &'static str) {
+    /// An accepted connection closed, for this cause, which this party is responsible for.
+    pub fn count_closed(&self, cause: &'static str, by: &'static str) {
         self.open.dec();
-        self.ended.get_or_create(&Ended { listener: self.name.to_string(), cause, whose }).inc();
+        self.closed.get_or_create(&ClosedConnections { listener: self.name.to_string(), cause, by }).inc();
     }
 }
 
@@ -392,21 +405,21 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_open_until_its_end_is_told() {
+    fn a_connection_is_open_until_closed() {
         let metrics = Metrics::new();
-        let door = metrics.listener("mqtt");
-        door.accepted();
-        door.accepted();
-        door.refused();
+        let connections = metrics.listener("mqtt");
+        connections.count_accepted();
+        connections.count_accepted();
+        connections.count_refused();
         let page = metrics.expose(Format::Prometheus);
-        assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(2.0));
-        door.ended("lost", "client");
-        door.ended("evicted", "client");
+        assert_eq!(value(&page, "mproxy_connections_open{listener=\"mqtt\"}"), Some(2.0));
+        connections.count_closed("lost", "client");
+        connections.count_closed("evicted", "client");
         let page = metrics.expose(Format::Prometheus);
-        assert_eq!(value(&page, "mproxy_sessions{listener=\"mqtt\"}"), Some(0.0));
+        assert_eq!(value(&page, "mproxy_connections_open{listener=\"mqtt\"}"), Some(0.0));
         for cause in ["lost", "evicted"] {
             let series = format!(
-                "mproxy_sessions_ended_total{{listener=\"mqtt\",cause=\"{cause}\",whose=\"client\"}}"
+                "mproxy_connections_closed_total{{listener=\"mqtt\",cause=\"{cause}\",by=\"client\"}}"
             );
             assert_eq!(value(&page, &series), Some(1.0));
         }
@@ -420,25 +433,25 @@ mod tests {
     fn reloads_are_counted_by_what_and_outcome() {
         let metrics = Metrics::new();
         let page = metrics.expose(Format::Prometheus);
-        for what in ["configuration", "rules", "certificates"] {
+        for what in ["configuration", "acl_file", "certificates"] {
             let failed = format!("mproxy_reloads_total{{what=\"{what}\",outcome=\"failed\"}}");
             assert_eq!(value(&page, &failed), Some(0.0), "a first failure is growth");
         }
-        metrics.reloaded("rules", false);
-        metrics.reloaded("rules", true);
-        metrics.reloaded("rules", false);
+        metrics.count_reload("acl_file", false);
+        metrics.count_reload("acl_file", true);
+        metrics.count_reload("acl_file", false);
         let page = metrics.expose(Format::Prometheus);
         let reloads =
-            |labels| value(&page, &format!("mproxy_reloads_total{{what=\"rules\",outcome=\"{labels}\"}}"));
+            |labels| value(&page, &format!("mproxy_reloads_total{{what=\"acl_file\",outcome=\"{labels}\"}}"));
         assert_eq!((reloads("failed"), reloads("reloaded")), (Some(2.0), Some(1.0)));
     }
 
     #[test]
     fn calls_are_timed_and_what_is_dropped_is_counted() {
         let metrics = Metrics::new();
-        metrics.called("AuthPublish", "answered", Duration::from_millis(2));
-        metrics.endpoint_is("http://a:1", false);
-        metrics.untold("publish", "queue_full", 5);
+        metrics.record_call("AuthPublish", "answered", Duration::from_millis(2));
+        metrics.set_endpoint_health("http://a:1", false);
+        metrics.count_dropped_events("publish", "queue_full", 5);
         let page = metrics.expose(Format::Prometheus);
         let labels = "rpc=\"AuthPublish\",outcome=\"answered\"";
         assert_eq!(
@@ -450,7 +463,7 @@ mod tests {
         assert_eq!((bucket("0.001"), bucket("0.0025")), (Some(0.0), Some(1.0)));
         assert_eq!(value(&page, "mproxy_policy_endpoint_healthy{endpoint=\"http://a:1\"}"), Some(0.0));
         assert_eq!(
-            value(&page, "mproxy_events_dropped_total{kind=\"publish\",why=\"queue_full\"}"),
+            value(&page, "mproxy_events_dropped_total{kind=\"publish\",reason=\"queue_full\"}"),
             Some(5.0)
         );
     }

@@ -107,7 +107,7 @@ impl Collector for Tally {
         let labels = |from: Side, kind: PacketType| [("from", from.name()), ("type", kind.name())];
 
         let mut family =
-            encoder.encode_descriptor("packets", "MQTT packets read", None, MetricType::Counter)?;
+            encoder.encode_descriptor("packets", "MQTT packets received", None, MetricType::Counter)?;
         for (from, kind) in kinds() {
             let sum = self.sum(|counts| &counts.packets[packet_slot(from, kind)]);
             if sum > 0 || passes(from, kind) {
@@ -116,7 +116,7 @@ impl Collector for Tally {
         }
         let mut family = encoder.encode_descriptor(
             "packet_bytes",
-            "Bytes of MQTT packets read",
+            "Bytes of MQTT packets received",
             None,
             MetricType::Counter,
         )?;
@@ -126,7 +126,7 @@ impl Collector for Tally {
                 ConstCounter::new(sum).encode(family.encode_family(&labels(from, kind))?)?;
             }
         }
-        let help = "What clients were allowed and refused, and who said so";
+        let help = "Decisions by hook, by who decided, and by outcome";
         let mut family = encoder.encode_descriptor("decisions", help, None, MetricType::Counter)?;
         for (hook, source, outcome) in decisions() {
             let sum = self.sum(|counts| &counts.decisions[decision_slot(hook, source, outcome)]);

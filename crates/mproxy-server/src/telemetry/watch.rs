@@ -9,14 +9,14 @@ use super::metrics::Metrics;
 
 impl Watch for Metrics {
     fn call(&self, rpc: &'static str, outcome: CallOutcome, took: Duration) {
-        self.called(rpc, outcome.name(), took);
+        self.record_call(rpc, outcome.name(), took);
     }
 
-    fn events_dropped(&self, kind: Kind, why: Dropped, count: u64) {
-        self.untold(kind.name(), why.name(), count);
+    fn events_dropped(&self, kind: Kind, reason: Dropped, count: u64) {
+        self.count_dropped_events(kind.name(), reason.name(), count);
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {
-        self.endpoint_is(url, healthy);
+        self.set_endpoint_health(url, healthy);
     }
 }

@@ -49,8 +49,8 @@ impl Proxy {
         ];
         env.extend(variables);
         let mut mproxy = MproxyProcess::start(&env, &[]).await;
-        let mqtt = mproxy.addr("mqtt listening").await;
-        let admin = mproxy.addr("admin listening").await;
+        let mqtt = mproxy.addr("mqtt").await;
+        let admin = mproxy.addr("admin").await;
         Self { mproxy, mqtt, admin }
     }
 
@@ -60,21 +60,21 @@ impl Proxy {
         let folder = Folder::default();
         let path = folder.write("mproxy.toml", format!("admin.port = 0\n{file}"));
         let mut mproxy = MproxyProcess::start(&[("MPROXY_CONFIG", path.to_str().unwrap())], &[]).await;
-        let mqtt = mproxy.addr(&format!(" {first} listening")).await;
-        let admin = mproxy.addr("admin listening").await;
+        let mqtt = mproxy.addr(first).await;
+        let admin = mproxy.addr("admin").await;
         Self { mproxy, mqtt, admin }
     }
 
     /// Where the listener of this name is.
     pub(crate) async fn door(&mut self, name: &str) -> SocketAddr {
-        self.mproxy.addr(&format!(" {name} listening")).await
+        self.mproxy.addr(name).await
     }
 
     /// Before this broker and asking this service, which has said by now what it wants.
     pub(crate) async fn asking(service: &Running, broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let variables = [&[("MPROXY_POLICY_URL", service.url.as_str())], variables].concat();
         let mut proxy = Self::with(broker, &variables).await;
-        proxy.line(&["policy service is healthy"]).await;
+        proxy.line(&["policy endpoint healthy"]).await;
         proxy
     }
 
@@ -98,7 +98,7 @@ impl Proxy {
 
     /// The line of the end of the connection that came from there.
     pub(crate) async fn end_of(&mut self, client: SocketAddr) -> String {
-        self.line(&[&format!("remote={client}"), "ended:"]).await
+        self.line(&[&format!("peer_addr={client}"), " connection closed connection_id="]).await
     }
 
     pub(crate) async fn signal(&mut self, name: &str) {

@@ -18,8 +18,19 @@ use crate::config::LogFormat;
 /// Bytes of one field's value, as they are written.
 pub(super) const LONGEST_VALUE: usize = 256;
 
-/// Bytes of a message, which may hold several names.
+/// Bytes of a message, and of a field that explains something, which may hold several names.
 pub(super) const LONGEST_MESSAGE: usize = 1024;
+
+/// Fields that explain something.
+const EXPLAINING: [&str; 4] = ["message", "detail", "error", "warning"];
+
+/// Keys that each line in JSON has of its own; a field of an event that is called so gets a `_` behind its name, so that no
+/// key stands twice in a line.
+const OWN_KEYS: [&str; 3] = ["timestamp", "level", "target"];
+
+fn longest(field: &str) -> usize {
+    if EXPLAINING.contains(&field) { LONGEST_MESSAGE } else { LONGEST_VALUE }
+}
 
 /// Stands where something was cut.
 const CUT: char = '…';
@@ -102,15 +113,17 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
         said = true;
         let (italic, plain) = if ansi { ("\x1b[3m", "\x1b[0m") } else { ("", "") };
         write!(out, "{italic}{}{plain}=", field.name().trim_start_matches("r#"))?;
+        let longest = longest(field.name());
         match value {
             Value::Plain(value) => out.write_fmt(value),
-            Value::Text(_) => value.with(LONGEST_VALUE, |text| quote(&mut out, text)),
-            Value::Shown(_) => value.with(LONGEST_VALUE, |text| {
+            Value::Code(code) => write!(out, "{code:#04x}"),
+            Value::Text(_) => value.with(longest, |text| quote(&mut out, text, longest)),
+            Value::Shown(_) => value.with(longest, |text| {
                 let bare = |c: char| !c.is_whitespace() && !matches!(c, '"' | '=' | '\\') && !is_unsafe(c);
                 if !text.is_empty() && text.chars().all(bare) {
-                    escape(&mut out, text, LONGEST_VALUE, Quotes::None)
+                    escape(&mut out, text, longest, Quotes::None)
                 } else {
-                    quote(&mut out, text)
+                    quote(&mut out, text, longest)
                 }
             }),
         }
@@ -119,9 +132,9 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
     out.write_char('\n')
 }
 
-fn quote(out: &mut Writer<'_>, text: &str) -> fmt::Result {
+fn quote(out: &mut Writer<'_>, text: &str, longest: usize) -> fmt::Result {
     out.write_char('"')?;
-    escape(out, text, LONGEST_VALUE, Quotes::Text)?;
+    escape(out, text, longest, Quotes::Text)?;
     out.write_char('"')
 }
 
@@ -131,10 +144,12 @@ fn json(mut out: Writer<'_>, level: Level, target: &str, record: impl Fn(&mut dy
         if field.name().starts_with("log.") {
             return Ok(());
         }
-        let longest = if field.name() == "message" { LONGEST_MESSAGE } else { LONGEST_VALUE };
-        write!(out, ",\"{}\":", field.name().trim_start_matches("r#"))?;
+        let name = field.name().trim_start_matches("r#");
+        let longest = longest(name);
+        write!(out, ",\"{name}{}\":", if OWN_KEYS.contains(&name) { "_" } else { "" })?;
         match value {
             Value::Plain(value) => out.write_fmt(value),
+            Value::Code(code) => write!(out, "{code}"),
             value => {
                 out.write_char('"')?;
                 value.with(longest, |text| escape(&mut out, text, longest, Quotes::Json))?;
@@ -231,6 +246,8 @@ impl Write for Small {
 enum Value<'a> {
     /// A number or a truth value.
     Plain(fmt::Arguments<'a>),
+    /// A reason code: a number to machines, and as the standard writes it to people.
+    Code(u64),
     /// Text.
     Text(&'a str),
     /// What has to be formatted first.
@@ -244,6 +261,7 @@ impl Value<'_> {
         let shown = match self {
             Self::Text(text) => return write(text),
             Self::Plain(plain) => return write(&plain.to_string()),
+            Self::Code(code) => return write(&code.to_string()),
             Self::Shown(shown) => shown,
         };
         // Not borrowed while it is formatted: what is shown may log, too.
@@ -295,7 +313,10 @@ impl<F: FnMut(&Field, Value<'_>) -> fmt::Result> Visit for Fields<F> {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        let _ = (self.0)(field, Value::Plain(format_args!("{value}")));
+        let _ = match field.name() {
+            "reason_code" => (self.0)(field, Value::Code(value)),
+            _ => (self.0)(field, Value::Plain(format_args!("{value}"))),
+        };
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {

@@ -71,7 +71,7 @@ impl Waiting {
     /// Tells of what was left out, in its place.
     fn tell(&mut self, format: LogFormat) {
         if self.left_out > 0 {
-            let message = "log lines left out: they came faster than they were read";
+            let message = "log lines dropped: written faster than read";
             let notice = line::of(format, Level::WARN, message, ("count", self.left_out));
             self.bytes.extend(notice.as_bytes());
             self.left_out = 0;
@@ -94,7 +94,7 @@ impl Queue {
         let started = thread::Builder::new().name("log".to_owned()).spawn(move || writer.write(out));
         if let Err(error) = started {
             // The very beginning of the process, and there is nobody else to tell.
-            eprintln!("mproxy: nothing will be logged: {error}");
+            eprintln!("mproxy: cannot start logging: {error}");
         }
         Self(shared)
     }
@@ -253,7 +253,7 @@ mod tests {
         drop(read);
         let text: String = came.try_iter().collect();
         let lines: Vec<&str> = text.lines().collect();
-        let told = lines.iter().position(|line| line.contains("log lines left out")).expect("told");
+        let told = lines.iter().position(|line| line.contains("log lines dropped")).expect("told");
         assert!(lines[told].ends_with(&format!("count={missing}")), "{}", lines[told]);
         assert_eq!(told as u64 + missing, 3000, "in the place of what is missing");
         assert_eq!(lines.last(), Some(&"last"));
