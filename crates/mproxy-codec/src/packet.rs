@@ -6,6 +6,7 @@ pub mod auth;
 pub mod connack;
 pub mod connect;
 pub mod disconnect;
+mod list;
 pub mod ping;
 pub mod publish;
 pub mod slim;
@@ -31,10 +32,10 @@ pub use unsubscribe::{Filters, Unsubscribe, encode_unsubscribe};
 use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::{Frame, Header};
-use crate::property::PropertyEdit;
+use crate::property::{Checked, Place, Properties, PropertyEdit};
 use crate::read::Reader;
 use crate::reason::ReasonCode;
-use crate::types::{PacketType, Sender, Version};
+use crate::types::{PacketId, PacketType, Sender, Version};
 use bytes::BytesMut;
 
 /// Any control packet.
@@ -173,6 +174,97 @@ fn allowed(
     } else {
         Err(reader.fault(ErrorKind::ReasonCodeUnknown))
     }
+}
+
+/// Takes the properties off the reader; before 5.0 there are none.
+#[inline]
+fn properties<'a>(
+    reader: &mut Reader<'a>,
+    kind: PacketType,
+    from: Sender,
+    version: Version,
+) -> Result<Properties<'a>, Malformed> {
+    match version {
+        Version::V5 => Ok(Checked::read(reader, Place::Packet(kind), from)?.properties),
+        Version::V31 | Version::V311 => Ok(Properties::EMPTY),
+    }
+}
+
+/// The packet identifier and the properties that a packet begins with, and a reader of what follows them.
+#[inline]
+fn id_and_properties<'a>(
+    header: &Header,
+    bytes: &'a [u8],
+    from: Sender,
+    version: Version,
+) -> Result<(PacketId, Properties<'a>, Reader<'a>), Malformed> {
+    let mut reader = reader(header, bytes)?;
+    let packet_id = reader.packet_id()?;
+    let properties = properties(&mut reader, header.kind, from, version)?;
+    Ok((packet_id, properties, reader))
+}
+
+/// Reason code and properties up to the packet's end. Either may be left out, and 3.x has neither: that is success.
+#[inline]
+fn reason_and_properties<'a>(
+    reader: &mut Reader<'a>,
+    kind: PacketType,
+    from: Sender,
+    version: Version,
+) -> Result<(ReasonCode, Properties<'a>), Malformed> {
+    if reader.is_empty() {
+        return Ok((ReasonCode::SUCCESS, Properties::EMPTY));
+    }
+    if !version.is_v5() {
+        return Err(reader.fault(ErrorKind::TrailingBytes));
+    }
+    let reason = reason(reader, kind, from)?;
+    if reader.is_empty() {
+        return Ok((reason, Properties::EMPTY));
+    }
+    let properties = properties(reader, kind, from, version)?;
+    reader.end()?;
+    Ok((reason, properties))
+}
+
+/// Gives a packet its `encode` and `encode_with`, made of its `write`, which appends what follows the fixed header.
+macro_rules! encoders {
+    ($packet:ident, |$this:ident| $kind:expr) => {
+        impl $packet<'_> {
+            /// Appends the packet in its shortest form.
+            ///
+            /// # Errors
+            /// The packet is too long, or of a type that does not have this form.
+            pub fn encode(&self, version: Version, out: &mut bytes::BytesMut) -> Result<(), EncodeError> {
+                self.encode_with(version, &PropertyEdit::keep(self.properties), out)
+            }
+
+            /// Appends the packet with other properties, in its shortest form.
+            ///
+            /// # Errors
+            /// A property or the packet is too long, or the packet is of a type that does not have this form.
+            pub fn encode_with(
+                &self,
+                version: Version,
+                properties: &PropertyEdit<'_>,
+                out: &mut bytes::BytesMut,
+            ) -> Result<(), EncodeError> {
+                let $this = self;
+                let first = $kind.first_byte();
+                crate::encode::packet(out, first, |body| self.write(version, properties, body))
+            }
+        }
+    };
+}
+use encoders;
+
+/// Writes the properties; nothing in 3.x, which has none.
+fn write_properties(
+    body: &mut Body<'_>,
+    version: Version,
+    properties: &PropertyEdit<'_>,
+) -> Result<(), EncodeError> {
+    if version.is_v5() { properties.write(body) } else { Ok(()) }
 }
 
 /// Writes reason code and properties, each only if it says something. Nothing in 3.x.

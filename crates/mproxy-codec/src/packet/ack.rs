@@ -1,12 +1,11 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP: four packets of one form.
 
-use crate::encode::{EncodeError, packet};
-use crate::error::{ErrorKind, Malformed};
+use crate::encode::{Body, EncodeError};
+use crate::error::Malformed;
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::reason::ReasonCode;
 use crate::types::{PacketId, PacketType, Sender, Version};
-use bytes::BytesMut;
 
 /// A PUBACK, PUBREC, PUBREL or PUBCOMP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,38 +41,15 @@ impl<'a> Ack<'a> {
     ) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let packet_id = reader.packet_id()?;
-        let mut ack = Self::new(header.kind, packet_id, ReasonCode::SUCCESS);
-        if reader.is_empty() {
-            return Ok(ack);
-        }
-        if !version.is_v5() {
-            return Err(reader.fault(ErrorKind::TrailingBytes));
-        }
-        ack.reason = super::reason(&mut reader, header.kind, from)?;
-        if !reader.is_empty() {
-            ack.properties = Checked::read(&mut reader, Place::Packet(header.kind), from)?.properties;
-            reader.end()?;
-        }
-        Ok(ack)
+        let (reason, properties) = super::reason_and_properties(&mut reader, header.kind, from, version)?;
+        Ok(Self { kind: header.kind, packet_id, reason, properties })
     }
 
-    /// Appends the packet in its shortest form.
-    ///
-    /// # Errors
-    /// The packet is too long, or its kind is not one of the four.
-    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
-    }
-
-    /// Appends the packet with other properties, in its shortest form.
-    ///
-    /// # Errors
-    /// A property or the packet is too long, or its kind is not one of the four.
-    pub fn encode_with(
+    fn write(
         &self,
         version: Version,
         properties: &PropertyEdit<'_>,
-        out: &mut BytesMut,
+        body: &mut Body<'_>,
     ) -> Result<(), EncodeError> {
         let (PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp) = self.kind
         else {
@@ -81,18 +57,20 @@ impl<'a> Ack<'a> {
                 what: "only PUBACK, PUBREC, PUBREL and PUBCOMP have this form",
             });
         };
-        packet(out, self.kind.first_byte(), |body| {
-            body.u16(self.packet_id.get());
-            super::write_reason(body, version, self.reason, properties)
-        })
+        body.u16(self.packet_id.get());
+        super::write_reason(body, version, self.reason, properties)
     }
 }
+
+super::encoders!(Ack, |packet| packet.kind);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::frame::Frame;
     use crate::property::{PropertyId, Value};
+    use bytes::BytesMut;
 
     fn parse(bytes: &[u8], from: Sender, version: Version) -> Result<Ack<'_>, ErrorKind> {
         let (frame, _) = Frame::split(bytes, from, Some(version)).unwrap().unwrap();

@@ -1,11 +1,10 @@
 //! CONNACK: the server's answer to CONNECT.
 
-use crate::encode::{EncodeError, packet};
+use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::types::{PacketType, Sender, Version};
-use bytes::BytesMut;
 
 /// A CONNACK.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,45 +33,25 @@ impl<'a> Connack<'a> {
         }
         let session_present = flags == 1 && version != Version::V31;
         let reason = reader.u8()?;
-        let properties = match version {
-            Version::V5 => {
-                Checked::read(&mut reader, Place::Packet(PacketType::Connack), Sender::Server)?.properties
-            }
-            Version::V31 | Version::V311 => Properties::EMPTY,
-        };
+        let properties = super::properties(&mut reader, PacketType::Connack, Sender::Server, version)?;
         reader.end()?;
         Ok(Self { session_present, reason, properties })
     }
 
-    /// Appends the packet.
-    ///
-    /// # Errors
-    /// The packet is too long.
-    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
-    }
-
-    /// Appends the packet with other properties.
-    ///
-    /// # Errors
-    /// A property or the packet is too long.
-    pub fn encode_with(
+    fn write(
         &self,
         version: Version,
         properties: &PropertyEdit<'_>,
-        out: &mut BytesMut,
+        body: &mut Body<'_>,
     ) -> Result<(), EncodeError> {
-        packet(out, PacketType::Connack.first_byte(), |body| {
-            // 3.1 has no session present flag.
-            body.u8(u8::from(self.session_present && version != Version::V31));
-            body.u8(self.reason);
-            if version.is_v5() {
-                properties.write(body)?;
-            }
-            Ok(())
-        })
+        // 3.1 has no session present flag.
+        body.u8(u8::from(self.session_present && version != Version::V31));
+        body.u8(self.reason);
+        super::write_properties(body, version, properties)
     }
 }
+
+super::encoders!(Connack, |_packet| PacketType::Connack);
 
 #[cfg(test)]
 mod tests {
@@ -80,6 +59,7 @@ mod tests {
     use crate::frame::Frame;
     use crate::property::{PropertyId, Value};
     use crate::reason::ReasonCode;
+    use bytes::BytesMut;
 
     fn parse(bytes: &[u8], version: Version) -> Result<Connack<'_>, ErrorKind> {
         let (frame, _) = Frame::split(bytes, Sender::Server, Some(version)).unwrap().unwrap();

@@ -1,12 +1,11 @@
 //! DISCONNECT: the last packet; in 5.0 it comes from either side and says why.
 
-use crate::encode::{EncodeError, packet};
-use crate::error::{ErrorKind, Malformed};
+use crate::encode::{Body, EncodeError};
+use crate::error::Malformed;
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::reason::ReasonCode;
 use crate::types::{PacketType, Sender, Version};
-use bytes::BytesMut;
 
 /// A DISCONNECT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,51 +28,30 @@ impl<'a> Disconnect<'a> {
         version: Version,
     ) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
-        let mut disconnect = Self::default();
-        if reader.is_empty() {
-            return Ok(disconnect);
-        }
-        if !version.is_v5() {
-            return Err(reader.fault(ErrorKind::TrailingBytes));
-        }
-        disconnect.reason = super::reason(&mut reader, PacketType::Disconnect, from)?;
-        if !reader.is_empty() {
-            let place = Place::Packet(PacketType::Disconnect);
-            disconnect.properties = Checked::read(&mut reader, place, from)?.properties;
-            reader.end()?;
-        }
-        Ok(disconnect)
+        let (reason, properties) =
+            super::reason_and_properties(&mut reader, PacketType::Disconnect, from, version)?;
+        Ok(Self { reason, properties })
     }
 
-    /// Appends the packet in its shortest form.
-    ///
-    /// # Errors
-    /// The packet is too long.
-    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
-    }
-
-    /// Appends the packet with other properties, in its shortest form.
-    ///
-    /// # Errors
-    /// A property or the packet is too long.
-    pub fn encode_with(
+    fn write(
         &self,
         version: Version,
         properties: &PropertyEdit<'_>,
-        out: &mut BytesMut,
+        body: &mut Body<'_>,
     ) -> Result<(), EncodeError> {
-        packet(out, PacketType::Disconnect.first_byte(), |body| {
-            super::write_reason(body, version, self.reason, properties)
-        })
+        super::write_reason(body, version, self.reason, properties)
     }
 }
+
+super::encoders!(Disconnect, |_packet| PacketType::Disconnect);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::frame::Frame;
     use crate::property::PropertyId;
+    use bytes::BytesMut;
 
     fn parse(bytes: &[u8], from: Sender) -> Result<Disconnect<'_>, ErrorKind> {
         let (frame, _) = Frame::split(bytes, from, Some(Version::V5)).unwrap().unwrap();

@@ -291,10 +291,7 @@ pub fn encode_publish_head(
         if let Some(id) = packet_id {
             body.u16(id.get());
         }
-        if version.is_v5() {
-            properties.write(body)?;
-        }
-        Ok(())
+        super::write_properties(body, version, properties)
     })
 }
 

@@ -1,11 +1,10 @@
 //! SUBACK: a code for each filter of a SUBSCRIBE, in its order.
 
-use crate::encode::{EncodeError, packet};
+use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::types::{PacketId, PacketType, Sender, Version};
-use bytes::BytesMut;
 
 /// A SUBACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +24,8 @@ impl<'a> Suback<'a> {
     /// Packet identifier 0, a wrong property, no code, or lengths that do not agree. Codes that the standard
     /// does not list are the server's affair.
     pub fn parse(header: &Header, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
-        let mut reader = super::reader(header, bytes)?;
-        let packet_id = reader.packet_id()?;
-        let properties = match version {
-            Version::V5 => {
-                Checked::read(&mut reader, Place::Packet(PacketType::Suback), Sender::Server)?.properties
-            }
-            Version::V31 | Version::V311 => Properties::EMPTY,
-        };
+        let (packet_id, properties, reader) =
+            super::id_and_properties(header, bytes, Sender::Server, version)?;
         let codes = reader.rest();
         if codes.is_empty() {
             return Err(reader.fault(ErrorKind::NoCode));
@@ -40,39 +33,26 @@ impl<'a> Suback<'a> {
         Ok(Self { packet_id, properties, codes })
     }
 
-    /// Appends the packet.
-    ///
-    /// # Errors
-    /// The packet is too long.
-    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.encode_with(version, &PropertyEdit::keep(self.properties), out)
-    }
-
-    /// Appends the packet with other properties.
-    ///
-    /// # Errors
-    /// A property or the packet is too long.
-    pub fn encode_with(
+    fn write(
         &self,
         version: Version,
         properties: &PropertyEdit<'_>,
-        out: &mut BytesMut,
+        body: &mut Body<'_>,
     ) -> Result<(), EncodeError> {
-        packet(out, PacketType::Suback.first_byte(), |body| {
-            body.u16(self.packet_id.get());
-            if version.is_v5() {
-                properties.write(body)?;
-            }
-            body.raw(self.codes);
-            Ok(())
-        })
+        body.u16(self.packet_id.get());
+        super::write_properties(body, version, properties)?;
+        body.raw(self.codes);
+        Ok(())
     }
 }
+
+super::encoders!(Suback, |_packet| PacketType::Suback);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::Frame;
+    use bytes::BytesMut;
 
     fn parse(bytes: &[u8], version: Version) -> Result<Suback<'_>, ErrorKind> {
         let (frame, _) = Frame::split(bytes, Sender::Server, Some(version)).unwrap().unwrap();

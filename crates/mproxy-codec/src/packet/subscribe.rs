@@ -1,12 +1,13 @@
 //! SUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
 
-use crate::encode::{EncodeError, packet};
+use super::list::{self, read_filter};
+use crate::encode::EncodeError;
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::read::Reader;
 use crate::text;
-use crate::topic::{TopicFilter, check_filter_of};
+use crate::topic::TopicFilter;
 use crate::types::{PacketId, PacketType, QoS, Sender, Version};
 use bytes::BytesMut;
 
@@ -74,21 +75,8 @@ impl<'a> Subscribe<'a> {
         from: Sender,
         version: Version,
     ) -> Result<Self, Malformed> {
-        let mut reader = super::reader(header, bytes)?;
-        let packet_id = reader.packet_id()?;
-        let properties = match version {
-            Version::V5 => Checked::read(&mut reader, Place::Packet(PacketType::Subscribe), from)?.properties,
-            Version::V31 | Version::V311 => Properties::EMPTY,
-        };
-        let requests = reader.rest();
-        if requests.is_empty() {
-            return Err(reader.fault(ErrorKind::NoTopicFilter));
-        }
-        let mut count = 0;
-        while !reader.is_empty() {
-            check_request(&mut reader, version)?;
-            count += 1;
-        }
+        let (packet_id, properties, mut reader) = super::id_and_properties(header, bytes, from, version)?;
+        let (requests, count) = list::read(&mut reader, |reader| check_request(reader, version))?;
         Ok(Self { packet_id, properties, requests, count })
     }
 
@@ -222,20 +210,10 @@ where
     I: IntoIterator<Item = FilterRequest<'a>>,
     I::IntoIter: Clone,
 {
-    let filters = filters.into_iter();
-    if filters.clone().next().is_none() {
-        return Err(EncodeError::Impossible { what: "a SUBSCRIBE needs a topic filter" });
-    }
-    packet(out, PacketType::Subscribe.first_byte(), |body| {
-        body.u16(packet_id.get());
-        if version.is_v5() {
-            properties.write(body)?;
-        }
-        filters.clone().try_for_each(|request| {
-            body.field("topic filter", request.filter.as_str().as_bytes())?;
-            body.u8(request.options(version));
-            Ok(())
-        })
+    list::encode(PacketType::Subscribe, version, packet_id, properties, filters, out, |request, body| {
+        body.field("topic filter", request.filter.as_str().as_bytes())?;
+        body.u8(request.options(version));
+        Ok(())
     })
 }
 
@@ -256,17 +234,6 @@ fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malfor
         return Ok(());
     };
     Err(reader.fault_at(fault, at))
-}
-
-/// Takes a topic filter off the reader.
-pub(super) fn read_filter<'a>(
-    reader: &mut Reader<'a>,
-    version: Version,
-) -> Result<TopicFilter<'a>, Malformed> {
-    let at = reader.at() + 2;
-    let filter = reader.text()?;
-    check_filter_of(version, filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
-    Ok(TopicFilter::trusted(filter))
 }
 
 #[cfg(test)]

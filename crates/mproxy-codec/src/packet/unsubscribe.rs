@@ -1,10 +1,10 @@
 //! UNSUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
 
-use super::subscribe::read_filter;
-use crate::encode::{EncodeError, packet};
-use crate::error::{ErrorKind, Malformed};
+use super::list::{self, read_filter};
+use crate::encode::EncodeError;
+use crate::error::Malformed;
 use crate::frame::Header;
-use crate::property::{Checked, Place, Properties, PropertyEdit};
+use crate::property::{Properties, PropertyEdit};
 use crate::text;
 use crate::topic::TopicFilter;
 use crate::types::{PacketId, PacketType, Sender, Version};
@@ -32,24 +32,8 @@ impl<'a> Unsubscribe<'a> {
         from: Sender,
         version: Version,
     ) -> Result<Self, Malformed> {
-        let mut reader = super::reader(header, bytes)?;
-        let packet_id = reader.packet_id()?;
-        let properties = match version {
-            Version::V5 => {
-                Checked::read(&mut reader, Place::Packet(PacketType::Unsubscribe), from)?.properties
-            }
-            Version::V31 | Version::V311 => Properties::EMPTY,
-        };
-        let filters = reader.rest();
-        // [MQTT-3.10.3-2]
-        if filters.is_empty() {
-            return Err(reader.fault(ErrorKind::NoTopicFilter));
-        }
-        let mut count = 0;
-        while !reader.is_empty() {
-            read_filter(&mut reader, version)?;
-            count += 1;
-        }
+        let (packet_id, properties, mut reader) = super::id_and_properties(header, bytes, from, version)?;
+        let (filters, count) = list::read(&mut reader, |reader| read_filter(reader, version).map(|_| ()))?;
         Ok(Self { packet_id, properties, filters, count })
     }
 
@@ -108,22 +92,15 @@ where
     I: IntoIterator<Item = TopicFilter<'a>>,
     I::IntoIter: Clone,
 {
-    let filters = filters.into_iter();
-    if filters.clone().next().is_none() {
-        return Err(EncodeError::Impossible { what: "an UNSUBSCRIBE needs a topic filter" });
-    }
-    packet(out, PacketType::Unsubscribe.first_byte(), |body| {
-        body.u16(packet_id.get());
-        if version.is_v5() {
-            properties.write(body)?;
-        }
-        filters.clone().try_for_each(|filter| body.field("topic filter", filter.as_str().as_bytes()))
+    list::encode(PacketType::Unsubscribe, version, packet_id, properties, filters, out, |filter, body| {
+        body.field("topic filter", filter.as_str().as_bytes())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::frame::Frame;
 
     fn parse(bytes: &[u8], version: Version) -> Result<Unsubscribe<'_>, ErrorKind> {

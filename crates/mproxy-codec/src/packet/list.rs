@@ -1,0 +1,63 @@
+//! What SUBSCRIBE and UNSUBSCRIBE share: topic filters, each with what belongs to it, up to the packet's end.
+
+use crate::encode::{Body, EncodeError, packet};
+use crate::error::{ErrorKind, Malformed};
+use crate::property::PropertyEdit;
+use crate::read::Reader;
+use crate::topic::{TopicFilter, check_filter_of};
+use crate::types::{PacketId, PacketType, Version};
+use bytes::BytesMut;
+
+/// Checks each entry with `check`: their bytes, and how many they are.
+pub(super) fn read<'a>(
+    reader: &mut Reader<'a>,
+    check: impl Fn(&mut Reader<'a>) -> Result<(), Malformed>,
+) -> Result<(&'a [u8], usize), Malformed> {
+    let entries = reader.rest();
+    // [MQTT-3.8.3-2], [MQTT-3.10.3-2]
+    if entries.is_empty() {
+        return Err(reader.fault(ErrorKind::NoTopicFilter));
+    }
+    let mut count = 0;
+    while !reader.is_empty() {
+        check(reader)?;
+        count += 1;
+    }
+    Ok((entries, count))
+}
+
+/// Takes a topic filter off the reader.
+pub(super) fn read_filter<'a>(
+    reader: &mut Reader<'a>,
+    version: Version,
+) -> Result<TopicFilter<'a>, Malformed> {
+    // A fault in the text is told where it stands, which is behind the two bytes of its length.
+    let at = reader.at() + 2;
+    let filter = reader.text()?;
+    check_filter_of(version, filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
+    Ok(TopicFilter::trusted(filter))
+}
+
+/// Appends a packet of this kind, in which `write` appends each entry. In 3.x the properties are left out.
+pub(super) fn encode<I>(
+    kind: PacketType,
+    version: Version,
+    packet_id: PacketId,
+    properties: &PropertyEdit<'_>,
+    entries: I,
+    out: &mut BytesMut,
+    write: impl Fn(I::Item, &mut Body<'_>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError>
+where
+    I: IntoIterator<IntoIter: Clone>,
+{
+    let entries = entries.into_iter();
+    if entries.clone().next().is_none() {
+        return Err(EncodeError::Impossible { what: "SUBSCRIBE and UNSUBSCRIBE need a topic filter" });
+    }
+    packet(out, kind.first_byte(), |body| {
+        body.u16(packet_id.get());
+        super::write_properties(body, version, properties)?;
+        entries.clone().try_for_each(|entry| write(entry, body))
+    })
+}
