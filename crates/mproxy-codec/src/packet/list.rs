@@ -1,12 +1,11 @@
 //! What SUBSCRIBE and UNSUBSCRIBE share: topic filters, each with what belongs to it, up to the packet's end.
 
-use crate::encode::{Body, EncodeError, packet};
+use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::property::PropertyEdit;
 use crate::read::Reader;
 use crate::topic::{TopicFilter, check_filter_of};
-use crate::types::{PacketId, PacketType, Version};
-use bytes::BytesMut;
+use crate::types::{PacketId, Version};
 
 /// Checks each entry with `check`: their bytes, and how many they are.
 pub(super) fn read<'a>(
@@ -38,16 +37,17 @@ pub(super) fn read_filter<'a>(
     Ok(TopicFilter::trusted(filter))
 }
 
-/// Appends a packet of this kind, in which `write` appends each entry. In 3.x the properties are left out.
-pub(super) fn encode<I>(
-    kind: PacketType,
+/// What follows the fixed header: `write` appends each entry. In 3.x the properties are left out.
+///
+/// # Errors
+/// There is no entry.
+pub(super) fn body<I>(
     version: Version,
     packet_id: PacketId,
     properties: &PropertyEdit<'_>,
     entries: I,
-    out: &mut BytesMut,
     write: impl Fn(I::Item, &mut Body<'_>) -> Result<(), EncodeError>,
-) -> Result<(), EncodeError>
+) -> Result<impl Fn(&mut Body<'_>) -> Result<(), EncodeError>, EncodeError>
 where
     I: IntoIterator<IntoIter: Clone>,
 {
@@ -55,7 +55,7 @@ where
     if entries.clone().next().is_none() {
         return Err(EncodeError::Impossible { what: "SUBSCRIBE and UNSUBSCRIBE need a topic filter" });
     }
-    packet(out, kind.first_byte(), |body| {
+    Ok(move |body: &mut Body<'_>| {
         body.u16(packet_id.get());
         super::write_properties(body, version, properties)?;
         entries.clone().try_for_each(|entry| write(entry, body))

@@ -1,7 +1,7 @@
 //! SUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
 
 use super::list::{self, read_filter};
-use crate::encode::EncodeError;
+use crate::encode::{EncodeError, packet};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
 use crate::property::{Properties, PropertyEdit};
@@ -210,11 +210,12 @@ where
     I: IntoIterator<Item = FilterRequest<'a>>,
     I::IntoIter: Clone,
 {
-    list::encode(PacketType::Subscribe, version, packet_id, properties, filters, out, |request, body| {
+    let body = list::body(version, packet_id, properties, filters, |request: FilterRequest<'_>, body| {
         body.field("topic filter", request.filter.as_str().as_bytes())?;
         body.u8(request.options(version));
         Ok(())
-    })
+    })?;
+    packet(out, PacketType::Subscribe.first_byte(), body)
 }
 
 fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malformed> {

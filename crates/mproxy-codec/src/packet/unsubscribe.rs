@@ -1,7 +1,7 @@
 //! UNSUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
 
 use super::list::{self, read_filter};
-use crate::encode::EncodeError;
+use crate::encode::{EncodeError, packet};
 use crate::error::Malformed;
 use crate::frame::Header;
 use crate::property::{Properties, PropertyEdit};
@@ -92,9 +92,10 @@ where
     I: IntoIterator<Item = TopicFilter<'a>>,
     I::IntoIter: Clone,
 {
-    list::encode(PacketType::Unsubscribe, version, packet_id, properties, filters, out, |filter, body| {
+    let body = list::body(version, packet_id, properties, filters, |filter: TopicFilter<'_>, body| {
         body.field("topic filter", filter.as_str().as_bytes())
-    })
+    })?;
+    packet(out, PacketType::Unsubscribe.first_byte(), body)
 }
 
 #[cfg(test)]
