@@ -23,7 +23,7 @@ use mproxy_core::policy::{Hook, Undecided};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub(crate) use self::ask::{Ask, AskConnect, AskDeliver, AskPublish, AskSubscribe};
+pub(crate) use self::ask::{AuthRequest, AuthRpc};
 pub(crate) use self::complaints::Complaints;
 pub(crate) use self::hello::{Hello, Wanted, Wants};
 pub(crate) use self::tell::Tell;
@@ -150,12 +150,12 @@ impl Service {
     }
 
     /// Asks a question. What cannot be used in the answer is [`Undecided::Unusable`].
-    pub(crate) async fn ask<A: Ask>(
+    pub(crate) async fn ask<R: AuthRpc>(
         &self,
-        question: A,
+        request: AuthRequest<R>,
         within: Duration,
-    ) -> Result<Result<A::Decision, Undecided>, Status> {
-        question.put(self.channel.clone(), within, &self.complaints).await
+    ) -> Result<Result<R::Decision, Undecided>, Status> {
+        request.put(self.channel.clone(), within, &self.complaints).await
     }
 
     /// Tells of an event.

@@ -50,7 +50,7 @@ pub use self::health::{EndpointHealth, HealthState};
 use self::keeper::Keeper;
 use self::observe::Observer;
 use self::unary::{Carried, carry};
-use crate::contract::{Ask, AskConnect, AskDeliver, AskPublish, AskSubscribe, Complaints, Rpc, Wanted};
+use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, Wanted};
 use crate::watch::{CallOutcome, Watch};
 
 /// How the policy service is reached and used.
@@ -146,8 +146,8 @@ impl Remote {
         self.board.is_ready()
     }
 
-    fn later<A: Ask>(&self, ask: A) -> Answer<A::Decision> {
-        if let Err(unusable) = ask.fits() {
+    fn later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
+        if let Err(unusable) = request.fits() {
             return Answer::Now(rpc(Err(unusable.into())));
         }
         let deadline = deadline(self.timeout);
@@ -165,10 +165,10 @@ impl Remote {
             };
             // Turns come free when others give up, which is when this one has to as well.
             if turn.is_err() || Instant::now() >= deadline {
-                watch.call(Rpc::from(A::HOOK).name(), CallOutcome::Overloaded, Duration::ZERO);
+                watch.call(Rpc::from(R::HOOK).name(), CallOutcome::Overloaded, Duration::ZERO);
                 return overloaded();
             }
-            match carry(&board, &*watch, ask, deadline).await {
+            match carry(&board, &*watch, request, deadline).await {
                 Ok(Carried::Answered(verdict)) => Answer::Now(rpc(verdict)),
                 Ok(Carried::Unusable(unusable)) => Answer::Now(rpc(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
@@ -176,7 +176,7 @@ impl Remote {
                 // The service had only what our own queue had left of the time.
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
-                    debug!(hook = A::HOOK.name(), error = %failure, "policy call failed");
+                    debug!(hook = R::HOOK.name(), error = %failure, "policy call failed");
                     Answer::Now(rpc(Err(failure.into())))
                 }
             }
@@ -208,29 +208,33 @@ impl Drop for Remote {
 
 impl Decider for Remote {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.later(AskConnect::new(question)) } else { unwanted() }
+        if self.is_wanted(Hook::Connect) { self.later(AuthRequest::connect(question)) } else { unwanted() }
     }
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.publish_fitted(Hook::Publish, question) {
-            Some(question) => self.later(AskPublish::new(&question)),
+            Some(question) => self.later(AuthRequest::publish(&question)),
             None => unwanted(),
         }
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
-        if self.is_wanted(Hook::Subscribe) { self.later(AskSubscribe::new(question)) } else { unwanted() }
+        if self.is_wanted(Hook::Subscribe) {
+            self.later(AuthRequest::subscribe(question))
+        } else {
+            unwanted()
+        }
     }
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.publish_fitted(Hook::Deliver, question) {
-            Some(question) => self.later(AskDeliver::new(&question)),
+            Some(question) => self.later(AuthRequest::deliver(&question)),
             None => unwanted(),
         }
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.later(AskConnect::renewal(question)) } else { unwanted() }
+        if self.is_wanted(Hook::Connect) { self.later(AuthRequest::renewal(question)) } else { unwanted() }
     }
 
     fn gives(&self, source: Source) -> bool {

@@ -7,6 +7,7 @@ use mproxy_codec::packet::connect::Will;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
+use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     ConnectDecision, ConnectQuestion, Decided, Hook, Payload, PublishDecision, PublishQuestion,
     RenewQuestion, SubscribeDecision, SubscribeQuestion, Undecided, Unusable, UnusableKind,
@@ -24,183 +25,198 @@ use super::{Rpc, publish_properties, shared, user_properties, verdict, wire};
 /// refuses as too large would be a failed answer, which a client must not be able to choose.
 pub(crate) const QUESTION_MOST: usize = 4_000_000;
 
-/// A question to the service, copied out of its packet. No `Debug`: it may hold a password.
-pub(crate) trait Ask: Clone + Send + Sync + 'static {
-    /// What can be decided about it.
+/// A message that goes one way or the other: both requests have the same fields.
+macro_rules! message {
+    ($request:ident, $question:expr) => {
+        wire::$request {
+            client: None,
+            topic: $question.topic.to_owned(),
+            qos: $question.qos as u32,
+            retain: $question.retain,
+            dup: $question.dup,
+            payload: payload($question.payload),
+            payload_size: $question.payload.size(),
+            properties: publish_properties($question.peer.version, $question.properties),
+        }
+    };
+}
+
+/// One of the RPCs that decide, and what has to be remembered of its question to read the answer.
+pub(crate) trait AuthRpc: Clone + Send + Sync + 'static {
+    /// What can be decided.
     type Decision: Decided;
+
+    /// The answer as it comes.
+    type Response: Message + Default;
 
     /// The hook that it is about.
     const HOOK: Hook;
 
-    fn said(&self) -> &Said;
+    /// What the answer means.
+    fn decision(self, response: Self::Response, complaints: &Complaints)
+    -> Result<Self::Decision, Undecided>;
+}
 
-    fn put(
-        self,
-        channel: Channel,
-        within: Duration,
-        complaints: &Complaints,
-    ) -> impl Future<Output = Result<Result<Self::Decision, Undecided>, Status>> + Send;
+/// A question to the service, copied out of its packet. No `Debug`: it may hold a password.
+#[derive(Clone)]
+pub(crate) struct AuthRequest<R> {
+    said: Said,
+    rpc: R,
+}
+
+impl<R: AuthRpc> AuthRequest<R> {
+    fn new(rpc: R, peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        Self { said: Said::about(peer, fields), rpc }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn said(&self) -> &Said {
+        &self.said
+    }
 
     /// Whether it is within [`QUESTION_MOST`].
     ///
     /// # Errors
     /// The refusal of the packet that it is about.
-    fn fits(&self) -> Result<(), Unusable> {
-        let size = self.said().size();
+    pub(crate) fn fits(&self) -> Result<(), Unusable> {
+        let size = self.said.size();
         if size <= QUESTION_MOST {
             return Ok(());
         }
         let detail = format!(
             "{} would be a message of {size} bytes; {QUESTION_MOST} are sent",
-            Rpc::from(Self::HOOK).name()
+            Rpc::from(R::HOOK).name()
         );
         Err(Unusable::new(UnusableKind::QuestionTooLarge, detail))
     }
+
+    pub(super) async fn put(
+        self,
+        channel: Channel,
+        within: Duration,
+        complaints: &Complaints,
+    ) -> Result<Result<R::Decision, Undecided>, Status> {
+        let answer = call(R::HOOK.into(), self.said, channel, within).await?;
+        Ok(self.rpc.decision(read(answer)?, complaints))
+    }
 }
 
-/// AuthConnect, to admit a client or to renew its grant.
-#[derive(Clone)]
-pub(crate) struct AskConnect {
-    said: Said,
-    what: Asked,
+// Writing to a buffer that grows cannot fail.
+
+/// AuthConnect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthConnect {
+    /// To admit a client that said CONNECT.
+    Client { has_will: bool },
+    /// To renew a running session's grant.
+    Renewal,
+}
+
+impl AuthRequest<AuthConnect> {
+    pub(crate) fn connect(question: &ConnectQuestion<'_>) -> Self {
+        let rpc = AuthConnect::Client { has_will: question.connect.will.is_some() };
+        Self::new(rpc, question.peer, |out| connect(question).encode_raw(out))
+    }
+
+    pub(crate) fn renewal(question: &RenewQuestion<'_>) -> Self {
+        Self::new(AuthConnect::Renewal, question.peer, |out| renewal(question).encode_raw(out))
+    }
+}
+
+impl AuthRpc for AuthConnect {
+    type Decision = ConnectDecision;
+    type Response = wire::AuthConnectResponse;
+
+    const HOOK: Hook = Hook::Connect;
+
+    fn decision(
+        self,
+        response: Self::Response,
+        complaints: &Complaints,
+    ) -> Result<ConnectDecision, Undecided> {
+        verdict::connect(response, self, complaints)
+    }
 }
 
 /// AuthPublish.
 #[derive(Clone)]
-pub(crate) struct AskPublish(Said);
+pub(crate) struct AuthPublish;
+
+impl AuthRequest<AuthPublish> {
+    pub(crate) fn publish(question: &PublishQuestion<'_>) -> Self {
+        let fields = |out: &mut BytesMut| message!(AuthPublishRequest, question).encode_raw(out);
+        Self::new(AuthPublish, question.peer, fields)
+    }
+}
+
+impl AuthRpc for AuthPublish {
+    type Decision = PublishDecision;
+    type Response = wire::AuthPublishResponse;
+
+    const HOOK: Hook = Hook::Publish;
+
+    fn decision(
+        self,
+        response: Self::Response,
+        complaints: &Complaints,
+    ) -> Result<PublishDecision, Undecided> {
+        verdict::publish(response, complaints)
+    }
+}
+
+/// AuthDeliver.
+#[derive(Clone)]
+pub(crate) struct AuthDeliver;
+
+impl AuthRequest<AuthDeliver> {
+    pub(crate) fn deliver(question: &PublishQuestion<'_>) -> Self {
+        let fields = |out: &mut BytesMut| message!(AuthDeliverRequest, question).encode_raw(out);
+        Self::new(AuthDeliver, question.peer, fields)
+    }
+}
+
+impl AuthRpc for AuthDeliver {
+    type Decision = PublishDecision;
+    type Response = wire::AuthDeliverResponse;
+
+    const HOOK: Hook = Hook::Deliver;
+
+    fn decision(
+        self,
+        response: Self::Response,
+        complaints: &Complaints,
+    ) -> Result<PublishDecision, Undecided> {
+        verdict::deliver(response, complaints)
+    }
+}
 
 /// AuthSubscribe.
 #[derive(Clone)]
-pub(crate) struct AskSubscribe {
-    said: Said,
+pub(crate) struct AuthSubscribe {
     filters: usize,
     /// The groups of those that are shared, by their place.
     groups: Box<[(usize, Box<str>)]>,
 }
 
-/// AuthDeliver.
-#[derive(Clone)]
-pub(crate) struct AskDeliver(Said);
-
-/// What an `AuthConnect` was asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// A client that said CONNECT.
-    Client { has_will: bool },
-    /// A running session's grant.
-    Renewal,
-}
-
-// Writing to a buffer that grows cannot fail.
-
-impl AskConnect {
-    pub(crate) fn new(question: &ConnectQuestion<'_>) -> Self {
-        let said = Said::about(question.peer, |out| connect(question).encode_raw(out));
-        Self { said, what: Asked::Client { has_will: question.connect.will.is_some() } }
-    }
-
-    pub(crate) fn renewal(question: &RenewQuestion<'_>) -> Self {
-        let said = Said::about(question.peer, |out| renewal(question).encode_raw(out));
-        Self { said, what: Asked::Renewal }
+impl AuthRequest<AuthSubscribe> {
+    pub(crate) fn subscribe(question: &SubscribeQuestion<'_>) -> Self {
+        let rpc = AuthSubscribe { filters: question.filters.len(), groups: groups(question) };
+        Self::new(rpc, question.peer, |out| subscribe(question, out))
     }
 }
 
-impl AskPublish {
-    pub(crate) fn new(question: &PublishQuestion<'_>) -> Self {
-        Self(Said::about(question.peer, |out| publish(question).encode_raw(out)))
-    }
-}
-
-impl AskSubscribe {
-    pub(crate) fn new(question: &SubscribeQuestion<'_>) -> Self {
-        let said = Said::about(question.peer, |out| subscribe(question, out));
-        Self { said, filters: question.filters.len(), groups: groups(question) }
-    }
-}
-
-impl AskDeliver {
-    pub(crate) fn new(question: &PublishQuestion<'_>) -> Self {
-        Self(Said::about(question.peer, |out| deliver(question).encode_raw(out)))
-    }
-}
-
-impl Ask for AskConnect {
-    type Decision = ConnectDecision;
-
-    const HOOK: Hook = Hook::Connect;
-
-    fn said(&self) -> &Said {
-        &self.said
-    }
-
-    async fn put(
-        self,
-        channel: Channel,
-        within: Duration,
-        complaints: &Complaints,
-    ) -> Result<Result<ConnectDecision, Undecided>, Status> {
-        let answer = call(Rpc::AuthConnect, self.said, channel, within).await?;
-        Ok(verdict::connect(read(answer)?, self.what, complaints))
-    }
-}
-
-impl Ask for AskPublish {
-    type Decision = PublishDecision;
-
-    const HOOK: Hook = Hook::Publish;
-
-    fn said(&self) -> &Said {
-        &self.0
-    }
-
-    async fn put(
-        self,
-        channel: Channel,
-        within: Duration,
-        complaints: &Complaints,
-    ) -> Result<Result<PublishDecision, Undecided>, Status> {
-        let answer = call(Rpc::AuthPublish, self.0, channel, within).await?;
-        Ok(verdict::publish(read(answer)?, complaints))
-    }
-}
-
-impl Ask for AskSubscribe {
+impl AuthRpc for AuthSubscribe {
     type Decision = SubscribeDecision;
+    type Response = wire::AuthSubscribeResponse;
 
     const HOOK: Hook = Hook::Subscribe;
 
-    fn said(&self) -> &Said {
-        &self.said
-    }
-
-    async fn put(
+    fn decision(
         self,
-        channel: Channel,
-        within: Duration,
+        response: Self::Response,
         complaints: &Complaints,
-    ) -> Result<Result<SubscribeDecision, Undecided>, Status> {
-        let answer = call(Rpc::AuthSubscribe, self.said, channel, within).await?;
-        Ok(verdict::subscribe(read(answer)?, self.filters, &self.groups, complaints))
-    }
-}
-
-impl Ask for AskDeliver {
-    type Decision = PublishDecision;
-
-    const HOOK: Hook = Hook::Deliver;
-
-    fn said(&self) -> &Said {
-        &self.0
-    }
-
-    async fn put(
-        self,
-        channel: Channel,
-        within: Duration,
-        complaints: &Complaints,
-    ) -> Result<Result<PublishDecision, Undecided>, Status> {
-        let answer = call(Rpc::AuthDeliver, self.0, channel, within).await?;
-        Ok(verdict::deliver(read(answer)?, complaints))
+    ) -> Result<SubscribeDecision, Undecided> {
+        verdict::subscribe(response, self.filters, &self.groups, complaints)
     }
 }
 
@@ -249,32 +265,6 @@ fn will(version: Version, will: &Will<'_>) -> wire::Will {
         retain: will.retain,
         delay_interval: will.properties.u32(PropertyId::WillDelayInterval),
         properties: publish_properties(version, will.properties),
-    }
-}
-
-fn publish(question: &PublishQuestion<'_>) -> wire::AuthPublishRequest {
-    wire::AuthPublishRequest {
-        client: None,
-        topic: question.topic.to_owned(),
-        qos: question.qos as u32,
-        retain: question.retain,
-        dup: question.dup,
-        payload: payload(question.payload),
-        payload_size: question.payload.size(),
-        properties: publish_properties(question.peer.version, question.properties),
-    }
-}
-
-fn deliver(question: &PublishQuestion<'_>) -> wire::AuthDeliverRequest {
-    wire::AuthDeliverRequest {
-        client: None,
-        topic: question.topic.to_owned(),
-        qos: question.qos as u32,
-        retain: question.retain,
-        dup: question.dup,
-        payload: payload(question.payload),
-        payload_size: question.payload.size(),
-        properties: publish_properties(question.peer.version, question.properties),
     }
 }
 

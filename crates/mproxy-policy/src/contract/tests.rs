@@ -55,11 +55,11 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
 }
 
 fn connect_said(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
-    AskConnect::new(&question).said().read()
+    AuthRequest::connect(&question).said().read()
 }
 
 fn publish_said(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
-    AskPublish::new(&question).said().read()
+    AuthRequest::publish(&question).said().read()
 }
 
 /// The client as it stands in an event about it.
@@ -141,7 +141,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
 
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
-    let told: wire::AuthConnectRequest = AskConnect::renewal(&RenewQuestion { peer: &peer }).said().read();
+    let told: wire::AuthConnectRequest = AuthRequest::renewal(&RenewQuestion { peer: &peer }).said().read();
     assert_eq!((told.refresh, told.password, told.will), (true, None, None));
     assert_eq!((told.clean_start, told.keep_alive), (peer.clean_start, peer.keep_alive.into()));
 }
@@ -185,7 +185,7 @@ fn a_subscribe_is_told_with_groups_apart() {
     let properties = Properties::check(&raw, Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
     let (peer, filters) = (peer(Version::V5), [line("a/+"), line("$share/g/a/#")]);
     let question = SubscribeQuestion::new(&peer, &filters, properties);
-    let told: wire::AuthSubscribeRequest = AskSubscribe::new(&question).said().read();
+    let told: wire::AuthSubscribeRequest = AuthRequest::subscribe(&question).said().read();
     assert_eq!(told.subscription_identifier, Some(5));
     let first = &told.filters[0];
     assert_eq!((&*first.filter, &first.share_group, first.qos), ("a/+", &None, 1));

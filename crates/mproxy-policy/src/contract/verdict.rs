@@ -11,7 +11,7 @@ use mproxy_core::policy::{
     PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind, WillChange,
 };
 
-use super::ask::Asked;
+use super::ask::AuthConnect;
 use super::complaints::{Complaint, Complaints};
 use super::wire;
 
@@ -25,7 +25,7 @@ pub(super) type Verdict<D> = Result<D, Undecided>;
 
 pub(super) fn connect(
     answer: wire::AuthConnectResponse,
-    asked: Asked,
+    asked: AuthConnect,
     complaints: &Complaints,
 ) -> Verdict<ConnectDecision> {
     use wire::auth_connect_response::Verdict as Said;
@@ -34,9 +34,9 @@ pub(super) fn connect(
         Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(Said::Allow(allow)) => {
             let (allow, has_will) = match asked {
-                Asked::Client { has_will } => (allow, has_will),
+                AuthConnect::Client { has_will } => (allow, has_will),
                 // What it says of the client's CONNECT is of no effect, and so does no harm either.
-                Asked::Renewal => {
+                AuthConnect::Renewal => {
                     let wire::ConnectAllow { attributes, grant, .. } = allow;
                     (wire::ConnectAllow { attributes, grant, ..Default::default() }, false)
                 }
@@ -309,7 +309,7 @@ mod tests {
         let complaints = &Complaints::new("test");
         let unset = wire::AuthSubscribeResponse { verdicts: vec![Default::default()] };
         for undecided in [
-            connect(Default::default(), Asked::Renewal, complaints).unwrap_err(),
+            connect(Default::default(), AuthConnect::Renewal, complaints).unwrap_err(),
             publish(Default::default(), complaints).unwrap_err(),
             deliver(Default::default(), complaints).unwrap_err(),
             subscribe(unset, 1, &[], complaints).unwrap_err(),
@@ -345,13 +345,13 @@ mod tests {
         };
         let said = wire::auth_connect_response::Verdict::Allow(allow);
         let answer = wire::AuthConnectResponse { verdict: Some(said) };
-        let verdict = connect(answer.clone(), Asked::Renewal, &Complaints::new("test"));
+        let verdict = connect(answer.clone(), AuthConnect::Renewal, &Complaints::new("test"));
         let Ok(Decision::Allow(Some(admission))) = verdict else { panic!("{verdict:?}") };
         assert_eq!(admission.grant.as_deref().map(|grant| &*grant.version), Some("7"));
         let rest = Admission { grant: None, ..*admission };
         let attributes = vec![("a".to_owned(), "b".to_owned())];
         assert_eq!(rest, Admission { attributes, ..Admission::default() });
-        let verdict = connect(answer, Asked::Client { has_will: true }, &Complaints::new("test"));
+        let verdict = connect(answer, AuthConnect::Client { has_will: true }, &Complaints::new("test"));
         assert!(matches!(verdict, Err(Undecided::Unusable(_))), "{verdict:?}");
     }
 
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(
             connect(
                 wire::AuthConnectResponse { verdict: Some(said) },
-                Asked::Client { has_will: true },
+                AuthConnect::Client { has_will: true },
                 &Complaints::new("test")
             ),
             Ok(Decision::Allow(None))

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 
 use super::health::{Board, Line, Pick};
-use crate::contract::{Ask, Rpc, Service, Tell};
+use crate::contract::{AuthRequest, AuthRpc, Rpc, Service, Tell};
 use crate::watch::{CallOutcome, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
@@ -33,11 +33,11 @@ pub(super) trait Errand: Clone + Send + Sync {
     fn outcome(answer: &Self::Answer) -> CallOutcome;
 }
 
-impl<A: Ask> Errand for A {
-    type Answer = Result<A::Decision, Undecided>;
+impl<R: AuthRpc> Errand for AuthRequest<R> {
+    type Answer = Result<R::Decision, Undecided>;
 
     fn rpc(&self) -> Rpc {
-        A::HOOK.into()
+        R::HOOK.into()
     }
 
     async fn run(self, service: &Service, within: Duration) -> Result<Self::Answer, Status> {
