@@ -63,6 +63,11 @@ impl Authority {
         self.sign_with(name, |_| ())
     }
 
+    /// The same, with this serial number.
+    pub fn sign_numbered(&self, name: &str, serial: u64) -> Signed {
+        self.sign_with(name, |params| params.serial_number = Some(serial.into()))
+    }
+
     /// The same after a change.
     pub fn sign_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Signed {
         let mut params = sure(CertificateParams::new(vec![name.to_owned()]));
@@ -76,6 +81,11 @@ impl Authority {
 
     /// A list in PEM that takes these serial numbers back.
     pub fn revoke(&self, serials: &[u64]) -> String {
+        self.revoke_until(serials, 2100)
+    }
+
+    /// One that is in force until the beginning of that year.
+    pub fn revoke_until(&self, serials: &[u64], year: i32) -> String {
         let revoked = serials.iter().map(|&serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -84,7 +94,7 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

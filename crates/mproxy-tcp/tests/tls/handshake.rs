@@ -13,7 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use crate::authority::{Authority, Folder, Signed, expired};
+use crate::authority::Identities as _;
+use crate::certificates::{Authority, Folder, Signed, expired};
 
 type Accepted = Result<(TlsStream<DuplexStream>, TlsFacts), HandshakeError>;
 type Connected = Result<TlsStream<DuplexStream>, HandshakeError>;
@@ -28,9 +29,9 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (folder, root) = (Folder::new(), Authority::root("root"));
-        let identity = folder.identity("server", &root.sign("broker.example", 1));
-        let roots = folder.write("roots.pem", &root.pem);
+        let (folder, root) = (Folder::default(), Authority::root("root"));
+        let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
+        let roots = folder.write("roots.pem", root.pem());
         let server =
             ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: mqtt_alpn() };
         Self { folder, root, server, client: ClientTls { roots: Some(roots), ..ClientTls::default() } }
@@ -39,7 +40,7 @@ impl Scene {
     /// Clients have to show a certificate of this CA.
     fn mutual(ca: &Authority) -> Self {
         let mut scene = Self::new();
-        scene.server.client_ca = Some(scene.folder.write("client-ca.pem", &ca.pem));
+        scene.server.client_ca = Some(scene.folder.write("client-ca.pem()", ca.pem()));
         scene
     }
 
@@ -105,7 +106,7 @@ fn stranger(
     alpn: &[&str],
 ) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(PemObject::from_pem_slice(scene.root.pem.as_bytes()).unwrap()).unwrap();
+    roots.add(PemObject::from_pem_slice(scene.root.pem().as_bytes()).unwrap()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
@@ -195,7 +196,7 @@ async fn a_client_certificate_of_a_chain_of_three_is_told_whole() {
     let ca = Authority::root("devices");
     let mut scene = Scene::mutual(&ca);
     let line = ca.intermediate("line 1");
-    scene.show(&line.sign("device-7.example", 0xABCD));
+    scene.show(&line.sign_numbered("device-7.example", 0xABCD));
     let facts = scene.admit().await;
     assert_eq!(facts.chain.len(), 2, "leaf and intermediate; the root is ours");
     assert_eq!(facts.common_name.as_deref(), Some("device-7.example"));
@@ -214,12 +215,12 @@ async fn who_must_show_a_certificate_and_does_not_stays_out() {
 async fn a_certificate_of_somebody_else_does_not_open() {
     let mut scene = Scene::mutual(&Authority::root("devices"));
     // The same name makes no difference.
-    scene.show(&Authority::root("devices").sign("device.example", 1));
+    scene.show(&Authority::root("devices").sign_numbered("device.example", 1));
     let (accepted, connected) = scene.play().await;
     let label = accepted.unwrap_err().label();
     assert!(matches!(label, "unknown_ca" | "bad_certificate"), "{label}");
     assert!(connected.is_err());
-    scene.show(&Authority::root("others").sign("device.example", 1));
+    scene.show(&Authority::root("others").sign_numbered("device.example", 1));
     scene.refuse("unknown_ca").await;
 }
 
@@ -235,10 +236,10 @@ async fn an_expired_client_certificate_does_not_open() {
 async fn a_revoked_client_certificate_does_not_open_and_others_do() {
     let ca = Authority::root("devices");
     let mut scene = Scene::mutual(&ca);
-    scene.revoke(&ca.revoke(&[7], 2100));
-    scene.show(&ca.sign("device.example", 7));
+    scene.revoke(&ca.revoke(&[7]));
+    scene.show(&ca.sign_numbered("device.example", 7));
     scene.refuse("revoked").await;
-    scene.show(&ca.sign("device.example", 8));
+    scene.show(&ca.sign_numbered("device.example", 8));
     scene.admit().await;
 }
 
@@ -247,12 +248,12 @@ async fn a_revoked_intermediate_takes_everybody_below_it_along() {
     let ca = Authority::root("devices");
     let mut scene = Scene::mutual(&ca);
     let line = ca.intermediate("line 1");
-    scene.show(&line.sign("device.example", 7));
-    scene.revoke(&ca.revoke(&[], 2100));
+    scene.show(&line.sign_numbered("device.example", 7));
+    scene.revoke(&ca.revoke(&[]));
     scene.refuse("no_crl").await;
-    scene.revoke(&[ca.revoke(&[], 2100), line.revoke(&[8], 2100)].concat());
+    scene.revoke(&[ca.revoke(&[]), line.revoke(&[8])].concat());
     scene.admit().await;
-    scene.revoke(&[ca.revoke(&[], 2100), line.revoke(&[7], 2100)].concat());
+    scene.revoke(&[ca.revoke(&[]), line.revoke(&[7])].concat());
     scene.refuse("revoked").await;
 }
 
@@ -260,8 +261,8 @@ async fn a_revoked_intermediate_takes_everybody_below_it_along() {
 async fn a_list_that_is_out_of_date_lets_nobody_in() {
     let ca = Authority::root("devices");
     let mut scene = Scene::mutual(&ca);
-    scene.revoke(&ca.revoke(&[], 2025));
-    scene.show(&ca.sign("device.example", 8));
+    scene.revoke(&ca.revoke_until(&[], 2025));
+    scene.show(&ca.sign_numbered("device.example", 8));
     scene.refuse("crl_expired").await;
 }
 
@@ -274,7 +275,7 @@ async fn a_broker_is_believed_only_with_a_good_certificate_for_its_name() {
     let own = scene.folder.identity("expired", &scene.root.sign_with("broker.example", expired));
     scene.server.identities = vec![own];
     scene.disbelieve("broker.example", "expired").await;
-    let other = Authority::root("other").sign("broker.example", 1);
+    let other = Authority::root("other").sign_numbered("broker.example", 1);
     scene.server.identities = vec![scene.folder.identity("other", &other)];
     scene.disbelieve("broker.example", "unknown_ca").await;
 }
@@ -282,9 +283,10 @@ async fn a_broker_is_believed_only_with_a_good_certificate_for_its_name() {
 #[tokio::test]
 async fn a_broker_at_an_address_shows_a_certificate_for_it() {
     let mut scene = Scene::new();
-    scene.server.identities = vec![scene.folder.identity("address", &scene.root.sign("127.0.0.1", 1))];
+    scene.server.identities =
+        vec![scene.folder.identity("address", &scene.root.sign_numbered("127.0.0.1", 1))];
     scene.play_as("127.0.0.1").await.1.unwrap();
-    scene.server.identities = vec![scene.folder.identity("address", &scene.root.sign("::1", 1))];
+    scene.server.identities = vec![scene.folder.identity("address", &scene.root.sign_numbered("::1", 1))];
     scene.play_as("[::1]").await.1.unwrap();
     let error = scene.play_as("not a name").await.1.unwrap_err();
     assert_eq!(error.label(), "server_name");
@@ -293,7 +295,7 @@ async fn a_broker_at_an_address_shows_a_certificate_for_it() {
 #[tokio::test]
 async fn a_revoked_broker_is_not_believed() {
     let mut scene = Scene::new();
-    scene.client.crls = vec![scene.folder.write("brokers.pem", scene.root.revoke(&[1], 2100))];
+    scene.client.crls = vec![scene.folder.write("brokers.pem", scene.root.revoke(&[1]))];
     scene.disbelieve("broker.example", "revoked").await;
 }
 
@@ -310,7 +312,7 @@ async fn whoever_says_so_in_many_words_believes_anybody() {
 async fn the_name_that_is_asked_for_picks_the_certificate() {
     let mut scene = Scene::new();
     let names = ["a.example", "b.example", "*.c.example"];
-    let signed = names.map(|name| scene.root.sign(name, 1));
+    let signed = names.map(|name| scene.root.sign_numbered(name, 1));
     let identities = signed.iter().enumerate().map(|(n, one)| scene.folder.identity(&n.to_string(), one));
     scene.server.identities = identities.collect();
     let leaf =
@@ -395,7 +397,7 @@ async fn a_handshake_that_stalls_can_be_dropped() {
 async fn a_client_comes_again_with_a_ticket_unless_its_certificate_counts() {
     let ca = Authority::root("devices");
     for (mut scene, again) in [(Scene::new(), true), (Scene::mutual(&ca), false)] {
-        scene.show(&ca.sign("device.example", 1));
+        scene.show(&ca.sign_numbered("device.example", 1));
         let client = Arc::new(scene.client.build().unwrap());
         let server = Arc::new(scene.server.build().unwrap());
         let mut kinds = Vec::new();
@@ -421,7 +423,7 @@ async fn a_client_comes_again_with_a_ticket_unless_its_certificate_counts() {
 #[test]
 fn what_is_wrong_with_a_file_is_told_with_its_name() {
     let scene = Scene::new();
-    let other = scene.root.sign("other.example", 2);
+    let other = scene.root.sign_numbered("other.example", 2);
     let good = &scene.server.identities[0];
     let nothing = scene.folder.write("empty.pem", "");
     let broken =

@@ -10,16 +10,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use crate::authority::{Authority, Folder};
+use crate::authority::Identities as _;
+use crate::certificates::{Authority, Folder};
 
 const SESSIONS: usize = 100;
 
 /// Heap bytes of this many sessions that have exchanged a message and are silent, each.
 fn idle(mutual: bool) -> i64 {
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let identity = folder.identity("server", &root.sign("broker.example", 1));
-    let roots = folder.write("roots.pem", &root.pem);
-    let own = folder.identity("client", &root.sign("device.example", 2));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
+    let roots = folder.write("roots.pem", root.pem());
+    let own = folder.identity("client", &root.sign_numbered("device.example", 2));
     let client_ca = mutual.then(|| roots.clone());
     let server = ServerTls { identities: vec![identity], client_ca, crls: vec![], alpn: vec![] };
     let server = Arc::new(server.build().unwrap());

@@ -12,7 +12,8 @@ use mproxy_tcp::tls::{ClientTls, Identity, Material, ServerTls, TlsFacts, accept
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::authority::{Authority, Folder};
+use crate::authority::Identities as _;
+use crate::certificates::{Authority, Folder};
 
 pub(crate) fn is_here(program: &str) -> bool {
     let here = Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
@@ -37,10 +38,10 @@ async fn openssl_gets_in_with_both_versions() {
     if !is_here("openssl") {
         return;
     }
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let identity = folder.identity("server", &root.sign("broker.example", 1));
-    let own = folder.identity("client", &root.sign("device-7", 2));
-    let ca = folder.write("ca.pem", &root.pem);
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
+    let own = folder.identity("client", &root.sign_numbered("device-7", 2));
+    let ca = folder.write("ca.pem()", root.pem());
     let server = ServerTls {
         identities: vec![identity],
         client_ca: Some(ca.clone()),
@@ -83,11 +84,11 @@ async fn haproxy_in_front_tells_who_the_client_is() {
     if !is_here("haproxy") {
         return;
     }
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let signed = root.sign("broker.example", 1);
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let signed = root.sign_numbered("broker.example", 1);
     let pem = folder.write("both.pem", format!("{}{}", signed.chain, signed.key));
-    let ca = folder.write("ca.pem", &root.pem);
-    let Identity { cert, key, .. } = folder.identity("client", &root.sign("device-7", 2));
+    let ca = folder.write("ca.pem()", root.pem());
+    let Identity { cert, key, .. } = folder.identity("client", &root.sign_numbered("device-7", 2));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let behind = listener.local_addr().unwrap();
     let (v1, v2, tls) = (free_port(), free_port(), free_port());

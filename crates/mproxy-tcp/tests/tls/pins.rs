@@ -16,7 +16,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::authority::{Authority, Folder, Signed, expired};
+use crate::authority::Identities as _;
+use crate::certificates::{Authority, Folder, Signed, expired};
 use crate::others::{Running, free_port, is_here, knock};
 
 /// Made by OpenSSL as manuals show it.
@@ -105,7 +106,7 @@ fn impostor(cert: &Path, key: &Path) -> Arc<ServerConfig> {
 
 #[tokio::test]
 async fn a_certificate_that_signs_itself_and_is_a_ca_is_its_own_trust() {
-    let folder = Folder::new();
+    let folder = Folder::default();
     let own = own_ca(&folder, "broker", |_| ());
     let server = server(&own, None);
     assert_eq!(believed(&server, &believing(&own.cert), "broker.example").await, Ok(()));
@@ -122,7 +123,7 @@ async fn a_certificate_that_signs_itself_and_is_a_ca_is_its_own_trust() {
 
 #[tokio::test]
 async fn dates_and_purposes_of_a_pin_hold_and_a_name_that_it_has_not_is_not_asked_for() {
-    let folder = Folder::new();
+    let folder = Folder::default();
     let old = own_ca(&folder, "old", expired);
     assert_eq!(believed(&server(&old, None), &believing(&old.cert), "broker.example").await, Err("expired"));
     let nameless = own_ca(&folder, "nameless", |params| params.subject_alt_names.clear());
@@ -137,7 +138,7 @@ async fn dates_and_purposes_of_a_pin_hold_and_a_name_that_it_has_not_is_not_aske
 
 #[tokio::test]
 async fn a_pin_is_nobodys_who_has_not_its_key() {
-    let folder = Folder::new();
+    let folder = Folder::default();
     let (own, other) = (own_ca(&folder, "own", |_| ()), own_ca(&folder, "other", |_| ()));
     let (_, is) = play(impostor(&own.cert, &other.key), &believing(&own.cert), "broker.example").await;
     assert_eq!(is, Err("bad_certificate"));
@@ -158,7 +159,7 @@ async fn a_pin_is_nobodys_who_has_not_its_key() {
 
 #[tokio::test]
 async fn a_certificate_of_the_file_that_is_no_ca_signs_nobody() {
-    let (folder, root) = (Folder::new(), Authority::root("root"));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
     let mut params = CertificateParams::new(vec!["device-1".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "device-1");
     let key = KeyPair::generate().unwrap();
@@ -169,8 +170,8 @@ async fn a_certificate_of_the_file_that_is_no_ca_signs_nobody() {
     let forged_key = KeyPair::generate().unwrap();
     let chain = forged.signed_by(&forged_key, &Issuer::new(params, key)).unwrap().pem();
     let forged = folder.identity("device-2", &Signed { chain, key: forged_key.serialize_pem() });
-    let own = folder.identity("server", &root.sign("broker.example", 1));
-    let roots = folder.write("roots.pem", &root.pem);
+    let own = folder.identity("server", &root.sign_numbered("broker.example", 1));
+    let roots = folder.write("roots.pem", root.pem());
     let mutual = server(&own, Some(&pinned.cert));
     let showing = |own: Identity| ClientTls { identity: Some(own), ..believing(&roots) };
     assert_eq!(admitted(&mutual, &showing(pinned)).await.unwrap().common_name.as_deref(), Some("device-1"));
@@ -179,32 +180,32 @@ async fn a_certificate_of_the_file_that_is_no_ca_signs_nobody() {
 
 #[tokio::test]
 async fn a_pin_that_its_ca_takes_back_is_refused_and_a_missing_list_is_no_clearance() {
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let own = folder.identity("server", &root.sign("broker.example", 1));
-    let device = root.sign("device", 7);
-    let bundle = folder.write("bundle.pem", format!("{}{}", root.pem, device.chain));
-    let roots = folder.write("roots.pem", &root.pem);
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let own = folder.identity("server", &root.sign_numbered("broker.example", 1));
+    let device = root.sign_numbered("device", 7);
+    let bundle = folder.write("bundle.pem", format!("{}{}", root.pem(), device.chain));
+    let roots = folder.write("roots.pem", root.pem());
     let pin_alone = folder.write("pin.pem", &device.chain);
     let showing = ClientTls { identity: Some(folder.identity("device", &device)), ..believing(&roots) };
     let lists = |lists: String| vec![folder.write("revoked.pem", lists)];
     for file in [&bundle, &pin_alone] {
         let mut mutual = server(&own, Some(file));
         assert!(admitted(&mutual, &showing).await.is_ok());
-        mutual.crls = lists(root.revoke(&[7], 2100));
+        mutual.crls = lists(root.revoke(&[7]));
         assert_eq!(admitted(&mutual, &showing).await, Err("revoked"));
-        mutual.crls = lists(root.revoke(&[8], 2100));
+        mutual.crls = lists(root.revoke(&[8]));
         assert!(admitted(&mutual, &showing).await.is_ok());
-        mutual.crls = lists(root.revoke(&[8], 2025));
+        mutual.crls = lists(root.revoke_until(&[8], 2025));
         assert_eq!(admitted(&mutual, &showing).await, Err("crl_expired"));
-        mutual.crls = lists(Authority::root("other").revoke(&[8], 2100));
+        mutual.crls = lists(Authority::root("other").revoke(&[8]));
         assert_eq!(admitted(&mutual, &showing).await, Err("no_crl"));
     }
 }
 
 #[tokio::test]
 async fn where_it_is_not_pinned_the_message_says_what_to_do() {
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let roots = folder.write("roots.pem", &root.pem);
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let roots = folder.write("roots.pem", root.pem());
     let mut cases = vec![(own_ca(&folder, "own", |_| ()), "ca_certificate", "basicConstraints=CA:FALSE")];
     if is_here("openssl") {
         cases.push((version_1(&folder, "version-1"), "version_1", "add it there, or issue it as version 3"));
@@ -226,7 +227,7 @@ async fn version_1_is_served_and_pinned_over_both_versions_of_tls() {
     if !is_here("openssl") {
         return;
     }
-    let folder = Folder::new();
+    let folder = Folder::default();
     let (own, device) = (version_1(&folder, "localhost"), version_1(&folder, "device-7"));
     let mutual = Arc::new(server(&own, Some(&device.cert)).build().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -273,8 +274,8 @@ fn a_key_that_cannot_be_used_is_called_by_its_name() {
     if !is_here("openssl") {
         return;
     }
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let Identity { cert, .. } = folder.identity("good", &root.sign("broker.example", 1));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let Identity { cert, .. } = folder.identity("good", &root.sign_numbered("broker.example", 1));
     let make = |name: &str, args: &[&str]| -> PathBuf {
         openssl(&folder, &[&args[..1], &["-out", name], &args[1..]].concat());
         folder.path().join(name)
@@ -309,8 +310,8 @@ fn a_key_that_cannot_be_used_is_called_by_its_name() {
 
 #[test]
 fn a_file_that_is_something_else_is_called_by_its_name() {
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let good = folder.identity("good", &root.sign("broker.example", 1));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let good = folder.identity("good", &root.sign_numbered("broker.example", 1));
     let pem = std::fs::read_to_string(&good.cert).unwrap();
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let utf16: Vec<u8> =
@@ -338,7 +339,7 @@ fn a_file_that_is_something_else_is_called_by_its_name() {
         folder.write(&name, [&b"\xEF\xBB\xBF"[..], &text].concat())
     };
     let identity = Identity { cert: marked(&good.cert), key: marked(&good.key), ocsp: None };
-    let roots = folder.write("roots.pem", format!("\u{feff}{}", root.pem));
+    let roots = folder.write("roots.pem", format!("\u{feff}{}", root.pem()));
     server(&identity, Some(&roots)).build().unwrap();
 }
 
@@ -347,8 +348,8 @@ async fn a_client_without_a_suite_in_common_is_told_as_such() {
     if !is_here("openssl") {
         return;
     }
-    let (folder, root) = (Folder::new(), Authority::root("root"));
-    let own = folder.identity("server", &root.sign("broker.example", 1));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
+    let own = folder.identity("server", &root.sign_numbered("broker.example", 1));
     let server = Arc::new(server(&own, None).build().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -370,9 +371,9 @@ async fn a_client_without_a_suite_in_common_is_told_as_such() {
 #[test]
 fn dates_that_have_passed_and_lists_of_others_are_told() {
     const NOW: i64 = 1_790_000_000;
-    let (folder, root) = (Folder::new(), Authority::root("root"));
+    let (folder, root) = (Folder::default(), Authority::root("root"));
     let own = folder.identity("server", &root.sign_with("broker.example", expired));
-    let ca = folder.write("ca.pem", &root.pem);
+    let ca = folder.write("ca.pem()", root.pem());
     let lists = |lists: String| vec![folder.write("lists.pem", lists)];
     let told = |server: &ServerTls| -> Vec<String> {
         server.look().unwrap().remarks(NOW).into_iter().map(|remark| remark.text).collect()
@@ -382,21 +383,21 @@ fn dates_that_have_passed_and_lists_of_others_are_told() {
         assert_eq!(told.iter().filter(|one| one.contains(text)).count(), 1, "{text} in {told:#?}");
     };
     says(&server(&own, None), "the certificate of CN=broker.example has expired on 2021-01-01");
-    let own = folder.identity("good", &root.sign("broker.example", 1));
+    let own = folder.identity("good", &root.sign_numbered("broker.example", 1));
     let mut mutual = server(&own, Some(&ca));
     assert!(told(&mutual).is_empty());
-    mutual.crls = lists(root.revoke(&[], 2025));
+    mutual.crls = lists(root.revoke_until(&[], 2025));
     says(&mutual, "the revocation list of CN=root has expired on 2025-01-01: nobody");
     // The same name, and another key.
-    mutual.crls = lists(Authority::root("root").revoke(&[], 2100));
+    mutual.crls = lists(Authority::root("root").revoke(&[]));
     says(&mutual, "the revocation list of CN=root is by none of the CAs in force");
-    mutual.crls = lists(Authority::root("other").revoke(&[], 2100));
+    mutual.crls = lists(Authority::root("other").revoke(&[]));
     says(&mutual, "the revocation list of CN=other is by none of the CAs in force");
     says(
         &mutual,
         "there is no revocation list of CN=root, so every certificate that it has signed is refused",
     );
-    mutual.crls = lists(root.revoke(&[], 2100));
+    mutual.crls = lists(root.revoke(&[]));
     assert!(told(&mutual).is_empty(), "{:?}", told(&mutual));
     let dates = mutual.look().unwrap().dates;
     let kinds: Vec<_> = dates.iter().map(|date| date.kind.name()).collect();

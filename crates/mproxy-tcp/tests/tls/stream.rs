@@ -12,7 +12,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::authority::{Authority, Folder};
+use crate::authority::Identities as _;
+use crate::certificates::{Authority, Folder};
 
 /// Both sides, ours and theirs.
 struct Sides {
@@ -23,13 +24,13 @@ struct Sides {
 
 impl Sides {
     fn new(version: &'static SupportedProtocolVersion) -> Self {
-        let (folder, root) = (Folder::new(), Authority::root("root"));
-        let identity = folder.identity("server", &root.sign("broker.example", 1));
-        let roots = Some(folder.write("roots.pem", &root.pem));
+        let (folder, root) = (Folder::default(), Authority::root("root"));
+        let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
+        let roots = Some(folder.write("roots.pem", root.pem()));
         let server = ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: vec![] };
         let client = ClientTls { roots, ..ClientTls::default() };
         let mut store = RootCertStore::empty();
-        store.add(PemObject::from_pem_slice(root.pem.as_bytes()).unwrap()).unwrap();
+        store.add(PemObject::from_pem_slice(root.pem().as_bytes()).unwrap()).unwrap();
         let their_client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[version])
             .unwrap()
