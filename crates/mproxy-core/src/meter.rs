@@ -1,8 +1,8 @@
 //! The counts a session makes on its way, for whoever keeps metrics.
 
-use mproxy_codec::types::PacketType;
+use mproxy_codec::types::{PacketId, PacketType};
 
-use crate::peer::{Peer, Side};
+use crate::peer::{Origin, Peer, Side};
 use crate::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 
 /// How a decision came out; a label of the decision counter.
@@ -31,6 +31,57 @@ impl Outcome {
     }
 }
 
+/// What became of a packet that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It goes to the other side as it is.
+    Forwarded,
+    /// It does, with changes.
+    Changed,
+    /// It waits until it is decided.
+    Deferred,
+    /// It waits for packets before it.
+    Queued,
+    /// It goes no further; mproxy answers it.
+    Answered,
+    /// It goes no further, and is not answered.
+    Dropped,
+}
+
+impl Fate {
+    /// `"forwarded"`, `"changed"`, `"deferred"`, `"queued"`, `"answered"` or `"dropped"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Changed => "changed",
+            Self::Deferred => "deferred",
+            Self::Queued => "queued",
+            Self::Answered => "answered",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// One packet that came, and what became of it. One that waits is traced again when it leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketTrace<'a> {
+    /// Its connection.
+    pub origin: &'a Origin,
+    /// Who sent it.
+    pub from: Side,
+    /// Its type.
+    pub kind: PacketType,
+    /// Its packet identifier, if it has one.
+    pub id: Option<PacketId>,
+    /// The topic of a PUBLISH, if it names one.
+    pub topic: Option<&'a str>,
+    /// Its bytes in all, payload included.
+    pub size: usize,
+    /// What became of it.
+    pub fate: Fate,
+}
+
 /// Somebody who counts. Called on the packet path: implementations hold cached handles and never look up labels.
 pub trait Meter: Send + Sync {
     /// So many packets of this type came from this side, of so many bytes in all. Runs of one type come as one call.
@@ -49,6 +100,16 @@ pub trait Meter: Send + Sync {
     /// A limit of mproxy's own kept a question about this client from being answered: the packet is refused. Counted
     /// besides, too.
     fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer);
+
+    /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.
+    fn traces(&self) -> bool {
+        false
+    }
+
+    /// One packet came, and this became of it.
+    fn packet(&self, packet: &PacketTrace<'_>) {
+        let _ = packet;
+    }
 }
 
 /// A meter that counts nothing.

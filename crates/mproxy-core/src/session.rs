@@ -40,6 +40,7 @@
 //! | `foreign` | bytes of another protocol, packets out of place |
 //! | `question` | a question whose answer is on its way, and that answer |
 //! | `setting`, `timer`, `effect`, `tally` | what sessions share; the one deadline; what is to be done; what is counted |
+//! | `trace` | a line for each packet, where somebody traces |
 
 mod acknowledge;
 mod alias;
@@ -84,6 +85,7 @@ mod subscriptions;
 mod tally;
 mod terms;
 mod timer;
+mod trace;
 mod unsubscribe;
 
 use std::mem;

@@ -306,7 +306,10 @@ fn another_protocol_is_called_by_its_name() {
         assert_eq!(stage.at_client(), b"");
         let fault = stage.finish();
         assert!(matches!(fault, Fault::NotMqtt { side: Side::Client, .. }), "{fault}");
-        assert!(fault.to_string().starts_with(&format!("no MQTT came from client, but {name}")), "{fault}");
+        assert!(
+            fault.to_string().starts_with(&format!("client does not speak MQTT: received {name}")),
+            "{fault}"
+        );
         assert!(stage.asked().is_empty() && stage.dials == 0);
     }
 }

@@ -423,7 +423,7 @@ async fn mproxy_starts_before_the_service_and_finds_it() {
     let (remote, seen) = remote(&[&format!("http://{address}")], AMPLE);
     let since = Instant::now();
     assert_eq!(failed(somebody().connects(&*remote).await), FailureKind::Unavailable);
-    assert!(since.elapsed() < AMPLE / 2, "nobody waits for who is ill");
+    assert!(since.elapsed() < AMPLE / 2, "nobody waits for an unhealthy endpoint");
     assert_eq!(remote.health()[0].state, HealthState::Unhealthy);
     assert!(remote.health()[0].last_error.as_ref().unwrap().contains("refused"), "{:?}", remote.health());
     assert!(!remote.is_ready());

@@ -5,6 +5,7 @@ pub mod exposition;
 mod failures;
 pub mod log;
 pub mod metrics;
+mod packets;
 mod process;
 mod tally;
 mod watch;

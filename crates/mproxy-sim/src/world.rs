@@ -14,10 +14,13 @@ use std::time::Duration;
 use mproxy_codec::packet::{Connack, Connect};
 use mproxy_codec::{PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value, Version};
 use mproxy_core::grant::{Grant, Mapping};
-use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError, Want};
+use mproxy_core::meter::{Meter, Outcome, Unmetered};
+use mproxy_core::policy::{
+    Action, Admission, Decision, Failure, FilterChange, Hook, OnError, Overload, Source, Unusable, Want,
+};
 use mproxy_core::rule::Effect;
 use mproxy_core::session::OnErrors;
-use mproxy_core::{Limits, Side};
+use mproxy_core::{Limits, Peer, Side};
 
 use self::entrance::Entrance;
 use super::book::{Book, CONNECT};
@@ -37,6 +40,21 @@ pub fn run(seed: u64) {
     let mut world = World::new(seed);
     if let Err(why) = world.play() {
         panic!("seed {seed}, step {}: {why}", world.steps);
+    }
+}
+
+/// Wants to be told of each packet, and listens to nothing.
+struct Traced;
+
+impl Meter for Traced {
+    fn packets(&self, _from: Side, _kind: PacketType, _packets: u64, _bytes: u64) {}
+    fn decisions(&self, _hook: Hook, _source: Source, _outcome: Outcome, _count: u64) {}
+    fn failed(&self, _hook: Hook, _failure: &Failure, _rule: OnError, _peer: &Peer) {}
+    fn unusable(&self, _hook: Hook, _unusable: &Unusable, _peer: &Peer) {}
+    fn overloaded(&self, _hook: Hook, _overload: &Overload, _peer: &Peer) {}
+
+    fn traces(&self) -> bool {
+        true
     }
 }
 
@@ -124,6 +142,8 @@ impl World {
             on_error,
             on_unavailable: entrance.on_unavailable,
             telling: *rng.pick(&[Want::Nothing, Want::Head, Want::Payload(100)]),
+            // In some games each packet is traced, and none takes the fast path.
+            meter: if seed % 4 == 3 { Arc::new(Traced) } else { Arc::new(Unmetered) },
             answering: Box::new(move |asked| asking.lock().expect("the world is whole").ask(asked)),
             ..Setup::default()
         }

@@ -30,6 +30,8 @@ pub(super) struct Context {
     pub(super) work: u32,
     /// The last read of that side was cut short: what was left is to be given again, whatever comes.
     pub(super) cut: [bool; 2],
+    /// Single packets are traced, as the meter said at the last read.
+    pub(super) traces: bool,
 }
 
 impl Context {
@@ -45,6 +47,7 @@ impl Context {
             account: Account::default(),
             work: 0,
             cut: [false; 2],
+            traces: false,
         }
     }
 

@@ -83,6 +83,16 @@ impl Effects {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.as_ref().map_or(0, |more| more.0.len())
+    }
+
+    /// Those behind the first so many.
+    pub(super) fn behind(&self, count: usize) -> impl Iterator<Item = &Effect> {
+        self.first.iter().chain(self.more.iter().flat_map(|more| &more.0)).skip(count)
+    }
+
     pub(super) fn pop(&mut self) -> Option<Effect> {
         let effect = self.first.take()?;
         if let Some(more) = &mut self.more {

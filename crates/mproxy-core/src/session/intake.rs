@@ -28,8 +28,9 @@ impl Session {
     pub(super) fn take(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         let mut run = 0;
         let mut tally = Tally::default();
+        self.cx.traces = self.cx.setting.meter.traces();
         let path = match &mut self.state {
-            State::Open(link) => Some(link.fast_path(&self.cx, from)),
+            State::Open(link) if !self.cx.traces => Some(link.fast_path(&self.cx, from)),
             _ => None,
         };
         self.cx.work = WORK;
@@ -177,7 +178,13 @@ impl Session {
             }
             return Ok(Step::Wait);
         }
+        let effects = if self.cx.traces { self.cx.effects.len() } else { 0 };
         let step = self.read_packet(from, &header, data, now)?;
+        if self.cx.traces
+            && let Some(link) = self.state.link()
+        {
+            self.cx.trace_step(link, from, &header, data, &step, effects);
+        }
         if let Some(here) = step.taken() {
             self.cx.count(from, 1, here as u64);
             self.cx.account.taken(from);

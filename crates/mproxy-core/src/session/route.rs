@@ -7,6 +7,7 @@ use super::context::Context;
 use super::lane::Waiting;
 use super::link::Link;
 use super::step::{Step, Stop};
+use super::trace::Leaving;
 use crate::fault::Fault;
 use crate::peer::Side;
 
@@ -47,14 +48,20 @@ impl Link {
         while !self.direction(from).mid_packet()
             && let Some(slot) = self.direction_mut(from).lane.leave()
         {
-            match slot.packet {
-                Waiting::Publish(publish) => self.publish_released(cx, from, slot.bytes, publish)?,
-                Waiting::Subscribe(state, layout) => {
-                    self.subscribe_released(cx, slot.bytes, state, layout)?;
+            let leaving = cx.traces.then(|| Leaving::of(&slot, cx));
+            let left = match slot.packet {
+                Waiting::Publish(publish) => self.publish_released(cx, from, slot.bytes, publish),
+                Waiting::Subscribe(state, layout) => self.subscribe_released(cx, slot.bytes, state, layout),
+                Waiting::Other(header) => self.forward_released(cx, from, slot.bytes, &header),
+                Waiting::Refused { id, filters } => {
+                    self.refuse_unsubscribe(cx, id, filters);
+                    Ok(())
                 }
-                Waiting::Other(header) => self.forward_released(cx, from, slot.bytes, &header)?,
-                Waiting::Refused { id, filters } => self.refuse_unsubscribe(cx, id, filters),
+            };
+            if let Some(leaving) = leaving {
+                cx.trace_leaving(self, from, &leaving);
             }
+            left?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use mproxy_codec::types::PacketType;
 use mproxy_core::budget::{Budget, Scope};
-use mproxy_core::meter::Outcome;
+use mproxy_core::meter::{Outcome, PacketTrace};
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::{Fault, Meter, Peer, Side};
 use mproxy_tcp::tls::Dated;
@@ -45,6 +45,7 @@ use super::budgets::{Budgets, Shown};
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
 use super::log::Counts;
+use super::packets;
 use super::process::Process;
 use super::tally::Tally;
 
@@ -327,6 +328,14 @@ impl Meter for Metrics {
 
     fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         self.failures.overloaded(hook, overload, peer);
+    }
+
+    fn traces(&self) -> bool {
+        packets::are_traced()
+    }
+
+    fn packet(&self, packet: &PacketTrace<'_>) {
+        packets::trace(packet);
     }
 }
 
