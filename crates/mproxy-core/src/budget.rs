@@ -35,7 +35,8 @@ pub const WAITING: usize = 128;
 /// What is put down for a filter of a SUBSCRIBE or UNSUBSCRIBE, beside its bytes: its verdict and its own string.
 pub const FILTER: usize = 72;
 
-/// The part of a listener's budget that strangers may hold together, beyond the [`RESERVE`] of each: one in so many.
+/// The part of a listener's budget, or of the total where that is less, that strangers may hold together, beyond the
+/// [`RESERVE`] of each: one in so many.
 const STRANGERS: usize = 2;
 
 /// The same for the strangers of one address.
@@ -114,13 +115,13 @@ impl Strangers {
     }
 
     /// Whether one who holds `mine` of it may hold `wanted`. One at a time always may, however small the shares.
-    fn has_room(&self, whose: Neighbours, mine: usize, wanted: usize, listener: usize) -> bool {
+    fn has_room(&self, whose: Neighbours, mine: usize, wanted: usize, of: usize) -> bool {
         let fits = |held: usize, most: usize| match held.saturating_sub(mine) {
             0 => true,
             others => others.saturating_add(wanted) <= most,
         };
         let neighbours = self.by_address.get(&whose).copied().unwrap_or(0);
-        fits(neighbours, listener / NEIGHBOURS) && fits(self.all, listener / STRANGERS)
+        fits(neighbours, of / NEIGHBOURS) && fits(self.all, of / STRANGERS)
     }
 }
 
@@ -333,7 +334,8 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
     let has_its_share = |Stranger { whose, held }: Stranger| {
         let mut room = false;
         let (mine, wanted) = (beyond_reserve(held), beyond_reserve(after));
-        budget.strangers(|all| room = all.has_room(whose, mine, wanted, budget.listener.most));
+        let most = budget.listener.most.min(budget.total.most);
+        budget.strangers(|all| room = all.has_room(whose, mine, wanted, most));
         room
     };
     if bytes > budget.connection {
@@ -435,8 +437,13 @@ mod tests {
 
     #[test]
     fn strangers_of_one_address_leave_room_for_those_of_others() {
-        let budget = budget(1 << 20, 8 << 20, 8 << 20);
-        let stranger = |address: &str| Purse::of_stranger(&budget, of(address));
+        for (listener, total) in [(8 << 20, 64 << 20), (64 << 20, 8 << 20)] {
+            strangers_leave_room(&budget(1 << 20, listener, total));
+        }
+    }
+
+    fn strangers_leave_room(budget: &Arc<Budget>) {
+        let stranger = |address: &str| Purse::of_stranger(budget, of(address));
         let greedy: Vec<_> = (0..8).map(|_| stranger("192.0.2.1")).collect();
         let held = greedy.iter().filter(|purse| purse.hold(300 << 10)).count();
         assert_eq!(held, 3, "an eighth, beyond what each has of its own");
@@ -444,7 +451,7 @@ mod tests {
         let others: Vec<_> = (2..20).map(|n| stranger(&format!("192.0.2.{n}"))).collect();
         let held = others.iter().filter(|purse| purse.hold(300 << 10)).count();
         assert_eq!(held, 11, "half of it is for whoever was let in");
-        assert!(purse(&budget).hold(300 << 10));
+        assert!(purse(budget).hold(300 << 10));
         greedy[0].admit();
         assert!(greedy[7].hold(300 << 10), "who was let in is no stranger any more");
         drop((greedy, others));

@@ -2,10 +2,11 @@
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
 //! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
-//! [`handle_timeout`](Session::handle_timeout), [`unread`](Session::unread).
+//! [`handle_timeout`](Session::handle_timeout), [`kept`](Session::kept), [`unread`](Session::unread).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
 //! [`wants_read`](Session::wants_read), [`reads_at_once`](Session::reads_at_once),
-//! [`may_wait_unread`](Session::may_wait_unread).
+//! [`may_wait_unread`](Session::may_wait_unread), [`short_of_room`](Session::short_of_room),
+//! [`gives_up`](Session::gives_up).
 //!
 //! A session is a [`State`] and a `Context`: what every state has (effects, the deadline, counts). From the whole CONNECT on
 //! the state owns a `Link`: the client, what it and its broker agreed on, and a `Direction` for what comes from each.
@@ -202,12 +203,15 @@ impl Session {
 
     /// Told: nothing more comes from that side, and nothing of it is left unread: what had been received was given to
     /// [`read`](Session::read) until [`wants_read`](Session::wants_read) said that it took all that it could. (Where
-    /// the stream broke with an error there is no need to wait.)
+    /// the stream broke with an error there is no need to wait, nor where [`gives_up`](Session::gives_up) says so.)
     ///
     /// A client whose half has ended in order is still written to, until [`Effect::Shut`]; when that has been carried
     /// out this is told once more, and the stream is gone. A broker that ends, and whoever ends with an error, is gone at
     /// once.
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
+        if let Some(holder) = self.state.holder() {
+            self.cx.account.left(&self.cx.setting.budget, side, 0, || holder);
+        }
         self.lost(side, how, now);
         self.settle(now);
     }
@@ -259,6 +263,14 @@ impl Session {
         self.end_if(ended, now);
     }
 
+    /// Told: so many bytes of that side were read while they are not wanted, and are kept until they are.
+    pub fn kept(&mut self, from: Side, bytes: usize, now: Instant) {
+        if let Some(holder) = self.state.holder() {
+            self.cx.account.left(&self.cx.setting.budget, from, bytes, || holder);
+        }
+        self.settle(now);
+    }
+
     /// Told: of what was sent to that side, so many bytes are not written yet, or what they hold in memory: after each
     /// write that left something, and when all is gone.
     pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
@@ -277,11 +289,30 @@ impl Session {
         may_wait_unread(&self.cx.setting.budget, bytes)
     }
 
-    /// Asked: bytes that are to be read at a time. While the shared budgets have no room for that many, it is what each
-    /// connection has for itself.
+    /// Asked: bytes that are to be read of that side at a time. While the shared budgets have no room for that many, it is
+    /// a part of what each connection has for itself: of a packet that then has to wait, only its beginning is held.
     #[must_use]
-    pub fn reads_at_once(&self, most: usize) -> usize {
-        reads_at_once(&self.cx.setting.budget, most)
+    pub fn reads_at_once(&self, from: Side, most: usize) -> usize {
+        let streams = self.state.link().is_some_and(|link| link.direction(from).body.left > 0);
+        reads_at_once(&self.cx.setting.budget, streams, most)
+    }
+
+    /// Asked: whether that side is not read because there is no room for its packet.
+    #[must_use]
+    pub fn short_of_room(&self, side: Side) -> bool {
+        let Some(holder) = self.state.holder() else { return false };
+        self.cx.account.short_of_room(&self.cx.setting.budget, side, || holder)
+    }
+
+    /// Asked: whether a side that waits for room is to be given up, as its stream has ended like this, though bytes that it
+    /// sent before have not been read. It is where nobody is there any more who could hear what becomes of them, or
+    /// nobody of whom anything is known.
+    #[must_use]
+    pub fn gives_up(&self, side: Side, how: &Closed) -> bool {
+        match how {
+            Closed::Error(_) => true,
+            Closed::Eof => side == Side::Client && matches!(self.state, State::Greeting(_)),
+        }
     }
 
     /// Asked: what is to be done next.

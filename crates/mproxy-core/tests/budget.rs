@@ -204,14 +204,14 @@ fn what_a_side_does_not_read_is_put_down_and_leaves_others_without_room() {
         stage.session.unread(side, 100 << 10, stage.now);
     }
     assert_eq!(budget.total().held(), 200 << 10);
-    assert_eq!(stage.session.reads_at_once(64 << 10), RESERVE, "small bites");
+    assert_eq!(stage.session.reads_at_once(Side::Client, 64 << 10), STEP, "small bites");
     assert!(!stage.session.may_wait_unread(RESERVE + 1) && stage.session.may_wait_unread(RESERVE));
     assert!(stage.session.poll_timeout().is_some(), "nobody else says when there is room");
     for side in [Side::Client, Side::Broker] {
         stage.session.unread(side, 0, stage.now);
     }
     assert_eq!(budget.total().held(), 0);
-    assert_eq!(stage.session.reads_at_once(64 << 10), 64 << 10);
+    assert_eq!(stage.session.reads_at_once(Side::Client, 64 << 10), 64 << 10);
     assert_eq!(stage.session.poll_timeout(), None);
 }
 

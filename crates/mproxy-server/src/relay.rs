@@ -350,7 +350,8 @@ impl<S: Stream> Relay<S> {
             };
         }
         let wanted = self.session.wants_read(side);
-        let ahead = side == Side::Client && self.session.opening() && end.inbox.len() < AHEAD;
+        let most = self.session.reads_at_once(side, if wanted { chunk::SIZE } else { AHEAD });
+        let ahead = side == Side::Client && self.session.opening() && end.inbox.len() < most;
         let ended = end.inbox.ended();
         if end.inbox.blocked() {
             if wanted {
@@ -358,7 +359,7 @@ impl<S: Stream> Relay<S> {
                 return Read::Something;
             }
             if !ahead || ended.is_some() {
-                return Read::Unwanted;
+                return self.unheard(side, now);
             }
         } else if let Some(how) = ended {
             // What came before the end has been taken, or is the beginning of a packet that never came whole.
@@ -369,9 +370,9 @@ impl<S: Stream> Relay<S> {
             return Read::Something;
         }
         if (!wanted && !ahead) || crowded {
-            return Read::Unwanted;
+            return self.unheard(side, now);
         }
-        match end.inbox.read(stream, lent, cx, wanted.then_some((&mut self.session, side, now))) {
+        match end.inbox.read(stream, lent, cx, most, wanted, (&mut self.session, side, now)) {
             Came::Nothing => match self.broken(side, now) {
                 // What was read ahead still waits for the session.
                 Read::Nothing if !wanted => Read::Unwanted,
@@ -379,6 +380,23 @@ impl<S: Stream> Relay<S> {
             },
             Came::Something => Read::Something,
             Came::AllThatFits => Read::Full,
+        }
+    }
+
+    /// Nobody wants to read that side now. Where it waits for room, whether it is still there is seen all the same, each
+    /// time that it tries again: nobody is waited for who has gone.
+    fn unheard(&mut self, side: Side, now: Instant) -> Read {
+        if !self.session.short_of_room(side) {
+            return Read::Unwanted;
+        }
+        let end = self.end(side);
+        let ended = end.inbox.ended().or_else(|| end.stream.as_ref()?.ended());
+        match ended.filter(|how| self.session.gives_up(side, how)) {
+            None => Read::Unwanted,
+            Some(how) => {
+                self.ended(side, how, now);
+                Read::Something
+            }
         }
     }
 
@@ -505,8 +523,8 @@ impl<S: Stream> Relay<S> {
 
     fn work(&mut self, cx: &mut Context<'_>) -> Poll<Box<Fault>> {
         let this = self;
-        // One look at the clock for all that happens now.
-        let now = Instant::now();
+        // One look at the clock for all that happens now: the one that timers go by.
+        let now = tokio::time::Instant::now().into_std();
         this.poll_word(cx, now);
         this.effects();
         for _ in 0..TURNS {

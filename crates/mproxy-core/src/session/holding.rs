@@ -17,6 +17,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Bytes that one read may add to those that wait for a side which does not read.
 const MORE: usize = 64 << 10;
 
+/// Bytes that are read at a time while there is no room for more: enough to see what a packet is, and little to hold for
+/// one that has to wait.
+const BITE: usize = STEP;
+
 /// Bytes up to which an event is not put down.
 const SMALL_EVENT: usize = 1 << 10;
 
@@ -109,9 +113,13 @@ pub(super) fn may_wait_unread(budget: &Budget, bytes: usize) -> bool {
     bytes <= RESERVE || shared_room(budget, MORE)
 }
 
-/// Bytes that are to be read at a time.
-pub(super) fn reads_at_once(budget: &Budget, most: usize) -> usize {
-    if shared_room(budget, MORE) { most } else { most.min(RESERVE) }
+/// Bytes that are to be read at a time; of a payload that streams, which is not held, more.
+pub(super) fn reads_at_once(budget: &Budget, streams: bool, most: usize) -> usize {
+    match (shared_room(budget, MORE), streams) {
+        (true, _) => most,
+        (false, true) => most.min(RESERVE),
+        (false, false) => most.min(BITE),
+    }
 }
 
 /// What a session has put down: nothing, for most of them and most of the time.

@@ -58,19 +58,20 @@ impl Inbox {
         self.blocked = !self.rest.is_empty() && (!session.wants_read(side) || session.cut_short(side));
     }
 
-    /// Reads once, and gives the session what came; without one, only keeps it.
+    /// Reads at most so many bytes once, and gives the session what came if that is wanted; else it is kept.
     pub(super) fn read<S: Stream>(
         &mut self,
         stream: &mut S,
         lent: &mut Lent,
         cx: &mut Context<'_>,
-        to: Option<(&mut Session, Side, Instant)>,
+        most: usize,
+        wanted: bool,
+        (session, side, now): (&mut Session, Side, Instant),
     ) -> Came {
         if stream.poll_readable(cx).is_pending() {
             return Came::Nothing;
         }
         let in_place = self.rest.len() > COPY_UP_TO;
-        let most = to.as_ref().map_or(chunk::SIZE, |(session, ..)| session.reads_at_once(chunk::SIZE));
         let mut chunk = if in_place {
             self.rest.reserve(most);
             std::mem::take(&mut self.rest)
@@ -101,13 +102,13 @@ impl Inbox {
             }
             Poll::Ready(Ok(n)) => {
                 let full = n == most || chunk.len() == chunk.capacity();
-                match to {
-                    Some((session, side, now)) => {
-                        session.read(side, &mut chunk, now);
-                        self.blocked =
-                            !chunk.is_empty() && (!session.wants_read(side) || session.cut_short(side));
-                    }
-                    None => self.blocked = true,
+                if wanted {
+                    session.read(side, &mut chunk, now);
+                    self.blocked =
+                        !chunk.is_empty() && (!session.wants_read(side) || session.cut_short(side));
+                } else {
+                    session.kept(side, chunk.len(), now);
+                    self.blocked = true;
                 }
                 if full { Came::AllThatFits } else { Came::Something }
             }

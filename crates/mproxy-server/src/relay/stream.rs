@@ -1,11 +1,14 @@
 //! What a relay asks of its two streams.
 
+use std::io;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-#[cfg(test)]
+use futures_util::FutureExt;
+use mproxy_core::fault::Closed;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
+use super::failed;
 use crate::door;
 
 /// A stream to a client or a broker.
@@ -15,6 +18,12 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Ready(())
+    }
+
+    /// How the peer has ended, as far as that is known, though there may be bytes to be read before it. A stream that
+    /// cannot tell says that it has not.
+    fn ended(&self) -> Option<Closed> {
+        None
     }
 
     /// Whether ending our half says more than the end of the connection says by itself.
@@ -33,6 +42,10 @@ impl Stream for door::Stream {
         Self::poll_readable(self, cx)
     }
 
+    fn ended(&self) -> Option<Closed> {
+        ended(self.socket())
+    }
+
     fn says_goodbye(&self) -> bool {
         // close_notify, or a Close frame.
         !matches!(self, Self::Tcp(_))
@@ -44,11 +57,27 @@ impl Stream for door::Stream {
     }
 }
 
+/// How the peer of a socket has ended, as far as the kernel has said so: no system call but where it has.
+fn ended(socket: &TcpStream) -> Option<Closed> {
+    let ready = socket.ready(Interest::READABLE | Interest::WRITABLE).now_or_never()?.ok()?;
+    if ready.is_write_closed() {
+        let why = socket.take_error().ok().flatten();
+        // Without one, both halves have ended.
+        Some(failed(&why.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())))
+    } else {
+        ready.is_read_closed().then_some(Closed::Eof)
+    }
+}
+
 #[cfg(test)]
 impl Stream for TcpStream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         // What failed says so when it is read.
         self.poll_read_ready(cx).map(drop)
+    }
+
+    fn ended(&self) -> Option<Closed> {
+        ended(self)
     }
 }
 
