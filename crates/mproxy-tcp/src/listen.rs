@@ -6,11 +6,17 @@ use crate::{
     socket::{SocketOptions, prepare},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
 
 /// How a [`Listener`] listens.
@@ -39,8 +45,8 @@ pub struct Listener {
     socket: SocketOptions,
     /// The pause after the last exhaustion; zero after a success.
     pause: Duration,
-    /// Before this moment `accept` is not tried again.
-    resume_at: Option<Instant>,
+    /// Until it is over, `accept` is not tried again.
+    resting: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connection that came in, its options already set.
@@ -110,7 +116,7 @@ impl Listener {
     fn of(socket: Socket, options: SocketOptions) -> io::Result<Self> {
         let inner = TcpListener::from_std(socket.into())?;
         let local = inner.local_addr()?;
-        Ok(Self { inner, local, socket: options, pause: Duration::ZERO, resume_at: None })
+        Ok(Self { inner, local, socket: options, pause: Duration::ZERO, resting: None })
     }
 
     /// The address that was bound, with the port that port 0 became.
@@ -123,20 +129,24 @@ impl Listener {
     ///
     /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
     pub async fn accept(&mut self) -> Incoming {
-        if let Some(moment) = self.resume_at {
-            sleep_until(moment).await;
-            self.resume_at = None;
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// The same, for whoever polls.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Some(resting) = &mut self.resting {
+            ready!(resting.as_mut().poll(cx));
+            self.resting = None;
         }
-        // `TcpListener::accept` is cancel safe, and nothing is awaited after it.
-        let accepted = self.inner.accept().await.and_then(|(stream, remote)| self.admit(stream, remote));
-        match accepted {
+        let accepted = ready!(self.inner.poll_accept(cx));
+        Poll::Ready(match accepted.and_then(|(stream, remote)| self.admit(stream, remote)) {
             Ok(accepted) => {
                 self.pause = Duration::ZERO;
                 Incoming::Connection(accepted)
             }
             Err(error) if concerns_one_connection(&error) => Incoming::Lost(error),
             Err(error) => Incoming::Exhausted { error, pause: self.rest() },
-        }
+        })
     }
 
     fn admit(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<Accepted> {
@@ -149,7 +159,7 @@ impl Listener {
 
     fn rest(&mut self) -> Duration {
         self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        self.resume_at = Some(Instant::now() + self.pause);
+        self.resting = Some(Box::pin(sleep_until(Instant::now() + self.pause)));
         self.pause
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 use crate::networks::Network;
@@ -150,6 +150,86 @@ pub async fn read_header(
         stream.read_exact(&mut window[..take]).await.map_err(HeaderError::Io)?;
         if let Some((header, _)) = parsed {
             return Ok(header);
+        }
+    }
+}
+
+/// The same over a stream that cannot be looked into, from somebody who was let in for it by other means: a process that
+/// may write to a Unix socket. Takes one byte at a time where it cannot know that more belongs to the header.
+///
+/// # Errors
+/// When no good header came.
+pub async fn read_header_of<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Header, HeaderError> {
+    let mut have = Vec::new();
+    let mut window = [0; LONGEST];
+    loop {
+        let wanted = least_missing(&have).clamp(1, window.len());
+        let n = stream.read(&mut window[..wanted]).await.map_err(HeaderError::Io)?;
+        if n == 0 {
+            return Err(HeaderError::Ended);
+        }
+        have.extend_from_slice(&window[..n]);
+        if let Some((header, _)) = Header::parse(&have)? {
+            return Ok(header);
+        }
+    }
+}
+
+/// How many bytes more every header has that begins like this and is not whole.
+fn least_missing(have: &[u8]) -> usize {
+    match have.first() {
+        Some(b'P') => v1::SHORTEST.saturating_sub(have.len()),
+        Some(_) => v2::len(have).unwrap_or(v2::FIXED).saturating_sub(have.len()),
+        None => v1::SHORTEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn not_a_byte_behind_a_header_is_taken() {
+        let endpoints = |text: &str| {
+            let address = text.parse().unwrap();
+            Some(Endpoints { source: address, destination: address })
+        };
+        let headers = [
+            Header::default(),
+            Header { endpoints: endpoints("192.0.2.1:1"), ..Header::default() },
+            Header {
+                endpoints: endpoints("[2001:db8::1]:65535"),
+                unique_id: Some(vec![7; 128]),
+                ..Header::default()
+            },
+        ];
+        for (header, version) in
+            headers.iter().flat_map(|header| [(header, HeaderVersion::V1), (header, HeaderVersion::V2)])
+        {
+            let encoded = header.encode(version);
+            let sent = [&encoded[..], b"\x10\x10"].concat();
+            // At once, and byte by byte.
+            for pipe in [1024, 1] {
+                let (mut near, mut far) = tokio::io::duplex(pipe);
+                let bytes = sent.clone();
+                let sending = tokio::spawn(async move {
+                    tokio::io::AsyncWriteExt::write_all(&mut near, &bytes).await.unwrap();
+                });
+                let read = read_header_of(&mut far).await.unwrap();
+                assert_eq!(read.endpoints, header.endpoints);
+                let mut rest = Vec::new();
+                far.read_to_end(&mut rest).await.unwrap();
+                assert_eq!(rest, b"\x10\x10");
+                sending.await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_ends_at_its_first_bytes() {
+        for bytes in [&b"\x10\x0c\0\x04MQTT"[..], b"PORXY", b""] {
+            let error = read_header_of(&mut &*bytes).await.unwrap_err();
+            assert!(matches!(error, HeaderError::Malformed(_) | HeaderError::Ended), "{error:?}");
         }
     }
 }

@@ -6,6 +6,9 @@ use super::{Endpoints, Header};
 
 const START: &[u8] = b"PROXY ";
 
+/// Bytes of the shortest line, `PROXY UNKNOWN\r\n`.
+pub(super) const SHORTEST: usize = 15;
+
 /// Bytes of the longest line, its end included.
 const LONGEST: usize = 107;
 

@@ -7,7 +7,7 @@ use super::{Endpoints, Header, LONGEST, ProxiedCertificate, ProxiedTls};
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Signature, version and command, family, length.
-const FIXED: usize = 16;
+pub(super) const FIXED: usize = 16;
 
 const ALPN: u8 = 0x01;
 const AUTHORITY: u8 = 0x02;
@@ -28,16 +28,22 @@ const LONGEST_ID: usize = 128;
 /// Bytes of the longest value that we write: longer names and protocols do not exist.
 const LONGEST_VALUE: usize = 512;
 
+/// How long the header is that begins like this, once that can be seen.
+pub(super) fn len(bytes: &[u8]) -> Option<usize> {
+    let [a, b] = bytes.get(FIXED - 2..FIXED)? else { return None };
+    Some(FIXED + usize::from(u16::from_be_bytes([*a, *b])))
+}
+
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
     let n = bytes.len().min(SIGNATURE.len());
     if bytes[..n] != SIGNATURE[..n] {
         return Err("neither version 1 nor version 2");
     }
-    let Some([version_command, family, a, b]) = bytes.get(SIGNATURE.len()..FIXED) else { return Ok(None) };
+    let Some([version_command, family, ..]) = bytes.get(SIGNATURE.len()..FIXED) else { return Ok(None) };
     if version_command >> 4 != 2 {
         return Err("neither version 1 nor version 2");
     }
-    let len = FIXED + usize::from(u16::from_be_bytes([*a, *b]));
+    let Some(len) = len(bytes) else { return Ok(None) };
     if len > LONGEST {
         return Err("it claims to be longer than any header is");
     }
