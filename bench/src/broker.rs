@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
 
 use crate::control::{self, Count, Tally, Word};
@@ -24,6 +26,7 @@ use crate::{clock, frame};
 
 const LISTENER: Token = Token(usize::MAX);
 const WORD: Token = Token(usize::MAX - 1);
+const SOCKET: Token = Token(usize::MAX - 2);
 
 /// What one read takes at most.
 const CHUNK: usize = 128 << 10;
@@ -40,10 +43,13 @@ const SEEN: usize = 512;
 /// Bytes that may wait to be written to one connection.
 const WAITING: usize = 16 << 20;
 
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Listens at a free port, and at this Unix socket.
+pub(crate) fn run(socket: &Path) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut socket = UnixListener::bind(socket)?;
+    poll.registry().register(&mut socket, SOCKET, Interest::READABLE)?;
     let waker = Arc::new(Waker::new(poll.registry(), WORD)?);
     // Kept here, too: if the one who wakes closed it, its last call would be lost.
     let waking = Arc::clone(&waker);
@@ -68,7 +74,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
         let mut ready = std::mem::take(&mut again);
         for event in &events {
             match event.token() {
-                LISTENER => broker.accept(&listener, &poll)?,
+                LISTENER => broker.accept(&poll, || {
+                    let (stream, _) = listener.accept()?;
+                    stream.set_nodelay(true)?;
+                    Ok(Stream::Tcp(stream))
+                })?,
+                SOCKET => broker.accept(&poll, || Ok(Stream::Unix(socket.accept()?.0)))?,
                 WORD => {
                     if broker.told(&words)? == Word::End {
                         return Ok(());
@@ -104,13 +115,64 @@ struct Broker {
 }
 
 struct Link {
-    stream: TcpStream,
+    stream: Stream,
     speaks: Speaks,
     /// The beginning of a frame.
     rest: Vec<u8>,
     passing: Option<Passing>,
     out: Vec<u8>,
     topics: Vec<Vec<u8>>,
+}
+
+/// What the client, or a proxy in between, came by.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+}
+
+impl Source for Stream {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.source().register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.source().reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.source().deregister(registry)
+    }
+}
+
+impl io::Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl io::Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a client speaks.
@@ -135,15 +197,14 @@ enum More {
 }
 
 impl Broker {
-    fn accept(&mut self, listener: &TcpListener, poll: &Poll) -> anyhow::Result<()> {
+    fn accept(&mut self, poll: &Poll, next: impl Fn() -> io::Result<Stream>) -> anyhow::Result<()> {
         loop {
-            let mut stream = match listener.accept() {
-                Ok((stream, _)) => stream,
+            let mut stream = match next() {
+                Ok(stream) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error).context("the stand-in broker cannot accept"),
             };
-            stream.set_nodelay(true)?;
             let entry = self.links.vacant_entry();
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, Token(entry.key()), interest)?;

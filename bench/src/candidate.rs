@@ -13,6 +13,7 @@ use crate::child::Child;
 use crate::load::{self, Target};
 use crate::probe::Family;
 use crate::transport::Transport;
+use crate::workload::Workload;
 
 /// How long a proxy may take until it serves.
 const START: Duration = Duration::from_secs(15);
@@ -24,8 +25,12 @@ pub(crate) const WORKERS: usize = 2;
 pub(crate) enum Candidate {
     Direct,
     Nginx,
+    /// With a Unix socket to the broker.
+    NginxUnix,
     Haproxy,
     Mproxy(Policy),
+    /// Everything is allowed, and a Unix socket to the broker.
+    MproxyUnix,
     /// An earlier mproxy, given by `--before`.
     Before(Policy),
 }
@@ -44,13 +49,16 @@ pub(crate) enum Policy {
 }
 
 /// What they are called on the command line.
-const WORDS: &str = "direct, nginx, haproxy, mproxy, before, allow, acl, grant, hook";
+const WORDS: &str =
+    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
     Candidate::Nginx,
+    Candidate::NginxUnix,
     Candidate::Haproxy,
     Candidate::Mproxy(Policy::Allow),
+    Candidate::MproxyUnix,
     Candidate::Mproxy(Policy::Acl),
     Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
@@ -75,6 +83,20 @@ pub(crate) struct Programs {
     pub(crate) folder: PathBuf,
 }
 
+/// Where the stand-in broker is.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: PathBuf,
+}
+
+/// By which of them it is reached.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Port(u16),
+    Socket(&'a Path),
+}
+
 /// A candidate that serves. Ends with this value.
 pub(crate) struct Standing {
     pub(crate) target: Target,
@@ -91,6 +113,8 @@ impl Candidate {
         match self {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
+            Self::NginxUnix => "nginx-unix",
+            Self::MproxyUnix => "mproxy-unix",
             Self::Haproxy => "haproxy",
             Self::Mproxy(Policy::Allow) => "mproxy allow",
             Self::Mproxy(Policy::Acl) => "mproxy acl",
@@ -115,10 +139,12 @@ impl Candidate {
         Ok(found)
     }
 
-    /// Whether it is measured over this transport: the broker speaks no TLS, and who decides makes no other difference
-    /// there than over TCP.
-    pub(crate) const fn plays(self, over: Transport) -> bool {
+    /// Whether it is measured with this workload: the broker speaks no TLS, who decides makes no other difference there
+    /// than over TCP, and the way to the broker shows where each message is written by itself.
+    pub(crate) const fn plays(self, workload: &Workload) -> bool {
+        let over = workload.transport;
         match self {
+            Self::NginxUnix | Self::MproxyUnix => workload.one_by_one() && matches!(over, Transport::Tcp),
             Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) | Self::Before(Policy::Allow) => true,
             Self::Direct => !over.is_tls(),
             Self::Mproxy(_) | Self::Before(_) => matches!(over, Transport::Tcp),
@@ -129,25 +155,32 @@ impl Candidate {
     pub(crate) fn start(
         self,
         programs: &Programs,
-        broker: SocketAddr,
+        broker: &Broker,
         transport: Transport,
     ) -> anyhow::Result<Standing> {
         let address = match self {
-            Self::Direct => broker,
+            Self::Direct => broker.address,
             _ => free_address()?,
+        };
+        let to = match self {
+            Self::NginxUnix | Self::MproxyUnix => To::Socket(&broker.socket),
+            _ => To::Port(broker.address.port()),
         };
         let target = Target { address, transport };
         let mut children = Vec::new();
         match self {
             Self::Direct => {}
-            Self::Nginx => children.push(nginx(programs, target, broker)?),
-            Self::Haproxy => children.push(haproxy(programs, target, broker)?),
+            Self::Nginx | Self::NginxUnix => children.push(nginx(programs, target, to)?),
+            Self::Haproxy => children.push(haproxy(programs, target, to)?),
+            Self::MproxyUnix => {
+                children.push(Child::leashed(self.name(), &mproxy(&programs.mproxy, programs, target, to)?)?);
+            }
             Self::Mproxy(policy) | Self::Before(policy) => {
                 let program = match self {
                     Self::Before(_) => programs.before.as_deref().context("--before names no mproxy")?,
                     _ => &programs.mproxy,
                 };
-                let mut command = mproxy(program, programs, target, broker)?;
+                let mut command = mproxy(program, programs, target, to)?;
                 let service = match policy {
                     Policy::Allow => None,
                     Policy::Acl => {
@@ -191,7 +224,7 @@ impl Standing {
     }
 }
 
-fn nginx(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Child> {
+fn nginx(programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Result<Child> {
     let template = match target.transport {
         Transport::Tcp | Transport::Tls => include_str!("candidate/nginx.conf"),
         Transport::Ws | Transport::Wss => include_str!("candidate/nginx-http.conf"),
@@ -206,7 +239,7 @@ fn nginx(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Res
     Child::leashed("nginx", &command)
 }
 
-fn haproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::Result<Child> {
+fn haproxy(programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Result<Child> {
     let template = include_str!("candidate/haproxy.cfg")
         .replace("{mode}", if target.transport.is_websocket() { "http" } else { "tcp" });
     let tls = [("{ssl}", " ssl crt {folder}/both.pem ssl-min-ver TLSv1.3")];
@@ -216,12 +249,7 @@ fn haproxy(programs: &Programs, target: Target, broker: SocketAddr) -> anyhow::R
     Child::leashed("haproxy", &command)
 }
 
-fn mproxy(
-    program: &Path,
-    programs: &Programs,
-    target: Target,
-    broker: SocketAddr,
-) -> anyhow::Result<Command> {
+fn mproxy(program: &Path, programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Result<Command> {
     let (transport, scheme) = match target.transport {
         Transport::Tcp => ("mqtt", "mqtt"),
         Transport::Tls => ("mqtts", "mqtt"),
@@ -229,7 +257,13 @@ fn mproxy(
         Transport::Wss => ("wss", "ws"),
     };
     let template = include_str!("candidate/mproxy.toml");
-    let template = template.replace("{transport}", transport).replace("{scheme}", scheme);
+    let way = match broker {
+        To::Port(port) => {
+            format!("target.scheme = \"{scheme}\"\ntarget.host = \"127.0.0.1\"\ntarget.port = {port}")
+        }
+        To::Socket(path) => format!("target.socket = {path:?}"),
+    };
+    let template = template.replace("{transport}", transport).replace("{target}", &way);
     let files = "tls.server_cert = \"{folder}/cert.pem\"\ntls.server_key = \"{folder}/key.pem\"";
     let tls = [("{certificate}", files)];
     let file = configuration(programs, "mproxy.toml", &template, target, broker, &tls)?;
@@ -272,7 +306,7 @@ fn configuration(
     name: &str,
     template: &str,
     target: Target,
-    broker: SocketAddr,
+    broker: To<'_>,
     tls: &[(&str, &str)],
 ) -> anyhow::Result<PathBuf> {
     let mut text = template.to_owned();
@@ -285,7 +319,13 @@ fn configuration(
         // Two sockets a connection, and some for itself.
         .replace("{maxconn}", &(programs.files.saturating_sub(200) / 2).to_string())
         .replace("{port}", &target.address.port().to_string())
-        .replace("{broker}", &broker.port().to_string());
+        .replace(
+            "{broker}",
+            &match broker {
+                To::Port(port) => format!("127.0.0.1:{port}"),
+                To::Socket(path) => format!("unix:{}", path.display()),
+            },
+        );
     write(programs, name, &text)
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -106,8 +107,9 @@ pub(crate) struct Player {
 }
 
 impl Player {
-    pub(crate) fn broker() -> anyhow::Result<(Self, SocketAddr)> {
-        let (player, hello) = Self::start("stand-in broker", &["broker"])?;
+    pub(crate) fn broker(socket: &Path) -> anyhow::Result<(Self, SocketAddr)> {
+        let socket = socket.to_str().context("a folder whose name is text")?;
+        let (player, hello) = Self::start("stand-in broker", &["broker", socket])?;
         Ok((player, SocketAddr::from(([127, 0, 0, 1], hello.port))))
     }
 

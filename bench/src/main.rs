@@ -68,7 +68,10 @@ enum Command {
     Workloads,
     /// The stand-in broker; started by `run`
     #[command(hide = true)]
-    Broker,
+    Broker {
+        /// Where it listens beside its port
+        socket: PathBuf,
+    },
     /// The load generator; started by `run`
     #[command(hide = true)]
     Load {
@@ -100,7 +103,7 @@ fn main() -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Broker => broker::run(),
+        Command::Broker { socket } => broker::run(&socket),
         Command::Load { workload, target, seconds } => {
             let [workload] = &*workload::named(&workload)? else {
                 bail!("{workload} is more than one workload")

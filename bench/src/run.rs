@@ -2,7 +2,6 @@
 //! order, so that what changes on the machine in the meantime strikes all of them.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,7 +50,7 @@ pub(crate) struct Options {
     /// How long each measurement lasts
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Only these: direct, nginx, haproxy, mproxy (all of its variants), before (the same of the earlier one), allow, acl, grant, hook
+    /// Only these: direct, nginx, nginx-unix, haproxy, mproxy (all of its variants), mproxy-unix, before (the same of the earlier one), allow, acl, grant, hook
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// The mproxy to measure [default: beside this program]
@@ -101,18 +100,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         seconds: options.seconds,
         samples: Vec::new(),
     };
-    let (mut broker, address) = Player::broker()?;
+    let socket = folder.0.join("broker.sock");
+    let (mut broker, address) = Player::broker(&socket)?;
+    let standing_in = candidate::Broker { address, socket };
     let counting = !options.no_syscalls && syscalls::available();
     for round in 0..options.rounds {
         for (place, workload) in workloads.iter().enumerate() {
             let mut turn = candidates.clone();
             turn.rotate_left((round + place) % candidates.len());
-            turn.retain(|candidate| candidate.plays(workload.transport));
+            turn.retain(|candidate| candidate.plays(workload));
             for candidate in turn {
                 let mut stage = Stage {
                     programs: &programs,
                     broker: &mut broker,
-                    address,
+                    place: &standing_in,
                     workload,
                     seconds: options.seconds,
                     // Counting costs time and not precision: once is enough.
@@ -158,10 +159,10 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
     for candidate in candidates {
         let needed = match candidate {
             Candidate::Direct => continue,
-            Candidate::Nginx => &programs.nginx,
+            Candidate::Nginx | Candidate::NginxUnix => &programs.nginx,
             Candidate::Haproxy => &programs.haproxy,
             Candidate::Mproxy(candidate::Policy::Hook) => &programs.hook,
-            Candidate::Mproxy(_) => &programs.mproxy,
+            Candidate::Mproxy(_) | Candidate::MproxyUnix => &programs.mproxy,
             Candidate::Before(_) => programs.before.as_ref().context("--before names no mproxy")?,
         };
         if !needed.is_file() {
@@ -193,7 +194,7 @@ impl Drop for Scratch {
 struct Stage<'a> {
     programs: &'a Programs,
     broker: &'a mut Player,
-    address: SocketAddr,
+    place: &'a candidate::Broker,
     workload: &'a Workload,
     seconds: f64,
     counting: bool,
@@ -216,7 +217,7 @@ impl Stage<'_> {
             bail!("the limit of open files, {}, is too low", self.programs.files);
         }
         self.quiet()?;
-        let mut standing = candidate.start(self.programs, self.address, self.workload.transport)?;
+        let mut standing = candidate.start(self.programs, self.place, self.workload.transport)?;
         if self.workload.is_idle() {
             first_connections(standing.target)?;
             self.quiet()?;

@@ -191,6 +191,11 @@ impl Workload {
         }
     }
 
+    /// Whether each message is on its way alone.
+    pub(crate) const fn one_by_one(&self) -> bool {
+        matches!(self.kind, Kind::Paced { .. } | Kind::Acked { window: 1, .. })
+    }
+
     pub(crate) const fn is_idle(&self) -> bool {
         matches!(self.kind, Kind::Idle { .. })
     }

@@ -16,6 +16,10 @@ const MEASURED: &str = "mproxy allow";
 const GRANTED: &str = "mproxy grant";
 const GRANT_AT_MOST: f64 = 1.05;
 
+/// With a Unix socket to the broker: mproxy and nginx, and what mproxy may cost for each message, times nginx over TCP.
+const UNIX: [&str; 2] = ["mproxy-unix", "nginx-unix"];
+const UNIX_AT_MOST: f64 = 0.9;
+
 pub(crate) const VARIANTS: [&str; 4] = [MEASURED, "mproxy acl", GRANTED, "mproxy hook"];
 pub(crate) const OTHERS: [&str; 2] = ["nginx", "haproxy"];
 
@@ -133,6 +137,37 @@ fn summaries(text: &mut String, results: &Results, played: &[Workload]) {
         let asks_nothing = !workload.is_idle() && !matches!(workload.kind, Kind::Storm { .. });
         asks_nothing.then_some((Entry::Ratio(GRANTED, MEASURED), GRANT_AT_MOST))
     });
+    ways(text, results, played);
+}
+
+/// The ways to the broker, where each message is on its way alone.
+fn ways(text: &mut String, results: &Results, played: &[Workload]) {
+    let [socket, theirs] = UNIX;
+    let [nginx, _] = OTHERS;
+    let measured = |workload: &&Workload| {
+        results
+            .samples
+            .iter()
+            .any(|sample| sample.workload == workload.name && UNIX.contains(&&*sample.candidate))
+    };
+    let workloads: Vec<_> = played.iter().filter(measured).collect();
+    if workloads.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\nOver a Unix socket to the broker. nginx is measured over one, too; what is to be reached is against nginx over \
+         TCP.\n\n",
+    );
+    let entries = [
+        Entry::Of(socket),
+        Entry::Of(theirs),
+        Entry::Ratio(socket, nginx),
+        Entry::Ratio(socket, theirs),
+        Entry::Ratio(socket, MEASURED),
+        Entry::Ratio(theirs, nginx),
+    ];
+    let target = |_: &Workload| Some((Entry::Ratio(socket, nginx), UNIX_AT_MOST));
+    summary(text, results, workloads.into_iter(), &entries, target);
 }
 
 /// A row for each workload; at its end what is to be at most what, and whether it is.
