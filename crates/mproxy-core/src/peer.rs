@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -83,10 +84,12 @@ pub enum Transport {
     Ws,
     /// WebSocket over TLS.
     Wss,
+    /// A Unix socket.
+    Unix,
 }
 
 impl Transport {
-    /// `"tcp"`, `"tls"`, `"ws"` or `"wss"`.
+    /// `"tcp"`, `"tls"`, `"ws"`, `"wss"` or `"unix"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -94,6 +97,59 @@ impl Transport {
             Self::Tls => "tls",
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Unix => "unix",
+        }
+    }
+}
+
+/// One end of a client's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Address and port: `192.0.2.1:50000`.
+    Ip(SocketAddr),
+    /// A process of this machine, at the other end of a Unix socket: `unix:pid=4242,uid=1000,gid=1000`.
+    Process(Credentials),
+    /// A Unix socket: `unix:/run/mproxy/mqtt.sock`.
+    Path(Arc<Path>),
+}
+
+/// Who a process is, as the kernel said when it connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Process id; `None` where this system does not tell, or the process is in another namespace.
+    pub pid: Option<u32>,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl Address {
+    /// Of a process that came by a Unix socket.
+    #[must_use]
+    pub const fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::Process(credentials) => Some(credentials),
+            Self::Ip(_) | Self::Path(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Process(Credentials { pid: Some(pid), uid, gid }) => {
+                write!(f, "unix:pid={pid},uid={uid},gid={gid}")
+            }
+            Self::Process(Credentials { pid: None, uid, gid }) => write!(f, "unix:uid={uid},gid={gid}"),
+            Self::Path(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -145,10 +201,10 @@ pub struct Origin {
     pub listener: Arc<str>,
     /// How it came in.
     pub transport: Transport,
-    /// The client's address (after the PROXY protocol, where that is on).
-    pub remote: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
+    /// The client (after the PROXY protocol, where that is on).
+    pub remote: Address,
+    /// What it connected to.
+    pub local: Address,
     /// Facts of the TLS handshake.
     pub tls: Option<Box<TlsFacts>>,
     /// Facts of the WebSocket upgrade.
@@ -294,6 +350,21 @@ mod tests {
     fn a_connection_id_reads_as_a_uuid() {
         let id = ConnectionId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
         assert_eq!(id.to_string(), "01234567-89ab-cdef-0011-223344556677");
+    }
+
+    /// Each connection has two of them.
+    #[test]
+    fn addresses_of_unix_sockets_take_no_more_memory() {
+        assert_eq!(size_of::<Address>(), size_of::<SocketAddr>());
+    }
+
+    #[test]
+    fn a_process_is_shown_by_what_the_kernel_says_of_it() {
+        let credentials = Credentials { pid: Some(42), uid: 1000, gid: 100 };
+        assert_eq!(Address::Process(credentials).to_string(), "unix:pid=42,uid=1000,gid=100");
+        let unknown = Address::Process(Credentials { pid: None, ..credentials });
+        assert_eq!(unknown.to_string(), "unix:uid=1000,gid=100");
+        assert_eq!(Address::Path(Path::new("/run/a.sock").into()).to_string(), "unix:/run/a.sock");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use mproxy_codec::property::{Properties, PropertyId, Value};
 use mproxy_codec::topic::split_share;
 use mproxy_codec::types::Version;
 use mproxy_core::event::Kind;
-use mproxy_core::peer::{Peer, TlsFacts, Transport, WsFacts};
+use mproxy_core::peer::{Credentials, Peer, TlsFacts, Transport, WsFacts};
 use mproxy_core::policy::{Hook, Undecided};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -185,6 +185,7 @@ fn client(peer: &Peer) -> wire::Client {
         local_address: origin.local.to_string(),
         tls: origin.tls.as_deref().map(tls),
         web_socket: origin.ws.as_deref().map(web_socket),
+        unix_peer: origin.remote.credentials().map(unix_peer),
         attributes: peer.attributes.iter().cloned().collect(),
         // Written by itself, see `said`.
         user_properties: Vec::new(),
@@ -197,7 +198,13 @@ const fn transport(transport: Transport) -> wire::Transport {
         Transport::Tls => wire::Transport::Tls,
         Transport::Ws => wire::Transport::Ws,
         Transport::Wss => wire::Transport::Wss,
+        Transport::Unix => wire::Transport::Unix,
     }
+}
+
+const fn unix_peer(credentials: &Credentials) -> wire::UnixPeer {
+    let Credentials { pid, uid, gid } = *credentials;
+    wire::UnixPeer { pid, uid: Some(uid), gid: Some(gid) }
 }
 
 const fn protocol_version(version: Version) -> wire::ProtocolVersion {

@@ -1,7 +1,6 @@
 //! The composition root: the only file that knows everybody. Builds the house from its configuration, opens its doors,
 //! and sees it through to its end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
@@ -11,6 +10,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Chain;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::event::{Nobody, Sink};
+use mproxy_core::peer::Address;
 use mproxy_core::policy::{Decider, OnError as CoreOnError};
 use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
@@ -18,7 +18,6 @@ use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, Strangers};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::tls::{Material as _, Remark};
-use mproxy_tcp::{ListenOptions, Listener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -32,7 +31,7 @@ use crate::admin::{self, Admin};
 use crate::config::{
     ClientTls, Config, Loaded, LogLevel, OnError, OnUnavailable, PolicyConfig, Problems, check, files,
 };
-use crate::door::{Certificates, Inward, Outward, Renewed};
+use crate::door::{Certificates, Inward, Outward, Renewed, Room};
 use crate::drain::drain;
 use crate::reloads::Reloads;
 use crate::serve::{House, Serving, tick};
@@ -59,7 +58,7 @@ pub struct App {
     admin: tokio::task::JoinHandle<()>,
     signals: Signals,
     /// Where each listener listens, by name, and the admin API last.
-    bound: Vec<(String, SocketAddr)>,
+    bound: Vec<(String, Address)>,
 }
 
 /// What the admin API sees.
@@ -106,11 +105,10 @@ impl App {
         certificates.news(files::seconds(SystemTime::now()));
         metrics.certificate_dates(&certificates.dates());
         let mut doors = Vec::new();
-        for listener in &config.listeners {
-            let open =
-                Listener::bind(&listener.host, listener.port, ListenOptions::default()).await.with_context(
-                    || format!("listener {} ({} disables it)", listener.name, listener.closed_by),
-                )?;
+        for (listener, (inward, _)) in config.listeners.iter().zip(&doorways) {
+            let open = inward.open(listener).await.with_context(|| {
+                format!("listener {} ({} disables it)", listener.name, listener.closed_by)
+            })?;
             doors.push(open);
         }
         let admin_door = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
@@ -127,10 +125,9 @@ impl App {
         let total = Arc::new(Scope::new(config.general.budget_total));
         metrics.budget_of_all(&total);
         let mut bound: Vec<_> = Vec::new();
-        for ((listener, open), (mut inward, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
-            inward.share(&house.handshakes);
-            let address = open.local_addr();
-            bound.push((listener.name.clone(), address));
+        for ((listener, open), (_, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
+            let address = open.address().clone();
+            bound.push((listener.name.clone(), address.clone()));
             info!(
                 listener = listener.name,
                 %address,
@@ -167,6 +164,7 @@ impl App {
             let serving = Arc::new(Serving {
                 house: Arc::clone(&house),
                 name: listener.name.as_str().into(),
+                room: Room::sharing(&house.handshakes, &budget),
                 setting: Arc::new(Setting {
                     advisers: advisers.chain.clone(),
                     sink: Arc::clone(&advisers.sink),
@@ -179,7 +177,6 @@ impl App {
                     },
                     budget,
                 }),
-                inward,
                 outward,
                 metrics: metrics.listener(&listener.name),
                 max_connections: listener.limits.max_connections,
@@ -208,7 +205,7 @@ impl App {
             drain: CancellationToken::new(),
         });
         let address = admin_door.local_addr()?;
-        bound.push(("admin".to_owned(), address));
+        bound.push(("admin".to_owned(), address.into()));
         info!(listener = "admin", %address, "listening");
         let stop_admin = CancellationToken::new();
         let admin = admin::serve(
@@ -229,7 +226,7 @@ impl App {
 
     /// Where everybody listens: each listener by its name, then `admin`.
     #[must_use]
-    pub fn bound(&self) -> &[(String, SocketAddr)] {
+    pub fn bound(&self) -> &[(String, Address)] {
         &self.bound
     }
 

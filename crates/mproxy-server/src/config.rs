@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
+use mproxy_unix::SocketFile;
 
 pub(crate) use nearest::nearest;
 
@@ -77,6 +78,8 @@ pub struct Listener {
     pub host: String,
     /// Port to bind; 0 takes any free one.
     pub port: u16,
+    /// The Unix socket to bind; `Some` exactly where that is the transport, which has neither host nor port.
+    pub unix: Option<SocketFile>,
     /// Path of the WebSocket upgrade; without meaning for the other transports.
     pub path: String,
     /// What else the upgrade asks for; without meaning for the other transports.
@@ -104,6 +107,8 @@ pub struct Target {
     pub port: u16,
     /// Path, for WebSocket.
     pub path: String,
+    /// The Unix socket; `Some` exactly where that is the scheme, which has neither host nor port.
+    pub socket: Option<PathBuf>,
     /// TLS towards it; without meaning where the scheme has none.
     pub tls: tcp_tls::ClientTls,
     /// What its certificate is for; the host where absent.
@@ -114,6 +119,9 @@ pub struct Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(socket) = &self.socket {
+            return write!(f, "unix:{}", socket.display());
+        }
         write!(f, "{}://{}", self.scheme.name(), authority(&self.host, self.port))?;
         if self.scheme.is_websocket() { f.write_str(&self.path) } else { Ok(()) }
     }

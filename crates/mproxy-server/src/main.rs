@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
 use mproxy_server::cli::{self, Cli, Command};
@@ -98,7 +99,7 @@ async fn show(mut loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Resu
     anyhow::ensure!(!loaded.config.listeners.is_empty(), "the demo needs a listener without TLS");
     let rules = Acl::parse(demo::RULES, "the demo's rules")?;
     let app = App::open(loaded, Some(rules), log).await?;
-    if let [(_, mqtt), .., (_, admin)] = app.bound() {
+    if let [(_, Address::Ip(mqtt)), .., (_, Address::Ip(admin))] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }
     app.run(level(flags)).await;
@@ -114,6 +115,7 @@ fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
         listener.host = "127.0.0.1".to_owned();
         listener.proxy_from = None;
         listener.target.scheme = Scheme::Mqtt;
+        listener.target.socket = None;
         listener.target.proxy_protocol = SendProxy::Off;
         listener.target.host = broker.ip().to_string();
         listener.target.port = broker.port();

@@ -267,8 +267,8 @@ mod tests {
             instance: "here".into(),
             listener: listener.into(),
             transport: Transport::Tcp,
-            remote: any,
-            local: any,
+            remote: any.into(),
+            local: any.into(),
             tls: None,
             ws: None,
         })))

@@ -11,13 +11,11 @@
 //! | `inbox` | what came in and was not taken yet |
 //! | `outbox` | what is to go out and was not written yet |
 //! | `asks` | answers on their way |
-//! | `stream` | what is asked of a stream |
 
 mod asks;
 mod chunk;
 mod inbox;
 mod outbox;
-mod stream;
 
 use std::future::Future;
 use std::io;
@@ -38,7 +36,7 @@ use self::asks::Asks;
 use self::chunk::Lent;
 use self::inbox::{Came, Inbox};
 use self::outbox::Outbox;
-pub(crate) use self::stream::Stream;
+use crate::door::Carrier;
 use crate::registry::{Handle, Stage, Word};
 
 /// Rounds of polls before others on this thread get their turn.
@@ -170,7 +168,7 @@ impl<S> End<S> {
     }
 }
 
-impl<S: Stream> Relay<S> {
+impl<S: Carrier> Relay<S> {
     pub(crate) fn new(client: S, session: Session, handle: Arc<Handle>, doors: Arc<dyn Doors<S>>) -> Self {
         Self {
             session,
@@ -488,7 +486,7 @@ impl<S: Stream> Relay<S> {
     }
 }
 
-impl<S: Stream> Future for Relay<S> {
+impl<S: Carrier> Future for Relay<S> {
     type Output = Box<Fault>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -500,7 +498,7 @@ impl<S: Stream> Future for Relay<S> {
     }
 }
 
-impl<S: Stream> Relay<S> {
+impl<S: Carrier> Relay<S> {
     /// A panic has gone through this connection. Nothing of its state counts any more but what is owed to whoever was told
     /// of it. Both streams are cut, so that the broker publishes the will.
     fn panicked(&mut self) -> Box<Fault> {

@@ -1,7 +1,6 @@
 //! From a listener to running connections: accepts, counts against the limits, gives each connection its task.
 
-use std::future::Future;
-use std::net::SocketAddr;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Fault, Party, Severity};
-use mproxy_core::peer::{ConnectionId, Origin};
+use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Session, Setting};
-use mproxy_tcp::{Accepted, Incoming, Listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +20,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, trace, warn};
 use uuid::Uuid;
 
-use crate::door::{Causes, Entered, Inward, Outward, Refused, Stream};
+use crate::door::{
+    Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, Open, Outward, Refused, Room, Shake, Stream,
+};
 use crate::registry::{Handle, Registry, Word};
 use crate::relay::{Dialing, Doors, Parting, Relay};
 use crate::share::Neighbours;
@@ -114,8 +113,8 @@ pub(crate) struct Serving {
     pub(crate) house: Arc<House>,
     pub(crate) name: Arc<str>,
     pub(crate) setting: Arc<Setting>,
-    /// What its connections have to do before the first packet.
-    pub(crate) inward: Inward,
+    /// Within what their handshakes have to stay.
+    pub(crate) room: Room,
     /// Where they go.
     pub(crate) outward: Outward,
     pub(crate) metrics: Arc<ListenerMetrics>,
@@ -132,12 +131,11 @@ impl Doors<Stream> for Serving {
     }
 
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
-        let origin = Arc::clone(origin);
-        Box::pin(async move { self.outward.reach(&origin, until.into()).await })
+        self.outward.reach(origin, until.into())
     }
 
     fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
-        let turn = self.house.decisions.take(origin.remote.ip().into());
+        let turn = self.house.decisions.take((&origin.remote).into());
         Box::pin(async move {
             let _turn = turn.await;
             question.await
@@ -147,7 +145,7 @@ impl Doors<Stream> for Serving {
 
 impl Serving {
     /// Accepts until the house closes.
-    pub(crate) async fn run(self: Arc<Self>, mut listener: Listener) {
+    pub(crate) async fn run(self: Arc<Self>, mut listener: Open) {
         let closing = self.house.closing.clone();
         loop {
             // `accept` is cancel safe: a dropped one took nobody out of the queue.
@@ -157,7 +155,7 @@ impl Serving {
                 incoming = listener.accept() => incoming,
             };
             match incoming {
-                Incoming::Connection(accepted) => self.let_in(accepted),
+                Incoming::Connection(arrived) => self.let_in(arrived),
                 Incoming::Lost(error) => {
                     trace!(listener = &*self.name, %error, "connection lost before accept")
                 }
@@ -169,40 +167,33 @@ impl Serving {
         }
     }
 
-    fn let_in(self: &Arc<Self>, accepted: Accepted) {
-        let Accepted { stream, remote, local } = accepted;
-        let Some(place) = Place::take(self, remote.ip().into()) else {
+    fn let_in(self: &Arc<Self>, arrived: Arrived) {
+        let Arrived { remote, entering } = arrived;
+        let Some(place) = Place::take(self, (&remote).into()) else {
             // Dropped at once: the client sees its connection closed.
             self.metrics.count_refused();
             debug!(listener = &*self.name, peer_addr = %remote, "connection refused: too many connections");
             return;
         };
         let since = Instant::now();
-        if self.inward.is_plain() {
-            let entered = Entered { stream: Stream::Tcp(stream), remote, local, tls: None, ws: None };
-            self.house.tasks.spawn(self.connection(entered, place, None, since));
-        } else {
-            self.house.tasks.spawn(Arc::clone(self).enter(stream, remote, local, place, since));
+        match entering {
+            Entering::Done(entered) => {
+                self.house.tasks.spawn(self.connection(entered, place, None, since));
+            }
+            Entering::Shaking(shake) => {
+                // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
+                let shake = shake(self.room.clone());
+                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, place, since));
+            }
         }
     }
 
     /// Sees a connection through what its listener has in front of MQTT, and then through its life.
-    async fn enter(
-        self: Arc<Self>,
-        stream: TcpStream,
-        remote: SocketAddr,
-        local: SocketAddr,
-        place: Place,
-        since: Instant,
-    ) {
+    async fn enter(self: Arc<Self>, shake: Shake, remote: Address, place: Place, since: Instant) {
         let evicted = CancellationToken::new();
-        let waiting = self.wait(remote, Arc::new(evicted.clone()));
+        let waiting = self.wait(&remote, Arc::new(evicted.clone()));
         let deadline = since + self.setting.limits.connect_timeout;
-        // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
-        let entering = Box::pin(timeout_at(
-            deadline.into(),
-            self.inward.enter(stream, remote, local, &self.setting.budget),
-        ));
+        let entering = timeout_at(deadline.into(), shake);
         let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
             Some(Some(Ok(Ok(entered)))) => {
@@ -225,7 +216,7 @@ impl Serving {
         waiting: Option<Box<Waiting>>,
         since: Instant,
     ) -> Connection {
-        let Entered { stream, remote, local, tls, ws } = entered;
+        let Entered { stream, known: Known { remote, local, tls, ws } } = entered;
         let origin = Arc::new(Origin {
             connection_id: ConnectionId(Uuid::new_v4().as_u128()),
             epoch: self.house.epochs.fetch_add(1, Ordering::Relaxed),
@@ -237,7 +228,7 @@ impl Serving {
             tls,
             ws,
         });
-        let connection_id = origin.connection_id;
+        let (connection_id, remote) = (origin.connection_id, &origin.remote);
         debug!(%connection_id, listener = &*self.name, peer_addr = %remote, "connection accepted");
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
@@ -259,8 +250,8 @@ impl Serving {
     }
 
     /// Counts a connection among those that have not been admitted.
-    fn wait(&self, remote: SocketAddr, who: Arc<dyn Evict>) -> Box<Waiting> {
-        let whose = remote.ip().into();
+    fn wait(&self, remote: &Address, who: Arc<dyn Evict>) -> Box<Waiting> {
+        let whose = remote.into();
         Box::new(Waiting {
             here: self.max_connections.map(|_| self.pending.enter(whose, Arc::clone(&who))),
             anywhere: self.house.pending.enter(whose, who),
@@ -276,8 +267,8 @@ struct Waiting {
 
 impl Waiting {
     /// `false` where it has to go.
-    fn regard(&mut self, remote: SocketAddr, who: &Arc<dyn Evict>) -> bool {
-        let whose = remote.ip().into();
+    fn regard(&mut self, remote: &Address, who: &Arc<dyn Evict>) -> bool {
+        let whose = remote.into();
         let stays = self.here.as_mut().is_none_or(|here| here.regard(whose, Arc::clone(who)));
         self.anywhere.regard(whose, Arc::clone(who)) && stays
     }
@@ -420,13 +411,11 @@ async fn part(parting: Parting<Stream>) {
         }
         // If it cannot be ended, the client is gone.
         let _ = stream.shutdown().await;
-        let (socket, mut thrown) = (stream.socket(), 0);
-        while thrown < PARTING_BYTES && socket.readable().await.is_ok() {
-            match socket.try_read(&mut buffer) {
-                Ok(0) => return,
+        let mut thrown = 0;
+        while thrown < PARTING_BYTES {
+            match poll_fn(|cx| stream.poll_throw_away(cx)).await {
+                Ok(0) | Err(_) => return,
                 Ok(count) => thrown += count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
             }
         }
     };
@@ -440,7 +429,7 @@ fn log_end(relay: &Relay<Stream>, fault: &Fault) {
     let client_id = peer.map(|peer| &*peer.client_id);
     let username = peer.and_then(|peer| peer.username.as_deref());
     let origin = relay.handle().origin();
-    let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, origin.remote);
+    let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, &origin.remote);
     let (by, cause, reason_code) = (fault.by().name(), fault.label(), fault.reason().0);
     macro_rules! line {
         ($level:ident) => {
@@ -461,6 +450,8 @@ fn log_end(relay: &Relay<Stream>, fault: &Fault) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     /// What is to be done at the end of an idle session costs it two words.

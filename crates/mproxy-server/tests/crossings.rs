@@ -1,18 +1,20 @@
-//! Any crossing: over TCP, TLS, WebSocket and WebSocket over TLS in, and over each of them out to a mosquitto, messages
-//! of every QoS and size arrive as they were sent, there and back.
+//! Any crossing: over TCP, TLS, WebSocket, WebSocket over TLS and a Unix socket in, and over each of them out to a
+//! mosquitto, messages of every QoS and size arrive as they were sent, there and back.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions, TlsFiles};
-use mproxy_testkit::ways::{Carried, TlsClient, Way, login};
+use mproxy_testkit::ways::{TlsClient, Way, login};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, VERSIONS};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 /// One byte; both sides of where WebSocket lengths grow, and packets no longer fit a buffer.
@@ -21,17 +23,20 @@ const SIZES: [usize; 4] = [1, 125, 65_536, 300_001];
 /// What is sent once over each crossing.
 const LARGEST: usize = 16 << 20;
 
+/// The same where one side is a Unix socket: more than it holds, and not so much that a busy machine takes too long.
+const LARGE: usize = 2 << 20;
+
 /// A client that is its own reader.
-struct Echo {
-    client: WireClient<Carried>,
+struct Echo<S> {
+    client: WireClient<S>,
     version: Version,
     topic: String,
     /// Deliveries that had a packet identifier; mosquitto counts them.
     delivered: u16,
 }
 
-impl Echo {
-    async fn subscribed(mut client: WireClient<Carried>, version: Version, topic: String) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Echo<S> {
+    async fn subscribed(mut client: WireClient<S>, version: Version, topic: String) -> Self {
         client.send(&wire::subscribe(version, 1, &[(&topic, 2)])).await;
         client.expect(&wire::suback(version, 1, &[2])).await;
         Self { client, version, topic, delivered: 0 }
@@ -76,65 +81,99 @@ impl Echo {
     }
 }
 
+/// All that is sent over one crossing in one version; all of `payload` where `largest` says with which QoS.
+async fn cross<S: AsyncRead + AsyncWrite + Unpin>(
+    client: WireClient<S>,
+    version: Version,
+    topic: String,
+    payload: &[u8],
+    largest: Option<u8>,
+) {
+    let mut echo = Echo::subscribed(client, version, topic).await;
+    for qos in [0, 1, 2] {
+        for size in SIZES {
+            echo.send(qos, &payload[..size]).await;
+        }
+    }
+    if let Some(qos) = largest {
+        echo.send(qos, payload).await;
+    }
+}
+
 #[tokio::test]
 async fn whatever_way_in_and_whatever_way_out_every_message_arrives_as_it_was_sent() {
     let (root, folder) = (Authority::root("root"), Folder::default());
     let ca = folder.write("ca.crt", root.pem());
     let (cert, key) = folder.keep("localhost", &root.sign("localhost"));
     let (device_cert, device_key) = folder.keep("mproxy", &root.sign("mproxy"));
+    let socket = folder.file("mosquitto.sock");
     let options = MosquittoOptions {
         websockets: true,
+        extra: vec![format!("listener 0 {}", socket.display())],
         tls: Some(TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
         ..MosquittoOptions::default()
     };
     let broker = Mosquitto::start_with(options).await;
     broker.hurry().await;
     let with_tls = broker.tls_addrs();
+    let to = |way: Way, addr: SocketAddr| {
+        format!("scheme = \"{}\", host = \"localhost\", port = {}", way.scheme(), addr.port())
+    };
     let outs = [
-        ("tcp", Way::Tcp, broker.addr()),
-        ("tls", Way::Tls, with_tls.tls),
-        ("mutual", Way::Tls, with_tls.mutual),
-        ("ws", Way::Ws, broker.websocket_addr()),
-        ("wss", Way::Wss, with_tls.wss),
+        ("tcp", to(Way::Tcp, broker.addr())),
+        ("tls", to(Way::Tls, with_tls.tls)),
+        ("mutual", to(Way::Tls, with_tls.mutual)),
+        ("ws", to(Way::Ws, broker.websocket_addr())),
+        ("wss", to(Way::Wss, with_tls.wss)),
+        ("unix", format!("socket = {socket:?}")),
     ];
     let mut file = format!(
         "tls = {{ server_cert = {cert:?}, server_key = {key:?} }}\n\
          target = {{ ca_certs = {ca:?}, cert = {device_cert:?}, key = {device_key:?} }}\n"
     );
-    for way in Way::ALL {
-        for (name, out, addr) in outs {
-            let (inward, outward, port) = (way.scheme(), out.scheme(), addr.port());
+    let own = |out: &str| folder.file(&format!("mproxy-{out}.sock"));
+    for (out, target) in &outs {
+        for way in Way::ALL {
+            let inward = way.scheme();
             let _ = write!(
                 file,
-                "[[listeners]]\nname = \"{inward}-{name}\"\ntransport = \"{inward}\"\nhost = \"127.0.0.1\"\nport = 0\n\
-                 target = {{ scheme = \"{outward}\", host = \"localhost\", port = {port} }}\n"
+                "[[listeners]]\nname = \"{inward}-{out}\"\ntransport = \"{inward}\"\nhost = \"127.0.0.1\"\nport = 0\n\
+                 target = {{ {target} }}\n"
             );
         }
+        let _ = write!(
+            file,
+            "[[listeners]]\nname = \"unix-{out}\"\ntransport = \"unix\"\nunix.path = {:?}\ntarget = {{ {target} }}\n",
+            own(out)
+        );
     }
     let mut proxy = Proxy::configured("mqtt-tcp", &file).await;
     let tls = TlsClient::believing(root.pem());
     let payload: Arc<[u8]> = (0..LARGEST as u32).map(|n| (n % 251) as u8).collect();
     let mut crossings = JoinSet::new();
-    for (number, way) in Way::ALL.into_iter().enumerate() {
-        for (name, _, _) in outs {
-            let name = format!("{}-{name}", way.scheme());
+    // With each QoS over some crossing, in each version.
+    let largest = |number: usize, version| (version == VERSIONS[number % 2]).then_some((number % 3) as u8);
+    for (out, _) in &outs {
+        for (number, way) in Way::ALL.into_iter().enumerate() {
+            let name = format!("{}-{out}", way.scheme());
             let (door, tls, payload) = (proxy.door(&name).await, tls.clone(), Arc::clone(&payload));
+            let size = if *out == "unix" { LARGE } else { LARGEST };
             crossings.spawn(async move {
                 for version in VERSIONS {
                     let topic = format!("{name}/{version:?}");
                     let client = login(way, door, &tls, version, &topic).await;
-                    let mut echo = Echo::subscribed(client, version, topic).await;
-                    for qos in [0, 1, 2] {
-                        for size in SIZES {
-                            echo.send(qos, &payload[..size]).await;
-                        }
-                    }
-                    if version == VERSIONS[number % 2] {
-                        echo.send((number % 3) as u8, &payload).await;
-                    }
+                    cross(client, version, topic, &payload[..size], largest(number, version)).await;
                 }
             });
         }
+        let (path, out, payload) = (own(out), *out, Arc::clone(&payload));
+        crossings.spawn(async move {
+            for version in VERSIONS {
+                let topic = format!("unix-{out}/{version:?}");
+                let client = WireClient::open_unix(&path).await.logged_in(version, &topic).await;
+                cross(client, version, topic, &payload[..LARGE], largest(Way::ALL.len(), version)).await;
+            }
+        });
     }
     while let Some(crossed) = crossings.join_next().await {
         crossed.unwrap();

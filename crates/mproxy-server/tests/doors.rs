@@ -10,18 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::budget::{Budget, Scope};
-use mproxy_core::peer::{ConnectionId, Origin, Transport};
+use mproxy_core::peer::{Address, ConnectionId, Origin, Transport};
 use mproxy_server::config::{Listener, ListenerLimits, Scheme, SendProxy, Target, Web};
-use mproxy_server::door::{Certificates, Entered, Inward, Outward, Refused, Stream};
+use mproxy_server::door::{
+    self, Carrier, Certificates, Entered, Incoming, Inward, Known, Outward, Refused, Room, Stream,
+};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
+use mproxy_unix::SocketFile;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, split};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-const ALL: [Scheme; 4] = [Scheme::Mqtt, Scheme::Mqtts, Scheme::Ws, Scheme::Wss];
+const ALL: [Scheme; 5] = [Scheme::Mqtt, Scheme::Mqtts, Scheme::Ws, Scheme::Wss, Scheme::Unix];
 
 /// A CA, a certificate for localhost, and one of a device, in files.
 struct Files {
@@ -62,6 +66,7 @@ impl Files {
             host: "localhost".to_owned(),
             port,
             path: "/mqtt".to_owned(),
+            socket: None,
             tls: ClientTls {
                 roots: Some(self.path("ca.crt")),
                 identity: Some(self.identity("device-7")),
@@ -85,6 +90,7 @@ impl Files {
             host: "127.0.0.1".to_owned(),
             port: 0,
             path: "/mqtt".to_owned(),
+            unix: None,
             tls: transport.is_tls().then_some(tls),
             web: Web::default(),
             proxy_from: None,
@@ -100,9 +106,10 @@ fn near() -> Option<Vec<Network>> {
     Some(vec!["127.0.0.0/8".parse().unwrap()])
 }
 
-/// A door with its socket.
+/// A door that is open.
 struct Open {
-    socket: TcpListener,
+    open: Mutex<door::Open>,
+    address: Address,
     inward: Inward,
     budget: Arc<Budget>,
 }
@@ -110,55 +117,83 @@ struct Open {
 impl Open {
     async fn new(listener: &Listener) -> Self {
         let inward = Inward::of(listener).unwrap();
+        let open = inward.open(listener).await.unwrap();
         let (connection, listener) = (listener.limits.budget_connection, listener.limits.budget_listener);
         let budget = Arc::new(Budget::new(connection, listener, Arc::new(Scope::new(listener))));
-        Self { socket: TcpListener::bind("127.0.0.1:0").await.unwrap(), inward, budget }
+        Self { address: open.address().clone(), open: Mutex::new(open), inward, budget }
+    }
+
+    /// At a Unix socket of a name that no other has.
+    async fn unix(files: &Files, name: &str) -> Self {
+        let unix = Some(SocketFile::new(files.path(name)));
+        Self::new(&Listener { unix, ..files.listener(Scheme::Unix) }).await
+    }
+
+    /// Over this transport.
+    async fn over(files: &Files, transport: Scheme, name: &str) -> Self {
+        match transport {
+            Scheme::Unix => Self::unix(files, name).await,
+            _ => Self::new(&files.listener(transport)).await,
+        }
+    }
+
+    fn socket(&self) -> SocketAddr {
+        let Address::Ip(address) = self.address else { panic!("no address but {}", self.address) };
+        address
     }
 
     fn port(&self) -> u16 {
-        self.socket.local_addr().unwrap().port()
+        self.socket().port()
+    }
+
+    /// What leads here.
+    fn target(&self, files: &Files, scheme: Scheme) -> Target {
+        match &self.address {
+            Address::Path(path) => Target { socket: Some(path.to_path_buf()), ..files.target(scheme, 1) },
+            _ => files.target(scheme, self.port()),
+        }
     }
 
     async fn enter(&self) -> Result<Entered, Refused> {
-        let (stream, remote) = self.socket.accept().await.unwrap();
-        let local = stream.local_addr().unwrap();
-        self.inward.enter(stream, remote, local, &self.budget).await
+        let incoming = self.open.lock().await.accept().await;
+        let Incoming::Connection(arrived) = incoming else { panic!("nobody came") };
+        arrived.enter(Room::new(&self.budget)).await
     }
 }
 
-fn origin(entered: &Entered) -> Origin {
-    Origin {
+fn origin(entered: &Entered) -> Arc<Origin> {
+    let Known { remote, local, tls, ws } = entered.known.clone();
+    Arc::new(Origin {
         connection_id: ConnectionId(7),
         epoch: 1,
         instance: "test".into(),
         listener: "test".into(),
-        transport: Transport::Tcp,
-        remote: entered.remote,
-        local: entered.local,
-        tls: entered.tls.clone(),
-        ws: entered.ws.clone(),
-    }
+        transport: entered.stream.transport(),
+        remote,
+        local,
+        tls,
+        ws,
+    })
 }
 
-async fn reach(target: &Target, origin: &Origin) -> Stream {
+async fn reach(target: &Target, origin: &Arc<Origin>) -> Stream {
     let deadline = Instant::now() + Duration::from_secs(10);
     Outward::of(target).unwrap().reach(origin, deadline).await.unwrap()
 }
 
-fn nobody() -> Origin {
-    let address: SocketAddr = "192.0.2.1:1".parse().unwrap();
-    let stream = (address, address);
-    Origin {
+fn nobody() -> Arc<Origin> {
+    let address = Address::from("192.0.2.1:1".parse::<SocketAddr>().unwrap());
+    Arc::new(Origin {
         connection_id: ConnectionId(1),
         epoch: 1,
         instance: "test".into(),
         listener: "test".into(),
         transport: Transport::Tcp,
-        remote: stream.0,
-        local: stream.1,
+        remote: address.clone(),
+        local: address,
         tls: None,
         ws: None,
-    }
+    })
 }
 
 #[tokio::test]
@@ -167,23 +202,27 @@ async fn each_transport_crosses_to_each() {
     let big: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
     for inside in ALL {
         for outside in ALL {
-            let broker = Open::new(&files.listener(outside)).await;
-            let proxy = Open::new(&files.listener(inside)).await;
+            let broker = Open::over(&files, outside, "broker.sock").await;
+            let proxy = Open::over(&files, inside, "proxy.sock").await;
             let client = async {
-                let mut stream = reach(&files.target(inside, proxy.port()), &nobody()).await;
+                let (mut reader, mut writer) = split(reach(&proxy.target(&files, inside), &nobody()).await);
                 for size in [0, 1, 2, 125, 126, 65_535, 65_536, 1_000_000] {
-                    stream.write_all(&big[..size]).await.unwrap();
-                    stream.flush().await.unwrap();
                     let mut back = vec![0; size];
-                    stream.read_exact(&mut back).await.unwrap();
+                    // At once: sockets hold less than the largest.
+                    let writing = async {
+                        writer.write_all(&big[..size]).await.unwrap();
+                        writer.flush().await.unwrap();
+                    };
+                    let (read, ()) = tokio::join!(reader.read_exact(&mut back), writing);
+                    read.unwrap();
                     assert!(back == big[..size], "{} to {}: {size}", inside.name(), outside.name());
                 }
-                stream.shutdown().await.unwrap();
-                assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+                writer.shutdown().await.unwrap();
+                assert_eq!(reader.read(&mut [0; 9]).await.unwrap(), 0);
             };
             let between = async {
                 let mut entered = proxy.enter().await.unwrap();
-                let mut stream = reach(&files.target(outside, broker.port()), &origin(&entered)).await;
+                let mut stream = reach(&broker.target(&files, outside), &origin(&entered)).await;
                 copy_bidirectional(&mut entered.stream, &mut stream).await.unwrap();
             };
             let echo = async {
@@ -208,24 +247,24 @@ async fn each_transport_crosses_to_each() {
 async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
     let files = Files::new();
     for outside in ALL {
-        let broker = Open::new(&Listener { proxy_from: near(), ..files.listener(outside) }).await;
+        let unix = Some(SocketFile::new(files.path("broker.sock")));
+        let broker = Open::new(&Listener { proxy_from: near(), unix, ..files.listener(outside) }).await;
         let proxy = Open::new(&files.listener(Scheme::Wss)).await;
-        let client = async {
-            let stream = reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await;
-            stream.socket().local_addr().unwrap()
-        };
-        let (from, entered) = tokio::join!(client, proxy.enter());
+        let client = async { reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await };
+        let (client, entered) = tokio::join!(client, proxy.enter());
         let entered = entered.unwrap();
-        let tls = entered.tls.as_deref().unwrap();
-        assert_eq!(entered.remote, from);
+        let Stream::Wss(client) = client else { panic!("{client:?}") };
+        let from = client.get_ref().get_ref().local_addr().unwrap();
+        let tls = entered.known.tls.as_deref().unwrap();
+        assert_eq!(entered.known.remote, from.into());
         assert_eq!((tls.common_name.as_deref(), tls.sni.as_deref()), (Some("device-7"), Some("localhost")));
-        assert_eq!(entered.ws.as_deref().unwrap().path, "/mqtt");
-        let target = Target { proxy_protocol: SendProxy::V2, ..files.target(outside, broker.port()) };
+        assert_eq!(entered.known.ws.as_deref().unwrap().path, "/mqtt");
+        let target = Target { proxy_protocol: SendProxy::V2, ..broker.target(&files, outside) };
         let origin = origin(&entered);
         let (_stream, met) = tokio::join!(reach(&target, &origin), broker.enter());
         let met = met.unwrap();
-        assert_eq!((met.remote, met.local), (entered.remote, entered.local));
-        let told = met.tls.unwrap();
+        assert_eq!((&met.known.remote, &met.known.local), (&entered.known.remote, &entered.known.local));
+        let told = met.known.tls.unwrap();
         assert_eq!(told.common_name.as_deref(), Some("device-7"));
         assert_eq!(told.version, "TLSv1.3");
     }
@@ -298,7 +337,7 @@ async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
     ];
     for (listener, bytes, label) in cases {
         let door = Open::new(&listener).await;
-        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(door.socket()).await.unwrap();
         client.write_all(bytes).await.unwrap();
         let leaving = async {
             let _ = client.read_to_end(&mut Vec::new()).await;
@@ -326,7 +365,7 @@ async fn half_handshakes_are_held_only_while_there_is_room() {
         .collect();
     let mut clients = Vec::new();
     for _ in 0..2 {
-        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(door.socket()).await.unwrap();
         client.write_all(&records).await.unwrap();
         clients.push(client);
     }
@@ -381,7 +420,7 @@ async fn a_header_from_elsewhere_is_not_even_read() {
     let files = Files::new();
     let elsewhere = Some(vec!["192.0.2.0/24".parse().unwrap()]);
     let door = Open::new(&Listener { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
-    let _client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+    let _client = TcpStream::connect(door.socket()).await.unwrap();
     assert_eq!(door.enter().await.unwrap_err().label(), "proxy_not_trusted");
 }
 
@@ -403,7 +442,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
         )
     };
     for (origin, may) in [("https://app.example", true), ("https://elsewhere.example", false)] {
-        let mut client = TcpStream::connect(door.socket.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(door.socket()).await.unwrap();
         client.write_all(request(origin).as_bytes()).await.unwrap();
         let mut status = [0; 12];
         let answered = async {
@@ -415,7 +454,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
             assert_eq!((&status[9..], entered.unwrap_err().label()), (&b"403"[..], "ws_refused"));
             continue;
         }
-        let told = entered.unwrap().ws.unwrap();
+        let told = entered.unwrap().known.ws.unwrap();
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(told.path, "/mqtt?a=b");
         assert_eq!(told.headers, [header("x-tenant", "acme"), header("cookie", "sid=7")]);

@@ -4,6 +4,7 @@
 //! their order, and says that a stream has ended only when nothing of it is left unread.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -150,8 +151,8 @@ pub fn origin() -> Origin {
         instance: "stage".into(),
         listener: "mqtt".into(),
         transport: Transport::Tcp,
-        remote: ([127, 0, 0, 1], 40_000).into(),
-        local: ([127, 0, 0, 1], 1883).into(),
+        remote: SocketAddr::from(([127, 0, 0, 1], 40_000)).into(),
+        local: SocketAddr::from(([127, 0, 0, 1], 1883)).into(),
         tls: None,
         ws: None,
     }

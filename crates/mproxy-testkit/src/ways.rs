@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::PATIENCE;
 use crate::certificates::Signed;
-use crate::wire::{ConnectOptions, Version, WireClient, connect};
+use crate::wire::{Version, WireClient};
 
 /// A way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,11 +191,7 @@ pub async fn login(
     version: Version,
     client_id: &str,
 ) -> WireClient<Carried> {
-    let mut client = open(way, to, tls).await;
-    client.send(&connect(version, client_id, &ConnectOptions::default())).await;
-    let connack = client.packet().await;
-    assert!(matches!(connack[..], [0x20, _, _, 0, ..]), "not a CONNACK with a yes: {connack:02x?}");
-    client
+    open(way, to, tls).await.logged_in(version, client_id).await
 }
 
 async fn try_open(way: Way, to: SocketAddr, tls: &TlsClient) -> io::Result<Carried> {

@@ -5,10 +5,10 @@ pub use mproxy_sim::wire::*;
 
 use crate::PATIENCE;
 use socket2::SockRef;
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
@@ -33,11 +33,7 @@ impl WireClient {
 
     /// Connects, sends a plain CONNECT (clean, no keep-alive) and takes the CONNACK, which must be a yes.
     pub async fn login(to: SocketAddr, version: Version, client_id: &str) -> Self {
-        let mut client = Self::open(to).await;
-        client.send(&connect(version, client_id, &ConnectOptions::default())).await;
-        let connack = client.packet().await;
-        assert!(matches!(connack[..], [0x20, _, _, 0, ..]), "not a CONNACK with a yes: {connack:02x?}");
-        client
+        Self::open(to).await.logged_in(version, client_id).await
     }
 
     /// Our end of the connection: what a proxy sees as the remote address.
@@ -52,7 +48,24 @@ impl WireClient {
     }
 }
 
+impl WireClient<UnixStream> {
+    /// Connects to a Unix socket, and says nothing yet.
+    pub async fn open_unix(path: &Path) -> Self {
+        let stream = timeout(PATIENCE, UnixStream::connect(path)).await;
+        let stream = stream.unwrap_or_else(|_| panic!("{} does not answer", path.display()));
+        Self::over(stream.unwrap_or_else(|error| panic!("cannot connect to {}: {error}", path.display())))
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> WireClient<S> {
+    /// Sends a plain CONNECT (clean, no keep-alive) and takes the CONNACK, which must be a yes.
+    pub async fn logged_in(mut self, version: Version, client_id: &str) -> Self {
+        self.send(&connect(version, client_id, &ConnectOptions::default())).await;
+        let connack = self.packet().await;
+        assert!(matches!(connack[..], [0x20, _, _, 0, ..]), "not a CONNACK with a yes: {connack:02x?}");
+        self
+    }
+
     /// Speaks over a stream that is already there: TLS, say.
     pub fn over(stream: S) -> Self {
         Self { stream, unread: Vec::new() }

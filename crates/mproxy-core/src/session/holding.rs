@@ -90,12 +90,12 @@ pub(super) struct Holder {
 impl Holder {
     /// Of a client that somebody has decided on.
     pub(super) fn client(peer: &Peer) -> Self {
-        Self { whose: peer.origin.remote.ip().into(), stranger: false }
+        Self { whose: (&peer.origin.remote).into(), stranger: false }
     }
 
     /// Of one about whom nobody has decided.
     pub(super) fn stranger(origin: &Origin) -> Self {
-        Self { whose: origin.remote.ip().into(), stranger: true }
+        Self { whose: (&origin.remote).into(), stranger: true }
     }
 }
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
+use mproxy_core::neighbours::Neighbours;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     About, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Hook, KeptConnect,
@@ -172,7 +173,7 @@ impl AclAdviser {
         // A deadline of our own, of seconds.
         let deadline = Instant::now().checked_add(self.within).unwrap_or_else(Instant::now);
         let queue = Arc::clone(&self.queue);
-        let (password, address) = (password.clone(), question.peer.origin.remote.ip());
+        let (password, address) = (password.clone(), Neighbours::from(&question.peer.origin.remote));
         let kept = KeptConnect::of(question);
         Answer::Later(Box::pin(async move {
             // All of it is work of our own: never a failed answer, which a failure rule could turn into a yes.

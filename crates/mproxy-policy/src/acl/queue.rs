@@ -5,7 +5,6 @@
 //! takes the place of the oldest of these; else the oldest of the address that has most goes.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mproxy_core::neighbours::Neighbours;
@@ -64,8 +63,7 @@ impl Queue {
     ///
     /// # Errors
     /// The queue was full.
-    pub(super) async fn turn(self: &Arc<Self>, address: IpAddr) -> Result<Turn, SentAway> {
-        let address = Neighbours::from(address);
+    pub(super) async fn turn(self: &Arc<Self>, address: Neighbours) -> Result<Turn, SentAway> {
         let (sender, receiver) = oneshot::channel();
         let arrival = {
             let mut state = self.state();
@@ -184,6 +182,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
+    use std::net::IpAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
@@ -193,7 +192,7 @@ mod tests {
 
     /// Comes, and waits unless there is a turn.
     fn comes<'q>(queue: &'q Arc<Queue>, from: &str) -> (Entering<'q>, Option<Result<Turn, SentAway>>) {
-        let mut entering: Entering<'q> = Box::pin(queue.turn(from.parse().unwrap()));
+        let mut entering: Entering<'q> = Box::pin(queue.turn(from.parse::<IpAddr>().unwrap().into()));
         let now = is_in(&mut entering);
         (entering, now)
     }

@@ -1,5 +1,7 @@
 //! Questions and events, field by field: what a hook service gets to see.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +14,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketType, QoS, Sender};
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::Fault;
-use mproxy_core::peer::{ConnectionId, Encoded, Origin, Side};
+use mproxy_core::peer::{Address, ConnectionId, Encoded, Origin, Side};
 use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
 
 use super::*;
@@ -35,8 +37,8 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
         instance: "one".into(),
         listener: "wss".into(),
         transport: Transport::Wss,
-        remote: "[2001:db8::1]:50000".parse().unwrap(),
-        local: "192.0.2.1:8883".parse().unwrap(),
+        remote: "[2001:db8::1]:50000".parse::<SocketAddr>().unwrap().into(),
+        local: "192.0.2.1:8883".parse::<SocketAddr>().unwrap().into(),
         tls: Some(Box::new(tls)),
         ws: Some(Box::new(ws)),
     };
@@ -81,6 +83,22 @@ fn a_large_client_is_encoded_once_for_all_that_is_on_its_way() {
     assert!(Arc::strong_count(&shared) > 1 && shared.len() > 3000 * 6);
     let client = told.read::<wire::ConnectEvent>().client.unwrap();
     assert_eq!((client.user_properties.len(), &*client.client_id), (3000, "c1"));
+}
+
+#[test]
+fn a_client_of_a_unix_socket_is_told_with_its_credentials() {
+    let mut peer = (*peer(Version::V5)).clone();
+    let origin = Arc::make_mut(&mut peer.origin);
+    let root = Credentials { pid: None, uid: 0, gid: 0 };
+    origin.transport = Transport::Unix;
+    (origin.remote, origin.local) = (Address::Process(root), Address::Path(Path::new("/run/a.sock").into()));
+    (origin.tls, origin.ws) = (None, None);
+    let told = about(&Arc::new(peer));
+    assert_eq!(told.transport(), wire::Transport::Unix);
+    assert_eq!((&*told.remote_address, &*told.local_address), ("unix:uid=0,gid=0", "unix:/run/a.sock"));
+    // Root is not the same as unknown.
+    assert_eq!(told.unix_peer, Some(wire::UnixPeer { pid: None, uid: Some(0), gid: Some(0) }));
+    assert_eq!(about(&self::peer(Version::V5)).unix_peer, None);
 }
 
 #[test]

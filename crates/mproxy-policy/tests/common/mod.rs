@@ -12,7 +12,7 @@ use mproxy_codec::types::{QoS, Version};
 use mproxy_core::Chain;
 use mproxy_core::chain::Ruled;
 use mproxy_core::grant::Grant;
-use mproxy_core::peer::{ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
+use mproxy_core::peer::{Address, ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
 use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, PublishDecision, PublishQuestion,
     RenewQuestion, Source, SubscribeDecision, SubscribeQuestion, Want,
@@ -81,14 +81,14 @@ pub(crate) fn client(client_id: &str, username: Option<&str>) -> Client {
 
 /// A client whose connection has this number.
 pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>) -> Client {
-    let address = ([127, 0, 0, 1], 1883).into();
+    let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1883)));
     let origin = Origin {
         connection_id: ConnectionId(connection),
         epoch: 7,
         instance: "test".into(),
         listener: "mqtt".into(),
         transport: Transport::Tcp,
-        remote: address,
+        remote: address.clone(),
         local: address,
         tls: None,
         ws: None,
@@ -125,7 +125,7 @@ impl Client {
     /// A client that comes from there.
     pub(crate) fn from(mut self, remote: std::net::SocketAddr) -> Self {
         let peer = Arc::make_mut(&mut self.peer);
-        Arc::make_mut(&mut peer.origin).remote = remote;
+        Arc::make_mut(&mut peer.origin).remote = remote.into();
         self
     }
 

@@ -53,11 +53,11 @@ pub struct SessionView {
     pub username: Option<String>,
     /// The listener that accepted it.
     pub listener: String,
-    /// `tcp`, `tls`, `ws` or `wss`.
+    /// `tcp`, `tls`, `ws`, `wss` or `unix`.
     pub transport: &'static str,
-    /// The client's address.
+    /// The client's address; over a Unix socket its process, `unix:pid=42,uid=1000,gid=1000`.
     pub peer_addr: String,
-    /// The address it connected to.
+    /// The address it connected to; over a Unix socket `unix:` and its path.
     pub local_addr: String,
     /// `3.1`, `3.1.1` or `5.0`; absent before CONNECT was read.
     pub protocol: Option<String>,

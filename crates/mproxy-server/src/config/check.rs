@@ -100,9 +100,21 @@ fn literal(value: &str) -> String {
 /// One line on a listener.
 #[must_use]
 pub fn describe(listener: &Listener) -> String {
-    let Listener { name, transport, host, port, target, .. } = listener;
+    let Listener { name, transport, target, .. } = listener;
+    let place = place(listener);
     let path = if transport.is_websocket() { listener.path.as_str() } else { "" };
-    format!("{name} at {}://{}{path} for {target}", transport.name(), authority(host, *port))
+    match &listener.unix {
+        Some(file) => format!("{name} at {place} (mode {:04o}) for {target}", file.mode),
+        None => format!("{name} at {}://{place}{path} for {target}", transport.name()),
+    }
+}
+
+/// Where it listens.
+fn place(listener: &Listener) -> String {
+    match &listener.unix {
+        Some(file) => format!("unix:{}", file.path.display()),
+        None => authority(&listener.host, listener.port),
+    }
 }
 
 /// The same for `GET /api/v1/config`.
@@ -119,7 +131,7 @@ pub fn view(loaded: &Loaded) -> Value {
         json!({
             "name": listener.name,
             "transport": listener.transport.name(),
-            "bind": authority(&listener.host, listener.port),
+            "bind": place(listener),
             "target": listener.target.to_string(),
             "max_connections": listener.limits.max_connections,
             "max_packet_size": listener.limits.max_packet_size,

@@ -55,6 +55,8 @@ named! {
         Ws = "ws",
         /// MQTT over WebSocket over TLS.
         Wss = "wss",
+        /// MQTT over a Unix socket.
+        Unix = "unix",
     }
 }
 

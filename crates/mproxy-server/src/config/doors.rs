@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use mproxy_tcp::tls::{ClientTls, Verification};
+use mproxy_unix::SocketFile;
 
-use super::reader::Reader;
+use super::reader::{Reader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, Place, SettingOf, Values as _};
 use super::tls::{self, Own};
@@ -56,13 +58,21 @@ struct Common {
     tls: Own,
     /// TLS towards brokers.
     target_tls: ClientTls,
+    /// How brokers are reached: those of MQTT, and those of WebSocket.
+    mqtt: Way,
+    ws: Way,
 }
+
+/// Scheme and Unix socket of a target.
+type Way = (Scheme, Option<PathBuf>);
 
 impl Common {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             tls: Own::read(reader, Place::Process),
             target_tls: tls::of_target(reader, Place::Process, ClientTls::default()),
+            mqtt: way(reader, Place::Process, &MQTT.target_scheme, &MQTT.target_socket, None),
+            ws: way(reader, Place::Process, &WS.target_scheme, &WS.target_socket, None),
         }
     }
 
@@ -75,7 +85,7 @@ impl Common {
         transport: Scheme,
         port: u16,
     ) -> Listener {
-        let family = if transport.is_websocket() { WS } else { MQTT };
+        let (family, way) = if transport.is_websocket() { (WS, &self.ws) } else { (MQTT, &self.mqtt) };
         let path = if transport == Scheme::Wss { table::WSS_PATH } else { table::WS_PATH };
         let common = Place::Process;
         let has_header = reader.get(&table::PROXY_PROTOCOL, place);
@@ -84,12 +94,14 @@ impl Common {
             transport,
             host: reader.get(&family.host, common),
             port,
+            unix: None,
             path: reader.get(&path, common),
             web: Web::read(reader, place),
             tls: None,
             proxy_from: has_header.then(|| reader.get(&table::PROXY_FROM, place)),
             target: Target {
-                scheme: reader.get(&family.target_scheme, common),
+                scheme: way.0,
+                socket: way.1.clone(),
                 host: reader.get(&family.target_host, common),
                 port: reader.get(&family.target_port, common),
                 path: reader.get(&family.target_path, common),
@@ -110,15 +122,17 @@ struct Family {
     target_host: SettingOf<kind::Host>,
     target_port: SettingOf<kind::TargetPort>,
     target_path: SettingOf<kind::TargetPath>,
+    target_socket: SettingOf<kind::SocketPath>,
 }
 
-/// MQTT and MQTTS.
+/// MQTT, MQTTS, and MQTT at a Unix socket.
 const MQTT: Family = Family {
     host: table::MQTT_HOST,
     target_scheme: table::MQTT_TARGET_SCHEME,
     target_host: table::MQTT_TARGET_HOST,
     target_port: table::MQTT_TARGET_PORT,
     target_path: table::MQTT_TARGET_PATH,
+    target_socket: table::MQTT_TARGET_SOCKET,
 };
 
 /// WS and WSS.
@@ -128,6 +142,7 @@ const WS: Family = Family {
     target_host: table::WS_TARGET_HOST,
     target_port: table::WS_TARGET_PORT,
     target_path: table::WS_TARGET_PATH,
+    target_socket: table::WS_TARGET_SOCKET,
 };
 
 /// mProxy's own listeners: name, transport, port, and the keys that are its own.
@@ -149,7 +164,7 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
     let wss_written = reader.written.explicit(table::WSS_PORT.row.key).is_some();
     let tls = &common.tls;
     let shut = |transport| match transport {
-        Scheme::Mqtt | Scheme::Ws if tls.wants_client() => Some("clients must come over TLS"),
+        Scheme::Mqtt | Scheme::Ws | Scheme::Unix if tls.wants_client() => Some("clients must come over TLS"),
         Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
         Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != Some(0) => {
             Some("the listener without TLS has the same port")
@@ -158,7 +173,7 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
         Scheme::Wss if !tls.wants_client() && ws_port.is_none() && !wss_written => {
             Some("the listener without TLS is off, and no port was given for it")
         }
-        Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => None,
+        Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss | Scheme::Unix => None,
     };
     let is_listed = !reader.written.tables("listeners").is_empty();
     let mut doors = Vec::new();
@@ -180,17 +195,71 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
             None | Some(_) => {}
         }
     }
+    let [key, name] = [table::UNIX_PATH.row.key, "unix"];
+    match (socket_file(reader, Place::Process), shut(Scheme::Unix)) {
+        (Some(_), Some(why)) => {
+            reader.warn(key, format!("has no effect: listener {name} does not open, because {why}"));
+        }
+        (unix @ Some(_), None) => {
+            let closed_by = "leaving out MPROXY_UNIX_PATH".to_owned();
+            let listener = common.listener(reader, Place::Process, name, Scheme::Unix, 0);
+            doors.push(Door { key: key.to_owned(), listener: Listener { closed_by, unix, ..listener } });
+        }
+        (None, _) => {}
+    }
     if !is_listed || doors.iter().any(|door| door.listener.transport.is_tls()) {
         tls.complete(reader);
     }
     doors
 }
 
+/// The Unix socket to listen at; `None` where this place itself has no path.
+fn socket_file(reader: &Reader<'_>, place: Place) -> Option<SocketFile> {
+    let named = |setting| reader.own(setting, place).or_else(|| reader.own(setting, Place::Process));
+    Some(SocketFile {
+        path: reader.own(&table::UNIX_PATH, place)?,
+        mode: reader.get(&table::UNIX_MODE, place),
+        owner: named(&table::UNIX_OWNER),
+        group: named(&table::UNIX_GROUP),
+    })
+}
+
+/// How a target is reached: a Unix socket that is written says by itself that it is. What is not written is as in
+/// `common`.
+fn way(
+    reader: &mut Reader<'_>,
+    place: Place,
+    scheme: &SettingOf<Scheme>,
+    socket: &SettingOf<kind::SocketPath>,
+    common: Option<Way>,
+) -> Way {
+    let key = |row: &settings::SettingRow| row.keys_at(place).next().unwrap_or_default();
+    let (scheme_key, socket_key) = (key(&scheme.row), key(&socket.row));
+    let written = reader.written.explicit(&scheme_key).and_then(|_| reader.own(scheme, place));
+    let path = reader.own(socket, place);
+    let inherited = common.as_ref().and_then(|(_, socket)| socket.clone());
+    match (written, path) {
+        (None | Some(Scheme::Unix), Some(path)) => (Scheme::Unix, Some(path)),
+        (Some(other), Some(_)) => {
+            reader.fault(&socket_key, format!("the target's scheme {} has no Unix socket", other.name()));
+            (other, None)
+        }
+        (Some(Scheme::Unix), None) => {
+            if inherited.is_none() && reader.written.get(&socket_key).is_none() {
+                reader.fault(&scheme_key, format!("unix needs {}, too", spoken(&socket_key)));
+            }
+            (Scheme::Unix, inherited)
+        }
+        (Some(other), None) => (other, None),
+        (None, None) => common.unwrap_or_else(|| (reader.get(scheme, place), None)),
+    }
+}
+
 fn default_name(index: usize) -> String {
     format!("listener-{index}")
 }
 
-/// One `[[listeners]]`; `None` where its port is missing or cannot be read.
+/// One `[[listeners]]`; `None` where its port, or the path of its Unix socket, is missing or cannot be read.
 fn listed(reader: &mut Reader<'_>, common: &Common, index: usize) -> Option<Door> {
     let place = Place::Listener(index);
     let root = format!("listeners[{index}].");
@@ -198,12 +267,25 @@ fn listed(reader: &mut Reader<'_>, common: &Common, index: usize) -> Option<Door
     let name = reader.own(&table::NAME, place).unwrap_or_else(|| default_name(index));
     let transport = reader.get(&table::TRANSPORT, place);
     let port = reader.own(&table::PORT, place);
-    if reader.written.get(&at("port")).is_none() {
-        let origin = reader.written.tables("listeners")[index].within("port");
-        reader.faults.push(Problem::new(origin, "is missing: every listener needs a port"));
+    let is_unix = transport == Scheme::Unix;
+    let (needed, missing) = match is_unix {
+        true => ("unix.path", "is missing: a listener of transport unix needs a path"),
+        false => ("port", "is missing: every listener needs a port"),
+    };
+    if reader.written.get(&at(needed)).is_none() {
+        let origin = reader.written.tables("listeners")[index].within(needed);
+        reader.faults.push(Problem::new(origin, missing));
+    }
+    let mut not_of_unix = ["host", "port", "proxy_from"].into_iter().map(at);
+    if is_unix && let Some(key) = not_of_unix.find(|key| reader.written.explicit(key).is_some()) {
+        reader.fault(&key, "transport unix has no host, port or networks");
+    }
+    if !is_unix && let Some(key) = reader.first_that_needs(Needs::Unix, &root) {
+        reader.fault(&key, format!("transport {} has no Unix socket", transport.name()));
     }
     let mut listener = common.listener(reader, place, &name, transport, port.unwrap_or(0));
     listener.closed_by = format!("removing [[listeners]] {name} from the file");
+    listener.unix = socket_file(reader, place).filter(|_| is_unix);
     replace(&mut listener.path, reader.own(&table::PATH, place));
     replace(&mut listener.host, reader.own(&table::HOST, place));
     if reader.own(&table::PROXY_FROM, place).is_some() && listener.proxy_from.is_none() {
@@ -216,13 +298,16 @@ fn listed(reader: &mut Reader<'_>, common: &Common, index: usize) -> Option<Door
     }
     listener.tls = tls::of_listener(reader, index, &common.tls, transport);
     own_target(reader, index, &mut listener.target);
-    port.map(|_| Door { key: at("port"), listener })
+    let has_place = if is_unix { listener.unix.is_some() } else { port.is_some() };
+    has_place.then(|| Door { key: at(needed), listener })
 }
 
 fn own_target(reader: &mut Reader<'_>, index: usize, target: &mut Target) {
     let place = Place::Listener(index);
     let root = format!("listeners[{index}].");
-    replace(&mut target.scheme, reader.own(&table::OWN_TARGET_SCHEME, place));
+    let common = Some((target.scheme, target.socket.take()));
+    (target.scheme, target.socket) =
+        way(reader, place, &table::OWN_TARGET_SCHEME, &table::OWN_TARGET_SOCKET, common);
     replace(&mut target.host, reader.own(&table::OWN_TARGET_HOST, place));
     replace(&mut target.port, reader.own(&table::OWN_TARGET_PORT, place));
     replace(&mut target.path, reader.own(&table::OWN_TARGET_PATH, place));
@@ -237,6 +322,12 @@ fn own_target(reader: &mut Reader<'_>, index: usize, target: &mut Target) {
         && let Some(key) = reader.first_that_needs(Needs::TargetTls, &root)
     {
         reader.fault(&key, format!("the target's scheme {} has no TLS", target.scheme.name()));
+    }
+    let mut not_of_unix = ["host", "port"].into_iter().map(|key| format!("{root}target.{key}"));
+    if target.scheme == Scheme::Unix
+        && let Some(key) = not_of_unix.find(|key| reader.written.explicit(key).is_some())
+    {
+        reader.fault(&key, "the target's scheme unix has neither host nor port");
     }
 }
 
@@ -260,6 +351,12 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
         &mut needing(Needs::WebSocket),
         "no WebSocket listener opens",
     );
+    let [mode, owner, group] = [table::UNIX_MODE.row, table::UNIX_OWNER.row, table::UNIX_GROUP.row];
+    unless(
+        |door| door.transport == Scheme::Unix,
+        &mut [mode.key, owner.key, group.key].into_iter(),
+        "no listener opens at a Unix socket",
+    );
     unless(
         |door| door.target.scheme.is_tls(),
         &mut needing(Needs::TargetTls),
@@ -270,6 +367,14 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
         &mut [ca_certs.key, crls.key].into_iter(),
         "clients are asked for no certificate",
     );
+    for family in [MQTT, WS] {
+        let by_socket = reader.written.get(family.target_socket.row.key).is_some();
+        for key in [family.target_host.row.key, family.target_port.row.key] {
+            if by_socket && reader.written.explicit(key).is_some() {
+                reader.warn(key, "has no effect: the broker is reached by its Unix socket");
+            }
+        }
+    }
     for Door { key, listener } in doors {
         let Target { scheme, tls, .. } = &listener.target;
         if scheme.is_tls() && tls.verification == Verification::Nobody {

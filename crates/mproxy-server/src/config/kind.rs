@@ -151,6 +151,12 @@ kinds! {
     TargetPath: String = value::path, Form::Text("path");
     /// What requests to a WebSocket listener are compared with.
     ListenerPath: String = value::own_path, Form::Text("path");
+    /// Where a Unix socket is.
+    SocketPath: PathBuf = value::socket, Form::Text("path of a socket");
+    /// Permissions of a file.
+    Mode: u32 = value::mode, Form::Text("octal mode");
+    /// A user or group.
+    UserName: String = value::user, Form::Text("name or number");
     /// The name of a file.
     FileName: PathBuf = value::file, FILE;
     /// Names of files.

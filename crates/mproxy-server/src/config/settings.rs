@@ -75,6 +75,8 @@ pub enum Needs {
     WebSocket,
     /// A TLS transport.
     Tls,
+    /// The transport that is a Unix socket.
+    Unix,
     /// A target over WebSocket.
     TargetWebSocket,
     /// A target over TLS.

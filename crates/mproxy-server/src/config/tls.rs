@@ -71,7 +71,7 @@ impl Own {
             crls: self.crls.clone().filter(|_| client_ca.is_some()).unwrap_or_default(),
             client_ca,
             alpn: match transport {
-                Scheme::Mqtt | Scheme::Mqtts => self.alpn.clone().unwrap_or_default(),
+                Scheme::Mqtt | Scheme::Mqtts | Scheme::Unix => self.alpn.clone().unwrap_or_default(),
                 // MQTT is agreed on by the upgrade, as a subprotocol.
                 Scheme::Ws | Scheme::Wss => vec![b"http/1.1".to_vec()],
             },

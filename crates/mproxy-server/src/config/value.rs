@@ -146,6 +146,37 @@ pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.into()) }
 }
 
+/// The path of a Unix socket.
+pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') && text.len() <= mproxy_unix::LONGEST_PATH && !text.contains('\0') {
+        return Ok(text.into());
+    }
+    let most = mproxy_unix::LONGEST_PATH;
+    Err(format!(
+        "{} is no path of a Unix socket: it begins with / and has at most {most} bytes",
+        quoted(text)
+    ))
+}
+
+/// Permissions of a file, as `chmod` takes them. With the 0 in front, so that 660 of a file that has numbers cannot be
+/// meant for another base.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let is_mode = text.len() == 4 && text.starts_with('0');
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_mode);
+    mode.ok_or_else(|| {
+        format!("{} is no mode: four octal digits as \"0660\", in quotes in the file", quoted(text))
+    })
+}
+
+/// The name or number of a user or group.
+pub(super) fn user(text: &str) -> Result<String, String> {
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '$');
+    if (1..=32).contains(&text.len()) && text.chars().all(is_name_char) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is neither the name nor the number of a user or group", quoted(text)))
+}
+
 /// A name that is also a label in metrics and logs.
 pub(super) fn label(text: &str) -> Result<String, String> {
     let is_label_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');

@@ -1,50 +1,56 @@
-//! From an accepted connection to a byte stream: PROXY header, TLS, WebSocket, each where the listener has it.
+//! From a listener of any transport to connections that are through.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use mproxy_core::Budget;
-use mproxy_core::budget::Purse;
-use mproxy_core::peer::{TlsFacts, WsFacts};
-use mproxy_tcp::networks::Network;
-use mproxy_tcp::proxy_header::{Header, HeaderError, ProxiedCertificate, ProxiedTls, read_header};
-use mproxy_tcp::tls::{self, HandshakeError, MaterialError, Reloadable, ServerTls};
-use mproxy_ws::upgrade::{self, AcceptError, Request, Terms};
+use mproxy_core::peer::Address;
+use mproxy_tcp::proxy_header::HeaderError;
+use mproxy_tcp::tls::{HandshakeError, MaterialError, Reloadable, ServerTls};
+use mproxy_ws::upgrade::AcceptError;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use super::Stream;
-use crate::config::{Listener, Web};
-use crate::share::Neighbours;
-use crate::share::turns::Turns;
+use super::transport::{Accepted, Incoming, Known, Room, Transport};
+use crate::config::Listener;
 
-/// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
-const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+/// A listener that is not open yet: its certificates have been read.
+pub struct Inward(Box<dyn Prepared>);
 
-/// What a listener does with a connection before the first packet.
-#[derive(Debug)]
-pub struct Inward {
-    /// Who may, and then has to, begin with a PROXY header; `None` where there is none.
-    trusted: Option<Vec<Network>>,
-    tls: Option<Arc<Reloadable<ServerTls>>>,
-    ws: Option<Terms>,
-    /// For the work of handshakes.
-    turns: Arc<Turns>,
+/// A listener that is open.
+pub struct Open {
+    accepting: Box<dyn Accepting>,
+    address: Address,
 }
+
+/// A connection that came in.
+pub struct Arrived {
+    /// Who came, as far as it is known.
+    pub remote: Address,
+    /// What is to be done before the first packet.
+    pub entering: Entering,
+}
+
+/// What is to be done before the first packet.
+pub enum Entering {
+    /// Nothing.
+    Done(Entered),
+    /// Handshakes. Boxed when they begin: they are large, and over soon.
+    Shaking(Box<dyn FnOnce(Room) -> Shake + Send>),
+}
+
+/// Handshakes on their way. Dropped, they drop the connection.
+pub type Shake = Pin<Box<dyn Future<Output = Result<Entered, Refused>> + Send>>;
 
 /// A connection that is through.
 #[derive(Debug)]
 pub struct Entered {
     /// What carries MQTT.
     pub stream: Stream,
-    /// The client, as far as it is known.
-    pub remote: SocketAddr,
-    /// What it connected to.
-    pub local: SocketAddr,
-    /// Of our handshake with it, or else what a proxy told of its own.
-    pub tls: Option<Box<TlsFacts>>,
-    /// Of the upgrade.
-    pub ws: Option<Box<WsFacts>>,
+    /// Who is at the other end.
+    pub known: Known,
 }
 
 /// Why a connection did not get through; always its own doing.
@@ -87,126 +93,152 @@ impl Refused {
     }
 }
 
+/// Why a listener could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// At a port.
+    #[error(transparent)]
+    Tcp(#[from] mproxy_tcp::ListenError),
+    /// At a path.
+    #[error(transparent)]
+    Unix(#[from] mproxy_unix::ListenError),
+}
+
 impl Inward {
-    /// As the listener is configured. Reads the certificates, which blocks.
+    /// Over this transport. Reads the certificates, which blocks.
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    pub fn of(listener: &Listener) -> Result<Self, MaterialError> {
-        let Web { origins, headers, cookies } = listener.web.clone();
-        let terms = || Terms { origins, headers, cookies, ..Terms::new(&listener.path, PROTOCOLS) };
-        // With nothing to show, a TLS listener is a fault here, and never a plain one.
-        let tls = listener.transport.is_tls().then(|| listener.tls.clone().unwrap_or_default());
-        Ok(Self {
-            trusted: listener.proxy_from.clone(),
-            tls: tls.map(Reloadable::new).transpose()?.map(Arc::new),
-            ws: listener.transport.is_websocket().then(terms),
-            turns: Turns::new(1),
-        })
-    }
-
-    /// Shares the turns for handshakes with other listeners.
-    pub(crate) fn share(&mut self, turns: &Arc<Turns>) {
-        self.turns = Arc::clone(turns);
+    pub(super) fn over<T>(listener: &Listener) -> Result<Self, MaterialError>
+    where
+        T: Transport,
+        Stream: From<T::Stream>,
+    {
+        let way: Arc<Way<T>> = Arc::new(Way(T::server(listener)?));
+        Ok(Self(Box::new(way)))
     }
 
     /// The certificates, for whoever reloads them.
     #[must_use]
     pub fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>> {
-        self.tls.as_ref()
+        self.0.tls()
     }
 
-    /// Whether a connection is through as soon as it is accepted.
+    /// Opens it where the listener is configured to be.
+    ///
+    /// # Errors
+    /// Names the place, and what to do.
+    pub async fn open(&self, listener: &Listener) -> Result<Open, OpenError> {
+        self.0.open(listener).await
+    }
+}
+
+impl fmt::Debug for Inward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Inward").finish_non_exhaustive()
+    }
+}
+
+impl Open {
+    /// Where it listens; the port is the one that port 0 became.
     #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.trusted.is_none() && self.tls.is_none() && self.ws.is_none()
+    pub const fn address(&self) -> &Address {
+        &self.address
     }
 
-    /// Does what has to be done before the first packet, the work of TLS in turns, and within what strangers may make
-    /// mproxy hold. Not cancel safe, and need not be.
+    /// Waits for the next connection, or tells why there is none at present. It has no final error: call it again after
+    /// each of its answers.
+    ///
+    /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
+    pub async fn accept(&mut self) -> Incoming<Arrived> {
+        poll_fn(|cx| self.accepting.poll_accept(cx)).await
+    }
+}
+
+impl Arrived {
+    /// Does what has to be done before the first packet, the work of handshakes in turns, and within what strangers may
+    /// make mproxy hold.
     ///
     /// # Errors
     /// What the client did wrong, and where.
-    pub async fn enter(
-        &self,
-        mut stream: TcpStream,
-        remote: SocketAddr,
-        local: SocketAddr,
-        budget: &Arc<Budget>,
-    ) -> Result<Entered, Refused> {
-        let header = match &self.trusted {
-            Some(trusted) => read_header(&mut stream, remote.ip(), trusted).await?,
-            None => Header::default(),
-        };
-        let (remote, local) =
-            header.endpoints.map_or((remote, local), |ends| (ends.source, ends.destination));
-        let told = proxied(&header);
-        let whose = Neighbours::from(remote.ip());
-        let shake = |stream, tls: &Arc<Reloadable<ServerTls>>| {
-            let purse = Purse::of_stranger(budget, whose);
-            let room = move |held| purse.hold(held);
-            self.turns.polls(whose, Box::pin(tls::accept(stream, tls.current(), room)))
-        };
-        let entered = |stream, tls: Option<TlsFacts>, request: Option<Request>| Entered {
-            stream,
-            remote,
-            local,
-            tls: tls.or(told).map(Box::new),
-            ws: request.map(|request| Box::new(asked(request))),
-        };
-        Ok(match (&self.tls, &self.ws) {
-            (None, None) => entered(Stream::Tcp(stream), None, None),
-            (Some(tls), None) => {
-                let (stream, facts) = shake(stream, tls).await?;
-                entered(Stream::Tls(Box::new(stream)), Some(shown(facts)), None)
-            }
-            (None, Some(terms)) => {
-                let (stream, request) = upgrade::accept(stream, terms).await?;
-                entered(Stream::Ws(Box::new(stream)), None, Some(request))
-            }
-            (Some(tls), Some(terms)) => {
-                let (stream, facts) = shake(stream, tls).await?;
-                let (stream, request) = upgrade::accept(stream, terms).await?;
-                entered(Stream::Wss(Box::new(stream)), Some(shown(facts)), Some(request))
-            }
+    pub async fn enter(self, room: Room) -> Result<Entered, Refused> {
+        match self.entering {
+            Entering::Done(entered) => Ok(entered),
+            Entering::Shaking(shake) => shake(room).await,
+        }
+    }
+}
+
+/// What a listener of this transport needs for its clients.
+struct Way<T: Transport>(T::Server);
+
+/// A [`Way`] of whatever transport.
+trait Prepared: Send + Sync {
+    fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>>;
+    fn open<'a>(
+        &'a self,
+        listener: &'a Listener,
+    ) -> Pin<Box<dyn Future<Output = Result<Open, OpenError>> + Send + 'a>>;
+}
+
+/// A listener of whatever transport.
+trait Accepting: Send {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming<Arrived>>;
+}
+
+impl<T: Transport> Prepared for Arc<Way<T>>
+where
+    Stream: From<T::Stream>,
+{
+    fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>> {
+        T::server_tls(&self.0)
+    }
+
+    fn open<'a>(
+        &'a self,
+        listener: &'a Listener,
+    ) -> Pin<Box<dyn Future<Output = Result<Open, OpenError>> + Send + 'a>> {
+        Box::pin(async move {
+            let (listener, address) = T::listen(listener).await?;
+            let way = Self::clone(self);
+            Ok(Open { accepting: Box::new(Socket { listener, way }), address })
         })
     }
 }
 
-fn shown(facts: tls::TlsFacts) -> TlsFacts {
-    TlsFacts {
-        version: facts.version.to_owned(),
-        sni: facts.sni,
-        alpn: facts.alpn,
-        chain: facts.chain,
-        subject: facts.subject,
-        common_name: facts.common_name,
-        subject_alt_names: facts.subject_alt_names,
-        fingerprint: facts.fingerprint,
-        serial: facts.serial,
+struct Socket<T: Transport> {
+    listener: T::Listener,
+    way: Arc<Way<T>>,
+}
+
+impl<T: Transport> Accepting for Socket<T>
+where
+    Stream: From<T::Stream>,
+{
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming<Arrived>> {
+        let incoming = T::poll_accept(&mut self.listener, cx);
+        incoming.map(|incoming| incoming.map(|accepted| arrived(&self.way, accepted)))
     }
 }
 
-/// What a proxy tells of the client's TLS. A name counts only if the proxy has verified it.
-fn proxied(header: &Header) -> Option<TlsFacts> {
-    let ProxiedTls { version, common_name, certificate } = header.tls.clone()?;
-    Some(TlsFacts {
-        version: version.unwrap_or_default(),
-        sni: header.authority.clone(),
-        // As text, which has no U+0000.
-        alpn: header.alpn.as_deref().map(|name| String::from_utf8_lossy(name).replace('\0', "\u{fffd}")),
-        common_name: common_name.filter(|_| certificate == ProxiedCertificate::Verified),
-        ..TlsFacts::default()
-    })
-}
-
-/// Chosen cookies are told as the header they came in.
-fn asked(request: Request) -> WsFacts {
-    let mut headers = request.headers;
-    if !request.cookies.is_empty() {
-        let pairs: Vec<String> =
-            request.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        headers.push(("cookie".to_owned(), pairs.join("; ")));
-    }
-    WsFacts { path: request.path, host: request.host, headers }
+fn arrived<T: Transport>(way: &Arc<Way<T>>, accepted: Accepted<T::Socket>) -> Arrived
+where
+    Stream: From<T::Stream>,
+{
+    let Accepted { socket, remote, local } = accepted;
+    let mut known = Known::by(remote.clone(), local);
+    let entering = match T::at_once(&way.0, socket) {
+        Ok(stream) => Entering::Done(Entered { stream: stream.into(), known }),
+        Err(socket) => {
+            let way = Arc::clone(way);
+            Entering::Shaking(Box::new(move |room| {
+                Box::pin(async move {
+                    let stream = T::enter(&way.0, socket, &mut known, &room).await?;
+                    Ok(Entered { stream: stream.into(), known })
+                })
+            }))
+        }
+    };
+    Arrived { remote, entering }
 }

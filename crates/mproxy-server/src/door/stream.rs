@@ -1,102 +1,143 @@
-//! One type for whatever a door makes of a connection.
+//! The transports that can be configured, a row each, and one type for whatever they make of a connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use mproxy_core::peer::Transport;
-use mproxy_tcp::tls::TlsStream;
+use mproxy_core::fault::Closed;
+use mproxy_core::peer;
+use mproxy_tcp::tls::{MaterialError, TlsStream};
 use mproxy_ws::WsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
-/// A byte stream over any transport. Plain TCP stays inline and costs one branch; the others are boxed, so that it is
-/// not larger for them.
-#[derive(Debug)]
-pub enum Stream {
-    /// Plain TCP.
-    Tcp(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// WebSocket.
-    Ws(Box<WsStream<TcpStream>>),
-    /// WebSocket over TLS.
-    Wss(Box<WsStream<TlsStream<TcpStream>>>),
-}
+use super::tcp::Tcp;
+use super::tls::Tls;
+use super::transport::Carrier;
+use super::unix::Unix;
+use super::ws::Ws;
+use super::{Inward, Outward};
+use crate::config::{Listener, Scheme, Target};
 
-impl Stream {
-    /// The socket below, for its options.
-    #[must_use]
-    pub fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref(),
-            Self::Ws(stream) => stream.get_ref(),
-            Self::Wss(stream) => stream.get_ref().get_ref(),
+/// Makes everything of the rows that has to know all of them. The same for whichever it is: a branch, and no more.
+macro_rules! transports {
+    ($($(#[$about:meta])* $name:ident($stream:ty) = $transport:ty, $scheme:ident;)+) => {
+        /// A byte stream over any transport. Plain TCP stays inline and costs one branch; the others are boxed, so that
+        /// it is not larger for them.
+        #[derive(Debug)]
+        pub enum Stream { $($(#[$about])* $name($stream)),+ }
+
+        impl Stream {
+            /// Which it is.
+            #[must_use]
+            pub const fn transport(&self) -> peer::Transport {
+                match self { $(Self::$name(_) => peer::Transport::$name),+ }
+            }
         }
-    }
 
-    /// Which it is.
-    #[must_use]
-    pub fn transport(&self) -> Transport {
-        match self {
-            Self::Tcp(_) => Transport::Tcp,
-            Self::Tls(_) => Transport::Tls,
-            Self::Ws(_) => Transport::Ws,
-            Self::Wss(_) => Transport::Wss,
+        impl Inward {
+            /// As the listener is configured. Reads the certificates, which blocks.
+            ///
+            /// # Errors
+            /// Which file is wrong, and why.
+            pub fn of(listener: &Listener) -> Result<Self, MaterialError> {
+                match listener.transport { $(Scheme::$scheme => Self::over::<$transport>(listener)),+ }
+            }
         }
-    }
 
-    /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in
-    /// vain.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let has_work = match self {
-            Self::Tcp(_) => false,
-            Self::Tls(stream) => stream.has_work(),
-            Self::Ws(stream) => stream.has_work(),
-            Self::Wss(stream) => stream.has_work() || stream.get_ref().has_work(),
-        };
-        if has_work {
-            return Poll::Ready(());
+        impl Outward {
+            /// As the target is configured. Reads the certificates, which blocks.
+            ///
+            /// # Errors
+            /// Which file is wrong, and why.
+            pub fn of(target: &Target) -> Result<Self, MaterialError> {
+                match target.scheme { $(Scheme::$scheme => Self::over::<$transport>(target)),+ }
+            }
         }
-        // What failed says so when it is read.
-        self.socket().poll_read_ready(cx).map(drop)
-    }
-}
 
-/// The same for whichever it is.
-macro_rules! each {
-    ($self:ident, $stream:ident => $act:expr) => {
-        match $self.get_mut() {
-            Self::Tcp(stream) => {
-                let $stream = Pin::new(stream);
-                $act
-            }
-            Self::Tls(stream) => {
-                let $stream = Pin::new(&mut **stream);
-                $act
-            }
-            Self::Ws(stream) => {
-                let $stream = Pin::new(&mut **stream);
-                $act
-            }
-            Self::Wss(stream) => {
-                let $stream = Pin::new(&mut **stream);
-                $act
-            }
+        /// Whichever it is, behind a reference.
+        macro_rules! each {
+            ($self:expr, $each:ident => $act:expr) => {
+                match $self { $(Stream::$name($each) => $act),+ }
+            };
         }
     };
 }
 
+transports! {
+    /// Plain TCP.
+    Tcp(TcpStream) = Tcp, Mqtt;
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>) = Tls<Tcp>, Mqtts;
+    /// WebSocket.
+    Ws(Box<WsStream<TcpStream>>) = Ws<Tcp>, Ws;
+    /// WebSocket over TLS.
+    Wss(Box<WsStream<TlsStream<TcpStream>>>) = Ws<Tls<Tcp>>, Wss;
+    /// A Unix socket.
+    Unix(Box<UnixStream>) = Unix, Unix;
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Stream {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(stream))
+    }
+}
+
+impl From<WsStream<TcpStream>> for Stream {
+    fn from(stream: WsStream<TcpStream>) -> Self {
+        Self::Ws(Box::new(stream))
+    }
+}
+
+impl From<WsStream<TlsStream<TcpStream>>> for Stream {
+    fn from(stream: WsStream<TlsStream<TcpStream>>) -> Self {
+        Self::Wss(Box::new(stream))
+    }
+}
+
+impl From<Box<UnixStream>> for Stream {
+    fn from(stream: Box<UnixStream>) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+impl Carrier for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        each!(self, stream => stream.poll_readable(cx))
+    }
+
+    fn ended(&self) -> Option<Closed> {
+        each!(self, stream => stream.ended())
+    }
+
+    fn says_goodbye(&self) -> bool {
+        each!(self, stream => stream.says_goodbye())
+    }
+
+    fn has_last_word(&self) -> bool {
+        each!(self, stream => stream.has_last_word())
+    }
+
+    fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_throw_away(cx))
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_read(cx, buf))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => stream.poll_write(cx, buf))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -104,7 +145,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => stream.poll_write_vectored(cx, bufs))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
     /// All of them are.
@@ -113,11 +154,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_flush(cx))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_shutdown(cx))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 
@@ -127,6 +168,6 @@ mod tests {
 
     #[test]
     fn no_transport_makes_plain_tcp_larger() {
-        assert!(size_of::<Stream>() <= size_of::<TcpStream>() + 8);
+        assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
     }
 }

@@ -10,7 +10,8 @@ use mproxy_core::{Session, Side};
 use tokio_util::io::poll_read_buf;
 
 use super::chunk::{self, Lent};
-use super::{Stream, failed};
+use super::failed;
+use crate::door::Carrier;
 
 /// A rest longer than this is read on to where it lies, instead of being copied before each read.
 const COPY_UP_TO: usize = chunk::SIZE / 2;
@@ -59,7 +60,7 @@ impl Inbox {
     }
 
     /// Reads at most so many bytes once, and gives the session what came if that is wanted; else it is kept.
-    pub(super) fn read<S: Stream>(
+    pub(super) fn read<S: Carrier>(
         &mut self,
         stream: &mut S,
         lent: &mut Lent,
@@ -125,7 +126,7 @@ impl Inbox {
     }
 
     /// Reads and throws away until the stream ends.
-    pub(super) fn discard<S: Stream>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Closed> {
+    pub(super) fn discard<S: Carrier>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Closed> {
         self.rest = BytesMut::new();
         if let Some(how) = self.ended.take() {
             return Poll::Ready(*how);

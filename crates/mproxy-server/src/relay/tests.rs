@@ -42,7 +42,9 @@ impl Sink for Listening {
     }
 }
 
-impl<S: Stream + 'static> Doors<S> for Pipe<S> {
+impl Carrier for DuplexStream {}
+
+impl<S: Carrier + 'static> Doors<S> for Pipe<S> {
     fn dial(self: Arc<Self>, _origin: &Arc<Origin>, _until: Instant) -> Dialing<S> {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
@@ -77,12 +79,12 @@ fn decided_by(advisers: Chain, pipe: usize, broker: DuplexStream, theirs: Option
 }
 
 /// A relay for `client`, whose dial brings `theirs`.
-fn relay<S: Stream + 'static>(advisers: Chain, client: S, theirs: Option<S>) -> (Relay<S>, Arc<Handle>) {
+fn relay<S: Carrier + 'static>(advisers: Chain, client: S, theirs: Option<S>) -> (Relay<S>, Arc<Handle>) {
     let doors = Arc::new(Pipe(Mutex::new(theirs), Mutex::default()));
     told_to(Arc::new(Nobody), doors, advisers, client)
 }
 
-fn told_to<S: Stream + 'static>(
+fn told_to<S: Carrier + 'static>(
     sink: Arc<dyn Sink>,
     doors: Arc<Pipe<S>>,
     advisers: Chain,
@@ -91,22 +93,22 @@ fn told_to<S: Stream + 'static>(
     within(Arc::default(), sink, doors, advisers, client)
 }
 
-fn within<S: Stream + 'static>(
+fn within<S: Carrier + 'static>(
     budget: Arc<Budget>,
     sink: Arc<dyn Sink>,
     doors: Arc<Pipe<S>>,
     advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {
-    let any = "127.0.0.1:1".parse().unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
     let origin = Arc::new(Origin {
         connection_id: ConnectionId(1),
         epoch: 1,
         instance: "here".into(),
         listener: "mqtt".into(),
         transport: Transport::Tcp,
-        remote: any,
-        local: any,
+        remote: any.into(),
+        local: any.into(),
         tls: None,
         ws: None,
     });

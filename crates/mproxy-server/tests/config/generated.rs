@@ -92,6 +92,7 @@ const fn needs(needs: Needs) -> &'static str {
         Needs::Nothing => "",
         Needs::WebSocket => "`ws`, `wss`",
         Needs::Tls => "`mqtts`, `wss`",
+        Needs::Unix => "`unix`",
         Needs::TargetWebSocket => "a target of `ws`, `wss`",
         Needs::TargetTls => "a target of `mqtts`, `wss`",
     }
@@ -229,7 +230,8 @@ fn literal(row: &SettingRow, text: &str) -> String {
             format!("[{}]", members.join(", "))
         }
         Form::Boolean => text.to_owned(),
-        _ if text.parse::<u64>().is_ok() => text.to_owned(),
+        // What begins with a 0 is no number of TOML.
+        _ if text.parse::<u64>().is_ok_and(|number| number.to_string() == text) => text.to_owned(),
         _ => format!("{text:?}"),
     }
 }
@@ -308,7 +310,7 @@ fn schema() -> Value {
     let row = |root: &str, key: &str| find(&format!("{root}{key}")).expect("a row");
     let keys = settings::listener_keys();
     let mut listener = object(&keys.iter().map(|key| (*key, row("listeners[0].", key))).collect::<Vec<_>>());
-    listener["required"] = json!(["port"]);
+    listener["anyOf"] = json!([{ "required": ["port"] }, { "required": ["unix"] }]);
     let keys = settings::keys();
     let mut schema = object(&keys.iter().map(|key| (*key, row("", key))).collect::<Vec<_>>());
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");

@@ -5,6 +5,7 @@
 mod doors;
 mod files;
 mod generated;
+mod unix;
 
 use std::ffi::OsString;
 use std::io;

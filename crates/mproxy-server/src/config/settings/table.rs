@@ -64,6 +64,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "tls", rows: TLS },
     Section { name: "target", rows: TARGET },
     Section { name: "websocket", rows: Web::ROWS },
+    Section { name: "unix", rows: UNIX },
     Section { name: "proxy", rows: PROXY },
     Section { name: "policy", rows: POLICY },
     Section { name: "questions", rows: Questions::ROWS },
@@ -125,6 +126,11 @@ section! {
         MQTT_TARGET_SCHEME: Scheme = new("mqtt.target.scheme").variable("MPROXY_MQTT_TARGET_SCHEME").default("mqtt");
         /// Path of the broker behind the MQTT and MQTTS listeners, where it is reached over WebSocket.
         MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").default("/mqtt");
+        /// Unix socket of this broker, in the place of host and port.
+        ///
+        /// `mqtt.target.scheme` is then `unix`, and need not be written. See [Unix sockets](#unix-sockets).
+        MQTT_TARGET_SOCKET: kind::SocketPath = new("mqtt.target.socket").variable("MPROXY_MQTT_TARGET_SOCKET")
+            .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the MQTT over TLS listener, or off.
         MQTTS_PORT: kind::PortOrOff = new("mqtts.port").variable("MPROXY_MQTTS_PORT").default("8883");
         /// Host that the WS and WSS listeners listen at.
@@ -141,6 +147,11 @@ section! {
         WS_TARGET_SCHEME: Scheme = new("ws.target.scheme").variable("MPROXY_WS_TARGET_SCHEME").default("ws");
         /// Path of the broker behind the WS and WSS listeners, where it is reached over WebSocket.
         WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
+        /// Unix socket of the broker behind the WS and WSS listeners, in the place of host, port and path.
+        ///
+        /// `ws.target.scheme` is then `unix`, and need not be written.
+        WS_TARGET_SOCKET: kind::SocketPath = new("ws.target.socket").variable("MPROXY_WS_TARGET_SOCKET")
+            .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the WebSocket over TLS listener, or off.
         WSS_PORT: kind::PortOrOff = new("wss.port").variable("MPROXY_WSS_PORT").default("8080");
         /// Path of the WebSocket over TLS listener.
@@ -325,6 +336,29 @@ section! {
 }
 
 section! {
+    /// Clients of this machine.
+    const UNIX {
+        /// Unix socket to listen at.
+        ///
+        /// Its folder has to exist. With the variable, or outside of `[[listeners]]`, it opens a listener called `unix`,
+        /// which leads to the broker of the MQTT listener. Per listener it is what a port is to the others.
+        UNIX_PATH: kind::SocketPath = new("unix.path").variable("MPROXY_UNIX_PATH").at_listener("unix.path")
+            .needs(Needs::Unix).example("\"/run/mproxy/mqtt.sock\"");
+        /// Permissions of the Unix socket, octal.
+        ///
+        /// Who may write to the file can connect: `0660` are its owner and its group, `0666` everybody on this machine.
+        UNIX_MODE: kind::Mode = new("unix.mode").variable("MPROXY_UNIX_MODE").at_listener("unix.mode")
+            .needs(Needs::Unix).default("0660").example("\"0660\"");
+        /// Owner of the Unix socket: a user of `/etc/passwd`, or a number.
+        UNIX_OWNER: kind::UserName = new("unix.owner").variable("MPROXY_UNIX_OWNER").at_listener("unix.owner")
+            .needs(Needs::Unix).left_out("the user that mproxy runs as").example("\"mproxy\"");
+        /// Group of the Unix socket: a group of `/etc/group`, or a number.
+        UNIX_GROUP: kind::UserName = new("unix.group").variable("MPROXY_UNIX_GROUP").at_listener("unix.group")
+            .needs(Needs::Unix).left_out("the group that mproxy runs as").example("\"mqtt\"");
+    }
+}
+
+section! {
     /// Clients behind load balancers.
     const PROXY {
         /// Whether every connection begins with a PROXY header, version 1 or 2.
@@ -456,7 +490,7 @@ section! {
         TRANSPORT: Scheme = new("listeners[].transport").default("mqtt").example("\"mqtts\"");
         /// Host to listen at.
         HOST: kind::Host = new("listeners[].host").left_out("`mqtt.host` or `ws.host`").example("\"0.0.0.0\"");
-        /// Port to listen at; the only key that must be there.
+        /// Port to listen at; it or `unix.path` must be there, and nothing else.
         PORT: kind::Port = new("listeners[].port").left_out("an error").example("8883");
         /// Path of WS and WSS.
         PATH: kind::ListenerPath = new("listeners[].path").needs(Needs::WebSocket)
@@ -473,5 +507,8 @@ section! {
         /// Path of the broker behind this listener, where it is reached over WebSocket.
         OWN_TARGET_PATH: kind::TargetPath = new("listeners[].target.path").needs(Needs::TargetWebSocket)
             .left_out("`mqtt.target.path` or `ws.target.path`").example("\"/mqtt\"");
+        /// Unix socket of the broker behind this listener.
+        OWN_TARGET_SOCKET: kind::SocketPath = new("listeners[].target.socket")
+            .left_out("`mqtt.target.socket` or `ws.target.socket`").example("\"/run/mosquitto/mqtt.sock\"");
     }
 }

@@ -1,0 +1,139 @@
+//! MQTT straight over TCP.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use mproxy_core::fault::Closed;
+use mproxy_core::peer::{Address, Origin};
+use mproxy_tcp::networks::Network;
+use mproxy_tcp::proxy_header::read_header;
+use mproxy_tcp::tls::MaterialError;
+use mproxy_tcp::{LastGood, ListenOptions, SocketOptions, dial};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::transport::{self, Accepted, Carrier, Incoming, Known, Room, Transport};
+use super::{Failure, OpenError, Refused, proxy, told};
+use crate::config::{Listener, SendProxy, Target};
+
+/// TCP.
+#[derive(Debug)]
+pub enum Tcp {}
+
+/// Of a listener.
+#[derive(Debug)]
+pub struct Server {
+    /// Who may, and then has to, begin with a PROXY header; `None` where there is none.
+    trusted: Option<Vec<Network>>,
+}
+
+/// Of a target.
+#[derive(Debug)]
+pub struct Client {
+    host: String,
+    port: u16,
+    proxy: SendProxy,
+    /// Where the broker was found the last time.
+    last_good: LastGood,
+}
+
+impl Transport for Tcp {
+    type Listener = mproxy_tcp::Listener;
+    type Socket = TcpStream;
+    type Stream = TcpStream;
+    type Server = Server;
+    type Client = Client;
+
+    fn server(listener: &Listener) -> Result<Server, MaterialError> {
+        Ok(Server { trusted: listener.proxy_from.clone() })
+    }
+
+    fn client(target: &Target) -> Result<Client, MaterialError> {
+        let Target { host, port, proxy_protocol, .. } = target;
+        let last_good = LastGood::default();
+        Ok(Client { host: host.clone(), port: *port, proxy: *proxy_protocol, last_good })
+    }
+
+    async fn listen(listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+        let open =
+            mproxy_tcp::Listener::bind(&listener.host, listener.port, ListenOptions::default()).await?;
+        let address = open.local_addr();
+        Ok((open, address.into()))
+    }
+
+    fn poll_accept(
+        listener: &mut Self::Listener,
+        cx: &mut Context<'_>,
+    ) -> Poll<Incoming<Accepted<TcpStream>>> {
+        Poll::Ready(match ready!(listener.poll_accept(cx)) {
+            mproxy_tcp::Incoming::Connection(mproxy_tcp::Accepted { stream, remote, local }) => {
+                let (remote, local) = (remote.into(), local.into());
+                Incoming::Connection(Accepted { socket: stream, remote, local })
+            }
+            mproxy_tcp::Incoming::Lost(error) => Incoming::Lost(error),
+            mproxy_tcp::Incoming::Exhausted { error, pause } => Incoming::Exhausted { error, pause },
+        })
+    }
+
+    fn at_once(server: &Server, socket: TcpStream) -> Result<TcpStream, TcpStream> {
+        if server.trusted.is_none() { Ok(socket) } else { Err(socket) }
+    }
+
+    async fn enter(
+        server: &Server,
+        mut socket: TcpStream,
+        known: &mut Known,
+        _: &Room,
+    ) -> Result<TcpStream, Refused> {
+        if let (Some(trusted), Address::Ip(from)) = (&server.trusted, &known.remote) {
+            proxy::believe(&read_header(&mut socket, from.ip(), trusted).await?, known);
+        }
+        Ok(socket)
+    }
+
+    async fn reach(client: &Client, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+        let Client { host, port, proxy, last_good } = client;
+        let dialled = dial(host, *port, &SocketOptions::default(), last_good, deadline).await;
+        let mut stream = dialled.map_err(|error| Failure::Away(told(&error)))?;
+        match timeout_at(deadline, proxy::send(*proxy, origin, &mut stream)).await {
+            Ok(sent) => sent.map(|()| stream),
+            Err(_) => Err(Failure::TooLate),
+        }
+    }
+
+    fn forget(client: &Client) {
+        client.last_good.forget();
+    }
+}
+
+impl Carrier for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // What failed says so when it is read.
+        self.poll_read_ready(cx).map(drop)
+    }
+
+    /// No system call but where it has.
+    fn ended(&self) -> Option<Closed> {
+        let ready = self.ready(Interest::READABLE | Interest::WRITABLE);
+        transport::ended(
+            ready,
+            || self.take_error(),
+            || Closed::Error(io::ErrorKind::ConnectionReset.to_string().into()),
+        )
+    }
+
+    fn says_goodbye(&self) -> bool {
+        false
+    }
+
+    fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read(&mut [0; 1024]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+}

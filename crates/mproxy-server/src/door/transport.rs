@@ -1,0 +1,235 @@
+//! The seam between transports and everything behind them. Whatever differs between TCP, TLS, WebSocket and Unix sockets
+//! is an implementation of [`Transport`], for connections that come in and for those that go out, and of [`Carrier`] for
+//! the bytes in between.
+//!
+//! | transport | file | what it adds |
+//! |---|---|---|
+//! | [`Tcp`](super::tcp::Tcp) | `tcp` | sockets; who the client is, or what a proxy says of it |
+//! | [`Unix`](super::unix::Unix) | `unix` | the same at a path; the credentials of the process |
+//! | [`Tls<T>`](super::tls::Tls) | `tls` | a handshake over any of them, and the facts of the certificate |
+//! | [`Ws<T>`](super::ws::Ws) | `ws` | an upgrade over any of them, and the facts of the request |
+//!
+//! To add one: a crate that makes byte streams, a file here that implements [`Transport`], and a row in
+//! [`stream`](super::stream), which lists what can be configured.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use mproxy_core::budget::Budget;
+use mproxy_core::fault::Closed;
+use mproxy_core::peer::{Address, Origin, TlsFacts, WsFacts};
+use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls};
+use tokio::io::{AsyncRead, AsyncWrite, Ready};
+use tokio::time::Instant;
+
+use super::{Failure, OpenError, Refused};
+use crate::config::{Listener, Target};
+use crate::share::turns::Turns;
+
+/// A way for MQTT to travel.
+pub trait Transport: Sized + Send + Sync + 'static {
+    /// A listener that is open.
+    type Listener: Send + 'static;
+    /// A connection that was accepted, and nothing done with yet.
+    type Socket: Send + 'static;
+    /// What carries MQTT.
+    type Stream: Carrier + 'static;
+    /// What a listener needs for its clients.
+    type Server: Debug + Send + Sync + 'static;
+    /// What it takes to reach a broker, and what is remembered of the last time.
+    type Client: Debug + Send + Sync + 'static;
+
+    /// As the listener is configured. Reads the certificates, which blocks.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    fn server(listener: &Listener) -> Result<Self::Server, MaterialError>;
+
+    /// As the target is configured. Reads the certificates, which blocks.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    fn client(target: &Target) -> Result<Self::Client, MaterialError>;
+
+    /// Opens the listener, and says where.
+    fn listen(
+        listener: &Listener,
+    ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
+
+    /// The next connection. It has no final error: it is polled again after each of its answers.
+    fn poll_accept(
+        listener: &mut Self::Listener,
+        cx: &mut Context<'_>,
+    ) -> Poll<Incoming<Accepted<Self::Socket>>>;
+
+    /// The stream, where nothing has to be done before the first packet; else the socket again.
+    ///
+    /// # Errors
+    /// The socket, for [`enter`](Self::enter).
+    fn at_once(server: &Self::Server, socket: Self::Socket) -> Result<Self::Stream, Self::Socket>;
+
+    /// Does what has to be done before the first packet. Adds what it learns to `known`. Not cancel safe, and need not
+    /// be.
+    fn enter(
+        server: &Self::Server,
+        socket: Self::Socket,
+        known: &mut Known,
+        room: &Room,
+    ) -> impl Future<Output = Result<Self::Stream, Refused>> + Send;
+
+    /// Reaches the broker for this client. Cancel safe: dropping the future closes what was half open.
+    fn reach(
+        client: &Self::Client,
+        origin: &Origin,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+
+    /// The broker was connected to and cannot be spoken with: where its name has another address, that has its turn.
+    fn forget(client: &Self::Client);
+
+    /// The certificates that clients are shown, for whoever reloads them.
+    fn server_tls(server: &Self::Server) -> Option<&Arc<Reloadable<ServerTls>>> {
+        let _ = server;
+        None
+    }
+
+    /// The certificates towards the broker, for whoever reloads them.
+    fn client_tls(client: &Self::Client) -> Option<&Arc<Reloadable<ClientTls>>> {
+        let _ = client;
+        None
+    }
+}
+
+/// A byte stream that carries MQTT, to a client or a broker.
+pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
+    /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in vain.
+    /// A stream that cannot tell says yes.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+
+    /// How the peer has ended, as far as that is known, though there may be bytes to be read before it. A stream that
+    /// cannot tell says that it has not.
+    fn ended(&self) -> Option<Closed> {
+        None
+    }
+
+    /// Whether ending our half says more than the end of the connection says by itself.
+    fn says_goodbye(&self) -> bool {
+        true
+    }
+
+    /// Whether the peer was told something when reading failed, which a reset must not overtake.
+    fn has_last_word(&self) -> bool {
+        false
+    }
+
+    /// Throws away some of what comes in below, where the stream itself can be read no more: 0 is its end. A stream that
+    /// has nothing below is at its end.
+    fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let _ = cx;
+        Poll::Ready(Ok(0))
+    }
+}
+
+/// How the peer of a socket has ended, as far as the kernel has said so: `ready` is what it says of reading and writing,
+/// `error` what is wrong with the socket, and `both` what it means that both halves have ended without any.
+pub(super) fn ended(
+    ready: impl Future<Output = io::Result<Ready>>,
+    error: impl FnOnce() -> io::Result<Option<io::Error>>,
+    both: impl FnOnce() -> Closed,
+) -> Option<Closed> {
+    let ready = ready.now_or_never()?.ok()?;
+    if ready.is_write_closed() {
+        let error = error().ok().flatten();
+        return Some(error.map_or_else(both, |error| Closed::Error(error.to_string().into())));
+    }
+    ready.is_read_closed().then_some(Closed::Eof)
+}
+
+/// What one look at a listener brought.
+#[derive(Debug)]
+pub enum Incoming<C> {
+    /// Somebody is here.
+    Connection(C),
+    /// Somebody was here, and left before being let in. Nothing to do but count it.
+    Lost(io::Error),
+    /// This machine can take nobody at present; the listener rests for so long.
+    Exhausted {
+        /// What the kernel said.
+        error: io::Error,
+        /// How long.
+        pause: Duration,
+    },
+}
+
+impl<C> Incoming<C> {
+    /// The same with another connection.
+    pub fn map<D>(self, to: impl FnOnce(C) -> D) -> Incoming<D> {
+        match self {
+            Self::Connection(connection) => Incoming::Connection(to(connection)),
+            Self::Lost(error) => Incoming::Lost(error),
+            Self::Exhausted { error, pause } => Incoming::Exhausted { error, pause },
+        }
+    }
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// It itself.
+    pub socket: S,
+    /// Who came.
+    pub remote: Address,
+    /// Where it came to.
+    pub local: Address,
+}
+
+/// What is known of a client before its first packet.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Who it is: after a PROXY header, whom that names.
+    pub remote: Address,
+    /// What it connected to.
+    pub local: Address,
+    /// Of our handshake with it, or else what a proxy told of its own.
+    pub tls: Option<Box<TlsFacts>>,
+    /// Of the upgrade.
+    pub ws: Option<Box<WsFacts>>,
+}
+
+impl Known {
+    /// By its addresses alone.
+    #[must_use]
+    pub fn by(remote: Address, local: Address) -> Self {
+        Self { remote, local, tls: None, ws: None }
+    }
+}
+
+/// Within what handshakes have to stay.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Their work is done in turns.
+    pub(super) turns: Arc<Turns>,
+    /// What strangers may make mproxy hold.
+    pub(super) budget: Arc<Budget>,
+}
+
+impl Room {
+    /// One handshake works at a time.
+    #[must_use]
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        Self::sharing(&Turns::new(1), budget)
+    }
+
+    /// The turns are those of other listeners, too.
+    pub(crate) fn sharing(turns: &Arc<Turns>, budget: &Arc<Budget>) -> Self {
+        Self { turns: Arc::clone(turns), budget: Arc::clone(budget) }
+    }
+}
