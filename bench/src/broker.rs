@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -48,7 +49,10 @@ pub(crate) fn run(socket: &Path) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut socket = UnixListener::bind(socket)?;
+    let path = socket;
+    let mut socket = UnixListener::bind(path)?;
+    // Workers of an nginx that root has started are nobody.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     poll.registry().register(&mut socket, SOCKET, Interest::READABLE)?;
     let waker = Arc::new(Waker::new(poll.registry(), WORD)?);
     // Kept here, too: if the one who wakes closed it, its last call would be lost.
