@@ -152,6 +152,32 @@ async fn mode_and_group_say_who_can_connect() {
 }
 
 #[tokio::test]
+async fn one_user_does_not_lock_out_another() {
+    if ids().0 != 0 {
+        eprintln!("only root can connect as two users");
+        return;
+    }
+    let folder = folder();
+    let path = folder.file("mqtt.sock");
+    let broker = RecordingBroker::start(Script::default()).await;
+    let variables =
+        [("MPROXY_UNIX_PATH", text(&path)), ("MPROXY_UNIX_MODE", "0666"), ("MPROXY_MAX_CONNECTIONS", "4")];
+    let proxy = Proxy::with(broker.addr(), &variables).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(WireClient::open_unix(&path).await);
+    }
+    until("four connections", async || proxy.sessions().await.len() == 4).await;
+    let mut fifth = WireClient::open_unix(&path).await;
+    fifth.expect_closed().await;
+    // The oldest of ours makes room.
+    let ended = as_nobody(&path).await;
+    assert_eq!(ended.code(), Some(0), "{:?}", ended.lines);
+    silent[0].expect_closed().await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_socket_that_was_left_is_replaced_and_one_in_use_is_not() {
     let folder = folder();
     let path = folder.file("mqtt.sock");

@@ -9,8 +9,8 @@
 //! | [`Tls<T>`](super::tls::Tls) | `tls` | a handshake over any of them, and the facts of the certificate |
 //! | [`Ws<T>`](super::ws::Ws) | `ws` | an upgrade over any of them, and the facts of the request |
 //!
-//! To add one: a crate that makes byte streams, a file here that implements [`Transport`], and a row in
-//! [`stream`](super::stream), which lists what can be configured.
+//! To add one: a crate that makes byte streams, a file here that implements [`Transport`], and a row in `stream`, which
+//! lists what can be configured.
 
 use std::fmt::Debug;
 use std::future::Future;
