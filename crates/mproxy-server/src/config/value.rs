@@ -153,7 +153,7 @@ pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     }
     let most = mproxy_unix::LONGEST_PATH;
     Err(format!(
-        "{} is no path of a Unix socket: it begins with / and has at most {most} bytes",
+        "{} is not the path of a Unix socket: expected an absolute path of at most {most} bytes",
         quoted(text)
     ))
 }
@@ -164,7 +164,10 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     let is_mode = text.len() == 4 && text.starts_with('0');
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_mode);
     mode.ok_or_else(|| {
-        format!("{} is no mode: four octal digits as \"0660\", in quotes in the file", quoted(text))
+        format!(
+            "{} is not a mode: expected four octal digits, \"0660\" (in quotes in the file)",
+            quoted(text)
+        )
     })
 }
 
@@ -174,7 +177,7 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     if (1..=32).contains(&text.len()) && text.chars().all(is_name_char) {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is neither the name nor the number of a user or group", quoted(text)))
+    Err(format!("{} is not a user or group: expected a name or a number", quoted(text)))
 }
 
 /// A name that is also a label in metrics and logs.

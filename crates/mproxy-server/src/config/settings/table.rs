@@ -128,7 +128,7 @@ section! {
         MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").default("/mqtt");
         /// Unix socket of this broker, in the place of host and port.
         ///
-        /// `mqtt.target.scheme` is then `unix`, and need not be written. See [Unix sockets](#unix-sockets).
+        /// `mqtt.target.scheme` is then `unix`, and may be left out. See [Unix sockets](#unix-sockets).
         MQTT_TARGET_SOCKET: kind::SocketPath = new("mqtt.target.socket").variable("MPROXY_MQTT_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the MQTT over TLS listener, or off.
@@ -149,7 +149,7 @@ section! {
         WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
         /// Unix socket of the broker behind the WS and WSS listeners, in the place of host, port and path.
         ///
-        /// `ws.target.scheme` is then `unix`, and need not be written.
+        /// `ws.target.scheme` is then `unix`, and may be left out.
         WS_TARGET_SOCKET: kind::SocketPath = new("ws.target.socket").variable("MPROXY_WS_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the WebSocket over TLS listener, or off.
@@ -340,8 +340,8 @@ section! {
     const UNIX {
         /// Unix socket to listen at.
         ///
-        /// Its folder has to exist. With the variable, or outside of `[[listeners]]`, it opens a listener called `unix`,
-        /// which leads to the broker of the MQTT listener. Per listener it is what a port is to the others.
+        /// Its folder has to exist. With the variable, or outside of `[[listeners]]`, it opens a listener called `unix`
+        /// with the target of the MQTT listener. Per listener it takes the place of host and port.
         UNIX_PATH: kind::SocketPath = new("unix.path").variable("MPROXY_UNIX_PATH").at_listener("unix.path")
             .needs(Needs::Unix).example("\"/run/mproxy/mqtt.sock\"");
         /// Permissions of the Unix socket, octal.
