@@ -3,7 +3,7 @@
 //! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
 //!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline. mproxy starts whether
 //!   they are there or not.
-//! - **An ill endpoint** is connected again after a random pause that grows from 100 ms to 10 s. Nobody waits for
+//! - **An unhealthy endpoint** is connected again after a random pause that grows from 100 ms to 10 s. Nobody waits for
 //!   it; while it is connected for the first time, or right after its connection broke, questions wait within
 //!   their deadline.
 //! - **Hello** is asked on every connection. Until the first answer mproxy assumes that everything is wanted;
@@ -17,14 +17,14 @@
 //! | room | holds |
 //! |---|---|
 //! | `endpoint` | addresses, and one connection to one |
-//! | `keeper` | the task that keeps an endpoint connected |
+//! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
 //! | `observe` | the queue of events |
 
+mod connector;
 mod endpoint;
 mod health;
-mod keeper;
 mod observe;
 mod unary;
 
@@ -43,13 +43,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use self::connector::Connector;
 use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
-use self::health::Board;
+use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
-use self::keeper::Keeper;
 use self::observe::Observer;
-use self::unary::{Carried, carry};
+use self::unary::{CallResult, call_service};
 use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, Wanted};
 use crate::watch::{CallOutcome, Watch};
 
@@ -75,12 +75,12 @@ pub struct RemoteConfig {
 
 /// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
 pub struct Remote {
-    board: Arc<Board>,
+    endpoints: Arc<Endpoints>,
     turns: Arc<Semaphore>,
     observer: Observer,
     timeout: Duration,
     watch: Arc<dyn Watch>,
-    keepers: TaskTracker,
+    connectors: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -92,34 +92,34 @@ impl Remote {
     /// TLS cannot be set up with the certificates and keys given.
     pub fn start(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
         let urls = config.endpoints.iter().map(ToString::to_string);
-        let board = Arc::new(Board::new(urls, Arc::clone(&watch)));
-        let (stop, keepers) = (CancellationToken::new(), TaskTracker::new());
+        let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
+        let (stop, connectors) = (CancellationToken::new(), TaskTracker::new());
         let dialers: Vec<_> = config
             .endpoints
             .iter()
             .map(|endpoint| Dialer::new(endpoint, &config.tls, config.max_in_flight))
             .collect::<Result<_, _>>()?;
         for (at, (endpoint, dialer)) in config.endpoints.iter().zip(dialers).enumerate() {
-            let keeper = Keeper {
+            let connector = Connector {
                 at,
                 url: endpoint.to_string(),
                 dialer,
-                board: Arc::clone(&board),
+                endpoints: Arc::clone(&endpoints),
                 complaints: Arc::new(Complaints::new(endpoint.to_string())),
                 version: Arc::clone(&config.version),
                 instance: Arc::clone(&config.instance),
             };
-            keepers.spawn(keeper.run(stop.clone()));
+            connectors.spawn(connector.run(stop.clone()));
         }
-        keepers.close();
-        let observer = Observer::start(&board, &watch, config.event_queue, config.timeout, &stop);
+        connectors.close();
+        let observer = Observer::start(&endpoints, &watch, config.event_queue, config.timeout, &stop);
         Ok(Arc::new(Self {
-            board,
+            endpoints,
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
             observer,
             timeout: config.timeout,
             watch,
-            keepers,
+            connectors,
             stop,
         }))
     }
@@ -129,21 +129,21 @@ impl Remote {
     pub async fn flush(&self, grace: Duration) {
         self.observer.flush(grace).await;
         self.stop.cancel();
-        self.observer.ended().await;
-        self.keepers.wait().await;
-        self.board.close();
+        self.observer.join().await;
+        self.connectors.wait().await;
+        self.endpoints.close();
     }
 
     /// How each endpoint stands, in the order of preference.
     #[must_use]
     pub fn health(&self) -> Vec<EndpointHealth> {
-        self.board.health()
+        self.endpoints.health()
     }
 
     /// Whether some endpoint is healthy.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.board.is_ready()
+        self.endpoints.is_ready()
     }
 
     fn later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
@@ -151,8 +151,8 @@ impl Remote {
             return Answer::Now(rpc(Err(unusable.into())));
         }
         let deadline = deadline(self.timeout);
-        let (board, turns, watch) =
-            (Arc::clone(&self.board), Arc::clone(&self.turns), Arc::clone(&self.watch));
+        let (endpoints, turns, watch) =
+            (Arc::clone(&self.endpoints), Arc::clone(&self.turns), Arc::clone(&self.watch));
         Answer::Later(Box::pin(async move {
             let overloaded = || {
                 let overload =
@@ -168,11 +168,11 @@ impl Remote {
                 watch.call(Rpc::from(R::HOOK).name(), CallOutcome::Overloaded, Duration::ZERO);
                 return overloaded();
             }
-            match carry(&board, &*watch, request, deadline).await {
-                Ok(Carried::Answered(verdict)) => Answer::Now(rpc(verdict)),
-                Ok(Carried::Unusable(unusable)) => Answer::Now(rpc(Err(unusable.into()))),
+            match call_service(&endpoints, &*watch, request, deadline).await {
+                Ok(CallResult::Answered(verdict)) => Answer::Now(rpc(verdict)),
+                Ok(CallResult::Unusable(unusable)) => Answer::Now(rpc(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
-                Ok(Carried::Unwanted) => Answer::Pass(Silence::Abstains),
+                Ok(CallResult::Unwanted) => Answer::Pass(Silence::Abstains),
                 // The service had only what our own queue had left of the time.
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
@@ -185,13 +185,13 @@ impl Remote {
 
     /// The question about a PUBLISH, if the service wants it.
     fn publish_fitted<'a>(&self, hook: Hook, question: &PublishQuestion<'a>) -> Option<PublishQuestion<'a>> {
-        let wants = self.board.wants();
+        let wants = self.endpoints.wants();
         let wanted = wants.of(hook.into())?;
         wanted.covers(question.topic).then(|| fitted(question, wanted))
     }
 
     fn is_wanted(&self, hook: Hook) -> bool {
-        self.board.wants().of(hook.into()).is_some()
+        self.endpoints.wants().of(hook.into()).is_some()
     }
 }
 
@@ -242,7 +242,7 @@ impl Decider for Remote {
     }
 
     fn want(&self, hook: Hook) -> Want {
-        let wants = self.board.wants();
+        let wants = self.endpoints.wants();
         match (wants.of(hook.into()), hook) {
             (None, _) => Want::Nothing,
             (Some(_), Hook::Connect | Hook::Subscribe) => Want::Head,
@@ -254,7 +254,7 @@ impl Decider for Remote {
 impl Sink for Remote {
     fn report(&self, event: Event) {
         {
-            let wants = self.board.wants();
+            let wants = self.endpoints.wants();
             let Some(wanted) = wants.of(event.what.kind().into()) else { return };
             if let Happening::Publish(published) = &event.what
                 && !wanted.covers(&published.topic)
@@ -266,7 +266,7 @@ impl Sink for Remote {
     }
 
     fn want(&self, kind: Kind) -> Want {
-        let wants = self.board.wants();
+        let wants = self.endpoints.wants();
         match (wants.of(kind.into()), kind) {
             (None, _) => Want::Nothing,
             (Some(wanted), Kind::Publish) => with_payload(wanted),

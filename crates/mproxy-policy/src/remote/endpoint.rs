@@ -33,11 +33,11 @@ use tower::service_fn;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     url: Arc<str>,
-    place: Place,
+    address: Address,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Address {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
@@ -55,17 +55,17 @@ impl FromStr for Endpoint {
 
     fn from_str(url: &str) -> Result<Self, EndpointError> {
         let fault = |what| EndpointError { url: url.to_owned(), what };
-        let place = if let Some(path) = url.strip_prefix("unix:") {
-            Place::Unix(socket_path(path).map_err(fault)?)
+        let address = if let Some(path) = url.strip_prefix("unix:") {
+            Address::Unix(socket_path(path).map_err(fault)?)
         } else {
             web(url).map_err(fault)?
         };
-        Ok(Self { url: url.into(), place })
+        Ok(Self { url: url.into(), address })
     }
 }
 
 fn socket_path(path: &str) -> Result<PathBuf, &'static str> {
-    // `unix:/path` and `unix:///path` are the same place.
+    // `unix:/path` and `unix:///path` are the same.
     let path = path.strip_prefix("//").unwrap_or(path);
     if !Path::new(path).is_absolute() {
         return Err("a Unix socket is written unix:/path, with an absolute path");
@@ -73,7 +73,7 @@ fn socket_path(path: &str) -> Result<PathBuf, &'static str> {
     Ok(path.into())
 }
 
-fn web(url: &str) -> Result<Place, &'static str> {
+fn web(url: &str) -> Result<Address, &'static str> {
     const FORM: &str = "write http://host:port, https://host:port or unix:/path";
     let uri: Uri = url.parse().map_err(|_| FORM)?;
     let tls = match uri.scheme() {
@@ -94,7 +94,7 @@ fn web(url: &str) -> Result<Place, &'static str> {
     if host.is_empty() {
         return Err("the host is missing");
     }
-    Ok(Place::Tcp { host, port, tls })
+    Ok(Address::Tcp { host, port, tls })
 }
 
 impl fmt::Display for Endpoint {
@@ -132,48 +132,48 @@ pub struct StartError {
 /// Dials an endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Dialer {
-    place: Place,
+    address: Address,
     grpc: tonic::transport::Endpoint,
 }
 
 impl Dialer {
     pub(super) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
         // Connections are made by `dial`; here the URL is only what is written into the requests.
-        let grpc = match &endpoint.place {
-            Place::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
-            Place::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
+        let grpc = match &endpoint.address {
+            Address::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
+            Address::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
                 .map_err(|source| StartError { url: endpoint.to_string(), source })?,
         };
         // No HTTP/2 pings: grpc-go's default is to end the connection of who sends them more often than every
         // five minutes. TCP keepalive finds a dead peer, and failing calls find a hung one.
         let grpc = grpc.buffer_size(in_flight.max(1));
-        let grpc = match endpoint.place {
-            Place::Tcp { tls: true, .. } => grpc
+        let grpc = match endpoint.address {
+            Address::Tcp { tls: true, .. } => grpc
                 .tls_config(client_tls(tls))
                 .map_err(|source| StartError { url: endpoint.to_string(), source })?,
-            Place::Tcp { tls: false, .. } | Place::Unix(_) => grpc,
+            Address::Tcp { tls: false, .. } | Address::Unix(_) => grpc,
         };
-        Ok(Self { place: endpoint.place.clone(), grpc })
+        Ok(Self { address: endpoint.address.clone(), grpc })
     }
 
     pub(super) const fn is_tls(&self) -> bool {
-        matches!(self.place, Place::Tcp { tls: true, .. })
+        matches!(self.address, Address::Tcp { tls: true, .. })
     }
 
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(super) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
-        let mut place = Some(self.place.clone());
+        let mut address = Some(self.address.clone());
         let gone = gone.clone();
         let connector = service_fn(move |_: Uri| {
-            let (place, gone) = (place.take(), gone.clone());
+            let (address, gone) = (address.take(), gone.clone());
             async move {
                 // The channel asks for a second connection when the first has ended.
-                let Some(place) = place else {
+                let Some(address) = address else {
                     gone.cancel();
                     return Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"));
                 };
-                let stream = open(&place).await?;
+                let stream = open(&address).await?;
                 Ok(TokioIo::new(Watched { stream, _gone: gone.drop_guard() }))
             }
         });
@@ -195,10 +195,10 @@ fn client_tls(tls: &RemoteTls) -> ClientTlsConfig {
 
 type Stream = Either<TcpStream, UnixStream>;
 
-async fn open(place: &Place) -> io::Result<Stream> {
-    match place {
-        Place::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
-        Place::Tcp { host, port, .. } => {
+async fn open(address: &Address) -> io::Result<Stream> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
+        Address::Tcp { host, port, .. } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
             let keepalive =
@@ -255,18 +255,18 @@ impl AsyncWrite for Watched {
 mod tests {
     use super::*;
 
-    fn place(url: &str) -> Place {
-        url.parse::<Endpoint>().unwrap_or_else(|error| panic!("{error}")).place
+    fn address(url: &str) -> Address {
+        url.parse::<Endpoint>().unwrap_or_else(|error| panic!("{error}")).address
     }
 
     #[test]
     fn three_kinds_of_address_are_read() {
-        let tcp = |host: &str, port, tls| Place::Tcp { host: host.to_owned(), port, tls };
-        assert_eq!(place("http://hooks:50051"), tcp("hooks", 50051, false));
-        assert_eq!(place("https://10.0.0.1:443"), tcp("10.0.0.1", 443, true));
-        assert_eq!(place("http://[::1]:1"), tcp("::1", 1, false));
-        assert_eq!(place("unix:/run/hooks.sock"), Place::Unix("/run/hooks.sock".into()));
-        assert_eq!(place("unix:///run/hooks.sock"), Place::Unix("/run/hooks.sock".into()));
+        let tcp = |host: &str, port, tls| Address::Tcp { host: host.to_owned(), port, tls };
+        assert_eq!(address("http://hooks:50051"), tcp("hooks", 50051, false));
+        assert_eq!(address("https://10.0.0.1:443"), tcp("10.0.0.1", 443, true));
+        assert_eq!(address("http://[::1]:1"), tcp("::1", 1, false));
+        assert_eq!(address("unix:/run/hooks.sock"), Address::Unix("/run/hooks.sock".into()));
+        assert_eq!(address("unix:///run/hooks.sock"), Address::Unix("/run/hooks.sock".into()));
     }
 
     #[test]

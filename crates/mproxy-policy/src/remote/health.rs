@@ -1,4 +1,4 @@
-//! How each endpoint stands, which one is asked next, and what the service wants. Written by the keepers, read by
+//! How each endpoint stands, which one is asked next, and what the service wants. Written by the connectors, read by
 //! every question.
 
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub struct EndpointHealth {
 
 /// A connection to an endpoint that has answered Hello.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Connection {
     pub(super) service: Service,
     /// What the service wants, less what it turned out not to implement.
     pub(super) wants: ArcSwap<Wants>,
@@ -66,14 +66,14 @@ pub(super) struct Line {
     unimplemented: AtomicU32,
 }
 
-impl Line {
+impl Connection {
     pub(super) fn new(url: &str, service: Service, wants: Wants, gone: CancellationToken) -> Self {
         let (url, wants) = (url.into(), ArcSwap::from_pointee(wants));
         Self { service, wants, gone, url, strikes: AtomicU32::new(0), unimplemented: AtomicU32::new(0) }
     }
 
-    /// A call was answered.
-    pub(super) fn answered(&self) {
+    /// A call was answered: strikes count from zero again.
+    pub(super) fn reset_strikes(&self) {
         // Most often it is zero already: a read does not take the cache line from the other cores.
         if self.strikes.load(Ordering::Relaxed) != 0 {
             self.strikes.store(0, Ordering::Relaxed);
@@ -89,14 +89,14 @@ impl Line {
 }
 
 #[derive(Clone, Debug)]
-enum Standing {
+enum EndpointState {
     Connecting,
-    Healthy(Arc<Line>),
+    Healthy(Arc<Connection>),
     Unhealthy,
 }
 
-impl Standing {
-    const fn state(&self) -> HealthState {
+impl EndpointState {
+    const fn health(&self) -> HealthState {
         match self {
             Self::Connecting => HealthState::Connecting,
             Self::Healthy(_) => HealthState::Healthy,
@@ -107,9 +107,9 @@ impl Standing {
 
 /// One endpoint.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct EndpointEntry {
     url: Arc<str>,
-    standing: Standing,
+    state: EndpointState,
     last_error: Option<String>,
     since: SystemTime,
 }
@@ -117,7 +117,7 @@ pub(super) struct Place {
 /// Whom to ask next.
 pub(super) enum Pick {
     /// This one.
-    Line(Arc<Line>),
+    Connection(Arc<Connection>),
     /// Somebody who is being connected: wait for a change.
     Wait,
     /// Nobody; the last error of each.
@@ -125,27 +125,27 @@ pub(super) enum Pick {
 }
 
 /// All endpoints, in the order in which they are preferred.
-pub(super) struct Board {
-    places: watch::Sender<Vec<Place>>,
+pub(super) struct Endpoints {
+    entries: watch::Sender<Vec<EndpointEntry>>,
     /// Of the endpoint that is asked first. While none is healthy, the last known.
     wants: ArcSwap<Wants>,
-    /// What a Hello said last, of whichever endpoint: they are one service.
-    told: ArcSwapOption<Wants>,
+    /// What the last answer to Hello asked for, of whichever endpoint: they are one service.
+    last_wants: ArcSwapOption<Wants>,
     watch: Arc<dyn Watch>,
 }
 
-impl Board {
+impl Endpoints {
     pub(super) fn new(urls: impl Iterator<Item = String>, watch: Arc<dyn Watch>) -> Self {
-        let place = |url: String| Place {
+        let entry = |url: String| EndpointEntry {
             url: url.into(),
-            standing: Standing::Connecting,
+            state: EndpointState::Connecting,
             last_error: None,
             since: SystemTime::now(),
         };
         Self {
-            places: watch::Sender::new(urls.map(place).collect()),
+            entries: watch::Sender::new(urls.map(entry).collect()),
             wants: ArcSwap::from_pointee(Wants::everything()),
-            told: ArcSwapOption::empty(),
+            last_wants: ArcSwapOption::empty(),
             watch,
         }
     }
@@ -154,55 +154,58 @@ impl Board {
         self.wants.load()
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<Vec<Place>> {
-        self.places.subscribe()
+    pub(super) fn changes(&self) -> watch::Receiver<Vec<EndpointEntry>> {
+        self.entries.subscribe()
     }
 
     /// The first healthy endpoint whose connection was not `tried` yet.
-    pub(super) fn pick(&self, tried: &[Arc<Line>]) -> Pick {
-        let places = self.places.borrow();
+    pub(super) fn pick(&self, tried: &[Arc<Connection>]) -> Pick {
+        let entries = self.entries.borrow();
         let mut wait = false;
-        for place in places.iter() {
-            match &place.standing {
-                Standing::Healthy(line) if line.gone.is_cancelled() => wait = true,
-                Standing::Healthy(line) if !tried.iter().any(|other| Arc::ptr_eq(other, line)) => {
-                    return Pick::Line(Arc::clone(line));
+        for entry in entries.iter() {
+            match &entry.state {
+                EndpointState::Healthy(connection) if connection.gone.is_cancelled() => wait = true,
+                EndpointState::Healthy(connection)
+                    if !tried.iter().any(|other| Arc::ptr_eq(other, connection)) =>
+                {
+                    return Pick::Connection(Arc::clone(connection));
                 }
-                Standing::Healthy(_) | Standing::Unhealthy => {}
-                Standing::Connecting => wait = true,
+                EndpointState::Healthy(_) | EndpointState::Unhealthy => {}
+                EndpointState::Connecting => wait = true,
             }
         }
         if wait {
             return Pick::Wait;
         }
-        let error = |place: &Place| place.last_error.as_ref().map(|error| format!("{}: {error}", place.url));
-        Pick::Nobody(places.iter().filter_map(error).collect::<Vec<_>>().join("; "))
+        let error =
+            |entry: &EndpointEntry| entry.last_error.as_ref().map(|error| format!("{}: {error}", entry.url));
+        Pick::Nobody(entries.iter().filter_map(error).collect::<Vec<_>>().join("; "))
     }
 
-    pub(super) fn set_healthy(&self, at: usize, line: Line) -> Arc<Line> {
-        let line = Arc::new(line);
-        self.set(at, Standing::Healthy(Arc::clone(&line)), None);
-        info!(endpoint = &*line.url, "policy endpoint healthy");
-        self.watch.endpoint(&line.url, true);
-        line
+    pub(super) fn set_healthy(&self, at: usize, connection: Connection) -> Arc<Connection> {
+        let connection = Arc::new(connection);
+        self.set(at, EndpointState::Healthy(Arc::clone(&connection)), None);
+        info!(endpoint = &*connection.url, "policy endpoint healthy");
+        self.watch.endpoint(&connection.url, true);
+        connection
     }
 
     /// The connection is over, and the next one is tried at once.
     pub(super) fn set_lost(&self, at: usize, why: &str) {
-        self.set_down(at, Standing::Connecting, why);
+        self.set_down(at, EndpointState::Connecting, why);
     }
 
     pub(super) fn set_unhealthy(&self, at: usize, why: &str) {
-        self.set_down(at, Standing::Unhealthy, why);
+        self.set_down(at, EndpointState::Unhealthy, why);
     }
 
-    fn set_down(&self, at: usize, standing: Standing, why: &str) {
-        let state = standing.state();
-        let is_unhealthy = state == HealthState::Unhealthy;
-        let Some((url, before)) = self.set(at, standing, Some(why.to_owned())) else { return };
+    fn set_down(&self, at: usize, state: EndpointState, why: &str) {
+        let health = state.health();
+        let is_unhealthy = health == HealthState::Unhealthy;
+        let Some((url, before)) = self.set(at, state, Some(why.to_owned())) else { return };
         if before != HealthState::Unhealthy && is_unhealthy {
             warn!(endpoint = &*url, error = why, "policy endpoint unhealthy");
-        } else if before != state {
+        } else if before != health {
             info!(endpoint = &*url, error = why, "policy endpoint connection lost, reconnecting");
         }
         if before == HealthState::Healthy || before == HealthState::Connecting && is_unhealthy {
@@ -210,51 +213,55 @@ impl Board {
         }
     }
 
-    /// Sets a standing and gives the one before.
-    fn set(&self, at: usize, standing: Standing, error: Option<String>) -> Option<(Arc<str>, HealthState)> {
+    /// Sets a state and gives the one before.
+    fn set(&self, at: usize, state: EndpointState, error: Option<String>) -> Option<(Arc<str>, HealthState)> {
         let mut before = None;
-        self.places.send_modify(|places| {
-            let Some(place) = places.get_mut(at) else { return };
-            let was = place.standing.state();
-            if was != standing.state() {
-                place.since = SystemTime::now();
+        self.entries.send_modify(|entries| {
+            let Some(entry) = entries.get_mut(at) else { return };
+            let was = entry.state.health();
+            if was != state.health() {
+                entry.since = SystemTime::now();
             }
-            before = Some((Arc::clone(&place.url), was));
-            place.standing = standing;
-            place.last_error = error.or_else(|| place.last_error.take());
-            // Within the lock, so that two keepers cannot overtake each other.
-            self.learn(places);
+            before = Some((Arc::clone(&entry.url), was));
+            entry.state = state;
+            entry.last_error = error.or_else(|| entry.last_error.take());
+            // Within the lock, so that two connectors cannot overtake each other.
+            self.learn(entries);
         });
         before
     }
 
     /// mproxy ends: all connections are let go.
     pub(super) fn close(&self) {
-        self.places.send_modify(|places| {
-            for place in places {
-                place.standing = Standing::Unhealthy;
+        self.entries.send_modify(|entries| {
+            for entry in entries {
+                entry.state = EndpointState::Unhealthy;
             }
         });
     }
 
     /// The service does not implement a call that tells: it is not made again on this connection.
-    pub(super) fn unwanted(&self, line: &Line, rpc: Rpc) {
-        self.places.send_modify(|places| {
-            let wants = line.wants.load();
+    pub(super) fn remove_event(&self, connection: &Connection, rpc: Rpc) {
+        self.entries.send_modify(|entries| {
+            let wants = connection.wants.load();
             if wants.of(rpc).is_some() {
-                line.wants.store(Arc::new(wants.without(rpc)));
-                debug!(endpoint = &*line.url, rpc = rpc.name(), "event unimplemented, not sent any more");
-                self.learn(places);
+                connection.wants.store(Arc::new(wants.without(rpc)));
+                debug!(
+                    endpoint = &*connection.url,
+                    rpc = rpc.name(),
+                    "event unimplemented, not sent any more"
+                );
+                self.learn(entries);
             }
         });
     }
 
     /// The service does not implement a call that decides: a failed answer. Said once for each connection and call.
-    pub(super) fn unimplemented(&self, line: &Line, rpc: Rpc) {
+    pub(super) fn warn_unimplemented(&self, connection: &Connection, rpc: Rpc) {
         let bit = 1 << rpc as u32;
-        if line.unimplemented.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        if connection.unimplemented.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             warn!(
-                endpoint = &*line.url,
+                endpoint = &*connection.url,
                 rpc = rpc.name(),
                 "hook unimplemented, its answers count as failed: implement it, or remove it from HelloResponse.wants if \
                  the service has no objection to anything there"
@@ -263,19 +270,19 @@ impl Board {
     }
 
     /// A service answered Hello with what it wants.
-    pub(super) fn heard(&self, wants: &Wants) {
-        self.told.store(Some(Arc::new(wants.clone())));
+    pub(super) fn remember_wants(&self, wants: &Wants) {
+        self.last_wants.store(Some(Arc::new(wants.clone())));
     }
 
     /// What a service wants that has no Hello: all that one before it said, else everything.
-    pub(super) fn unsaid(&self) -> Wants {
-        self.told.load().as_deref().map_or_else(Wants::everything, Wants::clone)
+    pub(super) fn last_or_default_wants(&self) -> Wants {
+        self.last_wants.load().as_deref().map_or_else(Wants::everything, Wants::clone)
     }
 
-    fn learn(&self, places: &[Place]) {
-        let first = places.iter().find_map(|place| match &place.standing {
-            Standing::Healthy(line) => Some(line.wants.load_full()),
-            Standing::Connecting | Standing::Unhealthy => None,
+    fn learn(&self, entries: &[EndpointEntry]) {
+        let first = entries.iter().find_map(|entry| match &entry.state {
+            EndpointState::Healthy(connection) => Some(connection.wants.load_full()),
+            EndpointState::Connecting | EndpointState::Unhealthy => None,
         });
         if let Some(wants) = first {
             self.wants.store(wants);
@@ -283,16 +290,16 @@ impl Board {
     }
 
     pub(super) fn health(&self) -> Vec<EndpointHealth> {
-        let health = |place: &Place| EndpointHealth {
-            url: place.url.to_string(),
-            state: place.standing.state(),
-            last_error: place.last_error.clone(),
-            since: place.since,
+        let health = |entry: &EndpointEntry| EndpointHealth {
+            url: entry.url.to_string(),
+            state: entry.state.health(),
+            last_error: entry.last_error.clone(),
+            since: entry.since,
         };
-        self.places.borrow().iter().map(health).collect()
+        self.entries.borrow().iter().map(health).collect()
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.places.borrow().iter().any(|place| matches!(place.standing, Standing::Healthy(_)))
+        self.entries.borrow().iter().any(|entry| matches!(entry.state, EndpointState::Healthy(_)))
     }
 }

@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::health::Board;
-use super::unary::{Carried, carry};
+use super::health::Endpoints;
+use super::unary::{CallResult, call_service};
 use crate::contract::Tell;
 use crate::watch::{Dropped, Watch};
 
-/// Calls that tell at the same time. The events of one connection always go the same way, so that its Disconnect
+/// Events that are sent at the same time. The events of one connection always go through the same queue, so that its Disconnect
 /// cannot overtake its Connect.
-const WAYS: usize = 16;
+const QUEUES: usize = 16;
 
-struct Parcel {
+struct QueuedEvent {
     event: Event,
     /// What is put down for it until it has been told or dropped.
     _held: Option<Held>,
@@ -32,40 +32,41 @@ struct Parcel {
     sequence: u64,
 }
 
-/// The queues, one a way. When a queue is full, events are dropped and counted; its last quarter is kept for what
+/// The queues. When a queue is full, events are dropped and counted; its last quarter is kept for what
 /// happens once to a connection, as a flood of publishes is what fills it.
 pub(super) struct Observer {
     /// `None`: mproxy ends, nothing is taken any more.
-    queues: ArcSwapOption<Vec<mpsc::Sender<Parcel>>>,
+    queues: ArcSwapOption<Vec<mpsc::Sender<QueuedEvent>>>,
     sequence: AtomicU64,
     warned: AtomicBool,
-    carriers: TaskTracker,
+    senders: TaskTracker,
     watch: Arc<dyn Watch>,
 }
 
 impl Observer {
     pub(super) fn start(
-        board: &Arc<Board>,
+        endpoints: &Arc<Endpoints>,
         watch: &Arc<dyn Watch>,
         bound: usize,
         timeout: Duration,
         stop: &CancellationToken,
     ) -> Self {
-        let carriers = TaskTracker::new();
-        let queues = (0..WAYS)
+        let senders = TaskTracker::new();
+        let queues = (0..QUEUES)
             .map(|_| {
-                let (sender, parcels) = mpsc::channel(bound.div_ceil(WAYS).max(1));
-                let carrier = Carrier { board: Arc::clone(board), watch: Arc::clone(watch), timeout };
-                carriers.spawn(carrier.run(parcels, stop.clone()));
+                let (sender, queued_events) = mpsc::channel(bound.div_ceil(QUEUES).max(1));
+                let event_sender =
+                    EventSender { endpoints: Arc::clone(endpoints), watch: Arc::clone(watch), timeout };
+                senders.spawn(event_sender.run(queued_events, stop.clone()));
                 sender
             })
             .collect();
-        carriers.close();
+        senders.close();
         Self {
             queues: ArcSwapOption::from_pointee(Some(queues)),
             sequence: AtomicU64::new(0),
             warned: AtomicBool::new(false),
-            carriers,
+            senders,
             watch: Arc::clone(watch),
         }
     }
@@ -77,8 +78,8 @@ impl Observer {
         let Some(queues) = &*queues else {
             return self.watch.events_dropped(kind, Dropped::Shutdown, 1);
         };
-        let way = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
-        let queue = &queues[way];
+        let index = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
+        let queue = &queues[index];
         let kept = if kind == Kind::Publish { queue.max_capacity() / 4 } else { 0 };
         if queue.capacity() <= kept {
             return self.drop_full(kind);
@@ -88,8 +89,8 @@ impl Observer {
             Some(Some(held)) => Some(held),
             Some(None) => return self.drop_full(kind),
         };
-        let parcel = Parcel { event, _held: held, time: SystemTime::now(), sequence };
-        if queue.try_send(parcel).is_err() {
+        let queued = QueuedEvent { event, _held: held, time: SystemTime::now(), sequence };
+        if queue.try_send(queued).is_err() {
             self.drop_full(kind);
         }
     }
@@ -105,57 +106,58 @@ impl Observer {
     /// Takes nothing more, and gives what waits so long to be told.
     pub(super) async fn flush(&self, grace: Duration) {
         self.queues.store(None);
-        let _ = tokio::time::timeout(grace, self.carriers.wait()).await;
+        let _ = tokio::time::timeout(grace, self.senders.wait()).await;
     }
 
-    /// Waits for the carriers, who end when they are stopped.
-    pub(super) async fn ended(&self) {
-        self.carriers.wait().await;
+    /// Waits for the senders, who end when they are stopped.
+    pub(super) async fn join(&self) {
+        self.senders.wait().await;
     }
 }
 
-struct Carrier {
-    board: Arc<Board>,
+struct EventSender {
+    endpoints: Arc<Endpoints>,
     watch: Arc<dyn Watch>,
     timeout: Duration,
 }
 
-impl Carrier {
-    async fn run(self, mut parcels: mpsc::Receiver<Parcel>, stop: CancellationToken) {
-        // What a stop in the middle of a call leaves untold.
+impl EventSender {
+    async fn run(self, mut queued_events: mpsc::Receiver<QueuedEvent>, stop: CancellationToken) {
+        // What a stop in the middle of a call leaves unsent.
         let mut in_hand = None;
         let work = async {
             let mut trouble = false;
-            while let Some(parcel) = parcels.recv().await {
-                let kind = parcel.event.what.kind();
+            while let Some(queued) = queued_events.recv().await {
+                let kind = queued.event.what.kind();
                 in_hand = Some(kind);
-                let told = self.tell(parcel).await;
+                let sent = self.send(queued).await;
                 in_hand = None;
-                if let Err(failure) = &told {
+                if let Err(failure) = &sent {
                     self.watch.events_dropped(kind, Dropped::CallFailed, 1);
                     if !trouble {
                         warn!(event = kind.name(), error = %failure, "event dropped: call failed");
                     }
                 }
-                trouble = told.is_err();
+                trouble = sent.is_err();
             }
         };
         if stop.run_until_cancelled(work).await.is_some() {
             return;
         }
-        parcels.close();
-        let left = std::iter::from_fn(|| parcels.try_recv().ok().map(|parcel| parcel.event.what.kind()));
+        queued_events.close();
+        let left =
+            std::iter::from_fn(|| queued_events.try_recv().ok().map(|queued| queued.event.what.kind()));
         for kind in in_hand.into_iter().chain(left) {
             self.watch.events_dropped(kind, Dropped::Shutdown, 1);
         }
     }
 
-    async fn tell(&self, parcel: Parcel) -> Result<(), Failure> {
-        let Parcel { event, time, sequence, _held } = parcel;
+    async fn send(&self, queued: QueuedEvent) -> Result<(), Failure> {
+        let QueuedEvent { event, time, sequence, _held } = queued;
         let deadline = super::deadline(self.timeout);
         let tell = Tell::new(&event, time, sequence);
-        match carry(&self.board, &*self.watch, tell, deadline).await? {
-            Carried::Answered(()) | Carried::Unusable(_) | Carried::Unwanted => Ok(()),
+        match call_service(&self.endpoints, &*self.watch, tell, deadline).await? {
+            CallResult::Answered(()) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! One call to the service: within its deadline, on the first healthy endpoint, and on the next if that one is
-//! ill. Knows no hook from another but by name.
+//! unhealthy. Knows no hook from another but by name.
 
 use std::error::Error;
 use std::future::Future;
@@ -10,15 +10,15 @@ use mproxy_core::policy::{Failure, FailureKind, Undecided, Unusable, UnusableKin
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 
-use super::health::{Board, Line, Pick};
+use super::health::{Connection, Endpoints, Pick};
 use crate::contract::{AuthRequest, AuthRpc, Rpc, Service, Tell};
 use crate::watch::{CallOutcome, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
 const NEWS: Duration = Duration::from_millis(50);
 
-/// What is carried to the service.
-pub(super) trait Errand: Clone + Send + Sync {
+/// What is sent to the service.
+pub(super) trait ServiceCall: Clone + Send + Sync {
     /// What comes back.
     type Answer: Send;
 
@@ -33,7 +33,7 @@ pub(super) trait Errand: Clone + Send + Sync {
     fn outcome(answer: &Self::Answer) -> CallOutcome;
 }
 
-impl<R: AuthRpc> Errand for AuthRequest<R> {
+impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
     type Answer = Result<R::Decision, Undecided>;
 
     fn rpc(&self) -> Rpc {
@@ -53,7 +53,7 @@ impl<R: AuthRpc> Errand for AuthRequest<R> {
     }
 }
 
-impl Errand for Tell {
+impl ServiceCall for Tell {
     type Answer = ();
 
     fn rpc(&self) -> Rpc {
@@ -70,7 +70,7 @@ impl Errand for Tell {
 }
 
 /// What became of a call that did not fail.
-pub(super) enum Carried<A> {
+pub(super) enum CallResult<A> {
     Answered(A),
     /// Question or answer is larger than a message may be.
     Unusable(Unusable),
@@ -80,44 +80,48 @@ pub(super) enum Carried<A> {
 
 /// What one attempt came to.
 enum Attempt<A> {
-    Carried(Carried<A>),
+    Done(CallResult<A>),
     /// No other endpoint can do better.
     Failed(Failure),
     /// Perhaps another can.
     Elsewhere(Failure),
 }
 
-/// Carries an errand to the service before the deadline. At most once on each connection; a connection that was
+/// Sends a request to the service before the deadline. At most once on each connection; a connection that was
 /// lost meanwhile and made anew counts as another.
-pub(super) async fn carry<E: Errand>(
-    board: &Board,
+pub(super) async fn call_service<E: ServiceCall>(
+    endpoints: &Endpoints,
     watch: &dyn Watch,
-    errand: E,
+    request: E,
     deadline: Instant,
-) -> Result<Carried<E::Answer>, Failure> {
-    let mut tried: Vec<Arc<Line>> = Vec::new();
+) -> Result<CallResult<E::Answer>, Failure> {
+    let mut tried: Vec<Arc<Connection>> = Vec::new();
     let mut last = None;
     loop {
-        let line = match next(board, &tried, deadline).await {
-            Ok(line) => line,
+        let connection = match next(endpoints, &tried, deadline).await {
+            Ok(connection) => connection,
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
-        match attempt(board, watch, &line, errand.clone(), deadline).await {
+        match attempt(endpoints, watch, &connection, request.clone(), deadline).await {
             // Whoever was asked before wanted it; that another does not is no answer to it.
-            Attempt::Carried(Carried::Unwanted) => return last.map_or(Ok(Carried::Unwanted), Err),
-            Attempt::Carried(carried) => return Ok(carried),
+            Attempt::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
+            Attempt::Done(result) => return Ok(result),
             Attempt::Failed(failure) => return Err(failure),
             Attempt::Elsewhere(failure) => last = Some(failure),
         }
-        tried.push(line);
+        tried.push(connection);
     }
 }
 
-async fn next(board: &Board, tried: &[Arc<Line>], deadline: Instant) -> Result<Arc<Line>, Failure> {
+async fn next(
+    endpoints: &Endpoints,
+    tried: &[Arc<Connection>],
+    deadline: Instant,
+) -> Result<Arc<Connection>, Failure> {
     let mut changes = None;
     loop {
-        match board.pick(tried) {
-            Pick::Line(line) => return Ok(line),
+        match endpoints.pick(tried) {
+            Pick::Connection(connection) => return Ok(connection),
             Pick::Nobody(errors) => {
                 let detail = format!("no endpoint of the policy service is healthy ({errors})");
                 return Err(Failure::new(FailureKind::Unavailable, detail));
@@ -126,7 +130,7 @@ async fn next(board: &Board, tried: &[Arc<Line>], deadline: Instant) -> Result<A
         }
         // Whoever subscribes looks once more, so that no change is missed in between.
         let Some(changes) = &mut changes else {
-            changes = Some(board.changes());
+            changes = Some(endpoints.changes());
             continue;
         };
         if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
@@ -136,65 +140,65 @@ async fn next(board: &Board, tried: &[Arc<Line>], deadline: Instant) -> Result<A
     }
 }
 
-async fn attempt<E: Errand>(
-    board: &Board,
+async fn attempt<E: ServiceCall>(
+    endpoints: &Endpoints,
     watch: &dyn Watch,
-    line: &Line,
-    errand: E,
+    connection: &Connection,
+    request: E,
     deadline: Instant,
 ) -> Attempt<E::Answer> {
-    let rpc = errand.rpc();
+    let rpc = request.rpc();
     // The question may be older than what Hello said on this connection.
-    if line.wants.load().of(rpc).is_none() {
-        return Attempt::Carried(Carried::Unwanted);
+    if connection.wants.load().of(rpc).is_none() {
+        return Attempt::Done(CallResult::Unwanted);
     }
     let started = Instant::now();
-    let call = errand.run(&line.service, deadline.saturating_duration_since(started));
+    let call = request.run(&connection.service, deadline.saturating_duration_since(started));
     let result = timeout_at(deadline, call).await;
     let count = |outcome| watch.call(rpc.name(), outcome, started.elapsed());
     let status = match result {
         Ok(Ok(answer)) => {
-            line.answered();
+            connection.reset_strikes();
             count(E::outcome(&answer));
-            return Attempt::Carried(Carried::Answered(answer));
+            return Attempt::Done(CallResult::Answered(answer));
         }
         Ok(Err(status)) => status,
         Err(_) => Status::deadline_exceeded("no answer in time"),
     };
     if status.code() == Code::Unimplemented && !rpc.decides() {
-        line.answered();
-        board.unwanted(line, rpc);
+        connection.reset_strikes();
+        endpoints.remove_event(connection, rpc);
         count(CallOutcome::Unimplemented);
-        return Attempt::Carried(Carried::Unwanted);
+        return Attempt::Done(CallResult::Unwanted);
     }
     if rpc.decides()
         && let Some(unusable) = too_large(rpc, &status)
     {
-        line.answered();
+        connection.reset_strikes();
         count(CallOutcome::Unusable);
-        return Attempt::Carried(Carried::Unusable(unusable));
+        return Attempt::Done(CallResult::Unusable(unusable));
     }
     if status.code() == Code::Unimplemented {
-        board.unimplemented(line, rpc);
+        endpoints.warn_unimplemented(connection, rpc);
     }
     let failure = failure(rpc, &status);
     count(CallOutcome::Failed(failure.kind));
     if broken(&status) {
         let news = NEWS.min(deadline.saturating_duration_since(Instant::now()));
-        let _ = timeout(news, line.gone.cancelled()).await;
+        let _ = timeout(news, connection.gone.cancelled()).await;
         return Attempt::Elsewhere(failure);
     }
     match status.code() {
         Code::Unavailable => {
-            line.strike();
+            connection.strike();
             Attempt::Elsewhere(failure)
         }
         Code::DeadlineExceeded | Code::Cancelled => {
-            line.strike();
+            connection.strike();
             Attempt::Failed(failure)
         }
         _ => {
-            line.answered();
+            connection.reset_strikes();
             Attempt::Failed(failure)
         }
     }
@@ -207,13 +211,13 @@ fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
     match status.code() {
         // tonic on our side, of an answer.
         Code::OutOfRange if message.starts_with("error, decoded message length too large") => {
-            Some(Unusable::too_large(format!("{}: {}", rpc.name(), said(status))))
+            Some(Unusable::too_large(format!("{}: {}", rpc.name(), describe_status(status))))
         }
         // A service's library, or whoever stands before it, of a question.
         Code::OutOfRange | Code::ResourceExhausted | Code::Unknown | Code::Internal
             if TOO_LARGE.iter().any(|words| message.contains(words)) =>
         {
-            let detail = format!("{}: {}", rpc.name(), said(status));
+            let detail = format!("{}: {}", rpc.name(), describe_status(status));
             Some(Unusable::new(UnusableKind::QuestionTooLarge, detail))
         }
         _ => None,
@@ -256,12 +260,12 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         | Code::OutOfRange => FailureKind::Error,
         _ => FailureKind::Unavailable,
     };
-    Failure::new(kind, format!("{}: {}", rpc.name(), said(status)))
+    Failure::new(kind, format!("{}: {}", rpc.name(), describe_status(status)))
 }
 
 /// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
 /// taken for words or fields of ours.
-pub(super) fn said(status: &Status) -> String {
+pub(super) fn describe_status(status: &Status) -> String {
     match status.source() {
         Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), chain(source)),
         None => format!("{:?}: {:?}", status.code(), status.message()),
@@ -302,8 +306,8 @@ mod tests {
     #[test]
     fn what_a_service_says_stands_in_quotes() {
         let status = Status::internal("x\" user=\"root\n");
-        assert_eq!(said(&status), r#"Internal: "x\" user=\"root\n""#);
+        assert_eq!(describe_status(&status), r#"Internal: "x\" user=\"root\n""#);
         let here = Status::from_error(Box::new(std::io::Error::other("broken pipe")));
-        assert_eq!(said(&here), "Unknown: broken pipe: broken pipe");
+        assert_eq!(describe_status(&here), "Unknown: broken pipe: broken pipe");
     }
 }

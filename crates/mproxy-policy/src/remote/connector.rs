@@ -13,8 +13,8 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::endpoint::Dialer;
-use super::health::{Board, Line};
-use super::unary::{chain, said};
+use super::health::{Connection, Endpoints};
+use super::unary::{chain, describe_status};
 use crate::contract::{Complaints, Hello, Rpc, Service, Wants};
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
@@ -27,17 +27,17 @@ const PAUSE_MOST: Duration = Duration::from_secs(3);
 /// A connection that stood so long is a good one: after it the pauses begin anew.
 const STEADY: Duration = Duration::from_secs(10);
 
-pub(super) struct Keeper {
+pub(super) struct Connector {
     pub(super) at: usize,
     pub(super) url: String,
     pub(super) dialer: Dialer,
-    pub(super) board: Arc<Board>,
+    pub(super) endpoints: Arc<Endpoints>,
     pub(super) complaints: Arc<Complaints>,
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
 }
 
-impl Keeper {
+impl Connector {
     /// Ends when `stop` is cancelled, and the connection with it.
     pub(super) async fn run(self, stop: CancellationToken) {
         stop.run_until_cancelled(self.keep()).await;
@@ -49,55 +49,55 @@ impl Keeper {
             if failures > 0 {
                 sleep(pause(failures)).await;
             }
-            let line = match timeout(CONNECTED_WITHIN, self.connect()).await {
-                Ok(Ok(line)) => line,
+            let connection = match timeout(CONNECTED_WITHIN, self.connect()).await {
+                Ok(Ok(connection)) => connection,
                 Ok(Err(why)) => {
                     failures += 1;
-                    self.board.set_unhealthy(self.at, &why);
+                    self.endpoints.set_unhealthy(self.at, &why);
                     continue;
                 }
                 Err(_) => {
                     failures += 1;
-                    self.board.set_unhealthy(self.at, "no connection within 5 s");
+                    self.endpoints.set_unhealthy(self.at, "no connection within 5 s");
                     continue;
                 }
             };
             let since = Instant::now();
-            let line = self.board.set_healthy(self.at, line);
-            line.gone.cancelled().await;
+            let connection = self.endpoints.set_healthy(self.at, connection);
+            connection.gone.cancelled().await;
             failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
             // The first time the next connection is so near that questions better wait for it.
             if failures <= 1 {
-                self.board.set_lost(self.at, "connection closed");
+                self.endpoints.set_lost(self.at, "connection closed");
             } else {
-                self.board.set_unhealthy(self.at, "connection closes again and again");
+                self.endpoints.set_unhealthy(self.at, "connection closes again and again");
             }
         }
     }
 
-    async fn connect(&self) -> Result<Line, String> {
+    async fn connect(&self) -> Result<Connection, String> {
         let gone = CancellationToken::new();
         let channel = self.dialer.dial(&gone).await.map_err(|error| chain(&error))?;
         let service = Service::new(channel, Arc::clone(&self.complaints));
         let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => match hello? {
-                Hello { name, wants: Some(wants) } => self.told(&name, wants),
-                Hello { wants: None, .. } => self.untold(),
+                Hello { name, wants: Some(wants) } => self.accept_hello(&name, wants),
+                Hello { wants: None, .. } => self.accept_no_hello(),
             },
-            Err(status) if status.code() == Code::Unimplemented => self.untold(),
+            Err(status) if status.code() == Code::Unimplemented => self.accept_no_hello(),
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
                 let hung_up = self.dialer.is_tls() && status.source().is_some();
                 let hint = if hung_up { " (does the service accept mproxy's certificate?)" } else { "" };
-                return Err(format!("Hello: {}{hint}", said(&status)));
+                return Err(format!("Hello: {}{hint}", describe_status(&status)));
             }
         };
-        Ok(Line::new(&self.url, service, wants, gone))
+        Ok(Connection::new(&self.url, service, wants, gone))
     }
 
     /// What it wants that did not say.
-    fn untold(&self) -> Wants {
-        let wants = self.board.unsaid();
+    fn accept_no_hello(&self) -> Wants {
+        let wants = self.endpoints.last_or_default_wants();
         info!(
             endpoint = self.url,
             wants = names(&wants).join(","),
@@ -106,9 +106,9 @@ impl Keeper {
         wants
     }
 
-    fn told(&self, service: &str, wants: Wants) -> Wants {
+    fn accept_hello(&self, service: &str, wants: Wants) -> Wants {
         let calls = names(&wants);
-        self.board.heard(&wants);
+        self.endpoints.remember_wants(&wants);
         info!(endpoint = self.url, service, wants = calls.join(","), "Hello answered");
         if !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
