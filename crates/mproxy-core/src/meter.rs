@@ -33,7 +33,7 @@ impl Outcome {
 
 /// What became of a packet that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub enum PacketFate {
     /// It goes to the other side as it is.
     Forwarded,
     /// It does, with changes.
@@ -48,7 +48,7 @@ pub enum Fate {
     Dropped,
 }
 
-impl Fate {
+impl PacketFate {
     /// `"forwarded"`, `"changed"`, `"deferred"`, `"queued"`, `"answered"` or `"dropped"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -79,7 +79,7 @@ pub struct PacketTrace<'a> {
     /// Its bytes in all, payload included.
     pub size: usize,
     /// What became of it.
-    pub fate: Fate,
+    pub fate: PacketFate,
 }
 
 /// Somebody who counts. Called on the packet path: implementations hold cached handles and never look up labels.

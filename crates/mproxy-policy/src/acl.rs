@@ -66,7 +66,7 @@ pub struct Acl {
     /// What a client may call itself; `None`: anything.
     client_ids: Option<Box<[Name]>>,
     users: HashMap<Box<str>, Password>,
-    rules: Vec<Entry>,
+    rules: Vec<AclRule>,
     /// Some rule names `receive`.
     receives: bool,
     /// The file says that it may have no users or no rules where there were some.
@@ -93,17 +93,17 @@ pub struct Reloaded {
 
 /// One `[[rules]]` entry.
 #[derive(Debug)]
-struct Entry {
-    users: Option<Names>,
-    client_ids: Option<Names>,
+struct AclRule {
+    users: Option<NameSet>,
+    client_ids: Option<NameSet>,
     rule: Rule,
 }
 
-/// Names in order, to be searched.
+/// NameSet in order, to be searched.
 #[derive(Debug)]
-struct Names(Box<[Box<str>]>);
+struct NameSet(Box<[Box<str>]>);
 
-impl Names {
+impl NameSet {
     fn new(mut names: Vec<Box<str>>) -> Self {
         names.sort_unstable();
         Self(names.into())
@@ -116,7 +116,7 @@ impl Names {
 
 /// What the rules say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word<A> {
+enum RuleAnswer<A> {
     /// No rule speaks of it.
     Silence,
     /// Yes.
@@ -199,34 +199,34 @@ impl Acl {
     }
 
     /// May this be published, stand as a will, or be delivered?
-    fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> Word<()> {
+    fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> RuleAnswer<()> {
         let who = Who::from(peer);
         let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_topic(act, message.topic, who))
         else {
-            return Word::Silence;
+            return RuleAnswer::Silence;
         };
         match rule.effect {
-            Effect::Allow => rule.bounds(act, message).map_or_else(Word::Refuse, Word::Allow),
-            Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
-            Effect::Ask => Word::Silence,
+            Effect::Allow => rule.bounds(act, message).map_or_else(RuleAnswer::Refuse, RuleAnswer::Allow),
+            Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            Effect::Ask => RuleAnswer::Silence,
         }
     }
 
     /// May this filter be subscribed to, and up to which QoS?
-    fn filter(&self, peer: &Peer, filter: &str) -> Word<QoS> {
+    fn filter(&self, peer: &Peer, filter: &str) -> RuleAnswer<QoS> {
         let who = Who::from(peer);
         let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_filter(filter, who)) else {
-            return Word::Silence;
+            return RuleAnswer::Silence;
         };
         match rule.effect {
-            Effect::Allow => Word::Allow(rule.max_qos),
-            Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
-            Effect::Ask => Word::Silence,
+            Effect::Allow => RuleAnswer::Allow(rule.max_qos),
+            Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            Effect::Ask => RuleAnswer::Silence,
         }
     }
 }
 
-impl Entry {
+impl AclRule {
     fn is_for(&self, peer: &Peer) -> bool {
         self.client_ids.as_ref().is_none_or(|names| names.has(&peer.client_id))
             && self

@@ -47,7 +47,7 @@ impl Decider for Grants {
             silence: Silence::Abstains,
             rules: grant.patterns(),
             word: move |request: &FilterRequest<'_>| {
-                judged(request, grant.filter(Who::from(&*peer), request.filter.as_str()))
+                filter_decision(request, grant.filter(Who::from(&*peer), request.filter.as_str()))
             },
         };
         judge.judge(question)
@@ -80,7 +80,7 @@ impl Decider for Grants {
     }
 }
 
-fn judged(request: &FilterRequest<'_>, word: Word<QoS>) -> Option<Decision<FilterChange>> {
+fn filter_decision(request: &FilterRequest<'_>, word: Word<QoS>) -> Option<Decision<FilterChange>> {
     Some(match word {
         Word::Ask => return None,
         Word::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),

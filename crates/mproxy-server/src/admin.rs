@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Who may what is said in `guard`; how a caller is kept from hanging it, in `serve`. Knows the
-//! rest of the house only as a [`House`].
+//! rest of the backend only as a [`AdminBackend`].
 
 mod guard;
 mod impatient;
@@ -38,8 +38,8 @@ use crate::telemetry::metrics::Metrics;
 pub use serve::serve;
 use view::{EndpointHealth, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
-/// What the admin API needs of the house. Every call returns soon: it is made on a runtime thread.
-pub trait House: Send + Sync {
+/// What the admin API needs of the backend. Every call returns soon: it is made on a runtime thread.
+pub trait AdminBackend: Send + Sync {
     /// Up to `limit` sessions that pass `filter`, in the order of their connection ids, those after `after` only.
     fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page;
 
@@ -65,8 +65,8 @@ pub trait House: Send + Sync {
 /// Everything that the admin API shows and moves.
 #[derive(Clone)]
 pub struct Admin {
-    /// The rest of the house.
-    pub house: Arc<dyn House>,
+    /// The rest of the backend.
+    pub backend: Arc<dyn AdminBackend>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
     /// The log level of the process.

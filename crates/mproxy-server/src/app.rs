@@ -50,7 +50,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// A house with open doors.
 pub struct App {
     config: Config,
-    state: Arc<State>,
+    state: Arc<AppState>,
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
     log: LogHandle,
@@ -62,7 +62,7 @@ pub struct App {
 }
 
 /// What the admin API sees.
-struct State {
+struct AppState {
     house: Arc<House>,
     certificates: Arc<Certificates>,
     reloads: Arc<Reloads>,
@@ -190,7 +190,7 @@ impl App {
         if !certificates.is_empty() {
             house.doors.spawn(watch(Arc::clone(&certificates), Arc::clone(&reloads), house.closing.clone()));
         }
-        let state = Arc::new(State {
+        let state = Arc::new(AppState {
             house,
             certificates: Arc::clone(&certificates),
             reloads,
@@ -211,7 +211,7 @@ impl App {
         let admin = admin::serve(
             admin_door,
             Admin {
-                house: Arc::clone(&state) as _,
+                backend: Arc::clone(&state) as _,
                 metrics: Arc::clone(&metrics),
                 log: log.clone(),
                 config: Arc::new(shown),
@@ -311,7 +311,7 @@ fn lines(text: &impl ToString) -> impl Iterator<Item = String> {
     text.to_string().lines().take(LINES).map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
-impl admin::House for State {
+impl admin::AdminBackend for AppState {
     fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
         self.house.registry.page(filter, after, limit)
     }

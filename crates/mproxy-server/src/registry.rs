@@ -1,4 +1,4 @@
-//! Who is connected: what the admin API shows of each connection, and the way to say a word to it.
+//! Who is connected: what the admin API shows of each connection, and the way to send it a command.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ const PAGE_BYTES: usize = 1 << 20;
 
 /// Said to a connection from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum Command {
     /// mproxy is being stopped.
     Drain,
     /// The time for that is over: it shall end within this very turn.
@@ -38,7 +38,7 @@ pub(crate) enum Word {
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Stage {
+pub(crate) enum Phase {
     Connecting,
     Admitting,
     Dialing,
@@ -46,23 +46,23 @@ pub(crate) enum Stage {
     Closing,
 }
 
-impl Stage {
+impl Phase {
     const NAMES: [&'static str; 5] = ["connecting", "admitting", "dialling", "open", "closing"];
 }
 
-/// One connection, as others see it. Its task writes; the admin API reads, and leaves a word.
+/// One connection, as others see it. Its task writes; the admin API reads, and sends commands.
 pub(crate) struct Handle {
     origin: Arc<Origin>,
     accepted: SystemTime,
     peer: OnceLock<Arc<Peer>>,
-    stage: AtomicU8,
+    phase: AtomicU8,
     traffic: [AtomicU64; 4],
     /// 0: none. 1: drain. 2: evict. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
-    word: AtomicU16,
+    command: AtomicU16,
     waker: AtomicWaker,
 }
 
-const NO_WORD: u16 = 0;
+const NO_COMMAND: u16 = 0;
 const DRAIN: u16 = 1;
 const EVICT: u16 = 2;
 const KICK: u16 = 0x100;
@@ -74,47 +74,47 @@ impl Handle {
             origin: Arc::clone(origin),
             accepted: SystemTime::now(),
             peer: OnceLock::new(),
-            stage: AtomicU8::new(Stage::Connecting as u8),
+            phase: AtomicU8::new(Phase::Connecting as u8),
             traffic: Default::default(),
-            word: AtomicU16::new(NO_WORD),
+            command: AtomicU16::new(NO_COMMAND),
             waker: AtomicWaker::new(),
         }
     }
 
-    /// Says a word to its task.
-    pub(crate) fn say(&self, word: Word) {
-        let code = match word {
-            Word::Drain => DRAIN,
-            Word::Evict => EVICT,
-            Word::Kick(reason) => KICK | u16::from(reason.0),
-            Word::Cut => CUT,
+    /// Sends a command to its task.
+    pub(crate) fn send(&self, command: Command) {
+        let code = match command {
+            Command::Drain => DRAIN,
+            Command::Evict => EVICT,
+            Command::Kick(reason) => KICK | u16::from(reason.0),
+            Command::Cut => CUT,
         };
-        self.word.fetch_max(code, Ordering::AcqRel);
+        self.command.fetch_max(code, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    /// For its task: the word that was said since the last time. The task is woken by the next one.
-    pub(crate) fn poll_word(&self, cx: &Context<'_>) -> Option<Word> {
+    /// For its task: the command that was sent since the last time. The task is woken by the next one.
+    pub(crate) fn poll_command(&self, cx: &Context<'_>) -> Option<Command> {
         self.waker.register(cx.waker());
-        if self.word.load(Ordering::Acquire) == NO_WORD {
+        if self.command.load(Ordering::Acquire) == NO_COMMAND {
             return None;
         }
-        match self.word.swap(NO_WORD, Ordering::AcqRel) {
-            NO_WORD => None,
-            DRAIN => Some(Word::Drain),
-            EVICT => Some(Word::Evict),
-            CUT => Some(Word::Cut),
-            kick => Some(Word::Kick(ReasonCode((kick & 0xFF) as u8))),
+        match self.command.swap(NO_COMMAND, Ordering::AcqRel) {
+            NO_COMMAND => None,
+            DRAIN => Some(Command::Drain),
+            EVICT => Some(Command::Evict),
+            CUT => Some(Command::Cut),
+            kick => Some(Command::Kick(ReasonCode((kick & 0xFF) as u8))),
         }
     }
 
-    pub(crate) fn reached(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::Relaxed);
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// The broker is being dialled, or was: nobody has to decide on its CONNECT any more.
     pub(crate) fn is_admitted(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) >= Stage::Dialing as u8
+        self.phase.load(Ordering::Relaxed) >= Phase::Dialing as u8
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {
@@ -129,11 +129,11 @@ impl Handle {
         self.peer.get()
     }
 
-    pub(crate) fn met(&self, peer: &Arc<Peer>) {
+    pub(crate) fn set_peer(&self, peer: &Arc<Peer>) {
         if self.peer.set(Arc::clone(peer)).is_ok()
-            && self.stage.load(Ordering::Relaxed) != Stage::Closing as u8
+            && self.phase.load(Ordering::Relaxed) != Phase::Closing as u8
         {
-            self.reached(Stage::Open);
+            self.set_phase(Phase::Open);
         }
     }
 
@@ -159,8 +159,8 @@ impl Handle {
             local_addr: self.origin.local.to_string(),
             protocol: peer.map(|peer| peer.version.to_string()),
             connected_since: Timestamp(self.accepted),
-            phase: Stage::NAMES
-                .get(usize::from(self.stage.load(Ordering::Relaxed)))
+            phase: Phase::NAMES
+                .get(usize::from(self.phase.load(Ordering::Relaxed)))
                 .copied()
                 .unwrap_or("closing"),
             traffic: TrafficView {
@@ -209,7 +209,7 @@ impl Registry {
     pub(crate) fn kick(&self, id: Uuid, reason: ReasonCode) -> bool {
         let handle = self.find(id);
         if let Some(handle) = &handle {
-            handle.say(Word::Kick(reason));
+            handle.send(Command::Kick(reason));
         }
         handle.is_some()
     }
@@ -238,7 +238,7 @@ impl Registry {
                     return Page { sessions, next };
                 }
                 let view = one.view();
-                bytes += view.written();
+                bytes += view.json_size();
                 sessions.push(view);
             }
         }
@@ -312,7 +312,7 @@ mod tests {
         let registry = Registry::default();
         for id in 1..=40 {
             let one = handle(id, "mqtt");
-            one.met(&named(&"n".repeat(60_000), one.origin()));
+            one.set_peer(&named(&"n".repeat(60_000), one.origin()));
             registry.enter(&one);
         }
         let (mut seen, mut after) = (Vec::new(), None);
@@ -332,10 +332,10 @@ mod tests {
     #[test]
     fn a_kick_is_not_lost_to_a_drain() {
         let one = handle(1, "mqtt");
-        one.say(Word::Kick(ReasonCode::ADMINISTRATIVE_ACTION));
-        one.say(Word::Drain);
+        one.send(Command::Kick(ReasonCode::ADMINISTRATIVE_ACTION));
+        one.send(Command::Drain);
         let cx = Context::from_waker(std::task::Waker::noop());
-        assert_eq!(one.poll_word(&cx), Some(Word::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
-        assert_eq!(one.poll_word(&cx), None);
+        assert_eq!(one.poll_command(&cx), Some(Command::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
+        assert_eq!(one.poll_command(&cx), None);
     }
 }

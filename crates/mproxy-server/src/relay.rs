@@ -37,7 +37,7 @@ use self::chunk::Lent;
 use self::inbox::{Came, Inbox};
 use self::outbox::Outbox;
 use crate::door::Carrier;
-use crate::registry::{Handle, Stage, Word};
+use crate::registry::{Command, Handle, Phase};
 
 /// Rounds of polls before others on this thread get their turn.
 const TURNS: usize = 8;
@@ -79,8 +79,8 @@ pub(crate) struct Relay<S> {
     session: Session,
     handle: Arc<Handle>,
     doors: Arc<dyn Doors<S>>,
-    client: End<S>,
-    broker: End<S>,
+    client: StreamEnd<S>,
+    broker: StreamEnd<S>,
     asks: Asks,
     dialing: Option<Dialing<S>>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -97,7 +97,7 @@ pub(crate) struct Parting<S> {
 }
 
 /// One of the two streams with its boxes.
-struct End<S> {
+struct StreamEnd<S> {
     /// `None` before the dial and after the end.
     stream: Option<S>,
     inbox: Inbox,
@@ -120,7 +120,7 @@ enum Closing {
 }
 
 /// What a try to read from one side came to.
-enum Read {
+enum ReadOutcome {
     /// Bytes came, or the end, or the session took some that had waited.
     Something,
     /// The same, as much as a buffer holds: it is written before more is read, while it is still in the cache.
@@ -133,7 +133,7 @@ enum Read {
 
 /// What several came to.
 #[derive(Clone, Copy)]
-struct Reading {
+struct ReadsOutcome {
     moved: bool,
     /// There may be more, and the stream was not asked to say so.
     unread: bool,
@@ -150,7 +150,7 @@ enum Writing {
     Ended,
 }
 
-impl<S> End<S> {
+impl<S> StreamEnd<S> {
     fn new(stream: Option<S>) -> Self {
         Self {
             stream,
@@ -174,8 +174,8 @@ impl<S: Carrier> Relay<S> {
             session,
             handle,
             doors,
-            client: End::new(Some(client)),
-            broker: End::new(None),
+            client: StreamEnd::new(Some(client)),
+            broker: StreamEnd::new(None),
             asks: Asks::default(),
             dialing: None,
             timer: None,
@@ -203,7 +203,7 @@ impl<S: Carrier> Relay<S> {
         &self.handle
     }
 
-    fn end(&mut self, side: Side) -> &mut End<S> {
+    fn end(&mut self, side: Side) -> &mut StreamEnd<S> {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,
@@ -216,16 +216,16 @@ impl<S: Carrier> Relay<S> {
             match effect {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
                 Effect::Dial { until } => {
-                    self.handle.reached(Stage::Dialing);
+                    self.handle.set_phase(Phase::Dialing);
                     self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin(), until));
                 }
                 Effect::Ask(question) if self.session.opening() => {
-                    self.handle.reached(Stage::Admitting);
+                    self.handle.set_phase(Phase::Admitting);
                     self.asks.push_in_turn(self.doors.ask(self.handle.origin(), question));
                 }
                 Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {
-                    self.handle.reached(Stage::Closing);
+                    self.handle.set_phase(Phase::Closing);
                     self.end(side).closing = Closing::Asked;
                 }
                 Effect::Report(event) => self.doors.report(event),
@@ -235,15 +235,15 @@ impl<S: Carrier> Relay<S> {
     }
 
     /// Words from outside: kicks and drains.
-    fn poll_word(&mut self, cx: &mut Context<'_>, now: Instant) {
-        match self.handle.poll_word(cx) {
+    fn poll_command(&mut self, cx: &mut Context<'_>, now: Instant) {
+        match self.handle.poll_command(cx) {
             None => {}
-            Some(Word::Drain) => self.session.drain(now),
-            Some(Word::Kick(reason)) => self.session.revoke(reason, now),
-            Some(Word::Cut) => self.cut(cx, now),
+            Some(Command::Drain) => self.session.drain(now),
+            Some(Command::Kick(reason)) => self.session.revoke(reason, now),
+            Some(Command::Cut) => self.cut(cx, now),
             // Not if it was admitted meanwhile.
-            Some(Word::Evict) if !self.handle.is_admitted() => self.session.abandon(Fault::Evicted),
-            Some(Word::Evict) => {}
+            Some(Command::Evict) if !self.handle.is_admitted() => self.session.abandon(Fault::Evicted),
+            Some(Command::Evict) => {}
         }
     }
 
@@ -300,30 +300,36 @@ impl<S: Carrier> Relay<S> {
     }
 
     /// Reads what one buffer holds, and if there was less, makes sure that the stream says when there is more.
-    fn poll_reads(&mut self, side: Side, lent: &mut Lent, cx: &mut Context<'_>, now: Instant) -> Reading {
+    fn poll_reads(
+        &mut self,
+        side: Side,
+        lent: &mut Lent,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> ReadsOutcome {
         let mut moved = false;
         for _ in 0..READS {
             match self.poll_read(side, lent, cx, now) {
-                Read::Something => {
+                ReadOutcome::Something => {
                     self.effects();
                     moved = true;
                     if self.session.cut_short(side) {
                         break;
                     }
                 }
-                Read::Full => {
+                ReadOutcome::Full => {
                     self.effects();
-                    return Reading { moved: true, unread: true };
+                    return ReadsOutcome { moved: true, unread: true };
                 }
-                Read::Nothing => return Reading { moved, unread: false },
-                Read::Unwanted => return Reading { moved, unread: true },
+                ReadOutcome::Nothing => return ReadsOutcome { moved, unread: false },
+                ReadOutcome::Unwanted => return ReadsOutcome { moved, unread: true },
             }
         }
-        Reading { moved, unread: true }
+        ReadsOutcome { moved, unread: true }
     }
 
     /// Reads from that side if anybody wants it, and lets the session have it.
-    fn poll_read(&mut self, side: Side, lent: &mut Lent, cx: &mut Context<'_>, now: Instant) -> Read {
+    fn poll_read(&mut self, side: Side, lent: &mut Lent, cx: &mut Context<'_>, now: Instant) -> ReadOutcome {
         let (end, other) = match side {
             Side::Client => (&mut self.client, &self.broker),
             Side::Broker => (&mut self.broker, &self.client),
@@ -334,7 +340,7 @@ impl<S: Carrier> Relay<S> {
             || end.outbox.len() > OWN_MARK
             || !has_room(&other.outbox)
             || (side == Side::Client && !has_room(&end.outbox));
-        let Some(stream) = &mut end.stream else { return Read::Nothing };
+        let Some(stream) = &mut end.stream else { return ReadOutcome::Nothing };
         if end.half_closed {
             return self.broken(side, now);
         }
@@ -342,8 +348,8 @@ impl<S: Carrier> Relay<S> {
             return match end.inbox.discard(stream, cx) {
                 Poll::Pending => self.broken(side, now),
                 Poll::Ready(how) => {
-                    self.ended(side, how, now);
-                    Read::Something
+                    self.handle_end(side, how, now);
+                    ReadOutcome::Something
                 }
             };
         }
@@ -354,7 +360,7 @@ impl<S: Carrier> Relay<S> {
         if end.inbox.blocked() {
             if wanted {
                 end.inbox.offer(&mut self.session, side, now);
-                return Read::Something;
+                return ReadOutcome::Something;
             }
             if !ahead || ended.is_some() {
                 return self.unheard(side, now);
@@ -364,8 +370,8 @@ impl<S: Carrier> Relay<S> {
             if side == Side::Client && matches!(how, Closed::Error(_)) && stream.has_last_word() {
                 self.parting = end.stream.take().map(Box::new);
             }
-            self.ended(side, how, now);
-            return Read::Something;
+            self.handle_end(side, how, now);
+            return ReadOutcome::Something;
         }
         if (!wanted && !ahead) || crowded {
             return self.unheard(side, now);
@@ -373,34 +379,34 @@ impl<S: Carrier> Relay<S> {
         match end.inbox.read(stream, lent, cx, most, wanted, (&mut self.session, side, now)) {
             Came::Nothing => match self.broken(side, now) {
                 // What was read ahead still waits for the session.
-                Read::Nothing if !wanted => Read::Unwanted,
+                ReadOutcome::Nothing if !wanted => ReadOutcome::Unwanted,
                 read => read,
             },
-            Came::Something => Read::Something,
-            Came::AllThatFits => Read::Full,
+            Came::Something => ReadOutcome::Something,
+            Came::AllThatFits => ReadOutcome::Full,
         }
     }
 
     /// Nobody wants to read that side now. Where it waits for room, whether it is still there is seen all the same, each
     /// time that it tries again: nobody is waited for who has gone.
-    fn unheard(&mut self, side: Side, now: Instant) -> Read {
+    fn unheard(&mut self, side: Side, now: Instant) -> ReadOutcome {
         if !self.session.short_of_room(side) {
-            return Read::Unwanted;
+            return ReadOutcome::Unwanted;
         }
         let end = self.end(side);
         let ended = end.inbox.ended().or_else(|| end.stream.as_ref()?.ended());
         match ended.filter(|how| self.session.gives_up(side, how)) {
-            None => Read::Unwanted,
+            None => ReadOutcome::Unwanted,
             Some(how) => {
-                self.ended(side, how, now);
-                Read::Something
+                self.handle_end(side, how, now);
+                ReadOutcome::Something
             }
         }
     }
 
     /// Nothing more comes from that side. A client that ended its half in order may still be written to; else the stream
     /// is gone.
-    fn ended(&mut self, side: Side, how: Closed, now: Instant) {
+    fn handle_end(&mut self, side: Side, how: Closed, now: Instant) {
         let end = self.end(side);
         end.half_closed = side == Side::Client && how == Closed::Eof && end.closing != Closing::Shut;
         if end.half_closed {
@@ -416,12 +422,12 @@ impl<S: Carrier> Relay<S> {
     }
 
     /// A side that says nothing, or nothing more, and cannot be written to is gone.
-    fn broken(&mut self, side: Side, now: Instant) -> Read {
+    fn broken(&mut self, side: Side, now: Instant) -> ReadOutcome {
         let end = self.end(side);
-        let Some(error) = end.outbox.broken() else { return Read::Nothing };
+        let Some(error) = end.outbox.broken() else { return ReadOutcome::Nothing };
         end.drop_stream();
         self.session.closed(side, error, now);
-        Read::Something
+        ReadOutcome::Something
     }
 
     /// Writes what waits for that side, and ends our half of the stream where that is asked.
@@ -480,7 +486,7 @@ impl<S: Carrier> Relay<S> {
             && !self.session.opening()
             && let Some(peer) = self.session.peer()
         {
-            self.handle.met(peer);
+            self.handle.set_peer(peer);
         }
         self.handle.count(self.session.traffic());
     }
@@ -493,7 +499,7 @@ impl<S: Carrier> Future for Relay<S> {
         let this = &mut *self;
         match catch_unwind(AssertUnwindSafe(|| this.work(cx))) {
             Ok(polled) => polled,
-            Err(_) => Poll::Ready(this.panicked()),
+            Err(_) => Poll::Ready(this.end_by_panic()),
         }
     }
 }
@@ -501,7 +507,7 @@ impl<S: Carrier> Future for Relay<S> {
 impl<S: Carrier> Relay<S> {
     /// A panic has gone through this connection. Nothing of its state counts any more but what is owed to whoever was told
     /// of it. Both streams are cut, so that the broker publishes the will.
-    fn panicked(&mut self) -> Box<Fault> {
+    fn end_by_panic(&mut self) -> Box<Fault> {
         let last = catch_unwind(AssertUnwindSafe(|| {
             self.client.drop_stream();
             self.broker.drop_stream();
@@ -523,7 +529,7 @@ impl<S: Carrier> Relay<S> {
         let this = self;
         // One look at the clock for all that happens now: the one that timers go by.
         let now = tokio::time::Instant::now().into_std();
-        this.poll_word(cx, now);
+        this.poll_command(cx, now);
         this.effects();
         for _ in 0..TURNS {
             let again = this.turn(cx, now);
@@ -547,7 +553,7 @@ impl<S: Carrier> Relay<S> {
 }
 
 /// How a stream that gave this error ended.
-fn failed(error: &io::Error) -> Closed {
+fn closed_by(error: &io::Error) -> Closed {
     Closed::Error(error.to_string().into())
 }
 

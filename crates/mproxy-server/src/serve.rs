@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::door::{
     Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, Open, Outward, Refused, Room, Shake, Stream,
 };
-use crate::registry::{Handle, Registry, Word};
+use crate::registry::{Command, Handle, Registry};
 use crate::relay::{Dialing, Doors, Parting, Relay};
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
@@ -89,10 +89,10 @@ impl House {
 
     /// Keeps a stream for a moment, apart from its session, if there is a place for it.
     fn part(&self, parting: Parting<Stream>) {
-        if let Ok(place) = Arc::clone(&self.parting).try_acquire_owned() {
+        if let Ok(slot) = Arc::clone(&self.parting).try_acquire_owned() {
             self.tasks.spawn(async move {
                 part(parting).await;
-                drop(place);
+                drop(slot);
             });
         }
     }
@@ -169,7 +169,7 @@ impl Serving {
 
     fn let_in(self: &Arc<Self>, arrived: Arrived) {
         let Arrived { remote, entering } = arrived;
-        let Some(place) = Place::take(self, (&remote).into()) else {
+        let Some(slot) = ConnectionSlot::take(self, (&remote).into()) else {
             // Dropped at once: the client sees its connection closed.
             self.metrics.count_refused();
             debug!(listener = &*self.name, peer_addr = %remote, "connection refused: too many connections");
@@ -178,18 +178,18 @@ impl Serving {
         let since = Instant::now();
         match entering {
             Entering::Done(entered) => {
-                self.house.tasks.spawn(self.connection(entered, place, None, since));
+                self.house.tasks.spawn(self.connection(entered, slot, None, since));
             }
             Entering::Shaking(shake) => {
                 // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
                 let shake = shake(self.room.clone());
-                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, place, since));
+                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, slot, since));
             }
         }
     }
 
     /// Sees a connection through what its listener has in front of MQTT, and then through its life.
-    async fn enter(self: Arc<Self>, shake: Shake, remote: Address, place: Place, since: Instant) {
+    async fn enter(self: Arc<Self>, shake: Shake, remote: Address, slot: ConnectionSlot, since: Instant) {
         let evicted = CancellationToken::new();
         let waiting = self.wait(&remote, Arc::new(evicted.clone()));
         let deadline = since + self.setting.limits.connect_timeout;
@@ -197,7 +197,7 @@ impl Serving {
         let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
             Some(Some(Ok(Ok(entered)))) => {
-                return self.connection(entered, place, Some(waiting), since).await;
+                return self.connection(entered, slot, Some(waiting), since).await;
             }
             Some(Some(Ok(Err(refused)))) => refused,
             Some(Some(Err(_))) => Refused::TooLate,
@@ -205,15 +205,15 @@ impl Serving {
             None => return,
         };
         let (by, cause, detail) = (Party::Client.name(), refused.label(), Causes(&refused));
-        place.end(|metrics| metrics.count_closed(cause, by));
+        slot.end(|metrics| metrics.count_closed(cause, by));
         debug!(listener = &*self.name, peer_addr = %remote, by, cause, %detail, "rejected before CONNECT");
     }
 
     fn connection(
         self: &Arc<Self>,
         entered: Entered,
-        place: Place,
-        waiting: Option<Box<Waiting>>,
+        slot: ConnectionSlot,
+        waiting: Option<Box<PendingEntry>>,
         since: Instant,
     ) -> Connection {
         let Entered { stream, known: Known { remote, local, tls, ws } } = entered;
@@ -246,13 +246,13 @@ impl Serving {
         let session = Session::new(origin, Arc::clone(&self.setting), since);
         let doors = Arc::clone(self) as Arc<dyn Doors<Stream>>;
         let relay = Relay::new(stream, session, handle, doors);
-        Connection { relay, place, waiting: Some(waiting) }
+        Connection { relay, slot, waiting: Some(waiting) }
     }
 
     /// Counts a connection among those that have not been admitted.
-    fn wait(&self, remote: &Address, who: Arc<dyn Evict>) -> Box<Waiting> {
+    fn wait(&self, remote: &Address, who: Arc<dyn Evict>) -> Box<PendingEntry> {
         let whose = remote.into();
-        Box::new(Waiting {
+        Box::new(PendingEntry {
             here: self.max_connections.map(|_| self.pending.enter(whose, Arc::clone(&who))),
             anywhere: self.house.pending.enter(whose, who),
         })
@@ -260,12 +260,12 @@ impl Serving {
 }
 
 /// A connection that has not been admitted, among the others of its listener and of all.
-struct Waiting {
+struct PendingEntry {
     here: Option<Member>,
     anywhere: Member,
 }
 
-impl Waiting {
+impl PendingEntry {
     /// `false` where it has to go.
     fn regard(&mut self, remote: &Address, who: &Arc<dyn Evict>) -> bool {
         let whose = remote.into();
@@ -276,7 +276,7 @@ impl Waiting {
 
 impl Evict for Handle {
     fn evict(&self) {
-        self.say(Word::Evict);
+        self.send(Command::Evict);
     }
 }
 
@@ -285,9 +285,9 @@ const SPARE: usize = 2;
 
 /// A place among those that may be connected at a time, counted as open; given back when its end is told, or it is
 /// dropped.
-struct Place(Option<Arc<Serving>>);
+struct ConnectionSlot(Option<Arc<Serving>>);
 
-impl Place {
+impl ConnectionSlot {
     /// Where there is none left, somebody who has not been admitted may make room; its place is given back a moment later.
     fn take(serving: &Arc<Serving>, whose: Neighbours) -> Option<Self> {
         let house = &serving.house;
@@ -333,7 +333,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
     fn drop(&mut self) {
         let cause = if std::thread::panicking() { "panicked" } else { "aborted" };
@@ -345,19 +345,19 @@ impl Drop for Place {
 struct Connection {
     relay: Relay<Stream>,
     /// Until it has left.
-    place: Place,
+    slot: ConnectionSlot,
     /// Until it is admitted.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<PendingEntry>>,
 }
 
 impl Connection {
-    /// It is not found any more. Gives its place, the first time.
-    fn leave(&mut self) -> Place {
+    /// It is not found any more. Gives its slot, the first time.
+    fn leave(&mut self) -> ConnectionSlot {
         self.waiting = None;
-        if let Some(serving) = &self.place.0 {
+        if let Some(serving) = &self.slot.0 {
             serving.house.registry.leave(self.relay.handle());
         }
-        std::mem::replace(&mut self.place, Place(None))
+        std::mem::replace(&mut self.slot, ConnectionSlot(None))
     }
 }
 
@@ -371,7 +371,7 @@ impl Future for Connection {
             this.waiting = None;
         }
         let fault = std::task::ready!(polled);
-        if let Some(serving) = &this.place.0 {
+        if let Some(serving) = &this.slot.0 {
             for parting in this.relay.partings() {
                 serving.house.part(parting);
             }

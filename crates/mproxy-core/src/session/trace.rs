@@ -13,7 +13,7 @@ use super::effect::Effect;
 use super::lane::{Slot, Waiting, WaitingPublish};
 use super::link::Link;
 use super::step::{Passage, Step};
-use crate::meter::{Fate, PacketTrace};
+use crate::meter::{PacketFate, PacketTrace};
 use crate::peer::{Origin, Side};
 
 /// A packet that leaves its lane, and how many effects there were before it did.
@@ -46,21 +46,23 @@ impl Context {
     ) {
         let fate = match step {
             Step::Wait => return,
-            Step::Take(_, Passage::AsItIs | Passage::ThenOurs | Passage::Last(None, _)) => Fate::Forwarded,
-            Step::Take(_, Passage::Instead(_) | Passage::Last(Some(_), _)) => Fate::Changed,
-            Step::Take(_, Passage::Nowhere) if header.kind == PacketType::Connect => Fate::Deferred,
+            Step::Take(_, Passage::AsItIs | Passage::ThenOurs | Passage::Last(None, _)) => {
+                PacketFate::Forwarded
+            }
+            Step::Take(_, Passage::Instead(_) | Passage::Last(Some(_), _)) => PacketFate::Changed,
+            Step::Take(_, Passage::Nowhere) if header.kind == PacketType::Connect => PacketFate::Deferred,
             Step::Take(_, Passage::Nowhere) => self.fate_of_swallowed(from, effects),
-            Step::Keep(_, slot) if slot.holds() => Fate::Deferred,
+            Step::Keep(_, slot) if slot.holds() => PacketFate::Deferred,
             // It leaves at once, which is traced.
             Step::Keep(..) if link.direction(from).lane.is_empty() => return,
-            Step::Keep(..) => Fate::Queued,
+            Step::Keep(..) => PacketFate::Queued,
         };
         self.trace(&link.peer.origin, from, header, data, link.terms.version, None, fate);
     }
 
-    fn fate_of_swallowed(&self, from: Side, effects: usize) -> Fate {
+    fn fate_of_swallowed(&self, from: Side, effects: usize) -> PacketFate {
         let answered = |effect: &Effect| matches!(effect, Effect::Send { to, .. } if *to == from);
-        if self.effects.behind(effects).any(answered) { Fate::Answered } else { Fate::Dropped }
+        if self.effects.behind(effects).any(answered) { PacketFate::Answered } else { PacketFate::Dropped }
     }
 
     /// A packet has left its lane, or was not let through.
@@ -73,8 +75,10 @@ impl Context {
             _ => None,
         });
         let fate = match sent {
-            Some(sent) if sent.as_ptr() == bytes.as_ptr() && sent.len() == bytes.len() => Fate::Forwarded,
-            Some(_) => Fate::Changed,
+            Some(sent) if sent.as_ptr() == bytes.as_ptr() && sent.len() == bytes.len() => {
+                PacketFate::Forwarded
+            }
+            Some(_) => PacketFate::Changed,
             None => self.fate_of_swallowed(from, *effects),
         };
         self.trace(&link.peer.origin, from, &header, bytes, version, topic.as_deref(), fate);
@@ -89,7 +93,7 @@ impl Context {
         data: &[u8],
         version: Version,
         topic: Option<&str>,
-        fate: Fate,
+        fate: PacketFate,
     ) {
         let head = match header.kind {
             PacketType::Publish => {

@@ -21,8 +21,8 @@ use mproxy_core::rule::{Act, Message};
 use tokio::time::{Instant, timeout_at};
 
 use super::password::Password;
-use super::queue::{Queue, SentAway};
-use super::{Acl, AclErrors, Reloaded, Size, Word};
+use super::queue::{SentAway, TurnQueue};
+use super::{Acl, AclErrors, Reloaded, RuleAnswer, Size};
 use crate::slices::Judge;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
@@ -41,7 +41,7 @@ pub struct AclAdviser {
     patterns: AtomicUsize,
     strangers: Strangers,
     /// A turn for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
-    queue: Arc<Queue>,
+    queue: Arc<TurnQueue>,
     within: Duration,
 }
 
@@ -64,7 +64,7 @@ impl AclAdviser {
             acl: ArcSwap::from_pointee(acl),
             edition: AtomicU64::new(0),
             strangers,
-            queue: Arc::new(Queue::new(cores, WAITING)),
+            queue: Arc::new(TurnQueue::new(cores, WAITING)),
             within: VERIFIED_WITHIN,
         }
     }
@@ -73,7 +73,7 @@ impl AclAdviser {
     /// (5 s, if not said): who waited in vain for a turn is refused as *overloaded*, whatever the failure rule.
     #[must_use]
     pub fn verifying(mut self, at_once: usize, within: Duration) -> Self {
-        self.queue = Arc::new(Queue::new(at_once.max(1), WAITING));
+        self.queue = Arc::new(TurnQueue::new(at_once.max(1), WAITING));
         self.within = within;
         self
     }
@@ -118,40 +118,47 @@ impl AclAdviser {
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
             // Who sends no name is somebody only where the file says so.
-            None if acl.anonymous == Some(true) => return known(will),
+            None if acl.anonymous == Some(true) => return admit_known_user(will),
             None if acl.knows_users() => {
                 return self.unknown(will, Refusal::default().about(About::Username));
             }
             None => None,
         };
         match password {
-            Some(password) => self.verify(password, About::Password, question, known(will)),
+            Some(password) => self.verify(password, About::Password, question, admit_known_user(will)),
             None if !acl.knows_users() => self.nobody_s_user(will),
             None => self.stranger(&acl, question, will),
         }
     }
 
     /// The file leaves it to others who somebody is, and looks at the will only. Where nobody cares, nobody objects.
-    fn nobody_s_user(&self, will: Word<()>) -> Answer<ConnectDecision> {
+    fn nobody_s_user(&self, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
         match (will, self.strangers) {
-            (Word::Allow(()), Strangers::Refused) => Answer::Now(Ruling::allowed(Source::Acl)),
-            (Word::Allow(()), Strangers::LeftToOthers) => Answer::Pass(Silence::Agrees(Source::Acl)),
-            (Word::Refuse(_) | Word::Silence, _) => known(will),
+            (RuleAnswer::Allow(()), Strangers::Refused) => Answer::Now(Ruling::allowed(Source::Acl)),
+            (RuleAnswer::Allow(()), Strangers::LeftToOthers) => Answer::Pass(Silence::Agrees(Source::Acl)),
+            (RuleAnswer::Refuse(_) | RuleAnswer::Silence, _) => admit_known_user(will),
         }
     }
 
     /// A client that the file does not know. A will that a rule refuses is refused whoever's it is.
-    fn unknown(&self, will: Word<()>, refusal: Refusal) -> Answer<ConnectDecision> {
+    fn unknown(&self, will: RuleAnswer<()>, refusal: Refusal) -> Answer<ConnectDecision> {
         match (will, self.strangers) {
             (_, Strangers::Refused) => refuse(refusal),
-            (Word::Refuse(reason), Strangers::LeftToOthers) => refuse(will_refused(reason)),
-            (Word::Allow(()) | Word::Silence, Strangers::LeftToOthers) => Answer::Pass(Silence::DENIES),
+            (RuleAnswer::Refuse(reason), Strangers::LeftToOthers) => refuse(will_refused(reason)),
+            (RuleAnswer::Allow(()) | RuleAnswer::Silence, Strangers::LeftToOthers) => {
+                Answer::Pass(Silence::DENIES)
+            }
         }
     }
 
     /// A user name that is not in the file. Where nobody else is asked it must look like a wrong password, in
     /// time too: somebody's hash is worked on, and the outcome is not looked at.
-    fn stranger(&self, acl: &Acl, question: &ConnectQuestion<'_>, will: Word<()>) -> Answer<ConnectDecision> {
+    fn stranger(
+        &self,
+        acl: &Acl,
+        question: &ConnectQuestion<'_>,
+        will: RuleAnswer<()>,
+    ) -> Answer<ConnectDecision> {
         let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
         match (acl.users.values().next(), self.strangers) {
             (Some(decoy), Strangers::Refused) => {
@@ -204,9 +211,9 @@ impl AclAdviser {
     fn message(&self, act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         match self.acl.load().message(act, question.peer, message) {
-            Word::Silence => Answer::Pass(Silence::DENIES),
-            Word::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
-            Word::Refuse(reason) => Answer::Now(Ruling::refused(Source::Acl, Refusal::new(reason))),
+            RuleAnswer::Silence => Answer::Pass(Silence::DENIES),
+            RuleAnswer::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
+            RuleAnswer::Refuse(reason) => Answer::Now(Ruling::refused(Source::Acl, Refusal::new(reason))),
         }
     }
 }
@@ -227,7 +234,7 @@ impl Decider for AclAdviser {
             silence: Silence::DENIES,
             rules: self.patterns.load(Ordering::Relaxed),
             word: move |request: &FilterRequest<'_>| {
-                judged(request, acl.filter(&peer, request.filter.as_str()))
+                filter_decision(request, acl.filter(&peer, request.filter.as_str()))
             },
         };
         judge.judge(question)
@@ -260,17 +267,17 @@ impl Decider for AclAdviser {
 
 /// A client that the file knows. It stays to look at the will: what no rule speaks of is refused, unless somebody else
 /// allows the client with it.
-fn known(will: Word<()>) -> Answer<ConnectDecision> {
+fn admit_known_user(will: RuleAnswer<()>) -> Answer<ConnectDecision> {
     match will {
-        Word::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
-        Word::Refuse(reason) => refuse(will_refused(reason)),
-        Word::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
+        RuleAnswer::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
+        RuleAnswer::Refuse(reason) => refuse(will_refused(reason)),
+        RuleAnswer::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
     }
 }
 
 /// What the rules say of the will; no will is fine.
-fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> Word<()> {
-    let Some(will) = &question.connect.will else { return Word::Allow(()) };
+fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
+    let Some(will) = &question.connect.will else { return RuleAnswer::Allow(()) };
     let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
     acl.message(Act::Will, question.peer, message)
 }
@@ -283,11 +290,11 @@ fn refuse(refusal: Refusal) -> Answer<ConnectDecision> {
     Answer::Now(Ruling::refused(Source::Acl, refusal))
 }
 
-fn judged(request: &FilterRequest<'_>, word: Word<QoS>) -> Option<Decision<FilterChange>> {
+fn filter_decision(request: &FilterRequest<'_>, word: RuleAnswer<QoS>) -> Option<Decision<FilterChange>> {
     Some(match word {
-        Word::Silence => return None,
-        Word::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
-        Word::Allow(max_qos) => {
+        RuleAnswer::Silence => return None,
+        RuleAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
+        RuleAnswer::Allow(max_qos) => {
             let max_qos = (max_qos < request.qos).then_some(max_qos);
             Decision::Allow(FilterChange { filter: None, max_qos })
         }

@@ -10,7 +10,7 @@ use mproxy_core::rule::{Act, Actions, Effect, Name, Pattern, Retain, Rule};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Acl, Entry, Names, Password};
+use super::{Acl, AclRule, NameSet, Password};
 
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Reader<'_> {
         at: Range<usize>,
         path: &str,
         receives: &mut bool,
-    ) -> Option<Entry> {
+    ) -> Option<AclRule> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
         let (mut users, mut client_ids, mut actions) = (None, None, None);
@@ -201,7 +201,7 @@ impl Reader<'_> {
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
         };
-        Some(Entry { users, client_ids, rule })
+        Some(AclRule { users, client_ids, rule })
     }
 
     fn client_ids(&mut self, value: &Value<'_>, key: &str) -> Box<[Name]> {
@@ -222,10 +222,10 @@ impl Reader<'_> {
         topics
     }
 
-    fn names(&mut self, value: &Value<'_>, key: &str) -> Names {
+    fn names(&mut self, value: &Value<'_>, key: &str) -> NameSet {
         let mut names = Vec::new();
         self.each_text(value, key, |_, text, _, _| names.push(text.into()));
-        Names::new(names)
+        NameSet::new(names)
     }
 
     fn actions(&mut self, value: &Value<'_>, key: &str) -> Actions {

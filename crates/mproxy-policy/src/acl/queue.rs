@@ -12,18 +12,18 @@ use tokio::sync::oneshot;
 
 /// Those who wait for a turn.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct TurnQueue {
     /// How many may wait.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     /// Turns that nobody has; none while anybody waits.
     free: usize,
     /// Those that wait at each address, in the order in which they came. No list is empty.
-    waiting: HashMap<Neighbours, VecDeque<Waiting>>,
+    waiting: HashMap<Neighbours, VecDeque<QueueEntry>>,
     /// The addresses in it, in the order of their turns.
     order: VecDeque<Neighbours>,
     count: usize,
@@ -31,31 +31,36 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueueEntry {
     arrival: u64,
-    turn: oneshot::Sender<Turn>,
+    turn: oneshot::Sender<PasswordTurn>,
 }
 
 /// A turn: whoever holds it works, and passes it on by dropping it.
 #[derive(Debug)]
-pub(super) struct Turn(Option<Arc<Queue>>);
+pub(super) struct PasswordTurn(Option<Arc<TurnQueue>>);
 
 /// Others needed the place in the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SentAway;
 
 /// A place in the queue; dropped, it is given up.
-struct Place<'q> {
-    queue: &'q Queue,
+struct QueuePlace<'q> {
+    queue: &'q TurnQueue,
     address: Neighbours,
     arrival: u64,
 }
 
-impl Queue {
+impl TurnQueue {
     /// `turns` at a time, and `most` who wait.
     pub(super) fn new(turns: usize, most: usize) -> Self {
-        let state =
-            State { free: turns, waiting: HashMap::new(), order: VecDeque::new(), count: 0, arrivals: 0 };
+        let state = QueueState {
+            free: turns,
+            waiting: HashMap::new(),
+            order: VecDeque::new(),
+            count: 0,
+            arrivals: 0,
+        };
         Self { most, state: Mutex::new(state) }
     }
 
@@ -63,13 +68,13 @@ impl Queue {
     ///
     /// # Errors
     /// The queue was full.
-    pub(super) async fn turn(self: &Arc<Self>, address: Neighbours) -> Result<Turn, SentAway> {
+    pub(super) async fn turn(self: &Arc<Self>, address: Neighbours) -> Result<PasswordTurn, SentAway> {
         let (sender, receiver) = oneshot::channel();
         let arrival = {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
-                return Ok(Turn(Some(Arc::clone(self))));
+                return Ok(PasswordTurn(Some(Arc::clone(self))));
             }
             let arrival = state.enter(address, sender);
             if state.count > self.most {
@@ -77,17 +82,17 @@ impl Queue {
             }
             arrival
         };
-        let _place = Place { queue: self, address, arrival };
+        let _place = QueuePlace { queue: self, address, arrival };
         receiver.await.map_err(|_| SentAway)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the turn to the next who still waits.
     fn pass_on(self: Arc<Self>) {
-        let mut turn = Turn(Some(Arc::clone(&self)));
+        let mut turn = PasswordTurn(Some(Arc::clone(&self)));
         loop {
             let Some(next) = self.state().next() else {
                 // Nobody came in between: the state is looked at and changed under one lock.
@@ -103,8 +108,8 @@ impl Queue {
     }
 }
 
-impl State {
-    fn enter(&mut self, address: Neighbours, turn: oneshot::Sender<Turn>) -> u64 {
+impl QueueState {
+    fn enter(&mut self, address: Neighbours, turn: oneshot::Sender<PasswordTurn>) -> u64 {
         let arrival = self.arrivals;
         self.arrivals += 1;
         self.count += 1;
@@ -112,12 +117,12 @@ impl State {
             self.order.push_back(address);
             VecDeque::new()
         });
-        line.push_back(Waiting { arrival, turn });
+        line.push_back(QueueEntry { arrival, turn });
         arrival
     }
 
     /// Who is next; the turn becomes free where nobody is.
-    fn next(&mut self) -> Option<Waiting> {
+    fn next(&mut self) -> Option<QueueEntry> {
         let Some(address) = self.order.pop_front() else {
             self.free += 1;
             return None;
@@ -165,7 +170,7 @@ impl State {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PasswordTurn {
     fn drop(&mut self) {
         if let Some(queue) = self.0.take() {
             queue.pass_on();
@@ -173,7 +178,7 @@ impl Drop for Turn {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.queue.state().leave(self.address, self.arrival);
     }
@@ -188,35 +193,38 @@ mod tests {
 
     use super::*;
 
-    type Entering<'q> = Pin<Box<dyn Future<Output = Result<Turn, SentAway>> + 'q>>;
+    type Entering<'q> = Pin<Box<dyn Future<Output = Result<PasswordTurn, SentAway>> + 'q>>;
 
     /// Comes, and waits unless there is a turn.
-    fn comes<'q>(queue: &'q Arc<Queue>, from: &str) -> (Entering<'q>, Option<Result<Turn, SentAway>>) {
+    fn comes<'q>(
+        queue: &'q Arc<TurnQueue>,
+        from: &str,
+    ) -> (Entering<'q>, Option<Result<PasswordTurn, SentAway>>) {
         let mut entering: Entering<'q> = Box::pin(queue.turn(from.parse::<IpAddr>().unwrap().into()));
         let now = is_in(&mut entering);
         (entering, now)
     }
 
-    fn waits<'q>(queue: &'q Arc<Queue>, from: &str) -> Entering<'q> {
+    fn waits<'q>(queue: &'q Arc<TurnQueue>, from: &str) -> Entering<'q> {
         let (entering, now) = comes(queue, from);
         assert!(now.is_none(), "{from}");
         entering
     }
 
-    fn is_in(entering: &mut Entering<'_>) -> Option<Result<Turn, SentAway>> {
+    fn is_in(entering: &mut Entering<'_>) -> Option<Result<PasswordTurn, SentAway>> {
         match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
         }
     }
 
-    fn at_work(queue: &Arc<Queue>) -> Turn {
+    fn at_work(queue: &Arc<TurnQueue>) -> PasswordTurn {
         comes(queue, "192.0.2.9").1.unwrap().unwrap()
     }
 
     #[test]
     fn addresses_take_turns() {
-        let queue = Arc::new(Queue::new(1, 1000));
+        let queue = Arc::new(TurnQueue::new(1, 1000));
         let work = at_work(&queue);
         let mut crowd: Vec<_> = (0..900).map(|_| waits(&queue, "192.0.2.1")).collect();
         let mut other = waits(&queue, "192.0.2.2");
@@ -233,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_sends_away_whom_it_holds_most_of() {
-        let queue = Arc::new(Queue::new(1, 4));
+        let queue = Arc::new(TurnQueue::new(1, 4));
         let _work = at_work(&queue);
         let mut crowd: Vec<_> = (0..3).map(|_| waits(&queue, "192.0.2.1")).collect();
         let mut other = waits(&queue, "192.0.2.2");
@@ -259,7 +267,7 @@ mod tests {
 
     #[test]
     fn who_leaves_holds_nothing() {
-        let queue = Arc::new(Queue::new(1, 4));
+        let queue = Arc::new(TurnQueue::new(1, 4));
         let work = at_work(&queue);
         let (left, mut stays) = (waits(&queue, "192.0.2.1"), waits(&queue, "192.0.2.1"));
         let granted = waits(&queue, "192.0.2.2");
@@ -276,7 +284,7 @@ mod tests {
 
     #[test]
     fn there_are_never_more_turns_than_there_were() {
-        let queue = Arc::new(Queue::new(2, 8));
+        let queue = Arc::new(TurnQueue::new(2, 8));
         let mut working = vec![at_work(&queue), at_work(&queue)];
         let mut waiting = VecDeque::new();
         for step in 0..500_u32 {

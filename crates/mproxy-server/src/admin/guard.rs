@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
 use super::Admin;
-use super::routes::Failure;
+use super::routes::ApiError;
 use crate::config::Secret;
 
 /// Lets a request to the API pass, or answers it.
@@ -29,7 +29,7 @@ pub(super) async fn admit(State(admin): State<Admin>, request: Request, next: Ne
 }
 
 /// Whether the caller may use the API.
-pub(super) fn may_ask<B>(admin: &Admin, request: &Request<B>) -> Result<(), Failure> {
+pub(super) fn may_ask<B>(admin: &Admin, request: &Request<B>) -> Result<(), ApiError> {
     match &admin.token {
         Some(token) => shows(request.headers(), token),
         None => is_near(request, &admin.host),
@@ -40,18 +40,18 @@ const fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-fn shows(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
+fn shows(headers: &HeaderMap, token: &Secret) -> Result<(), ApiError> {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, credentials) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(credentials)
     });
     // Comparing byte by byte until the first difference would tell a caller how far it guessed right.
     let is_right = shown.is_some_and(|shown| bool::from(shown.ct_eq(token.expose().as_bytes())));
-    if is_right { Ok(()) } else { Err(Failure::new(StatusCode::UNAUTHORIZED, "bearer token required")) }
+    if is_right { Ok(()) } else { Err(ApiError::new(StatusCode::UNAUTHORIZED, "bearer token required")) }
 }
 
-fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), Failure> {
-    let refuse = |text: &str| Err(Failure::new(StatusCode::FORBIDDEN, text));
+fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
+    let refuse = |text: &str| Err(ApiError::new(StatusCode::FORBIDDEN, text));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     if !peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
         return refuse("without MPROXY_ADMIN_TOKEN only callers on this machine may use the API");
@@ -98,10 +98,10 @@ pub(super) async fn bound(request: Request, next: Next) -> Response {
     let uri = request.uri();
     let length = uri.path().len() + uri.query().map_or(0, str::len);
     if length > LONGEST_URI {
-        return Failure::new(StatusCode::URI_TOO_LONG, "the address is too long").into_response();
+        return ApiError::new(StatusCode::URI_TOO_LONG, "the address is too long").into_response();
     }
     match tokio::time::timeout(LONGEST_REQUEST, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Failure::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response(),
+        Err(_) => ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response(),
     }
 }

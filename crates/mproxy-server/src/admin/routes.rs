@@ -32,18 +32,18 @@ const ADMINISTRATIVE_ACTION: u8 = 0x98;
 
 /// A request that cannot be answered as it was meant.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ApiError {
     status: StatusCode,
     text: String,
 }
 
-impl Failure {
+impl ApiError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(json!({ "error": self.text }))).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -57,7 +57,7 @@ impl IntoResponse for Failure {
 
 macro_rules! failure_from {
     ($($rejection:ty),+) => {
-        $(impl From<$rejection> for Failure {
+        $(impl From<$rejection> for ApiError {
             fn from(rejection: $rejection) -> Self {
                 Self::new(rejection.status(), rejection.body_text())
             }
@@ -70,7 +70,7 @@ failure_from!(PathRejection, QueryRejection, BytesRejection);
 pub(super) struct Parameters<T>(pub(super) T);
 
 /// What parameters an address takes.
-pub(super) trait Named: DeserializeOwned {
+pub(super) trait ParameterNames: DeserializeOwned {
     const NAMES: &[&str];
 }
 
@@ -78,21 +78,21 @@ pub(super) trait Named: DeserializeOwned {
 #[derive(Debug, Deserialize)]
 pub(super) struct Nothing {}
 
-impl Named for Nothing {
+impl ParameterNames for Nothing {
     const NAMES: &[&str] = &[];
 }
 
-impl<T: Named, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
-    type Rejection = Failure;
+impl<T: ParameterNames, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)?;
         if let Some((unknown, _)) = given.iter().find(|(name, _)| !T::NAMES.contains(&name.as_str())) {
             let text = match nearest(unknown, T::NAMES.iter().copied()) {
                 Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
                 None => format!("unknown parameter {unknown:?}: this address takes none"),
             };
-            return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
         }
         let Query(parameters) = Query::try_from_uri(&parts.uri)?;
         Ok(Self(parameters))
@@ -104,7 +104,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(State(admin): State<Admin>, request: Request) -> Response {
-    let readiness = admin.house.readiness();
+    let readiness = admin.backend.readiness();
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut shown = json!({ "ready": readiness.is_ready(), "draining": readiness.draining });
     // The rest names files and addresses.
@@ -132,35 +132,35 @@ pub(super) struct Listing {
     limit: Option<usize>,
 }
 
-impl Named for Listing {
+impl ParameterNames for Listing {
     const NAMES: &[&str] = &["client_id", "username", "listener", "after", "limit"];
 }
 
 pub(super) async fn sessions(
     State(admin): State<Admin>,
     Parameters(listing): Parameters<Listing>,
-) -> Result<Json<Page>, Failure> {
+) -> Result<Json<Page>, ApiError> {
     let Listing { client_id, username, listener, after, limit } = listing;
     let limit = limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         let text = format!("limit is a number from 1 to {LARGEST_PAGE}");
-        return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
     }
     let filter = SessionFilter { client_id, username, listener };
-    Ok(Json(admin.house.sessions(&filter, after, limit)))
+    Ok(Json(admin.backend.sessions(&filter, after, limit)))
 }
 
 pub(super) async fn session(
     State(admin): State<Admin>,
     id: Result<Path<Uuid>, PathRejection>,
     Parameters(Nothing {}): Parameters<Nothing>,
-) -> Result<Json<SessionView>, Failure> {
+) -> Result<Json<SessionView>, ApiError> {
     let Path(id) = id?;
-    admin.house.session(id).map(Json).ok_or_else(no_such_session)
+    admin.backend.session(id).map(Json).ok_or_else(no_such_session)
 }
 
-fn no_such_session() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "no such session")
+fn no_such_session() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "no such session")
 }
 
 /// How a kick is to look.
@@ -169,7 +169,7 @@ pub(super) struct Kick {
     reason: Option<String>,
 }
 
-impl Named for Kick {
+impl ParameterNames for Kick {
     const NAMES: &[&str] = &["reason"];
 }
 
@@ -177,10 +177,10 @@ pub(super) async fn kick(
     State(admin): State<Admin>,
     id: Result<Path<Uuid>, PathRejection>,
     Parameters(Kick { reason }): Parameters<Kick>,
-) -> Result<StatusCode, Failure> {
+) -> Result<StatusCode, ApiError> {
     let Path(id) = id?;
     let reason = reason.map_or(Ok(ADMINISTRATIVE_ACTION), |reason| reason_code(&reason))?;
-    if !admin.house.kick(id, reason) {
+    if !admin.backend.kick(id, reason) {
         return Err(no_such_session());
     }
     tracing::info!(connection_id = %id, reason_code = reason, "disconnect requested by an administrator");
@@ -188,27 +188,29 @@ pub(super) async fn kick(
 }
 
 /// A 5.0 reason code, `152` or `0x98`. Below 0x80 it would not tell the client of an error.
-fn reason_code(text: &str) -> Result<u8, Failure> {
+fn reason_code(text: &str) -> Result<u8, ApiError> {
     let code = match text.strip_prefix("0x") {
         Some(hex) => u8::from_str_radix(hex, 16),
         None => text.parse(),
     };
     let code = code.ok().filter(|code| *code >= 0x80);
-    code.ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "reason is a 5.0 reason code from 0x80 to 0xff"))
+    code.ok_or_else(|| {
+        ApiError::new(StatusCode::BAD_REQUEST, "reason is a 5.0 reason code from 0x80 to 0xff")
+    })
 }
 
 pub(super) async fn reloads(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Json<Value> {
-    Json(json!({ "reloads": admin.house.reloads() }))
+    Json(json!({ "reloads": admin.backend.reloads() }))
 }
 
 pub(super) async fn policy(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Json<Value> {
-    let endpoints: Vec<EndpointHealth> = admin.house.policy_health();
+    let endpoints: Vec<EndpointHealth> = admin.backend.policy_health();
     Json(json!({ "endpoints": endpoints }))
 }
 
@@ -217,7 +219,7 @@ pub(super) async fn drain(
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> (StatusCode, Json<Value>) {
     tracing::info!("drain requested by an administrator");
-    admin.house.drain();
+    admin.backend.drain();
     (StatusCode::ACCEPTED, Json(json!({ "draining": true })))
 }
 
@@ -230,7 +232,7 @@ pub(super) async fn config(
 
 /// `{"level": "info"}`
 #[derive(Debug, Deserialize)]
-pub(super) struct Level {
+pub(super) struct LogLevelBody {
     level: String,
 }
 
@@ -245,24 +247,24 @@ pub(super) async fn set_log_level(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, ApiError> {
     // Whatever it is called: curl calls it a form unless it is told otherwise.
-    let Level { level } = serde_json::from_slice(&body?).map_err(|error| {
-        Failure::new(
+    let LogLevelBody { level } = serde_json::from_slice(&body?).map_err(|error| {
+        ApiError::new(
             StatusCode::BAD_REQUEST,
             format!("the body has to be like {{\"level\": \"info\"}}: {error}"),
         )
     })?;
-    let level = LogLevel::parse(&level).map_err(|text| Failure::new(StatusCode::BAD_REQUEST, text))?;
+    let level = LogLevel::parse(&level).map_err(|text| ApiError::new(StatusCode::BAD_REQUEST, text))?;
     admin.log.set(level);
     tracing::info!(level = level.name(), "log level set by an administrator");
     Ok(Json(json!({ "level": level.name() })))
 }
 
-pub(super) async fn nowhere() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "not found")
+pub(super) async fn nowhere() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not found")
 }
 
-pub(super) async fn not_that_way() -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+pub(super) async fn not_that_way() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
 }

@@ -1,4 +1,4 @@
-//! The admin API before a house of cards.
+//! The admin API before a backend of cards.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ fn card(n: u128) -> SessionView {
     }
 }
 
-impl House for Cards {
+impl AdminBackend for Cards {
     fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
         let passes = |session: &SessionView| {
             filter.passes(session.client_id.as_deref(), session.username.as_deref(), &session.listener)
@@ -113,7 +113,7 @@ struct Scene {
 fn scene() -> Scene {
     let cards = Arc::new(Cards::default());
     let admin = Admin {
-        house: Arc::<Cards>::clone(&cards),
+        backend: Arc::<Cards>::clone(&cards),
         metrics: Arc::new(Metrics::new()),
         log: LogHandle::detached(LogLevel::Info),
         config: Arc::new(json!({ "settings": [] })),

@@ -72,7 +72,7 @@ pub struct SessionView {
 impl SessionView {
     /// About as many bytes as it has in JSON.
     #[must_use]
-    pub fn written(&self) -> usize {
+    pub fn json_size(&self) -> usize {
         const REST: usize = 512;
         let names = [self.client_id.as_deref(), self.username.as_deref()];
         REST + names.into_iter().flatten().flat_map(str::bytes).map(in_json).sum::<usize>()

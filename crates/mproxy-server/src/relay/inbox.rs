@@ -10,7 +10,7 @@ use mproxy_core::{Session, Side};
 use tokio_util::io::poll_read_buf;
 
 use super::chunk::{self, Lent};
-use super::failed;
+use super::closed_by;
 use crate::door::Carrier;
 
 /// A rest longer than this is read on to where it lies, instead of being copied before each read.
@@ -98,7 +98,7 @@ impl Inbox {
                 Came::Something
             }
             Poll::Ready(Err(error)) => {
-                self.ended = Some(Box::new(failed(&error)));
+                self.ended = Some(Box::new(closed_by(&error)));
                 Came::Something
             }
             Poll::Ready(Ok(n)) => {
@@ -138,7 +138,7 @@ impl Inbox {
             match poll_read_buf(Pin::new(&mut *stream), cx, &mut chunk) {
                 Poll::Pending => break Poll::Pending,
                 Poll::Ready(Ok(0)) => break Poll::Ready(Closed::Eof),
-                Poll::Ready(Err(error)) => break Poll::Ready(failed(&error)),
+                Poll::Ready(Err(error)) => break Poll::Ready(closed_by(&error)),
                 Poll::Ready(Ok(n)) => thrown += n,
             }
             if thrown >= DISCARD {

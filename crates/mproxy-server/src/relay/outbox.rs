@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use mproxy_core::fault::Closed;
 use tokio::io::AsyncWrite;
 
-use super::{chunk, failed};
+use super::{chunk, closed_by};
 
 /// Slices of one vectored write.
 const SLICES: usize = 32;
@@ -192,7 +192,7 @@ impl Outbox {
     }
 
     fn fail(&mut self, error: &io::Error) {
-        *self = Self { broken: Some(Box::new(failed(error))), ..Self::default() };
+        *self = Self { broken: Some(Box::new(closed_by(error))), ..Self::default() };
     }
 }
 

@@ -233,7 +233,7 @@ async fn a_client_that_does_not_read_its_refusals_is_heard_only_so_long() {
 #[tokio::test]
 async fn a_kick_ends_a_session_that_waits() {
     let mut scene = open(1 << 10).await;
-    scene.handle.say(Word::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+    scene.handle.send(Command::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
     let mut rest = Vec::new();
     scene.client.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"", "3.1.1 has no DISCONNECT for clients");
@@ -362,12 +362,12 @@ async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
 async fn only_who_was_not_admitted_makes_room() {
     let mut waiting = scene(1 << 10);
     waiting.client.write_all(&CONNECT[..5]).await.unwrap();
-    waiting.handle.say(Word::Evict);
+    waiting.handle.send(Command::Evict);
     assert_eq!(*waiting.relay.await.unwrap(), Fault::Evicted);
     assert_eq!(waiting.client.read_to_end(&mut Vec::new()).await.unwrap(), 0, "no CONNACK: it may try again");
 
     let mut open = open(1 << 10).await;
-    open.handle.say(Word::Evict);
+    open.handle.send(Command::Evict);
     open.client.write_all(PUBLISH).await.unwrap();
     expect(&mut open.broker, PUBLISH).await;
     open.relay.abort();
@@ -443,7 +443,7 @@ async fn a_cut_waits_for_nobody_not_even_for_a_half_closed_client() {
             let mut rest = Vec::new();
             scene.broker.read_to_end(&mut rest).await.unwrap();
         }
-        scene.handle.say(Word::Cut);
+        scene.handle.send(Command::Cut);
         let ended = tokio::time::timeout(Duration::from_secs(5), scene.relay).await;
         ended.expect("at once").unwrap();
     }
@@ -465,7 +465,7 @@ async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
                 broker.write_all(PUBLISH).await.unwrap();
                 broker.shutdown().await.unwrap();
             } else {
-                handle.say(Word::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+                handle.send(Command::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
             }
         };
         let both = async { tokio::join!(&mut relay, play).0 };

@@ -23,10 +23,10 @@ impl Evict for CancellationToken {
 
 /// Those who are there. Takes memory for each of them, and none for who has left.
 #[derive(Default)]
-pub(crate) struct Crowd(Mutex<Inner>);
+pub(crate) struct Crowd(Mutex<CrowdState>);
 
 #[derive(Default)]
-struct Inner {
+struct CrowdState {
     /// Grows: the smaller of two came first.
     next: u64,
     members: BTreeMap<(Neighbours, u64), Arc<dyn Evict>>,
@@ -35,7 +35,7 @@ struct Inner {
     by_count: BTreeSet<(usize, Neighbours)>,
 }
 
-impl Inner {
+impl CrowdState {
     fn count(&self, whose: Neighbours) -> usize {
         self.counts.get(&whose).copied().unwrap_or(0)
     }

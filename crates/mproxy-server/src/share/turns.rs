@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use super::Neighbours;
 
 /// Hands out turns. Those who wait are bounded by who may ask, and how long by their own deadlines.
-pub(crate) struct Turns(Mutex<Inner>);
+pub(crate) struct Turns(Mutex<TurnsState>);
 
-struct Inner {
+struct TurnsState {
     free: usize,
     /// Grows: the smaller of two asked first.
     next: u64,
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Turns {
     }
 }
 
-impl Inner {
+impl TurnsState {
     /// The first who waits at the address after the last one served.
     fn next_waiter(&mut self) -> Option<Arc<Waiter>> {
         let after = self.last.map_or(Bound::Unbounded, |last| Bound::Excluded((last, u64::MAX)));
@@ -53,7 +53,7 @@ impl Inner {
 impl Turns {
     /// So many at a time, at least one.
     pub(crate) fn new(at_a_time: usize) -> Arc<Self> {
-        let inner = Inner { free: at_a_time.max(1), next: 0, last: None, waiting: BTreeMap::new() };
+        let inner = TurnsState { free: at_a_time.max(1), next: 0, last: None, waiting: BTreeMap::new() };
         Arc::new(Self(Mutex::new(inner)))
     }
 

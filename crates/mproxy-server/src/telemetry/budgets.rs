@@ -29,16 +29,17 @@ impl Budgets {
 }
 
 /// One row: its scope, its listener (empty: all of them), and the number.
-type Row = (&'static str, String, u64);
+type BudgetRow = (&'static str, String, u64);
 
 #[derive(Debug)]
-pub(super) struct Shown(pub(super) Arc<Budgets>);
+pub(super) struct BudgetCollector(pub(super) Arc<Budgets>);
 
-impl Collector for Shown {
+impl Collector for BudgetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let total = self.0.total.lock().clone();
         let listeners = self.0.listeners.lock().clone();
-        let (mut held, mut most, mut spent): (Vec<Row>, Vec<Row>, Vec<Row>) = Default::default();
+        let (mut held, mut most, mut spent): (Vec<BudgetRow>, Vec<BudgetRow>, Vec<BudgetRow>) =
+            Default::default();
         let scopes = listeners
             .iter()
             .map(|(name, budget)| ("listener", name.clone(), budget.listener()))
@@ -52,7 +53,7 @@ impl Collector for Shown {
             most.push(("connection", name.clone(), budget.connection() as u64));
             spent.push(("connection", name.clone(), budget.connections_spent()));
         }
-        let mut gauges = |name, help, rows: &[Row]| {
+        let mut gauges = |name, help, rows: &[BudgetRow]| {
             let kind = ConstGauge::<i64>::new(0).metric_type();
             let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
             for (scope, listener, value) in rows {

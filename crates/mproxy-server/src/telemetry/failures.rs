@@ -11,39 +11,39 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tracing::warn;
 
-/// Lines a second at most. Suppressed ones are counted, and the next line has their number.
+/// LineLimit a second at most. Suppressed ones are counted, and the next line has their number.
 const LINES: u32 = 5;
 
 /// Counts and logs.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    pub(super) counted: Family<Failed, Counter>,
-    pub(super) unusable: Family<UnusableAnswer, Counter>,
-    pub(super) overloaded: Family<Overloaded, Counter>,
-    lines: Mutex<Lines>,
+    pub(super) counted: Family<FailureLabels, Counter>,
+    pub(super) unusable: Family<UnusableLabels, Counter>,
+    pub(super) overloaded: Family<OverloadLabels, Counter>,
+    lines: Mutex<LineLimit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct UnusableAnswer {
+pub(super) struct UnusableLabels {
     hook: &'static str,
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Overloaded {
+pub(super) struct OverloadLabels {
     hook: &'static str,
     limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Failed {
+pub(super) struct FailureLabels {
     hook: &'static str,
     kind: &'static str,
     on_error: &'static str,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct LineLimit {
     second: Option<Instant>,
     written: u32,
     suppressed: u64,
@@ -73,25 +73,25 @@ impl Failures {
             OnError::Allow => "allow",
         };
         let (hook, kind) = (hook.name(), failure.kind.name());
-        self.counted.get_or_create(&Failed { hook, kind, on_error }).inc();
+        self.counted.get_or_create(&FailureLabels { hook, kind, on_error }).inc();
         warn_of!(self, peer, hook, kind, on_error, error = &*failure.detail, "policy answer failed");
     }
 
     pub(super) fn unusable(&self, hook: Hook, unusable: &Unusable, peer: &Peer) {
         let (hook, kind) = (hook.name(), unusable.kind.name());
-        self.unusable.get_or_create(&UnusableAnswer { hook, kind }).inc();
+        self.unusable.get_or_create(&UnusableLabels { hook, kind }).inc();
         let (reason_code, error) = (unusable.reason.0, &*unusable.detail);
         warn_of!(self, peer, hook, kind, reason_code, error, "policy answer unusable, packet refused");
     }
 
     pub(super) fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         let (hook, limit) = (hook.name(), overload.limit);
-        self.overloaded.get_or_create(&Overloaded { hook, limit }).inc();
+        self.overloaded.get_or_create(&OverloadLabels { hook, limit }).inc();
         warn_of!(self, peer, hook, limit, error = &*overload.detail, "overloaded, packet refused");
     }
 }
 
-impl Lines {
+impl LineLimit {
     /// Whether a line may be written now, and how many were not since the last one.
     fn take(&mut self, now: Instant) -> Option<u64> {
         if self.second.is_none_or(|second| now >= second + Duration::from_secs(1)) {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn lines_about_failures_are_limited() {
-        let mut lines = Lines::default();
+        let mut lines = LineLimit::default();
         let now = Instant::now();
         let written = (0..100).filter(|_| lines.take(now).is_some()).count();
         assert_eq!(written, 5);

@@ -23,8 +23,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use self::line::Lines;
-use self::queue::Queue;
+use self::line::LineFormat;
+use self::queue::LogQueue;
 use crate::config::{Log, LogLevel};
 
 /// Changes the level of the running process. Clones share it.
@@ -32,13 +32,13 @@ use crate::config::{Log, LogLevel};
 pub struct LogHandle {
     level: Arc<Mutex<LogLevel>>,
     apply: Arc<dyn Fn(LogLevel) + Send + Sync>,
-    queue: Option<Queue>,
-    counts: Counts,
+    queue: Option<LogQueue>,
+    counts: LogCounts,
 }
 
 /// What the log counts of itself. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub struct LogCounts {
     /// Lines that were left out, because they came faster than they were read.
     pub lines_dropped: Counter,
     /// Panics of any task or thread.
@@ -68,7 +68,7 @@ impl LogHandle {
 
     /// What the log counts of itself.
     #[must_use]
-    pub const fn counts(&self) -> &Counts {
+    pub const fn counts(&self) -> &LogCounts {
         &self.counts
     }
 
@@ -79,7 +79,7 @@ impl LogHandle {
             level: Arc::new(Mutex::new(level)),
             apply: Arc::new(|_| {}),
             queue: None,
-            counts: Counts::default(),
+            counts: LogCounts::default(),
         }
     }
 }
@@ -93,8 +93,8 @@ impl std::fmt::Debug for LogHandle {
 /// Starts logging for the whole process, panics included. A second call changes nothing and gives a handle without effect.
 #[must_use]
 pub fn start(log: Log) -> LogHandle {
-    let counts = Counts::default();
-    let queue = Queue::start(log.format, standard_error(), counts.lines_dropped.clone());
+    let counts = LogCounts::default();
+    let queue = LogQueue::start(log.format, standard_error(), counts.lines_dropped.clone());
     let (subscriber, handle) = subscriber(log, queue.clone(), io::stderr().is_terminal());
     if subscriber.try_init().is_err() {
         return LogHandle::detached(log.level);
@@ -139,17 +139,17 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, reload) = reload::Layer::new(targets(log.level));
-    let lines = lines(Lines(log.format), writer, colour).with_filter(filter);
+    let lines = lines(LineFormat(log.format), writer, colour).with_filter(filter);
     let apply = move |level| {
         // Fails only when the subscriber is gone, and then nobody logs.
         let _ = reload.reload(targets(level));
     };
     let level = Arc::new(Mutex::new(log.level));
-    let handle = LogHandle { level, apply: Arc::new(apply), queue: None, counts: Counts::default() };
+    let handle = LogHandle { level, apply: Arc::new(apply), queue: None, counts: LogCounts::default() };
     (Registry::default().with(lines), handle)
 }
 
-fn lines<S, W>(lines: Lines, writer: W, colour: bool) -> impl Layer<S> + Send + Sync
+fn lines<S, W>(lines: LineFormat, writer: W, colour: bool) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

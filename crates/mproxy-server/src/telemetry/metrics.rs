@@ -41,12 +41,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::budgets::{Budgets, Shown};
+use super::budgets::{BudgetCollector, Budgets};
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
-use super::log::Counts;
+use super::log::LogCounts;
 use super::packets;
-use super::process::Process;
+use super::process::ProcessCollector;
 use super::tally::Tally;
 
 /// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
@@ -55,14 +55,14 @@ pub struct Metrics {
     registry: Registry,
     tally: Arc<Tally>,
     connections: Family<Connections, Counter>,
-    open: Family<Open, Gauge>,
+    open: Family<OpenConnections, Gauge>,
     closed: Family<ClosedConnections, Counter>,
     connects_refused: Family<ConnectRefused, Counter>,
     calls: Family<Call, Histogram>,
-    endpoints: Family<Endpoint, Gauge>,
+    endpoints: Family<EndpointLabels, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
     failures: Failures,
-    reloads: Family<Reload, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
     budgets: Arc<Budgets>,
     expiries: Family<Expiry, Gauge>,
     /// Those that are shown.
@@ -80,7 +80,7 @@ struct Expiry {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reload {
+struct ReloadLabels {
     what: &'static str,
     outcome: &'static str,
 }
@@ -92,7 +92,7 @@ struct Connections {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Open {
+struct OpenConnections {
     listener: String,
 }
 
@@ -116,7 +116,7 @@ struct Call {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Endpoint {
+struct EndpointLabels {
     endpoint: String,
 }
 
@@ -134,14 +134,14 @@ impl Metrics {
     /// All at zero; the process counts as started now.
     #[must_use]
     pub fn new() -> Self {
-        Self::beside(&Counts::default())
+        Self::beside(&LogCounts::default())
     }
 
     /// The same, with what this log counts.
     #[must_use]
-    pub fn beside(log: &Counts) -> Self {
+    pub fn beside(log: &LogCounts) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Process::now()));
+        registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let tally = Arc::new(Tally::new());
@@ -193,7 +193,7 @@ impl Metrics {
         // All of them from the start: what appears with its first count has not grown for whoever watches growth.
         for what in ["configuration", "acl_file", "certificates"] {
             for outcome in ["reloaded", "failed"] {
-                drop(reloads.get_or_create(&Reload { what, outcome }));
+                drop(reloads.get_or_create(&ReloadLabels { what, outcome }));
             }
         }
         let help = "Reloads by outcome; after a failure the previous version stays in force";
@@ -202,7 +202,7 @@ impl Metrics {
         let help = "Expiry of the certificates and revocation lists in force, in seconds since 1970";
         ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
         let budgets = Arc::<Budgets>::default();
-        ours.register_collector(Box::new(Shown(Arc::clone(&budgets))));
+        ours.register_collector(Box::new(BudgetCollector(Arc::clone(&budgets))));
         Self {
             registry,
             tally,
@@ -232,7 +232,7 @@ impl Metrics {
             name: name.into(),
             accepted: connections("accepted"),
             refused: connections("refused"),
-            open: self.open.get_or_create_owned(&Open { listener: name.to_owned() }),
+            open: self.open.get_or_create_owned(&OpenConnections { listener: name.to_owned() }),
             closed: self.closed.clone(),
             connects_refused: self.connects_refused.clone(),
         })
@@ -251,7 +251,7 @@ impl Metrics {
     /// A reload of this ended, and what came of it is in force or not.
     pub fn count_reload(&self, what: &'static str, usable: bool) {
         let outcome = if usable { "reloaded" } else { "failed" };
-        self.reloads.get_or_create(&Reload { what, outcome }).inc();
+        self.reloads.get_or_create(&ReloadLabels { what, outcome }).inc();
     }
 
     /// What is in force from now on, and what uses it. What is not among it is shown no more.
@@ -287,7 +287,7 @@ impl Metrics {
 
     /// An endpoint of the policy service became healthy or unhealthy.
     pub(super) fn set_endpoint_health(&self, url: &str, healthy: bool) {
-        self.endpoints.get_or_create(&Endpoint { endpoint: url.to_owned() }).set(i64::from(healthy));
+        self.endpoints.get_or_create(&EndpointLabels { endpoint: url.to_owned() }).set(i64::from(healthy));
     }
 
     /// Everything, in this format.

@@ -10,18 +10,18 @@ use prometheus_client::registry::Unit;
 
 /// Start time, resident memory and open files, under the names that every Prometheus client uses.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessCollector {
     started: f64,
 }
 
-impl Process {
+impl ProcessCollector {
     pub(super) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { started: since.as_secs_f64() }
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut gauge = |name, help, unit: Option<&Unit>, value| {
             let gauge = ConstGauge::<f64>::new(value);

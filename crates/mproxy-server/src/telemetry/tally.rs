@@ -25,23 +25,23 @@ const DECISION_SLOTS: usize = Hook::ALL.len() * Source::ALL.len() * Outcome::ALL
 /// More copies than this cost more memory than they save time.
 const MOST_COPIES: usize = 64;
 
-/// Counts packets, bytes and decisions.
+/// PacketCounts packets, bytes and decisions.
 #[derive(Debug)]
 pub(super) struct Tally {
     /// A power of two of them.
-    copies: Box<[Counts]>,
+    copies: Box<[PacketCounts]>,
 }
 
 /// Two cache lines, because processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Counts {
+struct PacketCounts {
     packets: [AtomicU64; PACKET_SLOTS],
     bytes: [AtomicU64; PACKET_SLOTS],
     decisions: [AtomicU64; DECISION_SLOTS],
 }
 
-impl Counts {
+impl PacketCounts {
     fn zero() -> Self {
         Self {
             packets: [const { AtomicU64::new(0) }; PACKET_SLOTS],
@@ -55,15 +55,15 @@ impl Tally {
     pub(super) fn new() -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let copies = threads.next_power_of_two().min(MOST_COPIES);
-        Self { copies: (0..copies).map(|_| Counts::zero()).collect() }
+        Self { copies: (0..copies).map(|_| PacketCounts::zero()).collect() }
     }
 
     /// The copy of this thread.
-    fn counts(&self) -> &Counts {
+    fn counts(&self) -> &PacketCounts {
         &self.copies[thread_number() & (self.copies.len() - 1)]
     }
 
-    fn sum(&self, slot: impl Fn(&Counts) -> &AtomicU64) -> u64 {
+    fn sum(&self, slot: impl Fn(&PacketCounts) -> &AtomicU64) -> u64 {
         self.copies.iter().map(|counts| slot(counts).load(Ordering::Relaxed)).sum()
     }
 }

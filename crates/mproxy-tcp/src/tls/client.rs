@@ -12,7 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dates::Look;
-use super::engine::Side;
+use super::engine::TlsRole;
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
 use super::trust::{self, Signatures, Trust};
@@ -180,7 +180,7 @@ where
 {
     let server = server_name(name).ok_or_else(|| HandshakeError::ServerName(name.to_owned()))?;
     let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::failed)?;
-    TlsStream::handshake(stream, Side::Client(connection), |_| true).await
+    TlsStream::handshake(stream, TlsRole::Client(connection), |_| true).await
 }
 
 /// Whether a certificate could be for this: a host name or an address.

@@ -17,7 +17,7 @@ use tokio::io::ReadBuf;
 #[derive(Debug)]
 pub(super) struct Engine {
     /// Boxed: a kilobyte that need not move with its stream.
-    side: Box<Side>,
+    side: Box<TlsRole>,
     /// Ciphertext that could not be taken yet: a record that is not whole, or whole ones while `plain` waits.
     pub(super) raw: Vec<u8>,
     /// Plaintext that the reader had no room for; what is before `.1` has been read.
@@ -36,12 +36,12 @@ pub(super) struct Engine {
     first: [u8; 4],
 }
 
-pub(super) enum Side {
+pub(super) enum TlsRole {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
 
-impl fmt::Debug for Side {
+impl fmt::Debug for TlsRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Client(_) => "Client",
@@ -85,7 +85,7 @@ impl Records for UnbufferedServerConnection {
 }
 
 impl Engine {
-    pub(super) fn new(side: Side) -> Self {
+    pub(super) fn new(side: TlsRole) -> Self {
         Self {
             side: Box::new(side),
             raw: Vec::new(),
@@ -101,8 +101,8 @@ impl Engine {
 
     pub(super) fn state(&self) -> &CommonState {
         match &*self.side {
-            Side::Client(connection) => connection,
-            Side::Server(connection) => connection,
+            TlsRole::Client(connection) => connection,
+            TlsRole::Server(connection) => connection,
         }
     }
 
@@ -139,8 +139,8 @@ impl Engine {
         let mut out = Out { to, rest: &mut self.plain.0 };
         let unsent = &mut self.unsent.0;
         let pumped = match &mut *self.side {
-            Side::Client(connection) => pump(connection, raw, unsent, &mut out),
-            Side::Server(connection) => pump(connection, raw, unsent, &mut out),
+            TlsRole::Client(connection) => pump(connection, raw, unsent, &mut out),
+            TlsRole::Server(connection) => pump(connection, raw, unsent, &mut out),
         };
         self.failed = pumped.is_err();
         if self.failed {
@@ -177,8 +177,8 @@ impl Engine {
         self.take_kept(None)?;
         let raw = &mut self.raw;
         let wrote = match &mut *self.side {
-            Side::Client(connection) => with_traffic(connection, raw, |mut on| on.encrypt(plain, records)),
-            Side::Server(connection) => with_traffic(connection, raw, |mut on| on.encrypt(plain, records)),
+            TlsRole::Client(connection) => with_traffic(connection, raw, |mut on| on.encrypt(plain, records)),
+            TlsRole::Server(connection) => with_traffic(connection, raw, |mut on| on.encrypt(plain, records)),
         };
         Ok(wrote.and_then(Result::ok))
     }
@@ -192,10 +192,10 @@ impl Engine {
         let mut record = [0; 64];
         let raw = &mut self.raw;
         let wrote = match &mut *self.side {
-            Side::Client(connection) => {
+            TlsRole::Client(connection) => {
                 with_traffic(connection, raw, |mut on| on.queue_close_notify(&mut record))
             }
-            Side::Server(connection) => {
+            TlsRole::Server(connection) => {
                 with_traffic(connection, raw, |mut on| on.queue_close_notify(&mut record))
             }
         };

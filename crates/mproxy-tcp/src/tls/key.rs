@@ -14,13 +14,13 @@ const OURS: &str = "RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed2551
 
 /// An algorithm, and what is particular about this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum KeyKind {
     Rsa(usize),
     Curve(&'static str),
     Other(&'static str),
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for KeyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rsa(bits) => write!(f, "an RSA key of {bits} bits"),
@@ -30,7 +30,7 @@ impl fmt::Display for Kind {
     }
 }
 
-impl Kind {
+impl KeyKind {
     /// Whether signatures made with it can be verified.
     pub(super) fn is_understood(self) -> bool {
         match self {
@@ -51,12 +51,12 @@ pub(super) fn refusal(key: &PrivateKeyDer<'_>) -> String {
     }
 }
 
-fn private(key: &PrivateKeyDer<'_>) -> Option<Kind> {
+fn private(key: &PrivateKeyDer<'_>) -> Option<KeyKind> {
     let (SEQUENCE, inner, _) = value(key.secret_der())? else { return None };
     let (INTEGER, _, inner) = value(inner)? else { return None };
     match key {
         // RFC 8017, A.1.2: version, modulus.
-        PrivateKeyDer::Pkcs1(_) => modulus_bits(inner).map(Kind::Rsa),
+        PrivateKeyDer::Pkcs1(_) => modulus_bits(inner).map(KeyKind::Rsa),
         // RFC 5915: version, key, [0] curve.
         PrivateKeyDer::Sec1(_) => {
             let (_, _, inner) = value(inner)?;
@@ -79,7 +79,7 @@ fn private(key: &PrivateKeyDer<'_>) -> Option<Kind> {
 }
 
 /// The key of a certificate.
-pub(super) fn public(key: &SubjectPublicKeyInfo<'_>) -> Option<Kind> {
+pub(super) fn public(key: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
     let (_, inner, _) = value(key.raw)?;
     let (_, algorithm, _) = value(inner)?;
     let (_, oid, parameters) = value(algorithm)?;
@@ -92,21 +92,23 @@ pub(super) fn public(key: &SubjectPublicKeyInfo<'_>) -> Option<Kind> {
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
-fn kind(oid: &[u8], parameters: &[u8], rsa_bits: impl FnOnce() -> Option<usize>) -> Option<Kind> {
+fn kind(oid: &[u8], parameters: &[u8], rsa_bits: impl FnOnce() -> Option<usize>) -> Option<KeyKind> {
     Some(match oid {
-        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01] => Kind::Rsa(rsa_bits()?),
-        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x0A] => Kind::Other("a key for RSASSA-PSS alone"),
+        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01] => KeyKind::Rsa(rsa_bits()?),
+        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x0A] => {
+            KeyKind::Other("a key for RSASSA-PSS alone")
+        }
         [0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01] => curve(parameters)?,
-        [0x2B, 0x65, 0x70] => Kind::Other(ED25519),
-        [0x2B, 0x65, 0x71] => Kind::Other("an Ed448 key"),
-        [0x2A, 0x86, 0x48, 0xCE, 0x38, 0x04, 0x01] => Kind::Other("a DSA key"),
-        _ => Kind::Other("a key of an unknown algorithm"),
+        [0x2B, 0x65, 0x70] => KeyKind::Other(ED25519),
+        [0x2B, 0x65, 0x71] => KeyKind::Other("an Ed448 key"),
+        [0x2A, 0x86, 0x48, 0xCE, 0x38, 0x04, 0x01] => KeyKind::Other("a DSA key"),
+        _ => KeyKind::Other("a key of an unknown algorithm"),
     })
 }
 
-fn curve(parameters: &[u8]) -> Option<Kind> {
+fn curve(parameters: &[u8]) -> Option<KeyKind> {
     let (tag, oid, _) = value(parameters)?;
-    Some(Kind::Curve(match oid {
+    Some(KeyKind::Curve(match oid {
         [0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07] => "P-256",
         [0x2B, 0x81, 0x04, 0x00, 0x22] => "P-384",
         [0x2B, 0x81, 0x04, 0x00, 0x23] => "P-521",

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dates::Look;
-use super::engine::Side;
+use super::engine::TlsRole;
 use super::facts::{TlsFacts, dns_names};
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
@@ -191,7 +191,7 @@ where
         unserved = UNSERVED.take().or(unserved);
         room(held)
     };
-    let shaken = TlsStream::handshake(stream, Side::Server(connection), note).await;
+    let shaken = TlsStream::handshake(stream, TlsRole::Server(connection), note).await;
     let stream = match (shaken, unserved) {
         (Err(HandshakeError::Failed(_)), Some(why)) => return Err(HandshakeError::Incompatible(why)),
         (shaken, _) => shaken?,

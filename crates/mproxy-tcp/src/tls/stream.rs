@@ -11,7 +11,7 @@ use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HandshakeError;
-use super::engine::{Engine, Side};
+use super::engine::{Engine, TlsRole};
 
 /// Bytes of a pad. Room for the largest handshake message (64 KiB, in the records it came in) and a record behind it.
 const PAD: usize = 96 << 10;
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// are held; where there is no room for them, that was the last one.
     pub(super) async fn handshake(
         io: S,
-        side: Side,
+        side: TlsRole,
         mut step: impl FnMut(usize) -> bool,
     ) -> Result<Self, HandshakeError> {
         let mut stream = Self { io, engine: Engine::new(side), ended: false };

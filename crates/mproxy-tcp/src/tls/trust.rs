@@ -49,11 +49,11 @@ pub(super) struct Trust {
 
 /// Every certificate of the file, and what the lists say of it.
 #[derive(Debug, Default)]
-struct Pins(HashMap<Vec<u8>, Standing>);
+struct Pins(HashMap<Vec<u8>, PinState>);
 
 /// Where a certificate stands towards revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum PinState {
     /// There are no lists, or it has signed itself, and nobody else could take it back.
     Clear,
     /// Its issuer's list leaves it alone, until then.
@@ -110,7 +110,7 @@ impl Trust {
             }
             // Clients look for a certificate of theirs by who has issued it.
             hints.insert(certificate.issuer().as_raw().to_vec());
-            pins.insert(der.to_vec(), Standing::of(&certificate, lists));
+            pins.insert(der.to_vec(), PinState::of(&certificate, lists));
         }
         let total: usize = hints.iter().map(Vec::len).sum();
         let hints = if total > HINTS { BTreeSet::new() } else { hints };
@@ -177,7 +177,7 @@ fn signs_itself(certificate: &X509Certificate<'_>) -> bool {
     certificate.issuer().as_raw() == certificate.subject().as_raw()
 }
 
-impl Standing {
+impl PinState {
     fn of(certificate: &X509Certificate<'_>, lists: &[CertificateRevocationListDer<'static>]) -> Self {
         let mut standing = match lists.is_empty() || signs_itself(certificate) {
             true => Self::Clear,
@@ -280,7 +280,7 @@ pub(super) enum Unverifiable {
     /// A certificate of a CA in the place of one's own, and not pinned.
     OfCa,
     /// Its key is of no use.
-    Key(key::Kind),
+    Key(key::KeyKind),
 }
 
 impl fmt::Display for Unverifiable {

@@ -36,9 +36,9 @@ fn longest(field: &str) -> usize {
 const CUT: char = '…';
 
 /// Writes events as lines of this format.
-pub(super) struct Lines(pub(super) LogFormat);
+pub(super) struct LineFormat(pub(super) LogFormat);
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -95,7 +95,7 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
     let ansi = out.has_ansi_escapes();
     // The message comes first, wherever it stands among the fields.
     let mut said = false;
-    let mut message = Fields(|field: &Field, value: Value<'_>| {
+    let mut message = Fields(|field: &Field, value: FieldValue<'_>| {
         if field.name() == "message" {
             said = true;
             value.with(LONGEST_MESSAGE, |text| escape(&mut out, text, LONGEST_MESSAGE, Quotes::None))?;
@@ -103,7 +103,7 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
         Ok(())
     });
     record(&mut message);
-    let mut fields = Fields(|field: &Field, value: Value<'_>| {
+    let mut fields = Fields(|field: &Field, value: FieldValue<'_>| {
         if field.name() == "message" || field.name().starts_with("log.") {
             return Ok(());
         }
@@ -115,10 +115,10 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
         write!(out, "{italic}{}{plain}=", field.name().trim_start_matches("r#"))?;
         let longest = longest(field.name());
         match value {
-            Value::Plain(value) => out.write_fmt(value),
-            Value::Code(code) => write!(out, "{code:#04x}"),
-            Value::Text(_) => value.with(longest, |text| quote(&mut out, text, longest)),
-            Value::Shown(_) => value.with(longest, |text| {
+            FieldValue::Plain(value) => out.write_fmt(value),
+            FieldValue::Code(code) => write!(out, "{code:#04x}"),
+            FieldValue::Text(_) => value.with(longest, |text| quote(&mut out, text, longest)),
+            FieldValue::Shown(_) => value.with(longest, |text| {
                 let bare = |c: char| !c.is_whitespace() && !matches!(c, '"' | '=' | '\\') && !is_unsafe(c);
                 if !text.is_empty() && text.chars().all(bare) {
                     escape(&mut out, text, longest, Quotes::None)
@@ -140,7 +140,7 @@ fn quote(out: &mut Writer<'_>, text: &str, longest: usize) -> fmt::Result {
 
 fn json(mut out: Writer<'_>, level: Level, target: &str, record: impl Fn(&mut dyn Visit)) -> fmt::Result {
     begin_json(&mut out, level)?;
-    let mut fields = Fields(|field: &Field, value: Value<'_>| {
+    let mut fields = Fields(|field: &Field, value: FieldValue<'_>| {
         if field.name().starts_with("log.") {
             return Ok(());
         }
@@ -148,8 +148,8 @@ fn json(mut out: Writer<'_>, level: Level, target: &str, record: impl Fn(&mut dy
         let longest = longest(name);
         write!(out, ",\"{name}{}\":", if OWN_KEYS.contains(&name) { "_" } else { "" })?;
         match value {
-            Value::Plain(value) => out.write_fmt(value),
-            Value::Code(code) => write!(out, "{code}"),
+            FieldValue::Plain(value) => out.write_fmt(value),
+            FieldValue::Code(code) => write!(out, "{code}"),
             value => {
                 out.write_char('"')?;
                 value.with(longest, |text| escape(&mut out, text, longest, Quotes::Json))?;
@@ -243,7 +243,7 @@ impl Write for Small {
 }
 
 /// A field's value.
-enum Value<'a> {
+enum FieldValue<'a> {
     /// A number or a truth value.
     Plain(fmt::Arguments<'a>),
     /// A reason code: a number to machines, and as the standard writes it to people.
@@ -254,7 +254,7 @@ enum Value<'a> {
     Shown(&'a dyn fmt::Debug),
 }
 
-impl Value<'_> {
+impl FieldValue<'_> {
     /// Its text; of what has to be formatted no more than is going to be written.
     fn with(&self, longest: usize, write: impl FnOnce(&str) -> fmt::Result) -> fmt::Result {
         thread_local!(static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) });
@@ -298,36 +298,36 @@ impl Write for Bounded<'_> {
 /// Calls a closure for each field.
 struct Fields<F>(F);
 
-impl<F: FnMut(&Field, Value<'_>) -> fmt::Result> Visit for Fields<F> {
+impl<F: FnMut(&Field, FieldValue<'_>) -> fmt::Result> Visit for Fields<F> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         // NaN and the infinities are no numbers in JSON.
         let _ = if value.is_finite() {
-            (self.0)(field, Value::Plain(format_args!("{value}")))
+            (self.0)(field, FieldValue::Plain(format_args!("{value}")))
         } else {
-            (self.0)(field, Value::Text(&value.to_string()))
+            (self.0)(field, FieldValue::Text(&value.to_string()))
         };
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        let _ = (self.0)(field, Value::Plain(format_args!("{value}")));
+        let _ = (self.0)(field, FieldValue::Plain(format_args!("{value}")));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         let _ = match field.name() {
-            "reason_code" => (self.0)(field, Value::Code(value)),
-            _ => (self.0)(field, Value::Plain(format_args!("{value}"))),
+            "reason_code" => (self.0)(field, FieldValue::Code(value)),
+            _ => (self.0)(field, FieldValue::Plain(format_args!("{value}"))),
         };
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        let _ = (self.0)(field, Value::Plain(format_args!("{value}")));
+        let _ = (self.0)(field, FieldValue::Plain(format_args!("{value}")));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let _ = (self.0)(field, Value::Text(value));
+        let _ = (self.0)(field, FieldValue::Text(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let _ = (self.0)(field, Value::Shown(value));
+        let _ = (self.0)(field, FieldValue::Shown(value));
     }
 }

@@ -33,11 +33,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes lines. Clones share it.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<Shared>);
+pub(super) struct LogQueue(Arc<Shared>);
 
 struct Shared {
     format: LogFormat,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuedLines>,
     /// There is something to write.
     filled: Condvar,
     /// All has been written.
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueuedLines {
     /// Whole lines, but for the first, the beginning of which may be written already.
     bytes: VecDeque<u8>,
     /// Lines that were left out since one found room.
@@ -56,7 +56,7 @@ struct Waiting {
     writing: bool,
 }
 
-impl Waiting {
+impl QueuedLines {
     /// `false` where it does not fit. A line behind some that were left out stands behind a word about them.
     fn take(&mut self, line: &[u8], format: LogFormat) -> bool {
         let notice = if self.left_out > 0 { LONGEST_NOTICE } else { 0 };
@@ -79,7 +79,7 @@ impl Waiting {
     }
 }
 
-impl Queue {
+impl LogQueue {
     /// For lines of this format, which `out` takes at its own pace.
     pub(super) fn start(format: LogFormat, out: impl Write + Send + 'static, left_out: Counter) -> Self {
         let shared = Arc::new(Shared {
@@ -172,9 +172,9 @@ fn write_all<'a>(out: &mut impl Write, mut bytes: &'a [u8]) -> Result<(), &'a [u
 }
 
 /// One event's line on its way into the queue: it is always written whole.
-pub(super) struct Line<'a>(&'a Queue);
+pub(super) struct LineWriter<'a>(&'a LogQueue);
 
-impl Write for Line<'_> {
+impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.push(line);
         Ok(line.len())
@@ -185,11 +185,11 @@ impl Write for Line<'_> {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line(self)
+        LineWriter(self)
     }
 }
 
@@ -219,11 +219,11 @@ mod tests {
         }
     }
 
-    fn scene() -> (Queue, Sender<()>, Receiver<String>, Counter) {
+    fn scene() -> (LogQueue, Sender<()>, Receiver<String>, Counter) {
         let (read, may) = channel();
         let (text, came) = channel();
         let counter = Counter::default();
-        (Queue::start(LogFormat::Text, Pipe { may, text }, counter.clone()), read, came, counter)
+        (LogQueue::start(LogFormat::Text, Pipe { may, text }, counter.clone()), read, came, counter)
     }
 
     #[test]
