@@ -67,10 +67,10 @@ pub enum Refused {
     #[error(transparent)]
     Ws(#[from] AcceptError),
     /// Its address had the most of those that are not admitted yet, when there was no room for others.
-    #[error("made room for others: most connections not admitted yet were of its address")]
+    #[error("evicted: its address had the most connections that were not admitted yet")]
     Evicted,
     /// Somewhere among these, when its time was up.
-    #[error("not done with its handshakes in time")]
+    #[error("deadline exceeded: handshake")]
     TooLate,
 }
 
