@@ -100,6 +100,14 @@ pub(crate) fn packet(
     packet_head(out, first, 0, body)
 }
 
+/// How long a packet is, without writing it.
+pub(crate) fn packet_len(
+    body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
+) -> Result<usize, EncodeError> {
+    let len = measure(&body)?;
+    Ok(1 + varint::bytes(fitting(len)?).len() + len)
+}
+
 /// Appends the beginning of a packet whose last `tail` bytes are sent separately.
 pub(crate) fn packet_head(
     out: &mut BytesMut,

@@ -25,6 +25,7 @@ pub use publish::{Publish, PublishHead, PublishLayout, encode_publish_head, publ
 pub use suback::Suback;
 pub use subscribe::{
     FilterRequest, FilterRequests, RetainHandling, Subscribe, SubscribeLayout, encode_subscribe,
+    subscribe_len,
 };
 pub use unsuback::Unsuback;
 pub use unsubscribe::{Filters, Unsubscribe, encode_unsubscribe};

@@ -27,19 +27,19 @@ struct Yes(Source);
 
 impl Decider for Yes {
     fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        Answer::Now(Ruling::allowed(self.0))
+        Answer::Now(Ruling::allow(self.0))
     }
 
     fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        Answer::Now(Ruling::allowed(self.0))
+        Answer::Now(Ruling::allow(self.0))
     }
 
     fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
-        Answer::Now(Ruling::allowed(self.0))
+        Answer::Now(Ruling::allow(self.0))
     }
 
     fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        Answer::Now(Ruling::allowed(self.0))
+        Answer::Now(Ruling::allow(self.0))
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -33,7 +33,7 @@ pub enum Ruled<D> {
 }
 
 impl<D: Send + 'static> Ruled<D> {
-    async fn settled(self) -> Ruling<D> {
+    async fn wait(self) -> Ruling<D> {
         match self {
             Self::Now(ruling) => ruling,
             Self::Later(pending) => pending.await,
@@ -145,7 +145,7 @@ impl Chain {
 
     /// The first answer; else what the silence of those who passed means.
     fn first<Q: Question>(&self, from: usize, mut silence: Silence, question: &Q) -> First<Q::Decision> {
-        for (at, decider) in self.asked(question.hook(), from) {
+        for (at, decider) in self.who_wants(question.hook(), from) {
             match question.put_to(&**decider) {
                 Answer::Pass(own) => silence = silence.and(own),
                 Answer::Partial(partial) => {
@@ -169,7 +169,7 @@ impl Chain {
         question: &Q,
     ) -> Ruled<Q::Decision> {
         let hook = question.hook();
-        if self.asked(hook, next).next().is_none() {
+        if self.who_wants(hook, next).next().is_none() {
             let peer = Arc::clone(question.peer());
             return Ruled::Later(Box::pin(async move {
                 match heard(pending).await {
@@ -177,7 +177,7 @@ impl Chain {
                     Heard::Pass(own) => unspoken(hook, &peer, silence.and(own)),
                     Heard::Partial(Partial { source, part }) => {
                         let rest = unspoken(hook, &peer, silence.and(Silence::DENIES));
-                        Ruling { source, verdict: Ok(Decided::joined(part, rest.verdict)) }
+                        Ruling { source, verdict: Ok(Decided::join(part, rest.verdict)) }
                     }
                 }
             }));
@@ -190,7 +190,7 @@ impl Chain {
                 Heard::Partial(partial) => kept.ask_rest(&chain, next, silence, partial),
             };
             match ruled {
-                Some(ruled) => ruled.settled().await,
+                Some(ruled) => ruled.wait().await,
                 None => {
                     let unusable = Unusable::invalid("the question could not be read again");
                     Ruling { source: Source::Unusable, verdict: Err(unusable.into()) }
@@ -200,7 +200,7 @@ impl Chain {
     }
 
     /// Who is asked about this hook, from place `from` on.
-    fn asked(&self, hook: Hook, from: usize) -> impl Iterator<Item = (usize, &Arc<dyn Decider>)> {
+    fn who_wants(&self, hook: Hook, from: usize) -> impl Iterator<Item = (usize, &Arc<dyn Decider>)> {
         let all = self.deciders.iter().enumerate().skip(from);
         all.filter(move |(_, decider)| decider.want(hook) != Want::Nothing)
     }
@@ -225,9 +225,9 @@ pub fn unspoken<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling
         return ruling;
     }
     match silence {
-        Silence::Abstains => Ruling::allowed(Source::Unasked),
-        Silence::Agrees(source) => Ruling::allowed(source),
-        Silence::Denies(source, about) => Ruling::refused(source, Refusal::default().about(about)),
+        Silence::Abstains => Ruling::allow(Source::Unasked),
+        Silence::Agrees(source) => Ruling::allow(source),
+        Silence::Denies(source, about) => Ruling::refuse(source, Refusal::default().about(about)),
     }
 }
 
@@ -240,7 +240,7 @@ fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
     }
     let verdict = match grant.stale_because() {
         Some(because) => Err(because.clone()),
-        None => Ok(D::refused(Refusal::default())),
+        None => Ok(D::refuse(Refusal::default())),
     };
     Some(Ruling { source: Source::Grant, verdict })
 }
@@ -435,19 +435,20 @@ impl Question for SubscribeQuestion<'_> {
                 chain.first(next, silence.and(Silence::DENIES), &question)
             }
         };
-        let joined = |words, verdict: Result<_, Undecided>| Ok(SubscribeDecision::joined(words, verdict));
+        let join = |words, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(words, verdict));
         match rest {
-            First::Ruled(ruled) => ruled
-                .map(move |Ruling { source, verdict }| Ruling { source, verdict: joined(words, verdict) }),
+            First::Ruled(ruled) => {
+                ruled.map(move |Ruling { source, verdict }| Ruling { source, verdict: join(words, verdict) })
+            }
             First::Nobody(silence) => {
                 let rest = unspoken(Hook::Subscribe, self.peer, silence);
-                Ruled::Now(Ruling { source, verdict: joined(words, rest.verdict) })
+                Ruled::Now(Ruling { source, verdict: join(words, rest.verdict) })
             }
         }
     }
 
     fn keep(&self) -> Arc<KeptSubscribe> {
-        self.kept()
+        self.to_kept()
     }
 }
 

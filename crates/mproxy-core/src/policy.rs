@@ -77,14 +77,14 @@ pub struct Ruling<D> {
 impl<D: Decided> Ruling<D> {
     /// Yes, as it is.
     #[must_use]
-    pub fn allowed(source: Source) -> Self {
-        Self { source, verdict: Ok(D::allowed()) }
+    pub fn allow(source: Source) -> Self {
+        Self { source, verdict: Ok(D::allow()) }
     }
 
     /// No, like this.
     #[must_use]
-    pub fn refused(source: Source, refusal: Refusal) -> Self {
-        Self { source, verdict: Ok(D::refused(refusal)) }
+    pub fn refuse(source: Source, refusal: Refusal) -> Self {
+        Self { source, verdict: Ok(D::refuse(refusal)) }
     }
 }
 

@@ -103,7 +103,7 @@ pub use self::setting::{OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;
 use self::direction::Follows;
-use self::ending::{End, Ending, Stage};
+use self::ending::{Ending, Reached, SideEnd};
 use self::greeting::Greeting;
 use self::holding::{may_wait_unread, reads_at_once};
 use self::opening::Opening;
@@ -142,7 +142,7 @@ impl Session {
             self.take(from, buf, now);
         }
         if let Some(holder) = self.state.holder() {
-            self.cx.account.left(&self.cx.setting.budget, from, buf.len(), || holder);
+            self.cx.account.note_left(&self.cx.setting.budget, from, buf.len(), || holder);
         }
         self.settle(now);
     }
@@ -151,11 +151,9 @@ impl Session {
     pub fn decide(&mut self, answered: Answered, now: Instant) {
         let ended = match (answered.0, &mut self.state) {
             (AnswerTo::Admission(seq, ruling), State::Opening(opening)) => {
-                opening.decided(&mut self.cx, seq, ruling, now)
+                opening.answer_admission(&mut self.cx, seq, ruling, now)
             }
-            (AnswerTo::Renewal(ruling), State::Open(link)) => {
-                link.renewal_answered(&mut self.cx, ruling, now)
-            }
+            (AnswerTo::Renewal(ruling), State::Open(link)) => link.take_renewal(&mut self.cx, ruling, now),
             (
                 AnswerTo::Publish(from, seq, ruling),
                 State::Open(link) | State::Ending(Ending { link, .. }),
@@ -183,7 +181,7 @@ impl Session {
     /// Told: what became of an [`Effect::Dial`].
     pub fn dialed(&mut self, outcome: Result<(), Unreachable>, now: Instant) {
         if let State::Opening(opening) = &mut self.state {
-            let ended = opening.dialed(&mut self.cx, outcome, now);
+            let ended = opening.finish_dial(&mut self.cx, outcome, now);
             self.end_if(ended, now);
         }
         self.settle(now);
@@ -193,8 +191,8 @@ impl Session {
     /// stream has ended; the other half may still be open. (Where it is not, [`closed`](Session::closed) says more.)
     pub fn shut(&mut self, side: Side, now: Instant) {
         match &mut self.state {
-            State::Ending(ending) => ending.all_written(side),
-            State::Rejected(rejected) if side == Side::Client => rejected.client = End::Written,
+            State::Ending(ending) => ending.mark_written(side),
+            State::Rejected(rejected) if side == Side::Client => rejected.client = SideEnd::Written,
             State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {
             }
         }
@@ -210,9 +208,9 @@ impl Session {
     /// once.
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
         if let Some(holder) = self.state.holder() {
-            self.cx.account.left(&self.cx.setting.budget, side, 0, || holder);
+            self.cx.account.note_left(&self.cx.setting.budget, side, 0, || holder);
         }
-        self.lost(side, how, now);
+        self.lose(side, how, now);
         self.settle(now);
     }
 
@@ -238,18 +236,18 @@ impl Session {
         if let Some(fault) = self.cx.account.retry(now) {
             self.end(fault, now);
         }
-        if let Some(deadline) = self.cx.timer.passed(now) {
-            self.passed(deadline, now);
+        if let Some(deadline) = self.cx.timer.take_passed(now) {
+            self.handle_deadline(deadline, now);
         }
         self.settle(now);
     }
 
-    fn passed(&mut self, deadline: Deadline, now: Instant) {
+    fn handle_deadline(&mut self, deadline: Deadline, now: Instant) {
         let ended = match (deadline, &mut self.state) {
             (Deadline::Close, _) => return self.finish(),
             (Deadline::Refresh, State::Open(link)) => link.renew(&mut self.cx, now),
             (Deadline::Stale, State::Open(link)) => {
-                link.grant_is_stale(&mut self.cx);
+                link.make_grant_stale(&mut self.cx);
                 Ok(())
             }
             (Deadline::Retry, State::Opening(opening)) => opening.try_again(&mut self.cx, now),
@@ -266,7 +264,7 @@ impl Session {
     /// Told: so many bytes of that side were read while they are not wanted, and are kept until they are.
     pub fn kept(&mut self, from: Side, bytes: usize, now: Instant) {
         if let Some(holder) = self.state.holder() {
-            self.cx.account.left(&self.cx.setting.budget, from, bytes, || holder);
+            self.cx.account.note_left(&self.cx.setting.budget, from, bytes, || holder);
         }
         self.settle(now);
     }
@@ -404,18 +402,18 @@ impl Session {
             State::Opening(Opening { mut link, .. })
             | State::Open(mut link)
             | State::Ending(Ending { mut link, .. }) => {
-                ending::tell(&mut link, &mut self.cx, &fault);
+                ending::report_end(&mut link, &mut self.cx, &fault);
                 Some(link.peer)
             }
         };
-        self.over(peer, fault);
+        self.be_over(peer, fault);
     }
 
     /// The broker has said yes: both sides speak from now on.
     fn open(&mut self, session_present: bool, now: Instant) {
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Opening(Opening { mut link, .. }) => {
-                link.grant_begins(&mut self.cx, now);
+                link.begin_grant(&mut self.cx, now);
                 link.reported = true;
                 if self.cx.setting.sink.want(Kind::Connect) != Want::Nothing {
                     link.report(&mut self.cx, Happening::Connect { session_present });
@@ -441,10 +439,10 @@ impl Session {
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Greeting(greeting) => State::Rejected(greeting.reject(cx, fault, now)),
             State::Opening(opening) => {
-                let stage = if opening.is_introduced() { Stage::Introduced } else { Stage::Waiting };
+                let stage = if opening.is_introduced() { Reached::Introduced } else { Reached::Waiting };
                 begin(opening.link, cx, stage, fault)
             }
-            State::Open(link) => begin(link, cx, Stage::Open, fault),
+            State::Open(link) => begin(link, cx, Reached::Open, fault),
             State::Ending(mut ending) => {
                 ending.end_again(&fault);
                 self.state = State::Ending(ending);
@@ -455,18 +453,18 @@ impl Session {
                 return;
             }
         };
-        self.go_on_ending(now);
+        self.advance_end(now);
     }
 
     fn stop(&mut self, stop: Stop, now: Instant) {
         match (stop, &mut self.state) {
-            (Stop::Disconnected(from, fault), State::Ending(ending)) => ending.disconnected(from, fault),
+            (Stop::Disconnected(from, fault), State::Ending(ending)) => ending.take_disconnect(from, fault),
             (Stop::Fault(fault) | Stop::Disconnected(_, fault), _) => self.end(fault, now),
         }
     }
 
     /// Nothing more comes from that side.
-    fn lost(&mut self, side: Side, how: Closed, now: Instant) {
+    fn lose(&mut self, side: Side, how: Closed, now: Instant) {
         let half = side == Side::Client && how == Closed::Eof;
         let fault = match &mut self.state {
             State::Opening(opening) if opening.is_introduced() && half => {
@@ -481,8 +479,8 @@ impl Session {
         };
         self.end(fault, now);
         match &mut self.state {
-            State::Ending(ending) => ending.lost(&mut self.cx, side, &how),
-            State::Rejected(rejected) if side == Side::Client => rejected.client = End::Gone,
+            State::Ending(ending) => ending.lose(&mut self.cx, side, &how),
+            State::Rejected(rejected) if side == Side::Client => rejected.client = SideEnd::Gone,
             State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {
             }
         }
@@ -502,7 +500,7 @@ impl Session {
         if let State::Open(link) = &mut self.state
             && link.client_ended
         {
-            self.lost(Side::Client, Closed::Eof, now);
+            self.lose(Side::Client, Closed::Eof, now);
         }
         self.release(Side::Client, now);
         self.release(Side::Broker, now);
@@ -513,7 +511,7 @@ impl Session {
         if self.state.link().is_some_and(|link| link.draining && link.is_drained()) {
             self.end(Fault::Drained, now);
         }
-        self.go_on_ending(now);
+        self.advance_end(now);
         match self.state.weight() {
             Some(weight) => self.cx.put_down(weight, now),
             None => self.cx.account.let_go(),
@@ -521,10 +519,10 @@ impl Session {
     }
 
     /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.
-    fn go_on_ending(&mut self, now: Instant) {
+    fn advance_end(&mut self, now: Instant) {
         let done = match &mut self.state {
-            State::Ending(ending) => ending.go_on(&mut self.cx, now),
-            State::Rejected(rejected) => rejected.go_on(&mut self.cx, now),
+            State::Ending(ending) => ending.advance(&mut self.cx, now),
+            State::Rejected(rejected) => rejected.advance(&mut self.cx, now),
             State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Over(_) => false,
         };
         if done {
@@ -537,14 +535,14 @@ impl Session {
         match mem::replace(&mut self.state, State::Over(None)) {
             State::Ending(ending) => {
                 let (link, fault) = ending.finish(&mut self.cx);
-                self.over(Some(link.peer), fault);
+                self.be_over(Some(link.peer), fault);
             }
-            State::Rejected(rejected) => self.over(None, rejected.fault),
+            State::Rejected(rejected) => self.be_over(None, rejected.fault),
             other => self.state = other,
         }
     }
 
-    fn over(&mut self, peer: Option<Arc<Peer>>, fault: Fault) {
+    fn be_over(&mut self, peer: Option<Arc<Peer>>, fault: Fault) {
         self.state = State::Over(peer);
         self.cx.timer.disarm();
         self.cx.effects.push(Effect::Done(Box::new(fault)));

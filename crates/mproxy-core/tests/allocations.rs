@@ -24,19 +24,19 @@ struct Yes;
 
 impl Decider for Yes {
     fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        Answer::Now(Ruling::allowed(Source::Grant))
+        Answer::Now(Ruling::allow(Source::Grant))
     }
 
     fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        Answer::Now(Ruling::allowed(Source::Grant))
+        Answer::Now(Ruling::allow(Source::Grant))
     }
 
     fn subscribe(&self, _: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
-        Answer::Now(Ruling::allowed(Source::Grant))
+        Answer::Now(Ruling::allow(Source::Grant))
     }
 
     fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        Answer::Now(Ruling::allowed(Source::Grant))
+        Answer::Now(Ruling::allow(Source::Grant))
     }
 
     fn want(&self, hook: Hook) -> Want {

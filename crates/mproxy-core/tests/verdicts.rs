@@ -414,8 +414,8 @@ fn the_silence_of_all_is_a_no_if_that_of_one_is() {
         let chain = Chain::new(all.into_iter().map(|one| Arc::new(one) as Arc<dyn Decider>).collect());
         let Ruled::Now(ruling) = chain.publish(&question) else { panic!("a chain answers") };
         let expected = match source {
-            Source::Unknown => Ruling::refused(source, Refusal::default()),
-            source => Ruling::allowed(source),
+            Source::Unknown => Ruling::refuse(source, Refusal::default()),
+            source => Ruling::allow(source),
         };
         assert_eq!(ruling, expected);
     }

@@ -52,7 +52,7 @@ use mproxy_codec::types::QoS;
 use mproxy_core::peer::Peer;
 use mproxy_core::rule::{Act, Effect, Message, Name, Rule, Who};
 
-pub use self::adviser::{AclAdviser, Strangers};
+pub use self::adviser::{AclAdviser, UnknownUsers};
 pub use self::file::{AclError, AclErrors};
 use self::password::Password;
 pub use self::password::{HashError, hash_password};

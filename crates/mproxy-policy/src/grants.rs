@@ -25,8 +25,8 @@ impl Grants {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         match grant.message(act, Who::from(&**question.peer), message) {
             Word::Ask => PASS,
-            Word::Allow(()) => Answer::Now(Ruling::allowed(Source::Grant)),
-            Word::Refuse(reason) => Answer::Now(Ruling::refused(Source::Grant, Refusal::new(reason))),
+            Word::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
+            Word::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
         }
     }
 }

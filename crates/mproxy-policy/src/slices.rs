@@ -34,7 +34,7 @@ where
         let toil =
             question.filters.iter().map(|request| self.toil(request, who)).fold(0, usize::saturating_add);
         if toil > SLICE && question.filters.len() > 1 {
-            return Answer::Later(Box::pin(self.in_slices(question.kept())));
+            return Answer::Later(Box::pin(self.in_slices(question.to_kept())));
         }
         let words = question.filters.iter().map(&self.word).collect();
         self.answer(words)
@@ -67,7 +67,7 @@ where
         if words.iter().all(Option::is_none) {
             Answer::Pass(self.silence)
         } else if words.iter().all(|word| *word == plain) {
-            Answer::Now(Ruling::allowed(source))
+            Answer::Now(Ruling::allow(source))
         } else if words.iter().all(Option::is_some) {
             let each = words.into_iter().flatten().collect();
             Answer::Now(Ruling { source, verdict: Ok(SubscribeDecision::Each(each)) })

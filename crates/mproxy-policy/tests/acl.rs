@@ -17,7 +17,7 @@ use mproxy_core::policy::{
     PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule, Who};
-use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, Strangers, hash_password};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, UnknownUsers, hash_password};
 use mproxy_sim::Verdict;
 use mproxy_sim::verdict::Said;
 use proptest::prelude::*;
@@ -102,7 +102,7 @@ impl Decider for Next {
 
 /// The file alone.
 fn alone(acl: Acl) -> AclAdviser {
-    AclAdviser::new(acl, Strangers::Refused)
+    AclAdviser::new(acl, UnknownUsers::Refused)
 }
 
 /// The file alone, and what its silence means.
@@ -112,7 +112,7 @@ fn only(acl: Acl) -> Chained {
 
 /// The file as others stand behind it.
 fn first(acl: Acl) -> AclAdviser {
-    AclAdviser::new(acl, Strangers::LeftToOthers)
+    AclAdviser::new(acl, UnknownUsers::LeftToOthers)
 }
 
 /// The file, and one who is asked after it.
@@ -320,7 +320,7 @@ async fn while_a_password_waits_nobody_else_is_asked() {
     impl Decider for Counts {
         fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
             self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            Answer::Now(mproxy_core::policy::Ruling::allowed(Source::Rpc))
+            Answer::Now(mproxy_core::policy::Ruling::allow(Source::Rpc))
         }
 
         fn want(&self, _: Hook) -> Want {

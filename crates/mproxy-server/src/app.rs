@@ -14,7 +14,7 @@ use mproxy_core::peer::Address;
 use mproxy_core::policy::{Decider, OnError as CoreOnError};
 use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
-use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, Strangers};
+use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, UnknownUsers};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, HealthState, Remote, RemoteConfig, RemoteTls};
 use mproxy_tcp::tls::{Material as _, Remark};
@@ -460,8 +460,8 @@ fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::
         Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
         None => None,
     };
-    let strangers = if remote.is_some() { Strangers::LeftToOthers } else { Strangers::Refused };
-    let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, strangers)));
+    let unknown_users = if remote.is_some() { UnknownUsers::LeftToOthers } else { UnknownUsers::Refused };
+    let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
         let Size { users, rules } = acl.size();

@@ -29,8 +29,8 @@ impl Verdict {
     #[must_use]
     pub fn allow(hook: Hook) -> Self {
         match hook {
-            Hook::Connect => Self::Connect(Decided::allowed()),
-            Hook::Publish | Hook::Deliver => Self::Publish(Decided::allowed()),
+            Hook::Connect => Self::Connect(Decided::allow()),
+            Hook::Publish | Hook::Deliver => Self::Publish(Decided::allow()),
             Hook::Subscribe => Self::SubscribeAll(Decision::Allow(())),
         }
     }
@@ -39,8 +39,8 @@ impl Verdict {
     #[must_use]
     pub fn refuse(hook: Hook, refusal: Refusal) -> Self {
         match hook {
-            Hook::Connect => Self::Connect(Decided::refused(refusal)),
-            Hook::Publish | Hook::Deliver => Self::Publish(Decided::refused(refusal)),
+            Hook::Connect => Self::Connect(Decided::refuse(refusal)),
+            Hook::Publish | Hook::Deliver => Self::Publish(Decided::refuse(refusal)),
             Hook::Subscribe => Self::SubscribeAll(Decision::Refuse(refusal)),
         }
     }

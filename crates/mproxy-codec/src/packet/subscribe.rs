@@ -1,7 +1,7 @@
 //! SUBSCRIBE: checked whole when it is parsed, its filters read one by one afterwards.
 
 use super::list::{self, read_filter};
-use crate::encode::{EncodeError, packet};
+use crate::encode::{Body, EncodeError, packet, packet_len};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
 use crate::property::{Properties, PropertyEdit};
@@ -210,12 +210,41 @@ where
     I: IntoIterator<Item = FilterRequest<'a>>,
     I::IntoIter: Clone,
 {
-    let body = list::body(version, packet_id, properties, filters, |request: FilterRequest<'_>, body| {
+    packet(out, PacketType::Subscribe.first_byte(), body(version, packet_id, properties, filters)?)
+}
+
+/// How many bytes [`encode_subscribe`] would append.
+///
+/// # Errors
+/// As there.
+pub fn subscribe_len<'a, I>(
+    version: Version,
+    packet_id: PacketId,
+    properties: &PropertyEdit<'_>,
+    filters: I,
+) -> Result<usize, EncodeError>
+where
+    I: IntoIterator<Item = FilterRequest<'a>>,
+    I::IntoIter: Clone,
+{
+    packet_len(body(version, packet_id, properties, filters)?)
+}
+
+fn body<'a, I>(
+    version: Version,
+    packet_id: PacketId,
+    properties: &PropertyEdit<'_>,
+    filters: I,
+) -> Result<impl Fn(&mut Body<'_>) -> Result<(), EncodeError>, EncodeError>
+where
+    I: IntoIterator<Item = FilterRequest<'a>>,
+    I::IntoIter: Clone,
+{
+    list::body(version, packet_id, properties, filters, move |request: FilterRequest<'_>, body| {
         body.field("topic filter", request.filter.as_str().as_bytes())?;
         body.u8(request.options(version));
         Ok(())
-    })?;
-    packet(out, PacketType::Subscribe.first_byte(), body)
+    })
 }
 
 fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malformed> {

@@ -46,27 +46,27 @@ pub trait Decided: Sized + Send + 'static {
     type Part: Send + 'static;
 
     /// Yes, as it is.
-    fn allowed() -> Self;
+    fn allow() -> Self;
 
     /// No, like this.
-    fn refused(refusal: Refusal) -> Self;
+    fn refuse(refusal: Refusal) -> Self;
 
     /// All of it, where what `part` leaves open came to `rest`.
-    fn joined(part: Self::Part, rest: Result<Self, Undecided>) -> Self;
+    fn join(part: Self::Part, rest: Result<Self, Undecided>) -> Self;
 }
 
 impl<A: Send + 'static> Decided for Decision<Option<A>> {
     type Part = Infallible;
 
-    fn allowed() -> Self {
+    fn allow() -> Self {
         Self::Allow(None)
     }
 
-    fn refused(refusal: Refusal) -> Self {
+    fn refuse(refusal: Refusal) -> Self {
         Self::Refuse(refusal)
     }
 
-    fn joined(part: Infallible, _rest: Result<Self, Undecided>) -> Self {
+    fn join(part: Infallible, _rest: Result<Self, Undecided>) -> Self {
         match part {}
     }
 }
@@ -74,15 +74,15 @@ impl<A: Send + 'static> Decided for Decision<Option<A>> {
 impl Decided for SubscribeDecision {
     type Part = FilterWords;
 
-    fn allowed() -> Self {
+    fn allow() -> Self {
         Self::All(Decision::Allow(()))
     }
 
-    fn refused(refusal: Refusal) -> Self {
+    fn refuse(refusal: Refusal) -> Self {
         Self::All(Decision::Refuse(refusal))
     }
 
-    fn joined(words: FilterWords, rest: Result<Self, Undecided>) -> Self {
+    fn join(words: FilterWords, rest: Result<Self, Undecided>) -> Self {
         let count = words.iter().filter(|word| word.is_none()).count();
         // The failure rule is one for the whole SUBSCRIBE. Where it says "allow", it must not lift what is known to be
         // refused; so what was not decided is refused here.

@@ -131,7 +131,7 @@ impl<'a> SubscribeQuestion<'a> {
     }
 
     /// The question copied out of its packet: once, for all who come back to it.
-    pub fn kept(&self) -> Arc<KeptSubscribe> {
+    pub fn to_kept(&self) -> Arc<KeptSubscribe> {
         Arc::clone(self.kept.get_or_init(|| Arc::new(KeptSubscribe::of(self))))
     }
 }

@@ -6,7 +6,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketId, PacketType, QoS};
 
 use super::context::Context;
-use super::flows::Order;
+use super::flows::AckOrder;
 use super::link::Link;
 use super::step::Passage;
 use crate::event::Happening;
@@ -15,7 +15,7 @@ use crate::peer::Side;
 impl Link {
     /// An acknowledgement, from either side.
     #[inline]
-    pub(super) fn acknowledged(
+    pub(super) fn pass_acknowledgement(
         &mut self,
         cx: &mut Context,
         from: Side,
@@ -29,14 +29,14 @@ impl Link {
             _ => false,
         };
         if over && from == Side::Broker {
-            self.up.in_flight.over(kind, id);
+            self.up.in_flight.remove(kind, id);
         }
         match kind {
             PacketType::Pubrel if self.direction(from).answers_itself(id) => {
                 self.complete(cx, from, id);
                 Passage::Nowhere
             }
-            PacketType::Puback | PacketType::Pubrec => self.settled(cx, from, kind, id, reason),
+            PacketType::Puback | PacketType::Pubrec => self.settle(cx, from, kind, id, reason),
             _ => Passage::AsItIs,
         }
     }
@@ -45,7 +45,7 @@ impl Link {
     fn complete(&mut self, cx: &mut Context, from: Side, id: PacketId) {
         self.direction_mut(from).flows().ours.remove(&id);
         if from == Side::Client {
-            self.up.in_flight.over(PacketType::Pubcomp, id);
+            self.up.in_flight.remove(PacketType::Pubcomp, id);
         }
         match self.terms.ack(from, PacketType::Pubcomp, id, ReasonCode::SUCCESS, None) {
             Some(done) => self.inject(cx, from, done),
@@ -54,7 +54,7 @@ impl Link {
     }
 
     /// The receiver of a PUBLISH has acknowledged it for the first time.
-    fn settled(
+    fn settle(
         &mut self,
         cx: &mut Context,
         from: Side,
@@ -63,7 +63,7 @@ impl Link {
         reason: ReasonCode,
     ) -> Passage {
         let Some(flows) = self.direction_mut(from.other()).known_flows_mut() else { return Passage::AsItIs };
-        let (published, toil) = flows.acknowledged(kind, id);
+        let (published, toil) = flows.take_acknowledged(kind, id);
         cx.spend(toil);
         if let Some(published) = published
             && !reason.is_error()
@@ -86,7 +86,7 @@ impl Link {
         let kind = acknowledgement(head.qos);
         // Under the same id the receiver has one already, and answers that one itself.
         let receivers = match from {
-            Side::Client => self.up.in_flight.is_brokers(head.qos, id),
+            Side::Client => self.up.in_flight.is_forwarded(head.qos, id),
             Side::Broker => self.down.flows().line(kind).expects(id),
         };
         let (mut reason, mut text) = (reason, text.filter(|_| reason.is_error()));
@@ -97,19 +97,19 @@ impl Link {
             // Its PUBREL is ours to answer [MQTT-4.3.3-11].
             self.direction_mut(from).flows().ours.insert(id);
         } else if from == Side::Client && !receivers {
-            self.up.in_flight.over(kind, id);
+            self.up.in_flight.remove(kind, id);
         }
         let Some(ack) = self.terms.ack(from, kind, id, reason, text) else {
             return self.unsendable(from, kind);
         };
         let order = match from {
             // [MQTT-4.6.0-2] and [MQTT-4.6.0-3] bind the client; what it gets of the same id stays in order.
-            Side::Client if receivers => Order::OfOneId,
-            Side::Client => Order::None,
-            Side::Broker => Order::OfAll,
+            Side::Client if receivers => AckOrder::OfOneId,
+            Side::Client => AckOrder::None,
+            Side::Broker => AckOrder::OfAll,
         };
         let line = self.direction_mut(from).flows().line(kind);
-        let toil = if from == Side::Broker || order == Order::OfOneId { line.toil(id) } else { 0 };
+        let toil = if from == Side::Broker || order == AckOrder::OfOneId { line.toil(id) } else { 0 };
         let ack = line.answer(id, ack, order);
         cx.spend(toil);
         if let Some(ack) = ack {

@@ -34,22 +34,22 @@ impl Aliases {
     }
 
     /// What the sender means by `alias`.
-    pub(super) fn meant(&self, alias: u16) -> Option<Arc<str>> {
+    pub(super) fn sender_topic(&self, alias: u16) -> Option<Arc<str>> {
         self.meant.of.get(&alias).cloned()
     }
 
     /// The sender introduces `alias`, or gives it a new meaning.
-    pub(super) fn mean(&mut self, alias: u16, topic: &str) {
+    pub(super) fn set_sender_topic(&mut self, alias: u16, topic: &str) {
         self.meant.set(alias, topic);
     }
 
     /// Whether the receiver takes `alias` for `topic`.
-    pub(super) fn knows(&self, alias: u16, topic: &str) -> bool {
+    pub(super) fn receiver_has(&self, alias: u16, topic: &str) -> bool {
         self.taught.of.get(&alias).is_some_and(|taught| **taught == *topic)
     }
 
     /// The receiver is sent `alias` together with `topic`. No more than `most` bytes are remembered, and this topic.
-    pub(super) fn teach(&mut self, alias: u16, topic: &str, most: usize) {
+    pub(super) fn set_receiver_topic(&mut self, alias: u16, topic: &str, most: usize) {
         if self.taught.bytes > most {
             self.taught = Topics::default();
         }
@@ -76,32 +76,32 @@ mod tests {
     #[test]
     fn a_refused_introduction_leaves_the_receiver_untaught() {
         let mut aliases = Aliases::default();
-        aliases.mean(1, "a");
-        assert_eq!(aliases.meant(1).as_deref(), Some("a"));
-        assert!(!aliases.knows(1, "a"));
-        aliases.teach(1, "a", 9);
-        assert!(aliases.knows(1, "a"));
-        aliases.mean(1, "b");
-        assert!(!aliases.knows(1, "b"));
+        aliases.set_sender_topic(1, "a");
+        assert_eq!(aliases.sender_topic(1).as_deref(), Some("a"));
+        assert!(!aliases.receiver_has(1, "a"));
+        aliases.set_receiver_topic(1, "a", 9);
+        assert!(aliases.receiver_has(1, "a"));
+        aliases.set_sender_topic(1, "b");
+        assert!(!aliases.receiver_has(1, "b"));
     }
 
     #[test]
     fn bytes_follow_what_is_held() {
         let mut aliases = Aliases::default();
-        aliases.mean(1, "abc");
-        aliases.mean(1, "de");
+        aliases.set_sender_topic(1, "abc");
+        aliases.set_sender_topic(1, "de");
         assert_eq!(aliases.bytes(), 2);
-        aliases.mean(1, "de");
+        aliases.set_sender_topic(1, "de");
         assert_eq!(aliases.bytes(), 2);
     }
 
     #[test]
     fn what_was_taught_is_forgotten_rather_than_grown() {
         let mut aliases = Aliases::default();
-        aliases.teach(1, "abc", 3);
-        aliases.teach(2, "def", 3);
-        assert!(aliases.knows(1, "abc") && aliases.knows(2, "def"));
-        aliases.teach(3, "ghi", 3);
-        assert!(!aliases.knows(1, "abc") && aliases.knows(3, "ghi"));
+        aliases.set_receiver_topic(1, "abc", 3);
+        aliases.set_receiver_topic(2, "def", 3);
+        assert!(aliases.receiver_has(1, "abc") && aliases.receiver_has(2, "def"));
+        aliases.set_receiver_topic(3, "ghi", 3);
+        assert!(!aliases.receiver_has(1, "abc") && aliases.receiver_has(3, "ghi"));
     }
 }

@@ -14,13 +14,13 @@ const LONGEST: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct DecisionCache {
     edition: u64,
-    topics: Vec<Allowed>,
+    topics: Vec<AllowedTopic>,
     /// Which is to be forgotten next.
     oldest: usize,
 }
 
 #[derive(Debug, Default)]
-struct Allowed {
+struct AllowedTopic {
     /// The first byte of the packet: QoS and RETAIN.
     first: u8,
     topic: Vec<u8>,
@@ -29,7 +29,7 @@ struct Allowed {
 
 impl DecisionCache {
     /// Forgets everything that rules of another edition said.
-    pub(super) fn keep_to(&mut self, edition: u64) {
+    pub(super) fn sync_edition(&mut self, edition: u64) {
         if self.edition != edition {
             (self.edition, self.oldest) = (edition, 0);
             self.topics.clear();
@@ -38,18 +38,18 @@ impl DecisionCache {
 
     /// Who allowed a PUBLISH with this first byte and topic.
     #[inline]
-    pub(super) fn allowed(&self, first: u8, topic: &[u8]) -> Option<Source> {
+    pub(super) fn find(&self, first: u8, topic: &[u8]) -> Option<Source> {
         let found = self.topics.iter().find(|one| one.first == first && one.topic == topic)?;
         found.source
     }
 
     /// Remembers one, in the place of the one that was learnt first.
     pub(super) fn learn(&mut self, first: u8, topic: &str, source: Source) {
-        if topic.len() > LONGEST || self.allowed(first, topic.as_bytes()).is_some() {
+        if topic.len() > LONGEST || self.find(first, topic.as_bytes()).is_some() {
             return;
         }
         if self.topics.len() < TOPICS {
-            self.topics.push(Allowed::default());
+            self.topics.push(AllowedTopic::default());
             self.oldest = self.topics.len() - 1;
         }
         let Some(one) = self.topics.get_mut(self.oldest) else { return };
@@ -71,18 +71,18 @@ mod tests {
         for topic in ["a", "b", "c", "d", "e", "e"] {
             cache.learn(0x30, topic, Source::Acl);
         }
-        let known = |topic: &str| cache.allowed(0x30, topic.as_bytes()).is_some();
+        let known = |topic: &str| cache.find(0x30, topic.as_bytes()).is_some();
         assert_eq!(["a", "b", "c", "d", "e"].map(known), [false, true, true, true, true]);
-        assert!(cache.allowed(0x31, b"e").is_none(), "RETAIN is another question");
+        assert!(cache.find(0x31, b"e").is_none(), "RETAIN is another question");
     }
 
     #[test]
     fn another_edition_knows_nothing() {
         let mut cache = DecisionCache::default();
         cache.learn(0x30, "a", Source::Acl);
-        cache.keep_to(0);
-        assert!(cache.allowed(0x30, b"a").is_some());
-        cache.keep_to(1);
-        assert!(cache.allowed(0x30, b"a").is_none());
+        cache.sync_edition(0);
+        assert!(cache.find(0x30, b"a").is_some());
+        cache.sync_edition(1);
+        assert!(cache.find(0x30, b"a").is_none());
     }
 }

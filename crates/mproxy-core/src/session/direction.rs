@@ -18,7 +18,7 @@ pub(super) struct Direction {
     /// Packets that wait for their turn.
     pub(super) lane: Lane,
     /// The payload that is just passing.
-    pub(super) body: Body,
+    pub(super) body: StreamedBody,
     /// Topic aliases, once there are some.
     aliases: Option<Box<Aliases>>,
     /// Answers that stand; only where somebody decides by rules.
@@ -33,7 +33,7 @@ pub(super) struct Direction {
 
 /// The payload of a PUBLISH that streams: what of it is still to come, and what becomes of that.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Body {
+pub(super) struct StreamedBody {
     pub(super) left: u32,
     pub(super) follows: Follows,
 }
@@ -63,13 +63,13 @@ impl Direction {
 
     /// `here` of `total` bytes leave as they are, and so will the rest of them when it comes.
     pub(super) fn pass(&mut self, here: usize, total: usize) -> Step {
-        self.body = Body { left: (total - here) as u32, follows: Follows::Head };
+        self.body = StreamedBody { left: (total - here) as u32, follows: Follows::Head };
         Step::pass(here)
     }
 
     /// `here` of `total` bytes go nowhere, and neither will the rest of them when it comes.
     pub(super) fn skip(&mut self, here: usize, total: usize) -> Step {
-        self.body = Body { left: (total - here) as u32, follows: Follows::Nothing };
+        self.body = StreamedBody { left: (total - here) as u32, follows: Follows::Nothing };
         Step::swallow(here)
     }
 
@@ -86,7 +86,7 @@ impl Direction {
 
     /// Whether the receiver takes `alias` for `topic`.
     pub(super) fn receiver_knows(&self, alias: u16, topic: &str) -> bool {
-        self.aliases.as_ref().is_some_and(|aliases| aliases.knows(alias, topic))
+        self.aliases.as_ref().is_some_and(|aliases| aliases.receiver_has(alias, topic))
     }
 
     /// The acknowledgements that matter, from now on.
@@ -109,8 +109,8 @@ impl Direction {
     }
 
     /// Bytes kept until the receiver acknowledges, for events.
-    pub(super) fn kept(&self) -> usize {
-        self.flows.as_ref().map_or(0, |flows| flows.kept())
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.flows.as_ref().map_or(0, |flows| flows.kept_bytes())
     }
 
     /// Whether its sender has to wait until some of what it has published is acknowledged.
@@ -132,7 +132,7 @@ impl Direction {
 
     /// Whether its receiver may have yet to acknowledge a PUBLISH.
     pub(super) fn is_owed(&self) -> bool {
-        self.in_flight.any_went() || self.flows.as_ref().is_some_and(|flows| flows.weight() > 0)
+        self.in_flight.any_forwarded() || self.flows.as_ref().is_some_and(|flows| flows.weight() > 0)
     }
 
     /// Packets of our own that waited for the end of a payload.

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::peer::Side;
 
 impl Link {
-    pub(super) fn disconnect_leaves(
+    pub(super) fn forward_disconnect(
         &mut self,
         cx: &mut Context,
         from: Side,

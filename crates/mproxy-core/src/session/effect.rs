@@ -61,12 +61,12 @@ impl std::fmt::Debug for Effect {
 pub(super) struct Effects {
     first: Option<Effect>,
     /// An idle session pays for a pointer, not for a queue.
-    more: Option<Box<More>>,
+    more: Option<Box<EffectQueue>>,
 }
 
 /// Effects behind the first.
 #[derive(Debug, Default)]
-struct More(VecDeque<Effect>);
+struct EffectQueue(VecDeque<Effect>);
 
 impl Effects {
     pub(super) fn push(&mut self, effect: Effect) {

@@ -13,7 +13,7 @@ use mproxy_codec::reason::ReasonCode;
 use super::context::Context;
 use super::direction::Follows;
 use super::effect::Effect;
-use super::lane::Waiting;
+use super::lane::WaitingPacket;
 use super::link::Link;
 use super::setting::OnUnavailable;
 use super::step::Stop;
@@ -33,15 +33,15 @@ pub(super) struct Ending {
 #[derive(Debug)]
 struct Ends {
     fault: Fault,
-    client: End,
-    broker: End,
+    client: SideEnd,
+    broker: SideEnd,
     /// The client's half of its stream has ended; it may still be written to.
     half_closed: bool,
 }
 
 /// How far the end of one side has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum SideEnd {
     /// Packets for it still wait, or may still come.
     Open,
     /// Our half of its stream is being ended.
@@ -54,7 +54,7 @@ pub(super) enum End {
 
 /// How far the session had come that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum Reached {
     /// The broker has not got the CONNECT.
     Waiting,
     /// It has.
@@ -65,19 +65,25 @@ pub(super) enum Stage {
 
 impl Ending {
     /// A session that has come so far ends for this reason.
-    pub(super) fn begin(mut link: Link, cx: &mut Context, stage: Stage, fault: Fault, now: Instant) -> Self {
+    pub(super) fn begin(
+        mut link: Link,
+        cx: &mut Context,
+        stage: Reached,
+        fault: Fault,
+        now: Instant,
+    ) -> Self {
         if let Some(bytes) = goodbye(&link, cx, stage, &fault) {
             cx.effects.push(Effect::Send { to: Side::Client, bytes });
         }
-        let open = stage == Stage::Open;
-        let mut ends = Ends { client: End::Open, broker: End::Open, half_closed: false, fault };
-        if stage == Stage::Waiting {
-            ends.broker = End::Gone;
+        let open = stage == Reached::Open;
+        let mut ends = Ends { client: SideEnd::Open, broker: SideEnd::Open, half_closed: false, fault };
+        if stage == Reached::Waiting {
+            ends.broker = SideEnd::Gone;
         }
         match ends.fault {
-            Fault::Lost { side: Side::Broker, .. } => ends.broker = End::Gone,
+            Fault::Lost { side: Side::Broker, .. } => ends.broker = SideEnd::Gone,
             Fault::Lost { side: Side::Client, how: Closed::Eof } if open => ends.half_closed = true,
-            Fault::Lost { side: Side::Client, .. } => ends.client = End::Gone,
+            Fault::Lost { side: Side::Client, .. } => ends.client = SideEnd::Gone,
             _ => {}
         }
         // Nothing the client says from now on counts. What the broker says does, unless the end is its doing.
@@ -96,7 +102,7 @@ impl Ending {
             link.up.lane.clear();
         }
         let mut ending = Self { link, ends: Box::new(ends) };
-        ending.who_hears();
+        ending.update_hears();
         if !ending.link.hears(Side::Client) {
             ending.only_account(cx);
         }
@@ -106,11 +112,11 @@ impl Ending {
     }
 
     /// Whether packets still go to either side.
-    fn who_hears(&mut self) {
+    fn update_hears(&mut self) {
         let Ends { fault, client, broker, .. } = &*self.ends;
-        let client = *client == End::Open && hears_on(fault);
+        let client = *client == SideEnd::Open && hears_on(fault);
         // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
-        let broker = *broker == End::Open && !matches!(fault, Fault::Left { .. });
+        let broker = *broker == SideEnd::Open && !matches!(fault, Fault::Left { .. });
         self.link.set_hears(client, broker);
     }
 
@@ -123,12 +129,12 @@ impl Ending {
     }
 
     /// A DISCONNECT has left its lane. Where its sender's stream had ended before its turn came, it still is the reason.
-    pub(super) fn disconnected(&mut self, from: Side, fault: Fault) {
+    pub(super) fn take_disconnect(&mut self, from: Side, fault: Fault) {
         if matches!(self.ends.fault, Fault::Lost { side, .. } if side == from) {
             self.ends.fault = fault;
             // Whatever stands behind it came too late.
             self.link.direction_mut(from).lane.clear();
-            self.who_hears();
+            self.update_hears();
         } else {
             self.end_again(&fault);
         }
@@ -142,25 +148,25 @@ impl Ending {
             down.body.follows = Follows::Nothing;
         }
         for slot in down.lane.take() {
-            let Waiting::Other(header) = slot.packet else { continue };
-            match self.link.forward_released(cx, Side::Broker, slot.bytes, &header) {
+            let WaitingPacket::Other(header) = slot.packet else { continue };
+            match self.link.release_forwarded(cx, Side::Broker, slot.bytes, &header) {
                 Ok(()) => {}
                 Err(Stop::Fault(fault)) => self.end_again(&fault),
-                Err(Stop::Disconnected(from, fault)) => self.disconnected(from, fault),
+                Err(Stop::Disconnected(from, fault)) => self.take_disconnect(from, fault),
             }
         }
     }
 
     /// Nothing more comes from that side.
-    pub(super) fn lost(&mut self, cx: &mut Context, side: Side, how: &Closed) {
+    pub(super) fn lose(&mut self, cx: &mut Context, side: Side, how: &Closed) {
         let half = side == Side::Client && *how == Closed::Eof;
         let end = self.ends.end(side);
-        if half && *end == End::Open {
+        if half && *end == SideEnd::Open {
             self.ends.half_closed = true;
             return;
         }
-        *end = End::Gone;
-        self.who_hears();
+        *end = SideEnd::Gone;
+        self.update_hears();
         match side {
             Side::Client => self.only_account(cx),
             Side::Broker => {
@@ -171,21 +177,21 @@ impl Ending {
     }
 
     /// All that was meant for that side is written, and our half of its stream has ended.
-    pub(super) fn all_written(&mut self, side: Side) {
+    pub(super) fn mark_written(&mut self, side: Side) {
         let end = self.ends.end(side);
-        if *end == End::Shut {
-            *end = End::Written;
+        if *end == SideEnd::Shut {
+            *end = SideEnd::Written;
         }
     }
 
     /// Shuts what can be shut, and tells of the end when there is nothing more to come. Whether all is written then.
-    pub(super) fn go_on(&mut self, cx: &mut Context, now: Instant) -> bool {
+    pub(super) fn advance(&mut self, cx: &mut Context, now: Instant) -> bool {
         let answers_due = self.link.broker_owes();
         let (link, ends) = (&self.link, &mut *self.ends);
         let broker_done = link.down.lane.is_closed();
         // After DISCONNECT it is the broker that closes, while the client waits for that.
         let broker_closes = matches!(ends.fault, Fault::Left { .. })
-            && ends.client == End::Open
+            && ends.client == SideEnd::Open
             && !ends.half_closed
             && !broker_done;
         let shut_broker = link.up.lane.is_empty() && !broker_closes;
@@ -193,38 +199,38 @@ impl Ending {
         let shut_client = link.down.lane.is_empty() && !more_to_hear;
         for (side, shut) in [(Side::Broker, shut_broker), (Side::Client, shut_client)] {
             let end = ends.end(side);
-            if *end == End::Open && shut {
-                *end = End::Shut;
+            if *end == SideEnd::Open && shut {
+                *end = SideEnd::Shut;
                 cx.effects.push(Effect::Shut { side });
                 cx.timer.arm(Deadline::Close, now, cx.setting.limits.close_timeout);
             }
         }
         let (client, broker) = (ends.client, ends.broker);
         // Of a broker that goes on after we have ended the session nothing is wanted but the answers that it owes.
-        let heard_out = broker == End::Gone || broker_done || (is_ours(&ends.fault) && !answers_due);
-        self.who_hears();
-        if heard_out && client != End::Open && broker != End::Open {
-            self.tell(cx);
-            return client != End::Shut && broker != End::Shut;
+        let heard_out = broker == SideEnd::Gone || broker_done || (is_ours(&ends.fault) && !answers_due);
+        self.update_hears();
+        if heard_out && client != SideEnd::Open && broker != SideEnd::Open {
+            self.report(cx);
+            return client != SideEnd::Shut && broker != SideEnd::Shut;
         }
         false
     }
 
     /// Nothing more of this session reaches anybody: reports its end, once.
-    fn tell(&mut self, cx: &mut Context) {
-        tell(&mut self.link, cx, &self.ends.fault);
+    fn report(&mut self, cx: &mut Context) {
+        report_end(&mut self.link, cx, &self.ends.fault);
     }
 
     /// The last of it: why it ended.
     pub(super) fn finish(mut self, cx: &mut Context) -> (Link, Fault) {
-        self.tell(cx);
+        self.report(cx);
         self.link.forget();
         (self.link, self.ends.fault)
     }
 }
 
 /// Reports the end of a session that was reported, once.
-pub(super) fn tell(link: &mut Link, cx: &mut Context, fault: &Fault) {
+pub(super) fn report_end(link: &mut Link, cx: &mut Context, fault: &Fault) {
     if std::mem::take(&mut link.reported) && cx.setting.sink.want(Kind::Disconnect) != Want::Nothing {
         let ended = Ended {
             fault: fault.clone(),
@@ -236,8 +242,8 @@ pub(super) fn tell(link: &mut Link, cx: &mut Context, fault: &Fault) {
 }
 
 /// The packet that tells the client why, where the version has one and the client is there to read it.
-fn goodbye(link: &Link, cx: &Context, stage: Stage, fault: &Fault) -> Option<Bytes> {
-    let open = stage == Stage::Open;
+fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<Bytes> {
+    let open = stage == Reached::Open;
     let silent = match fault {
         Fault::Left { .. }
         | Fault::BrokerLeft { .. }
@@ -271,8 +277,8 @@ fn goodbye(link: &Link, cx: &Context, stage: Stage, fault: &Fault) -> Option<Byt
         _ => fault.reason(),
     };
     match stage {
-        Stage::Waiting | Stage::Introduced => link.terms.connack(reason, text, reference),
-        Stage::Open => link.terms.disconnect(reason, text, reference),
+        Reached::Waiting | Reached::Introduced => link.terms.connack(reason, text, reference),
+        Reached::Open => link.terms.disconnect(reason, text, reference),
     }
 }
 
@@ -329,7 +335,7 @@ const fn ends_broker(fault: &Fault) -> bool {
 }
 
 impl Ends {
-    const fn end(&mut self, side: Side) -> &mut End {
+    const fn end(&mut self, side: Side) -> &mut SideEnd {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,

@@ -42,7 +42,7 @@ enum Publishes {
 
 /// Decisions of one source, counted and not yet told to the meter.
 #[derive(Default)]
-struct Decided {
+struct DecisionRun {
     source: Option<Source>,
     count: u64,
 }
@@ -61,7 +61,7 @@ impl Link {
                 let edition = cx.setting.advisers.edition();
                 match &mut self.direction_mut(from).cache {
                     Some(cache) => {
-                        cache.keep_to(edition);
+                        cache.sync_edition(edition);
                         Publishes::Cached
                     }
                     None => Publishes::None,
@@ -88,7 +88,7 @@ impl Link {
             return None;
         }
         let (mut run, mut packets, mut answers) = (0, 0, false);
-        let mut decided = Decided::default();
+        let mut decided = DecisionRun::default();
         while !answers
             && cx.work > 0
             && let Some(seen) = Glance::at(&data[run..])
@@ -134,7 +134,7 @@ impl Link {
         from: Side,
         path: &mut FastPath,
         seen: &Glance<'_>,
-        decided: &mut Decided,
+        decided: &mut DecisionRun,
     ) -> bool {
         let publishes = path.publishes;
         if publishes == Publishes::Whole {
@@ -147,14 +147,14 @@ impl Link {
             Publishes::Sound if is_plain_topic(publish.topic) => None,
             Publishes::Sound => return false,
             // Nobody has to look whether a topic is sound that is the same as one that was.
-            Publishes::Cached => match self.cached(from, seen.bytes, publish.topic) {
+            Publishes::Cached => match self.cached_source(from, seen.bytes, publish.topic) {
                 Some(source) if decided.source.is_none_or(|other| other == source) => Some(source),
                 Some(_) | None => return false,
             },
         };
         if let Some(id) = publish.packet_id {
             if from == Side::Client {
-                self.up.in_flight.went(seen.qos(), id);
+                self.up.in_flight.add_forwarded(seen.qos(), id);
             }
             if source.is_some() || self.direction(from).known_flows().is_some() {
                 self.direction_mut(from).flows().expect(acknowledgement(seen.qos()), id, None);
@@ -169,8 +169,8 @@ impl Link {
         true
     }
 
-    fn cached(&self, from: Side, packet: &[u8], topic: &[u8]) -> Option<Source> {
-        self.direction(from).cache.as_deref()?.allowed(*packet.first()?, topic)
+    fn cached_source(&self, from: Side, packet: &[u8], topic: &[u8]) -> Option<Source> {
+        self.direction(from).cache.as_deref()?.find(*packet.first()?, topic)
     }
 
     /// Whether an acknowledgement of success passes, and if so whether packets of our own may follow it.
@@ -179,7 +179,7 @@ impl Link {
         if kind == PacketType::Pubrel && self.direction(from).answers_itself(id) {
             return None;
         }
-        match self.acknowledged(cx, from, kind, id, ReasonCode::SUCCESS) {
+        match self.pass_acknowledgement(cx, from, kind, id, ReasonCode::SUCCESS) {
             Passage::AsItIs => Some(false),
             Passage::ThenOurs => Some(self.has_ours(from)),
             Passage::Instead(_) | Passage::Nowhere | Passage::Last(..) => None,

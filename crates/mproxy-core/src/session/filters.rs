@@ -1,7 +1,8 @@
 //! The client's filters and what the broker knows them as: mapped, renamed, renamed again, counted.
 
 use bytes::{Bytes, BytesMut};
-use mproxy_codec::packet::{FilterRequest, Subscribe, encode_subscribe, encode_unsubscribe};
+use mproxy_codec::EncodeError;
+use mproxy_codec::packet::{FilterRequest, Subscribe, encode_unsubscribe, subscribe_len};
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicFilter;
@@ -14,14 +15,14 @@ use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
 /// What was decided about one filter.
-pub(super) type Decided = Decision<FilterChange>;
+pub(super) type FilterDecision = Decision<FilterChange>;
 
 impl Link {
     /// Counts new subscriptions against the grant's limit; those beyond it are refused. Gives the names of the new ones.
     pub(super) fn count_subscriptions(
         &mut self,
         requests: &[FilterRequest<'_>],
-        decided: &mut [Decided],
+        decided: &mut [FilterDecision],
     ) -> Box<[Option<Box<str>>]> {
         let Some(most) = self.grant().and_then(|grant| grant.limits.subscriptions) else {
             return Box::default();
@@ -60,7 +61,7 @@ impl Link {
         &self,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
-        decided: &mut [Decided],
+        decided: &mut [FilterDecision],
     ) {
         if !self.terms.mapped {
             return;
@@ -73,22 +74,23 @@ impl Link {
                 Err(()) => *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID)),
             }
         }
-        let mut out = BytesMut::new();
-        let kept = PropertyEdit::keep(subscribe.properties);
         let sent = allowed_requests(requests, decided);
-        let fits = sent.is_empty()
-            || encode_subscribe(
-                self.terms.version,
-                subscribe.packet_id,
-                &kept,
-                sent.iter().copied(),
-                &mut out,
-            )
-            .is_ok_and(|()| out.len() <= self.terms.max_packet_to(Side::Broker) as usize);
+        let most = self.terms.max_packet_to(Side::Broker) as usize;
+        let fits = sent.is_empty() || self.rewritten_len(subscribe, &sent).is_ok_and(|len| len <= most);
         if !fits {
             drop(sent);
             decided.fill(Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)));
         }
+    }
+
+    /// Bytes of the SUBSCRIBE with these filters instead of the client's.
+    pub(super) fn rewritten_len(
+        &self,
+        subscribe: &Subscribe<'_>,
+        sent: &[FilterRequest<'_>],
+    ) -> Result<usize, EncodeError> {
+        let kept = PropertyEdit::keep(subscribe.properties);
+        subscribe_len(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied())
     }
 
     /// From now on the broker knows these filters under these texts; `decided` is empty where nothing was changed. Gives
@@ -96,7 +98,7 @@ impl Link {
     pub(super) fn remember_renames(
         &mut self,
         requests: &[FilterRequest<'_>],
-        decided: &[Decided],
+        decided: &[FilterDecision],
     ) -> Box<[Box<str>]> {
         let mut old_names: Vec<Box<str>> = Vec::new();
         for (at, request) in requests.iter().enumerate() {
@@ -107,7 +109,7 @@ impl Link {
                 Some(Decision::Allow(FilterChange { filter, .. })) => filter.as_deref(),
                 None => None,
             };
-            let mut old = self.known_subscriptions_mut().and_then(|books| books.renamed(asked));
+            let mut old = self.known_subscriptions_mut().and_then(|books| books.take_rename(asked));
             // A mapping needs no memory: it can be worked out again.
             let mapped = self.mapped_filter(asked).unwrap_or_default();
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
@@ -126,7 +128,7 @@ impl Link {
         let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
         old_names.retain(|old| {
             let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
-            !again && self.known_subscriptions().is_none_or(|books| !books.sends(old))
+            !again && self.known_subscriptions().is_none_or(|books| !books.is_sent(old))
         });
         old_names.into()
     }
@@ -136,14 +138,14 @@ impl Link {
         &mut self,
         cx: &mut Context,
         requests: &[FilterRequest<'_>],
-        decided: &[Decided],
+        decided: &[FilterDecision],
     ) {
         if self.want_of(cx, Hook::Subscribe) == Want::Nothing {
             return;
         }
         for (at, request) in requests.iter().enumerate() {
             let asked = request.filter.as_str();
-            let renamed = self.known_subscriptions().is_some_and(|books| books.renames(asked));
+            let renamed = self.known_subscriptions().is_some_and(|books| books.is_renamed(asked));
             if !renamed && !matches!(decided.get(at), Some(Decision::Refuse(_))) {
                 self.rare().known.insert(asked);
             }
@@ -175,13 +177,17 @@ impl Link {
         if names.is_empty() || !fits || !self.hears(Side::Broker) {
             return Some(reply);
         }
-        self.subscriptions().retiring(id, reply);
+        self.subscriptions().add_retiring(id, reply);
         self.inject(cx, Side::Broker, out.freeze());
         None
     }
 
     /// What the broker knows the filters as, and would know those that are refused.
-    pub(super) fn in_force(&self, requests: &[FilterRequest<'_>], decided: &[Decided]) -> Box<[Box<str>]> {
+    pub(super) fn in_force(
+        &self,
+        requests: &[FilterRequest<'_>],
+        decided: &[FilterDecision],
+    ) -> Box<[Box<str>]> {
         requests
             .iter()
             .enumerate()
@@ -197,7 +203,7 @@ impl Link {
 /// What goes to the broker.
 pub(super) fn allowed_requests<'a>(
     requests: &[FilterRequest<'a>],
-    decided: &'a [Decided],
+    decided: &'a [FilterDecision],
 ) -> SmallVec<[FilterRequest<'a>; 8]> {
     requests
         .iter()

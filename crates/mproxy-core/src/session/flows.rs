@@ -23,9 +23,9 @@ const ENTRIES_A_COMPARISON: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     /// PUBACKs in the order of their PUBLISH packets, which a client keeps to [MQTT-4.6.0-2].
-    puback: Line,
+    puback: AckLine,
     /// PUBRECs in the order of their PUBLISH packets, likewise [MQTT-4.6.0-3].
-    pubrec: Line,
+    pubrec: AckLine,
     /// QoS 2 flows whose PUBREC was ours: their PUBREL is answered by us, and goes nowhere.
     pub(super) ours: BTreeSet<PacketId>,
     /// Bytes kept until the receiver acknowledges, for events.
@@ -34,7 +34,7 @@ pub(super) struct Flows {
 
 impl Flows {
     /// The line of one kind of acknowledgement.
-    pub(super) fn line(&mut self, kind: PacketType) -> &mut Line {
+    pub(super) fn line(&mut self, kind: PacketType) -> &mut AckLine {
         if kind == PacketType::Puback { &mut self.puback } else { &mut self.pubrec }
     }
 
@@ -57,7 +57,7 @@ impl Flows {
     }
 
     /// Bytes kept until the receiver acknowledges, for events.
-    pub(super) const fn kept(&self) -> usize {
+    pub(super) const fn kept_bytes(&self) -> usize {
         self.kept
     }
 
@@ -70,10 +70,14 @@ impl Flows {
 
     /// The receiver of a PUBLISH acknowledged it with `kind`: what there is to report, and how much work it was to find
     /// that.
-    pub(super) fn acknowledged(&mut self, kind: PacketType, id: PacketId) -> (Option<Box<Published>>, usize) {
+    pub(super) fn take_acknowledged(
+        &mut self,
+        kind: PacketType,
+        id: PacketId,
+    ) -> (Option<Box<Published>>, usize) {
         let line = self.line(kind);
         let toil = line.toil(id);
-        let told = line.acknowledged(id);
+        let told = line.take(id);
         self.kept -= told.as_deref().map_or(0, Published::weight);
         (told, toil)
     }
@@ -81,7 +85,7 @@ impl Flows {
 
 /// After which of the receiver's acknowledgements ours may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum AckOrder {
     /// At once.
     None,
     /// After those under the same id that are due before it.
@@ -93,25 +97,25 @@ pub(super) enum Order {
 /// Acknowledgements of one kind in the order that their PUBLISH packets came in. An id may be in it more than once: each
 /// PUBLISH is acknowledged on its own.
 ///
-/// Bounded: its owner stops reading the side that publishes while the line is [`full`](Line::full).
+/// Bounded: its owner stops reading the side that publishes while the line is [`full`](AckLine::full).
 #[derive(Debug, Default)]
-pub(super) struct Line {
-    entries: VecDeque<Entry>,
+pub(super) struct AckLine {
+    entries: VecDeque<AckEntry>,
     /// Bytes of those that are ours.
     ours: usize,
 }
 
 #[derive(Debug)]
-enum Entry {
+enum AckEntry {
     /// The receiver will send it.
     Theirs { id: PacketId, told: Option<Box<Published>> },
     /// Ours, waiting for those before it. Boxed, for there are few, and thousands of the others.
-    Ours { id: PacketId, ack: Box<Bytes>, order: Order },
+    Ours { id: PacketId, ack: Box<Bytes>, order: AckOrder },
 }
 
-impl Line {
+impl AckLine {
     fn weight(&self) -> usize {
-        self.entries.len() * size_of::<Entry>() + self.ours
+        self.entries.len() * size_of::<AckEntry>() + self.ours
     }
 
     /// Whether no more publishes should come: every packet id is out, or too many of our answers wait behind one that
@@ -122,7 +126,7 @@ impl Line {
 
     /// A PUBLISH has gone to its receiver; `told` is what to report once it is acknowledged.
     fn expect(&mut self, id: PacketId, told: Option<Box<Published>>) {
-        self.entries.push_back(Entry::Theirs { id, told });
+        self.entries.push_back(AckEntry::Theirs { id, told });
     }
 
     /// Whether the receiver is to acknowledge this id.
@@ -133,7 +137,7 @@ impl Line {
     /// What it costs to look for this id, in comparisons with rules: nothing at the front, where it is with a receiver that
     /// acknowledges in order.
     pub(super) fn toil(&self, id: PacketId) -> usize {
-        if matches!(self.entries.front(), Some(Entry::Theirs { id: first, .. }) if *first == id) {
+        if matches!(self.entries.front(), Some(AckEntry::Theirs { id: first, .. }) if *first == id) {
             0
         } else {
             self.entries.len() / ENTRIES_A_COMPARISON
@@ -141,27 +145,29 @@ impl Line {
     }
 
     fn place(&self, id: PacketId) -> Option<usize> {
-        self.entries.iter().position(|entry| matches!(entry, Entry::Theirs { id: other, .. } if *other == id))
+        self.entries
+            .iter()
+            .position(|entry| matches!(entry, AckEntry::Theirs { id: other, .. } if *other == id))
     }
 
     /// We acknowledge a PUBLISH ourselves: the packet, if it may go out now, else it is kept in its place.
-    pub(super) fn answer(&mut self, id: PacketId, ack: Bytes, order: Order) -> Option<Bytes> {
+    pub(super) fn answer(&mut self, id: PacketId, ack: Bytes, order: AckOrder) -> Option<Bytes> {
         let waits = match order {
-            Order::None => false,
-            Order::OfOneId => self.expects(id),
-            Order::OfAll => !self.entries.is_empty(),
+            AckOrder::None => false,
+            AckOrder::OfOneId => self.expects(id),
+            AckOrder::OfAll => !self.entries.is_empty(),
         };
         if !waits {
             return Some(ack);
         }
         self.ours += ack.len();
-        self.entries.push_back(Entry::Ours { id, ack: Box::new(ack), order });
+        self.entries.push_back(AckEntry::Ours { id, ack: Box::new(ack), order });
         None
     }
 
     /// The receiver acknowledged `id`: what there is to report of the first PUBLISH under it. Afterwards
-    /// [`ready`](Line::ready) may have some of ours.
-    fn acknowledged(&mut self, id: PacketId) -> Option<Box<Published>> {
+    /// [`ready`](AckLine::ready) may have some of ours.
+    fn take(&mut self, id: PacketId) -> Option<Box<Published>> {
         let at = self.place(id)?;
         let entry = self.entries.remove(at)?;
         if self.ours > 0 {
@@ -169,8 +175,8 @@ impl Line {
         }
         self.shrink();
         match entry {
-            Entry::Theirs { told, .. } => told,
-            Entry::Ours { .. } => None,
+            AckEntry::Theirs { told, .. } => told,
+            AckEntry::Ours { .. } => None,
         }
     }
 
@@ -179,21 +185,21 @@ impl Line {
         let mut front = 0;
         while let Some(entry) = self.entries.get(at) {
             match entry {
-                Entry::Theirs { id: other, .. } if *other == id => return,
-                Entry::Ours { id: other, order: Order::OfOneId, .. } if *other == id => {
+                AckEntry::Theirs { id: other, .. } if *other == id => return,
+                AckEntry::Ours { id: other, order: AckOrder::OfOneId, .. } if *other == id => {
                     if let Some(entry) = self.entries.remove(at) {
                         self.entries.insert(front, entry);
                     }
                     front += 1;
                 }
-                Entry::Theirs { .. } | Entry::Ours { .. } => {}
+                AckEntry::Theirs { .. } | AckEntry::Ours { .. } => {}
             }
             at += 1;
         }
     }
 
     fn has_ready(&self) -> bool {
-        matches!(self.entries.front(), Some(Entry::Ours { .. }))
+        matches!(self.entries.front(), Some(AckEntry::Ours { .. }))
     }
 
     fn ready(&mut self) -> Option<Bytes> {
@@ -203,11 +209,11 @@ impl Line {
         let entry = self.entries.pop_front()?;
         self.shrink();
         match entry {
-            Entry::Ours { ack, .. } => {
+            AckEntry::Ours { ack, .. } => {
                 self.ours -= ack.len();
                 Some(*ack)
             }
-            Entry::Theirs { .. } => None,
+            AckEntry::Theirs { .. } => None,
         }
     }
 
@@ -228,53 +234,53 @@ mod tests {
 
     #[test]
     fn our_acknowledgement_waits_for_those_before_it() {
-        let mut line = Line::default();
+        let mut line = AckLine::default();
         line.expect(id(1), None);
         line.expect(id(2), None);
-        assert_eq!(line.answer(id(3), Bytes::from_static(b"3"), Order::OfAll), None);
+        assert_eq!(line.answer(id(3), Bytes::from_static(b"3"), AckOrder::OfAll), None);
         assert_eq!(line.ready(), None);
-        line.acknowledged(id(1));
+        line.take(id(1));
         assert_eq!(line.ready(), None);
-        line.acknowledged(id(2));
+        line.take(id(2));
         assert_eq!(line.ready(), Some(Bytes::from_static(b"3")));
         assert!(line.entries.is_empty());
         let four = Bytes::from_static(b"4");
-        assert_eq!(line.answer(id(4), four.clone(), Order::OfAll), Some(four));
+        assert_eq!(line.answer(id(4), four.clone(), AckOrder::OfAll), Some(four));
     }
 
     #[test]
     fn of_one_id_ours_waits_for_the_same_id_alone() {
-        let mut line = Line::default();
+        let mut line = AckLine::default();
         for n in [9, 1, 8, 1] {
             line.expect(id(n), None);
         }
         let [ack, other] = [Bytes::from_static(b"1"), Bytes::from_static(b"2")];
-        assert_eq!(line.answer(id(2), other.clone(), Order::OfOneId), Some(other.clone()));
-        assert_eq!(line.answer(id(2), other.clone(), Order::None), Some(other));
-        assert_eq!(line.answer(id(1), ack.clone(), Order::OfOneId), None);
-        assert_eq!(line.answer(id(1), ack.clone(), Order::OfOneId), None);
+        assert_eq!(line.answer(id(2), other.clone(), AckOrder::OfOneId), Some(other.clone()));
+        assert_eq!(line.answer(id(2), other.clone(), AckOrder::None), Some(other));
+        assert_eq!(line.answer(id(1), ack.clone(), AckOrder::OfOneId), None);
+        assert_eq!(line.answer(id(1), ack.clone(), AckOrder::OfOneId), None);
         line.expect(id(1), None);
-        line.acknowledged(id(1));
+        line.take(id(1));
         assert!(!line.has_ready(), "another of the same is due before");
-        line.acknowledged(id(1));
+        line.take(id(1));
         assert_eq!([line.ready(), line.ready(), line.ready()], [Some(ack.clone()), Some(ack), None]);
         assert_eq!((line.entries.len(), line.ours), (3, 0));
     }
 
     #[test]
     fn each_publish_has_a_place_of_its_own_and_it_is_small() {
-        let mut line = Line::default();
+        let mut line = AckLine::default();
         line.expect(id(1), None);
         line.expect(id(1), None);
         assert_eq!(line.entries.len(), 2);
-        assert!(size_of::<Entry>() <= 16, "{}", size_of::<Entry>());
+        assert!(size_of::<AckEntry>() <= 16, "{}", size_of::<AckEntry>());
     }
 
     #[test]
     fn an_unknown_acknowledgement_changes_nothing() {
-        let mut line = Line::default();
+        let mut line = AckLine::default();
         line.expect(id(1), None);
-        assert!(line.acknowledged(id(9)).is_none());
+        assert!(line.take(id(9)).is_none());
         assert_eq!(line.entries.len(), 1);
     }
 
@@ -290,9 +296,9 @@ mod tests {
             flows.expect(PacketType::Puback, id(1), told());
         }
         for _ in 0..2 {
-            assert!(flows.kept() > 0);
-            assert!(flows.acknowledged(PacketType::Puback, id(1)).0.is_some());
+            assert!(flows.kept_bytes() > 0);
+            assert!(flows.take_acknowledged(PacketType::Puback, id(1)).0.is_some());
         }
-        assert_eq!(flows.kept(), 0);
+        assert_eq!(flows.kept_bytes(), 0);
     }
 }

@@ -8,7 +8,7 @@ use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::foreign::out_of_place;
-use super::lane::{Slot, Waiting};
+use super::lane::{Slot, WaitingPacket};
 use super::link::Link;
 use super::step::{Passage, Step, Stop};
 use crate::fault::Fault;
@@ -33,7 +33,7 @@ impl Link {
         } else {
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
-            let packet = Waiting::Other(*header);
+            let packet = WaitingPacket::Other(*header);
             Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 })
         };
         if header.kind == PacketType::Disconnect {
@@ -47,7 +47,7 @@ impl Link {
     ///
     /// # Errors
     /// The session ends with it.
-    pub(super) fn forward_released(
+    pub(super) fn release_forwarded(
         &mut self,
         cx: &mut Context,
         from: Side,
@@ -83,17 +83,17 @@ impl Link {
             PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
                 let ack = Ack::parse(header, bytes, super::sender(from), self.terms.version)
                     .map_err(|error| Fault::Malformed { side: from, error })?;
-                Ok(self.acknowledged(cx, from, ack.kind, ack.packet_id, ack.reason))
+                Ok(self.pass_acknowledgement(cx, from, ack.kind, ack.packet_id, ack.reason))
             }
-            PacketType::Disconnect => self.disconnect_leaves(cx, from, header, bytes),
+            PacketType::Disconnect => self.forward_disconnect(cx, from, header, bytes),
             PacketType::Auth if self.terms.auth => {
                 let auth = Auth::parse(header, bytes, super::sender(from))
                     .map_err(|error| Fault::Malformed { side: from, error })?;
                 self.auth_in_turn(from, &auth, true).map(|()| Passage::AsItIs)
             }
-            PacketType::Unsubscribe => self.unsubscribe_leaves(cx, header, bytes),
-            PacketType::Suback => self.suback_leaves(cx, header, bytes),
-            PacketType::Unsuback => self.unsuback_leaves(cx, header, bytes),
+            PacketType::Unsubscribe => self.forward_unsubscribe(cx, header, bytes),
+            PacketType::Suback => self.forward_suback(cx, header, bytes),
+            PacketType::Unsuback => self.forward_unsuback(cx, header, bytes),
             PacketType::Connect
             | PacketType::Connack
             | PacketType::Auth

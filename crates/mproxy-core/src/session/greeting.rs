@@ -12,7 +12,7 @@ use mproxy_codec::types::{PacketType, Version};
 
 use super::context::Context;
 use super::effect::Effect;
-use super::ending::End;
+use super::ending::SideEnd;
 use super::holding::{Holder, Weight};
 use super::link::Link;
 use super::opening::ask_admission;
@@ -62,7 +62,7 @@ impl Greeting {
             self.answer_in_words_of(data, Some(&error));
             Fault::Malformed { side: Side::Client, error }
         })?;
-        self.terms = Terms::proposed(&connect);
+        self.terms = Terms::from_connect(&connect);
         let total = header.total();
         let will = connect.will.as_ref().map(|will| will.properties);
         // The packet, what the peer keeps of it, and the question about it.
@@ -115,7 +115,7 @@ impl Greeting {
         }
         cx.timer.arm(Deadline::Close, now, cx.setting.limits.close_timeout);
         let gone = matches!(fault, Fault::Lost { side: Side::Client, .. });
-        Rejected { origin: self.origin, fault, client: if gone { End::Gone } else { End::Open } }
+        Rejected { origin: self.origin, fault, client: if gone { SideEnd::Gone } else { SideEnd::Open } }
     }
 
     /// Sets the version in which a CONNECT is refused that could not be read: the one it claims, or the nearest.

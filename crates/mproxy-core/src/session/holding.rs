@@ -30,19 +30,19 @@ pub(super) struct Holding {
     purse: Arc<Purse>,
     /// How much of the purse is the session's own; the rest is events'.
     own: usize,
-    client: Waits,
-    broker: Waits,
+    client: Backlog,
+    broker: Backlog,
 }
 
 /// What waits in front of a side's lane.
 #[derive(Clone, Copy, Debug, Default)]
-struct Waits {
+struct Backlog {
     /// Bytes that were given to be read and not taken.
     left: usize,
     /// Bytes that have to be there before the packet at the front can be judged; fewer are not looked at.
     needs: usize,
     /// Room that it needs, and has not got.
-    short: Option<Short>,
+    short: Option<Shortage>,
     /// Bytes that this side has not read of what was sent to it.
     unread: usize,
     /// There is no room for more of them: when to try again, and when to give up.
@@ -50,28 +50,28 @@ struct Waits {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Short {
+struct Shortage {
     bytes: usize,
     packet: PacketType,
     /// When to try again, whatever is known, and when to give up. `None`: it has only just been found.
     times: Option<(Instant, Instant)>,
 }
 
-impl Waits {
+impl Backlog {
     const fn is_nothing(&self) -> bool {
         self.left == 0 && self.needs == 0 && self.short.is_none() && self.unread == 0
     }
 }
 
 impl Holding {
-    const fn waits(&self, side: Side) -> &Waits {
+    const fn waits(&self, side: Side) -> &Backlog {
         match side {
             Side::Client => &self.client,
             Side::Broker => &self.broker,
         }
     }
 
-    const fn waits_mut(&mut self, side: Side) -> &mut Waits {
+    const fn waits_mut(&mut self, side: Side) -> &mut Backlog {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,
@@ -129,7 +129,7 @@ pub(super) struct Account(Option<Box<Holding>>);
 impl Account {
     /// Bytes in front of the session and behind it: given to be read and not taken, or sent and not read.
     pub(super) fn around(&self) -> usize {
-        let waits = |waits: &Waits| waits.left + waits.unread;
+        let waits = |waits: &Backlog| waits.left + waits.unread;
         self.0.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker))
     }
 
@@ -203,8 +203,8 @@ impl Account {
             Box::new(Holding {
                 purse: new(budget, holder.whose),
                 own: 0,
-                client: Waits::default(),
-                broker: Waits::default(),
+                client: Backlog::default(),
+                broker: Backlog::default(),
             })
         })
     }
@@ -246,7 +246,8 @@ impl Account {
         }
         if room == Room::Wait {
             let times = before.and_then(|short| short.times);
-            self.holding(budget, weight.holder).waits_mut(from).short = Some(Short { bytes, packet, times });
+            self.holding(budget, weight.holder).waits_mut(from).short =
+                Some(Shortage { bytes, packet, times });
         } else if let Some(holding) = &mut self.0 {
             holding.waits_mut(from).short = None;
         }
@@ -303,7 +304,7 @@ impl Account {
     /// When a side that waits for room tries again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         let holding = self.0.as_ref()?;
-        let times = |waits: &Waits| [waits.short.and_then(|short| short.times), waits.stuck];
+        let times = |waits: &Backlog| [waits.short.and_then(|short| short.times), waits.stuck];
         let all = times(&holding.client).into_iter().chain(times(&holding.broker));
         all.flatten().map(|(retry, _)| retry).min()
     }
@@ -321,7 +322,9 @@ impl Account {
                     *retry = now + RETRY;
                 }
             }
-            let Some(Short { packet, times: Some((retry, until)), .. }) = &mut waits.short else { continue };
+            let Some(Shortage { packet, times: Some((retry, until)), .. }) = &mut waits.short else {
+                continue;
+            };
             if now >= *until {
                 over = Some(Fault::OverBudget { packet: *packet });
                 waits.short = None;
@@ -343,7 +346,7 @@ impl Account {
     }
 
     /// So many bytes were left at the end of a read.
-    pub(super) fn left(
+    pub(super) fn note_left(
         &mut self,
         budget: &Arc<Budget>,
         from: Side,

@@ -14,7 +14,7 @@ pub(super) struct InFlight(Option<Box<Ids>>);
 #[derive(Debug, Default)]
 struct Ids {
     /// In the order of `at`; none is empty.
-    words: Vec<Word>,
+    words: Vec<IdWord>,
     /// Where the last one looked for was: a flow has the next one there, too.
     last: usize,
     /// How many ids are in `came`, by QoS 1 and 2.
@@ -23,7 +23,7 @@ struct Ids {
 
 /// Sixty-four ids, a bit each, by QoS 1 and 2.
 #[derive(Clone, Copy, Debug, Default)]
-struct Word {
+struct IdWord {
     at: u16,
     came: [u64; 2],
     /// Those whose PUBLISH has gone on to the broker.
@@ -37,7 +37,7 @@ impl InFlight {
     }
 
     /// Whether any PUBLISH that has gone on to the broker is not acknowledged to the end.
-    pub(super) fn any_went(&self) -> bool {
+    pub(super) fn any_forwarded(&self) -> bool {
         self.0.as_ref().is_some_and(|ids| ids.words.iter().any(|word| word.went != [0, 0]))
     }
 
@@ -47,12 +47,12 @@ impl InFlight {
     }
 
     /// A PUBLISH has come.
-    pub(super) fn came(&mut self, qos: QoS, id: PacketId) {
+    pub(super) fn add(&mut self, qos: QoS, id: PacketId) {
         self.enter(qos, id, 0);
     }
 
     /// A PUBLISH has gone on to the broker.
-    pub(super) fn went(&mut self, qos: QoS, id: PacketId) {
+    pub(super) fn add_forwarded(&mut self, qos: QoS, id: PacketId) {
         self.enter(qos, id, bit(id));
     }
 
@@ -68,13 +68,13 @@ impl InFlight {
     }
 
     /// Whether the broker has a PUBLISH under this id, and its flow is not over.
-    pub(super) fn is_brokers(&self, qos: QoS, id: PacketId) -> bool {
+    pub(super) fn is_forwarded(&self, qos: QoS, id: PacketId) -> bool {
         let (Some(row), Some(ids)) = (row(qos), &self.0) else { return false };
         ids.find(id).is_ok_and(|at| ids.words[at].went[row] & bit(id) != 0)
     }
 
     /// The last acknowledgement of a publish: PUBACK, PUBCOMP, or a PUBREC that says no.
-    pub(super) fn over(&mut self, last: PacketType, id: PacketId) {
+    pub(super) fn remove(&mut self, last: PacketType, id: PacketId) {
         let row = usize::from(!matches!(last, PacketType::Puback));
         let Some(ids) = &mut self.0 else { return };
         let Ok(at) = ids.find(id) else { return };
@@ -105,9 +105,9 @@ impl Ids {
     }
 
     #[inline]
-    fn word(&mut self, id: PacketId) -> &mut Word {
+    fn word(&mut self, id: PacketId) -> &mut IdWord {
         self.last = self.find(id).unwrap_or_else(|at| {
-            self.words.insert(at, Word { at: id.get() >> 6, ..Word::default() });
+            self.words.insert(at, IdWord { at: id.get() >> 6, ..IdWord::default() });
             at
         });
         &mut self.words[self.last]
@@ -137,24 +137,25 @@ mod tests {
     #[test]
     fn an_id_counts_once_and_what_is_not_in_use_changes_nothing() {
         let mut flight = InFlight::default();
-        flight.over(PacketType::Pubcomp, id(1));
-        flight.came(QoS::AtMostOnce, id(1));
+        flight.remove(PacketType::Pubcomp, id(1));
+        flight.add(QoS::AtMostOnce, id(1));
         assert_eq!((flight.total(), flight.0.is_some()), (0, false), "no room for nothing");
-        flight.came(QoS::AtLeastOnce, id(1));
-        flight.came(QoS::AtLeastOnce, id(1));
-        flight.went(QoS::ExactlyOnce, id(65_535));
+        flight.add(QoS::AtLeastOnce, id(1));
+        flight.add(QoS::AtLeastOnce, id(1));
+        flight.add_forwarded(QoS::ExactlyOnce, id(65_535));
         assert_eq!((flight.total(), flight.awaits_release()), (2, true));
         assert!(
-            flight.is_brokers(QoS::ExactlyOnce, id(65_535)) && !flight.is_brokers(QoS::AtLeastOnce, id(1))
+            flight.is_forwarded(QoS::ExactlyOnce, id(65_535))
+                && !flight.is_forwarded(QoS::AtLeastOnce, id(1))
         );
         for (last, of) in [(PacketType::Puback, 2), (PacketType::Puback, 65_535), (PacketType::Pubcomp, 1)] {
-            flight.over(last, id(of));
+            flight.remove(last, id(of));
         }
         assert_eq!(flight.total(), 2);
-        flight.over(PacketType::Pubcomp, id(65_535));
-        flight.over(PacketType::Pubcomp, id(65_535));
+        flight.remove(PacketType::Pubcomp, id(65_535));
+        flight.remove(PacketType::Pubcomp, id(65_535));
         assert_eq!((flight.total(), flight.awaits_release()), (1, false));
-        flight.over(PacketType::Puback, id(1));
+        flight.remove(PacketType::Puback, id(1));
         assert_eq!(flight.total(), 0);
     }
 
@@ -163,12 +164,12 @@ mod tests {
         let mut flight = InFlight::default();
         let mixed = |n: u16| id(n.wrapping_mul(40_503) | 1);
         for n in 0..u16::MAX {
-            flight.went(QoS::AtLeastOnce, mixed(n));
+            flight.add_forwarded(QoS::AtLeastOnce, mixed(n));
         }
         let all = flight.total();
         assert_eq!(all, 32_768);
         for n in (0..u16::MAX).rev() {
-            flight.over(PacketType::Puback, mixed(n));
+            flight.remove(PacketType::Puback, mixed(n));
         }
         assert_eq!(flight.total(), 0);
         assert!(flight.0.unwrap().words.capacity() <= KEPT_WORDS);

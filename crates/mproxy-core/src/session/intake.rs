@@ -200,7 +200,7 @@ impl Session {
                 let Some(greeted) = greeting.read(&mut self.cx, header, data)? else { return Ok(Step::Wait) };
                 let until = now + self.cx.setting.limits.admission_timeout;
                 let mut opening = Opening::new(greeted.link, greeted.connect, until);
-                let asked = opening.asked(&mut self.cx, greeted.ruled, now);
+                let asked = opening.take_answer(&mut self.cx, greeted.ruled, now);
                 self.state = State::Opening(opening);
                 self.end_if(asked, now);
                 Ok(Step::swallow(header.total()))
@@ -239,7 +239,7 @@ impl Session {
         tally.add(PacketType::Publish, 0, n as u64, &*self.cx.setting.meter, from);
         Some(match follows {
             Follows::Head if last => {
-                link.streamed(&mut self.cx, from);
+                link.finish_stream(&mut self.cx, from);
                 Step::Take(n, Passage::ThenOurs)
             }
             Follows::Head => Step::pass(n),

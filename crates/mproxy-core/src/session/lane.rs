@@ -17,18 +17,18 @@ pub(super) struct Slot {
     /// The packet; of a PUBLISH that streams, only its head.
     pub(super) bytes: Bytes,
     /// Which packet, and whether it may leave.
-    pub(super) packet: Waiting,
+    pub(super) packet: WaitingPacket,
     /// What is put down for the question about it, while that is open.
     pub(super) charge: u32,
 }
 
 /// A packet that waits, and where its fields stand in its bytes: it is read once.
 #[derive(Debug)]
-pub(super) enum Waiting {
+pub(super) enum WaitingPacket {
     /// A PUBLISH.
     Publish(WaitingPublish),
     /// A SUBSCRIBE.
-    Subscribe(State<SubscribeDecision>, SubscribeLayout),
+    Subscribe(SlotState<SubscribeDecision>, SubscribeLayout),
     /// A packet that nobody is asked about. It leaves when it is at the front.
     Other(Header),
     /// An UNSUBSCRIBE of so many filters that is more than mproxy may hold: it is refused when it is at the front.
@@ -39,7 +39,7 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct WaitingPublish {
     /// May it leave?
-    pub(super) state: State<PublishDecision>,
+    pub(super) state: SlotState<PublishDecision>,
     /// Where its fields stand.
     pub(super) layout: PublishLayout,
     /// The real topic of one that came with an alias alone.
@@ -50,7 +50,7 @@ pub(super) struct WaitingPublish {
 
 /// Whether a packet may leave that somebody decides about.
 #[derive(Debug)]
-pub(super) enum State<D> {
+pub(super) enum SlotState<D> {
     /// Nobody objects: it leaves as it is when it is at the front.
     Go,
     /// Its verdict is out.
@@ -63,12 +63,13 @@ pub(super) enum State<D> {
     OverBudget,
 }
 
-impl Waiting {
+impl WaitingPacket {
     /// Whether its verdict is out.
     const fn holds(&self) -> bool {
         matches!(
             self,
-            Self::Publish(WaitingPublish { state: State::Hold, .. }) | Self::Subscribe(State::Hold, _)
+            Self::Publish(WaitingPublish { state: SlotState::Hold, .. })
+                | Self::Subscribe(SlotState::Hold, _)
         )
     }
 }
@@ -104,7 +105,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn left(&mut self, slot: &Slot) {
+    fn subtract(&mut self, slot: &Slot) {
         self.bytes -= slot.bytes.len();
         self.asked -= slot.charge as usize;
     }
@@ -158,8 +159,10 @@ impl Lane {
         self.rule(
             seq,
             |packet| match packet {
-                Waiting::Publish(publish) => Some(&mut publish.state),
-                Waiting::Subscribe(..) | Waiting::Other(_) | Waiting::Refused { .. } => None,
+                WaitingPacket::Publish(publish) => Some(&mut publish.state),
+                WaitingPacket::Subscribe(..) | WaitingPacket::Other(_) | WaitingPacket::Refused { .. } => {
+                    None
+                }
             },
             ruling,
         );
@@ -170,8 +173,8 @@ impl Lane {
         self.rule(
             seq,
             |packet| match packet {
-                Waiting::Subscribe(state, _) => Some(state),
-                Waiting::Publish(_) | Waiting::Other(_) | Waiting::Refused { .. } => None,
+                WaitingPacket::Subscribe(state, _) => Some(state),
+                WaitingPacket::Publish(_) | WaitingPacket::Other(_) | WaitingPacket::Refused { .. } => None,
             },
             ruling,
         );
@@ -180,16 +183,16 @@ impl Lane {
     fn rule<D>(
         &mut self,
         seq: u32,
-        state: impl FnOnce(&mut Waiting) -> Option<&mut State<D>>,
+        state: impl FnOnce(&mut WaitingPacket) -> Option<&mut SlotState<D>>,
         ruling: Ruling<D>,
     ) {
         let at = seq.wrapping_sub(self.front) as usize;
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.get_mut(at)
             && let Some(state) = state(&mut slot.packet)
-            && matches!(state, State::Hold)
+            && matches!(state, SlotState::Hold)
         {
-            *state = State::Ruled(Box::new(ruling));
+            *state = SlotState::Ruled(Box::new(ruling));
             queue.asked -= std::mem::take(&mut slot.charge) as usize;
         }
     }
@@ -201,7 +204,7 @@ impl Lane {
             return None;
         }
         let slot = queue.slots.pop_front()?;
-        queue.left(&slot);
+        queue.subtract(&slot);
         self.front = self.front.wrapping_add(1);
         self.queue.take_if(|queue| queue.slots.is_empty());
         Some(slot)
@@ -212,7 +215,7 @@ impl Lane {
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.pop_back()
         {
-            queue.left(&slot);
+            queue.subtract(&slot);
             self.queue.take_if(|queue| queue.slots.is_empty());
         }
     }
@@ -236,27 +239,27 @@ mod tests {
     use mproxy_codec::packet::PublishHead;
     use mproxy_codec::types::{Sender, Version};
 
-    fn slot(byte: u8, state: State<PublishDecision>) -> Slot {
+    fn slot(byte: u8, state: SlotState<PublishDecision>) -> Slot {
         let bytes = b"\x30\x03\0\x01a";
         let header = Header::parse(bytes, Sender::Client, Some(Version::V311)).unwrap().unwrap();
         let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V311).unwrap().unwrap();
         let layout = PublishLayout::of(&header, &head);
-        let packet = Waiting::Publish(WaitingPublish { state, layout, topic: None, streams: false });
+        let packet = WaitingPacket::Publish(WaitingPublish { state, layout, topic: None, streams: false });
         Slot { bytes: Bytes::copy_from_slice(&[byte]), packet, charge: 0 }
     }
 
     fn yes() -> Ruling<PublishDecision> {
-        Ruling::allowed(Source::Rpc)
+        Ruling::allow(Source::Rpc)
     }
 
     #[test]
     fn verdicts_in_any_order_packets_in_theirs() {
         let mut lane = Lane::default();
         let first = lane.next();
-        lane.push(slot(1, State::Hold));
+        lane.push(slot(1, SlotState::Hold));
         let second = lane.next();
-        lane.push(slot(2, State::Hold));
-        lane.push(slot(3, State::Go));
+        lane.push(slot(2, SlotState::Hold));
+        lane.push(slot(3, SlotState::Go));
         lane.rule_publish(second, yes());
         assert!(lane.leave().is_none());
         lane.rule_publish(first, yes());
@@ -268,7 +271,7 @@ mod tests {
     #[test]
     fn a_verdict_that_nobody_waits_for_is_thrown_away() {
         let mut lane = Lane::default();
-        lane.push(slot(1, State::Hold));
+        lane.push(slot(1, SlotState::Hold));
         lane.rule_publish(7, yes());
         lane.rule_publish(u32::MAX, yes());
         assert!(lane.leave().is_none());
@@ -281,7 +284,7 @@ mod tests {
     #[test]
     fn it_is_full_by_count_or_by_bytes() {
         let mut lane = Lane::default();
-        lane.push(slot(1, State::Go));
+        lane.push(slot(1, SlotState::Go));
         assert!(lane.full(1, 100));
         assert!(lane.full(100, 1));
         assert!(!lane.full(2, 2));

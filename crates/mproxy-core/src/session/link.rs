@@ -157,11 +157,13 @@ impl Link {
         let books_full = || {
             let subscriptions = self.subscriptions.as_deref();
             let (asked, kept) = subscriptions.map_or((0, 0), |books| (books.under_way(), books.kept()));
-            asked >= packets || kept + self.up.kept() >= bytes
+            asked >= packets || kept + self.up.kept_bytes() >= bytes
         };
         !direction.lane.full(packets, bytes)
             && !direction.flows_full()
-            && (from == Side::Broker || self.subscriptions.is_none() && self.up.kept() == 0 || !books_full())
+            && (from == Side::Broker
+                || self.subscriptions.is_none() && self.up.kept_bytes() == 0
+                || !books_full())
             && !self.direction(from.other()).deferred.full(packets, bytes)
             && !cx.account.short_of_room(&cx.setting.budget, from, || Holder::client(&self.peer))
     }
@@ -216,7 +218,7 @@ impl Link {
     }
 
     /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
-    pub(super) fn worked(&self, cx: &mut Context, hook: Hook, count: usize, bytes: usize) {
+    pub(super) fn charge_work(&self, cx: &mut Context, hook: Hook, count: usize, bytes: usize) {
         let effort = cx.setting.advisers.effort(hook, &self.peer);
         cx.spend(rule::toil(effort, count, bytes, rule::Who::from(&*self.peer)));
     }

@@ -23,7 +23,7 @@ use super::foreign::out_of_place;
 use super::introduce::parse_connect;
 use super::link::Link;
 use super::question::OpenQuestion;
-use super::resolve::{Form, Resolution, resolve};
+use super::resolve::{CarriedOut, Resolution, resolve};
 use super::setting::Setting;
 use super::step::{Passage, Step};
 use super::timer::Deadline;
@@ -38,11 +38,11 @@ use crate::policy::{
 /// A client that waits for its CONNACK.
 pub(super) struct Opening {
     pub(super) link: Link,
-    pub(super) waits: Waits,
+    pub(super) waits: WaitsFor,
 }
 
 /// What it waits for.
-pub(super) enum Waits {
+pub(super) enum WaitsFor {
     /// The advisers' answer to its CONNECT, perhaps not for the first time.
     Admission(Box<Attempt>),
     /// The broker's connection, perhaps not for the first time. It will get this CONNECT.
@@ -67,7 +67,7 @@ pub(super) fn ask_admission(
     packet: &Bytes,
 ) -> Ruled<ConnectDecision> {
     match setting.advisers.want(Hook::Connect) {
-        Want::Nothing => Ruled::Now(Ruling::allowed(Source::Unasked)),
+        Want::Nothing => Ruled::Now(Ruling::allow(Source::Unasked)),
         Want::Head | Want::Payload(_) => setting.advisers.connect(&ConnectQuestion { peer, connect, packet }),
     }
 }
@@ -75,38 +75,38 @@ pub(super) fn ask_admission(
 impl Opening {
     /// Of a client whose CONNECT has just come.
     pub(super) fn new(link: Link, connect: Bytes, until: Instant) -> Self {
-        Self { link, waits: Waits::Admission(Attempt::new(connect, until)) }
+        Self { link, waits: WaitsFor::Admission(Attempt::new(connect, until)) }
     }
 
     pub(super) const fn name(&self) -> &'static str {
         match self.waits {
-            Waits::Admission(_) => "admitting",
-            Waits::Dial(_) => "dialing",
-            Waits::Connack => "introduced",
+            WaitsFor::Admission(_) => "admitting",
+            WaitsFor::Dial(_) => "dialing",
+            WaitsFor::Connack => "introduced",
         }
     }
 
     /// Whether the broker has the CONNECT.
     pub(super) const fn is_introduced(&self) -> bool {
-        matches!(self.waits, Waits::Connack)
+        matches!(self.waits, WaitsFor::Connack)
     }
 
     /// The advisers were asked.
     ///
     /// # Errors
     /// They refuse it.
-    pub(super) fn asked(
+    pub(super) fn take_answer(
         &mut self,
         cx: &mut Context,
         ruled: Ruled<ConnectDecision>,
         now: Instant,
     ) -> Result<(), Fault> {
-        let Waits::Admission(attempt) = &self.waits else { return Ok(()) };
+        let WaitsFor::Admission(attempt) = &self.waits else { return Ok(()) };
         cx.timer.arm_at(Deadline::Admission, attempt.until());
         match ruled {
-            Ruled::Now(ruling) => self.admitted(cx, ruling, now),
+            Ruled::Now(ruling) => self.resolve_admission(cx, ruling, now),
             Ruled::Later(pending) => {
-                cx.effects.push(Effect::Ask(OpenQuestion::admission(attempt.asked(), pending)));
+                cx.effects.push(Effect::Ask(OpenQuestion::admission(attempt.number(), pending)));
                 Ok(())
             }
         }
@@ -116,7 +116,7 @@ impl Opening {
     ///
     /// # Errors
     /// They refuse it.
-    pub(super) fn decided(
+    pub(super) fn answer_admission(
         &mut self,
         cx: &mut Context,
         seq: u32,
@@ -124,24 +124,26 @@ impl Opening {
         now: Instant,
     ) -> Result<(), Fault> {
         match &self.waits {
-            Waits::Admission(attempt) if attempt.asked() == seq => self.admitted(cx, ruling, now),
-            Waits::Admission(_) | Waits::Dial(_) | Waits::Connack => Ok(()),
+            WaitsFor::Admission(attempt) if attempt.number() == seq => {
+                self.resolve_admission(cx, ruling, now)
+            }
+            WaitsFor::Admission(_) | WaitsFor::Dial(_) | WaitsFor::Connack => Ok(()),
         }
     }
 
-    fn admitted(
+    fn resolve_admission(
         &mut self,
         cx: &mut Context,
         ruling: Ruling<ConnectDecision>,
         now: Instant,
     ) -> Result<(), Fault> {
-        let Waits::Admission(attempt) = &self.waits else { return Ok(()) };
+        let WaitsFor::Admission(attempt) = &self.waits else { return Ok(()) };
         let (sent, peer) = (attempt.connect.clone(), Arc::clone(&self.link.peer));
         let resolved = resolve(&cx.setting, &peer, Hook::Connect, ruling, |admission| {
             let connect = self.link.introduce(cx, &sent, admission.as_deref())?;
             Ok(match admission {
-                None => Form::Plain((connect, None)),
-                Some(admission) => Form::Changed((connect, Some(admission))),
+                None => CarriedOut::Plain((connect, None)),
+                Some(admission) => CarriedOut::Changed((connect, Some(admission))),
             })
         });
         if let Resolution::Undecided(undecided) = &resolved.what
@@ -156,8 +158,8 @@ impl Opening {
         if let Some(admission) = admission {
             self.apply_admission(&connect, *admission, source)?;
         }
-        if let Waits::Admission(attempt) = &self.waits {
-            self.waits = Waits::Dial(attempt.admitted(connect, now));
+        if let WaitsFor::Admission(attempt) = &self.waits {
+            self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
         }
         cx.account.no_stranger_any_more();
         self.dial(cx);
@@ -186,8 +188,8 @@ impl Opening {
     /// Whether there is time to try again what failed like this; then it will be, after a pause.
     fn will_try_again(&mut self, cx: &mut Context, fault: &Fault, now: Instant) -> bool {
         let id = self.link.peer.origin.connection_id;
-        let (Waits::Admission(attempt) | Waits::Dial(attempt)) = &mut self.waits else { return false };
-        let at = attempt.again(fault, id, now);
+        let (WaitsFor::Admission(attempt) | WaitsFor::Dial(attempt)) = &mut self.waits else { return false };
+        let at = attempt.next_try(fault, id, now);
         if let Some(at) = at {
             cx.timer.arm_at(Deadline::Retry, at);
         }
@@ -200,22 +202,22 @@ impl Opening {
     /// The advisers refuse the CONNECT.
     pub(super) fn try_again(&mut self, cx: &mut Context, now: Instant) -> Result<(), Fault> {
         match &self.waits {
-            Waits::Admission(attempt) => {
+            WaitsFor::Admission(attempt) => {
                 let Some(connect) = parse_connect(&attempt.connect) else { return Err(UNREADABLE) };
                 let ruled = ask_admission(&cx.setting, &self.link.peer, &connect, &attempt.connect);
-                self.asked(cx, ruled, now)
+                self.take_answer(cx, ruled, now)
             }
-            Waits::Dial(_) => {
+            WaitsFor::Dial(_) => {
                 self.dial(cx);
                 Ok(())
             }
-            Waits::Connack => Ok(()),
+            WaitsFor::Connack => Ok(()),
         }
     }
 
     /// The broker is to be reached.
     fn dial(&self, cx: &mut Context) {
-        let Waits::Dial(attempt) = &self.waits else { return };
+        let WaitsFor::Dial(attempt) = &self.waits else { return };
         let until = attempt.until();
         cx.timer.arm_at(Deadline::Admission, until);
         cx.effects.push(Effect::Dial { until });
@@ -225,13 +227,13 @@ impl Opening {
     ///
     /// # Errors
     /// The broker could not be reached, and there is no more time.
-    pub(super) fn dialed(
+    pub(super) fn finish_dial(
         &mut self,
         cx: &mut Context,
         outcome: Result<(), Unreachable>,
         now: Instant,
     ) -> Result<(), Fault> {
-        let Waits::Dial(attempt) = &self.waits else { return Ok(()) };
+        let WaitsFor::Dial(attempt) = &self.waits else { return Ok(()) };
         match outcome {
             Err(why) => {
                 let fault = Fault::Unreachable(why);
@@ -239,7 +241,7 @@ impl Opening {
             }
             Ok(()) => {
                 let connect = attempt.connect.clone();
-                self.waits = Waits::Connack;
+                self.waits = WaitsFor::Connack;
                 cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
                 cx.effects.send(Side::Broker, connect);
                 Ok(())
@@ -251,17 +253,17 @@ impl Opening {
     pub(super) fn waited_long_enough(&mut self, cx: &Context) -> Option<Fault> {
         match &mut self.waits {
             // The failure rule is for answers that failed. What kept this one is not known; it may be a queue of our own.
-            Waits::Admission(_) => {
+            WaitsFor::Admission(_) => {
                 let failure = Failure::new(FailureKind::Deadline, "no answer within the admission deadline");
                 cx.setting.meter.failed(Hook::Connect, &failure, OnError::Deny, &self.link.peer);
                 cx.setting.meter.decisions(Hook::Connect, Source::FailedClosed, Outcome::Refused, 1);
                 Some(Fault::PolicyFailed { hook: Hook::Connect, failure: Box::new(failure) })
             }
-            Waits::Dial(attempt) => {
+            WaitsFor::Dial(attempt) => {
                 let silent = || Fault::Unreachable(Unreachable("it did not answer in time".into()));
                 Some(attempt.last.take().unwrap_or_else(silent))
             }
-            Waits::Connack => None,
+            WaitsFor::Connack => None,
         }
     }
 

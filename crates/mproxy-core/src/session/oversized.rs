@@ -8,7 +8,7 @@ use mproxy_codec::packet::{PublishLayout, Subscribe, SubscribeLayout, Unsubscrib
 use mproxy_codec::types::{PacketType, QoS, Sender};
 
 use super::context::Context;
-use super::lane::{Slot, State, Waiting, WaitingPublish};
+use super::lane::{Slot, SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::step::Step;
 use crate::fault::Fault;
@@ -67,11 +67,11 @@ impl Link {
                 let head = PublishHead::parse(&slim_header, &slim, Sender::Client, version).ok().flatten();
                 let Some(head) = head.filter(|head| head.qos != QoS::AtMostOnce) else { return Err(over) };
                 if let Some(id) = head.packet_id {
-                    self.up.in_flight.came(head.qos, id);
+                    self.up.in_flight.add(head.qos, id);
                 }
                 self.up.skip(here, total);
-                Waiting::Publish(WaitingPublish {
-                    state: State::OverBudget,
+                WaitingPacket::Publish(WaitingPublish {
+                    state: SlotState::OverBudget,
                     layout: PublishLayout::of(&slim_header, &head),
                     topic: None,
                     streams: false,
@@ -80,12 +80,12 @@ impl Link {
             PacketType::Subscribe => {
                 let subscribe =
                     Subscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
-                Waiting::Subscribe(State::OverBudget, SubscribeLayout::of(&subscribe))
+                WaitingPacket::Subscribe(SlotState::OverBudget, SubscribeLayout::of(&subscribe))
             }
             _ => {
                 let unsubscribe =
                     Unsubscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
-                Waiting::Refused { id: unsubscribe.packet_id, filters: unsubscribe.filters().len() }
+                WaitingPacket::Refused { id: unsubscribe.packet_id, filters: unsubscribe.filters().len() }
             }
         };
         // In its place among the others.

@@ -5,6 +5,7 @@
 
 mod outgoing;
 mod refuse;
+mod release;
 
 use std::sync::Arc;
 
@@ -15,42 +16,70 @@ use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, QoS};
 
-use self::outgoing::Outgoing;
-use super::acknowledge::acknowledgement;
 use super::context::Context;
-use super::direction::{Body, Follows};
+use super::direction::{Follows, StreamedBody};
 use super::effect::Effect;
 use super::holding::Holder;
-use super::lane::{Slot, State, Waiting, WaitingPublish};
+use super::lane::{Slot, SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
-use super::resolve::{self, Refused, resolve};
-use super::step::{Step, Stop};
+use super::step::Step;
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::Ruled;
-use crate::event::{Happening, Kind, Published};
+use crate::event::Kind;
 use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Decision, Hook, Payload, PublishChange, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
+    Decision, Hook, Payload, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
 use crate::rule::BYTES;
 
-/// How a PUBLISH stands in its lane.
-struct Kept {
-    state: State<PublishDecision>,
-    topic: Option<Arc<str>>,
-    charge: u32,
+/// A PUBLISH whose head is here.
+struct Incoming<'a> {
+    from: Side,
+    header: &'a Header,
+    head: PublishHead<'a>,
+    /// As much of the packet as is here.
+    data: &'a [u8],
+    /// The real topic, where the packet's own is an alias.
+    alias_topic: Option<Arc<str>>,
+}
+
+impl<'a> Incoming<'a> {
+    fn topic(&self) -> &str {
+        self.alias_topic.as_deref().unwrap_or(self.head.topic)
+    }
+
+    /// Whether it is decided before its last byte is here.
+    const fn streams(&self) -> bool {
+        self.data.len() < self.header.total()
+    }
+
+    /// As much of the payload as is here.
+    fn payload(&self) -> &'a [u8] {
+        &self.data[self.head.len..]
+    }
+
+    /// How much of it waits for a verdict.
+    const fn waits(&self) -> usize {
+        if self.streams() { self.head.len } else { self.header.total() }
+    }
+
+    fn alias_len(&self) -> usize {
+        self.alias_topic.as_deref().map_or(0, str::len)
+    }
+
+    /// What a question about it takes. An alias is three bytes that stand for a whole topic: what is asked, told and compared
+    /// is the topic.
+    fn question_len(&self) -> usize {
+        QUESTION + self.waits() + self.alias_len()
+    }
 }
 
 /// A PUBLISH larger than this does not wait for its last byte: its head is decided, then the payload streams.
 /// Smaller ones are cheaper to complete, at the cost of copying at most this much per read.
 const STREAM_OVER: usize = 16 << 10;
-
-/// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
-/// without their payload.
-const TOLD_BYTES: usize = 64 << 10;
 
 impl Link {
     /// Judges the PUBLISH at the start of `data`, which may hold less than the whole packet.
@@ -77,313 +106,169 @@ impl Link {
             return self.wait_for_head(cx, from, here, needs);
         };
         let alias_topic = self.real_topic(cx, from, &head)?;
-        let topic = alias_topic.as_deref().unwrap_or(head.topic);
-        let streams = here < total;
-        if from == Side::Client
-            && head.dup
-            && head.qos == QoS::ExactlyOnce
-            && head.packet_id.is_some_and(|id| self.up.answers_itself(id))
-        {
-            let kept = Kept { state: State::Again, topic: None, charge: 0 };
-            return Ok(self.keep(from, header, &head, here, kept));
+        let publish = Incoming { from, header, head, data, alias_topic };
+        if self.answered_before(&publish) {
+            return Ok(self.keep(publish, SlotState::Again, 0));
         }
-
         let want = self.want(cx, from);
-        if want == Want::Nothing && head.alias.is_none() && !self.terms.mapped && self.nobody_cares(cx, from)
-        {
+        if want == Want::Nothing && self.leaves_no_trace(cx, &publish) {
             // What follows would come to the same; this is the packet that floods are made of.
-            if let (Side::Client, Some(id)) = (from, head.packet_id) {
-                self.up.in_flight.went(head.qos, id);
+            if let (Side::Client, Some(id)) = (from, publish.head.packet_id) {
+                self.up.in_flight.add_forwarded(publish.head.qos, id);
             }
             return Ok(self.direction_mut(from).pass(here, total));
         }
-        let waits = if streams { head.len } else { total };
-        if from == Side::Client && cx.too_many_user_properties(head.properties) {
-            return self.over_budget(from, header, &head, here, alias_topic);
+        if from == Side::Client && cx.too_many_user_properties(publish.head.properties) {
+            return self.over_budget(publish);
         }
-        // An alias is three bytes that stand for a whole topic: what is asked, told and compared is the topic.
-        let spelt = alias_topic.as_deref().map_or(0, str::len);
-        let asked = if want == Want::Nothing { 0 } else { QUESTION + waits + spelt };
-        if asked > 0 || !self.direction(from).lane.is_empty() {
-            match cx.account.room_for(
-                &cx.setting.budget,
-                self.weight(),
-                from,
-                PacketType::Publish,
-                waits + WAITING + asked,
-            ) {
-                Room::Yes => {}
-                Room::Wait => return Ok(Step::Wait),
-                Room::Never => return self.over_budget(from, header, &head, here, alias_topic),
-            }
-        }
-        let limits = &cx.setting.limits;
-        let payload = match want {
-            Want::Payload(most)
-                if head.payload_len <= most as usize && total <= limits.max_held_packet as usize =>
-            {
-                if streams {
-                    cx.account.needs(&cx.setting.budget, Holder::client(&self.peer), from, total);
-                    return match cx.account.room_for(
-                        &cx.setting.budget,
-                        self.weight(),
-                        from,
-                        PacketType::Publish,
-                        total,
-                    ) {
-                        Room::Yes | Room::Wait => Ok(Step::Wait),
-                        Room::Never => self.over_budget(from, header, &head, here, alias_topic),
-                    };
-                }
-                Payload::Whole(&data[head.len..])
-            }
-            Want::Nothing | Want::Head | Want::Payload(_) => Payload::Size(head.payload_len as u32),
+        let asked = if want == Want::Nothing { 0 } else { publish.question_len() };
+        let payload = match self.room_to_decide(cx, &publish, want, asked) {
+            Ok(payload) => payload,
+            Err(Room::Never) => return self.over_budget(publish),
+            Err(Room::Yes | Room::Wait) => return Ok(Step::Wait),
         };
+        let (state, charge) = self.decide_publish(cx, &publish, want, payload, asked);
+        if let (Side::Client, Some(id)) = (from, publish.head.packet_id) {
+            self.up.in_flight.add(publish.head.qos, id);
+        }
+        if matches!(state, SlotState::Go)
+            && self.direction(from).lane.is_empty()
+            && self.receiver_knows(from, &publish.head, publish.topic())
+        {
+            self.record_untouched(cx, &publish);
+            return Ok(self.direction_mut(from).pass(here, total));
+        }
+        Ok(self.keep(publish, state, charge))
+    }
+
+    /// Whether mproxy has answered this PUBLISH itself, and it is sent again.
+    fn answered_before(&self, publish: &Incoming<'_>) -> bool {
+        let head = &publish.head;
+        publish.from == Side::Client
+            && head.dup
+            && head.qos == QoS::ExactlyOnce
+            && head.packet_id.is_some_and(|id| self.up.answers_itself(id))
+    }
+
+    /// Whether a PUBLISH that nobody decides about goes through as it is and leaves no trace: none waits before it, nobody
+    /// is told, nothing is remembered.
+    fn leaves_no_trace(&self, cx: &Context, publish: &Incoming<'_>) -> bool {
+        publish.head.alias.is_none()
+            && !self.terms.mapped
+            && self.direction(publish.from).lane.is_empty()
+            && self.direction(publish.from).known_flows().is_none()
+            && (publish.from == Side::Broker || cx.setting.sink.want(Kind::Publish) == Want::Nothing)
+    }
+
+    /// Room for the packet, and for the question about it with as much of the payload as advisers want.
+    ///
+    /// # Errors
+    /// [`Room::Wait`] until there is room, or the whole payload is here; [`Room::Never`] if there will be none.
+    fn room_to_decide<'a>(
+        &self,
+        cx: &mut Context,
+        publish: &Incoming<'a>,
+        want: Want,
+        asked: usize,
+    ) -> Result<Payload<'a>, Room> {
+        let (from, total, head) = (publish.from, publish.header.total(), &publish.head);
+        let find_room = |cx: &mut Context, len| {
+            cx.account.room_for(&cx.setting.budget, self.weight(), from, PacketType::Publish, len)
+        };
+        if asked > 0 || !self.direction(from).lane.is_empty() {
+            match find_room(cx, publish.waits() + WAITING + asked) {
+                Room::Yes => {}
+                none @ (Room::Wait | Room::Never) => return Err(none),
+            }
+        }
+        let most = cx.setting.limits.max_held_packet as usize;
+        match want {
+            Want::Payload(wanted) if head.payload_len <= wanted as usize && total <= most => {
+                if !publish.streams() {
+                    return Ok(Payload::Whole(publish.payload()));
+                }
+                cx.account.needs(&cx.setting.budget, Holder::client(&self.peer), from, total);
+                match find_room(cx, total) {
+                    Room::Yes | Room::Wait => Err(Room::Wait),
+                    Room::Never => Err(Room::Never),
+                }
+            }
+            Want::Nothing | Want::Head | Want::Payload(_) => Ok(Payload::Size(head.payload_len as u32)),
+        }
+    }
+
+    /// Has the advisers decide: what is known of it now, and what an open question about it takes of the budget.
+    fn decide_publish(
+        &mut self,
+        cx: &mut Context,
+        publish: &Incoming<'_>,
+        want: Want,
+        payload: Payload<'_>,
+        asked: usize,
+    ) -> (SlotState<PublishDecision>, u32) {
+        let (from, topic) = (publish.from, publish.topic());
         // Before the question: rules that are replaced in between make what is learnt from the answer obsolete.
         let edition = cx.setting.advisers.edition();
         let mut charge = 0;
-        let state = match self.ask_publish(cx, from, want, &head, topic, payload) {
+        let state = match self.ask_publish(cx, from, want, &publish.head, topic, payload) {
             Ruled::Later(pending) => {
                 let question = OpenQuestion::publish(from, self.direction(from).lane.next(), pending);
                 cx.effects.push(Effect::Ask(question));
                 charge = asked as u32;
-                State::Hold
+                SlotState::Hold
             }
             Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)) }) => {
                 if want != Want::Nothing {
                     cx.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
-                    if source.stands() && head.alias.is_none() {
-                        self.remember(from, edition, header, topic, source);
+                    if source.stands() && publish.head.alias.is_none() {
+                        self.remember(from, edition, publish.header, topic, source);
                     }
                 }
-                State::Go
+                SlotState::Go
             }
-            Ruled::Now(ruling) => State::Ruled(Box::new(ruling)),
+            Ruled::Now(ruling) => SlotState::Ruled(Box::new(ruling)),
         };
-
-        cx.spend(spelt / BYTES);
+        cx.spend(publish.alias_len() / BYTES);
         if want != Want::Nothing {
-            self.worked(cx, hook(from), 1, topic.len());
+            self.charge_work(cx, hook(from), 1, topic.len());
         }
-        if let (Side::Client, Some(id)) = (from, head.packet_id) {
-            self.up.in_flight.came(head.qos, id);
-        }
-        if matches!(state, State::Go)
-            && self.direction(from).lane.is_empty()
-            && self.receiver_knows(from, &head, topic)
-        {
-            let told =
-                self.published_event(cx, from, &head, topic, (!streams).then(|| &data[head.len..]), None);
-            self.publish_leaves(
-                cx,
-                from,
-                &head,
-                (!head.topic.is_empty()).then_some(head.topic),
-                told,
-                streams,
-            );
-            return Ok(self.direction_mut(from).pass(here, total));
-        }
-        Ok(self.keep(from, header, &head, here, Kept { state, topic: alias_topic, charge }))
+        (state, charge)
+    }
+
+    /// Keeps the books on a PUBLISH that goes through as it came.
+    fn record_untouched(&mut self, cx: &mut Context, publish: &Incoming<'_>) {
+        let (from, head) = (publish.from, &publish.head);
+        let payload = (!publish.streams()).then(|| publish.payload());
+        let event = self.published_event(cx, from, head, publish.topic(), payload, None);
+        let topic = (!head.topic.is_empty()).then_some(head.topic);
+        self.record_publish(cx, from, head, topic, event, publish.streams());
     }
 
     /// A PUBLISH that is more than mproxy may hold for its connection. It is refused in its place where there are words for
     /// that: 5.0 has PUBACK and PUBREC with 0x97; what is delivered is acknowledged and dropped. Else the session ends.
-    fn over_budget(
-        &mut self,
-        from: Side,
-        header: &Header,
-        head: &PublishHead<'_>,
-        here: usize,
-        topic: Option<Arc<str>>,
-    ) -> Result<Step, Fault> {
+    fn over_budget(&mut self, publish: Incoming<'_>) -> Result<Step, Fault> {
+        let head = &publish.head;
         let answered = head.qos != QoS::AtMostOnce && self.terms.version.is_v5();
-        if from == Side::Client && !answered {
+        if publish.from == Side::Client && !answered {
             return Err(Fault::OverBudget { packet: PacketType::Publish });
         }
-        if let (Side::Client, Some(id)) = (from, head.packet_id) {
-            self.up.in_flight.came(head.qos, id);
+        if let (Side::Client, Some(id)) = (publish.from, head.packet_id) {
+            self.up.in_flight.add(head.qos, id);
         }
-        Ok(self.keep(from, header, head, here, Kept { state: State::OverBudget, topic, charge: 0 }))
-    }
-
-    /// Whether a PUBLISH that nobody decides about leaves no trace: none waits before it, nobody is told, nothing is
-    /// remembered.
-    fn nobody_cares(&self, cx: &Context, from: Side) -> bool {
-        self.direction(from).lane.is_empty()
-            && self.direction(from).known_flows().is_none()
-            && (from == Side::Broker || cx.setting.sink.want(Kind::Publish) == Want::Nothing)
+        Ok(self.keep(publish, SlotState::OverBudget, 0))
     }
 
     /// Into the lane with it; where it streams, with its head only.
-    fn keep(&mut self, from: Side, header: &Header, head: &PublishHead<'_>, here: usize, kept: Kept) -> Step {
-        let Kept { state, topic, charge } = kept;
-        let (total, layout) = (header.total(), PublishLayout::of(header, head));
-        let streams = here < total;
-        let take = if streams { head.len } else { total };
+    fn keep(&mut self, publish: Incoming<'_>, state: SlotState<PublishDecision>, charge: u32) -> Step {
+        let (take, streams) = (publish.waits(), publish.streams());
+        let layout = PublishLayout::of(publish.header, &publish.head);
         if streams {
-            self.direction_mut(from).body = Body { left: (total - take) as u32, follows: Follows::Verdict };
+            self.direction_mut(publish.from).body =
+                StreamedBody { left: (publish.header.total() - take) as u32, follows: Follows::Verdict };
         }
-        let packet = Waiting::Publish(WaitingPublish { state, layout, topic, streams });
+        let packet =
+            WaitingPacket::Publish(WaitingPublish { state, layout, topic: publish.alias_topic, streams });
         Step::Keep(take, Slot { bytes: Bytes::new(), packet, charge })
-    }
-
-    /// Carries out what was decided of a PUBLISH whose turn has come.
-    ///
-    /// # Errors
-    /// That ends the session.
-    pub(super) fn publish_released(
-        &mut self,
-        cx: &mut Context,
-        from: Side,
-        bytes: Bytes,
-        publish: WaitingPublish,
-    ) -> Result<(), Stop> {
-        let WaitingPublish { state, layout, topic: alias_topic, streams } = publish;
-        let Some(head) = layout.find(&bytes) else {
-            return Err(Fault::Internal { what: "a PUBLISH that waits is not what it was" }.into());
-        };
-        let topic = alias_topic.as_deref().unwrap_or(head.topic);
-        let formed = match state {
-            State::Go => match self.carry_out(from, &head, topic, None) {
-                Ok(form) => Ok(form.into_inner()),
-                // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
-                Err(unfit) => Err(resolve::refused(&cx.setting, &self.peer, hook(from), unfit)),
-            },
-            // The lane lets none go whose verdict is out.
-            State::Hold => Err(Refused::with(ReasonCode::NOT_AUTHORIZED)),
-            State::Ruled(ruling) => {
-                let resolved = resolve(&cx.setting, &self.peer, hook(from), *ruling, |change| {
-                    self.carry_out(from, &head, topic, change)
-                });
-                resolved.count(&cx.setting, hook(from));
-                resolved.what.form()
-            }
-            State::OverBudget => {
-                cx.count_over_budget(hook(from), 1);
-                Err(Refused::with(ReasonCode::QUOTA_EXCEEDED))
-            }
-            State::Again => {
-                self.direction_mut(from).skip_body(streams);
-                self.acknowledge(cx, from, &head, ReasonCode::SUCCESS, None);
-                return Ok(());
-            }
-        };
-        let Outgoing { change, head: out } = match formed {
-            Ok(outgoing) => outgoing,
-            Err(refused) => {
-                self.direction_mut(from).skip_body(streams);
-                return self.refuse_publish(cx, from, &head, refused);
-            }
-        };
-
-        let sent_topic = self.outgoing(from, topic, change.as_deref());
-        let new_payload = change.as_ref().and_then(|change| change.payload.clone());
-        let payload = match &new_payload {
-            Some(payload) => Some(&payload[..]),
-            None if streams => None,
-            None => Some(&bytes[head.len..]),
-        };
-        let told = self.published_event(cx, from, &head, &sent_topic, payload, change.as_deref());
-        self.publish_leaves(
-            cx,
-            from,
-            &head,
-            (out.is_some() || !head.topic.is_empty()).then_some(&*sent_topic),
-            told,
-            streams && new_payload.is_none(),
-        );
-        let to = from.other();
-        match out {
-            None => self.send(cx, to, bytes),
-            Some(out) => {
-                self.send(cx, to, out.freeze());
-                self.send(cx, to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
-            }
-        }
-        if new_payload.is_some() {
-            self.direction_mut(from).skip_body(streams);
-        } else if streams {
-            self.direction_mut(from).body.follows = Follows::Head;
-        }
-        Ok(())
-    }
-
-    /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one. `streams`: its payload follows.
-    fn publish_leaves(
-        &mut self,
-        cx: &mut Context,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: Option<&str>,
-        told: Option<Box<Published>>,
-        streams: bool,
-    ) {
-        if let (Some(alias), Some(topic)) = (head.alias, topic) {
-            let most = cx.setting.limits.alias_bytes;
-            self.direction_mut(from).aliases().teach(alias, topic, most);
-        }
-        let Some(id) = head.packet_id else {
-            match told {
-                // Nobody acknowledges it; but until it is whole the broker has nothing.
-                Some(told) if streams => self.rare().streaming = Some(told),
-                Some(told) => self.report(cx, Happening::Publish(told)),
-                None => {}
-            }
-            return;
-        };
-        if from == Side::Client {
-            self.up.in_flight.went(head.qos, id);
-        }
-        let mapped = self.terms.mapped && from == Side::Broker;
-        if self.want(cx, from) != Want::Nothing
-            || mapped
-            || told.is_some()
-            || self.direction(from).known_flows().is_some()
-        {
-            self.direction_mut(from).flows().expect(acknowledgement(head.qos), id, told);
-        }
-    }
-
-    /// The last byte of a streamed payload goes on.
-    pub(super) fn streamed(&mut self, cx: &mut Context, from: Side) {
-        if from == Side::Client
-            && let Some(told) = self.rare.as_mut().and_then(|rare| rare.streaming.take())
-        {
-            self.report(cx, Happening::Publish(told));
-        }
-    }
-
-    /// What to tell of a PUBLISH that leaves.
-    fn published_event(
-        &self,
-        cx: &Context,
-        from: Side,
-        head: &PublishHead<'_>,
-        topic: &str,
-        payload: Option<&[u8]>,
-        change: Option<&PublishChange>,
-    ) -> Option<Box<Published>> {
-        if from == Side::Broker {
-            return None;
-        }
-        let most = match cx.setting.sink.want(Kind::Publish) {
-            Want::Nothing => return None,
-            Want::Head => 0,
-            Want::Payload(most) => most as usize,
-        };
-        let kept = self.up.kept();
-        let size = change.and_then(|change| change.payload.as_ref()).map_or(head.payload_len, Bytes::len);
-        let payload = payload
-            .filter(|payload| payload.len() <= most && most > 0 && kept + payload.len() <= TOLD_BYTES)
-            .map(Bytes::copy_from_slice);
-        Some(Box::new(Published {
-            topic: topic.into(),
-            qos: head.qos,
-            retain: change.and_then(|change| change.retain).unwrap_or(head.retain),
-            size: size as u64,
-            payload,
-        }))
     }
 
     /// The real topic where the packet's own is an alias; keeps the sender's table.
@@ -411,7 +296,7 @@ impl Link {
         let most = cx.setting.limits.alias_bytes;
         let aliases = self.direction_mut(from).aliases();
         if head.topic.is_empty() {
-            return match aliases.meant(alias) {
+            return match aliases.sender_topic(alias) {
                 Some(topic) => Ok(Some(topic)),
                 None => Err(fault(
                     "topic alias that was never introduced",
@@ -420,7 +305,7 @@ impl Link {
                 )),
             };
         }
-        aliases.mean(alias, head.topic);
+        aliases.set_sender_topic(alias, head.topic);
         if aliases.bytes() > most {
             return Err(fault("topic aliases hold too much", "3.3.2.3.4", ReasonCode::QUOTA_EXCEEDED));
         }
@@ -442,7 +327,7 @@ impl Link {
     /// The rules would say the same again.
     fn remember(&mut self, from: Side, edition: u64, header: &Header, topic: &str, source: Source) {
         let cache = self.direction_mut(from).cache.get_or_insert_default();
-        cache.keep_to(edition);
+        cache.sync_edition(edition);
         cache.learn(PacketType::Publish.first_byte() | header.flags, topic, source);
     }
 
@@ -484,10 +369,10 @@ impl Link {
         payload: Payload<'_>,
     ) -> Ruled<PublishDecision> {
         let Some(topic) = self.policys_topic(from, topic) else {
-            return Ruled::Now(Ruling::refused(Source::Grant, Refusal::default()));
+            return Ruled::Now(Ruling::refuse(Source::Grant, Refusal::default()));
         };
         if want == Want::Nothing {
-            return Ruled::Now(Ruling::allowed(Source::Unasked));
+            return Ruled::Now(Ruling::allow(Source::Unasked));
         }
         let question = PublishQuestion {
             peer: &self.peer,

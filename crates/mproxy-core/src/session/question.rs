@@ -43,10 +43,10 @@ impl Answered {
     pub fn as_allowed(self) -> Self {
         let source = Source::Rpc;
         Self(match self.0 {
-            AnswerTo::Admission(seq, _) => AnswerTo::Admission(seq, Ruling::allowed(source)),
-            AnswerTo::Renewal(_) => AnswerTo::Renewal(Ruling::allowed(source)),
-            AnswerTo::Publish(from, seq, _) => AnswerTo::Publish(from, seq, Ruling::allowed(source)),
-            AnswerTo::Subscribe(seq, _) => AnswerTo::Subscribe(seq, Ruling::allowed(source)),
+            AnswerTo::Admission(seq, _) => AnswerTo::Admission(seq, Ruling::allow(source)),
+            AnswerTo::Renewal(_) => AnswerTo::Renewal(Ruling::allow(source)),
+            AnswerTo::Publish(from, seq, _) => AnswerTo::Publish(from, seq, Ruling::allow(source)),
+            AnswerTo::Subscribe(seq, _) => AnswerTo::Subscribe(seq, Ruling::allow(source)),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::context::Context;
 use super::effect::Effect;
-use super::ending::End;
+use super::ending::SideEnd;
 use super::timer::Deadline;
 use crate::fault::Fault;
 use crate::peer::{Origin, Side};
@@ -16,17 +16,17 @@ pub(super) struct Rejected {
     pub(super) origin: Arc<Origin>,
     pub(super) fault: Fault,
     /// How far the end of the client's side has come.
-    pub(super) client: End,
+    pub(super) client: SideEnd,
 }
 
 impl Rejected {
     /// Shuts the client's side. Whether all is written.
-    pub(super) fn go_on(&mut self, cx: &mut Context, now: Instant) -> bool {
-        if self.client == End::Open {
-            self.client = End::Shut;
+    pub(super) fn advance(&mut self, cx: &mut Context, now: Instant) -> bool {
+        if self.client == SideEnd::Open {
+            self.client = SideEnd::Shut;
             cx.effects.push(Effect::Shut { side: Side::Client });
             cx.timer.arm(Deadline::Close, now, cx.setting.limits.close_timeout);
         }
-        self.client != End::Shut
+        self.client != SideEnd::Shut
     }
 }

@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 impl Link {
     /// The session is open, or has another grant: begins what the grant has of deadlines.
-    pub(super) fn grant_begins(&mut self, cx: &mut Context, now: Instant) {
+    pub(super) fn begin_grant(&mut self, cx: &mut Context, now: Instant) {
         let grant = self.grant();
         let ttl = grant.and_then(|grant| grant.ttl);
         let packet_size = grant.and_then(|grant| grant.limits.packet_size);
@@ -69,7 +69,7 @@ impl Link {
                 cx.effects.push(Effect::Ask(OpenQuestion::renewal(pending)));
                 Ok(())
             }
-            Ruled::Now(ruling) => self.renewal_answered(cx, ruling, now),
+            Ruled::Now(ruling) => self.take_renewal(cx, ruling, now),
         }
     }
 
@@ -77,7 +77,7 @@ impl Link {
     ///
     /// # Errors
     /// It ends the session.
-    pub(super) fn renewal_answered(
+    pub(super) fn take_renewal(
         &mut self,
         cx: &mut Context,
         ruling: Ruling<ConnectDecision>,
@@ -89,11 +89,11 @@ impl Link {
                 Ok(())
             }
             Resolution::Refuse(refusal) => Err(Fault::RenewalRefused { refusal: Box::new(refusal) }),
-            Resolution::Undecided(undecided) => self.renewal_undecided(cx, undecided, now),
+            Resolution::Undecided(undecided) => self.postpone_renewal(cx, undecided, now),
         }
     }
 
-    fn renewal_undecided(
+    fn postpone_renewal(
         &mut self,
         cx: &mut Context,
         undecided: Undecided,
@@ -117,7 +117,7 @@ impl Link {
 
     /// The old grant has served long enough: from now on each packet is asked about, and what nobody can be asked about
     /// is as undecided as the renewal.
-    pub(super) fn grant_is_stale(&mut self, cx: &mut Context) {
+    pub(super) fn make_grant_stale(&mut self, cx: &mut Context) {
         let mut because = None;
         if let Some(renewal) = self.rare.as_mut().and_then(|rare| rare.renewal.as_mut()) {
             renewal.serves = None;
@@ -154,6 +154,6 @@ impl Link {
         }
         self.forget_decisions();
         cx.timer.disarm();
-        self.grant_begins(cx, now);
+        self.begin_grant(cx, now);
     }
 }

@@ -30,7 +30,7 @@ impl Terms {
             Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
         let connack = Connack { session_present: false, reason: code, properties: Properties::EMPTY };
-        self.explained(Side::Client, text, reference, |edit, out| {
+        self.encode_explained(Side::Client, text, reference, |edit, out| {
             connack.encode_with(self.version, edit, out)
         })
     }
@@ -47,7 +47,7 @@ impl Terms {
         }
         let goodbye =
             Disconnect { reason: legal(PacketType::Disconnect, reason), properties: Properties::EMPTY };
-        self.explained(Side::Client, text, reference, |edit, out| {
+        self.encode_explained(Side::Client, text, reference, |edit, out| {
             goodbye.encode_with(self.version, edit, out)
         })
     }
@@ -64,7 +64,7 @@ impl Terms {
         let reason = if self.version.is_v5() { legal(kind, reason) } else { ReasonCode::SUCCESS };
         let ack = Ack::new(kind, id, reason);
         let text = text.filter(|_| self.problem_information && to == Side::Client);
-        self.explained(to, text, None, |edit, out| ack.encode_with(self.version, edit, out))
+        self.encode_explained(to, text, None, |edit, out| ack.encode_with(self.version, edit, out))
     }
 
     /// A SUBACK with these codes.
@@ -77,25 +77,25 @@ impl Terms {
     ) -> Option<Bytes> {
         let suback = Suback { packet_id: id, properties, codes };
         let text = text.filter(|_| self.problem_information);
-        self.explained_over(Side::Client, properties, text, None, |edit, out| {
+        self.encode_over(Side::Client, properties, text, None, |edit, out| {
             suback.encode_with(self.version, edit, out)
         })
     }
 
-    fn explained(
+    fn encode_explained(
         &self,
         to: Side,
         text: Option<&str>,
         reference: Option<&str>,
         encode: impl Fn(&PropertyEdit<'_>, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Option<Bytes> {
-        self.explained_over(to, Properties::EMPTY, text, reference, encode)
+        self.encode_over(to, Properties::EMPTY, text, reference, encode)
     }
 
     /// Encodes with reason string and server reference if they are fit to be sent and the packet stays within the
     /// receiver's Maximum Packet Size ([MQTT-3.2.2-19], [MQTT-3.4.2-2], …); without them otherwise, and then without
     /// those that the broker gave. `None`: it is too large even so.
-    fn explained_over(
+    fn encode_over(
         &self,
         to: Side,
         properties: Properties<'_>,

@@ -50,14 +50,14 @@ impl From<Unusable> for Unfit {
 }
 
 /// How an allowed packet goes.
-pub(super) enum Form<T> {
+pub(super) enum CarriedOut<T> {
     /// Nothing is changed that anybody asked for.
     Plain(T),
     /// With changes.
     Changed(T),
 }
 
-impl<T> Form<T> {
+impl<T> CarriedOut<T> {
     pub(super) fn into_inner(self) -> T {
         let (Self::Plain(form) | Self::Changed(form)) = self;
         form
@@ -70,13 +70,13 @@ pub(super) fn resolve<C, T>(
     peer: &Peer,
     hook: Hook,
     ruling: Ruling<Decision<Option<C>>>,
-    mut carry_out: impl FnMut(Option<C>) -> Result<Form<T>, Unfit>,
+    mut carry_out: impl FnMut(Option<C>) -> Result<CarriedOut<T>, Unfit>,
 ) -> Resolved<T> {
     let Ruling { source, verdict } = ruling;
     let (source, formed) = match verdict {
         Ok(Decision::Allow(change)) => (source, carry_out(change)),
         Ok(Decision::Refuse(refusal)) => (source, Err(Unfit::Refused(refusal))),
-        Err(undecided) => match released(setting, peer, hook, undecided) {
+        Err(undecided) => match apply_failure_rule(setting, peer, hook, undecided) {
             Ok(()) => (Source::FailedOpen, carry_out(None)),
             Err(undecided) => {
                 return Resolved { source: undecided.source(), what: Resolution::Undecided(undecided) };
@@ -84,8 +84,8 @@ pub(super) fn resolve<C, T>(
         },
     };
     match formed {
-        Ok(Form::Plain(form)) => Resolved { source, what: Resolution::Allow(form) },
-        Ok(Form::Changed(form)) => Resolved { source, what: Resolution::AllowChanged(form) },
+        Ok(CarriedOut::Plain(form)) => Resolved { source, what: Resolution::Allow(form) },
+        Ok(CarriedOut::Changed(form)) => Resolved { source, what: Resolution::AllowChanged(form) },
         Err(Unfit::Refused(refusal)) => Resolved { source, what: Resolution::Refuse(refusal) },
         Err(Unfit::Denied(refusal)) => Resolved { source: Source::Grant, what: Resolution::Refuse(refusal) },
         Err(Unfit::Unusable(unusable)) => {
@@ -120,8 +120,8 @@ pub(super) fn resolve_subscribe(
         })
     });
     resolve(setting, peer, Hook::Subscribe, Ruling { source, verdict }, |each| match each {
-        None => Ok(Form::Plain(vec![Decision::Allow(FilterChange::default()); filters])),
-        Some(each) => check(each).map(Form::Changed),
+        None => Ok(CarriedOut::Plain(vec![Decision::Allow(FilterChange::default()); filters])),
+        Some(each) => check(each).map(CarriedOut::Changed),
     })
 }
 
@@ -148,20 +148,25 @@ pub(super) fn resolve_renewal(
 }
 
 /// The refusal of a packet that nobody objected to, and that cannot go as it came.
-pub(super) fn refused(setting: &Setting, peer: &Peer, hook: Hook, unfit: Unfit) -> Refused {
+pub(super) fn refuse(setting: &Setting, peer: &Peer, hook: Hook, unfit: Unfit) -> Rejection {
     match unfit {
-        Unfit::Refused(refusal) | Unfit::Denied(refusal) => Refused::Said(refusal),
+        Unfit::Refused(refusal) | Unfit::Denied(refusal) => Rejection::Said(refusal),
         Unfit::Unusable(unusable) => {
             let undecided = Undecided::Unusable(unusable);
             count_undecided(setting, peer, hook, &undecided);
-            Refused::Undecided(undecided)
+            Rejection::Undecided(undecided)
         }
     }
 }
 
 /// What became of a question that was not decided, told to the meter. `Ok`: the failure rule releases the packet as it
 /// came, which it does for a failed answer alone.
-fn released(setting: &Setting, peer: &Peer, hook: Hook, undecided: Undecided) -> Result<(), Undecided> {
+fn apply_failure_rule(
+    setting: &Setting,
+    peer: &Peer,
+    hook: Hook,
+    undecided: Undecided,
+) -> Result<(), Undecided> {
     count_undecided(setting, peer, hook, &undecided);
     match (&undecided, setting.on_error.of(hook)) {
         (Undecided::Failed(_), OnError::Allow) => Ok(()),
@@ -193,7 +198,7 @@ impl<T> Resolved<T> {
 
 /// Why a packet goes no further.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(super) enum Rejection {
     /// Somebody said so.
     Said(Refusal),
     /// Nothing was decided.
@@ -205,16 +210,16 @@ impl<T> Resolution<T> {
     ///
     /// # Errors
     /// It does not.
-    pub(super) fn form(self) -> Result<T, Refused> {
+    pub(super) fn form(self) -> Result<T, Rejection> {
         match self {
             Self::Allow(form) | Self::AllowChanged(form) => Ok(form),
-            Self::Refuse(refusal) => Err(Refused::Said(refusal)),
-            Self::Undecided(undecided) => Err(Refused::Undecided(undecided)),
+            Self::Refuse(refusal) => Err(Rejection::Said(refusal)),
+            Self::Undecided(undecided) => Err(Rejection::Undecided(undecided)),
         }
     }
 }
 
-impl Refused {
+impl Rejection {
     /// In our own name, with this code.
     pub(super) const fn with(reason: ReasonCode) -> Self {
         Self::Said(Refusal::new(reason))

@@ -4,7 +4,7 @@ use mproxy_codec::frame::Header;
 use mproxy_codec::types::PacketType;
 
 use super::context::Context;
-use super::lane::Waiting;
+use super::lane::WaitingPacket;
 use super::link::Link;
 use super::step::{Step, Stop};
 use super::trace::Leaving;
@@ -50,10 +50,12 @@ impl Link {
         {
             let leaving = cx.traces.then(|| Leaving::of(&slot, cx));
             let left = match slot.packet {
-                Waiting::Publish(publish) => self.publish_released(cx, from, slot.bytes, publish),
-                Waiting::Subscribe(state, layout) => self.subscribe_released(cx, slot.bytes, state, layout),
-                Waiting::Other(header) => self.forward_released(cx, from, slot.bytes, &header),
-                Waiting::Refused { id, filters } => {
+                WaitingPacket::Publish(publish) => self.release_publish(cx, from, slot.bytes, publish),
+                WaitingPacket::Subscribe(state, layout) => {
+                    self.release_subscribe(cx, slot.bytes, state, layout)
+                }
+                WaitingPacket::Other(header) => self.release_forwarded(cx, from, slot.bytes, &header),
+                WaitingPacket::Refused { id, filters } => {
                     self.refuse_unsubscribe(cx, id, filters);
                     Ok(())
                 }

@@ -8,7 +8,7 @@ use super::ending::Ending;
 use super::greeting::Greeting;
 use super::holding::{Holder, Weight};
 use super::link::Link;
-use super::opening::{Opening, Waits};
+use super::opening::{Opening, WaitsFor};
 use super::rejected::Rejected;
 use crate::budget::QUESTION;
 use crate::peer::{Peer, Side};
@@ -90,10 +90,10 @@ impl State {
             }
             // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
             // even read, so that it cannot pile up. Only extended authentication has to be heard.
-            Self::Opening(Opening { link, waits: Waits::Connack }) => {
+            Self::Opening(Opening { link, waits: WaitsFor::Connack }) => {
                 (from == Side::Broker || link.terms.auth) && link.takes(cx, from)
             }
-            Self::Opening(Opening { waits: Waits::Admission(_) | Waits::Dial(_), .. }) => false,
+            Self::Opening(Opening { waits: WaitsFor::Admission(_) | WaitsFor::Dial(_), .. }) => false,
             Self::Open(link) => link.takes(cx, from),
             // What it still answers, until it has ended.
             Self::Ending(Ending { link, .. }) => from == Side::Broker && link.takes(cx, from),
@@ -107,7 +107,7 @@ impl State {
             Self::Greeting(Greeting { origin, .. }) | Self::Rejected(Rejected { origin, .. }) => {
                 Some(Holder::stranger(origin))
             }
-            Self::Opening(Opening { link, waits: Waits::Admission(_) }) => {
+            Self::Opening(Opening { link, waits: WaitsFor::Admission(_) }) => {
                 Some(Holder::stranger(&link.peer.origin))
             }
             Self::Opening(Opening { link, .. }) | Self::Open(link) | Self::Ending(Ending { link, .. }) => {
@@ -122,10 +122,10 @@ impl State {
         let holder = self.holder()?;
         let weight = self.link().map_or(Weight { holder, bytes: 0, lets_go: false }, Link::weight);
         let connect = match self {
-            Self::Opening(Opening { waits: Waits::Admission(attempt), .. }) => {
+            Self::Opening(Opening { waits: WaitsFor::Admission(attempt), .. }) => {
                 QUESTION + 2 * attempt.connect.len()
             }
-            Self::Opening(Opening { waits: Waits::Dial(attempt), .. }) => attempt.connect.len(),
+            Self::Opening(Opening { waits: WaitsFor::Dial(attempt), .. }) => attempt.connect.len(),
             _ => 0,
         };
         Some(Weight { holder, bytes: weight.bytes + connect, ..weight })

@@ -13,12 +13,12 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::effect::Effect;
-use super::filters::{Decided, allowed_requests};
-use super::lane::{Slot, State, Waiting};
+use super::filters::{FilterDecision, allowed_requests};
+use super::lane::{Slot, SlotState, WaitingPacket};
 use super::link::Link;
 use super::question::OpenQuestion;
 use super::reply::suback_code;
-use super::resolve::{Refused, resolve_subscribe};
+use super::resolve::{Rejection, resolve_subscribe};
 use super::step::{Step, Stop};
 use super::subscriptions::Subscribing;
 use crate::budget::{FILTER, QUESTION, Room, WAITING};
@@ -60,13 +60,13 @@ impl Link {
                 Room::Yes if !cx.too_many_user_properties(subscribe.properties) => {}
                 Room::Wait => return Ok(Step::Wait),
                 Room::Yes | Room::Never => {
-                    let packet = Waiting::Subscribe(State::OverBudget, layout);
+                    let packet = WaitingPacket::Subscribe(SlotState::OverBudget, layout);
                     return Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 }));
                 }
             }
         }
         let ruled = if want == Want::Nothing {
-            Ruled::Now(Ruling::allowed(Source::Unasked))
+            Ruled::Now(Ruling::allow(Source::Unasked))
         } else {
             let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
             let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
@@ -77,16 +77,16 @@ impl Link {
                 let question = OpenQuestion::subscribe(self.up.lane.next(), pending);
                 cx.effects.push(Effect::Ask(question));
                 charge += count * FILTER;
-                State::Hold
+                SlotState::Hold
             }
-            Ruled::Now(_) if want == Want::Nothing => State::Go,
-            Ruled::Now(ruling) => State::Ruled(Box::new(ruling)),
+            Ruled::Now(_) if want == Want::Nothing => SlotState::Go,
+            Ruled::Now(ruling) => SlotState::Ruled(Box::new(ruling)),
         };
         if want != Want::Nothing {
-            self.worked(cx, Hook::Subscribe, count, total);
+            self.charge_work(cx, Hook::Subscribe, count, total);
         }
-        let charge = if matches!(state, State::Hold) { charge as u32 } else { 0 };
-        let packet = Waiting::Subscribe(state, layout);
+        let charge = if matches!(state, SlotState::Hold) { charge as u32 } else { 0 };
+        let packet = WaitingPacket::Subscribe(state, layout);
         Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge }))
     }
 
@@ -103,17 +103,17 @@ impl Link {
     ///
     /// # Errors
     /// That ends the session.
-    pub(super) fn subscribe_released(
+    pub(super) fn release_subscribe(
         &mut self,
         cx: &mut Context,
         bytes: Bytes,
-        state: State<SubscribeDecision>,
+        state: SlotState<SubscribeDecision>,
         layout: SubscribeLayout,
     ) -> Result<(), Stop> {
         let Some(subscribe) = layout.find(&bytes) else {
             return Err(Fault::Internal { what: "a SUBSCRIBE that waits is not what it was" }.into());
         };
-        if matches!(state, State::OverBudget) {
+        if matches!(state, SlotState::OverBudget) {
             let count = subscribe.filters().len();
             cx.count_over_budget(Hook::Subscribe, count as u64);
             let code = suback_code(self.terms.version, ReasonCode::QUOTA_EXCEEDED);
@@ -121,38 +121,12 @@ impl Link {
             return Ok(());
         }
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        let plain = || vec![Decision::Allow(FilterChange::default()); requests.len()];
-        let (source, formed) = match state {
-            // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
-            State::Hold | State::Again | State::OverBudget => {
-                (Source::Unknown, Err(Refused::with(ReasonCode::NOT_AUTHORIZED)))
-            }
-            State::Go if self.grant().is_some() => (Source::Grant, Ok(plain())),
-            State::Go => {
-                self.subscribe_leaves(cx, &subscribe, &requests, &[], Box::default());
-                self.send(cx, Side::Broker, bytes.clone());
-                return Ok(());
-            }
-            State::Ruled(ruling) => {
-                let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
-                    Ok(self.check_filters(&subscribe, &requests, each)?)
-                });
-                (resolved.source, resolved.what.form())
-            }
-        };
-        let mut decided = match formed {
-            Ok(decided) => decided,
-            Err(Refused::Said(refusal)) => vec![Decision::Refuse(refusal); requests.len()],
-            Err(Refused::Undecided(undecided)) => vec![Decision::Refuse(undecided.refusal()); requests.len()],
-        };
-        for one in &decided {
-            let outcome = match one {
-                Decision::Allow(change) if *change == FilterChange::default() => Outcome::Allowed,
-                Decision::Allow(_) => Outcome::Changed,
-                Decision::Refuse(_) => Outcome::Refused,
-            };
-            cx.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
+        if matches!(state, SlotState::Go) && self.grant().is_none() {
+            self.record_subscribe(cx, &subscribe, &requests, &[], Box::default());
+            self.send(cx, Side::Broker, bytes.clone());
+            return Ok(());
         }
+        let mut decided = self.resolve_filters(cx, &subscribe, &requests, state);
         // In this order: what has no place at the broker takes none among those that are counted.
         self.map_filters(&subscribe, &requests, &mut decided);
         let counted = self.count_subscriptions(&requests, &mut decided);
@@ -161,36 +135,79 @@ impl Link {
             let hook = Hook::Subscribe;
             return Err(Fault::Refused { hook, refusal: Box::new(refusal.clone()) }.into());
         }
-        let refused = refusals().count();
-        if refused == requests.len() {
-            let codes: SmallVec<[u8; 8]> = decided.iter().filter_map(|one| self.code(one)).collect();
-            let text = refusals().find_map(|refusal| refusal.text.as_deref());
-            self.suback_ours(cx, subscribe.packet_id, &codes, text);
-            if cx.setting.sink.want(Kind::Subscribe) != Want::Nothing {
-                let names = self.in_force(&requests, &decided).into_vec();
-                self.report(cx, Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
-            }
-            return Ok(());
-        }
-        if decided
-            .iter()
-            .all(|one| matches!(one, Decision::Allow(change) if *change == FilterChange::default()))
-        {
-            self.subscribe_leaves(cx, &subscribe, &requests, &[], counted);
+        if refusals().count() == requests.len() {
+            self.refuse_subscribe(cx, &subscribe, &requests, &decided);
+        } else if decided.iter().all(is_unchanged) {
+            self.record_subscribe(cx, &subscribe, &requests, &[], counted);
             self.send(cx, Side::Broker, bytes.clone());
-            return Ok(());
+        } else {
+            let sent = allowed_requests(&requests, &decided);
+            let kept = PropertyEdit::keep(subscribe.properties);
+            let mut out = BytesMut::new();
+            encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
+                .map_err(|_| Fault::Internal { what: "a checked rewrite did not encode" })?;
+            self.record_subscribe(cx, &subscribe, &requests, &decided, counted);
+            self.send(cx, Side::Broker, out.freeze());
         }
-        let sent = allowed_requests(&requests, &decided);
-        let mut out = BytesMut::new();
-        let kept = PropertyEdit::keep(subscribe.properties);
-        if encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
-            .is_err()
-        {
-            return Err(Fault::Internal { what: "a checked rewrite did not encode" }.into());
-        }
-        self.subscribe_leaves(cx, &subscribe, &requests, &decided, counted);
-        self.send(cx, Side::Broker, out.freeze());
         Ok(())
+    }
+
+    /// What the rulings come to for each filter; counted.
+    fn resolve_filters(
+        &self,
+        cx: &Context,
+        subscribe: &Subscribe<'_>,
+        requests: &[FilterRequest<'_>],
+        state: SlotState<SubscribeDecision>,
+    ) -> Vec<FilterDecision> {
+        let (source, formed) = match state {
+            // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
+            SlotState::Hold | SlotState::Again | SlotState::OverBudget => {
+                (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)))
+            }
+            SlotState::Go => {
+                (Source::Grant, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
+            }
+            SlotState::Ruled(ruling) => {
+                let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
+                    Ok(self.check_filters(subscribe, requests, each)?)
+                });
+                (resolved.source, resolved.what.form())
+            }
+        };
+        let decided = match formed {
+            Ok(decided) => decided,
+            Err(Rejection::Said(refusal)) => vec![Decision::Refuse(refusal); requests.len()],
+            Err(Rejection::Undecided(undecided)) => {
+                vec![Decision::Refuse(undecided.refusal()); requests.len()]
+            }
+        };
+        for one in &decided {
+            let outcome = match one {
+                Decision::Allow(_) if is_unchanged(one) => Outcome::Allowed,
+                Decision::Allow(_) => Outcome::Changed,
+                Decision::Refuse(_) => Outcome::Refused,
+            };
+            cx.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
+        }
+        decided
+    }
+
+    /// Answers a SUBSCRIBE of which no filter is allowed.
+    fn refuse_subscribe(
+        &mut self,
+        cx: &mut Context,
+        subscribe: &Subscribe<'_>,
+        requests: &[FilterRequest<'_>],
+        decided: &[FilterDecision],
+    ) {
+        let codes: SmallVec<[u8; 8]> = decided.iter().filter_map(|one| self.code(one)).collect();
+        let text = decided.iter().filter_map(refusal).find_map(|refusal| refusal.text.as_deref());
+        self.suback_ours(cx, subscribe.packet_id, &codes, text);
+        if cx.setting.sink.want(Kind::Subscribe) != Want::Nothing {
+            let names = self.in_force(requests, decided).into_vec();
+            self.report(cx, Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
+        }
     }
 
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.
@@ -198,8 +215,8 @@ impl Link {
         &self,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
-        mut decided: Vec<Decided>,
-    ) -> Result<Vec<Decided>, Unusable> {
+        mut decided: Vec<FilterDecision>,
+    ) -> Result<Vec<FilterDecision>, Unusable> {
         let (mut renames, mut rename_bytes) = (0, 0);
         for (request, one) in requests.iter().zip(&mut decided) {
             let Decision::Allow(change) = one else { continue };
@@ -231,12 +248,10 @@ impl Link {
             if !room {
                 return Err(Unusable::too_large("more rewritten filters than one session remembers"));
             }
-            let mut out = BytesMut::new();
-            let kept = PropertyEdit::keep(subscribe.properties);
-            let sent = allowed_requests(requests, &decided);
-            encode_subscribe(self.terms.version, subscribe.packet_id, &kept, sent.iter().copied(), &mut out)
+            let size = self
+                .rewritten_len(subscribe, &allowed_requests(requests, &decided))
                 .map_err(|error| Unusable::packet("rewritten SUBSCRIBE", &error))?;
-            let (size, most) = (out.len(), self.terms.max_packet_to(Side::Broker));
+            let most = self.terms.max_packet_to(Side::Broker);
             if size > most as usize {
                 return Err(Unusable::too_large(format!(
                     "rewritten SUBSCRIBE of {size} bytes is over the broker's Maximum Packet Size of {most}"
@@ -248,17 +263,17 @@ impl Link {
 
     /// The code for a refused filter; `None` for one that goes to the broker. What to do with a refused PUBLISH that is
     /// not answered means nothing here: a filter is refused with its code, or the session ends.
-    fn code(&self, decided: &Decided) -> Option<u8> {
+    fn code(&self, decided: &FilterDecision) -> Option<u8> {
         refusal(decided).map(|refusal| suback_code(self.terms.version, refusal.reason))
     }
 
     /// Bookkeeping of a SUBSCRIBE at the moment it leaves; `decided` is empty where nothing was changed.
-    fn subscribe_leaves(
+    fn record_subscribe(
         &mut self,
         cx: &mut Context,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
-        decided: &[Decided],
+        decided: &[FilterDecision],
         counted: Box<[Option<Box<str>>]>,
     ) {
         let renames =
@@ -280,11 +295,16 @@ impl Link {
         }
         let filters = if told { self.in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
-        self.subscriptions().subscribing(Subscribing { id, mask, filters, retire, counted });
+        self.subscriptions().add_subscribe(Subscribing { id, mask, filters, retire, counted });
     }
 }
 
-pub(super) const fn refusal(decided: &Decided) -> Option<&Refusal> {
+/// Whether a filter is allowed as it was asked for.
+fn is_unchanged(decided: &FilterDecision) -> bool {
+    matches!(decided, Decision::Allow(change) if *change == FilterChange::default())
+}
+
+pub(super) const fn refusal(decided: &FilterDecision) -> Option<&Refusal> {
     match decided {
         Decision::Allow(_) => None,
         Decision::Refuse(refusal) => Some(refusal),

@@ -25,7 +25,7 @@ pub(super) struct Subscriptions {
     /// UNSUBSCRIBEs of our own under way, and the SUBACKs that wait for them.
     retiring: Vec<(PacketId, Bytes)>,
     /// The client's subscriptions, by its own names for them; kept only where their number is limited.
-    pub(super) names: Names,
+    pub(super) names: FilterNames,
     /// Bytes kept until the broker answers, for events and merged SUBACKs.
     kept: usize,
 }
@@ -51,26 +51,26 @@ impl Subscriptions {
         !self.subscribes.is_empty() || !self.unsubscribes.is_empty()
     }
 
-    pub(super) fn subscribing(&mut self, one: Subscribing) {
+    pub(super) fn add_subscribe(&mut self, one: Subscribing) {
         self.kept += one.weight();
         self.subscribes.push(one);
     }
 
     /// The SUBSCRIBE with this id has been answered; of several, the first.
-    pub(super) fn subscribed(&mut self, id: PacketId) -> Option<Subscribing> {
+    pub(super) fn take_subscribe(&mut self, id: PacketId) -> Option<Subscribing> {
         let at = self.subscribes.iter().position(|one| one.id == id)?;
         let one = self.subscribes.remove(at);
         self.kept -= one.weight();
         Some(one)
     }
 
-    pub(super) fn unsubscribing(&mut self, one: Unsubscribing) {
+    pub(super) fn add_unsubscribe(&mut self, one: Unsubscribing) {
         self.kept += one.weight();
         self.unsubscribes.push(one);
     }
 
     /// The UNSUBSCRIBE with this id has been answered; of several, the first.
-    pub(super) fn unsubscribed(&mut self, id: PacketId) -> Option<Unsubscribing> {
+    pub(super) fn take_unsubscribe(&mut self, id: PacketId) -> Option<Unsubscribing> {
         let at = self.unsubscribes.iter().position(|one| one.id == id)?;
         let one = self.unsubscribes.remove(at);
         self.kept -= one.weight();
@@ -78,13 +78,13 @@ impl Subscriptions {
     }
 
     /// An UNSUBSCRIBE of ours has gone, under the packet id of the SUBSCRIBE that `reply` answers.
-    pub(super) fn retiring(&mut self, id: PacketId, reply: Bytes) {
+    pub(super) fn add_retiring(&mut self, id: PacketId, reply: Bytes) {
         self.kept += reply.len();
         self.retiring.push((id, reply));
     }
 
     /// The UNSUBSCRIBE of ours with this id has been answered: the SUBACK whose turn it is.
-    pub(super) fn retired(&mut self, id: PacketId) -> Option<Bytes> {
+    pub(super) fn take_retired(&mut self, id: PacketId) -> Option<Bytes> {
         let at = self.retiring.iter().position(|(own, _)| *own == id)?;
         let (_, reply) = self.retiring.remove(at);
         self.kept -= reply.len();
@@ -92,12 +92,12 @@ impl Subscriptions {
     }
 
     /// Whether the broker knows the client's filter as something else.
-    pub(super) fn renames(&self, asked: &str) -> bool {
+    pub(super) fn is_renamed(&self, asked: &str) -> bool {
         self.renames.sent.contains_key(asked)
     }
 
     /// Whether some filter of the client's is known to the broker by this rewritten name.
-    pub(super) fn sends(&self, name: &str) -> bool {
+    pub(super) fn is_sent(&self, name: &str) -> bool {
         self.renames.uses.contains_key(name)
     }
 
@@ -116,7 +116,7 @@ impl Subscriptions {
     }
 
     /// What the broker knows the client's filter as, if as something else; it is forgotten with that.
-    pub(super) fn renamed(&mut self, asked: &str) -> Option<Box<str>> {
+    pub(super) fn take_rename(&mut self, asked: &str) -> Option<Box<str>> {
         self.renames.remove(asked).map(|sent| (*sent).into())
     }
 }
@@ -209,12 +209,12 @@ const ENTRY: usize = 96;
 
 /// A set of filters, and what they weigh.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct FilterNames {
     names: BTreeSet<Box<str>>,
     bytes: usize,
 }
 
-impl Names {
+impl FilterNames {
     pub(super) fn len(&self) -> usize {
         self.names.len()
     }
@@ -252,7 +252,7 @@ mod tests {
     fn what_is_kept_of_subscriptions_is_given_back() {
         let mut books = Subscriptions::default();
         for _ in 0..2 {
-            books.subscribing(Subscribing {
+            books.add_subscribe(Subscribing {
                 id: id(2),
                 mask: Box::default(),
                 filters: Box::new(["a".into()]),
@@ -260,15 +260,15 @@ mod tests {
                 counted: Box::default(),
             });
         }
-        books.unsubscribing(Unsubscribing {
+        books.add_unsubscribe(Unsubscribing {
             id: id(2),
             filters: Box::new(["a".into()]),
             mask: Box::default(),
         });
         assert!(books.under_way() == 3);
-        assert!(books.subscribed(id(2)).is_some() && books.subscribed(id(2)).is_some());
-        assert!(books.subscribed(id(2)).is_none());
-        assert!(books.unsubscribed(id(2)).is_some());
+        assert!(books.take_subscribe(id(2)).is_some() && books.take_subscribe(id(2)).is_some());
+        assert!(books.take_subscribe(id(2)).is_none());
+        assert!(books.take_unsubscribe(id(2)).is_some());
         assert_eq!(books.kept(), 0);
     }
 
@@ -277,8 +277,8 @@ mod tests {
         let mut books = Subscriptions::default();
         books.rename("a", "x/a");
         books.rename("a", "y/a");
-        assert_eq!(books.renamed("a").as_deref(), Some("y/a"));
-        assert_eq!(books.renamed("a"), None);
+        assert_eq!(books.take_rename("a").as_deref(), Some("y/a"));
+        assert_eq!(books.take_rename("a"), None);
         assert!(books.has_room_for(RENAMES, 0) && !books.has_room_for(RENAMES + 1, 0));
         assert!(!books.has_room_for(1, RENAME_BYTES + 1));
     }

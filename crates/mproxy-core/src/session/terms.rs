@@ -68,7 +68,7 @@ impl Default for Terms {
 
 impl Terms {
     /// The client's half.
-    pub(super) fn proposed(connect: &Connect<'_>) -> Self {
+    pub(super) fn from_connect(connect: &Connect<'_>) -> Self {
         let properties = &connect.properties;
         Self {
             version: connect.version,

@@ -27,7 +27,7 @@ impl Timer {
     }
 
     /// The deadline that has passed, if one has; it is disarmed.
-    pub(super) fn passed(&mut self, now: Instant) -> Option<Deadline> {
+    pub(super) fn take_passed(&mut self, now: Instant) -> Option<Deadline> {
         let (deadline, at) = self.0?;
         if now < at {
             return None;

@@ -10,7 +10,7 @@ use mproxy_codec::types::{PacketId, PacketType, Version};
 
 use super::context::Context;
 use super::effect::Effect;
-use super::lane::{Slot, Waiting, WaitingPublish};
+use super::lane::{Slot, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::step::{Passage, Step};
 use crate::meter::{PacketFate, PacketTrace};
@@ -26,8 +26,8 @@ pub(super) struct Leaving {
 impl Leaving {
     pub(super) fn of(slot: &Slot, cx: &Context) -> Self {
         let topic = match &slot.packet {
-            Waiting::Publish(WaitingPublish { topic, .. }) => topic.clone(),
-            Waiting::Subscribe(..) | Waiting::Other(_) | Waiting::Refused { .. } => None,
+            WaitingPacket::Publish(WaitingPublish { topic, .. }) => topic.clone(),
+            WaitingPacket::Subscribe(..) | WaitingPacket::Other(_) | WaitingPacket::Refused { .. } => None,
         };
         Self { bytes: slot.bytes.clone(), topic, effects: cx.effects.len() }
     }

@@ -20,7 +20,7 @@ use crate::peer::Side;
 use crate::policy::Want;
 
 /// What goes to the broker for one filter of the client's.
-enum Sent {
+enum SentFilter {
     /// The filter as the client says it.
     AsItIs(Box<str>),
     /// What the broker knows it as.
@@ -29,7 +29,7 @@ enum Sent {
     Shared(Box<str>),
 }
 
-impl Sent {
+impl SentFilter {
     const fn name(&self) -> &str {
         let (Self::AsItIs(name) | Self::Renamed(name) | Self::Shared(name)) = self;
         name
@@ -37,7 +37,7 @@ impl Sent {
 }
 
 impl Link {
-    pub(super) fn unsubscribe_leaves(
+    pub(super) fn forward_unsubscribe(
         &mut self,
         cx: &mut Context,
         header: &Header,
@@ -59,66 +59,71 @@ impl Link {
         if header.total() + count * FILTER > cx.setting.budget.connection()
             || cx.too_many_user_properties(unsubscribe.properties)
         {
-            return self.unsubscribe_refused(cx, id, count);
+            return self.refuse_large_unsubscribe(cx, id, count);
         }
-        let sent: Vec<Sent> = unsubscribe.filters().map(|filter| self.ends(filter.as_str())).collect();
-        let shared = sent.iter().any(|one| matches!(one, Sent::Shared(_)));
+        let sent: Vec<SentFilter> =
+            unsubscribe.filters().map(|filter| self.sent_filter(filter.as_str())).collect();
+        let shared = sent.iter().any(|one| matches!(one, SentFilter::Shared(_)));
         if told || shared {
             let mask = match shared {
-                true => sent.iter().map(|one| !matches!(one, Sent::Shared(_))).collect(),
+                true => sent.iter().map(|one| !matches!(one, SentFilter::Shared(_))).collect(),
                 false => Box::default(),
             };
             let filters = match told {
                 true => sent.iter().map(|one| one.name().into()).collect(),
                 false => Box::default(),
             };
-            self.subscriptions().unsubscribing(Unsubscribing { id, filters, mask });
+            self.subscriptions().add_unsubscribe(Unsubscribing { id, filters, mask });
         }
-        if sent.iter().all(|one| matches!(one, Sent::AsItIs(_))) {
+        if sent.iter().all(|one| matches!(one, SentFilter::AsItIs(_))) {
             return Ok(Passage::AsItIs);
         }
-        if sent.iter().all(|one| matches!(one, Sent::Shared(_))) {
+        if sent.iter().all(|one| matches!(one, SentFilter::Shared(_))) {
             self.unsuback_ours(cx, id);
             return Ok(Passage::Nowhere);
         }
         let mut out = BytesMut::new();
         let filters = sent
             .iter()
-            .filter(|one| !matches!(one, Sent::Shared(_)))
+            .filter(|one| !matches!(one, SentFilter::Shared(_)))
             .filter_map(|one| TopicFilter::new_of(self.terms.version, one.name()).ok());
         let kept = PropertyEdit::keep(unsubscribe.properties);
         let written =
             encode_unsubscribe(self.terms.version, id, &kept, filters.collect::<Vec<_>>(), &mut out);
         if written.is_err() || out.len() > self.terms.max_packet_to(Side::Broker) as usize {
-            // Only a rewrite to far longer filters gets here. The original would unsubscribe from what is not the
-            // client's, or from nothing.
-            if let Some(books) = self.known_subscriptions_mut() {
-                books.unsubscribed(id);
-            }
-            let reason = ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR;
-            if !self.terms.version.is_v5() {
-                // 3.x has no word for it but the end.
-                return Err(Fault::Protocol {
-                    side: Side::Client,
-                    packet: PacketType::Unsubscribe,
-                    what: "larger than can be written under the names that the broker knows",
-                    rule: "MQTT-3.1.2-24",
-                    reason,
-                });
-            }
-            let codes = vec![reason.0; sent.len()];
-            let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
-            let mut out = BytesMut::new();
-            let written = unsuback.encode(self.terms.version, &mut out);
-            debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
-            self.inject(cx, Side::Client, out.freeze());
-            return Ok(Passage::Nowhere);
+            return self.refuse_rewritten(cx, id, sent.len());
         }
         Ok(Passage::Instead(out.freeze()))
     }
 
+    /// Answers an UNSUBSCRIBE that a rewrite to far longer filters made too large. The original would unsubscribe from what
+    /// is not the client's, or from nothing.
+    fn refuse_rewritten(&mut self, cx: &mut Context, id: PacketId, count: usize) -> Result<Passage, Fault> {
+        if let Some(books) = self.known_subscriptions_mut() {
+            books.take_unsubscribe(id);
+        }
+        let reason = ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR;
+        if !self.terms.version.is_v5() {
+            // 3.x has no word for it but the end.
+            return Err(Fault::Protocol {
+                side: Side::Client,
+                packet: PacketType::Unsubscribe,
+                what: "larger than can be written under the names that the broker knows",
+                rule: "MQTT-3.1.2-24",
+                reason,
+            });
+        }
+        let codes = vec![reason.0; count];
+        let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
+        let mut out = BytesMut::new();
+        let written = unsuback.encode(self.terms.version, &mut out);
+        debug_assert!(written.is_ok(), "a bare UNSUBACK did not encode: {written:?}");
+        self.inject(cx, Side::Client, out.freeze());
+        Ok(Passage::Nowhere)
+    }
+
     /// An UNSUBSCRIBE that is more than mproxy may hold for its connection. 3.x has no word for that.
-    fn unsubscribe_refused(
+    fn refuse_large_unsubscribe(
         &mut self,
         cx: &mut Context,
         id: PacketId,
@@ -142,22 +147,26 @@ impl Link {
     }
 
     /// The client unsubscribes from this filter.
-    fn ends(&mut self, asked: &str) -> Sent {
+    fn sent_filter(&mut self, asked: &str) -> SentFilter {
         if let Some(books) = self.known_subscriptions_mut() {
             books.names.remove(asked);
-            if let Some(name) = books.renamed(asked) {
-                return if books.sends(&name) { Sent::Shared(name) } else { Sent::Renamed(name) };
+            if let Some(name) = books.take_rename(asked) {
+                return if books.is_sent(&name) {
+                    SentFilter::Shared(name)
+                } else {
+                    SentFilter::Renamed(name)
+                };
             }
         }
         match self.mapped_filter(asked).unwrap_or_default() {
-            Some(name) => Sent::Renamed(name),
-            None => Sent::AsItIs(asked.into()),
+            Some(name) => SentFilter::Renamed(name),
+            None => SentFilter::AsItIs(asked.into()),
         }
     }
 
     /// Answers an UNSUBSCRIBE of which nothing goes to the broker.
     fn unsuback_ours(&mut self, cx: &mut Context, id: PacketId) {
-        let Some(known) = self.known_subscriptions_mut().and_then(|books| books.unsubscribed(id)) else {
+        let Some(known) = self.known_subscriptions_mut().and_then(|books| books.take_unsubscribe(id)) else {
             return;
         };
         let codes =
@@ -170,7 +179,7 @@ impl Link {
         self.tell_unsubscribed(cx, known);
     }
 
-    pub(super) fn unsuback_leaves(
+    pub(super) fn forward_unsuback(
         &mut self,
         cx: &mut Context,
         header: &Header,
@@ -179,10 +188,10 @@ impl Link {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         let Some(books) = self.known_subscriptions_mut() else { return Ok(Passage::AsItIs) };
-        if let Some(reply) = books.retired(unsuback.packet_id) {
+        if let Some(reply) = books.take_retired(unsuback.packet_id) {
             return Ok(Passage::Instead(reply));
         }
-        let Some(known) = books.unsubscribed(unsuback.packet_id) else { return Ok(Passage::AsItIs) };
+        let Some(known) = books.take_unsubscribe(unsuback.packet_id) else { return Ok(Passage::AsItIs) };
         let leaving = match known.mask.is_empty() || !self.terms.version.is_v5() {
             true => Passage::AsItIs,
             false => {

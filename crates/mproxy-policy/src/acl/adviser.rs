@@ -39,7 +39,7 @@ pub struct AclAdviser {
     edition: AtomicU64,
     /// What a topic is held against, at most.
     patterns: AtomicUsize,
-    strangers: Strangers,
+    unknown_users: UnknownUsers,
     /// A turn for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
     queue: Arc<TurnQueue>,
     within: Duration,
@@ -47,7 +47,7 @@ pub struct AclAdviser {
 
 /// What becomes of a client whose user name the file does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strangers {
+pub enum UnknownUsers {
     /// It is refused, and not told from one with a wrong password. For a file after which nobody else is asked.
     Refused,
     /// Others are asked about it.
@@ -57,13 +57,13 @@ pub enum Strangers {
 impl AclAdviser {
     /// An adviser that passes what the file does not know.
     #[must_use]
-    pub fn new(acl: Acl, strangers: Strangers) -> Self {
+    pub fn new(acl: Acl, unknown_users: UnknownUsers) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             patterns: AtomicUsize::new(acl.patterns()),
             acl: ArcSwap::from_pointee(acl),
             edition: AtomicU64::new(0),
-            strangers,
+            unknown_users,
             queue: Arc::new(TurnQueue::new(cores, WAITING)),
             within: VERIFIED_WITHIN,
         }
@@ -133,19 +133,19 @@ impl AclAdviser {
 
     /// The file leaves it to others who somebody is, and looks at the will only. Where nobody cares, nobody objects.
     fn nobody_s_user(&self, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
-        match (will, self.strangers) {
-            (RuleAnswer::Allow(()), Strangers::Refused) => Answer::Now(Ruling::allowed(Source::Acl)),
-            (RuleAnswer::Allow(()), Strangers::LeftToOthers) => Answer::Pass(Silence::Agrees(Source::Acl)),
+        match (will, self.unknown_users) {
+            (RuleAnswer::Allow(()), UnknownUsers::Refused) => Answer::Now(Ruling::allow(Source::Acl)),
+            (RuleAnswer::Allow(()), UnknownUsers::LeftToOthers) => Answer::Pass(Silence::Agrees(Source::Acl)),
             (RuleAnswer::Refuse(_) | RuleAnswer::Silence, _) => admit_known_user(will),
         }
     }
 
     /// A client that the file does not know. A will that a rule refuses is refused whoever's it is.
     fn unknown(&self, will: RuleAnswer<()>, refusal: Refusal) -> Answer<ConnectDecision> {
-        match (will, self.strangers) {
-            (_, Strangers::Refused) => refuse(refusal),
-            (RuleAnswer::Refuse(reason), Strangers::LeftToOthers) => refuse(will_refused(reason)),
-            (RuleAnswer::Allow(()) | RuleAnswer::Silence, Strangers::LeftToOthers) => {
+        match (will, self.unknown_users) {
+            (_, UnknownUsers::Refused) => refuse(refusal),
+            (RuleAnswer::Refuse(reason), UnknownUsers::LeftToOthers) => refuse(will_refused(reason)),
+            (RuleAnswer::Allow(()) | RuleAnswer::Silence, UnknownUsers::LeftToOthers) => {
                 Answer::Pass(Silence::DENIES)
             }
         }
@@ -160,8 +160,8 @@ impl AclAdviser {
         will: RuleAnswer<()>,
     ) -> Answer<ConnectDecision> {
         let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
-        match (acl.users.values().next(), self.strangers) {
-            (Some(decoy), Strangers::Refused) => {
+        match (acl.users.values().next(), self.unknown_users) {
+            (Some(decoy), UnknownUsers::Refused) => {
                 self.verify(decoy, About::Username, question, refuse(refusal))
             }
             (Some(_) | None, _) => self.unknown(will, refusal),
@@ -212,8 +212,8 @@ impl AclAdviser {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         match self.acl.load().message(act, question.peer, message) {
             RuleAnswer::Silence => Answer::Pass(Silence::DENIES),
-            RuleAnswer::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
-            RuleAnswer::Refuse(reason) => Answer::Now(Ruling::refused(Source::Acl, Refusal::new(reason))),
+            RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
+            RuleAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Acl, Refusal::new(reason))),
         }
     }
 }
@@ -269,7 +269,7 @@ impl Decider for AclAdviser {
 /// allows the client with it.
 fn admit_known_user(will: RuleAnswer<()>) -> Answer<ConnectDecision> {
     match will {
-        RuleAnswer::Allow(()) => Answer::Now(Ruling::allowed(Source::Acl)),
+        RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
         RuleAnswer::Refuse(reason) => refuse(will_refused(reason)),
         RuleAnswer::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
     }
@@ -287,7 +287,7 @@ fn will_refused(reason: ReasonCode) -> Refusal {
 }
 
 fn refuse(refusal: Refusal) -> Answer<ConnectDecision> {
-    Answer::Now(Ruling::refused(Source::Acl, refusal))
+    Answer::Now(Ruling::refuse(Source::Acl, refusal))
 }
 
 fn filter_decision(request: &FilterRequest<'_>, word: RuleAnswer<QoS>) -> Option<Decision<FilterChange>> {

@@ -211,7 +211,7 @@ impl Decider for Refuser {
     }
 
     fn publish(&self, _question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        Answer::Now(Ruling::refused(Source::Acl, Refusal::default()))
+        Answer::Now(Ruling::refuse(Source::Acl, Refusal::default()))
     }
 }
 

@@ -37,12 +37,12 @@ impl Attempt {
     }
 
     /// The same client one step further on.
-    pub(in super::super) fn admitted(&self, connect: Bytes, now: Instant) -> Box<Self> {
+    pub(in super::super) fn for_dial(&self, connect: Bytes, now: Instant) -> Box<Self> {
         Self::new(connect, self.until.max(now + DIAL_AT_LEAST))
     }
 
     /// The number of the question that is out, or will be next.
-    pub(in super::super) const fn asked(&self) -> u32 {
+    pub(in super::super) const fn number(&self) -> u32 {
         self.failed
     }
 
@@ -51,7 +51,7 @@ impl Attempt {
     }
 
     /// When to try again after this failure; `None` if there is no time for it.
-    pub(in super::super) fn again(
+    pub(in super::super) fn next_try(
         &mut self,
         fault: &Fault,
         id: ConnectionId,

@@ -4,13 +4,13 @@ use bytes::{Bytes, BytesMut};
 use mproxy_codec::packet::publish::PublishHead;
 
 use super::super::link::Link;
-use super::super::resolve::{Form, Unfit};
+use super::super::resolve::{CarriedOut, Unfit};
 use super::super::rewrite;
 use crate::peer::Side;
 use crate::policy::{PublishChange, Unusable};
 
 /// A PUBLISH as it goes on.
-pub(super) struct Outgoing {
+pub(super) struct OutgoingPublish {
     /// What was changed.
     pub(super) change: Option<Box<PublishChange>>,
     /// Its head, written anew; `None`: it goes as it came.
@@ -28,24 +28,24 @@ impl Link {
         head: &PublishHead<'_>,
         topic: &str,
         change: Option<Box<PublishChange>>,
-    ) -> Result<Form<Outgoing>, Unfit> {
+    ) -> Result<CarriedOut<OutgoingPublish>, Unfit> {
         let known = self.policys_topic(from, topic).unwrap_or(topic);
         let change =
             change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
         let Some(change) = change else {
             let head = match self.receiver_knows(from, head, topic) {
                 true => None,
-                false => Some(self.written(from, head, topic, None)?),
+                false => Some(self.rewrite_head(from, head, topic, None)?),
             };
-            return Ok(Form::Plain(Outgoing { change: None, head }));
+            return Ok(CarriedOut::Plain(OutgoingPublish { change: None, head }));
         };
-        let head_anew = self.written(from, head, topic, Some(&change))?;
+        let head_anew = self.rewrite_head(from, head, topic, Some(&change))?;
         self.recheck(from, head, known, &change).map_err(Unfit::Denied)?;
-        Ok(Form::Changed(Outgoing { change: Some(change), head: Some(head_anew) }))
+        Ok(CarriedOut::Changed(OutgoingPublish { change: Some(change), head: Some(head_anew) }))
     }
 
     /// The new head of a PUBLISH, unless that makes an invalid packet.
-    fn written(
+    fn rewrite_head(
         &self,
         from: Side,
         head: &PublishHead<'_>,

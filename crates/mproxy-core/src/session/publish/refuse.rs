@@ -6,7 +6,7 @@ use mproxy_codec::reason::ReasonCode;
 use super::super::acknowledge::acknowledgement;
 use super::super::context::Context;
 use super::super::link::Link;
-use super::super::resolve::Refused;
+use super::super::resolve::Rejection;
 use super::super::step::Stop;
 use super::hook;
 use crate::peer::Side;
@@ -19,7 +19,7 @@ impl Link {
         cx: &mut Context,
         from: Side,
         head: &PublishHead<'_>,
-        refused: Refused,
+        refused: Rejection,
     ) -> Result<(), Stop> {
         let action = refused.action();
         if action == Action::Disconnect {
@@ -29,8 +29,8 @@ impl Link {
         // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
         let reason = match (action, from) {
             (Action::NoAck, Side::Client) => {
-                if let Some(id) = head.packet_id.filter(|id| !self.up.in_flight.is_brokers(head.qos, *id)) {
-                    self.up.in_flight.over(acknowledgement(head.qos), id);
+                if let Some(id) = head.packet_id.filter(|id| !self.up.in_flight.is_forwarded(head.qos, *id)) {
+                    self.up.in_flight.remove(acknowledgement(head.qos), id);
                 }
                 return Ok(());
             }

@@ -15,7 +15,7 @@ use crate::peer::Side;
 
 impl Link {
     /// A SUBACK: the broker's codes, and ours where we refused.
-    pub(in super::super) fn suback_leaves(
+    pub(in super::super) fn forward_suback(
         &mut self,
         cx: &mut Context,
         header: &Header,
@@ -23,7 +23,7 @@ impl Link {
     ) -> Result<Passage, Fault> {
         let suback = Suback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
-        let known = self.known_subscriptions_mut().and_then(|books| books.subscribed(suback.packet_id));
+        let known = self.known_subscriptions_mut().and_then(|books| books.take_subscribe(suback.packet_id));
         let Some(subscribing) = known else { return Ok(Passage::AsItIs) };
         let mut theirs = suback.codes.iter().copied();
         let merged: Vec<u8> = if subscribing.mask.is_empty() {

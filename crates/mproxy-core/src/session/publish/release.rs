@@ -1,0 +1,183 @@
+//! A PUBLISH whose turn has come: what was decided of it is carried out, and what has to be remembered of it is written down.
+
+use bytes::Bytes;
+use mproxy_codec::packet::publish::PublishHead;
+use mproxy_codec::reason::ReasonCode;
+
+use super::super::acknowledge::acknowledgement;
+use super::super::context::Context;
+use super::super::direction::Follows;
+use super::super::lane::{SlotState, WaitingPublish};
+use super::super::link::Link;
+use super::super::resolve::{self, Rejection, resolve};
+use super::super::step::Stop;
+use super::hook;
+use super::outgoing::OutgoingPublish;
+use crate::event::{Happening, Kind, Published};
+use crate::fault::Fault;
+use crate::peer::Side;
+use crate::policy::{PublishChange, Want};
+
+/// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
+/// without their payload.
+const TOLD_BYTES: usize = 64 << 10;
+
+impl Link {
+    /// Carries out what was decided of a PUBLISH whose turn has come.
+    ///
+    /// # Errors
+    /// That ends the session.
+    pub(in super::super) fn release_publish(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        bytes: Bytes,
+        publish: WaitingPublish,
+    ) -> Result<(), Stop> {
+        let WaitingPublish { state, layout, topic: alias_topic, streams } = publish;
+        let Some(head) = layout.find(&bytes) else {
+            return Err(Fault::Internal { what: "a PUBLISH that waits is not what it was" }.into());
+        };
+        let topic = alias_topic.as_deref().unwrap_or(head.topic);
+        let formed = match state {
+            SlotState::Go => match self.carry_out(from, &head, topic, None) {
+                Ok(form) => Ok(form.into_inner()),
+                // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
+                Err(unfit) => Err(resolve::refuse(&cx.setting, &self.peer, hook(from), unfit)),
+            },
+            // The lane lets none go whose verdict is out.
+            SlotState::Hold => Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)),
+            SlotState::Ruled(ruling) => {
+                let resolved = resolve(&cx.setting, &self.peer, hook(from), *ruling, |change| {
+                    self.carry_out(from, &head, topic, change)
+                });
+                resolved.count(&cx.setting, hook(from));
+                resolved.what.form()
+            }
+            SlotState::OverBudget => {
+                cx.count_over_budget(hook(from), 1);
+                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
+            }
+            SlotState::Again => {
+                self.direction_mut(from).skip_body(streams);
+                self.acknowledge(cx, from, &head, ReasonCode::SUCCESS, None);
+                return Ok(());
+            }
+        };
+        let OutgoingPublish { change, head: out } = match formed {
+            Ok(outgoing) => outgoing,
+            Err(refused) => {
+                self.direction_mut(from).skip_body(streams);
+                return self.refuse_publish(cx, from, &head, refused);
+            }
+        };
+
+        let sent_topic = self.outgoing(from, topic, change.as_deref());
+        let new_payload = change.as_ref().and_then(|change| change.payload.clone());
+        let payload = match &new_payload {
+            Some(payload) => Some(&payload[..]),
+            None if streams => None,
+            None => Some(&bytes[head.len..]),
+        };
+        let told = self.published_event(cx, from, &head, &sent_topic, payload, change.as_deref());
+        self.record_publish(
+            cx,
+            from,
+            &head,
+            (out.is_some() || !head.topic.is_empty()).then_some(&*sent_topic),
+            told,
+            streams && new_payload.is_none(),
+        );
+        let to = from.other();
+        match out {
+            None => self.send(cx, to, bytes),
+            Some(out) => {
+                self.send(cx, to, out.freeze());
+                self.send(cx, to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
+            }
+        }
+        if new_payload.is_some() {
+            self.direction_mut(from).skip_body(streams);
+        } else if streams {
+            self.direction_mut(from).body.follows = Follows::Head;
+        }
+        Ok(())
+    }
+
+    /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one. `streams`: its payload follows.
+    pub(super) fn record_publish(
+        &mut self,
+        cx: &mut Context,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: Option<&str>,
+        told: Option<Box<Published>>,
+        streams: bool,
+    ) {
+        if let (Some(alias), Some(topic)) = (head.alias, topic) {
+            let most = cx.setting.limits.alias_bytes;
+            self.direction_mut(from).aliases().set_receiver_topic(alias, topic, most);
+        }
+        let Some(id) = head.packet_id else {
+            match told {
+                // Nobody acknowledges it; but until it is whole the broker has nothing.
+                Some(told) if streams => self.rare().streaming = Some(told),
+                Some(told) => self.report(cx, Happening::Publish(told)),
+                None => {}
+            }
+            return;
+        };
+        if from == Side::Client {
+            self.up.in_flight.add_forwarded(head.qos, id);
+        }
+        let mapped = self.terms.mapped && from == Side::Broker;
+        if self.want(cx, from) != Want::Nothing
+            || mapped
+            || told.is_some()
+            || self.direction(from).known_flows().is_some()
+        {
+            self.direction_mut(from).flows().expect(acknowledgement(head.qos), id, told);
+        }
+    }
+
+    /// The last byte of a streamed payload goes on.
+    pub(in super::super) fn finish_stream(&mut self, cx: &mut Context, from: Side) {
+        if from == Side::Client
+            && let Some(told) = self.rare.as_mut().and_then(|rare| rare.streaming.take())
+        {
+            self.report(cx, Happening::Publish(told));
+        }
+    }
+
+    /// What to tell of a PUBLISH that leaves.
+    pub(super) fn published_event(
+        &self,
+        cx: &Context,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        payload: Option<&[u8]>,
+        change: Option<&PublishChange>,
+    ) -> Option<Box<Published>> {
+        if from == Side::Broker {
+            return None;
+        }
+        let most = match cx.setting.sink.want(Kind::Publish) {
+            Want::Nothing => return None,
+            Want::Head => 0,
+            Want::Payload(most) => most as usize,
+        };
+        let kept = self.up.kept_bytes();
+        let size = change.and_then(|change| change.payload.as_ref()).map_or(head.payload_len, Bytes::len);
+        let payload = payload
+            .filter(|payload| payload.len() <= most && most > 0 && kept + payload.len() <= TOLD_BYTES)
+            .map(Bytes::copy_from_slice);
+        Some(Box::new(Published {
+            topic: topic.into(),
+            qos: head.qos,
+            retain: change.and_then(|change| change.retain).unwrap_or(head.retain),
+            size: size as u64,
+            payload,
+        }))
+    }
+}
