@@ -147,16 +147,6 @@ async fn what_the_broker_answers_arrives_after_a_half_close_of_tls() {
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// A WebSocket door before this broker, with these settings besides.
-async fn websocket_before(broker: &Mosquitto, more: &str) -> Proxy {
-    let file = format!(
-        "{more}\n[[listeners]]\nname = \"ws\"\ntransport = \"ws\"\nhost = \"127.0.0.1\"\nport = 0\n\
-         target = {{ scheme = \"mqtt\", host = \"127.0.0.1\", port = {} }}\n",
-        broker.addr().port()
-    );
-    Proxy::configured("ws", &file).await
-}
-
 async fn upgraded(proxy: &Proxy) -> Socket {
     let mut request = format!("ws://{}/mqtt", proxy.mqtt).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "mqtt".parse().unwrap());
@@ -175,7 +165,7 @@ async fn bytes(socket: &mut Socket) -> Vec<u8> {
 #[tokio::test]
 async fn what_the_broker_answers_arrives_after_a_half_close_below_websocket() {
     let broker = Mosquitto::start().await;
-    let proxy = websocket_before(&broker, "").await;
+    let proxy = Proxy::websocket(broker.addr(), "").await;
     for version in VERSIONS {
         for round in 0..5 {
             let mut socket = upgraded(&proxy).await;
@@ -204,7 +194,7 @@ async fn what_the_broker_answers_arrives_after_a_half_close_below_websocket() {
 async fn what_came_before_a_close_frame_reaches_the_broker_and_is_told() {
     let judge = Running::start(Service { hello: Some(wants_everything()), ..Service::default() }).await;
     let broker = Mosquitto::start().await;
-    let mut proxy = websocket_before(&broker, &format!("policy.url = \"{}\"", judge.url)).await;
+    let mut proxy = Proxy::websocket(broker.addr(), &format!("policy.url = \"{}\"", judge.url)).await;
     proxy.line(&["policy endpoint healthy"]).await;
     let mut watcher = WireClient::login(broker.addr(), Version::V311, "watcher").await;
     watcher.send(&wire::subscribe(Version::V311, 1, &[("last", 0)])).await;

@@ -11,14 +11,12 @@ use mproxy_testkit::PATIENCE;
 use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::haproxy::Haproxy;
-use mproxy_testkit::service::contract::{Client, ConnectAllow};
-use mproxy_testkit::service::{Play, Running, Service};
+use mproxy_testkit::service::{Running, Service};
 use mproxy_testkit::ways::{TlsClient, Way, login, open};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use support::{Proxy, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 fn listener(name: &str, broker: SocketAddr, more: &str) -> String {
@@ -39,14 +37,7 @@ fn a_connect() -> Vec<u8> {
 #[tokio::test]
 async fn who_comes_through_haproxy_is_known_by_its_own_address() {
     let (root, folder) = (Authority::root("root"), Folder::default());
-    let (asked, mut asks) = mpsc::channel::<Client>(9);
-    let service = Service {
-        connect: Box::new(move |request| {
-            asked.try_send(request.get_ref().client.clone().unwrap()).unwrap();
-            Play::answer(ConnectAllow::default())
-        }),
-        ..Service::default()
-    };
+    let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
     let broker = RecordingBroker::start(Script::default()).await;
     let file = format!("policy.url = \"{}\"\n", service.url)
@@ -73,7 +64,7 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
     for ((way, name), &door) in ways.into_iter().zip(haproxy.doors()) {
         // haproxy's own address is 127.0.0.1, and so is the client's: the port tells them apart.
         let client = login(way, door, &device, Version::V5, name).await;
-        let told = asks.recv().await.unwrap();
+        let told = clients.recv().await.unwrap();
         assert_eq!(told.local_address, door.to_string(), "{name}");
         // A turn after the CONNACK.
         until("the session", async || {
@@ -223,9 +214,13 @@ async fn the_broker_is_told_who_the_client_is() {
     let field = |kind: u8| fields.iter().find(|(found, _)| *found == kind).map(|(_, value)| value.clone());
     assert_eq!(field(0x01).unwrap(), b"mqtt", "ALPN");
     assert_eq!(field(0x02).unwrap(), b"localhost", "the name asked for");
-    let sessions = proxy.sessions().await;
-    let id = sessions.iter().find(|session| session["listener"] == "v2").unwrap()["connection_id"].clone();
-    assert_eq!(String::from_utf8(field(0x05).unwrap()).unwrap(), id.as_str().unwrap());
+    let id = String::from_utf8(field(0x05).unwrap()).unwrap();
+    // A turn after the CONNACK.
+    until("the session of this id", async || {
+        let sessions = proxy.sessions().await;
+        sessions.iter().any(|session| session["listener"] == "v2" && session["connection_id"] == *id)
+    })
+    .await;
     let ssl = field(0x20).unwrap();
     // Over TLS, with a certificate on this connection and in this session; verified.
     assert_eq!((ssl[0] & 0x01, ssl[0] & 0x06 != 0, &ssl[1..5]), (1, true, &[0, 0, 0, 0][..]));

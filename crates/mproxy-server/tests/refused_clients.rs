@@ -91,8 +91,30 @@ async fn mqttjs_copes_with_refusals() {
     house.proxy.stop().await;
 }
 
-/// What is refused and what is not, through one connection. A macro, for the two versions' types are the same only by
-/// name; `$told` picks what is worth comparing.
+/// What a client of this name comes with. Macros, here and below: the two versions' types are the same only by name.
+macro_rules! options {
+    ($options:ident, $house:expr) => {{
+        let door = $house.proxy.mqtt;
+        move |id: &str| {
+            let mut options = $options::new(id, door.ip().to_string(), door.port());
+            options.set_keep_alive(Duration::from_secs(60));
+            options
+        }
+    }};
+}
+
+/// A CONNECT that is refused.
+macro_rules! is_not_let_in {
+    ($client:ident, $error:ident, $code:ident, $options:expr) => {{
+        let mut options = $options;
+        options.set_credentials(NO, "");
+        let (_client, mut events) = $client::new(options, 10);
+        let refused = timeout(PATIENCE, events.poll()).await.unwrap();
+        assert!(matches!(refused, Err($error::ConnectionRefused($code::NotAuthorized))), "{refused:?}");
+    }};
+}
+
+/// What is refused and what is not, through one connection. `$told` picks what is worth comparing.
 macro_rules! is_refused_and_goes_on {
     ($client:expr, $events:expr, $qos:path, $event:path, $filter:expr, $told:expr) => {{
         use $event as Event;
@@ -125,12 +147,7 @@ macro_rules! is_refused_and_goes_on {
 async fn rumqttc_copes_with_refusals_in_3_1_1() {
     use rumqttc::{AsyncClient, ConnectReturnCode, ConnectionError, MqttOptions, Packet, SubscribeFilter};
     let mut house = House::new().await;
-    let door = house.proxy.mqtt;
-    let options = |id: &str| {
-        let mut options = MqttOptions::new(id, door.ip().to_string(), door.port());
-        options.set_keep_alive(Duration::from_secs(60));
-        options
-    };
+    let options = options!(MqttOptions, house);
     let (client, events) = AsyncClient::new(options("rumqttc-4"), 10);
     let told = |packet| match packet {
         Packet::PubAck(_) => Some("PUBACK".to_owned()),
@@ -145,14 +162,7 @@ async fn rumqttc_copes_with_refusals_in_3_1_1() {
     assert_eq!(told, ["PUBACK", "PUBCOMP", "[Failure, Success(ExactlyOnce)]", "PUBCOMP", "yes"]);
     nothing_was_heard(&mut house).await;
 
-    let mut options = options("refused");
-    options.set_credentials(NO, "");
-    let (_client, mut events) = AsyncClient::new(options, 10);
-    let refused = timeout(PATIENCE, events.poll()).await.unwrap();
-    assert!(
-        matches!(refused, Err(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))),
-        "{refused:?}"
-    );
+    is_not_let_in!(AsyncClient, ConnectionError, ConnectReturnCode, options("refused"));
     house.proxy.stop().await;
 }
 
@@ -161,12 +171,7 @@ async fn rumqttc_copes_with_refusals_in_5() {
     use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Filter, Packet};
     use rumqttc::v5::{AsyncClient, ConnectionError, MqttOptions};
     let mut house = House::new().await;
-    let door = house.proxy.mqtt;
-    let options = |id: &str| {
-        let mut options = MqttOptions::new(id, door.ip().to_string(), door.port());
-        options.set_keep_alive(Duration::from_secs(60));
-        options
-    };
+    let options = options!(MqttOptions, house);
     let (client, events) = AsyncClient::new(options("rumqttc-5"), 10);
     let told = |packet| match packet {
         Packet::PubAck(puback) => Some(format!("PUBACK {:?}", puback.reason)),
@@ -196,14 +201,7 @@ async fn rumqttc_copes_with_refusals_in_5() {
     );
     nothing_was_heard(&mut house).await;
 
-    let mut options = options("refused");
-    options.set_credentials(NO, "");
-    let (_client, mut events) = AsyncClient::new(options, 10);
-    let refused = timeout(PATIENCE, events.poll()).await.unwrap();
-    assert!(
-        matches!(refused, Err(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))),
-        "{refused:?}"
-    );
+    is_not_let_in!(AsyncClient, ConnectionError, ConnectReturnCode, options("refused"));
     house.proxy.stop().await;
 }
 

@@ -13,8 +13,7 @@ use mproxy_testkit::PATIENCE;
 use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::certificates::{Authority, Folder, Signed, expired};
 use mproxy_testkit::process::{raise_file_limit, run};
-use mproxy_testkit::service::contract::{Client, ConnectAllow};
-use mproxy_testkit::service::{Play, Running, Service};
+use mproxy_testkit::service::{Running, Service};
 use mproxy_testkit::ways::{TlsClient, Way, login, tls_server};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use rcgen::{CertificateParams, DnType, SanType};
@@ -267,14 +266,7 @@ async fn what_openssl_shows_is_what_the_policy_service_hears() {
     let (device_cert, device_key) = folder.keep("device", &device);
     let above = folder.write("between.crt", between.pem());
 
-    let (asked, mut asks) = mpsc::channel::<Client>(9);
-    let service = Service {
-        connect: Box::new(move |request| {
-            asked.try_send(request.get_ref().client.clone().unwrap()).unwrap();
-            Play::answer(ConnectAllow::default())
-        }),
-        ..Service::default()
-    };
+    let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
     let broker = RecordingBroker::start(Script::default()).await;
     let tls = format!("{}, client_tls = true, ca_certs = {ca:?}", shows(&own));
@@ -296,7 +288,7 @@ async fn what_openssl_shows_is_what_the_policy_service_hears() {
         timeout(PATIENCE, stdout.read_exact(&mut connack)).await.unwrap().unwrap();
         assert_eq!(connack, [0x20, 2, 0, 0]);
 
-        let told = asks.recv().await.unwrap().tls.unwrap();
+        let told = clients.recv().await.unwrap().tls.unwrap();
         assert_eq!(told.version, version);
         assert_eq!((told.server_name(), told.alpn()), ("localhost", "mqtt"));
         assert_eq!(told.common_name(), "device-7");

@@ -8,12 +8,10 @@ mod support;
 use futures_util::{SinkExt, StreamExt};
 use mproxy_testkit::PATIENCE;
 use mproxy_testkit::broker::{RecordingBroker, Script};
-use mproxy_testkit::service::contract::{Client, ConnectAllow};
-use mproxy_testkit::service::{Play, Running, Service};
+use mproxy_testkit::service::{Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 use support::Proxy;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -22,15 +20,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 type Socket = WebSocketStream<TcpStream>;
-
-async fn proxy(broker: &RecordingBroker, more: &str) -> Proxy {
-    let file = format!(
-        "{more}\n[[listeners]]\nname = \"ws\"\ntransport = \"ws\"\nhost = \"127.0.0.1\"\nport = 0\n\
-         target = {{ scheme = \"mqtt\", host = \"127.0.0.1\", port = {} }}\n",
-        broker.addr().port()
-    );
-    Proxy::configured("ws", &file).await
-}
 
 /// Upgrades with these headers, too; gives the subprotocol that was agreed on.
 async fn upgrade(proxy: &Proxy, path: &str, headers: &[(&'static str, &str)]) -> (Socket, String) {
@@ -67,7 +56,7 @@ fn a_connect() -> Vec<u8> {
 #[tokio::test]
 async fn frames_may_cut_and_join_packets_anywhere() {
     let mut broker = RecordingBroker::start(Script::default()).await;
-    let proxy = proxy(&broker, "").await;
+    let proxy = Proxy::websocket(broker.addr(), "").await;
     let message = Publish { topic: "a/b", payload: &[7; 300], qos: 1, packet_id: 1, ..Publish::default() };
     let publish = wire::publish(Version::V5, &message);
     let all = [a_connect(), publish.clone(), wire::pingreq()].concat();
@@ -103,7 +92,7 @@ async fn frames_may_cut_and_join_packets_anywhere() {
 #[tokio::test]
 async fn a_close_frame_is_answered_and_is_no_disconnect() {
     let mut broker = RecordingBroker::start(Script::default()).await;
-    let mut proxy = proxy(&broker, "").await;
+    let mut proxy = Proxy::websocket(broker.addr(), "").await;
     let (mut socket, protocol) =
         upgrade(&proxy, "/mqtt", &[("sec-websocket-protocol", "amqp, mqttv3.1, mqtt")]).await;
     assert_eq!(protocol, "mqttv3.1", "the first that is spoken here");
@@ -126,7 +115,7 @@ async fn a_close_frame_is_answered_and_is_no_disconnect() {
 #[tokio::test]
 async fn what_the_broker_ends_is_ended_with_a_close_frame() {
     let mut broker = RecordingBroker::start(Script::default()).await;
-    let proxy = proxy(&broker, "").await;
+    let proxy = Proxy::websocket(broker.addr(), "").await;
     let (mut socket, _) = upgrade(&proxy, "/mqtt", &[MQTT]).await;
     socket.send(Message::Binary(a_connect().into())).await.unwrap();
     bytes(&mut socket, 5).await;
@@ -143,21 +132,14 @@ async fn what_the_broker_ends_is_ended_with_a_close_frame() {
 
 #[tokio::test]
 async fn the_policy_service_hears_of_the_request_what_it_is_meant_to() {
-    let (asked, mut asks) = mpsc::channel::<Client>(9);
-    let service = Service {
-        connect: Box::new(move |request| {
-            asked.try_send(request.get_ref().client.clone().unwrap()).unwrap();
-            Play::answer(ConnectAllow::default())
-        }),
-        ..Service::default()
-    };
+    let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
     let broker = RecordingBroker::start(Script::default()).await;
     let more = format!(
         "policy.url = \"{}\"\nws.headers = [\"x-tenant\", \"user-agent\"]\nws.cookies = [\"session\"]",
         service.url
     );
-    let proxy = proxy(&broker, &more).await;
+    let proxy = Proxy::websocket(broker.addr(), &more).await;
     let headers = [
         MQTT,
         ("x-tenant", "acme"),
@@ -169,7 +151,7 @@ async fn the_policy_service_hears_of_the_request_what_it_is_meant_to() {
     let (mut socket, _) = upgrade(&proxy, "/mqtt?token=t%20t", &headers).await;
     socket.send(Message::Binary(a_connect().into())).await.unwrap();
     bytes(&mut socket, 5).await;
-    let told = asks.recv().await.unwrap().web_socket.unwrap();
+    let told = clients.recv().await.unwrap().web_socket.unwrap();
     assert_eq!((told.path.as_str(), told.host), ("/mqtt?token=t%20t", proxy.mqtt.to_string()));
     let mut named: Vec<_> =
         told.headers.iter().map(|header| (header.name.as_str(), header.value.as_str())).collect();

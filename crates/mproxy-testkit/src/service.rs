@@ -14,7 +14,7 @@ use contract::{
     ConnectAllow, ConnectEvent, DeliverAllow, Deny, DisconnectEvent, FilterAllow, FilterVerdict,
     HelloRequest, HelloResponse, Hook, PublishAllow, PublishEvent, SubscribeEvent, UnsubscribeEvent, Want,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status};
 
 /// The types of `proto/events.proto`.
@@ -84,6 +84,19 @@ impl Default for Service {
             deliver: Box::new(|_| Play::answer(DeliverAllow::default())),
             tell: Box::new(|| Play::Answer(contract::Told {})),
         }
+    }
+}
+
+impl Service {
+    /// One that lets everybody in, and who came.
+    pub fn admitting() -> (Self, mpsc::UnboundedReceiver<Client>) {
+        let (came, clients) = mpsc::unbounded_channel();
+        let connect: Script<AuthConnectRequest, AuthConnectResponse> = Box::new(move |request| {
+            // Nobody listens any more at the end of a test.
+            let _ = came.send(request.get_ref().client.clone().unwrap_or_default());
+            Play::answer(ConnectAllow::default())
+        });
+        (Self { connect, ..Self::default() }, clients)
     }
 }
 

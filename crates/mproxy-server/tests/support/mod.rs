@@ -65,6 +65,16 @@ impl Proxy {
         Self { mproxy, mqtt, admin }
     }
 
+    /// A WebSocket listener before this broker, with these settings besides.
+    pub(crate) async fn websocket(broker: SocketAddr, more: &str) -> Self {
+        let file = format!(
+            "{more}\n[[listeners]]\nname = \"ws\"\ntransport = \"ws\"\nhost = \"127.0.0.1\"\nport = 0\n\
+             target = {{ scheme = \"mqtt\", host = \"127.0.0.1\", port = {} }}\n",
+            broker.port()
+        );
+        Self::configured("ws", &file).await
+    }
+
     /// Where the listener of this name is.
     pub(crate) async fn door(&mut self, name: &str) -> SocketAddr {
         self.mproxy.addr(name).await

@@ -15,7 +15,7 @@ use super::dates::Look;
 use super::engine::TlsRole;
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
-use super::trust::{self, Signatures, Trust};
+use super::trust::{self, Signatures, Trust, checks_signatures};
 use super::{HandshakeError, TlsStream, VERSIONS, provider};
 
 /// Whom we believe, and what we show.
@@ -141,27 +141,7 @@ impl ServerCertVerifier for Anybody {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.tls12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.tls13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.schemes()
-    }
+    checks_signatures!(0);
 }
 
 /// Does the client's part of a handshake with a server that has to be called `name`: a host name or an address.
