@@ -1,0 +1,87 @@
+//! Who is asked what a client may do, and who is told of it.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mproxy_core::Chain;
+use mproxy_core::event::{Nobody, Sink};
+use mproxy_core::policy::Decider;
+use mproxy_policy::acl::{Acl, AclAdviser, Size, UnknownUsers};
+use mproxy_policy::grants::Grants;
+use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls};
+use tracing::info;
+
+use crate::config::{ClientTls, Config, PolicyConfig};
+use crate::telemetry::metrics::Metrics;
+
+/// Events that wait for the policy service at most, over all connections. Beyond, they are dropped and counted.
+const EVENT_QUEUE: usize = 16 << 10;
+
+/// Questions that are open at the policy service at most. The others wait within their deadline.
+const QUESTIONS: usize = 4096;
+
+/// The advisers, in the order in which they are asked.
+pub(super) struct Advisers {
+    pub(super) chain: Chain,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) acl: Option<Arc<AclAdviser>>,
+    pub(super) remote: Option<Arc<Remote>>,
+}
+
+/// The rule file's rules, or those that take its place.
+pub(super) fn rule_file(config: &Config, rules: Option<Acl>) -> anyhow::Result<Option<Acl>> {
+    Ok(match (rules, &config.general.acl_file) {
+        (Some(rules), _) => Some(rules),
+        (None, Some(path)) => Some(Acl::load(path)?),
+        (None, None) => None,
+    })
+}
+
+/// The advisers, in their order: the rule file, what was granted, the policy service.
+pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
+    let remote = match &config.policy {
+        Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
+        None => None,
+    };
+    let unknown_users = if remote.is_some() { UnknownUsers::LeftToOthers } else { UnknownUsers::Refused };
+    let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
+    let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
+    if let Some(acl) = &acl {
+        let Size { users, rules } = acl.size();
+        info!(users, rules, "ACL file loaded");
+        deciders.push(Arc::clone(acl) as _);
+    }
+    if let Some(remote) = &remote {
+        deciders.push(Arc::new(Grants));
+        deciders.push(Arc::clone(remote) as _);
+    }
+    let sink: Arc<dyn Sink> = match &remote {
+        Some(remote) => Arc::clone(remote) as _,
+        None => Arc::new(Nobody),
+    };
+    Ok(Advisers { chain: Chain::new(deciders), sink, acl, remote })
+}
+
+fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
+    let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
+    Ok(RemoteConfig {
+        endpoints: endpoints?,
+        timeout: policy.questions.timeout,
+        instance: config.general.instance.as_str().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        event_queue: EVENT_QUEUE,
+        max_in_flight: QUESTIONS,
+        tls: remote_tls(&policy.tls)?,
+    })
+}
+
+fn remote_tls(tls: &ClientTls) -> anyhow::Result<RemoteTls> {
+    let read = |path: &std::path::Path| mproxy_tcp::tls::read_text(path).context("policy service");
+    Ok(RemoteTls {
+        ca: tls.ca_certs.as_deref().map(read).transpose()?,
+        identity: match &tls.identity {
+            Some((cert, key)) => Some((read(cert)?, read(key)?)),
+            None => None,
+        },
+    })
+}

@@ -1,0 +1,89 @@
+//! What the admin API sees of the house, and what it may do to it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mproxy_codec::reason::ReasonCode;
+use mproxy_policy::remote::{HealthState, Remote};
+use mproxy_tcp::tls::Remark;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::admin;
+use crate::admin::view::{
+    CertificateWarning, EndpointHealth, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
+    SessionView, StaleCertificate,
+};
+use crate::config::files;
+use crate::door::Certificates;
+use crate::reloads::Reloads;
+use crate::serve::House;
+
+/// What the admin API sees.
+pub(super) struct AppState {
+    pub(super) house: Arc<House>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) reloads: Arc<Reloads>,
+    pub(super) remote: Option<Arc<Remote>>,
+    pub(super) listeners: Vec<ListenerReadiness>,
+    /// Cancelled when the house is to be drained.
+    pub(super) drain: CancellationToken,
+}
+
+impl admin::AdminBackend for AppState {
+    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
+        self.house.registry.page(filter, after, limit)
+    }
+
+    fn session(&self, connection_id: Uuid) -> Option<SessionView> {
+        self.house.registry.view(connection_id)
+    }
+
+    fn kick(&self, connection_id: Uuid, reason: u8) -> bool {
+        self.house.registry.kick(connection_id, ReasonCode(reason))
+    }
+
+    fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    fn readiness(&self) -> Readiness {
+        let draining = self.drain.is_cancelled();
+        let mut listeners = self.listeners.clone();
+        if draining {
+            listeners.iter_mut().for_each(|listener| listener.address = None);
+        }
+        let stale_certificates = self
+            .certificates
+            .failing()
+            .into_iter()
+            .map(|(used_by, error)| StaleCertificate { used_by, error })
+            .collect();
+        let certificate_warnings = self.certificates.warnings(files::seconds(SystemTime::now()));
+        let certificate_warnings = certificate_warnings
+            .into_iter()
+            .map(|(used_by, Remark { file, text, .. })| CertificateWarning {
+                used_by,
+                file: file.display().to_string(),
+                warning: text,
+            })
+            .collect();
+        let mut failed_reloads = self.reloads.last();
+        failed_reloads.retain(|reload| reload.error.is_some());
+        Readiness { draining, listeners, stale_certificates, certificate_warnings, failed_reloads }
+    }
+
+    fn reloads(&self) -> Vec<ReloadView> {
+        self.reloads.last()
+    }
+
+    fn policy_health(&self) -> Vec<EndpointHealth> {
+        let Some(remote) = &self.remote else { return Vec::new() };
+        let view = |health: mproxy_policy::remote::EndpointHealth| EndpointHealth {
+            endpoint: health.url,
+            healthy: health.state == HealthState::Healthy,
+            error: health.last_error,
+        };
+        remote.health().into_iter().map(view).collect()
+    }
+}
