@@ -120,7 +120,10 @@ pub(crate) fn packet_head(
     out.reserve(1 + remaining.len() + len);
     out.extend_from_slice(&[first]);
     out.extend_from_slice(&remaining);
-    body(&mut Body { out: Some(out), len: 0 })
+    let mut written = Body { out: Some(out), len: 0 };
+    body(&mut written)?;
+    debug_assert_eq!(written.len, len, "a body was not written as it was measured");
+    Ok(())
 }
 
 fn fitting(len: usize) -> Result<u32, EncodeError> {

@@ -149,6 +149,7 @@ properties! {
     0x03 ContentType "Content Type" Text in PUBLISH | WILL, repeats in NEVER, Any;
     0x08 ResponseTopic "Response Topic" Text in PUBLISH | WILL, repeats in NEVER, TopicName;
     0x09 CorrelationData "Correlation Data" Binary in PUBLISH | WILL, repeats in NEVER, Any;
+// A message that matched several subscriptions carries the identifier of each (3.3.4).
     0x0B SubscriptionIdentifier "Subscription Identifier" Var in PUBLISH | SUBSCRIBE, repeats in PUBLISH,
         NotZero(ErrorKind::SubscriptionIdZero);
     0x11 SessionExpiryInterval "Session Expiry Interval" Four in CONNECT | CONNACK | DISCONNECT, repeats in NEVER, Any;

@@ -201,6 +201,7 @@ impl Acl {
     /// May this be published, stand as a will, or be delivered?
     fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> RuleAnswer<()> {
         let who = Who::from(peer);
+        // The first rule that names it decides. A bound that it breaks is a refusal then, and not left to later rules.
         let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_topic(act, message.topic, who))
         else {
             return RuleAnswer::Silence;

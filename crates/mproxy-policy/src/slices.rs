@@ -56,11 +56,13 @@ where
                 first || spent <= SLICE
             });
             words.extend(filters.map(|request| (self.word)(&request)));
+            // Others on this thread have their turn, and the deadline of the question its chance.
             tokio::task::yield_now().await;
         }
         self.answer(words)
     }
 
+    /// `words`: one for each filter, in their order.
     fn answer(self, words: FilterWords) -> Answer<SubscribeDecision> {
         let plain = Some(Decision::Allow(FilterChange::default()));
         let source = self.source;

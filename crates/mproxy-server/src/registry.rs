@@ -95,6 +95,7 @@ impl Handle {
 
     /// For its task: the command that was sent since the last time. The task is woken by the next one.
     pub(crate) fn poll_command(&self, cx: &Context<'_>) -> Option<Command> {
+        // First: a command that comes between this and the look at it wakes the task again, and is not lost.
         self.waker.register(cx.waker());
         if self.command.load(Ordering::Acquire) == NO_COMMAND {
             return None;
@@ -140,6 +141,7 @@ impl Handle {
     pub(crate) fn count(&self, traffic: Traffic) {
         let counts =
             [traffic.client_packets, traffic.client_bytes, traffic.broker_packets, traffic.broker_bytes];
+        // One by one: whoever reads meanwhile may see two that do not belong together, and is shown newer ones next time.
         for (shown, count) in self.traffic.iter().zip(counts) {
             shown.store(count, Ordering::Relaxed);
         }
@@ -190,7 +192,8 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn enter(&self, handle: &Arc<Handle>) {
-        self.connections.lock().insert(handle.id(), Arc::clone(handle));
+        let before = self.connections.lock().insert(handle.id(), Arc::clone(handle));
+        debug_assert!(before.is_none(), "two connections have one id");
     }
 
     pub(crate) fn leave(&self, handle: &Handle) {
@@ -219,6 +222,7 @@ impl Registry {
         let mut bytes = 0;
         let mut from = after.map_or(Some(0), |after| after.as_u128().checked_add(1));
         while let Some(start) = from {
+            // In pieces, so that connections that come and go wait for none of this.
             let some: Vec<_> = self
                 .connections
                 .lock()

@@ -143,6 +143,7 @@ impl Head {
             _ => {}
         }
         let short = second & 0x7F;
+        // From the first two bytes alone: whoever breaks a rule there may never send the rest of the head.
         if opcode == Opcode::Text {
             return Err(Violation::Text);
         }
@@ -164,6 +165,7 @@ impl Head {
         };
         let minimal = match short {
             126 => len > 125,
+            // Its most significant bit must be 0 (RFC 6455, 5.2).
             127 => len > 0xFFFF && len >> 63 == 0,
             _ => true,
         };
@@ -205,6 +207,7 @@ impl Head {
 /// Masks, or unmasks, and gives the key as it stands for the bytes that follow.
 pub(crate) fn mask(bytes: &mut [u8], key: [u8; 4]) -> [u8; 4] {
     let [a, b, c, d] = key;
+    // Eight bytes at a time. Bytes and key lie in memory alike, so the order of the machine does not matter.
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut next = key;
     next.rotate_left(bytes.len() % 4);

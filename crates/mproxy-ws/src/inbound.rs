@@ -79,6 +79,7 @@ impl Inbound {
                 }
             }
         }
+        debug_assert!(decoded.payload <= read, "payload never grows over what was not read yet");
         decoded
     }
 
@@ -120,6 +121,7 @@ impl Inbound {
 
     /// Takes payload from `raw[read..]`; how much.
     fn payload(&mut self, mut frame: Current, raw: &mut [u8], read: usize, decoded: &mut Decoded) -> usize {
+        debug_assert!(frame.left > 0, "a frame without payload is finished at its head");
         let here = raw.len() - read;
         let n = usize::try_from(frame.left).map_or(here, |left| left.min(here));
         if frame.opcode.is_control() {
@@ -130,6 +132,7 @@ impl Inbound {
             }
         } else {
             let to = decoded.payload;
+            // To the front, over the heads that stood there, and unmasked where it comes to lie.
             raw.copy_within(read..read + n, to);
             frame.mask = mask(raw.get_mut(to..to + n).unwrap_or_default(), frame.mask);
             decoded.payload += n;

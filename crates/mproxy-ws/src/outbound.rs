@@ -149,6 +149,7 @@ impl Outbound {
         let copies = self.role == Role::Client || !stream.is_write_vectored();
         if !self.is_mid_frame() {
             let most = if copies { SCRATCH - LONGEST_HEAD } else { usize::MAX };
+            // One slice is the head's. What is not part of this frame is a frame of the next write.
             let len: usize = payload.iter().take(SLICES - 1).map(|slice| slice.len()).sum();
             match len.min(most) {
                 0 => return Poll::Ready(Ok(0)),
@@ -169,6 +170,7 @@ impl Outbound {
     }
 
     fn begin(&mut self, len: u64) {
+        debug_assert!(self.left == 0 && self.head.rest().is_empty(), "a frame begins inside another one");
         let key = self.new_mask();
         self.head = Outgoing::new(Head::write(Opcode::Binary, len, key));
         self.mask = key.unwrap_or_default();
@@ -199,6 +201,7 @@ impl Outbound {
         cx: &mut Context<'_>,
         payload: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A copy, since the bytes are the caller's and must not change: what is not taken comes again.
         let mut pad = SCRATCH_PAD.take().unwrap_or_else(|| vec![0; SCRATCH].into_boxed_slice());
         let mut len = 0;
         for bytes in iter::once(self.head.rest()).chain(self.of_frame(payload)) {
@@ -230,7 +233,9 @@ impl Outbound {
         let head = wrote.min(self.head.rest().len());
         self.head.advance(head);
         let payload = wrote - head;
+        debug_assert!(payload as u64 <= self.left, "more was taken than the frame holds");
         self.left = self.left.saturating_sub(payload as u64);
+        // The key goes on where this write ended.
         self.mask.rotate_left(payload % 4);
         payload
     }

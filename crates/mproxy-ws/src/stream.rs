@@ -163,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
             }
             this.unframe(buf, start);
             this.answer(cx);
+            // Heads and control frames alone are no bytes for the reader, and none at all would read as the end.
             if buf.filled().len() > start {
                 break;
             }

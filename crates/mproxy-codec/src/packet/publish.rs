@@ -116,6 +116,8 @@ impl<'a> PublishHead<'a> {
         };
         let id_at = topic_at + usize::from(u16::from_be_bytes(*topic_len));
         let id_end = id_at + if qos == QoS::AtMostOnce { 0 } else { 2 };
+        // At least the length of the properties follows in 5.0. Told as soon as it is seen: nothing that comes later makes it
+        // right.
         if id_end + usize::from(version.is_v5()) > total {
             return Err(overrun(topic_at - 2));
         }
@@ -131,6 +133,7 @@ impl<'a> PublishHead<'a> {
             _ => return Ok(None),
         };
 
+        // In 3.x the payload begins here; in 5.0 the properties say where.
         let mut head = Self {
             dup: header.dup(),
             qos,
@@ -154,6 +157,7 @@ impl<'a> PublishHead<'a> {
                 return Err(fault(ErrorKind::TopicNameEmpty, topic_at));
             }
         }
+        debug_assert_eq!(head.len + head.payload_len, total, "head and payload are the packet");
         Ok(Some(head))
     }
 

@@ -149,6 +149,7 @@ impl<'a> Iterator for FilterRequests<'a> {
         let (options, after) = after.split_first()?;
         self.rest = after;
         self.left -= 1;
+        debug_assert_eq!(self.rest.is_empty(), self.left == 0, "as many as were counted");
         Some(FilterRequest {
             filter: TopicFilter::trusted(text::trusted(filter)),
             qos: QoS::from_bits(options & 0b11)?,
@@ -251,6 +252,7 @@ fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malfor
     let filter = read_filter(reader, version)?;
     let at = reader.at();
     let options = reader.u8()?;
+    // Before 5.0 the byte holds the QoS alone: [MQTT-3.8.3-4] of 3.1.1, [MQTT-3.8.3-5] of 5.0.
     let reserved = if version.is_v5() { 0b1100_0000 } else { 0b1111_1100 };
     let fault = if options & reserved != 0 {
         ErrorKind::SubscribeReserved

@@ -67,6 +67,7 @@ impl<'a> Iterator for Filters<'a> {
         let (filter, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         self.rest = after;
         self.left -= 1;
+        debug_assert_eq!(self.rest.is_empty(), self.left == 0, "as many as were counted");
         Some(TopicFilter::trusted(text::trusted(filter)))
     }
 

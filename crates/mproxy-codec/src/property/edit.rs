@@ -89,6 +89,7 @@ impl<'a> PropertyEdit<'a> {
 
     fn write_set(&self, body: &mut Body<'_>) -> Result<(), EncodeError> {
         if self.dropped.is_empty() {
+            // As a whole: what nobody touches keeps its bytes and its order.
             body.raw(self.kept.raw());
         } else {
             let mut rest = self.kept.raw();

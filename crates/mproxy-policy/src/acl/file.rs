@@ -190,7 +190,9 @@ impl Reader<'_> {
                 self.fault(span.clone(), format!("{path}.{key}"), "limits what is allowed; this rule denies");
             }
         }
+        // Deliveries are only judged where some rule names them: else none of them has to wait for the rules.
         *receives |= actions.is_some_and(|actions: Actions| actions.has(Act::Receive));
+        // After all of its keys: whoever mends the file sees every fault at once.
         if self.faults.len() > before {
             return None;
         }

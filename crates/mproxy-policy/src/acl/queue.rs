@@ -109,6 +109,13 @@ impl TurnQueue {
 }
 
 impl QueueState {
+    /// What the fields say of each other.
+    fn check(&self) {
+        debug_assert!(self.free == 0 || self.count == 0, "a turn is free while somebody waits");
+        debug_assert_eq!(self.order.len(), self.waiting.len(), "each address that waits has one turn");
+        debug_assert!(self.count >= self.order.len(), "an address without anybody is in the queue");
+    }
+
     fn enter(&mut self, address: Neighbours, turn: oneshot::Sender<PasswordTurn>) -> u64 {
         let arrival = self.arrivals;
         self.arrivals += 1;
@@ -118,6 +125,7 @@ impl QueueState {
             VecDeque::new()
         });
         line.push_back(QueueEntry { arrival, turn });
+        self.check();
         arrival
     }
 
@@ -133,8 +141,10 @@ impl QueueState {
         if line.is_empty() {
             self.waiting.remove(&address);
         } else {
+            // Behind everybody else: addresses take turns.
             self.order.push_back(address);
         }
+        self.check();
         Some(next)
     }
 
@@ -167,6 +177,7 @@ impl QueueState {
             self.waiting.remove(&address);
             self.order.retain(|other| *other != address);
         }
+        self.check();
     }
 }
 

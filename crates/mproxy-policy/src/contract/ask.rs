@@ -277,6 +277,7 @@ fn payload(payload: Payload<'_>) -> Option<Bytes> {
 
 /// Filter by filter: of thousands, no more than one stands there as a message.
 fn subscribe(question: &SubscribeQuestion<'_>, out: &mut BytesMut) {
+    // The number of `AuthSubscribeRequest.filters`, which is encoded by hand below.
     const FILTERS: u32 = 2;
     let rest = wire::AuthSubscribeRequest {
         subscription_identifier: question.properties.u32(PropertyId::SubscriptionIdentifier),

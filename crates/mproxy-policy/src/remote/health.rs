@@ -164,6 +164,7 @@ impl Endpoints {
         let mut wait = false;
         for entry in entries.iter() {
             match &entry.state {
+                // Over, though nobody has put it down yet: it is connected anew at once.
                 EndpointState::Healthy(connection) if connection.gone.is_cancelled() => wait = true,
                 EndpointState::Healthy(connection)
                     if !tried.iter().any(|other| Arc::ptr_eq(other, connection)) =>

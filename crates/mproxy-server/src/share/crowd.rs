@@ -40,6 +40,7 @@ impl CrowdState {
         self.counts.get(&whose).copied().unwrap_or(0)
     }
 
+    /// The three are changed together, under one lock: they are views of one set.
     fn set(&mut self, whose: Neighbours, count: usize) {
         self.by_count.remove(&(self.count(whose), whose));
         if count == 0 {
@@ -48,6 +49,7 @@ impl CrowdState {
             self.counts.insert(whose, count);
             self.by_count.insert((count, whose));
         }
+        debug_assert_eq!(self.counts.len(), self.by_count.len(), "both count the same addresses");
     }
 
     fn enter(&mut self, whose: Neighbours, who: Arc<dyn Evict>) -> (Neighbours, u64) {
@@ -119,6 +121,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        // In two steps: what is dropped may take a lock of its own, and must not do so under this one.
         let left = self.crowd.0.lock().leave(self.key);
         drop(left);
     }

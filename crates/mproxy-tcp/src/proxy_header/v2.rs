@@ -36,6 +36,7 @@ pub(super) fn len(bytes: &[u8]) -> Option<usize> {
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
     let n = bytes.len().min(SIGNATURE.len());
+    // As far as it has come: MQTT or TLS without a header is refused at its first byte, and not waited for.
     if bytes[..n] != SIGNATURE[..n] {
         return Err("neither version 1 nor version 2");
     }
@@ -53,6 +54,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static st
         _ => return Err("neither LOCAL nor PROXY"),
     };
     let Some(whole) = bytes.get(..len) else { return Ok(None) };
+    // LOCAL is the proxy's own health check: nobody is behind it, whatever addresses follow.
     let header = if is_local { Header::default() } else { proxied(*family, whole)? };
     Ok(Some((header, len)))
 }

@@ -127,6 +127,7 @@ impl Look {
             }
             self.add(dates);
         }
+        // Once there are lists at all, a CA without one refuses everybody: a missing list is no clearance.
         if let (Some(file), false) = (file, lists.is_empty()) {
             for certificate in cas.iter().filter_map(|der| parse(der).ok()) {
                 if trust::may_sign(&certificate) && !issuers.contains(certificate.subject().as_raw()) {
@@ -170,6 +171,7 @@ impl Look {
     }
 
     fn add(&mut self, mut dates: Vec<Dated>) {
+        // Those that end first are kept: they are the ones that somebody has to know of.
         dates.sort_by_key(|dated| dated.not_after.unwrap_or(i64::MAX));
         dates.dedup();
         dates.truncate(PER_FILE);

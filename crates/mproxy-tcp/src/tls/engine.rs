@@ -216,6 +216,7 @@ impl Engine {
     /// So many bytes of what waited have been written.
     pub(super) fn sent(&mut self, n: usize) {
         self.unsent.1 += n;
+        debug_assert!(self.unsent.1 <= self.unsent.0.len(), "more was written than waited");
         if self.unsent.1 == self.unsent.0.len() {
             self.unsent = (Vec::new(), 0);
         }

@@ -183,11 +183,13 @@ impl PinState {
             true => Self::Clear,
             false => Self::Unknown,
         };
+        // Without leading zeros: DER puts one before a number whose first bit is set.
         let serial =
             |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().skip_while(|byte| *byte == 0).collect() };
         let own = serial(certificate.raw_serial());
         for list in lists {
             let Ok((_, list)) = CertificateRevocationList::from_der(list) else { continue };
+            // Numbers of another issuer are those of other certificates.
             if list.issuer().as_raw() != certificate.issuer().as_raw() {
                 continue;
             }
@@ -230,6 +232,8 @@ impl Pins {
     ) -> Result<(), Error> {
         let Ok(certificate) = parse(der) else { return Err(why) };
         let Some(standing) = self.0.get(der.as_ref()) else { return Err(unverifiable(&certificate, why)) };
+        // Its issuer took it back, or has no list that clears it: a pin does not overrule that. Whoever has signed itself has
+        // no issuer who could.
         if is_of_revocation(&why) && !signs_itself(&certificate) {
             return Err(why);
         }
@@ -252,6 +256,7 @@ impl Pins {
             return Err(CertificateError::InvalidPurpose.into());
         }
         match (usage, certificate.subject_alternative_name()) {
+            // Without alternative names there is none to compare, and the key alone says who it is.
             (Use::Client, _) | (Use::Server(_), Ok(None)) => Ok(()),
             (Use::Server(name), _) => verify_server_name(&ParsedCertificate::try_from(der)?, name),
         }

@@ -65,6 +65,7 @@ impl QueuedLines {
         }
         self.tell(format);
         self.bytes.extend(line);
+        debug_assert!(self.bytes.len() <= LARGEST, "more waits than may");
         true
     }
 
