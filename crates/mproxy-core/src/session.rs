@@ -8,7 +8,7 @@
 //! [`may_wait_unread`](Session::may_wait_unread), [`short_of_room`](Session::short_of_room),
 //! [`gives_up`](Session::gives_up).
 //!
-//! A session is a [`State`] and a `Context`: what every state has (effects, the deadline, counts). From the whole CONNECT on
+//! A session is a `State` and a `Context`: what every state has (effects, the deadline, counts). From the whole CONNECT on
 //! the state owns a `Link`: the client, what it and its broker agreed on, and a `Direction` for what comes from each.
 //!
 //! | room | holds |

@@ -8,7 +8,7 @@ use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
 use mproxy_server::cli::{self, Cli, Command};
-use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy};
+use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Origin, Scheme, SendProxy};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log::{self, LogHandle};
 use tracing::warn;
@@ -55,9 +55,8 @@ fn run_command() -> anyhow::Result<ExitCode> {
             if !faults.is_empty() {
                 return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
             }
-            // The page of the demo is what is to be read; connections are told of only where that was asked for.
-            if command == Command::Demo && std::env::var_os("MPROXY_LOG_LEVEL").is_none() {
-                loaded.config.log.level = LogLevel::Warn;
+            if command == Command::Demo {
+                loaded.config.log.level = level_of_demo(&loaded);
             }
             let log = log::start(loaded.config.log);
             let runtime = runtime()?;
@@ -96,13 +95,16 @@ async fn run(loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()
 async fn show(mut loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
     point_at(&mut loaded.config, broker.address());
-    anyhow::ensure!(!loaded.config.listeners.is_empty(), "the demo needs a listener without TLS");
+    anyhow::ensure!(
+        !loaded.config.listeners.is_empty(),
+        "the demo needs a plain MQTT listener: set its port with --mqtt-port (or MPROXY_MQTT_PORT) to a free one, not to off"
+    );
     let rules = Acl::parse(demo::RULES, "the demo's rules")?;
     let app = App::open(loaded, Some(rules), log).await?;
     if let [(_, Address::Ip(mqtt)), .., (_, Address::Ip(admin))] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }
-    app.run(level(flags)).await;
+    app.run(|| cli::load(flags).map(|loaded| level_of_demo(&loaded))).await;
     broker.end().await;
     Ok(())
 }
@@ -127,4 +129,13 @@ fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
 /// The log level that the configuration asks for now.
 fn level(flags: &Flags) -> impl Fn() -> Result<LogLevel, mproxy_server::config::Problems> {
     || cli::load(flags).map(|loaded| loaded.config.log.level)
+}
+
+/// The page of the demo is what is to be read: connections are logged only where somebody asked for that.
+fn level_of_demo(loaded: &Loaded) -> LogLevel {
+    let asked = loaded
+        .effective
+        .iter()
+        .any(|setting| setting.key == "log.level" && matches!(setting.origin, Some(Origin::Written(_))));
+    if asked { loaded.config.log.level } else { LogLevel::Warn }
 }

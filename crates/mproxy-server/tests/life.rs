@@ -681,7 +681,7 @@ async fn each_listener_says_at_start_where_it_leads_and_how_it_is_closed() {
     let broker = RecordingBroker::start(Script::default()).await;
     let target = format!("broker=mqtt://{}", broker.addr());
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_WS_PORT", "off")]).await;
-    proxy.line(&["listening", "listener=\"mqtt\"", &target, "disabled_by=\"MPROXY_MQTT_PORT=off\""]).await;
+    proxy.line(&["listening", "listener=\"mqtt\"", &target, "to_disable=\"MPROXY_MQTT_PORT=off\""]).await;
     assert!(!proxy.process().lines().iter().any(|line| line.contains("listener=\"ws\"")));
     proxy.stop().await;
 }

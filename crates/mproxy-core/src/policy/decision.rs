@@ -110,7 +110,7 @@ impl Decided for SubscribeDecision {
     }
 }
 
-/// How a refusal is to look on the wire (spec: the refusal table). Two are equal that look alike there.
+/// How a refusal is to look on the wire (docs/refusals.md). Two are equal that look alike there.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// A 5.0 reason code of 0x80 or more; mapped for 3.x clients.

@@ -49,10 +49,9 @@ pub(super) fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certifi
 pub(super) async fn bind(config: &Config, doorways: &Doorways) -> anyhow::Result<Vec<Open>> {
     let mut doors = Vec::new();
     for (listener, (inward, _)) in config.listeners.iter().zip(doorways) {
-        let open = inward
-            .open(listener)
-            .await
-            .with_context(|| format!("listener {} ({} disables it)", listener.name, listener.closed_by))?;
+        let open = inward.open(listener).await.with_context(|| {
+            format!("listener {} (set another port, or {} to disable it)", listener.name, listener.closed_by)
+        })?;
         doors.push(open);
     }
     Ok(doors)
@@ -77,7 +76,7 @@ pub(super) fn serve(
             listener = listener.name,
             %address,
             broker = %listener.target,
-            disabled_by = listener.closed_by,
+            to_disable = listener.closed_by,
             "listening"
         );
         let budget = Arc::new(Budget::new(

@@ -1,4 +1,4 @@
-//! What a refusal makes of a PUBLISH, in the way of the spec's refusal table.
+//! What a refusal makes of a PUBLISH, as docs/refusals.md has it. The acknowledgement itself is made in `acknowledge`.
 
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::reason::ReasonCode;
@@ -13,7 +13,7 @@ use crate::peer::Side;
 use crate::policy::Action;
 
 impl Link {
-    /// Makes the wire say no, in the way of the spec's refusal table.
+    /// Makes the wire say no, as docs/refusals.md has it.
     pub(super) fn refuse_publish(
         &mut self,
         cx: &mut Context,
