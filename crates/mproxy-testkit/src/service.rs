@@ -24,7 +24,6 @@ use tonic::{Request, Response, Status};
     clippy::all,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    rustdoc::all,
     reason = "generated"
 )]
 pub mod contract {
