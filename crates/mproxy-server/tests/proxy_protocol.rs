@@ -16,7 +16,7 @@ use mproxy_testkit::ways::{TlsClient, Way, login, open};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use support::{Proxy, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 fn listener(name: &str, broker: SocketAddr, more: &str) -> String {
@@ -161,8 +161,8 @@ async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
 
 // ---- out
 
-/// A broker that keeps the first bytes that come, up to and with the CONNECT; it answers nothing.
-async fn first_bytes(listener: TcpListener) -> Vec<u8> {
+/// What comes before the CONNECT, and the broker's end of the connection, which lives as long as that is kept.
+async fn first_bytes(listener: TcpListener) -> (Vec<u8>, TcpStream) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let (mut came, connect) = (Vec::new(), a_connect());
     while !came.ends_with(&connect) {
@@ -171,7 +171,7 @@ async fn first_bytes(listener: TcpListener) -> Vec<u8> {
     }
     stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
     came.truncate(came.len() - connect.len());
-    came
+    (came, stream)
 }
 
 #[tokio::test]
@@ -197,12 +197,13 @@ async fn the_broker_is_told_who_the_client_is() {
     plain.send(&a_connect()).await;
     let expected =
         format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", plain.local_addr().port(), proxy.mqtt.port());
-    assert_eq!(String::from_utf8(first_bytes(v1).await).unwrap(), expected);
+    let (header, of_plain) = first_bytes(v1).await;
+    assert_eq!(String::from_utf8(header).unwrap(), expected);
 
     let tls = TlsClient::showing(root.pem(), &root.sign("device-7")).alpn("mqtt");
     let mut client = open(Way::Tls, door, &tls).await;
     client.send(&a_connect()).await;
-    let header = first_bytes(v2).await;
+    let (header, of_tls) = first_bytes(v2).await;
     let (head, rest) = header.split_at(16);
     assert_eq!(head[..12], *b"\r\n\r\n\0\r\nQUIT\n");
     assert_eq!((head[12], head[13]), (0x21, 0x11), "PROXY, TCP over IPv4");
@@ -225,7 +226,7 @@ async fn the_broker_is_told_who_the_client_is() {
     // Over TLS, with a certificate on this connection and in this session; verified.
     assert_eq!((ssl[0] & 0x01, ssl[0] & 0x06 != 0, &ssl[1..5]), (1, true, &[0, 0, 0, 0][..]));
     assert_eq!(split(&ssl[5..]), [(0x21, b"TLSv1.3".to_vec()), (0x22, b"device-7".to_vec())]);
-    drop((plain, client));
+    drop((plain, client, of_plain, of_tls));
     proxy.stop().await;
 }
 
