@@ -120,6 +120,7 @@ async fn questions_are_answered() {
                     _ => filter_verdict::Verdict::Allow(wire::FilterAllow {
                         filter: Some(format!("t/{}", asked.filter)),
                         max_qos: Some(1),
+                        cache_for: None,
                     }),
                 };
                 wire::FilterVerdict { verdict: Some(verdict) }

@@ -66,7 +66,7 @@ pub(super) fn deliver(
     match answer.verdict {
         None => Err(unset("AuthDeliver").into()),
         Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(wire::DeliverAllow { topic, payload })) => {
+        Some(Said::Allow(wire::DeliverAllow { topic, payload, cache_for: _ })) => {
             let change = wire::PublishAllow { topic, payload, ..Default::default() };
             Ok(Decision::Allow(publish_change(change)?))
         }
