@@ -42,7 +42,7 @@ mod adviser;
 mod file;
 mod password;
 mod queue;
-mod settled;
+mod stable_read;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -134,7 +134,7 @@ impl Acl {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, AclErrors> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let text = settled::read(path).map_err(|error| AclErrors::unreadable(&name, &error))?;
+        let text = stable_read::read_stable(path).map_err(|error| AclErrors::unreadable(&name, &error))?;
         Ok(Self { path: Some(path.to_owned()), ..Self::parse(&text, &name)? })
     }
 
@@ -171,6 +171,7 @@ impl Acl {
     /// does not say `allow_empty`.
     fn may_follow(&self, old: &Self) -> Result<(), AclErrors> {
         let (lost_users, lost_rules) = (old.users.len(), old.rules.len());
+        // A file that was cut short at a table's boundary parses: without this, a full disk turns authentication off.
         let lost = if self.allow_empty {
             return Ok(());
         } else if self.users.is_empty() && lost_users > 0 {
@@ -191,6 +192,7 @@ impl Acl {
     /// Whether the client may call itself as it does.
     fn allows_name(&self, peer: &Peer) -> bool {
         let names = self.client_ids.as_deref();
+        // Whoever knows one user's password could otherwise take over any session by its client id.
         names.is_none_or(|names| names.iter().any(|name| name.is(&peer.client_id, Who::from(peer))))
     }
 
@@ -209,6 +211,7 @@ impl Acl {
         match rule.effect {
             Effect::Allow => rule.bounds(act, message).map_or_else(RuleAnswer::Refuse, RuleAnswer::Allow),
             Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            // A file cannot say "ask"; of a rule that did, silence is what sends the question on.
             Effect::Ask => RuleAnswer::Silence,
         }
     }
@@ -220,6 +223,7 @@ impl Acl {
             return RuleAnswer::Silence;
         };
         match rule.effect {
+            // Lowered and not refused: a SUBACK may grant less than was asked for (3.9.3), a PUBACK cannot.
             Effect::Allow => RuleAnswer::Allow(rule.max_qos),
             Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
             Effect::Ask => RuleAnswer::Silence,

@@ -2,13 +2,13 @@
 //! back. Only this room names them. What an answer leaves out becomes a failure here, and
 //! what it gets wrong becomes unusable.
 
-mod ask;
+mod auth_request;
 mod call;
 mod complaints;
+mod event_request;
 mod grant;
 mod hello;
-mod said;
-mod tell;
+mod request_body;
 mod verdict;
 
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use mproxy_core::policy::{Hook, Undecided};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub(crate) use self::ask::{AuthRequest, AuthRpc};
+pub(crate) use self::auth_request::{AuthRequest, AuthRpc};
 pub(crate) use self::complaints::Complaints;
-pub(crate) use self::hello::{Hello, Wanted, Wants};
-pub(crate) use self::tell::Tell;
+pub(crate) use self::event_request::EventRequest;
+pub(crate) use self::hello::{Hello, WantedCall, Wants};
 use self::wire::hooks_client::HooksClient;
 
 #[expect(
@@ -127,12 +127,12 @@ impl From<Kind> for Rpc {
 
 /// A policy service at the other end of a connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Service {
+pub(crate) struct ServiceClient {
     channel: Channel,
     complaints: Arc<Complaints>,
 }
 
-impl Service {
+impl ServiceClient {
     pub(crate) fn new(channel: Channel, complaints: Arc<Complaints>) -> Self {
         Self { channel, complaints }
     }
@@ -145,26 +145,26 @@ impl Service {
         within: Duration,
     ) -> Result<Result<Hello, String>, Status> {
         let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        let answer = HooksClient::new(self.channel.clone()).hello(timed(request, within)).await?;
+        let answer = HooksClient::new(self.channel.clone()).hello(with_timeout(request, within)).await?;
         Ok(Hello::read(answer.into_inner()))
     }
 
     /// Asks a question. What cannot be used in the answer is [`Undecided::Unusable`].
-    pub(crate) async fn ask<R: AuthRpc>(
+    pub(crate) async fn decide<R: AuthRpc>(
         &self,
         request: AuthRequest<R>,
         within: Duration,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
-        request.put(self.channel.clone(), within, &self.complaints).await
+        request.send(self.channel.clone(), within, &self.complaints).await
     }
 
     /// Tells of an event.
-    pub(crate) async fn tell(&self, event: Tell, within: Duration) -> Result<(), Status> {
-        event.put(self.channel.clone(), within).await
+    pub(crate) async fn report(&self, event: EventRequest, within: Duration) -> Result<(), Status> {
+        event.send(self.channel.clone(), within).await
     }
 }
 
-fn timed<M>(message: M, within: Duration) -> Request<M> {
+fn with_timeout<M>(message: M, within: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(within);
     request
@@ -181,6 +181,7 @@ fn client(peer: &Peer) -> wire::Client {
         protocol_version: protocol_version(peer.version).into(),
         client_id: peer.client_id.to_string(),
         username: peer.username.as_deref().map(str::to_owned),
+        // As text, and of the client itself where a PROXY header told it: a service counts and bans by this.
         remote_address: origin.remote.to_string(),
         local_address: origin.local.to_string(),
         tls: origin.tls.as_deref().map(tls),
@@ -220,6 +221,7 @@ fn tls(facts: &TlsFacts) -> wire::Tls {
         version: facts.version.clone(),
         server_name: facts.sni.clone(),
         alpn: facts.alpn.clone(),
+        // DER, as the client sent it: fields that X.509 has and this contract has not are there for whoever needs them.
         certificate_chain: facts.chain.iter().map(|der| der.clone().into()).collect(),
         subject: facts.subject.clone(),
         common_name: facts.common_name.clone(),
@@ -250,6 +252,7 @@ fn publish_properties(version: Version, properties: Properties<'_>) -> Option<wi
         subscription_identifiers: properties
             .iter()
             .filter_map(|(id, value)| match (id, value) {
+                // The only property that a delivery may have several times: one for each subscription that matched (3.3.4).
                 (PropertyId::SubscriptionIdentifier, Value::Var(number)) => Some(number),
                 _ => None,
             })
@@ -265,7 +268,7 @@ fn user_properties(properties: Properties<'_>) -> Vec<wire::UserProperty> {
 }
 
 /// A filter in two: what is behind `$share/group/`, and the group.
-fn shared(filter: &str) -> (String, Option<String>) {
+fn split_filter(filter: &str) -> (String, Option<String>) {
     let (group, plain) = split_share(filter);
     (plain.to_owned(), group.map(str::to_owned))
 }

@@ -13,7 +13,7 @@ use mproxy_core::policy::{
 };
 use mproxy_core::rule::{Act, Message, Who};
 
-use crate::slices::Judge;
+use crate::slices::FilterJudge;
 
 /// The grants of all clients as an adviser. A client without a grant passes, and so does what a grant says to ask about;
 /// where nobody answers that, [`unspoken`](mproxy_core::chain::unspoken) holds the grant against it.
@@ -42,11 +42,11 @@ impl Decider for Grants {
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let Some(grant) = question.peer.grant.clone() else { return Answer::Pass(Silence::Abstains) };
         let peer = Arc::clone(question.peer);
-        let judge = Judge {
+        let judge = FilterJudge {
             source: Source::Grant,
             silence: Silence::Abstains,
             rules: grant.patterns(),
-            word: move |request: &FilterRequest<'_>| {
+            decide: move |request: &FilterRequest<'_>| {
                 filter_decision(request, grant.filter(Who::from(&*peer), request.filter.as_str()))
             },
         };
@@ -55,6 +55,7 @@ impl Decider for Grants {
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match &question.peer.grant {
+            // A grant whose rules never name RECEIVE was not meant to judge deliveries: its default would stop them all.
             Some(grant) if grant.receives() => Self::message(Act::Receive, grant, question),
             Some(_) | None => PASS,
         }
@@ -70,6 +71,7 @@ impl Decider for Grants {
     fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
         match (peer.grant.as_deref(), hook) {
             (None, _) | (_, Hook::Connect) => Want::Nothing,
+            // So that deliveries to this client pass at the fast path.
             (Some(grant), Hook::Deliver) if !grant.receives() => Want::Nothing,
             (Some(_), Hook::Publish | Hook::Subscribe | Hook::Deliver) => Want::Head,
         }
@@ -80,8 +82,8 @@ impl Decider for Grants {
     }
 }
 
-fn filter_decision(request: &FilterRequest<'_>, word: Word<QoS>) -> Option<Decision<FilterChange>> {
-    Some(match word {
+fn filter_decision(request: &FilterRequest<'_>, answer: Word<QoS>) -> Option<Decision<FilterChange>> {
+    Some(match answer {
         Word::Ask => return None,
         Word::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
         Word::Allow(most) => {

@@ -34,4 +34,4 @@ pub mod watch;
 pub use acl::{Acl, AclAdviser, AclErrors};
 pub use grants::Grants;
 pub use remote::{Endpoint, Remote, RemoteConfig};
-pub use watch::{CallOutcome, Unwatched, Watch};
+pub use watch::{CallOutcome, NoWatch, Watch};

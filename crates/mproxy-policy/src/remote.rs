@@ -50,7 +50,7 @@ use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
 use self::observe::Observer;
 use self::unary::{CallResult, call_service};
-use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, Wanted};
+use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
 use crate::watch::{CallOutcome, Watch};
 
 /// How the policy service is reached and used.
@@ -99,6 +99,7 @@ impl Remote {
             .iter()
             .map(|endpoint| Dialer::new(endpoint, &config.tls, config.max_in_flight))
             .collect::<Result<_, _>>()?;
+        // All dialers were made before the first task: a certificate that cannot be used starts nothing.
         for (at, (endpoint, dialer)) in config.endpoints.iter().zip(dialers).enumerate() {
             let connector = Connector {
                 at,
@@ -146,9 +147,9 @@ impl Remote {
         self.endpoints.is_ready()
     }
 
-    fn later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
+    fn ask_later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
         if let Err(unusable) = request.fits() {
-            return Answer::Now(rpc(Err(unusable.into())));
+            return Answer::Now(ruling(Err(unusable.into())));
         }
         let deadline = deadline(self.timeout);
         let (endpoints, turns, watch) =
@@ -157,8 +158,9 @@ impl Remote {
             let overloaded = || {
                 let overload =
                     Overload::new("questions", "too many questions in flight to the policy service");
-                Answer::Now(rpc(Err(overload.into())))
+                Answer::Now(ruling(Err(overload.into())))
             };
+            // Without a timer where a turn is free: nearly always, and then the call's own deadline is the only one.
             let (turn, waited) = match turns.try_acquire() {
                 Ok(turn) => (Ok(Ok(turn)), false),
                 Err(_) => (timeout_at(deadline, turns.acquire()).await, true),
@@ -169,25 +171,27 @@ impl Remote {
                 return overloaded();
             }
             match call_service(&endpoints, &*watch, request, deadline).await {
-                Ok(CallResult::Answered(verdict)) => Answer::Now(rpc(verdict)),
-                Ok(CallResult::Unusable(unusable)) => Answer::Now(rpc(Err(unusable.into()))),
+                Ok(CallResult::Answered(verdict)) => Answer::Now(ruling(verdict)),
+                Ok(CallResult::Unusable(unusable)) => Answer::Now(ruling(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
                 Ok(CallResult::Unwanted) => Answer::Pass(Silence::Abstains),
                 // The service had only what our own queue had left of the time.
+                // The time was spent in our own queue. A limit of ours is no failed answer: filling it would open the
+                // door to all where the failure rule is "allow".
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
                     debug!(hook = R::HOOK.name(), error = %failure, "policy call failed");
-                    Answer::Now(rpc(Err(failure.into())))
+                    Answer::Now(ruling(Err(failure.into())))
                 }
             }
         }))
     }
 
     /// The question about a PUBLISH, if the service wants it.
-    fn publish_fitted<'a>(&self, hook: Hook, question: &PublishQuestion<'a>) -> Option<PublishQuestion<'a>> {
+    fn wanted_publish<'a>(&self, hook: Hook, question: &PublishQuestion<'a>) -> Option<PublishQuestion<'a>> {
         let wants = self.endpoints.wants();
         let wanted = wants.of(hook.into())?;
-        wanted.covers(question.topic).then(|| fitted(question, wanted))
+        wanted.covers(question.topic).then(|| trim_payload(question, wanted))
     }
 
     fn is_wanted(&self, hook: Hook) -> bool {
@@ -196,7 +200,7 @@ impl Remote {
 }
 
 /// It did not want to be asked.
-const fn unwanted<D: Decided>() -> Answer<D> {
+const fn abstain<D: Decided>() -> Answer<D> {
     Answer::Pass(Silence::Abstains)
 }
 
@@ -208,33 +212,33 @@ impl Drop for Remote {
 
 impl Decider for Remote {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.later(AuthRequest::connect(question)) } else { unwanted() }
+        if self.is_wanted(Hook::Connect) { self.ask_later(AuthRequest::connect(question)) } else { abstain() }
     }
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        match self.publish_fitted(Hook::Publish, question) {
-            Some(question) => self.later(AuthRequest::publish(&question)),
-            None => unwanted(),
+        match self.wanted_publish(Hook::Publish, question) {
+            Some(question) => self.ask_later(AuthRequest::publish(&question)),
+            None => abstain(),
         }
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         if self.is_wanted(Hook::Subscribe) {
-            self.later(AuthRequest::subscribe(question))
+            self.ask_later(AuthRequest::subscribe(question))
         } else {
-            unwanted()
+            abstain()
         }
     }
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        match self.publish_fitted(Hook::Deliver, question) {
-            Some(question) => self.later(AuthRequest::deliver(&question)),
-            None => unwanted(),
+        match self.wanted_publish(Hook::Deliver, question) {
+            Some(question) => self.ask_later(AuthRequest::deliver(&question)),
+            None => abstain(),
         }
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.later(AuthRequest::renewal(question)) } else { unwanted() }
+        if self.is_wanted(Hook::Connect) { self.ask_later(AuthRequest::renewal(question)) } else { abstain() }
     }
 
     fn gives(&self, source: Source) -> bool {
@@ -257,6 +261,7 @@ impl Sink for Remote {
             let wants = self.endpoints.wants();
             let Some(wanted) = wants.of(event.what.kind().into()) else { return };
             if let Happening::Publish(published) = &event.what
+                // Topics narrow publishes only; the other events have none that a service could name.
                 && !wanted.covers(&published.topic)
             {
                 return;
@@ -275,7 +280,7 @@ impl Sink for Remote {
     }
 }
 
-const fn with_payload(wanted: &Wanted) -> Want {
+const fn with_payload(wanted: &WantedCall) -> Want {
     match wanted.payload {
         0 => Want::Head,
         most => Want::Payload(most),
@@ -283,7 +288,7 @@ const fn with_payload(wanted: &Wanted) -> Want {
 }
 
 /// The question with as much of the payload as the service wants: others may have wanted more.
-fn fitted<'a>(question: &PublishQuestion<'a>, wanted: &Wanted) -> PublishQuestion<'a> {
+fn trim_payload<'a>(question: &PublishQuestion<'a>, wanted: &WantedCall) -> PublishQuestion<'a> {
     let size = question.payload.size();
     if wanted.payload > 0 && size <= u64::from(wanted.payload) {
         return *question;
@@ -292,7 +297,7 @@ fn fitted<'a>(question: &PublishQuestion<'a>, wanted: &Wanted) -> PublishQuestio
     PublishQuestion { payload: Payload::Size(u32::try_from(size).unwrap_or(u32::MAX)), ..*question }
 }
 
-const fn rpc<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
+const fn ruling<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
     Ruling { source: Source::Rpc, verdict }
 }
 

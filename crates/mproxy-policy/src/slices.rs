@@ -13,18 +13,18 @@ use mproxy_core::rule::{Who, toil};
 /// Filters times rules of one slice, longer texts as several: some 16 ns each, so a quarter of a millisecond.
 const SLICE: usize = 16 << 10;
 
-/// Who judges.
-pub(crate) struct Judge<J> {
+/// Holds the filters of a SUBSCRIBE against the rules of one adviser.
+pub(crate) struct FilterJudge<J> {
     pub(crate) source: Source,
     /// What it means that it knows of no filter, if nobody else does.
     pub(crate) silence: Silence,
     /// Rules that each filter is held against.
     pub(crate) rules: usize,
-    /// What is known of a filter; `None`: nothing.
-    pub(crate) word: J,
+    /// The decision on one filter; `None`: its rules do not name it.
+    pub(crate) decide: J,
 }
 
-impl<J> Judge<J>
+impl<J> FilterJudge<J>
 where
     J: Fn(&FilterRequest<'_>) -> Option<Decision<FilterChange>> + Send + 'static,
 {
@@ -33,11 +33,13 @@ where
         let who = Who::from(&**question.peer);
         let toil =
             question.filters.iter().map(|request| self.toil(request, who)).fold(0, usize::saturating_add);
+        // One filter cannot be cut, and its length bounds it. Half a million of them against a thousand rules kept
+        // a thread for 17 seconds.
         if toil > SLICE && question.filters.len() > 1 {
             return Answer::Later(Box::pin(self.in_slices(question.to_kept())));
         }
-        let words = question.filters.iter().map(&self.word).collect();
-        self.answer(words)
+        let decisions = question.filters.iter().map(&self.decide).collect();
+        self.answer(decisions)
     }
 
     /// The work that one filter is, in comparisons.
@@ -46,35 +48,37 @@ where
     }
 
     async fn in_slices(self, kept: Arc<KeptSubscribe>) -> Answer<SubscribeDecision> {
-        let mut words = FilterWords::with_capacity(kept.count());
-        while words.len() < kept.count() {
+        let mut decisions = FilterWords::with_capacity(kept.count());
+        while decisions.len() < kept.count() {
             let who = Who::from(&**kept.peer());
             let mut spent = 0_usize;
-            let filters = kept.filters_from(words.len()).take_while(|request| {
+            let filters = kept.filters_from(decisions.len()).take_while(|request| {
+                // A filter that alone is over a slice goes alone: else none would ever be taken, and the loop would not end.
                 let first = spent == 0;
                 spent = spent.saturating_add(self.toil(request, who));
                 first || spent <= SLICE
             });
-            words.extend(filters.map(|request| (self.word)(&request)));
+            decisions.extend(filters.map(|request| (self.decide)(&request)));
             // Others on this thread have their turn, and the deadline of the question its chance.
             tokio::task::yield_now().await;
         }
-        self.answer(words)
+        self.answer(decisions)
     }
 
-    /// `words`: one for each filter, in their order.
-    fn answer(self, words: FilterWords) -> Answer<SubscribeDecision> {
+    /// `decisions`: one for each filter, in their order.
+    fn answer(self, decisions: FilterWords) -> Answer<SubscribeDecision> {
         let plain = Some(Decision::Allow(FilterChange::default()));
         let source = self.source;
-        if words.iter().all(Option::is_none) {
+        if decisions.iter().all(Option::is_none) {
             Answer::Pass(self.silence)
-        } else if words.iter().all(|word| *word == plain) {
+        } else if decisions.iter().all(|decision| *decision == plain) {
             Answer::Now(Ruling::allow(source))
-        } else if words.iter().all(Option::is_some) {
-            let each = words.into_iter().flatten().collect();
+        } else if decisions.iter().all(Option::is_some) {
+            let each = decisions.into_iter().flatten().collect();
             Answer::Now(Ruling { source, verdict: Ok(SubscribeDecision::Each(each)) })
         } else {
-            Answer::Partial(Partial { source, part: words })
+            // Not a refusal of the rest: somebody after this adviser may allow it, and the chain joins both.
+            Answer::Partial(Partial { source, part: decisions })
         }
     }
 }
@@ -96,9 +100,9 @@ mod tests {
     fn judge(
         rules: usize,
         count: &Arc<AtomicUsize>,
-    ) -> Judge<impl Fn(&FilterRequest<'_>) -> Option<Decision<FilterChange>> + Send + 'static> {
+    ) -> FilterJudge<impl Fn(&FilterRequest<'_>) -> Option<Decision<FilterChange>> + Send + 'static> {
         let count = Arc::clone(count);
-        let word = move |request: &FilterRequest<'_>| {
+        let decide = move |request: &FilterRequest<'_>| {
             count.fetch_add(1, Ordering::Relaxed);
             let no = request.filter.as_str().starts_with('x');
             Some(if no {
@@ -107,7 +111,7 @@ mod tests {
                 Decision::Allow(FilterChange::default())
             })
         };
-        Judge { source: Source::Acl, silence: Silence::DENIES, rules, word }
+        FilterJudge { source: Source::Acl, silence: Silence::DENIES, rules, decide }
     }
 
     #[tokio::test]

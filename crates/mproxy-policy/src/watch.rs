@@ -36,7 +36,7 @@ impl CallOutcome {
 
 /// Why an event was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dropped {
+pub enum DropReason {
     /// The queue was full.
     QueueFull,
     /// The call that was to deliver it failed.
@@ -45,7 +45,7 @@ pub enum Dropped {
     Shutdown,
 }
 
-impl Dropped {
+impl DropReason {
     /// The label.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -65,7 +65,7 @@ pub trait Watch: Send + Sync {
     }
 
     /// So many events of this kind were dropped.
-    fn events_dropped(&self, kind: Kind, reason: Dropped, count: u64) {
+    fn events_dropped(&self, kind: Kind, reason: DropReason, count: u64) {
         let _ = (kind, reason, count);
     }
 
@@ -77,6 +77,6 @@ pub trait Watch: Send + Sync {
 
 /// A watch that counts nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unwatched;
+pub struct NoWatch;
 
-impl Watch for Unwatched {}
+impl Watch for NoWatch {}

@@ -102,7 +102,7 @@ impl Decider for Next {
 
 /// The file alone.
 fn alone(acl: Acl) -> AclAdviser {
-    AclAdviser::new(acl, UnknownUsers::Refused)
+    AclAdviser::new(acl, UnknownUsers::Refuse)
 }
 
 /// The file alone, and what its silence means.
@@ -112,7 +112,7 @@ fn only(acl: Acl) -> Chained {
 
 /// The file as others stand behind it.
 fn first(acl: Acl) -> AclAdviser {
-    AclAdviser::new(acl, UnknownUsers::LeftToOthers)
+    AclAdviser::new(acl, UnknownUsers::LeaveToOthers)
 }
 
 /// The file, and one who is asked after it.

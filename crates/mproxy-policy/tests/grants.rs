@@ -164,7 +164,7 @@ async fn once_a_grant_is_stale_what_is_not_wanted_meets_the_failure_rule() {
 async fn a_rule_file_that_knows_the_user_renews_no_grant() {
     let acl =
         Acl::parse("anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]", "test.toml").unwrap();
-    let acl: Arc<dyn Decider> = Arc::new(AclAdviser::new(acl, UnknownUsers::LeftToOthers));
+    let acl: Arc<dyn Decider> = Arc::new(AclAdviser::new(acl, UnknownUsers::LeaveToOthers));
     let client = granted(Vec::new(), Effect::Deny);
     let (connect, renewal) = (client.connects(&*acl).await.unwrap(), client.renews(&*acl).await);
     assert_eq!((connect.source, renewal), (Source::Acl, None));
@@ -219,7 +219,7 @@ async fn deliveries_are_looked_into_only_for_those_whose_grant_names_them() {
 #[tokio::test]
 async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves_open() {
     let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"a/secret\"]";
-    let acl = AclAdviser::new(Acl::parse(rules, "test.toml").unwrap(), UnknownUsers::LeftToOthers);
+    let acl = AclAdviser::new(Acl::parse(rules, "test.toml").unwrap(), UnknownUsers::LeaveToOthers);
     let chain = Chained::new(vec![Arc::new(acl), Arc::new(Grants), Arc::new(Service(None))]);
     let client = granted(vec![rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], Effect::Ask);
     assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Acl, false));

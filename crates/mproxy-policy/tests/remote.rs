@@ -17,9 +17,9 @@ use mproxy_core::policy::{
     Action, Answer, Decider, Decision, FailureKind, FilterChange, Hook, Payload, PublishQuestion, Source,
     UnusableKind, Want,
 };
-use mproxy_policy::Unwatched;
+use mproxy_policy::NoWatch;
 use mproxy_policy::remote::{HealthState, Remote, RemoteConfig, RemoteTls};
-use mproxy_policy::watch::{CallOutcome, Dropped};
+use mproxy_policy::watch::{CallOutcome, DropReason};
 use mproxy_sim::Verdict;
 use mproxy_testkit::service::contract::{
     self as wire, auth_connect_response, auth_publish_response, filter_verdict,
@@ -526,7 +526,7 @@ async fn https_goes_both_ways() {
     }
     let broken = RemoteTls { ca: None, identity: Some((b"no".to_vec(), b"pem".to_vec())) };
     let config = RemoteConfig { tls: broken, ..config(&[&service.url], AMPLE) };
-    assert!(Remote::start(config, Arc::new(Unwatched)).is_err());
+    assert!(Remote::start(config, Arc::new(NoWatch)).is_err());
 }
 
 #[tokio::test]
@@ -708,17 +708,17 @@ async fn what_the_queue_has_no_room_for_is_counted_and_publishes_give_way() {
     for _ in 0..100 {
         remote.report(publish_of(1, "flood"));
     }
-    assert_eq!(seen.dropped(Kind::Publish, Dropped::QueueFull), 100 - 12);
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::QueueFull), 100 - 12);
     for _ in 0..10 {
         remote.report(event(1, CAME));
     }
-    assert_eq!(seen.dropped(Kind::Connect, Dropped::QueueFull), 10 - 4);
+    assert_eq!(seen.dropped(Kind::Connect, DropReason::QueueFull), 10 - 4);
 
     remote.flush(Duration::from_millis(10)).await;
-    assert_eq!(seen.dropped(Kind::Publish, Dropped::Shutdown), 1 + 12);
-    assert_eq!(seen.dropped(Kind::Connect, Dropped::Shutdown), 4);
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::Shutdown), 1 + 12);
+    assert_eq!(seen.dropped(Kind::Connect, DropReason::Shutdown), 4);
     remote.report(event(1, CAME));
-    assert_eq!(seen.dropped(Kind::Connect, Dropped::Shutdown), 5);
+    assert_eq!(seen.dropped(Kind::Connect, DropReason::Shutdown), 5);
 }
 
 #[tokio::test]
@@ -738,7 +738,7 @@ async fn events_that_nobody_wants_or_can_be_told_do_not_pile_up() {
     remote.report(publish_of(1, "a"));
     remote.flush(AMPLE).await;
     assert_eq!((service.calls("Publish"), service.calls("Connect")), (1, 0));
-    assert_eq!(seen.dropped(Kind::Publish, Dropped::CallFailed), 1);
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::CallFailed), 1);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::client;
 use mproxy_core::event::{Event, Happening, Sink};
 use mproxy_core::policy::Decision;
-use mproxy_policy::{Remote, RemoteConfig, Unwatched};
+use mproxy_policy::{NoWatch, Remote, RemoteConfig};
 use mproxy_sim::Verdict;
 
 const AMPLE: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ impl Example {
             max_in_flight: 10,
             tls: Default::default(),
         };
-        Remote::start(config, Arc::new(Unwatched)).unwrap()
+        Remote::start(config, Arc::new(NoWatch)).unwrap()
     }
 }
 

@@ -21,9 +21,9 @@ use mproxy_core::rule::{Act, Message};
 use tokio::time::{Instant, timeout_at};
 
 use super::password::Password;
-use super::queue::{SentAway, TurnQueue};
+use super::queue::{Evicted, TurnQueue};
 use super::{Acl, AclErrors, Reloaded, RuleAnswer, Size};
-use crate::slices::Judge;
+use crate::slices::FilterJudge;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -49,9 +49,9 @@ pub struct AclAdviser {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownUsers {
     /// It is refused, and not told from one with a wrong password. For a file after which nobody else is asked.
-    Refused,
+    Refuse,
     /// Others are asked about it.
-    LeftToOthers,
+    LeaveToOthers,
 }
 
 impl AclAdviser {
@@ -114,38 +114,42 @@ impl AclAdviser {
             let refusal = Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
             return refuse(refusal.about(About::ClientId));
         }
-        let will = will_word(&acl, question);
+        let will = judge_will(&acl, question);
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
             // Who sends no name is somebody only where the file says so.
+            // No password is looked at: without a name there is none to hold it against.
             None if acl.anonymous == Some(true) => return admit_known_user(will),
             None if acl.knows_users() => {
-                return self.unknown(will, Refusal::default().about(About::Username));
+                return self.answer_unknown_user(will, Refusal::default().about(About::Username));
             }
             None => None,
         };
         match password {
+            // What was found of the will is said after the password only: a stranger learns nothing of the rules.
             Some(password) => self.verify(password, About::Password, question, admit_known_user(will)),
-            None if !acl.knows_users() => self.nobody_s_user(will),
-            None => self.stranger(&acl, question, will),
+            None if !acl.knows_users() => self.leave_user_to_others(will),
+            None => self.refuse_unknown_user(&acl, question, will),
         }
     }
 
     /// The file leaves it to others who somebody is, and looks at the will only. Where nobody cares, nobody objects.
-    fn nobody_s_user(&self, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
+    fn leave_user_to_others(&self, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
         match (will, self.unknown_users) {
-            (RuleAnswer::Allow(()), UnknownUsers::Refused) => Answer::Now(Ruling::allow(Source::Acl)),
-            (RuleAnswer::Allow(()), UnknownUsers::LeftToOthers) => Answer::Pass(Silence::Agrees(Source::Acl)),
+            (RuleAnswer::Allow(()), UnknownUsers::Refuse) => Answer::Now(Ruling::allow(Source::Acl)),
+            (RuleAnswer::Allow(()), UnknownUsers::LeaveToOthers) => {
+                Answer::Pass(Silence::Agrees(Source::Acl))
+            }
             (RuleAnswer::Refuse(_) | RuleAnswer::Silence, _) => admit_known_user(will),
         }
     }
 
     /// A client that the file does not know. A will that a rule refuses is refused whoever's it is.
-    fn unknown(&self, will: RuleAnswer<()>, refusal: Refusal) -> Answer<ConnectDecision> {
+    fn answer_unknown_user(&self, will: RuleAnswer<()>, refusal: Refusal) -> Answer<ConnectDecision> {
         match (will, self.unknown_users) {
-            (_, UnknownUsers::Refused) => refuse(refusal),
-            (RuleAnswer::Refuse(reason), UnknownUsers::LeftToOthers) => refuse(will_refused(reason)),
-            (RuleAnswer::Allow(()) | RuleAnswer::Silence, UnknownUsers::LeftToOthers) => {
+            (_, UnknownUsers::Refuse) => refuse(refusal),
+            (RuleAnswer::Refuse(reason), UnknownUsers::LeaveToOthers) => refuse(will_refused(reason)),
+            (RuleAnswer::Allow(()) | RuleAnswer::Silence, UnknownUsers::LeaveToOthers) => {
                 Answer::Pass(Silence::DENIES)
             }
         }
@@ -153,7 +157,7 @@ impl AclAdviser {
 
     /// A user name that is not in the file. Where nobody else is asked it must look like a wrong password, in
     /// time too: somebody's hash is worked on, and the outcome is not looked at.
-    fn stranger(
+    fn refuse_unknown_user(
         &self,
         acl: &Acl,
         question: &ConnectQuestion<'_>,
@@ -161,10 +165,10 @@ impl AclAdviser {
     ) -> Answer<ConnectDecision> {
         let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
         match (acl.users.values().next(), self.unknown_users) {
-            (Some(decoy), UnknownUsers::Refused) => {
+            (Some(decoy), UnknownUsers::Refuse) => {
                 self.verify(decoy, About::Username, question, refuse(refusal))
             }
-            (Some(_) | None, _) => self.unknown(will, refusal),
+            (Some(_) | None, _) => self.answer_unknown_user(will, refusal),
         }
     }
 
@@ -181,6 +185,7 @@ impl AclAdviser {
         let deadline = Instant::now().checked_add(self.within).unwrap_or_else(Instant::now);
         let queue = Arc::clone(&self.queue);
         let (password, address) = (password.clone(), Neighbours::from(&question.peer.origin.remote));
+        // The packet's own bytes, shared: a copy of each password that waits would be a flood's cheapest way to memory.
         let kept = KeptConnect::of(question);
         Answer::Later(Box::pin(async move {
             // All of it is work of our own: never a failed answer, which a failure rule could turn into a yes.
@@ -190,7 +195,7 @@ impl AclAdviser {
             };
             let turn = match timeout_at(deadline, queue.turn(address)).await {
                 Ok(Ok(turn)) => turn,
-                Ok(Err(SentAway)) => return overloaded("too many passwords to verify"),
+                Ok(Err(Evicted)) => return overloaded("too many passwords to verify"),
                 Err(_) => return overloaded("no turn to verify the password in time"),
             };
             // The turn goes with the work: a client that leaves does not make room for another before the core is
@@ -201,6 +206,7 @@ impl AclAdviser {
             });
             match timeout_at(deadline, work).await {
                 Err(_) => overloaded("verifying the password took too long"),
+                // Panicked, or the runtime ends. Neither is a wrong password, which a client would stop at.
                 Ok(Err(_)) => overloaded("verifying the password was cut short"),
                 Ok(Ok(false)) => refuse(Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(about)),
                 Ok(Ok(true)) => then,
@@ -229,11 +235,11 @@ impl Decider for AclAdviser {
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let (acl, peer) = (self.acl.load_full(), Arc::clone(question.peer));
-        let judge = Judge {
+        let judge = FilterJudge {
             source: Source::Acl,
             silence: Silence::DENIES,
             rules: self.patterns.load(Ordering::Relaxed),
-            word: move |request: &FilterRequest<'_>| {
+            decide: move |request: &FilterRequest<'_>| {
                 filter_decision(request, acl.filter(&peer, request.filter.as_str()))
             },
         };
@@ -251,6 +257,7 @@ impl Decider for AclAdviser {
     fn want(&self, hook: Hook) -> Want {
         match hook {
             Hook::Connect | Hook::Publish | Hook::Subscribe => Want::Head,
+            // So that a session whose deliveries nobody judges parses none of them.
             Hook::Deliver if self.acl.load().receives => Want::Head,
             Hook::Deliver => Want::Nothing,
         }
@@ -276,7 +283,7 @@ fn admit_known_user(will: RuleAnswer<()>) -> Answer<ConnectDecision> {
 }
 
 /// What the rules say of the will; no will is fine.
-fn will_word(acl: &Acl, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
+fn judge_will(acl: &Acl, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
     let Some(will) = &question.connect.will else { return RuleAnswer::Allow(()) };
     let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
     acl.message(Act::Will, question.peer, message)
@@ -290,8 +297,8 @@ fn refuse(refusal: Refusal) -> Answer<ConnectDecision> {
     Answer::Now(Ruling::refuse(Source::Acl, refusal))
 }
 
-fn filter_decision(request: &FilterRequest<'_>, word: RuleAnswer<QoS>) -> Option<Decision<FilterChange>> {
-    Some(match word {
+fn filter_decision(request: &FilterRequest<'_>, answer: RuleAnswer<QoS>) -> Option<Decision<FilterChange>> {
+    Some(match answer {
         RuleAnswer::Silence => return None,
         RuleAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
         RuleAnswer::Allow(max_qos) => {

@@ -63,11 +63,11 @@ impl fmt::Display for AclErrors {
 
 impl std::error::Error for AclErrors {}
 
-type Value<'a> = Spanned<DeValue<'a>>;
+type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
     let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { text, faults: Vec::new(), whole: syntax.is_empty() };
+    let mut reader = AclReader { text, faults: Vec::new(), whole: syntax.is_empty() };
     for error in syntax {
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
@@ -88,14 +88,14 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
     Err(AclErrors { name: name.to_owned(), faults: reader.faults })
 }
 
-struct Reader<'t> {
+struct AclReader<'t> {
     text: &'t str,
     faults: Vec<AclError>,
     /// The text is TOML throughout: what is missing was not merely lost to a syntax error.
     whole: bool,
 }
 
-impl Reader<'_> {
+impl AclReader<'_> {
     fn document(&mut self, document: &DeTable<'_>, acl: &mut Acl) {
         for (key, value) in document {
             let name = key.get_ref().as_ref();
@@ -107,6 +107,7 @@ impl Reader<'_> {
                     reader.user(table, at, key, acl);
                 }),
                 "rules" => self.each_table(value, name, |reader, table, at, key| {
+                    // One with a fault is left out, and its fault refuses the file; those behind it are read for theirs.
                     acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
                 }),
                 _ => self.unknown(
@@ -125,6 +126,7 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "name" => name = self.text(value, &full).map(|text| (text, value.span(), full)),
                 "password" => {
+                    // Checked now: a hash with a typing error would lock its user out until somebody looks.
                     password = self.text(value, &full).map(|text| {
                         Password::parse(text).map_err(|what| self.fault(value.span(), full, what))
                     });
@@ -139,6 +141,7 @@ impl Reader<'_> {
             self.missing(at, format!("{path}.password"));
         }
         let Some((name, span, full)) = name else { return };
+        // Neither wins: to whoever reads the file both passwords look right.
         if acl.users.contains_key(name) {
             return self.fault(span, full, format!("there is a user {name:?} already"));
         }
@@ -206,7 +209,7 @@ impl Reader<'_> {
         Some(AclRule { users, client_ids, rule })
     }
 
-    fn client_ids(&mut self, value: &Value<'_>, key: &str) -> Box<[Name]> {
+    fn client_ids(&mut self, value: &TomlValue<'_>, key: &str) -> Box<[Name]> {
         let mut names = Vec::new();
         self.each_text(value, key, |reader, text, span, key| match Name::parse(text) {
             Ok(name) => names.push(name),
@@ -215,7 +218,7 @@ impl Reader<'_> {
         names.into()
     }
 
-    fn topics(&mut self, value: &Value<'_>, key: &str) -> Vec<Pattern> {
+    fn topics(&mut self, value: &TomlValue<'_>, key: &str) -> Vec<Pattern> {
         let mut topics = Vec::new();
         self.each_text(value, key, |reader, text, span, key| match Pattern::parse(text) {
             Ok(pattern) => topics.push(pattern),
@@ -224,13 +227,13 @@ impl Reader<'_> {
         topics
     }
 
-    fn names(&mut self, value: &Value<'_>, key: &str) -> NameSet {
+    fn names(&mut self, value: &TomlValue<'_>, key: &str) -> NameSet {
         let mut names = Vec::new();
         self.each_text(value, key, |_, text, _, _| names.push(text.into()));
         NameSet::new(names)
     }
 
-    fn actions(&mut self, value: &Value<'_>, key: &str) -> Actions {
+    fn actions(&mut self, value: &TomlValue<'_>, key: &str) -> Actions {
         let mut actions = Actions::NONE;
         self.each_text(value, key, |reader, text, span, key| {
             let act = match text {
@@ -248,7 +251,7 @@ impl Reader<'_> {
         actions
     }
 
-    fn qos(&mut self, value: &Value<'_>, key: &str) -> Option<QoS> {
+    fn qos(&mut self, value: &TomlValue<'_>, key: &str) -> Option<QoS> {
         let qos = match value.get_ref() {
             DeValue::Integer(number) => {
                 u8::from_str_radix(number.as_str(), number.radix()).ok().and_then(QoS::from_bits)
@@ -261,7 +264,7 @@ impl Reader<'_> {
         qos
     }
 
-    fn word<T: Copy>(&mut self, value: &Value<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+    fn word<T: Copy>(&mut self, value: &TomlValue<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(value, key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meant)| *meant);
         if found.is_none() {
@@ -271,7 +274,7 @@ impl Reader<'_> {
         found
     }
 
-    fn flag(&mut self, value: &Value<'_>, key: &str) -> Option<bool> {
+    fn flag(&mut self, value: &TomlValue<'_>, key: &str) -> Option<bool> {
         let flag = value.get_ref().as_bool();
         if flag.is_none() {
             self.fault(value.span(), key.to_owned(), "must be true or false");
@@ -279,7 +282,7 @@ impl Reader<'_> {
         flag
     }
 
-    fn text<'v>(&mut self, value: &'v Value<'_>, key: &str) -> Option<&'v str> {
+    fn text<'v>(&mut self, value: &'v TomlValue<'_>, key: &str) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.fault(value.span(), key.to_owned(), "must be a string");
@@ -290,7 +293,7 @@ impl Reader<'_> {
     /// The texts of a list that has at least one.
     fn each_text(
         &mut self,
-        value: &Value<'_>,
+        value: &TomlValue<'_>,
         key: &str,
         mut take: impl FnMut(&mut Self, &str, Range<usize>, String),
     ) {
@@ -308,7 +311,7 @@ impl Reader<'_> {
 
     fn each_table(
         &mut self,
-        value: &Value<'_>,
+        value: &TomlValue<'_>,
         key: &str,
         mut take: impl FnMut(&mut Self, &DeTable<'_>, Range<usize>, &str),
     ) {

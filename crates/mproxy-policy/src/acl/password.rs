@@ -34,6 +34,7 @@ impl Password {
 
     /// Whether it is the hash of this password. Slow: not for an async thread.
     pub(super) fn verify(&self, password: &[u8]) -> bool {
+        // The parameters of the hash count, not the defaults of this crate: files made elsewhere verify.
         Argon2::default().verify_password(password, &self.0.password_hash()).is_ok()
     }
 }

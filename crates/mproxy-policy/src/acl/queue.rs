@@ -42,7 +42,7 @@ pub(super) struct PasswordTurn(Option<Arc<TurnQueue>>);
 
 /// Others needed the place in the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SentAway;
+pub(super) struct Evicted;
 
 /// A place in the queue; dropped, it is given up.
 struct QueuePlace<'q> {
@@ -68,7 +68,7 @@ impl TurnQueue {
     ///
     /// # Errors
     /// The queue was full.
-    pub(super) async fn turn(self: &Arc<Self>, address: Neighbours) -> Result<PasswordTurn, SentAway> {
+    pub(super) async fn turn(self: &Arc<Self>, address: Neighbours) -> Result<PasswordTurn, Evicted> {
         let (sender, receiver) = oneshot::channel();
         let arrival = {
             let mut state = self.state();
@@ -77,13 +77,15 @@ impl TurnQueue {
                 return Ok(PasswordTurn(Some(Arc::clone(self))));
             }
             let arrival = state.enter(address, sender);
+            // After it has entered, so that one rule says who goes, the newcomer included.
             if state.count > self.most {
-                state.send_away(address);
+                state.evict(address);
             }
             arrival
         };
+        // Dropping the future is how a client that hangs up leaves the queue.
         let _place = QueuePlace { queue: self, address, arrival };
-        receiver.await.map_err(|_| SentAway)
+        receiver.await.map_err(|_| Evicted)
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
@@ -149,7 +151,7 @@ impl QueueState {
     }
 
     /// One too many is here, and it came from `newest`.
-    fn send_away(&mut self, newest: Neighbours) {
+    fn evict(&mut self, newest: Neighbours) {
         let oldest = |address: &Neighbours| {
             let line = self.waiting.get(address)?;
             Some((line.front()?.arrival, line.len()))
@@ -204,13 +206,13 @@ mod tests {
 
     use super::*;
 
-    type Entering<'q> = Pin<Box<dyn Future<Output = Result<PasswordTurn, SentAway>> + 'q>>;
+    type Entering<'q> = Pin<Box<dyn Future<Output = Result<PasswordTurn, Evicted>> + 'q>>;
 
     /// Comes, and waits unless there is a turn.
     fn comes<'q>(
         queue: &'q Arc<TurnQueue>,
         from: &str,
-    ) -> (Entering<'q>, Option<Result<PasswordTurn, SentAway>>) {
+    ) -> (Entering<'q>, Option<Result<PasswordTurn, Evicted>>) {
         let mut entering: Entering<'q> = Box::pin(queue.turn(from.parse::<IpAddr>().unwrap().into()));
         let now = is_in(&mut entering);
         (entering, now)
@@ -222,7 +224,7 @@ mod tests {
         entering
     }
 
-    fn is_in(entering: &mut Entering<'_>) -> Option<Result<PasswordTurn, SentAway>> {
+    fn is_in(entering: &mut Entering<'_>) -> Option<Result<PasswordTurn, Evicted>> {
         match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
@@ -258,13 +260,13 @@ mod tests {
         let mut other = waits(&queue, "192.0.2.2");
         // One more of the crowd: its own oldest goes.
         crowd.push(waits(&queue, "192.0.2.1"));
-        assert!(matches!(is_in(&mut crowd[0]), Some(Err(SentAway))));
+        assert!(matches!(is_in(&mut crowd[0]), Some(Err(Evicted))));
         // One from elsewhere: still one of the crowd goes.
         let mut third = waits(&queue, "2001:db8::1");
-        assert!(matches!(is_in(&mut crowd[1]), Some(Err(SentAway))));
+        assert!(matches!(is_in(&mut crowd[1]), Some(Err(Evicted))));
         // Another of the same /64: the oldest of that.
         let _fourth = waits(&queue, "2001:db8::ffff:2");
-        assert!(matches!(is_in(&mut third), Some(Err(SentAway))));
+        assert!(matches!(is_in(&mut third), Some(Err(Evicted))));
         assert!(
             is_in(&mut other).is_none() && is_in(&mut crowd[2]).is_none() && is_in(&mut crowd[3]).is_none()
         );
@@ -272,7 +274,7 @@ mod tests {
         drop(crowd);
         let _more = [waits(&queue, "192.0.2.3"), waits(&queue, "192.0.2.4")];
         let mut newest = waits(&queue, "::ffff:192.0.2.5");
-        assert!(matches!(is_in(&mut other), Some(Err(SentAway))) && is_in(&mut newest).is_none());
+        assert!(matches!(is_in(&mut other), Some(Err(Evicted))) && is_in(&mut newest).is_none());
         assert_eq!(queue.state().count, 4);
     }
 
@@ -312,7 +314,7 @@ mod tests {
                 match is_in(&mut one) {
                     None => still.push_back(one),
                     Some(Ok(turn)) => working.push(turn),
-                    Some(Err(SentAway)) => {}
+                    Some(Err(Evicted)) => {}
                 }
             }
             waiting = still;

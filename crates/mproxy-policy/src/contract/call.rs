@@ -13,8 +13,8 @@ use tonic::client::Grpc;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 
-use super::said::Said;
-use super::{Rpc, timed};
+use super::request_body::RequestBody;
+use super::{Rpc, with_timeout};
 
 /// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB. It grows by what is needed.
 const BUFFER: usize = 256;
@@ -39,12 +39,18 @@ impl Rpc {
 }
 
 /// Puts what was said to the service, and gives the bytes of its answer.
-pub(super) async fn call(rpc: Rpc, said: Said, channel: Channel, within: Duration) -> Result<Bytes, Status> {
-    let mut service = Grpc::new(said.over(channel));
+pub(super) async fn call(
+    rpc: Rpc,
+    body: RequestBody,
+    channel: Channel,
+    within: Duration,
+) -> Result<Bytes, Status> {
+    let mut service = Grpc::new(body.into_channel(channel));
     // Waiting for it to be ready has errors of its own, which the generated client tells in these words.
     service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
     let path = PathAndQuery::from_static(rpc.path());
-    service.unary(timed((), within), path, Plain).await.map(tonic::Response::into_inner)
+    // As `grpc-timeout`, too: the service can stop working on what nobody waits for any more.
+    service.unary(with_timeout((), within), path, Plain).await.map(tonic::Response::into_inner)
 }
 
 /// An answer from its bytes.
@@ -89,6 +95,7 @@ impl Decoder for Plain {
     type Error = Status;
 
     fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        // Not decoded here: the state of a call would hold the message, and each RPC would have a state of its own.
         Ok(Some(answer.copy_to_bytes(answer.remaining())))
     }
 

@@ -35,6 +35,7 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
     let expires_at = grant.expires_at.map(expiry).transpose()?.flatten();
     let ttl = grant.ttl.map(|ttl| self::ttl(ttl, complaints)).transpose()?;
     let mut read = Grant::new(rules, default);
+    // All fields are read before the grant is made: one that is wrong anywhere never exists in part.
     read.version = grant.version.into();
     (read.limits, read.mapping, read.expires_at, read.ttl) = (limits, mapping, expires_at, ttl.flatten());
     Ok(read)
@@ -42,6 +43,7 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
 
 fn rule(rule: wire::GrantRule) -> Read<Rule> {
     let effect = effect("rule", rule.effect)?;
+    // "Deny above QoS 0" cannot be said like this, and reading it as a whole deny, or as none, would be a guess.
     if effect != Effect::Allow && (rule.max_qos.is_some() || rule.retain.is_some()) {
         return Err(invalid("a rule of a grant bounds what it does not allow"));
     }
@@ -54,6 +56,7 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
         effect,
         actions: actions(&rule.actions)?,
         topics: topics.into(),
+        // As in the rule file: what is left out does not bound.
         max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos).map_err(|error| invalid(error.detail))?,
         retain: if rule.retain == Some(false) { Retain::Refused } else { Retain::Allowed },
     })
@@ -95,11 +98,13 @@ fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimit
         if !rate.is_finite() || rate < 0.0 {
             return Err(invalid(format!("GrantLimits.{name}: {rate}")));
         }
+        // Said and not refused: a service that is ahead of mproxy would otherwise lock everybody out.
         complaints.say(
             Complaint::Rates,
             format_args!("GrantLimits of messages or bytes per second are not supported by this version"),
         );
     }
+    // Of a service that fills in zeros for what it did not set: the client could not even send a PINGREQ.
     if limits.packet_size == Some(0) {
         return Err(invalid("a grant allows packets of no bytes"));
     }
@@ -119,6 +124,7 @@ fn expiry(at: prost_types::Timestamp) -> Read<Option<Instant>> {
     }
     let nanos = Duration::from_nanos(u64::from(at.nanos.unsigned_abs()));
     let since_epoch = u64::try_from(at.seconds).ok().map(Duration::from_secs).map(|secs| secs + nanos);
+    // Wall clock once, then monotonic: whoever sets the clock of the machine does not prolong or end grants in force.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     match since_epoch.and_then(|at| at.checked_sub(now)).filter(|left| !left.is_zero()) {
         None => Err(Unusable {

@@ -5,7 +5,7 @@ use mproxy_codec::topic::{check_filter, reaches};
 use super::{Rpc, wire};
 
 /// Of a service that did not say: enough for what devices usually send, little enough to hold for each packet.
-const PAYLOAD_UNTOLD: u32 = 64 * 1024;
+const PAYLOAD_DEFAULT: u32 = 64 * 1024;
 
 /// A payload that is asked for is held whole: this is what a service may ask for at most.
 const PAYLOAD_MOST: u32 = 1024 * 1024;
@@ -20,18 +20,18 @@ pub(crate) struct Hello {
 
 /// Which calls a service wants, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wants([Option<Wanted>; Rpc::ALL.len()]);
+pub(crate) struct Wants([Option<WantedCall>; Rpc::ALL.len()]);
 
 /// A call that a service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedCall {
     /// Empty: every topic.
     topics: Box<[Box<str>]>,
     /// Bytes of payload to send along; 0: none.
     pub(crate) payload: u32,
 }
 
-impl Wanted {
+impl WantedCall {
     /// Whether a publish to this topic is among what is wanted. Wildcards reach topics that begin with `$`: that
     /// [MQTT-4.7.2-1] keeps subscriptions away from them is no reason not to ask.
     pub(crate) fn covers(&self, topic: &str) -> bool {
@@ -53,11 +53,12 @@ impl Wants {
     /// Of a service that does not say: everything, but for deliveries, which most have no rules for.
     pub(crate) fn everything() -> Self {
         Self(Rpc::ALL.map(|rpc| {
-            (rpc != Rpc::AuthDeliver).then(|| Wanted { topics: Box::default(), payload: PAYLOAD_UNTOLD })
+            // Each delivery would be a call, for each subscriber of each message: only who asks for that gets it.
+            (rpc != Rpc::AuthDeliver).then(|| WantedCall { topics: Box::default(), payload: PAYLOAD_DEFAULT })
         }))
     }
 
-    pub(crate) const fn of(&self, rpc: Rpc) -> Option<&Wanted> {
+    pub(crate) const fn of(&self, rpc: Rpc) -> Option<&WantedCall> {
         self.0[rpc as usize].as_ref()
     }
 
@@ -89,7 +90,8 @@ impl Hello {
             let Ok(hook) = wire::Hook::try_from(want.hook) else { continue };
             if let Some(rpc) = rpc(hook) {
                 let topics = want.topic_filters.iter().map(|filter| filter.as_str().into()).collect();
-                let wanted = Wanted { topics, payload: want.payload_limit.min(PAYLOAD_MOST) };
+                let wanted = WantedCall { topics, payload: want.payload_limit.min(PAYLOAD_MOST) };
+                // Named twice, both count: the last one alone would let the topics of the first pass without a question.
                 let slot = &mut wants.0[rpc as usize];
                 *slot = Some(match slot.take() {
                     Some(before) => before.and(&wanted),
@@ -141,7 +143,7 @@ mod tests {
     fn an_empty_answer_is_no_hello() {
         assert_eq!(Hello::read(wire::HelloResponse::default()).unwrap().wants, None);
         let wants = Wants::everything();
-        assert_eq!(wants.of(Rpc::AuthPublish).unwrap().payload, PAYLOAD_UNTOLD);
+        assert_eq!(wants.of(Rpc::AuthPublish).unwrap().payload, PAYLOAD_DEFAULT);
         assert!(wants.of(Rpc::AuthDeliver).is_none());
     }
 

@@ -56,19 +56,19 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
     })
 }
 
-fn connect_said(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
-    AuthRequest::connect(&question).said().read()
+fn connect_request(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
+    AuthRequest::connect(&question).body().read()
 }
 
-fn publish_said(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
-    AuthRequest::publish(&question).said().read()
+fn publish_request(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
+    AuthRequest::publish(&question).body().read()
 }
 
 /// The client as it stands in an event about it.
-fn about(peer: &Arc<Peer>) -> wire::Client {
+fn client_in_event(peer: &Arc<Peer>) -> wire::Client {
     let event =
         Event { peer: Arc::clone(peer), what: Happening::Connect { session_present: false }, purse: None };
-    Tell::new(&event, SystemTime::now(), 1).read::<wire::ConnectEvent>().client.unwrap()
+    EventRequest::new(&event, SystemTime::now(), 1).read::<wire::ConnectEvent>().client.unwrap()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_large_client_is_encoded_once_for_all_that_is_on_its_way() {
     let large = Arc::new(large);
     let event =
         Event { peer: Arc::clone(&large), what: Happening::Connect { session_present: false }, purse: None };
-    let told = Tell::new(&event, SystemTime::now(), 1);
+    let told = EventRequest::new(&event, SystemTime::now(), 1);
     let shared = large.encoded.or_encode(|| unreachable!("the event holds it"));
     assert!(Arc::strong_count(&shared) > 1 && shared.len() > 3000 * 6);
     let client = told.read::<wire::ConnectEvent>().client.unwrap();
@@ -93,17 +93,17 @@ fn a_client_of_a_unix_socket_is_told_with_its_credentials() {
     origin.transport = Transport::Unix;
     (origin.remote, origin.local) = (Address::Process(root), Address::Path(Path::new("/run/a.sock").into()));
     (origin.tls, origin.ws) = (None, None);
-    let told = about(&Arc::new(peer));
+    let told = client_in_event(&Arc::new(peer));
     assert_eq!(told.transport(), wire::Transport::Unix);
     assert_eq!((&*told.remote_address, &*told.local_address), ("unix:uid=0,gid=0", "unix:/run/a.sock"));
     // Root is not the same as unknown.
     assert_eq!(told.unix_peer, Some(wire::UnixPeer { pid: None, uid: Some(0), gid: Some(0) }));
-    assert_eq!(about(&self::peer(Version::V5)).unix_peer, None);
+    assert_eq!(client_in_event(&self::peer(Version::V5)).unix_peer, None);
 }
 
 #[test]
 fn a_client_is_told_whole() {
-    let told = about(&peer(Version::V5));
+    let told = client_in_event(&peer(Version::V5));
     assert_eq!(told.connection_id, "01234567-89ab-cdef-0011-223344556677");
     assert_eq!((told.epoch, told.instance.as_str(), told.listener.as_str()), (9, "one", "wss"));
     assert_eq!(told.transport(), wire::Transport::Wss);
@@ -144,7 +144,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     let peer = peer(Version::V5);
     let packet = &Bytes::new();
     let question = ConnectQuestion { peer: &peer, connect: &connect, packet };
-    let told = connect_said(question);
+    let told = connect_request(question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));
     assert_eq!((told.authentication_method(), told.request_problem_information), ("SCRAM", Some(false)));
@@ -159,7 +159,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
 
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
-    let told: wire::AuthConnectRequest = AuthRequest::renewal(&RenewQuestion { peer: &peer }).said().read();
+    let told: wire::AuthConnectRequest = AuthRequest::renewal(&RenewQuestion { peer: &peer }).body().read();
     assert_eq!((told.refresh, told.password, told.will), (true, None, None));
     assert_eq!((told.clean_start, told.keep_alive), (peer.clean_start, peer.keep_alive.into()));
 }
@@ -177,17 +177,17 @@ fn a_publish_is_told_with_its_payload_or_its_size() {
         payload: Payload::Whole(b"21"),
         properties: Properties::check(&raw, Place::Packet(PacketType::Publish), Sender::Client).unwrap(),
     };
-    let told = publish_said(question);
+    let told = publish_request(question);
     assert_eq!((&*told.topic, told.qos, told.retain, told.dup), ("a/b", 2, true, true));
     assert_eq!((told.payload(), told.payload_size), (&b"21"[..], 2));
     let properties = told.properties.unwrap();
     assert_eq!((properties.message_expiry, properties.content_type()), (Some(9), "t"));
     assert_eq!((properties.response_topic(), properties.correlation_data()), ("r", &[7][..]));
 
-    let told = publish_said(PublishQuestion { payload: Payload::Size(1 << 20), ..question });
+    let told = publish_request(PublishQuestion { payload: Payload::Size(1 << 20), ..question });
     assert_eq!((told.payload, told.payload_size), (None, 1 << 20));
     let old = self::peer(Version::V311);
-    assert_eq!(publish_said(PublishQuestion { peer: &old, ..question }).properties, None);
+    assert_eq!(publish_request(PublishQuestion { peer: &old, ..question }).properties, None);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_subscribe_is_told_with_groups_apart() {
     let properties = Properties::check(&raw, Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
     let (peer, filters) = (peer(Version::V5), [line("a/+"), line("$share/g/a/#")]);
     let question = SubscribeQuestion::new(&peer, &filters, properties);
-    let told: wire::AuthSubscribeRequest = AuthRequest::subscribe(&question).said().read();
+    let told: wire::AuthSubscribeRequest = AuthRequest::subscribe(&question).body().read();
     assert_eq!(told.subscription_identifier, Some(5));
     let first = &told.filters[0];
     assert_eq!((&*first.filter, &first.share_group, first.qos), ("a/+", &None, 1));
@@ -211,14 +211,14 @@ fn a_subscribe_is_told_with_groups_apart() {
     assert_eq!((&*told.filters[1].filter, told.filters[1].share_group()), ("a/#", "g"));
 }
 
-fn told(what: Happening) -> Tell {
+fn event_request(what: Happening) -> EventRequest {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
-    Tell::new(&Event { peer: peer(Version::V311), what, purse: None }, time, 42)
+    EventRequest::new(&Event { peer: peer(Version::V311), what, purse: None }, time, 42)
 }
 
 #[test]
 fn events_carry_who_when_and_which() {
-    let event: wire::ConnectEvent = told(Happening::Connect { session_present: true }).read();
+    let event: wire::ConnectEvent = event_request(Happening::Connect { session_present: true }).read();
     assert_eq!(event.client.unwrap().client_id, "c1");
     let time = event.time.unwrap();
     assert_eq!((time.seconds, time.nanos, event.sequence), (1, 500_000_000, 42));
@@ -231,17 +231,17 @@ fn events_carry_who_when_and_which() {
         size: 3,
         payload: Some(Bytes::from_static(b"abc")),
     };
-    let event: wire::PublishEvent = told(Happening::Publish(Box::new(published))).read();
+    let event: wire::PublishEvent = event_request(Happening::Publish(Box::new(published))).read();
     assert_eq!((&*event.topic, event.qos, event.retain, event.payload_size), ("t", 1, true, 3));
     assert_eq!(event.payload(), b"abc");
 
     let filters = vec![("a".into(), 1), ("$share/g/b".into(), 0x80)].into();
-    let event: wire::SubscribeEvent = told(Happening::Subscribe { filters }).read();
+    let event: wire::SubscribeEvent = event_request(Happening::Subscribe { filters }).read();
     assert_eq!((&*event.filters[0].filter, event.filters[0].reason_code), ("a", 1));
     assert_eq!((event.filters[1].share_group(), event.filters[1].reason_code), ("g", 0x80));
 
     let filters = vec!["$share/g/b".into()].into();
-    let event: wire::UnsubscribeEvent = told(Happening::Unsubscribe { filters }).read();
+    let event: wire::UnsubscribeEvent = event_request(Happening::Unsubscribe { filters }).read();
     assert_eq!((&*event.filters[0].filter, event.filters[0].share_group()), ("b", "g"));
 }
 
@@ -250,13 +250,13 @@ fn a_disconnect_says_why_and_whose_doing_it_was() {
     let traffic = Traffic { client_packets: 1, client_bytes: 2, broker_packets: 3, broker_bytes: 4 };
     let ended = |fault| Happening::Disconnect(Box::new(Ended { fault, will_suppressed: true, traffic }));
     let kicked = Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION };
-    let event: wire::DisconnectEvent = told(ended(kicked)).read();
+    let event: wire::DisconnectEvent = event_request(ended(kicked)).read();
     assert_eq!((event.cause(), event.by()), (wire::Cause::Kicked, wire::Party::Policy));
     assert_eq!((event.reason_code, event.will_suppressed), (0x98, true));
     assert!(event.detail.contains("administrator"), "{}", event.detail);
     assert_eq!(event.traffic.unwrap().broker_bytes, 4);
 
     let how = mproxy_core::fault::Closed::Eof;
-    let event: wire::DisconnectEvent = told(ended(Fault::Lost { side: Side::Client, how })).read();
+    let event: wire::DisconnectEvent = event_request(ended(Fault::Lost { side: Side::Client, how })).read();
     assert_eq!((event.cause(), event.by()), (wire::Cause::Lost, wire::Party::Client));
 }

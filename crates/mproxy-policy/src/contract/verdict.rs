@@ -11,7 +11,7 @@ use mproxy_core::policy::{
     PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind, WillChange,
 };
 
-use super::ask::AuthConnect;
+use super::auth_request::AuthConnect;
 use super::complaints::{Complaint, Complaints};
 use super::wire;
 
@@ -20,19 +20,16 @@ const FIELD_MOST: usize = 65_535;
 
 pub(super) type Read<T> = Result<T, Unusable>;
 
-/// What an answer comes to.
-pub(super) type Verdict<D> = Result<D, Undecided>;
-
 pub(super) fn connect(
     answer: wire::AuthConnectResponse,
     asked: AuthConnect,
     complaints: &Complaints,
-) -> Verdict<ConnectDecision> {
-    use wire::auth_connect_response::Verdict as Said;
+) -> Result<ConnectDecision, Undecided> {
+    use wire::auth_connect_response::Verdict as WireVerdict;
     match answer.verdict {
         None => Err(unset("AuthConnect").into()),
-        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(allow)) => {
+        Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(WireVerdict::Allow(allow)) => {
             let (allow, has_will) = match asked {
                 AuthConnect::Client { has_will } => (allow, has_will),
                 // What it says of the client's CONNECT is of no effect, and so does no harm either.
@@ -49,45 +46,46 @@ pub(super) fn connect(
 pub(super) fn publish(
     answer: wire::AuthPublishResponse,
     complaints: &Complaints,
-) -> Verdict<PublishDecision> {
-    use wire::auth_publish_response::Verdict as Said;
+) -> Result<PublishDecision, Undecided> {
+    use wire::auth_publish_response::Verdict as WireVerdict;
     match answer.verdict {
         None => Err(unset("AuthPublish").into()),
-        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(allow)) => Ok(Decision::Allow(publish_change(allow)?)),
+        Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(WireVerdict::Allow(allow)) => Ok(Decision::Allow(publish_change(allow)?)),
     }
 }
 
 pub(super) fn deliver(
     answer: wire::AuthDeliverResponse,
     complaints: &Complaints,
-) -> Verdict<PublishDecision> {
-    use wire::auth_deliver_response::Verdict as Said;
+) -> Result<PublishDecision, Undecided> {
+    use wire::auth_deliver_response::Verdict as WireVerdict;
     match answer.verdict {
         None => Err(unset("AuthDeliver").into()),
-        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(wire::DeliverAllow { topic, payload, cache_for: _ })) => {
+        Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(WireVerdict::Allow(wire::DeliverAllow { topic, payload, cache_for: _ })) => {
             let change = wire::PublishAllow { topic, payload, ..Default::default() };
             Ok(Decision::Allow(publish_change(change)?))
         }
     }
 }
 
-/// `asked`: about how many filters; `groups`: those of shared ones, by their place.
+/// `filter_count`: of the question; `groups`: those of its shared filters, by their place.
 pub(super) fn subscribe(
     answer: wire::AuthSubscribeResponse,
-    asked: usize,
+    filter_count: usize,
     groups: &[(usize, Box<str>)],
     complaints: &Complaints,
-) -> Verdict<SubscribeDecision> {
-    let told = answer.verdicts.len();
-    if told != asked {
-        let detail = format!("AuthSubscribe answered {told} verdicts to {asked} filters");
+) -> Result<SubscribeDecision, Undecided> {
+    let verdict_count = answer.verdicts.len();
+    if verdict_count != filter_count {
+        let detail = format!("AuthSubscribe answered {verdict_count} verdicts to {filter_count} filters");
         return Err(Unusable::new(UnusableKind::WrongLength, detail).into());
     }
     if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
         return Err(unset("AuthSubscribe").into());
     }
+    // Both lists are in the order of filters, so one walk finds each filter's group.
     let mut groups = groups.iter().peekable();
     let verdicts = answer.verdicts.into_iter().enumerate();
     let each = verdicts
@@ -104,12 +102,12 @@ fn filter(
     group: Option<&str>,
     complaints: &Complaints,
 ) -> Read<Decision<FilterChange>> {
-    use wire::filter_verdict::Verdict as Said;
+    use wire::filter_verdict::Verdict as WireVerdict;
     match verdict.verdict {
         // Beside others that are set: a failure rule that allows must not lift what one of them denies.
         None => Err(invalid("AuthSubscribe left the verdict on some filters unset")),
-        Some(Said::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(Said::Allow(allow)) => {
+        Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(WireVerdict::Allow(allow)) => {
             let filter = allow.filter.map(|filter| whole_filter(filter, group)).transpose()?;
             let max_qos = allow.max_qos.map(qos).transpose()?;
             Ok(Decision::Allow(FilterChange { filter, max_qos }))
@@ -135,6 +133,7 @@ fn admission(
     complaints: &Complaints,
 ) -> Read<Option<Box<Admission>>> {
     let admission = Admission {
+        // Checked as text here and by protocol rules where the CONNECT is rewritten: this room knows no versions.
         client_id: allow.client_id.map(|id| field("client_id", id)).transpose()?,
         username: allow.username.map(|name| field("username", name)).transpose()?,
         password: allow.password.map(|secret| binary("password", secret)).transpose()?,
@@ -146,12 +145,13 @@ fn admission(
 }
 
 fn will_change(change: wire::WillChange, has_will: bool) -> Read<WillChange> {
-    use wire::will_change::Change as Said;
+    use wire::will_change::Change as WireVerdict;
     match change.change {
         None => Err(invalid("ConnectAllow.will without saying what becomes of it")),
-        Some(Said::Remove(_)) => Ok(WillChange::Remove),
-        Some(Said::Replace(_)) if !has_will => Err(invalid("a new will for a client that has none")),
-        Some(Said::Replace(new)) => Ok(WillChange::Replace {
+        Some(WireVerdict::Remove(_)) => Ok(WillChange::Remove),
+        // A will has a topic to be judged and a client that asked for it; one that the service invents has neither.
+        Some(WireVerdict::Replace(_)) if !has_will => Err(invalid("a new will for a client that has none")),
+        Some(WireVerdict::Replace(new)) => Ok(WillChange::Replace {
             topic: new.topic.map(topic).transpose()?,
             payload: new.payload.map(|payload| binary("will payload", payload)).transpose()?,
             qos: new.qos.map(qos).transpose()?,
@@ -179,6 +179,7 @@ fn publish_change(allow: wire::PublishAllow) -> Read<Option<Box<PublishChange>>>
 fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
     let code = deny.reason_code;
     let reason = match u8::try_from(code).map(ReasonCode) {
+        // Proto3 does not tell "unset" from 0, and a refusal must not read as success on the wire.
         Ok(ReasonCode(0)) => ReasonCode::NOT_AUTHORIZED,
         Ok(reason) if reason.is_error() => reason,
         Ok(_) | Err(_) => {
@@ -193,6 +194,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
         Some(Ok(wire::Action::Drop)) => Action::Drop,
         Some(Ok(wire::Action::Disconnect)) => Action::Disconnect,
         Some(Ok(wire::Action::NoAck)) => Action::NoAck,
+        // The one that tells the client: with any other, a newer service's word would pass for success or for a lost link.
         Some(Ok(wire::Action::Unspecified) | Err(_)) => {
             complaints.say(
                 Complaint::DenyAction,

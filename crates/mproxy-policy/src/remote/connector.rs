@@ -13,9 +13,9 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::endpoint::Dialer;
-use super::health::{Connection, Endpoints};
-use super::unary::{chain, describe_status};
-use crate::contract::{Complaints, Hello, Rpc, Service, Wants};
+use super::health::{Endpoints, ServiceConnection};
+use super::unary::{describe_status, with_causes};
+use crate::contract::{Complaints, Hello, Rpc, ServiceClient, Wants};
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -65,6 +65,7 @@ impl Connector {
             let since = Instant::now();
             let connection = self.endpoints.set_healthy(self.at, connection);
             connection.gone.cancelled().await;
+            // A service that accepts and hangs up at once would otherwise be dialled without any pause.
             failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
             // The first time the next connection is so near that questions better wait for it.
             if failures <= 1 {
@@ -75,15 +76,16 @@ impl Connector {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self) -> Result<ServiceConnection, String> {
         let gone = CancellationToken::new();
-        let channel = self.dialer.dial(&gone).await.map_err(|error| chain(&error))?;
-        let service = Service::new(channel, Arc::clone(&self.complaints));
+        let channel = self.dialer.dial(&gone).await.map_err(|error| with_causes(&error))?;
+        let service = ServiceClient::new(channel, Arc::clone(&self.complaints));
         let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => match hello? {
                 Hello { name, wants: Some(wants) } => self.accept_hello(&name, wants),
                 Hello { wants: None, .. } => self.accept_no_hello(),
             },
+            // Hello is younger than the hooks: services that were written without it are served as before.
             Err(status) if status.code() == Code::Unimplemented => self.accept_no_hello(),
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
@@ -92,7 +94,7 @@ impl Connector {
                 return Err(format!("Hello: {}{hint}", describe_status(&status)));
             }
         };
-        Ok(Connection::new(&self.url, service, wants, gone))
+        Ok(ServiceConnection::new(&self.url, service, wants, gone))
     }
 
     /// What it wants that did not say.
@@ -110,6 +112,7 @@ impl Connector {
         let calls = names(&wants);
         self.endpoints.remember_wants(&wants);
         info!(endpoint = self.url, service, wants = calls.join(","), "Hello answered");
+        // Right where the rule file knows the users, and a mistake with open doors where nothing else does.
         if !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
                 endpoint = self.url,
@@ -128,9 +131,11 @@ fn names(wants: &Wants) -> Vec<&'static str> {
 /// A random time up to 100 ms doubled with each failure, 3 s at most ("full jitter"): after an outage the
 /// mproxies of a fleet do not come back in step.
 fn pause(failures: u32) -> Duration {
+    // A shift of 32 or more would overflow; at 16 the longest pause is long reached.
     let longest = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MOST);
     // Each RandomState has keys of its own; that is random enough for a pause.
     let random = RandomState::new().build_hasher().finish();
+    // The upper 53 bits are what an f64 holds exactly. The floor keeps a pause of nothing from being a busy loop.
     longest.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64).max(Duration::from_millis(5))
 }
 

@@ -33,11 +33,11 @@ use tower::service_fn;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     url: Arc<str>,
-    address: Address,
+    address: EndpointAddress,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Address {
+enum EndpointAddress {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
@@ -56,9 +56,9 @@ impl FromStr for Endpoint {
     fn from_str(url: &str) -> Result<Self, EndpointError> {
         let fault = |what| EndpointError { url: url.to_owned(), what };
         let address = if let Some(path) = url.strip_prefix("unix:") {
-            Address::Unix(socket_path(path).map_err(fault)?)
+            EndpointAddress::Unix(socket_path(path).map_err(fault)?)
         } else {
-            web(url).map_err(fault)?
+            tcp_address(url).map_err(fault)?
         };
         Ok(Self { url: url.into(), address })
     }
@@ -73,7 +73,7 @@ fn socket_path(path: &str) -> Result<PathBuf, &'static str> {
     Ok(path.into())
 }
 
-fn web(url: &str) -> Result<Address, &'static str> {
+fn tcp_address(url: &str) -> Result<EndpointAddress, &'static str> {
     const FORM: &str = "write http://host:port, https://host:port or unix:/path";
     let uri: Uri = url.parse().map_err(|_| FORM)?;
     let tls = match uri.scheme() {
@@ -82,19 +82,21 @@ fn web(url: &str) -> Result<Address, &'static str> {
         Some(_) | None => return Err(FORM),
     };
     let authority = uri.authority().ok_or(FORM)?;
+    // It would be logged with the URL, and gRPC has no use for it.
     if authority.as_str().contains('@') {
         return Err("a user name or password has no place in this address");
     }
     if uri.path() != "/" || uri.query().is_some() || url.ends_with('/') {
         return Err("nothing may follow the port: gRPC has its own paths");
     }
+    // gRPC has no port of its own; 80 or 443 would be a guess that fails far from here.
     let port = uri.port_u16().ok_or("the port is missing")?;
     // A bare IPv6 address is what the resolver takes.
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
     if host.is_empty() {
         return Err("the host is missing");
     }
-    Ok(Address::Tcp { host, port, tls })
+    Ok(EndpointAddress::Tcp { host, port, tls })
 }
 
 impl fmt::Display for Endpoint {
@@ -132,7 +134,7 @@ pub struct StartError {
 /// Dials an endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Dialer {
-    address: Address,
+    address: EndpointAddress,
     grpc: tonic::transport::Endpoint,
 }
 
@@ -140,29 +142,31 @@ impl Dialer {
     pub(super) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
         // Connections are made by `dial`; here the URL is only what is written into the requests.
         let grpc = match &endpoint.address {
-            Address::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
-            Address::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
+            EndpointAddress::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
+            EndpointAddress::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
                 .map_err(|source| StartError { url: endpoint.to_string(), source })?,
         };
         // No HTTP/2 pings: grpc-go's default is to end the connection of who sends them more often than every
         // five minutes. TCP keepalive finds a dead peer, and failing calls find a hung one.
         let grpc = grpc.buffer_size(in_flight.max(1));
         let grpc = match endpoint.address {
-            Address::Tcp { tls: true, .. } => grpc
+            EndpointAddress::Tcp { tls: true, .. } => grpc
                 .tls_config(client_tls(tls))
                 .map_err(|source| StartError { url: endpoint.to_string(), source })?,
-            Address::Tcp { tls: false, .. } | Address::Unix(_) => grpc,
+            EndpointAddress::Tcp { tls: false, .. } | EndpointAddress::Unix(_) => grpc,
         };
         Ok(Self { address: endpoint.address.clone(), grpc })
     }
 
     pub(super) const fn is_tls(&self) -> bool {
-        matches!(self.address, Address::Tcp { tls: true, .. })
+        matches!(self.address, EndpointAddress::Tcp { tls: true, .. })
     }
 
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(super) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
+        // Emptied by the first dial: tonic's channel would dial again by itself, and its calls would reach a
+        // service, perhaps a new version of it, that was never asked what it wants.
         let mut address = Some(self.address.clone());
         let gone = gone.clone();
         let connector = service_fn(move |_: Uri| {
@@ -174,7 +178,7 @@ impl Dialer {
                     return Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"));
                 };
                 let stream = open(&address).await?;
-                Ok(TokioIo::new(Watched { stream, _gone: gone.drop_guard() }))
+                Ok(TokioIo::new(WatchedStream { stream, _gone: gone.drop_guard() }))
             }
         });
         self.grpc.connect_with_connector(connector).await
@@ -193,14 +197,16 @@ fn client_tls(tls: &RemoteTls) -> ClientTlsConfig {
     }
 }
 
-type Stream = Either<TcpStream, UnixStream>;
+type EndpointStream = Either<TcpStream, UnixStream>;
 
-async fn open(address: &Address) -> io::Result<Stream> {
+async fn open(address: &EndpointAddress) -> io::Result<EndpointStream> {
     match address {
-        Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
-        Address::Tcp { host, port, .. } => {
+        EndpointAddress::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
+        EndpointAddress::Tcp { host, port, .. } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            // A question is one small write that somebody waits for: Nagle's algorithm would hold it back.
             stream.set_nodelay(true)?;
+            // A peer that lost its power sends no FIN: its connection would look healthy until questions time out.
             let keepalive =
                 TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
@@ -210,12 +216,12 @@ async fn open(address: &Address) -> io::Result<Stream> {
 }
 
 /// A stream that tells when it is dropped, which HTTP/2 does when the connection is over.
-struct Watched {
-    stream: Stream,
+struct WatchedStream {
+    stream: EndpointStream,
     _gone: DropGuard,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -225,7 +231,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -255,18 +261,18 @@ impl AsyncWrite for Watched {
 mod tests {
     use super::*;
 
-    fn address(url: &str) -> Address {
+    fn address(url: &str) -> EndpointAddress {
         url.parse::<Endpoint>().unwrap_or_else(|error| panic!("{error}")).address
     }
 
     #[test]
     fn three_kinds_of_address_are_read() {
-        let tcp = |host: &str, port, tls| Address::Tcp { host: host.to_owned(), port, tls };
+        let tcp = |host: &str, port, tls| EndpointAddress::Tcp { host: host.to_owned(), port, tls };
         assert_eq!(address("http://hooks:50051"), tcp("hooks", 50051, false));
         assert_eq!(address("https://10.0.0.1:443"), tcp("10.0.0.1", 443, true));
         assert_eq!(address("http://[::1]:1"), tcp("::1", 1, false));
-        assert_eq!(address("unix:/run/hooks.sock"), Address::Unix("/run/hooks.sock".into()));
-        assert_eq!(address("unix:///run/hooks.sock"), Address::Unix("/run/hooks.sock".into()));
+        assert_eq!(address("unix:/run/hooks.sock"), EndpointAddress::Unix("/run/hooks.sock".into()));
+        assert_eq!(address("unix:///run/hooks.sock"), EndpointAddress::Unix("/run/hooks.sock".into()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::contract::{Rpc, Service, Wants};
+use crate::contract::{Rpc, ServiceClient, Wants};
 use crate::watch::Watch;
 
 /// After so many failed calls in a row a connection is given up: a service that hangs accepts for ever.
@@ -54,8 +54,8 @@ pub struct EndpointHealth {
 
 /// A connection to an endpoint that has answered Hello.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) service: Service,
+pub(super) struct ServiceConnection {
+    pub(super) service: ServiceClient,
     /// What the service wants, less what it turned out not to implement.
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
@@ -66,8 +66,8 @@ pub(super) struct Connection {
     unimplemented: AtomicU32,
 }
 
-impl Connection {
-    pub(super) fn new(url: &str, service: Service, wants: Wants, gone: CancellationToken) -> Self {
+impl ServiceConnection {
+    pub(super) fn new(url: &str, service: ServiceClient, wants: Wants, gone: CancellationToken) -> Self {
         let (url, wants) = (url.into(), ArcSwap::from_pointee(wants));
         Self { service, wants, gone, url, strikes: AtomicU32::new(0), unimplemented: AtomicU32::new(0) }
     }
@@ -83,6 +83,7 @@ impl Connection {
     /// A call was not answered in time, or answered "unavailable".
     pub(super) fn strike(&self) {
         if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
+            // The connector sees it and dials anew; calls that are on their way end with the connection.
             self.gone.cancel();
         }
     }
@@ -91,7 +92,7 @@ impl Connection {
 #[derive(Clone, Debug)]
 enum EndpointState {
     Connecting,
-    Healthy(Arc<Connection>),
+    Healthy(Arc<ServiceConnection>),
     Unhealthy,
 }
 
@@ -117,7 +118,7 @@ pub(super) struct EndpointEntry {
 /// Whom to ask next.
 pub(super) enum Pick {
     /// This one.
-    Connection(Arc<Connection>),
+    Connection(Arc<ServiceConnection>),
     /// Somebody who is being connected: wait for a change.
     Wait,
     /// Nobody; the last error of each.
@@ -138,6 +139,7 @@ impl Endpoints {
     pub(super) fn new(urls: impl Iterator<Item = String>, watch: Arc<dyn Watch>) -> Self {
         let entry = |url: String| EndpointEntry {
             url: url.into(),
+            // Not unhealthy: questions of the first clients after a start wait for it instead of failing.
             state: EndpointState::Connecting,
             last_error: None,
             since: SystemTime::now(),
@@ -159,7 +161,7 @@ impl Endpoints {
     }
 
     /// The first healthy endpoint whose connection was not `tried` yet.
-    pub(super) fn pick(&self, tried: &[Arc<Connection>]) -> Pick {
+    pub(super) fn pick(&self, tried: &[Arc<ServiceConnection>]) -> Pick {
         let entries = self.entries.borrow();
         let mut wait = false;
         for entry in entries.iter() {
@@ -183,7 +185,7 @@ impl Endpoints {
         Pick::Nobody(entries.iter().filter_map(error).collect::<Vec<_>>().join("; "))
     }
 
-    pub(super) fn set_healthy(&self, at: usize, connection: Connection) -> Arc<Connection> {
+    pub(super) fn set_healthy(&self, at: usize, connection: ServiceConnection) -> Arc<ServiceConnection> {
         let connection = Arc::new(connection);
         self.set(at, EndpointState::Healthy(Arc::clone(&connection)), None);
         info!(endpoint = &*connection.url, "policy endpoint healthy");
@@ -225,9 +227,10 @@ impl Endpoints {
             }
             before = Some((Arc::clone(&entry.url), was));
             entry.state = state;
+            // The reason of the last outage stays readable in the admin API after it is over.
             entry.last_error = error.or_else(|| entry.last_error.take());
             // Within the lock, so that two connectors cannot overtake each other.
-            self.learn(entries);
+            self.update_wants(entries);
         });
         before
     }
@@ -242,8 +245,9 @@ impl Endpoints {
     }
 
     /// The service does not implement a call that tells: it is not made again on this connection.
-    pub(super) fn remove_event(&self, connection: &Connection, rpc: Rpc) {
+    pub(super) fn remove_event(&self, connection: &ServiceConnection, rpc: Rpc) {
         self.entries.send_modify(|entries| {
+            // Under the lock, so that two calls that find out at once do not put back what the other took away.
             let wants = connection.wants.load();
             if wants.of(rpc).is_some() {
                 connection.wants.store(Arc::new(wants.without(rpc)));
@@ -252,13 +256,13 @@ impl Endpoints {
                     rpc = rpc.name(),
                     "event unimplemented, not sent any more"
                 );
-                self.learn(entries);
+                self.update_wants(entries);
             }
         });
     }
 
     /// The service does not implement a call that decides: a failed answer. Said once for each connection and call.
-    pub(super) fn warn_unimplemented(&self, connection: &Connection, rpc: Rpc) {
+    pub(super) fn warn_unimplemented(&self, connection: &ServiceConnection, rpc: Rpc) {
         let bit = 1 << rpc as u32;
         if connection.unimplemented.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             warn!(
@@ -280,11 +284,12 @@ impl Endpoints {
         self.last_wants.load().as_deref().map_or_else(Wants::everything, Wants::clone)
     }
 
-    fn learn(&self, entries: &[EndpointEntry]) {
+    fn update_wants(&self, entries: &[EndpointEntry]) {
         let first = entries.iter().find_map(|entry| match &entry.state {
             EndpointState::Healthy(connection) => Some(connection.wants.load_full()),
             EndpointState::Connecting | EndpointState::Unhealthy => None,
         });
+        // Nobody healthy: what is wanted stays as it was. To fall back to "nothing wanted" would let all pass unasked.
         if let Some(wants) = first {
             self.wants.store(wants);
         }

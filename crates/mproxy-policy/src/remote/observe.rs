@@ -17,8 +17,8 @@ use tracing::warn;
 
 use super::health::Endpoints;
 use super::unary::{CallResult, call_service};
-use crate::contract::Tell;
-use crate::watch::{Dropped, Watch};
+use crate::contract::EventRequest;
+use crate::watch::{DropReason, Watch};
 
 /// Events that are sent at the same time. The events of one connection always go through the same queue, so that its Disconnect
 /// cannot overtake its Connect.
@@ -54,6 +54,7 @@ impl Observer {
         let senders = TaskTracker::new();
         let queues = (0..QUEUES)
             .map(|_| {
+                // Never 0: tokio panics on a channel without room, and a setting must not do that.
                 let (sender, queued_events) = mpsc::channel(bound.div_ceil(QUEUES).max(1));
                 let event_sender =
                     EventSender { endpoints: Arc::clone(endpoints), watch: Arc::clone(watch), timeout };
@@ -73,11 +74,13 @@ impl Observer {
 
     pub(super) fn report(&self, event: Event) {
         let kind = event.what.kind();
+        // Before anything can be dropped, so that a gap in the numbers tells a service that it missed some.
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let queues = self.queues.load();
         let Some(queues) = &*queues else {
-            return self.watch.events_dropped(kind, Dropped::Shutdown, 1);
+            return self.watch.events_dropped(kind, DropReason::Shutdown, 1);
         };
+        // A connection's events keep their order only within one queue.
         let index = (event.peer.origin.connection_id.0 % queues.len() as u128) as usize;
         let queue = &queues[index];
         let kept = if kind == Kind::Publish { queue.max_capacity() / 4 } else { 0 };
@@ -97,7 +100,8 @@ impl Observer {
 
     /// There is no room for it: in its queue, or in the budget of its connection.
     fn drop_full(&self, kind: Kind) {
-        self.watch.events_dropped(kind, Dropped::QueueFull, 1);
+        self.watch.events_dropped(kind, DropReason::QueueFull, 1);
+        // Once for the process: a full queue means thousands of these in a second, and the metric counts them.
         if !self.warned.swap(true, Ordering::Relaxed) {
             warn!("event queue full, dropping events (counted in mproxy_events_dropped_total)");
         }
@@ -105,6 +109,7 @@ impl Observer {
 
     /// Takes nothing more, and gives what waits so long to be told.
     pub(super) async fn flush(&self, grace: Duration) {
+        // The senders' ends of the channels go with it: each task ends when it has told what is queued.
         self.queues.store(None);
         let _ = tokio::time::timeout(grace, self.senders.wait()).await;
     }
@@ -129,11 +134,13 @@ impl EventSender {
             let mut trouble = false;
             while let Some(queued) = queued_events.recv().await {
                 let kind = queued.event.what.kind();
+                // This future may be dropped at any await below, at a stop; what it held then is counted as dropped.
                 in_hand = Some(kind);
                 let sent = self.send(queued).await;
                 in_hand = None;
                 if let Err(failure) = &sent {
-                    self.watch.events_dropped(kind, Dropped::CallFailed, 1);
+                    self.watch.events_dropped(kind, DropReason::CallFailed, 1);
+                    // One line for a run of failures: an outage is one piece of news.
                     if !trouble {
                         warn!(event = kind.name(), error = %failure, "event dropped: call failed");
                     }
@@ -148,14 +155,14 @@ impl EventSender {
         let left =
             std::iter::from_fn(|| queued_events.try_recv().ok().map(|queued| queued.event.what.kind()));
         for kind in in_hand.into_iter().chain(left) {
-            self.watch.events_dropped(kind, Dropped::Shutdown, 1);
+            self.watch.events_dropped(kind, DropReason::Shutdown, 1);
         }
     }
 
     async fn send(&self, queued: QueuedEvent) -> Result<(), Failure> {
         let QueuedEvent { event, time, sequence, _held } = queued;
         let deadline = super::deadline(self.timeout);
-        let tell = Tell::new(&event, time, sequence);
+        let tell = EventRequest::new(&event, time, sequence);
         match call_service(&self.endpoints, &*self.watch, tell, deadline).await? {
             CallResult::Answered(()) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }

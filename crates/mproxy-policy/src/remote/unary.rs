@@ -10,12 +10,12 @@ use mproxy_core::policy::{Failure, FailureKind, Undecided, Unusable, UnusableKin
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 
-use super::health::{Connection, Endpoints, Pick};
-use crate::contract::{AuthRequest, AuthRpc, Rpc, Service, Tell};
+use super::health::{Endpoints, Pick, ServiceConnection};
+use crate::contract::{AuthRequest, AuthRpc, EventRequest, Rpc, ServiceClient};
 use crate::watch::{CallOutcome, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
-const NEWS: Duration = Duration::from_millis(50);
+const CLOSE_NOTICE: Duration = Duration::from_millis(50);
 
 /// What is sent to the service.
 pub(super) trait ServiceCall: Clone + Send + Sync {
@@ -26,7 +26,7 @@ pub(super) trait ServiceCall: Clone + Send + Sync {
 
     fn run(
         self,
-        service: &Service,
+        service: &ServiceClient,
         within: Duration,
     ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
 
@@ -40,8 +40,8 @@ impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
         R::HOOK.into()
     }
 
-    async fn run(self, service: &Service, within: Duration) -> Result<Self::Answer, Status> {
-        service.ask(self, within).await
+    async fn run(self, service: &ServiceClient, within: Duration) -> Result<Self::Answer, Status> {
+        service.decide(self, within).await
     }
 
     fn outcome(verdict: &Self::Answer) -> CallOutcome {
@@ -53,15 +53,15 @@ impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
     }
 }
 
-impl ServiceCall for Tell {
+impl ServiceCall for EventRequest {
     type Answer = ();
 
     fn rpc(&self) -> Rpc {
         self.rpc()
     }
 
-    async fn run(self, service: &Service, within: Duration) -> Result<(), Status> {
-        service.tell(self, within).await
+    async fn run(self, service: &ServiceClient, within: Duration) -> Result<(), Status> {
+        service.report(self, within).await
     }
 
     fn outcome((): &()) -> CallOutcome {
@@ -79,7 +79,7 @@ pub(super) enum CallResult<A> {
 }
 
 /// What one attempt came to.
-enum Attempt<A> {
+enum AttemptResult<A> {
     Done(CallResult<A>),
     /// No other endpoint can do better.
     Failed(Failure),
@@ -95,33 +95,39 @@ pub(super) async fn call_service<E: ServiceCall>(
     request: E,
     deadline: Instant,
 ) -> Result<CallResult<E::Answer>, Failure> {
-    let mut tried: Vec<Arc<Connection>> = Vec::new();
+    let mut tried: Vec<Arc<ServiceConnection>> = Vec::new();
     let mut last = None;
     loop {
-        let connection = match next(endpoints, &tried, deadline).await {
+        let connection = match next_connection(endpoints, &tried, deadline).await {
             Ok(connection) => connection,
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
         match attempt(endpoints, watch, &connection, request.clone(), deadline).await {
             // Whoever was asked before wanted it; that another does not is no answer to it.
-            Attempt::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
-            Attempt::Done(result) => return Ok(result),
-            Attempt::Failed(failure) => return Err(failure),
-            Attempt::Elsewhere(failure) => last = Some(failure),
+            AttemptResult::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
+            AttemptResult::Done(result) => return Ok(result),
+            AttemptResult::Failed(failure) => return Err(failure),
+            // Kept, so that the caller learns what went wrong with the service, and not that nobody was left to try.
+            AttemptResult::Elsewhere(failure) => last = Some(failure),
         }
+        debug_assert!(
+            !tried.iter().any(|other| Arc::ptr_eq(other, &connection)),
+            "asked twice on one connection"
+        );
         tried.push(connection);
     }
 }
 
-async fn next(
+async fn next_connection(
     endpoints: &Endpoints,
-    tried: &[Arc<Connection>],
+    tried: &[Arc<ServiceConnection>],
     deadline: Instant,
-) -> Result<Arc<Connection>, Failure> {
+) -> Result<Arc<ServiceConnection>, Failure> {
     let mut changes = None;
     loop {
         match endpoints.pick(tried) {
             Pick::Connection(connection) => return Ok(connection),
+            // At once, and without the deadline: every endpoint is known to be down, and a client waits for this.
             Pick::Nobody(errors) => {
                 let detail = format!("no endpoint of the policy service is healthy ({errors})");
                 return Err(Failure::new(FailureKind::Unavailable, detail));
@@ -143,14 +149,14 @@ async fn next(
 async fn attempt<E: ServiceCall>(
     endpoints: &Endpoints,
     watch: &dyn Watch,
-    connection: &Connection,
+    connection: &ServiceConnection,
     request: E,
     deadline: Instant,
-) -> Attempt<E::Answer> {
+) -> AttemptResult<E::Answer> {
     let rpc = request.rpc();
     // The question may be older than what Hello said on this connection.
     if connection.wants.load().of(rpc).is_none() {
-        return Attempt::Done(CallResult::Unwanted);
+        return AttemptResult::Done(CallResult::Unwanted);
     }
     let started = Instant::now();
     let call = request.run(&connection.service, deadline.saturating_duration_since(started));
@@ -160,46 +166,52 @@ async fn attempt<E: ServiceCall>(
         Ok(Ok(answer)) => {
             connection.reset_strikes();
             count(E::outcome(&answer));
-            return Attempt::Done(CallResult::Answered(answer));
+            return AttemptResult::Done(CallResult::Answered(answer));
         }
         Ok(Err(status)) => status,
         Err(_) => Status::deadline_exceeded("no answer in time"),
     };
+    // An event that nobody implements is as good as not wanted; a decision that nobody implements is none (ADR 0017).
     if status.code() == Code::Unimplemented && !rpc.decides() {
         connection.reset_strikes();
         endpoints.remove_event(connection, rpc);
         count(CallOutcome::Unimplemented);
-        return Attempt::Done(CallResult::Unwanted);
+        return AttemptResult::Done(CallResult::Unwanted);
     }
     if rpc.decides()
         && let Some(unusable) = too_large(rpc, &status)
     {
         connection.reset_strikes();
         count(CallOutcome::Unusable);
-        return Attempt::Done(CallResult::Unusable(unusable));
+        return AttemptResult::Done(CallResult::Unusable(unusable));
     }
     if status.code() == Code::Unimplemented {
         endpoints.warn_unimplemented(connection, rpc);
     }
     let failure = failure(rpc, &status);
     count(CallOutcome::Failed(failure.kind));
-    if broken(&status) {
-        let news = NEWS.min(deadline.saturating_duration_since(Instant::now()));
-        let _ = timeout(news, connection.gone.cancelled()).await;
-        return Attempt::Elsewhere(failure);
+    if is_transport_failure(&status) {
+        // Another task learns of the connection's end. Without this pause the next pick may be the same broken
+        // connection, which `tried` then counts as an endpoint that has failed.
+        let notice = CLOSE_NOTICE.min(deadline.saturating_duration_since(Instant::now()));
+        let _ = timeout(notice, connection.gone.cancelled()).await;
+        return AttemptResult::Elsewhere(failure);
     }
     match status.code() {
+        // Strikes: a service that is alive but cannot work keeps its connection for ever, and every question would go there
+        // first. After five it is dropped and asked Hello again.
         Code::Unavailable => {
             connection.strike();
-            Attempt::Elsewhere(failure)
+            AttemptResult::Elsewhere(failure)
         }
+        // Not elsewhere: what was late here has no time left there.
         Code::DeadlineExceeded | Code::Cancelled => {
             connection.strike();
-            Attempt::Failed(failure)
+            AttemptResult::Failed(failure)
         }
         _ => {
             connection.reset_strikes();
-            Attempt::Failed(failure)
+            AttemptResult::Failed(failure)
         }
     }
 }
@@ -245,7 +257,8 @@ const TOO_LARGE: [&str; 7] = [
 fn failure(rpc: Rpc, status: &Status) -> Failure {
     let kind = match status.code() {
         Code::DeadlineExceeded => FailureKind::Deadline,
-        Code::Cancelled if !broken(status) => FailureKind::Deadline,
+        // A service whose handler was cut short by the deadline may say it like this.
+        Code::Cancelled if !is_transport_failure(status) => FailureKind::Deadline,
         // How tonic-prost tells that an answer is no protobuf of its type.
         Code::Internal if status.message().starts_with("failed to decode Protobuf message") => {
             FailureKind::Unreadable
@@ -267,17 +280,18 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
 /// taken for words or fields of ours.
 pub(super) fn describe_status(status: &Status) -> String {
     match status.source() {
-        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), chain(source)),
+        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), with_causes(source)),
         None => format!("{:?}: {:?}", status.code(), status.message()),
     }
 }
 
 /// The error with its causes: the first level alone says "transport error".
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
+        // hyper and tonic repeat their cause in their own text.
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
@@ -287,10 +301,11 @@ pub(super) fn chain(error: &dyn Error) -> String {
 }
 
 /// Whether the call broke with its transport; a status that the service sent has no cause on our side.
-fn broken(status: &Status) -> bool {
+fn is_transport_failure(status: &Status) -> bool {
     let mut source = status.source();
     let any = source.is_some();
     while let Some(cause) = source {
+        // tonic's own timer: the transport is sound, the answer was late.
         if cause.is::<TimeoutExpired>() {
             return false;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, Dropped, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, Watch};
 use mproxy_testkit::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -46,7 +46,7 @@ pub(crate) struct Seen(Arc<watch::Sender<Record>>);
 #[derive(Default)]
 pub(crate) struct Record {
     calls: Vec<(&'static str, CallOutcome)>,
-    dropped: Vec<(Kind, Dropped)>,
+    dropped: Vec<(Kind, DropReason)>,
     endpoints: Vec<(String, bool)>,
 }
 
@@ -69,7 +69,7 @@ impl Seen {
         calls.iter().filter(|(name, _)| *name == rpc).map(|(_, outcome)| *outcome).collect()
     }
 
-    pub(crate) fn dropped(&self, kind: Kind, why: Dropped) -> usize {
+    pub(crate) fn dropped(&self, kind: Kind, why: DropReason) -> usize {
         self.0.borrow().dropped.iter().filter(|dropped| **dropped == (kind, why)).count()
     }
 
@@ -89,7 +89,7 @@ impl Watch for Seen {
         self.0.send_modify(|record| record.calls.push((rpc, outcome)));
     }
 
-    fn events_dropped(&self, kind: Kind, why: Dropped, count: u64) {
+    fn events_dropped(&self, kind: Kind, why: DropReason, count: u64) {
         for _ in 0..count {
             self.0.send_modify(|record| record.dropped.push((kind, why)));
         }

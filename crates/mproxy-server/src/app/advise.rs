@@ -43,7 +43,7 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
         Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
         None => None,
     };
-    let unknown_users = if remote.is_some() { UnknownUsers::LeftToOthers } else { UnknownUsers::Refused };
+    let unknown_users = if remote.is_some() { UnknownUsers::LeaveToOthers } else { UnknownUsers::Refuse };
     let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {

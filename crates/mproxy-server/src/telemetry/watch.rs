@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, Dropped, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, Watch};
 
 use super::metrics::Metrics;
 
@@ -12,7 +12,7 @@ impl Watch for Metrics {
         self.record_call(rpc, outcome.name(), took);
     }
 
-    fn events_dropped(&self, kind: Kind, reason: Dropped, count: u64) {
+    fn events_dropped(&self, kind: Kind, reason: DropReason, count: u64) {
         self.count_dropped_events(kind.name(), reason.name(), count);
     }
 

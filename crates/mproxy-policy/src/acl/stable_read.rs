@@ -21,18 +21,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileState {
     size: u64,
     changed: Option<SystemTime>,
 }
 
-impl From<&Metadata> for Stamp {
+impl From<&Metadata> for FileState {
     fn from(metadata: &Metadata) -> Self {
         Self { size: metadata.len(), changed: metadata.modified().ok() }
     }
 }
 
-impl Stamp {
+impl FileState {
     /// How long the file has to stay like this. Some file systems know whole seconds only.
     fn rest(&self) -> Duration {
         let since_1970 = self.changed.and_then(|changed| changed.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -48,7 +48,7 @@ impl Stamp {
 ///
 /// # Errors
 /// It cannot be read, is no regular file, has more than 64 MiB, is no UTF-8, or has not stayed the same for 250 ms within two seconds.
-pub(super) fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read_stable(path: &Path) -> io::Result<String> {
     let started = Instant::now();
     let mut since = started;
     let mut last = None;
@@ -61,7 +61,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         if metadata.len() > LARGEST {
             return Err(io::Error::new(ErrorKind::FileTooLarge, "it has more than 64 MiB"));
         }
-        let before = Stamp::from(&metadata);
+        let before = FileState::from(&metadata);
         if last != Some(before) {
             (last, since) = (Some(before), Instant::now());
         }
@@ -70,11 +70,12 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         let rest = before.rest();
         if age >= rest || since.elapsed() >= rest {
             let text = fs::read_to_string(path)?;
-            let after = Stamp::from(&fs::metadata(path)?);
+            let after = FileState::from(&fs::metadata(path)?);
             if after == before && text.len() as u64 == before.size {
                 return Ok(text);
             }
         }
+        // A file that is written to all the time must not keep SIGHUP, and with it the certificates, waiting.
         if started.elapsed() >= PATIENCE {
             return Err(io::Error::new(ErrorKind::TimedOut, "it is still being written"));
         }
@@ -103,7 +104,7 @@ mod tests {
                 finished.store(true, Ordering::SeqCst);
                 file.write_all(b"end\n").unwrap();
             });
-            let text = read(&path).unwrap();
+            let text = read_stable(&path).unwrap();
             assert!(text.ends_with("end\n"), "{text}");
         });
         assert!(finished.load(Ordering::SeqCst));
@@ -111,21 +112,21 @@ mod tests {
         let long_ago = SystemTime::now() - Duration::from_secs(60);
         fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
         let began = Instant::now();
-        assert_eq!(read(&path).unwrap().lines().count(), 11);
+        assert_eq!(read_stable(&path).unwrap().lines().count(), 11);
         assert!(began.elapsed() < SETTLED);
         fs::remove_file(&path).unwrap();
-        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(read_stable(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]
     fn what_is_no_regular_file_is_not_waited_for() {
         assert!(std::process::Command::new("mkfifo").arg(pipe()).status().unwrap().success());
         let (path, began) = (pipe(), Instant::now());
-        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(read_stable(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert!(began.elapsed() < PATIENCE);
         fs::remove_file(&path).unwrap();
         fs::File::create(&path).unwrap().set_len(LARGEST + 1).unwrap();
-        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_stable(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
         fs::remove_file(&path).unwrap();
     }
 

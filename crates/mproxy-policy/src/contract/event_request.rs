@@ -10,40 +10,41 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::call::{call, read};
-use super::said::Said;
-use super::{Rpc, shared, wire};
+use super::request_body::RequestBody;
+use super::{Rpc, split_filter, wire};
 
 /// An event with its place and time.
 #[derive(Clone)]
-pub(crate) struct Tell {
-    said: Said,
+pub(crate) struct EventRequest {
+    body: RequestBody,
     rpc: Rpc,
 }
 
-impl Tell {
+impl EventRequest {
     pub(crate) fn new(event: &Event, time: SystemTime, sequence: u64) -> Self {
-        let said = Said::about(&event.peer, |out| put(event, time, sequence, out));
-        Self { said, rpc: event.what.kind().into() }
+        let body = RequestBody::encode(&event.peer, |out| encode_fields(event, time, sequence, out));
+        Self { body, rpc: event.what.kind().into() }
     }
 
     pub(crate) const fn rpc(&self) -> Rpc {
         self.rpc
     }
 
-    pub(super) async fn put(self, channel: Channel, within: Duration) -> Result<(), Status> {
-        let Self { said, rpc } = self;
-        let answer = call(rpc, said, channel, within).await?;
+    pub(super) async fn send(self, channel: Channel, within: Duration) -> Result<(), Status> {
+        let Self { body, rpc } = self;
+        let answer = call(rpc, body, channel, within).await?;
+        // Nothing is in it, but an answer that is no `Told` comes from something that is no hook service.
         read::<wire::Told>(answer).map(drop)
     }
 
     #[cfg(test)]
     pub(super) fn read<M: Message + Default>(&self) -> M {
-        self.said.read()
+        self.body.read()
     }
 }
 
 /// Its fields but for the client's; filters one by one, as there may be thousands.
-fn put(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
+fn encode_fields(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
     /// In SubscribeEvent and UnsubscribeEvent.
     const FILTERS: u32 = 4;
     let (client, time, peer) = (None, Some(time.into()), &event.peer);
@@ -74,7 +75,7 @@ fn put(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
         Happening::Subscribe { filters } => {
             wire::SubscribeEvent { client, time, sequence, filters: Vec::new() }.encode_raw(out);
             for (filter, code) in filters {
-                prost::encoding::message::encode(FILTERS, &granted(filter, *code), out);
+                prost::encoding::message::encode(FILTERS, &granted_filter(filter, *code), out);
             }
         }
         Happening::Unsubscribe { filters } => {
@@ -101,13 +102,13 @@ fn put(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
     }
 }
 
-fn granted(filter: &str, code: u8) -> wire::GrantedFilter {
-    let (filter, share_group) = shared(filter);
+fn granted_filter(filter: &str, code: u8) -> wire::GrantedFilter {
+    let (filter, share_group) = split_filter(filter);
     wire::GrantedFilter { filter, share_group, reason_code: code.into() }
 }
 
 fn ended_filter(filter: &str) -> wire::EndedFilter {
-    let (filter, share_group) = shared(filter);
+    let (filter, share_group) = split_filter(filter);
     wire::EndedFilter { filter, share_group }
 }
 
@@ -135,6 +136,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::Malformed { .. } => wire::Cause::Malformed,
         Fault::Protocol { .. } => wire::Cause::ProtocolError,
         Fault::TooLate(Deadline::Grant) => wire::Cause::Expired,
+        // A client that does not read is late, too; it has no cause of its own in the contract.
         Fault::TooLate(_) | Fault::Unread => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
         Fault::RenewalRefused { .. } => wire::Cause::RenewalRefused,

@@ -18,25 +18,50 @@ use tonic::transport::Channel;
 
 use super::call::{call, read};
 use super::complaints::Complaints;
-use super::said::Said;
-use super::{Rpc, publish_properties, shared, user_properties, verdict, wire};
+use super::request_body::RequestBody;
+use super::{Rpc, publish_properties, split_filter, user_properties, verdict, wire};
 
 /// Bytes of the largest question. What gRPC servers take without being told otherwise is 4 MiB, and a question that one
 /// refuses as too large would be a failed answer, which a client must not be able to choose.
 pub(crate) const QUESTION_MOST: usize = 4_000_000;
 
-/// A message that goes one way or the other: both requests have the same fields.
-macro_rules! message {
-    ($request:ident, $question:expr) => {
-        wire::$request {
-            client: None,
-            topic: $question.topic.to_owned(),
-            qos: $question.qos as u32,
-            retain: $question.retain,
-            dup: $question.dup,
-            payload: payload($question.payload),
-            payload_size: $question.payload.size(),
-            properties: publish_properties($question.peer.version, $question.properties),
+/// The RPC that decides on a message, in one direction or the other. Both have the same fields, in generated types that
+/// have nothing in common: what one direction is asked with, the other is too.
+macro_rules! message_rpc {
+    ($(#[$doc:meta])* $rpc:ident, $name:ident, $request:ident, $response:ty, $hook:expr) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub(crate) struct $rpc;
+
+        impl AuthRequest<$rpc> {
+            pub(crate) fn $name(question: &PublishQuestion<'_>) -> Self {
+                let request = wire::$request {
+                    client: None,
+                    topic: question.topic.to_owned(),
+                    qos: question.qos as u32,
+                    retain: question.retain,
+                    dup: question.dup,
+                    payload: payload(question.payload),
+                    payload_size: question.payload.size(),
+                    properties: publish_properties(question.peer.version, question.properties),
+                };
+                Self::new($rpc, question.peer, |out| request.encode_raw(out))
+            }
+        }
+
+        impl AuthRpc for $rpc {
+            type Decision = PublishDecision;
+            type Response = $response;
+
+            const HOOK: Hook = $hook;
+
+            fn decision(
+                self,
+                response: Self::Response,
+                complaints: &Complaints,
+            ) -> Result<PublishDecision, Undecided> {
+                verdict::$name(response, complaints)
+            }
         }
     };
 }
@@ -60,18 +85,18 @@ pub(crate) trait AuthRpc: Clone + Send + Sync + 'static {
 /// A question to the service, copied out of its packet. No `Debug`: it may hold a password.
 #[derive(Clone)]
 pub(crate) struct AuthRequest<R> {
-    said: Said,
+    body: RequestBody,
     rpc: R,
 }
 
 impl<R: AuthRpc> AuthRequest<R> {
     fn new(rpc: R, peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
-        Self { said: Said::about(peer, fields), rpc }
+        Self { body: RequestBody::encode(peer, fields), rpc }
     }
 
     #[cfg(test)]
-    pub(super) const fn said(&self) -> &Said {
-        &self.said
+    pub(super) const fn body(&self) -> &RequestBody {
+        &self.body
     }
 
     /// Whether it is within [`QUESTION_MOST`].
@@ -79,7 +104,7 @@ impl<R: AuthRpc> AuthRequest<R> {
     /// # Errors
     /// The refusal of the packet that it is about.
     pub(crate) fn fits(&self) -> Result<(), Unusable> {
-        let size = self.said.size();
+        let size = self.body.size();
         if size <= QUESTION_MOST {
             return Ok(());
         }
@@ -90,13 +115,13 @@ impl<R: AuthRpc> AuthRequest<R> {
         Err(Unusable::new(UnusableKind::QuestionTooLarge, detail))
     }
 
-    pub(super) async fn put(
+    pub(super) async fn send(
         self,
         channel: Channel,
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
-        let answer = call(R::HOOK.into(), self.said, channel, within).await?;
+        let answer = call(R::HOOK.into(), self.body, channel, within).await?;
         Ok(self.rpc.decision(read(answer)?, complaints))
     }
 }
@@ -138,57 +163,14 @@ impl AuthRpc for AuthConnect {
     }
 }
 
-/// AuthPublish.
-#[derive(Clone)]
-pub(crate) struct AuthPublish;
-
-impl AuthRequest<AuthPublish> {
-    pub(crate) fn publish(question: &PublishQuestion<'_>) -> Self {
-        let fields = |out: &mut BytesMut| message!(AuthPublishRequest, question).encode_raw(out);
-        Self::new(AuthPublish, question.peer, fields)
-    }
-}
-
-impl AuthRpc for AuthPublish {
-    type Decision = PublishDecision;
-    type Response = wire::AuthPublishResponse;
-
-    const HOOK: Hook = Hook::Publish;
-
-    fn decision(
-        self,
-        response: Self::Response,
-        complaints: &Complaints,
-    ) -> Result<PublishDecision, Undecided> {
-        verdict::publish(response, complaints)
-    }
-}
-
-/// AuthDeliver.
-#[derive(Clone)]
-pub(crate) struct AuthDeliver;
-
-impl AuthRequest<AuthDeliver> {
-    pub(crate) fn deliver(question: &PublishQuestion<'_>) -> Self {
-        let fields = |out: &mut BytesMut| message!(AuthDeliverRequest, question).encode_raw(out);
-        Self::new(AuthDeliver, question.peer, fields)
-    }
-}
-
-impl AuthRpc for AuthDeliver {
-    type Decision = PublishDecision;
-    type Response = wire::AuthDeliverResponse;
-
-    const HOOK: Hook = Hook::Deliver;
-
-    fn decision(
-        self,
-        response: Self::Response,
-        complaints: &Complaints,
-    ) -> Result<PublishDecision, Undecided> {
-        verdict::deliver(response, complaints)
-    }
-}
+message_rpc!(
+    /// AuthPublish: of a message from the client.
+    AuthPublish, publish, AuthPublishRequest, wire::AuthPublishResponse, Hook::Publish
+);
+message_rpc!(
+    /// AuthDeliver: of a message from the broker.
+    AuthDeliver, deliver, AuthDeliverRequest, wire::AuthDeliverResponse, Hook::Deliver
+);
 
 /// AuthSubscribe.
 #[derive(Clone)]
@@ -231,6 +213,7 @@ fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
     let flag = |id| properties.byte(id).map(|byte| byte != 0);
     wire::AuthConnectRequest {
         client: None,
+        // The wire type has a Debug of its own that leaves this out, see `contract::wire`.
         password: connect.password.map(Bytes::copy_from_slice),
         clean_start: connect.clean_start,
         keep_alive: connect.keep_alive.into(),
@@ -271,6 +254,7 @@ fn will(version: Version, will: &Will<'_>) -> wire::Will {
 fn payload(payload: Payload<'_>) -> Option<Bytes> {
     match payload {
         Payload::Whole(bytes) => Some(Bytes::copy_from_slice(bytes)),
+        // Absent and not empty: an empty payload is a message too, the one that clears a retained message.
         Payload::Size(_) => None,
     }
 }
@@ -279,6 +263,7 @@ fn payload(payload: Payload<'_>) -> Option<Bytes> {
 fn subscribe(question: &SubscribeQuestion<'_>, out: &mut BytesMut) {
     // The number of `AuthSubscribeRequest.filters`, which is encoded by hand below.
     const FILTERS: u32 = 2;
+    // Protobuf does not mind the order of fields, so the repeated one may come last, and by hand.
     let rest = wire::AuthSubscribeRequest {
         subscription_identifier: question.properties.u32(PropertyId::SubscriptionIdentifier),
         user_properties: user_properties(question.properties),
@@ -291,7 +276,9 @@ fn subscribe(question: &SubscribeQuestion<'_>, out: &mut BytesMut) {
 }
 
 fn filter(request: &FilterRequest<'_>) -> wire::SubscribeFilter {
-    let (filter, share_group) = shared(request.filter.as_str());
+    // Apart, so that a service compares filters as its rules write them: who forgot to strip `$share/g/` would match
+    // nothing, and let a client around a rule by sharing.
+    let (filter, share_group) = split_filter(request.filter.as_str());
     wire::SubscribeFilter {
         filter,
         share_group,

@@ -31,20 +31,21 @@ const PREFIX: usize = 5;
 
 /// A whole request.
 #[derive(Clone)]
-pub(crate) struct Said {
+pub(crate) struct RequestBody {
     /// gRPC's prefix and all fields but the client's, and that one too where it is small.
     own: Bytes,
     /// The client's, shared.
     client: Option<Arc<Bytes>>,
 }
 
-impl Said {
+impl RequestBody {
     /// A request about this client, with the fields that `fields` encodes.
-    pub(super) fn about(peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
-        let client = peer.encoded.or_encode(|| encoded(peer));
+    pub(super) fn encode(peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        let client = peer.encoded.or_encode(|| encode_client(peer));
         let mut own = BytesMut::new();
         own.put_bytes(0, PREFIX);
         fields(&mut own);
+        // A client's user properties may be 64 KiB, and hundreds of its questions may be open: shared, they are held once.
         let client = if client.len() <= COPY_UP_TO {
             own.extend_from_slice(&client);
             None
@@ -75,13 +76,13 @@ impl Said {
     }
 
     /// A channel whose next call carries this, whatever message it is given.
-    pub(super) const fn over(self, channel: Channel) -> Carrying {
-        Carrying { channel, said: self }
+    pub(super) const fn into_channel(self, channel: Channel) -> BodyChannel {
+        BodyChannel { channel, body: self }
     }
 }
 
 /// The client's field, its key included.
-fn encoded(peer: &Peer) -> Bytes {
+fn encode_client(peer: &Peer) -> Bytes {
     let known = client(peer);
     let mut properties = BytesMut::new();
     for (name, value) in peer.user_properties.iter() {
@@ -99,12 +100,12 @@ fn encoded(peer: &Peer) -> Bytes {
 
 /// A channel that sends what was encoded before in the place of the body it is given.
 #[derive(Clone)]
-pub(super) struct Carrying {
+pub(super) struct BodyChannel {
     channel: Channel,
-    said: Said,
+    body: RequestBody,
 }
 
-impl Service<http::Request<tonic::body::Body>> for Carrying {
+impl Service<http::Request<tonic::body::Body>> for BodyChannel {
     type Response = http::Response<tonic::body::Body>;
     type Error = tonic::transport::Error;
     type Future = <Channel as Service<http::Request<tonic::body::Body>>>::Future;
@@ -114,8 +115,9 @@ impl Service<http::Request<tonic::body::Body>> for Carrying {
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let Said { own, client } = &self.said;
+        let RequestBody { own, client } = &self.body;
         let parts = Parts([Some(own.clone()), client.as_deref().cloned()]);
+        // tonic makes headers and timeout, and its own body, of which nothing is used: the real one was encoded long before.
         self.channel.call(request.map(|_| tonic::body::Body::new(parts)))
     }
 }
@@ -139,6 +141,7 @@ impl Body for Parts {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // hyper makes it the content-length, by which a gateway refuses what is too large before it has read it.
         SizeHint::with_exact(self.0.iter().flatten().map(|bytes| bytes.len() as u64).sum())
     }
 }
