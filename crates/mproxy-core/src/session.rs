@@ -141,9 +141,7 @@ impl Session {
         } else {
             self.take(from, buf, now);
         }
-        if let Some(holder) = self.state.holder() {
-            self.cx.account.note_left(&self.cx.setting.budget, from, buf.len(), || holder);
-        }
+        self.note_left(from, buf.len());
         self.settle(now);
     }
 
@@ -207,9 +205,7 @@ impl Session {
     /// out this is told once more, and the stream is gone. A broker that ends, and whoever ends with an error, is gone at
     /// once.
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
-        if let Some(holder) = self.state.holder() {
-            self.cx.account.note_left(&self.cx.setting.budget, side, 0, || holder);
-        }
+        self.note_left(side, 0);
         self.lose(side, how, now);
         self.settle(now);
     }
@@ -263,9 +259,7 @@ impl Session {
 
     /// Told: so many bytes of that side were read while they are not wanted, and are kept until they are.
     pub fn kept(&mut self, from: Side, bytes: usize, now: Instant) {
-        if let Some(holder) = self.state.holder() {
-            self.cx.account.note_left(&self.cx.setting.budget, from, bytes, || holder);
-        }
+        self.note_left(from, bytes);
         self.settle(now);
     }
 
@@ -273,10 +267,9 @@ impl Session {
     /// write that left something, and when all is gone.
     pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
         if let Some(holder) = self.state.holder()
-            && self.cx.account.note_unread(&self.cx.setting.budget, by, bytes, || holder)
-            && let Some(weight) = self.state.weight()
+            && self.cx.account.note_unread(&self.cx.setting.budget, by, bytes, holder)
         {
-            self.cx.put_down(weight, now);
+            self.cx.put_down(holder, self.state.bytes(), now);
         }
     }
 
@@ -299,7 +292,7 @@ impl Session {
     #[must_use]
     pub fn short_of_room(&self, side: Side) -> bool {
         let Some(holder) = self.state.holder() else { return false };
-        self.cx.account.short_of_room(&self.cx.setting.budget, side, || holder)
+        self.cx.account.short_of_room(&self.cx.setting.budget, side, holder)
     }
 
     /// Asked: whether a side that waits for room is to be given up, as its stream has ended like this, though bytes that it
@@ -387,7 +380,7 @@ impl Session {
     /// Bytes that this session makes mproxy hold, by its own count.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.state.weight().map_or(0, |weight| weight.bytes) + self.cx.account.around()
+        self.state.bytes() + self.cx.account.around()
     }
 
     /// It is over at once, whatever state it is in: nothing more is sent, and only what is owed to whoever listens is still
@@ -486,6 +479,15 @@ impl Session {
         }
     }
 
+    /// So many bytes of that side are left unread.
+    fn note_left(&mut self, from: Side, bytes: usize) {
+        if !self.cx.account.is_idle(bytes)
+            && let Some(holder) = self.state.holder()
+        {
+            self.cx.account.note_left(&self.cx.setting.budget, from, bytes, holder);
+        }
+    }
+
     /// Lets everything leave whose turn has come.
     fn release(&mut self, from: Side, now: Instant) {
         while let Some(link) = self.state.link_mut()
@@ -497,6 +499,20 @@ impl Session {
 
     /// After every verb: packets leave, and an end goes on.
     fn settle(&mut self, now: Instant) {
+        if !matches!(&self.state, State::Open(link) if link.is_settled()) {
+            self.go_on(now);
+        }
+        let bytes = self.state.bytes();
+        if !self.cx.account.is_idle(bytes) {
+            match self.state.holder() {
+                Some(holder) => self.cx.put_down(holder, bytes, now),
+                None => self.cx.account.let_go(),
+            }
+        }
+    }
+
+    /// What waits leaves, and an end goes on.
+    fn go_on(&mut self, now: Instant) {
         if let State::Open(link) = &mut self.state
             && link.client_ended
         {
@@ -512,10 +528,6 @@ impl Session {
             self.end(Fault::Drained, now);
         }
         self.advance_end(now);
-        match self.state.weight() {
-            Some(weight) => self.cx.put_down(weight, now),
-            None => self.cx.account.let_go(),
-        }
     }
 
     /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.

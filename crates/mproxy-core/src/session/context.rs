@@ -6,7 +6,7 @@ use std::time::Instant;
 use mproxy_codec::property::Properties;
 
 use super::effect::{Effect, Effects};
-use super::holding::{Account, Holder, Weight};
+use super::holding::{Account, Holder};
 use super::setting::Setting;
 use super::timer::{Deadline, Timer};
 use crate::event::{Event, Happening, Traffic};
@@ -57,9 +57,9 @@ impl Context {
     }
 
     /// Puts down what is held now.
-    pub(super) fn put_down(&mut self, weight: Weight, now: Instant) {
+    pub(super) fn put_down(&mut self, holder: Holder<'_>, bytes: usize, now: Instant) {
         let Setting { budget, limits, .. } = &*self.setting;
-        self.account.put_down(budget, limits.room_timeout, weight, now);
+        self.account.put_down(budget, limits.room_timeout, holder, bytes, now);
     }
 
     /// So much has come from that side.

@@ -24,7 +24,7 @@ impl Link {
             .map_err(|error| Fault::Malformed { side: from, error })?;
         let reason = disconnect.reason;
         if from == Side::Broker {
-            return Ok(Passage::Last(None, Fault::BrokerLeft { reason }));
+            return Ok(Passage::Last(None, Box::new(Fault::BrokerLeft { reason })));
         }
         let expiry = disconnect.properties.u32(PropertyId::SessionExpiryInterval).unwrap_or(0);
         if self.terms.expires_at_once && expiry != 0 {
@@ -38,9 +38,7 @@ impl Link {
         }
         // [MQTT-3.1.2-10]: only a normal DISCONNECT takes the will away.
         self.will_suppressed = reason == ReasonCode::SUCCESS;
-        Ok(match self.disconnect_for_broker(cx, &disconnect) {
-            None => Passage::Last(None, Fault::Left { reason }),
-            Some(bytes) => Passage::Last(Some(bytes), Fault::Left { reason }),
-        })
+        let instead = self.disconnect_for_broker(cx, &disconnect);
+        Ok(Passage::Last(instead, Box::new(Fault::Left { reason })))
     }
 }

@@ -1,6 +1,7 @@
 //! What a session wants done: each effect says what, never how.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -94,11 +95,9 @@ impl Effects {
     }
 
     pub(super) fn pop(&mut self) -> Option<Effect> {
-        let effect = self.first.take()?;
-        if let Some(more) = &mut self.more {
-            self.first = more.0.pop_front();
-            self.more.take_if(|more| more.0.is_empty());
-        }
-        Some(effect)
+        let Some(more) = &mut self.more else { return self.first.take() };
+        let next = more.0.pop_front();
+        self.more.take_if(|more| more.0.is_empty());
+        mem::replace(&mut self.first, next)
     }
 }

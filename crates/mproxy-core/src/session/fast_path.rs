@@ -12,7 +12,7 @@ use super::acknowledge::acknowledgement;
 use super::context::Context;
 use super::link::Link;
 use super::publish::hook;
-use super::step::{Passage, Step};
+use super::step::Passage;
 use super::tally::Tally;
 use crate::event::Kind;
 use crate::meter::Outcome;
@@ -40,11 +40,31 @@ enum Publishes {
     Whole,
 }
 
+/// What has passed.
+pub(super) struct Passed {
+    /// So many bytes; 0: the first packet needs a closer look.
+    pub(super) bytes: usize,
+    /// Packets of our own are to follow them.
+    pub(super) ours: bool,
+}
+
+impl Passed {
+    const NOTHING: Self = Self { bytes: 0, ours: false };
+}
+
 /// Decisions of one source, counted and not yet told to the meter.
 #[derive(Default)]
 struct DecisionRun {
     source: Option<Source>,
     count: u64,
+}
+
+impl FastPath {
+    /// Whether the packet at the start of `data` is one of those that never pass here.
+    fn leaves_out(self, data: &[u8]) -> bool {
+        let is_publish = |first: &u8| PacketType::from_nibble(first >> 4) == Some(PacketType::Publish);
+        self.publishes == Publishes::None && data.first().is_some_and(is_publish)
+    }
 }
 
 impl Link {
@@ -75,7 +95,7 @@ impl Link {
         FastPath { publishes, most }
     }
 
-    /// The packets from the start of `data` on that pass. `None`: the first one needs a closer look.
+    /// Lets the packets from the start of `data` on pass that need no closer look.
     pub(super) fn take_fast(
         &mut self,
         cx: &mut Context,
@@ -83,13 +103,13 @@ impl Link {
         mut path: FastPath,
         data: &[u8],
         tally: &mut Tally,
-    ) -> Option<Step> {
-        if !self.direction(from).is_at_rest() || !self.takes(cx, from) {
-            return None;
+    ) -> Passed {
+        if path.leaves_out(data) || !self.direction(from).is_at_rest() || !self.takes(cx, from) {
+            return Passed::NOTHING;
         }
-        let (mut run, mut packets, mut answers) = (0, 0, false);
+        let (mut run, mut packets, mut ours) = (0, 0, false);
         let mut decided = DecisionRun::default();
-        while !answers
+        while !ours
             && cx.work > 0
             && let Some(seen) = Glance::at(&data[run..])
         {
@@ -103,7 +123,7 @@ impl Link {
                 _ => match seen.acknowledges().and_then(|id| self.ack_passes(cx, from, seen.kind, id)) {
                     None => false,
                     Some(follows) => {
-                        answers = follows;
+                        ours = follows;
                         true
                     }
                 },
@@ -119,11 +139,7 @@ impl Link {
             cx.setting.meter.decisions(hook(from), source, Outcome::Allowed, decided.count);
         }
         cx.count(from, packets, run as u64);
-        match (run, answers) {
-            (0, _) => None,
-            (_, false) => Some(Step::pass(run)),
-            (_, true) => Some(Step::Take(run, Passage::ThenOurs)),
-        }
+        Passed { bytes: run, ours }
     }
 
     /// Whether a PUBLISH passes. Where it does, it is accounted for.

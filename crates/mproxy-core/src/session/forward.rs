@@ -8,7 +8,7 @@ use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::foreign::out_of_place;
-use super::lane::{Slot, WaitingPacket};
+use super::lane::WaitingPacket;
 use super::link::Link;
 use super::step::{Passage, Step, Stop};
 use crate::fault::Fault;
@@ -34,7 +34,7 @@ impl Link {
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
             let packet = WaitingPacket::Other(*header);
-            Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 })
+            Step::Keep { bytes: total, packet, charge: 0 }
         };
         if header.kind == PacketType::Disconnect {
             // Nothing follows it [MQTT-3.14.4-2], whether it leaves at once or has to wait.
@@ -65,7 +65,7 @@ impl Link {
             Passage::Nowhere => {}
             Passage::Last(instead, fault) => {
                 self.send(cx, to, instead.unwrap_or(bytes));
-                return Err(Stop::Disconnected(from, fault));
+                return Err(Stop::Disconnected(from, *fault));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use mproxy_codec::types::PacketType;
 use crate::budget::{self, Budget, Purse, RESERVE, Room, STEP, Stranger, shared_room};
 use crate::fault::Fault;
 use crate::neighbours::Neighbours;
-use crate::peer::{Origin, Peer, Side};
+use crate::peer::{Address, Origin, Peer, Side};
 
 /// How long a side for which there was no room waits before it tries again, where nothing of its own has left meanwhile:
 /// nobody tells us when others have made room.
@@ -79,30 +79,34 @@ impl Holding {
     }
 }
 
-/// Whose share something is counted to.
+/// Whose share something is counted to. Whose neighbour that is, is worked out only where something is put down.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Holder {
-    whose: Neighbours,
+pub(super) struct Holder<'a> {
+    remote: &'a Address,
     /// Nobody has decided on the client yet.
     stranger: bool,
 }
 
-impl Holder {
+impl<'a> Holder<'a> {
     /// Of a client that somebody has decided on.
-    pub(super) fn client(peer: &Peer) -> Self {
-        Self { whose: (&peer.origin.remote).into(), stranger: false }
+    pub(super) fn client(peer: &'a Peer) -> Self {
+        Self { remote: &peer.origin.remote, stranger: false }
     }
 
     /// Of one about whom nobody has decided.
-    pub(super) fn stranger(origin: &Origin) -> Self {
-        Self { whose: (&origin.remote).into(), stranger: true }
+    pub(super) const fn stranger(origin: &'a Origin) -> Self {
+        Self { remote: &origin.remote, stranger: true }
+    }
+
+    fn whose(self) -> Neighbours {
+        self.remote.into()
     }
 }
 
 /// What a state of a session makes mproxy hold, but for what was left unread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weight {
-    pub(super) holder: Holder,
+pub(super) struct Weight<'a> {
+    pub(super) holder: Holder<'a>,
     pub(super) bytes: usize,
     /// Whether something of that goes by itself.
     pub(super) lets_go: bool,
@@ -133,15 +137,22 @@ impl Account {
         self.0.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker))
     }
 
-    /// Puts down what is held now.
+    /// Whether nothing is put down, nor has to be for so few bytes of the session's own.
+    #[inline]
+    pub(super) const fn is_idle(&self, bytes: usize) -> bool {
+        self.0.is_none() && bytes < STEP
+    }
+
+    /// Puts down what is held now: so many bytes of the session's own, and what is around it.
     pub(super) fn put_down(
         &mut self,
         budget: &Arc<Budget>,
         patience: Duration,
-        weight: Weight,
+        holder: Holder<'_>,
+        bytes: usize,
         now: Instant,
     ) {
-        let own = self.sync(budget, weight);
+        let own = self.sync(budget, holder, bytes);
         let Some(holding) = &mut self.0 else { return };
         for waits in [&mut holding.client, &mut holding.broker] {
             if let Some(short) = &mut waits.short {
@@ -169,12 +180,12 @@ impl Account {
     }
 
     /// Has the purse say what is held, and gives it.
-    fn sync(&mut self, budget: &Arc<Budget>, weight: Weight) -> usize {
-        let own = weight.bytes + self.around();
-        if own < STEP && self.0.is_none() {
-            return own;
+    fn sync(&mut self, budget: &Arc<Budget>, holder: Holder<'_>, bytes: usize) -> usize {
+        if self.is_idle(bytes) {
+            return bytes;
         }
-        let holding = self.holding(budget, weight.holder);
+        let own = bytes + self.around();
+        let holding = self.holding(budget, holder);
         match own.checked_sub(holding.own) {
             Some(0) => {}
             Some(more) => holding.purse.add(more),
@@ -185,9 +196,9 @@ impl Account {
     }
 
     /// Whose share of what strangers may hold it has, while nobody has decided on its client.
-    fn stranger(&self, holder: Holder) -> Option<Stranger> {
+    fn stranger(&self, holder: Holder<'_>) -> Option<Stranger> {
         let held = self.0.as_ref().map_or(0, |holding| holding.purse.held());
-        holder.stranger.then(|| Stranger::new(holder.whose, held))
+        holder.stranger.then(|| Stranger::new(holder.whose(), held))
     }
 
     /// Somebody has decided on the client.
@@ -197,11 +208,11 @@ impl Account {
         }
     }
 
-    fn holding(&mut self, budget: &Arc<Budget>, holder: Holder) -> &mut Holding {
+    fn holding(&mut self, budget: &Arc<Budget>, holder: Holder<'_>) -> &mut Holding {
         let new = if holder.stranger { Purse::of_stranger } else { Purse::new };
         self.0.get_or_insert_with(|| {
             Box::new(Holding {
-                purse: new(budget, holder.whose),
+                purse: new(budget, holder.whose()),
                 own: 0,
                 client: Backlog::default(),
                 broker: Backlog::default(),
@@ -215,7 +226,7 @@ impl Account {
         &mut self,
         budget: &Arc<Budget>,
         event: usize,
-        holder: Holder,
+        holder: Holder<'_>,
     ) -> Option<Arc<Purse>> {
         (event > SMALL_EVENT).then(|| Arc::clone(&self.holding(budget, holder).purse))
     }
@@ -225,14 +236,14 @@ impl Account {
     pub(super) fn room_for(
         &mut self,
         budget: &Arc<Budget>,
-        weight: Weight,
+        weight: Weight<'_>,
         from: Side,
         packet: PacketType,
         bytes: usize,
     ) -> Room {
         let left = self.0.as_ref().map_or(0, |holding| holding.waits(from).left);
         // The packet itself may be among what was left before; it is not put down twice.
-        let held = self.sync(budget, weight).saturating_sub(left) + self.events_held();
+        let held = self.sync(budget, weight.holder, weight.bytes).saturating_sub(left) + self.events_held();
         let room = budget::room(budget, held, bytes, self.stranger(weight.holder));
         let lets_go = weight.lets_go || self.events_held() > 0 || self.unread() > 0;
         let room = match room {
@@ -263,17 +274,12 @@ impl Account {
     }
 
     /// Whether that side has to wait for room.
-    pub(super) fn short_of_room(
-        &self,
-        budget: &Arc<Budget>,
-        side: Side,
-        holder: impl FnOnce() -> Holder,
-    ) -> bool {
+    pub(super) fn short_of_room(&self, budget: &Arc<Budget>, side: Side, holder: Holder<'_>) -> bool {
         let Some(holding) = &self.0 else { return false };
         let waits = holding.waits(side);
         waits.short.is_some_and(|short| {
             let held = holding.purse.held().saturating_sub(waits.left);
-            budget::room(budget, held, short.bytes, self.stranger(holder())) == Room::Wait
+            budget::room(budget, held, short.bytes, self.stranger(holder)) == Room::Wait
         })
     }
 
@@ -283,13 +289,13 @@ impl Account {
         budget: &Arc<Budget>,
         by: Side,
         bytes: usize,
-        holder: impl FnOnce() -> Holder,
+        holder: Holder<'_>,
     ) -> bool {
         let bytes = if bytes < STEP { 0 } else { bytes };
         if bytes == 0 && self.0.is_none() {
             return false;
         }
-        let waits = self.holding(budget, holder()).waits_mut(by);
+        let waits = self.holding(budget, holder).waits_mut(by);
         if bytes == waits.unread {
             return false;
         }
@@ -341,21 +347,15 @@ impl Account {
     }
 
     /// The packet at the front is to be looked at when so many bytes of it are there.
-    pub(super) fn needs(&mut self, budget: &Arc<Budget>, holder: Holder, from: Side, bytes: usize) {
+    pub(super) fn needs(&mut self, budget: &Arc<Budget>, holder: Holder<'_>, from: Side, bytes: usize) {
         self.holding(budget, holder).waits_mut(from).needs = bytes;
     }
 
     /// So many bytes were left at the end of a read.
-    pub(super) fn note_left(
-        &mut self,
-        budget: &Arc<Budget>,
-        from: Side,
-        bytes: usize,
-        holder: impl FnOnce() -> Holder,
-    ) {
+    pub(super) fn note_left(&mut self, budget: &Arc<Budget>, from: Side, bytes: usize, holder: Holder<'_>) {
         let kept = if bytes < STEP { 0 } else { bytes };
         if kept > 0 {
-            self.holding(budget, holder()).waits_mut(from).left = kept;
+            self.holding(budget, holder).waits_mut(from).left = kept;
         } else if let Some(holding) = &mut self.0 {
             holding.waits_mut(from).left = 0;
         }

@@ -11,6 +11,7 @@ use super::Session;
 use super::context::WORK;
 use super::direction::Follows;
 use super::foreign::{out_of_place, unlike_mqtt};
+use super::lane::Slot;
 use super::opening::{Opened, Opening};
 use super::state::State;
 use super::step::{Passage, Step, Stop};
@@ -35,30 +36,30 @@ impl Session {
         };
         self.cx.work = WORK;
         while run < buf.len() && self.cx.work > 0 {
-            let fast = match (&mut self.state, path) {
-                (State::Open(link), Some(path)) => {
-                    link.take_fast(&mut self.cx, from, path, &buf[run..], &mut tally)
+            if let (State::Open(link), Some(path)) = (&mut self.state, path) {
+                let passed = link.take_fast(&mut self.cx, from, path, &buf[run..], &mut tally);
+                run += passed.bytes;
+                if passed.ours {
+                    self.send_ours(from, buf, &mut run);
                 }
-                _ => None,
-            };
-            let step = match fast {
-                Some(step) => Ok(step),
-                None => self.step(from, &buf[run..], &mut tally, now),
-            };
-            match step {
+                if passed.bytes > 0 {
+                    continue;
+                }
+            }
+            match self.step(from, &buf[run..], &mut tally, now) {
                 Ok(Step::Wait) => break,
                 Ok(Step::Take(n, passage)) => self.carry_out(from, buf, &mut run, n, passage, now),
-                Ok(Step::Keep(n, mut slot)) => {
+                Ok(Step::Keep { bytes: n, packet, charge }) => {
                     self.flush(from, buf, &mut run);
                     let shared = buf.split_to(n).freeze();
                     if let Some(link) = self.state.link_mut() {
                         let lane = &mut link.direction_mut(from).lane;
                         // Unless it waits for its verdict, it leaves in this very call, or with others that do not stay
                         // either.
-                        let stays = slot.holds() || !lane.is_empty();
-                        slot.bytes =
+                        let stays = packet.holds() || !lane.is_empty();
+                        let bytes =
                             if stays && n <= COPY_UP_TO { Bytes::copy_from_slice(&shared) } else { shared };
-                        lane.push(slot);
+                        lane.push(Slot { bytes, packet, charge });
                     }
                     self.release(from, now);
                 }
@@ -100,12 +101,7 @@ impl Session {
             Passage::AsItIs => *run += n,
             Passage::ThenOurs => {
                 *run += n;
-                if self.state.link().is_some_and(|link| link.has_ours(from)) {
-                    self.flush(from, buf, run);
-                    if let Some(link) = self.state.link_mut() {
-                        link.send_ours(&mut self.cx, from);
-                    }
-                }
+                self.send_ours(from, buf, run);
             }
             Passage::Instead(bytes) => {
                 self.flush(from, buf, run);
@@ -119,13 +115,23 @@ impl Session {
             Passage::Last(None, fault) => {
                 *run += n;
                 self.flush(from, buf, run);
-                self.stop(Stop::Disconnected(from, fault), now);
+                self.stop(Stop::Disconnected(from, *fault), now);
             }
             Passage::Last(Some(bytes), fault) => {
                 self.flush(from, buf, run);
                 buf.advance(n);
                 self.send(from.other(), bytes);
-                self.stop(Stop::Disconnected(from, fault), now);
+                self.stop(Stop::Disconnected(from, *fault), now);
+            }
+        }
+    }
+
+    /// Sends the packets of our own that may follow a `run` that has gone on, behind it.
+    fn send_ours(&mut self, from: Side, buf: &mut BytesMut, run: &mut usize) {
+        if self.state.link().is_some_and(|link| link.has_ours(from)) {
+            self.flush(from, buf, run);
+            if let Some(link) = self.state.link_mut() {
+                link.send_ours(&mut self.cx, from);
             }
         }
     }

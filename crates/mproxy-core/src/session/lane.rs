@@ -65,19 +65,12 @@ pub(super) enum SlotState<D> {
 
 impl WaitingPacket {
     /// Whether its verdict is out.
-    const fn holds(&self) -> bool {
+    pub(super) const fn holds(&self) -> bool {
         matches!(
             self,
             Self::Publish(WaitingPublish { state: SlotState::Hold, .. })
                 | Self::Subscribe(SlotState::Hold, _)
         )
-    }
-}
-
-impl Slot {
-    /// Whether its verdict is out.
-    pub(super) const fn holds(&self) -> bool {
-        self.packet.holds()
     }
 }
 
@@ -200,7 +193,7 @@ impl Lane {
     /// The slot at the front, if it may leave.
     pub(super) fn leave(&mut self) -> Option<Slot> {
         let queue = self.queue.as_mut()?;
-        if queue.slots.front()?.holds() {
+        if queue.slots.front()?.packet.holds() {
             return None;
         }
         let slot = queue.slots.pop_front()?;

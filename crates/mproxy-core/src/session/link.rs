@@ -126,18 +126,32 @@ impl Link {
     }
 
     /// What it makes mproxy hold.
-    pub(super) fn weight(&self) -> Weight {
-        let subscriptions = self.subscriptions.as_deref();
-        Weight {
-            holder: Holder::client(&self.peer),
-            bytes: self.up.weight()
-                + self.down.weight()
-                + subscriptions.map_or(0, Subscriptions::weight)
-                + self.peer_weight as usize,
-            lets_go: self.up.lets_go()
-                || self.down.lets_go()
-                || subscriptions.is_some_and(|subscriptions| subscriptions.kept() > 0),
-        }
+    pub(super) fn weight(&self) -> Weight<'_> {
+        Weight { holder: Holder::client(&self.peer), bytes: self.bytes(), lets_go: self.lets_go() }
+    }
+
+    /// The bytes of that.
+    pub(super) fn bytes(&self) -> usize {
+        self.up.weight()
+            + self.down.weight()
+            + self.known_subscriptions().map_or(0, Subscriptions::weight)
+            + self.peer_weight as usize
+    }
+
+    /// Whether something of that goes by itself.
+    pub(super) fn lets_go(&self) -> bool {
+        self.up.lets_go()
+            || self.down.lets_go()
+            || self.known_subscriptions().is_some_and(|subscriptions| subscriptions.kept() > 0)
+    }
+
+    /// Whether nothing of it leaves or ends by itself: no packet waits, no end is near.
+    pub(super) fn is_settled(&self) -> bool {
+        self.up.lane.is_empty()
+            && self.down.lane.is_empty()
+            && !self.draining
+            && !self.client_ended
+            && self.rare.as_ref().is_none_or(|rare| rare.unsendable.is_none())
     }
 
     /// Whether there is room for packets of that side.
@@ -165,7 +179,7 @@ impl Link {
                 || self.subscriptions.is_none() && self.up.kept_bytes() == 0
                 || !books_full())
             && !self.direction(from.other()).deferred.full(packets, bytes)
-            && !cx.account.short_of_room(&cx.setting.budget, from, || Holder::client(&self.peer))
+            && !cx.account.short_of_room(&cx.setting.budget, from, Holder::client(&self.peer))
     }
 
     /// Bytes for that side, if it still hears any.

@@ -27,6 +27,7 @@ use super::resolve::{CarriedOut, Resolution, resolve};
 use super::setting::Setting;
 use super::step::{Passage, Step};
 use super::timer::Deadline;
+use crate::budget::QUESTION;
 use crate::chain::Ruled;
 use crate::fault::{Fault, Unreachable};
 use crate::meter::Outcome;
@@ -49,6 +50,17 @@ pub(super) enum WaitsFor {
     Dial(Box<Attempt>),
     /// The broker's CONNACK.
     Connack,
+}
+
+impl WaitsFor {
+    /// Bytes of the CONNECT that is kept for another try, and of the question about it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Admission(attempt) => QUESTION + 2 * attempt.connect.len(),
+            Self::Dial(attempt) => attempt.connect.len(),
+            Self::Connack => 0,
+        }
+    }
 }
 
 /// What came of a packet before the session is open.
@@ -311,7 +323,7 @@ impl Opening {
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         if connack.reason != 0 {
             let refused = Fault::BrokerRefused { code: connack.reason };
-            return Ok(Opened::NotYet(Step::Take(total, Passage::Last(None, refused))));
+            return Ok(Opened::NotYet(Step::Take(total, Passage::Last(None, Box::new(refused)))));
         }
         cx.timer.disarm();
         link.terms.accept(&connack);

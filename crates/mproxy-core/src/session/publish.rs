@@ -9,7 +9,6 @@ mod release;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::PublishLayout;
 use mproxy_codec::packet::publish::PublishHead;
@@ -20,7 +19,7 @@ use super::context::Context;
 use super::direction::{Follows, StreamedBody};
 use super::effect::Effect;
 use super::holding::Holder;
-use super::lane::{Slot, SlotState, WaitingPacket, WaitingPublish};
+use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
 use super::step::Step;
@@ -268,7 +267,7 @@ impl Link {
         }
         let packet =
             WaitingPacket::Publish(WaitingPublish { state, layout, topic: publish.alias_topic, streams });
-        Step::Keep(take, Slot { bytes: Bytes::new(), packet, charge })
+        Step::Keep { bytes: take, packet, charge }
     }
 
     /// The real topic where the packet's own is an alias; keeps the sender's table.

@@ -10,7 +10,6 @@ use super::holding::{Holder, Weight};
 use super::link::Link;
 use super::opening::{Opening, WaitsFor};
 use super::rejected::Rejected;
-use crate::budget::QUESTION;
 use crate::peer::{Peer, Side};
 
 /// Where a session stands.
@@ -84,9 +83,7 @@ impl State {
         match self {
             Self::Greeting(greeting) => {
                 from == Side::Client
-                    && !cx
-                        .account
-                        .short_of_room(&cx.setting.budget, from, || Holder::stranger(&greeting.origin))
+                    && !cx.account.short_of_room(&cx.setting.budget, from, Holder::stranger(&greeting.origin))
             }
             // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
             // even read, so that it cannot pile up. Only extended authentication has to be heard.
@@ -102,7 +99,7 @@ impl State {
     }
 
     /// Who what is held is counted to.
-    pub(super) fn holder(&self) -> Option<Holder> {
+    pub(super) fn holder(&self) -> Option<Holder<'_>> {
         match self {
             Self::Greeting(Greeting { origin, .. }) | Self::Rejected(Rejected { origin, .. }) => {
                 Some(Holder::stranger(origin))
@@ -118,16 +115,17 @@ impl State {
     }
 
     /// What it makes mproxy hold, but for what was left unread.
-    pub(super) fn weight(&self) -> Option<Weight> {
-        let holder = self.holder()?;
-        let weight = self.link().map_or(Weight { holder, bytes: 0, lets_go: false }, Link::weight);
-        let connect = match self {
-            Self::Opening(Opening { waits: WaitsFor::Admission(attempt), .. }) => {
-                QUESTION + 2 * attempt.connect.len()
-            }
-            Self::Opening(Opening { waits: WaitsFor::Dial(attempt), .. }) => attempt.connect.len(),
-            _ => 0,
-        };
-        Some(Weight { holder, bytes: weight.bytes + connect, ..weight })
+    pub(super) fn weight(&self) -> Option<Weight<'_>> {
+        let lets_go = self.link().is_some_and(Link::lets_go);
+        Some(Weight { holder: self.holder()?, bytes: self.bytes(), lets_go })
+    }
+
+    /// The bytes of that.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Open(link) | Self::Ending(Ending { link, .. }) => link.bytes(),
+            Self::Opening(Opening { link, waits }) => link.bytes() + waits.bytes(),
+            Self::Greeting(_) | Self::Rejected(_) | Self::Over(_) => 0,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::lane::Slot;
+use super::lane::WaitingPacket;
 use crate::fault::Fault;
 use crate::peer::Side;
 
@@ -17,8 +17,8 @@ pub(super) enum Passage {
     Instead(Bytes),
     /// Nothing goes.
     Nowhere,
-    /// It goes, or this instead, and the session ends.
-    Last(Option<Bytes>, Fault),
+    /// It goes, or this instead, and the session ends. Boxed, for it happens once, and all others are moved about.
+    Last(Option<Bytes>, Box<Fault>),
 }
 
 /// What is done with the packet at the start of a buffer.
@@ -28,8 +28,8 @@ pub(super) enum Step {
     Wait,
     /// So many bytes are taken, and this becomes of them.
     Take(usize, Passage),
-    /// So many bytes go into the lane, as this slot (whose `bytes` they become).
-    Keep(usize, Slot),
+    /// So many bytes go into the lane, as this packet; so much is put down for the question about it.
+    Keep { bytes: usize, packet: WaitingPacket, charge: u32 },
 }
 
 impl Step {
@@ -45,7 +45,7 @@ impl Step {
     pub(super) const fn taken(&self) -> Option<usize> {
         match self {
             Self::Wait => None,
-            Self::Take(bytes, _) | Self::Keep(bytes, _) => Some(*bytes),
+            Self::Take(bytes, _) | Self::Keep { bytes, .. } => Some(*bytes),
         }
     }
 }
@@ -62,5 +62,16 @@ pub(super) enum Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_packet_moves_is_small() {
+        assert!(size_of::<Passage>() <= 48, "{}", size_of::<Passage>());
+        assert!(size_of::<Result<Step, Fault>>() <= 80, "{}", size_of::<Result<Step, Fault>>());
     }
 }

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::context::Context;
 use super::effect::Effect;
 use super::filters::{FilterDecision, allowed_requests};
-use super::lane::{Slot, SlotState, WaitingPacket};
+use super::lane::{SlotState, WaitingPacket};
 use super::link::Link;
 use super::question::OpenQuestion;
 use super::reply::suback_code;
@@ -61,7 +61,7 @@ impl Link {
                 Room::Wait => return Ok(Step::Wait),
                 Room::Yes | Room::Never => {
                     let packet = WaitingPacket::Subscribe(SlotState::OverBudget, layout);
-                    return Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge: 0 }));
+                    return Ok(Step::Keep { bytes: total, packet, charge: 0 });
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Link {
         }
         let charge = if matches!(state, SlotState::Hold) { charge as u32 } else { 0 };
         let packet = WaitingPacket::Subscribe(state, layout);
-        Ok(Step::Keep(total, Slot { bytes: Bytes::new(), packet, charge }))
+        Ok(Step::Keep { bytes: total, packet, charge })
     }
 
     /// Whether more is made of a SUBSCRIBE than a packet that passes.

@@ -52,10 +52,10 @@ impl Context {
             Step::Take(_, Passage::Instead(_) | Passage::Last(Some(_), _)) => PacketFate::Changed,
             Step::Take(_, Passage::Nowhere) if header.kind == PacketType::Connect => PacketFate::Deferred,
             Step::Take(_, Passage::Nowhere) => self.fate_of_swallowed(from, effects),
-            Step::Keep(_, slot) if slot.holds() => PacketFate::Deferred,
+            Step::Keep { packet, .. } if packet.holds() => PacketFate::Deferred,
             // It leaves at once, which is traced.
-            Step::Keep(..) if link.direction(from).lane.is_empty() => return,
-            Step::Keep(..) => PacketFate::Queued,
+            Step::Keep { .. } if link.direction(from).lane.is_empty() => return,
+            Step::Keep { .. } => PacketFate::Queued,
         };
         self.trace(&link.peer.origin, from, header, data, link.terms.version, None, fate);
     }
