@@ -16,6 +16,8 @@ pub(crate) struct Hello {
     pub(crate) name: String,
     /// `None`: it did not say, as if there were no Hello.
     pub(crate) wants: Option<Wants>,
+    /// Whether it serves HookStream at the same address.
+    pub(crate) streams: bool,
 }
 
 /// Which calls a service wants, and with what.
@@ -100,13 +102,13 @@ impl Hello {
             }
         }
         if answer.wants.is_empty() {
-            return Ok(Self { name: answer.name, wants: None });
+            return Ok(Self { name: answer.name, wants: None, streams: answer.streams });
         }
         if wants.0.iter().all(Option::is_none) {
             // To want nothing that is known here would be to let everything pass.
             return Err("the answer to Hello wants only hooks that this mproxy does not know".to_owned());
         }
-        Ok(Self { name: answer.name, wants: Some(wants) })
+        Ok(Self { name: answer.name, wants: Some(wants), streams: answer.streams })
     }
 }
 

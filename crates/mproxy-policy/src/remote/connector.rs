@@ -80,13 +80,13 @@ impl Connector {
         let gone = CancellationToken::new();
         let channel = self.dialer.dial(&gone).await.map_err(|error| with_causes(&error))?;
         let service = ServiceClient::new(channel, Arc::clone(&self.complaints));
-        let wants = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
+        let said = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => match hello? {
-                Hello { name, wants: Some(wants) } => self.accept_hello(&name, wants),
-                Hello { wants: None, .. } => self.accept_no_hello(),
+                Hello { name, wants: Some(wants), streams } => (self.accept_hello(&name, wants), streams),
+                Hello { wants: None, streams, .. } => (self.accept_no_hello(), streams),
             },
             // Hello is younger than the hooks: services that were written without it are served as before.
-            Err(status) if status.code() == Code::Unimplemented => self.accept_no_hello(),
+            Err(status) if status.code() == Code::Unimplemented => (self.accept_no_hello(), false),
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
                 let hung_up = self.dialer.is_tls() && status.source().is_some();
@@ -94,7 +94,7 @@ impl Connector {
                 return Err(format!("Hello: {}{hint}", describe_status(&status)));
             }
         };
-        Ok(ServiceConnection::new(&self.url, service, wants, gone))
+        Ok(ServiceConnection::new(&self.url, self.dialer.clone(), service, said, gone))
     }
 
     /// What it wants that did not say.

@@ -8,8 +8,10 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
+use super::endpoint::Dialer;
 use crate::contract::{Rpc, ServiceClient, Wants};
 use crate::watch::Watch;
 
@@ -60,6 +62,11 @@ pub(super) struct ServiceConnection {
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
     pub(super) gone: CancellationToken,
+    /// Whether the service said in Hello that it serves streams.
+    #[expect(dead_code, reason = "for the streams, which come one by one")]
+    pub(super) streams: bool,
+    /// Makes further connections to the same endpoint.
+    dialer: Dialer,
     url: Arc<str>,
     strikes: AtomicU32,
     /// Calls that it was found not to implement, one bit each.
@@ -67,9 +74,34 @@ pub(super) struct ServiceConnection {
 }
 
 impl ServiceConnection {
-    pub(super) fn new(url: &str, service: ServiceClient, wants: Wants, gone: CancellationToken) -> Self {
-        let (url, wants) = (url.into(), ArcSwap::from_pointee(wants));
-        Self { service, wants, gone, url, strikes: AtomicU32::new(0), unimplemented: AtomicU32::new(0) }
+    pub(super) fn new(
+        url: &str,
+        dialer: Dialer,
+        service: ServiceClient,
+        (wants, streams): (Wants, bool),
+        gone: CancellationToken,
+    ) -> Self {
+        Self {
+            service,
+            wants: ArcSwap::from_pointee(wants),
+            gone,
+            streams,
+            dialer,
+            url: url.into(),
+            strikes: AtomicU32::new(0),
+            unimplemented: AtomicU32::new(0),
+        }
+    }
+
+    /// Opens a further HTTP/2 connection to the same endpoint, for a stream, without a Hello of its own. `gone` is
+    /// cancelled when it ends; make it a child of [`gone`](Self::gone) to learn of the end of either. The connection
+    /// ends when the channel and all calls on it have been dropped.
+    #[expect(dead_code, reason = "for the streams, which come one by one")]
+    pub(super) async fn dial_another(
+        &self,
+        gone: &CancellationToken,
+    ) -> Result<Channel, tonic::transport::Error> {
+        self.dialer.dial(gone).await
     }
 
     /// A call was answered: strikes count from zero again.
