@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
 //! | [`grants`] | what the policy said beforehand, when it admitted a client |
+//! | [`nearest`](mod@nearest) | what an unknown name was probably meant to be |
 //! | [`remote`] | the policy service, asked and told over gRPC |
 //! | [`watch`] | who counts what the advisers do, for metrics |
 //!
@@ -27,11 +28,13 @@
 pub mod acl;
 mod contract;
 pub mod grants;
+pub mod nearest;
 pub mod remote;
 mod slices;
 pub mod watch;
 
 pub use acl::{Acl, AclAdviser, AclErrors};
 pub use grants::Grants;
+pub use nearest::nearest;
 pub use remote::{Endpoint, Remote, RemoteConfig};
 pub use watch::{CallOutcome, NoWatch, Watch};

@@ -201,8 +201,20 @@ pub fn complain(problems: &Problems, err: &mut impl Write) -> io::Result<()> {
     writeln!(err, "mproxy: {problems}")
 }
 
-/// `mproxy check`: the effective configuration to `out`, warnings and faults to `err`. `more` may find faults
-/// that only reading files shows.
+/// Prints what is wrong with the files that a configuration names, and how much that is.
+///
+/// # Errors
+/// Where `err` cannot be written to.
+pub fn complain_of_files(faults: &[String], err: &mut impl Write) -> io::Result<()> {
+    for fault in faults {
+        writeln!(err, "mproxy: {fault}")?;
+    }
+    let (s, count) = (if faults.len() == 1 { "" } else { "s" }, faults.len());
+    writeln!(err, "mproxy: {count} error{s} in files that the configuration names, no port was opened")
+}
+
+/// `mproxy check`: the effective configuration to `out`, warnings to `err`; where there are faults, these alone. `more` may
+/// find faults that only reading files shows.
 ///
 /// # Errors
 /// Where `out` or `err` cannot be written to.
@@ -219,6 +231,11 @@ pub fn check(
             return Ok(ExitCode::from(EXIT_CONFIGURATION));
         }
     };
+    let faults = more(&loaded);
+    if !faults.is_empty() {
+        complain_of_files(&faults, err)?;
+        return Ok(ExitCode::from(EXIT_CONFIGURATION));
+    }
     out.write_all(check::render(&loaded).as_bytes())?;
     for warning in &loaded.warnings {
         writeln!(err, "mproxy: warning: {warning}")?;
@@ -226,11 +243,7 @@ pub fn check(
     for warning in files::warnings(&loaded, SystemTime::now()) {
         writeln!(err, "mproxy: warning: {warning}")?;
     }
-    let faults = more(&loaded);
-    for fault in &faults {
-        writeln!(err, "mproxy: {fault}")?;
-    }
-    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) })
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What is wrong with the rule file and the files of TLS, as far as there are any; for the `more` of [`check()`].
@@ -369,11 +382,21 @@ mod tests {
         assert_eq!(code(good), code(ExitCode::SUCCESS));
         assert!(page.contains("[mqtt]") && warnings.contains("everything is allowed"));
         let (bad, page, faults) = checked(&[("MPROXY_MQTT_PORT", "x")], &[]);
-        assert_eq!((code(bad), page.as_str()), (two.clone(), ""));
+        assert_eq!((code(bad), page.as_str()), (two, ""));
         assert!(faults.contains("environment variable MPROXY_MQTT_PORT"), "{faults}");
-        let (bad, _, faults) = checked(&[], &["acl.toml:3: no such effect"]);
-        assert_eq!(code(bad), two);
-        assert!(faults.contains("acl.toml:3"), "{faults}");
+    }
+
+    #[test]
+    fn check_shows_errors_in_files_alone_and_counts_them() {
+        let (bad, page, faults) = checked(&[], &["acl.toml:3: no such effect", "acl.toml:9: is missing"]);
+        assert_eq!(format!("{bad:?}"), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(page, "");
+        let lines: Vec<_> = faults.lines().collect();
+        assert_eq!(lines[..2], ["mproxy: acl.toml:3: no such effect", "mproxy: acl.toml:9: is missing"]);
+        assert_eq!(
+            lines[2..],
+            ["mproxy: 2 errors in files that the configuration names, no port was opened"]
+        );
     }
 
     #[test]

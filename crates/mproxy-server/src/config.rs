@@ -22,7 +22,6 @@ pub mod kind;
 mod layers;
 mod list;
 mod meant;
-mod nearest;
 mod origin;
 mod reader;
 pub mod settings;
@@ -38,8 +37,6 @@ use std::path::{Path, PathBuf};
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
 use mproxy_unix::SocketFile;
-
-pub(crate) use nearest::nearest;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::Origin;

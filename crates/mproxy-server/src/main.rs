@@ -49,10 +49,8 @@ fn run_command() -> anyhow::Result<ExitCode> {
                 }
             };
             let faults = cli::file_faults(&loaded);
-            for fault in &faults {
-                eprintln!("mproxy: {fault}");
-            }
             if !faults.is_empty() {
+                cli::complain_of_files(&faults, &mut io::stderr())?;
                 return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
             }
             if command == Command::Demo {

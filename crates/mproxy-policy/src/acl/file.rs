@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Acl, AclRule, NameSet, Password};
+use crate::nearest;
 
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,8 +113,9 @@ impl AclReader<'_> {
                 }),
                 _ => self.unknown(
                     key.span(),
-                    name.to_owned(),
-                    "anonymous, allow_empty, client_ids, users, rules",
+                    "",
+                    name,
+                    &["anonymous", "allow_empty", "client_ids", "users", "rules"],
                 ),
             }
         }
@@ -131,7 +133,7 @@ impl AclReader<'_> {
                         Password::parse(text).map_err(|what| self.fault(value.span(), full, what))
                     });
                 }
-                _ => self.unknown(key.span(), full, "name, password"),
+                unknown => self.unknown(key.span(), path, unknown, &["name", "password"]),
             }
         }
         if !table.contains_key("name") {
@@ -173,9 +175,9 @@ impl AclReader<'_> {
                 "topics" => topics = self.topics(value, &full),
                 "max_qos" => max_qos = self.qos(value, &full).map(|qos| (qos, key.span())),
                 "retain" => retain = self.flag(value, &full).map(|flag| (flag, key.span())),
-                _ => {
-                    let known = "effect, users, client_ids, actions, topics, max_qos, retain";
-                    self.unknown(key.span(), full, known);
+                unknown => {
+                    let known = &["effect", "users", "client_ids", "actions", "topics", "max_qos", "retain"];
+                    self.unknown(key.span(), path, unknown, known);
                 }
             }
         }
@@ -328,8 +330,12 @@ impl AclReader<'_> {
         }
     }
 
-    fn unknown(&mut self, at: Range<usize>, key: String, known: &str) {
-        self.fault(at, key, format!("unknown key; there are {known}"));
+    /// In the words of the configuration file.
+    fn unknown(&mut self, at: Range<usize>, path: &str, name: &str, known: &[&'static str]) {
+        let dot = if path.is_empty() { "" } else { "." };
+        let near = nearest(name, known.iter().copied()).unwrap_or_default();
+        let what = format!("unknown key; the nearest known one is {path}{dot}{near}");
+        self.fault(at, format!("{path}{dot}{name}"), what);
     }
 
     fn missing(&mut self, at: Range<usize>, key: String) {

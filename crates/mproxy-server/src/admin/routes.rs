@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use mproxy_policy::nearest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::Admin;
 use super::guard::may_ask;
 use super::view::{EndpointHealth, Page, SessionFilter, SessionView};
-use crate::config::{LogLevel, nearest};
+use crate::config::LogLevel;
 use crate::telemetry::exposition::Format;
 
 /// Larger than any body that this API takes.

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 
 use super::Problem;
 use super::layers::Layer;
-use super::nearest::nearest;
 use super::origin::Origin;
 use super::settings::{self, CONFIG_VARIABLE};
 use super::value::is_service_link;
+use mproxy_policy::nearest;
 
 const PREFIX: &str = "MPROXY_";
 

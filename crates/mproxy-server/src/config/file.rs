@@ -8,9 +8,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::layers::{Layer, OWN, leaf};
-use super::nearest::nearest;
 use super::origin::Origin;
 use super::settings;
+use mproxy_policy::nearest;
 
 /// Reads `text`; what is wrong with it goes to `faults`, and what is right into the layer.
 pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer {

@@ -1,7 +1,8 @@
-//! The known name that is nearest to an unknown one.
+//! The known name that is nearest to an unknown one: for keys of the rule file here, and for settings in the server.
 
 /// The nearest of `known`, by the least number of inserted, removed, replaced or swapped letters.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known.into_iter().min_by_key(|candidate| distance(name, candidate))
 }
 
