@@ -64,6 +64,11 @@ pub(crate) trait Doors<S>: Send + Sync {
     /// Reaches the broker for a client that comes from there, or fails by `until`.
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<S>;
 
+    /// A dial has ended, and failed for this reason.
+    fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
+        let _ = (failed, now);
+    }
+
     /// Tells whoever listens.
     fn report(&self, event: Event);
 
@@ -266,6 +271,7 @@ impl<S: Carrier> Relay<S> {
         let Some(dialing) = &mut self.dialing else { return false };
         let Poll::Ready(outcome) = dialing.as_mut().poll(cx) else { return false };
         self.dialing = None;
+        self.doors.dialed(outcome.as_ref().err(), now);
         let outcome = outcome.map(|stream| self.broker.stream = Some(stream));
         self.session.dialed(outcome, now);
         true

@@ -1,5 +1,7 @@
 //! From a listener to running connections: accepts, counts against the limits, gives each connection its task.
 
+mod outage;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,11 +9,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mproxy_core::event::Sink;
-use mproxy_core::fault::{Fault, Party, Severity};
+use mproxy_core::fault::{Fault, Party, Severity, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Session, Setting};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
@@ -20,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, trace, warn};
 use uuid::Uuid;
 
+use self::outage::{Outage, Recovery};
 use crate::door::{
     Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, Open, Outward, Refused, Room, Shake, Stream,
 };
@@ -117,6 +121,8 @@ pub(crate) struct Serving {
     pub(crate) room: Room,
     /// Where they go.
     pub(crate) outward: Outward,
+    /// Whether they get there.
+    pub(crate) outage: Mutex<Outage>,
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
@@ -132,6 +138,29 @@ impl Doors<Stream> for Serving {
 
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
         self.outward.reach(origin, until.into())
+    }
+
+    fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
+        let (listener, broker, by) = (&*self.name, self.outward.target(), Party::Broker.name());
+        let Some(Unreachable(error)) = failed else {
+            let recovery = self.outage.lock().dial_succeeded(now);
+            if let Some(Recovery { failed_dials, lasted }) = recovery {
+                let outage_seconds = lasted.as_secs_f64();
+                info!(listener, broker, failed_dials, outage_seconds, "broker reachable again");
+            }
+            return;
+        };
+        if self.outage.lock().dial_failed(now) {
+            let timeout_seconds = self.setting.limits.admission_timeout.as_secs_f64();
+            warn!(
+                listener,
+                broker,
+                by,
+                error = &**error,
+                timeout_seconds,
+                "broker unreachable, retrying for each client"
+            );
+        }
     }
 
     fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {

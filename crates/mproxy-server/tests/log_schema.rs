@@ -168,6 +168,13 @@ async fn json_lines_match_the_schema() {
     drop(gone);
     proxy.line(&["connection closed", "\"username\":\"ann\""]).await;
 
+    let place = broker.addr();
+    drop(broker);
+    proxy.connect(Version::V5, "c3", &ConnectOptions::default()).await;
+    proxy.line(&["broker unreachable, retrying"]).await;
+    let _broker = RecordingBroker::start_at(place, Script::default()).await;
+    drop(proxy.login(Version::V5, "c4").await);
+
     proxy.signal("HUP").await;
     proxy.line(&["ACL file reloaded"]).await;
     std::fs::write(&rules, "rules = 1").unwrap();
@@ -190,6 +197,8 @@ async fn json_lines_match_the_schema() {
         "connection accepted",
         "packet",
         "policy answer failed",
+        "broker unreachable, retrying for each client",
+        "broker reachable again",
         "disconnect requested by an administrator",
         "connection closed",
         "ACL file reloaded",

@@ -98,6 +98,32 @@ async fn a_broker_that_restarts_loses_nobody() {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_away_has_one_line_and_its_return_another() {
+    let place = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut proxy = Proxy::with(place, &[("MPROXY_LOG_LEVEL", "info")]).await;
+    let mut waiting = Vec::new();
+    for name in ["first", "second"] {
+        let mut client = WireClient::open(proxy.mqtt).await;
+        client.send(&wire::connect(Version::V5, name, &ConnectOptions::default())).await;
+        waiting.push(client);
+    }
+    let words = ["WARN", "broker unreachable", "mqtt://", "by=\"broker\"", "refused", "timeout_seconds=10"];
+    let line = proxy.line(&words).await;
+    assert!(line.contains(&format!("broker=\"mqtt://{place}\"")), "{line}");
+    let _broker = RecordingBroker::start_at(place, Script::default()).await;
+    for client in &mut waiting {
+        client.expect(&wire::connack(Version::V5, false, 0, b"")).await;
+    }
+    proxy.line(&["INFO", "broker reachable again", "failed_dials="]).await;
+    drop(waiting);
+    proxy.signal("TERM").await;
+    let ended = proxy.end().await;
+    for words in ["broker unreachable", "broker reachable again"] {
+        assert_eq!(ended.lines.iter().filter(|line| line.contains(words)).count(), 1, "{:#?}", ended.lines);
+    }
+}
+
+#[tokio::test]
 async fn a_hook_service_that_is_away_loses_nobody_who_comes_meanwhile() {
     let (broker, hook) = (Mosquitto::start().await, HookService::start().await);
     let place = hook.place().to_owned();

@@ -12,6 +12,7 @@ use mproxy_core::policy::OnError as CoreOnError;
 use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
 use mproxy_tcp::tls::Material as _;
+use parking_lot::Mutex;
 use tracing::info;
 
 use super::advise::Advisers;
@@ -102,6 +103,7 @@ pub(super) fn serve(
                 budget,
             }),
             outward,
+            outage: Mutex::default(),
             metrics: metrics.listener(&listener.name),
             max_connections: listener.limits.max_connections,
             open: AtomicUsize::new(0),

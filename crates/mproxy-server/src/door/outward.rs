@@ -52,6 +52,12 @@ impl Outward {
         self.0.tls()
     }
 
+    /// Which broker it is, as errors and the log call it.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.0.target()
+    }
+
     /// Reaches the broker for this client, or says by the deadline where it ended, in one line.
     #[must_use]
     pub fn reach(&self, origin: &Arc<Origin>, deadline: Instant) -> Reach {
@@ -74,6 +80,7 @@ struct Way<T: Transport> {
 
 /// A [`Way`] of whatever transport.
 trait Reaching: Send + Sync {
+    fn target(&self) -> &str;
     fn tls(&self) -> Option<&Arc<Reloadable<ClientTls>>>;
     fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> Reach;
 }
@@ -84,6 +91,10 @@ where
 {
     fn tls(&self) -> Option<&Arc<Reloadable<ClientTls>>> {
         T::client_tls(&self.client)
+    }
+
+    fn target(&self) -> &str {
+        &self.target
     }
 
     fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> Reach {
