@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::certificates::{Authority, Folder};
-use mproxy_testkit::ways::{TlsClient, Way, login};
+use mproxy_testkit::transports::{AT_PORTS, TlsClient, login, scheme};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use support::Proxy;
 use tokio::task::JoinSet;
@@ -158,18 +158,18 @@ impl House {
             "max_packet_size = \"1MiB\"\nconnect_timeout = \"{connect_timeout}\"\nws.origins = \"https://good.example\"\n\
              tls = {{ server_cert = {cert:?}, server_key = {key:?} }}\n"
         );
-        for way in Way::ALL {
+        for transport in AT_PORTS {
             file.push_str(&format!(
                 "[[listeners]]\nname = \"{0}\"\ntransport = \"{0}\"\nhost = \"127.0.0.1\"\nport = 0\n\
                  target = {{ scheme = \"mqtt\", host = \"127.0.0.1\", port = {1} }}\n",
-                way.scheme(),
+                scheme(transport),
                 broker.addr().port()
             ));
         }
         let mut proxy = Proxy::configured("mqtt", &file).await;
         let mut doors = Vec::new();
-        for way in Way::ALL {
-            doors.push((way.scheme(), proxy.door(way.scheme()).await));
+        for transport in AT_PORTS {
+            doors.push((scheme(transport), proxy.door(scheme(transport)).await));
         }
         Self { proxy, doors, tls: TlsClient::believing(root.pem()), _broker: broker, _folder: folder }
     }
@@ -188,9 +188,9 @@ impl House {
 async fn whoever_cannot_open_a_door_is_told_and_counted_and_leaves_nothing_behind() {
     let mut house = House::new("10s").await;
     let mut witnesses = Vec::new();
-    for way in Way::ALL {
-        let door = house.door(way.scheme());
-        witnesses.push(login(way, door, &house.tls, Version::V5, way.scheme()).await);
+    for transport in AT_PORTS {
+        let door = house.door(scheme(transport));
+        witnesses.push(login(transport, door, &house.tls, Version::V5, scheme(transport)).await);
     }
     for row in ROWS {
         let before = house.count(row.door, row.cause).await;

@@ -9,9 +9,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mproxy_core::peer::Address;
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions, TlsFiles};
-use mproxy_testkit::ways::{TlsClient, Way, login};
+use mproxy_testkit::transports::{TRANSPORTS, TlsClient, Transport, login, scheme};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, VERSIONS};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -116,15 +117,15 @@ async fn whatever_way_in_and_whatever_way_out_every_message_arrives_as_it_was_se
     let broker = Mosquitto::start_with(options).await;
     broker.hurry().await;
     let with_tls = broker.tls_addrs();
-    let to = |way: Way, addr: SocketAddr| {
-        format!("scheme = \"{}\", host = \"localhost\", port = {}", way.scheme(), addr.port())
+    let to = |transport: Transport, addr: SocketAddr| {
+        format!("scheme = \"{}\", host = \"localhost\", port = {}", scheme(transport), addr.port())
     };
     let outs = [
-        ("tcp", to(Way::Tcp, broker.addr())),
-        ("tls", to(Way::Tls, with_tls.tls)),
-        ("mutual", to(Way::Tls, with_tls.mutual)),
-        ("ws", to(Way::Ws, broker.websocket_addr())),
-        ("wss", to(Way::Wss, with_tls.wss)),
+        ("tcp", to(Transport::Tcp, broker.addr())),
+        ("tls", to(Transport::Tls, with_tls.tls)),
+        ("mutual", to(Transport::Tls, with_tls.mutual)),
+        ("ws", to(Transport::Ws, broker.websocket_addr())),
+        ("wss", to(Transport::Wss, with_tls.wss)),
         ("unix", format!("socket = {socket:?}")),
     ];
     let mut file = format!(
@@ -133,19 +134,18 @@ async fn whatever_way_in_and_whatever_way_out_every_message_arrives_as_it_was_se
     );
     let own = |out: &str| folder.file(&format!("mproxy-{out}.sock"));
     for (out, target) in &outs {
-        for way in Way::ALL {
-            let inward = way.scheme();
+        for transport in TRANSPORTS {
+            let (inward, path) = (scheme(transport), own(out));
+            let place = match transport {
+                Transport::Unix => format!("unix.path = {path:?}"),
+                _ => "host = \"127.0.0.1\"\nport = 0".to_owned(),
+            };
             let _ = write!(
                 file,
-                "[[listeners]]\nname = \"{inward}-{out}\"\ntransport = \"{inward}\"\nhost = \"127.0.0.1\"\nport = 0\n\
+                "[[listeners]]\nname = \"{inward}-{out}\"\ntransport = \"{inward}\"\n{place}\n\
                  target = {{ {target} }}\n"
             );
         }
-        let _ = write!(
-            file,
-            "[[listeners]]\nname = \"unix-{out}\"\ntransport = \"unix\"\nunix.path = {:?}\ntarget = {{ {target} }}\n",
-            own(out)
-        );
     }
     let mut proxy = Proxy::configured("mqtt-tcp", &file).await;
     let tls = TlsClient::believing(root.pem());
@@ -154,26 +154,22 @@ async fn whatever_way_in_and_whatever_way_out_every_message_arrives_as_it_was_se
     // With each QoS over some crossing, in each version.
     let largest = |number: usize, version| (version == VERSIONS[number % 2]).then_some((number % 3) as u8);
     for (out, _) in &outs {
-        for (number, way) in Way::ALL.into_iter().enumerate() {
-            let name = format!("{}-{out}", way.scheme());
-            let (door, tls, payload) = (proxy.door(&name).await, tls.clone(), Arc::clone(&payload));
-            let size = if *out == "unix" { LARGE } else { LARGEST };
+        for (number, transport) in TRANSPORTS.into_iter().enumerate() {
+            let name = format!("{}-{out}", scheme(transport));
+            let place = match transport {
+                Transport::Unix => Address::Path(own(out).into()),
+                _ => proxy.door(&name).await.into(),
+            };
+            let (tls, payload) = (tls.clone(), Arc::clone(&payload));
+            let size = if *out == "unix" || transport == Transport::Unix { LARGE } else { LARGEST };
             crossings.spawn(async move {
                 for version in VERSIONS {
                     let topic = format!("{name}/{version:?}");
-                    let client = login(way, door, &tls, version, &topic).await;
+                    let client = login(transport, place.clone(), &tls, version, &topic).await;
                     cross(client, version, topic, &payload[..size], largest(number, version)).await;
                 }
             });
         }
-        let (path, out, payload) = (own(out), *out, Arc::clone(&payload));
-        crossings.spawn(async move {
-            for version in VERSIONS {
-                let topic = format!("unix-{out}/{version:?}");
-                let client = WireClient::open_unix(&path).await.logged_in(version, &topic).await;
-                cross(client, version, topic, &payload[..LARGE], largest(Way::ALL.len(), version)).await;
-            }
-        });
     }
     while let Some(crossed) = crossings.join_next().await {
         crossed.unwrap();

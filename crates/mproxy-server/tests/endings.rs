@@ -9,7 +9,7 @@ use mproxy_testkit::PATIENCE;
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::service::{Running, Service, wants_everything};
-use mproxy_testkit::ways::TlsClient;
+use mproxy_testkit::transports::TlsClient;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient};
 use support::{Proxy, VERSIONS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -12,7 +12,7 @@ use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::haproxy::Haproxy;
 use mproxy_testkit::service::{Running, Service};
-use mproxy_testkit::ways::{TlsClient, Way, login, open};
+use mproxy_testkit::transports::{TlsClient, Transport, login, open};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use support::{Proxy, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,11 +59,11 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
     ])
     .await;
     let device = TlsClient::showing(root.pem(), &root.sign("device-7")).alpn("mqtt");
-    let ways = [(Way::Tcp, "v1"), (Way::Tcp, "v2"), (Way::Tls, "v2 with TLS")];
+    let ways = [(Transport::Tcp, "v1"), (Transport::Tcp, "v2"), (Transport::Tls, "v2 with TLS")];
     let mut living = Vec::new();
-    for ((way, name), &door) in ways.into_iter().zip(haproxy.doors()) {
+    for ((transport, name), &door) in ways.into_iter().zip(haproxy.doors()) {
         // haproxy's own address is 127.0.0.1, and so is the client's: the port tells them apart.
-        let client = login(way, door, &device, Version::V5, name).await;
+        let client = login(transport, door, &device, Version::V5, name).await;
         let told = clients.recv().await.unwrap();
         assert_eq!(told.local_address, door.to_string(), "{name}");
         // A turn after the CONNACK.
@@ -77,8 +77,8 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
         assert!(line.contains("listener=\"proxied\""), "{line}");
         let port = told.remote_address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
         assert_eq!(client.local().port(), port, "{name}");
-        match (way, told.tls) {
-            (Way::Tls, Some(tls)) => {
+        match (transport, told.tls) {
+            (Transport::Tls, Some(tls)) => {
                 assert_eq!((tls.version.as_str(), tls.common_name()), ("TLSv1.3", "device-7"));
                 assert_eq!((tls.server_name(), tls.alpn()), ("localhost", "mqtt"));
             }
@@ -201,7 +201,7 @@ async fn the_broker_is_told_who_the_client_is() {
     assert_eq!(String::from_utf8(header).unwrap(), expected);
 
     let tls = TlsClient::showing(root.pem(), &root.sign("device-7")).alpn("mqtt");
-    let mut client = open(Way::Tls, door, &tls).await;
+    let mut client = open(Transport::Tls, door, &tls).await;
     client.send(&a_connect()).await;
     let (header, of_tls) = first_bytes(v2).await;
     let (head, rest) = header.split_at(16);

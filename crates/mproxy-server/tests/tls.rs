@@ -14,7 +14,7 @@ use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::certificates::{Authority, Folder, Signed, expired};
 use mproxy_testkit::process::{raise_file_limit, run};
 use mproxy_testkit::service::{Running, Service};
-use mproxy_testkit::ways::{TlsClient, Way, login, tls_server};
+use mproxy_testkit::transports::{TlsClient, Transport, login, tls_server};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use rcgen::{CertificateParams, DnType, SanType};
 use support::{Proxy, VERSIONS, until};
@@ -68,7 +68,7 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
         TlsClient::showing(root.pem(), &root.sign("device")).alpn("x-amzn-mqtt-ca"),
     ];
     for tls in good {
-        login(Way::Tls, proxy.mqtt, &tls, Version::V5, "good").await;
+        login(Transport::Tls, proxy.mqtt, &tls, Version::V5, "good").await;
         broker.session().await;
     }
     let shown = |own: Signed| TlsClient::showing(root.pem(), &own);
@@ -372,7 +372,8 @@ async fn certificates_change_under_a_thousand_clients_and_nobody_drops() {
     for number in 0..1000 {
         let (client, door) = (client.clone(), proxy.mqtt);
         let version = VERSIONS[number % 2];
-        arriving.spawn(async move { login(Way::Tls, door, &client, version, &format!("c{number}")).await });
+        arriving
+            .spawn(async move { login(Transport::Tls, door, &client, version, &format!("c{number}")).await });
         // No more at a time than fit the queue of a listener with ease.
         if arriving.len() == 50 {
             living.push(arriving.join_next().await.unwrap().unwrap());

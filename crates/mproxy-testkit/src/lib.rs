@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`wire`] | a client on a raw socket, and the packets built by hand of `mproxy-sim` |
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
-//! | [`ways`] | the same client over TLS, WebSocket, and both |
+//! | [`transports`] | the same client over TLS, WebSocket, both, and Unix sockets |
 //! | [`certificates`] | authorities, what they sign and take back |
 //! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
@@ -43,7 +43,7 @@ pub mod mosquitto;
 pub mod process;
 pub mod service;
 pub mod tap;
-pub mod ways;
+pub mod transports;
 pub mod wire;
 
 pub use mproxy_sim::refusals;

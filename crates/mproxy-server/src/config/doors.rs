@@ -4,8 +4,9 @@
 //! them only where its own host, port or path was written.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mproxy_tcp::tls::{ClientTls, Verification};
 use mproxy_unix::SocketFile;
@@ -14,7 +15,7 @@ use super::reader::{Reader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, Place, SettingOf, Values as _};
 use super::tls::{self, Own};
-use super::{Listener, Problem, Scheme, Target, kind};
+use super::{Listener, Problem, Scheme, Target, authority, kind};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct Door {
@@ -35,17 +36,65 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Vec<Door> {
     doors
 }
 
-/// Whether two sockets would be in each other's way.
-pub(super) fn overlap(a: (&str, u16), b: (&str, u16)) -> bool {
-    a.1 != 0 && a.1 == b.1 && (a.0 == b.0 || is_any(a.0) || is_any(b.0))
+/// What a socket is bound to. Sockets of different kinds are never in each other's way: TCP and UDP, for one, have ports of
+/// their own.
+#[derive(Clone, Copy)]
+pub(super) enum Bound<'a> {
+    Tcp(&'a str, u16),
+    Path(&'a Path),
 }
 
-/// Whether a target on the same port is the listener itself.
-pub(super) fn leads_here(listener: &str, target: &str) -> bool {
-    let local = |host: &str| {
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
-    };
-    listener == target || (local(listener) && local(target))
+impl<'a> Bound<'a> {
+    pub(super) fn of(listener: &'a Listener) -> Self {
+        match listener.transport {
+            Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => {
+                Self::Tcp(&listener.host, listener.port)
+            }
+            Scheme::Unix => {
+                Self::Path(listener.unix.as_ref().map_or_else(|| Path::new(""), |file| &file.path))
+            }
+        }
+    }
+
+    /// What is dialled to reach this broker.
+    pub(super) fn dialled(target: &'a Target) -> Self {
+        target.socket.as_deref().map_or(Self::Tcp(&target.host, target.port), Self::Path)
+    }
+
+    /// Whether two sockets would be in each other's way.
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a, a_port), Self::Tcp(b, b_port)) => {
+                a_port != 0 && a_port == b_port && (a == b || is_any(a) || is_any(b))
+            }
+            (Self::Path(a), Self::Path(b)) => a == b,
+            (Self::Tcp(..), Self::Path(_)) | (Self::Path(_), Self::Tcp(..)) => false,
+        }
+    }
+
+    /// Whether who dials this reaches a listener that is bound to `listener`.
+    pub(super) fn leads_to(self, listener: Self) -> bool {
+        match (self, listener) {
+            (Self::Tcp(target, port), Self::Tcp(host, own)) => {
+                port == own && (target == host || (is_local(target) && is_local(host)))
+            }
+            (Self::Path(a), Self::Path(b)) => a == b,
+            (Self::Tcp(..), Self::Path(_)) | (Self::Path(_), Self::Tcp(..)) => false,
+        }
+    }
+}
+
+impl fmt::Display for Bound<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) => f.write_str(&authority(host, *port)),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
 fn is_any(host: &str) -> bool {

@@ -5,8 +5,8 @@ use super::reader::Reader;
 use super::settings::{self, Place, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTls, Config, General, Listener, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
-    authority, doors, doors::Door,
+    Admin, ClientTls, Config, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions, doors,
+    doors::{Bound, Door},
 };
 
 /// What is wrong with each value by itself.
@@ -98,44 +98,22 @@ fn otel(reader: &mut Reader<'_>) -> Otel {
 /// Two sockets cannot be bound to one address; nor should a listener forward to itself.
 fn one_door_each(doors: &[Door], admin: &Admin, reader: &mut Reader<'_>) {
     for (index, Door { key, listener }) in doors.iter().enumerate() {
-        if listener.unix.is_some() {
-            one_socket_each(key, listener, &doors[..index], reader);
-            continue;
-        }
-        let address = authority(&listener.host, listener.port);
-        let name = &listener.name;
-        if doors::overlap((&listener.host, listener.port), (&admin.host, admin.port)) {
-            reader.fault(key, format!("listener {name} and the admin API cannot both listen at {address}"));
+        let (name, bound) = (&listener.name, Bound::of(listener));
+        if bound.overlaps(Bound::Tcp(&admin.host, admin.port)) {
+            reader.fault(key, format!("listener {name} and the admin API cannot both listen at {bound}"));
         }
         for Door { listener: earlier, .. } in &doors[..index] {
-            if doors::overlap((&listener.host, listener.port), (&earlier.host, earlier.port)) {
+            if bound.overlaps(Bound::of(earlier)) {
                 reader.fault(
                     key,
-                    format!("listeners {} and {name} cannot both listen at {address}", earlier.name),
+                    format!("listeners {} and {name} cannot both listen at {bound}", earlier.name),
                 );
             }
         }
-        let to_port = listener.target.socket.is_none();
-        if to_port
-            && listener.port == listener.target.port
-            && doors::leads_here(&listener.host, &listener.target.host)
-        {
+        if Bound::dialled(&listener.target).leads_to(bound) {
             reader
                 .warn(key, format!("listener {name} forwards to itself: its target is {}", listener.target));
         }
-    }
-}
-
-/// The same for Unix sockets.
-fn one_socket_each(key: &str, listener: &Listener, earlier: &[Door], reader: &mut Reader<'_>) {
-    let Some(file) = &listener.unix else { return };
-    let (name, path) = (&listener.name, file.path.display());
-    let same = |other: &&Door| other.listener.unix.as_ref().is_some_and(|other| other.path == file.path);
-    if let Some(Door { listener: earlier, .. }) = earlier.iter().find(same) {
-        reader.fault(key, format!("listeners {} and {name} cannot both listen at {path}", earlier.name));
-    }
-    if listener.target.socket.as_ref() == Some(&file.path) {
-        reader.warn(key, format!("listener {name} forwards to itself: its target is {}", listener.target));
     }
 }
 

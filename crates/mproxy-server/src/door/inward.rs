@@ -200,7 +200,7 @@ where
         listener: &'a Listener,
     ) -> Pin<Box<dyn Future<Output = Result<Open, OpenError>> + Send + 'a>> {
         Box::pin(async move {
-            let (listener, address) = T::listen(listener).await?;
+            let (listener, address) = T::listen(&self.0, listener).await?;
             let way = Self::clone(self);
             Ok(Open { accepting: Box::new(Socket { listener, way }), address })
         })

@@ -55,7 +55,7 @@ impl Transport for Tcp {
         Ok(Client { host: host.clone(), port: *port, proxy: *proxy_protocol, last_good })
     }
 
-    async fn listen(listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(_: &Server, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
         let open =
             mproxy_tcp::Listener::bind(&listener.host, listener.port, ListenOptions::default()).await?;
         let address = open.local_addr();

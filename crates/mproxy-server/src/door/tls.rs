@@ -55,8 +55,11 @@ impl<T: Transport> Transport for Tls<T> {
         Ok(Client { below: T::client(target)?, tls, name })
     }
 
-    async fn listen(listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
-        T::listen(listener).await
+    async fn listen(
+        server: &Self::Server,
+        listener: &Listener,
+    ) -> Result<(Self::Listener, Address), OpenError> {
+        T::listen(&server.below, listener).await
     }
 
     fn poll_accept(

@@ -56,8 +56,10 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// Which file is wrong, and why.
     fn client(target: &Target) -> Result<Self::Client, MaterialError>;
 
-    /// Opens the listener, and says where.
+    /// Opens the listener, and says where. What it needs for its clients is there already: QUIC has its TLS below the
+    /// connections.
     fn listen(
+        server: &Self::Server,
         listener: &Listener,
     ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
 

@@ -51,7 +51,7 @@ impl Transport for Unix {
         Ok(Client { path: target.socket.clone().unwrap_or_default(), proxy: target.proxy_protocol })
     }
 
-    async fn listen(listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(_: &Server, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
         let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
         let open = mproxy_unix::Listener::bind(&file)?;
         let path = Arc::clone(open.path());

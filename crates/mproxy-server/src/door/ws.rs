@@ -57,8 +57,11 @@ impl<T: Transport> Transport for Ws<T> {
         Ok(Client { below: T::client(target)?, host, path: target.path.clone() })
     }
 
-    async fn listen(listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
-        T::listen(listener).await
+    async fn listen(
+        server: &Self::Server,
+        listener: &Listener,
+    ) -> Result<(Self::Listener, Address), OpenError> {
+        T::listen(&server.below, listener).await
     }
 
     fn poll_accept(

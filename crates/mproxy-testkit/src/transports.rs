@@ -1,5 +1,5 @@
-//! A client's way to a door: TCP, TLS, WebSocket, WebSocket over TLS, each as one stream of bytes. Made of parts that
-//! mproxy's own doors share nothing with but rustls.
+//! A client over any transport: TCP, TLS, WebSocket, WebSocket over TLS, Unix sockets, each as one stream of bytes. Made of
+//! parts that mproxy's own share nothing with but rustls.
 
 use std::fmt;
 use std::io;
@@ -10,11 +10,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use mproxy_core::peer::Address;
+pub use mproxy_core::peer::Transport;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::WebSocketStream;
@@ -26,31 +28,21 @@ use crate::PATIENCE;
 use crate::certificates::Signed;
 use crate::wire::{Version, WireClient};
 
-/// A way in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// MQTT on a socket.
-    Tcp,
-    /// MQTT in TLS.
-    Tls,
-    /// MQTT in WebSocket frames.
-    Ws,
-    /// MQTT in WebSocket frames in TLS.
-    Wss,
-}
+/// Every transport over which clients can come.
+pub const TRANSPORTS: [Transport; 5] =
+    [Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss, Transport::Unix];
 
-impl Way {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
+/// Those of them that listen at a port.
+pub const AT_PORTS: [Transport; 4] = [Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
 
-    /// As configurations call it.
-    pub const fn scheme(self) -> &'static str {
-        match self {
-            Self::Tcp => "mqtt",
-            Self::Tls => "mqtts",
-            Self::Ws => "ws",
-            Self::Wss => "wss",
-        }
+/// As configurations call it.
+pub const fn scheme(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "mqtt",
+        Transport::Tls => "mqtts",
+        Transport::Ws => "ws",
+        Transport::Wss => "wss",
+        Transport::Unix => "unix",
     }
 }
 
@@ -133,10 +125,10 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A stream, and our end of its socket.
+/// A stream, and our end of its socket, where that is at a port.
 pub struct Carried {
     stream: Box<dyn Stream>,
-    local: SocketAddr,
+    local: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Carried {
@@ -172,37 +164,47 @@ impl AsyncWrite for Carried {
 impl WireClient<Carried> {
     /// Our end of the connection: what a proxy sees as the remote address.
     pub fn local(&self) -> SocketAddr {
-        self.stream().local
+        self.stream().local.unwrap_or_else(|| panic!("a client of a Unix socket has no address"))
     }
 }
 
-/// Goes this way to `to`, with `/mqtt` for a path, and says nothing yet.
-pub async fn open(way: Way, to: SocketAddr, tls: &TlsClient) -> WireClient<Carried> {
-    let opening = timeout(PATIENCE, try_open(way, to, tls));
-    let opened = opening.await.unwrap_or_else(|_| panic!("{} to {to}: no end of it", way.scheme()));
-    WireClient::over(opened.unwrap_or_else(|error| panic!("{} to {to}: {error}", way.scheme())))
+/// Connects to a listener of this transport, with `/mqtt` for a path where it has one, and says nothing yet.
+pub async fn open(transport: Transport, to: impl Into<Address>, tls: &TlsClient) -> WireClient<Carried> {
+    let (to, name) = (to.into(), transport.name());
+    let opening = timeout(PATIENCE, try_open(transport, &to, tls));
+    let opened = opening.await.unwrap_or_else(|_| panic!("{name} to {to}: no end of it"));
+    WireClient::over(opened.unwrap_or_else(|error| panic!("{name} to {to}: {error}")))
 }
 
 /// The same with a plain CONNECT, which must be answered with a yes.
 pub async fn login(
-    way: Way,
-    to: SocketAddr,
+    transport: Transport,
+    to: impl Into<Address>,
     tls: &TlsClient,
     version: Version,
     client_id: &str,
 ) -> WireClient<Carried> {
-    open(way, to, tls).await.logged_in(version, client_id).await
+    open(transport, to, tls).await.logged_in(version, client_id).await
 }
 
-async fn try_open(way: Way, to: SocketAddr, tls: &TlsClient) -> io::Result<Carried> {
+async fn try_open(transport: Transport, to: &Address, tls: &TlsClient) -> io::Result<Carried> {
+    let to = match to {
+        Address::Ip(to) => to,
+        Address::Path(path) => {
+            let stream = Box::new(UnixStream::connect(path).await?);
+            return Ok(Carried { stream, local: None });
+        }
+        Address::Process(_) => panic!("{to} is a client"),
+    };
     let tcp = TcpStream::connect(to).await?;
     tcp.set_nodelay(true)?;
-    let local = tcp.local_addr()?;
-    let stream: Box<dyn Stream> = match way {
-        Way::Tcp => Box::new(tcp),
-        Way::Tls => Box::new(tls.shake(tcp).await?),
-        Way::Ws => Box::new(upgraded(tcp).await?),
-        Way::Wss => Box::new(upgraded(tls.shake(tcp).await?).await?),
+    let local = Some(tcp.local_addr()?);
+    let stream: Box<dyn Stream> = match transport {
+        Transport::Tcp => Box::new(tcp),
+        Transport::Tls => Box::new(tls.shake(tcp).await?),
+        Transport::Ws => Box::new(upgraded(tcp).await?),
+        Transport::Wss => Box::new(upgraded(tls.shake(tcp).await?).await?),
+        Transport::Unix => panic!("a Unix socket is at a path, not at {to}"),
     };
     Ok(Carried { stream, local })
 }
