@@ -71,6 +71,10 @@ fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
             reader.warn(row.key, "has no effect: no hook service is reached over https://");
         }
     }
+    // Nobody reads it, see `every_row_is_read_or_warns` of the tests.
+    if reader.written.explicit("policy.mode").is_some() {
+        reader.warn("policy.mode", "has no effect: calls are always unary");
+    }
     Some(PolicyConfig { endpoints: endpoints?, questions, on_error, tls })
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mproxy_server::config::Problem;
 use mproxy_server::config::settings::{
     self, Applies, Example, Form, Needs, Reload, SECTIONS, Section, SettingRow, find,
 };
@@ -273,6 +274,80 @@ fn what_a_reload_takes_is_said() {
     );
 }
 
+/// How the code gets at the rows of each structure of the table.
+const READ_AS: [(&str, &str); 7] = [
+    ("General", "general."),
+    ("ListenerLimits", "limits."),
+    ("Web", "Web {"),
+    ("Questions", "questions."),
+    ("Admin", "admin."),
+    ("Log", "log."),
+    ("Otel", "otel."),
+];
+
+/// Rows that are accepted so that files and variables for a later version can be read, with a value.
+const NOT_SERVED: [(&str, &str); 2] =
+    [("policy.mode", "\"unary\""), ("otel.endpoint", "\"http://127.0.0.1:4317\"")];
+
+/// The rest of what traces would need says nothing by itself: the standard's variables are set for other programs, too.
+const BESIDE_ENDPOINT: [&str; 3] = ["otel.service_name", "otel.sampler", "otel.sampler_arg"];
+
+#[test]
+fn every_row_is_read_or_warns() {
+    let table = read("crates/mproxy-server/src/config/settings/table.rs");
+    let code = code(&path("crates/mproxy-server/src"));
+    let mut unread = Vec::new();
+    for row in settings::all() {
+        // The constructor of the row is where its key stands first.
+        let (before, _) = table.split_once(&format!("({:?})", row.key)).expect("the key stands in the table");
+        let name = before.rsplit_once('\n').unwrap().1.split(':').next().unwrap().trim();
+        let is_constant = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let section = || before.rsplit_once("pub struct ").unwrap().1.split(' ').next().unwrap();
+        let word = |text: &str| code.split(text).skip(1).any(|after| !after.starts_with(is_of_a_name));
+        let is_read = if is_constant {
+            // Files of TLS are read by the names that their keys end with.
+            let end = row.key.rsplit('.').next().unwrap();
+            word(&format!("table::{name}"))
+                || (row.reload == Reload::Contents && code.contains(&format!("{end}\"")))
+        } else {
+            let (_, read_as) = READ_AS.iter().find(|(known, _)| *known == section()).expect("a structure");
+            match read_as.strip_suffix(" {") {
+                Some(_) => {
+                    code.split(read_as).skip(1).any(|fields| fields.split('}').next().unwrap().contains(name))
+                }
+                None => word(&format!("{read_as}{name}")),
+            }
+        };
+        unread.extend((!is_read).then_some(row.key));
+    }
+    let known: Vec<_> = ["policy.mode"].into_iter().chain(BESIDE_ENDPOINT).collect();
+    assert_eq!(unread, known, "rows that no code reads, and those that are known for it");
+    for (key, value) in NOT_SERVED {
+        let file = format!("{key} = {value}\npolicy.url = \"http://127.0.0.1:1\"\n");
+        let warnings = crate::guarded().file(&file).works().warnings;
+        let warned = |warning: &Problem| warning.to_string().contains(&format!("{key}: has no effect"));
+        assert!(warnings.iter().any(warned), "{key}: {warnings:?}");
+    }
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// All code there but for the table of settings itself.
+fn code(folder: &Path) -> String {
+    let mut code = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            code += &self::code(&path);
+        } else if !path.ends_with("settings/table.rs") {
+            code += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    code
+}
+
 // ---- schema
 
 #[test]
@@ -292,11 +367,15 @@ fn the_schema_takes_the_example_and_no_unknown_key() {
     assert!(accepts(&schema, &json(&read("deploy/mproxy.example.toml"))));
     assert!(accepts(&schema, &json("policy.on_error = \"deny\"\nmqtt.port = \"off\"\n")));
     assert!(accepts(&schema, &json(crate::doors::NAMED)));
+    assert!(accepts(&schema, &json("[[listeners]]\ntransport = \"unix\"\nunix.path = \"/run/mqtt.sock\"\n")));
     for wrong in [
         "mqtt.prot = 1",
         "mqtt.port = -1",
         "log.level = \"loud\"",
         "[[listeners]]\nname = \"a\"\n",
+        "[[listeners]]\ntransport = \"unix\"\nport = 1\n",
+        "[[listeners]]\ntransport = \"unix\"\nunix.mode = \"0660\"\n",
+        "[[listeners]]\ntransport = \"ws\"\nunix.path = \"/run/mqtt.sock\"\n",
         "[[listeners]]\nport = 1\nlimits.max_conections = 1\n",
         "policy.on_error = \"maybe\"",
         "policy.on_error.conect = \"deny\"",
@@ -310,7 +389,19 @@ fn schema() -> Value {
     let row = |root: &str, key: &str| find(&format!("{root}{key}")).expect("a row");
     let keys = settings::listener_keys();
     let mut listener = object(&keys.iter().map(|key| (*key, row("listeners[0].", key))).collect::<Vec<_>>());
-    listener["anyOf"] = json!([{ "required": ["port"] }, { "required": ["unix"] }]);
+    // As `listed` in `config/doors.rs` asks: which of the two depends on the transport.
+    let (at_path, at_port): (Vec<_>, Vec<_>) = row("listeners[0].", "transport")
+        .choices()
+        .iter()
+        .copied()
+        .partition(|transport| *transport == "unix");
+    listener["anyOf"] = json!([
+        { "properties": { "transport": { "enum": at_port } }, "required": ["port"] },
+        {
+            "properties": { "transport": { "enum": at_path }, "unix": { "required": ["path"] } },
+            "required": ["transport", "unix"],
+        },
+    ]);
     let keys = settings::keys();
     let mut schema = object(&keys.iter().map(|key| (*key, row("", key))).collect::<Vec<_>>());
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
@@ -415,8 +506,9 @@ fn accepts(schema: &Value, value: &Value) -> bool {
         None => true,
     };
     let is_any = |schemas: &Vec<Value>| schemas.iter().any(|schema| accepts(schema, value));
+    let is_closed = schema["additionalProperties"] == json!(false);
     let is_key = |(key, value): (&String, &Value)| {
-        schema["properties"].get(key).is_some_and(|schema| accepts(schema, value))
+        schema["properties"].get(key).map_or(!is_closed, |schema| accepts(schema, value))
     };
     let within = |number: i64| {
         schema["minimum"].as_i64().is_none_or(|least| least <= number)
