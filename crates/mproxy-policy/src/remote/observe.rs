@@ -2,6 +2,11 @@
 //! bounded by the number of events, and by the bytes that each connection, listener and all together may hold.
 //! A packet never waits for them.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for the Observe stream, which comes next"))]
+mod buffer;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the Observe stream, which comes next"))]
+mod clients;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
