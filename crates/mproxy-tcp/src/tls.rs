@@ -10,9 +10,11 @@
 //! | [`stream`] | the encrypted byte stream |
 //! | `engine` | rustls, between ciphertext and plaintext |
 //! | `pem` | files to certificates, keys and CRLs, or which file is wrong and why |
+//! | `signatures` | whether the peer holds the key of its certificate |
 //! | `trust` | whom a file of CAs makes us believe |
 //! | [`dates`] | until when files hold |
 //! | `key` | which kinds of keys can be used |
+//! | `unverifiable` | why a certificate cannot be verified, where rustls does not say |
 //! | `words` | what went wrong, and what to do |
 
 pub mod client;
@@ -23,8 +25,10 @@ mod key;
 mod pem;
 pub mod reload;
 pub mod server;
+mod signatures;
 pub mod stream;
 mod trust;
+mod unverifiable;
 mod words;
 
 pub use client::{ClientTls, Verification, connect};

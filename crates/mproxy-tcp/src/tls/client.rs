@@ -15,7 +15,8 @@ use super::dates::Look;
 use super::engine::TlsRole;
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
-use super::trust::{self, Signatures, Trust, checks_signatures};
+use super::signatures::{Signatures, checks_signatures};
+use super::trust::{self, Trust};
 use super::{HandshakeError, TlsStream, VERSIONS, provider};
 
 /// Whom we believe, and what we show.

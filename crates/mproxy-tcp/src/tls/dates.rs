@@ -12,7 +12,7 @@ use x509_parser::time::ASN1Time;
 
 use super::facts::{self, parse};
 use super::pem::{self, Identity, MaterialError};
-use super::{key, trust};
+use super::{key, signatures, trust};
 
 /// Certificates of one file whose dates are kept, those first that end first: a bundle of CAs has hundreds.
 const PER_FILE: usize = 64;
@@ -213,7 +213,7 @@ fn is_by_any(list: &CertificateRevocationList<'_>, cas: &[CertificateDer<'_>]) -
     let algorithms = super::provider().signature_verification_algorithms;
     cas.iter().any(|der| {
         let is_its = parse(der).is_ok_and(|ca| ca.subject().as_raw() == list.issuer().as_raw());
-        let Some(key) = is_its.then(|| trust::public_key(der).ok()).flatten() else { return false };
+        let Some(key) = is_its.then(|| signatures::public_key(der).ok()).flatten() else { return false };
         let Ok(key) = webpki::RawPublicKeyEntity::try_from(&key) else { return false };
         let signature = list.signature_value.data.as_ref();
         algorithms

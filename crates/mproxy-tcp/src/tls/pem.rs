@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
 
-use super::{key, provider, trust};
+use super::{key, provider, signatures};
 
 /// A certificate and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,7 +287,7 @@ impl Identity {
     pub(super) fn load(&self) -> Result<CertifiedKey, MaterialError> {
         let (chain, key) = (certificates(&self.cert)?, private_key(&self.key)?);
         // Of a certificate that is ours only the key counts: whether it is any good is for whoever is shown it to say.
-        let own = chain.first().map(trust::public_key).transpose();
+        let own = chain.first().map(signatures::public_key).transpose();
         let own = own.map_err(|why| MaterialError::unusable(&self.cert, why))?;
         let refusal = key::refusal(&key);
         let signer = provider().key_provider.load_private_key(key);

@@ -6,25 +6,17 @@
 //! could have signed any other certificate with it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::error::Error as StdError;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{
-    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-    verify_tls13_signature_with_raw_key,
-};
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
-    RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -33,7 +25,9 @@ use x509_parser::x509::X509Version;
 
 use super::facts::parse;
 use super::pem::{self, MaterialError};
-use super::{key, provider};
+use super::provider;
+use super::signatures::{Signatures, checks_signatures};
+use super::unverifiable::Unverifiable;
 
 /// Bytes of names of CAs that a client is shown at most, as a hint which of its certificates to take. Beyond, it gets no
 /// hint, and is free to choose.
@@ -277,44 +271,6 @@ fn is_of_revocation(error: &Error) -> bool {
     }
 }
 
-/// What rustls has no words for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unverifiable {
-    /// X.509 v1, and not pinned.
-    Version1,
-    /// A certificate of a CA in the place of one's own, and not pinned.
-    OfCa,
-    /// Its key is of no use.
-    Key(key::KeyKind),
-}
-
-impl fmt::Display for Unverifiable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Version1 => f.write_str(
-                "the certificate of the peer is X.509 version 1, which can only be verified where it stands in the CA \
-                 file itself: add it there, or issue it as version 3 (`openssl x509 -req -extfile` with a \
-                 subjectAltName)",
-            ),
-            Self::OfCa => f.write_str(
-                "the certificate of the peer is one of a CA (CA:TRUE), which only proves who it is where it stands in \
-                 the CA file itself: add it there, or issue one with basicConstraints=CA:FALSE",
-            ),
-            Self::Key(kind) => {
-                write!(f, "the certificate of the peer has {kind}, and what can be verified is {}", key::THEIRS)
-            }
-        }
-    }
-}
-
-impl StdError for Unverifiable {}
-
-impl From<Unverifiable> for Error {
-    fn from(why: Unverifiable) -> Self {
-        CertificateError::Other(OtherError(Arc::new(why))).into()
-    }
-}
-
 fn unverifiable(certificate: &X509Certificate<'_>, why: Error) -> Error {
     if certificate.version() == X509Version::V1 {
         return Unverifiable::Version1.into();
@@ -328,114 +284,6 @@ fn unverifiable(certificate: &X509Certificate<'_>, why: Error) -> Error {
         _ => why,
     }
 }
-
-/// The public key of a certificate of whatever version: as webpki reads it where it does.
-pub(super) fn public_key(der: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, &'static str> {
-    if let Ok(read) = ParsedCertificate::try_from(der) {
-        return Ok(read.subject_public_key_info());
-    }
-    Ok(parse(der)?.public_key().raw.to_vec().into())
-}
-
-/// The signatures of handshakes, which show that the peer holds the key of its certificate.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Signatures(WebPkiSupportedAlgorithms);
-
-impl Signatures {
-    pub(super) fn new() -> Self {
-        Self(provider().signature_verification_algorithms)
-    }
-
-    pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
-
-    pub(super) fn tls12(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let verified = match raw_key(certificate) {
-            Some(key) => self.tls12_raw(message, &key, signed),
-            None => verify_tls12_signature(message, certificate, signed, &self.0),
-        };
-        verified.map_err(|why| over_key(certificate, why))
-    }
-
-    pub(super) fn tls13(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let verified = match raw_key(certificate) {
-            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, &self.0),
-            None => verify_tls13_signature(message, certificate, signed, &self.0),
-        };
-        verified.map_err(|why| over_key(certificate, why))
-    }
-
-    /// What rustls has for TLS 1.3 alone: a scheme of TLS 1.2 names no curve, so each that fits the key is tried.
-    fn tls12_raw(
-        &self,
-        message: &[u8],
-        key: &SubjectPublicKeyInfoDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let fitting = self.0.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
-        let (_, algorithms) = fitting.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
-        let bad = || Error::from(CertificateError::BadSignature);
-        let key = webpki::RawPublicKeyEntity::try_from(key).map_err(|_| bad())?;
-        let verified =
-            algorithms.iter().any(|one| key.verify_signature(*one, message, signed.signature()).is_ok());
-        verified.then(HandshakeSignatureValid::assertion).ok_or_else(bad)
-    }
-}
-
-/// The key of a certificate that webpki does not read; whether it may be used was decided before.
-fn raw_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
-    if ParsedCertificate::try_from(certificate).is_ok() {
-        return None;
-    }
-    public_key(certificate).ok()
-}
-
-fn over_key(certificate: &CertificateDer<'_>, why: Error) -> Error {
-    let kind = parse(certificate).ok().and_then(|certificate| key::public(certificate.public_key()));
-    match kind {
-        Some(kind) if !kind.is_understood() => Unverifiable::Key(kind).into(),
-        _ => why,
-    }
-}
-
-/// The part of rustls's verifiers, of servers and of clients, that [`Signatures`] do: they are the field of this name.
-macro_rules! checks_signatures {
-    ($signatures:tt) => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            self.$signatures.tls12(message, cert, dss)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            self.$signatures.tls13(message, cert, dss)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.$signatures.schemes()
-        }
-    };
-}
-pub(super) use checks_signatures;
 
 /// Brokers, or whoever else is a server.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use rustls::{
 
 use super::dates::day;
 use super::key;
-use super::trust::Unverifiable;
+use super::unverifiable::Unverifiable;
 
 /// An error of rustls in words: what it is, and what to do.
 #[derive(Debug)]
