@@ -16,7 +16,8 @@ const ROUTES: &str = include_str!("../src/admin/routes.rs");
 const SUFFIXES: [&str; 4] = ["_total", "_info", "_seconds", "_bytes"];
 
 /// The calls that give a metric its name, as their first argument.
-const NAMING: [&str; 5] = ["register(", "register_with_unit(", "encode_descriptor(", "gauge(", "gauges("];
+const NAMING: [&str; 6] =
+    ["registered(", "register(", "register_with_unit(", "encode_descriptor(", "gauge(", "gauges("];
 
 /// A name as it is registered: without prefix and suffixes.
 fn stem(name: &str) -> &str {

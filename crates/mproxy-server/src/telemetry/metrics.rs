@@ -39,7 +39,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric as RegisteredMetric, Registry, Unit};
 
 use super::budgets::{BudgetCollector, Budgets};
 use super::exposition::{Format, as_prometheus};
@@ -144,79 +144,40 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let tally = Arc::new(Tally::new());
+        let (tally, budgets) = (Arc::new(Tally::new()), Arc::<Budgets>::default());
         ours.register_collector(Box::new(Arc::clone(&tally)));
-        let help = "Log lines dropped because they were written faster than they were read";
-        ours.register("log_lines_dropped", help, log.lines_dropped.clone());
-        ours.register(
-            "panics",
-            "Panics; a panic in a connection ends that connection only",
-            log.panics.clone(),
-        );
-        let connections = Family::default();
-        ours.register(
-            "connections",
-            "Connections by outcome of accepting them: accepted, or refused by a limit",
-            connections.clone(),
-        );
-        let open = Family::default();
-        ours.register("connections_open", "Connections open now, counted from accept", open.clone());
-        let closed = Family::default();
-        ours.register(
-            "connections_closed",
-            "Connections closed, by cause and by who caused it",
-            closed.clone(),
-        );
-        let connects_refused = Family::default();
-        let help =
-            "CONNECTs refused by a rule or the policy service, by the part of CONNECT that was refused";
-        ours.register("connects_refused", help, connects_refused.clone());
-        let calls: Family<Call, Histogram> = Family::new_with_constructor(|| Histogram::new(CALL_SECONDS));
-        let help = "Duration of calls to the policy service";
-        ours.register_with_unit("policy_call_duration", help, Unit::Seconds, calls.clone());
-        let endpoints = Family::default();
-        ours.register(
-            "policy_endpoint_healthy",
-            "1 if this endpoint of the policy service is healthy, else 0",
-            endpoints.clone(),
-        );
-        let dropped = Family::default();
-        ours.register("events_dropped", "Events that the policy service did not receive", dropped.clone());
-        let failures = Failures::default();
-        let help = "Answers of the policy service that failed, and what the failure rule made of the packet";
-        ours.register("policy_failures", help, failures.counted.clone());
-        let help = "Answers of the policy service that could not be carried out; the packet was refused";
-        ours.register("policy_unusable_answers", help, failures.unusable.clone());
-        let help = "Questions not answered because of a limit of mproxy; the packet was refused";
-        ours.register("overloads", help, failures.overloaded.clone());
-        let reloads = Family::default();
-        // All of them from the start: what appears with its first count has not grown for whoever watches growth.
-        for what in ["configuration", "acl_file", "certificates"] {
-            for outcome in ["reloaded", "failed"] {
-                drop(reloads.get_or_create(&ReloadLabels { what, outcome }));
-            }
-        }
-        let help = "Reloads by outcome; after a failure the previous version stays in force";
-        ours.register("reloads", help, reloads.clone());
-        let expiries = Family::default();
-        let help = "Expiry of the certificates and revocation lists in force, in seconds since 1970";
-        ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
-        let budgets = Arc::<Budgets>::default();
         ours.register_collector(Box::new(BudgetCollector(Arc::clone(&budgets))));
+        register_log(ours, log);
         Self {
+            connections: registered(
+                "connections",
+                "Connections by outcome of accepting them: accepted, or refused by a limit",
+                ours,
+            ),
+            open: registered("connections_open", "Connections open now, counted from accept", ours),
+            closed: registered(
+                "connections_closed",
+                "Connections closed, by cause and by who caused it",
+                ours,
+            ),
+            connects_refused: registered(
+                "connects_refused",
+                "CONNECTs refused by a rule or the policy service, by the part of CONNECT that was refused",
+                ours,
+            ),
+            calls: registered_calls(ours),
+            endpoints: registered(
+                "policy_endpoint_healthy",
+                "1 if this endpoint of the policy service is healthy, else 0",
+                ours,
+            ),
+            dropped: registered("events_dropped", "Events that the policy service did not receive", ours),
+            failures: registered_failures(ours),
+            reloads: registered_reloads(ours),
+            expiries: registered_expiries(ours),
+            expiring: Mutex::default(),
             registry,
             tally,
-            connections,
-            open,
-            closed,
-            connects_refused,
-            calls,
-            endpoints,
-            dropped,
-            failures,
-            reloads,
-            expiries,
-            expiring: Mutex::default(),
             budgets,
         }
     }
@@ -301,6 +262,57 @@ impl Metrics {
             Format::Prometheus => as_prometheus(&page),
         }
     }
+}
+
+/// A metric at zero, which is shown from now on.
+fn registered<M: RegisteredMetric + Clone + Default>(name: &str, help: &str, ours: &mut Registry) -> M {
+    let metric = M::default();
+    ours.register(name, help, metric.clone());
+    metric
+}
+
+fn register_log(ours: &mut Registry, log: &LogCounts) {
+    let help = "Log lines dropped because they were written faster than they were read";
+    ours.register("log_lines_dropped", help, log.lines_dropped.clone());
+    let help = "Panics; a panic in a connection ends that connection only";
+    ours.register("panics", help, log.panics.clone());
+}
+
+fn registered_calls(ours: &mut Registry) -> Family<Call, Histogram> {
+    let calls: Family<Call, Histogram> = Family::new_with_constructor(|| Histogram::new(CALL_SECONDS));
+    let help = "Duration of calls to the policy service";
+    ours.register_with_unit("policy_call_duration", help, Unit::Seconds, calls.clone());
+    calls
+}
+
+fn registered_failures(ours: &mut Registry) -> Failures {
+    let failures = Failures::default();
+    let help = "Answers of the policy service that failed, and what the failure rule made of the packet";
+    ours.register("policy_failures", help, failures.counted.clone());
+    let help = "Answers of the policy service that could not be carried out; the packet was refused";
+    ours.register("policy_unusable_answers", help, failures.unusable.clone());
+    let help = "Questions not answered because of a limit of mproxy; the packet was refused";
+    ours.register("overloads", help, failures.overloaded.clone());
+    failures
+}
+
+fn registered_reloads(ours: &mut Registry) -> Family<ReloadLabels, Counter> {
+    let help = "Reloads by outcome; after a failure the previous version stays in force";
+    let reloads: Family<ReloadLabels, Counter> = registered("reloads", help, ours);
+    // All of them from the start: what appears with its first count has not grown for whoever watches growth.
+    for what in ["configuration", "acl_file", "certificates"] {
+        for outcome in ["reloaded", "failed"] {
+            drop(reloads.get_or_create(&ReloadLabels { what, outcome }));
+        }
+    }
+    reloads
+}
+
+fn registered_expiries(ours: &mut Registry) -> Family<Expiry, Gauge> {
+    let expiries = Family::default();
+    let help = "Expiry of the certificates and revocation lists in force, in seconds since 1970";
+    ours.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiries.clone());
+    expiries
 }
 
 impl Default for Metrics {
