@@ -4,8 +4,10 @@
 //! | room | holds |
 //! |---|---|
 //! | [`transport`] | the seam: what a transport has to do |
-//! | `tcp`, `unix`, `tls`, `ws` | those who do it |
+//! | `tcp`, `unix` | those who do it on sockets |
+//! | `layer` | what is alike where one does it over another, `tls` and `ws` |
 //! | `stream` | which of them can be configured, a row each; one type for what they make |
+//! | `pause` | how long a listener waits when this machine can take nobody |
 //! | `inward`, `outward` | listeners and targets, whatever their transport |
 //! | `proxy` | the PROXY protocol, for those who have sockets |
 //! | `certificates` | all certificates, and their reload |
@@ -17,7 +19,9 @@ use std::fmt;
 
 mod certificates;
 mod inward;
+pub mod layer;
 mod outward;
+mod pause;
 mod proxy;
 mod stream;
 pub mod tcp;
@@ -27,10 +31,10 @@ pub mod unix;
 pub mod ws;
 
 pub use certificates::{Certificates, Renewed};
-pub use inward::{Arrived, Entered, Entering, Inward, Open, OpenError, Refused, Shake};
+pub use inward::{Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, Refused, Shake};
 pub use outward::{Failure, Outward, Reach};
 pub use stream::Stream;
-pub use transport::{Carrier, Incoming, Known, Room};
+pub use transport::{Carrier, Known, Room};
 
 /// An error and its causes as a text of one line.
 fn told(error: &(dyn Error + 'static)) -> String {

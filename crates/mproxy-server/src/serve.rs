@@ -25,7 +25,8 @@ use uuid::Uuid;
 
 use self::outage::{Outage, Recovery};
 use crate::door::{
-    Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, Open, Outward, Refused, Room, Shake, Stream,
+    Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, OpenListener, Outward, Refused, Room,
+    Shake, Stream,
 };
 use crate::registry::{Command, Handle, Registry};
 use crate::relay::{Dialing, Doors, Parting, Relay};
@@ -174,7 +175,7 @@ impl Doors<Stream> for Serving {
 
 impl Serving {
     /// Accepts until the house closes.
-    pub(crate) async fn run(self: Arc<Self>, mut listener: Open) {
+    pub(crate) async fn run(self: Arc<Self>, mut listener: OpenListener) {
         let closing = self.house.closing.clone();
         loop {
             // `accept` is cancel safe: a dropped one took nobody out of the queue.

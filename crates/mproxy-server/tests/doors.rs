@@ -107,14 +107,14 @@ fn near() -> Option<Vec<Network>> {
 }
 
 /// A door that is open.
-struct Open {
-    open: Mutex<door::Open>,
+struct OpenListener {
+    open: Mutex<door::OpenListener>,
     address: Address,
     inward: Inward,
     budget: Arc<Budget>,
 }
 
-impl Open {
+impl OpenListener {
     async fn new(listener: &Listener) -> Self {
         let inward = Inward::of(listener).unwrap();
         let open = inward.open(listener).await.unwrap();
@@ -202,8 +202,8 @@ async fn each_transport_crosses_to_each() {
     let big: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
     for inside in ALL {
         for outside in ALL {
-            let broker = Open::over(&files, outside, "broker.sock").await;
-            let proxy = Open::over(&files, inside, "proxy.sock").await;
+            let broker = OpenListener::over(&files, outside, "broker.sock").await;
+            let proxy = OpenListener::over(&files, inside, "proxy.sock").await;
             let client = async {
                 let (mut reader, mut writer) = split(reach(&proxy.target(&files, inside), &nobody()).await);
                 for size in [0, 1, 2, 125, 126, 65_535, 65_536, 1_000_000] {
@@ -248,8 +248,9 @@ async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
     let files = Files::new();
     for outside in ALL {
         let unix = Some(SocketFile::new(files.path("broker.sock")));
-        let broker = Open::new(&Listener { proxy_from: near(), unix, ..files.listener(outside) }).await;
-        let proxy = Open::new(&files.listener(Scheme::Wss)).await;
+        let broker =
+            OpenListener::new(&Listener { proxy_from: near(), unix, ..files.listener(outside) }).await;
+        let proxy = OpenListener::new(&files.listener(Scheme::Wss)).await;
         let client = async { reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await };
         let (client, entered) = tokio::join!(client, proxy.enter());
         let entered = entered.unwrap();
@@ -274,7 +275,7 @@ async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
 async fn a_certificate_is_replaced_under_a_thousand_connections() {
     mproxy_testkit::process::raise_file_limit(3000);
     let files = Files::new();
-    let door = Open::new(&files.listener(Scheme::Mqtts)).await;
+    let door = OpenListener::new(&files.listener(Scheme::Mqtts)).await;
     let outward = Outward::of(&files.target(Scheme::Mqtts, door.port())).unwrap();
     let mut certificates = Certificates::default();
     certificates.keep("listener mqtts", door.inward.tls().unwrap());
@@ -336,7 +337,7 @@ async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
         (proxied, b"\x10\x10\0\x04MQTT", "proxy_malformed"),
     ];
     for (listener, bytes, label) in cases {
-        let door = Open::new(&listener).await;
+        let door = OpenListener::new(&listener).await;
         let mut client = TcpStream::connect(door.socket()).await.unwrap();
         client.write_all(bytes).await.unwrap();
         let leaving = async {
@@ -356,7 +357,7 @@ async fn half_handshakes_are_held_only_while_there_is_room() {
         budget_listener: 256 << 10,
         ..ListenerLimits::default()
     };
-    let door = Open::new(&Listener { limits, ..files.listener(Scheme::Mqtts) }).await;
+    let door = OpenListener::new(&Listener { limits, ..files.listener(Scheme::Mqtts) }).await;
     // A ClientHello of 60,000 bytes, of which the last one is missing.
     let hello = [&b"\x01\x00\xea\x60\x03\x03"[..], &[0; 59_997]].concat();
     let records: Vec<u8> = hello
@@ -419,7 +420,7 @@ fn what_is_to_be_encrypted_is_never_served_plain() {
 async fn a_header_from_elsewhere_is_not_even_read() {
     let files = Files::new();
     let elsewhere = Some(vec!["192.0.2.0/24".parse().unwrap()]);
-    let door = Open::new(&Listener { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
+    let door = OpenListener::new(&Listener { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
     let _client = TcpStream::connect(door.socket()).await.unwrap();
     assert_eq!(door.enter().await.unwrap_err().label(), "proxy_not_trusted");
 }
@@ -432,7 +433,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
         headers: vec!["x-tenant".parse().unwrap()],
         cookies: vec!["sid".to_owned()],
     };
-    let door = Open::new(&Listener { web, ..files.listener(Scheme::Ws) }).await;
+    let door = OpenListener::new(&Listener { web, ..files.listener(Scheme::Ws) }).await;
     let request = |origin: &str| {
         format!(
             "GET /mqtt?a=b HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -464,7 +465,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
 #[tokio::test]
 async fn a_broker_may_be_called_otherwise_than_its_host() {
     let files = Files::new();
-    let door = Open::new(&files.listener(Scheme::Mqtts)).await;
+    let door = OpenListener::new(&files.listener(Scheme::Mqtts)).await;
     let by_address = Target { host: "127.0.0.1".to_owned(), ..files.target(Scheme::Mqtts, door.port()) };
     let named = Target { server_name: Some("localhost".to_owned()), ..by_address.clone() };
     let client = nobody();

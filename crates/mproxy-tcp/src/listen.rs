@@ -9,15 +9,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 use thiserror::Error;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::net::{TcpListener, TcpStream};
 
 /// How a [`Listener`] listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +38,6 @@ pub struct Listener {
     inner: TcpListener,
     local: SocketAddr,
     socket: SocketOptions,
-    /// The pause after the last exhaustion; zero after a success.
-    pause: Duration,
-    /// Until it is over, `accept` is not tried again.
-    resting: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connection that came in, its options already set.
@@ -67,18 +58,10 @@ pub enum Incoming {
     Connection(Accepted),
     /// Somebody was here, and left before being let in. Nothing to do but count it.
     Lost(io::Error),
-    /// This machine can take nobody at present (no file descriptor, no memory). The next `accept` waits out
-    /// `pause` first; those who wait stay in the kernel's queue.
-    Exhausted {
-        /// What the kernel said.
-        error: io::Error,
-        /// From 10 ms, doubled each time up to 1 s.
-        pause: Duration,
-    },
+    /// This machine can take nobody at present (no file descriptor, no memory), and those who wait stay in the kernel's
+    /// queue. The next `accept` would say the same at once: the caller has to pause.
+    Exhausted(io::Error),
 }
-
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// On Linux an accepted socket is a copy of its listener with all options that we set; elsewhere not surely.
 /// Setting them once spares five system calls a connection.
@@ -116,7 +99,7 @@ impl Listener {
     fn of(socket: Socket, options: SocketOptions) -> io::Result<Self> {
         let inner = TcpListener::from_std(socket.into())?;
         let local = inner.local_addr()?;
-        Ok(Self { inner, local, socket: options, pause: Duration::ZERO, resting: None })
+        Ok(Self { inner, local, socket: options })
     }
 
     /// The address that was bound, with the port that port 0 became.
@@ -127,25 +110,18 @@ impl Listener {
     /// Waits for the next connection, or tells why there is none at present. It has no final error: call it
     /// again after each of its answers.
     ///
-    /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
+    /// Cancel safe: a dropped future took nobody out of the queue.
     pub async fn accept(&mut self) -> Incoming {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// The same, for whoever polls.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        if let Some(resting) = &mut self.resting {
-            ready!(resting.as_mut().poll(cx));
-            self.resting = None;
-        }
         let accepted = ready!(self.inner.poll_accept(cx));
         Poll::Ready(match accepted.and_then(|(stream, remote)| self.admit(stream, remote)) {
-            Ok(accepted) => {
-                self.pause = Duration::ZERO;
-                Incoming::Connection(accepted)
-            }
+            Ok(accepted) => Incoming::Connection(accepted),
             Err(error) if concerns_one_connection(&error) => Incoming::Lost(error),
-            Err(error) => Incoming::Exhausted { error, pause: self.rest() },
+            Err(error) => Incoming::Exhausted(error),
         })
     }
 
@@ -155,12 +131,6 @@ impl Listener {
         }
         let local = if self.local.ip().is_unspecified() { stream.local_addr()? } else { self.local };
         Ok(Accepted { stream, remote: canonical(remote), local: canonical(local) })
-    }
-
-    fn rest(&mut self) -> Duration {
-        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        self.resting = Some(Box::pin(sleep_until(Instant::now() + self.pause)));
-        self.pause
     }
 }
 
@@ -185,7 +155,7 @@ fn open(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
 }
 
 /// Whether an error of `accept` is about the connection that it would have brought. Everything else, known or
-/// not, is about us: it would come again at once, so it earns a pause.
+/// not, is about us, and would come again at once.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     // accept(2): errors that were already pending on the new socket come out of accept.
@@ -240,6 +210,7 @@ pub enum ListenError {
 mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
 
     async fn listener(host: &str, options: ListenOptions) -> Listener {
         Listener::bind(host, 0, options).await.unwrap()
@@ -320,12 +291,5 @@ mod tests {
         }
         let client = TcpStream::connect(listener.local_addr()).await.unwrap();
         assert_eq!(next(&mut listener).await.remote, client.local_addr().unwrap());
-    }
-
-    #[tokio::test]
-    async fn pauses_double_up_to_a_second() {
-        let mut listener = listener("127.0.0.1", ListenOptions::default()).await;
-        let pauses: Vec<u128> = (0..9).map(|_| listener.rest().as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
     }
 }

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,7 +12,6 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{LONGEST_PATH, names};
 
@@ -45,10 +43,6 @@ pub struct Listener {
     path: Arc<Path>,
     /// Device and inode of the file.
     file: (u64, u64),
-    /// The pause after the last exhaustion; zero after a success.
-    pause: Duration,
-    /// Until it is over, `accept` is not tried again.
-    resting: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connection that came in.
@@ -78,18 +72,10 @@ pub enum Incoming {
     Connection(Accepted),
     /// Somebody was here, and left before being let in, or could not be told who it is.
     Lost(io::Error),
-    /// This machine can take nobody at present (no file descriptor, no memory). The next `accept` waits out `pause`
-    /// first; those who wait stay in the kernel's queue.
-    Exhausted {
-        /// What the kernel said.
-        error: io::Error,
-        /// From 10 ms, doubled each time up to 1 s.
-        pause: Duration,
-    },
+    /// This machine can take nobody at present (no file descriptor, no memory), and those who wait stay in the kernel's
+    /// queue. The next `accept` would say the same at once: the caller has to pause.
+    Exhausted(io::Error),
 }
-
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many connections may wait to be accepted, as for TCP; the kernel may hold it lower (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -130,7 +116,7 @@ impl Listener {
         })?;
         // From here on the file goes with it, whatever fails.
         let path_of_it = at.path.as_path().into();
-        let listener = Self { inner, path: path_of_it, file, pause: Duration::ZERO, resting: None };
+        let listener = Self { inner, path: path_of_it, file };
         if owner.is_some() || group.is_some() {
             chown(&at.path, owner, group).map_err(|source| ListenError::NotGiven(path(), source))?;
         }
@@ -149,23 +135,18 @@ impl Listener {
     /// Waits for the next connection, or tells why there is none at present. It has no final error: call it again after
     /// each of its answers.
     ///
-    /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
+    /// Cancel safe: a dropped future took nobody out of the queue.
     pub async fn accept(&mut self) -> Incoming {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// The same, for whoever polls.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        if let Some(resting) = &mut self.resting {
-            ready!(resting.as_mut().poll(cx));
-            self.resting = None;
-        }
         let stream = match ready!(self.inner.poll_accept(cx)) {
             Ok((stream, _)) => stream,
             Err(error) if concerns_one_connection(&error) => return Poll::Ready(Incoming::Lost(error)),
-            Err(error) => return Poll::Ready(Incoming::Exhausted { error, pause: self.rest() }),
+            Err(error) => return Poll::Ready(Incoming::Exhausted(error)),
         };
-        self.pause = Duration::ZERO;
         Poll::Ready(match stream.peer_cred() {
             Ok(told) => {
                 // 0: there is one, in a namespace of which we see nothing.
@@ -176,12 +157,6 @@ impl Listener {
             // Nobody comes in unknown.
             Err(error) => Incoming::Lost(error),
         })
-    }
-
-    fn rest(&mut self) -> Duration {
-        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        self.resting = Some(Box::pin(sleep_until(Instant::now() + self.pause)));
-        self.pause
     }
 }
 
@@ -205,8 +180,9 @@ fn remove(path: &Path, file: (u64, u64)) {
     }
 }
 
-/// How long others may be busy in the same folder.
+/// How long others may be busy in the same folder, and how often it is looked whether they still are.
 const LOCK: Duration = Duration::from_secs(1);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Keeps others who do the same out of the folder: two that start at once would each take the other's socket, at which it
 /// does not listen yet, for one that was left. Without the lock, where it cannot be had, only that is not prevented.
@@ -217,7 +193,7 @@ fn lock(path: &Path) -> Option<File> {
         if begun.elapsed() > LOCK {
             return None;
         }
-        std::thread::sleep(SHORTEST_PAUSE);
+        std::thread::sleep(LOCK_AGAIN);
     }
     Some(folder)
 }
@@ -387,13 +363,5 @@ mod tests {
         let begun = std::time::Instant::now();
         Listener::bind(&at).unwrap();
         assert!(begun.elapsed() >= LOCK);
-    }
-
-    #[tokio::test]
-    async fn pauses_double_up_to_a_second() {
-        let (_folder, at) = folder();
-        let mut listener = Listener::bind(&at).unwrap();
-        let pauses: Vec<u128> = (0..9).map(|_| listener.rest().as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
     }
 }

@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::advise::Advisers;
 use crate::config::{self, Config, OnError, OnUnavailable, PolicyConfig, files};
-use crate::door::{Certificates, Inward, Open, Outward, Room};
+use crate::door::{Certificates, Inward, OpenListener, Outward, Room};
 use crate::serve::{House, Serving};
 use crate::telemetry::metrics::Metrics;
 
@@ -47,7 +47,7 @@ pub(super) fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certifi
 }
 
 /// Binds all of them.
-pub(super) async fn bind(config: &Config, doorways: &Doorways) -> anyhow::Result<Vec<Open>> {
+pub(super) async fn bind(config: &Config, doorways: &Doorways) -> anyhow::Result<Vec<OpenListener>> {
     let mut doors = Vec::new();
     for (listener, (inward, _)) in config.listeners.iter().zip(doorways) {
         let open = inward.open(listener).await.with_context(|| {
@@ -61,7 +61,7 @@ pub(super) async fn bind(config: &Config, doorways: &Doorways) -> anyhow::Result
 /// Puts all of them in service. Gives their names and addresses.
 pub(super) fn serve(
     config: &Config,
-    doors: Vec<Open>,
+    doors: Vec<OpenListener>,
     doorways: Doorways,
     house: &Arc<House>,
     advisers: &Advisers,

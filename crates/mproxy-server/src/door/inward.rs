@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use mproxy_core::peer::Address;
 use mproxy_tcp::proxy_header::HeaderError;
@@ -13,16 +15,32 @@ use mproxy_ws::upgrade::AcceptError;
 use thiserror::Error;
 
 use super::Stream;
-use super::transport::{Accepted, Incoming, Known, Room, Transport};
+use super::pause::Pause;
+use super::transport::{Accepted, Known, Offer, Room, Transport};
 use crate::config::Listener;
 
 /// A listener that is not open yet: its certificates have been read.
 pub struct Inward(Box<dyn Prepared>);
 
 /// A listener that is open.
-pub struct Open {
+pub struct OpenListener {
     accepting: Box<dyn Accepting>,
     address: Address,
+}
+
+/// What one look at a listener brought.
+pub enum Incoming {
+    /// Somebody is here.
+    Connection(Arrived),
+    /// Somebody was here, and left before being let in. Nothing to do but count it.
+    Lost(io::Error),
+    /// This machine can take nobody at present; the listener rests for so long.
+    Exhausted {
+        /// What the kernel said.
+        error: io::Error,
+        /// How long.
+        pause: Duration,
+    },
 }
 
 /// A connection that came in.
@@ -41,7 +59,7 @@ pub enum Entering {
     Shaking(Box<dyn FnOnce(Room) -> Shake + Send>),
 }
 
-/// Handshakes on their way. Dropped, they drop the connection.
+/// Handshakes on their side. Dropped, they drop the connection.
 pub type Shake = Pin<Box<dyn Future<Output = Result<Entered, Refused>> + Send>>;
 
 /// A connection that is through.
@@ -115,8 +133,8 @@ impl Inward {
         T: Transport,
         Stream: From<T::Stream>,
     {
-        let way: Arc<Way<T>> = Arc::new(Way(T::server(listener)?));
-        Ok(Self(Box::new(way)))
+        let side: Arc<ListenerSide<T>> = Arc::new(ListenerSide(T::server(listener)?));
+        Ok(Self(Box::new(side)))
     }
 
     /// The certificates, for whoever reloads them.
@@ -129,7 +147,7 @@ impl Inward {
     ///
     /// # Errors
     /// Names the place, and what to do.
-    pub async fn open(&self, listener: &Listener) -> Result<Open, OpenError> {
+    pub async fn open(&self, listener: &Listener) -> Result<OpenListener, OpenError> {
         self.0.open(listener).await
     }
 }
@@ -140,7 +158,7 @@ impl fmt::Debug for Inward {
     }
 }
 
-impl Open {
+impl OpenListener {
     /// Where it listens; the port is the one that port 0 became.
     #[must_use]
     pub const fn address(&self) -> &Address {
@@ -151,7 +169,7 @@ impl Open {
     /// each of its answers.
     ///
     /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
-    pub async fn accept(&mut self) -> Incoming<Arrived> {
+    pub async fn accept(&mut self) -> Incoming {
         poll_fn(|cx| self.accepting.poll_accept(cx)).await
     }
 }
@@ -171,23 +189,23 @@ impl Arrived {
 }
 
 /// What a listener of this transport needs for its clients.
-struct Way<T: Transport>(T::Server);
+struct ListenerSide<T: Transport>(T::Server);
 
-/// A [`Way`] of whatever transport.
+/// A [`ListenerSide`] of whatever transport.
 trait Prepared: Send + Sync {
     fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>>;
     fn open<'a>(
         &'a self,
         listener: &'a Listener,
-    ) -> Pin<Box<dyn Future<Output = Result<Open, OpenError>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>>;
 }
 
 /// A listener of whatever transport.
 trait Accepting: Send {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming<Arrived>>;
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
 }
 
-impl<T: Transport> Prepared for Arc<Way<T>>
+impl<T: Transport> Prepared for Arc<ListenerSide<T>>
 where
     Stream: From<T::Stream>,
 {
@@ -198,43 +216,54 @@ where
     fn open<'a>(
         &'a self,
         listener: &'a Listener,
-    ) -> Pin<Box<dyn Future<Output = Result<Open, OpenError>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>> {
         Box::pin(async move {
             let (listener, address) = T::listen(&self.0, listener).await?;
-            let way = Self::clone(self);
-            Ok(Open { accepting: Box::new(Socket { listener, way }), address })
+            let side = Self::clone(self);
+            Ok(OpenListener {
+                accepting: Box::new(ListeningSocket { listener, side, pause: Pause::default() }),
+                address,
+            })
         })
     }
 }
 
-struct Socket<T: Transport> {
+struct ListeningSocket<T: Transport> {
     listener: T::Listener,
-    way: Arc<Way<T>>,
+    side: Arc<ListenerSide<T>>,
+    pause: Pause,
 }
 
-impl<T: Transport> Accepting for Socket<T>
+impl<T: Transport> Accepting for ListeningSocket<T>
 where
     Stream: From<T::Stream>,
 {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming<Arrived>> {
-        let incoming = T::poll_accept(&mut self.listener, cx);
-        incoming.map(|incoming| incoming.map(|accepted| arrived(&self.way, accepted)))
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        ready!(self.pause.poll_over(cx));
+        Poll::Ready(match ready!(T::poll_accept(&mut self.listener, cx)) {
+            Offer::Connection(accepted) => {
+                self.pause.forget();
+                Incoming::Connection(arrived(&self.side, accepted))
+            }
+            Offer::Lost(error) => Incoming::Lost(error),
+            Offer::Exhausted(error) => Incoming::Exhausted { error, pause: self.pause.begin() },
+        })
     }
 }
 
-fn arrived<T: Transport>(way: &Arc<Way<T>>, accepted: Accepted<T::Socket>) -> Arrived
+fn arrived<T: Transport>(side: &Arc<ListenerSide<T>>, accepted: Accepted<T::Socket>) -> Arrived
 where
     Stream: From<T::Stream>,
 {
     let Accepted { socket, remote, local } = accepted;
     let mut known = Known::by(remote.clone(), local);
-    let entering = match T::at_once(&way.0, socket) {
+    let entering = match T::at_once(&side.0, socket) {
         Ok(stream) => Entering::Done(Entered { stream: stream.into(), known }),
         Err(socket) => {
-            let way = Arc::clone(way);
+            let side = Arc::clone(side);
             Entering::Shaking(Box::new(move |room| {
                 Box::pin(async move {
-                    let stream = T::enter(&way.0, socket, &mut known, &room).await?;
+                    let stream = T::enter(&side.0, socket, &mut known, &room).await?;
                     Ok(Entered { stream: stream.into(), known })
                 })
             }))

@@ -18,7 +18,7 @@ use crate::config::Target;
 #[derive(Clone)]
 pub struct Outward(Arc<dyn Reaching>);
 
-/// A connection to a broker on its way. Dropping it closes what was half open.
+/// A connection to a broker on its side. Dropping it closes what was half open.
 pub type Reach = Pin<Box<dyn Future<Output = Result<Stream, Unreachable>> + Send>>;
 
 /// Why a transport did not reach the broker. The texts are one line, with all causes.
@@ -42,8 +42,8 @@ impl Outward {
         T: Transport,
         Stream: From<T::Stream>,
     {
-        let way: Way<T> = Way { client: T::client(target)?, target: target.to_string() };
-        Ok(Self(Arc::new(way)))
+        let side: BrokerSide<T> = BrokerSide { client: T::client(target)?, target: target.to_string() };
+        Ok(Self(Arc::new(side)))
     }
 
     /// The certificates, for whoever reloads them.
@@ -72,20 +72,20 @@ impl fmt::Debug for Outward {
 }
 
 /// What it takes to reach a broker over this transport.
-struct Way<T: Transport> {
+struct BrokerSide<T: Transport> {
     client: T::Client,
     /// As it is called in errors.
     target: String,
 }
 
-/// A [`Way`] of whatever transport.
+/// A [`BrokerSide`] of whatever transport.
 trait Reaching: Send + Sync {
     fn target(&self) -> &str;
     fn tls(&self) -> Option<&Arc<Reloadable<ClientTls>>>;
     fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> Reach;
 }
 
-impl<T: Transport> Reaching for Way<T>
+impl<T: Transport> Reaching for BrokerSide<T>
 where
     Stream: From<T::Stream>,
 {

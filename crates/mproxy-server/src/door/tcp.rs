@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, Incoming, Known, Room, Transport};
+use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
 use super::{Failure, OpenError, Refused, proxy, told};
 use crate::config::{Listener, SendProxy, Target};
 
@@ -23,14 +23,14 @@ pub enum Tcp {}
 
 /// Of a listener.
 #[derive(Debug)]
-pub struct Server {
+pub struct TcpServer {
     /// Who may, and then has to, begin with a PROXY header; `None` where there is none.
     trusted: Option<Vec<Network>>,
 }
 
 /// Of a target.
 #[derive(Debug)]
-pub struct Client {
+pub struct TcpClient {
     host: String,
     port: u16,
     proxy: SendProxy,
@@ -42,46 +42,43 @@ impl Transport for Tcp {
     type Listener = mproxy_tcp::Listener;
     type Socket = TcpStream;
     type Stream = TcpStream;
-    type Server = Server;
-    type Client = Client;
+    type Server = TcpServer;
+    type Client = TcpClient;
 
-    fn server(listener: &Listener) -> Result<Server, MaterialError> {
-        Ok(Server { trusted: listener.proxy_from.clone() })
+    fn server(listener: &Listener) -> Result<TcpServer, MaterialError> {
+        Ok(TcpServer { trusted: listener.proxy_from.clone() })
     }
 
-    fn client(target: &Target) -> Result<Client, MaterialError> {
+    fn client(target: &Target) -> Result<TcpClient, MaterialError> {
         let Target { host, port, proxy_protocol, .. } = target;
         let last_good = LastGood::default();
-        Ok(Client { host: host.clone(), port: *port, proxy: *proxy_protocol, last_good })
+        Ok(TcpClient { host: host.clone(), port: *port, proxy: *proxy_protocol, last_good })
     }
 
-    async fn listen(_: &Server, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(_: &TcpServer, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
         let open =
             mproxy_tcp::Listener::bind(&listener.host, listener.port, ListenOptions::default()).await?;
         let address = open.local_addr();
         Ok((open, address.into()))
     }
 
-    fn poll_accept(
-        listener: &mut Self::Listener,
-        cx: &mut Context<'_>,
-    ) -> Poll<Incoming<Accepted<TcpStream>>> {
+    fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<TcpStream>> {
         Poll::Ready(match ready!(listener.poll_accept(cx)) {
             mproxy_tcp::Incoming::Connection(mproxy_tcp::Accepted { stream, remote, local }) => {
                 let (remote, local) = (remote.into(), local.into());
-                Incoming::Connection(Accepted { socket: stream, remote, local })
+                Offer::Connection(Accepted { socket: stream, remote, local })
             }
-            mproxy_tcp::Incoming::Lost(error) => Incoming::Lost(error),
-            mproxy_tcp::Incoming::Exhausted { error, pause } => Incoming::Exhausted { error, pause },
+            mproxy_tcp::Incoming::Lost(error) => Offer::Lost(error),
+            mproxy_tcp::Incoming::Exhausted(error) => Offer::Exhausted(error),
         })
     }
 
-    fn at_once(server: &Server, socket: TcpStream) -> Result<TcpStream, TcpStream> {
+    fn at_once(server: &TcpServer, socket: TcpStream) -> Result<TcpStream, TcpStream> {
         if server.trusted.is_none() { Ok(socket) } else { Err(socket) }
     }
 
     async fn enter(
-        server: &Server,
+        server: &TcpServer,
         mut socket: TcpStream,
         known: &mut Known,
         _: &Room,
@@ -92,8 +89,8 @@ impl Transport for Tcp {
         Ok(socket)
     }
 
-    async fn reach(client: &Client, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
-        let Client { host, port, proxy, last_good } = client;
+    async fn reach(client: &TcpClient, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+        let TcpClient { host, port, proxy, last_good } = client;
         let dialled = dial(host, *port, &SocketOptions::default(), last_good, deadline).await;
         let mut stream = dialled.map_err(|error| Failure::Away(told(&error)))?;
         match timeout_at(deadline, proxy::send(*proxy, origin, &mut stream)).await {
@@ -102,7 +99,7 @@ impl Transport for Tcp {
         }
     }
 
-    fn forget(client: &Client) {
+    fn forget(client: &TcpClient) {
         client.last_good.forget();
     }
 }
@@ -128,12 +125,6 @@ impl Carrier for TcpStream {
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.poll_read_ready(cx))?;
-            match self.try_read(&mut [0; 1024]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
+        transport::poll_throw_away(cx, |cx| self.poll_read_ready(cx), |bytes| self.try_read(bytes))
     }
 }

@@ -9,15 +9,15 @@
 //! | [`Tls<T>`](super::tls::Tls) | `tls` | a handshake over any of them, and the facts of the certificate |
 //! | [`Ws<T>`](super::ws::Ws) | `ws` | an upgrade over any of them, and the facts of the request |
 //!
-//! To add one: a crate that makes byte streams, a file here that implements [`Transport`], and a row in `stream`, which
+//! The last two are layers ([`Layer`](super::layer::Layer)): they have a handshake to add, and the rest is done by the one
+//! below. To add one: a crate that makes byte streams, a file here that implements [`Transport`] or `Layer`, and a row in `stream`, which
 //! lists what can be configured.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
 use mproxy_core::budget::Budget;
@@ -64,10 +64,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
 
     /// The next connection. It has no final error: it is polled again after each of its answers.
-    fn poll_accept(
-        listener: &mut Self::Listener,
-        cx: &mut Context<'_>,
-    ) -> Poll<Incoming<Accepted<Self::Socket>>>;
+    fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Self::Socket>>;
 
     /// The stream, where nothing has to be done before the first packet; else the socket again.
     ///
@@ -140,6 +137,22 @@ pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
     }
 }
 
+/// [`Carrier::poll_throw_away`] of a socket, which says when it can be read and reads.
+pub(super) fn poll_throw_away(
+    cx: &mut Context<'_>,
+    poll_read_ready: impl Fn(&mut Context<'_>) -> Poll<io::Result<()>>,
+    try_read: impl Fn(&mut [u8]) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(poll_read_ready(cx))?;
+        match try_read(&mut [0; 1024]) {
+            // Readiness may be old news; trying clears it, so that the next look waits.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return Poll::Ready(outcome),
+        }
+    }
+}
+
 /// How the peer of a socket has ended, as far as the kernel has said so: `ready` is what it says of reading and writing,
 /// `error` what is wrong with the socket, and `both` what it means that both halves have ended without any.
 pub(super) fn ended(
@@ -157,29 +170,13 @@ pub(super) fn ended(
 
 /// What one look at a listener brought.
 #[derive(Debug)]
-pub enum Incoming<C> {
+pub enum Offer<S> {
     /// Somebody is here.
-    Connection(C),
-    /// Somebody was here, and left before being let in. Nothing to do but count it.
+    Connection(Accepted<S>),
+    /// Somebody was here, and left before being let in.
     Lost(io::Error),
-    /// This machine can take nobody at present; the listener rests for so long.
-    Exhausted {
-        /// What the kernel said.
-        error: io::Error,
-        /// How long.
-        pause: Duration,
-    },
-}
-
-impl<C> Incoming<C> {
-    /// The same with another connection.
-    pub fn map<D>(self, to: impl FnOnce(C) -> D) -> Incoming<D> {
-        match self {
-            Self::Connection(connection) => Incoming::Connection(to(connection)),
-            Self::Lost(error) => Incoming::Lost(error),
-            Self::Exhausted { error, pause } => Incoming::Exhausted { error, pause },
-        }
-    }
+    /// This machine can take nobody at present, and would say so again at once. Who polls has to pause.
+    Exhausted(io::Error),
 }
 
 /// A connection that was accepted.

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, Incoming, Known, Room, Transport};
+use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
 use super::{Failure, OpenError, Refused, proxy, told};
 use crate::config::{Listener, SendProxy, Target};
 
@@ -24,14 +24,14 @@ pub enum Unix {}
 
 /// Of a listener.
 #[derive(Debug)]
-pub struct Server {
+pub struct UnixServer {
     /// Whether connections begin with a PROXY header. Who may connect at all may send one.
     has_header: bool,
 }
 
 /// Of a target.
 #[derive(Debug)]
-pub struct Client {
+pub struct UnixClient {
     path: PathBuf,
     proxy: SendProxy,
 }
@@ -40,48 +40,45 @@ impl Transport for Unix {
     type Listener = mproxy_unix::Listener;
     type Socket = Box<UnixStream>;
     type Stream = Box<UnixStream>;
-    type Server = Server;
-    type Client = Client;
+    type Server = UnixServer;
+    type Client = UnixClient;
 
-    fn server(listener: &Listener) -> Result<Server, MaterialError> {
-        Ok(Server { has_header: listener.proxy_from.is_some() })
+    fn server(listener: &Listener) -> Result<UnixServer, MaterialError> {
+        Ok(UnixServer { has_header: listener.proxy_from.is_some() })
     }
 
-    fn client(target: &Target) -> Result<Client, MaterialError> {
-        Ok(Client { path: target.socket.clone().unwrap_or_default(), proxy: target.proxy_protocol })
+    fn client(target: &Target) -> Result<UnixClient, MaterialError> {
+        Ok(UnixClient { path: target.socket.clone().unwrap_or_default(), proxy: target.proxy_protocol })
     }
 
-    async fn listen(_: &Server, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(_: &UnixServer, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
         let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
         let open = mproxy_unix::Listener::bind(&file)?;
         let path = Arc::clone(open.path());
         Ok((open, Address::Path(path)))
     }
 
-    fn poll_accept(
-        listener: &mut Self::Listener,
-        cx: &mut Context<'_>,
-    ) -> Poll<Incoming<Accepted<Box<UnixStream>>>> {
+    fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Box<UnixStream>>> {
         Poll::Ready(match ready!(listener.poll_accept(cx)) {
             mproxy_unix::Incoming::Connection(mproxy_unix::Accepted { stream, peer }) => {
                 let PeerProcess { pid, uid, gid } = peer;
-                Incoming::Connection(Accepted {
+                Offer::Connection(Accepted {
                     socket: Box::new(stream),
                     remote: Address::Process(Credentials { pid, uid, gid }),
                     local: Address::Path(Arc::clone(listener.path())),
                 })
             }
-            mproxy_unix::Incoming::Lost(error) => Incoming::Lost(error),
-            mproxy_unix::Incoming::Exhausted { error, pause } => Incoming::Exhausted { error, pause },
+            mproxy_unix::Incoming::Lost(error) => Offer::Lost(error),
+            mproxy_unix::Incoming::Exhausted(error) => Offer::Exhausted(error),
         })
     }
 
-    fn at_once(server: &Server, socket: Box<UnixStream>) -> Result<Box<UnixStream>, Box<UnixStream>> {
+    fn at_once(server: &UnixServer, socket: Box<UnixStream>) -> Result<Box<UnixStream>, Box<UnixStream>> {
         if server.has_header { Err(socket) } else { Ok(socket) }
     }
 
     async fn enter(
-        server: &Server,
+        server: &UnixServer,
         mut socket: Box<UnixStream>,
         known: &mut Known,
         _: &Room,
@@ -92,7 +89,11 @@ impl Transport for Unix {
         Ok(socket)
     }
 
-    async fn reach(client: &Client, origin: &Origin, deadline: Instant) -> Result<Box<UnixStream>, Failure> {
+    async fn reach(
+        client: &UnixClient,
+        origin: &Origin,
+        deadline: Instant,
+    ) -> Result<Box<UnixStream>, Failure> {
         let dialled = dial(&client.path, deadline).await;
         let mut stream = Box::new(dialled.map_err(|error| Failure::Away(told(&error)))?);
         match timeout_at(deadline, proxy::send(client.proxy, origin, &mut stream)).await {
@@ -101,7 +102,7 @@ impl Transport for Unix {
         }
     }
 
-    fn forget(_: &Client) {}
+    fn forget(_: &UnixClient) {}
 }
 
 impl Carrier for Box<UnixStream> {
@@ -121,13 +122,7 @@ impl Carrier for Box<UnixStream> {
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.poll_read_ready(cx))?;
-            match self.try_read(&mut [0; 1024]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
+        transport::poll_throw_away(cx, |cx| self.poll_read_ready(cx), |bytes| self.try_read(bytes))
     }
 }
 
