@@ -23,7 +23,7 @@ use mproxy_core::rule;
 use mproxy_core::session::{OnErrors, OnUnavailable, OpenQuestion};
 use mproxy_core::{Chain, Decider, Effect, Limits, Session, Setting, Side, Sink};
 use mproxy_sim::stage::origin;
-use mproxy_sim::verdict::Said;
+use mproxy_sim::verdict::ScriptedDecision;
 use mproxy_sim::{OpenVerdict, Verdict};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
@@ -99,7 +99,7 @@ impl Permits {
 }
 
 impl Mood {
-    fn answer<D: Said>(&self, about: About) -> Answer<D> {
+    fn answer<D: ScriptedDecision>(&self, about: About) -> Answer<D> {
         let mood = *self.mood.lock().expect("nothing panicked");
         let mut permits = self.permits.lock().expect("nothing panicked");
         match mood % 4 {
@@ -113,7 +113,7 @@ impl Mood {
             _ => {
                 let verdict = verdict(mood / 4, about.0);
                 permits.said(&about, &verdict);
-                Answer::Now(Ruling { source: Source::Acl, verdict: D::of(verdict) })
+                Answer::Now(Ruling { source: Source::Acl, verdict: D::from_verdict(verdict) })
             }
         }
     }
@@ -188,7 +188,7 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
 
 /// Yes to a CONNECT, with a grant: mapped, limited, to be renewed.
 fn granted(which: u8) -> Verdict {
-    let mut grant = Grant::new(Vec::new(), rule::Effect::Ask);
+    let mut grant = Grant::new(Vec::new(), rule::RuleEffect::Ask);
     grant.mapping = Mapping::new(if which & 16 == 0 { "acme/" } else { "acme" }).ok();
     grant.ttl = Some(Duration::from_secs(1 + u64::from(which >> 6)));
     grant.limits.subscriptions = Some(u32::from(which >> 5));

@@ -70,13 +70,14 @@ impl Body<'_> {
     }
 
     pub(crate) fn varint(&mut self, value: usize) -> Result<(), EncodeError> {
-        self.raw(&varint::bytes(fitting(value)?));
+        self.raw(&varint::bytes(check_len(value)?));
         Ok(())
     }
 
     /// Bytes or text behind a two-byte length.
     pub(crate) fn field(&mut self, what: &'static str, bytes: &[u8]) -> Result<(), EncodeError> {
         let len = bytes.len();
+        // A longer field would have its length cut to two bytes, and the rest of it read as the packet's next fields.
         let short = u16::try_from(len).map_err(|_| EncodeError::FieldTooLong { what, len })?;
         self.u16(short);
         self.raw(bytes);
@@ -104,8 +105,9 @@ pub(crate) fn packet(
 pub(crate) fn packet_len(
     body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
 ) -> Result<usize, EncodeError> {
+    // Nothing is written before everything fits: the buffer may hold packets that were written before this one.
     let len = measure(&body)?;
-    Ok(1 + varint::bytes(fitting(len)?).len() + len)
+    Ok(1 + varint::bytes(check_len(len)?).len() + len)
 }
 
 /// Appends the beginning of a packet whose last `tail` bytes are sent separately.
@@ -116,7 +118,7 @@ pub(crate) fn packet_head(
     body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let len = measure(&body)?;
-    let remaining = varint::bytes(fitting(len.saturating_add(tail))?);
+    let remaining = varint::bytes(check_len(len.saturating_add(tail))?);
     out.reserve(1 + remaining.len() + len);
     out.extend_from_slice(&[first]);
     out.extend_from_slice(&remaining);
@@ -126,7 +128,7 @@ pub(crate) fn packet_head(
     Ok(())
 }
 
-fn fitting(len: usize) -> Result<u32, EncodeError> {
+fn check_len(len: usize) -> Result<u32, EncodeError> {
     u32::try_from(len).ok().filter(|len| *len <= varint::MAX).ok_or(EncodeError::PacketTooLong { len })
 }
 

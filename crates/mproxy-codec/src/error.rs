@@ -60,6 +60,7 @@ impl fmt::Display for Malformed {
         }
         write!(f, "{} at byte {}", self.kind.message(), self.offset)?;
         match self.rule() {
+            // The standard states some rules in its text alone; their number would be an invention.
             "" => Ok(()),
             rule => write!(f, " [{rule}]"),
         }

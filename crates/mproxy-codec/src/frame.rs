@@ -31,6 +31,7 @@ impl Header {
     pub fn parse(bytes: &[u8], from: Sender, version: Option<Version>) -> Result<Option<Self>, Malformed> {
         let Some((first, after)) = bytes.split_first() else { return Ok(None) };
         let flags = first & 0x0F;
+        // Type, direction, version and flags in one look-up: a table made while compiling says all that a first byte may be.
         let shape = shapes(from, version).get(usize::from(first >> 4));
         let (kind, shape) = match (PacketType::from_nibble(first >> 4), shape) {
             (Some(kind), Some(shape)) if shape.flags >> flags & 1 == 1 => (kind, shape),
@@ -41,9 +42,11 @@ impl Header {
             Ok(None) => return Ok(None),
             Err(fault) => return Err(Malformed::new(fault, Some(kind), 1)),
         };
+        // Before any of the body is waited for: a length that no such packet has is an error now, and would not heal.
         if remaining < u32::from(shape.min) {
             return Err(Malformed::new(ErrorKind::TooShort, Some(kind), 1));
         }
+        // Else a client could announce an acknowledgement of 256 MiB, and have it waited for.
         if remaining > shape.max {
             return Err(Malformed::new(ErrorKind::TooLong, Some(kind), 1));
         }
@@ -104,6 +107,7 @@ impl<'a> Frame<'a> {
         version: Option<Version>,
     ) -> Result<Option<(Self, &'a [u8])>, Malformed> {
         let Some(header) = Header::parse(bytes, from, version)? else { return Ok(None) };
+        // A header without its body is no frame yet: nothing of it may be acted upon.
         Ok(bytes.split_at_checked(header.total()).map(|(bytes, rest)| (Self { header, bytes }, rest)))
     }
 
@@ -181,7 +185,9 @@ const fn belongs(kind: PacketType, from: Sender, version: Option<Version>) -> bo
         | PacketType::Pubrec
         | PacketType::Pubrel
         | PacketType::Pubcomp => true,
+        // Before 5.0 a server has no last word: it can only close.
         PacketType::Disconnect => client || v5,
+        // In either direction: authentication is a dialogue, and either side may be next (4.12).
         PacketType::Auth => v5,
     }
 }

@@ -34,7 +34,7 @@ use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::{Frame, Header};
 use crate::property::{Checked, Place, Properties, PropertyEdit};
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::reason::ReasonCode;
 use crate::types::{PacketId, PacketType, Sender, Version};
 use bytes::BytesMut;
@@ -142,7 +142,7 @@ impl<'a> Packet<'a> {
 
 /// The packet alone, even if more follows it in `bytes`.
 #[inline]
-fn whole<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+fn whole_packet<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
     bytes
         .get(..header.total())
         .ok_or_else(|| Malformed::new(ErrorKind::Overrun, Some(header.kind), bytes.len()))
@@ -150,26 +150,27 @@ fn whole<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
 
 /// A reader of what follows the fixed header.
 #[inline]
-fn reader<'a>(header: &Header, bytes: &'a [u8]) -> Result<Reader<'a>, Malformed> {
-    Ok(Reader::new(header.kind, whole(header, bytes)?, usize::from(header.len)))
+fn reader<'a>(header: &Header, bytes: &'a [u8]) -> Result<BodyReader<'a>, Malformed> {
+    Ok(BodyReader::new(header.kind, whole_packet(header, bytes)?, usize::from(header.len)))
 }
 
 /// Takes a reason code off the reader.
 #[inline]
-fn reason(reader: &mut Reader<'_>, kind: PacketType, from: Sender) -> Result<ReasonCode, Malformed> {
+fn reason(reader: &mut BodyReader<'_>, kind: PacketType, from: Sender) -> Result<ReasonCode, Malformed> {
     let before = *reader;
     let code = ReasonCode(reader.u8()?);
-    allowed(&before, code, kind, from)
+    check_reason(&before, code, kind, from)
 }
 
 /// Passes the code if the packet may carry it. What a server answers is its own affair.
 #[inline]
-fn allowed(
-    reader: &Reader<'_>,
+fn check_reason(
+    reader: &BodyReader<'_>,
     code: ReasonCode,
     kind: PacketType,
     from: Sender,
 ) -> Result<ReasonCode, Malformed> {
+    // A broker's odd code reaches its client as it would without us; a client's is judged, as the broker would.
     if from == Sender::Server || code.valid_in(kind, from) {
         Ok(code)
     } else {
@@ -180,13 +181,14 @@ fn allowed(
 /// Takes the properties off the reader; before 5.0 there are none.
 #[inline]
 fn properties<'a>(
-    reader: &mut Reader<'a>,
+    reader: &mut BodyReader<'a>,
     kind: PacketType,
     from: Sender,
     version: Version,
 ) -> Result<Properties<'a>, Malformed> {
     match version {
         Version::V5 => Ok(Checked::read(reader, Place::Packet(kind), from)?.properties),
+        // Whatever stands there in 3.x is payload, or an error of the packet's own parser.
         Version::V31 | Version::V311 => Ok(Properties::EMPTY),
     }
 }
@@ -198,7 +200,7 @@ fn id_and_properties<'a>(
     bytes: &'a [u8],
     from: Sender,
     version: Version,
-) -> Result<(PacketId, Properties<'a>, Reader<'a>), Malformed> {
+) -> Result<(PacketId, Properties<'a>, BodyReader<'a>), Malformed> {
     let mut reader = reader(header, bytes)?;
     let packet_id = reader.packet_id()?;
     let properties = properties(&mut reader, header.kind, from, version)?;
@@ -208,7 +210,7 @@ fn id_and_properties<'a>(
 /// Reason code and properties up to the packet's end. Either may be left out, and 3.x has neither: that is success.
 #[inline]
 fn reason_and_properties<'a>(
-    reader: &mut Reader<'a>,
+    reader: &mut BodyReader<'a>,
     kind: PacketType,
     from: Sender,
     version: Version,

@@ -6,7 +6,7 @@ mod view;
 
 pub use edit::PropertyEdit;
 pub(crate) use view::Checked;
-pub use view::{Iter, Properties, UserProperties};
+pub use view::{Iter, Properties, UserPropertyIter};
 
 use crate::error::ErrorKind;
 use crate::types::PacketType;
@@ -80,7 +80,7 @@ enum Allowed {
 
 /// A row of the table.
 #[derive(Clone, Copy)]
-struct Row {
+struct PropertyRow {
     id: PropertyId,
     name: &'static str,
     value: ValueType,
@@ -125,9 +125,9 @@ macro_rules! properties {
         }
 
         /// The rows, by number.
-        const ROWS: [Option<Row>; 0x2B] = {
+        const ROWS: [Option<PropertyRow>; 0x2B] = {
             let mut rows = [None; 0x2B];
-            $(rows[$id] = Some(Row {
+            $(rows[$id] = Some(PropertyRow {
                 id: PropertyId::$variant,
                 name: $name,
                 value: ValueType::$value,
@@ -178,7 +178,8 @@ properties! {
 }
 
 #[inline]
-fn row(id: u8) -> Option<&'static Row> {
+fn row(id: u8) -> Option<&'static PropertyRow> {
+    // Numbers have holes between them, and any byte may come off the wire.
     ROWS.get(usize::from(id))?.as_ref()
 }
 
@@ -233,6 +234,7 @@ impl PropertySet {
     #[inline]
     #[must_use]
     pub const fn with(self, id: PropertyId) -> Self {
+        // The largest number is 0x2A, so a word holds them all.
         Self(self.0 | 1 << id as u8)
     }
 

@@ -6,13 +6,13 @@ use crate::{text, varint};
 
 /// Reads fields from `at` up to the end of `bytes`, which begin with the packet's first byte.
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct BodyReader<'a> {
     bytes: &'a [u8],
     at: usize,
     kind: PacketType,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> BodyReader<'a> {
     #[inline]
     pub(crate) const fn new(kind: PacketType, bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at, kind }
@@ -25,6 +25,7 @@ impl<'a> Reader<'a> {
 
     /// A fault at the field that comes next.
     #[cold]
+    // Cold, as all faults: a good packet's way through the parsers stays free of the code that explains a bad one.
     pub(crate) fn fault(&self, kind: ErrorKind) -> Malformed {
         self.fault_at(kind, self.at)
     }
@@ -42,6 +43,7 @@ impl<'a> Reader<'a> {
     /// Everything that is left.
     #[inline]
     pub(crate) fn rest(&self) -> &'a [u8] {
+        // Never behind the end: `at` moves only by what was there to be taken.
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
@@ -111,6 +113,7 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         let bytes = self.binary()?;
+        // The reader stands behind the text by now; the fault is told where the bad byte is, for a log to be of use.
         text::check(bytes).map_err(|(kind, at)| self.fault_at(kind, self.at - bytes.len() + at))
     }
 

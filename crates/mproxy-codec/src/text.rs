@@ -9,6 +9,7 @@ use crate::error::ErrorKind;
 /// Control characters and non-characters pass: the standard only says that they should not be there.
 #[inline]
 pub fn check(bytes: &[u8]) -> Result<&str, (ErrorKind, usize)> {
+    // The quick checks say yes or no; where it is wrong is looked for only then.
     let Ok(text) = utf8(bytes) else { return Err(ill_formed(bytes)) };
     match null_at(bytes) {
         None => Ok(text),
@@ -18,7 +19,7 @@ pub fn check(bytes: &[u8]) -> Result<&str, (ErrorKind, usize)> {
 
 /// The text of bytes that were checked before; the empty text for any others.
 #[inline]
-pub(crate) fn trusted(bytes: &[u8]) -> &str {
+pub(crate) fn assume_checked(bytes: &[u8]) -> &str {
     utf8(bytes).unwrap_or_default()
 }
 

@@ -172,6 +172,7 @@ impl PacketType {
     #[must_use]
     pub const fn first_byte(self) -> u8 {
         let flags = match self {
+            // What was QoS 1 in 3.1, and has stayed as a reserved value since [MQTT-2.1.3-1].
             Self::Pubrel | Self::Subscribe | Self::Unsubscribe => 0b0010,
             _ => 0,
         };

@@ -14,6 +14,7 @@ pub const MAX: u32 = 268_435_455;
 #[inline]
 pub const fn read(bytes: &[u8]) -> Result<Option<(u32, u8)>, ErrorKind> {
     match bytes {
+        // Nearly every packet is below 128 bytes: the loop below is for the others.
         [byte, ..] if *byte < 0x80 => Ok(Some((*byte as u32, 1))),
         _ => read_long(bytes),
     }
@@ -31,6 +32,7 @@ const fn read_long(bytes: &[u8]) -> Result<Option<(u32, u8)>, ErrorKind> {
         if *byte < 0x80 {
             return Ok(Some((value, width)));
         }
+        // At once, and not when a fifth byte has come: a peer that is wrong already need not be waited for.
         if width == 4 {
             return Err(ErrorKind::IntegerTooLong);
         }
@@ -79,6 +81,7 @@ pub const fn bytes(value: u32) -> Bytes {
         (value >> 14 & 0x7F) as u8,
         (value >> 21 & 0x7F) as u8,
     ];
+    // Masked, so that a value that is too large still makes a readable number: encoders refuse it before they get here.
     let (bytes, len) = match value & MAX {
         0..=0x7F => ([a, 0, 0, 0], 1),
         0x80..=0x3FFF => ([a | MORE, b, 0, 0], 2),

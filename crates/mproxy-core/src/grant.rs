@@ -12,14 +12,14 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
 pub use self::mapping::{Mapping, PrefixError};
-use crate::rule::{Act, Effect, Message, Rule, Who};
+use crate::rule::{Act, Message, Rule, RuleEffect, Who};
 use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
     rules: Box<[Rule]>,
-    default: Effect,
+    default: RuleEffect,
     receives: bool,
     stale: Option<Box<Undecided>>,
     patterns: usize,
@@ -46,7 +46,7 @@ pub struct GrantLimits {
 
 /// What a grant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word<A> {
+pub enum GrantAnswer<A> {
     /// Ask the policy.
     Ask,
     /// Yes.
@@ -58,7 +58,7 @@ pub enum Word<A> {
 impl Grant {
     /// A grant of these rules; `default` is what follows where none of them speaks.
     #[must_use]
-    pub fn new(rules: Vec<Rule>, default: Effect) -> Self {
+    pub fn new(rules: Vec<Rule>, default: RuleEffect) -> Self {
         // A rule for everything does not count: reading every delivery is a price that has to be asked for.
         let names_receive =
             |rule: &Rule| rule.actions.has(Act::Receive) && rule.actions != crate::rule::Actions::ALL;
@@ -83,7 +83,7 @@ impl Grant {
         // It goes on judging deliveries where it did: what it denied must not come through unasked.
         Self {
             rules: Box::default(),
-            default: Effect::Ask,
+            default: RuleEffect::Ask,
             stale: Some(Box::new(because)),
             patterns: 0,
             ..self.clone()
@@ -110,33 +110,35 @@ impl Grant {
 
     /// May this be published, stand as a will, or be delivered?
     #[must_use]
-    pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> Word<()> {
+    pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> GrantAnswer<()> {
         match self.rules.iter().find(|rule| {
-            self.may_decide(rule, message.topic) && rule.speaks_of_topic(act, message.topic, who)
+            self.may_decide(rule, message.topic) && rule.applies_to_topic(act, message.topic, who)
         }) {
             None => self.unspoken(message.topic, ()),
             Some(rule) => match rule.effect {
-                Effect::Ask => Word::Ask,
-                Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
-                Effect::Allow => rule.bounds(act, message).map_or_else(Word::Refuse, Word::Allow),
+                RuleEffect::Ask => GrantAnswer::Ask,
+                RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+                RuleEffect::Allow => {
+                    rule.bounds(act, message).map_or_else(GrantAnswer::Refuse, GrantAnswer::Allow)
+                }
             },
         }
     }
 
     /// May this filter be subscribed to, and up to which QoS?
     #[must_use]
-    pub fn filter(&self, who: Who<'_>, filter: &str) -> Word<QoS> {
+    pub fn filter(&self, who: Who<'_>, filter: &str) -> GrantAnswer<QoS> {
         let plain = split_share(filter).1;
         match self
             .rules
             .iter()
-            .find(|rule| self.may_decide(rule, plain) && rule.speaks_of_filter(filter, who))
+            .find(|rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who))
         {
             None => self.unspoken(plain, QoS::ExactlyOnce),
             Some(rule) => match rule.effect {
-                Effect::Ask => Word::Ask,
-                Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
-                Effect::Allow => Word::Allow(rule.max_qos),
+                RuleEffect::Ask => GrantAnswer::Ask,
+                RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+                RuleEffect::Allow => GrantAnswer::Allow(rule.max_qos),
             },
         }
     }
@@ -144,17 +146,22 @@ impl Grant {
     /// Of a mapped client the broker's own topics are nobody else's to allow: they lie outside of the mapping. So a rule
     /// that would have them asked about has to name them.
     fn may_decide(&self, rule: &Rule, topic: &str) -> bool {
-        rule.effect != Effect::Ask || self.mapping.is_none() || !topic.starts_with('$') || rule.names_dollar()
+        rule.effect != RuleEffect::Ask
+            || self.mapping.is_none()
+            || !topic.starts_with('$')
+            || rule.names_dollar()
     }
 
     /// Where no rule speaks of this topic or filter. The broker's own topics lie outside of any mapping, and outside of
     /// what is allowed in general: a rule has to name them.
-    fn unspoken<A>(&self, topic: &str, yes: A) -> Word<A> {
+    fn unspoken<A>(&self, topic: &str, yes: A) -> GrantAnswer<A> {
         let dollar = topic.starts_with('$');
         match self.default {
-            Effect::Allow if !dollar => Word::Allow(yes),
-            Effect::Ask if !dollar || self.mapping.is_none() => Word::Ask,
-            Effect::Allow | Effect::Ask | Effect::Deny => Word::Refuse(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Allow if !dollar => GrantAnswer::Allow(yes),
+            RuleEffect::Ask if !dollar || self.mapping.is_none() => GrantAnswer::Ask,
+            RuleEffect::Allow | RuleEffect::Ask | RuleEffect::Deny => {
+                GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED)
+            }
         }
     }
 }
@@ -167,12 +174,12 @@ mod tests {
 
     const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
 
-    fn rule(effect: Effect, actions: Actions, topics: &[&str]) -> Rule {
+    fn rule(effect: RuleEffect, actions: Actions, topics: &[&str]) -> Rule {
         let topics = topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
         Rule { effect, actions, topics, max_qos: QoS::AtLeastOnce, retain: Retain::Refused }
     }
 
-    fn publish(grant: &Grant, topic: &str) -> Word<()> {
+    fn publish(grant: &Grant, topic: &str) -> GrantAnswer<()> {
         grant.message(Act::Publish, C1, Message { topic, qos: QoS::AtMostOnce, retain: false })
     }
 
@@ -181,18 +188,20 @@ mod tests {
     #[test]
     fn the_first_rule_that_speaks_decides_and_then_the_default() {
         let rules = vec![
-            rule(Effect::Deny, Actions::ALL, &["a/secret"]),
-            rule(Effect::Ask, Actions::ALL, &["a/maybe"]),
-            rule(Effect::Allow, Actions::ALL, &["a/#", "own/${clientid}"]),
+            rule(RuleEffect::Deny, Actions::ALL, &["a/secret"]),
+            rule(RuleEffect::Ask, Actions::ALL, &["a/maybe"]),
+            rule(RuleEffect::Allow, Actions::ALL, &["a/#", "own/${clientid}"]),
         ];
-        for (default, else_) in
-            [(Effect::Ask, Word::Ask), (Effect::Deny, Word::Refuse(NO)), (Effect::Allow, Word::Allow(()))]
-        {
+        for (default, else_) in [
+            (RuleEffect::Ask, GrantAnswer::Ask),
+            (RuleEffect::Deny, GrantAnswer::Refuse(NO)),
+            (RuleEffect::Allow, GrantAnswer::Allow(())),
+        ] {
             let grant = Grant::new(rules.clone(), default);
-            assert_eq!(publish(&grant, "a/b"), Word::Allow(()));
-            assert_eq!(publish(&grant, "own/c1"), Word::Allow(()));
-            assert_eq!(publish(&grant, "a/secret"), Word::Refuse(NO));
-            assert_eq!(publish(&grant, "a/maybe"), Word::Ask);
+            assert_eq!(publish(&grant, "a/b"), GrantAnswer::Allow(()));
+            assert_eq!(publish(&grant, "own/c1"), GrantAnswer::Allow(()));
+            assert_eq!(publish(&grant, "a/secret"), GrantAnswer::Refuse(NO));
+            assert_eq!(publish(&grant, "a/maybe"), GrantAnswer::Ask);
             assert_eq!(publish(&grant, "b"), else_);
         }
     }
@@ -201,83 +210,86 @@ mod tests {
     fn a_wide_filter_meets_what_is_denied_or_to_be_asked_about() {
         let grant = Grant::new(
             vec![
-                rule(Effect::Ask, Actions::ALL, &["a/maybe"]),
-                rule(Effect::Deny, Actions::ALL, &["b/secret"]),
-                rule(Effect::Allow, Actions::ALL, &["a/#", "b/#"]),
+                rule(RuleEffect::Ask, Actions::ALL, &["a/maybe"]),
+                rule(RuleEffect::Deny, Actions::ALL, &["b/secret"]),
+                rule(RuleEffect::Allow, Actions::ALL, &["a/#", "b/#"]),
             ],
-            Effect::Deny,
+            RuleEffect::Deny,
         );
-        assert_eq!(grant.filter(C1, "a/#"), Word::Ask);
-        assert_eq!(grant.filter(C1, "b/+"), Word::Refuse(NO));
-        assert_eq!(grant.filter(C1, "a/x/#"), Word::Allow(QoS::AtLeastOnce));
-        assert_eq!(grant.filter(C1, "$share/g/a/x"), Word::Allow(QoS::AtLeastOnce));
-        assert_eq!(grant.filter(C1, "+/x"), Word::Refuse(NO));
+        assert_eq!(grant.filter(C1, "a/#"), GrantAnswer::Ask);
+        assert_eq!(grant.filter(C1, "b/+"), GrantAnswer::Refuse(NO));
+        assert_eq!(grant.filter(C1, "a/x/#"), GrantAnswer::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, "$share/g/a/x"), GrantAnswer::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, "+/x"), GrantAnswer::Refuse(NO));
     }
 
     #[test]
     fn bounds_of_a_rule_have_codes_of_their_own() {
-        let grant = Grant::new(vec![rule(Effect::Allow, Actions::ALL, &["#"])], Effect::Deny);
+        let grant = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, &["#"])], RuleEffect::Deny);
         let word = |qos, retain| grant.message(Act::Publish, C1, Message { topic: "a", qos, retain });
-        assert_eq!(word(QoS::ExactlyOnce, false), Word::Refuse(ReasonCode::QOS_NOT_SUPPORTED));
-        assert_eq!(word(QoS::AtLeastOnce, true), Word::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED));
+        assert_eq!(word(QoS::ExactlyOnce, false), GrantAnswer::Refuse(ReasonCode::QOS_NOT_SUPPORTED));
+        assert_eq!(word(QoS::AtLeastOnce, true), GrantAnswer::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED));
     }
 
     #[test]
     fn dollar_topics_have_to_be_named() {
-        let everything = rule(Effect::Allow, Actions::ALL, &["#"]);
-        let mut mapped = Grant::new(vec![everything.clone()], Effect::Ask);
-        assert_eq!(publish(&mapped, "$SYS/x"), Word::Ask);
+        let everything = rule(RuleEffect::Allow, Actions::ALL, &["#"]);
+        let mut mapped = Grant::new(vec![everything.clone()], RuleEffect::Ask);
+        assert_eq!(publish(&mapped, "$SYS/x"), GrantAnswer::Ask);
         mapped.mapping = Some(Mapping::new("t/").unwrap());
-        assert_eq!(publish(&mapped, "$SYS/x"), Word::Refuse(NO));
-        assert_eq!(mapped.filter(C1, "$share/g/$SYS/#"), Word::Refuse(NO));
-        let open = Grant::new(vec![everything], Effect::Allow);
-        assert_eq!(publish(&open, "$SYS/x"), Word::Refuse(NO));
-        assert_eq!(open.filter(C1, "$SYS/#"), Word::Refuse(NO));
+        assert_eq!(publish(&mapped, "$SYS/x"), GrantAnswer::Refuse(NO));
+        assert_eq!(mapped.filter(C1, "$share/g/$SYS/#"), GrantAnswer::Refuse(NO));
+        let open = Grant::new(vec![everything], RuleEffect::Allow);
+        assert_eq!(publish(&open, "$SYS/x"), GrantAnswer::Refuse(NO));
+        assert_eq!(open.filter(C1, "$SYS/#"), GrantAnswer::Refuse(NO));
         for topics in [&["#"][..], &["+/x"], &["${username}/x"]] {
             // What is asked about reaches wide, but for a client whose topics are mapped.
-            let mut asked = Grant::new(vec![rule(Effect::Ask, Actions::ALL, topics)], Effect::Allow);
-            assert_eq!(publish(&asked, "$SYS/x"), Word::Ask, "{topics:?}");
-            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), Word::Ask, "{topics:?}");
+            let mut asked = Grant::new(vec![rule(RuleEffect::Ask, Actions::ALL, topics)], RuleEffect::Allow);
+            assert_eq!(publish(&asked, "$SYS/x"), GrantAnswer::Ask, "{topics:?}");
+            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), GrantAnswer::Ask, "{topics:?}");
             asked.mapping = Some(Mapping::new("t/").unwrap());
-            assert_eq!(publish(&asked, "$SYS/x"), Word::Refuse(NO), "{topics:?}");
-            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), Word::Refuse(NO), "{topics:?}");
+            assert_eq!(publish(&asked, "$SYS/x"), GrantAnswer::Refuse(NO), "{topics:?}");
+            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), GrantAnswer::Refuse(NO), "{topics:?}");
         }
-        let named = Grant::new(vec![rule(Effect::Allow, Actions::ALL, &["$SYS/#"])], Effect::Deny);
-        assert_eq!(publish(&named, "$SYS/x"), Word::Allow(()));
+        let named = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, &["$SYS/#"])], RuleEffect::Deny);
+        assert_eq!(publish(&named, "$SYS/x"), GrantAnswer::Allow(()));
     }
 
     #[test]
     fn a_whole_share_is_judged_by_what_it_shares_and_an_odd_one_as_it_stands() {
         let rules = || {
-            vec![rule(Effect::Deny, Actions::ALL, &["secret/#"]), rule(Effect::Allow, Actions::ALL, &["#"])]
+            vec![
+                rule(RuleEffect::Deny, Actions::ALL, &["secret/#"]),
+                rule(RuleEffect::Allow, Actions::ALL, &["#"]),
+            ]
         };
-        let grant = Grant::new(rules(), Effect::Allow);
+        let grant = Grant::new(rules(), RuleEffect::Allow);
         for shared in ["$share/g/open", "$share/+/open", "$share//open"] {
-            assert_eq!(grant.filter(C1, shared), Word::Allow(QoS::AtLeastOnce), "{shared}");
+            assert_eq!(grant.filter(C1, shared), GrantAnswer::Allow(QoS::AtLeastOnce), "{shared}");
         }
         // What begins with `$` and is nothing else has to be named.
         for refused in
             ["$share/g/secret/a", "$share//secret", "$share/g/#", "$share/x", "$share/x/", "$share/"]
         {
-            assert_eq!(grant.filter(C1, refused), Word::Refuse(NO), "{refused}");
+            assert_eq!(grant.filter(C1, refused), GrantAnswer::Refuse(NO), "{refused}");
         }
     }
 
     #[test]
     fn a_stale_grant_asks_about_everything_and_goes_on_judging_deliveries() {
         let receive = Actions::NONE.with(Act::Receive);
-        let grant = Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask);
+        let grant = Grant::new(vec![rule(RuleEffect::Deny, receive, &["x"])], RuleEffect::Ask);
         let failure = Failure::new(FailureKind::Unavailable, "gone");
         let stale = grant.stale(failure.clone().into());
-        assert_eq!(publish(&stale, "a"), Word::Ask);
+        assert_eq!(publish(&stale, "a"), GrantAnswer::Ask);
         assert!(stale.receives(), "what RECEIVE rules denied does not come through");
         assert_eq!(stale.stale_because(), Some(&failure.into()));
     }
 
     #[test]
     fn deliveries_are_judged_only_where_a_rule_names_them() {
-        assert!(!Grant::new(vec![rule(Effect::Deny, Actions::ALL, &["#"])], Effect::Deny).receives());
+        assert!(!Grant::new(vec![rule(RuleEffect::Deny, Actions::ALL, &["#"])], RuleEffect::Deny).receives());
         let receive = Actions::NONE.with(Act::Receive);
-        assert!(Grant::new(vec![rule(Effect::Deny, receive, &["x"])], Effect::Ask).receives());
+        assert!(Grant::new(vec![rule(RuleEffect::Deny, receive, &["x"])], RuleEffect::Ask).receives());
     }
 }

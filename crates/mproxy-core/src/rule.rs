@@ -1,24 +1,33 @@
-//! Rules on topics, as rule files and grants hold them: which of them decides about a message or a filter, and what it
-//! says. The first rule that speaks of it decides.
+//! Rules on topics, as rule files and grants hold them: which of them decides about a message or a filter, and how. The
+//! first rule that applies decides.
 //!
-//! - **A message** (PUBLISH, will, delivery) is spoken of by a rule if one of its filters matches the topic.
-//! - **A filter** is spoken of by an *allow* rule only if one of the rule's filters contains it whole, by a *deny* or
-//!   an *ask* rule as soon as some topic matches both: nothing that is denied is had through a wider filter.
+//! - **To a message** (PUBLISH, will, delivery) a rule applies if one of its filters matches the topic.
+//! - **To a filter** an *allow* rule applies only if one of the rule's filters contains it whole, a *deny* or an *ask* rule
+//!   as soon as some topic matches both: nothing that is denied is had through a wider filter.
 //! - **Topics that begin with `$`** are reached by *allow* rules only if they begin with a written `$`. The wildcards
 //!   of a *deny* or an *ask* rule reach them: what narrows a subscription ([MQTT-4.7.2-1]) is no reason not to ask.
 //! - **Variables** whose value is absent, empty, or holds `/`, `+` or `#` match nothing in an *allow* rule, and any levels
 //!   from there on in a *deny* or an *ask* rule.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `pattern` | a topic filter with variables: what it matches, contains, intersects |
+//! | `name` | what a client may call itself |
+//! | `variables` | text with variables, and what they stand for |
 
+mod error;
 mod name;
 mod pattern;
+mod variables;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
+pub use self::error::PatternError;
 pub use self::name::Name;
-use self::pattern::Reach;
-pub use self::pattern::{Pattern, PatternError, Who};
+pub use self::pattern::Pattern;
+pub use self::variables::Who;
 
 /// Bytes of topics, filters and names that are as much work to look through as a comparison of short ones.
 pub const BYTES: usize = 64;
@@ -36,7 +45,7 @@ pub fn toil(patterns: usize, count: usize, bytes: usize, who: Who<'_>) -> usize 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// What follows from it.
-    pub effect: Effect,
+    pub effect: RuleEffect,
     /// What it is about.
     pub actions: Actions,
     /// Which topics.
@@ -49,7 +58,7 @@ pub struct Rule {
 
 /// What follows from a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum RuleEffect {
     /// Yes, within the rule's bounds.
     Allow,
     /// No.
@@ -103,6 +112,18 @@ impl Actions {
     }
 }
 
+/// How far a pattern reaches where its text leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PatternReach {
+    /// Of what is allowed. Topics that begin with `$`: only where the pattern begins with a written `$`. A wildcard
+    /// does not reach them ([MQTT-4.7.2-1]), and neither may a variable, or a client called `$SYS` would open the
+    /// broker's own topics to itself. Variables without a value that is (part of) a level: nothing.
+    Named,
+    /// Of what is denied or asked about. Topics that begin with `$`: always. Variables without a value that is (part
+    /// of) a level: any levels from there on.
+    Wide,
+}
+
 /// A message on its way, as rules see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -117,22 +138,22 @@ pub struct Message<'a> {
 impl Rule {
     /// Whether it decides about a message on this topic.
     #[must_use]
-    pub fn speaks_of_topic(&self, act: Act, topic: &str, who: Who<'_>) -> bool {
+    pub fn applies_to_topic(&self, act: Act, topic: &str, who: Who<'_>) -> bool {
         let reach = match self.effect {
-            Effect::Allow => Reach::Named,
-            Effect::Deny | Effect::Ask => Reach::Wide,
+            RuleEffect::Allow => PatternReach::Named,
+            RuleEffect::Deny | RuleEffect::Ask => PatternReach::Wide,
         };
         self.actions.has(act) && self.topics.iter().any(|own| own.matches(topic, who, reach))
     }
 
     /// Whether it decides about a subscription to this filter, shared or not.
     #[must_use]
-    pub fn speaks_of_filter(&self, filter: &str, who: Who<'_>) -> bool {
+    pub fn applies_to_filter(&self, filter: &str, who: Who<'_>) -> bool {
         let filter = split_share(filter).1;
         self.actions.has(Act::Subscribe)
             && self.topics.iter().any(|own| match self.effect {
-                Effect::Allow => own.contains(filter, who),
-                Effect::Deny | Effect::Ask => own.meets(filter, who),
+                RuleEffect::Allow => own.contains(filter, who),
+                RuleEffect::Deny | RuleEffect::Ask => own.intersects(filter, who),
             })
     }
 

@@ -12,9 +12,9 @@ use mproxy_core::policy::{
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Side};
 use mproxy_sim::Verdict;
-use mproxy_sim::stage::{Dialing, Setup};
+use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Version, Will};
-use mproxy_sim::{Asked, Reply, Stage, allow, fail, refuse};
+use mproxy_sim::{QuestionRecord, Reply, Stage, allow, fail, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -168,7 +168,7 @@ fn telling() -> Setup {
 fn a_failed_answer_is_no_refusal_or_open_as_configured() {
     for version in VERSIONS {
         for on_unavailable in [OnUnavailable::Close, OnUnavailable::Connack] {
-            let answering = Box::new(|_: &Asked| Reply::Now(unreadable()));
+            let answering = Box::new(|_: &QuestionRecord| Reply::Now(unreadable()));
             let mut stage = Setup { on_unavailable, answering, ..Setup::default() }.stage();
             stage.client(&connect(version));
             let told = match on_unavailable {
@@ -176,7 +176,7 @@ fn a_failed_answer_is_no_refusal_or_open_as_configured() {
                 OnUnavailable::Connack => unavailable(version),
             };
             assert_eq!(stage.at_client(), told);
-            assert_eq!(stage.asked().len(), 1, "the same question would get the same answer");
+            assert_eq!(stage.take_questions().len(), 1, "the same question would get the same answer");
             assert!(matches!(stage.finish(), Fault::PolicyFailed { hook: Hook::Connect, .. }));
         }
 
@@ -285,7 +285,7 @@ fn anything_before_connect_is_cut_without_a_word() {
         stage.client(bytes);
         assert_eq!(stage.at_client(), b"");
         assert!(matches!(stage.finish(), Fault::Malformed { side: Side::Client, .. }));
-        assert!(stage.asked().is_empty() && stage.dials == 0);
+        assert!(stage.take_questions().is_empty() && stage.dials == 0);
     }
 }
 
@@ -310,7 +310,7 @@ fn another_protocol_is_called_by_its_name() {
             fault.to_string().starts_with(&format!("client does not speak MQTT: received {name}")),
             "{fault}"
         );
-        assert!(stage.asked().is_empty() && stage.dials == 0);
+        assert!(stage.take_questions().is_empty() && stage.dials == 0);
     }
 }
 
@@ -356,7 +356,7 @@ fn a_malformed_connect_is_answered_in_the_words_of_its_version() {
         };
         assert_eq!(stage.at_client(), told, "{version:?}");
         assert!(matches!(stage.finish(), Fault::Malformed { .. }));
-        assert!(stage.asked().is_empty());
+        assert!(stage.take_questions().is_empty());
     }
 }
 
@@ -433,7 +433,7 @@ fn troubles() -> Vec<Trouble> {
             "unreachable",
             |setup| setup,
             |stage, version| {
-                stage.dialing = Dialing::Fails;
+                stage.dialing = DialScript::Fails;
                 stage.client(&connect(version));
                 stage.pass(Duration::from_secs(10));
             },
@@ -442,7 +442,7 @@ fn troubles() -> Vec<Trouble> {
             "unreachable",
             |setup| setup,
             |stage, version| {
-                stage.dialing = Dialing::Hangs;
+                stage.dialing = DialScript::Hangs;
                 stage.client(&connect(version));
                 stage.pass(Duration::from_secs(10));
             },
@@ -550,7 +550,7 @@ fn trouble_is_told_as_configured_whatever_it_is() {
 #[test]
 fn a_refusal_is_told_whatever_is_configured_for_trouble() {
     for on_unavailable in [OnUnavailable::Close, OnUnavailable::Connack] {
-        let answering = Box::new(|_: &Asked| Reply::Now(refuse(Hook::Connect)));
+        let answering = Box::new(|_: &QuestionRecord| Reply::Now(refuse(Hook::Connect)));
         let mut stage = Setup { on_unavailable, answering, ..Setup::default() }.stage();
         stage.client(&connect(Version::V5));
         assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x87, &[]));
@@ -568,17 +568,17 @@ fn a_refusal_is_told_whatever_is_configured_for_trouble() {
 fn a_broker_that_comes_back_in_time_gets_the_connect_of_everybody_who_waits() {
     for version in VERSIONS {
         let mut stage = Stage::new();
-        stage.dialing = Dialing::Fails;
+        stage.dialing = DialScript::Fails;
         stage.client(&connect(version));
         stage.pass(Duration::from_secs(2));
         assert!((4..12).contains(&stage.dials), "{} tries in 2 s", stage.dials);
         assert_eq!((stage.at_client(), stage.session.phase_name()), (Vec::new(), "dialing"));
-        stage.dialing = Dialing::Succeeds;
+        stage.dialing = DialScript::Succeeds;
         stage.pass(Duration::from_secs(1));
         assert_eq!(stage.at_broker(), connect(version));
         stage.broker(&wire::connack(version, false, 0, &[]));
         assert_eq!(stage.session.phase_name(), "open");
-        assert_eq!(stage.asked().len(), 1, "who was admitted is not asked about again");
+        assert_eq!(stage.take_questions().len(), 1, "who was admitted is not asked about again");
     }
 }
 
@@ -598,9 +598,9 @@ fn a_service_that_comes_back_in_time_admits_everybody_who_waits() {
         stage.pass(Duration::from_secs(1));
         stage.rule(4, allow(Hook::Connect));
         assert_eq!(stage.at_broker(), full);
-        let asked = stage.asked();
+        let asked = stage.take_questions();
         assert_eq!(asked.len(), 5);
-        let whole = |one: &Asked| one.what == "c" && one.payload.as_deref() == Some(b"secret");
+        let whole = |one: &QuestionRecord| one.what == "c" && one.payload.as_deref() == Some(b"secret");
         assert!(asked.iter().all(whole), "{asked:?}");
     }
 }
@@ -619,7 +619,7 @@ fn a_no_after_trouble_is_a_no() {
 #[test]
 fn the_failure_rule_allow_holds_after_the_first_failure() {
     let on_error = OnErrors { connect: OnError::Allow, ..OnErrors::default() };
-    let answering = Box::new(|_: &Asked| Reply::Later);
+    let answering = Box::new(|_: &QuestionRecord| Reply::Later);
     let mut stage = Setup { on_error, answering, ..Setup::default() }.stage();
     stage.client(&connect(Version::V5));
     stage.rule(0, fail());
@@ -627,7 +627,7 @@ fn the_failure_rule_allow_holds_after_the_first_failure() {
     assert_eq!(stage.at_broker(), connect(Version::V5));
 
     // It is for answers that failed, not for one that nobody knows anything of: a queue of our own may hold it back.
-    let answering = Box::new(|_: &Asked| Reply::Later);
+    let answering = Box::new(|_: &QuestionRecord| Reply::Later);
     let mut stage = Setup { on_error, answering, ..Setup::default() }.stage();
     stage.client(&connect(Version::V5));
     stage.pass(Duration::from_secs(10));
@@ -640,7 +640,7 @@ fn the_failure_rule_allow_holds_after_the_first_failure() {
 fn admission_is_bounded_however_its_time_is_spent() {
     // The time of one counts for the other: 10 s for both.
     let mut stage = Stage::answering(|_| Reply::Later);
-    stage.dialing = Dialing::Fails;
+    stage.dialing = DialScript::Fails;
     stage.client(&connect(Version::V5));
     stage.pass(Duration::from_millis(9_500));
     stage.rule(0, allow(Hook::Connect));
@@ -678,7 +678,7 @@ fn a_client_that_goes_while_it_waits_is_not_waited_with() {
     let scenes: [fn(&mut Stage); 2] = [
         |stage| stage.rule(0, fail()),
         |stage| {
-            stage.dialing = Dialing::Fails;
+            stage.dialing = DialScript::Fails;
             stage.rule(0, allow(Hook::Connect));
         },
     ];
@@ -697,7 +697,7 @@ fn a_client_that_goes_while_it_waits_is_not_waited_with() {
 #[test]
 fn a_broker_that_cannot_be_reached_in_time_is_given_up() {
     let mut stage = telling().stage();
-    stage.dialing = Dialing::Hangs;
+    stage.dialing = DialScript::Hangs;
     stage.client(&connect(Version::V311));
     stage.pass(Duration::from_millis(9_999));
     assert_eq!(stage.at_client(), b"");
@@ -867,7 +867,7 @@ fn a_drain_before_the_session_is_open_ends_it_at_once() {
         ("greeting", |_| {}),
         ("admitting", |stage| stage.client(&connect(Version::V311))),
         ("dialing", |stage| {
-            stage.dialing = Dialing::Hangs;
+            stage.dialing = DialScript::Hangs;
             stage.client(&connect(Version::V311));
             stage.rule(0, allow(Hook::Connect));
         }),
@@ -892,7 +892,7 @@ fn a_client_that_vanishes_in_any_phase_ends_the_session() {
         |_| {},
         |stage| stage.client(&connect(Version::V5)),
         |stage| {
-            stage.dialing = Dialing::Hangs;
+            stage.dialing = DialScript::Hangs;
             stage.client(&connect(Version::V5));
             stage.rule(0, allow(Hook::Connect));
         },

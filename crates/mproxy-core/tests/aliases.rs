@@ -21,7 +21,7 @@ fn publish(topic: &str, alias: u8) -> Vec<u8> {
 }
 
 fn topics(stage: &mut Stage) -> Vec<String> {
-    stage.asked().into_iter().map(|asked| asked.what).collect()
+    stage.take_questions().into_iter().map(|asked| asked.what).collect()
 }
 
 fn rename(topic: &str) -> mproxy_sim::Verdict {

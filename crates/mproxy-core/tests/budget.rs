@@ -7,7 +7,7 @@ use mproxy_core::Side;
 use mproxy_core::budget::{Budget, QUESTION, RESERVE, STEP, Scope};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::{Hook, Want};
-use mproxy_sim::stage::{Dialing, Setup};
+use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
 use mproxy_sim::{Reply, Stage, allow};
 
@@ -36,7 +36,7 @@ fn a_subscribe_that_is_more_than_its_connection_may_hold_is_refused_in_its_place
         stage.client(&wire::subscribe(version, 1, &[("first", 0)]));
         stage.client(&wire::subscribe(version, 2, &many));
         stage.client(&wire::pingreq());
-        assert_eq!(stage.asked().len(), 1, "nobody is asked about it");
+        assert_eq!(stage.take_questions().len(), 1, "nobody is asked about it");
         assert_eq!(stage.at_client(), b"");
         stage.rule(0, allow(Hook::Subscribe));
         assert!(stage.at_client() == wire::suback(version, 2, &[code; 20_000]));
@@ -118,7 +118,7 @@ fn a_connect_with_too_many_user_properties_is_refused_unasked() {
         &ConnectOptions { properties: &props, ..ConnectOptions::default() },
     ));
     assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x97, b""));
-    assert_eq!((stage.asked().len(), stage.dials), (0, 0));
+    assert_eq!((stage.take_questions().len(), stage.dials), (0, 0));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_client_waits_while_others_hold_the_total_and_goes_on_when_they_are_gone() {
     let mut modest = setup().stage().open(Version::V311);
     let small = publish(Version::V311, 0, "t", b"");
     modest.client(&small);
-    assert_eq!(modest.asked().len(), 1, "small packets have a reserve");
+    assert_eq!(modest.take_questions().len(), 1, "small packets have a reserve");
     modest.rule(0, allow(Hook::Publish));
     modest.at_broker();
     modest.client(&large);
@@ -265,7 +265,7 @@ fn a_head_that_comes_byte_by_byte_is_not_read_again_at_each() {
     for byte in packet.chunks(1) {
         stage.client(byte);
     }
-    assert_eq!(stage.asked().len(), 1);
+    assert_eq!(stage.take_questions().len(), 1);
     stage.rule(0, allow(Hook::Publish));
     assert!(stage.at_broker() == packet);
 }
@@ -273,7 +273,7 @@ fn a_head_that_comes_byte_by_byte_is_not_read_again_at_each() {
 #[test]
 fn the_connect_of_a_client_that_waits_is_put_down_until_the_broker_has_it() {
     let (mut stage, budget) = stage(3 << 20, 8 << 20);
-    stage.dialing = Dialing::Hangs;
+    stage.dialing = DialScript::Hangs;
     stage.script.answer(|_| Reply::Later);
     let password = [b'p'; 60_000];
     let options =
@@ -373,7 +373,7 @@ fn properties_too_long_for_any_packet_are_refused_unread() {
         stage.client(rest);
         stage.client(&wire::pingreq());
         assert_eq!(stage.at_broker(), wire::pingreq(), "nothing of it follows");
-        assert_eq!(stage.asked().len(), 0);
+        assert_eq!(stage.take_questions().len(), 0);
     }
     let mut stage = Stage::new().open(Version::V5);
     stage.client(&publish(Version::V5, 0, "t", &nonsense)[..100]);

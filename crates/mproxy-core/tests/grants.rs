@@ -11,12 +11,12 @@ use mproxy_core::policy::{
     Admission, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided, Unusable,
     UnusableKind, Want, WillChange,
 };
-use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
+use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
 use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse};
+use mproxy_sim::{QuestionRecord, Reply, Stage, allow, change, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -26,12 +26,12 @@ fn mapped() -> Grant {
 
 /// A grant without rules, with this.
 fn with(change: impl FnOnce(&mut Grant)) -> Grant {
-    let mut grant = Grant::new(Vec::new(), Effect::Ask);
+    let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
     change(&mut grant);
     grant
 }
 
-fn rule(effect: Effect, act: Act, topic: &str) -> Rule {
+fn rule(effect: RuleEffect, act: Act, topic: &str) -> Rule {
     Rule {
         effect,
         actions: Actions::NONE.with(act),
@@ -68,7 +68,11 @@ fn topics_are_mapped_on_the_way_up_and_down() {
         for qos in 0..=2 {
             let mut stage = granted(mapped()).open(version);
             stage.client(&publish(version, qos, 5, "room/1"));
-            assert_eq!(stage.asked()[0].what, "room/1", "questions are about the client's own topics");
+            assert_eq!(
+                stage.take_questions()[0].what,
+                "room/1",
+                "questions are about the client's own topics"
+            );
             stage.rule(0, allow(Hook::Publish));
             assert_eq!(stage.at_broker(), publish(version, qos, 5, "acme/room/1"));
             stage.broker(&publish(version, qos, 6, "acme/room/2"));
@@ -146,7 +150,7 @@ fn deliveries_are_judged_under_the_client_s_topics() {
     stage.script.want(Hook::Deliver, Want::Head);
     stage.open_with(Version::V311, &[], &[]);
     stage.broker(&publish(Version::V311, 0, 0, "acme/a"));
-    assert_eq!(stage.asked()[0].what, "a");
+    assert_eq!(stage.take_questions()[0].what, "a");
     stage.rule(0, topic("b"));
     assert_eq!(stage.at_client(), publish(Version::V311, 0, 0, "b"));
     stage.broker(&publish(Version::V311, 0, 0, "acme/a"));
@@ -173,10 +177,14 @@ fn a_mapped_topic_that_does_not_fit_is_refused() {
 
 #[test]
 fn a_rewrite_is_held_against_the_grant_again() {
-    let rules =
-        || vec![rule(Effect::Deny, Act::Publish, "secret/#"), rule(Effect::Allow, Act::Publish, "open/#")];
+    let rules = || {
+        vec![
+            rule(RuleEffect::Deny, Act::Publish, "secret/#"),
+            rule(RuleEffect::Allow, Act::Publish, "open/#"),
+        ]
+    };
     for (to, refused) in [("secret/x", Some(0x87)), ("open/x", None), ("else/x", None)] {
-        let mut stage = granted(Grant::new(rules(), Effect::Ask)).open(Version::V5);
+        let mut stage = granted(Grant::new(rules(), RuleEffect::Ask)).open(Version::V5);
         stage.client(&publish(Version::V5, 1, 5, "a"));
         stage.rule(0, topic(to));
         match refused {
@@ -188,7 +196,7 @@ fn a_rewrite_is_held_against_the_grant_again() {
         }
     }
     // Bounds of the rule hold for it as well.
-    let mut stage = granted(Grant::new(rules(), Effect::Ask)).open(Version::V5);
+    let mut stage = granted(Grant::new(rules(), RuleEffect::Ask)).open(Version::V5);
     stage.client(&publish(Version::V5, 2, 5, "a"));
     stage.rule(0, topic("open/x"));
     // QoS not supported cannot stand in a PUBREC.
@@ -200,9 +208,11 @@ fn a_rewrite_is_held_against_the_grant_again() {
 
 #[test]
 fn a_rewritten_filter_is_held_against_the_grant_again() {
-    let rules =
-        vec![rule(Effect::Deny, Act::Subscribe, "secret/#"), rule(Effect::Allow, Act::Subscribe, "open/#")];
-    let mut stage = granted(Grant::new(rules, Effect::Ask)).open(Version::V5);
+    let rules = vec![
+        rule(RuleEffect::Deny, Act::Subscribe, "secret/#"),
+        rule(RuleEffect::Allow, Act::Subscribe, "open/#"),
+    ];
+    let mut stage = granted(Grant::new(rules, RuleEffect::Ask)).open(Version::V5);
     stage.client(&wire::subscribe(Version::V5, 1, &[("a", 2), ("b", 2), ("c", 2)]));
     let to = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
     stage.rule(0, Verdict::Subscribe(vec![to("+/x"), to("open/x"), to("else")]));
@@ -334,14 +344,14 @@ fn the_will_is_mapped_and_judged_as_it_will_be_published() {
     stage.client(&connect(Version::V5, "will/c", &came));
     assert_eq!(stage.at_broker(), connect(Version::V5, "acme/will/c", &left));
 
-    let rules = vec![rule(Effect::Allow, Act::Will, "will/${clientid}")];
+    let rules = vec![rule(RuleEffect::Allow, Act::Will, "will/${clientid}")];
     for (topic, qos, retain, code) in [
         ("will/c", 1, false, None),
         ("will/d", 1, false, Some(0x87)),
         ("will/c", 2, false, Some(0x9B)),
         ("will/c", 0, true, Some(0x9A)),
     ] {
-        let mut stage = granted(Grant::new(rules.clone(), Effect::Deny));
+        let mut stage = granted(Grant::new(rules.clone(), RuleEffect::Deny));
         let will = Will { topic, payload: b"gone", qos, retain, ..Will::default() };
         let options = ConnectOptions { will: Some(will), ..ConnectOptions::default() };
         stage.client(&wire::connect(Version::V5, "c", &options));
@@ -355,7 +365,7 @@ fn the_will_is_mapped_and_judged_as_it_will_be_published() {
     // As the admission rewrites it, not as it came.
     let replaced =
         WillChange::Replace { topic: Some("will/d".into()), payload: None, qos: None, retain: None };
-    let grant = Some(Arc::new(Grant::new(rules, Effect::Deny)));
+    let grant = Some(Arc::new(Grant::new(rules, RuleEffect::Deny)));
     let mut stage = admits(Admission { will: Some(replaced), grant, ..Admission::default() });
     stage.client(&connect(Version::V311, "will/c", b""));
     assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 5, &[]));
@@ -529,7 +539,7 @@ fn a_grant_is_renewed_in_time_and_its_mapping_stays() {
         assert_eq!(stage.questions(), n);
         stage.pass(Duration::from_secs(1));
         assert_eq!(stage.questions(), n + 1, "it is asked about");
-        let question = stage.asked().pop().expect("it was asked");
+        let question = stage.take_questions().pop().expect("it was asked");
         assert_eq!((question.hook, &*question.what), (Hook::Connect, "c"));
         stage.rule(
             n,
@@ -562,7 +572,8 @@ fn a_renewal_that_is_refused_ends_the_session() {
 
 #[test]
 fn an_old_grant_serves_until_it_is_stale_and_is_asked_for_all_the_while() {
-    let mut stage = timed(Grant::new(vec![rule(Effect::Deny, Act::Publish, "secret")], Effect::Allow));
+    let mut stage =
+        timed(Grant::new(vec![rule(RuleEffect::Deny, Act::Publish, "secret")], RuleEffect::Allow));
     let default = |stage: &Stage| {
         let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
         let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
@@ -571,26 +582,26 @@ fn an_old_grant_serves_until_it_is_stale_and_is_asked_for_all_the_while() {
     stage.pass(Duration::from_secs(60));
     for n in 0..11 {
         stage.rule(n, mproxy_sim::fail());
-        assert_eq!(default(&stage), mproxy_core::grant::Word::Allow(QoS::ExactlyOnce), "{n}");
+        assert_eq!(default(&stage), mproxy_core::grant::GrantAnswer::Allow(QoS::ExactlyOnce), "{n}");
         stage.pass(Duration::from_secs(5));
         assert_eq!(stage.questions(), n + 2);
     }
     stage.pass(Duration::from_secs(5));
-    assert_eq!(default(&stage), mproxy_core::grant::Word::Ask, "stale");
+    assert_eq!(default(&stage), mproxy_core::grant::GrantAnswer::Ask, "stale");
     // It is found again when the service is.
-    stage.rule(11, regranted(Some(Grant::new(Vec::new(), Effect::Allow))));
-    assert_eq!(default(&stage), mproxy_core::grant::Word::Allow(QoS::ExactlyOnce));
+    stage.rule(11, regranted(Some(Grant::new(Vec::new(), RuleEffect::Allow))));
+    assert_eq!(default(&stage), mproxy_core::grant::GrantAnswer::Allow(QoS::ExactlyOnce));
     assert!(stage.session.poll_timeout().is_none(), "this one holds for ever");
 }
 
 #[test]
 fn a_client_that_is_granted_nothing_any_more_is_asked_about() {
-    let mut stage = timed(Grant::new(Vec::new(), Effect::Allow));
+    let mut stage = timed(Grant::new(Vec::new(), RuleEffect::Allow));
     stage.pass(Duration::from_secs(60));
     stage.rule(0, allow(Hook::Connect));
     let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one that asks");
     let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
-    assert_eq!(grant.filter(who, "a"), mproxy_core::grant::Word::Ask);
+    assert_eq!(grant.filter(who, "a"), mproxy_core::grant::GrantAnswer::Ask);
     assert!(stage.session.poll_timeout().is_none());
 }
 
@@ -608,7 +619,7 @@ fn the_end_of_a_grant_holds_whatever_its_renewal_leaves_out() {
 #[test]
 fn a_renewal_that_cannot_be_used_keeps_the_old_grant_and_then_refuses() {
     let unusable = || Unusable::new(UnusableKind::Grant, "no prefix");
-    let mut stage = timed(Grant::new(Vec::new(), Effect::Allow));
+    let mut stage = timed(Grant::new(Vec::new(), RuleEffect::Allow));
     let stale = |stage: &Stage| {
         let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
         grant.stale_because().cloned()
@@ -714,7 +725,7 @@ fn untold(answer: fn() -> Reply) -> Stage {
     let grant = with(|grant| grant.ttl = Some(Duration::from_secs(60)));
     let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
     let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
-    let answering = Box::new(move |asked: &Asked| match asked.hook {
+    let answering = Box::new(move |asked: &QuestionRecord| match asked.hook {
         Hook::Connect => Reply::Now(verdict.clone()),
         _ => answer(),
     });
@@ -732,20 +743,20 @@ fn what_a_grant_said_stands_as_long_as_the_grant_does() {
             stage.client(&sent);
             stage.at_broker() == sent
         };
-        assert!(passes(&mut stage) && stage.asked().len() == 1);
+        assert!(passes(&mut stage) && stage.take_questions().len() == 1);
         stage.script.answer(|asked| match asked.hook {
             Hook::Connect => Reply::Later,
             _ => Reply::Now(refuse(Hook::Publish)),
         });
-        assert!(passes(&mut stage) && stage.asked().is_empty(), "it stands");
+        assert!(passes(&mut stage) && stage.take_questions().is_empty(), "it stands");
         stage.pass(Duration::from_secs(60));
         if renewed {
-            stage.rule(0, regranted(Some(Grant::new(Vec::new(), Effect::Ask))));
+            stage.rule(0, regranted(Some(Grant::new(Vec::new(), RuleEffect::Ask))));
         } else {
             stage.pass(Duration::from_secs(60));
         }
-        stage.asked();
-        assert!(!passes(&mut stage) && stage.asked().len() == 1, "renewed: {renewed}");
+        stage.take_questions();
+        assert!(!passes(&mut stage) && stage.take_questions().len() == 1, "renewed: {renewed}");
     }
 }
 
@@ -754,6 +765,6 @@ fn what_the_service_said_of_one_publish_stands_for_no_other() {
     let mut stage = untold(|| Reply::Now(allow(Hook::Publish)));
     for _ in 0..3 {
         stage.client(&publish(Version::V311, 0, 0, "a"));
-        assert_eq!((stage.at_broker(), stage.asked().len()), (publish(Version::V311, 0, 0, "a"), 1));
+        assert_eq!((stage.at_broker(), stage.take_questions().len()), (publish(Version::V311, 0, 0, "a"), 1));
     }
 }

@@ -62,7 +62,7 @@ fn an_allowed_publish_is_the_very_bytes_at_once_or_later() {
 fn a_question_tells_topic_qos_dup_and_size() {
     let mut stage = Stage::new().open(Version::V311);
     stage.client(&dup(Version::V311, 9, "a/b"));
-    let asked = stage.asked().remove(0);
+    let asked = stage.take_questions().remove(0);
     assert_eq!((asked.hook, asked.what.as_str(), asked.qos, asked.dup), (Hook::Publish, "a/b", 2, true));
     assert_eq!((asked.size, asked.payload), (7, None));
 }
@@ -74,7 +74,7 @@ fn a_payload_is_shown_where_it_is_wanted_and_not_too_large() {
     let long =
         wire::publish(Version::V311, &Publish { topic: "t", payload: b"12345678", ..Publish::default() });
     stage.client(&[publish(Version::V311, 0, 0, "t"), long].concat());
-    let asked = stage.asked();
+    let asked = stage.take_questions();
     assert_eq!(asked[0].payload.as_deref(), Some(&b"payload"[..]));
     assert_eq!((asked[1].payload.as_deref(), asked[1].size), (None, 8));
 }
@@ -86,9 +86,9 @@ fn a_dup_of_a_refused_qos_2_publish_is_answered_again_and_not_asked_about() {
         stage.client(&publish(version, 2, 5, "no"));
         stage.rule(0, refuse(Hook::Publish));
         assert_eq!(stage.at_client(), wire::pubrec(5));
-        stage.asked();
+        stage.take_questions();
         stage.client(&[dup(version, 5, "no"), dup(version, 5, "no")].concat());
-        assert!(stage.asked().is_empty());
+        assert!(stage.take_questions().is_empty());
         assert_eq!(stage.at_client(), [wire::pubrec(5), wire::pubrec(5)].concat());
         stage.client(&wire::pubrel(5));
         assert_eq!((stage.at_client(), stage.at_broker()), (wire::pubcomp(5), Vec::new()));

@@ -9,8 +9,8 @@ use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Want};
 use mproxy_core::{Limits, Side};
 use mproxy_sim::Verdict;
 use mproxy_sim::refusals::codes::CODES;
-use mproxy_sim::refusals::strict::{self, FAULTS, Told, When};
-use mproxy_sim::refusals::{Refused, Row, TABLE, Then, ToBroker, page};
+use mproxy_sim::refusals::strict::{self, ExpectedEnd, STRICT_CASES, When};
+use mproxy_sim::refusals::{RefusalRow, RefusedPacket, TABLE, Then, ToBroker, page};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
 use mproxy_sim::{Reply, Stage, allow};
@@ -23,27 +23,27 @@ fn publish(version: Version, qos: u8) -> Vec<u8> {
     wire::publish(version, &Publish { topic: "no", payload: b"x", qos, packet_id: 1, ..Publish::default() })
 }
 
-fn verdict(packet: Refused, refusal: Refusal) -> Verdict {
+fn verdict(packet: RefusedPacket, refusal: Refusal) -> Verdict {
     let yes = Decision::Allow(FilterChange::default());
     match packet {
-        Refused::Connect => Verdict::Connect(Decision::Refuse(refusal)),
-        Refused::Publish(_) | Refused::Delivery(_) => Verdict::Publish(Decision::Refuse(refusal)),
-        Refused::SomeFilters => Verdict::Subscribe(vec![yes.clone(), Decision::Refuse(refusal), yes]),
-        Refused::AllFilters => Verdict::SubscribeAll(Decision::Refuse(refusal)),
+        RefusedPacket::Connect => Verdict::Connect(Decision::Refuse(refusal)),
+        RefusedPacket::Publish(_) | RefusedPacket::Delivery(_) => Verdict::Publish(Decision::Refuse(refusal)),
+        RefusedPacket::SomeFilters => Verdict::Subscribe(vec![yes.clone(), Decision::Refuse(refusal), yes]),
+        RefusedPacket::AllFilters => Verdict::SubscribeAll(Decision::Refuse(refusal)),
     }
 }
 
-const fn hook(packet: Refused) -> Hook {
+const fn hook(packet: RefusedPacket) -> Hook {
     match packet {
-        Refused::Connect => Hook::Connect,
-        Refused::Publish(_) => Hook::Publish,
-        Refused::SomeFilters | Refused::AllFilters => Hook::Subscribe,
-        Refused::Delivery(_) => Hook::Deliver,
+        RefusedPacket::Connect => Hook::Connect,
+        RefusedPacket::Publish(_) => Hook::Publish,
+        RefusedPacket::SomeFilters | RefusedPacket::AllFilters => Hook::Subscribe,
+        RefusedPacket::Delivery(_) => Hook::Deliver,
     }
 }
 
 /// A stage on which the packet has come and has been refused.
-fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) -> Stage {
+fn refused(packet: RefusedPacket, version: Version, refusal: &Refusal, later: bool) -> Stage {
     let said = verdict(packet, refusal.clone());
     let at_once = said.clone();
     let mut stage = Stage::answering(move |asked| match asked.hook {
@@ -52,7 +52,7 @@ fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) ->
         _ => Reply::Now(at_once.clone()),
     });
     stage.script.want(Hook::Deliver, Want::Head);
-    if packet != Refused::Connect {
+    if packet != RefusedPacket::Connect {
         let will = Will { topic: "will", ..Will::default() };
         let options = ConnectOptions { will: Some(will), ..ConnectOptions::default() };
         stage.client(&wire::connect(version, "c", &options));
@@ -61,10 +61,12 @@ fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) ->
         stage.at_broker();
     }
     match packet {
-        Refused::Connect => stage.client(&wire::connect(version, "c", &ConnectOptions::default())),
-        Refused::Publish(qos) => stage.client(&publish(version, qos)),
-        Refused::SomeFilters | Refused::AllFilters => stage.client(&wire::subscribe(version, 1, &FILTERS)),
-        Refused::Delivery(qos) => stage.broker(&publish(version, qos)),
+        RefusedPacket::Connect => stage.client(&wire::connect(version, "c", &ConnectOptions::default())),
+        RefusedPacket::Publish(qos) => stage.client(&publish(version, qos)),
+        RefusedPacket::SomeFilters | RefusedPacket::AllFilters => {
+            stage.client(&wire::subscribe(version, 1, &FILTERS))
+        }
+        RefusedPacket::Delivery(qos) => stage.broker(&publish(version, qos)),
     }
     if later {
         assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), Vec::new()));
@@ -73,7 +75,7 @@ fn refused(packet: Refused, version: Version, refusal: &Refusal, later: bool) ->
     stage
 }
 
-fn play(row: &Row, version: Version, later: bool) {
+fn play(row: &RefusalRow, version: Version, later: bool) {
     let what = format!("{:?} {:?} in {version:?}, later: {later}", row.packet, row.action);
     let seen = row.seen(version);
     let refusal = Refusal { action: row.action, ..Refusal::default() };
@@ -89,11 +91,11 @@ fn play(row: &Row, version: Version, later: bool) {
         stage.broker(&wire::suback(version, 1, &[1, 0]));
     }
     assert_eq!(stage.at_client(), row.client_gets(version), "{what}");
-    let from = if matches!(row.packet, Refused::Delivery(_)) { Side::Broker } else { Side::Client };
+    let from = if matches!(row.packet, RefusedPacket::Delivery(_)) { Side::Broker } else { Side::Client };
     match seen.then {
         Then::Ends => {
             assert!(stage.is_shut(Side::Client), "{what}");
-            assert_eq!(stage.dials, usize::from(row.packet != Refused::Connect), "{what}");
+            assert_eq!(stage.dials, usize::from(row.packet != RefusedPacket::Connect), "{what}");
             assert_eq!(stage.at_broker(), b"", "no DISCONNECT, so that the will fires: {what}");
             let fault = stage.finish();
             assert!(
@@ -137,15 +139,15 @@ fn every_line_of_the_table_is_what_is_seen_on_the_wire() {
 #[test]
 fn the_table_has_a_line_for_every_packet_and_action() {
     let packets = [
-        Refused::Connect,
-        Refused::Publish(0),
-        Refused::Publish(1),
-        Refused::Publish(2),
-        Refused::SomeFilters,
-        Refused::AllFilters,
-        Refused::Delivery(0),
-        Refused::Delivery(1),
-        Refused::Delivery(2),
+        RefusedPacket::Connect,
+        RefusedPacket::Publish(0),
+        RefusedPacket::Publish(1),
+        RefusedPacket::Publish(2),
+        RefusedPacket::SomeFilters,
+        RefusedPacket::AllFilters,
+        RefusedPacket::Delivery(0),
+        RefusedPacket::Delivery(1),
+        RefusedPacket::Delivery(2),
     ];
     for packet in packets {
         for action in [Action::Reject, Action::Drop, Action::Disconnect, Action::NoAck] {
@@ -165,30 +167,30 @@ fn every_code_is_one_that_its_packet_may_carry() {
             let heard = |packet, refusal: &Refusal| refused(packet, version, refusal, false).at_client();
             let connack = if v5 { code.connack } else { code.connack_v3 };
             assert_eq!(
-                heard(Refused::Connect, &refusal),
+                heard(RefusedPacket::Connect, &refusal),
                 wire::connack(version, false, connack, &[]),
                 "{code:?}"
             );
             let suback = if v5 { code.suback } else { 0x80 };
             assert_eq!(
-                heard(Refused::AllFilters, &refusal),
+                heard(RefusedPacket::AllFilters, &refusal),
                 wire::suback(version, 1, &[suback; 3]),
                 "{code:?}"
             );
             if v5 {
                 assert_eq!(
-                    heard(Refused::Publish(1), &refusal),
+                    heard(RefusedPacket::Publish(1), &refusal),
                     wire::packet(0x40, &[0, 1, code.ack]),
                     "{code:?}"
                 );
                 assert_eq!(
-                    heard(Refused::Publish(2), &refusal),
+                    heard(RefusedPacket::Publish(2), &refusal),
                     wire::packet(0x50, &[0, 1, code.ack]),
                     "{code:?}"
                 );
                 let ends = Refusal { action: Action::Disconnect, ..refusal.clone() };
                 assert_eq!(
-                    heard(Refused::Publish(0), &ends),
+                    heard(RefusedPacket::Publish(0), &ends),
                     wire::packet(0xE0, &[code.disconnect]),
                     "{code:?}"
                 );
@@ -207,7 +209,7 @@ fn rule(fault: &Fault) -> &'static str {
 }
 
 /// What is not as the table says, if anything.
-fn play_fault(fault: &strict::Fault, version: Version, bytewise: bool) -> Result<(), String> {
+fn play_fault(fault: &strict::StrictCase, version: Version, bytewise: bool) -> Result<(), String> {
     let limits = Limits { max_packet_size: 1 << 20, ..Limits::default() };
     let mut stage = Setup { limits, ..Setup::default() }.stage();
     if fault.when == When::Open {
@@ -218,9 +220,9 @@ fn play_fault(fault: &strict::Fault, version: Version, bytewise: bool) -> Result
     let bytes = (fault.bytes)(version);
     bytes.chunks(if bytewise { 1 } else { bytes.len() }).for_each(|piece| stage.client(piece));
     let code = match (fault.told, version) {
-        (Told::Code(code) | Told::Codes(code, _), Version::V5) => Some(code),
-        (Told::Codes(_, code), _) => Some(code),
-        (Told::Nothing | Told::Code(_), _) => None,
+        (ExpectedEnd::Code(code) | ExpectedEnd::Codes(code, _), Version::V5) => Some(code),
+        (ExpectedEnd::Codes(_, code), _) => Some(code),
+        (ExpectedEnd::Nothing | ExpectedEnd::Code(_), _) => None,
     };
     let told = match (code, fault.when) {
         (None, _) => Vec::new(),
@@ -251,7 +253,7 @@ fn play_fault(fault: &strict::Fault, version: Version, bytewise: bool) -> Result
 #[test]
 fn every_malformed_packet_and_protocol_error_ends_the_connection_in_its_way() {
     let mut wrong = Vec::new();
-    for fault in FAULTS {
+    for fault in STRICT_CASES {
         for version in fault.versions {
             for bytewise in [false, true] {
                 if let Err(why) = play_fault(fault, *version, bytewise) {

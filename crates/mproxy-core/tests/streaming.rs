@@ -50,7 +50,7 @@ fn the_head_waits_for_its_verdict_and_the_body_stays_unread() {
         let packet = large(version, 2, 1, "a");
         let mut stage = Stage::new().open(version);
         stage.client(&packet[..30_000]);
-        let asked = &stage.asked()[0];
+        let asked = &stage.take_questions()[0];
         assert_eq!((asked.what.as_str(), asked.size as usize), ("a", LARGE));
         assert!(!stage.session.wants_read(Side::Client));
         let (packets, bytes) = stage.session.waiting(Side::Client);
@@ -147,7 +147,7 @@ fn a_wanted_payload_is_held_whole() {
         assert_eq!(stage.questions(), 0);
         stage.client(chunk);
     }
-    assert_eq!(stage.asked()[0].payload.as_ref().map(Vec::len), Some(LARGE));
+    assert_eq!(stage.take_questions()[0].payload.as_ref().map(Vec::len), Some(LARGE));
     stage.rule(0, allow(Hook::Publish));
     assert!(stage.at_broker() == packet);
 }

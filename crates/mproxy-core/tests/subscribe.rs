@@ -36,7 +36,7 @@ fn an_allowed_subscribe_is_the_very_bytes_and_so_is_its_answer() {
             let mut stage = Stage::new().open(version);
             let packet = wire::subscribe(version, 3, &[("a/#", 1), ("b", 2)]);
             stage.client(&packet);
-            assert_eq!(stage.asked()[0].what, "a/# b");
+            assert_eq!(stage.take_questions()[0].what, "a/# b");
             assert_eq!(stage.at_broker(), b"");
             stage.rule(0, verdict);
             assert_eq!(stage.at_broker(), packet);

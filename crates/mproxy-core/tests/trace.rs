@@ -3,37 +3,28 @@
 
 use std::sync::{Arc, Mutex};
 
-use mproxy_codec::types::{PacketId, PacketType};
-use mproxy_core::meter::{Meter, Outcome, PacketTrace, Unmetered};
-use mproxy_core::policy::{Action, Failure, Hook, OnError, Overload, PublishChange, Source, Unusable, Want};
-use mproxy_core::{Peer, Side};
+use mproxy_codec::types::PacketId;
+use mproxy_core::meter::{Meter, PacketTrace, Unmetered};
+use mproxy_core::policy::{Action, Hook, PublishChange, Want};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, Publish, Version};
-use mproxy_sim::{Asked, Reply, Stage, allow, change, refuse_as};
+use mproxy_sim::{QuestionRecord, Reply, Stage, Tracer, allow, change, refuse_as};
 
-/// Keeps a line for each packet.
+/// A line for each packet.
 #[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl Meter for Lines {
-    fn packets(&self, _from: Side, _kind: PacketType, _packets: u64, _bytes: u64) {}
-    fn decisions(&self, _hook: Hook, _source: Source, _outcome: Outcome, _count: u64) {}
-    fn failed(&self, _hook: Hook, _failure: &Failure, _rule: OnError, _peer: &Peer) {}
-    fn unusable(&self, _hook: Hook, _unusable: &Unusable, _peer: &Peer) {}
-    fn overloaded(&self, _hook: Hook, _overload: &Overload, _peer: &Peer) {}
-
-    fn traces(&self) -> bool {
-        true
-    }
-
-    fn packet(&self, packet: &PacketTrace<'_>) {
-        let (from, kind, fate) = (packet.from.name(), packet.kind.name(), packet.fate.name());
-        let (id, topic) = (packet.id.map_or(0, PacketId::get), packet.topic.unwrap_or("-"));
-        self.0.lock().unwrap().push(format!("{from} {kind} {id} {topic} {} {fate}", packet.size));
-    }
-}
+struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
+    /// The meter that writes them.
+    fn meter(&self) -> Arc<dyn Meter> {
+        let lines = Arc::clone(&self.0);
+        Arc::new(Tracer(move |packet: &PacketTrace<'_>| {
+            let (from, kind, fate) = (packet.from.name(), packet.kind.name(), packet.fate.name());
+            let (id, topic) = (packet.id.map_or(0, PacketId::get), packet.topic.unwrap_or("-"));
+            lines.lock().unwrap().push(format!("{from} {kind} {id} {topic} {} {fate}", packet.size));
+        }))
+    }
+
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -41,7 +32,7 @@ impl Lines {
 
 /// Publishes to `no` are refused, to `old` rewritten, to `later` decided later, and others allowed.
 fn stage(meter: Arc<dyn Meter>) -> Stage {
-    let answering = Box::new(|asked: &Asked| match (asked.hook, &*asked.what) {
+    let answering = Box::new(|asked: &QuestionRecord| match (asked.hook, &*asked.what) {
         (Hook::Publish, "no") => Reply::Now(refuse_as(Action::Reject)),
         (Hook::Publish, "old") => {
             Reply::Now(change(PublishChange { topic: Some("new".into()), ..PublishChange::default() }))
@@ -58,8 +49,8 @@ fn publish(qos: u8, packet_id: u16, topic: &str) -> Vec<u8> {
 
 #[test]
 fn each_packet_has_a_line() {
-    let lines = Arc::new(Lines::default());
-    let mut stage = stage(lines.clone());
+    let lines = Lines::default();
+    let mut stage = stage(lines.meter());
     let connect = lines.take();
     assert_eq!(connect.len(), 2, "{connect:?}");
     assert!(
@@ -108,8 +99,8 @@ fn each_packet_has_a_line() {
 #[test]
 fn tracing_changes_no_byte() {
     let heard = |traced: bool| {
-        let lines = Arc::new(Lines::default());
-        let mut stage = if traced { stage(lines.clone()) } else { stage(Arc::new(Unmetered)) };
+        let lines = Lines::default();
+        let mut stage = if traced { stage(lines.meter()) } else { stage(Arc::new(Unmetered)) };
         for qos in 0..=2 {
             let topics = ["yes", "no", "old", "yes"].into_iter().zip(1..);
             stage.client(&topics.map(|(topic, id)| publish(qos, id, topic)).collect::<Vec<_>>().concat());

@@ -19,7 +19,7 @@ use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Decider, Limits};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Asked, Reply, Stage, Verdict, allow, change};
+use mproxy_sim::{QuestionRecord, Reply, Stage, Verdict, allow, change};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -350,7 +350,7 @@ fn silence_is_a_refusal_whatever_the_failure_rule() {
     for rule in [OnError::Deny, OnError::Allow] {
         for version in VERSIONS {
             let on_error = OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule };
-            let answering = Box::new(|asked: &Asked| match asked.hook {
+            let answering = Box::new(|asked: &QuestionRecord| match asked.hook {
                 Hook::Connect => Reply::Now(allow(Hook::Connect)),
                 Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Pass,
             });

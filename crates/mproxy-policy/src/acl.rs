@@ -50,7 +50,7 @@ use std::path::{Path, PathBuf};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::peer::Peer;
-use mproxy_core::rule::{Act, Effect, Message, Name, Rule, Who};
+use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
 pub use self::adviser::{AclAdviser, UnknownUsers};
 pub use self::file::{AclError, AclErrors};
@@ -193,7 +193,7 @@ impl Acl {
     fn allows_name(&self, peer: &Peer) -> bool {
         let names = self.client_ids.as_deref();
         // Whoever knows one user's password could otherwise take over any session by its client id.
-        names.is_none_or(|names| names.iter().any(|name| name.is(&peer.client_id, Who::from(peer))))
+        names.is_none_or(|names| names.iter().any(|name| name.matches(&peer.client_id, Who::from(peer))))
     }
 
     fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {
@@ -204,29 +204,29 @@ impl Acl {
     fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> RuleAnswer<()> {
         let who = Who::from(peer);
         // The first rule that names it decides. A bound that it breaks is a refusal then, and not left to later rules.
-        let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_topic(act, message.topic, who))
+        let Some(rule) = self.rules_of(peer).find(|rule| rule.applies_to_topic(act, message.topic, who))
         else {
             return RuleAnswer::Silence;
         };
         match rule.effect {
-            Effect::Allow => rule.bounds(act, message).map_or_else(RuleAnswer::Refuse, RuleAnswer::Allow),
-            Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Allow => rule.bounds(act, message).map_or_else(RuleAnswer::Refuse, RuleAnswer::Allow),
+            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
             // A file cannot say "ask"; of a rule that did, silence is what sends the question on.
-            Effect::Ask => RuleAnswer::Silence,
+            RuleEffect::Ask => RuleAnswer::Silence,
         }
     }
 
     /// May this filter be subscribed to, and up to which QoS?
     fn filter(&self, peer: &Peer, filter: &str) -> RuleAnswer<QoS> {
         let who = Who::from(peer);
-        let Some(rule) = self.rules_of(peer).find(|rule| rule.speaks_of_filter(filter, who)) else {
+        let Some(rule) = self.rules_of(peer).find(|rule| rule.applies_to_filter(filter, who)) else {
             return RuleAnswer::Silence;
         };
         match rule.effect {
             // Lowered and not refused: a SUBACK may grant less than was asked for (3.9.3), a PUBACK cannot.
-            Effect::Allow => RuleAnswer::Allow(rule.max_qos),
-            Effect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
-            Effect::Ask => RuleAnswer::Silence,
+            RuleEffect::Allow => RuleAnswer::Allow(rule.max_qos),
+            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Ask => RuleAnswer::Silence,
         }
     }
 }

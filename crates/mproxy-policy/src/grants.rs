@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::types::QoS;
-use mproxy_core::grant::{Grant, Word};
+use mproxy_core::grant::{Grant, GrantAnswer};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     Answer, Decider, Decision, FilterChange, Hook, PublishDecision, PublishQuestion, Refusal, Ruling,
@@ -24,9 +24,9 @@ impl Grants {
     fn message(act: Act, grant: &Grant, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         match grant.message(act, Who::from(&**question.peer), message) {
-            Word::Ask => PASS,
-            Word::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
-            Word::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
+            GrantAnswer::Ask => PASS,
+            GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
+            GrantAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
         }
     }
 }
@@ -82,11 +82,11 @@ impl Decider for Grants {
     }
 }
 
-fn filter_decision(request: &FilterRequest<'_>, answer: Word<QoS>) -> Option<Decision<FilterChange>> {
+fn filter_decision(request: &FilterRequest<'_>, answer: GrantAnswer<QoS>) -> Option<Decision<FilterChange>> {
     Some(match answer {
-        Word::Ask => return None,
-        Word::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
-        Word::Allow(most) => {
+        GrantAnswer::Ask => return None,
+        GrantAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
+        GrantAnswer::Allow(most) => {
             Decision::Allow(FilterChange { filter: None, max_qos: (most < request.qos).then_some(most) })
         }
     })

@@ -16,10 +16,10 @@ use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook,
     PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
-use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule, Who};
+use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect, Who};
 use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, UnknownUsers, hash_password};
 use mproxy_sim::Verdict;
-use mproxy_sim::verdict::Said;
+use mproxy_sim::verdict::ScriptedDecision;
 use proptest::prelude::*;
 
 fn acl(text: &str) -> Acl {
@@ -67,10 +67,11 @@ impl Next {
 }
 
 impl Next {
-    fn answer<D: Said>(&self, hook: Hook) -> Answer<D> {
+    fn answer<D: ScriptedDecision>(&self, hook: Hook) -> Answer<D> {
         match self.0(hook) {
             Some(verdict) => {
-                let ruling = mproxy_core::policy::Ruling { source: Source::Rpc, verdict: D::of(verdict) };
+                let ruling =
+                    mproxy_core::policy::Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) };
                 Answer::Later(Box::pin(async move { Answer::Now(ruling) }))
             }
             None => Answer::Pass(Silence::Abstains),
@@ -696,9 +697,9 @@ proptest! {
         };
         // A name has no wildcard.
         let topic = topic.replace('#', "a");
-        let (allow, deny, ask) = (rule(Effect::Allow), rule(Effect::Deny), rule(Effect::Ask));
+        let (allow, deny, ask) = (rule(RuleEffect::Allow), rule(RuleEffect::Deny), rule(RuleEffect::Ask));
         let speaks = |rule: &Rule, who| {
-            (rule.speaks_of_topic(Act::Publish, &topic, who), rule.speaks_of_filter(&wild, who))
+            (rule.applies_to_topic(Act::Publish, &topic, who), rule.applies_to_filter(&wild, who))
         };
         let (allowed, could) = (speaks(&allow, strange), speaks(&allow, fits));
         prop_assert!(allowed.0 <= could.0 && allowed.1 <= could.1, "{:?} allowed to {:?}", texts, strange);
@@ -717,7 +718,7 @@ proptest! {
         swapped in any::<bool>(),
     ) {
         let rule = Rule {
-            effect: Effect::Deny,
+            effect: RuleEffect::Deny,
             actions: Actions::ALL,
             topics: [Pattern::parse(&text).unwrap()].into(),
             max_qos: QoS::ExactlyOnce,
@@ -726,10 +727,10 @@ proptest! {
         let (username, common_name) = if swapped { (names.1, Some(names.0)) } else { (Some(names.0), names.1) };
         let who = Who { client_id: "c", username, common_name, attributes: &[] };
         let met = topics().into_iter().find(|topic| {
-            matches(&wild, topic) && rule.speaks_of_topic(Act::Receive, topic, who)
+            matches(&wild, topic) && rule.applies_to_topic(Act::Receive, topic, who)
         });
         if let Some(topic) = met {
-            prop_assert!(rule.speaks_of_filter(&wild, who), "{} brings {} to {:?} in spite of {}", wild, topic, who, text);
+            prop_assert!(rule.applies_to_filter(&wild, who), "{} brings {} to {:?} in spite of {}", wild, topic, who, text);
         }
     }
 }

@@ -15,7 +15,7 @@ use mproxy_core::policy::{
     Hook, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Silence, Source, SubscribeDecision,
     SubscribeQuestion, Want,
 };
-use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
+use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_policy::Grants;
 use mproxy_policy::acl::{Acl, AclAdviser, UnknownUsers};
 use mproxy_sim::Verdict;
@@ -64,7 +64,7 @@ impl Decider for Service {
     }
 }
 
-fn rule(effect: Effect, acts: &[Act], topic: &str) -> Rule {
+fn rule(effect: RuleEffect, acts: &[Act], topic: &str) -> Rule {
     Rule {
         effect,
         actions: acts.iter().fold(Actions::NONE, |actions, act| actions.with(*act)),
@@ -78,7 +78,7 @@ fn chain(service: Option<bool>) -> Chained {
     Chained::new(vec![Arc::new(Grants), Arc::new(Service(service))])
 }
 
-fn granted(rules: Vec<Rule>, default: Effect) -> Client {
+fn granted(rules: Vec<Rule>, default: RuleEffect) -> Client {
     client("c1", None).granted(Grant::new(rules, default))
 }
 
@@ -91,15 +91,15 @@ fn of(ruling: Option<Ruling>) -> (Source, bool) {
 async fn what_a_grant_knows_is_not_asked_and_the_rest_is() {
     let rules = || {
         vec![
-            rule(Effect::Deny, &[Act::Publish], "a/secret"),
-            rule(Effect::Ask, &[Act::Publish], "a/maybe"),
-            rule(Effect::Allow, &[Act::Publish], "a/${clientid}"),
+            rule(RuleEffect::Deny, &[Act::Publish], "a/secret"),
+            rule(RuleEffect::Ask, &[Act::Publish], "a/maybe"),
+            rule(RuleEffect::Allow, &[Act::Publish], "a/${clientid}"),
         ]
     };
     for (default, else_) in [
-        (Effect::Ask, (Source::Rpc, true)),
-        (Effect::Allow, (Source::Grant, true)),
-        (Effect::Deny, (Source::Grant, false)),
+        (RuleEffect::Ask, (Source::Rpc, true)),
+        (RuleEffect::Allow, (Source::Grant, true)),
+        (RuleEffect::Deny, (Source::Grant, false)),
     ] {
         let client = granted(rules(), default);
         let chain = chain(Some(true));
@@ -113,9 +113,9 @@ async fn what_a_grant_knows_is_not_asked_and_the_rest_is() {
 
 #[tokio::test]
 async fn ask_that_nobody_can_be_asked_about_is_refused() {
-    let maybe = rule(Effect::Ask, &[Act::Publish, Act::Subscribe], "maybe/#");
-    let receives = rule(Effect::Deny, &[Act::Receive], "secret");
-    for default in [Effect::Ask, Effect::Deny] {
+    let maybe = rule(RuleEffect::Ask, &[Act::Publish, Act::Subscribe], "maybe/#");
+    let receives = rule(RuleEffect::Deny, &[Act::Receive], "secret");
+    for default in [RuleEffect::Ask, RuleEffect::Deny] {
         let client = granted(vec![maybe.clone(), receives.clone()], default);
         let no = (Source::Grant, false);
         for topic in ["maybe/a", "b"] {
@@ -142,11 +142,11 @@ async fn ask_that_nobody_can_be_asked_about_is_refused() {
 #[tokio::test]
 async fn once_a_grant_is_stale_what_is_not_wanted_meets_the_failure_rule() {
     let rules = vec![
-        rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "own/#"),
-        rule(Effect::Deny, &[Act::Receive], "secret"),
+        rule(RuleEffect::Allow, &[Act::Publish, Act::Subscribe], "own/#"),
+        rule(RuleEffect::Deny, &[Act::Receive], "secret"),
     ];
     let failure = Failure::new(FailureKind::Unavailable, "nobody renews it");
-    let stale = Grant::new(rules, Effect::Deny).stale(failure.clone().into());
+    let stale = Grant::new(rules, RuleEffect::Deny).stale(failure.clone().into());
     let client = client("c1", None).granted(stale);
     let failed = Some(Verdict::Failed(failure));
     let verdict = |ruling: Option<Ruling>| ruling.map(|ruling| ruling.verdict);
@@ -165,7 +165,7 @@ async fn a_rule_file_that_knows_the_user_renews_no_grant() {
     let acl =
         Acl::parse("anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]", "test.toml").unwrap();
     let acl: Arc<dyn Decider> = Arc::new(AclAdviser::new(acl, UnknownUsers::LeaveToOthers));
-    let client = granted(Vec::new(), Effect::Deny);
+    let client = granted(Vec::new(), RuleEffect::Deny);
     let (connect, renewal) = (client.connects(&*acl).await.unwrap(), client.renews(&*acl).await);
     assert_eq!((connect.source, renewal), (Source::Acl, None));
     // The service gave it, and is asked; where it does not give grants, nobody is.
@@ -182,7 +182,10 @@ async fn a_rule_file_that_knows_the_user_renews_no_grant() {
 #[tokio::test]
 async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about() {
     let rules = || {
-        vec![rule(Effect::Deny, &[Act::Subscribe], "a/secret"), rule(Effect::Allow, &[Act::Subscribe], "a/#")]
+        vec![
+            rule(RuleEffect::Deny, &[Act::Subscribe], "a/secret"),
+            rule(RuleEffect::Allow, &[Act::Subscribe], "a/#"),
+        ]
     };
     let yes = Decision::Allow(FilterChange::default());
     let no = Decision::Refuse(Refusal::default());
@@ -190,7 +193,7 @@ async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about()
     for (service, open, source) in
         [(Some(true), &yes, Source::Rpc), (Some(false), &no, Source::Rpc), (None, &no, Source::Grant)]
     {
-        let ruling = granted(rules(), Effect::Ask)
+        let ruling = granted(rules(), RuleEffect::Ask)
             .subscribes(&chain(service), &["a/b", "b", "a/+", "$share/g/a/c"])
             .await
             .unwrap();
@@ -198,7 +201,7 @@ async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about()
         assert_eq!((ruling.source, ruling.verdict), (source, Verdict::Subscribe(verdicts)));
     }
     assert_eq!(
-        of(granted(rules(), Effect::Ask).subscribes(&chain(Some(true)), &["b"]).await),
+        of(granted(rules(), RuleEffect::Ask).subscribes(&chain(Some(true)), &["b"]).await),
         (Source::Rpc, true)
     );
 }
@@ -207,8 +210,8 @@ async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about()
 async fn deliveries_are_looked_into_only_for_those_whose_grant_names_them() {
     let chain = chain(Some(true));
     let nobody = client("c1", None);
-    let publishes = granted(vec![rule(Effect::Deny, &[Act::Publish], "a")], Effect::Deny);
-    let receives = granted(vec![rule(Effect::Deny, &[Act::Receive], "a")], Effect::Allow);
+    let publishes = granted(vec![rule(RuleEffect::Deny, &[Act::Publish], "a")], RuleEffect::Deny);
+    let receives = granted(vec![rule(RuleEffect::Deny, &[Act::Receive], "a")], RuleEffect::Allow);
     assert_eq!(chain.0.want_of(Hook::Deliver, &nobody.peer), Want::Nothing);
     assert_eq!(chain.0.want_of(Hook::Deliver, &publishes.peer), Want::Nothing);
     assert_eq!(chain.0.want_of(Hook::Deliver, &receives.peer), Want::Head);
@@ -221,7 +224,8 @@ async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves
     let rules = "[[rules]]\neffect = \"deny\"\ntopics = [\"a/secret\"]";
     let acl = AclAdviser::new(Acl::parse(rules, "test.toml").unwrap(), UnknownUsers::LeaveToOthers);
     let chain = Chained::new(vec![Arc::new(acl), Arc::new(Grants), Arc::new(Service(None))]);
-    let client = granted(vec![rule(Effect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], Effect::Ask);
+    let client =
+        granted(vec![rule(RuleEffect::Allow, &[Act::Publish, Act::Subscribe], "a/#")], RuleEffect::Ask);
     assert_eq!(of(client.publishes(&chain, "a/secret").await), (Source::Acl, false));
     assert_eq!(of(client.publishes(&chain, "a/b").await), (Source::Grant, true));
     assert_eq!(of(client.publishes(&chain, "b").await), (Source::Grant, false));
@@ -234,10 +238,10 @@ async fn a_rule_file_is_asked_first_and_its_silence_denies_what_the_grant_leaves
 #[test]
 fn a_decision_by_grant_allocates_nothing() {
     let rules = vec![
-        rule(Effect::Deny, &[Act::Publish], "a/secret"),
-        rule(Effect::Allow, &[Act::Publish], "a/${clientid}/#"),
+        rule(RuleEffect::Deny, &[Act::Publish], "a/secret"),
+        rule(RuleEffect::Allow, &[Act::Publish], "a/${clientid}/#"),
     ];
-    let (client, chain) = (granted(rules, Effect::Deny), chain(Some(true)));
+    let (client, chain) = (granted(rules, RuleEffect::Deny), chain(Some(true)));
     let question = client.publish("a/c1/b");
     let cost = measure(|| {
         for _ in 0..100 {

@@ -12,7 +12,7 @@ use mproxy_core::policy::Action;
 use mproxy_testkit::embedded::EmbeddedBroker;
 use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::refusals::codes::CODES;
-use mproxy_testkit::refusals::{Refused, Row, TABLE, Then, ToBroker};
+use mproxy_testkit::refusals::{RefusalRow, RefusedPacket, TABLE, Then, ToBroker};
 use mproxy_testkit::service::contract::{self, ConnectAllow, Effect, Grant, GrantAction, GrantRule};
 use mproxy_testkit::service::{Play, Running, Service, wants_everything};
 use mproxy_testkit::tap::Tap;
@@ -78,13 +78,13 @@ impl House {
     }
 
     /// Plays all lines that `which` picks.
-    async fn play(mut self, versions: &[Version], which: impl Fn(&Row) -> bool) {
+    async fn play(mut self, versions: &[Version], which: impl Fn(&RefusalRow) -> bool) {
         for version in versions {
             for row in TABLE.iter().filter(|row| which(row)) {
                 println!("{:?} {:?} in {version:?}", row.packet, row.action);
                 self.lines += 1;
                 match row.packet {
-                    Refused::Connect => self.refuses_connect(row, *version).await,
+                    RefusedPacket::Connect => self.refuses_connect(row, *version).await,
                     _ => self.refuses(row, *version).await,
                 }
             }
@@ -94,7 +94,7 @@ impl House {
         self.proxy.stop().await;
     }
 
-    async fn refuses_connect(&mut self, row: &Row, version: Version) {
+    async fn refuses_connect(&mut self, row: &RefusalRow, version: Version) {
         let wish = format!("no/{}", name(row.action));
         let options = ConnectOptions { username: Some(&wish), ..ConnectOptions::default() };
         let (mut client, answer) = self.proxy.connect(version, "c", &options).await;
@@ -103,7 +103,7 @@ impl House {
         client.expect_closed().await;
     }
 
-    async fn refuses(&mut self, row: &Row, version: Version) {
+    async fn refuses(&mut self, row: &RefusalRow, version: Version) {
         let (id, will) = (format!("line-{}", self.lines), format!("will/{}", self.lines));
         let options = ConnectOptions {
             will: Some(Will { topic: &will, payload: b"gone", ..Will::default() }),
@@ -122,23 +122,23 @@ impl House {
         let from_client = |qos, dup| wire::publish(version, &Publish { qos, dup, ..publish });
         let down = format!("down/{no}");
         match row.packet {
-            Refused::Publish(qos) => client.send(&from_client(qos, false)).await,
-            Refused::SomeFilters | Refused::AllFilters => {
+            RefusedPacket::Publish(qos) => client.send(&from_client(qos, false)).await,
+            RefusedPacket::SomeFilters | RefusedPacket::AllFilters => {
                 let (below, all) = (format!("{no}/+"), format!("{no}/#"));
                 let filters = match row.packet {
-                    Refused::SomeFilters => [("a", 1), (no.as_str(), 2), ("b", 0)],
+                    RefusedPacket::SomeFilters => [("a", 1), (no.as_str(), 2), ("b", 0)],
                     _ => [(no.as_str(), 1), (&below, 2), (&all, 0)],
                 };
                 client.send(&wire::subscribe(version, 1, &filters)).await;
             }
-            Refused::Delivery(qos) => {
+            RefusedPacket::Delivery(qos) => {
                 let subscribe = wire::subscribe(version, 1, &[("down/#", 2)]);
                 client.send(&subscribe).await;
                 up.push(subscribe);
                 client.expect(&wire::suback(version, 1, &[2])).await;
                 self.feed(&down, qos).await;
             }
-            Refused::Connect => unreachable!("has a scene of its own"),
+            RefusedPacket::Connect => unreachable!("has a scene of its own"),
         }
         if seen.broker == ToBroker::TheRest {
             up.push(wire::subscribe(version, 1, &[("a", 1), ("b", 0)]));
@@ -157,7 +157,7 @@ impl House {
                 return;
             }
             // The message after it is the first that the client sees, and every flow comes to its end.
-            (Refused::Delivery(qos), _) => {
+            (RefusedPacket::Delivery(qos), _) => {
                 self.feed("down/yes", qos).await;
                 let next = Publish { topic: "down/yes", payload: b"x", ..Publish::default() };
                 receives(&mut client, &next, qos).await;
@@ -180,7 +180,7 @@ impl House {
         let recording = self.tap.recording().await;
         let mut heard = packets(&recording.up);
         assert_eq!(heard.concat(), recording.up, "and not half a packet more");
-        if let Refused::Delivery(qos) = row.packet {
+        if let RefusedPacket::Delivery(qos) = row.packet {
             let ids = delivered(&packets(&recording.down), qos);
             assert_eq!(ids.len(), 2, "the refused one and the next");
             for id in ids {
@@ -214,7 +214,10 @@ fn delivered(packets: &[Vec<u8>], qos: u8) -> Vec<[u8; 2]> {
 async fn every_line_of_the_table_is_played_before_mosquitto() {
     let (broker, judge) = (Mosquitto::start().await, Running::start(refuses_as_told()).await);
     House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, |_| true).await;
-    told_as_it_was(&judge, SPOKEN.len() * TABLE.iter().filter(|row| row.packet != Refused::Connect).count());
+    told_as_it_was(
+        &judge,
+        SPOKEN.len() * TABLE.iter().filter(|row| row.packet != RefusedPacket::Connect).count(),
+    );
 }
 
 #[tokio::test]
@@ -261,8 +264,8 @@ async fn every_code_of_the_service_reaches_the_client_as_the_table_says() {
 // ---- somebody else refuses: the same is seen
 
 /// What those can refuse who know no other action than REJECT, and no CONNECT by its user name.
-fn rejects(row: &Row) -> bool {
-    row.action == Action::Reject && row.packet != Refused::Connect
+fn rejects(row: &RefusalRow) -> bool {
+    row.action == Action::Reject && row.packet != RefusedPacket::Connect
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use mproxy_core::policy::Hook;
 
 use super::model::{EACH, RULED};
+use super::path::AnswerCounts;
 use super::rng::Rng;
-use super::script::{Asked, Reply};
+use super::script::{QuestionRecord, Reply};
 use super::verdict::Verdict;
-use super::way::Answered;
 
 /// The key of the questions about the CONNECT.
 pub(super) const CONNECT: &str = "connect";
@@ -29,14 +29,14 @@ pub(super) struct Book {
     pub(super) questions: usize,
     /// Keys of questions that have been answered and not yet been looked at by the world.
     pub(super) fresh: VecDeque<String>,
-    pub(super) answered: Answered,
+    pub(super) answered: AnswerCounts,
     /// Topics of publishes that were allowed once each, and not yet looked at by the world.
     pub(super) each: Vec<String>,
     pub(super) wrong: Option<String>,
 }
 
 impl Book {
-    pub(super) fn ask(&mut self, asked: &Asked) -> Reply {
+    pub(super) fn ask(&mut self, asked: &QuestionRecord) -> Reply {
         if matches!(asked.hook, Hook::Publish | Hook::Deliver) && asked.what.starts_with(RULED) {
             if !asked.what.starts_with(EACH) {
                 return Reply::Stands(Verdict::allow(asked.hook));
@@ -58,6 +58,7 @@ impl Book {
             self.wrong.get_or_insert_with(|| format!("a question about nothing: {asked:?}"));
             return Reply::Pass;
         };
+        // An alias that was resolved to another topic would be judged as that, and delivered as this one.
         if topic.as_ref().is_some_and(|topic| *topic != asked.what) {
             self.wrong
                 .get_or_insert_with(|| format!("a question under the wrong topic: {asked:?}, not {topic:?}"));
@@ -71,6 +72,7 @@ impl Book {
     }
 
     fn comes_later(&mut self, key: &str) -> bool {
+        // A number of its own: what the peers do stays the same when the decider's answers are drawn otherwise.
         let later = self.rng.below(10) < self.later;
         if later {
             self.open.push((self.questions, key.into()));

@@ -35,13 +35,15 @@ impl Fate {
                 2 => Verdict::Unusable(Unusable::too_large("a rewrite")),
                 3 => Verdict::Overloaded(Overload::new("sim", "too much")),
                 4 => Verdict::Unusable(Unusable::invalid("a rewrite")),
-                5 => changed(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() }),
-                6 => changed(PublishChange {
+                5 => {
+                    changed_publish(PublishChange { topic: Some("bad/#".into()), ..PublishChange::default() })
+                }
+                6 => changed_publish(PublishChange {
                     topic: Some("x".repeat(65_536).into()),
                     ..PublishChange::default()
                 }),
                 // Over the Maximum Packet Size, which 3.x knows nothing of.
-                7 if v5 => changed(PublishChange {
+                7 if v5 => changed_publish(PublishChange {
                     payload: Some(vec![b'x'; MAX_PACKET as usize].into()),
                     ..PublishChange::default()
                 }),
@@ -54,7 +56,7 @@ impl Fate {
     pub(super) fn verdict(&self) -> Verdict {
         match self {
             Self::Pass => Verdict::Publish(Decision::Allow(None)),
-            Self::Change(change) => changed(change.clone()),
+            Self::Change(change) => changed_publish(change.clone()),
             Self::Refuse(refusal) => Verdict::Publish(Decision::Refuse(refusal.clone())),
             Self::Undecided(verdict) => verdict.clone(),
         }
@@ -66,7 +68,7 @@ impl Fate {
             Self::Pass => Ok(None),
             Self::Change(change) => Ok(Some(change)),
             Self::Refuse(refusal) => Err(refusal.clone()),
-            Self::Undecided(verdict) => match undecided(verdict, open) {
+            Self::Undecided(verdict) => match undecided_code(verdict, open) {
                 None => Ok(None),
                 Some(reason) => Err(Refusal::new(reason)),
             },
@@ -75,7 +77,7 @@ impl Fate {
 }
 
 /// The code of a packet about which nothing was decided; `None`: it passes as it is.
-fn undecided(verdict: &Verdict, open: bool) -> Option<ReasonCode> {
+fn undecided_code(verdict: &Verdict, open: bool) -> Option<ReasonCode> {
     match verdict {
         Verdict::Failed(_) if open => None,
         // In an acknowledgement, neither 0x88 nor 0x95 may stand.
@@ -111,7 +113,7 @@ pub(super) fn undecided_connect(rng: &mut Rng) -> Verdict {
     }
 }
 
-fn changed(change: PublishChange) -> Verdict {
+fn changed_publish(change: PublishChange) -> Verdict {
     Verdict::Publish(Decision::Allow(Some(Box::new(change))))
 }
 
@@ -131,6 +133,7 @@ fn change(rng: &mut Rng) -> PublishChange {
 
 fn refusal(rng: &mut Rng, ends: bool) -> Refusal {
     let action = match rng.below(if ends { 121 } else { 120 }) {
+        // Disconnect is rare, as it ends the game and all that could still go wrong in it.
         0..70 => Action::Reject,
         70..100 => Action::Drop,
         100..120 => Action::NoAck,
@@ -171,6 +174,7 @@ impl SubscribeFate {
         Self::Each(
             (0..filters)
                 .map(|_| match rng.below(6) {
+                    // All refused: the SUBSCRIBE goes nowhere and the session answers alone, a way of its own.
                     _ if whole => Decision::Refuse(Refusal::default()),
                     0 => Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)),
                     1 => Decision::Allow(FilterChange {
@@ -195,7 +199,7 @@ impl SubscribeFate {
     pub(super) fn outcome(&self, filters: usize, open: bool) -> Vec<Decision<FilterChange>> {
         match self {
             Self::Each(each) => each.clone(),
-            Self::Undecided(verdict) => match undecided(verdict, open) {
+            Self::Undecided(verdict) => match undecided_code(verdict, open) {
                 None => vec![Decision::Allow(FilterChange::default()); filters],
                 Some(reason) => vec![Decision::Refuse(Refusal::new(reason)); filters],
             },

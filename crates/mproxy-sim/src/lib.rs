@@ -9,9 +9,10 @@
 //! | [`wire`] | packets built by hand: it shares no line with the codec that it tests |
 //! | [`stage`] | [`Stage`]: a session between two byte pipes, for scenes written by hand |
 //! | [`script`] | the decider that records questions and answers as it is told, the sink that remembers events |
+//! | [`tracer`] | a meter that is shown each packet |
 //! | [`verdict`] | what is said to a question, whichever that is |
 //! | [`world`] | the seeded simulator: random peers, chunks, verdicts and clocks, and what must hold after each step |
-//! | `model`, `fate`, `book`, `way` | its peers, what becomes of their packets, who says so, and who watches that it does |
+//! | `model`, `fate`, `book`, `path` | its peers, what becomes of their packets, who says so, and who watches that it does |
 //! | `permits` | who allowed what reaches the broker |
 //! | [`rng`] | its random numbers |
 //! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
@@ -31,16 +32,18 @@
 mod book;
 mod fate;
 mod model;
+mod path;
 mod permits;
 pub mod refusals;
 pub mod rng;
 pub mod script;
 pub mod stage;
+pub mod tracer;
 pub mod verdict;
-mod way;
 pub mod wire;
 pub mod world;
 
-pub use script::{Asked, Diary, OpenVerdict, Reply, Script};
+pub use script::{Diary, OpenVerdict, QuestionRecord, Reply, Script};
 pub use stage::{Stage, allow, change, fail, refuse, refuse_as};
+pub use tracer::Tracer;
 pub use verdict::Verdict;

@@ -26,7 +26,7 @@ pub(super) struct Sent {
 
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Publish(Box<Message>),
+    Publish(Box<ModelPublish>),
     Subscribe {
         key: String,
         id: u16,
@@ -59,7 +59,7 @@ pub(super) enum What {
 
 /// A PUBLISH, as its sender means it.
 #[derive(Clone, Debug)]
-pub(super) struct Message {
+pub(super) struct ModelPublish {
     /// Names it in questions: the user property `id` in 5.0, the topic before.
     pub(super) key: String,
     pub(super) topic: String,
@@ -85,7 +85,7 @@ pub(super) const EACH: &str = "ruled/each/";
 /// A publish of the peer's that is under way.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
-    pub(super) message: Box<Message>,
+    pub(super) message: Box<ModelPublish>,
     /// How often it was sent.
     pub(super) copies: u32,
     /// How often it was acknowledged (PUBACK or PUBREC).
@@ -150,7 +150,8 @@ impl Model {
 
     /// Whether a publish of its own waits for an acknowledgement that will come.
     pub(super) fn waits(&self) -> bool {
-        !self.asking.is_empty() || self.flights.values().any(|flight| !swallowed(self.side, &flight.message))
+        !self.asking.is_empty()
+            || self.flights.values().any(|flight| !is_swallowed(self.side, &flight.message))
     }
 
     /// Something new.
@@ -164,6 +165,7 @@ impl Model {
             0 if may_ask => Some(self.subscribe(rng)),
             1 if may_ask => self.unsubscribe(rng),
             2 => Some(plain(encode_pingreq)),
+            // 5.0 forbids it on the same connection [MQTT-4.4.0-1]; clients of 3.1.1 do it.
             3 if !self.version.is_v5() => self.repeat(rng),
             _ => Some(self.publish(rng, ends)),
         }
@@ -200,6 +202,7 @@ impl Model {
         let v5 = self.version.is_v5();
         let letter = if self.side == Side::Client { 'u' } else { 'd' };
         let key = format!("{letter}/{}", self.named);
+        // Below the Receive Maximum that the model broker gives, as [MQTT-3.3.4-7] wants it of a client.
         let crowded = self.flights.len() >= 10;
         let qos = if crowded {
             QoS::AtMostOnce
@@ -207,6 +210,7 @@ impl Model {
             *rng.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
         };
         let size = match rng.below(150) {
+            // Around the size from which payloads stream, and over the 64 KiB that are read at a time.
             0 => 16_000 + rng.below(50_000),
             1..20 => rng.below(400),
             _ => rng.below(20),
@@ -223,7 +227,7 @@ impl Model {
         }
         let alias = (v5 && self.aliases > 0 && rng.one_in(if ruled { 6 } else { 2 }))
             .then(|| 1 + rng.below(self.aliases.into()) as u16);
-        let message = Box::new(Message {
+        let message = Box::new(ModelPublish {
             topic,
             dup: false,
             qos,
@@ -267,7 +271,7 @@ impl Model {
         }
         let flight = self.flights.get_mut(rng.pick(&waiting))?;
         flight.copies += 1;
-        let message = Box::new(Message { dup: true, ..(*flight.message).clone() });
+        let message = Box::new(ModelPublish { dup: true, ..(*flight.message).clone() });
         Some(Sent { bytes: message.encode(self.version, false), what: What::Publish(message) })
     }
 
@@ -289,7 +293,8 @@ impl Model {
             }
         }
         let requests: Vec<_> = filters.iter().map(|(filter, qos)| request(filter, *qos)).collect();
-        let bytes = encoded(|out| encode_subscribe(self.version, id, &PropertyEdit::NONE, requests, out));
+        let bytes =
+            encode_bytes(|out| encode_subscribe(self.version, id, &PropertyEdit::NONE, requests, out));
         self.asking.push(id.get());
         let fate = SubscribeFate::draw(rng, count);
         let key = filters[0].0.clone();
@@ -327,11 +332,17 @@ impl Model {
         Ok(())
     }
 
-    /// The broker's answer to a SUBSCRIBE that had these codes for each of its filters; `merged` is what the client
+    /// The broker's answer to a SUBSCRIBE that had these codes for each of its filters; `merged_codes` is what the client
     /// must get, once the session has unsubscribed from `names`.
-    pub(super) fn owe_suback(&mut self, id: PacketId, codes: &[u8], merged: Vec<u8>, names: Vec<String>) {
+    pub(super) fn owe_suback(
+        &mut self,
+        id: PacketId,
+        codes: &[u8],
+        merged_codes: Vec<u8>,
+        names: Vec<String>,
+    ) {
         let bytes = suback(self.version, id, codes);
-        let (id, codes) = (id.get(), merged);
+        let (id, codes) = (id.get(), merged_codes);
         let what = match names.is_empty() {
             true => What::Suback { id, codes },
             false => What::Superseded { id, codes, names },
@@ -343,7 +354,7 @@ impl Model {
     pub(super) fn owe_unsuback(&mut self, id: PacketId, count: usize, what: What) {
         let codes = vec![0; if self.version.is_v5() { count } else { 0 }];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
-        self.others.push_back(Sent { bytes: encoded(|out| unsuback.encode(self.version, out)), what });
+        self.others.push_back(Sent { bytes: encode_bytes(|out| unsuback.encode(self.version, out)), what });
     }
 
     fn hear_ack(&mut self, ack: &Ack<'_>) -> Result<(), String> {
@@ -367,6 +378,7 @@ impl Model {
             return Err(format!("{} {id} where {} was due", ack.kind.name(), expected.name()));
         }
         flight.acks += 1;
+        // Once for each time it was sent: one too many would acknowledge a later PUBLISH under the same id.
         if flight.acks > flight.copies {
             return Err(format!("{} {id} once too often", ack.kind.name()));
         }
@@ -385,6 +397,7 @@ impl Model {
 
     fn free_id(&mut self) -> PacketId {
         loop {
+            // Few ids, so that they are used again soon: that is where flows are mixed up.
             self.next_id = self.next_id % 40 + 1;
             if !self.flights.contains_key(&self.next_id) && !self.asking.contains(&self.next_id) {
                 return PacketId::new(self.next_id).expect("it begins at 1");
@@ -393,7 +406,7 @@ impl Model {
     }
 }
 
-impl Message {
+impl ModelPublish {
     fn encode(&self, version: Version, bare: bool) -> Vec<u8> {
         let mut added = Vec::new();
         if version.is_v5() && !self.ruled {
@@ -405,29 +418,29 @@ impl Message {
         let (topic, len) = (if bare { "" } else { &self.topic }, self.payload.len());
         let flags = publish_flags(self.dup, self.qos, self.retain);
         let edit = PropertyEdit::only(&added);
-        let head = encoded(|out| encode_publish_head(version, flags, topic, self.id, &edit, len, out));
+        let head = encode_bytes(|out| encode_publish_head(version, flags, topic, self.id, &edit, len, out));
         [head, self.payload.clone()].concat()
     }
 }
 
 /// Whether nobody will ever acknowledge it. (Brokers are answered in any case.)
-pub(super) fn swallowed(from: Side, message: &Message) -> bool {
+pub(super) fn is_swallowed(from: Side, message: &ModelPublish) -> bool {
     from == Side::Client && matches!(&message.fate, Fate::Refuse(refusal) if refusal.action == Action::NoAck)
 }
 
 pub(super) fn ack(version: Version, kind: PacketType, id: u16, reason: ReasonCode) -> Vec<u8> {
     let id = PacketId::new(id).expect("ids begin at 1");
-    encoded(|out| Ack::new(kind, id, reason).encode(version, out))
+    encode_bytes(|out| Ack::new(kind, id, reason).encode(version, out))
 }
 
 pub(super) fn suback(version: Version, id: PacketId, codes: &[u8]) -> Vec<u8> {
     let suback = Suback { packet_id: id, properties: Properties::EMPTY, codes };
-    encoded(|out| suback.encode(version, out))
+    encode_bytes(|out| suback.encode(version, out))
 }
 
 pub(super) fn unsubscribe(version: Version, id: PacketId, filters: &[String]) -> Vec<u8> {
     let filters: Vec<_> = filters.iter().map(|filter| TopicFilter::new(filter).expect("a filter")).collect();
-    encoded(|out| encode_unsubscribe(version, id, &PropertyEdit::NONE, filters, out))
+    encode_bytes(|out| encode_unsubscribe(version, id, &PropertyEdit::NONE, filters, out))
 }
 
 pub(super) fn request(filter: &str, qos: QoS) -> FilterRequest<'_> {
@@ -435,7 +448,7 @@ pub(super) fn request(filter: &str, qos: QoS) -> FilterRequest<'_> {
 }
 
 fn plain(encode: fn(&mut BytesMut)) -> Sent {
-    let bytes = encoded(|out| {
+    let bytes = encode_bytes(|out| {
         encode(out);
         Ok(())
     });
@@ -443,7 +456,7 @@ fn plain(encode: fn(&mut BytesMut)) -> Sent {
 }
 
 /// What this encodes; packets of the simulator's are small.
-pub(super) fn encoded(encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>) -> Vec<u8> {
+pub(super) fn encode_bytes(encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>) -> Vec<u8> {
     let mut out = BytesMut::new();
     encode(&mut out).expect("a small packet");
     out.to_vec()

@@ -32,7 +32,7 @@ impl Permits {
     /// This was said of a PUBLISH to `topic`.
     pub(super) fn publish(&mut self, topic: &str, prefix: &str, verdict: &Verdict, open: bool) {
         let topic = match verdict {
-            Verdict::Publish(Decision::Allow(change)) => changed(change.as_deref()).unwrap_or(topic),
+            Verdict::Publish(Decision::Allow(change)) => changed_topic(change.as_deref()).unwrap_or(topic),
             Verdict::Failed(_) if open => topic,
             _ => return,
         };
@@ -56,7 +56,7 @@ impl Permits {
     }
 
     /// This has reached the broker: somebody must have allowed it, once for each time that it comes.
-    pub(super) fn used(&mut self, packet: &Packet<'_>, prefix: &str) -> Result<(), String> {
+    pub(super) fn check_use(&mut self, packet: &Packet<'_>, prefix: &str) -> Result<(), String> {
         match packet {
             Packet::Connect(_) if !self.connect => Err("a CONNECT that nobody allowed".into()),
             Packet::Publish(publish) => {
@@ -83,13 +83,14 @@ impl Permits {
     }
 }
 
-fn changed(change: Option<&PublishChange>) -> Option<&str> {
+fn changed_topic(change: Option<&PublishChange>) -> Option<&str> {
     change.and_then(|change| change.topic.as_deref())
 }
 
 fn take(from: &mut HashMap<String, u32>, what: &str, packet: &str) -> Result<(), String> {
     match from.get_mut(what) {
         Some(left) if *left > 0 => {
+            // Used up: a packet that is sent twice by mistake has no second permit.
             *left -= 1;
             Ok(())
         }

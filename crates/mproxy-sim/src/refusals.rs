@@ -18,7 +18,7 @@ use mproxy_core::policy::Action;
 
 /// A packet that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RefusedPacket {
     /// CONNECT.
     Connect,
     /// PUBLISH of the client, with this QoS.
@@ -72,7 +72,7 @@ pub enum Then {
 
 /// What is seen of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct RefusalView {
     /// By the client.
     pub client: ToClient,
     /// By the broker.
@@ -83,27 +83,27 @@ pub struct Seen {
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct RefusalRow {
     /// What is refused.
-    pub packet: Refused,
+    pub packet: RefusedPacket,
     /// How.
     pub action: Action,
     /// What is seen of it in MQTT 5.0.
-    pub v5: Seen,
+    pub v5: RefusalView,
     /// What is seen of it in MQTT 3.1.1 and 3.1.
-    pub v3: Seen,
+    pub v3: RefusalView,
 }
 
-const fn seen(client: ToClient, broker: ToBroker, then: Then) -> Seen {
-    Seen { client, broker, then }
+const fn seen(client: ToClient, broker: ToBroker, then: Then) -> RefusalView {
+    RefusalView { client, broker, then }
 }
 
-const fn same(packet: Refused, action: Action, seen: Seen) -> Row {
-    Row { packet, action, v5: seen, v3: seen }
+const fn same(packet: RefusedPacket, action: Action, seen: RefusalView) -> RefusalRow {
+    RefusalRow { packet, action, v5: seen, v3: seen }
 }
 
-const fn ends(packet: Refused) -> Row {
-    Row {
+const fn ends(packet: RefusedPacket) -> RefusalRow {
+    RefusalRow {
         packet,
         action: Action::Disconnect,
         v5: seen(ToClient::Goodbye, ToBroker::Nothing, Then::Ends),
@@ -111,53 +111,53 @@ const fn ends(packet: Refused) -> Row {
     }
 }
 
-const NO_CONNACK: Seen = seen(ToClient::Connack, ToBroker::Nothing, Then::Ends);
-const DROPPED: Seen = seen(ToClient::Nothing, ToBroker::Nothing, Then::GoesOn);
-const REFUSED: Seen = seen(ToClient::Refusal, ToBroker::Nothing, Then::GoesOn);
-const TAKEN: Seen = seen(ToClient::Taken, ToBroker::Nothing, Then::GoesOn);
-const TAKEN_TWICE: Seen = seen(ToClient::Taken, ToBroker::Nothing, Then::OurFlow);
-const MERGED: Seen = seen(ToClient::Suback, ToBroker::TheRest, Then::GoesOn);
-const ANSWERED: Seen = seen(ToClient::Suback, ToBroker::Nothing, Then::GoesOn);
-const DELIVERED: Seen = seen(ToClient::Nothing, ToBroker::Taken, Then::GoesOn);
-const DELIVERED_TWICE: Seen = seen(ToClient::Nothing, ToBroker::Taken, Then::OurFlow);
+const NO_CONNACK: RefusalView = seen(ToClient::Connack, ToBroker::Nothing, Then::Ends);
+const DROPPED: RefusalView = seen(ToClient::Nothing, ToBroker::Nothing, Then::GoesOn);
+const REFUSED: RefusalView = seen(ToClient::Refusal, ToBroker::Nothing, Then::GoesOn);
+const TAKEN: RefusalView = seen(ToClient::Taken, ToBroker::Nothing, Then::GoesOn);
+const TAKEN_TWICE: RefusalView = seen(ToClient::Taken, ToBroker::Nothing, Then::OurFlow);
+const MERGED: RefusalView = seen(ToClient::Suback, ToBroker::TheRest, Then::GoesOn);
+const ANSWERED: RefusalView = seen(ToClient::Suback, ToBroker::Nothing, Then::GoesOn);
+const DELIVERED: RefusalView = seen(ToClient::Nothing, ToBroker::Taken, Then::GoesOn);
+const DELIVERED_TWICE: RefusalView = seen(ToClient::Nothing, ToBroker::Taken, Then::OurFlow);
 
 /// The table: every packet that can be refused, every action.
-pub const TABLE: &[Row] = &[
-    same(Refused::Connect, Action::Reject, NO_CONNACK),
-    same(Refused::Connect, Action::Drop, NO_CONNACK),
-    same(Refused::Connect, Action::NoAck, NO_CONNACK),
-    same(Refused::Connect, Action::Disconnect, NO_CONNACK),
-    same(Refused::Publish(0), Action::Reject, DROPPED),
-    same(Refused::Publish(0), Action::Drop, DROPPED),
-    same(Refused::Publish(0), Action::NoAck, DROPPED),
-    ends(Refused::Publish(0)),
+pub const TABLE: &[RefusalRow] = &[
+    same(RefusedPacket::Connect, Action::Reject, NO_CONNACK),
+    same(RefusedPacket::Connect, Action::Drop, NO_CONNACK),
+    same(RefusedPacket::Connect, Action::NoAck, NO_CONNACK),
+    same(RefusedPacket::Connect, Action::Disconnect, NO_CONNACK),
+    same(RefusedPacket::Publish(0), Action::Reject, DROPPED),
+    same(RefusedPacket::Publish(0), Action::Drop, DROPPED),
+    same(RefusedPacket::Publish(0), Action::NoAck, DROPPED),
+    ends(RefusedPacket::Publish(0)),
     // [MQTT-3.3.5-2] leaves 3.x only this or closing.
-    Row { packet: Refused::Publish(1), action: Action::Reject, v5: REFUSED, v3: TAKEN },
-    same(Refused::Publish(1), Action::Drop, TAKEN),
-    same(Refused::Publish(1), Action::NoAck, DROPPED),
-    ends(Refused::Publish(1)),
-    Row { packet: Refused::Publish(2), action: Action::Reject, v5: REFUSED, v3: TAKEN_TWICE },
-    same(Refused::Publish(2), Action::Drop, TAKEN_TWICE),
-    same(Refused::Publish(2), Action::NoAck, DROPPED),
-    ends(Refused::Publish(2)),
-    same(Refused::SomeFilters, Action::Reject, MERGED),
-    same(Refused::SomeFilters, Action::Drop, MERGED),
-    same(Refused::SomeFilters, Action::NoAck, MERGED),
-    ends(Refused::SomeFilters),
-    same(Refused::AllFilters, Action::Reject, ANSWERED),
-    same(Refused::AllFilters, Action::Drop, ANSWERED),
-    same(Refused::AllFilters, Action::NoAck, ANSWERED),
-    ends(Refused::AllFilters),
-    same(Refused::Delivery(0), Action::Reject, DROPPED),
-    same(Refused::Delivery(0), Action::Drop, DROPPED),
-    same(Refused::Delivery(0), Action::NoAck, DROPPED),
-    ends(Refused::Delivery(0)),
-    same(Refused::Delivery(1), Action::Reject, DELIVERED),
-    same(Refused::Delivery(1), Action::Drop, DELIVERED),
-    same(Refused::Delivery(1), Action::NoAck, DELIVERED),
-    ends(Refused::Delivery(1)),
-    same(Refused::Delivery(2), Action::Reject, DELIVERED_TWICE),
-    same(Refused::Delivery(2), Action::Drop, DELIVERED_TWICE),
-    same(Refused::Delivery(2), Action::NoAck, DELIVERED_TWICE),
-    ends(Refused::Delivery(2)),
+    RefusalRow { packet: RefusedPacket::Publish(1), action: Action::Reject, v5: REFUSED, v3: TAKEN },
+    same(RefusedPacket::Publish(1), Action::Drop, TAKEN),
+    same(RefusedPacket::Publish(1), Action::NoAck, DROPPED),
+    ends(RefusedPacket::Publish(1)),
+    RefusalRow { packet: RefusedPacket::Publish(2), action: Action::Reject, v5: REFUSED, v3: TAKEN_TWICE },
+    same(RefusedPacket::Publish(2), Action::Drop, TAKEN_TWICE),
+    same(RefusedPacket::Publish(2), Action::NoAck, DROPPED),
+    ends(RefusedPacket::Publish(2)),
+    same(RefusedPacket::SomeFilters, Action::Reject, MERGED),
+    same(RefusedPacket::SomeFilters, Action::Drop, MERGED),
+    same(RefusedPacket::SomeFilters, Action::NoAck, MERGED),
+    ends(RefusedPacket::SomeFilters),
+    same(RefusedPacket::AllFilters, Action::Reject, ANSWERED),
+    same(RefusedPacket::AllFilters, Action::Drop, ANSWERED),
+    same(RefusedPacket::AllFilters, Action::NoAck, ANSWERED),
+    ends(RefusedPacket::AllFilters),
+    same(RefusedPacket::Delivery(0), Action::Reject, DROPPED),
+    same(RefusedPacket::Delivery(0), Action::Drop, DROPPED),
+    same(RefusedPacket::Delivery(0), Action::NoAck, DROPPED),
+    ends(RefusedPacket::Delivery(0)),
+    same(RefusedPacket::Delivery(1), Action::Reject, DELIVERED),
+    same(RefusedPacket::Delivery(1), Action::Drop, DELIVERED),
+    same(RefusedPacket::Delivery(1), Action::NoAck, DELIVERED),
+    ends(RefusedPacket::Delivery(1)),
+    same(RefusedPacket::Delivery(2), Action::Reject, DELIVERED_TWICE),
+    same(RefusedPacket::Delivery(2), Action::Drop, DELIVERED_TWICE),
+    same(RefusedPacket::Delivery(2), Action::NoAck, DELIVERED_TWICE),
+    ends(RefusedPacket::Delivery(2)),
 ];

@@ -20,6 +20,7 @@ impl Rng {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
+        // The lowest bits of an xorshift alone are poor; the product's upper ones are what `below` takes.
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 

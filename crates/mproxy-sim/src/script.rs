@@ -14,11 +14,11 @@ use mproxy_core::policy::{
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Sink, event::Kind};
 
-use crate::verdict::{Said, Verdict};
+use crate::verdict::{ScriptedDecision, Verdict};
 
 /// A question, as far as tests look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct QuestionRecord {
     /// Which hook.
     pub hook: Hook,
     /// The topic of a PUBLISH, the client id of a CONNECT, the filters of a SUBSCRIBE joined by spaces.
@@ -35,7 +35,7 @@ pub struct Asked {
     pub id: Option<String>,
 }
 
-impl Asked {
+impl QuestionRecord {
     fn new(hook: Hook, what: String) -> Self {
         Self { hook, what, qos: 0, dup: false, payload: None, size: 0, id: None }
     }
@@ -93,7 +93,7 @@ pub enum Reply {
     Pass,
 }
 
-type Answering = Box<dyn FnMut(&Asked) -> Reply + Send>;
+type Answering = Box<dyn FnMut(&QuestionRecord) -> Reply + Send>;
 
 /// A verdict that is still to be said.
 #[derive(Clone, Debug, Default)]
@@ -102,12 +102,12 @@ pub struct OpenVerdict(Arc<Mutex<Option<Verdict>>>);
 impl OpenVerdict {
     /// The answer that comes when it is said.
     #[must_use]
-    pub fn answer<D: Said>(&self) -> Pending<Answer<D>> {
+    pub fn answer<D: ScriptedDecision>(&self) -> Pending<Answer<D>> {
         let said = self.clone();
         Box::pin(poll_fn(move |_| match said.0.lock().expect("no test panicked here").take() {
             None => Poll::Pending,
             Some(verdict) => {
-                Poll::Ready(Answer::Now(Ruling { source: Source::Rpc, verdict: D::of(verdict) }))
+                Poll::Ready(Answer::Now(Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) }))
             }
         }))
     }
@@ -119,6 +119,7 @@ impl OpenVerdict {
     #[must_use]
     pub fn say(self, verdict: Verdict, question: OpenQuestion) -> Answered {
         *self.0.lock().expect("no test panicked here") = Some(verdict);
+        // Polled by hand and once: the core never polls, and no runtime is needed to have an answer at a chosen moment.
         match pin!(question).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answered) => answered,
             Poll::Pending => panic!("another question waits for this verdict"),
@@ -130,14 +131,14 @@ impl OpenVerdict {
 pub struct Script {
     wants: Mutex<[Want; 4]>,
     answering: Mutex<Answering>,
-    asked: Mutex<Vec<Asked>>,
+    asked: Mutex<Vec<QuestionRecord>>,
     /// Of questions that were not answered at once, in the order in which they were asked.
     open: Mutex<VecDeque<OpenVerdict>>,
 }
 
 impl Script {
     /// Asks for all hooks but deliveries, without payloads; answers by `answering`.
-    pub fn new(answering: impl FnMut(&Asked) -> Reply + Send + 'static) -> Self {
+    pub fn new(answering: impl FnMut(&QuestionRecord) -> Reply + Send + 'static) -> Self {
         Self {
             wants: Mutex::new([Want::Head, Want::Head, Want::Head, Want::Nothing]),
             answering: Mutex::new(Box::new(answering)),
@@ -152,12 +153,12 @@ impl Script {
     }
 
     /// From now on it answers like this.
-    pub fn answer(&self, answering: impl FnMut(&Asked) -> Reply + Send + 'static) {
+    pub fn answer(&self, answering: impl FnMut(&QuestionRecord) -> Reply + Send + 'static) {
         *self.answering.lock().expect("no test panicked here") = Box::new(answering);
     }
 
     /// Takes what was asked since the last time.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn take_questions(&self) -> Vec<QuestionRecord> {
         std::mem::take(&mut self.asked.lock().expect("no test panicked here"))
     }
 
@@ -166,12 +167,16 @@ impl Script {
         self.open.lock().expect("no test panicked here").pop_front()
     }
 
-    fn reply<D: Said>(&self, asked: Asked) -> Answer<D> {
+    fn reply<D: ScriptedDecision>(&self, asked: QuestionRecord) -> Answer<D> {
         let reply = (self.answering.lock().expect("no test panicked here"))(&asked);
         self.asked.lock().expect("no test panicked here").push(asked);
         match reply {
-            Reply::Now(verdict) => Answer::Now(Ruling { source: Source::Rpc, verdict: D::of(verdict) }),
-            Reply::Stands(verdict) => Answer::Now(Ruling { source: Source::Acl, verdict: D::of(verdict) }),
+            Reply::Now(verdict) => {
+                Answer::Now(Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) })
+            }
+            Reply::Stands(verdict) => {
+                Answer::Now(Ruling { source: Source::Acl, verdict: D::from_verdict(verdict) })
+            }
             Reply::Later => {
                 let open = OpenVerdict::default();
                 let answer = open.answer();
@@ -185,23 +190,23 @@ impl Script {
 
 impl Decider for Script {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        self.reply(Asked::connect(question))
+        self.reply(QuestionRecord::connect(question))
     }
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        self.reply(Asked::publish(Hook::Publish, question))
+        self.reply(QuestionRecord::publish(Hook::Publish, question))
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
-        self.reply(Asked::subscribe(question))
+        self.reply(QuestionRecord::subscribe(question))
     }
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        self.reply(Asked::publish(Hook::Deliver, question))
+        self.reply(QuestionRecord::publish(Hook::Deliver, question))
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
-        self.reply(Asked::renewal(question))
+        self.reply(QuestionRecord::renewal(question))
     }
 
     fn gives(&self, _source: Source) -> bool {
@@ -224,6 +229,7 @@ impl Sink for Diary {
         match (kind, self.0) {
             (_, Want::Nothing) => Want::Nothing,
             (Kind::Publish, want) => want,
+            // Only publishes have payloads.
             _ => Want::Head,
         }
     }

@@ -18,13 +18,13 @@ use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishC
 use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 
-use super::script::{Asked, Diary, OpenVerdict, Reply, Script};
+use super::script::{Diary, OpenVerdict, QuestionRecord, Reply, Script};
 use super::verdict::Verdict;
 use crate::wire::{self, Version};
 
 /// What becomes of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialing {
+pub enum DialScript {
     /// The broker is there.
     Succeeds,
     /// It is not.
@@ -35,7 +35,7 @@ pub enum Dialing {
 
 /// One side's pipe.
 #[derive(Debug, Default)]
-struct Pipe {
+struct SidePipe {
     /// Sent by the peer, not yet taken by the session.
     unread: BytesMut,
     /// The peer's stream has ended behind that.
@@ -61,7 +61,7 @@ pub struct Stage {
     /// Who decides.
     pub script: Arc<Script>,
     /// What becomes of a dial.
-    pub dialing: Dialing,
+    pub dialing: DialScript,
     /// How often the broker was dialled.
     pub dials: usize,
     /// Sides that read nothing: what is queued for them stays unwritten, and a shut of theirs is not carried out.
@@ -70,8 +70,8 @@ pub struct Stage {
     open: Vec<Option<(OpenQuestion, OpenVerdict)>>,
     answered: Vec<Option<Answered>>,
     events: Vec<Happening>,
-    client: Pipe,
-    broker: Pipe,
+    client: SidePipe,
+    broker: SidePipe,
     done: Option<Fault>,
 }
 
@@ -90,7 +90,7 @@ pub struct Setup {
     /// Who counts. Unless set: nobody.
     pub meter: Arc<dyn Meter>,
     /// How questions are answered. Unless set: CONNECT is allowed, the rest later.
-    pub answering: Box<dyn FnMut(&Asked) -> Reply + Send>,
+    pub answering: Box<dyn FnMut(&QuestionRecord) -> Reply + Send>,
 }
 
 impl Default for Setup {
@@ -129,14 +129,14 @@ impl Setup {
             session: Session::new(origin(), setting, now),
             now,
             script,
-            dialing: Dialing::Succeeds,
+            dialing: DialScript::Succeeds,
             dials: 0,
             stuck: [false; 2],
             open: Vec::new(),
             answered: Vec::new(),
             events: Vec::new(),
-            client: Pipe::default(),
-            broker: Pipe::default(),
+            client: SidePipe::default(),
+            broker: SidePipe::default(),
             done: None,
         }
     }
@@ -167,7 +167,7 @@ impl Stage {
 
     /// A session whose questions are answered like this.
     #[must_use]
-    pub fn answering(answering: impl FnMut(&Asked) -> Reply + Send + 'static) -> Self {
+    pub fn answering(answering: impl FnMut(&QuestionRecord) -> Reply + Send + 'static) -> Self {
         Setup { answering: Box::new(answering), ..Setup::default() }.stage()
     }
 
@@ -186,7 +186,7 @@ impl Stage {
         assert_eq!(self.session.phase_name(), "open", "it did not open: {:?}", self.done);
         self.at_broker();
         self.at_client();
-        self.asked();
+        self.take_questions();
         self.events();
     }
 
@@ -215,6 +215,7 @@ impl Stage {
     /// That side's stream breaks.
     pub fn reset(&mut self, side: Side) {
         let pipe = self.pipe(side);
+        // The kernel throws away what was received and not read when a reset comes; a stage that kept it would be too kind.
         pipe.unread.clear();
         pipe.ended.get_or_insert_with(|| Closed::Error("reset".into()));
         self.run();
@@ -254,6 +255,7 @@ impl Stage {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.session.poll_timeout().filter(|at| *at <= end) {
+            // A deadline may lie before now (a stage that was told late): time does not go back for it.
             self.now = at.max(self.now);
             self.session.handle_timeout(self.now);
             self.run();
@@ -278,8 +280,8 @@ impl Stage {
     }
 
     /// Takes what was asked.
-    pub fn asked(&mut self) -> Vec<Asked> {
-        self.script.asked()
+    pub fn take_questions(&mut self) -> Vec<QuestionRecord> {
+        self.script.take_questions()
     }
 
     /// Takes what was told.
@@ -327,7 +329,9 @@ impl Stage {
     pub fn run(&mut self) {
         loop {
             self.effects();
+            // Not `||`: both sides are offered each time, as a relay polls both.
             let moved = self.offer(Side::Client) | self.offer(Side::Broker);
+            // Once more, as an offer that took nothing may still have armed or answered something.
             if !moved && self.effects() == 0 {
                 return;
             }
@@ -346,8 +350,10 @@ impl Stage {
             session.read(side, &mut pipe.unread, now);
             moved = pipe.unread.len() != before;
         }
+        // A relay reads a little ahead while the session opens, so that it sees a client leave.
         let ahead = side == Side::Client && session.opening() && pipe.unread.is_empty();
         let wanted = session.wants_read(side) || session.discards(side) || ahead;
+        // After an error nothing waits behind the end any more; after a FIN what was sent before it comes first.
         let broken = matches!(pipe.ended, Some(Closed::Error(_)));
         if let (Some(how), false) = (&pipe.ended, pipe.told)
             && (broken || wanted && !moved)
@@ -369,6 +375,7 @@ impl Stage {
     }
 
     fn effects(&mut self) -> usize {
+        // All of them first: carrying one out may add others, which come behind, as they would in a relay.
         let mut queue = VecDeque::new();
         while let Some(effect) = self.session.poll_effect() {
             queue.push_back(effect);
@@ -380,20 +387,22 @@ impl Stage {
                 Effect::Dial { .. } => {
                     self.dials += 1;
                     match self.dialing {
-                        Dialing::Succeeds => self.session.dialed(Ok(()), self.now),
-                        Dialing::Fails => {
+                        DialScript::Succeeds => self.session.dialed(Ok(()), self.now),
+                        DialScript::Fails => {
                             self.session.dialed(Err(Unreachable("connection refused".into())), self.now);
                         }
-                        Dialing::Hangs => {}
+                        DialScript::Hangs => {}
                     }
                 }
                 Effect::Ask(question) => {
                     let verdict = self.script.open().expect("the script was asked");
+                    // The question asked the script while it was made, so the script's first open verdict is the one to it.
                     self.open.push(Some((question, verdict)));
                     self.answered.push(None);
                 }
                 Effect::Send { to, bytes } => {
                     let pipe = self.pipe(to);
+                    // A relay has ended its half by then, and would lose the bytes.
                     assert!(!pipe.shut, "bytes for the {to} after Shut");
                     assert!(!bytes.is_empty(), "an empty Send");
                     pipe.heard.extend_from_slice(&bytes);
@@ -409,7 +418,7 @@ impl Stage {
         count
     }
 
-    fn pipe(&mut self, side: Side) -> &mut Pipe {
+    fn pipe(&mut self, side: Side) -> &mut SidePipe {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,

@@ -47,7 +47,7 @@ impl Verdict {
 }
 
 /// A kind of decision that a [`Verdict`] may be.
-pub trait Said: Decided {
+pub trait ScriptedDecision: Decided {
     /// As it is decided.
     ///
     /// # Errors
@@ -55,10 +55,10 @@ pub trait Said: Decided {
     ///
     /// # Panics
     /// It is for another question.
-    fn of(verdict: Verdict) -> Result<Self, Undecided>;
+    fn from_verdict(verdict: Verdict) -> Result<Self, Undecided>;
 
     /// As it is said.
-    fn said(decided: Result<Self, Undecided>) -> Verdict;
+    fn into_verdict(decided: Result<Self, Undecided>) -> Verdict;
 }
 
 fn undecided<D: std::fmt::Debug>(verdict: Verdict) -> Result<D, Undecided> {
@@ -70,7 +70,7 @@ fn undecided<D: std::fmt::Debug>(verdict: Verdict) -> Result<D, Undecided> {
     }
 }
 
-fn said_undecided(undecided: Undecided) -> Verdict {
+fn undecided_verdict(undecided: Undecided) -> Verdict {
     match undecided {
         Undecided::Failed(failure) => Verdict::Failed(failure),
         Undecided::Unusable(unusable) => Verdict::Unusable(unusable),
@@ -78,34 +78,34 @@ fn said_undecided(undecided: Undecided) -> Verdict {
     }
 }
 
-impl Said for ConnectDecision {
-    fn of(verdict: Verdict) -> Result<Self, Undecided> {
+impl ScriptedDecision for ConnectDecision {
+    fn from_verdict(verdict: Verdict) -> Result<Self, Undecided> {
         match verdict {
             Verdict::Connect(decision) => Ok(decision),
             other => undecided(other),
         }
     }
 
-    fn said(decided: Result<Self, Undecided>) -> Verdict {
-        decided.map_or_else(said_undecided, Verdict::Connect)
+    fn into_verdict(decided: Result<Self, Undecided>) -> Verdict {
+        decided.map_or_else(undecided_verdict, Verdict::Connect)
     }
 }
 
-impl Said for PublishDecision {
-    fn of(verdict: Verdict) -> Result<Self, Undecided> {
+impl ScriptedDecision for PublishDecision {
+    fn from_verdict(verdict: Verdict) -> Result<Self, Undecided> {
         match verdict {
             Verdict::Publish(decision) => Ok(decision),
             other => undecided(other),
         }
     }
 
-    fn said(decided: Result<Self, Undecided>) -> Verdict {
-        decided.map_or_else(said_undecided, Verdict::Publish)
+    fn into_verdict(decided: Result<Self, Undecided>) -> Verdict {
+        decided.map_or_else(undecided_verdict, Verdict::Publish)
     }
 }
 
-impl Said for SubscribeDecision {
-    fn of(verdict: Verdict) -> Result<Self, Undecided> {
+impl ScriptedDecision for SubscribeDecision {
+    fn from_verdict(verdict: Verdict) -> Result<Self, Undecided> {
         match verdict {
             Verdict::Subscribe(each) => Ok(Self::Each(each)),
             Verdict::SubscribeAll(all) => Ok(Self::All(all)),
@@ -113,11 +113,11 @@ impl Said for SubscribeDecision {
         }
     }
 
-    fn said(decided: Result<Self, Undecided>) -> Verdict {
+    fn into_verdict(decided: Result<Self, Undecided>) -> Verdict {
         match decided {
             Ok(Self::All(all)) => Verdict::SubscribeAll(all),
             Ok(Self::Each(each) | Self::InPart(each, _)) => Verdict::Subscribe(each),
-            Err(undecided) => said_undecided(undecided),
+            Err(undecided) => undecided_verdict(undecided),
         }
     }
 }

@@ -26,7 +26,7 @@ impl<'a> Auth<'a> {
     pub fn parse(header: &Header, bytes: &'a [u8], from: Sender) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let reason = match reader.is_empty() {
-            true => super::allowed(&reader, ReasonCode::SUCCESS, PacketType::Auth, from)?,
+            true => super::check_reason(&reader, ReasonCode::SUCCESS, PacketType::Auth, from)?,
             false => super::reason(&mut reader, PacketType::Auth, from)?,
         };
         let checked = match reader.is_empty() {

@@ -4,7 +4,7 @@ use crate::encode::{Body, EncodeError, packet};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
 use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::topic::check_name;
 use crate::types::{PacketType, QoS, Sender, Version};
 use bytes::BytesMut;
@@ -64,7 +64,7 @@ impl<'a> Connect<'a> {
         if header.flags != 0 && version != Version::V31 {
             return Err(reader.fault_at(ErrorKind::ReservedFlags, 0));
         }
-        let flags = Flags::read(&mut reader, version)?;
+        let flags = ConnectFlags::read(&mut reader, version)?;
         let keep_alive = reader.u16()?;
         let properties = own_properties(&mut reader, version)?;
         let client_id = client_id(&mut reader, version, flags.clean_start)?;
@@ -73,7 +73,7 @@ impl<'a> Connect<'a> {
             None => None,
         };
         // 3.1: "the User Name flag is set, but the User Name string is missing. This is valid."
-        let missing = |reader: &Reader<'_>| version == Version::V31 && reader.is_empty();
+        let missing = |reader: &BodyReader<'_>| version == Version::V31 && reader.is_empty();
         let username = if flags.username && !missing(&reader) { Some(reader.text()?) } else { None };
         let password = if flags.password && !missing(&reader) { Some(reader.binary()?) } else { None };
         reader.end()?;
@@ -90,7 +90,7 @@ impl<'a> Connect<'a> {
             return None;
         }
         let width = rest.iter().take(4).position(|byte| *byte < 0x80)? + 1;
-        protocol(&mut Reader::new(PacketType::Connect, bytes, 1 + width)).ok().map(|(version, _)| version)
+        protocol(&mut BodyReader::new(PacketType::Connect, bytes, 1 + width)).ok().map(|(version, _)| version)
     }
 
     /// Appends the packet in its own version.
@@ -111,6 +111,7 @@ impl<'a> Connect<'a> {
         }
         packet(out, PacketType::Connect.first_byte(), |body| {
             body.field("protocol name", self.version.protocol_name().as_bytes())?;
+            // Kept: Mosquitto sends a bridge its own messages not back, and without the bit they go in circles.
             body.u8(self.version.level() | if self.bridge { BRIDGE } else { 0 });
             body.u8(self.flags());
             body.u16(self.keep_alive);
@@ -141,7 +142,12 @@ impl<'a> Connect<'a> {
 }
 
 impl<'a> Will<'a> {
-    fn read(reader: &mut Reader<'a>, version: Version, qos: QoS, retain: bool) -> Result<Self, Malformed> {
+    fn read(
+        reader: &mut BodyReader<'a>,
+        version: Version,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<Self, Malformed> {
         let properties = match version {
             Version::V5 => Checked::read(reader, Place::Will, Sender::Client)?.properties,
             Version::V31 | Version::V311 => Properties::EMPTY,
@@ -162,9 +168,10 @@ impl<'a> Will<'a> {
 }
 
 /// Name and level: the version, and whether a bridge speaks.
-fn protocol(reader: &mut Reader<'_>) -> Result<(Version, bool), Malformed> {
+fn protocol(reader: &mut BodyReader<'_>) -> Result<(Version, bool), Malformed> {
     let at = reader.at();
     let name = reader.binary()?;
+    // The name decides before the level does: level 3 under "MQTT" is no version that anybody has defined.
     let versions: &[Version] = match name {
         b"MQTT" => &[Version::V311, Version::V5],
         b"MQIsdp" => &[Version::V31],
@@ -174,19 +181,20 @@ fn protocol(reader: &mut Reader<'_>) -> Result<(Version, bool), Malformed> {
     let level = reader.u8()?;
     match versions.iter().find(|version| version.level() == level & !BRIDGE) {
         Some(version) => Ok((*version, level & BRIDGE != 0)),
+        // Told apart from other faults: this one is answered with a CONNACK that says so [MQTT-3.1.2-2].
         None => Err(reader.fault_at(ErrorKind::UnsupportedVersion, at)),
     }
 }
 
-struct Flags {
+struct ConnectFlags {
     clean_start: bool,
     will: Option<(QoS, bool)>,
     password: bool,
     username: bool,
 }
 
-impl Flags {
-    fn read(reader: &mut Reader<'_>, version: Version) -> Result<Self, Malformed> {
+impl ConnectFlags {
+    fn read(reader: &mut BodyReader<'_>, version: Version) -> Result<Self, Malformed> {
         let at = reader.at();
         let bits = reader.u8()?;
         let fault = |kind| Err(reader.fault_at(kind, at));
@@ -206,6 +214,7 @@ impl Flags {
             return fault(ErrorKind::ConnectReserved);
         }
         let (password, username) = (bits & 0x40 != 0, bits & 0x80 != 0);
+        // 5.0 lifted this, so that a token can come alone (3.1.2.9).
         if password && !username && !version.is_v5() {
             return fault(ErrorKind::PasswordWithoutUserName);
         }
@@ -213,7 +222,7 @@ impl Flags {
     }
 }
 
-fn own_properties<'a>(reader: &mut Reader<'a>, version: Version) -> Result<Properties<'a>, Malformed> {
+fn own_properties<'a>(reader: &mut BodyReader<'a>, version: Version) -> Result<Properties<'a>, Malformed> {
     if !version.is_v5() {
         return Ok(Properties::EMPTY);
     }
@@ -228,13 +237,14 @@ fn own_properties<'a>(reader: &mut Reader<'a>, version: Version) -> Result<Prope
     Ok(checked.properties)
 }
 
-fn client_id<'a>(reader: &mut Reader<'a>, version: Version, clean: bool) -> Result<&'a str, Malformed> {
+fn client_id<'a>(reader: &mut BodyReader<'a>, version: Version, clean: bool) -> Result<&'a str, Malformed> {
     let at = reader.at();
     let client_id = reader.text()?;
     let may_be_empty = match version {
         // 3.1 wants 1 to 23 characters; longer ones are in use everywhere.
         Version::V31 => false,
         // [MQTT-3.1.3-7] of 3.1.1
+        // A session that outlives its connection needs a name to come back to.
         Version::V311 => clean,
         Version::V5 => true,
     };

@@ -3,14 +3,14 @@
 use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
 use crate::property::PropertyEdit;
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::topic::{TopicFilter, check_filter_of};
 use crate::types::{PacketId, Version};
 
 /// Checks each entry with `check`: their bytes, and how many they are.
 pub(super) fn read<'a>(
-    reader: &mut Reader<'a>,
-    check: impl Fn(&mut Reader<'a>) -> Result<(), Malformed>,
+    reader: &mut BodyReader<'a>,
+    check: impl Fn(&mut BodyReader<'a>) -> Result<(), Malformed>,
 ) -> Result<(&'a [u8], usize), Malformed> {
     let entries = reader.rest();
     // [MQTT-3.8.3-2], [MQTT-3.10.3-2]
@@ -27,14 +27,14 @@ pub(super) fn read<'a>(
 
 /// Takes a topic filter off the reader.
 pub(super) fn read_filter<'a>(
-    reader: &mut Reader<'a>,
+    reader: &mut BodyReader<'a>,
     version: Version,
 ) -> Result<TopicFilter<'a>, Malformed> {
     // A fault in the text is told where it stands, which is behind the two bytes of its length.
     let at = reader.at() + 2;
     let filter = reader.text()?;
     check_filter_of(version, filter).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;
-    Ok(TopicFilter::trusted(filter))
+    Ok(TopicFilter::assume_checked(filter))
 }
 
 /// What follows the fixed header: `write` appends each entry. In 3.x the properties are left out.
@@ -52,6 +52,7 @@ where
     I: IntoIterator<IntoIter: Clone>,
 {
     let entries = entries.into_iter();
+    // Without an entry the packet is an error [MQTT-3.8.3-2]: better here than at the broker, under the client's name.
     if entries.clone().next().is_none() {
         return Err(EncodeError::Impossible { what: "SUBSCRIBE and UNSUBSCRIBE need a topic filter" });
     }

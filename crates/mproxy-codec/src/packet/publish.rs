@@ -5,7 +5,7 @@ use crate::encode::{EncodeError, packet_head};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
 use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::text;
 use crate::topic::check_name;
 use crate::types::{PacketId, PacketType, QoS, Sender, Version};
@@ -68,7 +68,7 @@ impl<'a> Publish<'a> {
         from: Sender,
         version: Version,
     ) -> Result<Self, Malformed> {
-        let whole = super::whole(header, bytes)?;
+        let whole = super::whole_packet(header, bytes)?;
         let Some(head) = PublishHead::parse(header, whole, from, version)? else {
             return Err(Malformed::new(ErrorKind::Overrun, Some(header.kind), whole.len()));
         };
@@ -107,6 +107,7 @@ impl<'a> PublishHead<'a> {
         version: Version,
     ) -> Result<Option<Self>, Malformed> {
         let total = header.total();
+        // A buffer may hold the next packet, too: a length that runs into that one is a fault, and not a longer field.
         let bytes = bytes.get(..total).unwrap_or(bytes);
         let qos = header.qos();
 
@@ -121,10 +122,12 @@ impl<'a> PublishHead<'a> {
         if id_end + usize::from(version.is_v5()) > total {
             return Err(overrun(topic_at - 2));
         }
+        // The topic is not judged in part: a character may be cut in its middle.
         let Some(topic) = bytes.get(topic_at..id_at) else { return Ok(None) };
         let topic = topic_name(topic, topic_at, version)?;
 
         let packet_id = match bytes.get(id_at..id_end) {
+            // QoS 0 has none [MQTT-2.2.1-2].
             Some([]) => None,
             Some([high, low]) => match PacketId::new(u16::from_be_bytes([*high, *low])) {
                 None => return Err(fault(ErrorKind::PacketIdZero, id_at)),
@@ -151,6 +154,7 @@ impl<'a> PublishHead<'a> {
             head.len = end;
             head.payload_len = total - end;
             if checked.present.contains(PropertyId::TopicAlias) {
+                // Looked up here and once: everything behind the parser asks for it, most of all the way of an alias alone.
                 head.alias = checked.properties.u16(PropertyId::TopicAlias);
             }
             if topic.is_empty() && head.alias.is_none() {
@@ -174,6 +178,7 @@ impl<'a> PublishHead<'a> {
             return id_at;
         }
         let id_end = id_at + if header.qos() == QoS::AtMostOnce { 0 } else { 2 };
+        // At least one more than there is: the caller waits for this many, and would else try again at once.
         if bytes.len() < id_end || !version.is_v5() {
             return id_end.max(bytes.len() + 1);
         }
@@ -253,10 +258,11 @@ impl PublishLayout {
             dup: self.flags & 0b1000 != 0,
             qos: QoS::from_bits(self.flags >> 1 & 0b11)?,
             retain: self.flags & 1 != 0,
+            // Without unsafe code bytes become text only by being looked at once more.
             topic: text::utf8(topic).ok()?,
             packet_id: self.packet_id,
             alias: self.alias,
-            properties: Properties::checked(properties),
+            properties: Properties::assume_checked(properties),
             len,
             payload_len: self.payload_len as usize,
         })
@@ -284,6 +290,7 @@ pub fn encode_publish_head(
     payload_len: usize,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    // The receiver would take two bytes of the payload for the id, or the id for payload.
     if (flags & 0b0110 != 0) != packet_id.is_some() {
         return Err(EncodeError::Impossible {
             what: "a PUBLISH has a packet identifier exactly if its QoS is not 0",
@@ -322,6 +329,7 @@ fn properties(
     from: Sender,
 ) -> Result<Option<(Checked<'_>, usize)>, Malformed> {
     let (len, width) = match varint::read(bytes.get(at..).unwrap_or_default()) {
+        // Most publishes of 5.0 have no property; the walk over them is left out.
         Ok(Some((0, width))) => return Ok(Some((Checked::NONE, at + usize::from(width)))),
         Ok(Some(read)) => read,
         Ok(None) if bytes.len() < total => return Ok(None),
@@ -334,7 +342,7 @@ fn properties(
         return Err(overrun(at));
     }
     let Some(section) = bytes.get(..end) else { return Ok(None) };
-    let reader = Reader::new(PacketType::Publish, section, start);
+    let reader = BodyReader::new(PacketType::Publish, section, start);
     Ok(Some((Checked::section(reader, Place::Packet(PacketType::Publish), from)?, end)))
 }
 

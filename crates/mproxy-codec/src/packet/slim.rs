@@ -16,6 +16,7 @@ use crate::varint;
 pub fn most_besides_user_properties(kind: PacketType) -> usize {
     let place = Place::Packet(kind);
     let once = PropertyId::ALL.iter().filter(|id| id.allowed_in(place) && **id != PropertyId::UserProperty);
+    // From the table of properties, so that a property added there is counted here.
     once.map(|id| {
         1 + match id.value_type() {
             ValueType::Byte => 1,
@@ -37,6 +38,7 @@ pub fn property_range(header: &Header, bytes: &[u8], version: Version) -> Option
     let (len, width) = varint::read(bytes.get(length_at..)?).ok()??;
     let start = length_at + usize::from(width);
     let end = start + len as usize;
+    // A length that points out of the packet is left to its parser, which says what is wrong with it.
     (end <= header.total()).then_some(start..end)
 }
 
@@ -64,6 +66,7 @@ pub fn without_properties(header: &Header, bytes: &[u8], version: Version) -> Op
     let properties = property_range(header, bytes, version)?;
     let before = bytes.get(usize::from(header.len)..length_at(header, bytes, version)?)?;
     let behind = match header.kind {
+        // Its payload may not have come yet, and a refusal has no use for it.
         PacketType::Publish => &[],
         _ => bytes.get(properties.end..header.total())?,
     };

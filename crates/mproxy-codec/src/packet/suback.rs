@@ -27,6 +27,7 @@ impl<'a> Suback<'a> {
         let (packet_id, properties, reader) =
             super::id_and_properties(header, bytes, Sender::Server, version)?;
         let codes = reader.rest();
+        // One code for each filter, and there is no SUBSCRIBE without a filter [MQTT-3.8.3-2].
         if codes.is_empty() {
             return Err(reader.fault(ErrorKind::NoCode));
         }

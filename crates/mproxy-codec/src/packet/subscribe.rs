@@ -5,7 +5,7 @@ use crate::encode::{Body, EncodeError, packet, packet_len};
 use crate::error::{ErrorKind, Malformed};
 use crate::frame::Header;
 use crate::property::{Properties, PropertyEdit};
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::text;
 use crate::topic::TopicFilter;
 use crate::types::{PacketId, PacketType, QoS, Sender, Version};
@@ -121,12 +121,13 @@ impl SubscribeLayout {
     /// The packet in its bytes. `None`: they are others than those that were read.
     #[must_use]
     pub fn find<'a>(&self, bytes: &'a [u8]) -> Option<Subscribe<'a>> {
+        // From the end, as both lengths are known: the fixed header may have any width.
         let (rest, requests) =
             bytes.split_at_checked(bytes.len().checked_sub(self.requests_len as usize)?)?;
         let (_, properties) = rest.split_at_checked(rest.len().checked_sub(self.properties_len as usize)?)?;
         Some(Subscribe {
             packet_id: self.packet_id,
-            properties: Properties::checked(properties),
+            properties: Properties::assume_checked(properties),
             requests,
             count: self.count as usize,
         })
@@ -151,7 +152,7 @@ impl<'a> Iterator for FilterRequests<'a> {
         self.left -= 1;
         debug_assert_eq!(self.rest.is_empty(), self.left == 0, "as many as were counted");
         Some(FilterRequest {
-            filter: TopicFilter::trusted(text::trusted(filter)),
+            filter: TopicFilter::assume_checked(text::assume_checked(filter)),
             qos: QoS::from_bits(options & 0b11)?,
             no_local: options & NO_LOCAL != 0,
             retain_as_published: options & RETAIN_AS_PUBLISHED != 0,
@@ -248,7 +249,7 @@ where
     })
 }
 
-fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malformed> {
+fn check_request(reader: &mut BodyReader<'_>, version: Version) -> Result<(), Malformed> {
     let filter = read_filter(reader, version)?;
     let at = reader.at();
     let options = reader.u8()?;
@@ -261,6 +262,7 @@ fn check_request(reader: &mut Reader<'_>, version: Version) -> Result<(), Malfor
     } else if RetainHandling::from_bits(options >> 4 & 0b11).is_none() {
         ErrorKind::RetainHandlingThree
     } else if options & NO_LOCAL != 0 && filter.share().is_some() {
+        // [MQTT-3.8.3-4]: a shared message goes to one of many, and nobody could say whose own it is.
         ErrorKind::NoLocalOnShare
     } else {
         return Ok(());

@@ -44,6 +44,7 @@ impl<'a> Unsuback<'a> {
     ) -> Result<(), EncodeError> {
         body.u16(self.packet_id.get());
         super::write_properties(body, version, properties)?;
+        // 3.x knows no codes here: an UNSUBACK always means success.
         if version.is_v5() {
             body.raw(self.codes);
         }

@@ -50,6 +50,7 @@ impl<'a> PropertyEdit<'a> {
         self.added = added;
         let mut rest = added;
         while let [(id, _), tail @ ..] = rest {
+            // Two of one property are a protocol error, but for these two, of which there may be many.
             if !matches!(id, PropertyId::UserProperty | PropertyId::SubscriptionIdentifier) {
                 self.dropped = self.dropped.with(*id);
             }
@@ -83,6 +84,7 @@ impl<'a> PropertyEdit<'a> {
 
     /// Writes length and set.
     pub(crate) fn write(&self, body: &mut Body<'_>) -> Result<(), EncodeError> {
+        // The length stands before the set and has no fixed width, so the set is measured before it is written.
         body.varint(measure(|body| self.write_set(body))?)?;
         self.write_set(body)
     }
@@ -124,6 +126,7 @@ fn write_one(body: &mut Body<'_>, id: PropertyId, value: Value<'_>) -> Result<()
             body.field(id.name(), name.as_bytes())?;
             body.field(id.name(), value.as_bytes())?;
         }
+        // Written all the same it would shift every field behind it.
         _ => return Err(EncodeError::PropertyType { id }),
     }
     Ok(())

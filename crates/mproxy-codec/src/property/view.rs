@@ -1,8 +1,8 @@
 //! A borrowed set of properties: checked once, read as often as wanted, without a copy.
 
-use super::{Allowed, Place, PropertyId, PropertySet, Row, Value, ValueType, row};
+use super::{Allowed, Place, PropertyId, PropertyRow, PropertySet, Value, ValueType, row};
 use crate::error::{ErrorKind, Malformed};
-use crate::read::Reader;
+use crate::read::BodyReader;
 use crate::topic::{TopicError, check_name};
 use crate::types::{PacketType, Sender};
 use crate::{text, varint};
@@ -19,7 +19,7 @@ impl<'a> Properties<'a> {
     pub const EMPTY: Self = Self { raw: &[] };
 
     /// A set that was checked before, in the same bytes.
-    pub(crate) const fn checked(raw: &'a [u8]) -> Self {
+    pub(crate) const fn assume_checked(raw: &'a [u8]) -> Self {
         Self { raw }
     }
 
@@ -32,7 +32,7 @@ impl<'a> Properties<'a> {
             Place::Packet(kind) => kind,
             Place::Will => PacketType::Connect,
         };
-        let section = Reader::new(kind, raw, 0);
+        let section = BodyReader::new(kind, raw, 0);
         Ok(Checked::section(section, place, from)?.properties)
     }
 
@@ -63,6 +63,7 @@ impl<'a> Properties<'a> {
         let mut rest = self.raw;
         while let Some((row, value, next)) = split(rest) {
             if row.id == id {
+                // The first is the only one: a set with a second was not let in.
                 return decode(row.value, value);
             }
             rest = next;
@@ -108,8 +109,8 @@ impl<'a> Properties<'a> {
 
     /// The user properties, name and value, in order.
     #[must_use]
-    pub const fn user(&self) -> UserProperties<'a> {
-        UserProperties { all: self.iter() }
+    pub const fn user(&self) -> UserPropertyIter<'a> {
+        UserPropertyIter { all: self.iter() }
     }
 }
 
@@ -146,11 +147,11 @@ impl<'a> Iterator for Iter<'a> {
 
 /// The user properties of a set, in order.
 #[derive(Clone, Debug)]
-pub struct UserProperties<'a> {
+pub struct UserPropertyIter<'a> {
     all: Iter<'a>,
 }
 
-impl<'a> Iterator for UserProperties<'a> {
+impl<'a> Iterator for UserPropertyIter<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -162,7 +163,7 @@ impl<'a> Iterator for UserProperties<'a> {
 
 /// Splits the first property off: its row, the bytes of its value, and what follows.
 #[inline]
-pub(super) fn split(raw: &[u8]) -> Option<(&'static Row, &[u8], &[u8])> {
+pub(super) fn split(raw: &[u8]) -> Option<(&'static PropertyRow, &[u8], &[u8])> {
     let (id, after) = raw.split_first()?;
     let row = row(*id)?;
     let len = match row.value {
@@ -191,11 +192,11 @@ fn decode(kind: ValueType, bytes: &[u8]) -> Option<Value<'_>> {
         ValueType::Two => Value::Two(u16::from_be_bytes(*bytes.first_chunk()?)),
         ValueType::Four => Value::Four(u32::from_be_bytes(*bytes.first_chunk()?)),
         ValueType::Var => Value::Var(varint::read(bytes).ok()??.0),
-        ValueType::Text => Value::Text(text::trusted(bytes.get(2..)?)),
+        ValueType::Text => Value::Text(text::assume_checked(bytes.get(2..)?)),
         ValueType::Binary => Value::Binary(bytes.get(2..)?),
         ValueType::Pair => {
             let (name, value) = bytes.split_at_checked(field_len(bytes)?)?;
-            Value::Pair(text::trusted(name.get(2..)?), text::trusted(value.get(2..)?))
+            Value::Pair(text::assume_checked(name.get(2..)?), text::assume_checked(value.get(2..)?))
         }
     })
 }
@@ -212,7 +213,7 @@ impl<'a> Checked<'a> {
 
     /// Takes length and set off the reader. An empty set costs a byte's look.
     #[inline]
-    pub(crate) fn read(reader: &mut Reader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
+    pub(crate) fn read(reader: &mut BodyReader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
         match reader.varint()? {
             0 => Ok(Self::NONE),
             len => Self::section(reader.section(len as usize)?, place, from),
@@ -220,15 +221,16 @@ impl<'a> Checked<'a> {
     }
 
     /// Checks a set that fills the rest of the reader.
-    pub(crate) fn section(mut reader: Reader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
+    pub(crate) fn section(mut reader: BodyReader<'a>, place: Place, from: Sender) -> Result<Self, Malformed> {
         let properties = Properties { raw: reader.rest() };
         let mut present = PropertySet::EMPTY;
         while !reader.is_empty() {
             let at = reader.at();
+            // Malformed and not skipped: without its type nobody knows where the next one begins.
             let Some(row) = row(reader.u8()?) else {
                 return Err(reader.fault_at(ErrorKind::PropertyUnknown, at));
             };
-            if let Some(fault) = misplaced(row, place, from, present) {
+            if let Some(fault) = placement_fault(row, place, from, present) {
                 return Err(reader.fault_at(fault, at));
             }
             check_value(&mut reader, row)?;
@@ -239,10 +241,11 @@ impl<'a> Checked<'a> {
 }
 
 #[inline]
-fn misplaced(row: &Row, place: Place, from: Sender, present: PropertySet) -> Option<ErrorKind> {
+fn placement_fault(row: &PropertyRow, place: Place, from: Sender, present: PropertySet) -> Option<ErrorKind> {
     if row.places & place.bit() == 0 {
         return Some(ErrorKind::PropertyMisplaced);
     }
+    // The standard forbids a second one, and whoever takes the first where a broker takes the last is walked around.
     if present.contains(row.id) && row.repeats_in & place.bit() == 0 {
         return Some(ErrorKind::PropertyTwice);
     }
@@ -264,13 +267,14 @@ fn misplaced(row: &Row, place: Place, from: Sender, present: PropertySet) -> Opt
 }
 
 #[inline]
-fn check_value(reader: &mut Reader<'_>, row: &Row) -> Result<(), Malformed> {
+fn check_value(reader: &mut BodyReader<'_>, row: &PropertyRow) -> Result<(), Malformed> {
     let at = reader.at();
     let number = match row.value {
         ValueType::Byte => u32::from(reader.u8()?),
         ValueType::Two => u32::from(reader.u16()?),
         ValueType::Four => reader.u32()?,
         ValueType::Var => reader.varint()?,
+        // Any bytes may stand there: nothing to check but that they are all there.
         ValueType::Binary => return reader.binary().map(drop),
         ValueType::Pair => {
             reader.text()?;
@@ -279,6 +283,7 @@ fn check_value(reader: &mut Reader<'_>, row: &Row) -> Result<(), Malformed> {
         ValueType::Text => {
             let text = reader.text()?;
             return match row.allowed {
+                // A Response Topic is published to by somebody else later: a wildcard in it would be that one's protocol error.
                 Allowed::TopicName => check_name(text).map_err(|error| response_topic(reader, at, error)),
                 _ => Ok(()),
             };
@@ -292,7 +297,7 @@ fn check_value(reader: &mut Reader<'_>, row: &Row) -> Result<(), Malformed> {
 }
 
 #[cold]
-fn response_topic(reader: &Reader<'_>, at: usize, error: TopicError) -> Malformed {
+fn response_topic(reader: &BodyReader<'_>, at: usize, error: TopicError) -> Malformed {
     let kind = match error {
         TopicError::EmptyName => ErrorKind::ResponseTopicEmpty,
         _ => ErrorKind::ResponseTopicWildcard,

@@ -30,7 +30,7 @@ impl<'a> TopicFilter<'a> {
     }
 
     /// A filter that was checked before.
-    pub(crate) const fn trusted(text: &'a str) -> Self {
+    pub(crate) const fn assume_checked(text: &'a str) -> Self {
         Self(text)
     }
 
@@ -231,11 +231,13 @@ pub fn contains(outer: &str, inner: &str) -> bool {
         "/#" => "/+/#",
         inner => inner,
     };
+    // Level by level: what is a level to one side is one to the other, wildcards included.
     let mut inner = inner.as_bytes().split(|byte| *byte == b'/');
     for level in outer.as_bytes().split(|byte| *byte == b'/') {
         let met = match (level, inner.next()) {
             // Also when `inner` has ended: `a/#` matches its parent.
             (b"#", _) => return true,
+            // `#` stands for any number of levels, and `+` for one.
             (b"+", Some(other)) => other != b"#",
             (literal, Some(other)) => literal == other,
             (_, None) => false,

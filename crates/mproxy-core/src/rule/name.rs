@@ -1,18 +1,18 @@
 //! What a client may call itself: text with variables, and perhaps an open end.
 
-use super::pattern::{Piece, Reach, Variable, pieces, strip};
-use super::{PatternError, Who};
+use super::variables::{Piece, Variable, Who, parse_pieces, strip_pieces};
+use super::{PatternError, PatternReach};
 
 /// A name with variables; a `*` at its end stands for any rest without the character before the `*`. So the names that
 /// `${username}-*` gives to `ann` are none of those that it gives to `ann-x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Name {
     pieces: Box<[Piece]>,
-    end: End,
+    end: NameEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum NameEnd {
     Closed,
     /// For any rest without this character, if there is one before the `*`.
     Open(Option<char>),
@@ -29,25 +29,25 @@ impl Name {
             Some(text) => (text, true),
             None => (text, false),
         };
-        let pieces = pieces(text)?;
+        let pieces = parse_pieces(text)?;
         if pieces.contains(&Piece::Variable(Variable::ClientId)) {
             return Err(PatternError::Variable("clientid".to_owned()));
         }
         let end = match pieces.last() {
-            _ if !open => End::Closed,
+            _ if !open => NameEnd::Closed,
             Some(Piece::Variable(_)) => return Err(PatternError::Adjacent),
-            Some(Piece::Text(text)) => End::Open(text.chars().next_back()),
-            None => End::Open(None),
+            Some(Piece::Text(text)) => NameEnd::Open(text.chars().next_back()),
+            None => NameEnd::Open(None),
         };
         Ok(Self { pieces: pieces.into(), end })
     }
 
     /// Whether `text` is such a name. Variables that the client has no value for, or an empty one, make it none.
     #[must_use]
-    pub fn is(&self, text: &str, who: Who<'_>) -> bool {
-        strip(&self.pieces, text, who, Reach::Named).is_some_and(|rest| match self.end {
-            End::Closed => rest.is_empty(),
-            End::Open(before) => before.is_none_or(|before| !rest.contains(before)),
+    pub fn matches(&self, text: &str, who: Who<'_>) -> bool {
+        strip_pieces(&self.pieces, text, who, PatternReach::Named).is_some_and(|rest| match self.end {
+            NameEnd::Closed => rest.is_empty(),
+            NameEnd::Open(before) => before.is_none_or(|before| !rest.contains(before)),
         })
     }
 }
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_name_is_bound_to_who_the_client_is() {
         let who = Who { client_id: "", username: Some("ann"), common_name: Some("cert"), attributes: &[] };
-        let is = |name: &str, text| Name::parse(name).unwrap().is(text, who);
+        let is = |name: &str, text| Name::parse(name).unwrap().matches(text, who);
         assert!(is("${cn}", "cert") && !is("${cn}", "cert2") && !is("${cn}", ""));
         assert!(is("${username}-*", "ann-1") && is("${username}-*", "ann-") && !is("${username}-*", "bob-1"));
         assert!(is("*", "") && is("*", "any") && is("fixed", "fixed"));
@@ -67,7 +67,7 @@ mod tests {
             let nobody = Who { username, common_name: username, ..who };
             for name in ["${username}-*", "${username}", "${cn}", "x${cn}"] {
                 for text in ["", "-", "-x", "x"] {
-                    assert!(!Name::parse(name).unwrap().is(text, nobody), "{name} {text}");
+                    assert!(!Name::parse(name).unwrap().matches(text, nobody), "{name} {text}");
                 }
             }
         }
@@ -79,10 +79,10 @@ mod tests {
         let who =
             |name| Who { client_id: "", username: Some(name), common_name: Some("c-1"), attributes: &[] };
         let name = Name::parse("${username}-*").unwrap();
-        assert!(name.is("ann-x-1", who("ann-x")) && !name.is("ann-x-1", who("ann")));
-        assert!(name.is("ann-x", who("ann")) && name.is("ann-", who("ann")));
+        assert!(name.matches("ann-x-1", who("ann-x")) && !name.matches("ann-x-1", who("ann")));
+        assert!(name.matches("ann-x", who("ann")) && name.matches("ann-", who("ann")));
         let both = Name::parse("${username}-${cn}").unwrap();
-        assert!(!both.is("ann-c-1", who("ann")));
+        assert!(!both.matches("ann-c-1", who("ann")));
         for text in ["${username}*", "${username}${cn}", "${username}${cn}-*"] {
             assert_eq!(Name::parse(text), Err(PatternError::Adjacent), "{text}");
         }

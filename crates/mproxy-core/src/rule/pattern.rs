@@ -1,36 +1,14 @@
-//! A rule's topic filter with its variables: which topics it matches, which filters it contains or meets.
+//! A rule's topic filter with its variables: which topics it matches, which filters it contains or intersects.
 //! Level by level and without allocating.
 //!
 //! A variable's value is one literal level, or part of one. Where it cannot be (the client has no such value, or it is
 //! empty, or has `/`, `+` or `#` in it), what is allowed is nothing, and what is denied or asked about is everything
 //! from that level on: nothing is had by a name that a rule cannot hold.
 
-use mproxy_codec::topic::{TopicError, check_filter, split_share};
+use mproxy_codec::topic::{check_filter, split_share};
 
-/// Who a rule is applied to: what its variables stand for.
-#[derive(Clone, Copy, Debug)]
-pub struct Who<'a> {
-    /// `${clientid}`
-    pub client_id: &'a str,
-    /// `${username}`
-    pub username: Option<&'a str>,
-    /// `${cn}`: the common name of its certificate.
-    pub common_name: Option<&'a str>,
-    /// `${attr.name}`: what the policy attached to it.
-    pub attributes: &'a [(String, String)],
-}
-
-/// How far a pattern reaches where its text leaves it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Of what is allowed. Topics that begin with `$`: only where the pattern begins with a written `$`. A wildcard
-    /// does not reach them ([MQTT-4.7.2-1]), and neither may a variable, or a client called `$SYS` would open the
-    /// broker's own topics to itself. Variables without a value that is (part of) a level: nothing.
-    Named,
-    /// Of what is denied or asked about. Topics that begin with `$`: always. Variables without a value that is (part
-    /// of) a level: any levels from there on.
-    Wide,
-}
+use super::variables::{Piece, Who, parse_pieces, strip_pieces};
+use super::{PatternError, PatternReach};
 
 /// A topic filter with variables, compiled.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,44 +32,6 @@ enum Level {
     Text(Box<str>),
     /// Text and variables, to be compared as if written out.
     Pieces(Box<[Piece]>),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Piece {
-    Text(Box<str>),
-    Variable(Variable),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Variable {
-    ClientId,
-    Username,
-    CommonName,
-    Attribute(Box<str>),
-}
-
-/// Why a text is no pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    /// It is no topic filter.
-    #[error("not a topic filter: {0}")]
-    Filter(TopicError),
-    /// It begins with `$share/`.
-    #[error(
-        "write the filter without `$share/group/`: shared subscriptions are judged by the filter behind it"
-    )]
-    Shared,
-    /// There is no such variable.
-    #[error(
-        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
-    )]
-    Variable(String),
-    /// A variable does not end.
-    #[error("`${{` without `}}`")]
-    Unclosed,
-    /// Two variables, or a variable and a `*`, stand side by side.
-    #[error("put a character between a variable and what follows it: nobody can tell where its value ends")]
-    Adjacent,
 }
 
 impl Pattern {
@@ -125,11 +65,11 @@ impl Pattern {
     }
 
     /// Whether it matches the topic name.
-    pub(super) fn matches(&self, topic: &str, who: Who<'_>, reach: Reach) -> bool {
+    pub(super) fn matches(&self, topic: &str, who: Who<'_>, reach: PatternReach) -> bool {
         let beginning = match reach {
-            Reach::Named if topic.starts_with('$') && !self.names_dollar => return false,
-            Reach::Named => &*self.beginning,
-            Reach::Wide => &self.beginning[..usize::from(self.fixed)],
+            PatternReach::Named if topic.starts_with('$') && !self.names_dollar => return false,
+            PatternReach::Named => &*self.beginning,
+            PatternReach::Wide => &self.beginning[..usize::from(self.fixed)],
         };
         // Comparing with a text of no bytes, which lies nowhere, takes some processors a hundred nanoseconds.
         if !beginning.is_empty() && !topic.starts_with(beginning) {
@@ -140,7 +80,7 @@ impl Pattern {
             let met = match (level, topic.next()) {
                 // Also where the topic has ended: `a/#` matches its parent `a`.
                 (Level::Rest, _) => return true,
-                (Level::Pieces(_), _) if reach == Reach::Wide && level.is_open(who) => return true,
+                (Level::Pieces(_), _) if reach == PatternReach::Wide && level.is_open(who) => return true,
                 (Level::One, Some(_)) => true,
                 (level, Some(text)) => level.is(text, who, reach),
                 (_, None) => false,
@@ -172,7 +112,7 @@ impl Pattern {
             let met = match (level, filter.next()) {
                 (Level::Rest, _) => return true,
                 (Level::One, Some(text)) => text != "#",
-                (level, Some(text)) => !matches!(text, "+" | "#") && level.is(text, who, Reach::Named),
+                (level, Some(text)) => !matches!(text, "+" | "#") && level.is(text, who, PatternReach::Named),
                 (_, None) => false,
             };
             if !met {
@@ -184,7 +124,7 @@ impl Pattern {
 
     /// Whether some topic is matched by both it, as far as it may reach, and the (unshared) filter.
     #[must_use]
-    pub fn meets(&self, filter: &str, who: Who<'_>) -> bool {
+    pub fn intersects(&self, filter: &str, who: Who<'_>) -> bool {
         // [MQTT-4.7.2-1]: the client's wildcard stays away from `$` topics.
         if self.names_dollar
             && filter.starts_with(['+', '#'])
@@ -200,7 +140,7 @@ impl Pattern {
                 (Some(level), _) if level.is_open(who) => return true,
                 (None, Some(_)) | (Some(_), None) => false,
                 (Some(Level::One), Some(_)) | (Some(_), Some("+")) => true,
-                (Some(level), Some(text)) => level.is(text, who, Reach::Wide),
+                (Some(level), Some(text)) => level.is(text, who, PatternReach::Wide),
             };
             if !met {
                 return false;
@@ -240,15 +180,15 @@ impl Level {
             _ if !text.contains("${") => return Ok(Self::Text(text.into())),
             _ => {}
         }
-        Ok(Self::Pieces(pieces(text)?.into()))
+        Ok(Self::Pieces(parse_pieces(text)?.into()))
     }
 
     /// Whether it is this text, which has no `/` in it. Wildcards are not texts.
-    fn is(&self, text: &str, who: Who<'_>, reach: Reach) -> bool {
+    fn is(&self, text: &str, who: Who<'_>, reach: PatternReach) -> bool {
         match self {
             Self::One | Self::Rest => false,
             Self::Text(own) => **own == *text,
-            Self::Pieces(pieces) => strip(pieces, text, who, reach) == Some(""),
+            Self::Pieces(pieces) => strip_pieces(pieces, text, who, reach) == Some(""),
         }
     }
 
@@ -257,85 +197,8 @@ impl Level {
         let Self::Pieces(pieces) = self else { return false };
         pieces.iter().any(|piece| match piece {
             Piece::Text(_) => false,
-            Piece::Variable(variable) => variable.value(who).is_none_or(is_no_level),
+            Piece::Variable(variable) => variable.is_open(who),
         })
-    }
-}
-
-/// Whether a text holds what no level holds. Block by block, without a way out of each, for a client's name may be long.
-fn is_no_level(text: &str) -> bool {
-    let holds =
-        |block: &[u8]| block.iter().fold(false, |found, byte| found | matches!(byte, b'/' | b'+' | b'#'));
-    text.as_bytes().chunks(SHORT).any(holds)
-}
-
-/// What is left of `text` behind these; `None` if it does not begin with them.
-///
-/// Of what is allowed, a variable that follows another one does not hold the character before it: with
-/// `${username}-${clientid}`, `ann` with the id `x-1` would have what is `ann-x`'s.
-pub(super) fn strip<'t>(pieces: &[Piece], text: &'t str, who: Who<'_>, reach: Reach) -> Option<&'t str> {
-    let (mut rest, mut before, mut variables) = (text, "", 0);
-    for piece in pieces {
-        rest = match piece {
-            Piece::Text(own) => {
-                before = own;
-                rest.strip_prefix(&**own)?
-            }
-            Piece::Variable(variable) => {
-                let value = variable.value(who)?;
-                let rest = rest.strip_prefix(value)?;
-                let holds = |before| value.contains::<char>(before);
-                if variables > 0 && reach == Reach::Named && before.chars().next_back().is_some_and(holds) {
-                    return None;
-                }
-                variables += 1;
-                rest
-            }
-        };
-    }
-    Some(rest)
-}
-
-/// Text and the variables in it, in their order.
-pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
-        if !before.is_empty() {
-            pieces.push(Piece::Text(before.into()));
-        } else if !pieces.is_empty() {
-            return Err(PatternError::Adjacent);
-        }
-        let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;
-        pieces.push(Piece::Variable(match name {
-            "clientid" => Variable::ClientId,
-            "username" => Variable::Username,
-            "cn" => Variable::CommonName,
-            other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
-                Some(name) => Variable::Attribute(name.into()),
-                None => return Err(PatternError::Variable(other.to_owned())),
-            },
-        }));
-        rest = after;
-    }
-    if !rest.is_empty() {
-        pieces.push(Piece::Text(rest.into()));
-    }
-    Ok(pieces)
-}
-
-impl Variable {
-    /// Its text; `None` where the client has no such thing, or an empty one, which is nobody's.
-    fn value<'a>(&self, who: Who<'a>) -> Option<&'a str> {
-        let value = match self {
-            Self::ClientId => Some(who.client_id),
-            Self::Username => who.username,
-            Self::CommonName => who.common_name,
-            Self::Attribute(name) => {
-                who.attributes.iter().find(|(own, _)| **own == **name).map(|(_, value)| &**value)
-            }
-        };
-        value.filter(|value| !value.is_empty())
     }
 }
 
@@ -359,16 +222,16 @@ mod tests {
             ("${username}-${clientid}/+", "ann-c1/x"),
             ("a${clientid}b", "ac1b"),
         ] {
-            assert!(pattern(text).matches(topic, ANN, Reach::Named), "{text} {topic}");
+            assert!(pattern(text).matches(topic, ANN, PatternReach::Named), "{text} {topic}");
             assert!(pattern(text).contains(topic, ANN), "{text} {topic}");
-            assert!(pattern(text).meets(topic, ANN), "{text} {topic}");
+            assert!(pattern(text).intersects(topic, ANN), "{text} {topic}");
         }
         let tenant = [("tenant".to_owned(), "acme".to_owned())];
         let who = Who { common_name: Some("cert"), attributes: &tenant, ..ANN };
-        assert!(pattern("${cn}/${attr.tenant}/#").matches("cert/acme/x", who, Reach::Named));
-        assert!(!pattern("dev/${clientid}").matches("dev/c2", ANN, Reach::Named));
-        assert!(!pattern("dev/${clientid}").matches("dev/c1/x", ANN, Reach::Named));
-        assert!(!pattern("dev/${clientid}").matches("dev/c1x", ANN, Reach::Named));
+        assert!(pattern("${cn}/${attr.tenant}/#").matches("cert/acme/x", who, PatternReach::Named));
+        assert!(!pattern("dev/${clientid}").matches("dev/c2", ANN, PatternReach::Named));
+        assert!(!pattern("dev/${clientid}").matches("dev/c1/x", ANN, PatternReach::Named));
+        assert!(!pattern("dev/${clientid}").matches("dev/c1x", ANN, PatternReach::Named));
     }
 
     /// What no level can be: absent is tried beside these.
@@ -381,7 +244,7 @@ mod tests {
             for username in [None].into_iter().chain(ODD.map(Some)) {
                 let who = Who { username, ..NOBODY };
                 for topic in ["dev/x", "dev/a/b", "dev/a", "dev/", "dev", "dev//x", "/x", "dev/x/a"] {
-                    assert!(!rule.matches(topic, who, Reach::Named), "{text} {username:?} {topic}");
+                    assert!(!rule.matches(topic, who, PatternReach::Named), "{text} {username:?} {topic}");
                     assert!(!rule.contains(topic, who), "{text} {username:?} {topic}");
                 }
                 for filter in ["dev/+", "dev/#", "dev/a/b", "#", "+/+", "dev/+/+"] {
@@ -408,13 +271,13 @@ mod tests {
             ] {
                 let rule = pattern(text);
                 for topic in met {
-                    assert!(rule.matches(topic, who, Reach::Wide), "{text} {username:?} {topic}");
-                    assert!(rule.meets(topic, who), "{text} {username:?} {topic}");
+                    assert!(rule.matches(topic, who, PatternReach::Wide), "{text} {username:?} {topic}");
+                    assert!(rule.intersects(topic, who), "{text} {username:?} {topic}");
                 }
-                assert!(rule.meets("#", who) && rule.meets("+/#", who), "{text} {username:?}");
+                assert!(rule.intersects("#", who) && rule.intersects("+/#", who), "{text} {username:?}");
                 if !other.is_empty() {
-                    assert!(!rule.matches(other, who, Reach::Wide), "{text} {username:?} {other}");
-                    assert!(!rule.meets(other, who), "{text} {username:?} {other}");
+                    assert!(!rule.matches(other, who, PatternReach::Wide), "{text} {username:?} {other}");
+                    assert!(!rule.intersects(other, who), "{text} {username:?} {other}");
                 }
             }
         }
@@ -427,9 +290,9 @@ mod tests {
         let is = |username, client_id, reach| {
             rule.matches(topic, Who { client_id, username: Some(username), ..NOBODY }, reach)
         };
-        assert!(is("ann-x", "1", Reach::Named) && !is("ann", "x-1", Reach::Named));
+        assert!(is("ann-x", "1", PatternReach::Named) && !is("ann", "x-1", PatternReach::Named));
         // What is denied to either is denied.
-        assert!(is("ann-x", "1", Reach::Wide) && is("ann", "x-1", Reach::Wide));
+        assert!(is("ann-x", "1", PatternReach::Wide) && is("ann", "x-1", PatternReach::Wide));
         assert_eq!(Pattern::parse("a/${username}${clientid}"), Err(PatternError::Adjacent));
     }
 
@@ -437,16 +300,16 @@ mod tests {
     fn dollar_topics_must_be_named() {
         let sys = Who { client_id: "$SYS", username: Some("$SYS"), ..NOBODY };
         for text in ["#", "+/x", "+/#", "${clientid}/#", "${username}/x"] {
-            assert!(!pattern(text).matches("$SYS/x", sys, Reach::Named), "{text}");
+            assert!(!pattern(text).matches("$SYS/x", sys, PatternReach::Named), "{text}");
             assert!(!pattern(text).contains("$SYS/x", sys), "{text}");
             assert!(!pattern(text).contains("$SYS/#", sys), "{text}");
-            assert!(pattern(text).matches("$SYS/x", sys, Reach::Wide), "{text}");
-            assert!(pattern(text).meets("$SYS/x", sys), "{text}");
+            assert!(pattern(text).matches("$SYS/x", sys, PatternReach::Wide), "{text}");
+            assert!(pattern(text).intersects("$SYS/x", sys), "{text}");
         }
-        assert!(pattern("$SYS/#").matches("$SYS/x", ANN, Reach::Named));
+        assert!(pattern("$SYS/#").matches("$SYS/x", ANN, PatternReach::Named));
         assert!(pattern("$SYS/#").contains("$SYS/+/x", ANN));
-        assert!(!pattern("$SYS/#").meets("#", ANN));
-        assert!(!pattern("$SYS/#").meets("+/x", ANN));
+        assert!(!pattern("$SYS/#").intersects("#", ANN));
+        assert!(!pattern("$SYS/#").intersects("+/x", ANN));
     }
 
     #[test]
@@ -465,7 +328,7 @@ mod tests {
             ("a/+/c", "+/b/+", true),
             ("a/+/c", "+/b/d", false),
         ] {
-            assert_eq!(pattern(rule).meets(filter, ANN), meet, "{rule} {filter}");
+            assert_eq!(pattern(rule).intersects(filter, ANN), meet, "{rule} {filter}");
         }
     }
 
@@ -509,11 +372,12 @@ mod tests {
             assert_eq!(&pattern.beginning[..usize::from(pattern.fixed)], fixed, "{text}");
         }
         assert!(
-            pattern("a/#").matches("a", ANN, Reach::Named)
-                && !pattern("a/#").matches("ab", ANN, Reach::Named)
+            pattern("a/#").matches("a", ANN, PatternReach::Named)
+                && !pattern("a/#").matches("ab", ANN, PatternReach::Named)
         );
         assert!(
-            pattern("/#").matches("/", ANN, Reach::Named) && !pattern("/#").matches("a", ANN, Reach::Named)
+            pattern("/#").matches("/", ANN, PatternReach::Named)
+                && !pattern("/#").matches("a", ANN, PatternReach::Named)
         );
     }
 

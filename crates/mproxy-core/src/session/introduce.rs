@@ -17,7 +17,7 @@ use super::reply::{too_large_for, unexplained};
 use super::resolve::Unfit;
 use super::rewrite;
 use crate::fault::Fault;
-use crate::grant::{Grant, Mapping, Word};
+use crate::grant::{Grant, GrantAnswer, Mapping};
 use crate::peer::Side;
 use crate::policy::{About, Admission, Refusal, Unusable};
 use crate::rule::{Act, Message, Who};
@@ -88,8 +88,8 @@ impl Link {
         };
         let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
         match grant.message(Act::Will, who, message) {
-            Word::Refuse(reason) => Err(unfit(reason, About::Will)),
-            Word::Ask | Word::Allow(()) => Ok(()),
+            GrantAnswer::Refuse(reason) => Err(unfit(reason, About::Will)),
+            GrantAnswer::Ask | GrantAnswer::Allow(()) => Ok(()),
         }
     }
 

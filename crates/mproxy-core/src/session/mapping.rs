@@ -7,7 +7,7 @@ use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::PropertyId;
 
 use super::link::Link;
-use crate::grant::{Grant, Mapping, Word};
+use crate::grant::{Grant, GrantAnswer, Mapping};
 use crate::peer::Side;
 use crate::policy::{FilterChange, PublishChange, Refusal};
 use crate::rule::{Act, Message, Who};
@@ -101,9 +101,9 @@ impl Link {
             retain: change.retain.unwrap_or(head.retain),
         };
         match grant.message(act, Who::from(&*self.peer), message) {
-            Word::Refuse(reason) => Err(Refusal::new(reason)),
+            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason)),
             // Who rewrote it was asked.
-            Word::Ask | Word::Allow(()) => Ok(()),
+            GrantAnswer::Ask | GrantAnswer::Allow(()) => Ok(()),
         }
     }
 
@@ -115,9 +115,9 @@ impl Link {
         let Some(filter) = &change.filter else { return Ok(()) };
         let Some(grant) = self.grant() else { return Ok(()) };
         match grant.filter(Who::from(&*self.peer), filter) {
-            Word::Refuse(reason) => Err(Refusal::new(reason)),
-            Word::Ask => Ok(()),
-            Word::Allow(most) => {
+            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason)),
+            GrantAnswer::Ask => Ok(()),
+            GrantAnswer::Allow(most) => {
                 change.max_qos = Some(change.max_qos.map_or(most, |own| own.min(most)));
                 Ok(())
             }

@@ -18,7 +18,7 @@ use crate::policy::{
     Admission, ConnectDecision, Failure, FailureKind, Hook, RenewQuestion, Ruling, Source, Undecided,
     UnusableKind,
 };
-use crate::rule::Effect as RuleEffect;
+use crate::rule::RuleEffect;
 
 /// How long after an answer that failed it is asked again.
 const AGAIN: Duration = Duration::from_secs(5);

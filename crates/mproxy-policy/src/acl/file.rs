@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 
 use mproxy_codec::types::QoS;
-use mproxy_core::rule::{Act, Actions, Effect, Name, Pattern, Retain, Rule};
+use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -167,7 +167,8 @@ impl AclReader<'_> {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
                 "effect" => {
-                    effect = self.word(value, &full, &[("allow", Effect::Allow), ("deny", Effect::Deny)])
+                    effect =
+                        self.word(value, &full, &[("allow", RuleEffect::Allow), ("deny", RuleEffect::Deny)])
                 }
                 "users" => users = Some(self.names(value, &full)),
                 "client_ids" => client_ids = Some(self.names(value, &full)),
@@ -186,7 +187,7 @@ impl AclReader<'_> {
                 self.missing(at.clone(), format!("{path}.{key}"));
             }
         }
-        if effect == Some(Effect::Deny) {
+        if effect == Some(RuleEffect::Deny) {
             let limits = [
                 max_qos.as_ref().map(|(_, span)| ("max_qos", span)),
                 retain.as_ref().map(|(_, span)| ("retain", span)),

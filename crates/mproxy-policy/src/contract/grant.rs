@@ -7,7 +7,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{Unusable, UnusableKind};
-use mproxy_core::rule::{Act, Actions, Effect, Pattern, Retain, Rule};
+use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 
 use super::complaints::{Complaint, Complaints};
 use super::verdict::{Read, qos};
@@ -28,7 +28,8 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
         return Err(invalid(format!("a grant of {} rules; {RULES} are served", grant.rules.len())));
     }
     let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
-    let default = grant.default_effect.map_or(Ok(Effect::Ask), |number| effect("default_effect", number))?;
+    let default =
+        grant.default_effect.map_or(Ok(RuleEffect::Ask), |number| effect("default_effect", number))?;
     let limits =
         grant.limits.map(|grant_limits| limits(grant_limits, complaints)).transpose()?.unwrap_or_default();
     let mapping = grant.mapping.map(|mapping| self::mapping(&mapping)).transpose()?;
@@ -44,12 +45,12 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
 fn rule(rule: wire::GrantRule) -> Read<Rule> {
     let effect = effect("rule", rule.effect)?;
     // "Deny above QoS 0" cannot be said like this, and reading it as a whole deny, or as none, would be a guess.
-    if effect != Effect::Allow && (rule.max_qos.is_some() || rule.retain.is_some()) {
+    if effect != RuleEffect::Allow && (rule.max_qos.is_some() || rule.retain.is_some()) {
         return Err(invalid("a rule of a grant bounds what it does not allow"));
     }
     let mut topics: Vec<_> = rule.topic_filters.iter().map(|text| pattern(text)).collect::<Read<_>>()?;
     // A list that nobody filled in allows nothing; "every topic" is `#`, said aloud.
-    if topics.is_empty() && effect != Effect::Allow {
+    if topics.is_empty() && effect != RuleEffect::Allow {
         topics.push(pattern("#")?);
     }
     Ok(Rule {
@@ -62,11 +63,11 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
     })
 }
 
-fn effect(what: &str, number: i32) -> Read<Effect> {
+fn effect(what: &str, number: i32) -> Read<RuleEffect> {
     match wire::Effect::try_from(number) {
-        Ok(wire::Effect::Allow) => Ok(Effect::Allow),
-        Ok(wire::Effect::Deny) => Ok(Effect::Deny),
-        Ok(wire::Effect::Ask) => Ok(Effect::Ask),
+        Ok(wire::Effect::Allow) => Ok(RuleEffect::Allow),
+        Ok(wire::Effect::Deny) => Ok(RuleEffect::Deny),
+        Ok(wire::Effect::Ask) => Ok(RuleEffect::Ask),
         Ok(wire::Effect::Unspecified) => Err(invalid(format!("Grant.{what} is unset"))),
         Err(error) => Err(invalid(format!("Grant.{what}: {error}"))),
     }
@@ -161,7 +162,7 @@ fn invalid(detail: impl Into<Box<str>>) -> Unusable {
 
 #[cfg(test)]
 mod tests {
-    use mproxy_core::grant::Word;
+    use mproxy_core::grant::GrantAnswer;
     use mproxy_core::rule::{Message, Who};
 
     use super::*;
@@ -188,8 +189,8 @@ mod tests {
         let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
         let word =
             |topic| read.message(Act::Publish, who, Message { topic, qos: QoS::ExactlyOnce, retain: true });
-        assert_eq!(word("a/b"), Word::Allow(()));
-        assert_eq!(word("$SYS/x"), Word::Ask);
+        assert_eq!(word("a/b"), GrantAnswer::Allow(()));
+        assert_eq!(word("$SYS/x"), GrantAnswer::Ask);
         assert!(read.expires_at.is_none() && read.ttl.is_none() && read.mapping.is_none());
         assert!(!read.receives());
     }
@@ -198,9 +199,9 @@ mod tests {
     fn a_list_of_no_filters_allows_nothing_and_denies_everything() {
         let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
         for (effect, default, expected) in [
-            (wire::Effect::Allow, wire::Effect::Deny, Word::Refuse(ReasonCode::NOT_AUTHORIZED)),
-            (wire::Effect::Deny, wire::Effect::Allow, Word::Refuse(ReasonCode::NOT_AUTHORIZED)),
-            (wire::Effect::Ask, wire::Effect::Allow, Word::Ask),
+            (wire::Effect::Allow, wire::Effect::Deny, GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED)),
+            (wire::Effect::Deny, wire::Effect::Allow, GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED)),
+            (wire::Effect::Ask, wire::Effect::Allow, GrantAnswer::Ask),
         ] {
             let rule = wire::GrantRule { effect: effect.into(), ..Default::default() };
             let read = grant(wire::Grant { default_effect: Some(default.into()), ..of(rule) }).unwrap();
@@ -209,9 +210,12 @@ mod tests {
                 for act in [Act::Publish, Act::Receive, Act::Will] {
                     assert_eq!(read.message(act, who, message), expected, "{effect:?} {topic}");
                 }
-                assert!(read.filter(who, topic) != Word::Allow(QoS::ExactlyOnce), "{effect:?} {topic}");
+                assert!(
+                    read.filter(who, topic) != GrantAnswer::Allow(QoS::ExactlyOnce),
+                    "{effect:?} {topic}"
+                );
             }
-            assert!(read.filter(who, "#") != Word::Allow(QoS::ExactlyOnce), "{effect:?}");
+            assert!(read.filter(who, "#") != GrantAnswer::Allow(QoS::ExactlyOnce), "{effect:?}");
         }
     }
 

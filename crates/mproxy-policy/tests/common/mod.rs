@@ -18,7 +18,7 @@ use mproxy_core::policy::{
     RenewQuestion, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_sim::Verdict;
-use mproxy_sim::verdict::Said;
+use mproxy_sim::verdict::ScriptedDecision;
 
 /// What was ruled, whatever was asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +36,7 @@ impl Chained {
     }
 }
 
-fn ruled<D: Said>(ruled: Ruled<D>) -> Answer<D> {
+fn ruled<D: ScriptedDecision>(ruled: Ruled<D>) -> Answer<D> {
     match ruled {
         Ruled::Now(ruling) => Answer::Now(ruling),
         Ruled::Later(pending) => Answer::Later(Box::pin(async move { Answer::Now(pending.await) })),
@@ -200,13 +200,13 @@ fn request(filter: &str) -> FilterRequest<'_> {
 }
 
 /// What was answered, waited for; `None`: the adviser passed.
-pub(crate) async fn heard<D: Said>(mut answer: Answer<D>) -> Option<Ruling> {
+pub(crate) async fn heard<D: ScriptedDecision>(mut answer: Answer<D>) -> Option<Ruling> {
     loop {
         match answer {
             Answer::Pass(_) => return None,
             Answer::Partial(_) => panic!("it knows a part only"),
             Answer::Now(ruling) => {
-                return Some(Ruling { source: ruling.source, verdict: D::said(ruling.verdict) });
+                return Some(Ruling { source: ruling.source, verdict: D::into_verdict(ruling.verdict) });
             }
             Answer::Later(pending) => answer = pending.await,
         }

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use mproxy_core::policy::Action;
 
 use super::codes::CODES;
-use super::strict::{FAULTS, Told, When};
-use super::{Refused, Seen, TABLE, Then, ToBroker, ToClient};
+use super::strict::{ExpectedEnd, STRICT_CASES, When};
+use super::{RefusalView, RefusedPacket, TABLE, Then, ToBroker, ToClient};
 use crate::wire::Version;
 
 const HEAD: &str = "\
@@ -118,12 +118,12 @@ pub fn page() -> String {
     for (when, title) in [(When::First, "Before the session is open"), (When::Open, "In an open session")] {
         let _ =
             write!(page, "\n### {title}\n\n| what | versions | 5.0 receives | rule |\n|---|---|---|---|\n");
-        for fault in FAULTS.iter().filter(|fault| fault.when == when) {
+        for fault in STRICT_CASES.iter().filter(|fault| fault.when == when) {
             let told = match fault.told {
-                Told::Nothing => "nothing".to_owned(),
-                Told::Code(_) if !fault.versions.contains(&Version::V5) => "–".to_owned(),
-                Told::Code(code) => hex(code),
-                Told::Codes(code, v3) => match fault.versions.contains(&Version::V5) {
+                ExpectedEnd::Nothing => "nothing".to_owned(),
+                ExpectedEnd::Code(_) if !fault.versions.contains(&Version::V5) => "–".to_owned(),
+                ExpectedEnd::Code(code) => hex(code),
+                ExpectedEnd::Codes(code, v3) => match fault.versions.contains(&Version::V5) {
                     true => format!("{}; 3.x: return code {v3}", hex(code)),
                     false => format!("–; 3.x: return code {v3}"),
                 },
@@ -151,23 +151,23 @@ const fn action(action: Action) -> &'static str {
     }
 }
 
-const fn packet(packet: Refused) -> &'static str {
+const fn packet(packet: RefusedPacket) -> &'static str {
     match packet {
-        Refused::Connect => "CONNECT",
-        Refused::Publish(0) => "PUBLISH, QoS 0",
-        Refused::Publish(1) => "PUBLISH, QoS 1",
-        Refused::Publish(_) => "PUBLISH, QoS 2",
-        Refused::SomeFilters => "SUBSCRIBE, some filters",
-        Refused::AllFilters => "SUBSCRIBE, all filters",
-        Refused::Delivery(0) => "delivery, QoS 0",
-        Refused::Delivery(1) => "delivery, QoS 1",
-        Refused::Delivery(_) => "delivery, QoS 2",
+        RefusedPacket::Connect => "CONNECT",
+        RefusedPacket::Publish(0) => "PUBLISH, QoS 0",
+        RefusedPacket::Publish(1) => "PUBLISH, QoS 1",
+        RefusedPacket::Publish(_) => "PUBLISH, QoS 2",
+        RefusedPacket::SomeFilters => "SUBSCRIBE, some filters",
+        RefusedPacket::AllFilters => "SUBSCRIBE, all filters",
+        RefusedPacket::Delivery(0) => "delivery, QoS 0",
+        RefusedPacket::Delivery(1) => "delivery, QoS 1",
+        RefusedPacket::Delivery(_) => "delivery, QoS 2",
     }
 }
 
-fn said(packet: Refused, seen: Seen, v5: bool) -> String {
+fn said(packet: RefusedPacket, seen: RefusalView, v5: bool) -> String {
     let ack = match packet {
-        Refused::Publish(2) | Refused::Delivery(2) => "PUBREC",
+        RefusedPacket::Publish(2) | RefusedPacket::Delivery(2) => "PUBREC",
         _ => "PUBACK",
     };
     let code = if v5 { "the code" } else { "0x80" };
@@ -182,13 +182,13 @@ fn said(packet: Refused, seen: Seen, v5: bool) -> String {
     let broker = match (seen.broker, packet) {
         (ToBroker::Nothing, _) => "",
         (ToBroker::TheRest, _) => "the rest is forwarded",
-        (ToBroker::Taken, Refused::Delivery(2)) => "dropped; the broker gets PUBREC as if accepted",
+        (ToBroker::Taken, RefusedPacket::Delivery(2)) => "dropped; the broker gets PUBREC as if accepted",
         (ToBroker::Taken, _) => "dropped; the broker gets PUBACK as if accepted",
     };
     let then = match (seen.then, packet) {
-        (Then::GoesOn, Refused::Publish(2)) if seen.client == ToClient::Refusal => "the flow is over",
+        (Then::GoesOn, RefusedPacket::Publish(2)) if seen.client == ToClient::Refusal => "the flow is over",
         (Then::GoesOn, _) => "",
-        (Then::OurFlow, Refused::Delivery(_)) => "mproxy answers its PUBREL with PUBCOMP",
+        (Then::OurFlow, RefusedPacket::Delivery(_)) => "mproxy answers its PUBREL with PUBCOMP",
         (Then::OurFlow, _) => "mproxy answers PUBREL with PUBCOMP, and a DUP with PUBREC",
         (Then::Ends, _) => "closed",
     };

@@ -19,7 +19,7 @@ pub enum When {
 
 /// What the client hears of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ExpectedEnd {
     /// Nothing: the connection is closed.
     Nothing,
     /// 5.0: this code, in CONNACK before the session is open and in DISCONNECT after; earlier: closed.
@@ -30,7 +30,7 @@ pub enum Told {
 
 /// One way to be wrong.
 #[derive(Clone, Copy)]
-pub struct Fault {
+pub struct StrictCase {
     /// The rule, or the section.
     pub rule: &'static str,
     /// What is wrong, in words.
@@ -42,7 +42,7 @@ pub struct Fault {
     /// The packet.
     pub bytes: fn(Version) -> Vec<u8>,
     /// What the client hears.
-    pub told: Told,
+    pub told: ExpectedEnd,
 }
 
 const ALL: &[Version] = &[V31, V311, V5];
@@ -50,31 +50,31 @@ const V3: &[Version] = &[V31, V311];
 const LATER: &[Version] = &[V311, V5];
 const ONLY_5: &[Version] = &[V5];
 
-const MALFORMED: Told = Told::Code(0x81);
-const PROTOCOL: Told = Told::Code(0x82);
+const MALFORMED: ExpectedEnd = ExpectedEnd::Code(0x81);
+const PROTOCOL: ExpectedEnd = ExpectedEnd::Code(0x82);
 
 const fn first(
     rule: &'static str,
     what: &'static str,
     versions: &'static [Version],
-    told: Told,
+    told: ExpectedEnd,
     bytes: fn(Version) -> Vec<u8>,
-) -> Fault {
-    Fault { rule, what, when: When::First, versions, bytes, told }
+) -> StrictCase {
+    StrictCase { rule, what, when: When::First, versions, bytes, told }
 }
 
 const fn open(
     rule: &'static str,
     what: &'static str,
     versions: &'static [Version],
-    told: Told,
+    told: ExpectedEnd,
     bytes: fn(Version) -> Vec<u8>,
-) -> Fault {
-    Fault { rule, what, when: When::Open, versions, bytes, told }
+) -> StrictCase {
+    StrictCase { rule, what, when: When::Open, versions, bytes, told }
 }
 
 /// A CONNECT with these flags and this after the client id "c".
-fn flagged(version: Version, flags: u8, rest: &[u8]) -> Vec<u8> {
+fn connect_with_flags(version: Version, flags: u8, rest: &[u8]) -> Vec<u8> {
     let head = match version {
         V31 => b"\0\x06MQIsdp\x03".to_vec(),
         V311 => b"\0\x04MQTT\x04".to_vec(),
@@ -101,27 +101,27 @@ fn identified(version: Version, rest: &[u8]) -> Vec<u8> {
 
 /// All of them.
 #[rustfmt::skip]
-pub const FAULTS: &[Fault] = &[
+pub const STRICT_CASES: &[StrictCase] = &[
     // ---- the first packet
-    first("MQTT-3.1.0-1", "something else before CONNECT", ALL, Told::Nothing, |v| wire::publish(v, &Publish { topic: "a", ..Publish::default() })),
-    first("MQTT-3.1.0-1", "PINGREQ before CONNECT", ALL, Told::Nothing, |_| wire::pingreq()),
-    first("MQTT-2.1.3-1", "CONNECT with flags in its first byte", LATER, MALFORMED, |v| [&[0x11], &flagged(v, 2, b"")[1..]].concat()),
-    first("MQTT-3.1.2-1", "another protocol's name", &[V311], Told::Nothing, |_| wire::packet(0x10, b"\0\x04HTTP\x04\x02\0\0\0\x01c")),
-    first("MQTT-3.1.2-2", "an unknown protocol level", ONLY_5, Told::Code(0x84), |_| wire::packet(0x10, b"\0\x04MQTT\x06\x02\0\0\0\0\x01c")),
-    first("MQTT-3.1.2-2", "an unknown protocol level of old", &[V311], Told::Codes(0x84, 1), |_| wire::packet(0x10, b"\0\x04MQTT\x02\x02\0\0\0\x01c")),
-    first("MQTT-3.1.2-2", "an unknown protocol level under the old name", &[V31], Told::Codes(0x84, 1), |_| wire::packet(0x10, b"\0\x06MQIsdp\x06\x02\0\0\0\x01c")),
-    first("MQTT-3.1.2-3", "the reserved connect flag", LATER, MALFORMED, |v| flagged(v, 0x03, b"")),
-    first("MQTT-3.1.2-11", "Will QoS without a will", LATER, MALFORMED, |v| flagged(v, 0x0A, b"")),
-    first("MQTT-3.1.2-12", "Will QoS 3", ALL, MALFORMED, |v| flagged(v, 0x1E, b"")),
-    first("MQTT-3.1.2-13", "Will Retain without a will", LATER, MALFORMED, |v| flagged(v, 0x22, b"")),
-    first("MQTT-3.1.2-22", "a password without user name", V3, MALFORMED, |v| flagged(v, 0x42, b"\0\x01p")),
-    first("MQTT-3.1.3-8", "no client id, and a session to keep", &[V311], Told::Codes(0x85, 2), |v| wire::connect(v, "", &ConnectOptions { clean: false, ..ConnectOptions::default() })),
-    first("MQTT-3.1.3-8", "no client id at all", &[V31], Told::Codes(0x85, 2), |v| wire::connect(v, "", &ConnectOptions::default())),
+    first("MQTT-3.1.0-1", "something else before CONNECT", ALL, ExpectedEnd::Nothing, |v| wire::publish(v, &Publish { topic: "a", ..Publish::default() })),
+    first("MQTT-3.1.0-1", "PINGREQ before CONNECT", ALL, ExpectedEnd::Nothing, |_| wire::pingreq()),
+    first("MQTT-2.1.3-1", "CONNECT with flags in its first byte", LATER, MALFORMED, |v| [&[0x11], &connect_with_flags(v, 2, b"")[1..]].concat()),
+    first("MQTT-3.1.2-1", "another protocol's name", &[V311], ExpectedEnd::Nothing, |_| wire::packet(0x10, b"\0\x04HTTP\x04\x02\0\0\0\x01c")),
+    first("MQTT-3.1.2-2", "an unknown protocol level", ONLY_5, ExpectedEnd::Code(0x84), |_| wire::packet(0x10, b"\0\x04MQTT\x06\x02\0\0\0\0\x01c")),
+    first("MQTT-3.1.2-2", "an unknown protocol level of old", &[V311], ExpectedEnd::Codes(0x84, 1), |_| wire::packet(0x10, b"\0\x04MQTT\x02\x02\0\0\0\x01c")),
+    first("MQTT-3.1.2-2", "an unknown protocol level under the old name", &[V31], ExpectedEnd::Codes(0x84, 1), |_| wire::packet(0x10, b"\0\x06MQIsdp\x06\x02\0\0\0\x01c")),
+    first("MQTT-3.1.2-3", "the reserved connect flag", LATER, MALFORMED, |v| connect_with_flags(v, 0x03, b"")),
+    first("MQTT-3.1.2-11", "Will QoS without a will", LATER, MALFORMED, |v| connect_with_flags(v, 0x0A, b"")),
+    first("MQTT-3.1.2-12", "Will QoS 3", ALL, MALFORMED, |v| connect_with_flags(v, 0x1E, b"")),
+    first("MQTT-3.1.2-13", "Will Retain without a will", LATER, MALFORMED, |v| connect_with_flags(v, 0x22, b"")),
+    first("MQTT-3.1.2-22", "a password without user name", V3, MALFORMED, |v| connect_with_flags(v, 0x42, b"\0\x01p")),
+    first("MQTT-3.1.3-8", "no client id, and a session to keep", &[V311], ExpectedEnd::Codes(0x85, 2), |v| wire::connect(v, "", &ConnectOptions { clean: false, ..ConnectOptions::default() })),
+    first("MQTT-3.1.3-8", "no client id at all", &[V31], ExpectedEnd::Codes(0x85, 2), |v| wire::connect(v, "", &ConnectOptions::default())),
     first("MQTT-1.5.4-1", "a client id that is not UTF-8", ALL, MALFORMED, |v| { let mut p = wire::connect(v, "c", &ConnectOptions::default()); if let Some(last) = p.last_mut() { *last = 0xFF } p }),
     first("MQTT-1.5.4-2", "U+0000 in the client id", ALL, MALFORMED, |v| wire::connect(v, "\0", &ConnectOptions::default())),
     first("MQTT-3.3.2-2", "a wildcard in the will topic", ALL, MALFORMED, |v| wire::connect(v, "c", &ConnectOptions { will: Some(Will { topic: "a/#", ..Will::default() }), ..ConnectOptions::default() })),
-    first("3.1.3", "a user name is promised and does not come", LATER, MALFORMED, |v| flagged(v, 0x82, b"")),
-    first("3.1.3", "bytes after the last field of CONNECT", ALL, MALFORMED, |v| flagged(v, 0x02, b"x")),
+    first("3.1.3", "a user name is promised and does not come", LATER, MALFORMED, |v| connect_with_flags(v, 0x82, b"")),
+    first("3.1.3", "bytes after the last field of CONNECT", ALL, MALFORMED, |v| connect_with_flags(v, 0x02, b"x")),
     first("3.1.2.11.2", "Session Expiry Interval twice", ONLY_5, PROTOCOL, |_| connect_with(b"\x11\0\0\0\x01\x11\0\0\0\x01")),
     first("3.1.2.11.3", "Receive Maximum 0", ONLY_5, PROTOCOL, |_| connect_with(b"\x21\0\0")),
     first("3.1.2.11.4", "Maximum Packet Size 0", ONLY_5, PROTOCOL, |_| connect_with(b"\x27\0\0\0\0")),
@@ -142,7 +142,7 @@ pub const FAULTS: &[Fault] = &[
     open("MQTT-1.5.5-1", "a length in more bytes than it needs", ALL, MALFORMED, |_| vec![0xC0, 0x80, 0]),
     open("1.5.5", "a length of five bytes", ALL, MALFORMED, |_| vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01]),
     open("3.12", "PINGREQ with a body", ALL, MALFORMED, |_| vec![0xC0, 1, 0]),
-    open("MQTT-3.2.2-15", "a packet larger than is allowed", ALL, Told::Code(0x95), |_| vec![0x30, 0xFF, 0xFF, 0xFF, 0x7F]),
+    open("MQTT-3.2.2-15", "a packet larger than is allowed", ALL, ExpectedEnd::Code(0x95), |_| vec![0x30, 0xFF, 0xFF, 0xFF, 0x7F]),
     // ---- packets that may not come
     open("MQTT-3.1.0-2", "a second CONNECT", ALL, PROTOCOL, |v| wire::connect(v, "c", &ConnectOptions::default())),
     open("2.1.2", "CONNACK from a client", ALL, PROTOCOL, |v| wire::connack(v, false, 0, b"")),
@@ -161,8 +161,8 @@ pub const FAULTS: &[Fault] = &[
     open("MQTT-2.2.1-3", "packet id 0 in a PUBLISH", ALL, PROTOCOL, |v| wire::publish(v, &Publish { topic: "a", qos: 1, ..Publish::default() })),
     open("1.5.4", "a topic that runs past the packet", ALL, MALFORMED, |_| vec![0x30, 3, 0, 9, b'a']),
     open("3.3.2", "QoS 1 without a packet id", ALL, MALFORMED, |_| vec![0x32, 3, 0, 1, b'a']),
-    open("MQTT-3.3.2-8", "topic alias 0", ONLY_5, Told::Code(0x94), |_| publish_with(b"\x23\0\0")),
-    open("MQTT-3.3.2-9", "topic alias over the broker's maximum", ONLY_5, Told::Code(0x94), |_| publish_with(b"\x23\0\x63")),
+    open("MQTT-3.3.2-8", "topic alias 0", ONLY_5, ExpectedEnd::Code(0x94), |_| publish_with(b"\x23\0\0")),
+    open("MQTT-3.3.2-9", "topic alias over the broker's maximum", ONLY_5, ExpectedEnd::Code(0x94), |_| publish_with(b"\x23\0\x63")),
     open("MQTT-3.3.2-8", "topic alias that was never introduced", ONLY_5, PROTOCOL, |_| wire::publish(V5, &Publish { properties: b"\x23\0\x01", ..Publish::default() })),
     open("3.3.2.3.4", "topic alias twice", ONLY_5, PROTOCOL, |_| publish_with(b"\x23\0\x01\x23\0\x01")),
     open("MQTT-3.3.4-6", "Subscription Identifier from a client", ONLY_5, PROTOCOL, |_| publish_with(b"\x0B\x01")),

@@ -4,9 +4,10 @@ use mproxy_codec::{Frame, Packet, PacketType, QoS};
 use mproxy_core::Side;
 use mproxy_core::event::Happening;
 
-use super::{World, merged};
+use super::World;
+use super::owing::merged_codes;
 use crate::model::What;
-use crate::way::Arrival;
+use crate::path::Arrival;
 
 impl World {
     /// Looks at all that has arrived anywhere.
@@ -23,22 +24,25 @@ impl World {
                 Happening::Subscribe { .. } | Happening::Unsubscribe { .. } => {}
             }
         }
+        // Exactly one Disconnect for each Connect is a promise of the contract, whatever ended the session.
         if self.told[0] > 1 || self.told[2] > self.told[0] {
             return Err("Connect and Disconnect do not pair".into());
         }
-        self.bounds()?;
+        self.check_bounds()?;
         self.watch_entrance()?;
         for side in [Side::Broker, Side::Client] {
             let heard = if side == Side::Broker { self.stage.at_broker() } else { self.stage.at_client() };
-            self.way_to(side).push(&heard);
-            while let Some(bytes) = self.way_to(side).next().map_err(|why| format!("at the {side}: {why}"))? {
-                self.arrives(side, &bytes).map_err(|why| format!("at the {side}: {why}"))?;
+            self.path_to(side).push(&heard);
+            while let Some(bytes) =
+                self.path_to(side).next().map_err(|why| format!("at the {side}: {why}"))?
+            {
+                self.take_arrival(side, &bytes).map_err(|why| format!("at the {side}: {why}"))?;
             }
         }
         Ok(())
     }
 
-    fn bounds(&self) -> Result<(), String> {
+    fn check_bounds(&self) -> Result<(), String> {
         for side in [Side::Client, Side::Broker] {
             let (packets, bytes) = self.stage.session.waiting(side);
             // One more packet than the bound in bytes may be in: of at most this size here.
@@ -49,15 +53,15 @@ impl World {
         Ok(())
     }
 
-    fn arrives(&mut self, side: Side, bytes: &[u8]) -> Result<(), String> {
-        let (version, from) = (self.client.version, self.way_to(side).sender());
+    fn take_arrival(&mut self, side: Side, bytes: &[u8]) -> Result<(), String> {
+        let (version, from) = (self.client.version, self.path_to(side).sender());
         let (frame, _) = Frame::split(bytes, from, Some(version))
             .map_err(|error| error.to_string())?
             .ok_or("half a packet")?;
         let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
         match (side, &packet) {
-            (Side::Broker, _) => self.permits.used(&packet, self.prefix)?,
-            (Side::Client, Packet::Connack(connack)) => self.connack_arrives(connack)?,
+            (Side::Broker, _) => self.permits.check_use(&packet, self.prefix)?,
+            (Side::Client, Packet::Connack(connack)) => self.take_connack(connack)?,
             (Side::Client, _) => {}
         }
         let arrival = if self.is_again(side, bytes, &packet) {
@@ -65,19 +69,20 @@ impl World {
         } else {
             let (ending, book) = (self.ending || self.is_over(), self.book.clone());
             let book = book.lock().expect("the world is whole");
-            self.way_to(side).judge(bytes, &packet, &book.answered, ending)?
+            self.path_to(side).judge(bytes, &packet, &book.answered, ending)?
         };
         if arrival == Arrival::Goodbye {
             return Ok(());
         }
-        self.in_order(side, &packet, arrival == Arrival::Theirs)?;
+        self.check_order(side, &packet, arrival == Arrival::Theirs)?;
         if let (Side::Broker, Packet::Subscribe(subscribe)) = (side, &packet) {
             let (_, qos, outcome) = self
                 .subscribed
                 .values()
                 .find(|(id, ..)| *id == subscribe.packet_id.get() && self.client.asking.contains(id))
                 .ok_or("a SUBSCRIBE from nowhere")?;
-            let codes = merged(version, qos, outcome);
+            let codes = merged_codes(version, qos, outcome);
+            // The broker grants what it is asked for; what the client must see of it was worked out from the verdicts.
             let theirs: Vec<u8> = subscribe.filters().map(|one| one.qos as u8).collect();
             let left_behind = std::mem::take(&mut self.up.left_behind);
             self.broker.owe_suback(subscribe.packet_id, &theirs, codes, left_behind);
@@ -110,7 +115,7 @@ impl World {
     }
 
     /// [MQTT-4.6.0-2], [MQTT-4.6.0-3]
-    fn in_order(&mut self, side: Side, packet: &Packet<'_>, theirs: bool) -> Result<(), String> {
+    fn check_order(&mut self, side: Side, packet: &Packet<'_>, theirs: bool) -> Result<(), String> {
         let Packet::Ack(ack) = packet else { return Ok(()) };
         let kind = match ack.kind {
             PacketType::Puback => 0,
@@ -128,6 +133,7 @@ impl World {
             return Ok(());
         }
         let model = if side == Side::Client { &self.client } else { &self.broker };
+        // A PUBLISH that was repeated has several acknowledgements under one id, and either may come first.
         if model.flights.get(&ack.packet_id.get()).is_some_and(|flight| flight.copies > 1) {
             return Ok(());
         }

@@ -12,8 +12,9 @@ impl World {
     /// Everything comes to its end: questions, flows, bytes.
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.bytewise = false;
+        // A session that never comes to rest is a fault, too, and must not hang the run.
         for _ in 0..20_000 {
-            let missing = self.must_arrive.is_some_and(|side| !self.way_from(side).is_through())
+            let missing = self.must_arrive.is_some_and(|side| !self.path_from(side).is_through())
                 || self.answers && !self.down.is_through();
             let owes = |model: &Model| self.silent != Some(model.side) && model.owes();
             let owing = owes(&self.client) || owes(&self.broker);
@@ -32,7 +33,7 @@ impl World {
                         way.to, way.sent
                     ));
                 }
-                return self.all_told();
+                return self.check_events();
             }
             self.step(false)?;
         }
@@ -40,7 +41,7 @@ impl World {
     }
 
     /// Nothing is under way any more, so nothing may be missing.
-    pub(super) fn at_rest(&mut self) -> Result<(), String> {
+    pub(super) fn check_at_rest(&mut self) -> Result<(), String> {
         for (way, model) in [(&self.up, &self.client), (&self.down, &self.broker)] {
             if !way.is_through() || !way.owed.is_empty() || way.torn() > 0 {
                 return Err(format!("not all reached the {}: {:?}, owed {:?}", way.to, way.sent, way.owed));
@@ -55,11 +56,11 @@ impl World {
         if self.stage.session.phase_name() != "open" || self.stage.session.poll_timeout().is_some() {
             return Err("it is not at rest".into());
         }
-        self.all_told()
+        self.check_events()
     }
 
     /// Whatever the broker took and said so was told of, whoever is still there to hear the broker.
-    fn all_told(&self) -> Result<(), String> {
+    fn check_events(&self) -> Result<(), String> {
         if self.told[0] > 0 && self.accounted && !self.repeats && self.told[1] != self.taken {
             return Err(format!("{} publishes were told of, {} were taken", self.told[1], self.taken));
         }
@@ -124,6 +125,7 @@ impl World {
             self.stage.close(*side);
             self.look()?;
         }
+        // More than every deadline there is: whatever still waits behind that waits for ever.
         self.stage.pass(Duration::from_secs(60));
         self.look()?;
         // An end that stands behind packets without verdict is not even read. But verdicts carry deadlines of their own.
@@ -139,7 +141,7 @@ impl World {
         if self.told[0] != self.told[2] {
             return Err("Connect without Disconnect".into());
         }
-        self.entrance_was_told()?;
+        self.check_client_answer()?;
         // Nothing happens any more, whatever comes.
         while !self.book().open.is_empty() {
             self.decide();

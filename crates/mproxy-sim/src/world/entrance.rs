@@ -13,9 +13,10 @@ use mproxy_core::{Limits, Side};
 
 use super::super::fate::undecided_connect;
 use super::super::rng::Rng;
-use super::super::stage::Dialing;
+use super::super::stage::DialScript;
 use super::super::verdict::Verdict;
-use super::{World, mapped};
+use super::World;
+use super::owing::admission_under_prefix;
 
 /// What a dial has at least, whatever its admission has used up.
 const DIAL_AT_LEAST: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ impl Entrance {
             0..2 => Verdict::refuse(Hook::Connect, Refusal::default()),
             2..5 => undecided_connect(rng),
             _ if prefix.is_empty() => Verdict::allow(Hook::Connect),
-            _ => mapped(prefix),
+            _ => admission_under_prefix(prefix),
         });
         answers
     }
@@ -92,7 +93,7 @@ impl Entrance {
     }
 
     /// This was said of the CONNECT, in time.
-    pub(super) fn said(&mut self, verdict: &Verdict, open: bool) {
+    pub(super) fn note_verdict(&mut self, verdict: &Verdict, open: bool) {
         if !passes(verdict, open) {
             self.settled = Some(matches!(verdict, Verdict::Connect(Decision::Allow(_)) | Verdict::Failed(_)));
         }
@@ -128,7 +129,7 @@ impl World {
             (self.up.prefix, self.down.prefix, self.broker.prefix) = ("", "", "");
         }
         self.book().connects = answers;
-        self.stage.dialing = Dialing::Hangs;
+        self.stage.dialing = DialScript::Hangs;
     }
 
     /// Until the broker has the CONNECT, or never will.
@@ -220,6 +221,7 @@ impl World {
             }
             _ => {}
         }
+        // A broker that has the CONNECT may have taken a session over with it: a second try would do that again.
         if self.entrance.introduced.is_some_and(|until| until != (self.stage.dials, asked)) {
             return Err("tried again after the broker had the CONNECT".into());
         }
@@ -227,7 +229,7 @@ impl World {
     }
 
     /// The client got a CONNACK.
-    pub(super) fn connack_arrives(&mut self, connack: &Connack<'_>) -> Result<(), String> {
+    pub(super) fn take_connack(&mut self, connack: &Connack<'_>) -> Result<(), String> {
         self.entrance.connacks.push(connack.reason);
         if self.entrance.connacks.len() > 1 {
             return Err(format!("more than one CONNACK: {:02x?}", self.entrance.connacks));
@@ -239,7 +241,7 @@ impl World {
     }
 
     /// What the client must have been told in the end.
-    pub(super) fn entrance_was_told(&self) -> Result<(), String> {
+    pub(super) fn check_client_answer(&self) -> Result<(), String> {
         let Entrance { on_unavailable, connacks, introduced, .. } = &self.entrance;
         if introduced.is_some() || self.book().connects_asked == 0 {
             return Ok(());

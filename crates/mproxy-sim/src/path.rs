@@ -7,14 +7,14 @@ use mproxy_codec::{Frame, Packet, PacketId, PacketType, Publish, QoS, Sender, Su
 use mproxy_core::Side;
 use mproxy_core::policy::{Decision, FilterChange, PublishChange};
 
-use super::model::{Message, Sent, What, request, suback, unsubscribe};
+use super::model::{ModelPublish, Sent, What, request, suback, unsubscribe};
 
 /// What a question's key was answered, how often.
-pub(super) type Answered = HashMap<String, u32>;
+pub(super) type AnswerCounts = HashMap<String, u32>;
 
 /// The packets on their way to one side.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct PacketPath {
     pub(super) to: Side,
     version: Version,
     /// Failed answers let publishes of this direction through.
@@ -54,7 +54,7 @@ pub(super) enum Arrival {
     Goodbye,
 }
 
-impl Way {
+impl PacketPath {
     pub(super) fn new(to: Side, version: Version) -> Self {
         Self {
             to,
@@ -110,9 +110,10 @@ impl Way {
         &mut self,
         bytes: &[u8],
         packet: &Packet<'_>,
-        answered: &Answered,
+        answered: &AnswerCounts,
         ending: bool,
     ) -> Result<Arrival, String> {
+        // Before the packets of the other side: the session's own answers come between them, at no fixed place.
         if let Some(at) = self.owed.iter().position(|owed| owed == bytes) {
             self.owed.remove(at);
             return Ok(Arrival::Ours);
@@ -142,7 +143,7 @@ impl Way {
                 }
                 continue;
             }
-            self.same(&sent, bytes, packet, answered)
+            self.check_arrival(&sent, bytes, packet, answered)
                 .map_err(|why| format!("{why}\n  sent    {sent:?}\n  arrived {packet:?}"))?;
             return Ok(Arrival::Theirs);
         }
@@ -174,12 +175,12 @@ impl Way {
         }
     }
 
-    fn same(
+    fn check_arrival(
         &mut self,
         sent: &Sent,
         bytes: &[u8],
         packet: &Packet<'_>,
-        answered: &Answered,
+        answered: &AnswerCounts,
     ) -> Result<(), String> {
         let expected = match (&sent.what, packet) {
             (What::Publish(message), Packet::Publish(publish)) => {
@@ -188,23 +189,24 @@ impl Way {
                     _ => None,
                 };
                 if !message.ruled {
-                    self.was_decided(&message.key, answered)?;
+                    self.check_decided(&message.key, answered)?;
                 }
-                let leaves = self.leaves_as(message, change);
+                let leaves = self.arriving_topic(message, change);
                 let knew = message.alias.and_then(|alias| self.aliases.get(&alias)) == Some(&leaves);
-                let bare = self.same_publish(message, publish, change, &leaves)?;
+                let bare = self.match_publish(message, publish, change, &leaves)?;
                 let sent_bare = topic_of(&sent.bytes, self.sender(), self.version).is_empty();
                 // Only what the receiver would not understand is written anew.
                 let renamed = !(self.prefix.is_empty() || sent_bare && knew);
+                // Byte identity is asked of everything else: a proxy that writes anew what it need not will differ some day.
                 if change.is_some() || renamed || sent_bare && !bare && !knew {
                     return Ok(());
                 }
                 sent.bytes.clone()
             }
             (What::Subscribe { key, filters, fate, .. }, Packet::Subscribe(subscribe)) => {
-                self.was_decided(key, answered)?;
+                self.check_decided(key, answered)?;
                 let outcome = fate.outcome(filters.len(), self.subscribes_open);
-                self.same_subscribe(filters, &outcome, subscribe)?;
+                self.match_subscribe(filters, &outcome, subscribe)?;
                 let plain = Decision::Allow(FilterChange::default());
                 if !self.prefix.is_empty() || outcome.iter().any(|one| *one != plain) {
                     return Ok(());
@@ -227,9 +229,10 @@ impl Way {
         if expected == bytes { Ok(()) } else { Err("other bytes than were sent".into()) }
     }
 
-    fn was_decided(&mut self, key: &str, answered: &Answered) -> Result<(), String> {
+    fn check_decided(&mut self, key: &str, answered: &AnswerCounts) -> Result<(), String> {
         let arrivals = self.arrivals.entry(key.into()).or_default();
         *arrivals += 1;
+        // The heart of it: nothing arrives before somebody has answered, as often as it arrives.
         if self.decided && answered.get(key).is_none_or(|answers| answers < arrivals) {
             return Err(format!("{key} arrived before it was decided about"));
         }
@@ -237,7 +240,7 @@ impl Way {
     }
 
     /// The topic under which it arrives.
-    fn leaves_as(&self, message: &Message, change: Option<&PublishChange>) -> String {
+    fn arriving_topic(&self, message: &ModelPublish, change: Option<&PublishChange>) -> String {
         let changed = change.and_then(|change| change.topic.as_deref());
         match self.to {
             Side::Broker => format!("{}{}", self.prefix, changed.unwrap_or(&message.topic)),
@@ -249,9 +252,9 @@ impl Way {
     }
 
     /// Whether the topic was left to the alias.
-    fn same_publish(
+    fn match_publish(
         &mut self,
-        message: &Message,
+        message: &ModelPublish,
         publish: &Publish<'_>,
         change: Option<&PublishChange>,
         meant: &str,
@@ -274,15 +277,15 @@ impl Way {
         if topic != meant {
             return Err(format!("under the topic {topic}, not {meant}"));
         }
-        let same = publish.payload == payload
+        let check_arrival = publish.payload == payload
             && publish.retain == retain
             && (publish.dup, publish.qos, publish.packet_id) == (message.dup, message.qos, message.id)
             && publish.alias == message.alias
             && key == message.key;
-        if same { Ok(bare) } else { Err("another PUBLISH".into()) }
+        if check_arrival { Ok(bare) } else { Err("another PUBLISH".into()) }
     }
 
-    fn same_subscribe(
+    fn match_subscribe(
         &mut self,
         filters: &[(String, QoS)],
         outcome: &[Decision<FilterChange>],
