@@ -138,6 +138,7 @@ impl Grant {
             Some(rule) => match rule.effect {
                 RuleEffect::Ask => GrantAnswer::Ask,
                 RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+                // Lowered by SUBACK and not refused (3.9.3); retained messages are bounded where they are published.
                 RuleEffect::Allow => GrantAnswer::Allow(rule.max_qos),
             },
         }
@@ -157,6 +158,7 @@ impl Grant {
     fn unspoken<A>(&self, topic: &str, yes: A) -> GrantAnswer<A> {
         let dollar = topic.starts_with('$');
         match self.default {
+            // "Everything" does not mean the broker's own topics: who opens a tenant's door does not open `$SYS`.
             RuleEffect::Allow if !dollar => GrantAnswer::Allow(yes),
             RuleEffect::Ask if !dollar || self.mapping.is_none() => GrantAnswer::Ask,
             RuleEffect::Allow | RuleEffect::Ask | RuleEffect::Deny => {

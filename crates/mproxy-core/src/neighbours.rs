@@ -13,6 +13,7 @@ impl From<IpAddr> for Neighbours {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            // Below it a host picks what it likes (RFC 4862): by single addresses nobody could be told from a crowd.
             IpAddr::V6(address) => address.to_bits() >> 64 << 64,
         })
     }

@@ -332,6 +332,7 @@ impl Encoded {
 
 impl Clone for Encoded {
     fn clone(&self) -> Self {
+        // Another peer, another encoding: a change would otherwise be sent along as it was before it.
         Self::default()
     }
 }

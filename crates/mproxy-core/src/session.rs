@@ -17,6 +17,7 @@
 //! | `greeting`, `rejected` | a connection without a client: CONNECT is awaited, or did not come |
 //! | `opening` | from CONNECT to CONNACK: admission, the dial, the broker's answer; what failed is tried again |
 //! | `introduce` | the CONNECT that the broker gets, the CONNACK that the client gets |
+//! | `transitions` | how its states follow each other |
 //! | `ending` | how a session comes to its end |
 //! | `link`, `direction` | a client and its broker; what comes from one of them |
 //! | `intake` | bytes become packets |
@@ -87,6 +88,7 @@ mod tally;
 mod terms;
 mod timer;
 mod trace;
+mod transitions;
 mod unsubscribe;
 
 use std::mem;
@@ -103,18 +105,15 @@ pub use self::setting::{OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;
 use self::direction::Follows;
-use self::ending::{Ending, Reached, SideEnd};
+use self::ending::{Ending, SideEnd};
 use self::greeting::Greeting;
 use self::holding::{may_wait_unread, reads_at_once};
 use self::opening::Opening;
 use self::question::AnswerTo;
 use self::state::State;
-use self::step::Stop;
-use self::timer::Deadline;
-use crate::event::{Happening, Kind, Traffic};
+use crate::event::Traffic;
 use crate::fault::{Closed, Fault, Unreachable};
 use crate::peer::{Origin, Peer, Side};
-use crate::policy::Want;
 
 /// One MQTT session as a pure state machine. After each verb poll the effects until there are none.
 pub struct Session {
@@ -236,25 +235,6 @@ impl Session {
             self.handle_deadline(deadline, now);
         }
         self.settle(now);
-    }
-
-    fn handle_deadline(&mut self, deadline: Deadline, now: Instant) {
-        let ended = match (deadline, &mut self.state) {
-            (Deadline::Close, _) => return self.finish(),
-            (Deadline::Refresh, State::Open(link)) => link.renew(&mut self.cx, now),
-            (Deadline::Stale, State::Open(link)) => {
-                link.make_grant_stale(&mut self.cx);
-                Ok(())
-            }
-            (Deadline::Retry, State::Opening(opening)) => opening.try_again(&mut self.cx, now),
-            (Deadline::Admission, State::Opening(opening)) => {
-                opening.waited_long_enough(&self.cx).map_or(Ok(()), Err)
-            }
-            // Deadlines of a state that is no more are disarmed with it.
-            (Deadline::Refresh | Deadline::Stale | Deadline::Retry | Deadline::Admission, _) => Ok(()),
-            (Deadline::Connect | Deadline::Connack | Deadline::Grant, _) => Err(Fault::TooLate(deadline)),
-        };
-        self.end_if(ended, now);
     }
 
     /// Told: so many bytes of that side were read while they are not wanted, and are kept until they are.
@@ -402,83 +382,6 @@ impl Session {
         self.be_over(peer, fault);
     }
 
-    /// The broker has said yes: both sides speak from now on.
-    fn open(&mut self, session_present: bool, now: Instant) {
-        self.state = match mem::replace(&mut self.state, State::Over(None)) {
-            State::Opening(Opening { mut link, .. }) => {
-                link.begin_grant(&mut self.cx, now);
-                link.reported = true;
-                if self.cx.setting.sink.want(Kind::Connect) != Want::Nothing {
-                    link.report(&mut self.cx, Happening::Connect { session_present });
-                }
-                State::Open(link)
-            }
-            other => other,
-        };
-    }
-
-    /// The session ends, if for this reason.
-    fn end_if(&mut self, ended: Result<(), Fault>, now: Instant) {
-        if let Err(fault) = ended {
-            self.end(fault, now);
-        }
-    }
-
-    /// The session ends for this reason. The first reason counts.
-    fn end(&mut self, fault: Fault, now: Instant) {
-        let cx = &mut self.cx;
-        let begin =
-            |link, cx: &mut Context, stage, fault| State::Ending(Ending::begin(link, cx, stage, fault, now));
-        self.state = match mem::replace(&mut self.state, State::Over(None)) {
-            State::Greeting(greeting) => State::Rejected(greeting.reject(cx, fault, now)),
-            State::Opening(opening) => {
-                let stage = if opening.is_introduced() { Reached::Introduced } else { Reached::Waiting };
-                begin(opening.link, cx, stage, fault)
-            }
-            State::Open(link) => begin(link, cx, Reached::Open, fault),
-            State::Ending(mut ending) => {
-                ending.end_again(&fault);
-                self.state = State::Ending(ending);
-                return;
-            }
-            state @ (State::Rejected(_) | State::Over(_)) => {
-                self.state = state;
-                return;
-            }
-        };
-        self.advance_end(now);
-    }
-
-    fn stop(&mut self, stop: Stop, now: Instant) {
-        match (stop, &mut self.state) {
-            (Stop::Disconnected(from, fault), State::Ending(ending)) => ending.take_disconnect(from, fault),
-            (Stop::Fault(fault) | Stop::Disconnected(_, fault), _) => self.end(fault, now),
-        }
-    }
-
-    /// Nothing more comes from that side.
-    fn lose(&mut self, side: Side, how: Closed, now: Instant) {
-        let half = side == Side::Client && how == Closed::Eof;
-        let fault = match &mut self.state {
-            State::Opening(opening) if opening.is_introduced() && half => {
-                // The broker has the CONNECT, and will answer it.
-                opening.link.client_ended = true;
-                return;
-            }
-            State::Opening(opening) if opening.is_introduced() && side == Side::Broker => {
-                Fault::ClosedBeforeConnack { how: how.clone() }
-            }
-            _ => Fault::Lost { side, how: how.clone() },
-        };
-        self.end(fault, now);
-        match &mut self.state {
-            State::Ending(ending) => ending.lose(&mut self.cx, side, &how),
-            State::Rejected(rejected) if side == Side::Client => rejected.client = SideEnd::Gone,
-            State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {
-            }
-        }
-    }
-
     /// So many bytes of that side are left unread.
     fn note_left(&mut self, from: Side, bytes: usize) {
         if !self.cx.account.is_idle(bytes)
@@ -486,78 +389,6 @@ impl Session {
         {
             self.cx.account.note_left(&self.cx.setting.budget, from, bytes, holder);
         }
-    }
-
-    /// Lets everything leave whose turn has come.
-    fn release(&mut self, from: Side, now: Instant) {
-        while let Some(link) = self.state.link_mut()
-            && let Err(stop) = link.release(&mut self.cx, from)
-        {
-            self.stop(stop, now);
-        }
-    }
-
-    /// After every verb: packets leave, and an end goes on.
-    fn settle(&mut self, now: Instant) {
-        if !matches!(&self.state, State::Open(link) if link.is_settled()) {
-            self.go_on(now);
-        }
-        let bytes = self.state.bytes();
-        if !self.cx.account.is_idle(bytes) {
-            match self.state.holder() {
-                Some(holder) => self.cx.put_down(holder, bytes, now),
-                None => self.cx.account.let_go(),
-            }
-        }
-    }
-
-    /// What waits leaves, and an end goes on.
-    fn go_on(&mut self, now: Instant) {
-        if let State::Open(link) = &mut self.state
-            && link.client_ended
-        {
-            self.lose(Side::Client, Closed::Eof, now);
-        }
-        self.release(Side::Client, now);
-        self.release(Side::Broker, now);
-        let unsendable = self.state.link_mut().and_then(|link| link.rare.as_mut()?.unsendable.take());
-        if let Some(fault) = unsendable {
-            self.end(*fault, now);
-        }
-        if self.state.link().is_some_and(|link| link.draining && link.is_drained()) {
-            self.end(Fault::Drained, now);
-        }
-        self.advance_end(now);
-    }
-
-    /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.
-    fn advance_end(&mut self, now: Instant) {
-        let done = match &mut self.state {
-            State::Ending(ending) => ending.advance(&mut self.cx, now),
-            State::Rejected(rejected) => rejected.advance(&mut self.cx, now),
-            State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Over(_) => false,
-        };
-        if done {
-            self.finish();
-        }
-    }
-
-    /// The last of a session that is ending.
-    fn finish(&mut self) {
-        match mem::replace(&mut self.state, State::Over(None)) {
-            State::Ending(ending) => {
-                let (link, fault) = ending.finish(&mut self.cx);
-                self.be_over(Some(link.peer), fault);
-            }
-            State::Rejected(rejected) => self.be_over(None, rejected.fault),
-            other => self.state = other,
-        }
-    }
-
-    fn be_over(&mut self, peer: Option<Arc<Peer>>, fault: Fault) {
-        self.state = State::Over(peer);
-        self.cx.timer.disarm();
-        self.cx.effects.push(Effect::Done(Box::new(fault)));
     }
 }
 

@@ -47,6 +47,7 @@ impl Mapping {
     /// What the broker calls the client's topic.
     #[must_use]
     pub fn up<'t>(&self, topic: &'t str) -> Cow<'t, str> {
+        // Under a prefix it would be a tenant's own topic with a misleading name. Whether it may be used is for the rules.
         if topic.starts_with('$') { topic.into() } else { format!("{}{topic}", self.0).into() }
     }
 
@@ -55,7 +56,9 @@ impl Mapping {
     pub fn down<'t>(&self, topic: &'t str) -> Option<&'t str> {
         match topic.strip_prefix(&*self.0) {
             None if topic.starts_with('$') => Some(topic),
+            // The prefix alone is no topic of the client's: it would be one without a name.
             None | Some("") => None,
+            // Seen by the client it would pass for one of the broker's own.
             Some(own) if own.starts_with('$') => None,
             Some(own) => Some(own),
         }

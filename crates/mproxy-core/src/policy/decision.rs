@@ -144,6 +144,7 @@ impl PartialEq for Refusal {
         self.reason == other.reason
             && self.text == other.text
             && self.action == other.action
+            // `about` is for log and metrics: two refusals that a client cannot tell apart are the same one.
             && self.server_reference == other.server_reference
     }
 }

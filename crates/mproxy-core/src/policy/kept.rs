@@ -67,6 +67,7 @@ impl KeptPublish {
         };
         Self {
             peer: Arc::clone(question.peer),
+            // Properties are judged by who sent them: subscription identifiers are right from a broker alone.
             sender: if hook == Hook::Deliver { Sender::Server } else { Sender::Client },
             topic: question.topic.into(),
             qos: question.qos,
@@ -166,6 +167,7 @@ impl KeptSubscribe {
     /// Puts the question once more. `None`: it could not be read again.
     pub fn put<R>(self: &Arc<Self>, to: impl FnOnce(&SubscribeQuestion<'_>) -> R) -> Option<R> {
         let filters: SmallVec<[FilterRequest<'_>; 8]> = self.filters_from(0).collect();
+        // A filter that does not read back would be left unjudged, and the verdicts shifted by one.
         if filters.len() != self.count() {
             return None;
         }

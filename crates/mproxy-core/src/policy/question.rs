@@ -132,6 +132,7 @@ impl<'a> SubscribeQuestion<'a> {
 
     /// The question copied out of its packet: once, for all who come back to it.
     pub fn to_kept(&self) -> Arc<KeptSubscribe> {
+        // Two advisers in a row may both need time; the filters of a SUBSCRIBE, half a million perhaps, are copied once.
         Arc::clone(self.kept.get_or_init(|| Arc::new(KeptSubscribe::of(self))))
     }
 }

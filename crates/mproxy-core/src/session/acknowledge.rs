@@ -28,6 +28,7 @@ impl Link {
             PacketType::Pubrec => reason.is_error(),
             _ => false,
         };
+        // The broker counts its own; only the client's publishes under way are needed, for draining and repeated ones.
         if over && from == Side::Broker {
             self.up.in_flight.remove(kind, id);
         }
@@ -106,6 +107,7 @@ impl Link {
             // [MQTT-4.6.0-2] and [MQTT-4.6.0-3] bind the client; what it gets of the same id stays in order.
             Side::Client if receivers => AckOrder::OfOneId,
             Side::Client => AckOrder::None,
+            // A broker may check 4.6 strictly: our acknowledgement must not overtake those that the client still owes.
             Side::Broker => AckOrder::OfAll,
         };
         let line = self.direction_mut(from).flows().line(kind);
@@ -130,6 +132,7 @@ impl Link {
             return;
         }
         let to = from.other();
+        // Before acknowledgements that are ready: they were written earlier.
         for bytes in self.direction_mut(from).take_deferred() {
             self.send(cx, to, bytes);
         }

@@ -1,4 +1,4 @@
-//! MQTT 5.0 topic aliases of one direction [MQTT-3.3.2.3.4]: what the sender means by each, and what the receiver was taught.
+//! MQTT 5.0 topic aliases of one direction (3.3.2.3.4): what the sender means by each, and what the receiver was taught.
 //!
 //! The two differ once a PUBLISH that introduced an alias was refused or rewritten: the receiver never saw it, or saw
 //! another topic. The next use is then sent with its full topic, which teaches it anew.
@@ -50,6 +50,7 @@ impl Aliases {
 
     /// The receiver is sent `alias` together with `topic`. No more than `most` bytes are remembered, and this topic.
     pub(super) fn set_receiver_topic(&mut self, alias: u16, topic: &str, most: usize) {
+        // All at once: which alias the sender uses next is not known, and each that is forgotten costs one full topic.
         if self.taught.bytes > most {
             self.taught = Topics::default();
         }
@@ -59,6 +60,7 @@ impl Aliases {
 
 impl Topics {
     fn set(&mut self, alias: u16, topic: &str) {
+        // Senders repeat topic and alias together; nothing is allocated for that.
         if self.of.get(&alias).is_some_and(|old| **old == *topic) {
             return;
         }

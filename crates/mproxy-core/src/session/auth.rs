@@ -24,6 +24,7 @@ impl Link {
             reason: ReasonCode::PROTOCOL_ERROR,
         };
         if from == Side::Broker {
+            // Only this asks for an answer; success ends the exchange.
             self.terms.auth_asked = auth.reason == ReasonCode::CONTINUE_AUTHENTICATION;
             return Ok(());
         }
@@ -34,6 +35,7 @@ impl Link {
             let rule = if again { "MQTT-4.12.1-1" } else { "MQTT-4.12.0-5" };
             return Err(fault("another Authentication Method than in CONNECT", rule));
         }
+        // Taken with the answer: a second one to the same AUTH is an answer to none.
         let asked = std::mem::replace(&mut self.terms.auth_asked, false);
         match auth.reason {
             ReasonCode::CONTINUE_AUTHENTICATION if !asked => {

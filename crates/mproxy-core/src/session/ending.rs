@@ -77,6 +77,7 @@ impl Ending {
         }
         let open = stage == Reached::Open;
         let mut ends = Ends { client: SideEnd::Open, broker: SideEnd::Open, half_closed: false, fault };
+        // Never dialled, or not reached: there is nobody to shut.
         if stage == Reached::Waiting {
             ends.broker = SideEnd::Gone;
         }
@@ -88,6 +89,7 @@ impl Ending {
         }
         // Nothing the client says from now on counts. What the broker says does, unless the end is its doing.
         link.up.lane.close();
+        // Before CONNACK a broker has nothing to say that this client could still use.
         if !open || ends_broker(&ends.fault) {
             link.down.lane.close();
         }
@@ -201,6 +203,7 @@ impl Ending {
             let end = ends.end(side);
             if *end == SideEnd::Open && shut {
                 *end = SideEnd::Shut;
+                // Anew for each side: a client that reads slowly has its own time after a broker that closed slowly.
                 cx.effects.push(Effect::Shut { side });
                 cx.timer.arm(Deadline::Close, now, cx.setting.limits.close_timeout);
             }
@@ -231,6 +234,7 @@ impl Ending {
 
 /// Reports the end of a session that was reported, once.
 pub(super) fn report_end(link: &mut Link, cx: &mut Context, fault: &Fault) {
+    // Taken: however many ways lead here, the contract promises one Disconnect for each Connect.
     if std::mem::take(&mut link.reported) && cx.setting.sink.want(Kind::Disconnect) != Want::Nothing {
         let ended = Ended {
             fault: fault.clone(),

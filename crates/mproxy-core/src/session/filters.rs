@@ -33,6 +33,7 @@ impl Link {
             .zip(decided)
             .map(|(request, one)| {
                 let name = request.filter.as_str();
+                // Subscribing once more replaces the subscription (3.8.4), so it counts once.
                 if matches!(one, Decision::Refuse(_)) || subscriptions.contains(name) {
                     return None;
                 }
@@ -50,6 +51,7 @@ impl Link {
     pub(super) fn count_refused(&mut self, counted: &[Option<Box<str>>], codes: &[u8]) {
         let Some(books) = self.known_subscriptions_mut() else { return };
         for (name, code) in counted.iter().zip(codes) {
+            // The broker refused it, though we had allowed it: the place is free again.
             if let Some(name) = name.as_ref().filter(|_| *code >= 0x80) {
                 books.names.remove(name);
             }
@@ -74,6 +76,7 @@ impl Link {
                 Err(()) => *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID)),
             }
         }
+        // A prefix before each of a thousand filters may make a SUBSCRIBE that the broker does not take.
         let sent = allowed_requests(requests, decided);
         let most = self.terms.max_packet_to(Side::Broker) as usize;
         let fits = sent.is_empty() || self.rewritten_len(subscribe, &sent).is_ok_and(|len| len <= most);
@@ -115,6 +118,7 @@ impl Link {
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
                 self.subscriptions().rename(asked, sent);
                 let stood = self.rare.as_mut().is_some_and(|rare| rare.known.remove(asked));
+                // In a resumed session any filter may have been subscribed to under its own name, in a connection we have not seen.
                 if old.is_none() && (stood || self.terms.resumed) {
                     old = Some(mapped.unwrap_or_else(|| asked.into()));
                 }
@@ -127,6 +131,7 @@ impl Link {
         let now = self.in_force(requests, decided);
         let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
         old_names.retain(|old| {
+            // Still wanted under that very name: unsubscribing would end what this SUBSCRIBE has just asked for.
             let again = now.iter().enumerate().any(|(at, name)| name == old && !refused(at));
             !again && self.known_subscriptions().is_none_or(|books| !books.is_sent(old))
         });
@@ -177,6 +182,7 @@ impl Link {
         if names.is_empty() || !fits || !self.hears(Side::Broker) {
             return Some(reply);
         }
+        // The id is in use until the client has its SUBACK, and that is ours to decide (ADR 0016).
         self.subscriptions().add_retiring(id, reply);
         self.inject(cx, Side::Broker, out.freeze());
         None
@@ -194,6 +200,7 @@ impl Link {
             .map(|(at, request)| match decided.get(at) {
                 Some(Decision::Allow(FilterChange { filter: Some(filter), .. })) => filter.clone(),
                 Some(Decision::Allow(_)) | None => request.filter.as_str().into(),
+                // What is told of a refused filter, too, is the name at the broker: events are compared with each other.
                 Some(Decision::Refuse(_)) => self.name_at_broker(request.filter.as_str()),
             })
             .collect()

@@ -35,6 +35,7 @@ pub(super) struct Flows {
 impl Flows {
     /// The line of one kind of acknowledgement.
     pub(super) fn line(&mut self, kind: PacketType) -> &mut AckLine {
+        // Two lines: 4.6 orders PUBACKs among themselves and PUBRECs among themselves, and not with each other.
         if kind == PacketType::Puback { &mut self.puback } else { &mut self.pubrec }
     }
 
@@ -64,6 +65,7 @@ impl Flows {
     /// A PUBLISH has gone to its receiver; `told` is what to report once it is acknowledged with `kind`.
     pub(super) fn expect(&mut self, kind: PacketType, id: PacketId, told: Option<Box<Published>>) {
         self.kept += told.as_deref().map_or(0, Published::weight);
+        // The id is the receiver's flow from now on: its PUBREL must go through, and not be answered here.
         self.ours.remove(&id);
         self.line(kind).expect(id, told);
     }
@@ -121,6 +123,7 @@ impl AckLine {
     /// Whether no more publishes should come: every packet id is out, or too many of our answers wait behind one that
     /// the receiver does not give.
     pub(super) fn full(&self) -> bool {
+        // There are no more packet ids than that.
         self.entries.len() >= usize::from(u16::MAX) || self.ours >= OURS_BYTES
     }
 
@@ -170,10 +173,12 @@ impl AckLine {
     fn take(&mut self, id: PacketId) -> Option<Box<Published>> {
         let at = self.place(id)?;
         let entry = self.entries.remove(at)?;
+        // Mostly there are none of ours, and then nobody waits for this id but the receiver's own.
         if self.ours > 0 {
             self.bring_forward(id, at);
         }
         self.shrink();
+        self.check();
         match entry {
             AckEntry::Theirs { told, .. } => told,
             AckEntry::Ours { .. } => None,
@@ -198,6 +203,11 @@ impl AckLine {
         }
     }
 
+    /// What the fields say of each other.
+    fn check(&self) {
+        debug_assert!(!self.entries.is_empty() || self.ours == 0, "bytes of ours without one that waits");
+    }
+
     fn has_ready(&self) -> bool {
         matches!(self.entries.front(), Some(AckEntry::Ours { .. }))
     }
@@ -211,6 +221,7 @@ impl AckLine {
         match entry {
             AckEntry::Ours { ack, .. } => {
                 self.ours -= ack.len();
+                self.check();
                 Some(*ack)
             }
             AckEntry::Theirs { .. } => None,

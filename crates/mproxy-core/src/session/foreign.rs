@@ -40,6 +40,7 @@ fn from_a_client(first: &[u8]) -> Option<&'static str> {
         [b'P', b'R', b'O', b'X', b'Y', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
             "a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
         }
+        // Scanners, mostly. Named, so that an operator need not ask what "packet type 5" was.
         [b'S', b'S', b'H', b'-', ..] => "SSH",
         [b'P', b'R', b'I', b' ', ..] => "HTTP/2",
         _ if METHODS.iter().any(|method| first.starts_with(method)) => {

@@ -97,6 +97,7 @@ impl Greeting {
             user_properties: connect.properties.user().collect(),
             encoded: Encoded::default(),
         });
+        // Copied: kept as a slice, it would hold the 64 KiB that it was read into for as long as the client waits.
         let packet = Bytes::copy_from_slice(&data[..total]);
         let ruled = ask_admission(&cx.setting, &peer, &connect, &packet);
         let mut link = Link::new(peer, self.terms);
@@ -153,6 +154,7 @@ impl Greeting {
         if error.packet != Some(PacketType::Connect) || error.kind == ErrorKind::ProtocolName {
             return None;
         }
+        // 3.x answers with a return code only what one of them says; anything else it closes upon (3.1.4 of 3.1.1).
         let told = self.terms.version.is_v5()
             || matches!(error.kind, ErrorKind::UnsupportedVersion | ErrorKind::ClientIdEmpty);
         if told { self.terms.connack(error.reason(), None, None) } else { None }

@@ -47,6 +47,7 @@ impl Link {
         let expiry = self.capped_expiry(cx, connect.properties).map(Value::Four);
         self.terms.expiry_capped = expiry.is_some();
         self.terms.keep_alive_capped = connect.keep_alive != asked.keep_alive;
+        // It must learn the name under which its session stands [MQTT-3.2.2-16], or it could never come back to it.
         self.terms.id_given = asked.client_id.is_empty() && !connect.client_id.is_empty();
 
         let mapping = grant.and_then(|grant| grant.mapping.as_ref());
@@ -146,6 +147,7 @@ impl Link {
             // [MQTT-3.2.2-16]
             added.push((PropertyId::AssignedClientIdentifier, Value::Text(&self.peer.client_id)));
         }
+        // Up to here: without these the client would keep to terms that do not hold.
         let must = added.len();
         let largest = limits.max_packet_size.min(self.terms.granted_packet);
         if largest < ANY_PACKET

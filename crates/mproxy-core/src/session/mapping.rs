@@ -86,6 +86,7 @@ impl Link {
         topic: &str,
         change: &PublishChange,
     ) -> Result<(), Refusal> {
+        // The rest of a change (payload, user properties) is nothing that a grant's rules speak of.
         if change.topic.is_none() && change.retain.is_none() {
             return Ok(());
         }
@@ -116,8 +117,10 @@ impl Link {
         let Some(grant) = self.grant() else { return Ok(()) };
         match grant.filter(Who::from(&*self.peer), filter) {
             GrantAnswer::Refuse(reason) => Err(Refusal::new(reason)),
+            // Whoever rewrote it was asked, and said yes.
             GrantAnswer::Ask => Ok(()),
             GrantAnswer::Allow(most) => {
+                // The lower of both: neither the policy's rewrite nor the grant may lift what the other bounds.
                 change.max_qos = Some(change.max_qos.map_or(most, |own| own.min(most)));
                 Ok(())
             }

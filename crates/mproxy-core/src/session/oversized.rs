@@ -5,7 +5,7 @@ use mproxy_codec::frame::Header;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::packet::slim::{most_besides_user_properties, property_range, without_properties};
 use mproxy_codec::packet::{PublishLayout, Subscribe, SubscribeLayout, Unsubscribe};
-use mproxy_codec::types::{PacketType, QoS, Sender};
+use mproxy_codec::types::{PacketType, Sender};
 
 use super::context::Context;
 use super::lane::{Slot, SlotState, WaitingPacket, WaitingPublish};
@@ -18,6 +18,16 @@ use crate::peer::Side;
 /// identifier, a reason code, and the length of the properties.
 const HEAD: usize = 5 + 2 + 1 + 4;
 
+/// What the length of a packet's properties says of it.
+enum Size {
+    /// It is for its own room.
+    Fits,
+    /// It is refused, and can be answered without its properties.
+    Oversized,
+    /// It is nothing but properties, and there is no answer to it.
+    Unanswerable,
+}
+
 impl Link {
     /// What becomes of a packet that has too many properties; `None` for every other.
     ///
@@ -29,67 +39,92 @@ impl Link {
         header: &Header,
         data: &[u8],
     ) -> Result<Option<Step>, Fault> {
-        let (total, version) = (header.total(), self.terms.version);
-        if total <= cx.setting.limits.max_user_properties || !version.is_v5() {
+        let total = header.total();
+        // Nearly every packet ends here, by one comparison.
+        if total <= cx.setting.limits.max_user_properties || !self.terms.version.is_v5() {
             return Ok(None);
         }
+        let over = || Fault::OverBudget { packet: header.kind };
+        match self.property_size(cx, header, data) {
+            Size::Fits => return Ok(None),
+            Size::Unanswerable => return Err(over()),
+            Size::Oversized => {}
+        }
+        let slim = without_properties(header, data, self.terms.version).ok_or_else(over)?.freeze();
+        let here = data.len().min(total);
+        let packet = self.refused_packet(&slim, here, total).ok_or_else(over)??;
+        // In its place among the others.
+        self.up.lane.push(Slot { bytes: slim, packet, charge: 0 });
+        Ok(Some(Step::swallow(here)))
+    }
+
+    /// Whether the packet has more properties than the client's packets may.
+    fn property_size(&self, cx: &Context, header: &Header, data: &[u8]) -> Size {
         let most = cx.setting.limits.max_user_properties + most_besides_user_properties(header.kind);
-        let over = Fault::OverBudget { packet: header.kind };
         match header.kind {
             PacketType::Publish | PacketType::Subscribe | PacketType::Unsubscribe => {
-                let properties = property_range(header, data, version);
-                if properties.is_none_or(|properties| properties.len() <= most) {
-                    return Ok(None);
+                match property_range(header, data, self.terms.version) {
+                    Some(properties) if properties.len() > most => Size::Oversized,
+                    // What is malformed is told by its own room, in better words.
+                    Some(_) | None => Size::Fits,
                 }
             }
-            // They are nothing but properties.
             PacketType::Puback
             | PacketType::Pubrec
             | PacketType::Pubrel
             | PacketType::Pubcomp
             | PacketType::Disconnect
             | PacketType::Auth
-                if total > most + HEAD =>
+                if header.total() > most + HEAD =>
             {
-                return Err(over);
+                Size::Unanswerable
             }
-            _ => return Ok(None),
+            _ => Size::Fits,
         }
-        let Some(slim) = without_properties(header, data, version) else { return Err(over) };
+    }
+
+    /// The packet without its properties, as it waits to be refused. `None`: it cannot be answered. Of a PUBLISH, `here` of
+    /// `total` bytes have come, and none of its payload goes anywhere.
+    ///
+    /// # Errors
+    /// What is left of it is malformed.
+    fn refused_packet(
+        &mut self,
+        slim: &[u8],
+        here: usize,
+        total: usize,
+    ) -> Option<Result<WaitingPacket, Fault>> {
+        let version = self.terms.version;
+        let header = Header::parse(slim, Sender::Client, Some(version)).ok()??;
         let malformed = |error| Fault::Malformed { side: Side::Client, error };
-        let Ok(Some(slim_header)) = Header::parse(&slim, Sender::Client, Some(version)) else {
-            return Err(over);
-        };
-        let here = data.len().min(total);
-        let packet = match header.kind {
+        match header.kind {
             PacketType::Publish => {
                 // An alias alone is no topic any more, but who repeats so much of anything may be closed upon.
-                let head = PublishHead::parse(&slim_header, &slim, Sender::Client, version).ok().flatten();
-                let Some(head) = head.filter(|head| head.qos != QoS::AtMostOnce) else { return Err(over) };
-                if let Some(id) = head.packet_id {
-                    self.up.in_flight.add(head.qos, id);
-                }
+                let head = PublishHead::parse(&header, slim, Sender::Client, version).ok()??;
+                // QoS 0 has no answer.
+                let id = head.packet_id?;
+                self.up.in_flight.add(head.qos, id);
                 self.up.skip(here, total);
-                WaitingPacket::Publish(WaitingPublish {
+                Some(Ok(WaitingPacket::Publish(WaitingPublish {
                     state: SlotState::OverBudget,
-                    layout: PublishLayout::of(&slim_header, &head),
+                    layout: PublishLayout::of(&header, &head),
                     topic: None,
                     streams: false,
-                })
+                })))
             }
             PacketType::Subscribe => {
-                let subscribe =
-                    Subscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
-                WaitingPacket::Subscribe(SlotState::OverBudget, SubscribeLayout::of(&subscribe))
+                let subscribe = Subscribe::parse(&header, slim, Sender::Client, version);
+                Some(subscribe.map_err(malformed).map(|subscribe| {
+                    WaitingPacket::Subscribe(SlotState::OverBudget, SubscribeLayout::of(&subscribe))
+                }))
             }
             _ => {
-                let unsubscribe =
-                    Unsubscribe::parse(&slim_header, &slim, Sender::Client, version).map_err(malformed)?;
-                WaitingPacket::Refused { id: unsubscribe.packet_id, filters: unsubscribe.filters().len() }
+                let unsubscribe = Unsubscribe::parse(&header, slim, Sender::Client, version);
+                Some(unsubscribe.map_err(malformed).map(|unsubscribe| WaitingPacket::Refused {
+                    id: unsubscribe.packet_id,
+                    filters: unsubscribe.filters().len(),
+                }))
             }
-        };
-        // In its place among the others.
-        self.up.lane.push(Slot { bytes: slim.freeze(), packet, charge: 0 });
-        Ok(Some(Step::swallow(here)))
+        }
     }
 }

@@ -37,6 +37,10 @@ impl Link {
             serves: due.checked_add(serves),
             undecided: None,
         });
+        debug_assert!(
+            renewal.as_ref().is_none_or(|clock| clock.serves.is_none_or(|serves| clock.due <= Some(serves))),
+            "a grant serves until after it was to be renewed"
+        );
         if renewal.is_some() || self.rare.is_some() {
             self.rare().renewal = renewal;
         }
@@ -61,6 +65,7 @@ impl Link {
     /// The answer ends the session.
     pub(super) fn renew(&mut self, cx: &mut Context, now: Instant) -> Result<(), Fault> {
         let Some(renewal) = self.rare.as_mut().and_then(|rare| rare.renewal.as_mut()) else { return Ok(()) };
+        // Before it is asked: an answer at once arms the clock anew, and must not find the old time in it.
         renewal.due = None;
         self.arm_grant(cx);
         let granter = self.rare.as_ref().and_then(|rare| rare.granter).unwrap_or(Source::Unknown);
@@ -147,6 +152,7 @@ impl Link {
                 grant
             }
         };
+        // Whatever the answer says: messages of subscriptions made under the old prefix would reach nobody.
         grant.mapping = old.and_then(|old| old.mapping.clone());
         peer.grant = Some(Arc::new(grant));
         if !admission.attributes.is_empty() {

@@ -61,6 +61,7 @@ impl Terms {
         reason: ReasonCode,
         text: Option<&str>,
     ) -> Option<Bytes> {
+        // 3.x acknowledgements have no code: a refusal looks like a success there, or the connection ends.
         let reason = if self.version.is_v5() { legal(kind, reason) } else { ReasonCode::SUCCESS };
         let ack = Ack::new(kind, id, reason);
         let text = text.filter(|_| self.problem_information && to == Side::Client);
@@ -113,6 +114,7 @@ impl Terms {
         let mut out = BytesMut::new();
         let most = self.max_packet_to(to) as usize;
         let kept = PropertyEdit::keep(properties);
+        // What explains goes first; an answer without words is better than none.
         for edit in [kept.with(&added), kept, unexplained(properties)] {
             out.clear();
             if encode(&edit, &mut out).is_ok() && out.len() <= most {

@@ -77,6 +77,7 @@ pub(super) fn resolve<C, T>(
         Ok(Decision::Allow(change)) => (source, carry_out(change)),
         Ok(Decision::Refuse(refusal)) => (source, Err(Unfit::Refused(refusal))),
         Err(undecided) => match apply_failure_rule(setting, peer, hook, undecided) {
+            // As it came, but under the prefix and aliases that hold: the failure rule lifts a decision, not the mapping.
             Ok(()) => (Source::FailedOpen, carry_out(None)),
             Err(undecided) => {
                 return Resolved { source: undecided.source(), what: Resolution::Undecided(undecided) };
@@ -113,6 +114,7 @@ pub(super) fn resolve_subscribe(
                 return Err(Unusable::wrong_length(each.len(), filters).into());
             }
             SubscribeDecision::Each(each) => Decision::Allow(Some(each)),
+            // Filters that others decided keep their verdicts; the failure rule, one for the whole packet, would lift those.
             SubscribeDecision::InPart(each, undecided) => {
                 count_undecided(setting, peer, Hook::Subscribe, &undecided);
                 Decision::Allow(Some(each))

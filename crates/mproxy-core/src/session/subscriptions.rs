@@ -58,9 +58,11 @@ impl Subscriptions {
 
     /// The SUBSCRIBE with this id has been answered; of several, the first.
     pub(super) fn take_subscribe(&mut self, id: PacketId) -> Option<Subscribing> {
+        // A client that uses an id twice gets its answers in the order in which the broker gives them.
         let at = self.subscribes.iter().position(|one| one.id == id)?;
         let one = self.subscribes.remove(at);
         self.kept -= one.weight();
+        self.check();
         Some(one)
     }
 
@@ -74,6 +76,7 @@ impl Subscriptions {
         let at = self.unsubscribes.iter().position(|one| one.id == id)?;
         let one = self.unsubscribes.remove(at);
         self.kept -= one.weight();
+        self.check();
         Some(one)
     }
 
@@ -88,7 +91,13 @@ impl Subscriptions {
         let at = self.retiring.iter().position(|(own, _)| *own == id)?;
         let (_, reply) = self.retiring.remove(at);
         self.kept -= reply.len();
+        self.check();
         Some(reply)
+    }
+
+    /// What the fields say of each other.
+    fn check(&self) {
+        debug_assert!(self.under_way() > 0 || self.kept == 0, "bytes are kept for no request");
     }
 
     /// Whether the broker knows the client's filter as something else.
@@ -196,6 +205,7 @@ impl Renames {
                 self.uses.remove(&sent);
             }
         }
+        debug_assert_eq!(self.sent.is_empty(), self.uses.is_empty(), "each name is used by some filter");
         Some(sent)
     }
 

@@ -72,9 +72,11 @@ impl Terms {
         let properties = &connect.properties;
         Self {
             version: connect.version,
+            // Absent means 1 (3.1.2.11.7).
             problem_information: properties.byte(PropertyId::RequestProblemInformation) != Some(0),
             will: connect.will.is_some(),
             auth: properties.contains(PropertyId::AuthenticationMethod),
+            // Absent means 0 (3.1.2.11.2).
             expires_at_once: properties.u32(PropertyId::SessionExpiryInterval).unwrap_or(0) == 0,
             client_max_packet: properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
             client_aliases: properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0),

@@ -48,6 +48,7 @@ impl Link {
         let told = cx.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
         if let Some(rare) = &mut self.rare {
             unsubscribe.filters().for_each(|filter| {
+                // Before anything is decided: the client wants it gone, whatever becomes of this packet.
                 rare.known.remove(filter.as_str());
             });
         }
@@ -188,6 +189,7 @@ impl Link {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
         let Some(books) = self.known_subscriptions_mut() else { return Ok(Passage::AsItIs) };
+        // An answer to an UNSUBSCRIBE of ours: the client, who has not sent one, gets the SUBACK that waited for it.
         if let Some(reply) = books.take_retired(unsuback.packet_id) {
             return Ok(Passage::Instead(reply));
         }
