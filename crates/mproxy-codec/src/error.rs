@@ -115,9 +115,9 @@ faults! {
     TypeZero: "packet type 0 is reserved", "", MALFORMED;
     NotConnect: "the first packet is not CONNECT", "MQTT-3.1.0-1", PROTOCOL;
     NotConnack: "the first packet is not CONNACK", "MQTT-3.2.0-1", PROTOCOL;
-    WrongDirection: "this side never sends this packet", "", PROTOCOL;
-    WrongVersion: "this version does not know this packet", "", PROTOCOL;
-    ReservedFlags: "reserved flag bits are not as the standard fixes them", "MQTT-2.1.3-1", MALFORMED;
+    WrongDirection: "this packet is not allowed in this direction", "", PROTOCOL;
+    WrongVersion: "this packet does not exist in this version", "", PROTOCOL;
+    ReservedFlags: "reserved flag bits have wrong values", "MQTT-2.1.3-1", MALFORMED;
     QosThree: "QoS 3", "MQTT-3.3.1-4", MALFORMED;
     DupWithoutQos: "DUP with QoS 0", "MQTT-3.3.1-2", MALFORMED;
     TooShort: "the remaining length is too small for the packet", "", MALFORMED;
@@ -125,30 +125,30 @@ faults! {
     // fields
     IntegerNotMinimal: "a variable byte integer in more bytes than it needs", "MQTT-1.5.5-1", MALFORMED;
     IntegerTooLong: "a variable byte integer of more than four bytes", "", MALFORMED;
-    Overrun: "a field runs past the end", "", MALFORMED;
+    Overrun: "a field is longer than the packet", "", MALFORMED;
     TrailingBytes: "bytes after the last field", "", MALFORMED;
     TextNotUtf8: "text is not well-formed UTF-8", "MQTT-1.5.4-1", MALFORMED;
-    TextHoldsNull: "text holds U+0000", "MQTT-1.5.4-2", MALFORMED;
+    TextHoldsNull: "text contains U+0000", "MQTT-1.5.4-2", MALFORMED;
     PacketIdZero: "packet identifier 0", "MQTT-2.2.1-3", PROTOCOL;
     // topics
     TopicNameEmpty: "topic name is empty", "MQTT-4.7.3-1", PROTOCOL;
-    TopicNameWildcard: "topic name holds a wildcard", "MQTT-3.3.2-2", MALFORMED;
+    TopicNameWildcard: "topic name contains a wildcard", "MQTT-3.3.2-2", MALFORMED;
     TopicFilterEmpty: "topic filter is empty", "MQTT-4.7.3-1", MALFORMED;
-    TopicFilterHash: "# stands elsewhere than alone at the end of the topic filter", "MQTT-4.7.1-1", MALFORMED;
-    TopicFilterPlus: "+ does not fill a whole level of the topic filter", "MQTT-4.7.1-2", MALFORMED;
-    ShareName: "the share name is empty or holds a wildcard", "MQTT-4.8.2-1", PROTOCOL;
-    ShareFilter: "no plain topic filter follows the share name", "MQTT-4.8.2-2", PROTOCOL;
+    TopicFilterHash: "# is not alone in the last level of the topic filter", "MQTT-4.7.1-1", MALFORMED;
+    TopicFilterPlus: "+ is not alone in its level of the topic filter", "MQTT-4.7.1-2", MALFORMED;
+    ShareName: "the share name is empty or contains a wildcard", "MQTT-4.8.2-1", PROTOCOL;
+    ShareFilter: "the share name is not followed by a topic filter", "MQTT-4.8.2-2", PROTOCOL;
     // properties
     PropertyUnknown: "unknown property", "", MALFORMED;
     PropertyMisplaced: "property that this packet may not carry", "", MALFORMED;
-    PropertyTwice: "property that may stand only once", "", PROTOCOL;
+    PropertyTwice: "property that may appear only once", "", PROTOCOL;
     PropertyNotBoolean: "property that must be 0 or 1", "", PROTOCOL;
     ReceiveMaximumZero: "Receive Maximum 0", "", PROTOCOL;
     MaximumPacketSizeZero: "Maximum Packet Size 0", "", PROTOCOL;
     TopicAliasZero: "Topic Alias 0", "MQTT-3.3.2-8", ALIAS;
     SubscriptionIdZero: "Subscription Identifier 0", "", PROTOCOL;
     SubscriptionIdFromClient: "Subscription Identifier in a PUBLISH of a client", "MQTT-3.3.4-6", PROTOCOL;
-    ResponseTopicWildcard: "Response Topic holds a wildcard", "MQTT-3.3.2-14", PROTOCOL;
+    ResponseTopicWildcard: "Response Topic contains a wildcard", "MQTT-3.3.2-14", PROTOCOL;
     ResponseTopicEmpty: "Response Topic is empty", "MQTT-4.7.3-1", PROTOCOL;
     SessionExpiryFromServer: "Session Expiry Interval in a DISCONNECT of a server", "MQTT-3.14.2-2", PROTOCOL;
     ServerReferenceFromClient: "Server Reference in a DISCONNECT of a client", "", PROTOCOL;
@@ -165,7 +165,7 @@ faults! {
     // the other packets
     ConnackReserved: "reserved acknowledge flags are set", "MQTT-3.2.2-1", MALFORMED;
     ReasonCodeUnknown: "reason code that this packet may not carry", "", PROTOCOL;
-    NoCode: "no code for any topic filter", "", MALFORMED;
+    NoCode: "no reason code for any topic filter", "", MALFORMED;
     NoTopicFilter: "no topic filter", "MQTT-3.8.3-2", PROTOCOL;
     SubscribeReserved: "reserved subscription options are set", "MQTT-3.8.3-5", MALFORMED;
     SubscribeQosThree: "requested QoS 3", "", PROTOCOL;
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn display_tells_packet_fault_place_and_rule() {
         let error = Malformed::new(ErrorKind::TopicNameWildcard, Some(PacketType::Publish), 4);
-        assert_eq!(error.to_string(), "PUBLISH: topic name holds a wildcard at byte 4 [MQTT-3.3.2-2]");
+        assert_eq!(error.to_string(), "PUBLISH: topic name contains a wildcard at byte 4 [MQTT-3.3.2-2]");
         let error = Malformed::new(ErrorKind::TypeZero, None, 0);
         assert_eq!(error.to_string(), "packet type 0 is reserved at byte 0");
     }

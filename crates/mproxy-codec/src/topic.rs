@@ -50,13 +50,13 @@ pub enum TopicError {
         at: usize,
     },
     /// An empty share name, or one with a wildcard (`[MQTT-4.8.2-1]`, `[MQTT-4.8.2-2]`).
-    #[error("the share name at byte {at} is empty or holds a wildcard")]
+    #[error("the share name at byte {at} is empty or contains a wildcard")]
     ShareName {
         /// Where the share name begins.
         at: usize,
     },
     /// No filter behind the share name, or one that is itself a share (`[MQTT-4.8.2-2]`).
-    #[error("no plain topic filter follows the share name, at byte {at}")]
+    #[error("the share name is not followed by a topic filter, at byte {at}")]
     ShareFilter {
         /// Where it was expected.
         at: usize,

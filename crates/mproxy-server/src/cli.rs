@@ -18,7 +18,7 @@ use crate::config::{self, Flags, Loaded, Problems, check, files};
 /// What a wrong configuration ends with; no port was opened.
 pub const EXIT_CONFIGURATION: u8 = 2;
 
-/// A transparent MQTT proxy that lets an external service decide what each client may do.
+/// A transparent MQTT proxy: a rule file or a hook service decides what each client may do.
 #[derive(Debug, Parser)]
 #[command(name = "mproxy", version, after_long_help = variables())]
 pub struct Cli {
@@ -50,7 +50,7 @@ impl Cli {
         let mut grammar = Self::grammar();
         let cli = Self::from_arg_matches(&grammar.try_get_matches_from_mut(words)?)?;
         if let Some(flag) = cli.unused() {
-            let text = format!("--{flag} has no meaning for this command");
+            let text = format!("--{flag} has no effect on this command");
             return Err(grammar.error(clap::error::ErrorKind::ArgumentConflict, text));
         }
         Ok(cli)
@@ -98,11 +98,11 @@ impl Cli {
 /// What mproxy can be asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Run the proxy (what happens without a command, too)
+    /// Run the proxy (the default command)
     Run,
-    /// Check the configuration and print what is in force
+    /// Check the configuration and print the values in force
     Check,
-    /// Show everything on this machine: a broker, mproxy before it, and example rules
+    /// Try mproxy on this machine: an embedded broker, and mproxy in front of it with example rules
     Demo,
     /// Hash a password from standard input for the rule file
     HashPassword,
@@ -126,7 +126,7 @@ fn config_flag() -> Arg {
     Arg::new("config")
         .long("config")
         .value_name("FILE")
-        .help(format!("Configuration file, TOML [env: {CONFIG_VARIABLE}]"))
+        .help(format!("Configuration file (TOML) [env: {CONFIG_VARIABLE}]"))
         .value_parser(value_parser!(PathBuf))
         .global(true)
 }
@@ -164,18 +164,19 @@ impl FromArgMatches for Settings {
 
 /// Every variable, for `--help`.
 fn variables() -> String {
-    let mut text = "Environment (a flag wins over a variable, a variable over the file):\n".to_owned();
+    let mut text =
+        "Environment variables (a flag overrides a variable, a variable overrides the file):\n".to_owned();
     let mut line = |name: &str, help: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<30} {help}");
     };
-    line(CONFIG_VARIABLE, "Configuration file, TOML");
+    line(CONFIG_VARIABLE, "Configuration file (TOML)");
     for row in settings::all() {
         if let Some(variable) = row.variable {
             line(variable, &help(row, ""));
         }
     }
-    text.push_str("\nThe file alone takes any number of [[listeners]], each with its own target, TLS and limits, and on_error for each hook.");
+    text.push_str("\nOnly the file can define [[listeners]] (any number, each with its own target, TLS and limits) and a policy.on_error\nfor each hook. All settings: docs/configuration.md");
     text
 }
 

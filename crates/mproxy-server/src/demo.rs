@@ -69,7 +69,7 @@ pub fn page(mqtt: SocketAddr, admin: SocketAddr, broker: SocketAddr) -> String {
     say("");
     say(&format!("mproxy demo: clients -> mproxy {host}:{port} -> embedded broker {broker}"));
     say("");
-    say("The rules in force:");
+    say("The rules:");
     for line in RULES.lines().filter(|line| !line.starts_with('#')) {
         say(&format!("    {line}"));
     }
@@ -81,14 +81,17 @@ pub fn page(mqtt: SocketAddr, admin: SocketAddr, broker: SocketAddr) -> String {
         say(&format!("  {command}"));
         say(&format!("      {shows}"));
     };
-    step(format!("mosquitto_sub {alice} -i desk -t 'demo/#' -v"), "leave it running: it prints what arrives");
+    step(
+        format!("mosquitto_sub {alice} -i desk -t 'demo/#' -v"),
+        "leave it running: it prints each message that arrives",
+    );
     step(
         format!("mosquitto_pub {alice} -i lamp -q 1 -t demo/light -m on"),
         "allowed: the subscriber prints `demo/light on`",
     );
     step(
         format!("mosquitto_pub {alice} -i lamp -q 1 -t secret/light -m on"),
-        "refused with PUBACK 0x87: `Publish 1 failed: Not authorized.`, and the connection lives on",
+        "refused with PUBACK 0x87: `Publish 1 failed: Not authorized.`, and the connection stays open",
     );
     step(
         format!("mosquitto_sub {alice} -i desk2 -t secret/light -W 2"),
@@ -96,14 +99,17 @@ pub fn page(mqtt: SocketAddr, admin: SocketAddr, broker: SocketAddr) -> String {
     );
     step(
         format!("mosquitto_pub -h {host} -p {port} -V 5 -u alice -P wrong -t demo/light -m on"),
-        "refused with CONNACK 0x86: `Connection error: Bad User Name or Password`; the broker never heard of it",
+        "refused with CONNACK 0x86: `Connection error: Bad User Name or Password`; the broker never saw it",
     );
     step(
         format!("mosquitto_pub -h {host} -p {port} -V 311 -u alice -P wonderland -q 1 -t secret/light -m on"),
         "MQTT 3.1.1 has no code for this: acknowledged and dropped",
     );
     step(format!("curl -s http://{admin}/api/v1/sessions"), "who is connected");
-    step(format!("curl -s http://{admin}/metrics | grep decisions"), "what was decided, by whom, how often");
+    step(
+        format!("curl -s http://{admin}/metrics | grep decisions"),
+        "how many decisions there were, by whom, with which outcome",
+    );
     say("");
     say("Ctrl-C ends it.");
     page

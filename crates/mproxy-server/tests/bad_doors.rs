@@ -92,13 +92,13 @@ const CLAIM: &[u8] = &[0x30, 0xff, 0xff, 0xff, 0x7f, 0, 1, b'a'];
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    Row { name: "MQTT on a TLS port", door: "mqtts", bytes: a_connect, answer: Answer::Alert, cause: "not_tls", told: "no TLS came, but MQTT" },
-    Row { name: "HTTP on a TLS port", door: "wss", bytes: || upgrade("/mqtt", &[PROTOCOL]), answer: Answer::Alert, cause: "not_tls", told: "no TLS came, but HTTP" },
+    Row { name: "MQTT on a TLS port", door: "mqtts", bytes: a_connect, answer: Answer::Alert, cause: "not_tls", told: "expected TLS, received MQTT" },
+    Row { name: "HTTP on a TLS port", door: "wss", bytes: || upgrade("/mqtt", &[PROTOCOL]), answer: Answer::Alert, cause: "not_tls", told: "expected TLS, received HTTP" },
     Row { name: "a hello that is none", door: "mqtts", bytes: hello, answer: Answer::Alert, cause: "failed", told: "rejected before CONNECT" },
     Row { name: "TLS on a plain port", door: "mqtt", bytes: hello, answer: Answer::Nothing, cause: "not_mqtt", told: "received TLS: use a port with TLS" },
     Row { name: "HTTP on a plain port", door: "mqtt", bytes: || request("GET /", &[]), answer: Answer::Nothing, cause: "not_mqtt", told: "received an HTTP request" },
-    Row { name: "TLS on a WebSocket port", door: "ws", bytes: hello, answer: Answer::Status(400), cause: "ws_not_http", told: "no HTTP request came, but TLS" },
-    Row { name: "MQTT on a WebSocket port", door: "ws", bytes: || [a_connect(), b"\r\n\r\n".to_vec()].concat(), answer: Answer::Status(400), cause: "ws_not_http", told: "no HTTP request came, but MQTT" },
+    Row { name: "TLS on a WebSocket port", door: "ws", bytes: hello, answer: Answer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received TLS" },
+    Row { name: "MQTT on a WebSocket port", door: "ws", bytes: || [a_connect(), b"\r\n\r\n".to_vec()].concat(), answer: Answer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received MQTT" },
     Row { name: "no upgrade", door: "ws", bytes: || request("GET /mqtt", &[]), answer: Answer::Status(426), cause: "ws_refused", told: "(426)" },
     Row { name: "version 8", door: "ws", bytes: || request("GET /mqtt", &[UPGRADE[0], UPGRADE[1], UPGRADE[3], PROTOCOL, "Sec-WebSocket-Version: 8"]), answer: Answer::Status(426), cause: "ws_refused", told: "(426)" },
     Row { name: "another path", door: "ws", bytes: || upgrade("/", &[PROTOCOL]), answer: Answer::Status(404), cause: "ws_refused", told: "(404)" },

@@ -401,7 +401,7 @@ async fn a_broker_that_is_none_is_told_in_one_line() {
     };
     let ((), texts) = tokio::join!(serving, asking);
     assert!(
-        texts[0].starts_with(&format!("mqtts://localhost:{port}: no TLS came, but MQTT without it")),
+        texts[0].starts_with(&format!("mqtts://localhost:{port}: expected TLS, received MQTT without TLS")),
         "{}",
         texts[0]
     );

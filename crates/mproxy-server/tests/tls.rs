@@ -194,7 +194,7 @@ async fn a_broker_that_is_not_who_it_should_be_hears_nothing_of_the_client() {
         ("good", between.sign("localhost"), ""),
         ("expired", root.sign_with("localhost", expired), "expired"),
         ("elsewhere", root.sign("elsewhere"), "not valid for name"),
-        ("stranger", stranger.sign("localhost"), "is signed by no CA of the CA file"),
+        ("stranger", stranger.sign("localhost"), "is not signed by a CA of the CA file"),
         ("revoked", root.sign_with("localhost", numbered(13)), "has been revoked"),
     ];
     // Nothing of it passes by trying again, and these clients want to be told.

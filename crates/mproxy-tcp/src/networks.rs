@@ -15,7 +15,9 @@ pub struct Network {
 
 /// What is no network.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no network: an address is wanted, or an address and a prefix length, as 10.0.0.0/8")]
+#[error(
+    "{0:?} is not a network: expected an address, or an address and a prefix length, for example 10.0.0.0/8"
+)]
 pub struct NotANetwork(String);
 
 impl Network {

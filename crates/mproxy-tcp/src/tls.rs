@@ -60,22 +60,22 @@ const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13
 #[non_exhaustive]
 pub enum HandshakeError {
     /// What came first is no TLS: somebody took one port for another.
-    #[error("no TLS came{0}")]
+    #[error("expected TLS{0}")]
     NotTls(&'static str),
     /// The peer left in the middle.
-    #[error("the connection ended during the TLS handshake, as one does where the other side expects none")]
+    #[error("the connection ended during the TLS handshake; maybe the peer does not expect TLS")]
     Ended,
     /// The two could not agree, or one did not believe the other.
     #[error("the TLS handshake failed")]
     Failed(#[source] Explained),
     /// The two have nothing in common that a handshake needs.
-    #[error("the peer cannot speak TLS with us: {0}")]
+    #[error("the TLS of the peer is incompatible: {0}")]
     Incompatible(&'static str),
     /// The peer's certificate was verified, but cannot be read.
     #[error("the certificate of the peer cannot be read: {0}")]
     Unreadable(&'static str),
     /// What the peer sends is more than there is room for.
-    #[error("there is no room for so large a TLS handshake now")]
+    #[error("the TLS handshake is too large for the memory that is free for it")]
     NoRoom,
     /// What the broker is called is neither a host name nor an address. The configuration's doing.
     #[error("{0:?} is neither a host name nor an address")]

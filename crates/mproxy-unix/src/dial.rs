@@ -44,12 +44,12 @@ pub enum DialError {
     #[error("{}: no such file: start the broker, or correct the path", .0.display())]
     Missing(PathBuf),
     /// We may not.
-    #[error("{}: permission denied: mproxy needs write permission for the socket (a common group and mode 0660, \
-             say), and search permission (x) for all folders above it", .0.display())]
+    #[error("{}: permission denied: mproxy needs write permission for the socket (for example a common \
+             group and mode 0660), and search permission (x) for all folders above it", .0.display())]
     Denied(PathBuf),
     /// The file is there, and nobody listens at it.
     #[error("{}: connection refused: nobody listens there; either the broker does not run and its file is left over, \
-             or the file is no socket", .0.display())]
+             or the file is not a socket", .0.display())]
     Refused(PathBuf),
     /// Nobody accepted before the deadline.
     #[error("{}: the broker accepted no connection in time: its queue of new connections stayed full", .0.display())]

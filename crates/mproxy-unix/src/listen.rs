@@ -229,10 +229,10 @@ pub enum ListenError {
     #[error("cannot listen on {}: another process listens there: stop it, or choose another path", .0.display())]
     InUse(PathBuf),
     /// There is a file that is no socket.
-    #[error("cannot listen on {}: there is a file that is no socket; it is not removed", .0.display())]
+    #[error("cannot listen on {}: the file there is not a socket; it is not removed", .0.display())]
     NoSocket(PathBuf),
     /// Its folder is not there.
-    #[error("cannot listen on {}: its folder does not exist: make it (RuntimeDirectory= of systemd does)", .0.display())]
+    #[error("cannot listen on {}: its folder does not exist: create it (RuntimeDirectory= in a systemd unit does)", .0.display())]
     NoFolder(PathBuf),
     /// We may not.
     #[error("cannot listen on {}: permission denied: mproxy needs write permission for its folder", .0.display())]
@@ -246,8 +246,8 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Its owner and group could not be set.
-    #[error("cannot listen on {}: its owner or group cannot be set: only root may give files away, and others only \
-             to groups that they are in", .0.display())]
+    #[error("cannot listen on {}: its owner or group cannot be set: only root may set the owner, and others may only set \
+             a group that they are in", .0.display())]
     NotGiven(PathBuf, #[source] io::Error),
     /// Its owner or group is not known.
     #[error("cannot listen on {}: {}", .0.display(), .1)]

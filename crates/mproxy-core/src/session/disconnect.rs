@@ -31,7 +31,7 @@ impl Link {
             return Err(Fault::Protocol {
                 side: from,
                 packet: PacketType::Disconnect,
-                what: "Session Expiry Interval where CONNECT had none",
+                what: "Session Expiry Interval, although it was 0 in CONNECT",
                 rule: "3.14.2.2.2",
                 reason: ReasonCode::PROTOCOL_ERROR,
             });

@@ -26,7 +26,13 @@ pub(super) fn out_of_place(side: Side, packet: PacketType) -> Fault {
         _ if side == Side::Client => "MQTT-3.1.2-30",
         _ => "MQTT-3.2.0-1",
     };
-    Fault::Protocol { side, packet, what: "may not come now", rule, reason: ReasonCode::PROTOCOL_ERROR }
+    Fault::Protocol {
+        side,
+        packet,
+        what: "not allowed at this point",
+        rule,
+        reason: ReasonCode::PROTOCOL_ERROR,
+    }
 }
 
 /// What a client means that begins so. No CONNECT does: its first byte is 0x10.

@@ -352,7 +352,7 @@ impl Link {
         Err(Fault::Protocol {
             side: from,
             packet: PacketType::Publish,
-            what: "properties larger than this proxy holds",
+            what: "properties larger than mproxy accepts",
             rule: "MQTT-3.1.2-24",
             reason: ReasonCode::PACKET_TOO_LARGE,
         })

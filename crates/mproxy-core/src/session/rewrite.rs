@@ -38,7 +38,7 @@ pub(super) fn publish_head(
         .flat_map(|(name, value)| [name, value])
         .any(|text| text.contains('\0'))
     {
-        return Err(EncodeError::Impossible { what: "a user property holds U+0000" });
+        return Err(EncodeError::Impossible { what: "a user property contains U+0000" });
     }
     let gone = |name: &str| {
         change.remove_user_properties.iter().any(|removed| removed == name)
@@ -106,5 +106,5 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
 }
 
 fn plain(what: &str, text: &str) -> Result<(), Unusable> {
-    if text.contains('\0') { Err(Unusable::invalid(format!("{what}: holds U+0000"))) } else { Ok(()) }
+    if text.contains('\0') { Err(Unusable::invalid(format!("{what}: contains U+0000"))) } else { Ok(()) }
 }

@@ -111,7 +111,7 @@ impl Link {
         layout: SubscribeLayout,
     ) -> Result<(), Stop> {
         let Some(subscribe) = layout.find(&bytes) else {
-            return Err(Fault::Internal { what: "a SUBSCRIBE that waits is not what it was" }.into());
+            return Err(Fault::Internal { what: "a waiting SUBSCRIBE has changed" }.into());
         };
         if matches!(state, SlotState::OverBudget) {
             let count = subscribe.filters().len();

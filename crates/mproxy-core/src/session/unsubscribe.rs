@@ -109,7 +109,7 @@ impl Link {
             return Err(Fault::Protocol {
                 side: Side::Client,
                 packet: PacketType::Unsubscribe,
-                what: "larger than can be written under the names that the broker knows",
+                what: "too large with the topic filters that the broker knows",
                 rule: "MQTT-3.1.2-24",
                 reason,
             });

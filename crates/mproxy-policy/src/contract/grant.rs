@@ -25,7 +25,7 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> {
     if grant.rules.len() > RULES {
-        return Err(invalid(format!("a grant of {} rules; {RULES} are served", grant.rules.len())));
+        return Err(invalid(format!("Grant.rules: {} rules, more than {RULES}", grant.rules.len())));
     }
     let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
     let default =
@@ -46,7 +46,7 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
     let effect = effect("rule", rule.effect)?;
     // "Deny above QoS 0" cannot be said like this, and reading it as a whole deny, or as none, would be a guess.
     if effect != RuleEffect::Allow && (rule.max_qos.is_some() || rule.retain.is_some()) {
-        return Err(invalid("a rule of a grant bounds what it does not allow"));
+        return Err(invalid("GrantRule.max_qos or retain is set in a rule that is not ALLOW"));
     }
     let mut topics: Vec<_> = rule.topic_filters.iter().map(|text| pattern(text)).collect::<Read<_>>()?;
     // A list that nobody filled in allows nothing; "every topic" is `#`, said aloud.
@@ -82,13 +82,13 @@ fn actions(numbers: &[i32]) -> Read<Actions> {
         Ok(wire::GrantAction::Subscribe) => Ok(actions.with(Act::Subscribe)),
         Ok(wire::GrantAction::Receive) => Ok(actions.with(Act::Receive)),
         Ok(wire::GrantAction::Will) => Ok(actions.with(Act::Will)),
-        Ok(wire::GrantAction::Unspecified) => Err(invalid("GrantRule.actions holds one that is unset")),
+        Ok(wire::GrantAction::Unspecified) => Err(invalid("GrantRule.actions contains UNSPECIFIED")),
         Err(error) => Err(invalid(format!("GrantRule.actions: {error}"))),
     })
 }
 
 fn pattern(text: &str) -> Read<Pattern> {
-    Pattern::parse(text).map_err(|error| invalid(format!("a rule of a grant on {text:?}: {error}")))
+    Pattern::parse(text).map_err(|error| invalid(format!("GrantRule.topic_filters {text:?}: {error}")))
 }
 
 fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimits> {
@@ -107,7 +107,7 @@ fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimit
     }
     // Of a service that fills in zeros for what it did not set: the client could not even send a PINGREQ.
     if limits.packet_size == Some(0) {
-        return Err(invalid("a grant allows packets of no bytes"));
+        return Err(invalid("GrantLimits.packet_size: must be greater than zero"));
     }
     Ok(GrantLimits { packet_size: limits.packet_size, subscriptions: limits.subscriptions })
 }
@@ -147,7 +147,7 @@ fn ttl(ttl: prost_types::Duration, complaints: &Complaints) -> Read<Option<Durat
     };
     let ttl = Duration::new(seconds, nanos);
     if ttl.is_zero() {
-        return Err(invalid("Grant.ttl: 0"));
+        return Err(invalid("Grant.ttl: must be greater than zero"));
     }
     if ttl < TTL_LEAST {
         complaints

@@ -79,7 +79,8 @@ pub(super) fn subscribe(
 ) -> Result<SubscribeDecision, Undecided> {
     let verdict_count = answer.verdicts.len();
     if verdict_count != filter_count {
-        let detail = format!("AuthSubscribe answered {verdict_count} verdicts to {filter_count} filters");
+        let detail =
+            format!("AuthSubscribe answered with {verdict_count} verdicts for {filter_count} filters");
         return Err(Unusable::new(UnusableKind::WrongLength, detail).into());
     }
     if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
@@ -105,7 +106,7 @@ fn filter(
     use wire::filter_verdict::Verdict as WireVerdict;
     match verdict.verdict {
         // Beside others that are set: a failure rule that allows must not lift what one of them denies.
-        None => Err(invalid("AuthSubscribe left the verdict on some filters unset")),
+        None => Err(invalid("AuthSubscribe: the verdict on some filters is unset")),
         Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(WireVerdict::Allow(allow)) => {
             let filter = allow.filter.map(|filter| whole_filter(filter, group)).transpose()?;
@@ -118,7 +119,9 @@ fn filter(
 /// The filter with the group that it was asked in: an answer does not move a client between groups.
 fn whole_filter(filter: String, group: Option<&str>) -> Read<Box<str>> {
     if filter.starts_with("$share/") {
-        return Err(invalid(format!("the new filter {filter:?} has a share group; the client's own stays")));
+        return Err(invalid(format!(
+            "the new filter {filter:?} has a share group, which cannot be changed: leave `$share/group/` out"
+        )));
     }
     check_filter(&filter).map_err(|error| Unusable::topic("the new filter", error))?;
     Ok(match group {
@@ -147,10 +150,12 @@ fn admission(
 fn will_change(change: wire::WillChange, has_will: bool) -> Read<WillChange> {
     use wire::will_change::Change as WireVerdict;
     match change.change {
-        None => Err(invalid("ConnectAllow.will without saying what becomes of it")),
+        None => Err(invalid("ConnectAllow.will has neither remove nor replace")),
         Some(WireVerdict::Remove(_)) => Ok(WillChange::Remove),
         // A will has a topic to be judged and a client that asked for it; one that the service invents has neither.
-        Some(WireVerdict::Replace(_)) if !has_will => Err(invalid("a new will for a client that has none")),
+        Some(WireVerdict::Replace(_)) if !has_will => {
+            Err(invalid("ConnectAllow.will replaces a will, but the client has none"))
+        }
         Some(WireVerdict::Replace(new)) => Ok(WillChange::Replace {
             topic: new.topic.map(topic).transpose()?,
             payload: new.payload.map(|payload| binary("will payload", payload)).transpose()?,

@@ -60,7 +60,7 @@ fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     if !hosts.all(|host| is_ours(host, own)) || !authority.is_none_or(|host| is_ours(host, own)) {
         return refuse(
-            "without MPROXY_ADMIN_TOKEN the API is asked at an IP address, at localhost or at MPROXY_ADMIN_HOST",
+            "without MPROXY_ADMIN_TOKEN the Host header must be an IP address, localhost or MPROXY_ADMIN_HOST",
         );
     }
     if !is_safe(request.method()) && comes_from_elsewhere(request.headers(), own) {

@@ -144,7 +144,7 @@ pub(super) async fn sessions(
     let Listing { client_id, username, listener, after, limit } = listing;
     let limit = limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        let text = format!("limit is a number from 1 to {LARGEST_PAGE}");
+        let text = format!("limit must be a number from 1 to {LARGEST_PAGE}");
         return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
     }
     let filter = SessionFilter { client_id, username, listener };
@@ -196,7 +196,7 @@ fn reason_code(text: &str) -> Result<u8, ApiError> {
     };
     let code = code.ok().filter(|code| *code >= 0x80);
     code.ok_or_else(|| {
-        ApiError::new(StatusCode::BAD_REQUEST, "reason is a 5.0 reason code from 0x80 to 0xff")
+        ApiError::new(StatusCode::BAD_REQUEST, "reason must be a 5.0 reason code from 0x80 to 0xff")
     })
 }
 
@@ -253,7 +253,7 @@ pub(super) async fn set_log_level(
     let LogLevelBody { level } = serde_json::from_slice(&body?).map_err(|error| {
         ApiError::new(
             StatusCode::BAD_REQUEST,
-            format!("the body has to be like {{\"level\": \"info\"}}: {error}"),
+            format!("the body must look like {{\"level\": \"info\"}}: {error}"),
         )
     })?;
     let level = LogLevel::parse(&level).map_err(|text| ApiError::new(StatusCode::BAD_REQUEST, text))?;

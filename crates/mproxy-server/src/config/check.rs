@@ -11,7 +11,7 @@ use super::{Listener, Loaded, authority};
 #[must_use]
 pub fn render(loaded: &Loaded) -> String {
     let mut page = format!(
-        "# mproxy {}, the configuration in force; lines behind a # are defaults or not set\n",
+        "# mproxy {}, the configuration in force; settings after a # have their default or are not set\n",
         env!("CARGO_PKG_VERSION")
     );
     let mut table = String::new();

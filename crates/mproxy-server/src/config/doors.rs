@@ -213,7 +213,9 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
     let wss_written = reader.written.explicit(table::WSS_PORT.row.key).is_some();
     let tls = &common.tls;
     let shut = |transport| match transport {
-        Scheme::Mqtt | Scheme::Ws | Scheme::Unix if tls.wants_client() => Some("clients must come over TLS"),
+        Scheme::Mqtt | Scheme::Ws | Scheme::Unix if tls.wants_client() => {
+            Some("clients must connect over TLS")
+        }
         Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
         Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != Some(0) => {
             Some("the listener without TLS has the same port")
@@ -414,7 +416,7 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
     unless(
         |door| door.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
         &mut [ca_certs.key, crls.key].into_iter(),
-        "clients are asked for no certificate",
+        "no listener asks clients for certificates",
     );
     for family in [MQTT, WS] {
         let by_socket = reader.written.get(family.target_socket.row.key).is_some();

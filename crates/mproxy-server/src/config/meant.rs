@@ -46,7 +46,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         reader.warn("policy.timeout", text);
     }
     if config.policy.is_none() && config.general.acl_file.is_none() {
-        let text = "is not set, and neither is MPROXY_ACL_FILE: everything is allowed";
+        let text = "not set, and MPROXY_ACL_FILE is not set either: everything is allowed";
         reader.warnings.push(Problem::new(Origin::variable("MPROXY_POLICY_URL"), text));
     }
     config

@@ -108,7 +108,7 @@ pub(super) fn of_listener(
             reader.fault(&key, format!("transport {} has no TLS", transport.name()));
         } else if layer.wants_client() {
             let client_tls = spoken("client_tls");
-            let text = format!("clients need no certificate here, although {client_tls} is true");
+            let text = format!("clients need no certificate at this listener, although {client_tls} is true");
             reader.warn(&format!("{root}port"), text);
         }
         return None;
@@ -128,10 +128,10 @@ pub(super) fn of_listener(
         let key = own("tls.client_tls").unwrap_or_else(|| "client_tls".to_owned());
         reader.fault(&key, "true needs tls.ca_certs, too");
     } else if let Some(key) = own("tls.crls").filter(|_| !layer.wants_client()) {
-        reader.fault(&key, "needs client certificates: clients are asked for none here");
+        reader.fault(&key, "needs client certificates: this listener does not ask for them");
     }
     if let Some(key) = own("tls.alpn").filter(|_| transport == Scheme::Wss) {
-        reader.fault(&key, "is for MQTT over TLS: WebSocket is always http/1.1");
+        reader.fault(&key, "applies to MQTT over TLS only: WebSocket is always http/1.1");
     }
     layer.server(transport)
 }

@@ -104,7 +104,7 @@ fn a_listener_that_was_written_and_does_not_open_is_told_of() {
                 .env("MPROXY_CLIENT_TLS", "true")
                 .env("MPROXY_CA_CERTS", "ca.pem")
                 .env("MPROXY_MQTT_PORT", "1883"),
-            ["MPROXY_MQTT_PORT", "must come over TLS"],
+            ["MPROXY_MQTT_PORT", "must connect over TLS"],
         ),
     ] {
         let warnings = scene.warnings();
@@ -271,10 +271,7 @@ fn a_listener_of_the_file_has_what_its_transport_needs_and_nothing_else() {
             "transport = \"mqtts\"\ntls.client_tls = true",
             ["listeners[0].tls.client_tls: ", "needs tls.ca_certs"],
         ),
-        (
-            "transport = \"mqtts\"\ntls.crls = \"c\"",
-            ["listeners[0].tls.crls: ", "clients are asked for none"],
-        ),
+        ("transport = \"mqtts\"\ntls.crls = \"c\"", ["listeners[0].tls.crls: ", "does not ask for them"]),
         ("transport = \"wss\"\ntls.alpn = \"mqtt\"", ["listeners[0].tls.alpn: ", "always http/1.1"]),
     ] {
         says(&scene().file(&format!("{tls}{lines}\n")).fault(), &words);
@@ -288,7 +285,7 @@ fn client_tls_holds_for_listeners_of_the_file_unless_they_say_otherwise() {
     let config = guarded().file(file).env("MPROXY_CA_CERTS", "ca.pem").works().config;
     assert_eq!(config.listeners[0].tls.as_ref().unwrap().client_ca, Some(PathBuf::from("ca.pem")));
     let plain = guarded().file("client_tls = true\n[[listeners]]\nport = 1\n").warnings();
-    says(&plain[0], &["listeners[0].port: ", "need no certificate here", "MPROXY_CLIENT_TLS"]);
+    says(&plain[0], &["listeners[0].port: ", "need no certificate at this listener", "MPROXY_CLIENT_TLS"]);
 }
 
 #[test]
@@ -350,8 +347,8 @@ fn what_serves_no_listener_is_warned_of() {
     for (name, value, why) in [
         ("MPROXY_TARGET_CA_CERTS", "ca.pem", "no broker is reached over TLS"),
         ("MPROXY_TARGET_SERVER_NAME", "b", "no broker is reached over TLS"),
-        ("MPROXY_CA_CERTS", "ca.pem", "clients are asked for no certificate"),
-        ("MPROXY_CRLS", "c.pem", "clients are asked for no certificate"),
+        ("MPROXY_CA_CERTS", "ca.pem", "no listener asks clients for certificates"),
+        ("MPROXY_CRLS", "c.pem", "no listener asks clients for certificates"),
         ("MPROXY_PROXY_FROM", "10.0.0.0/8", "no listener expects PROXY headers"),
         ("MPROXY_POLICY_CA_CERTS", "ca.pem", "no hook service is reached over https://"),
     ] {

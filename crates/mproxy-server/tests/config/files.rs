@@ -76,11 +76,11 @@ fn every_file_that_is_wrong_is_told_once_with_the_key_that_named_it() {
     "#;
     let faults = shown(&folder, file);
     for words in [
-        ["mproxy.toml:4 tls.ca_certs: ", "empty holds no certificate"],
+        ["mproxy.toml:4 tls.ca_certs: ", "empty contains no certificate"],
         ["mproxy.toml:5 tls.server_cert: ", "gone.pem cannot be read: No such file"],
         ["mproxy.toml:6 tls.server_key: ", "nonsense "],
         ["mproxy.toml:7 tls.crls: ", "gone.crl cannot be read"],
-        ["mproxy.toml:7 tls.crls: ", "one.pem holds no certificate revocation list"],
+        ["mproxy.toml:7 tls.crls: ", "one.pem contains no certificate revocation list"],
         [
             "mproxy.toml:10 tls.certificates[0].server_key: ",
             "two.key cannot be used: it is not the key of one.pem",

@@ -14,18 +14,18 @@ const HEAD: &str = "\
 
 <!-- Written by a test from the tables that the other tests play: `MPROXY_WRITE_DOCS=1 cargo test -p mproxy-core --test refusals`. -->
 
-It does not matter who refuses: refusals of the hook service, the rule file, a client's grant and mproxy's own limits all look the same on the wire. `REJECT` is the default action, and the only one of rules, grants and limits; *the code* is the reason code of the refusal, [replaced](#which-code-the-client-sees) if the packet may not carry it.
+A refusal looks the same on the wire, whether the hook service, the rule file, a client's grant or a limit of mproxy's own refuses. `REJECT` is the default action; rules, grants and limits have no other. *The code* is the reason code of the refusal, or [its replacement](#which-code-the-client-sees) if the packet may not carry it.
 ";
 
 const AFTER_TABLE: &str = "
-- **Order.** The answer to a refused packet keeps the packet's place among the others, however long the decision takes. Acknowledgements of deliveries reach the broker in the order of their PUBLISH packets ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), both mproxy's and the client's. Acknowledgements to the client need no order: mproxy's do not wait for the broker's, except under the same packet id.
-- **Packet ids** are the client's. The id of a refused PUBLISH is free again when its flow is over, as after an acknowledgement of the broker; so is its place in Receive Maximum, which mproxy leaves to the two peers. An id that is used twice is accepted, and each packet is decided and reported on its own. With NO_ACK the id stays in use on the client's side.
-- **PUBLISH with QoS 2 refused before 5.0**: mproxy completes the flow itself. A repeated PUBLISH (DUP) of a flow that the broker has started does not change that, even if it is refused: it is not forwarded, it is answered with PUBREC, and its PUBREL goes to the broker. A refused flow ends with the connection: if a client reconnects and repeats the PUBLISH, it is judged again; if it repeats the PUBREL, the broker answers. The same is true of a refused delivery with QoS 2: if the connection ends during the flow, a resumed session may get the broker's PUBREL for a message that it never received, and answers it with PUBCOMP like any other.
+- **Order.** The answer to a refused packet keeps the packet's place among the others, however long the decision takes. The acknowledgements of deliveries, mproxy's and the client's, reach the broker in the order of their PUBLISH packets ([MQTT-4.6.0-2], [MQTT-4.6.0-3]). Acknowledgements to the client need no order: those of mproxy do not wait for those of the broker, unless both have the same packet id.
+- **Packet ids** are chosen by the client. When the flow of a refused PUBLISH is over, its packet id and its place in Receive Maximum are free again, as after an acknowledgement of the broker. mproxy does not enforce Receive Maximum; the two peers do. An id that is used twice is accepted, and each packet is decided and reported on its own. With NO_ACK the id stays in use for the client.
+- **A refused PUBLISH with QoS 2 in 3.x.** mproxy completes the flow itself. If the broker has already started the flow, and a repeated PUBLISH (DUP) of it is refused, the repeated PUBLISH is not forwarded but answered with PUBREC, and the PUBREL goes to the broker. A refused flow ends with the connection: if the client reconnects and repeats the PUBLISH, it is decided again; if it repeats the PUBREL, the broker answers. The same applies to a refused delivery with QoS 2: if the connection ends during the flow, the client may receive the broker's PUBREL for a message that it never received, and answers with PUBCOMP as usual.
 - **Topic aliases.** If the PUBLISH that introduced an alias was refused or rewritten, the next one that uses the alias is sent with the full topic.
-- **Reason strings** go to 5.0 clients that did not turn them off ([MQTT-3.1.2-29]; CONNACK and DISCONNECT may always carry one), and only if the packet stays within the client's Maximum Packet Size. **Server references** go with 0x9C and 0x9D in CONNACK and DISCONNECT.
+- **Reason strings** are sent to 5.0 clients that did not turn them off ([MQTT-3.1.2-29]; CONNACK and DISCONNECT may always carry one), and only if the packet stays within the client's Maximum Packet Size. **Server references** are sent with 0x9C and 0x9D in CONNACK and DISCONNECT.
 - **The will.** `DISCONNECT` closes the connection to the broker without a DISCONNECT packet, so the will is published. If the will itself is refused, the CONNECT is refused. A hook service can remove the will in its answer to `AuthConnect`; then the broker never receives it.
-- **A rewrite** that makes an invalid packet (a wildcard in a topic, a packet over the receiver's Maximum Packet Size, U+0000 in a text) refuses the packet whatever the failure rule: 0x83, or 0x95 if it is too large. The original is not forwarded instead. A rewritten topic or filter that the client's grant denies is refused.
-- **AUTH** is forwarded in both directions, in turn and under the method of the CONNECT. To refuse a method, refuse the CONNECT that names it: 0x8C, return code 4.
+- **A rewrite** that makes an invalid packet (a wildcard in a topic, a packet over the receiver's Maximum Packet Size, U+0000 in a text) refuses the packet, whatever the failure rule: 0x83, or 0x95 if it is too large. The original packet is not forwarded instead. A rewritten topic or filter that the client's grant denies is refused.
+- **AUTH** is forwarded in both directions, if the two sides take turns and use the method of the CONNECT. To refuse a method, refuse the CONNECT that names it: 0x8C, return code 4.
 ";
 
 const AFTER_CODES: &str = "
@@ -33,26 +33,26 @@ const AFTER_CODES: &str = "
 
 A *Deny* with a code below 0x80 or over 0xFF is a *Deny* with 0x87, and mproxy warns about it once for each endpoint of the service.
 
-**A failed answer** (it arrived too late, could not be decoded, or had no verdict) is not a refusal. If the failure rule says *deny*, the client sees 0x88, Server unavailable, with `REJECT`, as in this table; for a CONNECT the question is repeated first, and then the table below applies. *Allow* forwards the packet unchanged.
+**A failed answer** (it arrived too late, was a gRPC error, could not be decoded, or had no verdict) is not a refusal. If the failure rule says *deny*, the client sees 0x88, Server unavailable, with `REJECT`, as in this table; for a CONNECT the question is repeated first, and then the table below applies. If it says *allow*, the packet is forwarded unchanged.
 
-**An unusable answer** (the number of verdicts is not the number of filters, a grant has an error, a rewrite makes an invalid packet) refuses the packet whatever the failure rule: 0x83, or 0x95 if something is too large, including the question. A grant that has already expired: 0x87.
+**An unusable answer** (the number of verdicts is not the number of filters, a grant has an error, a rewrite makes an invalid packet) refuses the packet, whatever the failure rule. The code is 0x83; 0x95 if the answer or the question is too large; 0x87 if a grant has already expired.
 
-**Limits of mproxy's own** that prevent an answer: 0x97 whatever the failure rule; for a CONNECT the table below applies.
+**A limit of mproxy's own** that prevents an answer refuses the packet with 0x97, whatever the failure rule; for a CONNECT the table below applies.
 
 ## What trouble looks like to a client that waits for its CONNACK
 
-*Trouble* is what keeps a client from being connected although nobody refused it ([why that is not a refusal](adr/0018-trouble-is-not-a-refusal.md)). A client that is refused may never try again. Therefore mproxy repeats what failed while the client waits, for another `MPROXY_CONNECT_TIMEOUT` from the complete CONNECT: the dial (all addresses, the last good one first), and the question to the hook service if its answer was unavailable or late. Once the broker has the CONNECT nothing is repeated. After that `MPROXY_ON_UNAVAILABLE` says what the client sees:
+*Trouble* means that a client cannot be connected although nobody refused it ([why that is not a refusal](adr/0018-trouble-is-not-a-refusal.md)). A client that is refused may never try again. Therefore mproxy repeats what failed while the client waits, for another `MPROXY_CONNECT_TIMEOUT` after the complete CONNECT: the dial (all addresses, the last one that worked first), and the question to the hook service if its answer was unavailable or late. When the broker has received the CONNECT, nothing is repeated. After that time `MPROXY_ON_UNAVAILABLE` says what the client sees:
 
-| trouble | in the log | `close`, the default | `connack` |
+| trouble | `cause` in the log | `close`, the default | `connack` |
 |---|---|---|---|
-| the broker could not be reached in time | `unreachable` | the connection ends without CONNACK | 0x88; 3.x: return code 3 |
-| the answer of the hook service failed until then, or in a way that is not repeated; the failure rule says *deny* | `policy_failed` | the same | the same |
-| a limit of mproxy's own prevented an answer until then, whatever the failure rule | `overloaded` | the same | the same |
-| the broker has the CONNECT and closes without CONNACK (because of its own state, or of what the client sent: nobody is blamed) | `closed_before_connack` | the same | the same |
-| the broker has the CONNECT and sends nothing for 10 s, or something other than CONNACK | `too_late`, `malformed`, `not_mqtt`, `protocol_error` | the same | the same |
+| the broker could not be reached in time | `unreachable` | the connection is closed without CONNACK | 0x88; 3.x: return code 3 |
+| the answer of the hook service failed each time, or failed in a way that is not repeated, and the failure rule says *deny* | `policy_failed` | the same | the same |
+| a limit of mproxy's own prevented an answer each time, whatever the failure rule | `overloaded` | the same | the same |
+| the broker has received the CONNECT and closes without CONNACK, because of its own state or of what the client sent | `closed_before_connack` | the same | the same |
+| the broker has received the CONNECT and sends nothing for 10 s, or something other than CONNACK | `too_late`, `malformed`, `not_mqtt`, `protocol_error` | the same | the same |
 | mproxy is stopping | `drained` | the same | the same |
 
-A CONNACK of the broker is forwarded unchanged. That includes a CONNACK of 3.x with a return code other than 0 to a 5.0 client, which then may try an older version. A CONNACK of 3.x that accepts a 5.0 client is malformed.
+A CONNACK of the broker is forwarded unchanged. That includes a 3.x CONNACK that refuses a 5.0 client, which may then try an older version. A 3.x CONNACK that accepts a 5.0 client is malformed.
 ";
 
 const LIMITS: &str = "
@@ -60,27 +60,27 @@ const LIMITS: &str = "
 
 | limit | MQTT 5.0 | MQTT 3.1.1 and 3.1 |
 |---|---|---|
-| a packet over `max_packet_size`, or the grant's | told in CONNACK (Maximum Packet Size); then DISCONNECT 0x95; closed | closed |
-| more subscriptions than the grant's | 0x97 in their places of the SUBACK | 0x80 |
-| a keep alive over `max_keep_alive`, or none | told in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
-| a session expiry over `max_session_expiry` | told in CONNACK (Session Expiry Interval); cut short in DISCONNECT | – |
-| a filter that is not possible under the grant's prefix | 0x8F in its place of the SUBACK | 0x80 |
+| a packet over `max_packet_size`, or the grant's | stated in CONNACK (Maximum Packet Size); DISCONNECT 0x95; closed | closed |
+| more subscriptions than the grant's limit | 0x97 in the SUBACK for the further ones | 0x80 |
+| a keep alive over `max_keep_alive`, or none | stated in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
+| a session expiry over `max_session_expiry` | stated in CONNACK (Session Expiry Interval); reduced in DISCONNECT | – |
+| a filter that is not possible under the grant's prefix | 0x8F in the SUBACK for it | 0x80 |
 | an answer of mproxy that exceeds the client's Maximum Packet Size even without reason string and user properties | not sent; DISCONNECT 0x95 if that fits; closed | – |
-| topic names behind aliases that exceed what mproxy keeps | DISCONNECT 0x97; closed | – |
+| topic aliases whose names together exceed what mproxy stores | DISCONNECT 0x97; closed | – |
 | the end of the grant | DISCONNECT 0xA0; closed | closed |
 ";
 
 const BEFORE_STRICT: &str = "
-## What ends a connection
+## What closes a connection
 
-What the standard calls malformed or a protocol error ends the client's connection, even if the broker would accept it: two parsers that disagree are a security hole. A 5.0 client receives the code, in CONNACK before the session is open and in DISCONNECT after; for other clients the connection is closed, because 3.x has no packet for it. Packets that arrived before are still forwarded, and the broker gets no DISCONNECT, so a will is published. The broker is trusted more: mproxy checks its framing, and what it has to understand.
+A packet that the standard calls malformed or a protocol error closes the client's connection, even if the broker would accept it: two parsers that disagree are a security hole. A 5.0 client receives the code, in CONNACK before the session is open and in DISCONNECT afterwards; 3.x has no packet for it, so the connection is just closed. Packets that arrived earlier are still forwarded. The broker receives no DISCONNECT, so it publishes the will. mproxy trusts the broker more: it checks its framing, and what it has to understand.
 ";
 
 /// The whole page.
 #[must_use]
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
-    page.push_str("\n## What becomes of the packet\n\n");
+    page.push_str("\n## What happens to the packet\n\n");
     page.push_str("| packet | action | MQTT 5.0 | MQTT 3.1.1 and 3.1 |\n|---|---|---|---|\n");
     let mut at = 0;
     while at < TABLE.len() {
@@ -181,7 +181,7 @@ fn said(packet: RefusedPacket, seen: RefusalView, v5: bool) -> String {
     };
     let broker = match (seen.broker, packet) {
         (ToBroker::Nothing, _) => "",
-        (ToBroker::TheRest, _) => "the rest is forwarded",
+        (ToBroker::TheRest, _) => "the others are forwarded",
         (ToBroker::Taken, RefusedPacket::Delivery(2)) => "dropped; the broker gets PUBREC as if accepted",
         (ToBroker::Taken, _) => "dropped; the broker gets PUBACK as if accepted",
     };

@@ -43,7 +43,7 @@ pub enum MaterialError {
         source: pem::Error,
     },
     /// What is wanted is not in it.
-    #[error("{} holds no {wanted}{found}", path.display())]
+    #[error("{} contains no {wanted}{found}", path.display())]
     Empty {
         /// Which file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum MaterialError {
     },
     /// A key that nobody can read without a passphrase.
     #[error(
-        "{} holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey -in {} \
+        "{} contains an encrypted private key, which mproxy cannot use: decrypt it with `openssl pkey -in {} \
          -out NEW`",
         path.display(),
         path.display()

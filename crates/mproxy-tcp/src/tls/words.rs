@@ -21,13 +21,13 @@ impl fmt::Display for Explained {
         match &self.0 {
             Error::InvalidCertificate(why) => certificate(why, f),
             Error::InvalidCertRevocationList(CertRevocationListError::BadSignature) => f.write_str(
-                "a revocation list is not signed by the CA whose name it bears: it is of another CA of that name",
+                "a revocation list is not signed by the CA that it names: it belongs to another CA with the same name",
             ),
             Error::NoCertificatesPresented => {
-                f.write_str("the peer showed no certificate, and has to show one")
+                f.write_str("the peer presented no certificate, but one is required")
             }
             Error::NoApplicationProtocol => {
-                f.write_str("the peer offers application protocols (ALPN), but none that is configured here")
+                f.write_str("the peer offers application protocols (ALPN), but none that is configured (tls.alpn)")
             }
             Error::PeerIncompatible(why) => incompatible(why, f),
             Error::AlertReceived(alert) => {
@@ -51,36 +51,36 @@ fn certificate(why: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         CertificateError::Revoked => f.write_str("a certificate of the peer has been revoked"),
         CertificateError::UnknownIssuer => f.write_str(
-            "the certificate of the peer is signed by no CA of the CA file, and does not stand in it itself; the peer \
-             has to send the CAs between",
+            "the certificate of the peer is not signed by a CA of the CA file, and is not in that file itself; the peer \
+             also has to send intermediate CAs",
         ),
         CertificateError::UnknownRevocationStatus => f.write_str(
-            "there is no revocation list of the CA that signed a certificate of the peer, and where there are lists \
-             each CA needs one",
+            "there is no revocation list of the CA that signed a certificate of the peer; if there are any lists, each \
+             CA needs one",
         ),
-        CertificateError::ExpiredRevocationList => f.write_str("the revocation list is out of date"),
+        CertificateError::ExpiredRevocationList => f.write_str("the revocation list has expired"),
         CertificateError::ExpiredRevocationListContext { next_update, .. } => {
-            write!(f, "a revocation list is out of date since {}", day(seconds(next_update.as_secs())))
+            write!(f, "a revocation list has expired on {}", day(seconds(next_update.as_secs())))
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => f.write_str(
             "the extended key usage of the peer's certificate does not allow this: clientAuth for clients, serverAuth \
              for servers",
         ),
         CertificateError::BadSignature => f.write_str(
-            "a signature over or by a certificate of the peer does not hold, or is by an RSA key of less than 2048 \
+            "a signature on or by a certificate of the peer is invalid, or was made by an RSA key of less than 2048 \
              bits",
         ),
         CertificateError::UnsupportedSignatureAlgorithmContext { .. } => f.write_str(
-            "a certificate of the peer is signed in a way that is not accepted, as with SHA-1: issue it with SHA-256",
+            "a certificate of the peer has a signature algorithm that is not accepted, such as SHA-1: issue it with SHA-256",
         ),
         CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            write!(f, "a certificate of the peer has, or is signed by, a key that cannot be used: what can be is {}", key::THEIRS)
+            write!(f, "a certificate of the peer has, or is signed by, a key that is not supported: supported are {}", key::THEIRS)
         }
         CertificateError::BadEncoding => f.write_str("a certificate of the peer is malformed"),
         CertificateError::Other(OtherError(other)) => match (other.downcast_ref(), other.downcast_ref()) {
             (Some(unverifiable), _) => write!(f, "{}", unverifiable as &Unverifiable),
             (None, Some(webpki::Error::UnsupportedCertVersion)) => f.write_str(
-                "a certificate of the peer's chain is X.509 version 1, and version 3 is needed there",
+                "a certificate of the peer's chain is X.509 version 1; version 3 is required",
             ),
             (None, Some(webpki::Error::UnsupportedCriticalExtension)) => {
                 f.write_str("a certificate of the peer has a critical extension that is not understood")
@@ -121,46 +121,48 @@ fn incompatible(why: &PeerIncompatible, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
         | PeerIncompatible::ServerDoesNotSupportTls12Or13
-        | PeerIncompatible::SupportedVersionsExtensionRequired => "it speaks neither TLS 1.2 nor TLS 1.3",
+        | PeerIncompatible::SupportedVersionsExtensionRequired => "it supports neither TLS 1.2 nor TLS 1.3",
         PeerIncompatible::NoCipherSuitesInCommon => NO_CIPHER_SUITE,
         PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
-            "there is no key exchange in common; spoken here are X25519, P-256 and P-384"
+            "there is no key exchange in common; mproxy supports X25519, P-256 and P-384"
         }
         PeerIncompatible::NoSignatureSchemesInCommon
         | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
         | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
-            "it takes no signature that our certificate's key can make"
+            "it accepts no signature algorithm of mproxy's certificate"
         }
-        other => return write!(f, "the peer cannot speak TLS with us: {other:?}"),
+        other => return write!(f, "the TLS of the peer is incompatible: {other:?}"),
     };
-    write!(f, "the peer cannot speak TLS with us: {text}")
+    write!(f, "the TLS of the peer is incompatible: {text}")
 }
 
 /// With the cipher suites that are spoken here.
-pub(super) const NO_CIPHER_SUITE: &str = "there is no cipher suite in common; spoken here are those of TLS 1.3 and, \
-    with TLS 1.2, ECDHE with AES-GCM or ChaCha20-Poly1305 for the kind of key that our certificate has";
+pub(super) const NO_CIPHER_SUITE: &str = "there is no cipher suite in common; mproxy supports those of TLS 1.3 and, \
+    with TLS 1.2, ECDHE with AES-GCM or ChaCha20-Poly1305 for the kind of key of its certificate";
 
 /// What to do about an alert.
 fn reaction(alert: AlertDescription) -> Option<&'static str> {
     Some(match alert {
-        AlertDescription::UnknownCA => "it does not believe the CA of our certificate",
+        AlertDescription::UnknownCA => "it does not trust the CA of mproxy's certificate",
         AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
-            "it does not take our certificate"
+            "it does not accept mproxy's certificate"
         }
-        AlertDescription::CertificateExpired => "our certificate has expired, or its clock is wrong",
-        AlertDescription::CertificateRevoked => "our certificate has been revoked",
+        AlertDescription::CertificateExpired => {
+            "mproxy's certificate has expired, or the clock of the peer is wrong"
+        }
+        AlertDescription::CertificateRevoked => "mproxy's certificate has been revoked",
         AlertDescription::CertificateRequired => {
-            "it wants a client certificate of us (target.cert, target.key)"
+            "it requires a client certificate of mproxy (target.cert, target.key)"
         }
-        AlertDescription::AccessDenied => "it does not let us in",
-        AlertDescription::ProtocolVersion => "it speaks neither TLS 1.2 nor TLS 1.3",
+        AlertDescription::AccessDenied => "it denies access",
+        AlertDescription::ProtocolVersion => "it supports neither TLS 1.2 nor TLS 1.3",
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
-            "there is no cipher suite in common, or it wants a client certificate"
+            "there is no cipher suite in common, or it requires a client certificate"
         }
         AlertDescription::NoApplicationProtocol => {
-            "it speaks none of the application protocols that we offer (ALPN)"
+            "it supports none of the application protocols that mproxy offers (ALPN)"
         }
-        AlertDescription::UnrecognisedName => "it does not know the name that it was asked for",
+        AlertDescription::UnrecognisedName => "it does not know the server name that it was asked for (SNI)",
         _ => return None,
     })
 }
@@ -173,12 +175,12 @@ fn seconds(seconds: u64) -> i64 {
 pub(super) fn instead_of_tls(first: &[u8]) -> &'static str {
     const HTTP: [&[u8]; 8] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"HTTP", b"OPTI", b"CONN", b"PRI "];
     match first {
-        [0x10, ..] => ", but MQTT without it: the client has to use TLS here, or another port",
-        [0x20, ..] => ", but MQTT without it: this port of the broker has no TLS",
+        [0x10, ..] => ", received MQTT without TLS: the client has to use TLS, or another port",
+        [0x20, ..] => ", received MQTT without TLS: this port of the broker has no TLS",
         [b'P', b'R', b'O', b'X', ..] | [b'\r', b'\n', b'\r', b'\n', ..] => {
-            ", but a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
+            ", received a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
         }
-        _ if HTTP.iter().any(|word| first.starts_with(word)) => ", but HTTP without it",
+        _ if HTTP.iter().any(|word| first.starts_with(word)) => ", received HTTP without TLS",
         _ => "",
     }
 }

@@ -346,8 +346,8 @@ async fn plain_bytes_on_a_tls_port_are_told_as_such() {
     let scene = Scene::new();
     let connect = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04abcd";
     for (bytes, told) in [
-        (&connect[..], "MQTT without it"),
-        (b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP without it"),
+        (&connect[..], "received MQTT without TLS"),
+        (b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", "received HTTP without TLS"),
         (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", "a PROXY header"),
     ] {
         let (here, mut there) = duplex(1 << 16);
@@ -434,11 +434,11 @@ fn what_is_wrong_with_a_file_is_told_with_its_name() {
         (with_cert(&scene, Identity { cert: absent.clone(), ..good.clone() }), "absent.pem cannot be read"),
         (
             with_cert(&scene, Identity { cert: nothing.clone(), ..good.clone() }),
-            "empty.pem holds no certificate",
+            "empty.pem contains no certificate",
         ),
         (
             with_cert(&scene, Identity { key: nothing.clone(), ..good.clone() }),
-            "empty.pem holds no private key",
+            "empty.pem contains no private key",
         ),
         (with_cert(&scene, Identity { cert: broken.clone(), ..good.clone() }), "broken.pem is not PEM"),
         (
@@ -451,12 +451,12 @@ fn what_is_wrong_with_a_file_is_told_with_its_name() {
         ),
         (
             ServerTls { client_ca: Some(nothing.clone()), ..scene.server.clone() },
-            "empty.pem holds no certificate",
+            "empty.pem contains no certificate",
         ),
         (ServerTls { identities: vec![], ..scene.server.clone() }, "there is no certificate to show"),
         (
             ServerTls { client_ca: scene.client.roots.clone(), crls: vec![nothing], ..scene.server.clone() },
-            "empty.pem holds no certificate revocation list",
+            "empty.pem contains no certificate revocation list",
         ),
     ];
     for (server, text) in cases {

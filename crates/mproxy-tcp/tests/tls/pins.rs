@@ -291,11 +291,11 @@ fn a_key_that_cannot_be_used_is_called_by_its_name() {
         (make("ed448", &["genpkey", "-algorithm", "ED448"]), "an Ed448 key"),
         (
             make("pkcs8", &["genpkey", "-algorithm", "EC", "-pkeyopt", &p521, "-aes128", "-pass", "pass:x"]),
-            "holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey",
+            "contains an encrypted private key, which mproxy cannot use: decrypt it with `openssl pkey",
         ),
         (
             make("old", &["genrsa", "-traditional", "-aes128", "-passout", "pass:x", "2048"]),
-            "holds an encrypted private key, and mproxy asks for no passphrase: decrypt it with `openssl pkey",
+            "contains an encrypted private key, which mproxy cannot use: decrypt it with `openssl pkey",
         ),
     ];
     for (key, text) in cases {
@@ -317,8 +317,8 @@ fn a_file_that_is_something_else_is_called_by_its_name() {
     let utf16: Vec<u8> =
         "\u{feff}".encode_utf16().chain(pem.encode_utf16()).flat_map(u16::to_le_bytes).collect();
     for (contents, text) in [
-        (Vec::new(), "holds no certificate: it is empty"),
-        (der.to_vec(), "holds no certificate in PEM: it is DER"),
+        (Vec::new(), "contains no certificate: it is empty"),
+        (der.to_vec(), "contains no certificate in PEM: it is DER"),
         (vec![0x30, 0x82, 1, 0, 2, 1, 3, 0x30], "it is PKCS#12"),
         (utf16, "it is text in UTF-16"),
         (pem.replace('\n', "\n  ").replacen("---", "  ---", 1).into_bytes(), "its lines are indented"),
@@ -326,8 +326,8 @@ fn a_file_that_is_something_else_is_called_by_its_name() {
             pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE").into_bytes(),
             "only TRUSTED CERTIFICATE: `openssl x509",
         ),
-        (std::fs::read(&good.key).unwrap(), "holds no certificate, only PRIVATE KEY"),
-        (b"hello".to_vec(), "holds no certificate in PEM (`-----BEGIN"),
+        (std::fs::read(&good.key).unwrap(), "contains no certificate, only PRIVATE KEY"),
+        (b"hello".to_vec(), "contains no certificate in PEM (`-----BEGIN"),
     ] {
         let cert = folder.write("other", contents);
         let told = told(Identity { cert, ..good.clone() });

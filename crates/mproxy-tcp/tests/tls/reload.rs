@@ -75,7 +75,7 @@ async fn a_broken_file_leaves_the_old_one_in_force_and_is_named() {
     folder.write("server.key", "");
     assert!(server.has_changed());
     let error = server.reload().unwrap_err().to_string();
-    assert!(error.ends_with("server.key holds no private key: it is empty"), "{error}");
+    assert!(error.ends_with("server.key contains no private key: it is empty"), "{error}");
 
     folder.write("server.key", &next.key);
     assert!(server.has_changed());

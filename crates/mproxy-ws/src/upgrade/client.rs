@@ -32,7 +32,7 @@ pub struct Ask<'a> {
 #[non_exhaustive]
 pub enum ConnectError {
     /// Host, path or subprotocol do not make a request. It is ours, not the peer's.
-    #[error("host, path and subprotocol do not make a request")]
+    #[error("host, path or subprotocol is invalid in an HTTP request")]
     Ask(#[source] http::Error),
     /// The connection broke, or what came is no HTTP.
     #[error("the WebSocket handshake failed")]
@@ -111,7 +111,7 @@ fn check<B>(answer: &http::Response<B>, key: &str, ask: &Ask<'_>) -> Result<(), 
         return Err(ConnectError::Answer("another subprotocol, or none"));
     }
     if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(ConnectError::Answer("an extension that nobody offered"));
+        return Err(ConnectError::Answer("an extension that was not offered"));
     }
     Ok(())
 }

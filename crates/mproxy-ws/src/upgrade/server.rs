@@ -120,12 +120,12 @@ impl Refusal {
 
     fn text(self) -> &'static str {
         match self {
-            Self::Path => "nothing is served under this path",
-            Self::Method => "a WebSocket begins with GET",
+            Self::Path => "there is nothing at this path",
+            Self::Method => "a WebSocket request must use GET",
             Self::NoUpgrade => "this is a WebSocket endpoint",
-            Self::Version => "only version 13 of WebSocket is spoken here",
-            Self::Malformed => "not a proper WebSocket request",
-            Self::Protocol => "none of the subprotocols offered is spoken here",
+            Self::Version => "only version 13 of WebSocket is supported",
+            Self::Malformed => "malformed WebSocket request",
+            Self::Protocol => "none of the offered subprotocols is supported",
             Self::Origin => "pages of this origin may not connect",
         }
     }
@@ -168,7 +168,7 @@ pub enum AcceptError {
     #[error("the headers of the WebSocket request are too large")]
     TooLarge,
     /// That was no HTTP/1.1.
-    #[error("no HTTP request came{0}")]
+    #[error("expected an HTTP request{0}")]
     NotHttp(&'static str, #[source] hyper::Error),
     /// It left, or the connection broke, before its request was whole.
     #[error("the connection ended during the WebSocket handshake")]
@@ -224,13 +224,13 @@ where
 fn instead(first: &[u8]) -> &'static str {
     match first {
         [0x16, 3, ..] => {
-            ", but TLS: use the port for WebSocket over TLS (wss), or turn TLS off in the client (ws)"
+            ", received TLS: use the port for WebSocket over TLS (wss), or turn TLS off in the client (ws)"
         }
-        [0x10, ..] => ", but MQTT without WebSocket: use a port for MQTT",
+        [0x10, ..] => ", received MQTT without WebSocket: use a port for MQTT",
         [b'P', b'R', b'O', b'X', b'Y', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
-            ", but a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
+            ", received a PROXY header: set proxy_protocol for this listener, or turn it off in the load balancer"
         }
-        [b'P', b'R', b'I', b' ', ..] => ", but HTTP/2: WebSocket is spoken over HTTP/1.1 here",
+        [b'P', b'R', b'I', b' ', ..] => ", received HTTP/2: WebSocket is supported over HTTP/1.1 only",
         _ => "",
     }
 }

@@ -36,7 +36,7 @@ impl Link {
     ) -> Result<(), Stop> {
         let WaitingPublish { state, layout, topic: alias_topic, streams } = publish;
         let Some(head) = layout.find(&bytes) else {
-            return Err(Fault::Internal { what: "a PUBLISH that waits is not what it was" }.into());
+            return Err(Fault::Internal { what: "a waiting PUBLISH has changed" }.into());
         };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
         let formed = match state {

@@ -85,20 +85,20 @@ section! {
         /// [Its format](rules.md).
         acl_file: Optional<kind::FileName> = new("acl_file").variable("MPROXY_ACL_FILE").flag("acl-file")
             .reload(Reload::Contents).in_force("\"deploy/demo-rules.toml\"");
-        /// Connections over all listeners; more are closed at once and counted.
+        /// Most connections over all listeners; further ones are closed at once and counted.
         ///
         /// Connections that are not admitted yet may have to make room first: see [fair shares](#fair-shares).
         max_connections: kind::Count = new("max_connections").variable("MPROXY_MAX_CONNECTIONS")
             .flag("max-connections").default("100000").in_force("50_000");
-        /// Connections that are not admitted yet, over all listeners.
+        /// Most connections that are not admitted yet, over all listeners.
         ///
         /// A connection is admitted when its handshakes, its CONNECT and the decision on it are done.
         max_pending: Optional<kind::Count> = new("max_pending").variable("MPROXY_MAX_PENDING")
             .left_out("no limit of its own").example("1000");
-        /// How long a stop waits for connections to end.
+        /// How long mproxy waits for connections to end when it stops; then it closes them.
         drain_timeout: kind::Period = new("drain_timeout").variable("MPROXY_DRAIN_TIMEOUT").default("30s")
             .in_force("\"20s\"");
-        /// Bytes that all connections together may make mproxy hold.
+        /// Most bytes that all connections together may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
         budget_total: kind::Budget = new("budget.total").variable("MPROXY_BUDGET_TOTAL").default("512MiB");
@@ -108,11 +108,11 @@ section! {
 section! {
     /// The four listeners that need no `[[listeners]]`, and what the others inherit of them.
     const LISTENERS {
-        /// Host that the MQTT and MQTTS listeners listen at.
+        /// Address at which the MQTT and MQTTS listeners accept connections.
         MQTT_HOST: kind::Host = new("mqtt.host").variable("MPROXY_MQTT_HOST").flag("mqtt-host").default("0.0.0.0");
-        /// Port of the MQTT listener, or off.
+        /// Port of the MQTT listener, or `off`.
         ///
-        /// `off` means for each of the four: this listener does not open.
+        /// `off` closes this listener; the same applies to `mqtts.port`, `ws.port` and `wss.port`.
         MQTT_PORT: kind::PortOrOff = new("mqtt.port").variable("MPROXY_MQTT_PORT").flag("mqtt-port").default("1883");
         /// Host of the broker behind the MQTT and MQTTS listeners.
         ///
@@ -122,39 +122,39 @@ section! {
         /// Port of the broker behind the MQTT and MQTTS listeners.
         MQTT_TARGET_PORT: kind::TargetPort = new("mqtt.target.port").variable("MPROXY_MQTT_TARGET_PORT")
             .flag("target-port").default("1884").in_force("1884");
-        /// How the broker behind the MQTT and MQTTS listeners is reached.
+        /// Transport to the broker behind the MQTT and MQTTS listeners.
         MQTT_TARGET_SCHEME: Scheme = new("mqtt.target.scheme").variable("MPROXY_MQTT_TARGET_SCHEME").default("mqtt");
-        /// Path of the broker behind the MQTT and MQTTS listeners, where it is reached over WebSocket.
+        /// Path of the broker behind the MQTT and MQTTS listeners, if it is reached over WebSocket.
         MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").default("/mqtt");
-        /// Unix socket of this broker, in the place of host and port.
+        /// Unix socket of the broker behind the MQTT and MQTTS listeners, instead of host and port.
         ///
-        /// `mqtt.target.scheme` is then `unix`, and may be left out. See [Unix sockets](#unix-sockets).
+        /// Then `mqtt.target.scheme` is `unix` and may be left out. See [Unix sockets](#unix-sockets).
         MQTT_TARGET_SOCKET: kind::SocketPath = new("mqtt.target.socket").variable("MPROXY_MQTT_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
-        /// Port of the MQTT over TLS listener, or off.
+        /// Port of the MQTTS (MQTT over TLS) listener, or `off`.
         MQTTS_PORT: kind::PortOrOff = new("mqtts.port").variable("MPROXY_MQTTS_PORT").default("8883");
-        /// Host that the WS and WSS listeners listen at.
+        /// Address at which the WS and WSS listeners accept connections.
         WS_HOST: kind::Host = new("ws.host").variable("MPROXY_WS_HOST").default("0.0.0.0");
-        /// Port of the WebSocket listener, or off.
+        /// Port of the WebSocket (WS) listener, or `off`.
         WS_PORT: kind::PortOrOff = new("ws.port").variable("MPROXY_WS_PORT").default("8080");
-        /// Path of the WebSocket listener.
+        /// Path of the WebSocket (WS) listener.
         WS_PATH: kind::ListenerPath = new("ws.path").variable("MPROXY_WS_PATH").default("/mqtt");
         /// Host of the broker behind the WS and WSS listeners.
         WS_TARGET_HOST: kind::Host = new("ws.target.host").variable("MPROXY_WS_TARGET_HOST").default("localhost");
         /// Port of the broker behind the WS and WSS listeners.
         WS_TARGET_PORT: kind::TargetPort = new("ws.target.port").variable("MPROXY_WS_TARGET_PORT").default("8888");
-        /// How the broker behind the WS and WSS listeners is reached.
+        /// Transport to the broker behind the WS and WSS listeners.
         WS_TARGET_SCHEME: Scheme = new("ws.target.scheme").variable("MPROXY_WS_TARGET_SCHEME").default("ws");
-        /// Path of the broker behind the WS and WSS listeners, where it is reached over WebSocket.
+        /// Path of the broker behind the WS and WSS listeners, if it is reached over WebSocket.
         WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
-        /// Unix socket of the broker behind the WS and WSS listeners, in the place of host, port and path.
+        /// Unix socket of the broker behind the WS and WSS listeners, instead of host, port and path.
         ///
-        /// `ws.target.scheme` is then `unix`, and may be left out.
+        /// Then `ws.target.scheme` is `unix` and may be left out.
         WS_TARGET_SOCKET: kind::SocketPath = new("ws.target.socket").variable("MPROXY_WS_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
-        /// Port of the WebSocket over TLS listener, or off.
+        /// Port of the WSS (WebSocket over TLS) listener, or `off`.
         WSS_PORT: kind::PortOrOff = new("wss.port").variable("MPROXY_WSS_PORT").default("8080");
-        /// Path of the WebSocket over TLS listener.
+        /// Path of the WSS (WebSocket over TLS) listener.
         WSS_PATH: kind::ListenerPath = new("wss.path").variable("MPROXY_WSS_PATH").default("/mqtt");
     }
 }
@@ -162,23 +162,23 @@ section! {
 section! {
     /// What the clients of a listener may do.
     pub struct ListenerLimits {
-        /// Deadline from accept to a complete CONNECT, and as long again for its admission.
+        /// Deadline for a complete CONNECT after the connection was accepted, and again for its admission.
         ///
-        /// The first part includes the PROXY header and the TLS and WebSocket handshakes, the second lasts until the
-        /// broker has accepted: meanwhile a dial that failed, and a question whose answer was unavailable or late, are
-        /// tried again after 0.1 to 1 s.
+        /// The first period includes the PROXY header and the TLS and WebSocket handshakes. The second one begins with
+        /// the complete CONNECT and ends when the broker has accepted the client. Meanwhile a failed dial, and a
+        /// question whose answer was unavailable or late, are repeated after 0.1 to 1 s.
         connect_timeout: kind::Deadline = new("connect_timeout").variable("MPROXY_CONNECT_TIMEOUT").default("10s")
             .at_listener("limits.connect_timeout").in_force("\"5s\"");
-        /// What a client that waits for its CONNACK sees when the broker or the hook service stays away.
+        /// What a connecting client sees if the broker or the hook service stays unavailable.
         ///
-        /// `close` ends the connection without CONNACK, as if no broker were there, and clients try again. `connack`
-        /// refuses with 0x88 (3.x: 3), after which some clients never try again.
-        /// [All cases](refusals.md#what-trouble-looks-like-to-a-client-that-waits-for-its-connack).
+        /// `close` closes the connection without CONNACK, as if there were no broker, and clients try again. `connack`
+        /// refuses with 0x88 (3.x: return code 3); after that some clients never try again. [All
+        /// cases](refusals.md#what-trouble-looks-like-to-a-client-that-waits-for-its-connack).
         on_unavailable: OnUnavailable = new("on_unavailable").variable("MPROXY_ON_UNAVAILABLE").flag("on-unavailable")
             .default("close").at_listener("on_unavailable");
-        /// Largest packet of a client; a larger one ends the connection before it is buffered.
+        /// Largest packet of a client; a larger one closes the connection before it is buffered.
         ///
-        /// 5.0 clients get 0x95. The default is the largest packet that MQTT has.
+        /// 5.0 clients receive 0x95. The default is the largest packet that is possible in MQTT.
         max_packet_size: kind::PacketSize = new("max_packet_size").variable("MPROXY_MAX_PACKET_SIZE")
             .flag("max-packet-size").default("268435460").at_listener("limits.max_packet_size");
         /// Largest CONNECT; a larger one is refused (0x95) before it is buffered.
@@ -186,34 +186,34 @@ section! {
         /// User name, password and will of 64 KiB each fit into the default.
         max_connect_size: kind::PacketSize = new("max_connect_size").variable("MPROXY_MAX_CONNECT_SIZE")
             .default("384KiB").at_listener("limits.max_connect_size");
-        /// Bytes of user properties that one packet of a 5.0 client may have.
+        /// Most bytes of user properties in one packet of a 5.0 client.
         ///
-        /// Those of the will count, too. More is refused with 0x97.
+        /// In a CONNECT those of the will count, too. A packet with more is refused with 0x97.
         max_user_properties: kind::PacketSize = new("max_user_properties").variable("MPROXY_MAX_USER_PROPERTIES")
             .default("64KiB").at_listener("limits.max_user_properties");
-        /// Longest keep alive.
+        /// Longest keep alive that a client may have.
         ///
-        /// A 5.0 client that asks for more, or for none, gets this one instead (Server Keep Alive). Older versions have
-        /// no way to be told and are refused with return code 2, as by Mosquitto.
+        /// A 5.0 client that asks for more, or for none, gets this one instead (Server Keep Alive). A 3.x client cannot
+        /// be told, and is refused with return code 2, as by Mosquitto.
         max_keep_alive: Optional<kind::KeepAlive> = new("max_keep_alive").variable("MPROXY_MAX_KEEP_ALIVE")
             .at_listener("limits.max_keep_alive").left_out("no limit").example("300");
         /// Longest time that the session of a 5.0 client may outlast its connection.
         ///
-        /// A client that asks for more gets this instead, and its CONNACK says so. 3.x has no such interval.
+        /// A client that asks for more gets this instead, and its CONNACK says so. 3.x has no session expiry.
         max_session_expiry: Optional<kind::SessionExpiry> = new("max_session_expiry")
             .variable("MPROXY_MAX_SESSION_EXPIRY").at_listener("limits.max_session_expiry").left_out("no limit")
             .example("86400");
-        /// Bytes that one connection may make mproxy hold.
+        /// Most bytes that one connection may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
         budget_connection: kind::Budget = new("budget.connection").variable("MPROXY_BUDGET_CONNECTION").default("3MiB")
             .at_listener("budget.connection");
-        /// Bytes that all connections of one listener may make mproxy hold.
+        /// Most bytes that all connections of one listener may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
         budget_listener: kind::Budget = new("budget.listener").variable("MPROXY_BUDGET_LISTENER").default("256MiB")
             .at_listener("budget.listener");
-        /// Connections of this listener; more are closed at once and counted.
+        /// Most connections of this listener; further ones are closed at once and counted.
         max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections")
             .left_out("no limit of its own").example("40_000");
     }
@@ -222,48 +222,48 @@ section! {
 section! {
     /// TLS towards clients.
     const TLS {
-        /// Whether clients must come over TLS with a certificate.
+        /// Whether clients must connect over TLS and present a certificate.
         ///
-        /// It has to be signed by a CA of `tls.ca_certs`, or [pinned](#certificates-of-every-kind) there. A listener
-        /// that names its own `tls.ca_certs` asks for certificates unless it sets this to `false`.
+        /// The certificate has to be signed by a CA of `tls.ca_certs`, or [pinned](#certificates-of-every-kind) there.
+        /// A listener with its own `tls.ca_certs` requires certificates unless it sets this to `false`.
         CLIENT_TLS: kind::TrueFalse = new("client_tls").variable("MPROXY_CLIENT_TLS").default("false")
             .at_listener("tls.client_tls").needs(Needs::Tls);
-        /// Certificate chain of the server, PEM, the server's own certificate first.
+        /// Certificate chain of the server in PEM, the server's own certificate first.
         ///
-        /// A listener without its own certificates has all of the common ones.
+        /// A listener without certificates of its own uses these, and those of `[[tls.certificates]]`.
         SERVER_CERT: kind::FileName = file("tls.server_cert").variable("MPROXY_SERVER_CERT").needs(Needs::Tls)
             .at_listener("tls.server_cert").example("\"/etc/mproxy/server.pem\"");
-        /// Private key of the server certificate, PEM.
+        /// Private key of the server certificate, in PEM.
         SERVER_KEY: kind::FileName = file("tls.server_key").variable("MPROXY_SERVER_KEY").needs(Needs::Tls)
             .at_listener("tls.server_key").example("\"/etc/mproxy/server.key\"");
-        /// OCSP response to staple to the server certificate, DER.
+        /// OCSP response to staple to the server certificate, in DER.
         OCSP: kind::FileName = file("tls.ocsp").variable("MPROXY_SERVER_OCSP").needs(Needs::Tls)
             .at_listener("tls.ocsp").example("\"/etc/mproxy/server.ocsp\"");
-        /// CAs that sign client certificates, and pinned client certificates, PEM.
+        /// CAs of client certificates, and pinned client certificates, in PEM.
         ///
         /// See [certificates of every kind](#certificates-of-every-kind).
         CA_CERTS: kind::FileName = file("tls.ca_certs").variable("MPROXY_CA_CERTS").needs(Needs::Tls)
             .at_listener("tls.ca_certs").example("\"/etc/mproxy/devices-ca.pem\"");
-        /// Revocation lists for client certificates, PEM.
+        /// Revocation lists (CRLs) for client certificates, in PEM.
         ///
-        /// Each CA of a chain but the root needs one, and one that is out of date lets nobody in.
+        /// Each CA of a chain except the root needs one. If a list is out of date, clients of its CA are refused.
         CRLS: kind::FileNames = new("tls.crls").variable("MPROXY_CRLS").reload(Reload::Contents).needs(Needs::Tls)
             .at_listener("tls.crls").example("[\"/etc/mproxy/devices.crl\"]");
         /// Application protocols (ALPN) of MQTT over TLS, the preferred one first.
         ///
-        /// A client that offers only others is refused; one that offers none is not. `[]` turns this off. WebSocket
-        /// is always `http/1.1`.
+        /// A client that offers only other protocols is refused; a client that offers none is accepted. `[]` turns ALPN
+        /// off. WebSocket always has `http/1.1`.
         ALPN: kind::Alpn = new("tls.alpn").default("mqtt,x-amzn-mqtt-ca").at_listener("tls.alpn").needs(Needs::Tls);
-        /// Certificate chain of a further server certificate, PEM.
+        /// Certificate chain of a further server certificate, in PEM.
         ///
-        /// Any number of `[[tls.certificates]]`; the name that a client asks for (SNI) chooses, `*.example.org`
-        /// included.
+        /// There may be any number of `[[tls.certificates]]`. The name that a client asks for (SNI) selects one; names
+        /// such as `*.example.org` are possible.
         MORE_CERT: kind::FileName = file("tls.certificates[].server_cert").needs(Needs::Tls)
             .at_listener("tls.certificates[].server_cert").example("\"/etc/mproxy/other.pem\"");
-        /// Private key of this further server certificate, PEM.
+        /// Private key of this further server certificate, in PEM.
         MORE_KEY: kind::FileName = file("tls.certificates[].server_key").needs(Needs::Tls)
             .at_listener("tls.certificates[].server_key").example("\"/etc/mproxy/other.key\"");
-        /// OCSP response to staple to this further server certificate, DER.
+        /// OCSP response to staple to this further server certificate, in DER.
         MORE_OCSP: kind::FileName = file("tls.certificates[].ocsp").needs(Needs::Tls)
             .at_listener("tls.certificates[].ocsp").example("\"/etc/mproxy/other.ocsp\"");
     }
@@ -276,41 +276,40 @@ const fn file(key: &'static str) -> SettingOf<kind::FileName> {
 section! {
     /// TLS towards the broker, and what it is sent first.
     const TARGET {
-        /// CAs to trust for the broker, or its own certificate to pin, PEM.
+        /// CAs to trust for the broker, or the broker's own certificate to pin, in PEM.
         ///
         /// See [certificates of every kind](#certificates-of-every-kind).
         TARGET_CA_CERTS: kind::FileName = file("target.ca_certs").variable("MPROXY_TARGET_CA_CERTS")
             .at_listener("target.ca_certs").needs(Needs::TargetTls).left_out("the system's roots")
             .example("\"/etc/mproxy/broker-ca.pem\"");
-        /// Client certificate that mproxy presents to the broker, PEM.
+        /// Client certificate that mproxy presents to the broker, in PEM.
         TARGET_CERT: kind::FileName = file("target.cert").variable("MPROXY_TARGET_CERT").at_listener("target.cert")
             .needs(Needs::TargetTls).example("\"/etc/mproxy/client.pem\"");
-        /// Private key of the client certificate for the broker, PEM.
+        /// Private key of the client certificate for the broker, in PEM.
         TARGET_KEY: kind::FileName = file("target.key").variable("MPROXY_TARGET_KEY").at_listener("target.key")
             .needs(Needs::TargetTls).example("\"/etc/mproxy/client.key\"");
-        /// Revocation lists for broker certificates, PEM.
+        /// Revocation lists (CRLs) for broker certificates, in PEM.
         ///
-        /// They are as strict as those for clients.
+        /// The same rules apply as for `tls.crls`.
         TARGET_CRLS: kind::FileNames = new("target.crls").variable("MPROXY_TARGET_CRLS").reload(Reload::Contents)
             .at_listener("target.crls").needs(Needs::TargetTls).example("[\"/etc/mproxy/brokers.crl\"]");
-        /// Name to ask the broker for (SNI), which its certificate must have.
+        /// Server name (SNI) that the broker is asked for and that its certificate must contain.
         TARGET_SERVER_NAME: kind::ServerName = new("target.server_name").variable("MPROXY_TARGET_SERVER_NAME")
             .at_listener("target.server_name").needs(Needs::TargetTls).left_out("the target's host")
             .example("\"broker.internal\"");
         /// Application protocols (ALPN) that are offered to the broker.
         TARGET_ALPN: kind::Alpn = new("target.alpn").at_listener("target.alpn").needs(Needs::TargetTls)
             .example("[\"mqtt\"]");
-        /// How far the broker's certificate is verified.
+        /// Whether the broker's certificate is verified.
         ///
-        /// The only other value is `i-know-that-anybody-can-pretend-to-be-the-broker`: then nothing of the certificate
-        /// is verified but that the broker holds its key, whoever answers in its place can read and change everything,
-        /// and a warning at each start says so. A private CA in `target.ca_certs` and a `target.server_name` are what
-        /// you want instead.
+        /// The only other value is `i-know-that-anybody-can-pretend-to-be-the-broker`. Then mproxy only verifies that
+        /// the broker has the key of its certificate: anybody who answers in its place can read and change everything,
+        /// and a warning at each start says so. Better: a private CA in `target.ca_certs` and a `target.server_name`.
         TARGET_VERIFY: kind::Verify = new("target.verify").default("full").at_listener("target.verify")
             .needs(Needs::TargetTls);
-        /// PROXY header that the broker is sent first.
+        /// PROXY header that mproxy sends to the broker first.
         ///
-        /// `v1` has the addresses, `v2` also TLS version, common name, whether it was verified, SNI, ALPN and
+        /// `v1` has the addresses. `v2` also has TLS version, common name, whether it was verified, SNI, ALPN and
         /// connection id.
         TARGET_PROXY_PROTOCOL: SendProxy = new("target.proxy_protocol").variable("MPROXY_TARGET_PROXY_PROTOCOL")
             .default("off").at_listener("target.proxy_protocol");
@@ -320,16 +319,17 @@ section! {
 section! {
     /// Who may come by WebSocket, and what the hook service is told of the request.
     pub struct Web {
-        /// Origins of pages that may connect.
+        /// Origins of web pages that may connect.
         ///
         /// Others get 403. Written as browsers send them, `https://app.example.org`; upper case and the default port
-        /// (443 of https, 80 of http) are normalised. A client that is no browser sends no origin and always may.
+        /// (443 for https, 80 for http) are normalised. A client that is not a browser sends no origin and may always
+        /// connect.
         origins: kind::Origins = new("ws.origins").variable("MPROXY_WS_ORIGINS").at_listener("ws.origins")
             .needs(Needs::WebSocket).left_out("all may").example("[\"https://app.example.org\"]");
-        /// Headers of the upgrade request that the hook service is told.
+        /// Headers of the upgrade request that mproxy passes to the hook service.
         headers: kind::Headers = new("ws.headers").variable("MPROXY_WS_HEADERS").at_listener("ws.headers")
             .needs(Needs::WebSocket).example("[\"user-agent\"]");
-        /// Cookies of the upgrade request that the hook service is told, and no others.
+        /// Cookies of the upgrade request that mproxy passes to the hook service; it passes no others.
         cookies: kind::Cookies = new("ws.cookies").variable("MPROXY_WS_COOKIES").at_listener("ws.cookies")
             .needs(Needs::WebSocket).example("[\"session\"]");
     }
@@ -338,15 +338,16 @@ section! {
 section! {
     /// Clients of this machine.
     const UNIX {
-        /// Unix socket to listen at.
+        /// Unix socket at which mproxy accepts connections.
         ///
-        /// Its folder has to exist. With the variable, or outside of `[[listeners]]`, it opens a listener called `unix`
-        /// with the target of the MQTT listener. Per listener it takes the place of host and port.
+        /// Its folder has to exist. Outside of `[[listeners]]` it opens a listener called `unix` with the target of the
+        /// MQTT listener. In `[[listeners]]` it takes the place of host and port.
         UNIX_PATH: kind::SocketPath = new("unix.path").variable("MPROXY_UNIX_PATH").at_listener("unix.path")
             .needs(Needs::Unix).example("\"/run/mproxy/mqtt.sock\"");
         /// Permissions of the Unix socket, octal.
         ///
-        /// Who may write to the file can connect: `0660` are its owner and its group, `0666` everybody on this machine.
+        /// Whoever may write to the file can connect: with `0660` its owner and its group, with `0666` everybody on
+        /// this machine.
         UNIX_MODE: kind::Mode = new("unix.mode").variable("MPROXY_UNIX_MODE").at_listener("unix.mode")
             .needs(Needs::Unix).default("0660").example("\"0660\"");
         /// Owner of the Unix socket: a user of `/etc/passwd`, or a number.
@@ -368,7 +369,7 @@ section! {
             .at_listener("proxy_protocol");
         /// Networks that may send PROXY headers.
         ///
-        /// A connection from elsewhere is refused before a byte of it is read. The default is loopback, private and
+        /// A connection from elsewhere is refused before any of it is read. The default is loopback, private and
         /// link-local ranges.
         PROXY_FROM: kind::Networks = new("proxy_from").variable("MPROXY_PROXY_FROM").at_listener("proxy_from")
             // Where a load balancer of one's own stands.
@@ -381,30 +382,30 @@ section! {
     const POLICY {
         /// Hook service: `http://host:port`, `https://host:port` or `unix:/path`.
         ///
-        /// Several are tried in turn when one is unhealthy. [How to write one](hooks.md).
+        /// If there are several, the first healthy one is asked. [How to write one](hooks.md).
         POLICY_URL: kind::PolicyUrls = new("policy.url").variable("MPROXY_POLICY_URL").flag("policy-url")
             .in_force("[\"http://127.0.0.1:50051\", \"http://127.0.0.1:50052\"]");
-        /// What to do when the hook service's answer did not come or could not be read.
+        /// What a failed answer of the hook service means: one that did not arrive or could not be read.
         ///
-        /// It holds for [nothing else](hooks.md#when-an-answer-fails). In the file it may be a table with a value for
+        /// It applies to [nothing else](hooks.md#when-an-answer-fails). In the file it may be a table with a value for
         /// each hook.
         ON_ERROR: OnError = new("policy.on_error").variable("MPROXY_POLICY_ON_ERROR").flag("policy-on-error")
             .default("deny");
-        /// What to do when an answer to AuthConnect fails.
+        /// What a failed answer to AuthConnect means.
         ON_ERROR_CONNECT: OnError = new("policy.on_error.connect").left_out("`policy.on_error`").in_force("\"deny\"");
-        /// What to do when an answer to AuthPublish fails.
+        /// What a failed answer to AuthPublish means.
         ON_ERROR_PUBLISH: OnError = new("policy.on_error.publish").left_out("`policy.on_error`").in_force("\"deny\"");
-        /// What to do when an answer to AuthSubscribe fails.
+        /// What a failed answer to AuthSubscribe means.
         ON_ERROR_SUBSCRIBE: OnError = new("policy.on_error.subscribe").left_out("`policy.on_error`").in_force("\"deny\"");
-        /// What to do when an answer to AuthDeliver fails.
+        /// What a failed answer to AuthDeliver means.
         ON_ERROR_DELIVER: OnError = new("policy.on_error.deliver").left_out("`policy.on_error`").in_force("\"allow\"");
-        /// CAs to trust for the hook service over `https://`, PEM.
+        /// CAs to trust for the hook service over `https://`, in PEM.
         POLICY_CA_CERTS: kind::FileName = new("policy.ca_certs").variable("MPROXY_POLICY_CA_CERTS")
             .left_out("the system's roots").example("\"/etc/mproxy/hooks-ca.pem\"");
-        /// Client certificate that mproxy presents to the hook service, PEM.
+        /// Client certificate that mproxy presents to the hook service, in PEM.
         POLICY_CERT: kind::FileName = new("policy.cert").variable("MPROXY_POLICY_CERT")
             .example("\"/etc/mproxy/hooks.pem\"");
-        /// Private key of the client certificate for the hook service, PEM.
+        /// Private key of the client certificate for the hook service, in PEM.
         POLICY_KEY: kind::FileName = new("policy.key").variable("MPROXY_POLICY_KEY")
             .example("\"/etc/mproxy/hooks.key\"");
     }
@@ -416,15 +417,15 @@ section! {
         /// Deadline for the answer to one question, including the time in the queue.
         timeout: kind::Deadline = new("policy.timeout").variable("MPROXY_POLICY_TIMEOUT").flag("policy-timeout")
             .default("1s").in_force("\"500ms\"");
-        /// How long a grant serves after its ttl while its renewal fails.
+        /// How long a grant stays in force after its ttl while its renewal fails.
         ///
-        /// Then every packet is asked about, and what the service did not want to be asked about meets
-        /// `policy.on_error`. See [grants](hooks.md#grants).
+        /// Then the hook service is asked about every packet, and `policy.on_error` decides about what the service does
+        /// not want to be asked about. See [grants](hooks.md#grants).
         grant_staleness: kind::Period = new("policy.grant_staleness").variable("MPROXY_POLICY_GRANT_STALENESS")
             .default("60s");
-        /// Whether calls go over a stream where the service offers it.
+        /// Whether calls go over streams, if the hook service offers them.
         ///
-        /// No effect yet: calls are always unary.
+        /// No effect yet: all calls are unary.
         mode: PolicyMode = new("policy.mode").variable("MPROXY_POLICY_MODE").default("auto");
     }
 }
@@ -432,9 +433,9 @@ section! {
 section! {
     /// Admin API and metrics.
     pub struct Admin {
-        /// Host to listen at for health, metrics and admin API.
+        /// Address at which mproxy serves health, metrics and admin API.
         ///
-        /// [What it offers](admin.md).
+        /// [What they offer](admin.md).
         host: kind::Host = new("admin.host").variable("MPROXY_ADMIN_HOST").flag("admin-host").default("127.0.0.1")
             .in_force("\"127.0.0.1\"");
         /// Port for health, metrics and admin API.
@@ -442,7 +443,7 @@ section! {
             .in_force("9180");
         /// Bearer token that calls of the admin API need.
         ///
-        /// Without one only callers on this machine may use the admin API.
+        /// Without a token only callers on this machine may use the admin API.
         token: Optional<kind::Token> = new("admin.token").variable("MPROXY_ADMIN_TOKEN").masked()
             .example("\"a-long-random-text\"");
     }
@@ -452,7 +453,7 @@ section! {
     /// Logging, to standard error.
     #[derive(Copy)]
     pub struct Log {
-        /// Lowest level of log lines that are written.
+        /// Least severe level of log lines that are written.
         ///
         /// `debug` has lines for each connection, `trace` for each packet.
         level: LogLevel = new("log.level").variable("MPROXY_LOG_LEVEL").flag("log-level").default("debug")
@@ -466,9 +467,9 @@ section! {
 section! {
     /// OpenTelemetry, by the standard's own names.
     pub struct Otel {
-        /// OTLP endpoint that traces are sent to.
+        /// OTLP endpoint for traces.
         ///
-        /// Not available yet: setting it is a warning.
+        /// Not available yet: if it is set, there is a warning.
         endpoint: Optional<kind::OtlpEndpoint> = new("otel.endpoint").variable("OTEL_EXPORTER_OTLP_ENDPOINT")
             .example("\"http://127.0.0.1:4317\"");
         /// Name of this service in traces.
@@ -484,15 +485,15 @@ section! {
 section! {
     /// What one of `[[listeners]]` has to itself.
     const ONE_LISTENER {
-        /// Name in logs, metrics and events.
+        /// Name of the listener in logs, metrics and events.
         NAME: kind::Label = new("listeners[].name").left_out("`listener-0`, `listener-1`, …").example("\"devices\"");
         /// Transport of the listener.
         TRANSPORT: Scheme = new("listeners[].transport").default("mqtt").example("\"mqtts\"");
-        /// Host to listen at.
+        /// Address at which the listener accepts connections.
         HOST: kind::Host = new("listeners[].host").left_out("`mqtt.host` or `ws.host`").example("\"0.0.0.0\"");
-        /// Port to listen at; it or `unix.path` must be there, and nothing else.
+        /// Port of the listener. Either this or `unix.path` is required.
         PORT: kind::Port = new("listeners[].port").left_out("an error").example("8883");
-        /// Path of WS and WSS.
+        /// Path of a WS or WSS listener.
         PATH: kind::ListenerPath = new("listeners[].path").needs(Needs::WebSocket)
             .left_out("`ws.path` or `wss.path`").example("\"/mqtt\"");
         /// Host of the broker behind this listener.
@@ -501,10 +502,10 @@ section! {
         /// Port of the broker behind this listener.
         OWN_TARGET_PORT: kind::TargetPort = new("listeners[].target.port")
             .left_out("`mqtt.target.port` or `ws.target.port`").example("1884");
-        /// How the broker behind this listener is reached.
+        /// Transport to the broker behind this listener.
         OWN_TARGET_SCHEME: Scheme = new("listeners[].target.scheme")
             .left_out("`mqtt.target.scheme` or `ws.target.scheme`").example("\"mqtt\"");
-        /// Path of the broker behind this listener, where it is reached over WebSocket.
+        /// Path of the broker behind this listener, if it is reached over WebSocket.
         OWN_TARGET_PATH: kind::TargetPath = new("listeners[].target.path").needs(Needs::TargetWebSocket)
             .left_out("`mqtt.target.path` or `ws.target.path`").example("\"/mqtt\"");
         /// Unix socket of the broker behind this listener.
