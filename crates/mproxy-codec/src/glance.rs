@@ -4,6 +4,7 @@
 //! find nothing more in it; they take much that it does not recognise. So it can be tried first and left out anywhere.
 
 use crate::frame::Header;
+use crate::topic::is_plain_name;
 use crate::types::{PacketId, PacketType, QoS, Version};
 
 /// A whole PUBLISH, acknowledgement or ping at the start of some bytes, with a length of at most two bytes and flags
@@ -75,13 +76,13 @@ impl<'a> Glance<'a> {
     #[must_use]
     pub fn is_plain(&self, version: Version) -> bool {
         match self.kind {
-            PacketType::Publish => self.publish(version).is_some_and(|publish| is_plain_topic(publish.topic)),
+            PacketType::Publish => self.publish(version).is_some_and(|publish| is_plain_name(publish.topic)),
             PacketType::Pingreq | PacketType::Pingresp => self.bytes.len() == 2,
             _ => self.acknowledges().is_some(),
         }
     }
 
-    /// A PUBLISH without properties. Its topic is not looked at, see [`is_plain_topic`].
+    /// A PUBLISH without properties. Its topic is not looked at, see [`is_plain_name`].
     #[inline]
     #[must_use]
     pub fn publish(&self, version: Version) -> Option<BriefPublish<'a>> {
@@ -137,66 +138,9 @@ impl<'a> Glance<'a> {
     }
 }
 
-/// A byte in each of eight places.
-const fn each(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-/// Whether a topic name is not empty and holds only ASCII from `$` on, and no `+`: so no U+0000, no `#`, and nothing
-/// that is not UTF-8 [MQTT-3.3.2-1] [MQTT-3.3.2-2].
-#[inline]
-#[must_use]
-pub fn is_plain_topic(topic: &[u8]) -> bool {
-    match topic.len() {
-        0 => false,
-        1..8 => topic.iter().all(|byte| matches!(byte, b'$'..=0x7F) && *byte != b'+'),
-        _ => {
-            let mut sound = each(0x80);
-            let mut rest = topic;
-            while let Some((eight, after)) = rest.split_first_chunk() {
-                sound &= sound_bytes(u64::from_ne_bytes(*eight));
-                rest = after;
-            }
-            // The last eight once more, instead of a loop over what is left.
-            if !rest.is_empty()
-                && let Some(eight) = topic.last_chunk()
-            {
-                sound &= sound_bytes(u64::from_ne_bytes(*eight));
-            }
-            sound == each(0x80)
-        }
-    }
-}
-
-/// Sets the top bit of each byte that may stand in a plain topic. Where a byte is no ASCII its neighbour's may be
-/// wrong; its own is not.
-#[inline]
-const fn sound_bytes(eight: u64) -> u64 {
-    let ascii = !eight;
-    let low = eight & each(0x7F);
-    let from_dollar = low + each(0x80 - b'$');
-    let no_plus = (low ^ each(b'+')) + each(0x7F);
-    ascii & from_dollar & no_plus & each(0x80)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plain_topic_is_found_out_byte_by_byte() {
-        for len in 1..40 {
-            for at in 0..len {
-                for byte in 0..=u8::MAX {
-                    let mut topic = vec![b'a'; len];
-                    topic[at] = byte;
-                    let expected = byte.is_ascii() && byte >= b'$' && byte != b'+';
-                    assert_eq!(is_plain_topic(&topic), expected, "{topic:?}");
-                }
-            }
-        }
-        assert!(!is_plain_topic(b""));
-    }
 
     #[test]
     fn what_is_cut_is_not_recognised() {

@@ -7,7 +7,7 @@ mod filter;
 mod name;
 
 pub use filter::{TopicFilter, check_filter, check_filter_of, contains, matches, reaches, split_share};
-pub use name::{TopicName, check_name};
+pub use name::{TopicName, check_name, is_plain_name};
 
 /// The longest string that fits behind a two-byte length.
 pub(crate) const MAX_LEN: usize = 65_535;

@@ -56,11 +56,58 @@ pub fn check_name(text: &str) -> Result<(), TopicError> {
 /// The first byte that no topic name may hold.
 #[inline]
 fn forbidden_at(bytes: &[u8]) -> Option<usize> {
-    if bytes.len() < 32 {
-        bytes.iter().position(|byte| matches!(byte, 0 | b'+' | b'#'))
-    } else {
+    if bytes.len() >= SHORT {
         memchr::memchr3(0, b'+', b'#', bytes)
+    } else if is_plain_name(bytes) {
+        None
+    } else {
+        bytes.iter().position(|byte| matches!(byte, 0 | b'+' | b'#'))
     }
+}
+
+/// From here on SIMD wins.
+const SHORT: usize = 32;
+
+/// A byte in each of eight places.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Whether a topic name is not empty and holds only ASCII from `$` on, and no `+`: so no U+0000, no `#`, and nothing
+/// that is not UTF-8 [MQTT-3.3.2-1] [MQTT-3.3.2-2].
+#[inline]
+#[must_use]
+pub fn is_plain_name(topic: &[u8]) -> bool {
+    match topic.len() {
+        0 => false,
+        1..8 => topic.iter().all(|byte| matches!(byte, b'$'..=0x7F) && *byte != b'+'),
+        _ => {
+            let mut sound = each(0x80);
+            let mut rest = topic;
+            while let Some((eight, after)) = rest.split_first_chunk() {
+                sound &= sound_bytes(u64::from_ne_bytes(*eight));
+                rest = after;
+            }
+            // The last eight once more, instead of a loop over what is left.
+            if !rest.is_empty()
+                && let Some(eight) = topic.last_chunk()
+            {
+                sound &= sound_bytes(u64::from_ne_bytes(*eight));
+            }
+            sound == each(0x80)
+        }
+    }
+}
+
+/// Sets the top bit of each byte that may stand in a plain topic. Where a byte is no ASCII its neighbour's may be
+/// wrong; its own is not.
+#[inline]
+const fn sound_bytes(eight: u64) -> u64 {
+    let ascii = !eight;
+    let low = eight & each(0x7F);
+    let from_dollar = low + each(0x80 - b'$');
+    let no_plus = (low ^ each(b'+')) + each(0x7F);
+    ascii & from_dollar & no_plus & each(0x80)
 }
 
 #[cold]
@@ -71,6 +118,21 @@ fn fault_at(bytes: &[u8], at: usize) -> TopicError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_topic_is_found_out_byte_by_byte() {
+        for len in 1..40 {
+            for at in 0..len {
+                for byte in 0..=u8::MAX {
+                    let mut topic = vec![b'a'; len];
+                    topic[at] = byte;
+                    let expected = byte.is_ascii() && byte >= b'$' && byte != b'+';
+                    assert_eq!(is_plain_name(&topic), expected, "{topic:?}");
+                }
+            }
+        }
+        assert!(!is_plain_name(b""));
+    }
 
     #[test]
     fn ordinary_names_pass() {

@@ -4,8 +4,9 @@
 //! Whatever needs a closer look ends the path, and goes the long way. So does every packet that a glance does not
 //! recognise: this room may be left out without any difference but in time.
 
-use mproxy_codec::glance::{Glance, is_plain_topic};
+use mproxy_codec::glance::Glance;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::is_plain_name;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::acknowledge::acknowledgement;
@@ -160,7 +161,7 @@ impl Link {
         let Some(publish) = seen.publish(self.terms.version) else { return false };
         let source = match publishes {
             Publishes::None | Publishes::Whole => return false,
-            Publishes::Sound if is_plain_topic(publish.topic) => None,
+            Publishes::Sound if is_plain_name(publish.topic) => None,
             Publishes::Sound => return false,
             // Nobody has to look whether a topic is sound that is the same as one that was.
             Publishes::Cached => match self.cached_source(from, seen.bytes, publish.topic) {
