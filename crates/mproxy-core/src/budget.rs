@@ -342,11 +342,18 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
         Room::Never
     } else if after > budget.connection {
         Room::Wait
-    } else if after <= RESERVE || (shared_room(budget, bytes) && stranger.is_none_or(has_its_share)) {
+    } else if is_reserved(budget, after) || (shared_room(budget, bytes) && stranger.is_none_or(has_its_share))
+    {
         Room::Yes
     } else {
         Room::Wait
     }
+}
+
+/// Whether a connection may hold so little whatever the others do.
+#[inline]
+pub(crate) const fn is_reserved(budget: &Budget, bytes: usize) -> bool {
+    bytes <= RESERVE && bytes <= budget.connection
 }
 
 /// Whether the listener and all of mproxy have room for `bytes` more.

@@ -137,27 +137,34 @@ impl Chain {
 
     /// Asks from the adviser in place `from` on; those before it passed with this silence.
     fn ask<Q: Question>(&self, from: usize, silence: Silence, question: &Q) -> Ruled<Q::Decision> {
-        match self.first(from, silence, question) {
-            First::Ruled(ruled) => ruled,
-            First::Nobody(silence) => Ruled::Now(unspoken(question.hook(), question.peer(), silence)),
-        }
+        self.first(from, silence, question)
+            .unwrap_or_else(|silence| Ruled::Now(unspoken(question.hook(), question.peer(), silence)))
     }
 
-    /// The first answer; else what the silence of those who passed means.
-    fn first<Q: Question>(&self, from: usize, mut silence: Silence, question: &Q) -> First<Q::Decision> {
+    /// The first answer.
+    ///
+    /// # Errors
+    /// Nobody spoke: what the silence of those who passed means.
+    #[inline]
+    fn first<Q: Question>(
+        &self,
+        from: usize,
+        mut silence: Silence,
+        question: &Q,
+    ) -> Result<Ruled<Q::Decision>, Silence> {
         for (at, decider) in self.who_wants(question.hook(), from) {
             match question.put_to(&**decider) {
                 Answer::Pass(own) => silence = silence.and(own),
                 Answer::Partial(partial) => {
-                    return First::Ruled(question.ask_rest(self, at + 1, silence, partial));
+                    return Ok(question.ask_rest(self, at + 1, silence, partial));
                 }
-                Answer::Now(ruling) => return First::Ruled(Ruled::Now(ruling)),
+                Answer::Now(ruling) => return Ok(Ruled::Now(ruling)),
                 Answer::Later(pending) => {
-                    return First::Ruled(self.later(at + 1, silence, pending, question));
+                    return Ok(self.later(at + 1, silence, pending, question));
                 }
             }
         }
-        First::Nobody(silence)
+        Err(silence)
     }
 
     /// The adviser before place `next` needs time; if it leaves something open after all, those behind it are asked.
@@ -243,12 +250,6 @@ fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
         None => Ok(D::refuse(Refusal::default())),
     };
     Some(Ruling { source: Source::Grant, verdict })
-}
-
-/// What came of those that were asked.
-enum First<D> {
-    Ruled(Ruled<D>),
-    Nobody(Silence),
 }
 
 /// An answer that has come, however long it took.
@@ -428,7 +429,7 @@ impl Question for SubscribeQuestion<'_> {
         let Partial { source, part: words } = known;
         let open = open_filters(self.filters, &words);
         let rest = match open.is_empty() {
-            true => First::Nobody(silence),
+            true => Err(silence),
             false => {
                 let question = SubscribeQuestion::new(self.peer, &open, self.properties);
                 // Who knows a part of a SUBSCRIBE denies the rest of it by silence.
@@ -437,10 +438,10 @@ impl Question for SubscribeQuestion<'_> {
         };
         let join = |words, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(words, verdict));
         match rest {
-            First::Ruled(ruled) => {
+            Ok(ruled) => {
                 ruled.map(move |Ruling { source, verdict }| Ruling { source, verdict: join(words, verdict) })
             }
-            First::Nobody(silence) => {
+            Err(silence) => {
                 let rest = unspoken(Hook::Subscribe, self.peer, silence);
                 Ruled::Now(Ruling { source, verdict: join(words, rest.verdict) })
             }

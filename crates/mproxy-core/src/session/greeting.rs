@@ -66,7 +66,7 @@ impl Greeting {
         let total = header.total();
         let will = connect.will.as_ref().map(|will| will.properties);
         // The packet, what the peer keeps of it, and the question about it.
-        let weight = Weight { holder: Holder::stranger(&self.origin), bytes: 0, lets_go: false };
+        let weight = Weight { holder: Holder::stranger(&self.origin), bytes: 0, lets_go: || false };
         let room = cx.account.room_for(
             &cx.setting.budget,
             weight,

@@ -104,12 +104,11 @@ impl<'a> Holder<'a> {
 }
 
 /// What a state of a session makes mproxy hold, but for what was left unread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Weight<'a> {
+pub(super) struct Weight<'a, L> {
     pub(super) holder: Holder<'a>,
     pub(super) bytes: usize,
-    /// Whether something of that goes by itself.
-    pub(super) lets_go: bool,
+    /// Says whether something of that goes by itself. Asked only where there is no room.
+    pub(super) lets_go: L,
 }
 
 /// Whether so many bytes that a side has not read, and more, have room.
@@ -233,10 +232,25 @@ impl Account {
 
     /// Whether there is room for so many bytes more for a packet of that side. Where there is not yet, the side is not
     /// read until there is.
+    #[inline]
     pub(super) fn room_for(
         &mut self,
         budget: &Arc<Budget>,
-        weight: Weight<'_>,
+        weight: Weight<'_, impl Fn() -> bool>,
+        from: Side,
+        packet: PacketType,
+        bytes: usize,
+    ) -> Room {
+        if self.is_idle(weight.bytes) && budget::is_reserved(budget, weight.bytes + bytes) {
+            return Room::Yes;
+        }
+        self.find_room(budget, weight, from, packet, bytes)
+    }
+
+    fn find_room(
+        &mut self,
+        budget: &Arc<Budget>,
+        weight: Weight<'_, impl Fn() -> bool>,
         from: Side,
         packet: PacketType,
         bytes: usize,
@@ -245,10 +259,10 @@ impl Account {
         // The packet itself may be among what was left before; it is not put down twice.
         let held = self.sync(budget, weight.holder, weight.bytes).saturating_sub(left) + self.events_held();
         let room = budget::room(budget, held, bytes, self.stranger(weight.holder));
-        let lets_go = weight.lets_go || self.events_held() > 0 || self.unread() > 0;
+        let lets_go = || (weight.lets_go)() || self.events_held() > 0 || self.unread() > 0;
         let room = match room {
             // Nothing that could make room is on its way out.
-            Room::Wait if !lets_go && held + bytes > budget.connection() => Room::Never,
+            Room::Wait if !lets_go() && held + bytes > budget.connection() => Room::Never,
             room => room,
         };
         let before = self.0.as_ref().and_then(|holding| holding.waits(from).short);

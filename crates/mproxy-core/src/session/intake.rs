@@ -185,18 +185,20 @@ impl Session {
             return Ok(Step::Wait);
         }
         let effects = if self.cx.traces { self.cx.effects.len() } else { 0 };
-        let step = self.read_packet(from, &header, data, now)?;
+        // Looked at where it is: to take it out and give it on would move it twice for each packet.
+        let result = self.read_packet(from, &header, data, now);
+        let Ok(step) = &result else { return result };
         if self.cx.traces
             && let Some(link) = self.state.link()
         {
-            self.cx.trace_step(link, from, &header, data, &step, effects);
+            self.cx.trace_step(link, from, &header, data, step, effects);
         }
         if let Some(here) = step.taken() {
             self.cx.count(from, 1, here as u64);
             self.cx.account.taken(from);
             tally.add(header.kind, 1, here as u64, &*self.cx.setting.meter, from);
         }
-        Ok(step)
+        result
     }
 
     /// A whole packet, or the beginning of a PUBLISH, is for the state to read.

@@ -126,8 +126,8 @@ impl Link {
     }
 
     /// What it makes mproxy hold.
-    pub(super) fn weight(&self) -> Weight<'_> {
-        Weight { holder: Holder::client(&self.peer), bytes: self.bytes(), lets_go: self.lets_go() }
+    pub(super) fn weight(&self) -> Weight<'_, impl Fn() -> bool> {
+        Weight { holder: Holder::client(&self.peer), bytes: self.bytes(), lets_go: || self.lets_go() }
     }
 
     /// The bytes of that.

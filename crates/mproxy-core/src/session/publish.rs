@@ -98,11 +98,13 @@ impl Link {
             return Ok(self.direction_mut(from).pass(here, total));
         }
         let data = &data[..here];
-        let head = PublishHead::parse(header, data, crate::session::sender(from), self.terms.version)
-            .map_err(|error| Fault::Malformed { side: from, error })?;
-        let Some(head) = head else {
-            let needs = PublishHead::needs(header, data, self.terms.version);
-            return self.wait_for_head(cx, from, here, needs);
+        let head = match PublishHead::parse(header, data, crate::session::sender(from), self.terms.version) {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                let needs = PublishHead::needs(header, data, self.terms.version);
+                return self.wait_for_head(cx, from, here, needs);
+            }
+            Err(error) => return Err(Fault::Malformed { side: from, error }),
         };
         let alias_topic = self.real_topic(cx, from, &head)?;
         let publish = Incoming { from, header, head, data, alias_topic };
@@ -313,6 +315,9 @@ impl Link {
 
     /// Whether the packet means to its receiver, as it is, what it is to mean.
     fn receiver_knows(&self, from: Side, head: &PublishHead<'_>, topic: &str) -> bool {
+        if !self.terms.mapped && head.alias.is_none() {
+            return true;
+        }
         let leaves = self.outgoing(from, topic, None);
         if self.outgoing_response(from, head).is_some() {
             return false;

@@ -115,8 +115,8 @@ impl State {
     }
 
     /// What it makes mproxy hold, but for what was left unread.
-    pub(super) fn weight(&self) -> Option<Weight<'_>> {
-        let lets_go = self.link().is_some_and(Link::lets_go);
+    pub(super) fn weight(&self) -> Option<Weight<'_, impl Fn() -> bool>> {
+        let lets_go = || self.link().is_some_and(Link::lets_go);
         Some(Weight { holder: self.holder()?, bytes: self.bytes(), lets_go })
     }
 
