@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use smallvec::SmallVec;
 
-use crate::grant::Grant;
+use crate::grant::{Grant, GrantAnswer};
 use crate::peer::Peer;
 use crate::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, FilterWords, Hook,
@@ -108,6 +108,14 @@ impl Chain {
             Answer::Pass(_) => Ruled::Now(nobody()),
             Answer::Partial(Partial { part, .. }) => match part {},
         }
+    }
+
+    /// What rules say at once of a subscription of this client's to this filter, in the order in which they are asked.
+    /// [`GrantAnswer::Ask`]: none of them says anything.
+    #[must_use]
+    pub fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
+        let words = self.who_wants(Hook::Subscribe, 0).map(|(_, decider)| decider.filter(peer, filter));
+        words.into_iter().find(|word| *word != GrantAnswer::Ask).unwrap_or(GrantAnswer::Ask)
     }
 
     /// What they want of a hook together.

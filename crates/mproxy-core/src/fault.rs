@@ -6,6 +6,7 @@ use mproxy_codec::error::Malformed;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
+use crate::command::Dismissal;
 use crate::peer::Side;
 use crate::policy::{About, Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
 
@@ -201,6 +202,8 @@ pub enum Fault {
     Kicked {
         /// The 5.0 reason the client is given.
         reason: ReasonCode,
+        /// What else was said, where the policy service ended it.
+        dismissal: Option<Box<Dismissal>>,
     },
     /// The client's packet is more than mproxy may hold for it, and cannot be answered in other words.
     OverBudget {
@@ -331,7 +334,7 @@ impl Fault {
         match self {
             Self::Left { .. } => ReasonCode::SUCCESS,
             Self::Malformed { side: Side::Client, error } => error.reason(),
-            Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason } => *reason,
+            Self::Protocol { side: Side::Client, reason, .. } | Self::Kicked { reason, .. } => *reason,
             Self::BrokerLeft { reason } => *reason,
             Self::Refused { refusal, .. } | Self::RenewalRefused { refusal } => refusal.reason,
             Self::PolicyUnusable { unusable, .. } => unusable.reason,
@@ -432,7 +435,13 @@ impl fmt::Display for Fault {
             Self::ClosedBeforeConnack { how: Closed::Error(error) } => {
                 write!(f, "broker closed before CONNACK: {error}")
             }
-            Self::Kicked { reason } => write!(f, "disconnected by an administrator ({:#04x})", reason.0),
+            Self::Kicked { reason, dismissal: None } => {
+                write!(f, "disconnected by an administrator ({:#04x})", reason.0)
+            }
+            Self::Kicked { reason, dismissal: Some(dismissal) } => {
+                write!(f, "disconnected by the policy service ({:#04x})", reason.0)?;
+                dismissal.detail.as_ref().map_or(Ok(()), |detail| write!(f, ": {detail}"))
+            }
             Self::OverBudget { packet } => {
                 write!(f, "{} exceeds the memory budget of its connection", packet.name())
             }

@@ -96,6 +96,15 @@ impl Grant {
         self.stale.as_deref()
     }
 
+    /// Whether both say the same of everything, whatever else differs.
+    #[must_use]
+    pub fn judges_like(&self, other: &Self) -> bool {
+        self.default == other.default
+            && self.stale == other.stale
+            && self.mapping == other.mapping
+            && self.rules == other.rules
+    }
+
     /// Topic patterns of all rules: what a filter that none of them names is held against.
     #[must_use]
     pub const fn patterns(&self) -> usize {

@@ -9,6 +9,7 @@
 //! | [`policy`] | what is asked, what is answered ([`Answer`]), who answers ([`Decider`]) |
 //! | [`grant`] | what a client may do without anybody being asked, and where its topics stand |
 //! | [`rule`] | rules on topics: which decides, and what it says |
+//! | [`command`] | decisions that are taken back: who is meant, and what shall become of it |
 //! | [`chain`] | several advisers, one after the other, and what holds when none of them knows |
 //! | [`event`] | what is told afterwards ([`Event`]) and to whom ([`Sink`]) |
 //! | [`neighbours`] | who shares one share of what is divided by address |
@@ -20,6 +21,7 @@
 
 pub mod budget;
 pub mod chain;
+pub mod command;
 pub mod event;
 pub mod fault;
 pub mod grant;

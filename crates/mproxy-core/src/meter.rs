@@ -101,6 +101,12 @@ pub trait Meter: Send + Sync {
     /// besides, too.
     fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer);
 
+    /// So many deliveries were dropped because no subscription that a replaced grant still allows explains them. The
+    /// decision is counted besides, too.
+    fn revoked_deliveries(&self, count: u64) {
+        let _ = count;
+    }
+
     /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.
     fn traces(&self) -> bool {
         false

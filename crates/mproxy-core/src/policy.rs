@@ -25,6 +25,7 @@ pub use self::decision::{
 };
 pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
 pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
+use crate::grant::GrantAnswer;
 use crate::peer::Peer;
 pub use crate::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
 
@@ -255,6 +256,13 @@ pub trait Decider: Send + Sync {
     fn gives(&self, source: Source) -> bool {
         let _ = source;
         false
+    }
+
+    /// What its own rules say at once of a subscription of this client's to this filter. [`GrantAnswer::Ask`]: they leave it to
+    /// others, or there are none.
+    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
+        let _ = (peer, filter);
+        GrantAnswer::Ask
     }
 
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.

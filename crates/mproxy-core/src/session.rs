@@ -2,7 +2,7 @@
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
 //! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
-//! [`handle_timeout`](Session::handle_timeout), [`kept`](Session::kept), [`unread`](Session::unread).
+//! [`command`](Session::command), [`handle_timeout`](Session::handle_timeout), [`kept`](Session::kept), [`unread`](Session::unread).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
 //! [`wants_read`](Session::wants_read), [`reads_at_once`](Session::reads_at_once),
 //! [`may_wait_unread`](Session::may_wait_unread), [`short_of_room`](Session::short_of_room),
@@ -34,6 +34,8 @@
 //! | `subscriptions`, `filters`, `known_filters` | SUBSCRIBEs under way; what the broker knows the client's filters as |
 //! | `mapping` | topics under a prefix; what was rewritten, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
+//! | `command` | a decision is taken back, whatever state the session is in |
+//! | `replacement`, `revocation`, `rejudge`, `cleanup`, `leftovers` | another grant: what is in use ends, what waits is judged again, the broker is told |
 //! | `renewal`, `grant_clock` | a grant that holds for a time only |
 //! | `holding` | what is put down against the budget, and what waits for room there |
 //! | `deferred` | packets of our own that wait for a streamed payload |
@@ -47,6 +49,8 @@
 mod acknowledge;
 mod alias;
 mod auth;
+mod cleanup;
+mod command;
 mod context;
 mod decision_cache;
 mod deferred;
@@ -67,6 +71,7 @@ mod intake;
 mod introduce;
 mod known_filters;
 mod lane;
+mod leftovers;
 mod link;
 mod mapping;
 mod opening;
@@ -74,9 +79,12 @@ mod oversized;
 mod publish;
 mod question;
 mod rejected;
+mod rejudge;
 mod renewal;
+mod replacement;
 mod reply;
 mod resolve;
+mod revocation;
 mod rewrite;
 mod route;
 mod setting;
@@ -150,7 +158,9 @@ impl Session {
             (AnswerTo::Admission(seq, ruling), State::Opening(opening)) => {
                 opening.answer_admission(&mut self.cx, seq, ruling, now)
             }
-            (AnswerTo::Renewal(ruling), State::Open(link)) => link.take_renewal(&mut self.cx, ruling, now),
+            (AnswerTo::Renewal(seq, ruling), State::Open(link)) => {
+                link.take_renewal(&mut self.cx, seq, ruling, now)
+            }
             (
                 AnswerTo::Publish(from, seq, ruling),
                 State::Open(link) | State::Ending(Ending { link, .. }),
@@ -165,7 +175,7 @@ impl Session {
             // Nobody waits for it any more.
             (
                 AnswerTo::Admission(..)
-                | AnswerTo::Renewal(_)
+                | AnswerTo::Renewal(..)
                 | AnswerTo::Publish(..)
                 | AnswerTo::Subscribe(..),
                 _,
@@ -222,7 +232,7 @@ impl Session {
 
     /// Told: somebody takes this session away. A 5.0 client is told `reason`.
     pub fn revoke(&mut self, reason: ReasonCode, now: Instant) {
-        self.end(Fault::Kicked { reason }, now);
+        self.end(Fault::Kicked { reason, dismissal: None }, now);
         self.settle(now);
     }
 

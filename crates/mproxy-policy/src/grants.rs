@@ -61,6 +61,14 @@ impl Decider for Grants {
         }
     }
 
+    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
+        match peer.grant.as_deref().map(|grant| grant.filter(Who::from(peer), filter)) {
+            None | Some(GrantAnswer::Ask) => GrantAnswer::Ask,
+            Some(GrantAnswer::Allow(_)) => GrantAnswer::Allow(()),
+            Some(GrantAnswer::Refuse(reason)) => GrantAnswer::Refuse(reason),
+        }
+    }
+
     fn want(&self, hook: Hook) -> Want {
         match hook {
             Hook::Connect => Want::Nothing,

@@ -6,11 +6,16 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use mproxy_codec::packet::FilterRequest;
 use mproxy_codec::property::PropertyId;
+use mproxy_core::Peer;
+use mproxy_core::grant::GrantAnswer;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, Pending, PublishDecision,
-    PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Hook, Partial, Payload,
+    Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source,
+    SubscribeDecision, SubscribeQuestion, Want,
 };
+use mproxy_core::rule::{Act, Message, Who};
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Sink, event::Kind};
 
@@ -215,6 +220,70 @@ impl Decider for Script {
 
     fn want(&self, hook: Hook) -> Want {
         self.wants.lock().expect("no test panicked here")[hook as usize]
+    }
+}
+
+/// Asks a client's grant, as mproxy does before it asks anybody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted;
+
+impl Granted {
+    fn message(act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
+        let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
+        match grant.message(act, Who::from(&**question.peer), message) {
+            GrantAnswer::Ask => Answer::Pass(Silence::Abstains),
+            GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
+            GrantAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
+        }
+    }
+}
+
+impl Decider for Granted {
+    fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        Self::message(Act::Publish, question)
+    }
+
+    fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
+        let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
+        let who = Who::from(&**question.peer);
+        let word = |request: &FilterRequest<'_>| match grant.filter(who, request.filter.as_str()) {
+            GrantAnswer::Ask => None,
+            GrantAnswer::Allow(most) => Some(Decision::Allow(FilterChange {
+                filter: None,
+                max_qos: (most < request.qos).then_some(most),
+            })),
+            GrantAnswer::Refuse(reason) => Some(Decision::Refuse(Refusal::new(reason))),
+        };
+        let part: Vec<_> = question.filters.iter().map(word).collect();
+        Answer::Partial(Partial { source: Source::Grant, part })
+    }
+
+    fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        match &question.peer.grant {
+            Some(grant) if grant.receives() => Self::message(Act::Receive, question),
+            Some(_) | None => Answer::Pass(Silence::Abstains),
+        }
+    }
+
+    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
+        match peer.grant.as_ref().map(|grant| grant.filter(Who::from(peer), filter)) {
+            None | Some(GrantAnswer::Ask) => GrantAnswer::Ask,
+            Some(GrantAnswer::Allow(_)) => GrantAnswer::Allow(()),
+            Some(GrantAnswer::Refuse(reason)) => GrantAnswer::Refuse(reason),
+        }
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        if hook == Hook::Connect { Want::Nothing } else { Want::Head }
+    }
+
+    fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
+        match (&peer.grant, hook) {
+            (None, _) | (_, Hook::Connect) => Want::Nothing,
+            (Some(grant), Hook::Deliver) if !grant.receives() => Want::Nothing,
+            (Some(_), Hook::Publish | Hook::Subscribe | Hook::Deliver) => Want::Head,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mproxy_core::budget::Budget;
+use mproxy_core::command::{Order, Reach, Selector, SessionCommand};
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::meter::{Meter, Unmetered};
@@ -18,7 +19,7 @@ use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishC
 use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 
-use super::script::{Diary, OpenVerdict, QuestionRecord, Reply, Script};
+use super::script::{Diary, Granted, OpenVerdict, QuestionRecord, Reply, Script};
 use super::verdict::Verdict;
 use crate::wire::{self, Version};
 
@@ -87,6 +88,8 @@ pub struct Setup {
     pub budget: Arc<Budget>,
     /// What the sink wants to hear.
     pub telling: Want,
+    /// Whether clients' grants are asked before the script.
+    pub grants: bool,
     /// Who counts. Unless set: nobody.
     pub meter: Arc<dyn Meter>,
     /// How questions are answered. Unless set: CONNECT is allowed, the rest later.
@@ -101,6 +104,7 @@ impl Default for Setup {
             on_unavailable: OnUnavailable::default(),
             budget: Arc::default(),
             telling: Want::Head,
+            grants: false,
             meter: Arc::new(Unmetered),
             answering: Box::new(|asked| match asked.hook {
                 Hook::Connect => Reply::Now(allow(Hook::Connect)),
@@ -117,7 +121,10 @@ impl Setup {
         let now = Instant::now();
         let script = Arc::new(Script::new(self.answering));
         let setting = Arc::new(Setting {
-            advisers: Chain::of(script.clone()),
+            advisers: match self.grants {
+                true => Chain::new(vec![Arc::new(Granted), script.clone()]),
+                false => Chain::of(script.clone()),
+            },
             sink: Arc::new(Diary(self.telling)),
             meter: self.meter,
             limits: self.limits,
@@ -267,6 +274,13 @@ impl Stage {
     pub fn drain(&mut self) {
         self.session.drain(self.now);
         self.run();
+    }
+
+    /// Commands come for whoever is meant.
+    pub fn command(&mut self, selector: Selector, command: SessionCommand) -> Reach {
+        let reach = self.session.command(&Arc::new(Order { selector, command }), self.now);
+        self.run();
+        reach
     }
 
     /// Takes what the broker got.

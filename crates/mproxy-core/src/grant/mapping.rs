@@ -83,6 +83,19 @@ impl Mapping {
             (None, plain) => format!("{}{plain}", self.0).into(),
         }
     }
+
+    /// What the client calls a filter that the broker knows by this name: the way back from
+    /// [`up_filter`](Self::up_filter). `None` if it is none of the client's.
+    #[must_use]
+    pub fn down_filter<'t>(&self, name: &'t str) -> Option<Cow<'t, str>> {
+        match split_share(name) {
+            (_, plain) if plain.starts_with('$') => Some(name.into()),
+            (Some(group), plain) => {
+                plain.strip_prefix(&*self.0).map(|own| format!("$share/{group}/{own}").into())
+            }
+            (None, plain) => plain.strip_prefix(&*self.0).map(Cow::Borrowed),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +126,7 @@ mod tests {
             ("$share/g/$SYS/x", "$share/g/$SYS/x"),
         ] {
             assert_eq!(mapping.up_filter(filter).as_deref(), Some(mapped));
+            assert_eq!(mapping.down_filter(mapped).as_deref(), Some(filter));
         }
         let long = "x".repeat(65_533);
         assert_eq!(mapping.up_filter(&long).map(|mapped| mapped.len()), Some(65_535));

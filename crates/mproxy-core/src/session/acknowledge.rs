@@ -7,6 +7,7 @@ use mproxy_codec::types::{PacketId, PacketType, QoS};
 
 use super::context::Context;
 use super::flows::AckOrder;
+use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::step::Passage;
 use crate::event::Happening;
@@ -31,6 +32,9 @@ impl Link {
         // The broker counts its own; only the client's publishes under way are needed, for draining and repeated ones.
         if over && from == Side::Broker {
             self.up.in_flight.remove(kind, id);
+            if self.cleanup == CleanupStage::WaitsForId {
+                self.clean_up_under(cx, id);
+            }
         }
         match kind {
             PacketType::Pubrel if self.direction(from).answers_itself(id) => {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::direction::Follows;
@@ -18,6 +19,7 @@ use super::link::Link;
 use super::setting::OnUnavailable;
 use super::step::Stop;
 use super::timer::Deadline;
+use crate::command::WillChoice;
 use crate::event::{Ended, Happening, Kind};
 use crate::fault::{Closed, Fault};
 use crate::peer::Side;
@@ -75,6 +77,10 @@ impl Ending {
         if let Some(bytes) = goodbye(&link, cx, stage, &fault) {
             cx.effects.push(Effect::Send { to: Side::Client, bytes });
         }
+        if keeps_will(&fault) && stage != Reached::Waiting && !link.up.mid_packet() {
+            cx.effects.push(Effect::Send { to: Side::Broker, bytes: Bytes::from_static(&NORMAL_DISCONNECT) });
+            link.will_suppressed = true;
+        }
         let open = stage == Reached::Open;
         let mut ends = Ends { client: SideEnd::Open, broker: SideEnd::Open, half_closed: false, fault };
         // Never dialled, or not reached: there is nobody to shut.
@@ -118,7 +124,7 @@ impl Ending {
         let Ends { fault, client, broker, .. } = &*self.ends;
         let client = *client == SideEnd::Open && hears_on(fault);
         // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
-        let broker = *broker == SideEnd::Open && !matches!(fault, Fault::Left { .. });
+        let broker = *broker == SideEnd::Open && !matches!(fault, Fault::Left { .. }) && !keeps_will(fault);
         self.link.set_hears(client, broker);
     }
 
@@ -273,6 +279,10 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Fault::Refused { refusal, .. } | Fault::RenewalRefused { refusal } => {
             (refusal.text.as_deref(), refusal.server_reference.as_deref())
         }
+        Fault::Kicked { reason, dismissal: Some(dismissal) } => {
+            let elsewhere = matches!(*reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
+            (dismissal.text.as_deref(), dismissal.server_reference.as_deref().filter(|_| elsewhere))
+        }
         _ => (None, None),
     };
     let reason = match fault {
@@ -284,6 +294,14 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Reached::Waiting | Reached::Introduced => link.terms.connack(reason, text, reference),
         Reached::Open => link.terms.disconnect(reason, text, reference),
     }
+}
+
+/// DISCONNECT with reason 0x00, in every version: the broker publishes no will (3.14.4).
+const NORMAL_DISCONNECT: [u8; 2] = [PacketType::Disconnect.first_byte(), 0];
+
+/// Whether the broker is told goodbye, so that it does not publish the will.
+fn keeps_will(fault: &Fault) -> bool {
+    matches!(fault, Fault::Kicked { dismissal: Some(one), .. } if one.will == WillChoice::Suppressed)
 }
 
 /// Whether packets of the client's which wait for their verdict when the session ends so are still to go on.

@@ -11,6 +11,7 @@ use mproxy_codec::types::{PacketId, PacketType};
 
 use super::acknowledge::acknowledgement;
 use super::context::Context;
+use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::publish::hook;
 use super::step::Passage;
@@ -74,6 +75,9 @@ impl Link {
         let told = from == Side::Client && cx.setting.sink.want(Kind::Publish) != Want::Nothing;
         let publishes = match (from, self.want(cx, from)) {
             _ if told || self.terms.mapped => Publishes::None,
+            // Topics of deliveries, or packet ids of the client's, are looked at.
+            (Side::Broker, _) if self.revoked => Publishes::None,
+            (Side::Client, _) if self.cleanup != CleanupStage::None => Publishes::None,
             (Side::Client, Want::Nothing) => Publishes::Sound,
             (Side::Broker, Want::Nothing) if !self.reads_deliveries(cx) => Publishes::Whole,
             // Aliases are followed.

@@ -10,7 +10,9 @@ use mproxy_codec::types::{PacketId, QoS};
 use smallvec::SmallVec;
 
 use super::context::Context;
+use super::known_filters::AllowedBy;
 use super::link::Link;
+use crate::grant::GrantAnswer;
 use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
@@ -138,21 +140,29 @@ impl Link {
         old_names.into()
     }
 
-    /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time.
+    /// Remembers which filters the broker now knows as the client says them, where they may be rewritten another time, or
+    /// taken back.
     pub(super) fn remember_known(
         &mut self,
         cx: &mut Context,
         requests: &[FilterRequest<'_>],
         decided: &[FilterDecision],
     ) {
-        if self.want_of(cx, Hook::Subscribe) == Want::Nothing {
+        if cx.setting.advisers.want(Hook::Subscribe) == Want::Nothing {
             return;
         }
         for (at, request) in requests.iter().enumerate() {
+            if matches!(decided.get(at), Some(Decision::Refuse(_))) {
+                continue;
+            }
             let asked = request.filter.as_str();
-            let renamed = self.known_subscriptions().is_some_and(|books| books.is_renamed(asked));
-            if !renamed && !matches!(decided.get(at), Some(Decision::Refuse(_))) {
-                self.rare().known.insert(asked);
+            self.keep_at_broker(asked);
+            if !self.known_subscriptions().is_some_and(|books| books.is_renamed(asked)) {
+                let by = match cx.setting.advisers.filter(&self.peer, asked) {
+                    GrantAnswer::Ask => AllowedBy::Answer,
+                    GrantAnswer::Allow(()) | GrantAnswer::Refuse(_) => AllowedBy::Rules,
+                };
+                self.rare().known.insert(asked, by);
             }
         }
     }
@@ -184,6 +194,7 @@ impl Link {
         }
         // The id is in use until the client has its SUBACK, and that is ours to decide (ADR 0016).
         self.subscriptions().add_retiring(id, reply);
+        self.asking = self.asking.saturating_add(1);
         self.inject(cx, Side::Broker, out.freeze());
         None
     }

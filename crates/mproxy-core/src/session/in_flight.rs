@@ -74,6 +74,16 @@ impl InFlight {
         ids.find(id).is_ok_and(|at| ids.words[at].went[row] & bit(id) != 0)
     }
 
+    /// An id under which none is under way, from the highest down: clients count from the lowest up.
+    pub(super) fn unused(&self) -> Option<PacketId> {
+        let is_used = |id| {
+            self.0.as_ref().is_some_and(|ids| {
+                ids.find(id).is_ok_and(|at| (ids.words[at].came[0] | ids.words[at].came[1]) & bit(id) != 0)
+            })
+        };
+        (1..=u16::MAX).rev().filter_map(PacketId::new).find(|id| !is_used(*id))
+    }
+
     /// The last acknowledgement of a publish: PUBACK, PUBCOMP, or a PUBREC that says no.
     pub(super) fn remove(&mut self, last: PacketType, id: PacketId) {
         let row = usize::from(!matches!(last, PacketType::Puback));
@@ -160,7 +170,7 @@ mod tests {
         flight.remove(PacketType::Pubcomp, id(65_535));
         assert_eq!((flight.total(), flight.awaits_release()), (1, false));
         flight.remove(PacketType::Puback, id(1));
-        assert_eq!(flight.total(), 0);
+        assert_eq!((flight.total(), flight.unused()), (0, Some(id(65_535))));
     }
 
     #[test]
@@ -172,6 +182,7 @@ mod tests {
         }
         let all = flight.total();
         assert_eq!(all, 32_768);
+        assert_eq!(flight.unused(), Some(id(65_534)), "odd ones are in use");
         for n in (0..u16::MAX).rev() {
             flight.remove(PacketType::Puback, mixed(n));
         }

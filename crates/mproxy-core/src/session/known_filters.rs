@@ -1,38 +1,157 @@
-//! Which filters a client has subscribed to under their own names. A few bytes each: only whether one is among them is
-//! asked, and a wrong yes does no harm.
+//! Which filters a client has subscribed to under its own names, and whether somebody was asked about each: what has to end
+//! when a grant is replaced, and what deliveries are held against then.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
+use std::mem;
 
-/// More subscriptions than this are not remembered: what is left behind of them when they are rewritten stays.
+/// So many filters, of so many bytes together, are remembered. What is subscribed to beyond counts as unknown.
 const MOST: usize = 4096;
+const MOST_BYTES: usize = 256 << 10;
 
-/// Hashes of filters, in order.
+/// More than so many, or of more bytes, are not kept in one piece.
+const FEW: usize = 16;
+const FEW_BYTES: usize = 1 << 10;
+
+/// What a filter in a map costs beside its bytes.
+const ENTRY: usize = 96;
+
+/// Who allowed a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AllowedBy {
+    /// The rules of then: a file's, or those of the client's grant.
+    Rules,
+    /// Somebody who was asked about it, or nobody objected.
+    Answer,
+}
+
+/// Filters, each once. Most clients have a few, which take little more than their bytes.
+#[derive(Debug)]
+pub(super) enum KnownFilters {
+    /// One after the other: who allowed it, the length in two bytes, the text.
+    Few(Box<[u8]>),
+    /// Where there are more.
+    Many(Box<ManyFilters>),
+}
+
 #[derive(Debug, Default)]
-pub(super) struct KnownFilters(Vec<u64>);
+pub(super) struct ManyFilters {
+    filters: BTreeMap<Box<str>, AllowedBy>,
+    bytes: usize,
+    /// There are some that are not remembered.
+    incomplete: bool,
+}
+
+impl Default for KnownFilters {
+    fn default() -> Self {
+        Self::Few(Box::default())
+    }
+}
 
 impl KnownFilters {
-    pub(super) fn insert(&mut self, filter: &str) {
-        if let Err(at) = self.0.binary_search(&hash(filter))
-            && self.0.len() < MOST
-        {
-            self.0.insert(at, hash(filter));
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, AllowedBy)> {
+        let (few, many) = match self {
+            Self::Few(bytes) => (Some(FewFilters(bytes)), None),
+            Self::Many(many) => (None, Some(many.filters.iter().map(|(name, by)| (&**name, *by)))),
+        };
+        few.into_iter().flatten().chain(many.into_iter().flatten())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Few(bytes) => FewFilters(bytes).count(),
+            Self::Many(many) => many.filters.len(),
+        }
+    }
+
+    /// Whether there are some that are not remembered.
+    pub(super) fn is_incomplete(&self) -> bool {
+        matches!(self, Self::Many(many) if many.incomplete)
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Few(bytes) => bytes.len(),
+            Self::Many(many) => many.bytes + many.filters.len() * ENTRY,
+        }
+    }
+
+    pub(super) fn insert(&mut self, filter: &str, by: AllowedBy) {
+        self.remove(filter);
+        if let Self::Few(bytes) = self {
+            let grown = bytes.len() + 3 + filter.len();
+            if grown <= FEW_BYTES && FewFilters(bytes).count() < FEW {
+                let mut longer = Vec::with_capacity(grown);
+                longer.extend_from_slice(bytes);
+                longer.push(u8::from(by == AllowedBy::Answer));
+                // A filter in a packet has a length of two bytes, too.
+                longer.extend_from_slice(&(filter.len() as u16).to_be_bytes());
+                longer.extend_from_slice(filter.as_bytes());
+                *bytes = longer.into();
+                return;
+            }
+        }
+        let Some(many) = self.many() else { return };
+        if many.filters.len() < MOST && many.bytes + filter.len() <= MOST_BYTES {
+            many.bytes += filter.len();
+            many.filters.insert(filter.into(), by);
+        } else {
+            many.incomplete = true;
         }
     }
 
     /// Whether it was among them.
     pub(super) fn remove(&mut self, filter: &str) -> bool {
-        let found = self.0.binary_search(&hash(filter));
-        found.is_ok_and(|at| {
-            self.0.remove(at);
-            true
-        })
+        match self {
+            Self::Few(bytes) => {
+                let mut at = 0;
+                for (name, _) in FewFilters(bytes) {
+                    let end = at + 3 + name.len();
+                    if name == filter {
+                        *bytes = [&bytes[..at], &bytes[end..]].concat().into();
+                        return true;
+                    }
+                    at = end;
+                }
+                false
+            }
+            Self::Many(many) => {
+                let found = many.filters.remove(filter).is_some();
+                many.bytes -= if found { filter.len() } else { 0 };
+                found
+            }
+        }
+    }
+
+    fn many(&mut self) -> Option<&mut ManyFilters> {
+        if let Self::Few(bytes) = self {
+            let bytes = mem::take(bytes);
+            let filters: BTreeMap<Box<str>, _> =
+                FewFilters(&bytes).map(|(name, by)| (name.into(), by)).collect();
+            let bytes = filters.keys().map(|name| name.len()).sum();
+            *self = Self::Many(Box::new(ManyFilters { filters, bytes, incomplete: false }));
+        }
+        match self {
+            Self::Many(many) => Some(many),
+            Self::Few(_) => None,
+        }
     }
 }
 
-fn hash(filter: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    filter.hash(&mut hasher);
-    hasher.finish()
+/// Those that are kept in one piece, from the first on.
+struct FewFilters<'a>(&'a [u8]);
+
+impl<'a> Iterator for FewFilters<'a> {
+    type Item = (&'a str, AllowedBy);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ([by, high, low], rest) = self.0.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))?;
+        self.0 = rest;
+        let by = if *by == 0 { AllowedBy::Rules } else { AllowedBy::Answer };
+        Some((str::from_utf8(name).ok()?, by))
+    }
 }
 
 #[cfg(test)]
@@ -43,11 +162,30 @@ mod tests {
     fn what_was_put_in_is_found_once() {
         let mut known = KnownFilters::default();
         for filter in ["b", "a", "b", "c"] {
-            known.insert(filter);
+            known.insert(filter, AllowedBy::Rules);
         }
         assert!(known.remove("b") && !known.remove("b") && !known.remove("d"));
-        assert_eq!(known.0.len(), 2);
-        (0..2 * MOST).for_each(|n| known.insert(&n.to_string()));
-        assert_eq!(known.0.len(), MOST);
+        assert_eq!(known.len(), 2);
+        known.insert("a", AllowedBy::Answer);
+        assert_eq!(known.iter().collect::<Vec<_>>(), [("c", AllowedBy::Rules), ("a", AllowedBy::Answer)]);
+        for n in 0..2 * MOST {
+            assert_eq!(known.is_incomplete(), known.len() == MOST && n > MOST - 2, "{n}");
+            known.insert(&n.to_string(), AllowedBy::Rules);
+        }
+        assert_eq!(known.len(), MOST);
+        assert!(known.remove("a") && known.iter().all(|(name, _)| name != "a"));
+    }
+
+    #[test]
+    fn few_take_little_more_than_their_bytes_and_many_have_a_bound() {
+        let mut known = KnownFilters::default();
+        known.insert("devices/17/commands", AllowedBy::Rules);
+        assert!(known.weight() <= 24, "{}", known.weight());
+        let long = "x".repeat(60_000);
+        for n in 0..8 {
+            known.insert(&format!("{n}{long}"), AllowedBy::Rules);
+        }
+        assert!(known.is_incomplete() && known.weight() <= MOST_BYTES + 8 * ENTRY);
+        assert!(size_of::<KnownFilters>() <= 24);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mproxy_codec::frame::Header;
 use mproxy_codec::packet::{PublishLayout, SubscribeLayout};
-use mproxy_codec::types::PacketId;
+use mproxy_codec::types::{PacketId, PacketType};
 
 use crate::budget::WAITING;
 use crate::policy::{PublishDecision, Ruling, SubscribeDecision};
@@ -129,6 +129,15 @@ impl Lane {
     /// Bytes that it makes us hold, open questions included.
     pub(super) fn weight(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes + queue.slots.len() * WAITING + queue.asked)
+    }
+
+    /// Whether a SUBSCRIBE or an UNSUBSCRIBE is in it.
+    pub(super) fn has_requests(&self) -> bool {
+        self.queue.iter().flat_map(|queue| &queue.slots).any(|slot| match &slot.packet {
+            WaitingPacket::Subscribe(..) | WaitingPacket::Refused { .. } => true,
+            WaitingPacket::Other(header) => header.kind == PacketType::Unsubscribe,
+            WaitingPacket::Publish(_) => false,
+        })
     }
 
     /// The number that the next slot will have.

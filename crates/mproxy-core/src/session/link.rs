@@ -11,6 +11,7 @@ use super::direction::Direction;
 use super::grant_clock::GrantClock;
 use super::holding::{Holder, Weight};
 use super::known_filters::KnownFilters;
+use super::leftovers::{CleanupStage, Leftovers};
 use super::reply::too_large_for;
 use super::subscriptions::Subscriptions;
 use super::terms::Terms;
@@ -45,6 +46,13 @@ pub(super) struct Link {
     pub(super) draining: bool,
     /// The client's half of its stream ended before the broker's CONNACK.
     pub(super) client_ended: bool,
+    /// A grant was replaced, and not all that the client had subscribed to is allowed any more: deliveries are held
+    /// against what is.
+    pub(super) revoked: bool,
+    /// How far UNSUBSCRIBEs of our own have come.
+    pub(super) cleanup: CleanupStage,
+    /// SUBSCRIBEs and UNSUBSCRIBEs that the broker has, and has not answered.
+    pub(super) asking: u16,
 }
 
 /// State of few sessions, kept out of the way of the others.
@@ -56,12 +64,26 @@ pub(super) struct Rare {
     pub(super) granter: Option<Source>,
     /// Of a grant that has to be renewed.
     pub(super) renewal: Option<GrantClock>,
-    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again.
+    /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again, or be taken
+    /// back.
     pub(super) known: KnownFilters,
     /// What is to be told of a PUBLISH of QoS 0 once its payload has gone on whole.
     pub(super) streaming: Option<Box<Published>>,
     /// A packet of our own could not be sent, and the session ends for that.
     pub(super) unsendable: Option<Box<Fault>>,
+    /// Subscriptions that have to end at the broker.
+    pub(super) leftovers: Option<Box<Leftovers>>,
+    /// How often it was asked for another grant, or got one by command: answers to earlier questions do not count.
+    pub(super) renewals: u32,
+    /// A command said to renew the grant as soon as the session is open.
+    pub(super) renews_at_once: bool,
+}
+
+impl Rare {
+    /// What of it counts as held.
+    fn weight(&self) -> usize {
+        self.known.weight() + self.leftovers.as_ref().map_or(0, |left| left.weight())
+    }
 }
 
 impl Link {
@@ -80,6 +102,9 @@ impl Link {
             will_suppressed: false,
             draining: false,
             client_ended: false,
+            revoked: false,
+            cleanup: CleanupStage::None,
+            asking: 0,
         }
     }
 
@@ -135,6 +160,7 @@ impl Link {
         self.up.weight()
             + self.down.weight()
             + self.known_subscriptions().map_or(0, Subscriptions::weight)
+            + self.rare.as_ref().map_or(0, |rare| rare.weight())
             + self.peer_weight as usize
     }
 
@@ -161,6 +187,9 @@ impl Link {
             return false;
         }
         if self.draining && from == Side::Client && !self.up.in_flight.awaits_release() {
+            return false;
+        }
+        if from == Side::Client && self.cleanup == CleanupStage::HoldsClient {
             return false;
         }
         if from == Side::Broker && !self.hears(Side::Client) {

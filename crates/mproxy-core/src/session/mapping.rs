@@ -70,6 +70,14 @@ impl Link {
         Ok((mapped != filter).then(|| mapped.into()))
     }
 
+    /// What the client would call a filter that the broker knows by this name. `None`: it lies outside of the prefix.
+    pub(super) fn client_s_filter<'t>(&self, name: &'t str) -> Option<Cow<'t, str>> {
+        match self.mapping() {
+            None => Some(name.into()),
+            Some(mapping) => mapping.down_filter(name),
+        }
+    }
+
     /// What the broker would know the client's filter as, valid or not: for events.
     pub(super) fn name_at_broker(&self, filter: &str) -> Box<str> {
         self.mapping().map_or_else(|| filter.into(), |mapping| mapping.name_of(filter).into())

@@ -5,7 +5,9 @@
 //! broker has the CONNECT nothing is tried again, for it may have taken it.
 
 mod attempt;
+mod obey;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +18,8 @@ use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::{PacketType, Version};
 
 pub(super) use self::attempt::Attempt;
-use self::attempt::may_pass;
+use self::attempt::{KeptOrders, may_pass};
+use self::obey::{Obeyed, obey_kept, too_many_orders};
 use super::context::Context;
 use super::effect::Effect;
 use super::foreign::out_of_place;
@@ -30,11 +33,14 @@ use super::timer::Deadline;
 use crate::budget::QUESTION;
 use crate::chain::Ruled;
 use crate::fault::{Fault, Unreachable};
+use crate::grant::GrantAnswer;
 use crate::meter::Outcome;
 use crate::peer::{Peer, Side};
 use crate::policy::{
-    Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Ruling, Source, Want,
+    About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Refusal, Ruling,
+    Source, Want,
 };
+use crate::rule::{Act, Message, Who};
 
 /// A client that waits for its CONNACK.
 pub(super) struct Opening {
@@ -149,9 +155,20 @@ impl Opening {
         ruling: Ruling<ConnectDecision>,
         now: Instant,
     ) -> Result<(), Fault> {
-        let WaitsFor::Admission(attempt) = &self.waits else { return Ok(()) };
+        let WaitsFor::Admission(attempt) = &mut self.waits else { return Ok(()) };
         let (sent, peer) = (attempt.connect.clone(), Arc::clone(&self.link.peer));
+        let (orders, ruling) = match mem::replace(&mut attempt.orders, KeptOrders::These(Vec::new())) {
+            KeptOrders::These(orders) => (orders, ruling),
+            KeptOrders::TooMany => (Vec::new(), too_many_orders(ruling.source)),
+        };
+        let mut obeyed = Obeyed::default();
         let resolved = resolve(&cx.setting, &peer, Hook::Connect, ruling, |admission| {
+            let admission = if orders.is_empty() {
+                admission
+            } else {
+                obeyed = obey_kept(&orders, &peer, &sent, admission);
+                obeyed.admission.take()
+            };
             let connect = self.link.introduce(cx, &sent, admission.as_deref())?;
             Ok(match admission {
                 None => CarriedOut::Plain((connect, None)),
@@ -166,9 +183,16 @@ impl Opening {
         }
         resolved.count(&cx.setting, Hook::Connect);
         let source = resolved.source;
-        let (connect, admission) = resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?;
+        let (connect, admission) = match obeyed.dismissal.take() {
+            Some(fault) => return Err(fault),
+            None => resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?,
+        };
         if let Some(admission) = admission {
-            self.apply_admission(&connect, *admission, source)?;
+            self.apply_admission(&connect, *admission, if obeyed.replaced { Source::Rpc } else { source })?;
+        }
+        self.link.revoked |= obeyed.replaced;
+        if obeyed.renews {
+            self.link.rare().renews_at_once = true;
         }
         if let WaitsFor::Admission(attempt) = &self.waits {
             self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
@@ -213,8 +237,9 @@ impl Opening {
     /// # Errors
     /// The advisers refuse the CONNECT.
     pub(super) fn try_again(&mut self, cx: &mut Context, now: Instant) -> Result<(), Fault> {
-        match &self.waits {
+        match &mut self.waits {
             WaitsFor::Admission(attempt) => {
+                attempt.forget_orders();
                 let Some(connect) = parse_connect(&attempt.connect) else { return Err(UNREADABLE) };
                 let ruled = ask_admission(&cx.setting, &self.link.peer, &connect, &attempt.connect);
                 self.take_answer(cx, ruled, now)
@@ -276,6 +301,21 @@ impl Opening {
                 Some(attempt.last.take().unwrap_or_else(silent))
             }
             WaitsFor::Connack => None,
+        }
+    }
+
+    /// Another grant does not allow the will of a client of whom the broker has not heard yet: why it is refused.
+    pub(super) fn refused_will(&self) -> Option<Fault> {
+        let (WaitsFor::Dial(attempt), Some(grant)) = (&self.waits, self.link.grant()) else { return None };
+        let will = parse_connect(&attempt.connect)?.will?;
+        let topic = self.link.policys_topic(Side::Broker, will.topic)?;
+        let message = Message { topic, qos: will.qos, retain: will.retain };
+        match grant.message(Act::Will, Who::from(&*self.link.peer), message) {
+            GrantAnswer::Ask | GrantAnswer::Allow(()) => None,
+            GrantAnswer::Refuse(reason) => {
+                let refusal = Box::new(Refusal::new(reason).about(About::Will));
+                Some(Fault::Refused { hook: Hook::Connect, refusal })
+            }
         }
     }
 

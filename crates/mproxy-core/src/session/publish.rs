@@ -22,6 +22,7 @@ use super::holding::Holder;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
+use super::revocation::revoked;
 use super::step::Step;
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::Ruled;
@@ -110,6 +111,10 @@ impl Link {
         let publish = Incoming { from, header, head, data, alias_topic };
         if self.answered_before(&publish) {
             return Ok(self.keep(publish, SlotState::Again, 0));
+        }
+        if from == Side::Broker && !self.is_explained(cx, publish.topic()) {
+            cx.setting.meter.revoked_deliveries(1);
+            return Ok(self.keep(publish, SlotState::Ruled(Box::new(revoked())), 0));
         }
         let want = self.want(cx, from);
         if want == Want::Nothing && self.leaves_no_trace(cx, &publish) {
@@ -363,7 +368,7 @@ impl Link {
         })
     }
 
-    fn ask_publish(
+    pub(super) fn ask_publish(
         &self,
         cx: &Context,
         from: Side,
@@ -401,7 +406,10 @@ impl Link {
     /// Whether deliveries have to be looked into at all.
     pub(super) fn reads_deliveries(&self, cx: &Context) -> bool {
         // Aliases are followed from the start: rules for deliveries may come later.
-        self.terms.client_aliases > 0 || self.terms.mapped || self.want(cx, Side::Broker) != Want::Nothing
+        self.terms.client_aliases > 0
+            || self.terms.mapped
+            || self.revoked
+            || self.want(cx, Side::Broker) != Want::Nothing
     }
 }
 

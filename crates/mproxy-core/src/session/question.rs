@@ -15,7 +15,7 @@ pub struct OpenQuestion(Open);
 
 enum Open {
     Admission(u32, Pending<Ruling<ConnectDecision>>),
-    Renewal(Pending<Ruling<ConnectDecision>>),
+    Renewal(u32, Pending<Ruling<ConnectDecision>>),
     Publish(Side, u32, Pending<Ruling<PublishDecision>>),
     Subscribe(u32, Pending<Ruling<SubscribeDecision>>),
 }
@@ -24,13 +24,14 @@ enum Open {
 #[derive(Clone, Debug)]
 pub struct Answered(pub(super) AnswerTo);
 
-/// What was asked, and what was answered. Packets go by the number of their slot, admissions by that of the try.
+/// What was asked, and what was answered. Packets go by the number of their slot, admissions and renewals by that of the
+/// try.
 #[derive(Clone, Debug)]
 pub(super) enum AnswerTo {
     /// The CONNECT.
     Admission(u32, Ruling<ConnectDecision>),
     /// The grant's renewal.
-    Renewal(Ruling<ConnectDecision>),
+    Renewal(u32, Ruling<ConnectDecision>),
     /// A PUBLISH from that side.
     Publish(Side, u32, Ruling<PublishDecision>),
     /// A SUBSCRIBE.
@@ -44,7 +45,7 @@ impl Answered {
         let source = Source::Rpc;
         Self(match self.0 {
             AnswerTo::Admission(seq, _) => AnswerTo::Admission(seq, Ruling::allow(source)),
-            AnswerTo::Renewal(_) => AnswerTo::Renewal(Ruling::allow(source)),
+            AnswerTo::Renewal(seq, _) => AnswerTo::Renewal(seq, Ruling::allow(source)),
             AnswerTo::Publish(from, seq, _) => AnswerTo::Publish(from, seq, Ruling::allow(source)),
             AnswerTo::Subscribe(seq, _) => AnswerTo::Subscribe(seq, Ruling::allow(source)),
         })
@@ -56,8 +57,8 @@ impl OpenQuestion {
         Self(Open::Admission(seq, pending))
     }
 
-    pub(super) const fn renewal(pending: Pending<Ruling<ConnectDecision>>) -> Self {
-        Self(Open::Renewal(pending))
+    pub(super) const fn renewal(seq: u32, pending: Pending<Ruling<ConnectDecision>>) -> Self {
+        Self(Open::Renewal(seq, pending))
     }
 
     pub(super) const fn publish(from: Side, seq: u32, pending: Pending<Ruling<PublishDecision>>) -> Self {
@@ -77,7 +78,9 @@ impl Future for OpenQuestion {
             Open::Admission(seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Admission(*seq, ruling))
             }
-            Open::Renewal(pending) => pending.as_mut().poll(cx).map(AnswerTo::Renewal),
+            Open::Renewal(seq, pending) => {
+                pending.as_mut().poll(cx).map(|ruling| AnswerTo::Renewal(*seq, ruling))
+            }
             Open::Publish(from, seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Publish(*from, *seq, ruling))
             }
@@ -93,7 +96,7 @@ impl fmt::Debug for OpenQuestion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Open::Admission(seq, _) => write!(f, "admission {seq}"),
-            Open::Renewal(_) => f.write_str("renewal"),
+            Open::Renewal(seq, _) => write!(f, "renewal {seq}"),
             Open::Publish(from, seq, _) => write!(f, "PUBLISH {seq} of the {from}"),
             Open::Subscribe(seq, _) => write!(f, "SUBSCRIBE {seq}"),
         }

@@ -59,6 +59,16 @@ impl Link {
         }
     }
 
+    /// The grant shall be renewed as soon as it can be, whatever its time.
+    pub(super) fn renew_soon(&mut self, cx: &mut Context, now: Instant) {
+        let rare = self.rare();
+        // Commands come from the policy service, and so does what it is asked for now.
+        rare.granter.get_or_insert(Source::Rpc);
+        let clock = rare.renewal.get_or_insert(GrantClock { due: None, serves: None, undecided: None });
+        clock.due = Some(now);
+        self.arm_grant(cx);
+    }
+
     /// It is time to ask.
     ///
     /// # Errors
@@ -68,26 +78,33 @@ impl Link {
         // Before it is asked: an answer at once arms the clock anew, and must not find the old time in it.
         renewal.due = None;
         self.arm_grant(cx);
-        let granter = self.rare.as_ref().and_then(|rare| rare.granter).unwrap_or(Source::Unknown);
+        let rare = self.rare();
+        rare.renewals = rare.renewals.wrapping_add(1);
+        let (granter, seq) = (rare.granter.unwrap_or(Source::Unknown), rare.renewals);
         match cx.setting.advisers.renew(granter, &RenewQuestion { peer: &self.peer }) {
             Ruled::Later(pending) => {
-                cx.effects.push(Effect::Ask(OpenQuestion::renewal(pending)));
+                cx.effects.push(Effect::Ask(OpenQuestion::renewal(seq, pending)));
                 Ok(())
             }
-            Ruled::Now(ruling) => self.take_renewal(cx, ruling, now),
+            Ruled::Now(ruling) => self.take_renewal(cx, seq, ruling, now),
         }
     }
 
-    /// The answer of who gave the grant.
+    /// The answer of who gave the grant to the question of this number. An older one counts for nothing: the grant was asked
+    /// for once more, or replaced by command.
     ///
     /// # Errors
     /// It ends the session.
     pub(super) fn take_renewal(
         &mut self,
         cx: &mut Context,
+        seq: u32,
         ruling: Ruling<ConnectDecision>,
         now: Instant,
     ) -> Result<(), Fault> {
+        if self.rare.as_ref().is_none_or(|rare| rare.renewals != seq) {
+            return Ok(());
+        }
         match resolve_renewal(&cx.setting, &self.peer, ruling) {
             Resolution::Allow(admission) | Resolution::AllowChanged(admission) => {
                 self.apply_renewal(cx, admission, now);
@@ -139,26 +156,15 @@ impl Link {
     }
 
     /// Another grant is in force; without one in the answer, everything is asked about from now on, and the end of the old
-    /// grant holds. Where the client's topics stand at the broker does not change in the middle of a session: its
-    /// subscriptions are there.
+    /// grant holds.
     fn apply_renewal(&mut self, cx: &mut Context, admission: Admission, now: Instant) {
-        let peer = Arc::make_mut(&mut self.peer);
-        let old = peer.grant.as_deref();
-        let mut grant = match admission.grant {
-            Some(grant) => (*grant).clone(),
-            None => {
-                let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
-                grant.expires_at = old.and_then(|old| old.expires_at);
-                grant
-            }
-        };
-        // Whatever the answer says: messages of subscriptions made under the old prefix would reach nobody.
-        grant.mapping = old.and_then(|old| old.mapping.clone());
-        peer.grant = Some(Arc::new(grant));
-        if !admission.attributes.is_empty() {
-            peer.attributes = admission.attributes.into();
-        }
-        self.forget_decisions();
+        let grant = admission.grant.or_else(|| {
+            let old = self.grant()?;
+            let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
+            grant.expires_at = old.expires_at;
+            Some(Arc::new(grant))
+        });
+        self.replace_grant(cx, grant, admission.attributes);
         cx.timer.disarm();
         self.begin_grant(cx, now);
     }

@@ -5,6 +5,7 @@ use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::lane::WaitingPacket;
+use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::step::{Step, Stop};
 use super::trace::Leaving;
@@ -23,6 +24,9 @@ impl Link {
         header: &Header,
         data: &[u8],
     ) -> Result<Step, Fault> {
+        if from == Side::Client && self.cleanup != CleanupStage::None && self.waits_for_id(header, data) {
+            return Ok(Step::Wait);
+        }
         if from == Side::Client
             && let Some(step) = self.oversized_step(cx, header, data)?
         {

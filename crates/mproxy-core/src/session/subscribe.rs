@@ -97,6 +97,7 @@ impl Link {
             || self.known_subscriptions().is_some()
             || !self.up.lane.is_empty()
             || cx.setting.sink.want(Kind::Subscribe) != Want::Nothing
+            || cx.setting.advisers.want(Hook::Subscribe) != Want::Nothing
     }
 
     /// Carries out what was decided of a SUBSCRIBE whose turn has come.
@@ -276,6 +277,7 @@ impl Link {
         decided: &[FilterDecision],
         counted: Box<[Option<Box<str>>]>,
     ) {
+        self.asking = self.asking.saturating_add(1);
         let renames =
             decided.iter().any(|one| matches!(one, Decision::Allow(FilterChange { filter: Some(_), .. })));
         let retire = if renames || self.known_subscriptions().is_some_and(|books| books.has_renames()) {

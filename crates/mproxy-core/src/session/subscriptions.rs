@@ -110,6 +110,16 @@ impl Subscriptions {
         self.renames.uses.contains_key(name)
     }
 
+    /// Filters that the broker knows as something else: by what the client says, and as what.
+    pub(super) fn renames(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.renames.sent.iter().map(|(asked, sent)| (&**asked, &**sent))
+    }
+
+    /// The rewritten names by which the broker knows some filter.
+    pub(super) fn sent_names(&self) -> impl Iterator<Item = &str> {
+        self.renames.uses.keys().map(|sent| &**sent)
+    }
+
     pub(super) fn has_renames(&self) -> bool {
         !self.renames.sent.is_empty()
     }

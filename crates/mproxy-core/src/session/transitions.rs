@@ -44,6 +44,11 @@ impl Session {
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Opening(Opening { mut link, .. }) => {
                 link.begin_grant(&mut self.cx, now);
+                // Of a new session all subscriptions are judged as they come.
+                link.revoked &= link.terms.resumed;
+                if link.rare.as_mut().is_some_and(|rare| mem::take(&mut rare.renews_at_once)) {
+                    link.renew_soon(&mut self.cx, now);
+                }
                 link.reported = true;
                 if self.cx.setting.sink.want(Kind::Connect) != Want::Nothing {
                     link.report(&mut self.cx, Happening::Connect { session_present });

@@ -9,6 +9,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketId, PacketType, Sender};
 
 use super::context::Context;
+use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::reply::{too_large_for, unexplained};
 use super::step::Passage;
@@ -43,6 +44,19 @@ impl Link {
         header: &Header,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
+        let passage = self.pass_unsubscribe(cx, header, bytes)?;
+        if matches!(passage, Passage::AsItIs | Passage::Instead(_)) {
+            self.asking = self.asking.saturating_add(1);
+        }
+        Ok(passage)
+    }
+
+    fn pass_unsubscribe(
+        &mut self,
+        cx: &mut Context,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Passage, Fault> {
         let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         let told = cx.setting.sink.want(Kind::Unsubscribe) != Want::Nothing;
@@ -51,6 +65,9 @@ impl Link {
                 // Before anything is decided: the client wants it gone, whatever becomes of this packet.
                 rare.known.remove(filter.as_str());
             });
+        }
+        if self.cleanup != CleanupStage::None {
+            unsubscribe.filters().for_each(|filter| self.keep_at_broker(filter.as_str()));
         }
         if !told && self.known_subscriptions().is_none() && !self.terms.mapped {
             return Ok(Passage::AsItIs);
@@ -188,6 +205,11 @@ impl Link {
     ) -> Result<Passage, Fault> {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        if self.take_cleaned_up(cx, unsuback.packet_id) {
+            return Ok(Passage::Nowhere);
+        }
+        self.asking = self.asking.saturating_sub(1);
+        self.clean_up_under(cx, unsuback.packet_id);
         let Some(books) = self.known_subscriptions_mut() else { return Ok(Passage::AsItIs) };
         // An answer to an UNSUBSCRIBE of ours: the client, who has not sent one, gets the SUBACK that waited for it.
         if let Some(reply) = books.take_retired(unsuback.packet_id) {

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
+use mproxy_core::grant::GrantAnswer;
 use mproxy_core::neighbours::Neighbours;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
@@ -252,6 +253,14 @@ impl Decider for AclAdviser {
             return Answer::Pass(Silence::Abstains);
         }
         self.message(Act::Receive, question)
+    }
+
+    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
+        match self.acl.load().filter(peer, filter) {
+            RuleAnswer::Silence => GrantAnswer::Ask,
+            RuleAnswer::Allow(_) => GrantAnswer::Allow(()),
+            RuleAnswer::Refuse(reason) => GrantAnswer::Refuse(reason),
+        }
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -249,7 +249,7 @@ fn events_carry_who_when_and_which() {
 fn a_disconnect_says_why_and_whose_doing_it_was() {
     let traffic = Traffic { client_packets: 1, client_bytes: 2, broker_packets: 3, broker_bytes: 4 };
     let ended = |fault| Happening::Disconnect(Box::new(Ended { fault, will_suppressed: true, traffic }));
-    let kicked = Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION };
+    let kicked = Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal: None };
     let event: wire::DisconnectEvent = event_request(ended(kicked)).read();
     assert_eq!((event.cause(), event.by()), (wire::Cause::Kicked, wire::Party::Policy));
     assert_eq!((event.reason_code, event.will_suppressed), (0x98, true));

@@ -1,10 +1,12 @@
 //! Something that is tried for a client that waits, again and again until there is no more time: the question about its
 //! CONNECT, the dial.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::command::Order;
 use crate::fault::Fault;
 use crate::peer::ConnectionId;
 use crate::policy::{FailureKind, Undecided};
@@ -29,16 +31,43 @@ pub(in super::super) struct Attempt {
     failed: u32,
     /// The reason of the end, if nothing changes until then.
     pub(in super::super) last: Option<Fault>,
+    /// Commands that came after the question that is out, and may mean the client.
+    pub(super) orders: KeptOrders,
 }
+
+/// Commands that are kept until it is known who the client is.
+#[derive(Debug)]
+pub(super) enum KeptOrders {
+    /// These, in order.
+    These(Vec<Arc<Order>>),
+    /// More than are kept: the question is asked anew, and its answer will be newer.
+    TooMany,
+}
+
+/// Commands that are kept for one client, at most.
+const ORDERS: usize = 256;
 
 impl Attempt {
     pub(in super::super) fn new(connect: Bytes, until: Instant) -> Box<Self> {
-        Box::new(Self { connect, until, failed: 0, last: None })
+        Box::new(Self { connect, until, failed: 0, last: None, orders: KeptOrders::These(Vec::new()) })
     }
 
     /// The same client one step further on.
     pub(in super::super) fn for_dial(&self, connect: Bytes, now: Instant) -> Box<Self> {
         Self::new(connect, self.until.max(now + DIAL_AT_LEAST))
+    }
+
+    /// A command that may mean the client.
+    pub(in super::super) fn keep_order(&mut self, order: &Arc<Order>) {
+        match &mut self.orders {
+            KeptOrders::These(orders) if orders.len() < ORDERS => orders.push(Arc::clone(order)),
+            orders => *orders = KeptOrders::TooMany,
+        }
+    }
+
+    /// A question is about to be asked: its answer will be newer than all commands so far.
+    pub(super) fn forget_orders(&mut self) {
+        self.orders = KeptOrders::These(Vec::new());
     }
 
     /// The number of the question that is out, or will be next.

@@ -23,8 +23,12 @@ impl Link {
     ) -> Result<Passage, Fault> {
         let suback = Suback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        self.asking = self.asking.saturating_sub(1);
         let known = self.known_subscriptions_mut().and_then(|books| books.take_subscribe(suback.packet_id));
-        let Some(subscribing) = known else { return Ok(Passage::AsItIs) };
+        let Some(subscribing) = known else {
+            self.clean_up_under(cx, suback.packet_id);
+            return Ok(Passage::AsItIs);
+        };
         let mut theirs = suback.codes.iter().copied();
         let merged: Vec<u8> = if subscribing.mask.is_empty() {
             suback.codes.to_vec()
@@ -41,6 +45,9 @@ impl Link {
             self.report(cx, Happening::Subscribe { filters });
         }
         self.count_refused(&subscribing.counted, &merged);
+        if subscribing.retire.is_empty() {
+            self.clean_up_under(cx, suback.packet_id);
+        }
         if subscribing.mask.is_empty() && subscribing.retire.is_empty() {
             return Ok(Passage::AsItIs);
         }

@@ -1,0 +1,91 @@
+//! Commands: a decision is taken back, whatever state the session is in.
+//!
+//! A client whose CONNECT is being decided is known only when that is: commands that may mean it are kept until then, and
+//! carried out before the broker hears of the client, for the answer may be older than they are. A question that is asked
+//! later has an answer that is newer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Session;
+use super::opening::{Opening, WaitsFor};
+use super::state::State;
+use crate::command::{Order, Reach, SessionCommand};
+use crate::fault::Fault;
+
+impl Session {
+    /// Told: a command. Whether the client is meant is seen here. How far it reached; of a client whose CONNECT is still being
+    /// decided that is nothing, though it holds for it, too.
+    pub fn command(&mut self, order: &Arc<Order>, now: Instant) -> Reach {
+        let reach = self.obey(order, now);
+        self.settle(now);
+        reach
+    }
+
+    fn obey(&mut self, order: &Arc<Order>, now: Instant) -> Reach {
+        let (link, open) = match &mut self.state {
+            State::Opening(Opening { link, waits: WaitsFor::Admission(attempt) }) => {
+                let here = order.selector.selects_origin(&link.peer.origin);
+                return match (&order.command, here) {
+                    (_, Some(false)) | (SessionCommand::Forget, _) => Reach::default(),
+                    (SessionCommand::Disconnect(_), Some(true)) => self.dismiss(order, now),
+                    (_, Some(true) | None) => {
+                        attempt.keep_order(order);
+                        Reach::default()
+                    }
+                };
+            }
+            State::Opening(opening) => (&mut opening.link, false),
+            State::Open(link) => (link, true),
+            // It has no client, or is over.
+            State::Greeting(_) | State::Ending(_) | State::Rejected(_) | State::Over(_) => {
+                return Reach::default();
+            }
+        };
+        if !order.selector.selects(&link.peer) {
+            return Reach::default();
+        }
+        let cx = &mut self.cx;
+        let subscriptions = match &order.command {
+            SessionCommand::Disconnect(_) => return self.dismiss(order, now),
+            SessionCommand::ReplaceGrant(grant) => {
+                let ended = link.command_grant(cx, grant.clone());
+                if open {
+                    cx.timer.disarm();
+                    link.begin_grant(cx, now);
+                } else {
+                    link.revoked = true;
+                }
+                ended
+            }
+            SessionCommand::Forget => {
+                link.forget_decisions();
+                0
+            }
+            SessionCommand::CheckGrant { version } => {
+                if !link.has_version(version) {
+                    match open {
+                        true => link.renew_soon(cx, now),
+                        false => link.rare().renews_at_once = true,
+                    }
+                }
+                0
+            }
+        };
+        if let State::Opening(opening) = &self.state
+            && let Some(fault) = opening.refused_will()
+        {
+            self.end(fault, now);
+        }
+        Reach { clients: 1, subscriptions }
+    }
+
+    fn dismiss(&mut self, order: &Order, now: Instant) -> Reach {
+        let SessionCommand::Disconnect(dismissal) = &order.command else { return Reach::default() };
+        self.end(
+            Fault::Kicked { reason: dismissal.reason, dismissal: Some(Box::new(dismissal.clone())) },
+            now,
+        );
+        Reach { clients: 1, subscriptions: 0 }
+    }
+}

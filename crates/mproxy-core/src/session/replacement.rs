@@ -1,0 +1,81 @@
+//! One grant takes the place of another: by command, or because it was renewed.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::link::Link;
+use crate::grant::Grant;
+use crate::peer::Side;
+use crate::policy::Source;
+use crate::rule::RuleEffect;
+
+impl Link {
+    /// This grant is in force from now on, whatever the session is about, and these attributes, if there are any; how many
+    /// subscriptions end with that. Its deadlines are another matter, see [`begin_grant`](Self::begin_grant).
+    ///
+    /// Without one everything is asked about, and what nobody can be asked about is refused; a client that had none has
+    /// none. Where the client's topics stand at the broker does not change in the middle of a session: its subscriptions
+    /// are there.
+    pub(super) fn replace_grant(
+        &mut self,
+        cx: &mut Context,
+        grant: Option<Arc<Grant>>,
+        attributes: Vec<(String, String)>,
+    ) -> u64 {
+        self.forget_decisions();
+        let mut alike = true;
+        // Rules may name them.
+        if !attributes.is_empty() && *self.peer.attributes != *attributes {
+            alike = false;
+            Arc::make_mut(&mut self.peer).attributes = attributes.into();
+        }
+        if let Some(grant) = succeed(self.grant(), grant) {
+            alike &= self.grant().is_some_and(|old| old.judges_like(&grant));
+            self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
+            Arc::make_mut(&mut self.peer).grant = Some(grant);
+        }
+        if alike {
+            return 0;
+        }
+        let ended = self.end_subscriptions(cx);
+        for side in [Side::Client, Side::Broker] {
+            self.judge_waiting_again(cx, side);
+        }
+        ended
+    }
+
+    /// The same by command of the policy service: it renews the grant from now on, and what it was asked about the grant
+    /// before counts no more.
+    pub(super) fn command_grant(&mut self, cx: &mut Context, grant: Option<Arc<Grant>>) -> u64 {
+        if grant.is_some() || self.rare.is_some() {
+            let rare = self.rare();
+            rare.granter = Some(Source::Rpc);
+            rare.renewals = rare.renewals.wrapping_add(1);
+        }
+        self.replace_grant(cx, grant, Vec::new())
+    }
+
+    /// Whether a grant of this version is in force. None is of the empty version.
+    pub(super) fn has_version(&self, version: &str) -> bool {
+        !version.is_empty() && self.grant().is_some_and(|grant| *grant.version == *version)
+    }
+}
+
+/// The grant that follows another one; `None`: there is none, as before.
+pub(super) fn succeed(old: Option<&Grant>, grant: Option<Arc<Grant>>) -> Option<Arc<Grant>> {
+    let mapping = old.and_then(|old| old.mapping.as_ref());
+    match (grant, old) {
+        (None, None) => None,
+        (Some(grant), _) if grant.mapping.as_ref() == mapping => Some(grant),
+        (Some(grant), _) => {
+            let mut grant = (*grant).clone();
+            grant.mapping = mapping.cloned();
+            Some(Arc::new(grant))
+        }
+        (None, Some(_)) => {
+            let mut nothing = Grant::new(Vec::new(), RuleEffect::Ask);
+            nothing.mapping = mapping.cloned();
+            Some(Arc::new(nothing))
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a grant takes back of that which is in use: subscriptions that it does not allow, and deliveries that no other
+//! explains.
+//!
+//! - **A subscription** goes on where rules allow its filter, and where they leave it to others: if nobody but rules had
+//!   allowed it, it ends then, too. Its QoS stays.
+//! - **A delivery** passes, from then on, where a subscription that goes on explains it. Where there are filters that were
+//!   never seen (the broker goes on with an old session), it also does where rules allow a subscription to its very topic.
+
+use std::collections::BTreeSet;
+
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::topic::matches;
+
+use super::context::Context;
+use super::known_filters::AllowedBy;
+use super::link::Link;
+use crate::grant::GrantAnswer;
+use crate::peer::Side;
+use crate::policy::{Decision, PublishDecision, Refusal, Ruling, Source};
+
+/// What becomes of a delivery that nothing explains.
+pub(super) const fn revoked() -> Ruling<PublishDecision> {
+    Ruling { source: Source::Grant, verdict: Ok(Decision::Refuse(Refusal::new(ReasonCode::NOT_AUTHORIZED))) }
+}
+
+impl Link {
+    /// Ends the subscriptions that are not allowed any more, and gives their number. From now on deliveries are judged,
+    /// if there were some, or there may be.
+    pub(super) fn end_subscriptions(&mut self, cx: &mut Context) -> u64 {
+        let (own, renamed) = (self.known_to_end(cx), self.renames_to_end(cx));
+        let mut names = BTreeSet::new();
+        for filter in &own {
+            names.insert(self.mapped_filter(filter).unwrap_or_default().unwrap_or_else(|| filter.clone()));
+            if let Some(rare) = &mut self.rare {
+                rare.known.remove(filter);
+            }
+        }
+        for filter in &renamed {
+            names.extend(self.known_subscriptions_mut().and_then(|books| books.take_rename(filter)));
+        }
+        if let Some(books) = self.known_subscriptions_mut() {
+            own.iter().chain(&renamed).for_each(|filter| books.names.remove(filter));
+            names.retain(|name| !books.is_sent(name));
+        }
+        if let Some(rare) = &self.rare {
+            // What the client says itself may be what another filter of it was rewritten to.
+            for (filter, _) in rare.known.iter() {
+                names.remove(
+                    &*self.mapped_filter(filter).unwrap_or_default().unwrap_or_else(|| filter.into()),
+                );
+            }
+        }
+        let ended = own.len() + renamed.len();
+        self.revoked |= ended > 0 || self.has_unknown_filters();
+        self.end_at_broker(cx, names.into_iter().collect());
+        ended as u64
+    }
+
+    /// Filters that the broker knows as the client says them, and that are not allowed any more.
+    fn known_to_end(&self, cx: &Context) -> Vec<Box<str>> {
+        let Some(rare) = &self.rare else { return Vec::new() };
+        let ends = |filter: &str, by| match cx.setting.advisers.filter(&self.peer, filter) {
+            GrantAnswer::Allow(()) => false,
+            GrantAnswer::Refuse(_) => true,
+            GrantAnswer::Ask => by == AllowedBy::Rules,
+        };
+        rare.known.iter().filter(|(filter, by)| ends(filter, *by)).map(|(filter, _)| filter.into()).collect()
+    }
+
+    /// Filters that the broker knows as something else, and that are not allowed any more. Rules rewrite nothing: somebody
+    /// was asked about them.
+    fn renames_to_end(&self, cx: &Context) -> Vec<Box<str>> {
+        let Some(books) = self.known_subscriptions() else { return Vec::new() };
+        let refused =
+            |filter: &str| matches!(cx.setting.advisers.filter(&self.peer, filter), GrantAnswer::Refuse(_));
+        let ends = |asked: &str, sent: &str| {
+            refused(asked) || self.client_s_filter(sent).is_none_or(|own| refused(&own))
+        };
+        books.renames().filter(|(asked, sent)| ends(asked, sent)).map(|(asked, _)| asked.into()).collect()
+    }
+
+    /// Whether the broker may have subscriptions that are not remembered.
+    fn has_unknown_filters(&self) -> bool {
+        self.terms.resumed || self.rare.as_ref().is_some_and(|rare| rare.known.is_incomplete())
+    }
+
+    /// Whether a delivery on this topic, as the broker knows it, may pass: nothing was taken back, or it is explained by what
+    /// goes on.
+    pub(super) fn is_explained(&self, cx: &mut Context, topic: &str) -> bool {
+        if !self.revoked {
+            return true;
+        }
+        // One of the broker's that is none of this client's is refused for that.
+        let Some(own) = self.policys_topic(Side::Broker, topic) else { return true };
+        if let Some(rare) = &self.rare {
+            cx.spend(rare.known.len());
+            if rare.known.iter().any(|(filter, _)| matches(filter, own)) {
+                return true;
+            }
+        }
+        if let Some(books) = self.known_subscriptions()
+            && books.sent_names().any(|sent| matches(sent, topic))
+        {
+            return true;
+        }
+        self.has_unknown_filters() && cx.setting.advisers.filter(&self.peer, own) == GrantAnswer::Allow(())
+    }
+}
