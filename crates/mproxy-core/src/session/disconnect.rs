@@ -23,6 +23,7 @@ impl Link {
         let disconnect = Disconnect::parse(header, bytes, crate::session::sender(from), self.terms.version)
             .map_err(|error| Fault::Malformed { side: from, error })?;
         let reason = disconnect.reason;
+        // Whatever its reason: the client hears it as the broker said it, and learns to go elsewhere by it.
         if from == Side::Broker {
             return Ok(Passage::Last(None, Box::new(Fault::BrokerLeft { reason })));
         }

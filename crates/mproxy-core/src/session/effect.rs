@@ -79,6 +79,7 @@ impl Effects {
     }
 
     pub(super) fn send(&mut self, to: Side, bytes: Bytes) {
+        // An empty write would be a wake-up of the other side for nothing, or an empty WebSocket frame.
         if !bytes.is_empty() {
             self.push(Effect::Send { to, bytes });
         }
@@ -98,6 +99,7 @@ impl Effects {
         let Some(more) = &mut self.more else { return self.first.take() };
         let next = more.0.pop_front();
         self.more.take_if(|more| more.0.is_empty());
+        debug_assert!(next.is_some(), "an empty queue of effects was kept");
         mem::replace(&mut self.first, next)
     }
 }

@@ -31,6 +31,7 @@ impl Link {
         let step = if self.direction(from).lane.is_empty() {
             Step::Take(total, self.forward(cx, from, header, bytes)?)
         } else {
+            // Judged now, though it waits: a fault is told when it comes, and not after packets that were in order.
             Packet::parse(&Frame { header: *header, bytes }, super::sender(from), self.terms.version)
                 .map_err(|error| Fault::Malformed { side: from, error })?;
             let packet = WaitingPacket::Other(*header);

@@ -98,6 +98,14 @@ struct Queue {
 }
 
 impl Queue {
+    /// What the fields say of each other.
+    fn check(&self) {
+        debug_assert!(
+            !self.slots.is_empty() || (self.bytes, self.asked) == (0, 0),
+            "bytes are put down for slots that have left"
+        );
+    }
+
     fn subtract(&mut self, slot: &Slot) {
         self.bytes -= slot.bytes.len();
         self.asked -= slot.charge as usize;
@@ -188,6 +196,7 @@ impl Lane {
         state: impl FnOnce(&mut WaitingPacket) -> Option<&mut SlotState<D>>,
         ruling: Ruling<D>,
     ) {
+        // Behind the front, or never there: a number that has left lies nearly 2^32 slots ahead, and finds none.
         let at = seq.wrapping_sub(self.front) as usize;
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.get_mut(at)
@@ -207,6 +216,7 @@ impl Lane {
         }
         let slot = queue.slots.pop_front()?;
         queue.subtract(&slot);
+        queue.check();
         self.front = self.front.wrapping_add(1);
         self.queue.take_if(|queue| queue.slots.is_empty());
         Some(slot)
@@ -218,6 +228,7 @@ impl Lane {
             && let Some(slot) = queue.slots.pop_back()
         {
             queue.subtract(&slot);
+            queue.check();
             self.queue.take_if(|queue| queue.slots.is_empty());
         }
     }
@@ -229,6 +240,7 @@ impl Lane {
 
     /// Everything that waits, in order, whether it may leave or not.
     pub(super) fn take(&mut self) -> VecDeque<Slot> {
+        // Verdicts that are still out name slots of this lane: none of their numbers may come again.
         self.front = self.next();
         self.queue.take().map_or_else(VecDeque::new, |queue| queue.slots)
     }

@@ -213,6 +213,7 @@ impl Opening {
             link.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
         }
         let peer = Arc::make_mut(&mut link.peer);
+        // From the packet as it was written, so that rules and events name the client as the broker does.
         peer.client_id = connect.client_id.into();
         peer.username = connect.username.map(Into::into);
         peer.attributes = admission.attributes.into();
@@ -278,6 +279,7 @@ impl Opening {
             }
             Ok(()) => {
                 let connect = attempt.connect.clone();
+                // From here on nothing is tried again: the broker may have taken the client's session over.
                 self.waits = WaitsFor::Connack;
                 cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
                 cx.effects.send(Side::Broker, connect);

@@ -27,6 +27,7 @@ impl Link {
         if from == Side::Client && self.cleanup != CleanupStage::None && self.waits_for_id(header, data) {
             return Ok(Step::Wait);
         }
+        // The broker's packets are not refused: what it may send is between it and whoever runs it.
         if from == Side::Client
             && let Some(step) = self.oversized_step(cx, header, data)?
         {
@@ -49,6 +50,7 @@ impl Link {
     /// # Errors
     /// Something that has left ends the session. There may be more behind it.
     pub(super) fn release(&mut self, cx: &mut Context, from: Side) -> Result<(), Stop> {
+        // Nothing leaves into the middle of a payload that streams; what is ready then leaves behind it.
         while !self.direction(from).mid_packet()
             && let Some(slot) = self.direction_mut(from).lane.leave()
         {
@@ -67,6 +69,7 @@ impl Link {
             if let Some(leaving) = leaving {
                 cx.trace_leaving(self, from, &leaving);
             }
+            // After the trace: the packet that ends a session has its line, too.
             left?;
         }
         Ok(())

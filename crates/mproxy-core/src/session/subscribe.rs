@@ -79,6 +79,7 @@ impl Link {
                 charge += count * FILTER;
                 SlotState::Hold
             }
+            // Even where the client has a grant: its limits and mapping are applied when its turn has come.
             Ruled::Now(_) if want == Want::Nothing => SlotState::Go,
             Ruled::Now(ruling) => SlotState::Ruled(Box::new(ruling)),
         };
@@ -136,6 +137,7 @@ impl Link {
             let hook = Hook::Subscribe;
             return Err(Fault::Refused { hook, refusal: Box::new(refusal.clone()) }.into());
         }
+        // The broker gets no SUBSCRIBE without filters, which there is not [MQTT-3.8.3-2]: the answer is all ours.
         if refusals().count() == requests.len() {
             self.refuse_subscribe(cx, &subscribe, &requests, &decided);
         } else if decided.iter().all(is_unchanged) {

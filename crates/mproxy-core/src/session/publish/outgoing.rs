@@ -40,6 +40,7 @@ impl Link {
             return Ok(CarriedOut::Plain(OutgoingPublish { change: None, head }));
         };
         let head_anew = self.rewrite_head(from, head, topic, Some(&change))?;
+        // After the head was written: a rewrite that makes no packet is the policy's fault, and told as that.
         self.recheck(from, head, known, &change).map_err(Unfit::Denied)?;
         Ok(CarriedOut::Changed(OutgoingPublish { change: Some(change), head: Some(head_anew) }))
     }

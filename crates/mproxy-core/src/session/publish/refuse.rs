@@ -29,6 +29,7 @@ impl Link {
         // A broker that is told "no" by its client would only complain: refused deliveries are taken and dropped.
         let reason = match (action, from) {
             (Action::NoAck, Side::Client) => {
+                // Nobody will acknowledge it, so a drain must not wait for that.
                 if let Some(id) = head.packet_id.filter(|id| !self.up.in_flight.is_forwarded(head.qos, *id)) {
                     self.up.in_flight.remove(acknowledgement(head.qos), id);
                 }

@@ -16,11 +16,23 @@ use super::outgoing::OutgoingPublish;
 use crate::event::{Happening, Kind, Published};
 use crate::fault::Fault;
 use crate::peer::Side;
-use crate::policy::{PublishChange, Want};
+use crate::policy::{PublishChange, PublishDecision, Want};
 
 /// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
 /// without their payload.
 const TOLD_BYTES: usize = 64 << 10;
+
+/// A PUBLISH whose turn has come.
+struct DuePublish<'a> {
+    from: Side,
+    /// The packet; of one that streams, its head.
+    bytes: &'a Bytes,
+    head: &'a PublishHead<'a>,
+    /// The real topic.
+    topic: &'a str,
+    /// Its payload follows.
+    streams: bool,
+}
 
 impl Link {
     /// Carries out what was decided of a PUBLISH whose turn has come.
@@ -39,39 +51,71 @@ impl Link {
             return Err(Fault::Internal { what: "a waiting PUBLISH has changed" }.into());
         };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
-        let formed = match state {
-            SlotState::Go => match self.carry_out(from, &head, topic, None) {
+        if matches!(state, SlotState::Again) {
+            self.direction_mut(from).skip_body(streams);
+            self.acknowledge(cx, from, &head, ReasonCode::SUCCESS, None);
+            return Ok(());
+        }
+        let due = DuePublish { from, bytes: &bytes, head: &head, topic, streams };
+        match self.resolve_publish(cx, &due, state) {
+            Ok(outgoing) => {
+                let as_it_came = outgoing.head.is_none();
+                self.leave_publish(cx, &due, outgoing);
+                if as_it_came {
+                    // Here, where they are owned: a second reference to bytes that have one would be an allocation.
+                    self.send(cx, from.other(), bytes);
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                self.direction_mut(from).skip_body(streams);
+                self.refuse_publish(cx, from, &head, refused)
+            }
+        }
+    }
+
+    /// The form in which it goes on.
+    ///
+    /// # Errors
+    /// It does not.
+    fn resolve_publish(
+        &self,
+        cx: &Context,
+        due: &DuePublish<'_>,
+        state: SlotState<PublishDecision>,
+    ) -> Result<OutgoingPublish, Rejection> {
+        let (from, hook) = (due.from, hook(due.from));
+        match state {
+            SlotState::Go => match self.carry_out(from, due.head, due.topic, None) {
                 Ok(form) => Ok(form.into_inner()),
                 // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
-                Err(unfit) => Err(resolve::refuse(&cx.setting, &self.peer, hook(from), unfit)),
+                Err(unfit) => Err(resolve::refuse(&cx.setting, &self.peer, hook, unfit)),
             },
-            // The lane lets none go whose verdict is out.
-            SlotState::Hold => Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)),
             SlotState::Ruled(ruling) => {
-                let resolved = resolve(&cx.setting, &self.peer, hook(from), *ruling, |change| {
-                    self.carry_out(from, &head, topic, change)
+                let resolved = resolve(&cx.setting, &self.peer, hook, *ruling, |change| {
+                    self.carry_out(from, due.head, due.topic, change)
                 });
-                resolved.count(&cx.setting, hook(from));
+                resolved.count(&cx.setting, hook);
                 resolved.what.form()
             }
             SlotState::OverBudget => {
-                cx.count_over_budget(hook(from), 1);
+                cx.count_over_budget(hook, 1);
                 Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
             }
-            SlotState::Again => {
-                self.direction_mut(from).skip_body(streams);
-                self.acknowledge(cx, from, &head, ReasonCode::SUCCESS, None);
-                return Ok(());
+            SlotState::Hold | SlotState::Again => {
+                debug_assert!(
+                    false,
+                    "the lane lets none go whose verdict is out, and a repeated one is answered before"
+                );
+                Err(Rejection::with(ReasonCode::NOT_AUTHORIZED))
             }
-        };
-        let OutgoingPublish { change, head: out } = match formed {
-            Ok(outgoing) => outgoing,
-            Err(refused) => {
-                self.direction_mut(from).skip_body(streams);
-                return self.refuse_publish(cx, from, &head, refused);
-            }
-        };
+        }
+    }
 
+    /// It leaves in this form: what has to be remembered is written down, and what was written anew is sent.
+    fn leave_publish(&mut self, cx: &mut Context, due: &DuePublish<'_>, outgoing: OutgoingPublish) {
+        let DuePublish { from, bytes, head, topic, streams } = *due;
+        let OutgoingPublish { change, head: out } = outgoing;
         let sent_topic = self.outgoing(from, topic, change.as_deref());
         let new_payload = change.as_ref().and_then(|change| change.payload.clone());
         let payload = match &new_payload {
@@ -79,29 +123,27 @@ impl Link {
             None if streams => None,
             None => Some(&bytes[head.len..]),
         };
-        let told = self.published_event(cx, from, &head, &sent_topic, payload, change.as_deref());
+        // Before it is remembered: whoever acknowledges it takes the event from there.
+        let event = self.published_event(cx, from, head, &sent_topic, payload, change.as_deref());
         self.record_publish(
             cx,
             from,
-            &head,
+            head,
             (out.is_some() || !head.topic.is_empty()).then_some(&*sent_topic),
-            told,
+            event,
             streams && new_payload.is_none(),
         );
         let to = from.other();
-        match out {
-            None => self.send(cx, to, bytes),
-            Some(out) => {
-                self.send(cx, to, out.freeze());
-                self.send(cx, to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
-            }
+        if let Some(out) = out {
+            self.send(cx, to, out.freeze());
+            self.send(cx, to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
         }
+        let direction = self.direction_mut(from);
         if new_payload.is_some() {
-            self.direction_mut(from).skip_body(streams);
+            direction.skip_body(streams);
         } else if streams {
-            self.direction_mut(from).body.follows = Follows::Head;
+            direction.body.follows = Follows::Head;
         }
-        Ok(())
     }
 
     /// Bookkeeping of a PUBLISH at the moment it leaves, with this topic in it if with one. `streams`: its payload follows.
