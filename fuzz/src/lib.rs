@@ -3,8 +3,8 @@
 
 use bytes::BytesMut;
 use mproxy_codec::{
-    Connect, Frame, Header, Malformed, Packet, PacketType, Properties, PropertyEdit, PropertyId, PublishHead,
-    Sender, Version, glance::Glance, varint,
+    Connect, FixedHeader, Frame, Malformed, Packet, PacketType, Properties, PropertyEdit, PropertyId,
+    PublishHead, Sender, Version, peek::Peek, varint,
 };
 
 /// Takes `bytes` as a stream of packets, and once more as a single packet whose length is right.
@@ -18,7 +18,7 @@ pub fn check(bytes: &[u8], from: Sender, version: Version) {
 
 fn stream(mut bytes: &[u8], from: Sender, version: Version) {
     loop {
-        glanced(bytes, from, version);
+        check_peek(bytes, from, version);
         let known = if is_connect(bytes) { None } else { Some(version) };
         match Frame::split(bytes, from, known) {
             Ok(Some((frame, rest))) => {
@@ -31,9 +31,9 @@ fn stream(mut bytes: &[u8], from: Sender, version: Version) {
     }
 }
 
-/// What a glance takes for plain is what the parsers find nothing more in.
-fn glanced(bytes: &[u8], from: Sender, version: Version) {
-    let Some(seen) = Glance::at(bytes) else { return };
+/// What a peek takes for plain is what the parsers find nothing more in.
+fn check_peek(bytes: &[u8], from: Sender, version: Version) {
+    let Some(seen) = Peek::at(bytes) else { return };
     let belongs = match seen.kind {
         PacketType::Pingreq => from == Sender::Client,
         PacketType::Pingresp => from == Sender::Server,
@@ -93,7 +93,7 @@ fn again(bytes: &[u8], from: Sender, version: Version) -> Packet<'_> {
     Packet::parse(&frame, from, version).expect("valid")
 }
 
-fn head_from_any_prefix(header: &Header, bytes: &[u8], from: Sender, version: Version) {
+fn head_from_any_prefix(header: &FixedHeader, bytes: &[u8], from: Sender, version: Version) {
     let whole = PublishHead::parse(header, bytes, from, version);
     assert_ne!(whole, Ok(None));
     for cut in 0..bytes.len().min(256) {

@@ -3,10 +3,10 @@
 
 use bytes::BytesMut;
 use divan::{Bencher, black_box};
-use mproxy_codec::glance::Glance;
+use mproxy_codec::peek::Peek;
 use mproxy_codec::topic::{check_filter, contains, matches};
 use mproxy_codec::{
-    Ack, Frame, Header, PacketId, PacketType, Publish, PublishHead, ReasonCode, Sender, Version,
+    Ack, FixedHeader, Frame, PacketId, PacketType, Publish, PublishHead, ReasonCode, Sender, Version,
     encode_publish_head,
 };
 use mproxy_codec::{PropertyEdit, publish_flags};
@@ -30,14 +30,13 @@ fn publish(version: Version) -> Vec<u8> {
 #[divan::bench(args = [Version::V311, Version::V5])]
 fn header(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
-    bencher.bench_local(|| Header::parse(black_box(&bytes), Sender::Client, black_box(Some(version))));
+    bencher.bench_local(|| FixedHeader::parse(black_box(&bytes), Sender::Client, black_box(Some(version))));
 }
 
 #[divan::bench(args = [Version::V311, Version::V5])]
-fn glance(bencher: Bencher<'_, '_>, version: Version) {
+fn peek(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
-    bencher
-        .bench_local(|| Glance::at(black_box(&bytes)).is_some_and(|seen| seen.is_plain(black_box(version))));
+    bencher.bench_local(|| Peek::at(black_box(&bytes)).is_some_and(|seen| seen.is_plain(black_box(version))));
 }
 
 #[divan::bench(args = [Version::V311, Version::V5])]
@@ -50,7 +49,7 @@ fn frame(bencher: Bencher<'_, '_>, version: Version) {
 #[divan::bench(args = [Version::V311, Version::V5])]
 fn publish_view(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
-    let header = Header::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
+    let header = FixedHeader::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
     bencher.bench_local(|| {
         Publish::parse(black_box(&header), black_box(&bytes), Sender::Client, version).is_ok()
     });
@@ -59,7 +58,7 @@ fn publish_view(bencher: Bencher<'_, '_>, version: Version) {
 #[divan::bench(args = [Version::V311, Version::V5])]
 fn publish_head(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
-    let header = Header::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
+    let header = FixedHeader::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
     bencher.bench_local(|| {
         PublishHead::parse(black_box(&header), black_box(&bytes), Sender::Client, version).is_ok()
     });
@@ -68,7 +67,7 @@ fn publish_head(bencher: Bencher<'_, '_>, version: Version) {
 #[divan::bench(args = [Version::V311, Version::V5])]
 fn rewritten_head(bencher: Bencher<'_, '_>, version: Version) {
     let bytes = publish(version);
-    let header = Header::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
+    let header = FixedHeader::parse(&bytes, Sender::Client, Some(version)).expect("valid").expect("whole");
     let head = PublishHead::parse(&header, &bytes, Sender::Client, version).expect("valid").expect("whole");
     let mut out = BytesMut::with_capacity(4096);
     bencher.bench_local(|| {
@@ -82,7 +81,8 @@ fn ack_view(bencher: Bencher<'_, '_>) {
     let mut bytes = BytesMut::new();
     let id = PacketId::new(7).expect("not zero");
     Ack::new(PacketType::Puback, id, ReasonCode::SUCCESS).encode(Version::V5, &mut bytes).expect("it fits");
-    let header = Header::parse(&bytes, Sender::Server, Some(Version::V5)).expect("valid").expect("whole");
+    let header =
+        FixedHeader::parse(&bytes, Sender::Server, Some(Version::V5)).expect("valid").expect("whole");
     bencher.bench_local(|| {
         Ack::parse(black_box(&header), black_box(&bytes), Sender::Server, Version::V5).is_ok()
     });

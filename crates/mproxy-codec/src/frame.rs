@@ -7,7 +7,7 @@ use crate::varint;
 
 /// A fixed header: type, flags and remaining length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct FixedHeader {
     /// The type of the packet.
     pub kind: PacketType,
     /// The low half of the first byte.
@@ -18,7 +18,7 @@ pub struct Header {
     pub len: u8,
 }
 
-impl Header {
+impl FixedHeader {
     /// Reads the fixed header at the start of `bytes`. `None`: more bytes are needed.
     ///
     /// `version` is `None` until CONNECT has told it; until then nothing but CONNECT may come from a client
@@ -90,7 +90,7 @@ impl Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// The fixed header.
-    pub header: Header,
+    pub header: FixedHeader,
     /// The packet, from its first byte to its last.
     pub bytes: &'a [u8],
 }
@@ -99,14 +99,14 @@ impl<'a> Frame<'a> {
     /// Takes the packet at the start of `bytes` and returns it with what follows. `None`: it is not whole yet.
     ///
     /// # Errors
-    /// See [`Header::parse`].
+    /// See [`FixedHeader::parse`].
     #[inline]
     pub fn split(
         bytes: &'a [u8],
         from: Sender,
         version: Option<Version>,
     ) -> Result<Option<(Self, &'a [u8])>, Malformed> {
-        let Some(header) = Header::parse(bytes, from, version)? else { return Ok(None) };
+        let Some(header) = FixedHeader::parse(bytes, from, version)? else { return Ok(None) };
         // A header without its body is no frame yet: nothing of it may be acted upon.
         Ok(bytes.split_at_checked(header.total()).map(|(bytes, rest)| (Self { header, bytes }, rest)))
     }
@@ -270,12 +270,12 @@ fn explain(kind: Option<PacketType>, flags: u8, from: Sender, version: Option<Ve
 mod tests {
     use super::*;
 
-    fn from_client(bytes: &[u8], version: Version) -> Result<Option<Header>, ErrorKind> {
-        Header::parse(bytes, Sender::Client, Some(version)).map_err(|error| error.kind)
+    fn from_client(bytes: &[u8], version: Version) -> Result<Option<FixedHeader>, ErrorKind> {
+        FixedHeader::parse(bytes, Sender::Client, Some(version)).map_err(|error| error.kind)
     }
 
-    fn from_server(bytes: &[u8], version: Version) -> Result<Option<Header>, ErrorKind> {
-        Header::parse(bytes, Sender::Server, Some(version)).map_err(|error| error.kind)
+    fn from_server(bytes: &[u8], version: Version) -> Result<Option<FixedHeader>, ErrorKind> {
+        FixedHeader::parse(bytes, Sender::Server, Some(version)).map_err(|error| error.kind)
     }
 
     #[test]
@@ -293,8 +293,8 @@ mod tests {
     fn nothing_but_connect_opens_a_connection() {
         for kind in PacketType::ALL {
             let bytes = [kind.first_byte(), 20];
-            let client = Header::parse(&bytes, Sender::Client, None).map_err(|error| error.kind);
-            let server = Header::parse(&bytes, Sender::Server, None).map_err(|error| error.kind);
+            let client = FixedHeader::parse(&bytes, Sender::Client, None).map_err(|error| error.kind);
+            let server = FixedHeader::parse(&bytes, Sender::Server, None).map_err(|error| error.kind);
             match kind {
                 PacketType::Connect => assert!(client.is_ok()),
                 _ => assert_eq!(client, Err(ErrorKind::NotConnect)),

@@ -2,7 +2,7 @@
 //! Knows bytes and the standard; knows no time, no policy, no socket.
 //!
 //! - [`frame`]: one control packet, undecoded, with its original bytes; what its fixed header gives away
-//! - [`glance`]: the packets that traffic is made of, recognised without being read
+//! - [`peek`]: the packets that traffic is made of, recognised without being read
 //! - [`packet`]: a view and an encoder for each control packet
 //! - [`property`]: the properties of 5.0: the table, views, sets to write
 //! - [`topic`]: names and filters; matching, containment, `$share`
@@ -36,8 +36,8 @@
 pub mod encode;
 pub mod error;
 pub mod frame;
-pub mod glance;
 pub mod packet;
+pub mod peek;
 pub mod property;
 mod read;
 pub mod reason;
@@ -48,7 +48,7 @@ pub mod varint;
 
 pub use encode::EncodeError;
 pub use error::{ErrorKind, Malformed};
-pub use frame::{Frame, Header};
+pub use frame::{FixedHeader, Frame};
 pub use packet::*;
 pub use property::{Place, Properties, PropertyEdit, PropertyId, PropertySet, Value, ValueType};
 pub use reason::ReasonCode;

@@ -32,7 +32,7 @@ pub use unsubscribe::{Filters, Unsubscribe, encode_unsubscribe};
 
 use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::{Frame, Header};
+use crate::frame::{FixedHeader, Frame};
 use crate::property::{Checked, Place, Properties, PropertyEdit};
 use crate::read::BodyReader;
 use crate::reason::ReasonCode;
@@ -142,7 +142,7 @@ impl<'a> Packet<'a> {
 
 /// The packet alone, even if more follows it in `bytes`.
 #[inline]
-fn whole_packet<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+fn whole_packet<'a>(header: &FixedHeader, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
     bytes
         .get(..header.total())
         .ok_or_else(|| Malformed::new(ErrorKind::Overrun, Some(header.kind), bytes.len()))
@@ -150,7 +150,7 @@ fn whole_packet<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8], Malfor
 
 /// A reader of what follows the fixed header.
 #[inline]
-fn reader<'a>(header: &Header, bytes: &'a [u8]) -> Result<BodyReader<'a>, Malformed> {
+fn reader<'a>(header: &FixedHeader, bytes: &'a [u8]) -> Result<BodyReader<'a>, Malformed> {
     Ok(BodyReader::new(header.kind, whole_packet(header, bytes)?, usize::from(header.len)))
 }
 
@@ -196,7 +196,7 @@ fn properties<'a>(
 /// The packet identifier and the properties that a packet begins with, and a reader of what follows them.
 #[inline]
 fn id_and_properties<'a>(
-    header: &Header,
+    header: &FixedHeader,
     bytes: &'a [u8],
     from: Sender,
     version: Version,

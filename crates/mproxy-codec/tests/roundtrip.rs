@@ -4,7 +4,9 @@
 mod packets;
 
 use bytes::BytesMut;
-use mproxy_codec::{Connect, Frame, Header, Malformed, Packet, PacketType, PublishHead, Sender, Version};
+use mproxy_codec::{
+    Connect, FixedHeader, Frame, Malformed, Packet, PacketType, PublishHead, Sender, Version,
+};
 use packets::{any_valid, damage, damaged, framed};
 use proptest::prelude::*;
 
@@ -56,7 +58,7 @@ proptest! {
 
     #[test]
     fn a_packet_that_lost_its_end_is_refused_or_is_another_whole_one((from, version, bytes) in any_valid()) {
-        let header = Header::parse(&bytes, from, Some(version)).unwrap().unwrap();
+        let header = FixedHeader::parse(&bytes, from, Some(version)).unwrap().unwrap();
         for cut in usize::from(header.len)..bytes.len() {
             let cut = framed(bytes[0], &bytes[usize::from(header.len)..cut]);
             stands(&cut, from, version)?;
@@ -86,7 +88,7 @@ proptest! {
         (from, version, bytes) in any_valid(), damage in prop::collection::vec(damage(), 0..3),
     ) {
         let bytes = damaged(&bytes, &damage);
-        let Ok(Some(header)) = Header::parse(&bytes, from, Some(version)) else { return Ok(()) };
+        let Ok(Some(header)) = FixedHeader::parse(&bytes, from, Some(version)) else { return Ok(()) };
         if header.kind != PacketType::Publish {
             return Ok(());
         }

@@ -8,16 +8,17 @@ use smallvec::SmallVec;
 use crate::grant::{Grant, GrantAnswer};
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, FilterWords, Hook,
-    KeptConnect, KeptPublish, KeptSubscribe, Partial, Pending, PublishDecision, PublishQuestion, Refusal,
-    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Undecided, Unusable, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, Hook, KeptConnect,
+    KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision, PublishQuestion,
+    Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Undecided,
+    Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
 /// of a SUBSCRIBE only, the next is asked about the others. One that wants nothing of a hook is not asked about it, and its
 /// silence means nothing there.
 ///
-/// When all pass, [`unspoken`] says what holds. A chain of nobody allows everything, and is never even asked after
+/// When all pass, [`resolve_silence`] says what holds. A chain of nobody allows everything, and is never even asked after
 /// CONNECT. Cheap to clone.
 #[derive(Clone)]
 pub struct Chain {
@@ -93,16 +94,17 @@ impl Chain {
             source: Source::Unknown,
             verdict: Err(Failure::new(FailureKind::Unavailable, "nobody renews it").into()),
         };
+        // Another adviser's yes would replace rules that it does not know by none.
         let Some(decider) = self.deciders.iter().find(|decider| decider.gives(granter)) else {
             return Ruled::Now(nobody());
         };
         match decider.renew(question) {
             Answer::Now(ruling) => Ruled::Now(ruling),
             Answer::Later(pending) => Ruled::Later(Box::pin(async move {
-                match heard(pending).await {
-                    Heard::Ruling(ruling) => ruling,
-                    Heard::Pass(_) => nobody(),
-                    Heard::Partial(Partial { part, .. }) => match part {},
+                match await_answer(pending).await {
+                    FinalAnswer::Ruling(ruling) => ruling,
+                    FinalAnswer::Pass(_) => nobody(),
+                    FinalAnswer::Partial(Partial { part, .. }) => match part {},
                 }
             })),
             Answer::Pass(_) => Ruled::Now(nobody()),
@@ -146,7 +148,7 @@ impl Chain {
     /// Asks from the adviser in place `from` on; those before it passed with this silence.
     fn ask<Q: Question>(&self, from: usize, silence: Silence, question: &Q) -> Ruled<Q::Decision> {
         self.first(from, silence, question)
-            .unwrap_or_else(|silence| Ruled::Now(unspoken(question.hook(), question.peer(), silence)))
+            .unwrap_or_else(|silence| Ruled::Now(resolve_silence(question.hook(), question.peer(), silence)))
     }
 
     /// The first answer.
@@ -175,6 +177,20 @@ impl Chain {
         Err(silence)
     }
 
+    /// Asks from place `from` on, where something may be known already.
+    fn go_on<Q: Question>(
+        &self,
+        from: usize,
+        silence: Silence,
+        known: Option<Partial<Q::Decision>>,
+        question: &Q,
+    ) -> Ruled<Q::Decision> {
+        match known {
+            None => self.ask(from, silence, question),
+            Some(known) => question.ask_rest(self, from, silence, known),
+        }
+    }
+
     /// The adviser before place `next` needs time; if it leaves something open after all, those behind it are asked.
     fn later<Q: Question>(
         &self,
@@ -184,25 +200,27 @@ impl Chain {
         question: &Q,
     ) -> Ruled<Q::Decision> {
         let hook = question.hook();
+        // Nobody is left to ask: the question need not be copied, which it is for most services.
         if self.who_wants(hook, next).next().is_none() {
             let peer = Arc::clone(question.peer());
             return Ruled::Later(Box::pin(async move {
-                match heard(pending).await {
-                    Heard::Ruling(ruling) => ruling,
-                    Heard::Pass(own) => unspoken(hook, &peer, silence.and(own)),
-                    Heard::Partial(Partial { source, part }) => {
-                        let rest = unspoken(hook, &peer, silence.and(Silence::DENIES));
+                match await_answer(pending).await {
+                    FinalAnswer::Ruling(ruling) => ruling,
+                    FinalAnswer::Pass(own) => resolve_silence(hook, &peer, silence.and(own)),
+                    FinalAnswer::Partial(Partial { source, part }) => {
+                        let rest = resolve_silence(hook, &peer, silence.and(Silence::DENIES));
                         Ruling { source, verdict: Ok(Decided::join(part, rest.verdict)) }
                     }
                 }
             }));
         }
+        // The packet leaves its buffer before the answer comes; those behind are asked with what was copied of it.
         let (chain, kept) = (self.clone(), question.keep());
         Ruled::Later(Box::pin(async move {
-            let ruled = match heard(pending).await {
-                Heard::Ruling(ruling) => return ruling,
-                Heard::Pass(own) => kept.ask(&chain, next, silence.and(own)),
-                Heard::Partial(partial) => kept.ask_rest(&chain, next, silence, partial),
+            let ruled = match await_answer(pending).await {
+                FinalAnswer::Ruling(ruling) => return ruling,
+                FinalAnswer::Pass(own) => kept.ask_again(&chain, next, silence.and(own), None),
+                FinalAnswer::Partial(partial) => kept.ask_again(&chain, next, silence, Some(partial)),
             };
             match ruled {
                 Some(ruled) => ruled.wait().await,
@@ -235,7 +253,8 @@ impl Default for Chain {
 /// - Else those who were there told beforehand that they do not want to be asked, or have no objection, or nobody was
 ///   there: allowed.
 #[must_use]
-pub fn unspoken<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
+pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
+    // Before silence: whoever gave the grant said "ask", which is more than nothing (ADR 0017).
     if let Some(ruling) = peer.grant.as_deref().and_then(|grant| unanswered(grant, hook)) {
         return ruling;
     }
@@ -261,18 +280,18 @@ fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
 }
 
 /// An answer that has come, however long it took.
-enum Heard<D: Decided> {
+enum FinalAnswer<D: Decided> {
     Pass(Silence),
     Partial(Partial<D>),
     Ruling(Ruling<D>),
 }
 
-async fn heard<D: Decided>(mut pending: Pending<Answer<D>>) -> Heard<D> {
+async fn await_answer<D: Decided>(mut pending: Pending<Answer<D>>) -> FinalAnswer<D> {
     loop {
         match pending.await {
-            Answer::Pass(silence) => return Heard::Pass(silence),
-            Answer::Partial(partial) => return Heard::Partial(partial),
-            Answer::Now(ruling) => return Heard::Ruling(ruling),
+            Answer::Pass(silence) => return FinalAnswer::Pass(silence),
+            Answer::Partial(partial) => return FinalAnswer::Partial(partial),
+            Answer::Now(ruling) => return FinalAnswer::Ruling(ruling),
             Answer::Later(next) => pending = next,
         }
     }
@@ -281,7 +300,7 @@ async fn heard<D: Decided>(mut pending: Pending<Answer<D>>) -> Heard<D> {
 /// One kind of question, as far as it has to be known to ask one adviser after the other.
 trait Question {
     type Decision: Decided;
-    type Kept: Kept<Self::Decision>;
+    type Kept: KeptQuestion<Self::Decision>;
 
     fn hook(&self) -> Hook;
 
@@ -301,11 +320,32 @@ trait Question {
     fn keep(&self) -> Self::Kept;
 }
 
-/// The same, copied out of its packet. `None`: it could not be read again.
-trait Kept<D: Decided>: Send + 'static {
-    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<D>>;
+/// The same, copied out of its packet.
+trait KeptQuestion<D: Decided>: Send + 'static {
+    /// Asks from place `next` on: about all of it, or about what is left open where something is `known`. `None`: it could
+    /// not be read again.
+    fn ask_again(
+        &self,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Option<Partial<D>>,
+    ) -> Option<Ruled<D>>;
+}
 
-    fn ask_rest(&self, chain: &Chain, next: usize, silence: Silence, known: Partial<D>) -> Option<Ruled<D>>;
+/// Nobody knows a part of such a question: there is no value that would say so.
+macro_rules! never_in_part {
+    () => {
+        fn ask_rest(
+            &self,
+            _: &Chain,
+            _: usize,
+            _: Silence,
+            known: Partial<Self::Decision>,
+        ) -> Ruled<Self::Decision> {
+            match known.part {}
+        }
+    };
 }
 
 impl Question for ConnectQuestion<'_> {
@@ -324,34 +364,22 @@ impl Question for ConnectQuestion<'_> {
         decider.connect(self)
     }
 
-    fn ask_rest(
-        &self,
-        _: &Chain,
-        _: usize,
-        _: Silence,
-        known: Partial<ConnectDecision>,
-    ) -> Ruled<ConnectDecision> {
-        match known.part {}
-    }
+    never_in_part!();
 
     fn keep(&self) -> KeptConnect {
         KeptConnect::of(self)
     }
 }
 
-impl Kept<ConnectDecision> for KeptConnect {
-    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<ConnectDecision>> {
-        self.put(|question| chain.ask(next, silence, question))
-    }
-
-    fn ask_rest(
+impl KeptQuestion<ConnectDecision> for KeptConnect {
+    fn ask_again(
         &self,
-        _: &Chain,
-        _: usize,
-        _: Silence,
-        known: Partial<ConnectDecision>,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Option<Partial<ConnectDecision>>,
     ) -> Option<Ruled<ConnectDecision>> {
-        match known.part {}
+        self.put(|question| chain.go_on(next, silence, known, question))
     }
 }
 
@@ -377,15 +405,7 @@ impl Question for PublishAt<'_> {
         }
     }
 
-    fn ask_rest(
-        &self,
-        _: &Chain,
-        _: usize,
-        _: Silence,
-        known: Partial<PublishDecision>,
-    ) -> Ruled<PublishDecision> {
-        match known.part {}
-    }
+    never_in_part!();
 
     fn keep(&self) -> KeptPublishAt {
         KeptPublishAt(self.0, KeptPublish::of(self.1, self.0))
@@ -395,19 +415,15 @@ impl Question for PublishAt<'_> {
 /// The same, copied out of its packet.
 struct KeptPublishAt(Hook, KeptPublish);
 
-impl Kept<PublishDecision> for KeptPublishAt {
-    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<PublishDecision>> {
-        self.1.put(|question| chain.ask(next, silence, &PublishAt(self.0, question)))
-    }
-
-    fn ask_rest(
+impl KeptQuestion<PublishDecision> for KeptPublishAt {
+    fn ask_again(
         &self,
-        _: &Chain,
-        _: usize,
-        _: Silence,
-        known: Partial<PublishDecision>,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Option<Partial<PublishDecision>>,
     ) -> Option<Ruled<PublishDecision>> {
-        match known.part {}
+        self.1.put(|question| chain.go_on(next, silence, known, &PublishAt(self.0, question)))
     }
 }
 
@@ -434,8 +450,9 @@ impl Question for SubscribeQuestion<'_> {
         silence: Silence,
         known: Partial<SubscribeDecision>,
     ) -> Ruled<SubscribeDecision> {
-        let Partial { source, part: words } = known;
-        let open = open_filters(self.filters, &words);
+        let Partial { source, part: decided } = known;
+        debug_assert_eq!(decided.len(), self.filters.len(), "an adviser answers about each filter");
+        let open = open_filters(self.filters, &decided);
         let rest = match open.is_empty() {
             true => Err(silence),
             false => {
@@ -444,14 +461,13 @@ impl Question for SubscribeQuestion<'_> {
                 chain.first(next, silence.and(Silence::DENIES), &question)
             }
         };
-        let join = |words, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(words, verdict));
+        let join = |decided, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(decided, verdict));
         match rest {
-            Ok(ruled) => {
-                ruled.map(move |Ruling { source, verdict }| Ruling { source, verdict: join(words, verdict) })
-            }
+            Ok(ruled) => ruled
+                .map(move |Ruling { source, verdict }| Ruling { source, verdict: join(decided, verdict) }),
             Err(silence) => {
-                let rest = unspoken(Hook::Subscribe, self.peer, silence);
-                Ruled::Now(Ruling { source, verdict: join(words, rest.verdict) })
+                let rest = resolve_silence(Hook::Subscribe, self.peer, silence);
+                Ruled::Now(Ruling { source, verdict: join(decided, rest.verdict) })
             }
         }
     }
@@ -461,23 +477,22 @@ impl Question for SubscribeQuestion<'_> {
     }
 }
 
-impl Kept<SubscribeDecision> for Arc<KeptSubscribe> {
-    fn ask(&self, chain: &Chain, next: usize, silence: Silence) -> Option<Ruled<SubscribeDecision>> {
-        self.put(|question| chain.ask(next, silence, question))
-    }
-
-    fn ask_rest(
+impl KeptQuestion<SubscribeDecision> for Arc<KeptSubscribe> {
+    fn ask_again(
         &self,
         chain: &Chain,
         next: usize,
         silence: Silence,
-        known: Partial<SubscribeDecision>,
+        known: Option<Partial<SubscribeDecision>>,
     ) -> Option<Ruled<SubscribeDecision>> {
-        self.put(|question| question.ask_rest(chain, next, silence, known))
+        self.put(|question| chain.go_on(next, silence, known, question))
     }
 }
 
 /// The filters of which nothing is known.
-fn open_filters<'a>(filters: &[FilterRequest<'a>], words: &FilterWords) -> SmallVec<[FilterRequest<'a>; 8]> {
-    filters.iter().zip(words).filter_map(|(request, word)| word.is_none().then_some(*request)).collect()
+fn open_filters<'a>(
+    filters: &[FilterRequest<'a>],
+    decided: &PartialDecisions,
+) -> SmallVec<[FilterRequest<'a>; 8]> {
+    filters.iter().zip(decided).filter_map(|(request, one)| one.is_none().then_some(*request)).collect()
 }

@@ -123,7 +123,7 @@ impl Grant {
         match self.rules.iter().find(|rule| {
             self.may_decide(rule, message.topic) && rule.applies_to_topic(act, message.topic, who)
         }) {
-            None => self.unspoken(message.topic, ()),
+            None => self.apply_default(message.topic, ()),
             Some(rule) => match rule.effect {
                 RuleEffect::Ask => GrantAnswer::Ask,
                 RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
@@ -143,7 +143,7 @@ impl Grant {
             .iter()
             .find(|rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who))
         {
-            None => self.unspoken(plain, QoS::ExactlyOnce),
+            None => self.apply_default(plain, QoS::ExactlyOnce),
             Some(rule) => match rule.effect {
                 RuleEffect::Ask => GrantAnswer::Ask,
                 RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
@@ -164,7 +164,7 @@ impl Grant {
 
     /// Where no rule speaks of this topic or filter. The broker's own topics lie outside of any mapping, and outside of
     /// what is allowed in general: a rule has to name them.
-    fn unspoken<A>(&self, topic: &str, yes: A) -> GrantAnswer<A> {
+    fn apply_default<A>(&self, topic: &str, yes: A) -> GrantAnswer<A> {
         let dollar = topic.starts_with('$');
         match self.default {
             // "Everything" does not mean the broker's own topics: who opens a tenant's door does not open `$SYS`.

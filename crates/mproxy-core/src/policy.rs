@@ -20,8 +20,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use self::decision::{
-    About, Action, Admission, ConnectDecision, Decided, Decision, FilterChange, FilterWords, PublishChange,
-    PublishDecision, Refusal, SubscribeDecision, WillChange,
+    About, Action, Admission, ConnectDecision, Decided, Decision, FilterChange, PartialDecisions,
+    PublishChange, PublishDecision, Refusal, SubscribeDecision, WillChange,
 };
 pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
 pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};

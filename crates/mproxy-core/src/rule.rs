@@ -35,7 +35,7 @@ pub const BYTES: usize = 64;
 /// How much work it is to hold so many topics or filters, of so many bytes together, against so many patterns: in
 /// comparisons of short texts. A client chooses its names as long as its topics, and a variable may mean them each time.
 #[must_use]
-pub fn toil(patterns: usize, count: usize, bytes: usize, who: Who<'_>) -> usize {
+pub fn comparisons(patterns: usize, count: usize, bytes: usize, who: Who<'_>) -> usize {
     let names = who.client_id.len() + who.username.map_or(0, str::len) + who.common_name.map_or(0, str::len);
     let long = bytes.saturating_add(count.saturating_mul(names)) / BYTES;
     patterns.max(1).saturating_mul(count.saturating_add(long))

@@ -16,7 +16,7 @@ use mproxy_core::rule::{Act, Message, Who};
 use crate::slices::FilterJudge;
 
 /// The grants of all clients as an adviser. A client without a grant passes, and so does what a grant says to ask about;
-/// where nobody answers that, [`unspoken`](mproxy_core::chain::unspoken) holds the grant against it.
+/// where nobody answers that, [`resolve_silence`](mproxy_core::chain::resolve_silence) holds the grant against it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grants;
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_core::policy::{
-    Answer, Decision, FilterChange, FilterWords, KeptSubscribe, Partial, Ruling, Silence, Source,
+    Answer, Decision, FilterChange, KeptSubscribe, Partial, PartialDecisions, Ruling, Silence, Source,
     SubscribeDecision, SubscribeQuestion,
 };
-use mproxy_core::rule::{Who, toil};
+use mproxy_core::rule::{Who, comparisons};
 
 /// Filters times rules of one slice, longer texts as several: some 16 ns each, so a quarter of a millisecond.
 const SLICE: usize = 16 << 10;
@@ -31,11 +31,14 @@ where
     /// Judges all filters: at once, or slice by slice where they are many.
     pub(crate) fn judge(self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let who = Who::from(&**question.peer);
-        let toil =
-            question.filters.iter().map(|request| self.toil(request, who)).fold(0, usize::saturating_add);
+        let comparisons = question
+            .filters
+            .iter()
+            .map(|request| self.comparisons(request, who))
+            .fold(0, usize::saturating_add);
         // One filter cannot be cut, and its length bounds it. Half a million of them against a thousand rules kept
         // a thread for 17 seconds.
-        if toil > SLICE && question.filters.len() > 1 {
+        if comparisons > SLICE && question.filters.len() > 1 {
             return Answer::Later(Box::pin(self.in_slices(question.to_kept())));
         }
         let decisions = question.filters.iter().map(&self.decide).collect();
@@ -43,19 +46,19 @@ where
     }
 
     /// The work that one filter is, in comparisons.
-    fn toil(&self, request: &FilterRequest<'_>, who: Who<'_>) -> usize {
-        toil(self.rules, 1, request.filter.as_str().len(), who)
+    fn comparisons(&self, request: &FilterRequest<'_>, who: Who<'_>) -> usize {
+        comparisons(self.rules, 1, request.filter.as_str().len(), who)
     }
 
     async fn in_slices(self, kept: Arc<KeptSubscribe>) -> Answer<SubscribeDecision> {
-        let mut decisions = FilterWords::with_capacity(kept.count());
+        let mut decisions = PartialDecisions::with_capacity(kept.count());
         while decisions.len() < kept.count() {
             let who = Who::from(&**kept.peer());
             let mut spent = 0_usize;
             let filters = kept.filters_from(decisions.len()).take_while(|request| {
                 // A filter that alone is over a slice goes alone: else none would ever be taken, and the loop would not end.
                 let first = spent == 0;
-                spent = spent.saturating_add(self.toil(request, who));
+                spent = spent.saturating_add(self.comparisons(request, who));
                 first || spent <= SLICE
             });
             decisions.extend(filters.map(|request| (self.decide)(&request)));
@@ -66,7 +69,7 @@ where
     }
 
     /// `decisions`: one for each filter, in their order.
-    fn answer(self, decisions: FilterWords) -> Answer<SubscribeDecision> {
+    fn answer(self, decisions: PartialDecisions) -> Answer<SubscribeDecision> {
         let plain = Some(Decision::Allow(FilterChange::default()));
         let source = self.source;
         if decisions.iter().all(Option::is_none) {

@@ -2,7 +2,7 @@
 
 use crate::encode::{Body, EncodeError};
 use crate::error::Malformed;
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::reason::ReasonCode;
 use crate::types::{PacketId, PacketType, Sender, Version};
@@ -34,7 +34,7 @@ impl<'a> Ack<'a> {
     /// the packet may not carry.
     #[inline]
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,

@@ -2,7 +2,7 @@
 
 use crate::encode::{EncodeError, packet};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
 use crate::reason::ReasonCode;
 use crate::types::{PacketType, Sender, Version};
@@ -23,7 +23,7 @@ impl<'a> Auth<'a> {
     /// # Errors
     /// A wrong property, lengths that do not agree, or, from a client, a reason code that is not its to send
     /// or no Authentication Method.
-    pub fn parse(header: &Header, bytes: &'a [u8], from: Sender) -> Result<Self, Malformed> {
+    pub fn parse(header: &FixedHeader, bytes: &'a [u8], from: Sender) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let reason = match reader.is_empty() {
             true => super::check_reason(&reader, ReasonCode::SUCCESS, PacketType::Auth, from)?,

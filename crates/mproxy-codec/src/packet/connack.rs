@@ -2,7 +2,7 @@
 
 use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::types::{PacketType, Sender, Version};
 
@@ -23,7 +23,7 @@ impl<'a> Connack<'a> {
     /// # Errors
     /// Reserved bits are set, a property is wrong, or lengths do not agree. Codes that the standard does not
     /// list are the server's affair.
-    pub fn parse(header: &Header, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
+    pub fn parse(header: &FixedHeader, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let at = reader.at();
         let flags = reader.u8()?;

@@ -2,7 +2,7 @@
 
 use crate::encode::{Body, EncodeError, packet};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
 use crate::read::BodyReader;
 use crate::topic::check_name;
@@ -57,7 +57,7 @@ impl<'a> Connect<'a> {
     /// Anything the standard calls malformed or a protocol error; an unknown name or level
     /// ([`ErrorKind::ProtocolName`], [`ErrorKind::UnsupportedVersion`]); a client identifier that may not be
     /// empty ([`ErrorKind::ClientIdEmpty`]). [`claimed_version`](Self::claimed_version) tells how to answer.
-    pub fn parse(header: &Header, bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub fn parse(header: &FixedHeader, bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let (version, bridge) = protocol(&mut reader)?;
         // [MQTT-2.1.3-1]; in 3.1 these bits are "not used".

@@ -2,7 +2,7 @@
 
 use crate::encode::{Body, EncodeError};
 use crate::error::Malformed;
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::reason::ReasonCode;
 use crate::types::{PacketType, Sender, Version};
@@ -22,7 +22,7 @@ impl<'a> Disconnect<'a> {
     /// # Errors
     /// A wrong property, lengths that do not agree, or, from a client, a reason code that is not its to send.
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,

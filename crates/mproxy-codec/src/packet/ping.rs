@@ -1,4 +1,4 @@
-//! PINGREQ and PINGRESP: nothing but a fixed header, judged by [`Header::parse`](crate::Header::parse).
+//! PINGREQ and PINGRESP: nothing but a fixed header, judged by [`FixedHeader::parse`](crate::FixedHeader::parse).
 
 use crate::types::PacketType;
 use bytes::BytesMut;

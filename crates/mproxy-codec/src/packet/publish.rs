@@ -3,7 +3,7 @@
 
 use crate::encode::{EncodeError, packet_head};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Checked, Place, Properties, PropertyEdit, PropertyId};
 use crate::read::BodyReader;
 use crate::text;
@@ -63,7 +63,7 @@ impl<'a> Publish<'a> {
     /// See [`PublishHead::parse`]; also if the packet is not whole.
     #[inline]
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,
@@ -101,7 +101,7 @@ impl<'a> PublishHead<'a> {
     /// is 0, a property is wrong, or a field runs past the packet's end.
     #[inline]
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,
@@ -168,7 +168,7 @@ impl<'a> PublishHead<'a> {
     /// Of a head that is not whole: how many bytes of the packet have to be there before [`parse`](Self::parse) can say
     /// more than it did, so that it need not be tried at each byte. Always more than there are.
     #[must_use]
-    pub fn needs(header: &Header, bytes: &[u8], version: Version) -> usize {
+    pub fn needs(header: &FixedHeader, bytes: &[u8], version: Version) -> usize {
         let topic_at = usize::from(header.len) + 2;
         let Some(topic_len) = bytes.get(topic_at - 2..).and_then(|bytes| bytes.first_chunk()) else {
             return topic_at;
@@ -234,7 +234,7 @@ pub struct PublishLayout {
 impl PublishLayout {
     /// The layout of `head`, which was read behind this fixed header.
     #[must_use]
-    pub fn of(header: &Header, head: &PublishHead<'_>) -> Self {
+    pub fn of(header: &FixedHeader, head: &PublishHead<'_>) -> Self {
         // Packets are far smaller than 4 GiB, and a topic is of 65,535 bytes at most. What were larger would not be found.
         Self {
             flags: head.flags(),
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn the_head_is_known_before_the_payload_and_a_bad_length_before_the_head() {
         let bytes = b"\x32\xe8\x07\0\x03a/b\0\x01\x03\x23\0\x07";
-        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        let header = FixedHeader::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
         for cut in 0..bytes.len() {
             let head = PublishHead::parse(&header, &bytes[..cut], Sender::Client, Version::V5);
             assert_eq!(head, Ok(None), "{cut}");
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!((head.len, head.payload_len), (14, 1003 - 14));
 
         let bytes = b"\x32\x40\0\x40";
-        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        let header = FixedHeader::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
         let error = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Overrun);
     }
@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn a_rewritten_head_goes_in_front_of_the_old_payload() {
         let bytes = b"\x3a\x0d\0\x03a/b\x12\x34\x03\x23\0\x07hi";
-        let header = Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
+        let header = FixedHeader::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap();
         let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V5).unwrap().unwrap();
         let mut out = BytesMut::new();
         head.encode(Version::V5, &mut out).unwrap();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Place, PropertyId, ValueType};
 use crate::types::{PacketType, QoS, Version};
 use crate::varint;
@@ -33,7 +33,7 @@ pub fn most_besides_user_properties(kind: PacketType) -> usize {
 /// them is looked at, and they need not have arrived. `None`: it has none, its length has not arrived, or the packet is
 /// malformed.
 #[must_use]
-pub fn property_range(header: &Header, bytes: &[u8], version: Version) -> Option<Range<usize>> {
+pub fn property_range(header: &FixedHeader, bytes: &[u8], version: Version) -> Option<Range<usize>> {
     let length_at = length_at(header, bytes, version)?;
     let (len, width) = varint::read(bytes.get(length_at..)?).ok()??;
     let start = length_at + usize::from(width);
@@ -43,7 +43,7 @@ pub fn property_range(header: &Header, bytes: &[u8], version: Version) -> Option
 }
 
 /// Where the length of the properties stands.
-fn length_at(header: &Header, bytes: &[u8], version: Version) -> Option<usize> {
+fn length_at(header: &FixedHeader, bytes: &[u8], version: Version) -> Option<usize> {
     if !version.is_v5() {
         return None;
     }
@@ -62,7 +62,7 @@ fn length_at(header: &Header, bytes: &[u8], version: Version) -> Option<usize> {
 /// The packet without any property; a PUBLISH without its payload, too. Everything else stands in it as it came, and is
 /// as little checked as it was. `None`: it has no properties, or what stands before or behind them has not arrived.
 #[must_use]
-pub fn without_properties(header: &Header, bytes: &[u8], version: Version) -> Option<BytesMut> {
+pub fn without_properties(header: &FixedHeader, bytes: &[u8], version: Version) -> Option<BytesMut> {
     let properties = property_range(header, bytes, version)?;
     let before = bytes.get(usize::from(header.len)..length_at(header, bytes, version)?)?;
     let behind = match header.kind {
@@ -94,8 +94,8 @@ mod tests {
         [&[first, u8::try_from(body.len()).unwrap()], &*body].concat()
     }
 
-    fn header(bytes: &[u8]) -> Header {
-        Header::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap()
+    fn header(bytes: &[u8]) -> FixedHeader {
+        FixedHeader::parse(bytes, Sender::Client, Some(Version::V5)).unwrap().unwrap()
     }
 
     #[test]

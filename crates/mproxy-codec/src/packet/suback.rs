@@ -2,7 +2,7 @@
 
 use crate::encode::{Body, EncodeError};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::types::{PacketId, PacketType, Sender, Version};
 
@@ -23,7 +23,7 @@ impl<'a> Suback<'a> {
     /// # Errors
     /// Packet identifier 0, a wrong property, no code, or lengths that do not agree. Codes that the standard
     /// does not list are the server's affair.
-    pub fn parse(header: &Header, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
+    pub fn parse(header: &FixedHeader, bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
         let (packet_id, properties, reader) =
             super::id_and_properties(header, bytes, Sender::Server, version)?;
         let codes = reader.rest();

@@ -3,7 +3,7 @@
 use super::list::{self, read_filter};
 use crate::encode::{Body, EncodeError, packet, packet_len};
 use crate::error::{ErrorKind, Malformed};
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::read::BodyReader;
 use crate::text;
@@ -70,7 +70,7 @@ impl<'a> Subscribe<'a> {
     /// Packet identifier 0, a wrong property, no filter, a filter that is none, reserved or contradicting
     /// options, or lengths that do not agree.
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,

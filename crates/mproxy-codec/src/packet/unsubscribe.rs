@@ -3,7 +3,7 @@
 use super::list::{self, read_filter};
 use crate::encode::{EncodeError, packet};
 use crate::error::Malformed;
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::property::{Properties, PropertyEdit};
 use crate::text;
 use crate::topic::TopicFilter;
@@ -27,7 +27,7 @@ impl<'a> Unsubscribe<'a> {
     /// # Errors
     /// Packet identifier 0, a wrong property, no filter, a filter that is none, or lengths that do not agree.
     pub fn parse(
-        header: &Header,
+        header: &FixedHeader,
         bytes: &'a [u8],
         from: Sender,
         version: Version,

@@ -38,7 +38,7 @@ pub enum SubscribeDecision {
 }
 
 /// What an adviser knows of each filter of a SUBSCRIBE, in order; `None`: nothing.
-pub type FilterWords = Vec<Option<Decision<FilterChange>>>;
+pub type PartialDecisions = Vec<Option<Decision<FilterChange>>>;
 
 /// What can be decided about one kind of question.
 pub trait Decided: Sized + Send + 'static {
@@ -72,7 +72,7 @@ impl<A: Send + 'static> Decided for Decision<Option<A>> {
 }
 
 impl Decided for SubscribeDecision {
-    type Part = FilterWords;
+    type Part = PartialDecisions;
 
     fn allow() -> Self {
         Self::All(Decision::Allow(()))
@@ -82,7 +82,7 @@ impl Decided for SubscribeDecision {
         Self::All(Decision::Refuse(refusal))
     }
 
-    fn join(words: FilterWords, rest: Result<Self, Undecided>) -> Self {
+    fn join(words: PartialDecisions, rest: Result<Self, Undecided>) -> Self {
         let count = words.iter().filter(|word| word.is_none()).count();
         // The failure rule is one for the whole SUBSCRIBE. Where it says "allow", it must not lift what is known to be
         // refused; so what was not decided is refused here.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::connect::Connect;
 use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
 use mproxy_codec::property::{Place, Properties};
@@ -32,7 +32,7 @@ impl KeptConnect {
     /// The packet, read again.
     #[must_use]
     pub fn connect(&self) -> Option<Connect<'_>> {
-        let header = Header::parse(&self.packet, Sender::Client, None).ok()??;
+        let header = FixedHeader::parse(&self.packet, Sender::Client, None).ok()??;
         Connect::parse(&header, &self.packet).ok()
     }
 

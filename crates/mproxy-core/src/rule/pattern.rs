@@ -16,7 +16,7 @@ pub struct Pattern {
     levels: Box<[Level]>,
     /// It begins with a written `$`.
     names_dollar: bool,
-    /// What every topic begins with that it matches: most rules are passed by with a glance at this.
+    /// What every topic begins with that it matches: most rules are passed by by comparing this.
     beginning: Box<str>,
     /// How many bytes of that hold whatever the variables stand for.
     fixed: u16,
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_at_the_beginning_misses_nothing() {
+    fn comparing_the_beginning_misses_nothing() {
         for (text, beginning) in [
             ("a/b", "a/b"),
             ("a/#", "a"),

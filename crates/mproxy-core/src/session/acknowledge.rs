@@ -68,8 +68,8 @@ impl Link {
         reason: ReasonCode,
     ) -> Passage {
         let Some(flows) = self.direction_mut(from.other()).known_flows_mut() else { return Passage::AsItIs };
-        let (published, toil) = flows.take_acknowledged(kind, id);
-        cx.spend(toil);
+        let (published, comparisons) = flows.take_acknowledged(kind, id);
+        cx.spend(comparisons);
         if let Some(published) = published
             && !reason.is_error()
         {
@@ -115,9 +115,10 @@ impl Link {
             Side::Broker => AckOrder::OfAll,
         };
         let line = self.direction_mut(from).flows().line(kind);
-        let toil = if from == Side::Broker || order == AckOrder::OfOneId { line.toil(id) } else { 0 };
+        let comparisons =
+            if from == Side::Broker || order == AckOrder::OfOneId { line.comparisons(id) } else { 0 };
         let ack = line.answer(id, ack, order);
-        cx.spend(toil);
+        cx.spend(comparisons);
         if let Some(ack) = ack {
             self.inject(cx, from, ack);
         }

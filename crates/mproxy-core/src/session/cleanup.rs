@@ -6,7 +6,7 @@
 //! way. While ours is, the client's own packet under this id waits for the answer (ADR 0022).
 
 use bytes::BytesMut;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::encode_unsubscribe;
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::topic::TopicFilter;
@@ -105,7 +105,7 @@ impl Link {
 
     /// Whether the client's packet at the start of `data` has the packet id of an UNSUBSCRIBE of ours that is under way.
     /// The client is not read on then until that is answered.
-    pub(super) fn waits_for_id(&mut self, header: &Header, data: &[u8]) -> bool {
+    pub(super) fn waits_for_id(&mut self, header: &FixedHeader, data: &[u8]) -> bool {
         let own = self.rare.as_ref().and_then(|rare| rare.leftovers.as_ref()?.id);
         let waits = own.is_some() && packet_id(header, data) == own;
         if waits {
@@ -116,7 +116,7 @@ impl Link {
 }
 
 /// The packet id with which a packet of the client's asks for something, as far as it is here.
-fn packet_id(header: &Header, data: &[u8]) -> Option<PacketId> {
+fn packet_id(header: &FixedHeader, data: &[u8]) -> Option<PacketId> {
     let rest = data.get(usize::from(header.len)..)?;
     let two = |at: usize| rest.get(at..)?.first_chunk().map(|two| u16::from_be_bytes(*two));
     let at = match header.kind {

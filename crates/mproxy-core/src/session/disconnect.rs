@@ -1,6 +1,6 @@
 //! DISCONNECT, from either side: the last packet of its sender.
 
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::Disconnect;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
@@ -17,7 +17,7 @@ impl Link {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let disconnect = Disconnect::parse(header, bytes, crate::session::sender(from), self.terms.version)

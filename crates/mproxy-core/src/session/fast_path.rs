@@ -1,10 +1,10 @@
 //! Runs of packets that pass, taken at a path: nobody is asked about them, or the answer stands; nobody is told of
 //! them; so nothing of them is looked at but whether they are whole and sound.
 //!
-//! Whatever needs a closer look ends the path, and goes the long way. So does every packet that a glance does not
+//! Whatever needs a closer look ends the path, and goes the long way. So does every packet that a peek does not
 //! recognise: this room may be left out without any difference but in time.
 
-use mproxy_codec::glance::Glance;
+use mproxy_codec::peek::Peek;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::is_plain_name;
 use mproxy_codec::types::{PacketId, PacketType};
@@ -15,7 +15,7 @@ use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::publish::hook;
 use super::step::Passage;
-use super::tally::Tally;
+use super::tally::PacketTally;
 use crate::event::Kind;
 use crate::meter::Outcome;
 use crate::peer::Side;
@@ -74,6 +74,7 @@ impl Link {
     pub(super) fn fast_path(&mut self, cx: &Context, from: Side) -> FastPath {
         let told = from == Side::Client && cx.setting.sink.want(Kind::Publish) != Want::Nothing;
         let publishes = match (from, self.want(cx, from)) {
+            // Each has to be copied for its event, or gets another topic.
             _ if told || self.terms.mapped => Publishes::None,
             // Topics of deliveries, or packet ids of the client's, are looked at.
             (Side::Broker, _) if self.revoked => Publishes::None,
@@ -107,16 +108,18 @@ impl Link {
         from: Side,
         mut path: FastPath,
         data: &[u8],
-        tally: &mut Tally,
+        tally: &mut PacketTally,
     ) -> Passed {
+        // Behind one that waits nothing passes: the path knows no order but its own.
         if path.leaves_out(data) || !self.direction(from).is_at_rest() || !self.takes(cx, from) {
             return Passed::NOTHING;
         }
         let (mut run, mut packets, mut ours) = (0, 0, false);
         let mut decided = DecisionRun::default();
+        // An acknowledgement of ours that is ready now has its place right behind this packet.
         while !ours
             && cx.work > 0
-            && let Some(seen) = Glance::at(&data[run..])
+            && let Some(seen) = Peek::at(&data[run..])
         {
             let len = seen.bytes.len();
             let passes = match seen.kind {
@@ -154,7 +157,7 @@ impl Link {
         cx: &mut Context,
         from: Side,
         path: &mut FastPath,
-        seen: &Glance<'_>,
+        seen: &Peek<'_>,
         decided: &mut DecisionRun,
     ) -> bool {
         let publishes = path.publishes;
@@ -169,6 +172,7 @@ impl Link {
             Publishes::Sound => return false,
             // Nobody has to look whether a topic is sound that is the same as one that was.
             Publishes::Cached => match self.cached_source(from, seen.bytes, publish.topic) {
+                // Told to the meter in one call for the run, so a run has one source.
                 Some(source) if decided.source.is_none_or(|other| other == source) => Some(source),
                 Some(_) | None => return false,
             },

@@ -130,7 +130,7 @@ impl Link {
         if old_names.is_empty() {
             return Box::default();
         }
-        let now = self.in_force(requests, decided);
+        let now = self.names_in_force(requests, decided);
         let refused = |at: usize| matches!(decided.get(at), Some(Decision::Refuse(_)));
         old_names.retain(|old| {
             // Still wanted under that very name: unsubscribing would end what this SUBSCRIBE has just asked for.
@@ -200,7 +200,7 @@ impl Link {
     }
 
     /// What the broker knows the filters as, and would know those that are refused.
-    pub(super) fn in_force(
+    pub(super) fn names_in_force(
         &self,
         requests: &[FilterRequest<'_>],
         decided: &[FilterDecision],

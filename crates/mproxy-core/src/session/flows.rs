@@ -78,10 +78,10 @@ impl Flows {
         id: PacketId,
     ) -> (Option<Box<Published>>, usize) {
         let line = self.line(kind);
-        let toil = line.toil(id);
+        let comparisons = line.comparisons(id);
         let told = line.take(id);
         self.kept -= told.as_deref().map_or(0, Published::weight);
-        (told, toil)
+        (told, comparisons)
     }
 }
 
@@ -139,7 +139,7 @@ impl AckLine {
 
     /// What it costs to look for this id, in comparisons with rules: nothing at the front, where it is with a receiver that
     /// acknowledges in order.
-    pub(super) fn toil(&self, id: PacketId) -> usize {
+    pub(super) fn comparisons(&self, id: PacketId) -> usize {
         if matches!(self.entries.front(), Some(AckEntry::Theirs { id: first, .. }) if *first == id) {
             0
         } else {

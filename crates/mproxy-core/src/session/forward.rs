@@ -2,7 +2,7 @@
 //! lane, what becomes of them is said here.
 
 use bytes::Bytes;
-use mproxy_codec::frame::{Frame, Header};
+use mproxy_codec::frame::{FixedHeader, Frame};
 use mproxy_codec::packet::{Ack, Auth, Packet};
 use mproxy_codec::types::PacketType;
 
@@ -23,7 +23,7 @@ impl Link {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Step, Fault> {
         let total = header.total();
@@ -53,7 +53,7 @@ impl Link {
         cx: &mut Context,
         from: Side,
         bytes: Bytes,
-        header: &Header,
+        header: &FixedHeader,
     ) -> Result<(), Stop> {
         let to = from.other();
         match self.forward(cx, from, header, &bytes)? {
@@ -76,7 +76,7 @@ impl Link {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         match header.kind {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::error::{ErrorKind, Malformed};
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::Connect;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::{PacketType, Version};
@@ -54,7 +54,7 @@ impl Greeting {
     pub(super) fn read(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Option<Greeted>, Fault> {
         let connect = Connect::parse(header, data).map_err(|error| {

@@ -30,13 +30,13 @@ pub(super) struct Holding {
     purse: Arc<Purse>,
     /// How much of the purse is the session's own; the rest is events'.
     own: usize,
-    client: Backlog,
-    broker: Backlog,
+    client: SideBacklog,
+    broker: SideBacklog,
 }
 
 /// What waits in front of a side's lane.
 #[derive(Clone, Copy, Debug, Default)]
-struct Backlog {
+struct SideBacklog {
     /// Bytes that were given to be read and not taken.
     left: usize,
     /// Bytes that have to be there before the packet at the front can be judged; fewer are not looked at.
@@ -57,21 +57,21 @@ struct Shortage {
     times: Option<(Instant, Instant)>,
 }
 
-impl Backlog {
+impl SideBacklog {
     const fn is_nothing(&self) -> bool {
         self.left == 0 && self.needs == 0 && self.short.is_none() && self.unread == 0
     }
 }
 
 impl Holding {
-    const fn waits(&self, side: Side) -> &Backlog {
+    const fn waits(&self, side: Side) -> &SideBacklog {
         match side {
             Side::Client => &self.client,
             Side::Broker => &self.broker,
         }
     }
 
-    const fn waits_mut(&mut self, side: Side) -> &mut Backlog {
+    const fn waits_mut(&mut self, side: Side) -> &mut SideBacklog {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,
@@ -132,7 +132,7 @@ pub(super) struct Account(Option<Box<Holding>>);
 impl Account {
     /// Bytes in front of the session and behind it: given to be read and not taken, or sent and not read.
     pub(super) fn around(&self) -> usize {
-        let waits = |waits: &Backlog| waits.left + waits.unread;
+        let waits = |waits: &SideBacklog| waits.left + waits.unread;
         self.0.as_ref().map_or(0, |holding| waits(&holding.client) + waits(&holding.broker))
     }
 
@@ -213,8 +213,8 @@ impl Account {
             Box::new(Holding {
                 purse: new(budget, holder.whose()),
                 own: 0,
-                client: Backlog::default(),
-                broker: Backlog::default(),
+                client: SideBacklog::default(),
+                broker: SideBacklog::default(),
             })
         })
     }
@@ -324,7 +324,7 @@ impl Account {
     /// When a side that waits for room tries again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         let holding = self.0.as_ref()?;
-        let times = |waits: &Backlog| [waits.short.and_then(|short| short.times), waits.stuck];
+        let times = |waits: &SideBacklog| [waits.short.and_then(|short| short.times), waits.stuck];
         let all = times(&holding.client).into_iter().chain(times(&holding.broker));
         all.flatten().map(|(retry, _)| retry).min()
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
@@ -15,7 +15,7 @@ use super::lane::Slot;
 use super::opening::{Opened, Opening};
 use super::state::State;
 use super::step::{Passage, Step, Stop};
-use super::tally::Tally;
+use super::tally::PacketTally;
 use crate::budget::{RESERVE, Room};
 use crate::fault::Fault;
 use crate::peer::Side;
@@ -28,12 +28,13 @@ impl Session {
     /// Takes packets from the front of `buf`.
     pub(super) fn take(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         let mut run = 0;
-        let mut tally = Tally::default();
+        let mut tally = PacketTally::default();
         self.cx.traces = self.cx.setting.meter.traces();
         let path = match &mut self.state {
             State::Open(link) if !self.cx.traces => Some(link.fast_path(&self.cx, from)),
             _ => None,
         };
+        // A read begins with its whole allowance: what the last one left unread has waited for this turn.
         self.cx.work = WORK;
         while run < buf.len() && self.cx.work > 0 {
             if let (State::Open(link), Some(path)) = (&mut self.state, path) {
@@ -50,6 +51,7 @@ impl Session {
                 Ok(Step::Wait) => break,
                 Ok(Step::Take(n, passage)) => self.carry_out(from, buf, &mut run, n, passage, now),
                 Ok(Step::Keep { bytes: n, packet, charge }) => {
+                    // What passes before this packet leaves before it: order holds across runs, slots and our own packets.
                     self.flush(from, buf, &mut run);
                     let shared = buf.split_to(n).freeze();
                     if let Some(link) = self.state.link_mut() {
@@ -64,6 +66,7 @@ impl Session {
                     self.release(from, now);
                 }
                 Err(fault) => {
+                    // Of the first bytes only: whoever has spoken MQTT before sends a malformed packet.
                     let fault =
                         self.is_first(from).then(|| unlike_mqtt(from, buf)).flatten().unwrap_or(fault);
                     self.flush(from, buf, &mut run);
@@ -160,7 +163,13 @@ impl Session {
         }
     }
 
-    fn step(&mut self, from: Side, data: &[u8], tally: &mut Tally, now: Instant) -> Result<Step, Fault> {
+    fn step(
+        &mut self,
+        from: Side,
+        data: &[u8],
+        tally: &mut PacketTally,
+        now: Instant,
+    ) -> Result<Step, Fault> {
         if let Some(step) = self.body_step(from, data, tally) {
             return Ok(step);
         }
@@ -168,17 +177,19 @@ impl Session {
             return Ok(Step::Wait);
         }
         let version = self.state.link().map(|link| link.terms.version);
-        let header = Header::parse(data, super::sender(from), version)
+        let header = FixedHeader::parse(data, super::sender(from), version)
             .map_err(|error| Fault::Malformed { side: from, error })?;
         let Some(header) = header else { return Ok(Step::Wait) };
         let total = header.total();
         if self.is_too_large(from, &header) {
+            // The CONNECT is not read, but its first bytes say in which version the refusal can be understood.
             if let State::Greeting(greeting) = &mut self.state {
                 greeting.answer_in_words_of(data, None);
             }
             return Err(larger_than_allowed(from, header.kind));
         }
         if header.kind != PacketType::Publish && data.len() < total {
+            // More than every connection has: room for all of it is found before more of it is read.
             if from == Side::Client && total > RESERVE {
                 return self.wait_for_whole(header.kind, total);
             }
@@ -202,10 +213,17 @@ impl Session {
     }
 
     /// A whole packet, or the beginning of a PUBLISH, is for the state to read.
-    fn read_packet(&mut self, from: Side, header: &Header, data: &[u8], now: Instant) -> Result<Step, Fault> {
+    fn read_packet(
+        &mut self,
+        from: Side,
+        header: &FixedHeader,
+        data: &[u8],
+        now: Instant,
+    ) -> Result<Step, Fault> {
         match &mut self.state {
             State::Greeting(greeting) if (from, header.kind) == (Side::Client, PacketType::Connect) => {
                 let Some(greeted) = greeting.read(&mut self.cx, header, data)? else { return Ok(Step::Wait) };
+                // From the whole CONNECT on: a client that sends it slowly has had the connect timeout for that.
                 let until = now + self.cx.setting.limits.admission_timeout;
                 let mut opening = Opening::new(greeted.link, greeted.connect, until);
                 let asked = opening.take_answer(&mut self.cx, greeted.ruled, now);
@@ -231,7 +249,7 @@ impl Session {
     }
 
     /// A payload that streams goes on, or goes nowhere. `None`: it is none.
-    fn body_step(&mut self, from: Side, data: &[u8], tally: &mut Tally) -> Option<Step> {
+    fn body_step(&mut self, from: Side, data: &[u8], tally: &mut PacketTally) -> Option<Step> {
         let link = self.state.link_mut()?;
         let body = &mut link.direction_mut(from).body;
         if body.left == 0 {
@@ -255,7 +273,7 @@ impl Session {
         })
     }
 
-    fn is_too_large(&self, from: Side, header: &Header) -> bool {
+    fn is_too_large(&self, from: Side, header: &FixedHeader) -> bool {
         let (limits, total) = (&self.cx.setting.limits, header.total());
         let granted = self.state.link().map_or(u32::MAX, |link| link.terms.granted_packet);
         (from == Side::Client && total > limits.max_packet_size.min(granted) as usize)

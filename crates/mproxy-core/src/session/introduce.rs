@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::{Connack, Connect, Disconnect, Will};
 use mproxy_codec::property::{Place, Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
@@ -13,7 +13,7 @@ use mproxy_codec::types::{PacketType, Sender};
 
 use super::context::Context;
 use super::link::Link;
-use super::reply::{too_large_for, unexplained};
+use super::reply::{too_large_for, without_explanation};
 use super::resolve::Unfit;
 use super::rewrite;
 use crate::fault::Fault;
@@ -161,7 +161,7 @@ impl Link {
         }
         let mut out = BytesMut::new();
         // Maximum Packet Size goes last: who does not know it is told by 0x95.
-        let plain = unexplained(properties);
+        let plain = without_explanation(properties);
         for edit in [
             PropertyEdit::keep(properties).with(&added),
             plain.with(&added),
@@ -207,6 +207,6 @@ fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, 
 }
 
 pub(super) fn parse_connect(bytes: &[u8]) -> Option<Connect<'_>> {
-    let header = Header::parse(bytes, Sender::Client, None).ok()??;
+    let header = FixedHeader::parse(bytes, Sender::Client, None).ok()??;
     Connect::parse(&header, bytes).ok()
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::{PublishLayout, SubscribeLayout};
 use mproxy_codec::types::{PacketId, PacketType};
 
@@ -30,7 +30,7 @@ pub(super) enum WaitingPacket {
     /// A SUBSCRIBE.
     Subscribe(SlotState<SubscribeDecision>, SubscribeLayout),
     /// A packet that nobody is asked about. It leaves when it is at the front.
-    Other(Header),
+    Other(FixedHeader),
     /// An UNSUBSCRIBE of so many filters that is more than mproxy may hold: it is refused when it is at the front.
     Refused { id: PacketId, filters: usize },
 }
@@ -255,7 +255,7 @@ mod tests {
 
     fn slot(byte: u8, state: SlotState<PublishDecision>) -> Slot {
         let bytes = b"\x30\x03\0\x01a";
-        let header = Header::parse(bytes, Sender::Client, Some(Version::V311)).unwrap().unwrap();
+        let header = FixedHeader::parse(bytes, Sender::Client, Some(Version::V311)).unwrap().unwrap();
         let head = PublishHead::parse(&header, bytes, Sender::Client, Version::V311).unwrap().unwrap();
         let layout = PublishLayout::of(&header, &head);
         let packet = WaitingPacket::Publish(WaitingPublish { state, layout, topic: None, streams: false });

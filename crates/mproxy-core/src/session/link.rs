@@ -223,6 +223,7 @@ impl Link {
         if !self.hears(to) {
             return;
         }
+        // [MQTT-3.1.2-24]: a receiver may take a larger packet for a fault and hang up on it.
         if bytes.len() > self.terms.max_packet_to(to) as usize {
             let kind = bytes.first().and_then(|first| PacketType::from_nibble(first >> 4));
             return self.unsendable(to, kind.unwrap_or(PacketType::Disconnect));
@@ -263,7 +264,7 @@ impl Link {
     /// Somebody was asked about so many topics or filters of a packet, of so many bytes together.
     pub(super) fn charge_work(&self, cx: &mut Context, hook: Hook, count: usize, bytes: usize) {
         let effort = cx.setting.advisers.effort(hook, &self.peer);
-        cx.spend(rule::toil(effort, count, bytes, rule::Who::from(&*self.peer)));
+        cx.spend(rule::comparisons(effort, count, bytes, rule::Who::from(&*self.peer)));
     }
 
     /// Tells of something that has happened.

@@ -26,7 +26,7 @@ impl Link {
 
     /// The topic of a PUBLISH as the client and the policy know it. `None`: one of the broker's that is none of this
     /// client's.
-    pub(super) fn policys_topic<'t>(&self, from: Side, topic: &'t str) -> Option<&'t str> {
+    pub(super) fn policy_topic<'t>(&self, from: Side, topic: &'t str) -> Option<&'t str> {
         match (self.mapping(), from) {
             (None, _) | (_, Side::Client) => Some(topic),
             (Some(mapping), Side::Broker) => mapping.down(topic),
@@ -34,7 +34,7 @@ impl Link {
     }
 
     /// The topic under which a PUBLISH leaves that came under `topic`.
-    pub(super) fn outgoing<'t>(
+    pub(super) fn outgoing_topic<'t>(
         &self,
         from: Side,
         topic: &'t str,

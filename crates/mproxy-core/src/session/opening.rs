@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::{Auth, Connack, Connect};
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::{PacketType, Version};
@@ -310,7 +310,7 @@ impl Opening {
     pub(super) fn refused_will(&self) -> Option<Fault> {
         let (WaitsFor::Dial(attempt), Some(grant)) = (&self.waits, self.link.grant()) else { return None };
         let will = parse_connect(&attempt.connect)?.will?;
-        let topic = self.link.policys_topic(Side::Broker, will.topic)?;
+        let topic = self.link.policy_topic(Side::Broker, will.topic)?;
         let message = Message { topic, qos: will.qos, retain: will.retain };
         match grant.message(Act::Will, Who::from(&*self.link.peer), message) {
             GrantAnswer::Ask | GrantAnswer::Allow(()) => None,
@@ -329,7 +329,7 @@ impl Opening {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
         now: Instant,
     ) -> Result<Opened, Fault> {
@@ -353,7 +353,7 @@ impl Opening {
         }
     }
 
-    fn connack(&mut self, cx: &mut Context, header: &Header, data: &[u8]) -> Result<Opened, Fault> {
+    fn connack(&mut self, cx: &mut Context, header: &FixedHeader, data: &[u8]) -> Result<Opened, Fault> {
         let (link, total) = (&mut self.link, header.total());
         // A broker that knows no 5.0 refuses in 3.x's format, and the client falls back. Its "yes" in that format would be
         // another matter: two framings on one connection.

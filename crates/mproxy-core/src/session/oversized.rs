@@ -1,7 +1,7 @@
 //! Packets of the client's with more properties than one may have, seen by their length: they are refused without being
 //! looked into. To check hundreds of thousands of user properties only to refuse them would keep a thread from others.
 
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::packet::slim::{most_besides_user_properties, property_range, without_properties};
 use mproxy_codec::packet::{PublishLayout, Subscribe, SubscribeLayout, Unsubscribe};
@@ -19,7 +19,7 @@ use crate::peer::Side;
 const HEAD: usize = 5 + 2 + 1 + 4;
 
 /// What the length of a packet's properties says of it.
-enum Size {
+enum PropertySize {
     /// It is for its own room.
     Fits,
     /// It is refused, and can be answered without its properties.
@@ -36,7 +36,7 @@ impl Link {
     pub(super) fn oversized_step(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Option<Step>, Fault> {
         let total = header.total();
@@ -46,9 +46,9 @@ impl Link {
         }
         let over = || Fault::OverBudget { packet: header.kind };
         match self.property_size(cx, header, data) {
-            Size::Fits => return Ok(None),
-            Size::Unanswerable => return Err(over()),
-            Size::Oversized => {}
+            PropertySize::Fits => return Ok(None),
+            PropertySize::Unanswerable => return Err(over()),
+            PropertySize::Oversized => {}
         }
         let slim = without_properties(header, data, self.terms.version).ok_or_else(over)?.freeze();
         let here = data.len().min(total);
@@ -59,14 +59,14 @@ impl Link {
     }
 
     /// Whether the packet has more properties than the client's packets may.
-    fn property_size(&self, cx: &Context, header: &Header, data: &[u8]) -> Size {
+    fn property_size(&self, cx: &Context, header: &FixedHeader, data: &[u8]) -> PropertySize {
         let most = cx.setting.limits.max_user_properties + most_besides_user_properties(header.kind);
         match header.kind {
             PacketType::Publish | PacketType::Subscribe | PacketType::Unsubscribe => {
                 match property_range(header, data, self.terms.version) {
-                    Some(properties) if properties.len() > most => Size::Oversized,
+                    Some(properties) if properties.len() > most => PropertySize::Oversized,
                     // What is malformed is told by its own room, in better words.
-                    Some(_) | None => Size::Fits,
+                    Some(_) | None => PropertySize::Fits,
                 }
             }
             PacketType::Puback
@@ -77,9 +77,9 @@ impl Link {
             | PacketType::Auth
                 if header.total() > most + HEAD =>
             {
-                Size::Unanswerable
+                PropertySize::Unanswerable
             }
-            _ => Size::Fits,
+            _ => PropertySize::Fits,
         }
     }
 
@@ -95,7 +95,7 @@ impl Link {
         total: usize,
     ) -> Option<Result<WaitingPacket, Fault>> {
         let version = self.terms.version;
-        let header = Header::parse(slim, Sender::Client, Some(version)).ok()??;
+        let header = FixedHeader::parse(slim, Sender::Client, Some(version)).ok()??;
         let malformed = |error| Fault::Malformed { side: Side::Client, error };
         match header.kind {
             PacketType::Publish => {

@@ -9,7 +9,7 @@ mod release;
 
 use std::sync::Arc;
 
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::PublishLayout;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::reason::ReasonCode;
@@ -36,9 +36,9 @@ use crate::policy::{
 use crate::rule::BYTES;
 
 /// A PUBLISH whose head is here.
-struct Incoming<'a> {
+struct IncomingPublish<'a> {
     from: Side,
-    header: &'a Header,
+    header: &'a FixedHeader,
     head: PublishHead<'a>,
     /// As much of the packet as is here.
     data: &'a [u8],
@@ -46,7 +46,7 @@ struct Incoming<'a> {
     alias_topic: Option<Arc<str>>,
 }
 
-impl<'a> Incoming<'a> {
+impl<'a> IncomingPublish<'a> {
     fn topic(&self) -> &str {
         self.alias_topic.as_deref().unwrap_or(self.head.topic)
     }
@@ -87,7 +87,7 @@ impl Link {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Step, Fault> {
         let total = header.total();
@@ -107,8 +107,10 @@ impl Link {
             }
             Err(error) => return Err(Fault::Malformed { side: from, error }),
         };
+        // Before anything else is decided: the sender's table must follow each packet, refused ones included.
         let alias_topic = self.real_topic(cx, from, &head)?;
-        let publish = Incoming { from, header, head, data, alias_topic };
+        let publish = IncomingPublish { from, header, head, data, alias_topic };
+        // Nobody is asked again: another answer to the same message would make one flow of two minds.
         if self.answered_before(&publish) {
             return Ok(self.keep(publish, SlotState::Again, 0));
         }
@@ -131,6 +133,7 @@ impl Link {
         let payload = match self.room_to_decide(cx, &publish, want, asked) {
             Ok(payload) => payload,
             Err(Room::Never) => return self.over_budget(publish),
+            // The packet stays in the buffer and comes again whole: nothing of this look at it has been remembered.
             Err(Room::Yes | Room::Wait) => return Ok(Step::Wait),
         };
         let (state, charge) = self.decide_publish(cx, &publish, want, payload, asked);
@@ -148,7 +151,7 @@ impl Link {
     }
 
     /// Whether mproxy has answered this PUBLISH itself, and it is sent again.
-    fn answered_before(&self, publish: &Incoming<'_>) -> bool {
+    fn answered_before(&self, publish: &IncomingPublish<'_>) -> bool {
         let head = &publish.head;
         publish.from == Side::Client
             && head.dup
@@ -158,7 +161,7 @@ impl Link {
 
     /// Whether a PUBLISH that nobody decides about goes through as it is and leaves no trace: none waits before it, nobody
     /// is told, nothing is remembered.
-    fn leaves_no_trace(&self, cx: &Context, publish: &Incoming<'_>) -> bool {
+    fn leaves_no_trace(&self, cx: &Context, publish: &IncomingPublish<'_>) -> bool {
         publish.head.alias.is_none()
             && !self.terms.mapped
             && self.direction(publish.from).lane.is_empty()
@@ -173,7 +176,7 @@ impl Link {
     fn room_to_decide<'a>(
         &self,
         cx: &mut Context,
-        publish: &Incoming<'a>,
+        publish: &IncomingPublish<'a>,
         want: Want,
         asked: usize,
     ) -> Result<Payload<'a>, Room> {
@@ -207,7 +210,7 @@ impl Link {
     fn decide_publish(
         &mut self,
         cx: &mut Context,
-        publish: &Incoming<'_>,
+        publish: &IncomingPublish<'_>,
         want: Want,
         payload: Payload<'_>,
         asked: usize,
@@ -226,6 +229,7 @@ impl Link {
             Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)) }) => {
                 if want != Want::Nothing {
                     cx.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
+                    // Keyed by the bytes of the topic, which one with an alias may not have.
                     if source.stands() && publish.head.alias.is_none() {
                         self.remember(from, edition, publish.header, topic, source);
                     }
@@ -242,7 +246,7 @@ impl Link {
     }
 
     /// Keeps the books on a PUBLISH that goes through as it came.
-    fn record_untouched(&mut self, cx: &mut Context, publish: &Incoming<'_>) {
+    fn record_untouched(&mut self, cx: &mut Context, publish: &IncomingPublish<'_>) {
         let (from, head) = (publish.from, &publish.head);
         let payload = (!publish.streams()).then(|| publish.payload());
         let event = self.published_event(cx, from, head, publish.topic(), payload, None);
@@ -252,7 +256,7 @@ impl Link {
 
     /// A PUBLISH that is more than mproxy may hold for its connection. It is refused in its place where there are words for
     /// that: 5.0 has PUBACK and PUBREC with 0x97; what is delivered is acknowledged and dropped. Else the session ends.
-    fn over_budget(&mut self, publish: Incoming<'_>) -> Result<Step, Fault> {
+    fn over_budget(&mut self, publish: IncomingPublish<'_>) -> Result<Step, Fault> {
         let head = &publish.head;
         let answered = head.qos != QoS::AtMostOnce && self.terms.version.is_v5();
         if publish.from == Side::Client && !answered {
@@ -265,7 +269,7 @@ impl Link {
     }
 
     /// Into the lane with it; where it streams, with its head only.
-    fn keep(&mut self, publish: Incoming<'_>, state: SlotState<PublishDecision>, charge: u32) -> Step {
+    fn keep(&mut self, publish: IncomingPublish<'_>, state: SlotState<PublishDecision>, charge: u32) -> Step {
         let (take, streams) = (publish.waits(), publish.streams());
         let layout = PublishLayout::of(publish.header, &publish.head);
         if streams {
@@ -323,7 +327,7 @@ impl Link {
         if !self.terms.mapped && head.alias.is_none() {
             return true;
         }
-        let leaves = self.outgoing(from, topic, None);
+        let leaves = self.outgoing_topic(from, topic, None);
         if self.outgoing_response(from, head).is_some() {
             return false;
         }
@@ -334,7 +338,7 @@ impl Link {
     }
 
     /// The rules would say the same again.
-    fn remember(&mut self, from: Side, edition: u64, header: &Header, topic: &str, source: Source) {
+    fn remember(&mut self, from: Side, edition: u64, header: &FixedHeader, topic: &str, source: Source) {
         let cache = self.direction_mut(from).cache.get_or_insert_default();
         cache.sync_edition(edition);
         cache.learn(PacketType::Publish.first_byte() | header.flags, topic, source);
@@ -377,7 +381,8 @@ impl Link {
         topic: &str,
         payload: Payload<'_>,
     ) -> Ruled<PublishDecision> {
-        let Some(topic) = self.policys_topic(from, topic) else {
+        // From outside of the prefix: a delivery of an older session, which is none of this client's.
+        let Some(topic) = self.policy_topic(from, topic) else {
             return Ruled::Now(Ruling::refuse(Source::Grant, Refusal::default()));
         };
         if want == Want::Nothing {

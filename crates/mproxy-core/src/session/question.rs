@@ -11,9 +11,9 @@ use crate::policy::{ConnectDecision, Pending, PublishDecision, Ruling, Source, S
 
 /// A question whose answer is on its way: a future that ends with what [`Session::decide`](crate::Session::decide) is to be
 /// told.
-pub struct OpenQuestion(Open);
+pub struct OpenQuestion(OpenKind);
 
-enum Open {
+enum OpenKind {
     Admission(u32, Pending<Ruling<ConnectDecision>>),
     Renewal(u32, Pending<Ruling<ConnectDecision>>),
     Publish(Side, u32, Pending<Ruling<PublishDecision>>),
@@ -54,19 +54,19 @@ impl Answered {
 
 impl OpenQuestion {
     pub(super) const fn admission(seq: u32, pending: Pending<Ruling<ConnectDecision>>) -> Self {
-        Self(Open::Admission(seq, pending))
+        Self(OpenKind::Admission(seq, pending))
     }
 
     pub(super) const fn renewal(seq: u32, pending: Pending<Ruling<ConnectDecision>>) -> Self {
-        Self(Open::Renewal(seq, pending))
+        Self(OpenKind::Renewal(seq, pending))
     }
 
     pub(super) const fn publish(from: Side, seq: u32, pending: Pending<Ruling<PublishDecision>>) -> Self {
-        Self(Open::Publish(from, seq, pending))
+        Self(OpenKind::Publish(from, seq, pending))
     }
 
     pub(super) const fn subscribe(seq: u32, pending: Pending<Ruling<SubscribeDecision>>) -> Self {
-        Self(Open::Subscribe(seq, pending))
+        Self(OpenKind::Subscribe(seq, pending))
     }
 }
 
@@ -75,16 +75,16 @@ impl Future for OpenQuestion {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
         let answer = match &mut self.0 {
-            Open::Admission(seq, pending) => {
+            OpenKind::Admission(seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Admission(*seq, ruling))
             }
-            Open::Renewal(seq, pending) => {
+            OpenKind::Renewal(seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Renewal(*seq, ruling))
             }
-            Open::Publish(from, seq, pending) => {
+            OpenKind::Publish(from, seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Publish(*from, *seq, ruling))
             }
-            Open::Subscribe(seq, pending) => {
+            OpenKind::Subscribe(seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Subscribe(*seq, ruling))
             }
         };
@@ -95,10 +95,10 @@ impl Future for OpenQuestion {
 impl fmt::Debug for OpenQuestion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Open::Admission(seq, _) => write!(f, "admission {seq}"),
-            Open::Renewal(seq, _) => write!(f, "renewal {seq}"),
-            Open::Publish(from, seq, _) => write!(f, "PUBLISH {seq} of the {from}"),
-            Open::Subscribe(seq, _) => write!(f, "SUBSCRIBE {seq}"),
+            OpenKind::Admission(seq, _) => write!(f, "admission {seq}"),
+            OpenKind::Renewal(seq, _) => write!(f, "renewal {seq}"),
+            OpenKind::Publish(from, seq, _) => write!(f, "PUBLISH {seq} of the {from}"),
+            OpenKind::Subscribe(seq, _) => write!(f, "SUBSCRIBE {seq}"),
         }
     }
 }

@@ -63,7 +63,7 @@ impl Link {
             return 0;
         }
         let message = Message {
-            topic: self.policys_topic(from, topic).unwrap_or(topic),
+            topic: self.policy_topic(from, topic).unwrap_or(topic),
             qos: head.qos,
             retain: head.retain,
         };

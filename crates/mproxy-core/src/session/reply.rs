@@ -25,7 +25,7 @@ impl Terms {
         reference: Option<&str>,
     ) -> Option<Bytes> {
         let code = match self.version {
-            Version::V5 => legal(PacketType::Connack, reason).0,
+            Version::V5 => legal_code(PacketType::Connack, reason).0,
             Version::V31 | Version::V311 if reason.is_error() => reason.connack_v3(),
             Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
@@ -46,7 +46,7 @@ impl Terms {
             return None;
         }
         let goodbye =
-            Disconnect { reason: legal(PacketType::Disconnect, reason), properties: Properties::EMPTY };
+            Disconnect { reason: legal_code(PacketType::Disconnect, reason), properties: Properties::EMPTY };
         self.encode_explained(Side::Client, text, reference, |edit, out| {
             goodbye.encode_with(self.version, edit, out)
         })
@@ -62,7 +62,7 @@ impl Terms {
         text: Option<&str>,
     ) -> Option<Bytes> {
         // 3.x acknowledgements have no code: a refusal looks like a success there, or the connection ends.
-        let reason = if self.version.is_v5() { legal(kind, reason) } else { ReasonCode::SUCCESS };
+        let reason = if self.version.is_v5() { legal_code(kind, reason) } else { ReasonCode::SUCCESS };
         let ack = Ack::new(kind, id, reason);
         let text = text.filter(|_| self.problem_information && to == Side::Client);
         self.encode_explained(to, text, None, |edit, out| ack.encode_with(self.version, edit, out))
@@ -105,17 +105,17 @@ impl Terms {
         encode: impl Fn(&PropertyEdit<'_>, &mut BytesMut) -> Result<(), EncodeError>,
     ) -> Option<Bytes> {
         let mut added = Vec::new();
-        if let Some(text) = text.filter(|text| fit(text)) {
+        if let Some(text) = text.filter(|text| is_fit(text)) {
             added.push((PropertyId::ReasonString, Value::Text(text)));
         }
-        if let Some(reference) = reference.filter(|reference| fit(reference)) {
+        if let Some(reference) = reference.filter(|reference| is_fit(reference)) {
             added.push((PropertyId::ServerReference, Value::Text(reference)));
         }
         let mut out = BytesMut::new();
         let most = self.max_packet_to(to) as usize;
         let kept = PropertyEdit::keep(properties);
         // What explains goes first; an answer without words is better than none.
-        for edit in [kept.with(&added), kept, unexplained(properties)] {
+        for edit in [kept.with(&added), kept, without_explanation(properties)] {
             out.clear();
             if encode(&edit, &mut out).is_ok() && out.len() <= most {
                 return Some(out.freeze());
@@ -126,7 +126,7 @@ impl Terms {
 }
 
 /// Without what may be left out where a packet gets too large ([MQTT-3.2.2-19], [MQTT-3.2.2-20], …).
-pub(super) const fn unexplained(properties: Properties<'_>) -> PropertyEdit<'_> {
+pub(super) const fn without_explanation(properties: Properties<'_>) -> PropertyEdit<'_> {
     PropertyEdit::keep(properties).without(PropertyId::ReasonString).without(PropertyId::UserProperty)
 }
 
@@ -144,14 +144,14 @@ pub(super) const fn too_large_for(side: Side, packet: PacketType) -> Fault {
 /// The code for a refused filter in a SUBACK of this version.
 pub(super) fn suback_code(version: Version, reason: ReasonCode) -> u8 {
     match version {
-        Version::V5 => legal(PacketType::Suback, reason).0,
+        Version::V5 => legal_code(PacketType::Suback, reason).0,
         Version::V31 | Version::V311 => ReasonCode::UNSPECIFIED_ERROR.0,
     }
 }
 
 /// `reason`, or the nearest code that this packet may carry. Nothing but an acknowledgement says success: where a
 /// refusal comes without an error code, it must not turn into a yes.
-fn legal(packet: PacketType, reason: ReasonCode) -> ReasonCode {
+fn legal_code(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     let may_succeed =
         matches!(packet, PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp | PacketType::Pubrel);
     if reason.valid_in(packet, Sender::Server) && (reason.is_error() || may_succeed) {
@@ -182,7 +182,7 @@ fn legal(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     }
 }
 
-fn fit(text: &str) -> bool {
+fn is_fit(text: &str) -> bool {
     !text.is_empty() && text.len() <= usize::from(u16::MAX) && !text.contains('\0')
 }
 
@@ -192,20 +192,20 @@ mod tests {
 
     #[test]
     fn a_code_that_the_packet_may_not_carry_is_replaced() {
-        assert_eq!(legal(PacketType::Puback, ReasonCode::SERVER_UNAVAILABLE).0, 0x83);
-        assert_eq!(legal(PacketType::Puback, ReasonCode::BANNED).0, 0x87);
-        assert_eq!(legal(PacketType::Connack, ReasonCode::PACKET_TOO_LARGE).0, 0x95);
-        assert_eq!(legal(PacketType::Pubrec, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
-        assert_eq!(legal(PacketType::Suback, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
-        assert_eq!(legal(PacketType::Unsuback, ReasonCode::PACKET_TOO_LARGE).0, 0x83);
-        assert_eq!(legal(PacketType::Unsuback, ReasonCode::QUOTA_EXCEEDED).0, 0x83);
-        assert_eq!(legal(PacketType::Connack, ReasonCode::SERVER_UNAVAILABLE).0, 0x88);
-        assert_eq!(legal(PacketType::Connack, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x88);
-        assert_eq!(legal(PacketType::Disconnect, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x8B);
-        assert_eq!(legal(PacketType::Suback, ReasonCode::QUOTA_EXCEEDED).0, 0x97);
+        assert_eq!(legal_code(PacketType::Puback, ReasonCode::SERVER_UNAVAILABLE).0, 0x83);
+        assert_eq!(legal_code(PacketType::Puback, ReasonCode::BANNED).0, 0x87);
+        assert_eq!(legal_code(PacketType::Connack, ReasonCode::PACKET_TOO_LARGE).0, 0x95);
+        assert_eq!(legal_code(PacketType::Pubrec, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
+        assert_eq!(legal_code(PacketType::Suback, ReasonCode::PACKET_TOO_LARGE).0, 0x97);
+        assert_eq!(legal_code(PacketType::Unsuback, ReasonCode::PACKET_TOO_LARGE).0, 0x83);
+        assert_eq!(legal_code(PacketType::Unsuback, ReasonCode::QUOTA_EXCEEDED).0, 0x83);
+        assert_eq!(legal_code(PacketType::Connack, ReasonCode::SERVER_UNAVAILABLE).0, 0x88);
+        assert_eq!(legal_code(PacketType::Connack, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x88);
+        assert_eq!(legal_code(PacketType::Disconnect, ReasonCode::SERVER_SHUTTING_DOWN).0, 0x8B);
+        assert_eq!(legal_code(PacketType::Suback, ReasonCode::QUOTA_EXCEEDED).0, 0x97);
         assert_eq!(suback_code(Version::V311, ReasonCode::QUOTA_EXCEEDED), 0x80);
         assert_eq!(suback_code(Version::V5, ReasonCode::SUCCESS), 0x87);
-        assert_eq!(legal(PacketType::Disconnect, ReasonCode::SUCCESS).0, 0x87);
+        assert_eq!(legal_code(PacketType::Disconnect, ReasonCode::SUCCESS).0, 0x87);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Link {
             return true;
         }
         // One of the broker's that is none of this client's is refused for that.
-        let Some(own) = self.policys_topic(Side::Broker, topic) else { return true };
+        let Some(own) = self.policy_topic(Side::Broker, topic) else { return true };
         if let Some(rare) = &self.rare {
             cx.spend(rare.known.len());
             if rare.known.iter().any(|(filter, _)| matches(filter, own)) {

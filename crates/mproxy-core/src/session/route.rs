@@ -1,6 +1,6 @@
 //! Which room a packet goes to: when it comes, and when its turn has come.
 
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::types::PacketType;
 
 use super::context::Context;
@@ -21,7 +21,7 @@ impl Link {
         &mut self,
         cx: &mut Context,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Step, Fault> {
         if from == Side::Client && self.cleanup != CleanupStage::None && self.waits_for_id(header, data) {

@@ -3,7 +3,7 @@
 mod suback;
 
 use bytes::{Bytes, BytesMut};
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::{FilterRequest, Subscribe, SubscribeLayout, encode_subscribe};
 use mproxy_codec::property::PropertyEdit;
 use mproxy_codec::reason::ReasonCode;
@@ -36,7 +36,7 @@ impl Link {
     pub(super) fn subscribe_step(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
     ) -> Result<Step, Fault> {
         let total = header.total();
@@ -208,7 +208,7 @@ impl Link {
         let text = decided.iter().filter_map(refusal).find_map(|refusal| refusal.text.as_deref());
         self.suback_ours(cx, subscribe.packet_id, &codes, text);
         if cx.setting.sink.want(Kind::Subscribe) != Want::Nothing {
-            let names = self.in_force(requests, decided).into_vec();
+            let names = self.names_in_force(requests, decided).into_vec();
             self.report(cx, Happening::Subscribe { filters: names.into_iter().zip(codes).collect() });
         }
     }
@@ -297,7 +297,7 @@ impl Link {
         if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() {
             return;
         }
-        let filters = if told { self.in_force(requests, decided) } else { Box::default() };
+        let filters = if told { self.names_in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
         self.subscriptions().add_subscribe(Subscribing { id, mask, filters, retire, counted });
     }

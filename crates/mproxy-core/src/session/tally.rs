@@ -7,13 +7,13 @@ use crate::peer::Side;
 
 /// The bytes of packets of one type that were counted and not yet told to the meter.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct PacketTally {
     kind: Option<PacketType>,
     packets: u64,
     bytes: u64,
 }
 
-impl Tally {
+impl PacketTally {
     #[inline]
     pub(super) fn add(&mut self, kind: PacketType, packets: u64, bytes: u64, meter: &dyn Meter, from: Side) {
         if self.kind != Some(kind) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::types::{PacketId, PacketType, Version};
 
@@ -39,7 +39,7 @@ impl Context {
         &self,
         link: &Link,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
         step: &Step,
         effects: usize,
@@ -69,7 +69,7 @@ impl Context {
     pub(super) fn trace_leaving(&self, link: &Link, from: Side, leaving: &Leaving) {
         let Leaving { bytes, topic, effects } = leaving;
         let version = link.terms.version;
-        let Ok(Some(header)) = Header::parse(bytes, super::sender(from), Some(version)) else { return };
+        let Ok(Some(header)) = FixedHeader::parse(bytes, super::sender(from), Some(version)) else { return };
         let sent = self.effects.behind(*effects).find_map(|effect| match effect {
             Effect::Send { to, bytes } if *to == from.other() => Some(bytes),
             _ => None,
@@ -90,7 +90,7 @@ impl Context {
         &self,
         origin: &Origin,
         from: Side,
-        header: &Header,
+        header: &FixedHeader,
         data: &[u8],
         version: Version,
         topic: Option<&str>,
@@ -117,7 +117,7 @@ impl Context {
 }
 
 /// The packet id at the start of a packet's body, if packets of its type have one.
-fn packet_id(header: &Header, data: &[u8]) -> Option<PacketId> {
+fn packet_id(header: &FixedHeader, data: &[u8]) -> Option<PacketId> {
     match header.kind {
         PacketType::Puback
         | PacketType::Pubrec

@@ -1,7 +1,7 @@
 //! UNSUBSCRIBE and its answer: filters under the names that the broker knows them by, answered in the client's own.
 
 use bytes::BytesMut;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::{Unsuback, Unsubscribe, encode_unsubscribe};
 use mproxy_codec::property::{Properties, PropertyEdit};
 use mproxy_codec::reason::ReasonCode;
@@ -11,7 +11,7 @@ use mproxy_codec::types::{PacketId, PacketType, Sender};
 use super::context::Context;
 use super::leftovers::CleanupStage;
 use super::link::Link;
-use super::reply::{too_large_for, unexplained};
+use super::reply::{too_large_for, without_explanation};
 use super::step::Passage;
 use super::subscriptions::Unsubscribing;
 use crate::budget::FILTER;
@@ -41,7 +41,7 @@ impl Link {
     pub(super) fn forward_unsubscribe(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let passage = self.pass_unsubscribe(cx, header, bytes)?;
@@ -54,7 +54,7 @@ impl Link {
     fn pass_unsubscribe(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let unsubscribe = Unsubscribe::parse(header, bytes, Sender::Client, self.terms.version)
@@ -200,7 +200,7 @@ impl Link {
     pub(super) fn forward_unsuback(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let unsuback = Unsuback::parse(header, bytes, self.terms.version)
@@ -228,7 +228,8 @@ impl Link {
                 let codes: Vec<u8> = known.mask.iter().map(code).collect();
                 let (mut out, most) = (BytesMut::new(), self.terms.max_packet_to(Side::Client) as usize);
                 let merged = Unsuback { codes: &codes, ..unsuback };
-                let properties = [PropertyEdit::keep(unsuback.properties), unexplained(unsuback.properties)];
+                let properties =
+                    [PropertyEdit::keep(unsuback.properties), without_explanation(unsuback.properties)];
                 let fits = properties.iter().any(|edit| {
                     out.clear();
                     merged.encode_with(self.terms.version, edit, &mut out).is_ok() && out.len() <= most

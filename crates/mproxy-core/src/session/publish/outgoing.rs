@@ -29,7 +29,7 @@ impl Link {
         topic: &str,
         change: Option<Box<PublishChange>>,
     ) -> Result<CarriedOut<OutgoingPublish>, Unfit> {
-        let known = self.policys_topic(from, topic).unwrap_or(topic);
+        let known = self.policy_topic(from, topic).unwrap_or(topic);
         let change =
             change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
         let Some(change) = change else {
@@ -53,7 +53,7 @@ impl Link {
         topic: &str,
         change: Option<&PublishChange>,
     ) -> Result<BytesMut, Unusable> {
-        let topic = &*self.outgoing(from, topic, change);
+        let topic = &*self.outgoing_topic(from, topic, change);
         let response = self.outgoing_response(from, head);
         mproxy_codec::topic::check_name(topic).map_err(|error| Unusable::topic("rewritten topic", error))?;
         let new_payload = change.and_then(|change| change.payload.as_ref());

@@ -116,7 +116,7 @@ impl Link {
     fn leave_publish(&mut self, cx: &mut Context, due: &DuePublish<'_>, outgoing: OutgoingPublish) {
         let DuePublish { from, bytes, head, topic, streams } = *due;
         let OutgoingPublish { change, head: out } = outgoing;
-        let sent_topic = self.outgoing(from, topic, change.as_deref());
+        let sent_topic = self.outgoing_topic(from, topic, change.as_deref());
         let new_payload = change.as_ref().and_then(|change| change.payload.clone());
         let payload = match &new_payload {
             Some(payload) => Some(&payload[..]),

@@ -1,7 +1,7 @@
 //! SUBACK: the broker's codes, and ours where we refused; or all ours.
 
 use bytes::Bytes;
-use mproxy_codec::frame::Header;
+use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::Suback;
 use mproxy_codec::types::{PacketId, PacketType};
 
@@ -18,7 +18,7 @@ impl Link {
     pub(in super::super) fn forward_suback(
         &mut self,
         cx: &mut Context,
-        header: &Header,
+        header: &FixedHeader,
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let suback = Suback::parse(header, bytes, self.terms.version)

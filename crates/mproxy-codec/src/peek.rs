@@ -1,16 +1,16 @@
-//! The packets that traffic is made of, seen at a glance: whole, short, plain, and nothing wrong with them.
+//! The packets that traffic is made of, peeked at: whole, short, plain, and nothing wrong with them.
 //!
-//! A glance says yes or nothing. What it says yes to, the parsers of [`packet`](crate::packet) would take, too, and
+//! A peek says yes or nothing. What it says yes to, the parsers of [`packet`](crate::packet) would take, too, and
 //! find nothing more in it; they take much that it does not recognise. So it can be tried first and left out anywhere.
 
-use crate::frame::Header;
+use crate::frame::FixedHeader;
 use crate::topic::is_plain_name;
 use crate::types::{PacketId, PacketType, QoS, Version};
 
 /// A whole PUBLISH, acknowledgement or ping at the start of some bytes, with a length of at most two bytes and flags
 /// that are right in every version, from either side.
 #[derive(Clone, Copy, Debug)]
-pub struct Glance<'a> {
+pub struct Peek<'a> {
     /// Which of them.
     pub kind: PacketType,
     /// The packet.
@@ -23,24 +23,24 @@ pub struct Glance<'a> {
 
 /// What a PUBLISH without properties has in front of its payload.
 #[derive(Clone, Copy, Debug)]
-pub struct BriefPublish<'a> {
+pub struct PlainPublish<'a> {
     /// The bytes of the topic name, as they came.
     pub topic: &'a [u8],
     /// None exactly with QoS 0.
     pub packet_id: Option<PacketId>,
 }
 
-impl<'a> Glance<'a> {
+impl<'a> Peek<'a> {
     /// Looks at the packet at the start of `bytes`.
     ///
     /// ```
-    /// use mproxy_codec::glance::Glance;
+    /// use mproxy_codec::peek::Peek;
     /// use mproxy_codec::{PacketType, Version};
     ///
-    /// let seen = Glance::at(b"\x30\x05\x00\x01ahi and what follows").unwrap();
+    /// let seen = Peek::at(b"\x30\x05\x00\x01ahi and what follows").unwrap();
     /// assert_eq!((seen.kind, seen.bytes.len()), (PacketType::Publish, 7));
     /// assert!(seen.is_plain(Version::V311));
-    /// assert!(!Glance::at(b"\x30\x05\x00\x01#hi").unwrap().is_plain(Version::V311));
+    /// assert!(!Peek::at(b"\x30\x05\x00\x01#hi").unwrap().is_plain(Version::V311));
     /// ```
     #[inline]
     #[must_use]
@@ -85,7 +85,7 @@ impl<'a> Glance<'a> {
     /// A PUBLISH without properties. Its topic is not looked at, see [`is_plain_name`].
     #[inline]
     #[must_use]
-    pub fn publish(&self, version: Version) -> Option<BriefPublish<'a>> {
+    pub fn publish(&self, version: Version) -> Option<PlainPublish<'a>> {
         if self.kind != PacketType::Publish {
             return None;
         }
@@ -101,7 +101,7 @@ impl<'a> Glance<'a> {
         if version.is_v5() && after.first() != Some(&0) {
             return None;
         }
-        Some(BriefPublish { topic, packet_id })
+        Some(PlainPublish { topic, packet_id })
     }
 
     /// The packet that an acknowledgement of success without properties is for.
@@ -129,12 +129,17 @@ impl<'a> Glance<'a> {
         self.header().retain()
     }
 
-    const fn header(&self) -> Header {
+    const fn header(&self) -> FixedHeader {
         let first = match self.bytes {
             [first, ..] => *first,
             [] => 0,
         };
-        Header { kind: self.kind, flags: first & 0x0F, remaining: self.remaining as u32, len: self.body_at }
+        FixedHeader {
+            kind: self.kind,
+            flags: first & 0x0F,
+            remaining: self.remaining as u32,
+            len: self.body_at,
+        }
     }
 }
 
@@ -145,9 +150,9 @@ mod tests {
     #[test]
     fn what_is_cut_is_not_recognised() {
         let packet = b"\x32\x0c\x00\x05a/b/c\x00\x01hey";
-        assert!(Glance::at(packet).unwrap().is_plain(Version::V311));
+        assert!(Peek::at(packet).unwrap().is_plain(Version::V311));
         for cut in 0..packet.len() {
-            assert!(Glance::at(&packet[..cut]).is_none());
+            assert!(Peek::at(&packet[..cut]).is_none());
         }
     }
 
@@ -164,8 +169,8 @@ mod tests {
             (b"\x40\x03\x00\x01\x10", Version::V5),
             (b"\xC0\x01\x00", Version::V311),
         ] {
-            assert!(Glance::at(bytes).is_none_or(|seen| !seen.is_plain(version)), "{bytes:x?}");
+            assert!(Peek::at(bytes).is_none_or(|seen| !seen.is_plain(version)), "{bytes:x?}");
         }
-        assert!(Glance::at(b"\xC0\x80\x00").is_none());
+        assert!(Peek::at(b"\xC0\x80\x00").is_none());
     }
 }
