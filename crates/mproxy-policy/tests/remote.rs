@@ -644,7 +644,7 @@ async fn events_are_told_in_order_for_each_connection() {
         }
     }
     remote.flush(AMPLE).await;
-    let told = service.told();
+    let told = service.events();
     assert_eq!(told.len(), 220);
     for connection in 0..20 {
         let id = format!("c{connection}");
@@ -681,7 +681,7 @@ async fn a_takeover_can_be_put_in_order_by_epoch_and_sequence() {
         }
     }
     remote.flush(AMPLE).await;
-    let mut told = service.told();
+    let mut told = service.events();
     told.sort_unstable_by_key(|told| told.sequence);
     let order: Vec<(u64, &str)> = told.iter().map(|told| (told.epoch, told.what.as_str())).collect();
     let expected = (1..=50).flat_map(|epoch: u64| {

@@ -1,4 +1,4 @@
-//! The composition root: the only file that knows everybody. Builds the house from its configuration, opens its doors,
+//! The composition root: the only file that knows everybody. Builds the house from its configuration, opens its listeners,
 //! and sees it through to its end.
 
 mod advise;
@@ -33,7 +33,7 @@ use crate::telemetry::metrics::Metrics;
 /// How long events that still wait may take at the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
-/// A house with open doors.
+/// mproxy with open listeners.
 pub struct App {
     config: Config,
     state: Arc<AppState>,
@@ -53,7 +53,7 @@ impl App {
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
     pub async fn open(loaded: Loaded, rules: Option<Acl>, log: LogHandle) -> anyhow::Result<Self> {
-        // Before any door is open: whoever sees one may send a signal, which would kill a process not yet listening.
+        // Before any listener is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
         let shown = check::view(&loaded);
         for warning in files::warnings(&loaded, SystemTime::now()) {
@@ -63,12 +63,12 @@ impl App {
         let metrics = Arc::new(Metrics::beside(log.counts()));
         let acl = advise::rule_file(&config, rules)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
-        let (doorways, certificates) = listeners::doorways(&config)?;
+        let (transports, certificates) = listeners::transports(&config)?;
         // At the start they were told with the settings that name the files.
         certificates.news(files::seconds(SystemTime::now()));
         metrics.certificate_dates(&certificates.dates());
-        let doors = listeners::bind(&config, &doorways).await?;
-        let admin_door = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
+        let open = listeners::bind(&config, &transports).await?;
+        let admin_listener = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
             .await
             .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
         let advisers = advise::advise(&config, acl, &metrics)?;
@@ -79,11 +79,15 @@ impl App {
             config.general.max_pending,
             Arc::clone(&advisers.sink),
         ));
-        let mut bound = listeners::serve(&config, doors, doorways, &house, &advisers, &metrics);
-        house.doors.spawn(tick(house.closing.clone()));
+        let mut bound = listeners::serve(&config, open, transports, &house, &advisers, &metrics);
+        house.listeners.spawn(tick(house.closing.clone()));
         let reloads = Arc::new(Reloads::new(Arc::clone(&metrics)));
         if !certificates.is_empty() {
-            house.doors.spawn(watch(Arc::clone(&certificates), Arc::clone(&reloads), house.closing.clone()));
+            house.listeners.spawn(watch(
+                Arc::clone(&certificates),
+                Arc::clone(&reloads),
+                house.closing.clone(),
+            ));
         }
         let state = Arc::new(AppState {
             house,
@@ -99,12 +103,12 @@ impl App {
                 .collect(),
             drain: CancellationToken::new(),
         });
-        let address = admin_door.local_addr()?;
+        let address = admin_listener.local_addr()?;
         bound.push(("admin".to_owned(), address.into()));
         info!(listener = "admin", %address, "listening");
         let stop_admin = CancellationToken::new();
         let admin = admin::serve(
-            admin_door,
+            admin_listener,
             Admin {
                 backend: Arc::clone(&state) as _,
                 metrics: Arc::clone(&metrics),

@@ -8,19 +8,19 @@
 //! | [`kind`] | the kinds of their values; `value`, `list` and `choice` read them from text |
 //! | `file`, `env` | where values come from |
 //! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`Origin`] |
-//! | `reader`, `meant`, `doors`, `tls` | typed values to a [`Config`], all faults collected |
+//! | `reader`, `meant`, `listeners`, `tls` | typed values to a [`Config`], all faults collected |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
 
 pub mod check;
 mod choice;
-mod doors;
 mod env;
 mod file;
 pub mod files;
 pub mod kind;
 mod layers;
 mod list;
+mod listeners;
 mod meant;
 mod origin;
 mod reader;
@@ -52,7 +52,7 @@ use written::Written;
 pub struct Config {
     /// What holds for mproxy as a whole.
     pub general: General,
-    /// The doors to open; never two on the same address.
+    /// The listeners to open; never two on the same address.
     pub listeners: Vec<Listener>,
     /// The policy service, where there is one.
     pub policy: Option<PolicyConfig>,
@@ -64,7 +64,7 @@ pub struct Config {
     pub otel: Otel,
 }
 
-/// One door.
+/// One listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// Its name in logs, events and metrics; unique.

@@ -1,4 +1,4 @@
-//! All doors put together: a connection that was accepted becomes a byte stream and what is known of its client
+//! All transports put together: a connection that was accepted becomes a byte stream and what is known of its client
 //! ([`Inward`]), and a broker of any scheme becomes a byte stream ([`Outward`]). Nothing here knows MQTT.
 //!
 //! | room | holds |
@@ -37,7 +37,7 @@ pub use stream::Stream;
 pub use transport::{Carrier, Known, Room};
 
 /// An error and its causes as a text of one line.
-fn told(error: &(dyn Error + 'static)) -> String {
+fn in_one_line(error: &(dyn Error + 'static)) -> String {
     Causes(error).to_string()
 }
 

@@ -19,8 +19,8 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     let deadline = Instant::now() + within;
     // Who is being let in at this moment is to be told too.
-    house.doors.close();
-    house.doors.wait().await;
+    house.listeners.close();
+    house.listeners.wait().await;
     let all = house.registry.all();
     info!(connections = all.len(), timeout_seconds = within.as_secs_f64(), "draining");
     // Spread over at most half of the time, so that the last ones told have the other half to finish.

@@ -6,8 +6,8 @@
 //! | [`cli`] | the command line |
 //! | [`telemetry`] | log and metrics |
 //! | [`admin`] | health, metrics and the admin API over HTTP |
-//! | [`app`] | the composition root: builds the house, opens its doors, sees it through to its end |
-//! | [`door`] | both doors put together: any transport in and out as one byte stream |
+//! | [`app`] | the composition root: builds the house, opens its listeners, sees it through to its end |
+//! | [`door`] | any transport in and out as one byte stream |
 //! | `serve` | from a listener to running connections |
 //! | `relay` | the task of one connection: bytes between two streams and a session |
 //! | `registry` | who is connected, and a word to them |

@@ -48,7 +48,7 @@ const TURNS: usize = 8;
 pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>> + Send>>;
 
 /// What a relay needs of the house.
-pub(crate) trait Doors<S>: Send + Sync {
+pub(crate) trait RelayHost<S>: Send + Sync {
     /// Reaches the broker for a client that comes from there, or fails by `until`.
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<S>;
 
@@ -71,7 +71,7 @@ pub(crate) trait Doors<S>: Send + Sync {
 pub(crate) struct Relay<S> {
     session: Session,
     handle: Arc<Handle>,
-    doors: Arc<dyn Doors<S>>,
+    host: Arc<dyn RelayHost<S>>,
     client: StreamEnd<S>,
     broker: StreamEnd<S>,
     asks: Asks,
@@ -142,11 +142,11 @@ impl<S> StreamEnd<S> {
 }
 
 impl<S: Carrier> Relay<S> {
-    pub(crate) fn new(client: S, session: Session, handle: Arc<Handle>, doors: Arc<dyn Doors<S>>) -> Self {
+    pub(crate) fn new(client: S, session: Session, handle: Arc<Handle>, host: Arc<dyn RelayHost<S>>) -> Self {
         Self {
             session,
             handle,
-            doors,
+            host,
             client: StreamEnd::new(Some(client)),
             broker: StreamEnd::new(None),
             asks: Asks::default(),
@@ -190,18 +190,18 @@ impl<S: Carrier> Relay<S> {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
                 Effect::Dial { until } => {
                     self.handle.set_phase(Phase::Dialing);
-                    self.dialing = Some(Arc::clone(&self.doors).dial(self.handle.origin(), until));
+                    self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
                 }
                 Effect::Ask(question) if self.session.opening() => {
                     self.handle.set_phase(Phase::Admitting);
-                    self.asks.push_in_turn(self.doors.ask(self.handle.origin(), question));
+                    self.asks.push_in_turn(self.host.ask(self.handle.origin(), question));
                 }
                 Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {
                     self.handle.set_phase(Phase::Closing);
                     self.end(side).closing = Closing::Asked;
                 }
-                Effect::Report(event) => self.doors.report(event),
+                Effect::Report(event) => self.host.report(event),
                 Effect::Done(fault) => self.over = Some(fault),
             }
         }
@@ -239,7 +239,7 @@ impl<S: Carrier> Relay<S> {
         let Some(dialing) = &mut self.dialing else { return false };
         let Poll::Ready(outcome) = dialing.as_mut().poll(cx) else { return false };
         self.dialing = None;
-        self.doors.dialed(outcome.as_ref().err(), now);
+        self.host.dialed(outcome.as_ref().err(), now);
         let outcome = outcome.map(|stream| self.broker.stream = Some(stream));
         self.session.dialed(outcome, now);
         true
@@ -265,10 +265,12 @@ impl<S: Carrier> Relay<S> {
             }
         }
         let Some(timer) = &mut self.timer else { return false };
+        // Polled in each turn, moved or not: only a poll makes it wake this task.
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
         self.timer = None;
+        // The clock was looked at before the timer was: a session must not find that its own deadline lies ahead.
         self.session.handle_timeout(now.max(at.unwrap_or(now)));
         true
     }
@@ -315,6 +317,7 @@ impl<S: Carrier> Relay<S> {
         self.effects();
         let written = [self.poll_write(Side::Broker, cx, now), self.poll_write(Side::Client, cx, now)];
         lent.give_back();
+        // After the writes: what went out at once was never waiting, and is not put down for anybody.
         self.session.unread(Side::Broker, self.broker.outbox.weight(), now);
         self.session.unread(Side::Client, self.client.outbox.weight(), now);
         again |= written.contains(&Writing::Ended);
@@ -357,7 +360,7 @@ impl<S: Carrier> Relay<S> {
             self.session.abandon(Fault::Panicked);
             while let Some(effect) = self.session.poll_effect() {
                 match effect {
-                    Effect::Report(event) => self.doors.report(event),
+                    Effect::Report(event) => self.host.report(event),
                     Effect::Done(fault) => self.over = Some(fault),
                     Effect::Send { .. } | Effect::Dial { .. } | Effect::Ask(_) | Effect::Shut { .. } => {}
                 }
@@ -377,6 +380,11 @@ impl<S: Carrier> Relay<S> {
         for _ in 0..TURNS {
             let again = this.turn(cx, now);
             if let Some(fault) = this.over.take() {
+                debug_assert_eq!(
+                    this.session.held(),
+                    0,
+                    "what was put down for a session comes back at its end"
+                );
                 this.publish();
                 return Poll::Ready(fault);
             }

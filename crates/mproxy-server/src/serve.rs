@@ -29,7 +29,7 @@ use crate::door::{
     Shake, Stream,
 };
 use crate::registry::{Command, Handle, Registry};
-use crate::relay::{Dialing, Doors, Parting, Relay};
+use crate::relay::{Dialing, Parting, Relay, RelayHost};
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
 use crate::share::turns::Turns;
@@ -45,7 +45,7 @@ pub(crate) struct House {
     pub(crate) registry: Registry,
     pub(crate) sink: Arc<dyn Sink>,
     /// Every listener's task.
-    pub(crate) doors: TaskTracker,
+    pub(crate) listeners: TaskTracker,
     /// Every connection's task.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when nobody is to be let in any more.
@@ -77,7 +77,7 @@ impl House {
             instance: instance.into(),
             registry: Registry::default(),
             sink,
-            doors: TaskTracker::new(),
+            listeners: TaskTracker::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             max_connections,
@@ -85,7 +85,7 @@ impl House {
             open: AtomicUsize::new(0),
             epochs: AtomicU64::new(1),
             pending: Arc::default(),
-            // One thread is left to those who are in.
+            // One thread is left to those who are in: handshakes are the only work that strangers can make long.
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
@@ -132,7 +132,7 @@ pub(crate) struct Serving {
     pub(crate) pending: Arc<Crowd>,
 }
 
-impl Doors<Stream> for Serving {
+impl RelayHost<Stream> for Serving {
     fn report(&self, event: Event) {
         self.house.sink.report(event);
     }
@@ -199,6 +199,7 @@ impl Serving {
 
     fn let_in(self: &Arc<Self>, arrived: Arrived) {
         let Arrived { remote, entering } = arrived;
+        // Before any handshake: who is over the limit must cost neither memory nor work.
         let Some(slot) = ConnectionSlot::take(self, (&remote).into()) else {
             // Dropped at once: the client sees its connection closed.
             self.metrics.count_refused();
@@ -274,8 +275,8 @@ impl Serving {
             }
         };
         let session = Session::new(origin, Arc::clone(&self.setting), since);
-        let doors = Arc::clone(self) as Arc<dyn Doors<Stream>>;
-        let relay = Relay::new(stream, session, handle, doors);
+        let host = Arc::clone(self) as Arc<dyn RelayHost<Stream>>;
+        let relay = Relay::new(stream, session, handle, host);
         Connection { relay, slot, waiting: Some(waiting) }
     }
 
@@ -356,8 +357,8 @@ impl ConnectionSlot {
 
     fn give_back(&mut self, count: impl FnOnce(&ListenerMetrics)) {
         if let Some(serving) = self.0.take() {
-            serving.house.open.fetch_sub(1, Ordering::AcqRel);
-            serving.open.fetch_sub(1, Ordering::AcqRel);
+            let before = [&serving.house.open, &serving.open].map(|open| open.fetch_sub(1, Ordering::AcqRel));
+            debug_assert!(!before.contains(&0), "more slots are given back than were taken");
             count(&serving.metrics);
         }
     }

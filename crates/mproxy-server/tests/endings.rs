@@ -217,7 +217,7 @@ async fn what_came_before_a_close_frame_reaches_the_broker_and_is_told() {
             let message = Publish { topic: "last", payload: b"word", ..Publish::default() };
             watcher.expect(&wire::publish(Version::V311, &message)).await;
             let told = judge
-                .told_when(|told| told.iter().any(|one| one.client_id == id && one.what == "disconnect"))
+                .events_when(|told| told.iter().any(|one| one.client_id == id && one.what == "disconnect"))
                 .await;
             let told: Vec<_> = told.iter().filter(|one| one.client_id == id).map(|one| &*one.what).collect();
             assert_eq!(told, ["connect", "subscribe other=0", "last", "disconnect"], "{id}");

@@ -88,7 +88,7 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
         living.push(client);
     }
     drop(living);
-    let told = service.told_when(|told| told.iter().filter(|told| told.what == "disconnect").count() == 3);
+    let told = service.events_when(|told| told.iter().filter(|told| told.what == "disconnect").count() == 3);
     told.await;
     proxy.stop().await;
 }

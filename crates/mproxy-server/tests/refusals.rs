@@ -330,7 +330,7 @@ async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
 
 /// Of whom a service was told: one beginning and one end of each, and no publish that was refused.
 fn told_as_it_was(judge: &Running, sessions: usize) {
-    let mut told = judge.told();
+    let mut told = judge.events();
     told.sort_by_key(|told| told.sequence);
     let of =
         |what: &str| told.iter().filter(|told| told.what == what).map(|told| told.epoch).collect::<Vec<_>>();

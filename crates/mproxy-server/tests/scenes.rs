@@ -263,7 +263,7 @@ async fn of_two_takeovers_within_a_millisecond_each_connect_has_its_disconnect()
         }
         drop(clients);
     }
-    let told = house.judge.told_when(|told| {
+    let told = house.judge.events_when(|told| {
         let ends = told.iter().filter(|told| told.what == "disconnect");
         ends.count() == 3 * ROUNDS
     });
@@ -292,7 +292,7 @@ async fn the_end_of_a_client_that_does_not_close_is_told_at_once() {
         let begun = Instant::now();
         let new = house.proxy.login(version, &id).await;
         let told = |told: &[Told]| told.iter().any(|told| told.client_id == id && told.what == "disconnect");
-        house.judge.told_when(told).await;
+        house.judge.events_when(told).await;
         until_sessions(&house.proxy, 1).await;
         assert!(begun.elapsed() < PROMPT, "a takeover, {version:?}: {:?}", begun.elapsed());
 
@@ -321,7 +321,7 @@ async fn a_broker_that_said_disconnect_and_does_not_close_holds_nothing_up() {
     let begun = Instant::now();
     behind.send(taken_over.clone()).await;
     client.expect(&taken_over).await;
-    judge.told_when(|told| told.iter().any(|told| told.what == "disconnect")).await;
+    judge.events_when(|told| told.iter().any(|told| told.what == "disconnect")).await;
     assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
     until_sessions(&proxy, 0).await;
     proxy.stop().await;
@@ -413,7 +413,7 @@ async fn without_a_client_id_the_broker_gives_one_or_the_client_has_none() {
                 let code = client.packet().await.get(4).copied().unwrap_or_default();
                 assert!(version != Version::V5 || (code < 0x80) == goes, "{topic}: {code:02x}");
             }
-            let told = house.judge.told_when(|told| told.iter().any(|told| told.what == topic)).await;
+            let told = house.judge.events_when(|told| told.iter().any(|told| told.what == topic)).await;
             let id = told.into_iter().find(|told| told.what == topic).unwrap().client_id;
             if version == Version::V5 {
                 // Assigned Client Identifier (3.2.2.3.7).

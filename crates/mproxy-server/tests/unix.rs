@@ -198,8 +198,8 @@ async fn a_socket_that_was_left_is_replaced_and_one_in_use_is_not() {
     ];
     let ended = MproxyProcess::run(&third, &[]).await;
     assert_eq!(ended.code(), Some(1), "{:#?}", ended.lines);
-    assert!(ended.said(&format!("cannot listen on {}: another process listens there", path.display())));
-    assert!(ended.said("MPROXY_UNIX_PATH"), "{:#?}", ended.lines);
+    assert!(ended.has_line(&format!("cannot listen on {}: another process listens there", path.display())));
+    assert!(ended.has_line("MPROXY_UNIX_PATH"), "{:#?}", ended.lines);
     drop(living);
     WireClient::open_unix(&path).await.logged_in(Version::V5, "still served").await;
     second.stop().await;
@@ -207,7 +207,7 @@ async fn a_socket_that_was_left_is_replaced_and_one_in_use_is_not() {
 
     fs::write(&path, "no socket").unwrap();
     let ended = MproxyProcess::run(&third, &[]).await;
-    assert!(ended.said("there is a file that is no socket"), "{:#?}", ended.lines);
+    assert!(ended.has_line("there is a file that is no socket"), "{:#?}", ended.lines);
     assert_eq!(fs::read_to_string(&path).unwrap(), "no socket");
 }
 

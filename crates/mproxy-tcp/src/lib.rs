@@ -1,4 +1,4 @@
-//! The TCP door: turns listening and dialling into prepared byte streams. It knows neither MQTT nor who may
+//! The TCP transport: turns listening and dialling into prepared byte streams. It knows neither MQTT nor who may
 //! come in.
 //!
 //! | room | holds |

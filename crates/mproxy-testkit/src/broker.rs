@@ -116,7 +116,7 @@ pub struct BrokerSession {
 
 /// How the other side ended its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum PeerEnd {
     /// In order (FIN).
     Finished,
     /// With a reset.
@@ -126,7 +126,7 @@ pub enum End {
 #[derive(Debug, Default)]
 struct Record {
     bytes: Vec<u8>,
-    end: Option<End>,
+    end: Option<PeerEnd>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl BrokerSession {
     }
 
     /// How the other side ended, as soon as it did.
-    pub async fn end(&mut self) -> End {
+    pub async fn end(&mut self) -> PeerEnd {
         self.until("the end", |record| record.end).await
     }
 
@@ -273,12 +273,12 @@ async fn read(
         };
         let len = match read {
             Ok(0) => {
-                record.send_modify(|record| record.end = Some(End::Finished));
+                record.send_modify(|record| record.end = Some(PeerEnd::Finished));
                 // Fails where it has closed already.
                 let _ = orders.send(Order::Close).await;
                 return;
             }
-            Err(_) => return record.send_modify(|record| record.end = Some(End::Reset)),
+            Err(_) => return record.send_modify(|record| record.end = Some(PeerEnd::Reset)),
             Ok(len) => len,
         };
         let mut replies = Vec::new();
@@ -357,7 +357,7 @@ mod tests {
             drop(client);
             let mut session = broker.session().await;
             assert_eq!(session.packets(sent.len()).await, sent);
-            assert_eq!(session.end().await, End::Finished);
+            assert_eq!(session.end().await, PeerEnd::Finished);
             assert_eq!(session.received(), sent.concat());
         }
     }
@@ -402,7 +402,7 @@ mod tests {
     async fn a_reset_is_told_from_an_end() {
         let mut broker = RecordingBroker::start(Script::default()).await;
         WireClient::login(broker.addr(), Version::V311, "c").await.abort();
-        assert_eq!(broker.session().await.end().await, End::Reset);
+        assert_eq!(broker.session().await.end().await, PeerEnd::Reset);
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ impl Ended {
     }
 
     /// Whether it said a line that contains `needle`.
-    pub fn said(&self, needle: &str) -> bool {
+    pub fn has_line(&self, needle: &str) -> bool {
         self.lines.iter().any(|line| line.contains(needle))
     }
 }
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(failed.to_string(), "failing ended and never said \"ready\"; its log:\nno such file");
         let ended = process.end().await.unwrap();
         assert_eq!(ended.code(), Some(3));
-        assert!(ended.said("such"));
+        assert!(ended.has_line("such"));
     }
 
     #[tokio::test]

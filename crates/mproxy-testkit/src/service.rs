@@ -49,20 +49,20 @@ impl<T> Play<T> {
 }
 
 /// What is done with each request of a kind.
-pub type Script<Q, A> = Box<dyn Fn(&Request<Q>) -> Play<A> + Send + Sync>;
+pub type AnswerScript<Q, A> = Box<dyn Fn(&Request<Q>) -> Play<A> + Send + Sync>;
 
 /// A service and what it does. By default it wants everything but deliveries, and allows everything.
 pub struct Service {
     /// Its `Hello`; `None`: UNIMPLEMENTED.
     pub hello: Option<HelloResponse>,
     /// What it says to `AuthConnect`.
-    pub connect: Script<AuthConnectRequest, AuthConnectResponse>,
+    pub connect: AnswerScript<AuthConnectRequest, AuthConnectResponse>,
     /// What it says to `AuthPublish`.
-    pub publish: Script<AuthPublishRequest, AuthPublishResponse>,
+    pub publish: AnswerScript<AuthPublishRequest, AuthPublishResponse>,
     /// What it says to `AuthSubscribe`.
-    pub subscribe: Script<AuthSubscribeRequest, AuthSubscribeResponse>,
+    pub subscribe: AnswerScript<AuthSubscribeRequest, AuthSubscribeResponse>,
     /// What it says to `AuthDeliver`, which only comes if `hello` wants it.
-    pub deliver: Script<AuthDeliverRequest, AuthDeliverResponse>,
+    pub deliver: AnswerScript<AuthDeliverRequest, AuthDeliverResponse>,
     /// What it says to any event.
     pub tell: Box<dyn Fn() -> Play<contract::Told> + Send + Sync>,
 }
@@ -90,7 +90,7 @@ impl Service {
     /// One that lets everybody in, and who came.
     pub fn admitting() -> (Self, mpsc::UnboundedReceiver<Client>) {
         let (came, clients) = mpsc::unbounded_channel();
-        let connect: Script<AuthConnectRequest, AuthConnectResponse> = Box::new(move |request| {
+        let connect: AnswerScript<AuthConnectRequest, AuthConnectResponse> = Box::new(move |request| {
             // Nobody listens any more at the end of a test.
             let _ = came.send(request.get_ref().client.clone().unwrap_or_default());
             Play::answer(ConnectAllow::default())
@@ -102,7 +102,7 @@ impl Service {
 /// A script that judges each filter by itself, by its text without `$share/group/`.
 pub fn each_filter(
     judge: impl Fn(&str) -> FilterVerdict + Send + Sync + 'static,
-) -> Script<AuthSubscribeRequest, AuthSubscribeResponse> {
+) -> AnswerScript<AuthSubscribeRequest, AuthSubscribeResponse> {
     Box::new(move |asked| {
         let verdicts = asked.get_ref().filters.iter().map(|asked| judge(&asked.filter)).collect();
         Play::Answer(AuthSubscribeResponse { verdicts })
@@ -191,7 +191,7 @@ impl Player {
         }
     }
 
-    async fn told(
+    async fn answer_event(
         &self,
         rpc: &'static str,
         client: Option<Client>,
@@ -231,30 +231,30 @@ impl Hooks for Player {
 
     async fn connect(&self, event: Request<ConnectEvent>) -> Answer<contract::Told> {
         let event = event.into_inner();
-        self.told("Connect", event.client, event.sequence, "connect".to_owned()).await
+        self.answer_event("Connect", event.client, event.sequence, "connect".to_owned()).await
     }
 
     async fn publish(&self, event: Request<PublishEvent>) -> Answer<contract::Told> {
         let event = event.into_inner();
-        self.told("Publish", event.client, event.sequence, event.topic).await
+        self.answer_event("Publish", event.client, event.sequence, event.topic).await
     }
 
     async fn subscribe(&self, event: Request<SubscribeEvent>) -> Answer<contract::Told> {
         let event = event.into_inner();
         let filters = event.filters.iter().map(|of| format!(" {}={}", of.filter, of.reason_code));
         let what = format!("subscribe{}", filters.collect::<String>());
-        self.told("Subscribe", event.client, event.sequence, what).await
+        self.answer_event("Subscribe", event.client, event.sequence, what).await
     }
 
     async fn unsubscribe(&self, event: Request<UnsubscribeEvent>) -> Answer<contract::Told> {
         let event = event.into_inner();
         let filters = event.filters.iter().map(|of| format!(" {}", of.filter));
         let what = format!("unsubscribe{}", filters.collect::<String>());
-        self.told("Unsubscribe", event.client, event.sequence, what).await
+        self.answer_event("Unsubscribe", event.client, event.sequence, what).await
     }
 
     async fn disconnect(&self, event: Request<DisconnectEvent>) -> Answer<contract::Told> {
         let event = event.into_inner();
-        self.told("Disconnect", event.client, event.sequence, "disconnect".to_owned()).await
+        self.answer_event("Disconnect", event.client, event.sequence, "disconnect".to_owned()).await
     }
 }

@@ -1,4 +1,4 @@
-//! The Unix socket door: turns listening and dialling at a path into byte streams, and tells who the other process is.
+//! The Unix socket transport: turns listening and dialling at a path into byte streams, and tells who the other process is.
 //! It knows neither MQTT nor who may come in; file permissions say who can.
 //!
 //! | room | holds |

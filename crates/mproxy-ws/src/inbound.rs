@@ -42,12 +42,12 @@ pub(crate) struct Decoded {
     /// The last ping: older ones need no answer (RFC 6455, 5.5.3).
     pub(crate) ping: Option<Box<Control>>,
     /// Nothing behind it counts.
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<InboundEnd>,
 }
 
 /// How the stream of frames ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum InboundEnd {
     /// With a close frame; its code, if it had one.
     Closed(Option<u16>),
     /// With something that may not be.
@@ -74,7 +74,7 @@ impl Inbound {
                 None => {
                     read += self.fill_head(raw.get(read..).unwrap_or_default());
                     if let Err(violation) = self.begin(&mut decoded) {
-                        decoded.end = Some(End::Broken(violation));
+                        decoded.end = Some(InboundEnd::Broken(violation));
                     }
                 }
             }
@@ -142,7 +142,7 @@ impl Inbound {
         if frame.left == 0 {
             self.frame = None;
             if let Err(violation) = self.finish(frame.opcode, decoded) {
-                decoded.end = Some(End::Broken(violation));
+                decoded.end = Some(InboundEnd::Broken(violation));
             }
         }
         n
@@ -154,7 +154,8 @@ impl Inbound {
         match opcode {
             Opcode::Ping => decoded.ping = Some(control.unwrap_or_else(|| Box::new(Control::EMPTY))),
             Opcode::Close => {
-                decoded.end = Some(End::Closed(close_code(control.as_ref().map_or(&[], |c| c.as_slice()))?));
+                decoded.end =
+                    Some(InboundEnd::Closed(close_code(control.as_ref().map_or(&[], |c| c.as_slice()))?));
             }
             Opcode::Pong | Opcode::Continuation | Opcode::Binary | Opcode::Text => {}
         }

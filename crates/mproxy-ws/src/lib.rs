@@ -1,4 +1,4 @@
-//! The WebSocket door: turns one HTTP upgrade into a byte stream. It knows neither MQTT nor who may come in, and
+//! The WebSocket transport: turns one HTTP upgrade into a byte stream. It knows neither MQTT nor who may come in, and
 //! never opens a socket itself: it works over any stream, so `wss` is TLS first and this afterwards.
 //!
 //! | room | holds |

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::frame::{Role, Violation};
-use crate::inbound::{End, Inbound};
+use crate::inbound::{Inbound, InboundEnd};
 use crate::outbound::Outbound;
 
 /// A WebSocket whose handshake is done, as a byte stream.
@@ -37,7 +37,7 @@ pub struct WsStream<S> {
     /// What came along with the handshake.
     early: Option<Box<Bytes>>,
     hollow: Hollow,
-    end: Option<End>,
+    end: Option<InboundEnd>,
 }
 
 impl<S> WsStream<S> {
@@ -67,8 +67,8 @@ impl<S> WsStream<S> {
     /// The code of the peer's close frame, once it came and if it had one.
     pub fn close_code(&self) -> Option<u16> {
         match self.end {
-            Some(End::Closed(code)) => code,
-            Some(End::Broken(_)) | None => None,
+            Some(InboundEnd::Closed(code)) => code,
+            Some(InboundEnd::Broken(_)) | None => None,
         }
     }
 }
@@ -127,14 +127,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         buf.set_filled(start + decoded.payload);
         self.end = decoded.end;
         if self.end.is_none() && self.hollow.add(decoded.hollow) {
-            self.end = Some(End::Broken(Violation::Flood));
+            self.end = Some(InboundEnd::Broken(Violation::Flood));
         }
         if let Some(ping) = &decoded.ping {
             self.outbound.pong(ping);
         }
         match self.end {
-            Some(End::Closed(code)) => self.outbound.close(code.unwrap_or(1000)),
-            Some(End::Broken(violation)) => self.outbound.close(violation.close_code()),
+            Some(InboundEnd::Closed(code)) => self.outbound.close(code.unwrap_or(1000)),
+            Some(InboundEnd::Broken(violation)) => self.outbound.close(violation.close_code()),
             None => {}
         }
     }
@@ -147,8 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
             if let Some(end) = this.end {
                 this.answer(cx);
                 return Poll::Ready(match end {
-                    End::Closed(_) => Ok(()),
-                    End::Broken(violation) => Err(io::Error::new(io::ErrorKind::InvalidData, violation)),
+                    InboundEnd::Closed(_) => Ok(()),
+                    InboundEnd::Broken(violation) => {
+                        Err(io::Error::new(io::ErrorKind::InvalidData, violation))
+                    }
                 });
             }
             let start = buf.filled().len();

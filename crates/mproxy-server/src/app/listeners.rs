@@ -22,12 +22,12 @@ use crate::serve::{House, Serving};
 use crate::telemetry::metrics::Metrics;
 
 /// What each listener does with a connection that came in, and how it reaches its broker.
-pub(super) type Doorways = Vec<(Inward, Outward)>;
+pub(super) type Transports = Vec<(Inward, Outward)>;
 
 /// Reads what the listeners and their targets need. Certificates that cannot be used are an error.
-pub(super) fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certificates>)> {
+pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, Arc<Certificates>)> {
     let mut certificates = Certificates::default();
-    let mut doorways = Vec::new();
+    let mut transports = Vec::new();
     for listener in &config.listeners {
         let name = &listener.name;
         let inward = Inward::of(listener).with_context(|| format!("listener {name}"))?;
@@ -38,31 +38,31 @@ pub(super) fn doorways(config: &Config) -> anyhow::Result<(Doorways, Arc<Certifi
         if let Some(tls) = outward.tls() {
             certificates.keep(format!("target of {name}"), tls);
         }
-        doorways.push((inward, outward));
+        transports.push((inward, outward));
     }
     if let Some(tls) = config.policy.as_ref().and_then(files::towards_policy) {
         certificates.keep_dates("policy service", tls.look().unwrap_or_default());
     }
-    Ok((doorways, Arc::new(certificates)))
+    Ok((transports, Arc::new(certificates)))
 }
 
 /// Binds all of them.
-pub(super) async fn bind(config: &Config, doorways: &Doorways) -> anyhow::Result<Vec<OpenListener>> {
-    let mut doors = Vec::new();
-    for (listener, (inward, _)) in config.listeners.iter().zip(doorways) {
+pub(super) async fn bind(config: &Config, transports: &Transports) -> anyhow::Result<Vec<OpenListener>> {
+    let mut listening = Vec::new();
+    for (listener, (inward, _)) in config.listeners.iter().zip(transports) {
         let open = inward.open(listener).await.with_context(|| {
             format!("listener {} (set another port, or {} to disable it)", listener.name, listener.closed_by)
         })?;
-        doors.push(open);
+        listening.push(open);
     }
-    Ok(doors)
+    Ok(listening)
 }
 
 /// Puts all of them in service. Gives their names and addresses.
 pub(super) fn serve(
     config: &Config,
-    doors: Vec<OpenListener>,
-    doorways: Doorways,
+    listening: Vec<OpenListener>,
+    transports: Transports,
     house: &Arc<House>,
     advisers: &Advisers,
     metrics: &Arc<Metrics>,
@@ -70,7 +70,7 @@ pub(super) fn serve(
     let total = Arc::new(Scope::new(config.general.budget_total));
     metrics.budget_of_all(&total);
     let mut bound: Vec<_> = Vec::new();
-    for ((listener, open), (_, outward)) in config.listeners.iter().zip(doors).zip(doorways) {
+    for ((listener, open), (_, outward)) in config.listeners.iter().zip(listening).zip(transports) {
         let address = open.address().clone();
         bound.push((listener.name.clone(), address.clone()));
         info!(
@@ -109,7 +109,7 @@ pub(super) fn serve(
             open: AtomicUsize::new(0),
             pending: Arc::default(),
         });
-        house.doors.spawn(serving.run(open));
+        house.listeners.spawn(serving.run(open));
     }
     bound
 }

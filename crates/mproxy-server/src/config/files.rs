@@ -19,7 +19,7 @@ pub fn faults(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (table, end) in ends(loaded) {
         for error in end.faults() {
-            add(told(loaded, table, &error), &mut problems);
+            add(problems_of(loaded, table, &error), &mut problems);
         }
     }
     problems
@@ -32,7 +32,7 @@ pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
     let now = seconds(now);
     let mut problems = Vec::new();
     for (table, end) in ends(loaded) {
-        // What cannot be read is a fault, and told as one.
+        // What cannot be read is a fault, and problems_of as one.
         for remark in end.look().unwrap_or_default().remarks(now) {
             let text = format!("{}: {}", remark.file.display(), remark.text);
             let is_for = |key: &str| match remark.kind {
@@ -64,12 +64,12 @@ fn add(new: Vec<Problem>, problems: &mut Vec<Problem>) {
 }
 
 /// One end of TLS, towards whomever.
-trait End {
+trait TlsSide {
     fn faults(&self) -> Vec<MaterialError>;
     fn look(&self) -> Result<Look, MaterialError>;
 }
 
-impl<M: Material> End for M {
+impl<M: Material> TlsSide for M {
     fn faults(&self) -> Vec<MaterialError> {
         Material::faults(self)
     }
@@ -80,8 +80,8 @@ impl<M: Material> End for M {
 }
 
 /// Every end that has TLS, and the table of its keys.
-fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn End>)> {
-    let mut ends: Vec<(Table, Box<dyn End>)> = Vec::new();
+fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn TlsSide>)> {
+    let mut ends: Vec<(Table, Box<dyn TlsSide>)> = Vec::new();
     for listener in &loaded.config.listeners {
         if let Some(tls) = &listener.tls {
             ends.push(("tls", Box::new(tls.clone())));
@@ -112,7 +112,7 @@ fn of_policy(tls: &ClientTls) -> tls::ClientTls {
 }
 
 /// The fault, wherever the file was named.
-fn told(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Problem> {
+fn problems_of(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Problem> {
     let text = match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

@@ -1,12 +1,12 @@
 //! What the written values mean. Goes on after a fault with the default, so that all faults are found at once.
 
 use super::origin::Origin;
-use super::reader::Reader;
+use super::reader::SettingReader;
 use super::settings::{self, Place, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTls, Config, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions, doors,
-    doors::{Bound, Door},
+    Admin, ClientTls, Config, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions, listeners,
+    listeners::{Bound, KeyedListener},
 };
 
 /// What is wrong with each value by itself.
@@ -22,13 +22,13 @@ fn unreadable(written: &Written, faults: &mut Vec<Problem>) {
 /// Everything, with the checks that need more than one value.
 pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Config {
     unreadable(written, faults);
-    let mut reader = Reader { written, faults, warnings };
-    let doors = doors::read(&mut reader);
+    let mut reader = SettingReader { written, faults, warnings };
+    let listeners = listeners::read(&mut reader);
     let admin = admin(&mut reader);
-    one_door_each(&doors, &admin, &mut reader);
+    one_address_each(&listeners, &admin, &mut reader);
     let config = Config {
         general: General::read(&reader, Place::Process),
-        listeners: doors.into_iter().map(|door| door.listener).collect(),
+        listeners: listeners.into_iter().map(|keyed| keyed.listener).collect(),
         policy: policy(&mut reader),
         admin,
         log: Log::read(&reader, Place::Process),
@@ -52,7 +52,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     config
 }
 
-fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
+fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
     let endpoints = reader.own(&table::POLICY_URL, Place::Process);
     let identity = reader.identity(table::POLICY_CERT.row.key, table::POLICY_KEY.row.key);
     let tls = ClientTls { ca_certs: reader.own(&table::POLICY_CA_CERTS, Place::Process), identity };
@@ -78,7 +78,7 @@ fn policy(reader: &mut Reader<'_>) -> Option<PolicyConfig> {
     Some(PolicyConfig { endpoints: endpoints?, questions, on_error, tls })
 }
 
-fn admin(reader: &mut Reader<'_>) -> Admin {
+fn admin(reader: &mut SettingReader<'_>) -> Admin {
     let admin = Admin::read(reader, Place::Process);
     let loopback =
         admin.host == "localhost" || admin.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
@@ -91,7 +91,7 @@ fn admin(reader: &mut Reader<'_>) -> Admin {
     admin
 }
 
-fn otel(reader: &mut Reader<'_>) -> Otel {
+fn otel(reader: &mut SettingReader<'_>) -> Otel {
     let otel = Otel::read(reader, Place::Process);
     if otel.endpoint.is_some() {
         reader.warn("otel.endpoint", "has no effect: traces are not available in this version");
@@ -100,13 +100,13 @@ fn otel(reader: &mut Reader<'_>) -> Otel {
 }
 
 /// Two sockets cannot be bound to one address; nor should a listener forward to itself.
-fn one_door_each(doors: &[Door], admin: &Admin, reader: &mut Reader<'_>) {
-    for (index, Door { key, listener }) in doors.iter().enumerate() {
+fn one_address_each(listeners: &[KeyedListener], admin: &Admin, reader: &mut SettingReader<'_>) {
+    for (index, KeyedListener { key, listener }) in listeners.iter().enumerate() {
         let (name, bound) = (&listener.name, Bound::of(listener));
         if bound.overlaps(Bound::Tcp(&admin.host, admin.port)) {
             reader.fault(key, format!("listener {name} and the admin API cannot both listen at {bound}"));
         }
-        for Door { listener: earlier, .. } in &doors[..index] {
+        for KeyedListener { listener: earlier, .. } in &listeners[..index] {
             if bound.overlaps(Bound::of(earlier)) {
                 reader.fault(
                     key,

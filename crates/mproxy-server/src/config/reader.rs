@@ -8,13 +8,13 @@ use super::settings::{self, Needs, Place, SettingOf, Values};
 use super::written::{Entry, Written};
 
 /// Reads typed values and collects what is wrong with them together; what is wrong with one alone was said before.
-pub(super) struct Reader<'a> {
+pub(super) struct SettingReader<'a> {
     pub written: &'a Written,
     pub faults: &'a mut Vec<Problem>,
     pub warnings: &'a mut Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl SettingReader<'_> {
     /// What this place itself says; `None` also where it cannot be read.
     pub(super) fn own<K: Kind>(&self, setting: &SettingOf<K>, place: Place) -> Option<K::Value> {
         self.at::<K>(&setting.row.keys_at(place).next()?)
@@ -68,7 +68,7 @@ impl Reader<'_> {
     }
 }
 
-impl Values for Reader<'_> {
+impl Values for SettingReader<'_> {
     fn get<K: Kind>(&self, setting: &SettingOf<K>, place: Place) -> K::Value {
         let entry = setting.row.keys_at(place).find_map(|key| self.written.get(&key));
         let value = entry.and_then(|entry| K::read(&entry.text).ok().or_else(K::unreadable));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
 
 use super::origin::Origin;
-use super::reader::{Reader, spoken};
+use super::reader::{SettingReader, spoken};
 use super::settings::{Needs, Place, table};
 use super::{Problem, Scheme};
 
@@ -23,7 +23,7 @@ pub(super) struct Own {
 
 impl Own {
     /// What this place says, and inherits from nowhere.
-    pub(super) fn read(reader: &mut Reader<'_>, place: Place) -> Self {
+    pub(super) fn read(reader: &mut SettingReader<'_>, place: Place) -> Self {
         let root = root(place);
         Self {
             first: certificate(reader, &format!("{root}tls.")),
@@ -46,7 +46,7 @@ impl Own {
     }
 
     /// Faults for what [`Self::wants_client`] lacks.
-    pub(super) fn complete(&self, reader: &mut Reader<'_>) {
+    pub(super) fn complete(&self, reader: &mut SettingReader<'_>) {
         let needs = [
             ("tls.server_cert", self.has_certificate()),
             ("tls.server_key", self.has_certificate()),
@@ -95,7 +95,7 @@ impl Own {
 
 /// Of one `[[listeners]]`: its own, or the one of all. With too little, or with TLS where there is none, a fault.
 pub(super) fn of_listener(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingReader<'_>,
     index: usize,
     common: &Own,
     transport: Scheme,
@@ -145,7 +145,7 @@ fn root(place: Place) -> String {
 }
 
 /// The certificate whose keys begin like this.
-fn certificate(reader: &mut Reader<'_>, at: &str) -> Option<Identity> {
+fn certificate(reader: &mut SettingReader<'_>, at: &str) -> Option<Identity> {
     let [cert, key, ocsp] = ["server_cert", "server_key", "ocsp"].map(|name| format!("{at}{name}"));
     let staple = reader.file(&ocsp);
     let is_alone = [&cert, &key].iter().all(|key| reader.written.get(key).is_none());
@@ -156,7 +156,7 @@ fn certificate(reader: &mut Reader<'_>, at: &str) -> Option<Identity> {
 }
 
 /// All tables of the list.
-fn certificates(reader: &mut Reader<'_>, list: &str) -> Vec<Identity> {
+fn certificates(reader: &mut SettingReader<'_>, list: &str) -> Vec<Identity> {
     let mut all = Vec::new();
     for (index, origin) in reader.written.tables(list).iter().enumerate() {
         let at = format!("{list}[{index}].");
@@ -172,7 +172,7 @@ fn certificates(reader: &mut Reader<'_>, list: &str) -> Vec<Identity> {
 }
 
 /// Towards a broker: what this place does not say is as in `common`.
-pub(super) fn of_target(reader: &mut Reader<'_>, place: Place, common: ClientTls) -> ClientTls {
+pub(super) fn of_target(reader: &mut SettingReader<'_>, place: Place, common: ClientTls) -> ClientTls {
     let root = root(place);
     let at = |key: &str| format!("{root}target.{key}");
     let identity = reader.identity(&at("cert"), &at("key"));

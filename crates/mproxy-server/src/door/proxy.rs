@@ -1,15 +1,16 @@
-//! The PROXY protocol on both sides: what it says of a client that came by a proxy, and what a broker is told.
+//! The PROXY protocol on both sides: what it says of a client that came by a proxy, and what a broker is in_one_line.
 
 use mproxy_core::peer::{Address, Origin, TlsFacts};
 use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertificate, ProxiedTls};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::transport::Known;
-use super::{Failure, told};
+use super::{Failure, in_one_line};
 use crate::config::SendProxy;
 
 /// Takes over what the header says.
 pub(super) fn believe(header: &Header, known: &mut Known) {
+    // Without addresses (LOCAL, UNKNOWN) it is the proxy itself that speaks, a health check for example.
     if let Some(Endpoints { source, destination }) = header.endpoints {
         (known.remote, known.local) = (source.into(), destination.into());
     }
@@ -41,10 +42,10 @@ pub(super) async fn send(
         SendProxy::V2 => HeaderVersion::V2,
     };
     let sent = stream.write_all(&header(origin).encode(version)).await;
-    sent.map_err(|error| Failure::Unspoken(told(&error)))
+    sent.map_err(|error| Failure::Unspoken(in_one_line(&error)))
 }
 
-/// What the broker is told of the client. That there is a certificate means that we have verified it, or that a proxy
+/// What the broker is in_one_line of the client. That there is a certificate means that we have verified it, or that a proxy
 /// before us has.
 fn header(origin: &Origin) -> Header {
     let tls = origin.tls.as_deref();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
-use super::{Failure, OpenError, Refused, proxy, told};
+use super::{Failure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{Listener, SendProxy, Target};
 
 /// TCP.
@@ -92,7 +92,7 @@ impl Transport for Tcp {
     async fn reach(client: &TcpClient, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
         let TcpClient { host, port, proxy, last_good } = client;
         let dialled = dial(host, *port, &SocketOptions::default(), last_good, deadline).await;
-        let mut stream = dialled.map_err(|error| Failure::Away(told(&error)))?;
+        let mut stream = dialled.map_err(|error| Failure::Away(in_one_line(&error)))?;
         match timeout_at(deadline, proxy::send(*proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
             Err(_) => Err(Failure::TooLate),

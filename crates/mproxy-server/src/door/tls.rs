@@ -9,7 +9,7 @@ use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, Tls
 
 use super::layer::{Layer, LayerStream};
 use super::transport::{Carrier, Known, Room, Transport};
-use super::{Refused, told};
+use super::{Refused, in_one_line};
 use crate::config::{Listener, Target};
 use crate::share::Neighbours;
 
@@ -60,7 +60,7 @@ impl<T: Transport> Layer for Tls<T> {
 
     async fn connect(client: &TlsToBroker, below: T::Stream) -> Result<Self::Stream, String> {
         let shaken = tls::connect(below, client.tls.current(), &client.name).await;
-        shaken.map_err(|error| told(&error))
+        shaken.map_err(|error| in_one_line(&error))
     }
 
     fn server_tls(server: &Self::Server) -> Option<&Arc<Reloadable<ServerTls>>> {

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
-use super::{Failure, OpenError, Refused, proxy, told};
+use super::{Failure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{Listener, SendProxy, Target};
 
 /// A Unix socket.
@@ -95,7 +95,7 @@ impl Transport for Unix {
         deadline: Instant,
     ) -> Result<Box<UnixStream>, Failure> {
         let dialled = dial(&client.path, deadline).await;
-        let mut stream = Box::new(dialled.map_err(|error| Failure::Away(told(&error)))?);
+        let mut stream = Box::new(dialled.map_err(|error| Failure::Away(in_one_line(&error)))?);
         match timeout_at(deadline, proxy::send(client.proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
             Err(_) => Err(Failure::TooLate),

@@ -9,7 +9,7 @@ use mproxy_ws::upgrade::{self, Ask, Request, Terms};
 
 use super::layer::{Layer, LayerStream};
 use super::transport::{Carrier, Known, Room, Transport};
-use super::{Refused, told};
+use super::{Refused, in_one_line};
 use crate::config::{Listener, Target, Web, authority};
 
 /// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
@@ -55,7 +55,7 @@ impl<T: Transport> Layer for Ws<T> {
 
     async fn connect(client: &WsToBroker, below: T::Stream) -> Result<Self::Stream, String> {
         let ask = Ask { host: &client.host, path: &client.path, protocol: "mqtt" };
-        upgrade::connect(below, &ask).await.map_err(|error| told(&error))
+        upgrade::connect(below, &ask).await.map_err(|error| in_one_line(&error))
     }
 }
 
@@ -76,7 +76,7 @@ fn host_header(host: &str, port: u16) -> String {
     authority(host.split_once('%').map_or(host, |(address, _)| address), port)
 }
 
-/// Chosen cookies are told as the header they came in.
+/// Chosen cookies are in_one_line as the header they came in.
 fn asked(request: Request) -> WsFacts {
     let mut headers = request.headers;
     if !request.cookies.is_empty() {

@@ -61,6 +61,7 @@ impl<S: Carrier> Relay<S> {
                 ReadOutcome::Something => {
                     self.effects();
                     moved = true;
+                    // A read that was work enough for one turn: what it brought is still there, and more is not read.
                     if self.session.cut_short(side) {
                         break;
                     }
@@ -89,6 +90,7 @@ impl<S: Carrier> Relay<S> {
             || !has_room(&other.outbox)
             || (side == Side::Client && !has_room(&end.outbox));
         let Some(stream) = &mut end.stream else { return ReadOutcome::Nothing };
+        // It has ended its half, and may have gone altogether since: only a write shows that.
         if end.half_closed {
             return self.broken(side, now);
         }
@@ -103,6 +105,7 @@ impl<S: Carrier> Relay<S> {
         }
         let wanted = self.session.wants_read(side);
         let most = self.session.reads_at_once(side, if wanted { chunk::SIZE } else { AHEAD });
+        // Only of a client before CONNACK: there its going is to be seen at once, so that no broker is dialled for nobody.
         let ahead = side == Side::Client && self.session.opening() && end.inbox.len() < most;
         let ended = end.inbox.ended();
         if end.inbox.blocked() {
@@ -115,6 +118,8 @@ impl<S: Carrier> Relay<S> {
             }
         } else if let Some(how) = ended {
             // What came before the end has been taken, or is the beginning of a packet that never came whole.
+            // An alert or a Close frame is on its way to it: a reset, which closing a socket with unread bytes makes, would
+            // overtake it.
             if side == Side::Client && matches!(how, Closed::Error(_)) && stream.has_last_word() {
                 self.parting = end.stream.take().map(Box::new);
             }

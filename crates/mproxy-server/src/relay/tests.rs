@@ -48,7 +48,7 @@ impl Sink for Listening {
 
 impl Carrier for DuplexStream {}
 
-impl<S: Carrier + 'static> Doors<S> for Pipe<S> {
+impl<S: Carrier + 'static> RelayHost<S> for Pipe<S> {
     fn dial(self: Arc<Self>, _origin: &Arc<Origin>, _until: Instant) -> Dialing<S> {
         let stream = self.0.lock().take();
         Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
@@ -84,23 +84,23 @@ fn decided_by(advisers: Chain, pipe: usize, broker: DuplexStream, theirs: Option
 
 /// A relay for `client`, whose dial brings `theirs`.
 fn relay<S: Carrier + 'static>(advisers: Chain, client: S, theirs: Option<S>) -> (Relay<S>, Arc<Handle>) {
-    let doors = Arc::new(Pipe(Mutex::new(theirs), Mutex::default()));
-    told_to(Arc::new(Nobody), doors, advisers, client)
+    let host = Arc::new(Pipe(Mutex::new(theirs), Mutex::default()));
+    reporting_to(Arc::new(Nobody), host, advisers, client)
 }
 
-fn told_to<S: Carrier + 'static>(
+fn reporting_to<S: Carrier + 'static>(
     sink: Arc<dyn Sink>,
-    doors: Arc<Pipe<S>>,
+    host: Arc<Pipe<S>>,
     advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {
-    within(Arc::default(), sink, doors, advisers, client)
+    within(Arc::default(), sink, host, advisers, client)
 }
 
 fn within<S: Carrier + 'static>(
     budget: Arc<Budget>,
     sink: Arc<dyn Sink>,
-    doors: Arc<Pipe<S>>,
+    host: Arc<Pipe<S>>,
     advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {
@@ -127,7 +127,7 @@ fn within<S: Carrier + 'static>(
         budget,
     };
     let session = Session::new(origin, Arc::new(setting), tokio::time::Instant::now().into_std());
-    (Relay::new(client, session, Arc::clone(&handle), doors), handle)
+    (Relay::new(client, session, Arc::clone(&handle), host), handle)
 }
 
 async fn expect(stream: &mut DuplexStream, bytes: &[u8]) {
@@ -347,7 +347,8 @@ async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
     let (mut broker, theirs) = duplex(1 << 10);
     let (mut client, ours) = duplex(1 << 10);
     let pipe = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
-    let (relay, _) = told_to(Arc::new(Listening), Arc::clone(&pipe), Chain::of(Arc::new(Panicker)), ours);
+    let (relay, _) =
+        reporting_to(Arc::new(Listening), Arc::clone(&pipe), Chain::of(Arc::new(Panicker)), ours);
     let relay = tokio::spawn(relay);
     client.write_all(CONNECT).await.unwrap();
     expect(&mut broker, CONNECT).await;

@@ -366,7 +366,7 @@ fn the_schema_takes_the_example_and_no_unknown_key() {
     let json = |toml: &str| json_of(&toml::Value::Table(toml.parse().unwrap()));
     assert!(accepts(&schema, &json(&read("deploy/mproxy.example.toml"))));
     assert!(accepts(&schema, &json("policy.on_error = \"deny\"\nmqtt.port = \"off\"\n")));
-    assert!(accepts(&schema, &json(crate::doors::NAMED)));
+    assert!(accepts(&schema, &json(crate::listeners::NAMED)));
     assert!(accepts(&schema, &json("[[listeners]]\ntransport = \"unix\"\nunix.path = \"/run/mqtt.sock\"\n")));
     for wrong in [
         "mqtt.prot = 1",
@@ -389,7 +389,7 @@ fn schema() -> Value {
     let row = |root: &str, key: &str| find(&format!("{root}{key}")).expect("a row");
     let keys = settings::listener_keys();
     let mut listener = object(&keys.iter().map(|key| (*key, row("listeners[0].", key))).collect::<Vec<_>>());
-    // As `listed` in `config/doors.rs` asks: which of the two depends on the transport.
+    // As `listed` in `config/listeners.rs` asks: which of the two depends on the transport.
     let (at_path, at_port): (Vec<_>, Vec<_>) = row("listeners[0].", "transport")
         .choices()
         .iter()

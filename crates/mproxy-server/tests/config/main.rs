@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod doors;
 mod files;
 mod generated;
+mod listeners;
 mod unix;
 
 use std::ffi::OsString;
@@ -582,7 +582,7 @@ fn what_check_prints_is_a_file_that_means_the_same() {
     let second = scene().file(&check::render(&first)).works();
     assert_eq!(second.config, first.config);
     assert_eq!(second.warnings, first.warnings);
-    let first = guarded().file(doors::NAMED).env("MPROXY_PROXY_PROTOCOL", "on").works();
+    let first = guarded().file(listeners::NAMED).env("MPROXY_PROXY_PROTOCOL", "on").works();
     let second = scene().file(&check::render(&first)).works();
     assert_eq!(second.config, first.config);
 }

@@ -126,7 +126,7 @@ impl Proxy {
         mproxy.process().signal("TERM").await;
         let ended = mproxy.end().await;
         assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
-        assert!(!ended.said("panicked"), "{:#?}", ended.lines);
+        assert!(!ended.has_line("panicked"), "{:#?}", ended.lines);
     }
 
     /// Status and body of an answer of the admin API.

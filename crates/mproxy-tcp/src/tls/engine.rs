@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// Bytes that it holds beside rustls's state.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         self.raw.len() + self.plain.0.len() + self.unsent.0.len()
     }
 
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     /// So many bytes of what waited have been written.
-    pub(super) fn sent(&mut self, n: usize) {
+    pub(super) fn mark_written(&mut self, n: usize) {
         self.unsent.1 += n;
         debug_assert!(self.unsent.1 <= self.unsent.0.len(), "more was written than waited");
         if self.unsent.1 == self.unsent.0.len() {

@@ -77,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         let mut stream = Self { io, engine: Engine::new(side), ended: false };
         let mut taken = stream.engine.take_kept(None);
         loop {
-            let has_room = step(stream.engine.held());
+            let has_room = step(stream.engine.held_bytes());
             if let Err(error) = taken {
                 // The alert, as far as it goes at once: nobody is waited for any more.
                 poll_fn(|cx| Poll::Ready(stream.poll_unsent(cx).is_ready())).await;
@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.engine.sent(n);
+            self.engine.mark_written(n);
         }
         Poll::Ready(Ok(()))
     }

@@ -168,16 +168,16 @@ impl Running {
     }
 
     /// The events that it was told, as they came.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn events(&self) -> Vec<Told> {
         self.log.borrow().told.clone()
     }
 
     /// The events that it was told once these are what was waited for.
-    pub async fn told_when(&self, all: impl Fn(&[Told]) -> bool) -> Vec<Told> {
+    pub async fn events_when(&self, all: impl Fn(&[Told]) -> bool) -> Vec<Told> {
         let mut log = self.log.clone();
         match timeout(PATIENCE, log.wait_for(|log| all(&log.told))).await {
             Ok(log) => log.unwrap().told.clone(),
-            Err(_) => panic!("not all was told, only {:#?}", self.told()),
+            Err(_) => panic!("not all was told, only {:#?}", self.events()),
         }
     }
 

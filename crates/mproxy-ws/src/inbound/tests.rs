@@ -19,7 +19,7 @@ struct Heard {
     payload: Vec<u8>,
     pings: Vec<Vec<u8>>,
     hollow: u32,
-    end: Option<End>,
+    end: Option<InboundEnd>,
 }
 
 fn hear<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
@@ -60,23 +60,23 @@ fn a_control_frame_may_stand_between_fragments() {
 
 #[test]
 fn fragments_out_of_order_are_refused() {
-    assert_eq!(hear_whole(&frame(0x80, b"x")).end, Some(End::Broken(Violation::Continuation)));
+    assert_eq!(hear_whole(&frame(0x80, b"x")).end, Some(InboundEnd::Broken(Violation::Continuation)));
     let bytes = [frame(0x02, b"x"), frame(0x82, b"y")].concat();
     let heard = hear_whole(&bytes);
     assert_eq!(heard.payload, b"x", "what came before counts");
-    assert_eq!(heard.end, Some(End::Broken(Violation::Interleaved)));
+    assert_eq!(heard.end, Some(InboundEnd::Broken(Violation::Interleaved)));
 }
 
 #[test]
 fn a_close_frame_is_the_end_and_its_code_is_checked() {
-    let cases: &[(&[u8], End)] = &[
-        (&[], End::Closed(None)),
-        (&[0x03, 0xE8], End::Closed(Some(1000))),
-        (&[0x0F, 0xA0, b'o', b'k'], End::Closed(Some(4000))),
-        (&[0x03], End::Broken(Violation::CloseCode)),
-        (&[0x03, 0xED], End::Broken(Violation::CloseCode)),
-        (&[0x00, 0x00], End::Broken(Violation::CloseCode)),
-        (&[0x03, 0xE8, 0xFF], End::Broken(Violation::CloseReason)),
+    let cases: &[(&[u8], InboundEnd)] = &[
+        (&[], InboundEnd::Closed(None)),
+        (&[0x03, 0xE8], InboundEnd::Closed(Some(1000))),
+        (&[0x0F, 0xA0, b'o', b'k'], InboundEnd::Closed(Some(4000))),
+        (&[0x03], InboundEnd::Broken(Violation::CloseCode)),
+        (&[0x03, 0xED], InboundEnd::Broken(Violation::CloseCode)),
+        (&[0x00, 0x00], InboundEnd::Broken(Violation::CloseCode)),
+        (&[0x03, 0xE8, 0xFF], InboundEnd::Broken(Violation::CloseReason)),
     ];
     for (payload, end) in cases {
         let bytes = [frame(0x88, payload), frame(0x82, b"late")].concat();

@@ -80,7 +80,8 @@ async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
         let (mut broker, theirs) = duplex(1 << 10);
         let (mut client, ours) = duplex(1 << 10);
         let pipe = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
-        let (mut relay, handle) = told_to(Arc::new(Listening), Arc::clone(&pipe), Chain::default(), ours);
+        let (mut relay, handle) =
+            reporting_to(Arc::new(Listening), Arc::clone(&pipe), Chain::default(), ours);
         let play = async {
             client.write_all(CONNECT).await.unwrap();
             expect(&mut broker, CONNECT).await;

@@ -20,8 +20,8 @@ impl Scarce {
         let others = Purse::new(&budget, std::net::IpAddr::from([127, 0, 0, 1]).into());
         assert!(others.hold(ALL));
         let ((mut client, ours), (mut broker, theirs)) = (tcp_pair().await, tcp_pair().await);
-        let doors = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
-        let relay = tokio::spawn(within(budget, Arc::new(Nobody), doors, Chain::default(), ours).0);
+        let host = Arc::new(Pipe(Mutex::new(Some(theirs)), Mutex::default()));
+        let relay = tokio::spawn(within(budget, Arc::new(Nobody), host, Chain::default(), ours).0);
         if packet[0] != CONNECT[0] {
             let mut got = [0; CONNECT.len()];
             client.write_all(CONNECT).await.unwrap();

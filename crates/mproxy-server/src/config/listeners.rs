@@ -11,32 +11,32 @@ use std::path::{Path, PathBuf};
 use mproxy_tcp::tls::{ClientTls, Verification};
 use mproxy_unix::SocketFile;
 
-use super::reader::{Reader, spoken};
+use super::reader::{SettingReader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, Place, SettingOf, Values as _};
 use super::tls::{self, Own};
 use super::{Listener, Problem, Scheme, Target, authority, kind};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
-pub(super) struct Door {
+pub(super) struct KeyedListener {
     pub key: String,
     pub listener: Listener,
 }
 
-/// All doors. The TLS ones have what they need, or a fault was noted.
-pub(super) fn read(reader: &mut Reader<'_>) -> Vec<Door> {
+/// All listeners. The TLS ones have what they need, or a fault was noted.
+pub(super) fn read(reader: &mut SettingReader<'_>) -> Vec<KeyedListener> {
     let common = Common::read(reader);
-    let mut doors = inherited(reader, &common);
+    let mut listeners = inherited(reader, &common);
     for index in 0..reader.written.tables("listeners").len() {
-        doors.extend(listed(reader, &common, index));
+        listeners.extend(listed(reader, &common, index));
     }
-    name_once(reader, &doors);
-    certain_names(reader, &doors);
-    of_no_effect(reader, &doors);
-    doors
+    name_once(reader, &listeners);
+    certain_names(reader, &listeners);
+    of_no_effect(reader, &listeners);
+    listeners
 }
 
-/// What a socket is bound to. Sockets of different kinds are never in each other's way: TCP and UDP, for one, have ports of
+/// What a socket is bound to. Sockets of different kinds are never in each other's target_scheme: TCP and UDP, for one, have ports of
 /// their own.
 #[derive(Clone, Copy)]
 pub(super) enum Bound<'a> {
@@ -61,7 +61,7 @@ impl<'a> Bound<'a> {
         target.socket.as_deref().map_or(Self::Tcp(&target.host, target.port), Self::Path)
     }
 
-    /// Whether two sockets would be in each other's way.
+    /// Whether two sockets would be in each other's target_scheme.
     pub(super) fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             (Self::Tcp(a, a_port), Self::Tcp(b, b_port)) => {
@@ -108,33 +108,34 @@ struct Common {
     /// TLS towards brokers.
     target_tls: ClientTls,
     /// How brokers are reached: those of MQTT, and those of WebSocket.
-    mqtt: Way,
-    ws: Way,
+    mqtt: TargetScheme,
+    ws: TargetScheme,
 }
 
 /// Scheme and Unix socket of a target.
-type Way = (Scheme, Option<PathBuf>);
+type TargetScheme = (Scheme, Option<PathBuf>);
 
 impl Common {
-    fn read(reader: &mut Reader<'_>) -> Self {
+    fn read(reader: &mut SettingReader<'_>) -> Self {
         Self {
             tls: Own::read(reader, Place::Process),
             target_tls: tls::of_target(reader, Place::Process, ClientTls::default()),
-            mqtt: way(reader, Place::Process, &MQTT.target_scheme, &MQTT.target_socket, None),
-            ws: way(reader, Place::Process, &WS.target_scheme, &WS.target_socket, None),
+            mqtt: target_scheme(reader, Place::Process, &MQTT.target_scheme, &MQTT.target_socket, None),
+            ws: target_scheme(reader, Place::Process, &WS.target_scheme, &WS.target_socket, None),
         }
     }
 
     /// With everything that holds at this place, but for TLS towards clients and what it has to itself.
     fn listener(
         &self,
-        reader: &Reader<'_>,
+        reader: &SettingReader<'_>,
         place: Place,
         name: &str,
         transport: Scheme,
         port: u16,
     ) -> Listener {
-        let (family, way) = if transport.is_websocket() { (WS, &self.ws) } else { (MQTT, &self.mqtt) };
+        let (family, target_scheme) =
+            if transport.is_websocket() { (WS, &self.ws) } else { (MQTT, &self.mqtt) };
         let path = if transport == Scheme::Wss { table::WSS_PATH } else { table::WS_PATH };
         let common = Place::Process;
         let has_header = reader.get(&table::PROXY_PROTOCOL, place);
@@ -149,8 +150,8 @@ impl Common {
             tls: None,
             proxy_from: has_header.then(|| reader.get(&table::PROXY_FROM, place)),
             target: Target {
-                scheme: way.0,
-                socket: way.1.clone(),
+                scheme: target_scheme.0,
+                socket: target_scheme.1.clone(),
                 host: reader.get(&family.target_host, common),
                 port: reader.get(&family.target_port, common),
                 path: reader.get(&family.target_path, common),
@@ -165,7 +166,7 @@ impl Common {
 }
 
 /// What listeners of one kind inherit.
-struct Family {
+struct ListenerFamily {
     host: SettingOf<kind::Host>,
     target_scheme: SettingOf<Scheme>,
     target_host: SettingOf<kind::Host>,
@@ -175,7 +176,7 @@ struct Family {
 }
 
 /// MQTT, MQTTS, and MQTT at a Unix socket.
-const MQTT: Family = Family {
+const MQTT: ListenerFamily = ListenerFamily {
     host: table::MQTT_HOST,
     target_scheme: table::MQTT_TARGET_SCHEME,
     target_host: table::MQTT_TARGET_HOST,
@@ -185,7 +186,7 @@ const MQTT: Family = Family {
 };
 
 /// WS and WSS.
-const WS: Family = Family {
+const WS: ListenerFamily = ListenerFamily {
     host: table::WS_HOST,
     target_scheme: table::WS_TARGET_SCHEME,
     target_host: table::WS_TARGET_HOST,
@@ -207,7 +208,7 @@ const INHERITED: [(&str, Scheme, SettingOf<kind::PortOrOff>, &[&str]); 4] = [
     ("wss", Scheme::Wss, table::WSS_PORT, &[table::WSS_PORT.row.key, table::WSS_PATH.row.key]),
 ];
 
-fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
+fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListener> {
     let ports = INHERITED.map(|(_, _, port, _)| reader.get(&port, Place::Process));
     let [_, _, ws_port, wss_port] = ports;
     let wss_written = reader.written.explicit(table::WSS_PORT.row.key).is_some();
@@ -227,7 +228,7 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
         Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss | Scheme::Unix => None,
     };
     let is_listed = !reader.written.tables("listeners").is_empty();
-    let mut doors = Vec::new();
+    let mut listeners = Vec::new();
     for ((name, transport, setting, keys), port) in INHERITED.into_iter().zip(ports) {
         let key = setting.row.key;
         let Some(port) = port else { continue };
@@ -238,7 +239,7 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
                 let tls = tls.server(transport);
                 let listener = common.listener(reader, Place::Process, name, transport, port);
                 let listener = Listener { closed_by, tls, ..listener };
-                doors.push(Door { key: key.to_owned(), listener });
+                listeners.push(KeyedListener { key: key.to_owned(), listener });
             }
             Some(why) if reader.written.explicit(key).is_some() => {
                 reader.warn(key, format!("has no effect: listener {name} does not open, because {why}"));
@@ -254,18 +255,21 @@ fn inherited(reader: &mut Reader<'_>, common: &Common) -> Vec<Door> {
         (unix @ Some(_), None) => {
             let closed_by = "leaving out MPROXY_UNIX_PATH".to_owned();
             let listener = common.listener(reader, Place::Process, name, Scheme::Unix, 0);
-            doors.push(Door { key: key.to_owned(), listener: Listener { closed_by, unix, ..listener } });
+            listeners.push(KeyedListener {
+                key: key.to_owned(),
+                listener: Listener { closed_by, unix, ..listener },
+            });
         }
         (None, _) => {}
     }
-    if !is_listed || doors.iter().any(|door| door.listener.transport.is_tls()) {
+    if !is_listed || listeners.iter().any(|keyed| keyed.listener.transport.is_tls()) {
         tls.complete(reader);
     }
-    doors
+    listeners
 }
 
 /// The Unix socket to listen at; `None` where this place itself has no path.
-fn socket_file(reader: &Reader<'_>, place: Place) -> Option<SocketFile> {
+fn socket_file(reader: &SettingReader<'_>, place: Place) -> Option<SocketFile> {
     let named = |setting| reader.own(setting, place).or_else(|| reader.own(setting, Place::Process));
     Some(SocketFile {
         path: reader.own(&table::UNIX_PATH, place)?,
@@ -277,13 +281,13 @@ fn socket_file(reader: &Reader<'_>, place: Place) -> Option<SocketFile> {
 
 /// How a target is reached: a Unix socket that is written says by itself that it is. What is not written is as in
 /// `common`.
-fn way(
-    reader: &mut Reader<'_>,
+fn target_scheme(
+    reader: &mut SettingReader<'_>,
     place: Place,
     scheme: &SettingOf<Scheme>,
     socket: &SettingOf<kind::SocketPath>,
-    common: Option<Way>,
-) -> Way {
+    common: Option<TargetScheme>,
+) -> TargetScheme {
     let key = |row: &settings::SettingRow| row.keys_at(place).next().unwrap_or_default();
     let (scheme_key, socket_key) = (key(&scheme.row), key(&socket.row));
     let written = reader.written.explicit(&scheme_key).and_then(|_| reader.own(scheme, place));
@@ -311,7 +315,7 @@ fn default_name(index: usize) -> String {
 }
 
 /// One `[[listeners]]`; `None` where its port, or the path of its Unix socket, is missing or cannot be read.
-fn listed(reader: &mut Reader<'_>, common: &Common, index: usize) -> Option<Door> {
+fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Option<KeyedListener> {
     let place = Place::Listener(index);
     let root = format!("listeners[{index}].");
     let at = |key: &str| format!("{root}{key}");
@@ -350,15 +354,15 @@ fn listed(reader: &mut Reader<'_>, common: &Common, index: usize) -> Option<Door
     listener.tls = tls::of_listener(reader, index, &common.tls, transport);
     own_target(reader, index, &mut listener.target);
     let has_place = if is_unix { listener.unix.is_some() } else { port.is_some() };
-    has_place.then(|| Door { key: at(needed), listener })
+    has_place.then(|| KeyedListener { key: at(needed), listener })
 }
 
-fn own_target(reader: &mut Reader<'_>, index: usize, target: &mut Target) {
+fn own_target(reader: &mut SettingReader<'_>, index: usize, target: &mut Target) {
     let place = Place::Listener(index);
     let root = format!("listeners[{index}].");
     let common = Some((target.scheme, target.socket.take()));
     (target.scheme, target.socket) =
-        way(reader, place, &table::OWN_TARGET_SCHEME, &table::OWN_TARGET_SOCKET, common);
+        target_scheme(reader, place, &table::OWN_TARGET_SCHEME, &table::OWN_TARGET_SOCKET, common);
     replace(&mut target.host, reader.own(&table::OWN_TARGET_HOST, place));
     replace(&mut target.port, reader.own(&table::OWN_TARGET_PORT, place));
     replace(&mut target.path, reader.own(&table::OWN_TARGET_PATH, place));
@@ -383,10 +387,10 @@ fn own_target(reader: &mut Reader<'_>, index: usize, target: &mut Target) {
 }
 
 /// Warns of what is common to all listeners and serves none of them, and of brokers that are not verified.
-fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
+fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
     let needing = |needs| settings::all().filter(move |row| row.needs == needs).map(|row| row.key);
     let mut unless = |any: fn(&Listener) -> bool, keys: &mut dyn Iterator<Item = &str>, why: &str| {
-        if !doors.iter().any(|door| any(&door.listener)) {
+        if !listeners.iter().any(|keyed| any(&keyed.listener)) {
             for key in keys.filter(|key| reader.written.explicit(key).is_some()) {
                 reader
                     .warnings
@@ -396,25 +400,25 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
     };
     let [proxy_from, ca_certs, crls] = [table::PROXY_FROM.row, table::CA_CERTS.row, table::CRLS.row];
     let of = |key| std::iter::once(key);
-    unless(|door| door.proxy_from.is_some(), &mut of(proxy_from.key), "no listener expects PROXY headers");
+    unless(|keyed| keyed.proxy_from.is_some(), &mut of(proxy_from.key), "no listener expects PROXY headers");
     unless(
-        |door| door.transport.is_websocket(),
+        |keyed| keyed.transport.is_websocket(),
         &mut needing(Needs::WebSocket),
         "no WebSocket listener opens",
     );
     let [mode, owner, group] = [table::UNIX_MODE.row, table::UNIX_OWNER.row, table::UNIX_GROUP.row];
     unless(
-        |door| door.transport == Scheme::Unix,
+        |keyed| keyed.transport == Scheme::Unix,
         &mut [mode.key, owner.key, group.key].into_iter(),
         "no listener opens at a Unix socket",
     );
     unless(
-        |door| door.target.scheme.is_tls(),
+        |keyed| keyed.target.scheme.is_tls(),
         &mut needing(Needs::TargetTls),
         "no broker is reached over TLS",
     );
     unless(
-        |door| door.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+        |keyed| keyed.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
         &mut [ca_certs.key, crls.key].into_iter(),
         "no listener asks clients for certificates",
     );
@@ -426,7 +430,7 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
             }
         }
     }
-    for Door { key, listener } in doors {
+    for KeyedListener { key, listener } in listeners {
         let Target { scheme, tls, .. } = &listener.target;
         if scheme.is_tls() && tls.verification == Verification::Nobody {
             let own = key.strip_suffix("port").map(|root| format!("{root}target.verify"));
@@ -441,8 +445,8 @@ fn of_no_effect(reader: &mut Reader<'_>, doors: &[Door]) {
 }
 
 /// A certificate is for a name that TLS can ask for; a host that is none could never be reached over TLS.
-fn certain_names(reader: &mut Reader<'_>, doors: &[Door]) {
-    for Door { key, listener: Listener { transport, target, .. } } in doors {
+fn certain_names(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
+    for KeyedListener { key, listener: Listener { transport, target, .. } } in listeners {
         let asked = target.server_name.as_ref().unwrap_or(&target.host);
         if !target.scheme.is_tls() || mproxy_tcp::tls::client::is_server_name(asked) {
             continue;
@@ -465,9 +469,9 @@ fn replace<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-fn name_once(reader: &mut Reader<'_>, doors: &[Door]) {
+fn name_once(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
     let mut seen = HashSet::new();
-    for Door { key, listener } in doors {
+    for KeyedListener { key, listener } in listeners {
         if !seen.insert(&listener.name) {
             let name = key.replace(".port", ".name");
             let key = if reader.written.get(&name).is_some() { &name } else { key };

@@ -1,4 +1,4 @@
-//! Both doors put together, byte for byte: each transport in to each transport out, and what is known of the client on
+//! Any transports put together, byte for byte: each transport in to each transport out, and what is known of the client on
 //! the way.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
