@@ -197,7 +197,8 @@ impl Registry {
     }
 
     pub(crate) fn leave(&self, handle: &Handle) {
-        self.connections.lock().remove(&handle.id());
+        let gone = self.connections.lock().remove(&handle.id());
+        debug_assert!(gone.is_some(), "who leaves has entered, and leaves once");
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {

@@ -99,6 +99,7 @@ impl Listener {
         let address = SockAddr::unix(&at.path).map_err(io)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(io)?;
         socket.set_nonblocking(true).map_err(io)?;
+        // Until the socket listens: between bind and listen it looks like one that a dead process left.
         let _lock = lock(&at.path);
         remove_left_over(&at.path)?;
         socket.bind(&address).map_err(|source| match source.kind() {

@@ -106,6 +106,7 @@ where
             let Self { target, .. } = &*self;
             Err(Unreachable(match failure {
                 Failure::Away(text) => text.into(),
+                // The address answers and the broker behind it does not: another of the same name may.
                 Failure::Unspoken(text) => {
                     T::forget(&self.client);
                     format!("{target}: {text}").into()

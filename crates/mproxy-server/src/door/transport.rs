@@ -161,6 +161,7 @@ pub(super) fn ended(
     both: impl FnOnce() -> Closed,
 ) -> Option<Closed> {
     let ready = ready.now_or_never()?.ok()?;
+    // Both halves: of a reset, which says why, or in order, which only a transport can tell apart.
     if ready.is_write_closed() {
         let error = error().ok().flatten();
         return Some(error.map_or_else(both, |error| Closed::Error(error.to_string().into())));

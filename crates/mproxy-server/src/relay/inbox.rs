@@ -69,6 +69,8 @@ impl Inbox {
         wanted: bool,
         (session, side, now): (&mut Session, Side, Instant),
     ) -> Came {
+        debug_assert!(!(self.blocked && wanted), "what waits is offered before more is read");
+        // Before a buffer is leased: of ten thousand connections that are woken for writing, none needs one.
         if stream.poll_readable(cx).is_pending() {
             return Came::Nothing;
         }
@@ -108,6 +110,7 @@ impl Inbox {
                     self.blocked =
                         !chunk.is_empty() && (!session.wants_read(side) || session.cut_short(side));
                 } else {
+                    // Counted as the session's all the same, or strangers could hold this much each beside every budget.
                     session.kept(side, chunk.len(), now);
                     self.blocked = true;
                 }

@@ -111,6 +111,18 @@ impl Outbox {
         } else {
             self.more.get_or_insert_default().push(bytes);
         }
+        self.check_invariants();
+    }
+
+    /// In builds for tests: it walks over everything that waits.
+    fn check_invariants(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let behind = |more: &Backlog| more.pieces.iter().map(Bytes::len).sum::<usize>() + more.tail.len();
+        let more = self.more.as_deref().map_or(0, behind);
+        debug_assert!(!self.first.is_empty() || more == 0, "something waits behind nothing");
+        debug_assert_eq!(self.len(), self.first.len() + more, "what waits is not what was counted");
     }
 
     /// Writes as much as the stream takes. Whether any of it went.
@@ -176,6 +188,7 @@ impl Outbox {
             self.first = next;
         }
         self.first.advance(n);
+        self.check_invariants();
     }
 
     /// What is left has to wait for the peer: it should not keep chunks alive that others could use.

@@ -90,6 +90,7 @@ impl Crowd {
             return false;
         }
         let oldest = inner.members.range((whose, 0)..).next().map(|(key, _)| *key);
+        debug_assert!(oldest.is_some(), "an address that is counted has somebody there");
         let oldest = oldest.and_then(|key| inner.leave(key));
         // Not while others wait for the lock.
         drop(inner);

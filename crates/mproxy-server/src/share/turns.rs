@@ -103,6 +103,7 @@ impl Future for Taking {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turn> {
         let this = &mut *self;
         if let Some((_, waiter)) = &this.waiting {
+            // First: a grant between the look and this would wake nobody.
             waiter.waker.register(cx.waker());
             if !waiter.granted.load(Ordering::Acquire) {
                 return Poll::Pending;
@@ -113,6 +114,7 @@ impl Future for Taking {
         let mut inner = this.turns.0.lock();
         // Nobody who waits is overtaken: while somebody does, none is free.
         if inner.free > 0 {
+            debug_assert!(inner.waiting.is_empty(), "a turn is free while somebody waits");
             inner.free -= 1;
             return Poll::Ready(Turn(Arc::clone(&this.turns)));
         }
@@ -131,6 +133,7 @@ impl Drop for Taking {
     fn drop(&mut self) {
         let Some((number, waiter)) = self.waiting.take() else { return };
         let left = self.turns.0.lock().waiting.remove(&(self.whose, number));
+        // Granted and not taken: without this nobody would ever have that turn again.
         if left.is_none() && waiter.granted.load(Ordering::Acquire) {
             self.turns.pass_on();
         }
