@@ -432,7 +432,7 @@ async fn a_wrong_configuration_opens_no_port() {
             tls,
             vec![
                 "MPROXY_SERVER_CERT: ",
-                "server.pem holds no",
+                "server.pem contains no",
                 "MPROXY_SERVER_KEY: ",
                 "gone.key cannot be read",
             ],
