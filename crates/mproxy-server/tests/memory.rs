@@ -20,7 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 const MIB: u64 = 1 << 20;
 
-/// What the allocator and the runtime take for themselves once there is load.
+/// What the allocator and the runtime take for themselves once there is load. The scene of passwords comes nearest to it: whether the hashes
+/// of two cores, and one that the allocator has not given back, are seen at once with all CONNECTs is chance. Of three runs
+/// it took 41 to 54 MiB, the last 2.5 MiB below its bound.
 const SLACK: u64 = 5 * MIB;
 
 /// What the hashing of passwords takes: some 19 MiB for each that is hashed at the same time, one on each core.

@@ -1,5 +1,5 @@
 //! A transport over another one: it listens, accepts and is reached as that does, and adds a handshake of its own. What it
-//! adds is a [`Layer`], and every layer is a [`Transport`].
+//! adds is a [`TransportLayer`], and every layer is a [`Transport`].
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -18,7 +18,7 @@ use super::{Failure, OpenError, Refused};
 use crate::config::{Listener, Target};
 
 /// What a transport adds to the one below.
-pub trait Layer: Sized + Send + Sync + 'static {
+pub trait TransportLayer: Sized + Send + Sync + 'static {
     /// The one below.
     type Below: Transport;
     /// What carries MQTT.
@@ -43,7 +43,7 @@ pub trait Layer: Sized + Send + Sync + 'static {
     /// The handshake with a client. Adds what it learns to `known`. Not cancel safe, and need not be.
     fn accept(
         server: &Self::Server,
-        below: Stream<Self>,
+        below: StreamBelow<Self>,
         known: &mut Known,
         room: &Room,
     ) -> impl Future<Output = Result<Self::Stream, Refused>> + Send;
@@ -52,7 +52,7 @@ pub trait Layer: Sized + Send + Sync + 'static {
     /// connection.
     fn connect(
         client: &Self::Client,
-        below: Stream<Self>,
+        below: StreamBelow<Self>,
     ) -> impl Future<Output = Result<Self::Stream, String>> + Send;
 
     /// As [`Transport::server_tls`], of the layer itself.
@@ -69,7 +69,7 @@ pub trait Layer: Sized + Send + Sync + 'static {
 }
 
 /// What the transport below a layer makes of a connection.
-pub type Stream<L> = <<L as Layer>::Below as Transport>::Stream;
+pub type StreamBelow<L> = <<L as TransportLayer>::Below as Transport>::Stream;
 
 /// What a layer needs, and what the one below it needs.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub struct Both<B, L> {
     layer: L,
 }
 
-impl<L: Layer> Transport for L {
+impl<L: TransportLayer> Transport for L {
     type Listener = <L::Below as Transport>::Listener;
     type Socket = <L::Below as Transport>::Socket;
     type Stream = L::Stream;

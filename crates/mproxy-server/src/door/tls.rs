@@ -7,7 +7,7 @@ use mproxy_core::budget::Purse;
 use mproxy_core::peer::TlsFacts;
 use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, TlsStream};
 
-use super::layer::{Layer, LayerStream};
+use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, Known, Room, Transport};
 use super::{Refused, in_one_line};
 use crate::config::{Listener, Target};
@@ -25,7 +25,7 @@ pub struct TlsToBroker {
     name: String,
 }
 
-impl<T: Transport> Layer for Tls<T> {
+impl<T: Transport> TransportLayer for Tls<T> {
     type Below = T;
     type Stream = TlsStream<T::Stream>;
     type Server = Arc<Reloadable<ServerTls>>;

@@ -9,8 +9,8 @@
 //! | [`Tls<T>`](super::tls::Tls) | `tls` | a handshake over any of them, and the facts of the certificate |
 //! | [`Ws<T>`](super::ws::Ws) | `ws` | an upgrade over any of them, and the facts of the request |
 //!
-//! The last two are layers ([`Layer`](super::layer::Layer)): they have a handshake to add, and the rest is done by the one
-//! below. To add one: a crate that makes byte streams, a file here that implements [`Transport`] or `Layer`, and a row in `stream`, which
+//! The last two are layers ([`TransportLayer`](super::layer::TransportLayer)): they have a handshake to add, and the rest is done by the one
+//! below. To add one: a crate that makes byte streams, a file here that implements [`Transport`] or `TransportLayer`, and a row in `stream`, which
 //! lists what can be configured.
 
 use std::fmt::Debug;

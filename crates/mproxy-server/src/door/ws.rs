@@ -7,7 +7,7 @@ use mproxy_tcp::tls::MaterialError;
 use mproxy_ws::WsStream;
 use mproxy_ws::upgrade::{self, Ask, Request, Terms};
 
-use super::layer::{Layer, LayerStream};
+use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, Known, Room, Transport};
 use super::{Refused, in_one_line};
 use crate::config::{Listener, Target, Web, authority};
@@ -27,7 +27,7 @@ pub struct WsToBroker {
     path: String,
 }
 
-impl<T: Transport> Layer for Ws<T> {
+impl<T: Transport> TransportLayer for Ws<T> {
     type Below = T;
     type Stream = WsStream<T::Stream>;
     type Server = Terms;

@@ -9,10 +9,10 @@ use mproxy_core::session::{Answered, OpenQuestion};
 
 /// Bounded by the session's lanes; no memory while there are none.
 #[derive(Default)]
-pub(super) struct Asks(Option<Box<FuturesUnordered<Ask>>>);
+pub(super) struct Asks(Option<Box<FuturesUnordered<PendingAnswer>>>);
 
 /// A question, or one that waits for its turn first.
-type Ask = Either<OpenQuestion, Pending<Answered>>;
+type PendingAnswer = Either<OpenQuestion, Pending<Answered>>;
 
 impl Asks {
     pub(super) fn push(&mut self, question: OpenQuestion) {

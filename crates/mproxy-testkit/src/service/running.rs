@@ -65,7 +65,7 @@ pub struct Running {
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-enum Listener {
+enum ServiceListener {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
@@ -81,20 +81,20 @@ impl Running {
         let listener = TcpListener::bind(address).await.unwrap().into_std().unwrap();
         let address = listener.local_addr().unwrap();
         let url = format!("http://{address}");
-        Self::play(url, Some(address), Listener::Tcp(listener), Some(service))
+        Self::play(url, Some(address), ServiceListener::Tcp(listener), Some(service))
     }
 
     /// At a Unix socket.
     pub async fn start_unix(path: &Path, service: Service) -> Self {
         let listener = UnixListener::bind(path).unwrap().into_std().unwrap();
-        Self::play(format!("unix:{}", path.display()), None, Listener::Unix(listener), Some(service))
+        Self::play(format!("unix:{}", path.display()), None, ServiceListener::Unix(listener), Some(service))
     }
 
     /// One that answers with bytes that are no protobuf.
     pub async fn garbage() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Self::play(url, None, Listener::Tcp(listener), None)
+        Self::play(url, None, ServiceListener::Tcp(listener), None)
     }
 
     /// Behind TLS, with this chain and key (PEM), as `localhost`; asks for a certificate that `authority` signed.
@@ -105,10 +105,15 @@ impl Running {
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(chain, key))
             .client_ca_root(Certificate::from_pem(authority));
-        Self::play_behind(Some(tls), url, None, Listener::Tcp(listener), Some(service))
+        Self::play_behind(Some(tls), url, None, ServiceListener::Tcp(listener), Some(service))
     }
 
-    fn play(url: String, address: Option<SocketAddr>, listener: Listener, service: Option<Service>) -> Self {
+    fn play(
+        url: String,
+        address: Option<SocketAddr>,
+        listener: ServiceListener,
+        service: Option<Service>,
+    ) -> Self {
         Self::play_behind(None, url, address, listener, service)
     }
 
@@ -116,7 +121,7 @@ impl Running {
         tls: Option<ServerTlsConfig>,
         url: String,
         address: Option<SocketAddr>,
-        listener: Listener,
+        listener: ServiceListener,
         service: Option<Service>,
     ) -> Self {
         let (log, seen) = watch::channel(Log::default());
@@ -134,13 +139,13 @@ impl Running {
             };
             let stopped = async { drop(stopped.await) };
             match listener {
-                Listener::Tcp(listener) => {
+                ServiceListener::Tcp(listener) => {
                     let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
                     // Else answers wait for the acknowledgement of what went before them: 40 ms each.
                     let incoming = incoming.with_nodelay(Some(true));
                     router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
                 }
-                Listener::Unix(listener) => {
+                ServiceListener::Unix(listener) => {
                     let incoming = UnixListenerStream::new(UnixListener::from_std(listener).unwrap());
                     router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
                 }
