@@ -24,6 +24,8 @@ pub async fn dial(path: &Path, deadline: Instant) -> Result<UnixStream, DialErro
     let mut pause = SHORTEST_PAUSE;
     loop {
         match UnixStream::connect(path).await {
+            // The queue is full. Readiness would not tell when it no longer is: nothing is registered with that
+            // socket yet.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if Instant::now() + pause > deadline {
                     return Err(DialError::Busy(path.to_owned()));

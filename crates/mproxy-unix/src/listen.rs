@@ -94,6 +94,7 @@ impl Listener {
         let named = |name: &Option<String>, number: fn(&str) -> Result<u32, String>| {
             name.as_deref().map(number).transpose().map_err(|text| ListenError::NoSuchName(path(), text))
         };
+        // Before anything is made: a wrong name leaves no file behind.
         let (owner, group) = (named(&at.owner, names::user)?, named(&at.group, names::group)?);
         let io = |source| ListenError::Io { path: path(), source };
         let address = SockAddr::unix(&at.path).map_err(io)?;
@@ -110,6 +111,7 @@ impl Listener {
             io::ErrorKind::AddrInUse => ListenError::InUse(path()),
             _ => io(source),
         })?;
+        // The path may be another's by the time that this listener goes. Device and inode tell.
         let file = fs::symlink_metadata(&at.path).map(|file| (file.dev(), file.ino())).map_err(io)?;
         let inner = UnixListener::from_std(socket.into()).map_err(|source| {
             remove(&at.path, file);
@@ -201,6 +203,7 @@ fn lock(path: &Path) -> Option<File> {
 
 /// Makes the path free where it is a socket at which nobody listens any more.
 fn remove_left_over(path: &Path) -> Result<(), ListenError> {
+    // Not through a link: what it points to is not ours to remove.
     let Ok(there) = fs::symlink_metadata(path) else { return Ok(()) };
     if !there.file_type().is_socket() {
         return Err(ListenError::NoSocket(path.to_owned()));
@@ -218,6 +221,7 @@ fn remove_left_over(path: &Path) -> Result<(), ListenError> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Err(ListenError::Denied(path.to_owned()))
         }
+        // Whatever else comes of it, somebody may be there, and a socket that may be alive is not removed.
         _ => Err(ListenError::InUse(path.to_owned())),
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn group(name: &str) -> Result<u32, String> {
 }
 
 fn lookup(name: &str, what: &str, file: &str) -> Result<u32, String> {
+    // First, as with chown: a number that is no one's on this system may be somebody's in a container's.
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

@@ -131,12 +131,15 @@ impl Head {
     /// where more are needed. What is wrong is told as soon as it can be seen.
     pub(crate) fn parse(bytes: &[u8], role: Role) -> Result<Option<Self>, Violation> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        // No extension is ever agreed on, so none can have given these bits a meaning (RFC 6455, 5.2).
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
         }
         let last = first & 0x80 != 0;
         let opcode = Opcode::of(first & 0x0F).ok_or(Violation::ReservedOpcode)?;
         let masked = second & 0x80 != 0;
+        // A client has to mask and a server must not; each has to close on the other's mistake (RFC 6455, 5.1).
+        // Without masks, what a page's script sends could pass for HTTP in the eyes of a cache on the way (10.3).
         match role {
             Role::Server if !masked => return Err(Violation::Unmasked),
             Role::Client if masked => return Err(Violation::Masked),
@@ -147,6 +150,7 @@ impl Head {
         if opcode == Opcode::Text {
             return Err(Violation::Text);
         }
+        // Control frames may stand between the pieces of a message, so they come whole and short (RFC 6455, 5.5).
         if opcode.is_control() && !last {
             return Err(Violation::FragmentedControl);
         }
@@ -163,6 +167,7 @@ impl Head {
             }
             _ => (u64::from(short), rest),
         };
+        // The shortest form is the only one that is allowed (RFC 6455, 5.2).
         let minimal = match short {
             126 => len > 125,
             // Its most significant bit must be 0 (RFC 6455, 5.2).
@@ -210,6 +215,7 @@ pub(crate) fn mask(bytes: &mut [u8], key: [u8; 4]) -> [u8; 4] {
     // Eight bytes at a time. Bytes and key lie in memory alike, so the order of the machine does not matter.
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut next = key;
+    // Byte i of a frame goes with byte i mod 4 of its key (RFC 6455, 5.3), however reads and writes cut the frame.
     next.rotate_left(bytes.len() % 4);
     let (words, rest) = bytes.as_chunks_mut::<8>();
     for chunk in words {
@@ -223,6 +229,7 @@ pub(crate) fn mask(bytes: &mut [u8], key: [u8; 4]) -> [u8; 4] {
 
 /// Whether a peer may send this code (RFC 6455, 7.4).
 pub(crate) fn may_be_sent(code: u16) -> bool {
+    // 1004 is reserved. 1005, 1006 and 1015 stand for what was not said, and must not be sent (RFC 6455, 7.4.1).
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 

@@ -106,13 +106,18 @@ impl Inbound {
             (Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong, _) => {}
         }
         self.head.clear();
+        // Each costs a turn, and a pong at worst, and moves no byte of MQTT. That is a way to keep us busy for
+        // nothing, so the stream counts them.
         if head.opcode.is_control() || head.len == 0 {
             decoded.hollow += 1;
         }
+        // No payload will come that could finish it.
         if head.len == 0 {
             return self.finish(head.opcode, decoded);
         }
         if head.opcode.is_control() {
+            // Boxed while it comes in: a connection without one, which is nearly always, does not carry 125 bytes
+            // for it.
             self.control = Some(Box::new(Control::EMPTY));
         }
         self.frame = Some(Current { opcode: head.opcode, mask: head.mask, left: head.len });
@@ -123,6 +128,7 @@ impl Inbound {
     fn payload(&mut self, mut frame: Current, raw: &mut [u8], read: usize, decoded: &mut Decoded) -> usize {
         debug_assert!(frame.left > 0, "a frame without payload is finished at its head");
         let here = raw.len() - read;
+        // A length of up to 63 bits may not fit a usize. Then all that is here belongs to the frame.
         let n = usize::try_from(frame.left).map_or(here, |left| left.min(here));
         if frame.opcode.is_control() {
             let bytes = raw.get_mut(read..read + n).unwrap_or_default();
@@ -157,6 +163,7 @@ impl Inbound {
                 decoded.end =
                     Some(InboundEnd::Closed(close_code(control.as_ref().map_or(&[], |c| c.as_slice()))?));
             }
+            // A pong that nobody asked for is allowed (RFC 6455, 5.5.3), and we never ask.
             Opcode::Pong | Opcode::Continuation | Opcode::Binary | Opcode::Text => {}
         }
         Ok(())

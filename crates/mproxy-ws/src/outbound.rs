@@ -98,6 +98,7 @@ impl Outbound {
 
     fn new_mask(&self) -> Option<[u8; 4]> {
         match self.role {
+            // A new one for each frame, which nobody can foresee (RFC 6455, 5.3).
             Role::Client => Some(random::mask()),
             Role::Server => None,
         }
@@ -142,12 +143,14 @@ impl Outbound {
         payload: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_control(stream.as_mut(), cx))?;
+        // No data follows a close frame (RFC 6455, 5.5.1).
         if self.closing != Closing::Open {
             let text = "the WebSocket is closing";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
         }
         let copies = self.role == Role::Client || !stream.is_write_vectored();
         if !self.is_mid_frame() {
+            // A whole frame fits the pad, so that its head and payload leave in one write.
             let most = if copies { SCRATCH - LONGEST_HEAD } else { usize::MAX };
             // One slice is the head's. What is not part of this frame is a frame of the next write.
             let len: usize = payload.iter().take(SLICES - 1).map(|slice| slice.len()).sum();
@@ -163,6 +166,7 @@ impl Outbound {
                 ready!(self.write_slices(stream.as_mut(), cx, payload))?
             };
             let taken = self.advance(some(wrote)?);
+            // The head alone may have gone. To say 0 would mean that the stream takes no more.
             if taken > 0 {
                 return Poll::Ready(Ok(taken));
             }

@@ -89,6 +89,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 impl Hollow {
     /// Whether that is a flood.
     fn add(&mut self, frames: u32) -> bool {
+        // Frames with content read no clock.
         if frames == 0 {
             return false;
         }
@@ -126,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         let decoded = self.inbound.decode(buf.filled_mut().get_mut(start..).unwrap_or_default());
         buf.set_filled(start + decoded.payload);
         self.end = decoded.end;
+        // An end that came in the same bytes keeps its own reason.
         if self.end.is_none() && self.hollow.add(decoded.hollow) {
             self.end = Some(InboundEnd::Broken(Violation::Flood));
         }
@@ -133,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             self.outbound.pong(ping);
         }
         match self.end {
+            // The peer's own code goes back to it (RFC 6455, 5.5.1).
             Some(InboundEnd::Closed(code)) => self.outbound.close(code.unwrap_or(1000)),
             Some(InboundEnd::Broken(violation)) => self.outbound.close(violation.close_code()),
             None => {}
@@ -155,11 +158,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
             }
             let start = buf.filled().len();
             let came = this.poll_raw(cx, buf);
+            // A pong may be left from before. On a quiet connection no write would come to take it along.
             if came.is_pending() {
                 this.answer(cx);
             }
             ready!(came)?;
             if buf.filled().len() == start {
+                // No close frame came. Between two messages nothing is cut off, and devices that are switched off
+                // do not say goodbye.
                 let whole = this.inbound.is_between_messages();
                 return Poll::Ready(if whole { Ok(()) } else { Err(cut()) });
             }
@@ -193,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
+        // Whatever the stream below does: many slices become one frame, in place of a frame for each.
         true
     }
 

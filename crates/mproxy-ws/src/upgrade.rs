@@ -24,6 +24,8 @@ const VERSION: &str = "13";
 
 /// What a server has to make of a key (RFC 6455, 4.2.2).
 fn accept_key(key: &[u8]) -> String {
+    // SHA-1 and this text are the protocol's own (RFC 6455, 1.3). They show that the peer speaks WebSocket, and
+    // protect nothing.
     let mut sha1 = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     sha1.update(key);
     sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -32,6 +34,7 @@ fn accept_key(key: &[u8]) -> String {
 
 /// The members of a comma separated header, over all its lines.
 fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    // Several lines of one header are one list, and empty members are to be ignored (RFC 7230, 3.2.2 and 7).
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty())
 }
@@ -47,6 +50,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut all = headers.get_all(name).into_iter();
     match (all.next(), all.next()) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
+        // What is no list may stand once (RFC 7230, 3.2.2). Of two values, a gateway before us may have gone by the
+        // other one.
         _ => None,
     }
 }

@@ -73,6 +73,7 @@ where
         .await
         .map_err(ConnectError::Http)?;
     let mut answer = pin!(sender.send_request(request));
+    // What it ended with: a future that is ready must not be polled again.
     let mut over = None;
     // One task for both: the connection moves, the answer comes out of it.
     let answer = poll_fn(|cx| {
@@ -85,6 +86,7 @@ where
     });
     let answer = answer.await.map_err(ConnectError::Http)?;
     check(&answer, &key, ask)?;
+    // The answer can be there before the connection has let go of its stream.
     match over {
         Some(end) => end,
         None => poll_fn(|cx| connection.poll_without_shutdown(cx)).await,
@@ -107,6 +109,7 @@ fn check<B>(answer: &http::Response<B>, key: &str, ask: &Ask<'_>) -> Result<(), 
     if only(headers, &header::SEC_WEBSOCKET_ACCEPT) != Some(accept_key(key.as_bytes()).as_str()) {
         return Err(ConnectError::Answer("Sec-WebSocket-Accept does not fit the key"));
     }
+    // RFC 6455 would let a server name none. [MQTT-6.0.0-4] does not.
     if only(headers, &header::SEC_WEBSOCKET_PROTOCOL) != Some(ask.protocol) {
         return Err(ConnectError::Answer("another subprotocol, or none"));
     }

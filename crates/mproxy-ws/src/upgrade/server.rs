@@ -139,9 +139,11 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         match self {
             Self::Method => {
+                // A 405 has to name them (RFC 7231, 6.5.5).
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }
             Self::NoUpgrade | Self::Version => {
+                // A 426 has to name the protocol (RFC 7231, 6.5.15), and the version that would do (RFC 6455, 4.4).
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
             }
@@ -198,6 +200,7 @@ where
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(HEADER_BYTES)
+        // The caller bounds the whole handshake. Hyper's own bound would need a timer besides.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
     let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
@@ -261,6 +264,7 @@ fn judge(request: &http::Request<Incoming>, terms: &Terms) -> Result<(Request, S
     if !is_upgrade(headers) {
         return Err(Refusal::NoUpgrade);
     }
+    // A body would lie where the first frames are looked for.
     if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
         return Err(Refusal::Malformed);
     }
@@ -269,9 +273,12 @@ fn judge(request: &http::Request<Incoming>, terms: &Terms) -> Result<(Request, S
     }
     let host = only(headers, &header::HOST).ok_or(Refusal::Malformed)?;
     let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Malformed)?;
+    // 16 bytes in base64 (RFC 6455, 4.2.1).
     if KEYS.decode(key).map_or(0, |key| key.len()) != 16 {
         return Err(Refusal::Malformed);
     }
+    // A page of any site can open a WebSocket here, with its visitor's cookies and from the visitor's network. Only
+    // its origin gives it away, which a script cannot choose (RFC 6455, 10.2).
     let origin =
         headers.get(header::ORIGIN).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if let (Some(origin), Some(permitted)) = (&origin, &terms.origins)
