@@ -5,10 +5,13 @@
 mod auth_request;
 mod call;
 mod complaints;
+mod event_client;
 mod event_request;
 mod grant;
 mod hello;
+mod observe;
 mod request_body;
+mod stream;
 mod verdict;
 
 use std::sync::Arc;
@@ -25,8 +28,11 @@ use tonic::{Request, Status};
 
 pub(crate) use self::auth_request::{AuthRequest, AuthRpc};
 pub(crate) use self::complaints::Complaints;
-pub(crate) use self::event_request::EventRequest;
+pub(crate) use self::event_client::{ClientIdentity, EventClient};
+pub(crate) use self::event_request::{EncodedEvent, EventRequest};
 pub(crate) use self::hello::{Hello, WantedCall, Wants};
+pub(crate) use self::observe::{ObserveMessage, read_safe_up_to};
+pub(crate) use self::stream::{StreamRpc, open_stream};
 use self::wire::hooks_client::HooksClient;
 
 #[expect(

@@ -12,7 +12,7 @@
 //! - **UNIMPLEMENTED** is a failed answer of the hooks that decide. What a service does not want to decide it leaves out
 //!   of Hello's `wants`. Of the hooks that tell it means *not wanted*.
 //! - **A question** ends within its deadline, which includes waiting for one of the `max_in_flight` turns.
-//! - **An event** is told once; see `observe`.
+//! - **Events** are kept until the service has confirmed them on a stream, or told by a call each; see `observe`.
 //!
 //! | room | holds |
 //! |---|---|
@@ -20,7 +20,7 @@
 //! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
-//! | `observe` | the queue of events |
+//! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
 mod connector;
 mod endpoint;
@@ -48,7 +48,7 @@ use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
-use self::observe::Observer;
+use self::observe::{Observer, ObserverConfig};
 use self::unary::{CallResult, call_service};
 use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
 use crate::watch::{CallOutcome, Watch};
@@ -64,13 +64,19 @@ pub struct RemoteConfig {
     pub instance: Arc<str>,
     /// mproxy's version, for Hello.
     pub version: Arc<str>,
-    /// Events that wait at most, over all connections (rounded up to a multiple of 16).
+    /// Events that wait at most for calls of their own, over all connections (rounded up to a multiple of 16).
     pub event_queue: usize,
+    /// Bytes of events that are kept at most until the service has confirmed them on a stream.
+    pub event_buffer: usize,
+    /// How long a service may confirm nothing while events wait, before another endpoint is tried.
+    pub confirm_within: Duration,
     /// Questions that are open at the service at most; the others wait within their deadline, and are refused as
     /// *overloaded* after it, whatever the failure rule.
     pub max_in_flight: usize,
     /// For `https://` endpoints.
     pub tls: RemoteTls,
+    /// Whether streams are used, where the service serves them.
+    pub streams: bool,
 }
 
 /// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
@@ -109,11 +115,20 @@ impl Remote {
                 complaints: Arc::new(Complaints::new(endpoint.to_string())),
                 version: Arc::clone(&config.version),
                 instance: Arc::clone(&config.instance),
+                streams: config.streams,
             };
             connectors.spawn(connector.run(stop.clone()));
         }
         connectors.close();
-        let observer = Observer::start(&endpoints, &watch, config.event_queue, config.timeout, &stop);
+        let events = ObserverConfig {
+            queue: config.event_queue,
+            timeout: config.timeout,
+            buffer: config.event_buffer,
+            confirm_within: config.confirm_within,
+            version: config.version,
+            instance: config.instance,
+        };
+        let observer = Observer::start(&endpoints, &watch, events, &stop);
         Ok(Arc::new(Self {
             endpoints,
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),

@@ -43,6 +43,8 @@ pub enum DropReason {
     CallFailed,
     /// mproxy ended before it was sent.
     Shutdown,
+    /// It is larger than a message of a stream may be.
+    TooLarge,
 }
 
 impl DropReason {
@@ -53,6 +55,42 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::CallFailed => "call_failed",
             Self::Shutdown => "shutdown",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Why a stream of events is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventStreamEnd {
+    /// mproxy ended, and all events were confirmed.
+    Finished,
+    /// The service ended it, or its connection.
+    Closed,
+    /// It broke, could not be opened, or the service reported an error.
+    Broken,
+    /// The service does not implement it.
+    Unimplemented,
+    /// The service confirmed nothing in time.
+    Unconfirmed,
+    /// The service confirmed events that were never sent.
+    Future,
+    /// Another endpoint comes first.
+    Moved,
+}
+
+impl EventStreamEnd {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Closed => "closed",
+            Self::Broken => "broken",
+            Self::Unimplemented => "unimplemented",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Future => "cursor_from_the_future",
+            Self::Moved => "moved",
         }
     }
 }
@@ -67,6 +105,31 @@ pub trait Watch: Send + Sync {
     /// So many events of this kind were dropped.
     fn events_dropped(&self, kind: Kind, reason: DropReason, count: u64) {
         let _ = (kind, reason, count);
+    }
+
+    /// So many events are kept until they are confirmed, and weigh so many bytes.
+    fn events_kept(&self, events: usize, bytes: usize) {
+        let _ = (events, bytes);
+    }
+
+    /// So many events were written to a stream, of which so many had been written to another one before.
+    fn events_sent(&self, events: u64, again: u64) {
+        let _ = (events, again);
+    }
+
+    /// The service confirmed so many events.
+    fn events_confirmed(&self, events: u64) {
+        let _ = events;
+    }
+
+    /// A stream of events is open, or not any more.
+    fn event_stream(&self, open: bool) {
+        let _ = open;
+    }
+
+    /// A stream of events is over.
+    fn event_stream_ended(&self, reason: EventStreamEnd) {
+        let _ = reason;
     }
 
     /// An endpoint of the policy service became healthy or unhealthy.

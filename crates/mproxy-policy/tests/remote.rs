@@ -38,8 +38,11 @@ fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         instance: "test".into(),
         version: "0.0.0".into(),
         event_queue: 1600,
+        event_buffer: 1 << 20,
+        confirm_within: Duration::from_secs(30),
         max_in_flight: 64,
         tls: Default::default(),
+        streams: true,
     }
 }
 

@@ -40,7 +40,7 @@ use mproxy_unix::SocketFile;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::Origin;
-pub use settings::table::{Admin, General, ListenerLimits, Log, Otel, Questions, Web};
+pub use settings::table::{Admin, Events, General, ListenerLimits, Log, Otel, Questions, Web};
 pub use value::Secret;
 pub use written::Effective;
 
@@ -146,6 +146,8 @@ pub struct PolicyConfig {
     pub endpoints: Vec<String>,
     /// How it is asked.
     pub questions: Questions,
+    /// How it is told of events.
+    pub events: Events,
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
     /// TLS towards it.

@@ -1,11 +1,14 @@
 //! A hook service inside the test that answers as its script says, and remembers what it was asked and told. It speaks
 //! types of its own, generated from the contract as somebody else's would be.
 
+mod observe;
 mod running;
 
+pub use observe::{Confirmations, ObservePlay, ObserveScript};
 pub use running::Running;
 
 use std::fmt;
+use std::sync::Arc;
 
 use contract::hooks_server::Hooks;
 use contract::{
@@ -65,6 +68,8 @@ pub struct Service {
     pub deliver: AnswerScript<AuthDeliverRequest, AuthDeliverResponse>,
     /// What it says to any event.
     pub tell: Box<dyn Fn() -> Play<contract::Told> + Send + Sync>,
+    /// What it does with an Observe stream, which only comes if `hello` serves streams.
+    pub observe: ObservePlay,
 }
 
 impl fmt::Debug for Service {
@@ -82,6 +87,7 @@ impl Default for Service {
             subscribe: each_filter(|_| FilterAllow::default().into()),
             deliver: Box::new(|_| Play::answer(DeliverAllow::default())),
             tell: Box::new(|| Play::Answer(contract::Told {})),
+            observe: ObservePlay::Confirm,
         }
     }
 }
@@ -174,11 +180,15 @@ pub struct Told {
 struct Log {
     calls: Vec<&'static str>,
     told: Vec<Told>,
+    /// Messages on Observe streams, with the number of the stream.
+    observed: Vec<(usize, contract::ObserveRequest)>,
+    observe_streams: usize,
 }
 
+#[derive(Clone)]
 struct Player {
-    service: Service,
-    log: watch::Sender<Log>,
+    service: Arc<Service>,
+    log: Arc<watch::Sender<Log>>,
 }
 
 impl Player {
@@ -201,6 +211,16 @@ impl Player {
         let Client { client_id, epoch, .. } = client.unwrap_or_else(|| panic!("{rpc} of nobody"));
         self.log.send_modify(|log| log.told.push(Told { client_id, epoch, sequence, what }));
         self.play(rpc, (self.service.tell)()).await
+    }
+}
+
+#[tonic::async_trait]
+impl contract::hook_stream_server::HookStream for Player {
+    async fn observe(
+        &self,
+        request: Request<tonic::Streaming<contract::ObserveRequest>>,
+    ) -> Answer<tonic::codegen::BoxStream<contract::ObserveResponse>> {
+        self.play_observe(request)
     }
 }
 

@@ -48,8 +48,11 @@ impl Example {
             instance: "test".into(),
             version: "0.0.0".into(),
             event_queue: 100,
+            event_buffer: 1 << 20,
+            confirm_within: Duration::from_secs(30),
             max_in_flight: 10,
             tls: Default::default(),
+            streams: true,
         };
         Remote::start(config, Arc::new(NoWatch)).unwrap()
     }

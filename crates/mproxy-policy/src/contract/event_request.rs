@@ -2,18 +2,68 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::BytesMut;
-use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
+use bytes::{Bytes, BytesMut};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Traffic};
 use mproxy_core::fault::{Deadline, Fault, Party};
 use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::call::{call, read};
+use super::event_client::EventClient;
 use super::request_body::RequestBody;
 use super::{Rpc, split_filter, wire};
 
-/// An event with its place and time.
+/// The field of every event that has its number.
+const SEQUENCE: u32 = 3;
+
+/// An event as it waits: encoded, but for its number and its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EncodedEvent {
+    pub(crate) kind: Kind,
+    pub(crate) fields: Bytes,
+}
+
+impl EncodedEvent {
+    /// Of what happened at this time.
+    pub(crate) fn new(event: &Event, time: SystemTime) -> Self {
+        let mut fields = BytesMut::new();
+        encode_fields(event, time, &mut fields);
+        // What is held is what was written.
+        Self { kind: event.what.kind(), fields: Bytes::copy_from_slice(&fields) }
+    }
+
+    /// The end of a connection whose mproxy was not there to see it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
+    pub(crate) fn ended_without_notice(noticed: SystemTime) -> Self {
+        let fields = wire::DisconnectEvent {
+            client: None,
+            time: Some(noticed.into()),
+            sequence: 0,
+            cause: wire::Cause::Lost.into(),
+            by: wire::Party::Mproxy.into(),
+            reason_code: ReasonCode::UNSPECIFIED_ERROR.0.into(),
+            detail: "mproxy ended without notice".to_owned(),
+            // Whoever had a will was cut off from its broker.
+            will_suppressed: false,
+            traffic: None,
+        };
+        Self { kind: Kind::Disconnect, fields: fields.encode_to_vec().into() }
+    }
+}
+
+/// Bytes of the field with the number.
+pub(super) fn sequence_len(sequence: u64) -> usize {
+    prost::encoding::uint64::encoded_len(SEQUENCE, &sequence)
+}
+
+/// Writes the field with the number.
+pub(super) fn encode_sequence(sequence: u64, out: &mut BytesMut) {
+    prost::encoding::uint64::encode(SEQUENCE, &sequence, out);
+}
+
+/// An event for a call of its own.
 #[derive(Clone)]
 pub(crate) struct EventRequest {
     body: RequestBody,
@@ -21,9 +71,12 @@ pub(crate) struct EventRequest {
 }
 
 impl EventRequest {
-    pub(crate) fn new(event: &Event, time: SystemTime, sequence: u64) -> Self {
-        let body = RequestBody::encode(&event.peer, |out| encode_fields(event, time, sequence, out));
-        Self { body, rpc: event.what.kind().into() }
+    pub(crate) fn new(event: &EncodedEvent, sequence: u64, client: &EventClient) -> Self {
+        let body = RequestBody::encode_with(client.field(), |out| {
+            out.extend_from_slice(&event.fields);
+            encode_sequence(sequence, out);
+        });
+        Self { body, rpc: event.kind.into() }
     }
 
     pub(crate) const fn rpc(&self) -> Rpc {
@@ -43,11 +96,12 @@ impl EventRequest {
     }
 }
 
-/// Its fields but for the client's; filters one by one, as there may be thousands.
-fn encode_fields(event: &Event, time: SystemTime, sequence: u64, out: &mut BytesMut) {
+/// Its fields but for number and client; filters one by one, as there may be thousands.
+fn encode_fields(event: &Event, time: SystemTime, out: &mut BytesMut) {
     /// In SubscribeEvent and UnsubscribeEvent.
     const FILTERS: u32 = 4;
-    let (client, time, peer) = (None, Some(time.into()), &event.peer);
+    // The number is given later; 0 is not written.
+    let (client, time, sequence, peer) = (None, Some(time.into()), 0, &event.peer);
     match &event.what {
         Happening::Connect { session_present } => wire::ConnectEvent {
             client,

@@ -15,6 +15,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use tonic::transport::Channel;
 use tower::Service;
 
+use super::stream::PREFIX;
 use super::{client, wire};
 
 /// The field of every request and event that says who it is about.
@@ -25,9 +26,6 @@ const USER_PROPERTIES: u32 = 14;
 
 /// A client's part of up to so many bytes is copied into each request: that costs less than a frame of its own.
 const COPY_UP_TO: usize = 2 << 10;
-
-/// Flags and length in front of each message of gRPC.
-const PREFIX: usize = 5;
 
 /// A whole request.
 #[derive(Clone)]
@@ -41,7 +39,11 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     /// A request about this client, with the fields that `fields` encodes.
     pub(super) fn encode(peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
-        let client = peer.encoded.or_encode(|| encode_client(peer));
+        Self::encode_with(encode_client_field(peer), fields)
+    }
+
+    /// The same with a client that was encoded before, its key and length included.
+    pub(super) fn encode_with(client: Arc<Bytes>, fields: impl FnOnce(&mut BytesMut)) -> Self {
         let mut own = BytesMut::new();
         own.put_bytes(0, PREFIX);
         fields(&mut own);
@@ -81,7 +83,11 @@ impl RequestBody {
     }
 }
 
-/// The client's field, its key included.
+/// The client's field, its key included: shared with all that hold it at the time.
+pub(super) fn encode_client_field(peer: &Peer) -> Arc<Bytes> {
+    peer.encoded.or_encode(|| encode_client(peer))
+}
+
 fn encode_client(peer: &Peer) -> Bytes {
     let known = client(peer);
     let mut properties = BytesMut::new();

@@ -64,11 +64,15 @@ fn publish_request(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
     AuthRequest::publish(&question).body().read()
 }
 
+fn told(event: &Event, time: SystemTime, sequence: u64) -> EventRequest {
+    EventRequest::new(&EncodedEvent::new(event, time), sequence, &EventClient::Live(Arc::clone(&event.peer)))
+}
+
 /// The client as it stands in an event about it.
 fn client_in_event(peer: &Arc<Peer>) -> wire::Client {
     let event =
         Event { peer: Arc::clone(peer), what: Happening::Connect { session_present: false }, purse: None };
-    EventRequest::new(&event, SystemTime::now(), 1).read::<wire::ConnectEvent>().client.unwrap()
+    told(&event, SystemTime::now(), 1).read::<wire::ConnectEvent>().client.unwrap()
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn a_large_client_is_encoded_once_for_all_that_is_on_its_way() {
     let large = Arc::new(large);
     let event =
         Event { peer: Arc::clone(&large), what: Happening::Connect { session_present: false }, purse: None };
-    let told = EventRequest::new(&event, SystemTime::now(), 1);
+    let told = told(&event, SystemTime::now(), 1);
     let shared = large.encoded.or_encode(|| unreachable!("the event holds it"));
     assert!(Arc::strong_count(&shared) > 1 && shared.len() > 3000 * 6);
     let client = told.read::<wire::ConnectEvent>().client.unwrap();
@@ -213,7 +217,7 @@ fn a_subscribe_is_told_with_groups_apart() {
 
 fn event_request(what: Happening) -> EventRequest {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
-    EventRequest::new(&Event { peer: peer(Version::V311), what, purse: None }, time, 42)
+    told(&Event { peer: peer(Version::V311), what, purse: None }, time, 42)
 }
 
 #[test]

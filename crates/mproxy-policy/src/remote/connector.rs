@@ -25,7 +25,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(3);
 
 /// A connection that stood so long is a good one: after it the pauses begin anew.
-const STEADY: Duration = Duration::from_secs(10);
+pub(super) const STEADY: Duration = Duration::from_secs(10);
 
 pub(super) struct Connector {
     pub(super) at: usize,
@@ -35,6 +35,8 @@ pub(super) struct Connector {
     pub(super) complaints: Arc<Complaints>,
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
+    /// Whether streams are used, where the service serves them.
+    pub(super) streams: bool,
 }
 
 impl Connector {
@@ -94,6 +96,8 @@ impl Connector {
                 return Err(format!("Hello: {}{hint}", describe_status(&status)));
             }
         };
+        let (wants, streams) = said;
+        let said = (wants, streams && self.streams);
         Ok(ServiceConnection::new(&self.url, self.dialer.clone(), service, said, gone))
     }
 
@@ -130,7 +134,7 @@ fn names(wants: &Wants) -> Vec<&'static str> {
 
 /// A random time up to 100 ms doubled with each failure, 3 s at most ("full jitter"): after an outage the
 /// mproxies of a fleet do not come back in step.
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     // A shift of 32 or more would overflow; at 16 the longest pause is long reached.
     let longest = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MOST);
     // Each RandomState has keys of its own; that is random enough for a pause.

@@ -2,7 +2,7 @@
 //! every question.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -62,9 +62,9 @@ pub(super) struct ServiceConnection {
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
     pub(super) gone: CancellationToken,
-    /// Whether the service said in Hello that it serves streams.
-    #[expect(dead_code, reason = "for the streams, which come one by one")]
-    pub(super) streams: bool,
+    /// Whether events go to it over a stream: the service said in Hello that it serves streams, and has not turned out not
+    /// to implement this one.
+    observe: AtomicBool,
     /// Makes further connections to the same endpoint.
     dialer: Dialer,
     url: Arc<str>,
@@ -85,7 +85,7 @@ impl ServiceConnection {
             service,
             wants: ArcSwap::from_pointee(wants),
             gone,
-            streams,
+            observe: AtomicBool::new(streams),
             dialer,
             url: url.into(),
             strikes: AtomicU32::new(0),
@@ -96,12 +96,21 @@ impl ServiceConnection {
     /// Opens a further HTTP/2 connection to the same endpoint, for a stream, without a Hello of its own. `gone` is
     /// cancelled when it ends; make it a child of [`gone`](Self::gone) to learn of the end of either. The connection
     /// ends when the channel and all calls on it have been dropped.
-    #[expect(dead_code, reason = "for the streams, which come one by one")]
     pub(super) async fn dial_another(
         &self,
         gone: &CancellationToken,
     ) -> Result<Channel, tonic::transport::Error> {
         self.dialer.dial(gone).await
+    }
+
+    /// Whether events go to it over a stream.
+    pub(super) fn serves_observe(&self) -> bool {
+        self.observe.load(Ordering::Relaxed)
+    }
+
+    /// The endpoint's address.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// A call was answered: strikes count from zero again.
@@ -157,6 +166,27 @@ pub(super) enum Pick {
     Nobody(String),
 }
 
+/// How events reach the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventWay {
+    /// No endpoint has answered Hello yet.
+    Unknown,
+    /// Each by a call of its own.
+    Calls,
+    /// Over a stream.
+    Stream,
+}
+
+impl EventWay {
+    const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Calls,
+            2 => Self::Stream,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// All endpoints, in the order in which they are preferred.
 pub(super) struct Endpoints {
     entries: watch::Sender<Vec<EndpointEntry>>,
@@ -164,6 +194,8 @@ pub(super) struct Endpoints {
     wants: ArcSwap<Wants>,
     /// What the last answer to Hello asked for, of whichever endpoint: they are one service.
     last_wants: ArcSwapOption<Wants>,
+    /// An [`EventWay`]: of the endpoint that is asked first. While none is healthy, the last known.
+    event_way: AtomicU8,
     watch: Arc<dyn Watch>,
 }
 
@@ -180,12 +212,18 @@ impl Endpoints {
             entries: watch::Sender::new(urls.map(entry).collect()),
             wants: ArcSwap::from_pointee(Wants::everything()),
             last_wants: ArcSwapOption::empty(),
+            event_way: AtomicU8::new(EventWay::Unknown as u8),
             watch,
         }
     }
 
     pub(super) fn wants(&self) -> arc_swap::Guard<Arc<Wants>> {
         self.wants.load()
+    }
+
+    /// How events reach the service.
+    pub(super) fn event_way(&self) -> EventWay {
+        EventWay::of(self.event_way.load(Ordering::Relaxed))
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<Vec<EndpointEntry>> {
@@ -293,6 +331,14 @@ impl Endpoints {
         });
     }
 
+    /// The service does not implement the stream of events after all: they go to it by calls.
+    pub(super) fn remove_observe(&self, connection: &ServiceConnection) {
+        self.entries.send_modify(|entries| {
+            connection.observe.store(false, Ordering::Relaxed);
+            self.update_wants(entries);
+        });
+    }
+
     /// The service does not implement a call that decides: a failed answer. Said once for each connection and call.
     pub(super) fn warn_unimplemented(&self, connection: &ServiceConnection, rpc: Rpc) {
         let bit = 1 << rpc as u32;
@@ -318,12 +364,14 @@ impl Endpoints {
 
     fn update_wants(&self, entries: &[EndpointEntry]) {
         let first = entries.iter().find_map(|entry| match &entry.state {
-            EndpointState::Healthy(connection) => Some(connection.wants.load_full()),
+            EndpointState::Healthy(connection) => Some(connection),
             EndpointState::Connecting | EndpointState::Unhealthy => None,
         });
         // Nobody healthy: what is wanted stays as it was. To fall back to "nothing wanted" would let all pass unasked.
-        if let Some(wants) = first {
-            self.wants.store(wants);
+        if let Some(connection) = first {
+            self.wants.store(connection.wants.load_full());
+            let way = if connection.serves_observe() { EventWay::Stream } else { EventWay::Calls };
+            self.event_way.store(way as u8, Ordering::Relaxed);
         }
     }
 

@@ -1,11 +1,12 @@
 //! A watch that remembers what it saw, and certificates for the services to be played.
+#![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, Watch};
 use mproxy_testkit::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -48,6 +49,10 @@ pub(crate) struct Record {
     calls: Vec<(&'static str, CallOutcome)>,
     dropped: Vec<(Kind, DropReason)>,
     endpoints: Vec<(String, bool)>,
+    events_kept: (usize, usize),
+    events_sent: (u64, u64),
+    events_confirmed: u64,
+    event_streams_ended: Vec<EventStreamEnd>,
 }
 
 impl Record {
@@ -73,6 +78,29 @@ impl Seen {
         self.0.borrow().dropped.iter().filter(|dropped| **dropped == (kind, why)).count()
     }
 
+    /// Events that wait for a confirmation, and their bytes.
+    pub(crate) fn events_kept(&self) -> (usize, usize) {
+        self.0.borrow().events_kept
+    }
+
+    /// Events that were sent, and those among them that were sent again.
+    pub(crate) fn events_sent(&self) -> (u64, u64) {
+        self.0.borrow().events_sent
+    }
+
+    pub(crate) fn events_confirmed(&self) -> u64 {
+        self.0.borrow().events_confirmed
+    }
+
+    pub(crate) fn event_streams_ended(&self) -> Vec<EventStreamEnd> {
+        self.0.borrow().event_streams_ended.clone()
+    }
+
+    /// Until so many events were confirmed.
+    pub(crate) async fn until_confirmed(&self, events: u64) {
+        self.until(|record| record.events_confirmed >= events).await;
+    }
+
     pub(crate) async fn until(&self, mut seen: impl FnMut(&Record) -> bool) {
         let mut changes = self.0.subscribe();
         timeout(PATIENCE, changes.wait_for(|record| seen(record))).await.expect("was never seen").unwrap();
@@ -93,6 +121,24 @@ impl Watch for Seen {
         for _ in 0..count {
             self.0.send_modify(|record| record.dropped.push((kind, why)));
         }
+    }
+
+    fn events_kept(&self, events: usize, bytes: usize) {
+        self.0.send_modify(|record| record.events_kept = (events, bytes));
+    }
+
+    fn events_sent(&self, events: u64, again: u64) {
+        self.0.send_modify(|record| {
+            record.events_sent = (record.events_sent.0 + events, record.events_sent.1 + again);
+        });
+    }
+
+    fn events_confirmed(&self, events: u64) {
+        self.0.send_modify(|record| record.events_confirmed += events);
+    }
+
+    fn event_stream_ended(&self, reason: EventStreamEnd) {
+        self.0.send_modify(|record| record.event_streams_ended.push(reason));
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

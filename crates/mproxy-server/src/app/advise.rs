@@ -11,10 +11,10 @@ use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls};
 use tracing::info;
 
-use crate::config::{ClientTls, Config, PolicyConfig};
+use crate::config::{ClientTls, Config, PolicyConfig, PolicyMode};
 use crate::telemetry::metrics::Metrics;
 
-/// Events that wait for the policy service at most, over all connections. Beyond, they are dropped and counted.
+/// Events that wait for calls of their own at most, over all connections. Beyond, they are dropped and counted.
 const EVENT_QUEUE: usize = 16 << 10;
 
 /// Questions that are open at the policy service at most. The others wait within their deadline.
@@ -70,8 +70,11 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         instance: config.general.instance.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         event_queue: EVENT_QUEUE,
+        event_buffer: policy.events.buffer,
+        confirm_within: policy.events.confirm_timeout,
         max_in_flight: QUESTIONS,
         tls: remote_tls(&policy.tls)?,
+        streams: policy.questions.mode == PolicyMode::Auto,
     })
 }
 

@@ -5,7 +5,8 @@ use super::reader::SettingReader;
 use super::settings::{self, Place, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTls, Config, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions, listeners,
+    Admin, ClientTls, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
+    listeners,
     listeners::{Bound, KeyedListener},
 };
 
@@ -65,17 +66,14 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
         deliver: hook(&table::ON_ERROR_DELIVER),
     };
     let questions = Questions::read(reader, Place::Process);
+    let events = Events::read(reader, Place::Process);
     let is_tls = endpoints.iter().flatten().any(|url| url.starts_with("https:"));
     for row in [table::POLICY_CA_CERTS.row, table::POLICY_CERT.row, table::POLICY_KEY.row] {
         if !is_tls && reader.written.get(row.key).is_some() {
             reader.warn(row.key, "has no effect: no hook service is reached over https://");
         }
     }
-    // Nobody reads it, see `every_row_is_read_or_warns` of the tests.
-    if reader.written.explicit("policy.mode").is_some() {
-        reader.warn("policy.mode", "has no effect: calls are always unary");
-    }
-    Some(PolicyConfig { endpoints: endpoints?, questions, on_error, tls })
+    Some(PolicyConfig { endpoints: endpoints?, questions, events, on_error, tls })
 }
 
 fn admin(reader: &mut SettingReader<'_>) -> Admin {

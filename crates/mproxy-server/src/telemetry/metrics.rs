@@ -15,6 +15,10 @@
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_events_dropped_total` | kind, reason | counter |
+//! | `mproxy_events_unconfirmed`, `mproxy_events_unconfirmed_bytes` | | gauge |
+//! | `mproxy_events_sent_total`, `mproxy_events_resent_total`, `mproxy_events_confirmed_total` | | counter |
+//! | `mproxy_event_streams_open` | | gauge |
+//! | `mproxy_event_streams_ended_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
@@ -42,6 +46,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric as RegisteredMetric, Registry, Unit};
 
 use super::budgets::{BudgetCollector, Budgets};
+use super::events::EventMetrics;
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
 use super::log::LogCounts;
@@ -61,6 +66,7 @@ pub struct Metrics {
     calls: Family<Call, Histogram>,
     endpoints: Family<EndpointLabels, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
+    events: EventMetrics,
     failures: Failures,
     reloads: Family<ReloadLabels, Counter>,
     budgets: Arc<Budgets>,
@@ -172,6 +178,7 @@ impl Metrics {
                 ours,
             ),
             dropped: registered("events_dropped", "Events that the policy service did not receive", ours),
+            events: EventMetrics::registered(ours),
             failures: registered_failures(ours),
             reloads: registered_reloads(ours),
             expiries: registered_expiries(ours),
@@ -244,6 +251,11 @@ impl Metrics {
     /// So many events of this kind were dropped.
     pub(super) fn count_dropped_events(&self, kind: &'static str, reason: &'static str, count: u64) {
         self.dropped.get_or_create(&DroppedEvents { kind, reason }).inc_by(count);
+    }
+
+    /// What is counted of events over streams.
+    pub(super) const fn events(&self) -> &EventMetrics {
+        &self.events
     }
 
     /// An endpoint of the policy service became healthy or unhealthy.

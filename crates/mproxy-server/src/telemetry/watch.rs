@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, Watch};
 
 use super::metrics::Metrics;
 
@@ -14,6 +14,26 @@ impl Watch for Metrics {
 
     fn events_dropped(&self, kind: Kind, reason: DropReason, count: u64) {
         self.count_dropped_events(kind.name(), reason.name(), count);
+    }
+
+    fn events_kept(&self, events: usize, bytes: usize) {
+        self.events().set_unconfirmed(events, bytes);
+    }
+
+    fn events_sent(&self, events: u64, again: u64) {
+        self.events().count_sent(events, again);
+    }
+
+    fn events_confirmed(&self, events: u64) {
+        self.events().count_confirmed(events);
+    }
+
+    fn event_stream(&self, open: bool) {
+        self.events().set_open(open);
+    }
+
+    fn event_stream_ended(&self, reason: EventStreamEnd) {
+        self.events().count_ended(reason.name());
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

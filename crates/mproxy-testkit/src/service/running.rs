@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use super::contract::ObserveRequest;
+use super::contract::hook_stream_server::HookStreamServer;
 use super::contract::hooks_server::HooksServer;
 use super::{Log, Player, Service, Told};
 use crate::PATIENCE;
@@ -78,7 +80,7 @@ impl Running {
 
     /// At this address.
     pub async fn start_at(address: SocketAddr, service: Service) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap().into_std().unwrap();
+        let listener = bind(address).await.into_std().unwrap();
         let address = listener.local_addr().unwrap();
         let url = format!("http://{address}");
         Self::play(url, Some(address), ServiceListener::Tcp(listener), Some(service))
@@ -134,7 +136,12 @@ impl Running {
                 server = server.tls_config(tls).unwrap();
             }
             let router = match service {
-                Some(service) => server.add_service(HooksServer::new(Player { service, log })),
+                Some(service) => {
+                    let player = Player { service: Arc::new(service), log: Arc::new(log) };
+                    server
+                        .add_service(HooksServer::new(player.clone()))
+                        .add_service(HookStreamServer::new(player))
+                }
                 None => server.add_service(Garbage),
             };
             let stopped = async { drop(stopped.await) };
@@ -186,6 +193,23 @@ impl Running {
         }
     }
 
+    /// The messages on Observe streams, each with the number of its stream from 1, as they came.
+    pub fn observed(&self) -> Vec<(usize, ObserveRequest)> {
+        self.log.borrow().observed.clone()
+    }
+
+    /// The messages on Observe streams once these are what was waited for.
+    pub async fn observed_when(
+        &self,
+        all: impl Fn(&[(usize, ObserveRequest)]) -> bool,
+    ) -> Vec<(usize, ObserveRequest)> {
+        let mut log = self.log.clone();
+        match timeout(PATIENCE, log.wait_for(|log| all(&log.observed))).await {
+            Ok(log) => log.unwrap().observed.clone(),
+            Err(_) => panic!("not all was told, only {:#?}", self.observed()),
+        }
+    }
+
     /// Waits until this call has come.
     pub async fn until_called(&self, rpc: &str) {
         let called = |log: &Log| log.calls.contains(&rpc);
@@ -203,6 +227,19 @@ impl Running {
     pub fn kill(&self) {
         self.runtime.lock().unwrap().take().unwrap().shutdown_background();
     }
+}
+
+/// Binds this address, once whoever was killed there has let it go.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let bound = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    timeout(PATIENCE, bound).await.expect("the address is in use")
 }
 
 impl Drop for Running {

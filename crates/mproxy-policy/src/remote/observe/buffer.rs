@@ -62,8 +62,9 @@ pub(super) struct Batch<E> {
     pub(super) resent: usize,
 }
 
+#[cfg(test)]
 impl<E> Batch<E> {
-    pub(super) const fn is_empty(&self) -> bool {
+    const fn is_empty(&self) -> bool {
         self.events.is_empty() && self.gaps.is_empty()
     }
 }
@@ -100,6 +101,7 @@ impl<E: Clone> EventBuffer<E> {
 
     /// One that goes on where another ended: all up to `confirmed` is safe, the numbers up to `last` may have been given,
     /// and of these `events` are still there, in order, with their weights. Which of them had no room is given back.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) fn restore(
         bounds: Bounds,
         confirmed: u64,
@@ -226,7 +228,8 @@ impl<E: Clone> EventBuffer<E> {
     }
 
     /// Whether [`next_batch`](Self::next_batch) has something.
-    pub(super) const fn has_next(&self) -> bool {
+    #[cfg(test)]
+    const fn has_next(&self) -> bool {
         self.sent < self.last
     }
 
@@ -287,12 +290,19 @@ impl<E: Clone> EventBuffer<E> {
         self.bytes
     }
 
+    /// The last number that was sent on any stream.
+    pub(super) const fn ever_sent(&self) -> u64 {
+        self.ever_sent
+    }
+
     /// The last number that was given.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) const fn last(&self) -> u64 {
         self.last
     }
 
     /// All up to here is safe.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) const fn confirmed(&self) -> u64 {
         self.confirmed
     }

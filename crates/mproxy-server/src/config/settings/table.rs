@@ -68,6 +68,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "proxy", rows: PROXY },
     Section { name: "policy", rows: POLICY },
     Section { name: "questions", rows: Questions::ROWS },
+    Section { name: "events", rows: Events::ROWS },
     Section { name: "admin", rows: Admin::ROWS },
     Section { name: "log", rows: Log::ROWS },
     Section { name: "otel", rows: Otel::ROWS },
@@ -425,8 +426,23 @@ section! {
             .default("60s");
         /// Whether calls go over streams, if the hook service offers them.
         ///
-        /// No effect yet: all calls are unary.
+        /// `unary`: no streams are used. See [streams](hooks.md#events-that-do-not-get-lost).
         mode: PolicyMode = new("policy.mode").variable("MPROXY_POLICY_MODE").default("auto");
+    }
+}
+
+section! {
+    /// How the hook service is told of events, over [a stream](hooks.md#events-that-do-not-get-lost).
+    pub struct Events {
+        /// Bytes of events that are kept until the hook service has confirmed them.
+        ///
+        /// Each counts 256 bytes and what it contains. If there is no room, new events are dropped and counted; the last
+        /// quarter is for other events than `Publish`.
+        buffer: kind::Budget = new("events.buffer").variable("MPROXY_EVENTS_BUFFER").default("64MiB")
+            .in_force("\"32MiB\"");
+        /// How long the hook service may confirm nothing while events wait, before another endpoint is tried.
+        confirm_timeout: kind::Deadline = new("events.confirm_timeout").variable("MPROXY_EVENTS_CONFIRM_TIMEOUT")
+            .default("30s").in_force("\"10s\"");
     }
 }
 

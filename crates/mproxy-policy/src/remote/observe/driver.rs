@@ -1,0 +1,148 @@
+//! Where events go: over a stream to the first healthy endpoint that serves one, and into the queues of calls where it
+//! serves none.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::calls::Calls;
+use super::stream::{StreamEnd, StreamSetup};
+use crate::remote::connector::{STEADY, pause};
+use crate::remote::health::{EndpointEntry, Endpoints, Pick, ServiceConnection};
+use crate::watch::EventStreamEnd;
+
+pub(super) struct Driver {
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) setup: StreamSetup,
+    pub(super) calls: Arc<Calls>,
+}
+
+impl Driver {
+    /// Ends when nothing more is taken and all is told, or nobody is left who could be told.
+    pub(super) async fn run(self) {
+        let mut changes = self.endpoints.changes();
+        // Connections whose stream has failed: others are tried first.
+        let mut failed: Vec<Arc<ServiceConnection>> = Vec::new();
+        let mut failures = 0;
+        while !self.setup.kept.is_over() {
+            failed.retain(|connection| !connection.gone.is_cancelled());
+            changes.mark_unchanged();
+            let connection = match self.endpoints.pick(&failed) {
+                Pick::Connection(connection) => connection,
+                Pick::Wait | Pick::Nobody(_) if !failed.is_empty() => {
+                    sleep(pause(failures)).await;
+                    failed.clear();
+                    continue;
+                }
+                Pick::Nobody(_) if self.setup.kept.is_closed() => return,
+                Pick::Wait | Pick::Nobody(_) => {
+                    self.wait(&mut changes).await;
+                    continue;
+                }
+            };
+            if !connection.serves_observe() {
+                self.by_calls(&mut changes).await;
+                continue;
+            }
+            let since = Instant::now();
+            self.setup.watch.event_stream(true);
+            // A better one may have come back, but not one whose stream has just failed.
+            let moved = || match self.endpoints.pick(&failed) {
+                Pick::Connection(first) => !Arc::ptr_eq(&first, &connection),
+                Pick::Wait | Pick::Nobody(_) => false,
+            };
+            let end = self.setup.run(&connection, &mut changes, moved).await;
+            self.setup.watch.event_stream(false);
+            if since.elapsed() >= STEADY {
+                failures = 0;
+            }
+            if self.note(&connection, &end) == Sound::No {
+                failures += 1;
+                failed.push(connection);
+            }
+        }
+    }
+
+    /// Waits for a change of an endpoint, or until nothing more is taken.
+    async fn wait(&self, changes: &mut watch::Receiver<Vec<EndpointEntry>>) {
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = self.setup.kept.wake.notified() => {}
+        }
+    }
+
+    /// Moves all that is kept into the queues of calls, until an endpoint changes.
+    async fn by_calls(&self, changes: &mut watch::Receiver<Vec<EndpointEntry>>) {
+        loop {
+            let moved = tokio::select! {
+                _ = changes.changed() => return,
+                moved = self.calls.take_over(&self.setup.kept) => moved,
+            };
+            if !moved {
+                // Whether nothing more will come is looked at here: a stream may have taken the wake-up that said so.
+                if !self.setup.kept.is_over() {
+                    self.wait(changes).await;
+                }
+                return;
+            }
+        }
+    }
+
+    /// Counts the end of a stream and logs it.
+    fn note(&self, connection: &ServiceConnection, end: &StreamEnd) -> Sound {
+        let endpoint = connection.url();
+        let (reason, sound) = match end {
+            StreamEnd::Finished => (EventStreamEnd::Finished, Sound::Yes),
+            StreamEnd::Gone => (EventStreamEnd::Closed, Sound::Yes),
+            StreamEnd::Moved => {
+                info!(endpoint, "event stream ended, another endpoint comes first");
+                (EventStreamEnd::Moved, Sound::Yes)
+            }
+            StreamEnd::Closed => {
+                info!(endpoint, "event stream ended by the policy service");
+                (EventStreamEnd::Closed, Sound::No)
+            }
+            StreamEnd::Broken(error) => {
+                warn!(endpoint, error, "event stream broken, its events are sent again");
+                (EventStreamEnd::Broken, Sound::No)
+            }
+            StreamEnd::Unimplemented => {
+                warn!(
+                    endpoint,
+                    "HookStream.Observe unimplemented although Hello says that streams are served, sending events by \
+                     unary calls"
+                );
+                self.endpoints.remove_observe(connection);
+                (EventStreamEnd::Unimplemented, Sound::Yes)
+            }
+            StreamEnd::Unconfirmed => {
+                warn!(
+                    endpoint,
+                    within = ?self.setup.confirm_within,
+                    "events unconfirmed for too long, trying another endpoint"
+                );
+                (EventStreamEnd::Unconfirmed, Sound::No)
+            }
+            StreamEnd::Future { safe_up_to, last_sent } => {
+                warn!(
+                    endpoint,
+                    safe_up_to,
+                    last_sent,
+                    "policy service confirms events that were never sent, event stream ended"
+                );
+                (EventStreamEnd::Future, Sound::No)
+            }
+        };
+        self.setup.watch.event_stream_ended(reason);
+        sound
+    }
+}
+
+/// Whether an endpoint is as good as before its stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sound {
+    Yes,
+    No,
+}

@@ -1,0 +1,71 @@
+//! What is counted of the events that go to the policy service over a stream.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Counts of all event streams together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EventMetrics {
+    unconfirmed: Gauge,
+    unconfirmed_size: Gauge,
+    sent: Counter,
+    resent: Counter,
+    confirmed: Counter,
+    open: Gauge,
+    ended: Family<Ended, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    reason: &'static str,
+}
+
+impl EventMetrics {
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let events = Self::default();
+        let help = "Events kept until the policy service confirms them";
+        registry.register("events_unconfirmed", help, events.unconfirmed.clone());
+        let help = "Size of the events kept until the policy service confirms them";
+        registry.register_with_unit("events_unconfirmed", help, Unit::Bytes, events.unconfirmed_size.clone());
+        let help = "Events written to event streams, each time that they were";
+        registry.register("events_sent", help, events.sent.clone());
+        let help =
+            "Events written to an event stream again because an earlier one ended before they were confirmed";
+        registry.register("events_resent", help, events.resent.clone());
+        registry.register(
+            "events_confirmed",
+            "Events confirmed by the policy service",
+            events.confirmed.clone(),
+        );
+        let help = "Event streams to the policy service that are in use: 0 or 1";
+        registry.register("event_streams_open", help, events.open.clone());
+        registry.register("event_streams_ended", "Event streams that ended, by reason", events.ended.clone());
+        events
+    }
+
+    pub(super) fn set_unconfirmed(&self, events: usize, bytes: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.unconfirmed.set(number(events));
+        self.unconfirmed_size.set(number(bytes));
+    }
+
+    pub(super) fn count_sent(&self, events: u64, again: u64) {
+        self.sent.inc_by(events);
+        self.resent.inc_by(again);
+    }
+
+    pub(super) fn count_confirmed(&self, events: u64) {
+        self.confirmed.inc_by(events);
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.set(i64::from(open));
+    }
+
+    pub(super) fn count_ended(&self, reason: &'static str) {
+        self.ended.get_or_create(&Ended { reason }).inc();
+    }
+}
