@@ -7,6 +7,8 @@ mod call;
 mod complaints;
 mod event_client;
 mod event_request;
+mod examine;
+mod fields;
 mod grant;
 mod hello;
 mod observe;
@@ -26,10 +28,13 @@ use mproxy_core::policy::{Hook, Undecided};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub(crate) use self::auth_request::{AuthRequest, AuthRpc};
+pub(crate) use self::auth_request::{
+    AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe,
+};
 pub(crate) use self::complaints::Complaints;
 pub(crate) use self::event_client::{ClientIdentity, EventClient};
 pub(crate) use self::event_request::{EncodedEvent, EventRequest};
+pub(crate) use self::examine::{Examine, Examined};
 pub(crate) use self::hello::{Hello, WantedCall, Wants};
 pub(crate) use self::observe::{ObserveMessage, read_safe_up_to};
 pub(crate) use self::stream::{StreamRpc, open_stream};

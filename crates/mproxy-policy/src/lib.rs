@@ -3,6 +3,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
+//! | [`check`] | what mproxy makes of a policy service's answers to a fixed set of questions |
 //! | [`grants`] | what the policy said beforehand, when it admitted a client |
 //! | [`nearest`](mod@nearest) | what an unknown name was probably meant to be |
 //! | [`remote`] | the policy service, asked and told over gRPC |
@@ -26,6 +27,7 @@
 //! ```
 
 pub mod acl;
+pub mod check;
 mod contract;
 pub mod grants;
 pub mod nearest;

@@ -44,12 +44,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use self::connector::Connector;
-use self::endpoint::Dialer;
+pub(crate) use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
 use self::observe::{Observer, ObserverConfig};
 use self::unary::{CallResult, call_service};
+pub(crate) use self::unary::{describe_status, is_transport_failure, undecided, with_causes};
 use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
 use crate::watch::{CallOutcome, Watch};
 
@@ -303,7 +304,7 @@ const fn with_payload(wanted: &WantedCall) -> Want {
 }
 
 /// The question with as much of the payload as the service wants: others may have wanted more.
-fn trim_payload<'a>(question: &PublishQuestion<'a>, wanted: &WantedCall) -> PublishQuestion<'a> {
+pub(crate) fn trim_payload<'a>(question: &PublishQuestion<'a>, wanted: &WantedCall) -> PublishQuestion<'a> {
     let size = question.payload.size();
     if wanted.payload > 0 && size <= u64::from(wanted.payload) {
         return *question;

@@ -1,5 +1,7 @@
-//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`.
+//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
+
+mod hooks;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,6 +14,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
+pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 
@@ -65,6 +68,7 @@ impl Cli {
         Self::command()
             .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
             .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
+            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
     }
 
     /// A flag that was given, and that the command does not follow.
@@ -72,10 +76,10 @@ impl Cli {
         let followed: &[&str] = match self.task() {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
-            Command::HashPassword => &[],
+            Command::HashPassword | Command::Hooks { .. } => &[],
         };
         let Flags { config, values } = self.flags();
-        if config.is_some() && self.task() == Command::HashPassword {
+        if config.is_some() && followed.is_empty() {
             return Some("config");
         }
         let unused = values.iter().find(|(key, _)| !followed.contains(key));
@@ -85,7 +89,7 @@ impl Cli {
     /// What is to be done.
     #[must_use]
     pub fn task(&self) -> Command {
-        self.command.unwrap_or(Command::Run)
+        self.command.clone().unwrap_or(Command::Run)
     }
 
     /// The settings given as flags.
@@ -96,7 +100,7 @@ impl Cli {
 }
 
 /// What mproxy can be asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Run the proxy (the default command)
     Run,
@@ -106,6 +110,12 @@ pub enum Command {
     Demo,
     /// Hash a password from standard input for the rule file
     HashPassword,
+    /// Tools for hook services
+    Hooks {
+        /// Which one.
+        #[command(subcommand)]
+        command: HooksCommand,
+    },
 }
 
 /// Flags for the settings that have one.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
-use mproxy_server::cli::{self, Cli, Command};
+use mproxy_server::cli::{self, Cli, Command, HooksCommand};
 use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Origin, Scheme, SendProxy};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log::{self, LogHandle};
@@ -40,6 +40,13 @@ fn run_command() -> anyhow::Result<ExitCode> {
             Ok(cli::check(loaded, cli::file_faults, &mut io::stdout(), &mut io::stderr())?)
         }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
+        Command::Hooks { command: HooksCommand::Check(asked) } => {
+            let runtime = runtime()?;
+            let code = runtime.block_on(cli::check_hooks(&asked, &mut io::stdout(), &mut io::stderr()));
+            // A name that is still being resolved is not waited for.
+            runtime.shutdown_background();
+            Ok(code?)
+        }
         command @ (Command::Run | Command::Demo) => {
             let mut loaded = match cli::load(cli.flags()) {
                 Ok(loaded) => loaded,

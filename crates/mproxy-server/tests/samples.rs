@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use mproxy_testkit::broker::{RecordingBroker, Script};
 use mproxy_testkit::foreign;
+use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Process, free_port, run};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 use support::{Proxy, VERSIONS};
@@ -42,8 +43,12 @@ fn copied(folder: &TempDir, name: &str, sample: &str) -> (PathBuf, SocketAddr) {
 /// What each of the samples says: mallory stays outside, nobody publishes below `forbidden/`, nobody sees `secret/`.
 async fn guards(mut service: Process, at: SocketAddr) {
     service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
+    let url = format!("http://{at}");
+    let args = ["hooks", "check", &url, "--timeout", "10s", "--count", "20"];
+    let checked = MproxyProcess::run(&[], &args).await;
+    assert_eq!(checked.code(), Some(0), "{:#?}", checked.lines);
     let broker = RecordingBroker::start(Script::default()).await;
-    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &url)]).await;
     proxy.line(&["policy endpoint healthy"]).await;
     for version in VERSIONS {
         let five = version == Version::V5;

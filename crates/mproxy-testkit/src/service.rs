@@ -6,6 +6,7 @@ mod running;
 
 pub use observe::{Confirmations, ObservePlay, ObserveScript};
 pub use running::Running;
+pub use tonic::{Request, Status};
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use contract::{
     HelloRequest, HelloResponse, Hook, PublishAllow, PublishEvent, SubscribeEvent, UnsubscribeEvent, Want,
 };
 use tokio::sync::{mpsc, watch};
-use tonic::{Request, Response, Status};
+use tonic::Response;
 
 /// The types of `proto/events.proto`.
 #[expect(

@@ -124,6 +124,16 @@ impl<R: AuthRpc> AuthRequest<R> {
         let answer = call(R::HOOK.into(), self.body, channel, within).await?;
         Ok(self.rpc.decision(read(answer)?, complaints))
     }
+
+    /// The bytes of the answer, and who reads them: for a closer look than [`send`](Self::send) takes.
+    pub(super) async fn send_to_examine(
+        self,
+        channel: Channel,
+        within: Duration,
+    ) -> Result<(R, Bytes), Status> {
+        let answer = call(R::HOOK.into(), self.body, channel, within).await?;
+        Ok((self.rpc, answer))
+    }
 }
 
 // Writing to a buffer that grows cannot fail.

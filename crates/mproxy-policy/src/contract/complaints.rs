@@ -2,8 +2,8 @@
 //! each endpoint, so that a habit of the service does not fill the log.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
@@ -27,16 +27,35 @@ pub(crate) enum Complaint {
 pub(crate) struct Complaints {
     endpoint: Arc<str>,
     said: AtomicU32,
+    /// Where they are kept for somebody to read, and not logged.
+    kept: Option<Mutex<Vec<String>>>,
 }
 
 impl Complaints {
     pub(crate) fn new(endpoint: impl Into<Arc<str>>) -> Self {
-        Self { endpoint: endpoint.into(), said: AtomicU32::new(0) }
+        Self { endpoint: endpoint.into(), said: AtomicU32::new(0), kept: None }
+    }
+
+    /// Some that are kept, see [`take`](Self::take).
+    pub(crate) fn kept() -> Self {
+        Self { kept: Some(Mutex::default()), ..Self::new("") }
+    }
+
+    /// What was kept so far.
+    pub(crate) fn take(&self) -> Vec<String> {
+        // Nothing is left half done in there.
+        let kept = self.kept.as_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
     }
 
     /// Warns, unless it was warned of this before.
     pub(crate) fn say(&self, complaint: Complaint, what: fmt::Arguments<'_>) {
-        if self.first(complaint) {
+        if !self.first(complaint) {
+            return;
+        }
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_string());
+        } else {
             warn!(endpoint = &*self.endpoint, detail = %what, "questionable answer of the policy service, logged once");
         }
     }
@@ -57,5 +76,14 @@ mod tests {
         assert!(complaints.first(Complaint::DenyCode));
         assert!(complaints.first(Complaint::ShortTtl));
         assert!(!complaints.first(Complaint::DenyCode));
+    }
+
+    #[test]
+    fn what_is_kept_can_be_read_once() {
+        let complaints = Complaints::kept();
+        complaints.say(Complaint::DenyCode, format_args!("5"));
+        complaints.say(Complaint::DenyCode, format_args!("6"));
+        assert_eq!(complaints.take(), ["5"]);
+        assert!(complaints.take().is_empty());
     }
 }

@@ -40,6 +40,21 @@ impl WantedCall {
         self.topics.is_empty() || self.topics.iter().any(|filter| reaches(filter, topic))
     }
 
+    /// The topic filters; none: every topic.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(|filter| &**filter)
+    }
+
+    /// A topic that is among what is wanted: `own`, if that is.
+    pub(crate) fn topic_within(&self, own: &str) -> String {
+        if self.covers(own) {
+            return own.to_owned();
+        }
+        let Some(filter) = self.topics.first() else { return own.to_owned() };
+        let level = |level| if matches!(level, "+" | "#") { own } else { level };
+        filter.split('/').map(level).collect::<Vec<_>>().join("/")
+    }
+
     /// What either of both wants, of a service that names a call twice: what the one asks for, the other does not take back.
     fn and(self, other: &Self) -> Self {
         let every = self.topics.is_empty() || other.topics.is_empty();

@@ -133,13 +133,13 @@ pub struct StartError {
 
 /// Dials an endpoint.
 #[derive(Clone, Debug)]
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     address: EndpointAddress,
     grpc: tonic::transport::Endpoint,
 }
 
 impl Dialer {
-    pub(super) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
+    pub(crate) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
         // Connections are made by `dial`; here the URL is only what is written into the requests.
         let grpc = match &endpoint.address {
             EndpointAddress::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
@@ -158,13 +158,13 @@ impl Dialer {
         Ok(Self { address: endpoint.address.clone(), grpc })
     }
 
-    pub(super) const fn is_tls(&self) -> bool {
+    pub(crate) const fn is_tls(&self) -> bool {
         matches!(self.address, EndpointAddress::Tcp { tls: true, .. })
     }
 
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
-    pub(super) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
+    pub(crate) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
         // Emptied by the first dial: tonic's channel would dial again by itself, and its calls would reach a
         // service, perhaps a new version of it, that was never asked what it wants.
         let mut address = Some(self.address.clone());

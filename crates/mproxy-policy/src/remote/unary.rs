@@ -216,6 +216,11 @@ async fn attempt<E: ServiceCall>(
     }
 }
 
+/// What it means that a question came back with this.
+pub(crate) fn undecided(rpc: Rpc, status: &Status) -> Undecided {
+    too_large(rpc, status).map_or_else(|| failure(rpc, status).into(), Into::into)
+}
+
 /// Whether one of both messages was over somebody's limit on their size. A client chooses how large they are, so that it
 /// must not be a failed answer, which the failure rule might turn into a yes.
 fn too_large(rpc: Rpc, status: &Status) -> Option<Unusable> {
@@ -278,7 +283,7 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
 
 /// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
 /// taken for words or fields of ours.
-pub(super) fn describe_status(status: &Status) -> String {
+pub(crate) fn describe_status(status: &Status) -> String {
     match status.source() {
         Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), with_causes(source)),
         None => format!("{:?}: {:?}", status.code(), status.message()),
@@ -286,7 +291,7 @@ pub(super) fn describe_status(status: &Status) -> String {
 }
 
 /// The error with its causes: the first level alone says "transport error".
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -301,7 +306,7 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
 }
 
 /// Whether the call broke with its transport; a status that the service sent has no cause on our side.
-fn is_transport_failure(status: &Status) -> bool {
+pub(crate) fn is_transport_failure(status: &Status) -> bool {
     let mut source = status.source();
     let any = source.is_some();
     while let Some(cause) = source {

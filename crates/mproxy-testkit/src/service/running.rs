@@ -25,15 +25,17 @@ use super::contract::hooks_server::HooksServer;
 use super::{Log, Player, Service, Told};
 use crate::PATIENCE;
 
-/// Answers every call with bytes that are no protobuf; Hello with UNIMPLEMENTED.
+/// Answers every call with the same bytes; Hello with UNIMPLEMENTED.
 #[derive(Clone)]
-struct Garbage;
+struct SameAnswer {
+    message: Bytes,
+}
 
-impl NamedService for Garbage {
+impl NamedService for SameAnswer {
     const NAME: &'static str = "mproxy.v1.Hooks";
 }
 
-impl tower::Service<http::Request<Body>> for Garbage {
+impl tower::Service<http::Request<Body>> for SameAnswer {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Self::Response, Infallible>>;
@@ -44,12 +46,12 @@ impl tower::Service<http::Request<Body>> for Garbage {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let hello = request.uri().path().ends_with("/Hello");
-        let (code, message) = if hello { ("12", &b""[..]) } else { ("0", &b"\0\0\0\0\x03\xff\xff\xff"[..]) };
+        let (code, message) = if hello { ("12", Bytes::new()) } else { ("0", self.message.clone()) };
         let trailers = http::HeaderMap::from_iter([(
             http::HeaderName::from_static("grpc-status"),
             http::HeaderValue::from_static(code),
         )]);
-        let body = Full::new(Bytes::from_static(message)).with_trailers(async { Some(Ok(trailers)) });
+        let body = Full::new(message).with_trailers(async { Some(Ok(trailers)) });
         let response = http::Response::builder().header("content-type", "application/grpc");
         std::future::ready(Ok(response.body(Body::new(body)).unwrap()))
     }
@@ -65,6 +67,12 @@ pub struct Running {
     stop: Mutex<Option<oneshot::Sender<()>>>,
     runtime: Mutex<Option<Runtime>>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// What is played.
+enum Played {
+    Script(Service),
+    Same(SameAnswer),
 }
 
 enum ServiceListener {
@@ -83,20 +91,33 @@ impl Running {
         let listener = bind(address).await.into_std().unwrap();
         let address = listener.local_addr().unwrap();
         let url = format!("http://{address}");
-        Self::play(url, Some(address), ServiceListener::Tcp(listener), Some(service))
+        Self::play(url, Some(address), ServiceListener::Tcp(listener), Played::Script(service))
     }
 
     /// At a Unix socket.
     pub async fn start_unix(path: &Path, service: Service) -> Self {
         let listener = UnixListener::bind(path).unwrap().into_std().unwrap();
-        Self::play(format!("unix:{}", path.display()), None, ServiceListener::Unix(listener), Some(service))
+        Self::play(
+            format!("unix:{}", path.display()),
+            None,
+            ServiceListener::Unix(listener),
+            Played::Script(service),
+        )
     }
 
     /// One that answers with bytes that are no protobuf.
     pub async fn garbage() -> Self {
+        Self::answering(b"\xff\xff\xff").await
+    }
+
+    /// One that answers every call with these bytes as its message; Hello with UNIMPLEMENTED.
+    pub async fn answering(message: &[u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Self::play(url, None, ServiceListener::Tcp(listener), None)
+        // As gRPC frames it: not compressed, and so long.
+        let len = u32::try_from(message.len()).unwrap();
+        let message = [&[0][..], &len.to_be_bytes(), message].concat().into();
+        Self::play(url, None, ServiceListener::Tcp(listener), Played::Same(SameAnswer { message }))
     }
 
     /// Behind TLS, with this chain and key (PEM), as `localhost`; asks for a certificate that `authority` signed.
@@ -107,16 +128,11 @@ impl Running {
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(chain, key))
             .client_ca_root(Certificate::from_pem(authority));
-        Self::play_behind(Some(tls), url, None, ServiceListener::Tcp(listener), Some(service))
+        Self::play_behind(Some(tls), url, None, ServiceListener::Tcp(listener), Played::Script(service))
     }
 
-    fn play(
-        url: String,
-        address: Option<SocketAddr>,
-        listener: ServiceListener,
-        service: Option<Service>,
-    ) -> Self {
-        Self::play_behind(None, url, address, listener, service)
+    fn play(url: String, address: Option<SocketAddr>, listener: ServiceListener, played: Played) -> Self {
+        Self::play_behind(None, url, address, listener, played)
     }
 
     fn play_behind(
@@ -124,7 +140,7 @@ impl Running {
         url: String,
         address: Option<SocketAddr>,
         listener: ServiceListener,
-        service: Option<Service>,
+        played: Played,
     ) -> Self {
         let (log, seen) = watch::channel(Log::default());
         let (stop, stopped) = oneshot::channel();
@@ -135,14 +151,14 @@ impl Running {
             if let Some(tls) = tls {
                 server = server.tls_config(tls).unwrap();
             }
-            let router = match service {
-                Some(service) => {
+            let router = match played {
+                Played::Script(service) => {
                     let player = Player { service: Arc::new(service), log: Arc::new(log) };
                     server
                         .add_service(HooksServer::new(player.clone()))
                         .add_service(HookStreamServer::new(player))
                 }
-                None => server.add_service(Garbage),
+                Played::Same(same) => server.add_service(same),
             };
             let stopped = async { drop(stopped.await) };
             match listener {

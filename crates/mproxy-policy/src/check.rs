@@ -1,0 +1,335 @@
+//! Plays a fixed set of questions against a policy service, and tells what mproxy makes of each answer, for those who
+//! write one. Asks and reads with the proxy's own code; needs no broker, no client and no configuration.
+//!
+//! It ends, whatever the service does: each call has a deadline, an RPC that is not answered five times in a row is not
+//! called again, and the whole has [a limit](CheckConfig::limit).
+//!
+//! | room | holds |
+//! |---|---|
+//! | `clients` | the clients that are asked about |
+//! | `questions` | the questions, and the events |
+//! | `calls` | one connection to the service, made again where it is lost |
+//! | `verdict` | what an answer means, in words |
+//! | `doors` | what the answers say together: who gets in, and how far |
+//! | `report` | what is found |
+
+mod calls;
+mod clients;
+mod doors;
+mod questions;
+mod report;
+mod verdict;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mproxy_core::policy::ConnectDecision;
+use tokio::time::Instant;
+use tonic::Code;
+
+use self::calls::{Called, Calls, Connected};
+use self::doors::Doors;
+use self::questions::{Ask, Question};
+use self::report::Findings;
+pub use self::report::{
+    CheckReport, CheckedAnswer, CheckedFilter, CheckedResult, Finding, FindingLevel, HelloFacts,
+    LatencyFigures, WantedFacts,
+};
+use crate::contract::{Examined, Hello, Rpc, Wants};
+use crate::remote::{Endpoint, RemoteTls, StartError, describe_status, undecided};
+
+/// As long as the time of calls is taken at most.
+const MEASURED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What to check, and how.
+#[derive(Clone, Debug)]
+pub struct CheckConfig {
+    /// The service.
+    pub endpoint: Endpoint,
+    /// For an `https://` one.
+    pub tls: RemoteTls,
+    /// Deadline of one question.
+    pub timeout: Duration,
+    /// Calls whose time is taken.
+    pub count: u32,
+    /// mproxy's version, for Hello.
+    pub version: Arc<str>,
+}
+
+impl CheckConfig {
+    /// When the check ends at the latest; what was not asked until then is not asked.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(30) + self.timeout.saturating_mul(20)
+    }
+}
+
+/// Asks the service everything.
+///
+/// # Errors
+/// TLS cannot be set up with the certificates and keys given.
+pub async fn check(config: &CheckConfig) -> Result<CheckReport, StartError> {
+    let mut calls = Calls::new(config)?;
+    let mut report = CheckReport::new(config.endpoint.to_string());
+    let connected = match calls.connect().await {
+        Ok(connected) => connected,
+        Err(why) => {
+            report.unreachable = Some(why);
+            return Ok(report);
+        }
+    };
+    let mut run = Run { calls, report, findings: Findings::default(), doors: Doors::default() };
+    if let Some(wants) = run.read_hello(connected) {
+        run.ask_all(&wants, config).await;
+        run.doors.judge(&wants, &mut run.findings);
+    }
+    Ok(CheckReport { findings: run.findings.into_sorted(), ..run.report })
+}
+
+/// A check on its way.
+struct Run {
+    calls: Calls,
+    report: CheckReport,
+    findings: Findings,
+    doors: Doors,
+}
+
+impl Run {
+    /// What the service wants; `None`: it cannot be asked any further.
+    fn read_hello(&mut self, Connected { hello, took }: Connected) -> Option<Wants> {
+        let findings = &mut self.findings;
+        let (name, wants, streams) = match hello {
+            Ok(Ok(Hello { name, wants, streams })) => {
+                if wants.is_none() {
+                    findings.warn(
+                        "hello_empty",
+                        "Hello: the answer has no wants: as if Hello were UNIMPLEMENTED",
+                    );
+                }
+                (name, wants, streams)
+            }
+            Ok(Err(why)) => {
+                findings.error("hello_unusable", format!("{why}: mproxy does not use this service"), None);
+                return None;
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                let text =
+                    "Hello is UNIMPLEMENTED: mproxy makes every call except AuthDeliver, with payloads";
+                findings.warn("hello_unimplemented", text);
+                (String::new(), None, false)
+            }
+            Err(status) => {
+                let text = format!("Hello: {}: mproxy does not use this service", describe_status(&status));
+                findings.error("hello_failed", text, None);
+                return None;
+            }
+        };
+        self.doors.named_wants = wants.is_some();
+        let wants = wants.unwrap_or_else(Wants::everything);
+        self.report.hello = Some(HelloFacts {
+            name,
+            answered: self.doors.named_wants,
+            wants: Rpc::ALL.iter().filter_map(|rpc| Some(WantedFacts::of(*rpc, wants.of(*rpc)?))).collect(),
+            streams,
+            took,
+        });
+        Some(wants)
+    }
+
+    async fn ask_all(&mut self, wants: &Wants, config: &CheckConfig) {
+        let mut client = clients::plain();
+        for question in questions::connects() {
+            let admitted = self.put(question, wants, config).await;
+            // Later questions are about this client as the answer made it, as they would be in the proxy.
+            if let Some(admitted) = admitted {
+                client = clients::admitted(&client, &admitted);
+            }
+        }
+        for question in questions::after_connect(&client, wants) {
+            self.put(question, wants, config).await;
+        }
+        if let Some(figures) = self.measure(&client, wants, config).await {
+            self.report.latencies.push(figures);
+        }
+    }
+
+    /// Asks one question, unless the service does not want it. What comes back is the answer for the client that is asked
+    /// about later.
+    async fn put(
+        &mut self,
+        question: Question,
+        wants: &Wants,
+        config: &CheckConfig,
+    ) -> Option<ConnectDecision> {
+        let rpc = question.rpc;
+        wants.of(rpc)?;
+        let Question { label, role, ask, .. } = question;
+        let mut admitted = None;
+        let answer = match ask {
+            Ask::Nothing(why) => CheckedAnswer::not_asked(rpc.name(), label, why),
+            Ask::Connect(request) => {
+                let called = self.calls.ask(request).await;
+                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                    self.doors.connect(role, decision);
+                    admitted = questions::is_main(role).then(|| decision.clone());
+                }
+                self.note(rpc, label, called, verdict::connect)
+            }
+            Ask::Publish(request) => {
+                let called = self.calls.ask(request).await;
+                self.note(rpc, label, called, verdict::message)
+            }
+            Ask::Deliver(request) => {
+                let called = self.calls.ask(request).await;
+                self.note(rpc, label, called, verdict::message)
+            }
+            Ask::Subscribe(request, filters) => {
+                let called = self.calls.ask(request).await;
+                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                    self.doors.subscribe(role, decision);
+                }
+                self.note(rpc, label, called, |decision| verdict::subscribe(decision, &filters))
+            }
+            Ask::Event(event) => {
+                let called = self.calls.tell(event).await;
+                self.note_event(rpc, label, called)
+            }
+        };
+        if let Some(took) = answer.took.filter(|_| answer.result.is_answer())
+            && took > config.timeout / 2
+        {
+            let text =
+                format!("{}: answers come later than half the deadline of {:?}", rpc.name(), config.timeout);
+            self.findings.warn_of("slow", text, &answer.question);
+        }
+        self.report.answers.push(answer);
+        admitted
+    }
+
+    /// What became of a question.
+    fn note<D>(
+        &mut self,
+        rpc: Rpc,
+        question: String,
+        called: Called<Examined<D>>,
+        describe: impl FnOnce(&D) -> verdict::Described,
+    ) -> CheckedAnswer {
+        let call = rpc.name();
+        match called {
+            Called::NotAsked(why) => {
+                self.findings.error("not_asked", format!("{call}: not asked: {why}"), Some(&question));
+                CheckedAnswer::not_asked(call, question, why)
+            }
+            Called::Failed(status, took) => {
+                let described = verdict::undecided(call, &undecided(rpc, &status));
+                let (code, text) = if status.code() == Code::Unimplemented {
+                    let text = format!(
+                        "{call}: UNIMPLEMENTED is a failed answer: implement it, or leave it out of the wants of Hello"
+                    );
+                    ("unimplemented", text)
+                } else {
+                    (described.result.name(), described.summary(call))
+                };
+                self.findings.error(code, text, Some(&question));
+                described.into_answer(call, question, took)
+            }
+            Called::Answered(Examined { decision, fields, remarks }, took) => {
+                for remark in remarks {
+                    // What is legal and documented is said, and no reason to fail a check that is strict.
+                    match remark.code {
+                        "deny_without_code" | "grant_without_default" => {
+                            self.findings.note_of(remark.code, remark.text, &question);
+                        }
+                        _ => self.findings.warn_of(remark.code, remark.text, &question),
+                    }
+                }
+                let described = match &decision {
+                    Ok(decision) => describe(decision),
+                    Err(nothing) => {
+                        let described = verdict::undecided(call, nothing);
+                        let code = described.result.name();
+                        self.findings.error(code, described.summary(call), Some(&question));
+                        described
+                    }
+                };
+                CheckedAnswer {
+                    fields: fields.known,
+                    unknown_fields: fields.unknown,
+                    received: fields.text,
+                    ..described.into_answer(call, question, took)
+                }
+            }
+        }
+    }
+
+    fn note_event(&mut self, rpc: Rpc, question: String, called: Called<()>) -> CheckedAnswer {
+        let call = rpc.name();
+        match called {
+            Called::NotAsked(why) => {
+                self.findings.error("not_asked", format!("{call}: not sent: {why}"), Some(&question));
+                CheckedAnswer::not_asked(call, question, why)
+            }
+            Called::Answered((), took) => CheckedAnswer::new(call, question, CheckedResult::Received, took),
+            Called::Failed(status, took) if status.code() == Code::Unimplemented => {
+                if self.doors.named_wants {
+                    let text =
+                        format!("{call}: Hello wants this event, and the service does not implement it");
+                    self.findings.warn_of("event_unimplemented", text, &question);
+                }
+                CheckedAnswer::new(call, question, CheckedResult::NotWanted, took)
+            }
+            Called::Failed(status, took) => {
+                let described = verdict::undecided(call, &undecided(rpc, &status));
+                self.findings.error("event_failed", described.summary(call), Some(&question));
+                described.into_answer(call, question, took)
+            }
+        }
+    }
+
+    /// Takes the time of the question that is asked most often.
+    async fn measure(
+        &mut self,
+        client: &Arc<mproxy_core::peer::Peer>,
+        wants: &Wants,
+        config: &CheckConfig,
+    ) -> Option<LatencyFigures> {
+        let rpc = [Rpc::AuthPublish, Rpc::AuthSubscribe, Rpc::AuthConnect, Rpc::AuthDeliver]
+            .into_iter()
+            .find(|rpc| wants.of(*rpc).is_some())?;
+        let until = Instant::now() + MEASURED_WITHIN;
+        let (mut times, mut failed) = (Vec::new(), 0);
+        for _ in 0..config.count {
+            let took = match questions::plain(rpc, client, wants) {
+                Ask::Connect(request) => took(self.calls.ask(request).await),
+                Ask::Publish(request) => took(self.calls.ask(request).await),
+                Ask::Subscribe(request, _) => took(self.calls.ask(request).await),
+                Ask::Deliver(request) => took(self.calls.ask(request).await),
+                Ask::Event(_) | Ask::Nothing(_) => ControlFlow::Break(()),
+            };
+            match took {
+                ControlFlow::Continue(Some(took)) => times.push(took),
+                ControlFlow::Continue(None) => failed += 1,
+                ControlFlow::Break(()) => break,
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let figures = LatencyFigures::of(rpc.name(), "unary", times, failed)?;
+        if figures.p99 > config.timeout / 2 {
+            let text = format!("{}: the p99 of its time is more than half the deadline", rpc.name());
+            self.findings.warn("slow_p99", text);
+        }
+        Some(figures)
+    }
+}
+
+/// How long an answer took; nothing where it failed, and an end where there will be none any more.
+fn took<T>(called: Called<T>) -> ControlFlow<(), Option<Duration>> {
+    match called {
+        Called::Answered(_, took) => ControlFlow::Continue(Some(took)),
+        Called::Failed(..) => ControlFlow::Continue(None),
+        Called::NotAsked(_) => ControlFlow::Break(()),
+    }
+}
