@@ -32,7 +32,7 @@ pub(crate) use self::auth_request::{
     AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe,
 };
 pub(crate) use self::complaints::Complaints;
-pub(crate) use self::event_client::{ClientIdentity, EventClient};
+pub(crate) use self::event_client::{ClientIdentity, EventClient, KeptClient};
 pub(crate) use self::event_request::{EncodedEvent, EventRequest};
 pub(crate) use self::examine::{Examine, Examined};
 pub(crate) use self::hello::{Hello, WantedCall, Wants};

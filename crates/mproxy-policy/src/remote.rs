@@ -48,6 +48,7 @@ pub(crate) use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
+pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
 use self::unary::{CallResult, call_service};
 pub(crate) use self::unary::{describe_status, is_transport_failure, undecided, with_causes};
@@ -71,6 +72,8 @@ pub struct RemoteConfig {
     pub event_buffer: usize,
     /// How long a service may confirm nothing while events wait, before another endpoint is tried.
     pub confirm_within: Duration,
+    /// Where these events are on disk, too, so that they outlive mproxy.
+    pub event_spool: Option<SpoolConfig>,
     /// Questions that are open at the service at most; the others wait within their deadline, and are refused as
     /// *overloaded* after it, whatever the failure rule.
     pub max_in_flight: usize,
@@ -96,7 +99,7 @@ impl Remote {
     /// [`flush`](Self::flush), or when it is dropped.
     ///
     /// # Errors
-    /// TLS cannot be set up with the certificates and keys given.
+    /// TLS cannot be set up with the certificates and keys given, or the spool cannot be used.
     pub fn start(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
         let urls = config.endpoints.iter().map(ToString::to_string);
         let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
@@ -128,8 +131,13 @@ impl Remote {
             confirm_within: config.confirm_within,
             version: config.version,
             instance: config.instance,
+            spool: config.event_spool.clone(),
         };
-        let observer = Observer::start(&endpoints, &watch, events, &stop);
+        let observer = Observer::start(&endpoints, &watch, events, &stop).map_err(|source| {
+            stop.cancel();
+            let folder = config.event_spool.map(|spool| spool.folder).unwrap_or_default();
+            StartError::Spool { folder, source }
+        })?;
         Ok(Arc::new(Self {
             endpoints,
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
@@ -273,7 +281,7 @@ impl Decider for Remote {
 
 impl Sink for Remote {
     fn report(&self, event: Event) {
-        {
+        let tracked = {
             let wants = self.endpoints.wants();
             let Some(wanted) = wants.of(event.what.kind().into()) else { return };
             if let Happening::Publish(published) = &event.what
@@ -282,8 +290,9 @@ impl Sink for Remote {
             {
                 return;
             }
-        }
-        self.observer.report(event);
+            wants.of(Rpc::Disconnect).is_some()
+        };
+        self.observer.report(event, tracked);
     }
 
     fn want(&self, kind: Kind) -> Want {

@@ -95,6 +95,29 @@ impl EventStreamEnd {
     }
 }
 
+/// Why an event was not written to the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpoolLoss {
+    /// The spool is as large as it may be.
+    Full,
+    /// The disk did not take it.
+    Failed,
+    /// Too many waited for the disk.
+    Slow,
+}
+
+impl SpoolLoss {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Failed => "failed",
+            Self::Slow => "slow",
+        }
+    }
+}
+
 /// Somebody who counts. Called from the advisers' tasks and, for dropped events, from sessions: must not block.
 pub trait Watch: Send + Sync {
     /// One call of this RPC (`"AuthPublish"`) ended so, after so long.
@@ -120,6 +143,21 @@ pub trait Watch: Send + Sync {
     /// The service confirmed so many events.
     fn events_confirmed(&self, events: u64) {
         let _ = events;
+    }
+
+    /// The spool has so many bytes on disk.
+    fn event_spool(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// So many events were not written to the spool; they are kept in memory only.
+    fn events_not_spooled(&self, reason: SpoolLoss, events: u64) {
+        let _ = (reason, events);
+    }
+
+    /// So many bytes of a spool could not be read.
+    fn event_spool_damaged(&self, bytes: u64) {
+        let _ = bytes;
     }
 
     /// A stream of events is open, or not any more.

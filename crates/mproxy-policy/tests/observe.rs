@@ -15,8 +15,8 @@ use mproxy_core::budget::{Budget, Purse};
 use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Sink, Traffic};
 use mproxy_core::fault::Fault;
 use mproxy_core::policy::Want;
-use mproxy_policy::remote::{Remote, RemoteConfig};
-use mproxy_policy::watch::{DropReason, EventStreamEnd};
+use mproxy_policy::remote::{Remote, RemoteConfig, SpoolConfig};
+use mproxy_policy::watch::{DropReason, EventStreamEnd, SpoolLoss};
 use mproxy_testkit::service::contract::{Gap, HelloResponse, ObserveRequest};
 use mproxy_testkit::service::{Confirmations, ObservePlay, Play, Running, Service, Told};
 use service::Seen;
@@ -33,6 +33,7 @@ fn config(urls: &[&str]) -> RemoteConfig {
         event_queue: 1600,
         event_buffer: 1 << 20,
         confirm_within: AMPLE,
+        event_spool: None,
         max_in_flight: 64,
         tls: Default::default(),
         streams: true,
@@ -421,4 +422,109 @@ async fn calls_that_are_not_implemented_say_nothing_of_the_stream() {
     service.events_when(|told| told.len() == 1).await;
     assert_ne!(Sink::want(&*remote, Kind::Connect), Want::Nothing);
     remote.flush(AMPLE).await;
+}
+
+fn spooling(folder: &std::path::Path, size: u64, url: &str) -> RemoteConfig {
+    RemoteConfig { event_spool: Some(SpoolConfig { folder: folder.to_owned(), size }), ..config(&[url]) }
+}
+
+/// An address at which nobody listens.
+fn nobody() -> String {
+    format!("http://{}", service::free_address())
+}
+
+#[tokio::test]
+async fn events_outlive_mproxy_in_a_spool_and_the_numbering_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (remote, seen) = started(spooling(folder.path(), 1 << 20, &nobody()));
+    remote.report(event(1, CAME));
+    for number in 2..=6 {
+        remote.report(publish_of(1, &number.to_string()));
+    }
+    remote.report(event(2, CAME));
+    remote.report(event(2, left()));
+    remote.flush(Duration::from_millis(10)).await;
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::Shutdown), 0, "they are kept");
+    drop(remote);
+
+    let service = Running::start(streaming(ObservePlay::Confirm)).await;
+    let (remote, _) = started(spooling(folder.path(), 1 << 20, &service.url));
+    remote.report(publish_of(3, "new"));
+    let told = service.events_when(|told| told.len() == 10).await;
+    assert_eq!(sequences(&told), (1..=10).collect::<Vec<_>>());
+    assert_eq!(
+        (told[0].what.as_str(), told[4].what.as_str(), told[9].what.as_str()),
+        ("connect", "5", "new")
+    );
+    // The first client never left, as far as anybody knows; the second did.
+    assert_eq!(
+        (told[8].client_id.as_str(), told[8].what.as_str()),
+        ("c1", "disconnect mproxy ended without notice")
+    );
+    let run = service.observed()[0].1.run_id.clone();
+    remote.flush(AMPLE).await;
+    drop(remote);
+
+    let service = Running::start(streaming(ObservePlay::Confirm)).await;
+    let (remote, _) = started(spooling(folder.path(), 1 << 20, &service.url));
+    remote.report(publish_of(3, "newer"));
+    let told = service.events_when(|told| !told.is_empty()).await;
+    assert_eq!(
+        (sequences(&told), service.observed()[0].1.run_id == run),
+        (vec![11], true),
+        "nothing is told twice"
+    );
+    assert!(service.observed().iter().all(|(_, request)| request.gaps.is_empty()));
+}
+
+#[tokio::test]
+async fn without_a_spool_a_new_numbering_has_a_new_name() {
+    let service = Running::start(streaming(ObservePlay::Confirm)).await;
+    for start in 1..=2 {
+        let (remote, _) = remote(&[&service.url]);
+        remote.report(publish_of(1, "a"));
+        service.events_when(|told| told.len() == start).await;
+        remote.flush(AMPLE).await;
+    }
+    let runs: std::collections::HashSet<_> = service
+        .observed()
+        .into_iter()
+        .map(|(_, request)| request.run_id)
+        .filter(|run| !run.is_empty())
+        .collect();
+    assert_eq!((runs.len(), sequences(&service.events())), (2, vec![1, 1]));
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_or_is_full_keeps_no_event_from_the_service() {
+    for size in [1 << 20, 64 << 10] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        let address = service::free_address();
+        let (remote, seen) = started(spooling(&path, size, &format!("http://{address}")));
+        if size == 1 << 20 {
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+        let large = "x".repeat(1000);
+        for number in 0..200 {
+            remote.report(publish_of(number % 7, &large));
+        }
+        seen.until_not_spooled().await;
+        let service = Running::start_at(address, streaming(ObservePlay::Confirm)).await;
+        let told = service.events_when(|told| told.len() == 200).await;
+        assert_eq!(sequences(&told), (1..=200).collect::<Vec<_>>());
+        let (failed, full) = (seen.not_spooled(SpoolLoss::Failed), seen.not_spooled(SpoolLoss::Full));
+        assert!(if size == 1 << 20 { failed > 0 } else { full > 0 }, "{failed} {full}");
+        remote.flush(AMPLE).await;
+        assert_eq!(seen.dropped(Kind::Publish, DropReason::Shutdown), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_spool_that_another_has_is_an_error_of_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_remote, _) = started(spooling(folder.path(), 1 << 20, &nobody()));
+    let error = Remote::start(spooling(folder.path(), 1 << 20, &nobody()), Arc::new(Seen::default()));
+    let Err(error) = error else { panic!("both have it") };
+    assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");
 }

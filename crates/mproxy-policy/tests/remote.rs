@@ -40,6 +40,7 @@ fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         event_queue: 1600,
         event_buffer: 1 << 20,
         confirm_within: Duration::from_secs(30),
+        event_spool: None,
         max_in_flight: 64,
         tls: Default::default(),
         streams: true,

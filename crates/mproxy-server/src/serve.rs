@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Fault, Party, Severity, Unreachable};
@@ -65,6 +65,13 @@ pub(crate) struct House {
     parting: Arc<Semaphore>,
 }
 
+/// Microseconds since 1970: larger than all epochs of an mproxy before this one that accepted less than a million
+/// connections a second, so that events of both can be put in order. JavaScript can hold it without loss.
+fn first_epoch(now: SystemTime) -> u64 {
+    let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    u64::try_from(micros).unwrap_or(u64::MAX / 2).max(1)
+}
+
 impl House {
     pub(crate) fn new(
         instance: &str,
@@ -83,7 +90,7 @@ impl House {
             max_connections,
             max_pending,
             open: AtomicUsize::new(0),
-            epochs: AtomicU64::new(1),
+            epochs: AtomicU64::new(first_epoch(SystemTime::now())),
             pending: Arc::default(),
             // One thread is left to those who are in: handshakes are the only work that strangers can make long.
             handshakes: Turns::new(threads - 1),

@@ -112,6 +112,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireClient<S> {
         }
     }
 
+    /// The next packet; `None`: the peer has closed.
+    pub async fn try_packet(&mut self) -> Option<Vec<u8>> {
+        self.next().await.ok().flatten()
+    }
+
     /// The next packet must be `expected`, byte for byte.
     pub async fn expect(&mut self, expected: &[u8]) {
         let packet = self.packet().await;

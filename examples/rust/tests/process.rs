@@ -50,6 +50,7 @@ impl Example {
             event_queue: 100,
             event_buffer: 1 << 20,
             confirm_within: Duration::from_secs(30),
+            event_spool: None,
             max_in_flight: 10,
             tls: Default::default(),
             streams: true,

@@ -13,7 +13,6 @@ pub(crate) enum EventClient {
     /// Encoded when it is needed.
     Live(Arc<Peer>),
     /// As it was encoded by an mproxy before this one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     Kept(KeptClient),
 }
 

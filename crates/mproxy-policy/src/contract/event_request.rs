@@ -35,7 +35,6 @@ impl EncodedEvent {
     }
 
     /// The end of a connection whose mproxy was not there to see it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(crate) fn ended_without_notice(noticed: SystemTime) -> Self {
         let fields = wire::DisconnectEvent {
             client: None,

@@ -125,10 +125,24 @@ impl fmt::Debug for RemoteTls {
 
 /// A policy service cannot be spoken to as configured.
 #[derive(Debug, thiserror::Error)]
-#[error("policy service {url}: TLS cannot be set up")]
-pub struct StartError {
-    url: String,
-    source: tonic::transport::Error,
+#[non_exhaustive]
+pub enum StartError {
+    /// TLS cannot be set up.
+    #[error("policy service {url}: TLS cannot be set up")]
+    Tls {
+        /// The endpoint.
+        url: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// Events cannot be kept on disk.
+    #[error("event spool {}: cannot be used", folder.display())]
+    Spool {
+        /// Where they were to be kept.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Dials an endpoint.
@@ -144,7 +158,7 @@ impl Dialer {
         let grpc = match &endpoint.address {
             EndpointAddress::Unix(_) => tonic::transport::Endpoint::from_static("http://localhost"),
             EndpointAddress::Tcp { .. } => tonic::transport::Endpoint::from_shared(endpoint.url.to_string())
-                .map_err(|source| StartError { url: endpoint.to_string(), source })?,
+                .map_err(|source| StartError::Tls { url: endpoint.to_string(), source })?,
         };
         // No HTTP/2 pings: grpc-go's default is to end the connection of who sends them more often than every
         // five minutes. TCP keepalive finds a dead peer, and failing calls find a hung one.
@@ -152,7 +166,7 @@ impl Dialer {
         let grpc = match endpoint.address {
             EndpointAddress::Tcp { tls: true, .. } => grpc
                 .tls_config(client_tls(tls))
-                .map_err(|source| StartError { url: endpoint.to_string(), source })?,
+                .map_err(|source| StartError::Tls { url: endpoint.to_string(), source })?,
             EndpointAddress::Tcp { tls: false, .. } | EndpointAddress::Unix(_) => grpc,
         };
         Ok(Self { address: endpoint.address.clone(), grpc })

@@ -11,6 +11,7 @@
 //! | `stream` | one stream |
 //! | `calls` | the queues of events that go by calls |
 //! | `driver` | which of the two it is, and to which endpoint |
+//! | `spool` | what is kept, on disk |
 
 mod buffer;
 mod calls;
@@ -18,13 +19,17 @@ mod clients;
 mod driver;
 mod kept;
 mod patience;
+mod spool;
 mod stream;
 
-use std::sync::Arc;
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mproxy_core::event::Event;
-use tokio::time::timeout_at;
+use tokio::sync::oneshot;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -32,6 +37,8 @@ use uuid::Uuid;
 use self::calls::Calls;
 use self::driver::Driver;
 use self::kept::KeptEvents;
+use self::spool::Spool;
+pub use self::spool::SpoolConfig;
 use self::stream::StreamSetup;
 use super::deadline;
 use super::health::{Endpoints, EventWay};
@@ -49,13 +56,20 @@ pub(super) struct ObserverConfig {
     pub(super) confirm_within: Duration,
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
+    /// Where what is kept is on disk, too.
+    pub(super) spool: Option<SpoolConfig>,
 }
+
+/// How long the end of the process waits for the disk.
+const SPOOL_END: Duration = Duration::from_secs(2);
 
 pub(super) struct Observer {
     endpoints: Arc<Endpoints>,
     kept: Arc<KeptEvents>,
     calls: Arc<Calls>,
     driver: TaskTracker,
+    /// Tells when the thread of the spool has ended.
+    spool_end: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Observer {
@@ -64,31 +78,50 @@ impl Observer {
         watch: &Arc<dyn Watch>,
         config: ObserverConfig,
         stop: &CancellationToken,
-    ) -> Self {
-        let kept = Arc::new(KeptEvents::new(config.buffer, Arc::clone(watch)));
+    ) -> io::Result<Self> {
+        let fresh = Uuid::new_v4();
+        let open = |spool| Spool::open(spool, fresh.as_u128(), config.buffer, &**watch);
+        let mut spool = config.spool.as_ref().map(open).transpose()?;
+        let run_id = spool.as_ref().map_or(fresh, |spool| Uuid::from_u128(spool.run_id));
+        let kept = Arc::new(KeptEvents::new(config.buffer, Arc::clone(watch), spool.as_mut()));
+        let spool_end = match spool.zip(kept.spool()) {
+            Some((spool, queue)) => {
+                let waker = Arc::downgrade(&kept);
+                let reserved = move || waker.upgrade().into_iter().for_each(|kept| kept.wake.notify_one());
+                Some(spool.start(Arc::clone(watch), reserved, queue)?)
+            }
+            None => None,
+        };
         let calls = Arc::new(Calls::start(endpoints, watch, config.queue, config.timeout, stop));
         let setup = StreamSetup {
             version: config.version,
             instance: config.instance,
-            run_id: Uuid::new_v4().to_string(),
+            run_id: run_id.to_string(),
             confirm_within: config.confirm_within,
             kept: Arc::clone(&kept),
             watch: Arc::clone(watch),
         };
-        let driver = Driver { endpoints: Arc::clone(endpoints), setup, calls: Arc::clone(&calls) };
+        let driver = Driver {
+            endpoints: Arc::clone(endpoints),
+            setup,
+            calls: Arc::clone(&calls),
+            told_of_calls: AtomicBool::new(false),
+        };
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(driver.run()));
         tasks.close();
-        Self { endpoints: Arc::clone(endpoints), kept, calls, driver: tasks }
+        let spool_end = Mutex::new(spool_end);
+        Ok(Self { endpoints: Arc::clone(endpoints), kept, calls, driver: tasks, spool_end })
     }
 
-    pub(super) fn report(&self, event: Event) {
+    /// Takes an event. `tracked`: the end of its connection will be reported, too.
+    pub(super) fn report(&self, event: Event, tracked: bool) {
         if self.endpoints.event_way() == EventWay::Calls
             && let Some(sequence) = self.kept.pass()
         {
             self.calls.report(event, sequence);
         } else {
-            self.kept.push(event);
+            self.kept.push(event, tracked);
         }
     }
 
@@ -106,5 +139,17 @@ impl Observer {
         self.driver.wait().await;
         self.calls.join().await;
         self.kept.drop_rest();
+        let end = self.spool_end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(end) = end {
+            let _ = timeout(SPOOL_END, end).await;
+        }
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if let Some(spool) = self.kept.spool() {
+            spool.abandon();
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, SpoolLoss, Watch};
 use mproxy_testkit::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -53,6 +53,7 @@ pub(crate) struct Record {
     events_sent: (u64, u64),
     events_confirmed: u64,
     event_streams_ended: Vec<EventStreamEnd>,
+    not_spooled: Vec<(SpoolLoss, u64)>,
 }
 
 impl Record {
@@ -90,6 +91,17 @@ impl Seen {
 
     pub(crate) fn events_confirmed(&self) -> u64 {
         self.0.borrow().events_confirmed
+    }
+
+    /// Events that were not written to the spool for this reason.
+    pub(crate) fn not_spooled(&self, why: SpoolLoss) -> u64 {
+        let lost = &self.0.borrow().not_spooled;
+        lost.iter().filter(|(reason, _)| *reason == why).map(|(_, events)| events).sum()
+    }
+
+    /// Until events were not written to the spool.
+    pub(crate) async fn until_not_spooled(&self) {
+        self.until(|record| !record.not_spooled.is_empty()).await;
     }
 
     pub(crate) fn event_streams_ended(&self) -> Vec<EventStreamEnd> {
@@ -131,6 +143,10 @@ impl Watch for Seen {
         self.0.send_modify(|record| {
             record.events_sent = (record.events_sent.0 + events, record.events_sent.1 + again);
         });
+    }
+
+    fn events_not_spooled(&self, reason: SpoolLoss, events: u64) {
+        self.0.send_modify(|record| record.not_spooled.push((reason, events)));
     }
 
     fn events_confirmed(&self, events: u64) {

@@ -8,7 +8,7 @@ use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::Decider;
 use mproxy_policy::acl::{Acl, AclAdviser, Size, UnknownUsers};
 use mproxy_policy::grants::Grants;
-use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls};
+use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, SpoolConfig};
 use tracing::info;
 
 use crate::config::{ClientTls, Config, PolicyConfig, PolicyMode};
@@ -64,6 +64,8 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
 
 fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
     let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
+    let size = policy.events.spool_size as u64;
+    let spool = policy.events.spool.clone().map(|folder| SpoolConfig { folder, size });
     Ok(RemoteConfig {
         endpoints: endpoints?,
         timeout: policy.questions.timeout,
@@ -72,6 +74,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         event_queue: EVENT_QUEUE,
         event_buffer: policy.events.buffer,
         confirm_within: policy.events.confirm_timeout,
+        event_spool: spool,
         max_in_flight: QUESTIONS,
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,

@@ -15,11 +15,14 @@ pub(super) struct EventMetrics {
     resent: Counter,
     confirmed: Counter,
     open: Gauge,
-    ended: Family<Ended, Counter>,
+    ended: Family<Reason, Counter>,
+    spool_size: Gauge,
+    not_spooled: Family<Reason, Counter>,
+    spool_damage: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct Reason {
     reason: &'static str,
 }
 
@@ -43,6 +46,12 @@ impl EventMetrics {
         let help = "Event streams to the policy service that are in use: 0 or 1";
         registry.register("event_streams_open", help, events.open.clone());
         registry.register("event_streams_ended", "Event streams that ended, by reason", events.ended.clone());
+        let help = "Size of the files of the event spool";
+        registry.register_with_unit("event_spool", help, Unit::Bytes, events.spool_size.clone());
+        let help = "Events not written to the event spool, which are kept in memory only";
+        registry.register("events_not_spooled", help, events.not_spooled.clone());
+        let help = "Bytes of the event spool that could not be read at the start";
+        registry.register("event_spool_damaged_bytes", help, events.spool_damage.clone());
         events
     }
 
@@ -65,7 +74,19 @@ impl EventMetrics {
         self.open.set(i64::from(open));
     }
 
+    pub(super) fn set_spool(&self, bytes: u64) {
+        self.spool_size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn count_not_spooled(&self, reason: &'static str, events: u64) {
+        self.not_spooled.get_or_create(&Reason { reason }).inc_by(events);
+    }
+
+    pub(super) fn count_spool_damage(&self, bytes: u64) {
+        self.spool_damage.inc_by(bytes);
+    }
+
     pub(super) fn count_ended(&self, reason: &'static str) {
-        self.ended.get_or_create(&Ended { reason }).inc();
+        self.ended.get_or_create(&Reason { reason }).inc();
     }
 }

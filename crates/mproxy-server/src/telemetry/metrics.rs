@@ -19,6 +19,9 @@
 //! | `mproxy_events_sent_total`, `mproxy_events_resent_total`, `mproxy_events_confirmed_total` | | counter |
 //! | `mproxy_event_streams_open` | | gauge |
 //! | `mproxy_event_streams_ended_total` | reason | counter |
+//! | `mproxy_event_spool_bytes` | | gauge |
+//! | `mproxy_events_not_spooled_total` | reason | counter |
+//! | `mproxy_event_spool_damaged_bytes_total` | | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |

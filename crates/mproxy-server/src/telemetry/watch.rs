@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, Watch};
+use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, SpoolLoss, Watch};
 
 use super::metrics::Metrics;
 
@@ -26,6 +26,18 @@ impl Watch for Metrics {
 
     fn events_confirmed(&self, events: u64) {
         self.events().count_confirmed(events);
+    }
+
+    fn event_spool(&self, bytes: u64) {
+        self.events().set_spool(bytes);
+    }
+
+    fn events_not_spooled(&self, reason: SpoolLoss, events: u64) {
+        self.events().count_not_spooled(reason.name(), events);
+    }
+
+    fn event_spool_damaged(&self, bytes: u64) {
+        self.events().count_spool_damage(bytes);
     }
 
     fn event_stream(&self, open: bool) {

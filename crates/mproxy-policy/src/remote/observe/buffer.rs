@@ -101,7 +101,6 @@ impl<E: Clone> EventBuffer<E> {
 
     /// One that goes on where another ended: all up to `confirmed` is safe, the numbers up to `last` may have been given,
     /// and of these `events` are still there, in order, with their weights. Which of them had no room is given back.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) fn restore(
         bounds: Bounds,
         confirmed: u64,
@@ -201,25 +200,31 @@ impl<E: Clone> EventBuffer<E> {
         self.sent = self.confirmed;
     }
 
-    /// What is to be sent next on this stream, at most so much; one event at least, however large.
-    pub(super) fn next_batch(&mut self, most: Bounds) -> Batch<E> {
+    /// What is to be sent next on this stream, at most so much, and of numbers up to `limit`; one event at least, however
+    /// large.
+    pub(super) fn next_batch(&mut self, most: Bounds, limit: u64) -> Batch<E> {
         let before = self.sent;
         let start = self.kept.partition_point(|kept| kept.sequence <= before);
         let mut bytes = 0_usize;
         let mut events = Vec::new();
         for kept in self.kept.range(start..) {
             bytes = bytes.saturating_add(kept.weight);
-            if !events.is_empty() && (bytes > most.bytes || events.len() >= most.events) {
+            let is_full = !events.is_empty() && (bytes > most.bytes || events.len() >= most.events);
+            if is_full || kept.sequence > limit {
                 break;
             }
             events.push((kept.sequence, kept.event.clone()));
         }
         let all = start + events.len() == self.kept.len();
-        let end = if all { self.last } else { events.last().map_or(before, |(sequence, _)| *sequence) };
+        let end = if all {
+            self.last.min(limit).max(before)
+        } else {
+            events.last().map_or(before, |(sequence, _)| *sequence)
+        };
         let start = self.gaps.partition_point(|gap| gap.to <= before);
         let gaps = self.gaps.range(start..).take_while(|gap| gap.from <= end);
         // The last one may have grown since a part of it was told.
-        let gaps = gaps.map(|gap| Gap { from: gap.from.max(before + 1), ..*gap }).collect();
+        let gaps = gaps.map(|gap| Gap { from: gap.from.max(before + 1), to: gap.to.min(end) }).collect();
         let resent = events.partition_point(|(sequence, _)| *sequence <= self.ever_sent);
         self.sent = end;
         self.ever_sent = self.ever_sent.max(end);
@@ -296,13 +301,11 @@ impl<E: Clone> EventBuffer<E> {
     }
 
     /// The last number that was given.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) const fn last(&self) -> u64 {
         self.last
     }
 
     /// All up to here is safe.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spool, which comes next"))]
     pub(super) const fn confirmed(&self) -> u64 {
         self.confirmed
     }
@@ -340,11 +343,11 @@ mod tests {
     #[test]
     fn a_new_stream_begins_with_the_first_that_is_not_confirmed() {
         let mut buffer = filled(5);
-        assert_eq!(numbers(&buffer.next_batch(Bounds { events: 3, ..AMPLE })), [1, 2, 3]);
+        assert_eq!(numbers(&buffer.next_batch(Bounds { events: 3, ..AMPLE }, u64::MAX)), [1, 2, 3]);
         assert_eq!(buffer.confirm(2), Confirmed::Released(vec![1, 2]));
         assert!(buffer.is_waiting() && buffer.has_next());
         buffer.begin_stream();
-        let batch = buffer.next_batch(AMPLE);
+        let batch = buffer.next_batch(AMPLE, u64::MAX);
         assert_eq!((numbers(&batch), batch.resent), (vec![3, 4, 5], 1));
         assert_eq!(buffer.confirm(5), Confirmed::Released(vec![3, 4, 5]));
         assert!(!buffer.is_waiting() && !buffer.has_next() && buffer.bytes() == 0);
@@ -354,7 +357,7 @@ mod tests {
     fn an_old_cursor_is_passed_over_and_one_from_the_future_forgets_nothing() {
         let mut buffer = filled(5);
         assert_eq!(buffer.confirm(1), Confirmed::Future, "nothing was sent yet");
-        buffer.next_batch(Bounds { events: 3, ..AMPLE });
+        buffer.next_batch(Bounds { events: 3, ..AMPLE }, u64::MAX);
         assert_eq!(buffer.confirm(4), Confirmed::Future);
         assert_eq!(buffer.len(), 5);
         buffer.confirm(2);
@@ -365,10 +368,10 @@ mod tests {
     #[test]
     fn a_service_may_confirm_what_it_had_from_another_stream() {
         let mut buffer = filled(5);
-        buffer.next_batch(AMPLE);
+        buffer.next_batch(AMPLE, u64::MAX);
         buffer.begin_stream();
         assert_eq!(buffer.confirm(4), Confirmed::Released(vec![1, 2, 3, 4]));
-        assert_eq!(numbers(&buffer.next_batch(AMPLE)), [5], "and is not sent it again");
+        assert_eq!(numbers(&buffer.next_batch(AMPLE, u64::MAX)), [5], "and is not sent it again");
     }
 
     #[test]
@@ -381,27 +384,27 @@ mod tests {
         buffer.skip();
         assert_eq!(buffer.push(Kind::Disconnect, 1, 6), Ok(6));
         assert_eq!(buffer.push(Kind::Disconnect, 1, 7), Err(Full));
-        let batch = buffer.next_batch(Bounds { events: 3, ..AMPLE });
+        let batch = buffer.next_batch(Bounds { events: 3, ..AMPLE }, u64::MAX);
         assert_eq!((numbers(&batch), batch.gaps), (vec![1, 2, 3], vec![]));
-        let batch = buffer.next_batch(AMPLE);
+        let batch = buffer.next_batch(AMPLE, u64::MAX);
         assert_eq!(
             (numbers(&batch), batch.gaps),
             (vec![6], vec![Gap { from: 4, to: 5 }, Gap { from: 7, to: 7 }])
         );
         assert_eq!(buffer.push(Kind::Connect, 1, 8), Err(Full));
-        let batch = buffer.next_batch(AMPLE);
+        let batch = buffer.next_batch(AMPLE, u64::MAX);
         assert_eq!((numbers(&batch), batch.gaps), (vec![], vec![Gap { from: 8, to: 8 }]), "only what is new");
-        assert!(buffer.next_batch(AMPLE).is_empty());
+        assert!(buffer.next_batch(AMPLE, u64::MAX).is_empty());
         buffer.confirm(6);
         buffer.begin_stream();
         assert_eq!(
-            buffer.next_batch(AMPLE).gaps,
+            buffer.next_batch(AMPLE, u64::MAX).gaps,
             [Gap { from: 7, to: 8 }],
             "told again unless it was confirmed"
         );
         assert_eq!(buffer.confirm(8), Confirmed::Released(vec![]));
         buffer.begin_stream();
-        assert!(buffer.next_batch(AMPLE).is_empty());
+        assert!(buffer.next_batch(AMPLE, u64::MAX).is_empty());
     }
 
     #[test]
@@ -410,7 +413,7 @@ mod tests {
         assert_eq!(buffer.push(Kind::Publish, 76, 1), Err(Full));
         assert_eq!(buffer.push(Kind::Connect, 90, 2), Ok(2));
         assert_eq!(buffer.push(Kind::Connect, 11, 3), Err(Full));
-        buffer.next_batch(AMPLE);
+        buffer.next_batch(AMPLE, u64::MAX);
         buffer.confirm(3);
         assert_eq!(buffer.push(Kind::Connect, 100, 4), Ok(4));
     }
@@ -418,8 +421,19 @@ mod tests {
     #[test]
     fn one_event_is_sent_however_large() {
         let mut buffer = filled(3);
-        assert_eq!(numbers(&buffer.next_batch(Bounds { bytes: 0, events: 9 })), [1]);
-        assert_eq!(numbers(&buffer.next_batch(Bounds { bytes: 2, events: 9 })), [2, 3]);
+        assert_eq!(numbers(&buffer.next_batch(Bounds { bytes: 0, events: 9 }, u64::MAX)), [1]);
+        assert_eq!(numbers(&buffer.next_batch(Bounds { bytes: 2, events: 9 }, u64::MAX)), [2, 3]);
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_waits() {
+        let mut buffer = filled(3);
+        buffer.skip();
+        assert_eq!(numbers(&buffer.next_batch(AMPLE, 2)), [1, 2]);
+        assert!(buffer.next_batch(AMPLE, 2).is_empty() && buffer.has_next());
+        let batch = buffer.next_batch(AMPLE, 3);
+        assert_eq!((numbers(&batch), batch.gaps), (vec![3], vec![]));
+        assert_eq!(buffer.next_batch(AMPLE, 4).gaps, [Gap { from: 4, to: 4 }]);
     }
 
     #[test]
@@ -428,13 +442,13 @@ mod tests {
         let (mut buffer, without_room) = EventBuffer::restore(AMPLE, 2, 9, events);
         assert_eq!((without_room, buffer.last(), buffer.confirmed()), (vec![], 9, 2));
         assert_eq!(buffer.push(Kind::Connect, 1, 10), Ok(10));
-        let batch = buffer.next_batch(AMPLE);
+        let batch = buffer.next_batch(AMPLE, u64::MAX);
         assert_eq!((numbers(&batch), batch.resent), (vec![3, 5, 6, 10], 3));
         assert_eq!(batch.gaps, [Gap { from: 4, to: 4 }, Gap { from: 7, to: 9 }]);
         let small = Bounds { bytes: 9, events: 1 };
         let (mut buffer, without_room) = EventBuffer::restore(small, 0, 2, [(1, 1, 1), (2, 1, 2)]);
         assert_eq!(without_room, [2]);
-        assert_eq!(buffer.next_batch(AMPLE).gaps, [Gap { from: 2, to: 2 }]);
+        assert_eq!(buffer.next_batch(AMPLE, u64::MAX).gaps, [Gap { from: 2, to: 2 }]);
     }
 
     #[test]
@@ -446,7 +460,7 @@ mod tests {
         assert_eq!(buffer.take_first(), Some((2, 2)));
         assert_eq!(buffer.pass(), Some(3));
         assert_eq!(buffer.push(Kind::Connect, 1, 4), Ok(4));
-        assert_eq!(numbers(&buffer.next_batch(AMPLE)), [4]);
+        assert_eq!(numbers(&buffer.next_batch(AMPLE, u64::MAX)), [4]);
         assert_eq!(buffer.drain().collect::<Vec<_>>(), [4]);
         assert_eq!((buffer.len(), buffer.bytes(), buffer.has_next()), (0, 0, false));
     }
@@ -493,7 +507,7 @@ mod tests {
                         buffer.skip();
                     }
                     Step::Send(bytes, events) => {
-                        let batch = buffer.next_batch(Bounds { bytes, events });
+                        let batch = buffer.next_batch(Bounds { bytes, events }, u64::MAX);
                         prop_assert!(batch.events.len() <= events);
                         let mut all: Vec<u64> = numbers(&batch);
                         prop_assert!(all.iter().all(|number| kept.contains(number)));

@@ -2,6 +2,7 @@
 //! serves none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -17,6 +18,8 @@ pub(super) struct Driver {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) setup: StreamSetup,
     pub(super) calls: Arc<Calls>,
+    /// Said once: events go by calls although there is a spool.
+    pub(super) told_of_calls: AtomicBool,
 }
 
 impl Driver {
@@ -43,7 +46,7 @@ impl Driver {
                 }
             };
             if !connection.serves_observe() {
-                self.by_calls(&mut changes).await;
+                self.by_calls(connection.url(), &mut changes).await;
                 continue;
             }
             let since = Instant::now();
@@ -74,7 +77,10 @@ impl Driver {
     }
 
     /// Moves all that is kept into the queues of calls, until an endpoint changes.
-    async fn by_calls(&self, changes: &mut watch::Receiver<Vec<EndpointEntry>>) {
+    async fn by_calls(&self, endpoint: &str, changes: &mut watch::Receiver<Vec<EndpointEntry>>) {
+        if self.setup.kept.spool().is_some() && !self.told_of_calls.swap(true, Ordering::Relaxed) {
+            warn!(endpoint, "event spool not used: the policy service serves no event stream");
+        }
         loop {
             let moved = tokio::select! {
                 _ = changes.changed() => return,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::buffer::{Batch, Bounds, Confirmed, EventBuffer, Full};
+use super::spool::{Spool, SpoolQueue, Spooled};
 use crate::contract::{EncodedEvent, EventClient};
 use crate::watch::{DropReason, Watch};
 
@@ -38,6 +39,11 @@ impl KeptEvent {
         Some(Self { event: encoded, client: EventClient::Live(event.peer), _held: held })
     }
 
+    /// One that was read from disk.
+    fn found(event: EncodedEvent, client: EventClient) -> Self {
+        Self { event, client, _held: None }
+    }
+
     /// Bytes that it holds.
     fn weight(&self) -> usize {
         /// The event itself, and its place in the buffer.
@@ -53,6 +59,16 @@ impl KeptEvent {
     }
 }
 
+impl Spooled for KeptEvent {
+    fn client(&self) -> &EventClient {
+        &self.client
+    }
+
+    fn event(&self) -> &EncodedEvent {
+        &self.event
+    }
+}
+
 /// What sessions put events into, and the stream takes them out of.
 pub(super) struct KeptEvents {
     state: Mutex<State>,
@@ -60,6 +76,8 @@ pub(super) struct KeptEvents {
     pub(super) wake: Notify,
     warned: AtomicBool,
     watch: Arc<dyn Watch>,
+    /// What is kept is written to disk, too.
+    spool: Option<Arc<SpoolQueue<KeptEvent>>>,
 }
 
 struct State {
@@ -68,17 +86,46 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Spends a number on an event that is dropped for this reason.
+    fn skip(&mut self, reason: DropReason) -> Result<(), DropReason> {
+        self.buffer.skip();
+        Err(reason)
+    }
+}
+
+/// What a spool held; for what there is no room is counted.
+fn restore(bounds: Bounds, watch: &dyn Watch, spool: &mut Spool) -> EventBuffer<Arc<KeptEvent>> {
+    let events = std::mem::take(&mut spool.events).into_iter().map(|(sequence, client, event)| {
+        let kept = KeptEvent::found(event, client);
+        (sequence, kept.weight(), Arc::new(kept))
+    });
+    let (buffer, without_room) = EventBuffer::restore(bounds, spool.confirmed, spool.last, events);
+    let without_room = without_room.iter().map(|kept| kept.event.kind);
+    for kind in without_room.chain(spool.without_room.drain(..)) {
+        watch.events_dropped(kind, DropReason::QueueFull, 1);
+    }
+    buffer
+}
+
 impl KeptEvents {
-    /// Room for so many bytes of events.
-    pub(super) fn new(bytes: usize, watch: Arc<dyn Watch>) -> Self {
+    /// Room for so many bytes of events, and what a spool held.
+    pub(super) fn new(bytes: usize, watch: Arc<dyn Watch>, spool: Option<&mut Spool>) -> Self {
         // Each event weighs more than this.
         let bounds = Bounds { bytes, events: bytes / 256 };
-        Self {
-            state: Mutex::new(State { buffer: EventBuffer::new(bounds), closed: false }),
-            wake: Notify::new(),
-            warned: AtomicBool::new(false),
-            watch,
-        }
+        let (buffer, spool) = match spool {
+            None => (EventBuffer::new(bounds), None),
+            Some(spool) => (restore(bounds, &*watch, spool), Some(spool.queue())),
+        };
+        let wake = Notify::new();
+        watch.events_kept(buffer.len(), buffer.bytes());
+        let state = Mutex::new(State { buffer, closed: false });
+        Self { state, wake, warned: AtomicBool::new(false), watch, spool }
+    }
+
+    /// The queue of the spool.
+    pub(super) const fn spool(&self) -> Option<&Arc<SpoolQueue<KeptEvent>>> {
+        self.spool.as_ref()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,38 +138,43 @@ impl KeptEvents {
         self.lock().buffer.pass()
     }
 
-    /// Keeps an event, or drops and counts it.
-    pub(super) fn push(&self, event: Event) {
+    /// Keeps an event, or drops and counts it. Its connection is `tracked` until its Disconnect.
+    pub(super) fn push(&self, event: Event, tracked: bool) {
         let kind = event.what.kind();
+        let connection = event.peer.origin.connection_id.0;
         let kept = KeptEvent::new(event);
         let fits = kept.as_ref().is_none_or(|kept| kept.event.fields.len() <= EVENT_MOST);
         let mut state = self.lock();
         let pushed = match kept {
-            _ if state.closed => Err(DropReason::Shutdown),
-            _ if !fits => Err(DropReason::TooLarge),
-            None => Err(DropReason::QueueFull),
-            Some(kept) => match state.buffer.push(kind, kept.weight(), Arc::new(kept)) {
-                Ok(_) => Ok(()),
-                // It has spent its number.
-                Err(Full) => return self.drop_full(state, kind),
-            },
+            _ if state.closed => state.skip(DropReason::Shutdown),
+            _ if !fits => state.skip(DropReason::TooLarge),
+            None => state.skip(DropReason::QueueFull),
+            Some(kept) => {
+                let kept = Arc::new(kept);
+                let pushed = state.buffer.push(kind, kept.weight(), Arc::clone(&kept));
+                if let (Ok(sequence), Some(spool)) = (pushed, &self.spool) {
+                    // Under the lock, so that numbers come there in order.
+                    spool.push(sequence, kept, tracked);
+                }
+                // Its number is spent.
+                pushed.map(drop).map_err(|Full| DropReason::QueueFull)
+            }
         };
-        if let Err(reason) = pushed {
-            state.buffer.skip();
-            drop(state);
-            return self.count_dropped(kind, reason);
-        }
         self.show(&state);
         drop(state);
+        if let Err(reason) = pushed {
+            return self.count_dropped(kind, reason, connection);
+        }
         self.wake.notify_one();
     }
 
-    fn drop_full(&self, state: MutexGuard<'_, State>, kind: Kind) {
-        drop(state);
-        self.count_dropped(kind, DropReason::QueueFull);
-    }
-
-    fn count_dropped(&self, kind: Kind, reason: DropReason) {
+    fn count_dropped(&self, kind: Kind, reason: DropReason, connection: u128) {
+        if kind == Kind::Disconnect
+            && let Some(spool) = &self.spool
+        {
+            // Its end stands in a gap: it is not told of it at the next start.
+            spool.close(connection);
+        }
         self.watch.events_dropped(kind, reason, 1);
         // Once for the process: a full buffer means thousands of these in a second, and the metric counts them.
         if reason != DropReason::Shutdown && !self.warned.swap(true, Ordering::Relaxed) {
@@ -130,6 +182,12 @@ impl KeptEvents {
         }
         // Who listens is told of the gap.
         self.wake.notify_one();
+    }
+
+    fn confirm_spool(&self, state: &State) {
+        if let Some(spool) = &self.spool {
+            spool.confirm(state.buffer.confirmed());
+        }
     }
 
     fn show(&self, state: &State) {
@@ -161,6 +219,7 @@ impl KeptEvents {
     pub(super) fn take_first(&self) -> Option<(u64, Arc<KeptEvent>)> {
         let mut state = self.lock();
         let first = state.buffer.take_first();
+        self.confirm_spool(&state);
         self.show(&state);
         first
     }
@@ -173,7 +232,8 @@ impl KeptEvents {
     /// What is to be sent next, and whether something that was sent waits to be confirmed.
     pub(super) fn next_batch(&self, most: Bounds) -> (Batch<Arc<KeptEvent>>, bool) {
         let mut state = self.lock();
-        let batch = state.buffer.next_batch(most);
+        let limit = self.spool.as_ref().map_or(u64::MAX, |spool| spool.limit());
+        let batch = state.buffer.next_batch(most, limit);
         (batch, state.buffer.is_waiting())
     }
 
@@ -181,6 +241,7 @@ impl KeptEvents {
     pub(super) fn confirm(&self, up_to: u64) -> (Confirmed<Arc<KeptEvent>>, bool) {
         let mut state = self.lock();
         let confirmed = state.buffer.confirm(up_to);
+        self.confirm_spool(&state);
         self.show(&state);
         (confirmed, state.buffer.is_waiting())
     }
@@ -190,12 +251,16 @@ impl KeptEvents {
         self.lock().buffer.ever_sent()
     }
 
-    /// Drops and counts what is left.
+    /// Drops and counts what is left; with a spool it stays there, for the next start.
     pub(super) fn drop_rest(&self) {
         let mut state = self.lock();
+        let last = state.buffer.last();
         let rest = state.buffer.drain();
         self.show(&state);
         drop(state);
+        if let Some(spool) = &self.spool {
+            return spool.end(last);
+        }
         for kept in rest {
             self.watch.events_dropped(kept.event.kind, DropReason::Shutdown, 1);
         }

@@ -443,6 +443,14 @@ section! {
         /// How long the hook service may confirm nothing while events wait, before another endpoint is tried.
         confirm_timeout: kind::Deadline = new("events.confirm_timeout").variable("MPROXY_EVENTS_CONFIRM_TIMEOUT")
             .default("30s").in_force("\"10s\"");
+        /// Folder in which unconfirmed events are kept on disk, so that they outlive mproxy.
+        ///
+        /// It is created if it does not exist. Each mproxy needs its own. See [the spool](hooks.md#the-spool).
+        spool: Optional<kind::FileName> = new("events.spool").variable("MPROXY_EVENTS_SPOOL")
+            .in_force("\"/var/lib/mproxy/events\"");
+        /// Bytes of all files in this folder at most.
+        spool_size: kind::Budget = new("events.spool_size").variable("MPROXY_EVENTS_SPOOL_SIZE").default("256MiB")
+            .in_force("\"1GiB\"");
     }
 }
 

@@ -1,0 +1,507 @@
+//! The files of a spool, written by one thread. All of them together are bounded; what fails is taken back as far as the disk
+//! permits, so that a file ends with a whole record.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cursor` | the numbering, how far it is reserved and confirmed; locked while an mproxy has the spool |
+//! | `events-N.log` | events from number N on, with their clients: deleted when all of them are confirmed |
+//! | `open.log` | which connections are open, with their clients: written anew when most of it is past |
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use mproxy_core::event::Kind;
+
+use super::cursor::{self, Cursor};
+use super::record::Record;
+use crate::contract::{ClientIdentity, EncodedEvent, EventClient};
+
+/// What is written at a time.
+const WRITE: usize = 256 << 10;
+
+/// A file of events is closed when it is so large, or a sixteenth of the spool where that is less.
+const SEGMENT: u64 = 8 << 20;
+const SEGMENT_LEAST: u64 = 64 << 10;
+
+/// Numbers that are reserved beyond the last one at least. After a crash those that were not written are told as a gap.
+const RESERVE_LEAST: u64 = 256;
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(super) enum NotWritten {
+    /// The spool has no room for it.
+    Full,
+    /// The disk did not take it.
+    Failed(io::Error),
+}
+
+/// Events that were not written.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) events: u64,
+    pub(super) why: NotWritten,
+}
+
+impl Lost {
+    const fn full() -> Self {
+        Self { events: 1, why: NotWritten::Full }
+    }
+
+    const fn failed(events: u64, error: io::Error) -> Self {
+        Self { events, why: NotWritten::Failed(error) }
+    }
+}
+
+/// A file of events that is not written any more.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) len: u64,
+    /// The last number in it.
+    pub(super) last: u64,
+}
+
+/// The file of events that is written.
+struct Current {
+    segment: Segment,
+    file: File,
+    /// Clients that stand in it.
+    clients: HashMap<u128, ClientIdentity>,
+    pending: BytesMut,
+    /// The last number in `pending`, and the events in it.
+    pending_last: u64,
+    pending_events: u64,
+}
+
+/// The connections that are open.
+struct OpenLog {
+    file: File,
+    len: u64,
+    pending: BytesMut,
+    /// Where the record of each begins, and how long it is.
+    live: HashMap<u128, (u64, usize)>,
+    live_bytes: u64,
+    /// Something that should stand in it does not, or the other way round.
+    stale: bool,
+}
+
+pub(super) struct Files {
+    folder: PathBuf,
+    /// Bytes of all files at most.
+    size: u64,
+    cursor_file: File,
+    generation: u64,
+    cursor: Cursor,
+    segments: VecDeque<Segment>,
+    current: Option<Current>,
+    open: OpenLog,
+    /// Whether something was written that is not surely on disk.
+    dirty: bool,
+    /// The last number when more were reserved.
+    reserved_at: u64,
+    /// Connections that are over once what was added is written.
+    closing: Vec<u128>,
+}
+
+fn file_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// The file with the cursor, locked, and the cursor in it.
+///
+/// # Errors
+/// It cannot be opened, or another mproxy has it.
+pub(super) fn lock(folder: &Path) -> io::Result<(File, Option<(u64, Cursor)>)> {
+    if !folder.is_dir() {
+        DirBuilder::new().mode(0o700).create(folder)?;
+    }
+    let mut file = file_options().create(true).truncate(false).open(folder.join("cursor"))?;
+    file.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => io::Error::new(io::ErrorKind::ResourceBusy, "another mproxy uses it"),
+        fs::TryLockError::Error(error) => error,
+    })?;
+    let mut bytes = Vec::new();
+    (&mut file).take(cursor::FILE as u64).read_to_end(&mut bytes)?;
+    Ok((file, Cursor::read(&bytes)))
+}
+
+/// The files of events, in the order of their numbers.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn event_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| first_number(path).is_some());
+    files.sort_unstable_by_key(|path| first_number(path));
+    Ok(files)
+}
+
+fn first_number(path: &Path) -> Option<u64> {
+    let digits = path.file_name()?.to_str()?.strip_prefix("events-")?.strip_suffix(".log")?;
+    u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)
+}
+
+/// At most so many bytes of a file, and how long it is.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn read_bounded(path: &Path, most: u64) -> io::Result<(Vec<u8>, u64)> {
+    // Whatever else stands under this name, a pipe say, would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok((bytes, len))
+}
+
+/// The file with the open connections.
+pub(super) fn open_log(folder: &Path) -> PathBuf {
+    folder.join("open.log")
+}
+
+impl Files {
+    /// The files of a spool of at most `size` bytes whose cursor is locked, with the segments that were found. The
+    /// connections in `open.log` are not open any more; what is left of it is written anew.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(super) fn new(
+        folder: &Path,
+        size: u64,
+        (cursor_file, generation, cursor): (File, u64, Cursor),
+        segments: Vec<Segment>,
+        still_open: impl IntoIterator<Item = (u128, Bytes)>,
+    ) -> io::Result<Self> {
+        // Beside the old one, which is there until the new one is whole.
+        let mut open = OpenLog::create(folder)?;
+        for (connection, field) in still_open {
+            open.opened(connection, &field);
+        }
+        open.flush()?;
+        open.file.sync_data()?;
+        fs::rename(folder.join("open.new"), open_log(folder))?;
+        let mut files = Self {
+            folder: folder.to_owned(),
+            size,
+            cursor_file,
+            generation,
+            cursor,
+            segments: segments.into(),
+            current: None,
+            open,
+            dirty: false,
+            reserved_at: cursor.reserved,
+            closing: Vec::new(),
+        };
+        files.cursor.clean = false;
+        files.reserve(cursor.reserved)?;
+        Ok(files)
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        let current = self.current.as_ref().map_or(0, |current| current.segment.len);
+        let segments: u64 = self.segments.iter().map(|segment| segment.len).sum();
+        cursor::FILE as u64 + self.open.len + segments + current
+    }
+
+    /// Numbers up to here may be used.
+    pub(super) const fn reserved(&self) -> u64 {
+        self.cursor.reserved
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), Lost> {
+        let pending =
+            self.current.as_ref().map_or(0, |current| current.pending.len()) + self.open.pending.len();
+        if self.bytes() + (pending + more) as u64 > self.size { Err(Lost::full()) } else { Ok(()) }
+    }
+
+    /// Adds an event to what is written next; its connection is `tracked` until its Disconnect.
+    ///
+    /// # Errors
+    /// It is not, and what came before it may not be either.
+    pub(super) fn append(
+        &mut self,
+        sequence: u64,
+        client: &EventClient,
+        event: &EncodedEvent,
+        tracked: bool,
+    ) -> Result<(), Lost> {
+        let connection = client.connection();
+        if tracked && event.kind == Kind::Connect {
+            let field = client.field();
+            self.check_room(field.len() + 64)?;
+            // Before the event: whoever is told that it came is told that it went.
+            self.open.opened(connection, &field);
+        }
+        if event.kind == Kind::Disconnect {
+            self.close(connection);
+        }
+        if sequence > self.cursor.confirmed { self.append_event(sequence, client, event) } else { Ok(()) }
+    }
+
+    fn append_event(
+        &mut self,
+        sequence: u64,
+        client: &EventClient,
+        event: &EncodedEvent,
+    ) -> Result<(), Lost> {
+        let connection = client.connection();
+        let identity = client.identity();
+        let known = |current: &Current| current.clients.get(&connection) == Some(&identity);
+        let introduce = (!self.current.as_ref().is_some_and(known)).then(|| client.field());
+        let record = Record::Event { sequence, connection, kind: event.kind, fields: event.fields.clone() };
+        // The head of a new file, and the keys of both records.
+        let more = record.len() + introduce.as_ref().map_or(0, |field| field.len() + 64) + 64;
+        self.check_room(more)?;
+        let current = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let created = Current::create(&self.folder, sequence, self.cursor.run_id);
+                none.insert(created.map_err(|error| Lost::failed(1, error))?)
+            }
+        };
+        if let Some(field) = introduce {
+            Record::Client { connection, field: Bytes::clone(&field) }.write(&mut current.pending);
+            current.clients.insert(connection, identity);
+        }
+        record.write(&mut current.pending);
+        current.pending_last = sequence;
+        current.pending_events += 1;
+        let many = current.pending.len() >= WRITE;
+        if many { self.flush() } else { Ok(()) }
+    }
+
+    /// The connection is not open any more.
+    pub(super) fn close(&mut self, connection: u128) {
+        self.closing.push(connection);
+    }
+
+    /// Writes what was added.
+    ///
+    /// # Errors
+    /// It was not written; the next event begins a new file.
+    pub(super) fn flush(&mut self) -> Result<(), Lost> {
+        // In this order: who is told that it came is told that it went, and a Disconnect whose connection still counts as
+        // open is found at the start.
+        self.dirty |= !self.open.pending.is_empty() || !self.closing.is_empty();
+        let opened = self.open.flush();
+        let written = self.flush_events();
+        for connection in std::mem::take(&mut self.closing) {
+            self.open.closed(connection);
+        }
+        written?;
+        opened.and_then(|()| self.tend_open()).map_err(|error| Lost::failed(0, error))
+    }
+
+    fn tend_open(&mut self) -> io::Result<()> {
+        self.open.flush()?;
+        let has_room = self.bytes() + self.open.live_bytes <= self.size;
+        if has_room && self.open.is_worth_compacting() { self.open.compact(&self.folder) } else { Ok(()) }
+    }
+
+    fn flush_events(&mut self) -> Result<(), Lost> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if current.pending.is_empty() {
+            return Ok(());
+        }
+        self.dirty = true;
+        if let Err(error) = current.flush() {
+            let lost = Lost::failed(current.pending_events, error);
+            // What it holds is whole again, or reading it ends where it was cut; clients that were in what was lost are not
+            // looked for in the next file.
+            let _ = current.file.set_len(current.segment.len);
+            self.retire();
+            return Err(lost);
+        }
+        let most = (self.size / 16).clamp(SEGMENT_LEAST, SEGMENT);
+        if current.segment.len >= most {
+            // Nobody syncs it later.
+            let synced = current.file.sync_data();
+            self.retire();
+            synced.map_err(|error| Lost::failed(0, error))?;
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self) {
+        self.segments.extend(self.current.take().map(|current| current.segment));
+    }
+
+    /// Deletes the files whose events are all confirmed.
+    pub(super) fn release(&mut self, confirmed: u64) {
+        let confirmed = confirmed.min(self.cursor.reserved);
+        self.dirty |= confirmed > self.cursor.confirmed;
+        self.cursor.confirmed = self.cursor.confirmed.max(confirmed);
+        let is_safe = |segment: &Segment| segment.last <= confirmed;
+        if self.current.as_ref().is_some_and(|current| {
+            current.pending.is_empty() && current.segment.len >= SEGMENT_LEAST && is_safe(&current.segment)
+        }) {
+            self.retire();
+        }
+        while let Some(segment) = self.segments.pop_front_if(|segment| is_safe(segment)) {
+            // A file that stays is read at the next start, and holds nothing that is still waited for.
+            let _ = fs::remove_file(&segment.path);
+        }
+    }
+
+    /// Whether the cursor on disk is behind, or something was written that is not surely on disk.
+    pub(super) const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether something is there that a confirmation may free, or that has to be tried again.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.dirty || self.current.is_some() || !self.segments.is_empty() || self.open.stale
+    }
+
+    /// Makes sure that all that was written is on disk, and the cursor with it.
+    ///
+    /// # Errors
+    /// The disk does not say so.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if let Some(current) = &self.current {
+            current.file.sync_data()?;
+        }
+        self.open.file.sync_data()?;
+        self.write_cursor()?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Reserves numbers beyond `last`, if there are not enough any more: more where they are used up quickly.
+    ///
+    /// # Errors
+    /// The cursor cannot be written; numbers beyond it may be given again after a crash.
+    pub(super) fn reserve(&mut self, last: u64) -> io::Result<()> {
+        let ahead = (2 * last.saturating_sub(self.reserved_at)).clamp(RESERVE_LEAST, 1 << 20);
+        if last + ahead / 2 < self.cursor.reserved {
+            return Ok(());
+        }
+        let before = self.cursor.reserved;
+        self.cursor.reserved = self.cursor.reserved.max(last + ahead);
+        self.reserved_at = last;
+        self.write_cursor().inspect_err(|_| self.cursor.reserved = before)
+    }
+
+    /// The end in order.
+    ///
+    /// # Errors
+    /// It could not be noted, and the next start takes it for a crash.
+    pub(super) fn finish(&mut self, last: u64) -> io::Result<()> {
+        self.sync()?;
+        self.cursor.reserved = last.max(self.cursor.confirmed);
+        self.cursor.clean = true;
+        self.write_cursor()
+    }
+
+    fn write_cursor(&mut self) -> io::Result<()> {
+        self.generation += 1;
+        let copy = self.cursor.encode(self.generation);
+        self.cursor_file.write_all_at(&copy, Cursor::place(self.generation))?;
+        self.cursor_file.sync_data()
+    }
+}
+
+impl Current {
+    fn create(folder: &Path, first: u64, run_id: u128) -> io::Result<Self> {
+        let path = folder.join(format!("events-{first:016x}.log"));
+        let file = file_options().create(true).truncate(true).open(&path)?;
+        let mut pending = BytesMut::new();
+        Record::Run { run_id }.write(&mut pending);
+        let segment = Segment { path, len: 0, last: 0 };
+        Ok(Self { segment, file, clients: HashMap::new(), pending, pending_last: 0, pending_events: 0 })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.pending, self.segment.len)?;
+        self.segment.len += self.pending.len() as u64;
+        self.segment.last = self.segment.last.max(self.pending_last);
+        self.pending.clear();
+        self.pending_events = 0;
+        Ok(())
+    }
+}
+
+impl OpenLog {
+    fn create(folder: &Path) -> io::Result<Self> {
+        let file = file_options().create(true).truncate(true).open(folder.join("open.new"))?;
+        Ok(Self { file, len: 0, pending: BytesMut::new(), live: HashMap::new(), live_bytes: 0, stale: false })
+    }
+
+    fn opened(&mut self, connection: u128, field: &Bytes) {
+        let at = self.len + self.pending.len() as u64;
+        let record = Record::Opened { connection, field: field.clone() };
+        record.write(&mut self.pending);
+        self.live_bytes += record.len() as u64;
+        if let Some((_, len)) = self.live.insert(connection, (at, record.len())) {
+            self.live_bytes -= len as u64;
+        }
+    }
+
+    fn closed(&mut self, connection: u128) {
+        if let Some((_, len)) = self.live.remove(&connection) {
+            self.live_bytes -= len as u64;
+            Record::Closed { connection }.write(&mut self.pending);
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let Err(error) = self.file.write_all_at(&self.pending, self.len) {
+            let _ = self.file.set_len(self.len);
+            self.pending.clear();
+            let (len, mut lost) = (self.len, 0);
+            self.live.retain(|_, (at, size)| {
+                let stays = *at < len;
+                lost += if stays { 0 } else { *size as u64 };
+                stays
+            });
+            self.live_bytes -= lost;
+            // Who went meanwhile still stands in it.
+            self.stale = true;
+            return Err(error);
+        }
+        self.len += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn is_worth_compacting(&self) -> bool {
+        self.stale || self.len > 2 * self.live_bytes + (1 << 20)
+    }
+
+    /// Writes those that are open into a new file.
+    fn compact(&mut self, folder: &Path) -> io::Result<()> {
+        let mut fresh = Self::create(folder)?;
+        let mut places: Vec<(u128, u64, usize)> =
+            self.live.iter().map(|(connection, (at, len))| (*connection, *at, *len)).collect();
+        places.sort_unstable_by_key(|(_, at, _)| *at);
+        for (connection, at, len) in places {
+            let start = fresh.pending.len();
+            fresh.pending.resize(start + len, 0);
+            if let Some(record) = fresh.pending.get_mut(start..) {
+                self.file.read_exact_at(record, at)?;
+            }
+            fresh.live.insert(connection, (fresh.len + start as u64, len));
+            fresh.live_bytes += len as u64;
+            if fresh.pending.len() >= WRITE {
+                fresh.flush()?;
+            }
+        }
+        fresh.flush()?;
+        fresh.file.sync_data()?;
+        fs::rename(folder.join("open.new"), open_log(folder))?;
+        *self = fresh;
+        Ok(())
+    }
+}
