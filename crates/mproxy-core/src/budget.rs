@@ -76,6 +76,8 @@ impl Scope {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
+        // Looked at here and added to later: two at the same moment may both find the last room. Each of them is
+        // bounded by its connection's budget, and a packet that passes takes no lock.
         self.held().saturating_add(bytes) <= self.most
     }
 
@@ -116,6 +118,7 @@ impl Strangers {
 
     /// Whether one who holds `mine` of it may hold `wanted`. One at a time always may, however small the shares.
     fn has_room(&self, whose: Neighbours, mine: usize, wanted: usize, of: usize) -> bool {
+        // `wanted` is all that it would hold then, so what it holds already is taken out of the sum.
         let fits = |held: usize, most: usize| match held.saturating_sub(mine) {
             0 => true,
             others => others.saturating_add(wanted) <= most,
@@ -238,6 +241,7 @@ impl Purse {
 
     /// Somebody has decided on its client: what it holds is not counted among strangers any more.
     pub fn admit(&self) {
+        // Swapped: whoever comes second takes nothing off again.
         if self.stranger.swap(false, Ordering::Relaxed) {
             self.among_strangers(self.held(), 0);
         }
@@ -262,7 +266,11 @@ impl Purse {
     fn among_strangers(&self, before: usize, after: usize) {
         let (before, after) = (beyond_reserve(before), beyond_reserve(after));
         if before != after {
-            let change = |held: usize| (held + after).saturating_sub(before);
+            // Added before it is taken off: these numbers cannot go below zero in between.
+            let change = |held: usize| {
+                debug_assert!(held + after >= before, "a stranger gives back more than all of them hold");
+                (held + after).saturating_sub(before)
+            };
             self.budget.strangers(|strangers| strangers.change(self.whose, change));
         }
     }
@@ -311,6 +319,7 @@ impl Purse {
 
     pub(crate) fn sub(&self, bytes: usize) {
         let before = self.held.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more is given back than is held");
         let steps = before / STEP - (before - bytes) / STEP;
         if steps > 0 {
             self.budget.listener.held.fetch_sub(steps * STEP, Ordering::Relaxed);
@@ -334,11 +343,13 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
     let has_its_share = |Stranger { whose, held }: Stranger| {
         let mut room = false;
         let (mine, wanted) = (beyond_reserve(held), beyond_reserve(after));
+        // The total may be set lower than a listener's budget. Half of that would then be more than there is.
         let most = budget.listener.most.min(budget.total.most);
         budget.strangers(|all| room = all.has_room(whose, mine, wanted, most));
         room
     };
     if bytes > budget.connection {
+        // Tried again it would come to the same.
         Room::Never
     } else if after > budget.connection {
         Room::Wait
@@ -381,7 +392,8 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.purse.events.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.purse.events.fetch_sub(self.bytes, Ordering::Relaxed);
+        debug_assert!(before >= self.bytes, "an event gives back more than all that wait");
         self.purse.sub(self.bytes);
     }
 }

@@ -208,6 +208,7 @@ impl Chain {
                     FinalAnswer::Ruling(ruling) => ruling,
                     FinalAnswer::Pass(own) => resolve_silence(hook, &peer, silence.and(own)),
                     FinalAnswer::Partial(Partial { source, part }) => {
+                        // It was asked and left these open; nobody after it has allowed them.
                         let rest = resolve_silence(hook, &peer, silence.and(Silence::DENIES));
                         Ruling { source, verdict: Ok(Decided::join(part, rest.verdict)) }
                     }
@@ -225,6 +226,8 @@ impl Chain {
             match ruled {
                 Some(ruled) => ruled.wait().await,
                 None => {
+                    // Not a failed answer: what nobody could be asked about is not for the failure rule to let
+                    // through (ADR 0017).
                     let unusable = Unusable::invalid("the question could not be read again");
                     Ruling { source: Source::Unusable, verdict: Err(unusable.into()) }
                 }
@@ -268,10 +271,13 @@ pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) ->
 /// Where a grant says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
 fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
     match hook {
+        // A grant is what the answer to CONNECT brings. It has nothing to say about that itself.
         Hook::Connect => return None,
         Hook::Deliver if !grant.receives() => return None,
         Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
     }
+    // A stale grant has no rules left to refuse by: the failure rule holds for what it would have decided (ADR
+    // 0017).
     let verdict = match grant.stale_because() {
         Some(because) => Err(because.clone()),
         None => Ok(D::refuse(Refusal::default())),

@@ -25,6 +25,7 @@ impl Event {
     /// Bytes that it holds, but for its peer's.
     #[must_use]
     pub fn weight(&self) -> usize {
+        // Allocators round small pieces up.
         let text = |text: &str| size_of::<Box<str>>() + text.len().next_multiple_of(16);
         let bytes = match &self.what {
             Happening::Connect { .. } | Happening::Disconnect(_) => 0,

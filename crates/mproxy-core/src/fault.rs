@@ -266,6 +266,8 @@ impl Fault {
             | Self::Panicked
             | Self::Internal { .. }
             | Self::TooLate(Deadline::Admission | Deadline::Retry) => Party::Mproxy,
+            // A broker may close on a CONNECT that it does not like [MQTT-3.1.4-1], and closes when it goes down.
+            // From here both look the same.
             Self::ClosedBeforeConnack { .. } => Party::Unknown,
         }
     }
@@ -311,6 +313,8 @@ impl Fault {
             | Self::Malformed { side: Side::Broker, .. }
             | Self::NotMqtt { side: Side::Broker, .. }
             | Self::Protocol { side: Side::Broker, .. } => true,
+            // Somebody said no, or would say the same to the same bytes: an answer that cannot be carried out would
+            // not be another.
             Self::Left { .. }
             | Self::Lost { .. }
             | Self::BrokerLeft { .. }
@@ -362,6 +366,7 @@ impl Fault {
     /// A short word for metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {
+        // Dashboards and alerts name these: to change one is to break them.
         match self {
             Self::Left { .. } => "left",
             Self::Lost { .. } => "lost",

@@ -322,6 +322,8 @@ impl Encoded {
     pub fn or_encode(&self, encode: impl FnOnce() -> Bytes) -> Arc<Bytes> {
         // Nothing is left half done in there.
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Encoded under the lock: several questions at once would each make their own, as large as the client's
+        // properties.
         made.upgrade().unwrap_or_else(|| {
             let fresh = Arc::new(encode());
             *made = Arc::downgrade(&fresh);

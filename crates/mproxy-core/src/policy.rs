@@ -210,6 +210,7 @@ impl Silence {
     #[must_use]
     pub const fn and(self, next: Self) -> Self {
         match (self, next) {
+            // A no by silence is lifted by nobody's silence after it.
             (Self::Denies(..), _) => self,
             (_, Self::Denies(..)) | (Self::Abstains, _) => next,
             (Self::Agrees(_), Self::Abstains | Self::Agrees(_)) => self,

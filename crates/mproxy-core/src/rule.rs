@@ -38,6 +38,8 @@ pub const BYTES: usize = 64;
 pub fn comparisons(patterns: usize, count: usize, bytes: usize, who: Who<'_>) -> usize {
     let names = who.client_id.len() + who.username.map_or(0, str::len) + who.common_name.map_or(0, str::len);
     let long = bytes.saturating_add(count.saturating_mul(names)) / BYTES;
+    // Even where there is no rule, a packet costs something. Saturating, because a client chooses how many filters
+    // it names and how long they are.
     patterns.max(1).saturating_mul(count.saturating_add(long))
 }
 

@@ -93,6 +93,7 @@ impl Decided for SubscribeDecision {
             Ok(Self::All(Decision::Refuse(refusal))) => (vec![Decision::Refuse(refusal); count], None),
             Ok(Self::Each(each)) if each.len() == count => (each, None),
             Ok(Self::InPart(each, undecided)) if each.len() == count => (each, Some(undecided)),
+            // Which verdict belongs to which filter cannot be told any more.
             Ok(Self::Each(each) | Self::InPart(each, _)) => {
                 let undecided = Undecided::from(Unusable::wrong_length(each.len(), count));
                 (vec![Decision::Refuse(undecided.refusal()); count], Some(undecided))
@@ -100,6 +101,7 @@ impl Decided for SubscribeDecision {
             Err(undecided) => (vec![Decision::Refuse(undecided.refusal()); count], Some(undecided)),
         };
         let mut rest = rest.into_iter();
+        // The counts were compared above, so none is missing. If one were, nobody would have allowed that filter.
         let refused = || Decision::Refuse(Refusal::default());
         let each =
             words.into_iter().map(|word| word.or_else(|| rest.next()).unwrap_or_else(refused)).collect();

@@ -100,6 +100,7 @@ impl Pattern {
     /// Whether it matches every topic that the (unshared) filter matches.
     #[must_use]
     pub fn contains(&self, filter: &str, who: Who<'_>) -> bool {
+        // [MQTT-4.7.2-1]: a wildcard at the front does not reach these, and neither may a variable.
         if filter.starts_with('$') && !self.names_dollar {
             return false;
         }
@@ -111,7 +112,9 @@ impl Pattern {
         for level in &self.levels {
             let met = match (level, filter.next()) {
                 (Level::Rest, _) => return true,
+                // `+` stands for one level, `#` for any number of them.
                 (Level::One, Some(text)) => text != "#",
+                // Compared as text, `${clientid}` would contain the wildcard of a client that calls itself `+`.
                 (level, Some(text)) => !matches!(text, "+" | "#") && level.is(text, who, PatternReach::Named),
                 (_, None) => false,
             };
@@ -136,6 +139,7 @@ impl Pattern {
         let mut filter = filter.split('/');
         loop {
             let met = match (levels.next(), filter.next()) {
+                // Also where the other one has ended: `a/#` has its parent `a`, too (4.7.1.2).
                 (Some(Level::Rest), _) | (_, Some("#")) | (None, None) => return true,
                 (Some(level), _) if level.is_open(who) => return true,
                 (None, Some(_)) | (Some(_), None) => false,

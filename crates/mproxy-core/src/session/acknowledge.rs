@@ -26,6 +26,7 @@ impl Link {
     ) -> Passage {
         let over = match kind {
             PacketType::Puback | PacketType::Pubcomp => true,
+            // [MQTT-4.3.3-4] wants a PUBREL only after a PUBREC below 0x80: any other ends the flow.
             PacketType::Pubrec => reason.is_error(),
             _ => false,
         };
@@ -70,6 +71,7 @@ impl Link {
         let Some(flows) = self.direction_mut(from.other()).known_flows_mut() else { return Passage::AsItIs };
         let (published, comparisons) = flows.take_acknowledged(kind, id);
         cx.spend(comparisons);
+        // The event says that the broker took it. What it refused is none.
         if let Some(published) = published
             && !reason.is_error()
         {

@@ -30,6 +30,8 @@ impl Link {
         // Of an old session that goes on, the client may have ids in use that were never seen here.
         if self.cleanup == CleanupStage::WaitsForId
             && !self.terms.resumed
+            // SUBSCRIBEs and UNSUBSCRIBEs are counted, and their ids not remembered: while one is out, any id may
+            // be its own.
             && self.asking == 0
             && !self.up.lane.has_requests()
             && let Some(id) = self.up.in_flight.unused()
@@ -76,6 +78,7 @@ impl Link {
             return true;
         }
         self.cleanup = CleanupStage::WaitsForId;
+        // A client that was held up for this very id has it next.
         if !held {
             self.clean_up_under(cx, id);
         }

@@ -26,6 +26,7 @@ impl Session {
         let (link, open) = match &mut self.state {
             State::Opening(Opening { link, waits: WaitsFor::Admission(attempt) }) => {
                 let here = order.selector.selects_origin(&link.peer.origin);
+                // Nothing has been answered yet that could be forgotten.
                 return match (&order.command, here) {
                     (_, Some(false)) | (SessionCommand::Forget, _) => Reach::default(),
                     (SessionCommand::Disconnect(_), Some(true)) => self.dismiss(order, now),
@@ -51,9 +52,11 @@ impl Session {
             SessionCommand::ReplaceGrant(grant) => {
                 let ended = link.command_grant(cx, grant.clone());
                 if open {
+                    // It may be set for the end of the grant that was replaced.
                     cx.timer.disarm();
                     link.begin_grant(cx, now);
                 } else {
+                    // The broker may go on with an old session, whose subscriptions were never seen here.
                     link.revoked = true;
                 }
                 ended

@@ -81,6 +81,7 @@ impl Context {
     /// Tells of something that has happened to this client.
     pub(super) fn report(&mut self, peer: &Arc<Peer>, peer_weight: u32, what: Happening) {
         let mut event = Event { peer: Arc::clone(peer), what, purse: None };
+        // It keeps its peer alive. All events of a client share that one, so the larger of the two stands for both.
         let weight = event.weight().max(peer_weight as usize);
         event.purse = self.account.purse_for(&self.setting.budget, weight, Holder::client(peer));
         self.effects.push(Effect::Report(event));
@@ -89,6 +90,8 @@ impl Context {
     /// Whether a set of properties holds more user properties than a packet may have.
     pub(super) fn too_many_user_properties(&self, properties: Properties<'_>) -> bool {
         let most = self.setting.limits.max_user_properties;
+        // Few packets come to the second line, which reads them all: an identifier and two lengths stand beside
+        // each pair.
         properties.raw().len() > most
             && properties.user().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>() > most
     }

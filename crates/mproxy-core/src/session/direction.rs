@@ -63,6 +63,7 @@ impl Direction {
 
     /// `here` of `total` bytes leave as they are, and so will the rest of them when it comes.
     pub(super) fn pass(&mut self, here: usize, total: usize) -> Step {
+        // No packet has more than 28 bits of length (2.1.4), and no more of it is here than it has.
         self.body = StreamedBody { left: (total - here) as u32, follows: Follows::Head };
         Step::pass(here)
     }

@@ -77,6 +77,7 @@ impl Ending {
         if let Some(bytes) = goodbye(&link, cx, stage, &fault) {
             cx.effects.push(Effect::Send { to: Side::Client, bytes });
         }
+        // In the middle of a payload it would be two more bytes of that.
         if keeps_will(&fault) && stage != Reached::Waiting && !link.up.mid_packet() {
             cx.effects.push(Effect::Send { to: Side::Broker, bytes: Bytes::from_static(&NORMAL_DISCONNECT) });
             link.will_suppressed = true;
@@ -89,6 +90,8 @@ impl Ending {
         }
         match ends.fault {
             Fault::Lost { side: Side::Broker, .. } => ends.broker = SideEnd::Gone,
+            // Before CONNACK whoever ends its half has given up: to dial for it could take its session from the
+            // connection with which it has come back (ADR 0008).
             Fault::Lost { side: Side::Client, how: Closed::Eof } if open => ends.half_closed = true,
             Fault::Lost { side: Side::Client, .. } => ends.client = SideEnd::Gone,
             _ => {}
@@ -272,6 +275,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         OnUnavailable::Close => fault.is_trouble(),
         OnUnavailable::Connack => false,
     };
+    // In the middle of a payload the receiver would take it for more of that.
     if silent || (!open && trouble) || link.down.mid_packet() {
         return None;
     }

@@ -126,6 +126,7 @@ impl Link {
                 PacketType::Publish => {
                     len <= path.most && self.publish_passes(cx, from, &mut path, &seen, &mut decided)
                 }
+                // Any other length is malformed, which the parsers tell.
                 PacketType::Pingreq => from == Side::Client && len == 2,
                 PacketType::Pingresp => from == Side::Broker && len == 2,
                 _ => match seen.acknowledges().and_then(|id| self.ack_passes(cx, from, seen.kind, id)) {

@@ -194,6 +194,7 @@ impl Link {
         }
         // The id is in use until the client has its SUBACK, and that is ours to decide (ADR 0016).
         self.subscriptions().add_retiring(id, reply);
+        // Never more than there are packet ids.
         self.asking = self.asking.saturating_add(1);
         self.inject(cx, Side::Broker, out.freeze());
         None

@@ -59,6 +59,7 @@ struct Shortage {
 
 impl SideBacklog {
     const fn is_nothing(&self) -> bool {
+        // `stuck` is left out: it is set only while something is unread.
         self.left == 0 && self.needs == 0 && self.short.is_none() && self.unread == 0
     }
 }
@@ -155,17 +156,20 @@ impl Account {
         let Some(holding) = &mut self.0 else { return };
         for waits in [&mut holding.client, &mut holding.broker] {
             if let Some(short) = &mut waits.short {
+                // From when it was first found: a try in between does not begin the patience anew.
                 short.times.get_or_insert((now + RETRY, now + patience));
             }
             if waits.unread <= RESERVE || shared_room(budget, MORE) {
                 waits.stuck = None;
             } else if waits.stuck.is_none() {
                 waits.stuck = Some((now + RETRY, now + patience));
+                // With 0 held: the connection's own budget is not what is spent here.
                 budget::count_spent(budget, 0, MORE);
             }
         }
         // Events that wait are counted together with those to come.
         let shared = Arc::strong_count(&holding.purse) > 1;
+        // What is left in the purse is given back with it.
         if own < STEP && !shared && holding.client.is_nothing() && holding.broker.is_nothing() {
             self.0 = None;
         }
@@ -191,6 +195,7 @@ impl Account {
             None => holding.purse.sub(holding.own - own),
         }
         holding.own = own;
+        debug_assert!(holding.purse.held() >= own, "a session holds more than its purse says");
         own
     }
 
@@ -266,6 +271,7 @@ impl Account {
             room => room,
         };
         let before = self.0.as_ref().and_then(|holding| holding.waits(from).short);
+        // Counted once for each time that there is none, and not for each try.
         if room != Room::Yes && before.is_none() {
             budget::count_spent(budget, held, bytes);
         }
@@ -292,6 +298,7 @@ impl Account {
         let Some(holding) = &self.0 else { return false };
         let waits = holding.waits(side);
         waits.short.is_some_and(|short| {
+            // The packet that waits is among what was left.
             let held = holding.purse.held().saturating_sub(waits.left);
             budget::room(budget, held, short.bytes, self.stranger(holder)) == Room::Wait
         })
@@ -305,6 +312,7 @@ impl Account {
         bytes: usize,
         holder: Holder<'_>,
     ) -> bool {
+        // An outbox that is never quite empty must not give each session an account.
         let bytes = if bytes < STEP { 0 } else { bytes };
         if bytes == 0 && self.0.is_none() {
             return false;
@@ -335,6 +343,8 @@ impl Account {
         let mut over = None;
         for (side, waits) in [(Side::Client, &mut holding.client), (Side::Broker, &mut holding.broker)] {
             if let Some((retry, until)) = &mut waits.stuck {
+                // A broker that does not read is waited for: its other clients are not to blame, and it is heard
+                // all the same.
                 if now >= *until && side == Side::Client {
                     over = Some(Fault::Unread);
                     waits.stuck = None;

@@ -264,6 +264,7 @@ impl Session {
         self.cx.count(from, 0, n as u64);
         tally.add(PacketType::Publish, 0, n as u64, &*self.cx.setting.meter, from);
         Some(match follows {
+            // Packets of our own that waited for its end go right behind it.
             Follows::Head if last => {
                 link.finish_stream(&mut self.cx, from);
                 Step::Take(n, Passage::ThenOurs)

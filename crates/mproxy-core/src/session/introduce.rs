@@ -101,6 +101,7 @@ impl Link {
                 if connect.version.is_v5() {
                     Ok(most)
                 } else {
+                    // Return code 2, as by Mosquitto.
                     Err(unfit(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive))
                 }
             }

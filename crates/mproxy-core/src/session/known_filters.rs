@@ -78,6 +78,7 @@ impl KnownFilters {
     }
 
     pub(super) fn insert(&mut self, filter: &str, by: AllowedBy) {
+        // Who allowed it may be another this time.
         self.remove(filter);
         if let Self::Few(bytes) = self {
             let grown = bytes.len() + 3 + filter.len();

@@ -222,8 +222,10 @@ impl Lane {
         Some(slot)
     }
 
-    /// Forgets the one that came last.
+    /// Forgets the one that came last. Only where no more come.
     pub(super) fn drop_last(&mut self) {
+        // Its number would be given out once more, and an answer that is still out would find another packet there.
+        debug_assert!(self.closed, "a number of a lane that is open would come twice");
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.pop_back()
         {

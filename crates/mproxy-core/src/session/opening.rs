@@ -142,6 +142,7 @@ impl Opening {
         now: Instant,
     ) -> Result<(), Fault> {
         match &self.waits {
+            // The answer to a try that was given up may still come.
             WaitsFor::Admission(attempt) if attempt.number() == seq => {
                 self.resolve_admission(cx, ruling, now)
             }
@@ -212,6 +213,7 @@ impl Opening {
             link.terms.mapped = grant.mapping.is_some();
             link.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
         }
+        // A copy where others hold it: questions on their way keep the client that they asked about.
         let peer = Arc::make_mut(&mut link.peer);
         // From the packet as it was written, so that rules and events name the client as the broker does.
         peer.client_id = connect.client_id.into();

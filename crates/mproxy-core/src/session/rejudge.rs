@@ -67,6 +67,7 @@ impl Link {
             qos: head.qos,
             retain: head.retain,
         };
+        // What the service itself has answered stands where the new grant leaves it to the service (ADR 0022).
         if is_answer && self.grant_leaves_to_others(from, message) {
             return 0;
         }

@@ -151,6 +151,7 @@ impl Link {
         );
         let peer = Arc::make_mut(&mut self.peer);
         peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.stale(because)));
+        // What its rules allowed must not stand any longer.
         self.forget_decisions();
         self.arm_grant(cx);
     }

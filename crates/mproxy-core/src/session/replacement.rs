@@ -34,6 +34,7 @@ impl Link {
             self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
             Arc::make_mut(&mut self.peer).grant = Some(grant);
         }
+        // Most renewals bring the same rules again: nothing that is in use has to be looked at.
         if alike {
             return 0;
         }

@@ -27,6 +27,7 @@ impl Terms {
         let code = match self.version {
             Version::V5 => legal_code(PacketType::Connack, reason).0,
             Version::V31 | Version::V311 if reason.is_error() => reason.connack_v3(),
+            // A code that is no error must not become return code 0, which accepts.
             Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
         let connack = Connack { session_present: false, reason: code, properties: Properties::EMPTY };
@@ -145,6 +146,7 @@ pub(super) const fn too_large_for(side: Side, packet: PacketType) -> Fault {
 pub(super) fn suback_code(version: Version, reason: ReasonCode) -> u8 {
     match version {
         Version::V5 => legal_code(PacketType::Suback, reason).0,
+        // 3.1 has no code for it. There 0x80 is at least none of the QoS that could have been granted.
         Version::V31 | Version::V311 => ReasonCode::UNSPECIFIED_ERROR.0,
     }
 }
@@ -159,6 +161,7 @@ fn legal_code(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     }
     match reason {
         ReasonCode::SERVER_UNAVAILABLE if packet == PacketType::Disconnect => ReasonCode::UNSPECIFIED_ERROR,
+        // A failed answer: not 0x87, so that a client can tell it from a refusal (ADR 0003).
         ReasonCode::SERVER_UNAVAILABLE => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
         // Acknowledgements have no word for "too large"; SUBACK, PUBACK and PUBREC have one for "too much".
         ReasonCode::PACKET_TOO_LARGE | ReasonCode::QUOTA_EXCEEDED if packet == PacketType::Unsuback => {

@@ -239,6 +239,7 @@ impl Rejection {
     pub(super) fn words(&self) -> (ReasonCode, Option<&str>) {
         match self {
             Self::Said(refusal) => (refusal.reason, refusal.text.as_deref()),
+            // What is wrong with the policy's answer is for the log, and not for clients.
             Self::Undecided(undecided) => (undecided.refusal().reason, None),
         }
     }

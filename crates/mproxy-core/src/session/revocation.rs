@@ -40,6 +40,7 @@ impl Link {
         }
         if let Some(books) = self.known_subscriptions_mut() {
             own.iter().chain(&renamed).for_each(|filter| books.names.remove(filter));
+            // A filter that goes on may have been rewritten to the same name.
             names.retain(|name| !books.is_sent(name));
         }
         if let Some(rare) = &self.rare {

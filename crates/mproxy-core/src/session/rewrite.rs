@@ -29,6 +29,7 @@ pub(super) fn publish_head(
         let kept = kept.with(response.as_slice());
         return encode_publish_head(version, flags, topic, head.packet_id, &kept, payload_len, out);
     };
+    // Which of the two was meant cannot be told, and half of a change is none that anybody asked for.
     if change.set_user_properties.iter().any(|(set, _)| change.remove_user_properties.contains(set)) {
         return Err(EncodeError::Impossible { what: "a user property is set and removed" });
     }
@@ -106,5 +107,6 @@ pub(super) fn connect<'a>(sent: &Connect<'a>, admission: &'a Admission) -> Resul
 }
 
 fn plain(what: &str, text: &str) -> Result<(), Unusable> {
+    // [MQTT-1.5.4-2]
     if text.contains('\0') { Err(Unusable::invalid(format!("{what}: contains U+0000"))) } else { Ok(()) }
 }

@@ -59,6 +59,7 @@ impl Subscriptions {
     /// The SUBSCRIBE with this id has been answered; of several, the first.
     pub(super) fn take_subscribe(&mut self, id: PacketId) -> Option<Subscribing> {
         // A client that uses an id twice gets its answers in the order in which the broker gives them.
+        // They are few: a client with as many under way as a lane holds is not read.
         let at = self.subscribes.iter().position(|one| one.id == id)?;
         let one = self.subscribes.remove(at);
         self.kept -= one.weight();

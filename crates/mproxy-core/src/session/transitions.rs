@@ -114,6 +114,7 @@ impl Session {
         };
         self.end(fault, now);
         match &mut self.state {
+            // In a session that was ending already, `end` has changed nothing.
             State::Ending(ending) => ending.lose(&mut self.cx, side, &how),
             State::Rejected(rejected) if side == Side::Client => rejected.client = SideEnd::Gone,
             State::Greeting(_) | State::Opening(_) | State::Open(_) | State::Rejected(_) | State::Over(_) => {

@@ -208,6 +208,7 @@ impl Link {
         if self.take_cleaned_up(cx, unsuback.packet_id) {
             return Ok(Passage::Nowhere);
         }
+        // Saturating: a broker may answer what it was not asked.
         self.asking = self.asking.saturating_sub(1);
         self.clean_up_under(cx, unsuback.packet_id);
         let Some(books) = self.known_subscriptions_mut() else { return Ok(Passage::AsItIs) };

@@ -107,6 +107,7 @@ pub(in super::super) const fn may_pass(undecided: &Undecided) -> bool {
 /// Between half of the longest pause after so many failures and the whole of it. Which it is follows from the connection's
 /// id, which is random: those that lost their broker together do not come to it together.
 fn pause(failed: u32, id: ConnectionId) -> Duration {
+    // The longest pause is reached long before the shift could be too wide.
     let longest = PAUSE.saturating_mul(1 << failed.min(10)).min(LONGEST_PAUSE);
     // The finalizer of SplitMix64: spreads whatever differs over all bits.
     let mut bits = (id.0 ^ (id.0 >> 64)) as u64;

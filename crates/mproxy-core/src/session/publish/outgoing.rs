@@ -70,6 +70,7 @@ impl Link {
         )
         .map_err(|error| Unusable::packet("rewritten packet", &error))?;
         let (size, most) = (out.len() + payload_len, self.terms.max_packet_to(from.other()));
+        // The receiver would close on it ([MQTT-3.1.2-24], [MQTT-3.2.2-15]).
         if size > most as usize {
             let to = from.other();
             return Err(Unusable::too_large(format!(

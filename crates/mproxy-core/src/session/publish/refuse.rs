@@ -30,12 +30,14 @@ impl Link {
         let reason = match (action, from) {
             (Action::NoAck, Side::Client) => {
                 // Nobody will acknowledge it, so a drain must not wait for that.
+                // One under the same id that the broker has is still to be acknowledged.
                 if let Some(id) = head.packet_id.filter(|id| !self.up.in_flight.is_forwarded(head.qos, *id)) {
                     self.up.in_flight.remove(acknowledgement(head.qos), id);
                 }
                 return Ok(());
             }
             (Action::Reject, Side::Client) if reason.is_error() => reason,
+            // No refusal leaves with a code that says yes (ADR 0003).
             (Action::Reject, Side::Client) => ReasonCode::NOT_AUTHORIZED,
             (Action::Drop | Action::Disconnect, Side::Client) | (_, Side::Broker) => ReasonCode::SUCCESS,
         };

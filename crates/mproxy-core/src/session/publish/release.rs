@@ -136,6 +136,7 @@ impl Link {
         let to = from.other();
         if let Some(out) = out {
             self.send(cx, to, out.freeze());
+            // Of a payload that stays, the very bytes that were read.
             self.send(cx, to, new_payload.clone().unwrap_or_else(|| bytes.slice(head.len..)));
         }
         let direction = self.direction_mut(from);
@@ -172,6 +173,8 @@ impl Link {
         if from == Side::Client {
             self.up.in_flight.add_forwarded(head.qos, id);
         }
+        // What lies outside of the prefix is dropped, and our acknowledgements of it need their place among the
+        // client's.
         let mapped = self.terms.mapped && from == Side::Broker;
         if self.want(cx, from) != Want::Nothing
             || mapped
@@ -211,6 +214,7 @@ impl Link {
         };
         let kept = self.up.kept_bytes();
         let size = change.and_then(|change| change.payload.as_ref()).map_or(head.payload_len, Bytes::len);
+        // Copied: a slice would keep the whole read in memory until the broker acknowledges.
         let payload = payload
             .filter(|payload| payload.len() <= most && most > 0 && kept + payload.len() <= TOLD_BYTES)
             .map(Bytes::copy_from_slice);

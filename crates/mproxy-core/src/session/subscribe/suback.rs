@@ -23,6 +23,7 @@ impl Link {
     ) -> Result<Passage, Fault> {
         let suback = Suback::parse(header, bytes, self.terms.version)
             .map_err(|error| Fault::Malformed { side: Side::Broker, error })?;
+        // Saturating: a broker may answer what it was not asked.
         self.asking = self.asking.saturating_sub(1);
         let known = self.known_subscriptions_mut().and_then(|books| books.take_subscribe(suback.packet_id));
         let Some(subscribing) = known else {
@@ -45,6 +46,7 @@ impl Link {
             self.report(cx, Happening::Subscribe { filters });
         }
         self.count_refused(&subscribing.counted, &merged);
+        // Otherwise the id goes to the UNSUBSCRIBE of what this one has left behind.
         if subscribing.retire.is_empty() {
             self.clean_up_under(cx, suback.packet_id);
         }
