@@ -105,7 +105,6 @@ pub(crate) fn packet(
 pub(crate) fn packet_len(
     body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
 ) -> Result<usize, EncodeError> {
-    // Nothing is written before everything fits: the buffer may hold packets that were written before this one.
     let len = measure(&body)?;
     Ok(1 + varint::bytes(check_len(len)?).len() + len)
 }
@@ -117,6 +116,7 @@ pub(crate) fn packet_head(
     tail: usize,
     body: impl Fn(&mut Body<'_>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    // Nothing is written before everything fits: the buffer may hold packets that were written before this one.
     let len = measure(&body)?;
     let remaining = varint::bytes(check_len(len.saturating_add(tail))?);
     out.reserve(1 + remaining.len() + len);

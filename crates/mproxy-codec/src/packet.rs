@@ -157,6 +157,7 @@ fn reader<'a>(header: &FixedHeader, bytes: &'a [u8]) -> Result<BodyReader<'a>, M
 /// Takes a reason code off the reader.
 #[inline]
 fn reason(reader: &mut BodyReader<'_>, kind: PacketType, from: Sender) -> Result<ReasonCode, Malformed> {
+    // A fault is told where the code stands, which has been taken by then.
     let before = *reader;
     let code = ReasonCode(reader.u8()?);
     check_reason(&before, code, kind, from)
@@ -215,6 +216,7 @@ fn reason_and_properties<'a>(
     from: Sender,
     version: Version,
 ) -> Result<(ReasonCode, Properties<'a>), Malformed> {
+    // A remaining length of 2, or of 0 where there is no identifier: success (3.4.2.1, 3.14.2.1).
     if reader.is_empty() {
         return Ok((ReasonCode::SUCCESS, Properties::EMPTY));
     }
@@ -222,6 +224,7 @@ fn reason_and_properties<'a>(
         return Err(reader.fault(ErrorKind::TrailingBytes));
     }
     let reason = reason(reader, kind, from)?;
+    // Where no length of properties follows, it is 0 (3.4.2.2.1).
     if reader.is_empty() {
         return Ok((reason, Properties::EMPTY));
     }

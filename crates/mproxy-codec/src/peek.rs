@@ -98,6 +98,7 @@ impl<'a> Peek<'a> {
                 (Some(PacketId::new(u16::from_be_bytes(*id))?), after)
             }
         };
+        // A length of 0: there are no properties.
         if version.is_v5() && after.first() != Some(&0) {
             return None;
         }
@@ -110,6 +111,7 @@ impl<'a> Peek<'a> {
     pub fn acknowledges(&self) -> Option<PacketId> {
         match (self.kind, self.bytes) {
             (PacketType::Publish, _) => None,
+            // Nothing but the identifier, which in 5.0 means success (3.4.2.1).
             (_, [_, 2, high, low]) => PacketId::new(u16::from_be_bytes([*high, *low])),
             _ => None,
         }

@@ -88,6 +88,7 @@ impl ReasonCode {
             0x85 => 2,
             0x88 | 0x89 | 0x97 | 0x9F => 3,
             0x86 | 0x8C => 4,
+            // Whatever else the code says: not 0, which accepts.
             _ => 5,
         }
     }

@@ -26,6 +26,7 @@ const fn read_long(bytes: &[u8]) -> Result<Option<(u32, u8)>, ErrorKind> {
         value |= ((*byte & 0x7F) as u32) << (7 * width);
         width += 1;
         rest = after;
+        // A last byte of 0 adds nothing: fewer would have done.
         if *byte == 0 && width > 1 {
             return Err(ErrorKind::IntegerNotMinimal);
         }

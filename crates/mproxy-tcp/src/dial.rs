@@ -83,6 +83,7 @@ async fn among(
     if several {
         last_good.first(&mut addresses);
     }
+    // Never told: `resolve` gives at least one address.
     let mut last = DialError::Timeout { target: target.clone(), address: None };
     for (tried, &address) in addresses.iter().enumerate() {
         let share = share(Instant::now(), deadline, addresses.len() - tried);

@@ -28,6 +28,8 @@ pub struct ListenOptions {
 impl Default for ListenOptions {
     fn default() -> Self {
         // 4096 is Linux's own somaxconn: a fleet that comes back at once should find room.
+        // A second mproxy on the same port is told so, where a shared port would silently take half of the clients
+        // (ADR 0009).
         Self { backlog: 4096, reuse_port: false, socket: SocketOptions::default() }
     }
 }
@@ -129,6 +131,7 @@ impl Listener {
         if !INHERITED {
             prepare(&SockRef::from(&stream), &self.socket)?;
         }
+        // Where the listener has one address, each connection is spared a system call.
         let local = if self.local.ip().is_unspecified() { stream.local_addr()? } else { self.local };
         Ok(Accepted { stream, remote: canonical(remote), local: canonical(local) })
     }
@@ -143,6 +146,7 @@ fn open(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     #[cfg(unix)]
     socket.set_reuse_port(options.reuse_port)?;
     if address.is_ipv6() && address.ip().is_unspecified() {
+        // `::` is to mean both, whatever this system's own default is.
         socket.set_only_v6(false)?;
     }
     if INHERITED {

@@ -28,6 +28,7 @@ impl Network {
         if address.is_ipv4() != self.address.is_ipv4() {
             return false;
         }
+        // A prefix of 0 bits shifts an IPv6 address by its whole width, which gives `None`: every address is in it.
         let differing =
             (wide(address) ^ wide(self.address)).checked_shr(width(address) - u32::from(self.bits));
         differing.unwrap_or(0) == 0

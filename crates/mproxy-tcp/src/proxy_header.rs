@@ -136,6 +136,7 @@ pub async fn read_header(
         return Err(HeaderError::NotTrusted(from));
     }
     let mut have = Vec::new();
+    // What the smallest segment of TCP carries (RFC 1122, 4.2.2.6): a header mostly comes in one.
     let mut window = [0; 536];
     loop {
         // Looked at before it is taken: what is behind the header is the client's.
@@ -145,6 +146,7 @@ pub async fn read_header(
         }
         let before = have.len();
         have.extend_from_slice(&window[..n]);
+        // What is kept has a bound: a header that is, or claims to be, longer than any is refused here.
         let parsed = Header::parse(&have)?;
         let take = parsed.as_ref().map_or(n, |(_, len)| len - before);
         stream.read_exact(&mut window[..take]).await.map_err(HeaderError::Io)?;

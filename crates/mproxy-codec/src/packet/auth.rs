@@ -26,6 +26,7 @@ impl<'a> Auth<'a> {
     pub fn parse(header: &FixedHeader, bytes: &'a [u8], from: Sender) -> Result<Self, Malformed> {
         let mut reader = super::reader(header, bytes)?;
         let reason = match reader.is_empty() {
+            // Left out, it is 0x00 (3.15.2.1), which is not a client's to send.
             true => super::check_reason(&reader, ReasonCode::SUCCESS, PacketType::Auth, from)?,
             false => super::reason(&mut reader, PacketType::Auth, from)?,
         };

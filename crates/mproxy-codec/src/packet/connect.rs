@@ -89,6 +89,7 @@ impl<'a> Connect<'a> {
         if first >> 4 != PacketType::Connect as u8 {
             return None;
         }
+        // A length has four bytes at most (1.5.5).
         let width = rest.iter().take(4).position(|byte| *byte < 0x80)? + 1;
         protocol(&mut BodyReader::new(PacketType::Connect, bytes, 1 + width)).ok().map(|(version, _)| version)
     }
@@ -152,6 +153,7 @@ impl<'a> Will<'a> {
             Version::V5 => Checked::read(reader, Place::Will, Sender::Client)?.properties,
             Version::V31 | Version::V311 => Properties::EMPTY,
         };
+        // A fault in the text stands behind the two bytes of its length.
         let at = reader.at() + 2;
         let topic = reader.text()?;
         check_name(topic).map_err(|error| reader.fault_at(error.into(), at + error.at()))?;

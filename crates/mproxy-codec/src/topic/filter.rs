@@ -149,6 +149,7 @@ fn check_share(shared: &str) -> Result<usize, TopicError> {
 fn check_wildcards(bytes: &[u8], start: usize) -> Result<(), TopicError> {
     let mut before = None;
     for (at, byte) in bytes.iter().enumerate() {
+        // Behind the name of a share a level begins, too.
         let opens = at == start || before == Some(b'/');
         let next = bytes.get(at + 1);
         before = Some(*byte);

@@ -99,12 +99,13 @@ pub fn is_plain_name(topic: &[u8]) -> bool {
     }
 }
 
-/// Sets the top bit of each byte that may stand in a plain topic. Where a byte is no ASCII its neighbour's may be
-/// wrong; its own is not.
+/// Sets the top bit of each byte that may stand in a plain topic.
 #[inline]
 const fn sound_bytes(eight: u64) -> u64 {
     let ascii = !eight;
     let low = eight & each(0x7F);
+    // Both sums are of numbers below 0x80, so that none carries into the next byte. The first sets the top bit from
+    // `$` on, the second for everything but `+`.
     let from_dollar = low + each(0x80 - b'$');
     let no_plus = (low ^ each(b'+')) + each(0x7F);
     ascii & from_dollar & no_plus & each(0x80)

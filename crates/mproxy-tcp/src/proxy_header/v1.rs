@@ -56,6 +56,7 @@ fn endpoints(text: &str) -> Result<Option<Endpoints>, &'static str> {
 
 fn port(text: &str) -> Result<u16, &'static str> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    // Leading zeros could be read as octal, and two readers of one line must not see two ports.
     if !digits || (text.len() > 1 && text.starts_with('0')) {
         return Err("a port that is none");
     }

@@ -91,6 +91,7 @@ fn proxied(family: u8, whole: &[u8]) -> Result<Header, &'static str> {
             CRC32C if std::mem::replace(&mut checked, true) => return Err("two checksums"),
             CRC32C => checksum(whole, whole.len() - rest.0.len() - value.len(), value)?,
             SSL => header.tls = tls(value)?,
+            // Types that are not known are to be ignored: new ones come over time.
             _ => {}
         }
     }

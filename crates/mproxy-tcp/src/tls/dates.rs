@@ -109,6 +109,7 @@ impl Look {
             for der in pem::crls(path)? {
                 let Ok((_, list)) = CertificateRevocationList::from_der(&der) else { continue };
                 issuers.insert(list.issuer().as_raw().to_vec());
+                // The system's roots are not looked through for it.
                 if file.is_some() && !is_by_any(&list, &cas) {
                     let text = format!(
                         "the revocation list of {} is by none of the CAs in force, and takes nothing back",

@@ -135,6 +135,7 @@ impl Engine {
     /// and answers of the protocol are unsent afterwards, also after an error.
     pub(super) fn take(&mut self, raw: &mut [u8], to: Option<&mut ReadBuf<'_>>) -> Result<(), Error> {
         self.check()?;
+        // Before rustls, which decrypts in place.
         let first = raw.first_chunk().copied();
         let mut out = Out { to, rest: &mut self.plain.0 };
         let unsent = &mut self.unsent.0;
@@ -174,6 +175,7 @@ impl Engine {
 
     /// Encrypts into `records`; how many bytes that became. `None` when nothing more can be sent.
     pub(super) fn encrypt(&mut self, plain: &[u8], records: &mut [u8]) -> Result<Option<usize>, Error> {
+        // rustls lets us write only once it has nothing to do itself.
         self.take_kept(None)?;
         let raw = &mut self.raw;
         let wrote = match &mut *self.side {
@@ -232,6 +234,7 @@ struct Out<'a, 'b> {
 impl Out<'_, '_> {
     fn put(&mut self, plain: &[u8]) {
         let mut rest = plain;
+        // Behind what waits already: bytes must not overtake each other.
         if let Some(to) = &mut self.to
             && self.rest.is_empty()
         {

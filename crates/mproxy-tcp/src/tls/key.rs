@@ -133,6 +133,7 @@ fn value(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match usize::from(*first) {
         short @ 0..=0x7F => (short, rest),
+        // Four bytes of length say more than any file that is read has. A length without an end is none in DER.
         long @ 0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(long - 0x80)?;
             (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)

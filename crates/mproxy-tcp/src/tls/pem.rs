@@ -169,6 +169,7 @@ fn found(bytes: &[u8]) -> Found {
     };
     let mut labels: Vec<String> = Vec::new();
     for label in lines().filter_map(label) {
+        // They become part of an error text, whatever the file is.
         if labels.len() < 4 && !labels.contains(&label) {
             labels.push(label);
         }
@@ -190,6 +191,7 @@ const LARGEST: u64 = 64 << 20;
 /// Where it cannot be read, is no regular file, or has more than 64 MiB.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = std::fs::metadata(path)?;
+    // A folder passes, and reading it says in the system's own words what it is.
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }

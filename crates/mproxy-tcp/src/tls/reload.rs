@@ -59,6 +59,7 @@ impl<M: Material> Reloadable<M> {
     /// # Errors
     /// Which file is wrong, and why.
     pub fn new(material: M) -> Result<Self, MaterialError> {
+        // Before they are read: what changes meanwhile is seen at the next look.
         let seen = stamps(&material);
         let config = material.build()?;
         Ok(Self { material, current: ArcSwap::from_pointee(config), seen: Mutex::new(seen) })

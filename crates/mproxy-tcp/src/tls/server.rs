@@ -62,6 +62,7 @@ impl Material for ServerTls {
         // Nothing is kept here for sessions to come: a client that comes again brings a ticket, or starts anew.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if self.client_ca.is_none() {
+            // A ticket of which nothing is kept here: a fleet that comes back at once is cheap (ADR 0014).
             config.ticketer = rustls::crypto::ring::Ticketer::new()
                 .map_err(|error| MaterialError::Together(error.to_string()))?;
             config.send_tls13_tickets = 1;

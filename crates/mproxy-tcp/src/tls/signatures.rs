@@ -16,6 +16,7 @@ use super::{key, provider};
 
 /// The public key of a certificate of whatever version: as webpki reads it where it does.
 pub(super) fn public_key(der: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, &'static str> {
+    // webpki's reading counts where there is one: two readers of one certificate must not see two keys.
     if let Ok(read) = ParsedCertificate::try_from(der) {
         return Ok(read.subject_public_key_info());
     }
