@@ -100,6 +100,7 @@ pub fn router(admin: Admin) -> Router {
         .fallback(routes::nowhere)
         .method_not_allowed_fallback(routes::not_that_way)
         .layer(axum::extract::DefaultBodyLimit::max(routes::LARGEST_BODY))
+        // Outside of everything: an address that leads nowhere has its bounds, too.
         .layer(middleware::from_fn(guard::bound))
         .with_state(admin)
 }

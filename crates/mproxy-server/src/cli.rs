@@ -300,6 +300,7 @@ const LONGEST_PASSWORD: u64 = 65_535;
 
 fn first_line(input: impl BufRead) -> io::Result<String> {
     let mut line = String::new();
+    // And the end of the line, which has two bytes on Windows.
     input.take(LONGEST_PASSWORD + 2).read_line(&mut line)?;
     let text = line.strip_suffix('\n').unwrap_or(&line);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())

@@ -29,10 +29,12 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     let start = Instant::now();
     for (told, handle) in (1..).zip(&all) {
         handle.send(Command::Drain);
+        // Timers tick in milliseconds: a sleep for each would be longer than the pace.
         if told % 64 == 0 {
             sleep_until(start + pace * told).await;
         }
     }
+    // Each handle keeps the facts of its client in memory.
     drop(all);
     house.tasks.close();
     if timeout_at(deadline, house.tasks.wait()).await.is_ok() {

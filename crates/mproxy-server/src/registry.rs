@@ -65,6 +65,7 @@ pub(crate) struct Handle {
 const NO_COMMAND: u16 = 0;
 const DRAIN: u16 = 1;
 const EVICT: u16 = 2;
+// With its reason it is at most 0x1FF: over the others, and below CUT.
 const KICK: u16 = 0x100;
 const CUT: u16 = 0x200;
 
@@ -131,6 +132,7 @@ impl Handle {
     }
 
     pub(crate) fn set_peer(&self, peer: &Arc<Peer>) {
+        // It may have opened and begun to end within one turn.
         if self.peer.set(Arc::clone(peer)).is_ok()
             && self.phase.load(Ordering::Relaxed) != Phase::Closing as u8
         {

@@ -192,6 +192,7 @@ impl<S: Carrier> Relay<S> {
                     self.handle.set_phase(Phase::Dialing);
                     self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
                 }
+                // Only these take turns: who is in must not wait behind strangers.
                 Effect::Ask(question) if self.session.opening() => {
                     self.handle.set_phase(Phase::Admitting);
                     self.asks.push_in_turn(self.host.ask(self.handle.origin(), question));
@@ -328,6 +329,7 @@ impl<S: Carrier> Relay<S> {
 
     /// What others may know of this connection.
     fn publish(&self) {
+        // Until the policy has answered, a name is only what the client claims.
         if self.handle.peer().is_none()
             && !self.session.opening()
             && let Some(peer) = self.session.peer()
@@ -343,6 +345,7 @@ impl<S: Carrier> Future for Relay<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // Safe to assert: after a panic nothing of it is used but to drop it and to say so.
         match catch_unwind(AssertUnwindSafe(|| this.work(cx))) {
             Ok(polled) => polled,
             Err(_) => Poll::Ready(this.end_by_panic()),

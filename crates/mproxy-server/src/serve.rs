@@ -93,6 +93,7 @@ impl House {
             epochs: AtomicU64::new(first_epoch(SystemTime::now())),
             pending: Arc::default(),
             // One thread is left to those who are in: handshakes are the only work that strangers can make long.
+            // On a single core that is 0, of which `Turns` makes 1.
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
@@ -187,6 +188,7 @@ impl Serving {
         loop {
             // `accept` is cancel safe: a dropped one took nobody out of the queue.
             let incoming = tokio::select! {
+                // When the house closes nobody else is let in, however many wait.
                 biased;
                 () = closing.cancelled() => return,
                 incoming = listener.accept() => incoming,
@@ -240,6 +242,7 @@ impl Serving {
             Some(Some(Ok(Err(refused)))) => refused,
             Some(Some(Err(_))) => Refused::TooLate,
             Some(None) => Refused::Evicted,
+            // mproxy ends. Nobody was told of this connection, and its slot counts it.
             None => return,
         };
         let (by, cause, detail) = (Party::Client.name(), refused.label(), Causes(&refused));
@@ -340,6 +343,7 @@ impl ConnectionSlot {
             if count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
                 return true;
             }
+            // Where there is, the count is over its limit until who has to go has gone.
             let room = crowd.make_room(whose, SPARE);
             if room {
                 count.fetch_add(1, Ordering::AcqRel);

@@ -56,6 +56,8 @@ fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
     if !peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
         return refuse("without MPROXY_ADMIN_TOKEN only callers on this machine may use the API");
     }
+    // Against DNS rebinding: a page whose name was made to point here still sends that name. Browsers send one
+    // always; a caller without is none.
     let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     if !hosts.all(|host| is_ours(host, own)) || !authority.is_none_or(|host| is_ours(host, own)) {
@@ -71,6 +73,7 @@ fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
 
 /// Whether a browser sends this for a page that is not ours.
 fn comes_from_elsewhere(headers: &HeaderMap, own: &str) -> bool {
+    // Browsers send it with whatever may change something; curl sends none.
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
     let origin = origin.as_bytes().strip_prefix(b"http://");

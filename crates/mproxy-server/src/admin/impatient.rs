@@ -38,6 +38,7 @@ impl AsyncRead for Impatient {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Not watched: heads and requests have deadlines of their own.
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

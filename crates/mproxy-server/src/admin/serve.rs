@@ -96,6 +96,7 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
             }
         }
     }
+    // First: nobody else comes while those who are there end.
     drop(listener);
     end.send_replace(true);
     while tasks.join_next().await.is_some() {}
@@ -125,6 +126,7 @@ async fn call(
         () = sleep(LONGEST_CONNECTION) => {}
         _ = ending.wait_for(|ending| *ending) => {}
     }
+    // What is being answered is answered to its end.
     connection.as_mut().graceful_shutdown();
     match timeout(LONGEST_GOODBYE, connection).await {
         Ok(done) => done.map_err(io::Error::other),

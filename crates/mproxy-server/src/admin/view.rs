@@ -210,6 +210,7 @@ impl Serialize for Timestamp {
 /// leap day is the last of its year.
 const fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_IN_400_YEARS: u64 = 146_097;
+    // From 0000-03-01 to 1970-01-01.
     let days = days + 719_468;
     let era = days / DAYS_IN_400_YEARS;
     let day_of_era = days % DAYS_IN_400_YEARS;

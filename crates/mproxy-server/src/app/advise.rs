@@ -43,8 +43,10 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
         Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
         None => None,
     };
+    // Without a service nobody else could know a user that the file does not.
     let unknown_users = if remote.is_some() { UnknownUsers::LeaveToOthers } else { UnknownUsers::Refuse };
     let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
+    // The file has the first word, and what was granted needs no question (ADR 0012).
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
         let Size { users, rules } = acl.size();
@@ -52,6 +54,7 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
         deciders.push(Arc::clone(acl) as _);
     }
     if let Some(remote) = &remote {
+        // Nobody but the service gives grants.
         deciders.push(Arc::new(Grants));
         deciders.push(Arc::clone(remote) as _);
     }

@@ -41,6 +41,7 @@ pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, Arc<Cer
         transports.push((inward, outward));
     }
     if let Some(tls) = config.policy.as_ref().and_then(files::towards_policy) {
+        // What cannot be read is told when the service is started.
         certificates.keep_dates("policy service", tls.look().unwrap_or_default());
     }
     Ok((transports, Arc::new(certificates)))
@@ -123,6 +124,7 @@ fn limits(listener: &config::Listener, policy: Option<&PolicyConfig>) -> Limits 
         max_session_expiry: listener.limits.max_session_expiry,
         grant_staleness: policy.map_or(Duration::ZERO, |policy| policy.questions.grant_staleness),
         connect_timeout: listener.limits.connect_timeout,
+        // Anew from the whole CONNECT (ADR 0018).
         admission_timeout: listener.limits.connect_timeout,
         // What a client sent before it went is still decided and delivered: its end outlasts a question.
         close_timeout: policy.map_or(Duration::ZERO, |policy| policy.questions.timeout)

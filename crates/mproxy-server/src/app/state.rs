@@ -50,6 +50,7 @@ impl admin::AdminBackend for AppState {
     fn readiness(&self) -> Readiness {
         let draining = self.drain.is_cancelled();
         let mut listeners = self.listeners.clone();
+        // They are closed by then: a load balancer must not take their addresses for open ones.
         if draining {
             listeners.iter_mut().for_each(|listener| listener.address = None);
         }

@@ -29,6 +29,7 @@ pub(super) fn read(
     let mut variables = Variables::default();
     let mut links = Vec::new();
     for (name, value) in env {
+        // No variable of ours has such a name.
         let Some(name) = name.to_str() else { continue };
         if name == "HOSTNAME" {
             variables.host_name = value.into_string().ok().filter(|name| !name.is_empty());

@@ -107,6 +107,8 @@ impl File<'_> {
             _ if !is_setting => self.fault(line, &place, format!("is a table: write [{place}]")),
             leaf => {
                 let value = self.leaf(line, &place, leaf)?;
+                // `policy.on_error` is a value and a table: the one must not push out of the merge what another
+                // layer has of the other.
                 let own = || Value::new(None, Map::from([(OWN.to_owned(), value.clone())]));
                 return Some(if is_table { own() } else { value });
             }
@@ -180,6 +182,7 @@ impl File<'_> {
 fn leaf_text(leaf: &DeValue<'_>, list: bool) -> Option<String> {
     Some(match leaf {
         DeValue::String(text) => text.to_string(),
+        // TOML has hexadecimal, octal and binary numbers; variables have not, and one reader is for both.
         DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => number.to_string(),
             Err(_) => number.as_str().to_owned(),

@@ -32,7 +32,7 @@ pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
     let now = seconds(now);
     let mut problems = Vec::new();
     for (table, end) in ends(loaded) {
-        // What cannot be read is a fault, and problems_of as one.
+        // What cannot be read is a fault, and told as one.
         for remark in end.look().unwrap_or_default().remarks(now) {
             let text = format!("{}: {}", remark.file.display(), remark.text);
             let is_for = |key: &str| match remark.kind {
@@ -139,6 +139,7 @@ fn named(loaded: &Loaded, table: Table, path: &Path, is_for: impl Fn(&str) -> bo
         key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
     };
     let names = |value: &str| {
+        // Also as a whole: a file may have a comma in its name.
         let mut members = value.split(',').map(str::trim).chain([value]);
         members.any(|name| Path::new(name) == path)
     };

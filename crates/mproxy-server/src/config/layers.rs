@@ -21,6 +21,7 @@ impl Layer {
     pub(super) fn of_defaults(instance: &str) -> Self {
         let mut layer = Self::default();
         for row in settings::all() {
+            // The default of a row in a list of tables would make a table there.
             if let Some(text) = row.default.filter(|_| !row.key.contains("[]")) {
                 layer.insert(row.key, Value::new(None, text));
             }

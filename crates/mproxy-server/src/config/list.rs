@@ -53,6 +53,7 @@ pub(super) fn origins(text: &str) -> Result<Option<Vec<String>>, String> {
 
 /// An origin as browsers write it, which is how it is compared: small letters, and no port that goes without saying.
 fn origin(text: &str) -> Result<String, String> {
+    // What browsers send for a page without an origin, such as a file (RFC 6454, 6.1).
     if text == "null" {
         return Ok(text.to_owned());
     }

@@ -36,8 +36,8 @@ pub(super) fn read(reader: &mut SettingReader<'_>) -> Vec<KeyedListener> {
     listeners
 }
 
-/// What a socket is bound to. Sockets of different kinds are never in each other's target_scheme: TCP and UDP, for one, have ports of
-/// their own.
+/// What a socket is bound to. Sockets of different kinds are never in each other's way: TCP and UDP, for one, have ports of their
+/// own.
 #[derive(Clone, Copy)]
 pub(super) enum Bound<'a> {
     Tcp(&'a str, u16),
@@ -61,7 +61,7 @@ impl<'a> Bound<'a> {
         target.socket.as_deref().map_or(Self::Tcp(&target.host, target.port), Self::Path)
     }
 
-    /// Whether two sockets would be in each other's target_scheme.
+    /// Whether two sockets would be in each other's way.
     pub(super) fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             (Self::Tcp(a, a_port), Self::Tcp(b, b_port)) => {
@@ -218,6 +218,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
             Some("clients must connect over TLS")
         }
         Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
+        // They have the same default. The one without TLS has it, unless clients have to show certificates.
         Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != Some(0) => {
             Some("the listener without TLS has the same port")
         }

@@ -142,6 +142,7 @@ impl Kept {
         let renew = self.renew.as_ref()?;
         let result = renew.reload().map_err(|error| Causes(&error).to_string());
         *self.failure.lock() = result.clone().err();
+        // After a failure the old ones are in force, and so are their dates.
         if let (Ok(()), Ok(look)) = (&result, renew.look()) {
             *self.look.lock() = look;
         }

@@ -1,4 +1,4 @@
-//! The PROXY protocol on both sides: what it says of a client that came by a proxy, and what a broker is in_one_line.
+//! The PROXY protocol on both sides: what it says of a client that came by a proxy, and what a broker is told.
 
 use mproxy_core::peer::{Address, Origin, TlsFacts};
 use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertificate, ProxiedTls};
@@ -14,6 +14,7 @@ pub(super) fn believe(header: &Header, known: &mut Known) {
     if let Some(Endpoints { source, destination }) = header.endpoints {
         (known.remote, known.local) = (source.into(), destination.into());
     }
+    // Where a handshake of our own follows, what that shows takes its place.
     known.tls = proxied(header).map(Box::new);
 }
 
@@ -45,7 +46,7 @@ pub(super) async fn send(
     sent.map_err(|error| Failure::Unspoken(in_one_line(&error)))
 }
 
-/// What the broker is in_one_line of the client. That there is a certificate means that we have verified it, or that a proxy
+/// What the broker is told of the client. That there is a certificate means that we have verified it, or that a proxy
 /// before us has.
 fn header(origin: &Origin) -> Header {
     let tls = origin.tls.as_deref();

@@ -121,6 +121,7 @@ impl Carrier for TcpStream {
     }
 
     fn says_goodbye(&self) -> bool {
+        // A FIN says no more than closing the socket does.
         false
     }
 

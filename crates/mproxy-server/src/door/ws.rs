@@ -76,7 +76,7 @@ fn host_header(host: &str, port: u16) -> String {
     authority(host.split_once('%').map_or(host, |(address, _)| address), port)
 }
 
-/// Chosen cookies are in_one_line as the header they came in.
+/// Chosen cookies are told as the header they came in.
 fn asked(request: Request) -> WsFacts {
     let mut headers = request.headers;
     if !request.cookies.is_empty() {

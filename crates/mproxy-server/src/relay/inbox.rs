@@ -88,6 +88,7 @@ impl Inbox {
                 if in_place {
                     self.rest = chunk;
                 } else {
+                    // An empty one must not keep memory either.
                     if self.rest.is_empty() {
                         self.rest = BytesMut::new();
                     }

@@ -61,6 +61,7 @@ impl Backlog {
             self.close_tail();
         }
         match small {
+            // What would fill a piece by itself is one.
             true if bytes.len() < PIECE => self.tail.extend_from_slice(&bytes),
             true => self.pieces.push_back(Bytes::copy_from_slice(&bytes)),
             false => self.pieces.push_back(bytes),

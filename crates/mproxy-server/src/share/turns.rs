@@ -42,6 +42,7 @@ impl std::fmt::Debug for Turns {
 impl TurnsState {
     /// The first who waits at the address after the last one served.
     fn next_waiter(&mut self) -> Option<Arc<Waiter>> {
+        // Behind all who wait at that address; from the last address on, the first one again.
         let after = self.last.map_or(Bound::Unbounded, |last| Bound::Excluded((last, u64::MAX)));
         let key = self.waiting.range((after, Bound::Unbounded)).next().or_else(|| self.waiting.iter().next());
         let key = *key?.0;

@@ -36,6 +36,7 @@ pub(super) struct BudgetCollector(pub(super) Arc<Budgets>);
 
 impl Collector for BudgetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        // Copies: no lock is held while a page is written.
         let total = self.0.total.lock().clone();
         let listeners = self.0.listeners.lock().clone();
         let (mut held, mut most, mut spent): (Vec<BudgetRow>, Vec<BudgetRow>, Vec<BudgetRow>) =

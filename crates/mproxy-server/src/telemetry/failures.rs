@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tracing::warn;
 
-/// LineLimit a second at most. Suppressed ones are counted, and the next line has their number.
+/// Lines a second at most. Suppressed ones are counted, and the next line has their number.
 const LINES: u32 = 5;
 
 /// Counts and logs.

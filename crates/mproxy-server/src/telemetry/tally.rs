@@ -25,7 +25,7 @@ const DECISION_SLOTS: usize = Hook::ALL.len() * Source::ALL.len() * Outcome::ALL
 /// More copies than this cost more memory than they save time.
 const MOST_COPIES: usize = 64;
 
-/// PacketCounts packets, bytes and decisions.
+/// Counts packets, bytes and decisions.
 #[derive(Debug)]
 pub(super) struct Tally {
     /// A power of two of them.
@@ -64,6 +64,7 @@ impl Tally {
     }
 
     fn sum(&self, slot: impl Fn(&PacketCounts) -> &AtomicU64) -> u64 {
+        // Relaxed: a page may show a packet whose bytes it does not show yet.
         self.copies.iter().map(|counts| slot(counts).load(Ordering::Relaxed)).sum()
     }
 }
@@ -81,6 +82,7 @@ fn thread_number() -> usize {
 }
 
 const fn packet_slot(from: Side, kind: PacketType) -> usize {
+    // Below PACKET_SLOTS in any case: there are two sides, and types end at 15.
     from as usize * TYPES + kind as usize
 }
 

@@ -68,6 +68,7 @@ pub(in crate::config) fn duration(text: &str) -> Result<Duration, String> {
             "h" => Duration::from_secs(60 * 60),
             _ => return Err(wrong()),
         };
+        // Saturating: what is far too long is told below, as what is too long.
         sum = sum.saturating_add(unit.saturating_mul(number));
         rest = &rest[digits + letters..];
     }

@@ -104,6 +104,7 @@ fn text(mut out: Writer<'_>, level: Level, record: impl Fn(&mut dyn Visit)) -> f
     });
     record(&mut message);
     let mut fields = Fields(|field: &Field, value: FieldValue<'_>| {
+        // The latter are what libraries that use the `log` crate have in place of metadata: told already.
         if field.name() == "message" || field.name().starts_with("log.") {
             return Ok(());
         }
@@ -144,6 +145,7 @@ fn json(mut out: Writer<'_>, level: Level, target: &str, record: impl Fn(&mut dy
         if field.name().starts_with("log.") {
             return Ok(());
         }
+        // Of a field whose name is a word of Rust's.
         let name = field.name().trim_start_matches("r#");
         let longest = longest(name);
         write!(out, ",\"{name}{}\":", if OWN_KEYS.contains(&name) { "_" } else { "" })?;
