@@ -382,6 +382,7 @@ impl Model {
         if flight.acks > flight.copies {
             return Err(format!("{} {id} once too often", ack.kind.name()));
         }
+        // A PUBREC with an error acknowledges [MQTT-4.4.0-2], and no PUBREL follows it [MQTT-4.3.3-4].
         if ack.reason.is_error() || ack.kind == PacketType::Puback && flight.acks == flight.copies {
             self.flights.remove(&id);
         } else if ack.kind == PacketType::Pubrec && flight.acks == flight.copies {
@@ -396,6 +397,7 @@ impl Model {
     }
 
     fn free_id(&mut self) -> PacketId {
+        // It ends: at most 10 flights and 20 requests have an id.
         loop {
             // Few ids, so that they are used again soon: that is where flows are mixed up.
             self.next_id = self.next_id % 40 + 1;

@@ -122,6 +122,7 @@ impl PacketPath {
             && self.to == Side::Client
             && matches!(packet.kind(), PacketType::Disconnect | PacketType::Connack)
         {
+            // The broker's own may be on its way, too, and is judged like any packet of its.
             let next = self.sent.iter().find(|sent| !self.stays_behind(sent));
             let theirs = next.is_some_and(|sent| sent.bytes == bytes);
             if !theirs {
@@ -313,6 +314,7 @@ impl PacketPath {
             old_names.extend(old.filter(|old| old != name && !old_names.contains(old)));
             names.push(name.to_owned());
         }
+        // What another filter still goes by must stay subscribed.
         old_names.retain(|old| !names.contains(old) && !self.renames.values().any(|name| name == old));
         self.left_behind = old_names;
         plain.retain(|filter| !self.renames.contains_key(filter));

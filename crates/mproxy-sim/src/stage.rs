@@ -405,6 +405,7 @@ impl Stage {
                         DialScript::Fails => {
                             self.session.dialed(Err(Unreachable("connection refused".into())), self.now);
                         }
+                        // The scene calls `dialed` when it likes, or never.
                         DialScript::Hangs => {}
                     }
                 }

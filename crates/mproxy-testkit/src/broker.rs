@@ -209,6 +209,7 @@ impl BrokerSession {
 
     async fn until<T>(&mut self, what: &str, mut pick: impl FnMut(&Record) -> Option<T>) -> T {
         let mut found = None;
+        // Behind the end nothing comes: a scene that waits in vain fails at once, and not after all its patience.
         let looked = self.record.wait_for(|record| {
             found = pick(record);
             found.is_some() || record.end.is_some()
@@ -237,6 +238,7 @@ async fn accept_all(listener: TcpListener, script: Script, came: mpsc::Sender<Br
         if came.send(session).await.is_err() {
             return;
         }
+        // The set keeps those that are over until they are asked for.
         while tasks.try_join_next().is_some() {}
     }
 }
@@ -291,6 +293,7 @@ async fn read(
                 Reply::Bytes(bytes) => Order::Send(bytes),
                 Reply::Close => Order::Close,
             };
+            // Its own direction has ended. It answers no more, and still records.
             if orders.send(order).await.is_err() {
                 break;
             }
@@ -311,6 +314,7 @@ async fn write(mut to: OwnedWriteHalf, mut orders: mpsc::Receiver<Order>, readin
                 return;
             }
             Order::Abort => {
+                // With no time to linger, closing sends a reset in place of a FIN.
                 let _ = SockRef::from(to.as_ref()).set_linger(Some(Duration::ZERO));
                 // The socket closes when both halves are gone.
                 to.forget();

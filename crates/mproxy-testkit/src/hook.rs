@@ -113,6 +113,7 @@ fn command(binary: &str, package: &str, env: &[(&str, &str)], args: &[&str]) -> 
             command.env_remove(name);
         }
     }
+    // Lines are searched for text, which colours would cut.
     command.env("NO_COLOR", "1").envs(env.iter().copied()).args(args);
     command
 }
@@ -143,6 +144,7 @@ pub(crate) fn profile_folder() -> PathBuf {
 fn build(folder: &Path, package: &str) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        // The one profile whose folder has another name.
         Some("debug") | None => "dev",
         Some(name) => name,
     };

@@ -211,6 +211,7 @@ fn tls_listeners(files: &TlsFiles, addrs: TlsAddrs) -> String {
 
 async fn password_file(home: &Path, users: &[(String, String)]) -> PathBuf {
     let file = home.join("passwords");
+    // It takes a file that is there; with `-c` it would make one for each name, and lose the others.
     write(&file, "");
     for (name, password) in users {
         let mut command = Command::new(program("mosquitto_passwd", PACKAGES));

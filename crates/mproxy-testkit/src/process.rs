@@ -143,6 +143,7 @@ impl Process {
     /// Sends a signal by its short name: `TERM`, `HUP`, `INT`, `KILL`, `STOP`, `CONT`. After `STOP` it is waited for until
     /// the last of its threads stands still: a thread on another core goes on for a moment (Linux only).
     pub async fn signal(&self, name: &str) {
+        // By `sh`: the standard library can send KILL only.
         let sent = Command::new("sh").args(["-c", &format!("kill -s {name} {}", self.pid())]).status().await;
         assert!(sent.is_ok_and(|status| status.success()), "{name} could not be sent to {}", self.name);
         let deadline = Instant::now() + PATIENCE;

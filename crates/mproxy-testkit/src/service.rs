@@ -210,6 +210,7 @@ impl Player {
         what: String,
     ) -> Result<Response<contract::Told>, Status> {
         let Client { client_id, epoch, .. } = client.unwrap_or_else(|| panic!("{rpc} of nobody"));
+        // Before it answers: what it fails, or never answers, it was told all the same.
         self.log.send_modify(|log| log.told.push(Told { client_id, epoch, sequence, what }));
         self.play(rpc, (self.service.tell)()).await
     }

@@ -45,6 +45,7 @@ impl tower::Service<http::Request<Body>> for SameAnswer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // gRPC says in the trailers how a call ended: 12 is UNIMPLEMENTED, 0 is OK.
         let hello = request.uri().path().ends_with("/Hello");
         let (code, message) = if hello { ("12", Bytes::new()) } else { ("0", self.message.clone()) };
         let trailers = http::HeaderMap::from_iter([(
@@ -145,6 +146,7 @@ impl Running {
         let (log, seen) = watch::channel(Log::default());
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
+        // A runtime of the current thread would do nothing while the test does not wait in it.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
             let mut server = Server::builder();
@@ -260,6 +262,8 @@ async fn bind(address: SocketAddr) -> TcpListener {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Just dropped it would wait for its tasks, which tokio forbids, by a panic, within the runtime of the
+        // test.
         if let Some(runtime) = self.runtime.lock().unwrap().take() {
             runtime.shutdown_background();
         }
