@@ -99,7 +99,7 @@ struct AclRule {
     rule: Rule,
 }
 
-/// NameSet in order, to be searched.
+/// Names in order, to be searched.
 #[derive(Debug)]
 struct NameSet(Box<[Box<str>]>);
 

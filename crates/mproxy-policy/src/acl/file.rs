@@ -67,6 +67,7 @@ impl std::error::Error for AclErrors {}
 type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
+    // It goes on behind a syntax error: whoever mends the file sees every fault at once.
     let (document, syntax) = DeTable::parse_recoverable(text);
     let mut reader = AclReader { text, faults: Vec::new(), whole: syntax.is_empty() };
     for error in syntax {
@@ -85,6 +86,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
     if reader.faults.is_empty() {
         return Ok(acl);
     }
+    // A table need not give its keys in the order of the file, and people read from the top.
     reader.faults.sort_by_key(|fault| fault.line);
     Err(AclErrors { name: name.to_owned(), faults: reader.faults })
 }

@@ -101,6 +101,7 @@ impl TurnQueue {
                 turn.0 = None;
                 return;
             };
+            // Where it leaves after this, the turn is dropped with the channel, and so passed on.
             match next.turn.send(turn) {
                 Ok(()) => return,
                 // It left just now.
@@ -137,6 +138,8 @@ impl QueueState {
             self.free += 1;
             return None;
         };
+        // Neither is ever missing: an address in the order has a list, and no list is empty. The turn would be lost
+        // otherwise.
         let line = self.waiting.get_mut(&address)?;
         let next = line.pop_front()?;
         self.count -= 1;
@@ -162,6 +165,7 @@ impl QueueState {
                 let (arrival, count) = oldest(address)?;
                 Some((*address, arrival, count))
             });
+            // Reversed: of equal crowds the one that has waited longest is to be the largest.
             let most = of_all.max_by_key(|(_, arrival, count)| (*count, std::cmp::Reverse(*arrival)));
             most.map(|(address, arrival, _)| (address, arrival))
         });
@@ -172,6 +176,8 @@ impl QueueState {
 
     fn leave(&mut self, address: Neighbours, arrival: u64) {
         let Some(line) = self.waiting.get_mut(&address) else { return };
+        // A list grows at its end only, so it is in the order of arrivals. Who has had a turn, or was evicted, is
+        // not in it.
         let Ok(at) = line.binary_search_by_key(&arrival, |waiting| waiting.arrival) else { return };
         line.remove(at);
         self.count -= 1;
