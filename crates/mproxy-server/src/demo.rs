@@ -27,6 +27,8 @@ impl DemoBroker {
         let config = BrokerConfig::new()
             .with_bind_address((Ipv4Addr::LOCALHOST, 0))
             .with_storage(StorageConfig::new().with_persistence(false))
+            // It counts attempts by address, and sees mproxy's alone: its limit would be one for all clients
+            // together.
             .with_auth(AuthConfig {
                 rate_limit: RateLimitConfig { enabled: false, ..RateLimitConfig::default() },
                 ..AuthConfig::new().with_allow_anonymous(true)

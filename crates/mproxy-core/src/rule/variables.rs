@@ -73,6 +73,7 @@ pub(super) fn parse_pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
         if !before.is_empty() {
             pieces.push(Piece::Text(before.into()));
         } else if !pieces.is_empty() {
+            // Where the one value ends and the other begins could not be told.
             return Err(PatternError::Adjacent);
         }
         let (name, after) = after.split_once('}').ok_or(PatternError::Unclosed)?;

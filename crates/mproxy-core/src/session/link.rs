@@ -186,6 +186,7 @@ impl Link {
         if direction.lane.is_closed() {
             return false;
         }
+        // Without its PUBREL a flow of QoS 2 would never be over, and nothing drained.
         if self.draining && from == Side::Client && !self.up.in_flight.awaits_release() {
             return false;
         }
@@ -207,6 +208,7 @@ impl Link {
             && (from == Side::Broker
                 || self.subscriptions.is_none() && self.up.kept_bytes() == 0
                 || !books_full())
+            // Answers of our own wait behind a payload that goes to it: whoever sends more gets more of them.
             && !self.direction(from.other()).deferred.full(packets, bytes)
             && !cx.account.short_of_room(&cx.setting.budget, from, Holder::client(&self.peer))
     }

@@ -170,6 +170,7 @@ fn apply_failure_rule(
     undecided: Undecided,
 ) -> Result<(), Undecided> {
     count_undecided(setting, peer, hook, &undecided);
+    // By name: a case that is added must not go through by a wildcard.
     match (&undecided, setting.on_error.of(hook)) {
         (Undecided::Failed(_), OnError::Allow) => Ok(()),
         (Undecided::Failed(_), OnError::Deny) | (Undecided::Unusable(_) | Undecided::Overloaded(_), _) => {

@@ -50,6 +50,7 @@ impl Context {
                 PacketFate::Forwarded
             }
             Step::Take(_, Passage::Instead(_) | Passage::Last(Some(_), _)) => PacketFate::Changed,
+            // It waits for its answer, and for the broker.
             Step::Take(_, Passage::Nowhere) if header.kind == PacketType::Connect => PacketFate::Deferred,
             Step::Take(_, Passage::Nowhere) => self.fate_of_swallowed(from, effects),
             Step::Keep { packet, .. } if packet.holds() => PacketFate::Deferred,
@@ -98,6 +99,7 @@ impl Context {
     ) {
         let head = match header.kind {
             PacketType::Publish => {
+                // Of one that streams no more than its beginning is here.
                 let data = data.get(..header.total()).unwrap_or(data);
                 PublishHead::parse(header, data, super::sender(from), version).ok().flatten()
             }

@@ -81,6 +81,7 @@ fn line(name: &str, effective: &Effective) -> String {
 
 /// A value as TOML.
 fn literal(value: &str) -> String {
+    // TOML knows no leading zeros: `007` would be a fault in it.
     let is_number = value.parse::<u64>().is_ok_and(|number| number.to_string() == value);
     if is_number || value == "true" || value == "false" {
         return value.to_owned();

@@ -189,6 +189,7 @@ impl SettingRow {
     /// One line for `--help`.
     #[must_use]
     pub fn about(&self) -> String {
+        // A terminal shows Markdown as it is written.
         let mut about = self.paragraphs().next().unwrap_or_default().replace('`', "");
         about.truncate(about.trim_end_matches('.').len());
         about
@@ -239,6 +240,7 @@ pub struct SettingOf<K> {
     kind: PhantomData<fn() -> K>,
 }
 
+// By hand: derived, this and the next would ask the same of `K`, of which there is no value.
 impl<K> Clone for SettingOf<K> {
     fn clone(&self) -> Self {
         *self

@@ -121,6 +121,7 @@ impl Written {
                 each.push(format!("{root}{key}"));
                 continue;
             };
+            // Its first key has brought all the others.
             if done.replace(list) == Some(list) {
                 continue;
             }

@@ -117,6 +117,7 @@ impl Certificates {
         let mut news = Vec::new();
         for kept in &self.kept {
             let remarks = kept.look.lock().remarks(now);
+            // What is the case no more is forgotten, and told once more if it comes back.
             let told = mem::replace(&mut *kept.told.lock(), remarks.clone());
             let fresh = remarks.into_iter().filter(|remark| !told.contains(remark));
             news.extend(fresh.map(|remark| (kept.whose.clone(), remark)));

@@ -118,6 +118,7 @@ impl Carrier for Box<UnixStream> {
     }
 
     fn says_goodbye(&self) -> bool {
+        // The end of the connection ends both halves, and leaves the peer what was sent before.
         false
     }
 

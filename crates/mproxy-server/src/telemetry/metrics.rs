@@ -240,6 +240,7 @@ impl Metrics {
             shown.insert(labels);
         }
         let mut expiring = self.expiring.lock();
+        // An alert on its date would go on for a certificate that is in use no more.
         for gone in expiring.difference(&shown) {
             self.expiries.remove(gone);
         }

@@ -173,7 +173,9 @@ fn seconds(seconds: u64) -> i64 {
 
 /// What came where TLS was to begin, as far as it can be told from its first bytes.
 pub(super) fn instead_of_tls(first: &[u8]) -> &'static str {
+    // `PRI ` begins HTTP/2 (RFC 9113, 3.4).
     const HTTP: [&[u8]; 8] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"HTTP", b"OPTI", b"CONN", b"PRI "];
+    // A CONNECT begins with 0x10, a CONNACK with 0x20; two ends of a line begin the binary PROXY header.
     match first {
         [0x10, ..] => ", received MQTT without TLS: the client has to use TLS, or another port",
         [0x20, ..] => ", received MQTT without TLS: this port of the broker has no TLS",
