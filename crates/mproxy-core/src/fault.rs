@@ -210,6 +210,11 @@ pub enum Fault {
         /// The packet.
         packet: PacketType,
     },
+    /// The client sends faster than its grant allows, by more than it may be kept waiting for.
+    RateExceeded {
+        /// The packet that would have had to wait.
+        packet: PacketType,
+    },
     /// The client did not read what waits for it, while there was no room for more in the budget that all share.
     Unread,
     /// mproxy is being stopped.
@@ -233,6 +238,7 @@ impl Fault {
         match self {
             Self::Left { .. }
             | Self::OverBudget { .. }
+            | Self::RateExceeded { .. }
             | Self::Unread
             | Self::TooLate(Deadline::Connect | Deadline::Close)
             | Self::Evicted => Party::Client,
@@ -327,6 +333,7 @@ impl Fault {
             | Self::RenewalRefused { .. }
             | Self::PolicyUnusable { .. }
             | Self::OverBudget { .. }
+            | Self::RateExceeded { .. }
             | Self::Unread
             | Self::Kicked { .. } => false,
         }
@@ -348,6 +355,7 @@ impl Fault {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
             Self::OverBudget { .. } | Self::Unread => ReasonCode::QUOTA_EXCEEDED,
+            Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
             Self::Panicked | Self::Internal { .. } => ReasonCode::UNSPECIFIED_ERROR,
@@ -387,6 +395,7 @@ impl Fault {
             Self::ClosedBeforeConnack { .. } => "closed_before_connack",
             Self::Kicked { .. } => "kicked",
             Self::OverBudget { .. } => "over_budget",
+            Self::RateExceeded { .. } => "rate_exceeded",
             Self::Unread => "slow_reader",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
@@ -449,6 +458,9 @@ impl fmt::Display for Fault {
             }
             Self::OverBudget { packet } => {
                 write!(f, "{} exceeds the memory budget of its connection", packet.name())
+            }
+            Self::RateExceeded { packet } => {
+                write!(f, "client sends faster than its grant allows: {}", packet.name())
             }
             Self::Unread => f.write_str("client does not read, and a memory budget is used up"),
             Self::Drained => f.write_str("mproxy is shutting down"),

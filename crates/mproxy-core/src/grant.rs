@@ -36,12 +36,46 @@ pub struct Grant {
 }
 
 /// Bounds that a grant sets one client. `None`: only those that hold for everybody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GrantLimits {
+    /// PUBLISH packets from the client.
+    pub messages: Option<PerSecond>,
+    /// Bytes from the client.
+    pub bytes: Option<PerSecond>,
+    /// What follows where it sends more.
+    pub rate_action: RateAction,
     /// Bytes of one packet from the client.
     pub packet_size: Option<u32>,
     /// Subscriptions at a time.
     pub subscriptions: Option<u32>,
+}
+
+/// So many a second: more than none, and finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerSecond(f64);
+
+impl PerSecond {
+    /// This rate, if it is one.
+    #[must_use]
+    pub fn new(rate: f64) -> Option<Self> {
+        (rate.is_finite() && rate > 0.0).then_some(Self(rate))
+    }
+
+    /// As a number.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// What becomes of packets that come faster than a grant's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateAction {
+    /// The client is not read until it is within its rate again.
+    #[default]
+    Wait,
+    /// A PUBLISH is refused with 0x97.
+    Refuse,
 }
 
 /// What a grant says.

@@ -107,6 +107,9 @@ pub trait Meter: Send + Sync {
         let _ = count;
     }
 
+    /// A client is not read from now on, until it is within the rates of its grant again.
+    fn rate_wait(&self) {}
+
     /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.
     fn traces(&self) -> bool {
         false

@@ -106,6 +106,8 @@ pub enum Source {
     Rpc,
     /// The budget of its connection: nobody was asked.
     Budget,
+    /// The rate that the client's grant allows it: nobody was asked.
+    Rate,
     /// The answer failed, and the failure rule says allow.
     FailedOpen,
     /// The answer failed, and the failure rule says deny.
@@ -118,7 +120,7 @@ pub enum Source {
 
 impl Source {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Unasked,
         Self::Unknown,
         Self::Acl,
@@ -126,6 +128,7 @@ impl Source {
         Self::Cache,
         Self::Rpc,
         Self::Budget,
+        Self::Rate,
         Self::FailedOpen,
         Self::FailedClosed,
         Self::Unusable,
@@ -150,6 +153,7 @@ impl Source {
             Self::Cache => "cache",
             Self::Rpc => "policy_service",
             Self::Budget => "budget",
+            Self::Rate => "rate",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
             Self::Unusable => "unusable",

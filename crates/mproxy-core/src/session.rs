@@ -37,6 +37,7 @@
 //! | `command` | a decision is taken back, whatever state the session is in |
 //! | `replacement`, `revocation`, `rejudge`, `cleanup`, `leftovers` | another grant: what is in use ends, what waits is judged again, the broker is told |
 //! | `renewal`, `grant_clock` | a grant that holds for a time only |
+//! | `rates`, `pacing` | how fast the client may send, and what follows where it is faster |
 //! | `holding` | what is put down against the budget, and what waits for room there |
 //! | `deferred` | packets of our own that wait for a streamed payload |
 //! | `terms` | what CONNECT and CONNACK agreed on |
@@ -76,8 +77,10 @@ mod link;
 mod mapping;
 mod opening;
 mod oversized;
+mod pacing;
 mod publish;
 mod question;
+mod rates;
 mod rejected;
 mod rejudge;
 mod renewal;
@@ -244,6 +247,9 @@ impl Session {
         if let Some(deadline) = self.cx.timer.take_passed(now) {
             self.handle_deadline(deadline, now);
         }
+        if let State::Open(link) = &mut self.state {
+            link.resume(now);
+        }
         self.settle(now);
     }
 
@@ -308,15 +314,22 @@ impl Session {
             State::Greeting(_) | State::Opening(_) | State::Open(_) => self.cx.account.retry_at(),
             State::Ending(_) | State::Rejected(_) | State::Over(_) => None,
         };
-        self.cx.timer.at().into_iter().chain(retry).min()
+        let resume = match &self.state {
+            State::Open(link) => link.resumes_at(),
+            _ => None,
+        };
+        self.cx.timer.at().into_iter().chain(retry).chain(resume).min()
     }
 
     /// Asked: whether bytes of that side would be taken now. While not, they should not be read.
     #[must_use]
     pub fn wants_read(&self, side: Side) -> bool {
-        match self.state.link().map(|link| link.direction(side).body) {
+        match self.state.link() {
             // What was begun is finished, however full the lane: nothing else can come before it has.
-            Some(body) if body.left > 0 => body.follows != Follows::Verdict && !self.discards(side),
+            Some(link) if link.direction(side).body.left > 0 => {
+                let waits = side == Side::Client && link.resumes_at().is_some();
+                link.direction(side).body.follows != Follows::Verdict && !waits && !self.discards(side)
+            }
             _ => self.state.takes(&self.cx, side),
         }
     }

@@ -369,7 +369,7 @@ fn limits_and_deadlines_are_those_of_the_new_grant() {
     let mut stage = granted(first).open(v);
     stage.script.answer(|_| Reply::Later);
     let mut grant = subscribes(&["#"]);
-    grant.limits = GrantLimits { subscriptions: Some(1), packet_size: Some(40) };
+    grant.limits = GrantLimits { subscriptions: Some(1), packet_size: Some(40), ..GrantLimits::default() };
     grant.ttl = Some(Duration::from_secs(60));
     grant.expires_at = Some(stage.now + Duration::from_secs(90));
     stage.command(Selector::All, replace(grant));

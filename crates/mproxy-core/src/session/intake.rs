@@ -31,6 +31,8 @@ impl Session {
         let mut tally = PacketTally::default();
         self.cx.traces = self.cx.setting.meter.traces();
         let path = match &mut self.state {
+            // Each packet of a client that has a rate is counted by itself.
+            State::Open(link) if from == Side::Client && link.is_rated() => None,
             State::Open(link) if !self.cx.traces => Some(link.fast_path(&self.cx, from)),
             _ => None,
         };
@@ -170,7 +172,7 @@ impl Session {
         tally: &mut PacketTally,
         now: Instant,
     ) -> Result<Step, Fault> {
-        if let Some(step) = self.body_step(from, data, tally) {
+        if let Some(step) = self.body_step(from, data, tally, now)? {
             return Ok(step);
         }
         if !self.state.takes(&self.cx, from) || self.cx.account.needs_more(from, data.len()) {
@@ -187,6 +189,12 @@ impl Session {
                 greeting.answer_in_words_of(data, None);
             }
             return Err(larger_than_allowed(from, header.kind));
+        }
+        if from == Side::Client
+            && let State::Open(link) = &mut self.state
+            && !link.keeps_rate(&self.cx, header.kind, total, now)?
+        {
+            return Ok(Step::Wait);
         }
         if header.kind != PacketType::Publish && data.len() < total {
             // More than every connection has: room for all of it is found before more of it is read.
@@ -208,6 +216,11 @@ impl Session {
             self.cx.count(from, 1, here as u64);
             self.cx.account.taken(from);
             tally.add(header.kind, 1, here as u64, &*self.cx.setting.meter, from);
+            if from == Side::Client
+                && let State::Open(link) = &mut self.state
+            {
+                link.charge_rate(header.kind, here, total);
+            }
         }
         result
     }
@@ -249,21 +262,35 @@ impl Session {
     }
 
     /// A payload that streams goes on, or goes nowhere. `None`: it is none.
-    fn body_step(&mut self, from: Side, data: &[u8], tally: &mut PacketTally) -> Option<Step> {
-        let link = self.state.link_mut()?;
-        let body = &mut link.direction_mut(from).body;
+    ///
+    /// # Errors
+    /// The client sends it too fast.
+    fn body_step(
+        &mut self,
+        from: Side,
+        data: &[u8],
+        tally: &mut PacketTally,
+        now: Instant,
+    ) -> Result<Option<Step>, Fault> {
+        let Some(link) = self.state.link_mut() else { return Ok(None) };
+        let body = link.direction(from).body;
         if body.left == 0 {
-            return None;
+            return Ok(None);
         }
         if body.follows == Follows::Verdict {
-            return Some(Step::Wait);
+            return Ok(Some(Step::Wait));
         }
         let n = data.len().min(body.left as usize);
+        let n = link.paced_payload(&self.cx, from, n, now)?;
+        if n == 0 {
+            return Ok(Some(Step::Wait));
+        }
+        let body = &mut link.direction_mut(from).body;
         body.left -= n as u32;
         let (last, follows) = (body.left == 0, body.follows);
         self.cx.count(from, 0, n as u64);
         tally.add(PacketType::Publish, 0, n as u64, &*self.cx.setting.meter, from);
-        Some(match follows {
+        Ok(Some(match follows {
             // Packets of our own that waited for its end go right behind it.
             Follows::Head if last => {
                 link.finish_stream(&mut self.cx, from);
@@ -271,7 +298,7 @@ impl Session {
             }
             Follows::Head => Step::pass(n),
             Follows::Nothing | Follows::Verdict => Step::swallow(n),
-        })
+        }))
     }
 
     fn is_too_large(&self, from: Side, header: &FixedHeader) -> bool {

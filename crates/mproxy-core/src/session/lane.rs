@@ -61,6 +61,8 @@ pub(super) enum SlotState<D> {
     Again,
     /// It is more than mproxy may hold for its connection: it is refused in our own name when it is at the front.
     OverBudget,
+    /// It came faster than its sender's grant allows: it is refused in our own name when it is at the front.
+    OverRate,
 }
 
 impl WaitingPacket {

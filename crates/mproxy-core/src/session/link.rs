@@ -2,6 +2,7 @@
 //! between them. It is moved from state to state, and never half there.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
@@ -12,6 +13,7 @@ use super::grant_clock::GrantClock;
 use super::holding::{Holder, Weight};
 use super::known_filters::KnownFilters;
 use super::leftovers::{CleanupStage, Leftovers};
+use super::rates::Rates;
 use super::reply::too_large_for;
 use super::subscriptions::Subscriptions;
 use super::terms::Terms;
@@ -64,6 +66,10 @@ pub(super) struct Rare {
     pub(super) granter: Option<Source>,
     /// Of a grant that has to be renewed.
     pub(super) renewal: Option<GrantClock>,
+    /// How fast the client may send, where its grant says so.
+    pub(super) rates: Option<Box<Rates>>,
+    /// The keep alive that the broker has set, of a client with a grant.
+    pub(super) server_keep_alive: Option<u16>,
     /// Filters that the broker knows as the client says them: they may be rewritten when it subscribes again, or be taken
     /// back.
     pub(super) known: KnownFilters,
@@ -139,6 +145,21 @@ impl Link {
         self.subscriptions.as_deref_mut()
     }
 
+    /// How fast its client may send, where its grant says so.
+    pub(super) fn rates_mut(&mut self) -> Option<&mut Rates> {
+        self.rare.as_mut()?.rates.as_deref_mut()
+    }
+
+    /// The same, to look at.
+    pub(super) fn rates(&self) -> Option<&Rates> {
+        self.rare.as_ref()?.rates.as_deref()
+    }
+
+    /// When its client is read again, that is not read for its rate.
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.rates()?.resume_at
+    }
+
     /// Whether packets still go to that side.
     #[inline]
     pub(super) const fn hears(&self, side: Side) -> bool {
@@ -190,7 +211,8 @@ impl Link {
         if self.draining && from == Side::Client && !self.up.in_flight.awaits_release() {
             return false;
         }
-        if from == Side::Client && self.cleanup == CleanupStage::HoldsClient {
+        if from == Side::Client && (self.cleanup == CleanupStage::HoldsClient || self.resumes_at().is_some())
+        {
             return false;
         }
         if from == Side::Broker && !self.hears(Side::Client) {

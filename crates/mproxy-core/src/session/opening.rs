@@ -374,6 +374,11 @@ impl Opening {
         if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier) {
             Arc::make_mut(&mut link.peer).client_id = assigned.into();
         }
+        if let Some(seconds) = connack.properties.u16(PropertyId::ServerKeepAlive)
+            && link.peer.grant.is_some()
+        {
+            link.rare().server_keep_alive = Some(seconds);
+        }
         let passage = link.connack_for_client(cx, &connack)?.map_or(Passage::AsItIs, Passage::Instead);
         Ok(Opened::Yes(Step::Take(total, passage), connack.session_present))
     }

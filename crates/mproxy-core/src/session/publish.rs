@@ -118,6 +118,12 @@ impl Link {
             cx.setting.meter.revoked_deliveries(1);
             return Ok(self.keep(publish, SlotState::Ruled(Box::new(revoked())), 0));
         }
+        if from == Side::Client && self.is_over_rate() {
+            if let Some(id) = publish.head.packet_id {
+                self.up.in_flight.add(publish.head.qos, id);
+            }
+            return Ok(self.keep(publish, SlotState::OverRate, 0));
+        }
         let want = self.want(cx, from);
         if want == Want::Nothing && self.leaves_no_trace(cx, &publish) {
             // What follows would come to the same; this is the packet that floods are made of.

@@ -165,7 +165,7 @@ impl Link {
     ) -> Vec<FilterDecision> {
         let (source, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
-            SlotState::Hold | SlotState::Again | SlotState::OverBudget => {
+            SlotState::Hold | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
                 (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)))
             }
             SlotState::Go => {

@@ -18,8 +18,6 @@ pub(crate) enum Complaint {
     ServerReference,
     /// `Grant.ttl` is below the floor.
     ShortTtl,
-    /// Limits that this version does not serve.
-    Rates,
 }
 
 /// What one endpoint was warned of.

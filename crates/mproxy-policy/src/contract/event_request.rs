@@ -201,6 +201,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::ClosedBeforeConnack { .. } => wire::Cause::Lost,
         Fault::Kicked { .. } => wire::Cause::Kicked,
         Fault::OverBudget { .. } => wire::Cause::ProtocolError,
+        Fault::RateExceeded { .. } => wire::Cause::RateExceeded,
         Fault::Drained => wire::Cause::Drained,
         // The contract's word for a cause that it does not know yet; the detail tells it.
         _ => wire::Cause::Unspecified,
@@ -217,6 +218,7 @@ mod tests {
             (Fault::TooLate(Deadline::Grant), wire::Cause::Expired),
             (Fault::TooLate(Deadline::Connack), wire::Cause::TooLate),
             (Fault::RenewalRefused { refusal: Box::default() }, wire::Cause::RenewalRefused),
+            (Fault::RateExceeded { packet: mproxy_codec::PacketType::Publish }, wire::Cause::RateExceeded),
         ] {
             assert_eq!(cause(&fault), expected, "{fault}");
             assert!(

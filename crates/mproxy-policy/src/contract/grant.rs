@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
-use mproxy_core::grant::{Grant, GrantLimits, Mapping};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
 use mproxy_core::policy::{Unusable, UnusableKind};
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 
@@ -20,6 +20,9 @@ const RULES: usize = 4096;
 /// of times a second for each client.
 const TTL_LEAST: Duration = Duration::from_secs(1);
 
+/// Bytes of the longest version.
+const VERSION_MOST: usize = 256;
+
 /// A hundred years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -27,11 +30,13 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
     if grant.rules.len() > RULES {
         return Err(invalid(format!("Grant.rules: {} rules, more than {RULES}", grant.rules.len())));
     }
+    if grant.version.len() > VERSION_MOST {
+        return Err(invalid(format!("Grant.version is longer than {VERSION_MOST} bytes")));
+    }
     let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
     let default =
         grant.default_effect.map_or(Ok(RuleEffect::Ask), |number| effect("default_effect", number))?;
-    let limits =
-        grant.limits.map(|grant_limits| limits(grant_limits, complaints)).transpose()?.unwrap_or_default();
+    let limits = grant.limits.map(limits).transpose()?.unwrap_or_default();
     let mapping = grant.mapping.map(|mapping| self::mapping(&mapping)).transpose()?;
     let expires_at = grant.expires_at.map(expiry).transpose()?.flatten();
     let ttl = grant.ttl.map(|ttl| self::ttl(ttl, complaints)).transpose()?;
@@ -91,25 +96,34 @@ fn pattern(text: &str) -> Read<Pattern> {
     Pattern::parse(text).map_err(|error| invalid(format!("GrantRule.topic_filters {text:?}: {error}")))
 }
 
-fn limits(limits: wire::GrantLimits, complaints: &Complaints) -> Read<GrantLimits> {
-    let rates =
-        [("messages_per_second", limits.messages_per_second), ("bytes_per_second", limits.bytes_per_second)];
-    for (name, rate) in rates {
-        let Some(rate) = rate else { continue };
-        if !rate.is_finite() || rate < 0.0 {
-            return Err(invalid(format!("GrantLimits.{name}: {rate}")));
+fn limits(limits: wire::GrantLimits) -> Read<GrantLimits> {
+    let rate = |name, rate: Option<f64>| {
+        // Zero among them: of a service that fills in zeros for what it did not set.
+        let per_second =
+            |rate| PerSecond::new(rate).ok_or_else(|| invalid(format!("GrantLimits.{name}: {rate}")));
+        rate.map(per_second).transpose()
+    };
+    let messages = rate("messages_per_second", limits.messages_per_second)?;
+    let bytes = rate("bytes_per_second", limits.bytes_per_second)?;
+    let rate_action = match limits.rate_action.map(wire::RateAction::try_from) {
+        None | Some(Ok(wire::RateAction::Wait)) => RateAction::Wait,
+        Some(Ok(wire::RateAction::Refuse)) => RateAction::Refuse,
+        Some(Ok(wire::RateAction::Unspecified)) => {
+            return Err(invalid("GrantLimits.rate_action is UNSPECIFIED"));
         }
-        // Said and not refused: a service that is ahead of mproxy would otherwise lock everybody out.
-        complaints.say(
-            Complaint::Rates,
-            format_args!("GrantLimits of messages or bytes per second are not supported by this version"),
-        );
-    }
+        Some(Err(error)) => return Err(invalid(format!("GrantLimits.rate_action: {error}"))),
+    };
     // Of a service that fills in zeros for what it did not set: the client could not even send a PINGREQ.
     if limits.packet_size == Some(0) {
         return Err(invalid("GrantLimits.packet_size: must be greater than zero"));
     }
-    Ok(GrantLimits { packet_size: limits.packet_size, subscriptions: limits.subscriptions })
+    Ok(GrantLimits {
+        messages,
+        bytes,
+        rate_action,
+        packet_size: limits.packet_size,
+        subscriptions: limits.subscriptions,
+    })
 }
 
 fn mapping(mapping: &wire::TopicMapping) -> Read<Mapping> {
@@ -263,6 +277,7 @@ mod tests {
                     grant.limits = Some(wire::GrantLimits { packet_size: Some(0), ..Default::default() });
                 }),
             ),
+            ("a long version", with(|grant| grant.version = "v".repeat(VERSION_MOST + 1))),
             ("no prefix", with(|grant| grant.mapping = Some(Default::default()))),
             (
                 "a shared prefix",
@@ -303,15 +318,25 @@ mod tests {
 
     #[test]
     fn rates_are_numbers_that_there_can_be() {
-        let rate = |rate| {
-            limits(
-                wire::GrantLimits { messages_per_second: Some(rate), ..Default::default() },
-                &Complaints::new("test"),
-            )
-        };
-        for wrong in [-1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(rate(wrong).is_err(), "{wrong}");
+        let messages =
+            |rate| limits(wire::GrantLimits { messages_per_second: Some(rate), ..Default::default() });
+        let bytes = |rate| limits(wire::GrantLimits { bytes_per_second: Some(rate), ..Default::default() });
+        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(messages(wrong).is_err() && bytes(wrong).is_err(), "{wrong}");
         }
-        assert!(rate(0.5).is_ok());
+        assert_eq!(messages(0.5).unwrap().messages, PerSecond::new(0.5));
+        assert_eq!(bytes(1e9).unwrap().bytes, PerSecond::new(1e9));
+    }
+
+    #[test]
+    fn what_follows_a_rate_that_is_exceeded_is_waiting_unless_it_is_said() {
+        let action = |action| {
+            let read = limits(wire::GrantLimits { rate_action: action, ..Default::default() });
+            read.map(|limits| limits.rate_action)
+        };
+        assert_eq!(action(None), Ok(RateAction::Wait));
+        assert_eq!(action(Some(1)), Ok(RateAction::Wait));
+        assert_eq!(action(Some(2)), Ok(RateAction::Refuse));
+        assert!(action(Some(0)).is_err() && action(Some(77)).is_err());
     }
 }

@@ -8,6 +8,7 @@
 //! | `mproxy_policy_failures_total` | hook, kind, on_error | counter |
 //! | `mproxy_policy_unusable_answers_total` | hook, kind | counter |
 //! | `mproxy_overloads_total` | hook, limit | counter |
+//! | `mproxy_rate_waits_total` | | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
 //! | `mproxy_connections_open` | listener | gauge |
 //! | `mproxy_connections_closed_total` | listener, cause, by | counter |
@@ -71,6 +72,7 @@ pub struct Metrics {
     dropped: Family<DroppedEvents, Counter>,
     events: EventMetrics,
     failures: Failures,
+    rate_waits: Counter,
     reloads: Family<ReloadLabels, Counter>,
     budgets: Arc<Budgets>,
     expiries: Family<Expiry, Gauge>,
@@ -183,6 +185,11 @@ impl Metrics {
             dropped: registered("events_dropped", "Events that the policy service did not receive", ours),
             events: EventMetrics::registered(ours),
             failures: registered_failures(ours),
+            rate_waits: registered(
+                "rate_waits",
+                "Times that a client was not read because it exceeded a rate of its grant",
+                ours,
+            ),
             reloads: registered_reloads(ours),
             expiries: registered_expiries(ours),
             expiring: Mutex::default(),
@@ -356,6 +363,10 @@ impl Meter for Metrics {
 
     fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         self.failures.overloaded(hook, overload, peer);
+    }
+
+    fn rate_wait(&self) {
+        self.rate_waits.inc();
     }
 
     fn traces(&self) -> bool {

@@ -170,7 +170,7 @@ const fn arises(hook: Hook, source: Source, outcome: Outcome) -> bool {
         Source::Unknown | Source::Budget | Source::FailedClosed => matches!(outcome, Outcome::Refused),
         Source::Acl => !matches!(outcome, Outcome::Changed),
         Source::Rpc => true,
-        Source::Grant | Source::Cache | Source::Unusable | Source::Overloaded => false,
+        Source::Grant | Source::Cache | Source::Rate | Source::Unusable | Source::Overloaded => false,
     }
 }
 

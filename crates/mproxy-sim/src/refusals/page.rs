@@ -61,6 +61,8 @@ const LIMITS: &str = "
 | limit | MQTT 5.0 | MQTT 3.1.1 and 3.1 |
 |---|---|---|
 | a packet over `max_packet_size`, or the grant's | stated in CONNACK (Maximum Packet Size); DISCONNECT 0x95; closed | closed |
+| more messages or bytes per second than the grant's limit, with `RATE_ACTION_WAIT` | the client is not read until it is within its rate; if that would take half its keep alive (30 s without one), DISCONNECT 0x96; closed | the same without DISCONNECT |
+| the same with `RATE_ACTION_REFUSE` | as REJECT with 0x97, see the table of packets | as REJECT: acknowledged and dropped |
 | more subscriptions than the grant's limit | 0x97 in the SUBACK for the further ones | 0x80 |
 | a keep alive over `max_keep_alive`, or none | stated in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
 | a session expiry over `max_session_expiry` | stated in CONNACK (Session Expiry Interval); reduced in DISCONNECT | – |

@@ -15,8 +15,9 @@ use super::hook;
 use super::outgoing::OutgoingPublish;
 use crate::event::{Happening, Kind, Published};
 use crate::fault::Fault;
+use crate::meter::Outcome;
 use crate::peer::Side;
-use crate::policy::{PublishChange, PublishDecision, Want};
+use crate::policy::{PublishChange, PublishDecision, Source, Want};
 
 /// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
 /// without their payload.
@@ -100,6 +101,10 @@ impl Link {
             }
             SlotState::OverBudget => {
                 cx.count_over_budget(hook, 1);
+                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
+            }
+            SlotState::OverRate => {
+                cx.setting.meter.decisions(hook, Source::Rate, Outcome::Refused, 1);
                 Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
             }
             SlotState::Hold | SlotState::Again => {
