@@ -5,6 +5,7 @@
 mod auth_request;
 mod call;
 mod complaints;
+mod control;
 mod event_client;
 mod event_request;
 mod examine;
@@ -31,7 +32,8 @@ use tonic::{Request, Status};
 pub(crate) use self::auth_request::{
     AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe,
 };
-pub(crate) use self::complaints::Complaints;
+pub(crate) use self::complaints::{Complaint, Complaints};
+pub(crate) use self::control::{ControlCommands, ControlReport, NumberedOrder};
 pub(crate) use self::event_client::{ClientIdentity, EventClient, KeptClient};
 pub(crate) use self::event_request::{EncodedEvent, EventRequest};
 pub(crate) use self::examine::{Examine, Examined};
@@ -146,6 +148,11 @@ pub(crate) struct ServiceClient {
 impl ServiceClient {
     pub(crate) fn new(channel: Channel, complaints: Arc<Complaints>) -> Self {
         Self { channel, complaints }
+    }
+
+    /// What it was warned of.
+    pub(crate) const fn complaints(&self) -> &Arc<Complaints> {
+        &self.complaints
     }
 
     /// Asks what it wants. The failure is for the log.

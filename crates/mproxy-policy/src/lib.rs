@@ -2,6 +2,7 @@
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`commander`] | who carries commands of the policy service out |
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
 //! | [`check`] | what mproxy makes of a policy service's answers to a fixed set of questions |
 //! | [`grants`] | what the policy said beforehand, when it admitted a client |
@@ -28,6 +29,7 @@
 
 pub mod acl;
 pub mod check;
+pub mod commander;
 mod contract;
 pub mod grants;
 pub mod nearest;
@@ -36,6 +38,7 @@ mod slices;
 pub mod watch;
 
 pub use acl::{Acl, AclAdviser, AclErrors};
+pub use commander::Commander;
 pub use grants::Grants;
 pub use nearest::nearest;
 pub use remote::{Endpoint, Remote, RemoteConfig};

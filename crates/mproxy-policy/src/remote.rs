@@ -20,9 +20,11 @@
 //! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
+//! | `control` | commands of the service, and what became of them |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
 mod connector;
+mod control;
 mod endpoint;
 mod health;
 mod observe;
@@ -44,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use self::connector::Connector;
+use self::control::Controller;
 pub(crate) use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
@@ -52,6 +55,7 @@ pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
 use self::unary::{CallResult, call_service};
 pub(crate) use self::unary::{describe_status, is_transport_failure, undecided, with_causes};
+use crate::commander::Commander;
 use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
 use crate::watch::{CallOutcome, Watch};
 
@@ -92,6 +96,8 @@ pub struct Remote {
     watch: Arc<dyn Watch>,
     connectors: TaskTracker,
     stop: CancellationToken,
+    version: Arc<str>,
+    instance: Arc<str>,
 }
 
 impl Remote {
@@ -129,8 +135,8 @@ impl Remote {
             timeout: config.timeout,
             buffer: config.event_buffer,
             confirm_within: config.confirm_within,
-            version: config.version,
-            instance: config.instance,
+            version: Arc::clone(&config.version),
+            instance: Arc::clone(&config.instance),
             spool: config.event_spool.clone(),
         };
         let observer = Observer::start(&endpoints, &watch, events, &stop).map_err(|source| {
@@ -146,7 +152,21 @@ impl Remote {
             watch,
             connectors,
             stop,
+            version: config.version,
+            instance: config.instance,
         }))
+    }
+
+    /// From now on the service's commands are carried out, where it serves streams. Call it once.
+    pub fn obey(&self, commander: Arc<dyn Commander>) {
+        let controller = Controller {
+            endpoints: Arc::clone(&self.endpoints),
+            commander,
+            watch: Arc::clone(&self.watch),
+            version: Arc::clone(&self.version),
+            instance: Arc::clone(&self.instance),
+        };
+        self.connectors.spawn(controller.run(self.stop.clone()));
     }
 
     /// Ends: takes no more events, tells for at most `grace` those that wait, then closes the connections. What

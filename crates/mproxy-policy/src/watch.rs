@@ -118,6 +118,32 @@ impl SpoolLoss {
     }
 }
 
+/// What became of a command of the policy service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommandCount {
+    /// Every session that it means has carried it out.
+    CarriedOut,
+    /// Some have not in time.
+    Incomplete,
+    /// It cannot be understood, and was carried out for nobody.
+    Unusable,
+}
+
+impl CommandCount {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::CarriedOut, Self::Incomplete, Self::Unusable];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CarriedOut => "carried_out",
+            Self::Incomplete => "incomplete",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
 /// Somebody who counts. Called from the advisers' tasks and, for dropped events, from sessions: must not block.
 pub trait Watch: Send + Sync {
     /// One call of this RPC (`"AuthPublish"`) ended so, after so long.
@@ -168,6 +194,11 @@ pub trait Watch: Send + Sync {
     /// A stream of events is over.
     fn event_stream_ended(&self, reason: EventStreamEnd) {
         let _ = reason;
+    }
+
+    /// A command of this kind (`"replace_grant"`) came to this end.
+    fn command(&self, kind: &'static str, outcome: CommandCount) {
+        let _ = (kind, outcome);
     }
 
     /// An endpoint of the policy service became healthy or unhealthy.

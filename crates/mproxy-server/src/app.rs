@@ -23,6 +23,7 @@ use self::signals::Signals;
 use self::state::AppState;
 use crate::admin::view::ListenerReadiness;
 use crate::admin::{self, Admin};
+use crate::command_router::CommandRouter;
 use crate::config::{Config, Loaded, LogLevel, Problems, check, files};
 use crate::drain::drain;
 use crate::reloads::Reloads;
@@ -79,6 +80,9 @@ impl App {
             config.general.max_pending,
             Arc::clone(&advisers.sink),
         ));
+        if let Some(remote) = &advisers.remote {
+            remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
+        }
         let mut bound = listeners::serve(&config, open, transports, &house, &advisers, &metrics);
         house.listeners.spawn(tick(house.closing.clone()));
         let reloads = Arc::new(Reloads::new(Arc::clone(&metrics)));

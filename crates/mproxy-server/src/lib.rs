@@ -12,6 +12,7 @@
 //! | `relay` | the task of one connection: bytes between two streams and a session |
 //! | `registry` | who is connected, and a word to them |
 //! | `share` | fair shares by address of what clients may use up before they are admitted |
+//! | `command_router`, `orders` | commands of the hook service, handed to connections and counted |
 //! | `reloads` | what became of the last reloads |
 //! | `drain` | the end of the process |
 //! | [`demo`] | the embedded broker and the page of `mproxy demo` |
@@ -19,10 +20,12 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+mod command_router;
 pub mod config;
 pub mod demo;
 pub mod door;
 mod drain;
+mod orders;
 mod registry;
 mod relay;
 mod reloads;

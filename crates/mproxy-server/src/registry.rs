@@ -1,20 +1,22 @@
 //! Who is connected: what the admin API shows of each connection, and the way to send it a command.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::task::Context;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
 use mproxy_core::event::Traffic;
-use mproxy_core::peer::Origin;
+use mproxy_core::peer::{ConnectionId, Origin};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::admin::view::{Page, SessionFilter, SessionView, Timestamp, TrafficView};
+use crate::orders::{HandedOrder, OrderQueue};
 
 /// Connections looked at while the registry is locked, when a page of them is asked for.
 const AT_A_TIME: usize = 1024;
@@ -54,12 +56,26 @@ impl Phase {
 pub(crate) struct Handle {
     origin: Arc<Origin>,
     accepted: SystemTime,
-    peer: OnceLock<Arc<Peer>>,
+    peer: ArcSwapOption<Peer>,
+    /// There is one: looked at more often than who it is.
+    has_peer: AtomicBool,
     phase: AtomicU8,
     traffic: [AtomicU64; 4],
     /// 0: none. 1: drain. 2: evict. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
     command: AtomicU16,
     waker: AtomicWaker,
+    /// Commands with something in them are in `orders`: looked at before that is locked.
+    has_orders: AtomicBool,
+    orders: Mutex<OrderSlot>,
+}
+
+/// Commands of the policy service that its task has not taken yet.
+enum OrderSlot {
+    Empty,
+    /// Boxed: few connections have some.
+    Some(Box<OrderQueue>),
+    /// Its task is over: nobody takes any more.
+    Closed,
 }
 
 const NO_COMMAND: u16 = 0;
@@ -74,11 +90,14 @@ impl Handle {
         Self {
             origin: Arc::clone(origin),
             accepted: SystemTime::now(),
-            peer: OnceLock::new(),
+            peer: ArcSwapOption::empty(),
+            has_peer: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Connecting as u8),
             traffic: Default::default(),
             command: AtomicU16::new(NO_COMMAND),
             waker: AtomicWaker::new(),
+            has_orders: AtomicBool::new(false),
+            orders: Mutex::new(OrderSlot::Empty),
         }
     }
 
@@ -110,6 +129,42 @@ impl Handle {
         }
     }
 
+    /// Hands a command of the policy service to its task. One whose task is over is none to wait for.
+    pub(crate) fn hand(&self, order: HandedOrder) {
+        {
+            let mut slot = self.orders.lock();
+            match &mut *slot {
+                OrderSlot::Empty => *slot = OrderSlot::Some(Box::new(OrderQueue(vec![order]))),
+                OrderSlot::Some(orders) => orders.0.push(order),
+                OrderSlot::Closed => return,
+            }
+        }
+        self.has_orders.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// For its task, after [`poll_command`](Self::poll_command), which has it woken by the next: what was handed to it.
+    pub(crate) fn take_orders(&self) -> Option<Box<OrderQueue>> {
+        if !self.has_orders.load(Ordering::Relaxed) || !self.has_orders.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let mut slot = self.orders.lock();
+        match std::mem::replace(&mut *slot, OrderSlot::Empty) {
+            OrderSlot::Some(orders) => Some(orders),
+            OrderSlot::Empty => None,
+            OrderSlot::Closed => {
+                *slot = OrderSlot::Closed;
+                None
+            }
+        }
+    }
+
+    /// Its task is over.
+    fn close_orders(&self) {
+        let left = std::mem::replace(&mut *self.orders.lock(), OrderSlot::Closed);
+        drop(left);
+    }
+
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -127,13 +182,19 @@ impl Handle {
         self.origin.connection_id.0
     }
 
-    pub(crate) fn peer(&self) -> Option<&Arc<Peer>> {
-        self.peer.get()
+    pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
+        self.peer.load_full()
     }
 
+    pub(crate) fn has_peer(&self) -> bool {
+        self.has_peer.load(Ordering::Relaxed)
+    }
+
+    /// Who the client is, the first time and whenever its grant or its attributes are others.
     pub(crate) fn set_peer(&self, peer: &Arc<Peer>) {
+        self.has_peer.store(true, Ordering::Relaxed);
         // It may have opened and begun to end within one turn.
-        if self.peer.set(Arc::clone(peer)).is_ok()
+        if self.peer.swap(Some(Arc::clone(peer))).is_none()
             && self.phase.load(Ordering::Relaxed) != Phase::Closing as u8
         {
             self.set_phase(Phase::Open);
@@ -151,6 +212,7 @@ impl Handle {
 
     fn view(&self) -> SessionView {
         let peer = self.peer();
+        let peer = peer.as_deref();
         let count = |at: usize| self.traffic[at].load(Ordering::Relaxed);
         SessionView {
             connection_id: Uuid::from_u128(self.id()),
@@ -162,6 +224,10 @@ impl Handle {
             peer_addr: self.origin.remote.to_string(),
             local_addr: self.origin.local.to_string(),
             protocol: peer.map(|peer| peer.version.to_string()),
+            grant_version: peer.and_then(|peer| {
+                let version = &peer.grant.as_ref()?.version;
+                (!version.is_empty()).then(|| version.to_string())
+            }),
             connected_since: Timestamp(self.accepted),
             phase: Phase::NAMES
                 .get(usize::from(self.phase.load(Ordering::Relaxed)))
@@ -178,6 +244,7 @@ impl Handle {
 
     fn passes(&self, filter: &SessionFilter) -> bool {
         let peer = self.peer();
+        let peer = peer.as_deref();
         filter.passes(
             peer.map(|peer| &*peer.client_id),
             peer.and_then(|peer| peer.username.as_deref()),
@@ -201,6 +268,7 @@ impl Registry {
     pub(crate) fn leave(&self, handle: &Handle) {
         let gone = self.connections.lock().remove(&handle.id());
         debug_assert!(gone.is_some(), "who leaves has entered, and leaves once");
+        handle.close_orders();
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
@@ -208,12 +276,12 @@ impl Registry {
     }
 
     pub(crate) fn view(&self, id: Uuid) -> Option<SessionView> {
-        self.find(id).map(|handle| handle.view())
+        self.find(id.as_u128()).map(|handle| handle.view())
     }
 
     /// Whether there was one to be told.
     pub(crate) fn kick(&self, id: Uuid, reason: ReasonCode) -> bool {
-        let handle = self.find(id);
+        let handle = self.find(id.as_u128());
         if let Some(handle) = &handle {
             handle.send(Command::Kick(reason));
         }
@@ -252,8 +320,23 @@ impl Registry {
         Page { sessions, next: None }
     }
 
-    fn find(&self, id: Uuid) -> Option<Arc<Handle>> {
-        self.connections.lock().get(&id.as_u128()).cloned()
+    pub(crate) fn find(&self, id: u128) -> Option<Arc<Handle>> {
+        self.connections.lock().get(&id).cloned()
+    }
+
+    /// So many connections behind this one, in the order of their ids, and the last of them if there may be more.
+    pub(crate) fn some_after(
+        &self,
+        after: Option<ConnectionId>,
+        most: usize,
+    ) -> (Vec<Arc<Handle>>, Option<ConnectionId>) {
+        let Some(from) = after.map_or(Some(0), |after| after.0.checked_add(1)) else {
+            return Default::default();
+        };
+        let some: Vec<_> =
+            self.connections.lock().range(from..).take(most).map(|(_, one)| Arc::clone(one)).collect();
+        let last = some.last().filter(|_| some.len() == most).map(|one| one.origin.connection_id);
+        (some, last)
     }
 }
 

@@ -210,7 +210,16 @@ impl<S: Carrier> Relay<S> {
 
     /// Words from outside: kicks and drains.
     fn poll_command(&mut self, cx: &mut Context<'_>, now: Instant) {
-        match self.handle.poll_command(cx) {
+        let command = self.handle.poll_command(cx);
+        if let Some(orders) = self.handle.take_orders() {
+            for handed in orders.0 {
+                let reach = self.session.command(handed.order(), now);
+                self.effects();
+                handed.count(reach);
+            }
+            self.publish_peer();
+        }
+        match command {
             None => {}
             Some(Command::Drain) => self.session.drain(now),
             Some(Command::Kick(reason)) => self.session.revoke(reason, now),
@@ -252,6 +261,9 @@ impl<S: Carrier> Relay<S> {
             self.session.decide(answered, now);
             self.effects();
             any = true;
+        }
+        if any {
+            self.publish_peer();
         }
         any
     }
@@ -327,10 +339,19 @@ impl<S: Carrier> Relay<S> {
         again || (moved && (client.unread || broker.unread))
     }
 
+    /// The client's grant or its attributes may be others than those that are shown.
+    fn publish_peer(&self) {
+        if let (Some(shown), Some(peer)) = (self.handle.peer(), self.session.peer())
+            && !Arc::ptr_eq(&shown, peer)
+        {
+            self.handle.set_peer(peer);
+        }
+    }
+
     /// What others may know of this connection.
     fn publish(&self) {
         // Until the policy has answered, a name is only what the client claims.
-        if self.handle.peer().is_none()
+        if !self.handle.has_peer()
             && !self.session.opening()
             && let Some(peer) = self.session.peer()
         {

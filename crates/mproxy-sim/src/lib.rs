@@ -14,6 +14,7 @@
 //! | [`world`] | the seeded simulator: random peers, chunks, verdicts and clocks, and what must hold after each step |
 //! | `model`, `fate`, `book`, `path` | its peers, what becomes of their packets, who says so, and who watches that it does |
 //! | `permits` | who allowed what reaches the broker |
+//! | [`revocations`] | the seeded game of grants that are taken back |
 //! | [`rng`] | its random numbers |
 //! | [`refusals`] | what a refusal looks like, packet by packet: data for tests and for the page |
 //!
@@ -35,6 +36,7 @@ mod model;
 mod path;
 mod permits;
 pub mod refusals;
+pub mod revocations;
 pub mod rng;
 pub mod script;
 pub mod stage;

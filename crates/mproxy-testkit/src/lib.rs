@@ -12,6 +12,7 @@
 //! | [`haproxy`] | what stands in front of mproxy, as a process |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
+//! | [`commanding`] | a hook service inside the test that grants, and takes back |
 //! | [`foreign`] | clients in other languages, installed when they are needed |
 //! | [`refusals`] | what a refusal looks like, packet by packet; of `mproxy-sim`, too |
 //! | [`process`] | a child process with its log, that ends with the test |
@@ -35,6 +36,7 @@
 
 pub mod broker;
 pub mod certificates;
+pub mod commanding;
 pub mod embedded;
 pub mod foreign;
 pub mod haproxy;

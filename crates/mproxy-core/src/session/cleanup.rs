@@ -27,6 +27,11 @@ impl Link {
         if self.cleanup == CleanupStage::None {
             self.cleanup = CleanupStage::WaitsForId;
         }
+        self.clean_up_now(cx, None);
+    }
+
+    /// Begins under an id but this one, if one is known to be free.
+    fn clean_up_now(&mut self, cx: &mut Context, but: Option<PacketId>) {
         // Of an old session that goes on, the client may have ids in use that were never seen here.
         if self.cleanup == CleanupStage::WaitsForId
             && !self.terms.resumed
@@ -34,7 +39,7 @@ impl Link {
             // be its own.
             && self.asking == 0
             && !self.up.lane.has_requests()
-            && let Some(id) = self.up.in_flight.unused()
+            && let Some(id) = self.up.in_flight.unused(but)
         {
             self.clean_up_under(cx, id);
         }
@@ -78,8 +83,10 @@ impl Link {
             return true;
         }
         self.cleanup = CleanupStage::WaitsForId;
-        // A client that was held up for this very id has it next.
-        if !held {
+        if held {
+            // It is the client's turn to use this one.
+            self.clean_up_now(cx, Some(id));
+        } else {
             self.clean_up_under(cx, id);
         }
         true

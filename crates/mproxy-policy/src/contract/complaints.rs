@@ -18,6 +18,8 @@ pub(crate) enum Complaint {
     ServerReference,
     /// `Grant.ttl` is below the floor.
     ShortTtl,
+    /// A command that cannot be carried out.
+    Command,
 }
 
 /// What one endpoint was warned of.

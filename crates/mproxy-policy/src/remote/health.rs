@@ -62,6 +62,8 @@ pub(super) struct ServiceConnection {
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
     pub(super) gone: CancellationToken,
+    /// Whether the service said in Hello that it serves streams.
+    pub(super) streams: bool,
     /// Whether events go to it over a stream: the service said in Hello that it serves streams, and has not turned out not
     /// to implement this one.
     observe: AtomicBool,
@@ -85,6 +87,7 @@ impl ServiceConnection {
             service,
             wants: ArcSwap::from_pointee(wants),
             gone,
+            streams,
             observe: AtomicBool::new(streams),
             dialer,
             url: url.into(),
@@ -253,6 +256,14 @@ impl Endpoints {
         let error =
             |entry: &EndpointEntry| entry.last_error.as_ref().map(|error| format!("{}: {error}", entry.url));
         Pick::Nobody(entries.iter().filter_map(error).collect::<Vec<_>>().join("; "))
+    }
+
+    /// The first healthy endpoint that serves streams.
+    pub(super) fn pick_streaming(&self) -> Option<Arc<ServiceConnection>> {
+        self.entries.borrow().iter().find_map(|entry| match &entry.state {
+            EndpointState::Healthy(one) if one.streams && !one.gone.is_cancelled() => Some(Arc::clone(one)),
+            EndpointState::Healthy(_) | EndpointState::Connecting | EndpointState::Unhealthy => None,
+        })
     }
 
     pub(super) fn set_healthy(&self, at: usize, connection: ServiceConnection) -> Arc<ServiceConnection> {

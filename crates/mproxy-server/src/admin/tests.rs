@@ -40,6 +40,7 @@ fn card(n: u128) -> SessionView {
         transport: "tcp",
         peer_addr: "192.0.2.1:50000".to_owned(),
         local_addr: "192.0.2.2:1883".to_owned(),
+        grant_version: None,
         protocol: Some("5.0".to_owned()),
         connected_since: Timestamp(UNIX_EPOCH + Duration::from_secs(1)),
         phase: "open",

@@ -61,6 +61,9 @@ pub struct SessionView {
     pub local_addr: String,
     /// `3.1`, `3.1.1` or `5.0`; absent before CONNECT was read.
     pub protocol: Option<String>,
+    /// The version of the grant in force; absent where there is none, or it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_version: Option<String>,
     /// When it was accepted.
     pub connected_since: Timestamp,
     /// How far it is: `connecting`, `admitting`, `dialling`, `open`, `closing`.

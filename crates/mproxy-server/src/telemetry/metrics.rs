@@ -23,6 +23,8 @@
 //! | `mproxy_event_spool_bytes` | | gauge |
 //! | `mproxy_events_not_spooled_total` | reason | counter |
 //! | `mproxy_event_spool_damaged_bytes_total` | | counter |
+//! | `mproxy_policy_commands_total` | command, outcome | counter |
+//! | `mproxy_revoked_deliveries_total` | | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
@@ -71,6 +73,8 @@ pub struct Metrics {
     endpoints: Family<EndpointLabels, Gauge>,
     dropped: Family<DroppedEvents, Counter>,
     events: EventMetrics,
+    commands: Family<CommandLabels, Counter>,
+    revoked_deliveries: Counter,
     failures: Failures,
     rate_waits: Counter,
     reloads: Family<ReloadLabels, Counter>,
@@ -137,6 +141,12 @@ struct DroppedEvents {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandLabels {
+    command: &'static str,
+    outcome: &'static str,
+}
+
 /// From a call that never left the machine to the longest deadline that makes sense for a question.
 const CALL_SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -184,6 +194,12 @@ impl Metrics {
             ),
             dropped: registered("events_dropped", "Events that the policy service did not receive", ours),
             events: EventMetrics::registered(ours),
+            commands: registered_commands(ours),
+            revoked_deliveries: registered(
+                "revoked_deliveries",
+                "Deliveries dropped because a replaced grant allows no subscription that explains them",
+                ours,
+            ),
             failures: registered_failures(ours),
             rate_waits: registered(
                 "rate_waits",
@@ -269,6 +285,11 @@ impl Metrics {
         &self.events
     }
 
+    /// A command of the policy service came to this end.
+    pub(super) fn count_command(&self, command: &'static str, outcome: &'static str) {
+        self.commands.get_or_create(&CommandLabels { command, outcome }).inc();
+    }
+
     /// An endpoint of the policy service became healthy or unhealthy.
     pub(super) fn set_endpoint_health(&self, url: &str, healthy: bool) {
         self.endpoints.get_or_create(&EndpointLabels { endpoint: url.to_owned() }).set(i64::from(healthy));
@@ -319,6 +340,18 @@ fn registered_failures(ours: &mut Registry) -> Failures {
     failures
 }
 
+fn registered_commands(ours: &mut Registry) -> Family<CommandLabels, Counter> {
+    let help = "Commands of the policy service, by what became of them";
+    let commands: Family<CommandLabels, Counter> = registered("policy_commands", help, ours);
+    for command in ["disconnect", "replace_grant", "forget", "check_grants"] {
+        for outcome in ["carried_out", "incomplete"] {
+            drop(commands.get_or_create(&CommandLabels { command, outcome }));
+        }
+    }
+    drop(commands.get_or_create(&CommandLabels { command: "unknown", outcome: "unusable" }));
+    commands
+}
+
 fn registered_reloads(ours: &mut Registry) -> Family<ReloadLabels, Counter> {
     let help = "Reloads by outcome; after a failure the previous version stays in force";
     let reloads: Family<ReloadLabels, Counter> = registered("reloads", help, ours);
@@ -367,6 +400,10 @@ impl Meter for Metrics {
 
     fn rate_wait(&self) {
         self.rate_waits.inc();
+    }
+
+    fn revoked_deliveries(&self, count: u64) {
+        self.revoked_deliveries.inc_by(count);
     }
 
     fn traces(&self) -> bool {

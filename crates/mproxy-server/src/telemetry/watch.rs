@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, SpoolLoss, Watch};
+use mproxy_policy::watch::{CallOutcome, CommandCount, DropReason, EventStreamEnd, SpoolLoss, Watch};
 
 use super::metrics::Metrics;
 
@@ -46,6 +46,10 @@ impl Watch for Metrics {
 
     fn event_stream_ended(&self, reason: EventStreamEnd) {
         self.events().count_ended(reason.name());
+    }
+
+    fn command(&self, kind: &'static str, outcome: CommandCount) {
+        self.count_command(kind, outcome.name());
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

@@ -1,0 +1,231 @@
+//! The Control stream: the service commands, mproxy obeys and says how far it reached.
+//!
+//! One stream at a time, on a connection of its own, to the first healthy endpoint that serves streams. It begins with who
+//! this mproxy is and which grants are in force, so that what was missed while there was none is made good. So many commands
+//! are carried out at a time; while these are, and while results are not read, no further ones are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, unfold};
+use futures_util::{FutureExt, StreamExt};
+use mproxy_core::command::{Order, Reach};
+use mproxy_core::policy::Pending;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use super::connector::{STEADY, pause};
+use super::health::{Endpoints, ServiceConnection};
+use super::unary::{describe_status, with_causes};
+use crate::commander::{CommandOutcome, Commander};
+use crate::contract::{Complaint, Complaints, ControlCommands, ControlReport, NumberedOrder};
+use crate::watch::{CommandCount, Watch};
+
+/// Commands that are carried out at a time.
+const UNDER_WAY: usize = 256;
+
+/// Commands that are handed out together, where so many wait.
+const TOGETHER: usize = 64;
+
+/// Messages for the service that wait to be sent.
+const WAITING: usize = 16;
+
+/// Dialling, and the answer to the opening of the stream with the grants in force.
+const OPENED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Who keeps the Control stream.
+pub(super) struct Controller {
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) commander: Arc<dyn Commander>,
+    pub(super) watch: Arc<dyn Watch>,
+    pub(super) version: Arc<str>,
+    pub(super) instance: Arc<str>,
+}
+
+/// A command that is being carried out.
+type UnderWay = Pending<(u64, &'static str, CommandOutcome)>;
+
+impl Controller {
+    /// Ends when `stop` is cancelled, and the stream with it.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(&self) {
+        let mut changes = self.endpoints.changes();
+        let mut failures = 0;
+        let mut refused: Option<Arc<ServiceConnection>> = None;
+        loop {
+            let connection = self.endpoints.pick_streaming();
+            let usable =
+                connection.filter(|one| refused.as_ref().is_none_or(|other| !Arc::ptr_eq(one, other)));
+            let Some(connection) = usable else {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let since = Instant::now();
+            let status = match self.serve(&connection).await {
+                Ok(()) => "the service ended it".to_owned(),
+                Err(status) if status.code() == Code::Unimplemented => {
+                    info!(
+                        endpoint = connection.url(),
+                        "Control unimplemented, no commands until the next connection"
+                    );
+                    refused = Some(connection);
+                    continue;
+                }
+                Err(status) => describe_status(&status),
+            };
+            failures = if since.elapsed() >= STEADY { 1 } else { failures + 1 };
+            info!(endpoint = connection.url(), error = status, "control stream ended, opening another");
+            sleep(pause(failures)).await;
+        }
+    }
+
+    /// One stream, from its beginning to its end.
+    async fn serve(&self, connection: &ServiceConnection) -> Result<(), Status> {
+        let gone = connection.gone.child_token();
+        let served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone)).await;
+        served.unwrap_or_else(|| Err(Status::unavailable("connection closed")))
+    }
+
+    async fn serve_until_gone(
+        &self,
+        connection: &ServiceConnection,
+        gone: &CancellationToken,
+    ) -> Result<(), Status> {
+        let complaints = Arc::clone(connection.service.complaints());
+        let (reports, waiting) = mpsc::channel(WAITING);
+        let opened = async {
+            let channel = connection.dial_another(gone).await;
+            let channel = channel.map_err(|error| Status::unavailable(with_causes(&error)))?;
+            let waiting =
+                unfold(waiting, async |mut waiting| waiting.recv().await.map(|report| (report, waiting)));
+            // Who answers with headers only when it has something to say is told all that it may wait for.
+            let (commands, told) = tokio::join!(
+                ControlCommands::open(channel, waiting, Arc::clone(&complaints)),
+                self.introduce(&reports)
+            );
+            told.and(commands)
+        };
+        let commands = match timeout(OPENED_WITHIN, opened).await {
+            Ok(commands) => commands?,
+            Err(_) => return Err(Status::deadline_exceeded("not opened within 30 s")),
+        };
+        info!(endpoint = connection.url(), "control stream opened");
+        self.obey(commands, &reports, &complaints).await
+    }
+
+    /// Who this mproxy is, and the grants in force.
+    async fn introduce(&self, reports: &mpsc::Sender<ControlReport>) -> Result<(), Status> {
+        let (version, instance) = (Arc::clone(&self.version), Arc::clone(&self.instance));
+        say(reports, ControlReport::Hello { version, instance }).await?;
+        let mut after = None;
+        loop {
+            let part = self.commander.grant_holders(after);
+            let complete = part.next.is_none();
+            say(reports, ControlReport::Grants { holders: part.holders, complete }).await?;
+            if complete {
+                return Ok(());
+            }
+            after = part.next;
+        }
+    }
+
+    async fn obey(
+        &self,
+        mut commands: ControlCommands,
+        reports: &mpsc::Sender<ControlReport>,
+        complaints: &Complaints,
+    ) -> Result<(), Status> {
+        let mut under_way: FuturesUnordered<UnderWay> = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some((id, name, outcome)) = under_way.next(), if !under_way.is_empty() => {
+                    self.report(reports, id, name, outcome).await?;
+                }
+                // Nothing that has come is lost when the other branch is taken.
+                command = commands.next(), if under_way.len() < UNDER_WAY => {
+                    let Some(command) = command else { return Ok(()) };
+                    let mut together = vec![command?];
+                    while together.len() < TOGETHER
+                        && let Some(Some(next)) = commands.next().now_or_never()
+                    {
+                        together.push(next?);
+                    }
+                    self.hand_out(together, &mut under_way, reports, complaints).await?;
+                }
+            }
+        }
+    }
+
+    /// Hands commands out, those that can be understood.
+    async fn hand_out(
+        &self,
+        commands: Vec<NumberedOrder>,
+        under_way: &mut FuturesUnordered<UnderWay>,
+        reports: &mpsc::Sender<ControlReport>,
+        complaints: &Complaints,
+    ) -> Result<(), Status> {
+        let (mut ids, mut orders): (Vec<_>, Vec<Order>) = (Vec::new(), Vec::new());
+        for NumberedOrder { id, order } in commands {
+            match order {
+                Ok(order) => {
+                    ids.push((id, order.command.name()));
+                    orders.push(order);
+                }
+                Err(error) => {
+                    self.watch.command("unknown", CommandCount::Unusable);
+                    complaints.say(Complaint::Command, format_args!("unusable command: {error}"));
+                    say(reports, ControlReport::Result { id, reach: Reach::default(), error }).await?;
+                }
+            }
+        }
+        if orders.is_empty() {
+            return Ok(());
+        }
+        let handed = self.commander.hand_out(orders).await;
+        for ((id, name), outcome) in ids.into_iter().zip(handed) {
+            under_way.push(Box::pin(async move { (id, name, outcome.await) }));
+        }
+        Ok(())
+    }
+
+    async fn report(
+        &self,
+        reports: &mpsc::Sender<ControlReport>,
+        id: u64,
+        name: &'static str,
+        outcome: CommandOutcome,
+    ) -> Result<(), Status> {
+        let CommandOutcome { reach, unfinished } = outcome;
+        let (clients, subscriptions) = (reach.clients, reach.subscriptions);
+        let error = if unfinished == 0 {
+            self.watch.command(name, CommandCount::CarriedOut);
+            debug!(command = name, command_id = id, clients, subscriptions, "command carried out");
+            String::new()
+        } else {
+            self.watch.command(name, CommandCount::Incomplete);
+            warn!(
+                command = name,
+                command_id = id,
+                clients,
+                subscriptions,
+                unfinished,
+                "command not carried out by all in time"
+            );
+            format!("{unfinished} connections have not carried it out in time")
+        };
+        say(reports, ControlReport::Result { id, reach, error }).await
+    }
+}
+
+async fn say(reports: &mpsc::Sender<ControlReport>, report: ControlReport) -> Result<(), Status> {
+    reports.send(report).await.map_err(|_| Status::unavailable("the service reads no reports any more"))
+}

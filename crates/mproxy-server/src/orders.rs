@@ -1,0 +1,97 @@
+//! Commands of the policy service on their way to connections: one slot at each connection's handle, which its task empties,
+//! and a tally of who has carried a command out.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mproxy_core::command::{Order, Reach};
+use mproxy_policy::commander::CommandOutcome;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long all connections together may take to carry a command out. They wait for nobody, only for their turn.
+const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(10);
+
+/// A command on its way to one connection. When it is dropped, that one has carried it out, or is over.
+pub(crate) struct HandedOrder {
+    order: Arc<Order>,
+    tally: Arc<Tally>,
+}
+
+/// Those that wait for one connection, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct OrderQueue(pub(crate) Vec<HandedOrder>);
+
+impl HandedOrder {
+    /// The first of a command's, which whoever hands it out keeps until that is done.
+    pub(crate) fn first(order: Order) -> Self {
+        Self {
+            order: Arc::new(order),
+            tally: Arc::new(Tally { waiting: AtomicU64::new(1), ..Tally::default() }),
+        }
+    }
+
+    /// The same for a further connection.
+    pub(crate) fn another(&self) -> Self {
+        self.tally.waiting.fetch_add(1, Ordering::AcqRel);
+        Self { order: Arc::clone(&self.order), tally: Arc::clone(&self.tally) }
+    }
+
+    /// What becomes of the command, once all of them have been dropped or the time for that is over.
+    pub(crate) fn outcome(&self) -> impl Future<Output = CommandOutcome> + Send + use<> {
+        Arc::clone(&self.tally).outcome()
+    }
+
+    pub(crate) const fn order(&self) -> &Arc<Order> {
+        &self.order
+    }
+
+    /// Its connection has carried it out.
+    pub(crate) fn count(self, reach: Reach) {
+        self.tally.clients.fetch_add(reach.clients, Ordering::AcqRel);
+        self.tally.subscriptions.fetch_add(reach.subscriptions, Ordering::AcqRel);
+    }
+}
+
+impl Drop for HandedOrder {
+    fn drop(&mut self) {
+        if self.tally.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tally.done.notify_one();
+        }
+    }
+}
+
+/// How far a command has come.
+#[derive(Default)]
+struct Tally {
+    /// Connections that have not carried it out, and who is still handing it out.
+    waiting: AtomicU64,
+    clients: AtomicU64,
+    subscriptions: AtomicU64,
+    /// None waits any more.
+    done: Notify,
+}
+
+impl Tally {
+    fn reach(&self) -> Reach {
+        Reach {
+            clients: self.clients.load(Ordering::Acquire),
+            subscriptions: self.subscriptions.load(Ordering::Acquire),
+        }
+    }
+
+    async fn outcome(self: Arc<Self>) -> CommandOutcome {
+        let done = async {
+            while self.waiting.load(Ordering::Acquire) > 0 {
+                self.done.notified().await;
+            }
+        };
+        let unfinished = match timeout(CARRIED_OUT_WITHIN, done).await {
+            Ok(()) => 0,
+            Err(_) => self.waiting.load(Ordering::Acquire),
+        };
+        CommandOutcome { reach: self.reach(), unfinished }
+    }
+}

@@ -1,0 +1,302 @@
+//! Decisions that are taken back: a hook service commands over the Control stream, clients and a real broker see what
+//! follows.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mproxy_testkit::commanding::CommandingService;
+use mproxy_testkit::mosquitto::Mosquitto;
+use mproxy_testkit::service::contract::control_command::Command;
+use mproxy_testkit::service::contract::selector::By;
+use mproxy_testkit::service::contract::{
+    AllSelector, AttributeSelector, CheckGrantsCommand, DisconnectCommand, Effect, ForgetCommand, Grant,
+    GrantAction, GrantRule, ReplaceGrantCommand, WillChoice,
+};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient};
+use support::Proxy;
+use tokio::time::sleep;
+
+const V5: Version = Version::V5;
+const V311: Version = Version::V311;
+
+/// A grant to publish anything and to subscribe to these, called `version`.
+fn grant(version: &str, filters: &[&str]) -> Grant {
+    let rule = |actions: &[GrantAction], filters: &[&str]| GrantRule {
+        effect: Effect::Allow.into(),
+        actions: actions.iter().map(|action| (*action).into()).collect(),
+        topic_filters: filters.iter().map(|&filter| filter.to_owned()).collect(),
+        ..GrantRule::default()
+    };
+    Grant {
+        rules: vec![
+            rule(&[GrantAction::Publish, GrantAction::Will], &["#"]),
+            rule(&[GrantAction::Subscribe], filters),
+        ],
+        default_effect: Some(Effect::Deny.into()),
+        version: version.to_owned(),
+        ..Grant::default()
+    }
+}
+
+fn replace(grant: Grant) -> Command {
+    Command::ReplaceGrant(ReplaceGrantCommand { grant: Some(grant) })
+}
+
+const fn all() -> By {
+    By::All(AllSelector {})
+}
+
+struct Scene {
+    service: CommandingService,
+    proxy: Proxy,
+    broker: Mosquitto,
+}
+
+impl Scene {
+    /// Everybody has this grant.
+    async fn with(granted: Grant) -> Self {
+        let broker = Mosquitto::start().await;
+        let service = CommandingService::start(Some(granted), true).await;
+        let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &service.url)]).await;
+        service.stream(1).await;
+        Self { service, proxy, broker }
+    }
+
+    async fn subscribed(&self, id: &str, filters: &[&str]) -> WireClient {
+        let mut client = WireClient::login(self.proxy.mqtt, V311, id).await;
+        let asked: Vec<_> = filters.iter().map(|filter| (*filter, 1)).collect();
+        client.send(&wire::subscribe(V311, 1, &asked)).await;
+        client.expect(&wire::suback(V311, 1, &vec![1; filters.len()])).await;
+        client
+    }
+
+    async fn end(self) {
+        assert_eq!(self.service.wrong(), Vec::<String>::new());
+        drop(self.service);
+        self.proxy.stop().await;
+    }
+}
+
+fn message(topic: &str, number: u32) -> Vec<u8> {
+    wire::publish(V311, &Publish { topic, payload: &number.to_be_bytes(), ..Publish::default() })
+}
+
+/// Topic and number of a delivery of QoS 0.
+fn delivered(packet: &[u8]) -> (&str, u32) {
+    let topic = usize::from(packet[3]);
+    let (topic, payload) = packet[4..].split_at(topic);
+    (str::from_utf8(topic).unwrap(), u32::from_be_bytes(payload.try_into().unwrap()))
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_after_the_acknowledgement_and_nothing_else_is_lost() {
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let mut met = scene.subscribed("met-1", &["secret/#", "open"]).await;
+    let mut other = scene.subscribed("other-1", &["secret/#"]).await;
+    let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+    let send = async |feeder: &mut WireClient, number: u32| {
+        feeder.send(&[message("secret/x", number), message("open", number)].concat()).await;
+    };
+    // In the middle of traffic.
+    let (mut number, mut answered) = (0, None);
+    let command =
+        scene.service.send(Some(By::ClientId("met-1".into())), Some(replace(grant("2", &["open"]))));
+    let mut result = Box::pin(scene.service.result(command));
+    while number < 400 || answered.is_none() {
+        send(&mut feeder, number).await;
+        number += 1;
+        if answered.is_none()
+            && let Ok(result) = tokio::time::timeout(Duration::from_millis(1), &mut result).await
+        {
+            assert_eq!((result.clients, result.subscriptions, &*result.error), (1, 1, ""));
+            answered = Some(number);
+        }
+    }
+    drop(result);
+    let answered = answered.unwrap();
+    for _ in 0..200 {
+        send(&mut feeder, number).await;
+        number += 1;
+    }
+    let (mut open, mut secret) = (0, 0);
+    while open < number {
+        let packet = met.packet().await;
+        match delivered(&packet) {
+            ("open", at) => {
+                assert_eq!(at, open, "lost, doubled or out of order");
+                open += 1;
+            }
+            (topic, at) => {
+                assert_eq!((topic, at), ("secret/x", secret));
+                assert!(at < answered, "{at} was published after the answer at {answered}");
+                secret += 1;
+            }
+        }
+    }
+    // Who was not met sees all of it.
+    for at in 0..number {
+        assert_eq!(delivered(&other.packet().await), ("secret/x", at));
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn commands_that_cannot_be_understood_are_answered_and_nobody_is_touched() {
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let mut client = scene.subscribed("a-1", &["x"]).await;
+    let disconnect = |change: fn(&mut DisconnectCommand)| {
+        let mut command = DisconnectCommand::default();
+        change(&mut command);
+        Some(Command::Disconnect(command))
+    };
+    let unusable = Grant { version: "v".repeat(257), ..grant("", &["x"]) };
+    for (by, command) in [
+        (None, Some(Command::Forget(ForgetCommand {}))),
+        (Some(all()), None),
+        (Some(By::ConnectionId("none".into())), disconnect(|_| {})),
+        (Some(all()), disconnect(|one| one.will = Some(WillChoice::Unspecified.into()))),
+        (Some(all()), disconnect(|one| one.reason_code = 1)),
+        (Some(all()), Some(replace(unusable))),
+    ] {
+        let result = scene.service.result(scene.service.send(by, command)).await;
+        assert!(!result.error.is_empty() && result.clients == 0, "{result:?}");
+    }
+    let result =
+        scene.service.command(By::ClientId("nobody".into()), Command::Forget(ForgetCommand {})).await;
+    assert_eq!((result.clients, &*result.error), (0, ""));
+    client.expect_nothing_but_pingresp().await;
+    for (labels, count) in [
+        ("command=\"unknown\",outcome=\"unusable\"", 6.0),
+        ("command=\"forget\",outcome=\"carried_out\"", 1.0),
+    ] {
+        let counted = scene.proxy.metric(&format!("mproxy_policy_commands_total{{{labels}}}")).await;
+        assert_eq!(counted, count, "{labels}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_new_stream_begins_with_the_grants_in_force_and_versions_are_made_good() {
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let _a = scene.subscribed("a-1", &["x"]).await;
+    let mut b = scene.subscribed("b-1", &["y"]).await;
+    let met = scene.service.command(By::Username("a".into()), replace(grant("2", &["#"]))).await;
+    assert_eq!((met.clients, met.subscriptions), (1, 0));
+    let (_, sessions) = scene.proxy.http("GET", "/api/v1/sessions?client_id=a-1").await;
+    assert!(sessions.contains("\"grant_version\":\"2\""), "{sessions}");
+    scene.service.end_stream();
+    let mut grants = scene.service.stream(2).await;
+    grants.sort_by(|one, other| one.client_id.cmp(&other.client_id));
+    let named: Vec<_> =
+        grants.iter().map(|one| (&*one.client_id, one.username.as_deref(), &*one.version)).collect();
+    assert_eq!(named, [("a-1", Some("a"), "2"), ("b-1", Some("b"), "1")]);
+    // What was missed is asked for again.
+    scene.service.grants(Some(grant("2", &["z"])));
+    let check = Command::CheckGrants(CheckGrantsCommand { version: "2".to_owned() });
+    assert_eq!(scene.service.command(all(), check).await.clients, 2);
+    let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+    for _ in 0..500 {
+        let (_, sessions) = scene.proxy.http("GET", "/api/v1/sessions?client_id=b-1").await;
+        if sessions.contains("\"grant_version\":\"2\"") {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    feeder.send(&message("y", 1)).await;
+    b.expect_nothing_but_pingresp().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_disconnect_meets_whom_it_means_and_the_will_goes_as_was_said() {
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let mut watcher = WireClient::login(scene.broker.addr(), V311, "watcher").await;
+    watcher.send(&wire::subscribe(V311, 1, &[("gone/+", 0)])).await;
+    watcher.expect(&wire::suback(V311, 1, &[0])).await;
+    for (id, will) in [("a-1", WillChoice::Suppressed), ("b-1", WillChoice::Published)] {
+        let mut client = WireClient::open(scene.proxy.mqtt).await;
+        let topic = format!("gone/{id}");
+        let will_message = Will { topic: &topic, payload: b"x", ..Will::default() };
+        let options = ConnectOptions { will: Some(will_message), ..ConnectOptions::default() };
+        client.send(&wire::connect(V5, id, &options)).await;
+        assert_eq!(client.packet().await[3], 0);
+        let group = AttributeSelector { name: "group".to_owned(), value: id[..1].to_owned() };
+        let command = DisconnectCommand {
+            reason_string: "enough".to_owned(),
+            will: Some(will.into()),
+            ..DisconnectCommand::default()
+        };
+        let met = scene.service.command(By::Attribute(group), Command::Disconnect(command)).await;
+        assert_eq!((met.clients, &*met.error), (1, ""));
+        let text = [b"\x1f".to_vec(), wire::string("enough")].concat();
+        client.expect(&wire::disconnect_with(0x98, &text)).await;
+        client.expect_closed().await;
+    }
+    let will = Publish { topic: "gone/b-1", payload: b"x", ..Publish::default() };
+    watcher.expect(&wire::publish(V311, &will)).await;
+    watcher.expect_nothing_but_pingresp().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_commands_at_once_are_answered_in_their_order() {
+    let scene = Scene::with(grant("0", &["#"])).await;
+    let mut client = scene.subscribed("a-1", &["x"]).await;
+    let begun = Instant::now();
+    let ids: Vec<u64> = (1..=1000)
+        .map(|n: u32| scene.service.send(Some(all()), Some(replace(grant(&n.to_string(), &["#"])))))
+        .collect();
+    for id in ids {
+        assert_eq!(scene.service.result(id).await.clients, 1);
+    }
+    println!("1000 commands: {:?}", begun.elapsed());
+    let (_, sessions) = scene.proxy.http("GET", "/api/v1/sessions").await;
+    assert!(sessions.contains("\"grant_version\":\"1000\""), "{sessions}");
+    client.expect_nothing_but_pingresp().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_service_without_control_is_told_of_once_and_asked_as_before() {
+    let broker = Mosquitto::start().await;
+    let service = CommandingService::start(Some(grant("1", &["#"])), false).await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &service.url)]).await;
+    proxy.line(&["Control unimplemented"]).await;
+    WireClient::login(proxy.mqtt, V311, "a-1").await;
+    proxy.stop().await;
+}
+
+/// `MPROXY_REVOCATION_CLIENTS=9500` takes more; see `bench/revocation`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_the_clients_lose_what_one_command_takes_back() {
+    let clients: usize =
+        std::env::var("MPROXY_REVOCATION_CLIENTS").map_or(1000, |count| count.parse().unwrap());
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let topics = ["t/0", "t/1", "t/2", "t/3", "keep"];
+    let mut all_clients = Vec::new();
+    for n in 0..clients {
+        let group = if n % 2 == 0 { "even" } else { "odd" };
+        all_clients.push(scene.subscribed(&format!("{group}-{n}"), &topics).await);
+    }
+    let begun = Instant::now();
+    let met = scene.service.command(By::Username("even".into()), replace(grant("2", &["keep"]))).await;
+    let took = begun.elapsed();
+    println!("{clients} clients, half revoked: answered after {took:?}");
+    assert_eq!((met.clients, met.subscriptions, &*met.error), (clients as u64 / 2, clients as u64 * 2, ""));
+    let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+    for (number, topic) in (0..).zip(topics) {
+        feeder.send(&message(topic, number)).await;
+    }
+    for (n, client) in all_clients.iter_mut().enumerate() {
+        if n % 2 == 1 {
+            for (number, topic) in (0..).zip(&topics[..4]) {
+                client.expect(&message(topic, number)).await;
+            }
+        }
+        client.expect(&message("keep", 4)).await;
+    }
+    scene.end().await;
+}
