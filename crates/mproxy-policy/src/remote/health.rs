@@ -301,8 +301,15 @@ impl Endpoints {
     fn set(&self, at: usize, state: EndpointState, error: Option<String>) -> Option<(Arc<str>, HealthState)> {
         let mut before = None;
         self.entries.send_modify(|entries| {
-            let Some(entry) = entries.get_mut(at) else { return };
+            let Some(entry) = entries.get_mut(at) else {
+                debug_assert!(false, "a connector of an endpoint that is not there");
+                return;
+            };
             let was = entry.state.health();
+            debug_assert!(
+                was != HealthState::Healthy || state.health() != HealthState::Healthy,
+                "a second connection before the first was put down"
+            );
             if was != state.health() {
                 entry.since = SystemTime::now();
             }
