@@ -46,11 +46,13 @@ pub(crate) enum Policy {
     Grant,
     /// The example hook service, which is asked for every packet and told every event, in unary calls.
     Hook,
+    /// The same, but that the questions go over streams.
+    Stream,
 }
 
 /// What they are called on the command line.
 const WORDS: &str =
-    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook";
+    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
@@ -62,10 +64,12 @@ pub(crate) const ALL: &[Candidate] = &[
     Candidate::Mproxy(Policy::Acl),
     Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
+    Candidate::Mproxy(Policy::Stream),
     Candidate::Before(Policy::Allow),
     Candidate::Before(Policy::Acl),
     Candidate::Before(Policy::Grant),
     Candidate::Before(Policy::Hook),
+    Candidate::Before(Policy::Stream),
 ];
 
 /// The programs.
@@ -120,10 +124,12 @@ impl Candidate {
             Self::Mproxy(Policy::Acl) => "mproxy acl",
             Self::Mproxy(Policy::Grant) => "mproxy grant",
             Self::Mproxy(Policy::Hook) => "mproxy hook",
+            Self::Mproxy(Policy::Stream) => "mproxy stream",
             Self::Before(Policy::Allow) => "before allow",
             Self::Before(Policy::Acl) => "before acl",
             Self::Before(Policy::Grant) => "before grant",
             Self::Before(Policy::Hook) => "before hook",
+            Self::Before(Policy::Stream) => "before stream",
         }
     }
 
@@ -188,8 +194,12 @@ impl Candidate {
                         command.env("MPROXY_ACL_FILE", rules);
                         None
                     }
-                    Policy::Grant | Policy::Hook => {
+                    Policy::Grant | Policy::Hook | Policy::Stream => {
                         let service = free_address()?;
+                        // The example offers streams.
+                        if policy == Policy::Hook {
+                            command.env("MPROXY_POLICY_MODE", "unary");
+                        }
                         command.env("MPROXY_POLICY_URL", format!("http://{service}"));
                         let mut program = Command::new(&programs.hook);
                         if policy == Policy::Grant {
@@ -366,7 +376,7 @@ mod tests {
     fn an_unknown_candidate_is_answered_with_the_list() {
         assert_eq!(Candidate::named("grant").expect("there are two").len(), 2);
         let fault = Candidate::named("envoy").expect_err("there is none").to_string();
-        let all = "nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook";
+        let all = "nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream";
         assert!(fault.contains(all), "{fault}");
     }
 }

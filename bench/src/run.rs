@@ -50,7 +50,7 @@ pub(crate) struct Options {
     /// How long each measurement lasts
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Only these: direct, nginx, nginx-unix, haproxy, mproxy (all of its variants), mproxy-unix, before (the same of the earlier one), allow, acl, grant, hook
+    /// Only these: direct, nginx, nginx-unix, haproxy, mproxy (all of its variants), mproxy-unix, before (the same of the earlier one), allow, acl, grant, hook, stream
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// The mproxy to measure [default: beside this program]
@@ -59,7 +59,7 @@ pub(crate) struct Options {
     /// An earlier mproxy, measured in turn with the other: what a change costs, before and after in one run
     #[arg(long)]
     before: Option<PathBuf>,
-    /// The hook service of the variant `hook` [default: mproxy-example-hook beside this program]
+    /// The hook service of the variants `hook` and `stream` [default: mproxy-example-hook beside this program]
     #[arg(long)]
     hook: Option<PathBuf>,
     #[arg(long)]
@@ -161,7 +161,7 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
             Candidate::Direct => continue,
             Candidate::Nginx | Candidate::NginxUnix => &programs.nginx,
             Candidate::Haproxy => &programs.haproxy,
-            Candidate::Mproxy(candidate::Policy::Hook) => &programs.hook,
+            Candidate::Mproxy(candidate::Policy::Hook | candidate::Policy::Stream) => &programs.hook,
             Candidate::Mproxy(_) | Candidate::MproxyUnix => &programs.mproxy,
             Candidate::Before(_) => programs.before.as_ref().context("--before names no mproxy")?,
         };

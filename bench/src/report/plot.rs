@@ -8,7 +8,7 @@ use crate::sample::Results;
 use crate::workload::Workload;
 
 /// Of each variant.
-const COLOURS: [&str; VARIANTS.len()] = ["#1a5fb4", "#c64600", "#26a269", "#813d9c"];
+const COLOURS: [&str; VARIANTS.len()] = ["#1a5fb4", "#c64600", "#26a269", "#813d9c", "#986a44"];
 
 const ROW: f64 = 34.0;
 const TOP: f64 = 84.0;

@@ -20,7 +20,7 @@ const GRANT_AT_MOST: f64 = 1.05;
 const UNIX: [&str; 2] = ["mproxy-unix", "nginx-unix"];
 const UNIX_AT_MOST: f64 = 0.9;
 
-pub(crate) const VARIANTS: [&str; 4] = [MEASURED, "mproxy acl", GRANTED, "mproxy hook"];
+pub(crate) const VARIANTS: [&str; 5] = [MEASURED, "mproxy acl", GRANTED, "mproxy hook", "mproxy stream"];
 pub(crate) const OTHERS: [&str; 2] = ["nginx", "haproxy"];
 
 /// The figure that a workload is about.

@@ -243,6 +243,13 @@ impl Peer {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
+    /// To change it: whoever knows the peer as it was keeps it so, and what was encoded of it is not used for the new one.
+    pub fn change(peer: &mut Arc<Self>) -> &mut Self {
+        let own = Arc::make_mut(peer);
+        own.encoded = Encoded::default();
+        own
+    }
+
     /// Bytes that it holds beside itself; a grant, which the policy gave, does not count as the client's.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -313,7 +320,7 @@ impl fmt::Debug for UserProperties {
 }
 
 /// A peer in an adviser's own encoding, made once for all questions and events that are on their way, and gone with the
-/// last of them. A peer that is cloned to be changed starts without.
+/// last of them. A peer that is cloned, or [changed](Peer::change), starts without.
 #[derive(Default)]
 pub struct Encoded(Mutex<Weak<Bytes>>);
 
@@ -377,6 +384,37 @@ mod tests {
         assert_eq!(kept.iter().collect::<Vec<_>>(), pairs);
         assert_eq!(kept.weight(), 2 * 2 * 3 + 5);
         assert_eq!(UserProperties::default().iter().next(), None);
+    }
+
+    #[test]
+    fn an_encoding_is_not_that_of_a_peer_that_has_changed_since() {
+        let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 1883)));
+        let origin = Origin {
+            connection_id: ConnectionId(1),
+            epoch: 1,
+            instance: "test".into(),
+            listener: "mqtt".into(),
+            transport: Transport::Tcp,
+            remote: address.clone(),
+            local: address,
+            tls: None,
+            ws: None,
+        };
+        let mut peer = Arc::new(Peer {
+            origin: origin.into(),
+            version: Version::V5,
+            client_id: "c".into(),
+            username: None,
+            keep_alive: 0,
+            clean_start: true,
+            attributes: Box::default(),
+            grant: None,
+            user_properties: UserProperties::default(),
+            encoded: Encoded::default(),
+        });
+        let _held = peer.encoded.or_encode(|| Bytes::from_static(b"old"));
+        Peer::change(&mut peer).client_id = "d".into();
+        assert_eq!(**peer.encoded.or_encode(|| Bytes::from_static(b"new")), *b"new");
     }
 
     #[test]

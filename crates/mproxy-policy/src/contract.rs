@@ -6,6 +6,7 @@ mod auth_request;
 mod call;
 mod complaints;
 mod control;
+mod decide;
 mod event_client;
 mod event_request;
 mod examine;
@@ -30,10 +31,11 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub(crate) use self::auth_request::{
-    AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe,
+    AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe, Way,
 };
 pub(crate) use self::complaints::{Complaint, Complaints};
 pub(crate) use self::control::{ControlCommands, ControlReport, NumberedOrder};
+pub(crate) use self::decide::{DecideMessage, EncodedClient, StreamAnswer, StreamQuestion, read_answers};
 pub(crate) use self::event_client::{ClientIdentity, EventClient, KeptClient};
 pub(crate) use self::event_request::{EncodedEvent, EventRequest};
 pub(crate) use self::examine::{Examine, Examined};
@@ -174,6 +176,15 @@ impl ServiceClient {
         within: Duration,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
         request.send(self.channel.clone(), within, &self.complaints).await
+    }
+
+    /// Reads the answer to a question that a stream brought.
+    pub(crate) fn read_answer<R: AuthRpc>(
+        &self,
+        request: AuthRequest<R>,
+        answer: Option<StreamAnswer>,
+    ) -> Result<Result<R::Decision, Undecided>, Status> {
+        request.read(answer, &self.complaints)
     }
 
     /// Tells of an event.

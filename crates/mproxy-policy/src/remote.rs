@@ -21,13 +21,21 @@
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
 //! | `control` | commands of the service, and what became of them |
+//! | `decide` | the streams over which questions go in batches |
+//! | `streamed` | one question over a stream, and over another where the first is silent |
+//! | `strikes`, `status`, `pause` | failures in a row, what a status says, how long to wait |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
 mod connector;
 mod control;
+mod decide;
 mod endpoint;
 mod health;
 mod observe;
+mod pause;
+mod status;
+mod streamed;
+mod strikes;
 mod unary;
 
 use std::sync::Arc;
@@ -53,8 +61,9 @@ use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
+pub(crate) use self::status::{describe_status, is_transport_failure, with_causes};
+pub(crate) use self::unary::undecided;
 use self::unary::{CallResult, call_service};
-pub(crate) use self::unary::{describe_status, is_transport_failure, undecided, with_causes};
 use crate::commander::Commander;
 use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
 use crate::watch::{CallOutcome, Watch};
@@ -125,7 +134,9 @@ impl Remote {
                 complaints: Arc::new(Complaints::new(endpoint.to_string())),
                 version: Arc::clone(&config.version),
                 instance: Arc::clone(&config.instance),
+                timeout: config.timeout,
                 streams: config.streams,
+                watch: Arc::clone(&watch),
             };
             connectors.spawn(connector.run(stop.clone()));
         }
@@ -256,19 +267,23 @@ impl Drop for Remote {
 
 impl Decider for Remote {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.ask_later(AuthRequest::connect(question)) } else { abstain() }
+        if self.is_wanted(Hook::Connect) {
+            self.ask_later(AuthRequest::connect(question, self.endpoints.way()))
+        } else {
+            abstain()
+        }
     }
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.wanted_publish(Hook::Publish, question) {
-            Some(question) => self.ask_later(AuthRequest::publish(&question)),
+            Some(question) => self.ask_later(AuthRequest::publish(&question, self.endpoints.way())),
             None => abstain(),
         }
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         if self.is_wanted(Hook::Subscribe) {
-            self.ask_later(AuthRequest::subscribe(question))
+            self.ask_later(AuthRequest::subscribe(question, self.endpoints.way()))
         } else {
             abstain()
         }
@@ -276,13 +291,17 @@ impl Decider for Remote {
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.wanted_publish(Hook::Deliver, question) {
-            Some(question) => self.ask_later(AuthRequest::deliver(&question)),
+            Some(question) => self.ask_later(AuthRequest::deliver(&question, self.endpoints.way())),
             None => abstain(),
         }
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
-        if self.is_wanted(Hook::Connect) { self.ask_later(AuthRequest::renewal(question)) } else { abstain() }
+        if self.is_wanted(Hook::Connect) {
+            self.ask_later(AuthRequest::renewal(question, self.endpoints.way()))
+        } else {
+            abstain()
+        }
     }
 
     fn gives(&self, source: Source) -> bool {

@@ -144,6 +144,81 @@ impl CommandCount {
     }
 }
 
+/// Why an answer on a stream was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnswerDrop {
+    /// There has been no question with this id.
+    Unknown,
+    /// The question was answered before.
+    Duplicate,
+    /// Nobody waits for it any more: its deadline passed, its client went, or another answered.
+    Late,
+}
+
+impl AnswerDrop {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Duplicate, Self::Late];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Duplicate => "duplicate",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Why a stream is not used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamEnd {
+    /// The service ended it, or the connection that it belongs to is over.
+    Closed,
+    /// It broke, the service reported an error, or it was silent for too long.
+    Broken,
+    /// The service does not implement it.
+    Unimplemented,
+    /// The service announced that it will end the connection.
+    GoAway,
+    /// It was old enough.
+    Recycled,
+}
+
+impl StreamEnd {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Broken => "broken",
+            Self::Unimplemented => "unimplemented",
+            Self::GoAway => "goaway",
+            Self::Recycled => "recycled",
+        }
+    }
+}
+
+/// Why a question was asked again elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveReason {
+    /// Its stream was silent.
+    Silent,
+    /// Its stream ended.
+    Broken,
+}
+
+impl MoveReason {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// Somebody who counts. Called from the advisers' tasks and, for dropped events, from sessions: must not block.
 pub trait Watch: Send + Sync {
     /// One call of this RPC (`"AuthPublish"`) ended so, after so long.
@@ -199,6 +274,27 @@ pub trait Watch: Send + Sync {
     /// A command of this kind (`"replace_grant"`) came to this end.
     fn command(&self, kind: &'static str, outcome: CommandCount) {
         let _ = (kind, outcome);
+    }
+
+    /// A stream of decisions was opened.
+    fn stream_opened(&self) {}
+
+    /// A stream of decisions is not used any more.
+    fn stream_ended(&self, reason: StreamEnd) {
+        let _ = reason;
+    }
+
+    /// A message with questions was written to a stream.
+    fn stream_message(&self) {}
+
+    /// So many answers on a stream were dropped.
+    fn answers_dropped(&self, reason: AnswerDrop, count: u64) {
+        let _ = (reason, count);
+    }
+
+    /// A question was asked again elsewhere.
+    fn question_moved(&self, reason: MoveReason) {
+        let _ = reason;
     }
 
     /// An endpoint of the policy service became healthy or unhealthy.

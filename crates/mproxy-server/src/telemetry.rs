@@ -8,5 +8,6 @@ pub mod log;
 pub mod metrics;
 mod packets;
 mod process;
+mod streams;
 mod tally;
 mod watch;

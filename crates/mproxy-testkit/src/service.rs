@@ -1,9 +1,11 @@
 //! A hook service inside the test that answers as its script says, and remembers what it was asked and told. It speaks
 //! types of its own, generated from the contract as somebody else's would be.
 
+mod decide;
 mod observe;
 mod running;
 
+pub use decide::{AnswerSender, StreamPlay, StreamScript};
 pub use observe::{Confirmations, ObservePlay, ObserveScript};
 pub use running::Running;
 pub use tonic::{Request, Status};
@@ -71,6 +73,8 @@ pub struct Service {
     pub tell: Box<dyn Fn() -> Play<contract::Told> + Send + Sync>,
     /// What it does with an Observe stream, which only comes if `hello` serves streams.
     pub observe: ObservePlay,
+    /// What it does with a Decide stream, which only comes if `hello` serves streams.
+    pub decide: StreamPlay,
 }
 
 impl fmt::Debug for Service {
@@ -89,6 +93,7 @@ impl Default for Service {
             deliver: Box::new(|_| Play::answer(DeliverAllow::default())),
             tell: Box::new(|| Play::Answer(contract::Told {})),
             observe: ObservePlay::Confirm,
+            decide: StreamPlay::Serve,
         }
     }
 }
@@ -184,6 +189,9 @@ struct Log {
     /// Messages on Observe streams, with the number of the stream.
     observed: Vec<(usize, contract::ObserveRequest)>,
     observe_streams: usize,
+    /// Messages on Decide streams, with the number of the stream.
+    batches: Vec<(usize, contract::DecideRequest)>,
+    streams: usize,
 }
 
 #[derive(Clone)]
@@ -218,6 +226,13 @@ impl Player {
 
 #[tonic::async_trait]
 impl contract::hook_stream_server::HookStream for Player {
+    async fn decide(
+        &self,
+        request: Request<tonic::Streaming<contract::DecideRequest>>,
+    ) -> Answer<tonic::codegen::BoxStream<contract::DecideResponse>> {
+        self.play_decide(request)
+    }
+
     async fn observe(
         &self,
         request: Request<tonic::Streaming<contract::ObserveRequest>>,

@@ -5,7 +5,8 @@
 //! MPROXY_POLICY_URL=http://127.0.0.1:50051 cargo run
 //! ```
 //!
-//! The address is the first argument or `HOOK_ADDRESS`: `host:port` (port 0: any) or `unix:/path`.
+//! The address is the first argument or `HOOK_ADDRESS`: `host:port` (port 0: any) or `unix:/path`. With `HOOK_EVENTS=off` it
+//! wants no events. It serves decisions over streams as well, see `stream.rs`.
 
 use std::env;
 use std::error::Error;
@@ -15,6 +16,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+
+mod stream;
 
 // Not `expect`: whoever copies this has other lints.
 #[allow(
@@ -30,9 +33,11 @@ mod proto {
     tonic::include_proto!("mproxy.v1");
 }
 
+use proto::hook_stream_server::HookStreamServer;
 use proto::hooks_server::{Hooks, HooksServer};
 use proto::*;
 
+#[derive(Clone)]
 struct Example;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -43,44 +48,27 @@ impl Hooks for Example {
     async fn hello(&self, _: Request<HelloRequest>) -> Answer<HelloResponse> {
         use Hook::*;
         let hooks = [AuthConnect, AuthPublish, AuthSubscribe, Connect, Publish, Subscribe, Disconnect];
-        let wants = hooks.map(|hook| Want { hook: hook.into(), ..Default::default() }).into();
-        Ok(Response::new(HelloResponse { wants, name: "example".into(), ..Default::default() }))
+        let wanted =
+            if env::var("HOOK_EVENTS").is_ok_and(|events| events == "off") { 3 } else { hooks.len() };
+        let wants = hooks
+            .iter()
+            .take(wanted)
+            .map(|hook| Want { hook: (*hook).into(), ..Default::default() })
+            .collect();
+        Ok(Response::new(HelloResponse { wants, streams: true, name: "example".into() }))
     }
 
     async fn auth_connect(&self, request: Request<AuthConnectRequest>) -> Answer<AuthConnectResponse> {
-        use auth_connect_response::Verdict::{Allow, Deny};
-        let client = request.into_inner().client.unwrap_or_default();
-        let verdict = match client.username() {
-            "mallory" => Deny(refusal("mallory may not come in")),
-            _ => Allow(ConnectAllow::default()),
-        };
-        Ok(Response::new(AuthConnectResponse { verdict: Some(verdict) }))
+        let request = request.into_inner();
+        Ok(Response::new(decide_connect(request.client.as_ref())))
     }
 
     async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Answer<AuthPublishResponse> {
-        use auth_publish_response::Verdict::{Allow, Deny};
-        let topic = request.into_inner().topic;
-        let verdict = if topic.starts_with("forbidden/") {
-            Deny(refusal("nobody publishes here"))
-        } else {
-            let topic = topic.strip_prefix("old/").map(|rest| format!("new/{rest}"));
-            Allow(PublishAllow { topic, ..Default::default() })
-        };
-        Ok(Response::new(AuthPublishResponse { verdict: Some(verdict) }))
+        Ok(Response::new(decide_publish(&request.into_inner())))
     }
 
     async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Answer<AuthSubscribeResponse> {
-        use filter_verdict::Verdict::{Allow, Deny};
-        let judge = |asked: SubscribeFilter| match asked.filter.split('/').next() {
-            Some("secret" | "+" | "#") => Deny(refusal("this would show what is secret")),
-            _ => Allow(FilterAllow::default()),
-        };
-        let verdicts = request
-            .into_inner()
-            .filters
-            .into_iter()
-            .map(|asked| FilterVerdict { verdict: Some(judge(asked)) });
-        Ok(Response::new(AuthSubscribeResponse { verdicts: verdicts.collect() }))
+        Ok(Response::new(decide_subscribe(&request.into_inner())))
     }
 
     async fn connect(&self, event: Request<ConnectEvent>) -> Answer<Told> {
@@ -113,6 +101,36 @@ impl Hooks for Example {
     }
 }
 
+fn decide_connect(client: Option<&Client>) -> AuthConnectResponse {
+    use auth_connect_response::Verdict::{Allow, Deny};
+    let verdict = match client.map(Client::username) {
+        Some("mallory") => Deny(refusal("mallory may not come in")),
+        _ => Allow(ConnectAllow::default()),
+    };
+    AuthConnectResponse { verdict: Some(verdict) }
+}
+
+fn decide_publish(request: &AuthPublishRequest) -> AuthPublishResponse {
+    use auth_publish_response::Verdict::{Allow, Deny};
+    let verdict = if request.topic.starts_with("forbidden/") {
+        Deny(refusal("nobody publishes here"))
+    } else {
+        let topic = request.topic.strip_prefix("old/").map(|rest| format!("new/{rest}"));
+        Allow(PublishAllow { topic, ..Default::default() })
+    };
+    AuthPublishResponse { verdict: Some(verdict) }
+}
+
+fn decide_subscribe(request: &AuthSubscribeRequest) -> AuthSubscribeResponse {
+    use filter_verdict::Verdict::{Allow, Deny};
+    let judge = |asked: &SubscribeFilter| match asked.filter.split('/').next() {
+        Some("secret" | "+" | "#") => Deny(refusal("this would show what is secret")),
+        _ => Allow(FilterAllow::default()),
+    };
+    let verdicts = request.filters.iter().map(|asked| FilterVerdict { verdict: Some(judge(asked)) });
+    AuthSubscribeResponse { verdicts: verdicts.collect() }
+}
+
 /// Not authorized (0x87), with a word for 5.0 clients.
 fn refusal(why: &str) -> Deny {
     Deny { reason_string: why.into(), ..Default::default() }
@@ -128,7 +146,8 @@ fn tell(client: Option<Client>, sequence: u64, what: &str) -> Answer<Told> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).or_else(|| env::var("HOOK_ADDRESS").ok());
     let address = address.unwrap_or_else(|| "127.0.0.1:50051".into());
-    let server = Server::builder().add_service(HooksServer::new(Example));
+    let server =
+        Server::builder().add_service(HooksServer::new(Example)).add_service(HookStreamServer::new(Example));
     if let Some(path) = address.strip_prefix("unix:") {
         // Left over from a run that was killed; if it is not there, so much the better.
         let _ = std::fs::remove_file(path);

@@ -41,7 +41,7 @@ impl Example {
         line.trim_end().to_owned()
     }
 
-    fn remote(&self) -> Arc<Remote> {
+    fn remote(&self, streams: bool) -> Arc<Remote> {
         let config = RemoteConfig {
             endpoints: vec![self.url.parse().unwrap()],
             timeout: AMPLE,
@@ -53,7 +53,7 @@ impl Example {
             event_spool: None,
             max_in_flight: 10,
             tls: Default::default(),
-            streams: true,
+            streams,
         };
         Remote::start(config, Arc::new(NoWatch)).unwrap()
     }
@@ -69,8 +69,14 @@ impl Drop for Example {
 // The test blocks on the example's output while mproxy's tasks go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn it_refuses_rewrites_and_prints_what_it_is_told() {
+    for streams in [false, true] {
+        refuses_rewrites_and_prints(streams).await;
+    }
+}
+
+async fn refuses_rewrites_and_prints(streams: bool) {
     let mut example = Example::start("127.0.0.1:0");
-    let remote = example.remote();
+    let remote = example.remote(streams);
     let connected = async |name| client("c1", Some(name)).connects(&*remote).await.unwrap().verdict;
     assert_eq!(connected("ann").await, Verdict::Connect(Decision::Allow(None)));
     assert!(matches!(connected("mallory").await, Verdict::Connect(Decision::Refuse(_))));
@@ -105,7 +111,7 @@ async fn it_listens_on_a_unix_socket() {
     let path = std::env::temp_dir().join(format!("mproxy-example-{}.sock", std::process::id()));
     for _ in 0..2 {
         let example = Example::start(&format!("unix:{}", path.display()));
-        let verdict = client("c1", None).connects(&*example.remote()).await.unwrap().verdict;
+        let verdict = client("c1", None).connects(&*example.remote(true)).await.unwrap().verdict;
         assert_eq!(verdict, Verdict::Connect(Decision::Allow(None)));
     }
     std::fs::remove_file(path).unwrap();

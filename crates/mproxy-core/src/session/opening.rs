@@ -214,7 +214,7 @@ impl Opening {
             link.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
         }
         // A copy where others hold it: questions on their way keep the client that they asked about.
-        let peer = Arc::make_mut(&mut link.peer);
+        let peer = Peer::change(&mut link.peer);
         // From the packet as it was written, so that rules and events name the client as the broker does.
         peer.client_id = connect.client_id.into();
         peer.username = connect.username.map(Into::into);
@@ -372,7 +372,7 @@ impl Opening {
         cx.timer.disarm();
         link.terms.accept(&connack);
         if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier) {
-            Arc::make_mut(&mut link.peer).client_id = assigned.into();
+            Peer::change(&mut link.peer).client_id = assigned.into();
         }
         if let Some(seconds) = connack.properties.u16(PropertyId::ServerKeepAlive)
             && link.peer.grant.is_some()

@@ -14,6 +14,7 @@ use super::timer::Deadline;
 use crate::chain::Ruled;
 use crate::fault::Fault;
 use crate::grant::Grant;
+use crate::peer::Peer;
 use crate::policy::{
     Admission, ConnectDecision, Failure, FailureKind, Hook, RenewQuestion, Ruling, Source, Undecided,
     UnusableKind,
@@ -131,7 +132,7 @@ impl Link {
             renewal.undecided = Some(Box::new(undecided.clone()));
         }
         if self.grant().is_some_and(|grant| grant.stale_because().is_some()) {
-            let peer = Arc::make_mut(&mut self.peer);
+            let peer = Peer::change(&mut self.peer);
             peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.stale(undecided)));
         }
         self.arm_grant(cx);
@@ -150,7 +151,7 @@ impl Link {
             || Failure::new(FailureKind::Deadline, "the client's grant was not renewed in time").into(),
             |because| *because,
         );
-        let peer = Arc::make_mut(&mut self.peer);
+        let peer = Peer::change(&mut self.peer);
         peer.grant = peer.grant.as_deref().map(|grant| Arc::new(grant.stale(because)));
         // What its rules allowed must not stand any longer.
         self.forget_decisions();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::link::Link;
 use crate::grant::Grant;
-use crate::peer::Side;
+use crate::peer::{Peer, Side};
 use crate::policy::Source;
 use crate::rule::RuleEffect;
 
@@ -27,12 +27,12 @@ impl Link {
         // Rules may name them.
         if !attributes.is_empty() && *self.peer.attributes != *attributes {
             alike = false;
-            Arc::make_mut(&mut self.peer).attributes = attributes.into();
+            Peer::change(&mut self.peer).attributes = attributes.into();
         }
         if let Some(grant) = succeed(self.grant(), grant) {
             alike &= self.grant().is_some_and(|old| old.judges_like(&grant));
             self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
-            Arc::make_mut(&mut self.peer).grant = Some(grant);
+            Peer::change(&mut self.peer).grant = Some(grant);
         }
         // Most renewals bring the same rules again: nothing that is in use has to be looked at.
         if alike {

@@ -18,7 +18,7 @@ use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, RenewQuesti
 use super::clients;
 use crate::contract::{
     AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthSubscribe, EncodedEvent, EventClient,
-    EventRequest, Rpc, WantedCall, Wants,
+    EventRequest, Rpc, WantedCall, Wants, Way,
 };
 use crate::remote::trim_payload;
 
@@ -186,7 +186,7 @@ pub(super) fn connects() -> Vec<Question> {
     origin.tls = Some(Box::new(clients::without_certificate()));
     let peer = clients::client(origin, v5, "mproxy-check-no-cert", user);
     all.push(connect("tls without a client certificate".to_owned(), Role::Plain, peer, PASSWORD));
-    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() });
+    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() }, Way::Call);
     all.push(Question {
         rpc: Rpc::AuthConnect,
         label: "refresh of a grant".to_owned(),
@@ -224,7 +224,8 @@ fn connect(label: String, role: Role, peer: Peer, change: impl FnOnce(&mut Conne
     change(&mut connect);
     // The packet's bytes are for those who come back to it later.
     let packet = &Bytes::new();
-    let request = AuthRequest::connect(&ConnectQuestion { peer: &peer, connect: &connect, packet });
+    let request =
+        AuthRequest::connect(&ConnectQuestion { peer: &peer, connect: &connect, packet }, Way::Call);
     Question { rpc: Rpc::AuthConnect, label, role, ask: Ask::Connect(request) }
 }
 
@@ -243,12 +244,12 @@ fn checked(raw: &[u8], place: Place, from: Sender) -> Properties<'_> {
 pub(super) fn after_connect(client: &Arc<Peer>, wants: &Wants) -> Vec<Question> {
     let mut all = Vec::new();
     if let Some(wanted) = wants.of(Rpc::AuthPublish) {
-        let make = |question: &PublishQuestion<'_>| Ask::Publish(AuthRequest::publish(question));
+        let make = |question: &PublishQuestion<'_>| Ask::Publish(AuthRequest::publish(question, Way::Call));
         all.extend(messages(Rpc::AuthPublish, client, wanted, PUBLISH_PROPERTIES, make));
     }
     all.extend(subscribes(client));
     if let Some(wanted) = wants.of(Rpc::AuthDeliver) {
-        let make = |question: &PublishQuestion<'_>| Ask::Deliver(AuthRequest::deliver(question));
+        let make = |question: &PublishQuestion<'_>| Ask::Deliver(AuthRequest::deliver(question, Way::Call));
         let both = [PUBLISH_PROPERTIES, DELIVER_PROPERTIES].concat();
         all.extend(messages(Rpc::AuthDeliver, client, wanted, &both, make));
     }
@@ -263,8 +264,8 @@ pub(super) fn plain(rpc: Rpc, client: &Arc<Peer>, wants: &Wants) -> Ask {
     match rpc {
         Rpc::AuthConnect => main_connect().ask,
         Rpc::AuthSubscribe => subscribe(client, &[&topic], &[], |_| {}),
-        Rpc::AuthDeliver => Ask::Deliver(AuthRequest::deliver(&question)),
-        _ => Ask::Publish(AuthRequest::publish(&question)),
+        Rpc::AuthDeliver => Ask::Deliver(AuthRequest::deliver(&question, Way::Call)),
+        _ => Ask::Publish(AuthRequest::publish(&question, Way::Call)),
     }
 }
 
@@ -397,7 +398,7 @@ fn subscribe(
     let properties = checked(properties, Place::Packet(PacketType::Subscribe), Sender::Client);
     let question = SubscribeQuestion::new(client, &requests, properties);
     let names = requests.iter().map(|request| request.filter.as_str().to_owned()).collect();
-    Ask::Subscribe(AuthRequest::subscribe(&question), names)
+    Ask::Subscribe(AuthRequest::subscribe(&question, Way::Call), names)
 }
 
 fn events(client: &Arc<Peer>) -> Vec<Question> {

@@ -1,5 +1,6 @@
 //! Questions, as the contract puts them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use tonic::transport::Channel;
 
 use super::call::{call, read};
 use super::complaints::Complaints;
+use super::decide::{AnswerBytes, StreamAnswer, StreamQuestion};
 use super::request_body::RequestBody;
 use super::{Rpc, publish_properties, split_filter, user_properties, verdict, wire};
 
@@ -34,7 +36,7 @@ macro_rules! message_rpc {
         pub(crate) struct $rpc;
 
         impl AuthRequest<$rpc> {
-            pub(crate) fn $name(question: &PublishQuestion<'_>) -> Self {
+            pub(crate) fn $name(question: &PublishQuestion<'_>, way: Way) -> Self {
                 let request = wire::$request {
                     client: None,
                     topic: question.topic.to_owned(),
@@ -45,7 +47,7 @@ macro_rules! message_rpc {
                     payload_size: question.payload.size(),
                     properties: publish_properties(question.peer.version, question.properties),
                 };
-                Self::new($rpc, question.peer, |out| request.encode_raw(out))
+                Self::new($rpc, question.peer, way, |out| request.encode_raw(out))
             }
         }
 
@@ -82,6 +84,13 @@ pub(crate) trait AuthRpc: Clone + Send + Sync + 'static {
     -> Result<Self::Decision, Undecided>;
 }
 
+/// How a question is expected to reach the service. One that was made for a stream can go by a call, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Call,
+    Stream,
+}
+
 /// A question to the service, copied out of its packet. No `Debug`: it may hold a password.
 #[derive(Clone)]
 pub(crate) struct AuthRequest<R> {
@@ -90,8 +99,12 @@ pub(crate) struct AuthRequest<R> {
 }
 
 impl<R: AuthRpc> AuthRequest<R> {
-    fn new(rpc: R, peer: &Peer, fields: impl FnOnce(&mut BytesMut)) -> Self {
-        Self { body: RequestBody::encode(peer, fields), rpc }
+    fn new(rpc: R, peer: &Arc<Peer>, way: Way, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        let body = match way {
+            Way::Call => RequestBody::encode(peer, fields),
+            Way::Stream => RequestBody::encode_apart(peer, fields),
+        };
+        Self { body, rpc }
     }
 
     #[cfg(test)]
@@ -104,7 +117,7 @@ impl<R: AuthRpc> AuthRequest<R> {
     /// # Errors
     /// The refusal of the packet that it is about.
     pub(crate) fn fits(&self) -> Result<(), Unusable> {
-        let size = self.body.size();
+        let size = self.body.size(QUESTION_MOST);
         if size <= QUESTION_MOST {
             return Ok(());
         }
@@ -134,6 +147,25 @@ impl<R: AuthRpc> AuthRequest<R> {
         let answer = call(R::HOOK.into(), self.body, channel, within).await?;
         Ok((self.rpc, answer))
     }
+
+    /// The question as a stream takes it; `None`: it was made for a call.
+    pub(crate) fn for_stream(&self) -> Option<StreamQuestion> {
+        let (fields, peer) = self.body.apart()?;
+        Some(StreamQuestion::new(R::HOOK, fields.clone(), Arc::clone(peer)))
+    }
+
+    /// What came of it over a stream, as [`send`](Self::send) reads what comes of a call.
+    pub(super) fn read(
+        self,
+        answer: Option<StreamAnswer>,
+        complaints: &Complaints,
+    ) -> Result<Result<R::Decision, Undecided>, Status> {
+        Ok(match AnswerBytes::of(answer, R::HOOK) {
+            AnswerBytes::Response(bytes) => self.rpc.decision(read(bytes)?, complaints),
+            AnswerBytes::Failed(failure) => Err(failure.into()),
+            AnswerBytes::Unusable(unusable) => Err(unusable.into()),
+        })
+    }
 }
 
 // Writing to a buffer that grows cannot fail.
@@ -148,13 +180,13 @@ pub(crate) enum AuthConnect {
 }
 
 impl AuthRequest<AuthConnect> {
-    pub(crate) fn connect(question: &ConnectQuestion<'_>) -> Self {
+    pub(crate) fn connect(question: &ConnectQuestion<'_>, way: Way) -> Self {
         let rpc = AuthConnect::Client { has_will: question.connect.will.is_some() };
-        Self::new(rpc, question.peer, |out| connect(question).encode_raw(out))
+        Self::new(rpc, question.peer, way, |out| connect(question).encode_raw(out))
     }
 
-    pub(crate) fn renewal(question: &RenewQuestion<'_>) -> Self {
-        Self::new(AuthConnect::Renewal, question.peer, |out| renewal(question).encode_raw(out))
+    pub(crate) fn renewal(question: &RenewQuestion<'_>, way: Way) -> Self {
+        Self::new(AuthConnect::Renewal, question.peer, way, |out| renewal(question).encode_raw(out))
     }
 }
 
@@ -191,9 +223,9 @@ pub(crate) struct AuthSubscribe {
 }
 
 impl AuthRequest<AuthSubscribe> {
-    pub(crate) fn subscribe(question: &SubscribeQuestion<'_>) -> Self {
+    pub(crate) fn subscribe(question: &SubscribeQuestion<'_>, way: Way) -> Self {
         let rpc = AuthSubscribe { filters: question.filters.len(), groups: groups(question) };
-        Self::new(rpc, question.peer, |out| subscribe(question, out))
+        Self::new(rpc, question.peer, way, |out| subscribe(question, out))
     }
 }
 

@@ -1,6 +1,8 @@
 //! A request as it goes over the wire: encoded once, field by field, with the client's part shared by all requests about
 //! it that are on their way. Building the generated message first would hold each text twice, and each client as often
 //! as there are questions.
+//!
+//! A question that may go over a stream has the client apart, as there the client is introduced once.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -30,10 +32,19 @@ const COPY_UP_TO: usize = 2 << 10;
 /// A whole request.
 #[derive(Clone)]
 pub(crate) struct RequestBody {
-    /// gRPC's prefix and all fields but the client's, and that one too where it is small.
+    /// All fields but the client's, and that one too where it is [`Within`](ClientPart::Within); behind gRPC's prefix,
+    /// unless the client is [`Apart`](ClientPart::Apart).
     own: Bytes,
-    /// The client's, shared.
-    client: Option<Arc<Bytes>>,
+    client: ClientPart,
+}
+
+/// Where the client's field is.
+#[derive(Clone)]
+enum ClientPart {
+    Within,
+    Shared(Arc<Bytes>),
+    /// Not encoded yet: for a stream, where most clients have been introduced long before.
+    Apart(Arc<Peer>),
 }
 
 impl RequestBody {
@@ -50,11 +61,11 @@ impl RequestBody {
         // A client's user properties may be 64 KiB, and hundreds of its questions may be open: shared, they are held once.
         let client = if client.len() <= COPY_UP_TO {
             own.extend_from_slice(&client);
-            None
+            ClientPart::Within
         } else {
-            Some(client)
+            ClientPart::Shared(client)
         };
-        let len = own.len() - PREFIX + client.as_ref().map_or(0, |client| client.len());
+        let len = own.len() - PREFIX + client.len();
         // A packet of MQTT is below this by far; what is not would be refused by the service as malformed.
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         if let Some(prefix) = own.get_mut(1..PREFIX) {
@@ -64,22 +75,70 @@ impl RequestBody {
         Self { own: Bytes::copy_from_slice(&own), client }
     }
 
-    /// Bytes of the message.
-    pub(super) fn size(&self) -> usize {
-        self.own.len() - PREFIX + self.client.as_ref().map_or(0, |client| client.len())
+    /// The same for a stream: the client is encoded only if it has to be introduced, or if the request has to go by a call
+    /// of its own after all.
+    pub(super) fn encode_apart(peer: &Arc<Peer>, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        let mut own = BytesMut::new();
+        fields(&mut own);
+        Self { own: Bytes::copy_from_slice(&own), client: ClientPart::Apart(Arc::clone(peer)) }
+    }
+
+    /// What goes over a stream: the fields, and whose they are. `None`: it was encoded for a call of its own.
+    pub(super) fn apart(&self) -> Option<(&Bytes, &Arc<Peer>)> {
+        match &self.client {
+            ClientPart::Apart(peer) => Some((&self.own, peer)),
+            ClientPart::Within | ClientPart::Shared(_) => None,
+        }
+    }
+
+    /// With the client in it, for a call of its own.
+    fn whole(self) -> Self {
+        match &self.client {
+            ClientPart::Apart(peer) => Self::encode(peer, |out| out.extend_from_slice(&self.own)),
+            ClientPart::Within | ClientPart::Shared(_) => self,
+        }
+    }
+
+    /// Bytes of the message, where they are more than `most`; below it at least those that are known without encoding the
+    /// client.
+    pub(super) fn size(&self, most: usize) -> usize {
+        /// Encoded, a client takes up to so many times its weight, and so many bytes on top: addresses, certificates, the
+        /// headers of a WebSocket.
+        const TIMES: usize = 2;
+        const ON_TOP: usize = 256 << 10;
+        match &self.client {
+            ClientPart::Apart(peer) if self.own.len() + TIMES * peer.weight() + ON_TOP > most => {
+                self.own.len() + encode_client_field(peer).len()
+            }
+            ClientPart::Apart(_) => self.own.len(),
+            ClientPart::Within | ClientPart::Shared(_) => self.own.len() - PREFIX + self.client.len(),
+        }
     }
 
     /// The message, to be read as what it is.
     #[cfg(test)]
     pub(super) fn read<M: Message + Default>(&self) -> M {
-        let mut all = self.own.slice(PREFIX..).to_vec();
-        all.extend_from_slice(self.client.as_deref().map_or(&[], |client| client));
+        let Self { own, client } = self.clone().whole();
+        let mut all = own.slice(PREFIX..).to_vec();
+        if let ClientPart::Shared(client) = client {
+            all.extend_from_slice(&client);
+        }
         M::decode(&*all).expect("what was encoded can be decoded")
     }
 
     /// A channel whose next call carries this, whatever message it is given.
-    pub(super) const fn into_channel(self, channel: Channel) -> BodyChannel {
-        BodyChannel { channel, body: self }
+    pub(super) fn into_channel(self, channel: Channel) -> BodyChannel {
+        BodyChannel { channel, body: self.whole() }
+    }
+}
+
+impl ClientPart {
+    /// Bytes that it adds to those of the request.
+    fn len(&self) -> usize {
+        match self {
+            Self::Shared(client) => client.len(),
+            Self::Within | Self::Apart(_) => 0,
+        }
     }
 }
 
@@ -122,7 +181,11 @@ impl Service<http::Request<tonic::body::Body>> for BodyChannel {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let RequestBody { own, client } = &self.body;
-        let parts = Parts([Some(own.clone()), client.as_deref().cloned()]);
+        let shared = match client {
+            ClientPart::Shared(client) => Some(Bytes::clone(client)),
+            ClientPart::Within | ClientPart::Apart(_) => None,
+        };
+        let parts = Parts([Some(own.clone()), shared]);
         // tonic makes headers and timeout, and its own body, of which nothing is used: the real one was encoded long before.
         self.channel.call(request.map(|_| tonic::body::Body::new(parts)))
     }

@@ -23,12 +23,14 @@ pub(super) const PREFIX: usize = 5;
 /// The streams of HookStream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum StreamRpc {
+    Decide,
     Observe,
 }
 
 impl StreamRpc {
     const fn path(self) -> &'static str {
         match self {
+            Self::Decide => "/mproxy.v1.HookStream/Decide",
             Self::Observe => "/mproxy.v1.HookStream/Observe",
         }
     }

@@ -57,11 +57,11 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
 }
 
 fn connect_request(question: ConnectQuestion<'_>) -> wire::AuthConnectRequest {
-    AuthRequest::connect(&question).body().read()
+    AuthRequest::connect(&question, Way::Call).body().read()
 }
 
 fn publish_request(question: PublishQuestion<'_>) -> wire::AuthPublishRequest {
-    AuthRequest::publish(&question).body().read()
+    AuthRequest::publish(&question, Way::Call).body().read()
 }
 
 fn told(event: &Event, time: SystemTime, sequence: u64) -> EventRequest {
@@ -163,7 +163,8 @@ fn a_connect_is_told_with_its_will_and_properties() {
 
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
-    let told: wire::AuthConnectRequest = AuthRequest::renewal(&RenewQuestion { peer: &peer }).body().read();
+    let told: wire::AuthConnectRequest =
+        AuthRequest::renewal(&RenewQuestion { peer: &peer }, Way::Stream).body().read();
     assert_eq!((told.refresh, told.password, told.will), (true, None, None));
     assert_eq!((told.clean_start, told.keep_alive), (peer.clean_start, peer.keep_alive.into()));
 }
@@ -207,7 +208,7 @@ fn a_subscribe_is_told_with_groups_apart() {
     let properties = Properties::check(&raw, Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
     let (peer, filters) = (peer(Version::V5), [line("a/+"), line("$share/g/a/#")]);
     let question = SubscribeQuestion::new(&peer, &filters, properties);
-    let told: wire::AuthSubscribeRequest = AuthRequest::subscribe(&question).body().read();
+    let told: wire::AuthSubscribeRequest = AuthRequest::subscribe(&question, Way::Call).body().read();
     assert_eq!(told.subscription_identifier, Some(5));
     let first = &told.filters[0];
     assert_eq!((&*first.filter, &first.share_group, first.qos), ("a/+", &None, 1));

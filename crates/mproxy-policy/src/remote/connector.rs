@@ -1,31 +1,29 @@
 //! Keeps one endpoint connected: dials, asks Hello, waits for the end of the connection, and begins again after a
 //! pause that grows and is never the same for two mproxies.
 
-use std::collections::hash_map::RandomState;
 use std::error::Error;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{info, warn};
 
+use super::decide::{DecideStreams, Keeper, Keepers, stream_count};
 use super::endpoint::Dialer;
 use super::health::{Endpoints, ServiceConnection};
-use super::unary::{describe_status, with_causes};
+use super::pause::{STEADY, pause};
+use super::status::{describe_status, with_causes};
+use super::strikes::Strikes;
 use crate::contract::{Complaints, Hello, Rpc, ServiceClient, Wants};
+use crate::watch::Watch;
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
-
-/// The pause after the first failure, and the longest. Quick at first: most outages are restarts.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MOST: Duration = Duration::from_secs(3);
-
-/// A connection that stood so long is a good one: after it the pauses begin anew.
-pub(super) const STEADY: Duration = Duration::from_secs(10);
 
 pub(super) struct Connector {
     pub(super) at: usize,
@@ -35,8 +33,11 @@ pub(super) struct Connector {
     pub(super) complaints: Arc<Complaints>,
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
+    /// How long a question may take.
+    pub(super) timeout: Duration,
     /// Whether streams are used, where the service serves them.
     pub(super) streams: bool,
+    pub(super) watch: Arc<dyn Watch>,
 }
 
 impl Connector {
@@ -47,12 +48,15 @@ impl Connector {
 
     async fn keep(&self) {
         let mut failures = 0;
+        // Of connections that are over, too, until what was open there is answered.
+        let mut streams = JoinSet::new();
         loop {
+            while streams.try_join_next().is_some() {}
             if failures > 0 {
                 sleep(pause(failures)).await;
             }
-            let connection = match timeout(CONNECTED_WITHIN, self.connect()).await {
-                Ok(Ok(connection)) => connection,
+            let (connection, keepers) = match timeout(CONNECTED_WITHIN, self.connect()).await {
+                Ok(Ok(connected)) => connected,
                 Ok(Err(why)) => {
                     failures += 1;
                     self.endpoints.set_unhealthy(self.at, &why);
@@ -66,6 +70,9 @@ impl Connector {
             };
             let since = Instant::now();
             let connection = self.endpoints.set_healthy(self.at, connection);
+            if let Some(keepers) = keepers {
+                streams.spawn(keepers.run());
+            }
             connection.gone.cancelled().await;
             // A service that accepts and hangs up at once would otherwise be dialled without any pause.
             failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
@@ -78,7 +85,7 @@ impl Connector {
         }
     }
 
-    async fn connect(&self) -> Result<ServiceConnection, String> {
+    async fn connect(&self) -> Result<(ServiceConnection, Option<Keepers>), String> {
         let gone = CancellationToken::new();
         let channel = self.dialer.dial(&gone).await.map_err(|error| with_causes(&error))?;
         let service = ServiceClient::new(channel, Arc::clone(&self.complaints));
@@ -97,8 +104,38 @@ impl Connector {
             }
         };
         let (wants, streams) = said;
-        let said = (wants, streams && self.streams);
-        Ok(ServiceConnection::new(&self.url, self.dialer.clone(), service, said, gone))
+        let strikes = Arc::new(Strikes::new(gone.clone()));
+        // Before the first question, so that a service that serves nothing but streams is never asked by calls.
+        let keepers = if streams && self.streams {
+            Some(self.keeper(&strikes, &gone).open(stream_count()).await)
+        } else {
+            None
+        };
+        let decide = keepers.as_ref().map_or_else(|| Arc::new(DecideStreams::none()), Keepers::streams);
+        let connection = ServiceConnection {
+            service,
+            wants: ArcSwap::from_pointee(wants),
+            gone,
+            streams: streams && self.streams,
+            observe: AtomicBool::new(streams && self.streams),
+            decide,
+            strikes,
+            dialer: self.dialer.clone(),
+            url: self.url.as_str().into(),
+            unimplemented: AtomicU32::new(0),
+        };
+        Ok((connection, keepers))
+    }
+
+    fn keeper(&self, strikes: &Arc<Strikes>, gone: &CancellationToken) -> Keeper {
+        Keeper {
+            url: self.url.as_str().into(),
+            dialer: self.dialer.clone(),
+            strikes: Arc::clone(strikes),
+            gone: gone.clone(),
+            timeout: self.timeout,
+            watch: Arc::clone(&self.watch),
+        }
     }
 
     /// What it wants that did not say.
@@ -130,31 +167,4 @@ impl Connector {
 /// The calls that are wanted.
 fn names(wants: &Wants) -> Vec<&'static str> {
     Rpc::ALL.iter().filter(|rpc| wants.of(**rpc).is_some()).map(|rpc| rpc.name()).collect()
-}
-
-/// A random time up to 100 ms doubled with each failure, 3 s at most ("full jitter"): after an outage the
-/// mproxies of a fleet do not come back in step.
-pub(super) fn pause(failures: u32) -> Duration {
-    // A shift of 32 or more would overflow; at 16 the longest pause is long reached.
-    let longest = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MOST);
-    // Each RandomState has keys of its own; that is random enough for a pause.
-    let random = RandomState::new().build_hasher().finish();
-    // The upper 53 bits are what an f64 holds exactly. The floor keeps a pause of nothing from being a busy loop.
-    longest.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64).max(Duration::from_millis(5))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_end_at_three_seconds() {
-        for (failures, most) in [(1, 100), (2, 200), (5, 1600), (8, 3000), (50, 3000), (u32::MAX, 3000)] {
-            for _ in 0..100 {
-                assert!(pause(failures) <= Duration::from_millis(most), "{failures}");
-            }
-        }
-        let spread = (0..100).map(|_| pause(8)).collect::<std::collections::HashSet<_>>();
-        assert!(spread.len() > 50, "no jitter");
-    }
 }

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
-use super::connector::{STEADY, pause};
 use super::health::{Endpoints, ServiceConnection};
-use super::unary::{describe_status, with_causes};
+use super::pause::{STEADY, pause};
+use super::status::{describe_status, with_causes};
 use crate::commander::{CommandOutcome, Commander};
 use crate::contract::{Complaint, Complaints, ControlCommands, ControlReport, NumberedOrder};
 use crate::watch::{CommandCount, Watch};

@@ -179,12 +179,30 @@ impl Dialer {
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(crate) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
+        self.dial_watched(gone, None).await
+    }
+
+    /// One connection for a stream. `goaway` is cancelled when the service announces that it will end it, which a stream
+    /// does not learn from HTTP/2. Under TLS nobody sees it: there the stream goes on until it ends.
+    pub(super) async fn dial_for_stream(
+        &self,
+        goaway: &CancellationToken,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let goaway = (!self.is_tls()).then(|| goaway.clone());
+        self.dial_watched(&CancellationToken::new(), goaway).await
+    }
+
+    async fn dial_watched(
+        &self,
+        gone: &CancellationToken,
+        goaway: Option<CancellationToken>,
+    ) -> Result<Channel, tonic::transport::Error> {
         // Emptied by the first dial: tonic's channel would dial again by itself, and its calls would reach a
         // service, perhaps a new version of it, that was never asked what it wants.
         let mut address = Some(self.address.clone());
         let gone = gone.clone();
         let connector = service_fn(move |_: Uri| {
-            let (address, gone) = (address.take(), gone.clone());
+            let (address, gone, goaway) = (address.take(), gone.clone(), goaway.clone());
             async move {
                 // The channel asks for a second connection when the first has ended.
                 let Some(address) = address else {
@@ -192,7 +210,8 @@ impl Dialer {
                     return Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"));
                 };
                 let stream = open(&address).await?;
-                Ok(TokioIo::new(WatchedStream { stream, _gone: gone.drop_guard() }))
+                let frames = goaway.map(|goaway| (FrameHeads::default(), goaway));
+                Ok(TokioIo::new(WatchedStream { stream, frames, _gone: gone.drop_guard() }))
             }
         });
         self.grpc.connect_with_connector(connector).await
@@ -232,7 +251,46 @@ async fn open(address: &EndpointAddress) -> io::Result<EndpointStream> {
 /// A stream that tells when it is dropped, which HTTP/2 does when the connection is over.
 struct WatchedStream {
     stream: EndpointStream,
+    /// Looks for a GOAWAY in what comes, and tells of it.
+    frames: Option<(FrameHeads, CancellationToken)>,
     _gone: DropGuard,
+}
+
+/// Reads the types of HTTP/2 frames (RFC 9113, 4.1) in bytes that go by.
+#[derive(Debug, Default)]
+struct FrameHeads {
+    /// Bytes until the next head.
+    rest: usize,
+    head: [u8; Self::HEAD],
+    read: usize,
+}
+
+impl FrameHeads {
+    const HEAD: usize = 9;
+    const GOAWAY: u8 = 7;
+
+    /// Whether a GOAWAY begins in these bytes.
+    fn has_goaway(&mut self, mut bytes: &[u8]) -> bool {
+        let mut found = false;
+        while !bytes.is_empty() {
+            let skipped = self.rest.min(bytes.len());
+            self.rest -= skipped;
+            let (_, after) = bytes.split_at(skipped);
+            let (head, after) = after.split_at(after.len().min(Self::HEAD - self.read));
+            if let Some(place) = self.head.get_mut(self.read..self.read + head.len()) {
+                place.copy_from_slice(head);
+            }
+            self.read += head.len();
+            bytes = after;
+            if self.read == Self::HEAD {
+                let [a, b, c, kind, ..] = self.head;
+                self.rest = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.read = 0;
+                found |= kind == Self::GOAWAY;
+            }
+        }
+        found
+    }
 }
 
 impl AsyncRead for WatchedStream {
@@ -241,7 +299,14 @@ impl AsyncRead for WatchedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((frames, goaway)) = &mut self.frames
+            && frames.has_goaway(buf.filled().get(before..).unwrap_or_default())
+        {
+            goaway.cancel();
+        }
+        read
     }
 }
 
@@ -277,6 +342,26 @@ mod tests {
 
     fn address(url: &str) -> EndpointAddress {
         url.parse::<Endpoint>().unwrap_or_else(|error| panic!("{error}")).address
+    }
+
+    #[test]
+    fn a_goaway_is_found_however_the_bytes_are_cut() {
+        let frame = |kind: u8, length: u8| {
+            let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 0];
+            // A payload that looks like a GOAWAY is none.
+            frame.resize(9 + usize::from(length), FrameHeads::GOAWAY);
+            frame
+        };
+        let sound = [frame(4, 6), frame(4, 0), frame(0, 200), frame(6, 8)].concat();
+        let ends = [sound.clone(), frame(FrameHeads::GOAWAY, 8), frame(0, 3)].concat();
+        for step in [1, 2, 8, 9, 10, 100, 1000] {
+            let found = |bytes: &[u8]| {
+                let mut heads = FrameHeads::default();
+                bytes.chunks(step).filter(|chunk| heads.has_goaway(chunk)).count() > 0
+            };
+            assert!(!found(&sound), "{step}");
+            assert!(found(&ends), "{step}");
+        }
     }
 
     #[test]

@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
+use super::decide::DecideStreams;
 use super::endpoint::Dialer;
-use crate::contract::{Rpc, ServiceClient, Wants};
+use super::strikes::Strikes;
+use crate::contract::{Rpc, ServiceClient, Wants, Way};
 use crate::watch::Watch;
-
-/// After so many failed calls in a row a connection is given up: a service that hangs accepts for ever.
-const STRIKES: u32 = 5;
 
 /// How an endpoint stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,36 +65,18 @@ pub(super) struct ServiceConnection {
     pub(super) streams: bool,
     /// Whether events go to it over a stream: the service said in Hello that it serves streams, and has not turned out not
     /// to implement this one.
-    observe: AtomicBool,
+    pub(super) observe: AtomicBool,
+    /// The streams over which it is asked.
+    pub(super) decide: Arc<DecideStreams>,
+    pub(super) strikes: Arc<Strikes>,
     /// Makes further connections to the same endpoint.
-    dialer: Dialer,
-    url: Arc<str>,
-    strikes: AtomicU32,
+    pub(super) dialer: Dialer,
+    pub(super) url: Arc<str>,
     /// Calls that it was found not to implement, one bit each.
-    unimplemented: AtomicU32,
+    pub(super) unimplemented: AtomicU32,
 }
 
 impl ServiceConnection {
-    pub(super) fn new(
-        url: &str,
-        dialer: Dialer,
-        service: ServiceClient,
-        (wants, streams): (Wants, bool),
-        gone: CancellationToken,
-    ) -> Self {
-        Self {
-            service,
-            wants: ArcSwap::from_pointee(wants),
-            gone,
-            streams,
-            observe: AtomicBool::new(streams),
-            dialer,
-            url: url.into(),
-            strikes: AtomicU32::new(0),
-            unimplemented: AtomicU32::new(0),
-        }
-    }
-
     /// Opens a further HTTP/2 connection to the same endpoint, for a stream, without a Hello of its own. `gone` is
     /// cancelled when it ends; make it a child of [`gone`](Self::gone) to learn of the end of either. The connection
     /// ends when the channel and all calls on it have been dropped.
@@ -114,22 +95,6 @@ impl ServiceConnection {
     /// The endpoint's address.
     pub(super) fn url(&self) -> &str {
         &self.url
-    }
-
-    /// A call was answered: strikes count from zero again.
-    pub(super) fn reset_strikes(&self) {
-        // Most often it is zero already: a read does not take the cache line from the other cores.
-        if self.strikes.load(Ordering::Relaxed) != 0 {
-            self.strikes.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// A call was not answered in time, or answered "unavailable".
-    pub(super) fn strike(&self) {
-        if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
-            // The connector sees it and dials anew; calls that are on their way end with the connection.
-            self.gone.cancel();
-        }
     }
 }
 
@@ -199,6 +164,8 @@ pub(super) struct Endpoints {
     last_wants: ArcSwapOption<Wants>,
     /// An [`EventWay`]: of the endpoint that is asked first. While none is healthy, the last known.
     event_way: AtomicU8,
+    /// The streams of the endpoint that is asked first.
+    decide: ArcSwapOption<DecideStreams>,
     watch: Arc<dyn Watch>,
 }
 
@@ -216,6 +183,7 @@ impl Endpoints {
             wants: ArcSwap::from_pointee(Wants::everything()),
             last_wants: ArcSwapOption::empty(),
             event_way: AtomicU8::new(EventWay::Unknown as u8),
+            decide: ArcSwapOption::empty(),
             watch,
         }
     }
@@ -233,10 +201,12 @@ impl Endpoints {
         self.entries.subscribe()
     }
 
-    /// The first healthy endpoint whose connection was not `tried` yet.
+    /// The first healthy endpoint whose connection was not `tried` yet. One whose streams have ended or fallen silent comes
+    /// behind the others.
     pub(super) fn pick(&self, tried: &[Arc<ServiceConnection>]) -> Pick {
         let entries = self.entries.borrow();
         let mut wait = false;
+        let mut in_doubt = None;
         for entry in entries.iter() {
             match &entry.state {
                 // Over, though nobody has put it down yet: it is connected anew at once.
@@ -244,11 +214,17 @@ impl Endpoints {
                 EndpointState::Healthy(connection)
                     if !tried.iter().any(|other| Arc::ptr_eq(other, connection)) =>
                 {
-                    return Pick::Connection(Arc::clone(connection));
+                    if !connection.decide.are_in_doubt() {
+                        return Pick::Connection(Arc::clone(connection));
+                    }
+                    in_doubt = in_doubt.or(Some(connection));
                 }
                 EndpointState::Healthy(_) | EndpointState::Unhealthy => {}
                 EndpointState::Connecting => wait = true,
             }
+        }
+        if let Some(connection) = in_doubt {
+            return Pick::Connection(Arc::clone(connection));
         }
         if wait {
             return Pick::Wait;
@@ -264,6 +240,27 @@ impl Endpoints {
             EndpointState::Healthy(one) if one.streams && !one.gone.is_cancelled() => Some(Arc::clone(one)),
             EndpointState::Healthy(_) | EndpointState::Connecting | EndpointState::Unhealthy => None,
         })
+    }
+
+    /// Whether there is a healthy endpoint that is neither this one nor one of those `tried`.
+    pub(super) fn has_another(
+        &self,
+        tried: &[Arc<ServiceConnection>],
+        this: &Arc<ServiceConnection>,
+    ) -> bool {
+        self.entries.borrow().iter().any(|entry| match &entry.state {
+            EndpointState::Healthy(other) => {
+                let known = || tried.iter().chain([this]).any(|known| Arc::ptr_eq(known, other));
+                !other.gone.is_cancelled() && !known()
+            }
+            EndpointState::Connecting | EndpointState::Unhealthy => false,
+        })
+    }
+
+    /// How the next question will most likely be asked.
+    pub(super) fn way(&self) -> Way {
+        let served = self.decide.load().as_ref().is_some_and(|decide| decide.are_served());
+        if served { Way::Stream } else { Way::Call }
     }
 
     pub(super) fn set_healthy(&self, at: usize, connection: ServiceConnection) -> Arc<ServiceConnection> {
@@ -390,6 +387,7 @@ impl Endpoints {
             self.wants.store(connection.wants.load_full());
             let way = if connection.serves_observe() { EventWay::Stream } else { EventWay::Calls };
             self.event_way.store(way as u8, Ordering::Relaxed);
+            self.decide.store(Some(Arc::clone(&connection.decide)));
         }
     }
 

@@ -1,21 +1,25 @@
 //! One call to the service: within its deadline, on the first healthy endpoint, and on the next if that one is
 //! unhealthy. Knows no hook from another but by name.
 
-use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::policy::{Failure, FailureKind, Undecided, Unusable, UnusableKind};
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{Code, Status, TimeoutExpired};
+use tonic::{Code, Status};
 
 use super::health::{Endpoints, Pick, ServiceConnection};
-use crate::contract::{AuthRequest, AuthRpc, EventRequest, Rpc, ServiceClient};
-use crate::watch::{CallOutcome, Watch};
+use super::status::{describe_status, is_transport_failure};
+use super::streamed::{StreamResult, ask_streams};
+use crate::contract::{AuthRequest, AuthRpc, EventRequest, Rpc, ServiceClient, StreamAnswer, StreamQuestion};
+use crate::watch::{CallOutcome, MoveReason, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
 const CLOSE_NOTICE: Duration = Duration::from_millis(50);
+
+/// A question is put into so many streams at most, if they end under it.
+const STREAMS_LOST_MOST: u32 = 2;
 
 /// What is sent to the service.
 pub(super) trait ServiceCall: Clone + Send + Sync {
@@ -30,6 +34,12 @@ pub(super) trait ServiceCall: Clone + Send + Sync {
         within: Duration,
     ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
 
+    /// The same for a stream, if it can go over one.
+    fn for_stream(&self) -> Option<StreamQuestion>;
+
+    /// Reads what a stream brought.
+    fn read(self, service: &ServiceClient, answer: Option<StreamAnswer>) -> Result<Self::Answer, Status>;
+
     fn outcome(answer: &Self::Answer) -> CallOutcome;
 }
 
@@ -42,6 +52,14 @@ impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
 
     async fn run(self, service: &ServiceClient, within: Duration) -> Result<Self::Answer, Status> {
         service.decide(self, within).await
+    }
+
+    fn for_stream(&self) -> Option<StreamQuestion> {
+        self.for_stream()
+    }
+
+    fn read(self, service: &ServiceClient, answer: Option<StreamAnswer>) -> Result<Self::Answer, Status> {
+        service.read_answer(self, answer)
     }
 
     fn outcome(verdict: &Self::Answer) -> CallOutcome {
@@ -62,6 +80,14 @@ impl ServiceCall for EventRequest {
 
     async fn run(self, service: &ServiceClient, within: Duration) -> Result<(), Status> {
         service.report(self, within).await
+    }
+
+    fn for_stream(&self) -> Option<StreamQuestion> {
+        None
+    }
+
+    fn read(self, _: &ServiceClient, _: Option<StreamAnswer>) -> Result<(), Status> {
+        Err(Status::internal("events do not go over this stream"))
     }
 
     fn outcome((): &()) -> CallOutcome {
@@ -85,6 +111,8 @@ enum AttemptResult<A> {
     Failed(Failure),
     /// Perhaps another can.
     Elsewhere(Failure),
+    /// The stream ended under it, which says little of the endpoint.
+    StreamLost(Failure, Arc<Status>),
 }
 
 /// Sends a request to the service before the deadline. At most once on each connection; a connection that was
@@ -97,18 +125,39 @@ pub(super) async fn call_service<E: ServiceCall>(
 ) -> Result<CallResult<E::Answer>, Failure> {
     let mut tried: Vec<Arc<ServiceConnection>> = Vec::new();
     let mut last = None;
+    // After a stream that ended: to ask again there.
+    let mut again: Option<Arc<ServiceConnection>> = None;
+    let (mut lost_streams, mut by_call) = (0, false);
     loop {
-        let connection = match next_connection(endpoints, &tried, deadline).await {
-            Ok(connection) => connection,
-            Err(failure) => return Err(last.unwrap_or(failure)),
+        let connection = match again.take() {
+            Some(connection) => connection,
+            None => match next_connection(endpoints, &tried, deadline).await {
+                Ok(connection) => connection,
+                Err(failure) => return Err(last.unwrap_or(failure)),
+            },
         };
-        match attempt(endpoints, watch, &connection, request.clone(), deadline).await {
+        match attempt(endpoints, watch, &connection, request.clone(), deadline, by_call).await {
             // Whoever was asked before wanted it; that another does not is no answer to it.
             AttemptResult::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
             AttemptResult::Done(result) => return Ok(result),
             AttemptResult::Failed(failure) => return Err(failure),
             // Kept, so that the caller learns what went wrong with the service, and not that nobody was left to try.
             AttemptResult::Elsewhere(failure) => last = Some(failure),
+            AttemptResult::StreamLost(failure, status) => {
+                watch.question_moved(MoveReason::Broken);
+                lost_streams += 1;
+                // By a call of its own goes what is too large, as only there it is known which one it was; and what two
+                // streams ended under, as it may be what they ended of.
+                by_call |= lost_streams >= STREAMS_LOST_MOST
+                    || status.code() == Code::Unimplemented
+                    || too_large(request.rpc(), &status).is_some();
+                last = Some(failure);
+                let other = || endpoints.has_another(&tried, &connection);
+                if !connection.gone.is_cancelled() && (by_call || !other()) {
+                    again = Some(connection);
+                    continue;
+                }
+            }
         }
         debug_assert!(
             !tried.iter().any(|other| Arc::ptr_eq(other, &connection)),
@@ -149,9 +198,10 @@ async fn next_connection(
 async fn attempt<E: ServiceCall>(
     endpoints: &Endpoints,
     watch: &dyn Watch,
-    connection: &ServiceConnection,
+    connection: &Arc<ServiceConnection>,
     request: E,
     deadline: Instant,
+    by_call: bool,
 ) -> AttemptResult<E::Answer> {
     let rpc = request.rpc();
     // The question may be older than what Hello said on this connection.
@@ -159,21 +209,49 @@ async fn attempt<E: ServiceCall>(
         return AttemptResult::Done(CallResult::Unwanted);
     }
     let started = Instant::now();
-    let call = request.run(&connection.service, deadline.saturating_duration_since(started));
-    let result = timeout_at(deadline, call).await;
     let count = |outcome| watch.call(rpc.name(), outcome, started.elapsed());
+    let streamed = if by_call {
+        StreamResult::NoStream
+    } else {
+        let question = || request.for_stream();
+        ask_streams(endpoints, watch, rpc, connection, question, (started, deadline)).await
+    };
+    // Another one than was asked first may have answered.
+    let answered_by;
+    let mut connection = connection;
+    let result = match streamed {
+        StreamResult::NoStream => {
+            let call = request.run(&connection.service, deadline.saturating_duration_since(started));
+            timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late()))
+        }
+        StreamResult::Answered(by, answer) => {
+            answered_by = by;
+            connection = &answered_by;
+            request.read(&connection.service, answer)
+        }
+        StreamResult::Late => Err(late()),
+        StreamResult::Lost(status) => {
+            let failure = failure(rpc, &status);
+            count(CallOutcome::Failed(failure.kind));
+            return AttemptResult::StreamLost(failure, status);
+        }
+        StreamResult::Silent => {
+            let failure = failure(rpc, &Status::unavailable("no answers on the stream"));
+            count(CallOutcome::Failed(failure.kind));
+            return AttemptResult::Elsewhere(failure);
+        }
+    };
     let status = match result {
-        Ok(Ok(answer)) => {
-            connection.reset_strikes();
+        Ok(answer) => {
+            connection.strikes.reset();
             count(E::outcome(&answer));
             return AttemptResult::Done(CallResult::Answered(answer));
         }
-        Ok(Err(status)) => status,
-        Err(_) => Status::deadline_exceeded("no answer in time"),
+        Err(status) => status,
     };
     // An event that nobody implements is as good as not wanted; a decision that nobody implements is none (ADR 0017).
     if status.code() == Code::Unimplemented && !rpc.decides() {
-        connection.reset_strikes();
+        connection.strikes.reset();
         endpoints.remove_event(connection, rpc);
         count(CallOutcome::Unimplemented);
         return AttemptResult::Done(CallResult::Unwanted);
@@ -181,7 +259,7 @@ async fn attempt<E: ServiceCall>(
     if rpc.decides()
         && let Some(unusable) = too_large(rpc, &status)
     {
-        connection.reset_strikes();
+        connection.strikes.reset();
         count(CallOutcome::Unusable);
         return AttemptResult::Done(CallResult::Unusable(unusable));
     }
@@ -201,16 +279,16 @@ async fn attempt<E: ServiceCall>(
         // Strikes: a service that is alive but cannot work keeps its connection for ever, and every question would go there
         // first. After five it is dropped and asked Hello again.
         Code::Unavailable => {
-            connection.strike();
+            connection.strikes.strike();
             AttemptResult::Elsewhere(failure)
         }
         // Not elsewhere: what was late here has no time left there.
         Code::DeadlineExceeded | Code::Cancelled => {
-            connection.strike();
+            connection.strikes.strike();
             AttemptResult::Failed(failure)
         }
         _ => {
-            connection.reset_strikes();
+            connection.strikes.reset();
             AttemptResult::Failed(failure)
         }
     }
@@ -219,6 +297,10 @@ async fn attempt<E: ServiceCall>(
 /// What it means that a question came back with this.
 pub(crate) fn undecided(rpc: Rpc, status: &Status) -> Undecided {
     too_large(rpc, status).map_or_else(|| failure(rpc, status).into(), Into::into)
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("no answer in time")
 }
 
 /// Whether one of both messages was over somebody's limit on their size. A client chooses how large they are, so that it
@@ -279,55 +361,4 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         _ => FailureKind::Unavailable,
     };
     Failure::new(kind, format!("{}: {}", rpc.name(), describe_status(status)))
-}
-
-/// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
-/// taken for words or fields of ours.
-pub(crate) fn describe_status(status: &Status) -> String {
-    match status.source() {
-        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), with_causes(source)),
-        None => format!("{:?}: {:?}", status.code(), status.message()),
-    }
-}
-
-/// The error with its causes: the first level alone says "transport error".
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // hyper and tonic repeat their cause in their own text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// Whether the call broke with its transport; a status that the service sent has no cause on our side.
-pub(crate) fn is_transport_failure(status: &Status) -> bool {
-    let mut source = status.source();
-    let any = source.is_some();
-    while let Some(cause) = source {
-        // tonic's own timer: the transport is sound, the answer was late.
-        if cause.is::<TimeoutExpired>() {
-            return false;
-        }
-        source = cause.source();
-    }
-    any
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_service_says_stands_in_quotes() {
-        let status = Status::internal("x\" user=\"root\n");
-        assert_eq!(describe_status(&status), r#"Internal: "x\" user=\"root\n""#);
-        let here = Status::from_error(Box::new(std::io::Error::other("broken pipe")));
-        assert_eq!(describe_status(&here), "Unknown: broken pipe: broken pipe");
-    }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, DropReason, EventStreamEnd, SpoolLoss, Watch};
+use mproxy_policy::watch::{
+    AnswerDrop, CallOutcome, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd, Watch,
+};
 use mproxy_testkit::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -54,11 +56,34 @@ pub(crate) struct Record {
     events_confirmed: u64,
     event_streams_ended: Vec<EventStreamEnd>,
     not_spooled: Vec<(SpoolLoss, u64)>,
+    streams: Vec<Option<StreamEnd>>,
+    dropped_answers: Vec<AnswerDrop>,
+    moved: Vec<MoveReason>,
 }
 
 impl Record {
     pub(crate) fn endpoint_changes(&self) -> &[(String, bool)] {
         &self.endpoints
+    }
+
+    /// Streams that were opened.
+    pub(crate) fn streams_opened(&self) -> usize {
+        self.streams.iter().filter(|end| end.is_none()).count()
+    }
+
+    /// Streams that ended for this reason.
+    pub(crate) fn streams_ended(&self, reason: StreamEnd) -> usize {
+        self.streams.iter().filter(|end| **end == Some(reason)).count()
+    }
+
+    /// Answers that were dropped.
+    pub(crate) fn dropped_answers(&self) -> &[AnswerDrop] {
+        &self.dropped_answers
+    }
+
+    /// Questions that were asked again elsewhere.
+    pub(crate) fn moved(&self) -> &[MoveReason] {
+        &self.moved
     }
 
     /// Endpoints whose last word was "healthy".
@@ -70,6 +95,11 @@ impl Record {
 }
 
 impl Seen {
+    /// What was seen so far.
+    pub(crate) fn now<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.0.borrow())
+    }
+
     pub(crate) fn calls(&self, rpc: &str) -> Vec<CallOutcome> {
         let calls = &self.0.borrow().calls;
         calls.iter().filter(|(name, _)| *name == rpc).map(|(_, outcome)| *outcome).collect()
@@ -155,6 +185,24 @@ impl Watch for Seen {
 
     fn event_stream_ended(&self, reason: EventStreamEnd) {
         self.0.send_modify(|record| record.event_streams_ended.push(reason));
+    }
+
+    fn stream_opened(&self) {
+        self.0.send_modify(|record| record.streams.push(None));
+    }
+
+    fn stream_ended(&self, reason: StreamEnd) {
+        self.0.send_modify(|record| record.streams.push(Some(reason)));
+    }
+
+    fn answers_dropped(&self, reason: AnswerDrop, count: u64) {
+        for _ in 0..count {
+            self.0.send_modify(|record| record.dropped_answers.push(reason));
+        }
+    }
+
+    fn question_moved(&self, reason: MoveReason) {
+        self.0.send_modify(|record| record.moved.push(reason));
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

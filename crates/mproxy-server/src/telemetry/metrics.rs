@@ -15,6 +15,11 @@
 //! | `mproxy_connects_refused_total` | listener, part | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
+//! | `mproxy_policy_streams_open` | | gauge |
+//! | `mproxy_policy_streams_ended_total` | reason | counter |
+//! | `mproxy_policy_stream_messages_total` | | counter |
+//! | `mproxy_policy_stream_answers_dropped_total` | reason | counter |
+//! | `mproxy_policy_stream_questions_moved_total` | reason | counter |
 //! | `mproxy_events_dropped_total` | kind, reason | counter |
 //! | `mproxy_events_unconfirmed`, `mproxy_events_unconfirmed_bytes` | | gauge |
 //! | `mproxy_events_sent_total`, `mproxy_events_resent_total`, `mproxy_events_confirmed_total` | | counter |
@@ -58,6 +63,7 @@ use super::failures::Failures;
 use super::log::LogCounts;
 use super::packets;
 use super::process::ProcessCollector;
+use super::streams::StreamMetrics;
 use super::tally::Tally;
 
 /// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
@@ -71,6 +77,7 @@ pub struct Metrics {
     connects_refused: Family<ConnectRefused, Counter>,
     calls: Family<Call, Histogram>,
     endpoints: Family<EndpointLabels, Gauge>,
+    streams: StreamMetrics,
     dropped: Family<DroppedEvents, Counter>,
     events: EventMetrics,
     commands: Family<CommandLabels, Counter>,
@@ -192,6 +199,7 @@ impl Metrics {
                 "1 if this endpoint of the policy service is healthy, else 0",
                 ours,
             ),
+            streams: StreamMetrics::registered(ours),
             dropped: registered("events_dropped", "Events that the policy service did not receive", ours),
             events: EventMetrics::registered(ours),
             commands: registered_commands(ours),
@@ -273,6 +281,11 @@ impl Metrics {
     /// A call to the policy service ended with this outcome, after this time.
     pub(super) fn record_call(&self, rpc: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&Call { rpc, outcome }).observe(took.as_secs_f64());
+    }
+
+    /// What is counted of the streams to the policy service.
+    pub(super) const fn streams(&self) -> &StreamMetrics {
+        &self.streams
     }
 
     /// So many events of this kind were dropped.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::watch::{CallOutcome, CommandCount, DropReason, EventStreamEnd, SpoolLoss, Watch};
+use mproxy_policy::watch::{
+    AnswerDrop, CallOutcome, CommandCount, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd,
+    Watch,
+};
 
 use super::metrics::Metrics;
 
@@ -50,6 +53,26 @@ impl Watch for Metrics {
 
     fn command(&self, kind: &'static str, outcome: CommandCount) {
         self.count_command(kind, outcome.name());
+    }
+
+    fn stream_opened(&self) {
+        self.streams().count_opened();
+    }
+
+    fn stream_ended(&self, reason: StreamEnd) {
+        self.streams().count_ended(reason.name());
+    }
+
+    fn stream_message(&self) {
+        self.streams().count_message();
+    }
+
+    fn answers_dropped(&self, reason: AnswerDrop, count: u64) {
+        self.streams().count_dropped_answers(reason.name(), count);
+    }
+
+    fn question_moved(&self, reason: MoveReason) {
+        self.streams().count_moved(reason.name());
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

@@ -19,10 +19,11 @@ use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use super::contract::ObserveRequest;
 use super::contract::hook_stream_server::HookStreamServer;
 use super::contract::hooks_server::HooksServer;
-use super::{Log, Player, Service, Told};
+use super::contract::{DecideRequest, ObserveRequest};
+use super::decide::RawStream;
+use super::{Log, Player, Service, StreamPlay, Told};
 use crate::PATIENCE;
 
 /// Answers every call with the same bytes; Hello with UNIMPLEMENTED.
@@ -155,10 +156,17 @@ impl Running {
             }
             let router = match played {
                 Played::Script(service) => {
+                    let raw = match service.decide {
+                        StreamPlay::Raw(bytes) => Some(RawStream(bytes)),
+                        StreamPlay::Serve | StreamPlay::Unimplemented | StreamPlay::Script(_) => None,
+                    };
                     let player = Player { service: Arc::new(service), log: Arc::new(log) };
-                    server
-                        .add_service(HooksServer::new(player.clone()))
-                        .add_service(HookStreamServer::new(player))
+                    let router = server.add_service(HooksServer::new(player.clone()));
+                    match raw {
+                        Some(raw) => router.add_service(raw),
+                        // Large answers are part of the game.
+                        None => router.add_service(HookStreamServer::new(player)),
+                    }
                 }
                 Played::Same(same) => server.add_service(same),
             };
@@ -195,6 +203,23 @@ impl Running {
     /// How often a call came: `calls("AuthPublish")`.
     pub fn calls(&self, rpc: &str) -> usize {
         self.log.borrow().calls.iter().filter(|call| **call == rpc).count()
+    }
+
+    /// The messages on Decide streams, each with the number of its stream from 1, as they came.
+    pub fn batches(&self) -> Vec<(usize, DecideRequest)> {
+        self.log.borrow().batches.clone()
+    }
+
+    /// The messages on Decide streams once these are what was waited for.
+    pub async fn batches_when(
+        &self,
+        all: impl Fn(&[(usize, DecideRequest)]) -> bool,
+    ) -> Vec<(usize, DecideRequest)> {
+        let mut log = self.log.clone();
+        match timeout(PATIENCE, log.wait_for(|log| all(&log.batches))).await {
+            Ok(log) => log.unwrap().batches.clone(),
+            Err(_) => panic!("not all was asked, only {:#?}", self.batches()),
+        }
     }
 
     /// The events that it was told, as they came.

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use super::calls::Calls;
 use super::stream::{StreamEnd, StreamSetup};
-use crate::remote::connector::{STEADY, pause};
 use crate::remote::health::{EndpointEntry, Endpoints, Pick, ServiceConnection};
+use crate::remote::pause::{STEADY, pause};
 use crate::watch::EventStreamEnd;
 
 pub(super) struct Driver {

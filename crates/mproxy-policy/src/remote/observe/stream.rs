@@ -21,7 +21,7 @@ use super::kept::{KeptEvent, KeptEvents};
 use super::patience::Patience;
 use crate::contract::{ClientIdentity, ObserveMessage, StreamRpc, open_stream, read_safe_up_to};
 use crate::remote::health::{EndpointEntry, ServiceConnection};
-use crate::remote::unary::with_causes;
+use crate::remote::status::{describe_status, with_causes};
 use crate::watch::Watch;
 
 /// Connecting a stream.
@@ -228,7 +228,7 @@ fn ended(status: &Status) -> StreamEnd {
     match status.code() {
         Code::Ok => StreamEnd::Closed,
         Code::Unimplemented => StreamEnd::Unimplemented,
-        _ => StreamEnd::Broken(crate::remote::unary::describe_status(status)),
+        _ => StreamEnd::Broken(describe_status(status)),
     }
 }
 

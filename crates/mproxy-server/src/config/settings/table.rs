@@ -424,9 +424,9 @@ section! {
         /// not want to be asked about. See [grants](hooks.md#grants).
         grant_staleness: kind::Period = new("policy.grant_staleness").variable("MPROXY_POLICY_GRANT_STALENESS")
             .default("60s");
-        /// Whether calls go over streams, if the hook service offers them.
+        /// Whether questions and events go over streams, if the hook service offers them.
         ///
-        /// `unary`: no streams are used. See [streams](hooks.md#events-that-do-not-get-lost).
+        /// `unary`: no streams are used. See [streams](hooks.md#streams).
         mode: PolicyMode = new("policy.mode").variable("MPROXY_POLICY_MODE").default("auto");
     }
 }

@@ -1,0 +1,329 @@
+//! The messages of the Decide stream. Questions were encoded when they were asked and are only put together here; answers
+//! are taken apart as far as their ids, and read by whoever asked, so that one that is no protobuf harms no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mproxy_core::peer::Peer;
+use mproxy_core::policy::{Failure, FailureKind, Hook, Unusable};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use tonic::Status;
+
+use super::request_body::encode_client_field;
+use super::stream::PREFIX;
+use super::{Rpc, wire};
+
+/// A question as it waits for its stream. No `Debug`: it may hold a password.
+#[derive(Clone)]
+pub(crate) struct StreamQuestion {
+    hook: Hook,
+    /// The fields of the request but for the client's.
+    fields: Bytes,
+    peer: Arc<Peer>,
+}
+
+impl StreamQuestion {
+    pub(super) const fn new(hook: Hook, fields: Bytes, peer: Arc<Peer>) -> Self {
+        Self { hook, fields, peer }
+    }
+
+    pub(crate) const fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// Bytes that it takes in a message, within a few.
+    pub(crate) fn size(&self) -> usize {
+        self.fields.len() + QUESTION_OVERHEAD
+    }
+}
+
+/// Keys, lengths, ids and the timeout of a question, at most.
+const QUESTION_OVERHEAD: usize = 64;
+
+/// One `DecideRequest` while it is written, with gRPC's prefix. Introductions and questions stand in it in the order in
+/// which they were added: fields that repeat may alternate.
+pub(crate) struct DecideMessage {
+    out: BytesMut,
+}
+
+impl DecideMessage {
+    /// An empty one, with room for so many bytes.
+    pub(crate) fn new(room: usize) -> Self {
+        let mut out = BytesMut::with_capacity(PREFIX + room);
+        out.put_bytes(0, PREFIX);
+        Self { out }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len() - PREFIX
+    }
+
+    /// Introduces a client.
+    pub(crate) fn introduce(&mut self, client_ref: u64, client: &EncodedClient) {
+        // DecideRequest.introduce, Introduction.client_ref and client.
+        const INTRODUCE: u32 = 1;
+        const CLIENT_REF: u32 = 1;
+        const CLIENT: u32 = 2;
+        let client = client.message();
+        let len = 1 + encoded_len_varint(client_ref) + bytes_len(client.len());
+        encode_key(INTRODUCE, WireType::LengthDelimited, &mut self.out);
+        encode_varint(len as u64, &mut self.out);
+        encode_key(CLIENT_REF, WireType::Varint, &mut self.out);
+        encode_varint(client_ref, &mut self.out);
+        self.bytes(CLIENT, client);
+    }
+
+    /// Adds a question, which is waited for so long.
+    pub(crate) fn ask(&mut self, id: u64, client_ref: u64, within: Duration, question: &StreamQuestion) {
+        // DecideRequest.questions, and the fields of StreamQuestion.
+        const QUESTIONS: u32 = 2;
+        const ID: u32 = 1;
+        const CLIENT_REF: u32 = 2;
+        const TIMEOUT: u32 = 3;
+        let fields = &question.fields;
+        let timeout = prost_types::Duration {
+            seconds: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+            // Below a thousand million.
+            nanos: within.subsec_nanos() as i32,
+        };
+        let len = 1
+            + encoded_len_varint(id)
+            + 1
+            + encoded_len_varint(client_ref)
+            + bytes_len(timeout.encoded_len())
+            + bytes_len(fields.len());
+        let out = &mut self.out;
+        encode_key(QUESTIONS, WireType::LengthDelimited, out);
+        encode_varint(len as u64, out);
+        encode_key(ID, WireType::Varint, out);
+        encode_varint(id, out);
+        encode_key(CLIENT_REF, WireType::Varint, out);
+        encode_varint(client_ref, out);
+        prost::encoding::message::encode(TIMEOUT, &timeout, out);
+        // StreamQuestion.connect, publish, subscribe, deliver.
+        let field = match question.hook {
+            Hook::Connect => 5,
+            Hook::Publish => 6,
+            Hook::Subscribe => 7,
+            Hook::Deliver => 8,
+        };
+        self.bytes(field, fields);
+    }
+
+    /// Says that these references are not used any more.
+    pub(crate) fn forget(&mut self, client_refs: &[u64]) {
+        // DecideRequest.forget
+        const FORGET: u32 = 3;
+        prost::encoding::uint64::encode_packed(FORGET, client_refs, &mut self.out);
+    }
+
+    /// The message; `None`: there is nothing in it.
+    pub(crate) fn finish(mut self) -> Option<Bytes> {
+        let len = self.len();
+        if len == 0 {
+            return None;
+        }
+        // Far below, as messages are closed at a fraction of what a service takes.
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        if let Some(prefix) = self.out.get_mut(1..PREFIX) {
+            prefix.copy_from_slice(&len.to_be_bytes());
+        }
+        Some(self.out.freeze())
+    }
+
+    fn bytes(&mut self, field: u32, bytes: &[u8]) {
+        encode_key(field, WireType::LengthDelimited, &mut self.out);
+        encode_varint(bytes.len() as u64, &mut self.out);
+        self.out.extend_from_slice(bytes);
+    }
+}
+
+/// Bytes of a field with this many bytes in it, whose number is below 16.
+const fn bytes_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
+/// A client's part, as all requests about it share it.
+pub(crate) struct EncodedClient(Arc<Bytes>);
+
+impl EncodedClient {
+    pub(crate) fn of(peer: &Peer) -> Self {
+        Self(encode_client_field(peer))
+    }
+
+    /// `Client` without the key and length that stand before it in a request.
+    fn message(&self) -> &[u8] {
+        let rest = self.0.get(1..).unwrap_or_default();
+        let length = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |last| last + 1);
+        rest.get(length..).unwrap_or_default()
+    }
+}
+
+/// An answer from a stream, not read yet.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub(crate) enum StreamAnswer {
+    #[prost(bytes = "bytes", tag = "2")]
+    Connect(Bytes),
+    #[prost(bytes = "bytes", tag = "3")]
+    Publish(Bytes),
+    #[prost(bytes = "bytes", tag = "4")]
+    Subscribe(Bytes),
+    #[prost(bytes = "bytes", tag = "5")]
+    Deliver(Bytes),
+    #[prost(bytes = "bytes", tag = "6")]
+    Error(Bytes),
+}
+
+/// `StreamAnswer` of the contract with its answers as bytes: on the wire both are the same.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct RawAnswer {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(oneof = "StreamAnswer", tags = "2, 3, 4, 5, 6")]
+    answer: Option<StreamAnswer>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct RawAnswers {
+    #[prost(message, repeated, tag = "1")]
+    answers: Vec<RawAnswer>,
+}
+
+/// The answers of a message, with their ids; `None`: unset.
+///
+/// # Errors
+/// It is no `DecideResponse`.
+pub(crate) fn read_answers(
+    message: Bytes,
+) -> Result<impl ExactSizeIterator<Item = (u64, Option<StreamAnswer>)>, Status> {
+    let message = RawAnswers::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(message.answers.into_iter().map(|answer| (answer.id, answer.answer)))
+}
+
+/// What an answer is, of the kind that was asked for.
+pub(super) enum AnswerBytes {
+    /// The response of this hook's own RPC.
+    Response(Bytes),
+    /// It is a failed one.
+    Failed(Failure),
+    /// It is of another kind.
+    Unusable(Unusable),
+}
+
+impl AnswerBytes {
+    pub(super) fn of(answer: Option<StreamAnswer>, hook: Hook) -> Self {
+        let rpc = Rpc::from(hook).name();
+        match (answer, hook) {
+            (Some(StreamAnswer::Connect(bytes)), Hook::Connect)
+            | (Some(StreamAnswer::Publish(bytes)), Hook::Publish)
+            | (Some(StreamAnswer::Subscribe(bytes)), Hook::Subscribe)
+            | (Some(StreamAnswer::Deliver(bytes)), Hook::Deliver) => Self::Response(bytes),
+            (Some(StreamAnswer::Error(bytes)), _) => {
+                let detail = wire::AnswerError::decode(bytes).unwrap_or_default().detail;
+                Self::Failed(Failure::new(
+                    FailureKind::Unavailable,
+                    format!("{rpc}: AnswerError: {detail:?}"),
+                ))
+            }
+            (Some(_), _) => Self::Unusable(Unusable::invalid(format!(
+                "{rpc}: the answer is of another kind than the question"
+            ))),
+            (None, _) => {
+                Self::Failed(Failure::new(FailureKind::Unspecified, format!("{rpc}: the answer is unset")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mproxy_codec::types::Version;
+
+    use super::super::AuthRequest;
+    use super::super::tests::peer;
+    use super::*;
+
+    fn decode(message: DecideMessage) -> wire::DecideRequest {
+        let bytes = message.finish().expect("it has something in it");
+        assert_eq!(
+            bytes[..PREFIX],
+            [&[0][..], &u32::try_from(bytes.len() - PREFIX).unwrap().to_be_bytes()].concat()
+        );
+        wire::DecideRequest::decode(&bytes[PREFIX..]).expect("what was encoded can be decoded")
+    }
+
+    #[test]
+    fn a_batch_reads_as_the_contract_writes_it() {
+        let peer = peer(Version::V5);
+        let renewal = AuthRequest::renewal(
+            &mproxy_core::policy::RenewQuestion { peer: &peer },
+            super::super::Way::Call,
+        );
+        let fields = Bytes::from(
+            wire::AuthPublishRequest { topic: "a/b".into(), qos: 1, ..Default::default() }.encode_to_vec(),
+        );
+        let mut message = DecideMessage::new(0);
+        message.introduce(300, &EncodedClient::of(&peer));
+        let question = StreamQuestion::new(Hook::Publish, fields, Arc::clone(&peer));
+        message.ask(1 << 40, 300, Duration::from_millis(1500), &question);
+        message.forget(&[1, 299]);
+        let read = decode(message);
+        let whole: wire::AuthConnectRequest = renewal.body().read();
+        assert_eq!(read.introduce[0].client_ref, 300);
+        assert_eq!(read.introduce[0].client, whole.client, "as in every other request");
+        let asked = &read.questions[0];
+        assert_eq!((asked.id, asked.client_ref, asked.traceparent.as_str()), (1 << 40, 300, ""));
+        assert_eq!(asked.timeout, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
+        let Some(wire::stream_question::Question::Publish(publish)) = &asked.question else {
+            panic!("{asked:?}")
+        };
+        assert_eq!((publish.topic.as_str(), publish.qos, &publish.client), ("a/b", 1, &None));
+        assert_eq!(read.forget, [1, 299]);
+        assert!(DecideMessage::new(9).finish().is_none());
+    }
+
+    #[test]
+    fn each_hook_has_its_own_field() {
+        use wire::stream_question::Question;
+        for hook in Hook::ALL {
+            let mut message = DecideMessage::new(0);
+            message.ask(1, 1, Duration::ZERO, &StreamQuestion::new(hook, Bytes::new(), peer(Version::V311)));
+            let asked = decode(message).questions.remove(0).question;
+            assert!(matches!(
+                (hook, asked),
+                (Hook::Connect, Some(Question::Connect(_)))
+                    | (Hook::Publish, Some(Question::Publish(_)))
+                    | (Hook::Subscribe, Some(Question::Subscribe(_)))
+                    | (Hook::Deliver, Some(Question::Deliver(_)))
+            ));
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_kind() {
+        use wire::stream_answer::Answer;
+        let kinds = [
+            None,
+            Some(Answer::Publish(Default::default())),
+            Some(Answer::Connect(Default::default())),
+            Some(Answer::Error(wire::AnswerError { detail: "busy".into() })),
+        ];
+        let answers = kinds.into_iter().zip(7..).map(|(answer, id)| wire::StreamAnswer { id, answer });
+        let message = wire::DecideResponse { answers: answers.collect() }.encode_to_vec();
+        let read: Vec<_> = read_answers(message.into()).unwrap().collect();
+        assert_eq!(read.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [7, 8, 9, 10]);
+        let mut kinds = read.into_iter().map(|(_, answer)| AnswerBytes::of(answer, Hook::Publish));
+        assert!(
+            matches!(kinds.next(), Some(AnswerBytes::Failed(failure)) if failure.kind == FailureKind::Unspecified)
+        );
+        assert!(matches!(kinds.next(), Some(AnswerBytes::Response(_))));
+        assert!(matches!(kinds.next(), Some(AnswerBytes::Unusable(_))));
+        assert!(
+            matches!(kinds.next(), Some(AnswerBytes::Failed(failure)) if failure.detail.contains("\"busy\""))
+        );
+        assert!(read_answers(Bytes::from_static(b"\xff\xff")).is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! What a status of gRPC says, in one line, and whether it is the service's own.
+
+use std::error::Error;
+
+use tonic::{Status, TimeoutExpired};
+
+/// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
+/// taken for words or fields of ours.
+pub(crate) fn describe_status(status: &Status) -> String {
+    match status.source() {
+        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), with_causes(source)),
+        None => format!("{:?}: {:?}", status.code(), status.message()),
+    }
+}
+
+/// The error with its causes: the first level alone says "transport error".
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // hyper and tonic repeat their cause in their own text.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether the call broke with its transport; a status that the service sent has no cause on our side.
+pub(crate) fn is_transport_failure(status: &Status) -> bool {
+    let mut source = status.source();
+    let any = source.is_some();
+    while let Some(cause) = source {
+        // tonic's own timer: the transport is sound, the answer was late.
+        if cause.is::<TimeoutExpired>() {
+            return false;
+        }
+        source = cause.source();
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_says_stands_in_quotes() {
+        let status = Status::internal("x\" user=\"root\n");
+        assert_eq!(describe_status(&status), r#"Internal: "x\" user=\"root\n""#);
+        let here = Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        assert_eq!(describe_status(&here), "Unknown: broken pipe: broken pipe");
+    }
+}

@@ -1,0 +1,36 @@
+//! Failures of one connection in a row. After a few of them it is given up: a service that hangs accepts for ever.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+/// After so many failures in a row.
+const STRIKES: u32 = 5;
+
+#[derive(Debug)]
+pub(super) struct Strikes {
+    count: AtomicU32,
+    gone: CancellationToken,
+}
+
+impl Strikes {
+    /// None so far; `gone` is cancelled when there are too many.
+    pub(super) const fn new(gone: CancellationToken) -> Self {
+        Self { count: AtomicU32::new(0), gone }
+    }
+
+    /// The service answered: they count from zero again.
+    pub(super) fn reset(&self) {
+        // Most often it is zero already: a read does not take the cache line from the other cores.
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It did not answer in time, or answered "unavailable".
+    pub(super) fn strike(&self) {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
+            self.gone.cancel();
+        }
+    }
+}
