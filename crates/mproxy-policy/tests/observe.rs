@@ -409,6 +409,19 @@ async fn an_event_that_no_message_can_carry_is_a_gap() {
     assert_eq!((gaps, sequences(&service.events())), (vec![Gap { from: 1, to: 1 }], vec![2]));
 }
 
+/// A library that waits for its streams at the end would wait for ever.
+#[tokio::test]
+async fn a_service_that_stops_in_order_is_not_held_up_by_the_stream() {
+    let service = Running::start(streaming(ObservePlay::Confirm)).await;
+    let (remote, seen) = remote(&[&service.url]);
+    remote.report(publish_of(1, "a"));
+    seen.until_confirmed(1).await;
+    service.stop().await;
+    remote.report(publish_of(1, "b"));
+    remote.flush(Duration::from_millis(10)).await;
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::Shutdown), 1);
+}
+
 /// Events of what nobody implements by a call stay wanted while they go over the stream.
 #[tokio::test]
 async fn calls_that_are_not_implemented_say_nothing_of_the_stream() {

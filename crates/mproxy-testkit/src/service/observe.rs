@@ -104,10 +104,11 @@ impl Player {
         tokio::spawn(async move {
             let mut clients = HashMap::new();
             while let Ok(Some(request)) = requests.message().await {
+                // First, so that whoever sees an event of it sees the message.
+                player.log.send_modify(|log| log.observed.push((stream, request.clone())));
                 if let Err(status) = player.hear(&request, &mut clients) {
                     return confirmations.fail(status);
                 }
-                player.log.send_modify(|log| log.observed.push((stream, request.clone())));
                 match &player.service.observe {
                     ObservePlay::Script(script) => script(&request, &confirmations),
                     ObservePlay::Confirm | ObservePlay::Unimplemented => match request.last() {

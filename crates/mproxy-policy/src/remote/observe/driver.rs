@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::calls::Calls;
 use super::stream::{StreamEnd, StreamSetup};
 use crate::remote::health::{EndpointEntry, Endpoints, Pick, ServiceConnection};
 use crate::remote::pause::{STEADY, pause};
 use crate::watch::EventStreamEnd;
+
+/// Streams that break one soon after the other are told so often.
+const TOLD: u32 = 3;
 
 pub(super) struct Driver {
     pub(super) endpoints: Arc<Endpoints>,
@@ -61,7 +64,7 @@ impl Driver {
             if since.elapsed() >= STEADY {
                 failures = 0;
             }
-            if self.note(&connection, &end) == Sound::No {
+            if self.note(&connection, &end, failures) == Sound::No {
                 failures += 1;
                 failed.push(connection);
             }
@@ -96,9 +99,14 @@ impl Driver {
         }
     }
 
-    /// Counts the end of a stream and logs it.
-    fn note(&self, connection: &ServiceConnection, end: &StreamEnd) -> Sound {
+    /// Counts the end of a stream and logs it, after so many that have failed just before it.
+    fn note(&self, connection: &ServiceConnection, end: &StreamEnd, failures: u32) -> Sound {
         let endpoint = connection.url();
+        // An outage is told at its beginning, and the metric counts on.
+        let is_news = failures < TOLD;
+        if !is_news {
+            debug!(endpoint, ?end, "event stream failed again");
+        }
         let (reason, sound) = match end {
             StreamEnd::Finished => (EventStreamEnd::Finished, Sound::Yes),
             StreamEnd::Gone => (EventStreamEnd::Closed, Sound::Yes),
@@ -107,11 +115,15 @@ impl Driver {
                 (EventStreamEnd::Moved, Sound::Yes)
             }
             StreamEnd::Closed => {
-                info!(endpoint, "event stream ended by the policy service");
+                if is_news {
+                    info!(endpoint, "event stream ended by the policy service");
+                }
                 (EventStreamEnd::Closed, Sound::No)
             }
             StreamEnd::Broken(error) => {
-                warn!(endpoint, error, "event stream broken, its events are sent again");
+                if is_news {
+                    warn!(endpoint, error, "event stream broken, its events are sent again");
+                }
                 (EventStreamEnd::Broken, Sound::No)
             }
             StreamEnd::Unimplemented => {

@@ -93,7 +93,7 @@ impl Spool {
             .map(|FoundEvent { sequence, client, event }| (sequence, EventClient::Kept(client), event))
             .collect();
         let (recovered, ended) = (all.len(), open.len());
-        let last = Self::end_connections(&mut files, last, open, &mut all)?;
+        let last = Self::end_connections(&mut files, last, open, &mut all);
         info!(
             %path,
             run_id = %uuid::Uuid::from_u128(run_id),
@@ -114,18 +114,18 @@ impl Spool {
         mut last: u64,
         open: Vec<KeptClient>,
         events: &mut Vec<(u64, EventClient, EncodedEvent)>,
-    ) -> io::Result<u64> {
+    ) -> u64 {
         let now = SystemTime::now();
         for client in open {
             let (client, event) = (EventClient::Kept(client), EncodedEvent::ended_without_notice(now));
             last += 1;
-            files.reserve(last)?;
-            // Where it is not written, the next start tells it again.
+            // Where either is not written, the next start tells it again.
+            let _ = files.reserve(last);
             let _ = files.append(last, &client, &event, true);
             events.push((last, client, event));
         }
         let _ = files.flush();
-        Ok(last)
+        last
     }
 
     /// The queue of its thread, and what tells when that has ended. `reserved` is called when more may be sent than before.

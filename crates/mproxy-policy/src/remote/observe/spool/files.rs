@@ -169,9 +169,19 @@ pub(super) fn open_log(folder: &Path) -> PathBuf {
     folder.join("open.log")
 }
 
+/// What a full disk does not take is tried again later.
+fn tolerate_full(result: io::Result<()>) -> io::Result<()> {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    match result {
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Ok(()),
+        result => result,
+    }
+}
+
 impl Files {
-    /// The files of a spool of at most `size` bytes whose cursor is locked, with the segments that were found. The
-    /// connections in `open.log` are not open any more; what is left of it is written anew.
+    /// The files of a spool of at most `size` bytes whose cursor is locked, with the segments that were found. Of the
+    /// connections in `open.log` these are left, and it is written anew. A disk that is full is none of the errors: it is
+    /// found again when something is to be written.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -187,9 +197,8 @@ impl Files {
         for (connection, field) in still_open {
             open.opened(connection, &field);
         }
-        open.flush()?;
-        open.file.sync_data()?;
-        fs::rename(folder.join("open.new"), open_log(folder))?;
+        let written = open.flush().and_then(|()| open.file.sync_data());
+        tolerate_full(written.and_then(|()| fs::rename(folder.join("open.new"), open_log(folder))))?;
         let mut files = Self {
             folder: folder.to_owned(),
             size,
@@ -204,7 +213,7 @@ impl Files {
             closing: Vec::new(),
         };
         files.cursor.clean = false;
-        files.reserve(cursor.reserved)?;
+        tolerate_full(files.reserve(cursor.reserved))?;
         Ok(files)
     }
 
@@ -362,7 +371,9 @@ impl Files {
 
     /// Whether something is there that a confirmation may free, or that has to be tried again.
     pub(super) fn is_waiting(&self) -> bool {
-        self.dirty || self.current.is_some() || !self.segments.is_empty() || self.open.stale
+        let awaited = |current: &Current| current.segment.last > self.cursor.confirmed;
+        let current = self.current.as_ref().is_some_and(awaited);
+        self.dirty || current || !self.segments.is_empty() || self.open.stale
     }
 
     /// Makes sure that all that was written is on disk, and the cursor with it.

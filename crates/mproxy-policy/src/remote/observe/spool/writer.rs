@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mproxy_core::event::Kind;
 use tracing::{info, warn};
 
 use super::files::{Files, Lost, NotWritten};
@@ -216,6 +217,9 @@ impl<E: Spooled> Writer<E> {
 
     fn write(&mut self, sequence: u64, event: &E, tracked: bool) {
         if !self.may_write() {
+            if event.event().kind == Kind::Disconnect {
+                self.files.close(event.client().connection());
+            }
             return self.note(SpoolLoss::Failed, 1, "the disk failed a moment ago");
         }
         let written = self.files.append(sequence, event.client(), event.event(), tracked);
