@@ -11,11 +11,17 @@
 //! | `calls` | one connection to the service, made again where it is lost |
 //! | `verdict` | what an answer means, in words |
 //! | `doors` | what the answers say together: who gets in, and how far |
+//! | `conversation` | one stream, message by message |
+//! | `observe` | events over a stream |
+//! | `decide` | questions over a stream |
 //! | `report` | what is found |
 
 mod calls;
 mod clients;
+mod conversation;
+mod decide;
 mod doors;
+mod observe;
 mod questions;
 mod report;
 mod verdict;
@@ -28,9 +34,9 @@ use mproxy_core::policy::ConnectDecision;
 use tokio::time::Instant;
 use tonic::Code;
 
-use self::calls::{Called, Calls, Connected};
+use self::calls::{Called, CheckCalls, Connected};
 use self::doors::Doors;
-use self::questions::{Ask, Question};
+use self::questions::{Asking, CheckQuestion};
 use self::report::Findings;
 pub use self::report::{
     CheckReport, CheckedAnswer, CheckedFilter, CheckedResult, Finding, FindingLevel, HelloFacts,
@@ -51,7 +57,7 @@ pub struct CheckConfig {
     pub tls: RemoteTls,
     /// Deadline of one question.
     pub timeout: Duration,
-    /// Calls whose time is taken.
+    /// CheckCalls whose time is taken.
     pub count: u32,
     /// mproxy's version, for Hello.
     pub version: Arc<str>,
@@ -70,7 +76,7 @@ impl CheckConfig {
 /// # Errors
 /// TLS cannot be set up with the certificates and keys given.
 pub async fn check(config: &CheckConfig) -> Result<CheckReport, StartError> {
-    let mut calls = Calls::new(config)?;
+    let mut calls = CheckCalls::new(config)?;
     let mut report = CheckReport::new(config.endpoint.to_string());
     let connected = match calls.connect().await {
         Ok(connected) => connected,
@@ -79,7 +85,13 @@ pub async fn check(config: &CheckConfig) -> Result<CheckReport, StartError> {
             return Ok(report);
         }
     };
-    let mut run = Run { calls, report, findings: Findings::default(), doors: Doors::default() };
+    let mut run = Run {
+        calls,
+        report,
+        findings: Findings::default(),
+        doors: Doors::default(),
+        unimplemented: Vec::new(),
+    };
     if let Some(wants) = run.read_hello(connected) {
         run.ask_all(&wants, config).await;
         run.doors.judge(&wants, &mut run.findings);
@@ -89,10 +101,12 @@ pub async fn check(config: &CheckConfig) -> Result<CheckReport, StartError> {
 
 /// A check on its way.
 struct Run {
-    calls: Calls,
+    calls: CheckCalls,
     report: CheckReport,
     findings: Findings,
     doors: Doors,
+    /// Streams that the service does not implement, and what mproxy does instead.
+    unimplemented: Vec<(&'static str, &'static str)>,
 }
 
 impl Run {
@@ -139,7 +153,9 @@ impl Run {
 
     async fn ask_all(&mut self, wants: &Wants, config: &CheckConfig) {
         let mut client = clients::plain();
+        let mut asked = Vec::new();
         for question in questions::connects() {
+            asked.push(question.clone());
             let admitted = self.put(question, wants, config).await;
             // Later questions are about this client as the answer made it, as they would be in the proxy.
             if let Some(admitted) = admitted {
@@ -147,10 +163,18 @@ impl Run {
             }
         }
         for question in questions::after_connect(&client, wants) {
+            asked.push(question.clone());
             self.put(question, wants, config).await;
         }
         if let Some(figures) = self.measure(&client, wants, config).await {
             self.report.latencies.push(figures);
+        }
+        // As in the proxy: a service that does not say that it serves streams is never asked for one.
+        if self.report.hello.as_ref().is_some_and(|hello| hello.streams) {
+            asked.retain(|question| wants.of(question.rpc).is_some());
+            self.decide(&asked, questions::measured(&client, wants), config).await;
+            self.observe(&client, wants, config).await;
+            self.judge_streams();
         }
     }
 
@@ -158,17 +182,17 @@ impl Run {
     /// about later.
     async fn put(
         &mut self,
-        question: Question,
+        question: CheckQuestion,
         wants: &Wants,
         config: &CheckConfig,
     ) -> Option<ConnectDecision> {
         let rpc = question.rpc;
         wants.of(rpc)?;
-        let Question { label, role, ask, .. } = question;
+        let CheckQuestion { label, role, ask, .. } = question;
         let mut admitted = None;
         let answer = match ask {
-            Ask::Nothing(why) => CheckedAnswer::not_asked(rpc.name(), label, why),
-            Ask::Connect(request) => {
+            Asking::Nothing(why) => CheckedAnswer::not_asked(rpc.name(), label, why),
+            Asking::Connect(request) => {
                 let called = self.calls.ask(request).await;
                 if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
                     self.doors.connect(role, decision);
@@ -176,22 +200,22 @@ impl Run {
                 }
                 self.note(rpc, label, called, verdict::connect)
             }
-            Ask::Publish(request) => {
+            Asking::Publish(request) => {
                 let called = self.calls.ask(request).await;
                 self.note(rpc, label, called, verdict::message)
             }
-            Ask::Deliver(request) => {
+            Asking::Deliver(request) => {
                 let called = self.calls.ask(request).await;
                 self.note(rpc, label, called, verdict::message)
             }
-            Ask::Subscribe(request, filters) => {
+            Asking::Subscribe(request, filters) => {
                 let called = self.calls.ask(request).await;
                 if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
                     self.doors.subscribe(role, decision);
                 }
                 self.note(rpc, label, called, |decision| verdict::subscribe(decision, &filters))
             }
-            Ask::Event(event) => {
+            Asking::Event(event) => {
                 let called = self.calls.tell(event).await;
                 self.note_event(rpc, label, called)
             }
@@ -287,6 +311,23 @@ impl Run {
         }
     }
 
+    /// One flag stands for all streams: a service may have its reasons to serve some, but hardly to serve none.
+    fn judge_streams(&mut self) {
+        let is_served =
+            |answer: &CheckedAnswer| answer.way == "stream" && answer.result != CheckedResult::NotWanted;
+        let any = self.report.answers.iter().any(is_served);
+        for (stream, instead) in std::mem::take(&mut self.unimplemented) {
+            let text = format!(
+                "Hello says that streams are served, and {stream} is UNIMPLEMENTED: mproxy {instead}"
+            );
+            if any {
+                self.findings.note("stream_unimplemented", text);
+            } else {
+                self.findings.warn("stream_unimplemented", text);
+            }
+        }
+    }
+
     /// Takes the time of the question that is asked most often.
     async fn measure(
         &mut self,
@@ -294,18 +335,16 @@ impl Run {
         wants: &Wants,
         config: &CheckConfig,
     ) -> Option<LatencyFigures> {
-        let rpc = [Rpc::AuthPublish, Rpc::AuthSubscribe, Rpc::AuthConnect, Rpc::AuthDeliver]
-            .into_iter()
-            .find(|rpc| wants.of(*rpc).is_some())?;
+        let CheckQuestion { rpc, ask, .. } = questions::measured(client, wants)?;
         let until = Instant::now() + MEASURED_WITHIN;
         let (mut times, mut failed) = (Vec::new(), 0);
         for _ in 0..config.count {
-            let took = match questions::plain(rpc, client, wants) {
-                Ask::Connect(request) => took(self.calls.ask(request).await),
-                Ask::Publish(request) => took(self.calls.ask(request).await),
-                Ask::Subscribe(request, _) => took(self.calls.ask(request).await),
-                Ask::Deliver(request) => took(self.calls.ask(request).await),
-                Ask::Event(_) | Ask::Nothing(_) => ControlFlow::Break(()),
+            let took = match ask.clone() {
+                Asking::Connect(request) => took(self.calls.ask(request).await),
+                Asking::Publish(request) => took(self.calls.ask(request).await),
+                Asking::Subscribe(request, _) => took(self.calls.ask(request).await),
+                Asking::Deliver(request) => took(self.calls.ask(request).await),
+                Asking::Event(_) | Asking::Nothing(_) => ControlFlow::Break(()),
             };
             match took {
                 ControlFlow::Continue(Some(took)) => times.push(took),

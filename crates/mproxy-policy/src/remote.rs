@@ -59,6 +59,7 @@ pub(crate) use self::endpoint::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
+pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
 pub(crate) use self::status::{describe_status, is_transport_failure, with_causes};

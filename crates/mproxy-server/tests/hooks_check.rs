@@ -8,10 +8,11 @@ use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::hook::{HookService, MproxyProcess};
 use mproxy_testkit::service::contract::{
     AuthConnectRequest, AuthSubscribeResponse, ConnectAllow, Deny, Effect, FilterAllow, Grant, GrantRule,
-    HelloResponse, Hook, PublishAllow, Want,
+    HelloResponse, Hook, PublishAllow, StreamAnswer, Want,
 };
 use mproxy_testkit::service::{
-    AnswerScript, Play, Request, Running, Service, Status, each_filter, wants_everything,
+    AnswerScript, ObservePlay, Play, Request, Running, Service, Status, StreamPlay, each_filter,
+    wants_everything,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -475,4 +476,154 @@ async fn topics_outside_of_what_hello_wants_are_not_asked_about() {
     assert_eq!((checked.code, &checked.json["errors"]), (0, &0.into()));
     assert_eq!(checked.answer("AuthPublish", "QoS 0")["result"], "allow");
     assert_eq!(checked.answer("AuthPublish", "topic $SYS/broker/uptime")["result"], "not_asked");
+}
+
+// ------------------------------------------------------------------------------------------------------ streams
+
+/// The careful service, with streams.
+fn streaming() -> Service {
+    let hello = HelloResponse { streams: true, ..wants_everything() };
+    Service { hello: Some(hello), ..careful() }
+}
+
+/// Asks as it should, and does this with what came.
+fn deciding(
+    play: impl Fn(&mproxy_testkit::service::contract::DecideRequest, &mproxy_testkit::service::AnswerSender)
+    + Send
+    + Sync
+    + 'static,
+) -> Service {
+    Service { decide: StreamPlay::Script(Box::new(play)), ..streaming() }
+}
+
+#[tokio::test]
+async fn a_service_with_streams_is_asked_and_told_over_them_too() {
+    let service = Running::start(streaming()).await;
+    let checked = check_with(&service.url, &["--timeout", "5s", "--strict"]).await;
+    assert_eq!(checked.code, 0, "{:#}", checked.json["findings"]);
+    for question in [
+        "one question",
+        "all questions in one batch",
+        "references used again for other clients",
+        "after a reconnect",
+    ] {
+        let answer = checked.answer("Decide", question);
+        assert_eq!(answer["result"], "received");
+        assert!(
+            answer["details"][0].as_str().unwrap().ends_with("answered in 1 message, in order"),
+            "{answer:#}"
+        );
+    }
+    let anonymous = checked.answer("AuthConnect", "no user name, no password (all questions in one batch)");
+    assert_eq!((&anonymous["way"], &anonymous["result"]), (&"stream".into(), &"deny".into()));
+    let observed = checked.answer("Observe", "a gap, and an event after it");
+    assert_eq!(
+        (&observed["result"], &observed["details"][0]),
+        (&"received".into(), &"confirmed up to 10".into())
+    );
+    let ways: Vec<_> = checked.json["latencies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (&one["way"], &one["count"]))
+        .collect();
+    assert_eq!(
+        ways,
+        [(&"unary".into(), &5.into()), (&"stream".into(), &5.into()), (&"stream".into(), &5.into())]
+    );
+    assert_eq!(service.calls("Decide"), 2, "a stream, and one after a reconnect");
+}
+
+#[tokio::test]
+async fn a_service_that_says_no_streams_is_asked_for_none() {
+    let service = Running::start(careful()).await;
+    check_with(&service.url, &[]).await;
+    assert_eq!((service.calls("Decide"), service.calls("Observe")), (0, 0));
+}
+
+#[tokio::test]
+async fn streams_that_are_promised_and_not_there_are_warned_of() {
+    let none =
+        Service { decide: StreamPlay::Unimplemented, observe: ObservePlay::Unimplemented, ..streaming() };
+    let checked = check(none).await;
+    assert_eq!((checked.code, checked.level("stream_unimplemented")), (0, "warning"));
+    // There is one flag for all of them: who serves one has to set it.
+    let one = check(Service { observe: ObservePlay::Unimplemented, ..streaming() }).await;
+    assert_eq!((one.code, one.level("stream_unimplemented")), (0, "note"));
+}
+
+#[tokio::test]
+async fn answers_may_come_in_any_order_and_message() {
+    let checked = check(deciding(|request, answers| {
+        for question in request.questions.iter().rev() {
+            answers.allow(std::slice::from_ref(question));
+        }
+    }))
+    .await;
+    let batch = checked.answer("Decide", "all questions in one batch");
+    assert!(batch["details"][0].as_str().unwrap().contains("in another order"), "{batch:#}");
+    // Everything allowed, where the calls deny some: somebody mixes up clients.
+    assert_eq!((checked.code, checked.level("stream_differs")), (0, "warning"));
+}
+
+#[tokio::test]
+async fn answers_to_nothing_and_second_answers_are_told() {
+    let checked = check(deciding(|request, answers| {
+        answers.send(vec![StreamAnswer { id: 1 << 40, answer: None }]);
+        let Some(first) = request.questions.first() else { return };
+        answers.allow(&[first.clone(), first.clone()]);
+        answers.allow(&request.questions[1..]);
+    }))
+    .await;
+    assert_eq!((checked.code, checked.level("unknown_id")), (2, "error"));
+    assert_eq!(checked.level("answered_twice"), "warning");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_silent_or_broken_does_not_hold_the_check_up() {
+    let silent = Running::start(deciding(|_, _| {})).await;
+    let checked = check_with(&silent.url, &["--timeout", "300ms"]).await;
+    assert_eq!((checked.code, checked.level("decide_failed")), (2, "error"));
+    let question = checked.answer("AuthConnect", "user name and password (one question)");
+    assert_eq!((&question["result"], &question["way"]), (&"failed".into(), &"stream".into()));
+
+    // Half of a message, and then the stream is reset; and bytes that are no message.
+    for bytes in [&b"\0\0\0\0\x09\x0a"[..], b"\0\0\0\0\x03\xff\xff\xff"] {
+        let checked = check(Service { decide: StreamPlay::Raw(bytes), ..streaming() }).await;
+        assert_eq!((checked.code, checked.level("decide_failed")), (2, "error"), "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_over_the_stream_that_is_unset_has_failed() {
+    let checked = check(deciding(|request, answers| {
+        let unset = |question: &mproxy_testkit::service::contract::StreamQuestion| StreamAnswer {
+            id: question.id,
+            answer: None,
+        };
+        answers.send(request.questions.iter().map(unset).collect());
+    }))
+    .await;
+    assert_eq!(checked.code, 2);
+    let question = checked.answer("AuthConnect", "user name and password (one question)");
+    assert_eq!(question["details"][0], "unspecified: the answer is unset");
+}
+
+#[tokio::test]
+async fn confirmations_that_never_come_or_come_from_the_future_are_told() {
+    let never = Service { observe: ObservePlay::Script(Box::new(|_, _| {})), ..streaming() };
+    let service = Running::start(never).await;
+    let checked = check_with(&service.url, &["--timeout", "200ms"]).await;
+    assert_eq!((checked.code, checked.level("observe_failed")), (2, "error"));
+    assert_eq!(checked.answer("Observe", "a batch of 4 events")["result"], "failed");
+
+    let future = ObservePlay::Script(Box::new(|_, confirmations| confirmations.send(1 << 40)));
+    let checked = check(Service { observe: future, ..streaming() }).await;
+    assert_eq!(checked.code, 2);
+    assert!(
+        checked.finding("observe_failed").unwrap()["text"]
+            .as_str()
+            .unwrap()
+            .contains("is the last that was sent")
+    );
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mproxy_core::policy::Unusable;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::CheckConfig;
@@ -29,19 +30,19 @@ const CLOSE_NOTICE: Duration = Duration::from_millis(50);
 /// mproxy's name, for Hello and in each client.
 pub(super) const INSTANCE: &str = "mproxy-check";
 
-pub(super) struct Calls {
+pub(super) struct CheckCalls {
     dialer: Dialer,
     version: Arc<str>,
     timeout: Duration,
     until: Instant,
-    connection: Option<Connection>,
+    connection: Option<CheckConnection>,
     connections: u32,
     /// Why there is no connection, and will be none.
     lost: Option<String>,
     unanswered: HashMap<Rpc, u32>,
 }
 
-struct Connection {
+struct CheckConnection {
     service: ServiceClient,
     gone: CancellationToken,
 }
@@ -59,7 +60,7 @@ pub(super) enum Called<T> {
     NotAsked(String),
 }
 
-impl Calls {
+impl CheckCalls {
     pub(super) fn new(config: &CheckConfig) -> Result<Self, StartError> {
         Ok(Self {
             dialer: Dialer::new(&config.endpoint, &config.tls, 16)?,
@@ -89,15 +90,32 @@ impl Calls {
         let service = ServiceClient::new(channel, Arc::new(Complaints::kept()));
         let started = Instant::now();
         let hello = service.hello(&self.version, INSTANCE, CONNECTED_WITHIN).await;
+        // Its own deadline is as long as that of the whole, and either of them may be noticed first.
+        let is_late = |status: &Status| matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
         if let Err(status) = &hello
-            && is_transport_failure(status)
+            && (is_transport_failure(status) || is_late(status))
         {
             // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
             let hint = if self.dialer.is_tls() { " (does the service accept the certificate?)" } else { "" };
             return Err(format!("Hello: {}{hint}", describe_status(status)));
         }
-        self.connection = Some(Connection { service, gone });
+        self.connection = Some(CheckConnection { service, gone });
         Ok(Connected { hello, took: started.elapsed() })
+    }
+
+    /// When the check ends at the latest.
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// A connection of its own, for a stream, as the proxy makes them.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn dial_another(&self) -> Result<Channel, String> {
+        let dialed = timeout(CONNECTED_WITHIN, self.dialer.dial(&CancellationToken::new())).await;
+        let channel = dialed.map_err(|_| format!("no connection within {CONNECTED_WITHIN:?}"))?;
+        channel.map_err(|error| with_causes(&error))
     }
 
     pub(super) async fn ask<R: Examine>(&mut self, request: AuthRequest<R>) -> Called<Examined<R::Decision>> {

@@ -2,18 +2,26 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use mproxy_codec::types::Version;
 use mproxy_core::peer::{
     Address, ConnectionId, Credentials, Encoded, Origin, Peer, TlsFacts, Transport, WsFacts,
 };
 use mproxy_core::policy::{Admission, ConnectDecision, Decision};
+use uuid::Uuid;
 
 use super::calls::INSTANCE;
 
 /// A certificate for clients of nobody, in DER. What [`tls`] says about it is written in it.
 const CERTIFICATE: &[u8] = include_bytes!("client.der");
+
+/// Connections of this check have other names than those of the last one, and larger epochs, as connections of mproxy do.
+static FIRST: LazyLock<(u128, u64)> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (Uuid::new_v4().as_u128(), u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+});
 
 /// The client that most questions are about.
 pub(super) fn plain() -> Arc<Peer> {
@@ -57,9 +65,8 @@ pub(super) fn origin(number: u16, transport: Transport) -> Origin {
     let is_tls = matches!(transport, Transport::Tls | Transport::Wss);
     let is_ws = matches!(transport, Transport::Ws | Transport::Wss);
     Origin {
-        // A UUID of version 8, whose bits are anybody's.
-        connection_id: ConnectionId(0x6d70_726f_7879_8000_8000_0000_0000_0000 | u128::from(number)),
-        epoch: number.into(),
+        connection_id: ConnectionId(FIRST.0 ^ u128::from(number)),
+        epoch: FIRST.1.saturating_add(number.into()),
         instance: INSTANCE.into(),
         listener: transport.name().into(),
         transport,

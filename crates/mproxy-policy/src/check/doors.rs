@@ -7,7 +7,7 @@ use mproxy_core::grant::{Grant, GrantAnswer};
 use mproxy_core::policy::{Admission, ConnectDecision, Decision, SubscribeDecision};
 use mproxy_core::rule::{Act, Message, Who};
 
-use super::questions::Role;
+use super::questions::CheckRole;
 use super::report::Findings;
 use crate::contract::{Rpc, Wants};
 
@@ -37,7 +37,7 @@ struct Admitted {
 }
 
 impl Doors {
-    pub(super) fn connect(&mut self, role: Role, decision: &ConnectDecision) {
+    pub(super) fn connect(&mut self, role: CheckRole, decision: &ConnectDecision) {
         let Decision::Allow(admission) = decision else {
             self.denied += 1;
             return;
@@ -52,13 +52,13 @@ impl Doors {
         }
         let renamed = matches!(admission.as_deref(), Some(Admission { client_id: Some(_), .. }));
         match role {
-            Role::Wide if !renamed => self.wide += 1,
-            Role::Anonymous => self.anonymous = Some(Admitted { grant }),
-            Role::Plain | Role::Main | Role::Wide => {}
+            CheckRole::Wide if !renamed => self.wide += 1,
+            CheckRole::Anonymous => self.anonymous = Some(Admitted { grant }),
+            CheckRole::Plain | CheckRole::Main | CheckRole::Wide => {}
         }
     }
 
-    pub(super) fn subscribe(&mut self, role: Role, decision: &SubscribeDecision) {
+    pub(super) fn subscribe(&mut self, role: CheckRole, decision: &SubscribeDecision) {
         let allowed = match decision {
             SubscribeDecision::All(decision) => matches!(decision, Decision::Allow(())),
             SubscribeDecision::Each(each) | SubscribeDecision::InPart(each, _) => {
@@ -67,7 +67,7 @@ impl Doors {
             }
         };
         *(if allowed { &mut self.subscribed } else { &mut self.unsubscribed }) += 1;
-        if role == Role::Anonymous {
+        if role == CheckRole::Anonymous {
             self.everything = Some(allowed);
         }
     }

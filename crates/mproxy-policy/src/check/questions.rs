@@ -12,7 +12,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketType, QoS, Sender, Version};
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::{Closed, Fault};
-use mproxy_core::peer::{Peer, Side, Transport};
+use mproxy_core::peer::{Origin, Peer, Side, Transport};
 use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
 
 use super::clients;
@@ -59,22 +59,22 @@ const BINARY: [u8; 256] = {
 };
 
 /// Names that services stumble over, and what is odd about them.
-const ODD_NAMES: &[(&str, &str, Role)] = &[
-    ("unicode", "z\u{fc}rich/\u{6e29}\u{5ea6}\u{1f321}\u{200f}e\u{301}", Role::Wide),
-    ("\"/\"", "mproxy/check", Role::Wide),
-    ("\"+\"", "mproxy+check", Role::Wide),
-    ("only \"+\"", "+", Role::Wide),
-    ("only \"#\"", "#", Role::Wide),
-    ("\"$\"", "$SYS", Role::Plain),
-    ("\"${clientid}\"", "${clientid}", Role::Plain),
-    ("spaces", "  mproxy check ", Role::Plain),
-    ("quotes", "a'b\"c\\d`e;--", Role::Plain),
-    ("a dot path", "..", Role::Plain),
+const ODD_NAMES: &[(&str, &str, CheckRole)] = &[
+    ("unicode", "z\u{fc}rich/\u{6e29}\u{5ea6}\u{1f321}\u{200f}e\u{301}", CheckRole::Wide),
+    ("\"/\"", "mproxy/check", CheckRole::Wide),
+    ("\"+\"", "mproxy+check", CheckRole::Wide),
+    ("only \"+\"", "+", CheckRole::Wide),
+    ("only \"#\"", "#", CheckRole::Wide),
+    ("\"$\"", "$SYS", CheckRole::Plain),
+    ("\"${clientid}\"", "${clientid}", CheckRole::Plain),
+    ("spaces", "  mproxy check ", CheckRole::Plain),
+    ("quotes", "a'b\"c\\d`e;--", CheckRole::Plain),
+    ("a dot path", "..", CheckRole::Plain),
 ];
 
 /// What a question is good for beyond itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum CheckRole {
     Plain,
     /// The client of most questions connects.
     Main,
@@ -85,20 +85,22 @@ pub(super) enum Role {
 }
 
 /// Whether it is about the client that most questions are about.
-pub(super) fn is_main(role: Role) -> bool {
-    role == Role::Main
+pub(super) fn is_main(role: CheckRole) -> bool {
+    role == CheckRole::Main
 }
 
-pub(super) struct Question {
+#[derive(Clone)]
+pub(super) struct CheckQuestion {
     pub(super) rpc: Rpc,
     /// What is asked, for people.
     pub(super) label: String,
-    pub(super) role: Role,
-    pub(super) ask: Ask,
+    pub(super) role: CheckRole,
+    pub(super) ask: Asking,
 }
 
 /// A question as the proxy puts it.
-pub(super) enum Ask {
+#[derive(Clone)]
+pub(super) enum Asking {
     Connect(AuthRequest<AuthConnect>),
     Publish(AuthRequest<AuthPublish>),
     Subscribe(AuthRequest<AuthSubscribe>, Vec<String>),
@@ -110,89 +112,118 @@ pub(super) enum Ask {
 
 // ------------------------------------------------------------------------------------------------ AuthConnect
 
+// Questions are made for a stream, over which a service that has streams is asked the same; they can go by a call, too.
+
 /// All kinds of clients, and a grant that is to be renewed.
-pub(super) fn connects() -> Vec<Question> {
+pub(super) fn connects() -> Vec<CheckQuestion> {
+    let mut numbers = Numbers(1);
     let mut all = vec![main_connect()];
-    let mut number = 1;
-    let mut next = |transport| {
-        number += 1;
-        clients::origin(number, transport)
-    };
+    all.extend(over_transports(&mut numbers));
+    all.extend(credentials(&mut numbers));
+    all.extend(wills_and_properties(&mut numbers));
+    all.extend(odd_names(&mut numbers));
+    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() }, Way::Stream);
+    all.push(CheckQuestion {
+        rpc: Rpc::AuthConnect,
+        label: "refresh of a grant".to_owned(),
+        role: CheckRole::Plain,
+        ask: Asking::Connect(request),
+    });
+    all
+}
+
+/// Each connection has a number of its own.
+struct Numbers(u16);
+
+impl Numbers {
+    fn over(&mut self, transport: Transport) -> Origin {
+        self.0 += 1;
+        clients::origin(self.0, transport)
+    }
+
+    fn tcp(&mut self, version: Version, client_id: &str, username: Option<&str>) -> Peer {
+        clients::client(self.over(Transport::Tcp), version, client_id, username)
+    }
+}
+
+const USER: Option<&str> = Some("mproxy-check");
+
+fn over_transports(numbers: &mut Numbers) -> Vec<CheckQuestion> {
     use Transport::{Tcp, Tls, Unix, Ws, Wss};
+    let mut all = Vec::new();
     for transport in [Tcp, Tls, Ws, Wss, Unix] {
         for version in Version::ALL {
             let client_id = format!("mproxy-check-{}-{}", transport.name(), version.level());
-            let peer = clients::client(next(transport), version, &client_id, Some("mproxy-check"));
+            let peer = clients::client(numbers.over(transport), version, &client_id, USER);
             let label = format!("{}, MQTT {version}", transport.name());
-            all.push(connect(label, Role::Plain, peer, PASSWORD));
+            all.push(connect(&label, CheckRole::Plain, peer, PASSWORD));
         }
     }
-    let mut over_tcp = |version, client_id: &str, username: Option<&str>| {
-        clients::client(next(Tcp), version, client_id, username)
-    };
-    let user = Some("mproxy-check");
+    let mut origin = numbers.over(Tls);
+    origin.tls = Some(Box::new(clients::without_certificate()));
+    let peer = clients::client(origin, Version::V5, "mproxy-check-no-cert", USER);
+    all.push(connect("tls without a client certificate", CheckRole::Plain, peer, PASSWORD));
+    all
+}
+
+fn credentials(numbers: &mut Numbers) -> Vec<CheckQuestion> {
     let (v311, v5) = (Version::V311, Version::V5);
-    let anonymous = over_tcp(v5, "mproxy-check-anonymous", None);
-    all.push(connect("no user name, no password".to_owned(), Role::Anonymous, anonymous, |_| {}));
-    let peer = over_tcp(v311, "mproxy-check-user", user);
-    all.push(connect("user name without password".to_owned(), Role::Plain, peer, |_| {}));
-    let peer = over_tcp(v5, "mproxy-check-password", None);
-    all.push(connect("password without user name".to_owned(), Role::Plain, peer, PASSWORD));
-    let peer = over_tcp(v311, "mproxy-check-will", user);
-    all.push(connect("will, MQTT 3.1.1".to_owned(), Role::Plain, peer, |connect| {
-        PASSWORD(connect);
-        connect.will = Some(will(Properties::EMPTY, b"gone", QoS::AtMostOnce, false));
-    }));
-    let peer = over_tcp(v5, "mproxy-check-will-5", user);
-    all.push(connect("will with all properties, retained, QoS 2".to_owned(), Role::Plain, peer, |connect| {
-        PASSWORD(connect);
-        let properties = checked(WILL_PROPERTIES, Place::Will, Sender::Client);
-        connect.will = Some(will(properties, &BINARY, QoS::ExactlyOnce, true));
-    }));
-    for version in [v311, v5] {
-        let label = format!("empty client id, MQTT {version}");
-        all.push(connect(label, Role::Plain, over_tcp(version, "", user), PASSWORD));
+    let anonymous = numbers.tcp(v5, "mproxy-check-anonymous", None);
+    let user = numbers.tcp(v311, "mproxy-check-user", USER);
+    let password = numbers.tcp(v5, "mproxy-check-password", None);
+    let scram = numbers.tcp(v5, "mproxy-check-scram", None);
+    vec![
+        connect("no user name, no password", CheckRole::Anonymous, anonymous, |_| {}),
+        connect("user name without password", CheckRole::Plain, user, |_| {}),
+        connect("password without user name", CheckRole::Plain, password, PASSWORD),
+        connect("enhanced authentication", CheckRole::Plain, scram, |connect| {
+            connect.properties = checked(ENHANCED, CONNECT, Sender::Client);
+        }),
+    ]
+}
+
+fn wills_and_properties(numbers: &mut Numbers) -> Vec<CheckQuestion> {
+    let (v311, v5) = (Version::V311, Version::V5);
+    let plain = numbers.tcp(v311, "mproxy-check-will", USER);
+    let whole = numbers.tcp(v5, "mproxy-check-will-5", USER);
+    let mut properties = numbers.tcp(v5, "mproxy-check-properties", USER);
+    properties.user_properties = [("k", "a"), ("k", "b")].into_iter().collect();
+    let bridge = numbers.tcp(v311, "mproxy-check-bridge", USER);
+    vec![
+        connect("will, MQTT 3.1.1", CheckRole::Plain, plain, |connect| {
+            PASSWORD(connect);
+            connect.will = Some(will(Properties::EMPTY, b"gone", QoS::AtMostOnce, false));
+        }),
+        connect("will with all properties, retained, QoS 2", CheckRole::Plain, whole, |connect| {
+            PASSWORD(connect);
+            let properties = checked(WILL_PROPERTIES, Place::Will, Sender::Client);
+            connect.will = Some(will(properties, &BINARY, QoS::ExactlyOnce, true));
+        }),
+        connect("all properties", CheckRole::Plain, properties, |connect| {
+            PASSWORD(connect);
+            connect.properties = checked(CONNECT_PROPERTIES, CONNECT, Sender::Client);
+        }),
+        connect("a bridge, session kept", CheckRole::Plain, bridge, |connect| {
+            PASSWORD(connect);
+            (connect.bridge, connect.clean_start, connect.keep_alive) = (true, false, 0);
+        }),
+    ]
+}
+
+fn odd_names(numbers: &mut Numbers) -> Vec<CheckQuestion> {
+    let mut all = Vec::new();
+    for version in [Version::V311, Version::V5] {
+        let peer = numbers.tcp(version, "", USER);
+        all.push(connect(&format!("empty client id, MQTT {version}"), CheckRole::Plain, peer, PASSWORD));
     }
-    let mut peer = over_tcp(v5, "mproxy-check-properties", user);
-    peer.user_properties = [("k", "a"), ("k", "b")].into_iter().collect();
-    all.push(connect("all properties".to_owned(), Role::Plain, peer, |connect| {
-        PASSWORD(connect);
-        connect.properties = checked(CONNECT_PROPERTIES, CONNECT, Sender::Client);
-    }));
-    let peer = over_tcp(v5, "mproxy-check-scram", None);
-    all.push(connect("enhanced authentication".to_owned(), Role::Plain, peer, |connect| {
-        connect.properties = checked(ENHANCED, CONNECT, Sender::Client);
-    }));
-    let peer = over_tcp(v311, "mproxy-check-bridge", user);
-    all.push(connect("a bridge, session kept".to_owned(), Role::Plain, peer, |connect| {
-        PASSWORD(connect);
-        (connect.bridge, connect.clean_start, connect.keep_alive) = (true, false, 0);
-    }));
     for (odd, name, role) in ODD_NAMES {
-        let label = format!("client id and user name: {odd}");
-        all.push(connect(label, *role, over_tcp(v5, name, Some(*name)), PASSWORD));
+        let peer = numbers.tcp(Version::V5, name, Some(*name));
+        all.push(connect(&format!("client id and user name: {odd}"), *role, peer, PASSWORD));
     }
     let long = "n".repeat(LONGEST);
-    let peer = over_tcp(v5, &long, Some(&long));
-    all.push(connect(
-        "client id, user name and password of 64 KiB".to_owned(),
-        Role::Plain,
-        peer,
-        |connect| {
-            connect.password = Some(LONG_PASSWORD);
-        },
-    ));
-    let mut origin = next(Tls);
-    origin.tls = Some(Box::new(clients::without_certificate()));
-    let peer = clients::client(origin, v5, "mproxy-check-no-cert", user);
-    all.push(connect("tls without a client certificate".to_owned(), Role::Plain, peer, PASSWORD));
-    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() }, Way::Call);
-    all.push(Question {
-        rpc: Rpc::AuthConnect,
-        label: "refresh of a grant".to_owned(),
-        role: Role::Plain,
-        ask: Ask::Connect(request),
-    });
+    let peer = numbers.tcp(Version::V5, &long, Some(&long));
+    let label = "client id, user name and password of 64 KiB";
+    all.push(connect(label, CheckRole::Plain, peer, |connect| connect.password = Some(LONG_PASSWORD)));
     all
 }
 
@@ -203,12 +234,12 @@ static LONG_PASSWORD: &[u8] = &[b'p'; LONGEST];
 
 const PASSWORD: fn(&mut Connect<'_>) = |connect| connect.password = Some(b"mproxy-check");
 
-fn main_connect() -> Question {
+fn main_connect() -> CheckQuestion {
     let peer = (*clients::plain()).clone();
-    connect("user name and password".to_owned(), Role::Main, peer, PASSWORD)
+    connect("user name and password", CheckRole::Main, peer, PASSWORD)
 }
 
-fn connect(label: String, role: Role, peer: Peer, change: impl FnOnce(&mut Connect<'_>)) -> Question {
+fn connect(label: &str, role: CheckRole, peer: Peer, change: impl FnOnce(&mut Connect<'_>)) -> CheckQuestion {
     let peer = Arc::new(peer);
     let mut connect = Connect {
         version: peer.version,
@@ -225,8 +256,8 @@ fn connect(label: String, role: Role, peer: Peer, change: impl FnOnce(&mut Conne
     // The packet's bytes are for those who come back to it later.
     let packet = &Bytes::new();
     let request =
-        AuthRequest::connect(&ConnectQuestion { peer: &peer, connect: &connect, packet }, Way::Call);
-    Question { rpc: Rpc::AuthConnect, label, role, ask: Ask::Connect(request) }
+        AuthRequest::connect(&ConnectQuestion { peer: &peer, connect: &connect, packet }, Way::Stream);
+    CheckQuestion { rpc: Rpc::AuthConnect, label: label.to_owned(), role, ask: Asking::Connect(request) }
 }
 
 const fn will<'a>(properties: Properties<'a>, payload: &'a [u8], qos: QoS, retain: bool) -> Will<'a> {
@@ -241,15 +272,17 @@ fn checked(raw: &[u8], place: Place, from: Sender) -> Properties<'_> {
 // -------------------------------------------------------------------------------------- what comes after CONNECT
 
 /// What this client does, and what an anonymous one does.
-pub(super) fn after_connect(client: &Arc<Peer>, wants: &Wants) -> Vec<Question> {
+pub(super) fn after_connect(client: &Arc<Peer>, wants: &Wants) -> Vec<CheckQuestion> {
     let mut all = Vec::new();
     if let Some(wanted) = wants.of(Rpc::AuthPublish) {
-        let make = |question: &PublishQuestion<'_>| Ask::Publish(AuthRequest::publish(question, Way::Call));
+        let make =
+            |question: &PublishQuestion<'_>| Asking::Publish(AuthRequest::publish(question, Way::Stream));
         all.extend(messages(Rpc::AuthPublish, client, wanted, PUBLISH_PROPERTIES, make));
     }
     all.extend(subscribes(client));
     if let Some(wanted) = wants.of(Rpc::AuthDeliver) {
-        let make = |question: &PublishQuestion<'_>| Ask::Deliver(AuthRequest::deliver(question, Way::Call));
+        let make =
+            |question: &PublishQuestion<'_>| Asking::Deliver(AuthRequest::deliver(question, Way::Stream));
         let both = [PUBLISH_PROPERTIES, DELIVER_PROPERTIES].concat();
         all.extend(messages(Rpc::AuthDeliver, client, wanted, &both, make));
     }
@@ -257,15 +290,22 @@ pub(super) fn after_connect(client: &Arc<Peer>, wants: &Wants) -> Vec<Question> 
     all
 }
 
-/// The plainest question of this kind; for one that is asked again and again.
-pub(super) fn plain(rpc: Rpc, client: &Arc<Peer>, wants: &Wants) -> Ask {
+/// The plainest question of the kind that is asked most often, to be asked again and again.
+pub(super) fn measured(client: &Arc<Peer>, wants: &Wants) -> Option<CheckQuestion> {
+    let most_often = [Rpc::AuthPublish, Rpc::AuthSubscribe, Rpc::AuthConnect, Rpc::AuthDeliver];
+    let rpc = most_often.into_iter().find(|rpc| wants.of(*rpc).is_some())?;
+    let (label, role) = ("the same question".to_owned(), CheckRole::Plain);
+    Some(CheckQuestion { rpc, label, role, ask: plain(rpc, client, wants) })
+}
+
+fn plain(rpc: Rpc, client: &Arc<Peer>, wants: &Wants) -> Asking {
     let topic = wants.of(rpc).map_or_else(|| TOPIC.to_owned(), |wanted| wanted.topic_within(TOPIC));
     let question = PublishQuestion { topic: &topic, ..message(client) };
     match rpc {
         Rpc::AuthConnect => main_connect().ask,
         Rpc::AuthSubscribe => subscribe(client, &[&topic], &[], |_| {}),
-        Rpc::AuthDeliver => Ask::Deliver(AuthRequest::deliver(&question, Way::Call)),
-        _ => Ask::Publish(AuthRequest::publish(&question, Way::Call)),
+        Rpc::AuthDeliver => Asking::Deliver(AuthRequest::deliver(&question, Way::Stream)),
+        _ => Asking::Publish(AuthRequest::publish(&question, Way::Stream)),
     }
 }
 
@@ -288,8 +328,8 @@ fn messages(
     client: &Arc<Peer>,
     wanted: &WantedCall,
     properties: &[u8],
-    make: impl Fn(&PublishQuestion<'_>) -> Ask,
-) -> Vec<Question> {
+    make: impl Fn(&PublishQuestion<'_>) -> Asking,
+) -> Vec<CheckQuestion> {
     let from = if rpc == Rpc::AuthDeliver { Sender::Server } else { Sender::Client };
     let all_properties = checked(properties, Place::Packet(PacketType::Publish), from);
     let within = wanted.topic_within(TOPIC);
@@ -320,21 +360,21 @@ fn messages(
         ("topic with quotes, unicode, empty levels", PublishQuestion { topic: &odd, ..plain }),
         ("topic of 64 KiB", PublishQuestion { topic: &long, ..plain }),
     ];
-    let question = |(label, question): &(&str, PublishQuestion<'_>)| Question {
+    let question = |(label, question): &(&str, PublishQuestion<'_>)| CheckQuestion {
         rpc,
         label: (*label).to_owned(),
-        role: Role::Plain,
+        role: CheckRole::Plain,
         // As in the proxy.
         ask: if wanted.covers(question.topic) {
             make(&trim_payload(question, wanted))
         } else {
-            Ask::Nothing("outside of the topic_filters of Hello: no objection".to_owned())
+            Asking::Nothing("outside of the topic_filters of Hello: no objection".to_owned())
         },
     };
     list.iter().map(question).collect()
 }
 
-fn subscribes(client: &Arc<Peer>) -> Vec<Question> {
+fn subscribes(client: &Arc<Peer>) -> Vec<CheckQuestion> {
     let mut nobody = (**client).clone();
     nobody.username = None;
     nobody.client_id = "mproxy-check-anonymous".into();
@@ -345,13 +385,18 @@ fn subscribes(client: &Arc<Peer>) -> Vec<Question> {
     let many: Vec<String> = (0..100).map(|n| format!("mproxy-check/{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let long = "f".repeat(LONGEST);
-    let question =
-        |label: &str, role, ask| Question { rpc: Rpc::AuthSubscribe, label: label.to_owned(), role, ask };
-    let plain =
-        |label: &str, filters: &[&str]| question(label, Role::Plain, subscribe(client, filters, &[], |_| {}));
+    let question = |label: &str, role, ask| CheckQuestion {
+        rpc: Rpc::AuthSubscribe,
+        label: label.to_owned(),
+        role,
+        ask,
+    };
+    let plain = |label: &str, filters: &[&str]| {
+        question(label, CheckRole::Plain, subscribe(client, filters, &[], |_| {}))
+    };
     vec![
         plain("one filter", &["mproxy-check/a"]),
-        question("MQTT 3.1", Role::Plain, subscribe(&old, &["mproxy-check/a"], &[], |_| {})),
+        question("MQTT 3.1", CheckRole::Plain, subscribe(&old, &["mproxy-check/a"], &[], |_| {})),
         plain("three filters", &["mproxy-check/a", "mproxy-check/b", "mproxy-check/c"]),
         plain("100 filters", &many),
         plain("the same filter twice", &["mproxy-check/a", "mproxy-check/a"]),
@@ -364,19 +409,23 @@ fn subscribes(client: &Arc<Peer>) -> Vec<Question> {
         plain("filter of 64 KiB", &[&long]),
         question(
             "subscription identifier and user properties",
-            Role::Plain,
+            CheckRole::Plain,
             subscribe(client, &["mproxy-check/a"], SUBSCRIBE_PROPERTIES, |_| {}),
         ),
         question(
             "all options",
-            Role::Plain,
+            CheckRole::Plain,
             subscribe(client, &["mproxy-check/a"], &[], |request| {
                 request.no_local = true;
                 request.retain_as_published = true;
                 request.retain_handling = RetainHandling::DoNotSend;
             }),
         ),
-        question("everything, without a user name", Role::Anonymous, subscribe(&nobody, &["#"], &[], |_| {})),
+        question(
+            "everything, without a user name",
+            CheckRole::Anonymous,
+            subscribe(&nobody, &["#"], &[], |_| {}),
+        ),
     ]
 }
 
@@ -385,7 +434,7 @@ fn subscribe(
     filters: &[&str],
     properties: &[u8],
     change: impl Fn(&mut FilterRequest<'_>),
-) -> Ask {
+) -> Asking {
     let requests: Vec<_> = filters
         .iter()
         .filter_map(|filter| TopicFilter::new(filter).ok())
@@ -398,15 +447,15 @@ fn subscribe(
     let properties = checked(properties, Place::Packet(PacketType::Subscribe), Sender::Client);
     let question = SubscribeQuestion::new(client, &requests, properties);
     let names = requests.iter().map(|request| request.filter.as_str().to_owned()).collect();
-    Ask::Subscribe(AuthRequest::subscribe(&question, Way::Call), names)
+    Asking::Subscribe(AuthRequest::subscribe(&question, Way::Stream), names)
 }
 
-fn events(client: &Arc<Peer>) -> Vec<Question> {
+fn events(client: &Arc<Peer>) -> Vec<CheckQuestion> {
     let whose = EventClient::Live(Arc::clone(client));
     let question = |((label, event), sequence): ((&str, EncodedEvent), u64)| {
         let event = EventRequest::new(&event, sequence, &whose);
-        let (label, role) = (label.to_owned(), Role::Plain);
-        Question { rpc: event.rpc(), label, role, ask: Ask::Event(event) }
+        let (label, role) = (label.to_owned(), CheckRole::Plain);
+        CheckQuestion { rpc: event.rpc(), label, role, ask: Asking::Event(event) }
     };
     life(client).into_iter().zip(1..).map(question).collect()
 }
@@ -464,21 +513,21 @@ mod tests {
         let wants = Wants::everything();
         let mut names = std::collections::HashSet::new();
         let mut rpcs = std::collections::HashSet::new();
-        for Question { rpc, label, ask, .. } in
+        for CheckQuestion { rpc, label, ask, .. } in
             connects().into_iter().chain(after_connect(&clients::plain(), &wants))
         {
             rpcs.insert(rpc);
             assert!(names.insert((rpc, label.clone())), "{label}");
             match ask {
-                Ask::Connect(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
-                Ask::Publish(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
-                Ask::Deliver(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
-                Ask::Subscribe(request, filters) => {
+                Asking::Connect(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
+                Asking::Publish(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
+                Asking::Deliver(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
+                Asking::Subscribe(request, filters) => {
                     assert_eq!(request.fits(), Ok(()), "{label}");
                     assert!(!filters.is_empty(), "{label}");
                 }
-                Ask::Event(_) => {}
-                Ask::Nothing(why) => panic!("{label}: {why}"),
+                Asking::Event(_) => {}
+                Asking::Nothing(why) => panic!("{label}: {why}"),
             }
         }
         assert_eq!(rpcs.len(), Rpc::ALL.len() - 1, "all but AuthDeliver are wanted");

@@ -138,6 +138,11 @@ impl<R: AuthRpc> AuthRequest<R> {
         Ok(self.rpc.decision(read(answer)?, complaints))
     }
 
+    /// Who reads an answer that came by another way than a call.
+    pub(super) fn into_rpc(self) -> R {
+        self.rpc
+    }
+
     /// The bytes of the answer, and who reads them: for a closer look than [`send`](Self::send) takes.
     pub(super) async fn send_to_examine(
         self,

@@ -10,19 +10,20 @@ use tonic::Status;
 use super::auth_request::{AuthConnect, AuthDeliver, AuthPublish, AuthSubscribe};
 use super::call::read;
 use super::complaints::Complaints;
-use super::fields::Fields;
+use super::decide::{AnswerBytes, StreamAnswer};
+use super::fields::AnswerFields;
 use super::{AuthRequest, AuthRpc, Rpc, ServiceClient, wire};
 
 /// Something about an answer that may not be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Remark {
+pub(crate) struct AnswerRemark {
     /// A label.
     pub(crate) code: &'static str,
     /// For people.
     pub(crate) text: String,
 }
 
-impl Remark {
+impl AnswerRemark {
     fn new(code: &'static str, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
@@ -33,9 +34,9 @@ pub(crate) struct Examined<D> {
     /// What mproxy makes of it.
     pub(crate) decision: Result<D, Undecided>,
     /// What is in it.
-    pub(crate) fields: Fields,
+    pub(crate) fields: AnswerFields,
     /// What may not be meant.
-    pub(crate) remarks: Vec<Remark>,
+    pub(crate) remarks: Vec<AnswerRemark>,
 }
 
 /// An RPC whose answers can be looked at closely.
@@ -44,7 +45,7 @@ pub(crate) trait Examine: AuthRpc {
     const RESPONSE: &'static str;
 
     /// What the message says that may not be meant.
-    fn remarks(response: &Self::Response) -> Vec<Remark>;
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark>;
 }
 
 impl ServiceClient {
@@ -59,23 +60,42 @@ impl ServiceClient {
     }
 }
 
+impl<R: Examine> AuthRequest<R> {
+    /// Looks closely at what a stream brought.
+    pub(crate) fn examine_answer(
+        self,
+        answer: Option<StreamAnswer>,
+    ) -> Result<Examined<R::Decision>, Status> {
+        let without = |nothing: Undecided| Examined {
+            decision: Err(nothing),
+            fields: AnswerFields::default(),
+            remarks: Vec::new(),
+        };
+        Ok(match AnswerBytes::of(answer, R::HOOK) {
+            AnswerBytes::Response(bytes) => examine(self.into_rpc(), bytes)?,
+            AnswerBytes::Failed(failure) => without(failure.into()),
+            AnswerBytes::Unusable(unusable) => without(unusable.into()),
+        })
+    }
+}
+
 /// What there is to say about these bytes.
 fn examine<R: Examine>(rpc: R, answer: Bytes) -> Result<Examined<R::Decision>, Status> {
     let response: R::Response = read(answer.clone())?;
-    let fields = Fields::read(R::RESPONSE, &answer);
+    let fields = AnswerFields::read(R::RESPONSE, &answer);
     let mut remarks = R::remarks(&response);
     let complaints = Complaints::kept();
     let decision = rpc.decision(response, &complaints);
-    remarks.extend(complaints.take().into_iter().map(|text| Remark::new("questionable", text)));
+    remarks.extend(complaints.take().into_iter().map(|text| AnswerRemark::new("questionable", text)));
     remarks.extend(lost(Rpc::from(R::HOOK), answer.len(), &fields));
     Ok(Examined { decision, fields, remarks })
 }
 
 /// What was sent and is not of the contract, or was not sent although something should have been.
-fn lost(rpc: Rpc, len: usize, fields: &Fields) -> Option<Remark> {
+fn lost(rpc: Rpc, len: usize, fields: &AnswerFields) -> Option<AnswerRemark> {
     if !fields.unknown.is_empty() {
         let unknown = fields.unknown.join(", ");
-        return Some(Remark::new(
+        return Some(AnswerRemark::new(
             "unknown_fields",
             format!(
                 "{}: the answer has fields that this contract does not have: {unknown} (is the service built from another events.proto?)",
@@ -84,7 +104,7 @@ fn lost(rpc: Rpc, len: usize, fields: &Fields) -> Option<Remark> {
         ));
     }
     (len == 0).then(|| {
-        Remark::new(
+        AnswerRemark::new(
             "empty_answer",
             format!(
                 "{}: the answer is empty: libraries that build messages from maps drop names that they do not know, \
@@ -95,17 +115,17 @@ fn lost(rpc: Rpc, len: usize, fields: &Fields) -> Option<Remark> {
     })
 }
 
-fn of_deny(rpc: Rpc, deny: &wire::Deny) -> Option<Remark> {
+fn of_deny(rpc: Rpc, deny: &wire::Deny) -> Option<AnswerRemark> {
     (deny.reason_code == 0).then(|| {
         let text = format!("{}: Deny without reason_code means 0x87, Not authorized", rpc.name());
-        Remark::new("deny_without_code", text)
+        AnswerRemark::new("deny_without_code", text)
     })
 }
 
 impl Examine for AuthConnect {
     const RESPONSE: &'static str = "AuthConnectResponse";
 
-    fn remarks(response: &Self::Response) -> Vec<Remark> {
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
         use wire::auth_connect_response::Verdict;
         match &response.verdict {
             None => Vec::new(),
@@ -118,7 +138,7 @@ impl Examine for AuthConnect {
 impl Examine for AuthPublish {
     const RESPONSE: &'static str = "AuthPublishResponse";
 
-    fn remarks(response: &Self::Response) -> Vec<Remark> {
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
         use wire::auth_publish_response::Verdict;
         match &response.verdict {
             None | Some(Verdict::Allow(_)) => Vec::new(),
@@ -130,7 +150,7 @@ impl Examine for AuthPublish {
 impl Examine for AuthDeliver {
     const RESPONSE: &'static str = "AuthDeliverResponse";
 
-    fn remarks(response: &Self::Response) -> Vec<Remark> {
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
         use wire::auth_deliver_response::Verdict;
         match &response.verdict {
             None | Some(Verdict::Allow(_)) => Vec::new(),
@@ -142,7 +162,7 @@ impl Examine for AuthDeliver {
 impl Examine for AuthSubscribe {
     const RESPONSE: &'static str = "AuthSubscribeResponse";
 
-    fn remarks(response: &Self::Response) -> Vec<Remark> {
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
         use wire::filter_verdict::Verdict;
         let denied = response.verdicts.iter().find_map(|verdict| match &verdict.verdict {
             Some(Verdict::Deny(deny)) => of_deny(Rpc::AuthSubscribe, deny),
@@ -153,7 +173,7 @@ impl Examine for AuthSubscribe {
 }
 
 /// What a grant leaves out.
-fn of_grant(grant: &wire::Grant) -> Vec<Remark> {
+fn of_grant(grant: &wire::Grant) -> Vec<AnswerRemark> {
     let mut remarks = Vec::new();
     let default = grant.default_effect();
     if grant.rules.is_empty() {
@@ -163,10 +183,12 @@ fn of_grant(grant: &wire::Grant) -> Vec<Remark> {
             (_, wire::Effect::Deny) => "is denied",
             _ => "is asked about",
         };
-        remarks
-            .push(Remark::new("grant_without_rules", format!("the grant has no rules: everything {what}")));
+        remarks.push(AnswerRemark::new(
+            "grant_without_rules",
+            format!("the grant has no rules: everything {what}"),
+        ));
     } else if grant.default_effect.is_none() {
-        remarks.push(Remark::new(
+        remarks.push(AnswerRemark::new(
             "grant_without_default",
             "the grant has no default_effect: what no rule matches is asked about; set DENY for a list of what is allowed",
         ));
@@ -175,7 +197,7 @@ fn of_grant(grant: &wire::Grant) -> Vec<Remark> {
     let empty = grant.rules.iter().filter(allows).filter(|rule| rule.topic_filters.is_empty()).count();
     if empty > 0 {
         let all = grant.rules.iter().filter(allows).count();
-        remarks.push(Remark::new(
+        remarks.push(AnswerRemark::new(
             "allow_without_topics",
             format!(
                 "{empty} of {all} ALLOW rules of the grant have no topic_filters and allow nothing: write \"#\" for every \

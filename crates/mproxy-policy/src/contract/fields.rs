@@ -11,7 +11,7 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-/// Fields that are told of one message at most.
+/// AnswerFields that are told of one message at most.
 const FIELDS_MOST: usize = 256;
 
 /// Characters of a text that are shown.
@@ -60,7 +60,7 @@ impl Contract {
 
 /// What is in a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fields {
+pub(crate) struct AnswerFields {
     /// Each field that has a value, by its path, `allow.grant.rules[0].effect`; the first 256. Of bytes and passwords only
     /// the length is told.
     pub(crate) known: Vec<(String, String)>,
@@ -70,7 +70,7 @@ pub(crate) struct Fields {
     pub(crate) text: String,
 }
 
-impl Fields {
+impl AnswerFields {
     /// Of a message of this type, `"AuthConnectResponse"`.
     pub(crate) fn read(message: &str, bytes: &[u8]) -> Self {
         let mut fields = Self::default();
@@ -233,7 +233,7 @@ mod tests {
         };
         let verdict = Some(wire::auth_connect_response::Verdict::Allow(allow));
         let bytes = wire::AuthConnectResponse { verdict }.encode_to_vec();
-        let fields = Fields::read("AuthConnectResponse", &bytes);
+        let fields = AnswerFields::read("AuthConnectResponse", &bytes);
         assert_eq!(
             fields.text,
             "allow{password=<6 bytes> attributes{key=\"tenant\" value=\"acme\"} \
@@ -252,7 +252,7 @@ mod tests {
     fn what_the_contract_does_not_have_is_told_by_its_number() {
         // deny { 77: 1, reason_code: 5 }
         let bytes = [0x12, 5, 0xE8, 0x04, 1, 0x08, 5];
-        let fields = Fields::read("AuthPublishResponse", &bytes);
+        let fields = AnswerFields::read("AuthPublishResponse", &bytes);
         assert_eq!(fields.unknown, ["deny.77"]);
         assert_eq!(fields.text, "deny{?77 reason_code=5}");
     }
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_message_end_it() {
         for bytes in [&b"\xff"[..], b"\x0a\xff", b"\x0b", b"\x0a\x09\x0a", b"\x0d\x00"] {
-            let fields = Fields::read("AuthConnectResponse", bytes);
+            let fields = AnswerFields::read("AuthConnectResponse", bytes);
             assert!(fields.unknown.is_empty(), "{bytes:?}");
         }
     }

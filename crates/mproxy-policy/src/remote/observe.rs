@@ -39,6 +39,7 @@ use self::driver::Driver;
 use self::kept::KeptEvents;
 use self::spool::Spool;
 pub use self::spool::SpoolConfig;
+pub(crate) use self::stream::MessageBody;
 use self::stream::StreamSetup;
 use super::deadline;
 use super::health::{Endpoints, EventWay};

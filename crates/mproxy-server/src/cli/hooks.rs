@@ -150,7 +150,7 @@ fn exit_code(report: &CheckReport, strict: bool) -> u8 {
 
 /// For people, in 80 columns; what is wrong stands at the end, where a terminal shows it.
 fn page(report: &CheckReport) -> String {
-    let mut page = Page::default();
+    let mut page = PageText::default();
     if let Some(why) = &report.unreachable {
         page.line("", &format!("{} cannot be reached: {why}", report.endpoint), 2);
         return page.0;
@@ -159,7 +159,7 @@ fn page(report: &CheckReport) -> String {
         greet(&mut page, &report.endpoint, hello);
     }
     let mut before = ("", "");
-    for answer in &report.answers {
+    for answer in report.answers.iter().filter(|answer| !is_repeated(answer)) {
         if (answer.call, answer.way) != before {
             before = (answer.call, answer.way);
             let over = if answer.way == "unary" { String::new() } else { format!(" ({})", answer.way) };
@@ -199,7 +199,14 @@ fn page(report: &CheckReport) -> String {
     page.0
 }
 
-fn greet(page: &mut Page, endpoint: &str, hello: &HelloFacts) {
+/// What a stream answered to a question that stands above already, as a call: findings tell where both differ.
+fn is_repeated(answer: &CheckedAnswer) -> bool {
+    let is_question = answer.call.starts_with("Auth");
+    let is_sound = matches!(answer.result, CheckedResult::Allow | CheckedResult::Deny | CheckedResult::Mixed);
+    answer.way == "stream" && is_question && is_sound
+}
+
+fn greet(page: &mut PageText, endpoint: &str, hello: &HelloFacts) {
     let HelloFacts { name, answered, wants, streams, took } = hello;
     let from = if *answered { format!("{name:?}") } else { "the defaults".to_owned() };
     page.line("", &format!("{endpoint}: Hello in {}: {from}", ms(*took)), 2);
@@ -218,7 +225,7 @@ fn greet(page: &mut Page, endpoint: &str, hello: &HelloFacts) {
     page.line("  ", if *streams { "serves streams" } else { "serves no streams" }, 4);
 }
 
-fn show(page: &mut Page, answer: &CheckedAnswer) {
+fn show(page: &mut PageText, answer: &CheckedAnswer) {
     /// Where questions and details begin.
     const INDENT: usize = 24;
     let took = answer.took.map_or_else(String::new, ms);
@@ -276,9 +283,9 @@ fn ms(time: Duration) -> String {
 
 /// Lines that end before the last column.
 #[derive(Default)]
-struct Page(String);
+struct PageText(String);
 
-impl Page {
+impl PageText {
     /// A text behind `lead`; what does not fit goes on in lines that begin at `indent`.
     fn line(&mut self, lead: &str, text: &str, indent: usize) {
         self.0.push_str(lead);
@@ -384,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_page_has_eighty_columns_and_nothing_moves_the_cursor() {
-        let mut page = Page::default();
+        let mut page = PageText::default();
         page.line("  ", &format!("word {} \u{1b}[2J\r end", "x".repeat(200)), 4);
         page.line("", &"many words ".repeat(30), 8);
         page.line("", "\nheading", 0);

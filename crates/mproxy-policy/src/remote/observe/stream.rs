@@ -283,7 +283,7 @@ impl Writer {
 }
 
 /// Messages as they come out of a channel; it ends with the channel.
-struct MessageBody(mpsc::Receiver<Bytes>);
+pub(crate) struct MessageBody(pub(crate) mpsc::Receiver<Bytes>);
 
 impl Body for MessageBody {
     type Data = Bytes;
