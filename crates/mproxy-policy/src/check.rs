@@ -13,11 +13,13 @@
 //! | `doors` | what the answers say together: who gets in, and how far |
 //! | `conversation` | one stream, message by message |
 //! | `observe` | events over a stream |
+//! | `control` | commands of the service |
 //! | `decide` | questions over a stream |
 //! | `report` | what is found |
 
 mod calls;
 mod clients;
+mod control;
 mod conversation;
 mod decide;
 mod doors;
@@ -174,6 +176,7 @@ impl Run {
             asked.retain(|question| wants.of(question.rpc).is_some());
             self.decide(&asked, questions::measured(&client, wants), config).await;
             self.observe(&client, wants, config).await;
+            self.control(config).await;
             self.judge_streams();
         }
     }

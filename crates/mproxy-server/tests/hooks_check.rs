@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use mproxy_testkit::certificates::{Authority, Folder};
+use mproxy_testkit::commanding::CommandingService;
 use mproxy_testkit::hook::{HookService, MproxyProcess};
 use mproxy_testkit::service::contract::{
     AuthConnectRequest, AuthSubscribeResponse, ConnectAllow, Deny, Effect, FilterAllow, Grant, GrantRule,
@@ -626,4 +627,18 @@ async fn confirmations_that_never_come_or_come_from_the_future_are_told() {
             .unwrap()
             .contains("is the last that was sent")
     );
+}
+
+#[tokio::test]
+async fn a_service_that_commands_is_told_that_nobody_is_there() {
+    let service = CommandingService::start(None, true).await;
+    let checked = check_with(&service.url, &["--timeout", "5s"]).await;
+    let control = checked.answer("Control", "the stream opens, no grants are in force");
+    assert_eq!((&control["result"], &control["details"][0]), (&"received".into(), &"no commands".into()));
+    assert!(service.stream(1).await.is_empty(), "no grants in force");
+    assert_eq!(service.wrong(), Vec::<String>::new());
+    // Where there is none, that is good to know.
+    let without = check(streaming()).await;
+    assert_eq!(without.answer("Control", "the stream opens, no grants are in force")["result"], "not_wanted");
+    assert_eq!((without.code, without.level("stream_unimplemented")), (0, "note"));
 }
