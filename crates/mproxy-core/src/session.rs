@@ -23,6 +23,7 @@
 //! | `intake` | bytes become packets |
 //! | `route`, `step` | which room a packet goes to; what becomes of it |
 //! | `fast_path`, `decision_cache` | runs of packets that pass without a closer look; answers that stand for more than one |
+//! | `cached_answers`, `learning`, `reuse` | answers of the policy service that may be used again |
 //! | `forward` | packets that nobody is asked about |
 //! | `publish`, `subscribe` | the two packets that are decided, rewritten and refused |
 //! | `resolve` | what a ruling comes to, whatever it is about; the failure rule |
@@ -50,6 +51,7 @@
 mod acknowledge;
 mod alias;
 mod auth;
+mod cached_answers;
 mod cleanup;
 mod command;
 mod context;
@@ -72,6 +74,7 @@ mod intake;
 mod introduce;
 mod known_filters;
 mod lane;
+mod learning;
 mod leftovers;
 mod link;
 mod mapping;
@@ -87,6 +90,7 @@ mod renewal;
 mod replacement;
 mod reply;
 mod resolve;
+mod reuse;
 mod revocation;
 mod rewrite;
 mod route;
@@ -165,13 +169,18 @@ impl Session {
                 link.take_renewal(&mut self.cx, seq, ruling, now)
             }
             (
-                AnswerTo::Publish(from, seq, ruling),
+                AnswerTo::Publish(from, seq, mut ruling),
                 State::Open(link) | State::Ending(Ending { link, .. }),
             ) => {
+                link.learn_publish(&self.cx, from, seq, &mut ruling, now);
                 link.direction_mut(from).lane.rule_publish(seq, ruling);
                 Ok(())
             }
-            (AnswerTo::Subscribe(seq, ruling), State::Open(link) | State::Ending(Ending { link, .. })) => {
+            (
+                AnswerTo::Subscribe(seq, mut ruling),
+                State::Open(link) | State::Ending(Ending { link, .. }),
+            ) => {
+                link.learn_filters(&self.cx, seq, &mut ruling, now);
                 link.up.lane.rule_subscribe(seq, ruling);
                 Ok(())
             }

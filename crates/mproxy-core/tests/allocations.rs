@@ -1,15 +1,18 @@
 //! What a session costs: no allocation for a packet that passes untouched, few bytes for one that sleeps.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use bytes::BytesMut;
 use mproxy_core::event::Nobody;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, PublishDecision, PublishQuestion, Ruling,
-    Source, SubscribeDecision, SubscribeQuestion, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Hook, PublishChange, PublishDecision,
+    PublishQuestion, Ruling, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::session::{OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
@@ -44,6 +47,35 @@ impl Decider for Yes {
     }
 }
 
+/// Allows everything for an hour, as the policy service does; counts how often it was asked.
+#[derive(Default)]
+struct ForAnHour(AtomicUsize);
+
+impl ForAnHour {
+    fn answer(&self) -> Answer<PublishDecision> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Answer::Later(Box::pin(async {
+            let cache_for = Some(Duration::from_secs(3600));
+            let change = PublishChange { cache_for, ..PublishChange::default() };
+            Answer::Now(Ruling { source: Source::Rpc, verdict: Ok(Decision::Allow(Some(Box::new(change)))) })
+        }))
+    }
+}
+
+impl Decider for ForAnHour {
+    fn publish(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer()
+    }
+
+    fn deliver(&self, _: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        self.answer()
+    }
+
+    fn want(&self, hook: Hook) -> Want {
+        if matches!(hook, Hook::Publish | Hook::Deliver) { Want::Payload(1000) } else { Want::Nothing }
+    }
+}
+
 fn setting(advisers: Chain) -> Arc<Setting> {
     Arc::new(Setting {
         advisers,
@@ -58,8 +90,14 @@ fn setting(advisers: Chain) -> Arc<Setting> {
 
 fn drain(session: &mut Session, now: Instant) {
     while let Some(effect) = session.poll_effect() {
-        if let Effect::Dial { .. } = effect {
-            session.dialed(Ok(()), now);
+        match effect {
+            Effect::Dial { .. } => session.dialed(Ok(()), now),
+            Effect::Ask(question) => {
+                let answered = pin!(question).poll(&mut Context::from_waker(Waker::noop()));
+                let Poll::Ready(answered) = answered else { panic!("the answer is there") };
+                session.decide(answered, now);
+            }
+            _ => {}
         }
     }
 }
@@ -139,6 +177,39 @@ fn packets_that_pass_untouched_allocate_nothing() {
             for (what, packets) in &exchanges {
                 let count = allocations(&mut open(&setting, version, now), packets, now);
                 assert_eq!(count, 0, "{what} in {version:?}, {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_answered_again_allocates_nothing_and_asks_nobody() {
+    let now = Instant::now();
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for qos in 0..=2 {
+            let publish = |topic| {
+                let packet_id = u16::from(qos > 0);
+                wire::publish(
+                    version,
+                    &Publish { topic, payload: &[0; 64], qos, packet_id, ..Publish::default() },
+                )
+            };
+            let answers = |from, to| match qos {
+                0 => vec![],
+                1 => vec![(to, wire::puback(1))],
+                _ => vec![(to, wire::pubrec(1)), (from, wire::pubrel(1)), (to, wire::pubcomp(1))],
+            };
+            for (from, to) in [(Side::Client, Side::Broker), (Side::Broker, Side::Client)] {
+                let advisers = Arc::new(ForAnHour::default());
+                let mut session = open(&setting(Chain::of(advisers.clone())), version, now);
+                let mut exchange = Vec::new();
+                for topic in ["room/1/temperature", "room/1/humidity", "room/2/temperature"] {
+                    exchange.push((from, publish(topic)));
+                    exchange.extend(answers(from, to));
+                }
+                let count = allocations(&mut session, &exchange, now);
+                assert_eq!(count, 0, "QoS {qos} of the {from} in {version:?}");
+                assert_eq!(advisers.0.load(Ordering::Relaxed), 3, "once for each topic");
             }
         }
     }

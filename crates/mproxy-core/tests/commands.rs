@@ -267,7 +267,13 @@ fn rewritten_and_mapped_filters_end_under_the_names_that_the_broker_knows() {
     };
     let mut stage = granted(mapped(Vec::new())).open(v);
     stage.client(&wire::subscribe(v, 1, &[("a", 0), ("$share/g/b/+", 0), ("c", 0), ("d", 0)]));
-    let to = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
+    let to = |filter: &str| {
+        Decision::Allow(FilterChange {
+            filter: Some(filter.into()),
+            max_qos: None,
+            ..FilterChange::default()
+        })
+    };
     let plain = || Decision::Allow(FilterChange::default());
     stage.rule(0, Verdict::Subscribe(vec![to("x"), plain(), to("y"), plain()]));
     stage.broker(&wire::suback(v, 1, &[0; 4]));

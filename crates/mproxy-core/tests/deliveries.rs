@@ -201,7 +201,7 @@ fn a_subscribe_is_told_with_the_codes_that_were_given() {
     for version in VERSIONS {
         let mut stage = Stage::new().open(version);
         stage.client(&wire::subscribe(version, 1, &[("a", 0), ("b", 1), ("c", 2)]));
-        let rewritten = FilterChange { filter: Some("t/c".into()), max_qos: None };
+        let rewritten = FilterChange { filter: Some("t/c".into()), max_qos: None, ..FilterChange::default() };
         stage.rule(
             0,
             Verdict::Subscribe(vec![

@@ -214,7 +214,13 @@ fn a_rewritten_filter_is_held_against_the_grant_again() {
     ];
     let mut stage = granted(Grant::new(rules, RuleEffect::Ask)).open(Version::V5);
     stage.client(&wire::subscribe(Version::V5, 1, &[("a", 2), ("b", 2), ("c", 2)]));
-    let to = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
+    let to = |filter: &str| {
+        Decision::Allow(FilterChange {
+            filter: Some(filter.into()),
+            max_qos: None,
+            ..FilterChange::default()
+        })
+    };
     stage.rule(0, Verdict::Subscribe(vec![to("+/x"), to("open/x"), to("else")]));
     // `+/x` meets what is denied; what is allowed is allowed up to QoS 1.
     assert_eq!(stage.at_broker(), wire::subscribe(Version::V5, 1, &[("open/x", 1), ("else", 2)]));
@@ -228,7 +234,11 @@ fn mapped_filters_are_undone_by_their_originals() {
         let mut stage = granted(mapped()).open(version);
         stage.client(&wire::subscribe(version, 1, &[("a/#", 1), ("b", 1), ("$share/g/+/c", 1)]));
         let to = |filter: Option<&str>| {
-            Decision::Allow(FilterChange { filter: filter.map(Into::into), max_qos: None })
+            Decision::Allow(FilterChange {
+                filter: filter.map(Into::into),
+                max_qos: None,
+                ..FilterChange::default()
+            })
         };
         stage.rule(0, Verdict::Subscribe(vec![to(None), to(Some("d")), to(None)]));
         let sent = wire::subscribe(version, 1, &[("acme/a/#", 1), ("acme/d", 1), ("$share/g/acme/+/c", 1)]);

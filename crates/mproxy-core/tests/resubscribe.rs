@@ -11,7 +11,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 fn to(filter: &str) -> Decision<FilterChange> {
     let filter = (filter != ".").then(|| filter.into());
-    Decision::Allow(FilterChange { filter, max_qos: None })
+    Decision::Allow(FilterChange { filter, max_qos: None, ..FilterChange::default() })
 }
 
 /// The client subscribes to these filters, and each is allowed as this; the broker grants all.

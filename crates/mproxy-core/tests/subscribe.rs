@@ -21,7 +21,11 @@ fn decision(word: &str) -> Decision<FilterChange> {
     match word {
         "." => Decision::Allow(FilterChange::default()),
         "x" => Decision::Refuse(Refusal::default()),
-        filter => Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None }),
+        filter => Decision::Allow(FilterChange {
+            filter: Some(filter.into()),
+            max_qos: None,
+            ..FilterChange::default()
+        }),
     }
 }
 
@@ -138,7 +142,13 @@ fn the_granted_qos_can_be_capped() {
     for version in VERSIONS {
         let mut stage = Stage::new().open(version);
         stage.client(&wire::subscribe(version, 3, &[("a", 2), ("b", 0)]));
-        let capped = || Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) });
+        let capped = || {
+            Decision::Allow(FilterChange {
+                filter: None,
+                max_qos: Some(QoS::AtLeastOnce),
+                ..FilterChange::default()
+            })
+        };
         stage.rule(0, Verdict::Subscribe(vec![capped(), capped()]));
         assert_eq!(stage.at_broker(), wire::subscribe(version, 3, &[("a", 1), ("b", 0)]));
         let answer = wire::suback(version, 3, &[1, 0]);

@@ -113,7 +113,7 @@ fn admit(admission: Admission) -> Verdict {
 fn filters(filters: &[&str]) -> Verdict {
     let one = |filter: &&str| {
         let filter = (*filter != ".").then(|| (*filter).into());
-        Decision::Allow(FilterChange { filter, max_qos: None })
+        Decision::Allow(FilterChange { filter, max_qos: None, ..FilterChange::default() })
     };
     Verdict::Subscribe(filters.iter().map(one).collect())
 }

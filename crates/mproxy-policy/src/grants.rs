@@ -94,8 +94,10 @@ fn filter_decision(request: &FilterRequest<'_>, answer: GrantAnswer<QoS>) -> Opt
     Some(match answer {
         GrantAnswer::Ask => return None,
         GrantAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
-        GrantAnswer::Allow(most) => {
-            Decision::Allow(FilterChange { filter: None, max_qos: (most < request.qos).then_some(most) })
-        }
+        GrantAnswer::Allow(most) => Decision::Allow(FilterChange {
+            filter: None,
+            max_qos: (most < request.qos).then_some(most),
+            ..FilterChange::default()
+        }),
     })
 }

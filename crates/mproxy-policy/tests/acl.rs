@@ -392,7 +392,7 @@ const MIXED: &str = r#"
 "#;
 
 fn granted(max_qos: Option<QoS>) -> Decision<FilterChange> {
-    Decision::Allow(FilterChange { filter: None, max_qos })
+    Decision::Allow(FilterChange { filter: None, max_qos, ..FilterChange::default() })
 }
 
 fn no(reason: ReasonCode) -> Decision<FilterChange> {

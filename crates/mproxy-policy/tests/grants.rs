@@ -189,7 +189,11 @@ async fn filters_are_decided_one_by_one_and_only_the_open_ones_are_asked_about()
     };
     let yes = Decision::Allow(FilterChange::default());
     let no = Decision::Refuse(Refusal::default());
-    let lowered = Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) });
+    let lowered = Decision::Allow(FilterChange {
+        filter: None,
+        max_qos: Some(QoS::AtLeastOnce),
+        ..FilterChange::default()
+    });
     for (service, open, source) in
         [(Some(true), &yes, Source::Rpc), (Some(false), &no, Source::Rpc), (None, &no, Source::Grant)]
     {

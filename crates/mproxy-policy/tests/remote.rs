@@ -154,7 +154,11 @@ async fn questions_are_answered() {
 
     let ruling = somebody().subscribes(&*remote, &["a", "no", "$share/g/a"]).await.unwrap();
     let to = |filter: &str| {
-        Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: Some(QoS::AtLeastOnce) })
+        Decision::Allow(FilterChange {
+            filter: Some(filter.into()),
+            max_qos: Some(QoS::AtLeastOnce),
+            ..FilterChange::default()
+        })
     };
     let expected = vec![to("t/a"), Decision::Refuse(Default::default()), to("$share/g/t/a")];
     assert_eq!(ruling, Ruling { source: Source::Rpc, verdict: Verdict::Subscribe(expected) });

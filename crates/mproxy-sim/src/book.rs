@@ -1,10 +1,11 @@
 //! The decider of a simulated world: it knows every packet's fate, and answers at once or later, as chance has it.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use mproxy_core::policy::Hook;
+use mproxy_core::policy::{Decision, Hook, PublishChange, Refusal};
 
-use super::model::{EACH, RULED};
+use super::model::{CACHED, DENIED, EACH, RULED};
 use super::path::AnswerCounts;
 use super::rng::Rng;
 use super::script::{QuestionRecord, Reply};
@@ -38,6 +39,9 @@ pub(super) struct Book {
 impl Book {
     pub(super) fn ask(&mut self, asked: &QuestionRecord) -> Reply {
         if matches!(asked.hook, Hook::Publish | Hook::Deliver) && asked.what.starts_with(RULED) {
+            if asked.what.starts_with(CACHED) || asked.what.starts_with(DENIED) {
+                return self.ask_for_a_while(asked);
+            }
             if !asked.what.starts_with(EACH) {
                 return Reply::Stands(Verdict::allow(asked.hook));
             }
@@ -68,6 +72,24 @@ impl Book {
             return Reply::Later;
         }
         self.answer(key);
+        Reply::Now(verdict)
+    }
+
+    /// What holds for a while, or for this once.
+    fn ask_for_a_while(&mut self, asked: &QuestionRecord) -> Reply {
+        let cache_for = (!self.rng.one_in(4)).then(|| Duration::from_millis(self.rng.below(300) as u64));
+        let decision = match asked.what.starts_with(DENIED) {
+            true => Decision::Refuse(Refusal { cache_for, ..Refusal::default() }),
+            false => Decision::Allow(Some(Box::new(PublishChange { cache_for, ..PublishChange::default() }))),
+        };
+        let verdict = Verdict::Publish(decision);
+        if asked.hook == Hook::Publish {
+            self.verdicts.insert(asked.what.clone(), (verdict.clone(), None));
+            if self.comes_later(&asked.what) {
+                return Reply::Later;
+            }
+            self.answer(asked.what.clone());
+        }
         Reply::Now(verdict)
     }
 

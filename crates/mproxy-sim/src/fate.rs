@@ -164,6 +164,7 @@ impl SubscribeFate {
                     Decision::Allow(FilterChange {
                         filter: Some("x".repeat(65_536).into()),
                         max_qos: None,
+                        ..FilterChange::default()
                     });
                     filters
                 ]),
@@ -180,8 +181,13 @@ impl SubscribeFate {
                     1 => Decision::Allow(FilterChange {
                         filter: Some(format!("renamed/{}/#", rng.any()).into()),
                         max_qos: None,
+                        ..FilterChange::default()
                     }),
-                    2 => Decision::Allow(FilterChange { filter: None, max_qos: Some(QoS::AtLeastOnce) }),
+                    2 => Decision::Allow(FilterChange {
+                        filter: None,
+                        max_qos: Some(QoS::AtLeastOnce),
+                        ..FilterChange::default()
+                    }),
                     _ => Decision::Allow(FilterChange::default()),
                 })
                 .collect(),

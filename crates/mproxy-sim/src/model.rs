@@ -72,7 +72,7 @@ pub(super) struct ModelPublish {
     pub(super) fate: Fate,
     /// A delivery from outside of the client's prefix: nobody is asked, and it goes nowhere.
     pub(super) outside: bool,
-    /// To a topic that is always allowed, by a rule mostly: then the answer stands, and a question need not come.
+    /// To a topic about which the same is always said, by a rule mostly: then the answer stands, and a question need not come.
     pub(super) ruled: bool,
 }
 
@@ -81,6 +81,12 @@ pub(super) const RULED: &str = "ruled/";
 
 /// Of these, those that the service allows, each time that it is asked.
 pub(super) const EACH: &str = "ruled/each/";
+
+/// Of these, those that the service allows for a while.
+pub(super) const CACHED: &str = "ruled/cached/";
+
+/// Of these, those that the service refuses for a while.
+pub(super) const DENIED: &str = "ruled/denied/";
 
 /// A publish of the peer's that is under way.
 #[derive(Clone, Debug)]
@@ -218,8 +224,15 @@ impl Model {
         let mut topic = if v5 { format!("t/{}", rng.below(4)) } else { key.clone() };
         let outside = !self.prefix.is_empty() && self.side == Side::Broker && rng.one_in(6);
         let ruled = !outside && rng.one_in(3);
+        let mut denied = false;
         if ruled {
-            let whose = if rng.one_in(4) { EACH } else { RULED };
+            let whose = match rng.below(8) {
+                0 | 1 => EACH,
+                2 | 3 => CACHED,
+                4 if self.side == Side::Client => DENIED,
+                _ => RULED,
+            };
+            denied = whose == DENIED;
             topic = format!("{whose}{}", rng.below(6));
         }
         if self.side == Side::Broker && !outside {
@@ -235,7 +248,7 @@ impl Model {
             retain: rng.one_in(4),
             payload: vec![b'p'; size],
             alias,
-            fate: match (outside, ruled) {
+            fate: match (outside || denied, ruled) {
                 (true, _) => Fate::Refuse(Refusal::default()),
                 (false, true) => Fate::Pass,
                 (false, false) => Fate::draw(rng, ends, v5),

@@ -1,12 +1,12 @@
 //! Who allowed what: kept apart from all that is expected of a session, and simple enough to be believed. Nothing reaches
 //! the broker that no adviser allowed, or that the failure rule did not release where an answer was *missing*.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mproxy_codec::Packet;
 use mproxy_core::policy::{Decision, PublishChange};
 
-use super::model::{EACH, RULED};
+use super::model::{CACHED, DENIED, EACH, RULED};
 use super::verdict::Verdict;
 
 /// What may reach the broker, by what it is called there.
@@ -15,6 +15,8 @@ pub(super) struct Permits {
     connect: bool,
     publishes: HashMap<String, u32>,
     filters: HashMap<String, u32>,
+    /// Topics that were allowed for a while.
+    cached: HashSet<String>,
     /// What the broker takes each alias for.
     aliases: BTreeMap<u16, String>,
 }
@@ -37,6 +39,11 @@ impl Permits {
             _ => return,
         };
         *self.publishes.entry(format!("{prefix}{topic}")).or_default() += 1;
+    }
+
+    /// This topic was allowed, for a while perhaps.
+    pub(super) fn cached(&mut self, topic: &str) {
+        self.cached.insert(topic.to_owned());
     }
 
     /// This was said of a SUBSCRIBE to these filters.
@@ -71,7 +78,12 @@ impl Permits {
                     None => publish.topic.to_owned(),
                 };
                 // Rules allow these, always.
-                let ruled = |own: &str| own.starts_with(RULED) && !own.starts_with(EACH);
+                let ruled = |own: &str| match own {
+                    own if own.starts_with(CACHED) => self.cached.contains(own),
+                    own => {
+                        own.starts_with(RULED) && ![EACH, DENIED].iter().any(|other| own.starts_with(other))
+                    }
+                };
                 let ruled = topic.strip_prefix(prefix).is_some_and(ruled);
                 if ruled { Ok(()) } else { take(&mut self.publishes, &topic, "PUBLISH") }
             }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -139,6 +140,7 @@ pub struct Script {
     asked: Mutex<Vec<QuestionRecord>>,
     /// Of questions that were not answered at once, in the order in which they were asked.
     open: Mutex<VecDeque<OpenVerdict>>,
+    edition: AtomicU64,
 }
 
 impl Script {
@@ -149,6 +151,7 @@ impl Script {
             answering: Mutex::new(Box::new(answering)),
             asked: Mutex::default(),
             open: Mutex::default(),
+            edition: AtomicU64::new(0),
         }
     }
 
@@ -160,6 +163,11 @@ impl Script {
     /// From now on it answers like this.
     pub fn answer(&self, answering: impl FnMut(&QuestionRecord) -> Reply + Send + 'static) {
         *self.answering.lock().expect("no test panicked here") = Box::new(answering);
+    }
+
+    /// Its rules are others from now on.
+    pub fn new_edition(&self) {
+        self.edition.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes what was asked since the last time.
@@ -218,6 +226,10 @@ impl Decider for Script {
         true
     }
 
+    fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Relaxed)
+    }
+
     fn want(&self, hook: Hook) -> Want {
         self.wants.lock().expect("no test panicked here")[hook as usize]
     }
@@ -252,6 +264,7 @@ impl Decider for Granted {
             GrantAnswer::Allow(most) => Some(Decision::Allow(FilterChange {
                 filter: None,
                 max_qos: (most < request.qos).then_some(most),
+                ..FilterChange::default()
             })),
             GrantAnswer::Refuse(reason) => Some(Decision::Refuse(Refusal::new(reason))),
         };

@@ -11,10 +11,11 @@ mod setup;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mproxy_codec::packet::{Connack, Connect};
 use mproxy_codec::{PacketType, Properties, PropertyEdit, PropertyId, QoS, ReasonCode, Value};
+use mproxy_core::grant::GrantLimits;
 use mproxy_core::policy::{Decision, FilterChange};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
@@ -22,7 +23,7 @@ use mproxy_core::{Limits, Side};
 use self::entrance::Entrance;
 use super::book::Book;
 use super::fate::MAX_PACKET;
-use super::model::{Model, ModelPublish, Sent, What, ack, encode_bytes, is_swallowed, unsubscribe};
+use super::model::{DENIED, Model, ModelPublish, Sent, What, ack, encode_bytes, is_swallowed, unsubscribe};
 use super::path::{PacketPath, id_of};
 use super::permits::Permits;
 use super::rng::Rng;
@@ -59,6 +60,12 @@ struct World {
     superseded: HashMap<u16, Vec<u8>>,
     /// What the client's topics are put behind at the broker; else empty.
     prefix: &'static str,
+    /// How fast the client may send.
+    rates: GrantLimits,
+    /// When its rates began to count at the latest.
+    since: Option<Instant>,
+    messages_arrived: u64,
+    bytes_arrived: u64,
     subscribed: HashMap<String, PendingSubscribe>,
     /// The filters of each SUBSCRIBE, as the client says them.
     filters: HashMap<String, Vec<String>>,
@@ -145,6 +152,7 @@ impl World {
             self.speak(Side::Client)?;
         }
         self.enter()?;
+        self.since = Some(self.stage.now);
         if !matches!(self.stage.session.phase_name(), "introduced" | "open") {
             return Ok(());
         }
@@ -177,6 +185,7 @@ impl World {
             4 => self.reply(Side::Client)?,
             5 => self.reply(Side::Broker)?,
             6 | 7 => self.decide(),
+            8 if self.is_paced() => self.stage.pass(Duration::from_millis(self.rng.below(400) as u64)),
             8 if self.ending => self.stage.pass(Duration::from_millis(1)),
             8 => self.stage.pass(Duration::from_millis(self.rng.below(20) as u64)),
             9 => self.carry(Side::Client),
@@ -233,7 +242,7 @@ impl World {
                     }
                     self.published.insert(message.key.clone(), message.clone());
                 }
-                if message.outside {
+                if message.outside || message.topic.starts_with(DENIED) {
                     self.owe_publish(&message.clone());
                 }
             }
@@ -271,6 +280,14 @@ impl World {
         };
         let bytes: Vec<u8> = wire.drain(..n).collect();
         self.stage.sends(side, &bytes);
+    }
+
+    /// Whether the client waits until it is within its rates again.
+    fn is_paced(&self) -> bool {
+        self.rates != GrantLimits::default()
+            && self.stage.session.phase_name() == "open"
+            && self.stage.unread(Side::Client) > 0
+            && self.stage.session.poll_timeout().is_some()
     }
 
     fn is_over(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
@@ -125,13 +126,22 @@ pub struct Refusal {
     pub server_reference: Option<Box<str>>,
     /// What of a CONNECT was refused: for the log and metrics, and never for the client.
     pub about: About,
+    /// How long the same may be refused without asking.
+    pub cache_for: Option<Duration>,
 }
 
 impl Refusal {
     /// A refusal with this code, REJECT, and nothing else.
     #[must_use]
     pub const fn new(reason: ReasonCode) -> Self {
-        Self { reason, text: None, action: Action::Reject, server_reference: None, about: About::Unsaid }
+        Self {
+            reason,
+            text: None,
+            action: Action::Reject,
+            server_reference: None,
+            about: About::Unsaid,
+            cache_for: None,
+        }
     }
 
     /// The same, for this reason.
@@ -146,7 +156,7 @@ impl PartialEq for Refusal {
         self.reason == other.reason
             && self.text == other.text
             && self.action == other.action
-            // `about` is for log and metrics: two refusals that a client cannot tell apart are the same one.
+            // `about` is for log and metrics, and a time is no part of it: two refusals that a client cannot tell apart are the same one.
             && self.server_reference == other.server_reference
     }
 }
@@ -279,6 +289,8 @@ pub struct PublishChange {
     pub set_user_properties: Vec<(String, String)>,
     /// Names of user properties to remove (5.0 only).
     pub remove_user_properties: Vec<String>,
+    /// How long the same may be allowed without asking.
+    pub cache_for: Option<Duration>,
 }
 
 impl PublishChange {
@@ -300,4 +312,6 @@ pub struct FilterChange {
     pub filter: Option<Box<str>>,
     /// The QoS granted at most.
     pub max_qos: Option<QoS>,
+    /// How long the same may be allowed without asking.
+    pub cache_for: Option<Duration>,
 }

@@ -1,7 +1,10 @@
 //! Answers that stand: the topics that a rule allowed last, so that a device that publishes to the same few topics
 //! over and over is not looked up in the rules each time.
 
-use crate::policy::Source;
+use std::time::Instant;
+
+use super::cached_answers::{CachedAnswers, CachedVerdict};
+use crate::policy::{Decision, Source};
 
 /// Topics remembered of one direction. A device has a few; who has many is looked up.
 const TOPICS: usize = 4;
@@ -17,6 +20,8 @@ pub(super) struct DecisionCache {
     topics: Vec<AllowedTopic>,
     /// Which is to be forgotten next.
     oldest: usize,
+    /// What the policy service has answered, and lets be used again.
+    answers: Option<Box<CachedAnswers>>,
 }
 
 #[derive(Debug, Default)]
@@ -33,14 +38,44 @@ impl DecisionCache {
         if self.edition != edition {
             (self.edition, self.oldest) = (edition, 0);
             self.topics.clear();
+            // They came behind rules that had nothing to say.
+            self.answers = None;
         }
     }
 
     /// Who allowed a PUBLISH with this first byte and topic.
     #[inline]
     pub(super) fn find(&self, first: u8, topic: &[u8]) -> Option<Source> {
-        let found = self.topics.iter().find(|one| one.first == first && one.topic == topic)?;
-        found.source
+        let known = self.topics.iter().find(|one| one.first == first && one.topic == topic);
+        known.map_or_else(|| self.find_answer(first, topic), |known| known.source)
+    }
+
+    /// A PUBLISH that was repeated (DUP) is not among them: whether it was answered before has to be seen.
+    fn find_answer(&self, first: u8, topic: &[u8]) -> Option<Source> {
+        let verdict = self.answers.as_ref()?.find(first, topic)?;
+        (*verdict == CachedVerdict::Publish(Decision::Allow(None))).then_some(Source::Cache)
+    }
+
+    /// The answers that may be used again.
+    pub(super) fn answers(&mut self) -> &mut CachedAnswers {
+        self.answers.get_or_insert_default()
+    }
+
+    pub(super) const fn has_answers(&self) -> bool {
+        self.answers.is_some()
+    }
+
+    /// Forgets the answers that have had their time.
+    #[inline]
+    pub(super) fn expire(&mut self, now: Instant) {
+        if let Some(answers) = &mut self.answers {
+            answers.expire(now);
+        }
+    }
+
+    /// Bytes of answers. Topics that rules allowed are few, and not counted.
+    pub(super) fn weight(&self) -> usize {
+        self.answers.as_ref().map_or(0, |answers| answers.weight())
     }
 
     /// Remembers one, in the place of the one that was learnt first.

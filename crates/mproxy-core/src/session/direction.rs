@@ -122,6 +122,7 @@ impl Direction {
     /// Bytes that it makes us hold.
     pub(super) fn weight(&self) -> usize {
         self.lane.weight()
+            + self.cache.as_ref().map_or(0, |cache| cache.weight())
             + self.aliases.as_ref().map_or(0, |aliases| aliases.weight())
             + self.flows.as_ref().map_or(0, |flows| flows.weight())
     }

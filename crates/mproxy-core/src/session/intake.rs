@@ -30,6 +30,9 @@ impl Session {
         let mut run = 0;
         let mut tally = PacketTally::default();
         self.cx.traces = self.cx.setting.meter.traces();
+        if let Some(link) = self.state.link_mut() {
+            link.expire_answers(from, now);
+        }
         let path = match &mut self.state {
             // Each packet of a client that has a rate is counted by itself.
             State::Open(link) if from == Side::Client && link.is_rated() => None,

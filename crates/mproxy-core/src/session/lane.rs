@@ -53,8 +53,8 @@ pub(super) struct WaitingPublish {
 pub(super) enum SlotState<D> {
     /// Nobody objects: it leaves as it is when it is at the front.
     Go,
-    /// Its verdict is out.
-    Hold,
+    /// Its verdict is out. The advisers' edition when they were asked, or [`FORGOTTEN`].
+    Hold(u64),
     /// Its verdict has come, and is carried out when it is at the front.
     Ruled(Box<Ruling<D>>),
     /// It repeats (DUP) a QoS 2 PUBLISH that was refused: it is answered again, and nobody is asked again.
@@ -65,13 +65,16 @@ pub(super) enum SlotState<D> {
     OverRate,
 }
 
+/// In place of an edition: the answer is not to be kept.
+pub(super) const FORGOTTEN: u64 = u64::MAX;
+
 impl WaitingPacket {
     /// Whether its verdict is out.
     pub(super) const fn holds(&self) -> bool {
         matches!(
             self,
-            Self::Publish(WaitingPublish { state: SlotState::Hold, .. })
-                | Self::Subscribe(SlotState::Hold, _)
+            Self::Publish(WaitingPublish { state: SlotState::Hold(_), .. })
+                | Self::Subscribe(SlotState::Hold(_), _)
         )
     }
 }
@@ -203,10 +206,32 @@ impl Lane {
         if let Some(queue) = &mut self.queue
             && let Some(slot) = queue.slots.get_mut(at)
             && let Some(state) = state(&mut slot.packet)
-            && matches!(state, SlotState::Hold)
+            && matches!(state, SlotState::Hold(_))
         {
             *state = SlotState::Ruled(Box::new(ruling));
             queue.asked -= std::mem::take(&mut slot.charge) as usize;
+        }
+    }
+
+    /// The slot of this number, if its verdict is out and was asked for under this edition.
+    pub(super) fn asked_under(&self, seq: u32, edition: u64) -> Option<&Slot> {
+        let slot = self.queue.as_ref()?.slots.get(seq.wrapping_sub(self.front) as usize)?;
+        let asked = match &slot.packet {
+            WaitingPacket::Publish(WaitingPublish { state: SlotState::Hold(asked), .. })
+            | WaitingPacket::Subscribe(SlotState::Hold(asked), _) => *asked,
+            _ => FORGOTTEN,
+        };
+        (asked == edition && asked != FORGOTTEN).then_some(slot)
+    }
+
+    /// Answers to questions that are out are not to be kept.
+    pub(super) fn forget_asked(&mut self) {
+        for slot in self.queue.iter_mut().flat_map(|queue| &mut queue.slots) {
+            if let WaitingPacket::Publish(WaitingPublish { state: SlotState::Hold(asked), .. })
+            | WaitingPacket::Subscribe(SlotState::Hold(asked), _) = &mut slot.packet
+            {
+                *asked = FORGOTTEN;
+            }
         }
     }
 
@@ -274,9 +299,9 @@ mod tests {
     fn verdicts_in_any_order_packets_in_theirs() {
         let mut lane = Lane::default();
         let first = lane.next();
-        lane.push(slot(1, SlotState::Hold));
+        lane.push(slot(1, SlotState::Hold(0)));
         let second = lane.next();
-        lane.push(slot(2, SlotState::Hold));
+        lane.push(slot(2, SlotState::Hold(0)));
         lane.push(slot(3, SlotState::Go));
         lane.rule_publish(second, yes());
         assert!(lane.leave().is_none());
@@ -289,7 +314,7 @@ mod tests {
     #[test]
     fn a_verdict_that_nobody_waits_for_is_thrown_away() {
         let mut lane = Lane::default();
-        lane.push(slot(1, SlotState::Hold));
+        lane.push(slot(1, SlotState::Hold(0)));
         lane.rule_publish(7, yes());
         lane.rule_publish(u32::MAX, yes());
         assert!(lane.leave().is_none());

@@ -296,10 +296,13 @@ impl Link {
         cx.report(&self.peer, self.peer_weight, what);
     }
 
-    /// The client has other rules than before: what they said does not stand any more.
+    /// The client has other rules than before, or the service has changed its mind: what was said does not stand any more,
+    /// nor what is said to questions that are out.
     pub(super) fn forget_decisions(&mut self) {
-        self.up.cache = None;
-        self.down.cache = None;
+        for direction in [&mut self.up, &mut self.down] {
+            direction.cache = None;
+            direction.lane.forget_asked();
+        }
     }
 
     /// It is all over: nothing is remembered.

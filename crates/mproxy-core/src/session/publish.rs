@@ -135,14 +135,26 @@ impl Link {
         if from == Side::Client && cx.too_many_user_properties(publish.head.properties) {
             return self.over_budget(publish);
         }
-        let asked = if want == Want::Nothing { 0 } else { publish.question_len() };
-        let payload = match self.room_to_decide(cx, &publish, want, asked) {
+        let known = match want {
+            Want::Nothing => None,
+            Want::Head | Want::Payload(_) => self.cached_publish(cx, from, &publish.head, publish.topic()),
+        };
+        // What is known already needs no question, and no payload.
+        let (wanted, asked) = match (want, &known) {
+            (Want::Nothing, _) => (want, 0),
+            (_, Some(_)) => (Want::Head, 0),
+            (_, None) => (want, publish.question_len()),
+        };
+        let payload = match self.room_to_decide(cx, &publish, wanted, asked) {
             Ok(payload) => payload,
             Err(Room::Never) => return self.over_budget(publish),
             // The packet stays in the buffer and comes again whole: nothing of this look at it has been remembered.
             Err(Room::Yes | Room::Wait) => return Ok(Step::Wait),
         };
-        let (state, charge) = self.decide_publish(cx, &publish, want, payload, asked);
+        let (state, charge) = match known {
+            Some(known) => (reuse(cx, from, known), 0),
+            None => self.decide_publish(cx, &publish, want, payload, asked),
+        };
         if let (Side::Client, Some(id)) = (from, publish.head.packet_id) {
             self.up.in_flight.add(publish.head.qos, id);
         }
@@ -230,7 +242,7 @@ impl Link {
                 let question = OpenQuestion::publish(from, self.direction(from).lane.next(), pending);
                 cx.effects.push(Effect::Ask(question));
                 charge = asked as u32;
-                SlotState::Hold
+                SlotState::Hold(edition)
             }
             Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)) }) => {
                 if want != Want::Nothing {
@@ -421,6 +433,17 @@ impl Link {
             || self.terms.mapped
             || self.revoked
             || self.want(cx, Side::Broker) != Want::Nothing
+    }
+}
+
+/// What follows from an answer that was given before.
+fn reuse(cx: &Context, from: Side, known: PublishDecision) -> SlotState<PublishDecision> {
+    match known {
+        Decision::Allow(None) => {
+            cx.setting.meter.decisions(hook(from), Source::Cache, Outcome::Allowed, 1);
+            SlotState::Go
+        }
+        known => SlotState::Ruled(Box::new(Ruling { source: Source::Cache, verdict: Ok(known) })),
     }
 }
 

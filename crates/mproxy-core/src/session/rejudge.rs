@@ -55,7 +55,7 @@ impl Link {
         let is_answer = match state {
             SlotState::Again | SlotState::OverBudget | SlotState::OverRate => return 0,
             SlotState::Ruled(ruling) => matches!(ruling.source, Source::Rpc | Source::Cache),
-            SlotState::Go | SlotState::Hold => false,
+            SlotState::Go | SlotState::Hold(_) => false,
         };
         if from == Side::Broker && !self.is_explained(cx, topic) {
             cx.setting.meter.revoked_deliveries(1);
@@ -78,11 +78,12 @@ impl Link {
             }
             Want::Nothing | Want::Head | Want::Payload(_) => Payload::Size(head.payload_len as u32),
         };
+        let edition = cx.setting.advisers.edition();
         match self.ask_publish(cx, from, want, &head, topic, payload) {
             Ruled::Later(pending) => {
                 let seq = self.direction(from).lane.next();
                 cx.effects.push(Effect::Ask(OpenQuestion::publish(from, seq, pending)));
-                *state = SlotState::Hold;
+                *state = SlotState::Hold(edition);
                 (QUESTION + bytes.len()) as u32
             }
             Ruled::Now(ruling) => {
@@ -120,18 +121,19 @@ impl Link {
             {
                 return 0;
             }
-            SlotState::Ruled(_) | SlotState::Go | SlotState::Hold => {}
+            SlotState::Ruled(_) | SlotState::Go | SlotState::Hold(_) => {}
         }
         if self.want_of(cx, Hook::Subscribe) == Want::Nothing {
             *state = SlotState::Go;
             return 0;
         }
         let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
+        let edition = cx.setting.advisers.edition();
         match cx.setting.advisers.subscribe(&question) {
             Ruled::Later(pending) => {
                 let question = OpenQuestion::subscribe(self.up.lane.next(), pending);
                 cx.effects.push(Effect::Ask(question));
-                *state = SlotState::Hold;
+                *state = SlotState::Hold(edition);
                 (QUESTION + bytes.len()) as u32
             }
             Ruled::Now(ruling) => {

@@ -65,8 +65,11 @@ impl Link {
                 }
             }
         }
+        let edition = cx.setting.advisers.edition();
         let ruled = if want == Want::Nothing {
             Ruled::Now(Ruling::allow(Source::Unasked))
+        } else if let Some(known) = self.cached_filters(cx, &subscribe) {
+            Ruled::Now(known)
         } else {
             let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
             let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
@@ -77,7 +80,7 @@ impl Link {
                 let question = OpenQuestion::subscribe(self.up.lane.next(), pending);
                 cx.effects.push(Effect::Ask(question));
                 charge += count * FILTER;
-                SlotState::Hold
+                SlotState::Hold(edition)
             }
             // Even where the client has a grant: its limits and mapping are applied when its turn has come.
             Ruled::Now(_) if want == Want::Nothing => SlotState::Go,
@@ -86,7 +89,7 @@ impl Link {
         if want != Want::Nothing {
             self.charge_work(cx, Hook::Subscribe, count, total);
         }
-        let charge = if matches!(state, SlotState::Hold) { charge as u32 } else { 0 };
+        let charge = if matches!(state, SlotState::Hold(_)) { charge as u32 } else { 0 };
         let packet = WaitingPacket::Subscribe(state, layout);
         Ok(Step::Keep { bytes: total, packet, charge })
     }
@@ -165,7 +168,7 @@ impl Link {
     ) -> Vec<FilterDecision> {
         let (source, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
-            SlotState::Hold | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
+            SlotState::Hold(_) | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
                 (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)))
             }
             SlotState::Go => {
@@ -214,7 +217,7 @@ impl Link {
     }
 
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.
-    fn check_filters(
+    pub(super) fn check_filters(
         &self,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
@@ -223,6 +226,7 @@ impl Link {
         let (mut renames, mut rename_bytes) = (0, 0);
         for (request, one) in requests.iter().zip(&mut decided) {
             let Decision::Allow(change) = one else { continue };
+            change.cache_for = None;
             if let Some(filter) = &change.filter {
                 let filter =
                     TopicFilter::new(filter).map_err(|error| Unusable::topic("rewritten filter", error))?;

@@ -312,7 +312,7 @@ fn filter_decision(request: &FilterRequest<'_>, answer: RuleAnswer<QoS>) -> Opti
         RuleAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
         RuleAnswer::Allow(max_qos) => {
             let max_qos = (max_qos < request.qos).then_some(max_qos);
-            Decision::Allow(FilterChange { filter: None, max_qos })
+            Decision::Allow(FilterChange { filter: None, max_qos, ..FilterChange::default() })
         }
     })
 }

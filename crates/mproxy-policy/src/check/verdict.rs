@@ -143,6 +143,7 @@ fn refused(refusal: &Refusal) -> (u8, Vec<String>) {
     }
     details.extend(refusal.text.as_deref().map(shown));
     details.extend(refusal.server_reference.as_deref().map(|other| format!("use {}", shown(other))));
+    details.extend(refusal.cache_for.map(|time| format!("used again for {time:?}")));
     (refusal.reason.0, details)
 }
 
@@ -187,7 +188,8 @@ fn grant_in_words(grant: &Grant) -> String {
 }
 
 fn changed(change: &PublishChange) -> Vec<String> {
-    let PublishChange { topic, payload, retain, set_user_properties, remove_user_properties } = change;
+    let PublishChange { topic, payload, retain, set_user_properties, remove_user_properties, cache_for } =
+        change;
     let mut details = Vec::new();
     details.extend(topic.as_deref().map(|topic| format!("topic becomes {}", shown(topic))));
     details.extend(payload.as_ref().map(|payload| format!("payload of {} bytes instead", payload.len())));
@@ -195,6 +197,7 @@ fn changed(change: &PublishChange) -> Vec<String> {
     details.extend(set_user_properties.iter().map(|(name, _)| format!("user property {} set", shown(name))));
     details
         .extend(remove_user_properties.iter().map(|name| format!("user property {} removed", shown(name))));
+    details.extend(cache_for.map(|time| format!("used again for {time:?}")));
     details
 }
 
@@ -202,6 +205,7 @@ fn granted(change: &FilterChange) -> Vec<String> {
     let mut details = Vec::new();
     details.extend(change.filter.as_deref().map(|filter| format!("filter becomes {}", shown(filter))));
     details.extend(change.max_qos.map(|most: QoS| format!("QoS {} at most", most as u8)));
+    details.extend(change.cache_for.map(|time| format!("used again for {time:?}")));
     details
 }
 

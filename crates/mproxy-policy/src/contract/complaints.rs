@@ -20,6 +20,8 @@ pub(crate) enum Complaint {
     ShortTtl,
     /// A command that cannot be carried out.
     Command,
+    /// A `cache_for` that is no time.
+    CacheFor,
 }
 
 /// What one endpoint was warned of.

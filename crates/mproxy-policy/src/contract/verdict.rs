@@ -1,6 +1,7 @@
 //! Answers, as core understands them. Nothing that is left out or wrong here ever means "allow".
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
@@ -14,6 +15,9 @@ use mproxy_core::policy::{
 use super::auth_request::AuthConnect;
 use super::complaints::{Complaint, Complaints};
 use super::wire;
+
+/// The longest time that an answer is used again.
+const CACHE_MOST: Duration = Duration::from_secs(3600);
 
 /// The longest string or binary field of MQTT.
 const FIELD_MOST: usize = 65_535;
@@ -51,7 +55,7 @@ pub(super) fn publish(
     match answer.verdict {
         None => Err(unset("AuthPublish").into()),
         Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(WireVerdict::Allow(allow)) => Ok(Decision::Allow(publish_change(allow)?)),
+        Some(WireVerdict::Allow(allow)) => Ok(Decision::Allow(publish_change(allow, complaints)?)),
     }
 }
 
@@ -63,9 +67,9 @@ pub(super) fn deliver(
     match answer.verdict {
         None => Err(unset("AuthDeliver").into()),
         Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
-        Some(WireVerdict::Allow(wire::DeliverAllow { topic, payload, cache_for: _ })) => {
-            let change = wire::PublishAllow { topic, payload, ..Default::default() };
-            Ok(Decision::Allow(publish_change(change)?))
+        Some(WireVerdict::Allow(wire::DeliverAllow { topic, payload, cache_for })) => {
+            let change = wire::PublishAllow { topic, payload, cache_for, ..Default::default() };
+            Ok(Decision::Allow(publish_change(change, complaints)?))
         }
     }
 }
@@ -111,7 +115,8 @@ fn filter(
         Some(WireVerdict::Allow(allow)) => {
             let filter = allow.filter.map(|filter| whole_filter(filter, group)).transpose()?;
             let max_qos = allow.max_qos.map(qos).transpose()?;
-            Ok(Decision::Allow(FilterChange { filter, max_qos }))
+            let cache_for = cache_for(allow.cache_for, complaints);
+            Ok(Decision::Allow(FilterChange { filter, max_qos, cache_for }))
         }
     }
 }
@@ -165,7 +170,7 @@ fn will_change(change: wire::WillChange, has_will: bool) -> Read<WillChange> {
     }
 }
 
-fn publish_change(allow: wire::PublishAllow) -> Read<Option<Box<PublishChange>>> {
+fn publish_change(allow: wire::PublishAllow, complaints: &Complaints) -> Read<Option<Box<PublishChange>>> {
     let set = allow.set_user_properties.into_iter().map(|property| {
         let name = field("user property", property.name)?;
         Ok((name.into(), field("user property", property.value)?.into()))
@@ -176,8 +181,26 @@ fn publish_change(allow: wire::PublishAllow) -> Read<Option<Box<PublishChange>>>
         retain: allow.retain,
         set_user_properties: set.collect::<Read<_>>()?,
         remove_user_properties: allow.remove_user_properties,
+        cache_for: cache_for(allow.cache_for, complaints),
     };
-    Ok((!change.is_empty()).then(|| Box::new(change)))
+    Ok((!change.is_empty() || change.cache_for.is_some()).then(|| Box::new(change)))
+}
+
+/// How long an answer may be used again. What is no time is none: it is asked each time, which does no harm.
+fn cache_for(time: Option<prost_types::Duration>, complaints: &Complaints) -> Option<Duration> {
+    let time = time?;
+    match (u64::try_from(time.seconds), u32::try_from(time.nanos)) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => {
+            Some(Duration::new(seconds, nanos).min(CACHE_MOST)).filter(|time| !time.is_zero())
+        }
+        _ => {
+            complaints.say(
+                Complaint::CacheFor,
+                format_args!("cache_for of {} s and {} ns is not a time, ignored", time.seconds, time.nanos),
+            );
+            None
+        }
+    }
 }
 
 /// A Deny stays a Deny, whatever is wrong with its code, its action or the words to it.
@@ -227,6 +250,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
         // 4.11
         server_reference: server_reference.filter(|_| elsewhere),
         about: About::Service,
+        cache_for: cache_for(deny.cache_for, complaints),
     }
 }
 
@@ -301,6 +325,27 @@ mod tests {
             let refusal = refusal(deny, &Complaints::new("test"));
             assert_eq!(refusal.server_reference.is_some(), kept, "{code:#x}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_used_again_for_an_hour_at_most_and_never_for_what_is_no_time() {
+        let complaints = &Complaints::new("test");
+        let time = |seconds, nanos| cache_for(Some(prost_types::Duration { seconds, nanos }), complaints);
+        assert_eq!(cache_for(None, complaints), None);
+        assert_eq!(time(0, 0), None);
+        assert_eq!(time(0, 1), Some(Duration::from_nanos(1)));
+        assert_eq!(time(60, 5), Some(Duration::new(60, 5)));
+        assert_eq!(time(3601, 0), Some(CACHE_MOST));
+        assert_eq!(time(i64::MAX, 999_999_999), Some(CACHE_MOST));
+        for (seconds, nanos) in [(-1, 0), (i64::MIN, 0), (1, -1), (1, 1_000_000_000)] {
+            assert_eq!(time(seconds, nanos), None, "{seconds} {nanos}");
+        }
+        let minute = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        let allow = wire::PublishAllow { cache_for: minute, ..Default::default() };
+        let change = publish_change(allow, complaints).unwrap().expect("it says how long");
+        assert!(change.is_empty() && change.cache_for == Some(Duration::from_secs(60)));
+        let deny = wire::Deny { cache_for: minute, ..Default::default() };
+        assert_eq!(refusal(deny, complaints).cache_for, Some(Duration::from_secs(60)));
     }
 
     #[test]
@@ -383,7 +428,10 @@ mod tests {
     #[test]
     fn rewrites_that_make_no_packet_fail() {
         let to = |topic: &str| {
-            kind(publish_change(wire::PublishAllow { topic: Some(topic.to_owned()), ..Default::default() }))
+            kind(publish_change(
+                wire::PublishAllow { topic: Some(topic.to_owned()), ..Default::default() },
+                &Complaints::new("test"),
+            ))
         };
         assert_eq!(to("a/+"), UnusableKind::Invalid);
         assert_eq!(to(""), UnusableKind::Invalid);

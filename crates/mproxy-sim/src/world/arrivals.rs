@@ -42,6 +42,27 @@ impl World {
         Ok(())
     }
 
+    /// Never more than a second's worth and what the rate lets come since.
+    fn check_rates(&mut self, bytes: usize, packet: &Packet<'_>) -> Result<(), String> {
+        self.bytes_arrived += bytes as u64;
+        self.messages_arrived += u64::from(packet.kind() == PacketType::Publish);
+        let passed = self.since.map_or(0.0, |since| self.stage.now.duration_since(since).as_secs_f64());
+        let most = |rate: f64| rate * passed + rate.max(1.0);
+        if let Some(rate) = self.rates.messages
+            && self.messages_arrived as f64 > most(rate.get()) + 0.01
+        {
+            return Err(format!("{} publishes in {passed} s at {rate:?}", self.messages_arrived));
+        }
+        // A payload that a rewrite put there was not sent, and a packet that was there whole passed whole.
+        let slack = 60 * self.messages_arrived + 70_000;
+        if let Some(rate) = self.rates.bytes
+            && self.bytes_arrived as f64 > most(rate.get()) + slack as f64
+        {
+            return Err(format!("{} bytes in {passed} s at {rate:?}", self.bytes_arrived));
+        }
+        Ok(())
+    }
+
     fn check_bounds(&self) -> Result<(), String> {
         for side in [Side::Client, Side::Broker] {
             let (packets, bytes) = self.stage.session.waiting(side);
@@ -60,7 +81,11 @@ impl World {
             .ok_or("half a packet")?;
         let packet = Packet::parse(&frame, from, version).map_err(|error| error.to_string())?;
         match (side, &packet) {
-            (Side::Broker, _) => self.permits.check_use(&packet, self.prefix)?,
+            (Side::Broker, Packet::Connect(_)) => self.permits.check_use(&packet, self.prefix)?,
+            (Side::Broker, _) => {
+                self.permits.check_use(&packet, self.prefix)?;
+                self.check_rates(bytes.len(), &packet)?;
+            }
             (Side::Client, Packet::Connack(connack)) => self.take_connack(connack)?,
             (Side::Client, _) => {}
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mproxy_codec::ReasonCode;
 use mproxy_core::Side;
+use mproxy_core::grant::GrantLimits;
 
 use super::World;
 use crate::model::{Model, Sent, What};
@@ -20,7 +21,8 @@ impl World {
             let owing = owes(&self.client) || owes(&self.broker);
             let pending = !self.book().open.is_empty()
                 || self.wire.iter().any(|wire| !wire.is_empty())
-                || owing && (missing || self.answers || !self.ending);
+                || owing && (missing || self.answers || !self.ending)
+                || self.is_paced();
             if !pending || self.is_over() {
                 self.look()?;
                 let end = format!("{}, {:?}", self.stage.session.phase_name(), self.stage.done());
@@ -128,13 +130,16 @@ impl World {
         // More than every deadline there is: whatever still waits behind that waits for ever.
         self.stage.pass(Duration::from_secs(60));
         self.look()?;
-        // An end that stands behind packets without verdict is not even read. But verdicts carry deadlines of their own.
-        while !self.is_over() && !self.book().open.is_empty() {
-            self.decide();
+        // An end that stands behind packets without verdict is not even read. But verdicts carry deadlines of their own. A
+        // client that waits for its rate asks again each time that it is read.
+        for _ in 0..if self.rates == GrantLimits::default() { 1 } else { 50 } {
+            while !self.is_over() && !self.book().open.is_empty() {
+                self.decide();
+                self.look()?;
+            }
+            self.stage.pass(Duration::from_secs(60));
             self.look()?;
         }
-        self.stage.pass(Duration::from_secs(60));
-        self.look()?;
         if !self.is_over() {
             return Err(format!("it does not end: {}", self.stage.session.phase_name()));
         }

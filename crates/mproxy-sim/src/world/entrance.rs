@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mproxy_codec::packet::Connack;
 use mproxy_codec::{ReasonCode, Version};
 use mproxy_core::fault::{Fault, Unreachable};
+use mproxy_core::grant::GrantLimits;
 use mproxy_core::policy::{Decision, Failure, FailureKind, Hook, Overload, Refusal};
 use mproxy_core::session::OnUnavailable;
 use mproxy_core::{Limits, Side};
@@ -16,7 +17,7 @@ use super::super::rng::Rng;
 use super::super::stage::DialScript;
 use super::super::verdict::Verdict;
 use super::World;
-use super::owing::admission_under_prefix;
+use super::owing::admission;
 
 /// What a dial has at least, whatever its admission has used up.
 const DIAL_AT_LEAST: Duration = Duration::from_secs(1);
@@ -70,7 +71,12 @@ impl Entrance {
     }
 
     /// What is said of the CONNECT, question by question; the last for good. `on_error`: what a failed answer means.
-    pub(super) fn answers(&mut self, rng: &mut Rng, prefix: &'static str) -> VecDeque<Verdict> {
+    pub(super) fn answers(
+        &mut self,
+        rng: &mut Rng,
+        prefix: &'static str,
+        limits: GrantLimits,
+    ) -> VecDeque<Verdict> {
         let mut answers = VecDeque::new();
         for _ in 0..if rng.one_in(6) { 1 + rng.below(5) } else { 0 } {
             answers.push_back(trouble(rng));
@@ -78,8 +84,8 @@ impl Entrance {
         answers.push_back(match rng.below(60) {
             0..2 => Verdict::refuse(Hook::Connect, Refusal::default()),
             2..5 => undecided_connect(rng),
-            _ if prefix.is_empty() => Verdict::allow(Hook::Connect),
-            _ => admission_under_prefix(prefix),
+            _ if prefix.is_empty() && limits == GrantLimits::default() => Verdict::allow(Hook::Connect),
+            _ => admission(prefix, limits),
         });
         answers
     }
@@ -122,10 +128,10 @@ impl World {
     /// Draws what is said of the CONNECT.
     pub(super) fn prepare_entrance(&mut self) {
         let open = self.on_error.connect == mproxy_core::policy::OnError::Allow;
-        let answers = self.entrance.answers(&mut self.rng, self.prefix);
+        let answers = self.entrance.answers(&mut self.rng, self.prefix, self.rates);
         if !self.entrance.admits(&answers, open) {
             // Whoever is let in without an answer comes without a grant.
-            self.prefix = "";
+            (self.prefix, self.rates) = ("", GrantLimits::default());
             (self.up.prefix, self.down.prefix, self.broker.prefix) = ("", "", "");
         }
         self.book().connects = answers;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use mproxy_codec::{PacketType, QoS, ReasonCode, Version};
 use mproxy_core::Side;
-use mproxy_core::grant::{Grant, Mapping};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{Action, Admission, Decision, FilterChange, Hook, OnError};
 use mproxy_core::rule::RuleEffect;
 
 use super::World;
 use crate::book::CONNECT;
-use crate::model::{ModelPublish, ack, suback};
+use crate::model::{CACHED, ModelPublish, ack, suback};
 use crate::path::{all_refused, id_of};
 use crate::verdict::Verdict;
 
@@ -83,6 +83,9 @@ impl World {
 
     /// Somebody has answered the question of this key.
     fn permit(&mut self, key: &str) {
+        if key.starts_with(CACHED) {
+            self.permits.cached(key);
+        }
         let Some((verdict, _)) = self.book().verdicts.get(key).cloned() else { return };
         if let Some(filters) = self.filters.get(key) {
             let open = self.on_error.subscribe == OnError::Allow;
@@ -121,10 +124,11 @@ impl World {
     }
 }
 
-/// Yes, with a grant that puts the client's topics behind this prefix.
-pub(super) fn admission_under_prefix(prefix: &str) -> Verdict {
+/// Yes, with a grant that puts the client's topics behind this prefix, unless that is empty, and has these limits.
+pub(super) fn admission(prefix: &str, limits: GrantLimits) -> Verdict {
     let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
-    grant.mapping = Some(Mapping::new(prefix).expect("it is a prefix"));
+    grant.mapping = (!prefix.is_empty()).then(|| Mapping::new(prefix).expect("it is a prefix"));
+    grant.limits = limits;
     let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
     Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
 }

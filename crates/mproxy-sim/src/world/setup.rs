@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use mproxy_codec::Version;
+use mproxy_core::grant::{GrantLimits, PerSecond};
 use mproxy_core::meter::{PacketTrace, Unmetered};
 use mproxy_core::policy::{Hook, OnError, Want};
 use mproxy_core::session::OnErrors;
@@ -45,6 +46,10 @@ impl World {
             published: HashMap::new(),
             superseded: HashMap::new(),
             prefix: "",
+            rates: draw_rates(&mut rng),
+            since: None,
+            messages_arrived: 0,
+            bytes_arrived: 0,
             subscribed: HashMap::new(),
             filters: HashMap::new(),
             permits: Permits::default(),
@@ -103,6 +108,16 @@ fn draw_book(rng: &mut Rng) -> Arc<Mutex<Book>> {
         each: Vec::new(),
         wrong: None,
     }))
+}
+
+/// How fast the client may send: fast enough for a game to come to its end, slow enough to be waited for.
+fn draw_rates(rng: &mut Rng) -> GrantLimits {
+    let mut rate = |rates: &[f64]| if rng.one_in(5) { PerSecond::new(*rng.pick(rates)) } else { None };
+    GrantLimits {
+        messages: rate(&[2.5, 20.0, 300.0]),
+        bytes: rate(&[8_000.0, 30_000.0]),
+        ..GrantLimits::default()
+    }
 }
 
 /// What failed answers mean. In every other game all of them allow: a mix alone would seldom open every hook at once.

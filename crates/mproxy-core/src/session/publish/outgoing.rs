@@ -45,6 +45,17 @@ impl Link {
         Ok(CarriedOut::Changed(OutgoingPublish { change: Some(change), head: Some(head_anew) }))
     }
 
+    /// Whether a PUBLISH could go on with these changes.
+    pub(in super::super) fn can_carry_out(
+        &self,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        change: &PublishChange,
+    ) -> bool {
+        self.carry_out(from, head, topic, Some(Box::new(change.clone()))).is_ok()
+    }
+
     /// The new head of a PUBLISH, unless that makes an invalid packet.
     fn rewrite_head(
         &self,

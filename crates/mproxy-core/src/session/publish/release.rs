@@ -107,7 +107,7 @@ impl Link {
                 cx.setting.meter.decisions(hook, Source::Rate, Outcome::Refused, 1);
                 Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
             }
-            SlotState::Hold | SlotState::Again => {
+            SlotState::Hold(_) | SlotState::Again => {
                 debug_assert!(
                     false,
                     "the lane lets none go whose verdict is out, and a repeated one is answered before"
