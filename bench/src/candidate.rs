@@ -1,9 +1,11 @@
 //! What stands between the load generator and the stand-in broker, and how it is configured.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -355,9 +357,25 @@ fn write(programs: &Programs, name: &str, text: &str) -> anyhow::Result<PathBuf>
     Ok(file)
 }
 
-/// An address that nobody listens on now. Somebody else might take it before it is used; then the start fails.
+/// Ports that were given away last. The kernel gives the same one again as soon as it is free, which it is until its
+/// program has started: two listeners of one configuration would have it.
+static GIVEN: Mutex<VecDeque<u16>> = Mutex::new(VecDeque::new());
+
+/// An address that nobody listens on now, and that was not given before. Somebody else might take it before it is used;
+/// then the start fails.
 fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        if given.contains(&address.port()) {
+            continue;
+        }
+        given.push_back(address.port());
+        if given.len() > 64 {
+            given.pop_front();
+        }
+        return Ok(address);
+    }
 }
 
 /// Finds a program by name; daemons lie where not everybody looks.
