@@ -52,7 +52,11 @@ pub(super) async fn bind(config: &Config, transports: &Transports) -> anyhow::Re
     let mut listening = Vec::new();
     for (listener, (inward, _)) in config.listeners.iter().zip(transports) {
         let open = inward.open(listener).await.with_context(|| {
-            format!("listener {} (set another port, or {} to disable it)", listener.name, listener.closed_by)
+            let address = if listener.unix.is_some() { "path" } else { "port" };
+            format!(
+                "listener {} (set another {address}; to disable it: {})",
+                listener.name, listener.closed_by
+            )
         })?;
         listening.push(open);
     }

@@ -254,7 +254,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
             reader.warn(key, format!("has no effect: listener {name} does not open, because {why}"));
         }
         (unix @ Some(_), None) => {
-            let closed_by = "leaving out MPROXY_UNIX_PATH".to_owned();
+            let closed_by = "remove MPROXY_UNIX_PATH".to_owned();
             let listener = common.listener(reader, Place::Process, name, Scheme::Unix, 0);
             listeners.push(KeyedListener {
                 key: key.to_owned(),
@@ -340,7 +340,7 @@ fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Opti
         reader.fault(&key, format!("transport {} has no Unix socket", transport.name()));
     }
     let mut listener = common.listener(reader, place, &name, transport, port.unwrap_or(0));
-    listener.closed_by = format!("removing [[listeners]] {name} from the file");
+    listener.closed_by = format!("remove [[listeners]] {name} from the file");
     listener.unix = socket_file(reader, place).filter(|_| is_unix);
     replace(&mut listener.path, reader.own(&table::PATH, place));
     replace(&mut listener.host, reader.own(&table::HOST, place));
