@@ -3,7 +3,7 @@
 //! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
 //!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline. mproxy starts whether
 //!   they are there or not.
-//! - **An unhealthy endpoint** is connected again after a random pause that grows from 100 ms to 10 s. Nobody waits for
+//! - **An unhealthy endpoint** is connected again after a random pause that grows from 100 to 800 ms. Nobody waits for
 //!   it; while it is connected for the first time, or right after its connection broke, questions wait within
 //!   their deadline.
 //! - **Hello** is asked on every connection. Until the first answer mproxy assumes that everything is wanted;

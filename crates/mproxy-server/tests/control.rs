@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use mproxy_testkit::commanding::CommandingService;
@@ -257,6 +258,21 @@ async fn a_thousand_commands_at_once_are_answered_in_their_order() {
     assert!(sessions.contains("\"grant_version\":\"1000\""), "{sessions}");
     client.expect_nothing_but_pingresp().await;
     scene.end().await;
+}
+
+#[tokio::test]
+async fn the_stream_goes_back_to_the_endpoint_that_is_preferred() {
+    let broker = Mosquitto::start().await;
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let second = CommandingService::start(Some(grant("1", &["#"])), true).await;
+    let both = format!("http://{address},{}", second.url);
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &both)]).await;
+    second.stream(1).await;
+    let first = CommandingService::start_at(&address, Some(grant("1", &["#"])), true).await;
+    first.stream(1).await;
+    let _a = WireClient::login(proxy.mqtt, V311, "a-1").await;
+    assert_eq!(first.command(all(), replace(grant("2", &["#"]))).await.clients, 1);
+    proxy.stop().await;
 }
 
 #[tokio::test]

@@ -60,7 +60,15 @@ pub struct CommandingService {
 impl CommandingService {
     /// On a free port, with this grant for everybody; `serves`: whether it implements Control.
     pub async fn start(grant: Option<Grant>, serves: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", grant, serves).await
+    }
+
+    /// The same, at this address.
+    ///
+    /// # Panics
+    /// Somebody listens there.
+    pub async fn start_at(address: &str, grant: Option<Grant>, serves: bool) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let player = Player {
             grant: Arc::new(Mutex::new(grant)),

@@ -45,6 +45,14 @@ pub(super) struct Controller {
     pub(super) instance: Arc<str>,
 }
 
+/// How a stream ended that did not fail.
+enum StreamEnd {
+    /// The service ended it.
+    Ended,
+    /// An endpoint that is preferred to this one is healthy again.
+    Moved,
+}
+
 /// A command that is being carried out.
 type UnderWay = Pending<(u64, &'static str, CommandOutcome)>;
 
@@ -70,7 +78,11 @@ impl Controller {
             };
             let since = Instant::now();
             let status = match self.serve(&connection).await {
-                Ok(()) => "the service ended it".to_owned(),
+                Ok(StreamEnd::Ended) => "the service ended it".to_owned(),
+                Ok(StreamEnd::Moved) => {
+                    info!(endpoint = connection.url(), "control stream moves to a preferred endpoint");
+                    continue;
+                }
                 Err(status) if status.code() == Code::Unimplemented => {
                     info!(
                         endpoint = connection.url(),
@@ -88,10 +100,33 @@ impl Controller {
     }
 
     /// One stream, from its beginning to its end.
-    async fn serve(&self, connection: &ServiceConnection) -> Result<(), Status> {
+    async fn serve(&self, connection: &Arc<ServiceConnection>) -> Result<StreamEnd, Status> {
         let gone = connection.gone.child_token();
-        let served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone)).await;
-        served.unwrap_or_else(|| Err(Status::unavailable("connection closed")))
+        // The connection of the stream ends with the stream, whichever way that is.
+        let _ends = gone.clone().drop_guard();
+        tokio::select! {
+            served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone)) => match served {
+                Some(served) => served.map(|()| StreamEnd::Ended),
+                None => Err(Status::unavailable("connection closed")),
+            },
+            () = self.preferred_to(connection) => Ok(StreamEnd::Moved),
+        }
+    }
+
+    /// Waits until another endpoint stands before this one: who decides shall be able to take back.
+    async fn preferred_to(&self, connection: &Arc<ServiceConnection>) {
+        let mut changes = self.endpoints.changes();
+        loop {
+            let first = self.endpoints.pick_streaming();
+            // While this one is being lost, its own end says more.
+            if first.is_some_and(|first| !Arc::ptr_eq(&first, connection)) && !connection.gone.is_cancelled()
+            {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     async fn serve_until_gone(
