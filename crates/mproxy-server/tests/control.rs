@@ -266,7 +266,7 @@ async fn the_stream_goes_back_to_the_endpoint_that_is_preferred() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let second = CommandingService::start(Some(grant("1", &["#"])), true).await;
     let both = format!("http://{address},{}", second.url);
-    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &both)]).await;
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &both)]).await;
     second.stream(1).await;
     let first = CommandingService::start_at(&address, Some(grant("1", &["#"])), true).await;
     first.stream(1).await;
