@@ -157,7 +157,10 @@ impl Decider for Mood {
 /// Half of the verdicts can be carried out; the others make no sense.
 fn verdict(which: u8, hook: Hook) -> Verdict {
     let refusal = |action| Refusal { action, text: Some("no".into()), ..Refusal::new(ReasonCode(which)) };
-    let topic = |topic: &str| PublishChange { topic: Some(topic.into()), ..PublishChange::default() };
+    // Some may be used again for a while.
+    let cache_for = (which >= 128).then(|| Duration::from_secs(1));
+    let topic =
+        |topic: &str| PublishChange { topic: Some(topic.into()), cache_for, ..PublishChange::default() };
     let publishes = matches!(hook, Hook::Publish | Hook::Deliver);
     let changed = |change| match publishes {
         true => Verdict::Publish(Decision::Allow(Some(Box::new(change)))),
@@ -167,7 +170,9 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
         Hook::Subscribe => Verdict::Subscribe(filters),
         Hook::Connect | Hook::Publish | Hook::Deliver => Verdict::Unusable(Unusable::invalid("filters")),
     };
-    let filter = |filter: &str| Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None });
+    let filter = |filter: &str| {
+        Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None, cache_for })
+    };
     match which % 18 {
         0..3 if hook == Hook::Connect => granted(which),
         0..6 => Verdict::allow(hook),
