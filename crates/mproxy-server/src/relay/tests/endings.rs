@@ -12,18 +12,7 @@ async fn a_half_close_is_passed_on_and_the_answers_come_back() {
     assert_eq!(got, PUBLISH_1);
     // More than fits on the way at once: it is written to the end.
     let many = [PUBACK_1, &PUBLISH.repeat(1000)].concat();
-    let Scene { client, broker, .. } = &mut scene;
-    let mut got = Vec::new();
-    let (written, read) = tokio::join!(
-        async {
-            broker.write_all(&many).await?;
-            broker.shutdown().await
-        },
-        client.read_to_end(&mut got)
-    );
-    written.unwrap();
-    read.unwrap();
-    assert_eq!(got, many);
+    broker_sends_and_closes(&mut scene, &many).await;
     assert!(matches!(*scene.relay.await.unwrap(), Fault::Lost { side: Side::Client, how: Closed::Eof }));
 }
 
