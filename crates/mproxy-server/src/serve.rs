@@ -33,7 +33,7 @@ use crate::relay::{Dialing, Parting, Relay, RelayHost};
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
 use crate::share::turns::Turns;
-use crate::telemetry::metrics::ListenerMetrics;
+use crate::telemetry::connections::ListenerMetrics;
 
 /// CONNECTs that are decided on at a time. Further ones wait in turns of their addresses, each within its own deadlines.
 /// Below what the policy service may be asked at once, so that the questions of those who are in are not kept waiting.

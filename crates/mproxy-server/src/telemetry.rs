@@ -1,13 +1,17 @@
 //! What mproxy tells about itself: log lines and metrics. Decides nothing, and never sees a password or payload.
 
 mod budgets;
+pub mod connections;
 mod events;
 pub mod exposition;
 mod failures;
 pub mod log;
 pub mod metrics;
 mod packets;
+mod policy;
 mod process;
+mod reloads;
 mod streams;
 mod tally;
+mod traffic;
 mod watch;

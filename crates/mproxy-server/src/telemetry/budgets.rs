@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 
 /// The budgets of this process. Set once, at the start.
 #[derive(Debug, Default)]
@@ -19,6 +19,12 @@ pub(super) struct Budgets {
 }
 
 impl Budgets {
+    pub(super) fn registered(registry: &mut Registry) -> Arc<Self> {
+        let budgets = Arc::<Self>::default();
+        registry.register_collector(Box::new(BudgetCollector(Arc::clone(&budgets))));
+        budgets
+    }
+
     pub(super) fn listener(&self, name: &str, budget: &Arc<Budget>) {
         self.listeners.lock().push((name.to_owned(), Arc::clone(budget)));
     }
@@ -32,7 +38,7 @@ impl Budgets {
 type BudgetRow = (&'static str, String, u64);
 
 #[derive(Debug)]
-pub(super) struct BudgetCollector(pub(super) Arc<Budgets>);
+struct BudgetCollector(Arc<Budgets>);
 
 impl Collector for BudgetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {

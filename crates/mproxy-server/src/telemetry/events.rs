@@ -1,4 +1,5 @@
-//! What is counted of the events that go to the policy service over a stream.
+//! What is counted of the events that go to the policy service: those that it did not receive, and for a stream of them
+//! what was sent, sent again and confirmed.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -6,9 +7,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Counts of all event streams together.
+/// Counts of all calls and event streams together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EventMetrics {
+    dropped: Family<DroppedLabels, Counter>,
     unconfirmed: Gauge,
     unconfirmed_size: Gauge,
     sent: Counter,
@@ -22,6 +24,12 @@ pub(super) struct EventMetrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedLabels {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
 }
@@ -29,6 +37,8 @@ struct Reason {
 impl EventMetrics {
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let events = Self::default();
+        let help = "Events that the policy service did not receive";
+        registry.register("events_dropped", help, events.dropped.clone());
         let help = "Events kept until the policy service confirms them";
         registry.register("events_unconfirmed", help, events.unconfirmed.clone());
         let help = "Size of the events kept until the policy service confirms them";
@@ -53,6 +63,10 @@ impl EventMetrics {
         let help = "Bytes of the event spool that could not be read at the start";
         registry.register("event_spool_damaged_bytes", help, events.spool_damage.clone());
         events
+    }
+
+    pub(super) fn count_dropped(&self, kind: &'static str, reason: &'static str, events: u64) {
+        self.dropped.get_or_create(&DroppedLabels { kind, reason }).inc_by(events);
     }
 
     pub(super) fn set_unconfirmed(&self, events: usize, bytes: usize) {

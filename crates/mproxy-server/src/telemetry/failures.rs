@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tracing::warn;
 
 /// Lines a second at most. Suppressed ones are counted, and the next line has their number.
@@ -17,26 +18,26 @@ const LINES: u32 = 5;
 /// Counts and logs.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    pub(super) counted: Family<FailureLabels, Counter>,
-    pub(super) unusable: Family<UnusableLabels, Counter>,
-    pub(super) overloaded: Family<OverloadLabels, Counter>,
+    counted: Family<FailureLabels, Counter>,
+    unusable: Family<UnusableLabels, Counter>,
+    overloaded: Family<OverloadLabels, Counter>,
     lines: Mutex<LineLimit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct UnusableLabels {
+struct UnusableLabels {
     hook: &'static str,
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OverloadLabels {
+struct OverloadLabels {
     hook: &'static str,
     limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct FailureLabels {
+struct FailureLabels {
     hook: &'static str,
     kind: &'static str,
     on_error: &'static str,
@@ -67,6 +68,17 @@ macro_rules! warn_of {
 }
 
 impl Failures {
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let failures = Self::default();
+        let help = "Answers of the policy service that failed, and what the failure rule made of the packet";
+        registry.register("policy_failures", help, failures.counted.clone());
+        let help = "Answers of the policy service that could not be carried out; the packet was refused";
+        registry.register("policy_unusable_answers", help, failures.unusable.clone());
+        let help = "Questions not answered because of a limit of mproxy; the packet was refused";
+        registry.register("overloads", help, failures.overloaded.clone());
+        failures
+    }
+
     pub(super) fn failed(&self, hook: Hook, failure: &Failure, on_error: OnError, peer: &Peer) {
         let on_error = match on_error {
             OnError::Deny => "deny",

@@ -45,6 +45,15 @@ pub struct LogCounts {
     pub panics: Counter,
 }
 
+impl LogCounts {
+    pub(super) fn register(&self, metrics: &mut prometheus_client::registry::Registry) {
+        let help = "Log lines dropped because they were written faster than they were read";
+        metrics.register("log_lines_dropped", help, self.lines_dropped.clone());
+        let help = "Panics; a panic in a connection ends that connection only";
+        metrics.register("panics", help, self.panics.clone());
+    }
+}
+
 impl LogHandle {
     /// From now on lines of this level and above are written.
     pub fn set(&self, level: LogLevel) {

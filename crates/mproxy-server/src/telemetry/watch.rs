@@ -12,11 +12,11 @@ use super::metrics::Metrics;
 
 impl Watch for Metrics {
     fn call(&self, rpc: &'static str, outcome: CallOutcome, took: Duration) {
-        self.record_call(rpc, outcome.name(), took);
+        self.policy().record_call(rpc, outcome.name(), took);
     }
 
     fn events_dropped(&self, kind: Kind, reason: DropReason, count: u64) {
-        self.count_dropped_events(kind.name(), reason.name(), count);
+        self.events().count_dropped(kind.name(), reason.name(), count);
     }
 
     fn events_kept(&self, events: usize, bytes: usize) {
@@ -52,7 +52,7 @@ impl Watch for Metrics {
     }
 
     fn command(&self, kind: &'static str, outcome: CommandCount) {
-        self.count_command(kind, outcome.name());
+        self.policy().count_command(kind, outcome.name());
     }
 
     fn stream_opened(&self) {
@@ -76,6 +76,6 @@ impl Watch for Metrics {
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {
-        self.set_endpoint_health(url, healthy);
+        self.policy().set_endpoint_health(url, healthy);
     }
 }

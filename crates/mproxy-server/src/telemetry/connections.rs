@@ -1,0 +1,117 @@
+//! What is counted of connections, for each listener.
+
+use std::sync::Arc;
+
+use mproxy_core::Fault;
+use mproxy_core::policy::Hook;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Counts of all listeners.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ConnectionMetrics {
+    connections: Family<ConnectionLabels, Counter>,
+    open: Family<ListenerLabels, Gauge>,
+    closed: Family<ClosedLabels, Counter>,
+    connects_refused: Family<ConnectRefusedLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabels {
+    listener: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClosedLabels {
+    listener: String,
+    cause: &'static str,
+    by: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectRefusedLabels {
+    listener: String,
+    part: &'static str,
+}
+
+impl ConnectionMetrics {
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let help = "Connections by outcome of accepting them: accepted, or refused by a limit";
+        registry.register("connections", help, metrics.connections.clone());
+        let help = "Connections open now, counted from accept";
+        registry.register("connections_open", help, metrics.open.clone());
+        let help = "Connections closed, by cause and by who caused it";
+        registry.register("connections_closed", help, metrics.closed.clone());
+        let help =
+            "CONNECTs refused by a rule or the policy service, by the part of CONNECT that was refused";
+        registry.register("connects_refused", help, metrics.connects_refused.clone());
+        metrics
+    }
+
+    /// The handles of one listener, at zero from now on.
+    pub(super) fn listener(&self, name: &str) -> ListenerMetrics {
+        let connections = |outcome| {
+            let labels = ConnectionLabels { listener: name.to_owned(), outcome };
+            self.connections.get_or_create_owned(&labels)
+        };
+        ListenerMetrics {
+            name: name.into(),
+            accepted: connections("accepted"),
+            refused: connections("refused"),
+            open: self.open.get_or_create_owned(&ListenerLabels { listener: name.to_owned() }),
+            closed: self.closed.clone(),
+            connects_refused: self.connects_refused.clone(),
+        }
+    }
+}
+
+/// Counts the connections of one listener.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    name: Arc<str>,
+    accepted: Counter,
+    refused: Counter,
+    open: Gauge,
+    closed: Family<ClosedLabels, Counter>,
+    connects_refused: Family<ConnectRefusedLabels, Counter>,
+}
+
+impl ListenerMetrics {
+    /// A connection was accepted, and counts as open until it is counted as closed.
+    pub fn count_accepted(&self) {
+        self.accepted.inc();
+        self.open.inc();
+    }
+
+    /// A connection was refused because there are too many.
+    pub fn count_refused(&self) {
+        self.refused.inc();
+    }
+
+    /// An accepted connection closed, for this reason.
+    pub fn count_end(&self, fault: &Fault) {
+        if let Fault::Refused { hook: Hook::Connect, refusal } = fault {
+            let listener = self.name.to_string();
+            self.connects_refused
+                .get_or_create(&ConnectRefusedLabels { listener, part: refusal.about.name() })
+                .inc();
+        }
+        self.count_closed(fault.label(), fault.by().name());
+    }
+
+    /// An accepted connection closed, for this cause, which this party is responsible for.
+    pub fn count_closed(&self, cause: &'static str, by: &'static str) {
+        self.open.dec();
+        self.closed.get_or_create(&ClosedLabels { listener: self.name.to_string(), cause, by }).inc();
+    }
+}
