@@ -1,37 +1,39 @@
-//! From a listener to running connections: accepts, counts against the limits, gives each connection its task.
+//! From a listener to running connections: accepts, sees to the handshakes, gives each connection its task. The limits are in
+//! `slot`, what a connection's task does and tells at its end in `ending`.
 
+mod ending;
 mod outage;
+mod parting;
+mod slot;
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use mproxy_core::event::Sink;
-use mproxy_core::fault::{Fault, Party, Severity, Unreachable};
+use mproxy_core::fault::{Party, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Session, Setting};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, info, trace, warn};
 use uuid::Uuid;
 
+use self::ending::Connection;
 use self::outage::{Outage, Recovery};
+use self::parting::PARTING_AT_A_TIME;
+use self::slot::{ConnectionSlot, PendingEntry};
 use crate::door::{
-    Arrived, Carrier, Causes, Entered, Entering, Incoming, Known, OpenListener, Outward, Refused, Room,
-    Shake, Stream,
+    Arrived, Causes, Entered, Entering, Incoming, Known, OpenListener, Outward, Refused, Room, Shake, Stream,
 };
 use crate::registry::{Command, Handle, Registry};
-use crate::relay::{Dialing, Parting, Relay, RelayHost};
-use crate::share::Neighbours;
-use crate::share::crowd::{Crowd, Evict, Member};
+use crate::relay::{Dialing, Relay, RelayHost};
+use crate::share::crowd::{Crowd, Evict};
 use crate::share::turns::Turns;
 use crate::telemetry::connections::ListenerMetrics;
 
@@ -97,16 +99,6 @@ impl House {
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
-        }
-    }
-
-    /// Keeps a stream for a moment, apart from its session, if there is a place for it.
-    fn part(&self, parting: Parting<Stream>) {
-        if let Ok(slot) = Arc::clone(&self.parting).try_acquire_owned() {
-            self.tasks.spawn(async move {
-                part(parting).await;
-                drop(slot);
-            });
         }
     }
 }
@@ -231,7 +223,7 @@ impl Serving {
     /// Sees a connection through what its listener has in front of MQTT, and then through its life.
     async fn enter(self: Arc<Self>, shake: Shake, remote: Address, slot: ConnectionSlot, since: Instant) {
         let evicted = CancellationToken::new();
-        let waiting = self.wait(&remote, Arc::new(evicted.clone()));
+        let waiting = PendingEntry::enter(&self, &remote, Arc::new(evicted.clone()));
         let deadline = since + self.setting.limits.connect_timeout;
         let entering = timeout_at(deadline.into(), shake);
         let entering = evicted.run_until_cancelled(entering);
@@ -275,7 +267,7 @@ impl Serving {
         self.house.registry.enter(&handle);
         let who = Arc::clone(&handle) as Arc<dyn Evict>;
         let waiting = match waiting {
-            None => self.wait(remote, who),
+            None => PendingEntry::enter(self, remote, who),
             // A PROXY header may have told another address.
             Some(mut waiting) => {
                 if !waiting.regard(remote, &who) {
@@ -289,237 +281,10 @@ impl Serving {
         let relay = Relay::new(stream, session, handle, host);
         Connection { relay, slot, waiting: Some(waiting) }
     }
-
-    /// Counts a connection among those that have not been admitted.
-    fn wait(&self, remote: &Address, who: Arc<dyn Evict>) -> Box<PendingEntry> {
-        let whose = remote.into();
-        Box::new(PendingEntry {
-            here: self.max_connections.map(|_| self.pending.enter(whose, Arc::clone(&who))),
-            anywhere: self.house.pending.enter(whose, who),
-        })
-    }
-}
-
-/// A connection that has not been admitted, among the others of its listener and of all.
-struct PendingEntry {
-    here: Option<Member>,
-    anywhere: Member,
-}
-
-impl PendingEntry {
-    /// `false` where it has to go.
-    fn regard(&mut self, remote: &Address, who: &Arc<dyn Evict>) -> bool {
-        let whose = remote.into();
-        let stays = self.here.as_mut().is_none_or(|here| here.regard(whose, Arc::clone(who)));
-        self.anywhere.regard(whose, Arc::clone(who)) && stays
-    }
 }
 
 impl Evict for Handle {
     fn evict(&self) {
         self.send(Command::Evict);
-    }
-}
-
-/// How much more an address has to have than who comes, to give up a place for it.
-const SPARE: usize = 2;
-
-/// A place among those that may be connected at a time, counted as open; given back when its end is told, or it is
-/// dropped.
-struct ConnectionSlot(Option<Arc<Serving>>);
-
-impl ConnectionSlot {
-    /// Where there is none left, somebody who has not been admitted may make room; its place is given back a moment later.
-    fn take(serving: &Arc<Serving>, whose: Neighbours) -> Option<Self> {
-        let house = &serving.house;
-        // Seldom wrong by as many as there are listeners.
-        if house.max_pending.is_some_and(|most| house.pending.len() >= most)
-            && !house.pending.make_room(whose, SPARE)
-        {
-            return None;
-        }
-        let under = |count: &AtomicUsize, most: usize, crowd: &Crowd| {
-            let more = |open| (open < most).then_some(open + 1);
-            if count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
-                return true;
-            }
-            // Where there is, the count is over its limit until who has to go has gone.
-            let room = crowd.make_room(whose, SPARE);
-            if room {
-                count.fetch_add(1, Ordering::AcqRel);
-            }
-            room
-        };
-        if !under(&house.open, house.max_connections, &house.pending) {
-            return None;
-        }
-        if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX), &serving.pending) {
-            house.open.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        serving.metrics.count_accepted();
-        Some(Self(Some(Arc::clone(serving))))
-    }
-
-    /// Its connection ended, as is counted by `count`.
-    fn end(mut self, count: impl FnOnce(&ListenerMetrics)) {
-        self.give_back(count);
-    }
-
-    fn give_back(&mut self, count: impl FnOnce(&ListenerMetrics)) {
-        if let Some(serving) = self.0.take() {
-            let before = [&serving.house.open, &serving.open].map(|open| open.fetch_sub(1, Ordering::AcqRel));
-            debug_assert!(!before.contains(&0), "more slots are given back than were taken");
-            count(&serving.metrics);
-        }
-    }
-}
-
-impl Drop for ConnectionSlot {
-    /// Its task went away without a word: it was cut at the very end of the process, or it panicked.
-    fn drop(&mut self) {
-        let cause = if std::thread::panicking() { "panicked" } else { "aborted" };
-        self.give_back(|metrics| metrics.count_closed(cause, Party::Mproxy.name()));
-    }
-}
-
-/// A relay, and what is to be done when it ends, however it ends.
-struct Connection {
-    relay: Relay<Stream>,
-    /// Until it has left.
-    slot: ConnectionSlot,
-    /// Until it is admitted.
-    waiting: Option<Box<PendingEntry>>,
-}
-
-impl Connection {
-    /// It is not found any more. Gives its slot, the first time.
-    fn leave(&mut self) -> ConnectionSlot {
-        self.waiting = None;
-        if let Some(serving) = &self.slot.0 {
-            serving.house.registry.leave(self.relay.handle());
-        }
-        std::mem::replace(&mut self.slot, ConnectionSlot(None))
-    }
-}
-
-impl Future for Connection {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.relay).poll(cx);
-        if this.waiting.is_some() && this.relay.handle().is_admitted() {
-            this.waiting = None;
-        }
-        let fault = std::task::ready!(polled);
-        if let Some(serving) = &this.slot.0 {
-            for parting in this.relay.partings() {
-                serving.house.part(parting);
-            }
-        }
-        // Before its line: who has read that finds it gone.
-        this.leave().end(|metrics| metrics.count_end(&fault));
-        log_end(&this.relay, &fault);
-        std::task::Poll::Ready(())
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        drop(self.leave());
-    }
-}
-
-/// How long a peer that was told the last word has to end its side.
-const PARTING: Duration = Duration::from_secs(2);
-
-/// Streams that wait for that at a time; further ones are dropped at once, so that peers that do not close take no more
-/// sockets than these.
-const PARTING_AT_A_TIME: usize = 1024;
-
-/// Bytes of a stream that could not be read that are thrown away meanwhile, at most.
-const PARTING_BYTES: usize = 64 << 10;
-
-/// Keeps the stream of a session that is over until its peer has ended its side, so that our last word is read before the
-/// connection is reset.
-async fn part(parting: Parting<Stream>) {
-    let Parting { mut stream, shut } = parting;
-    let ended = async {
-        let mut buffer = [0; 1024];
-        if shut {
-            while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
-            return;
-        }
-        // If it cannot be ended, the client is gone.
-        let _ = stream.shutdown().await;
-        let mut thrown = 0;
-        while thrown < PARTING_BYTES {
-            match poll_fn(|cx| stream.poll_throw_away(cx)).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => thrown += count,
-            }
-        }
-    };
-    // Whichever comes first.
-    let _ = timeout(PARTING, ended).await;
-}
-
-/// The line of a connection's end: as loud as an operator has to do with it.
-fn log_end(relay: &Relay<Stream>, fault: &Fault) {
-    let peer = relay.session().peer();
-    let client_id = peer.map(|peer| &*peer.client_id);
-    let username = peer.and_then(|peer| peer.username.as_deref());
-    let origin = relay.handle().origin();
-    let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, &origin.remote);
-    let (by, cause, reason_code) = (fault.by().name(), fault.label(), fault.reason().0);
-    macro_rules! line {
-        ($level:ident) => {
-            $level!(
-                %connection_id, listener, %peer_addr, client_id, username, by, cause, reason_code,
-                detail = %fault,
-                "connection closed"
-            )
-        };
-    }
-    match fault.severity() {
-        Severity::Routine => line!(debug),
-        Severity::Notice => line!(info),
-        Severity::Trouble => line!(warn),
-        Severity::Bug => line!(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    /// What is to be done at the end of an idle session costs it two words.
-    #[test]
-    fn a_connection_is_little_more_than_its_relay() {
-        assert!(size_of::<Connection>() <= size_of::<Relay<Stream>>() + 16);
-    }
-
-    #[tokio::test]
-    async fn streams_that_linger_are_few_and_go_in_time() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let sink = Arc::new(mproxy_core::event::Nobody);
-        let house = House { parting: Arc::new(Semaphore::new(1)), ..House::new("here", 1, None, sink) };
-        let mut peers = Vec::new();
-        for _ in 0..2 {
-            peers.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.shutdown().await.unwrap();
-            house.part(Parting { stream: Stream::Tcp(stream), shut: true });
-        }
-        assert_eq!(house.tasks.len(), 1, "there was no place for the second");
-        let begun = Instant::now();
-        house.tasks.close();
-        timeout(PARTING * 5, house.tasks.wait()).await.expect("it has a deadline");
-        assert!(begun.elapsed() >= PARTING / 2, "{:?}", begun.elapsed());
-        assert_eq!(house.parting.available_permits(), 1);
-        drop(peers);
     }
 }

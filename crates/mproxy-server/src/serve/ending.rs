@@ -1,0 +1,95 @@
+//! The life of a connection as its task sees it: its relay, what is to be done when that ends, and the line that tells how.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use mproxy_core::fault::{Fault, Severity};
+use tracing::{debug, error, info, warn};
+
+use super::slot::{ConnectionSlot, PendingEntry};
+use crate::door::Stream;
+use crate::relay::Relay;
+
+/// A relay, and what is to be done when it ends, however it ends.
+pub(super) struct Connection {
+    pub(super) relay: Relay<Stream>,
+    /// Until it has left.
+    pub(super) slot: ConnectionSlot,
+    /// Until it is admitted.
+    pub(super) waiting: Option<Box<PendingEntry>>,
+}
+
+impl Connection {
+    /// It is not found any more. Gives its slot, the first time.
+    fn leave(&mut self) -> ConnectionSlot {
+        self.waiting = None;
+        if let Some(serving) = self.slot.serving() {
+            serving.house.registry.leave(self.relay.handle());
+        }
+        self.slot.hand_on()
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.relay).poll(cx);
+        if this.waiting.is_some() && this.relay.handle().is_admitted() {
+            this.waiting = None;
+        }
+        let fault = std::task::ready!(polled);
+        if let Some(serving) = this.slot.serving() {
+            for parting in this.relay.partings() {
+                serving.house.part(parting);
+            }
+        }
+        // Before its line: who has read that finds it gone.
+        this.leave().end(|metrics| metrics.count_end(&fault));
+        log_end(&this.relay, &fault);
+        std::task::Poll::Ready(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        drop(self.leave());
+    }
+}
+
+/// The line of a connection's end: as loud as an operator has to do with it.
+fn log_end(relay: &Relay<Stream>, fault: &Fault) {
+    let peer = relay.session().peer();
+    let client_id = peer.map(|peer| &*peer.client_id);
+    let username = peer.and_then(|peer| peer.username.as_deref());
+    let origin = relay.handle().origin();
+    let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, &origin.remote);
+    let (by, cause, reason_code) = (fault.by().name(), fault.label(), fault.reason().0);
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                %connection_id, listener, %peer_addr, client_id, username, by, cause, reason_code,
+                detail = %fault,
+                "connection closed"
+            )
+        };
+    }
+    match fault.severity() {
+        Severity::Routine => line!(debug),
+        Severity::Notice => line!(info),
+        Severity::Trouble => line!(warn),
+        Severity::Bug => line!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is to be done at the end of an idle session costs it two words.
+    #[test]
+    fn a_connection_is_little_more_than_its_relay() {
+        assert!(size_of::<Connection>() <= size_of::<Relay<Stream>>() + 16);
+    }
+}
