@@ -36,7 +36,7 @@ use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
 pub use serve::serve;
-use view::{EndpointHealth, Page, Readiness, ReloadView, SessionFilter, SessionView};
+use view::{EndpointView, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
 /// What the admin API needs of the backend. Every call returns soon: it is made on a runtime thread.
 pub trait AdminBackend: Send + Sync {
@@ -56,7 +56,7 @@ pub trait AdminBackend: Send + Sync {
     fn readiness(&self) -> Readiness;
 
     /// The policy service's endpoints; empty where there is no service.
-    fn policy_health(&self) -> Vec<EndpointHealth>;
+    fn policy_health(&self) -> Vec<EndpointView>;
 
     /// The last reload of everything that was reloaded since the start.
     fn reloads(&self) -> Vec<ReloadView>;

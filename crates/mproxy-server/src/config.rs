@@ -7,7 +7,7 @@
 //! | [`settings`] | the [table](settings::table) of all settings, a row each: file key, variable, flag, kind, default, text |
 //! | [`kind`] | the kinds of their values; `value`, `list` and `choice` read them from text |
 //! | `file`, `env` | where values come from |
-//! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`Origin`] |
+//! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`ValueOrigin`] |
 //! | `reader`, `meant`, `listeners`, `tls` | typed values to a [`Config`], all faults collected |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
@@ -39,7 +39,7 @@ use mproxy_tcp::tls as tcp_tls;
 use mproxy_unix::SocketFile;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
-pub use origin::Origin;
+pub use origin::ValueOrigin;
 pub use settings::table::{Admin, Events, General, ListenerLimits, Log, Otel, Questions, Web};
 pub use value::Secret;
 pub use written::Effective;
@@ -191,14 +191,14 @@ pub struct Loaded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Where.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
     /// What, and how to mend it.
     pub text: String,
 }
 
 impl Problem {
     /// A problem at this place.
-    pub fn new(origin: Origin, text: impl Into<String>) -> Self {
+    pub fn new(origin: ValueOrigin, text: impl Into<String>) -> Self {
         Self { origin, text: text.into() }
     }
 }
@@ -251,7 +251,7 @@ pub fn load(
     }
     layers.extend([env::layer(&variables), of_flags(flags)]);
     let written = Written::merge(layers).unwrap_or_else(|error| {
-        faults.push(Problem::new(Origin::Default("configuration"), error.to_string()));
+        faults.push(Problem::new(ValueOrigin::Default("configuration"), error.to_string()));
         Written::default()
     });
     // What is concluded from values holds only where all of them could be read: beside a fault it would mislead.
@@ -266,11 +266,11 @@ pub fn load(
 }
 
 /// The file to read, and who named it.
-fn config_path(flags: &Flags, variables: &env::Variables) -> Option<(PathBuf, Origin)> {
-    let by_flag = flags.config.clone().map(|path| (path, Origin::flag("config")));
+fn config_path(flags: &Flags, variables: &env::Variables) -> Option<(PathBuf, ValueOrigin)> {
+    let by_flag = flags.config.clone().map(|path| (path, ValueOrigin::flag("config")));
     by_flag.or_else(|| {
         let path = variables.text.get(settings::CONFIG_VARIABLE)?;
-        Some((path.into(), Origin::variable(settings::CONFIG_VARIABLE)))
+        Some((path.into(), ValueOrigin::variable(settings::CONFIG_VARIABLE)))
     })
 }
 
@@ -278,7 +278,7 @@ fn of_flags(flags: &Flags) -> Layer {
     let mut layer = Layer::default();
     for (key, value) in &flags.values {
         if let Some(flag) = settings::find(key).and_then(|row| row.flag) {
-            layer.set(key, value, &Origin::flag(flag));
+            layer.set(key, value, &ValueOrigin::flag(flag));
         }
     }
     layer

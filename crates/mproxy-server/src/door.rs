@@ -30,11 +30,11 @@ pub mod transport;
 pub mod unix;
 pub mod ws;
 
-pub use certificates::{Certificates, Renewed};
+pub use certificates::{CertificateStore, Renewed};
 pub use inward::{Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, Refused, Shake};
-pub use outward::{Failure, Outward, Reach};
+pub use outward::{BrokerDial, DialFailure, Outward};
 pub use stream::Stream;
-pub use transport::{Carrier, Known, Room};
+pub use transport::{Carrier, HandshakeLimits, Known};
 
 /// An error and its causes as a text of one line.
 fn in_one_line(error: &(dyn Error + 'static)) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::registry::Command;
+use crate::registry::ConnectionCommand;
 use crate::serve::House;
 
 /// Connections told to leave per millisecond at most: clients that are told all at once come back all at once.
@@ -28,7 +28,7 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
         .min(Duration::from_millis(1) / PER_MILLISECOND);
     let start = Instant::now();
     for (told, handle) in (1..).zip(&all) {
-        handle.send(Command::Drain);
+        handle.send(ConnectionCommand::Drain);
         // Timers tick in milliseconds: a sleep for each would be longer than the pace.
         if told % 64 == 0 {
             sleep_until(start + pace * told).await;
@@ -44,7 +44,7 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     let rest = house.registry.all();
     warn!(connections = rest.len(), "drain timeout, closing remaining connections");
     for handle in &rest {
-        handle.send(Command::Cut);
+        handle.send(ConnectionCommand::Cut);
     }
     // Their ends are told like any other's. Whoever has not had his turn by then is dropped with the runtime.
     let _ = timeout(CUT_WITHIN, house.tasks.wait()).await;

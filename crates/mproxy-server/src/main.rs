@@ -8,7 +8,7 @@ use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::App;
 use mproxy_server::cli::{self, Cli, Command, HooksCommand};
-use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Origin, Scheme, SendProxy};
+use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log::{self, LogHandle};
 use tracing::warn;
@@ -141,6 +141,6 @@ fn level_of_demo(loaded: &Loaded) -> LogLevel {
     let asked = loaded
         .effective
         .iter()
-        .any(|setting| setting.key == "log.level" && matches!(setting.origin, Some(Origin::Written(_))));
+        .any(|setting| setting.key == "log.level" && matches!(setting.origin, Some(ValueOrigin::Written(_))));
     if asked { loaded.config.log.level } else { LogLevel::Warn }
 }

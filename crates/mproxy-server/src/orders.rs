@@ -17,7 +17,7 @@ const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(10);
 /// A command on its way to one connection. When it is dropped, that one has carried it out, or is over.
 pub(crate) struct HandedOrder {
     order: Arc<Order>,
-    tally: Arc<Tally>,
+    tally: Arc<OrderProgress>,
 }
 
 /// Those that wait for one connection, in the order in which they came.
@@ -29,7 +29,7 @@ impl HandedOrder {
     pub(crate) fn first(order: Order) -> Self {
         Self {
             order: Arc::new(order),
-            tally: Arc::new(Tally { waiting: AtomicU64::new(1), ..Tally::default() }),
+            tally: Arc::new(OrderProgress { waiting: AtomicU64::new(1), ..OrderProgress::default() }),
         }
     }
 
@@ -65,7 +65,7 @@ impl Drop for HandedOrder {
 
 /// How far a command has come.
 #[derive(Default)]
-struct Tally {
+struct OrderProgress {
     /// Connections that have not carried it out, and who is still handing it out.
     waiting: AtomicU64,
     clients: AtomicU64,
@@ -74,7 +74,7 @@ struct Tally {
     done: Notify,
 }
 
-impl Tally {
+impl OrderProgress {
     fn reach(&self) -> Reach {
         Reach {
             clients: self.clients.load(Ordering::Acquire),

@@ -26,7 +26,7 @@ const PAGE_BYTES: usize = 1 << 20;
 
 /// Said to a connection from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub(crate) enum ConnectionCommand {
     /// mproxy is being stopped.
     Drain,
     /// The time for that is over: it shall end within this very turn.
@@ -40,7 +40,7 @@ pub(crate) enum Command {
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectionPhase {
     Connecting,
     Admitting,
     Dialing,
@@ -48,7 +48,7 @@ pub(crate) enum Phase {
     Closing,
 }
 
-impl Phase {
+impl ConnectionPhase {
     const NAMES: [&'static str; 5] = ["connecting", "admitting", "dialling", "open", "closing"];
 }
 
@@ -92,7 +92,7 @@ impl Handle {
             accepted: SystemTime::now(),
             peer: ArcSwapOption::empty(),
             has_peer: AtomicBool::new(false),
-            phase: AtomicU8::new(Phase::Connecting as u8),
+            phase: AtomicU8::new(ConnectionPhase::Connecting as u8),
             traffic: Default::default(),
             command: AtomicU16::new(NO_COMMAND),
             waker: AtomicWaker::new(),
@@ -102,19 +102,19 @@ impl Handle {
     }
 
     /// Sends a command to its task.
-    pub(crate) fn send(&self, command: Command) {
+    pub(crate) fn send(&self, command: ConnectionCommand) {
         let code = match command {
-            Command::Drain => DRAIN,
-            Command::Evict => EVICT,
-            Command::Kick(reason) => KICK | u16::from(reason.0),
-            Command::Cut => CUT,
+            ConnectionCommand::Drain => DRAIN,
+            ConnectionCommand::Evict => EVICT,
+            ConnectionCommand::Kick(reason) => KICK | u16::from(reason.0),
+            ConnectionCommand::Cut => CUT,
         };
         self.command.fetch_max(code, Ordering::AcqRel);
         self.waker.wake();
     }
 
     /// For its task: the command that was sent since the last time. The task is woken by the next one.
-    pub(crate) fn poll_command(&self, cx: &Context<'_>) -> Option<Command> {
+    pub(crate) fn poll_command(&self, cx: &Context<'_>) -> Option<ConnectionCommand> {
         // First: a command that comes between this and the look at it wakes the task again, and is not lost.
         self.waker.register(cx.waker());
         if self.command.load(Ordering::Acquire) == NO_COMMAND {
@@ -122,10 +122,10 @@ impl Handle {
         }
         match self.command.swap(NO_COMMAND, Ordering::AcqRel) {
             NO_COMMAND => None,
-            DRAIN => Some(Command::Drain),
-            EVICT => Some(Command::Evict),
-            CUT => Some(Command::Cut),
-            kick => Some(Command::Kick(ReasonCode((kick & 0xFF) as u8))),
+            DRAIN => Some(ConnectionCommand::Drain),
+            EVICT => Some(ConnectionCommand::Evict),
+            CUT => Some(ConnectionCommand::Cut),
+            kick => Some(ConnectionCommand::Kick(ReasonCode((kick & 0xFF) as u8))),
         }
     }
 
@@ -165,13 +165,13 @@ impl Handle {
         drop(left);
     }
 
-    pub(crate) fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: ConnectionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// The broker is being dialled, or was: nobody has to decide on its CONNECT any more.
     pub(crate) fn is_admitted(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) >= Phase::Dialing as u8
+        self.phase.load(Ordering::Relaxed) >= ConnectionPhase::Dialing as u8
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {
@@ -195,9 +195,9 @@ impl Handle {
         self.has_peer.store(true, Ordering::Relaxed);
         // It may have opened and begun to end within one turn.
         if self.peer.swap(Some(Arc::clone(peer))).is_none()
-            && self.phase.load(Ordering::Relaxed) != Phase::Closing as u8
+            && self.phase.load(Ordering::Relaxed) != ConnectionPhase::Closing as u8
         {
-            self.set_phase(Phase::Open);
+            self.set_phase(ConnectionPhase::Open);
         }
     }
 
@@ -229,7 +229,7 @@ impl Handle {
                 (!version.is_empty()).then(|| version.to_string())
             }),
             connected_since: Timestamp(self.accepted),
-            phase: Phase::NAMES
+            phase: ConnectionPhase::NAMES
                 .get(usize::from(self.phase.load(Ordering::Relaxed)))
                 .copied()
                 .unwrap_or("closing"),
@@ -283,7 +283,7 @@ impl Registry {
     pub(crate) fn kick(&self, id: Uuid, reason: ReasonCode) -> bool {
         let handle = self.find(id.as_u128());
         if let Some(handle) = &handle {
-            handle.send(Command::Kick(reason));
+            handle.send(ConnectionCommand::Kick(reason));
         }
         handle.is_some()
     }
@@ -422,10 +422,10 @@ mod tests {
     #[test]
     fn a_kick_is_not_lost_to_a_drain() {
         let one = handle(1, "mqtt");
-        one.send(Command::Kick(ReasonCode::ADMINISTRATIVE_ACTION));
-        one.send(Command::Drain);
+        one.send(ConnectionCommand::Kick(ReasonCode::ADMINISTRATIVE_ACTION));
+        one.send(ConnectionCommand::Drain);
         let cx = Context::from_waker(std::task::Waker::noop());
-        assert_eq!(one.poll_command(&cx), Some(Command::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
+        assert_eq!(one.poll_command(&cx), Some(ConnectionCommand::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
         assert_eq!(one.poll_command(&cx), None);
     }
 }

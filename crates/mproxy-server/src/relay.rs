@@ -39,7 +39,7 @@ use self::chunk::Lent;
 use self::inbox::Inbox;
 use self::outbox::Outbox;
 use crate::door::Carrier;
-use crate::registry::{Command, Handle, Phase};
+use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
 
 /// Rounds of polls before others on this thread get their turn.
 const TURNS: usize = 8;
@@ -72,8 +72,8 @@ pub(crate) struct Relay<S> {
     session: Session,
     handle: Arc<Handle>,
     host: Arc<dyn RelayHost<S>>,
-    client: StreamEnd<S>,
-    broker: StreamEnd<S>,
+    client: RelaySide<S>,
+    broker: RelaySide<S>,
     asks: Asks,
     dialing: Option<Dialing<S>>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -90,19 +90,19 @@ pub(crate) struct Parting<S> {
 }
 
 /// One of the two streams with its boxes.
-struct StreamEnd<S> {
+struct RelaySide<S> {
     /// `None` before the dial and after the end.
     stream: Option<S>,
     inbox: Inbox,
     outbox: Outbox,
-    closing: Closing,
+    closing: OutputState,
     /// Nothing more comes from it, and the session knows; it may still be written to.
     half_closed: bool,
 }
 
 /// How far the end of our half of a stream has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closing {
+enum OutputState {
     /// It is in use.
     Open,
     /// It ends when the outbox is empty.
@@ -123,13 +123,13 @@ enum Writing {
     Ended,
 }
 
-impl<S> StreamEnd<S> {
+impl<S> RelaySide<S> {
     fn new(stream: Option<S>) -> Self {
         Self {
             stream,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            closing: Closing::Open,
+            closing: OutputState::Open,
             half_closed: false,
         }
     }
@@ -147,8 +147,8 @@ impl<S: Carrier> Relay<S> {
             session,
             handle,
             host,
-            client: StreamEnd::new(Some(client)),
-            broker: StreamEnd::new(None),
+            client: RelaySide::new(Some(client)),
+            broker: RelaySide::new(None),
             asks: Asks::default(),
             dialing: None,
             timer: None,
@@ -166,7 +166,7 @@ impl<S: Carrier> Relay<S> {
     pub(crate) fn partings(&mut self) -> impl Iterator<Item = Parting<S>> {
         let failed = self.parting.take().map(|stream| Parting { stream: *stream, shut: false });
         let shut = [&mut self.broker, &mut self.client].map(|end| {
-            let shut = end.closing == Closing::Shut;
+            let shut = end.closing == OutputState::Shut;
             end.stream.take_if(|_| shut).map(|stream| Parting { stream, shut })
         });
         failed.into_iter().chain(shut.into_iter().flatten())
@@ -176,7 +176,7 @@ impl<S: Carrier> Relay<S> {
         &self.handle
     }
 
-    fn end(&mut self, side: Side) -> &mut StreamEnd<S> {
+    fn end(&mut self, side: Side) -> &mut RelaySide<S> {
         match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,
@@ -189,18 +189,18 @@ impl<S: Carrier> Relay<S> {
             match effect {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
                 Effect::Dial { until } => {
-                    self.handle.set_phase(Phase::Dialing);
+                    self.handle.set_phase(ConnectionPhase::Dialing);
                     self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
                 }
                 // Only these take turns: who is in must not wait behind strangers.
                 Effect::Ask(question) if self.session.opening() => {
-                    self.handle.set_phase(Phase::Admitting);
+                    self.handle.set_phase(ConnectionPhase::Admitting);
                     self.asks.push_in_turn(self.host.ask(self.handle.origin(), question));
                 }
                 Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {
-                    self.handle.set_phase(Phase::Closing);
-                    self.end(side).closing = Closing::Asked;
+                    self.handle.set_phase(ConnectionPhase::Closing);
+                    self.end(side).closing = OutputState::Asked;
                 }
                 Effect::Report(event) => self.host.report(event),
                 Effect::Done(fault) => self.over = Some(fault),
@@ -221,12 +221,14 @@ impl<S: Carrier> Relay<S> {
         }
         match command {
             None => {}
-            Some(Command::Drain) => self.session.drain(now),
-            Some(Command::Kick(reason)) => self.session.revoke(reason, now),
-            Some(Command::Cut) => self.cut(cx, now),
+            Some(ConnectionCommand::Drain) => self.session.drain(now),
+            Some(ConnectionCommand::Kick(reason)) => self.session.revoke(reason, now),
+            Some(ConnectionCommand::Cut) => self.cut(cx, now),
             // Not if it was admitted meanwhile.
-            Some(Command::Evict) if !self.handle.is_admitted() => self.session.abandon(Fault::Evicted),
-            Some(Command::Evict) => {}
+            Some(ConnectionCommand::Evict) if !self.handle.is_admitted() => {
+                self.session.abandon(Fault::Evicted)
+            }
+            Some(ConnectionCommand::Evict) => {}
         }
     }
 
@@ -293,12 +295,12 @@ impl<S: Carrier> Relay<S> {
         let end = self.end(side);
         let Some(stream) = &mut end.stream else { return Writing::Nothing };
         let wrote = end.outbox.write(stream, cx);
-        if end.closing == Closing::Asked && end.outbox.is_empty() {
+        if end.closing == OutputState::Asked && end.outbox.is_empty() {
             // Where the other half has ended, too, dropping the stream is enough.
             let enough = end.half_closed && !stream.says_goodbye();
             // A stream that cannot be ended in order is ended by dropping it.
             if enough || Pin::new(stream).poll_shutdown(cx).is_ready() {
-                end.closing = Closing::Shut;
+                end.closing = OutputState::Shut;
                 if end.half_closed {
                     end.drop_stream();
                     self.session.closed(side, Closed::Eof, now);

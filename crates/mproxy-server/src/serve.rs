@@ -29,9 +29,10 @@ use self::outage::{Outage, Recovery};
 use self::parting::PARTING_AT_A_TIME;
 use self::slot::{ConnectionSlot, PendingEntry};
 use crate::door::{
-    Arrived, Causes, Entered, Entering, Incoming, Known, OpenListener, Outward, Refused, Room, Shake, Stream,
+    Arrived, Causes, Entered, Entering, HandshakeLimits, Incoming, Known, OpenListener, Outward, Refused,
+    Shake, Stream,
 };
-use crate::registry::{Command, Handle, Registry};
+use crate::registry::{ConnectionCommand, Handle, Registry};
 use crate::relay::{Dialing, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
 use crate::share::turns::Turns;
@@ -119,7 +120,7 @@ pub(crate) struct Serving {
     pub(crate) name: Arc<str>,
     pub(crate) setting: Arc<Setting>,
     /// Within what their handshakes have to stay.
-    pub(crate) room: Room,
+    pub(crate) room: HandshakeLimits,
     /// Where they go.
     pub(crate) outward: Outward,
     /// Whether they get there.
@@ -285,6 +286,6 @@ impl Serving {
 
 impl Evict for Handle {
     fn evict(&self) {
-        self.send(Command::Evict);
+        self.send(ConnectionCommand::Evict);
     }
 }

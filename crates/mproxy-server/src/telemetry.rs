@@ -5,6 +5,7 @@ pub mod connections;
 mod events;
 pub mod exposition;
 mod failures;
+mod labels;
 pub mod log;
 pub mod metrics;
 mod packets;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use mproxy_testkit::broker::{Acks, Connack, RecordingBroker, Script};
+use mproxy_testkit::broker::{Acks, BrokerScript, ConnectReply, RecordingBroker};
 use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::service::Running;
 use mproxy_testkit::tap::Tap;
@@ -19,7 +19,7 @@ fn method(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_method_of_authentication_passes_or_is_refused() {
-    let script = Script { connack: Connack::Never, acks: Acks::ByHand };
+    let script = BrokerScript { connack: ConnectReply::Never, acks: Acks::ByHand };
     let (mut broker, judge) = (RecordingBroker::start(script).await, Running::start(refuses_as_told()).await);
     let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
 

@@ -8,7 +8,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mproxy_testkit::broker::{Acks, BrokerSession, Connack, RecordingBroker, Script};
+use mproxy_testkit::broker::{Acks, BrokerScript, BrokerSession, ConnectReply, RecordingBroker};
 use mproxy_testkit::process::free_port;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use support::{Proxy, VERSIONS};
@@ -131,7 +131,7 @@ const AFTER_CONNECT: &[Row] = &[
 
 #[tokio::test]
 async fn whatever_is_malformed_ends_its_own_connection_only() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_PACKET_SIZE", "1MiB")]).await;
     let mut witness = Witness::enter(&proxy, &mut broker).await;
     for row in AFTER_CONNECT {
@@ -230,7 +230,7 @@ const INSTEAD_OF_CONNECT: &[Stranger] = &[
 
 #[tokio::test]
 async fn who_does_not_begin_with_a_good_connect_never_reaches_the_broker() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_PACKET_SIZE", "1MiB")]).await;
     let mut witness = Witness::enter(&proxy, &mut broker).await;
     for Stranger { name, bytes, answer, told } in INSTEAD_OF_CONNECT {
@@ -254,7 +254,7 @@ async fn who_does_not_begin_with_a_good_connect_never_reaches_the_broker() {
 #[tokio::test]
 async fn half_a_connect_is_waited_for_only_so_long() {
     const PATIENT: Duration = Duration::from_millis(700);
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_CONNECT_TIMEOUT", "700ms")]).await;
     let mut witness = Witness::enter(&proxy, &mut broker).await;
     let door = proxy.mqtt;
@@ -299,7 +299,7 @@ async fn half_a_connect_is_waited_for_only_so_long() {
 
 #[tokio::test]
 async fn a_byte_at_a_time_is_as_good_as_a_packet() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::before(broker.addr()).await;
     for &version in ALL {
         let mut client = WireClient::open(proxy.mqtt).await;
@@ -329,7 +329,7 @@ async fn a_byte_at_a_time_is_as_good_as_a_packet() {
 
 #[tokio::test]
 async fn a_thousand_packets_in_one_segment_are_a_thousand_packets() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::before(broker.addr()).await;
     for &version in ALL {
         let numbers = 1..=1000u16;
@@ -375,7 +375,7 @@ async fn a_thousand_packets_in_one_segment_are_a_thousand_packets() {
 #[tokio::test]
 async fn the_largest_packet_that_is_allowed_passes_and_one_byte_more_does_not() {
     const MOST: usize = 100_000;
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_PACKET_SIZE", &MOST.to_string())]).await;
     for &version in ALL {
         let frame =
@@ -403,7 +403,7 @@ async fn the_largest_packet_that_is_allowed_passes_and_one_byte_more_does_not() 
 
 #[tokio::test]
 async fn a_goodbye_arrives_though_its_sender_is_gone() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::before(broker.addr()).await;
     for round in 0..20 {
         for version in VERSIONS {
@@ -426,7 +426,7 @@ async fn a_goodbye_arrives_though_its_sender_is_gone() {
 
 #[tokio::test]
 async fn a_client_that_vanishes_within_a_packet_is_cut_off_at_the_broker() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut witness = Witness::enter(&proxy, &mut broker).await;
     for version in VERSIONS {
@@ -506,7 +506,7 @@ async fn a_broker_that_never_gets_to_connack_is_unavailable() {
         // The client's bytes may be why: nobody is blamed.
         (vec![], ["broker closed before CONNACK", "by=\"unknown\"", " INFO "]),
     ] {
-        let script = Script { connack: Connack::Bytes(connack.clone()), acks: Acks::ByHand };
+        let script = BrokerScript { connack: ConnectReply::Bytes(connack.clone()), acks: Acks::ByHand };
         let mut broker = RecordingBroker::start(script).await;
         let on_unavailable = if connack.len() > 2 { "connack" } else { "close" };
         let mut proxy = impatient(broker.addr(), on_unavailable).await;
@@ -529,7 +529,8 @@ async fn a_broker_that_never_gets_to_connack_is_unavailable() {
 
 #[tokio::test]
 async fn a_broker_that_never_answers_connect_is_waited_for_only_so_long() {
-    let broker = RecordingBroker::start(Script { connack: Connack::Never, acks: Acks::ByHand }).await;
+    let broker =
+        RecordingBroker::start(BrokerScript { connack: ConnectReply::Never, acks: Acks::ByHand }).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ON_UNAVAILABLE", "connack")]).await;
     let options = ConnectOptions::default();
     let answers = timeout(Duration::from_secs(19), async {
@@ -551,7 +552,7 @@ async fn a_broker_that_never_answers_connect_is_waited_for_only_so_long() {
 #[tokio::test]
 async fn a_broker_s_own_refusal_is_passed_on() {
     for (version, code) in [(Version::V31, 2), (Version::V311, 5), (Version::V5, 0x8c)] {
-        let script = Script { connack: Connack::Refuse(code), ..Script::default() };
+        let script = BrokerScript { connack: ConnectReply::Refuse(code), ..BrokerScript::default() };
         let broker = RecordingBroker::start(script).await;
         let mut proxy = Proxy::before(broker.addr()).await;
         let (mut client, connack) = proxy.connect(version, "unwanted", &ConnectOptions::default()).await;
@@ -565,7 +566,8 @@ async fn a_broker_s_own_refusal_is_passed_on() {
 
 #[tokio::test]
 async fn what_a_dying_broker_said_last_still_arrives() {
-    let mut broker = RecordingBroker::start(Script { acks: Acks::ByHand, ..Script::default() }).await;
+    let mut broker =
+        RecordingBroker::start(BrokerScript { acks: Acks::ByHand, ..BrokerScript::default() }).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut witness_client = proxy.login(Version::V311, "witness").await;
     let witness_broker = broker.session().await;
@@ -606,7 +608,8 @@ async fn what_a_dying_broker_said_last_still_arrives() {
 
 #[tokio::test]
 async fn a_broker_s_disconnect_is_the_last_that_is_heard() {
-    let mut broker = RecordingBroker::start(Script { acks: Acks::ByHand, ..Script::default() }).await;
+    let mut broker =
+        RecordingBroker::start(BrokerScript { acks: Acks::ByHand, ..BrokerScript::default() }).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     // Session taken over, with a reason string, and something that may not follow.
     let goodbye = wire::disconnect_with(0x8e, &[0x1f, 0, 3, b'b', b'y', b'e']);
@@ -625,7 +628,8 @@ async fn a_broker_s_disconnect_is_the_last_that_is_heard() {
 
 #[tokio::test]
 async fn a_broker_that_sends_garbage_is_cut_off() {
-    let mut broker = RecordingBroker::start(Script { acks: Acks::ByHand, ..Script::default() }).await;
+    let mut broker =
+        RecordingBroker::start(BrokerScript { acks: Acks::ByHand, ..BrokerScript::default() }).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let garbage: [(&str, &[u8], &str); 5] = [
         ("type 0", &[0, 0], "packet type 0"),

@@ -7,7 +7,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::transports::{AT_PORTS, TlsClient, login, scheme};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
@@ -153,7 +153,7 @@ impl House {
     async fn new(connect_timeout: &str) -> Self {
         let (root, folder) = (Authority::root("root"), Folder::default());
         let (cert, key) = folder.keep("localhost", &root.sign("localhost"));
-        let broker = RecordingBroker::start(Script::default()).await;
+        let broker = RecordingBroker::start(BrokerScript::default()).await;
         let mut file = format!(
             "max_packet_size = \"1MiB\"\nconnect_timeout = \"{connect_timeout}\"\nws.origins = \"https://good.example\"\n\
              tls = {{ server_cert = {cert:?}, server_key = {key:?} }}\n"

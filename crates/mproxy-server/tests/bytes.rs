@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use mproxy_testkit::PATIENCE;
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::hook::HookService;
 use mproxy_testkit::mosquitto::{Mosquitto, publish, subscriber};
 use mproxy_testkit::tap::{Recording, Tap};
@@ -450,7 +450,7 @@ async fn fields_of_any_length_pass_in_any_pieces() {
     // More of them than are taken where nothing is configured.
     let properties = ("MPROXY_MAX_USER_PROPERTIES", "128KiB");
     for variables in [&[properties][..], &[properties, ("MPROXY_POLICY_URL", url.as_str())]] {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         let proxy = Proxy::with(broker.addr(), variables).await;
         for (version, properties) in [(Version::V311, &[][..]), (Version::V5, &many)] {
             let publish = |packet_id, topic, payload| {
@@ -604,7 +604,7 @@ async fn who_does_not_read_is_heard_all_the_same() {
 
 #[tokio::test]
 async fn one_more_than_may_come_is_turned_away_at_once() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_CONNECTIONS", "3")]).await;
     let mut inside = Vec::new();
     for version in [Version::V31, Version::V311, Version::V5] {

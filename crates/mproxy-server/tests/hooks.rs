@@ -8,7 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::hook::HookService;
 use mproxy_testkit::mosquitto::{Mosquitto, publish, subscribe, subscriber};
 use mproxy_testkit::process::free_port;
@@ -161,7 +161,8 @@ async fn real_clients_understand_what_they_are_told() {
 
 #[tokio::test]
 async fn of_a_refused_user_the_broker_never_hears() {
-    let (mut broker, hook) = (RecordingBroker::start(Script::default()).await, HookService::start().await);
+    let (mut broker, hook) =
+        (RecordingBroker::start(BrokerScript::default()).await, HookService::start().await);
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
     for version in [Version::V31, Version::V311, Version::V5] {
         let options = ConnectOptions {
@@ -194,7 +195,8 @@ async fn of_a_refused_user_the_broker_never_hears() {
 
 #[tokio::test]
 async fn filters_are_decided_one_by_one() {
-    let (mut broker, hook) = (RecordingBroker::start(Script::default()).await, HookService::start().await);
+    let (mut broker, hook) =
+        (RecordingBroker::start(BrokerScript::default()).await, HookService::start().await);
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
     for version in [Version::V31, Version::V311, Version::V5] {
         let no = if version == Version::V5 { 0x87 } else { 0x80 };
@@ -296,7 +298,7 @@ async fn it_is_reached_over_a_unix_socket() {
 
 #[tokio::test]
 async fn a_service_that_is_down_lets_nobody_in() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let url = format!("http://127.0.0.1:{}", free_port());
     for told in ["close", "connack"] {
         let variables =
@@ -323,7 +325,7 @@ async fn a_service_that_is_down_lets_nobody_in() {
 
 #[tokio::test]
 async fn a_service_that_is_down_is_done_without_where_that_is_wished() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let url = format!("http://127.0.0.1:{}", free_port());
     let variables = [("MPROXY_POLICY_URL", url.as_str()), ("MPROXY_POLICY_ON_ERROR", "allow")];
     let proxy = Proxy::with(broker.addr(), &variables).await;
@@ -345,7 +347,8 @@ async fn a_service_that_is_down_is_done_without_where_that_is_wished() {
 
 #[tokio::test]
 async fn a_service_that_dies_and_comes_back_disconnects_nobody() {
-    let (mut broker, hook) = (RecordingBroker::start(Script::default()).await, HookService::start().await);
+    let (mut broker, hook) =
+        (RecordingBroker::start(BrokerScript::default()).await, HookService::start().await);
     let place = hook.place().to_owned();
     let timeout = format!("{}ms", TIMEOUT.as_millis());
     let url = hook.url();
@@ -393,7 +396,7 @@ async fn a_service_that_dies_and_comes_back_disconnects_nobody() {
 #[tokio::test]
 async fn a_service_that_hangs_is_waited_for_until_the_deadline() {
     let (mut broker, mut hook) =
-        (RecordingBroker::start(Script::default()).await, HookService::start().await);
+        (RecordingBroker::start(BrokerScript::default()).await, HookService::start().await);
     let timeout = format!("{}ms", TIMEOUT.as_millis());
     let url = hook.url();
     let variables = [("MPROXY_POLICY_URL", url.as_str()), ("MPROXY_POLICY_TIMEOUT", timeout.as_str())];
@@ -435,7 +438,7 @@ async fn a_service_that_hangs_is_waited_for_until_the_deadline() {
 #[tokio::test]
 async fn what_was_said_before_goodbye_is_decided_after_it() {
     let (mut broker, mut hook) =
-        (RecordingBroker::start(Script::default()).await, HookService::start().await);
+        (RecordingBroker::start(BrokerScript::default()).await, HookService::start().await);
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &hook.url())]).await;
     for version in VERSIONS {
         for reset in [false, true] {
@@ -483,7 +486,7 @@ async fn what_is_no_policy_service_lets_nobody_in() {
     for says in
         [&b""[..], b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", b"\xff\xff\xff\xff\xff\xff"]
     {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         let (url, _task) = babbler(says).await;
         let variables = [
             ("MPROXY_POLICY_URL", url.as_str()),
@@ -576,7 +579,7 @@ async fn users_and_wills_of_the_rule_file() {
     let users = include_str!("../../../deploy/demo-rules.toml");
     let folder = TempDir::new().unwrap();
     let file = rules(&folder, users);
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", file.to_str().unwrap())]).await;
     let alice = ConnectOptions {
         username: Some("alice"),
@@ -606,7 +609,7 @@ async fn users_and_wills_of_the_rule_file() {
 async fn sighup_puts_new_rules_in_force_under_a_live_session() {
     let folder = TempDir::new().unwrap();
     let file = rules(&folder, RULES);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", file.to_str().unwrap())]).await;
     let mut client = proxy.login(Version::V5, "c").await;
     assert_eq!(puback(&mut client, Version::V5, "denied/x", 1).await, 0x87);
@@ -647,7 +650,7 @@ async fn a_rule_file_that_was_cut_does_not_turn_authentication_off() {
     let whole = include_str!("../../../deploy/demo-rules.toml");
     let folder = TempDir::new().unwrap();
     let file = rules(&folder, whole);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", file.to_str().unwrap())]).await;
     let before = whole.find("[[users]]").unwrap();
     let rules_alone = &whole[whole.find("[[rules]]").unwrap()..];

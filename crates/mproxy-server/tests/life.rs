@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use mproxy_testkit::broker::{Acks, RecordingBroker, Script};
+use mproxy_testkit::broker::{Acks, BrokerScript, RecordingBroker};
 use mproxy_testkit::hook::{HookService, MproxyProcess};
 use mproxy_testkit::mosquitto::{publish, subscribe, subscriber};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
@@ -23,7 +23,7 @@ fn message(topic: &str, qos: u8, packet_id: u16) -> Publish<'_> {
 }
 
 async fn silent_broker() -> RecordingBroker {
-    RecordingBroker::start(Script { acks: Acks::ByHand, ..Script::default() }).await
+    RecordingBroker::start(BrokerScript { acks: Acks::ByHand, ..BrokerScript::default() }).await
 }
 
 fn json(body: &str) -> Value {
@@ -58,7 +58,7 @@ fn one_user(folder: &tempfile::TempDir) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn the_admin_api_shows_who_is_there() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     assert_eq!(proxy.http("GET", "/healthz").await, (200, "ok\n".to_owned()));
     let (status, ready) = proxy.http("GET", "/readyz").await;
@@ -108,7 +108,7 @@ async fn the_admin_api_shows_who_is_there() {
 
 #[tokio::test]
 async fn a_kicked_client_is_told_why() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut witness = proxy.login(Version::V311, "witness").await;
     broker.session().await;
@@ -156,7 +156,7 @@ async fn a_kick_ends_a_client_that_does_not_read() {
 
 #[tokio::test]
 async fn everything_is_counted() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     for version in VERSIONS {
         let mut client = proxy.login(version, "counted").await;
@@ -196,7 +196,7 @@ async fn sighup_sets_the_log_level_that_the_file_now_has() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mproxy.toml");
     std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_CONFIG", file.to_str().unwrap())]).await;
     drop(proxy.login(Version::V5, "unseen").await);
     std::fs::write(&file, "[log]\nlevel = \"debug\"\n").unwrap();
@@ -218,7 +218,7 @@ async fn sighup_sets_the_log_level_that_the_file_now_has() {
 
 #[tokio::test]
 async fn no_signal_comes_too_early() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let (host, port) = (broker.addr().ip().to_string(), broker.addr().port().to_string());
     for _ in 0..10 {
         let env = [
@@ -319,7 +319,7 @@ async fn a_drain_lets_what_is_under_way_come_to_its_end() {
 #[tokio::test]
 async fn many_are_drained_and_none_is_forgotten() {
     const CLIENTS: usize = 200;
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
@@ -540,7 +540,7 @@ impl Unread {
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nobody() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Unread::before(broker.addr()).await;
     // Two lines each: many times what a pipe holds, and more than waits to be read.
     for _ in 0..400 {
@@ -567,7 +567,7 @@ async fn a_log_that_nobody_reads_stops_nobody() {
 async fn a_large_connect_that_is_refused_is_a_short_line() {
     let folder = tempfile::TempDir::new().unwrap();
     let rules = one_user(&folder);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", rules.to_str().unwrap())]).await;
     let large = "ann\u{e0041}".repeat(9000);
     let options =
@@ -587,7 +587,7 @@ async fn a_large_connect_that_is_refused_is_a_short_line() {
 async fn a_refused_connect_says_to_the_operator_what_it_was_about() {
     let folder = tempfile::TempDir::new().unwrap();
     let rules = one_user(&folder);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", rules.to_str().unwrap())]).await;
     let ann =
         ConnectOptions { username: Some("ann"), password: Some(b"wonderland"), ..ConnectOptions::default() };
@@ -611,7 +611,7 @@ async fn a_refused_connect_says_to_the_operator_what_it_was_about() {
 
 #[tokio::test]
 async fn one_address_does_not_lock_out_the_others() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_CONNECTIONS", "4")]).await;
     let mut inside = proxy.login(Version::V5, "inside").await;
     let mut idle = Vec::new();
@@ -643,7 +643,7 @@ async fn one_address_does_not_lock_out_the_others() {
 
 #[tokio::test]
 async fn what_one_address_makes_mproxy_hold_keeps_no_other_out() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_BUDGET_LISTENER", "8MiB")]).await;
     // Of each CONNECT the last bytes never come.
     let (name, secret) = (wire::long_string(65_000), vec![7; 65_000]);
@@ -682,7 +682,7 @@ async fn what_one_address_makes_mproxy_hold_keeps_no_other_out() {
 
 #[tokio::test]
 async fn each_listener_says_at_start_where_it_leads_and_how_it_is_closed() {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let target = format!("broker=mqtt://{}", broker.addr());
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_WS_PORT", "off")]).await;
     proxy.line(&["listening", "listener=\"mqtt\"", &target, "to_disable=\"MPROXY_MQTT_PORT=off\""]).await;

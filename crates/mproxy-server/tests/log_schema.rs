@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -133,7 +133,7 @@ async fn json_lines_match_the_schema() {
     let folder = tempfile::TempDir::new().unwrap();
     let rules = folder.path().join("rules.toml");
     std::fs::write(&rules, format!("anonymous = true\n{RULES}")).unwrap();
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     // Nobody is there: a listener that is closed again.
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let url = format!("http://{nobody}");
@@ -172,7 +172,7 @@ async fn json_lines_match_the_schema() {
     drop(broker);
     proxy.connect(Version::V5, "c3", &ConnectOptions::default()).await;
     proxy.line(&["broker unreachable, retrying"]).await;
-    let _broker = RecordingBroker::start_at(place, Script::default()).await;
+    let _broker = RecordingBroker::start_at(place, BrokerScript::default()).await;
     drop(proxy.login(Version::V5, "c4").await);
 
     proxy.signal("HUP").await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mproxy_core::budget::RESERVE;
 use mproxy_testkit::PATIENCE;
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::service::contract::{HelloResponse, Hook, Want};
 use mproxy_testkit::service::{Play, Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
@@ -141,7 +141,7 @@ fn tiny_filters(id: u16) -> Vec<u8> {
 
 /// Plays one scene: `count` clients that send this. They may move `each` bytes, beside what all of them send.
 async fn scene(what: &str, service: Service, count: usize, each: u64, packets: impl Fn(usize) -> Vec<u8>) {
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let service = Running::start(service).await;
     let mut growth = Growth::of(&service, broker.addr(), &[]).await;
     let (mut clients, mut sent) = (Vec::new(), 0);
@@ -224,7 +224,7 @@ fn one_user(folder: &tempfile::TempDir) -> String {
 async fn connects_that_wait_for_their_password_hold_what_they_sent() {
     let folder = tempfile::TempDir::new().unwrap();
     let rules = one_user(&folder);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let (small, large) = (empty_user_properties(60_000), empty_user_properties(2 * MIB as usize));
     let (password, will) = (vec![b'p'; 60_000], vec![b'w'; 60_000]);
     for (what, properties) in [("60 CONNECTs of 180 KB", &small), ("60 CONNECTs of 2 MiB", &large)] {
@@ -267,7 +267,7 @@ const EACH: u64 = (16 << 10) + (24 << 10);
 #[tokio::test]
 async fn subscribers_that_do_not_read_share_the_total() {
     const COUNT: u64 = 60;
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_BUDGET_TOTAL", "2MiB")]).await;
     let mut growth = Growth::beyond(proxy).await;
     let _first = broker.session().await;
@@ -406,7 +406,7 @@ struct Besieged {
 
 impl Besieged {
     async fn by(crowd: Crowd, large: &Large) -> Self {
-        let broker = RecordingBroker::start(Script::default()).await;
+        let broker = RecordingBroker::start(BrokerScript::default()).await;
         let service = silent(&[Hook::AuthPublish, Hook::AuthSubscribe, Hook::Subscribe], true);
         let service = Running::start(service).await;
         let total = TOTAL.to_string();

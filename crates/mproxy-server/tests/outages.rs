@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::foreign::{mqttjs, paho};
 use mproxy_testkit::hook::HookService;
 use mproxy_testkit::mosquitto::{Mosquitto, publish, staying_subscriber};
@@ -110,7 +110,7 @@ async fn a_broker_that_is_away_has_one_line_and_its_return_another() {
     let words = ["WARN", "broker unreachable", "mqtt://", "by=\"broker\"", "refused", "timeout_seconds=10"];
     let line = proxy.line(&words).await;
     assert!(line.contains(&format!("broker=\"mqtt://{place}\"")), "{line}");
-    let _broker = RecordingBroker::start_at(place, Script::default()).await;
+    let _broker = RecordingBroker::start_at(place, BrokerScript::default()).await;
     for client in &mut waiting {
         client.expect(&wire::connack(Version::V5, false, 0, b"")).await;
     }
@@ -169,7 +169,7 @@ async fn a_client_that_came_too_early_waits_and_is_served() {
     all_wait(3).await;
     drop(gone);
     all_wait(2).await;
-    let mut broker = RecordingBroker::start_at(place, Script::default()).await;
+    let mut broker = RecordingBroker::start_at(place, BrokerScript::default()).await;
     let mut seen = Vec::new();
     for (version, client, _) in &mut waiting {
         client.expect(&wire::connack(*version, false, 0, &[])).await;
@@ -225,7 +225,7 @@ async fn a_takeover_is_not_an_operator_s_trouble() {
         drop((old, new));
     }
     // A broker that has the word for it says so.
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut client = proxy.login(Version::V5, "twice").await;
     let behind = broker.session().await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use argon2::password_hash::SaltString;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher};
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::process::raise_file_limit;
 use mproxy_testkit::service::{Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
@@ -38,7 +38,7 @@ fn costly() -> String {
 #[tokio::test]
 async fn a_crowd_with_wrong_passwords_is_let_in_by_nothing() {
     raise_file_limit(2 * CROWD as u64 + 200);
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let judge = Running::start(Service::default()).await;
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("rules.toml");

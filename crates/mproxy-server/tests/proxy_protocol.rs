@@ -8,7 +8,7 @@ mod support;
 use std::net::SocketAddr;
 
 use mproxy_testkit::PATIENCE;
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::haproxy::Haproxy;
 use mproxy_testkit::service::{Running, Service};
@@ -39,7 +39,7 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
     let (root, folder) = (Authority::root("root"), Folder::default());
     let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let file = format!("policy.url = \"{}\"\n", service.url)
         + &listener("proxied", broker.addr(), "proxy_protocol = true");
     let mut proxy = Proxy::configured("proxied", &file).await;
@@ -95,7 +95,7 @@ async fn who_comes_through_haproxy_is_known_by_its_own_address() {
 
 #[tokio::test]
 async fn a_header_that_lies_is_cut_or_comes_from_elsewhere_lets_nobody_in() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let to = broker.addr();
     let from_here =
         "proxy_protocol = true\nproxy_from = [\"127.0.0.0/8\"]\nlimits.connect_timeout = \"300ms\"";

@@ -8,7 +8,7 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::foreign;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::process::{Process, free_port, run};
@@ -47,7 +47,7 @@ async fn guards(mut service: Process, at: SocketAddr) {
     let args = ["hooks", "check", &url, "--timeout", "10s", "--count", "20"];
     let checked = MproxyProcess::run(&[], &args).await;
     assert_eq!(checked.code(), Some(0), "{:#?}", checked.lines);
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &url)]).await;
     proxy.line(&["policy endpoint healthy"]).await;
     for version in VERSIONS {
@@ -114,7 +114,7 @@ async fn a_grant_in_node_is_spelled_as_the_contract_spells_it() {
     node.current_dir(root());
     let mut service = Process::start("hook.js", node);
     service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &format!("http://{at}"))]).await;
     proxy.line(&["policy endpoint healthy"]).await;
     let mut client = proxy.login(Version::V5, "c").await;

@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions, publish, subscriber};
 use mproxy_testkit::service::contract::ConnectAllow;
 use mproxy_testkit::service::{Play, Running, Service, Told};
@@ -313,7 +313,7 @@ async fn the_end_of_a_client_that_does_not_close_is_told_at_once() {
 #[tokio::test]
 async fn a_broker_that_said_disconnect_and_does_not_close_holds_nothing_up() {
     let (mut broker, judge) =
-        (RecordingBroker::start(Script::default()).await, Running::start(refuses_as_told()).await);
+        (RecordingBroker::start(BrokerScript::default()).await, Running::start(refuses_as_told()).await);
     let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
     let mut client = proxy.login(Version::V5, "twice").await;
     let behind = broker.session().await;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use mproxy_testkit::PATIENCE;
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::{Authority, Folder, Signed, expired};
 use mproxy_testkit::process::{raise_file_limit, run};
 use mproxy_testkit::service::{Running, Service};
@@ -58,7 +58,7 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
     let ca = folder.write("ca.crt", root.pem());
     let crls = folder.write("lists.crl", format!("{}{}", root.revoke(&[13]), between.revoke(&[])));
     let own = folder.keep("localhost", &between.sign("localhost"));
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = format!("{}, client_tls = true, ca_certs = {ca:?}, crls = [{crls:?}]", shows(&own));
     let mut proxy = Proxy::configured("mutual", &listener("mutual", &tls, &plainly_to(broker.addr()))).await;
 
@@ -119,7 +119,7 @@ async fn what_is_past_its_date_is_seen_at_the_start_in_readiness_and_in_metrics(
     let ca = folder.write("ca.crt", root.pem());
     let lists = folder.write("lists.crl", Authority::root("other").revoke(&[]));
     let own = folder.keep("localhost", &root.sign_with("localhost", expired));
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = format!("{}, client_tls = true, ca_certs = {ca:?}, crls = [{lists:?}]", shows(&own));
     let mut proxy = Proxy::configured("mutual", &listener("mutual", &tls, &plainly_to(broker.addr()))).await;
     proxy.line(&["WARN", "tls.server_cert", "has expired on 2021-01-01"]).await;
@@ -268,7 +268,7 @@ async fn what_openssl_shows_is_what_the_policy_service_hears() {
 
     let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = format!("{}, client_tls = true, ca_certs = {ca:?}", shows(&own));
     let file =
         format!("policy.url = \"{}\"\n", service.url) + &listener("mutual", &tls, &plainly_to(broker.addr()));
@@ -323,7 +323,7 @@ async fn each_name_has_its_certificate_and_that_its_staple() {
     let ended = run("openssl", authority).await;
     assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
 
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = format!("{}, certificates = [{{ {}, ocsp = {staple:?} }}]", shows(&first), shows(&second));
     let proxy = Proxy::configured("mqtts", &listener("mqtts", &tls, &plainly_to(broker.addr()))).await;
     for (name, shown, stapled) in [
@@ -362,7 +362,7 @@ async fn certificates_change_under_a_thousand_clients_and_nobody_drops() {
     raise_file_limit(6000);
     let (root, folder) = (Authority::root("root"), Folder::default());
     let file = folder.write("both.pem", both(&root.sign("localhost")));
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = shows(&(&file, &file));
     let mut proxy = Proxy::configured("mqtts", &listener("mqtts", &tls, &plainly_to(broker.addr()))).await;
     let client = TlsClient::believing(root.pem());

@@ -13,7 +13,8 @@ use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::{Address, ConnectionId, Origin, Transport};
 use mproxy_server::config::{Listener, ListenerLimits, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{
-    self, Carrier, Certificates, Entered, Incoming, Inward, Known, Outward, Refused, Room, Stream,
+    self, Carrier, CertificateStore, Entered, HandshakeLimits, Incoming, Inward, Known, Outward, Refused,
+    Stream,
 };
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
@@ -157,7 +158,7 @@ impl OpenListener {
     async fn enter(&self) -> Result<Entered, Refused> {
         let incoming = self.open.lock().await.accept().await;
         let Incoming::Connection(arrived) = incoming else { panic!("nobody came") };
-        arrived.enter(Room::new(&self.budget)).await
+        arrived.enter(HandshakeLimits::new(&self.budget)).await
     }
 }
 
@@ -277,7 +278,7 @@ async fn a_certificate_is_replaced_under_a_thousand_connections() {
     let files = Files::new();
     let door = OpenListener::new(&files.listener(Scheme::Mqtts)).await;
     let outward = Outward::of(&files.target(Scheme::Mqtts, door.port())).unwrap();
-    let mut certificates = Certificates::default();
+    let mut certificates = CertificateStore::default();
     certificates.keep("listener mqtts", door.inward.tls().unwrap());
     certificates.keep("target of test", outward.tls().unwrap());
     let meet = async || {

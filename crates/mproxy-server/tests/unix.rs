@@ -9,11 +9,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::mosquitto::{Mosquitto, MosquittoOptions};
-use mproxy_testkit::process::{Ended, Process, program, run};
+use mproxy_testkit::process::{Process, ProcessEnd, program, run};
 use mproxy_testkit::service::contract::{Client, ConnectAllow, Transport};
 use mproxy_testkit::service::{Play, Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
@@ -92,7 +92,7 @@ async fn a_broker_that_only_mproxy_reaches_serves_clients_of_a_socket() {
 async fn the_process_that_connects_is_told_and_shown() {
     let folder = folder();
     let path = folder.file("mqtt.sock");
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let (service, mut asks) = asked().await;
     let mut proxy = Proxy::asking(&service, broker.addr(), &[("MPROXY_UNIX_PATH", text(&path))]).await;
     let client = WireClient::open_unix(&path).await.logged_in(Version::V5, "local").await;
@@ -115,7 +115,7 @@ async fn the_process_that_connects_is_told_and_shown() {
 }
 
 /// Runs mosquitto_pub as nobody in particular.
-async fn as_nobody(socket: &Path) -> Ended {
+async fn as_nobody(socket: &Path) -> ProcessEnd {
     let mut command = Command::new(program("setpriv", "util-linux"));
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     command.arg(program("mosquitto_pub", "mosquitto-clients")).arg("--unix").arg(socket);
@@ -127,7 +127,7 @@ async fn as_nobody(socket: &Path) -> Ended {
 async fn mode_and_group_say_who_can_connect() {
     let folder = folder();
     let (uid, gid) = ids();
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let (service, mut asks) = asked().await;
     let group = gid.to_string();
     for (mode, all) in [("0660", false), ("0666", true)] {
@@ -159,7 +159,7 @@ async fn one_user_does_not_lock_out_another() {
     }
     let folder = folder();
     let path = folder.file("mqtt.sock");
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let variables =
         [("MPROXY_UNIX_PATH", text(&path)), ("MPROXY_UNIX_MODE", "0666"), ("MPROXY_MAX_CONNECTIONS", "4")];
     let proxy = Proxy::with(broker.addr(), &variables).await;
@@ -181,7 +181,7 @@ async fn one_user_does_not_lock_out_another() {
 async fn a_socket_that_was_left_is_replaced_and_one_in_use_is_not() {
     let folder = folder();
     let path = folder.file("mqtt.sock");
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let variables = [("MPROXY_UNIX_PATH", text(&path))];
     let mut first = Proxy::with(broker.addr(), &variables).await;
     first.signal("KILL").await;
@@ -281,7 +281,7 @@ async fn a_broker_at_a_socket_is_told_the_client_in_a_header() {
 async fn a_proxy_at_a_socket_says_who_its_client_is() {
     let folder = folder();
     let path = folder.file("mqtt.sock");
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let (service, mut asks) = asked().await;
     let variables = [("MPROXY_UNIX_PATH", text(&path)), ("MPROXY_PROXY_PROTOCOL", "on")];
     let proxy = Proxy::asking(&service, broker.addr(), &variables).await;

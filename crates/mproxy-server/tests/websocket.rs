@@ -7,7 +7,7 @@ mod support;
 
 use futures_util::{SinkExt, StreamExt};
 use mproxy_testkit::PATIENCE;
-use mproxy_testkit::broker::{RecordingBroker, Script};
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::service::{Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 use support::Proxy;
@@ -55,7 +55,7 @@ fn a_connect() -> Vec<u8> {
 
 #[tokio::test]
 async fn frames_may_cut_and_join_packets_anywhere() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::websocket(broker.addr(), "").await;
     let message = Publish { topic: "a/b", payload: &[7; 300], qos: 1, packet_id: 1, ..Publish::default() };
     let publish = wire::publish(Version::V5, &message);
@@ -91,7 +91,7 @@ async fn frames_may_cut_and_join_packets_anywhere() {
 
 #[tokio::test]
 async fn a_close_frame_is_answered_and_is_no_disconnect() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::websocket(broker.addr(), "").await;
     let (mut socket, protocol) =
         upgrade(&proxy, "/mqtt", &[("sec-websocket-protocol", "amqp, mqttv3.1, mqtt")]).await;
@@ -114,7 +114,7 @@ async fn a_close_frame_is_answered_and_is_no_disconnect() {
 
 #[tokio::test]
 async fn what_the_broker_ends_is_ended_with_a_close_frame() {
-    let mut broker = RecordingBroker::start(Script::default()).await;
+    let mut broker = RecordingBroker::start(BrokerScript::default()).await;
     let proxy = Proxy::websocket(broker.addr(), "").await;
     let (mut socket, _) = upgrade(&proxy, "/mqtt", &[MQTT]).await;
     socket.send(Message::Binary(a_connect().into())).await.unwrap();
@@ -134,7 +134,7 @@ async fn what_the_broker_ends_is_ended_with_a_close_frame() {
 async fn the_policy_service_hears_of_the_request_what_it_is_meant_to() {
     let (service, mut clients) = Service::admitting();
     let service = Running::start(service).await;
-    let broker = RecordingBroker::start(Script::default()).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
     let more = format!(
         "policy.url = \"{}\"\nws.headers = [\"x-tenant\", \"user-agent\"]\nws.cookies = [\"session\"]",
         service.url

@@ -5,7 +5,7 @@
 mod answers;
 
 use crate::{PATIENCE, wire::packets};
-use answers::{Answers, Reply};
+use answers::{Answers, BrokerReply};
 use socket2::SockRef;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,16 +24,16 @@ use tokio::{
 
 /// How the broker behaves towards everybody who comes.
 #[derive(Debug, Clone, Default)]
-pub struct Script {
+pub struct BrokerScript {
     /// What a CONNECT gets.
-    pub connack: Connack,
+    pub connack: ConnectReply,
     /// Who answers the packets after it.
     pub acks: Acks,
 }
 
 /// What a CONNECT gets.
 #[derive(Debug, Clone, Default)]
-pub enum Connack {
+pub enum ConnectReply {
     /// A yes without session or properties, in the client's version.
     #[default]
     Accept,
@@ -66,12 +66,12 @@ pub struct RecordingBroker {
 
 impl RecordingBroker {
     /// Starts one on a free port of 127.0.0.1.
-    pub async fn start(script: Script) -> Self {
+    pub async fn start(script: BrokerScript) -> Self {
         Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), script).await
     }
 
     /// The same at this address, where one may have been expected before.
-    pub async fn start_at(place: SocketAddr, script: Script) -> Self {
+    pub async fn start_at(place: SocketAddr, script: BrokerScript) -> Self {
         let listener = TcpListener::bind(place).await;
         let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {place}: {error}"));
         let addr = listener.local_addr().unwrap_or_else(|error| panic!("listens nowhere: {error}"));
@@ -109,9 +109,9 @@ impl Drop for RecordingBroker {
 #[derive(Debug)]
 pub struct BrokerSession {
     remote: SocketAddr,
-    record: watch::Receiver<Record>,
+    record: watch::Receiver<BrokerRecord>,
     reading: watch::Sender<Reading>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<BrokerAction>,
 }
 
 /// How the other side ended its direction.
@@ -124,7 +124,7 @@ pub enum PeerEnd {
 }
 
 #[derive(Debug, Default)]
-struct Record {
+struct BrokerRecord {
     bytes: Vec<u8>,
     end: Option<PeerEnd>,
 }
@@ -137,7 +137,7 @@ enum Reading {
 }
 
 #[derive(Debug)]
-enum Order {
+enum BrokerAction {
     Send(Vec<u8>),
     Close,
     Abort,
@@ -178,7 +178,7 @@ impl BrokerSession {
 
     /// Sends `bytes`, whatever they are, after all that was to be sent before.
     pub async fn send(&self, bytes: impl Into<Vec<u8>>) {
-        self.order(Order::Send(bytes.into())).await;
+        self.order(BrokerAction::Send(bytes.into())).await;
     }
 
     /// Reads no further: the other side's bytes pile up in the kernel, then in the other side.
@@ -193,21 +193,21 @@ impl BrokerSession {
 
     /// Ends our direction in order (FIN) after all that was to be sent, and reads on until the other side ends too.
     pub async fn close(&self) {
-        self.order(Order::Close).await;
+        self.order(BrokerAction::Close).await;
     }
 
     /// Breaks off with a reset, after all that was to be sent.
     pub async fn abort(&self) {
-        self.order(Order::Abort).await;
+        self.order(BrokerAction::Abort).await;
     }
 
-    async fn order(&self, order: Order) {
+    async fn order(&self, order: BrokerAction) {
         let taken = timeout(PATIENCE, self.orders.send(order)).await;
         // A session that is over takes nothing any more: the scene will find out by what does not come.
         taken.map_or_else(|_| panic!("the other side does not read: too much is waiting"), drop);
     }
 
-    async fn until<T>(&mut self, what: &str, mut pick: impl FnMut(&Record) -> Option<T>) -> T {
+    async fn until<T>(&mut self, what: &str, mut pick: impl FnMut(&BrokerRecord) -> Option<T>) -> T {
         let mut found = None;
         // Behind the end nothing comes: a scene that waits in vain fails at once, and not after all its patience.
         let looked = self.record.wait_for(|record| {
@@ -224,10 +224,10 @@ impl BrokerSession {
     }
 }
 
-async fn accept_all(listener: TcpListener, script: Script, came: mpsc::Sender<BrokerSession>) {
+async fn accept_all(listener: TcpListener, script: BrokerScript, came: mpsc::Sender<BrokerSession>) {
     let mut tasks = JoinSet::new();
     while let Ok((stream, remote)) = listener.accept().await {
-        let (record_in, record) = watch::channel(Record::default());
+        let (record_in, record) = watch::channel(BrokerRecord::default());
         let (reading, reading_in) = watch::channel(Reading::On);
         // When full, who gives the order waits; the reader's own answers too.
         let (orders, orders_in) = mpsc::channel(1024);
@@ -251,9 +251,9 @@ fn prepare(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
 
 async fn read(
     mut from: OwnedReadHalf,
-    record: watch::Sender<Record>,
+    record: watch::Sender<BrokerRecord>,
     mut reading: watch::Receiver<Reading>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<BrokerAction>,
     mut answers: Answers,
 ) {
     let mut chunk = vec![0; 64 * 1024];
@@ -277,7 +277,7 @@ async fn read(
             Ok(0) => {
                 record.send_modify(|record| record.end = Some(PeerEnd::Finished));
                 // Fails where it has closed already.
-                let _ = orders.send(Order::Close).await;
+                let _ = orders.send(BrokerAction::Close).await;
                 return;
             }
             Err(_) => return record.send_modify(|record| record.end = Some(PeerEnd::Reset)),
@@ -290,8 +290,8 @@ async fn read(
         });
         for reply in replies {
             let order = match reply {
-                Reply::Bytes(bytes) => Order::Send(bytes),
-                Reply::Close => Order::Close,
+                BrokerReply::Bytes(bytes) => BrokerAction::Send(bytes),
+                BrokerReply::Close => BrokerAction::Close,
             };
             // Its own direction has ended. It answers no more, and still records.
             if orders.send(order).await.is_err() {
@@ -301,19 +301,23 @@ async fn read(
     }
 }
 
-async fn write(mut to: OwnedWriteHalf, mut orders: mpsc::Receiver<Order>, reading: watch::Sender<Reading>) {
+async fn write(
+    mut to: OwnedWriteHalf,
+    mut orders: mpsc::Receiver<BrokerAction>,
+    reading: watch::Sender<Reading>,
+) {
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Send(bytes) => {
+            BrokerAction::Send(bytes) => {
                 if to.write_all(&bytes).await.is_err() {
                     return;
                 }
             }
-            Order::Close => {
+            BrokerAction::Close => {
                 let _ = to.shutdown().await;
                 return;
             }
-            Order::Abort => {
+            BrokerAction::Abort => {
                 // With no time to linger, closing sends a reset in place of a FIN.
                 let _ = SockRef::from(to.as_ref()).set_linger(Some(Duration::ZERO));
                 // The socket closes when both halves are gone.
@@ -334,7 +338,7 @@ mod tests {
 
     #[tokio::test]
     async fn everything_is_acknowledged_and_recorded() {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         for version in VERSIONS {
             let mut client = WireClient::open(broker.addr()).await;
             let publish =
@@ -369,7 +373,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_closes() {
         for (version, code) in [(Version::V311, 5), (Version::V5, 0x87)] {
-            let script = Script { connack: Connack::Refuse(code), ..Script::default() };
+            let script = BrokerScript { connack: ConnectReply::Refuse(code), ..BrokerScript::default() };
             let broker = RecordingBroker::start(script).await;
             let mut client = WireClient::open(broker.addr()).await;
             client.send(&wire::connect(version, "c", &ConnectOptions::default())).await;
@@ -380,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn by_hand_nothing_happens_by_itself() {
-        let script = Script { connack: Connack::Never, acks: Acks::ByHand };
+        let script = BrokerScript { connack: ConnectReply::Never, acks: Acks::ByHand };
         let mut broker = RecordingBroker::start(script).await;
         let mut client = WireClient::open(broker.addr()).await;
         client.send(&wire::connect(Version::V5, "c", &ConnectOptions::default())).await;
@@ -394,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_abort_is_a_reset() {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         let client = WireClient::login(broker.addr(), Version::V311, "c").await;
         broker.session().await.abort().await;
         let mut stream = client.into_inner();
@@ -404,14 +408,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_is_told_from_an_end() {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         WireClient::login(broker.addr(), Version::V311, "c").await.abort();
         assert_eq!(broker.session().await.end().await, PeerEnd::Reset);
     }
 
     #[tokio::test]
     async fn a_broker_that_stopped_reading_catches_up() {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         let mut client = WireClient::login(broker.addr(), Version::V311, "c").await;
         let mut session = broker.session().await;
         session.stop_reading();

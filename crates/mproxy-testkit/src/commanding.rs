@@ -26,7 +26,7 @@ use crate::service::contract::{
 
 /// What mproxy has said on the stream that is open.
 #[derive(Debug, Default)]
-struct Heard {
+struct ControlRecord {
     /// Streams that were opened so far.
     streams: usize,
     /// The grants in force when this one began, once all are named.
@@ -42,10 +42,10 @@ struct Heard {
 type CommandSender = mpsc::UnboundedSender<Result<ControlCommand, Status>>;
 
 #[derive(Clone)]
-struct Player {
+struct CommandingPlayer {
     grant: Arc<Mutex<Option<Grant>>>,
     commands: Arc<Mutex<Option<CommandSender>>>,
-    heard: Arc<watch::Sender<Heard>>,
+    heard: Arc<watch::Sender<ControlRecord>>,
     serves: bool,
 }
 
@@ -53,7 +53,7 @@ struct Player {
 pub struct CommandingService {
     /// Its address for `MPROXY_POLICY_URL`.
     pub url: String,
-    player: Player,
+    player: CommandingPlayer,
     next: Mutex<u64>,
 }
 
@@ -70,10 +70,10 @@ impl CommandingService {
     pub async fn start_at(address: &str, grant: Option<Grant>, serves: bool) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let player = Player {
+        let player = CommandingPlayer {
             grant: Arc::new(Mutex::new(grant)),
             commands: Arc::default(),
-            heard: Arc::new(watch::Sender::new(Heard::default())),
+            heard: Arc::new(watch::Sender::new(ControlRecord::default())),
             serves,
         };
         let server = Server::builder()
@@ -125,7 +125,7 @@ impl CommandingService {
         self.player.heard.borrow().wrong.clone()
     }
 
-    async fn until<T>(&self, found: impl Fn(&Heard) -> Option<T>) -> Result<T, String> {
+    async fn until<T>(&self, found: impl Fn(&ControlRecord) -> Option<T>) -> Result<T, String> {
         let mut heard = self.player.heard.subscribe();
         let waited = timeout(PATIENCE, heard.wait_for(|heard| found(heard).is_some())).await;
         match waited {
@@ -135,7 +135,7 @@ impl CommandingService {
     }
 }
 
-impl Player {
+impl CommandingPlayer {
     fn hear(&self, report: ControlReport) {
         self.heard.send_modify(|heard| match report.report {
             Some(control_report::Report::Hello(_)) => {
@@ -163,7 +163,7 @@ impl Player {
 }
 
 #[tonic::async_trait]
-impl HookStream for Player {
+impl HookStream for CommandingPlayer {
     async fn decide(
         &self,
         _: Request<Streaming<DecideRequest>>,
@@ -198,7 +198,7 @@ impl HookStream for Player {
 }
 
 #[tonic::async_trait]
-impl Hooks for Player {
+impl Hooks for CommandingPlayer {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         let wants = vec![Want { hook: Hook::AuthConnect.into(), ..Want::default() }];
         Ok(Response::new(HelloResponse { wants, streams: true, name: "commanding".to_owned() }))

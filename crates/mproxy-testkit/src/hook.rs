@@ -1,6 +1,6 @@
 //! Our own programs as real processes: `mproxy` and the example hook service.
 
-use crate::process::{Ended, Failed, Process, run};
+use crate::process::{Failed, Process, ProcessEnd, run};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -70,7 +70,7 @@ impl MproxyProcess {
     }
 
     /// Runs it to its end: `check`, or a start that must fail.
-    pub async fn run(env: &[(&str, &str)], args: &[&str]) -> Ended {
+    pub async fn run(env: &[(&str, &str)], args: &[&str]) -> ProcessEnd {
         run("mproxy", command("mproxy", "mproxy-server", env, args)).await
     }
 
@@ -85,7 +85,7 @@ impl MproxyProcess {
     }
 
     /// Waits until it ends, after a signal say.
-    pub async fn end(self) -> Ended {
+    pub async fn end(self) -> ProcessEnd {
         self.process.end().await.unwrap_or_else(|failed| panic!("{failed}"))
     }
 }

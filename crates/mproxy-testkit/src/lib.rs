@@ -21,11 +21,11 @@
 //! better to do. Every wait has a deadline ([`PATIENCE`]).
 //!
 //! ```
-//! use mproxy_testkit::{broker::{RecordingBroker, Script}, wire::{Publish, Version, WireClient, publish}};
+//! use mproxy_testkit::{broker::{BrokerScript, RecordingBroker}, wire::{Publish, Version, WireClient, publish}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! let mut broker = RecordingBroker::start(Script::default()).await;
+//! let mut broker = RecordingBroker::start(BrokerScript::default()).await;
 //! let mut client = WireClient::login(broker.addr(), Version::V5, "thermometer").await;
 //! let reading = publish(Version::V5, &Publish { topic: "room/1", payload: b"21", ..Publish::default() });
 //! client.send(&reading).await;

@@ -2,7 +2,7 @@
 //! `mosquitto-clients` install. A test that needs them fails without them: skipping would prove nothing.
 
 use crate::PATIENCE;
-use crate::process::{Ended, Failed, Process, free_port, program, run};
+use crate::process::{Failed, Process, ProcessEnd, free_port, program, run};
 use crate::wire::{Version, WireClient, pingreq, pingresp};
 use std::{
     ffi::OsStr,
@@ -227,12 +227,12 @@ fn write(file: &Path, content: &str) {
 }
 
 /// Runs `mosquitto_pub` against `to` until it ends: `publish(to, ["-V", "5", "-t", "a", "-m", "b"])`.
-pub async fn publish<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Ended {
+pub async fn publish<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> ProcessEnd {
     run("mosquitto_pub", client("mosquitto_pub", to, args)).await
 }
 
 /// Runs `mosquitto_sub` against `to` until it ends: give it `-C` (how many messages) or `-W` (how many seconds).
-pub async fn subscribe<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> Ended {
+pub async fn subscribe<A: AsRef<OsStr>>(to: SocketAddr, args: impl IntoIterator<Item = A>) -> ProcessEnd {
     run("mosquitto_sub", client("mosquitto_sub", to, args)).await
 }
 

@@ -43,14 +43,14 @@ pub struct Failed {
 
 /// How a process ended, and what it said.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct ProcessEnd {
     /// How it ended.
     pub status: ExitStatus,
     /// Its standard output and error, mixed as they came.
     pub lines: Vec<String>,
 }
 
-impl Ended {
+impl ProcessEnd {
     /// The exit code; `None` if a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
@@ -124,7 +124,7 @@ impl Process {
     }
 
     /// Waits until it ends by itself; killed after `PATIENCE`.
-    pub async fn end(mut self) -> Result<Ended, Failed> {
+    pub async fn end(mut self) -> Result<ProcessEnd, Failed> {
         let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
             return Err(self.failed("did not end".to_owned()));
         };
@@ -132,7 +132,7 @@ impl Process {
         // Both readers have to see the end of their pipe first. A grandchild may hold it open: hence the limit.
         let all_said = async { while self.log.changed().await.is_ok() {} };
         let _ = timeout(Duration::from_secs(1), all_said).await;
-        Ok(Ended { status, lines: self.lines() })
+        Ok(ProcessEnd { status, lines: self.lines() })
     }
 
     /// Whether it is still running.
@@ -200,7 +200,7 @@ impl Process {
 }
 
 /// Runs `command` to its end.
-pub async fn run(name: &str, command: Command) -> Ended {
+pub async fn run(name: &str, command: Command) -> ProcessEnd {
     Process::start(name, command).end().await.unwrap_or_else(|failed| panic!("{failed}"))
 }
 

@@ -229,68 +229,68 @@ impl contract::hook_stream_server::HookStream for Player {
     async fn decide(
         &self,
         request: Request<tonic::Streaming<contract::DecideRequest>>,
-    ) -> Answer<tonic::codegen::BoxStream<contract::DecideResponse>> {
+    ) -> RpcResult<tonic::codegen::BoxStream<contract::DecideResponse>> {
         self.play_decide(request)
     }
 
     async fn observe(
         &self,
         request: Request<tonic::Streaming<contract::ObserveRequest>>,
-    ) -> Answer<tonic::codegen::BoxStream<contract::ObserveResponse>> {
+    ) -> RpcResult<tonic::codegen::BoxStream<contract::ObserveResponse>> {
         self.play_observe(request)
     }
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type RpcResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Hooks for Player {
-    async fn hello(&self, _: Request<HelloRequest>) -> Answer<HelloResponse> {
+    async fn hello(&self, _: Request<HelloRequest>) -> RpcResult<HelloResponse> {
         let none = || Play::Fail(Status::unimplemented("no Hello here"));
         self.play("Hello", self.service.hello.clone().map_or_else(none, Play::Answer)).await
     }
 
-    async fn auth_connect(&self, asked: Request<AuthConnectRequest>) -> Answer<AuthConnectResponse> {
+    async fn auth_connect(&self, asked: Request<AuthConnectRequest>) -> RpcResult<AuthConnectResponse> {
         self.play("AuthConnect", (self.service.connect)(&asked)).await
     }
 
-    async fn auth_publish(&self, asked: Request<AuthPublishRequest>) -> Answer<AuthPublishResponse> {
+    async fn auth_publish(&self, asked: Request<AuthPublishRequest>) -> RpcResult<AuthPublishResponse> {
         self.play("AuthPublish", (self.service.publish)(&asked)).await
     }
 
-    async fn auth_subscribe(&self, asked: Request<AuthSubscribeRequest>) -> Answer<AuthSubscribeResponse> {
+    async fn auth_subscribe(&self, asked: Request<AuthSubscribeRequest>) -> RpcResult<AuthSubscribeResponse> {
         self.play("AuthSubscribe", (self.service.subscribe)(&asked)).await
     }
 
-    async fn auth_deliver(&self, asked: Request<AuthDeliverRequest>) -> Answer<AuthDeliverResponse> {
+    async fn auth_deliver(&self, asked: Request<AuthDeliverRequest>) -> RpcResult<AuthDeliverResponse> {
         self.play("AuthDeliver", (self.service.deliver)(&asked)).await
     }
 
-    async fn connect(&self, event: Request<ConnectEvent>) -> Answer<contract::Told> {
+    async fn connect(&self, event: Request<ConnectEvent>) -> RpcResult<contract::Told> {
         let event = event.into_inner();
         self.answer_event("Connect", event.client, event.sequence, "connect".to_owned()).await
     }
 
-    async fn publish(&self, event: Request<PublishEvent>) -> Answer<contract::Told> {
+    async fn publish(&self, event: Request<PublishEvent>) -> RpcResult<contract::Told> {
         let event = event.into_inner();
         self.answer_event("Publish", event.client, event.sequence, event.topic).await
     }
 
-    async fn subscribe(&self, event: Request<SubscribeEvent>) -> Answer<contract::Told> {
+    async fn subscribe(&self, event: Request<SubscribeEvent>) -> RpcResult<contract::Told> {
         let event = event.into_inner();
         let filters = event.filters.iter().map(|of| format!(" {}={}", of.filter, of.reason_code));
         let what = format!("subscribe{}", filters.collect::<String>());
         self.answer_event("Subscribe", event.client, event.sequence, what).await
     }
 
-    async fn unsubscribe(&self, event: Request<UnsubscribeEvent>) -> Answer<contract::Told> {
+    async fn unsubscribe(&self, event: Request<UnsubscribeEvent>) -> RpcResult<contract::Told> {
         let event = event.into_inner();
         let filters = event.filters.iter().map(|of| format!(" {}", of.filter));
         let what = format!("unsubscribe{}", filters.collect::<String>());
         self.answer_event("Unsubscribe", event.client, event.sequence, what).await
     }
 
-    async fn disconnect(&self, event: Request<DisconnectEvent>) -> Answer<contract::Told> {
+    async fn disconnect(&self, event: Request<DisconnectEvent>) -> RpcResult<contract::Told> {
         let event = event.into_inner();
         self.answer_event("Disconnect", event.client, event.sequence, "disconnect".to_owned()).await
     }

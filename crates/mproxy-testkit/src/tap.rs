@@ -110,12 +110,12 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut rng: Rng) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{RecordingBroker, Script};
+    use crate::broker::{BrokerScript, RecordingBroker};
     use crate::wire::{self, ConnectOptions, Version, WireClient};
 
     #[tokio::test]
     async fn what_passes_is_remembered_and_not_changed() {
-        let mut broker = RecordingBroker::start(Script::default()).await;
+        let mut broker = RecordingBroker::start(BrokerScript::default()).await;
         let mut tap = Tap::start(broker.addr(), 1).await;
         let mut client = WireClient::login(tap.addr(), Version::V5, "heard").await;
         client.expect_nothing_but_pingresp().await;

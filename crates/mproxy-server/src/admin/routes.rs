@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::Admin;
 use super::guard::may_ask;
-use super::view::{EndpointHealth, Page, SessionFilter, SessionView};
+use super::view::{EndpointView, Page, SessionFilter, SessionView};
 use crate::config::LogLevel;
 use crate::telemetry::exposition::Format;
 
@@ -211,7 +211,7 @@ pub(super) async fn policy(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Json<Value> {
-    let endpoints: Vec<EndpointHealth> = admin.backend.policy_health();
+    let endpoints: Vec<EndpointView> = admin.backend.policy_health();
     Json(json!({ "endpoints": endpoints }))
 }
 

@@ -88,8 +88,8 @@ impl AdminBackend for Cards {
         }
     }
 
-    fn policy_health(&self) -> Vec<EndpointHealth> {
-        vec![EndpointHealth {
+    fn policy_health(&self) -> Vec<EndpointView> {
+        vec![EndpointView {
             endpoint: "http://a:1".to_owned(),
             healthy: false,
             error: Some("refused".to_owned()),

@@ -175,7 +175,7 @@ pub struct ListenerReadiness {
 
 /// One endpoint of the policy service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EndpointHealth {
+pub struct EndpointView {
     /// Its address, as configured.
     pub endpoint: String,
     /// Whether it is asked at present.

@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::advise::Advisers;
 use crate::config::{self, Config, OnError, OnUnavailable, PolicyConfig, files};
-use crate::door::{Certificates, Inward, OpenListener, Outward, Room};
+use crate::door::{CertificateStore, HandshakeLimits, Inward, OpenListener, Outward};
 use crate::serve::{House, Serving};
 use crate::telemetry::metrics::Metrics;
 
@@ -25,8 +25,8 @@ use crate::telemetry::metrics::Metrics;
 pub(super) type Transports = Vec<(Inward, Outward)>;
 
 /// Reads what the listeners and their targets need. Certificates that cannot be used are an error.
-pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, Arc<Certificates>)> {
-    let mut certificates = Certificates::default();
+pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, Arc<CertificateStore>)> {
+    let mut certificates = CertificateStore::default();
     let mut transports = Vec::new();
     for listener in &config.listeners {
         let name = &listener.name;
@@ -94,7 +94,7 @@ pub(super) fn serve(
         let serving = Arc::new(Serving {
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
-            room: Room::sharing(&house.handshakes, &budget),
+            room: HandshakeLimits::sharing(&house.handshakes, &budget),
             setting: Arc::new(Setting {
                 advisers: advisers.chain.clone(),
                 sink: Arc::clone(&advisers.sink),

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::state::AppState;
 use crate::config::{Config, LogLevel, Problems, files};
-use crate::door::{Certificates, Renewed};
+use crate::door::{CertificateStore, Renewed};
 use crate::reloads::Reloads;
 use crate::telemetry::log::LogHandle;
 
@@ -34,7 +34,7 @@ pub(super) async fn reload(
             lines.for_each(|line| warn!("{line}"));
         }
     }
-    renew(&state.certificates, reloads, Certificates::renew_all).await;
+    renew(&state.certificates, reloads, CertificateStore::renew_all).await;
     let Some(acl) = acl else { return };
     let path = config.general.acl_file.as_ref().map(|path| path.display().to_string());
     // Reads a file: not on a runtime thread.
@@ -75,13 +75,13 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// Reads certificates anew when their files have changed.
 pub(super) async fn watch(
-    certificates: Arc<Certificates>,
+    certificates: Arc<CertificateStore>,
     reloads: Arc<Reloads>,
     closing: CancellationToken,
 ) {
     let mut watch = tokio::time::interval(WATCH);
     while closing.run_until_cancelled(watch.tick()).await.is_some() {
-        renew(&certificates, &reloads, Certificates::renew_changed).await;
+        renew(&certificates, &reloads, CertificateStore::renew_changed).await;
         for (used_by, Remark { file, text, .. }) in certificates.news(files::seconds(SystemTime::now())) {
             warn!(used_by, path = %file.display(), warning = text, "certificate warning");
         }
@@ -90,9 +90,9 @@ pub(super) async fn watch(
 
 /// Nobody is dropped: running connections keep what they were made with, and a broken file keeps the old one in force.
 async fn renew(
-    certificates: &Arc<Certificates>,
+    certificates: &Arc<CertificateStore>,
     reloads: &Reloads,
-    which: impl FnOnce(&Certificates) -> Vec<Renewed> + Send + 'static,
+    which: impl FnOnce(&CertificateStore) -> Vec<Renewed> + Send + 'static,
 ) {
     let reading = Arc::clone(certificates);
     // Reads files: not on a runtime thread.

@@ -11,18 +11,18 @@ use uuid::Uuid;
 
 use crate::admin;
 use crate::admin::view::{
-    CertificateWarning, EndpointHealth, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
+    CertificateWarning, EndpointView, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
     SessionView, StaleCertificate,
 };
 use crate::config::files;
-use crate::door::Certificates;
+use crate::door::CertificateStore;
 use crate::reloads::Reloads;
 use crate::serve::House;
 
 /// What the admin API sees.
 pub(super) struct AppState {
     pub(super) house: Arc<House>,
-    pub(super) certificates: Arc<Certificates>,
+    pub(super) certificates: Arc<CertificateStore>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) remote: Option<Arc<Remote>>,
     pub(super) listeners: Vec<ListenerReadiness>,
@@ -78,9 +78,9 @@ impl admin::AdminBackend for AppState {
         self.reloads.last()
     }
 
-    fn policy_health(&self) -> Vec<EndpointHealth> {
+    fn policy_health(&self) -> Vec<EndpointView> {
         let Some(remote) = &self.remote else { return Vec::new() };
-        let view = |health: mproxy_policy::remote::EndpointHealth| EndpointHealth {
+        let view = |health: mproxy_policy::remote::EndpointHealth| EndpointView {
             endpoint: health.url,
             healthy: health.state == HealthState::Healthy,
             error: health.last_error,

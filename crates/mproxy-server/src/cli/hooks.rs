@@ -14,7 +14,7 @@ use mproxy_policy::remote::{Endpoint, RemoteTls};
 use mproxy_tcp::tls::read_text;
 use serde_json::{Value, json};
 
-use crate::config::kind::{self, Kind};
+use crate::config::kind::{self, SettingKind};
 
 /// There are warnings, and `--strict` was asked for.
 const EXIT_WARNINGS: u8 = 1;

@@ -2,7 +2,7 @@
 
 use tracing::level_filters::LevelFilter;
 
-use super::kind::{Form, Kind};
+use super::kind::{Form, SettingKind};
 use super::value::quoted;
 
 /// An enum whose values have names in the configuration.
@@ -33,7 +33,7 @@ macro_rules! named {
             }
         }
 
-        impl Kind for $name {
+        impl SettingKind for $name {
             type Value = Self;
             const FORM: Form = Form::Choice(&[$($text),+]);
 

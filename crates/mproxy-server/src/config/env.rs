@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::Problem;
 use super::layers::Layer;
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::settings::{self, CONFIG_VARIABLE};
 use super::value::is_service_link;
 use mproxy_policy::nearest;
@@ -37,7 +37,7 @@ pub(super) fn read(
             match value.into_string() {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => drop(variables.text.insert(known, text)),
-                Err(_) => faults.push(Problem::new(Origin::variable(known), "is not UTF-8")),
+                Err(_) => faults.push(Problem::new(ValueOrigin::variable(known), "is not UTF-8")),
             }
         } else if name.starts_with(PREFIX) {
             if is_kubernetes(name, value.to_str().unwrap_or_default()) {
@@ -57,7 +57,7 @@ pub(super) fn layer(variables: &Variables) -> Layer {
     for row in settings::all() {
         let Some(variable) = row.variable else { continue };
         if let Some(text) = variables.text.get(variable) {
-            layer.set(row.key, text, &Origin::variable(variable));
+            layer.set(row.key, text, &ValueOrigin::variable(variable));
         }
     }
     layer
@@ -70,7 +70,7 @@ fn known() -> impl Iterator<Item = &'static str> {
 fn unknown(name: &str) -> Problem {
     let known = nearest(name, known()).unwrap_or_default();
     Problem::new(
-        Origin::variable(name),
+        ValueOrigin::variable(name),
         format!("unknown variable, ignored; the nearest known name is {known}"),
     )
 }
@@ -101,5 +101,5 @@ fn kubernetes(mut links: Vec<String>) -> Option<Problem> {
         "{text} not a setting of mproxy, Kubernetes sets it in every pod for a service of this name. \
          Set `enableServiceLinks: false` in the pod spec to keep such variables out"
     );
-    Some(Problem::new(Origin::variable(first), text))
+    Some(Problem::new(ValueOrigin::variable(first), text))
 }

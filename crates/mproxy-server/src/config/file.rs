@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::layers::{Layer, OWN, leaf};
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::settings;
 use mproxy_policy::nearest;
 
@@ -20,7 +20,7 @@ pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer 
         let line = error.span().map_or(1, |span| file.line(span.start));
         file.fault(line, "", error.message().to_owned());
     }
-    Layer { values: file.table(document.get_ref(), &Scope::of(String::new(), &settings::keys())) }
+    Layer { values: file.table(document.get_ref(), &TableScope::of(String::new(), &settings::keys())) }
 }
 
 struct File<'a> {
@@ -31,14 +31,14 @@ struct File<'a> {
 
 /// A table within the file: `place` is how a person finds it (`listeners[0].tls.certificates[1].`), `prefix` how the
 /// keys that it may hold begin (`tls.certificates[].`), and `root` where such keys begin (`listeners[0].`).
-struct Scope<'a> {
+struct TableScope<'a> {
     root: String,
     place: String,
     prefix: String,
     keys: &'a [&'static str],
 }
 
-impl<'a> Scope<'a> {
+impl<'a> TableScope<'a> {
     fn of(root: String, keys: &'a [&'static str]) -> Self {
         Self { place: root.clone(), root, prefix: String::new(), keys }
     }
@@ -74,7 +74,7 @@ impl<'a> Scope<'a> {
 }
 
 impl File<'_> {
-    fn table(&mut self, table: &DeTable<'_>, scope: &Scope<'_>) -> Map<String, Value> {
+    fn table(&mut self, table: &DeTable<'_>, scope: &TableScope<'_>) -> Map<String, Value> {
         let mut values = Map::new();
         for (name, value) in table {
             let line = self.line(name.span().start);
@@ -90,7 +90,7 @@ impl File<'_> {
         name: &str,
         line: usize,
         value: &Spanned<DeValue<'_>>,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
     ) -> Option<Value> {
         let key = format!("{}{name}", scope.prefix);
         let place = format!("{}{name}", scope.place);
@@ -126,7 +126,7 @@ impl File<'_> {
     }
 
     /// `[[listeners]]`, or a list of tables within one of them or beside them.
-    fn tables(&mut self, name: &str, tables: &[Spanned<DeValue<'_>>], scope: &Scope<'_>) -> Value {
+    fn tables(&mut self, name: &str, tables: &[Spanned<DeValue<'_>>], scope: &TableScope<'_>) -> Value {
         let list = format!("{}{name}", scope.place);
         let mut values = Vec::new();
         for (index, table) in tables.iter().enumerate() {
@@ -134,7 +134,7 @@ impl File<'_> {
             let place = format!("{list}[{index}]");
             let keys = settings::listener_keys();
             let inner = match list.as_str() {
-                "listeners" => Scope::of(format!("{place}."), &keys),
+                "listeners" => TableScope::of(format!("{place}."), &keys),
                 _ => scope.member(name, index),
             };
             let table = match table.get_ref() {
@@ -154,7 +154,7 @@ impl File<'_> {
         self.fault(line, place, format!("is a list of tables: write [[{}]] for each", names.join(".")));
     }
 
-    fn unknown(&mut self, line: usize, place: &str, key: &str, scope: &Scope<'_>) {
+    fn unknown(&mut self, line: usize, place: &str, key: &str, scope: &TableScope<'_>) {
         let near = nearest(key, scope.names()).unwrap_or_default();
         let near = match near.strip_prefix(&scope.prefix) {
             Some(inner) => format!("{}{inner}", scope.place),
@@ -168,8 +168,8 @@ impl File<'_> {
         self.faults.push(Problem { origin, text });
     }
 
-    fn origin(&self, line: usize, place: &str) -> Origin {
-        Origin::line(&self.path, line, place)
+    fn origin(&self, line: usize, place: &str) -> ValueOrigin {
+        ValueOrigin::line(&self.path, line, place)
     }
 
     fn line(&self, offset: usize) -> usize {

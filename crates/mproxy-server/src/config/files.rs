@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mproxy_tcp::tls::dates::Kind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTls, Loaded, Origin, PolicyConfig, Problem};
+use super::{ClientTls, Loaded, PolicyConfig, Problem, ValueOrigin};
 
 /// On whose side a file is: the table that its key stands in.
 type Table = &'static str;
@@ -126,13 +126,13 @@ fn problems_of(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Prob
             "policy" => "policy.ca_certs",
             table => table,
         };
-        return vec![Problem::new(Origin::Default(key), text)];
+        return vec![Problem::new(ValueOrigin::Default(key), text)];
     }
     named.into_iter().map(|origin| Problem::new(origin, text.clone())).collect()
 }
 
 /// Where this file was named in this table, of all listeners or of one.
-fn named(loaded: &Loaded, table: Table, path: &Path, is_for: impl Fn(&str) -> bool) -> Vec<Origin> {
+fn named(loaded: &Loaded, table: Table, path: &Path, is_for: impl Fn(&str) -> bool) -> Vec<ValueOrigin> {
     let is_here = |key: &str| {
         let of_listener = key.strip_prefix("listeners[").and_then(|rest| rest.split_once("]."));
         let key = of_listener.map_or(key, |(_, key)| key);

@@ -15,7 +15,7 @@ use super::value::{LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, SAMPLERS};
 use super::{list, value};
 
 /// A kind of value.
-pub trait Kind: 'static {
+pub trait SettingKind: 'static {
     /// What the text is read into.
     type Value: Clone + fmt::Debug + PartialEq + 'static;
     /// How the text looks.
@@ -90,7 +90,7 @@ impl Form {
 #[derive(Debug)]
 pub struct Optional<K>(PhantomData<K>);
 
-impl<K: Kind> Kind for Optional<K> {
+impl<K: SettingKind> SettingKind for Optional<K> {
     type Value = Option<K::Value>;
     const FORM: Form = K::FORM;
 
@@ -110,7 +110,7 @@ macro_rules! kinds {
         #[derive(Debug)]
         pub enum $name {}
 
-        impl Kind for $name {
+        impl SettingKind for $name {
             type Value = $value;
             const FORM: Form = $form;
 

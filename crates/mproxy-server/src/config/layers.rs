@@ -3,7 +3,7 @@
 
 use config::{ConfigError, Map, Source, Value, ValueKind};
 
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::settings;
 
 /// The values of one layer, by key; a table of the file is a table.
@@ -30,7 +30,7 @@ impl Layer {
         layer
     }
 
-    pub(super) fn set(&mut self, key: &str, text: &str, origin: &Origin) {
+    pub(super) fn set(&mut self, key: &str, text: &str, origin: &ValueOrigin) {
         self.insert(key, leaf(text, origin));
     }
 
@@ -46,7 +46,7 @@ pub(super) fn is_table(key: &str) -> bool {
 }
 
 /// A value with the place where it was written.
-pub(super) fn leaf(text: &str, origin: &Origin) -> Value {
+pub(super) fn leaf(text: &str, origin: &ValueOrigin) -> Value {
     Value::new(Some(&origin.to_string()), text)
 }
 

@@ -13,7 +13,7 @@ use mproxy_unix::SocketFile;
 
 use super::reader::{SettingReader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
-use super::settings::{self, Needs, Place, SettingOf, Values as _};
+use super::settings::{self, Needs, SettingOf, SettingPlace, Values as _};
 use super::tls::{self, Own};
 use super::{Listener, Problem, Scheme, Target, authority, kind};
 
@@ -118,10 +118,16 @@ type TargetScheme = (Scheme, Option<PathBuf>);
 impl Common {
     fn read(reader: &mut SettingReader<'_>) -> Self {
         Self {
-            tls: Own::read(reader, Place::Process),
-            target_tls: tls::of_target(reader, Place::Process, ClientTls::default()),
-            mqtt: target_scheme(reader, Place::Process, &MQTT.target_scheme, &MQTT.target_socket, None),
-            ws: target_scheme(reader, Place::Process, &WS.target_scheme, &WS.target_socket, None),
+            tls: Own::read(reader, SettingPlace::Process),
+            target_tls: tls::of_target(reader, SettingPlace::Process, ClientTls::default()),
+            mqtt: target_scheme(
+                reader,
+                SettingPlace::Process,
+                &MQTT.target_scheme,
+                &MQTT.target_socket,
+                None,
+            ),
+            ws: target_scheme(reader, SettingPlace::Process, &WS.target_scheme, &WS.target_socket, None),
         }
     }
 
@@ -129,7 +135,7 @@ impl Common {
     fn listener(
         &self,
         reader: &SettingReader<'_>,
-        place: Place,
+        place: SettingPlace,
         name: &str,
         transport: Scheme,
         port: u16,
@@ -137,7 +143,7 @@ impl Common {
         let (family, target_scheme) =
             if transport.is_websocket() { (WS, &self.ws) } else { (MQTT, &self.mqtt) };
         let path = if transport == Scheme::Wss { table::WSS_PATH } else { table::WS_PATH };
-        let common = Place::Process;
+        let common = SettingPlace::Process;
         let has_header = reader.get(&table::PROXY_PROTOCOL, place);
         Listener {
             name: name.to_owned(),
@@ -209,7 +215,7 @@ const INHERITED: [(&str, Scheme, SettingOf<kind::PortOrOff>, &[&str]); 4] = [
 ];
 
 fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListener> {
-    let ports = INHERITED.map(|(_, _, port, _)| reader.get(&port, Place::Process));
+    let ports = INHERITED.map(|(_, _, port, _)| reader.get(&port, SettingPlace::Process));
     let [_, _, ws_port, wss_port] = ports;
     let wss_written = reader.written.explicit(table::WSS_PORT.row.key).is_some();
     let tls = &common.tls;
@@ -238,7 +244,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
             None if !is_listed || is_written => {
                 let closed_by = format!("{}=off", setting.row.variable.unwrap_or(key));
                 let tls = tls.server(transport);
-                let listener = common.listener(reader, Place::Process, name, transport, port);
+                let listener = common.listener(reader, SettingPlace::Process, name, transport, port);
                 let listener = Listener { closed_by, tls, ..listener };
                 listeners.push(KeyedListener { key: key.to_owned(), listener });
             }
@@ -249,13 +255,13 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
         }
     }
     let [key, name] = [table::UNIX_PATH.row.key, "unix"];
-    match (socket_file(reader, Place::Process), shut(Scheme::Unix)) {
+    match (socket_file(reader, SettingPlace::Process), shut(Scheme::Unix)) {
         (Some(_), Some(why)) => {
             reader.warn(key, format!("has no effect: listener {name} does not open, because {why}"));
         }
         (unix @ Some(_), None) => {
             let closed_by = "remove MPROXY_UNIX_PATH".to_owned();
-            let listener = common.listener(reader, Place::Process, name, Scheme::Unix, 0);
+            let listener = common.listener(reader, SettingPlace::Process, name, Scheme::Unix, 0);
             listeners.push(KeyedListener {
                 key: key.to_owned(),
                 listener: Listener { closed_by, unix, ..listener },
@@ -270,8 +276,8 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
 }
 
 /// The Unix socket to listen at; `None` where this place itself has no path.
-fn socket_file(reader: &SettingReader<'_>, place: Place) -> Option<SocketFile> {
-    let named = |setting| reader.own(setting, place).or_else(|| reader.own(setting, Place::Process));
+fn socket_file(reader: &SettingReader<'_>, place: SettingPlace) -> Option<SocketFile> {
+    let named = |setting| reader.own(setting, place).or_else(|| reader.own(setting, SettingPlace::Process));
     Some(SocketFile {
         path: reader.own(&table::UNIX_PATH, place)?,
         mode: reader.get(&table::UNIX_MODE, place),
@@ -284,7 +290,7 @@ fn socket_file(reader: &SettingReader<'_>, place: Place) -> Option<SocketFile> {
 /// `common`.
 fn target_scheme(
     reader: &mut SettingReader<'_>,
-    place: Place,
+    place: SettingPlace,
     scheme: &SettingOf<Scheme>,
     socket: &SettingOf<kind::SocketPath>,
     common: Option<TargetScheme>,
@@ -317,7 +323,7 @@ fn default_name(index: usize) -> String {
 
 /// One `[[listeners]]`; `None` where its port, or the path of its Unix socket, is missing or cannot be read.
 fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Option<KeyedListener> {
-    let place = Place::Listener(index);
+    let place = SettingPlace::Listener(index);
     let root = format!("listeners[{index}].");
     let at = |key: &str| format!("{root}{key}");
     let name = reader.own(&table::NAME, place).unwrap_or_else(|| default_name(index));
@@ -359,7 +365,7 @@ fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Opti
 }
 
 fn own_target(reader: &mut SettingReader<'_>, index: usize, target: &mut Target) {
-    let place = Place::Listener(index);
+    let place = SettingPlace::Listener(index);
     let root = format!("listeners[{index}].");
     let common = Some((target.scheme, target.socket.take()));
     (target.scheme, target.socket) =

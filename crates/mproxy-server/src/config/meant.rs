@@ -1,8 +1,8 @@
 //! What the written values mean. Goes on after a fault with the default, so that all faults are found at once.
 
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::reader::SettingReader;
-use super::settings::{self, Place, Values as _, table};
+use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
     Admin, ClientTls, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
@@ -28,11 +28,11 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     let admin = admin(&mut reader);
     one_address_each(&listeners, &admin, &mut reader);
     let config = Config {
-        general: General::read(&reader, Place::Process),
+        general: General::read(&reader, SettingPlace::Process),
         listeners: listeners.into_iter().map(|keyed| keyed.listener).collect(),
         policy: policy(&mut reader),
         admin,
-        log: Log::read(&reader, Place::Process),
+        log: Log::read(&reader, SettingPlace::Process),
         otel: otel(&mut reader),
     };
     if let Some(PolicyConfig { questions, .. }) = &config.policy
@@ -48,25 +48,25 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     }
     if config.policy.is_none() && config.general.acl_file.is_none() {
         let text = "not set, and MPROXY_ACL_FILE is not set either: everything is allowed";
-        reader.warnings.push(Problem::new(Origin::variable("MPROXY_POLICY_URL"), text));
+        reader.warnings.push(Problem::new(ValueOrigin::variable("MPROXY_POLICY_URL"), text));
     }
     config
 }
 
 fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
-    let endpoints = reader.own(&table::POLICY_URL, Place::Process);
+    let endpoints = reader.own(&table::POLICY_URL, SettingPlace::Process);
     let identity = reader.identity(table::POLICY_CERT.row.key, table::POLICY_KEY.row.key);
-    let tls = ClientTls { ca_certs: reader.own(&table::POLICY_CA_CERTS, Place::Process), identity };
-    let general = reader.get(&table::ON_ERROR, Place::Process);
-    let hook = |setting| reader.own(setting, Place::Process).unwrap_or(general);
+    let tls = ClientTls { ca_certs: reader.own(&table::POLICY_CA_CERTS, SettingPlace::Process), identity };
+    let general = reader.get(&table::ON_ERROR, SettingPlace::Process);
+    let hook = |setting| reader.own(setting, SettingPlace::Process).unwrap_or(general);
     let on_error = PerHook {
         connect: hook(&table::ON_ERROR_CONNECT),
         publish: hook(&table::ON_ERROR_PUBLISH),
         subscribe: hook(&table::ON_ERROR_SUBSCRIBE),
         deliver: hook(&table::ON_ERROR_DELIVER),
     };
-    let questions = Questions::read(reader, Place::Process);
-    let events = Events::read(reader, Place::Process);
+    let questions = Questions::read(reader, SettingPlace::Process);
+    let events = Events::read(reader, SettingPlace::Process);
     let is_tls = endpoints.iter().flatten().any(|url| url.starts_with("https:"));
     for row in [table::POLICY_CA_CERTS.row, table::POLICY_CERT.row, table::POLICY_KEY.row] {
         if !is_tls && reader.written.get(row.key).is_some() {
@@ -77,7 +77,7 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
 }
 
 fn admin(reader: &mut SettingReader<'_>) -> Admin {
-    let admin = Admin::read(reader, Place::Process);
+    let admin = Admin::read(reader, SettingPlace::Process);
     let loopback =
         admin.host == "localhost" || admin.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     if admin.token.is_none() && !loopback {
@@ -90,7 +90,7 @@ fn admin(reader: &mut SettingReader<'_>) -> Admin {
 }
 
 fn otel(reader: &mut SettingReader<'_>) -> Otel {
-    let otel = Otel::read(reader, Place::Process);
+    let otel = Otel::read(reader, SettingPlace::Process);
     if otel.endpoint.is_some() {
         reader.warn("otel.endpoint", "has no effect: traces are not available in this version");
     }

@@ -4,14 +4,14 @@ use std::fmt;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Somebody wrote it there: `--mqtt-port`, `environment variable MPROXY_MQTT_PORT`, `mproxy.toml:4 mqtt.port`.
     Written(Box<str>),
     /// It is the default of this key.
     Default(&'static str),
 }
 
-impl Origin {
+impl ValueOrigin {
     /// A flag, named without its dashes.
     #[must_use]
     pub fn flag(name: &str) -> Self {
@@ -44,7 +44,7 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Written(place) => f.write_str(place),

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Problem;
-use super::kind::{FileName, Kind};
-use super::settings::{self, Needs, Place, SettingOf, Values};
-use super::written::{Entry, Written};
+use super::kind::{FileName, SettingKind};
+use super::settings::{self, Needs, SettingOf, SettingPlace, Values};
+use super::written::{Written, WrittenValue};
 
 /// Reads typed values and collects what is wrong with them together; what is wrong with one alone was said before.
 pub(super) struct SettingReader<'a> {
@@ -16,13 +16,17 @@ pub(super) struct SettingReader<'a> {
 
 impl SettingReader<'_> {
     /// What this place itself says; `None` also where it cannot be read.
-    pub(super) fn own<K: Kind>(&self, setting: &SettingOf<K>, place: Place) -> Option<K::Value> {
+    pub(super) fn own<K: SettingKind>(
+        &self,
+        setting: &SettingOf<K>,
+        place: SettingPlace,
+    ) -> Option<K::Value> {
         self.at::<K>(&setting.row.keys_at(place).next()?)
     }
 
     /// The value of this key.
-    fn at<K: Kind>(&self, key: &str) -> Option<K::Value> {
-        self.written.get(key).and_then(|Entry { text, .. }| K::read(text).ok())
+    fn at<K: SettingKind>(&self, key: &str) -> Option<K::Value> {
+        self.written.get(key).and_then(|WrittenValue { text, .. }| K::read(text).ok())
     }
 
     /// The name of the file that this key has.
@@ -69,7 +73,7 @@ impl SettingReader<'_> {
 }
 
 impl Values for SettingReader<'_> {
-    fn get<K: Kind>(&self, setting: &SettingOf<K>, place: Place) -> K::Value {
+    fn get<K: SettingKind>(&self, setting: &SettingOf<K>, place: SettingPlace) -> K::Value {
         let entry = setting.row.keys_at(place).find_map(|key| self.written.get(&key));
         let value = entry.and_then(|entry| K::read(&entry.text).ok().or_else(K::unreadable));
         value.unwrap_or_else(|| setting.default_value())

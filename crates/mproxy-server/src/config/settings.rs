@@ -6,7 +6,7 @@ pub mod table;
 use std::fmt;
 use std::marker::PhantomData;
 
-pub use super::kind::{Form, Kind};
+pub use super::kind::{Form, SettingKind};
 pub use table::SECTIONS;
 
 /// Names the configuration file.
@@ -208,10 +208,12 @@ impl SettingRow {
     }
 
     /// The keys that may hold it at this place, the nearest first.
-    pub(super) fn keys_at(&self, place: Place) -> impl Iterator<Item = String> + use<> {
+    pub(super) fn keys_at(&self, place: SettingPlace) -> impl Iterator<Item = String> + use<> {
         let own = match place {
-            Place::Process => None,
-            Place::Listener(index) => self.listener_key().map(|key| format!("listeners[{index}].{key}")),
+            SettingPlace::Process => None,
+            SettingPlace::Listener(index) => {
+                self.listener_key().map(|key| format!("listeners[{index}].{key}"))
+            }
         };
         let common = (!self.key.starts_with(OF_LISTENER)).then(|| self.key.to_owned());
         own.into_iter().chain(common)
@@ -220,7 +222,7 @@ impl SettingRow {
 
 /// For whom a setting is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SettingPlace {
     /// For mproxy as a whole, and its four listeners that need no `[[listeners]]`.
     Process,
     /// For one of `[[listeners]]`.
@@ -230,7 +232,7 @@ pub(super) enum Place {
 /// Where rows get their values from.
 pub(super) trait Values {
     /// The value of a setting at this place: its own, the one of all, or the default.
-    fn get<K: Kind>(&self, setting: &SettingOf<K>, place: Place) -> K::Value;
+    fn get<K: SettingKind>(&self, setting: &SettingOf<K>, place: SettingPlace) -> K::Value;
 }
 
 /// A row, and the kind of its value.
@@ -255,11 +257,11 @@ impl<K> fmt::Debug for SettingOf<K> {
     }
 }
 
-fn check<K: Kind>(text: &str) -> Result<(), String> {
+fn check<K: SettingKind>(text: &str) -> Result<(), String> {
     K::read(text).map(drop)
 }
 
-impl<K: Kind> SettingOf<K> {
+impl<K: SettingKind> SettingOf<K> {
     /// A setting that the file alone has.
     const fn new(key: &'static str) -> Self {
         let row = SettingRow {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
 
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::reader::{SettingReader, spoken};
-use super::settings::{Needs, Place, table};
+use super::settings::{Needs, SettingPlace, table};
 use super::{Problem, Scheme};
 
 /// TLS towards clients as one table of the file has it; what it leaves out is the outer one's.
@@ -23,7 +23,7 @@ pub(super) struct Own {
 
 impl Own {
     /// What this place says, and inherits from nowhere.
-    pub(super) fn read(reader: &mut SettingReader<'_>, place: Place) -> Self {
+    pub(super) fn read(reader: &mut SettingReader<'_>, place: SettingPlace) -> Self {
         let root = root(place);
         Self {
             first: certificate(reader, &format!("{root}tls.")),
@@ -102,7 +102,7 @@ pub(super) fn of_listener(
 ) -> Option<ServerTls> {
     let root = format!("listeners[{index}].");
     let faults = reader.faults.len();
-    let layer = Own::read(reader, Place::Listener(index)).over(common);
+    let layer = Own::read(reader, SettingPlace::Listener(index)).over(common);
     if !transport.is_tls() {
         if let Some(key) = reader.first_that_needs(Needs::Tls, &root) {
             reader.fault(&key, format!("transport {} has no TLS", transport.name()));
@@ -137,10 +137,10 @@ pub(super) fn of_listener(
 }
 
 /// How the keys of this place begin.
-fn root(place: Place) -> String {
+fn root(place: SettingPlace) -> String {
     match place {
-        Place::Process => String::new(),
-        Place::Listener(index) => format!("listeners[{index}]."),
+        SettingPlace::Process => String::new(),
+        SettingPlace::Listener(index) => format!("listeners[{index}]."),
     }
 }
 
@@ -164,7 +164,7 @@ fn certificates(reader: &mut SettingReader<'_>, list: &str) -> Vec<Identity> {
             .iter()
             .all(|name| reader.written.get(&format!("{at}{name}")).is_none());
         if is_empty {
-            reader.faults.push(Problem::new(Origin::clone(origin), "needs server_cert and server_key"));
+            reader.faults.push(Problem::new(ValueOrigin::clone(origin), "needs server_cert and server_key"));
         }
         all.extend(certificate(reader, &at));
     }
@@ -172,7 +172,7 @@ fn certificates(reader: &mut SettingReader<'_>, list: &str) -> Vec<Identity> {
 }
 
 /// Towards a broker: what this place does not say is as in `common`.
-pub(super) fn of_target(reader: &mut SettingReader<'_>, place: Place, common: ClientTls) -> ClientTls {
+pub(super) fn of_target(reader: &mut SettingReader<'_>, place: SettingPlace, common: ClientTls) -> ClientTls {
     let root = root(place);
     let at = |key: &str| format!("{root}target.{key}");
     let identity = reader.identity(&at("cert"), &at("key"));

@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use config::{ConfigError, Map, Value, ValueKind};
 
 use super::layers::{self, Layer, OWN};
-use super::origin::Origin;
+use super::origin::ValueOrigin;
 use super::settings::{self, Shown};
 
 /// A value as text.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct WrittenValue {
     pub text: String,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// All values in force, by file key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, WrittenValue>,
     /// Where each table of a list of them stands, in order: of `listeners`, `listeners[0].tls.certificates`.
-    lists: BTreeMap<String, Vec<Origin>>,
+    lists: BTreeMap<String, Vec<ValueOrigin>>,
 }
 
 /// A setting in force, as it may be shown.
@@ -31,7 +31,7 @@ pub struct Effective {
     /// As written, or `***`; `None` where it is not set.
     pub value: Option<String>,
     /// Where it came from; `None` where it is not set.
-    pub origin: Option<Origin>,
+    pub origin: Option<ValueOrigin>,
 }
 
 /// What stands for a secret in anything shown.
@@ -65,33 +65,33 @@ impl Written {
                     self.value(format!("{key}[{index}]"), table);
                 }
             }
-            leaf => drop(self.entries.insert(key, Entry { text: leaf.to_string(), origin })),
+            leaf => drop(self.entries.insert(key, WrittenValue { text: leaf.to_string(), origin })),
         }
     }
 
     /// Where the tables of this list stand.
-    pub(super) fn tables(&self, list: &str) -> &[Origin] {
+    pub(super) fn tables(&self, list: &str) -> &[ValueOrigin] {
         self.lists.get(list).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn get(&self, key: &str) -> Option<&WrittenValue> {
         self.entries.get(key)
     }
 
     /// Keys and values behind this root.
-    pub(super) fn behind(&self, root: &str) -> impl Iterator<Item = (&str, &Entry)> {
+    pub(super) fn behind(&self, root: &str) -> impl Iterator<Item = (&str, &WrittenValue)> {
         let entries = self.entries.range(root.to_owned()..);
         entries.take_while(move |(key, _)| key.starts_with(root)).map(|(key, entry)| (key.as_str(), entry))
     }
 
     /// Where the value of this key was written, if a person wrote it.
-    pub(super) fn explicit(&self, key: &str) -> Option<&Origin> {
+    pub(super) fn explicit(&self, key: &str) -> Option<&ValueOrigin> {
         self.get(key).map(|entry| &entry.origin).filter(|origin| origin.is_explicit())
     }
 
     /// Where the value of this key came from, default or not.
-    pub(super) fn origin(&self, key: &str) -> Origin {
-        self.get(key).map_or_else(|| Origin::Default(known(key)), |entry| entry.origin.clone())
+    pub(super) fn origin(&self, key: &str) -> ValueOrigin {
+        self.get(key).map_or_else(|| ValueOrigin::Default(known(key)), |entry| entry.origin.clone())
     }
 
     /// The keys of everything that can be written, in the order of the tables; those of a list once for each of its
@@ -143,8 +143,10 @@ impl Written {
     }
 }
 
-fn origin(key: &str, value: &Value) -> Origin {
-    value.origin().map_or_else(|| Origin::Default(known(key)), |place| Origin::Written(place.into()))
+fn origin(key: &str, value: &Value) -> ValueOrigin {
+    value
+        .origin()
+        .map_or_else(|| ValueOrigin::Default(known(key)), |place| ValueOrigin::Written(place.into()))
 }
 
 fn known(key: &str) -> &'static str {

@@ -11,12 +11,12 @@ use super::Causes;
 
 /// The certificates of every listener and target. Its calls block on the file system.
 #[derive(Default)]
-pub struct Certificates {
-    kept: Vec<Kept>,
+pub struct CertificateStore {
+    kept: Vec<CertificateSet>,
 }
 
 /// Those of one listener or target.
-struct Kept {
+struct CertificateSet {
     whose: String,
     /// `None` for those that are read once, at the start.
     renew: Option<Arc<dyn Renew>>,
@@ -62,7 +62,7 @@ where
     }
 }
 
-impl Certificates {
+impl CertificateStore {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -87,17 +87,17 @@ impl Certificates {
 
     fn push(&mut self, whose: String, renew: Option<Arc<dyn Renew>>, look: Look) {
         let (look, told) = (Mutex::new(look), Mutex::default());
-        self.kept.push(Kept { whose, renew, failure: Mutex::new(None), look, told });
+        self.kept.push(CertificateSet { whose, renew, failure: Mutex::new(None), look, told });
     }
 
     /// Reads all of them anew (SIGHUP).
     pub fn renew_all(&self) -> Vec<Renewed> {
-        self.kept.iter().filter_map(Kept::renew).collect()
+        self.kept.iter().filter_map(CertificateSet::renew).collect()
     }
 
     /// Everything with a date, and whose it is.
     pub fn dates(&self) -> Vec<(String, Dated)> {
-        let of = |kept: &Kept| {
+        let of = |kept: &CertificateSet| {
             kept.look.lock().dates.iter().map(|date| (kept.whose.clone(), date.clone())).collect()
         };
         self.kept.iter().flat_map(|kept| -> Vec<_> { of(kept) }).collect()
@@ -105,7 +105,7 @@ impl Certificates {
 
     /// What is wrong with those in force at this time, and whose they are.
     pub fn warnings(&self, now: i64) -> Vec<(String, Remark)> {
-        let of = |kept: &Kept| kept.look.lock().remarks(now);
+        let of = |kept: &CertificateSet| kept.look.lock().remarks(now);
         self.kept
             .iter()
             .flat_map(|kept| of(kept).into_iter().map(|remark| (kept.whose.clone(), remark)))
@@ -127,18 +127,18 @@ impl Certificates {
 
     /// Reads those anew of which a file has changed since it was read last. Cheap where none has.
     pub fn renew_changed(&self) -> Vec<Renewed> {
-        let changed = |kept: &&Kept| kept.renew.as_ref().is_some_and(|renew| renew.has_changed());
-        self.kept.iter().filter(changed).filter_map(Kept::renew).collect()
+        let changed = |kept: &&CertificateSet| kept.renew.as_ref().is_some_and(|renew| renew.has_changed());
+        self.kept.iter().filter(changed).filter_map(CertificateSet::renew).collect()
     }
 
     /// Whose files are broken at present, and why; the old ones are in force there.
     pub fn failing(&self) -> Vec<(String, String)> {
-        let failing = |kept: &Kept| Some((kept.whose.clone(), kept.failure.lock().clone()?));
+        let failing = |kept: &CertificateSet| Some((kept.whose.clone(), kept.failure.lock().clone()?));
         self.kept.iter().filter_map(failing).collect()
     }
 }
 
-impl Kept {
+impl CertificateSet {
     fn renew(&self) -> Option<Renewed> {
         let renew = self.renew.as_ref()?;
         let result = renew.reload().map_err(|error| Causes(&error).to_string());

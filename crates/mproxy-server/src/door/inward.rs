@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::Stream;
 use super::pause::Pause;
-use super::transport::{Accepted, Known, Offer, Room, Transport};
+use super::transport::{Accepted, HandshakeLimits, Known, Offer, Transport};
 use crate::config::Listener;
 
 /// A listener that is not open yet: its certificates have been read.
@@ -56,7 +56,7 @@ pub enum Entering {
     /// Nothing.
     Done(Entered),
     /// Handshakes. Boxed when they begin: they are large, and over soon.
-    Shaking(Box<dyn FnOnce(Room) -> Shake + Send>),
+    Shaking(Box<dyn FnOnce(HandshakeLimits) -> Shake + Send>),
 }
 
 /// Handshakes on their side. Dropped, they drop the connection.
@@ -180,7 +180,7 @@ impl Arrived {
     ///
     /// # Errors
     /// What the client did wrong, and where.
-    pub async fn enter(self, room: Room) -> Result<Entered, Refused> {
+    pub async fn enter(self, room: HandshakeLimits) -> Result<Entered, Refused> {
         match self.entering {
             Entering::Done(entered) => Ok(entered),
             Entering::Shaking(shake) => shake(room).await,

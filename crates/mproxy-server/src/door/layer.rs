@@ -13,8 +13,8 @@ use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{Carrier, Known, Offer, Room, Transport};
-use super::{Failure, OpenError, Refused};
+use super::transport::{Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::{DialFailure, OpenError, Refused};
 use crate::config::{Listener, Target};
 
 /// What a transport adds to the one below.
@@ -45,7 +45,7 @@ pub trait TransportLayer: Sized + Send + Sync + 'static {
         server: &Self::Server,
         below: StreamBelow<Self>,
         known: &mut Known,
-        room: &Room,
+        room: &HandshakeLimits,
     ) -> impl Future<Output = Result<Self::Stream, Refused>> + Send;
 
     /// The handshake with a broker; an error is one line with all causes. Cancel safe: dropping the future closes the
@@ -115,7 +115,7 @@ impl<L: TransportLayer> Transport for L {
         server: &Self::Server,
         socket: Self::Socket,
         known: &mut Known,
-        room: &Room,
+        room: &HandshakeLimits,
     ) -> Result<Self::Stream, Refused> {
         let below = L::Below::enter(&server.below, socket, known, room).await?;
         L::accept(&server.layer, below, known, room).await
@@ -125,11 +125,11 @@ impl<L: TransportLayer> Transport for L {
         client: &Self::Client,
         origin: &Origin,
         deadline: Instant,
-    ) -> Result<Self::Stream, Failure> {
+    ) -> Result<Self::Stream, DialFailure> {
         let below = L::Below::reach(&client.below, origin, deadline).await?;
         match timeout_at(deadline, L::connect(&client.layer, below)).await {
-            Ok(connected) => connected.map_err(Failure::Unspoken),
-            Err(_) => Err(Failure::TooLate),
+            Ok(connected) => connected.map_err(DialFailure::Unspoken),
+            Err(_) => Err(DialFailure::TooLate),
         }
     }
 

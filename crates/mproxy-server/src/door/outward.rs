@@ -19,11 +19,11 @@ use crate::config::Target;
 pub struct Outward(Arc<dyn Reaching>);
 
 /// A connection to a broker on its side. Dropping it closes what was half open.
-pub type Reach = Pin<Box<dyn Future<Output = Result<Stream, Unreachable>> + Send>>;
+pub type BrokerDial = Pin<Box<dyn Future<Output = Result<Stream, Unreachable>> + Send>>;
 
 /// Why a transport did not reach the broker. The texts are one line, with all causes.
 #[derive(Debug)]
-pub enum Failure {
+pub enum DialFailure {
     /// Nobody could be connected to; the text says where.
     Away(String),
     /// Somebody was, and cannot be spoken with.
@@ -60,7 +60,7 @@ impl Outward {
 
     /// Reaches the broker for this client, or says by the deadline where it ended, in one line.
     #[must_use]
-    pub fn reach(&self, origin: &Arc<Origin>, deadline: Instant) -> Reach {
+    pub fn reach(&self, origin: &Arc<Origin>, deadline: Instant) -> BrokerDial {
         Arc::clone(&self.0).reach(Arc::clone(origin), deadline)
     }
 }
@@ -82,7 +82,7 @@ struct BrokerSide<T: Transport> {
 trait Reaching: Send + Sync {
     fn target(&self) -> &str;
     fn tls(&self) -> Option<&Arc<Reloadable<ClientTls>>>;
-    fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> Reach;
+    fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> BrokerDial;
 }
 
 impl<T: Transport> Reaching for BrokerSide<T>
@@ -97,7 +97,7 @@ where
         &self.target
     }
 
-    fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> Reach {
+    fn reach(self: Arc<Self>, origin: Arc<Origin>, deadline: Instant) -> BrokerDial {
         Box::pin(async move {
             let failure = match T::reach(&self.client, &origin, deadline).await {
                 Ok(stream) => return Ok(stream.into()),
@@ -105,13 +105,13 @@ where
             };
             let Self { target, .. } = &*self;
             Err(Unreachable(match failure {
-                Failure::Away(text) => text.into(),
+                DialFailure::Away(text) => text.into(),
                 // The address answers and the broker behind it does not: another of the same name may.
-                Failure::Unspoken(text) => {
+                DialFailure::Unspoken(text) => {
                     T::forget(&self.client);
                     format!("{target}: {text}").into()
                 }
-                Failure::TooLate => format!("{target} did not answer in time").into(),
+                DialFailure::TooLate => format!("{target} did not answer in time").into(),
             }))
         })
     }

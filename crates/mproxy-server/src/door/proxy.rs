@@ -5,7 +5,7 @@ use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertific
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::transport::Known;
-use super::{Failure, in_one_line};
+use super::{DialFailure, in_one_line};
 use crate::config::SendProxy;
 
 /// Takes over what the header says.
@@ -36,14 +36,14 @@ pub(super) async fn send(
     version: SendProxy,
     origin: &Origin,
     stream: &mut (impl AsyncWrite + Unpin),
-) -> Result<(), Failure> {
+) -> Result<(), DialFailure> {
     let version = match version {
         SendProxy::Off => return Ok(()),
         SendProxy::V1 => HeaderVersion::V1,
         SendProxy::V2 => HeaderVersion::V2,
     };
     let sent = stream.write_all(&header(origin).encode(version)).await;
-    sent.map_err(|error| Failure::Unspoken(in_one_line(&error)))
+    sent.map_err(|error| DialFailure::Unspoken(in_one_line(&error)))
 }
 
 /// What the broker is told of the client. That there is a certificate means that we have verified it, or that a proxy

@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
-use super::{Failure, OpenError, Refused, in_one_line, proxy};
+use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{Listener, SendProxy, Target};
 
 /// TCP.
@@ -81,7 +81,7 @@ impl Transport for Tcp {
         server: &TcpServer,
         mut socket: TcpStream,
         known: &mut Known,
-        _: &Room,
+        _: &HandshakeLimits,
     ) -> Result<TcpStream, Refused> {
         if let (Some(trusted), Address::Ip(from)) = (&server.trusted, &known.remote) {
             proxy::believe(&read_header(&mut socket, from.ip(), trusted).await?, known);
@@ -89,13 +89,13 @@ impl Transport for Tcp {
         Ok(socket)
     }
 
-    async fn reach(client: &TcpClient, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+    async fn reach(client: &TcpClient, origin: &Origin, deadline: Instant) -> Result<TcpStream, DialFailure> {
         let TcpClient { host, port, proxy, last_good } = client;
         let dialled = dial(host, *port, &SocketOptions::default(), last_good, deadline).await;
-        let mut stream = dialled.map_err(|error| Failure::Away(in_one_line(&error)))?;
+        let mut stream = dialled.map_err(|error| DialFailure::Away(in_one_line(&error)))?;
         match timeout_at(deadline, proxy::send(*proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
-            Err(_) => Err(Failure::TooLate),
+            Err(_) => Err(DialFailure::TooLate),
         }
     }
 

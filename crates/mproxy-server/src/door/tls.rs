@@ -8,7 +8,7 @@ use mproxy_core::peer::TlsFacts;
 use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, TlsStream};
 
 use super::layer::{LayerStream, TransportLayer};
-use super::transport::{Carrier, Known, Room, Transport};
+use super::transport::{Carrier, HandshakeLimits, Known, Transport};
 use super::{Refused, in_one_line};
 use crate::config::{Listener, Target};
 use crate::share::Neighbours;
@@ -46,7 +46,7 @@ impl<T: Transport> TransportLayer for Tls<T> {
         server: &Self::Server,
         below: T::Stream,
         known: &mut Known,
-        room: &Room,
+        room: &HandshakeLimits,
     ) -> Result<Self::Stream, Refused> {
         // Neither work nor memory of handshakes may be one address's: a ClientHello costs its sender nothing.
         let whose = Neighbours::from(&known.remote);

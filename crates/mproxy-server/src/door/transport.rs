@@ -27,7 +27,7 @@ use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls};
 use tokio::io::{AsyncRead, AsyncWrite, Ready};
 use tokio::time::Instant;
 
-use super::{Failure, OpenError, Refused};
+use super::{DialFailure, OpenError, Refused};
 use crate::config::{Listener, Target};
 use crate::share::turns::Turns;
 
@@ -78,7 +78,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
         server: &Self::Server,
         socket: Self::Socket,
         known: &mut Known,
-        room: &Room,
+        room: &HandshakeLimits,
     ) -> impl Future<Output = Result<Self::Stream, Refused>> + Send;
 
     /// Reaches the broker for this client. Cancel safe: dropping the future closes what was half open.
@@ -86,7 +86,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
         client: &Self::Client,
         origin: &Origin,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+    ) -> impl Future<Output = Result<Self::Stream, DialFailure>> + Send;
 
     /// The broker was connected to and cannot be spoken with: where its name has another address, that has its turn.
     fn forget(client: &Self::Client);
@@ -214,14 +214,14 @@ impl Known {
 
 /// Within what handshakes have to stay.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct HandshakeLimits {
     /// Their work is done in turns.
     pub(super) turns: Arc<Turns>,
     /// What strangers may make mproxy hold.
     pub(super) budget: Arc<Budget>,
 }
 
-impl Room {
+impl HandshakeLimits {
     /// One handshake works at a time.
     #[must_use]
     pub fn new(budget: &Arc<Budget>) -> Self {

@@ -14,8 +14,8 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, Known, Offer, Room, Transport};
-use super::{Failure, OpenError, Refused, in_one_line, proxy};
+use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{Listener, SendProxy, Target};
 
 /// A Unix socket.
@@ -81,7 +81,7 @@ impl Transport for Unix {
         server: &UnixServer,
         mut socket: Box<UnixStream>,
         known: &mut Known,
-        _: &Room,
+        _: &HandshakeLimits,
     ) -> Result<Box<UnixStream>, Refused> {
         if server.has_header {
             proxy::believe(&read_header_of(&mut socket).await?, known);
@@ -93,12 +93,12 @@ impl Transport for Unix {
         client: &UnixClient,
         origin: &Origin,
         deadline: Instant,
-    ) -> Result<Box<UnixStream>, Failure> {
+    ) -> Result<Box<UnixStream>, DialFailure> {
         let dialled = dial(&client.path, deadline).await;
-        let mut stream = Box::new(dialled.map_err(|error| Failure::Away(in_one_line(&error)))?);
+        let mut stream = Box::new(dialled.map_err(|error| DialFailure::Away(in_one_line(&error)))?);
         match timeout_at(deadline, proxy::send(client.proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
-            Err(_) => Err(Failure::TooLate),
+            Err(_) => Err(DialFailure::TooLate),
         }
     }
 

@@ -8,7 +8,7 @@ use mproxy_ws::WsStream;
 use mproxy_ws::upgrade::{self, Ask, Request, Terms};
 
 use super::layer::{LayerStream, TransportLayer};
-use super::transport::{Carrier, Known, Room, Transport};
+use super::transport::{Carrier, HandshakeLimits, Known, Transport};
 use super::{Refused, in_one_line};
 use crate::config::{Listener, Target, Web, authority};
 
@@ -46,7 +46,7 @@ impl<T: Transport> TransportLayer for Ws<T> {
         server: &Terms,
         below: T::Stream,
         known: &mut Known,
-        _: &Room,
+        _: &HandshakeLimits,
     ) -> Result<Self::Stream, Refused> {
         let (stream, request) = upgrade::accept(below, server).await?;
         known.ws = Some(Box::new(asked(request)));

@@ -9,7 +9,7 @@ use mproxy_core::fault::Closed;
 use super::chunk::{self, Lent};
 use super::inbox::{Came, Inbox};
 use super::outbox::Outbox;
-use super::{Closing, Relay};
+use super::{OutputState, Relay};
 use crate::door::Carrier;
 
 /// Reads of one side in a row, before what they brought is written: the second usually finds nothing.
@@ -161,10 +161,10 @@ impl<S: Carrier> Relay<S> {
     /// is gone.
     fn handle_end(&mut self, side: Side, how: Closed, now: Instant) {
         let end = self.end(side);
-        end.half_closed = side == Side::Client && how == Closed::Eof && end.closing != Closing::Shut;
+        end.half_closed = side == Side::Client && how == Closed::Eof && end.closing != OutputState::Shut;
         if end.half_closed {
             end.inbox = Inbox::default();
-            if end.closing == Closing::Asked {
+            if end.closing == OutputState::Asked {
                 // The session is told when what waits has been written.
                 return;
             }

@@ -242,7 +242,7 @@ async fn a_client_that_does_not_read_its_refusals_is_heard_only_so_long() {
 #[tokio::test]
 async fn a_kick_ends_a_session_that_waits() {
     let mut scene = open(1 << 10).await;
-    scene.handle.send(Command::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+    scene.handle.send(ConnectionCommand::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
     let mut rest = Vec::new();
     scene.client.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"", "3.1.1 has no DISCONNECT for clients");
@@ -372,12 +372,12 @@ async fn a_panic_ends_its_own_connection_which_is_told_like_any_other_end() {
 async fn only_who_was_not_admitted_makes_room() {
     let mut waiting = scene(1 << 10);
     waiting.client.write_all(&CONNECT[..5]).await.unwrap();
-    waiting.handle.send(Command::Evict);
+    waiting.handle.send(ConnectionCommand::Evict);
     assert_eq!(*waiting.relay.await.unwrap(), Fault::Evicted);
     assert_eq!(waiting.client.read_to_end(&mut Vec::new()).await.unwrap(), 0, "no CONNACK: it may try again");
 
     let mut open = open(1 << 10).await;
-    open.handle.send(Command::Evict);
+    open.handle.send(ConnectionCommand::Evict);
     open.client.write_all(PUBLISH).await.unwrap();
     expect(&mut open.broker, PUBLISH).await;
     open.relay.abort();

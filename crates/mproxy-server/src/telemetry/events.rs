@@ -7,6 +7,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::labels::ReasonLabels;
+
 /// Counts of all calls and event streams together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EventMetrics {
@@ -17,20 +19,15 @@ pub(super) struct EventMetrics {
     resent: Counter,
     confirmed: Counter,
     open: Gauge,
-    ended: Family<Reason, Counter>,
+    ended: Family<ReasonLabels, Counter>,
     spool_size: Gauge,
-    not_spooled: Family<Reason, Counter>,
+    not_spooled: Family<ReasonLabels, Counter>,
     spool_damage: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DroppedLabels {
     kind: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
     reason: &'static str,
 }
 
@@ -93,7 +90,7 @@ impl EventMetrics {
     }
 
     pub(super) fn count_not_spooled(&self, reason: &'static str, events: u64) {
-        self.not_spooled.get_or_create(&Reason { reason }).inc_by(events);
+        self.not_spooled.get_or_create(&ReasonLabels { reason }).inc_by(events);
     }
 
     pub(super) fn count_spool_damage(&self, bytes: u64) {
@@ -101,6 +98,6 @@ impl EventMetrics {
     }
 
     pub(super) fn count_ended(&self, reason: &'static str) {
-        self.ended.get_or_create(&Reason { reason }).inc();
+        self.ended.get_or_create(&ReasonLabels { reason }).inc();
     }
 }

@@ -1,24 +1,20 @@
 //! What is counted of the streams to the policy service.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::labels::ReasonLabels;
+
 /// Counts of all streams together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StreamMetrics {
     open: Gauge,
-    ended: Family<Reason, Counter>,
+    ended: Family<ReasonLabels, Counter>,
     messages: Counter,
-    dropped_answers: Family<Reason, Counter>,
-    moved: Family<Reason, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
+    dropped_answers: Family<ReasonLabels, Counter>,
+    moved: Family<ReasonLabels, Counter>,
 }
 
 impl StreamMetrics {
@@ -43,7 +39,7 @@ impl StreamMetrics {
 
     pub(super) fn count_ended(&self, reason: &'static str) {
         self.open.dec();
-        self.ended.get_or_create(&Reason { reason }).inc();
+        self.ended.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(super) fn count_message(&self) {
@@ -51,10 +47,10 @@ impl StreamMetrics {
     }
 
     pub(super) fn count_dropped_answers(&self, reason: &'static str, count: u64) {
-        self.dropped_answers.get_or_create(&Reason { reason }).inc_by(count);
+        self.dropped_answers.get_or_create(&ReasonLabels { reason }).inc_by(count);
     }
 
     pub(super) fn count_moved(&self, reason: &'static str) {
-        self.moved.get_or_create(&Reason { reason }).inc();
+        self.moved.get_or_create(&ReasonLabels { reason }).inc();
     }
 }

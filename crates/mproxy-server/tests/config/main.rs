@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mproxy_server::config::settings::Form;
 use mproxy_server::config::{
-    self, Flags, Loaded, LogFormat, LogLevel, OnError, Origin, PolicyMode, Problems, Scheme, check,
+    self, Flags, Loaded, LogFormat, LogLevel, OnError, PolicyMode, Problems, Scheme, ValueOrigin, check,
 };
 
 /// Everything that is written somewhere.
@@ -591,7 +591,7 @@ fn what_check_prints_is_a_file_that_means_the_same() {
 fn sources_are_kept_for_every_setting() {
     let loaded = scene().env("MPROXY_MQTT_PORT", "1").works();
     let port = loaded.effective.iter().find(|effective| effective.key == "mqtt.port").unwrap();
-    assert_eq!(port.origin, Some(Origin::variable("MPROXY_MQTT_PORT")));
+    assert_eq!(port.origin, Some(ValueOrigin::variable("MPROXY_MQTT_PORT")));
     let is_single = |key: &str| !key.contains("[]");
     let single = config::settings::all().filter(|row| is_single(row.key));
     assert_eq!(loaded.effective.len(), single.count());

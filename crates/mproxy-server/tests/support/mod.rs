@@ -9,7 +9,7 @@ use std::time::Duration;
 use mproxy_testkit::PATIENCE;
 use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::hook::MproxyProcess;
-use mproxy_testkit::process::{Ended, Process};
+use mproxy_testkit::process::{Process, ProcessEnd};
 use mproxy_testkit::service::Running;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -116,7 +116,7 @@ impl Proxy {
     }
 
     /// Waits until it ends.
-    pub(crate) async fn end(self) -> Ended {
+    pub(crate) async fn end(self) -> ProcessEnd {
         self.mproxy.end().await
     }
 

@@ -1,30 +1,30 @@
 //! What the stand-in broker answers to the bytes it has recorded.
 
-use super::{Acks, Connack, Script};
+use super::{Acks, BrokerScript, ConnectReply};
 use crate::wire::{self, Version, packet_len};
 
 /// Reads the record packet by packet; `done` is where the next one begins.
 #[derive(Debug)]
 pub(super) struct Answers {
-    connack: Connack,
+    connack: ConnectReply,
     acks: Acks,
     version: Version,
     done: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum BrokerReply {
     Bytes(Vec<u8>),
     Close,
 }
 
 impl Answers {
-    pub(super) fn of(script: &Script) -> Self {
+    pub(super) fn of(script: &BrokerScript) -> Self {
         Self { connack: script.connack.clone(), acks: script.acks, version: Version::V311, done: 0 }
     }
 
     /// The replies to what `bytes`, the whole record, has had added since the last call.
-    pub(super) fn to(&mut self, bytes: &[u8]) -> Vec<Reply> {
+    pub(super) fn to(&mut self, bytes: &[u8]) -> Vec<BrokerReply> {
         let mut replies = Vec::new();
         while let Some(len) = packet_len(&bytes[self.done..]) {
             let packet = &bytes[self.done..][..len];
@@ -34,7 +34,7 @@ impl Answers {
         replies
     }
 
-    fn answer(&mut self, packet: &[u8]) -> Vec<Reply> {
+    fn answer(&mut self, packet: &[u8]) -> Vec<BrokerReply> {
         if packet[0] >> 4 == 1 {
             return self.answer_connect(packet);
         }
@@ -44,7 +44,7 @@ impl Answers {
         }
     }
 
-    fn answer_connect(&mut self, packet: &[u8]) -> Vec<Reply> {
+    fn answer_connect(&mut self, packet: &[u8]) -> Vec<BrokerReply> {
         // "MQTT" with its length is 6 bytes, "MQIsdp" 8; the level follows. A bridge sets its high bit.
         let body = body(packet);
         let level = if body.starts_with(b"\0\x06MQIsdp") { body.get(8) } else { body.get(6) };
@@ -54,16 +54,16 @@ impl Answers {
             _ => Version::V311,
         };
         match &self.connack {
-            Connack::Accept => vec![Reply::Bytes(wire::connack(self.version, false, 0, &[]))],
-            Connack::Refuse(code) => {
-                vec![Reply::Bytes(wire::connack(self.version, false, *code, &[])), Reply::Close]
+            ConnectReply::Accept => vec![BrokerReply::Bytes(wire::connack(self.version, false, 0, &[]))],
+            ConnectReply::Refuse(code) => {
+                vec![BrokerReply::Bytes(wire::connack(self.version, false, *code, &[])), BrokerReply::Close]
             }
-            Connack::Bytes(bytes) => vec![Reply::Bytes(bytes.clone())],
-            Connack::Never => vec![],
+            ConnectReply::Bytes(bytes) => vec![BrokerReply::Bytes(bytes.clone())],
+            ConnectReply::Never => vec![],
         }
     }
 
-    fn acknowledge(&self, first: u8, body: &[u8]) -> Option<Reply> {
+    fn acknowledge(&self, first: u8, body: &[u8]) -> Option<BrokerReply> {
         let bytes = match first >> 4 {
             3 => {
                 let qos = (first >> 1) & 3;
@@ -85,10 +85,10 @@ impl Answers {
                 wire::unsuback(self.version, u16_at(body, 0), &codes)
             }
             12 => wire::pingresp(),
-            14 => return Some(Reply::Close),
+            14 => return Some(BrokerReply::Close),
             _ => return None,
         };
-        Some(Reply::Bytes(bytes))
+        Some(BrokerReply::Bytes(bytes))
     }
 
     /// The byte after each filter of a SUBSCRIBE (`extra` 1), or a zero for each of an UNSUBSCRIBE (`extra` 0).

@@ -3,7 +3,7 @@
 //! thought is a constant that the rooms of `config` read. `MPROXY_WRITE_DOCS=1 cargo test -p mproxy-server --test config
 //! generated` then writes documentation, example and schema.
 
-use super::{Kind, Needs, Place, Reload, Section, SettingOf, SettingRow, Values};
+use super::{Needs, Reload, Section, SettingKind, SettingOf, SettingPlace, SettingRow, Values};
 use crate::config::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy, kind};
 use kind::Optional;
 
@@ -19,7 +19,7 @@ macro_rules! section {
         $(#[doc = $title])+
         #[derive(Clone, Debug, PartialEq $(, $also)?)]
         pub struct $name {
-            $($(#[doc = $text])+ pub $field: <$kind as Kind>::Value,)+
+            $($(#[doc = $text])+ pub $field: <$kind as SettingKind>::Value,)+
         }
 
         impl $name {
@@ -27,7 +27,7 @@ macro_rules! section {
                 &[$({ const ROW: SettingOf<$kind> = $row; ROW.text(concat!($($text, "\n"),+)).row },)+];
 
             /// What holds at this place.
-            pub(in crate::config) fn read(values: &impl Values, place: Place) -> Self {
+            pub(in crate::config) fn read(values: &impl Values, place: SettingPlace) -> Self {
                 Self { $($field: { const ROW: SettingOf<$kind> = $row; values.get(&ROW, place) },)+ }
             }
         }
@@ -52,7 +52,7 @@ macro_rules! section {
     };
 }
 
-const fn new<K: Kind>(key: &'static str) -> SettingOf<K> {
+const fn new<K: SettingKind>(key: &'static str) -> SettingOf<K> {
     SettingOf::new(key)
 }
 

@@ -57,7 +57,7 @@ async fn a_cut_waits_for_nobody_not_even_for_a_half_closed_client() {
             let mut rest = Vec::new();
             scene.broker.read_to_end(&mut rest).await.unwrap();
         }
-        scene.handle.send(Command::Cut);
+        scene.handle.send(ConnectionCommand::Cut);
         let ended = tokio::time::timeout(Duration::from_secs(5), scene.relay).await;
         ended.expect("at once").unwrap();
     }
@@ -80,7 +80,7 @@ async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
                 broker.write_all(PUBLISH).await.unwrap();
                 broker.shutdown().await.unwrap();
             } else {
-                handle.send(Command::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
+                handle.send(ConnectionCommand::Kick(mproxy_codec::reason::ReasonCode::ADMINISTRATIVE_ACTION));
             }
         };
         let both = async { tokio::join!(&mut relay, play).0 };

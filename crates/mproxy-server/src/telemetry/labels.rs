@@ -1,0 +1,9 @@
+//! Labels that metrics of more than one room have.
+
+use prometheus_client::encoding::EncodeLabelSet;
+
+/// Why something ended, was dropped, or moved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReasonLabels {
+    pub(super) reason: &'static str,
+}
