@@ -12,6 +12,7 @@ mod event_request;
 mod examine;
 mod fields;
 mod grant;
+mod grpc_message;
 mod hello;
 mod observe;
 mod request_body;

@@ -19,24 +19,15 @@ use mproxy_policy::remote::{Remote, RemoteConfig, SpoolConfig};
 use mproxy_policy::watch::{DropReason, EventStreamEnd, SpoolLoss};
 use mproxy_testkit::service::contract::{Gap, HelloResponse, ObserveRequest};
 use mproxy_testkit::service::{Confirmations, ObservePlay, Play, Running, Service, Told};
-use service::Seen;
+use service::{AMPLE, Seen};
 use tonic::Status;
-
-const AMPLE: Duration = Duration::from_secs(20);
 
 fn config(urls: &[&str]) -> RemoteConfig {
     RemoteConfig {
-        endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
-        timeout: AMPLE,
         instance: "edge-1".into(),
         version: "1.2.3".into(),
-        event_queue: 1600,
-        event_buffer: 1 << 20,
-        confirm_within: AMPLE,
-        event_spool: None,
         max_in_flight: 64,
-        tls: Default::default(),
-        streams: true,
+        ..service::config(urls, AMPLE)
     }
 }
 

@@ -25,26 +25,11 @@ use mproxy_testkit::service::contract::{
     self as wire, auth_connect_response, auth_publish_response, filter_verdict,
 };
 use mproxy_testkit::service::{Play, Running, Service};
-use service::{Authority, Seen};
+use service::{AMPLE, Authority, Seen};
 use tonic::{Code, Status};
 
-/// Long enough for a loaded machine where nothing is to be waited for.
-const AMPLE: Duration = Duration::from_secs(20);
-
 fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
-    RemoteConfig {
-        endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
-        timeout,
-        instance: "test".into(),
-        version: "0.0.0".into(),
-        event_queue: 1600,
-        event_buffer: 1 << 20,
-        confirm_within: Duration::from_secs(30),
-        event_spool: None,
-        max_in_flight: 64,
-        tls: Default::default(),
-        streams: true,
-    }
+    RemoteConfig { max_in_flight: 64, ..service::config(urls, timeout) }
 }
 
 fn remote(urls: &[&str], timeout: Duration) -> (Arc<Remote>, Seen) {

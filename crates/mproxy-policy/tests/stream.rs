@@ -23,27 +23,8 @@ use mproxy_testkit::service::contract::{
 use mproxy_testkit::service::{
     AnswerSender, ObservePlay, Play, Running, Service, StreamPlay, wants_everything,
 };
-use service::Seen;
+use service::{AMPLE, Seen, config};
 use tonic::Status;
-
-/// Long enough for a loaded machine where nothing is to be waited for.
-const AMPLE: Duration = Duration::from_secs(20);
-
-fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
-    RemoteConfig {
-        endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
-        timeout,
-        instance: "test".into(),
-        version: "0.0.0".into(),
-        event_queue: 1600,
-        event_buffer: 1 << 20,
-        confirm_within: AMPLE,
-        event_spool: None,
-        max_in_flight: 1024,
-        tls: Default::default(),
-        streams: true,
-    }
-}
 
 /// Connected to all of these.
 async fn remote(urls: &[&str], timeout: Duration) -> (Arc<Remote>, Seen) {

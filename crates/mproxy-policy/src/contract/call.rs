@@ -5,22 +5,19 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::Status;
 use tonic::client::Grpc;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 
+use super::grpc_message::RawCodec;
 use super::request_body::RequestBody;
 use super::{Rpc, with_timeout};
 
-/// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB. It grows by what is needed.
-const BUFFER: usize = 256;
-
-/// Bytes at which tonic gives away what was encoded, of which there is nothing here.
-const YIELD: usize = 32 << 10;
+/// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB.
+const RESERVED: usize = 256;
 
 impl Rpc {
     const fn path(self) -> &'static str {
@@ -50,56 +47,14 @@ pub(super) async fn call(
     service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
     let path = PathAndQuery::from_static(rpc.path());
     // As `grpc-timeout`, too: the service can stop working on what nobody waits for any more.
-    service.unary(with_timeout((), within), path, Plain).await.map(tonic::Response::into_inner)
+    service
+        .unary(with_timeout((), within), path, RawCodec { reserved: RESERVED })
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 /// An answer from its bytes.
 pub(super) fn read<M: Message + Default>(answer: Bytes) -> Result<M, Status> {
     // As tonic-prost says it.
     M::decode(answer).map_err(|error| Status::internal(error.to_string()))
-}
-
-/// Nothing out, as the request has been encoded; bytes in.
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = ();
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = ();
-    type Error = Status;
-
-    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(0, YIELD)
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        // Not decoded here: the state of a call would hold the message, and each RPC would have a state of its own.
-        Ok(Some(answer.copy_to_bytes(answer.remaining())))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, YIELD)
-    }
 }

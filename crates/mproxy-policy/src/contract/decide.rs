@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{Failure, FailureKind, Hook, Unusable};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tonic::Status;
 
+use super::grpc_message::{GrpcMessage, bytes_len, number_len};
 use super::request_body::encode_client_field;
-use super::stream::PREFIX;
 use super::{Rpc, wire};
 
 /// A question as it waits for its stream. No `Debug`: it may hold a password.
@@ -42,38 +41,23 @@ impl StreamQuestion {
 /// Keys, lengths, ids and the timeout of a question, at most.
 const QUESTION_OVERHEAD: usize = 64;
 
-/// One `DecideRequest` while it is written, with gRPC's prefix. Introductions and questions stand in it in the order in
-/// which they were added: fields that repeat may alternate.
-pub(crate) struct DecideMessage {
-    out: BytesMut,
-}
+/// One `DecideRequest` while it is written, with gRPC's prefix.
+pub(crate) struct DecideMessage(GrpcMessage);
 
 impl DecideMessage {
     /// An empty one, with room for so many bytes.
     pub(crate) fn new(room: usize) -> Self {
-        let mut out = BytesMut::with_capacity(PREFIX + room);
-        out.put_bytes(0, PREFIX);
-        Self { out }
+        Self(GrpcMessage::with_room(room))
     }
 
     /// Bytes so far.
     pub(crate) fn len(&self) -> usize {
-        self.out.len() - PREFIX
+        self.0.len()
     }
 
     /// Introduces a client.
     pub(crate) fn introduce(&mut self, client_ref: u64, client: &EncodedClient) {
-        // DecideRequest.introduce, Introduction.client_ref and client.
-        const INTRODUCE: u32 = 1;
-        const CLIENT_REF: u32 = 1;
-        const CLIENT: u32 = 2;
-        let client = client.message();
-        let len = 1 + encoded_len_varint(client_ref) + bytes_len(client.len());
-        encode_key(INTRODUCE, WireType::LengthDelimited, &mut self.out);
-        encode_varint(len as u64, &mut self.out);
-        encode_key(CLIENT_REF, WireType::Varint, &mut self.out);
-        encode_varint(client_ref, &mut self.out);
-        self.bytes(CLIENT, client);
+        self.0.introduce(client_ref, &client.0);
     }
 
     /// Adds a question, which is waited for so long.
@@ -83,26 +67,6 @@ impl DecideMessage {
         const ID: u32 = 1;
         const CLIENT_REF: u32 = 2;
         const TIMEOUT: u32 = 3;
-        let fields = &question.fields;
-        let timeout = prost_types::Duration {
-            seconds: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
-            // Below a thousand million.
-            nanos: within.subsec_nanos() as i32,
-        };
-        let len = 1
-            + encoded_len_varint(id)
-            + 1
-            + encoded_len_varint(client_ref)
-            + bytes_len(timeout.encoded_len())
-            + bytes_len(fields.len());
-        let out = &mut self.out;
-        encode_key(QUESTIONS, WireType::LengthDelimited, out);
-        encode_varint(len as u64, out);
-        encode_key(ID, WireType::Varint, out);
-        encode_varint(id, out);
-        encode_key(CLIENT_REF, WireType::Varint, out);
-        encode_varint(client_ref, out);
-        prost::encoding::message::encode(TIMEOUT, &timeout, out);
         // StreamQuestion.connect, publish, subscribe, deliver.
         let field = match question.hook {
             Hook::Connect => 5,
@@ -110,40 +74,32 @@ impl DecideMessage {
             Hook::Subscribe => 7,
             Hook::Deliver => 8,
         };
-        self.bytes(field, fields);
+        let timeout = prost_types::Duration {
+            seconds: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+            // Below a thousand million.
+            nanos: within.subsec_nanos() as i32,
+        };
+        let len = number_len(id)
+            + number_len(client_ref)
+            + bytes_len(timeout.encoded_len())
+            + bytes_len(question.fields.len());
+        self.0.key(QUESTIONS, len);
+        self.0.number(ID, id);
+        self.0.number(CLIENT_REF, client_ref);
+        self.0.message(TIMEOUT, &timeout);
+        self.0.bytes(field, &question.fields);
     }
 
     /// Says that these references are not used any more.
     pub(crate) fn forget(&mut self, client_refs: &[u64]) {
         // DecideRequest.forget
-        const FORGET: u32 = 3;
-        prost::encoding::uint64::encode_packed(FORGET, client_refs, &mut self.out);
+        self.0.forget(3, client_refs);
     }
 
     /// The message; `None`: there is nothing in it.
-    pub(crate) fn finish(mut self) -> Option<Bytes> {
-        let len = self.len();
-        if len == 0 {
-            return None;
-        }
-        // Far below, as messages are closed at a fraction of what a service takes.
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        if let Some(prefix) = self.out.get_mut(1..PREFIX) {
-            prefix.copy_from_slice(&len.to_be_bytes());
-        }
-        Some(self.out.freeze())
+    pub(crate) fn finish(self) -> Option<Bytes> {
+        self.0.finish_if_any()
     }
-
-    fn bytes(&mut self, field: u32, bytes: &[u8]) {
-        encode_key(field, WireType::LengthDelimited, &mut self.out);
-        encode_varint(bytes.len() as u64, &mut self.out);
-        self.out.extend_from_slice(bytes);
-    }
-}
-
-/// Bytes of a field with this many bytes in it, whose number is below 16.
-const fn bytes_len(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
 }
 
 /// A client's part, as all requests about it share it.
@@ -152,13 +108,6 @@ pub(crate) struct EncodedClient(Arc<Bytes>);
 impl EncodedClient {
     pub(crate) fn of(peer: &Peer) -> Self {
         Self(encode_client_field(peer))
-    }
-
-    /// `Client` without the key and length that stand before it in a request.
-    fn message(&self) -> &[u8] {
-        let rest = self.0.get(1..).unwrap_or_default();
-        let length = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |last| last + 1);
-        rest.get(length..).unwrap_or_default()
     }
 }
 
@@ -245,6 +194,7 @@ mod tests {
     use super::super::AuthRequest;
     use super::super::tests::peer;
     use super::*;
+    use crate::contract::grpc_message::PREFIX;
 
     fn decode(message: DecideMessage) -> wire::DecideRequest {
         let bytes = message.finish().expect("it has something in it");

@@ -67,10 +67,3 @@ impl PartialEq for ClientIdentity {
         }
     }
 }
-
-/// A client without the key and length that stand before it in a request.
-pub(super) fn without_key(field: &[u8]) -> &[u8] {
-    let rest = field.get(1..).unwrap_or_default();
-    let length = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |last| last + 1);
-    rest.get(length..).unwrap_or_default()
-}

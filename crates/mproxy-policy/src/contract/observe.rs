@@ -1,33 +1,27 @@
 //! The messages of the Observe stream. Events were encoded when they were reported and are only put together here.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use mproxy_core::event::Kind;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tonic::Status;
 
-use super::event_client::{EventClient, without_key};
+use super::event_client::EventClient;
 use super::event_request::{EncodedEvent, encode_sequence, sequence_len};
-use super::stream::PREFIX;
+use super::grpc_message::{GrpcMessage, bytes_len, number_len};
 use super::wire;
 
-/// One `ObserveRequest` while it is written, with gRPC's prefix. Its parts stand in it in the order in which they were
-/// added: fields that repeat may alternate.
-pub(crate) struct ObserveMessage {
-    out: BytesMut,
-}
+/// One `ObserveRequest` while it is written, with gRPC's prefix.
+pub(crate) struct ObserveMessage(GrpcMessage);
 
 impl ObserveMessage {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        let mut out = BytesMut::new();
-        out.put_bytes(0, PREFIX);
-        Self { out }
+        Self(GrpcMessage::with_room(0))
     }
 
     /// Bytes so far.
     pub(crate) fn len(&self) -> usize {
-        self.out.len() - PREFIX
+        self.0.len()
     }
 
     /// What the first message of a stream says: who sends the events, and which numbering it is.
@@ -36,23 +30,13 @@ impl ObserveMessage {
         const HELLO: u32 = 5;
         const RUN_ID: u32 = 6;
         let hello = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        prost::encoding::message::encode(HELLO, &hello, &mut self.out);
-        self.bytes(RUN_ID, run_id.as_bytes());
+        self.0.message(HELLO, &hello);
+        self.0.bytes(RUN_ID, run_id.as_bytes());
     }
 
     /// Introduces a client.
     pub(crate) fn introduce(&mut self, client_ref: u64, client: &EventClient) {
-        // ObserveRequest.introduce, Introduction.client_ref and client.
-        const INTRODUCE: u32 = 1;
-        const CLIENT_REF: u32 = 1;
-        const CLIENT: u32 = 2;
-        let field = client.field();
-        let client = without_key(&field);
-        let len = 1 + encoded_len_varint(client_ref) + bytes_len(client.len());
-        self.key(INTRODUCE, len);
-        encode_key(CLIENT_REF, WireType::Varint, &mut self.out);
-        encode_varint(client_ref, &mut self.out);
-        self.bytes(CLIENT, client);
+        self.0.introduce(client_ref, &client.field());
     }
 
     /// Adds an event.
@@ -69,56 +53,29 @@ impl ObserveMessage {
             Kind::Disconnect => 6,
         };
         let own = event.fields.len() + sequence_len(sequence);
-        self.key(EVENTS, 1 + encoded_len_varint(client_ref) + bytes_len(own));
-        encode_key(CLIENT_REF, WireType::Varint, &mut self.out);
-        encode_varint(client_ref, &mut self.out);
-        self.key(kind, own);
-        self.out.extend_from_slice(&event.fields);
-        encode_sequence(sequence, &mut self.out);
+        self.0.key(EVENTS, number_len(client_ref) + bytes_len(own));
+        self.0.number(CLIENT_REF, client_ref);
+        self.0.key(kind, own);
+        self.0.out().extend_from_slice(&event.fields);
+        encode_sequence(sequence, self.0.out());
     }
 
     /// Says that the events with these numbers were dropped.
     pub(crate) fn gap(&mut self, from: u64, to: u64) {
         // ObserveRequest.gaps
-        const GAPS: u32 = 3;
-        prost::encoding::message::encode(GAPS, &wire::Gap { from, to }, &mut self.out);
+        self.0.message(3, &wire::Gap { from, to });
     }
 
     /// Says that these references are not used any more.
     pub(crate) fn forget(&mut self, client_refs: &[u64]) {
         // ObserveRequest.forget
-        const FORGET: u32 = 4;
-        prost::encoding::uint64::encode_packed(FORGET, client_refs, &mut self.out);
+        self.0.forget(4, client_refs);
     }
 
     /// The message; `None`: there is nothing in it.
-    pub(crate) fn finish(mut self) -> Option<Bytes> {
-        let len = self.len();
-        if len == 0 {
-            return None;
-        }
-        // Far below, as messages are closed at a fraction of what a service takes.
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        if let Some(prefix) = self.out.get_mut(1..PREFIX) {
-            prefix.copy_from_slice(&len.to_be_bytes());
-        }
-        Some(self.out.freeze())
+    pub(crate) fn finish(self) -> Option<Bytes> {
+        self.0.finish_if_any()
     }
-
-    fn key(&mut self, field: u32, len: usize) {
-        encode_key(field, WireType::LengthDelimited, &mut self.out);
-        encode_varint(len as u64, &mut self.out);
-    }
-
-    fn bytes(&mut self, field: u32, bytes: &[u8]) {
-        self.key(field, bytes.len());
-        self.out.extend_from_slice(bytes);
-    }
-}
-
-/// Bytes of a field with this many bytes in it, whose number is below 16.
-const fn bytes_len(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
 }
 
 /// How far the service says that events are safe.
@@ -144,6 +101,7 @@ mod tests {
     use super::super::tests::peer;
     use super::super::{EventClient, EventRequest};
     use super::*;
+    use crate::contract::grpc_message::PREFIX;
 
     fn unsubscribed(peer: &Arc<Peer>) -> EncodedEvent {
         let what = Happening::Unsubscribe { filters: ["a/b".into(), "c".into()].into() };

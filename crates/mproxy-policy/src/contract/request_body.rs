@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use mproxy_core::peer::Peer;
 use prost::Message;
@@ -17,7 +17,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use tonic::transport::Channel;
 use tower::Service;
 
-use super::stream::PREFIX;
+use super::grpc_message::{GrpcMessage, PREFIX};
 use super::{client, wire};
 
 /// The field of every request and event that says who it is about.
@@ -55,24 +55,17 @@ impl RequestBody {
 
     /// The same with a client that was encoded before, its key and length included.
     pub(super) fn encode_with(client: Arc<Bytes>, fields: impl FnOnce(&mut BytesMut)) -> Self {
-        let mut own = BytesMut::new();
-        own.put_bytes(0, PREFIX);
-        fields(&mut own);
+        let mut own = GrpcMessage::with_room(0);
+        fields(own.out());
         // A client's user properties may be 64 KiB, and hundreds of its questions may be open: shared, they are held once.
         let client = if client.len() <= COPY_UP_TO {
-            own.extend_from_slice(&client);
+            own.out().extend_from_slice(&client);
             ClientPart::Within
         } else {
             ClientPart::Shared(client)
         };
-        let len = own.len() - PREFIX + client.len();
-        // A packet of MQTT is below this by far; what is not would be refused by the service as malformed.
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        if let Some(prefix) = own.get_mut(1..PREFIX) {
-            prefix.copy_from_slice(&len.to_be_bytes());
-        }
         // What is held is what was written.
-        Self { own: Bytes::copy_from_slice(&own), client }
+        Self { own: Bytes::copy_from_slice(&own.finish(client.len())), client }
     }
 
     /// The same for a stream: the client is encoded only if it has to be introduced, or if the request has to go by a call

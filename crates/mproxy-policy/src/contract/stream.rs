@@ -1,24 +1,22 @@
 //! A bidirectional stream of HookStream: messages that we encode ourselves go out as a body, those that come are given as
 //! their bytes.
 
-use bytes::{Buf, Bytes};
-use http::uri::PathAndQuery;
-use http_body::Body;
-use tonic::client::Grpc;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
-use tonic::transport::Channel;
-use tonic::{Request, Status};
-
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http_body::Body;
+use tonic::client::Grpc;
+use tonic::codec::Streaming;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
 use tower::Service;
 
-/// Bytes that are read ahead of a message, and what tonic gives away at once of what it encodes, which is nothing here.
-const BUFFER: usize = 8 << 10;
+use super::grpc_message::RawCodec;
 
-/// Flags and length in front of each message of gRPC.
-pub(super) const PREFIX: usize = 5;
+/// Bytes that are reserved for messages before they come: many answers are in one.
+const RESERVED: usize = 8 << 10;
 
 /// The streams of HookStream.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +50,10 @@ where
     service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
     // As a call with one request, which is replaced by the body: both have the same headers.
     let path = PathAndQuery::from_static(rpc.path());
-    service.server_streaming(Request::new(()), path, Messages).await.map(tonic::Response::into_inner)
+    service
+        .server_streaming(Request::new(()), path, RawCodec { reserved: RESERVED })
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 /// A channel whose call carries the body it was made with.
@@ -73,49 +74,5 @@ impl Service<http::Request<tonic::body::Body>> for StreamChannel {
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let body = self.body.take().unwrap_or_else(tonic::body::Body::empty);
         self.channel.call(request.map(|_| body))
-    }
-}
-
-/// Nothing out, as the body is not made by tonic; the bytes of messages in.
-struct Messages;
-
-impl Codec for Messages {
-    type Encode = ();
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Messages {
-    type Item = ();
-    type Error = Status;
-
-    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(0, BUFFER)
-    }
-}
-
-impl Decoder for Messages {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(message.copy_to_bytes(message.remaining())))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, BUFFER)
     }
 }

@@ -6,12 +6,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
+use mproxy_policy::remote::RemoteConfig;
 use mproxy_policy::watch::{
     AnswerDrop, CallOutcome, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd, Watch,
 };
 use mproxy_testkit::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+/// Long enough for a loaded machine where nothing is to be waited for.
+pub(crate) const AMPLE: Duration = Duration::from_secs(20);
+
+/// Services at these addresses, over streams where they serve them.
+pub(crate) fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
+    RemoteConfig {
+        endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
+        timeout,
+        instance: "test".into(),
+        version: "0.0.0".into(),
+        event_queue: 1600,
+        event_buffer: 1 << 20,
+        confirm_within: AMPLE,
+        event_spool: None,
+        max_in_flight: 1024,
+        tls: Default::default(),
+        streams: true,
+    }
+}
 
 /// A certificate authority for one test.
 pub(crate) struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
