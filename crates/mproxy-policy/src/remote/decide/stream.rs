@@ -1,38 +1,37 @@
 //! One Decide stream: sessions put questions into it, HTTP/2 takes them out in batches when it can write, and a task reads
 //! the answers, keeps the deadlines, and notices when the service has fallen silent.
 //!
-//! A batch is what waited while the last one was written. It is made in [`Outgoing`], which is the body of the request.
+//! | room | holds |
+//! |---|---|
+//! | `outgoing` | the body of the request: a batch is what waited while the last one was written |
+//! | `asked` | a question that waits for its answer |
+
+mod asked;
+mod outgoing;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::codec::Streaming;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::clients::ClientTable;
-use super::slots::{SlotEvent, Slots};
-use crate::contract::{
-    DecideMessage, EncodedClient, StreamAnswer, StreamQuestion, StreamRpc, open_stream, read_answers,
-};
+pub(in crate::remote) use self::asked::Asked;
+use self::outgoing::{Outgoing, Question};
+use super::slots::Slots;
+use crate::contract::{StreamAnswer, StreamQuestion, StreamRpc, open_stream, read_answers};
 use crate::watch::{AnswerDrop, Watch};
 
 /// Bytes of questions that were written and are not answered yet, at most, unless it is a single one. HTTP/2 takes a
 /// mebibyte from us before it says that the service reads too slowly; what has not been written can still go elsewhere.
 const CREDIT: usize = 1 << 20;
-
-/// A message is closed when it has so many bytes. Services take 4 MiB if they are not told otherwise, and one question may
-/// nearly be as large.
-const MESSAGE: usize = 128 << 10;
 
 /// Questions in one message, at most: answers come back in as large batches as they went out.
 const BATCH: usize = 1024;
@@ -437,137 +436,5 @@ fn put(wakers: &mut Vec<Waker>, waker: Option<Waker>) {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-/// A question on a stream. When it is dropped, its slot is free, and its answer is dropped when it comes.
-pub(in crate::remote) struct Asked {
-    stream: Arc<DecideStream>,
-    id: u64,
-}
-
-impl Asked {
-    /// What came of it.
-    pub(in crate::remote) fn poll(&self, cx: &Context<'_>) -> Poll<SlotEvent<Answer>> {
-        let event = self.stream.lock().slots.poll(self.id, cx.waker());
-        event.map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// Why its stream ended, once it has.
-    pub(in crate::remote) fn stream_end(&self) -> Option<Arc<Status>> {
-        self.stream.end()
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        let mut inner = self.stream.lock();
-        let credit = inner.slots.give_up(self.id);
-        inner.written -= credit;
-        let writer = if credit > 0 || inner.slots.open() == 0 { inner.take_writer() } else { None };
-        drop(inner);
-        wake(writer);
-    }
-}
-
-/// A question that is to be written.
-struct Question {
-    id: u64,
-    deadline: Instant,
-    question: StreamQuestion,
-}
-
-/// The body of the request: message after message, made when HTTP/2 can write one.
-struct Outgoing {
-    stream: Arc<DecideStream>,
-    clients: ClientTable,
-    batch: VecDeque<Question>,
-    /// Other tasks had their turn since there was something to write.
-    yielded: bool,
-}
-
-impl Outgoing {
-    fn new(stream: Arc<DecideStream>) -> Self {
-        Self { stream, clients: ClientTable::new(), batch: VecDeque::new(), yielded: false }
-    }
-
-    /// A message of what is in the batch, until it is full.
-    fn message(&mut self) -> Option<Bytes> {
-        let now = Instant::now();
-        let room = self.batch.iter().map(|asked| asked.question.size()).sum::<usize>().min(MESSAGE);
-        let mut message = DecideMessage::new(room);
-        while let Some(asked) = self.batch.front() {
-            if message.len() > 0 && message.len() + asked.question.size() > MESSAGE {
-                break;
-            }
-            let peer = asked.question.peer();
-            let (client_ref, new) = self.clients.client_ref(peer);
-            if new {
-                let client = EncodedClient::of(peer);
-                message.introduce(client_ref, &client);
-            }
-            let within = asked.deadline.saturating_duration_since(now);
-            message.ask(asked.id, client_ref, within, &asked.question);
-            self.batch.pop_front();
-        }
-        let forgotten = self.clients.take_forgotten();
-        if !forgotten.is_empty() {
-            message.forget(&forgotten);
-        }
-        self.stream.clients.store(self.clients.len(), Ordering::Relaxed);
-        message.finish()
-    }
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = &mut *self;
-        loop {
-            if this.batch.is_empty() {
-                let mut inner = this.stream.lock();
-                let ended = match inner.phase {
-                    Phase::Open => false,
-                    Phase::Draining => inner.slots.open() == 0,
-                    Phase::Ended(_) => true,
-                };
-                if ended {
-                    return Poll::Ready(None);
-                }
-                if inner.queue.is_empty() {
-                    this.yielded = false;
-                } else if !this.yielded && inner.queue.len() < BATCH {
-                    // The session that asked first woke this task, which would run before the other sessions that have just
-                    // had an answer as well. One turn of them all, and what they ask is in the same batch.
-                    this.yielded = true;
-                    drop(inner);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                inner.take_batch(&mut this.batch);
-                let sweep = std::mem::take(&mut inner.sweep);
-                if this.batch.is_empty() && !sweep {
-                    // Behind the lock, so that no question comes between the look and the waker.
-                    if !inner.writer.as_ref().is_some_and(|own| own.will_wake(cx.waker())) {
-                        inner.writer = Some(cx.waker().clone());
-                    }
-                    return Poll::Pending;
-                }
-                drop(inner);
-                this.yielded = false;
-                if sweep {
-                    this.clients.sweep(SWEEP);
-                }
-            }
-            if let Some(message) = this.message() {
-                this.stream.watch.stream_message();
-                return Poll::Ready(Some(Ok(Frame::data(message))));
-            }
-        }
     }
 }

@@ -7,11 +7,15 @@
 //! | `record` | what stands in a file, with length and checksum |
 //! | `cursor` | the numbering, how far it is reserved and confirmed |
 //! | `files` | the files, bounded, and what is taken back when a write fails |
+//! | `open_log` | which connections are open, so that each gets its end after a crash |
+//! | `folder` | which files there are, how they are opened, and who has them |
 //! | `recovery` | what is read at the start |
 //! | `writer` | the thread, and the queue in front of it |
 
 mod cursor;
 mod files;
+mod folder;
+mod open_log;
 mod record;
 mod recovery;
 mod writer;
@@ -69,7 +73,7 @@ impl Spool {
         watch: &dyn Watch,
     ) -> io::Result<Self> {
         let SpoolConfig { folder, size } = config;
-        let (cursor_file, stored) = files::lock(folder)?;
+        let (cursor_file, stored) = folder::lock(folder)?;
         let found = recovery::find(folder, stored.map(|(_, cursor)| cursor), most)?;
         let Found { events, open, segments, without_room, damaged, last } = found;
         let known = Cursor { run_id: fresh, reserved: 0, confirmed: 0, clean: true };

@@ -8,20 +8,19 @@
 //! | `open.log` | which connections are open, with their clients: written anew when most of it is past |
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use mproxy_core::event::Kind;
 
 use super::cursor::{self, Cursor};
+use super::folder::{WRITE, file_options, open_log};
+use super::open_log::OpenLog;
 use super::record::Record;
 use crate::contract::{ClientIdentity, EncodedEvent, EventClient};
-
-/// What is written at a time.
-const WRITE: usize = 256 << 10;
 
 /// A file of events is closed when it is so large, or a sixteenth of the spool where that is less.
 const SEGMENT: u64 = 8 << 20;
@@ -77,18 +76,6 @@ struct Current {
     pending_events: u64,
 }
 
-/// The connections that are open.
-struct OpenLog {
-    file: File,
-    len: u64,
-    pending: BytesMut,
-    /// Where the record of each begins, and how long it is.
-    live: HashMap<u128, (u64, usize)>,
-    live_bytes: u64,
-    /// Something that should stand in it does not, or the other way round.
-    stale: bool,
-}
-
 pub(super) struct Files {
     folder: PathBuf,
     /// Bytes of all files at most.
@@ -105,68 +92,6 @@ pub(super) struct Files {
     reserved_at: u64,
     /// Connections that are over once what was added is written.
     closing: Vec<u128>,
-}
-
-fn file_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
-}
-
-/// The file with the cursor, locked, and the cursor in it.
-///
-/// # Errors
-/// It cannot be opened, or another mproxy has it.
-pub(super) fn lock(folder: &Path) -> io::Result<(File, Option<(u64, Cursor)>)> {
-    if !folder.is_dir() {
-        DirBuilder::new().mode(0o700).create(folder)?;
-    }
-    let mut file = file_options().create(true).truncate(false).open(folder.join("cursor"))?;
-    file.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => io::Error::new(io::ErrorKind::ResourceBusy, "another mproxy uses it"),
-        fs::TryLockError::Error(error) => error,
-    })?;
-    let mut bytes = Vec::new();
-    (&mut file).take(cursor::FILE as u64).read_to_end(&mut bytes)?;
-    Ok((file, Cursor::read(&bytes)))
-}
-
-/// The files of events, in the order of their numbers.
-///
-/// # Errors
-/// The folder cannot be read.
-pub(super) fn event_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|path| first_number(path).is_some());
-    files.sort_unstable_by_key(|path| first_number(path));
-    Ok(files)
-}
-
-fn first_number(path: &Path) -> Option<u64> {
-    let digits = path.file_name()?.to_str()?.strip_prefix("events-")?.strip_suffix(".log")?;
-    u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)
-}
-
-/// At most so many bytes of a file, and how long it is.
-///
-/// # Errors
-/// It cannot be read.
-pub(super) fn read_bounded(path: &Path, most: u64) -> io::Result<(Vec<u8>, u64)> {
-    // Whatever else stands under this name, a pipe say, would be waited for.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no file"));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok((bytes, len))
-}
-
-/// The file with the open connections.
-pub(super) fn open_log(folder: &Path) -> PathBuf {
-    folder.join("open.log")
 }
 
 /// What a full disk does not take is tried again later.
@@ -440,79 +365,6 @@ impl Current {
         self.segment.last = self.segment.last.max(self.pending_last);
         self.pending.clear();
         self.pending_events = 0;
-        Ok(())
-    }
-}
-
-impl OpenLog {
-    fn create(folder: &Path) -> io::Result<Self> {
-        let file = file_options().create(true).truncate(true).open(folder.join("open.new"))?;
-        Ok(Self { file, len: 0, pending: BytesMut::new(), live: HashMap::new(), live_bytes: 0, stale: false })
-    }
-
-    fn opened(&mut self, connection: u128, field: &Bytes) {
-        let at = self.len + self.pending.len() as u64;
-        let record = Record::Opened { connection, field: field.clone() };
-        record.write(&mut self.pending);
-        self.live_bytes += record.len() as u64;
-        if let Some((_, len)) = self.live.insert(connection, (at, record.len())) {
-            self.live_bytes -= len as u64;
-        }
-    }
-
-    fn closed(&mut self, connection: u128) {
-        if let Some((_, len)) = self.live.remove(&connection) {
-            self.live_bytes -= len as u64;
-            Record::Closed { connection }.write(&mut self.pending);
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if let Err(error) = self.file.write_all_at(&self.pending, self.len) {
-            let _ = self.file.set_len(self.len);
-            self.pending.clear();
-            let (len, mut lost) = (self.len, 0);
-            self.live.retain(|_, (at, size)| {
-                let stays = *at < len;
-                lost += if stays { 0 } else { *size as u64 };
-                stays
-            });
-            self.live_bytes -= lost;
-            // Who went meanwhile still stands in it.
-            self.stale = true;
-            return Err(error);
-        }
-        self.len += self.pending.len() as u64;
-        self.pending.clear();
-        Ok(())
-    }
-
-    fn is_worth_compacting(&self) -> bool {
-        self.stale || self.len > 2 * self.live_bytes + (1 << 20)
-    }
-
-    /// Writes those that are open into a new file.
-    fn compact(&mut self, folder: &Path) -> io::Result<()> {
-        let mut fresh = Self::create(folder)?;
-        let mut places: Vec<(u128, u64, usize)> =
-            self.live.iter().map(|(connection, (at, len))| (*connection, *at, *len)).collect();
-        places.sort_unstable_by_key(|(_, at, _)| *at);
-        for (connection, at, len) in places {
-            let start = fresh.pending.len();
-            fresh.pending.resize(start + len, 0);
-            if let Some(record) = fresh.pending.get_mut(start..) {
-                self.file.read_exact_at(record, at)?;
-            }
-            fresh.live.insert(connection, (fresh.len + start as u64, len));
-            fresh.live_bytes += len as u64;
-            if fresh.pending.len() >= WRITE {
-                fresh.flush()?;
-            }
-        }
-        fresh.flush()?;
-        fresh.file.sync_data()?;
-        fs::rename(folder.join("open.new"), open_log(folder))?;
-        *self = fresh;
         Ok(())
     }
 }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use mproxy_core::event::Kind;
 
 use super::cursor::Cursor;
-use super::files::{Segment, event_files, open_log, read_bounded};
+use super::files::Segment;
+use super::folder::{event_files, open_log, read_bounded};
 use super::record::{Record, Records};
 use crate::contract::{EncodedEvent, KeptClient};
 

@@ -107,7 +107,7 @@ fn after_an_end_in_order_no_number_is_lost() {
 fn what_is_confirmed_is_not_found_and_its_files_go() {
     let folder = folder();
     let mut spool = open(folder.path());
-    let files = |folder: &Path| files::event_files(folder).expect("a folder").len();
+    let files = |folder: &Path| folder::event_files(folder).expect("a folder").len();
     for sequence in 1..=200 {
         spool.add(sequence, 1, Kind::Publish, &"x".repeat(4000)).expect("there is room");
         spool.files.flush().expect("it is written");

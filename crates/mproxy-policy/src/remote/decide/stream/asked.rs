@@ -1,0 +1,39 @@
+//! A question that waits for its answer on a stream.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tonic::Status;
+
+use super::{Answer, DecideStream, wake};
+use crate::remote::decide::slots::SlotEvent;
+
+/// A question on a stream. When it is dropped, its slot is free, and its answer is dropped when it comes.
+pub(in crate::remote) struct Asked {
+    pub(super) stream: Arc<DecideStream>,
+    pub(super) id: u64,
+}
+
+impl Asked {
+    /// What came of it.
+    pub(in crate::remote) fn poll(&self, cx: &Context<'_>) -> Poll<SlotEvent<Answer>> {
+        let event = self.stream.lock().slots.poll(self.id, cx.waker());
+        event.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Why its stream ended, once it has.
+    pub(in crate::remote) fn stream_end(&self) -> Option<Arc<Status>> {
+        self.stream.end()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut inner = self.stream.lock();
+        let credit = inner.slots.give_up(self.id);
+        inner.written -= credit;
+        let writer = if credit > 0 || inner.slots.open() == 0 { inner.take_writer() } else { None };
+        drop(inner);
+        wake(writer);
+    }
+}
