@@ -280,7 +280,7 @@ async fn a_service_without_control_is_told_of_once_and_asked_as_before() {
     let broker = Mosquitto::start().await;
     let service = CommandingService::start(Some(grant("1", &["#"])), false).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &service.url)]).await;
-    proxy.line(&["Control unimplemented"]).await;
+    proxy.line(&["WARN", "HookStream.Control unimplemented"]).await;
     WireClient::login(proxy.mqtt, V311, "a-1").await;
     proxy.stop().await;
 }

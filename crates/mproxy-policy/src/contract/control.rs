@@ -104,10 +104,17 @@ fn dismissal(disconnect: wire::DisconnectCommand) -> Result<Dismissal, String> {
         Some(Err(error)) => return Err(format!("will: {error}")),
     };
     let text = |text: String| (!text.is_empty()).then(|| text.into());
+    // What no string of MQTT can be would be left out without a word [MQTT-1.5.4-2].
+    let sent = |name: &str, sent: String| {
+        if sent.len() > usize::from(u16::MAX) || sent.contains('\0') {
+            return Err(format!("{name} is longer than 65535 bytes, or contains U+0000"));
+        }
+        Ok(text(sent))
+    };
     Ok(Dismissal {
         reason,
-        text: text(disconnect.reason_string),
-        server_reference: text(disconnect.server_reference),
+        text: sent("reason_string", disconnect.reason_string)?,
+        server_reference: sent("server_reference", disconnect.server_reference)?,
         will,
         detail: text(disconnect.detail),
     })
@@ -180,6 +187,8 @@ mod tests {
             ("no will choice", read(all(), Some(disconnect(|one| one.will = Some(0))))),
             ("unknown will choice", read(all(), Some(disconnect(|one| one.will = Some(9))))),
             ("no refusal", read(all(), Some(disconnect(|one| one.reason_code = 4)))),
+            ("long text", read(all(), Some(disconnect(|one| one.reason_string = "x".repeat(65536))))),
+            ("no text", read(all(), Some(disconnect(|one| one.server_reference = "a\0b".to_owned())))),
             ("no code", read(all(), Some(disconnect(|one| one.reason_code = 256)))),
             (
                 "unusable grant",

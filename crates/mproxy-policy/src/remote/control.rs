@@ -84,9 +84,9 @@ impl Controller {
                     continue;
                 }
                 Err(status) if status.code() == Code::Unimplemented => {
-                    info!(
+                    warn!(
                         endpoint = connection.url(),
-                        "Control unimplemented, no commands until the next connection"
+                        "HookStream.Control unimplemented although Hello says that streams are served, no commands until the next connection"
                     );
                     refused = Some(connection);
                     continue;
