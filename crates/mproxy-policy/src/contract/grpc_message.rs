@@ -1,11 +1,17 @@
-//! A message of gRPC that is put together by hand, field by field, of parts that were encoded before; and the codec that
-//! lets such messages pass: what goes out has been encoded, what comes in is given as its bytes.
+//! A message of gRPC that is put together by hand, field by field, of parts that were encoded before; and the channel and
+//! the codec that let such messages pass: what goes out has been encoded, what comes in is given as its bytes.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body::Body;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tower::Service;
 
 /// Flags and length in front of each message of gRPC.
 pub(super) const PREFIX: usize = 5;
@@ -101,6 +107,37 @@ fn without_key(field: &[u8]) -> &[u8] {
     let rest = field.get(1..).unwrap_or_default();
     let length = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |last| last + 1);
     rest.get(length..).unwrap_or_default()
+}
+
+/// A channel whose next call carries this body in the place of the one that tonic makes, of which nothing but headers and
+/// timeout is used: the real one was encoded before, or is encoded when it can be written.
+pub(super) struct BodyChannel<B> {
+    channel: Channel,
+    body: Option<B>,
+}
+
+impl<B> BodyChannel<B> {
+    pub(super) const fn new(channel: Channel, body: B) -> Self {
+        Self { channel, body: Some(body) }
+    }
+}
+
+impl<B> Service<http::Request<tonic::body::Body>> for BodyChannel<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<tonic::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let body = self.body.take().map_or_else(tonic::body::Body::empty, tonic::body::Body::new);
+        self.channel.call(request.map(|_| body))
+    }
 }
 
 /// Nothing out, as what goes out is a body that has been encoded; bytes in, so that the state of a call knows no message.

@@ -15,9 +15,8 @@ use mproxy_core::peer::Peer;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tonic::transport::Channel;
-use tower::Service;
 
-use super::grpc_message::{GrpcMessage, PREFIX};
+use super::grpc_message::{BodyChannel, GrpcMessage, PREFIX};
 use super::{client, wire};
 
 /// The field of every request and event that says who it is about.
@@ -120,8 +119,13 @@ impl RequestBody {
     }
 
     /// A channel whose next call carries this, whatever message it is given.
-    pub(super) fn into_channel(self, channel: Channel) -> BodyChannel {
-        BodyChannel { channel, body: self.whole() }
+    pub(super) fn into_channel(self, channel: Channel) -> BodyChannel<Parts> {
+        let Self { own, client } = self.whole();
+        let shared = match client {
+            ClientPart::Shared(client) => Some(Bytes::clone(&client)),
+            ClientPart::Within | ClientPart::Apart(_) => None,
+        };
+        BodyChannel::new(channel, Parts([Some(own), shared]))
     }
 }
 
@@ -156,36 +160,8 @@ fn encode_client(peer: &Peer) -> Bytes {
     out.into()
 }
 
-/// A channel that sends what was encoded before in the place of the body it is given.
-#[derive(Clone)]
-pub(super) struct BodyChannel {
-    channel: Channel,
-    body: RequestBody,
-}
-
-impl Service<http::Request<tonic::body::Body>> for BodyChannel {
-    type Response = http::Response<tonic::body::Body>;
-    type Error = tonic::transport::Error;
-    type Future = <Channel as Service<http::Request<tonic::body::Body>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Service::poll_ready(&mut self.channel, cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let RequestBody { own, client } = &self.body;
-        let shared = match client {
-            ClientPart::Shared(client) => Some(Bytes::clone(client)),
-            ClientPart::Within | ClientPart::Apart(_) => None,
-        };
-        let parts = Parts([Some(own.clone()), shared]);
-        // tonic makes headers and timeout, and its own body, of which nothing is used: the real one was encoded long before.
-        self.channel.call(request.map(|_| tonic::body::Body::new(parts)))
-    }
-}
-
 /// The bytes of a request, shared with whoever may have to send it again.
-struct Parts([Option<Bytes>; 2]);
+pub(super) struct Parts([Option<Bytes>; 2]);
 
 impl Body for Parts {
     type Data = Bytes;

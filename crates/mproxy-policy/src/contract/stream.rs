@@ -2,7 +2,6 @@
 //! their bytes.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -11,9 +10,8 @@ use tonic::client::Grpc;
 use tonic::codec::Streaming;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
-use tower::Service;
 
-use super::grpc_message::RawCodec;
+use super::grpc_message::{BodyChannel, RawCodec};
 
 /// Bytes that are reserved for messages before they come: many answers are in one.
 const RESERVED: usize = 8 << 10;
@@ -46,7 +44,7 @@ pub(crate) async fn open_stream<B>(
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
-    let mut service = Grpc::new(StreamChannel { channel, body: Some(tonic::body::Body::new(body)) });
+    let mut service = Grpc::new(BodyChannel::new(channel, body));
     service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
     // As a call with one request, which is replaced by the body: both have the same headers.
     let path = PathAndQuery::from_static(rpc.path());
@@ -54,25 +52,4 @@ where
         .server_streaming(Request::new(()), path, RawCodec { reserved: RESERVED })
         .await
         .map(tonic::Response::into_inner)
-}
-
-/// A channel whose call carries the body it was made with.
-struct StreamChannel {
-    channel: Channel,
-    body: Option<tonic::body::Body>,
-}
-
-impl Service<http::Request<tonic::body::Body>> for StreamChannel {
-    type Response = http::Response<tonic::body::Body>;
-    type Error = tonic::transport::Error;
-    type Future = <Channel as Service<http::Request<tonic::body::Body>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Service::poll_ready(&mut self.channel, cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let body = self.body.take().unwrap_or_else(tonic::body::Body::empty);
-        self.channel.call(request.map(|_| body))
-    }
 }
