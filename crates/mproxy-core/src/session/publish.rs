@@ -110,19 +110,8 @@ impl Link {
         // Before anything else is decided: the sender's table must follow each packet, refused ones included.
         let alias_topic = self.real_topic(cx, from, &head)?;
         let publish = IncomingPublish { from, header, head, data, alias_topic };
-        // Nobody is asked again: another answer to the same message would make one flow of two minds.
-        if self.answered_before(&publish) {
-            return Ok(self.keep(publish, SlotState::Again, 0));
-        }
-        if from == Side::Broker && !self.is_explained(cx, publish.topic()) {
-            cx.setting.meter.revoked_deliveries(1);
-            return Ok(self.keep(publish, SlotState::Ruled(Box::new(revoked())), 0));
-        }
-        if from == Side::Client && self.is_over_rate() {
-            if let Some(id) = publish.head.packet_id {
-                self.up.in_flight.add(publish.head.qos, id);
-            }
-            return Ok(self.keep(publish, SlotState::OverRate, 0));
+        if let Some(state) = self.settled_unasked(cx, &publish) {
+            return Ok(self.keep(publish, state, 0));
         }
         let want = self.want(cx, from);
         if want == Want::Nothing && self.leaves_no_trace(cx, &publish) {
@@ -166,6 +155,30 @@ impl Link {
             return Ok(self.direction_mut(from).pass(here, total));
         }
         Ok(self.keep(publish, state, charge))
+    }
+
+    /// What becomes of a PUBLISH about which nobody is asked, whoever decides.
+    #[inline]
+    fn settled_unasked(
+        &mut self,
+        cx: &mut Context,
+        publish: &IncomingPublish<'_>,
+    ) -> Option<SlotState<PublishDecision>> {
+        // Nobody is asked again: another answer to the same message would make one flow of two minds.
+        if self.answered_before(publish) {
+            return Some(SlotState::Again);
+        }
+        if publish.from == Side::Broker && !self.is_explained(cx, publish.topic()) {
+            cx.setting.meter.revoked_deliveries(1);
+            return Some(SlotState::Ruled(Box::new(revoked())));
+        }
+        if publish.from == Side::Client && self.is_over_rate() {
+            if let Some(id) = publish.head.packet_id {
+                self.up.in_flight.add(publish.head.qos, id);
+            }
+            return Some(SlotState::OverRate);
+        }
+        None
     }
 
     /// Whether mproxy has answered this PUBLISH itself, and it is sent again.

@@ -241,14 +241,25 @@ async fn attempt<E: ServiceCall>(
             return AttemptResult::Elsewhere(failure);
         }
     };
-    let status = match result {
+    match result {
         Ok(answer) => {
             connection.strikes.reset();
             count(E::outcome(&answer));
-            return AttemptResult::Done(CallResult::Answered(answer));
+            AttemptResult::Done(CallResult::Answered(answer))
         }
-        Err(status) => status,
-    };
+        Err(status) => judge_status(endpoints, connection, rpc, &status, deadline, count).await,
+    }
+}
+
+/// What a status comes to that is no answer: for the question, and for the connection that it came over.
+async fn judge_status<A>(
+    endpoints: &Endpoints,
+    connection: &ServiceConnection,
+    rpc: Rpc,
+    status: &Status,
+    deadline: Instant,
+    count: impl Fn(CallOutcome),
+) -> AttemptResult<A> {
     // An event that nobody implements is as good as not wanted; a decision that nobody implements is none (ADR 0017).
     if status.code() == Code::Unimplemented && !rpc.decides() {
         connection.strikes.reset();
@@ -257,7 +268,7 @@ async fn attempt<E: ServiceCall>(
         return AttemptResult::Done(CallResult::Unwanted);
     }
     if rpc.decides()
-        && let Some(unusable) = too_large(rpc, &status)
+        && let Some(unusable) = too_large(rpc, status)
     {
         connection.strikes.reset();
         count(CallOutcome::Unusable);
@@ -266,9 +277,9 @@ async fn attempt<E: ServiceCall>(
     if status.code() == Code::Unimplemented {
         endpoints.warn_unimplemented(connection, rpc);
     }
-    let failure = failure(rpc, &status);
+    let failure = failure(rpc, status);
     count(CallOutcome::Failed(failure.kind));
-    if is_transport_failure(&status) {
+    if is_transport_failure(status) {
         // Another task learns of the connection's end. Without this pause the next pick may be the same broken
         // connection, which `tried` then counts as an endpoint that has failed.
         let notice = CLOSE_NOTICE.min(deadline.saturating_duration_since(Instant::now()));
