@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use crate::child::Child;
 use crate::load::{self, Target};
 use crate::probe::Family;
-use crate::transport::Transport;
+use crate::transport::BenchTransport;
 use crate::workload::Workload;
 
 /// How long a proxy may take until it serves.
@@ -152,10 +152,12 @@ impl Candidate {
     pub(crate) const fn plays(self, workload: &Workload) -> bool {
         let over = workload.transport;
         match self {
-            Self::NginxUnix | Self::MproxyUnix => workload.one_by_one() && matches!(over, Transport::Tcp),
+            Self::NginxUnix | Self::MproxyUnix => {
+                workload.one_by_one() && matches!(over, BenchTransport::Tcp)
+            }
             Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) | Self::Before(Policy::Allow) => true,
             Self::Direct => !over.is_tls(),
-            Self::Mproxy(_) | Self::Before(_) => matches!(over, Transport::Tcp),
+            Self::Mproxy(_) | Self::Before(_) => matches!(over, BenchTransport::Tcp),
         }
     }
 
@@ -164,7 +166,7 @@ impl Candidate {
         self,
         programs: &Programs,
         broker: &Broker,
-        transport: Transport,
+        transport: BenchTransport,
     ) -> anyhow::Result<Standing> {
         let address = match self {
             Self::Direct => broker.address,
@@ -238,8 +240,8 @@ impl Standing {
 
 fn nginx(programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Result<Child> {
     let template = match target.transport {
-        Transport::Tcp | Transport::Tls => include_str!("candidate/nginx.conf"),
-        Transport::Ws | Transport::Wss => include_str!("candidate/nginx-http.conf"),
+        BenchTransport::Tcp | BenchTransport::Tls => include_str!("candidate/nginx.conf"),
+        BenchTransport::Ws | BenchTransport::Wss => include_str!("candidate/nginx-http.conf"),
     };
     let certificate = "ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; \
                        ssl_protocols TLSv1.3;";
@@ -263,10 +265,10 @@ fn haproxy(programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Resul
 
 fn mproxy(program: &Path, programs: &Programs, target: Target, broker: To<'_>) -> anyhow::Result<Command> {
     let (transport, scheme) = match target.transport {
-        Transport::Tcp => ("mqtt", "mqtt"),
-        Transport::Tls => ("mqtts", "mqtt"),
-        Transport::Ws => ("ws", "ws"),
-        Transport::Wss => ("wss", "ws"),
+        BenchTransport::Tcp => ("mqtt", "mqtt"),
+        BenchTransport::Tls => ("mqtts", "mqtt"),
+        BenchTransport::Ws => ("ws", "ws"),
+        BenchTransport::Wss => ("wss", "ws"),
     };
     let template = include_str!("candidate/mproxy.toml");
     let way = match broker {

@@ -23,8 +23,8 @@ use anyhow::{Context as _, bail};
 pub(crate) use self::stream::Stream;
 use crate::control::{self, Tally, Word};
 use crate::frame;
-use crate::transport::Transport;
-use crate::workload::{Kind, Workload};
+use crate::transport::BenchTransport;
+use crate::workload::{Workload, WorkloadKind};
 
 /// How long anybody may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,25 +36,27 @@ const AT_A_TIME: usize = 16;
 pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> anyhow::Result<()> {
     let target = Target { address, transport: workload.transport };
     match workload.kind {
-        Kind::Paced { links, rate, payload } => paced::run(target, links, rate, payload),
-        Kind::Flood { links, payload } => flood::run(target, links, payload),
-        Kind::Storm { clients } => storm::run(target, clients),
-        Kind::Acked { links, window, payload } => {
+        WorkloadKind::Paced { links, rate, payload } => paced::run(target, links, rate, payload),
+        WorkloadKind::Flood { links, payload } => flood::run(target, links, payload),
+        WorkloadKind::Storm { clients } => storm::run(target, clients),
+        WorkloadKind::Acked { links, window, payload } => {
             links::run(connect_all(target, links)?, acked::Acked::new(links, window, payload))
         }
-        Kind::FanOut { subscribers, window, payload } => {
+        WorkloadKind::FanOut { subscribers, window, payload } => {
             let mut streams = connect_all(target, 1 + subscribers)?;
             for stream in &mut streams[1..] {
                 subscribe(stream, fan::TOPIC)?;
             }
             links::run(streams, fan::Out::new(subscribers, window, payload))
         }
-        Kind::FanIn { publishers, window, payload } => {
+        WorkloadKind::FanIn { publishers, window, payload } => {
             let mut streams = connect_all(target, 1 + publishers)?;
             subscribe(&mut streams[0], fan::TOPIC)?;
             links::run(streams, fan::In::new(publishers, window, payload))
         }
-        Kind::Idle { links } => links::run(connect_all(target, links)?, idle::Idle::new(links, seconds)),
+        WorkloadKind::Idle { links } => {
+            links::run(connect_all(target, links)?, idle::Idle::new(links, seconds))
+        }
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> any
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
-    pub(crate) transport: Transport,
+    pub(crate) transport: BenchTransport,
 }
 
 fn client_id(number: usize) -> String {

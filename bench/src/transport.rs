@@ -1,7 +1,7 @@
 //! What clients speak MQTT over.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub(crate) enum BenchTransport {
     Tcp,
     Tls,
     /// WebSocket.
@@ -10,7 +10,7 @@ pub(crate) enum Transport {
     Wss,
 }
 
-impl Transport {
+impl BenchTransport {
     pub(crate) const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
 
     pub(crate) const fn name(self) -> &'static str {

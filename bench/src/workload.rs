@@ -3,7 +3,7 @@
 
 use anyhow::bail;
 
-use crate::transport::Transport;
+use crate::transport::BenchTransport;
 
 /// One workload over one transport.
 #[derive(Clone, Debug)]
@@ -11,14 +11,14 @@ pub(crate) struct Workload {
     /// As in the table; over anything but TCP with the transport behind it: `paced64-tls`.
     pub(crate) name: String,
     pub(crate) about: &'static str,
-    pub(crate) kind: Kind,
-    pub(crate) transport: Transport,
+    pub(crate) kind: WorkloadKind,
+    pub(crate) transport: BenchTransport,
     /// What mproxy must reach with everything allowed.
     pub(crate) target: Option<Target>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum WorkloadKind {
     /// QoS 0, this many a second over all links, each in a write of its own, the links in turn.
     Paced { links: usize, rate: u64, payload: usize },
     /// QoS 0, as fast as they are taken, many to a write.
@@ -57,88 +57,88 @@ const NGINX: Option<Target> = Some(Target::TimesNginx(1.0));
 const IDLE: Option<Target> = Some(Target::KibPerConnection(2.0));
 
 /// Which transports a workload is played over.
-const TCP: &[Transport] = &[Transport::Tcp];
-const TLS: &[Transport] = &[Transport::Tcp, Transport::Tls];
-const ALL: &[Transport] = &Transport::ALL;
+const TCP: &[BenchTransport] = &[BenchTransport::Tcp];
+const TLS: &[BenchTransport] = &[BenchTransport::Tcp, BenchTransport::Tls];
+const ALL: &[BenchTransport] = &BenchTransport::ALL;
 
 /// Name, what it does, how, over what, and what is to be reached over TCP.
-type Row = (&'static str, &'static str, Kind, &'static [Transport], Option<Target>);
+type Row = (&'static str, &'static str, WorkloadKind, &'static [BenchTransport], Option<Target>);
 
 const TABLE: &[Row] = &[
     (
         "paced64",
         "QoS 0, 64 B, 5,000/s over 8 connections, a write each",
-        Kind::Paced { links: 8, rate: 5_000, payload: 64 },
+        WorkloadKind::Paced { links: 8, rate: 5_000, payload: 64 },
         ALL,
         NGINX,
     ),
     (
         "flood64",
         "QoS 0, 64 B, 8 connections, as fast as they are taken",
-        Kind::Flood { links: 8, payload: 64 },
+        WorkloadKind::Flood { links: 8, payload: 64 },
         TCP,
         NGINX,
     ),
     (
         "flood1k",
         "QoS 0, 1 KiB, 8 connections, as fast as they are taken",
-        Kind::Flood { links: 8, payload: 1 << 10 },
+        WorkloadKind::Flood { links: 8, payload: 1 << 10 },
         ALL,
         NGINX,
     ),
     (
         "flood256k",
         "QoS 0, 256 KiB, 8 connections, as fast as they are taken",
-        Kind::Flood { links: 8, payload: 256 << 10 },
+        WorkloadKind::Flood { links: 8, payload: 256 << 10 },
         TCP,
         None,
     ),
     (
         "qos1w1",
         "QoS 1, 64 B, 8 connections, each waits for its PUBACK",
-        Kind::Acked { links: 8, window: 1, payload: 64 },
+        WorkloadKind::Acked { links: 8, window: 1, payload: 64 },
         ALL,
         NGINX,
     ),
     (
         "qos1w100",
         "QoS 1, 64 B, 8 connections with 100 on their way each",
-        Kind::Acked { links: 8, window: 100, payload: 64 },
+        WorkloadKind::Acked { links: 8, window: 100, payload: 64 },
         TLS,
         NGINX,
     ),
     (
         "fanout20",
         "QoS 0, 64 B, 1 publisher with 10 on their way, 20 subscribers; deliveries are counted",
-        Kind::FanOut { subscribers: 20, window: 10, payload: 64 },
+        WorkloadKind::FanOut { subscribers: 20, window: 10, payload: 64 },
         TCP,
         None,
     ),
     (
         "fanin50",
         "QoS 0, 64 B, 50 publishers with 2 on their way each, 1 subscriber; deliveries are counted",
-        Kind::FanIn { publishers: 50, window: 2, payload: 64 },
+        WorkloadKind::FanIn { publishers: 50, window: 2, payload: 64 },
         TCP,
         None,
     ),
     (
         "connect",
         "16 clients connect, wait for CONNACK, disconnect, again and again",
-        Kind::Storm { clients: 16 },
+        WorkloadKind::Storm { clients: 16 },
         TLS,
         NGINX,
     ),
     (
         "idle2000",
         "2,000 connections that ping once in the time measured",
-        Kind::Idle { links: 2_000 },
+        WorkloadKind::Idle { links: 2_000 },
         ALL,
         IDLE,
     ),
     (
         "idle9500",
         "9,500 connections that ping once in the time measured",
-        Kind::Idle { links: 9_500 },
+        WorkloadKind::Idle { links: 9_500 },
         TLS,
         IDLE,
     ),
@@ -146,13 +146,13 @@ const TABLE: &[Row] = &[
 
 /// All of them: first those over TCP, in the order of the table, then the next transport.
 pub(crate) fn all() -> impl Iterator<Item = Workload> {
-    let over = |transport: Transport| TABLE.iter().filter_map(move |row| Workload::of(row, transport));
-    Transport::ALL.into_iter().flat_map(over)
+    let over = |transport: BenchTransport| TABLE.iter().filter_map(move |row| Workload::of(row, transport));
+    BenchTransport::ALL.into_iter().flat_map(over)
 }
 
 /// Those that a word on the command line means: one by its name, or all over a transport.
 pub(crate) fn named(name: &str) -> anyhow::Result<Vec<Workload>> {
-    let transport = Transport::named(name);
+    let transport = BenchTransport::named(name);
     let found: Vec<_> =
         all().filter(|workload| workload.name == name || Some(workload.transport) == transport).collect();
     if found.is_empty() {
@@ -163,18 +163,18 @@ pub(crate) fn named(name: &str) -> anyhow::Result<Vec<Workload>> {
 }
 
 impl Workload {
-    fn of(&(name, about, kind, over, target): &Row, transport: Transport) -> Option<Self> {
+    fn of(&(name, about, kind, over, target): &Row, transport: BenchTransport) -> Option<Self> {
         over.contains(&transport).then(|| Self {
             name: match transport {
-                Transport::Tcp => name.to_owned(),
+                BenchTransport::Tcp => name.to_owned(),
                 other => format!("{name}-{}", other.name()),
             },
             about,
             kind,
             transport,
             target: match (transport, kind) {
-                (Transport::Tcp, _) => target,
-                (Transport::Tls, Kind::Idle { .. }) => Some(Target::TimesHaproxy(1.0)),
+                (BenchTransport::Tcp, _) => target,
+                (BenchTransport::Tls, WorkloadKind::Idle { .. }) => Some(Target::TimesHaproxy(1.0)),
                 _ => None,
             },
         })
@@ -182,44 +182,44 @@ impl Workload {
 
     pub(crate) const fn counter(&self) -> Counter {
         match self.kind {
-            Kind::Paced { .. } | Kind::Flood { .. } => Counter::Broker,
-            Kind::Acked { .. }
-            | Kind::FanOut { .. }
-            | Kind::FanIn { .. }
-            | Kind::Storm { .. }
-            | Kind::Idle { .. } => Counter::Load,
+            WorkloadKind::Paced { .. } | WorkloadKind::Flood { .. } => Counter::Broker,
+            WorkloadKind::Acked { .. }
+            | WorkloadKind::FanOut { .. }
+            | WorkloadKind::FanIn { .. }
+            | WorkloadKind::Storm { .. }
+            | WorkloadKind::Idle { .. } => Counter::Load,
         }
     }
 
     /// Whether each message is on its way alone.
     pub(crate) const fn one_by_one(&self) -> bool {
-        matches!(self.kind, Kind::Paced { .. } | Kind::Acked { window: 1, .. })
+        matches!(self.kind, WorkloadKind::Paced { .. } | WorkloadKind::Acked { window: 1, .. })
     }
 
     pub(crate) const fn is_idle(&self) -> bool {
-        matches!(self.kind, Kind::Idle { .. })
+        matches!(self.kind, WorkloadKind::Idle { .. })
     }
 
     /// What one of those is that are counted.
     pub(crate) const fn unit(&self) -> &'static str {
         match self.kind {
-            Kind::Paced { .. } | Kind::Flood { .. } | Kind::Acked { .. } => "message",
-            Kind::FanOut { .. } | Kind::FanIn { .. } => "delivery",
-            Kind::Storm { .. } => "connect",
-            Kind::Idle { .. } => "ping",
+            WorkloadKind::Paced { .. } | WorkloadKind::Flood { .. } | WorkloadKind::Acked { .. } => "message",
+            WorkloadKind::FanOut { .. } | WorkloadKind::FanIn { .. } => "delivery",
+            WorkloadKind::Storm { .. } => "connect",
+            WorkloadKind::Idle { .. } => "ping",
         }
     }
 
     /// Connections at a time.
     pub(crate) const fn links(&self) -> usize {
         match self.kind {
-            Kind::Paced { links, .. }
-            | Kind::Flood { links, .. }
-            | Kind::Acked { links, .. }
-            | Kind::Idle { links } => links,
-            Kind::FanOut { subscribers, .. } => subscribers + 1,
-            Kind::FanIn { publishers, .. } => publishers + 1,
-            Kind::Storm { clients } => clients,
+            WorkloadKind::Paced { links, .. }
+            | WorkloadKind::Flood { links, .. }
+            | WorkloadKind::Acked { links, .. }
+            | WorkloadKind::Idle { links } => links,
+            WorkloadKind::FanOut { subscribers, .. } => subscribers + 1,
+            WorkloadKind::FanIn { publishers, .. } => publishers + 1,
+            WorkloadKind::Storm { clients } => clients,
         }
     }
 }

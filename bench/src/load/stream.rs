@@ -135,13 +135,13 @@ mod tests {
     use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
     use super::*;
-    use crate::transport::Transport;
+    use crate::transport::BenchTransport;
 
     trait Wire: io::Read + io::Write {}
     impl<T: io::Read + io::Write> Wire for T {}
 
     /// Takes one client over this transport, and gives back so many bytes in two frames.
-    fn echo(tcp: TcpStream, transport: Transport, len: usize) {
+    fn echo(tcp: TcpStream, transport: BenchTransport, len: usize) {
         let mut wire: Box<dyn Wire> = if transport.is_tls() {
             let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("its key");
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn bytes_come_back_over_every_transport() {
         let sent: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
-        for transport in Transport::ALL {
+        for transport in BenchTransport::ALL {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
             let address = listener.local_addr().expect("an address");
             let len = sent.len();

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use super::spread::{Figure, Spread, figures, ratios};
 use crate::candidate::{self, Candidate};
 use crate::sample::{Results, Sample};
-use crate::transport::Transport;
-use crate::workload::{self, Kind, Target, Workload};
+use crate::transport::BenchTransport;
+use crate::workload::{self, Target, Workload, WorkloadKind};
 
 /// The variant that has to reach the targets.
 const MEASURED: &str = "mproxy allow";
@@ -132,9 +132,9 @@ fn summaries(text: &mut String, results: &Results, played: &[Workload]) {
     );
     let others = VARIANTS[1..].iter().flat_map(|variant| OTHERS.map(|other| Entry::Ratio(variant, other)));
     let entries: Vec<_> = others.chain([Entry::Ratio(GRANTED, MEASURED)]).collect();
-    let over_tcp = played.iter().filter(|workload| workload.transport == Transport::Tcp);
+    let over_tcp = played.iter().filter(|workload| workload.transport == BenchTransport::Tcp);
     summary(text, results, over_tcp, &entries, |workload| {
-        let asks_nothing = !workload.is_idle() && !matches!(workload.kind, Kind::Storm { .. });
+        let asks_nothing = !workload.is_idle() && !matches!(workload.kind, WorkloadKind::Storm { .. });
         asks_nothing.then_some((Entry::Ratio(GRANTED, MEASURED), GRANT_AT_MOST))
     });
     ways(text, results, played);

@@ -26,7 +26,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 /// What the meter was told.
 #[derive(Default)]
 struct Counts {
-    undecided: Mutex<Vec<(Hook, Kind)>>,
+    undecided: Mutex<Vec<(Hook, VerdictKind)>>,
     decisions: Mutex<Vec<(Hook, Source)>>,
 }
 
@@ -38,33 +38,33 @@ impl Meter for Counts {
     }
 
     fn failed(&self, hook: Hook, failure: &Failure, _: OnError, _: &Peer) {
-        self.push(hook, Kind::Failed(failure.kind));
+        self.push(hook, VerdictKind::Failed(failure.kind));
     }
 
     fn unusable(&self, hook: Hook, unusable: &Unusable, _: &Peer) {
-        self.push(hook, Kind::Unusable(unusable.kind));
+        self.push(hook, VerdictKind::Unusable(unusable.kind));
     }
 
     fn overloaded(&self, hook: Hook, overload: &Overload, _: &Peer) {
-        self.push(hook, Kind::Overloaded(overload.limit));
+        self.push(hook, VerdictKind::Overloaded(overload.limit));
     }
 }
 
 impl Counts {
-    fn push(&self, hook: Hook, kind: Kind) {
+    fn push(&self, hook: Hook, kind: VerdictKind) {
         self.undecided.lock().expect("no test panicked here").push((hook, kind));
     }
 }
 
 /// In which way nothing was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum VerdictKind {
     Failed(FailureKind),
     Unusable(UnusableKind),
     Overloaded(&'static str),
 }
 
-impl Kind {
+impl VerdictKind {
     /// The codes in CONNACK, in a 3.x CONNACK, in an acknowledgement.
     const fn codes(self) -> [u8; 3] {
         match self {
@@ -88,13 +88,13 @@ impl Kind {
 struct Bad {
     hook: Hook,
     what: &'static str,
-    kind: Kind,
+    kind: VerdictKind,
     /// Where it is no fault at all: user properties before 5.0.
     only_5: bool,
     verdict: Verdict,
 }
 
-fn bad(hook: Hook, what: &'static str, kind: Kind, verdict: Verdict) -> Bad {
+fn bad(hook: Hook, what: &'static str, kind: VerdictKind, verdict: Verdict) -> Bad {
     Bad { hook, what, kind, only_5: false, verdict }
 }
 
@@ -122,8 +122,8 @@ fn will(topic: &str) -> Option<WillChange> {
     Some(WillChange::Replace { topic: Some(topic.into()), payload: None, qos: None, retain: None })
 }
 
-const INVALID: Kind = Kind::Unusable(UnusableKind::Invalid);
-const LARGE: Kind = Kind::Unusable(UnusableKind::TooLarge);
+const INVALID: VerdictKind = VerdictKind::Unusable(UnusableKind::Invalid);
+const LARGE: VerdictKind = VerdictKind::Unusable(UnusableKind::TooLarge);
 
 fn to_connect() -> Vec<Bad> {
     let invalid = |what, admission| bad(Hook::Connect, what, INVALID, admit(admission));
@@ -186,7 +186,7 @@ fn to_publish(hook: Hook) -> Vec<Bad> {
 
 fn to_subscribe() -> Vec<Bad> {
     let wrong = |what, kind, verdict| bad(Hook::Subscribe, what, kind, verdict);
-    let length = Kind::Unusable(UnusableKind::WrongLength);
+    let length = VerdictKind::Unusable(UnusableKind::WrongLength);
     let invalid = INVALID;
     vec![
         wrong("no verdict", length, filters(&[])),
@@ -215,14 +215,14 @@ fn table() -> Vec<Bad> {
             FailureKind::Unspecified,
         ] {
             let verdict = Verdict::Failed(Failure::new(kind, "test"));
-            table.push(bad(hook, "no answer", Kind::Failed(kind), verdict));
+            table.push(bad(hook, "no answer", VerdictKind::Failed(kind), verdict));
         }
         for kind in UnusableKind::ALL {
             let verdict = Verdict::Unusable(Unusable::new(kind, "test"));
-            table.push(bad(hook, "an unusable answer", Kind::Unusable(kind), verdict));
+            table.push(bad(hook, "an unusable answer", VerdictKind::Unusable(kind), verdict));
         }
         let verdict = Verdict::Overloaded(Overload::new("test", "too much"));
-        table.push(bad(hook, "a limit of our own", Kind::Overloaded("test"), verdict));
+        table.push(bad(hook, "a limit of our own", VerdictKind::Overloaded("test"), verdict));
     }
     table
 }
@@ -303,7 +303,7 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
     if later {
         stage.rule(0, verdict.clone());
     }
-    let opens = rule == OnError::Allow && matches!(kind, Kind::Failed(_));
+    let opens = rule == OnError::Allow && matches!(kind, VerdictKind::Failed(_));
     match opens {
         false => {
             assert_eq!(heard(&mut stage, to), refusal, "{what}");

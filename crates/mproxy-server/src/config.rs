@@ -53,7 +53,7 @@ pub struct Config {
     /// What holds for mproxy as a whole.
     pub general: General,
     /// The listeners to open; never two on the same address.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerSettings>,
     /// The policy service, where there is one.
     pub policy: Option<PolicyConfig>,
     /// Admin API and metrics.
@@ -66,7 +66,7 @@ pub struct Config {
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listener {
+pub struct ListenerSettings {
     /// Its name in logs, events and metrics; unique.
     pub name: String,
     /// What clients speak here.
@@ -132,7 +132,7 @@ pub fn authority(host: &str, port: u16) -> String {
 
 /// TLS towards the policy service.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClientTls {
+pub struct ClientTlsSettings {
     /// Trusted roots, PEM; the system's where absent.
     pub ca_certs: Option<PathBuf>,
     /// mproxy's own certificate and key, PEM.
@@ -151,7 +151,7 @@ pub struct PolicyConfig {
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
     /// TLS towards it.
-    pub tls: ClientTls,
+    pub tls: ClientTlsSettings,
 }
 
 /// One value for each hook that decides.

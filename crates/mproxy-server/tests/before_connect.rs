@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 /// What the client gets before the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Answer {
+enum BrokerAnswer {
     Nothing,
     /// A TLS alert, or nothing.
     Alert,
@@ -32,7 +32,7 @@ struct Row {
     name: &'static str,
     door: &'static str,
     bytes: fn() -> Vec<u8>,
-    answer: Answer,
+    answer: BrokerAnswer,
     cause: &'static str,
     /// What stands in the log.
     told: &'static str,
@@ -92,31 +92,31 @@ const CLAIM: &[u8] = &[0x30, 0xff, 0xff, 0xff, 0x7f, 0, 1, b'a'];
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    Row { name: "MQTT on a TLS port", door: "mqtts", bytes: a_connect, answer: Answer::Alert, cause: "not_tls", told: "expected TLS, received MQTT" },
-    Row { name: "HTTP on a TLS port", door: "wss", bytes: || upgrade("/mqtt", &[PROTOCOL]), answer: Answer::Alert, cause: "not_tls", told: "expected TLS, received HTTP" },
-    Row { name: "a hello that is none", door: "mqtts", bytes: hello, answer: Answer::Alert, cause: "failed", told: "rejected before CONNECT" },
-    Row { name: "TLS on a plain port", door: "mqtt", bytes: hello, answer: Answer::Nothing, cause: "not_mqtt", told: "received TLS: use a port with TLS" },
-    Row { name: "HTTP on a plain port", door: "mqtt", bytes: || request("GET /", &[]), answer: Answer::Nothing, cause: "not_mqtt", told: "received an HTTP request" },
-    Row { name: "TLS on a WebSocket port", door: "ws", bytes: hello, answer: Answer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received TLS" },
-    Row { name: "MQTT on a WebSocket port", door: "ws", bytes: || [a_connect(), b"\r\n\r\n".to_vec()].concat(), answer: Answer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received MQTT" },
-    Row { name: "no upgrade", door: "ws", bytes: || request("GET /mqtt", &[]), answer: Answer::Status(426), cause: "ws_refused", told: "(426)" },
-    Row { name: "version 8", door: "ws", bytes: || request("GET /mqtt", &[UPGRADE[0], UPGRADE[1], UPGRADE[3], PROTOCOL, "Sec-WebSocket-Version: 8"]), answer: Answer::Status(426), cause: "ws_refused", told: "(426)" },
-    Row { name: "another path", door: "ws", bytes: || upgrade("/", &[PROTOCOL]), answer: Answer::Status(404), cause: "ws_refused", told: "(404)" },
-    Row { name: "another method", door: "ws", bytes: || request("POST /mqtt", &["Content-Length: 0"]), answer: Answer::Status(405), cause: "ws_refused", told: "(405)" },
-    Row { name: "another subprotocol", door: "ws", bytes: || upgrade("/mqtt", &["Sec-WebSocket-Protocol: amqp, stomp"]), answer: Answer::Status(400), cause: "ws_refused", told: "subprotocols" },
-    Row { name: "no subprotocol", door: "ws", bytes: || upgrade("/mqtt", &[]), answer: Answer::Status(400), cause: "ws_refused", told: "subprotocols" },
-    Row { name: "a page from elsewhere", door: "ws", bytes: || upgrade("/mqtt", &[PROTOCOL, "Origin: https://evil.example"]), answer: Answer::Status(403), cause: "ws_refused", told: "(403)" },
-    Row { name: "64 KiB of headers", door: "ws", bytes: || upgrade("/mqtt", &[PROTOCOL, &format!("X: {}", "x".repeat(64 << 10))]), answer: Answer::Status(431), cause: "ws_too_large", told: "too large" },
-    Row { name: "headers without end", door: "ws", bytes: || [b"GET /mqtt HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(10_000)].concat(), answer: Answer::Status(431), cause: "ws_too_large", told: "too large" },
-    Row { name: "a text frame", door: "ws", bytes: || upgraded(&frame(0x81, b"hello")), answer: Answer::Close(1003), cause: "lost", told: "a text frame" },
-    Row { name: "a frame without mask", door: "ws", bytes: || upgraded(&[&[0x82, 16][..], &a_connect()].concat()), answer: Answer::Close(1002), cause: "lost", told: "without mask" },
-    Row { name: "a compressed frame", door: "ws", bytes: || upgraded(&frame(0xc2, b"hello")), answer: Answer::Close(1002), cause: "lost", told: "reserved bit" },
-    Row { name: "a length of 64 bits", door: "ws", bytes: || upgraded(&[&[0x82, 0xff][..], &[0xff; 12]].concat()), answer: Answer::Close(1002), cause: "lost", told: "too large" },
-    Row { name: "a ping of 126 bytes", door: "ws", bytes: || upgraded(&frame(0x89, &[0; 126])), answer: Answer::Close(1002), cause: "lost", told: "more than 125 bytes" },
-    Row { name: "a flood of pings", door: "ws", bytes: || upgraded(&frame(0x89, b"are you there?").repeat(1100)), answer: Answer::Close(1008), cause: "lost", told: "flood" },
-    Row { name: "fragments without end and content", door: "ws", bytes: || upgraded(&[frame(0x02, b""), frame(0x00, b"").repeat(1100)].concat()), answer: Answer::Close(1008), cause: "lost", told: "flood" },
-    Row { name: "fragments without end", door: "ws", bytes: || upgraded(&[frame(0x02, CLAIM), frame(0x00, &[0; 1000]).repeat(60)].concat()), answer: Answer::Upgrade, cause: "malformed", told: "not CONNECT" },
-    Row { name: "a packet of 256 MiB in a frame of a terabyte", door: "ws", bytes: || upgraded(&[&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &a_connect(), CLAIM].concat()), answer: Answer::Upgrade, cause: "protocol_error", told: "larger than allowed" },
+    Row { name: "MQTT on a TLS port", door: "mqtts", bytes: a_connect, answer: BrokerAnswer::Alert, cause: "not_tls", told: "expected TLS, received MQTT" },
+    Row { name: "HTTP on a TLS port", door: "wss", bytes: || upgrade("/mqtt", &[PROTOCOL]), answer: BrokerAnswer::Alert, cause: "not_tls", told: "expected TLS, received HTTP" },
+    Row { name: "a hello that is none", door: "mqtts", bytes: hello, answer: BrokerAnswer::Alert, cause: "failed", told: "rejected before CONNECT" },
+    Row { name: "TLS on a plain port", door: "mqtt", bytes: hello, answer: BrokerAnswer::Nothing, cause: "not_mqtt", told: "received TLS: use a port with TLS" },
+    Row { name: "HTTP on a plain port", door: "mqtt", bytes: || request("GET /", &[]), answer: BrokerAnswer::Nothing, cause: "not_mqtt", told: "received an HTTP request" },
+    Row { name: "TLS on a WebSocket port", door: "ws", bytes: hello, answer: BrokerAnswer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received TLS" },
+    Row { name: "MQTT on a WebSocket port", door: "ws", bytes: || [a_connect(), b"\r\n\r\n".to_vec()].concat(), answer: BrokerAnswer::Status(400), cause: "ws_not_http", told: "expected an HTTP request, received MQTT" },
+    Row { name: "no upgrade", door: "ws", bytes: || request("GET /mqtt", &[]), answer: BrokerAnswer::Status(426), cause: "ws_refused", told: "(426)" },
+    Row { name: "version 8", door: "ws", bytes: || request("GET /mqtt", &[UPGRADE[0], UPGRADE[1], UPGRADE[3], PROTOCOL, "Sec-WebSocket-Version: 8"]), answer: BrokerAnswer::Status(426), cause: "ws_refused", told: "(426)" },
+    Row { name: "another path", door: "ws", bytes: || upgrade("/", &[PROTOCOL]), answer: BrokerAnswer::Status(404), cause: "ws_refused", told: "(404)" },
+    Row { name: "another method", door: "ws", bytes: || request("POST /mqtt", &["Content-Length: 0"]), answer: BrokerAnswer::Status(405), cause: "ws_refused", told: "(405)" },
+    Row { name: "another subprotocol", door: "ws", bytes: || upgrade("/mqtt", &["Sec-WebSocket-Protocol: amqp, stomp"]), answer: BrokerAnswer::Status(400), cause: "ws_refused", told: "subprotocols" },
+    Row { name: "no subprotocol", door: "ws", bytes: || upgrade("/mqtt", &[]), answer: BrokerAnswer::Status(400), cause: "ws_refused", told: "subprotocols" },
+    Row { name: "a page from elsewhere", door: "ws", bytes: || upgrade("/mqtt", &[PROTOCOL, "Origin: https://evil.example"]), answer: BrokerAnswer::Status(403), cause: "ws_refused", told: "(403)" },
+    Row { name: "64 KiB of headers", door: "ws", bytes: || upgrade("/mqtt", &[PROTOCOL, &format!("X: {}", "x".repeat(64 << 10))]), answer: BrokerAnswer::Status(431), cause: "ws_too_large", told: "too large" },
+    Row { name: "headers without end", door: "ws", bytes: || [b"GET /mqtt HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(10_000)].concat(), answer: BrokerAnswer::Status(431), cause: "ws_too_large", told: "too large" },
+    Row { name: "a text frame", door: "ws", bytes: || upgraded(&frame(0x81, b"hello")), answer: BrokerAnswer::Close(1003), cause: "lost", told: "a text frame" },
+    Row { name: "a frame without mask", door: "ws", bytes: || upgraded(&[&[0x82, 16][..], &a_connect()].concat()), answer: BrokerAnswer::Close(1002), cause: "lost", told: "without mask" },
+    Row { name: "a compressed frame", door: "ws", bytes: || upgraded(&frame(0xc2, b"hello")), answer: BrokerAnswer::Close(1002), cause: "lost", told: "reserved bit" },
+    Row { name: "a length of 64 bits", door: "ws", bytes: || upgraded(&[&[0x82, 0xff][..], &[0xff; 12]].concat()), answer: BrokerAnswer::Close(1002), cause: "lost", told: "too large" },
+    Row { name: "a ping of 126 bytes", door: "ws", bytes: || upgraded(&frame(0x89, &[0; 126])), answer: BrokerAnswer::Close(1002), cause: "lost", told: "more than 125 bytes" },
+    Row { name: "a flood of pings", door: "ws", bytes: || upgraded(&frame(0x89, b"are you there?").repeat(1100)), answer: BrokerAnswer::Close(1008), cause: "lost", told: "flood" },
+    Row { name: "fragments without end and content", door: "ws", bytes: || upgraded(&[frame(0x02, b""), frame(0x00, b"").repeat(1100)].concat()), answer: BrokerAnswer::Close(1008), cause: "lost", told: "flood" },
+    Row { name: "fragments without end", door: "ws", bytes: || upgraded(&[frame(0x02, CLAIM), frame(0x00, &[0; 1000]).repeat(60)].concat()), answer: BrokerAnswer::Upgrade, cause: "malformed", told: "not CONNECT" },
+    Row { name: "a packet of 256 MiB in a frame of a terabyte", door: "ws", bytes: || upgraded(&[&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &a_connect(), CLAIM].concat()), answer: BrokerAnswer::Upgrade, cause: "protocol_error", told: "larger than allowed" },
 ];
 
 /// Sends, and takes what comes until the end. Gives where it came from.
@@ -129,13 +129,13 @@ async fn play(row: &Row, door: SocketAddr) -> SocketAddr {
     let text = String::from_utf8_lossy(&answer);
     let status = |status: u16| text.starts_with(&format!("HTTP/1.1 {status} "));
     let fits = match row.answer {
-        Answer::Nothing => answer.is_empty(),
-        Answer::Alert => answer.is_empty() || answer.starts_with(&[0x15, 3]),
-        Answer::Status(code) => status(code),
-        Answer::Close(code) => {
+        BrokerAnswer::Nothing => answer.is_empty(),
+        BrokerAnswer::Alert => answer.is_empty() || answer.starts_with(&[0x15, 3]),
+        BrokerAnswer::Status(code) => status(code),
+        BrokerAnswer::Close(code) => {
             status(101) && answer.ends_with(&[&[0x88, 2][..], &code.to_be_bytes()].concat())
         }
-        Answer::Upgrade => status(101),
+        BrokerAnswer::Upgrade => status(101),
     };
     assert!(fits, "{}: {:?}, got {text:?}", row.name, row.answer);
     from

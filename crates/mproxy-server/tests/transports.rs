@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::{Address, ConnectionId, Origin, Transport};
-use mproxy_server::config::{Listener, ListenerLimits, Scheme, SendProxy, Target, Web};
+use mproxy_server::config::{ListenerLimits, ListenerSettings, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{
     self, Carrier, CertificateStore, Entered, HandshakeLimits, Incoming, Inward, Known, Outward, Refused,
     Stream,
@@ -78,14 +78,14 @@ impl Files {
         }
     }
 
-    fn listener(&self, transport: Scheme) -> Listener {
+    fn listener(&self, transport: Scheme) -> ListenerSettings {
         let tls = ServerTls {
             identities: vec![self.identity("localhost")],
             client_ca: Some(self.path("ca.crt")),
             crls: Vec::new(),
             alpn: Vec::new(),
         };
-        Listener {
+        ListenerSettings {
             name: "test".to_owned(),
             transport,
             host: "127.0.0.1".to_owned(),
@@ -116,7 +116,7 @@ struct OpenListener {
 }
 
 impl OpenListener {
-    async fn new(listener: &Listener) -> Self {
+    async fn new(listener: &ListenerSettings) -> Self {
         let inward = Inward::of(listener).unwrap();
         let open = inward.open(listener).await.unwrap();
         let (connection, listener) = (listener.limits.budget_connection, listener.limits.budget_listener);
@@ -127,7 +127,7 @@ impl OpenListener {
     /// At a Unix socket of a name that no other has.
     async fn unix(files: &Files, name: &str) -> Self {
         let unix = Some(SocketFile::new(files.path(name)));
-        Self::new(&Listener { unix, ..files.listener(Scheme::Unix) }).await
+        Self::new(&ListenerSettings { unix, ..files.listener(Scheme::Unix) }).await
     }
 
     /// Over this transport.
@@ -250,7 +250,8 @@ async fn who_the_client_is_reaches_the_broker_in_a_proxy_header() {
     for outside in ALL {
         let unix = Some(SocketFile::new(files.path("broker.sock")));
         let broker =
-            OpenListener::new(&Listener { proxy_from: near(), unix, ..files.listener(outside) }).await;
+            OpenListener::new(&ListenerSettings { proxy_from: near(), unix, ..files.listener(outside) })
+                .await;
         let proxy = OpenListener::new(&files.listener(Scheme::Wss)).await;
         let client = async { reach(&files.target(Scheme::Wss, proxy.port()), &nobody()).await };
         let (client, entered) = tokio::join!(client, proxy.enter());
@@ -329,8 +330,8 @@ async fn a_certificate_is_replaced_under_a_thousand_connections() {
 #[tokio::test]
 async fn whoever_takes_one_port_for_another_is_refused_with_a_name_for_it() {
     let files = Files::new();
-    let proxied = Listener { proxy_from: near(), ..files.listener(Scheme::Mqtt) };
-    let cases: [(Listener, &[u8], &str); 5] = [
+    let proxied = ListenerSettings { proxy_from: near(), ..files.listener(Scheme::Mqtt) };
+    let cases: [(ListenerSettings, &[u8], &str); 5] = [
         (files.listener(Scheme::Mqtts), b"\x10\x10\0\x04MQTT", "not_tls"),
         (files.listener(Scheme::Wss), b"GET /mqtt HTTP/1.1\r\n\r\n", "not_tls"),
         (files.listener(Scheme::Ws), b"\x10\x10\0\x04MQTT\r\n\r\n", "ws_not_http"),
@@ -358,7 +359,7 @@ async fn half_handshakes_are_held_only_while_there_is_room() {
         budget_listener: 256 << 10,
         ..ListenerLimits::default()
     };
-    let door = OpenListener::new(&Listener { limits, ..files.listener(Scheme::Mqtts) }).await;
+    let door = OpenListener::new(&ListenerSettings { limits, ..files.listener(Scheme::Mqtts) }).await;
     // A ClientHello of 60,000 bytes, of which the last one is missing.
     let hello = [&b"\x01\x00\xea\x60\x03\x03"[..], &[0; 59_997]].concat();
     let records: Vec<u8> = hello
@@ -412,7 +413,8 @@ async fn a_broker_that_is_none_is_told_in_one_line() {
 #[test]
 fn what_is_to_be_encrypted_is_never_served_plain() {
     for transport in [Scheme::Mqtts, Scheme::Wss] {
-        let error = Inward::of(&Listener { tls: None, ..Files::new().listener(transport) }).unwrap_err();
+        let error =
+            Inward::of(&ListenerSettings { tls: None, ..Files::new().listener(transport) }).unwrap_err();
         assert!(error.to_string().contains("no certificate to show"), "{error}");
     }
 }
@@ -421,7 +423,8 @@ fn what_is_to_be_encrypted_is_never_served_plain() {
 async fn a_header_from_elsewhere_is_not_even_read() {
     let files = Files::new();
     let elsewhere = Some(vec!["192.0.2.0/24".parse().unwrap()]);
-    let door = OpenListener::new(&Listener { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
+    let door =
+        OpenListener::new(&ListenerSettings { proxy_from: elsewhere, ..files.listener(Scheme::Mqtt) }).await;
     let _client = TcpStream::connect(door.socket()).await.unwrap();
     assert_eq!(door.enter().await.unwrap_err().label(), "proxy_not_trusted");
 }
@@ -434,7 +437,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
         headers: vec!["x-tenant".parse().unwrap()],
         cookies: vec!["sid".to_owned()],
     };
-    let door = OpenListener::new(&Listener { web, ..files.listener(Scheme::Ws) }).await;
+    let door = OpenListener::new(&ListenerSettings { web, ..files.listener(Scheme::Ws) }).await;
     let request = |origin: &str| {
         format!(
             "GET /mqtt?a=b HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -47,7 +47,7 @@ pub fn run(seed: u64) {
 
 /// A packet of the client's.
 #[derive(Clone, Debug)]
-enum Sent {
+enum ClientPacket {
     Subscribe(u16, Vec<&'static str>),
     Unsubscribe(u16, Vec<&'static str>),
     Publish(u16, u8),
@@ -57,7 +57,7 @@ enum Sent {
 
 /// What the broker has to answer.
 #[derive(Clone, Debug)]
-enum Request {
+enum OutstandingRequest {
     /// The client's; these bytes must reach it.
     Clients(Vec<u8>),
     /// mproxy's own; nothing must.
@@ -74,14 +74,14 @@ struct Game {
     /// Something was taken back, or may have been.
     revoked: bool,
     /// What the client has to say, and what of that has been sent and not taken yet.
-    outbox: VecDeque<Sent>,
-    held: Option<Sent>,
+    outbox: VecDeque<ClientPacket>,
+    held: Option<ClientPacket>,
     in_use: BTreeSet<u16>,
     /// What the client has subscribed to and may have.
     subscribed: BTreeSet<&'static str>,
     /// What the broker knows, and what it has not answered yet.
     known: BTreeSet<String>,
-    requests: BTreeMap<u16, Request>,
+    requests: BTreeMap<u16, OutstandingRequest>,
     releases: VecDeque<u16>,
     /// Ids whose PUBREL is still to come.
     released: BTreeSet<u16>,
@@ -159,9 +159,9 @@ impl Game {
         let some =
             |rng: &mut Rng| (0..1 + rng.below(3)).map(|_| *rng.pick(&FILTERS)).collect::<BTreeSet<_>>();
         let sent = match self.rng.below(4) {
-            0 | 1 => Sent::Subscribe(id, some(&mut self.rng).into_iter().collect()),
-            2 => Sent::Unsubscribe(id, some(&mut self.rng).into_iter().collect()),
-            _ => Sent::Publish(id, 1 + self.rng.below(2) as u8),
+            0 | 1 => ClientPacket::Subscribe(id, some(&mut self.rng).into_iter().collect()),
+            2 => ClientPacket::Unsubscribe(id, some(&mut self.rng).into_iter().collect()),
+            _ => ClientPacket::Publish(id, 1 + self.rng.below(2) as u8),
         };
         self.in_use.insert(id);
         self.outbox.push_back(sent);
@@ -179,14 +179,14 @@ impl Game {
         }
         let Some(sent) = self.outbox.pop_front() else { return };
         let bytes = match &sent {
-            Sent::Subscribe(id, filters) => wire::subscribe(
+            ClientPacket::Subscribe(id, filters) => wire::subscribe(
                 self.version,
                 *id,
                 &filters.iter().map(|filter| (*filter, 0)).collect::<Vec<_>>(),
             ),
-            Sent::Unsubscribe(id, filters) => wire::unsubscribe(self.version, *id, filters),
-            Sent::Publish(id, qos) => self.publish(*id, *qos),
-            Sent::Answer(bytes) => bytes.clone(),
+            ClientPacket::Unsubscribe(id, filters) => wire::unsubscribe(self.version, *id, filters),
+            ClientPacket::Publish(id, qos) => self.publish(*id, *qos),
+            ClientPacket::Answer(bytes) => bytes.clone(),
         };
         // Bytes come in pieces; what they are is clear with the last one.
         let cut = self.rng.below(bytes.len());
@@ -210,7 +210,7 @@ impl Game {
         }
         match self.held.take() {
             None => {}
-            Some(Sent::Subscribe(id, filters)) => {
+            Some(ClientPacket::Subscribe(id, filters)) => {
                 let no = if self.version == Version::V5 { 0x87 } else { 0x80 };
                 let may: Vec<bool> = filters.iter().map(|filter| self.may(filter)).collect();
                 let codes: Vec<u8> = may.iter().map(|may| if *may { 0 } else { no }).collect();
@@ -225,15 +225,15 @@ impl Game {
                     self.codes.insert(id, codes);
                 }
             }
-            Some(Sent::Unsubscribe(id, filters)) => {
+            Some(ClientPacket::Unsubscribe(id, filters)) => {
                 filters.iter().for_each(|filter| {
                     self.subscribed.remove(filter);
                 });
                 self.due.push_back(wire::unsubscribe(self.version, id, &filters));
             }
-            Some(Sent::Publish(id, qos)) => self.due.push_back(self.publish(id, qos)),
-            Some(Sent::Answer(bytes)) if bytes[0] == 0x40 => {}
-            Some(Sent::Answer(bytes)) => self.due.push_back(bytes),
+            Some(ClientPacket::Publish(id, qos)) => self.due.push_back(self.publish(id, qos)),
+            Some(ClientPacket::Answer(bytes)) if bytes[0] == 0x40 => {}
+            Some(ClientPacket::Answer(bytes)) => self.due.push_back(bytes),
         }
     }
 
@@ -249,10 +249,10 @@ impl Game {
             && let Some(request) = self.requests.remove(id)
         {
             match request {
-                Request::Clients(bytes) => {
+                OutstandingRequest::Clients(bytes) => {
                     if bytes[0] == 0x50 {
                         // The id is in use until PUBCOMP.
-                        self.outbox.push_back(Sent::Answer(wire::pubrel(*id)));
+                        self.outbox.push_back(ClientPacket::Answer(wire::pubrel(*id)));
                         self.released.insert(*id);
                     } else {
                         self.in_use.remove(id);
@@ -262,7 +262,7 @@ impl Game {
                     self.owed.extend(merged.as_ref().unwrap_or(&bytes));
                     self.stage.broker(&bytes);
                 }
-                Request::Ours => {
+                OutstandingRequest::Ours => {
                     let codes = [0; 16];
                     self.stage.broker(&wire::unsuback(self.version, *id, &codes[..1]));
                 }
@@ -289,7 +289,7 @@ impl Game {
         if !self.revoked || explained {
             self.owed.extend(&bytes);
             if qos == 1 {
-                self.outbox.push_back(Sent::Answer(wire::puback(packet_id)));
+                self.outbox.push_back(ClientPacket::Answer(wire::puback(packet_id)));
             }
         }
         self.stage.broker(&bytes);
@@ -364,7 +364,7 @@ impl Game {
             filters.iter().for_each(|filter| {
                 self.known.remove(filter);
             });
-            self.requests.insert(id, Request::Ours);
+            self.requests.insert(id, OutstandingRequest::Ours);
             return Ok(());
         }
         self.due.pop_front();
@@ -384,7 +384,7 @@ impl Game {
             0x32 => wire::puback(id),
             _ => wire::pubrec(id),
         };
-        self.requests.insert(id, Request::Clients(answer));
+        self.requests.insert(id, OutstandingRequest::Clients(answer));
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::networks::Network;
 pub struct Header {
     /// `None` where it speaks of no client (`LOCAL`, `UNKNOWN`, as health checks do): the connection's own addresses
     /// hold.
-    pub endpoints: Option<Endpoints>,
+    pub endpoints: Option<ProxiedAddresses>,
     /// The name that the client asked for, with TLS its SNI.
     pub authority: Option<String>,
     /// The application protocol that was agreed on.
@@ -36,7 +36,7 @@ pub struct Header {
 
 /// Both ends of the connection that is passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoints {
+pub struct ProxiedAddresses {
     /// The client.
     pub source: SocketAddr,
     /// What it connected to.
@@ -194,7 +194,7 @@ mod tests {
     async fn not_a_byte_behind_a_header_is_taken() {
         let endpoints = |text: &str| {
             let address = text.parse().unwrap();
-            Some(Endpoints { source: address, destination: address })
+            Some(ProxiedAddresses { source: address, destination: address })
         };
         let headers = [
             Header::default(),

@@ -1,5 +1,5 @@
 //! TLS 1.2 and 1.3 on either side, with rustls and ring. Certificates, keys, CAs and CRLs are PEM files that can be
-//! read anew under running connections. Whether the client may come in is decided by whoever reads its [`TlsFacts`].
+//! read anew under running connections. Whether the client may come in is decided by whoever reads its [`HandshakeFacts`].
 //!
 //! | room | holds |
 //! |---|---|
@@ -33,8 +33,8 @@ mod words;
 
 pub use client::{ClientTls, Verification, connect};
 pub use dates::{Dated, Look, Remark};
-pub use facts::TlsFacts;
-pub use pem::{Found, Identity, MaterialError, read_regular, read_text};
+pub use facts::HandshakeFacts;
+pub use pem::{Identity, MaterialError, PemItem, read_regular, read_text};
 pub use reload::{Material, Reloadable};
 pub use server::{ServerTls, accept};
 pub use stream::TlsStream;

@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use mproxy_tcp::networks::Network;
-use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderError, HeaderVersion, ProxiedTls, read_header};
+use mproxy_tcp::proxy_header::{
+    Header, HeaderError, HeaderVersion, ProxiedAddresses, ProxiedTls, read_header,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,7 +25,7 @@ fn loopback() -> Vec<Network> {
 
 fn header() -> Header {
     Header {
-        endpoints: Some(Endpoints {
+        endpoints: Some(ProxiedAddresses {
             source: "192.0.2.7:4711".parse().unwrap(),
             destination: "192.0.2.1:8883".parse().unwrap(),
         }),

@@ -11,7 +11,7 @@ use crate::short::Short;
 pub(crate) struct Inbound {
     role: Role,
     /// The frame whose payload is coming in; `None` inside a head.
-    frame: Option<Current>,
+    frame: Option<CurrentFrame>,
     /// The beginning of a head.
     head: Short<LONGEST_HEAD>,
     /// Whether a message was begun and its last frame has not come.
@@ -21,7 +21,7 @@ pub(crate) struct Inbound {
 
 /// What is known of the frame whose payload comes in.
 #[derive(Clone, Copy, Debug)]
-struct Current {
+struct CurrentFrame {
     opcode: Opcode,
     /// As it stands for the next byte.
     mask: [u8; 4],
@@ -120,12 +120,18 @@ impl Inbound {
             // for it.
             self.control = Some(Box::new(Control::EMPTY));
         }
-        self.frame = Some(Current { opcode: head.opcode, mask: head.mask, left: head.len });
+        self.frame = Some(CurrentFrame { opcode: head.opcode, mask: head.mask, left: head.len });
         Ok(())
     }
 
     /// Takes payload from `raw[read..]`; how much.
-    fn payload(&mut self, mut frame: Current, raw: &mut [u8], read: usize, decoded: &mut Decoded) -> usize {
+    fn payload(
+        &mut self,
+        mut frame: CurrentFrame,
+        raw: &mut [u8],
+        read: usize,
+        decoded: &mut Decoded,
+    ) -> usize {
         debug_assert!(frame.left > 0, "a frame without payload is finished at its head");
         let here = raw.len() - read;
         // A length of up to 63 bits may not fit a usize. Then all that is here belongs to the frame.

@@ -3,14 +3,14 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | `server` | [`accept`]: what is asked for is checked against [`Terms`] |
+//! | `server` | [`accept`]: what is asked for is checked against [`UpgradeTerms`] |
 //! | `client` | [`connect`]: asks, and checks the answer |
 
 mod client;
 mod server;
 
 pub use client::{Ask, ConnectError, connect};
-pub use server::{AcceptError, Refusal, Request, Terms, accept};
+pub use server::{AcceptError, UpgradeRefusal, UpgradeRequest, UpgradeTerms, accept};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

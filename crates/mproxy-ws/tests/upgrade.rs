@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a scene that cannot go on has failed")]
 
 use http::HeaderName;
-use mproxy_ws::upgrade::{AcceptError, Ask, ConnectError, Refusal, Request, Terms, accept, connect};
+use mproxy_ws::upgrade::{
+    AcceptError, Ask, ConnectError, UpgradeRefusal, UpgradeRequest, UpgradeTerms, accept, connect,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -11,12 +13,12 @@ const GOOD: &str = "GET /mqtt HTTP/1.1\r\nHost: mproxy.example\r\nConnection: ke
     Upgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Protocol: mqtt\r\n\r\n";
 
-fn terms() -> Terms {
-    Terms::new("/mqtt", ["mqtt", "mqttv3.1"])
+fn terms() -> UpgradeTerms {
+    UpgradeTerms::new("/mqtt", ["mqtt", "mqttv3.1"])
 }
 
 /// What became of these bytes, and what was answered.
-async fn ask(terms: &Terms, request: &str) -> (Result<Request, AcceptError>, String) {
+async fn ask(terms: &UpgradeTerms, request: &str) -> (Result<UpgradeRequest, AcceptError>, String) {
     let (here, mut there) = duplex(1 << 20);
     there.write_all(request.as_bytes()).await.unwrap();
     let asking = async {
@@ -33,7 +35,7 @@ async fn ask(terms: &Terms, request: &str) -> (Result<Request, AcceptError>, Str
 }
 
 /// The refusal of a request, and the head of its answer in lower case.
-async fn refused(terms: &Terms, request: &str) -> (Refusal, String) {
+async fn refused(terms: &UpgradeTerms, request: &str) -> (UpgradeRefusal, String) {
     let (accepted, answer) = ask(terms, request).await;
     let Err(AcceptError::Refused(refusal)) = accepted else { panic!("{accepted:?}") };
     let status = format!("HTTP/1.1 {} ", refusal.status());
@@ -56,7 +58,7 @@ async fn a_good_request_switches_and_tells_who_asked() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
         accepted.unwrap(),
-        Request {
+        UpgradeRequest {
             path: "/mqtt?token=1".to_owned(),
             host: "mproxy.example".to_owned(),
             protocol: "mqtt".to_owned(),
@@ -113,7 +115,7 @@ async fn another_protocol_is_called_by_its_name() {
 async fn another_path_is_404() {
     for path in ["/", "/mqtt/", "/mqttx", "/MQTT", "/other?/mqtt"] {
         let request = GOOD.replace("/mqtt HTTP", &format!("{path} HTTP"));
-        assert_eq!(refused(&terms(), &request).await.0, Refusal::Path);
+        assert_eq!(refused(&terms(), &request).await.0, UpgradeRefusal::Path);
     }
 }
 
@@ -124,7 +126,7 @@ async fn what_is_no_upgrade_is_426_and_told_to_what() {
     let unsaid = GOOD.replace("Connection: keep-alive, Upgrade", "Connection: keep-alive");
     for request in [plain, &other, &unsaid] {
         let (refusal, answer) = refused(&terms(), request).await;
-        assert_eq!(refusal, Refusal::NoUpgrade);
+        assert_eq!(refusal, UpgradeRefusal::NoUpgrade);
         assert!(answer.contains("upgrade: websocket"), "{answer}");
     }
 }
@@ -134,7 +136,7 @@ async fn another_version_is_426_and_told_which() {
     for version in ["Sec-WebSocket-Version: 8\r\n", "Sec-WebSocket-Version: 13, 8\r\n", ""] {
         let request = GOOD.replace("Sec-WebSocket-Version: 13\r\n", version);
         let (refusal, answer) = refused(&terms(), &request).await;
-        assert_eq!(refusal, Refusal::Version);
+        assert_eq!(refusal, UpgradeRefusal::Version);
         assert!(answer.contains("sec-websocket-version: 13"), "{answer}");
     }
 }
@@ -143,7 +145,7 @@ async fn another_version_is_426_and_told_which() {
 async fn no_subprotocol_or_a_strange_one_is_400() {
     for protocol in ["", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Protocol: MQTT\r\n"] {
         let request = GOOD.replace("Sec-WebSocket-Protocol: mqtt\r\n", protocol);
-        assert_eq!(refused(&terms(), &request).await.0, Refusal::Protocol);
+        assert_eq!(refused(&terms(), &request).await.0, UpgradeRefusal::Protocol);
     }
 }
 
@@ -151,13 +153,13 @@ async fn no_subprotocol_or_a_strange_one_is_400() {
 async fn what_no_client_sends_is_refused() {
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     for (from, to, expected) in [
-        (key, "", Refusal::Malformed),
-        (key, "Sec-WebSocket-Key: c2hvcnQ=\r\n", Refusal::Malformed),
-        (key, "Sec-WebSocket-Key: !\r\n", Refusal::Malformed),
-        ("Host: mproxy.example\r\n", "", Refusal::Malformed),
-        ("Host: mproxy.example\r\n", "Host: a\r\nHost: b\r\n", Refusal::Malformed),
-        ("Host: mproxy.example\r\n", "Host: a\r\nContent-Length: 5\r\n", Refusal::Malformed),
-        ("GET ", "POST ", Refusal::Method),
+        (key, "", UpgradeRefusal::Malformed),
+        (key, "Sec-WebSocket-Key: c2hvcnQ=\r\n", UpgradeRefusal::Malformed),
+        (key, "Sec-WebSocket-Key: !\r\n", UpgradeRefusal::Malformed),
+        ("Host: mproxy.example\r\n", "", UpgradeRefusal::Malformed),
+        ("Host: mproxy.example\r\n", "Host: a\r\nHost: b\r\n", UpgradeRefusal::Malformed),
+        ("Host: mproxy.example\r\n", "Host: a\r\nContent-Length: 5\r\n", UpgradeRefusal::Malformed),
+        ("GET ", "POST ", UpgradeRefusal::Method),
     ] {
         assert_eq!(refused(&terms(), &GOOD.replace(from, to)).await.0, expected, "{to}");
     }
@@ -171,7 +173,7 @@ async fn pages_of_other_origins_stay_out_where_origins_are_named() {
     assert!(ask(&terms, &from("https://app.example")).await.0.is_ok());
     assert!(ask(&terms, GOOD).await.0.is_ok(), "what is no browser names no origin");
     for origin in ["https://evil.example", "null", "http://app.example", "https://app.example.evil.example"] {
-        assert_eq!(refused(&terms, &from(origin)).await.0, Refusal::Origin);
+        assert_eq!(refused(&terms, &from(origin)).await.0, UpgradeRefusal::Origin);
     }
 }
 

@@ -40,12 +40,12 @@ use proto::*;
 #[derive(Clone)]
 struct Example;
 
-type Answer<T> = Result<Response<T>, Status>;
+type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Hooks for Example {
     /// What this service wants: publishes by size only, and no word of subscriptions that ended.
-    async fn hello(&self, _: Request<HelloRequest>) -> Answer<HelloResponse> {
+    async fn hello(&self, _: Request<HelloRequest>) -> Reply<HelloResponse> {
         use Hook::*;
         let hooks = [AuthConnect, AuthPublish, AuthSubscribe, Connect, Publish, Subscribe, Disconnect];
         let wanted =
@@ -58,25 +58,25 @@ impl Hooks for Example {
         Ok(Response::new(HelloResponse { wants, streams: true, name: "example".into() }))
     }
 
-    async fn auth_connect(&self, request: Request<AuthConnectRequest>) -> Answer<AuthConnectResponse> {
+    async fn auth_connect(&self, request: Request<AuthConnectRequest>) -> Reply<AuthConnectResponse> {
         let request = request.into_inner();
         Ok(Response::new(decide_connect(request.client.as_ref())))
     }
 
-    async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Answer<AuthPublishResponse> {
+    async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Reply<AuthPublishResponse> {
         Ok(Response::new(decide_publish(&request.into_inner())))
     }
 
-    async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Answer<AuthSubscribeResponse> {
+    async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Reply<AuthSubscribeResponse> {
         Ok(Response::new(decide_subscribe(&request.into_inner())))
     }
 
-    async fn connect(&self, event: Request<ConnectEvent>) -> Answer<Told> {
+    async fn connect(&self, event: Request<ConnectEvent>) -> Reply<Told> {
         let event = event.into_inner();
         tell(event.client, event.sequence, "connected")
     }
 
-    async fn publish(&self, event: Request<PublishEvent>) -> Answer<Told> {
+    async fn publish(&self, event: Request<PublishEvent>) -> Reply<Told> {
         let event = event.into_inner();
         tell(
             event.client,
@@ -85,7 +85,7 @@ impl Hooks for Example {
         )
     }
 
-    async fn subscribe(&self, event: Request<SubscribeEvent>) -> Answer<Told> {
+    async fn subscribe(&self, event: Request<SubscribeEvent>) -> Reply<Told> {
         let event = event.into_inner();
         let filters: Vec<_> = event
             .filters
@@ -95,7 +95,7 @@ impl Hooks for Example {
         tell(event.client, event.sequence, &format!("subscribed to {}", filters.join(" ")))
     }
 
-    async fn disconnect(&self, event: Request<DisconnectEvent>) -> Answer<Told> {
+    async fn disconnect(&self, event: Request<DisconnectEvent>) -> Reply<Told> {
         let event = event.into_inner();
         tell(event.client, event.sequence, &format!("disconnected: {}", event.detail))
     }
@@ -137,7 +137,7 @@ fn refusal(why: &str) -> Deny {
 }
 
 /// One line for each event.
-fn tell(client: Option<Client>, sequence: u64, what: &str) -> Answer<Told> {
+fn tell(client: Option<Client>, sequence: u64, what: &str) -> Reply<Told> {
     println!("{sequence} {} {what}", client.unwrap_or_default().client_id);
     Ok(Response::new(Told {}))
 }

@@ -46,7 +46,7 @@ pub(super) struct Controller {
 }
 
 /// How a stream ended that did not fail.
-enum StreamEnd {
+enum ControlEnd {
     /// The service ended it.
     Ended,
     /// An endpoint that is preferred to this one is healthy again.
@@ -78,8 +78,8 @@ impl Controller {
             };
             let since = Instant::now();
             let status = match self.serve(&connection).await {
-                Ok(StreamEnd::Ended) => "the service ended it".to_owned(),
-                Ok(StreamEnd::Moved) => {
+                Ok(ControlEnd::Ended) => "the service ended it".to_owned(),
+                Ok(ControlEnd::Moved) => {
                     info!(endpoint = connection.url(), "control stream moves to a preferred endpoint");
                     continue;
                 }
@@ -100,16 +100,16 @@ impl Controller {
     }
 
     /// One stream, from its beginning to its end.
-    async fn serve(&self, connection: &Arc<ServiceConnection>) -> Result<StreamEnd, Status> {
+    async fn serve(&self, connection: &Arc<ServiceConnection>) -> Result<ControlEnd, Status> {
         let gone = connection.gone.child_token();
         // The connection of the stream ends with the stream, whichever way that is.
         let _ends = gone.clone().drop_guard();
         tokio::select! {
             served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone)) => match served {
-                Some(served) => served.map(|()| StreamEnd::Ended),
+                Some(served) => served.map(|()| ControlEnd::Ended),
                 None => Err(Status::unavailable("connection closed")),
             },
-            () = self.preferred_to(connection) => Ok(StreamEnd::Moved),
+            () = self.preferred_to(connection) => Ok(ControlEnd::Moved),
         }
     }
 

@@ -11,7 +11,7 @@ use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, SpoolConfig};
 use tracing::info;
 
-use crate::config::{ClientTls, Config, PolicyConfig, PolicyMode};
+use crate::config::{ClientTlsSettings, Config, PolicyConfig, PolicyMode};
 use crate::telemetry::metrics::Metrics;
 
 /// Events that wait for calls of their own at most, over all connections. Beyond, they are dropped and counted.
@@ -84,7 +84,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
     })
 }
 
-fn remote_tls(tls: &ClientTls) -> anyhow::Result<RemoteTls> {
+fn remote_tls(tls: &ClientTlsSettings) -> anyhow::Result<RemoteTls> {
     let read = |path: &std::path::Path| mproxy_tcp::tls::read_text(path).context("policy service");
     Ok(RemoteTls {
         ca: tls.ca_certs.as_deref().map(read).transpose()?,

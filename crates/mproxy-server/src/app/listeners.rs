@@ -119,7 +119,7 @@ pub(super) fn serve(
     bound
 }
 
-fn limits(listener: &config::Listener, policy: Option<&PolicyConfig>) -> Limits {
+fn limits(listener: &config::ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {
     Limits {
         max_packet_size: listener.limits.max_packet_size,
         max_connect: listener.limits.max_connect_size,

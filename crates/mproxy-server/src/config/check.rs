@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::written::{Effective, MASK};
-use super::{Listener, Loaded, authority};
+use super::{ListenerSettings, Loaded, authority};
 
 /// A TOML document of every setting in force, each with its source; but for masked secrets it can be used as a file.
 #[must_use]
@@ -100,8 +100,8 @@ fn literal(value: &str) -> String {
 
 /// One line on a listener.
 #[must_use]
-pub fn describe(listener: &Listener) -> String {
-    let Listener { name, transport, target, .. } = listener;
+pub fn describe(listener: &ListenerSettings) -> String {
+    let ListenerSettings { name, transport, target, .. } = listener;
     let place = place(listener);
     let path = if transport.is_websocket() { listener.path.as_str() } else { "" };
     match &listener.unix {
@@ -111,7 +111,7 @@ pub fn describe(listener: &Listener) -> String {
 }
 
 /// Where it listens.
-fn place(listener: &Listener) -> String {
+fn place(listener: &ListenerSettings) -> String {
     match &listener.unix {
         Some(file) => format!("unix:{}", file.path.display()),
         None => authority(&listener.host, listener.port),

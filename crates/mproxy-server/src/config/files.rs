@@ -5,10 +5,10 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mproxy_tcp::tls::dates::Kind;
+use mproxy_tcp::tls::dates::CertificateKind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTls, Loaded, PolicyConfig, Problem, ValueOrigin};
+use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin};
 
 /// On whose side a file is: the table that its key stands in.
 type Table = &'static str;
@@ -36,9 +36,9 @@ pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
         for remark in end.look().unwrap_or_default().remarks(now) {
             let text = format!("{}: {}", remark.file.display(), remark.text);
             let is_for = |key: &str| match remark.kind {
-                Kind::Certificate => key.ends_with("cert"),
-                Kind::Ca => key.ends_with("ca_certs"),
-                Kind::Crl => key.ends_with("crls"),
+                CertificateKind::Certificate => key.ends_with("cert"),
+                CertificateKind::Ca => key.ends_with("ca_certs"),
+                CertificateKind::Crl => key.ends_with("crls"),
             };
             let named = named(loaded, table, &remark.file, is_for);
             add(named.into_iter().map(|origin| Problem::new(origin, text.clone())).collect(), &mut problems);
@@ -102,7 +102,7 @@ pub fn towards_policy(policy: &PolicyConfig) -> Option<tls::ClientTls> {
     policy.endpoints.iter().any(|url| url.starts_with("https:")).then(|| of_policy(&policy.tls))
 }
 
-fn of_policy(tls: &ClientTls) -> tls::ClientTls {
+fn of_policy(tls: &ClientTlsSettings) -> tls::ClientTls {
     let identity = tls.identity.clone();
     tls::ClientTls {
         roots: tls.ca_certs.clone(),

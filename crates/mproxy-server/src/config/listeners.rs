@@ -15,12 +15,12 @@ use super::reader::{SettingReader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, SettingOf, SettingPlace, Values as _};
 use super::tls::{self, Own};
-use super::{Listener, Problem, Scheme, Target, authority, kind};
+use super::{ListenerSettings, Problem, Scheme, Target, authority, kind};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct KeyedListener {
     pub key: String,
-    pub listener: Listener,
+    pub listener: ListenerSettings,
 }
 
 /// All listeners. The TLS ones have what they need, or a fault was noted.
@@ -45,7 +45,7 @@ pub(super) enum Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
-    pub(super) fn of(listener: &'a Listener) -> Self {
+    pub(super) fn of(listener: &'a ListenerSettings) -> Self {
         match listener.transport {
             Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => {
                 Self::Tcp(&listener.host, listener.port)
@@ -139,13 +139,13 @@ impl Common {
         name: &str,
         transport: Scheme,
         port: u16,
-    ) -> Listener {
+    ) -> ListenerSettings {
         let (family, target_scheme) =
             if transport.is_websocket() { (WS, &self.ws) } else { (MQTT, &self.mqtt) };
         let path = if transport == Scheme::Wss { table::WSS_PATH } else { table::WS_PATH };
         let common = SettingPlace::Process;
         let has_header = reader.get(&table::PROXY_PROTOCOL, place);
-        Listener {
+        ListenerSettings {
             name: name.to_owned(),
             transport,
             host: reader.get(&family.host, common),
@@ -245,7 +245,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
                 let closed_by = format!("{}=off", setting.row.variable.unwrap_or(key));
                 let tls = tls.server(transport);
                 let listener = common.listener(reader, SettingPlace::Process, name, transport, port);
-                let listener = Listener { closed_by, tls, ..listener };
+                let listener = ListenerSettings { closed_by, tls, ..listener };
                 listeners.push(KeyedListener { key: key.to_owned(), listener });
             }
             Some(why) if reader.written.explicit(key).is_some() => {
@@ -264,7 +264,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
             let listener = common.listener(reader, SettingPlace::Process, name, Scheme::Unix, 0);
             listeners.push(KeyedListener {
                 key: key.to_owned(),
-                listener: Listener { closed_by, unix, ..listener },
+                listener: ListenerSettings { closed_by, unix, ..listener },
             });
         }
         (None, _) => {}
@@ -396,7 +396,7 @@ fn own_target(reader: &mut SettingReader<'_>, index: usize, target: &mut Target)
 /// Warns of what is common to all listeners and serves none of them, and of brokers that are not verified.
 fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
     let needing = |needs| settings::all().filter(move |row| row.needs == needs).map(|row| row.key);
-    let mut unless = |any: fn(&Listener) -> bool, keys: &mut dyn Iterator<Item = &str>, why: &str| {
+    let mut unless = |any: fn(&ListenerSettings) -> bool, keys: &mut dyn Iterator<Item = &str>, why: &str| {
         if !listeners.iter().any(|keyed| any(&keyed.listener)) {
             for key in keys.filter(|key| reader.written.explicit(key).is_some()) {
                 reader
@@ -453,7 +453,7 @@ fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
 
 /// A certificate is for a name that TLS can ask for; a host that is none could never be reached over TLS.
 fn certain_names(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
-    for KeyedListener { key, listener: Listener { transport, target, .. } } in listeners {
+    for KeyedListener { key, listener: ListenerSettings { transport, target, .. } } in listeners {
         let asked = target.server_name.as_ref().unwrap_or(&target.host);
         if !target.scheme.is_tls() || mproxy_tcp::tls::client::is_server_name(asked) {
             continue;

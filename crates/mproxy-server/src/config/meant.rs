@@ -5,7 +5,7 @@ use super::reader::SettingReader;
 use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTls, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
+    Admin, ClientTlsSettings, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
     listeners,
     listeners::{Bound, KeyedListener},
 };
@@ -56,7 +56,8 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
 fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
     let endpoints = reader.own(&table::POLICY_URL, SettingPlace::Process);
     let identity = reader.identity(table::POLICY_CERT.row.key, table::POLICY_KEY.row.key);
-    let tls = ClientTls { ca_certs: reader.own(&table::POLICY_CA_CERTS, SettingPlace::Process), identity };
+    let tls =
+        ClientTlsSettings { ca_certs: reader.own(&table::POLICY_CA_CERTS, SettingPlace::Process), identity };
     let general = reader.get(&table::ON_ERROR, SettingPlace::Process);
     let hook = |setting| reader.own(setting, SettingPlace::Process).unwrap_or(general);
     let on_error = PerHook {

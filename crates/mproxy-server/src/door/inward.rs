@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::Stream;
 use super::pause::Pause;
 use super::transport::{Accepted, HandshakeLimits, Known, Offer, Transport};
-use crate::config::Listener;
+use crate::config::ListenerSettings;
 
 /// A listener that is not open yet: its certificates have been read.
 pub struct Inward(Box<dyn Prepared>);
@@ -128,7 +128,7 @@ impl Inward {
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    pub(super) fn over<T>(listener: &Listener) -> Result<Self, MaterialError>
+    pub(super) fn over<T>(listener: &ListenerSettings) -> Result<Self, MaterialError>
     where
         T: Transport,
         Stream: From<T::Stream>,
@@ -147,7 +147,7 @@ impl Inward {
     ///
     /// # Errors
     /// Names the place, and what to do.
-    pub async fn open(&self, listener: &Listener) -> Result<OpenListener, OpenError> {
+    pub async fn open(&self, listener: &ListenerSettings) -> Result<OpenListener, OpenError> {
         self.0.open(listener).await
     }
 }
@@ -196,7 +196,7 @@ trait Prepared: Send + Sync {
     fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>>;
     fn open<'a>(
         &'a self,
-        listener: &'a Listener,
+        listener: &'a ListenerSettings,
     ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>>;
 }
 
@@ -215,7 +215,7 @@ where
 
     fn open<'a>(
         &'a self,
-        listener: &'a Listener,
+        listener: &'a ListenerSettings,
     ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>> {
         Box::pin(async move {
             let (listener, address) = T::listen(&self.0, listener).await?;

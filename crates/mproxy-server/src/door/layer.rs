@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::transport::{Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused};
-use crate::config::{Listener, Target};
+use crate::config::{ListenerSettings, Target};
 
 /// What a transport adds to the one below.
 pub trait TransportLayer: Sized + Send + Sync + 'static {
@@ -32,7 +32,7 @@ pub trait TransportLayer: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    fn server(listener: &Listener) -> Result<Self::Server, MaterialError>;
+    fn server(listener: &ListenerSettings) -> Result<Self::Server, MaterialError>;
 
     /// As [`Transport::client`].
     ///
@@ -85,7 +85,7 @@ impl<L: TransportLayer> Transport for L {
     type Server = Both<<L::Below as Transport>::Server, L::Server>;
     type Client = Both<<L::Below as Transport>::Client, L::Client>;
 
-    fn server(listener: &Listener) -> Result<Self::Server, MaterialError> {
+    fn server(listener: &ListenerSettings) -> Result<Self::Server, MaterialError> {
         let layer = L::server(listener)?;
         Ok(Both { below: L::Below::server(listener)?, layer })
     }
@@ -97,7 +97,7 @@ impl<L: TransportLayer> Transport for L {
 
     async fn listen(
         server: &Self::Server,
-        listener: &Listener,
+        listener: &ListenerSettings,
     ) -> Result<(Self::Listener, Address), OpenError> {
         L::Below::listen(&server.below, listener).await
     }

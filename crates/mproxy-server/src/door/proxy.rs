@@ -1,7 +1,7 @@
 //! The PROXY protocol on both sides: what it says of a client that came by a proxy, and what a broker is told.
 
 use mproxy_core::peer::{Address, Origin, TlsFacts};
-use mproxy_tcp::proxy_header::{Endpoints, Header, HeaderVersion, ProxiedCertificate, ProxiedTls};
+use mproxy_tcp::proxy_header::{Header, HeaderVersion, ProxiedAddresses, ProxiedCertificate, ProxiedTls};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::transport::Known;
@@ -11,7 +11,7 @@ use crate::config::SendProxy;
 /// Takes over what the header says.
 pub(super) fn believe(header: &Header, known: &mut Known) {
     // Without addresses (LOCAL, UNKNOWN) it is the proxy itself that speaks, a health check for example.
-    if let Some(Endpoints { source, destination }) = header.endpoints {
+    if let Some(ProxiedAddresses { source, destination }) = header.endpoints {
         (known.remote, known.local) = (source.into(), destination.into());
     }
     // Where a handshake of our own follows, what that shows takes its place.
@@ -54,7 +54,7 @@ fn header(origin: &Origin) -> Header {
         // A process on this machine has no address that the protocol could name.
         endpoints: match (&origin.remote, &origin.local) {
             (Address::Ip(source), Address::Ip(destination)) => {
-                Some(Endpoints { source: *source, destination: *destination })
+                Some(ProxiedAddresses { source: *source, destination: *destination })
             }
             _ => None,
         },

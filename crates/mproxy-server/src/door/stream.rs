@@ -17,7 +17,7 @@ use super::transport::Carrier;
 use super::unix::Unix;
 use super::ws::Ws;
 use super::{Inward, Outward};
-use crate::config::{Listener, Scheme, Target};
+use crate::config::{ListenerSettings, Scheme, Target};
 
 /// Makes everything of the rows that has to know all of them. The same for whichever it is: a branch, and no more.
 macro_rules! transports {
@@ -40,7 +40,7 @@ macro_rules! transports {
             ///
             /// # Errors
             /// Which file is wrong, and why.
-            pub fn of(listener: &Listener) -> Result<Self, MaterialError> {
+            pub fn of(listener: &ListenerSettings) -> Result<Self, MaterialError> {
                 match listener.transport { $(Scheme::$scheme => Self::over::<$transport>(listener)),+ }
             }
         }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
-use crate::config::{Listener, SendProxy, Target};
+use crate::config::{ListenerSettings, SendProxy, Target};
 
 /// TCP.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Transport for Tcp {
     type Server = TcpServer;
     type Client = TcpClient;
 
-    fn server(listener: &Listener) -> Result<TcpServer, MaterialError> {
+    fn server(listener: &ListenerSettings) -> Result<TcpServer, MaterialError> {
         Ok(TcpServer { trusted: listener.proxy_from.clone() })
     }
 
@@ -55,7 +55,10 @@ impl Transport for Tcp {
         Ok(TcpClient { host: host.clone(), port: *port, proxy: *proxy_protocol, last_good })
     }
 
-    async fn listen(_: &TcpServer, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(
+        _: &TcpServer,
+        listener: &ListenerSettings,
+    ) -> Result<(Self::Listener, Address), OpenError> {
         let open =
             mproxy_tcp::Listener::bind(&listener.host, listener.port, ListenOptions::default()).await?;
         let address = open.local_addr();

@@ -10,7 +10,7 @@ use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, Tls
 use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, HandshakeLimits, Known, Transport};
 use super::{Refused, in_one_line};
-use crate::config::{Listener, Target};
+use crate::config::{ListenerSettings, Target};
 use crate::share::Neighbours;
 
 /// TLS over `T`.
@@ -31,7 +31,7 @@ impl<T: Transport> TransportLayer for Tls<T> {
     type Server = Arc<Reloadable<ServerTls>>;
     type Client = TlsToBroker;
 
-    fn server(listener: &Listener) -> Result<Self::Server, MaterialError> {
+    fn server(listener: &ListenerSettings) -> Result<Self::Server, MaterialError> {
         // With nothing to show, it is a fault here, and never a plain listener.
         Ok(Arc::new(Reloadable::new(listener.tls.clone().unwrap_or_default())?))
     }
@@ -84,7 +84,7 @@ impl<S: Carrier> LayerStream for TlsStream<S> {
     }
 }
 
-fn shown(facts: tls::TlsFacts) -> TlsFacts {
+fn shown(facts: tls::HandshakeFacts) -> TlsFacts {
     TlsFacts {
         version: facts.version.to_owned(),
         sni: facts.sni,

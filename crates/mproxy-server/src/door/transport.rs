@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Ready};
 use tokio::time::Instant;
 
 use super::{DialFailure, OpenError, Refused};
-use crate::config::{Listener, Target};
+use crate::config::{ListenerSettings, Target};
 use crate::share::turns::Turns;
 
 /// A way for MQTT to travel.
@@ -48,7 +48,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    fn server(listener: &Listener) -> Result<Self::Server, MaterialError>;
+    fn server(listener: &ListenerSettings) -> Result<Self::Server, MaterialError>;
 
     /// As the target is configured. Reads the certificates, which blocks.
     ///
@@ -60,7 +60,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// connections.
     fn listen(
         server: &Self::Server,
-        listener: &Listener,
+        listener: &ListenerSettings,
     ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
 
     /// The next connection. It has no final error: it is polled again after each of its answers.

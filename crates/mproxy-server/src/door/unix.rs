@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
-use crate::config::{Listener, SendProxy, Target};
+use crate::config::{ListenerSettings, SendProxy, Target};
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Transport for Unix {
     type Server = UnixServer;
     type Client = UnixClient;
 
-    fn server(listener: &Listener) -> Result<UnixServer, MaterialError> {
+    fn server(listener: &ListenerSettings) -> Result<UnixServer, MaterialError> {
         Ok(UnixServer { has_header: listener.proxy_from.is_some() })
     }
 
@@ -51,7 +51,10 @@ impl Transport for Unix {
         Ok(UnixClient { path: target.socket.clone().unwrap_or_default(), proxy: target.proxy_protocol })
     }
 
-    async fn listen(_: &UnixServer, listener: &Listener) -> Result<(Self::Listener, Address), OpenError> {
+    async fn listen(
+        _: &UnixServer,
+        listener: &ListenerSettings,
+    ) -> Result<(Self::Listener, Address), OpenError> {
         let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
         let open = mproxy_unix::Listener::bind(&file)?;
         let path = Arc::clone(open.path());

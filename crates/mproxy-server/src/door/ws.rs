@@ -5,12 +5,12 @@ use std::marker::PhantomData;
 use mproxy_core::peer::WsFacts;
 use mproxy_tcp::tls::MaterialError;
 use mproxy_ws::WsStream;
-use mproxy_ws::upgrade::{self, Ask, Request, Terms};
+use mproxy_ws::upgrade::{self, Ask, UpgradeRequest, UpgradeTerms};
 
 use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, HandshakeLimits, Known, Transport};
 use super::{Refused, in_one_line};
-use crate::config::{Listener, Target, Web, authority};
+use crate::config::{ListenerSettings, Target, Web, authority};
 
 /// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
@@ -30,12 +30,12 @@ pub struct WsToBroker {
 impl<T: Transport> TransportLayer for Ws<T> {
     type Below = T;
     type Stream = WsStream<T::Stream>;
-    type Server = Terms;
+    type Server = UpgradeTerms;
     type Client = WsToBroker;
 
-    fn server(listener: &Listener) -> Result<Terms, MaterialError> {
+    fn server(listener: &ListenerSettings) -> Result<UpgradeTerms, MaterialError> {
         let Web { origins, headers, cookies } = listener.web.clone();
-        Ok(Terms { origins, headers, cookies, ..Terms::new(&listener.path, PROTOCOLS) })
+        Ok(UpgradeTerms { origins, headers, cookies, ..UpgradeTerms::new(&listener.path, PROTOCOLS) })
     }
 
     fn client(target: &Target) -> Result<WsToBroker, MaterialError> {
@@ -43,7 +43,7 @@ impl<T: Transport> TransportLayer for Ws<T> {
     }
 
     async fn accept(
-        server: &Terms,
+        server: &UpgradeTerms,
         below: T::Stream,
         known: &mut Known,
         _: &HandshakeLimits,
@@ -77,7 +77,7 @@ fn host_header(host: &str, port: u16) -> String {
 }
 
 /// Chosen cookies are told as the header they came in.
-fn asked(request: Request) -> WsFacts {
+fn asked(request: UpgradeRequest) -> WsFacts {
     let mut headers = request.headers;
     if !request.cookies.is_empty() {
         let pairs: Vec<String> =

@@ -48,7 +48,7 @@ fn a_listener_of_the_file_has_a_socket_of_its_own() {
         )
         .works();
     let [a, b, c] = &loaded.config.listeners[..] else { panic!("{:?}", loaded.config.listeners) };
-    let of = |listener: &mproxy_server::config::Listener| listener.unix.clone().unwrap();
+    let of = |listener: &mproxy_server::config::ListenerSettings| listener.unix.clone().unwrap();
     assert_eq!((of(a).mode, of(a).owner.as_deref(), of(b).mode), (0o666, Some("1000"), 0o600));
     assert_eq!([a, b, c].map(|one| one.target.scheme), [Scheme::Mqtt, Scheme::Unix, Scheme::Unix]);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoints, Header};
+use super::{Header, ProxiedAddresses};
 
 const START: &[u8] = b"PROXY ";
 
@@ -30,7 +30,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static st
     Ok(Some((Header { endpoints: endpoints(text)?, ..Header::default() }, end + 2)))
 }
 
-fn endpoints(text: &str) -> Result<Option<Endpoints>, &'static str> {
+fn endpoints(text: &str) -> Result<Option<ProxiedAddresses>, &'static str> {
     let mut fields = text.split(' ');
     let is_v4 = match fields.next() {
         // What else the line says is to be ignored.
@@ -48,7 +48,7 @@ fn endpoints(text: &str) -> Result<Option<Endpoints>, &'static str> {
         let address: IpAddr = text.parse().map_err(|_| "an address that is none")?;
         if address.is_ipv4() == is_v4 { Ok(address) } else { Err("an address of the other family") }
     };
-    Ok(Some(Endpoints {
+    Ok(Some(ProxiedAddresses {
         source: SocketAddr::new(address(source)?, port(source_port)?),
         destination: SocketAddr::new(address(destination)?, port(destination_port)?),
     }))
@@ -63,9 +63,9 @@ fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().map_err(|_| "a port that is none")
 }
 
-pub(super) fn encode(endpoints: Option<Endpoints>) -> Vec<u8> {
+pub(super) fn encode(endpoints: Option<ProxiedAddresses>) -> Vec<u8> {
     let Some(endpoints) = endpoints else { return b"PROXY UNKNOWN\r\n".to_vec() };
-    let Endpoints { source, destination } = endpoints.of_one_family();
+    let ProxiedAddresses { source, destination } = endpoints.of_one_family();
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
     let (from, to) = (source.ip(), destination.ip());
     format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
@@ -76,8 +76,8 @@ mod tests {
     use super::super::HeaderVersion;
     use super::*;
 
-    fn endpoints_of(source: &str, destination: &str) -> Option<Endpoints> {
-        Some(Endpoints { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
+    fn endpoints_of(source: &str, destination: &str) -> Option<ProxiedAddresses> {
+        Some(ProxiedAddresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Endpoints, Header, LONGEST, ProxiedCertificate, ProxiedTls};
+use super::{Header, LONGEST, ProxiedAddresses, ProxiedCertificate, ProxiedTls};
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -153,9 +153,12 @@ impl<'a> Rest<'a> {
         Ok(*front)
     }
 
-    fn ports(&mut self, source: IpAddr, destination: IpAddr) -> Result<Endpoints, &'static str> {
+    fn ports(&mut self, source: IpAddr, destination: IpAddr) -> Result<ProxiedAddresses, &'static str> {
         let (from, to) = (u16::from_be_bytes(self.array()?), u16::from_be_bytes(self.array()?));
-        Ok(Endpoints { source: SocketAddr::new(source, from), destination: SocketAddr::new(destination, to) })
+        Ok(ProxiedAddresses {
+            source: SocketAddr::new(source, from),
+            destination: SocketAddr::new(destination, to),
+        })
     }
 
     fn tlv(&mut self) -> Result<Option<(u8, &'a [u8])>, &'static str> {
@@ -168,7 +171,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-impl Endpoints {
+impl ProxiedAddresses {
     /// Both addresses in one family: IPv4 goes into IPv6 where the other end needs it.
     pub(super) fn of_one_family(self) -> Self {
         let Self { source, destination } = self;
@@ -187,7 +190,7 @@ pub(super) fn encode(header: &Header) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
     bytes.extend_from_slice(&[0x21, 0x00, 0, 0]);
     if let Some(endpoints) = header.endpoints {
-        let Endpoints { source, destination } = endpoints.of_one_family();
+        let ProxiedAddresses { source, destination } = endpoints.of_one_family();
         bytes[13] = if source.is_ipv4() { 0x11 } else { 0x21 };
         for address in [source.ip(), destination.ip()] {
             match address {

@@ -23,7 +23,7 @@ pub struct Dated {
     /// Where it stands.
     pub file: PathBuf,
     /// What it is.
-    pub kind: Kind,
+    pub kind: CertificateKind,
     /// Whose it is, RFC 4514; of a list, who has issued it.
     pub subject: String,
     /// Serial number, lower-case hex; of a list, its number in decimal.
@@ -36,7 +36,7 @@ pub struct Dated {
 
 /// What has a date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum CertificateKind {
     /// A certificate that we show, or one of its chain.
     Certificate,
     /// A CA that we believe, or a certificate that is pinned.
@@ -45,7 +45,7 @@ pub enum Kind {
     Crl,
 }
 
-impl Kind {
+impl CertificateKind {
     /// A short name for metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -63,7 +63,7 @@ pub struct Remark {
     /// Which file.
     pub file: PathBuf,
     /// What it was read for.
-    pub kind: Kind,
+    pub kind: CertificateKind,
     /// What, and what to do.
     pub text: String,
 }
@@ -88,7 +88,7 @@ impl Look {
     /// Looks at what we show ourselves.
     pub(super) fn at_identity(&mut self, identity: &Identity) -> Result<(), MaterialError> {
         let chain = pem::certificates(&identity.cert)?;
-        self.certificates(&identity.cert, &chain, Kind::Certificate);
+        self.certificates(&identity.cert, &chain, CertificateKind::Certificate);
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl Look {
     ) -> Result<(), MaterialError> {
         let cas = file.map(|file| pem::certificates(file)).transpose()?.unwrap_or_default();
         if let Some(file) = file {
-            self.certificates(file, &cas, Kind::Ca);
+            self.certificates(file, &cas, CertificateKind::Ca);
             self.keys(file, &cas);
         }
         let mut issuers = HashSet::new();
@@ -115,11 +115,11 @@ impl Look {
                         "the revocation list of {} is by none of the CAs in force, and takes nothing back",
                         facts::rfc4514(list.issuer())
                     );
-                    self.lasting.push(Remark { file: path.clone(), kind: Kind::Crl, text });
+                    self.lasting.push(Remark { file: path.clone(), kind: CertificateKind::Crl, text });
                 }
                 dates.push(Dated {
                     file: path.clone(),
-                    kind: Kind::Crl,
+                    kind: CertificateKind::Crl,
                     subject: facts::rfc4514(list.issuer()),
                     serial: list.crl_number().map(ToString::to_string).unwrap_or_default(),
                     not_before: list.last_update().timestamp(),
@@ -136,14 +136,14 @@ impl Look {
                         "there is no revocation list of {}, so every certificate that it has signed is refused",
                         facts::rfc4514(certificate.subject())
                     );
-                    self.lasting.push(Remark { file: file.clone(), kind: Kind::Ca, text });
+                    self.lasting.push(Remark { file: file.clone(), kind: CertificateKind::Ca, text });
                 }
             }
         }
         Ok(())
     }
 
-    fn certificates(&mut self, file: &Path, all: &[CertificateDer<'_>], kind: Kind) {
+    fn certificates(&mut self, file: &Path, all: &[CertificateDer<'_>], kind: CertificateKind) {
         let dated = |certificate: X509Certificate<'_>| Dated {
             file: file.to_owned(),
             kind,
@@ -166,7 +166,7 @@ impl Look {
                     facts::rfc4514(certificate.subject()),
                     key::THEIRS
                 );
-                self.lasting.push(Remark { file: file.to_owned(), kind: Kind::Ca, text });
+                self.lasting.push(Remark { file: file.to_owned(), kind: CertificateKind::Ca, text });
             }
         }
     }
@@ -184,14 +184,14 @@ impl Dated {
     /// Whether something is wrong with it at this time.
     fn remark(&self, now: i64) -> Option<Remark> {
         let what = match self.kind {
-            Kind::Certificate => "the certificate of",
-            Kind::Ca => "the CA certificate of",
-            Kind::Crl => "the revocation list of",
+            CertificateKind::Certificate => "the certificate of",
+            CertificateKind::Ca => "the CA certificate of",
+            CertificateKind::Crl => "the revocation list of",
         };
         let follows = match self.kind {
-            Kind::Certificate => "peers that look at it refuse it",
-            Kind::Ca => "replace it",
-            Kind::Crl => "nobody whose certificate it is about gets in until there is a new one",
+            CertificateKind::Certificate => "peers that look at it refuse it",
+            CertificateKind::Ca => "replace it",
+            CertificateKind::Crl => "nobody whose certificate it is about gets in until there is a new one",
         };
         let when = match self.not_after.filter(|end| *end < now) {
             Some(end) => format!("has expired on {}", day(end)),

@@ -51,7 +51,7 @@ impl fmt::Debug for TlsRole {
 }
 
 /// What both sides have in common, which rustls gives no name.
-trait Records {
+trait RecordLayer {
     type Data;
 
     fn records<'c, 'i>(&'c mut self, raw: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
@@ -60,7 +60,7 @@ trait Records {
     fn has_to_send(&self) -> bool;
 }
 
-impl Records for UnbufferedClientConnection {
+impl RecordLayer for UnbufferedClientConnection {
     type Data = ClientConnectionData;
 
     fn records<'c, 'i>(&'c mut self, raw: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -72,7 +72,7 @@ impl Records for UnbufferedClientConnection {
     }
 }
 
-impl Records for UnbufferedServerConnection {
+impl RecordLayer for UnbufferedServerConnection {
     type Data = ServerConnectionData;
 
     fn records<'c, 'i>(&'c mut self, raw: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -260,7 +260,7 @@ struct Pumped {
 }
 
 /// Lets rustls do all that it can do with these bytes.
-fn pump<C: Records>(
+fn pump<C: RecordLayer>(
     connection: &mut C,
     raw: &mut [u8],
     unsent: &mut Vec<u8>,
@@ -297,7 +297,7 @@ fn pump<C: Records>(
 }
 
 /// After an error: what the peer is told about it. Not asked for more than that: rustls would fail anew.
-fn alert<C: Records>(connection: &mut C, unsent: &mut Vec<u8>) {
+fn alert<C: RecordLayer>(connection: &mut C, unsent: &mut Vec<u8>) {
     while connection.has_to_send() {
         match connection.records(&mut []).state {
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, unsent),
@@ -318,7 +318,7 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, unsent: &mut Vec<u8>) {
 }
 
 /// Does something that needs nothing else to be done first.
-fn with_traffic<C: Records, T>(
+fn with_traffic<C: RecordLayer, T>(
     connection: &mut C,
     raw: &mut [u8],
     act: impl FnOnce(WriteTraffic<'_, C::Data>) -> T,

@@ -10,7 +10,7 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// What a TLS handshake told about the client. The fields of a certificate are there where it showed one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsFacts {
+pub struct HandshakeFacts {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
     /// Server name the client asked for.
@@ -31,7 +31,7 @@ pub struct TlsFacts {
     pub serial: Option<String>,
 }
 
-impl TlsFacts {
+impl HandshakeFacts {
     pub(super) fn of(connection: &CommonState, sni: Option<&str>) -> Result<Self, &'static str> {
         let mut facts = Self {
             version: match connection.protocol_version() {
@@ -189,9 +189,9 @@ mod tests {
     use super::*;
     use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, SerialNumber};
 
-    fn facts(params: &CertificateParams) -> TlsFacts {
+    fn facts(params: &CertificateParams) -> HandshakeFacts {
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let mut facts = TlsFacts::default();
+        let mut facts = HandshakeFacts::default();
         facts.read(certificate.der()).unwrap();
         facts
     }
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_told() {
-        assert!(TlsFacts::default().read(b"no").is_err());
+        assert!(HandshakeFacts::default().read(b"no").is_err());
         assert!(dns_names(b"no").is_err());
     }
 }

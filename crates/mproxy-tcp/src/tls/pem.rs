@@ -50,7 +50,7 @@ pub enum MaterialError {
         /// What is wanted.
         wanted: &'static str,
         /// What is there instead, and what to do.
-        found: Found,
+        found: PemItem,
     },
     /// A key that nobody can read without a passphrase.
     #[error(
@@ -101,7 +101,7 @@ impl MaterialError {
 /// What a file holds instead of what was looked for in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Found {
+pub enum PemItem {
     /// Nothing that looks like PEM.
     Nothing,
     /// It is empty.
@@ -118,7 +118,7 @@ pub enum Found {
     Sections(Vec<String>),
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for PemItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str(" in PEM (`-----BEGIN …`)"),
@@ -152,13 +152,13 @@ fn advice(label: &str) -> Option<&'static str> {
 }
 
 /// Looks at a file in which something was not found.
-fn found(bytes: &[u8]) -> Found {
+fn found(bytes: &[u8]) -> PemItem {
     match bytes {
-        [] => return Found::Empty,
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => return Found::Utf16,
+        [] => return PemItem::Empty,
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => return PemItem::Utf16,
         // PFX: a SEQUENCE that begins with version 3.
-        [0x30, 0x82, _, _, 0x02, 0x01, 0x03, ..] => return Found::Pkcs12,
-        [0x30, 0x80..=0x84, ..] => return Found::Der,
+        [0x30, 0x82, _, _, 0x02, 0x01, 0x03, ..] => return PemItem::Pkcs12,
+        [0x30, 0x80..=0x84, ..] => return PemItem::Der,
         _ => {}
     }
     let lines = || bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
@@ -176,9 +176,9 @@ fn found(bytes: &[u8]) -> Found {
     }
     let is_indented = || lines().any(|line| line.trim_ascii_start().starts_with(b"-----BEGIN "));
     match labels.is_empty() {
-        false => Found::Sections(labels),
-        true if is_indented() => Found::Indented,
-        true => Found::Nothing,
+        false => PemItem::Sections(labels),
+        true if is_indented() => PemItem::Indented,
+        true => PemItem::Nothing,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dates::Look;
 use super::engine::TlsRole;
-use super::facts::{TlsFacts, dns_names};
+use super::facts::{HandshakeFacts, dns_names};
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
 use super::trust::{self, Trust};
@@ -177,7 +177,7 @@ pub async fn accept<S>(
     stream: S,
     config: Arc<ServerConfig>,
     mut room: impl FnMut(usize) -> bool,
-) -> Result<(TlsStream<S>, TlsFacts), HandshakeError>
+) -> Result<(TlsStream<S>, HandshakeFacts), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -197,6 +197,6 @@ where
         (Err(HandshakeError::Failed(_)), Some(why)) => return Err(HandshakeError::Incompatible(why)),
         (shaken, _) => shaken?,
     };
-    let facts = TlsFacts::of(stream.state(), sni.as_deref()).map_err(HandshakeError::Unreadable)?;
+    let facts = HandshakeFacts::of(stream.state(), sni.as_deref()).map_err(HandshakeError::Unreadable)?;
     Ok((stream, facts))
 }

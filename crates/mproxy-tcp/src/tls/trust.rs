@@ -152,7 +152,7 @@ impl Trust {
             Some(builder.build().map_err(|error| MaterialError::Together(error.to_string()))?)
         };
         let Self { pins, hints, .. } = self;
-        Ok(Arc::new(Clients { chain, pins, hints, signatures: Signatures::new() }))
+        Ok(Arc::new(ClientTrust { chain, pins, hints, signatures: Signatures::new() }))
     }
 }
 
@@ -320,7 +320,7 @@ impl ServerCertVerifier for Servers {
 }
 
 #[derive(Debug)]
-struct Clients {
+struct ClientTrust {
     /// Absent where the file holds no CA, only pins.
     chain: Option<Arc<dyn ClientCertVerifier>>,
     pins: Pins,
@@ -328,7 +328,7 @@ struct Clients {
     signatures: Signatures,
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientTrust {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.hints
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use mproxy_tcp::tls::server::mqtt_alpn;
 use mproxy_tcp::tls::{
-    ClientTls, HandshakeError, Identity, Material, ServerTls, TlsFacts, TlsStream, Verification, accept,
-    connect,
+    ClientTls, HandshakeError, HandshakeFacts, Identity, Material, ServerTls, TlsStream, Verification,
+    accept, connect,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use crate::authority::Identities as _;
 use crate::certificates::{Authority, Folder, Signed, expired};
 
-type Accepted = Result<(TlsStream<DuplexStream>, TlsFacts), HandshakeError>;
+type Accepted = Result<(TlsStream<DuplexStream>, HandshakeFacts), HandshakeError>;
 type Connected = Result<TlsStream<DuplexStream>, HandshakeError>;
 
 /// A CA, and a server under it that asks for no client certificate.
@@ -78,7 +78,7 @@ impl Scene {
     }
 
     /// Lets the client in, and tells what is known of it.
-    async fn admit(&self) -> TlsFacts {
+    async fn admit(&self) -> HandshakeFacts {
         let (accepted, connected) = self.play().await;
         connected.unwrap();
         accepted.unwrap().1

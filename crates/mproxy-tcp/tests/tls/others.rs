@@ -8,7 +8,7 @@ use std::time::Duration;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::proxy_header::{Header, ProxiedCertificate, read_header};
 use mproxy_tcp::tls::server::mqtt_alpn;
-use mproxy_tcp::tls::{ClientTls, Identity, Material, ServerTls, TlsFacts, accept, connect};
+use mproxy_tcp::tls::{ClientTls, HandshakeFacts, Identity, Material, ServerTls, accept, connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -24,9 +24,9 @@ pub(crate) fn is_here(program: &str) -> bool {
 }
 
 /// Ends the program with the test.
-pub(crate) struct Running(pub(crate) std::process::Child);
+pub(crate) struct ForeignProcess(pub(crate) std::process::Child);
 
-impl Drop for Running {
+impl Drop for ForeignProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -57,9 +57,10 @@ async fn openssl_gets_in_with_both_versions() {
         client.args(["-servername", "broker.example", "-connect", &address]);
         client.arg("-CAfile").arg(&ca).arg("-cert").arg(&own.cert).arg("-key").arg(&own.key);
         client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut client = Running(client.spawn().unwrap());
+        let mut client = ForeignProcess(client.spawn().unwrap());
         let (stream, _) = listener.accept().await.unwrap();
-        let (mut stream, facts): (_, TlsFacts) = accept(stream, Arc::clone(&server), |_| true).await.unwrap();
+        let (mut stream, facts): (_, HandshakeFacts) =
+            accept(stream, Arc::clone(&server), |_| true).await.unwrap();
         assert_eq!((facts.version, facts.alpn.as_deref()), (version, Some("mqtt")));
         assert_eq!(facts.common_name.as_deref(), Some("device-7"));
         let mut stdin = client.0.stdin.take().unwrap();
@@ -103,7 +104,7 @@ async fn haproxy_in_front_tells_who_the_client_is() {
     let config = folder.write("haproxy.cfg", config);
     let mut haproxy = Command::new("haproxy");
     haproxy.arg("-db").arg("-f").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
-    let _haproxy = Running(haproxy.spawn().unwrap());
+    let _haproxy = ForeignProcess(haproxy.spawn().unwrap());
     let client = ClientTls {
         roots: Some(ca),
         identity: Some(Identity { cert, key, ocsp: None }),

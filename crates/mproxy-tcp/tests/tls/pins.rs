@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mproxy_tcp::tls::{ClientTls, Identity, Material, ServerTls, TlsFacts, Verification, accept, connect};
+use mproxy_tcp::tls::{
+    ClientTls, HandshakeFacts, Identity, Material, ServerTls, Verification, accept, connect,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -18,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::authority::Identities as _;
 use crate::certificates::{Authority, Folder, Signed, expired};
-use crate::others::{Running, free_port, is_here, knock};
+use crate::others::{ForeignProcess, free_port, is_here, knock};
 
 /// Made by OpenSSL as manuals show it.
 fn openssl(folder: &Folder, args: &[&str]) {
@@ -70,7 +72,7 @@ async fn play(
     server: Arc<ServerConfig>,
     client: &ClientTls,
     name: &str,
-) -> (Result<TlsFacts, &'static str>, Result<(), &'static str>) {
+) -> (Result<HandshakeFacts, &'static str>, Result<(), &'static str>) {
     let client = Arc::new(client.build().unwrap());
     let (here, there) = duplex(1 << 16);
     let connecting = async {
@@ -90,7 +92,7 @@ async fn believed(server: &ServerTls, client: &ClientTls, name: &str) -> Result<
     play(Arc::new(server.build().unwrap()), client, name).await.1
 }
 
-async fn admitted(server: &ServerTls, client: &ClientTls) -> Result<TlsFacts, &'static str> {
+async fn admitted(server: &ServerTls, client: &ClientTls) -> Result<HandshakeFacts, &'static str> {
     play(Arc::new(server.build().unwrap()), client, "broker.example").await.0
 }
 
@@ -238,7 +240,7 @@ async fn version_1_is_served_and_pinned_over_both_versions_of_tls() {
         client.args(["s_client", "-quiet", option, "-connect", &address]);
         client.arg("-cert").arg(&device.cert).arg("-key").arg(&device.key);
         let client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let _client = Running(client.unwrap());
+        let _client = ForeignProcess(client.unwrap());
         let (stream, _) = listener.accept().await.unwrap();
         let (_, facts) = accept(stream, Arc::clone(&mutual), |_| true).await.unwrap();
         assert_eq!((facts.version, facts.common_name.as_deref()), (version, Some("device-7")));
@@ -249,7 +251,7 @@ async fn version_1_is_served_and_pinned_over_both_versions_of_tls() {
         broker.args(["s_server", "-quiet", option, "-accept", &format!("127.0.0.1:{port}")]);
         broker.arg("-cert").arg(&own.cert).arg("-key").arg(&own.key);
         let broker = broker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let _broker = Running(broker.unwrap());
+        let _broker = ForeignProcess(broker.unwrap());
         for client in
             [believing(&own.cert), ClientTls { verification: Verification::Nobody, ..ClientTls::default() }]
         {
@@ -360,7 +362,7 @@ async fn a_client_without_a_suite_in_common_is_told_as_such() {
         let mut client = Command::new("openssl");
         client.args(["s_client", "-quiet", "-tls1_2", "-cipher", suites, "-connect", &address]);
         let client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let _client = Running(client.unwrap());
+        let _client = ForeignProcess(client.unwrap());
         let (stream, _) = listener.accept().await.unwrap();
         let error = accept(stream, Arc::clone(&server), |_| true).await.unwrap_err();
         assert_eq!(error.label(), "incompatible");

@@ -38,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Who may come in.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct UpgradeTerms {
     /// The path that leads here; a query behind it is the client's own matter.
     pub path: String,
     /// Subprotocols that are spoken here. The first one that the client offers is taken.
@@ -51,7 +51,7 @@ pub struct Terms {
     pub cookies: Vec<String>,
 }
 
-impl Terms {
+impl UpgradeTerms {
     /// This path with these subprotocols, from any origin, handing out nothing more.
     pub fn new<P: Into<String>>(path: impl Into<String>, protocols: impl IntoIterator<Item = P>) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Terms {
 
 /// What a client asked with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct UpgradeRequest {
     /// Path and query.
     pub path: String,
     /// The Host header.
@@ -75,16 +75,16 @@ pub struct Request {
     pub protocol: String,
     /// The page it came from, if a browser told.
     pub origin: Option<String>,
-    /// The headers that [`Terms::headers`] names, in the order of the request; names in lower case.
+    /// The headers that [`UpgradeTerms::headers`] names, in the order of the request; names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The cookies that [`Terms::cookies`] names, in the order of the request.
+    /// The cookies that [`UpgradeTerms::cookies`] names, in the order of the request.
     pub cookies: Vec<(String, String)>,
 }
 
 /// Why a request was refused; it got this status for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum UpgradeRefusal {
     /// Another path: 404.
     Path,
     /// Another method than GET: 405.
@@ -101,7 +101,7 @@ pub enum Refusal {
     Origin,
 }
 
-impl Refusal {
+impl UpgradeRefusal {
     /// The status of the answer.
     #[must_use]
     pub fn status(self) -> u16 {
@@ -153,7 +153,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for UpgradeRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.text(), self.status())
     }
@@ -165,7 +165,7 @@ impl fmt::Display for Refusal {
 pub enum AcceptError {
     /// It asked for something that is not had here.
     #[error("the WebSocket request was refused: {0}")]
-    Refused(Refusal),
+    Refused(UpgradeRefusal),
     /// Its headers are larger or more than anybody needs; answered with 431.
     #[error("the headers of the WebSocket request are too large")]
     TooLarge,
@@ -183,7 +183,7 @@ pub enum AcceptError {
 /// Whatever the client did wrong. It has been answered then, and the connection ended in order.
 ///
 /// Not cancel safe, and need not be: dropping the future closes the connection.
-pub async fn accept<S>(stream: S, terms: &Terms) -> Result<(WsStream<S>, Request), AcceptError>
+pub async fn accept<S>(stream: S, terms: &UpgradeTerms) -> Result<(WsStream<S>, UpgradeRequest), AcceptError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -253,29 +253,32 @@ async fn part_with<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 }
 
 /// What to make of a request: who asks, and the key to answer with.
-fn judge(request: &http::Request<Incoming>, terms: &Terms) -> Result<(Request, String), Refusal> {
+fn judge(
+    request: &http::Request<Incoming>,
+    terms: &UpgradeTerms,
+) -> Result<(UpgradeRequest, String), UpgradeRefusal> {
     let headers = request.headers();
     if request.uri().path() != terms.path {
-        return Err(Refusal::Path);
+        return Err(UpgradeRefusal::Path);
     }
     if request.method() != Method::GET {
-        return Err(Refusal::Method);
+        return Err(UpgradeRefusal::Method);
     }
     if !is_upgrade(headers) {
-        return Err(Refusal::NoUpgrade);
+        return Err(UpgradeRefusal::NoUpgrade);
     }
     // A body would lie where the first frames are looked for.
     if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
-        return Err(Refusal::Malformed);
+        return Err(UpgradeRefusal::Malformed);
     }
     if only(headers, &header::SEC_WEBSOCKET_VERSION) != Some(VERSION) {
-        return Err(Refusal::Version);
+        return Err(UpgradeRefusal::Version);
     }
-    let host = only(headers, &header::HOST).ok_or(Refusal::Malformed)?;
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Malformed)?;
+    let host = only(headers, &header::HOST).ok_or(UpgradeRefusal::Malformed)?;
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(UpgradeRefusal::Malformed)?;
     // 16 bytes in base64 (RFC 6455, 4.2.1).
     if KEYS.decode(key).map_or(0, |key| key.len()) != 16 {
-        return Err(Refusal::Malformed);
+        return Err(UpgradeRefusal::Malformed);
     }
     // A page of any site can open a WebSocket here, with its visitor's cookies and from the visitor's network. Only
     // its origin gives it away, which a script cannot choose (RFC 6455, 10.2).
@@ -284,13 +287,13 @@ fn judge(request: &http::Request<Incoming>, terms: &Terms) -> Result<(Request, S
     if let (Some(origin), Some(permitted)) = (&origin, &terms.origins)
         && !permitted.iter().any(|one| one.eq_ignore_ascii_case(origin))
     {
-        return Err(Refusal::Origin);
+        return Err(UpgradeRefusal::Origin);
     }
     let protocol = members(headers, &header::SEC_WEBSOCKET_PROTOCOL)
         .find(|offered| terms.protocols.iter().any(|spoken| spoken == offered))
-        .ok_or(Refusal::Protocol)?;
+        .ok_or(UpgradeRefusal::Protocol)?;
     let path = request.uri().path_and_query().map_or("", |whole| whole.as_str());
-    let request = Request {
+    let request = UpgradeRequest {
         path: path.to_owned(),
         host: host.to_owned(),
         protocol: protocol.to_owned(),
@@ -317,7 +320,7 @@ fn cookies(headers: &http::HeaderMap, names: &[String]) -> Vec<(String, String)>
     wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn switch(request: &Request, key: &str) -> Response<String> {
+fn switch(request: &UpgradeRequest, key: &str) -> Response<String> {
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();

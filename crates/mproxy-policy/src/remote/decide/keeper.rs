@@ -32,7 +32,7 @@ const LIFETIME: Duration = Duration::from_secs(300);
 pub(in crate::remote) struct Keepers {
     keeper: Keeper,
     streams: Arc<DecideStreams>,
-    opened: Vec<Option<Running>>,
+    opened: Vec<Option<RunningStream>>,
 }
 
 /// What a keeper knows.
@@ -50,7 +50,7 @@ pub(in crate::remote) struct Keeper {
 }
 
 /// A stream and its task.
-struct Running {
+struct RunningStream {
     stream: Arc<DecideStream>,
     task: AbortOnDropHandle<Arc<Status>>,
     /// The service has said that it will end the connection.
@@ -79,7 +79,7 @@ impl Keeper {
         Keepers { keeper: self, streams, opened }
     }
 
-    async fn open_stream(&self) -> Result<Running, String> {
+    async fn open_stream(&self) -> Result<RunningStream, String> {
         let goaway = CancellationToken::new();
         let channel = match timeout(CONNECTED_WITHIN, self.dialer.dial_for_stream(&goaway)).await {
             Ok(Ok(channel)) => channel,
@@ -91,11 +91,11 @@ impl Keeper {
         let task = AbortOnDropHandle::new(tokio::spawn(run));
         debug!(endpoint = &*self.url, "decision stream opened");
         self.watch.stream_opened();
-        Ok(Running { stream, task, goaway, since: Instant::now() })
+        Ok(RunningStream { stream, task, goaway, since: Instant::now() })
     }
 
     /// Keeps the stream in this place.
-    async fn keep(self, streams: Arc<DecideStreams>, at: usize, mut running: Option<Running>) {
+    async fn keep(self, streams: Arc<DecideStreams>, at: usize, mut running: Option<RunningStream>) {
         let Some(place) = streams.places.get(at) else { return };
         let mut failures = 0;
         let mut draining = JoinSet::new();
@@ -151,7 +151,7 @@ impl Keeper {
     }
 
     /// Takes no more questions. What it gives lets the service answer what is open, and ends the stream.
-    fn drain(&self, running: Running) -> impl Future<Output = ()> + Send + use<> {
+    fn drain(&self, running: RunningStream) -> impl Future<Output = ()> + Send + use<> {
         running.stream.drain();
         // The questions have their own deadlines, and the service a moment to end its side.
         let within = self.timeout.saturating_add(Duration::from_secs(1));

@@ -30,7 +30,7 @@ pub(in crate::remote) enum SlotEvent<A> {
 
 /// Questions that carry `Q` until they are written, and answers `A`.
 pub(super) struct Slots<Q, A> {
-    slots: Vec<Slot<Q, A>>,
+    slots: Vec<QuestionSlot<Q, A>>,
     free: Vec<u32>,
     /// The open ones, the earliest deadline first.
     first: u32,
@@ -38,14 +38,14 @@ pub(super) struct Slots<Q, A> {
     open: usize,
 }
 
-struct Slot<Q, A> {
+struct QuestionSlot<Q, A> {
     generation: u64,
-    state: State<Q, A>,
+    state: QuestionState<Q, A>,
     /// Whether what was here before was answered, and not given up.
     was_answered: bool,
 }
 
-enum State<Q, A> {
+enum QuestionState<Q, A> {
     Free,
     Open(Open<Q>),
     /// Nobody has heard it yet.
@@ -89,7 +89,11 @@ impl<Q, A> Slots<Q, A> {
             Some(index) => index,
             None if self.slots.len() < SLOTS_MOST => {
                 // Ids begin at 1 << INDEX_BITS: 0 is what a service sends that forgot to set it.
-                self.slots.push(Slot { generation: 1, state: State::Free, was_answered: false });
+                self.slots.push(QuestionSlot {
+                    generation: 1,
+                    state: QuestionState::Free,
+                    was_answered: false,
+                });
                 // Below SLOTS_MOST.
                 (self.slots.len() - 1) as u32
             }
@@ -108,7 +112,7 @@ impl<Q, A> Slots<Q, A> {
         };
         self.link(before, after, index, index);
         let slot = &mut self.slots[index as usize];
-        slot.state = State::Open(Open {
+        slot.state = QuestionState::Open(Open {
             deadline,
             before,
             after,
@@ -138,7 +142,7 @@ impl<Q, A> Slots<Q, A> {
     pub(super) fn poll(&mut self, id: u64, waker: &Waker) -> Option<SlotEvent<A>> {
         let (index, generation) = split(id);
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == generation)?;
-        if let State::Open(open) = &mut slot.state {
+        if let QuestionState::Open(open) = &mut slot.state {
             if std::mem::take(&mut open.silent) {
                 return Some(SlotEvent::Silent);
             }
@@ -147,7 +151,9 @@ impl<Q, A> Slots<Q, A> {
             }
             return None;
         }
-        let State::Ended(event) = std::mem::replace(&mut slot.state, State::Free) else { return None };
+        let QuestionState::Ended(event) = std::mem::replace(&mut slot.state, QuestionState::Free) else {
+            return None;
+        };
         self.vacate(index, matches!(event, SlotEvent::Answered(_)));
         Some(event)
     }
@@ -159,13 +165,13 @@ impl<Q, A> Slots<Q, A> {
             return 0;
         };
         match &slot.state {
-            State::Free => 0,
-            State::Open(_) => {
+            QuestionState::Free => 0,
+            QuestionState::Open(_) => {
                 let (credit, _) = self.close(index, None);
                 self.vacate(index, false);
                 credit
             }
-            State::Ended(event) => {
+            QuestionState::Ended(event) => {
                 let answered = matches!(event, SlotEvent::Answered(_));
                 self.vacate(index, answered);
                 0
@@ -179,18 +185,18 @@ impl<Q, A> Slots<Q, A> {
         let slot = self.slots.get_mut(index).ok_or(AnswerDrop::Unknown)?;
         match &slot.state {
             _ if generation == 0 || generation > slot.generation => Err(AnswerDrop::Unknown),
-            State::Open(open) if generation == slot.generation => {
+            QuestionState::Open(open) if generation == slot.generation => {
                 // An id that it has not been sent.
                 if open.unwritten.is_some() {
                     return Err(AnswerDrop::Unknown);
                 }
                 Ok(self.close(index, Some(SlotEvent::Answered(answer))))
             }
-            State::Ended(SlotEvent::Answered(_)) if generation == slot.generation => {
+            QuestionState::Ended(SlotEvent::Answered(_)) if generation == slot.generation => {
                 Err(AnswerDrop::Duplicate)
             }
-            State::Ended(_) if generation == slot.generation => Err(AnswerDrop::Late),
-            State::Free if generation == slot.generation => Err(AnswerDrop::Unknown),
+            QuestionState::Ended(_) if generation == slot.generation => Err(AnswerDrop::Late),
+            QuestionState::Free if generation == slot.generation => Err(AnswerDrop::Unknown),
             _ if generation + 1 == slot.generation && slot.was_answered => Err(AnswerDrop::Duplicate),
             _ => Err(AnswerDrop::Late),
         }
@@ -211,7 +217,9 @@ impl<Q, A> Slots<Q, A> {
     /// Tells all that wait that the stream is silent.
     pub(super) fn set_silent(&mut self, wakers: &mut Vec<Waker>) {
         let mut at = self.first;
-        while let Some(State::Open(open)) = self.slots.get_mut(at as usize).map(|slot| &mut slot.state) {
+        while let Some(QuestionState::Open(open)) =
+            self.slots.get_mut(at as usize).map(|slot| &mut slot.state)
+        {
             open.silent = true;
             wakers.extend(open.waker.take());
             at = open.after;
@@ -222,35 +230,35 @@ impl<Q, A> Slots<Q, A> {
         let (index, generation) = split(id);
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == generation)?;
         match &mut slot.state {
-            State::Open(open) => Some((index, open)),
-            State::Free | State::Ended(_) => None,
+            QuestionState::Open(open) => Some((index, open)),
+            QuestionState::Free | QuestionState::Ended(_) => None,
         }
     }
 
     fn get_open(&self, index: u32) -> Option<&Open<Q>> {
         match &self.slots.get(index as usize)?.state {
-            State::Open(open) => Some(open),
-            State::Free | State::Ended(_) => None,
+            QuestionState::Open(open) => Some(open),
+            QuestionState::Free | QuestionState::Ended(_) => None,
         }
     }
 
     /// What comes after `before` and before `after`.
     fn link(&mut self, before: u32, after: u32, first: u32, last: u32) {
         match self.slots.get_mut(before as usize).map(|slot| &mut slot.state) {
-            Some(State::Open(open)) => open.after = first,
+            Some(QuestionState::Open(open)) => open.after = first,
             _ => self.first = first,
         }
         match self.slots.get_mut(after as usize).map(|slot| &mut slot.state) {
-            Some(State::Open(open)) => open.before = last,
+            Some(QuestionState::Open(open)) => open.before = last,
             _ => self.last = last,
         }
     }
 
     /// Takes an open question out of the list. Gives its credit and its waker.
     fn close(&mut self, index: usize, event: Option<SlotEvent<A>>) -> (usize, Option<Waker>) {
-        let state = event.map_or(State::Free, State::Ended);
+        let state = event.map_or(QuestionState::Free, QuestionState::Ended);
         let Some(slot) = self.slots.get_mut(index) else { return (0, None) };
-        let State::Open(open) = std::mem::replace(&mut slot.state, state) else { return (0, None) };
+        let QuestionState::Open(open) = std::mem::replace(&mut slot.state, state) else { return (0, None) };
         self.link(open.before, open.after, open.after, open.before);
         self.open -= 1;
         (open.credit, open.waker)
@@ -259,7 +267,7 @@ impl<Q, A> Slots<Q, A> {
     /// The slot is free for another question.
     fn vacate(&mut self, index: usize, answered: bool) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.state = State::Free;
+        slot.state = QuestionState::Free;
         slot.generation += 1;
         slot.was_answered = answered;
         // Below SLOTS_MOST.

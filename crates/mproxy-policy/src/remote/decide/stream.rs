@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 pub(in crate::remote) use self::asked::Asked;
-use self::outgoing::{Outgoing, Question};
+use self::outgoing::{DecideBody, OutgoingQuestion};
 use super::slots::Slots;
 use crate::contract::{StreamAnswer, StreamQuestion, StreamRpc, open_stream, read_answers};
 use crate::watch::{AnswerDrop, Watch};
@@ -45,7 +45,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SILENCES_MOST: u32 = 5;
 
 /// What came for a question; `None`: it is unset.
-type Answer = Option<StreamAnswer>;
+type SlotAnswer = Option<StreamAnswer>;
 
 pub(super) struct DecideStream {
     inner: Mutex<Inner>,
@@ -64,7 +64,7 @@ pub(super) struct DecideStream {
 }
 
 struct Inner {
-    slots: Slots<StreamQuestion, Answer>,
+    slots: Slots<StreamQuestion, SlotAnswer>,
     /// Ids of questions that wait to be written. Those that were given up meanwhile stay until then.
     queue: VecDeque<u64>,
     /// Bytes of questions that were written and not answered.
@@ -198,13 +198,13 @@ impl DecideStream {
 
     /// Runs the stream over a channel of its own until it ends. If it is dropped before, the stream ends with it.
     pub(super) async fn run(self: Arc<Self>, channel: Channel, health: impl Health) -> Arc<Status> {
-        let ending = Ending(&self);
-        let outgoing = Outgoing::new(Arc::clone(&self));
+        let ending = EndGuard(&self);
+        let outgoing = DecideBody::new(Arc::clone(&self));
         let status = self.read(channel, outgoing, &health).await;
         ending.0.close(status)
     }
 
-    async fn read(&self, channel: Channel, outgoing: Outgoing, health: &impl Health) -> Status {
+    async fn read(&self, channel: Channel, outgoing: DecideBody, health: &impl Health) -> Status {
         let mut opening = Box::pin(open_stream(StreamRpc::Decide, channel, outgoing));
         let mut messages: Option<Streaming<Bytes>> = None;
         let mut timer = Box::pin(sleep_until(Instant::now()));
@@ -388,7 +388,7 @@ impl Inner {
     }
 
     /// Takes what fits into a batch and into the credit.
-    fn take_batch(&mut self, batch: &mut VecDeque<Question>) {
+    fn take_batch(&mut self, batch: &mut VecDeque<OutgoingQuestion>) {
         while batch.len() < BATCH
             && let Some(id) = self.queue.front().copied()
         {
@@ -402,7 +402,7 @@ impl Inner {
             self.queue.pop_front();
             if let Some((question, deadline)) = self.slots.take_unwritten(id, size) {
                 self.written += size;
-                batch.push_back(Question { id, deadline, question });
+                batch.push_back(OutgoingQuestion { id, deadline, question });
             }
         }
     }
@@ -416,9 +416,9 @@ async fn next(messages: &mut Option<Streaming<Bytes>>) -> Result<Option<Bytes>, 
 }
 
 /// Ends the stream when it is dropped.
-struct Ending<'a>(&'a DecideStream);
+struct EndGuard<'a>(&'a DecideStream);
 
-impl Drop for Ending<'_> {
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
         self.0.close(Status::unavailable("the stream was closed"));
     }

@@ -13,7 +13,7 @@ pub(super) enum Reference {
 
 /// The clients of one stream, by connection. `I` tells whether a client is as it was introduced.
 #[derive(Debug)]
-pub(super) struct Clients<I> {
+pub(super) struct ObservedClients<I> {
     introduced: HashMap<u128, Introduced<I>>,
     /// In the order in which they were introduced. Those that are forgotten may still stand here, below as many as there are.
     order: VecDeque<(u128, u64)>,
@@ -31,7 +31,7 @@ struct Introduced<I> {
     identity: I,
 }
 
-impl<I: PartialEq> Clients<I> {
+impl<I: PartialEq> ObservedClients<I> {
     /// Nobody; of more than `most` the one that was introduced first is forgotten.
     pub(super) fn new(most: usize) -> Self {
         Self {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_client_is_introduced_once_and_again_when_it_has_changed() {
-        let mut clients = Clients::new(9);
+        let mut clients = ObservedClients::new(9);
         assert_eq!(clients.reference(7, 'a'), Reference::New(1));
         assert_eq!(clients.reference(7, 'a'), Reference::Known(1));
         assert_eq!(clients.reference(8, 'a'), Reference::New(2));
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_is_forgotten_once_that_is_confirmed() {
-        let mut clients = Clients::new(9);
+        let mut clients = ObservedClients::new(9);
         clients.reference(7, ());
         clients.reference(8, ());
         clients.leaves(5, 7);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn of_too_many_the_first_is_forgotten_and_its_number_is_not_given_again() {
-        let mut clients = Clients::new(2);
+        let mut clients = ObservedClients::new(2);
         for connection in 1..=3 {
             assert_eq!(clients.reference(connection, ()), Reference::New(connection as u64));
         }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn those_who_come_and_go_leave_nothing_behind() {
-        let mut clients = Clients::new(4);
+        let mut clients = ObservedClients::new(4);
         clients.reference(0, ());
         for connection in 1..1000_u64 {
             clients.reference(connection.into(), ());

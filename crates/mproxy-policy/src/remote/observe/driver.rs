@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::calls::Calls;
-use super::stream::{StreamEnd, StreamSetup};
+use super::stream::{ObserveEnd, StreamSetup};
 use crate::remote::health::{EndpointEntry, Endpoints, Pick, ServiceConnection};
 use crate::remote::pause::{STEADY, pause};
 use crate::watch::EventStreamEnd;
@@ -100,7 +100,7 @@ impl Driver {
     }
 
     /// Counts the end of a stream and logs it, after so many that have failed just before it.
-    fn note(&self, connection: &ServiceConnection, end: &StreamEnd, failures: u32) -> Sound {
+    fn note(&self, connection: &ServiceConnection, end: &ObserveEnd, failures: u32) -> Sound {
         let endpoint = connection.url();
         // An outage is told at its beginning, and the metric counts on.
         let is_news = failures < TOLD;
@@ -108,25 +108,25 @@ impl Driver {
             debug!(endpoint, ?end, "event stream failed again");
         }
         let (reason, sound) = match end {
-            StreamEnd::Finished => (EventStreamEnd::Finished, Sound::Yes),
-            StreamEnd::Gone => (EventStreamEnd::Closed, Sound::Yes),
-            StreamEnd::Moved => {
+            ObserveEnd::Finished => (EventStreamEnd::Finished, Sound::Yes),
+            ObserveEnd::Gone => (EventStreamEnd::Closed, Sound::Yes),
+            ObserveEnd::Moved => {
                 info!(endpoint, "event stream ended, another endpoint comes first");
                 (EventStreamEnd::Moved, Sound::Yes)
             }
-            StreamEnd::Closed => {
+            ObserveEnd::Closed => {
                 if is_news {
                     info!(endpoint, "event stream ended by the policy service");
                 }
                 (EventStreamEnd::Closed, Sound::No)
             }
-            StreamEnd::Broken(error) => {
+            ObserveEnd::Broken(error) => {
                 if is_news {
                     warn!(endpoint, error, "event stream broken, its events are sent again");
                 }
                 (EventStreamEnd::Broken, Sound::No)
             }
-            StreamEnd::Unimplemented => {
+            ObserveEnd::Unimplemented => {
                 warn!(
                     endpoint,
                     "HookStream.Observe unimplemented although Hello says that streams are served, sending events by \
@@ -135,7 +135,7 @@ impl Driver {
                 self.endpoints.remove_observe(connection);
                 (EventStreamEnd::Unimplemented, Sound::Yes)
             }
-            StreamEnd::Unconfirmed => {
+            ObserveEnd::Unconfirmed => {
                 warn!(
                     endpoint,
                     within = ?self.setup.confirm_within,
@@ -143,7 +143,7 @@ impl Driver {
                 );
                 (EventStreamEnd::Unconfirmed, Sound::No)
             }
-            StreamEnd::Future { safe_up_to, last_sent } => {
+            ObserveEnd::Future { safe_up_to, last_sent } => {
                 warn!(
                     endpoint,
                     safe_up_to,

@@ -71,7 +71,7 @@ impl Spooled for KeptEvent {
 
 /// What sessions put events into, and the stream takes them out of.
 pub(super) struct KeptEvents {
-    state: Mutex<State>,
+    state: Mutex<KeptState>,
     /// There is something to be sent, or nothing more will come.
     pub(super) wake: Notify,
     warned: AtomicBool,
@@ -80,13 +80,13 @@ pub(super) struct KeptEvents {
     spool: Option<Arc<SpoolQueue<KeptEvent>>>,
 }
 
-struct State {
+struct KeptState {
     buffer: EventBuffer<Arc<KeptEvent>>,
     /// mproxy ends, nothing is taken any more.
     closed: bool,
 }
 
-impl State {
+impl KeptState {
     /// Spends a number on an event that is dropped for this reason.
     fn skip(&mut self, reason: DropReason) -> Result<(), DropReason> {
         self.buffer.skip();
@@ -119,7 +119,7 @@ impl KeptEvents {
         };
         let wake = Notify::new();
         watch.events_kept(buffer.len(), buffer.bytes());
-        let state = Mutex::new(State { buffer, closed: false });
+        let state = Mutex::new(KeptState { buffer, closed: false });
         Self { state, wake, warned: AtomicBool::new(false), watch, spool }
     }
 
@@ -128,7 +128,7 @@ impl KeptEvents {
         self.spool.as_ref()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, KeptState> {
         // Nothing in there panics half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,13 +184,13 @@ impl KeptEvents {
         self.wake.notify_one();
     }
 
-    fn confirm_spool(&self, state: &State) {
+    fn confirm_spool(&self, state: &KeptState) {
         if let Some(spool) = &self.spool {
             spool.confirm(state.buffer.confirmed());
         }
     }
 
-    fn show(&self, state: &State) {
+    fn show(&self, state: &KeptState) {
         self.watch.events_kept(state.buffer.len(), state.buffer.bytes());
     }
 

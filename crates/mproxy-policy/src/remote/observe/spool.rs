@@ -32,9 +32,9 @@ use tracing::{info, warn};
 
 use self::cursor::Cursor;
 use self::files::Files;
-use self::recovery::{Found, FoundEvent};
+use self::recovery::{FoundEvent, Recovered};
 pub(super) use self::writer::{SpoolQueue, Spooled};
-use self::writer::{Trouble, Writer};
+use self::writer::{SpoolWriter, Trouble};
 use crate::contract::{EncodedEvent, EventClient, KeptClient};
 use crate::watch::Watch;
 
@@ -75,7 +75,7 @@ impl Spool {
         let SpoolConfig { folder, size } = config;
         let (cursor_file, stored) = folder::lock(folder)?;
         let found = recovery::find(folder, stored.map(|(_, cursor)| cursor), most)?;
-        let Found { events, open, segments, without_room, damaged, last } = found;
+        let Recovered { events, open, segments, without_room, damaged, last } = found;
         let known = Cursor { run_id: fresh, reserved: 0, confirmed: 0, clean: true };
         let (generation, cursor) = stored.unwrap_or((0, known));
         // Larger only if a cursor was lost.
@@ -142,7 +142,7 @@ impl Spool {
         reserved: impl Fn() + Send + 'static,
         queue: &Arc<SpoolQueue<E>>,
     ) -> io::Result<oneshot::Receiver<()>> {
-        let writer = Writer {
+        let writer = SpoolWriter {
             files: self.files,
             queue: Arc::clone(queue),
             path: self.folder,

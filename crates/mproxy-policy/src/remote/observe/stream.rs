@@ -16,7 +16,7 @@ use tonic::codec::Streaming;
 use tonic::{Code, Status};
 
 use super::buffer::{Batch, Bounds, Confirmed};
-use super::clients::{Clients, Reference};
+use super::clients::{ObservedClients, Reference};
 use super::kept::{KeptEvent, KeptEvents};
 use super::patience::Patience;
 use crate::contract::{ClientIdentity, ObserveMessage, StreamRpc, open_stream, read_safe_up_to};
@@ -42,7 +42,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Why a stream is over.
 #[derive(Debug)]
-pub(super) enum StreamEnd {
+pub(super) enum ObserveEnd {
     /// mproxy ends, and all is told and confirmed.
     Finished,
     /// The connection that it belongs to is over.
@@ -81,12 +81,12 @@ impl StreamSetup {
         connection: &ServiceConnection,
         changes: &mut watch::Receiver<Vec<EndpointEntry>>,
         moved: impl Fn() -> bool,
-    ) -> StreamEnd {
+    ) -> ObserveEnd {
         let over = connection.gone.child_token();
         let channel = match timeout(CONNECTED_WITHIN, connection.dial_another(&over)).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return StreamEnd::Broken(with_causes(&error)),
-            Err(_) => return StreamEnd::Broken("no connection in time".to_owned()),
+            Ok(Err(error)) => return ObserveEnd::Broken(with_causes(&error)),
+            Err(_) => return ObserveEnd::Broken("no connection in time".to_owned()),
         };
         // One message waits here, one or two in hyper and h2 beside what their window takes: the rest stays in the buffer.
         let (messages, body) = mpsc::channel(1);
@@ -106,14 +106,14 @@ impl StreamSetup {
                 if writer.outbox.is_empty() && self.kept.is_over() {
                     messages = None;
                     if incoming.is_none() {
-                        return StreamEnd::Finished;
+                        return ObserveEnd::Finished;
                     }
                     alarm.as_mut().reset(Instant::now() + GOODBYE);
                 }
             }
             if let Some(deadline) = patience.deadline().filter(|_| messages.is_some() && !hung_up) {
                 if deadline <= Instant::now() {
-                    return StreamEnd::Unconfirmed;
+                    return ObserveEnd::Unconfirmed;
                 }
                 if alarm.is_elapsed() || alarm.deadline() > deadline {
                     alarm.as_mut().reset(deadline);
@@ -140,8 +140,8 @@ impl StreamSetup {
                             Err(end) => return end,
                         }
                     }
-                    Ok(None) if messages.is_none() => return StreamEnd::Finished,
-                    Ok(None) => return StreamEnd::Closed,
+                    Ok(None) if messages.is_none() => return ObserveEnd::Finished,
+                    Ok(None) => return ObserveEnd::Closed,
                     Err(status) => return ended(&status),
                 },
                 place = place => match place {
@@ -154,33 +154,33 @@ impl StreamSetup {
                 () = self.kept.wake.notified(), if writer.outbox.is_empty() && messages.is_some() => {}
                 () = &mut alarm, if messages.is_none() || hung_up || patience.deadline().is_some() => {
                     if messages.is_none() {
-                        return StreamEnd::Finished;
+                        return ObserveEnd::Finished;
                     }
                     if hung_up {
-                        return StreamEnd::Closed;
+                        return ObserveEnd::Closed;
                     }
                 }
-                _ = changes.changed() => if moved() { return StreamEnd::Moved },
+                _ = changes.changed() => if moved() { return ObserveEnd::Moved },
             }
         }
     }
 
-    fn begin(&self) -> Writer {
+    fn begin(&self) -> EventWriter {
         self.kept.begin_stream();
         let mut first = ObserveMessage::new();
         // At once and by itself, so that a service can say how far it is before it is sent anything again.
         first.start(&self.version, &self.instance, &self.run_id);
-        Writer { clients: Clients::new(CLIENTS), outbox: first.finish().into_iter().collect() }
+        EventWriter { clients: ObservedClients::new(CLIENTS), outbox: first.finish().into_iter().collect() }
     }
 
     /// The service says how far events are safe. Gives whether something still waits, if that was news.
-    fn confirm(&self, message: Bytes, writer: &mut Writer) -> Result<Option<bool>, StreamEnd> {
+    fn confirm(&self, message: Bytes, writer: &mut EventWriter) -> Result<Option<bool>, ObserveEnd> {
         let up_to = read_safe_up_to(message).map_err(|status| ended(&status))?;
         let (confirmed, waiting) = self.kept.confirm(up_to);
         match confirmed {
             Confirmed::Known => Ok(None),
             Confirmed::Future => {
-                Err(StreamEnd::Future { safe_up_to: up_to, last_sent: self.kept.ever_sent() })
+                Err(ObserveEnd::Future { safe_up_to: up_to, last_sent: self.kept.ever_sent() })
             }
             Confirmed::Released(events) => {
                 writer.clients.confirmed(up_to);
@@ -196,7 +196,7 @@ impl StreamSetup {
         connection: &ServiceConnection,
         mut incoming: Option<Streaming<Bytes>>,
         mut opening: Pin<&mut impl Future<Output = Result<Streaming<Bytes>, Status>>>,
-    ) -> StreamEnd {
+    ) -> ObserveEnd {
         let last = async {
             if incoming.is_none() {
                 incoming = Some(opening.as_mut().await?);
@@ -210,9 +210,9 @@ impl StreamSetup {
             Ok(())
         };
         match timeout(GOODBYE, last).await {
-            _ if connection.gone.is_cancelled() => StreamEnd::Gone,
+            _ if connection.gone.is_cancelled() => ObserveEnd::Gone,
             Ok(Err(status)) => ended(&status),
-            Ok(Ok(())) | Err(_) => StreamEnd::Closed,
+            Ok(Ok(())) | Err(_) => ObserveEnd::Closed,
         }
     }
 }
@@ -224,21 +224,21 @@ async fn next_message(incoming: &mut Option<Streaming<Bytes>>) -> Result<Option<
     }
 }
 
-fn ended(status: &Status) -> StreamEnd {
+fn ended(status: &Status) -> ObserveEnd {
     match status.code() {
-        Code::Ok => StreamEnd::Closed,
-        Code::Unimplemented => StreamEnd::Unimplemented,
-        _ => StreamEnd::Broken(describe_status(status)),
+        Code::Ok => ObserveEnd::Closed,
+        Code::Unimplemented => ObserveEnd::Unimplemented,
+        _ => ObserveEnd::Broken(describe_status(status)),
     }
 }
 
 /// Puts messages together.
-struct Writer {
-    clients: Clients<ClientIdentity>,
+struct EventWriter {
+    clients: ObservedClients<ClientIdentity>,
     outbox: VecDeque<Bytes>,
 }
 
-impl Writer {
+impl EventWriter {
     /// Takes what is to be sent next. Gives whether something that was sent waits to be confirmed.
     fn fill(&mut self, kept: &KeptEvents, watch: &dyn Watch) -> bool {
         let (Batch { events, gaps, resent }, waiting) = kept.next_batch(BATCH);

@@ -5,7 +5,7 @@ use super::*;
 
 fn full() -> Header {
     Header {
-        endpoints: Some(Endpoints {
+        endpoints: Some(ProxiedAddresses {
             source: "192.0.2.1:1234".parse().unwrap(),
             destination: "192.0.2.2:8883".parse().unwrap(),
         }),
@@ -48,7 +48,7 @@ fn what_is_written_can_be_read_from_no_less_than_all_of_it() {
         Header { tls: Some(refused), ..full() },
         Header { tls: Some(ProxiedTls::default()), alpn: None, ..full() },
         Header {
-            endpoints: Some(Endpoints { source: v6("[2001:db8::1]:1"), destination: v6("[::1]:2") }),
+            endpoints: Some(ProxiedAddresses { source: v6("[2001:db8::1]:1"), destination: v6("[::1]:2") }),
             ..Header::default()
         },
     ] {
@@ -72,7 +72,7 @@ fn the_bytes_are_those_of_the_specification() {
 #[test]
 fn mixed_families_meet_in_ipv6() {
     let endpoints =
-        Endpoints { source: "192.0.2.1:1".parse().unwrap(), destination: "[::1]:2".parse().unwrap() };
+        ProxiedAddresses { source: "192.0.2.1:1".parse().unwrap(), destination: "[::1]:2".parse().unwrap() };
     let bytes = Header { endpoints: Some(endpoints), ..Header::default() }.encode(HeaderVersion::V2);
     let (header, _) = Header::parse(&bytes).unwrap().unwrap();
     assert_eq!(header.endpoints.unwrap().source, "[::ffff:192.0.2.1]:1".parse().unwrap());

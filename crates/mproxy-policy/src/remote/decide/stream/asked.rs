@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tonic::Status;
 
-use super::{Answer, DecideStream, wake};
+use super::{DecideStream, SlotAnswer, wake};
 use crate::remote::decide::slots::SlotEvent;
 
 /// A question on a stream. When it is dropped, its slot is free, and its answer is dropped when it comes.
@@ -16,7 +16,7 @@ pub(in crate::remote) struct Asked {
 
 impl Asked {
     /// What came of it.
-    pub(in crate::remote) fn poll(&self, cx: &Context<'_>) -> Poll<SlotEvent<Answer>> {
+    pub(in crate::remote) fn poll(&self, cx: &Context<'_>) -> Poll<SlotEvent<SlotAnswer>> {
         let event = self.stream.lock().slots.poll(self.id, cx.waker());
         event.map_or(Poll::Pending, Poll::Ready)
     }

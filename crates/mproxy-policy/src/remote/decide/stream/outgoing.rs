@@ -20,22 +20,22 @@ use crate::remote::decide::clients::ClientTable;
 const MESSAGE: usize = 128 << 10;
 
 /// A question that is to be written.
-pub(super) struct Question {
+pub(super) struct OutgoingQuestion {
     pub(super) id: u64,
     pub(super) deadline: Instant,
     pub(super) question: StreamQuestion,
 }
 
 /// The body of the request: message after message, made when HTTP/2 can write one.
-pub(super) struct Outgoing {
+pub(super) struct DecideBody {
     stream: Arc<DecideStream>,
     clients: ClientTable,
-    batch: VecDeque<Question>,
+    batch: VecDeque<OutgoingQuestion>,
     /// Other tasks had their turn since there was something to write.
     yielded: bool,
 }
 
-impl Outgoing {
+impl DecideBody {
     pub(super) fn new(stream: Arc<DecideStream>) -> Self {
         Self { stream, clients: ClientTable::new(), batch: VecDeque::new(), yielded: false }
     }
@@ -68,7 +68,7 @@ impl Outgoing {
     }
 }
 
-impl Body for Outgoing {
+impl Body for DecideBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -65,7 +65,7 @@ pub(super) struct Segment {
 }
 
 /// The file of events that is written.
-struct Current {
+struct CurrentFile {
     segment: Segment,
     file: File,
     /// Clients that stand in it.
@@ -84,7 +84,7 @@ pub(super) struct Files {
     generation: u64,
     cursor: Cursor,
     segments: VecDeque<Segment>,
-    current: Option<Current>,
+    current: Option<CurrentFile>,
     open: OpenLog,
     /// Whether something was written that is not surely on disk.
     dirty: bool,
@@ -192,7 +192,7 @@ impl Files {
     ) -> Result<(), Lost> {
         let connection = client.connection();
         let identity = client.identity();
-        let known = |current: &Current| current.clients.get(&connection) == Some(&identity);
+        let known = |current: &CurrentFile| current.clients.get(&connection) == Some(&identity);
         let introduce = (!self.current.as_ref().is_some_and(known)).then(|| client.field());
         let record = Record::Event { sequence, connection, kind: event.kind, fields: event.fields.clone() };
         // The head of a new file, and the keys of both records.
@@ -201,7 +201,7 @@ impl Files {
         let current = match &mut self.current {
             Some(current) => current,
             none => {
-                let created = Current::create(&self.folder, sequence, self.cursor.run_id);
+                let created = CurrentFile::create(&self.folder, sequence, self.cursor.run_id);
                 none.insert(created.map_err(|error| Lost::failed(1, error))?)
             }
         };
@@ -296,7 +296,7 @@ impl Files {
 
     /// Whether something is there that a confirmation may free, or that has to be tried again.
     pub(super) fn is_waiting(&self) -> bool {
-        let awaited = |current: &Current| current.segment.last > self.cursor.confirmed;
+        let awaited = |current: &CurrentFile| current.segment.last > self.cursor.confirmed;
         let current = self.current.as_ref().is_some_and(awaited);
         self.dirty || current || !self.segments.is_empty() || self.open.stale
     }
@@ -349,7 +349,7 @@ impl Files {
     }
 }
 
-impl Current {
+impl CurrentFile {
     fn create(folder: &Path, first: u64, run_id: u128) -> io::Result<Self> {
         let path = folder.join(format!("events-{first:016x}.log"));
         let file = file_options().create(true).truncate(true).open(&path)?;

@@ -31,7 +31,7 @@ pub(super) struct FoundEvent {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Recovered {
     /// In the order of their numbers.
     pub(super) events: Vec<FoundEvent>,
     /// Connections that were open, and of which no end was written.
@@ -50,8 +50,8 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn find(folder: &Path, cursor: Option<Cursor>, most: usize) -> io::Result<Found> {
-    let mut found = Found::default();
+pub(super) fn find(folder: &Path, cursor: Option<Cursor>, most: usize) -> io::Result<Recovered> {
+    let mut found = Recovered::default();
     let mut open = HashMap::new();
     let mut closed = HashSet::new();
     if let Ok((file, len)) = read_bounded(&open_log(folder), OPEN_LOG_MOST) {
@@ -100,7 +100,7 @@ pub(super) fn find(folder: &Path, cursor: Option<Cursor>, most: usize) -> io::Re
 fn read_segment(
     file: &[u8],
     cursor: Option<Cursor>,
-    found: &mut Found,
+    found: &mut Recovered,
     room: &mut usize,
     mut ended: impl FnMut(u128),
 ) -> usize {

@@ -36,7 +36,7 @@ pub(super) enum Item<E> {
 
 /// The queue.
 pub(in crate::remote::observe) struct SpoolQueue<E> {
-    state: Mutex<State<E>>,
+    state: Mutex<WriterState<E>>,
     wake: Condvar,
     confirmed: AtomicU64,
     /// Numbers up to here may be sent: after a crash they are not given again.
@@ -45,7 +45,7 @@ pub(in crate::remote::observe) struct SpoolQueue<E> {
     slow: AtomicU64,
 }
 
-struct State<E> {
+struct WriterState<E> {
     items: VecDeque<Item<E>>,
     bytes: usize,
     end: End,
@@ -66,7 +66,7 @@ enum End {
 impl<E: Spooled> SpoolQueue<E> {
     pub(super) fn new(confirmed: u64, limit: u64) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::new(), bytes: 0, end: End::No }),
+            state: Mutex::new(WriterState { items: VecDeque::new(), bytes: 0, end: End::No }),
             wake: Condvar::new(),
             confirmed: AtomicU64::new(confirmed),
             limit: AtomicU64::new(limit),
@@ -74,7 +74,7 @@ impl<E: Spooled> SpoolQueue<E> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<E>> {
+    fn lock(&self) -> MutexGuard<'_, WriterState<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +149,7 @@ fn weight<E: Spooled>(event: &E) -> usize {
 }
 
 /// The thread's own.
-pub(super) struct Writer<E> {
+pub(super) struct SpoolWriter<E> {
     pub(super) files: Files,
     pub(super) queue: Arc<SpoolQueue<E>>,
     pub(super) path: PathBuf,
@@ -170,7 +170,7 @@ pub(super) struct Trouble {
     added: bool,
 }
 
-impl<E: Spooled> Writer<E> {
+impl<E: Spooled> SpoolWriter<E> {
     /// Until no more comes.
     pub(super) fn run(mut self) {
         let mut synced = Instant::now();
