@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`commander`] | who carries commands of the policy service out |
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
+//! | [`comparison`] | what two answers to one question have in common |
 //! | [`check`] | what mproxy makes of a policy service's answers to a fixed set of questions |
 //! | [`grants`] | what the policy said beforehand, when it admitted a client |
 //! | [`nearest`](mod@nearest) | what an unknown name was probably meant to be |
 //! | [`remote`] | the policy service, asked and told over gRPC |
+//! | [`shadow`] | a second policy service, whose answers are compared with those of the first |
 //! | [`watch`] | who counts what the advisers do, for metrics |
 //!
 //! The generated types of `proto/events.proto` are named in one private room, `contract`, and nowhere else.
@@ -30,10 +32,12 @@
 pub mod acl;
 pub mod check;
 pub mod commander;
+pub mod comparison;
 mod contract;
 pub mod grants;
 pub mod nearest;
 pub mod remote;
+pub mod shadow;
 mod slices;
 pub mod watch;
 

@@ -97,11 +97,21 @@ pub struct RemoteConfig {
     pub streams: bool,
 }
 
+/// What a service's answers are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// They hold.
+    InForce,
+    /// They are compared with those that hold.
+    Shadow,
+}
+
 /// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
 pub struct Remote {
     endpoints: Arc<Endpoints>,
     turns: Arc<Semaphore>,
-    observer: Observer,
+    /// None of a shadow: it is asked, and told nothing.
+    observer: Option<Observer>,
     timeout: Duration,
     watch: Arc<dyn Watch>,
     connectors: TaskTracker,
@@ -117,6 +127,15 @@ impl Remote {
     /// # Errors
     /// TLS cannot be set up with the certificates and keys given, or the spool cannot be used.
     pub fn start(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
+        Self::start_as(Role::InForce, config, watch)
+    }
+
+    /// The same for a service that is asked for comparison: it gets no password and no events, and is not to be obeyed.
+    pub(crate) fn start_shadow(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
+        Self::start_as(Role::Shadow, config, watch)
+    }
+
+    fn start_as(role: Role, config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
         let urls = config.endpoints.iter().map(ToString::to_string);
         let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
         let (stop, connectors) = (CancellationToken::new(), TaskTracker::new());
@@ -151,11 +170,17 @@ impl Remote {
             instance: Arc::clone(&config.instance),
             spool: config.event_spool.clone(),
         };
-        let observer = Observer::start(&endpoints, &watch, events, &stop).map_err(|source| {
-            stop.cancel();
-            let folder = config.event_spool.map(|spool| spool.folder).unwrap_or_default();
-            StartError::Spool { folder, source }
-        })?;
+        let observer = match role {
+            Role::Shadow => None,
+            Role::InForce => {
+                let started = Observer::start(&endpoints, &watch, events, &stop).map_err(|source| {
+                    stop.cancel();
+                    let folder = config.event_spool.map(|spool| spool.folder).unwrap_or_default();
+                    StartError::Spool { folder, source }
+                });
+                Some(started?)
+            }
+        };
         Ok(Arc::new(Self {
             endpoints,
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
@@ -184,9 +209,13 @@ impl Remote {
     /// Ends: takes no more events, tells for at most `grace` those that wait, then closes the connections. What
     /// is still untold is counted as dropped. Questions that are asked after it fail.
     pub async fn flush(&self, grace: Duration) {
-        self.observer.flush(grace).await;
+        if let Some(observer) = &self.observer {
+            observer.flush(grace).await;
+        }
         self.stop.cancel();
-        self.observer.join().await;
+        if let Some(observer) = &self.observer {
+            observer.join().await;
+        }
         self.connectors.wait().await;
         self.endpoints.close();
     }
@@ -201,6 +230,10 @@ impl Remote {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.endpoints.is_ready()
+    }
+
+    const fn role(&self) -> Role {
+        if self.observer.is_some() { Role::InForce } else { Role::Shadow }
     }
 
     fn ask_later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
@@ -269,7 +302,11 @@ impl Drop for Remote {
 impl Decider for Remote {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
         if self.is_wanted(Hook::Connect) {
-            self.ask_later(AuthRequest::connect(question, self.endpoints.way()))
+            let way = self.endpoints.way();
+            self.ask_later(match self.role() {
+                Role::InForce => AuthRequest::connect(question, way),
+                Role::Shadow => AuthRequest::connect_of_shadow(question, way),
+            })
         } else {
             abstain()
         }
@@ -321,6 +358,7 @@ impl Decider for Remote {
 
 impl Sink for Remote {
     fn report(&self, event: Event) {
+        let Some(observer) = &self.observer else { return };
         let tracked = {
             let wants = self.endpoints.wants();
             let Some(wanted) = wants.of(event.what.kind().into()) else { return };
@@ -332,7 +370,7 @@ impl Sink for Remote {
             }
             wants.of(Rpc::Disconnect).is_some()
         };
-        self.observer.report(event, tracked);
+        observer.report(event, tracked);
     }
 
     fn want(&self, kind: Kind) -> Want {

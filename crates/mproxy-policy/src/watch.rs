@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_core::policy::FailureKind;
+use mproxy_core::policy::{FailureKind, Hook};
+
+use crate::comparison::Comparison;
 
 /// How one call to the policy service came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -295,6 +297,16 @@ pub trait Watch: Send + Sync {
     /// A question was asked again elsewhere.
     fn question_moved(&self, reason: MoveReason) {
         let _ = reason;
+    }
+
+    /// The shadow was asked the same as the policy service in force, and this came of it.
+    fn shadow_compared(&self, comparison: &Comparison<'_>) {
+        let _ = comparison;
+    }
+
+    /// A question of this hook was not put to the shadow: too many are under way to it.
+    fn shadow_skipped(&self, hook: Hook) {
+        let _ = hook;
     }
 
     /// An endpoint of the policy service became healthy or unhealthy.

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use mproxy_core::peer::Address;
 use mproxy_policy::acl::{Acl, AclAdviser};
 use mproxy_policy::remote::Remote;
+use mproxy_policy::shadow::Shadow;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -40,6 +41,7 @@ pub struct App {
     state: Arc<AppState>,
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
+    shadow: Option<Arc<Shadow>>,
     log: LogHandle,
     stop_admin: CancellationToken,
     admin: tokio::task::JoinHandle<()>,
@@ -123,8 +125,8 @@ impl App {
             },
             stop_admin.clone().cancelled_owned(),
         );
-        let Advisers { acl, remote, .. } = advisers;
-        Ok(Self { config, state, acl, remote, log, stop_admin, admin, signals, bound })
+        let Advisers { acl, remote, shadow, .. } = advisers;
+        Ok(Self { config, state, acl, remote, shadow, log, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -146,7 +148,7 @@ impl App {
             }
             reload(&self.config, &self.state, self.acl.clone(), &self.log, level()).await;
         }
-        let Self { mut signals, config, state, remote, stop_admin, mut admin, .. } = self;
+        let Self { mut signals, config, state, remote, shadow, stop_admin, mut admin, .. } = self;
         state.drain.cancel();
         state.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.
@@ -154,6 +156,9 @@ impl App {
             drain(&state.house, config.general.drain_timeout).await;
             if let Some(remote) = &remote {
                 remote.flush(LAST_EVENTS).await;
+            }
+            if let Some(shadow) = &shadow {
+                shadow.stop(LAST_EVENTS).await;
             }
             stop_admin.cancel();
             // It ends by itself once nobody is being answered; its task never panics.

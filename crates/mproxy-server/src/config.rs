@@ -40,7 +40,9 @@ use mproxy_unix::SocketFile;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::ValueOrigin;
-pub use settings::table::{Admin, Events, General, ListenerLimits, Log, Otel, Questions, Web};
+pub use settings::table::{
+    Admin, Events, General, ListenerLimits, Log, Otel, Questions, ShadowSettings, Web,
+};
 pub use value::Secret;
 pub use written::Effective;
 
@@ -148,6 +150,8 @@ pub struct PolicyConfig {
     pub questions: Questions,
     /// How it is told of events.
     pub events: Events,
+    /// Who is asked the same for comparison.
+    pub shadow: ShadowSettings,
     /// What an answer that never came means.
     pub on_error: PerHook<OnError>,
     /// TLS towards it.

@@ -12,6 +12,7 @@ mod packets;
 mod policy;
 mod process;
 mod reloads;
+mod shadow;
 mod streams;
 mod tally;
 mod traffic;

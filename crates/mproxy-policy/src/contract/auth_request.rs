@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mproxy_codec::packet::connect::Will;
+use mproxy_codec::packet::connect::{Connect, Will};
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
@@ -190,6 +190,17 @@ impl AuthRequest<AuthConnect> {
         Self::new(rpc, question.peer, way, |out| connect(question).encode_raw(out))
     }
 
+    /// The same, for a service whose answer changes nothing: whether there was a password, it does not learn.
+    pub(crate) fn connect_of_shadow(question: &ConnectQuestion<'_>, way: Way) -> Self {
+        let connect = Connect { password: None, ..*question.connect };
+        let question = ConnectQuestion { connect: &connect, ..*question };
+        let rpc = AuthConnect::Client { has_will: connect.will.is_some() };
+        let fields = |out: &mut BytesMut| {
+            wire::AuthConnectRequest { shadow: true, ..self::connect(&question) }.encode_raw(out);
+        };
+        Self::new(rpc, question.peer, way, fields)
+    }
+
     pub(crate) fn renewal(question: &RenewQuestion<'_>, way: Way) -> Self {
         Self::new(AuthConnect::Renewal, question.peer, way, |out| renewal(question).encode_raw(out))
     }
@@ -274,6 +285,7 @@ fn connect(question: &ConnectQuestion<'_>) -> wire::AuthConnectRequest {
         request_problem_information: flag(PropertyId::RequestProblemInformation),
         bridge: connect.bridge,
         refresh: false,
+        shadow: false,
     }
 }
 

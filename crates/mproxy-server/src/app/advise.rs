@@ -1,5 +1,6 @@
 //! Who is asked what a client may do, and who is told of it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use mproxy_core::policy::Decider;
 use mproxy_policy::acl::{Acl, AclAdviser, Size, UnknownUsers};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, SpoolConfig};
+use mproxy_policy::shadow::Shadow;
 use tracing::info;
 
 use crate::config::{ClientTlsSettings, Config, PolicyConfig, PolicyMode};
@@ -26,6 +28,7 @@ pub(super) struct Advisers {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) acl: Option<Arc<AclAdviser>>,
     pub(super) remote: Option<Arc<Remote>>,
+    pub(super) shadow: Option<Arc<Shadow>>,
 }
 
 /// The rule file's rules, or those that take its place.
@@ -43,6 +46,10 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
         Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
         None => None,
     };
+    let shadow = match &config.policy {
+        Some(policy) => shadow(config, policy, metrics)?,
+        None => None,
+    };
     // Without a service nobody else could know a user that the file does not.
     let unknown_users = if remote.is_some() { UnknownUsers::LeaveToOthers } else { UnknownUsers::Refuse };
     let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
@@ -55,22 +62,44 @@ pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) 
     }
     if let Some(remote) = &remote {
         // Nobody but the service gives grants.
-        deciders.push(Arc::new(Grants));
-        deciders.push(Arc::clone(remote) as _);
+        let (mut grants, mut service) = (Arc::new(Grants) as _, Arc::clone(remote) as _);
+        if let (Some(shadow), Some(policy)) = (&shadow, &config.policy) {
+            let one_in = u32::try_from(policy.shadow.one_in).unwrap_or(u32::MAX);
+            grants = shadow.of_grants(grants, NonZeroU32::new(one_in).unwrap_or(NonZeroU32::MIN));
+            service = shadow.of_service(service);
+        }
+        deciders.push(grants);
+        deciders.push(service);
     }
     let sink: Arc<dyn Sink> = match &remote {
         Some(remote) => Arc::clone(remote) as _,
         None => Arc::new(Nobody),
     };
-    Ok(Advisers { chain: Chain::new(deciders), sink, acl, remote })
+    Ok(Advisers { chain: Chain::new(deciders), sink, acl, remote, shadow })
+}
+
+/// Who is asked the same as the service in force.
+fn shadow(
+    config: &Config,
+    policy: &PolicyConfig,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<Arc<Shadow>>> {
+    let Some(urls) = &policy.shadow.url else { return Ok(None) };
+    let config =
+        RemoteConfig { endpoints: endpoints(urls)?, event_spool: None, ..remote_config(config, policy)? };
+    info!(endpoints = urls.join(","), "shadow service is asked for comparison");
+    Ok(Some(Shadow::start(config, Arc::clone(metrics) as _)?))
+}
+
+fn endpoints(urls: &[String]) -> anyhow::Result<Vec<Endpoint>> {
+    Ok(urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?)
 }
 
 fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
-    let endpoints: Result<Vec<Endpoint>, _> = policy.endpoints.iter().map(|url| url.parse()).collect();
     let size = policy.events.spool_size as u64;
     let spool = policy.events.spool.clone().map(|folder| SpoolConfig { folder, size });
     Ok(RemoteConfig {
-        endpoints: endpoints?,
+        endpoints: endpoints(&policy.endpoints)?,
         timeout: policy.questions.timeout,
         instance: config.general.instance.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),

@@ -6,7 +6,7 @@ use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
     Admin, ClientTlsSettings, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
-    listeners,
+    ShadowSettings, listeners,
     listeners::{Bound, KeyedListener},
 };
 
@@ -68,13 +68,20 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
     };
     let questions = Questions::read(reader, SettingPlace::Process);
     let events = Events::read(reader, SettingPlace::Process);
-    let is_tls = endpoints.iter().flatten().any(|url| url.starts_with("https:"));
+    let shadow = ShadowSettings::read(reader, SettingPlace::Process);
+    if endpoints.is_none() && shadow.url.is_some() {
+        reader.warn(
+            "policy.shadow.url",
+            "has no effect: policy.url is not set, so there is nothing to compare with",
+        );
+    }
+    let is_tls = endpoints.iter().chain(&shadow.url).flatten().any(|url| url.starts_with("https:"));
     for row in [table::POLICY_CA_CERTS.row, table::POLICY_CERT.row, table::POLICY_KEY.row] {
         if !is_tls && reader.written.get(row.key).is_some() {
             reader.warn(row.key, "has no effect: no hook service is reached over https://");
         }
     }
-    Some(PolicyConfig { endpoints: endpoints?, questions, events, on_error, tls })
+    Some(PolicyConfig { endpoints: endpoints?, questions, events, shadow, on_error, tls })
 }
 
 fn admin(reader: &mut SettingReader<'_>) -> Admin {

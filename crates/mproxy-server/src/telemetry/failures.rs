@@ -44,7 +44,7 @@ struct FailureLabels {
 }
 
 #[derive(Debug, Default)]
-struct LineLimit {
+pub(super) struct LineLimit {
     second: Option<Instant>,
     written: u32,
     suppressed: u64,
@@ -105,7 +105,7 @@ impl Failures {
 
 impl LineLimit {
     /// Whether a line may be written now, and how many were not since the last one.
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
         if self.second.is_none_or(|second| now >= second + Duration::from_secs(1)) {
             self.second = Some(now);
             self.written = 0;

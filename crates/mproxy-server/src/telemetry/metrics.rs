@@ -30,6 +30,8 @@
 //! | `mproxy_events_not_spooled_total` | reason | counter |
 //! | `mproxy_event_spool_damaged_bytes_total` | | counter |
 //! | `mproxy_policy_commands_total` | command, outcome | counter |
+//! | `mproxy_shadow_comparisons_total` | hook, active, shadow, same | counter |
+//! | `mproxy_shadow_skipped_total` | hook | counter |
 //! | `mproxy_revoked_deliveries_total` | | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
@@ -60,6 +62,7 @@ use super::packets;
 use super::policy::PolicyMetrics;
 use super::process::ProcessCollector;
 use super::reloads::ReloadMetrics;
+use super::shadow::ShadowMetrics;
 use super::streams::StreamMetrics;
 use super::traffic::TrafficMetrics;
 
@@ -75,6 +78,7 @@ pub struct Metrics {
     events: EventMetrics,
     failures: Failures,
     reloads: ReloadMetrics,
+    shadow: ShadowMetrics,
 }
 
 impl Metrics {
@@ -101,6 +105,7 @@ impl Metrics {
             events: EventMetrics::registered(ours),
             failures: Failures::registered(ours),
             reloads: ReloadMetrics::registered(ours),
+            shadow: ShadowMetrics::registered(ours),
             registry,
         }
     }
@@ -134,6 +139,11 @@ impl Metrics {
     /// What is counted of calls to the policy service, and of its commands.
     pub(super) const fn policy(&self) -> &PolicyMetrics {
         &self.policy
+    }
+
+    /// What is counted of the shadow service.
+    pub(super) const fn shadow(&self) -> &ShadowMetrics {
+        &self.shadow
     }
 
     /// What is counted of the streams to the policy service.

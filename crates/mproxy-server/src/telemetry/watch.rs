@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
+use mproxy_core::policy::Hook;
+use mproxy_policy::comparison::Comparison;
 use mproxy_policy::watch::{
     AnswerDrop, CallOutcome, CommandCount, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd,
     Watch,
@@ -73,6 +75,14 @@ impl Watch for Metrics {
 
     fn question_moved(&self, reason: MoveReason) {
         self.streams().count_moved(reason.name());
+    }
+
+    fn shadow_compared(&self, comparison: &Comparison<'_>) {
+        self.shadow().record(comparison);
+    }
+
+    fn shadow_skipped(&self, hook: Hook) {
+        self.shadow().count_skipped(hook);
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

@@ -275,13 +275,14 @@ fn what_a_reload_takes_is_said() {
 }
 
 /// How the code gets at the rows of each structure of the table.
-const READ_AS: [(&str, &str); 8] = [
+const READ_AS: [(&str, &str); 9] = [
     ("General", "general."),
     ("ListenerLimits", "limits."),
     ("Web", "Web {"),
     ("Questions", "questions."),
     ("Events", "events."),
     ("Admin", "admin."),
+    ("ShadowSettings", "shadow."),
     ("Log", "log."),
     ("Otel", "otel."),
 ];

@@ -68,6 +68,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "proxy", rows: PROXY },
     Section { name: "policy", rows: POLICY },
     Section { name: "questions", rows: Questions::ROWS },
+    Section { name: "shadow", rows: ShadowSettings::ROWS },
     Section { name: "events", rows: Events::ROWS },
     Section { name: "admin", rows: Admin::ROWS },
     Section { name: "log", rows: Log::ROWS },
@@ -428,6 +429,20 @@ section! {
         ///
         /// `unary`: no streams are used. See [streams](hooks.md#streams).
         mode: PolicyMode = new("policy.mode").variable("MPROXY_POLICY_MODE").default("auto");
+    }
+}
+
+section! {
+    /// A second hook service that is asked [for comparison](hooks.md#try-a-policy-before-it-is-in-force).
+    pub struct ShadowSettings {
+        /// Hook service that is asked the same as the one in `policy.url`, and whose answers change nothing.
+        ///
+        /// What it would decide otherwise is counted and logged. It gets no passwords and no events.
+        url: Optional<kind::PolicyUrls> = new("policy.shadow.url").variable("MPROXY_SHADOW_URL")
+            .in_force("\"http://127.0.0.1:50061\"");
+        /// Of the questions that a grant answers, one in so many is put to it.
+        one_in: kind::Count = new("policy.shadow.one_in").variable("MPROXY_SHADOW_ONE_IN").default("100")
+            .in_force("10");
     }
 }
 
