@@ -351,6 +351,7 @@ impl Play {
                         self.session.shut(side, self.now);
                     }
                 }
+                Effect::Cut { side } => self.shut[side as usize] = true,
                 Effect::Report(_) => {}
                 Effect::Done(_) => self.done = true,
             }

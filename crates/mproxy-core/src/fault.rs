@@ -217,6 +217,8 @@ pub enum Fault {
     },
     /// The client did not read what waits for it, while there was no room for more in the budget that all share.
     Unread,
+    /// The client did not read in time what had left for it before a command took something back. Its stream was cut.
+    RecallUnread,
     /// mproxy is being stopped.
     Drained,
     /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
@@ -240,6 +242,7 @@ impl Fault {
             | Self::OverBudget { .. }
             | Self::RateExceeded { .. }
             | Self::Unread
+            | Self::RecallUnread
             | Self::TooLate(Deadline::Connect | Deadline::Close)
             | Self::Evicted => Party::Client,
             // Another connection of the same client took the session over.
@@ -335,6 +338,7 @@ impl Fault {
             | Self::OverBudget { .. }
             | Self::RateExceeded { .. }
             | Self::Unread
+            | Self::RecallUnread
             | Self::Kicked { .. } => false,
         }
     }
@@ -354,7 +358,7 @@ impl Fault {
             Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
-            Self::OverBudget { .. } | Self::Unread => ReasonCode::QUOTA_EXCEEDED,
+            Self::OverBudget { .. } | Self::Unread | Self::RecallUnread => ReasonCode::QUOTA_EXCEEDED,
             Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
@@ -396,7 +400,7 @@ impl Fault {
             Self::Kicked { .. } => "kicked",
             Self::OverBudget { .. } => "over_budget",
             Self::RateExceeded { .. } => "rate_exceeded",
-            Self::Unread => "slow_reader",
+            Self::Unread | Self::RecallUnread => "slow_reader",
             Self::Drained => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
@@ -463,6 +467,9 @@ impl fmt::Display for Fault {
                 write!(f, "client sends faster than its grant allows: {}", packet.name())
             }
             Self::Unread => f.write_str("client does not read, and a memory budget is used up"),
+            Self::RecallUnread => {
+                f.write_str("client did not read in time what was sent before a command took effect")
+            }
             Self::Drained => f.write_str("mproxy is shutting down"),
             Self::Evicted => {
                 f.write_str("evicted: its address had the most connections that were not admitted yet")

@@ -2,11 +2,12 @@
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
 //! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
-//! [`command`](Session::command), [`handle_timeout`](Session::handle_timeout), [`kept`](Session::kept), [`unread`](Session::unread).
+//! [`command`](Session::command), [`recalled`](Session::recalled), [`handle_timeout`](Session::handle_timeout),
+//! [`kept`](Session::kept), [`unread`](Session::unread).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
 //! [`wants_read`](Session::wants_read), [`reads_at_once`](Session::reads_at_once),
 //! [`may_wait_unread`](Session::may_wait_unread), [`short_of_room`](Session::short_of_room),
-//! [`gives_up`](Session::gives_up).
+//! [`gives_up`](Session::gives_up), [`recall`](Session::recall).
 //!
 //! A session is a `State` and a `Context`: what every state has (effects, the deadline, counts). From the whole CONNECT on
 //! the state owns a `Link`: the client, what it and its broker agreed on, and a `Direction` for what comes from each.
@@ -37,6 +38,7 @@
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `command` | a decision is taken back, whatever state the session is in |
 //! | `replacement`, `revocation`, `rejudge`, `cleanup`, `leftovers` | another grant: what is in use ends, what waits is judged again, the broker is told |
+//! | `recall`, `reporting` | what had left before it was taken back: commands are reported when that is written |
 //! | `renewal`, `grant_clock` | a grant that holds for a time only |
 //! | `rates`, `pacing` | how fast the client may send, and what follows where it is faster |
 //! | `holding` | what is put down against the budget, and what waits for room there |
@@ -84,11 +86,13 @@ mod pacing;
 mod publish;
 mod question;
 mod rates;
+mod recall;
 mod rejected;
 mod rejudge;
 mod renewal;
 mod replacement;
 mod reply;
+mod reporting;
 mod resolve;
 mod reuse;
 mod revocation;
@@ -116,6 +120,7 @@ use mproxy_codec::types::Sender;
 
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
+pub use self::recall::RecallStage;
 pub use self::setting::{OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;
@@ -253,6 +258,7 @@ impl Session {
         if let Some(fault) = self.cx.account.retry(now) {
             self.end(fault, now);
         }
+        self.end_recall(now);
         if let Some(deadline) = self.cx.timer.take_passed(now) {
             self.handle_deadline(deadline, now);
         }
@@ -327,7 +333,11 @@ impl Session {
             State::Open(link) => link.resumes_at(),
             _ => None,
         };
-        self.cx.timer.at().into_iter().chain(retry).chain(resume).min()
+        let recall = match &self.state {
+            State::Open(link) | State::Ending(Ending { link, .. }) => link.recall_until(),
+            State::Greeting(_) | State::Opening(_) | State::Rejected(_) | State::Over(_) => None,
+        };
+        [self.cx.timer.at(), retry, resume, recall].into_iter().flatten().min()
     }
 
     /// Asked: whether bytes of that side would be taken now. While not, they should not be read.

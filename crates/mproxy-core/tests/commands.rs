@@ -11,6 +11,7 @@ use mproxy_core::fault::Fault;
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{Admission, Decision, Failure, FailureKind, FilterChange, Hook, Want};
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
+use mproxy_core::session::RecallStage;
 use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
 use mproxy_sim::{Reply, Stage, Verdict, allow, refuse};
@@ -709,4 +710,153 @@ fn refused_filters_of_a_subscribe_are_none_to_end() {
     let none = Grant::new(Vec::new(), RuleEffect::Deny);
     assert_eq!(stage.command(Selector::All, replace(none)), reach(1, 1));
     assert_eq!(stage.at_broker(), wire::unsubscribe(v, OURS, &["a"]));
+}
+
+/// Open, subscribed to `a` and `b`; what is sent to the client is not written.
+fn unread() -> Stage {
+    let mut stage = granted(subscribes(&["a", "b"])).open(Version::V5);
+    subscribe(&mut stage, Version::V5, 1, &["a", "b"]);
+    stage.stuck[Side::Client as usize] = true;
+    stage
+}
+
+/// So long may a client take to read what had left for it.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
+#[test]
+fn what_had_left_is_written_before_the_command_is_reported() {
+    let mut stage = unread();
+    let commands = [replace(subscribes(&["b"])), replace(subscribes(&["x"]))];
+    for command in commands {
+        stage.command(Selector::All, command);
+        assert_eq!(stage.session.recall(), RecallStage::Sent, "as far as the session goes");
+        stage.session.recalled();
+        assert_eq!(stage.session.recall(), RecallStage::None);
+    }
+    stage.pass(2 * READ_WITHIN);
+    assert_eq!((stage.session.phase_name(), stage.is_cut(Side::Client)), ("open", false));
+    // Nothing is taken back: there is nothing to wait for, however slowly the client reads.
+    let wider = || replace(subscribes(&["x", "y"]));
+    for command in [wider(), SessionCommand::Forget, wider()] {
+        stage.command(Selector::All, command);
+        assert_eq!(stage.session.recall(), RecallStage::None);
+    }
+}
+
+#[test]
+fn who_does_not_read_what_had_left_is_cut_off_and_the_will_is_published() {
+    let mut stage = unread();
+    stage.command(Selector::All, replace(subscribes(&["b"])));
+    stage.pass(READ_WITHIN / 2);
+    // The first command is not reported later for another one.
+    stage.command(Selector::All, replace(subscribes(&["x"])));
+    stage.at_broker();
+    stage.pass(READ_WITHIN / 2);
+    assert!(stage.is_cut(Side::Client) && stage.is_shut(Side::Broker));
+    assert_eq!(
+        (stage.at_client(), stage.at_broker()),
+        (Vec::new(), Vec::new()),
+        "not even a word of farewell"
+    );
+    assert_eq!(stage.session.recall(), RecallStage::None);
+    stage.broker(&publish(Version::V5, 0, 0, "x"));
+    assert_eq!(stage.at_client(), b"");
+    let fault = stage.finish();
+    assert_eq!((&fault, fault.label()), (&Fault::RecallUnread, "slow_reader"));
+}
+
+#[test]
+fn a_delivery_that_is_half_through_is_waited_for_as_well() {
+    let mut stage = unread();
+    stage.stuck[Side::Client as usize] = false;
+    let payload = [7; 40_000];
+    let delivery =
+        wire::publish(Version::V5, &Publish { topic: "a", payload: &payload, ..Publish::default() });
+    stage.broker(&delivery[..20_000]);
+    stage.command(Selector::All, replace(subscribes(&["b"])));
+    assert_eq!(stage.session.recall(), RecallStage::Coming);
+    stage.broker(&delivery[20_000..39_000]);
+    assert_eq!(stage.session.recall(), RecallStage::Coming);
+    stage.broker(&delivery[39_000..]);
+    assert_eq!((stage.session.recall(), stage.at_client()), (RecallStage::None, delivery.clone()));
+    // A broker that does not end it in time.
+    stage.command(Selector::All, replace(subscribes(&["a"])));
+    subscribe(&mut stage, Version::V5, 2, &["a"]);
+    stage.broker(&delivery[..20_000]);
+    stage.command(Selector::All, replace(subscribes(&["c"])));
+    stage.pass(READ_WITHIN);
+    assert!(stage.is_cut(Side::Client));
+}
+
+#[test]
+fn a_client_that_is_disconnected_gets_nothing_after_the_report() {
+    let mut stage = unread();
+    let kick = || SessionCommand::Disconnect(Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION));
+    assert_eq!(stage.command(Selector::All, kick()), reach(1, 0));
+    assert_eq!(stage.session.recall(), RecallStage::Sent);
+    stage.pass(READ_WITHIN);
+    assert!(stage.is_cut(Side::Client));
+    assert!(matches!(stage.finish(), Fault::Kicked { .. }), "the first reason counts");
+}
+
+#[test]
+fn a_client_that_is_leaving_is_met_as_well() {
+    for kicked in [false, true] {
+        let mut stage = unread();
+        // Its half has ended; the broker is still heard.
+        stage.close(Side::Client);
+        stage.broker(&publish(Version::V5, 0, 0, "a"));
+        assert_eq!(stage.at_client(), publish(Version::V5, 0, 0, "a"));
+        let command = match kicked {
+            false => replace(subscribes(&["b"])),
+            true => SessionCommand::Disconnect(Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION)),
+        };
+        assert_eq!(stage.command(Selector::All, command), reach(0, 0), "it is not counted");
+        assert_eq!(stage.session.recall(), RecallStage::Sent);
+        stage.broker(&publish(Version::V5, 0, 0, "a"));
+        assert_eq!(stage.at_client(), b"");
+        stage.broker(&publish(Version::V5, 0, 0, "b"));
+        assert_eq!(stage.at_client().is_empty(), kicked);
+        stage.pass(READ_WITHIN);
+        assert!(stage.is_cut(Side::Client));
+        assert!(matches!(stage.finish(), Fault::Lost { side: Side::Client, .. }));
+    }
+}
+
+#[test]
+fn a_check_is_reported_when_the_renewal_has_come_and_what_it_took_back_is_written() {
+    let check = || SessionCommand::CheckGrant { version: "2".into() };
+    let renewed = |grant: Grant| {
+        let admission = Admission { grant: Some(Arc::new(named("2", grant))), ..Admission::default() };
+        Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+    };
+    for (verdict, takes_back) in [
+        (renewed(subscribes(&["b"])), true),
+        (renewed(subscribes(&["a", "b", "c"])), false),
+        (Verdict::Failed(Failure::new(FailureKind::Deadline, "too slow")), false),
+    ] {
+        let mut stage = unread();
+        stage.script.answer(|_| Reply::Later);
+        stage.command(Selector::All, check());
+        stage.pass(2 * READ_WITHIN);
+        // The service may take its time: it is not the client that is slow.
+        assert_eq!((stage.session.recall(), stage.is_cut(Side::Client)), (RecallStage::Coming, false));
+        stage.rule(0, verdict);
+        let stage_then = if takes_back { RecallStage::Sent } else { RecallStage::None };
+        assert_eq!(stage.session.recall(), stage_then);
+        stage.pass(READ_WITHIN);
+        assert_eq!(stage.is_cut(Side::Client), takes_back);
+    }
+    // The end of the session ends the wait, and so does a grant by command, for which the answer counts for nothing.
+    let mut stage = unread();
+    stage.script.answer(|_| Reply::Later);
+    stage.command(Selector::All, check());
+    stage.close(Side::Client);
+    assert_eq!((stage.session.phase_name(), stage.session.recall()), ("ending", RecallStage::None));
+    let mut stage = unread();
+    stage.script.answer(|_| Reply::Later);
+    stage.command(Selector::All, check());
+    stage.pass(Duration::ZERO);
+    stage.command(Selector::All, replace(subscribes(&["a", "b", "c"])));
+    assert_eq!(stage.session.recall(), RecallStage::None);
 }

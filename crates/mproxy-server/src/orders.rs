@@ -11,10 +11,12 @@ use mproxy_policy::commander::CommandOutcome;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// How long all connections together may take to carry a command out. They wait for nobody, only for their turn.
+/// How long all connections together may take to carry a command out. They wait for their turn, and for clients that
+/// read slowly, which are cut off long before this.
 const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(10);
 
-/// A command on its way to one connection. When it is dropped, that one has carried it out, or is over.
+/// A command on its way to one connection. When it is dropped, that one has carried it out and nothing that it took back
+/// reaches the client any more, or it is over.
 pub(crate) struct HandedOrder {
     order: Arc<Order>,
     tally: Arc<OrderProgress>,
@@ -48,8 +50,8 @@ impl HandedOrder {
         &self.order
     }
 
-    /// Its connection has carried it out.
-    pub(crate) fn count(self, reach: Reach) {
+    /// Its connection has carried it out. That is reported when it is dropped.
+    pub(crate) fn count(&self, reach: Reach) {
         self.tally.clients.fetch_add(reach.clients, Ordering::AcqRel);
         self.tally.subscriptions.fetch_add(reach.subscriptions, Ordering::AcqRel);
     }

@@ -12,12 +12,14 @@
 //! | `outbox` | what is to go out and was not written yet |
 //! | `reads` | when a side is read, and how its end is taken |
 //! | `asks` | answers on their way |
+//! | `withheld` | commands that are reported when what had left before them is written |
 
 mod asks;
 mod chunk;
 mod inbox;
 mod outbox;
 mod reads;
+mod withheld;
 
 use std::future::Future;
 use std::io;
@@ -38,6 +40,7 @@ use self::asks::Asks;
 use self::chunk::Lent;
 use self::inbox::Inbox;
 use self::outbox::Outbox;
+use self::withheld::WithheldOrders;
 use crate::door::Carrier;
 use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
 
@@ -80,6 +83,7 @@ pub(crate) struct Relay<S> {
     over: Option<Box<Fault>>,
     /// The client's stream, where it broke its own rules and has been told so.
     parting: Option<Box<S>>,
+    withheld: Option<Box<WithheldOrders>>,
 }
 
 /// A stream whose session is over, and whose peer has not ended its half.
@@ -154,6 +158,7 @@ impl<S: Carrier> Relay<S> {
             timer: None,
             over: None,
             parting: None,
+            withheld: None,
         }
     }
 
@@ -202,6 +207,7 @@ impl<S: Carrier> Relay<S> {
                     self.handle.set_phase(ConnectionPhase::Closing);
                     self.end(side).closing = OutputState::Asked;
                 }
+                Effect::Cut { side } => self.end(side).drop_stream(),
                 Effect::Report(event) => self.host.report(event),
                 Effect::Done(fault) => self.over = Some(fault),
             }
@@ -216,6 +222,7 @@ impl<S: Carrier> Relay<S> {
                 let reach = self.session.command(handed.order(), now);
                 self.effects();
                 handed.count(reach);
+                self.withhold(handed);
             }
             self.publish_peer();
         }
@@ -330,8 +337,10 @@ impl<S: Carrier> Relay<S> {
         again |= self.poll_dial(cx, now);
         again |= self.poll_timer(cx, now);
         self.effects();
+        let waiting = self.client.outbox.len();
         let written = [self.poll_write(Side::Broker, cx, now), self.poll_write(Side::Client, cx, now)];
         lent.give_back();
+        self.report_withheld(cx, waiting);
         // After the writes: what went out at once was never waiting, and is not put down for anybody.
         self.session.unread(Side::Broker, self.broker.outbox.weight(), now);
         self.session.unread(Side::Client, self.client.outbox.weight(), now);
@@ -388,7 +397,11 @@ impl<S: Carrier> Relay<S> {
                 match effect {
                     Effect::Report(event) => self.host.report(event),
                     Effect::Done(fault) => self.over = Some(fault),
-                    Effect::Send { .. } | Effect::Dial { .. } | Effect::Ask(_) | Effect::Shut { .. } => {}
+                    Effect::Send { .. }
+                    | Effect::Dial { .. }
+                    | Effect::Ask(_)
+                    | Effect::Shut { .. }
+                    | Effect::Cut { .. } => {}
                 }
             }
         }));

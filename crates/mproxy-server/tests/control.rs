@@ -144,6 +144,82 @@ async fn nothing_is_delivered_after_the_acknowledgement_and_nothing_else_is_lost
     scene.end().await;
 }
 
+/// A client that reads nothing, and for whom the kernel and mproxy hold all that they hold for one.
+async fn slow_reader(scene: &Scene, id: &str) -> WireClient {
+    let will = Will { topic: "gone", payload: id.as_bytes(), ..Will::default() };
+    let mut slow = WireClient::open(scene.proxy.mqtt).await;
+    let options = ConnectOptions { will: Some(will), ..ConnectOptions::default() };
+    slow.send(&wire::connect(V311, id, &options)).await;
+    assert_eq!(slow.packet().await[3], 0);
+    slow.send(&wire::subscribe(V311, 1, &[("secret/#", 0)])).await;
+    slow.expect(&wire::suback(V311, 1, &[0])).await;
+    let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+    let delivery =
+        wire::publish(V311, &Publish { topic: "secret/x", payload: &[7; 8 << 10], ..Publish::default() });
+    let taken = async || {
+        let sessions = scene.proxy.sessions().await;
+        let session = sessions.iter().find(|session| session["client_id"] == id).unwrap();
+        session["traffic"]["broker_bytes"].as_u64().unwrap()
+    };
+    let mut before = 0;
+    loop {
+        for _ in 0..256 {
+            feeder.send(&delivery).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+        let now = taken().await;
+        if now == before {
+            return slow;
+        }
+        before = now;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_does_not_get_what_waits_for_it_after_the_report_and_nobody_else_waits() {
+    let mut scene = Scene::with(grant("1", &["#"])).await;
+    let mut watcher = WireClient::login(scene.broker.addr(), V311, "watcher").await;
+    watcher.send(&wire::subscribe(V311, 1, &[("gone", 0)])).await;
+    watcher.expect(&wire::suback(V311, 1, &[0])).await;
+    let disconnect = || Command::Disconnect(DisconnectCommand::default());
+    for (id, command, cause) in
+        [("slow-1", replace(grant("2", &["open"])), "slow_reader"), ("slow-2", disconnect(), "kicked")]
+    {
+        let slow = slow_reader(&scene, id).await;
+        let from = slow.local_addr();
+        let mut met = scene.subscribed("slow-reads", &["secret/#", "open"]).await;
+        let mut other = scene.subscribed("other-1", &["secret/#"]).await;
+        let begun = Instant::now();
+        let command = scene.service.send(Some(By::Username("slow".into())), Some(command));
+        // Whoever is met by another command has its report at once.
+        let others =
+            scene.service.command(By::Username("other".into()), replace(grant("3", &["open"]))).await;
+        assert_eq!((others.clients, others.subscriptions), (1, 1));
+        assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+        let result = scene.service.result(command).await;
+        let took = begun.elapsed();
+        assert_eq!((result.clients, &*result.error), (2, ""));
+        assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&took), "{took:?}");
+        // What mproxy held of it is gone: the broker has been told, and the client finds its connection cut.
+        watcher
+            .expect(&wire::publish(
+                V311,
+                &Publish { topic: "gone", payload: id.as_bytes(), ..Publish::default() },
+            ))
+            .await;
+        scene.proxy.line(&[&format!("peer_addr={from}"), cause]).await;
+        drop(slow);
+        // It is not the command that is slow: who reads was served all the while.
+        if cause == "slow_reader" {
+            let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+            feeder.send(&[message("secret/x", 1), message("open", 1)].concat()).await;
+            met.expect(&message("open", 1)).await;
+        }
+        other.expect_nothing_but_pingresp().await;
+    }
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn commands_that_cannot_be_understood_are_answered_and_nobody_is_touched() {
     let scene = Scene::with(grant("1", &["#"])).await;
@@ -160,6 +236,8 @@ async fn commands_that_cannot_be_understood_are_answered_and_nobody_is_touched()
         (Some(By::ConnectionId("none".into())), disconnect(|_| {})),
         (Some(all()), disconnect(|one| one.will = Some(WillChoice::Unspecified.into()))),
         (Some(all()), disconnect(|one| one.reason_code = 1)),
+        (Some(all()), disconnect(|one| one.reason_string = "x".repeat(1 << 16))),
+        (Some(all()), disconnect(|one| one.server_reference = "x".repeat(1 << 16))),
         (Some(all()), Some(replace(unusable))),
     ] {
         let result = scene.service.result(scene.service.send(by, command)).await;
@@ -170,7 +248,7 @@ async fn commands_that_cannot_be_understood_are_answered_and_nobody_is_touched()
     assert_eq!((result.clients, &*result.error), (0, ""));
     client.expect_nothing_but_pingresp().await;
     for (labels, count) in [
-        ("command=\"unknown\",outcome=\"unusable\"", 6.0),
+        ("command=\"unknown\",outcome=\"unusable\"", 8.0),
         ("command=\"forget\",outcome=\"carried_out\"", 1.0),
     ] {
         let counted = scene.proxy.metric(&format!("mproxy_policy_commands_total{{{labels}}}")).await;

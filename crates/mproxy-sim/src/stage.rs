@@ -16,7 +16,7 @@ use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Want};
-use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion};
+use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion, RecallStage};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 
 use super::script::{Diary, Granted, OpenVerdict, QuestionRecord, Reply, Script};
@@ -51,6 +51,8 @@ struct SidePipe {
     written: bool,
     /// Both halves have ended, and the session knows.
     over: bool,
+    /// The session has dropped it.
+    cut: bool,
 }
 
 /// A session and everything around it. See the tests of `mproxy-core` for scenes.
@@ -321,6 +323,15 @@ impl Stage {
         }
     }
 
+    /// Whether that side's stream was dropped with what was queued for it.
+    #[must_use]
+    pub fn is_cut(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client.cut,
+            Side::Broker => self.broker.cut,
+        }
+    }
+
     /// Why the session is over, if it is.
     #[must_use]
     pub fn done(&self) -> Option<&Fault> {
@@ -345,6 +356,10 @@ impl Stage {
             self.effects();
             // Not `||`: both sides are offered each time, as a relay polls both.
             let moved = self.offer(Side::Client) | self.offer(Side::Broker);
+            // What was sent is written at once, unless nobody reads it.
+            if self.session.recall() == RecallStage::Sent && !self.stuck[Side::Client as usize] {
+                self.session.recalled();
+            }
             // Once more, as an offer that took nothing may still have armed or answered something.
             if !moved && self.effects() == 0 {
                 return;
@@ -358,6 +373,9 @@ impl Stage {
             Side::Client => (&mut self.client, &mut self.session, self.now),
             Side::Broker => (&mut self.broker, &mut self.session, self.now),
         };
+        if pipe.cut {
+            return false;
+        }
         let mut moved = false;
         if (session.wants_read(side) || session.discards(side)) && !pipe.unread.is_empty() {
             let before = pipe.unread.len();
@@ -418,13 +436,22 @@ impl Stage {
                 Effect::Send { to, bytes } => {
                     let pipe = self.pipe(to);
                     // A relay has ended its half by then, and would lose the bytes.
-                    assert!(!pipe.shut, "bytes for the {to} after Shut");
+                    assert!(!pipe.shut && !pipe.cut, "bytes for the {to} after Shut or Cut");
                     assert!(!bytes.is_empty(), "an empty Send");
                     pipe.heard.extend_from_slice(&bytes);
                 }
                 Effect::Shut { side } => {
-                    assert!(!self.pipe(side).shut, "Shut twice for the {side}");
+                    assert!(
+                        !self.pipe(side).shut && !self.pipe(side).cut,
+                        "Shut twice for the {side}, or after Cut"
+                    );
                     self.pipe(side).shut = true;
+                }
+                Effect::Cut { side } => {
+                    let pipe = self.pipe(side);
+                    assert!(!pipe.cut, "Cut twice for the {side}");
+                    pipe.cut = true;
+                    pipe.unread.clear();
                 }
                 Effect::Report(event) => self.events.push(event.what),
                 Effect::Done(fault) => self.done = Some(*fault),

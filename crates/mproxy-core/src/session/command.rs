@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
+use super::context::Context;
+use super::ending::Ending;
 use super::opening::{Opening, WaitsFor};
+use super::replacement::Replaced;
 use super::state::State;
 use crate::command::{Order, Reach, SessionCommand};
 use crate::fault::Fault;
 
 impl Session {
     /// Told: a command. Whether the client is meant is seen here. How far it reached; of a client whose CONNECT is still being
-    /// decided that is nothing, though it holds for it, too.
+    /// decided, and of one that is leaving, that is nothing, though it holds for it, too. When it can be reported,
+    /// [`recall`](Session::recall) says.
     pub fn command(&mut self, order: &Arc<Order>, now: Instant) -> Reach {
         let reach = self.obey(order, now);
         self.settle(now);
@@ -38,10 +42,14 @@ impl Session {
             }
             State::Opening(opening) => (&mut opening.link, false),
             State::Open(link) => (link, true),
-            // It has no client, or is over.
-            State::Greeting(_) | State::Ending(_) | State::Rejected(_) | State::Over(_) => {
+            State::Ending(ending) => {
+                if order.selector.selects(&ending.link.peer) {
+                    obey_while_ending(ending, &mut self.cx, order, now);
+                }
                 return Reach::default();
             }
+            // It has no client, or is over.
+            State::Greeting(_) | State::Rejected(_) | State::Over(_) => return Reach::default(),
         };
         if !order.selector.selects(&link.peer) {
             return Reach::default();
@@ -50,8 +58,11 @@ impl Session {
         let subscriptions = match &order.command {
             SessionCommand::Disconnect(_) => return self.dismiss(order, now),
             SessionCommand::ReplaceGrant(grant) => {
-                let ended = link.command_grant(cx, grant.clone());
+                let Replaced { ended, takes_back } = link.command_grant(cx, grant.clone());
                 if open {
+                    if takes_back {
+                        link.begin_recall(cx, now);
+                    }
                     // It may be set for the end of the grant that was replaced.
                     cx.timer.disarm();
                     link.begin_grant(cx, now);
@@ -68,7 +79,10 @@ impl Session {
             SessionCommand::CheckGrant { version } => {
                 if !link.has_version(version) {
                     match open {
-                        true => link.renew_soon(cx, now),
+                        true => {
+                            link.await_renewal();
+                            link.renew_soon(cx, now);
+                        }
                         false => link.rare().renews_at_once = true,
                     }
                 }
@@ -89,6 +103,24 @@ impl Session {
             Fault::Kicked { reason: dismissal.reason, dismissal: Some(Box::new(dismissal.clone())) },
             now,
         );
+        if let State::Ending(ending) = &mut self.state {
+            ending.link.begin_recall(&self.cx, now);
+        }
         Reach { clients: 1, subscriptions: 0 }
     }
+}
+
+/// The client is leaving, and may still be sent something on the way.
+fn obey_while_ending(ending: &mut Ending, cx: &mut Context, order: &Order, now: Instant) {
+    match &order.command {
+        SessionCommand::Disconnect(_) => ending.dismiss(cx),
+        SessionCommand::ReplaceGrant(grant) => {
+            if !ending.link.command_grant(cx, grant.clone()).takes_back {
+                return;
+            }
+        }
+        // Nobody is asked about it any more.
+        SessionCommand::Forget | SessionCommand::CheckGrant { .. } => return,
+    }
+    ending.link.begin_recall(cx, now);
 }

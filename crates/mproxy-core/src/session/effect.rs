@@ -34,6 +34,11 @@ pub enum Effect {
         /// Which side.
         side: Side,
     },
+    /// Drop that side's stream now, with whatever is queued for it, and say nothing more of it.
+    Cut {
+        /// Which side.
+        side: Side,
+    },
     /// Tell the sink.
     Report(Event),
     /// The session is over: drop both streams, whatever they still hold. The last effect of all. A stream that was shut,
@@ -48,6 +53,7 @@ impl std::fmt::Debug for Effect {
             Self::Ask(question) => write!(f, "Ask({question:?})"),
             Self::Send { to, bytes } => write!(f, "Send({to}, {} bytes)", bytes.len()),
             Self::Shut { side } => write!(f, "Shut({side})"),
+            Self::Cut { side } => write!(f, "Cut({side})"),
             Self::Report(event) => write!(f, "Report({})", event.what.kind().name()),
             Self::Done(fault) => write!(f, "Done({fault})"),
         }

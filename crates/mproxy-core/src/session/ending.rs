@@ -39,6 +39,8 @@ struct Ends {
     broker: SideEnd,
     /// The client's half of its stream has ended; it may still be written to.
     half_closed: bool,
+    /// A command has said that nothing more is delivered.
+    dismissed: bool,
 }
 
 /// How far the end of one side has come.
@@ -82,8 +84,16 @@ impl Ending {
             cx.effects.push(Effect::Send { to: Side::Broker, bytes: Bytes::from_static(&NORMAL_DISCONNECT) });
             link.will_suppressed = true;
         }
+        // Nobody hears the answer any more.
+        link.take_awaited_renewal();
         let open = stage == Reached::Open;
-        let mut ends = Ends { client: SideEnd::Open, broker: SideEnd::Open, half_closed: false, fault };
+        let mut ends = Ends {
+            client: SideEnd::Open,
+            broker: SideEnd::Open,
+            half_closed: false,
+            dismissed: false,
+            fault,
+        };
         // Never dialled, or not reached: there is nobody to shut.
         if stage == Reached::Waiting {
             ends.broker = SideEnd::Gone;
@@ -93,7 +103,7 @@ impl Ending {
             // Before CONNACK whoever ends its half has given up: to dial for it could take its session from the
             // connection with which it has come back (ADR 0008).
             Fault::Lost { side: Side::Client, how: Closed::Eof } if open => ends.half_closed = true,
-            Fault::Lost { side: Side::Client, .. } => ends.client = SideEnd::Gone,
+            Fault::Lost { side: Side::Client, .. } | Fault::RecallUnread => ends.client = SideEnd::Gone,
             _ => {}
         }
         // Nothing the client says from now on counts. What the broker says does, unless the end is its doing.
@@ -125,10 +135,17 @@ impl Ending {
     /// Whether packets still go to either side.
     fn update_hears(&mut self) {
         let Ends { fault, client, broker, .. } = &*self.ends;
-        let client = *client == SideEnd::Open && hears_on(fault);
+        let client = *client == SideEnd::Open && self.ends.hears_on();
         // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
         let broker = *broker == SideEnd::Open && !matches!(fault, Fault::Left { .. }) && !keeps_will(fault);
         self.link.set_hears(client, broker);
+    }
+
+    /// A command disconnects the client, which is leaving anyway: nothing more is delivered on the way.
+    pub(super) fn dismiss(&mut self, cx: &mut Context) {
+        self.ends.dismissed = true;
+        self.update_hears();
+        self.only_account(cx);
     }
 
     /// Another reason to end. The first one counts.
@@ -206,7 +223,7 @@ impl Ending {
             && !ends.half_closed
             && !broker_done;
         let shut_broker = link.up.lane.is_empty() && !broker_closes;
-        let more_to_hear = hears_on(&ends.fault) && !broker_done;
+        let more_to_hear = ends.hears_on() && !broker_done;
         let shut_client = link.down.lane.is_empty() && !more_to_hear;
         for (side, shut) in [(Side::Broker, shut_broker), (Side::Client, shut_client)] {
             let end = ends.end(side);
@@ -261,6 +278,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Fault::Left { .. }
         | Fault::BrokerLeft { .. }
         | Fault::BrokerRefused { .. }
+        | Fault::RecallUnread
         | Fault::Lost { side: Side::Client, .. } => true,
         // In an open session there is nothing to add; before, the client waits for its CONNACK.
         Fault::Lost { side: Side::Broker, .. } => open,
@@ -361,6 +379,11 @@ const fn ends_broker(fault: &Fault) -> bool {
 }
 
 impl Ends {
+    /// Whether the client hears what the broker still says.
+    const fn hears_on(&self) -> bool {
+        !self.dismissed && hears_on(&self.fault)
+    }
+
     const fn end(&mut self, side: Side) -> &mut SideEnd {
         match side {
             Side::Client => &mut self.client,

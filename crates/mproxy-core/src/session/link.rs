@@ -14,6 +14,7 @@ use super::holding::{Holder, Weight};
 use super::known_filters::KnownFilters;
 use super::leftovers::{CleanupStage, Leftovers};
 use super::rates::Rates;
+use super::recall::Recall;
 use super::reply::too_large_for;
 use super::subscriptions::Subscriptions;
 use super::terms::Terms;
@@ -79,6 +80,8 @@ pub(super) struct Rare {
     pub(super) unsendable: Option<Box<Fault>>,
     /// Subscriptions that have to end at the broker.
     pub(super) leftovers: Option<Box<Leftovers>>,
+    /// What keeps commands from being reported.
+    pub(super) recall: Option<Box<Recall>>,
     /// How often it was asked for another grant, or got one by command: answers to earlier questions do not count.
     pub(super) renewals: u32,
     /// A command said to renew the grant as soon as the session is open.

@@ -113,7 +113,10 @@ impl Link {
                 Ok(())
             }
             Resolution::Refuse(refusal) => Err(Fault::RenewalRefused { refusal: Box::new(refusal) }),
-            Resolution::Undecided(undecided) => self.postpone_renewal(cx, undecided, now),
+            Resolution::Undecided(undecided) => {
+                self.take_awaited_renewal();
+                self.postpone_renewal(cx, undecided, now)
+            }
         }
     }
 
@@ -167,7 +170,10 @@ impl Link {
             grant.expires_at = old.expires_at;
             Some(Arc::new(grant))
         });
-        self.replace_grant(cx, grant, admission.attributes);
+        let awaited = self.take_awaited_renewal();
+        if self.replace_grant(cx, grant, admission.attributes).takes_back && awaited {
+            self.begin_recall(cx, now);
+        }
         cx.timer.disarm();
         self.begin_grant(cx, now);
     }

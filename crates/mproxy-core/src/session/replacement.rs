@@ -9,9 +9,18 @@ use crate::peer::{Peer, Side};
 use crate::policy::Source;
 use crate::rule::RuleEffect;
 
+/// What followed from another grant.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Replaced {
+    /// Subscriptions that ended.
+    pub(super) ended: u64,
+    /// Deliveries may be refused that were not before.
+    pub(super) takes_back: bool,
+}
+
 impl Link {
-    /// This grant is in force from now on, whatever the session is about, and these attributes, if there are any; how many
-    /// subscriptions end with that. Its deadlines are another matter, see [`begin_grant`](Self::begin_grant).
+    /// This grant is in force from now on, whatever the session is about, and these attributes, if there are any; what
+    /// follows from that. Its deadlines are another matter, see [`begin_grant`](Self::begin_grant).
     ///
     /// Without one everything is asked about, and what nobody can be asked about is refused; a client that had none has
     /// none. Where the client's topics stand at the broker does not change in the middle of a session: its subscriptions
@@ -21,38 +30,41 @@ impl Link {
         cx: &mut Context,
         grant: Option<Arc<Grant>>,
         attributes: Vec<(String, String)>,
-    ) -> u64 {
+    ) -> Replaced {
         self.forget_decisions();
         let mut alike = true;
+        let mut receives = self.grant().is_some_and(Grant::receives);
         // Rules may name them.
         if !attributes.is_empty() && *self.peer.attributes != *attributes {
             alike = false;
             Peer::change(&mut self.peer).attributes = attributes.into();
         }
         if let Some(grant) = succeed(self.grant(), grant) {
+            receives |= grant.receives();
             alike &= self.grant().is_some_and(|old| old.judges_like(&grant));
             self.terms.granted_packet = grant.limits.packet_size.unwrap_or(u32::MAX);
             Peer::change(&mut self.peer).grant = Some(grant);
         }
         // Most renewals bring the same rules again: nothing that is in use has to be looked at.
         if alike {
-            return 0;
+            return Replaced::default();
         }
         let ended = self.end_subscriptions(cx);
         for side in [Side::Client, Side::Broker] {
             self.judge_waiting_again(cx, side);
         }
-        ended
+        Replaced { ended, takes_back: ended > 0 || receives || self.has_unknown_filters() }
     }
 
     /// The same by command of the policy service: it renews the grant from now on, and what it was asked about the grant
     /// before counts no more.
-    pub(super) fn command_grant(&mut self, cx: &mut Context, grant: Option<Arc<Grant>>) -> u64 {
+    pub(super) fn command_grant(&mut self, cx: &mut Context, grant: Option<Arc<Grant>>) -> Replaced {
         if grant.is_some() || self.rare.is_some() {
             let rare = self.rare();
             rare.granter = Some(Source::Rpc);
             rare.renewals = rare.renewals.wrapping_add(1);
         }
+        self.take_awaited_renewal();
         self.replace_grant(cx, grant, Vec::new())
     }
 

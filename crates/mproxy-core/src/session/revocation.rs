@@ -81,7 +81,7 @@ impl Link {
     }
 
     /// Whether the broker may have subscriptions that are not remembered.
-    fn has_unknown_filters(&self) -> bool {
+    pub(super) fn has_unknown_filters(&self) -> bool {
         self.terms.resumed || self.rare.as_ref().is_some_and(|rare| rare.known.is_incomplete())
     }
 

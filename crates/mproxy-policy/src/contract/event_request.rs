@@ -190,7 +190,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::Protocol { .. } => wire::Cause::ProtocolError,
         Fault::TooLate(Deadline::Grant) => wire::Cause::Expired,
         // A client that does not read is late, too; it has no cause of its own in the contract.
-        Fault::TooLate(_) | Fault::Unread => wire::Cause::TooLate,
+        Fault::TooLate(_) | Fault::Unread | Fault::RecallUnread => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
         Fault::RenewalRefused { .. } => wire::Cause::RenewalRefused,
         Fault::PolicyFailed { .. } => wire::Cause::PolicyFailed,

@@ -2,6 +2,7 @@
 
 mod endings;
 mod room;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
