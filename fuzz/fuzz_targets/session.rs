@@ -248,6 +248,7 @@ impl Play {
             limits: limits.clone(),
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
+            drain_reference: None,
             budget: Arc::default(),
         });
         Self {

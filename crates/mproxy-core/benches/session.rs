@@ -72,6 +72,7 @@ fn open(decided: Decided) -> Session {
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        drain_reference: None,
         budget: Arc::default(),
     };
     let now = Instant::now();

@@ -84,6 +84,7 @@ fn setting(advisers: Chain) -> Arc<Setting> {
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        drain_reference: None,
         budget: Arc::default(),
     })
 }

@@ -287,6 +287,19 @@ fn a_drain_waits_for_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[test]
+fn a_drain_sends_who_is_open_to_another_server() {
+    let elsewhere = || Setup { drain_reference: Some("b:1"), ..Setup::default() };
+    for version in VERSIONS {
+        let mut stage = elsewhere().stage().open(version);
+        stage.drain();
+        // DISCONNECT, "Use another server", with a Server Reference [MQTT-3.14.2.2.5].
+        let told = [&[0x9c, 6, 0x1c, 0, 3][..], b"b:1"].concat();
+        let told = if version == Version::V5 { wire::packet(0xE0, &told) } else { Vec::new() };
+        assert_eq!((stage.at_client(), stage.finish()), (told, Fault::Drained));
+    }
+}
+
+#[test]
 fn a_drain_comes_to_its_end_under_a_steady_stream() {
     let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(Version::V311);
     stage.client(&[publish(Version::V311, 1, 1), publish(Version::V311, 1, 2)].concat());

@@ -281,6 +281,7 @@ fn play(bad: &Bad, version: Version, rule: OnError, later: bool) {
         // Nothing is tried again, and the client is told: one question, one answer.
         limits: Limits { admission_timeout: Duration::ZERO, ..Limits::default() },
         on_unavailable: OnUnavailable::Connack,
+        drain_reference: None,
         meter: counts.clone(),
         answering: Box::new(move |question| match question.hook {
             hook if hook != asked => Reply::Now(allow(hook)),

@@ -153,7 +153,7 @@ impl App {
         state.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.
         let ending = async {
-            drain(&state.house, config.general.drain_timeout).await;
+            drain(&state.house, config.general.drain_timeout, config.general.drain_spread).await;
             if let Some(remote) = &remote {
                 remote.flush(LAST_EVENTS).await;
             }

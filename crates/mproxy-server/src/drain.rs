@@ -9,34 +9,41 @@ use tracing::{info, warn};
 use crate::registry::ConnectionCommand;
 use crate::serve::House;
 
-/// Connections told to leave per millisecond at most: clients that are told all at once come back all at once.
-const PER_MILLISECOND: u32 = 1;
+/// Connections are told one by one, this far apart at most unless a spread is set.
+const TICK: Duration = Duration::from_millis(1);
 
 /// How long connections that are cut may take for it. They wait for nobody, only for their turn.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
-/// Lets every connection end, within `within`. The house must be closed already.
-pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
+/// Lets every connection end, within `within`; they are told to leave over `spread`. The house must be closed already.
+pub(crate) async fn drain(house: &Arc<House>, within: Duration, spread: Option<Duration>) {
     let deadline = Instant::now() + within;
     // Who is being let in at this moment is to be told too.
     house.listeners.close();
     house.listeners.wait().await;
+    house.tasks.close();
     let all = house.registry.all();
     info!(connections = all.len(), timeout_seconds = within.as_secs_f64(), "draining");
-    // Spread over at most half of the time, so that the last ones told have the other half to finish.
-    let pace = (within / 2 / u32::try_from(all.len()).unwrap_or(u32::MAX).max(1))
-        .min(Duration::from_millis(1) / PER_MILLISECOND);
-    let start = Instant::now();
-    for (told, handle) in (1..).zip(&all) {
-        handle.send(ConnectionCommand::Drain);
-        // Timers tick in milliseconds: a sleep for each would be longer than the pace.
-        if told % 64 == 0 {
-            sleep_until(start + pace * told).await;
+    let pace = pace(all.len(), within, spread);
+    let telling = async {
+        let start = Instant::now();
+        for (told, handle) in (0..).zip(&all) {
+            let due = start + pace * told;
+            // Timers tick in milliseconds: a sleep for each would be longer than the pace.
+            if due >= Instant::now() + TICK {
+                sleep_until(due).await;
+            }
+            handle.send(ConnectionCommand::Drain);
         }
+    };
+    tokio::select! {
+        () = telling => {}
+        // Nobody is left to be told.
+        () = house.tasks.wait() => {}
+        () = sleep_until(deadline) => {}
     }
     // Each handle keeps the facts of its client in memory.
     drop(all);
-    house.tasks.close();
     if timeout_at(deadline, house.tasks.wait()).await.is_ok() {
         info!("drained");
         return;
@@ -48,4 +55,34 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration) {
     }
     // Their ends are told like any other's. Whoever has not had his turn by then is dropped with the runtime.
     let _ = timeout(CUT_WITHIN, house.tasks.wait()).await;
+}
+
+/// The time from one connection that is told to the next: clients that are told all at once come back all at once.
+fn pace(connections: usize, within: Duration, spread: Option<Duration>) -> Duration {
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
+    match spread {
+        Some(spread) => spread / connections,
+        // At most half of the time, so that the last ones told have the other half to finish.
+        None => (within / 2 / connections).min(TICK),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_spread_is_the_time_for_all_of_them() {
+        assert_eq!(pace(9500, 30 * SECOND, Some(19 * SECOND / 2)), Duration::from_millis(1));
+        assert_eq!(pace(2, 30 * SECOND, Some(10 * SECOND)), 5 * SECOND);
+        assert_eq!(pace(0, SECOND, Some(SECOND)), SECOND);
+    }
+
+    #[test]
+    fn without_one_few_are_told_soon_and_many_in_half_of_the_time() {
+        assert_eq!(pace(10, 30 * SECOND, None), Duration::from_millis(1));
+        assert_eq!(pace(100_000, 30 * SECOND, None), Duration::from_micros(150));
+    }
 }

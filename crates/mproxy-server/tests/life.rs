@@ -339,6 +339,38 @@ async fn many_are_drained_and_none_is_forgotten() {
 }
 
 #[tokio::test]
+async fn clients_are_told_over_the_spread_and_who_leaves_is_not_waited_for() {
+    const SPREAD: Duration = Duration::from_secs(3);
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let variables = [("MPROXY_DRAIN_SPREAD", "3s"), ("MPROXY_DRAIN_SERVER_REFERENCE", "b:1")];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    let mut clients = Vec::new();
+    for number in 0..6 {
+        clients.push(proxy.login(Version::V5, &format!("c{number}")).await);
+    }
+    let mut told = tokio::task::JoinSet::new();
+    for mut client in clients {
+        told.spawn(async move {
+            let goodbye = client.packet().await;
+            let since = Instant::now();
+            assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x9c), "{goodbye:02x?}");
+            assert!(goodbye.ends_with(b"b:1"), "{goodbye:02x?}");
+            client.expect_closed().await;
+            since
+        });
+    }
+    let began = Instant::now();
+    proxy.signal("TERM").await;
+    let mut told = told.join_all().await;
+    told.sort_unstable();
+    let between = told[5] - told[0];
+    // Half a second from one to the next; the last one is gone half a second before the spread is over.
+    assert!(between >= SPREAD / 2, "{between:?}");
+    assert_eq!(proxy.end().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_drain_waits_only_so_long_and_tells_of_those_it_cuts() {
     const PATIENT: Duration = Duration::from_millis(700);
     let (mut broker, mut hook) = (silent_broker().await, HookService::start().await);

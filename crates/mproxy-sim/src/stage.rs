@@ -86,6 +86,8 @@ pub struct Setup {
     pub on_error: OnErrors,
     /// What a client that waits for its CONNACK sees of trouble.
     pub on_unavailable: OnUnavailable,
+    /// Where a drain sends clients.
+    pub drain_reference: Option<&'static str>,
     /// What may be held.
     pub budget: Arc<Budget>,
     /// What the sink wants to hear.
@@ -104,6 +106,7 @@ impl Default for Setup {
             limits: Limits::default(),
             on_error: OnErrors::default(),
             on_unavailable: OnUnavailable::default(),
+            drain_reference: None,
             budget: Arc::default(),
             telling: Want::Head,
             grants: false,
@@ -132,6 +135,7 @@ impl Setup {
             limits: self.limits,
             on_error: self.on_error,
             on_unavailable: self.on_unavailable,
+            drain_reference: self.drain_reference.map(Into::into),
             budget: self.budget,
         });
         Stage {

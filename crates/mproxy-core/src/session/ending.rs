@@ -305,9 +305,12 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
             let elsewhere = matches!(*reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
             (dismissal.text.as_deref(), dismissal.server_reference.as_deref().filter(|_| elsewhere))
         }
+        Fault::Drained => (None, cx.setting.drain_reference.as_deref()),
         _ => (None, None),
     };
     let reason = match fault {
+        // "The client should temporarily use another server" (3.14.2.1); a client that cannot is not worse off than with 0x8B.
+        Fault::Drained if open && reference.is_some() => ReasonCode::USE_ANOTHER_SERVER,
         // "Server unavailable" is what a CONNACK can say of it, in 3.x too.
         Fault::Drained if !open => ReasonCode::SERVER_UNAVAILABLE,
         _ => fault.reason(),

@@ -23,6 +23,8 @@ pub struct Setting {
     pub on_error: OnErrors,
     /// What a client that waits for its CONNACK sees of trouble.
     pub on_unavailable: OnUnavailable,
+    /// Where 5.0 clients are sent that a drain ends: DISCONNECT 0x9C with this server reference, not 0x8B.
+    pub drain_reference: Option<Box<str>>,
     /// What its connections may make mproxy hold.
     pub budget: Arc<Budget>,
 }

@@ -105,6 +105,7 @@ pub(super) fn serve(
                     OnUnavailable::Close => CoreOnUnavailable::Close,
                     OnUnavailable::Connack => CoreOnUnavailable::Connack,
                 },
+                drain_reference: config.general.drain_server_reference.as_deref().map(Into::into),
                 budget,
             }),
             outward,

@@ -46,6 +46,10 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         );
         reader.warn("policy.timeout", text);
     }
+    if config.general.drain_spread.is_some_and(|spread| spread >= config.general.drain_timeout) {
+        let text = "is not shorter than drain_timeout: clients that have not been told to leave by then are closed at once";
+        reader.warn("drain_spread", text);
+    }
     if config.policy.is_none() && config.general.acl_file.is_none() {
         let text = "not set, and MPROXY_ACL_FILE is not set either: everything is allowed";
         reader.warnings.push(Problem::new(ValueOrigin::variable("MPROXY_POLICY_URL"), text));

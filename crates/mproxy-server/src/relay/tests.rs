@@ -125,6 +125,7 @@ fn within<S: Carrier + 'static>(
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
+        drain_reference: None,
         budget,
     };
     let session = Session::new(origin, Arc::new(setting), tokio::time::Instant::now().into_std());

@@ -100,6 +100,16 @@ section! {
         /// How long mproxy waits for connections to end when it stops; then it closes them.
         drain_timeout: kind::Period = new("drain_timeout").variable("MPROXY_DRAIN_TIMEOUT").default("30s")
             .in_force("\"20s\"");
+        /// Over how long clients are told to leave when mproxy stops, so that they do not come back all at once.
+        ///
+        /// Left out: each a millisecond after the one before, but within half of `drain_timeout`.
+        drain_spread: Optional<kind::Period> = new("drain_spread").variable("MPROXY_DRAIN_SPREAD")
+            .left_out("one a millisecond").in_force("\"10s\"");
+        /// Another server for 5.0 clients that are told to leave when mproxy stops: `host` or `host:port`.
+        ///
+        /// They get DISCONNECT 0x9C with this server reference in place of 0x8B.
+        drain_server_reference: Optional<kind::AnyText> = new("drain_server_reference")
+            .variable("MPROXY_DRAIN_SERVER_REFERENCE").in_force("\"standby.example:1883\"");
         /// Most bytes that all connections together may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
