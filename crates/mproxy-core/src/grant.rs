@@ -151,6 +151,15 @@ impl Grant {
         self.receives
     }
 
+    /// Whether there is a topic that it refuses.
+    #[must_use]
+    pub fn may_refuse(&self) -> bool {
+        // "Everything" is without the broker's own topics, and so is whatever is mapped.
+        self.default != RuleEffect::Ask
+            || self.mapping.is_some()
+            || self.rules.iter().any(|rule| rule.effect == RuleEffect::Deny)
+    }
+
     /// May this be published, stand as a will, or be delivered?
     #[must_use]
     pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> GrantAnswer<()> {

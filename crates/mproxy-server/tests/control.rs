@@ -363,6 +363,37 @@ async fn a_service_without_control_is_told_of_once_and_asked_as_before() {
     proxy.stop().await;
 }
 
+#[tokio::test]
+async fn what_was_taken_back_stays_so_when_the_client_comes_back_to_its_old_session() {
+    let scene = Scene::with(grant("1", &["#"])).await;
+    let returns = async || {
+        let mut client = WireClient::open(scene.proxy.mqtt).await;
+        let options = ConnectOptions { clean: false, ..ConnectOptions::default() };
+        client.send(&wire::connect(V311, "met-1", &options)).await;
+        let connack = client.packet().await;
+        (client, connack[2] == 1)
+    };
+    let (mut client, present) = returns().await;
+    assert!(!present);
+    client.send(&wire::subscribe(V311, 1, &[("secret/#", 0), ("open", 0)])).await;
+    client.expect(&wire::suback(V311, 1, &[0, 0])).await;
+    let mut feeder = WireClient::login(scene.broker.addr(), V311, "feeder").await;
+    for (version, secret) in [("1", true), ("2", false), ("1", true)] {
+        client.finish().await;
+        scene.service.grants(Some(grant(version, if secret { &["#"] } else { &["open"] })));
+        let (back, present) = returns().await;
+        assert!(present, "the broker goes on with it");
+        client = back;
+        feeder.send(&[message("secret/x", 1), message("open", 2)].concat()).await;
+        if secret {
+            client.expect(&message("secret/x", 1)).await;
+        }
+        client.expect(&message("open", 2)).await;
+    }
+    assert_eq!(scene.proxy.metric("mproxy_revoked_deliveries_total").await, 1.0);
+    scene.end().await;
+}
+
 /// `MPROXY_REVOCATION_CLIENTS=9500` takes more; see `bench/revocation`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_of_the_clients_lose_what_one_command_takes_back() {

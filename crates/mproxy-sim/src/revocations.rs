@@ -286,7 +286,8 @@ impl Game {
         let bytes = wire::publish(self.version, &delivery);
         let explained =
             self.subscribed.iter().any(|filter| covers(filter, topic)) || self.resumed && self.may(topic);
-        if !self.revoked || explained {
+        // What rules refuse does not come of an old session, from the start.
+        if !(self.revoked || self.resumed) || explained {
             self.owed.extend(&bytes);
             if qos == 1 {
                 self.outbox.push_back(ClientPacket::Answer(wire::puback(packet_id)));

@@ -77,7 +77,7 @@ impl Link {
             // Each has to be copied for its event, or gets another topic.
             _ if told || self.terms.mapped => Publishes::None,
             // Topics of deliveries, or packet ids of the client's, are looked at.
-            (Side::Broker, _) if self.revoked => Publishes::None,
+            (Side::Broker, _) if self.explains_deliveries() => Publishes::None,
             (Side::Client, _) if self.cleanup != CleanupStage::None => Publishes::None,
             (Side::Client, Want::Nothing) => Publishes::Sound,
             (Side::Broker, Want::Nothing) if !self.reads_deliveries(cx) => Publishes::Whole,

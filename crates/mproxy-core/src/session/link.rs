@@ -52,6 +52,9 @@ pub(super) struct Link {
     /// A grant was replaced, and not all that the client had subscribed to is allowed any more: deliveries are held
     /// against what is.
     pub(super) revoked: bool,
+    /// The broker goes on with an old session, and rules refuse some of what may have been subscribed to there: deliveries
+    /// are held against them from the start.
+    pub(super) judges_unseen: bool,
     /// How far UNSUBSCRIBEs of our own have come.
     pub(super) cleanup: CleanupStage,
     /// SUBSCRIBEs and UNSUBSCRIBEs that the broker has, and has not answered.
@@ -112,6 +115,7 @@ impl Link {
             draining: false,
             client_ended: false,
             revoked: false,
+            judges_unseen: false,
             cleanup: CleanupStage::None,
             asking: 0,
         }

@@ -371,6 +371,8 @@ impl Opening {
         }
         cx.timer.disarm();
         link.terms.accept(&connack);
+        // A broker of 3.1 cannot say that it goes on with one.
+        link.terms.resumed |= version == Version::V31 && !link.peer.clean_start;
         if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier) {
             Peer::change(&mut link.peer).client_id = assigned.into();
         }

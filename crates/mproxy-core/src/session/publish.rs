@@ -444,7 +444,7 @@ impl Link {
         // Aliases are followed from the start: rules for deliveries may come later.
         self.terms.client_aliases > 0
             || self.terms.mapped
-            || self.revoked
+            || self.explains_deliveries()
             || self.want(cx, Side::Broker) != Want::Nothing
     }
 }

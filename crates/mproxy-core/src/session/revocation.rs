@@ -4,19 +4,26 @@
 //! - **A subscription** goes on where rules allow its filter, and where they leave it to others: if nobody but rules had
 //!   allowed it, it ends then, too. Its QoS stays.
 //! - **A delivery** passes, from then on, where a subscription that goes on explains it. Where there are filters that were
-//!   never seen (the broker goes on with an old session), it also does where rules allow a subscription to its very topic.
+//!   never seen (the broker goes on with an old session), it also does where rules allow a subscription to its very topic,
+//!   or the grant names RECEIVE and allows it.
+//!
+//! In an old session that goes on, what was taken back before stays so: from the start a delivery that nothing explains
+//! does not pass where rules refuse a subscription to its topic. Where they leave it to others, it passes, as somebody may
+//! have allowed it then.
 
 use std::collections::BTreeSet;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::matches;
+use mproxy_codec::types::QoS;
 
 use super::context::Context;
 use super::known_filters::AllowedBy;
 use super::link::Link;
-use crate::grant::GrantAnswer;
+use crate::grant::{Grant, GrantAnswer};
 use crate::peer::Side;
-use crate::policy::{Decision, PublishDecision, Refusal, Ruling, Source};
+use crate::policy::{Decision, Hook, OnError, PublishDecision, Refusal, Ruling, Source, Undecided};
+use crate::rule::{Act, Message, Who};
 
 /// What becomes of a delivery that nothing explains.
 pub(super) const fn revoked() -> Ruling<PublishDecision> {
@@ -85,10 +92,15 @@ impl Link {
         self.terms.resumed || self.rare.as_ref().is_some_and(|rare| rare.known.is_incomplete())
     }
 
+    /// Whether deliveries have to be explained at all.
+    pub(super) const fn explains_deliveries(&self) -> bool {
+        self.revoked || self.judges_unseen
+    }
+
     /// Whether a delivery on this topic, as the broker knows it, may pass: nothing was taken back, or it is explained by what
     /// goes on.
     pub(super) fn is_explained(&self, cx: &mut Context, topic: &str) -> bool {
-        if !self.revoked {
+        if !self.explains_deliveries() {
             return true;
         }
         // One of the broker's that is none of this client's is refused for that.
@@ -104,6 +116,37 @@ impl Link {
         {
             return true;
         }
-        self.has_unknown_filters() && cx.setting.advisers.filter(&self.peer, own) == GrantAnswer::Allow(())
+        self.has_unknown_filters() && self.may_have_subscribed(cx, own)
+    }
+
+    /// Whether a filter that was never seen may explain a delivery on this topic.
+    fn may_have_subscribed(&self, cx: &mut Context, topic: &str) -> bool {
+        self.charge_work(cx, Hook::Subscribe, 1, topic.len());
+        match cx.setting.advisers.filter(&self.peer, topic) {
+            GrantAnswer::Allow(()) => true,
+            GrantAnswer::Refuse(_) => self.names_received(topic),
+            GrantAnswer::Ask => self.names_received(topic) || (!self.revoked && self.leaves_unseen(cx)),
+        }
+    }
+
+    /// Whether the grant names deliveries, and allows one on this topic. Its bounds are looked at when it is judged.
+    fn names_received(&self, topic: &str) -> bool {
+        let message = Message { topic, qos: QoS::AtMostOnce, retain: false };
+        self.grant().is_some_and(|grant| {
+            grant.receives()
+                && grant.message(Act::Receive, Who::from(&*self.peer), message) == GrantAnswer::Allow(())
+        })
+    }
+
+    /// Whether a delivery that rules leave to others passes. Rules of a grant that is stale are gone, and with them what
+    /// they refused: the failure rule holds (ADR 0017).
+    fn leaves_unseen(&self, cx: &Context) -> bool {
+        match self.grant().and_then(Grant::stale_because) {
+            None => true,
+            Some(because) => {
+                let failed = matches!(because, Undecided::Failed(_));
+                failed && cx.setting.on_error.of(Hook::Deliver) == OnError::Allow
+            }
+        }
     }
 }

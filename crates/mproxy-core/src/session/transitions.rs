@@ -15,6 +15,7 @@ use super::step::Stop;
 use super::timer::Deadline;
 use crate::event::{Happening, Kind};
 use crate::fault::{Closed, Fault};
+use crate::grant::Grant;
 use crate::peer::{Peer, Side};
 use crate::policy::Want;
 
@@ -46,6 +47,8 @@ impl Session {
                 link.begin_grant(&mut self.cx, now);
                 // Of a new session all subscriptions are judged as they come.
                 link.revoked &= link.terms.resumed;
+                // Of an old one, those that were never seen: the grant of now says what may come of them.
+                link.judges_unseen = link.terms.resumed && link.grant().is_some_and(Grant::may_refuse);
                 if link.rare.as_mut().is_some_and(|rare| mem::take(&mut rare.renews_at_once)) {
                     link.renew_soon(&mut self.cx, now);
                 }

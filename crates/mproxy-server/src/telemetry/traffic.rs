@@ -25,7 +25,7 @@ impl TrafficMetrics {
         registry.register_collector(Box::new(Arc::clone(&traffic.tally)));
         let help = "Times that a client was not read because it exceeded a rate of its grant";
         registry.register("rate_waits", help, traffic.rate_waits.clone());
-        let help = "Deliveries dropped because a replaced grant allows no subscription that explains them";
+        let help = "Deliveries dropped because the grant in force allows no subscription that explains them";
         registry.register("revoked_deliveries", help, traffic.revoked_deliveries.clone());
         traffic
     }
