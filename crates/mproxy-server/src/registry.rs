@@ -84,6 +84,7 @@ const EVICT: u16 = 2;
 // With its reason it is at most 0x1FF: over the others, and below CUT.
 const KICK: u16 = 0x100;
 const CUT: u16 = 0x200;
+const _: () = assert!(DRAIN < EVICT && EVICT < KICK && KICK + 0xFF < CUT);
 
 impl Handle {
     pub(crate) fn new(origin: &Arc<Origin>) -> Self {

@@ -77,6 +77,7 @@ struct EffectQueue(VecDeque<Effect>);
 
 impl Effects {
     pub(super) fn push(&mut self, effect: Effect) {
+        debug_assert!(!matches!(self.last(), Some(Effect::Done(_))), "an effect of a session that is over");
         if self.first.is_none() {
             self.first = Some(effect);
         } else {
@@ -94,6 +95,10 @@ impl Effects {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.more.as_ref().map_or(0, |more| more.0.len())
+    }
+
+    fn last(&self) -> Option<&Effect> {
+        self.more.as_ref().and_then(|more| more.0.back()).or(self.first.as_ref())
     }
 
     /// Those behind the first so many.

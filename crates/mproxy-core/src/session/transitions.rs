@@ -52,6 +52,7 @@ impl Session {
                 if link.rare.as_mut().is_some_and(|rare| mem::take(&mut rare.renews_at_once)) {
                     link.renew_soon(&mut self.cx, now);
                 }
+                debug_assert!(!link.reported, "a session opens once");
                 link.reported = true;
                 if self.cx.setting.sink.want(Kind::Connect) != Want::Nothing {
                     link.report(&mut self.cx, Happening::Connect { session_present });

@@ -63,6 +63,7 @@ impl ClientTable {
         self.last += 1;
         self.refs.insert(address, self.last);
         self.entries.push(Entry { peer: Arc::downgrade(peer), client_ref: self.last });
+        self.check();
         (self.last, true)
     }
 
@@ -89,6 +90,12 @@ impl ClientTable {
         let Entry { peer, client_ref } = self.entries.swap_remove(at);
         self.refs.remove(&(peer.as_ptr() as usize));
         self.forgotten.push(client_ref);
+        self.check();
+    }
+
+    /// An address belongs to one peer as long as an entry holds that.
+    fn check(&self) {
+        debug_assert_eq!(self.refs.len(), self.entries.len(), "each entry is found by its address");
     }
 }
 

@@ -110,6 +110,10 @@ impl<Q, A> Slots<Q, A> {
             Some(open) => open.after,
             None => self.first,
         };
+        debug_assert!(
+            self.get_open(after).is_none_or(|next| next.deadline > deadline),
+            "the list is in the order of deadlines"
+        );
         self.link(before, after, index, index);
         let slot = &mut self.slots[index as usize];
         slot.state = QuestionState::Open(Open {

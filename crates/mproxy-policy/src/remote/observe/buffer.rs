@@ -315,6 +315,11 @@ impl<E: Clone> EventBuffer<E> {
             self.confirmed <= self.sent && self.sent <= self.ever_sent && self.ever_sent <= self.last
         );
         debug_assert!(self.gaps.len() <= self.kept.len() + 1);
+        // What is confirmed is neither kept nor in a gap, and nothing has a number that was not given.
+        debug_assert!(self.kept.front().is_none_or(|first| first.sequence > self.confirmed));
+        debug_assert!(self.kept.back().is_none_or(|last| last.sequence <= self.last));
+        debug_assert!(self.gaps.front().is_none_or(|gap| self.confirmed < gap.from && gap.from <= gap.to));
+        debug_assert!(!self.kept.is_empty() || self.bytes == 0, "bytes are counted of nothing");
     }
 }
 

@@ -59,6 +59,7 @@ impl<I: PartialEq> ObservedClients<I> {
         let reference = self.last;
         self.introduced.insert(connection, Introduced { reference, identity });
         self.order.push_back((connection, reference));
+        debug_assert!(self.introduced.len() <= self.most, "more clients are introduced than may be");
         Reference::New(reference)
     }
 

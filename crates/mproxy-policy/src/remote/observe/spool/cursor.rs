@@ -22,6 +22,8 @@ pub(super) const FILE: usize = 2 * COPY;
 
 const MAGIC: [u8; 8] = *b"mprxspl1";
 const CHECKED: usize = COPY - 4;
+// All parts of a copy; the last one is a single byte.
+const _: () = assert!(MAGIC.len() + 3 * size_of::<u64>() + size_of::<u128>() < CHECKED);
 
 impl Cursor {
     /// A copy with this number; later ones have larger numbers.
