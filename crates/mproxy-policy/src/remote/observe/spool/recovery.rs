@@ -1,7 +1,7 @@
 //! What a spool holds when mproxy starts. Believes nothing that it reads: what is damaged is left out and counted, and no
 //! file makes it take more memory than the events that are kept may have.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +53,6 @@ pub(super) struct Recovered {
 pub(super) fn find(folder: &Path, cursor: Option<Cursor>, most: usize) -> io::Result<Recovered> {
     let mut found = Recovered::default();
     let mut open = HashMap::new();
-    let mut closed = HashSet::new();
     if let Ok((file, len)) = read_bounded(&open_log(folder), OPEN_LOG_MOST) {
         let mut records = Records::new(&file);
         for record in &mut records {
@@ -63,7 +62,6 @@ pub(super) fn find(folder: &Path, cursor: Option<Cursor>, most: usize) -> io::Re
                 }
                 Record::Closed { connection } => {
                     open.remove(&connection);
-                    closed.insert(connection);
                 }
                 Record::Run { .. } | Record::Client { .. } | Record::Event { .. } => {}
             }
