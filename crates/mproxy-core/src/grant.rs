@@ -133,6 +133,7 @@ impl Grant {
     /// Whether both say the same of everything, whatever else differs.
     #[must_use]
     pub fn judges_like(&self, other: &Self) -> bool {
+        // What else differs (version, times, limits) is put in force without judging anything again.
         self.default == other.default
             && self.stale == other.stale
             && self.mapping == other.mapping
@@ -180,6 +181,7 @@ impl Grant {
     /// May this filter be subscribed to, and up to which QoS?
     #[must_use]
     pub fn filter(&self, who: Who<'_>, filter: &str) -> GrantAnswer<QoS> {
+        // A shared subscription is to the filter behind its group (4.8.2).
         let plain = split_share(filter).1;
         match self
             .rules

@@ -177,6 +177,7 @@ impl Session {
                 AnswerTo::Publish(from, seq, mut ruling),
                 State::Open(link) | State::Ending(Ending { link, .. }),
             ) => {
+                // First: once the ruling is in its slot, nobody knows under which rules it was asked for.
                 link.learn_publish(&self.cx, from, seq, &mut ruling, now);
                 link.direction_mut(from).lane.rule_publish(seq, ruling);
                 Ok(())
@@ -231,6 +232,7 @@ impl Session {
     /// out this is told once more, and the stream is gone. A broker that ends, and whoever ends with an error, is gone at
     /// once.
     pub fn closed(&mut self, side: Side, how: Closed, now: Instant) {
+        // What had come was given, or is wanted by nobody any more.
         self.note_left(side, 0);
         self.lose(side, how, now);
         self.settle(now);
@@ -277,6 +279,7 @@ impl Session {
     /// Told: of what was sent to that side, so many bytes are not written yet, or what they hold in memory: after each
     /// write that left something, and when all is gone.
     pub fn unread(&mut self, by: Side, bytes: usize, now: Instant) {
+        // Without settling anything: this comes with every turn, and lets no packet go.
         if let Some(holder) = self.state.holder()
             && self.cx.account.note_unread(&self.cx.setting.budget, by, bytes, holder)
         {
@@ -327,6 +330,7 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retry = match &self.state {
             State::Greeting(_) | State::Opening(_) | State::Open(_) => self.cx.account.retry_at(),
+            // An end has a deadline of its own, and waits for no room.
             State::Ending(_) | State::Rejected(_) | State::Over(_) => None,
         };
         let resume = match &self.state {

@@ -69,6 +69,7 @@ impl Mapping {
     #[must_use]
     pub fn up_filter<'t>(&self, filter: &'t str) -> Option<Cow<'t, str>> {
         match self.name_of(filter) {
+            // With the prefix it may be longer than a filter can be [MQTT-4.7.3-3].
             Cow::Owned(mapped) => check_filter(&mapped).is_ok().then_some(mapped.into()),
             unchanged @ Cow::Borrowed(_) => Some(unchanged),
         }

@@ -70,6 +70,7 @@ impl Link {
     ) -> Passage {
         let Some(flows) = self.direction_mut(from.other()).known_flows_mut() else { return Passage::AsItIs };
         let (published, comparisons) = flows.take_acknowledged(kind, id);
+        // A receiver that acknowledges in another order makes this a long search: it counts as work of this read.
         cx.spend(comparisons);
         // The event says that the broker took it. What it refused is none.
         if let Some(published) = published
@@ -153,6 +154,7 @@ impl Link {
 /// The packet that first acknowledges a publish of this QoS.
 pub(super) const fn acknowledgement(qos: QoS) -> PacketType {
     match qos {
+        // Asked only of those that have a packet id, which QoS 0 has not [MQTT-2.2.1-2].
         QoS::AtMostOnce | QoS::AtLeastOnce => PacketType::Puback,
         QoS::ExactlyOnce => PacketType::Pubrec,
     }

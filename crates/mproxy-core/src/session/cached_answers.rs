@@ -75,6 +75,7 @@ impl CachedAnswers {
         self.answers.retain(|one| one.about != answer.about || one.name != answer.name);
         self.recount();
         let weight = answer.weight();
+        // It would push out all the others, and then have no room itself.
         if weight > most {
             return;
         }
@@ -106,6 +107,7 @@ impl CachedAnswer {
             |refusal: &Refusal| text(refusal.text.as_deref()) + text(refusal.server_reference.as_deref());
         let heap = match &self.verdict {
             CachedVerdict::Publish(Decision::Allow(None)) => 0,
+            // Of an answer that is kept nothing else is changed: payload and properties are of one packet (ADR 0025).
             CachedVerdict::Publish(Decision::Allow(Some(change))) => {
                 size_of_val(&**change) + text(change.topic.as_deref())
             }

@@ -233,6 +233,7 @@ pub(super) fn allowed_requests<'a>(
                 Some(filter) => TopicFilter::new(filter).ok()?,
                 None => request.filter,
             };
+            // An answer lowers what was asked for, and never lifts it.
             let qos: QoS = change.max_qos.map_or(request.qos, |most| most.min(request.qos));
             Some(FilterRequest { filter, qos, ..*request })
         })

@@ -90,6 +90,7 @@ impl InFlight {
         let Some(ids) = &mut self.0 else { return };
         let Ok(at) = ids.find(id) else { return };
         let word = &mut ids.words[at];
+        // A broker that acknowledges what nobody sent must not upset the count.
         if word.came[row] & bit(id) == 0 {
             return;
         }

@@ -280,6 +280,7 @@ impl Session {
         if body.left == 0 {
             return Ok(None);
         }
+        // Its head has not left: the payload stays in the buffer, and that side is not read.
         if body.follows == Follows::Verdict {
             return Ok(Some(Step::Wait));
         }
@@ -300,6 +301,7 @@ impl Session {
                 Step::Take(n, Passage::ThenOurs)
             }
             Follows::Head => Step::pass(n),
+            // What was refused is read to its end all the same, or the next packet could not be found.
             Follows::Nothing | Follows::Verdict => Step::swallow(n),
         }))
     }

@@ -44,6 +44,7 @@ impl Link {
             self.judge_will(grant, admission, &connect, will)?;
         }
         connect.keep_alive = self.capped_keep_alive(cx, &connect)?;
+        // Remembered for the CONNACK, which has to tell the client of it.
         let expiry = self.capped_expiry(cx, connect.properties).map(Value::Four);
         self.terms.expiry_capped = expiry.is_some();
         self.terms.keep_alive_capped = connect.keep_alive != asked.keep_alive;
@@ -196,6 +197,7 @@ fn unfit(reason: ReasonCode, about: About) -> Unfit {
 
 /// Topic and, where they change, properties of a will at the broker.
 fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, Option<BytesMut>), Unusable> {
+    // With the prefix before it, it may be longer than a topic can be.
     let topic = mapping.up(will.topic);
     check_name(&topic).map_err(|error| Unusable::topic("mapped will topic", error))?;
     let Some(response) = will.properties.text(PropertyId::ResponseTopic) else { return Ok((topic, None)) };

@@ -98,6 +98,7 @@ impl KnownFilters {
             many.bytes += filter.len();
             many.filters.insert(filter.into(), by);
         } else {
+            // Once some are missing, nothing that is there proves that no other filter explains a delivery.
             many.incomplete = true;
         }
     }

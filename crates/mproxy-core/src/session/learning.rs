@@ -21,6 +21,7 @@ fn take_time(decision: &mut PublishDecision) -> Option<Duration> {
     let time = match decision {
         Decision::Allow(None) => None,
         Decision::Allow(Some(change)) => {
+            // A payload or a property is of this packet; the next one under the same key has others (ADR 0025).
             let same_for_all = change.payload.is_none()
                 && change.set_user_properties.is_empty()
                 && change.remove_user_properties.is_empty();
@@ -65,6 +66,7 @@ impl Link {
         };
         let Some(head) = publish.layout.find(bytes) else { return };
         let topic = publish.topic.as_deref().unwrap_or(head.topic);
+        // What cannot be carried out is refused in its turn, and must not be refused again from memory.
         if let Decision::Allow(Some(change)) = decision
             && !self.can_carry_out(from, &head, topic, change)
         {

@@ -35,6 +35,7 @@ impl Leftovers {
 
     pub(super) fn add(&mut self, names: Vec<Box<str>>) {
         self.names.extend(names);
+        // In order, so that one that is wanted again is found at once.
         self.names.sort_unstable();
         self.names.dedup();
     }

@@ -102,6 +102,7 @@ impl Link {
         let act = match from {
             Side::Client => Act::Publish,
             Side::Broker if grant.receives() => Act::Receive,
+            // The grant's rules have nothing to say on deliveries.
             Side::Broker => return Ok(()),
         };
         let message = Message {

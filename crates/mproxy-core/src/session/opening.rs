@@ -198,6 +198,7 @@ impl Opening {
         if let WaitsFor::Admission(attempt) = &self.waits {
             self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
         }
+        // Somebody has let it in: from here on it does not count to what strangers may hold.
         cx.account.no_stranger_any_more();
         self.dial(cx);
         Ok(())

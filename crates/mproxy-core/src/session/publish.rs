@@ -92,6 +92,7 @@ impl Link {
     ) -> Result<Step, Fault> {
         let total = header.total();
         let here = data.len().min(total);
+        // Small and not whole: it comes again when the rest is there.
         if here < total && total <= STREAM_OVER {
             return Ok(Step::Wait);
         }
@@ -334,6 +335,7 @@ impl Link {
                 ReasonCode::TOPIC_ALIAS_INVALID,
             ));
         }
+        // What a client teaches us is held as long as it is connected, so it has a bound.
         let most = cx.setting.limits.alias_bytes;
         let aliases = self.direction_mut(from).aliases();
         if head.topic.is_empty() {

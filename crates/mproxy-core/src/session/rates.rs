@@ -70,6 +70,7 @@ impl Bucket {
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.level = (self.level + passed * self.rate).min(self.most());
+        // Never back: a time that was told late must not be counted twice.
         self.at = self.at.max(now);
     }
 

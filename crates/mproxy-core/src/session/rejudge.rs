@@ -81,6 +81,7 @@ impl Link {
         let edition = cx.setting.advisers.edition();
         match self.ask_publish(cx, from, want, &head, topic, payload) {
             Ruled::Later(pending) => {
+                // The place that it is about to get: the lane was emptied, and fills anew.
                 let seq = self.direction(from).lane.next();
                 cx.effects.push(Effect::Ask(OpenQuestion::publish(from, seq, pending)));
                 *state = SlotState::Hold(edition);

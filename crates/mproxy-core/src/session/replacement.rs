@@ -82,6 +82,7 @@ pub(super) fn succeed(old: Option<&Grant>, grant: Option<Arc<Grant>>) -> Option<
         (Some(grant), _) if grant.mapping.as_ref() == mapping => Some(grant),
         (Some(grant), _) => {
             let mut grant = (*grant).clone();
+            // The prefix stays for the life of the connection: the client's subscriptions stand under it (ADR 0012).
             grant.mapping = mapping.cloned();
             Some(Arc::new(grant))
         }

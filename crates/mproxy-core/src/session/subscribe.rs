@@ -226,6 +226,7 @@ impl Link {
         let (mut renames, mut rename_bytes) = (0, 0);
         for (request, one) in requests.iter().zip(&mut decided) {
             let Decision::Allow(change) = one else { continue };
+            // Seen to when the answer came, and no change of the filter.
             change.cache_for = None;
             if let Some(filter) = &change.filter {
                 let filter =
@@ -241,6 +242,7 @@ impl Link {
                     continue;
                 }
             }
+            // A bound that bounds nothing is no change either, and the packet may go as it came.
             if change.max_qos.is_some_and(|most| most >= request.qos) {
                 change.max_qos = None;
             }

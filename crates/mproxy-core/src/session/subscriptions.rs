@@ -131,6 +131,7 @@ impl Subscriptions {
     }
 
     pub(super) fn rename(&mut self, asked: &str, sent: &str) {
+        // From its old name first, which may stand for other filters, too, and is counted by them.
         self.renames.remove(asked);
         self.renames.insert(asked, sent);
     }

@@ -78,6 +78,7 @@ impl Terms {
             auth: properties.contains(PropertyId::AuthenticationMethod),
             // Absent means 0 (3.1.2.11.2).
             expires_at_once: properties.u32(PropertyId::SessionExpiryInterval).unwrap_or(0) == 0,
+            // Absent, there is no bound but the protocol's own (3.1.2.11.4), and no alias is taken (3.1.2.11.5).
             client_max_packet: properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
             client_aliases: properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0),
             ..Self::default()
@@ -88,6 +89,7 @@ impl Terms {
     pub(super) fn accept(&mut self, connack: &Connack<'_>) {
         self.resumed = connack.session_present;
         let properties = &connack.properties;
+        // Absent, as in CONNECT (3.2.2.3.6, 3.2.2.3.8).
         self.broker_max_packet = properties.u32(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
         self.broker_aliases = properties.u16(PropertyId::TopicAliasMaximum).unwrap_or(0);
     }

@@ -42,6 +42,7 @@ impl Session {
 
     /// The broker has said yes: both sides speak from now on.
     pub(super) fn open(&mut self, session_present: bool, now: Instant) {
+        // Something has to stand there while the state is moved; each arm puts in its place what follows.
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Opening(Opening { mut link, .. }) => {
                 link.begin_grant(&mut self.cx, now);
@@ -137,6 +138,7 @@ impl Session {
 
     /// After every verb: packets leave, and an end goes on.
     pub(super) fn settle(&mut self, now: Instant) {
+        // An open session in which nothing waits, as nearly all are after each read, has nothing to go on with.
         if !matches!(&self.state, State::Open(link) if link.is_settled()) {
             self.go_on(now);
         }

@@ -45,6 +45,7 @@ impl Link {
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         let passage = self.pass_unsubscribe(cx, header, bytes)?;
+        // Counted where the broker is to answer it: as long as one is out, no packet id is surely free (ADR 0022).
         if matches!(passage, Passage::AsItIs | Passage::Instead(_)) {
             self.asking = self.asking.saturating_add(1);
         }
@@ -188,6 +189,7 @@ impl Link {
             return;
         };
         let codes =
+            // UNSUBACK of 3.x has no payload (3.11.3 of 3.1.1).
             vec![ReasonCode::SUCCESS.0; if self.terms.version.is_v5() { known.mask.len() } else { 0 }];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         let mut out = BytesMut::new();

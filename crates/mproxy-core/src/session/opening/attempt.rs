@@ -54,6 +54,7 @@ impl Attempt {
 
     /// The same client one step further on.
     pub(in super::super) fn for_dial(&self, connect: Bytes, now: Instant) -> Box<Self> {
+        // Anew: how often the question failed makes no pause of the dial's longer.
         Self::new(connect, self.until.max(now + DIAL_AT_LEAST))
     }
 

@@ -51,6 +51,7 @@ pub(super) fn obey_kept(
         match &order.command {
             SessionCommand::Disconnect(dismissal) => {
                 let (reason, dismissal) = (dismissal.reason, Some(Box::new(dismissal.clone())));
+                // The first one counts: a session ends once.
                 obeyed.dismissal.get_or_insert(Fault::Kicked { reason, dismissal });
             }
             SessionCommand::ReplaceGrant(replacing) => {
@@ -58,6 +59,7 @@ pub(super) fn obey_kept(
                     obeyed.admission.get_or_insert_default().grant = Some(grant);
                     obeyed.replaced = true;
                 }
+                // A grant that came by command is newer than any that a renewal before it was to bring.
                 obeyed.renews = false;
             }
             SessionCommand::CheckGrant { version } => {
