@@ -224,6 +224,7 @@ impl Run {
             }
         };
         if let Some(took) = answer.took.filter(|_| answer.result.is_answer())
+            // The service has nothing else to do here: under load it would be later still.
             && took > config.timeout / 2
         {
             let text =
@@ -341,6 +342,7 @@ impl Run {
         let CheckQuestion { rpc, ask, .. } = questions::measured(client, wants)?;
         let until = Instant::now() + MEASURED_WITHIN;
         let (mut times, mut failed) = (Vec::new(), 0);
+        // One after the other: this is the time of an answer, not what the service can bear.
         for _ in 0..config.count {
             let took = match ask.clone() {
                 Asking::Connect(request) => took(self.calls.ask(request).await),

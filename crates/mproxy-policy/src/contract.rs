@@ -58,6 +58,7 @@ mod wire {
 
     tonic::include_proto!("mproxy.v1");
 
+    // By hand: derived, it would print the password.
     impl fmt::Debug for AuthConnectRequest {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("AuthConnectRequest").field("client", &self.client).finish_non_exhaustive()
@@ -218,7 +219,7 @@ fn client(peer: &Peer) -> wire::Client {
         web_socket: origin.ws.as_deref().map(web_socket),
         unix_peer: origin.remote.credentials().map(unix_peer),
         attributes: peer.attributes.iter().cloned().collect(),
-        // Written by itself, see `said`.
+        // Written by itself, see `request_body`: as a list it would hold each text twice.
         user_properties: Vec::new(),
     }
 }

@@ -160,6 +160,7 @@ impl Remote {
             };
             connectors.spawn(connector.run(stop.clone()));
         }
+        // Waiting for a tracker ends only once it is closed, and `obey` can still add to it.
         connectors.close();
         let events = ObserverConfig {
             queue: config.event_queue,
@@ -183,6 +184,7 @@ impl Remote {
         };
         Ok(Arc::new(Self {
             endpoints,
+            // Never 0, which nobody would ever have a turn of.
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
             observer,
             timeout: config.timeout,
@@ -209,6 +211,7 @@ impl Remote {
     /// Ends: takes no more events, tells for at most `grace` those that wait, then closes the connections. What
     /// is still untold is counted as dropped. Questions that are asked after it fail.
     pub async fn flush(&self, grace: Duration) {
+        // Events first: `stop` takes the connections away that they go over.
         if let Some(observer) = &self.observer {
             observer.flush(grace).await;
         }
@@ -264,9 +267,8 @@ impl Remote {
                 Ok(CallResult::Unusable(unusable)) => Answer::Now(ruling(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
                 Ok(CallResult::Unwanted) => Answer::Pass(Silence::Abstains),
-                // The service had only what our own queue had left of the time.
-                // The time was spent in our own queue. A limit of ours is no failed answer: filling it would open the
-                // door to all where the failure rule is "allow".
+                // The service had only what our own queue had left of the time. A limit of ours is no failed answer:
+                // filling it would open the door to all where the failure rule is "allow".
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
                     debug!(hook = R::HOOK.name(), error = %failure, "policy call failed");

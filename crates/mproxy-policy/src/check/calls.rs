@@ -80,6 +80,7 @@ impl CheckCalls {
     /// There is no connection, or nobody at its other end that speaks gRPC.
     pub(super) async fn connect(&mut self) -> Result<Connected, String> {
         let late = || format!("no connection and no answer to Hello within {CONNECTED_WITHIN:?}");
+        // Before it is known how it comes out: a service that refuses each of them is not dialled without end.
         self.connections += 1;
         timeout(CONNECTED_WITHIN, self.dial()).await.unwrap_or_else(|_| Err(late()))
     }
@@ -139,6 +140,7 @@ impl CheckCalls {
             Err(why) => return Called::NotAsked(why),
         };
         let started = Instant::now();
+        // Around the call's own deadline, which does not count the wait for a channel that is ready.
         let deadline = (started + self.timeout).min(self.until);
         let called = timeout_at(deadline, run(service, self.timeout)).await;
         let took = started.elapsed();
@@ -157,6 +159,7 @@ impl CheckCalls {
                         let _ = timeout(CLOSE_NOTICE, connection.gone.cancelled()).await;
                     }
                 } else {
+                    // An error is an answer, too: the service is there, and the next question is worth its time.
                     self.unanswered.remove(&rpc);
                 }
                 Called::Failed(status, took)

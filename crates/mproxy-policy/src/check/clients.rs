@@ -38,6 +38,7 @@ pub(super) fn admitted(client: &Arc<Peer>, decision: &ConnectDecision) -> Arc<Pe
         admitted.client_id = client_id.clone();
     }
     if let Some(username) = username {
+        // An empty name in an answer takes the name away, as in the proxy.
         admitted.username = Some(username.clone()).filter(|name| !name.is_empty());
     }
     admitted.attributes = attributes.clone().into();

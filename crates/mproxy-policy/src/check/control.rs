@@ -26,6 +26,7 @@ const NOBODY: &str = "mproxy hooks check carries out no commands";
 impl Run {
     pub(super) async fn control(&mut self, config: &CheckConfig) {
         let began = Instant::now();
+        // Most services have nothing to command at the moment, and the check does not wait for long to find that out.
         let deadline = (began + config.timeout.min(LISTENED)).min(self.calls.until());
         let (result, details) = match self.listen(config, deadline).await {
             Ok(details) => (CheckedResult::Received, details),

@@ -83,6 +83,7 @@ impl Conversation {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(StreamTrouble::other("the service has ended the stream")),
             Err(status) => {
+                // What was late may still come; after any other error there is nothing left to be read.
                 if status.code() != Code::DeadlineExceeded {
                     self.incoming = StreamSide::Over;
                 }

@@ -51,6 +51,7 @@ impl Run {
         measured: Option<CheckQuestion>,
         config: &CheckConfig,
     ) {
+        // Events, and what the proxy would not ask, do not go over this stream.
         let asked: Vec<&CheckQuestion> =
             asked.iter().filter(|question| question.ask.for_stream().is_some()).collect();
         let (Some(first), Some(last)) = (asked.first(), asked.last()) else { return };
@@ -133,6 +134,7 @@ impl Run {
         if let Some(trouble) = trouble {
             return self.unanswered(title, &open, trouble, began.elapsed());
         }
+        // Told and not judged: answers may come in any order.
         let in_order = order.is_sorted();
         self.answered(title, questions.len(), &AnsweredBatch { messages, in_order, took: began.elapsed() });
         Ok(())
@@ -216,6 +218,7 @@ impl Run {
         });
         if let Some(by_call) = by_call
             && by_call.result.is_answer()
+            // A call that failed says nothing about what the stream should have said.
             && read.result.is_answer()
             && (by_call.result, by_call.reason_code) != (read.result, read.reason_code)
         {
@@ -240,6 +243,7 @@ impl Run {
             let began = Instant::now();
             let ids = stream.ask(&[question], config.timeout)?;
             let deadline = began + config.timeout;
+            // Second answers to earlier questions may come in between.
             while read_answers(stream.talk.receive(deadline).await?)?.all(|(id, _)| !ids.contains(&id)) {}
             times.push(began.elapsed());
             if Instant::now() >= until {
@@ -266,6 +270,7 @@ fn examined<R: Examine>(
 impl Deciding {
     async fn open(run: &Run) -> Result<Self, StreamTrouble> {
         let talk = Conversation::open(&run.calls, StreamRpc::Decide).await?;
+        // 0 is what a service answers that forgot to set the id.
         Ok(Self { talk, clients: Vec::new(), next_id: 1 })
     }
 

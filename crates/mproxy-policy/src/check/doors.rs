@@ -45,6 +45,7 @@ impl Doors {
         self.admitted += 1;
         let grant = admission.as_deref().and_then(|admission| admission.grant.clone());
         self.without_grant += usize::from(grant.is_none());
+        // One is enough to warn: what it leaves to questions nobody would answer.
         if let Some(grant) = &grant
             && asks(grant)
         {
@@ -81,6 +82,7 @@ impl Doors {
                 "AuthConnect is not wanted: every client may connect, unless a rule file says otherwise",
             );
         }
+        // Where each client has a grant, that decides, and the call that is missing opens nothing.
         let open = !is_wanted(Rpc::AuthConnect) || self.without_grant > 0;
         for (rpc, code, what) in [
             (Rpc::AuthPublish, "publish_not_wanted", "clients without a grant may publish everything"),

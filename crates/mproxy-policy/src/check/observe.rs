@@ -33,7 +33,9 @@ impl Run {
     pub(super) async fn observe(&mut self, client: &Arc<Peer>, wants: &Wants, config: &CheckConfig) {
         let mut life = questions::life(client);
         life.retain(|(_, event)| wants.of(event.kind.into()).is_some());
+        // Who wants no events is not asked for a stream of them.
         let Some((_, last)) = life.last().cloned() else { return };
+        // In two, so that the second half can come again by itself after a reconnect.
         let (early, late) = life.split_at(life.len().div_ceil(2));
         let talk = match Conversation::open(&self.calls, StreamRpc::Observe).await {
             Ok(talk) => talk,
@@ -76,6 +78,7 @@ impl Telling<'_> {
         last: &EncodedEvent,
     ) -> Result<(), Stopped> {
         let mut first = ObserveMessage::new();
+        // In the same message as the events: that is how the proxy does it.
         first.introduce(CLIENT_REF, &self.client);
         self.fill(&mut first, early, 1);
         self.start();
@@ -96,6 +99,7 @@ impl Telling<'_> {
             }
         }
         let mut repeated = ObserveMessage::new();
+        // References belong to a stream, so each one introduces its clients anew.
         repeated.introduce(CLIENT_REF, &self.client);
         self.fill(
             &mut repeated,
@@ -107,6 +111,7 @@ impl Telling<'_> {
 
         let mut gap = ObserveMessage::new();
         gap.gap(self.sent + 1, self.sent + 2);
+        // The numbers of a gap are spent: the service has to confirm beyond them.
         self.sent += 2;
         self.add(&mut gap, last);
         self.step("a gap, and an event after it".to_owned(), gap).await?;

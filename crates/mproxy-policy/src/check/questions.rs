@@ -116,6 +116,7 @@ pub(super) enum Asking {
 
 /// All kinds of clients, and a grant that is to be renewed.
 pub(super) fn connects() -> Vec<CheckQuestion> {
+    // 1 is the client that most questions are about.
     let mut numbers = Numbers(1);
     let mut all = vec![main_connect()];
     all.extend(over_transports(&mut numbers));
@@ -333,6 +334,7 @@ fn messages(
     let from = if rpc == Rpc::AuthDeliver { Sender::Server } else { Sender::Client };
     let all_properties = checked(properties, Place::Packet(PacketType::Publish), from);
     let within = wanted.topic_within(TOPIC);
+    // Under a topic that the service wants to be asked about, or the proxy would not ask at all.
     let long = format!("{within}/").repeat(LONGEST / (within.len() + 1));
     let long = format!("{long}{}", "t".repeat(LONGEST.saturating_sub(long.len())));
     let mut old = (**client).clone();

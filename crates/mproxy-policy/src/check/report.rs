@@ -215,6 +215,7 @@ impl LatencyFigures {
     ) -> Option<Self> {
         times.sort_unstable();
         let max = *times.last()?;
+        // The nearest rank: of few measurements each percentile is one that was taken.
         let nearest = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1));
         let (p50, p99) = (*nearest(50)?, *nearest(99)?);
         Some(Self { call, way, count: times.len(), failed, p50, p99, max })

@@ -56,6 +56,7 @@ pub(super) fn undecided(call: &str, undecided: &Undecided) -> Described {
         Undecided::Unusable(unusable) => (CheckedResult::Unusable, unusable.kind.name(), &unusable.detail),
         Undecided::Overloaded(overload) => (CheckedResult::Failed, overload.limit, &overload.detail),
     };
+    // Details of failures begin with the call, which stands before them in a report anyway.
     let detail = detail.strip_prefix(call).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(detail);
     Described {
         result,
@@ -92,6 +93,7 @@ pub(super) fn subscribe(decision: &SubscribeDecision, filters: &[String]) -> Des
         SubscribeDecision::All(Decision::Refuse(refusal)) => return Described::deny(refusal),
         SubscribeDecision::Each(each) | SubscribeDecision::InPart(each, _) => each,
     };
+    // Of a single filter there is nothing to list.
     if let ([Decision::Refuse(refusal)], [_]) = (&**each, filters) {
         return Described::deny(refusal);
     }

@@ -38,6 +38,7 @@ macro_rules! message_rpc {
         impl AuthRequest<$rpc> {
             pub(crate) fn $name(question: &PublishQuestion<'_>, way: Way) -> Self {
                 let request = wire::$request {
+                    // Encoded apart, and once for all questions about it.
                     client: None,
                     topic: question.topic.to_owned(),
                     qos: question.qos as u32,
@@ -100,6 +101,7 @@ pub(crate) struct AuthRequest<R> {
 
 impl<R: AuthRpc> AuthRequest<R> {
     fn new(rpc: R, peer: &Arc<Peer>, way: Way, fields: impl FnOnce(&mut BytesMut)) -> Self {
+        // Over a stream a client is introduced once, so its questions are made without it.
         let body = match way {
             Way::Call => RequestBody::encode(peer, fields),
             Way::Stream => RequestBody::encode_apart(peer, fields),

@@ -68,6 +68,7 @@ fn order(
     command: Option<Command>,
     complaints: &Complaints,
 ) -> Result<Order, String> {
+    // Never "all": whoever forgot to say who is meant did not mean everybody.
     let selector = selector.and_then(|selector| selector.by).ok_or("no selector")?;
     let selector = match selector {
         By::ConnectionId(id) => Selector::ConnectionId(connection_id(&id).ok_or("connection_id is no UUID")?),
@@ -93,11 +94,13 @@ fn order(
 
 fn dismissal(disconnect: wire::DisconnectCommand) -> Result<Dismissal, String> {
     let reason = match disconnect.reason_code {
+        // Unset: proto3 cannot tell it from 0, which would say that nothing is wrong (3.14.2.1).
         0 => ReasonCode::ADMINISTRATIVE_ACTION,
         code @ 0x80..=0xFF => ReasonCode(code as u8),
         code => return Err(format!("reason_code {code} is not from 128 to 255")),
     };
     let will = match disconnect.will.map(wire::WillChoice::try_from) {
+        // As of anybody who is cut off [MQTT-3.1.2-8].
         None | Some(Ok(wire::WillChoice::Published)) => WillChoice::Published,
         Some(Ok(wire::WillChoice::Suppressed)) => WillChoice::Suppressed,
         Some(Ok(wire::WillChoice::Unspecified)) => return Err("will is WILL_CHOICE_UNSPECIFIED".to_owned()),
@@ -125,6 +128,7 @@ fn connection_id(text: &str) -> Option<ConnectionId> {
     let hex: String = text.chars().filter(|sign| *sign != '-').collect();
     let is_hex = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
     let id = ConnectionId(u128::from_str_radix(&hex, 16).ok().filter(|_| is_hex)?);
+    // In its one form: a slip of the pen must not disconnect somebody else.
     id.to_string().eq_ignore_ascii_case(text).then_some(id)
 }
 

@@ -79,6 +79,7 @@ impl DecideMessage {
             // Below a thousand million.
             nanos: within.subsec_nanos() as i32,
         };
+        // Protobuf has the length of a message before its fields.
         let len = number_len(id)
             + number_len(client_ref)
             + bytes_len(timeout.encoded_len())
@@ -148,6 +149,7 @@ struct RawAnswers {
 pub(crate) fn read_answers(
     message: Bytes,
 ) -> Result<impl ExactSizeIterator<Item = (u64, Option<StreamAnswer>)>, Status> {
+    // Where the whole cannot be taken apart, nobody knows whose answers were in it: the stream ends.
     let message = RawAnswers::decode(message).map_err(|error| Status::internal(error.to_string()))?;
     Ok(message.answers.into_iter().map(|answer| (answer.id, answer.answer)))
 }
@@ -171,12 +173,14 @@ impl AnswerBytes {
             | (Some(StreamAnswer::Subscribe(bytes)), Hook::Subscribe)
             | (Some(StreamAnswer::Deliver(bytes)), Hook::Deliver) => Self::Response(bytes),
             (Some(StreamAnswer::Error(bytes)), _) => {
+                // Where the reason cannot be read, it has failed all the same.
                 let detail = wire::AnswerError::decode(bytes).unwrap_or_default().detail;
                 Self::Failed(Failure::new(
                     FailureKind::Unavailable,
                     format!("{rpc}: AnswerError: {detail:?}"),
                 ))
             }
+            // Not a failed one: it may be the Deny of something, and the failure rule could make a yes of it.
             (Some(_), _) => Self::Unusable(Unusable::invalid(format!(
                 "{rpc}: the answer is of another kind than the question"
             ))),

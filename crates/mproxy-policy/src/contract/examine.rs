@@ -84,6 +84,7 @@ fn examine<R: Examine>(rpc: R, answer: Bytes) -> Result<Examined<R::Decision>, S
     let response: R::Response = read(answer.clone())?;
     let fields = AnswerFields::read(R::RESPONSE, &answer);
     let mut remarks = R::remarks(&response);
+    // Kept and not logged: what the proxy only warns of is what somebody looks for here.
     let complaints = Complaints::kept();
     let decision = rpc.decision(response, &complaints);
     remarks.extend(complaints.take().into_iter().map(|text| AnswerRemark::new("questionable", text)));
@@ -128,6 +129,7 @@ impl Examine for AuthConnect {
     fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
         use wire::auth_connect_response::Verdict;
         match &response.verdict {
+            // That there is no verdict is told by the decision.
             None => Vec::new(),
             Some(Verdict::Deny(deny)) => of_deny(Rpc::AuthConnect, deny).into_iter().collect(),
             Some(Verdict::Allow(allow)) => allow.grant.as_ref().map(of_grant).unwrap_or_default(),

@@ -107,6 +107,7 @@ impl AnswerFields {
         match (field.r#type(), raw) {
             (Type::Message, Raw::Bytes(bytes)) => {
                 self.text.push('{');
+                // An empty message says something, too: which of several it is.
                 if bytes.is_empty() {
                     self.known(&path, "{}".to_owned());
                 } else if depth < DEPTH_MOST {
@@ -124,6 +125,7 @@ impl AnswerFields {
     }
 
     fn known(&mut self, path: &str, value: String) {
+        // An answer may be 4 MiB of fields, and this is read by people.
         if self.known.len() < FIELDS_MOST {
             self.known.push((path.to_owned(), value));
         }

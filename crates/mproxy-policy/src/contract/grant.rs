@@ -34,6 +34,7 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
         return Err(invalid(format!("Grant.version is longer than {VERSION_MOST} bytes")));
     }
     let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
+    // Left out it is no yes: what no rule matches is asked about.
     let default =
         grant.default_effect.map_or(Ok(RuleEffect::Ask), |number| effect("default_effect", number))?;
     let limits = grant.limits.map(limits).transpose()?.unwrap_or_default();
@@ -79,6 +80,7 @@ fn effect(what: &str, number: i32) -> Read<RuleEffect> {
 }
 
 fn actions(numbers: &[i32]) -> Read<Actions> {
+    // As in the rule file: what is left out does not bound.
     if numbers.is_empty() {
         return Ok(Actions::ALL);
     }

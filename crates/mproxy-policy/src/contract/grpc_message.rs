@@ -104,6 +104,8 @@ pub(super) const fn number_len(number: u64) -> usize {
 
 /// A client without the key and length that stand before it in a request.
 fn without_key(field: &[u8]) -> &[u8] {
+    // The key is one byte, its number being below 16; the length is a varint, which ends with the first byte below
+    // 0x80.
     let rest = field.get(1..).unwrap_or_default();
     let length = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |last| last + 1);
     rest.get(length..).unwrap_or_default()

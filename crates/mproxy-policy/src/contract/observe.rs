@@ -57,6 +57,7 @@ impl ObserveMessage {
         self.0.number(CLIENT_REF, client_ref);
         self.0.key(kind, own);
         self.0.out().extend_from_slice(&event.fields);
+        // Behind the others, which were encoded before the number was given: protobuf does not mind.
         encode_sequence(sequence, self.0.out());
     }
 

@@ -152,6 +152,7 @@ fn encode_client(peer: &Peer) -> Bytes {
         prost::encoding::message::encode(USER_PROPERTIES, &property, &mut properties);
     }
     let len = known.encoded_len() + properties.len();
+    // And the key and the length of the field.
     let mut out = Vec::with_capacity(len + 8);
     encode_key(CLIENT, WireType::LengthDelimited, &mut out);
     encode_varint(len as u64, &mut out);

@@ -68,6 +68,7 @@ pub(super) fn deliver(
         None => Err(unset("AuthDeliver").into()),
         Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
         Some(WireVerdict::Allow(wire::DeliverAllow { topic, payload, cache_for })) => {
+            // Nothing else of a delivery can be changed: its QoS and properties are between broker and subscription.
             let change = wire::PublishAllow { topic, payload, cache_for, ..Default::default() };
             Ok(Decision::Allow(publish_change(change, complaints)?))
         }
@@ -87,6 +88,7 @@ pub(super) fn subscribe(
             format!("AuthSubscribe answered with {verdict_count} verdicts for {filter_count} filters");
         return Err(Unusable::new(UnusableKind::WrongLength, detail).into());
     }
+    // Not a word in all of it is a failed answer, as with the other hooks; words for some alone are unusable.
     if answer.verdicts.iter().all(|verdict| verdict.verdict.is_none()) {
         return Err(unset("AuthSubscribe").into());
     }
@@ -149,6 +151,7 @@ fn admission(
         attributes: allow.attributes.into_iter().collect(),
         grant: allow.grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
     };
+    // A plain yes is the most common answer, and takes no memory of its own.
     Ok((admission != Admission::default()).then(|| Box::new(admission)))
 }
 
@@ -234,6 +237,7 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
             Action::Reject
         }
     };
+    // Words that no packet can carry are left out; the Deny is not.
     let words = |text: String| (!text.is_empty()).then_some(text).and_then(|text| field("", text).ok());
     let elsewhere = matches!(reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
     let server_reference = words(deny.server_reference);

@@ -88,11 +88,13 @@ impl Controller {
                         endpoint = connection.url(),
                         "HookStream.Control unimplemented although Hello says that streams are served, no commands until the next connection"
                     );
+                    // Known of this connection only: behind the next one may stand a newer service.
                     refused = Some(connection);
                     continue;
                 }
                 Err(status) => describe_status(&status),
             };
+            // A stream that held for a while ends for another reason than those before it.
             failures = if since.elapsed() >= STEADY { 1 } else { failures + 1 };
             info!(endpoint = connection.url(), error = status, "control stream ended, opening another");
             sleep(pause(failures)).await;
@@ -160,6 +162,7 @@ impl Controller {
     async fn introduce(&self, reports: &mpsc::Sender<ControlReport>) -> Result<(), Status> {
         let (version, instance) = (Arc::clone(&self.version), Arc::clone(&self.instance));
         say(reports, ControlReport::Hello { version, instance }).await?;
+        // In parts: all grants in one message could be more than a service takes.
         let mut after = None;
         loop {
             let part = self.commander.grant_holders(after);
@@ -181,6 +184,7 @@ impl Controller {
         let mut under_way: FuturesUnordered<UnderWay> = FuturesUnordered::new();
         loop {
             tokio::select! {
+                // Results first: a service that goes on commanding would never hear of one.
                 biased;
                 Some((id, name, outcome)) = under_way.next(), if !under_way.is_empty() => {
                     self.report(reports, id, name, outcome).await?;

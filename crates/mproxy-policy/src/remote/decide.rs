@@ -82,6 +82,7 @@ impl DecideStreams {
         now: Instant,
         if_silent: bool,
     ) -> Result<Asked, StreamQuestion> {
+        // By connection, so that a client's questions arrive in their order and it is introduced once.
         let own = (question.peer().origin.connection_id.0 % self.places.len().max(1) as u128) as usize;
         let (before, after) = self.places.split_at(own.min(self.places.len()));
         for silent in [false, true] {

@@ -87,6 +87,7 @@ impl Observer {
         let kept = Arc::new(KeptEvents::new(config.buffer, Arc::clone(watch), spool.as_mut()));
         let spool_end = match spool.zip(kept.spool()) {
             Some((spool, queue)) => {
+                // Weak: the thread would keep alive what tells it to end when it is dropped.
                 let waker = Arc::downgrade(&kept);
                 let reserved = move || waker.upgrade().into_iter().for_each(|kept| kept.wake.notify_one());
                 Some(spool.start(Arc::clone(watch), reserved, queue)?)
@@ -118,6 +119,7 @@ impl Observer {
     /// Takes an event. `tracked`: the end of its connection will be reported, too.
     pub(super) fn report(&self, event: Event, tracked: bool) {
         if self.endpoints.event_way() == EventWay::Calls
+            // While something is kept, what comes behind it is kept, too, or it would overtake it.
             && let Some(sequence) = self.kept.pass()
         {
             self.calls.report(event, sequence);
@@ -139,6 +141,7 @@ impl Observer {
     pub(super) async fn join(&self) {
         self.driver.wait().await;
         self.calls.join().await;
+        // Now that nobody takes anything out any more, what is left was not told.
         self.kept.drop_rest();
         let end = self.spool_end.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(end) = end {
@@ -150,6 +153,7 @@ impl Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         if let Some(spool) = self.kept.spool() {
+            // Without a word its thread would sleep for ever.
             spool.abandon();
         }
     }

@@ -78,6 +78,7 @@ pub(super) async fn ask_streams(
                 match elsewhere(endpoints, rpc, connection, &question, deadline) {
                     Elsewhere::Stream(place) => {
                         watch.question_moved(MoveReason::Silent);
+                        // There are two places: the stream that fell silent is in one, and the other is free.
                         places[1 - at] = Some(place);
                     }
                     Elsewhere::Call => {
@@ -87,6 +88,7 @@ pub(super) async fn ask_streams(
                     Elsewhere::Nowhere => {}
                 }
             }
+            // It is open at two places already: a third would be load for a service that has trouble enough.
             SlotEvent::Silent => {}
         }
     }

@@ -53,6 +53,7 @@ impl ClientTable {
         if let Some(known) = self.refs.get(&address) {
             return (*known, false);
         }
+        // A little with each introduction, so that those who have gone never have to be looked for at once.
         self.sweep(STEP);
         if self.entries.len() >= self.most {
             let at = self.hand % self.entries.len();
@@ -88,6 +89,7 @@ impl ClientTable {
 
     fn remove(&mut self, at: usize) {
         let Entry { peer, client_ref } = self.entries.swap_remove(at);
+        // Before `peer` is dropped: from then on somebody else may have the address.
         self.refs.remove(&(peer.as_ptr() as usize));
         self.forgotten.push(client_ref);
         self.check();

@@ -100,10 +100,12 @@ impl Keeper {
         let mut failures = 0;
         let mut draining = JoinSet::new();
         loop {
+            // Tasks that have ended would stay in the set as long as the connection lives.
             while draining.try_join_next().is_some() {}
             let Some(mut current) = running.take() else {
                 failures += 1;
                 let wait = sleep(pause(failures));
+                // Another stream may have found out meanwhile that the service does not implement it.
                 if self.gone.run_until_cancelled(wait).await.is_none() || !streams.are_served() {
                     return;
                 }
@@ -120,6 +122,7 @@ impl Keeper {
             };
             let lifetime = LIFETIME.mul_f64(1.0 + random_part());
             let (why, over) = tokio::select! {
+                // What the task says of its end counts, also where the connection goes at the same moment.
                 biased;
                 ended = &mut current.task => (self.note_end(&streams, ended.ok(), current.stream.lost()), true),
                 () = current.goaway.cancelled() => (StreamEnd::GoAway, false),
@@ -133,6 +136,7 @@ impl Keeper {
                 while draining.join_next().await.is_some() {}
                 return;
             }
+            // One that breaks as soon as it is opened is not opened again without a pause.
             if current.since.elapsed() >= STEADY {
                 failures = 0;
             }
@@ -189,6 +193,8 @@ impl Keeper {
                 } else {
                     info!(endpoint = &*self.url, error, "decision stream ended, opening another");
                 }
+                // The service's own word. Where our transport broke, the status has a source, and the connection
+                // tells of it.
                 if code == Code::Unavailable && Error::source(&*status).is_none() {
                     self.strikes.strike();
                 }

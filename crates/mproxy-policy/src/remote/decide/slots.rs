@@ -133,6 +133,7 @@ impl<Q, A> Slots<Q, A> {
     pub(super) fn take_unwritten(&mut self, id: u64, credit: usize) -> Option<(Q, Instant)> {
         let (_, open) = self.find_open(id)?;
         let question = open.unwritten.take()?;
+        // Given back with its end, whichever that is.
         open.credit = credit;
         Some((question, open.deadline))
     }
@@ -147,6 +148,7 @@ impl<Q, A> Slots<Q, A> {
         let (index, generation) = split(id);
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == generation)?;
         if let QuestionState::Open(open) = &mut slot.state {
+            // Told once for each silence; the question goes on.
             if std::mem::take(&mut open.silent) {
                 return Some(SlotEvent::Silent);
             }
@@ -176,6 +178,7 @@ impl<Q, A> Slots<Q, A> {
                 credit
             }
             QuestionState::Ended(event) => {
+                // Remembered although nobody has heard it, so that a second answer is known as one.
                 let answered = matches!(event, SlotEvent::Answered(_));
                 self.vacate(index, answered);
                 0
@@ -201,6 +204,7 @@ impl<Q, A> Slots<Q, A> {
             }
             QuestionState::Ended(_) if generation == slot.generation => Err(AnswerDrop::Late),
             QuestionState::Free if generation == slot.generation => Err(AnswerDrop::Unknown),
+            // Of a slot only the use before this one is remembered: what came for an earlier one is late.
             _ if generation + 1 == slot.generation && slot.was_answered => Err(AnswerDrop::Duplicate),
             _ => Err(AnswerDrop::Late),
         }

@@ -145,6 +145,8 @@ impl DecideStream {
             return Err(question);
         }
         let id = inner.slots.insert(question, deadline)?;
+        // After a time without questions the wait begins now; a silence that goes on is not cut short by a new
+        // question.
         if inner.slots.open() == 1 && inner.silent_for.is_zero() {
             inner.quiet_since = now;
         }
@@ -159,6 +161,7 @@ impl DecideStream {
         if look {
             self.look.notify_one();
         }
+        // After the lock, which the woken task takes first of all.
         wake(writer);
         Ok(Asked { stream: Arc::clone(self), id })
     }
@@ -295,6 +298,8 @@ impl DecideStream {
 
     fn expire(&self, now: Instant, wakers: &mut Vec<Waker>) {
         let mut inner = self.lock();
+        // A question that was written may still be answered; a service that loses some must not use up the credit for
+        // ever.
         while let Some((credit, waker)) = inner.slots.expire(now) {
             inner.written -= credit;
             put(wakers, waker);
@@ -320,6 +325,7 @@ impl DecideStream {
         }
         drop(inner);
         self.silent.store(true, Ordering::Relaxed);
+        // Not in each period: a few strikes end the connection, whose other streams may be sound.
         if first || give_up {
             health.silent();
         }

@@ -145,6 +145,7 @@ impl<E: Clone> EventBuffer<E> {
 
     fn push_weighing(&mut self, weight: usize, event: E, room: Bounds) -> Result<u64, Full> {
         if self.kept.len() >= room.events || self.bytes.saturating_add(weight) > room.bytes {
+            // A hole in the numbers is how the service learns that something is missing.
             self.skip();
             return Err(Full);
         }
@@ -161,10 +162,12 @@ impl<E: Clone> EventBuffer<E> {
 
     fn skip_to(&mut self, last: u64) {
         let from = self.last + 1;
+        // What is restored may begin right behind the last number: there is no gap then.
         if last < from {
             return;
         }
         match self.gaps.back_mut() {
+            // Nothing is kept between the two, so it is one gap that grows: that is what bounds how many there are.
             Some(gap) if gap.to == self.last => gap.to = last,
             Some(_) | None => self.gaps.push_back(Gap { from, to: last }),
         }
@@ -177,6 +180,7 @@ impl<E: Clone> EventBuffer<E> {
             return None;
         }
         self.last += 1;
+        // A call has a fate of its own: no stream ever sends this number, or hears of it.
         self.settle(self.last);
         Some(self.last)
     }
@@ -209,12 +213,15 @@ impl<E: Clone> EventBuffer<E> {
         let mut events = Vec::new();
         for kept in self.kept.range(start..) {
             bytes = bytes.saturating_add(kept.weight);
+            // One larger than a batch goes alone, or it would stand in the way of all behind it.
             let is_full = !events.is_empty() && (bytes > most.bytes || events.len() >= most.events);
             if is_full || kept.sequence > limit {
                 break;
             }
             events.push((kept.sequence, kept.event.clone()));
         }
+        // Only behind the very last event: a gap that is told before an event with a smaller number would be out of
+        // order.
         let all = start + events.len() == self.kept.len();
         let end = if all {
             self.last.min(limit).max(before)
@@ -248,6 +255,7 @@ impl<E: Clone> EventBuffer<E> {
         if up_to <= self.confirmed {
             return Confirmed::Known;
         }
+        // Not `sent`: what was sent on an earlier stream may be confirmed on this one before it is sent again.
         if up_to > self.ever_sent {
             return Confirmed::Future;
         }
@@ -268,6 +276,7 @@ impl<E: Clone> EventBuffer<E> {
     /// Nothing up to here concerns this buffer any more.
     fn settle(&mut self, up_to: u64) {
         self.confirmed = up_to;
+        // What is safe already is not sent again.
         self.sent = self.sent.max(up_to);
         self.ever_sent = self.ever_sent.max(up_to);
         while self.gaps.front().is_some_and(|gap| gap.to <= up_to) {

@@ -59,6 +59,7 @@ impl Calls {
                 sender
             })
             .collect();
+        // `wait` of a tracker that is open never ends.
         senders.close();
         Self {
             queues: ArcSwapOption::from_pointee(Some(queues)),
@@ -162,6 +163,7 @@ impl EventSender {
         if stop.run_until_cancelled(work).await.is_some() {
             return;
         }
+        // Before it is emptied: whoever reports from now on finds it closed, and counts his event himself.
         queued_events.close();
         let left = std::iter::from_fn(|| queued_events.try_recv().ok().map(|queued| queued.kept.event.kind));
         for kind in in_hand.into_iter().chain(left) {
@@ -172,6 +174,7 @@ impl EventSender {
     async fn send(&self, QueuedEvent { kept, sequence }: QueuedEvent) -> Result<(), Failure> {
         let tell = EventRequest::new(&kept.event, sequence, &kept.client);
         match call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout)).await? {
+            // What the service does not want, or answers with nonsense, it has heard: nothing is lost.
             CallResult::Answered(()) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }
     }

@@ -78,6 +78,7 @@ impl<I: PartialEq> ObservedClients<I> {
     }
 
     fn forget(&mut self, connection: u128, reference: u64) {
+        // An old place in `order` must not remove who was introduced anew since.
         if self.introduced.get(&connection).is_some_and(|known| known.reference == reference) {
             self.introduced.remove(&connection);
             self.forgotten.push(reference);

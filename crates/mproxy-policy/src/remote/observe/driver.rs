@@ -33,15 +33,19 @@ impl Driver {
         let mut failed: Vec<Arc<ServiceConnection>> = Vec::new();
         let mut failures = 0;
         while !self.setup.kept.is_over() {
+            // An endpoint that is dialled anew comes back as another connection, which has not failed.
             failed.retain(|connection| !connection.gone.is_cancelled());
+            // Before the look at them: what changes just after it ends the wait below.
             changes.mark_unchanged();
             let connection = match self.endpoints.pick(&failed) {
                 Pick::Connection(connection) => connection,
+                // All have failed. After a pause each of them has another chance.
                 Pick::Wait | Pick::Nobody(_) if !failed.is_empty() => {
                     sleep(pause(failures)).await;
                     failed.clear();
                     continue;
                 }
+                // The process ends, and does not wait for a service to come back.
                 Pick::Nobody(_) if self.setup.kept.is_closed() => return,
                 Pick::Wait | Pick::Nobody(_) => {
                     self.wait(&mut changes).await;
@@ -61,6 +65,7 @@ impl Driver {
             };
             let end = self.setup.run(&connection, &mut changes, moved).await;
             self.setup.watch.event_stream(false);
+            // Else breaks that are days apart would add up, and be told no more.
             if since.elapsed() >= STEADY {
                 failures = 0;
             }
@@ -109,6 +114,7 @@ impl Driver {
         }
         let (reason, sound) = match end {
             ObserveEnd::Finished => (EventStreamEnd::Finished, Sound::Yes),
+            // The whole endpoint went, and its connector sees to it.
             ObserveEnd::Gone => (EventStreamEnd::Closed, Sound::Yes),
             ObserveEnd::Moved => {
                 info!(endpoint, "event stream ended, another endpoint comes first");

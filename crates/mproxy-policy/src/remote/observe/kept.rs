@@ -30,6 +30,7 @@ pub(super) struct KeptEvent {
 impl KeptEvent {
     /// The event as it waits; `None`: there is no room for it in the budget of its connection.
     pub(super) fn new(event: Event) -> Option<Self> {
+        // Before it is encoded: what has no room shall cost no work.
         let held = match event.purse.as_ref().map(|purse| purse.event(event.weight())) {
             None => None,
             Some(Some(held)) => Some(held),
@@ -142,6 +143,7 @@ impl KeptEvents {
     pub(super) fn push(&self, event: Event, tracked: bool) {
         let kind = event.what.kind();
         let connection = event.peer.origin.connection_id.0;
+        // Encoded before the lock is taken, where the sessions of all workers meet.
         let kept = KeptEvent::new(event);
         let fits = kept.as_ref().is_none_or(|kept| kept.event.fields.len() <= EVENT_MOST);
         let mut state = self.lock();
@@ -160,6 +162,7 @@ impl KeptEvents {
                 pushed.map(drop).map_err(|Full| DropReason::QueueFull)
             }
         };
+        // Under the lock, or an older count could be shown after a newer one.
         self.show(&state);
         drop(state);
         if let Err(reason) = pushed {
@@ -218,6 +221,7 @@ impl KeptEvents {
     /// Takes the first one out.
     pub(super) fn take_first(&self) -> Option<(u64, Arc<KeptEvent>)> {
         let mut state = self.lock();
+        // Nothing is confirmed of what goes by a call: from here on it is not on disk either.
         let first = state.buffer.take_first();
         self.confirm_spool(&state);
         self.show(&state);
@@ -232,6 +236,7 @@ impl KeptEvents {
     /// What is to be sent next, and whether something that was sent waits to be confirmed.
     pub(super) fn next_batch(&self, most: Bounds) -> (Batch<Arc<KeptEvent>>, bool) {
         let mut state = self.lock();
+        // What is not reserved on disk is not sent: after a crash its number would be given a second time.
         let limit = self.spool.as_ref().map_or(u64::MAX, |spool| spool.limit());
         let batch = state.buffer.next_batch(most, limit);
         (batch, state.buffer.is_waiting())

@@ -18,11 +18,14 @@ impl Patience {
 
     /// Something was sent, or looked through; `waiting`: some of it is not confirmed.
     pub(super) fn sent(&mut self, waiting: bool, now: Instant) {
+        // To send more does not put it off, or a service that never confirms would be waited for as long as events
+        // come.
         self.owed_since = if waiting { self.owed_since.or(Some(now)) } else { None };
     }
 
     /// Something was confirmed; `waiting`: not all of it.
     pub(super) fn confirmed(&mut self, waiting: bool, now: Instant) {
+        // Any step forward counts: a service may be slow.
         self.owed_since = waiting.then_some(now);
     }
 

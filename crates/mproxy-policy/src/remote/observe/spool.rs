@@ -151,6 +151,7 @@ impl Spool {
             trouble: Trouble::default(),
         };
         let (ended, end) = oneshot::channel();
+        // Not a task: a disk that hangs would hold up a worker of the runtime, and its sessions with it.
         thread::Builder::new().name("event-spool".to_owned()).spawn(move || {
             writer.run();
             let _ = ended.send(());

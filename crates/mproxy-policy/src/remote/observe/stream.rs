@@ -82,6 +82,7 @@ impl StreamSetup {
         changes: &mut watch::Receiver<Vec<EndpointEntry>>,
         moved: impl Fn() -> bool,
     ) -> ObserveEnd {
+        // A child: when this stream's connection ends, the endpoint is none the worse for it.
         let over = connection.gone.child_token();
         let channel = match timeout(CONNECTED_WITHIN, connection.dial_another(&over)).await {
             Ok(Ok(channel)) => channel,
@@ -105,6 +106,8 @@ impl StreamSetup {
                 patience.sent(waiting, Instant::now());
                 if writer.outbox.is_empty() && self.kept.is_over() {
                     messages = None;
+                    // All is told and confirmed by other ways, and the service has not answered: there is nobody to
+                    // wait for.
                     if incoming.is_none() {
                         return ObserveEnd::Finished;
                     }
@@ -209,6 +212,7 @@ impl StreamSetup {
             }
             Ok(())
         };
+        // The endpoint as a whole went: its connector knows, and this stream has done no wrong.
         match timeout(GOODBYE, last).await {
             _ if connection.gone.is_cancelled() => ObserveEnd::Gone,
             Ok(Err(status)) => ended(&status),
@@ -248,6 +252,7 @@ impl EventWriter {
         let mut message = ObserveMessage::new();
         let mut gaps = gaps.into_iter().peekable();
         for (sequence, kept) in events {
+            // With the events behind it: a service that confirms these confirms the gap, and has to know of it by then.
             while let Some(gap) = gaps.next_if(|gap| gap.from < sequence) {
                 message.gap(gap.from, gap.to);
             }

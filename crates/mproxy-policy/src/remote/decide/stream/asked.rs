@@ -32,6 +32,7 @@ impl Drop for Asked {
         let mut inner = self.stream.lock();
         let credit = inner.slots.give_up(self.id);
         inner.written -= credit;
+        // Either there is credit for more, or a stream that drains has nothing left to wait for.
         let writer = if credit > 0 || inner.slots.open() == 0 { inner.take_writer() } else { None };
         drop(inner);
         wake(writer);

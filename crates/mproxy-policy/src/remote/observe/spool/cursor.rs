@@ -65,6 +65,7 @@ impl Cursor {
             confirmed: u64::from_be_bytes(*confirmed),
             clean: rest.first()? == &1,
         };
+        // What was never given cannot be confirmed: a checksum that fits by chance is found out here.
         (cursor.confirmed <= cursor.reserved).then_some((u64::from_be_bytes(*generation), cursor))
     }
 

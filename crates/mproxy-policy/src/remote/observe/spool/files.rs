@@ -137,6 +137,7 @@ impl Files {
             reserved_at: cursor.reserved,
             closing: Vec::new(),
         };
+        // Until `finish`: whatever ends mproxy before it is a crash.
         files.cursor.clean = false;
         tolerate_full(files.reserve(cursor.reserved))?;
         Ok(files)
@@ -157,6 +158,7 @@ impl Files {
     fn check_room(&self, more: usize) -> Result<(), Lost> {
         let pending =
             self.current.as_ref().map_or(0, |current| current.pending.len()) + self.open.pending.len();
+        // What waits to be written counts, too, or one batch could go over the size.
         if self.bytes() + (pending + more) as u64 > self.size { Err(Lost::full()) } else { Ok(()) }
     }
 
@@ -181,6 +183,7 @@ impl Files {
         if event.kind == Kind::Disconnect {
             self.close(connection);
         }
+        // What was confirmed while it waited for the disk is needed by nobody there.
         if sequence > self.cursor.confirmed { self.append_event(sequence, client, event) } else { Ok(()) }
     }
 
@@ -240,6 +243,7 @@ impl Files {
 
     fn tend_open(&mut self) -> io::Result<()> {
         self.open.flush()?;
+        // Until the new file is whole, both are there.
         let has_room = self.bytes() + self.open.live_bytes <= self.size;
         if has_room && self.open.is_worth_compacting() { self.open.compact(&self.folder) } else { Ok(()) }
     }
@@ -278,6 +282,7 @@ impl Files {
         self.dirty |= confirmed > self.cursor.confirmed;
         self.cursor.confirmed = self.cursor.confirmed.max(confirmed);
         let is_safe = |segment: &Segment| segment.last <= confirmed;
+        // A small one is written on: a service that confirms at once would have a file for each event.
         if self.current.as_ref().is_some_and(|current| {
             current.pending.is_empty() && current.segment.len >= SEGMENT_LEAST && is_safe(&current.segment)
         }) {
@@ -320,6 +325,7 @@ impl Files {
     /// # Errors
     /// The cursor cannot be written; numbers beyond it may be given again after a crash.
     pub(super) fn reserve(&mut self, last: u64) -> io::Result<()> {
+        // A crash turns all that was reserved and not used into a gap, so it is never more than a million.
         let ahead = (2 * last.saturating_sub(self.reserved_at)).clamp(RESERVE_LEAST, 1 << 20);
         if last + ahead / 2 < self.cursor.reserved {
             return Ok(());
@@ -327,6 +333,7 @@ impl Files {
         let before = self.cursor.reserved;
         self.cursor.reserved = self.cursor.reserved.max(last + ahead);
         self.reserved_at = last;
+        // Numbers that are not on disk are not reserved: whoever sends goes by this.
         self.write_cursor().inspect_err(|_| self.cursor.reserved = before)
     }
 
@@ -336,6 +343,7 @@ impl Files {
     /// It could not be noted, and the next start takes it for a crash.
     pub(super) fn finish(&mut self, last: u64) -> io::Result<()> {
         self.sync()?;
+        // No number is left over, so the next start tells of no gap.
         self.cursor.reserved = last.max(self.cursor.confirmed);
         self.cursor.clean = true;
         self.write_cursor()

@@ -49,6 +49,7 @@ pub(super) fn event_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn first_number(path: &Path) -> Option<u64> {
     let digits = path.file_name()?.to_str()?.strip_prefix("events-")?.strip_suffix(".log")?;
+    // As we write it and no other way: two names for one number would be read in any order.
     u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)
 }
 

@@ -48,6 +48,7 @@ impl OpenLog {
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if let Err(error) = self.file.write_all_at(&self.pending, self.len) {
+            // Half a record would hide all that is written behind it: reading ends at the first that is not whole.
             let _ = self.file.set_len(self.len);
             self.pending.clear();
             let (len, mut lost) = (self.len, 0);
@@ -67,6 +68,7 @@ impl OpenLog {
     }
 
     pub(super) fn is_worth_compacting(&self) -> bool {
+        // A mebibyte at least, or a few connections that come and go would have it written all the time.
         self.stale || self.len > 2 * self.live_bytes + (1 << 20)
     }
 
@@ -75,6 +77,7 @@ impl OpenLog {
         let mut fresh = Self::create(folder)?;
         let mut places: Vec<(u128, u64, usize)> =
             self.live.iter().map(|(connection, (at, len))| (*connection, *at, *len)).collect();
+        // In the order in which they stand there, so that the disk is read forwards.
         places.sort_unstable_by_key(|(_, at, _)| *at);
         for (connection, at, len) in places {
             let start = fresh.pending.len();
@@ -89,6 +92,7 @@ impl OpenLog {
             }
         }
         fresh.flush()?;
+        // Before the name changes hands: after a power cut it must not stand for a file whose bytes never came.
         fresh.file.sync_data()?;
         fs::rename(folder.join("open.new"), open_log(folder))?;
         *self = fresh;

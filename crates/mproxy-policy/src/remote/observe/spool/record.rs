@@ -101,6 +101,7 @@ impl Record {
                 }
             }
             5 => Self::Closed { connection: u128::from_be_bytes(*body.first_chunk()?) },
+            // Of another version of mproxy, perhaps: what follows cannot be told apart either.
             _ => return None,
         })
     }
@@ -166,6 +167,7 @@ pub(super) fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
+    // The index is one byte, and the table has a place for each.
     !bytes.iter().fold(u32::MAX, |crc, byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
 }
 

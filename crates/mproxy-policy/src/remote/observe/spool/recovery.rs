@@ -116,6 +116,7 @@ fn read_segment(
                 clients.insert(connection, Arc::new(field));
             }
             Record::Event { sequence, connection, kind, fields } => {
+                // Also of one that is left out below: its end was written, and is not told a second time.
                 if kind == Kind::Disconnect {
                     ended(connection);
                 }
@@ -123,9 +124,11 @@ fn read_segment(
                 // Each number is written once, and in order.
                 let (Some(field), true) = (clients.get(&connection), sequence > found.last) else { continue };
                 found.last = sequence;
+                // A file is deleted as a whole, so the first ones in it may be safe long since.
                 if cursor.is_some_and(|cursor| sequence <= cursor.confirmed) {
                     continue;
                 }
+                // As `KeptEvent` weighs it.
                 let weight = 256 + fields.len() + field.len();
                 if weight > *room {
                     found.without_room.push(kind);

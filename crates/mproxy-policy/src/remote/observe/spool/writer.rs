@@ -120,6 +120,7 @@ impl<E: Spooled> SpoolQueue<E> {
     /// Nobody looks any more.
     pub(in crate::remote::observe) fn abandon(&self) {
         let mut state = self.lock();
+        // An end in order that was asked for before goes on: it only has to be carried out.
         if matches!(state.end, End::No) {
             state.end = End::AtOnce;
         }
@@ -176,6 +177,7 @@ impl<E: Spooled> SpoolWriter<E> {
         let mut synced = Instant::now();
         let mut last = 0;
         loop {
+            // Nothing to write or to free: it sleeps until it is woken, and an idle mproxy leaves the disk alone.
             let idle = !self.files.is_waiting() && self.trouble.until.is_none();
             let (items, end) = self.queue.take((!idle).then_some(SYNC));
             for item in items {
