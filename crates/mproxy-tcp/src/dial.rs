@@ -31,6 +31,7 @@ impl LastGood {
     fn first(&self, addresses: &mut [SocketAddr]) {
         let last = *self.0.lock();
         if let Some(at) = addresses.iter().position(|address| Some(*address) == last) {
+            // The others stay in the order that the resolver prefers.
             addresses[..=at].rotate_right(1);
         }
     }

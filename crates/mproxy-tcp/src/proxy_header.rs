@@ -104,6 +104,7 @@ impl Header {
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeaderError> {
         let parsed = match bytes.first() {
             None => return Ok(None),
+            // Version 2 begins with an end of line, so one byte tells which it is.
             Some(b'P') => v1::parse(bytes),
             Some(_) => v2::parse(bytes),
         };
@@ -149,6 +150,7 @@ pub async fn read_header(
         // What is kept has a bound: a header that is, or claims to be, longer than any is refused here.
         let parsed = Header::parse(&have)?;
         let take = parsed.as_ref().map_or(n, |(_, len)| len - before);
+        // It does not wait: all of this was seen a moment ago.
         stream.read_exact(&mut window[..take]).await.map_err(HeaderError::Io)?;
         if let Some((header, _)) = parsed {
             return Ok(header);

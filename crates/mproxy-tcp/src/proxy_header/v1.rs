@@ -13,6 +13,7 @@ pub(super) const SHORTEST: usize = 15;
 const LONGEST: usize = 107;
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
+    // As far as it has come: whoever sends something else is refused at its first byte, and not waited for.
     let n = bytes.len().min(START.len());
     if bytes[..n] != START[..n] {
         return Err("neither version 1 nor version 2");

@@ -74,6 +74,7 @@ fn proxied(family: u8, whole: &[u8]) -> Result<Header, &'static str> {
         }
         // A Unix socket: there is somebody, but at no address.
         0x31 => {
+            // Two paths of 108 bytes each.
             rest.take(216)?;
             None
         }
@@ -103,6 +104,7 @@ fn tls(value: &[u8]) -> Result<Option<ProxiedTls>, &'static str> {
     let [client] = rest.array()?;
     let verify = u32::from_be_bytes(rest.array()?);
     let mut tls = ProxiedTls::default();
+    // 0 is the proxy's word that the certificate is good.
     if client & (CLIENT_CERT_CONN | CLIENT_CERT_SESS) != 0 {
         tls.certificate =
             if verify == 0 { ProxiedCertificate::Verified } else { ProxiedCertificate::Refused };
@@ -188,6 +190,7 @@ impl ProxiedAddresses {
 
 pub(super) fn encode(header: &Header) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
+    // Version 2, PROXY; no family as long as no addresses follow.
     bytes.extend_from_slice(&[0x21, 0x00, 0, 0]);
     if let Some(endpoints) = header.endpoints {
         let ProxiedAddresses { source, destination } = endpoints.of_one_family();

@@ -93,12 +93,14 @@ impl Material for ClientTls {
         let mut faults: Vec<_> = self.identity.iter().flat_map(Identity::faults).collect();
         faults.extend(self.roots.iter().filter_map(|path| Trust::read(path, &[]).err()));
         faults.extend(self.crls.iter().filter_map(|path| trust::lists(slice::from_ref(path)).err()));
+        // Together only where each is good by itself, or one fault would be told twice.
         if faults.is_empty() { self.build().err().into_iter().collect() } else { faults }
     }
 
     fn look(&self) -> Result<Look, MaterialError> {
         let mut look = Look::default();
         self.identity.iter().try_for_each(|identity| look.at_identity(identity))?;
+        // Who believes anybody has no CA whose dates could matter.
         if self.verification == Verification::Full {
             look.at_trust(self.roots.as_ref(), &self.crls)?;
         }
@@ -163,6 +165,7 @@ where
 {
     let server = server_name(name).ok_or_else(|| HandshakeError::ServerName(name.to_owned()))?;
     let connection = UnbufferedClientConnection::new(config, server).map_err(HandshakeError::failed)?;
+    // Without a budget, which is for strangers: whoever configured the broker has chosen it.
     TlsStream::handshake(stream, TlsRole::Client(connection), |_| true).await
 }
 

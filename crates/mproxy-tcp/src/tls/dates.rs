@@ -213,6 +213,8 @@ pub(super) fn day(time: i64) -> String {
 fn is_by_any(list: &CertificateRevocationList<'_>, cas: &[CertificateDer<'_>]) -> bool {
     let algorithms = super::provider().signature_verification_algorithms;
     cas.iter().any(|der| {
+        // By name first, as signatures cost more; but not by name alone: a CA that was made anew often has that of
+        // the old one.
         let is_its = parse(der).is_ok_and(|ca| ca.subject().as_raw() == list.issuer().as_raw());
         let Some(key) = is_its.then(|| signatures::public_key(der).ok()).flatten() else { return false };
         let Ok(key) = webpki::RawPublicKeyEntity::try_from(&key) else { return false };

@@ -143,6 +143,7 @@ impl Engine {
             TlsRole::Client(connection) => pump(connection, raw, unsent, &mut out),
             TlsRole::Server(connection) => pump(connection, raw, unsent, &mut out),
         };
+        // From here on rustls is not asked again: it would want to send a second alert (ADR 0015).
         self.failed = pumped.is_err();
         if self.failed {
             self.first = first.unwrap_or_default();
@@ -151,6 +152,7 @@ impl Engine {
         self.peer_closed |= closed;
         self.backlog = full && taken < raw.len();
         // What comes after the end is nobody's.
+        // Copied out of the pad, which is the next connection's in a moment.
         self.raw = if self.peer_closed { Vec::new() } else { raw[taken..].to_vec() };
         Ok(())
     }
@@ -168,6 +170,7 @@ impl Engine {
         to.put_slice(&bytes[*read..*read + n]);
         *read += n;
         if *read == bytes.len() {
+            // Let go of and not cleared: an idle connection holds no buffer.
             self.plain = (Vec::new(), 0);
         }
         n > 0
@@ -220,6 +223,7 @@ impl Engine {
         self.unsent.1 += n;
         debug_assert!(self.unsent.1 <= self.unsent.0.len(), "more was written than waited");
         if self.unsent.1 == self.unsent.0.len() {
+            // As above: not a byte is kept for a connection that has nothing to send.
             self.unsent = (Vec::new(), 0);
         }
     }
@@ -279,6 +283,7 @@ fn pump<C: RecordLayer>(
                 }
             }
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, unsent),
+            // As good as sent: it waits in `unsent`, before which nothing else is written.
             Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
             Ok(ConnectionState::PeerClosed) => pumped.closed = true,
             // Early data is never allowed; every other state waits for one of us or for the peer.

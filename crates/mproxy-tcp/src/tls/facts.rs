@@ -36,6 +36,7 @@ impl HandshakeFacts {
         let mut facts = Self {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                // The only other one that is spoken, see `VERSIONS`.
                 _ => "TLSv1.3",
             },
             sni: sni.map(str::to_owned),
@@ -102,6 +103,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(Ipv4Addr::from(v4).into());
     }
+    // Any other length is no address: networks stand in the constraints of CAs alone (RFC 5280, 4.2.1.10).
     <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
 }
 
@@ -120,6 +122,7 @@ pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
         .iter_rdn()
         .map(|rdn| rdn.iter().map(|attribute| part(attribute)).collect::<Vec<_>>().join("+"))
         .collect();
+    // A certificate has the most general part first, and the text begins with the last one (RFC 4514, 2.1).
     parts.reverse();
     parts.join(",")
 }

@@ -122,6 +122,7 @@ fn curve(parameters: &[u8]) -> Option<KeyKind> {
 
 fn modulus_bits(input: &[u8]) -> Option<usize> {
     let (INTEGER, modulus, _) = value(input)? else { return None };
+    // DER puts a zero before a number whose first bit is set.
     let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
     let first = modulus.get(zeros)?;
     Some((modulus.len() - zeros) * 8 - first.leading_zeros() as usize)

@@ -257,6 +257,7 @@ fn without_keys(bytes: &[u8]) -> Vec<u8> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, MaterialError> {
     let bytes = read_text(path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+        // Whatever the reader says of it: to it such a key is bad base64, or nothing at all.
         _ if is_encrypted(&bytes) => MaterialError::Encrypted { path: path.to_owned() },
         pem::Error::NoItemsFound => {
             MaterialError::Empty { path: path.to_owned(), wanted: "private key", found: found(&bytes) }

@@ -183,6 +183,7 @@ where
 {
     let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::failed)?;
     let (mut sni, mut unserved) = (None, None);
+    // Should anything be left of an earlier hello, it must not be told of this client.
     ASKED.take();
     UNSERVED.take();
     let note = |held| {

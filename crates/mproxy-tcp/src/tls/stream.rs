@@ -28,6 +28,7 @@ thread_local! {
 
 /// Lends a pad. What is in it is anybody's.
 fn with_pad<T>(act: impl FnOnce(&mut [u8]) -> T) -> T {
+    // Taken out while it is used, so whoever comes here meanwhile gets another one, and no two write into the same.
     let mut pad = SPARE.take().unwrap_or_else(|| vec![0; PAD].into_boxed_slice());
     let result = act(&mut pad);
     SPARE.set(Some(pad));
@@ -212,6 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // As long as records wait nothing more is taken, so no more than those of one write ever do.
         ready!(this.poll_unsent(cx))?;
         if this.engine.said_goodbye() {
             return Poll::Ready(Err(io::Error::new(

@@ -129,6 +129,7 @@ impl Trust {
             None
         } else {
             let mut builder = WebPkiServerVerifier::builder_with_provider(self.anchors, provider());
+            // A list that is out of date lets nobody in, as with nginx and haproxy (ADR 0014).
             if !lists.is_empty() {
                 builder = builder.with_crls(lists).enforce_revocation_expiration();
             }
@@ -244,6 +245,7 @@ impl Pins {
             (Ok(None), _) => true,
             (Ok(Some(purposes)), Use::Server(_)) => purposes.value.any || purposes.value.server_auth,
             (Ok(Some(purposes)), Use::Client) => purposes.value.any || purposes.value.client_auth,
+            // What cannot be read permits nothing.
             (Err(_), _) => false,
         };
         if !purpose {
@@ -303,6 +305,7 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        // webpki first: pins are for what it does not take.
         let why = match &self.chain {
             None => CertificateError::UnknownIssuer.into(),
             Some(chain) => {
