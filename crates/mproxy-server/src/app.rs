@@ -71,6 +71,7 @@ impl App {
         certificates.news(files::seconds(SystemTime::now()));
         metrics.certificate_dates(&certificates.dates());
         let open = listeners::bind(&config, &transports).await?;
+        // Before the policy service is connected to: a port that is taken ends the start without a trace.
         let admin_listener = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
             .await
             .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
@@ -149,6 +150,7 @@ impl App {
             reload(&self.config, &self.state, self.acl.clone(), &self.log, level()).await;
         }
         let Self { mut signals, config, state, remote, shadow, stop_admin, mut admin, .. } = self;
+        // Also where a signal came and not the admin API: readiness goes by it.
         state.drain.cancel();
         state.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.

@@ -138,6 +138,7 @@ fn config_flag() -> Arg {
         .value_name("FILE")
         .help(format!("Configuration file (TOML) [env: {CONFIG_VARIABLE}]"))
         .value_parser(value_parser!(PathBuf))
+        // Before and behind the name of a command, as people write it; `unused` says where it has no effect.
         .global(true)
 }
 
@@ -197,6 +198,7 @@ fn variables() -> String {
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
     config::load(flags, std::env::vars_os(), |path| {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        // Of a pipe or a device in its place there may be no end.
         String::from_utf8(read_regular(path)?).map_err(invalid)
     })
 }
@@ -283,6 +285,7 @@ fn rule_faults(loaded: &Loaded, path: &Path) -> Vec<String> {
 /// # Errors
 /// Where nothing is given, or the two differ.
 pub fn hash_password() -> anyhow::Result<()> {
+    // Never an argument: it would stand in the history of the shell, and in the list of processes.
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {
         let password = rpassword::prompt_password("password: ")?;

@@ -48,6 +48,7 @@ impl Commander for CommandRouter {
                 version: grant.version.clone(),
             });
             if bytes > NAMES {
+                // Behind the last that is told, not behind the last that was looked at.
                 next = Some(id);
                 break;
             }
@@ -130,6 +131,7 @@ impl<'a> Picker<'a> {
                 by_id.chain(name.into_iter().flatten()).chain(others).copied().collect()
             }
         };
+        // In the order in which the service gave them: of two grants for one client the later one counts.
         meant.sort_unstable();
         for at in meant {
             handle.hand(self.orders[at].another());

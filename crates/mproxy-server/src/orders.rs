@@ -60,6 +60,7 @@ impl HandedOrder {
 impl Drop for HandedOrder {
     fn drop(&mut self) {
         if self.tally.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Of a `Notify` this stays true until somebody waits, so it cannot come too early.
             self.tally.done.notify_one();
         }
     }

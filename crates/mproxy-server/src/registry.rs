@@ -140,6 +140,7 @@ impl Handle {
                 OrderSlot::Closed => return,
             }
         }
+        // Behind the push, so that whoever sees it finds something.
         self.has_orders.store(true, Ordering::Release);
         self.waker.wake();
     }
@@ -163,6 +164,7 @@ impl Handle {
     /// Its task is over.
     fn close_orders(&self) {
         let left = std::mem::replace(&mut *self.orders.lock(), OrderSlot::Closed);
+        // When the lock is free again: it wakes those who wait for what becomes of a command.
         drop(left);
     }
 

@@ -145,6 +145,7 @@ impl RelayHost<Stream> for Serving {
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
         let (listener, broker, by) = (&*self.name, self.outward.target(), Party::Broker.name());
         let Some(Unreachable(error)) = failed else {
+            // A statement of its own, so that the lock is not held while the line is written.
             let recovery = self.outage.lock().dial_succeeded(now);
             if let Some(Recovery { failed_dials, lasted }) = recovery {
                 let outage_seconds = lasted.as_secs_f64();
@@ -168,6 +169,7 @@ impl RelayHost<Stream> for Serving {
     fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
         let turn = self.house.decisions.take((&origin.remote).into());
         Box::pin(async move {
+            // Kept until the answer is there: what is shared is the time of whoever decides.
             let _turn = turn.await;
             question.await
         })

@@ -53,12 +53,14 @@ fn shows(headers: &HeaderMap, token: &Secret) -> Result<(), ApiError> {
 fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
     let refuse = |text: &str| Err(ApiError::new(StatusCode::FORBIDDEN, text));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    // A socket for both kinds of addresses tells of 127.0.0.1 as ::ffff:127.0.0.1.
     if !peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
         return refuse("without MPROXY_ADMIN_TOKEN only callers on this machine may use the API");
     }
     // Against DNS rebinding: a page whose name was made to point here still sends that name. Browsers send one
     // always; a caller without is none.
     let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    // A request may name its host in the first line, and then Host does not count (RFC 9112, 3.2.2).
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     if !hosts.all(|host| is_ours(host, own)) || !authority.is_none_or(|host| is_ours(host, own)) {
         return refuse(
@@ -76,6 +78,7 @@ fn comes_from_elsewhere(headers: &HeaderMap, own: &str) -> bool {
     // Browsers send it with whatever may change something; curl sends none.
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    // This API is served without TLS: a page of https is never its own.
     let origin = origin.as_bytes().strip_prefix(b"http://");
     !host.is_some_and(|host| origin == Some(host) && is_ours(host, own))
 }

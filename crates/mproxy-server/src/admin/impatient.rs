@@ -23,6 +23,7 @@ impl Impatient {
     }
 
     fn watched<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        // Any step forward counts: a large page may take its time.
         if polled.is_ready() {
             self.stalled = None;
             return polled;
@@ -63,6 +64,7 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Not watched: a TCP stream keeps nothing back, so this never waits.
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

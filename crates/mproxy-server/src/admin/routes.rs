@@ -47,6 +47,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(json!({ "error": self.text }))).into_response();
+        // A 401 has to say how to do better (RFC 9110, 15.5.2).
         if self.status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -221,6 +222,7 @@ pub(super) async fn drain(
 ) -> (StatusCode, Json<Value>) {
     tracing::info!("drain requested by an administrator");
     admin.backend.drain();
+    // Not 200: sessions end over the time of the drain, and the caller sees that by `/readyz` and the metrics.
     (StatusCode::ACCEPTED, Json(json!({ "draining": true })))
 }
 

@@ -64,6 +64,7 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
         // Losing either future loses nothing: an accepted stream comes only with readiness.
         let accepted = tokio::select! {
             () = &mut shutdown => break,
+            // Tasks that have ended would stay in the set.
             Some(_) = tasks.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -116,6 +117,7 @@ async fn call(
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()
+        // hyper has no clock of its own, and panics over a deadline without one.
         .timer(TokioTimer::new())
         .header_read_timeout(LONGEST_HEAD)
         .max_buf_size(LARGEST_HEAD)

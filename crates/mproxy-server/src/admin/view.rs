@@ -84,6 +84,7 @@ impl SessionView {
 
 const fn in_json(byte: u8) -> usize {
     match byte {
+        // `\u001f`; some have a shorter form, and this is a bound.
         0..0x20 => 6,
         b'"' | b'\\' => 2,
         _ => 1,
@@ -219,6 +220,7 @@ const fn date(days: u64) -> (u64, u64, u64) {
     let day_of_era = days % DAYS_IN_400_YEARS;
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // From March on the months have 31, 30, 31, 30 and 31 days, and then again: 153 in five.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };

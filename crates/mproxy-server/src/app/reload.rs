@@ -24,6 +24,7 @@ pub(super) async fn reload(
     level: Result<LogLevel, Problems>,
 ) {
     let reloads = &state.reloads;
+    // The level first: what follows is then logged as loud as is asked for now.
     reloads.record("configuration", None, level.as_ref().err());
     match level {
         Ok(level) => log.set(level),

@@ -302,6 +302,7 @@ impl PageText {
                     column += 1;
                 }
             }
+            // A word may be longer than a line, and goes on in the next.
             for sign in word.chars() {
                 if column >= WIDTH {
                     self.0.push('\n');

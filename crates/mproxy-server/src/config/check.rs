@@ -56,6 +56,7 @@ fn header(before: &str, section: &str) -> String {
     };
     let inner = inner.strip_prefix('.').map(|inner| table(&format!("listeners.{inner}")) + "\n");
     let is_new = !before.starts_with(listener);
+    // In TOML this begins the next one, so it stands once before all tables of a listener.
     let opening = if is_new { "\n[[listeners]]\n" } else { "" };
     format!("{opening}{}", inner.unwrap_or_default())
 }

@@ -41,6 +41,7 @@ pub(super) fn read(
             }
         } else if name.starts_with(PREFIX) {
             if is_kubernetes(name, value.to_str().unwrap_or_default()) {
+                // Collected, for one warning: there are seven for each port of a service.
                 links.push(name.to_owned());
             } else {
                 warnings.push(unknown(name));

@@ -15,6 +15,7 @@ use mproxy_policy::nearest;
 /// Reads `text`; what is wrong with it goes to `faults`, and what is right into the layer.
 pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer {
     let mut file = File { path: path.display().to_string(), text, faults };
+    // Goes on behind a mistake, so that all of them are told at once.
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let line = error.span().map_or(1, |span| file.line(span.start));
@@ -98,6 +99,7 @@ impl File<'_> {
         let inner = scope.inner(name);
         let is_table = inner.holds();
         let is_list = place == "listeners" || scope.member(name, 0).holds();
+        // In this order, so that each mistake is told in the words that help: a wrong form before an unknown key.
         match value.get_ref() {
             DeValue::Table(table) if is_table => return Some(Value::new(None, self.table(table, &inner))),
             DeValue::Array(tables) if is_list => return Some(self.tables(name, tables, scope)),
@@ -141,6 +143,7 @@ impl File<'_> {
                 DeValue::Table(table) => self.table(table, &inner),
                 _ => {
                     self.no_list(line, &place);
+                    // Something stands in for it, or those behind it would have other numbers than in the file.
                     Map::new()
                 }
             };

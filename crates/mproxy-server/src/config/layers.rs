@@ -64,6 +64,7 @@ impl Source for Layer {
 pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Map<String, Value>, ConfigError> {
     let merged =
         layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
+    // The tree itself: serde would end at the first error, and lose where values were written (ADR 0020).
     match merged.build()?.cache.kind {
         ValueKind::Table(values) => Ok(values),
         _ => Ok(Map::new()),

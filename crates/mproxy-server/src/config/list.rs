@@ -80,6 +80,7 @@ fn origin(text: &str) -> Result<String, String> {
         ));
     }
     let (host, port) = match authority.rsplit_once(':') {
+        // Otherwise the colon is one of an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
     };

@@ -65,6 +65,7 @@ impl<'a> Bound<'a> {
     pub(super) fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             (Self::Tcp(a, a_port), Self::Tcp(b, b_port)) => {
+                // 0 becomes another free port for each.
                 a_port != 0 && a_port == b_port && (a == b || is_any(a) || is_any(b))
             }
             (Self::Path(a), Self::Path(b)) => a == b,
@@ -94,6 +95,7 @@ impl fmt::Display for Bound<'_> {
 }
 
 fn is_local(host: &str) -> bool {
+    // As a target, 0.0.0.0 is this machine, too.
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
@@ -269,6 +271,7 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
         }
         (None, _) => {}
     }
+    // Only where a listener here uses it: those of the file tell by themselves what they lack.
     if !is_listed || listeners.iter().any(|keyed| keyed.listener.transport.is_tls()) {
         tls.complete(reader);
     }
@@ -307,6 +310,7 @@ fn target_scheme(
             (other, None)
         }
         (Some(Scheme::Unix), None) => {
+            // A path that was written and cannot be read has been told of.
             if inherited.is_none() && reader.written.get(&socket_key).is_none() {
                 reader.fault(&scheme_key, format!("unix needs {}, too", spoken(&socket_key)));
             }
@@ -345,6 +349,7 @@ fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Opti
     if !is_unix && let Some(key) = reader.first_that_needs(Needs::Unix, &root) {
         reader.fault(&key, format!("transport {} has no Unix socket", transport.name()));
     }
+    // A port that is missing is told of already, and 0 is in nobody's way.
     let mut listener = common.listener(reader, place, &name, transport, port.unwrap_or(0));
     listener.closed_by = format!("remove [[listeners]] {name} from the file");
     listener.unix = socket_file(reader, place).filter(|_| is_unix);

@@ -22,6 +22,7 @@ fn unreadable(written: &Written, faults: &mut Vec<Problem>) {
 
 /// Everything, with the checks that need more than one value.
 pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Config {
+    // First, and once for each: everything below takes a default for what cannot be read, and says no more of it.
     unreadable(written, faults);
     let mut reader = SettingReader { written, faults, warnings };
     let listeners = listeners::read(&mut reader);
@@ -85,6 +86,7 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
             reader.warn(row.key, "has no effect: no hook service is reached over https://");
         }
     }
+    // Last, so that what is written beside a missing URL is read and warned of all the same.
     Some(PolicyConfig { endpoints: endpoints?, questions, events, shadow, on_error, tls })
 }
 

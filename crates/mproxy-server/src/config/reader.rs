@@ -65,6 +65,7 @@ impl SettingReader<'_> {
     }
 
     fn missing(&mut self, there: &str, absent: &str) {
+        // One that is there and cannot be read has been told of.
         if self.written.get(absent).is_none() {
             let name = spoken(absent);
             self.fault(there, format!("needs {name}, too"));
@@ -75,6 +76,7 @@ impl SettingReader<'_> {
 impl Values for SettingReader<'_> {
     fn get<K: SettingKind>(&self, setting: &SettingOf<K>, place: SettingPlace) -> K::Value {
         let entry = setting.row.keys_at(place).find_map(|key| self.written.get(&key));
+        // What cannot be read has been told of; what stands in for it must not make a second fault.
         let value = entry.and_then(|entry| K::read(&entry.text).ok().or_else(K::unreadable));
         value.unwrap_or_else(|| setting.default_value())
     }

@@ -84,6 +84,8 @@ impl Own {
         let has_own = self.has_certificate();
         Self {
             client_tls: asks.or(common.client_tls),
+            // Both of one place: a listener with a certificate of its own shows none of the outer
+            // ones, whatever name is asked for.
             first: if has_own { self.first } else { common.first.clone() },
             further: if has_own { self.further } else { common.further.clone() },
             ca_certs: self.ca_certs.or_else(|| common.ca_certs.clone()),

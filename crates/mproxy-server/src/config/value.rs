@@ -51,6 +51,7 @@ impl fmt::Debug for Secret {
 /// A value as it is repeated in a message: quoted, escaped, and not endlessly long.
 pub(super) fn quoted(text: &str) -> String {
     const ENOUGH: usize = 80;
+    // At a character: a slice that ends within one panics.
     match text.char_indices().nth(ENOUGH) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),

@@ -58,6 +58,7 @@ impl Written {
         let origin = origin(&key, &value);
         match value.kind {
             ValueKind::Table(values) => self.table(&format!("{key}."), values),
+            // Only tables come as a list: several values were joined into one text where the file was read.
             ValueKind::Array(tables) => {
                 let origins = tables.iter().map(|table| self::origin(&key, table)).collect();
                 self.lists.insert(key.clone(), origins);
@@ -108,6 +109,7 @@ impl Written {
     pub(super) fn effective(&self) -> Vec<Effective> {
         let shown = self.keys().into_iter().map(|key| self.shown(key));
         shown
+            // What a listener leaves out it inherits, and that is shown where it stands.
             .filter(|effective| effective.value.is_some() || !effective.key.starts_with("listeners["))
             .collect()
     }

@@ -256,7 +256,9 @@ where
     Stream: From<T::Stream>,
 {
     let Accepted { socket, remote, local } = accepted;
+    // Two of them: a PROXY header may name another client, but this one is whose place it takes until then.
     let mut known = Known::by(remote.clone(), local);
+    // Plain TCP has nothing to do first, and no future is boxed for it.
     let entering = match T::at_once(&side.0, socket) {
         Ok(stream) => Entering::Done(Entered { stream: stream.into(), known }),
         Err(socket) => {

@@ -117,6 +117,7 @@ impl<L: TransportLayer> Transport for L {
         known: &mut Known,
         room: &HandshakeLimits,
     ) -> Result<Self::Stream, Refused> {
+        // From below upwards: the PROXY header, TLS, the upgrade.
         let below = L::Below::enter(&server.below, socket, known, room).await?;
         L::accept(&server.layer, below, known, room).await
     }
@@ -127,6 +128,7 @@ impl<L: TransportLayer> Transport for L {
         deadline: Instant,
     ) -> Result<Self::Stream, DialFailure> {
         let below = L::Below::reach(&client.below, origin, deadline).await?;
+        // The same deadline for all layers: what the connection took is missing for the handshake.
         match timeout_at(deadline, L::connect(&client.layer, below)).await {
             Ok(connected) => connected.map_err(DialFailure::Unspoken),
             Err(_) => Err(DialFailure::TooLate),

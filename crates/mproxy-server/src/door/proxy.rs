@@ -62,6 +62,7 @@ fn header(origin: &Origin) -> Header {
         alpn: tls.and_then(|tls| tls.alpn.clone()).map(String::into_bytes),
         unique_id: Some(origin.connection_id.to_string().into_bytes()),
         tls: tls.map(|tls| ProxiedTls {
+            // Empty where a proxy before us has not said it.
             version: Some(tls.version.clone()).filter(|version| !version.is_empty()),
             common_name: tls.common_name.clone(),
             certificate: match (&tls.common_name, tls.chain.is_empty()) {

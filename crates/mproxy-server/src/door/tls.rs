@@ -52,6 +52,7 @@ impl<T: Transport> TransportLayer for Tls<T> {
         let whose = Neighbours::from(&known.remote);
         let purse = Purse::of_stranger(&room.budget, whose);
         let held = move |held| purse.hold(held);
+        // With the certificates of this moment: a reload is for those who come later.
         let shake = Box::pin(tls::accept(below, server.current(), held));
         let (stream, facts) = room.turns.polls(whose, shake).await?;
         known.tls = Some(Box::new(shown(facts)));

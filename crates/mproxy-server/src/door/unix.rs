@@ -55,6 +55,7 @@ impl Transport for Unix {
         _: &UnixServer,
         listener: &ListenerSettings,
     ) -> Result<(Self::Listener, Address), OpenError> {
+        // Always there where this is the transport, see `ListenerSettings::unix`.
         let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
         let open = mproxy_unix::Listener::bind(&file)?;
         let path = Arc::clone(open.path());

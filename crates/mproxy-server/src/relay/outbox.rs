@@ -167,6 +167,7 @@ impl Outbox {
         let mut count = 0;
         let waiting = std::iter::once(&self.first).chain(&more.pieces).map(|bytes| &**bytes);
         let tail = Some(&*more.tail).filter(|tail| !tail.is_empty());
+        // More than there are slices go in the next round: `write` goes on until the stream takes nothing.
         for (slice, bytes) in slices.iter_mut().zip(waiting.chain(tail)) {
             *slice = IoSlice::new(bytes);
             count += 1;

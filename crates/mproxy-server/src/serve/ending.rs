@@ -36,6 +36,7 @@ impl Future for Connection {
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.relay).poll(cx);
+        // From here on it has its place for good: strangers no longer push it out.
         if this.waiting.is_some() && this.relay.handle().is_admitted() {
             this.waiting = None;
         }

@@ -69,6 +69,7 @@ impl ConnectionSlot {
             return None;
         }
         if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX), &serving.pending) {
+            // Taken above, and of no use without the other.
             house.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }

@@ -45,6 +45,7 @@ impl Collector for BudgetCollector {
         // Copies: no lock is held while a page is written.
         let total = self.0.total.lock().clone();
         let listeners = self.0.listeners.lock().clone();
+        // By name first: a page has each name once, with all its rows behind it.
         let (mut held, mut most, mut spent): (Vec<BudgetRow>, Vec<BudgetRow>, Vec<BudgetRow>) =
             Default::default();
         let scopes = listeners

@@ -16,6 +16,7 @@ impl Format {
         let header = header.unwrap_or_default();
         let openmetrics = preference(header, "application/openmetrics-text");
         let plain = preference(header, "text/plain");
+        // Where both are liked as well: whoever names OpenMetrics can read it.
         if openmetrics > 0.0 && openmetrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
     }
 
@@ -34,6 +35,7 @@ fn preference(header: &str, kind: &str) -> f32 {
     let mut best = 0.0_f32;
     for range in header.split(',') {
         let mut parts = range.split(';').map(str::trim);
+        // `*/*` is not counted: who takes anything gets the older text, which everything reads.
         if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind)) {
             continue;
         }
@@ -50,6 +52,7 @@ pub(super) fn as_prometheus(openmetrics: &str) -> String {
     let mut help = None;
     for line in openmetrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
+            // Kept until the type is known, on which the name depends that stands before it.
             help = rest.split_once(' ');
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));

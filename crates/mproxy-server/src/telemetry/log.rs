@@ -126,6 +126,7 @@ fn standard_error() -> Box<dyn Write + Send> {
 const FRAMES: usize = 64;
 
 fn tell_panic(panic: &panic::PanicHookInfo<'_>, count: &Counter) {
+    // First: the line below may find no room.
     count.inc();
     let at = panic.location().map(ToString::to_string);
     let thread = std::thread::current();

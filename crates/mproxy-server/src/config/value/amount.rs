@@ -33,6 +33,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{} is not a size: expected bytes, or a number with B, KiB, MiB or GiB", quoted(text));
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    // Digits are ASCII, so this cuts between two characters.
     let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit: u64 = match text[digits..].trim_start() {
         "" | "B" => 1,

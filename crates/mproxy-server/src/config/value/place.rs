@@ -74,6 +74,7 @@ fn is_interface(zone: &str) -> bool {
 pub(in crate::config) fn name(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    // DNS can hold no longer name.
     let is_name = !bare.is_empty() && bare.len() <= 253 && bare.chars().all(is_name_char);
     if bare.parse::<IpAddr>().is_ok() || (is_name && bare == text) {
         return Ok(bare.to_owned());

@@ -205,6 +205,7 @@ fn escape(out: &mut Writer<'_>, text: &str, longest: usize, quotes: Quotes) -> f
                 escaped.write_char('\\').and_then(|()| escaped.write_char(c))
             }
             (c, Quotes::Json) if is_unsafe(c) => {
+                // As JSON has it, beyond U+FFFF as two (RFC 8259, 7).
                 c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(escaped, "\\u{unit:04x}"))
             }
             (c, Quotes::None | Quotes::Text) if is_unsafe(c) => write!(escaped, "\\u{{{:x}}}", u32::from(c)),
