@@ -73,6 +73,7 @@ impl Link {
     pub(super) fn take_cleaned_up(&mut self, cx: &mut Context, id: PacketId) -> bool {
         let under_way = matches!(self.cleanup, CleanupStage::UnderWay | CleanupStage::HoldsClient);
         let Some(left) = self.rare.as_mut().and_then(|rare| rare.leftovers.as_mut()) else { return false };
+        debug_assert_eq!(under_way, left.id.is_some(), "an id is held as long as ours is under way");
         if !under_way || left.id != Some(id) {
             return false;
         }

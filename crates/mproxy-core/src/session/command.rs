@@ -89,6 +89,7 @@ impl Session {
                 0
             }
         };
+        // The broker has not heard of the will yet, and would publish it long after the client was told no.
         if let State::Opening(opening) = &self.state
             && let Some(fault) = opening.refused_will()
         {

@@ -106,6 +106,7 @@ impl Link {
         // One of the broker's that is none of this client's is refused for that.
         let Some(own) = self.policy_topic(Side::Broker, topic) else { return true };
         if let Some(rare) = &self.rare {
+            // A long walk for each delivery to a client of many filters: it counts as work of this read.
             cx.spend(rare.known.len());
             if rare.known.iter().any(|(filter, _)| matches(filter, own)) {
                 return true;
