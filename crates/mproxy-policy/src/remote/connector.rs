@@ -51,6 +51,7 @@ impl Connector {
         // Of connections that are over, too, until what was open there is answered.
         let mut streams = JoinSet::new();
         loop {
+            // A set keeps what has ended until it is asked for: it would grow with each connection.
             while streams.try_join_next().is_some() {}
             if failures > 0 {
                 sleep(pause(failures)).await;
@@ -151,6 +152,7 @@ impl Connector {
 
     fn accept_hello(&self, service: &str, wants: Wants) -> Wants {
         let calls = names(&wants);
+        // For a connection on which the service does not say, see `accept_no_hello`.
         self.endpoints.remember_wants(&wants);
         info!(endpoint = self.url, service, wants = calls.join(","), "Hello answered");
         // Right where the rule file knows the users, and a mistake with open doors where nothing else does.
