@@ -16,7 +16,8 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | `endpoint` | addresses, and one connection to one |
+//! | `endpoint` | addresses |
+//! | `dialer` | one connection to an endpoint |
 //! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
@@ -29,6 +30,7 @@
 mod connector;
 mod control;
 mod decide;
+mod dialer;
 mod endpoint;
 mod health;
 mod observe;
@@ -55,7 +57,7 @@ use tracing::debug;
 
 use self::connector::Connector;
 use self::control::Controller;
-pub(crate) use self::endpoint::Dialer;
+pub(crate) use self::dialer::Dialer;
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};

@@ -14,7 +14,7 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::decide::{DecideStreams, Keeper, Keepers, stream_count};
-use super::endpoint::Dialer;
+use super::dialer::Dialer;
 use super::health::{Endpoints, ServiceConnection};
 use super::pause::{STEADY, pause};
 use super::status::{describe_status, with_causes};

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use super::decide::DecideStreams;
-use super::endpoint::Dialer;
+use super::dialer::Dialer;
 use super::strikes::Strikes;
 use crate::contract::{Rpc, ServiceClient, Wants, Way};
 use crate::watch::Watch;

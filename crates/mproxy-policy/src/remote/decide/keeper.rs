@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::stream::{DecideStream, Health};
 use super::{DecideStreams, silence};
-use crate::remote::endpoint::Dialer;
+use crate::remote::dialer::Dialer;
 use crate::remote::pause::{STEADY, pause, random_part};
 use crate::remote::status::{describe_status, with_causes};
 use crate::remote::strikes::Strikes;
