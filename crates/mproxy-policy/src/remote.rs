@@ -58,7 +58,7 @@ use tracing::debug;
 use self::connector::Connector;
 use self::control::Controller;
 pub(crate) use self::dialer::Dialer;
-pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, StartError};
+pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
 pub(crate) use self::observe::MessageBody;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::Uri;
 use http::uri::Scheme;
+use rustls::pki_types::{InvalidDnsNameError, pem};
 
 /// One address of the policy service: `http://host:port`, `https://host:port` or `unix:/path`.
 ///
@@ -42,6 +43,15 @@ pub struct EndpointError {
 impl Endpoint {
     pub(super) const fn address(&self) -> &EndpointAddress {
         &self.address
+    }
+
+    /// What requests name as where they go, if that is a host.
+    pub(super) fn origin(&self) -> Option<Uri> {
+        match self.address {
+            // It was read as one before.
+            EndpointAddress::Tcp { .. } => self.url.parse().ok(),
+            EndpointAddress::Unix(_) => None,
+        }
     }
 }
 
@@ -118,6 +128,27 @@ impl fmt::Debug for RemoteTls {
     }
 }
 
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteTlsError {
+    /// The trusted roots, or mproxy's own certificates, cannot be read.
+    #[error("certificates cannot be read")]
+    Certificates(#[source] pem::Error),
+    /// mproxy's own key cannot be read.
+    #[error("no private key can be read")]
+    Key(#[source] pem::Error),
+    /// The system has no trusted roots.
+    #[error("the system has no trusted roots")]
+    NoSystemRoots,
+    /// No certificate can be for this host.
+    #[error("no certificate can be for this host")]
+    Host(#[from] InvalidDnsNameError),
+    /// The parts do not go together.
+    #[error("roots, certificate and key do not go together")]
+    Together(#[from] rustls::Error),
+}
+
 /// A policy service cannot be spoken to as configured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -128,7 +159,7 @@ pub enum StartError {
         /// The endpoint.
         url: String,
         /// Why.
-        source: tonic::transport::Error,
+        source: RemoteTlsError,
     },
     /// Events cannot be kept on disk.
     #[error("event spool {}: cannot be used", folder.display())]

@@ -1,0 +1,75 @@
+//! TLS towards a policy service. It lies below HTTP/2 and above what watches a connection, which tonic's own does not: over
+//! that a GOAWAY is seen by nobody.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::remote::endpoint::{RemoteTls, RemoteTlsError};
+
+/// HTTP/2, as it is offered and chosen in a handshake (RFC 9113, 3.2).
+const HTTP2: &[u8] = b"h2";
+
+/// Does the handshakes with one endpoint.
+#[derive(Clone)]
+pub(super) struct TlsDialer {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for TlsDialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsDialer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl TlsDialer {
+    pub(super) fn new(host: &str, tls: &RemoteTls) -> Result<Self, RemoteTlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots(tls)?);
+        let mut config = match &tls.identity {
+            Some((chain, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(RemoteTlsError::Key)?;
+                builder.with_client_auth_cert(certificates(chain)?, key)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        let name = ServerName::try_from(host.to_owned())?;
+        Ok(Self { connector: Arc::new(config).into(), name })
+    }
+
+    pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let stream = self.connector.connect(self.name.clone(), stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            let error = "the policy service did not choose HTTP/2 in the TLS handshake";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(stream)
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, RemoteTlsError> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(RemoteTlsError::Certificates)
+}
+
+fn roots(tls: &RemoteTls) -> Result<RootCertStore, RemoteTlsError> {
+    let mut roots = RootCertStore::empty();
+    match &tls.ca {
+        // Some old root among hundreds that cannot be used is no reason to trust none of them.
+        Some(pem) => roots.add_parsable_certificates(certificates(pem)?),
+        None => roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+    };
+    if roots.is_empty() && tls.ca.is_none() {
+        return Err(RemoteTlsError::NoSystemRoots);
+    }
+    Ok(roots)
+}
