@@ -76,6 +76,8 @@ pub enum Deadline {
     Retry,
     /// The broker's CONNACK.
     Connack,
+    /// The broker's UNSUBACK to an UNSUBSCRIBE of mproxy's own, under whose packet id the client has something to say.
+    Unsuback,
     /// A side that is being closed, to take what is still meant for it.
     Close,
     /// The client's grant, to end.
@@ -95,6 +97,7 @@ impl Deadline {
             Self::Admission => "admission",
             Self::Retry => "retry",
             Self::Connack => "connack",
+            Self::Unsuback => "unsuback",
             Self::Close => "close",
             Self::Grant => "grant",
             Self::Refresh => "refresh",
@@ -257,7 +260,7 @@ impl Fault {
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
             | Self::Unreachable(_)
-            | Self::TooLate(Deadline::Connack) => Party::Broker,
+            | Self::TooLate(Deadline::Connack | Deadline::Unsuback) => Party::Broker,
             // The client chose a question that is larger than one may be.
             Self::PolicyUnusable { unusable, .. }
                 if matches!(unusable.kind, UnusableKind::QuestionTooLarge) =>
@@ -368,7 +371,13 @@ impl Fault {
             | Self::Malformed { side: Side::Broker, .. }
             | Self::NotMqtt { .. }
             | Self::Protocol { side: Side::Broker, .. }
-            | Self::TooLate(Deadline::Admission | Deadline::Retry | Deadline::Connack | Deadline::Close)
+            | Self::TooLate(
+                Deadline::Admission
+                | Deadline::Retry
+                | Deadline::Connack
+                | Deadline::Unsuback
+                | Deadline::Close,
+            )
             | Self::PolicyFailed { .. }
             | Self::ClosedBeforeConnack { .. }
             | Self::Unreachable(_) => ReasonCode::SERVER_UNAVAILABLE,

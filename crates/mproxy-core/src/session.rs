@@ -132,7 +132,7 @@ use self::opening::Opening;
 use self::question::AnswerTo;
 use self::state::State;
 use crate::event::Traffic;
-use crate::fault::{Closed, Fault, Unreachable};
+use crate::fault::{Closed, Deadline, Fault, Unreachable};
 use crate::peer::{Origin, Peer, Side};
 
 /// One MQTT session as a pure state machine. After each verb poll the effects until there are none.
@@ -266,6 +266,9 @@ impl Session {
         }
         if let State::Open(link) = &mut self.state {
             link.resume(now);
+            if link.held_until().is_some_and(|until| now >= until) {
+                self.end(Fault::TooLate(Deadline::Unsuback), now);
+            }
         }
         self.settle(now);
     }
@@ -334,7 +337,7 @@ impl Session {
             State::Ending(_) | State::Rejected(_) | State::Over(_) => None,
         };
         let resume = match &self.state {
-            State::Open(link) => link.resumes_at(),
+            State::Open(link) => link.resumes_at().into_iter().chain(link.held_until()).min(),
             _ => None,
         };
         let recall = match &self.state {

@@ -8,7 +8,7 @@ use mproxy_codec::types::PacketType;
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::command::{Dismissal, Reach, Selector, SessionCommand, WillChoice};
 use mproxy_core::event::Happening;
-use mproxy_core::fault::Fault;
+use mproxy_core::fault::{Deadline, Fault, Party};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::Peer;
@@ -114,6 +114,51 @@ fn what_is_taken_back_ends_at_once_and_then_at_the_broker() {
         stage.broker(&publish(version, 1, 9, "a/1"));
         assert_eq!((stage.at_client(), stage.at_broker()), (Vec::new(), wire::puback(9)));
     }
+}
+
+/// The broker has been asked to end a subscription under a packet id that the client uses next.
+fn held_for_an_unsuback(version: Version) -> Stage {
+    let mut stage = granted(subscribes(&["a", "b"])).open(version);
+    subscribe(&mut stage, version, 1, &["a"]);
+    stage.command(Selector::All, replace(subscribes(&["b"])));
+    assert_eq!(stage.at_broker(), wire::unsubscribe(version, OURS, &["a"]));
+    stage
+}
+
+#[test]
+fn a_client_is_not_held_for_an_unsuback_without_end() {
+    for version in VERSIONS {
+        let mut stage = held_for_an_unsuback(version);
+        // Nobody waits for it yet.
+        stage.pass(Duration::from_secs(60));
+        assert_eq!(stage.session.phase_name(), "open");
+        stage.client(&[wire::subscribe(version, OURS, &[("b", 0)]), wire::pingreq()].concat());
+        stage.pass(Duration::from_secs(9));
+        assert_eq!((stage.session.phase_name(), stage.at_broker()), ("open", Vec::new()));
+        // More of the client's does not begin it anew.
+        stage.client(&wire::pingreq());
+        stage.pass(Duration::from_secs(2));
+        let goodbye = if version == Version::V5 { wire::packet(0xE0, &[0x80]) } else { Vec::new() };
+        assert_eq!(stage.at_client(), goodbye);
+        let fault = stage.finish();
+        assert_eq!(fault, Fault::TooLate(Deadline::Unsuback));
+        assert_eq!(
+            (fault.by(), fault.to_string()),
+            (Party::Broker, "deadline exceeded: unsuback".to_owned())
+        );
+    }
+}
+
+#[test]
+fn each_unsuback_has_its_own_time() {
+    let v = Version::V5;
+    let mut stage = held_for_an_unsuback(v);
+    stage.client(&wire::subscribe(v, OURS, &[("b", 0)]));
+    stage.pass(Duration::from_secs(9));
+    stage.broker(&wire::unsuback(v, OURS, &[0]));
+    assert_eq!(stage.at_broker(), wire::subscribe(v, OURS, &[("b", 0)]));
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.session.phase_name(), "open");
 }
 
 #[test]
@@ -392,7 +437,7 @@ fn limits_and_deadlines_are_those_of_the_new_grant() {
     assert_eq!(stage.take_questions().len(), 1, "that of the new one has passed");
     stage.pass(Duration::from_secs(30));
     stage.at_client();
-    assert_eq!(stage.finish(), Fault::TooLate(mproxy_core::fault::Deadline::Grant));
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
 }
 
 #[test]
@@ -620,6 +665,29 @@ fn a_disconnected_client_is_told_why_and_its_will_goes_as_was_said() {
             assert_eq!(ended.will_suppressed, will == WillChoice::Suppressed);
             let text = ended.fault.to_string();
             assert_eq!(text, "disconnected by the policy service (0x9c): rebalancing");
+        }
+    }
+}
+
+#[test]
+fn who_is_disconnected_while_connecting_is_not_asked_to_come_again() {
+    for version in VERSIONS {
+        for answered in [false, true] {
+            let mut stage = Setup { answering: Box::new(|_| Reply::Later), ..Setup::default() }.stage();
+            stage.dialing = DialScript::Hangs;
+            stage.client(&wire::connect(version, "c", &ConnectOptions::default()));
+            if answered {
+                stage.rule(0, allow(Hook::Connect));
+            }
+            let dismissal = Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION);
+            stage.command(Selector::ClientId("c".into()), SessionCommand::Disconnect(dismissal));
+            if !answered {
+                stage.rule(0, allow(Hook::Connect));
+            }
+            let code = if version == Version::V5 { 0x87 } else { 5 };
+            assert_eq!(stage.at_client(), wire::connack(version, false, code, b""));
+            assert!(stage.at_broker().is_empty());
+            assert!(matches!(stage.finish(), Fault::Kicked { .. }));
         }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! All packet ids are the client's to give. One is surely free when the broker has just been done with it, whatever else
 //! is under way; and, unless the client goes on with an old session, one under which nothing that it has sent is under
-//! way. While ours is, the client's own packet under this id waits for the answer (ADR 0022).
+//! way. While ours is, the client's own packet under this id waits for the answer (ADR 0022), for as long as a broker has.
+
+use std::time::Instant;
 
 use bytes::BytesMut;
 use mproxy_codec::frame::FixedHeader;
@@ -13,7 +15,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketId, PacketType};
 
 use super::context::Context;
-use super::leftovers::CleanupStage;
+use super::leftovers::{CleanupStage, Leftovers};
 use super::link::Link;
 use crate::peer::Side;
 
@@ -78,6 +80,7 @@ impl Link {
             return false;
         }
         left.id = None;
+        left.let_go();
         let held = self.cleanup == CleanupStage::HoldsClient;
         if left.is_empty() {
             self.finish_cleanup();
@@ -91,6 +94,10 @@ impl Link {
             self.clean_up_under(cx, id);
         }
         true
+    }
+
+    fn leftovers(&mut self) -> Option<&mut Leftovers> {
+        self.rare.as_mut()?.leftovers.as_deref_mut()
     }
 
     fn finish_cleanup(&mut self) {
@@ -123,6 +130,23 @@ impl Link {
             self.cleanup = CleanupStage::HoldsClient;
         }
         waits
+    }
+}
+
+impl Link {
+    /// Of a client that is held for an UNSUBACK: it is not for longer than a broker has to answer. What it says meanwhile,
+    /// a PINGREQ too, waits behind the packet that is held.
+    pub(super) fn hold_client(&mut self, cx: &Context, now: Instant) {
+        if self.cleanup == CleanupStage::HoldsClient
+            && let Some(left) = self.leftovers()
+        {
+            left.hold(now, cx.setting.limits.connack_timeout);
+        }
+    }
+
+    /// When the client has been held for an UNSUBACK for too long.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.rare.as_ref()?.leftovers.as_ref()?.held_until()
     }
 }
 

@@ -313,6 +313,11 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Fault::Drained if open && reference.is_some() => ReasonCode::USE_ANOTHER_SERVER,
         // "Server unavailable" is what a CONNACK can say of it, in 3.x too.
         Fault::Drained if !open => ReasonCode::SERVER_UNAVAILABLE,
+        // CONNACK has no "Administrative action". Who was disconnected by command shall not come again for that, which
+        // "Server unavailable" would ask for.
+        Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal: Some(_) } if !open => {
+            ReasonCode::NOT_AUTHORIZED
+        }
         _ => fault.reason(),
     };
     match stage {

@@ -53,7 +53,12 @@ impl Session {
                 }
             }
             match self.step(from, &buf[run..], &mut tally, now) {
-                Ok(Step::Wait) => break,
+                Ok(Step::Wait) => {
+                    if let State::Open(link) = &mut self.state {
+                        link.hold_client(&self.cx, now);
+                    }
+                    break;
+                }
                 Ok(Step::Take(n, passage)) => self.carry_out(from, buf, &mut run, n, passage, now),
                 Ok(Step::Keep { bytes: n, packet, charge }) => {
                     // What passes before this packet leaves before it: order holds across runs, slots and our own packets.

@@ -1,5 +1,7 @@
 //! Subscriptions that were taken back and that the broker still has.
 
+use std::time::{Duration, Instant};
+
 use mproxy_codec::types::PacketId;
 
 /// Bytes of filters of one UNSUBSCRIBE after which the next begins.
@@ -12,6 +14,8 @@ pub(super) struct Leftovers {
     names: Vec<Box<str>>,
     /// The id of the UNSUBSCRIBE under way.
     pub(super) id: Option<PacketId>,
+    /// How long the client may be held for its answer.
+    held_until: Option<Instant>,
 }
 
 /// How far their end has come.
@@ -57,6 +61,22 @@ impl Leftovers {
             some.push(name);
         }
         some
+    }
+
+    /// The client is held: from when it was first, for so long.
+    pub(super) fn hold(&mut self, now: Instant, patience: Duration) {
+        // What is further away than the clock reaches never comes.
+        self.held_until = self.held_until.or_else(|| now.checked_add(patience));
+    }
+
+    /// The client is not held any more.
+    pub(super) fn let_go(&mut self) {
+        self.held_until = None;
+    }
+
+    /// When the client has been held for too long.
+    pub(super) const fn held_until(&self) -> Option<Instant> {
+        self.held_until
     }
 
     /// Bytes that they hold.

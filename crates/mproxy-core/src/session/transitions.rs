@@ -35,7 +35,9 @@ impl Session {
             }
             // Deadlines of a state that is no more are disarmed with it.
             (Deadline::Refresh | Deadline::Stale | Deadline::Retry | Deadline::Admission, _) => Ok(()),
-            (Deadline::Connect | Deadline::Connack | Deadline::Grant, _) => Err(Fault::TooLate(deadline)),
+            (Deadline::Connect | Deadline::Connack | Deadline::Grant | Deadline::Unsuback, _) => {
+                Err(Fault::TooLate(deadline))
+            }
         };
         self.end_if(ended, now);
     }
