@@ -580,6 +580,31 @@ async fn answers_to_nothing_and_second_answers_are_told() {
     assert_eq!(checked.level("answered_twice"), "warning");
 }
 
+/// The second answer of the first question in a message comes alone behind the others, and that of the last one in front of
+/// those to the next message.
+#[tokio::test]
+async fn a_second_answer_in_a_later_message_is_no_foreign_one() {
+    let last = std::sync::Mutex::new(std::collections::HashMap::new());
+    let checked = check(deciding(move |request, answers| {
+        let mut last = last.lock().unwrap();
+        if let Some(before) = last.remove(&answers.stream) {
+            answers.allow(&[before]);
+        }
+        let (Some(first), Some(end)) = (request.questions.first(), request.questions.last()) else { return };
+        last.insert(answers.stream, end.clone());
+        if first.id == end.id {
+            return answers.allow(std::slice::from_ref(first));
+        }
+        answers.allow(std::slice::from_ref(first));
+        answers.allow(std::slice::from_ref(first));
+        answers.allow(&request.questions[1..]);
+    }))
+    .await;
+    assert_eq!(checked.level("answered_twice"), "warning");
+    assert!(checked.finding("unknown_id").is_none(), "{:#}", checked.finding("unknown_id").unwrap());
+    assert_ne!(checked.code, 2);
+}
+
 #[tokio::test]
 async fn a_stream_that_is_silent_or_broken_does_not_hold_the_check_up() {
     let silent = Running::start(deciding(|_, _| {})).await;
