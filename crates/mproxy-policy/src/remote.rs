@@ -1,8 +1,9 @@
 //! The policy service, over gRPC: asked as a [`Decider`], told as a [`Sink`].
 //!
 //! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
-//!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline. mproxy starts whether
-//!   they are there or not.
+//!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline; so does one where nothing comes
+//!   from the service for a while, and then whoever answers first has answered. mproxy starts whether they are there or
+//!   not.
 //! - **An unhealthy endpoint** is connected again after a random pause that grows from 100 to 800 ms. Nobody waits for
 //!   it; while it is connected for the first time, or right after its connection broke, questions wait within
 //!   their deadline.
@@ -21,12 +22,15 @@
 //! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
+//! | `called` | one question by a call, and to another endpoint where nothing comes from the first |
+//! | `service_call` | what is sent by a call |
 //! | `control` | commands of the service, and what became of them |
 //! | `decide` | the streams over which questions go in batches |
 //! | `streamed` | one question over a stream, and over another where the first is silent |
 //! | `strikes`, `status`, `pause` | failures in a row, what a status says, how long to wait |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
+mod called;
 mod connector;
 mod control;
 mod decide;
@@ -35,6 +39,7 @@ mod endpoint;
 mod health;
 mod observe;
 mod pause;
+mod service_call;
 mod status;
 mod streamed;
 mod strikes;
@@ -97,7 +102,12 @@ pub struct RemoteConfig {
     pub tls: RemoteTls,
     /// Whether streams are used, where the service serves them.
     pub streams: bool,
+    /// A stream of questions is replaced when it is so old, or up to twice as old.
+    pub stream_lifetime: Duration,
 }
+
+/// The [`stream_lifetime`](RemoteConfig::stream_lifetime) of a service that is scaled out now and then.
+pub const STREAM_LIFETIME: Duration = Duration::from_secs(300);
 
 /// What a service's answers are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +168,7 @@ impl Remote {
                 instance: Arc::clone(&config.instance),
                 timeout: config.timeout,
                 streams: config.streams,
+                stream_lifetime: config.stream_lifetime,
                 watch: Arc::clone(&watch),
             };
             connectors.spawn(connector.run(stop.clone()));
@@ -222,7 +233,7 @@ impl Remote {
             observer.join().await;
         }
         self.connectors.wait().await;
-        self.endpoints.close();
+        self.endpoints.close().await;
     }
 
     /// How each endpoint stands, in the order of preference.

@@ -14,7 +14,7 @@ use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     Answer, Decider, Decision, FailureKind, Payload, PublishQuestion, Source, UnusableKind,
 };
-use mproxy_policy::remote::{Remote, RemoteConfig};
+use mproxy_policy::remote::{Remote, RemoteConfig, RemoteTls};
 use mproxy_policy::watch::{AnswerDrop, CallOutcome, MoveReason, StreamEnd};
 use mproxy_sim::Verdict;
 use mproxy_testkit::service::contract::{
@@ -23,7 +23,7 @@ use mproxy_testkit::service::contract::{
 use mproxy_testkit::service::{
     AnswerSender, ObservePlay, Play, Running, Service, StreamPlay, wants_everything,
 };
-use service::{AMPLE, Seen, config};
+use service::{AMPLE, Authority, Seen, config};
 use tonic::Status;
 
 /// Connected to all of these.
@@ -366,17 +366,34 @@ async fn a_restart_loses_nothing_and_the_client_is_introduced_again() {
     assert_eq!(first.batches()[0].1.introduce.len(), 1, "the new one does not know it");
 }
 
-/// The connection that the stream belongs to stays: an event is told there that never ends.
 #[tokio::test]
 async fn a_goaway_is_noticed_and_what_is_open_is_answered() {
     let held = Held::default();
-    let service = Running::start(Service {
-        observe: ObservePlay::Unimplemented,
-        tell: Box::new(|| Play::Never),
-        ..held.service()
-    })
-    .await;
-    let (remote, seen) = remote(&[&service.url], AMPLE).await;
+    let service = Running::start(never_told(&held)).await;
+    let config = config(&[&service.url], AMPLE);
+    a_goaway_is_noticed(&service, &held, config).await;
+}
+
+#[tokio::test]
+async fn a_goaway_is_noticed_over_tls_as_well() {
+    let (authority, held) = (Authority::new(), Held::default());
+    let service = Running::start_tls(authority.issue("localhost"), authority.pem(), never_told(&held)).await;
+    let config = RemoteConfig { tls: trusting(&authority, &authority), ..config(&[&service.url], AMPLE) };
+    a_goaway_is_noticed(&service, &held, config).await;
+}
+
+/// The connection that the stream belongs to stays: an event is told there that never ends.
+fn never_told(held: &Held) -> Service {
+    Service { observe: ObservePlay::Unimplemented, tell: Box::new(|| Play::Never), ..held.service() }
+}
+
+/// Trusts what one authority has signed, and shows what the other has.
+fn trusting(theirs: &Authority, ours: &Authority) -> RemoteTls {
+    RemoteTls { ca: Some(theirs.pem()), identity: Some(ours.issue("mproxy")) }
+}
+
+async fn a_goaway_is_noticed(service: &Running, held: &Held, config: RemoteConfig) {
+    let (remote, seen) = started(config).await;
     let c1 = somebody();
     let what = Happening::Connect { session_present: false };
     remote.report(Event { peer: Arc::clone(&c1.peer), what, purse: None });
@@ -572,4 +589,138 @@ async fn a_question_on_a_stream_holds_no_more_than_one_of_a_call() {
     let Answer::Later(pending) = remote.publish(&c1.publish("a")) else { panic!() };
     let held = size_of_val(&*pending);
     assert!(held <= mproxy_core::budget::QUESTION / 2, "{held}");
+}
+
+#[tokio::test]
+async fn questions_go_over_a_stream_with_tls_to_who_trusts_our_certificate() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let service = Running::start_tls(authority.issue("localhost"), authority.pem(), streaming()).await;
+    let config =
+        |tls| RemoteConfig { tls, timeout: Duration::from_secs(2), ..config(&[&service.url], AMPLE) };
+    let (remote, seen) = started(config(trusting(&authority, &authority))).await;
+    let c1 = somebody();
+    let topics: Vec<_> = (0..300).map(|n| n.to_string()).collect();
+    let answers = join_all(topics.iter().map(|topic| c1.publishes(&*remote, topic))).await;
+    assert!(answers.into_iter().all(allowed));
+    let batches = service.batches();
+    let asked: Vec<_> = batches.iter().flat_map(|(_, batch)| &batch.questions).map(topic).collect();
+    assert_eq!(asked, topics, "in order, and all of them on the stream");
+    assert!(batches.len() < 10, "{} messages", batches.len());
+    assert_eq!(seen.now(|seen| seen.streams_opened()), 1);
+
+    let strange = [trusting(&stranger, &authority), trusting(&authority, &stranger)];
+    for tls in strange {
+        let seen = Seen::default();
+        let remote = Remote::start(config(tls), Arc::new(seen.clone())).unwrap();
+        seen.until_healthy(false).await;
+        assert_eq!(failed(c1.publishes(&*remote, "a").await), FailureKind::Unavailable);
+        assert_eq!(seen.now(|seen| seen.streams_opened()), 0);
+    }
+    assert_eq!(questions(&service.batches()), topics.len(), "nothing went to a stranger, or from one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn streams_that_are_replaced_lose_nothing() {
+    let service = Running::start(streaming()).await;
+    let stream_lifetime = Duration::from_millis(100);
+    let (remote, seen) = started(RemoteConfig { stream_lifetime, ..config(&[&service.url], AMPLE) }).await;
+    let clients: Vec<_> = (0..8).map(|n| numbered(n, &format!("c{n}"), None)).collect();
+    let mut asked = 0;
+    while seen.now(|seen| seen.streams_ended(StreamEnd::Recycled)) < 20 {
+        let round = clients.iter().map(|client| client.publishes(&*remote, "a"));
+        assert!(join_all(round).await.into_iter().all(allowed));
+        asked += clients.len();
+    }
+    let (opened, ended) = seen.now(|seen| (seen.streams_opened(), seen.streams_ended(StreamEnd::Recycled)));
+    assert!(opened >= ended, "each is opened before the other one ends: {opened}, {ended}");
+    assert!(seen.now(|seen| seen.moved().is_empty() && seen.dropped_answers().is_empty()));
+    let batches = service.batches();
+    assert_eq!(questions(&batches), asked, "none is asked twice");
+    assert_eq!(service.calls("AuthPublish"), asked);
+    // Each stream is introduced to whoever asks there, once.
+    for stream in 1..=opened {
+        let of_stream = || batches.iter().filter(|(on, _)| *on == stream).map(|(_, batch)| batch);
+        let introduced: Vec<_> =
+            of_stream().flat_map(|batch| &batch.introduce).map(|one| one.client_ref).collect();
+        let once: std::collections::HashSet<_> = introduced.iter().collect();
+        assert_eq!(once.len(), introduced.len());
+    }
+}
+
+/// Which clients a stream has introduced, and the topics that each has asked about there, in this order.
+fn asked_on(
+    stream: usize,
+    batches: &[(usize, DecideRequest)],
+) -> std::collections::HashMap<String, Vec<String>> {
+    let mut clients = std::collections::HashMap::new();
+    let mut asked = std::collections::HashMap::<_, Vec<_>>::new();
+    for (_, batch) in batches.iter().filter(|(on, _)| *on == stream) {
+        for one in &batch.introduce {
+            let client_id = one.client.as_ref().unwrap().client_id.clone();
+            assert!(!asked.contains_key(&client_id), "{client_id} is introduced twice on {stream}");
+            asked.insert(client_id.clone(), Vec::new());
+            clients.insert(one.client_ref, client_id);
+        }
+        for question in &batch.questions {
+            asked.get_mut(&clients[&question.client_ref]).unwrap().push(topic(question).to_owned());
+        }
+    }
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_streams_share_the_clients_and_one_that_fails_leaves_the_others() {
+    const STREAMS: usize = 4;
+    let service = Running::start(Service {
+        decide: StreamPlay::Script(Box::new(|request, answers| {
+            // Nothing is answered in this message, and nothing after it on this stream.
+            match request.questions.iter().any(|question| topic(question) == "poison") {
+                true => answers.fail(Status::unknown("exception in handler")),
+                false => answers.allow(&request.questions),
+            }
+        })),
+        publish: Box::new(|_| Play::answer(wire::PublishAllow::default())),
+        ..streaming()
+    })
+    .await;
+    let (remote, seen) = remote(&[&service.url], AMPLE).await;
+    assert_eq!(seen.now(|seen| seen.streams_opened()), STREAMS);
+    let clients: Vec<_> = (0..40).map(|n| numbered(n, &format!("c{n}"), None)).collect();
+    // All of them may be open at a time.
+    let topics: Vec<_> = (0..25).map(|n| n.to_string()).collect();
+    let asked =
+        clients.iter().map(|client| join_all(topics.iter().map(|topic| client.publishes(&*remote, topic))));
+    for answers in join_all(asked).await {
+        assert!(answers.into_iter().all(allowed));
+    }
+    let batches = service.batches();
+    let streams: Vec<_> = (1..=STREAMS).map(|stream| asked_on(stream, &batches)).collect();
+    for stream in &streams {
+        assert_eq!(stream.len(), clients.len() / STREAMS, "clients are shared evenly");
+        assert!(stream.values().all(|asked| *asked == topics), "each in its order");
+    }
+
+    // One client poisons its stream, and another one, where the same is asked again, while all the others ask on.
+    let poison = clients[0].publishes(&*remote, "poison");
+    let asked = clients[1..]
+        .iter()
+        .map(|client| join_all(topics.iter().map(|topic| client.publishes(&*remote, topic))));
+    let (poison, answers) = tokio::join!(poison, join_all(asked));
+    assert!(allowed(poison), "by a call, in the end");
+    assert!(answers.into_iter().flatten().all(allowed));
+    seen.until(|seen| seen.streams_opened() - STREAMS >= seen.streams_ended(StreamEnd::Broken)).await;
+    let batches = service.batches();
+    let is_poisoned = |stream: usize| {
+        let mut of_stream = batches.iter().filter(|(on, _)| *on == stream);
+        of_stream.any(|(_, batch)| batch.questions.iter().any(|question| topic(question) == "poison"))
+    };
+    let sound: Vec<_> = (0..STREAMS).filter(|at| !is_poisoned(at + 1)).collect();
+    assert!(sound.len() >= STREAMS - 2, "{sound:?}");
+    for at in sound {
+        let (before, after) = (&streams[at], asked_on(at + 1, &batches));
+        for (client, asked) in before {
+            assert_eq!(after[client].len(), 2 * asked.len(), "{client} asks on where it asked before");
+            assert_eq!(after[client][asked.len()..], topics, "in its order");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! | [`broker`] | a stand-in broker that records every byte and answers as its script says |
 //! | [`transports`] | the same client over TLS, WebSocket, both, and Unix sockets |
 //! | [`certificates`] | authorities, what they sign and take back |
+//! | [`black_hole`] | a wire that can swallow everything |
 //! | [`tap`] | a wire that remembers what passes over it |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
@@ -34,6 +35,7 @@
 //! # }
 //! ```
 
+pub mod black_hole;
 pub mod broker;
 pub mod certificates;
 pub mod commanding;

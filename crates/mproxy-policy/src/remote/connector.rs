@@ -14,7 +14,7 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::decide::{DecideStreams, Keeper, Keepers, stream_count};
-use super::dialer::Dialer;
+use super::dialer::{Dialer, Reads};
 use super::health::{Endpoints, ServiceConnection};
 use super::pause::{STEADY, pause};
 use super::status::{describe_status, with_causes};
@@ -37,6 +37,8 @@ pub(super) struct Connector {
     pub(super) timeout: Duration,
     /// Whether streams are used, where the service serves them.
     pub(super) streams: bool,
+    /// When a stream is replaced at the earliest.
+    pub(super) stream_lifetime: Duration,
     pub(super) watch: Arc<dyn Watch>,
 }
 
@@ -87,8 +89,8 @@ impl Connector {
     }
 
     async fn connect(&self) -> Result<(ServiceConnection, Option<Keepers>), String> {
-        let gone = CancellationToken::new();
-        let channel = self.dialer.dial(&gone).await.map_err(|error| with_causes(&error))?;
+        let (gone, reads) = (CancellationToken::new(), Arc::new(Reads::new()));
+        let channel = self.dialer.dial_for_calls(&gone, &reads).await.map_err(|error| with_causes(&error))?;
         let service = ServiceClient::new(channel, Arc::clone(&self.complaints));
         let said = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
             Ok(hello) => match hello? {
@@ -117,6 +119,7 @@ impl Connector {
             service,
             wants: ArcSwap::from_pointee(wants),
             gone,
+            reads,
             streams: streams && self.streams,
             observe: AtomicBool::new(streams && self.streams),
             decide,
@@ -135,6 +138,7 @@ impl Connector {
             strikes: Arc::clone(strikes),
             gone: gone.clone(),
             timeout: self.timeout,
+            lifetime: self.stream_lifetime,
             watch: Arc::clone(&self.watch),
         }
     }

@@ -9,12 +9,17 @@ mod tls;
 mod watched;
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +27,19 @@ use tonic::transport::Channel;
 use tower::service_fn;
 
 use self::tls::TlsDialer;
-use self::watched::{FrameHeads, WatchedStream};
+pub(super) use self::watched::Reads;
+use self::watched::{Listening, WatchedStream};
 use super::endpoint::{Endpoint, EndpointAddress, RemoteTls, StartError};
+
+/// When another attempt to connect is begun beside those that have not come to an end, and how many at most.
+const DIAL_AGAIN: Duration = Duration::from_millis(500);
+const DIALS_MOST: usize = 10;
+
+/// How long the other end's system may leave what we sent unacknowledged. It acknowledges even while the service is slow,
+/// so that it says nothing of how long an answer may take. For questions it is short, as others wait for the endpoint to be
+/// found again; events and commands may wait for a service that does not read for a while.
+const UNACKNOWLEDGED_QUESTIONS: Duration = Duration::from_secs(2);
+const UNACKNOWLEDGED_MOST: Duration = Duration::from_secs(10);
 
 /// Dials an endpoint.
 #[derive(Clone, Debug)]
@@ -51,7 +67,7 @@ impl Dialer {
             grpc = grpc.origin(origin);
         }
         // No HTTP/2 pings: grpc-go's default is to end the connection of who sends them more often than every
-        // five minutes. TCP keepalive finds a dead peer, and failing calls find a hung one.
+        // five minutes. The system finds a peer that is not there, and silence one that hangs.
         Ok(Self { address, tls, grpc: grpc.buffer_size(in_flight.max(1)) })
     }
 
@@ -62,38 +78,49 @@ impl Dialer {
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(crate) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
-        self.dial_watched(gone, None).await
+        let listening = Listening { gone: gone.clone(), ..Listening::default() };
+        self.dial_watched(listening, UNACKNOWLEDGED_MOST).await
     }
 
-    /// One connection for a stream. `goaway` is cancelled when the service announces that it will end it, which a stream
-    /// does not learn from HTTP/2.
+    /// The same for questions by calls, for which somebody waits.
+    pub(super) async fn dial_for_calls(
+        &self,
+        gone: &CancellationToken,
+        reads: &Arc<Reads>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let listening = Listening { gone: gone.clone(), goaway: None, reads: Some(Arc::clone(reads)) };
+        self.dial_watched(listening, UNACKNOWLEDGED_QUESTIONS).await
+    }
+
+    /// One connection for a stream of questions. `goaway` is cancelled when the service announces that it will end it,
+    /// which a stream does not learn from HTTP/2.
     pub(super) async fn dial_for_stream(
         &self,
         goaway: &CancellationToken,
     ) -> Result<Channel, tonic::transport::Error> {
-        self.dial_watched(&CancellationToken::new(), Some(goaway.clone())).await
+        let listening = Listening { goaway: Some(goaway.clone()), ..Listening::default() };
+        self.dial_watched(listening, UNACKNOWLEDGED_QUESTIONS).await
     }
 
     async fn dial_watched(
         &self,
-        gone: &CancellationToken,
-        goaway: Option<CancellationToken>,
+        listening: Listening,
+        unacknowledged: Duration,
     ) -> Result<Channel, tonic::transport::Error> {
         // Emptied by the first dial: tonic's channel would dial again by itself, and its calls would reach a
         // service, perhaps a new version of it, that was never asked what it wants.
         let mut address = Some(self.address.clone());
-        let (tls, gone) = (self.tls.clone(), gone.clone());
+        let tls = self.tls.clone();
         let connector = service_fn(move |_: Uri| {
-            let (address, tls, gone, goaway) = (address.take(), tls.clone(), gone.clone(), goaway.clone());
+            let (address, tls, listening) = (address.take(), tls.clone(), listening.clone());
             async move {
                 // The channel asks for a second connection when the first has ended.
                 let Some(address) = address else {
-                    gone.cancel();
+                    listening.gone.cancel();
                     return Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"));
                 };
-                let stream = open(&address, tls.as_ref()).await?;
-                let frames = goaway.map(|goaway| (FrameHeads::default(), goaway));
-                Ok(TokioIo::new(WatchedStream::new(stream, frames, gone)))
+                let stream = open(&address, tls.as_ref(), unacknowledged).await?;
+                Ok(TokioIo::new(WatchedStream::new(stream, listening)))
             }
         });
         self.grpc.connect_with_connector(connector).await
@@ -102,21 +129,65 @@ impl Dialer {
 
 type EndpointStream = Either<TlsStream<TcpStream>, Either<TcpStream, UnixStream>>;
 
-async fn open(address: &EndpointAddress, tls: Option<&TlsDialer>) -> io::Result<EndpointStream> {
+async fn open(
+    address: &EndpointAddress,
+    tls: Option<&TlsDialer>,
+    unacknowledged: Duration,
+) -> io::Result<EndpointStream> {
     match address {
         EndpointAddress::Unix(path) => Ok(Either::Right(Either::Right(UnixStream::connect(path).await?))),
         EndpointAddress::Tcp { host, port, .. } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+            let stream = connect(&addresses).await?;
             // A question is one small write that somebody waits for: Nagle's algorithm would hold it back.
             stream.set_nodelay(true)?;
-            // A peer that lost its power sends no FIN: its connection would look healthy until questions time out.
-            let keepalive =
-                TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            find_dead_peers(SockRef::from(&stream), unacknowledged)?;
             Ok(match tls {
                 Some(tls) => Either::Left(tls.handshake(stream).await?),
                 None => Either::Right(Either::Left(stream)),
             })
         }
     }
+}
+
+/// Connects to one of these addresses. It tries again, and the next of them, without giving up what it has begun: where
+/// packets are lost, TCP itself waits a second, and then two, and four, while a service that has returned should be found
+/// at once. How long all of it may take is the caller's.
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let (mut dials, mut begun) = (FuturesUnordered::new(), 0);
+    let mut last = None;
+    loop {
+        // The first, or all that were begun have failed.
+        if dials.is_empty() {
+            let Some(address) = addresses.get(begun) else {
+                let none = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+                return Err(last.unwrap_or_else(none));
+            };
+            dials.push(TcpStream::connect(*address));
+            begun += 1;
+        }
+        tokio::select! {
+            Some(dialed) = dials.next() => match dialed {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            },
+            () = sleep(DIAL_AGAIN), if begun < DIALS_MOST => {
+                dials.extend(addresses.get(begun % addresses.len()).map(|address| TcpStream::connect(*address)));
+                begun += 1;
+            }
+        }
+    }
+}
+
+/// Has the system end the connection where nobody is at its other end any more, which no packet tells if one cannot arrive
+/// there or the peer has lost its power.
+fn find_dead_peers(socket: SockRef<'_>, unacknowledged: Duration) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
+    Ok(())
 }

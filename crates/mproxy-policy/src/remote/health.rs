@@ -1,6 +1,7 @@
 //! How each endpoint stands, which one is asked next, and what the service wants. Written by the connectors, read by
 //! every question.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::SystemTime;
@@ -8,11 +9,12 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use super::decide::DecideStreams;
-use super::dialer::Dialer;
+use super::dialer::{Dialer, Reads};
 use super::strikes::Strikes;
 use crate::contract::{Rpc, ServiceClient, Wants, Way};
 use crate::watch::Watch;
@@ -61,6 +63,7 @@ pub(super) struct ServiceConnection {
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
     pub(super) gone: CancellationToken,
+    pub(super) reads: Arc<Reads>,
     /// Whether the service said in Hello that it serves streams.
     pub(super) streams: bool,
     /// Whether events go to it over a stream: the service said in Hello that it serves streams, and has not turned out not
@@ -166,6 +169,9 @@ pub(super) struct Endpoints {
     event_way: AtomicU8,
     /// The streams of the endpoint that is asked first.
     decide: ArcSwapOption<DecideStreams>,
+    /// Calls that were answered elsewhere and are still open, until `over`.
+    overtaken: TaskTracker,
+    over: CancellationToken,
     watch: Arc<dyn Watch>,
 }
 
@@ -184,6 +190,8 @@ impl Endpoints {
             last_wants: ArcSwapOption::empty(),
             event_way: AtomicU8::new(EventWay::Unknown as u8),
             decide: ArcSwapOption::empty(),
+            overtaken: TaskTracker::new(),
+            over: CancellationToken::new(),
             watch,
         }
     }
@@ -201,8 +209,8 @@ impl Endpoints {
         self.entries.subscribe()
     }
 
-    /// The first healthy endpoint whose connection was not `tried` yet. One whose streams have ended or fallen silent comes
-    /// behind the others.
+    /// The first healthy endpoint whose connection was not `tried` yet. One that has fallen silent, or whose streams
+    /// have ended or fallen silent, comes behind the others.
     pub(super) fn pick(&self, tried: &[Arc<ServiceConnection>]) -> Pick {
         let entries = self.entries.borrow();
         let mut wait = false;
@@ -214,7 +222,7 @@ impl Endpoints {
                 EndpointState::Healthy(connection)
                     if !tried.iter().any(|other| Arc::ptr_eq(other, connection)) =>
                 {
-                    if !connection.decide.are_in_doubt() {
+                    if !connection.decide.are_in_doubt() && !connection.reads.is_silent() {
                         return Pick::Connection(Arc::clone(connection));
                     }
                     in_doubt = in_doubt.or(Some(connection));
@@ -240,6 +248,11 @@ impl Endpoints {
             EndpointState::Healthy(one) if one.streams && !one.gone.is_cancelled() => Some(Arc::clone(one)),
             EndpointState::Healthy(_) | EndpointState::Connecting | EndpointState::Unhealthy => None,
         })
+    }
+
+    /// Whether there is one endpoint, healthy or not.
+    pub(super) fn is_single(&self) -> bool {
+        self.entries.borrow().len() <= 1
     }
 
     /// Whether there is a healthy endpoint that is neither this one nor one of those `tried`.
@@ -320,8 +333,19 @@ impl Endpoints {
         before
     }
 
+    /// Waits for a call that was answered elsewhere, as what becomes of it tells of its connection.
+    pub(super) fn keep_overtaken(&self, call: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        self.overtaken.spawn(async move {
+            over.run_until_cancelled(call).await;
+        });
+    }
+
     /// mproxy ends: all connections are let go.
-    pub(super) fn close(&self) {
+    pub(super) async fn close(&self) {
+        self.over.cancel();
+        self.overtaken.close();
+        self.overtaken.wait().await;
         self.entries.send_modify(|entries| {
             for entry in entries {
                 entry.state = EndpointState::Unhealthy;

@@ -13,6 +13,11 @@ pub(crate) fn describe_status(status: &Status) -> String {
     }
 }
 
+/// No answer came before the deadline.
+pub(super) fn late() -> Status {
+    Status::deadline_exceeded("no answer in time")
+}
+
 /// The error with its causes: the first level alone says "transport error".
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

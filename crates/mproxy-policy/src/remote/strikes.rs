@@ -27,6 +27,14 @@ impl Strikes {
         }
     }
 
+    /// It said nothing during the whole time that a question has.
+    pub(super) fn give_up(&self) {
+        // Else it has answered elsewhere since that began.
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.gone.cancel();
+        }
+    }
+
     /// It did not answer in time, or answered "unavailable".
     pub(super) fn strike(&self) {
         if self.count.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {

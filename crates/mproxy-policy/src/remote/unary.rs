@@ -1,7 +1,6 @@
 //! One call to the service: within its deadline, on the first healthy endpoint, and on the next if that one is
 //! unhealthy. Knows no hook from another but by name.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,12 @@ use mproxy_core::policy::{Failure, FailureKind, Undecided, Unusable, UnusableKin
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
+use super::called::ask_by_call;
 use super::health::{Endpoints, Pick, ServiceConnection};
-use super::status::{describe_status, is_transport_failure};
+use super::service_call::ServiceCall;
+use super::status::{describe_status, is_transport_failure, late};
 use super::streamed::{StreamResult, ask_streams};
-use crate::contract::{AuthRequest, AuthRpc, EventRequest, Rpc, ServiceClient, StreamAnswer, StreamQuestion};
+use crate::contract::Rpc;
 use crate::watch::{CallOutcome, MoveReason, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
@@ -20,80 +21,6 @@ const CLOSE_NOTICE: Duration = Duration::from_millis(50);
 
 /// A question is put into so many streams at most, if they end under it.
 const STREAMS_LOST_MOST: u32 = 2;
-
-/// What is sent to the service.
-pub(super) trait ServiceCall: Clone + Send + Sync {
-    /// What comes back.
-    type Answer: Send;
-
-    fn rpc(&self) -> Rpc;
-
-    fn run(
-        self,
-        service: &ServiceClient,
-        within: Duration,
-    ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
-
-    /// The same for a stream, if it can go over one.
-    fn for_stream(&self) -> Option<StreamQuestion>;
-
-    /// Reads what a stream brought.
-    fn read(self, service: &ServiceClient, answer: Option<StreamAnswer>) -> Result<Self::Answer, Status>;
-
-    fn outcome(answer: &Self::Answer) -> CallOutcome;
-}
-
-impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
-    type Answer = Result<R::Decision, Undecided>;
-
-    fn rpc(&self) -> Rpc {
-        R::HOOK.into()
-    }
-
-    async fn run(self, service: &ServiceClient, within: Duration) -> Result<Self::Answer, Status> {
-        service.decide(self, within).await
-    }
-
-    fn for_stream(&self) -> Option<StreamQuestion> {
-        self.for_stream()
-    }
-
-    fn read(self, service: &ServiceClient, answer: Option<StreamAnswer>) -> Result<Self::Answer, Status> {
-        service.read_answer(self, answer)
-    }
-
-    fn outcome(verdict: &Self::Answer) -> CallOutcome {
-        match verdict {
-            Err(Undecided::Failed(failure)) => CallOutcome::Failed(failure.kind),
-            Err(Undecided::Unusable(_)) => CallOutcome::Unusable,
-            Ok(_) | Err(Undecided::Overloaded(_)) => CallOutcome::Answered,
-        }
-    }
-}
-
-impl ServiceCall for EventRequest {
-    type Answer = ();
-
-    fn rpc(&self) -> Rpc {
-        self.rpc()
-    }
-
-    async fn run(self, service: &ServiceClient, within: Duration) -> Result<(), Status> {
-        service.report(self, within).await
-    }
-
-    fn for_stream(&self) -> Option<StreamQuestion> {
-        None
-    }
-
-    fn read(self, _: &ServiceClient, _: Option<StreamAnswer>) -> Result<(), Status> {
-        Err(Status::internal("events do not go over this stream"))
-    }
-
-    fn outcome((): &()) -> CallOutcome {
-        CallOutcome::Answered
-    }
-}
 
 /// What became of a call that did not fail.
 pub(super) enum CallResult<A> {
@@ -136,7 +63,7 @@ pub(super) async fn call_service<E: ServiceCall>(
                 Err(failure) => return Err(last.unwrap_or(failure)),
             },
         };
-        match attempt(endpoints, watch, &connection, request.clone(), deadline, by_call).await {
+        match attempt(endpoints, watch, (&connection, &tried), request.clone(), deadline, by_call).await {
             // Whoever was asked before wanted it; that another does not is no answer to it.
             AttemptResult::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
             AttemptResult::Done(result) => return Ok(result),
@@ -198,7 +125,7 @@ async fn next_connection(
 async fn attempt<E: ServiceCall>(
     endpoints: &Endpoints,
     watch: &dyn Watch,
-    connection: &Arc<ServiceConnection>,
+    (connection, tried): (&Arc<ServiceConnection>, &[Arc<ServiceConnection>]),
     request: E,
     deadline: Instant,
     by_call: bool,
@@ -221,8 +148,11 @@ async fn attempt<E: ServiceCall>(
     let mut connection = connection;
     let result = match streamed {
         StreamResult::NoStream => {
-            let call = request.run(&connection.service, deadline.saturating_duration_since(started));
-            timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late()))
+            let answer =
+                ask_by_call(endpoints, watch, connection, tried, &request, (started, deadline)).await;
+            answered_by = answer.0;
+            connection = &answered_by;
+            answer.1
         }
         StreamResult::Answered(by, answer) => {
             answered_by = by;
@@ -308,10 +238,6 @@ async fn judge_status<A>(
 /// What it means that a question came back with this.
 pub(crate) fn undecided(rpc: Rpc, status: &Status) -> Undecided {
     too_large(rpc, status).map_or_else(|| failure(rpc, status).into(), Into::into)
-}
-
-fn late() -> Status {
-    Status::deadline_exceeded("no answer in time")
 }
 
 /// Whether one of both messages was over somebody's limit on their size. A client chooses how large they are, so that it

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
-use mproxy_policy::remote::RemoteConfig;
+use mproxy_policy::remote::{RemoteConfig, STREAM_LIFETIME};
 use mproxy_policy::watch::{
     AnswerDrop, CallOutcome, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd, Watch,
 };
@@ -31,6 +31,7 @@ pub(crate) fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         max_in_flight: 1024,
         tls: Default::default(),
         streams: true,
+        stream_lifetime: STREAM_LIFETIME,
     }
 }
 

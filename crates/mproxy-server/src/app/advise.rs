@@ -9,7 +9,7 @@ use mproxy_core::event::{Nobody, Sink};
 use mproxy_core::policy::Decider;
 use mproxy_policy::acl::{Acl, AclAdviser, Size, UnknownUsers};
 use mproxy_policy::grants::Grants;
-use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, SpoolConfig};
+use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, STREAM_LIFETIME, SpoolConfig};
 use mproxy_policy::shadow::Shadow;
 use tracing::info;
 
@@ -110,6 +110,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         max_in_flight: QUESTIONS,
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,
+        stream_lifetime: STREAM_LIFETIME,
     })
 }
 

@@ -25,9 +25,6 @@ use crate::watch::{StreamEnd, Watch};
 /// Connecting a stream.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
 
-/// A stream is replaced when it is so old, or up to twice as old: not all at the same time.
-const LIFETIME: Duration = Duration::from_secs(300);
-
 /// What keeps the streams of one connection open.
 pub(in crate::remote) struct Keepers {
     keeper: Keeper,
@@ -46,6 +43,8 @@ pub(in crate::remote) struct Keeper {
     pub(in crate::remote) gone: CancellationToken,
     /// How long a question may take.
     pub(in crate::remote) timeout: Duration,
+    /// When a stream is replaced at the earliest.
+    pub(in crate::remote) lifetime: Duration,
     pub(in crate::remote) watch: Arc<dyn Watch>,
 }
 
@@ -115,12 +114,14 @@ impl Keeper {
                         running = Some(opened);
                     }
                     Err(why) => {
-                        debug!(endpoint = &*self.url, error = why, "decision stream could not be opened")
+                        // Where nothing arrives, the connection that the streams belong to may not know it yet.
+                        self.strikes.strike();
+                        debug!(endpoint = &*self.url, error = why, "decision stream could not be opened");
                     }
                 }
                 continue;
             };
-            let lifetime = LIFETIME.mul_f64(1.0 + random_part());
+            let lifetime = lifetime(self.lifetime);
             let (why, over) = tokio::select! {
                 // What the task says of its end counts, also where the connection goes at the same moment.
                 biased;
@@ -129,6 +130,16 @@ impl Keeper {
                 () = sleep(lifetime) => (StreamEnd::Recycled, false),
                 () = self.gone.cancelled() => (StreamEnd::Closed, false),
             };
+            let next = match why {
+                // Questions go to the new stream before the old one takes no more.
+                StreamEnd::GoAway | StreamEnd::Recycled => self.open_stream().await.ok(),
+                StreamEnd::Closed | StreamEnd::Broken | StreamEnd::Unimplemented => None,
+            };
+            if why == StreamEnd::Recycled && next.is_none() {
+                // It is as good as it was.
+                running = Some(current);
+                continue;
+            }
             self.watch.stream_ended(why);
             if why == StreamEnd::Closed && !over {
                 place.store(None);
@@ -147,10 +158,9 @@ impl Keeper {
                 }
                 continue;
             }
-            // Questions go to the new stream before the old one takes no more.
-            running = self.open_stream().await.ok();
-            place.store(running.as_ref().map(|opened| Arc::clone(&opened.stream)));
+            place.store(next.as_ref().map(|opened| Arc::clone(&opened.stream)));
             draining.spawn(self.drain(current));
+            running = next;
         }
     }
 
@@ -204,6 +214,11 @@ impl Keeper {
     }
 }
 
+/// How long a stream is used: not all shall be replaced at the same time, and not those of all mproxies.
+fn lifetime(shortest: Duration) -> Duration {
+    shortest.mul_f64(1.0 + random_part())
+}
+
 impl Keepers {
     pub(in crate::remote) fn streams(&self) -> Arc<DecideStreams> {
         Arc::clone(&self.streams)
@@ -234,5 +249,26 @@ impl Health for StrikesHealth {
 
     fn silent(&self) {
         self.0.strike();
+    }
+
+    fn given_up(&self) {
+        self.0.give_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_replaced_at_times_that_are_spread() {
+        let shortest = Duration::from_secs(300);
+        let mut all: Vec<_> = (0..200).map(|_| lifetime(shortest)).collect();
+        all.sort();
+        assert!(all[0] >= shortest && all[199] <= 2 * shortest);
+        for tenth in 0..10 {
+            let from = shortest + shortest / 10 * tenth;
+            assert!(all.iter().any(|one| (from..from + shortest / 10).contains(one)), "none in {from:?}");
+        }
     }
 }

@@ -97,8 +97,11 @@ pub(in crate::remote) trait Health: Send + Sync {
     /// Something came from the service.
     fn heard(&self);
 
-    /// It fell silent, or is silent still.
+    /// It fell silent.
     fn silent(&self);
+
+    /// It has been silent for so long that the stream is given up.
+    fn given_up(&self);
 }
 
 impl std::fmt::Debug for DecideStream {
@@ -326,7 +329,9 @@ impl DecideStream {
         drop(inner);
         self.silent.store(true, Ordering::Relaxed);
         // Not in each period: a few strikes end the connection, whose other streams may be sound.
-        if first || give_up {
+        if give_up {
+            health.given_up();
+        } else if first {
             health.silent();
         }
         give_up

@@ -1,35 +1,91 @@
-//! A connection as it is seen from outside HTTP/2: whether it is over, and whether the service has announced its end.
+//! A connection as it is seen from outside HTTP/2: whether it is over, whether the service has announced its end, and
+//! whether anything comes.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::EndpointStream;
 
-/// A stream that tells when it is dropped, which HTTP/2 does when the connection is over.
+/// Who is told what of a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listening {
+    /// Cancelled when it is over.
+    pub(super) gone: CancellationToken,
+    /// Cancelled when the service announces that it will end it.
+    pub(super) goaway: Option<CancellationToken>,
+    pub(super) reads: Option<Arc<Reads>>,
+}
+
+/// When something came over a connection last, and whether something should have.
+#[derive(Debug)]
+pub(in crate::remote) struct Reads {
+    began: Instant,
+    /// Nanoseconds from then to the last read.
+    last: AtomicU64,
+    silent: AtomicBool,
+}
+
+impl Reads {
+    pub(in crate::remote) fn new() -> Self {
+        Self { began: Instant::now(), last: AtomicU64::new(0), silent: AtomicBool::new(false) }
+    }
+
+    /// When something came last.
+    pub(in crate::remote) fn last(&self) -> Instant {
+        self.began + Duration::from_nanos(self.last.load(Ordering::SeqCst))
+    }
+
+    /// Whether a question waited for long, and nothing has come since.
+    pub(in crate::remote) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// A question waited for long, and nothing came after this.
+    pub(in crate::remote) fn set_silent(&self, last: Instant) {
+        self.silent.store(true, Ordering::SeqCst);
+        // What came in between found nothing to take back.
+        if self.last() != last {
+            self.silent.store(false, Ordering::SeqCst);
+        }
+    }
+
+    fn note(&self, now: Instant) {
+        let nanos = now.saturating_duration_since(self.began).as_nanos();
+        self.last.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::SeqCst);
+        if self.silent.load(Ordering::SeqCst) {
+            self.silent.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A stream that tells when it is dropped, which HTTP/2 does when the connection is over, and what comes before.
 pub(super) struct WatchedStream {
     stream: EndpointStream,
     /// Looks for a GOAWAY in what comes, and tells of it.
     frames: Option<(FrameHeads, CancellationToken)>,
+    reads: Option<Arc<Reads>>,
     _gone: DropGuard,
 }
 
 impl WatchedStream {
-    pub(super) fn new(
-        stream: EndpointStream,
-        frames: Option<(FrameHeads, CancellationToken)>,
-        gone: CancellationToken,
-    ) -> Self {
-        Self { stream, frames, _gone: gone.drop_guard() }
+    pub(super) fn new(stream: EndpointStream, listening: Listening) -> Self {
+        let Listening { gone, goaway, reads } = listening;
+        let frames = goaway.map(|goaway| (FrameHeads::default(), goaway));
+        Self { stream, frames, reads, _gone: gone.drop_guard() }
     }
 }
 
 /// Reads the types of HTTP/2 frames (RFC 9113, 4.1) in bytes that go by.
 #[derive(Debug, Default)]
-pub(super) struct FrameHeads {
+struct FrameHeads {
     /// Bytes until the next head.
     rest: usize,
     head: [u8; Self::HEAD],
@@ -72,6 +128,11 @@ impl AsyncRead for WatchedStream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(reads) = &self.reads
+            && buf.filled().len() > before
+        {
+            reads.note(Instant::now());
+        }
         if let Some((frames, goaway)) = &mut self.frames
             && frames.has_goaway(buf.filled().get(before..).unwrap_or_default())
         {
@@ -110,6 +171,20 @@ impl AsyncWrite for WatchedStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_ends_a_silence() {
+        let reads = Reads::new();
+        let at = |seconds| reads.began + Duration::from_secs(seconds);
+        reads.note(at(1));
+        assert_eq!(reads.last(), at(1));
+        reads.set_silent(reads.last());
+        assert!(reads.is_silent());
+        reads.note(at(2));
+        assert!(!reads.is_silent());
+        reads.set_silent(at(1));
+        assert!(!reads.is_silent(), "something came since it was looked");
+    }
 
     #[test]
     fn a_goaway_is_found_however_the_bytes_are_cut() {
