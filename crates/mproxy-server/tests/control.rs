@@ -341,6 +341,124 @@ async fn a_thousand_commands_at_once_are_answered_in_their_order() {
     scene.end().await;
 }
 
+const CARRIED_OUT: &str = "mproxy_policy_commands_total{command=\"replace_grant\",outcome=\"carried_out\"}";
+const DISCONNECTED: &str = "mproxy_policy_commands_total{command=\"disconnect\",outcome=\"carried_out\"}";
+
+#[tokio::test]
+async fn a_thousand_commands_a_second_cost_nobody_a_message() {
+    const SECONDS: u32 = 3;
+    let mut scene = Scene::with(grant("0", &["#"])).await;
+    let mut client = scene.subscribed("a-1", &["x"]).await;
+    let mut feeder = WireClient::login(scene.proxy.mqtt, V311, "feeder-1").await;
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for tick in 0..100 * SECONDS {
+        let due = begun + Duration::from_millis(10) * tick;
+        sleep(due.saturating_duration_since(Instant::now())).await;
+        let commands = (1..=10).map(|n| {
+            let version = (10 * tick + n).to_string();
+            scene.service.send(Some(all()), Some(replace(grant(&version, &["#"]))))
+        });
+        let last = commands.last().unwrap();
+        let sent = Instant::now();
+        feeder.send(&message("x", tick)).await;
+        client.expect(&message("x", tick)).await;
+        if tick % 20 == 0 {
+            assert_eq!(scene.service.result(last).await.clients, 2);
+            slowest = slowest.max(sent.elapsed());
+        }
+    }
+    let commands = u64::from(1000 * SECONDS);
+    assert_eq!(scene.service.result(commands).await.error, "");
+    println!("{commands} commands in {:?}, the slowest result after {slowest:?}", begun.elapsed());
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert_eq!(scene.service.results(), commands as usize);
+    assert_eq!(scene.proxy.metric(CARRIED_OUT).await, commands as f64);
+    let (_, sessions) = scene.proxy.http("GET", "/api/v1/sessions?client_id=a-1").await;
+    assert!(sessions.contains(&format!("\"grant_version\":\"{commands}\"")), "{sessions}");
+    scene.proxy.line(&["command carried out", &format!("command_id={commands}"), "clients=2"]).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_reads_no_results_is_told_of_bounds_what_it_commands_and_harms_nobody() {
+    const COMMANDS: u64 = 40_000;
+    let mut scene = Scene::with(grant("1", &["#"])).await;
+    let mut client = scene.subscribed("a-1", &["x"]).await;
+    let mut feeder = WireClient::login(scene.proxy.mqtt, V311, "feeder-1").await;
+    let before = scene.proxy.process().resident_bytes();
+    scene.service.reads(false);
+    // Their results have an error in words.
+    let unusable = "mproxy_policy_commands_total{command=\"unknown\",outcome=\"unusable\"}";
+    for _ in 0..COMMANDS {
+        scene.service.send(None, Some(Command::Forget(ForgetCommand {})));
+    }
+    scene.proxy.line(&["WARN", "policy service does not read the results of its commands"]).await;
+    let stopped = scene.proxy.metric(unusable).await;
+    for number in 0..100 {
+        feeder.send(&message("x", number)).await;
+        client.expect(&message("x", number)).await;
+    }
+    WireClient::login(scene.proxy.mqtt, V311, "b-1").await;
+    assert_eq!(scene.proxy.metric(unusable).await, stopped, "no command is taken whose result has no place");
+    assert!(stopped < COMMANDS as f64, "{stopped}");
+    let held = scene.proxy.process().resident_bytes().saturating_sub(before);
+    println!("{stopped} commands answered and not read; {held} bytes");
+    assert!(held < 32 << 20, "{held} bytes");
+    scene.service.reads(true);
+    assert!(!scene.service.result(COMMANDS).await.error.is_empty());
+    assert_eq!(scene.service.results(), COMMANDS as usize);
+    assert_eq!(scene.proxy.metric(unusable).await, COMMANDS as f64);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_command_meets_a_client_that_is_being_drained() {
+    let mut scene = Scene::with(grant("1", &["#"])).await;
+    let mut client = WireClient::login(scene.proxy.mqtt, V5, "a-1").await;
+    // A flow that is not over keeps it: nothing is drained before its PUBREL.
+    let open = Publish { topic: "x", payload: b"x", qos: 2, packet_id: 7, ..Publish::default() };
+    client.send(&wire::publish(V5, &open)).await;
+    client.expect(&wire::pubrec(7)).await;
+    scene.proxy.signal("TERM").await;
+    scene.proxy.line(&["drain"]).await;
+    let met = scene.service.command(all(), replace(grant("2", &["#"]))).await;
+    assert_eq!((met.clients, &*met.error), (1, ""));
+    let met = scene.service.command(all(), Command::Disconnect(DisconnectCommand::default())).await;
+    assert_eq!((met.clients, &*met.error), (1, ""));
+    client.expect(&wire::packet(0xE0, &[0x98])).await;
+    client.expect_closed().await;
+    drop(client);
+    let ended = scene.proxy.end().await;
+    assert_eq!(ended.code(), Some(0), "{:#?}", ended.lines);
+    for command in ["command=\"replace_grant\"", "command=\"disconnect\""] {
+        let told = |line: &&String| line.contains("command carried out") && line.contains(command);
+        assert!(ended.lines.iter().any(|line| told(&line)), "{command}: {:#?}", ended.lines);
+    }
+    assert_eq!(scene.service.wrong(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_selector_that_meets_everybody_ends_everybody() {
+    const CLIENTS: usize = 300;
+    let mut scene = Scene::with(grant("1", &["#"])).await;
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        clients.push(WireClient::login(scene.proxy.mqtt, V5, &format!("a-{n}")).await);
+    }
+    let met = scene.service.command(all(), Command::Disconnect(DisconnectCommand::default())).await;
+    assert_eq!((met.clients, &*met.error), (CLIENTS as u64, ""));
+    for mut client in clients {
+        client.expect(&wire::packet(0xE0, &[0x98])).await;
+        client.expect_closed().await;
+    }
+    assert_eq!(scene.proxy.metric(DISCONNECTED).await, 1.0);
+    scene.proxy.line(&["command carried out", "command=\"disconnect\"", &format!("clients={CLIENTS}")]).await;
+    // Nobody is kept out by it.
+    WireClient::login(scene.proxy.mqtt, V5, "a-0").await;
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn the_stream_goes_back_to_the_endpoint_that_is_preferred() {
     let broker = Mosquitto::start().await;

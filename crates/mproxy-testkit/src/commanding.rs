@@ -24,6 +24,9 @@ use crate::service::contract::{
     SubscribeEvent, Told, UnsubscribeEvent, Want, control_command, control_report, selector,
 };
 
+/// Bytes of reports that may be on their way and not read: as many as HTTP/2 begins with (RFC 9113, 6.9.2).
+const UNREAD: u32 = 65_535;
+
 /// What mproxy has said on the stream that is open.
 #[derive(Debug, Default)]
 struct ControlRecord {
@@ -46,6 +49,8 @@ struct CommandingPlayer {
     grant: Arc<Mutex<Option<Grant>>>,
     commands: Arc<Mutex<Option<CommandSender>>>,
     heard: Arc<watch::Sender<ControlRecord>>,
+    /// Whether it reads reports, once it has heard the grants.
+    reads: Arc<watch::Sender<bool>>,
     serves: bool,
 }
 
@@ -74,9 +79,12 @@ impl CommandingService {
             grant: Arc::new(Mutex::new(grant)),
             commands: Arc::default(),
             heard: Arc::new(watch::Sender::new(ControlRecord::default())),
+            reads: Arc::new(watch::Sender::new(true)),
             serves,
         };
+        // What mproxy may write before it is read.
         let server = Server::builder()
+            .initial_stream_window_size(UNREAD)
             .add_service(HooksServer::new(player.clone()))
             .add_service(HookStreamServer::new(player.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -86,6 +94,16 @@ impl CommandingService {
     /// From now on everybody who connects, or is asked for again, has this grant.
     pub fn grants(&self, grant: Option<Grant>) {
         *self.player.grant.lock().unwrap() = grant;
+    }
+
+    /// From now on it reads no reports, or reads them again.
+    pub fn reads(&self, reads: bool) {
+        self.player.reads.send_replace(reads);
+    }
+
+    /// Results that it has read.
+    pub fn results(&self) -> usize {
+        self.player.heard.borrow().results.len()
     }
 
     /// Waits until so many streams have begun, and gives the grants in force that the last one named.
@@ -189,7 +207,10 @@ impl HookStream for CommandingPlayer {
         *self.commands.lock().unwrap() = Some(commands);
         let (player, mut reports) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
-            while let Ok(Some(report)) = reports.message().await {
+            let mut reads = player.reads.subscribe();
+            while reads.wait_for(|reads| *reads).await.is_ok()
+                && let Ok(Some(report)) = reports.message().await
+            {
                 player.hear(report);
             }
         });

@@ -33,6 +33,10 @@ const TOGETHER: usize = 64;
 /// Messages for the service that wait to be sent.
 const WAITING: usize = 16;
 
+/// How long the service may leave reports unread before the log says so, and how long altogether.
+const UNREAD_TOLD: Duration = Duration::from_secs(1);
+const UNREAD_MOST: Duration = Duration::from_secs(30);
+
 /// Dialling, and the answer to the opening of the stream with the grants in force.
 const OPENED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -266,5 +270,21 @@ impl Controller {
 }
 
 async fn say(reports: &mpsc::Sender<ControlReport>, report: ControlReport) -> Result<(), Status> {
-    reports.send(report).await.map_err(|_| Status::unavailable("the service reads no reports any more"))
+    let mut waited = Duration::ZERO;
+    for most in [UNREAD_TOLD, UNREAD_MOST] {
+        match timeout(most - waited, reports.reserve()).await {
+            Ok(Ok(room)) => {
+                room.send(report);
+                return Ok(());
+            }
+            Ok(Err(_)) => return Err(Status::unavailable("the service reads no reports any more")),
+            Err(_) if waited.is_zero() => warn!(
+                limit_seconds = UNREAD_MOST.as_secs(),
+                "policy service does not read the results of its commands, no further commands until it does"
+            ),
+            Err(_) => {}
+        }
+        waited = most;
+    }
+    Err(Status::deadline_exceeded("the service has not read the results of its commands for 30 s"))
 }
