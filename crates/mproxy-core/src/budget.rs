@@ -33,7 +33,7 @@ pub const QUESTION: usize = 8 << 10;
 pub const WAITING: usize = 128;
 
 /// What is put down for a filter of a SUBSCRIBE or UNSUBSCRIBE, beside its bytes: its verdict and its own string.
-pub const FILTER: usize = 72;
+pub const FILTER: usize = 88;
 
 /// The part of a listener's budget, or of the total where that is less, that strangers may hold together, beyond the
 /// [`RESERVE`] of each: one in so many.

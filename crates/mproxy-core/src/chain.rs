@@ -5,13 +5,13 @@ use std::sync::Arc;
 use mproxy_codec::packet::subscribe::FilterRequest;
 use smallvec::SmallVec;
 
-use crate::grant::{Grant, GrantAnswer};
+use crate::grant::{Grant, GrantAnswer, GrantGround};
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, Hook, KeptConnect,
-    KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision, PublishQuestion,
-    Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Undecided,
-    Unusable, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, Ground, Hook,
+    KeptConnect, KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision,
+    PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion,
+    Undecided, Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
@@ -258,18 +258,20 @@ impl Default for Chain {
 #[must_use]
 pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
     // Before silence: whoever gave the grant said "ask", which is more than nothing (ADR 0017).
-    if let Some(ruling) = peer.grant.as_deref().and_then(|grant| unanswered(grant, hook)) {
+    if let Some(ruling) = peer.grant.as_ref().and_then(|grant| unanswered(grant, hook)) {
         return ruling;
     }
     match silence {
         Silence::Abstains => Ruling::allow(Source::Unasked),
         Silence::Agrees(source) => Ruling::allow(source),
-        Silence::Denies(source, about) => Ruling::refuse(source, Refusal::default().about(about)),
+        Silence::Denies(source, about) => {
+            Ruling::refuse(source, Refusal::default().about(about).by(Ground::Source(source)))
+        }
     }
 }
 
 /// Where a grant says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
-fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
+fn unanswered<D: Decided>(grant: &Arc<Grant>, hook: Hook) -> Option<Ruling<D>> {
     match hook {
         // A grant is what the answer to CONNECT brings. It has nothing to say about that itself.
         Hook::Connect => return None,
@@ -280,7 +282,10 @@ fn unanswered<D: Decided>(grant: &Grant, hook: Hook) -> Option<Ruling<D>> {
     // 0017).
     let verdict = match grant.stale_because() {
         Some(because) => Err(because.clone()),
-        None => Ok(D::refuse(Refusal::default())),
+        None => {
+            let ground = Ground::Grant(Arc::clone(grant), GrantGround::Unanswered);
+            Ok(D::refuse(Refusal::default().by(ground)))
+        }
     };
     Some(Ruling { source: Source::Grant, verdict })
 }

@@ -8,7 +8,7 @@ use mproxy_codec::types::PacketType;
 
 use crate::command::Dismissal;
 use crate::peer::Side;
-use crate::policy::{About, Failure, Hook, Overload, Refusal, Unusable, UnusableKind};
+use crate::policy::{About, Failure, Hook, Overload, Refusal, Source, Unusable, UnusableKind};
 
 /// Who caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -343,6 +343,51 @@ impl Fault {
             | Self::Unread
             | Self::RecallUnread
             | Self::Kicked { .. } => false,
+        }
+    }
+
+    /// Who refused the client by it, as the decision log names them; `None` where nobody did, or where a packet was refused
+    /// that has had its own record.
+    #[must_use]
+    pub fn refused_by(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { hook: Hook::Connect, refusal } | Self::RenewalRefused { refusal } => {
+                Some(refusal.ground.source_name())
+            }
+            Self::PolicyFailed { hook: Hook::Connect, .. } => Some(Source::FailedClosed.name()),
+            Self::PolicyUnusable { hook: Hook::Connect, .. } => Some(Source::Unusable.name()),
+            Self::Overloaded { hook: Hook::Connect, .. } => Some(Source::Overloaded.name()),
+            Self::Malformed { side: Side::Client, .. }
+            | Self::NotMqtt { side: Side::Client, .. }
+            | Self::Protocol { side: Side::Client, .. } => Some("protocol"),
+            Self::Malformed { side: Side::Broker, .. }
+            | Self::NotMqtt { side: Side::Broker, .. }
+            | Self::Protocol { side: Side::Broker, .. }
+            | Self::BrokerRefused { .. }
+            | Self::Unreachable(_)
+            | Self::ClosedBeforeConnack { .. }
+            | Self::TooLate(Deadline::Connack | Deadline::Unsuback) => Some("broker"),
+            Self::Kicked { dismissal: Some(_), .. } => Some(Source::Rpc.name()),
+            Self::Kicked { dismissal: None, .. } => Some("administrator"),
+            Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
+                Some(Source::Grant.name())
+            }
+            Self::OverBudget { .. } | Self::Unread => Some(Source::Budget.name()),
+            Self::RecallUnread => Some("limit"),
+            Self::RateExceeded { .. } => Some(Source::Rate.name()),
+            Self::TooLate(Deadline::Connect | Deadline::Admission | Deadline::Retry) | Self::Evicted => {
+                Some("limit")
+            }
+            Self::Panicked | Self::Internal { .. } => Some("mproxy"),
+            Self::Refused { .. }
+            | Self::PolicyFailed { .. }
+            | Self::PolicyUnusable { .. }
+            | Self::Overloaded { .. }
+            | Self::Left { .. }
+            | Self::Lost { .. }
+            | Self::BrokerLeft { .. }
+            | Self::Drained
+            | Self::TooLate(Deadline::Close) => None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::rule::{Act, Message, Rule, RuleEffect, Who};
 use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Grant {
     rules: Box<[Rule]>,
     default: RuleEffect,
@@ -33,6 +33,17 @@ pub struct Grant {
     pub limits: GrantLimits,
     /// Where its topics stand at the broker.
     pub mapping: Option<Mapping>,
+    /// When it came.
+    pub received: Option<Instant>,
+}
+
+impl PartialEq for Grant {
+    /// Two are equal that say the same, whenever they came.
+    fn eq(&self, other: &Self) -> bool {
+        self.judges_like(other)
+            && (&self.version, self.ttl, self.expires_at, self.limits)
+                == (&other.version, other.ttl, other.expires_at, other.limits)
+    }
 }
 
 /// Bounds that a grant sets one client. `None`: only those that hold for everybody.
@@ -78,6 +89,25 @@ pub enum RateAction {
     Refuse,
 }
 
+/// The part of a grant by which something is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantGround {
+    /// This rule, counted from 0.
+    Rule(u32),
+    /// No rule applies: its default effect, or that the broker's own topics have to be named.
+    Default,
+    /// It says to ask, and there is nobody who could be asked.
+    Unanswered,
+    /// The topic or filter has no place under its prefix.
+    Prefix,
+    /// It allows no subscription that would explain the delivery.
+    Revoked,
+    /// Its limit on subscriptions.
+    Subscriptions,
+    /// Its limits on what comes in a second.
+    Rate,
+}
+
 /// What a grant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantAnswer<A> {
@@ -107,6 +137,7 @@ impl Grant {
             expires_at: None,
             limits: GrantLimits::default(),
             mapping: None,
+            received: None,
         }
     }
 
@@ -164,38 +195,63 @@ impl Grant {
     /// May this be published, stand as a will, or be delivered?
     #[must_use]
     pub fn message(&self, act: Act, who: Who<'_>, message: Message<'_>) -> GrantAnswer<()> {
-        match self.rules.iter().find(|rule| {
+        self.judge_message(act, who, message).0
+    }
+
+    /// The same, and by which part of it.
+    #[must_use]
+    pub fn judge_message(
+        &self,
+        act: Act,
+        who: Who<'_>,
+        message: Message<'_>,
+    ) -> (GrantAnswer<()>, GrantGround) {
+        let applies = |rule: &Rule| {
             self.may_decide(rule, message.topic) && rule.applies_to_topic(act, message.topic, who)
-        }) {
-            None => self.apply_default(message.topic, ()),
-            Some(rule) => match rule.effect {
-                RuleEffect::Ask => GrantAnswer::Ask,
-                RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
-                RuleEffect::Allow => {
-                    rule.bounds(act, message).map_or_else(GrantAnswer::Refuse, GrantAnswer::Allow)
-                }
-            },
+        };
+        match self.first_rule(applies) {
+            None => (self.apply_default(message.topic, ()), GrantGround::Default),
+            Some((at, rule)) => {
+                let answer = match rule.effect {
+                    RuleEffect::Ask => GrantAnswer::Ask,
+                    RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+                    RuleEffect::Allow => {
+                        rule.bounds(act, message).map_or_else(GrantAnswer::Refuse, GrantAnswer::Allow)
+                    }
+                };
+                (answer, GrantGround::Rule(at))
+            }
         }
     }
 
     /// May this filter be subscribed to, and up to which QoS?
     #[must_use]
     pub fn filter(&self, who: Who<'_>, filter: &str) -> GrantAnswer<QoS> {
+        self.judge_filter(who, filter).0
+    }
+
+    /// The same, and by which part of it.
+    #[must_use]
+    pub fn judge_filter(&self, who: Who<'_>, filter: &str) -> (GrantAnswer<QoS>, GrantGround) {
         // A shared subscription is to the filter behind its group (4.8.2).
         let plain = split_share(filter).1;
-        match self
-            .rules
-            .iter()
-            .find(|rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who))
-        {
-            None => self.apply_default(plain, QoS::ExactlyOnce),
-            Some(rule) => match rule.effect {
-                RuleEffect::Ask => GrantAnswer::Ask,
-                RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
-                // Lowered by SUBACK and not refused (3.9.3); retained messages are bounded where they are published.
-                RuleEffect::Allow => GrantAnswer::Allow(rule.max_qos),
-            },
+        let applies = |rule: &Rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who);
+        match self.first_rule(applies) {
+            None => (self.apply_default(plain, QoS::ExactlyOnce), GrantGround::Default),
+            Some((at, rule)) => {
+                let answer = match rule.effect {
+                    RuleEffect::Ask => GrantAnswer::Ask,
+                    RuleEffect::Deny => GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+                    // Lowered by SUBACK and not refused (3.9.3); retained messages are bounded where they are published.
+                    RuleEffect::Allow => GrantAnswer::Allow(rule.max_qos),
+                };
+                (answer, GrantGround::Rule(at))
+            }
         }
+    }
+
+    fn first_rule(&self, applies: impl Fn(&Rule) -> bool) -> Option<(u32, &Rule)> {
+        (0..).zip(&self.rules).find(|(_, rule)| applies(rule))
     }
 
     /// Of a mapped client the broker's own topics are nobody else's to allow: they lie outside of the mapping. So a rule

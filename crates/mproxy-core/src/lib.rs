@@ -17,6 +17,7 @@
 //! | [`budget`] | bytes that clients make mproxy hold: by connection, by listener and in all |
 //! | [`limits`] | every bound and deadline of a session, with its default and the reason for it |
 //! | [`fault`] | why a session ended and whose doing it was |
+//! | [`record`] | what the decision log is told of a decision |
 //! | [`meter`] | the counts a session makes on its way, for whoever keeps metrics |
 
 pub mod budget;
@@ -30,6 +31,7 @@ pub mod meter;
 pub mod neighbours;
 pub mod peer;
 pub mod policy;
+pub mod record;
 pub mod rule;
 pub mod session;
 mod undecided;

@@ -4,6 +4,7 @@ use mproxy_codec::types::{PacketId, PacketType};
 
 use crate::peer::{Origin, Peer, Side};
 use crate::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
+use crate::record::DecisionRecord;
 
 /// How a decision came out; a label of the decision counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +110,11 @@ pub trait Meter: Send + Sync {
 
     /// A client is not read from now on, until it is within the rates of its grant again.
     fn rate_wait(&self) {}
+
+    /// Something was refused. Called for each refusal, and for what else is sampled.
+    fn record(&self, decision: &DecisionRecord<'_>) {
+        let _ = decision;
+    }
 
     /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.
     fn traces(&self) -> bool {

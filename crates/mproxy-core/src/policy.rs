@@ -9,9 +9,11 @@
 //! |---|---|
 //! | `question` | what is asked, hook by hook |
 //! | `decision` | what is decided: allowed, perhaps with changes, or refused |
+//! | `ground` | by what it was decided: which rule, which answer |
 //! | `kept` | a question copied out of its packet, for advisers that come back to it later |
 
 mod decision;
+mod ground;
 mod kept;
 mod question;
 
@@ -23,6 +25,7 @@ pub use self::decision::{
     About, Action, Admission, ConnectDecision, Decided, Decision, FilterChange, PartialDecisions,
     PublishChange, PublishDecision, Refusal, SubscribeDecision, WillChange,
 };
+pub use self::ground::{Ground, RuleFile, ServiceAnswer};
 pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
 pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
 use crate::grant::GrantAnswer;

@@ -87,6 +87,7 @@ mod publish;
 mod question;
 mod rates;
 mod recall;
+mod record;
 mod rejected;
 mod rejudge;
 mod renewal;
@@ -415,6 +416,7 @@ impl Session {
     /// It is over at once, whatever state it is in: nothing more is sent, and only what is owed to whoever listens is still
     /// told. For when mproxy itself failed in the middle of it, or it has to make room.
     pub fn abandon(&mut self, fault: Fault) {
+        self.record_end(&fault);
         let peer = match mem::replace(&mut self.state, State::Over(None)) {
             State::Over(peer) => {
                 self.state = State::Over(peer);

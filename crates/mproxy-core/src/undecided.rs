@@ -2,6 +2,7 @@
 //! yes; the failure rule ([`OnError`](crate::policy::OnError)) speaks of the first alone.
 
 use std::fmt;
+use std::sync::Arc;
 
 use mproxy_codec::EncodeError;
 use mproxy_codec::reason::ReasonCode;
@@ -14,13 +15,21 @@ pub struct Failure {
     pub kind: FailureKind,
     /// For the log.
     pub detail: Box<str>,
+    /// The endpoint that it came from, or should have.
+    pub endpoint: Option<Arc<str>>,
 }
 
 impl Failure {
     /// A failure of this kind, explained.
     #[must_use]
     pub fn new(kind: FailureKind, detail: impl Into<Box<str>>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), endpoint: None }
+    }
+
+    /// The same, of this endpoint.
+    #[must_use]
+    pub fn at(self, endpoint: &Arc<str>) -> Self {
+        Self { endpoint: Some(Arc::clone(endpoint)), ..self }
     }
 }
 
@@ -69,6 +78,8 @@ pub struct Unusable {
     pub reason: ReasonCode,
     /// For the log.
     pub detail: Box<str>,
+    /// The endpoint whose answer it was.
+    pub endpoint: Option<Arc<str>>,
 }
 
 impl Unusable {
@@ -82,7 +93,13 @@ impl Unusable {
             | UnusableKind::Grant
             | UnusableKind::GrantExpired => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
         };
-        Self { kind, reason, detail: detail.into() }
+        Self { kind, reason, detail: detail.into(), endpoint: None }
+    }
+
+    /// The same, of this endpoint.
+    #[must_use]
+    pub fn at(self, endpoint: &Arc<str>) -> Self {
+        Self { endpoint: Some(Arc::clone(endpoint)), ..self }
     }
 
     /// It would make an invalid packet, or says what there is not.
@@ -201,6 +218,29 @@ pub enum Undecided {
     Unusable(Unusable),
     /// mproxy could not have it answered.
     Overloaded(Overload),
+}
+
+impl Undecided {
+    /// The same, of this endpoint.
+    #[must_use]
+    pub fn at(self, endpoint: &Arc<str>) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(failure.at(endpoint)),
+            Self::Unusable(unusable) => Self::Unusable(unusable.at(endpoint)),
+            overloaded @ Self::Overloaded(_) => overloaded,
+        }
+    }
+
+    /// The endpoint of the policy service that it is about, if it is one.
+    #[must_use]
+    pub const fn endpoint(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Failed(Failure { endpoint, .. }) | Self::Unusable(Unusable { endpoint, .. }) => {
+                endpoint.as_ref()
+            }
+            Self::Overloaded(_) => None,
+        }
+    }
 }
 
 impl From<Failure> for Undecided {

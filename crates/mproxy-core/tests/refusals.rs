@@ -1,11 +1,13 @@
 //! The refusal table, line by line: packet, version, action, decided at once and later. And its page.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mproxy_codec::ReasonCode;
 use mproxy_core::fault::Fault;
-use mproxy_core::policy::{Action, Decision, FilterChange, Hook, Refusal, Want};
+use mproxy_core::meter::{Meter, Unmetered};
+use mproxy_core::policy::{Action, Decision, FilterChange, Ground, Hook, Refusal, ServiceAnswer, Want};
 use mproxy_core::{Limits, Side};
 use mproxy_sim::Verdict;
 use mproxy_sim::refusals::codes::CODES;
@@ -13,7 +15,7 @@ use mproxy_sim::refusals::strict::{self, ExpectedEnd, STRICT_CASES, When};
 use mproxy_sim::refusals::{RefusalRow, RefusedPacket, TABLE, Then, ToBroker, page};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{Reply, Stage, allow};
+use mproxy_sim::{QuestionRecord, Recorder, Reply, Stage, allow};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -44,13 +46,25 @@ const fn hook(packet: RefusedPacket) -> Hook {
 
 /// A stage on which the packet has come and has been refused.
 fn refused(packet: RefusedPacket, version: Version, refusal: &Refusal, later: bool) -> Stage {
+    refused_before(Arc::new(Unmetered), packet, version, refusal, later)
+}
+
+/// The same, before this meter.
+fn refused_before(
+    meter: Arc<dyn Meter>,
+    packet: RefusedPacket,
+    version: Version,
+    refusal: &Refusal,
+    later: bool,
+) -> Stage {
     let said = verdict(packet, refusal.clone());
     let at_once = said.clone();
-    let mut stage = Stage::answering(move |asked| match asked.hook {
+    let answering = Box::new(move |asked: &QuestionRecord| match asked.hook {
         hook if hook != self::hook(packet) => Reply::Now(allow(hook)),
         _ if later => Reply::Later,
         _ => Reply::Now(at_once.clone()),
     });
+    let mut stage = Setup { meter, answering, ..Setup::default() }.stage();
     stage.script.want(Hook::Deliver, Want::Head);
     if packet != RefusedPacket::Connect {
         let will = Will { topic: "will", ..Will::default() };
@@ -132,6 +146,69 @@ fn every_line_of_the_table_is_what_is_seen_on_the_wire() {
             for later in [false, true] {
                 play(row, version, later);
             }
+        }
+    }
+}
+
+#[test]
+fn every_refusal_of_the_table_is_recorded_once_and_with_who_refused_it() {
+    for row in TABLE {
+        for (version, later) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+            let recorder = Recorder::default();
+            let answer = ServiceAnswer { endpoint: "http://hook".into(), at: Instant::now() };
+            let ground = Ground::Service(Arc::new(answer));
+            let refusal = Refusal { action: row.action, ..Refusal::default().by(ground) };
+            let mut stage = refused_before(Arc::new(recorder.clone()), row.packet, version, &refusal, later);
+            if row.packet == RefusedPacket::SomeFilters && row.action != Action::Disconnect {
+                stage.broker(&wire::suback(version, 1, &[1, 0]));
+            }
+            let by = "by policy_service http://hook:";
+            let by = format!("{by} {} 0x87", row.action.name());
+            let expected = match row.packet {
+                RefusedPacket::Connect => {
+                    vec!["refused connection by policy_service: refused 0x87".to_owned()]
+                }
+                RefusedPacket::Publish(_) => vec![format!("refused publish no {by}")],
+                RefusedPacket::Delivery(_) => vec![format!("refused deliver no {by}")],
+                RefusedPacket::SomeFilters => vec![format!("refused filter no {by}")],
+                RefusedPacket::AllFilters => {
+                    FILTERS.iter().map(|(filter, _)| format!("refused filter {filter} {by}")).collect()
+                }
+            };
+            // What follows has no record of its own: neither a repeated PUBLISH nor the end of the session.
+            if row.seen(version).then == Then::OurFlow && version != Version::V5 {
+                let mut again = publish(version, 2);
+                again[0] |= 0x08;
+                stage.client(&again);
+            }
+            stage.close(Side::Client);
+            assert_eq!(
+                recorder.take(),
+                expected,
+                "{:?} {:?} {version:?} later: {later}",
+                row.packet,
+                row.action
+            );
+        }
+    }
+}
+
+#[test]
+fn every_malformed_packet_and_protocol_error_is_recorded() {
+    for case in STRICT_CASES {
+        for version in case.versions {
+            let recorder = Recorder::default();
+            let limits = Limits { max_packet_size: 1 << 20, ..Limits::default() };
+            let meter = Arc::new(recorder.clone());
+            let mut stage = Setup { limits, meter, ..Setup::default() }.stage();
+            if case.when == When::Open {
+                let connack: &[u8] = if *version == Version::V5 { b"\x22\0\x02\x21\0\x02" } else { b"" };
+                stage.open_with(*version, &[], connack);
+            }
+            stage.client(&(case.bytes)(*version));
+            let lines = recorder.take();
+            let [line] = &lines[..] else { panic!("{}: {lines:?}", case.what) };
+            assert!(line.starts_with("refused connection by protocol: "), "{}: {line}", case.what);
         }
     }
 }

@@ -46,10 +46,12 @@ mod stable_read;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::peer::Peer;
+use mproxy_core::policy::{Ground, RuleFile};
 use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
 pub use self::adviser::{AclAdviser, UnknownUsers};
@@ -61,6 +63,8 @@ pub use self::password::{HashError, hash_password};
 #[derive(Debug)]
 pub struct Acl {
     path: Option<PathBuf>,
+    /// What the decision log says of it.
+    file: Arc<RuleFile>,
     /// `None`: the file does not say.
     anonymous: Option<bool>,
     /// What a client may call itself; `None`: anything.
@@ -121,8 +125,8 @@ enum RuleAnswer<A> {
     Silence,
     /// Yes.
     Allow(A),
-    /// No, and the reason code for it.
-    Refuse(ReasonCode),
+    /// No, the reason code for it, and which rule said so.
+    Refuse(ReasonCode, u32),
 }
 
 impl Acl {
@@ -196,21 +200,30 @@ impl Acl {
         names.is_none_or(|names| names.iter().any(|name| name.matches(&peer.client_id, Who::from(peer))))
     }
 
-    fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {
-        self.rules.iter().filter(|entry| entry.is_for(peer)).map(|entry| &entry.rule)
+    /// The rules about this client, with their places in the file.
+    fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = (u32, &'a Rule)> {
+        (0..).zip(&self.rules).filter(|(_, entry)| entry.is_for(peer)).map(|(at, entry)| (at, &entry.rule))
+    }
+
+    /// What something is refused by: this rule, or what the file says about who may connect.
+    fn ground(&self, rule: Option<u32>) -> Ground {
+        Ground::RuleFile(Arc::clone(&self.file), rule)
     }
 
     /// May this be published, stand as a will, or be delivered?
     fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> RuleAnswer<()> {
         let who = Who::from(peer);
         // The first rule that names it decides. A bound that it breaks is a refusal then, and not left to later rules.
-        let Some(rule) = self.rules_of(peer).find(|rule| rule.applies_to_topic(act, message.topic, who))
+        let Some((at, rule)) =
+            self.rules_of(peer).find(|(_, rule)| rule.applies_to_topic(act, message.topic, who))
         else {
             return RuleAnswer::Silence;
         };
         match rule.effect {
-            RuleEffect::Allow => rule.bounds(act, message).map_or_else(RuleAnswer::Refuse, RuleAnswer::Allow),
-            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Allow => rule
+                .bounds(act, message)
+                .map_or_else(|reason| RuleAnswer::Refuse(reason, at), RuleAnswer::Allow),
+            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED, at),
             // A file cannot say "ask"; of a rule that did, silence is what sends the question on.
             RuleEffect::Ask => RuleAnswer::Silence,
         }
@@ -219,13 +232,14 @@ impl Acl {
     /// May this filter be subscribed to, and up to which QoS?
     fn filter(&self, peer: &Peer, filter: &str) -> RuleAnswer<QoS> {
         let who = Who::from(peer);
-        let Some(rule) = self.rules_of(peer).find(|rule| rule.applies_to_filter(filter, who)) else {
+        let Some((at, rule)) = self.rules_of(peer).find(|(_, rule)| rule.applies_to_filter(filter, who))
+        else {
             return RuleAnswer::Silence;
         };
         match rule.effect {
             // Lowered and not refused: a SUBACK may grant less than was asked for (3.9.3), a PUBACK cannot.
             RuleEffect::Allow => RuleAnswer::Allow(rule.max_qos),
-            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Deny => RuleAnswer::Refuse(ReasonCode::NOT_AUTHORIZED, at),
             RuleEffect::Ask => RuleAnswer::Silence,
         }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mproxy_codec::packet::subscribe::FilterRequest;
 use mproxy_codec::types::QoS;
-use mproxy_core::grant::{Grant, GrantAnswer};
+use mproxy_core::grant::{Grant, GrantAnswer, GrantGround};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, Decider, Decision, FilterChange, Hook, PublishDecision, PublishQuestion, Refusal, Ruling,
+    Answer, Decider, Decision, FilterChange, Ground, Hook, PublishDecision, PublishQuestion, Refusal, Ruling,
     Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Message, Who};
@@ -21,12 +21,16 @@ use crate::slices::FilterJudge;
 pub struct Grants;
 
 impl Grants {
-    fn message(act: Act, grant: &Grant, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+    fn message(act: Act, grant: &Arc<Grant>, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
-        match grant.message(act, Who::from(&**question.peer), message) {
+        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), message);
+        match answer {
             GrantAnswer::Ask => PASS,
             GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
-            GrantAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
+            GrantAnswer::Refuse(reason) => {
+                let refusal = Refusal::new(reason).by(Ground::Grant(Arc::clone(grant), part));
+                Answer::Now(Ruling::refuse(Source::Grant, refusal))
+            }
         }
     }
 }
@@ -47,7 +51,8 @@ impl Decider for Grants {
             silence: Silence::Abstains,
             rules: grant.patterns(),
             decide: move |request: &FilterRequest<'_>| {
-                filter_decision(request, grant.filter(Who::from(&*peer), request.filter.as_str()))
+                let judged = grant.judge_filter(Who::from(&*peer), request.filter.as_str());
+                filter_decision(&grant, request, judged)
             },
         };
         judge.judge(question)
@@ -90,10 +95,16 @@ impl Decider for Grants {
     }
 }
 
-fn filter_decision(request: &FilterRequest<'_>, answer: GrantAnswer<QoS>) -> Option<Decision<FilterChange>> {
+fn filter_decision(
+    grant: &Arc<Grant>,
+    request: &FilterRequest<'_>,
+    (answer, part): (GrantAnswer<QoS>, GrantGround),
+) -> Option<Decision<FilterChange>> {
     Some(match answer {
         GrantAnswer::Ask => return None,
-        GrantAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
+        GrantAnswer::Refuse(reason) => {
+            Decision::Refuse(Refusal::new(reason).by(Ground::Grant(Arc::clone(grant), part)))
+        }
         GrantAnswer::Allow(most) => Decision::Allow(FilterChange {
             filter: None,
             max_qos: (most < request.qos).then_some(most),

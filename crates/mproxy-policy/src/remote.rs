@@ -50,9 +50,9 @@ use std::time::Duration;
 
 use mproxy_core::event::{Event, Happening, Kind, Sink};
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Hook, Overload, Payload,
-    PublishDecision, PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision,
-    SubscribeQuestion, Undecided, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Ground, Hook, Overload, Payload,
+    PublishDecision, PublishQuestion, RenewQuestion, Ruling, ServiceAnswer, Silence, Source,
+    SubscribeDecision, SubscribeQuestion, Undecided, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -276,7 +276,7 @@ impl Remote {
                 return overloaded();
             }
             match call_service(&endpoints, &*watch, request, deadline).await {
-                Ok(CallResult::Answered(verdict)) => Answer::Now(ruling(verdict)),
+                Ok(CallResult::Answered(verdict, by)) => Answer::Now(ruling(answered_by(verdict, by))),
                 Ok(CallResult::Unusable(unusable)) => Answer::Now(ruling(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
                 Ok(CallResult::Unwanted) => Answer::Pass(Silence::Abstains),
@@ -417,6 +417,19 @@ pub(crate) fn trim_payload<'a>(question: &PublishQuestion<'a>, wanted: &WantedCa
 
 const fn ruling<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
     Ruling { source: Source::Rpc, verdict }
+}
+
+/// The answer, and in each refusal and whatever is wrong with it who gave it.
+fn answered_by<D: Decided>(verdict: Result<D, Undecided>, endpoint: Arc<str>) -> Result<D, Undecided> {
+    let mut decision = verdict.map_err(|undecided| undecided.at(&endpoint))?;
+    let mut answer = None;
+    decision.for_each_refusal(|refusal| {
+        // Made for the first one: what is allowed needs none.
+        let made =
+            || Arc::new(ServiceAnswer { endpoint: Arc::clone(&endpoint), at: Instant::now().into_std() });
+        refusal.ground = Ground::Service(Arc::clone(answer.get_or_insert_with(made)));
+    });
+    Ok(decision)
 }
 
 /// So long from now. What is further away than the clock reaches is as good as never: 30 years.

@@ -9,6 +9,7 @@
 //! | [`wire`] | packets built by hand: it shares no line with the codec that it tests |
 //! | [`stage`] | [`Stage`]: a session between two byte pipes, for scenes written by hand |
 //! | [`script`] | the decider that records questions and answers as it is told, the sink that remembers events |
+//! | [`recorder`] | a meter that writes down what the decision log is told |
 //! | [`tracer`] | a meter that is shown each packet |
 //! | [`verdict`] | what is said to a question, whichever that is |
 //! | [`world`] | the seeded simulator: random peers, chunks, verdicts and clocks, and what must hold after each step |
@@ -35,6 +36,7 @@ mod fate;
 mod model;
 mod path;
 mod permits;
+pub mod recorder;
 pub mod refusals;
 pub mod revocations;
 pub mod rng;
@@ -45,6 +47,7 @@ pub mod verdict;
 pub mod wire;
 pub mod world;
 
+pub use recorder::Recorder;
 pub use script::{Diary, OpenVerdict, QuestionRecord, Reply, Script};
 pub use stage::{Stage, allow, change, fail, refuse, refuse_as};
 pub use tracer::Tracer;

@@ -12,8 +12,8 @@ use mproxy_codec::property::PropertyId;
 use mproxy_core::Peer;
 use mproxy_core::grant::GrantAnswer;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Hook, Partial, Payload,
-    Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Ground, Hook, Partial,
+    Payload, Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source,
     SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Message, Who};
@@ -243,10 +243,14 @@ impl Granted {
     fn message(act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
-        match grant.message(act, Who::from(&**question.peer), message) {
+        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), message);
+        match answer {
             GrantAnswer::Ask => Answer::Pass(Silence::Abstains),
             GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),
-            GrantAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Grant, Refusal::new(reason))),
+            GrantAnswer::Refuse(reason) => {
+                let refusal = Refusal::new(reason).by(Ground::Grant(Arc::clone(grant), part));
+                Answer::Now(Ruling::refuse(Source::Grant, refusal))
+            }
         }
     }
 }
@@ -259,14 +263,19 @@ impl Decider for Granted {
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
         let who = Who::from(&**question.peer);
-        let word = |request: &FilterRequest<'_>| match grant.filter(who, request.filter.as_str()) {
-            GrantAnswer::Ask => None,
-            GrantAnswer::Allow(most) => Some(Decision::Allow(FilterChange {
-                filter: None,
-                max_qos: (most < request.qos).then_some(most),
-                ..FilterChange::default()
-            })),
-            GrantAnswer::Refuse(reason) => Some(Decision::Refuse(Refusal::new(reason))),
+        let word = |request: &FilterRequest<'_>| {
+            let (answer, part) = grant.judge_filter(who, request.filter.as_str());
+            match answer {
+                GrantAnswer::Ask => None,
+                GrantAnswer::Allow(most) => Some(Decision::Allow(FilterChange {
+                    filter: None,
+                    max_qos: (most < request.qos).then_some(most),
+                    ..FilterChange::default()
+                })),
+                GrantAnswer::Refuse(reason) => {
+                    Some(Decision::Refuse(Refusal::new(reason).by(Ground::Grant(Arc::clone(grant), part))))
+                }
+            }
         };
         let part: Vec<_> = question.filters.iter().map(word).collect();
         Answer::Partial(Partial { source: Source::Grant, part })

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 
-use super::Source;
+use super::{Ground, Source};
 use crate::grant::Grant;
 use crate::undecided::{Undecided, Unusable};
 
@@ -54,6 +54,9 @@ pub trait Decided: Sized + Send + 'static {
 
     /// All of it, where what `part` leaves open came to `rest`.
     fn join(part: Self::Part, rest: Result<Self, Undecided>) -> Self;
+
+    /// Each refusal in it.
+    fn for_each_refusal(&mut self, change: impl FnMut(&mut Refusal));
 }
 
 impl<A: Send + 'static> Decided for Decision<Option<A>> {
@@ -69,6 +72,10 @@ impl<A: Send + 'static> Decided for Decision<Option<A>> {
 
     fn join(part: Infallible, _rest: Result<Self, Undecided>) -> Self {
         match part {}
+    }
+
+    fn for_each_refusal(&mut self, change: impl FnMut(&mut Refusal)) {
+        self.refusal_mut().into_iter().for_each(change);
     }
 }
 
@@ -103,12 +110,31 @@ impl Decided for SubscribeDecision {
         };
         let mut rest = rest.into_iter();
         // The counts were compared above, so none is missing. If one were, nobody would have allowed that filter.
-        let refused = || Decision::Refuse(Refusal::default());
+        let refused = || Decision::Refuse(Refusal::default().by(Ground::Source(Source::Unknown)));
         let each =
             words.into_iter().map(|word| word.or_else(|| rest.next()).unwrap_or_else(refused)).collect();
         match undecided {
             None => Self::Each(each),
             Some(undecided) => Self::InPart(each, undecided),
+        }
+    }
+
+    fn for_each_refusal(&mut self, change: impl FnMut(&mut Refusal)) {
+        match self {
+            Self::All(one) => one.refusal_mut().into_iter().for_each(change),
+            Self::Each(each) | Self::InPart(each, _) => {
+                each.iter_mut().filter_map(Decision::refusal_mut).for_each(change);
+            }
+        }
+    }
+}
+
+impl<A> Decision<A> {
+    /// The refusal, if it is one.
+    pub const fn refusal_mut(&mut self) -> Option<&mut Refusal> {
+        match self {
+            Self::Allow(_) => None,
+            Self::Refuse(refusal) => Some(refusal),
         }
     }
 }
@@ -126,6 +152,8 @@ pub struct Refusal {
     pub server_reference: Option<Box<str>>,
     /// What of a CONNECT was refused: for the log and metrics, and never for the client.
     pub about: About,
+    /// By what it was refused: for the decision log, and never for the client.
+    pub ground: Ground,
     /// How long the same may be refused without asking.
     pub cache_for: Option<Duration>,
 }
@@ -140,6 +168,7 @@ impl Refusal {
             action: Action::Reject,
             server_reference: None,
             about: About::Unsaid,
+            ground: Ground::Unsaid,
             cache_for: None,
         }
     }
@@ -149,6 +178,12 @@ impl Refusal {
     pub fn about(self, about: About) -> Self {
         Self { about, ..self }
     }
+
+    /// The same, by this.
+    #[must_use]
+    pub fn by(self, ground: Ground) -> Self {
+        Self { ground, ..self }
+    }
 }
 
 impl PartialEq for Refusal {
@@ -156,7 +191,7 @@ impl PartialEq for Refusal {
         self.reason == other.reason
             && self.text == other.text
             && self.action == other.action
-            // `about` is for log and metrics, and a time is no part of it: two refusals that a client cannot tell apart are the same one.
+            // `about` and `ground` are for logs and metrics, and a time is no part of it: two refusals that a client cannot tell apart are the same one.
             && self.server_reference == other.server_reference
     }
 }
@@ -219,6 +254,19 @@ pub enum Action {
     NoAck,
 }
 
+impl Action {
+    /// `"reject"`, `"drop"`, `"disconnect"` or `"no_ack"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Drop => "drop",
+            Self::Disconnect => "disconnect",
+            Self::NoAck => "no_ack",
+        }
+    }
+}
+
 impl Undecided {
     /// Where the refusal comes from that stands in for the decision.
     #[must_use]
@@ -230,14 +278,20 @@ impl Undecided {
         }
     }
 
-    /// The refusal that stands in for the decision.
+    /// The reason code of that refusal.
     #[must_use]
-    pub const fn refusal(&self) -> Refusal {
-        Refusal::new(match self {
+    pub const fn reason(&self) -> ReasonCode {
+        match self {
             Self::Failed(_) => ReasonCode::SERVER_UNAVAILABLE,
             Self::Unusable(unusable) => unusable.reason,
             Self::Overloaded(_) => ReasonCode::QUOTA_EXCEEDED,
-        })
+        }
+    }
+
+    /// The refusal that stands in for the decision.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(self.reason()).by(Ground::Undecided(Arc::new(self.clone())))
     }
 }
 

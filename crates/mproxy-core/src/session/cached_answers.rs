@@ -9,10 +9,13 @@ use std::time::Instant;
 use mproxy_codec::packet::publish_flags;
 use mproxy_codec::types::{PacketType, QoS};
 
-use crate::policy::{Decision, FilterChange, PublishDecision, Refusal};
+use crate::policy::{Decision, FilterChange, PublishDecision, Refusal, ServiceAnswer};
 
 /// Bytes of answers that are kept of one direction: those about some hundred topics. Where there are more, the oldest go.
 pub(super) const MOST: usize = 16 << 10;
+
+/// What stands behind a refusal that is kept: which answer it was.
+const ANSWER: usize = size_of::<ServiceAnswer>() + 2 * size_of::<usize>();
 
 /// The answers of one direction.
 #[derive(Debug, Default)]
@@ -103,8 +106,9 @@ impl CachedAnswers {
 impl CachedAnswer {
     fn weight(&self) -> usize {
         let text = |text: Option<&str>| text.map_or(0, str::len);
-        let refusal =
-            |refusal: &Refusal| text(refusal.text.as_deref()) + text(refusal.server_reference.as_deref());
+        let refusal = |refusal: &Refusal| {
+            text(refusal.text.as_deref()) + text(refusal.server_reference.as_deref()) + ANSWER
+        };
         let heap = match &self.verdict {
             CachedVerdict::Publish(Decision::Allow(None)) => 0,
             // Of an answer that is kept nothing else is changed: payload and properties are of one packet (ADR 0025).

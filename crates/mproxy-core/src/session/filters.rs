@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::context::Context;
 use super::known_filters::AllowedBy;
 use super::link::Link;
-use crate::grant::GrantAnswer;
+use crate::grant::{GrantAnswer, GrantGround};
 use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
 
@@ -29,6 +29,7 @@ impl Link {
         let Some(most) = self.grant().and_then(|grant| grant.limits.subscriptions) else {
             return Box::default();
         };
+        let ground = self.grant_ground(GrantGround::Subscriptions);
         let subscriptions = &mut self.subscriptions().names;
         requests
             .iter()
@@ -40,7 +41,7 @@ impl Link {
                     return None;
                 }
                 if subscriptions.len() >= most as usize {
-                    *one = Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED));
+                    *one = Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED).by(ground.clone()));
                     return None;
                 }
                 subscriptions.insert(name);
@@ -75,7 +76,10 @@ impl Link {
             match self.mapped_filter(change.filter.as_deref().unwrap_or(request.filter.as_str())) {
                 Ok(None) => {}
                 Ok(mapped) => change.filter = mapped,
-                Err(()) => *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID)),
+                Err(()) => {
+                    let ground = self.grant_ground(GrantGround::Prefix);
+                    *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID).by(ground));
+                }
             }
         }
         // A prefix before each of a thousand filters may make a SUBSCRIBE that the broker does not take.
@@ -84,7 +88,8 @@ impl Link {
         let fits = sent.is_empty() || self.rewritten_len(subscribe, &sent).is_ok_and(|len| len <= most);
         if !fits {
             drop(sent);
-            decided.fill(Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED)));
+            let ground = self.grant_ground(GrantGround::Prefix);
+            decided.fill(Decision::Refuse(Refusal::new(ReasonCode::QUOTA_EXCEEDED).by(ground)));
         }
     }
 

@@ -2,6 +2,7 @@
 //! changed, what the grant maps, what our own limits cut short.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::frame::FixedHeader;
@@ -19,7 +20,7 @@ use super::rewrite;
 use crate::fault::Fault;
 use crate::grant::{Grant, GrantAnswer, Mapping};
 use crate::peer::Side;
-use crate::policy::{About, Admission, Refusal, Unusable};
+use crate::policy::{About, Admission, Ground, Refusal, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
@@ -39,7 +40,7 @@ impl Link {
             Some(admission) => rewrite::connect(&asked, admission)?,
             None => asked,
         };
-        let grant = admission.and_then(|admission| admission.grant.as_deref());
+        let grant = admission.and_then(|admission| admission.grant.as_ref());
         if let (Some(grant), Some(will)) = (grant, &connect.will) {
             self.judge_will(grant, admission, &connect, will)?;
         }
@@ -77,7 +78,7 @@ impl Link {
     /// The will as the grant sees it, by its own rules for wills. Whoever gave the grant was asked about it already.
     fn judge_will(
         &self,
-        grant: &Grant,
+        grant: &Arc<Grant>,
         admission: Option<&Admission>,
         connect: &Connect<'_>,
         will: &Will<'_>,
@@ -89,8 +90,11 @@ impl Link {
             ..Who::from(&*self.peer)
         };
         let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
-        match grant.message(Act::Will, who, message) {
-            GrantAnswer::Refuse(reason) => Err(unfit(reason, About::Will)),
+        let (answer, part) = grant.judge_message(Act::Will, who, message);
+        match answer {
+            GrantAnswer::Refuse(reason) => {
+                Err(unfit(reason, About::Will, Ground::Grant(Arc::clone(grant), part)))
+            }
             GrantAnswer::Ask | GrantAnswer::Allow(()) => Ok(()),
         }
     }
@@ -103,7 +107,7 @@ impl Link {
                     Ok(most)
                 } else {
                     // Return code 2, as by Mosquitto.
-                    Err(unfit(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive))
+                    Err(unfit(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive, Ground::Limit))
                 }
             }
             Some(_) | None => Ok(connect.keep_alive),
@@ -191,8 +195,8 @@ impl Link {
 }
 
 /// The client is refused with this code.
-fn unfit(reason: ReasonCode, about: About) -> Unfit {
-    Unfit::Refused(Refusal::new(reason).about(about))
+fn unfit(reason: ReasonCode, about: About, ground: Ground) -> Unfit {
+    Unfit::Refused(Refusal::new(reason).about(about).by(ground))
 }
 
 /// Topic and, where they change, properties of a will at the broker.

@@ -110,8 +110,9 @@ impl Link {
             qos: head.qos,
             retain: change.retain.unwrap_or(head.retain),
         };
-        match grant.message(act, Who::from(&*self.peer), message) {
-            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason)),
+        let (answer, part) = grant.judge_message(act, Who::from(&*self.peer), message);
+        match answer {
+            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason).by(self.grant_ground(part))),
             // Who rewrote it was asked.
             GrantAnswer::Ask | GrantAnswer::Allow(()) => Ok(()),
         }
@@ -124,8 +125,9 @@ impl Link {
     pub(super) fn recheck_filter(&self, change: &mut FilterChange) -> Result<(), Refusal> {
         let Some(filter) = &change.filter else { return Ok(()) };
         let Some(grant) = self.grant() else { return Ok(()) };
-        match grant.filter(Who::from(&*self.peer), filter) {
-            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason)),
+        let (answer, part) = grant.judge_filter(Who::from(&*self.peer), filter);
+        match answer {
+            GrantAnswer::Refuse(reason) => Err(Refusal::new(reason).by(self.grant_ground(part))),
             // Whoever rewrote it was asked, and said yes.
             GrantAnswer::Ask => Ok(()),
             GrantAnswer::Allow(most) => {

@@ -315,11 +315,12 @@ impl Opening {
         let will = parse_connect(&attempt.connect)?.will?;
         let topic = self.link.policy_topic(Side::Broker, will.topic)?;
         let message = Message { topic, qos: will.qos, retain: will.retain };
-        match grant.message(Act::Will, Who::from(&*self.link.peer), message) {
+        let (answer, part) = grant.judge_message(Act::Will, Who::from(&*self.link.peer), message);
+        match answer {
             GrantAnswer::Ask | GrantAnswer::Allow(()) => None,
             GrantAnswer::Refuse(reason) => {
-                let refusal = Box::new(Refusal::new(reason).about(About::Will));
-                Some(Fault::Refused { hook: Hook::Connect, refusal })
+                let refusal = Refusal::new(reason).about(About::Will).by(self.link.grant_ground(part));
+                Some(Fault::Refused { hook: Hook::Connect, refusal: Box::new(refusal) })
             }
         }
     }

@@ -22,16 +22,16 @@ use super::holding::Holder;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
-use super::revocation::revoked;
 use super::step::Step;
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::Ruled;
 use crate::event::Kind;
 use crate::fault::Fault;
+use crate::grant::GrantGround;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Decision, Hook, Payload, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
+    Decided as _, Decision, Hook, Payload, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
 use crate::rule::BYTES;
 
@@ -171,7 +171,7 @@ impl Link {
         }
         if publish.from == Side::Broker && !self.is_explained(cx, publish.topic()) {
             cx.setting.meter.revoked_deliveries(1);
-            return Some(SlotState::Ruled(Box::new(revoked())));
+            return Some(SlotState::Ruled(Box::new(self.revoked_ruling())));
         }
         if publish.from == Side::Client && self.is_over_rate() {
             if let Some(id) = publish.head.packet_id {
@@ -416,7 +416,8 @@ impl Link {
     ) -> Ruled<PublishDecision> {
         // From outside of the prefix: a delivery of an older session, which is none of this client's.
         let Some(topic) = self.policy_topic(from, topic) else {
-            return Ruled::Now(Ruling::refuse(Source::Grant, Refusal::default()));
+            let ground = self.grant_ground(GrantGround::Prefix);
+            return Ruled::Now(Ruling::refuse(Source::Grant, Refusal::default().by(ground)));
         };
         if want == Want::Nothing {
             return Ruled::Now(Ruling::allow(Source::Unasked));
@@ -458,7 +459,10 @@ fn reuse(cx: &Context, from: Side, known: PublishDecision) -> SlotState<PublishD
             cx.setting.meter.decisions(hook(from), Source::Cache, Outcome::Allowed, 1);
             SlotState::Go
         }
-        known => SlotState::Ruled(Box::new(Ruling { source: Source::Cache, verdict: Ok(known) })),
+        mut known => {
+            known.for_each_refusal(|refusal| refusal.ground = std::mem::take(&mut refusal.ground).cached());
+            SlotState::Ruled(Box::new(Ruling { source: Source::Cache, verdict: Ok(known) }))
+        }
     }
 }
 

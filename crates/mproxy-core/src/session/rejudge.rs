@@ -10,7 +10,6 @@ use super::effect::Effect;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
-use super::revocation::revoked;
 use crate::budget::QUESTION;
 use crate::chain::Ruled;
 use crate::grant::GrantAnswer;
@@ -59,7 +58,7 @@ impl Link {
         };
         if from == Side::Broker && !self.is_explained(cx, topic) {
             cx.setting.meter.revoked_deliveries(1);
-            *state = SlotState::Ruled(Box::new(revoked()));
+            *state = SlotState::Ruled(Box::new(self.revoked_ruling()));
             return 0;
         }
         let message = Message {

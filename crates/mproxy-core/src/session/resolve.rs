@@ -8,9 +8,10 @@ use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Peer;
 use crate::policy::{
-    Action, ConnectDecision, Decision, FilterChange, Hook, OnError, Refusal, Ruling, Source,
+    Action, ConnectDecision, Decision, FilterChange, Ground, Hook, OnError, Refusal, Ruling, Source,
     SubscribeDecision, Undecided, Unusable,
 };
+use crate::record::DecisionOutcome;
 
 /// What a ruling comes to.
 #[derive(Debug)]
@@ -75,7 +76,10 @@ pub(super) fn resolve<C, T>(
     let Ruling { source, verdict } = ruling;
     let (source, formed) = match verdict {
         Ok(Decision::Allow(change)) => (source, carry_out(change)),
-        Ok(Decision::Refuse(refusal)) => (source, Err(Unfit::Refused(refusal))),
+        Ok(Decision::Refuse(mut refusal)) => {
+            refusal.ground = refusal.ground.or_source(source);
+            (source, Err(Unfit::Refused(refusal)))
+        }
         Err(undecided) => match apply_failure_rule(setting, peer, hook, undecided) {
             // As it came, but under the prefix and aliases that hold: the failure rule lifts a decision, not the mapping.
             Ok(()) => (Source::FailedOpen, carry_out(None)),
@@ -138,7 +142,8 @@ pub(super) fn resolve_renewal(
             setting.meter.decisions(Hook::Connect, ruling.source, Outcome::Allowed, 1);
             Resolution::AllowChanged(admission.map(|admission| *admission).unwrap_or_default())
         }
-        Ok(Decision::Refuse(refusal)) => {
+        Ok(Decision::Refuse(mut refusal)) => {
+            refusal.ground = refusal.ground.or_source(ruling.source);
             setting.meter.decisions(Hook::Connect, ruling.source, Outcome::Refused, 1);
             Resolution::Refuse(refusal)
         }
@@ -223,9 +228,17 @@ impl<T> Resolution<T> {
 }
 
 impl Rejection {
-    /// In our own name, with this code.
-    pub(super) const fn with(reason: ReasonCode) -> Self {
-        Self::Said(Refusal::new(reason))
+    /// In our own name, with this code, for this reason.
+    pub(super) fn with(reason: ReasonCode, ground: Ground) -> Self {
+        Self::Said(Refusal::new(reason).by(ground))
+    }
+
+    /// For the decision log.
+    pub(super) const fn outcome(&self) -> DecisionOutcome<'_> {
+        match self {
+            Self::Said(refusal) => DecisionOutcome::Refused(refusal),
+            Self::Undecided(undecided) => DecisionOutcome::Undecided(undecided),
+        }
     }
 
     /// What becomes of the packet.
@@ -241,7 +254,7 @@ impl Rejection {
         match self {
             Self::Said(refusal) => (refusal.reason, refusal.text.as_deref()),
             // What is wrong with the policy's answer is for the log, and not for clients.
-            Self::Undecided(undecided) => (undecided.refusal().reason, None),
+            Self::Undecided(undecided) => (undecided.reason(), None),
         }
     }
 

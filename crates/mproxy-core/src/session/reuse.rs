@@ -51,7 +51,13 @@ impl Link {
         let known = |one: FilterRequest<'_>| match answers
             .find(about_filter(one.qos), one.filter.as_str().as_bytes())?
         {
-            CachedVerdict::Filter(decision) => Some(decision.clone()),
+            CachedVerdict::Filter(decision) => {
+                let mut decision = decision.clone();
+                if let Some(refusal) = decision.refusal_mut() {
+                    refusal.ground = std::mem::take(&mut refusal.ground).cached();
+                }
+                Some(decision)
+            }
             CachedVerdict::Publish(_) => None,
         };
         let each = subscribe.filters().map(known).collect::<Option<Vec<_>>>()?;

@@ -20,17 +20,18 @@ use mproxy_codec::types::QoS;
 use super::context::Context;
 use super::known_filters::AllowedBy;
 use super::link::Link;
-use crate::grant::{Grant, GrantAnswer};
+use crate::grant::{Grant, GrantAnswer, GrantGround};
 use crate::peer::Side;
 use crate::policy::{Decision, Hook, OnError, PublishDecision, Refusal, Ruling, Source, Undecided};
 use crate::rule::{Act, Message, Who};
 
-/// What becomes of a delivery that nothing explains.
-pub(super) const fn revoked() -> Ruling<PublishDecision> {
-    Ruling { source: Source::Grant, verdict: Ok(Decision::Refuse(Refusal::new(ReasonCode::NOT_AUTHORIZED))) }
-}
-
 impl Link {
+    /// What becomes of a delivery that nothing explains.
+    pub(super) fn revoked_ruling(&self) -> Ruling<PublishDecision> {
+        let refusal = Refusal::new(ReasonCode::NOT_AUTHORIZED).by(self.grant_ground(GrantGround::Revoked));
+        Ruling { source: Source::Grant, verdict: Ok(Decision::Refuse(refusal)) }
+    }
+
     /// Ends the subscriptions that are not allowed any more, and gives their number. From now on deliveries are judged,
     /// if there were some, or there may be.
     pub(super) fn end_subscriptions(&mut self, cx: &mut Context) -> u64 {

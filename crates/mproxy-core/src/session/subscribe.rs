@@ -28,9 +28,14 @@ use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Action, Decision, FilterChange, Hook, Refusal, Ruling, Source, SubscribeDecision, SubscribeQuestion,
-    Unusable, Want,
+    Action, Decision, FilterChange, Ground, Hook, Refusal, Ruling, Source, SubscribeDecision,
+    SubscribeQuestion, Unusable, Want,
 };
+use crate::record::{DecisionOutcome, DecisionSubject};
+
+/// Refused filters of one SUBSCRIBE that the decision log is told of one by one: half a million of them would keep a
+/// thread from others, and drive everything else out of the log.
+const RECORDED_FILTERS: usize = 64;
 
 impl Link {
     pub(super) fn subscribe_step(
@@ -121,6 +126,10 @@ impl Link {
         if matches!(state, SlotState::OverBudget) {
             let count = subscribe.filters().len();
             cx.count_over_budget(Hook::Subscribe, count as u64);
+            if let Some(first) = subscribe.filters().next() {
+                let refusal = Refusal::new(ReasonCode::QUOTA_EXCEEDED).by(Ground::Source(Source::Budget));
+                self.record_refused_filter(cx, &first, &refusal, count - 1);
+            }
             let code = suback_code(self.terms.version, ReasonCode::QUOTA_EXCEEDED);
             self.suback_ours(cx, subscribe.packet_id, &vec![code; count], None);
             return Ok(());
@@ -135,6 +144,7 @@ impl Link {
         // In this order: what has no place at the broker takes none among those that are counted.
         self.map_filters(&subscribe, &requests, &mut decided);
         let counted = self.count_subscriptions(&requests, &mut decided);
+        self.record_refused_filters(cx, &requests, &decided);
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
             let hook = Hook::Subscribe;
@@ -169,7 +179,7 @@ impl Link {
         let (source, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
             SlotState::Hold(_) | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
-                (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED)))
+                (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED, Ground::Unsaid)))
             }
             SlotState::Go => {
                 (Source::Grant, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
@@ -181,14 +191,17 @@ impl Link {
                 (resolved.source, resolved.what.form())
             }
         };
-        let decided = match formed {
+        let mut decided = match formed {
             Ok(decided) => decided,
             Err(Rejection::Said(refusal)) => vec![Decision::Refuse(refusal); requests.len()],
             Err(Rejection::Undecided(undecided)) => {
                 vec![Decision::Refuse(undecided.refusal()); requests.len()]
             }
         };
-        for one in &decided {
+        for one in &mut decided {
+            if let Some(refusal) = one.refusal_mut() {
+                refusal.ground = std::mem::take(&mut refusal.ground).or_source(source);
+            }
             let outcome = match one {
                 Decision::Allow(_) if is_unchanged(one) => Outcome::Allowed,
                 Decision::Allow(_) => Outcome::Changed,
@@ -197,6 +210,33 @@ impl Link {
             cx.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
         }
         decided
+    }
+
+    /// Tells the decision log of the filters that are refused.
+    fn record_refused_filters(
+        &self,
+        cx: &Context,
+        requests: &[FilterRequest<'_>],
+        decided: &[FilterDecision],
+    ) {
+        let refused = || requests.iter().zip(decided).filter_map(|(one, of)| Some((one, refusal(of)?)));
+        let count = refused().count();
+        for (at, (request, refusal)) in refused().take(RECORDED_FILTERS).enumerate() {
+            // The last one stands for those that have no record of their own.
+            let more = if at + 1 == RECORDED_FILTERS { count - RECORDED_FILTERS } else { 0 };
+            self.record_refused_filter(cx, request, refusal, more);
+        }
+    }
+
+    fn record_refused_filter(
+        &self,
+        cx: &Context,
+        request: &FilterRequest<'_>,
+        refusal: &Refusal,
+        more: usize,
+    ) {
+        let subject = DecisionSubject::Filter { filter: request.filter.as_str(), qos: request.qos, more };
+        self.record(cx, subject, DecisionOutcome::Refused(refusal));
     }
 
     /// Answers a SUBSCRIBE of which no filter is allowed.

@@ -75,6 +75,7 @@ impl Session {
 
     /// The session ends for this reason. The first reason counts.
     pub(super) fn end(&mut self, fault: Fault, now: Instant) {
+        self.record_end(&fault);
         let cx = &mut self.cx;
         let begin =
             |link, cx: &mut Context, stage, fault| State::Ending(Ending::begin(link, cx, stage, fault, now));

@@ -18,7 +18,8 @@ use crate::budget::FILTER;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
 use crate::peer::Side;
-use crate::policy::Want;
+use crate::policy::{Ground, Refusal, Source, Want};
+use crate::record::{DecisionOutcome, DecisionSubject};
 
 /// What goes to the broker for one filter of the client's.
 enum SentFilter {
@@ -157,6 +158,10 @@ impl Link {
 
     /// Answers a 5.0 UNSUBSCRIBE of so many filters with 0x83 for each.
     pub(super) fn refuse_unsubscribe(&mut self, cx: &mut Context, id: PacketId, count: usize) {
+        let refusal =
+            Refusal::new(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR).by(Ground::Source(Source::Budget));
+        let subject = DecisionSubject::Packet(PacketType::Unsubscribe);
+        self.record(cx, subject, DecisionOutcome::Refused(&refusal));
         let codes = vec![ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR.0; count];
         let unsuback = Unsuback { packet_id: id, properties: Properties::EMPTY, codes: &codes };
         let mut out = BytesMut::new();

@@ -113,43 +113,54 @@ impl AclAdviser {
         let acl = self.acl.load();
         if !acl.allows_name(question.peer) {
             let refusal = Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-            return refuse(refusal.about(About::ClientId));
+            return refuse(refusal.about(About::ClientId).by(acl.ground(None)));
         }
         let will = judge_will(&acl, question);
         let password = match question.connect.username {
             Some(name) => acl.users.get(name),
             // Who sends no name is somebody only where the file says so.
             // No password is looked at: without a name there is none to hold it against.
-            None if acl.anonymous == Some(true) => return admit_known_user(will),
+            None if acl.anonymous == Some(true) => return admit_known_user(&acl, will),
             None if acl.knows_users() => {
-                return self.answer_unknown_user(will, Refusal::default().about(About::Username));
+                let refusal = Refusal::default().about(About::Username).by(acl.ground(None));
+                return self.answer_unknown_user(&acl, will, refusal);
             }
             None => None,
         };
         match password {
             // What was found of the will is said after the password only: a stranger learns nothing of the rules.
-            Some(password) => self.verify(password, About::Password, question, admit_known_user(will)),
-            None if !acl.knows_users() => self.leave_user_to_others(will),
+            Some(password) => {
+                let wrong = wrong_password(&acl, About::Password);
+                self.verify(password, wrong, question, admit_known_user(&acl, will))
+            }
+            None if !acl.knows_users() => self.leave_user_to_others(&acl, will),
             None => self.refuse_unknown_user(&acl, question, will),
         }
     }
 
     /// The file leaves it to others who somebody is, and looks at the will only. Where nobody cares, nobody objects.
-    fn leave_user_to_others(&self, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
+    fn leave_user_to_others(&self, acl: &Acl, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
         match (will, self.unknown_users) {
             (RuleAnswer::Allow(()), UnknownUsers::Refuse) => Answer::Now(Ruling::allow(Source::Acl)),
             (RuleAnswer::Allow(()), UnknownUsers::LeaveToOthers) => {
                 Answer::Pass(Silence::Agrees(Source::Acl))
             }
-            (RuleAnswer::Refuse(_) | RuleAnswer::Silence, _) => admit_known_user(will),
+            (RuleAnswer::Refuse(..) | RuleAnswer::Silence, _) => admit_known_user(acl, will),
         }
     }
 
     /// A client that the file does not know. A will that a rule refuses is refused whoever's it is.
-    fn answer_unknown_user(&self, will: RuleAnswer<()>, refusal: Refusal) -> Answer<ConnectDecision> {
+    fn answer_unknown_user(
+        &self,
+        acl: &Acl,
+        will: RuleAnswer<()>,
+        refusal: Refusal,
+    ) -> Answer<ConnectDecision> {
         match (will, self.unknown_users) {
             (_, UnknownUsers::Refuse) => refuse(refusal),
-            (RuleAnswer::Refuse(reason), UnknownUsers::LeaveToOthers) => refuse(will_refused(reason)),
+            (RuleAnswer::Refuse(reason, rule), UnknownUsers::LeaveToOthers) => {
+                refuse(will_refused(acl, reason, rule))
+            }
             (RuleAnswer::Allow(()) | RuleAnswer::Silence, UnknownUsers::LeaveToOthers) => {
                 Answer::Pass(Silence::DENIES)
             }
@@ -164,21 +175,21 @@ impl AclAdviser {
         question: &ConnectQuestion<'_>,
         will: RuleAnswer<()>,
     ) -> Answer<ConnectDecision> {
-        let refusal = Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(About::Username);
+        let refusal = wrong_password(acl, About::Username);
         match (acl.users.values().next(), self.unknown_users) {
             (Some(decoy), UnknownUsers::Refuse) => {
-                self.verify(decoy, About::Username, question, refuse(refusal))
+                self.verify(decoy, refusal.clone(), question, refuse(refusal))
             }
-            (Some(_) | None, _) => self.answer_unknown_user(will, refusal),
+            (Some(_) | None, _) => self.answer_unknown_user(acl, will, refusal),
         }
     }
 
     /// Verifies the password; if it is the right one, `then`. While it waits for its turn it holds the session's own
-    /// bytes of the CONNECT. If it is a wrong one, that is about `about`.
+    /// bytes of the CONNECT. If it is a wrong one, `wrong`.
     fn verify(
         &self,
         password: &Password,
-        about: About,
+        wrong: Refusal,
         question: &ConnectQuestion<'_>,
         then: Answer<ConnectDecision>,
     ) -> Answer<ConnectDecision> {
@@ -209,7 +220,7 @@ impl AclAdviser {
                 Err(_) => overloaded("verifying the password took too long"),
                 // Panicked, or the runtime ends. Neither is a wrong password, which a client would stop at.
                 Ok(Err(_)) => overloaded("verifying the password was cut short"),
-                Ok(Ok(false)) => refuse(Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(about)),
+                Ok(Ok(false)) => refuse(wrong),
                 Ok(Ok(true)) => then,
             }
         }))
@@ -217,10 +228,14 @@ impl AclAdviser {
 
     fn message(&self, act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
-        match self.acl.load().message(act, question.peer, message) {
+        let acl = self.acl.load();
+        match acl.message(act, question.peer, message) {
             RuleAnswer::Silence => Answer::Pass(Silence::DENIES),
             RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
-            RuleAnswer::Refuse(reason) => Answer::Now(Ruling::refuse(Source::Acl, Refusal::new(reason))),
+            RuleAnswer::Refuse(reason, rule) => {
+                let refusal = Refusal::new(reason).by(acl.ground(Some(rule)));
+                Answer::Now(Ruling::refuse(Source::Acl, refusal))
+            }
         }
     }
 }
@@ -241,7 +256,7 @@ impl Decider for AclAdviser {
             silence: Silence::DENIES,
             rules: self.patterns.load(Ordering::Relaxed),
             decide: move |request: &FilterRequest<'_>| {
-                filter_decision(request, acl.filter(&peer, request.filter.as_str()))
+                filter_decision(&acl, request, acl.filter(&peer, request.filter.as_str()))
             },
         };
         judge.judge(question)
@@ -259,7 +274,7 @@ impl Decider for AclAdviser {
         match self.acl.load().filter(peer, filter) {
             RuleAnswer::Silence => GrantAnswer::Ask,
             RuleAnswer::Allow(_) => GrantAnswer::Allow(()),
-            RuleAnswer::Refuse(reason) => GrantAnswer::Refuse(reason),
+            RuleAnswer::Refuse(reason, _) => GrantAnswer::Refuse(reason),
         }
     }
 
@@ -283,10 +298,10 @@ impl Decider for AclAdviser {
 
 /// A client that the file knows. It stays to look at the will: what no rule speaks of is refused, unless somebody else
 /// allows the client with it.
-fn admit_known_user(will: RuleAnswer<()>) -> Answer<ConnectDecision> {
+fn admit_known_user(acl: &Acl, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
     match will {
         RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
-        RuleAnswer::Refuse(reason) => refuse(will_refused(reason)),
+        RuleAnswer::Refuse(reason, rule) => refuse(will_refused(acl, reason, rule)),
         RuleAnswer::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
     }
 }
@@ -298,18 +313,26 @@ fn judge_will(acl: &Acl, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
     acl.message(Act::Will, question.peer, message)
 }
 
-fn will_refused(reason: ReasonCode) -> Refusal {
-    Refusal::new(reason).about(About::Will)
+fn will_refused(acl: &Acl, reason: ReasonCode, rule: u32) -> Refusal {
+    Refusal::new(reason).about(About::Will).by(acl.ground(Some(rule)))
+}
+
+fn wrong_password(acl: &Acl, about: About) -> Refusal {
+    Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(about).by(acl.ground(None))
 }
 
 fn refuse(refusal: Refusal) -> Answer<ConnectDecision> {
     Answer::Now(Ruling::refuse(Source::Acl, refusal))
 }
 
-fn filter_decision(request: &FilterRequest<'_>, answer: RuleAnswer<QoS>) -> Option<Decision<FilterChange>> {
+fn filter_decision(
+    acl: &Acl,
+    request: &FilterRequest<'_>,
+    answer: RuleAnswer<QoS>,
+) -> Option<Decision<FilterChange>> {
     Some(match answer {
         RuleAnswer::Silence => return None,
-        RuleAnswer::Refuse(reason) => Decision::Refuse(Refusal::new(reason)),
+        RuleAnswer::Refuse(reason, rule) => Decision::Refuse(Refusal::new(reason).by(acl.ground(Some(rule)))),
         RuleAnswer::Allow(max_qos) => {
             let max_qos = (max_qos < request.qos).then_some(max_qos);
             Decision::Allow(FilterChange { filter: None, max_qos, ..FilterChange::default() })

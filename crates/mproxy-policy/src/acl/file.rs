@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
 use mproxy_codec::types::QoS;
+use mproxy_core::policy::RuleFile;
 use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -73,8 +76,10 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
     for error in syntax {
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
+    let mut lines = Vec::new();
     let mut acl = Acl {
         path: None,
+        file: Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: Box::default() }),
         anonymous: None,
         client_ids: None,
         users: HashMap::new(),
@@ -82,8 +87,9 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
         receives: false,
         allow_empty: false,
     };
-    reader.document(document.get_ref(), &mut acl);
+    reader.document(document.get_ref(), &mut acl, &mut lines);
     if reader.faults.is_empty() {
+        acl.file = Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: lines.into() });
         return Ok(acl);
     }
     // A table need not give its keys in the order of the file, and people read from the top.
@@ -99,7 +105,8 @@ struct AclReader<'t> {
 }
 
 impl AclReader<'_> {
-    fn document(&mut self, document: &DeTable<'_>, acl: &mut Acl) {
+    /// `lines`: those in which the rules begin.
+    fn document(&mut self, document: &DeTable<'_>, acl: &mut Acl, lines: &mut Vec<u32>) {
         for (key, value) in document {
             let name = key.get_ref().as_ref();
             match name {
@@ -111,6 +118,7 @@ impl AclReader<'_> {
                 }),
                 "rules" => self.each_table(value, name, |reader, table, at, key| {
                     // One with a fault is left out, and its fault refuses the file; those behind it are read for theirs.
+                    lines.push(u32::try_from(reader.line(&at)).unwrap_or(u32::MAX));
                     acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
                 }),
                 _ => self.unknown(
@@ -347,9 +355,13 @@ impl AclReader<'_> {
         }
     }
 
-    fn fault(&mut self, at: Range<usize>, key: String, what: impl Into<String>) {
+    fn line(&self, at: &Range<usize>) -> usize {
         let before = self.text.as_bytes().get(..at.start).unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    fn fault(&mut self, at: Range<usize>, key: String, what: impl Into<String>) {
+        let line = self.line(&at);
         self.faults.push(AclError { line, key, what: what.into() });
     }
 }

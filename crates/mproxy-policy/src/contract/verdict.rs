@@ -8,8 +8,9 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{check_filter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
-    About, Action, Admission, ConnectDecision, Decision, Failure, FailureKind, FilterChange, PublishChange,
-    PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind, WillChange,
+    About, Action, Admission, ConnectDecision, Decision, Failure, FailureKind, FilterChange, Ground,
+    PublishChange, PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind,
+    WillChange,
 };
 
 use super::auth_request::AuthConnect;
@@ -254,6 +255,8 @@ fn refusal(deny: wire::Deny, complaints: &Complaints) -> Refusal {
         // 4.11
         server_reference: server_reference.filter(|_| elsewhere),
         about: About::Service,
+        // Whoever knows which endpoint has answered says so.
+        ground: Ground::Unsaid,
         cache_for: cache_for(deny.cache_for, complaints),
     }
 }

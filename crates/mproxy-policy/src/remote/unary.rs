@@ -24,7 +24,8 @@ const STREAMS_LOST_MOST: u32 = 2;
 
 /// What became of a call that did not fail.
 pub(super) enum CallResult<A> {
-    Answered(A),
+    /// This endpoint has answered.
+    Answered(A, Arc<str>),
     /// Question or answer is larger than a message may be.
     Unusable(Unusable),
     /// The service does not want this call.
@@ -161,12 +162,12 @@ async fn attempt<E: ServiceCall>(
         }
         StreamResult::Late => Err(late()),
         StreamResult::Lost(status) => {
-            let failure = failure(rpc, &status);
+            let failure = failure(rpc, &status).at(&connection.url);
             count(CallOutcome::Failed(failure.kind));
             return AttemptResult::StreamLost(failure, status);
         }
         StreamResult::Silent => {
-            let failure = failure(rpc, &Status::unavailable("no answers on the stream"));
+            let failure = failure(rpc, &Status::unavailable("no answers on the stream")).at(&connection.url);
             count(CallOutcome::Failed(failure.kind));
             return AttemptResult::Elsewhere(failure);
         }
@@ -175,7 +176,7 @@ async fn attempt<E: ServiceCall>(
         Ok(answer) => {
             connection.strikes.reset();
             count(E::outcome(&answer));
-            AttemptResult::Done(CallResult::Answered(answer))
+            AttemptResult::Done(CallResult::Answered(answer, Arc::clone(&connection.url)))
         }
         Err(status) => judge_status(endpoints, connection, rpc, &status, deadline, count).await,
     }
@@ -202,12 +203,12 @@ async fn judge_status<A>(
     {
         connection.strikes.reset();
         count(CallOutcome::Unusable);
-        return AttemptResult::Done(CallResult::Unusable(unusable));
+        return AttemptResult::Done(CallResult::Unusable(unusable.at(&connection.url)));
     }
     if status.code() == Code::Unimplemented {
         endpoints.warn_unimplemented(connection, rpc);
     }
-    let failure = failure(rpc, status);
+    let failure = failure(rpc, status).at(&connection.url);
     count(CallOutcome::Failed(failure.kind));
     if is_transport_failure(status) {
         // Another task learns of the connection's end. Without this pause the next pick may be the same broken

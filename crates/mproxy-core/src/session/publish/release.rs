@@ -15,9 +15,11 @@ use super::hook;
 use super::outgoing::OutgoingPublish;
 use crate::event::{Happening, Kind, Published};
 use crate::fault::Fault;
+use crate::grant::GrantGround;
 use crate::meter::Outcome;
 use crate::peer::Side;
-use crate::policy::{PublishChange, PublishDecision, Source, Want};
+use crate::policy::{Ground, PublishChange, PublishDecision, Source, Want};
+use crate::record::DecisionSubject;
 
 /// Payload bytes that one session keeps until the broker has acknowledged them, for events. Beyond, events go
 /// without their payload.
@@ -69,6 +71,7 @@ impl Link {
                 Ok(())
             }
             Err(refused) => {
+                self.record_refused_publish(cx, &due, &refused);
                 self.direction_mut(from).skip_body(streams);
                 self.refuse_publish(cx, from, &head, refused)
             }
@@ -101,20 +104,29 @@ impl Link {
             }
             SlotState::OverBudget => {
                 cx.count_over_budget(hook, 1);
-                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
+                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED, Ground::Source(Source::Budget)))
             }
             SlotState::OverRate => {
                 cx.setting.meter.decisions(hook, Source::Rate, Outcome::Refused, 1);
-                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED))
+                Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED, self.grant_ground(GrantGround::Rate)))
             }
             SlotState::Hold(_) | SlotState::Again => {
                 debug_assert!(
                     false,
                     "the lane lets none go whose verdict is out, and a repeated one is answered before"
                 );
-                Err(Rejection::with(ReasonCode::NOT_AUTHORIZED))
+                Err(Rejection::with(ReasonCode::NOT_AUTHORIZED, Ground::Unsaid))
             }
         }
+    }
+
+    /// Tells the decision log.
+    fn record_refused_publish(&self, cx: &Context, due: &DuePublish<'_>, refused: &Rejection) {
+        let DuePublish { from, head, topic, .. } = *due;
+        let topic = self.policy_topic(from, topic).unwrap_or(topic);
+        let subject =
+            DecisionSubject::Message { hook: hook(from), topic, qos: head.qos, retain: head.retain };
+        self.record(cx, subject, refused.outcome());
     }
 
     /// It leaves in this form: what has to be remembered is written down, and what was written anew is sent.

@@ -175,7 +175,7 @@ impl EventSender {
         let tell = EventRequest::new(&kept.event, sequence, &kept.client);
         match call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout)).await? {
             // What the service does not want, or answers with nonsense, it has heard: nothing is lost.
-            CallResult::Answered(()) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
+            CallResult::Answered((), _) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }
     }
 }

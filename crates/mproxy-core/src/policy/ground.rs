@@ -1,0 +1,98 @@
+//! By what something was decided, closer than its [`Source`]: which rule, which answer. It travels with the decision from
+//! the place that made it to the decision log, and never to the client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Source;
+use crate::grant::{Grant, GrantGround};
+use crate::undecided::Undecided;
+
+/// By what something was decided. Cheap to clone: whatever it names is shared.
+#[derive(Clone, Debug, Default)]
+pub enum Ground {
+    /// Whoever decided has not said.
+    #[default]
+    Unsaid,
+    /// There is nothing closer than the source.
+    Source(Source),
+    /// A rule of this file, counted from 0; `None`: what the file says about who may connect.
+    RuleFile(Arc<RuleFile>, Option<u32>),
+    /// The client's grant: this part of it.
+    Grant(Arc<Grant>, GrantGround),
+    /// The policy service, in this answer.
+    Service(Arc<ServiceAnswer>),
+    /// The policy service, in an earlier answer that may be used again.
+    Cache(Arc<ServiceAnswer>),
+    /// A limit of the listener's.
+    Limit,
+    /// Nothing was decided, for this reason.
+    Undecided(Arc<Undecided>),
+}
+
+/// A rule file as it was when it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RuleFile {
+    /// Its name.
+    pub name: Box<str>,
+    /// When it was read.
+    pub loaded: Instant,
+    /// The line in which each rule begins, counted from 1.
+    pub lines: Box<[u32]>,
+}
+
+/// An answer of the policy service.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServiceAnswer {
+    /// The endpoint that gave it.
+    pub endpoint: Arc<str>,
+    /// When it came.
+    pub at: Instant,
+}
+
+impl Ground {
+    /// The same, or this source where nothing was said.
+    #[must_use]
+    pub fn or_source(self, source: Source) -> Self {
+        match self {
+            Self::Unsaid => Self::Source(source),
+            said => said,
+        }
+    }
+
+    /// The same, where the decision is used again.
+    #[must_use]
+    pub fn cached(self) -> Self {
+        match self {
+            Self::Service(answer) => Self::Cache(answer),
+            _ => Self::Source(Source::Cache),
+        }
+    }
+
+    /// Who decided: a source's name, or `limit`.
+    #[must_use]
+    pub fn source_name(&self) -> &'static str {
+        match self {
+            Self::Unsaid => "unspecified",
+            Self::Source(source) => source.name(),
+            Self::RuleFile(..) => Source::Acl.name(),
+            Self::Grant(_, GrantGround::Rate) => Source::Rate.name(),
+            Self::Grant(..) => Source::Grant.name(),
+            Self::Service(_) => Source::Rpc.name(),
+            Self::Cache(_) => Source::Cache.name(),
+            Self::Limit => "limit",
+            Self::Undecided(undecided) => undecided.source().name(),
+        }
+    }
+
+    /// Since when that has held by which it was decided, where it is older than the decision.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        match self {
+            Self::RuleFile(file, _) => Some(file.loaded),
+            Self::Grant(grant, _) => grant.received,
+            Self::Service(answer) | Self::Cache(answer) => Some(answer.at),
+            Self::Unsaid | Self::Source(_) | Self::Limit | Self::Undecided(_) => None,
+        }
+    }
+}

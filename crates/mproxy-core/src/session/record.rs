@@ -1,0 +1,77 @@
+//! What a session tells the decision log: refusals of packets as they are carried out, and ends that refuse the client.
+
+use std::sync::Arc;
+
+use super::Session;
+use super::context::Context;
+use super::introduce::parse_connect;
+use super::link::Link;
+use super::opening::{Opening, WaitsFor};
+use super::state::State;
+use crate::fault::Fault;
+use crate::grant::GrantGround;
+use crate::policy::{About, Ground, Source};
+use crate::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
+
+impl Link {
+    /// This part of the client's grant, as what something is refused by.
+    pub(super) fn grant_ground(&self, part: GrantGround) -> Ground {
+        match &self.peer.grant {
+            Some(grant) => Ground::Grant(Arc::clone(grant), part),
+            None => Ground::Source(Source::Grant),
+        }
+    }
+
+    /// Tells the decision log of something about this client.
+    pub(super) fn record(&self, cx: &Context, subject: DecisionSubject<'_>, outcome: DecisionOutcome<'_>) {
+        cx.setting.meter.record(&DecisionRecord {
+            origin: &self.peer.origin,
+            peer: Some(&self.peer),
+            subject,
+            outcome,
+        });
+    }
+}
+
+impl Session {
+    /// Tells the decision log that the session ends, where that is a refusal and has not been told with a packet.
+    pub(super) fn record_end(&self, fault: &Fault) {
+        if fault.refused_by().is_none() {
+            return;
+        }
+        let outcome = DecisionOutcome::Ended(fault);
+        match &self.state {
+            State::Greeting(greeting) => self.cx.setting.meter.record(&DecisionRecord {
+                origin: &greeting.origin,
+                peer: None,
+                subject: DecisionSubject::Connection { will: None },
+                outcome,
+            }),
+            State::Opening(opening) => {
+                let connect =
+                    opening.connect().filter(|_| refuses_will(fault)).and_then(|it| parse_connect(it));
+                let will = connect.and_then(|connect| connect.will).map(|will| will.topic);
+                opening.link.record(&self.cx, DecisionSubject::Connection { will }, outcome);
+            }
+            State::Open(link) => {
+                link.record(&self.cx, DecisionSubject::Connection { will: None }, outcome);
+            }
+            // It has been told why it ends.
+            State::Ending(_) | State::Rejected(_) | State::Over(_) => {}
+        }
+    }
+}
+
+impl Opening {
+    /// The CONNECT, while it is kept for another try.
+    fn connect(&self) -> Option<&[u8]> {
+        match &self.waits {
+            WaitsFor::Admission(attempt) | WaitsFor::Dial(attempt) => Some(&attempt.connect),
+            WaitsFor::Connack => None,
+        }
+    }
+}
+
+fn refuses_will(fault: &Fault) -> bool {
+    matches!(fault, Fault::Refused { refusal, .. } if refusal.about == About::Will)
+}

@@ -1,0 +1,206 @@
+//! What the decision log is told: by what each refusal came about, as a value from the place that decided.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mproxy_codec::{QoS, ReasonCode};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
+use mproxy_core::policy::{Admission, Decision, Ground, Hook, OnError, Refusal, ServiceAnswer, Want};
+use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
+use mproxy_core::session::OnErrors;
+use mproxy_core::{Limits, Side};
+use mproxy_sim::stage::{DialScript, Setup};
+use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
+use mproxy_sim::{QuestionRecord, Recorder, Reply, Stage, Verdict, allow, fail};
+
+fn rule(effect: RuleEffect, actions: Actions, topic: &str) -> Rule {
+    Rule {
+        effect,
+        actions,
+        topics: [Pattern::parse(topic).expect("a filter")].into(),
+        max_qos: QoS::AtLeastOnce,
+        retain: Retain::Refused,
+    }
+}
+
+fn publish(qos: u8, packet_id: u16, topic: &str) -> Vec<u8> {
+    wire::publish(Version::V5, &Publish { topic, payload: b"21", qos, packet_id, ..Publish::default() })
+}
+
+/// A session whose client has this grant, which is asked first.
+fn granted(recorder: &Recorder, grant: Grant) -> Stage {
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    let answering = Box::new(move |asked: &QuestionRecord| match asked.hook {
+        Hook::Connect => Reply::Now(verdict.clone()),
+        _ => Reply::Pass,
+    });
+    let meter = Arc::new(recorder.clone());
+    let mut stage = Setup { grants: true, meter, answering, ..Setup::default() }.stage();
+    stage.script.want(Hook::Deliver, Want::Head);
+    stage.open(Version::V5)
+}
+
+#[test]
+fn a_refusal_by_the_grant_names_its_rule_or_what_else_of_it_refused() {
+    let recorder = Recorder::default();
+    let rules = vec![
+        rule(RuleEffect::Allow, Actions::ALL, "own/#"),
+        rule(RuleEffect::Ask, Actions::ALL, "maybe"),
+        rule(RuleEffect::Deny, Actions::NONE.with(Act::Publish).with(Act::Receive), "secret"),
+    ];
+    let mut grant = Grant::new(rules, RuleEffect::Deny);
+    grant.limits = GrantLimits { subscriptions: Some(1), ..GrantLimits::default() };
+    let mut stage = granted(&recorder, grant);
+    for topic in ["own/x", "secret", "other", "maybe"] {
+        stage.client(&publish(0, 0, topic));
+    }
+    stage.client(&publish(2, 1, "own/x"));
+    stage.broker(&publish(0, 0, "secret"));
+    stage.client(&wire::subscribe(Version::V5, 1, &[("own/1", 0), ("own/2", 0), ("other", 0)]));
+    let by = |part: &str, action: &str| format!("by grant {part}: {action}");
+    assert_eq!(
+        recorder.take(),
+        [
+            format!("refused publish secret {}", by("Rule(2)", "reject 0x87")),
+            format!("refused publish other {}", by("Default", "reject 0x87")),
+            format!("refused publish maybe {}", by("Unanswered", "reject 0x87")),
+            format!("refused publish own/x {}", by("Rule(0)", "reject 0x9b")),
+            format!("refused deliver secret {}", by("Rule(2)", "reject 0x87")),
+            format!("refused filter own/2 {}", by("Subscriptions", "reject 0x97")),
+            format!("refused filter other {}", by("Default", "reject 0x87")),
+        ]
+    );
+}
+
+#[test]
+fn a_prefix_and_a_rate_are_named_and_the_topic_is_the_client_s() {
+    let recorder = Recorder::default();
+    let mut grant = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, "own/#")], RuleEffect::Deny);
+    grant.mapping = Some(Mapping::new("acme/").expect("a prefix"));
+    grant.limits = GrantLimits {
+        messages: PerSecond::new(1.0),
+        rate_action: RateAction::Refuse,
+        ..GrantLimits::default()
+    };
+    let mut stage = granted(&recorder, grant);
+    stage.client(&publish(0, 0, "own/x"));
+    stage.client(&publish(0, 0, "own/x"));
+    stage.broker(&publish(0, 0, "others/own/x"));
+    assert_eq!(
+        recorder.take(),
+        [
+            "refused publish own/x by rate Rate: reject 0x97",
+            "refused deliver others/own/x by grant Prefix: reject 0x87",
+        ]
+    );
+}
+
+#[test]
+fn a_cached_refusal_is_told_as_that_with_the_endpoint_that_gave_it() {
+    let recorder = Recorder::default();
+    let mut stage = Setup { meter: Arc::new(recorder.clone()), ..Setup::default() }.stage().open(Version::V5);
+    let answer = Arc::new(ServiceAnswer { endpoint: "http://hook".into(), at: Instant::now() });
+    let refusal = Refusal { cache_for: Some(Duration::from_secs(60)), ..Refusal::default() };
+    stage.client(&publish(0, 0, "a"));
+    stage.rule(0, Verdict::Publish(Decision::Refuse(refusal.by(Ground::Service(answer)))));
+    stage.client(&publish(0, 0, "a"));
+    let by = |source| format!("refused publish a by {source} http://hook: reject 0x87");
+    assert_eq!(recorder.take(), [by("policy_service"), by("cache")]);
+}
+
+#[test]
+fn a_failed_answer_is_recorded_where_the_failure_rule_denies_and_not_where_it_allows() {
+    for on_error in [OnError::Deny, OnError::Allow] {
+        let recorder = Recorder::default();
+        let on_error = OnErrors { publish: on_error, ..OnErrors::default() };
+        let meter = Arc::new(recorder.clone());
+        let mut stage = Setup { meter, on_error, ..Setup::default() }.stage().open(Version::V5);
+        stage.client(&publish(1, 1, "a"));
+        stage.rule(0, fail());
+        let lines = recorder.take();
+        if on_error.publish == OnError::Allow {
+            assert_eq!(lines, [""; 0]);
+            continue;
+        }
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(
+            line.starts_with("refused publish a by failed_closed ") && line.ends_with(": 0x88"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn of_many_refused_filters_some_have_records_and_the_last_of_them_says_how_many_follow() {
+    let recorder = Recorder::default();
+    let answering = Box::new(|asked: &QuestionRecord| match asked.hook {
+        Hook::Subscribe => Reply::Now(Verdict::SubscribeAll(Decision::Refuse(Refusal::default()))),
+        hook => Reply::Now(allow(hook)),
+    });
+    let meter = Arc::new(recorder.clone());
+    let mut stage = Setup { meter, answering, ..Setup::default() }.stage().open(Version::V5);
+    let names: Vec<String> = (0..1000).map(|n| format!("f/{n}")).collect();
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (&**name, 0)).collect();
+    stage.client(&wire::subscribe(Version::V5, 1, &filters));
+    let lines = recorder.take();
+    assert_eq!(lines.len(), 64);
+    assert!(lines[63].starts_with("refused filter f/63 and 936 more by "), "{}", lines[63]);
+}
+
+#[test]
+fn a_refused_will_is_recorded_with_its_topic() {
+    let recorder = Recorder::default();
+    let grant = Grant::new(vec![rule(RuleEffect::Deny, Actions::ALL, "gone/#")], RuleEffect::Ask);
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    let answering = Box::new(move |_: &QuestionRecord| Reply::Now(verdict.clone()));
+    let mut stage = Setup { meter: Arc::new(recorder.clone()), answering, ..Setup::default() }.stage();
+    let will = Will { topic: "gone/c", ..Will::default() };
+    let options = ConnectOptions { will: Some(will), ..ConnectOptions::default() };
+    stage.client(&wire::connect(Version::V5, "c", &options));
+    assert_eq!(recorder.take(), ["refused connection with will gone/c by grant: refused 0x87"]);
+}
+
+#[test]
+fn an_end_that_the_client_did_not_choose_is_recorded_once_and_one_that_it_chose_is_not() {
+    let scene = |play: &dyn Fn(&mut Stage)| {
+        let recorder = Recorder::default();
+        let limits = Limits { max_packet_size: 1000, ..Limits::default() };
+        let meter = Arc::new(recorder.clone());
+        let mut stage = Setup { limits, meter, ..Setup::default() }.stage().open(Version::V5);
+        play(&mut stage);
+        stage.close(Side::Client);
+        recorder.take()
+    };
+    let nothing = [""; 0];
+    assert_eq!(scene(&|stage| stage.client(&wire::packet(0xE0, &[]))), nothing);
+    assert_eq!(scene(&|stage| stage.close(Side::Client)), nothing);
+    assert_eq!(scene(&|stage| stage.close(Side::Broker)), nothing);
+    assert_eq!(
+        scene(&|stage| {
+            let now = stage.now;
+            stage.session.revoke(ReasonCode(0x98), now);
+            stage.run();
+        }),
+        ["refused connection by administrator: kicked 0x98"]
+    );
+    let large = publish(0, 0, &"t".repeat(2000));
+    assert_eq!(scene(&|stage| stage.client(&large)), ["refused connection by protocol: protocol_error 0x95"]);
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_or_refuses_is_recorded_when_that_is_settled() {
+    let recorder = Recorder::default();
+    let mut stage = Setup { meter: Arc::new(recorder.clone()), ..Setup::default() }.stage();
+    stage.dialing = DialScript::Fails;
+    stage.client(&wire::connect(Version::V5, "c", &ConnectOptions::default()));
+    assert_eq!(recorder.take(), [""; 0], "it is tried again");
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(recorder.take(), ["refused connection by broker: unreachable 0x88"]);
+
+    let mut stage = Setup { meter: Arc::new(recorder.clone()), ..Setup::default() }.stage();
+    stage.client(&wire::connect(Version::V5, "c", &ConnectOptions::default()));
+    stage.broker(&wire::connack(Version::V5, false, 0x8A, &[]));
+    assert_eq!(recorder.take(), ["refused connection by broker: broker_refused 0x88"]);
+}

@@ -1,0 +1,81 @@
+//! A meter that writes down what the decision log is told, a line for each record.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use mproxy_codec::types::PacketType;
+use mproxy_core::meter::{Meter, Outcome};
+use mproxy_core::policy::{Failure, Ground, Hook, OnError, Overload, Source, Unusable};
+use mproxy_core::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
+use mproxy_core::{Peer, Side};
+
+/// Writes records down. Clones share the lines.
+#[derive(Clone, Default)]
+pub struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Recorder {
+    /// What has been written since the last time, in lines such as `refused publish a/b by grant rule 2: reject 0x87`.
+    #[must_use]
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("no test panicked here"))
+    }
+}
+
+fn line(decision: &DecisionRecord<'_>) -> String {
+    let mut line = match decision.outcome {
+        DecisionOutcome::Allowed { changed: true, .. } => "changed".to_owned(),
+        DecisionOutcome::Allowed { .. } => "allowed".to_owned(),
+        _ => "refused".to_owned(),
+    };
+    // Writing to a String cannot fail.
+    let _ = match decision.subject {
+        DecisionSubject::Connection { will } => {
+            write!(line, " connection{}", will.map_or_else(String::new, |will| format!(" with will {will}")))
+        }
+        DecisionSubject::Message { hook, topic, .. } => write!(line, " {} {topic}", hook.name()),
+        DecisionSubject::Filter { filter, more: 0, .. } => write!(line, " filter {filter}"),
+        DecisionSubject::Filter { filter, more, .. } => write!(line, " filter {filter} and {more} more"),
+        DecisionSubject::Packet(kind) => write!(line, " {}", kind.name()),
+    };
+    let ground = |ground: &Ground| {
+        let closer = match ground {
+            Ground::RuleFile(file, rule) => format!(" {} {rule:?}", file.name),
+            Ground::Grant(_, part) => format!(" {part:?}"),
+            Ground::Service(answer) | Ground::Cache(answer) => format!(" {}", answer.endpoint),
+            Ground::Undecided(undecided) => format!(" {undecided}"),
+            Ground::Unsaid | Ground::Source(_) | Ground::Limit => String::new(),
+        };
+        format!("{}{closer}", ground.source_name())
+    };
+    let _ = match decision.outcome {
+        DecisionOutcome::Refused(refusal) => {
+            let (by, action) = (ground(&refusal.ground), refusal.action.name());
+            write!(line, " by {by}: {action} {:#04x}", refusal.reason.0)
+        }
+        DecisionOutcome::Undecided(undecided) => {
+            write!(line, " by {} {undecided}: {:#04x}", undecided.source().name(), undecided.reason().0)
+        }
+        DecisionOutcome::Ended(fault) => {
+            let by = fault.refused_by().unwrap_or("nobody");
+            write!(line, " by {by}: {} {:#04x}", fault.label(), fault.reason().0)
+        }
+        DecisionOutcome::Allowed { source, .. } => write!(line, " by {}", source.name()),
+    };
+    line
+}
+
+impl Meter for Recorder {
+    fn record(&self, decision: &DecisionRecord<'_>) {
+        self.0.lock().expect("no test panicked here").push(line(decision));
+    }
+
+    fn packets(&self, _: Side, _: PacketType, _: u64, _: u64) {}
+
+    fn decisions(&self, _: Hook, _: Source, _: Outcome, _: u64) {}
+
+    fn failed(&self, _: Hook, _: &Failure, _: OnError, _: &Peer) {}
+
+    fn unusable(&self, _: Hook, _: &Unusable, _: &Peer) {}
+
+    fn overloaded(&self, _: Hook, _: &Overload, _: &Peer) {}
+}
