@@ -1,6 +1,7 @@
 //! Health, metrics and the admin API over HTTP.
 //!
 //! ```text
+//! GET    /                                 a page for people, which asks the rest
 //! GET    /healthz                          200 while the process turns
 //! GET    /readyz                           200, or 503 while draining or a listener is not bound
 //! GET    /metrics                          Prometheus text, or OpenMetrics where the caller prefers it
@@ -20,6 +21,7 @@
 
 mod guard;
 mod impatient;
+mod page;
 mod routes;
 mod serve;
 pub mod view;
@@ -93,6 +95,9 @@ pub fn router(admin: Admin) -> Router {
         .fallback(routes::nowhere)
         .layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
     Router::new()
+        .route("/", get(page::index))
+        .route("/page/app.js", get(page::script))
+        .route("/page/style.css", get(page::style))
         .route("/healthz", get(routes::healthz))
         .route("/readyz", get(routes::readyz))
         .route("/metrics", get(routes::metrics))

@@ -1,6 +1,7 @@
 //! The admin API before a backend of cards.
 
 mod access;
+mod page;
 mod readiness;
 mod requests;
 mod sessions;
