@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mproxy_testkit::PATIENCE;
+use mproxy_testkit::black_hole::BlackHole;
 use mproxy_testkit::commanding::CommandingService;
 use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::service::contract::control_command::Command;
@@ -471,6 +472,27 @@ async fn the_stream_goes_back_to_the_endpoint_that_is_preferred() {
     first.stream(1).await;
     let _a = WireClient::login(proxy.mqtt, V311, "a-1").await;
     assert_eq!(first.command(all(), replace(grant("2", &["#"]))).await.clients, 1);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_decides_while_the_preferred_endpoint_is_swallowed_takes_back_as_well() {
+    let broker = Mosquitto::start().await;
+    let first = CommandingService::start(Some(grant("1", &["#"])), true).await;
+    let second = CommandingService::start(Some(grant("1", &["#"])), true).await;
+    let hole = BlackHole::start(first.url.strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let both = format!("{},{}", hole.url(), second.url);
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &both)]).await;
+    first.stream(1).await;
+    let _a = WireClient::login(proxy.mqtt, V311, "a-1").await;
+    hole.swallow();
+    // Nobody notices before somebody asks.
+    let _b = WireClient::login(proxy.mqtt, V311, "b-1").await;
+    second.stream(1).await;
+    assert_eq!(second.command(all(), replace(grant("2", &["#"]))).await.clients, 2);
+    hole.release();
+    first.stream(2).await;
+    assert_eq!(first.command(all(), replace(grant("3", &["#"]))).await.clients, 2);
     proxy.stop().await;
 }
 
