@@ -50,11 +50,24 @@ pub(crate) enum Policy {
     Hook,
     /// The same, but that the questions go over streams.
     Stream,
+    /// A service that is asked and told the same, in JSON over HTTP/1.1.
+    Json,
+}
+
+impl Policy {
+    /// The command of this program that is its service, where no other program is.
+    const fn own_service(self) -> Option<&'static str> {
+        match self {
+            Self::Grant => Some("grant"),
+            Self::Json => Some("json"),
+            Self::Allow | Self::Acl | Self::Hook | Self::Stream => None,
+        }
+    }
 }
 
 /// What they are called on the command line.
 const WORDS: &str =
-    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream";
+    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream, json";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
@@ -67,11 +80,13 @@ pub(crate) const ALL: &[Candidate] = &[
     Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
     Candidate::Mproxy(Policy::Stream),
+    Candidate::Mproxy(Policy::Json),
     Candidate::Before(Policy::Allow),
     Candidate::Before(Policy::Acl),
     Candidate::Before(Policy::Grant),
     Candidate::Before(Policy::Hook),
     Candidate::Before(Policy::Stream),
+    Candidate::Before(Policy::Json),
 ];
 
 /// The programs.
@@ -127,11 +142,13 @@ impl Candidate {
             Self::Mproxy(Policy::Grant) => "mproxy grant",
             Self::Mproxy(Policy::Hook) => "mproxy hook",
             Self::Mproxy(Policy::Stream) => "mproxy stream",
+            Self::Mproxy(Policy::Json) => "mproxy json",
             Self::Before(Policy::Allow) => "before allow",
             Self::Before(Policy::Acl) => "before acl",
             Self::Before(Policy::Grant) => "before grant",
             Self::Before(Policy::Hook) => "before hook",
             Self::Before(Policy::Stream) => "before stream",
+            Self::Before(Policy::Json) => "before json",
         }
     }
 
@@ -198,17 +215,18 @@ impl Candidate {
                         command.env("MPROXY_ACL_FILE", rules);
                         None
                     }
-                    Policy::Grant | Policy::Hook | Policy::Stream => {
+                    Policy::Grant | Policy::Hook | Policy::Stream | Policy::Json => {
                         let service = free_address()?;
                         // The example offers streams.
                         if policy == Policy::Hook {
                             command.env("MPROXY_POLICY_MODE", "unary");
                         }
-                        command.env("MPROXY_POLICY_URL", format!("http://{service}"));
+                        let scheme = if policy == Policy::Json { "http+json" } else { "http" };
+                        command.env("MPROXY_POLICY_URL", format!("{scheme}://{service}"));
                         let mut program = Command::new(&programs.hook);
-                        if policy == Policy::Grant {
+                        if let Some(own) = policy.own_service() {
                             program = Command::new(std::env::current_exe()?);
-                            program.arg("grant");
+                            program.arg(own);
                         }
                         Some(policy_service(program.arg(service.to_string()), service)?)
                     }
@@ -396,7 +414,8 @@ mod tests {
     fn an_unknown_candidate_is_answered_with_the_list() {
         assert_eq!(Candidate::named("grant").expect("there are two").len(), 2);
         let fault = Candidate::named("envoy").expect_err("there is none").to_string();
-        let all = "nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream";
+        let all =
+            "nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream, json";
         assert!(fault.contains(all), "{fault}");
     }
 }

@@ -10,7 +10,7 @@
 //! | `control` | how the run talks to these two: a word a line in, a tally a line out |
 //! | `edge` | how long an event of theirs lasts |
 //! | `frame`, `websocket` | MQTT 3.1.1 and what may be around it by hand, as little as is needed |
-//! | `grant` | a policy service that leaves everything to mproxy |
+//! | `grant`, `json` | policy services: one that leaves everything to mproxy, one that is asked in JSON |
 //! | `probe`, `syscalls` | what the kernel says a process has used |
 //! | `child` | processes that were started, and are ended by their id |
 //! | `sample`, `report`, `machine` | what was measured, told as tables and as a picture, and where |
@@ -25,6 +25,7 @@ mod edge;
 mod frame;
 mod grant;
 mod histogram;
+mod json;
 mod load;
 mod machine;
 mod probe;
@@ -85,6 +86,9 @@ enum Command {
     /// The policy service of `mproxy grant`; started by `run`
     #[command(hide = true)]
     Grant { address: SocketAddr },
+    /// The policy service of `mproxy json`; started by `run`
+    #[command(hide = true)]
+    Json { address: SocketAddr },
     /// Become another program that ends when the one who started it ends; used by `run`
     #[command(hide = true)]
     Leash {
@@ -111,6 +115,7 @@ fn main() -> anyhow::Result<()> {
             load::run(workload, target, seconds)
         }
         Command::Grant { address } => grant::serve(address),
+        Command::Json { address } => json::serve(address),
         Command::Leash { command } => Err(child::become_leashed(&command)),
     }
 }
