@@ -9,10 +9,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO}");
     let contract = protox::compile([PROTO], ["../../proto"])?;
 
-    // The names of fields, for `mproxy hooks check`: the generated types know only numbers.
-    let names = protox::Compiler::new(["../../proto"])?.open_file(PROTO)?.encode_file_descriptor_set();
+    // The names of fields, for JSON and for `mproxy hooks check`: the generated types know only numbers.
+    let descriptors = protox::Compiler::new(["../../proto"])?
+        .include_imports(true)
+        .open_file(PROTO)?
+        .encode_file_descriptor_set();
     let out = std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?;
-    std::fs::write(Path::new(&out).join("names.bin"), names)?;
+    std::fs::write(Path::new(&out).join("descriptors.bin"), descriptors)?;
 
     // What mproxy speaks. No `HooksClient::connect(url)`: the RPC called Connect has that name.
     tonic_prost_build::configure()

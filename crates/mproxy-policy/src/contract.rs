@@ -14,6 +14,7 @@ mod fields;
 mod grant;
 mod grpc_message;
 mod hello;
+mod json;
 mod observe;
 mod request_body;
 mod stream;
@@ -28,12 +29,13 @@ use mproxy_codec::types::Version;
 use mproxy_core::event::Kind;
 use mproxy_core::peer::{Credentials, Peer, TlsFacts, Transport, WsFacts};
 use mproxy_core::policy::{Hook, Undecided};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub(crate) use self::auth_request::{
     AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe, Way,
 };
+pub(crate) use self::call::CallChannel;
+use self::call::{HELLO, call, read};
 pub(crate) use self::complaints::{Complaint, Complaints};
 pub(crate) use self::control::{ControlCommands, ControlReport, NumberedOrder};
 pub(crate) use self::decide::{DecideMessage, EncodedClient, StreamAnswer, StreamQuestion, read_answers};
@@ -42,8 +44,8 @@ pub(crate) use self::event_request::{EncodedEvent, EventRequest};
 pub(crate) use self::examine::{Examine, Examined};
 pub(crate) use self::hello::{Hello, WantedCall, Wants};
 pub(crate) use self::observe::{ObserveMessage, read_safe_up_to};
+use self::request_body::RequestBody;
 pub(crate) use self::stream::{StreamRpc, open_stream};
-use self::wire::hooks_client::HooksClient;
 
 #[expect(
     unreachable_pub,
@@ -145,12 +147,12 @@ impl From<Kind> for Rpc {
 /// A policy service at the other end of a connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceClient {
-    channel: Channel,
+    channel: CallChannel,
     complaints: Arc<Complaints>,
 }
 
 impl ServiceClient {
-    pub(crate) fn new(channel: Channel, complaints: Arc<Complaints>) -> Self {
+    pub(crate) const fn new(channel: CallChannel, complaints: Arc<Complaints>) -> Self {
         Self { channel, complaints }
     }
 
@@ -167,8 +169,27 @@ impl ServiceClient {
         within: Duration,
     ) -> Result<Result<Hello, String>, Status> {
         let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        let answer = HooksClient::new(self.channel.clone()).hello(with_timeout(request, within)).await?;
-        Ok(Hello::read(answer.into_inner()))
+        let answer = call(HELLO, RequestBody::of(&request), self.channel.clone(), within).await?;
+        Ok(Hello::read(read(answer)?).map(|hello| self.within_channel(hello)))
+    }
+
+    /// A service cannot serve what has no way there.
+    fn within_channel(&self, mut hello: Hello) -> Hello {
+        if hello.streams && matches!(self.channel, CallChannel::Json(_)) {
+            self.complaints.say(
+                Complaint::StreamsOfJson,
+                format_args!(
+                    "Hello says that streams are served, which there are none of over JSON: ignored"
+                ),
+            );
+            hello.streams = false;
+        }
+        hello
+    }
+
+    /// Whether the end of its connection is the end of it: over JSON there are many, and each may end at any time.
+    pub(crate) const fn is_one_connection(&self) -> bool {
+        matches!(self.channel, CallChannel::Grpc(_))
     }
 
     /// Asks a question. What cannot be used in the answer is [`Undecided::Unusable`].
@@ -193,6 +214,11 @@ impl ServiceClient {
     pub(crate) async fn report(&self, event: EventRequest, within: Duration) -> Result<(), Status> {
         event.send(self.channel.clone(), within).await
     }
+}
+
+/// The contract as it was compiled, with the names that the generated types do not have.
+const fn descriptors() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"))
 }
 
 fn with_timeout<M>(message: M, within: Duration) -> Request<M> {

@@ -30,12 +30,14 @@
 //! ```
 
 pub mod acl;
+mod causes;
 pub mod check;
 pub mod commander;
 pub mod comparison;
 mod contract;
 pub mod grants;
 pub mod nearest;
+mod post;
 pub mod remote;
 pub mod shadow;
 mod slices;

@@ -1,4 +1,4 @@
-//! The policy service, over gRPC: asked as a [`Decider`], told as a [`Sink`].
+//! The policy service, over gRPC or with JSON over HTTP/1.1: asked as a [`Decider`], told as a [`Sink`].
 //!
 //! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
 //!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline; so does one where nothing comes
@@ -10,6 +10,8 @@
 //! - **Hello** is asked on every connection. Until the first answer mproxy assumes that everything is wanted;
 //!   while no endpoint is healthy, what the last one wanted. A Hello that is UNIMPLEMENTED takes nothing back that one
 //!   before it has said.
+//! - **JSON** goes over connections that come and go. There *the connection* is the time between two Hellos that say the
+//!   same and are asked every ten seconds; it ends when a connection cannot be made, or after five failures in a row.
 //! - **UNIMPLEMENTED** is a failed answer of the hooks that decide. What a service does not want to decide it leaves out
 //!   of Hello's `wants`. Of the hooks that tell it means *not wanted*.
 //! - **A question** ends within its deadline, which includes waiting for one of the `max_in_flight` turns.
@@ -18,7 +20,7 @@
 //! | room | holds |
 //! |---|---|
 //! | `endpoint` | addresses |
-//! | `dialer` | one connection to an endpoint |
+//! | `dialer` | connections to an endpoint |
 //! | `connector` | the task that keeps an endpoint connected |
 //! | `health` | how each endpoint stands and what the service wants |
 //! | `unary` | one call with its deadline, and the way to the next endpoint |
@@ -62,14 +64,14 @@ use tracing::debug;
 
 use self::connector::Connector;
 use self::control::Controller;
-pub(crate) use self::dialer::Dialer;
+pub(crate) use self::dialer::{Dialer, Reads};
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
 use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
 pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
-pub(crate) use self::status::{describe_status, is_transport_failure, with_causes};
+pub(crate) use self::status::{describe_status, is_transport_failure};
 pub(crate) use self::unary::undecided;
 use self::unary::{CallResult, call_service};
 use crate::commander::Commander;

@@ -144,7 +144,8 @@ pub struct ClientTlsSettings {
 /// The policy service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyConfig {
-    /// `http://h:p`, `https://h:p` or `unix:/path`; tried in turn. Never empty.
+    /// `http://h:p`, `https://h:p`, `unix:/path`, `http+json://h:p/prefix` or `https+json://h:p/prefix`; tried in turn.
+    /// Never empty.
     pub endpoints: Vec<String>,
     /// How it is asked.
     pub questions: Questions,

@@ -13,6 +13,7 @@
 //! | [`haproxy`] | what stands in front of mproxy, as a process |
 //! | [`hook`] | `mproxy` itself and the example hook service as processes |
 //! | [`service`] | a hook service inside the test, that answers as it is told |
+//! | [`json_service`] | the same with JSON over HTTP/1.1, and with bytes that are no HTTP |
 //! | [`commanding`] | a hook service inside the test that grants, and takes back |
 //! | [`foreign`] | clients in other languages, installed when they are needed |
 //! | [`refusals`] | what a refusal looks like, packet by packet; of `mproxy-sim`, too |
@@ -43,6 +44,7 @@ pub mod embedded;
 pub mod foreign;
 pub mod haproxy;
 pub mod hook;
+pub mod json_service;
 pub mod mosquitto;
 pub mod process;
 pub mod service;

@@ -12,8 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::CheckConfig;
+use crate::causes::with_causes;
 use crate::contract::{AuthRequest, Complaints, EventRequest, Examine, Examined, Hello, Rpc, ServiceClient};
-use crate::remote::{Dialer, StartError, describe_status, is_transport_failure, with_causes};
+use crate::remote::{Dialer, Reads, StartError, describe_status, is_transport_failure};
 
 /// Dialling, the TLS handshake and Hello together, as in the proxy.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -87,7 +88,11 @@ impl CheckCalls {
 
     async fn dial(&mut self) -> Result<Connected, String> {
         let gone = CancellationToken::new();
-        let channel = self.dialer.dial(&gone).await.map_err(|error| with_causes(&error))?;
+        let channel = self
+            .dialer
+            .dial_for_calls(&gone, &Arc::new(Reads::new()))
+            .await
+            .map_err(|error| with_causes(&error))?;
         let service = ServiceClient::new(channel, Arc::new(Complaints::kept()));
         let started = Instant::now();
         let hello = service.hello(&self.version, INSTANCE, CONNECTED_WITHIN).await;
@@ -114,7 +119,8 @@ impl CheckCalls {
     /// # Errors
     /// There is none.
     pub(super) async fn dial_another(&self) -> Result<Channel, String> {
-        let dialed = timeout(CONNECTED_WITHIN, self.dialer.dial(&CancellationToken::new())).await;
+        let dialer = self.dialer.for_streams().ok_or("streams go over gRPC only")?;
+        let dialed = timeout(CONNECTED_WITHIN, dialer.dial(&CancellationToken::new())).await;
         let channel = dialed.map_err(|_| format!("no connection within {CONNECTED_WITHIN:?}"))?;
         channel.map_err(|error| with_causes(&error))
     }

@@ -15,9 +15,8 @@ use mproxy_core::policy::{
 };
 use prost::Message;
 use tonic::Status;
-use tonic::transport::Channel;
 
-use super::call::{call, read};
+use super::call::{CallChannel, call, read};
 use super::complaints::Complaints;
 use super::decide::{AnswerBytes, StreamAnswer, StreamQuestion};
 use super::request_body::RequestBody;
@@ -132,11 +131,11 @@ impl<R: AuthRpc> AuthRequest<R> {
 
     pub(super) async fn send(
         self,
-        channel: Channel,
+        channel: CallChannel,
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
-        let answer = call(R::HOOK.into(), self.body, channel, within).await?;
+        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within).await?;
         Ok(self.rpc.decision(read(answer)?, complaints))
     }
 
@@ -148,10 +147,10 @@ impl<R: AuthRpc> AuthRequest<R> {
     /// The bytes of the answer, and who reads them: for a closer look than [`send`](Self::send) takes.
     pub(super) async fn send_to_examine(
         self,
-        channel: Channel,
+        channel: CallChannel,
         within: Duration,
     ) -> Result<(R, Bytes), Status> {
-        let answer = call(R::HOOK.into(), self.body, channel, within).await?;
+        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within).await?;
         Ok((self.rpc, answer))
     }
 

@@ -13,14 +13,26 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 
 use super::grpc_message::RawCodec;
+use super::json::JsonCall;
 use super::request_body::RequestBody;
 use super::{Rpc, with_timeout};
+use crate::post::PostChannel;
 
 /// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB.
 const RESERVED: usize = 256;
 
+/// The path of the call that comes before all others.
+pub(super) const HELLO: &str = "/mproxy.v1.Hooks/Hello";
+
+/// How calls reach a service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) enum CallChannel {
+    Grpc(Channel),
+    Json(PostChannel),
+}
+
 impl Rpc {
-    const fn path(self) -> &'static str {
+    pub(super) const fn path(self) -> &'static str {
         match self {
             Self::AuthConnect => "/mproxy.v1.Hooks/AuthConnect",
             Self::AuthPublish => "/mproxy.v1.Hooks/AuthPublish",
@@ -35,9 +47,34 @@ impl Rpc {
     }
 }
 
-/// Puts what was said to the service, and gives the bytes of its answer.
+/// Puts what was said to the service, and gives the bytes of its answer, in protobuf whatever it came in.
 pub(super) async fn call(
-    rpc: Rpc,
+    path: &'static str,
+    body: RequestBody,
+    channel: CallChannel,
+    within: Duration,
+) -> Result<Bytes, Status> {
+    match channel {
+        CallChannel::Grpc(channel) => call_grpc(path, body, channel, within).await,
+        // In a box: calls of gRPC are many, and none of them shall hold the room that this takes.
+        CallChannel::Json(channel) => Box::pin(call_json(path, body, channel, within)).await,
+    }
+}
+
+async fn call_json(
+    path: &'static str,
+    body: RequestBody,
+    channel: PostChannel,
+    within: Duration,
+) -> Result<Bytes, Status> {
+    let call = JsonCall::new(path.rsplit('/').next().unwrap_or_default())?;
+    let json = call.write(body.into_message())?;
+    let answer = channel.post(call.name(), json, within).await?;
+    call.read(&answer)
+}
+
+async fn call_grpc(
+    path: &'static str,
     body: RequestBody,
     channel: Channel,
     within: Duration,
@@ -45,7 +82,7 @@ pub(super) async fn call(
     let mut service = Grpc::new(body.into_channel(channel));
     // Waiting for it to be ready has errors of its own, which the generated client tells in these words.
     service.ready().await.map_err(|error| Status::unknown(format!("Service was not ready: {error}")))?;
-    let path = PathAndQuery::from_static(rpc.path());
+    let path = PathAndQuery::from_static(path);
     // As `grpc-timeout`, too: the service can stop working on what nobody waits for any more.
     service
         .unary(with_timeout((), within), path, RawCodec { reserved: RESERVED })

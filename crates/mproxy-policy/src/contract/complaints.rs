@@ -22,6 +22,8 @@ pub(crate) enum Complaint {
     Command,
     /// A `cache_for` that is no time.
     CacheFor,
+    /// `HelloResponse.streams` of a service that is called with JSON.
+    StreamsOfJson,
 }
 
 /// What one endpoint was warned of.

@@ -8,9 +8,8 @@ use mproxy_core::event::{Ended, Event, Happening, Kind, Published, Traffic};
 use mproxy_core::fault::{Deadline, Fault, Party};
 use prost::Message;
 use tonic::Status;
-use tonic::transport::Channel;
 
-use super::call::{call, read};
+use super::call::{CallChannel, call, read};
 use super::event_client::EventClient;
 use super::request_body::RequestBody;
 use super::{Rpc, split_filter, wire};
@@ -82,9 +81,9 @@ impl EventRequest {
         self.rpc
     }
 
-    pub(super) async fn send(self, channel: Channel, within: Duration) -> Result<(), Status> {
+    pub(super) async fn send(self, channel: CallChannel, within: Duration) -> Result<(), Status> {
         let Self { body, rpc } = self;
-        let answer = call(rpc, body, channel, within).await?;
+        let answer = call(rpc.path(), body, channel, within).await?;
         // Nothing is in it, but an answer that is no `Told` comes from something that is no hook service.
         read::<wire::Told>(answer).map(drop)
     }

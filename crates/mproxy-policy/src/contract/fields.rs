@@ -11,6 +11,8 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
+use super::descriptors;
+
 /// AnswerFields that are told of one message at most.
 const FIELDS_MOST: usize = 256;
 
@@ -30,9 +32,8 @@ struct Contract {
 
 impl Contract {
     fn load() -> Self {
-        let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/names.bin"));
         // Made by our own build; if it were broken, fields would be shown by their numbers.
-        let files = FileDescriptorSet::decode(bytes).unwrap_or_default().file;
+        let files = FileDescriptorSet::decode(descriptors()).unwrap_or_default().file;
         let mut contract = Self { messages: HashMap::new(), values: HashMap::new() };
         for file in files {
             let package = format!(".{}", file.package());

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use mproxy_core::peer::Peer;
 use prost::Message;
@@ -67,6 +67,14 @@ impl RequestBody {
         Self { own: Bytes::copy_from_slice(&own.finish(client.len())), client }
     }
 
+    /// A request that is about no client.
+    pub(super) fn of(message: &impl Message) -> Self {
+        let mut own = GrpcMessage::with_room(message.encoded_len());
+        // It grows by what is needed.
+        message.encode_raw(own.out());
+        Self { own: own.finish(0).freeze(), client: ClientPart::Within }
+    }
+
     /// The same for a stream: the client is encoded only if it has to be introduced, or if the request has to go by a call
     /// of its own after all.
     pub(super) fn encode_apart(peer: &Arc<Peer>, fields: impl FnOnce(&mut BytesMut)) -> Self {
@@ -110,22 +118,28 @@ impl RequestBody {
     /// The message, to be read as what it is.
     #[cfg(test)]
     pub(super) fn read<M: Message + Default>(&self) -> M {
-        let Self { own, client } = self.clone().whole();
-        let mut all = own.slice(PREFIX..).to_vec();
-        if let ClientPart::Shared(client) = client {
-            all.extend_from_slice(&client);
-        }
-        M::decode(&*all).expect("what was encoded can be decoded")
+        M::decode(self.clone().into_message()).expect("what was encoded can be decoded")
     }
 
     /// A channel whose next call carries this, whatever message it is given.
     pub(super) fn into_channel(self, channel: Channel) -> BodyChannel<Parts> {
+        let (own, client) = self.into_parts();
+        BodyChannel::new(channel, Parts([Some(own), client]))
+    }
+
+    /// The message without gRPC's prefix.
+    pub(super) fn into_message(self) -> impl Buf {
+        let (own, client) = self.into_parts();
+        own.slice(PREFIX..).chain(client.unwrap_or_default())
+    }
+
+    /// The bytes of the message behind gRPC's prefix, and those of the client where it is not among them.
+    fn into_parts(self) -> (Bytes, Option<Bytes>) {
         let Self { own, client } = self.whole();
-        let shared = match client {
-            ClientPart::Shared(client) => Some(Bytes::clone(&client)),
-            ClientPart::Within | ClientPart::Apart(_) => None,
-        };
-        BodyChannel::new(channel, Parts([Some(own), shared]))
+        match client {
+            ClientPart::Shared(client) => (own, Some(Bytes::clone(&client))),
+            ClientPart::Within | ClientPart::Apart(_) => (own, None),
+        }
     }
 }
 

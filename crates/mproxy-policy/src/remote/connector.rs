@@ -1,6 +1,7 @@
 //! Keeps one endpoint connected: dials, asks Hello, waits for the end of the connection, and begins again after a
 //! pause that grows and is never the same for two mproxies.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -14,16 +15,20 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::decide::{DecideStreams, Keeper, Keepers, stream_count};
-use super::dialer::{Dialer, Reads};
+use super::dialer::{Dialer, GrpcDialer, Reads};
 use super::health::{Endpoints, ServiceConnection};
 use super::pause::{STEADY, pause};
-use super::status::{describe_status, with_causes};
+use super::status::describe_status;
 use super::strikes::Strikes;
+use crate::causes::with_causes;
 use crate::contract::{Complaints, Hello, Rpc, ServiceClient, Wants};
 use crate::watch::Watch;
 
 /// Dialling, the TLS handshake and Hello together. Longer than a question may take, as it is paid once.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a service is asked Hello again that has no connection whose end would be noticed.
+const HELLO_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Connector {
     pub(super) at: usize,
@@ -42,6 +47,14 @@ pub(super) struct Connector {
     pub(super) watch: Arc<dyn Watch>,
 }
 
+/// A connection that stands.
+struct GreetedConnection {
+    connection: ServiceConnection,
+    keepers: Option<Keepers>,
+    /// `None`: UNIMPLEMENTED.
+    hello: Option<Hello>,
+}
+
 impl Connector {
     /// Ends when `stop` is cancelled, and the connection with it.
     pub(super) async fn run(self, stop: CancellationToken) {
@@ -58,61 +71,77 @@ impl Connector {
             if failures > 0 {
                 sleep(pause(failures)).await;
             }
-            let (connection, keepers) = match timeout(CONNECTED_WITHIN, self.connect()).await {
-                Ok(Ok(connected)) => connected,
-                Ok(Err(why)) => {
-                    failures += 1;
-                    self.endpoints.set_unhealthy(self.at, &why);
-                    continue;
-                }
-                Err(_) => {
-                    failures += 1;
-                    self.endpoints.set_unhealthy(self.at, "no connection within 5 s");
-                    continue;
-                }
-            };
+            let GreetedConnection { connection, keepers, hello } =
+                match timeout(CONNECTED_WITHIN, self.connect()).await {
+                    Ok(Ok(connected)) => connected,
+                    Ok(Err(why)) => {
+                        failures += 1;
+                        self.endpoints.set_unhealthy(self.at, &why);
+                        continue;
+                    }
+                    Err(_) => {
+                        failures += 1;
+                        self.endpoints.set_unhealthy(self.at, "no connection within 5 s");
+                        continue;
+                    }
+                };
             let since = Instant::now();
             let connection = self.endpoints.set_healthy(self.at, connection);
             if let Some(keepers) = keepers {
                 streams.spawn(keepers.run());
             }
-            connection.gone.cancelled().await;
+            let why = self.lose(&connection, &hello).await;
+            connection.gone.cancel();
             // A service that accepts and hangs up at once would otherwise be dialled without any pause.
             failures = if since.elapsed() >= STEADY { 0 } else { failures + 1 };
             // The first time the next connection is so near that questions better wait for it.
             if failures <= 1 {
-                self.endpoints.set_lost(self.at, "connection closed");
+                self.endpoints.set_lost(self.at, &why);
             } else {
-                self.endpoints.set_unhealthy(self.at, "connection closes again and again");
+                self.endpoints.set_unhealthy(self.at, &format!("{why}, again and again"));
             }
         }
     }
 
-    async fn connect(&self) -> Result<(ServiceConnection, Option<Keepers>), String> {
+    /// Waits until the connection is over, and says why it is.
+    async fn lose(&self, connection: &ServiceConnection, hello: &Option<Hello>) -> Cow<'static, str> {
+        if connection.service.is_one_connection() {
+            connection.gone.cancelled().await;
+            return "connection closed".into();
+        }
+        // No connection ends with the service, so that it would be known to be gone, or to be another one.
+        loop {
+            let pause = connection.gone.run_until_cancelled(sleep(HELLO_EVERY)).await;
+            if pause.is_none() {
+                return "calls fail".into();
+            }
+            match timeout(CONNECTED_WITHIN, self.ask_hello(&connection.service)).await {
+                Ok(Ok(again)) if again == *hello => {}
+                Ok(Ok(_)) => return "Hello is answered differently".into(),
+                Ok(Err(why)) => return why.into(),
+                Err(_) => return "Hello is not answered within 5 s".into(),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<GreetedConnection, String> {
         let (gone, reads) = (CancellationToken::new(), Arc::new(Reads::new()));
         let channel = self.dialer.dial_for_calls(&gone, &reads).await.map_err(|error| with_causes(&error))?;
         let service = ServiceClient::new(channel, Arc::clone(&self.complaints));
-        let said = match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
-            Ok(hello) => match hello? {
-                Hello { name, wants: Some(wants), streams } => (self.accept_hello(&name, wants), streams),
-                Hello { wants: None, streams, .. } => (self.accept_no_hello(), streams),
-            },
-            // Hello is younger than the hooks: services that were written without it are served as before.
-            Err(status) if status.code() == Code::Unimplemented => (self.accept_no_hello(), false),
-            Err(status) => {
-                // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
-                let hung_up = self.dialer.is_tls() && status.source().is_some();
-                let hint = if hung_up { " (does the service accept mproxy's certificate?)" } else { "" };
-                return Err(format!("Hello: {}{hint}", describe_status(&status)));
+        let hello = self.ask_hello(&service).await?;
+        let (wants, streams) = match &hello {
+            Some(Hello { name, wants: Some(wants), streams }) => {
+                (self.accept_hello(name, wants.clone()), *streams)
             }
+            Some(Hello { wants: None, streams, .. }) => (self.accept_no_hello(), *streams),
+            None => (self.accept_no_hello(), false),
         };
-        let (wants, streams) = said;
+        let streams = self.dialer.for_streams().filter(|_| streams && self.streams);
         let strikes = Arc::new(Strikes::new(gone.clone()));
         // Before the first question, so that a service that serves nothing but streams is never asked by calls.
-        let keepers = if streams && self.streams {
-            Some(self.keeper(&strikes, &gone).open(stream_count()).await)
-        } else {
-            None
+        let keepers = match streams {
+            Some(dialer) => Some(self.keeper(dialer, &strikes, &gone).open(stream_count()).await),
+            None => None,
         };
         let decide = keepers.as_ref().map_or_else(|| Arc::new(DecideStreams::none()), Keepers::streams);
         let connection = ServiceConnection {
@@ -120,21 +149,35 @@ impl Connector {
             wants: ArcSwap::from_pointee(wants),
             gone,
             reads,
-            streams: streams && self.streams,
-            observe: AtomicBool::new(streams && self.streams),
+            observe: AtomicBool::new(streams.is_some()),
+            streams: streams.cloned(),
             decide,
             strikes,
-            dialer: self.dialer.clone(),
             url: self.url.as_str().into(),
             unimplemented: AtomicU32::new(0),
         };
-        Ok((connection, keepers))
+        Ok(GreetedConnection { connection, keepers, hello })
     }
 
-    fn keeper(&self, strikes: &Arc<Strikes>, gone: &CancellationToken) -> Keeper {
+    /// What the service says; `None`: UNIMPLEMENTED.
+    async fn ask_hello(&self, service: &ServiceClient) -> Result<Option<Hello>, String> {
+        match service.hello(&self.version, &self.instance, CONNECTED_WITHIN).await {
+            Ok(hello) => Ok(Some(hello?)),
+            // Hello is younger than the hooks: services that were written without it are served as before.
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            Err(status) => {
+                // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
+                let hung_up = self.dialer.is_tls() && status.source().is_some();
+                let hint = if hung_up { " (does the service accept mproxy's certificate?)" } else { "" };
+                Err(format!("Hello: {}{hint}", describe_status(&status)))
+            }
+        }
+    }
+
+    fn keeper(&self, dialer: &GrpcDialer, strikes: &Arc<Strikes>, gone: &CancellationToken) -> Keeper {
         Keeper {
             url: self.url.as_str().into(),
-            dialer: self.dialer.clone(),
+            dialer: dialer.clone(),
             strikes: Arc::clone(strikes),
             gone: gone.clone(),
             timeout: self.timeout,

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::health::{Endpoints, ServiceConnection};
 use super::pause::{STEADY, pause};
-use super::status::{describe_status, with_causes};
+use super::status::describe_status;
 use crate::commander::{CommandOutcome, Commander};
 use crate::contract::{Complaint, Complaints, ControlCommands, ControlReport, NumberedOrder};
 use crate::watch::{CommandCount, Watch};
@@ -144,7 +144,7 @@ impl Controller {
         let (reports, waiting) = mpsc::channel(WAITING);
         let opened = async {
             let channel = connection.dial_another(gone).await;
-            let channel = channel.map_err(|error| Status::unavailable(with_causes(&error)))?;
+            let channel = channel.map_err(Status::unavailable)?;
             let waiting =
                 unfold(waiting, async |mut waiting| waiting.recv().await.map(|report| (report, waiting)));
             // Who answers with headers only when it has something to say is told all that it may wait for.

@@ -1,10 +1,12 @@
-//! One connection to an endpoint.
+//! Connections to an endpoint.
 //!
 //! | room | holds |
 //! |---|---|
-//! | `tls` | TLS below HTTP/2 |
+//! | `json` | those of an endpoint that speaks JSON, which are made when there are calls for them |
+//! | `tls` | TLS below HTTP |
 //! | `watched` | what is seen of a connection from outside HTTP/2 |
 
+mod json;
 mod tls;
 mod watched;
 
@@ -26,10 +28,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tower::service_fn;
 
-use self::tls::TlsDialer;
-pub(super) use self::watched::Reads;
+use self::json::JsonDialer;
+use self::tls::{HttpVersion, TlsDialer};
+pub(crate) use self::watched::Reads;
 use self::watched::{Listening, WatchedStream};
-use super::endpoint::{Endpoint, EndpointAddress, RemoteTls, StartError};
+use super::endpoint::{Endpoint, EndpointAddress, EndpointProtocol, RemoteTls, RemoteTlsError, StartError};
+use crate::contract::CallChannel;
 
 /// When another attempt to connect is begun beside those that have not come to an end, and how many at most.
 const DIAL_AGAIN: Duration = Duration::from_millis(500);
@@ -43,23 +47,79 @@ const UNACKNOWLEDGED_MOST: Duration = Duration::from_secs(10);
 
 /// Dials an endpoint.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialer {
+pub(crate) enum Dialer {
+    Grpc(Box<GrpcDialer>),
+    Json(JsonDialer),
+}
+
+impl Dialer {
+    pub(crate) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
+        let dialer = match endpoint.protocol() {
+            EndpointProtocol::Grpc => {
+                GrpcDialer::new(endpoint, tls, in_flight).map(|dialer| Self::Grpc(Box::new(dialer)))
+            }
+            EndpointProtocol::Json { base } => JsonDialer::new(endpoint.address(), base, tls).map(Self::Json),
+        };
+        dialer.map_err(|source| StartError::Tls { url: endpoint.to_string(), source })
+    }
+
+    pub(crate) const fn is_tls(&self) -> bool {
+        match self {
+            Self::Grpc(dialer) => dialer.tls.is_some(),
+            Self::Json(dialer) => dialer.is_tls(),
+        }
+    }
+
+    /// What streams go over, if they can.
+    pub(crate) const fn for_streams(&self) -> Option<&GrpcDialer> {
+        match self {
+            Self::Grpc(dialer) => Some(dialer),
+            Self::Json(_) => None,
+        }
+    }
+
+    /// A way for calls, for which somebody waits. When it ends, `gone` is cancelled, so that the service is asked Hello on
+    /// the next one.
+    ///
+    /// # Errors
+    /// There is no connection. For JSON none is made before the first call.
+    pub(crate) async fn dial_for_calls(
+        &self,
+        gone: &CancellationToken,
+        reads: &Arc<Reads>,
+    ) -> Result<CallChannel, tonic::transport::Error> {
+        Ok(match self {
+            Self::Grpc(dialer) => CallChannel::Grpc(dialer.dial_for_calls(gone, reads).await?),
+            Self::Json(dialer) => CallChannel::Json(dialer.channel(gone, reads)),
+        })
+    }
+}
+
+/// How TLS is spoken to this address, if it is.
+fn tls_dialer(
+    address: &EndpointAddress,
+    tls: &RemoteTls,
+    version: HttpVersion,
+) -> Result<Option<TlsDialer>, RemoteTlsError> {
+    match address {
+        EndpointAddress::Tcp { host, tls: true, .. } => TlsDialer::new(host, tls, version).map(Some),
+        EndpointAddress::Tcp { tls: false, .. } | EndpointAddress::Unix(_) => Ok(None),
+    }
+}
+
+/// Dials an endpoint that speaks gRPC.
+#[derive(Clone, Debug)]
+pub(crate) struct GrpcDialer {
     address: EndpointAddress,
     /// `None`: without TLS.
     tls: Option<TlsDialer>,
     grpc: tonic::transport::Endpoint,
 }
 
-impl Dialer {
-    pub(crate) fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, StartError> {
+impl GrpcDialer {
+    fn new(endpoint: &Endpoint, tls: &RemoteTls, in_flight: usize) -> Result<Self, RemoteTlsError> {
         let address = endpoint.address().clone();
-        let tls = match &address {
-            EndpointAddress::Tcp { host, tls: true, .. } => {
-                let dialer = TlsDialer::new(host, tls);
-                Some(dialer.map_err(|source| StartError::Tls { url: endpoint.to_string(), source })?)
-            }
-            EndpointAddress::Tcp { tls: false, .. } | EndpointAddress::Unix(_) => None,
-        };
+        let tls = tls_dialer(&address, tls, HttpVersion::Http2)?;
         // Connections are made by `dial`, with TLS where there is any. To tonic they are all alike; the origin is what is
         // written into the requests.
         let mut grpc = tonic::transport::Endpoint::from_static("http://localhost");
@@ -71,10 +131,6 @@ impl Dialer {
         Ok(Self { address, tls, grpc: grpc.buffer_size(in_flight.max(1)) })
     }
 
-    pub(crate) const fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(crate) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
@@ -83,7 +139,7 @@ impl Dialer {
     }
 
     /// The same for questions by calls, for which somebody waits.
-    pub(super) async fn dial_for_calls(
+    async fn dial_for_calls(
         &self,
         gone: &CancellationToken,
         reads: &Arc<Reads>,

@@ -1,4 +1,4 @@
-//! Where a policy service is, as it is written.
+//! Where a policy service is and what it speaks, as it is written.
 
 use std::fmt;
 use std::io;
@@ -7,10 +7,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::Uri;
-use http::uri::Scheme;
 use rustls::pki_types::{InvalidDnsNameError, pem};
 
-/// One address of the policy service: `http://host:port`, `https://host:port` or `unix:/path`.
+/// One address of the policy service: `http://host:port`, `https://host:port` or `unix:/path` for gRPC,
+/// `http+json://host:port/prefix` or `https+json://host:port/prefix` for JSON.
 ///
 /// ```
 /// use mproxy_policy::Endpoint;
@@ -24,12 +24,23 @@ use rustls::pki_types::{InvalidDnsNameError, pem};
 pub struct Endpoint {
     url: Arc<str>,
     address: EndpointAddress,
+    protocol: EndpointProtocol,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EndpointAddress {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
+}
+
+/// What is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum EndpointProtocol {
+    Grpc,
+    /// A POST for each call, to a path below this URL, which has no slash at its end.
+    Json {
+        base: Arc<str>,
+    },
 }
 
 /// Why a text is no [`Endpoint`].
@@ -45,7 +56,11 @@ impl Endpoint {
         &self.address
     }
 
-    /// What requests name as where they go, if that is a host.
+    pub(super) const fn protocol(&self) -> &EndpointProtocol {
+        &self.protocol
+    }
+
+    /// What requests of gRPC name as where they go, if that is a host.
     pub(super) fn origin(&self) -> Option<Uri> {
         match self.address {
             // It was read as one before.
@@ -60,12 +75,11 @@ impl FromStr for Endpoint {
 
     fn from_str(url: &str) -> Result<Self, EndpointError> {
         let fault = |what| EndpointError { url: url.to_owned(), what };
-        let address = if let Some(path) = url.strip_prefix("unix:") {
-            EndpointAddress::Unix(socket_path(path).map_err(fault)?)
-        } else {
-            tcp_address(url).map_err(fault)?
+        let (address, protocol) = match url.strip_prefix("unix:") {
+            Some(path) => (EndpointAddress::Unix(socket_path(path).map_err(fault)?), EndpointProtocol::Grpc),
+            None => tcp_address(url).map_err(fault)?,
         };
-        Ok(Self { url: url.into(), address })
+        Ok(Self { url: url.into(), address, protocol })
     }
 }
 
@@ -78,30 +92,42 @@ fn socket_path(path: &str) -> Result<PathBuf, &'static str> {
     Ok(path.into())
 }
 
-fn tcp_address(url: &str) -> Result<EndpointAddress, &'static str> {
-    const FORM: &str = "write http://host:port, https://host:port or unix:/path";
+fn tcp_address(url: &str) -> Result<(EndpointAddress, EndpointProtocol), &'static str> {
+    const FORM: &str = "write http://host:port, https://host:port, unix:/path, http+json://host:port/prefix \
+                        or https+json://host:port/prefix";
     let uri: Uri = url.parse().map_err(|_| FORM)?;
-    let tls = match uri.scheme() {
-        Some(scheme) if *scheme == Scheme::HTTP => false,
-        Some(scheme) if *scheme == Scheme::HTTPS => true,
+    let (scheme, json, tls) = match uri.scheme_str().map(|scheme| (scheme, scheme.split_once('+'))) {
+        Some(("http", _)) => ("http", false, false),
+        Some(("https", _)) => ("https", false, true),
+        Some((_, Some(("http", "json")))) => ("http", true, false),
+        Some((_, Some(("https", "json")))) => ("https", true, true),
         Some(_) | None => return Err(FORM),
     };
     let authority = uri.authority().ok_or(FORM)?;
-    // It would be logged with the URL, and gRPC has no use for it.
+    // It would be logged with the URL, and is not sent.
     if authority.as_str().contains('@') {
         return Err("a user name or password has no place in this address");
     }
-    if uri.path() != "/" || uri.query().is_some() || url.ends_with('/') {
-        return Err("nothing may follow the port: gRPC has its own paths");
-    }
-    // gRPC has no port of its own; 80 or 443 would be a guess that fails far from here.
+    let protocol = if json {
+        if uri.query().is_some() {
+            return Err("a query may not follow: the names of calls are put behind the path");
+        }
+        let base = format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/'));
+        EndpointProtocol::Json { base: base.into() }
+    } else {
+        if uri.path() != "/" || uri.query().is_some() || url.ends_with('/') {
+            return Err("nothing may follow the port: gRPC has its own paths");
+        }
+        EndpointProtocol::Grpc
+    };
+    // A hook service has no port of its own; 80 or 443 would be a guess that fails far from here.
     let port = uri.port_u16().ok_or("the port is missing")?;
     // A bare IPv6 address is what the resolver takes.
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
     if host.is_empty() {
         return Err("the host is missing");
     }
-    Ok(EndpointAddress::Tcp { host, port, tls })
+    Ok((EndpointAddress::Tcp { host, port, tls }, protocol))
 }
 
 impl fmt::Display for Endpoint {
@@ -190,6 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_for_json_has_a_prefix_or_none() {
+        for (url, base, tls) in [
+            ("http+json://hooks:8000", "http://hooks:8000", false),
+            ("http+json://hooks:8000/", "http://hooks:8000", false),
+            ("https+json://10.0.0.1:443/v1/hooks/", "https://10.0.0.1:443/v1/hooks", true),
+            ("http+json://[::1]:1/a", "http://[::1]:1/a", false),
+        ] {
+            let endpoint: Endpoint = url.parse().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(endpoint.protocol, EndpointProtocol::Json { base: base.into() }, "{url}");
+            assert!(matches!(endpoint.address, EndpointAddress::Tcp { tls: is, .. } if is == tls), "{url}");
+            assert_eq!(endpoint.to_string(), url);
+        }
+    }
+
+    #[test]
     fn what_is_no_address_is_told_with_the_text() {
         for (url, what) in [
             ("", "write http://"),
@@ -201,6 +242,11 @@ mod tests {
             ("http://me:secret@hooks:1", "user name or password"),
             ("unix:run/hooks.sock", "absolute path"),
             ("unix:", "absolute path"),
+            ("json://hooks:1", "write http://"),
+            ("http+xml://hooks:1", "write http://"),
+            ("http+json://hooks/path", "port is missing"),
+            ("http+json://hooks:1/path?x", "a query"),
+            ("http+json://me:secret@hooks:1/", "user name or password"),
         ] {
             let error = url.parse::<Endpoint>().expect_err(url).to_string();
             assert!(error.contains(what) && error.contains(url), "{url}: {error}");

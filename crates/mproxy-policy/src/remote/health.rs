@@ -14,8 +14,9 @@ use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use super::decide::DecideStreams;
-use super::dialer::{Dialer, Reads};
+use super::dialer::{GrpcDialer, Reads};
 use super::strikes::Strikes;
+use crate::causes::with_causes;
 use crate::contract::{Rpc, ServiceClient, Wants, Way};
 use crate::watch::Watch;
 
@@ -64,16 +65,14 @@ pub(super) struct ServiceConnection {
     /// Cancelled when the connection is over, or is to be given up.
     pub(super) gone: CancellationToken,
     pub(super) reads: Arc<Reads>,
-    /// Whether the service said in Hello that it serves streams.
-    pub(super) streams: bool,
+    /// Makes further connections to the same endpoint, for streams: the service said in Hello that it serves them.
+    pub(super) streams: Option<GrpcDialer>,
     /// Whether events go to it over a stream: the service said in Hello that it serves streams, and has not turned out not
     /// to implement this one.
     pub(super) observe: AtomicBool,
     /// The streams over which it is asked.
     pub(super) decide: Arc<DecideStreams>,
     pub(super) strikes: Arc<Strikes>,
-    /// Makes further connections to the same endpoint.
-    pub(super) dialer: Dialer,
     pub(super) url: Arc<str>,
     /// Calls that it was found not to implement, one bit each.
     pub(super) unimplemented: AtomicU32,
@@ -83,11 +82,12 @@ impl ServiceConnection {
     /// Opens a further HTTP/2 connection to the same endpoint, for a stream, without a Hello of its own. `gone` is
     /// cancelled when it ends; make it a child of [`gone`](Self::gone) to learn of the end of either. The connection
     /// ends when the channel and all calls on it have been dropped.
-    pub(super) async fn dial_another(
-        &self,
-        gone: &CancellationToken,
-    ) -> Result<Channel, tonic::transport::Error> {
-        self.dialer.dial(gone).await
+    ///
+    /// # Errors
+    /// There is none, for this reason.
+    pub(super) async fn dial_another(&self, gone: &CancellationToken) -> Result<Channel, String> {
+        let dialer = self.streams.as_ref().ok_or("the service serves no streams")?;
+        dialer.dial(gone).await.map_err(|error| with_causes(&error))
     }
 
     /// Whether events go to it over a stream.
@@ -245,7 +245,9 @@ impl Endpoints {
     /// The first healthy endpoint that serves streams.
     pub(super) fn pick_streaming(&self) -> Option<Arc<ServiceConnection>> {
         self.entries.borrow().iter().find_map(|entry| match &entry.state {
-            EndpointState::Healthy(one) if one.streams && !one.gone.is_cancelled() => Some(Arc::clone(one)),
+            EndpointState::Healthy(one) if one.streams.is_some() && !one.gone.is_cancelled() => {
+                Some(Arc::clone(one))
+            }
             EndpointState::Healthy(_) | EndpointState::Connecting | EndpointState::Unhealthy => None,
         })
     }

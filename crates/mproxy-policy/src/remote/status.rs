@@ -4,6 +4,8 @@ use std::error::Error;
 
 use tonic::{Status, TimeoutExpired};
 
+use crate::causes::with_causes;
+
 /// A status in one line: with its causes where it arose on our side, and else in quotes, so that what a service says is not
 /// taken for words or fields of ours.
 pub(crate) fn describe_status(status: &Status) -> String {
@@ -16,21 +18,6 @@ pub(crate) fn describe_status(status: &Status) -> String {
 /// No answer came before the deadline.
 pub(super) fn late() -> Status {
     Status::deadline_exceeded("no answer in time")
-}
-
-/// The error with its causes: the first level alone says "transport error".
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // hyper and tonic repeat their cause in their own text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether the call broke with its transport; a status that the service sent has no cause on our side.

@@ -14,6 +14,7 @@ use super::service_call::ServiceCall;
 use super::status::{describe_status, is_transport_failure, late};
 use super::streamed::{StreamResult, ask_streams};
 use crate::contract::Rpc;
+use crate::post::UNREADABLE;
 use crate::watch::{CallOutcome, MoveReason, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
@@ -284,8 +285,12 @@ fn failure(rpc: Rpc, status: &Status) -> Failure {
         Code::DeadlineExceeded => FailureKind::Deadline,
         // A service whose handler was cut short by the deadline may say it like this.
         Code::Cancelled if !is_transport_failure(status) => FailureKind::Deadline,
-        // How tonic-prost tells that an answer is no protobuf of its type.
-        Code::Internal if status.message().starts_with("failed to decode Protobuf message") => {
+        // How tonic-prost tells that an answer is no protobuf of its type, and our own room that it is no JSON of it.
+        Code::Internal
+            if ["failed to decode Protobuf message", UNREADABLE]
+                .iter()
+                .any(|words| status.message().starts_with(words)) =>
+        {
             FailureKind::Unreadable
         }
         // What services say that mean no and do not answer with a Deny.

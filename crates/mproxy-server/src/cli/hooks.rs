@@ -49,12 +49,12 @@ const EXIT_CODES: &str = "Exit codes:
   0  every answer can be used
   1  with --strict: there are warnings
   2  an answer failed or is unusable; or an argument is wrong
-  3  the service cannot be reached, or does not speak gRPC";
+  3  the service cannot be reached, or does not speak gRPC (or HTTP, for JSON)";
 
 /// What is asked of `mproxy hooks check`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct HooksCheck {
-    /// The service: http://host:port, https://host:port or unix:/path
+    /// The service: http://host:port, https://host:port or unix:/path for gRPC, http+json://host:port/prefix for JSON
     #[arg(value_name = "URL", value_parser = endpoint)]
     endpoint: Endpoint,
     /// Calls whose time is taken; 0: none

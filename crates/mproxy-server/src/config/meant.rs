@@ -80,7 +80,8 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
             "has no effect: policy.url is not set, so there is nothing to compare with",
         );
     }
-    let is_tls = endpoints.iter().chain(&shadow.url).flatten().any(|url| url.starts_with("https:"));
+    let over_tls = |url: &String| url.starts_with("https:") || url.starts_with("https+");
+    let is_tls = endpoints.iter().chain(&shadow.url).flatten().any(over_tls);
     for row in [table::POLICY_CA_CERTS.row, table::POLICY_CERT.row, table::POLICY_KEY.row] {
         if !is_tls && reader.written.get(row.key).is_some() {
             reader.warn(row.key, "has no effect: no hook service is reached over https://");

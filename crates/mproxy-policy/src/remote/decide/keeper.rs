@@ -16,9 +16,10 @@ use tracing::{debug, info, warn};
 
 use super::stream::{DecideStream, Health};
 use super::{DecideStreams, silence};
-use crate::remote::dialer::Dialer;
+use crate::causes::with_causes;
+use crate::remote::dialer::GrpcDialer;
 use crate::remote::pause::{STEADY, pause, random_part};
-use crate::remote::status::{describe_status, with_causes};
+use crate::remote::status::describe_status;
 use crate::remote::strikes::Strikes;
 use crate::watch::{StreamEnd, Watch};
 
@@ -36,7 +37,7 @@ pub(in crate::remote) struct Keepers {
 #[derive(Clone)]
 pub(in crate::remote) struct Keeper {
     pub(in crate::remote) url: Arc<str>,
-    pub(in crate::remote) dialer: Dialer,
+    pub(in crate::remote) dialer: GrpcDialer,
     /// Of the connection that the streams belong to.
     pub(in crate::remote) strikes: Arc<Strikes>,
     /// That connection is over.

@@ -1,4 +1,4 @@
-//! TLS towards a policy service. It lies below HTTP/2 and above what watches a connection, which tonic's own does not: over
+//! TLS towards a policy service. It lies below HTTP and above what watches a connection, which tonic's own does not: over
 //! that a GOAWAY is seen by nobody.
 
 use std::io;
@@ -13,12 +13,27 @@ use tokio_rustls::client::TlsStream;
 
 use crate::remote::endpoint::{RemoteTls, RemoteTlsError};
 
-/// HTTP/2, as it is offered and chosen in a handshake (RFC 9113, 3.2).
-const HTTP2: &[u8] = b"h2";
+/// What is spoken over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HttpVersion {
+    Http1,
+    Http2,
+}
+
+impl HttpVersion {
+    /// As it is offered and chosen in a handshake (RFC 7301; RFC 9113, 3.2).
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
 
 /// Does the handshakes with one endpoint.
 #[derive(Clone)]
 pub(super) struct TlsDialer {
+    version: HttpVersion,
     connector: TlsConnector,
     name: ServerName<'static>,
 }
@@ -30,7 +45,7 @@ impl std::fmt::Debug for TlsDialer {
 }
 
 impl TlsDialer {
-    pub(super) fn new(host: &str, tls: &RemoteTls) -> Result<Self, RemoteTlsError> {
+    pub(super) fn new(host: &str, tls: &RemoteTls, version: HttpVersion) -> Result<Self, RemoteTlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -42,15 +57,21 @@ impl TlsDialer {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        config.alpn_protocols = vec![version.alpn().to_vec()];
         let name = ServerName::try_from(host.to_owned())?;
-        Ok(Self { connector: Arc::new(config).into(), name })
+        Ok(Self { version, connector: Arc::new(config).into(), name })
     }
 
     pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let stream = self.connector.connect(self.name.clone(), stream).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            let error = "the policy service did not choose HTTP/2 in the TLS handshake";
+        let chosen = stream.get_ref().1.alpn_protocol();
+        // Who chooses nothing speaks what was spoken before there was a choice.
+        let is_spoken = chosen.map_or(self.version == HttpVersion::Http1, |it| it == self.version.alpn());
+        if !is_spoken {
+            let error = match self.version {
+                HttpVersion::Http1 => "the policy service did not choose HTTP/1.1 in the TLS handshake",
+                HttpVersion::Http2 => "the policy service did not choose HTTP/2 in the TLS handshake",
+            };
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         Ok(stream)

@@ -1,4 +1,4 @@
-//! A connection as it is seen from outside HTTP/2: whether it is over, whether the service has announced its end, and
+//! A connection as it is seen from outside HTTP: whether it is over, whether the service has announced its end, and
 //! whether anything comes.
 
 use std::io;
@@ -26,7 +26,7 @@ pub(super) struct Listening {
 
 /// When something came over a connection last, and whether something should have.
 #[derive(Debug)]
-pub(in crate::remote) struct Reads {
+pub(crate) struct Reads {
     began: Instant,
     /// Nanoseconds from then to the last read.
     last: AtomicU64,
@@ -34,7 +34,7 @@ pub(in crate::remote) struct Reads {
 }
 
 impl Reads {
-    pub(in crate::remote) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { began: Instant::now(), last: AtomicU64::new(0), silent: AtomicBool::new(false) }
     }
 
@@ -66,7 +66,7 @@ impl Reads {
     }
 }
 
-/// A stream that tells when it is dropped, which HTTP/2 does when the connection is over, and what comes before.
+/// A stream that tells when it is dropped, which HTTP does when the connection is over, and what comes before.
 pub(super) struct WatchedStream {
     stream: EndpointStream,
     /// Looks for a GOAWAY in what comes, and tells of it.

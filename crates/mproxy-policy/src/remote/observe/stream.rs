@@ -21,7 +21,7 @@ use super::kept::{KeptEvent, KeptEvents};
 use super::patience::Patience;
 use crate::contract::{ClientIdentity, ObserveMessage, StreamRpc, open_stream, read_safe_up_to};
 use crate::remote::health::{EndpointEntry, ServiceConnection};
-use crate::remote::status::{describe_status, with_causes};
+use crate::remote::status::describe_status;
 use crate::watch::Watch;
 
 /// Connecting a stream.
@@ -86,7 +86,7 @@ impl StreamSetup {
         let over = connection.gone.child_token();
         let channel = match timeout(CONNECTED_WITHIN, connection.dial_another(&over)).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return ObserveEnd::Broken(with_causes(&error)),
+            Ok(Err(why)) => return ObserveEnd::Broken(why),
             Err(_) => return ObserveEnd::Broken("no connection in time".to_owned()),
         };
         // One message waits here, one or two in hyper and h2 beside what their window takes: the rest stays in the buffer.

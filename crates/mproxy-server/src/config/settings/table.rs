@@ -392,7 +392,8 @@ section! {
 section! {
     /// The hook service, and what it means that its answer fails.
     const POLICY {
-        /// Hook service: `http://host:port`, `https://host:port` or `unix:/path`.
+        /// Hook service: `http://host:port`, `https://host:port` or `unix:/path` for gRPC, `http+json://host:port/prefix` or
+        /// `https+json://host:port/prefix` for JSON.
         ///
         /// If there are several, the first healthy one is asked. [How to write one](hooks.md).
         POLICY_URL: kind::PolicyUrls = new("policy.url").variable("MPROXY_POLICY_URL").flag("policy-url")
@@ -411,7 +412,7 @@ section! {
         ON_ERROR_SUBSCRIBE: OnError = new("policy.on_error.subscribe").left_out("`policy.on_error`").in_force("\"deny\"");
         /// What a failed answer to AuthDeliver means.
         ON_ERROR_DELIVER: OnError = new("policy.on_error.deliver").left_out("`policy.on_error`").in_force("\"allow\"");
-        /// CAs to trust for the hook service over `https://`, in PEM.
+        /// CAs to trust for the hook service over `https://` and `https+json://`, in PEM.
         POLICY_CA_CERTS: kind::FileName = new("policy.ca_certs").variable("MPROXY_POLICY_CA_CERTS")
             .left_out("the system's roots").example("\"/etc/mproxy/hooks-ca.pem\"");
         /// Client certificate that mproxy presents to the hook service, in PEM.

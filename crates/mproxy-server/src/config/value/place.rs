@@ -113,12 +113,15 @@ pub(in crate::config) fn policy_urls(text: &str) -> Result<Vec<String>, String> 
 }
 
 fn policy_url(url: &str) -> Result<String, String> {
-    // A slash behind the port is what many write, and says nothing.
-    let is_web = url.starts_with("http://") || url.starts_with("https://");
-    let url = url.strip_suffix('/').filter(|_| is_web).unwrap_or(url);
+    let of_web = |url| {
+        const SCHEMES: [&str; 4] = ["http://", "https://", "http+json://", "https+json://"];
+        SCHEMES.iter().find_map(|scheme| str::strip_prefix(url, scheme))
+    };
+    // A slash behind the port, or behind a prefix, is what many write, and says nothing.
+    let url = url.strip_suffix('/').filter(|_| of_web(url).is_some()).unwrap_or(url);
     // Read by whoever connects to it later, so that nothing passes here that fails there.
     let endpoint: Endpoint = url.parse().map_err(|_| no_policy_url(url))?;
-    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = of_web(url).map(|rest| rest.split('/').next().unwrap_or(rest));
     if authority.is_some_and(|authority| !is_authority(authority)) {
         return Err(no_policy_url(url));
     }
@@ -130,7 +133,8 @@ fn policy_url(url: &str) -> Result<String, String> {
 
 /// Does not repeat what might be a user name and password.
 fn no_policy_url(url: &str) -> String {
-    const FORMS: &str = "http://host:port, https://host:port or unix:/path";
+    const FORMS: &str = "http://host:port, https://host:port, unix:/path, http+json://host:port/prefix or \
+                         https+json://host:port/prefix";
     if url.contains('@') {
         return format!("must not have a user name and password: expected {FORMS}");
     }

@@ -69,14 +69,23 @@ fn a_path_that_no_request_could_match_is_told() {
 }
 
 #[test]
-fn policy_urls_have_three_forms() {
+fn policy_urls_have_five_forms() {
     assert_eq!(
         policy_urls("http://a:1, https://[::1]:2/,unix:///run/p.sock"),
         Ok(vec!["http://a:1".into(), "https://[::1]:2".into(), "unix:/run/p.sock".into()])
     );
+    assert_eq!(
+        policy_urls("http+json://a:1/,https+json://[::1]:2/v1/hooks/, http+json://a:1"),
+        Ok(vec!["http+json://a:1".into(), "https+json://[::1]:2/v1/hooks".into(), "http+json://a:1".into()])
+    );
     for wrong in [
         "",
         "a:1",
+        "http+json://a/p",
+        "http+json://a:0/p",
+        "http+json://a:1/p?q",
+        "http+json://::1:2/p",
+        "json://a:1",
         "http://",
         "http://a:0",
         "http://a:1/p",
@@ -93,8 +102,10 @@ fn policy_urls_have_three_forms() {
 
 #[test]
 fn a_password_in_a_url_is_not_repeated() {
-    let error = policy_urls("http://me:hunter2@host:1").expect_err("refused");
-    assert!(!error.contains("hunter2"), "{error}");
+    for url in ["http://me:hunter2@host:1", "https+json://me:hunter2@host:1/p"] {
+        let error = policy_urls(url).expect_err("refused");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]
