@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::foreign;
 use mproxy_testkit::hook::MproxyProcess;
+use mproxy_testkit::mosquitto::{Mosquitto, subscriber};
 use mproxy_testkit::process::{Process, free_port, run};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version};
 use support::{Proxy, VERSIONS};
@@ -35,7 +36,7 @@ fn block<'t>(page: &'t str, language: &str, part: &str) -> &'t str {
 /// The sample in a file of its own, and where it listens now.
 fn copied(folder: &TempDir, name: &str, sample: &str) -> (PathBuf, SocketAddr) {
     let (file, port) = (folder.path().join(name), free_port());
-    assert!(sample.contains("127.0.0.1:50051"), "{sample}");
+    assert!(sample.contains("127.0.0.1") && sample.contains("50051"), "{sample}");
     std::fs::write(&file, sample.replace("50051", &port.to_string())).unwrap();
     (file, (Ipv4Addr::LOCALHOST, port).into())
 }
@@ -122,6 +123,83 @@ async fn a_grant_in_node_is_spelled_as_the_contract_spells_it() {
     let suback = client.packet().await;
     assert!(suback.ends_with(&[1, 0x87, 0x87]), "{suback:02x?}");
     proxy.stop().await;
+}
+
+// ---- in JSON
+
+/// What the samples in JSON say: nobody publishes below `secret/`, what goes to `old/a` is `moved`, all else passes.
+async fn keeps_secrets(mut service: Process, at: SocketAddr, moved: &str) {
+    service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
+    let url = format!("http+json://{at}");
+    let checked =
+        MproxyProcess::run(&[], &["hooks", "check", &url, "--timeout", "10s", "--count", "20"]).await;
+    assert_eq!(checked.code(), Some(0), "{:#?}", checked.lines);
+    let broker = Mosquitto::start().await;
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &url)]).await;
+    proxy.line(&["policy endpoint healthy", &url]).await;
+    let mut watcher = subscriber(broker.addr(), ["-t", "#", "-F", "heard %t %p"]).await;
+    for version in VERSIONS {
+        let no = if version == Version::V5 { 0x87 } else { 0 };
+        let mut client = proxy.login(version, "c").await;
+        // By its own name, so that it is not taken for that of the version before.
+        let free = format!("free/{version:?}");
+        for (id, topic, code) in [(1, "secret/a", no), (2, "old/a", 0), (3, free.as_str(), 0)] {
+            let publish = Publish { topic, qos: 1, packet_id: id, payload: b"on", ..Publish::default() };
+            client.send(&wire::publish(version, &publish)).await;
+            let puback = client.packet().await;
+            assert_eq!(puback.get(4).copied().unwrap_or(0), code, "{version:?} {topic}");
+        }
+        watcher.line(&format!("heard {free} on")).await.unwrap();
+        let heard: Vec<_> = watcher.lines().into_iter().filter(|line| line.starts_with("heard")).collect();
+        assert!(heard.ends_with(&[format!("heard {moved} on"), format!("heard {free} on")]), "{heard:?}");
+        assert!(!heard.iter().any(|line| line.contains("secret")), "{heard:?}");
+    }
+    let warned: Vec<_> =
+        proxy.process().lines().into_iter().filter(|line| line.contains(" ERROR ")).collect();
+    assert!(warned.is_empty(), "{warned:#?}");
+    proxy.stop().await;
+}
+
+fn example(name: &str) -> PathBuf {
+    root().join("examples/json").join(name)
+}
+
+#[tokio::test]
+async fn the_hook_of_the_docs_in_flask() {
+    let (folder, port) = (TempDir::new().unwrap(), free_port());
+    let script = folder.path().join("hook.py");
+    std::fs::write(&script, block(HOOKS, "python", "@app.post")).unwrap();
+    flask(&script, port, "old/a").await;
+}
+
+#[tokio::test]
+async fn the_hook_in_flask() {
+    flask(&example("flask/hook.py"), free_port(), "new/a").await;
+}
+
+async fn flask(script: &Path, port: u16, moved: &str) {
+    let mut flask = foreign::flask().await;
+    flask.args(["-m", "flask", "--app"]).arg(script).args(["run", "--port", &port.to_string()]);
+    keeps_secrets(Process::start("flask", flask), (Ipv4Addr::LOCALHOST, port).into(), moved).await;
+}
+
+#[tokio::test]
+async fn the_hook_in_express() {
+    let folder = TempDir::new().unwrap();
+    let sample = std::fs::read_to_string(example("express/hook.js")).unwrap();
+    let (script, at) = copied(&folder, "hook.js", &sample);
+    keeps_secrets(Process::start("express", foreign::express(&script).await), at, "new/a").await;
+}
+
+#[tokio::test]
+async fn the_hook_in_net_http() {
+    let folder = TempDir::new().unwrap();
+    let sample = std::fs::read_to_string(example("nethttp/main.go")).unwrap();
+    let (source, at) = copied(&folder, "main.go", &sample);
+    std::fs::copy(example("nethttp/go.mod"), source.with_file_name("go.mod")).unwrap();
+    if let Some(program) = foreign::go(folder.path(), &folder.path().join("hook")).await {
+        keeps_secrets(Process::start("nethttp", program), at, "new/a").await;
+    }
 }
 
 /// There is no Go on every machine that runs this: what can be said without it.

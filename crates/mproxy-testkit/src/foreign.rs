@@ -25,6 +25,53 @@ pub async fn paho(script: &Path) -> Command {
     python
 }
 
+/// `python3` with Flask in reach (`-m flask`); arguments are to follow.
+pub async fn flask() -> Command {
+    let packages = installed("flask==3.1.2", |package, folder| {
+        let mut pip = Installer::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+        pip.arg(folder).arg(package);
+        (pip, "python3 with pip (Debian: python3-pip)")
+    });
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", packages.await).env("PYTHONDONTWRITEBYTECODE", "1");
+    python
+}
+
+/// `node SCRIPT`, with Express in reach (`require('express')`).
+pub async fn express(script: &Path) -> Command {
+    let packages = installed("express@5.1.0", |package, folder| {
+        let mut npm = Installer::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
+        npm.arg(folder).arg(package);
+        (npm, "node and npm (Debian: nodejs, npm)")
+    });
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
+    node
+}
+
+/// A program of Go, built from this folder, which needs no packages; `None` where there is no Go, unless
+/// `MPROXY_TEST_ALL` is set, as `.ci/test` does after it has installed everything.
+pub async fn go(source: &Path, program: &Path) -> Option<Command> {
+    let mut go = Command::new("go");
+    // What it builds is kept for the next run, and with all the rest of what tests install.
+    let cache = profile_folder().join("foreign-go");
+    go.env("GOCACHE", &cache).env("GOFLAGS", "-mod=mod").env("GOTOOLCHAIN", "local");
+    go.args(["build", "-o"]).arg(program).arg(".").current_dir(source);
+    match go.output().await {
+        Ok(built) if built.status.success() => Some(Command::new(program)),
+        Ok(built) => panic!("{}: {}", source.display(), String::from_utf8_lossy(&built.stderr)),
+        Err(error) if std::env::var_os("MPROXY_TEST_ALL").is_some() => {
+            panic!("this test needs go (Debian: golang-go): {error}")
+        }
+        Err(error) => {
+            eprintln!("NOT TESTED: {} needs go (Debian: golang-go): {error}", source.display());
+            None
+        }
+    }
+}
+
 /// `python3` with gRPC in reach (`import grpc`, `-m grpc_tools.protoc`); arguments are to follow.
 pub async fn python_grpc() -> Command {
     let packages = installed("grpcio-tools==1.76.0", |package, folder| {
