@@ -273,6 +273,32 @@ async fn the_service_is_told_what_happened() {
     proxy.stop().await;
 }
 
+#[tokio::test]
+async fn admin_has_the_service_disconnect_a_client() {
+    let (broker, mut hook) = (Mosquitto::start().await, HookService::start().await);
+    let variables = [("MPROXY_POLICY_URL", &*hook.url()), ("MPROXY_LOG_LEVEL", "info")];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    proxy.line(&["control stream opened"]).await;
+    let mut lamp = proxy.login(Version::V5, "lamp").await;
+    let mut other = proxy.login(Version::V5, "other").await;
+    assert_eq!(puback(&mut other, Version::V5, "kick/lamp", 1).await, 0x87);
+    let options = ConnectOptions { username: Some("admin"), ..ConnectOptions::default() };
+    let (mut admin, _) = proxy.connect(Version::V5, "desk", &options).await;
+    assert!(puback(&mut admin, Version::V5, "kick/lamp", 1).await < 0x80);
+    let goodbye = lamp.packet().await;
+    assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x98), "{goodbye:02x?}");
+    lamp.expect_closed().await;
+    drop(lamp);
+    hook.process()
+        .line(" lamp disconnected: disconnected by the policy service (0x98): kicked")
+        .await
+        .unwrap();
+    for stays in [&mut other, &mut admin] {
+        stays.expect_nothing_but_pingresp().await;
+    }
+    proxy.stop().await;
+}
+
 /// Number and words of an event of this client.
 fn event(line: &str, client: &str) -> Option<(u64, String)> {
     let (number, rest) = line.split_once(' ')?;

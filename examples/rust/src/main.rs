@@ -1,4 +1,5 @@
-//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, and prints the events.
+//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, disconnects the client ID
+//! when `admin` publishes to `kick/ID`, and prints the events.
 //!
 //! ```sh
 //! cargo run -p mproxy-example-hook -- 127.0.0.1:50051
@@ -6,12 +7,15 @@
 //! ```
 //!
 //! The address is the first argument or `HOOK_ADDRESS`: `host:port` (port 0: any) or `unix:/path`. With `HOOK_EVENTS=off` it
-//! wants no events. It serves decisions over streams as well, see `stream.rs`.
+//! wants no events. Decisions, events and commands go over streams as well, see `stream.rs`.
 
 use std::env;
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::broadcast;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -35,10 +39,15 @@ mod proto {
 
 use proto::hook_stream_server::HookStreamServer;
 use proto::hooks_server::{Hooks, HooksServer};
+use proto::stream_event::Event;
 use proto::*;
 
 #[derive(Clone)]
-struct Example;
+struct Example {
+    /// For each mproxy that has opened Control.
+    commands: broadcast::Sender<ControlCommand>,
+    last_command: Arc<AtomicU64>,
+}
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -64,7 +73,8 @@ impl Hooks for Example {
     }
 
     async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Reply<AuthPublishResponse> {
-        Ok(Response::new(decide_publish(&request.into_inner())))
+        let request = request.into_inner();
+        Ok(Response::new(self.decide_publish(request.client.as_ref(), &request)))
     }
 
     async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Reply<AuthSubscribeResponse> {
@@ -72,32 +82,41 @@ impl Hooks for Example {
     }
 
     async fn connect(&self, event: Request<ConnectEvent>) -> Reply<Told> {
-        let event = event.into_inner();
-        tell(event.client, event.sequence, "connected")
+        let mut event = event.into_inner();
+        tell(event.client.take(), &Event::Connect(event))
     }
 
     async fn publish(&self, event: Request<PublishEvent>) -> Reply<Told> {
-        let event = event.into_inner();
-        tell(
-            event.client,
-            event.sequence,
-            &format!("published {} bytes to {}", event.payload_size, event.topic),
-        )
+        let mut event = event.into_inner();
+        tell(event.client.take(), &Event::Publish(event))
     }
 
     async fn subscribe(&self, event: Request<SubscribeEvent>) -> Reply<Told> {
-        let event = event.into_inner();
-        let filters: Vec<_> = event
-            .filters
-            .iter()
-            .map(|granted| format!("{}={}", granted.filter, granted.reason_code))
-            .collect();
-        tell(event.client, event.sequence, &format!("subscribed to {}", filters.join(" ")))
+        let mut event = event.into_inner();
+        tell(event.client.take(), &Event::Subscribe(event))
     }
 
     async fn disconnect(&self, event: Request<DisconnectEvent>) -> Reply<Told> {
-        let event = event.into_inner();
-        tell(event.client, event.sequence, &format!("disconnected: {}", event.detail))
+        let mut event = event.into_inner();
+        tell(event.client.take(), &Event::Disconnect(event))
+    }
+}
+
+impl Example {
+    fn decide_publish(&self, client: Option<&Client>, request: &AuthPublishRequest) -> AuthPublishResponse {
+        use auth_publish_response::Verdict::{Allow, Deny};
+        let allow = |topic| Allow(PublishAllow { topic, ..Default::default() });
+        let verdict = match request.topic.split_once('/') {
+            Some(("forbidden", _)) => Deny(refusal("nobody publishes here")),
+            Some(("kick", client_id)) if client.map(Client::username) == Some("admin") => {
+                self.kick(client_id);
+                allow(None)
+            }
+            Some(("kick", _)) => Deny(refusal("only admin publishes here")),
+            Some(("old", rest)) => allow(Some(format!("new/{rest}"))),
+            _ => allow(None),
+        };
+        AuthPublishResponse { verdict: Some(verdict) }
     }
 }
 
@@ -108,17 +127,6 @@ fn decide_connect(client: Option<&Client>) -> AuthConnectResponse {
         _ => Allow(ConnectAllow::default()),
     };
     AuthConnectResponse { verdict: Some(verdict) }
-}
-
-fn decide_publish(request: &AuthPublishRequest) -> AuthPublishResponse {
-    use auth_publish_response::Verdict::{Allow, Deny};
-    let verdict = if request.topic.starts_with("forbidden/") {
-        Deny(refusal("nobody publishes here"))
-    } else {
-        let topic = request.topic.strip_prefix("old/").map(|rest| format!("new/{rest}"));
-        Allow(PublishAllow { topic, ..Default::default() })
-    };
-    AuthPublishResponse { verdict: Some(verdict) }
 }
 
 fn decide_subscribe(request: &AuthSubscribeRequest) -> AuthSubscribeResponse {
@@ -136,18 +144,45 @@ fn refusal(why: &str) -> Deny {
     Deny { reason_string: why.into(), ..Default::default() }
 }
 
-/// One line for each event.
-fn tell(client: Option<Client>, sequence: u64, what: &str) -> Reply<Told> {
-    println!("{sequence} {} {what}", client.unwrap_or_default().client_id);
+fn tell(client: Option<Client>, event: &Event) -> Reply<Told> {
+    println!("{}", line(client.as_ref(), event));
     Ok(Response::new(Told {}))
+}
+
+/// An event as a line: its number, the client, and what happened.
+fn line(client: Option<&Client>, event: &Event) -> String {
+    let what = match event {
+        Event::Connect(_) => "connected".to_owned(),
+        Event::Publish(event) => format!("published {} bytes to {}", event.payload_size, event.topic),
+        Event::Subscribe(event) => {
+            let filters = event.filters.iter().map(|one| format!("{}={}", one.filter, one.reason_code));
+            format!("subscribed to {}", filters.collect::<Vec<_>>().join(" "))
+        }
+        Event::Unsubscribe(_) => "unsubscribed".to_owned(),
+        Event::Disconnect(event) => format!("disconnected: {}", event.detail),
+    };
+    let client_id = client.map_or("", |client| &client.client_id);
+    format!("{} {client_id} {what}", sequence(event))
+}
+
+const fn sequence(event: &Event) -> u64 {
+    match event {
+        Event::Connect(event) => event.sequence,
+        Event::Publish(event) => event.sequence,
+        Event::Subscribe(event) => event.sequence,
+        Event::Unsubscribe(event) => event.sequence,
+        Event::Disconnect(event) => event.sequence,
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).or_else(|| env::var("HOOK_ADDRESS").ok());
     let address = address.unwrap_or_else(|| "127.0.0.1:50051".into());
-    let server =
-        Server::builder().add_service(HooksServer::new(Example)).add_service(HookStreamServer::new(Example));
+    let example = Example { commands: broadcast::channel(256).0, last_command: Arc::default() };
+    let server = Server::builder()
+        .add_service(HooksServer::new(example.clone()))
+        .add_service(HookStreamServer::new(example));
     if let Some(path) = address.strip_prefix("unix:") {
         // Left over from a run that was killed; if it is not there, so much the better.
         let _ = std::fs::remove_file(path);
