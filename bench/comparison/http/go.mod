@@ -1,0 +1,3 @@
+module authhttp
+
+go 1.25
