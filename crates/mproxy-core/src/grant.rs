@@ -108,6 +108,22 @@ pub enum GrantGround {
     Rate,
 }
 
+impl GrantGround {
+    /// `"rule"`, `"default"`, `"unanswered"`, `"prefix"`, `"revoked"`, `"subscriptions"` or `"rate"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rule(_) => "rule",
+            Self::Default => "default",
+            Self::Unanswered => "unanswered",
+            Self::Prefix => "prefix",
+            Self::Revoked => "revoked",
+            Self::Subscriptions => "subscriptions",
+            Self::Rate => "rate",
+        }
+    }
+}
+
 /// What a grant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantAnswer<A> {

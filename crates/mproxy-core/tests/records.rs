@@ -36,7 +36,7 @@ fn granted(recorder: &Recorder, grant: Grant) -> Stage {
         _ => Reply::Pass,
     });
     let meter = Arc::new(recorder.clone());
-    let mut stage = Setup { grants: true, meter, answering, ..Setup::default() }.stage();
+    let stage = Setup { grants: true, meter, answering, ..Setup::default() }.stage();
     stage.script.want(Hook::Deliver, Want::Head);
     stage.open(Version::V5)
 }

@@ -8,6 +8,7 @@
 //! GET    /api/v1/sessions                  ?limit= &after= &client_id= &username= &listener=
 //! GET    /api/v1/sessions/{connection_id}
 //! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
+//! GET    /api/v1/refusals                  ?client_id= &username= &listener= &hook= &since= &limit= &cursor=
 //! GET    /api/v1/policy                    health of the policy service's endpoints
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
@@ -22,6 +23,7 @@
 mod guard;
 mod impatient;
 mod page;
+mod refusals;
 mod routes;
 mod serve;
 pub mod view;
@@ -34,6 +36,7 @@ use axum::routing::{get, post};
 use uuid::Uuid;
 
 use crate::config::Secret;
+use crate::telemetry::decisions::DecisionLog;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -71,6 +74,8 @@ pub struct Admin {
     pub backend: Arc<dyn AdminBackend>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
+    /// Why clients were refused.
+    pub decisions: Arc<DecisionLog>,
     /// The log level of the process.
     pub log: LogHandle,
     /// The configuration in force, as [`crate::config::check::view`] shows it.
@@ -86,6 +91,7 @@ pub fn router(admin: Admin) -> Router {
     let guarded = Router::new()
         .route("/sessions", get(routes::sessions))
         .route("/sessions/{connection_id}", get(routes::session).delete(routes::kick))
+        .route("/refusals", get(refusals::refusals))
         .route("/policy", get(routes::policy))
         .route("/reloads", get(routes::reloads))
         .route("/drain", post(routes::drain))

@@ -29,11 +29,15 @@ use crate::config::{Config, Loaded, LogLevel, Problems, check, files};
 use crate::drain::drain;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
+use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
 /// How long events that still wait may take at the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// How long the last records may take to be written to the file of the decision log.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
 
 /// mproxy with open listeners.
 pub struct App {
@@ -42,6 +46,7 @@ pub struct App {
     acl: Option<Arc<AclAdviser>>,
     remote: Option<Arc<Remote>>,
     shadow: Option<Arc<Shadow>>,
+    decisions: Arc<DecisionLog>,
     log: LogHandle,
     stop_admin: CancellationToken,
     admin: tokio::task::JoinHandle<()>,
@@ -63,7 +68,8 @@ impl App {
             warn!("{warning}");
         }
         let config = loaded.config;
-        let metrics = Arc::new(Metrics::beside(log.counts()));
+        let decisions = Arc::new(DecisionLog::start(&decision_log(&config)));
+        let metrics = Arc::new(Metrics::beside(log.counts(), Arc::clone(&decisions)));
         let acl = advise::rule_file(&config, rules)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
         let (transports, certificates) = listeners::transports(&config)?;
@@ -119,6 +125,7 @@ impl App {
             Admin {
                 backend: Arc::clone(&state) as _,
                 metrics: Arc::clone(&metrics),
+                decisions: Arc::clone(&decisions),
                 log: log.clone(),
                 config: Arc::new(shown),
                 token: config.admin.token.clone(),
@@ -127,7 +134,7 @@ impl App {
             stop_admin.clone().cancelled_owned(),
         );
         let Advisers { acl, remote, shadow, .. } = advisers;
-        Ok(Self { config, state, acl, remote, shadow, log, stop_admin, admin, signals, bound })
+        Ok(Self { config, state, acl, remote, shadow, decisions, log, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -149,7 +156,7 @@ impl App {
             }
             reload(&self.config, &self.state, self.acl.clone(), &self.log, level()).await;
         }
-        let Self { mut signals, config, state, remote, shadow, stop_admin, mut admin, .. } = self;
+        let Self { mut signals, config, state, remote, shadow, decisions, stop_admin, mut admin, .. } = self;
         // Also where a signal came and not the admin API: readiness goes by it.
         state.drain.cancel();
         state.house.closing.cancel();
@@ -170,5 +177,17 @@ impl App {
             () = ending => {}
             () = signals.end() => warn!("second signal, exiting at once"),
         }
+        // The process ends now: its thread is waited for here or nowhere.
+        decisions.flush(LAST_RECORDS);
+    }
+}
+
+fn decision_log(config: &Config) -> DecisionLogConfig {
+    let decision_log = &config.decision_log;
+    DecisionLogConfig {
+        memory: decision_log.memory,
+        file: decision_log.file.clone(),
+        file_size: decision_log.file_size as u64,
+        files: decision_log.files,
     }
 }

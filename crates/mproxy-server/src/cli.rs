@@ -1,7 +1,10 @@
-//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`.
+//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
+//! `mproxy why`.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
+mod admin_api;
 mod hooks;
+mod why;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -15,6 +18,7 @@ use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
+pub use self::why::{WhyQuestion, ask_why};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 
@@ -42,6 +46,9 @@ const OF_DEMO: &[&str] = &[
     "max_packet_size",
 ];
 
+/// Settings by which the admin API of a running mproxy is found.
+const OF_ADMIN: &[&str] = &["admin.host", "admin.port"];
+
 impl Cli {
     /// The command line of this process; ends it where that is wrong or asks for help.
     #[must_use]
@@ -68,6 +75,7 @@ impl Cli {
         Self::command()
             .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
             .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
+            .mut_subcommand("why", |why| hide(why, OF_ADMIN))
             .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
     }
 
@@ -76,6 +84,7 @@ impl Cli {
         let followed: &[&str] = match self.task() {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
+            Command::Why(_) => OF_ADMIN,
             Command::HashPassword | Command::Hooks { .. } => &[],
         };
         let Flags { config, values } = self.flags();
@@ -110,6 +119,8 @@ pub enum Command {
     Demo,
     /// Hash a password from standard input for the rule file
     HashPassword,
+    /// Ask a running mproxy why a client was refused
+    Why(WhyQuestion),
     /// Tools for hook services
     Hooks {
         /// Which one.

@@ -33,6 +33,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
@@ -41,7 +42,7 @@ use mproxy_unix::SocketFile;
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::ValueOrigin;
 pub use settings::table::{
-    Admin, Events, General, ListenerLimits, Log, Otel, Questions, ShadowSettings, Web,
+    Admin, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel, Questions, ShadowSettings, Web,
 };
 pub use value::Secret;
 pub use written::Effective;
@@ -62,6 +63,8 @@ pub struct Config {
     pub admin: Admin,
     /// Logging.
     pub log: Log,
+    /// The decision log.
+    pub decision_log: DecisionLogSettings,
     /// Traces.
     pub otel: Otel,
 }
@@ -124,6 +127,14 @@ impl fmt::Display for Target {
         write!(f, "{}://{}", self.scheme.name(), authority(&self.host, self.port))?;
         if self.scheme.is_websocket() { f.write_str(&self.path) } else { Ok(()) }
     }
+}
+
+/// A duration as settings have it: `250ms`, `1m30s`.
+///
+/// # Errors
+/// It is none, or longer than a day.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    value::duration(text)
 }
 
 /// `host:port`, with brackets around an IPv6 address.

@@ -15,6 +15,7 @@
 //! | `command_router`, `orders` | commands of the hook service, handed to connections and counted |
 //! | `reloads` | what became of the last reloads |
 //! | `drain` | the end of the process |
+//! | [`timestamp`] | moments in the admin API and the decision log |
 //! | [`demo`] | the embedded broker and the page of `mproxy demo` |
 
 pub mod admin;
@@ -32,3 +33,4 @@ mod reloads;
 mod serve;
 mod share;
 pub mod telemetry;
+pub mod timestamp;

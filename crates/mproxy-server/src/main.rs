@@ -39,6 +39,9 @@ fn run_command() -> anyhow::Result<ExitCode> {
             let loaded = cli::load(cli.flags());
             Ok(cli::check(loaded, cli::file_faults, &mut io::stdout(), &mut io::stderr())?)
         }
+        Command::Why(question) => {
+            Ok(cli::ask_why(&question, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
+        }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         Command::Hooks { command: HooksCommand::Check(asked) } => {
             let runtime = runtime()?;

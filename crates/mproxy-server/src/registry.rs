@@ -15,8 +15,9 @@ use mproxy_core::peer::{ConnectionId, Origin};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::admin::view::{Page, SessionFilter, SessionView, Timestamp, TrafficView};
+use crate::admin::view::{Page, SessionFilter, SessionView, TrafficView};
 use crate::orders::{HandedOrder, OrderQueue};
+use crate::timestamp::Timestamp;
 
 /// Connections looked at while the registry is locked, when a page of them is asked for.
 const AT_A_TIME: usize = 1024;

@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::admin::view::{ReloadView, Timestamp};
+use crate::admin::view::ReloadView;
 use crate::telemetry::metrics::Metrics;
+use crate::timestamp::Timestamp;
 
 /// One entry for each thing, so as many as the configuration has files.
 pub(crate) struct Reloads {

@@ -2,6 +2,7 @@
 
 mod budgets;
 pub mod connections;
+pub mod decisions;
 mod events;
 pub mod exposition;
 mod failures;

@@ -17,6 +17,7 @@ use mproxy_testkit::service::contract::{self, ConnectAllow, Effect, Grant, Grant
 use mproxy_testkit::service::{Play, Running, Service, wants_everything};
 use mproxy_testkit::tap::Tap;
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient, packets};
+use serde_json::{Value, json};
 use support::judge::refuses_as_told;
 use support::{Proxy, feed, receives};
 use tempfile::TempDir;
@@ -48,20 +49,24 @@ struct House {
     /// Publishes at the broker itself.
     feeder: WireClient,
     lines: usize,
+    /// What the decision log says of who refused a packet.
+    by: Box<dyn Fn(RefusedPacket) -> Value>,
 }
 
 impl House {
     async fn new(broker: SocketAddr, judge: &Running, variables: &[(&str, &str)]) -> Self {
         let tap = Tap::start(broker, 4).await;
-        Self::of(Proxy::asking(judge, tap.addr(), variables).await, tap, broker).await
+        let by = json!({ "source": "policy_service", "endpoint": judge.url });
+        let by = Box::new(move |_| by.clone());
+        Self::of(Proxy::asking(judge, tap.addr(), variables).await, tap, broker, by).await
     }
 
-    async fn of(proxy: Proxy, tap: Tap, broker: SocketAddr) -> Self {
+    async fn of(proxy: Proxy, tap: Tap, broker: SocketAddr, by: Box<dyn Fn(RefusedPacket) -> Value>) -> Self {
         let mut watcher = WireClient::login(broker, Version::V311, "watcher").await;
         watcher.send(&wire::subscribe(Version::V311, 1, &[("#", 0)])).await;
         watcher.expect(&wire::suback(Version::V311, 1, &[0])).await;
         let feeder = WireClient::login(broker, Version::V311, "feeder").await;
-        Self { proxy, tap, watcher, feeder, lines: 0 }
+        Self { proxy, tap, watcher, feeder, lines: 0, by }
     }
 
     /// The next message that the broker sends to whoever asks for all of them.
@@ -87,6 +92,7 @@ impl House {
                     RefusedPacket::Connect => self.refuses_connect(row, *version).await,
                     _ => self.refuses(row, *version).await,
                 }
+                self.is_recorded(row, *version).await;
             }
         }
         self.feed("the/end", 0).await;
@@ -97,10 +103,50 @@ impl House {
     async fn refuses_connect(&mut self, row: &RefusalRow, version: Version) {
         let wish = format!("no/{}", name(row.action));
         let options = ConnectOptions { username: Some(&wish), ..ConnectOptions::default() };
-        let (mut client, answer) = self.proxy.connect(version, "c", &options).await;
+        let id = format!("line-{}", self.lines);
+        let (mut client, answer) = self.proxy.connect(version, &id, &options).await;
         assert_eq!(answer, row.client_gets(version));
         // A connection to the broker would be found where that of the next line is looked for.
         client.expect_closed().await;
+    }
+
+    /// By now the decision log says who refused it, why, and how old that is.
+    async fn is_recorded(&self, row: &RefusalRow, version: Version) {
+        let path = format!("/api/v1/refusals?client_id=line-{}&since=1m", self.lines);
+        let (status, page) = self.proxy.http("GET", &path).await;
+        assert_eq!(status, 200, "{page}");
+        let page: Value = serde_json::from_str(&page).unwrap();
+        let records = page["refusals"].as_array().unwrap();
+        let count = if row.packet == RefusedPacket::AllFilters { 3 } else { 1 };
+        assert_eq!(records.len(), count, "{records:#?}");
+        let hook = match row.packet {
+            RefusedPacket::Connect => "connect",
+            RefusedPacket::Publish(_) => "publish",
+            RefusedPacket::SomeFilters | RefusedPacket::AllFilters => "subscribe",
+            RefusedPacket::Delivery(_) => "deliver",
+        };
+        let about = if row.packet == RefusedPacket::SomeFilters { "filter" } else { "topic" };
+        for record in records {
+            assert_eq!(record["hook"], hook, "{record}");
+            assert_eq!(record["reason_code"], 0x87, "{record}");
+            assert_eq!(record["reason"], "Not authorized", "{record}");
+            let protocol = match version {
+                Version::V31 => "3.1",
+                Version::V311 => "3.1.1",
+                Version::V5 => "5.0",
+            };
+            assert_eq!(record["protocol"], protocol, "{record}");
+            assert!(record["age_ms"].is_u64() && record["why"].as_str().unwrap().starts_with("refused by "));
+            for (key, value) in (self.by)(row.packet).as_object().unwrap() {
+                assert_eq!(&record[key], value, "{key} of {record}");
+            }
+            if !matches!(row.packet, RefusedPacket::Connect | RefusedPacket::AllFilters) {
+                let no = format!("no/{}", name(row.action));
+                assert!(record[about].as_str().unwrap().ends_with(&no), "{record}");
+                let action = name(row.action).trim_start_matches("ACTION_").to_lowercase();
+                assert_eq!(record["action"], action, "{record}");
+            }
+        }
     }
 
     async fn refuses(&mut self, row: &RefusalRow, version: Version) {
@@ -292,7 +338,11 @@ topics = ["#"]
     let broker = Mosquitto::start().await;
     let tap = Tap::start(broker.addr(), 5).await;
     let proxy = Proxy::with(tap.addr(), &variables).await;
-    House::of(proxy, tap, broker.addr()).await.play(SPOKEN, rejects).await;
+    let by = Box::new(move |packet| {
+        let (rule, line) = if matches!(packet, RefusedPacket::Delivery(_)) { (1, 7) } else { (0, 2) };
+        json!({ "source": "acl", "rule_file": file, "rule": rule, "line": line })
+    });
+    House::of(proxy, tap, broker.addr(), by).await.play(SPOKEN, rejects).await;
 }
 
 #[tokio::test]
@@ -309,6 +359,7 @@ async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
             rule(Effect::Deny, &[GrantAction::Receive], "down/no/#"),
             rule(Effect::Allow, &[], "#"),
         ],
+        version: "7".to_owned(),
         ..Grant::default()
     };
     let judge = Running::start(Service {
@@ -320,7 +371,12 @@ async fn what_a_grant_refuses_looks_the_same_and_nobody_is_asked() {
     })
     .await;
     let broker = Mosquitto::start().await;
-    House::new(broker.addr(), &judge, &[]).await.play(SPOKEN, rejects).await;
+    let mut house = House::new(broker.addr(), &judge, &[]).await;
+    house.by = Box::new(|packet| {
+        let rule = u8::from(matches!(packet, RefusedPacket::Delivery(_)));
+        json!({ "source": "grant", "rule": rule, "grant_version": "7" })
+    });
+    house.play(SPOKEN, rejects).await;
     for asked in ["AuthPublish", "AuthSubscribe", "AuthDeliver"] {
         assert_eq!(judge.calls(asked), 0, "{asked}");
     }

@@ -34,7 +34,7 @@ pub enum Ground {
 #[derive(Debug, PartialEq, Eq)]
 pub struct RuleFile {
     /// Its name.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// When it was read.
     pub loaded: Instant,
     /// The line in which each rule begins, counted from 1.

@@ -48,8 +48,7 @@ impl Session {
                 outcome,
             }),
             State::Opening(opening) => {
-                let connect =
-                    opening.connect().filter(|_| refuses_will(fault)).and_then(|it| parse_connect(it));
+                let connect = opening.connect().filter(|_| refuses_will(fault)).and_then(parse_connect);
                 let will = connect.and_then(|connect| connect.will).map(|will| will.topic);
                 opening.link.record(&self.cx, DecisionSubject::Connection { will }, outcome);
             }

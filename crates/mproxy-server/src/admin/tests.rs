@@ -19,9 +19,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::view::{ListenerReadiness, Timestamp, TrafficView};
+use super::view::{ListenerReadiness, TrafficView};
 use super::*;
 use crate::config::LogLevel;
+use crate::timestamp::Timestamp;
 
 /// Three sessions, and a memory for what was asked.
 #[derive(Default)]
@@ -121,6 +122,7 @@ fn scene() -> Scene {
     let admin = Admin {
         backend: Arc::<Cards>::clone(&cards),
         metrics: Arc::new(Metrics::new()),
+        decisions: Arc::new(DecisionLog::off()),
         log: LogHandle::detached(LogLevel::Info),
         config: Arc::new(json!({ "settings": [] })),
         token: None,

@@ -1,10 +1,9 @@
 //! What the admin API shows, as JSON.
 
-use std::fmt::{self, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::timestamp::Timestamp;
 
 /// Which sessions are meant. What is absent does not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -186,61 +185,9 @@ pub struct EndpointView {
     pub error: Option<String>,
 }
 
-/// A moment, written as RFC 3339 in UTC with milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(pub SystemTime);
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = date(days);
-        write!(f, "{year:04}-{month:02}-{day:02}T")?;
-        write!(f, "{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)?;
-        write!(f, ".{:03}Z", since.subsec_millis())
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(24);
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{self}");
-        serializer.serialize_str(&text)
-    }
-}
-
-/// The date that lies so many days after 1970-01-01, by counting in years that begin in March, so that the
-/// leap day is the last of its year.
-const fn date(days: u64) -> (u64, u64, u64) {
-    const DAYS_IN_400_YEARS: u64 = 146_097;
-    // From 0000-03-01 to 1970-01-01.
-    let days = days + 719_468;
-    let era = days / DAYS_IN_400_YEARS;
-    let day_of_era = days % DAYS_IN_400_YEARS;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on the months have 31, 30, 31, 30 and 31 days, and then again: 153 in five.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + if month <= 2 { 1 } else { 0 };
-    (year, month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments_are_rfc_3339() {
-        let at = |millis| Timestamp(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
-        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(at(951_782_399_999), "2000-02-28T23:59:59.999Z");
-        assert_eq!(at(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        assert_eq!(at(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
-        assert_eq!(at(1_795_481_445_678), "2026-11-24T00:50:45.678Z");
-    }
 
     #[test]
     fn an_empty_filter_passes_everybody() {

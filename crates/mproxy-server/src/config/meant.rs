@@ -5,8 +5,8 @@ use super::reader::SettingReader;
 use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTlsSettings, Config, Events, General, Log, Otel, PerHook, PolicyConfig, Problem, Questions,
-    ShadowSettings, listeners,
+    Admin, ClientTlsSettings, Config, DecisionLogSettings, Events, General, Log, Otel, PerHook, PolicyConfig,
+    Problem, Questions, ShadowSettings, listeners,
     listeners::{Bound, KeyedListener},
 };
 
@@ -34,6 +34,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         policy: policy(&mut reader),
         admin,
         log: Log::read(&reader, SettingPlace::Process),
+        decision_log: DecisionLogSettings::read(&reader, SettingPlace::Process),
         otel: otel(&mut reader),
     };
     if let Some(PolicyConfig { questions, .. }) = &config.policy

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use mproxy_tcp::tls::Verification;
 
 pub(super) use self::amount::{
-    LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, budget, deadline, duration, keep_alive, packet_size,
+    LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, budget, deadline, duration, keep_alive, memory, packet_size,
     session_expiry,
 };
 pub(super) use self::place::{

@@ -24,6 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::line::LineFormat;
+pub(super) use self::line::{LONGEST_MESSAGE, LONGEST_VALUE};
 use self::queue::LogQueue;
 use crate::config::{Log, LogLevel};
 

@@ -10,6 +10,9 @@
 //! | `mproxy_policy_unusable_answers_total` | hook, kind | counter |
 //! | `mproxy_overloads_total` | hook, limit | counter |
 //! | `mproxy_rate_waits_total` | | counter |
+//! | `mproxy_decision_records_total` | outcome | counter |
+//! | `mproxy_decision_records_lost_total` | reason | counter |
+//! | `mproxy_decision_log_file_errors_total` | operation | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
 //! | `mproxy_connections_open` | listener | gauge |
 //! | `mproxy_connections_closed_total` | listener, cause, by | counter |
@@ -46,6 +49,7 @@ use mproxy_codec::types::PacketType;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::meter::{Outcome, PacketTrace};
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
+use mproxy_core::record::DecisionRecord;
 use mproxy_core::{Meter, Peer, Side};
 use mproxy_tcp::tls::Dated;
 use prometheus_client::encoding::text;
@@ -54,6 +58,7 @@ use prometheus_client::registry::Registry;
 
 use super::budgets::Budgets;
 use super::connections::{ConnectionMetrics, ListenerMetrics};
+use super::decisions::DecisionLog;
 use super::events::EventMetrics;
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
@@ -79,23 +84,25 @@ pub struct Metrics {
     failures: Failures,
     reloads: ReloadMetrics,
     shadow: ShadowMetrics,
+    decisions: Arc<DecisionLog>,
 }
 
 impl Metrics {
     /// All at zero; the process counts as started now.
     #[must_use]
     pub fn new() -> Self {
-        Self::beside(&LogCounts::default())
+        Self::beside(&LogCounts::default(), Arc::new(DecisionLog::off()))
     }
 
-    /// The same, with what this log counts.
+    /// The same, with what these logs count.
     #[must_use]
-    pub fn beside(log: &LogCounts) -> Self {
+    pub fn beside(log: &LogCounts, decisions: Arc<DecisionLog>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         log.register(ours);
+        decisions.register(ours);
         Self {
             traffic: TrafficMetrics::registered(ours),
             budgets: Budgets::registered(ours),
@@ -106,6 +113,7 @@ impl Metrics {
             failures: Failures::registered(ours),
             reloads: ReloadMetrics::registered(ours),
             shadow: ShadowMetrics::registered(ours),
+            decisions,
             registry,
         }
     }
@@ -194,6 +202,10 @@ impl Meter for Metrics {
 
     fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         self.failures.overloaded(hook, overload, peer);
+    }
+
+    fn record(&self, decision: &DecisionRecord<'_>) {
+        self.decisions.record(decision);
     }
 
     fn rate_wait(&self) {

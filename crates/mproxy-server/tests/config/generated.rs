@@ -275,7 +275,7 @@ fn what_a_reload_takes_is_said() {
 }
 
 /// How the code gets at the rows of each structure of the table.
-const READ_AS: [(&str, &str); 9] = [
+const READ_AS: [(&str, &str); 10] = [
     ("General", "general."),
     ("ListenerLimits", "limits."),
     ("Web", "Web {"),
@@ -284,6 +284,7 @@ const READ_AS: [(&str, &str); 9] = [
     ("Admin", "admin."),
     ("ShadowSettings", "shadow."),
     ("Log", "log."),
+    ("DecisionLogSettings", "decision_log."),
     ("Otel", "otel."),
 ];
 

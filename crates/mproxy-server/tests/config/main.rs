@@ -488,7 +488,10 @@ fn beside_a_fault_nothing_is_concluded_from_what_could_not_be_read() {
 fn a_bad_value_for_each_variable_is_a_fault_that_names_it() {
     for row in config::settings::all() {
         let Some(variable) = row.variable else { continue };
-        let is_free_text = matches!(row.key, "instance" | "otel.service_name" | "otel.sampler_arg");
+        let is_free_text = matches!(
+            row.key,
+            "instance" | "otel.service_name" | "otel.sampler_arg" | "drain_server_reference"
+        );
         if is_free_text || matches!(row.form, Form::Text("file") | Form::List("file")) {
             continue;
         }

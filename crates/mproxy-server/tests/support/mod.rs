@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 pub(crate) mod judge;
+pub(crate) mod schema;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -72,6 +72,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "events", rows: Events::ROWS },
     Section { name: "admin", rows: Admin::ROWS },
     Section { name: "log", rows: Log::ROWS },
+    Section { name: "decision_log", rows: DecisionLogSettings::ROWS },
     Section { name: "otel", rows: Otel::ROWS },
     Section { name: "listener", rows: ONE_LISTENER },
 ];
@@ -511,6 +512,28 @@ section! {
         /// Format of log lines.
         format: LogFormat = new("log.format").variable("MPROXY_LOG_FORMAT").flag("log-format").default("text")
             .in_force("\"json\"");
+    }
+}
+
+section! {
+    /// The [decision log](admin.md#why-was-my-client-refused): why clients were refused.
+    pub struct DecisionLogSettings {
+        /// Bytes of records that are kept in memory; 0 keeps none.
+        ///
+        /// The oldest make room for new ones. 1 MiB are some two thousand refusals.
+        memory: kind::Memory = new("decision_log.memory").variable("MPROXY_DECISION_LOG_MEMORY").default("1MiB")
+            .in_force("\"4MiB\"");
+        /// File to which records are written, too, as lines of JSON.
+        file: Optional<kind::FileName> = new("decision_log.file").variable("MPROXY_DECISION_LOG")
+            .in_force("\"/var/log/mproxy/decisions.jsonl\"");
+        /// Size of this file after which another one is begun.
+        ///
+        /// The old one is renamed: `decisions.jsonl.1`, then `.2`.
+        file_size: kind::Budget = new("decision_log.file_size").variable("MPROXY_DECISION_LOG_SIZE").default("64MiB")
+            .in_force("\"16MiB\"");
+        /// Files that are kept, including the one that is written.
+        files: kind::Count = new("decision_log.files").variable("MPROXY_DECISION_LOG_FILES").default("5")
+            .in_force("3");
     }
 }
 

@@ -29,6 +29,11 @@ pub(in crate::config) fn budget(text: &str) -> Result<usize, String> {
     size.ok_or_else(|| format!("{} is too small: expected at least 64KiB", quoted(text)))
 }
 
+/// Bytes that are kept, or 0.
+pub(in crate::config) fn memory(text: &str) -> Result<usize, String> {
+    usize::try_from(bytes(text)?).map_err(|_| format!("{} is too large", quoted(text)))
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{} is not a size: expected bytes, or a number with B, KiB, MiB or GiB", quoted(text));

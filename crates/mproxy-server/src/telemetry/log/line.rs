@@ -16,10 +16,10 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::config::LogFormat;
 
 /// Bytes of one field's value, as they are written.
-pub(super) const LONGEST_VALUE: usize = 256;
+pub(in crate::telemetry) const LONGEST_VALUE: usize = 256;
 
 /// Bytes of a message, and of a field that explains something, which may hold several names.
-pub(super) const LONGEST_MESSAGE: usize = 1024;
+pub(in crate::telemetry) const LONGEST_MESSAGE: usize = 1024;
 
 /// Fields that explain something.
 const EXPLAINING: [&str; 4] = ["message", "detail", "error", "warning"];

@@ -1,0 +1,198 @@
+//! `mproxy why`: asks a running mproxy why a client was refused, and says it in lines for a person or in JSON.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::admin_api::{self, AdminAnswer};
+use super::{EXIT_CONFIGURATION, complain, load};
+use crate::config::Flags;
+
+/// Ends with this where there is no refusal on record.
+const EXIT_NOTHING: u8 = 1;
+
+/// Ends with this where it could not be asked.
+const EXIT_UNANSWERED: u8 = 2;
+
+/// What is asked.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct WhyQuestion {
+    /// Client id of the client; if it is left out, all clients
+    client: Option<String>,
+    /// Only clients with this user name
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// Only this hook: connect, publish, subscribe or deliver
+    #[arg(long, value_name = "HOOK")]
+    hook: Option<String>,
+    /// Only what happened since: a time (2026-11-24T02:47:00Z) or a duration (10m)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Most refusals to show, the newest first
+    #[arg(long, value_name = "NUMBER", default_value = "20")]
+    limit: String,
+    /// Print the answer of the admin API as it is
+    #[arg(long)]
+    json: bool,
+}
+
+/// `mproxy why`: 0 where there is something on record, 1 where there is nothing, 2 where it could not be asked.
+///
+/// # Errors
+/// Where `out` or `err` cannot be written to.
+pub fn ask_why(
+    question: &WhyQuestion,
+    flags: &Flags,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<ExitCode> {
+    let config = match load(flags) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => {
+            complain(&problems, err)?;
+            return Ok(ExitCode::from(EXIT_CONFIGURATION));
+        }
+    };
+    let query = admin_api::query(&[
+        ("client_id", question.client.as_deref()),
+        ("username", question.username.as_deref()),
+        ("hook", question.hook.as_deref()),
+        ("since", question.since.as_deref()),
+        ("limit", Some(&question.limit)),
+    ]);
+    let answer = match admin_api::call(&config.admin, "GET", &format!("/api/v1/refusals{query}"), None) {
+        Ok(answer) => answer,
+        Err(error) => {
+            let (host, port) = (&config.admin.host, config.admin.port);
+            writeln!(err, "mproxy: cannot ask the admin API at {host}:{port}: {error}")?;
+            return Ok(ExitCode::from(EXIT_UNANSWERED));
+        }
+    };
+    if let Some(error) = answer.error() {
+        writeln!(err, "mproxy: the admin API refuses the question: {error}")?;
+        return Ok(ExitCode::from(EXIT_UNANSWERED));
+    }
+    show(question, &answer, out)
+}
+
+fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> io::Result<ExitCode> {
+    let refusals = answer.body["refusals"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let code = if refusals.is_empty() { ExitCode::from(EXIT_NOTHING) } else { ExitCode::SUCCESS };
+    if question.json {
+        writeln!(out, "{}", answer.body)?;
+        return Ok(code);
+    }
+    let begins = answer.body["begins"].as_str().unwrap_or("unknown");
+    if refusals.is_empty() {
+        let whose = question.client.as_ref().map_or_else(String::new, |client| format!(" of {client:?}"));
+        writeln!(out, "no refusal{whose} on record; the records in memory begin at {begins}")?;
+        return Ok(code);
+    }
+    for refusal in refusals {
+        writeln!(out, "{}", printable(&line(refusal)))?;
+    }
+    if answer.body.get("next").is_some() {
+        writeln!(out, "there are more: --limit shows up to 1000")?;
+    }
+    Ok(code)
+}
+
+/// What comes from outside must not steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if c.is_control() && c != '\n' {
+            shown.extend(c.escape_default())
+        } else {
+            shown.push(c)
+        }
+        shown
+    })
+}
+
+/// One refusal, in two lines.
+fn line(refusal: &Value) -> String {
+    let text = |key: &str| refusal[key].as_str();
+    let mut line = text("time").unwrap_or("-").to_owned();
+    // Writing to a String cannot fail.
+    let _ = match (text("hook"), text("topic"), text("filter")) {
+        (Some("connect"), Some(will), _) => write!(line, "  CONNECT with will {will}"),
+        (Some("connect"), None, _) => write!(line, "  CONNECT"),
+        (Some("deliver"), Some(topic), _) => write!(line, "  delivery of {topic}"),
+        (Some(hook), Some(topic), _) => write!(line, "  {hook} to {topic}"),
+        (Some(hook), None, Some(filter)) => write!(line, "  {hook} to {filter}"),
+        (Some(hook), None, None) => write!(line, "  {hook}"),
+        (None, ..) => write!(line, "  {}", text("packet").unwrap_or("connection")),
+    };
+    if let Some(qos) = refusal["qos"].as_u64() {
+        let _ = write!(line, " with QoS {qos}");
+    }
+    if let Some(more) = refusal["more_filters"].as_u64() {
+        let _ = write!(line, " and {more} more filters");
+    }
+    let _ = write!(line, ": {}", text("why").unwrap_or("-").replace('\n', " "));
+    if let Some(code) = refusal["reason_code"].as_u64() {
+        let _ = write!(line, ". {code:#04x} {}", text("reason").unwrap_or_default());
+    }
+    let _ = write!(line, "\n  ");
+    for (name, key) in [
+        ("client", "client_id"),
+        ("user", "username"),
+        ("listener", "listener"),
+        ("from", "peer_addr"),
+        ("connection", "connection_id"),
+        ("action", "action"),
+    ] {
+        if let Some(value) = text(key) {
+            let _ = write!(line, " {name}={}", value.replace('\n', " "));
+        }
+    }
+    if let Some(age) = refusal["age_ms"].as_u64().filter(|age| *age > 0) {
+        let _ = write!(line, " age={}.{:03}s", age / 1000, age % 1000);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_two_lines_and_steers_no_terminal() {
+        let refusal = json!({
+            "time": "2026-11-24T02:47:00.507Z", "hook": "publish", "topic": "a/\u{1b}[2Jb", "qos": 1,
+            "why": "refused by rules[2] (rules.toml:14)", "reason_code": 0x87, "reason": "Not authorized",
+            "client_id": "c\n1", "listener": "mqtt", "peer_addr": "127.0.0.1:5", "connection_id": "id",
+            "action": "reject", "age_ms": 61_005,
+        });
+        assert_eq!(
+            printable(&line(&refusal)),
+            "2026-11-24T02:47:00.507Z  publish to a/\\u{1b}[2Jb with QoS 1: refused by rules[2] (rules.toml:14). \
+             0x87 Not authorized\n   client=c 1 listener=mqtt from=127.0.0.1:5 connection=id action=reject age=61.005s"
+        );
+    }
+
+    #[test]
+    fn nothing_on_record_says_since_when_and_ends_with_one() {
+        let body = json!({ "refusals": [], "begins": "2026-11-24T02:47:00.507Z" });
+        let question = WhyQuestion {
+            client: Some("d1".into()),
+            username: None,
+            hook: None,
+            since: None,
+            limit: "20".into(),
+            json: false,
+        };
+        let mut out = Vec::new();
+        let code =
+            show(&question, &AdminAnswer { status: 200, body }, &mut out).expect("a Vec takes everything");
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+        let told =
+            "no refusal of \"d1\" on record; the records in memory begin at 2026-11-24T02:47:00.507Z\n";
+        assert_eq!(String::from_utf8(out).expect("text"), told);
+    }
+}

@@ -1,0 +1,161 @@
+//! The decision log: why a client was refused, told by the place that refused it. Each refusal is one record; decisions
+//! that allow are recorded where they are sampled. Records are kept in memory up to so many bytes, and written to a file
+//! where one is set. Nobody who decides waits for either.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `entry` | one record: what is kept of a decision |
+//! | `ring` | the records in memory, the oldest of which make room |
+//! | `query` | what is asked of them |
+//! | `why` | the sentence that answers "why?" |
+//! | `file` | the thread that writes them to a file, and its queue |
+
+mod entry;
+mod file;
+mod query;
+mod ring;
+mod why;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mproxy_core::record::{DecisionRecord, DecisionSubject};
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use self::entry::DecisionEntry;
+use self::file::DecisionFile;
+pub use self::query::{DecisionPage, DecisionQuery, OutcomeFilter};
+use self::ring::Ring;
+
+/// How the decision log is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecisionLogConfig {
+    /// Bytes of records in memory; 0: none.
+    pub memory: usize,
+    /// Where records are written to.
+    pub file: Option<PathBuf>,
+    /// Bytes of a file, after which another one is begun.
+    pub file_size: u64,
+    /// Files that are kept, with the one that is written.
+    pub files: usize,
+}
+
+/// Takes records, and answers what is asked of them.
+#[derive(Debug)]
+pub struct DecisionLog {
+    ring: Option<Mutex<Ring>>,
+    file: Option<DecisionFile>,
+    counts: DecisionCounts,
+}
+
+/// What is counted of records.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DecisionCounts {
+    records: Family<OutcomeLabels, Counter>,
+    lost: Family<ReasonLabels, Counter>,
+    file_errors: Family<OperationLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+}
+
+impl DecisionCounts {
+    /// Records that are in no file, for this reason.
+    fn count_lost(&self, reason: &'static str, count: u64) {
+        self.lost.get_or_create(&ReasonLabels { reason }).inc_by(count);
+    }
+
+    fn count_file_error(&self, operation: &'static str) {
+        self.file_errors.get_or_create(&OperationLabels { operation }).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "Decisions recorded by the decision log, by their outcome";
+        registry.register("decision_records", help, self.records.clone());
+        let help = "Decisions that the decision log or its file does not have, by the reason";
+        registry.register("decision_records_lost", help, self.lost.clone());
+        let help = "Failed operations on the file of the decision log";
+        registry.register("decision_log_file_errors", help, self.file_errors.clone());
+        // All of them from the start: what appears with its first count has not grown for whoever watches growth.
+        for outcome in ["refused", "allowed", "changed"] {
+            drop(self.records.get_or_create(&OutcomeLabels { outcome }));
+        }
+        for reason in ["queue_full", "write_failed", "too_many_filters"] {
+            drop(self.lost.get_or_create(&ReasonLabels { reason }));
+        }
+        for operation in ["open", "write", "rotate"] {
+            drop(self.file_errors.get_or_create(&OperationLabels { operation }));
+        }
+    }
+}
+
+impl DecisionLog {
+    /// Begins now.
+    #[must_use]
+    pub fn start(config: &DecisionLogConfig) -> Self {
+        let counts = DecisionCounts::default();
+        Self {
+            ring: (config.memory > 0).then(|| Mutex::new(Ring::new(config.memory, SystemTime::now()))),
+            file: config.file.as_ref().map(|_| DecisionFile::start(config, counts.clone())),
+            counts,
+        }
+    }
+
+    /// One that keeps nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::start(&DecisionLogConfig::default())
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.counts.register(registry);
+    }
+
+    /// Takes one.
+    pub(super) fn record(&self, decision: &DecisionRecord<'_>) {
+        if self.ring.is_none() && self.file.is_none() {
+            return;
+        }
+        let entry = DecisionEntry::of(decision);
+        self.counts.records.get_or_create(&OutcomeLabels { outcome: entry.outcome }).inc();
+        if let DecisionSubject::Filter { more: more @ 1.., .. } = decision.subject {
+            self.counts.count_lost("too_many_filters", more as u64);
+        }
+        let entry = Arc::new(entry);
+        if let Some(file) = &self.file {
+            file.push(Arc::clone(&entry));
+        }
+        if let Some(ring) = &self.ring {
+            ring.lock().push(entry);
+        }
+    }
+
+    /// The records in memory that are asked for, the newest first. `None`: none are kept.
+    #[must_use]
+    pub fn find(&self, query: &DecisionQuery) -> Option<DecisionPage> {
+        self.ring.as_ref().map(|ring| query.answer(ring))
+    }
+
+    /// Waits until what was recorded is written to the file, but no longer than this. Whether it was.
+    pub fn flush(&self, within: Duration) -> bool {
+        self.file.as_ref().is_none_or(|file| file.flush(within))
+    }
+}

@@ -1,0 +1,276 @@
+//! Records on their way to a file, a line of JSON each. They wait in a queue of so many bytes, which a thread of its own
+//! empties; what does not fit is lost and counted. A file that cannot be written is told once and tried again; nothing else
+//! notices.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tracing::{info, warn};
+
+use super::entry::DecisionEntry;
+use super::{DecisionCounts, DecisionLogConfig};
+
+/// Bytes of records that wait at most: some thousands, as many as come while a disk is slow for a moment.
+const QUEUE: usize = 4 << 20;
+
+/// Records that are written at a time.
+const AT_A_TIME: usize = 256;
+
+/// Before a file that could not be opened is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The queue of the file.
+#[derive(Debug)]
+pub(super) struct DecisionFile {
+    shared: Arc<Shared>,
+    counts: DecisionCounts,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// There is something to write.
+    filled: Condvar,
+    /// All has been written, or is lost.
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: VecDeque<Arc<DecisionEntry>>,
+    bytes: usize,
+    /// Some are being written.
+    writing: bool,
+}
+
+impl DecisionFile {
+    pub(super) fn start(config: &DecisionLogConfig, counts: DecisionCounts) -> Self {
+        let shared = Arc::new(Shared::default());
+        let path = config.file.clone().unwrap_or_default();
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            counts: counts.clone(),
+            file: RotatedFile { path, size: config.file_size, files: config.files, open: None },
+            failing: false,
+            tried: None,
+        };
+        // It ends with the process: whoever has to be sure that all is written asks for `flush`.
+        let started = thread::Builder::new().name("decisions".to_owned()).spawn(move || writer.run());
+        if let Err(error) = started {
+            warn!(%error, "decision log file cannot be written: no thread");
+        }
+        Self { shared, counts }
+    }
+
+    pub(super) fn push(&self, entry: Arc<DecisionEntry>) {
+        let weight = entry.weight();
+        let mut waiting = self.shared.waiting.lock();
+        if waiting.bytes + weight > QUEUE {
+            drop(waiting);
+            return self.counts.count_lost("queue_full", 1);
+        }
+        waiting.bytes += weight;
+        waiting.entries.push_back(entry);
+        // It looks again before it waits.
+        let wake = !waiting.writing;
+        drop(waiting);
+        if wake {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    pub(super) fn flush(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let mut waiting = self.shared.waiting.lock();
+        while waiting.writing || !waiting.entries.is_empty() {
+            if self.shared.emptied.wait_until(&mut waiting, deadline).timed_out() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The thread's own.
+struct Writer {
+    shared: Arc<Shared>,
+    counts: DecisionCounts,
+    file: RotatedFile,
+    /// The last try has failed, which has been told.
+    failing: bool,
+    /// When the file was last tried to be opened in vain.
+    tried: Option<Instant>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let (mut entries, mut lines) = (Vec::new(), Vec::new());
+        loop {
+            self.next(&mut entries);
+            lines.clear();
+            for entry in entries.drain(..) {
+                // Writing to a Vec cannot fail, and neither does an entry.
+                if serde_json::to_writer(&mut lines, &*entry).is_ok() {
+                    lines.push(b'\n');
+                }
+            }
+            self.write(&lines);
+        }
+    }
+
+    /// Waits for something to write.
+    fn next(&self, entries: &mut Vec<Arc<DecisionEntry>>) {
+        let mut waiting = self.shared.waiting.lock();
+        waiting.writing = false;
+        while waiting.entries.is_empty() {
+            self.shared.emptied.notify_all();
+            self.shared.filled.wait(&mut waiting);
+        }
+        let count = waiting.entries.len().min(AT_A_TIME);
+        entries.extend(waiting.entries.drain(..count));
+        waiting.bytes -= entries.iter().map(|entry| entry.weight()).sum::<usize>();
+        waiting.writing = true;
+    }
+
+    fn write(&mut self, lines: &[u8]) {
+        let lost = |lines: &[u8]| lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        if self.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
+            return self.counts.count_lost("write_failed", lost(lines));
+        }
+        match self.file.append(lines) {
+            Ok(()) => {
+                self.tried = None;
+                if std::mem::take(&mut self.failing) {
+                    info!(path = %self.file.path.display(), "decision log file written again");
+                }
+            }
+            Err(FileError { operation, error }) => {
+                self.counts.count_file_error(operation);
+                if operation != ROTATE {
+                    self.counts.count_lost("write_failed", lost(lines));
+                    self.tried = Some(Instant::now());
+                }
+                if !std::mem::replace(&mut self.failing, true) {
+                    let path = self.file.path.display();
+                    warn!(%path, operation, %error, "decision log file cannot be written, trying again");
+                }
+            }
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Debug)]
+struct FileError {
+    operation: &'static str,
+    error: io::Error,
+}
+
+const ROTATE: &str = "rotate";
+
+fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> FileError {
+    move |error| FileError { operation, error }
+}
+
+/// A file that is followed by another one when it is large enough.
+#[derive(Debug)]
+struct RotatedFile {
+    path: PathBuf,
+    size: u64,
+    files: usize,
+    open: Option<OpenFile>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// Bytes of whole lines in it.
+    len: u64,
+    /// It has a size, and a name that may be given to another one. A device or a pipe has neither.
+    is_regular: bool,
+}
+
+impl RotatedFile {
+    /// Writes whole lines. After [`ROTATE`] has failed they are written.
+    ///
+    /// # Errors
+    /// None of them is in the file that could be read again.
+    fn append(&mut self, lines: &[u8]) -> Result<(), FileError> {
+        let mut rotated = Ok(());
+        if let Some(open) = &self.open
+            && open.is_regular
+            && open.len > 0
+            && open.len + lines.len() as u64 > self.size
+        {
+            rotated = self.rotate().map_err(failed(ROTATE));
+        }
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => open(&self.path).map_err(failed("open"))?,
+        };
+        let open = self.open.insert(open);
+        if let Err(error) = open.file.write_all(lines) {
+            // The beginning of a line must not stand before the next one.
+            if open.is_regular {
+                let _ = open.file.set_len(open.len);
+            }
+            // Opened anew: it may be another one by then, or its folder be there again.
+            self.open = None;
+            return Err(FileError { operation: "write", error });
+        }
+        open.len += lines.len() as u64;
+        rotated
+    }
+
+    /// Gives the file another name, and the older ones the next. Where that fails, it is gone on with.
+    fn rotate(&mut self) -> io::Result<()> {
+        let older = |number: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..self.files.saturating_sub(1)).rev() {
+            match fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if self.files > 1 {
+            fs::rename(&self.path, older(1))?;
+        } else {
+            fs::remove_file(&self.path)?;
+        }
+        self.open = None;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<OpenFile> {
+    // Who was refused what is nobody's business but the operator's.
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+    let metadata = file.metadata()?;
+    let mut open = OpenFile { file, len: metadata.len(), is_regular: metadata.is_file() };
+    if open.is_regular && open.len > 0 && !ends_a_line(path, open.len) {
+        // mproxy was ended while it wrote.
+        open.file.write_all(b"\n")?;
+        open.len += 1;
+    }
+    Ok(open)
+}
+
+fn ends_a_line(path: &Path, len: u64) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut last = [0];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, len.saturating_sub(1)));
+    read.is_ok() && last == *b"\n"
+}
+
+#[cfg(test)]
+mod tests;

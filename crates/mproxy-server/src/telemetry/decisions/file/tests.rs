@@ -1,0 +1,139 @@
+use super::*;
+
+fn entry(topic: &str) -> Arc<DecisionEntry> {
+    Arc::new(DecisionEntry { topic: Some(topic.into()), ..DecisionEntry::default() })
+}
+
+fn config(path: &Path, file_size: u64, files: usize) -> DecisionLogConfig {
+    DecisionLogConfig { memory: 0, file: Some(path.to_owned()), file_size, files }
+}
+
+fn lost(counts: &DecisionCounts, reason: &'static str) -> u64 {
+    counts.lost.get_or_create(&super::super::ReasonLabels { reason }).get()
+}
+
+fn errors(counts: &DecisionCounts, operation: &'static str) -> u64 {
+    counts.file_errors.get_or_create(&super::super::OperationLabels { operation }).get()
+}
+
+/// The topics in these files, in the order of the files, each of whose lines is whole.
+fn topics(paths: &[PathBuf]) -> Vec<String> {
+    let text: String = paths.iter().map(|path| fs::read_to_string(path).expect("a file")).collect();
+    let topic = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).expect("a whole line");
+        value["topic"].as_str().expect("a topic").to_owned()
+    };
+    text.lines().map(topic).collect()
+}
+
+#[test]
+fn files_are_rotated_under_load_and_no_line_is_torn() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("decisions.jsonl");
+    let counts = DecisionCounts::default();
+    let file = DecisionFile::start(&config(&path, 64 << 10, 3), counts.clone());
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let file = &file;
+            scope.spawn(move || {
+                for n in 0..2000 {
+                    file.push(entry(&format!("{thread}/{n}")));
+                    if n % 50 == 0 {
+                        // So that the queue is never full, and what is lost is what was rotated away.
+                        assert!(file.flush(Duration::from_secs(10)));
+                    }
+                }
+            });
+        }
+    });
+    file.push(entry("end"));
+    assert!(file.flush(Duration::from_secs(10)));
+    assert_eq!((lost(&counts, "queue_full"), lost(&counts, "write_failed")), (0, 0));
+    let older = |n: usize| folder.path().join(format!("decisions.jsonl.{n}"));
+    let all = [older(2), older(1), path];
+    for path in &all {
+        assert!(fs::metadata(path).expect("a file").len() <= 64 << 10);
+    }
+    assert!(!older(3).exists(), "three are kept");
+    let topics = topics(&all);
+    assert_eq!(topics.last().map(String::as_str), Some("end"));
+    // Of each thread those that are left are in their order.
+    for thread in 0..4 {
+        let own: Vec<usize> = topics
+            .iter()
+            .filter_map(|topic| topic.strip_prefix(&format!("{thread}/"))?.parse().ok())
+            .collect();
+        assert!(own.is_sorted(), "{own:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_costs_only_the_lines_and_is_counted() {
+    let counts = DecisionCounts::default();
+    let file = DecisionFile::start(&config(Path::new("/dev/full"), 1 << 20, 3), counts.clone());
+    for n in 0..100 {
+        file.push(entry(&n.to_string()));
+    }
+    assert!(file.flush(Duration::from_secs(10)));
+    assert_eq!(lost(&counts, "write_failed"), 100);
+    assert_eq!(errors(&counts, "write"), 1, "it is tried once a second");
+    assert!(Path::new("/dev/full").exists());
+}
+
+#[test]
+fn a_missing_folder_is_tried_again_until_it_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("later");
+    let counts = DecisionCounts::default();
+    let mut writer = Writer {
+        shared: Arc::default(),
+        counts: counts.clone(),
+        file: RotatedFile { path: missing.join("d"), size: 1 << 20, files: 2, open: None },
+        failing: false,
+        tried: None,
+    };
+    writer.write(b"{}\n{}\n");
+    writer.write(b"{}\n");
+    assert_eq!((errors(&counts, "open"), lost(&counts, "write_failed")), (1, 3));
+    fs::create_dir(&missing).expect("a folder");
+    writer.tried = writer.tried.and_then(|tried| tried.checked_sub(PAUSE));
+    writer.write(b"{\"a\":1}\n");
+    assert_eq!(fs::read_to_string(missing.join("d")).expect("a file"), "{\"a\":1}\n");
+    assert!(!writer.failing);
+}
+
+#[test]
+fn a_torn_line_of_the_last_run_does_not_stand_before_the_first_of_this() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("d");
+    fs::write(&path, "{\"a\":1}\n{\"b").expect("a file");
+    let mut file = RotatedFile { path: path.clone(), size: 1 << 20, files: 2, open: None };
+    file.append(b"{\"c\":1}\n").expect("written");
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"a\":1}\n{\"b\n{\"c\":1}\n");
+}
+
+#[test]
+fn a_rotation_that_fails_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("d");
+    // A folder in its place cannot be replaced by a file.
+    fs::create_dir_all(folder.path().join("d.1/x")).expect("a folder");
+    let mut file = RotatedFile { path: path.clone(), size: 10, files: 2, open: None };
+    file.append(b"{\"a\":1}\n").expect("written");
+    let error = file.append(b"{\"b\":1}\n").expect_err("it cannot be rotated");
+    assert_eq!(error.operation, ROTATE);
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"a\":1}\n{\"b\":1}\n");
+}
+
+#[test]
+fn more_than_the_queue_holds_is_lost_and_counted() {
+    let counts = DecisionCounts::default();
+    let file = DecisionFile { shared: Arc::default(), counts: counts.clone() };
+    let one = entry("a").weight();
+    let fits = QUEUE / one;
+    for _ in 0..fits + 7 {
+        file.push(entry("a"));
+    }
+    assert_eq!(lost(&counts, "queue_full"), 7);
+    assert!(file.shared.waiting.lock().bytes <= QUEUE);
+}

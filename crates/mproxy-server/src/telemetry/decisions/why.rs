@@ -1,0 +1,90 @@
+//! The sentence that answers "why?": made of what a record says, for people.
+
+use std::fmt::Write as _;
+
+use mproxy_codec::ReasonCode;
+
+use super::entry::DecisionEntry;
+
+impl DecisionEntry {
+    /// Who decided, and by what, as a person would say it.
+    pub(super) fn why(&self) -> String {
+        let verb = match self.outcome {
+            "refused" => "refused",
+            _ => "allowed",
+        };
+        let mut text = match self.by.source {
+            "acl" => self.why_rule_file(verb),
+            "grant" => self.why_grant(verb),
+            "policy_service" => match &self.by.endpoint {
+                Some(endpoint) => format!("{verb} by the hook service at {endpoint}"),
+                None => format!("{verb} by the hook service"),
+            },
+            "cache" => format!(
+                "{verb} by an earlier answer of the hook service{}, which it lets be used again",
+                self.by.endpoint.as_ref().map_or_else(String::new, |endpoint| format!(" at {endpoint}"))
+            ),
+            "default_allow" => "allowed because no adviser is asked about it".to_owned(),
+            "default_deny" => "refused because no rule matches and no adviser had an answer".to_owned(),
+            "failed_open" => "allowed by the failure rule: the hook service's answer failed".to_owned(),
+            "failed_closed" => "refused by the failure rule: the hook service's answer failed".to_owned(),
+            "unusable" => "refused because the hook service's answer cannot be carried out".to_owned(),
+            "overloaded" => "refused because a limit of mproxy prevented an answer".to_owned(),
+            "budget" => "refused because it exceeds a memory budget".to_owned(),
+            "rate" => "refused because the client sends faster than its grant allows".to_owned(),
+            "limit" => "refused by a limit of the listener".to_owned(),
+            "protocol" => "disconnected because of what the client sent".to_owned(),
+            "broker" => "ended by the broker".to_owned(),
+            "administrator" => "disconnected by an administrator".to_owned(),
+            other => format!("{verb} by {other}"),
+        };
+        if let Some(kind) = self.by.kind.or(self.by.limit) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " ({kind})");
+        }
+        for said in [&self.detail, &self.reason_string].into_iter().flatten() {
+            let _ = write!(text, ": {said}");
+        }
+        text
+    }
+
+    fn why_rule_file(&self, verb: &str) -> String {
+        let by = &self.by;
+        let file = by.rule_file.as_deref().unwrap_or("the rule file");
+        let Some(rule) = by.rule else {
+            return match by.about {
+                Some("username") => format!("{verb} by {file}: no user name, or one that it does not know"),
+                Some("password") => format!("{verb} by {file}: wrong password"),
+                Some("client_id") => format!("{verb} by {file}: client_ids does not allow this client id"),
+                Some("will") => format!("{verb} by {file}: no rule matches the will"),
+                _ => format!("{verb} by {file}"),
+            };
+        };
+        let line = by.line.map_or_else(String::new, |line| format!(":{line}"));
+        format!("{verb} by rules[{rule}] ({file}{line}){}", self.bound())
+    }
+
+    fn why_grant(&self, verb: &str) -> String {
+        let by = &self.by;
+        let version = by.grant_version.as_ref().map_or_else(String::new, |version| format!(" {version:?}"));
+        let part = match (by.rule, by.grant_part) {
+            (Some(rule), _) => return format!("{verb} by rules[{rule}] of grant{version}{}", self.bound()),
+            (None, Some("default")) => "no rule matches, and its default does not allow it",
+            (None, Some("unanswered")) => "it says to ask the hook service, which does not want to be asked",
+            (None, Some("prefix")) => "it has no place under the grant's prefix",
+            (None, Some("revoked")) => "no subscription that it still allows explains the delivery",
+            (None, Some("subscriptions")) => "its limit on subscriptions is reached",
+            (None, _) => return format!("{verb} by grant{version}"),
+        };
+        format!("{verb} by grant{version}: {part}")
+    }
+
+    /// What an allowing rule does not allow.
+    fn bound(&self) -> &'static str {
+        match self.reason_code.map(ReasonCode) {
+            Some(ReasonCode::QOS_NOT_SUPPORTED) => ": its max_qos is lower",
+            Some(ReasonCode::RETAIN_NOT_SUPPORTED) => ": it does not allow retained messages",
+            _ => "",
+        }
+    }
+}
