@@ -8,10 +8,10 @@ use smallvec::SmallVec;
 use crate::grant::{Grant, GrantAnswer, GrantGround};
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Failure, FailureKind, Ground, Hook,
-    KeptConnect, KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision,
-    PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion,
-    Undecided, Unusable, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, Explanation, Failure, FailureKind,
+    Foreseen, ForeseenDecision, Ground, Hook, KeptConnect, KeptPublish, KeptSubscribe, Partial,
+    PartialDecisions, Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence,
+    Source, SubscribeDecision, SubscribeQuestion, Supposed, Undecided, Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
@@ -118,6 +118,30 @@ impl Chain {
     pub fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
         let words = self.who_wants(Hook::Subscribe, 0).map(|(_, decider)| decider.filter(peer, filter));
         words.into_iter().find(|word| *word != GrantAnswer::Ask).unwrap_or(GrantAnswer::Ask)
+    }
+
+    /// What would be decided about this now, and by whom: nobody is asked.
+    #[must_use]
+    pub fn explain(&self, supposed: &Supposed<'_>) -> Explanation {
+        let (hook, mut silence, mut passed) = (supposed.hook(), Silence::Abstains, Vec::new());
+        for (_, decider) in self.who_wants(hook, 0) {
+            match decider.explain(supposed) {
+                Foreseen::Passes(own, ground) => {
+                    silence = silence.and(own);
+                    passed.push(ground);
+                }
+                outcome @ (Foreseen::Decides(_) | Foreseen::Asks(_)) => {
+                    return Explanation { passed, outcome };
+                }
+            }
+        }
+        let Ruling { source, verdict } = resolve_silence::<PublishDecision>(hook, supposed.peer, silence);
+        let (verdict, ground) = match verdict {
+            Ok(Decision::Allow(_)) => (Ok(supposed.qos), Ground::Source(source)),
+            Ok(Decision::Refuse(refusal)) => (Err(refusal.reason), refusal.ground.or_source(source)),
+            Err(undecided) => (Err(undecided.reason()), Ground::Undecided(Arc::new(undecided))),
+        };
+        Explanation { passed, outcome: Foreseen::Decides(ForeseenDecision { verdict, ground }) }
     }
 
     /// What they want of a hook together.

@@ -135,6 +135,17 @@ pub enum GrantAnswer<A> {
     Refuse(ReasonCode),
 }
 
+impl<A> GrantAnswer<A> {
+    /// The same with another yes.
+    pub fn map<B>(self, change: impl FnOnce(A) -> B) -> GrantAnswer<B> {
+        match self {
+            Self::Ask => GrantAnswer::Ask,
+            Self::Allow(yes) => GrantAnswer::Allow(change(yes)),
+            Self::Refuse(reason) => GrantAnswer::Refuse(reason),
+        }
+    }
+}
+
 impl Grant {
     /// A grant of these rules; `default` is what follows where none of them speaks.
     #[must_use]

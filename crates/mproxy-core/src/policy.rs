@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `question` | what is asked, hook by hook |
 //! | `decision` | what is decided: allowed, perhaps with changes, or refused |
+//! | `foresight` | what would be decided now |
 //! | `ground` | by what it was decided: which rule, which answer |
 //! | `kept` | a question copied out of its packet, for advisers that come back to it later |
 
 mod decision;
+mod foresight;
 mod ground;
 mod kept;
 mod question;
@@ -25,6 +27,7 @@ pub use self::decision::{
     About, Action, Admission, ConnectDecision, Decided, Decision, FilterChange, PartialDecisions,
     PublishChange, PublishDecision, Refusal, SubscribeDecision, WillChange,
 };
+pub use self::foresight::{Explanation, Foreseen, ForeseenDecision, Supposed};
 pub use self::ground::{Ground, RuleFile, ServiceAnswer};
 pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
 pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
@@ -271,6 +274,13 @@ pub trait Decider: Send + Sync {
     fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
         let _ = (peer, filter);
         GrantAnswer::Ask
+    }
+
+    /// What it would say to this now, told from its own rules: nobody is asked. Of what it does not explain it knows
+    /// nothing.
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        let _ = supposed;
+        Foreseen::Passes(Silence::DENIES, Ground::Unsaid)
     }
 
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.

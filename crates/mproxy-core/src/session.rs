@@ -63,6 +63,7 @@ mod direction;
 mod disconnect;
 mod effect;
 mod ending;
+mod explain;
 mod fast_path;
 mod filters;
 mod flows;

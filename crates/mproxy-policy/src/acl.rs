@@ -51,7 +51,7 @@ use std::sync::Arc;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use mproxy_core::peer::Peer;
-use mproxy_core::policy::{Ground, RuleFile};
+use mproxy_core::policy::{Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
 use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
 pub use self::adviser::{AclAdviser, UnknownUsers};
@@ -208,6 +208,31 @@ impl Acl {
     /// What something is refused by: this rule, or what the file says about who may connect.
     fn ground(&self, rule: Option<u32>) -> Ground {
         Ground::RuleFile(Arc::clone(&self.file), rule)
+    }
+
+    /// What it would say to this now.
+    fn foresee(&self, supposed: &Supposed<'_>) -> Foreseen {
+        let (peer, who) = (&**supposed.peer, Who::from(&**supposed.peer));
+        let silence = match supposed.act {
+            // Not a matter of this file.
+            Act::Receive if !self.receives => return Foreseen::Passes(Silence::Abstains, self.ground(None)),
+            Act::Publish | Act::Subscribe | Act::Receive | Act::Will => Silence::DENIES,
+        };
+        let applies = |rule: &Rule| match supposed.act {
+            Act::Subscribe => rule.applies_to_filter(supposed.name, who),
+            act => rule.applies_to_topic(act, supposed.name, who),
+        };
+        let Some((at, rule)) = self.rules_of(peer).find(|(_, rule)| applies(rule)) else {
+            return Foreseen::Passes(silence, self.ground(None));
+        };
+        let verdict = match rule.effect {
+            RuleEffect::Ask => return Foreseen::Passes(silence, self.ground(Some(at))),
+            RuleEffect::Deny => Err(ReasonCode::NOT_AUTHORIZED),
+            RuleEffect::Allow => rule.bounds(supposed.act, supposed.message()).map(|()| {
+                if supposed.act == Act::Subscribe { rule.max_qos.min(supposed.qos) } else { supposed.qos }
+            }),
+        };
+        Foreseen::Decides(ForeseenDecision { verdict, ground: self.ground(Some(at)) })
     }
 
     /// May this be published, stand as a will, or be delivered?

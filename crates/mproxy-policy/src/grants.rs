@@ -8,8 +8,8 @@ use mproxy_codec::types::QoS;
 use mproxy_core::grant::{Grant, GrantAnswer, GrantGround};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, Decider, Decision, FilterChange, Ground, Hook, PublishDecision, PublishQuestion, Refusal, Ruling,
-    Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
+    Answer, Decider, Decision, FilterChange, Foreseen, ForeseenDecision, Ground, Hook, PublishDecision,
+    PublishQuestion, Refusal, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
 use mproxy_core::rule::{Act, Message, Who};
 
@@ -72,6 +72,30 @@ impl Decider for Grants {
             Some(GrantAnswer::Allow(_)) => GrantAnswer::Allow(()),
             Some(GrantAnswer::Refuse(reason)) => GrantAnswer::Refuse(reason),
         }
+    }
+
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        let passes = Foreseen::Passes(Silence::Abstains, Ground::Source(Source::Grant));
+        let Some(grant) = &supposed.peer.grant else { return passes };
+        let who = Who::from(&**supposed.peer);
+        let (answer, part) = match supposed.act {
+            Act::Receive if !grant.receives() => return passes,
+            Act::Subscribe => {
+                let (answer, part) = grant.judge_filter(who, supposed.name);
+                (answer.map(|most| most.min(supposed.qos)), part)
+            }
+            act => {
+                let (answer, part) = grant.judge_message(act, who, supposed.message());
+                (answer.map(|()| supposed.qos), part)
+            }
+        };
+        let ground = Ground::Grant(Arc::clone(grant), part);
+        let verdict = match answer {
+            GrantAnswer::Ask => return Foreseen::Passes(Silence::Abstains, ground),
+            GrantAnswer::Allow(qos) => Ok(qos),
+            GrantAnswer::Refuse(reason) => Err(reason),
+        };
+        Foreseen::Decides(ForeseenDecision { verdict, ground })
     }
 
     fn want(&self, hook: Hook) -> Want {

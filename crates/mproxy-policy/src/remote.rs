@@ -52,9 +52,9 @@ use std::time::Duration;
 
 use mproxy_core::event::{Event, Happening, Kind, Sink};
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Ground, Hook, Overload, Payload,
-    PublishDecision, PublishQuestion, RenewQuestion, Ruling, ServiceAnswer, Silence, Source,
-    SubscribeDecision, SubscribeQuestion, Undecided, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Foreseen, Ground, Hook,
+    Overload, Payload, PublishDecision, PublishQuestion, RenewQuestion, Ruling, ServiceAnswer, Silence,
+    Source, SubscribeDecision, SubscribeQuestion, Supposed, Undecided, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -66,8 +66,8 @@ use self::connector::Connector;
 use self::control::Controller;
 pub(crate) use self::dialer::{Dialer, Reads};
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
-use self::health::Endpoints;
 pub use self::health::{EndpointHealth, HealthState};
+use self::health::{Endpoints, Pick};
 pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
@@ -361,6 +361,22 @@ impl Decider for Remote {
 
     fn gives(&self, source: Source) -> bool {
         source == Source::Rpc
+    }
+
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        let wants = self.endpoints.wants();
+        let is_wanted = match (wants.of(supposed.hook().into()), supposed.hook()) {
+            (None, _) => false,
+            (Some(_), Hook::Connect | Hook::Subscribe) => true,
+            (Some(wanted), Hook::Publish | Hook::Deliver) => wanted.covers(supposed.name),
+        };
+        if !is_wanted {
+            return Foreseen::Passes(Silence::Abstains, Ground::Source(Source::Rpc));
+        }
+        Foreseen::Asks(match self.endpoints.pick(&[]) {
+            Pick::Connection(connection) => Some(Arc::clone(&connection.url)),
+            Pick::Wait | Pick::Nobody(_) => None,
+        })
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -14,8 +14,9 @@ use std::time::Duration;
 use mproxy_core::grant::GrantAnswer;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, PublishDecision, PublishQuestion,
-    RenewQuestion, Ruling, Source, SubscribeDecision, SubscribeQuestion, Undecided, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Foreseen, Hook, Payload, PublishDecision,
+    PublishQuestion, RenewQuestion, Ruling, Source, SubscribeDecision, SubscribeQuestion, Supposed,
+    Undecided, Want,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
@@ -257,6 +258,10 @@ impl Decider for Beside {
 
     fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
         self.decider.filter(peer, filter)
+    }
+
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        self.decider.explain(supposed)
     }
 
     fn want(&self, hook: Hook) -> Want {

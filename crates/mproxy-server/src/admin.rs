@@ -9,6 +9,7 @@
 //! GET    /api/v1/sessions/{connection_id}
 //! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
 //! GET    /api/v1/refusals                  ?client_id= &username= &listener= &hook= &since= &limit= &cursor=
+//! POST   /api/v1/explain                   {"client_id": "c", "action": "publish", "topic": "a/b"}
 //! GET    /api/v1/policy                    health of the policy service's endpoints
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
@@ -20,6 +21,7 @@
 //! Who may what is said in `guard`; how a caller is kept from hanging it, in `serve`. Knows the
 //! rest of the backend only as a [`AdminBackend`].
 
+mod explain;
 mod guard;
 mod impatient;
 mod page;
@@ -40,6 +42,7 @@ use crate::telemetry::decisions::DecisionLog;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
+pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
 pub use serve::serve;
 use view::{EndpointView, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
@@ -50,6 +53,9 @@ pub trait AdminBackend: Send + Sync {
 
     /// One session.
     fn session(&self, connection_id: Uuid) -> Option<SessionView>;
+
+    /// What would be decided about this now; nobody is asked, and nothing changes.
+    fn explain(&self, question: ExplainQuestion) -> Explaining;
 
     /// Ends a session with a 5.0 reason code; `false` where there is none of this id.
     fn kick(&self, connection_id: Uuid, reason: u8) -> bool;
@@ -92,6 +98,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/sessions", get(routes::sessions))
         .route("/sessions/{connection_id}", get(routes::session).delete(routes::kick))
         .route("/refusals", get(refusals::refusals))
+        .route("/explain", post(explain::explain))
         .route("/policy", get(routes::policy))
         .route("/reloads", get(routes::reloads))
         .route("/drain", post(routes::drain))

@@ -2,6 +2,7 @@
 //! and sees it through to its end.
 
 mod advise;
+mod explain;
 mod listeners;
 mod reload;
 mod signals;
@@ -106,6 +107,7 @@ impl App {
             house,
             certificates: Arc::clone(&certificates),
             reloads,
+            chain: advisers.chain.clone(),
             remote: advisers.remote.clone(),
             listeners: bound
                 .iter()

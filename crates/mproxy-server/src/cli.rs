@@ -1,8 +1,9 @@
 //! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
-//! `mproxy why`.
+//! `mproxy why`, `mproxy explain`.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
+mod explain;
 mod hooks;
 mod why;
 
@@ -17,6 +18,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
+pub use self::explain::{ExplainCommand, ask_explain};
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
 pub use self::why::{WhyQuestion, ask_why};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
@@ -76,6 +78,7 @@ impl Cli {
             .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
             .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
             .mut_subcommand("why", |why| hide(why, OF_ADMIN))
+            .mut_subcommand("explain", |explain| hide(explain, OF_ADMIN))
             .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
     }
 
@@ -84,7 +87,7 @@ impl Cli {
         let followed: &[&str] = match self.task() {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
-            Command::Why(_) => OF_ADMIN,
+            Command::Why(_) | Command::Explain(_) => OF_ADMIN,
             Command::HashPassword | Command::Hooks { .. } => &[],
         };
         let Flags { config, values } = self.flags();
@@ -121,6 +124,8 @@ pub enum Command {
     HashPassword,
     /// Ask a running mproxy why a client was refused
     Why(WhyQuestion),
+    /// Ask a running mproxy what it would decide about a client now, and why
+    Explain(ExplainCommand),
     /// Tools for hook services
     Hooks {
         /// Which one.

@@ -42,6 +42,9 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Why(question) => {
             Ok(cli::ask_why(&question, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
         }
+        Command::Explain(question) => {
+            Ok(cli::ask_explain(&question, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
+        }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         Command::Hooks { command: HooksCommand::Check(asked) } => {
             let runtime = runtime()?;

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mproxy_codec::types::QoS;
 use mproxy_core::command::{Order, Reach};
+use mproxy_core::policy::Explanation;
+use mproxy_core::rule::Act;
 use mproxy_policy::commander::CommandOutcome;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 /// How long all connections together may take to carry a command out. They wait for their turn, and for clients that
@@ -22,9 +25,22 @@ pub(crate) struct HandedOrder {
     tally: Arc<OrderProgress>,
 }
 
-/// Those that wait for one connection, in the order in which they came.
+/// What waits for one connection, in the order in which it came.
 #[derive(Default)]
-pub(crate) struct OrderQueue(pub(crate) Vec<HandedOrder>);
+pub(crate) struct OrderQueue {
+    pub(crate) orders: Vec<HandedOrder>,
+    pub(crate) questions: Vec<ExplainRequest>,
+}
+
+/// What would be decided, asked of a connection: see [`Session::explain`](mproxy_core::Session::explain).
+pub(crate) struct ExplainRequest {
+    pub(crate) act: Act,
+    pub(crate) name: Box<str>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// `None`: there is no client, or not any more.
+    pub(crate) answer: oneshot::Sender<Option<Explanation>>,
+}
 
 impl HandedOrder {
     /// The first of a command's, which whoever hands it out keeps until that is done.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::admin::view::{Page, SessionFilter, SessionView, TrafficView};
-use crate::orders::{HandedOrder, OrderQueue};
+use crate::orders::{ExplainRequest, HandedOrder, OrderQueue};
 use crate::timestamp::Timestamp;
 
 /// Connections looked at while the registry is locked, when a page of them is asked for.
@@ -133,11 +133,24 @@ impl Handle {
 
     /// Hands a command of the policy service to its task. One whose task is over is none to wait for.
     pub(crate) fn hand(&self, order: HandedOrder) {
+        self.put(|queue| queue.orders.push(order));
+    }
+
+    /// Asks its task what would be decided.
+    pub(crate) fn ask(&self, question: ExplainRequest) {
+        self.put(|queue| queue.questions.push(question));
+    }
+
+    fn put(&self, push: impl FnOnce(&mut OrderQueue)) {
         {
             let mut slot = self.orders.lock();
             match &mut *slot {
-                OrderSlot::Empty => *slot = OrderSlot::Some(Box::new(OrderQueue(vec![order]))),
-                OrderSlot::Some(orders) => orders.0.push(order),
+                OrderSlot::Empty => {
+                    let mut queue = Box::<OrderQueue>::default();
+                    push(&mut queue);
+                    *slot = OrderSlot::Some(queue);
+                }
+                OrderSlot::Some(queue) => push(queue),
                 OrderSlot::Closed => return,
             }
         }
@@ -322,6 +335,24 @@ impl Registry {
             }
         }
         Page { sessions, next: None }
+    }
+
+    /// The newest connection of the client with this id.
+    pub(crate) fn find_client(&self, client_id: &str) -> Option<Arc<Handle>> {
+        let (mut newest, mut after): (Option<Arc<Handle>>, _) = (None, None);
+        loop {
+            let (some, next) = self.some_after(after, AT_A_TIME);
+            for handle in some {
+                let is_its = handle.peer().is_some_and(|peer| &*peer.client_id == client_id);
+                if is_its && newest.as_ref().is_none_or(|other| other.origin.epoch < handle.origin.epoch) {
+                    newest = Some(handle);
+                }
+            }
+            if next.is_none() {
+                return newest;
+            }
+            after = next;
+        }
     }
 
     pub(crate) fn find(&self, id: u128) -> Option<Arc<Handle>> {

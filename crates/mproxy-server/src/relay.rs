@@ -217,8 +217,14 @@ impl<S: Carrier> Relay<S> {
     /// Words from outside: kicks and drains.
     fn poll_command(&mut self, cx: &mut Context<'_>, now: Instant) {
         let command = self.handle.poll_command(cx);
-        if let Some(orders) = self.handle.take_orders() {
-            for handed in orders.0 {
+        if let Some(queue) = self.handle.take_orders() {
+            for question in queue.questions {
+                let (what, name) = ((question.qos, question.retain), &question.name);
+                let explanation = self.session.explain(question.act, name, what, now);
+                // Whoever asked may have given up.
+                let _ = question.answer.send(explanation);
+            }
+            for handed in queue.orders {
                 let reach = self.session.command(handed.order(), now);
                 self.effects();
                 handed.count(reach);

@@ -9,7 +9,9 @@ use std::process::Output;
 use std::time::Duration;
 
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
-use mproxy_testkit::service::contract::{Deny, PublishAllow};
+use mproxy_testkit::service::contract::{
+    ConnectAllow, Deny, Effect, Grant, GrantAction, GrantRule, PublishAllow,
+};
 use mproxy_testkit::service::{Play, Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use serde_json::Value;
@@ -65,9 +67,21 @@ fn fits_schema(record: &Value) {
 
 /// `mproxy why` of this machine's mproxy.
 async fn why(proxy: &Proxy, words: &[&str]) -> Output {
+    ask(proxy, "why", words).await
+}
+
+/// What `mproxy explain` says, and its exit code.
+async fn explain(proxy: &Proxy, words: &[&str]) -> (Option<i32>, Value) {
+    let told = ask(proxy, "explain", &[words, &["--json"]].concat()).await;
+    let value = serde_json::from_slice(&told.stdout);
+    (told.status.code(), value.unwrap_or_else(|error| panic!("{error}: {told:?}")))
+}
+
+async fn ask(proxy: &Proxy, command: &str, words: &[&str]) -> Output {
     let port = proxy.admin.port().to_string();
+    let name = command;
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mproxy"));
-    command.arg("why").args(words).env_clear().env("MPROXY_ADMIN_PORT", port);
+    command.arg(name).args(words).env_clear().env("MPROXY_ADMIN_PORT", port);
     command.output().await.unwrap()
 }
 
@@ -248,4 +262,102 @@ async fn the_file_has_every_refusal_and_one_that_cannot_be_written_harms_nothing
         assert_eq!(page["refusals"].as_array().unwrap().len(), 20, "memory does not care");
         house.proxy.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_would_be_decided_is_explained_and_nobody_is_asked() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let rule = |effect: Effect, filter: &str| GrantRule {
+        effect: effect.into(),
+        actions: vec![GrantAction::Publish.into(), GrantAction::Subscribe.into()],
+        topic_filters: vec![filter.to_owned()],
+        ..GrantRule::default()
+    };
+    let rules = vec![rule(Effect::Allow, "own/#"), rule(Effect::Deny, "secret")];
+    let grant = Grant { rules, version: "7".to_owned(), ..Grant::default() };
+    let judge = Running::start(Service {
+        connect: Box::new(move |_| {
+            Play::answer(ConnectAllow { grant: Some(grant.clone()), ..ConnectAllow::default() })
+        }),
+        publish: Box::new(|_| {
+            Play::answer(Deny { cache_for: Duration::from_secs(60).try_into().ok(), ..Deny::default() })
+        }),
+        ..Service::default()
+    })
+    .await;
+    let proxy = Proxy::asking(&judge, broker.addr(), &[]).await;
+    let mut client = proxy.login(Version::V5, "d1").await;
+    let by = |value: &Value, keys: &[&str]| keys.iter().map(|key| value[key].to_string()).collect::<Vec<_>>();
+
+    let (code, told) = explain(&proxy, &["d1", "publish", "own/x", "--qos", "1"]).await;
+    assert_eq!(
+        (code, by(&told, &["source", "rule", "grant_version"])),
+        (Some(0), vec!["\"grant\"".into(), "0".into(), "\"7\"".into()]),
+        "{told}"
+    );
+    let (code, told) = explain(&proxy, &["d1", "subscribe", "secret"]).await;
+    assert_eq!(
+        (code, told["reason_code"].as_u64(), told["rule"].as_u64()),
+        (Some(1), Some(0x87), Some(1)),
+        "{told}"
+    );
+    assert_eq!(told["why"], "refused by rules[1] of grant \"7\"");
+    let (code, told) = explain(&proxy, &["d1", "publish", "elsewhere"]).await;
+    assert_eq!(
+        (code, told["decision"].as_str(), told["endpoint"].as_str()),
+        (Some(3), Some("asked"), Some(&*judge.url)),
+        "{told}"
+    );
+    assert_eq!(told["passed"][0]["grant_part"], "default", "{told}");
+    assert_eq!(judge.calls("AuthPublish"), 0, "nobody was asked");
+
+    publish(&mut client, "elsewhere", 1).await;
+    client.packet().await;
+    let (code, told) = explain(&proxy, &["d1", "publish", "elsewhere", "--qos", "1"]).await;
+    assert_eq!(
+        (code, told["source"].as_str(), told["endpoint"].as_str()),
+        (Some(1), Some("cache"), Some(&*judge.url)),
+        "{told}"
+    );
+    assert_eq!(
+        explain(&proxy, &["d1", "publish", "elsewhere"]).await.0,
+        Some(3),
+        "another QoS is another question"
+    );
+    assert_eq!(judge.calls("AuthPublish"), 1);
+
+    let (code, told) = explain(&proxy, &["d2", "publish", "own/x"]).await;
+    assert_eq!((code, told["decision"].as_str()), (Some(3), Some("unknown")), "{told}");
+    assert!(told["not_known"].as_array().unwrap().contains(&"grant".into()), "{told}");
+    for wrong in [
+        &["d1", "publish", "a/#"][..],
+        &["d1", "subscribe", "a/#/b"],
+        &["d1", "read", "a"],
+        &["d1", "publish", "a", "--qos", "3"],
+    ] {
+        assert_eq!(ask(&proxy, "explain", wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
+    client.expect_nothing_but_pingresp().await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_client_that_is_not_connected_the_rule_file_alone_is_explained() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let House { proxy, rules, .. } = house(&broker, &[]).await;
+    let told = ask(&proxy, "explain", &["d1", "publish", "secret/x"]).await;
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    let expected = format!(
+        "refused by rules[0] ({rules}:2). 0x87 Not authorized\n  the client is not connected; not known: whether it may connect\n"
+    );
+    assert_eq!(text(&told.stdout), expected);
+    let (code, told) = explain(&proxy, &["d1", "subscribe", "open/x", "--qos", "2"]).await;
+    assert_eq!(
+        (code, told["max_qos"].as_u64(), told["line"].as_u64()),
+        (Some(0), Some(0), Some(6)),
+        "{told}"
+    );
+    let (code, told) = explain(&proxy, &["d1", "publish", "elsewhere"]).await;
+    assert_eq!((code, told["source"].as_str()), (Some(1), Some("default_deny")), "{told}");
+    proxy.stop().await;
 }

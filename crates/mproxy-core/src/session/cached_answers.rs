@@ -64,6 +64,12 @@ impl CachedAnswers {
         self.answers.iter().find(same).map(|one| &one.verdict)
     }
 
+    /// The same, where it may still be used.
+    pub(super) fn find_until(&self, about: u8, name: &[u8], now: Instant) -> Option<&CachedVerdict> {
+        let same = |one: &&CachedAnswer| one.about == about && one.name.as_bytes() == name && one.until > now;
+        self.answers.iter().find(same).map(|one| &one.verdict)
+    }
+
     /// Forgets what has had its time.
     #[inline]
     pub(super) fn expire(&mut self, now: Instant) {

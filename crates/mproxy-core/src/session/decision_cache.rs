@@ -61,6 +61,11 @@ impl DecisionCache {
         self.answers.get_or_insert_default()
     }
 
+    /// The same, where the rules are still of this edition.
+    pub(super) fn answers_of(&self, edition: u64) -> Option<&CachedAnswers> {
+        self.answers.as_deref().filter(|_| self.edition == edition)
+    }
+
     pub(super) const fn has_answers(&self) -> bool {
         self.answers.is_some()
     }

@@ -14,9 +14,9 @@ use mproxy_core::grant::GrantAnswer;
 use mproxy_core::neighbours::Neighbours;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    About, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Hook, KeptConnect,
-    Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source, SubscribeDecision,
-    SubscribeQuestion, Want,
+    About, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Foreseen, Hook,
+    KeptConnect, Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source,
+    SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
 use mproxy_core::rule::{Act, Message};
 use tokio::time::{Instant, timeout_at};
@@ -276,6 +276,10 @@ impl Decider for AclAdviser {
             RuleAnswer::Allow(_) => GrantAnswer::Allow(()),
             RuleAnswer::Refuse(reason, _) => GrantAnswer::Refuse(reason),
         }
+    }
+
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        self.acl.load().foresee(supposed)
     }
 
     fn want(&self, hook: Hook) -> Want {

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::view::{ListenerReadiness, TrafficView};
 use super::*;
+use super::{ExplainQuestion, Explaining, NotExplained};
 use crate::config::LogLevel;
 use crate::timestamp::Timestamp;
 
@@ -68,6 +69,10 @@ impl AdminBackend for Cards {
 
     fn session(&self, connection_id: Uuid) -> Option<SessionView> {
         (1..=3).map(card).find(|session| session.connection_id == connection_id)
+    }
+
+    fn explain(&self, _: ExplainQuestion) -> Explaining {
+        Box::pin(async { Err(NotExplained::NoSession) })
     }
 
     fn kick(&self, connection_id: Uuid, reason: u8) -> bool {

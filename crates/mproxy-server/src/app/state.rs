@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use mproxy_codec::reason::ReasonCode;
+use mproxy_core::Chain;
 use mproxy_policy::remote::{HealthState, Remote};
 use mproxy_tcp::tls::Remark;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::admin;
+use super::explain;
 use crate::admin::view::{
     CertificateWarning, EndpointView, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
     SessionView, StaleCertificate,
 };
+use crate::admin::{self, ExplainQuestion, Explaining, NotExplained};
 use crate::config::files;
 use crate::door::CertificateStore;
 use crate::reloads::Reloads;
@@ -24,6 +26,7 @@ pub(super) struct AppState {
     pub(super) house: Arc<House>,
     pub(super) certificates: Arc<CertificateStore>,
     pub(super) reloads: Arc<Reloads>,
+    pub(super) chain: Chain,
     pub(super) remote: Option<Arc<Remote>>,
     pub(super) listeners: Vec<ListenerReadiness>,
     /// Cancelled when the house is to be drained.
@@ -37,6 +40,25 @@ impl admin::AdminBackend for AppState {
 
     fn session(&self, connection_id: Uuid) -> Option<SessionView> {
         self.house.registry.view(connection_id)
+    }
+
+    fn explain(&self, question: ExplainQuestion) -> Explaining {
+        let registry = &self.house.registry;
+        let handle = match (question.connection_id, &question.client_id) {
+            (Some(id), _) => match registry.find(id.as_u128()) {
+                Some(handle) => Some(handle),
+                None => return Box::pin(async { Err(NotExplained::NoSession) }),
+            },
+            (None, Some(client_id)) => registry.find_client(client_id),
+            (None, None) => None,
+        };
+        match handle {
+            Some(handle) => Box::pin(explain::of_session(handle, question)),
+            None => {
+                let answer = explain::of_stranger(&self.chain, &question, self.remote.is_some());
+                Box::pin(async { answer })
+            }
+        }
     }
 
     fn kick(&self, connection_id: Uuid, reason: u8) -> bool {

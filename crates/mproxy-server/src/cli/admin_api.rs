@@ -4,11 +4,13 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::{Admin, authority};
+use super::{EXIT_CONFIGURATION, complain, load};
+use crate::config::{Admin, Flags, authority};
 
 /// How long each step may take: connecting, writing, reading.
 const STEP: Duration = Duration::from_secs(10);
@@ -33,16 +35,46 @@ impl AdminAnswer {
     }
 }
 
+/// Ends with this where it could not be asked.
+const EXIT_UNANSWERED: u8 = 2;
+
+/// Asks the mproxy that the settings name, and tells why where that brings no answer.
+///
+/// # Errors
+/// Where `err` cannot be written to.
+pub(super) fn ask(
+    flags: &Flags,
+    method: &str,
+    target: &str,
+    body: Option<&Value>,
+    err: &mut impl Write,
+) -> io::Result<Result<AdminAnswer, ExitCode>> {
+    let admin = match load(flags) {
+        Ok(loaded) => loaded.config.admin,
+        Err(problems) => {
+            complain(&problems, err)?;
+            return Ok(Err(ExitCode::from(EXIT_CONFIGURATION)));
+        }
+    };
+    let told = match call(&admin, method, target, body) {
+        Ok(answer) => match answer.error() {
+            None => return Ok(Ok(answer)),
+            Some(error) => format!("the admin API refuses the question: {error}"),
+        },
+        Err(error) => {
+            let place = authority(&admin.host, admin.port);
+            format!("cannot ask the admin API at {place}: {error}")
+        }
+    };
+    writeln!(err, "mproxy: {told}")?;
+    Ok(Err(ExitCode::from(EXIT_UNANSWERED)))
+}
+
 /// Asks for this, with a body if there is one.
 ///
 /// # Errors
 /// It could not be reached, or has not answered in HTTP.
-pub(super) fn call(
-    admin: &Admin,
-    method: &str,
-    target: &str,
-    body: Option<&Value>,
-) -> io::Result<AdminAnswer> {
+fn call(admin: &Admin, method: &str, target: &str, body: Option<&Value>) -> io::Result<AdminAnswer> {
     let host = reachable(&admin.host);
     let stream = connect(&host, admin.port)?;
     let mut request = format!(

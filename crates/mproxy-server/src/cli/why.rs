@@ -8,14 +8,10 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_api::{self, AdminAnswer};
-use super::{EXIT_CONFIGURATION, complain, load};
 use crate::config::Flags;
 
 /// Ends with this where there is no refusal on record.
 const EXIT_NOTHING: u8 = 1;
-
-/// Ends with this where it could not be asked.
-const EXIT_UNANSWERED: u8 = 2;
 
 /// What is asked.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -49,13 +45,6 @@ pub fn ask_why(
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> io::Result<ExitCode> {
-    let config = match load(flags) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            complain(&problems, err)?;
-            return Ok(ExitCode::from(EXIT_CONFIGURATION));
-        }
-    };
     let query = admin_api::query(&[
         ("client_id", question.client.as_deref()),
         ("username", question.username.as_deref()),
@@ -63,19 +52,10 @@ pub fn ask_why(
         ("since", question.since.as_deref()),
         ("limit", Some(&question.limit)),
     ]);
-    let answer = match admin_api::call(&config.admin, "GET", &format!("/api/v1/refusals{query}"), None) {
-        Ok(answer) => answer,
-        Err(error) => {
-            let (host, port) = (&config.admin.host, config.admin.port);
-            writeln!(err, "mproxy: cannot ask the admin API at {host}:{port}: {error}")?;
-            return Ok(ExitCode::from(EXIT_UNANSWERED));
-        }
-    };
-    if let Some(error) = answer.error() {
-        writeln!(err, "mproxy: the admin API refuses the question: {error}")?;
-        return Ok(ExitCode::from(EXIT_UNANSWERED));
+    match admin_api::ask(flags, "GET", &format!("/api/v1/refusals{query}"), None, err)? {
+        Ok(answer) => show(question, &answer, out),
+        Err(code) => Ok(code),
     }
-    show(question, &answer, out)
 }
 
 fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> io::Result<ExitCode> {
@@ -101,7 +81,7 @@ fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> i
 }
 
 /// What comes from outside must not steer a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if c.is_control() && c != '\n' {
             shown.extend(c.escape_default())

@@ -5,12 +5,14 @@
 //! | room | holds |
 //! |---|---|
 //! | `entry` | one record: what is kept of a decision |
+//! | `explained` | what would be decided, in the words of a record |
 //! | `ring` | the records in memory, the oldest of which make room |
 //! | `query` | what is asked of them |
 //! | `why` | the sentence that answers "why?" |
 //! | `file` | the thread that writes them to a file, and its queue |
 
 mod entry;
+mod explained;
 mod file;
 mod query;
 mod ring;
@@ -29,6 +31,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use self::entry::DecisionEntry;
+pub use self::explained::ExplainedDecision;
 use self::file::DecisionFile;
 pub use self::query::{DecisionPage, DecisionQuery, OutcomeFilter};
 use self::ring::Ring;

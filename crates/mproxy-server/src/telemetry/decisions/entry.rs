@@ -215,7 +215,7 @@ impl DecisionEntry {
     }
 
     /// By what it was refused, and for how long that has held.
-    fn ground(&mut self, ground: &Ground) {
+    pub(super) fn ground(&mut self, ground: &Ground) {
         self.by.source = ground.source_name();
         let since = ground.since();
         self.age_ms = since.map_or(0, |since| {

@@ -69,6 +69,7 @@ impl DecisionEntry {
         let version = by.grant_version.as_ref().map_or_else(String::new, |version| format!(" {version:?}"));
         let part = match (by.rule, by.grant_part) {
             (Some(rule), _) => return format!("{verb} by rules[{rule}] of grant{version}{}", self.bound()),
+            (None, Some("default")) if verb == "allowed" => "no rule matches, and its default allows it",
             (None, Some("default")) => "no rule matches, and its default does not allow it",
             (None, Some("unanswered")) => "it says to ask the hook service, which does not want to be asked",
             (None, Some("prefix")) => "it has no place under the grant's prefix",

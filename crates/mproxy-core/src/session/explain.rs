@@ -1,0 +1,90 @@
+//! What a session would do with something of its client's now, told from what it knows: nobody is asked, and nothing changes.
+
+use std::time::Instant;
+
+use mproxy_codec::types::QoS;
+
+use super::Session;
+use super::cached_answers::{CachedVerdict, about_filter, about_publish};
+use super::context::Context;
+use super::link::Link;
+use crate::grant::GrantGround;
+use crate::peer::Side;
+use crate::policy::{
+    Decision, Explanation, Foreseen, ForeseenDecision, Ground, OnError, Source, Supposed, Undecided, Want,
+};
+use crate::rule::Act;
+
+impl Session {
+    /// Asked: what would be decided if the client did this now. `None`: the session has no client, or is over.
+    ///
+    /// Rates, budgets and packet sizes are not looked at: they depend on what comes before.
+    pub fn explain(
+        &mut self,
+        act: Act,
+        name: &str,
+        (qos, retain): (QoS, bool),
+        now: Instant,
+    ) -> Option<Explanation> {
+        let link = self.state.link()?;
+        let supposed = Supposed { peer: &link.peer, act, name, qos, retain };
+        // The work of looking is no client's.
+        let work = self.cx.work;
+        let explanation = link.explain(&mut self.cx, &supposed, now);
+        self.cx.work = work;
+        Some(explanation)
+    }
+}
+
+impl Link {
+    fn explain(&self, cx: &mut Context, supposed: &Supposed<'_>, now: Instant) -> Explanation {
+        if supposed.act == Act::Receive && !self.explains(cx, supposed.name) {
+            let ground = self.grant_ground(GrantGround::Revoked);
+            return Explanation::decided(Err(mproxy_codec::reason::ReasonCode::NOT_AUTHORIZED), ground);
+        }
+        let hook = supposed.hook();
+        if self.want_of(cx, hook) == Want::Nothing {
+            return Explanation::decided(Ok(supposed.qos), Ground::Source(Source::Unasked));
+        }
+        if let Some(known) = self.explain_cached(cx, supposed, now) {
+            return known;
+        }
+        let mut explanation = cx.setting.advisers.explain(supposed);
+        // What nobody decided, and the failure rule would let through.
+        if let Foreseen::Decides(ForeseenDecision { ground: Ground::Undecided(undecided), verdict }) =
+            &mut explanation.outcome
+            && let (Undecided::Failed(_), OnError::Allow) = (&**undecided, cx.setting.on_error.of(hook))
+        {
+            *verdict = Ok(supposed.qos);
+        }
+        explanation
+    }
+
+    /// Whether subscriptions that go on explain a delivery on this topic.
+    fn explains(&self, cx: &mut Context, topic: &str) -> bool {
+        let mapped = self.grant().and_then(|grant| grant.mapping.as_ref()).map(|mapping| mapping.up(topic));
+        self.is_explained(cx, mapped.as_deref().unwrap_or(topic))
+    }
+
+    /// An earlier answer that would be used again.
+    fn explain_cached(&self, cx: &Context, supposed: &Supposed<'_>, now: Instant) -> Option<Explanation> {
+        let (side, about) = match supposed.act {
+            Act::Subscribe => (Side::Client, about_filter(supposed.qos)),
+            Act::Receive => (Side::Broker, about_publish(supposed.qos, supposed.retain)),
+            Act::Publish | Act::Will => (Side::Client, about_publish(supposed.qos, supposed.retain)),
+        };
+        let answers = self.direction(side).cache.as_deref()?.answers_of(cx.setting.advisers.edition())?;
+        let verdict = match answers.find_until(about, supposed.name.as_bytes(), now)? {
+            CachedVerdict::Publish(Decision::Allow(_)) => Ok(supposed.qos),
+            CachedVerdict::Filter(Decision::Allow(change)) => {
+                Ok(change.max_qos.map_or(supposed.qos, |most| most.min(supposed.qos)))
+            }
+            CachedVerdict::Publish(Decision::Refuse(refusal))
+            | CachedVerdict::Filter(Decision::Refuse(refusal)) => Err(refusal),
+        };
+        Some(match verdict {
+            Ok(qos) => Explanation::decided(Ok(qos), Ground::Source(Source::Cache)),
+            Err(refusal) => Explanation::decided(Err(refusal.reason), refusal.ground.clone().cached()),
+        })
+    }
+}
