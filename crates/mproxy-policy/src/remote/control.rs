@@ -37,8 +37,11 @@ const WAITING: usize = 16;
 const UNREAD_TOLD: Duration = Duration::from_secs(1);
 const UNREAD_MOST: Duration = Duration::from_secs(30);
 
-/// Dialling, and the answer to the opening of the stream with the grants in force.
-const OPENED_WITHIN: Duration = Duration::from_secs(30);
+/// Dialling.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Until the service has taken who this mproxy is, and the grants in force.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Who keeps the Control stream.
 pub(super) struct Controller {
@@ -142,22 +145,15 @@ impl Controller {
     ) -> Result<(), Status> {
         let complaints = Arc::clone(connection.service.complaints());
         let (reports, waiting) = mpsc::channel(WAITING);
-        let opened = async {
-            let channel = connection.dial_another(gone).await;
-            let channel = channel.map_err(Status::unavailable)?;
-            let waiting =
-                unfold(waiting, async |mut waiting| waiting.recv().await.map(|report| (report, waiting)));
-            // Who answers with headers only when it has something to say is told all that it may wait for.
-            let (commands, told) = tokio::join!(
-                ControlCommands::open(channel, waiting, Arc::clone(&complaints)),
-                self.introduce(&reports)
-            );
-            told.and(commands)
+        let channel = match timeout(CONNECTED_WITHIN, connection.dial_another(gone)).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err(Status::unavailable(error)),
+            Err(_) => return Err(Status::deadline_exceeded("not connected within 5 s")),
         };
-        let commands = match timeout(OPENED_WITHIN, opened).await {
-            Ok(commands) => commands?,
-            Err(_) => return Err(Status::deadline_exceeded("not opened within 30 s")),
-        };
+        let waiting =
+            unfold(waiting, async |mut waiting| waiting.recv().await.map(|report| (report, waiting)));
+        let commands = ControlCommands::open(channel, waiting, Arc::clone(&complaints));
+        let commands = open_and_introduce(commands, self.introduce(&reports)).await?;
         info!(endpoint = connection.url(), "control stream opened");
         self.obey(commands, &reports, &complaints).await
     }
@@ -269,6 +265,24 @@ impl Controller {
     }
 }
 
+/// The answer to the opening of the stream, and meanwhile what the service is told first. Only the latter has a deadline: in
+/// most languages a service answers (with headers) when it has its first command, which may be never.
+async fn open_and_introduce<T>(
+    opened: impl Future<Output = Result<T, Status>>,
+    introduced: impl Future<Output = Result<(), Status>>,
+) -> Result<T, Status> {
+    let introduced = async {
+        match timeout(INTRODUCED_WITHIN, introduced).await {
+            // Nobody reads it because the stream has ended: why, the answer says.
+            Ok(Err(status)) if status.code() == Code::Unavailable => std::future::pending().await,
+            Ok(introduced) => introduced,
+            Err(_) => Err(Status::deadline_exceeded("grants in force not taken within 30 s")),
+        }
+    };
+    let (opened, ()) = tokio::try_join!(opened, introduced)?;
+    Ok(opened)
+}
+
 async fn say(reports: &mpsc::Sender<ControlReport>, report: ControlReport) -> Result<(), Status> {
     let mut waited = Duration::ZERO;
     for most in [UNREAD_TOLD, UNREAD_MOST] {
@@ -287,4 +301,45 @@ async fn say(reports: &mpsc::Sender<ControlReport>, report: ControlReport) -> Re
         waited = most;
     }
     Err(Status::deadline_exceeded("the service has not read the results of its commands for 30 s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const AN_HOUR: Duration = Duration::from_secs(3600);
+
+    fn code(opened: Result<&str, Status>) -> Result<&str, Code> {
+        opened.map_err(|status| status.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_without_commands_may_answer_late() {
+        let opened = async {
+            sleep(AN_HOUR).await;
+            Ok("opened")
+        };
+        assert_eq!(code(open_and_introduce(opened, ready(Ok(()))).await), Ok("opened"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_read_is_left() {
+        assert_eq!(code(open_and_introduce(pending(), pending()).await), Err(Code::DeadlineExceeded));
+        assert_eq!(
+            code(open_and_introduce(ready(Ok("opened")), pending()).await),
+            Err(Code::DeadlineExceeded)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_service_says_of_the_stream_counts() {
+        let opened = async {
+            sleep(Duration::from_secs(1)).await;
+            Err(Status::unimplemented("no Control"))
+        };
+        let unread = ready(Err(Status::unavailable("nobody reads")));
+        assert_eq!(code(open_and_introduce(opened, unread).await), Err(Code::Unimplemented));
+    }
 }
