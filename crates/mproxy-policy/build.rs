@@ -22,9 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(false)
         .build_transport(false)
         .bytes(".")
-        // It holds a password.
         .btree_map(".")
-        .skip_debug([".mproxy.v1.AuthConnectRequest"])
+        // They hold a password, or what is as good.
+        .skip_debug([".mproxy.v1.AuthConnectRequest", ".mproxy.v1.AuthExchangeRequest"])
         .compile_fds(contract)?;
     Ok(())
 }

@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use mproxy_codec::{Frame, Packet, ReasonCode, Sender, Version};
+use mproxy_codec::{Frame, Packet, PropertyId, ReasonCode, Sender, Version};
 use mproxy_core::event::{Event, Kind};
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
-    Action, Admission, Answer, ConnectDecision, ConnectQuestion, Decision, Failure, FailureKind,
-    FilterChange, Hook, OnError, Overload, PublishChange, PublishDecision, PublishQuestion, Refusal,
-    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Unusable, UnusableKind,
-    Want,
+    Action, Admission, Answer, Authenticated, ConnectDecision, ConnectQuestion, Decision, ExchangeDecision,
+    ExchangeQuestion, ExchangeStep, Failure, FailureKind, FilterChange, Hook, OnError, Overload,
+    PublishChange, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source,
+    SubscribeDecision, SubscribeQuestion, Unusable, UnusableKind, Want,
 };
 use mproxy_core::rule;
-use mproxy_core::session::{OnErrors, OnUnavailable, OpenQuestion};
+use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable, OpenQuestion};
 use mproxy_core::{Chain, Decider, Effect, Limits, Session, Setting, Side, Sink};
 use mproxy_sim::stage::origin;
 use mproxy_sim::verdict::ScriptedDecision;
@@ -35,6 +35,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
 struct Mood {
     mood: Mutex<u8>,
     deliveries: bool,
+    exchanges: bool,
     permits: Mutex<Permits>,
 }
 
@@ -49,6 +50,9 @@ struct Permits {
     /// Questions that are answered later and were not handed out yet, in their order.
     asked: VecDeque<(About, OpenVerdict)>,
     connect: bool,
+    /// The client named an Authentication Method, and mproxy answers it; it has authenticated.
+    method: bool,
+    authenticated: bool,
     names: HashSet<String>,
 }
 
@@ -58,6 +62,9 @@ impl Permits {
         match (hook, verdict) {
             (Hook::Connect, Verdict::Connect(Decision::Allow(_))) => self.connect = true,
             (Hook::Connect, Verdict::Failed(_)) if self.open => self.connect = true,
+            (Hook::Exchange, Verdict::Exchange(Decision::Allow(ExchangeStep::Success(_)))) => {
+                self.authenticated = true;
+            }
             (Hook::Publish, Verdict::Publish(Decision::Allow(change))) => {
                 let new = change.as_ref().and_then(|change| change.topic.as_deref().map(str::to_owned));
                 self.names.extend(new.map_or_else(|| names.clone(), |new| vec![new]));
@@ -120,7 +127,9 @@ impl Mood {
 }
 
 impl Decider for Mood {
-    fn connect(&self, _: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+    fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
+        let named = question.connect.properties.contains(PropertyId::AuthenticationMethod);
+        self.permits.lock().expect("nothing panicked").method = named && self.exchanges;
         self.answer((Hook::Connect, Vec::new()))
     }
 
@@ -141,6 +150,10 @@ impl Decider for Mood {
         self.answer((Hook::Connect, Vec::new()))
     }
 
+    fn exchange(&self, _: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        self.answer((Hook::Exchange, Vec::new()))
+    }
+
     fn gives(&self, _: Source) -> bool {
         true
     }
@@ -149,7 +162,8 @@ impl Decider for Mood {
         match hook {
             Hook::Publish => Want::Payload(64),
             Hook::Deliver if !self.deliveries => Want::Nothing,
-            Hook::Connect | Hook::Subscribe | Hook::Deliver => Want::Head,
+            Hook::Exchange if !self.exchanges => Want::Nothing,
+            Hook::Connect | Hook::Subscribe | Hook::Deliver | Hook::Exchange => Want::Head,
         }
     }
 }
@@ -168,13 +182,16 @@ fn verdict(which: u8, hook: Hook) -> Verdict {
     };
     let filters = |filters| match hook {
         Hook::Subscribe => Verdict::Subscribe(filters),
-        Hook::Connect | Hook::Publish | Hook::Deliver => Verdict::Unusable(Unusable::invalid("filters")),
+        Hook::Connect | Hook::Publish | Hook::Deliver | Hook::Exchange => {
+            Verdict::Unusable(Unusable::invalid("filters"))
+        }
     };
     let filter = |filter: &str| {
         Decision::Allow(FilterChange { filter: Some(filter.into()), max_qos: None, cache_for })
     };
     match which % 18 {
         0..3 if hook == Hook::Connect => granted(which),
+        0..5 if hook == Hook::Exchange => continued(which),
         0..6 => Verdict::allow(hook),
         6 => Verdict::refuse(hook, refusal(Action::Reject)),
         7 => Verdict::refuse(hook, refusal(Action::Drop)),
@@ -199,6 +216,18 @@ fn granted(which: u8) -> Verdict {
     grant.limits.subscriptions = Some(u32::from(which >> 5));
     let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
     Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+}
+
+/// The client is to say more, or has authenticated with another grant.
+fn continued(which: u8) -> Verdict {
+    let data = (which & 32 != 0).then(|| vec![which; usize::from(which)].into());
+    Verdict::Exchange(Decision::Allow(match granted(which) {
+        Verdict::Connect(Decision::Allow(Some(admission))) if which & 64 == 0 => {
+            let grant = admission.grant;
+            ExchangeStep::Success(Box::new(Authenticated { data, grant, ..Authenticated::default() }))
+        }
+        _ => ExchangeStep::Continue { data },
+    }))
 }
 
 struct All;
@@ -231,7 +260,12 @@ impl Play {
     fn new(first: u8, second: u8) -> Self {
         let now = Instant::now();
         let permits = Mutex::new(Permits { open: first & 4 != 0, ..Permits::default() });
-        let mood = Arc::new(Mood { mood: Mutex::new(2 * 4 + 2), deliveries: first & 1 != 0, permits });
+        let mood = Arc::new(Mood {
+            mood: Mutex::new(2 * 4 + 2),
+            deliveries: first & 1 != 0,
+            exchanges: second & 1 != 0,
+            permits,
+        });
         let limits = Limits {
             max_packet_size: if first & 2 != 0 { 40_000 } else { 268_435_460 },
             max_held_packet: 20_000,
@@ -249,6 +283,7 @@ impl Play {
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
             drain_reference: None,
+            on_auth: OnAuth::default(),
             budget: Arc::default(),
         });
         Self {
@@ -365,7 +400,13 @@ impl Play {
         let permits = self.mood.permits.lock().expect("nothing panicked");
         while let Ok(Some((frame, _))) = Frame::split(&self.heard, Sender::Client, Some(version)) {
             match Packet::parse(&frame, Sender::Client, version) {
-                Ok(Packet::Connect(_)) => assert!(permits.connect, "a CONNECT that nobody allowed"),
+                Ok(Packet::Connect(connect)) => {
+                    assert!(permits.connect, "a CONNECT that nobody allowed");
+                    assert!(!permits.method || permits.authenticated, "a CONNECT of nobody in particular");
+                    let named = connect.properties.contains(PropertyId::AuthenticationMethod);
+                    assert!(!self.mood.exchanges || !named, "a method that is not for the broker");
+                }
+                Ok(Packet::Auth(_)) => assert!(!self.mood.exchanges, "an AUTH that is not for the broker"),
                 Ok(Packet::Publish(publish)) => {
                     let topic = match publish.alias {
                         Some(alias) if publish.topic.is_empty() => self.aliases[&alias].clone(),

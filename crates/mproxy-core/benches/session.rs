@@ -13,7 +13,7 @@ use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Hook, PublishDecision, PublishQuestion, Ruling,
     Source, SubscribeDecision, SubscribeQuestion, Want,
 };
-use mproxy_core::session::{OnErrors, OnUnavailable};
+use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 use mproxy_sim::stage::origin;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
@@ -73,6 +73,7 @@ fn open(decided: Decided) -> Session {
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
         drain_reference: None,
+        on_auth: OnAuth::default(),
         budget: Arc::default(),
     };
     let now = Instant::now();

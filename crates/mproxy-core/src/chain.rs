@@ -8,10 +8,11 @@ use smallvec::SmallVec;
 use crate::grant::{Grant, GrantAnswer, GrantGround};
 use crate::peer::Peer;
 use crate::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, Explanation, Failure, FailureKind,
-    Foreseen, ForeseenDecision, Ground, Hook, KeptConnect, KeptPublish, KeptSubscribe, Partial,
-    PartialDecisions, Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence,
-    Source, SubscribeDecision, SubscribeQuestion, Supposed, Undecided, Unusable, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, ExchangeDecision, ExchangeQuestion,
+    Explanation, Failure, FailureKind, Foreseen, ForeseenDecision, Ground, Hook, KeptConnect, KeptExchange,
+    KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision, PublishQuestion,
+    Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed,
+    Undecided, Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
@@ -84,6 +85,12 @@ impl Chain {
     #[must_use]
     pub fn deliver(&self, question: &PublishQuestion<'_>) -> Ruled<PublishDecision> {
         self.ask(0, Silence::Abstains, &PublishAt(Hook::Deliver, question))
+    }
+
+    /// What follows in its authentication? That nobody says is a failed answer.
+    #[must_use]
+    pub fn exchange(&self, question: &ExchangeQuestion<'_>) -> Ruled<ExchangeDecision> {
+        self.ask(0, Silence::Abstains, question)
     }
 
     /// Asks the adviser whose admissions come from `granter` which grant the client shall have from now on. Nobody else is
@@ -274,6 +281,7 @@ impl Default for Chain {
 
 /// The ruling where nobody spoke: the one place in which silence means something.
 ///
+/// - A step of an authentication: a failed answer. Nobody's silence says who a client is.
 /// - A client with a grant: its grant said to ask, and nobody could be asked. Refused, or, once the grant is stale, as
 ///   undecided as its renewal. Never allowed: whoever gave the grant did not leave it out, but asked for it.
 /// - Somebody passed whose silence [`Denies`](Silence::Denies): refused.
@@ -281,6 +289,10 @@ impl Default for Chain {
 ///   there: allowed.
 #[must_use]
 pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
+    if hook == Hook::Exchange {
+        let failure = Failure::new(FailureKind::Unavailable, "nobody answers it");
+        return Ruling { source: Source::Unknown, verdict: Err(failure.into()) };
+    }
     // Before silence: whoever gave the grant said "ask", which is more than nothing (ADR 0017).
     if let Some(ruling) = peer.grant.as_ref().and_then(|grant| unanswered(grant, hook)) {
         return ruling;
@@ -298,7 +310,7 @@ pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) ->
 fn unanswered<D: Decided>(grant: &Arc<Grant>, hook: Hook) -> Option<Ruling<D>> {
     match hook {
         // A grant is what the answer to CONNECT brings. It has nothing to say about that itself.
-        Hook::Connect => return None,
+        Hook::Connect | Hook::Exchange => return None,
         Hook::Deliver if !grant.receives() => return None,
         Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
     }
@@ -436,7 +448,7 @@ impl Question for PublishAt<'_> {
     fn put_to(&self, decider: &dyn Decider) -> Answer<PublishDecision> {
         match self.0 {
             Hook::Deliver => decider.deliver(self.1),
-            Hook::Connect | Hook::Publish | Hook::Subscribe => decider.publish(self.1),
+            Hook::Connect | Hook::Publish | Hook::Subscribe | Hook::Exchange => decider.publish(self.1),
         }
     }
 
@@ -521,6 +533,41 @@ impl KeptQuestion<SubscribeDecision> for Arc<KeptSubscribe> {
         known: Option<Partial<SubscribeDecision>>,
     ) -> Option<Ruled<SubscribeDecision>> {
         self.put(|question| chain.go_on(next, silence, known, question))
+    }
+}
+
+impl Question for ExchangeQuestion<'_> {
+    type Decision = ExchangeDecision;
+    type Kept = KeptExchange;
+
+    fn hook(&self) -> Hook {
+        Hook::Exchange
+    }
+
+    fn peer(&self) -> &Arc<Peer> {
+        self.peer
+    }
+
+    fn put_to(&self, decider: &dyn Decider) -> Answer<ExchangeDecision> {
+        decider.exchange(self)
+    }
+
+    never_in_part!();
+
+    fn keep(&self) -> KeptExchange {
+        KeptExchange::of(self)
+    }
+}
+
+impl KeptQuestion<ExchangeDecision> for KeptExchange {
+    fn ask_again(
+        &self,
+        chain: &Chain,
+        next: usize,
+        silence: Silence,
+        known: Option<Partial<ExchangeDecision>>,
+    ) -> Option<Ruled<ExchangeDecision>> {
+        Some(self.put(|question| chain.go_on(next, silence, known, question)))
     }
 }
 

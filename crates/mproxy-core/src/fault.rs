@@ -86,6 +86,8 @@ pub enum Deadline {
     Refresh,
     /// The renewal of it, to be answered.
     Stale,
+    /// The client's authentication, to come to an end.
+    Exchange,
 }
 
 impl Deadline {
@@ -102,6 +104,7 @@ impl Deadline {
             Self::Grant => "grant",
             Self::Refresh => "refresh",
             Self::Stale => "stale",
+            Self::Exchange => "exchange",
         }
     }
 }
@@ -246,7 +249,7 @@ impl Fault {
             | Self::RateExceeded { .. }
             | Self::Unread
             | Self::RecallUnread
-            | Self::TooLate(Deadline::Connect | Deadline::Close)
+            | Self::TooLate(Deadline::Connect | Deadline::Close | Deadline::Exchange)
             | Self::Evicted => Party::Client,
             // Another connection of the same client took the session over.
             Self::BrokerLeft { reason: ReasonCode::SESSION_TAKEN_OVER } => Party::Client,
@@ -351,12 +354,15 @@ impl Fault {
     #[must_use]
     pub fn refused_by(&self) -> Option<&'static str> {
         match self {
-            Self::Refused { hook: Hook::Connect, refusal } | Self::RenewalRefused { refusal } => {
-                Some(refusal.ground.source_name())
+            Self::Refused { hook: Hook::Connect | Hook::Exchange, refusal }
+            | Self::RenewalRefused { refusal } => Some(refusal.ground.source_name()),
+            Self::PolicyFailed { hook: Hook::Connect | Hook::Exchange, .. } => {
+                Some(Source::FailedClosed.name())
             }
-            Self::PolicyFailed { hook: Hook::Connect, .. } => Some(Source::FailedClosed.name()),
-            Self::PolicyUnusable { hook: Hook::Connect, .. } => Some(Source::Unusable.name()),
-            Self::Overloaded { hook: Hook::Connect, .. } => Some(Source::Overloaded.name()),
+            Self::PolicyUnusable { hook: Hook::Connect | Hook::Exchange, .. } => {
+                Some(Source::Unusable.name())
+            }
+            Self::Overloaded { hook: Hook::Connect | Hook::Exchange, .. } => Some(Source::Overloaded.name()),
             Self::Malformed { side: Side::Client, .. }
             | Self::NotMqtt { side: Side::Client, .. }
             | Self::Protocol { side: Side::Client, .. } => Some("protocol"),
@@ -375,9 +381,8 @@ impl Fault {
             Self::OverBudget { .. } | Self::Unread => Some(Source::Budget.name()),
             Self::RecallUnread => Some("limit"),
             Self::RateExceeded { .. } => Some(Source::Rate.name()),
-            Self::TooLate(Deadline::Connect | Deadline::Admission | Deadline::Retry) | Self::Evicted => {
-                Some("limit")
-            }
+            Self::TooLate(Deadline::Connect | Deadline::Admission | Deadline::Retry | Deadline::Exchange)
+            | Self::Evicted => Some("limit"),
             Self::Panicked | Self::Internal { .. } => Some("mproxy"),
             Self::Refused { .. }
             | Self::PolicyFailed { .. }
@@ -401,11 +406,13 @@ impl Fault {
             Self::BrokerLeft { reason } => *reason,
             Self::Refused { refusal, .. } | Self::RenewalRefused { refusal } => refusal.reason,
             Self::PolicyUnusable { unusable, .. } => unusable.reason,
-            Self::Overloaded { hook: Hook::Connect, .. } => ReasonCode::SERVER_UNAVAILABLE,
+            Self::Overloaded { hook: Hook::Connect | Hook::Exchange, .. } => ReasonCode::SERVER_UNAVAILABLE,
             Self::Overloaded { .. } => ReasonCode::QUOTA_EXCEEDED,
             Self::TooLate(Deadline::Connect | Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
+            // It has not shown who it is.
+            Self::TooLate(Deadline::Exchange) => ReasonCode::NOT_AUTHORIZED,
             Self::OverBudget { .. } | Self::Unread | Self::RecallUnread => ReasonCode::QUOTA_EXCEEDED,
             Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
             Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,

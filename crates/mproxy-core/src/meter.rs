@@ -32,6 +32,38 @@ impl Outcome {
     }
 }
 
+/// How an authentication that mproxy answers came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExchangeOutcome {
+    /// The client is who it says it is.
+    Success,
+    /// An adviser refused it.
+    Refused,
+    /// An answer failed, could not be used, or a limit of our own kept it away.
+    Failed,
+    /// It took too long.
+    TooLate,
+    /// The session ended for another reason.
+    Abandoned,
+}
+
+impl ExchangeOutcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Success, Self::Refused, Self::Failed, Self::TooLate, Self::Abandoned];
+
+    /// `"success"`, `"refused"`, `"failed"`, `"too_late"` or `"abandoned"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::TooLate => "too_late",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// What became of a packet that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PacketFate {
@@ -114,6 +146,11 @@ pub trait Meter: Send + Sync {
     /// Something was refused. Called for each refusal, and for what else is sampled.
     fn record(&self, decision: &DecisionRecord<'_>) {
         let _ = decision;
+    }
+
+    /// An authentication that mproxy answers came to its end: one of a CONNECT, or one of an open session `again`.
+    fn exchange(&self, again: bool, outcome: ExchangeOutcome) {
+        let _ = (again, outcome);
     }
 
     /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.

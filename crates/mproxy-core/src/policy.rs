@@ -24,13 +24,16 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use self::decision::{
-    About, Action, Admission, ConnectDecision, Decided, Decision, FilterChange, PartialDecisions,
-    PublishChange, PublishDecision, Refusal, SubscribeDecision, WillChange,
+    About, Action, Admission, Authenticated, ConnectDecision, Decided, Decision, ExchangeDecision,
+    ExchangeStep, FilterChange, PartialDecisions, PublishChange, PublishDecision, Refusal, SubscribeDecision,
+    WillChange,
 };
 pub use self::foresight::{Explanation, Foreseen, ForeseenDecision, Supposed};
 pub use self::ground::{Ground, RuleFile, ServiceAnswer};
-pub use self::kept::{KeptConnect, KeptPublish, KeptSubscribe};
-pub use self::question::{ConnectQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
+pub use self::kept::{KeptConnect, KeptExchange, KeptPublish, KeptSubscribe};
+pub use self::question::{
+    ConnectQuestion, ExchangeQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion,
+};
 use crate::grant::GrantAnswer;
 use crate::peer::Peer;
 pub use crate::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
@@ -252,6 +255,12 @@ pub trait Decider: Send + Sync {
 
     /// May it be sent this?
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
+        let _ = question;
+        Answer::Pass(Silence::DENIES)
+    }
+
+    /// What follows in its authentication?
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
         let _ = question;
         Answer::Pass(Silence::DENIES)
     }

@@ -30,6 +30,7 @@
 //! | `resolve` | what a ruling comes to, whatever it is about; the failure rule |
 //! | `acknowledge` | acknowledgements that pass, and our own: PUBACK, PUBREC, PUBCOMP |
 //! | `unsubscribe`, `disconnect`, `auth` | packets with rules of their own |
+//! | `exchange`, `auth_method` | an enhanced authentication that mproxy answers in the broker's place, and how far it has come |
 //! | `oversized` | packets with too many properties: refused without looking at those |
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `flows`, `in_flight` | a direction's publishes under way, and their acknowledgements |
@@ -53,6 +54,7 @@
 mod acknowledge;
 mod alias;
 mod auth;
+mod auth_method;
 mod cached_answers;
 mod cleanup;
 mod command;
@@ -63,6 +65,7 @@ mod direction;
 mod disconnect;
 mod effect;
 mod ending;
+mod exchange;
 mod explain;
 mod fast_path;
 mod filters;
@@ -123,7 +126,7 @@ use mproxy_codec::types::Sender;
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
 pub use self::recall::RecallStage;
-pub use self::setting::{OnErrors, OnUnavailable, Setting};
+pub use self::setting::{OnAuth, OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;
 use self::direction::Follows;
@@ -192,9 +195,16 @@ impl Session {
                 link.up.lane.rule_subscribe(seq, ruling);
                 Ok(())
             }
+            (AnswerTo::Exchange(seq, ruling), State::Opening(opening)) => {
+                opening.answer_exchange(&mut self.cx, seq, ruling, now)
+            }
+            (AnswerTo::Exchange(seq, ruling), State::Open(link)) => {
+                link.answer_exchange(&mut self.cx, seq, ruling, now)
+            }
             // Nobody waits for it any more.
             (
                 AnswerTo::Admission(..)
+                | AnswerTo::Exchange(..)
                 | AnswerTo::Renewal(..)
                 | AnswerTo::Publish(..)
                 | AnswerTo::Subscribe(..),

@@ -206,7 +206,7 @@ fn table() -> Vec<Bad> {
     table.extend(to_publish(Hook::Publish));
     table.extend(to_publish(Hook::Deliver));
     table.extend(to_subscribe());
-    for hook in Hook::ALL {
+    for hook in Hook::ALL.into_iter().filter(|hook| *hook != Hook::Exchange) {
         for kind in [
             FailureKind::Deadline,
             FailureKind::Unavailable,
@@ -264,6 +264,7 @@ fn packet(hook: Hook, version: Version, [connack, connack_v3, ack]: [u8; 3]) -> 
             (subscribe, wire::suback(version, 5, &[code; 2]), Side::Client)
         }
         Hook::Deliver => (publish, wire::puback(5), Side::Broker),
+        Hook::Exchange => panic!("no packet is refused by it: the session ends"),
     }
 }
 
@@ -353,7 +354,7 @@ fn silence_is_a_refusal_whatever_the_failure_rule() {
             let on_error = OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule };
             let answering = Box::new(|asked: &QuestionRecord| match asked.hook {
                 Hook::Connect => Reply::Now(allow(Hook::Connect)),
-                Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Pass,
+                Hook::Publish | Hook::Subscribe | Hook::Deliver | Hook::Exchange => Reply::Pass,
             });
             let stage = Setup { on_error, answering, ..Setup::default() }.stage();
             stage.script.want(Hook::Deliver, Want::Head);

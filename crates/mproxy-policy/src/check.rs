@@ -130,8 +130,7 @@ impl Run {
                 return None;
             }
             Err(status) if status.code() == Code::Unimplemented => {
-                let text =
-                    "Hello is UNIMPLEMENTED: mproxy makes every call except AuthDeliver, with payloads";
+                let text = "Hello is UNIMPLEMENTED: mproxy makes every call except AuthDeliver and AuthExchange, with payloads";
                 findings.warn("hello_unimplemented", text);
                 (String::new(), None, false)
             }
@@ -210,6 +209,13 @@ impl Run {
             Asking::Deliver(request) => {
                 let called = self.calls.ask(request).await;
                 self.note(rpc, label, called, verdict::message)
+            }
+            Asking::Exchange(request) => {
+                let called = self.calls.ask(request).await;
+                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                    self.doors.exchange(role, decision);
+                }
+                self.note(rpc, label, called, verdict::exchange)
             }
             Asking::Subscribe(request, filters) => {
                 let called = self.calls.ask(request).await;
@@ -349,6 +355,7 @@ impl Run {
                 Asking::Publish(request) => took(self.calls.ask(request).await),
                 Asking::Subscribe(request, _) => took(self.calls.ask(request).await),
                 Asking::Deliver(request) => took(self.calls.ask(request).await),
+                Asking::Exchange(request) => took(self.calls.ask(request).await),
                 Asking::Event(_) | Asking::Nothing(_) => ControlFlow::Break(()),
             };
             match took {

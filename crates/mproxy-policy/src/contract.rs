@@ -32,7 +32,7 @@ use mproxy_core::policy::{Hook, Undecided};
 use tonic::{Request, Status};
 
 pub(crate) use self::auth_request::{
-    AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe, Way,
+    AuthConnect, AuthDeliver, AuthExchange, AuthPublish, AuthRequest, AuthRpc, AuthSubscribe, Way,
 };
 pub(crate) use self::call::CallChannel;
 use self::call::{HELLO, call, read};
@@ -66,6 +66,12 @@ mod wire {
             f.debug_struct("AuthConnectRequest").field("client", &self.client).finish_non_exhaustive()
         }
     }
+
+    impl fmt::Debug for AuthExchangeRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("AuthExchangeRequest").field("client", &self.client).finish_non_exhaustive()
+        }
+    }
 }
 
 /// The calls that a service may want or not.
@@ -75,6 +81,7 @@ pub(crate) enum Rpc {
     AuthPublish,
     AuthSubscribe,
     AuthDeliver,
+    AuthExchange,
     Connect,
     Publish,
     Subscribe,
@@ -83,11 +90,12 @@ pub(crate) enum Rpc {
 }
 
 impl Rpc {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::AuthConnect,
         Self::AuthPublish,
         Self::AuthSubscribe,
         Self::AuthDeliver,
+        Self::AuthExchange,
         Self::Connect,
         Self::Publish,
         Self::Subscribe,
@@ -102,6 +110,7 @@ impl Rpc {
             Self::AuthPublish => "AuthPublish",
             Self::AuthSubscribe => "AuthSubscribe",
             Self::AuthDeliver => "AuthDeliver",
+            Self::AuthExchange => "AuthExchange",
             Self::Connect => "Connect",
             Self::Publish => "Publish",
             Self::Subscribe => "Subscribe",
@@ -115,7 +124,11 @@ impl Rpc {
     /// Whether it decides; the others tell.
     pub(crate) const fn decides(self) -> bool {
         match self {
-            Self::AuthConnect | Self::AuthPublish | Self::AuthSubscribe | Self::AuthDeliver => true,
+            Self::AuthConnect
+            | Self::AuthPublish
+            | Self::AuthSubscribe
+            | Self::AuthDeliver
+            | Self::AuthExchange => true,
             Self::Connect | Self::Publish | Self::Subscribe | Self::Unsubscribe | Self::Disconnect => false,
         }
     }
@@ -128,6 +141,7 @@ impl From<Hook> for Rpc {
             Hook::Publish => Self::AuthPublish,
             Hook::Subscribe => Self::AuthSubscribe,
             Hook::Deliver => Self::AuthDeliver,
+            Hook::Exchange => Self::AuthExchange,
         }
     }
 }

@@ -100,14 +100,14 @@ impl Decider for Grants {
 
     fn want(&self, hook: Hook) -> Want {
         match hook {
-            Hook::Connect => Want::Nothing,
+            Hook::Connect | Hook::Exchange => Want::Nothing,
             Hook::Publish | Hook::Subscribe | Hook::Deliver => Want::Head,
         }
     }
 
     fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
         match (peer.grant.as_deref(), hook) {
-            (None, _) | (_, Hook::Connect) => Want::Nothing,
+            (None, _) | (_, Hook::Connect | Hook::Exchange) => Want::Nothing,
             // So that deliveries to this client pass at the fast path.
             (Some(grant), Hook::Deliver) if !grant.receives() => Want::Nothing,
             (Some(_), Hook::Publish | Hook::Subscribe | Hook::Deliver) => Want::Head,

@@ -52,9 +52,9 @@ use std::time::Duration;
 
 use mproxy_core::event::{Event, Happening, Kind, Sink};
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, FailureKind, Foreseen, Ground, Hook,
-    Overload, Payload, PublishDecision, PublishQuestion, RenewQuestion, Ruling, ServiceAnswer, Silence,
-    Source, SubscribeDecision, SubscribeQuestion, Supposed, Undecided, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decided, Decider, ExchangeDecision, ExchangeQuestion,
+    FailureKind, Foreseen, Ground, Hook, Overload, Payload, PublishDecision, PublishQuestion, RenewQuestion,
+    Ruling, ServiceAnswer, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Undecided, Want,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -359,6 +359,14 @@ impl Decider for Remote {
         }
     }
 
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        if self.is_wanted(Hook::Exchange) {
+            self.ask_later(AuthRequest::exchange(question, self.endpoints.way()))
+        } else {
+            abstain()
+        }
+    }
+
     fn gives(&self, source: Source) -> bool {
         source == Source::Rpc
     }
@@ -367,7 +375,7 @@ impl Decider for Remote {
         let wants = self.endpoints.wants();
         let is_wanted = match (wants.of(supposed.hook().into()), supposed.hook()) {
             (None, _) => false,
-            (Some(_), Hook::Connect | Hook::Subscribe) => true,
+            (Some(_), Hook::Connect | Hook::Subscribe | Hook::Exchange) => true,
             (Some(wanted), Hook::Publish | Hook::Deliver) => wanted.covers(supposed.name),
         };
         if !is_wanted {
@@ -383,7 +391,7 @@ impl Decider for Remote {
         let wants = self.endpoints.wants();
         match (wants.of(hook.into()), hook) {
             (None, _) => Want::Nothing,
-            (Some(_), Hook::Connect | Hook::Subscribe) => Want::Head,
+            (Some(_), Hook::Connect | Hook::Subscribe | Hook::Exchange) => Want::Head,
             (Some(wanted), Hook::Publish | Hook::Deliver) => with_payload(wanted),
         }
     }

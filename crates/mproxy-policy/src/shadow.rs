@@ -3,7 +3,7 @@
 //!
 //! - **Nobody waits for it.** Its question is made where the other one is, and asked in a task of its own. Beyond
 //!   [`ROOM`] such questions are left out and counted.
-//! - **It gets no password**, and no events; its commands are not taken.
+//! - **It gets no password**, no step of an authentication, and no events; its commands are not taken.
 //! - **What a grant decides** is asked of it, too, but only once in a while (see [`Shadow::of_grants`]).
 
 use std::num::NonZeroU32;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use mproxy_core::grant::GrantAnswer;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Foreseen, Hook, Payload, PublishDecision,
-    PublishQuestion, RenewQuestion, Ruling, Source, SubscribeDecision, SubscribeQuestion, Supposed,
-    Undecided, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, ExchangeDecision, ExchangeQuestion, Foreseen, Hook,
+    Payload, PublishDecision, PublishQuestion, RenewQuestion, Ruling, Source, SubscribeDecision,
+    SubscribeQuestion, Supposed, Undecided, Want,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
@@ -174,7 +174,7 @@ impl Beside {
         let about = || Asker::new(hook, question.peer, Some(question.topic));
         self.compared(answer, size, about, hook, |shadow| match hook {
             Hook::Deliver => shadow.deliver(question),
-            Hook::Connect | Hook::Publish | Hook::Subscribe => shadow.publish(question),
+            Hook::Connect | Hook::Publish | Hook::Subscribe | Hook::Exchange => shadow.publish(question),
         })
     }
 }
@@ -244,6 +244,11 @@ impl Decider for Beside {
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         self.message(Hook::Deliver, self.decider.deliver(question), question)
+    }
+
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        // Its data is as good as a password, and a service that sees some of the steps can say nothing of them.
+        self.decider.exchange(question)
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {

@@ -547,7 +547,7 @@ async fn only_what_hello_wants_is_asked_and_only_so_much_of_it() {
     seen.until_healthy(true).await;
     assert_eq!(
         Hook::ALL.map(|hook| Decider::want(&*remote, hook)),
-        [Want::Head, Want::Payload(4), Want::Nothing, Want::Head]
+        [Want::Head, Want::Payload(4), Want::Nothing, Want::Head, Want::Nothing]
     );
     let c1 = somebody();
     assert_eq!(c1.publishes(&*remote, "b").await, None);

@@ -8,8 +8,8 @@ use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::commanding::CommandingService;
 use mproxy_testkit::hook::{HookService, MproxyProcess};
 use mproxy_testkit::service::contract::{
-    AuthConnectRequest, AuthSubscribeResponse, ConnectAllow, Deny, Effect, FilterAllow, Grant, GrantRule,
-    HelloResponse, Hook, PublishAllow, StreamAnswer, Want,
+    AuthConnectRequest, AuthSubscribeResponse, ConnectAllow, Deny, Effect, ExchangeContinue, FilterAllow,
+    Grant, GrantRule, HelloResponse, Hook, PublishAllow, StreamAnswer, Want,
 };
 use mproxy_testkit::service::{
     AnswerScript, ObservePlay, Play, Request, Running, Service, Status, StreamPlay, each_filter,
@@ -136,6 +136,37 @@ async fn a_careful_service_passes_and_is_asked_everything() {
     assert!(latency["p50_ms"].as_f64().unwrap() <= latency["p99_ms"].as_f64().unwrap());
     let told: Vec<_> = service.events().into_iter().map(|told| told.sequence).collect();
     assert_eq!(told, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn steps_of_authentications_are_asked_of_a_service_that_wants_them() {
+    let mut hello = careful().hello.unwrap();
+    hello.wants.push(Want { hook: Hook::AuthExchange.into(), ..Want::default() });
+    for streams in [false, true] {
+        let service = Service {
+            hello: Some(HelloResponse { streams, ..hello.clone() }),
+            exchange: Box::new(|asked| {
+                let asked = asked.get_ref();
+                match (asked.method.as_str(), asked.step, &asked.data) {
+                    ("SCRAM-SHA-256", 1, Some(data)) if data.starts_with(b"n,,") => {
+                        Play::answer(ExchangeContinue { data: Some(b"r=".into()) })
+                    }
+                    _ => Play::answer(Deny { reason_code: 0x8C, ..Deny::default() }),
+                }
+            }),
+            ..careful()
+        };
+        let checked = check(service).await;
+        assert_eq!(checked.code, 0, "{:#}", checked.json["findings"]);
+        assert_eq!(checked.results("AuthExchange"), ["allow", "deny"]);
+        let first = checked.answer("AuthExchange", "SCRAM-SHA-256, step 1");
+        assert_eq!(first["details"][0], "AUTH 0x18 to the client");
+        let unknown = checked.answer("AuthExchange", "a method that nobody knows");
+        assert_eq!((&unknown["result"], &unknown["reason_code"]), (&"deny".into(), &0x8C.into()));
+    }
+    // The service of the testkit lets everybody in.
+    let checked = check(Service { hello: Some(hello), ..careful() }).await;
+    assert_eq!(checked.level("unknown_method_authenticated"), "warning");
 }
 
 #[tokio::test]

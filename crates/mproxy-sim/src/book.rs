@@ -56,7 +56,7 @@ impl Book {
                 return if self.comes_later(CONNECT) { Reply::Later } else { Reply::Now(self.connect()) };
             }
             Hook::Subscribe => asked.what.split(' ').next().unwrap_or_default(),
-            Hook::Publish | Hook::Deliver => asked.id.as_deref().unwrap_or(&asked.what),
+            Hook::Publish | Hook::Deliver | Hook::Exchange => asked.id.as_deref().unwrap_or(&asked.what),
         };
         let Some((verdict, topic)) = self.verdicts.get(key) else {
             self.wrong.get_or_insert_with(|| format!("a question about nothing: {asked:?}"));

@@ -12,9 +12,9 @@ use mproxy_codec::property::PropertyId;
 use mproxy_core::Peer;
 use mproxy_core::grant::GrantAnswer;
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Ground, Hook, Partial,
-    Payload, Pending, PublishDecision, PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source,
-    SubscribeDecision, SubscribeQuestion, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, Decision, ExchangeDecision, ExchangeQuestion,
+    FilterChange, Ground, Hook, Partial, Payload, Pending, PublishDecision, PublishQuestion, Refusal,
+    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Message, Who};
 use mproxy_core::session::{Answered, OpenQuestion};
@@ -33,7 +33,7 @@ pub struct QuestionRecord {
     pub qos: u8,
     /// DUP flag of a PUBLISH.
     pub dup: bool,
-    /// The payload of a PUBLISH, where it was shown; the password of a CONNECT.
+    /// The payload of a PUBLISH, where it was shown; the password of a CONNECT; the data of an authentication.
     pub payload: Option<Vec<u8>>,
     /// How large the payload is.
     pub size: u64,
@@ -57,6 +57,14 @@ impl QuestionRecord {
     #[must_use]
     pub fn renewal(question: &RenewQuestion<'_>) -> Self {
         Self::new(Hook::Connect, question.peer.client_id.to_string())
+    }
+
+    /// A step of an authentication: `"connect 1"` or `"again 2"`, and the method.
+    #[must_use]
+    pub fn exchange(question: &ExchangeQuestion<'_>) -> Self {
+        let kind = if question.again { "again" } else { "connect" };
+        let what = format!("{kind} {} {}", question.step, question.method);
+        Self { payload: question.data.map(<[u8]>::to_vec), ..Self::new(Hook::Exchange, what) }
     }
 
     /// A SUBSCRIBE.
@@ -135,7 +143,7 @@ impl OpenVerdict {
 
 /// A decider that is told how to answer.
 pub struct Script {
-    wants: Mutex<[Want; 4]>,
+    wants: Mutex<[Want; Hook::ALL.len()]>,
     answering: Mutex<Answering>,
     asked: Mutex<Vec<QuestionRecord>>,
     /// Of questions that were not answered at once, in the order in which they were asked.
@@ -144,10 +152,10 @@ pub struct Script {
 }
 
 impl Script {
-    /// Asks for all hooks but deliveries, without payloads; answers by `answering`.
+    /// Asks for all hooks but deliveries and authentications, without payloads; answers by `answering`.
     pub fn new(answering: impl FnMut(&QuestionRecord) -> Reply + Send + 'static) -> Self {
         Self {
-            wants: Mutex::new([Want::Head, Want::Head, Want::Head, Want::Nothing]),
+            wants: Mutex::new([Want::Head, Want::Head, Want::Head, Want::Nothing, Want::Nothing]),
             answering: Mutex::new(Box::new(answering)),
             asked: Mutex::default(),
             open: Mutex::default(),
@@ -220,6 +228,10 @@ impl Decider for Script {
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         self.reply(QuestionRecord::renewal(question))
+    }
+
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        self.reply(QuestionRecord::exchange(question))
     }
 
     fn gives(&self, _source: Source) -> bool {
@@ -297,12 +309,12 @@ impl Decider for Granted {
     }
 
     fn want(&self, hook: Hook) -> Want {
-        if hook == Hook::Connect { Want::Nothing } else { Want::Head }
+        if matches!(hook, Hook::Connect | Hook::Exchange) { Want::Nothing } else { Want::Head }
     }
 
     fn want_of(&self, hook: Hook, peer: &Peer) -> Want {
         match (&peer.grant, hook) {
-            (None, _) | (_, Hook::Connect) => Want::Nothing,
+            (None, _) | (_, Hook::Connect | Hook::Exchange) => Want::Nothing,
             (Some(grant), Hook::Deliver) if !grant.receives() => Want::Nothing,
             (Some(_), Hook::Publish | Hook::Subscribe | Hook::Deliver) => Want::Head,
         }

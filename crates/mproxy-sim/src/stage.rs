@@ -16,7 +16,7 @@ use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Want};
-use mproxy_core::session::{Answered, OnErrors, OnUnavailable, OpenQuestion, RecallStage};
+use mproxy_core::session::{Answered, OnAuth, OnErrors, OnUnavailable, OpenQuestion, RecallStage};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 
 use super::script::{Diary, Granted, OpenVerdict, QuestionRecord, Reply, Script};
@@ -88,6 +88,8 @@ pub struct Setup {
     pub on_unavailable: OnUnavailable,
     /// Where a drain sends clients.
     pub drain_reference: Option<&'static str>,
+    /// Who answers a client's AUTH.
+    pub on_auth: OnAuth,
     /// What may be held.
     pub budget: Arc<Budget>,
     /// What the sink wants to hear.
@@ -107,13 +109,14 @@ impl Default for Setup {
             on_error: OnErrors::default(),
             on_unavailable: OnUnavailable::default(),
             drain_reference: None,
+            on_auth: OnAuth::default(),
             budget: Arc::default(),
             telling: Want::Head,
             grants: false,
             meter: Arc::new(Unmetered),
             answering: Box::new(|asked| match asked.hook {
                 Hook::Connect => Reply::Now(allow(Hook::Connect)),
-                Hook::Publish | Hook::Subscribe | Hook::Deliver => Reply::Later,
+                Hook::Publish | Hook::Subscribe | Hook::Deliver | Hook::Exchange => Reply::Later,
             }),
         }
     }
@@ -136,6 +139,7 @@ impl Setup {
             on_error: self.on_error,
             on_unavailable: self.on_unavailable,
             drain_reference: self.drain_reference.map(Into::into),
+            on_auth: self.on_auth,
             budget: self.budget,
         });
         Stage {

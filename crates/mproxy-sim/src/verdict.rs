@@ -1,8 +1,8 @@
 //! What is said to a question, whichever that is: for tests that say the same to all of them.
 
 use mproxy_core::policy::{
-    ConnectDecision, Decided, Decision, Failure, FilterChange, Hook, Overload, PublishDecision, Refusal,
-    SubscribeDecision, Undecided, Unusable,
+    ConnectDecision, Decided, Decision, ExchangeDecision, Failure, FilterChange, Hook, Overload,
+    PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable,
 };
 
 /// What is said to a question. Who says it to another question than it is for has written a wrong test.
@@ -16,6 +16,8 @@ pub enum Verdict {
     Subscribe(Vec<Decision<FilterChange>>),
     /// To a SUBSCRIBE: the same for all of its filters.
     SubscribeAll(Decision<()>),
+    /// To a step of an authentication.
+    Exchange(ExchangeDecision),
     /// No answer, or none that can be read.
     Failed(Failure),
     /// An answer that cannot be carried out.
@@ -32,6 +34,7 @@ impl Verdict {
             Hook::Connect => Self::Connect(Decided::allow()),
             Hook::Publish | Hook::Deliver => Self::Publish(Decided::allow()),
             Hook::Subscribe => Self::SubscribeAll(Decision::Allow(())),
+            Hook::Exchange => Self::Exchange(Decided::allow()),
         }
     }
 
@@ -42,6 +45,7 @@ impl Verdict {
             Hook::Connect => Self::Connect(Decided::refuse(refusal)),
             Hook::Publish | Hook::Deliver => Self::Publish(Decided::refuse(refusal)),
             Hook::Subscribe => Self::SubscribeAll(Decision::Refuse(refusal)),
+            Hook::Exchange => Self::Exchange(Decided::refuse(refusal)),
         }
     }
 }
@@ -101,6 +105,19 @@ impl ScriptedDecision for PublishDecision {
 
     fn into_verdict(decided: Result<Self, Undecided>) -> Verdict {
         decided.map_or_else(undecided_verdict, Verdict::Publish)
+    }
+}
+
+impl ScriptedDecision for ExchangeDecision {
+    fn from_verdict(verdict: Verdict) -> Result<Self, Undecided> {
+        match verdict {
+            Verdict::Exchange(decision) => Ok(decision),
+            other => undecided(other),
+        }
+    }
+
+    fn into_verdict(decided: Result<Self, Undecided>) -> Verdict {
+        decided.map_or_else(undecided_verdict, Verdict::Exchange)
     }
 }
 

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use contract::hooks_server::Hooks;
 use contract::{
     Action, AuthConnectRequest, AuthConnectResponse, AuthDeliverRequest, AuthDeliverResponse,
-    AuthPublishRequest, AuthPublishResponse, AuthSubscribeRequest, AuthSubscribeResponse, Client,
-    ConnectAllow, ConnectEvent, DeliverAllow, Deny, DisconnectEvent, FilterAllow, FilterVerdict,
-    HelloRequest, HelloResponse, Hook, PublishAllow, PublishEvent, SubscribeEvent, UnsubscribeEvent, Want,
+    AuthExchangeRequest, AuthExchangeResponse, AuthPublishRequest, AuthPublishResponse, AuthSubscribeRequest,
+    AuthSubscribeResponse, Client, ConnectAllow, ConnectEvent, DeliverAllow, Deny, DisconnectEvent,
+    ExchangeContinue, ExchangeSuccess, FilterAllow, FilterVerdict, HelloRequest, HelloResponse, Hook,
+    PublishAllow, PublishEvent, SubscribeEvent, UnsubscribeEvent, Want,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::Response;
@@ -69,6 +70,8 @@ pub struct Service {
     pub subscribe: AnswerScript<AuthSubscribeRequest, AuthSubscribeResponse>,
     /// What it says to `AuthDeliver`, which only comes if `hello` wants it.
     pub deliver: AnswerScript<AuthDeliverRequest, AuthDeliverResponse>,
+    /// What it says to `AuthExchange`, which only comes if `hello` wants it.
+    pub exchange: AnswerScript<AuthExchangeRequest, AuthExchangeResponse>,
     /// What it says to any event.
     pub tell: Box<dyn Fn() -> Play<contract::Told> + Send + Sync>,
     /// What it does with an Observe stream, which only comes if `hello` serves streams.
@@ -91,6 +94,7 @@ impl Default for Service {
             publish: Box::new(|_| Play::answer(PublishAllow::default())),
             subscribe: each_filter(|_| FilterAllow::default().into()),
             deliver: Box::new(|_| Play::answer(DeliverAllow::default())),
+            exchange: Box::new(|_| Play::answer(ExchangeSuccess::default())),
             tell: Box::new(|| Play::Answer(contract::Told {})),
             observe: ObservePlay::Confirm,
             decide: StreamPlay::Serve,
@@ -121,7 +125,7 @@ pub fn each_filter(
     })
 }
 
-/// A `Hello` that wants every call, deliveries too, with small payloads.
+/// A `Hello` that wants every call, deliveries too, with small payloads; authentications are left to the broker.
 pub fn wants_everything() -> HelloResponse {
     let hooks = [
         Hook::AuthConnect,
@@ -136,6 +140,24 @@ pub fn wants_everything() -> HelloResponse {
     ];
     let want = |hook: Hook| Want { hook: hook.into(), payload_limit: 1024, ..Want::default() };
     HelloResponse { wants: hooks.map(want).into(), ..HelloResponse::default() }
+}
+
+impl From<ExchangeContinue> for AuthExchangeResponse {
+    fn from(more: ExchangeContinue) -> Self {
+        Self { verdict: Some(contract::auth_exchange_response::Verdict::ContinueAuthentication(more)) }
+    }
+}
+
+impl From<ExchangeSuccess> for AuthExchangeResponse {
+    fn from(success: ExchangeSuccess) -> Self {
+        Self { verdict: Some(contract::auth_exchange_response::Verdict::Success(success)) }
+    }
+}
+
+impl From<Deny> for AuthExchangeResponse {
+    fn from(deny: Deny) -> Self {
+        Self { verdict: Some(contract::auth_exchange_response::Verdict::Deny(deny)) }
+    }
 }
 
 impl Deny {
@@ -264,6 +286,10 @@ impl Hooks for Player {
 
     async fn auth_deliver(&self, asked: Request<AuthDeliverRequest>) -> RpcResult<AuthDeliverResponse> {
         self.play("AuthDeliver", (self.service.deliver)(&asked)).await
+    }
+
+    async fn auth_exchange(&self, asked: Request<AuthExchangeRequest>) -> RpcResult<AuthExchangeResponse> {
+        self.play("AuthExchange", (self.service.exchange)(&asked)).await
     }
 
     async fn connect(&self, event: Request<ConnectEvent>) -> RpcResult<contract::Told> {

@@ -94,7 +94,7 @@ impl Example {
             Some(Question::Publish(request)) => Answer::Publish(self.decide_publish(client, request)),
             Some(Question::Subscribe(request)) => Answer::Subscribe(decide_subscribe(request)),
             // Not wanted, or newer than this service.
-            Some(Question::Deliver(_)) | None => {
+            Some(Question::Deliver(_) | Question::Exchange(_)) | None => {
                 Answer::Error(AnswerError { detail: "not decided here".into() })
             }
         };

@@ -1,6 +1,7 @@
 //! What is decided: allowed, perhaps with changes, or refused, and how a refusal is to look.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,54 @@ pub enum SubscribeDecision {
     Each(Vec<Decision<FilterChange>>),
     /// One for each filter, too; those that were left to others are refused, because nothing was decided about them.
     InPart(Vec<Decision<FilterChange>>, Undecided),
+}
+
+/// About a step of an authentication.
+pub type ExchangeDecision = Decision<ExchangeStep>;
+
+/// How an authentication goes on.
+#[derive(Clone, PartialEq)]
+pub enum ExchangeStep {
+    /// The client is to answer this (4.12).
+    Continue {
+        /// Authentication Data for it.
+        data: Option<Bytes>,
+    },
+    /// It is who it says it is.
+    Success(Box<Authenticated>),
+}
+
+/// What goes with a success. `None`: nothing, and nothing is changed.
+#[derive(Clone, Default, PartialEq)]
+pub struct Authenticated {
+    /// Authentication Data for the client.
+    pub data: Option<Bytes>,
+    /// A text for it.
+    pub text: Option<Box<str>>,
+    /// Facts that take the place of those the client had. Empty: they stay.
+    pub attributes: Vec<(String, String)>,
+    /// Takes the place of the grant that the client had.
+    pub grant: Option<Arc<Grant>>,
+}
+
+impl fmt::Debug for ExchangeStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The data may be as good as a password.
+        match self {
+            Self::Continue { .. } => f.write_str("Continue(..)"),
+            Self::Success(success) => f.debug_tuple("Success").field(success).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Authenticated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticated")
+            .field("text", &self.text)
+            .field("attributes", &self.attributes)
+            .field("grant", &self.grant)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What an adviser knows of each filter of a SUBSCRIBE, in order; `None`: nothing.
@@ -76,6 +125,28 @@ impl<A: Send + 'static> Decided for Decision<Option<A>> {
 
     fn for_each_refusal(&mut self, change: impl FnMut(&mut Refusal)) {
         self.refusal_mut().into_iter().for_each(change);
+    }
+}
+
+impl Decided for ExchangeDecision {
+    type Part = Infallible;
+
+    fn allow() -> Self {
+        Self::Allow(ExchangeStep::Success(Box::default()))
+    }
+
+    fn refuse(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+
+    fn join(part: Infallible, _rest: Result<Self, Undecided>) -> Self {
+        match part {}
+    }
+
+    fn for_each_refusal(&mut self, mut change: impl FnMut(&mut Refusal)) {
+        if let Self::Refuse(refusal) = self {
+            change(refusal);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use mproxy_codec::topic::TopicFilter;
 use mproxy_codec::types::{PacketType, QoS, Sender};
 use smallvec::SmallVec;
 
-use super::{ConnectQuestion, Hook, Payload, PublishQuestion, SubscribeQuestion};
+use super::{ConnectQuestion, ExchangeQuestion, Hook, Payload, PublishQuestion, SubscribeQuestion};
 use crate::peer::Peer;
 
 /// A CONNECT: the session's own bytes of it, shared.
@@ -40,6 +40,41 @@ impl KeptConnect {
     pub fn put<R>(&self, to: impl FnOnce(&ConnectQuestion<'_>) -> R) -> Option<R> {
         let connect = self.connect()?;
         Some(to(&ConnectQuestion { peer: &self.peer, connect: &connect, packet: &self.packet }))
+    }
+}
+
+/// A step of an authentication. No `Debug`: its data may be as good as a password.
+#[derive(Clone)]
+pub struct KeptExchange {
+    peer: Arc<Peer>,
+    method: Box<str>,
+    data: Option<Bytes>,
+    step: u32,
+    again: bool,
+}
+
+impl KeptExchange {
+    /// Keeps one.
+    #[must_use]
+    pub fn of(question: &ExchangeQuestion<'_>) -> Self {
+        Self {
+            peer: Arc::clone(question.peer),
+            method: question.method.into(),
+            data: question.data.map(Bytes::copy_from_slice),
+            step: question.step,
+            again: question.again,
+        }
+    }
+
+    /// Puts the question once more.
+    pub fn put<R>(&self, to: impl FnOnce(&ExchangeQuestion<'_>) -> R) -> R {
+        to(&ExchangeQuestion {
+            peer: &self.peer,
+            method: &self.method,
+            data: self.data.as_deref(),
+            step: self.step,
+            again: self.again,
+        })
     }
 }
 

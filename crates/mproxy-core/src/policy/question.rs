@@ -1,6 +1,7 @@
 //! What is asked.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,13 +24,15 @@ pub enum Hook {
     Subscribe,
     /// May it be sent this?
     Deliver,
+    /// What follows in its authentication?
+    Exchange,
 }
 
 impl Hook {
     /// All of them, in order.
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Publish, Self::Subscribe, Self::Deliver];
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Publish, Self::Subscribe, Self::Deliver, Self::Exchange];
 
-    /// `"connect"`, `"publish"`, `"subscribe"` or `"deliver"`.
+    /// `"connect"`, `"publish"`, `"subscribe"`, `"deliver"` or `"exchange"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,6 +40,7 @@ impl Hook {
             Self::Publish => "publish",
             Self::Subscribe => "subscribe",
             Self::Deliver => "deliver",
+            Self::Exchange => "exchange",
         }
     }
 }
@@ -58,6 +62,32 @@ pub struct ConnectQuestion<'a> {
 pub struct RenewQuestion<'a> {
     /// Whose grant.
     pub peer: &'a Arc<Peer>,
+}
+
+/// A step of an enhanced authentication (4.12): what the client has sent.
+#[derive(Clone, Copy)]
+pub struct ExchangeQuestion<'a> {
+    /// Who, as admitted.
+    pub peer: &'a Arc<Peer>,
+    /// The Authentication Method of its CONNECT.
+    pub method: &'a str,
+    /// The Authentication Data of this packet.
+    pub data: Option<&'a [u8]>,
+    /// The number of the question in its exchange, from 1.
+    pub step: u32,
+    /// An open session authenticates anew. Else a CONNECT waits.
+    pub again: bool,
+}
+
+impl fmt::Debug for ExchangeQuestion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The data may be as good as a password.
+        f.debug_struct("ExchangeQuestion")
+            .field("method", &self.method)
+            .field("step", &self.step)
+            .field("again", &self.again)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A PUBLISH, in either direction.

@@ -81,6 +81,9 @@ impl Session {
                     match open {
                         true => {
                             link.await_renewal();
+                            if let Some(method) = &mut link.rare().method {
+                                method.note_check();
+                            }
                             link.renew_soon(cx, now);
                         }
                         false => link.rare().renews_at_once = true,

@@ -76,6 +76,7 @@ impl Ending {
         fault: Fault,
         now: Instant,
     ) -> Self {
+        link.end_exchange(cx, &fault);
         if let Some(bytes) = goodbye(&link, cx, stage, &fault) {
             cx.effects.push(Effect::Send { to: Side::Client, bytes });
         }

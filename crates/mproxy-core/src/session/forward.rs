@@ -80,6 +80,7 @@ impl Link {
         bytes: &[u8],
     ) -> Result<Passage, Fault> {
         match header.kind {
+            PacketType::Pingresp if from == Side::Broker && self.takes_pingresp() => Ok(Passage::Nowhere),
             PacketType::Pingreq | PacketType::Pingresp => Ok(Passage::AsItIs),
             PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
                 let ack = Ack::parse(header, bytes, super::sender(from), self.terms.version)

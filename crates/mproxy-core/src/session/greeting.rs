@@ -10,6 +10,7 @@ use mproxy_codec::packet::Connect;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::{PacketType, Version};
 
+use super::auth_method::AuthMethod;
 use super::context::Context;
 use super::effect::Effect;
 use super::ending::SideEnd;
@@ -102,7 +103,7 @@ impl Greeting {
         let ruled = ask_admission(&cx.setting, &peer, &connect, &packet);
         let mut link = Link::new(peer, self.terms);
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
-            link.rare().method = Some(method.into());
+            link.rare().method = Some(Box::new(AuthMethod::new(method)));
         }
         Ok(Some(Greeted { link, connect: packet, ruled }))
     }

@@ -36,6 +36,8 @@ impl Session {
         let path = match &mut self.state {
             // Each packet of a client that has a rate is counted by itself.
             State::Open(link) if from == Side::Client && link.is_rated() => None,
+            // An answer to a PINGREQ of ours is looked for.
+            State::Open(link) if from == Side::Broker && link.awaits_pingresp() => None,
             State::Open(link) if !self.cx.traces => Some(link.fast_path(&self.cx, from)),
             _ => None,
         };
@@ -259,9 +261,9 @@ impl Session {
                     Ok(step)
                 }
             },
-            State::Open(link) => link.read(&mut self.cx, from, header, data),
+            State::Open(link) => link.read(&mut self.cx, from, header, data, now),
             State::Ending(ending) if from == Side::Broker => {
-                ending.link.read(&mut self.cx, from, header, data)
+                ending.link.read(&mut self.cx, from, header, data, now)
             }
             State::Greeting(_) | State::Ending(_) | State::Rejected(_) | State::Over(_) => {
                 Err(out_of_place(from, header.kind))

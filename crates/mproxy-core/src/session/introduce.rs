@@ -13,8 +13,9 @@ use mproxy_codec::topic::check_name;
 use mproxy_codec::types::{PacketType, Sender};
 
 use super::context::Context;
+use super::exchange::ConnackAuth;
 use super::link::Link;
-use super::reply::{too_large_for, without_explanation};
+use super::reply::{is_fit, too_large_for, without_explanation};
 use super::resolve::Unfit;
 use super::rewrite;
 use crate::fault::Fault;
@@ -64,13 +65,19 @@ impl Link {
                     .map_err(|error| Unusable::invalid(format!("mapped will: {error}")))?;
             }
         }
-        if connect == asked && expiry.is_none() {
+        let answers_auth = self.answers_auth();
+        if connect == asked && expiry.is_none() && !answers_auth {
             return Ok(sent.clone());
         }
         let expiry = expiry.map(|value| (PropertyId::SessionExpiryInterval, value));
+        let mut kept = PropertyEdit::keep(connect.properties);
+        if answers_auth {
+            // The broker would answer a method that it does not know by refusing the client [MQTT-4.12.0-1].
+            kept = kept.without(PropertyId::AuthenticationMethod).without(PropertyId::AuthenticationData);
+        }
         let mut out = BytesMut::new();
         connect
-            .encode_with(&PropertyEdit::keep(connect.properties).with(expiry.as_slice()), &mut out)
+            .encode_with(&kept.with(expiry.as_slice()), &mut out)
             .map_err(|error| Unusable::packet("rewritten CONNECT", &error))?;
         Ok(out.freeze())
     }
@@ -153,8 +160,19 @@ impl Link {
             // [MQTT-3.2.2-16]
             added.push((PropertyId::AssignedClientIdentifier, Value::Text(&self.peer.client_id)));
         }
+        let auth = self.connack_auth();
+        if let Some(ConnackAuth { method, data, .. }) = auth {
+            added.push((PropertyId::AuthenticationMethod, Value::Text(method)));
+            added.extend(data.map(|data| (PropertyId::AuthenticationData, Value::Binary(data))));
+        }
         // Up to here: without these the client would keep to terms that do not hold.
         let must = added.len();
+        if let Some(ConnackAuth { text: Some(text), .. }) = auth
+            && is_fit(text)
+            && !properties.contains(PropertyId::ReasonString)
+        {
+            added.push((PropertyId::ReasonString, Value::Text(text)));
+        }
         let largest = limits.max_packet_size.min(self.terms.granted_packet);
         if largest < ANY_PACKET
             && properties.u32(PropertyId::MaximumPacketSize).is_none_or(|own| own > largest)

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
 
+use super::auth_method::AuthMethod;
 use super::context::Context;
 use super::direction::Direction;
 use super::grant_clock::GrantClock;
@@ -64,8 +65,8 @@ pub(super) struct Link {
 /// State of few sessions, kept out of the way of the others.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
-    /// The Authentication Method of the CONNECT.
-    pub(super) method: Option<Box<str>>,
+    /// The Authentication Method of the CONNECT, and what mproxy answers to it.
+    pub(super) method: Option<Box<AuthMethod>>,
     /// Who gave the client's grant, and renews it.
     pub(super) granter: Option<Source>,
     /// Of a grant that has to be renewed.
@@ -94,7 +95,9 @@ pub(super) struct Rare {
 impl Rare {
     /// What of it counts as held.
     fn weight(&self) -> usize {
-        self.known.weight() + self.leftovers.as_ref().map_or(0, |left| left.weight())
+        self.known.weight()
+            + self.leftovers.as_ref().map_or(0, |left| left.weight())
+            + self.method.as_ref().map_or(0, |method| method.weight())
     }
 }
 

@@ -5,6 +5,7 @@
 //! broker has the CONNECT nothing is tried again, for it may have taken it.
 
 mod attempt;
+mod authenticate;
 mod obey;
 
 use std::mem;
@@ -13,12 +14,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::frame::FixedHeader;
-use mproxy_codec::packet::{Auth, Connack, Connect};
+use mproxy_codec::packet::{Auth, Connack, Connect, Disconnect};
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::{PacketType, Version};
 
 pub(super) use self::attempt::Attempt;
 use self::attempt::{KeptOrders, may_pass};
+pub(super) use self::authenticate::Unauthenticated;
 use self::obey::{Obeyed, obey_kept, too_many_orders};
 use super::context::Context;
 use super::effect::Effect;
@@ -52,6 +54,8 @@ pub(super) struct Opening {
 pub(super) enum WaitsFor {
     /// The advisers' answer to its CONNECT, perhaps not for the first time.
     Admission(Box<Attempt>),
+    /// The end of its authentication, which mproxy answers.
+    Exchange(Box<Unauthenticated>),
     /// The broker's connection, perhaps not for the first time. It will get this CONNECT.
     Dial(Box<Attempt>),
     /// The broker's CONNACK.
@@ -63,6 +67,7 @@ impl WaitsFor {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Admission(attempt) => QUESTION + 2 * attempt.connect.len(),
+            Self::Exchange(waiting) => waiting.sent.len() + waiting.attempt.connect.len(),
             Self::Dial(attempt) => attempt.connect.len(),
             Self::Connack => 0,
         }
@@ -99,6 +104,7 @@ impl Opening {
     pub(super) const fn name(&self) -> &'static str {
         match self.waits {
             WaitsFor::Admission(_) => "admitting",
+            WaitsFor::Exchange(_) => "authenticating",
             WaitsFor::Dial(_) => "dialing",
             WaitsFor::Connack => "introduced",
         }
@@ -146,7 +152,7 @@ impl Opening {
             WaitsFor::Admission(attempt) if attempt.number() == seq => {
                 self.resolve_admission(cx, ruling, now)
             }
-            WaitsFor::Admission(_) | WaitsFor::Dial(_) | WaitsFor::Connack => Ok(()),
+            WaitsFor::Admission(_) | WaitsFor::Exchange(_) | WaitsFor::Dial(_) | WaitsFor::Connack => Ok(()),
         }
     }
 
@@ -157,6 +163,7 @@ impl Opening {
         now: Instant,
     ) -> Result<(), Fault> {
         let WaitsFor::Admission(attempt) = &mut self.waits else { return Ok(()) };
+        self.link.settle_auth(cx);
         let (sent, peer) = (attempt.connect.clone(), Arc::clone(&self.link.peer));
         let (orders, ruling) = match mem::replace(&mut attempt.orders, KeptOrders::These(Vec::new())) {
             KeptOrders::These(orders) => (orders, ruling),
@@ -188,6 +195,8 @@ impl Opening {
             Some(fault) => return Err(fault),
             None => resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?,
         };
+        let answers_auth = self.link.answers_auth();
+        let kept = admission.clone().filter(|_| answers_auth);
         if let Some(admission) = admission {
             self.apply_admission(&connect, *admission, if obeyed.replaced { Source::Rpc } else { source })?;
         }
@@ -195,13 +204,24 @@ impl Opening {
         if obeyed.renews {
             self.link.rare().renews_at_once = true;
         }
-        if let WaitsFor::Admission(attempt) = &self.waits {
-            self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
+        if answers_auth {
+            return self.authenticate(cx, sent, connect, kept, now);
         }
+        self.begin_dial(cx, connect, now);
+        Ok(())
+    }
+
+    /// The client has got in; the broker will get this CONNECT.
+    pub(super) fn begin_dial(&mut self, cx: &mut Context, connect: Bytes, now: Instant) {
+        let attempt = match &self.waits {
+            WaitsFor::Admission(attempt) => attempt,
+            WaitsFor::Exchange(waiting) => &waiting.attempt,
+            WaitsFor::Dial(_) | WaitsFor::Connack => return,
+        };
+        self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
         // Somebody has let it in: from here on it does not count to what strangers may hold.
         cx.account.no_stranger_any_more();
         self.dial(cx);
-        Ok(())
     }
 
     /// The peer is from now on who the policy says it is.
@@ -252,7 +272,7 @@ impl Opening {
                 self.dial(cx);
                 Ok(())
             }
-            WaitsFor::Connack => Ok(()),
+            WaitsFor::Exchange(_) | WaitsFor::Connack => Ok(()),
         }
     }
 
@@ -305,13 +325,19 @@ impl Opening {
                 let silent = || Fault::Unreachable(Unreachable("it did not answer in time".into()));
                 Some(attempt.last.take().unwrap_or_else(silent))
             }
+            WaitsFor::Exchange(_) => Some(self.link.exchange_too_late(cx)),
             WaitsFor::Connack => None,
         }
     }
 
     /// Another grant does not allow the will of a client of whom the broker has not heard yet: why it is refused.
     pub(super) fn refused_will(&self) -> Option<Fault> {
-        let (WaitsFor::Dial(attempt), Some(grant)) = (&self.waits, self.link.grant()) else { return None };
+        let attempt = match &self.waits {
+            WaitsFor::Exchange(waiting) => &waiting.attempt,
+            WaitsFor::Dial(attempt) => attempt,
+            WaitsFor::Admission(_) | WaitsFor::Connack => return None,
+        };
+        let grant = self.link.grant()?;
         let will = parse_connect(&attempt.connect)?.will?;
         let topic = self.link.policy_topic(Side::Broker, will.topic)?;
         let message = Message { topic, qos: will.qos, retain: will.retain };
@@ -346,6 +372,18 @@ impl Opening {
                     cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
                 }
                 Ok(Opened::NotYet(Step::pass(header.total())))
+            }
+            (Side::Client, PacketType::Auth) if self.link.answers_auth() => {
+                let success = self.link.read_auth(cx, header, data, None)?;
+                self.go_on_after(cx, success, now)?;
+                Ok(Opened::NotYet(Step::swallow(header.total())))
+            }
+            (Side::Client, PacketType::Disconnect) if matches!(self.waits, WaitsFor::Exchange(_)) => {
+                let disconnect =
+                    Disconnect::parse(header, data, super::sender(from), self.link.terms.version)
+                        .map_err(|error| Fault::Malformed { side: from, error })?;
+                // There is no broker yet that could hear of it.
+                Err(Fault::Left { reason: disconnect.reason })
             }
             // [MQTT-3.1.2-30] leaves these two to a client that authenticates step by step.
             (Side::Client, PacketType::Disconnect) => {

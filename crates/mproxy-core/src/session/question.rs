@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::peer::Side;
-use crate::policy::{ConnectDecision, Pending, PublishDecision, Ruling, Source, SubscribeDecision};
+use crate::policy::{
+    ConnectDecision, ExchangeDecision, Pending, PublishDecision, Ruling, Source, SubscribeDecision,
+};
 
 /// A question whose answer is on its way: a future that ends with what [`Session::decide`](crate::Session::decide) is to be
 /// told.
@@ -18,6 +20,7 @@ enum OpenKind {
     Renewal(u32, Pending<Ruling<ConnectDecision>>),
     Publish(Side, u32, Pending<Ruling<PublishDecision>>),
     Subscribe(u32, Pending<Ruling<SubscribeDecision>>),
+    Exchange(u32, Pending<Ruling<ExchangeDecision>>),
 }
 
 /// The answer to a question of a session.
@@ -36,6 +39,8 @@ pub(super) enum AnswerTo {
     Publish(Side, u32, Ruling<PublishDecision>),
     /// A SUBSCRIBE.
     Subscribe(u32, Ruling<SubscribeDecision>),
+    /// A step of an authentication.
+    Exchange(u32, Ruling<ExchangeDecision>),
 }
 
 impl Answered {
@@ -48,6 +53,7 @@ impl Answered {
             AnswerTo::Renewal(seq, _) => AnswerTo::Renewal(seq, Ruling::allow(source)),
             AnswerTo::Publish(from, seq, _) => AnswerTo::Publish(from, seq, Ruling::allow(source)),
             AnswerTo::Subscribe(seq, _) => AnswerTo::Subscribe(seq, Ruling::allow(source)),
+            AnswerTo::Exchange(seq, _) => AnswerTo::Exchange(seq, Ruling::allow(source)),
         })
     }
 }
@@ -68,6 +74,10 @@ impl OpenQuestion {
     pub(super) const fn subscribe(seq: u32, pending: Pending<Ruling<SubscribeDecision>>) -> Self {
         Self(OpenKind::Subscribe(seq, pending))
     }
+
+    pub(super) const fn exchange(seq: u32, pending: Pending<Ruling<ExchangeDecision>>) -> Self {
+        Self(OpenKind::Exchange(seq, pending))
+    }
 }
 
 impl Future for OpenQuestion {
@@ -87,6 +97,9 @@ impl Future for OpenQuestion {
             OpenKind::Subscribe(seq, pending) => {
                 pending.as_mut().poll(cx).map(|ruling| AnswerTo::Subscribe(*seq, ruling))
             }
+            OpenKind::Exchange(seq, pending) => {
+                pending.as_mut().poll(cx).map(|ruling| AnswerTo::Exchange(*seq, ruling))
+            }
         };
         answer.map(Answered)
     }
@@ -99,6 +112,7 @@ impl fmt::Debug for OpenQuestion {
             OpenKind::Renewal(seq, _) => write!(f, "renewal {seq}"),
             OpenKind::Publish(from, seq, _) => write!(f, "PUBLISH {seq} of the {from}"),
             OpenKind::Subscribe(seq, _) => write!(f, "SUBSCRIBE {seq}"),
+            OpenKind::Exchange(seq, _) => write!(f, "exchange {seq}"),
         }
     }
 }

@@ -66,6 +66,7 @@ impl Opening {
     fn connect(&self) -> Option<&[u8]> {
         match &self.waits {
             WaitsFor::Admission(attempt) | WaitsFor::Dial(attempt) => Some(&attempt.connect),
+            WaitsFor::Exchange(waiting) => Some(&waiting.attempt.connect),
             WaitsFor::Connack => None,
         }
     }

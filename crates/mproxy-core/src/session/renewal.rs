@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::auth_method::AuthMethod;
 use super::context::Context;
 use super::effect::Effect;
 use super::grant_clock::GrantClock;
@@ -49,13 +50,15 @@ impl Link {
         self.arm_grant(cx);
     }
 
-    /// Arms the next of the grant's deadlines.
-    fn arm_grant(&mut self, cx: &mut Context) {
+    /// Arms the next of the grant's deadlines, and that of an authentication.
+    pub(super) fn arm_grant(&mut self, cx: &mut Context) {
         let renewal = self.rare.as_ref().and_then(|rare| rare.renewal.as_ref());
         let ends = self.grant().and_then(|grant| grant.expires_at).map(|at| (at, Deadline::Grant));
         let due = renewal.and_then(|renewal| renewal.due).map(|at| (at, Deadline::Refresh));
         let stale = renewal.and_then(|renewal| renewal.serves).map(|at| (at, Deadline::Stale));
-        match [ends, due, stale].into_iter().flatten().min_by_key(|(at, _)| *at) {
+        let method = self.rare.as_ref().and_then(|rare| rare.method.as_deref());
+        let exchange = method.and_then(AuthMethod::until).map(|at| (at, Deadline::Exchange));
+        match [ends, due, stale, exchange].into_iter().flatten().min_by_key(|(at, _)| *at) {
             Some((at, deadline)) => cx.timer.arm_at(deadline, at),
             None => cx.timer.disarm(),
         }

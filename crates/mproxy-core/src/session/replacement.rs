@@ -59,6 +59,9 @@ impl Link {
     /// The same by command of the policy service: it renews the grant from now on, and what it was asked about the grant
     /// before counts no more.
     pub(super) fn command_grant(&mut self, cx: &mut Context, grant: Option<Arc<Grant>>) -> Replaced {
+        if let Some(method) = self.rare.as_mut().and_then(|rare| rare.method.as_mut()) {
+            method.outdate();
+        }
         if grant.is_some() || self.rare.is_some() {
             let rare = self.rare();
             rare.granter = Some(Source::Rpc);

@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::EncodeError;
-use mproxy_codec::packet::{Ack, Connack, Disconnect, Suback};
+use mproxy_codec::packet::{Ack, Auth, Connack, Disconnect, Suback};
 use mproxy_codec::property::{Properties, PropertyEdit, PropertyId, Value};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketId, PacketType, Sender, Version};
@@ -51,6 +51,33 @@ impl Terms {
         self.encode_explained(Side::Client, text, reference, |edit, out| {
             goodbye.encode_with(self.version, edit, out)
         })
+    }
+
+    /// An AUTH to the client. `None`: it is too large for the client, even without the text.
+    pub(super) fn auth_packet(
+        &self,
+        reason: ReasonCode,
+        method: &str,
+        data: Option<&[u8]>,
+        text: Option<&str>,
+    ) -> Option<Bytes> {
+        let auth = Auth { reason, properties: Properties::EMPTY };
+        // [MQTT-4.12.0-5]
+        let mut added = vec![(PropertyId::AuthenticationMethod, Value::Text(method))];
+        added.extend(data.map(|data| (PropertyId::AuthenticationData, Value::Binary(data))));
+        let must = added.len();
+        let text = text.filter(|text| self.problem_information && is_fit(text));
+        added.extend(text.map(|text| (PropertyId::ReasonString, Value::Text(text))));
+        let mut out = BytesMut::new();
+        // [MQTT-3.15.2-2]
+        for added in [&added[..], &added[..must]] {
+            out.clear();
+            let edit = PropertyEdit::only(added);
+            if auth.encode_with(&edit, &mut out).is_ok() && out.len() <= self.client_max_packet as usize {
+                return Some(out.freeze());
+            }
+        }
+        None
     }
 
     /// An acknowledgement of ours to `to`.
@@ -185,7 +212,7 @@ fn legal_code(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     }
 }
 
-fn is_fit(text: &str) -> bool {
+pub(super) fn is_fit(text: &str) -> bool {
     !text.is_empty() && text.len() <= usize::from(u16::MAX) && !text.contains('\0')
 }
 

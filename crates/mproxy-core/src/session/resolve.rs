@@ -8,8 +8,8 @@ use crate::fault::Fault;
 use crate::meter::Outcome;
 use crate::peer::Peer;
 use crate::policy::{
-    Action, ConnectDecision, Decision, FilterChange, Ground, Hook, OnError, Refusal, Ruling, Source,
-    SubscribeDecision, Undecided, Unusable,
+    Action, ConnectDecision, Decision, ExchangeDecision, ExchangeStep, FilterChange, Ground, Hook, OnError,
+    Refusal, Ruling, Source, SubscribeDecision, Undecided, Unusable,
 };
 use crate::record::DecisionOutcome;
 
@@ -149,6 +149,34 @@ pub(super) fn resolve_renewal(
         }
         Err(undecided) => {
             count_undecided(setting, peer, Hook::Connect, &undecided);
+            Resolution::Undecided(undecided)
+        }
+    }
+}
+
+/// The same for a step of an authentication, which no failure rule releases either.
+pub(super) fn resolve_exchange(
+    setting: &Setting,
+    peer: &Peer,
+    ruling: Ruling<ExchangeDecision>,
+) -> Resolution<ExchangeStep> {
+    let (hook, source) = (Hook::Exchange, ruling.source);
+    let count = |source, outcome| setting.meter.decisions(hook, source, outcome, 1);
+    match ruling.verdict {
+        // Nothing is decided yet.
+        Ok(Decision::Allow(step @ ExchangeStep::Continue { .. })) => Resolution::Allow(step),
+        Ok(Decision::Allow(step @ ExchangeStep::Success(_))) => {
+            count(source, Outcome::Allowed);
+            Resolution::Allow(step)
+        }
+        Ok(Decision::Refuse(mut refusal)) => {
+            refusal.ground = refusal.ground.or_source(source);
+            count(source, Outcome::Refused);
+            Resolution::Refuse(refusal)
+        }
+        Err(undecided) => {
+            count_undecided(setting, peer, hook, &undecided);
+            count(undecided.source(), Outcome::Refused);
             Resolution::Undecided(undecided)
         }
     }

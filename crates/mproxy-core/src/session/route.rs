@@ -1,5 +1,7 @@
 //! Which room a packet goes to: when it comes, and when its turn has come.
 
+use std::time::Instant;
+
 use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::types::PacketType;
 
@@ -23,6 +25,7 @@ impl Link {
         from: Side,
         header: &FixedHeader,
         data: &[u8],
+        now: Instant,
     ) -> Result<Step, Fault> {
         if from == Side::Client && self.cleanup != CleanupStage::None && self.waits_for_id(header, data) {
             return Ok(Step::Wait);
@@ -41,6 +44,9 @@ impl Link {
             }
             (PacketType::Publish, _) => self.publish_step(cx, from, header, data),
             (PacketType::Subscribe, Side::Client) => self.subscribe_step(cx, header, data),
+            (PacketType::Auth, Side::Client) if self.answers_auth() => {
+                self.answer_auth(cx, header, data, now)
+            }
             (_, _) => self.forward_step(cx, from, header, data),
         }
     }

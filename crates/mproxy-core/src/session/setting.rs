@@ -25,6 +25,8 @@ pub struct Setting {
     pub on_unavailable: OnUnavailable,
     /// Where 5.0 clients are sent that a drain ends: DISCONNECT 0x9C with this server reference, not 0x8B.
     pub drain_reference: Option<Box<str>>,
+    /// Who answers a client's AUTH.
+    pub on_auth: OnAuth,
     /// What its connections may make mproxy hold.
     pub budget: Arc<Budget>,
 }
@@ -37,6 +39,16 @@ pub enum OnUnavailable {
     Close,
     /// CONNACK 0x88 / 3.
     Connack,
+}
+
+/// Who answers the AUTH of a client whose CONNECT names an Authentication Method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnAuth {
+    /// An adviser, if one wants to; else the broker.
+    #[default]
+    Ask,
+    /// The broker, whatever advisers want.
+    Pass,
 }
 
 /// What an answer that failed means, hook by hook.
@@ -61,6 +73,8 @@ impl OnErrors {
             Hook::Publish => self.publish,
             Hook::Subscribe => self.subscribe,
             Hook::Deliver => self.deliver,
+            // Without an answer nobody knows who the client is.
+            Hook::Exchange => OnError::Deny,
         }
     }
 }

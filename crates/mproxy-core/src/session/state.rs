@@ -88,7 +88,14 @@ impl State {
             // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
             // even read, so that it cannot pile up. Only extended authentication has to be heard.
             Self::Opening(Opening { link, waits: WaitsFor::Connack }) => {
-                (from == Side::Broker || link.terms.auth) && link.takes(cx, from)
+                (from == Side::Broker || link.authenticates()) && link.takes(cx, from)
+            }
+            Self::Opening(Opening { link, waits: WaitsFor::Exchange(_) }) => {
+                let short = || {
+                    let holder = Holder::stranger(&link.peer.origin);
+                    cx.account.short_of_room(&cx.setting.budget, from, holder)
+                };
+                from == Side::Client && !link.up.lane.is_closed() && !short()
             }
             Self::Opening(Opening { waits: WaitsFor::Admission(_) | WaitsFor::Dial(_), .. }) => false,
             Self::Open(link) => link.takes(cx, from),
@@ -104,7 +111,7 @@ impl State {
             Self::Greeting(Greeting { origin, .. }) | Self::Rejected(Rejected { origin, .. }) => {
                 Some(Holder::stranger(origin))
             }
-            Self::Opening(Opening { link, waits: WaitsFor::Admission(_) }) => {
+            Self::Opening(Opening { link, waits: WaitsFor::Admission(_) | WaitsFor::Exchange(_) }) => {
                 Some(Holder::stranger(&link.peer.origin))
             }
             Self::Opening(Opening { link, .. }) | Self::Open(link) | Self::Ending(Ending { link, .. }) => {

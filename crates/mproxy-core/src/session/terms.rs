@@ -14,7 +14,7 @@ pub(super) struct Terms {
     pub(super) problem_information: bool,
     /// The CONNECT that went to the broker holds a will.
     pub(super) will: bool,
-    /// Extended authentication was asked for: AUTH may come.
+    /// The broker was asked for enhanced authentication: AUTH passes.
     pub(super) auth: bool,
     /// The broker has sent an AUTH that the client is to answer.
     pub(super) auth_asked: bool,

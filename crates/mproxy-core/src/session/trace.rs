@@ -49,6 +49,8 @@ impl Context {
             Step::Take(_, Passage::AsItIs | Passage::ThenOurs | Passage::Last(None, _)) => {
                 PacketFate::Forwarded
             }
+            // The broker gets a PINGREQ of ours in its place.
+            Step::Take(_, Passage::Instead(_)) if header.kind == PacketType::Auth => PacketFate::Answered,
             Step::Take(_, Passage::Instead(_) | Passage::Last(Some(_), _)) => PacketFate::Changed,
             // It waits for its answer, and for the broker.
             Step::Take(_, Passage::Nowhere) if header.kind == PacketType::Connect => PacketFate::Deferred,

@@ -29,12 +29,20 @@ impl Session {
                 link.make_grant_stale(&mut self.cx);
                 Ok(())
             }
+            (Deadline::Exchange, State::Open(link)) => Err(link.exchange_too_late(&self.cx)),
             (Deadline::Retry, State::Opening(opening)) => opening.try_again(&mut self.cx, now),
             (Deadline::Admission, State::Opening(opening)) => {
                 opening.waited_long_enough(&self.cx).map_or(Ok(()), Err)
             }
             // Deadlines of a state that is no more are disarmed with it.
-            (Deadline::Refresh | Deadline::Stale | Deadline::Retry | Deadline::Admission, _) => Ok(()),
+            (
+                Deadline::Refresh
+                | Deadline::Stale
+                | Deadline::Retry
+                | Deadline::Admission
+                | Deadline::Exchange,
+                _,
+            ) => Ok(()),
             (Deadline::Connect | Deadline::Connack | Deadline::Grant | Deadline::Unsuback, _) => {
                 Err(Fault::TooLate(deadline))
             }
@@ -47,6 +55,7 @@ impl Session {
         // Something has to stand there while the state is moved; each arm puts in its place what follows.
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Opening(Opening { mut link, .. }) => {
+                link.forget_exchange();
                 link.begin_grant(&mut self.cx, now);
                 // Of a new session all subscriptions are judged as they come.
                 link.revoked &= link.terms.resumed;

@@ -287,7 +287,8 @@ impl Decider for AclAdviser {
             Hook::Connect | Hook::Publish | Hook::Subscribe => Want::Head,
             // So that a session whose deliveries nobody judges parses none of them.
             Hook::Deliver if self.acl.load().receives => Want::Head,
-            Hook::Deliver => Want::Nothing,
+            // A file cannot talk with a client.
+            Hook::Deliver | Hook::Exchange => Want::Nothing,
         }
     }
 

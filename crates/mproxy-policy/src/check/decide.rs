@@ -38,6 +38,7 @@ impl Asking {
             Self::Publish(request) => request.for_stream(),
             Self::Subscribe(request, _) => request.for_stream(),
             Self::Deliver(request) => request.for_stream(),
+            Self::Exchange(request) => request.for_stream(),
             Self::Event(_) | Self::Nothing(_) => None,
         }
     }
@@ -206,6 +207,9 @@ impl Run {
             }
             Asking::Deliver(request) => {
                 self.note(rpc, told, examined(request, answer, took), verdict::message)
+            }
+            Asking::Exchange(request) => {
+                self.note(rpc, told, examined(request, answer, took), verdict::exchange)
             }
             Asking::Subscribe(request, filters) => {
                 let called = examined(request, answer, took);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mproxy_codec::types::QoS;
 use mproxy_core::grant::{Grant, GrantAnswer};
-use mproxy_core::policy::{Admission, ConnectDecision, Decision, SubscribeDecision};
+use mproxy_core::policy::{
+    Admission, ConnectDecision, Decision, ExchangeDecision, ExchangeStep, SubscribeDecision,
+};
 use mproxy_core::rule::{Act, Message, Who};
 
 use super::questions::CheckRole;
@@ -16,6 +18,8 @@ use crate::contract::{Rpc, Wants};
 pub(super) struct Doors {
     /// The service said itself what it wants.
     pub(super) named_wants: bool,
+    /// A client has authenticated by a method that there is not.
+    authenticated_by_nothing: bool,
     admitted: usize,
     denied: usize,
     /// Clients that were admitted without a grant.
@@ -55,8 +59,13 @@ impl Doors {
         match role {
             CheckRole::Wide if !renamed => self.wide += 1,
             CheckRole::Anonymous => self.anonymous = Some(Admitted { grant }),
-            CheckRole::Plain | CheckRole::Main | CheckRole::Wide => {}
+            CheckRole::Plain | CheckRole::Main | CheckRole::Wide | CheckRole::UnknownMethod => {}
         }
+    }
+
+    pub(super) fn exchange(&mut self, role: CheckRole, decision: &ExchangeDecision) {
+        self.authenticated_by_nothing |=
+            role == CheckRole::UnknownMethod && matches!(decision, Decision::Allow(ExchangeStep::Success(_)));
     }
 
     pub(super) fn subscribe(&mut self, role: CheckRole, decision: &SubscribeDecision) {
@@ -113,6 +122,13 @@ impl Doors {
                 "a client without user name and password may connect and subscribe to \"#\", which is everything"
             };
             findings.warn("anonymous_sees_everything", text);
+        }
+        if self.authenticated_by_nothing {
+            findings.warn(
+                "unknown_method_authenticated",
+                "AuthExchange answered Success to an Authentication Method that does not exist, without any data: compare \
+                 `method`, and answer Deny with 0x8C to those that the service does not know",
+            );
         }
         if self.wide > 0 {
             findings.warn(

@@ -13,12 +13,14 @@ use mproxy_codec::types::{PacketType, QoS, Sender, Version};
 use mproxy_core::event::{Ended, Event, Happening, Published, Traffic};
 use mproxy_core::fault::{Closed, Fault};
 use mproxy_core::peer::{Origin, Peer, Side, Transport};
-use mproxy_core::policy::{ConnectQuestion, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion};
+use mproxy_core::policy::{
+    ConnectQuestion, ExchangeQuestion, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion,
+};
 
 use super::clients;
 use crate::contract::{
-    AuthConnect, AuthDeliver, AuthPublish, AuthRequest, AuthSubscribe, EncodedEvent, EventClient,
-    EventRequest, Rpc, WantedCall, Wants, Way,
+    AuthConnect, AuthDeliver, AuthExchange, AuthPublish, AuthRequest, AuthSubscribe, EncodedEvent,
+    EventClient, EventRequest, Rpc, WantedCall, Wants, Way,
 };
 use crate::remote::trim_payload;
 
@@ -82,6 +84,8 @@ pub(super) enum CheckRole {
     Anonymous,
     /// A client whose name has characters that mean something in topics.
     Wide,
+    /// A client that authenticates by a method that there is not.
+    UnknownMethod,
 }
 
 /// Whether it is about the client that most questions are about.
@@ -105,6 +109,7 @@ pub(super) enum Asking {
     Publish(AuthRequest<AuthPublish>),
     Subscribe(AuthRequest<AuthSubscribe>, Vec<String>),
     Deliver(AuthRequest<AuthDeliver>),
+    Exchange(AuthRequest<AuthExchange>),
     Event(EventRequest),
     /// The proxy would not ask.
     Nothing(String),
@@ -287,6 +292,9 @@ pub(super) fn after_connect(client: &Arc<Peer>, wants: &Wants) -> Vec<CheckQuest
         let both = [PUBLISH_PROPERTIES, DELIVER_PROPERTIES].concat();
         all.extend(messages(Rpc::AuthDeliver, client, wanted, &both, make));
     }
+    if wants.of(Rpc::AuthExchange).is_some() {
+        all.extend(exchanges(client));
+    }
     all.extend(events(client));
     all
 }
@@ -452,6 +460,29 @@ fn subscribe(
     Asking::Subscribe(AuthRequest::subscribe(&question, Way::Stream), names)
 }
 
+/// There is no such method of authentication.
+const NO_METHOD: &str = "mproxy-check/\u{6e29}";
+
+/// Steps of authentications, each by itself: what an honest client would send next only the service knows.
+fn exchanges(client: &Arc<Peer>) -> Vec<CheckQuestion> {
+    let question = |label: &str, method, data, step, again| {
+        let question = ExchangeQuestion { peer: client, method, data, step, again };
+        let request = AuthRequest::exchange(&question, Way::Stream);
+        let role = if method == NO_METHOD { CheckRole::UnknownMethod } else { CheckRole::Plain };
+        let label = label.to_owned();
+        CheckQuestion { rpc: Rpc::AuthExchange, label, role, ask: Asking::Exchange(request) }
+    };
+    let (scram, first) = ("SCRAM-SHA-256", Some(&b"n,,n=mproxy-check,r=fyko+d2lbbFgONRv9qkxdawL"[..]));
+    vec![
+        question("SCRAM-SHA-256, step 1", scram, first, 1, false),
+        question("a step 2 without a step 1", scram, Some(b"c=biws"), 2, false),
+        question("re-authentication, step 1", scram, first, 1, true),
+        question("no data", scram, None, 1, false),
+        question("binary data", scram, Some(&BINARY), 1, false),
+        question("a method that nobody knows", NO_METHOD, Some(b""), 1, false),
+    ]
+}
+
 fn events(client: &Arc<Peer>) -> Vec<CheckQuestion> {
     let whose = EventClient::Live(Arc::clone(client));
     let question = |((label, event), sequence): ((&str, EncodedEvent), u64)| {
@@ -528,10 +559,11 @@ mod tests {
                     assert_eq!(request.fits(), Ok(()), "{label}");
                     assert!(!filters.is_empty(), "{label}");
                 }
+                Asking::Exchange(request) => assert_eq!(request.fits(), Ok(()), "{label}"),
                 Asking::Event(_) => {}
                 Asking::Nothing(why) => panic!("{label}: {why}"),
             }
         }
-        assert_eq!(rpcs.len(), Rpc::ALL.len() - 1, "all but AuthDeliver are wanted");
+        assert_eq!(rpcs.len(), Rpc::ALL.len() - 2, "all but AuthDeliver and AuthExchange are wanted");
     }
 }

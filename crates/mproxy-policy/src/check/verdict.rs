@@ -5,8 +5,8 @@ use std::time::Duration;
 use mproxy_codec::types::QoS;
 use mproxy_core::grant::Grant;
 use mproxy_core::policy::{
-    Action, Admission, ConnectDecision, Decision, FilterChange, PublishChange, PublishDecision, Refusal,
-    SubscribeDecision, Undecided, WillChange,
+    Action, Admission, Authenticated, ConnectDecision, Decision, ExchangeDecision, ExchangeStep,
+    FilterChange, PublishChange, PublishDecision, Refusal, SubscribeDecision, Undecided, WillChange,
 };
 
 use super::report::{CheckedAnswer, CheckedFilter, CheckedResult};
@@ -83,6 +83,26 @@ pub(super) fn message(decision: &PublishDecision) -> Described {
         Decision::Refuse(refusal) => Described::deny(refusal),
         Decision::Allow(None) => Described::allow(Vec::new()),
         Decision::Allow(Some(change)) => Described::allow(changed(change)),
+    }
+}
+
+pub(super) fn exchange(decision: &ExchangeDecision) -> Described {
+    match decision {
+        Decision::Refuse(refusal) => Described::deny(refusal),
+        Decision::Allow(ExchangeStep::Continue { data }) => {
+            let mut details = vec!["AUTH 0x18 to the client".to_owned()];
+            details.extend(data.as_ref().map(|data| format!("data of {} bytes", data.len())));
+            Described::allow(details)
+        }
+        Decision::Allow(ExchangeStep::Success(success)) => {
+            let Authenticated { data, text, attributes, grant } = &**success;
+            let mut details = vec!["authenticated".to_owned()];
+            details.extend(data.as_ref().map(|data| format!("data of {} bytes", data.len())));
+            details.extend(text.as_deref().map(shown));
+            details.extend(attribute_words(attributes));
+            details.extend(grant.as_deref().map(grant_in_words));
+            Described::allow(details)
+        }
     }
 }
 
@@ -163,10 +183,13 @@ fn admitted(admission: &Admission) -> Vec<String> {
     details.extend(will.as_ref().map(|change| {
         if *change == WillChange::Remove { "will removed" } else { "will changed" }.to_owned()
     }));
-    details
-        .extend(attributes.iter().map(|(name, value)| format!("attribute {}={}", shown(name), shown(value))));
+    details.extend(attribute_words(attributes));
     details.extend(grant.as_deref().map(grant_in_words));
     details
+}
+
+fn attribute_words(attributes: &[(String, String)]) -> impl Iterator<Item = String> {
+    attributes.iter().map(|(name, value)| format!("attribute {}={}", shown(name), shown(value)))
 }
 
 fn grant_in_words(grant: &Grant) -> String {

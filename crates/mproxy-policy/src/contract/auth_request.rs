@@ -10,8 +10,9 @@ use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    ConnectDecision, ConnectQuestion, Decided, Hook, Payload, PublishDecision, PublishQuestion,
-    RenewQuestion, SubscribeDecision, SubscribeQuestion, Undecided, Unusable, UnusableKind,
+    ConnectDecision, ConnectQuestion, Decided, ExchangeDecision, ExchangeQuestion, Hook, Payload,
+    PublishDecision, PublishQuestion, RenewQuestion, SubscribeDecision, SubscribeQuestion, Undecided,
+    Unusable, UnusableKind,
 };
 use prost::Message;
 use tonic::Status;
@@ -258,6 +259,38 @@ impl AuthRpc for AuthSubscribe {
         complaints: &Complaints,
     ) -> Result<SubscribeDecision, Undecided> {
         verdict::subscribe(response, self.filters, &self.groups, complaints)
+    }
+}
+
+/// AuthExchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuthExchange;
+
+impl AuthRequest<AuthExchange> {
+    pub(crate) fn exchange(question: &ExchangeQuestion<'_>, way: Way) -> Self {
+        let request = wire::AuthExchangeRequest {
+            client: None,
+            method: question.method.to_owned(),
+            data: question.data.map(Bytes::copy_from_slice),
+            step: question.step,
+            reauthentication: question.again,
+        };
+        Self::new(AuthExchange, question.peer, way, |out| request.encode_raw(out))
+    }
+}
+
+impl AuthRpc for AuthExchange {
+    type Decision = ExchangeDecision;
+    type Response = wire::AuthExchangeResponse;
+
+    const HOOK: Hook = Hook::Exchange;
+
+    fn decision(
+        self,
+        response: Self::Response,
+        complaints: &Complaints,
+    ) -> Result<ExchangeDecision, Undecided> {
+        verdict::exchange(response, complaints)
     }
 }
 

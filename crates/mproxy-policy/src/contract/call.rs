@@ -38,6 +38,7 @@ impl Rpc {
             Self::AuthPublish => "/mproxy.v1.Hooks/AuthPublish",
             Self::AuthSubscribe => "/mproxy.v1.Hooks/AuthSubscribe",
             Self::AuthDeliver => "/mproxy.v1.Hooks/AuthDeliver",
+            Self::AuthExchange => "/mproxy.v1.Hooks/AuthExchange",
             Self::Connect => "/mproxy.v1.Hooks/Connect",
             Self::Publish => "/mproxy.v1.Hooks/Publish",
             Self::Subscribe => "/mproxy.v1.Hooks/Subscribe",

@@ -67,12 +67,13 @@ impl DecideMessage {
         const ID: u32 = 1;
         const CLIENT_REF: u32 = 2;
         const TIMEOUT: u32 = 3;
-        // StreamQuestion.connect, publish, subscribe, deliver.
+        // StreamQuestion.connect, publish, subscribe, deliver, exchange.
         let field = match question.hook {
             Hook::Connect => 5,
             Hook::Publish => 6,
             Hook::Subscribe => 7,
             Hook::Deliver => 8,
+            Hook::Exchange => 9,
         };
         let timeout = prost_types::Duration {
             seconds: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
@@ -125,6 +126,8 @@ pub(crate) enum StreamAnswer {
     Deliver(Bytes),
     #[prost(bytes = "bytes", tag = "6")]
     Error(Bytes),
+    #[prost(bytes = "bytes", tag = "7")]
+    Exchange(Bytes),
 }
 
 /// `StreamAnswer` of the contract with its answers as bytes: on the wire both are the same.
@@ -132,7 +135,7 @@ pub(crate) enum StreamAnswer {
 struct RawAnswer {
     #[prost(uint64, tag = "1")]
     id: u64,
-    #[prost(oneof = "StreamAnswer", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "StreamAnswer", tags = "2, 3, 4, 5, 6, 7")]
     answer: Option<StreamAnswer>,
 }
 
@@ -171,7 +174,8 @@ impl AnswerBytes {
             (Some(StreamAnswer::Connect(bytes)), Hook::Connect)
             | (Some(StreamAnswer::Publish(bytes)), Hook::Publish)
             | (Some(StreamAnswer::Subscribe(bytes)), Hook::Subscribe)
-            | (Some(StreamAnswer::Deliver(bytes)), Hook::Deliver) => Self::Response(bytes),
+            | (Some(StreamAnswer::Deliver(bytes)), Hook::Deliver)
+            | (Some(StreamAnswer::Exchange(bytes)), Hook::Exchange) => Self::Response(bytes),
             (Some(StreamAnswer::Error(bytes)), _) => {
                 // Where the reason cannot be read, it has failed all the same.
                 let detail = wire::AnswerError::decode(bytes).unwrap_or_default().detail;
@@ -252,6 +256,7 @@ mod tests {
                     | (Hook::Publish, Some(Question::Publish(_)))
                     | (Hook::Subscribe, Some(Question::Subscribe(_)))
                     | (Hook::Deliver, Some(Question::Deliver(_)))
+                    | (Hook::Exchange, Some(Question::Exchange(_)))
             ));
         }
     }

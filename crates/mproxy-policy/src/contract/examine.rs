@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mproxy_core::policy::Undecided;
 use tonic::Status;
 
-use super::auth_request::{AuthConnect, AuthDeliver, AuthPublish, AuthSubscribe};
+use super::auth_request::{AuthConnect, AuthDeliver, AuthExchange, AuthPublish, AuthSubscribe};
 use super::call::read;
 use super::complaints::Complaints;
 use super::decide::{AnswerBytes, StreamAnswer};
@@ -171,6 +171,19 @@ impl Examine for AuthSubscribe {
             None | Some(Verdict::Allow(_)) => None,
         });
         denied.into_iter().collect()
+    }
+}
+
+impl Examine for AuthExchange {
+    const RESPONSE: &'static str = "AuthExchangeResponse";
+
+    fn remarks(response: &Self::Response) -> Vec<AnswerRemark> {
+        use wire::auth_exchange_response::Verdict;
+        match &response.verdict {
+            None | Some(Verdict::ContinueAuthentication(_)) => Vec::new(),
+            Some(Verdict::Success(success)) => success.grant.as_ref().map(of_grant).unwrap_or_default(),
+            Some(Verdict::Deny(deny)) => of_deny(Rpc::AuthExchange, deny).into_iter().collect(),
+        }
     }
 }
 

@@ -67,11 +67,13 @@ impl WantedCall {
 }
 
 impl Wants {
-    /// Of a service that does not say: everything, but for deliveries, which most have no rules for.
+    /// Of a service that does not say: everything, but for deliveries, which most have no rules for, and authentications,
+    /// which are the broker's unless somebody else wants them.
     pub(crate) fn everything() -> Self {
         Self(Rpc::ALL.map(|rpc| {
             // Each delivery would be a call, for each subscriber of each message: only who asks for that gets it.
-            (rpc != Rpc::AuthDeliver).then(|| WantedCall { topics: Box::default(), payload: PAYLOAD_DEFAULT })
+            let asked_for = matches!(rpc, Rpc::AuthDeliver | Rpc::AuthExchange);
+            (!asked_for).then(|| WantedCall { topics: Box::default(), payload: PAYLOAD_DEFAULT })
         }))
     }
 
@@ -134,6 +136,7 @@ const fn rpc(hook: wire::Hook) -> Option<Rpc> {
         wire::Hook::AuthPublish => Rpc::AuthPublish,
         wire::Hook::AuthSubscribe => Rpc::AuthSubscribe,
         wire::Hook::AuthDeliver => Rpc::AuthDeliver,
+        wire::Hook::AuthExchange => Rpc::AuthExchange,
         wire::Hook::Connect => Rpc::Connect,
         wire::Hook::Publish => Rpc::Publish,
         wire::Hook::Subscribe => Rpc::Subscribe,

@@ -8,9 +8,9 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{check_filter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
-    About, Action, Admission, ConnectDecision, Decision, Failure, FailureKind, FilterChange, Ground,
-    PublishChange, PublishDecision, Refusal, SubscribeDecision, Undecided, Unusable, UnusableKind,
-    WillChange,
+    About, Action, Admission, Authenticated, ConnectDecision, Decision, ExchangeDecision, ExchangeStep,
+    Failure, FailureKind, FilterChange, Ground, PublishChange, PublishDecision, Refusal, SubscribeDecision,
+    Undecided, Unusable, UnusableKind, WillChange,
 };
 
 use super::auth_request::AuthConnect;
@@ -72,6 +72,30 @@ pub(super) fn deliver(
             // Nothing else of a delivery can be changed: its QoS and properties are between broker and subscription.
             let change = wire::PublishAllow { topic, payload, cache_for, ..Default::default() };
             Ok(Decision::Allow(publish_change(change, complaints)?))
+        }
+    }
+}
+
+pub(super) fn exchange(
+    answer: wire::AuthExchangeResponse,
+    complaints: &Complaints,
+) -> Result<ExchangeDecision, Undecided> {
+    use wire::auth_exchange_response::Verdict as WireVerdict;
+    match answer.verdict {
+        None => Err(unset("AuthExchange").into()),
+        Some(WireVerdict::Deny(deny)) => Ok(Decision::Refuse(refusal(deny, complaints))),
+        Some(WireVerdict::ContinueAuthentication(more)) => {
+            let data = more.data.map(|data| binary("data", data)).transpose()?;
+            Ok(Decision::Allow(ExchangeStep::Continue { data }))
+        }
+        Some(WireVerdict::Success(success)) => {
+            let wire::ExchangeSuccess { data, reason_string, attributes, grant } = success;
+            Ok(Decision::Allow(ExchangeStep::Success(Box::new(Authenticated {
+                data: data.map(|data| binary("data", data)).transpose()?,
+                text: (!reason_string.is_empty()).then(|| reason_string.into()),
+                attributes: attributes.into_iter().collect(),
+                grant: grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
+            }))))
         }
     }
 }

@@ -14,8 +14,8 @@ use mproxy_core::chain::Ruled;
 use mproxy_core::grant::Grant;
 use mproxy_core::peer::{Address, ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
 use mproxy_core::policy::{
-    Answer, ConnectDecision, ConnectQuestion, Decider, Hook, Payload, PublishDecision, PublishQuestion,
-    RenewQuestion, Source, SubscribeDecision, SubscribeQuestion, Want,
+    Answer, ConnectDecision, ConnectQuestion, Decider, ExchangeDecision, ExchangeQuestion, Hook, Payload,
+    PublishDecision, PublishQuestion, RenewQuestion, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
 use mproxy_sim::Verdict;
 use mproxy_sim::verdict::ScriptedDecision;
@@ -62,6 +62,10 @@ impl Decider for Chained {
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         ruled(self.0.renew(Source::Rpc, question))
+    }
+
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        ruled(self.0.exchange(question))
     }
 
     fn want(&self, hook: Hook) -> Want {

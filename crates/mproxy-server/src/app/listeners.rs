@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
-use mproxy_core::session::{OnErrors, OnUnavailable as CoreOnUnavailable};
+use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Limits, Setting};
 use mproxy_tcp::tls::Material as _;
 use parking_lot::Mutex;
@@ -106,6 +106,7 @@ pub(super) fn serve(
                     OnUnavailable::Connack => CoreOnUnavailable::Connack,
                 },
                 drain_reference: config.general.drain_server_reference.as_deref().map(Into::into),
+                on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
                 budget,
             }),
             outward,

@@ -47,7 +47,7 @@ use std::sync::Arc;
 
 use mproxy_codec::types::PacketType;
 use mproxy_core::budget::{Budget, Scope};
-use mproxy_core::meter::{Outcome, PacketTrace};
+use mproxy_core::meter::{ExchangeOutcome, Outcome, PacketTrace};
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::record::DecisionRecord;
 use mproxy_core::{Meter, Peer, Side};
@@ -210,6 +210,10 @@ impl Meter for Metrics {
 
     fn rate_wait(&self) {
         self.traffic.count_rate_wait();
+    }
+
+    fn exchange(&self, again: bool, outcome: ExchangeOutcome) {
+        self.policy.count_exchange(again, outcome);
     }
 
     fn revoked_deliveries(&self, count: u64) {

@@ -1,7 +1,9 @@
 //! What is counted of calls to the policy service, of its endpoints, and of its commands.
 
+use std::ops::Deref;
 use std::time::Duration;
 
+use mproxy_core::meter::ExchangeOutcome;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +17,13 @@ pub(super) struct PolicyMetrics {
     calls: Family<CallLabels, Histogram>,
     endpoints: Family<EndpointLabels, Gauge>,
     commands: Family<CommandLabels, Counter>,
+    exchanges: Family<ExchangeLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExchangeLabels {
+    kind: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +53,7 @@ impl PolicyMetrics {
             calls: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
             endpoints: Family::default(),
             commands: Family::default(),
+            exchanges: Family::default(),
         };
         let help = "Duration of calls to the policy service";
         registry.register_with_unit("policy_call_duration", help, Unit::Seconds, policy.calls.clone());
@@ -58,7 +68,24 @@ impl PolicyMetrics {
             }
         }
         drop(policy.commands.get_or_create(&CommandLabels { command: "unknown", outcome: "unusable" }));
+        let help = "Enhanced authentications that mproxy answered, by how they ended";
+        registry.register("auth_exchanges", help, policy.exchanges.clone());
+        for again in [false, true] {
+            for outcome in ExchangeOutcome::ALL {
+                drop(policy.exchange_counter(again, outcome));
+            }
+        }
         policy
+    }
+
+    fn exchange_counter(&self, again: bool, outcome: ExchangeOutcome) -> impl Deref<Target = Counter> {
+        let kind = if again { "reauthentication" } else { "connect" };
+        self.exchanges.get_or_create(&ExchangeLabels { kind, outcome: outcome.name() })
+    }
+
+    /// An authentication came to its end.
+    pub(super) fn count_exchange(&self, again: bool, outcome: ExchangeOutcome) {
+        self.exchange_counter(again, outcome).inc();
     }
 
     /// A call ended with this outcome, after this time.

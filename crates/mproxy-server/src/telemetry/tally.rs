@@ -160,9 +160,9 @@ const fn passes(from: Side, kind: PacketType) -> bool {
     }
 }
 
-/// The same for decisions. Deliveries are seldom decided: theirs come when they come.
+/// The same for decisions. Deliveries and authentications are seldom decided: theirs come when they come.
 const fn arises(hook: Hook, source: Source, outcome: Outcome) -> bool {
-    if matches!(hook, Hook::Deliver) {
+    if matches!(hook, Hook::Deliver | Hook::Exchange) {
         return false;
     }
     match source {

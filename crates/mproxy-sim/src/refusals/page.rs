@@ -26,6 +26,18 @@ const AFTER_TABLE: &str = "
 - **The will.** `DISCONNECT` closes the connection to the broker without a DISCONNECT packet, so the will is published. If the will itself is refused, the CONNECT is refused. A hook service can remove the will in its answer to `AuthConnect`; then the broker never receives it.
 - **A rewrite** that makes an invalid packet (a wildcard in a topic, a packet over the receiver's Maximum Packet Size, U+0000 in a text) refuses the packet, whatever the failure rule: 0x83, or 0x95 if it is too large. The original packet is not forwarded instead. A rewritten topic or filter that the client's grant denies is refused.
 - **AUTH** is forwarded in both directions, if the two sides take turns and use the method of the CONNECT. To refuse a method, refuse the CONNECT that names it: 0x8C, return code 4.
+- **AUTH that mproxy answers**, because the hook service [wants AuthExchange](hooks.md#enhanced-authentication). Each row ends the connection; before CONNACK the broker never hears of the client:
+
+| the exchange | while the client waits for its CONNACK | in an open session |
+|---|---|---|
+| is answered *Deny* | CONNACK with the code | DISCONNECT with the code; 0x8C becomes 0x87 |
+| fails: no answer, a failed one, a limit of mproxy's own | [trouble](#what-trouble-looks-like-to-a-client-that-waits-for-its-connack), but not repeated | DISCONNECT 0x80 |
+| has an unusable answer, or is to be continued after step 8 | CONNACK 0x83, 0x95 if something is too large | DISCONNECT 0x83, 0x95 |
+| takes longer than `MPROXY_CONNECT_TIMEOUT`, and it is the client's turn | CONNACK 0x87 | DISCONNECT 0x87 |
+| AUTH out of turn, or with another method | CONNACK 0x82 | DISCONNECT 0x82 |
+| AUTH 0x19 while an exchange is under way | CONNACK 0x82 | DISCONNECT 0x82 |
+| any other packet of the client, except DISCONNECT ([MQTT-3.1.2-30]) | CONNACK 0x82 | is handled as usual |
+| AUTH from the broker ([MQTT-4.12.0-6]) | trouble | DISCONNECT 0x80, a protocol error of the broker |
 ";
 
 const AFTER_CODES: &str = "

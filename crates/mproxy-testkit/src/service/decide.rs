@@ -81,6 +81,7 @@ fn allowed(question: &StreamQuestion) -> StreamAnswer {
             Answer::Subscribe(super::AuthSubscribeResponse { verdicts })
         }
         Question::Deliver(_) => Answer::Deliver(super::DeliverAllow::default().into()),
+        Question::Exchange(_) => Answer::Exchange(super::ExchangeSuccess::default().into()),
     });
     StreamAnswer { id: question.id, answer }
 }
@@ -161,6 +162,10 @@ impl Player {
                 Some(Question::Deliver(mut asked)) => {
                     asked.client = client;
                     self.script("AuthDeliver", &service.deliver, asked, Answer::Deliver)
+                }
+                Some(Question::Exchange(mut asked)) => {
+                    asked.client = client;
+                    self.script("AuthExchange", &service.exchange, asked, Answer::Exchange)
                 }
             };
             answers.extend(answer.map(|answer| StreamAnswer { id, answer: Some(answer) }));

@@ -189,6 +189,12 @@ section! {
         /// cases](refusals.md#what-trouble-looks-like-to-a-client-that-waits-for-its-connack).
         on_unavailable: OnUnavailable = new("on_unavailable").variable("MPROXY_ON_UNAVAILABLE").flag("on-unavailable")
             .default("close").at_listener("on_unavailable");
+        /// Whether AUTH packets of MQTT 5.0 pass through to the broker, even where the hook service wants AuthExchange.
+        ///
+        /// For brokers that answer [enhanced authentication](hooks.md#enhanced-authentication) themselves. Without a hook
+        /// service that wants AuthExchange, AUTH passes in any case.
+        pass_auth: kind::TrueFalse = new("pass_auth").variable("MPROXY_PASS_AUTH").default("false")
+            .at_listener("pass_auth");
         /// Largest packet of a client; a larger one closes the connection before it is buffered.
         ///
         /// 5.0 clients receive 0x95. The default is the largest packet that is possible in MQTT.

@@ -1,0 +1,153 @@
+//! AuthExchange over real sockets: what is asked, by calls and over a stream, and what becomes of good and bad answers.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+mod service;
+
+use std::sync::{Arc, Mutex};
+
+use common::{Ruling, client, heard};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_core::Chain;
+use mproxy_core::policy::{
+    Decider, Decision, ExchangeQuestion, ExchangeStep, FailureKind, Hook, Source, UnusableKind, Want,
+};
+use mproxy_policy::remote::Remote;
+use mproxy_policy::shadow::Shadow;
+use mproxy_sim::Verdict;
+use mproxy_testkit::service::contract::{self as wire, AuthExchangeRequest, AuthExchangeResponse};
+use mproxy_testkit::service::{AnswerScript, Play, Running, Service};
+use service::{AMPLE, Seen, config};
+use tonic::Status;
+
+fn service(streams: bool, exchange: AnswerScript<AuthExchangeRequest, AuthExchangeResponse>) -> Service {
+    let wants = [wire::Hook::AuthConnect, wire::Hook::AuthExchange]
+        .map(|hook| wire::Want { hook: hook.into(), ..Default::default() })
+        .into();
+    Service {
+        hello: Some(wire::HelloResponse { wants, streams, ..Default::default() }),
+        exchange,
+        ..Service::default()
+    }
+}
+
+async fn remote(service: &Running) -> Arc<Remote> {
+    let seen = Seen::default();
+    let remote = Remote::start(config(&[&service.url], AMPLE), Arc::new(seen.clone())).unwrap();
+    seen.until_healthy(true).await;
+    remote
+}
+
+async fn ask(adviser: &dyn Decider) -> Option<Ruling> {
+    let client = client("c1", Some("ann"));
+    let (method, data) = ("token", Some(&b"secret"[..]));
+    heard(adviser.exchange(&ExchangeQuestion { peer: &client.peer, method, data, step: 2, again: true }))
+        .await
+}
+
+async fn answered(answer: impl Fn() -> Play<AuthExchangeResponse> + Send + Sync + 'static) -> Verdict {
+    let service = Running::start(service(false, Box::new(move |_| answer()))).await;
+    let ruling = ask(&*remote(&service).await).await.unwrap();
+    assert_eq!(ruling.source, Source::Rpc);
+    ruling.verdict
+}
+
+#[tokio::test]
+async fn a_step_is_asked_as_it_came_by_a_call_or_over_a_stream() {
+    for streams in [false, true] {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let script: AnswerScript<AuthExchangeRequest, AuthExchangeResponse> = Box::new(move |asked| {
+            hears.lock().unwrap().push(asked.get_ref().clone());
+            Play::answer(wire::ExchangeContinue { data: Some(b"more".into()) })
+        });
+        let service = Running::start(service(streams, script)).await;
+        let verdict = ask(&*remote(&service).await).await.unwrap().verdict;
+        let data = Some(b"more"[..].into());
+        assert_eq!(verdict, Verdict::Exchange(Decision::Allow(ExchangeStep::Continue { data })));
+        assert_eq!(service.batches().len(), usize::from(streams));
+        let asked = heard.lock().unwrap().remove(0);
+        let client_id = asked.client.map(|client| client.client_id);
+        assert_eq!((client_id.as_deref(), asked.method.as_str()), (Some("c1"), "token"));
+        assert_eq!((asked.data.as_deref(), asked.step), (Some(&b"secret"[..]), 2));
+        assert!(asked.reauthentication);
+    }
+}
+
+#[tokio::test]
+async fn a_success_brings_what_it_says() {
+    let grant = wire::Grant { version: "7".into(), ..Default::default() };
+    let said = wire::ExchangeSuccess {
+        data: Some(b"proof".into()),
+        reason_string: "welcome".into(),
+        attributes: [("plan".to_owned(), "gold".to_owned())].into(),
+        grant: Some(grant),
+    };
+    let verdict = answered(move || Play::answer(said.clone())).await;
+    let Verdict::Exchange(Decision::Allow(ExchangeStep::Success(success))) = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!(success.data.as_deref(), Some(&b"proof"[..]));
+    assert_eq!(success.text.as_deref(), Some("welcome"));
+    assert_eq!(success.attributes, [("plan".to_owned(), "gold".to_owned())]);
+    assert_eq!(&*success.grant.as_ref().unwrap().version, "7");
+    assert!(!format!("{success:?}").contains("proof"), "as good as a password");
+}
+
+#[tokio::test]
+async fn no_answer_and_a_bad_one_are_no_success() {
+    let refused = answered(|| Play::answer(wire::Deny { reason_code: 0x8C, ..Default::default() })).await;
+    let Verdict::Exchange(Decision::Refuse(refusal)) = refused else { panic!("{refused:?}") };
+    assert_eq!(refusal.reason, ReasonCode::BAD_AUTHENTICATION_METHOD);
+    for (answer, kind) in [
+        (Play::Answer(AuthExchangeResponse::default()), FailureKind::Unspecified),
+        (Play::Fail(Status::unimplemented("no")), FailureKind::Unavailable),
+        (Play::Fail(Status::unauthenticated("no")), FailureKind::Error),
+    ] {
+        let answer = Mutex::new(Some(answer));
+        let again = move || answer.lock().unwrap().take().unwrap_or(Play::Fail(Status::unavailable("twice")));
+        let verdict = answered(again).await;
+        assert!(matches!(&verdict, Verdict::Failed(failure) if failure.kind == kind), "{verdict:?}");
+    }
+    let long = || Some(vec![0; 65_536]);
+    let bad_grant = wire::Grant { ttl: Some(Default::default()), ..Default::default() };
+    let unusable: [(AuthExchangeResponse, _); 3] = [
+        (wire::ExchangeContinue { data: long() }.into(), UnusableKind::TooLarge),
+        (wire::ExchangeSuccess { data: long(), ..Default::default() }.into(), UnusableKind::TooLarge),
+        (wire::ExchangeSuccess { grant: Some(bad_grant), ..Default::default() }.into(), UnusableKind::Grant),
+    ];
+    for (answer, kind) in unusable {
+        let verdict = answered(move || Play::Answer(answer.clone())).await;
+        assert!(matches!(&verdict, Verdict::Unusable(unusable) if unusable.kind == kind), "{verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_name_it_is_not_asked() {
+    for hello in [None, Some(mproxy_testkit::service::wants_everything())] {
+        let service = Running::start(Service { hello, ..Service::default() }).await;
+        let remote = remote(&service).await;
+        assert_eq!(remote.want(Hook::Exchange), Want::Nothing);
+        assert_eq!(ask(&*remote).await, None);
+        // And its silence is no yes.
+        let chain = common::Chained(Chain::of(remote));
+        let ruling = ask(&chain).await.unwrap();
+        assert!(matches!(ruling.verdict, Verdict::Failed(_)), "{ruling:?}");
+        assert_eq!(service.calls("AuthExchange"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_shadow_is_not_asked_and_stands_in_nobody_s_way() {
+    let success: fn() -> AnswerScript<AuthExchangeRequest, AuthExchangeResponse> =
+        || Box::new(|_| Play::answer(wire::ExchangeSuccess::default()));
+    let (active, second) =
+        (Running::start(service(false, success())).await, Running::start(service(false, success())).await);
+    let seen = Seen::default();
+    let shadow = Shadow::start(config(&[&second.url], AMPLE), Arc::new(seen.clone())).unwrap();
+    seen.until_healthy(true).await;
+    let adviser = shadow.of_service(remote(&active).await);
+    assert_eq!(adviser.want(Hook::Exchange), Want::Head);
+    assert!(matches!(ask(&*adviser).await.unwrap().verdict, Verdict::Exchange(Decision::Allow(_))));
+    assert_eq!((active.calls("AuthExchange"), second.calls("AuthExchange")), (1, 0));
+}
