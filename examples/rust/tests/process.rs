@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::client;
 use mproxy_core::event::{Event, Happening, Sink};
 use mproxy_core::policy::Decision;
+use mproxy_policy::remote::STREAM_LIFETIME;
 use mproxy_policy::{NoWatch, Remote, RemoteConfig};
 use mproxy_sim::Verdict;
 
