@@ -55,7 +55,7 @@ impl Example {
             max_in_flight: 10,
             tls: Default::default(),
             streams,
-            stream_lifetime: mproxy_policy::remote::STREAM_LIFETIME,
+            stream_lifetime: STREAM_LIFETIME,
         };
         Remote::start(config, Arc::new(NoWatch)).unwrap()
     }
