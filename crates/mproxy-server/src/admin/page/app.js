@@ -356,10 +356,9 @@ async function kick(id, name) {
 async function refusals() {
   const client = by("why").value;
   const page = await json(`/api/v1/refusals?limit=200${client && `&client_id=${encodeURIComponent(client)}`}`);
-  const records = page.refusals ?? page.records ?? [];
-  by("why-count").textContent = `${records.length} shown`;
-  const decided = (record) => [record.source, record.rule, record.endpoint].filter(Boolean).join(", ");
-  fill("refused", records.map((record) => [record.time ?? record.at, record.client_id, record.hook, record.topic, decided(record), hex(record.reason_code), record.reason ?? record.text ?? ""]), "no refusal on record");
+  by("why-count").textContent = `${page.refusals.length}${page.next ? ", the newest," : ""} of those on record`;
+  const what = (record) => record.hook ?? "connection";
+  fill("refused", page.refusals.map((record) => [record.time, record.client_id, what(record), record.topic ?? record.filter ?? "", record.source, hex(record.reason_code), record.why]), "no refusal on record");
 }
 
 async function policy() {
