@@ -145,7 +145,7 @@ async fn an_operator_asks_why_and_is_told_the_rule_and_its_line() {
         assert_eq!(page["refusals"].as_array().unwrap().len(), count, "{query}");
     }
     for wrong in
-        ["?hook=publsh", "?since=x", "?limit=0", "?limit=1001", "?outcome=x", "?cursor=x", "?clientid=d1"]
+        ["?hook=publishing", "?since=x", "?limit=0", "?limit=1001", "?outcome=x", "?cursor=x", "?clientid=d1"]
     {
         assert_eq!(proxy.http("GET", &format!("/api/v1/refusals{wrong}")).await.0, 400, "{wrong}");
     }
