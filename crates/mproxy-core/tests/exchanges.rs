@@ -709,9 +709,12 @@ fn what_a_failed_dial_makes_of_an_authenticated_client() {
     assert_eq!(stage.questions(), 1);
 }
 
+/// What happens in it, and what is counted.
+type ExchangeScene = (&'static str, fn(&mut Stage), &'static [(bool, ExchangeOutcome)]);
+
 #[test]
 fn each_exchange_is_counted_once_by_how_it_ended() {
-    let scenes: [(&str, fn(&mut Stage), &[(bool, ExchangeOutcome)]); 6] = [
+    let scenes: [ExchangeScene; 6] = [
         (
             "both succeed",
             |stage| stage.rule(1, success(Authenticated::default())),
@@ -769,6 +772,6 @@ impl Meter for Counts {
     fn overloaded(&self, _: Hook, _: &Overload, _: &Peer) {}
 
     fn exchange(&self, again: bool, outcome: ExchangeOutcome) {
-        self.0.lock().unwrap().push((again, outcome));
+        self.0.lock().expect("nobody panicked with it").push((again, outcome));
     }
 }

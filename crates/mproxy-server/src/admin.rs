@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! GET    /                                 a page for people, which asks the rest
+//! GET    /page/app.js                      its script
+//! GET    /page/style.css                   its style
 //! GET    /healthz                          200 while the process turns
 //! GET    /readyz                           200, or 503 while draining or a listener is not bound
 //! GET    /metrics                          Prometheus text, or OpenMetrics where the caller prefers it
