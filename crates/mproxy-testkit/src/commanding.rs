@@ -106,6 +106,11 @@ impl CommandingService {
         self.player.heard.borrow().results.len()
     }
 
+    /// Streams that have begun.
+    pub fn streams(&self) -> usize {
+        self.player.heard.borrow().streams
+    }
+
     /// Waits until so many streams have begun, and gives the grants in force that the last one named.
     pub async fn stream(&self, streams: usize) -> Vec<GrantInForce> {
         let heard =
