@@ -11,13 +11,13 @@
 //! | `random` | masks and keys |
 //!
 //! ```
-//! use mproxy_ws::upgrade::{Ask, Terms, accept, connect};
+//! use mproxy_ws::upgrade::{Ask, UpgradeTerms, accept, connect};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (here, there) = tokio::io::duplex(1024);
-//! let terms = Terms::new("/mqtt", ["mqtt", "mqttv3.1"]);
+//! let terms = UpgradeTerms::new("/mqtt", ["mqtt", "mqttv3.1"]);
 //! let ask = Ask { host: "broker.example", path: "/mqtt", protocol: "mqtt" };
 //! let (server, client) = tokio::join!(accept(here, &terms), connect(there, &ask));
 //! let ((mut server, request), mut client) = (server?, client?);
