@@ -113,7 +113,7 @@ pub const STREAM_LIFETIME: Duration = Duration::from_secs(300);
 
 /// What a service's answers are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum ServiceRole {
     /// They hold.
     InForce,
     /// They are compared with those that hold.
@@ -141,15 +141,19 @@ impl Remote {
     /// # Errors
     /// TLS cannot be set up with the certificates and keys given, or the spool cannot be used.
     pub fn start(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
-        Self::start_as(Role::InForce, config, watch)
+        Self::start_as(ServiceRole::InForce, config, watch)
     }
 
     /// The same for a service that is asked for comparison: it gets no password and no events, and is not to be obeyed.
     pub(crate) fn start_shadow(config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
-        Self::start_as(Role::Shadow, config, watch)
+        Self::start_as(ServiceRole::Shadow, config, watch)
     }
 
-    fn start_as(role: Role, config: RemoteConfig, watch: Arc<dyn Watch>) -> Result<Arc<Self>, StartError> {
+    fn start_as(
+        role: ServiceRole,
+        config: RemoteConfig,
+        watch: Arc<dyn Watch>,
+    ) -> Result<Arc<Self>, StartError> {
         let urls = config.endpoints.iter().map(ToString::to_string);
         let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
         let (stop, connectors) = (CancellationToken::new(), TaskTracker::new());
@@ -187,8 +191,8 @@ impl Remote {
             spool: config.event_spool.clone(),
         };
         let observer = match role {
-            Role::Shadow => None,
-            Role::InForce => {
+            ServiceRole::Shadow => None,
+            ServiceRole::InForce => {
                 let started = Observer::start(&endpoints, &watch, events, &stop).map_err(|source| {
                     stop.cancel();
                     let folder = config.event_spool.map(|spool| spool.folder).unwrap_or_default();
@@ -250,8 +254,8 @@ impl Remote {
         self.endpoints.is_ready()
     }
 
-    const fn role(&self) -> Role {
-        if self.observer.is_some() { Role::InForce } else { Role::Shadow }
+    const fn role(&self) -> ServiceRole {
+        if self.observer.is_some() { ServiceRole::InForce } else { ServiceRole::Shadow }
     }
 
     fn ask_later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
@@ -321,8 +325,8 @@ impl Decider for Remote {
         if self.is_wanted(Hook::Connect) {
             let way = self.endpoints.way();
             self.ask_later(match self.role() {
-                Role::InForce => AuthRequest::connect(question, way),
-                Role::Shadow => AuthRequest::connect_of_shadow(question, way),
+                ServiceRole::InForce => AuthRequest::connect(question, way),
+                ServiceRole::Shadow => AuthRequest::connect_of_shadow(question, way),
             })
         } else {
             abstain()

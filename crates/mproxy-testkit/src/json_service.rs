@@ -73,7 +73,7 @@ impl JsonPlay {
     }
 }
 
-type Script = dyn Fn(&JsonRequest) -> JsonPlay + Send + Sync;
+type JsonScript = dyn Fn(&JsonRequest) -> JsonPlay + Send + Sync;
 
 /// The service. It ends with all its connections when this is dropped.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl JsonService {
         Self::play(([127, 0, 0, 1], 0).into(), Some(TlsAcceptor::from(Arc::new(tls))), Arc::new(script)).await
     }
 
-    async fn play(address: SocketAddr, tls: Option<TlsAcceptor>, script: Arc<Script>) -> Self {
+    async fn play(address: SocketAddr, tls: Option<TlsAcceptor>, script: Arc<JsonScript>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https+json" } else { "http+json" };
@@ -173,7 +173,7 @@ pub fn wants(hooks: &[&str]) -> Value {
 async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    script: Arc<Script>,
+    script: Arc<JsonScript>,
     log: Arc<watch::Sender<Vec<JsonRequest>>>,
 ) {
     // They end with this task.
@@ -198,7 +198,7 @@ async fn accept(
 async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     connection: usize,
-    script: &Script,
+    script: &JsonScript,
     log: &watch::Sender<Vec<JsonRequest>>,
 ) -> Option<()> {
     let mut read = Vec::new();

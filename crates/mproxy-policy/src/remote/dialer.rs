@@ -31,7 +31,7 @@ use tower::service_fn;
 use self::json::JsonDialer;
 use self::tls::{HttpVersion, TlsDialer};
 pub(crate) use self::watched::Reads;
-use self::watched::{Listening, WatchedStream};
+use self::watched::{SignsOfLife, WatchedStream};
 use super::endpoint::{Endpoint, EndpointAddress, EndpointProtocol, RemoteTls, RemoteTlsError, StartError};
 use crate::contract::CallChannel;
 
@@ -134,7 +134,7 @@ impl GrpcDialer {
     /// One connection. It is never made again behind our back: when it ends, `gone` is cancelled, so that the
     /// service is asked Hello on the next one.
     pub(crate) async fn dial(&self, gone: &CancellationToken) -> Result<Channel, tonic::transport::Error> {
-        let listening = Listening { gone: gone.clone(), ..Listening::default() };
+        let listening = SignsOfLife { gone: gone.clone(), ..SignsOfLife::default() };
         self.dial_watched(listening, UNACKNOWLEDGED_MOST).await
     }
 
@@ -144,7 +144,7 @@ impl GrpcDialer {
         gone: &CancellationToken,
         reads: &Arc<Reads>,
     ) -> Result<Channel, tonic::transport::Error> {
-        let listening = Listening { gone: gone.clone(), goaway: None, reads: Some(Arc::clone(reads)) };
+        let listening = SignsOfLife { gone: gone.clone(), goaway: None, reads: Some(Arc::clone(reads)) };
         self.dial_watched(listening, UNACKNOWLEDGED_QUESTIONS).await
     }
 
@@ -154,13 +154,13 @@ impl GrpcDialer {
         &self,
         goaway: &CancellationToken,
     ) -> Result<Channel, tonic::transport::Error> {
-        let listening = Listening { goaway: Some(goaway.clone()), ..Listening::default() };
+        let listening = SignsOfLife { goaway: Some(goaway.clone()), ..SignsOfLife::default() };
         self.dial_watched(listening, UNACKNOWLEDGED_QUESTIONS).await
     }
 
     async fn dial_watched(
         &self,
-        listening: Listening,
+        listening: SignsOfLife,
         unacknowledged: Duration,
     ) -> Result<Channel, tonic::transport::Error> {
         // Emptied by the first dial: tonic's channel would dial again by itself, and its calls would reach a

@@ -61,7 +61,7 @@ pub struct DecisionLog {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DecisionCounts {
     records: Family<OutcomeLabels, Counter>,
-    lost: Family<ReasonLabels, Counter>,
+    lost: Family<LossLabels, Counter>,
     file_errors: Family<OperationLabels, Counter>,
 }
 
@@ -71,7 +71,7 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
+struct LossLabels {
     reason: &'static str,
 }
 
@@ -83,7 +83,7 @@ struct OperationLabels {
 impl DecisionCounts {
     /// Records that are in no file, for this reason.
     fn count_lost(&self, reason: &'static str, count: u64) {
-        self.lost.get_or_create(&ReasonLabels { reason }).inc_by(count);
+        self.lost.get_or_create(&LossLabels { reason }).inc_by(count);
     }
 
     fn count_file_error(&self, operation: &'static str) {
@@ -102,7 +102,7 @@ impl DecisionCounts {
             drop(self.records.get_or_create(&OutcomeLabels { outcome }));
         }
         for reason in ["queue_full", "write_failed", "too_many_filters"] {
-            drop(self.lost.get_or_create(&ReasonLabels { reason }));
+            drop(self.lost.get_or_create(&LossLabels { reason }));
         }
         for operation in ["open", "write", "rotate"] {
             drop(self.file_errors.get_or_create(&OperationLabels { operation }));

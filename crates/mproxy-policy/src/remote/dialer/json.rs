@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
 use super::tls::{HttpVersion, TlsDialer};
-use super::watched::{Listening, Reads, WatchedStream};
+use super::watched::{Reads, SignsOfLife, WatchedStream};
 use super::{UNACKNOWLEDGED_QUESTIONS, open, tls_dialer};
 use crate::post::{PostChannel, PostConnector, PostStream};
 use crate::remote::endpoint::{EndpointAddress, RemoteTls, RemoteTlsError};
@@ -61,7 +61,7 @@ impl JsonDialer {
 
     async fn open(&self, reads: Arc<Reads>) -> io::Result<TokioIo<PostStream>> {
         let stream = open(&self.address, self.tls.as_ref(), UNACKNOWLEDGED_QUESTIONS).await?;
-        let listening = Listening { reads: Some(reads), ..Listening::default() };
+        let listening = SignsOfLife { reads: Some(reads), ..SignsOfLife::default() };
         Ok(TokioIo::new(PostStream::new(WatchedStream::new(stream, listening))))
     }
 }

@@ -16,7 +16,7 @@ use super::EndpointStream;
 
 /// Who is told what of a connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listening {
+pub(super) struct SignsOfLife {
     /// Cancelled when it is over.
     pub(super) gone: CancellationToken,
     /// Cancelled when the service announces that it will end it.
@@ -76,8 +76,8 @@ pub(super) struct WatchedStream {
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: EndpointStream, listening: Listening) -> Self {
-        let Listening { gone, goaway, reads } = listening;
+    pub(super) fn new(stream: EndpointStream, listening: SignsOfLife) -> Self {
+        let SignsOfLife { gone, goaway, reads } = listening;
         let frames = goaway.map(|goaway| (FrameHeads::default(), goaway));
         Self { stream, frames, reads, _gone: gone.drop_guard() }
     }

@@ -29,12 +29,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The queue of the file.
 #[derive(Debug)]
 pub(super) struct DecisionFile {
-    shared: Arc<Shared>,
+    shared: Arc<RecordQueue>,
     counts: DecisionCounts,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct RecordQueue {
     waiting: Mutex<Waiting>,
     /// There is something to write.
     filled: Condvar,
@@ -52,7 +52,7 @@ struct Waiting {
 
 impl DecisionFile {
     pub(super) fn start(config: &DecisionLogConfig, counts: DecisionCounts) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(RecordQueue::default());
         let path = config.file.clone().unwrap_or_default();
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -100,7 +100,7 @@ impl DecisionFile {
 
 /// The thread's own.
 struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<RecordQueue>,
     counts: DecisionCounts,
     file: RotatedFile,
     /// The last try has failed, which has been told.

@@ -9,7 +9,7 @@ fn config(path: &Path, file_size: u64, files: usize) -> DecisionLogConfig {
 }
 
 fn lost(counts: &DecisionCounts, reason: &'static str) -> u64 {
-    counts.lost.get_or_create(&super::super::ReasonLabels { reason }).get()
+    counts.lost.get_or_create(&super::super::LossLabels { reason }).get()
 }
 
 fn errors(counts: &DecisionCounts, operation: &'static str) -> u64 {
