@@ -218,7 +218,7 @@ function overview() {
   const accepted = sum(where(series("mproxy_connections_total"), { outcome: "accepted" }), "rate");
   tile("Connections", sum(open, "value"), short(sum(open, "value")), `${short(accepted)} accepted per second`);
   tile("Packets from clients", of(packets, "client"), `${short(of(packets, "client"))}/s`, `${bytes(of(size, "client"))} per second`);
-  tile("Packets from the broker", of(packets, "broker"), `${short(of(packets, "broker"))}/s`, `${bytes(of(size, "broker"))} per second`);
+  tile("Packets from broker", of(packets, "broker"), `${short(of(packets, "broker"))}/s`, `${bytes(of(size, "broker"))} per second`);
   tile("Decisions", sum(decisions, "rate"), `${short(sum(decisions, "rate"))}/s`, `${short(sum(where(decisions, { source: "policy_service" }), "rate"))} by the hook service`);
   const refused = where(decisions, { outcome: "refused" });
   tile("Refused", sum(refused, "rate"), `${short(sum(refused, "rate"))}/s`, `${short(sum(refused, "value"))} in all`);
