@@ -1,18 +1,25 @@
 //! Several advisers, one after the other, and what holds when none of them knows.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `question` | the kinds of questions: how each is put, kept, and asked again in part |
+//! | `silence` | what holds where nobody has spoken |
+
+mod question;
+mod silence;
 
 use std::sync::Arc;
 
-use mproxy_codec::packet::subscribe::FilterRequest;
-use smallvec::SmallVec;
+use self::question::{KeptQuestion, PublishAt, Question};
+pub use self::silence::resolve_silence;
 
-use crate::grant::{Grant, GrantAnswer, GrantGround};
+use crate::grant::GrantAnswer;
 use crate::peer::Peer;
 use crate::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, ExchangeDecision, ExchangeQuestion,
-    Explanation, Failure, FailureKind, Foreseen, ForeseenDecision, Ground, Hook, KeptConnect, KeptExchange,
-    KeptPublish, KeptSubscribe, Partial, PartialDecisions, Pending, PublishDecision, PublishQuestion,
-    Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed,
-    Undecided, Unusable, Want,
+    Explanation, Failure, FailureKind, Foreseen, ForeseenDecision, Ground, Hook, Partial, Pending,
+    PublishDecision, PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision,
+    SubscribeQuestion, Supposed, Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
@@ -279,53 +286,6 @@ impl Default for Chain {
     }
 }
 
-/// The ruling where nobody spoke: the one place in which silence means something.
-///
-/// - A step of an authentication: a failed answer. Nobody's silence says who a client is.
-/// - A client with a grant: its grant said to ask, and nobody could be asked. Refused, or, once the grant is stale, as
-///   undecided as its renewal. Never allowed: whoever gave the grant did not leave it out, but asked for it.
-/// - Somebody passed whose silence [`Denies`](Silence::Denies): refused.
-/// - Else those who were there told beforehand that they do not want to be asked, or have no objection, or nobody was
-///   there: allowed.
-#[must_use]
-pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
-    if hook == Hook::Exchange {
-        let failure = Failure::new(FailureKind::Unavailable, "nobody answers it");
-        return Ruling { source: Source::Unknown, verdict: Err(failure.into()) };
-    }
-    // Before silence: whoever gave the grant said "ask", which is more than nothing (ADR 0017).
-    if let Some(ruling) = peer.grant.as_ref().and_then(|grant| unanswered(grant, hook)) {
-        return ruling;
-    }
-    match silence {
-        Silence::Abstains => Ruling::allow(Source::Unasked),
-        Silence::Agrees(source) => Ruling::allow(source),
-        Silence::Denies(source, about) => {
-            Ruling::refuse(source, Refusal::default().about(about).by(Ground::Source(source)))
-        }
-    }
-}
-
-/// Where a grant says to ask, and nobody can be asked: `None` if it has nothing to say on this hook.
-fn unanswered<D: Decided>(grant: &Arc<Grant>, hook: Hook) -> Option<Ruling<D>> {
-    match hook {
-        // A grant is what the answer to CONNECT brings. It has nothing to say about that itself.
-        Hook::Connect | Hook::Exchange => return None,
-        Hook::Deliver if !grant.receives() => return None,
-        Hook::Publish | Hook::Subscribe | Hook::Deliver => {}
-    }
-    // A stale grant has no rules left to refuse by: the failure rule holds for what it would have decided (ADR
-    // 0017).
-    let verdict = match grant.stale_because() {
-        Some(because) => Err(because.clone()),
-        None => {
-            let ground = Ground::Grant(Arc::clone(grant), GrantGround::Unanswered);
-            Ok(D::refuse(Refusal::default().by(ground)))
-        }
-    };
-    Some(Ruling { source: Source::Grant, verdict })
-}
-
 /// An answer that has come, however long it took.
 enum FinalAnswer<D: Decided> {
     Pass(Silence),
@@ -342,239 +302,4 @@ async fn await_answer<D: Decided>(mut pending: Pending<Answer<D>>) -> FinalAnswe
             Answer::Later(next) => pending = next,
         }
     }
-}
-
-/// One kind of question, as far as it has to be known to ask one adviser after the other.
-trait Question {
-    type Decision: Decided;
-    type Kept: KeptQuestion<Self::Decision>;
-
-    fn hook(&self) -> Hook;
-
-    fn peer(&self) -> &Arc<Peer>;
-
-    fn put_to(&self, decider: &dyn Decider) -> Answer<Self::Decision>;
-
-    /// Asks from place `next` on about what is left open.
-    fn ask_rest(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Partial<Self::Decision>,
-    ) -> Ruled<Self::Decision>;
-
-    fn keep(&self) -> Self::Kept;
-}
-
-/// The same, copied out of its packet.
-trait KeptQuestion<D: Decided>: Send + 'static {
-    /// Asks from place `next` on: about all of it, or about what is left open where something is `known`. `None`: it could
-    /// not be read again.
-    fn ask_again(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Option<Partial<D>>,
-    ) -> Option<Ruled<D>>;
-}
-
-/// Nobody knows a part of such a question: there is no value that would say so.
-macro_rules! never_in_part {
-    () => {
-        fn ask_rest(
-            &self,
-            _: &Chain,
-            _: usize,
-            _: Silence,
-            known: Partial<Self::Decision>,
-        ) -> Ruled<Self::Decision> {
-            match known.part {}
-        }
-    };
-}
-
-impl Question for ConnectQuestion<'_> {
-    type Decision = ConnectDecision;
-    type Kept = KeptConnect;
-
-    fn hook(&self) -> Hook {
-        Hook::Connect
-    }
-
-    fn peer(&self) -> &Arc<Peer> {
-        self.peer
-    }
-
-    fn put_to(&self, decider: &dyn Decider) -> Answer<ConnectDecision> {
-        decider.connect(self)
-    }
-
-    never_in_part!();
-
-    fn keep(&self) -> KeptConnect {
-        KeptConnect::of(self)
-    }
-}
-
-impl KeptQuestion<ConnectDecision> for KeptConnect {
-    fn ask_again(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Option<Partial<ConnectDecision>>,
-    ) -> Option<Ruled<ConnectDecision>> {
-        self.put(|question| chain.go_on(next, silence, known, question))
-    }
-}
-
-/// A PUBLISH of the client's, or a delivery: the hook says which.
-struct PublishAt<'a>(Hook, &'a PublishQuestion<'a>);
-
-impl Question for PublishAt<'_> {
-    type Decision = PublishDecision;
-    type Kept = KeptPublishAt;
-
-    fn hook(&self) -> Hook {
-        self.0
-    }
-
-    fn peer(&self) -> &Arc<Peer> {
-        self.1.peer
-    }
-
-    fn put_to(&self, decider: &dyn Decider) -> Answer<PublishDecision> {
-        match self.0 {
-            Hook::Deliver => decider.deliver(self.1),
-            Hook::Connect | Hook::Publish | Hook::Subscribe | Hook::Exchange => decider.publish(self.1),
-        }
-    }
-
-    never_in_part!();
-
-    fn keep(&self) -> KeptPublishAt {
-        KeptPublishAt(self.0, KeptPublish::of(self.1, self.0))
-    }
-}
-
-/// The same, copied out of its packet.
-struct KeptPublishAt(Hook, KeptPublish);
-
-impl KeptQuestion<PublishDecision> for KeptPublishAt {
-    fn ask_again(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Option<Partial<PublishDecision>>,
-    ) -> Option<Ruled<PublishDecision>> {
-        self.1.put(|question| chain.go_on(next, silence, known, &PublishAt(self.0, question)))
-    }
-}
-
-impl Question for SubscribeQuestion<'_> {
-    type Decision = SubscribeDecision;
-    type Kept = Arc<KeptSubscribe>;
-
-    fn hook(&self) -> Hook {
-        Hook::Subscribe
-    }
-
-    fn peer(&self) -> &Arc<Peer> {
-        self.peer
-    }
-
-    fn put_to(&self, decider: &dyn Decider) -> Answer<SubscribeDecision> {
-        decider.subscribe(self)
-    }
-
-    fn ask_rest(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Partial<SubscribeDecision>,
-    ) -> Ruled<SubscribeDecision> {
-        let Partial { source, part: decided } = known;
-        debug_assert_eq!(decided.len(), self.filters.len(), "an adviser answers about each filter");
-        let open = open_filters(self.filters, &decided);
-        let rest = match open.is_empty() {
-            true => Err(silence),
-            false => {
-                let question = SubscribeQuestion::new(self.peer, &open, self.properties);
-                // Who knows a part of a SUBSCRIBE denies the rest of it by silence.
-                chain.first(next, silence.and(Silence::DENIES), &question)
-            }
-        };
-        let join = |decided, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(decided, verdict));
-        match rest {
-            Ok(ruled) => ruled
-                .map(move |Ruling { source, verdict }| Ruling { source, verdict: join(decided, verdict) }),
-            Err(silence) => {
-                let rest = resolve_silence(Hook::Subscribe, self.peer, silence);
-                Ruled::Now(Ruling { source, verdict: join(decided, rest.verdict) })
-            }
-        }
-    }
-
-    fn keep(&self) -> Arc<KeptSubscribe> {
-        self.to_kept()
-    }
-}
-
-impl KeptQuestion<SubscribeDecision> for Arc<KeptSubscribe> {
-    fn ask_again(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Option<Partial<SubscribeDecision>>,
-    ) -> Option<Ruled<SubscribeDecision>> {
-        self.put(|question| chain.go_on(next, silence, known, question))
-    }
-}
-
-impl Question for ExchangeQuestion<'_> {
-    type Decision = ExchangeDecision;
-    type Kept = KeptExchange;
-
-    fn hook(&self) -> Hook {
-        Hook::Exchange
-    }
-
-    fn peer(&self) -> &Arc<Peer> {
-        self.peer
-    }
-
-    fn put_to(&self, decider: &dyn Decider) -> Answer<ExchangeDecision> {
-        decider.exchange(self)
-    }
-
-    never_in_part!();
-
-    fn keep(&self) -> KeptExchange {
-        KeptExchange::of(self)
-    }
-}
-
-impl KeptQuestion<ExchangeDecision> for KeptExchange {
-    fn ask_again(
-        &self,
-        chain: &Chain,
-        next: usize,
-        silence: Silence,
-        known: Option<Partial<ExchangeDecision>>,
-    ) -> Option<Ruled<ExchangeDecision>> {
-        Some(self.put(|question| chain.go_on(next, silence, known, question)))
-    }
-}
-
-/// The filters of which nothing is known.
-fn open_filters<'a>(
-    filters: &[FilterRequest<'a>],
-    decided: &PartialDecisions,
-) -> SmallVec<[FilterRequest<'a>; 8]> {
-    filters.iter().zip(decided).filter_map(|(request, one)| one.is_none().then_some(*request)).collect()
 }

@@ -3,23 +3,24 @@
 //! The stage does what a relay does and nothing more: it offers bytes while they are wanted, carries effects out in
 //! their order, and says that a stream has ended only when nothing of it is left unread.
 
+mod setup;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mproxy_core::budget::Budget;
 use mproxy_core::command::{Order, Reach, Selector, SessionCommand};
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
-use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
-use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal, Want};
-use mproxy_core::session::{Answered, OnAuth, OnErrors, OnUnavailable, OpenQuestion, RecallStage};
-use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
+use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal};
+use mproxy_core::session::{Answered, OpenQuestion, RecallStage};
+use mproxy_core::{Effect, Session, Side};
 
-use super::script::{Diary, Granted, OpenVerdict, QuestionRecord, Reply, Script};
+pub use self::setup::Setup;
+use super::script::{OpenVerdict, QuestionRecord, Reply, Script};
 use super::verdict::Verdict;
 use crate::wire::{self, Version};
 
@@ -76,87 +77,6 @@ pub struct Stage {
     client: SidePipe,
     broker: SidePipe,
     done: Option<Fault>,
-}
-
-/// A stage to be set.
-pub struct Setup {
-    /// Bounds and deadlines.
-    pub limits: Limits,
-    /// What failed answers mean.
-    pub on_error: OnErrors,
-    /// What a client that waits for its CONNACK sees of trouble.
-    pub on_unavailable: OnUnavailable,
-    /// Where a drain sends clients.
-    pub drain_reference: Option<&'static str>,
-    /// Who answers a client's AUTH.
-    pub on_auth: OnAuth,
-    /// What may be held.
-    pub budget: Arc<Budget>,
-    /// What the sink wants to hear.
-    pub telling: Want,
-    /// Whether clients' grants are asked before the script.
-    pub grants: bool,
-    /// Who counts. Unless set: nobody.
-    pub meter: Arc<dyn Meter>,
-    /// How questions are answered. Unless set: CONNECT is allowed, the rest later.
-    pub answering: Box<dyn FnMut(&QuestionRecord) -> Reply + Send>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            on_error: OnErrors::default(),
-            on_unavailable: OnUnavailable::default(),
-            drain_reference: None,
-            on_auth: OnAuth::default(),
-            budget: Arc::default(),
-            telling: Want::Head,
-            grants: false,
-            meter: Arc::new(Unmetered),
-            answering: Box::new(|asked| match asked.hook {
-                Hook::Connect => Reply::Now(allow(Hook::Connect)),
-                Hook::Publish | Hook::Subscribe | Hook::Deliver | Hook::Exchange => Reply::Later,
-            }),
-        }
-    }
-}
-
-impl Setup {
-    /// Raises the curtain.
-    #[must_use]
-    pub fn stage(self) -> Stage {
-        let now = Instant::now();
-        let script = Arc::new(Script::new(self.answering));
-        let setting = Arc::new(Setting {
-            advisers: match self.grants {
-                true => Chain::new(vec![Arc::new(Granted), script.clone()]),
-                false => Chain::of(script.clone()),
-            },
-            sink: Arc::new(Diary(self.telling)),
-            meter: self.meter,
-            limits: self.limits,
-            on_error: self.on_error,
-            on_unavailable: self.on_unavailable,
-            drain_reference: self.drain_reference.map(Into::into),
-            on_auth: self.on_auth,
-            budget: self.budget,
-        });
-        Stage {
-            session: Session::new(origin(), setting, now),
-            now,
-            script,
-            dialing: DialScript::Succeeds,
-            dials: 0,
-            stuck: [false; 2],
-            open: Vec::new(),
-            answered: Vec::new(),
-            events: Vec::new(),
-            client: SidePipe::default(),
-            broker: SidePipe::default(),
-            done: None,
-        }
-    }
 }
 
 /// Where a client of no importance comes from.

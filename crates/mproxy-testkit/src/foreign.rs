@@ -14,20 +14,35 @@ use tokio::{process::Command, task::spawn_blocking};
 
 /// `python3 SCRIPT`, with paho in reach (`import paho.mqtt.client`).
 pub async fn paho(script: &Path) -> Command {
-    let packages = installed("paho-mqtt==2.1.0", |package, folder| {
-        let mut pip = Installer::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-        pip.arg(folder).arg(package);
-        (pip, "python3 with pip (Debian: python3-pip)")
-    });
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", packages.await).env("PYTHONDONTWRITEBYTECODE", "1").arg(script);
+    let mut python = python_with("paho-mqtt==2.1.0").await;
+    python.arg(script);
     python
 }
 
 /// `python3` with Flask in reach (`-m flask`); arguments are to follow.
 pub async fn flask() -> Command {
-    let packages = installed("flask==3.1.2", |package, folder| {
+    python_with("flask==3.1.2").await
+}
+
+/// `python3` with gRPC in reach (`import grpc`, `-m grpc_tools.protoc`); arguments are to follow.
+pub async fn python_grpc() -> Command {
+    python_with("grpcio-tools==1.76.0").await
+}
+
+/// `node SCRIPT`, with Express in reach (`require('express')`).
+pub async fn express(script: &Path) -> Command {
+    node_with(node_modules("express@5.1.0", &["express@5.1.0"]).await, script)
+}
+
+/// `node SCRIPT`, with gRPC in reach (`require('@grpc/grpc-js')`, `require('@grpc/proto-loader')`).
+pub async fn node_grpc(script: &Path) -> Command {
+    const PACKAGES: &[&str] = &["@grpc/grpc-js@1.14.0", "@grpc/proto-loader@0.8.0"];
+    node_with(node_modules("grpc-js-1.14.0", PACKAGES).await, script)
+}
+
+/// `python3`, with this package of pip in reach; arguments are to follow.
+async fn python_with(package: &'static str) -> Command {
+    let packages = installed(package, |package, folder| {
         let mut pip = Installer::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
         pip.arg(folder).arg(package);
@@ -38,17 +53,22 @@ pub async fn flask() -> Command {
     python
 }
 
-/// `node SCRIPT`, with Express in reach (`require('express')`).
-pub async fn express(script: &Path) -> Command {
-    let packages = installed("express@5.1.0", |package, folder| {
+/// `node SCRIPT`, with these packages of npm in reach.
+fn node_with(modules: PathBuf, script: &Path) -> Command {
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", modules).arg(script);
+    node
+}
+
+/// The folder that these packages of npm are in, kept under `name`.
+async fn node_modules(name: &'static str, packages: &'static [&'static str]) -> PathBuf {
+    let folder = installed(name, move |_, folder| {
         let mut npm = Installer::new("npm");
         npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
-        npm.arg(folder).arg(package);
+        npm.arg(folder).args(packages);
         (npm, "node and npm (Debian: nodejs, npm)")
     });
-    let mut node = Command::new("node");
-    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
-    node
+    folder.await.join("node_modules")
 }
 
 /// A program of Go, built from this folder, which needs no packages; `None` where there is no Go, unless
@@ -72,37 +92,9 @@ pub async fn go(source: &Path, program: &Path) -> Option<Command> {
     }
 }
 
-/// `python3` with gRPC in reach (`import grpc`, `-m grpc_tools.protoc`); arguments are to follow.
-pub async fn python_grpc() -> Command {
-    let packages = installed("grpcio-tools==1.76.0", |package, folder| {
-        let mut pip = Installer::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-        pip.arg(folder).arg(package);
-        (pip, "python3 with pip (Debian: python3-pip)")
-    });
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", packages.await).env("PYTHONDONTWRITEBYTECODE", "1");
-    python
-}
-
-/// `node SCRIPT`, with gRPC in reach (`require('@grpc/grpc-js')`, `require('@grpc/proto-loader')`).
-pub async fn node_grpc(script: &Path) -> Command {
-    let packages = installed("grpc-js-1.14.0", |_, folder| {
-        let mut npm = Installer::new("npm");
-        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
-        npm.arg(folder).args(["@grpc/grpc-js@1.14.0", "@grpc/proto-loader@0.8.0"]);
-        (npm, "node and npm (Debian: nodejs, npm)")
-    });
-    let mut node = Command::new("node");
-    node.env("NODE_PATH", packages.await.join("node_modules")).arg(script);
-    node
-}
-
 /// `node SCRIPT`, with mqtt.js in reach (`require('mqtt')`).
 pub async fn mqttjs(script: &Path) -> Command {
-    let mut node = Command::new("node");
-    node.env("NODE_PATH", mqttjs_modules().await).arg(script);
-    node
+    node_with(mqttjs_modules().await, script)
 }
 
 /// mqtt.js in one file, for a page in a browser.
@@ -111,13 +103,7 @@ pub async fn mqttjs_for_pages() -> PathBuf {
 }
 
 async fn mqttjs_modules() -> PathBuf {
-    let packages = installed("mqtt@5.16.0", |package, folder| {
-        let mut npm = Installer::new("npm");
-        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"]);
-        npm.arg(folder).arg(package);
-        (npm, "node and npm (Debian: nodejs, npm)")
-    });
-    packages.await.join("node_modules")
+    node_modules("mqtt@5.16.0", &["mqtt@5.16.0"]).await
 }
 
 /// A Chromium without a window that shows this page, with nothing remembered and nobody else called. It takes every

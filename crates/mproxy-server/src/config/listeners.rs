@@ -3,19 +3,20 @@
 //! Where the file lists listeners, these are all there are, and a listener of mProxy's variables opens beside
 //! them only where its own host, port or path was written.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+mod bound;
+mod checks;
 
-use mproxy_tcp::tls::{ClientTls, Verification};
+use std::path::PathBuf;
+
+use mproxy_tcp::tls::ClientTls;
 use mproxy_unix::SocketFile;
 
+pub(super) use self::bound::Bound;
 use super::reader::{SettingReader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, SettingOf, SettingPlace, Values as _};
 use super::tls::{self, Own};
-use super::{ListenerSettings, Problem, Scheme, Target, authority, kind};
+use super::{ListenerSettings, Problem, Scheme, Target, kind};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct KeyedListener {
@@ -30,77 +31,10 @@ pub(super) fn read(reader: &mut SettingReader<'_>) -> Vec<KeyedListener> {
     for index in 0..reader.written.tables("listeners").len() {
         listeners.extend(listed(reader, &common, index));
     }
-    name_once(reader, &listeners);
-    certain_names(reader, &listeners);
-    of_no_effect(reader, &listeners);
+    checks::name_once(reader, &listeners);
+    checks::certain_names(reader, &listeners);
+    checks::of_no_effect(reader, &listeners);
     listeners
-}
-
-/// What a socket is bound to. Sockets of different kinds are never in each other's way: TCP and UDP, for one, have ports of their
-/// own.
-#[derive(Clone, Copy)]
-pub(super) enum Bound<'a> {
-    Tcp(&'a str, u16),
-    Path(&'a Path),
-}
-
-impl<'a> Bound<'a> {
-    pub(super) fn of(listener: &'a ListenerSettings) -> Self {
-        match listener.transport {
-            Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss => {
-                Self::Tcp(&listener.host, listener.port)
-            }
-            Scheme::Unix => {
-                Self::Path(listener.unix.as_ref().map_or_else(|| Path::new(""), |file| &file.path))
-            }
-        }
-    }
-
-    /// What is dialled to reach this broker.
-    pub(super) fn dialled(target: &'a Target) -> Self {
-        target.socket.as_deref().map_or(Self::Tcp(&target.host, target.port), Self::Path)
-    }
-
-    /// Whether two sockets would be in each other's way.
-    pub(super) fn overlaps(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Tcp(a, a_port), Self::Tcp(b, b_port)) => {
-                // 0 becomes another free port for each.
-                a_port != 0 && a_port == b_port && (a == b || is_any(a) || is_any(b))
-            }
-            (Self::Path(a), Self::Path(b)) => a == b,
-            (Self::Tcp(..), Self::Path(_)) | (Self::Path(_), Self::Tcp(..)) => false,
-        }
-    }
-
-    /// Whether who dials this reaches a listener that is bound to `listener`.
-    pub(super) fn leads_to(self, listener: Self) -> bool {
-        match (self, listener) {
-            (Self::Tcp(target, port), Self::Tcp(host, own)) => {
-                port == own && (target == host || (is_local(target) && is_local(host)))
-            }
-            (Self::Path(a), Self::Path(b)) => a == b,
-            (Self::Tcp(..), Self::Path(_)) | (Self::Path(_), Self::Tcp(..)) => false,
-        }
-    }
-}
-
-impl fmt::Display for Bound<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) => f.write_str(&authority(host, *port)),
-            Self::Path(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-fn is_local(host: &str) -> bool {
-    // As a target, 0.0.0.0 is this machine, too.
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
-}
-
-fn is_any(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// What is read once for all listeners.
@@ -398,96 +332,8 @@ fn own_target(reader: &mut SettingReader<'_>, index: usize, target: &mut Target)
     }
 }
 
-/// Warns of what is common to all listeners and serves none of them, and of brokers that are not verified.
-fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
-    let needing = |needs| settings::all().filter(move |row| row.needs == needs).map(|row| row.key);
-    let mut unless = |any: fn(&ListenerSettings) -> bool, keys: &mut dyn Iterator<Item = &str>, why: &str| {
-        if !listeners.iter().any(|keyed| any(&keyed.listener)) {
-            for key in keys.filter(|key| reader.written.explicit(key).is_some()) {
-                reader
-                    .warnings
-                    .push(Problem::new(reader.written.origin(key), format!("has no effect: {why}")));
-            }
-        }
-    };
-    let [proxy_from, ca_certs, crls] = [table::PROXY_FROM.row, table::CA_CERTS.row, table::CRLS.row];
-    let of = |key| std::iter::once(key);
-    unless(|keyed| keyed.proxy_from.is_some(), &mut of(proxy_from.key), "no listener expects PROXY headers");
-    unless(
-        |keyed| keyed.transport.is_websocket(),
-        &mut needing(Needs::WebSocket),
-        "no WebSocket listener opens",
-    );
-    let [mode, owner, group] = [table::UNIX_MODE.row, table::UNIX_OWNER.row, table::UNIX_GROUP.row];
-    unless(
-        |keyed| keyed.transport == Scheme::Unix,
-        &mut [mode.key, owner.key, group.key].into_iter(),
-        "no listener opens at a Unix socket",
-    );
-    unless(
-        |keyed| keyed.target.scheme.is_tls(),
-        &mut needing(Needs::TargetTls),
-        "no broker is reached over TLS",
-    );
-    unless(
-        |keyed| keyed.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
-        &mut [ca_certs.key, crls.key].into_iter(),
-        "no listener asks clients for certificates",
-    );
-    for family in [MQTT, WS] {
-        let by_socket = reader.written.get(family.target_socket.row.key).is_some();
-        for key in [family.target_host.row.key, family.target_port.row.key] {
-            if by_socket && reader.written.explicit(key).is_some() {
-                reader.warn(key, "has no effect: the broker is reached by its Unix socket");
-            }
-        }
-    }
-    for KeyedListener { key, listener } in listeners {
-        let Target { scheme, tls, .. } = &listener.target;
-        if scheme.is_tls() && tls.verification == Verification::Nobody {
-            let own = key.strip_suffix("port").map(|root| format!("{root}target.verify"));
-            let own = own.filter(|key| reader.written.get(key).is_some());
-            let text = format!(
-                "the certificate of {} is not verified: anybody who answers in its place can read and change all traffic of listener {}",
-                listener.target, listener.name
-            );
-            reader.warn(&own.unwrap_or_else(|| "target.verify".to_owned()), text);
-        }
-    }
-}
-
-/// A certificate is for a name that TLS can ask for; a host that is none could never be reached over TLS.
-fn certain_names(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
-    for KeyedListener { key, listener: ListenerSettings { transport, target, .. } } in listeners {
-        let asked = target.server_name.as_ref().unwrap_or(&target.host);
-        if !target.scheme.is_tls() || mproxy_tcp::tls::client::is_server_name(asked) {
-            continue;
-        }
-        let end = if target.server_name.is_some() { "target.server_name" } else { "target.host" };
-        let common = match (end, transport.is_websocket()) {
-            ("target.server_name", _) => end,
-            (_, true) => "ws.target.host",
-            (_, false) => "mqtt.target.host",
-        };
-        let own = key.strip_suffix("port").map(|root| format!("{root}{end}"));
-        let key = own.filter(|key| reader.written.get(key).is_some()).unwrap_or_else(|| common.to_owned());
-        reader.fault(&key, format!("{asked:?} cannot be the name in a certificate: set target.server_name"));
-    }
-}
-
 fn replace<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
-    }
-}
-
-fn name_once(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
-    let mut seen = HashSet::new();
-    for KeyedListener { key, listener } in listeners {
-        if !seen.insert(&listener.name) {
-            let name = key.replace(".port", ".name");
-            let key = if reader.written.get(&name).is_some() { &name } else { key };
-            reader.fault(key, format!("there are two listeners called {}", listener.name));
-        }
     }
 }
