@@ -35,6 +35,7 @@ pub use self::explained::ExplainedDecision;
 use self::file::DecisionFile;
 pub use self::query::{DecisionPage, DecisionQuery, OutcomeFilter};
 use self::ring::Ring;
+use super::labels::ReasonLabels;
 
 /// How the decision log is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,18 +62,13 @@ pub struct DecisionLog {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DecisionCounts {
     records: Family<OutcomeLabels, Counter>,
-    lost: Family<LossLabels, Counter>,
+    lost: Family<ReasonLabels, Counter>,
     file_errors: Family<OperationLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LossLabels {
-    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,7 +79,7 @@ struct OperationLabels {
 impl DecisionCounts {
     /// Records that are in no file, for this reason.
     fn count_lost(&self, reason: &'static str, count: u64) {
-        self.lost.get_or_create(&LossLabels { reason }).inc_by(count);
+        self.lost.get_or_create(&ReasonLabels { reason }).inc_by(count);
     }
 
     fn count_file_error(&self, operation: &'static str) {
@@ -102,7 +98,7 @@ impl DecisionCounts {
             drop(self.records.get_or_create(&OutcomeLabels { outcome }));
         }
         for reason in ["queue_full", "write_failed", "too_many_filters"] {
-            drop(self.lost.get_or_create(&LossLabels { reason }));
+            drop(self.lost.get_or_create(&ReasonLabels { reason }));
         }
         for operation in ["open", "write", "rotate"] {
             drop(self.file_errors.get_or_create(&OperationLabels { operation }));

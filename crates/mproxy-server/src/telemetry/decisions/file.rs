@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -57,7 +57,13 @@ impl DecisionFile {
         let writer = Writer {
             shared: Arc::clone(&shared),
             counts: counts.clone(),
-            file: RotatedFile { path, size: config.file_size, files: config.files, open: None },
+            file: RotatedFile {
+                path,
+                size: config.file_size,
+                files: config.files,
+                open: None,
+                rotate_after: None,
+            },
             failing: false,
             tried: None,
         };
@@ -186,6 +192,8 @@ struct RotatedFile {
     size: u64,
     files: usize,
     open: Option<OpenFile>,
+    /// It could not be given another name, and is tried again from then on.
+    rotate_after: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -195,6 +203,15 @@ struct OpenFile {
     len: u64,
     /// It has a size, and a name that may be given to another one. A device or a pipe has neither.
     is_regular: bool,
+    /// Which file it is: device and inode.
+    identity: (u64, u64),
+}
+
+impl OpenFile {
+    /// Whether it is this file that has this name.
+    fn is_named(&self, path: &Path) -> bool {
+        !self.is_regular || fs::metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
+    }
 }
 
 impl RotatedFile {
@@ -204,12 +221,18 @@ impl RotatedFile {
     /// None of them is in the file that could be read again.
     fn append(&mut self, lines: &[u8]) -> Result<(), FileError> {
         let mut rotated = Ok(());
+        // Somebody else has moved or removed it: what is written into it now would be found by nobody.
+        if self.open.as_ref().is_some_and(|open| !open.is_named(&self.path)) {
+            self.open = None;
+        }
         if let Some(open) = &self.open
             && open.is_regular
             && open.len > 0
             && open.len + lines.len() as u64 > self.size
+            && self.rotate_after.is_none_or(|after| Instant::now() >= after)
         {
             rotated = self.rotate().map_err(failed(ROTATE));
+            self.rotate_after = rotated.is_err().then(|| Instant::now() + PAUSE);
         }
         let open = match self.open.take() {
             Some(open) => open,
@@ -231,21 +254,37 @@ impl RotatedFile {
 
     /// Gives the file another name, and the older ones the next. Where that fails, it is gone on with.
     fn rotate(&mut self) -> io::Result<()> {
+        if !self.path.try_exists()? {
+            // Somebody else has moved it: the older ones stay where they are, and a new one begins.
+            self.open = None;
+            return Ok(());
+        }
         let older = |number: usize| {
             let mut name = self.path.clone().into_os_string();
             name.push(format!(".{number}"));
             PathBuf::from(name)
         };
-        for number in (1..self.files.saturating_sub(1)).rev() {
-            match fs::rename(older(number), older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-        }
-        if self.files > 1 {
-            fs::rename(&self.path, older(1))?;
-        } else {
+        if self.files <= 1 {
             fs::remove_file(&self.path)?;
+            self.open = None;
+            return Ok(());
+        }
+        // Out of the way first: where it cannot be moved, the older ones must not move either.
+        fs::rename(&self.path, older(0))?;
+        let shift = || {
+            for number in (0..self.files.saturating_sub(1)).rev() {
+                match fs::rename(older(number), older(number + 1)) {
+                    Err(error) if number == 0 || error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error);
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = shift() {
+            fs::rename(older(0), &self.path)?;
+            return Err(error);
         }
         self.open = None;
         Ok(())
@@ -256,7 +295,8 @@ fn open(path: &Path) -> io::Result<OpenFile> {
     // Who was refused what is nobody's business but the operator's.
     let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
     let metadata = file.metadata()?;
-    let mut open = OpenFile { file, len: metadata.len(), is_regular: metadata.is_file() };
+    let identity = (metadata.dev(), metadata.ino());
+    let mut open = OpenFile { file, len: metadata.len(), is_regular: metadata.is_file(), identity };
     if open.is_regular && open.len > 0 && !ends_a_line(path, open.len) {
         // mproxy was ended while it wrote.
         open.file.write_all(b"\n")?;

@@ -111,9 +111,6 @@ impl DecisionQuery {
                 return end(refusals, None);
             }
             for (number, entry) in some {
-                if self.since.is_some_and(|since| entry.time < since) {
-                    return end(refusals, None);
-                }
                 if self.passes(&entry, &names) {
                     if refusals.len() >= self.limit || bytes > PAGE_BYTES {
                         // One more than is shown: there is a next page only where it has something.
@@ -134,7 +131,9 @@ impl DecisionQuery {
     fn passes(&self, entry: &DecisionEntry, names: &[Option<Box<str>>; 2]) -> bool {
         let wants = |wanted: Option<&str>, is: Option<&str>| wanted.is_none_or(|wanted| Some(wanted) == is);
         let [client_id, username] = names;
-        wants(client_id.as_deref(), entry.client_id.as_deref())
+        // Numbers say the order, not times: a clock may be set back.
+        self.since.is_none_or(|since| entry.time >= since)
+            && wants(client_id.as_deref(), entry.client_id.as_deref())
             && wants(username.as_deref(), entry.username.as_deref())
             && wants(self.listener.as_deref(), Some(&entry.listener))
             && wants(self.hook.as_deref(), entry.hook)

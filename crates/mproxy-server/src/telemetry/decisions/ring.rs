@@ -31,7 +31,7 @@ impl Ring {
             self.bytes -= oldest.weight();
             self.first += 1;
             // What came at the same moment may be gone, too.
-            self.begins = oldest.time;
+            self.begins = self.begins.max(oldest.time);
         }
         debug_assert!(self.bytes <= self.most, "more is kept than may be");
     }

@@ -9,7 +9,7 @@ fn config(path: &Path, file_size: u64, files: usize) -> DecisionLogConfig {
 }
 
 fn lost(counts: &DecisionCounts, reason: &'static str) -> u64 {
-    counts.lost.get_or_create(&super::super::LossLabels { reason }).get()
+    counts.lost.get_or_create(&super::super::ReasonLabels { reason }).get()
 }
 
 fn errors(counts: &DecisionCounts, operation: &'static str) -> u64 {
@@ -88,7 +88,13 @@ fn a_missing_folder_is_tried_again_until_it_is_there() {
     let mut writer = Writer {
         shared: Arc::default(),
         counts: counts.clone(),
-        file: RotatedFile { path: missing.join("d"), size: 1 << 20, files: 2, open: None },
+        file: RotatedFile {
+            path: missing.join("d"),
+            size: 1 << 20,
+            files: 2,
+            open: None,
+            rotate_after: None,
+        },
         failing: false,
         tried: None,
     };
@@ -107,7 +113,8 @@ fn a_torn_line_of_the_last_run_does_not_stand_before_the_first_of_this() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("d");
     fs::write(&path, "{\"a\":1}\n{\"b").expect("a file");
-    let mut file = RotatedFile { path: path.clone(), size: 1 << 20, files: 2, open: None };
+    let mut file =
+        RotatedFile { path: path.clone(), size: 1 << 20, files: 2, open: None, rotate_after: None };
     file.append(b"{\"c\":1}\n").expect("written");
     assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"a\":1}\n{\"b\n{\"c\":1}\n");
 }
@@ -118,11 +125,51 @@ fn a_rotation_that_fails_loses_nothing() {
     let path = folder.path().join("d");
     // A folder in its place cannot be replaced by a file.
     fs::create_dir_all(folder.path().join("d.1/x")).expect("a folder");
-    let mut file = RotatedFile { path: path.clone(), size: 10, files: 2, open: None };
+    let mut file = RotatedFile { path: path.clone(), size: 10, files: 2, open: None, rotate_after: None };
     file.append(b"{\"a\":1}\n").expect("written");
     let error = file.append(b"{\"b\":1}\n").expect_err("it cannot be rotated");
     assert_eq!(error.operation, ROTATE);
     assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"a\":1}\n{\"b\":1}\n");
+}
+
+#[test]
+fn older_files_stay_where_somebody_else_moves_the_newest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("d");
+    for number in 1..5 {
+        fs::write(folder.path().join(format!("d.{number}")), format!("{number}\n")).expect("a file");
+    }
+    let mut file = RotatedFile { path: path.clone(), size: 10, files: 5, open: None, rotate_after: None };
+    file.append(b"{\"a\":1}\n").expect("written");
+    fs::rename(&path, folder.path().join("elsewhere")).expect("moved");
+    file.append(b"{\"b\":1}\n").expect("written to a new one");
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"b\":1}\n");
+    for number in 1..5 {
+        let older = fs::read_to_string(folder.path().join(format!("d.{number}")));
+        assert_eq!(older.expect("a file"), format!("{number}\n"));
+    }
+    let elsewhere = fs::read_to_string(folder.path().join("elsewhere")).expect("a file");
+    assert_eq!(elsewhere, "{\"a\":1}\n", "it is written no more");
+    // The next one is moved as ever.
+    file.append(b"{\"c\":1}\n").expect("rotated");
+    assert_eq!(fs::read_to_string(folder.path().join("d.1")).expect("a file"), "{\"b\":1}\n");
+    assert_eq!(fs::read_to_string(folder.path().join("d.4")).expect("a file"), "3\n");
+}
+
+#[test]
+fn older_files_stay_where_the_newest_cannot_be_moved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("d");
+    fs::write(folder.path().join("d.1"), "1\n").expect("a file");
+    // A folder in its way.
+    fs::create_dir_all(folder.path().join("d.0/x")).expect("a folder");
+    let mut file = RotatedFile { path: path.clone(), size: 10, files: 3, open: None, rotate_after: None };
+    file.append(b"{\"a\":1}\n").expect("written");
+    assert!(file.append(b"{\"b\":1}\n").is_err());
+    // Not with each line.
+    file.append(b"{\"c\":1}\n").expect("written");
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "{\"a\":1}\n{\"b\":1}\n{\"c\":1}\n");
+    assert_eq!(fs::read_to_string(folder.path().join("d.1")).expect("a file"), "1\n");
 }
 
 #[test]
