@@ -132,6 +132,12 @@ impl Rpc {
             Self::Connect | Self::Publish | Self::Subscribe | Self::Unsubscribe | Self::Disconnect => false,
         }
     }
+
+    /// Whether it may reach the service once only, whatever becomes of it: a step of an authentication may use something up
+    /// (ADR 0029).
+    pub(crate) const fn is_asked_once(self) -> bool {
+        matches!(self, Self::AuthExchange)
+    }
 }
 
 impl From<Hook> for Rpc {

@@ -58,6 +58,13 @@ struct PostPool {
     gone: CancellationToken,
 }
 
+/// Whether a call may be made once more where its connection was closed before an answer began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    IfClosed,
+    Never,
+}
+
 impl PostChannel {
     /// Opens no connection yet. `gone` is cancelled when one cannot be opened.
     pub(crate) fn new(base: &str, connector: PostConnector, gone: CancellationToken) -> Self {
@@ -77,16 +84,29 @@ impl PostChannel {
     /// # Errors
     /// There is no answer, or none of JSON. Only where no connection could be opened the status has a source: those of
     /// this channel are many, and the end of one is not the end of the service.
-    pub(crate) async fn post(&self, name: &str, json: Bytes, within: Duration) -> Result<Bytes, Status> {
+    pub(crate) async fn post(
+        &self,
+        name: &str,
+        json: Bytes,
+        within: Duration,
+        again: Again,
+    ) -> Result<Bytes, Status> {
         let inner = &*self.0;
         let uri: Uri = format!("{}/{name}", inner.base)
             .parse()
             .map_err(|error| Status::internal(format!("{}/{name}: {error}", inner.base)))?;
         let request = || request(&uri, json.clone(), within);
-        let answer = match inner.pooled.request(request()).await {
+        let answer = match again {
+            // Not over a connection that the service may be closing: nobody could tell whether it has come.
+            Again::Never => inner.fresh.request(request()).await,
+            Again::IfClosed => inner.pooled.request(request()).await,
+        };
+        let answer = match answer {
             // A service may close a connection that it has kept at any time, and then this call has not reached it. Or it
             // has, and asking twice does no harm, as with an endpoint of gRPC that is lost and found again.
-            Err(error) if is_closed(&error) => inner.fresh.request(request()).await,
+            Err(error) if again == Again::IfClosed && is_closed(&error) => {
+                inner.fresh.request(request()).await
+            }
             answer => answer,
         };
         match answer {
@@ -177,7 +197,15 @@ pub(crate) fn unreadable(what: std::fmt::Arguments<'_>) -> Status {
     Status::internal(format!("{UNREADABLE}: {what}"))
 }
 
+/// JSON that says no, or yes within limits, and is no answer of the contract.
+pub(crate) fn unusable(what: std::fmt::Arguments<'_>) -> Status {
+    Status::internal(format!("{UNUSABLE}: {what}"))
+}
+
 /// How the message of such a status begins.
+pub(crate) const UNUSABLE: &str = "failed to read the refusal or grant in JSON";
+
+/// How the message of the other one begins.
 pub(crate) const UNREADABLE: &str = "failed to read JSON";
 
 /// The connection broke, after there was one.

@@ -151,3 +151,35 @@ async fn a_shadow_is_not_asked_and_stands_in_nobody_s_way() {
     assert!(matches!(ask(&*adviser).await.unwrap().verdict, Verdict::Exchange(Decision::Allow(_))));
     assert_eq!((active.calls("AuthExchange"), second.calls("AuthExchange")), (1, 0));
 }
+
+#[tokio::test]
+async fn a_step_reaches_one_endpoint_once_whatever_becomes_of_it() {
+    let answering = || -> AnswerScript<AuthExchangeRequest, AuthExchangeResponse> {
+        Box::new(|_| Play::answer(wire::ExchangeSuccess::default()))
+    };
+    for streams in [false, true] {
+        for fails in [true, false] {
+            let script: AnswerScript<AuthExchangeRequest, AuthExchangeResponse> =
+                Box::new(move |_| match fails {
+                    true => Play::Fail(Status::unavailable("not now")),
+                    false => Play::Never,
+                });
+            let (first, second) = (
+                Running::start(service(streams, script)).await,
+                Running::start(service(streams, answering())).await,
+            );
+            let seen = Seen::default();
+            let deadline = std::time::Duration::from_millis(1500);
+            let remote =
+                Remote::start(config(&[&first.url, &second.url], deadline), Arc::new(seen.clone())).unwrap();
+            seen.until(|seen| seen.healthy_now() == 2).await;
+            let verdict = ask(&*remote).await.unwrap().verdict;
+            assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+            let asked = |service: &Running| match streams {
+                true => service.batches().iter().map(|(_, batch)| batch.questions.len()).sum(),
+                false => service.calls("AuthExchange"),
+            };
+            assert_eq!((asked(&first), asked(&second)), (1, 0), "streams {streams}, fails {fails}");
+        }
+    }
+}

@@ -150,14 +150,9 @@ async fn what_is_no_answer_in_json_is_unreadable() {
         (r#"{"allow":{}"#, "EOF"),
         (r#"{"allow":{}} and more"#, "trailing"),
         (r#"{"allow":{}}{"deny":{}}"#, "trailing"),
-        (r#"{"allow":{},"deny":{}}"#, "multiple fields"),
-        (r#"{"deny":{},"allow":{}}"#, "multiple fields"),
         (r#"{"alow":{}}"#, "unrecognized field name 'alow'"),
         (r#"{"allow":{"tpoic":"x"}}"#, "unrecognized field name 'tpoic'"),
         (r#"{"allow":{},"ok":1}"#, "unrecognized field name 'ok'"),
-        (r#"{"deny":{"action":"DROP"}}"#, "unrecognized enum value 'DROP'"),
-        (r#"{"deny":{"reasonCode":-1}}"#, "out of range"),
-        (r#"{"deny":{"reasonCode":1.5}}"#, "integer"),
         (r#"{"allow":{"payload":"?!"}}"#, "base64"),
         (r#"{"allow":{"cacheFor":60}}"#, "invalid type: integer"),
     ] {
@@ -169,6 +164,22 @@ async fn what_is_no_answer_in_json_is_unreadable() {
     assert_eq!(failure_of(JsonPlay::text(&deep)).await.0, FailureKind::Unreadable);
     let latin = failure_of(JsonPlay::page("application/json", b"{\"allow\":{\"topic\":\"\xe9\"}}")).await;
     assert_eq!(latin.0, FailureKind::Unreadable);
+}
+
+#[tokio::test]
+async fn a_no_that_cannot_be_read_is_refused_whatever_the_failure_rule() {
+    for (text, what) in [
+        (r#"{"allow":{},"deny":{}}"#, "multiple fields"),
+        (r#"{"deny":{},"allow":{}}"#, "multiple fields"),
+        (r#"{"deny":{"action":"DROP"}}"#, "unrecognized enum value 'DROP'"),
+        (r#"{"deny":{"reasonCode":-1}}"#, "out of range"),
+        (r#"{"deny":{"reasonCode":1.5}}"#, "integer"),
+    ] {
+        let (verdict, outcomes) = answered_with(JsonPlay::text(text)).await;
+        let Verdict::Unusable(unusable) = verdict else { panic!("{text}: {verdict:?}") };
+        assert_eq!((unusable.kind, outcomes.last()), (UnusableKind::Invalid, Some(&CallOutcome::Unusable)));
+        assert!(unusable.detail.contains(what), "{text}: {}", unusable.detail);
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use super::grpc_message::RawCodec;
 use super::json::JsonCall;
 use super::request_body::RequestBody;
 use super::{Rpc, with_timeout};
-use crate::post::PostChannel;
+use crate::post::{Again, PostChannel};
 
 /// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB.
 const RESERVED: usize = 256;
@@ -62,6 +62,11 @@ pub(super) async fn call(
     }
 }
 
+fn again(name: &str) -> Again {
+    let once = Rpc::ALL.into_iter().any(|rpc| rpc.name() == name && rpc.is_asked_once());
+    if once { Again::Never } else { Again::IfClosed }
+}
+
 async fn call_json(
     path: &'static str,
     body: RequestBody,
@@ -70,7 +75,7 @@ async fn call_json(
 ) -> Result<Bytes, Status> {
     let call = JsonCall::new(path.rsplit('/').next().unwrap_or_default())?;
     let json = call.write(body.into_message())?;
-    let answer = channel.post(call.name(), json, within).await?;
+    let answer = channel.post(call.name(), json, within, again(call.name())).await?;
     call.read(&answer)
 }
 

@@ -9,10 +9,11 @@ use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor,
     SerializeOptions, ServiceDescriptor,
 };
+use serde_json::Value;
 use tonic::Status;
 
 use super::descriptors;
-use crate::post::unreadable;
+use crate::post::{unreadable, unusable};
 
 /// 64-bit numbers as text, enums by name, lowerCamelCase; what has its default is left out.
 const WRITTEN: SerializeOptions = SerializeOptions::new();
@@ -55,10 +56,25 @@ impl JsonCall {
 
     /// The bytes of an answer in JSON.
     pub(super) fn read(&self, json: &[u8]) -> Result<Bytes, Status> {
-        read(self.0.output(), json)
-            .map(|message| message.encode_to_vec().into())
-            .map_err(|error| unreadable(format_args!("{}", without_value(&error.to_string()))))
+        read(self.0.output(), json).map(|message| message.encode_to_vec().into()).map_err(|error| {
+            let error = without_value(&error.to_string());
+            match restricts(json) {
+                true => unusable(format_args!("{error}")),
+                false => unreadable(format_args!("{error}")),
+            }
+        })
     }
+}
+
+/// Whether JSON that is no answer of the contract says no, or yes within limits, all the same. That is no failed answer, which
+/// the failure rule might turn into a yes: a service that misspells an action has not allowed anything (ADR 0017).
+fn restricts(json: &[u8]) -> bool {
+    let Ok(answer) = serde_json::from_slice::<Value>(json) else { return false };
+    let has = |value: &Value, key: &str| value.get(key).is_some_and(|value| !value.is_null());
+    let verdicts = answer["verdicts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    has(&answer, "deny")
+        || verdicts.iter().any(|verdict| has(verdict, "deny"))
+        || ["allow", "success"].iter().any(|yes| has(&answer[*yes], "grant"))
 }
 
 fn read(message: MessageDescriptor, json: &[u8]) -> serde_json::Result<DynamicMessage> {
@@ -81,7 +97,7 @@ fn without_value(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use tonic::Code;
 
     use super::super::wire;
@@ -108,6 +124,31 @@ mod tests {
             assert!(JsonCall::new(path.rsplit('/').next().unwrap_or_default()).is_ok(), "{path}");
         }
         assert!(JsonCall::new("Decide").is_err());
+    }
+
+    #[test]
+    fn a_no_with_a_mistake_in_it_is_never_a_failed_answer() {
+        let error = |name: &str, text: &str| {
+            call(name).read(text.as_bytes()).expect_err("it cannot be read").message().to_owned()
+        };
+        for (name, text) in [
+            ("AuthConnect", r#"{"deny":{"action":"ACTION_FOO"}}"#),
+            ("AuthConnect", r#"{"deny":{"reasonCode":"abc"}}"#),
+            ("AuthConnect", r#"{"allow":{},"deny":{}}"#),
+            ("AuthConnect", r#"{"deny":{},"deny":{}}"#),
+            ("AuthConnect", r#"{"deny":{},"reason":1}"#),
+            ("AuthConnect", r#"{"allow":{"grant":{"rules":[{"effect":"EFFECT_NO"}]}}}"#),
+            ("AuthConnect", r#"{"allow":{"grant":{"ttl":"soon"}}}"#),
+            ("AuthSubscribe", r#"{"verdicts":[{"allow":{}},{"deny":{"action":7.5}}]}"#),
+            ("AuthExchange", r#"{"success":{"grant":{"versoin":"7"}}}"#),
+        ] {
+            assert!(error(name, text).starts_with(crate::post::UNUSABLE), "{text}: {}", error(name, text));
+        }
+        for text in
+            [r#"{"alow":{}}"#, r#"{"allow":{},"deny":null,"x":1}"#, r#"{"deny":{"#, "[]", "true", "<html>"]
+        {
+            assert!(error("AuthConnect", text).starts_with(crate::post::UNREADABLE), "{text}");
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) async fn ask_by_call<E: ServiceCall>(
 ) -> CallAnswer<E::Answer> {
     let (now, deadline) = time;
     // An event that is told twice is one too many.
-    if endpoints.is_single() || !request.rpc().decides() {
+    let once = !request.rpc().decides() || request.rpc().is_asked_once();
+    if endpoints.is_single() || once {
         let call = request.clone().run(&connection.service, deadline.saturating_duration_since(now));
         let result = timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late()));
         return (Arc::clone(connection), result);

@@ -74,7 +74,7 @@ pub(super) async fn ask_streams(
                     return StreamResult::Lost(end.unwrap_or_else(unknown));
                 }
             }
-            SlotEvent::Silent if places.iter().any(Option::is_none) => {
+            SlotEvent::Silent if places.iter().any(Option::is_none) && !rpc.is_asked_once() => {
                 match elsewhere(endpoints, rpc, connection, &question, deadline) {
                     Elsewhere::Stream(place) => {
                         watch.question_moved(MoveReason::Silent);
@@ -88,7 +88,7 @@ pub(super) async fn ask_streams(
                     Elsewhere::Nowhere => {}
                 }
             }
-            // It is open at two places already: a third would be load for a service that has trouble enough.
+            // It may be asked at one place only, or is open at two already: a third would be load for a service that has trouble enough.
             SlotEvent::Silent => {}
         }
     }

@@ -14,7 +14,7 @@ use super::service_call::ServiceCall;
 use super::status::{describe_status, is_transport_failure, late};
 use super::streamed::{StreamResult, ask_streams};
 use crate::contract::Rpc;
-use crate::post::UNREADABLE;
+use crate::post::{UNREADABLE, UNUSABLE};
 use crate::watch::{CallOutcome, MoveReason, Watch};
 
 /// How long after a broken call we look whether its connection has ended; the news of both travel apart.
@@ -57,6 +57,7 @@ pub(super) async fn call_service<E: ServiceCall>(
     // After a stream that ended: to ask again there.
     let mut again: Option<Arc<ServiceConnection>> = None;
     let (mut lost_streams, mut by_call) = (0, false);
+    let once = request.rpc().is_asked_once();
     loop {
         let connection = match again.take() {
             Some(connection) => connection,
@@ -70,6 +71,11 @@ pub(super) async fn call_service<E: ServiceCall>(
             AttemptResult::Done(CallResult::Unwanted) => return last.map_or(Ok(CallResult::Unwanted), Err),
             AttemptResult::Done(result) => return Ok(result),
             AttemptResult::Failed(failure) => return Err(failure),
+            AttemptResult::Elsewhere(failure) if once => return Err(failure),
+            // A stream that is not implemented has asked nobody.
+            AttemptResult::StreamLost(failure, status) if once && status.code() != Code::Unimplemented => {
+                return Err(failure);
+            }
             // Kept, so that the caller learns what went wrong with the service, and not that nobody was left to try.
             AttemptResult::Elsewhere(failure) => last = Some(failure),
             AttemptResult::StreamLost(failure, status) => {
@@ -200,7 +206,7 @@ async fn judge_status<A>(
         return AttemptResult::Done(CallResult::Unwanted);
     }
     if rpc.decides()
-        && let Some(unusable) = too_large(rpc, status)
+        && let Some(unusable) = unusable(rpc, status)
     {
         connection.strikes.reset();
         count(CallOutcome::Unusable);
@@ -239,7 +245,16 @@ async fn judge_status<A>(
 
 /// What it means that a question came back with this.
 pub(crate) fn undecided(rpc: Rpc, status: &Status) -> Undecided {
-    too_large(rpc, status).map_or_else(|| failure(rpc, status).into(), Into::into)
+    unusable(rpc, status).map_or_else(|| failure(rpc, status).into(), Into::into)
+}
+
+/// Whether there was an answer, or none, for a reason that the failure rule has nothing to do with.
+fn unusable(rpc: Rpc, status: &Status) -> Option<Unusable> {
+    if status.code() == Code::Internal && status.message().starts_with(UNUSABLE) {
+        let detail = format!("{}: {}", rpc.name(), describe_status(status));
+        return Some(Unusable::new(UnusableKind::Invalid, detail));
+    }
+    too_large(rpc, status)
 }
 
 /// Whether one of both messages was over somebody's limit on their size. A client chooses how large they are, so that it
