@@ -21,7 +21,7 @@ use mproxy_testkit::service::contract::{
     GrantAction, GrantRule, ReplaceGrantCommand, WillChoice,
 };
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, Will, WireClient};
-use support::Proxy;
+use support::{Proxy, until};
 use tokio::time::sleep;
 
 const V5: Version = Version::V5;
@@ -472,6 +472,25 @@ async fn the_stream_goes_back_to_the_endpoint_that_is_preferred() {
     first.stream(1).await;
     let _a = WireClient::login(proxy.mqtt, V311, "a-1").await;
     assert_eq!(first.command(all(), replace(grant("2", &["#"]))).await.clients, 1);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_endpoint_commands_where_the_preferred_one_has_no_commands() {
+    let broker = Mosquitto::start().await;
+    let first = CommandingService::start(Some(grant("1", &["#"])), false).await;
+    let second = CommandingService::start(Some(grant("1", &["#"])), true).await;
+    let both = format!("{},{}", first.url, second.url);
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_POLICY_URL", &both)]).await;
+    proxy.line(&["WARN", "HookStream.Control unimplemented", &first.url]).await;
+    // It may have had a stream before the first one was healthy, and then lost it for as long as that took.
+    let _a = WireClient::login(proxy.mqtt, V311, "a-1").await;
+    second.stream(1).await;
+    proxy.line(&["control stream opened", &second.url]).await;
+    until("a command is carried out", async || {
+        second.is_open() && second.command(all(), replace(grant("2", &["#"]))).await.clients == 1
+    })
+    .await;
     proxy.stop().await;
 }
 

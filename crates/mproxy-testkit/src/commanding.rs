@@ -106,6 +106,11 @@ impl CommandingService {
         self.player.heard.borrow().results.len()
     }
 
+    /// Whether there is a stream that takes commands.
+    pub fn is_open(&self) -> bool {
+        self.player.commands.lock().unwrap().as_ref().is_some_and(|commands| !commands.is_closed())
+    }
+
     /// Streams that have begun.
     pub fn streams(&self) -> usize {
         self.player.heard.borrow().streams

@@ -4,6 +4,7 @@
 //! this mproxy is and which grants are in force, so that what was missed while there was none is made good. So many commands
 //! are carried out at a time; while these are, and while results are not read, no further ones are.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ const WAITING: usize = 16;
 /// How long the service may leave reports unread before the log says so, and how long altogether.
 const UNREAD_TOLD: Duration = Duration::from_secs(1);
 const UNREAD_MOST: Duration = Duration::from_secs(30);
+
+/// How long a stream that is left for another one may take to report what is being carried out.
+const LEFT_WITHIN: Duration = Duration::from_secs(12);
 
 /// Dialling.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -72,19 +76,18 @@ impl Controller {
     async fn keep(&self) {
         let mut changes = self.endpoints.changes();
         let mut failures = 0;
-        let mut refused: Option<Arc<ServiceConnection>> = None;
+        // Connections whose service has no commands. As many as there are endpoints, at most.
+        let mut refused: Vec<Arc<ServiceConnection>> = Vec::new();
         loop {
-            let connection = self.endpoints.pick_streaming();
-            let usable =
-                connection.filter(|one| refused.as_ref().is_none_or(|other| !Arc::ptr_eq(one, other)));
-            let Some(connection) = usable else {
+            refused.retain(|one| !one.gone.is_cancelled());
+            let Some(connection) = self.endpoints.pick_streaming(&refused) else {
                 if changes.changed().await.is_err() {
                     return;
                 }
                 continue;
             };
             let since = Instant::now();
-            let status = match self.serve(&connection).await {
+            let status = match self.serve(&connection, &refused).await {
                 Ok(ControlEnd::Ended) => "the service ended it".to_owned(),
                 Ok(ControlEnd::Moved) => {
                     info!(endpoint = connection.url(), "control stream moves to a preferred endpoint");
@@ -96,7 +99,7 @@ impl Controller {
                         "HookStream.Control unimplemented although Hello says that streams are served, no commands until the next connection"
                     );
                     // Known of this connection only: behind the next one may stand a newer service.
-                    refused = Some(connection);
+                    refused.push(connection);
                     continue;
                 }
                 Err(status) => describe_status(&status),
@@ -109,24 +112,38 @@ impl Controller {
     }
 
     /// One stream, from its beginning to its end.
-    async fn serve(&self, connection: &Arc<ServiceConnection>) -> Result<ControlEnd, Status> {
+    async fn serve(
+        &self,
+        connection: &Arc<ServiceConnection>,
+        refused: &[Arc<ServiceConnection>],
+    ) -> Result<ControlEnd, Status> {
         let gone = connection.gone.child_token();
         // The connection of the stream ends with the stream, whichever way that is.
         let _ends = gone.clone().drop_guard();
+        let leave = CancellationToken::new();
+        let served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone, &leave));
+        let mut served = pin!(served);
+        let end = |served: Option<Result<(), Status>>, how| match served {
+            Some(served) => served.map(|()| how),
+            None => Err(Status::unavailable("connection closed")),
+        };
         tokio::select! {
-            served = gone.run_until_cancelled(self.serve_until_gone(connection, &gone)) => match served {
-                Some(served) => served.map(|()| ControlEnd::Ended),
-                None => Err(Status::unavailable("connection closed")),
-            },
-            () = self.preferred_to(connection) => Ok(ControlEnd::Moved),
+            served = &mut served => return end(served, ControlEnd::Ended),
+            () = self.preferred_to(connection, refused) => {}
+        }
+        // What has been carried out is reported to who commanded it.
+        leave.cancel();
+        match timeout(LEFT_WITHIN, served).await {
+            Ok(served) => end(served, ControlEnd::Moved),
+            Err(_) => Ok(ControlEnd::Moved),
         }
     }
 
     /// Waits until another endpoint stands before this one: who decides shall be able to take back.
-    async fn preferred_to(&self, connection: &Arc<ServiceConnection>) {
+    async fn preferred_to(&self, connection: &Arc<ServiceConnection>, refused: &[Arc<ServiceConnection>]) {
         let mut changes = self.endpoints.changes();
         loop {
-            let first = self.endpoints.pick_streaming();
+            let first = self.endpoints.pick_streaming(refused);
             // While this one is being lost, its own end says more.
             if first.is_some_and(|first| !Arc::ptr_eq(&first, connection)) && !connection.gone.is_cancelled()
             {
@@ -142,6 +159,7 @@ impl Controller {
         &self,
         connection: &ServiceConnection,
         gone: &CancellationToken,
+        leave: &CancellationToken,
     ) -> Result<(), Status> {
         let complaints = Arc::clone(connection.service.complaints());
         let (reports, waiting) = mpsc::channel(WAITING);
@@ -153,9 +171,16 @@ impl Controller {
         let waiting =
             unfold(waiting, async |mut waiting| waiting.recv().await.map(|report| (report, waiting)));
         let commands = ControlCommands::open(channel, waiting, Arc::clone(&complaints));
-        let commands = open_and_introduce(commands, self.introduce(&reports)).await?;
+        let opened = open_and_introduce(commands, self.introduce(&reports));
+        let Some(opened) = leave.run_until_cancelled(opened).await else { return Ok(()) };
+        let mut commands = opened?;
         info!(endpoint = connection.url(), "control stream opened");
-        self.obey(commands, &reports, &complaints).await
+        self.obey(&mut commands, &reports, &complaints, leave).await?;
+        // The service ends its half when it has read all of ours.
+        drop(reports);
+        let read = async { while commands.next().await.is_some() {} };
+        let _ = timeout(UNREAD_TOLD, read).await;
+        Ok(())
     }
 
     /// Who this mproxy is, and the grants in force.
@@ -177,28 +202,42 @@ impl Controller {
 
     async fn obey(
         &self,
-        mut commands: ControlCommands,
+        commands: &mut ControlCommands,
         reports: &mpsc::Sender<ControlReport>,
         complaints: &Complaints,
+        leave: &CancellationToken,
     ) -> Result<(), Status> {
         let mut under_way: FuturesUnordered<UnderWay> = FuturesUnordered::new();
         loop {
+            if leave.is_cancelled() && under_way.is_empty() {
+                return Ok(());
+            }
             tokio::select! {
                 // Results first: a service that goes on commanding would never hear of one.
                 biased;
                 Some((id, name, outcome)) = under_way.next(), if !under_way.is_empty() => {
                     self.report(reports, id, name, outcome).await?;
                 }
+                () = leave.cancelled(), if !leave.is_cancelled() => {}
                 // Nothing that has come is lost when the other branch is taken.
-                command = commands.next(), if under_way.len() < UNDER_WAY => {
+                command = commands.next(), if under_way.len() < UNDER_WAY && !leave.is_cancelled() => {
                     let Some(command) = command else { return Ok(()) };
                     let mut together = vec![command?];
+                    let mut ended = Ok(());
                     while together.len() < TOGETHER
                         && let Some(Some(next)) = commands.next().now_or_never()
                     {
-                        together.push(next?);
+                        match next {
+                            Ok(next) => together.push(next),
+                            Err(status) => {
+                                ended = Err(status);
+                                break;
+                            }
+                        }
                     }
+                    // What stood before the end of the stream was commanded.
                     self.hand_out(together, &mut under_way, reports, complaints).await?;
+                    ended?;
                 }
             }
         }

@@ -242,10 +242,13 @@ impl Endpoints {
         Pick::Nobody(entries.iter().filter_map(error).collect::<Vec<_>>().join("; "))
     }
 
-    /// The first healthy endpoint that serves streams.
-    pub(super) fn pick_streaming(&self) -> Option<Arc<ServiceConnection>> {
+    /// The first healthy endpoint that serves streams, and is none of these.
+    pub(super) fn pick_streaming(&self, but: &[Arc<ServiceConnection>]) -> Option<Arc<ServiceConnection>> {
+        let is_meant = |one: &Arc<ServiceConnection>| !but.iter().any(|other| Arc::ptr_eq(one, other));
         self.entries.borrow().iter().find_map(|entry| match &entry.state {
-            EndpointState::Healthy(one) if one.streams.is_some() && !one.gone.is_cancelled() => {
+            EndpointState::Healthy(one)
+                if one.streams.is_some() && !one.gone.is_cancelled() && is_meant(one) =>
+            {
                 Some(Arc::clone(one))
             }
             EndpointState::Healthy(_) | EndpointState::Connecting | EndpointState::Unhealthy => None,
