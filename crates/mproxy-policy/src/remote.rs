@@ -357,7 +357,11 @@ impl Decider for Remote {
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         if self.is_wanted(Hook::Connect) {
-            self.ask_later(AuthRequest::renewal(question, self.endpoints.way()))
+            self.ask_later(AuthRequest::renewal(
+                question,
+                self.endpoints.way(),
+                self.role() == ServiceRole::Shadow,
+            ))
         } else {
             abstain()
         }

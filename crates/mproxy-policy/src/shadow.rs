@@ -102,7 +102,7 @@ struct HealthAlone(Arc<dyn Watch>);
 
 impl Watch for HealthAlone {
     fn endpoint(&self, url: &str, healthy: bool) {
-        self.0.endpoint(url, healthy);
+        self.0.shadow_endpoint(url, healthy);
     }
 }
 

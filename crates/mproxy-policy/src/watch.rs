@@ -304,6 +304,11 @@ pub trait Watch: Send + Sync {
         let _ = comparison;
     }
 
+    /// An endpoint of the shadow became healthy or unhealthy.
+    fn shadow_endpoint(&self, url: &str, healthy: bool) {
+        let _ = (url, healthy);
+    }
+
     /// A question of this hook was not put to the shadow: too many are under way to it.
     fn shadow_skipped(&self, hook: Hook) {
         let _ = hook;

@@ -7,6 +7,7 @@ mod events;
 pub mod exposition;
 mod failures;
 mod labels;
+mod line_limit;
 pub mod log;
 pub mod metrics;
 mod packets;

@@ -24,7 +24,7 @@ use super::setting::OnAuth;
 use super::step::{Passage, Step};
 use crate::chain::Ruled;
 use crate::fault::{Deadline, Fault};
-use crate::meter::ExchangeOutcome;
+use crate::meter::{ExchangeOutcome, Outcome};
 use crate::peer::Side;
 use crate::policy::{
     Authenticated, ExchangeDecision, ExchangeQuestion, ExchangeStep, Failure, FailureKind, Hook, Ruling,
@@ -322,6 +322,7 @@ impl Link {
                 let failure = Failure::new(FailureKind::Deadline, "no answer within the exchange's deadline");
                 let hook = Hook::Exchange;
                 cx.setting.meter.failed(hook, &failure, cx.setting.on_error.of(hook), &self.peer);
+                cx.setting.meter.decisions(hook, Source::FailedClosed, Outcome::Refused, 1);
                 Fault::PolicyFailed { hook, failure: Box::new(failure) }
             }
             Some(ExchangeTurn::Client | ExchangeTurn::Connack { .. }) | None => {

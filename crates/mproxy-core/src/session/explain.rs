@@ -51,11 +51,12 @@ impl Link {
         }
         let mut explanation = cx.setting.advisers.explain(supposed);
         // What nobody decided, and the failure rule would let through.
-        if let Foreseen::Decides(ForeseenDecision { ground: Ground::Undecided(undecided), verdict }) =
-            &mut explanation.outcome
+        if let Foreseen::Decides(ForeseenDecision { ground, verdict }) = &mut explanation.outcome
+            && let Ground::Undecided(undecided) = ground
             && let (Undecided::Failed(_), OnError::Allow) = (&**undecided, cx.setting.on_error.of(hook))
         {
             *verdict = Ok(supposed.qos);
+            *ground = Ground::Source(Source::FailedOpen);
         }
         explanation
     }

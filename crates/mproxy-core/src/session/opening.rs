@@ -196,7 +196,8 @@ impl Opening {
             None => resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?,
         };
         let answers_auth = self.link.answers_auth();
-        let kept = admission.clone().filter(|_| answers_auth);
+        // Only an exchange comes back to it.
+        let kept = if answers_auth { admission.clone() } else { None };
         if let Some(admission) = admission {
             self.apply_admission(&connect, *admission, if obeyed.replaced { Source::Rpc } else { source })?;
         }

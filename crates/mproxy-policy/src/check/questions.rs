@@ -128,7 +128,7 @@ pub(super) fn connects() -> Vec<CheckQuestion> {
     all.extend(credentials(&mut numbers));
     all.extend(wills_and_properties(&mut numbers));
     all.extend(odd_names(&mut numbers));
-    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() }, Way::Stream);
+    let request = AuthRequest::renewal(&RenewQuestion { peer: &clients::plain() }, Way::Stream, false);
     all.push(CheckQuestion {
         rpc: Rpc::AuthConnect,
         label: "refresh of a grant".to_owned(),

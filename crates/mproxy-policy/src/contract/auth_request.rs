@@ -203,8 +203,12 @@ impl AuthRequest<AuthConnect> {
         Self::new(rpc, question.peer, way, fields)
     }
 
-    pub(crate) fn renewal(question: &RenewQuestion<'_>, way: Way) -> Self {
-        Self::new(AuthConnect::Renewal, question.peer, way, |out| renewal(question).encode_raw(out))
+    /// `shadow`: asked for comparison.
+    pub(crate) fn renewal(question: &RenewQuestion<'_>, way: Way, shadow: bool) -> Self {
+        let fields = |out: &mut BytesMut| {
+            wire::AuthConnectRequest { shadow, ..renewal(question) }.encode_raw(out);
+        };
+        Self::new(AuthConnect::Renewal, question.peer, way, fields)
     }
 }
 

@@ -219,6 +219,7 @@ mod tests {
         let renewal = AuthRequest::renewal(
             &mproxy_core::policy::RenewQuestion { peer: &peer },
             super::super::Way::Call,
+            false,
         );
         let fields = Bytes::from(
             wire::AuthPublishRequest { topic: "a/b".into(), qos: 1, ..Default::default() }.encode_to_vec(),

@@ -164,7 +164,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     let shown = format!("{told:?}");
     assert!(!shown.contains("sesame") && !shown.contains("password"), "{shown}");
     let told: wire::AuthConnectRequest =
-        AuthRequest::renewal(&RenewQuestion { peer: &peer }, Way::Stream).body().read();
+        AuthRequest::renewal(&RenewQuestion { peer: &peer }, Way::Stream, false).body().read();
     assert_eq!((told.refresh, told.password, told.will), (true, None, None));
     assert_eq!((told.clean_start, told.keep_alive), (peer.clean_start, peer.keep_alive.into()));
 }

@@ -227,6 +227,10 @@ impl Watch for Seen {
         self.0.send_modify(|record| record.moved.push(reason));
     }
 
+    fn shadow_endpoint(&self, url: &str, healthy: bool) {
+        self.endpoint(url, healthy);
+    }
+
     fn endpoint(&self, url: &str, healthy: bool) {
         self.0.send_modify(|record| record.endpoints.push((url.to_owned(), healthy)));
     }

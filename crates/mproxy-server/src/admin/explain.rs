@@ -80,25 +80,21 @@ struct ExplainBody {
     retain: bool,
 }
 
-fn bad(text: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, text)
-}
-
 impl ExplainBody {
     fn question(self) -> Result<ExplainQuestion, ApiError> {
         let act = match self.action.as_str() {
             "publish" => Act::Publish,
             "subscribe" => Act::Subscribe,
             "receive" => Act::Receive,
-            _ => return Err(bad("action must be publish, subscribe or receive")),
+            _ => return Err(ApiError::bad("action must be publish, subscribe or receive")),
         };
         let valid = match act {
             Act::Subscribe => TopicFilter::new(&self.topic).map(|_| ()),
             Act::Publish | Act::Receive | Act::Will => check_name(&self.topic).map(|_| ()),
         };
-        valid.map_err(|error| bad(format!("topic: {error}")))?;
+        valid.map_err(|error| ApiError::bad(format!("topic: {error}")))?;
         if self.connection_id.is_none() && self.client_id.is_none() {
-            return Err(bad("client_id or connection_id must be given"));
+            return Err(ApiError::bad("client_id or connection_id must be given"));
         }
         Ok(ExplainQuestion {
             connection_id: self.connection_id,
@@ -107,7 +103,7 @@ impl ExplainBody {
             common_name: self.common_name,
             act,
             name: self.topic,
-            qos: QoS::from_bits(self.qos).ok_or_else(|| bad("qos must be 0, 1 or 2"))?,
+            qos: QoS::from_bits(self.qos).ok_or_else(|| ApiError::bad("qos must be 0, 1 or 2"))?,
             retain: self.retain,
         })
     }
@@ -120,7 +116,7 @@ pub(super) async fn explain(
 ) -> Result<Json<ExplainView>, ApiError> {
     let body: ExplainBody = serde_json::from_slice(&body?).map_err(|error| {
         let text = r#"{"client_id": "c", "action": "publish", "topic": "a/b"}"#;
-        bad(format!("the body must look like {text}: {error}"))
+        ApiError::bad(format!("the body must look like {text}: {error}"))
     })?;
     let answer = admin.backend.explain(body.question()?).await;
     answer.map(Json).map_err(|why| match why {

@@ -10,16 +10,10 @@ use mproxy_policy::nearest;
 use serde::Deserialize;
 
 use super::Admin;
-use super::routes::{ApiError, ParameterNames, Parameters};
+use super::routes::{ApiError, ParameterNames, Parameters, page_limit};
 use crate::config;
 use crate::telemetry::decisions::{DecisionPage, DecisionQuery, OutcomeFilter};
 use crate::timestamp::Timestamp;
-
-/// Records of a page, unless the caller says otherwise.
-const USUAL_PAGE: usize = 100;
-
-/// More are not shown at once.
-const LARGEST_PAGE: usize = 1000;
 
 /// Which records, and how many.
 #[derive(Debug, Deserialize)]
@@ -39,22 +33,15 @@ impl ParameterNames for RefusalListing {
         &["client_id", "username", "listener", "hook", "outcome", "since", "limit", "cursor"];
 }
 
-fn bad(text: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, text)
-}
-
 pub(super) async fn refusals(
     State(admin): State<Admin>,
     Parameters(listing): Parameters<RefusalListing>,
 ) -> Result<Json<DecisionPage>, ApiError> {
-    let limit = listing.limit.unwrap_or(USUAL_PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(bad(format!("limit must be a number from 1 to {LARGEST_PAGE}")));
-    }
+    let limit = page_limit(listing.limit)?;
     let hooks = || Hook::ALL.map(Hook::name);
     if let Some(hook) = listing.hook.as_deref().filter(|hook| !hooks().contains(hook)) {
         let near = nearest(hook, hooks()).unwrap_or_default();
-        return Err(bad(format!("unknown hook {hook:?}: did you mean {near:?}?")));
+        return Err(ApiError::bad(format!("unknown hook {hook:?}: did you mean {near:?}?")));
     }
     let outcome = listing.outcome.as_deref().map_or(Some(OutcomeFilter::Refused), OutcomeFilter::parse);
     let query = DecisionQuery {
@@ -63,7 +50,7 @@ pub(super) async fn refusals(
         listener: listing.listener,
         hook: listing.hook,
         since: listing.since.as_deref().map(|since| moment(since, SystemTime::now())).transpose()?,
-        outcome: outcome.ok_or_else(|| bad("outcome must be refused, allowed or any"))?,
+        outcome: outcome.ok_or_else(|| ApiError::bad("outcome must be refused, allowed or any"))?,
         limit,
         cursor: listing.cursor,
     };
@@ -79,7 +66,8 @@ fn moment(text: &str, now: SystemTime) -> Result<SystemTime, ApiError> {
     if let Some(Timestamp(at)) = Timestamp::parse(text) {
         return Ok(at);
     }
-    let before: Duration = config::parse_duration(text)
-        .map_err(|_| bad("since must be a time such as 2026-11-24T02:47:00Z, or a duration such as 10m"))?;
+    let before: Duration = config::parse_duration(text).map_err(|_| {
+        ApiError::bad("since must be a time such as 2026-11-24T02:47:00Z, or a duration such as 10m")
+    })?;
     Ok(now.checked_sub(before).unwrap_or(UNIX_EPOCH))
 }

@@ -42,6 +42,11 @@ impl ApiError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
+
+    /// The caller's own fault.
+    pub(super) fn bad(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -124,6 +129,15 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> i
     ([(header::CONTENT_TYPE, format.content_type())], admin.metrics.expose(format))
 }
 
+/// How many are shown at once.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
+    let limit = limit.unwrap_or(USUAL_PAGE);
+    match (1..=LARGEST_PAGE).contains(&limit) {
+        true => Ok(limit),
+        false => Err(ApiError::bad(format!("limit must be a number from 1 to {LARGEST_PAGE}"))),
+    }
+}
+
 /// Which sessions, and how many.
 #[derive(Debug, Deserialize)]
 pub(super) struct Listing {
@@ -143,11 +157,7 @@ pub(super) async fn sessions(
     Parameters(listing): Parameters<Listing>,
 ) -> Result<Json<Page>, ApiError> {
     let Listing { client_id, username, listener, after, limit } = listing;
-    let limit = limit.unwrap_or(USUAL_PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        let text = format!("limit must be a number from 1 to {LARGEST_PAGE}");
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
-    }
+    let limit = page_limit(limit)?;
     let filter = SessionFilter { client_id, username, listener };
     Ok(Json(admin.backend.sessions(&filter, after, limit)))
 }

@@ -1,5 +1,6 @@
 //! `mproxy why`: asks a running mproxy why a client was refused, and says it in lines for a person or in JSON.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -46,8 +47,8 @@ pub fn ask_why(
     err: &mut impl Write,
 ) -> io::Result<ExitCode> {
     let query = admin_api::query(&[
-        ("client_id", question.client.as_deref()),
-        ("username", question.username.as_deref()),
+        ("client_id", question.client.as_deref().map(beginning)),
+        ("username", question.username.as_deref().map(beginning)),
         ("hook", question.hook.as_deref()),
         ("since", question.since.as_deref()),
         ("limit", Some(&question.limit)),
@@ -56,6 +57,12 @@ pub fn ask_why(
         Ok(answer) => show(question, &answer, out),
         Err(code) => Ok(code),
     }
+}
+
+/// As much of a name as is on record of a longer one, and a little more, so that it is seen to be longer.
+fn beginning(name: &str) -> &str {
+    const RECORDED: usize = 256;
+    &name[..name.floor_char_boundary(RECORDED + 4)]
 }
 
 fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> io::Result<ExitCode> {
@@ -92,6 +99,12 @@ pub(super) fn printable(text: &str) -> String {
     })
 }
 
+/// A value that nobody can take for the one behind it: as it is, or between quotes.
+fn one_word(value: &str) -> Cow<'_, str> {
+    let is_word = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "\"'=\\".contains(c));
+    if is_word { value.into() } else { format!("{value:?}").into() }
+}
+
 /// One refusal, in two lines.
 fn line(refusal: &Value) -> String {
     let text = |key: &str| refusal[key].as_str();
@@ -126,7 +139,7 @@ fn line(refusal: &Value) -> String {
         ("action", "action"),
     ] {
         if let Some(value) = text(key) {
-            let _ = write!(line, " {name}={}", value.replace('\n', " "));
+            let _ = write!(line, " {name}={}", one_word(value));
         }
     }
     if let Some(age) = refusal["age_ms"].as_u64().filter(|age| *age > 0) {
@@ -152,7 +165,7 @@ mod tests {
         assert_eq!(
             printable(&line(&refusal)),
             "2026-11-24T02:47:00.507Z  publish to a/\\u{1b}[2Jb with QoS 1: refused by rules[2] (rules.toml:14). \
-             0x87 Not authorized\n   client=c 1 listener=mqtt from=127.0.0.1:5 connection=id action=reject age=61.005s"
+             0x87 Not authorized\n   client=\"c\\n1\" listener=mqtt from=127.0.0.1:5 connection=id action=reject age=61.005s"
         );
     }
 

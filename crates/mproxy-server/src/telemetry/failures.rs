@@ -1,19 +1,17 @@
 //! Questions that were not decided: a counter for each kind, and log lines that a service which is down, or a client that
 //! asks for them, cannot turn into a flood.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mproxy_core::Peer;
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Unusable};
-use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
-/// Lines a second at most. Suppressed ones are counted, and the next line has their number.
-const LINES: u32 = 5;
+use super::line_limit::LineLimit;
 
 /// Counts and logs.
 #[derive(Debug, Default)]
@@ -21,7 +19,7 @@ pub(super) struct Failures {
     counted: Family<FailureLabels, Counter>,
     unusable: Family<UnusableLabels, Counter>,
     overloaded: Family<OverloadLabels, Counter>,
-    lines: Mutex<LineLimit>,
+    lines: LineLimit,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,17 +41,10 @@ struct FailureLabels {
     on_error: &'static str,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct LineLimit {
-    second: Option<Instant>,
-    written: u32,
-    suppressed: u64,
-}
-
 /// A line about an answer for this client, unless there were too many.
 macro_rules! warn_of {
     ($failures:ident, $peer:ident, $($rest:tt)+) => {
-        if let Some(suppressed_lines) = $failures.lines.lock().take(Instant::now()) {
+        if let Some(suppressed_lines) = $failures.lines.take(Instant::now()) {
             warn!(
                 connection_id = %$peer.origin.connection_id,
                 listener = &*$peer.origin.listener,
@@ -100,35 +91,5 @@ impl Failures {
         let (hook, limit) = (hook.name(), overload.limit);
         self.overloaded.get_or_create(&OverloadLabels { hook, limit }).inc();
         warn_of!(self, peer, hook, limit, error = &*overload.detail, "overloaded, packet refused");
-    }
-}
-
-impl LineLimit {
-    /// Whether a line may be written now, and how many were not since the last one.
-    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
-        if self.second.is_none_or(|second| now >= second + Duration::from_secs(1)) {
-            self.second = Some(now);
-            self.written = 0;
-        }
-        if self.written >= LINES {
-            self.suppressed += 1;
-            return None;
-        }
-        self.written += 1;
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_about_failures_are_limited() {
-        let mut lines = LineLimit::default();
-        let now = Instant::now();
-        let written = (0..100).filter(|_| lines.take(now).is_some()).count();
-        assert_eq!(written, 5);
-        assert_eq!(lines.take(now + Duration::from_secs(1)), Some(95));
     }
 }

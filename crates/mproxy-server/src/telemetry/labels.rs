@@ -7,3 +7,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 pub(super) struct ReasonLabels {
     pub(super) reason: &'static str,
 }
+
+/// Which endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EndpointLabels {
+    pub(super) endpoint: String,
+}

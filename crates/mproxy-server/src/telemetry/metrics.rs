@@ -35,6 +35,7 @@
 //! | `mproxy_policy_commands_total` | command, outcome | counter |
 //! | `mproxy_shadow_comparisons_total` | hook, active, shadow, same | counter |
 //! | `mproxy_shadow_skipped_total` | hook | counter |
+//! | `mproxy_shadow_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_revoked_deliveries_total` | | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::labels::EndpointLabels;
+
 /// Counts of all endpoints together, but for their health.
 #[derive(Clone, Debug)]
 pub(super) struct PolicyMetrics {
@@ -30,11 +32,6 @@ struct ExchangeLabels {
 struct CallLabels {
     rpc: &'static str,
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabels {
-    endpoint: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

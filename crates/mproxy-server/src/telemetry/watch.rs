@@ -81,6 +81,10 @@ impl Watch for Metrics {
         self.shadow().record(comparison);
     }
 
+    fn shadow_endpoint(&self, url: &str, healthy: bool) {
+        self.shadow().set_endpoint_health(url, healthy);
+    }
+
     fn shadow_skipped(&self, hook: Hook) {
         self.shadow().count_skipped(hook);
     }
