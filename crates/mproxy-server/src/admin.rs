@@ -16,6 +16,7 @@
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
 //! GET    /api/v1/config                    secrets masked
+//! GET    /api/v1/openapi.json              what all of this is, for programs: see `openapi`
 //! GET    /api/v1/log-level
 //! PUT    /api/v1/log-level                 {"level": "info"}
 //! ```
@@ -26,25 +27,35 @@
 mod explain;
 mod guard;
 mod impatient;
+mod openapi;
 mod page;
+mod parameters;
+mod probes;
+mod problem;
 mod refusals;
 mod routes;
 mod serve;
+mod sessions;
 pub mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::config::Secret;
+use crate::config::check::ConfigView;
 use crate::telemetry::decisions::DecisionLog;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
 pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
+pub use openapi::document;
 pub use serve::serve;
 use view::{EndpointView, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
@@ -87,36 +98,52 @@ pub struct Admin {
     /// The log level of the process.
     pub log: LogHandle,
     /// The configuration in force, as [`crate::config::check::view`] shows it.
-    pub config: Arc<serde_json::Value>,
+    pub config: Arc<ConfigView>,
     /// What callers must show, if anything.
     pub token: Option<Secret>,
     /// The host name under which it is configured to listen.
     pub host: Arc<str>,
 }
 
+/// What is under `/api/v1`. Each handler says what it takes and answers: `openapi` makes a document of that.
+fn guarded() -> OpenApiRouter<Admin> {
+    OpenApiRouter::new()
+        .routes(routes!(sessions::sessions))
+        .routes(routes!(sessions::session, sessions::kick))
+        .routes(routes!(refusals::refusals))
+        .routes(routes!(explain::explain))
+        .routes(routes!(routes::policy))
+        .routes(routes!(routes::reloads))
+        .routes(routes!(routes::drain))
+        .routes(routes!(routes::config))
+        .routes(routes!(routes::log_level, routes::set_log_level))
+        .routes(routes!(openapi::openapi))
+}
+
+/// What everybody may ask who reaches the port.
+fn open() -> OpenApiRouter<Admin> {
+    OpenApiRouter::with_openapi(openapi::ApiDocument::openapi())
+        .routes(routes!(probes::healthz))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::metrics))
+}
+
+/// All that is in the document.
+fn served() -> OpenApiRouter<Admin> {
+    open().nest("/api/v1", guarded())
+}
+
 /// All routes, guarded.
 pub fn router(admin: Admin) -> Router {
-    let guarded = Router::new()
-        .route("/sessions", get(routes::sessions))
-        .route("/sessions/{connection_id}", get(routes::session).delete(routes::kick))
-        .route("/refusals", get(refusals::refusals))
-        .route("/explain", post(explain::explain))
-        .route("/policy", get(routes::policy))
-        .route("/reloads", get(routes::reloads))
-        .route("/drain", post(routes::drain))
-        .route("/config", get(routes::config))
-        .route("/log-level", get(routes::log_level).put(routes::set_log_level))
+    let guarded = guarded()
         // Inside the guard, so that a stranger cannot tell what exists from what does not.
         .fallback(routes::nowhere)
         .layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
-    Router::new()
+    let (router, _) = open().nest("/api/v1", guarded).split_for_parts();
+    router
         .route("/", get(page::index))
         .route("/page/app.js", get(page::script))
         .route("/page/style.css", get(page::style))
-        .route("/healthz", get(routes::healthz))
-        .route("/readyz", get(routes::readyz))
-        .route("/metrics", get(routes::metrics))
-        .nest("/api/v1", guarded)
         .fallback(routes::nowhere)
         .method_not_allowed_fallback(routes::not_that_way)
         .layer(axum::extract::DefaultBodyLimit::max(routes::LARGEST_BODY))

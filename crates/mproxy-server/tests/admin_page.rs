@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use mproxy_server::admin::document;
 use mproxy_server::telemetry::exposition::Format;
 use mproxy_server::telemetry::metrics::Metrics;
+use serde_json::Value;
 
 const PAGE: &str = include_str!("../../../docs/admin.md");
 const ADMIN: &str = include_str!("../src/admin.rs");
-const ROUTES: &str = include_str!("../src/admin/routes.rs");
 
 /// What a name gets from its unit and its kind, last first.
 const SUFFIXES: [&str; 4] = ["_total", "_info", "_seconds", "_bytes"];
@@ -64,24 +65,23 @@ fn registered_stems() -> BTreeSet<String> {
     stems
 }
 
-/// Method and path, as in `GET /healthz`.
+/// The operations of the API's document, by method and path.
+fn operations() -> Vec<(String, Value)> {
+    let document = document();
+    let paths = document["paths"].as_object().unwrap();
+    let of = |path: &str, operations: &Value| {
+        let operations = operations.as_object().unwrap().clone();
+        let name = |method: String| format!("{} {path}", method.to_uppercase());
+        operations.into_iter().map(|(method, one)| (name(method), one)).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(|(path, operations)| of(path, operations)).collect()
+}
+
+/// Method and path, as in `GET /healthz`: what is in the document, and the page for people, which is not.
 fn routes() -> BTreeSet<String> {
-    let mut routes = BTreeSet::new();
-    let (guarded, open) = ADMIN.split_once(".nest(").unwrap();
-    let open_from = guarded.rfind("Router::new()").unwrap();
-    let parts = [(&guarded[..open_from], "/api/v1"), (&guarded[open_from..], ""), (open, "")];
-    for (part, prefix) in parts {
-        for route in part.split(".route(\"").skip(1) {
-            let (path, handlers) = route.split_once('"').unwrap();
-            let handlers = handlers.lines().next().unwrap();
-            for method in ["get", "put", "post", "delete", "patch"] {
-                if handlers.contains(&format!("{method}(")) {
-                    routes.insert(format!("{} {prefix}{path}", method.to_uppercase()));
-                }
-            }
-        }
-    }
-    routes
+    let page =
+        ADMIN.split(".route(\"").skip(1).map(|route| format!("GET {}", route.split('"').next().unwrap()));
+    page.chain(operations().into_iter().map(|(name, _)| name)).collect()
 }
 
 #[test]
@@ -137,11 +137,16 @@ fn the_head_lists_every_address() {
 #[test]
 fn every_parameter_is_on_the_page() {
     let mut known = 0;
-    for list in ROUTES.split("const NAMES: &[&str] = &[").skip(1) {
-        for name in list.split(']').next().unwrap().split('"').skip(1).step_by(2) {
+    for (name, operation) in operations() {
+        let parameters = operation.get("parameters").and_then(Value::as_array);
+        for parameter in parameters.into_iter().flatten().filter(|parameter| parameter["in"] == "query") {
             known += 1;
-            assert!(PAGE.contains(&format!("`?{name}=")), "docs/admin.md does not have ?{name}=");
+            let parameter = parameter["name"].as_str().unwrap();
+            assert!(
+                PAGE.contains(&format!("`?{parameter}=")),
+                "docs/admin.md does not have ?{parameter}= of {name}"
+            );
         }
     }
-    assert!(known > 5, "the code names its parameters otherwise than this test knows");
+    assert!(known > 10, "the document has its parameters elsewhere than this test knows");
 }

@@ -12,10 +12,12 @@ use mproxy_codec::topic::{TopicFilter, check_name};
 use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Admin;
-use super::routes::{ApiError, Nothing, Parameters};
+use super::parameters::{Nothing, Parameters};
+use super::problem::ApiError;
 use crate::telemetry::decisions::ExplainedDecision;
 
 /// Who might do what.
@@ -40,7 +42,7 @@ pub struct ExplainQuestion {
 }
 
 /// The answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ExplainView {
     /// What would be decided.
     #[serde(flatten)]
@@ -50,6 +52,7 @@ pub struct ExplainView {
     pub connection_id: Option<Uuid>,
     /// What is not known, of a client that is not connected.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
     pub not_known: &'static [&'static str],
 }
 
@@ -65,17 +68,29 @@ pub enum NotExplained {
 /// The answer on its way.
 pub type Explaining = Pin<Box<dyn Future<Output = Result<ExplainView, NotExplained>> + Send>>;
 
-#[derive(Deserialize)]
+/// Who might do what.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ExplainBody {
+    /// This connection; without one, the newest of `client_id`. One of both has to be given.
     connection_id: Option<Uuid>,
+    /// This client, connected or not.
     client_id: Option<String>,
+    /// Of a client that is not connected.
     username: Option<String>,
+    /// The common name of its certificate, of a client that is not connected.
     common_name: Option<String>,
+    /// `publish`, `subscribe` or `receive`.
+    #[schema(pattern = "^(publish|subscribe|receive)$")]
     action: String,
+    /// The topic, or with `subscribe` the filter, as the client knows it.
+    #[schema(min_length = 1)]
     topic: String,
+    /// The QoS.
     #[serde(default)]
+    #[schema(maximum = 2)]
     qos: u8,
+    /// The RETAIN flag.
     #[serde(default)]
     retain: bool,
 }
@@ -109,6 +124,15 @@ impl ExplainBody {
     }
 }
 
+/// What would be decided about something that a client might do now. Nobody is asked, and nothing changes.
+#[utoipa::path(
+    post, path = "/explain", tag = "decisions", request_body = ExplainBody,
+    responses(
+        (status = 200, description = "what would be decided, and by what", body = ExplainView),
+        (status = 404, description = "no such session"),
+        (status = 503, description = "the session did not answer in time"),
+    )
+)]
 pub(super) async fn explain(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,

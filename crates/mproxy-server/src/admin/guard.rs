@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
 use super::Admin;
-use super::routes::ApiError;
+use super::problem::ApiError;
 use crate::config::Secret;
 
 /// Lets a request to the API pass, or answers it.

@@ -10,29 +10,44 @@ use mproxy_policy::nearest;
 use serde::Deserialize;
 
 use super::Admin;
-use super::routes::{ApiError, ParameterNames, Parameters, page_limit};
+use super::parameters::{Parameters, page_limit};
+use super::problem::ApiError;
 use crate::config;
 use crate::telemetry::decisions::{DecisionPage, DecisionQuery, OutcomeFilter};
 use crate::timestamp::Timestamp;
 
 /// Which records, and how many.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RefusalListing {
+    /// Exactly this client identifier.
     client_id: Option<String>,
+    /// Exactly this user name.
     username: Option<String>,
+    /// Of the listener of this name.
     listener: Option<String>,
+    /// Of this hook: `connect`, `publish`, `subscribe`, `deliver`.
     hook: Option<String>,
+    /// `refused` (the default), `allowed` or `any`.
+    #[param(pattern = "^(refused|allowed|any)$", default = "refused")]
     outcome: Option<String>,
+    /// Not older than this: a time, `2026-11-24T02:47:00Z`, or a duration before now, `10m`.
     since: Option<String>,
+    /// Records of a page, which ends at about 1 MiB in any case.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
+    /// `next` of the page before.
     cursor: Option<u64>,
 }
 
-impl ParameterNames for RefusalListing {
-    const NAMES: &[&str] =
-        &["client_id", "username", "listener", "hook", "outcome", "since", "limit", "cursor"];
-}
-
+/// Why clients were refused: the records of the decision log that are in memory, the newest first.
+#[utoipa::path(
+    get, path = "/refusals", tag = "decisions", params(RefusalListing),
+    responses(
+        (status = 200, description = "a page of records", body = DecisionPage),
+        (status = 404, description = "no records are kept in memory"),
+    )
+)]
 pub(super) async fn refusals(
     State(admin): State<Admin>,
     Parameters(listing): Parameters<RefusalListing>,

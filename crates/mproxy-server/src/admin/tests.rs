@@ -1,6 +1,7 @@
 //! The admin API before a backend of cards.
 
 mod access;
+mod document;
 mod page;
 mod readiness;
 mod requests;
@@ -16,7 +17,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tower::ServiceExt;
 
 use super::view::{ListenerReadiness, TrafficView};
@@ -129,7 +130,7 @@ fn scene() -> Scene {
         metrics: Arc::new(Metrics::new()),
         decisions: Arc::new(DecisionLog::off()),
         log: LogHandle::detached(LogLevel::Info),
-        config: Arc::new(json!({ "settings": [] })),
+        config: Arc::new(ConfigView::default()),
         token: None,
         host: "Mproxy.Internal".into(),
     };
@@ -163,8 +164,10 @@ impl Scene {
         }
         let mut request = request.body(body).expect("a request");
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        let path = request.uri().path().to_owned();
         let response = router(self.admin.clone()).oneshot(request).await.expect("infallible");
         let status = response.status();
+        document::foresees(method, &path, &response);
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         (status, String::from_utf8(body.to_vec()).expect("text"))
     }

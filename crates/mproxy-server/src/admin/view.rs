@@ -1,6 +1,7 @@
 //! What the admin API shows, as JSON.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::timestamp::Timestamp;
@@ -30,7 +31,7 @@ impl SessionFilter {
 }
 
 /// Some sessions, and whether there are more.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Page {
     /// In the order of their connection ids.
     pub sessions: Vec<SessionView>,
@@ -40,7 +41,7 @@ pub struct Page {
 }
 
 /// One session.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct SessionView {
     /// Names the connection.
     pub connection_id: Uuid,
@@ -91,7 +92,7 @@ const fn in_json(byte: u8) -> usize {
 }
 
 /// Packets and bytes as they came in from each side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TrafficView {
     /// Packets from the client.
     pub client_packets: u64,
@@ -104,7 +105,7 @@ pub struct TrafficView {
 }
 
 /// Whether new connections are welcome.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
     /// mproxy is being stopped.
     pub draining: bool,
@@ -120,7 +121,7 @@ pub struct Readiness {
 }
 
 /// What is wrong with a file that is in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CertificateWarning {
     /// `listener mqtts`, `target of mqtts`, `policy service`.
     pub used_by: String,
@@ -131,7 +132,7 @@ pub struct CertificateWarning {
 }
 
 /// What became of the last reload of something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReloadView {
     /// `configuration` (of which the log level alone is reloaded), `acl_file`, `certificates`.
     pub what: &'static str,
@@ -148,7 +149,7 @@ pub struct ReloadView {
 }
 
 /// Certificates that could not be reloaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StaleCertificate {
     /// `listener mqtts`, `target of mqtts`.
     pub used_by: String,
@@ -165,7 +166,7 @@ impl Readiness {
 }
 
 /// One listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ListenerReadiness {
     /// Its name.
     pub name: String,
@@ -174,7 +175,7 @@ pub struct ListenerReadiness {
 }
 
 /// One endpoint of the policy service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct EndpointView {
     /// Its address, as configured.
     pub endpoint: String,

@@ -30,7 +30,7 @@ impl AdminAnswer {
         if (200..300).contains(&self.status) {
             return None;
         }
-        let told = self.body.get("error").and_then(Value::as_str).unwrap_or("no reason given");
+        let told = self.body.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
         Some(format!("{told} (HTTP {})", self.status))
     }
 }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_and_something_else_is_none() {
-        let answer = read(b"HTTP/1.1 403 Forbidden\r\nx: y\r\n\r\n{\"error\":\"no\"}").expect("an answer");
+        let answer = read(b"HTTP/1.1 403 Forbidden\r\nx: y\r\n\r\n{\"detail\":\"no\"}").expect("an answer");
         assert_eq!(answer.error().as_deref(), Some("no (HTTP 403)"));
         let answer = read(b"HTTP/1.0 200 OK\r\n\r\n{}").expect("an answer");
         assert_eq!(answer.error(), None);

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::written::{Effective, MASK};
 use super::{ListenerSettings, Loaded, authority};
@@ -119,33 +120,71 @@ fn place(listener: &ListenerSettings) -> String {
     }
 }
 
+/// The configuration in force, as `GET /api/v1/config` shows it.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct ConfigView {
+    /// Every setting.
+    settings: Vec<SettingView>,
+    /// Every listener.
+    listeners: Vec<ListenerView>,
+    /// What is allowed, and probably not meant.
+    warnings: Vec<String>,
+    /// What stands in the place of a secret.
+    masked: &'static str,
+}
+
+/// One setting.
+#[derive(Debug, Serialize, ToSchema)]
+struct SettingView {
+    /// Its key in the file, `general.max_connections`.
+    key: String,
+    /// Its value, as in the file.
+    value: Option<String>,
+    /// Where the value was written, or `default`.
+    source: Option<String>,
+}
+
+/// One listener.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListenerView {
+    /// Its name.
+    name: String,
+    /// How it is spoken to: `mqtt`, `mqtts`, `ws`, `wss`, `unix`.
+    transport: &'static str,
+    /// Where it was told to listen.
+    bind: String,
+    /// The broker behind it.
+    target: String,
+    /// Connections at most, beside the limit of all.
+    max_connections: Option<usize>,
+    /// Bytes of a packet at most.
+    max_packet_size: u32,
+}
+
 /// The same for `GET /api/v1/config`.
 #[must_use]
-pub fn view(loaded: &Loaded) -> Value {
-    let settings = loaded.effective.iter().map(|effective| {
+pub fn view(loaded: &Loaded) -> ConfigView {
+    let setting = |effective: &Effective| {
         let source = effective.origin.as_ref().map(|origin| match origin.is_explicit() {
             true => origin.to_string(),
             false => "default".to_owned(),
         });
-        json!({ "key": effective.key, "value": effective.value, "source": source })
-    });
-    let listeners = loaded.config.listeners.iter().map(|listener| {
-        json!({
-            "name": listener.name,
-            "transport": listener.transport.name(),
-            "bind": place(listener),
-            "target": listener.target.to_string(),
-            "max_connections": listener.limits.max_connections,
-            "max_packet_size": listener.limits.max_packet_size,
-        })
-    });
-    let warnings = loaded.warnings.iter().map(ToString::to_string);
-    json!({
-        "settings": settings.collect::<Vec<_>>(),
-        "listeners": listeners.collect::<Vec<_>>(),
-        "warnings": warnings.collect::<Vec<_>>(),
-        "masked": MASK,
-    })
+        SettingView { key: effective.key.clone(), value: effective.value.clone(), source }
+    };
+    let listener = |listener: &ListenerSettings| ListenerView {
+        name: listener.name.clone(),
+        transport: listener.transport.name(),
+        bind: place(listener),
+        target: listener.target.to_string(),
+        max_connections: listener.limits.max_connections,
+        max_packet_size: listener.limits.max_packet_size,
+    };
+    ConfigView {
+        settings: loaded.effective.iter().map(setting).collect(),
+        listeners: loaded.config.listeners.iter().map(listener).collect(),
+        warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        masked: MASK,
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ async function ask(path, options = {}) {
     let said = text;
     try {
       const problem = JSON.parse(text);
-      said = problem.detail ?? problem.error ?? problem.title ?? text;
+      said = problem.detail ?? text;
     } catch {}
     const failed = response.status === 403 ? new Refused(said) : new Error(`${response.status}: ${said}`);
     failed.status = response.status;

@@ -10,7 +10,7 @@ use super::{id, scene};
 use crate::config::LogLevel;
 
 #[tokio::test]
-async fn nonsense_is_a_bad_request_in_json() {
+async fn nonsense_is_a_bad_request_and_a_problem() {
     let scene = scene();
     for uri in [
         "/api/v1/sessions?limit=0",
@@ -21,7 +21,7 @@ async fn nonsense_is_a_bad_request_in_json() {
     ] {
         let (status, body) = scene.json("GET", uri).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{uri}");
-        assert!(body["error"].is_string(), "{uri}");
+        assert!(body["detail"].is_string(), "{uri}");
     }
 }
 
@@ -49,7 +49,7 @@ async fn a_parameter_that_is_misspelt_is_a_fault_and_never_ignored() {
     ] {
         let (status, body) = scene().json("GET", uri).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{uri}");
-        assert!(body["error"].as_str().is_some_and(|text| text.contains(meant)), "{body}");
+        assert!(body["detail"].as_str().is_some_and(|text| text.contains(meant)), "{body}");
     }
     let scene = scene();
     assert_eq!(scene.ask("POST", "/api/v1/drain?dry_run=true").await.0, StatusCode::BAD_REQUEST);
@@ -72,16 +72,16 @@ async fn the_log_level_is_set_whatever_the_body_is_called() {
 }
 
 #[tokio::test]
-async fn what_is_nowhere_or_not_that_way_is_told_in_json() {
+async fn what_is_nowhere_or_not_that_way_is_a_problem() {
     let scene = scene();
     for uri in ["/api/v1/nothing", "/api/v2"] {
         let (status, body) = scene.json("GET", uri).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{uri}");
-        assert!(body["error"].is_string(), "{uri}");
+        assert!(body["detail"].is_string(), "{uri}");
     }
     let (status, body) = scene.json("POST", "/api/v1/sessions").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
-    assert!(body["error"].is_string());
+    assert!(body["detail"].is_string());
 }
 
 #[tokio::test]

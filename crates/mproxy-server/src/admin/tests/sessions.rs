@@ -31,7 +31,9 @@ async fn one_session_is_shown_in_detail() {
     assert_eq!((status, &session["username"]), (StatusCode::OK, &json!("ann")));
     assert_eq!(session["traffic"]["client_bytes"], 20);
     let (status, body) = scene.json("GET", &format!("/api/v1/sessions/{}", id(9))).await;
-    assert_eq!((status, body), (StatusCode::NOT_FOUND, json!({ "error": "no such session" })));
+    let problem =
+        json!({ "type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such session" });
+    assert_eq!((status, body), (StatusCode::NOT_FOUND, problem));
 }
 
 #[tokio::test]
@@ -41,7 +43,7 @@ async fn a_kick_carries_its_reason() {
     assert_eq!(scene.ask("DELETE", &one).await.0, StatusCode::NO_CONTENT);
     assert_eq!(scene.ask("DELETE", &format!("{one}?reason=0x87")).await.0, StatusCode::NO_CONTENT);
     assert_eq!(scene.ask("DELETE", &format!("{one}?reason=139")).await.0, StatusCode::NO_CONTENT);
-    for wrong in ["0", "0x04", "256", "x", "-1"] {
+    for wrong in ["0", "0x04", "256", "x", "-1", "%2B152", "0x%2B9"] {
         assert_eq!(scene.ask("DELETE", &format!("{one}?reason={wrong}")).await.0, StatusCode::BAD_REQUEST);
     }
     assert_eq!(*scene.cards.kicked.lock(), [(id(1), 0x98), (id(1), 0x87), (id(1), 139)]);

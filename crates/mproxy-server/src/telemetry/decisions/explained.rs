@@ -5,11 +5,12 @@ use std::sync::Arc;
 use mproxy_codec::ReasonCode;
 use mproxy_core::policy::{Explanation, Foreseen, ForeseenDecision, Ground};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::entry::DecisionEntry;
 
 /// What would be decided, and by what. What does not exist is absent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ExplainedDecision {
     /// `allowed`, `refused`, `asked` (the hook service would be asked), or `unknown`.
     pub decision: &'static str,
@@ -30,7 +31,7 @@ pub struct ExplainedDecision {
 }
 
 /// Who, by which rule.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 struct ExplainedBy {
     source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]

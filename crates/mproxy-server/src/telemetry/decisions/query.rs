@@ -5,6 +5,9 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+use utoipa::openapi::Ref;
+use utoipa::openapi::schema::Array;
 
 use super::super::log::LONGEST_VALUE;
 use super::entry::{DecisionEntry, cut};
@@ -75,15 +78,21 @@ impl OutcomeFilter {
 }
 
 /// Some records, the newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionPage {
     #[serde(serialize_with = "in_order")]
+    #[schema(schema_with = entries)]
     refusals: Vec<Arc<DecisionEntry>>,
     /// Where the next page begins (`?cursor=`); absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
     /// Since when all records are in memory.
     begins: Timestamp,
+}
+
+/// `deploy/decisions.schema.json` says what a record is.
+fn entries() -> Array {
+    Array::new(Ref::from_schema_name("DecisionEntry"))
 }
 
 fn in_order<S: Serializer>(entries: &[Arc<DecisionEntry>], serializer: S) -> Result<S::Ok, S::Error> {

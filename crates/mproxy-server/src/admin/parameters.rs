@@ -1,0 +1,59 @@
+//! The parameters of an address: those that the document names, and no others.
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use mproxy_policy::nearest;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+use utoipa::openapi::path::Parameter;
+
+use super::problem::ApiError;
+
+/// Of a page, unless the caller says otherwise.
+const USUAL_PAGE: usize = 100;
+
+/// More are not shown at once.
+const LARGEST_PAGE: usize = 1000;
+
+/// The parameters of an address, and no others: one that is misspelt would be as if it were not there.
+pub(super) struct Parameters<T>(pub(super) T);
+
+/// None.
+#[derive(Debug, Deserialize)]
+pub(super) struct Nothing {}
+
+impl IntoParams for Nothing {
+    fn into_params(_: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)?;
+        let known = T::into_params(|| None);
+        let names = || known.iter().map(|parameter| parameter.name.as_str());
+        if let Some((unknown, _)) = given.iter().find(|(name, _)| names().all(|known| known != name)) {
+            let text = match nearest(unknown, names()) {
+                Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
+                None => format!("unknown parameter {unknown:?}: this address takes none"),
+            };
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
+        }
+        let Query(parameters) = Query::try_from_uri(&parts.uri)?;
+        Ok(Self(parameters))
+    }
+}
+
+/// How many are shown at once.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
+    let limit = limit.unwrap_or(USUAL_PAGE);
+    match (1..=LARGEST_PAGE).contains(&limit) {
+        true => Ok(limit),
+        false => Err(ApiError::bad(format!("limit must be a number from 1 to {LARGEST_PAGE}"))),
+    }
+}
