@@ -1,6 +1,8 @@
 //! The counts a session makes on its way, for whoever keeps metrics.
 
-use mproxy_codec::types::{PacketId, PacketType};
+use mproxy_codec::packet::{Subscribe, Unsubscribe};
+use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::{PacketId, PacketType, QoS, Version};
 
 use crate::peer::{Origin, Peer, Side};
 use crate::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
@@ -99,20 +101,89 @@ impl PacketFate {
 /// One packet that came, and what became of it. One that waits is traced again when it leaves.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketTrace<'a> {
-    /// Its connection.
-    pub origin: &'a Origin,
+    /// Its client.
+    pub peer: &'a Peer,
     /// Who sent it.
     pub from: Side,
     /// Its type.
     pub kind: PacketType,
     /// Its packet identifier, if it has one.
     pub id: Option<PacketId>,
-    /// The topic of a PUBLISH, if it names one.
+    /// The topic of a PUBLISH, as its sender means it.
     pub topic: Option<&'a str>,
+    /// The topic with which a PUBLISH goes on, where that is another one.
+    pub sent_topic: Option<&'a str>,
+    /// What else is in it.
+    pub detail: PacketDetail<'a>,
     /// Its bytes in all, payload included.
     pub size: usize,
     /// What became of it.
     pub fate: PacketFate,
+    /// Why not all of it, or nothing, went on, where that was decided.
+    pub refusal: Option<TracedRefusal>,
+}
+
+/// Who refused a packet, or some of its filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracedRefusal {
+    /// Who.
+    pub source: Source,
+    /// With this reason code.
+    pub reason: ReasonCode,
+}
+
+/// What is in a packet, apart from its topic. Passwords and what is in AUTH are never here.
+#[derive(Clone, Copy, Debug)]
+pub enum PacketDetail<'a> {
+    /// Nothing, or nothing that could be read.
+    None,
+    /// Of a CONNECT.
+    Connect(TracedConnect<'a>),
+    /// Of a CONNACK.
+    Connack {
+        /// The broker has a session of this client.
+        session_present: bool,
+        /// The reason code (5.0) or return code (3.x).
+        reason: u8,
+    },
+    /// Of a PUBLISH.
+    Publish {
+        /// It is sent again.
+        dup: bool,
+        /// Its QoS.
+        qos: QoS,
+        /// Its RETAIN flag.
+        retain: bool,
+        /// As much of the payload as is here.
+        payload: &'a [u8],
+        /// The size of the whole payload.
+        payload_size: usize,
+    },
+    /// The filters of a SUBSCRIBE.
+    Subscribe(Subscribe<'a>),
+    /// The filters of an UNSUBSCRIBE.
+    Unsubscribe(Unsubscribe<'a>),
+    /// The codes of a SUBACK or an UNSUBACK.
+    Codes(&'a [u8]),
+    /// Of an acknowledgement, a DISCONNECT or an AUTH.
+    Reason(ReasonCode),
+}
+
+/// A CONNECT as it came, without its password and what is in its will.
+#[derive(Clone, Copy, Debug)]
+pub struct TracedConnect<'a> {
+    /// The protocol version.
+    pub version: Version,
+    /// The client identifier.
+    pub client_id: &'a str,
+    /// The user name.
+    pub username: Option<&'a str>,
+    /// Clean Start (5.0) or Clean Session (3.x).
+    pub clean_start: bool,
+    /// Seconds; 0 is no keep alive.
+    pub keep_alive: u16,
+    /// The topic of its will.
+    pub will_topic: Option<&'a str>,
 }
 
 /// Somebody who counts. Called on the packet path: implementations hold cached handles and never look up labels.
@@ -153,9 +224,16 @@ pub trait Meter: Send + Sync {
         let _ = (again, outcome);
     }
 
-    /// Whether [`packet`](Self::packet) is wanted. Asked once a read; while it is, packets take no fast path.
+    /// Whether [`packet`](Self::packet) is wanted of any connection. Asked once a read.
     fn traces(&self) -> bool {
         false
+    }
+
+    /// Whether it is wanted of this one, whose client is known once its CONNECT has been read. Asked once a read where some
+    /// are; while it is, packets of that connection take no fast path.
+    fn traces_connection(&self, origin: &Origin, peer: Option<&Peer>) -> bool {
+        let _ = (origin, peer);
+        true
     }
 
     /// One packet came, and this became of it.

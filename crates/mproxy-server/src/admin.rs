@@ -12,6 +12,8 @@
 //! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
 //! GET    /api/v1/refusals                  ?client_id= &username= &listener= &hook= &since= &limit= &cursor=
 //! POST   /api/v1/explain                   {"client_id": "c", "action": "publish", "topic": "a/b"}
+//! GET    /api/v1/tap                       server-sent events, ?client_id= &connection_id= &username= &listener= &filter=
+//!                                          &type= &from= &payload= &rate=
 //! GET    /api/v1/policy                    health of the policy service's endpoints
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
@@ -27,6 +29,7 @@
 mod explain;
 mod guard;
 mod impatient;
+mod long_answer;
 mod openapi;
 mod page;
 mod parameters;
@@ -36,6 +39,7 @@ mod refusals;
 mod routes;
 mod serve;
 mod sessions;
+mod tap;
 pub mod view;
 
 use std::sync::Arc;
@@ -112,6 +116,7 @@ fn guarded() -> OpenApiRouter<Admin> {
         .routes(routes!(sessions::session, sessions::kick))
         .routes(routes!(refusals::refusals))
         .routes(routes!(explain::explain))
+        .routes(routes!(tap::tap))
         .routes(routes!(routes::policy))
         .routes(routes!(routes::reloads))
         .routes(routes!(routes::drain))

@@ -1,4 +1,5 @@
-//! What mproxy tells about itself: log lines and metrics. Decides nothing, and never sees a password or payload.
+//! What mproxy tells about itself: log lines, metrics, records and taps. Decides nothing, never sees a password, and shows a
+//! payload to nobody but a tap that asks for it.
 
 mod budgets;
 pub mod connections;
@@ -17,5 +18,6 @@ mod reloads;
 mod shadow;
 mod streams;
 mod tally;
+pub mod taps;
 mod traffic;
 mod watch;

@@ -69,20 +69,26 @@ impl Ground {
         }
     }
 
+    /// Who decided; `None` for a limit, or where nobody has said.
+    #[must_use]
+    pub fn source(&self) -> Option<Source> {
+        match self {
+            Self::Source(source) => Some(*source),
+            Self::RuleFile(..) => Some(Source::Acl),
+            Self::Grant(_, GrantGround::Rate) => Some(Source::Rate),
+            Self::Grant(..) => Some(Source::Grant),
+            Self::Service(_) => Some(Source::Rpc),
+            Self::Cache(_) => Some(Source::Cache),
+            Self::Undecided(undecided) => Some(undecided.source()),
+            Self::Unsaid | Self::Limit => None,
+        }
+    }
+
     /// Who decided: a source's name, or `limit`.
     #[must_use]
     pub fn source_name(&self) -> &'static str {
-        match self {
-            Self::Unsaid => "unspecified",
-            Self::Source(source) => source.name(),
-            Self::RuleFile(..) => Source::Acl.name(),
-            Self::Grant(_, GrantGround::Rate) => Source::Rate.name(),
-            Self::Grant(..) => Source::Grant.name(),
-            Self::Service(_) => Source::Rpc.name(),
-            Self::Cache(_) => Source::Cache.name(),
-            Self::Limit => "limit",
-            Self::Undecided(undecided) => undecided.source().name(),
-        }
+        let otherwise = if matches!(self, Self::Limit) { "limit" } else { "unspecified" };
+        self.source().map_or(otherwise, Source::name)
     }
 
     /// Since when that has held by which it was decided, where it is older than the decision.

@@ -1,9 +1,11 @@
 //! What every state of a session has: its setting, effects, counts, the deadline, what it holds.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mproxy_codec::property::Properties;
+use mproxy_codec::reason::ReasonCode;
 
 use super::effect::{Effect, Effects};
 use super::holding::{Account, Holder};
@@ -30,8 +32,21 @@ pub(super) struct Context {
     pub(super) work: u32,
     /// The last read of that side was cut short: what was left is to be given again, whatever comes.
     pub(super) cut: [bool; 2],
-    /// Single packets are traced, as the meter said at the last read.
-    pub(super) traces: bool,
+    /// Whether single packets are traced, as the meter said at the last read. A cell: decisions are told through a shared
+    /// reference, and the trace of a packet that was refused says so.
+    pub(super) tracing: Cell<PacketTracing>,
+}
+
+/// Whether single packets are traced. Two bytes: every session has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum PacketTracing {
+    /// No.
+    #[default]
+    Off,
+    /// Yes.
+    On,
+    /// Yes, and the packet that is just dealt with was refused, or some of its filters were.
+    Refused(Source, ReasonCode),
 }
 
 impl Context {
@@ -47,8 +62,13 @@ impl Context {
             account: Account::default(),
             work: 0,
             cut: [false; 2],
-            traces: false,
+            tracing: Cell::new(PacketTracing::Off),
         }
+    }
+
+    /// Whether single packets are traced.
+    pub(super) const fn traces(&self) -> bool {
+        !matches!(self.tracing.get(), PacketTracing::Off)
     }
 
     /// This much of what the read may take is used up.

@@ -1,6 +1,7 @@
 //! The packets that come from one side, and all that follows from them on their way to the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -83,6 +84,11 @@ impl Direction {
 
     pub(super) fn aliases(&mut self) -> &mut Aliases {
         self.aliases.get_or_insert_default()
+    }
+
+    /// What its sender means by `alias`.
+    pub(super) fn alias_topic(&self, alias: u16) -> Option<Arc<str>> {
+        self.aliases.as_ref()?.sender_topic(alias)
     }
 
     /// Whether the receiver takes `alias` for `topic`.

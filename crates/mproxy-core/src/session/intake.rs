@@ -8,7 +8,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
 use super::Session;
-use super::context::WORK;
+use super::context::{PacketTracing, WORK};
 use super::direction::Follows;
 use super::foreign::{out_of_place, unlike_mqtt};
 use super::lane::Slot;
@@ -29,7 +29,8 @@ impl Session {
     pub(super) fn take(&mut self, from: Side, buf: &mut BytesMut, now: Instant) {
         let mut run = 0;
         let mut tally = PacketTally::default();
-        self.cx.traces = self.cx.setting.meter.traces();
+        let traces = self.cx.setting.meter.traces() && self.is_traced();
+        self.cx.tracing.set(if traces { PacketTracing::On } else { PacketTracing::Off });
         if let Some(link) = self.state.link_mut() {
             link.expire_answers(from, now);
         }
@@ -38,7 +39,7 @@ impl Session {
             State::Open(link) if from == Side::Client && link.is_rated() => None,
             // An answer to a PINGREQ of ours is looked for.
             State::Open(link) if from == Side::Broker && link.awaits_pingresp() => None,
-            State::Open(link) if !self.cx.traces => Some(link.fast_path(&self.cx, from)),
+            State::Open(link) if !traces => Some(link.fast_path(&self.cx, from)),
             _ => None,
         };
         // A read begins with its whole allowance: what the last one left unread has waited for this turn.
@@ -100,6 +101,17 @@ impl Session {
         self.flush(from, buf, &mut run);
         tally.tell(&*self.cx.setting.meter, from);
         self.cx.cut[from as usize] = self.cx.work == 0 && !buf.is_empty();
+    }
+
+    /// Whether packets of this connection are traced, where some are.
+    fn is_traced(&self) -> bool {
+        let meter = &self.cx.setting.meter;
+        match &self.state {
+            State::Greeting(greeting) => meter.traces_connection(&greeting.origin, None),
+            state => {
+                state.link().is_some_and(|link| meter.traces_connection(&link.peer.origin, Some(&link.peer)))
+            }
+        }
     }
 
     /// What becomes of `n` bytes that are taken, behind a `run` of bytes that leave as they are.
@@ -213,11 +225,11 @@ impl Session {
             }
             return Ok(Step::Wait);
         }
-        let effects = if self.cx.traces { self.cx.effects.len() } else { 0 };
+        let effects = if self.cx.traces() { self.cx.effects.len() } else { 0 };
         // Looked at where it is: to take it out and give it on would move it twice for each packet.
         let result = self.read_packet(from, &header, data, now);
         let Ok(step) = &result else { return result };
-        if self.cx.traces
+        if self.cx.traces()
             && let Some(link) = self.state.link()
         {
             self.cx.trace_step(link, from, &header, data, step, effects);

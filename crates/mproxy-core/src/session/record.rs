@@ -24,6 +24,9 @@ impl Link {
 
     /// Tells the decision log of something about this client.
     pub(super) fn record(&self, cx: &Context, subject: DecisionSubject<'_>, outcome: DecisionOutcome<'_>) {
+        if cx.traces() && !matches!(subject, DecisionSubject::Connection { .. }) {
+            cx.trace_refusal(&outcome);
+        }
         cx.setting.meter.record(&DecisionRecord {
             origin: &self.peer.origin,
             peer: Some(&self.peer),

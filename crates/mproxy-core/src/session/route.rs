@@ -60,7 +60,7 @@ impl Link {
         while !self.direction(from).mid_packet()
             && let Some(slot) = self.direction_mut(from).lane.leave()
         {
-            let leaving = cx.traces.then(|| Leaving::of(&slot, cx));
+            let leaving = cx.traces().then(|| Leaving::of(&slot, cx));
             let left = match slot.packet {
                 WaitingPacket::Publish(publish) => self.release_publish(cx, from, slot.bytes, publish),
                 WaitingPacket::Subscribe(state, layout) => {

@@ -83,6 +83,13 @@ fn comes_from_elsewhere(headers: &HeaderMap, own: &str) -> bool {
     !host.is_some_and(|host| origin == Some(host) && is_ours(host, own))
 }
 
+/// Whether a browser asks this for a page of another site (Fetch Metadata). Such a page cannot read an answer, but could have
+/// one that is dear to make be made for as long as it is open.
+pub(super) fn is_cross_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    matches!(site, Some(b"cross-site" | b"same-site"))
+}
+
 /// Whether nobody else can make this authority lead here: names can be made to, addresses cannot.
 fn is_ours(authority: &[u8], own: &str) -> bool {
     let Ok(authority) = std::str::from_utf8(authority) else { return false };

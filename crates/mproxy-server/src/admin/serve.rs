@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::impatient::Impatient;
+use super::long_answer::LongAnswers;
 use super::{Admin, router};
 use crate::share::crowd::Crowd;
 
@@ -34,7 +35,7 @@ const LONGEST_STALL: Duration = Duration::from_secs(10);
 /// For a request's head, and between two requests of one connection.
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
 
-/// For a connection. A scraper comes back; a caller who never reads its answer does not keep its place.
+/// For a connection without a tap. A scraper comes back; a caller who never reads its answer does not keep its place.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(120);
 
 /// For a connection that was told to end.
@@ -111,9 +112,12 @@ async fn call(
 ) -> io::Result<()> {
     // Answers are small and written at once; waiting to fill a segment only delays them.
     stream.set_nodelay(true)?;
+    let answers = LongAnswers::new(ending.clone());
+    let known = answers.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(known.clone());
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()
@@ -123,10 +127,13 @@ async fn call(
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(TokioIo::new(Impatient::new(stream, LONGEST_STALL)), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        done = connection.as_mut() => return done.map_err(io::Error::other),
-        () = sleep(LONGEST_CONNECTION) => {}
-        _ = ending.wait_for(|ending| *ending) => {}
+    loop {
+        tokio::select! {
+            done = connection.as_mut() => return done.map_err(io::Error::other),
+            // A caller that takes what it is told may listen for as long as it likes.
+            () = sleep(LONGEST_CONNECTION) => if !answers.is_running() { break },
+            _ = ending.wait_for(|ending| *ending) => break,
+        }
     }
     // What is being answered is answered to its end.
     connection.as_mut().graceful_shutdown();

@@ -7,6 +7,7 @@ mod readiness;
 mod requests;
 mod sessions;
 mod sockets;
+mod tap;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use super::view::{ListenerReadiness, TrafficView};
 use super::*;
 use super::{ExplainQuestion, Explaining, NotExplained};
 use crate::config::LogLevel;
+use crate::telemetry::exposition::Format;
 use crate::timestamp::Timestamp;
 
 /// Three sessions, and a memory for what was asked.

@@ -30,7 +30,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use self::entry::DecisionEntry;
+pub(super) use self::entry::{DecisionEntry, cut};
 pub use self::explained::ExplainedDecision;
 use self::file::DecisionFile;
 pub use self::query::{DecisionPage, DecisionQuery, OutcomeFilter};

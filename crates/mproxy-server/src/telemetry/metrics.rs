@@ -42,6 +42,8 @@
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
 //! | `mproxy_budget_used_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
 //! | `mproxy_budget_exceeded_total` | scope, listener | counter |
+//! | `mproxy_taps_open` | | gauge |
+//! | `mproxy_tap_events_lost_total` | | counter |
 //! | `mproxy_build_info` | version | info |
 
 use std::sync::Arc;
@@ -49,6 +51,7 @@ use std::sync::Arc;
 use mproxy_codec::types::PacketType;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::meter::{ExchangeOutcome, Outcome, PacketTrace};
+use mproxy_core::peer::Origin;
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::record::DecisionRecord;
 use mproxy_core::{Meter, Peer, Side};
@@ -70,6 +73,7 @@ use super::process::ProcessCollector;
 use super::reloads::ReloadMetrics;
 use super::shadow::ShadowMetrics;
 use super::streams::StreamMetrics;
+use super::taps::Taps;
 use super::traffic::TrafficMetrics;
 
 /// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
@@ -86,6 +90,7 @@ pub struct Metrics {
     reloads: ReloadMetrics,
     shadow: ShadowMetrics,
     decisions: Arc<DecisionLog>,
+    taps: Arc<Taps>,
 }
 
 impl Metrics {
@@ -115,6 +120,7 @@ impl Metrics {
             reloads: ReloadMetrics::registered(ours),
             shadow: ShadowMetrics::registered(ours),
             decisions,
+            taps: Taps::registered(ours),
             registry,
         }
     }
@@ -165,6 +171,12 @@ impl Metrics {
         &self.events
     }
 
+    /// Who watches packets.
+    #[must_use]
+    pub const fn taps(&self) -> &Arc<Taps> {
+        &self.taps
+    }
+
     /// Everything, in this format.
     #[must_use]
     pub fn expose(&self, format: Format) -> String {
@@ -207,6 +219,9 @@ impl Meter for Metrics {
 
     fn record(&self, decision: &DecisionRecord<'_>) {
         self.decisions.record(decision);
+        if self.taps.are_open() {
+            self.taps.refusal(decision);
+        }
     }
 
     fn rate_wait(&self) {
@@ -222,11 +237,18 @@ impl Meter for Metrics {
     }
 
     fn traces(&self) -> bool {
-        packets::are_traced()
+        packets::are_traced() || self.taps.are_open()
+    }
+
+    fn traces_connection(&self, origin: &Origin, peer: Option<&Peer>) -> bool {
+        packets::are_traced() || self.taps.watch(origin, peer)
     }
 
     fn packet(&self, packet: &PacketTrace<'_>) {
         packets::trace(packet);
+        if self.taps.are_open() {
+            self.taps.packet(packet);
+        }
     }
 }
 

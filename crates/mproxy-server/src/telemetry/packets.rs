@@ -11,7 +11,7 @@ pub(super) fn are_traced() -> bool {
 }
 
 pub(super) fn trace(packet: &PacketTrace<'_>) {
-    let Origin { connection_id, listener, .. } = packet.origin;
+    let Origin { connection_id, listener, .. } = &*packet.peer.origin;
     trace!(
         %connection_id,
         listener = &**listener,

@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 /// What is kept of a decision. What does not exist is absent.
 #[derive(Clone, Debug)]
-pub(super) struct DecisionEntry {
+pub(in crate::telemetry) struct DecisionEntry {
     pub(super) time: SystemTime,
     /// `refused`, `allowed` or `changed`.
     pub(super) outcome: &'static str,
@@ -95,7 +95,7 @@ impl Default for DecisionEntry {
 }
 
 /// No more than so many bytes of it, with a mark where it was cut.
-pub(super) fn cut(text: &str, most: usize) -> Box<str> {
+pub(in crate::telemetry) fn cut(text: &str, most: usize) -> Box<str> {
     const MARK: char = '…';
     if text.len() <= most {
         return text.into();
@@ -110,7 +110,7 @@ fn name(text: &str) -> Option<Box<str>> {
 }
 
 impl DecisionEntry {
-    pub(super) fn of(decision: &DecisionRecord<'_>) -> Self {
+    pub(in crate::telemetry) fn of(decision: &DecisionRecord<'_>) -> Self {
         let DecisionRecord { origin, peer, subject, outcome } = *decision;
         let mut entry = Self {
             time: SystemTime::now(),
