@@ -14,6 +14,7 @@
 //! POST   /api/v1/explain                   {"client_id": "c", "action": "publish", "topic": "a/b"}
 //! GET    /api/v1/tap                       server-sent events, ?client_id= &connection_id= &username= &listener= &filter=
 //!                                          &type= &from= &payload= &rate=
+//! GET    /api/v1/stats                     rates over the last second, ten seconds and minute
 //! GET    /api/v1/policy                    health of the policy service's endpoints
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/drain
@@ -39,6 +40,7 @@ mod refusals;
 mod routes;
 mod serve;
 mod sessions;
+mod stats;
 mod tap;
 pub mod view;
 
@@ -117,6 +119,7 @@ fn guarded() -> OpenApiRouter<Admin> {
         .routes(routes!(refusals::refusals))
         .routes(routes!(explain::explain))
         .routes(routes!(tap::tap))
+        .routes(routes!(stats::stats))
         .routes(routes!(routes::policy))
         .routes(routes!(routes::reloads))
         .routes(routes!(routes::drain))

@@ -16,6 +16,7 @@ mod policy;
 mod process;
 mod reloads;
 mod shadow;
+pub mod stats;
 mod streams;
 mod tally;
 pub mod taps;

@@ -72,6 +72,7 @@ use super::policy::PolicyMetrics;
 use super::process::ProcessCollector;
 use super::reloads::ReloadMetrics;
 use super::shadow::ShadowMetrics;
+use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
 use super::traffic::TrafficMetrics;
@@ -91,6 +92,7 @@ pub struct Metrics {
     shadow: ShadowMetrics,
     decisions: Arc<DecisionLog>,
     taps: Arc<Taps>,
+    stats: Stats,
 }
 
 impl Metrics {
@@ -121,6 +123,7 @@ impl Metrics {
             shadow: ShadowMetrics::registered(ours),
             decisions,
             taps: Taps::registered(ours),
+            stats: Stats::default(),
             registry,
         }
     }
@@ -175,6 +178,12 @@ impl Metrics {
     #[must_use]
     pub const fn taps(&self) -> &Arc<Taps> {
         &self.taps
+    }
+
+    /// The samples from which rates are made.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Everything, in this format.
