@@ -1,9 +1,10 @@
-// The page of the admin API: asks /metrics and /api/v1/ and shows what they say. No library, nothing from elsewhere.
+// The page of the admin API: asks /api/v1/ and shows what it says. No library, nothing from elsewhere.
 // Whatever comes from clients (ids, topics, texts) is put in as text and never as markup.
 
-const EVERY = 2000; // ms from one look at the metrics to the next
+const EVERY = 2000; // ms from one look at the rates to the next
 const KEPT = 90; // looks in a curve
 const ROW = 28; // px of a row of the session table, as in style.css
+const WATCHED = 300; // packets of a tap that are shown
 
 const by = (id) => document.getElementById(id);
 const TOKEN = "mproxy-token";
@@ -60,66 +61,21 @@ function problem(error) {
   by("problem").textContent = error ? `${error.message ?? error}` : "";
 }
 
-// ---- metrics
+// ---- rates
 
-// Each sample of the Prometheus text format: [name, labels, value].
-function parse(text) {
-  const samples = [];
-  for (const line of text.split("\n")) {
-    if (!line || line[0] === "#") continue;
-    const open = line.indexOf("{");
-    const close = open < 0 ? -1 : line.lastIndexOf("}");
-    const name = open < 0 ? line.slice(0, line.indexOf(" ")) : line.slice(0, open);
-    const labels = {};
-    if (open >= 0) {
-      for (const [, key, value] of line.slice(open + 1, close).matchAll(/([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g)) {
-        labels[key] = value.replace(/\\(.)/g, (_, c) => (c === "n" ? "\n" : c));
-      }
-    }
-    samples.push([name, labels, Number(line.slice(open < 0 ? name.length + 1 : close + 2).split(" ")[0])]);
-  }
-  return samples;
-}
+// The last answer of /api/v1/stats.
+let stats = null;
 
-// The looks at the metrics, and what lies between the last two of them.
-const looks = { now: null, before: null };
+// The window that was chosen, or the longest that there is yet.
+const chosen = () => stats.windows[Math.min(by("window").selectedIndex, stats.windows.length - 1)];
 
-function series(name) {
-  if (!looks.now) return [];
-  const key = (labels) => JSON.stringify(Object.entries(labels).sort());
-  const earlier = new Map();
-  for (const [known, labels, value] of looks.before?.samples ?? []) if (known === name) earlier.set(key(labels), value);
-  const seconds = looks.before ? (looks.now.at - looks.before.at) / 1000 : 0;
-  return looks.now.samples.filter(([known]) => known === name).map(([, labels, value]) => {
-    const then = earlier.get(key(labels)) ?? 0;
-    // A counter that fell belongs to a process that was started anew.
-    const rate = seconds > 0 ? Math.max(0, value >= then ? value - then : value) / seconds : 0;
-    return { labels, value, rate };
-  });
-}
-
-const sum = (rows, of) => rows.reduce((all, row) => all + row[of], 0);
-const where = (rows, labels) => rows.filter((row) => Object.entries(labels).every(([key, value]) => row.labels[key] === value));
-
-// A quantile of the observations between the last two looks, in seconds; of all there were where there are none.
-function quantile(q, labels) {
-  const buckets = where(series("mproxy_policy_call_duration_seconds_bucket"), labels)
-    .map((row) => ({ le: row.labels.le === "+Inf" ? Infinity : Number(row.labels.le), rate: row.rate, value: row.value }))
-    .sort((a, b) => a.le - b.le);
-  if (!buckets.length) return NaN;
-  const of = buckets.at(-1).rate > 0 ? "rate" : "value";
-  const all = buckets.at(-1)[of];
-  if (!(all > 0)) return NaN;
-  let below = { le: 0, [of]: 0 };
-  for (const bucket of buckets) {
-    if (bucket[of] >= q * all) {
-      if (bucket.le === Infinity) return below.le;
-      const inside = bucket[of] - below[of];
-      return below.le + (bucket.le - below.le) * (inside > 0 ? (q * all - below[of]) / inside : 1);
-    }
-    below = bucket;
-  }
-  return below.le;
+// Rows of this kind, counted in all and by the second; those that grow fastest come first.
+function rows(kind, count) {
+  const key = (row) => JSON.stringify(Object.entries(row).filter(([, value]) => typeof value === "string"));
+  const rates = new Map((chosen()?.[kind] ?? []).map((row) => [key(row), row]));
+  return stats.totals[kind]
+    .map((row) => ({ ...row, total: row[count], rate: rates.get(key(row))?.[count] ?? 0, now: rates.get(key(row)) }))
+    .sort((a, b) => b.rate - a.rate || b.total - a.total);
 }
 
 // ---- writing numbers
@@ -138,8 +94,8 @@ function short(value, step = 1000) {
 const bytes = (value) => `${short(value, 1024).replace("ki", "Ki")}${value >= 1024 ? "B" : " B"}`;
 const ms = (seconds) => (Number.isFinite(seconds) ? (seconds * 1000).toFixed(seconds < 0.01 ? 2 : 0) : "–");
 const hex = (code) => (typeof code === "number" ? `0x${code.toString(16).toUpperCase().padStart(2, "0")}` : (code ?? "–"));
-const since = (time) => {
-  const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
+const since = (time) => lasting(Math.max(0, (Date.now() - Date.parse(time)) / 1000));
+const lasting = (seconds) => {
   if (seconds < 60) return `${Math.floor(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds / 60) % 60)} min`;
@@ -176,8 +132,6 @@ function fill(id, rows, empty = "none") {
   body.replaceChildren(...made);
 }
 
-const ranked = (rows) => rows.filter((row) => row.value > 0).sort((a, b) => b.rate - a.rate || b.value - a.value);
-
 // ---- overview
 
 const curves = new Map();
@@ -210,31 +164,28 @@ function tile(name, value, written, note) {
 }
 
 function overview() {
-  const open = series("mproxy_connections_open");
-  const packets = series("mproxy_packets_total");
-  const size = series("mproxy_packet_bytes_total");
-  const decisions = series("mproxy_decisions_total");
-  const of = (rows, from) => sum(where(rows, { from }), "rate");
-  const accepted = sum(where(series("mproxy_connections_total"), { outcome: "accepted" }), "rate");
-  tile("Connections", sum(open, "value"), short(sum(open, "value")), `${short(accepted)} accepted per second`);
-  tile("Packets from clients", of(packets, "client"), `${short(of(packets, "client"))}/s`, `${bytes(of(size, "client"))} per second`);
-  tile("Packets from broker", of(packets, "broker"), `${short(of(packets, "broker"))}/s`, `${bytes(of(size, "broker"))} per second`);
-  tile("Decisions", sum(decisions, "rate"), `${short(sum(decisions, "rate"))}/s`, `${short(sum(where(decisions, { source: "policy_service" }), "rate"))} by the hook service`);
-  const refused = where(decisions, { outcome: "refused" });
-  tile("Refused", sum(refused, "rate"), `${short(sum(refused, "rate"))}/s`, `${short(sum(refused, "value"))} in all`);
-  const p99 = quantile(0.99, { outcome: "answered" });
-  tile("Hook service, p99", p99, Number.isFinite(p99) ? `${ms(p99)} ms` : "–", `p50 ${ms(quantile(0.5, { outcome: "answered" }))} ms`);
-  const failures = ["mproxy_policy_failures_total", "mproxy_policy_unusable_answers_total", "mproxy_overloads_total"].flatMap(series);
-  tile("Failed answers", sum(failures, "rate"), `${short(sum(failures, "rate"))}/s`, `${short(sum(failures, "value"))} in all`);
-  const memory = sum(series("process_resident_memory_bytes"), "value");
-  const [started] = series("process_start_time_seconds");
-  tile("Memory", memory, bytes(memory), started ? `up ${since(new Date(started.value * 1000).toISOString())}` : "");
+  const { totals } = stats;
+  // Curves show the shortest window, whatever is chosen: a minute's mean has no shape.
+  const now = stats.windows[0] ?? totals;
+  const shown = chosen() ?? { ...totals, seconds: 0 };
+  const second = (of) => `${short(of(shown))}/s`;
+  tile("Connections", stats.connections_open, short(stats.connections_open), `${short(shown.connections_accepted)} accepted per second`);
+  tile("Messages from clients", now.from_client.messages, second((at) => at.from_client.messages), `${bytes(shown.from_client.bytes)} per second`);
+  tile("Messages from broker", now.from_broker.messages, second((at) => at.from_broker.messages), `${bytes(shown.from_broker.bytes)} per second`);
+  const asked = shown.decisions.filter((row) => row.source === "policy_service").reduce((sum, row) => sum + row.decisions, 0);
+  tile("Decisions", now.decided, second((at) => at.decided), `${short(asked)}/s by the service`);
+  tile("Refused", now.refused, second((at) => at.refused), `${short(totals.refused)} in all`);
+  const answered = (of) => of.policy_calls.filter((call) => call.outcome === "answered");
+  const slowest = (of, quantile) => Math.max(...answered(of).map((call) => call[quantile]));
+  const p99 = slowest(shown, "p99_seconds");
+  tile("Hook service, p99", slowest(now, "p99_seconds"), Number.isFinite(p99) ? `${ms(p99)} ms` : "–", `p50 ${ms(slowest(shown, "p50_seconds"))} ms`);
+  tile("Failed answers", now.failed_answers, second((at) => at.failed_answers), `${short(totals.failed_answers)} in all`);
+  tile("Memory", stats.resident_memory_bytes, bytes(stats.resident_memory_bytes), `up ${lasting(stats.uptime_seconds)}`);
 
-  fill("decisions", ranked(decisions).slice(0, 12).map(({ labels, value, rate }) => [labels.hook, labels.source, labels.outcome, short(rate), short(value)]), "no decision yet");
-  fill("closed", ranked(series("mproxy_connections_closed_total")).slice(0, 12).map(({ labels, value, rate }) => [labels.by, labels.cause, labels.listener, short(rate), short(value)]), "no connection has been closed");
-  fill("packets", ranked(packets).slice(0, 12).map(({ labels, rate }) => [labels.from, labels.type, short(rate), bytes(sum(where(size, labels), "rate"))]), "no packet yet");
-  const limits = series("mproxy_budget_limit_bytes");
-  fill("budgets", series("mproxy_budget_used_bytes").map(({ labels, value }) => [labels.scope, labels.listener || "all", bytes(value), bytes(sum(where(limits, labels), "value"))]));
+  fill("decisions", rows("decisions", "decisions").slice(0, 12).map((row) => [row.hook, row.source, row.outcome, short(row.rate), short(row.total)]), "no decision yet");
+  fill("closed", rows("closed", "connections").slice(0, 12).map((row) => [row.by, row.cause, row.listener, short(row.rate), short(row.total)]), "no connection has been closed");
+  fill("packets", rows("packets", "packets").slice(0, 12).map((row) => [row.from, row.type, short(row.rate), bytes(row.now?.bytes ?? 0)]), "no packet yet");
+  fill("budgets", stats.budgets.map((one) => [one.scope, one.listener || "all", bytes(one.used_bytes), bytes(one.limit_bytes)]));
 }
 
 // ---- sessions
@@ -331,6 +282,7 @@ async function detail(id) {
   dialog.returnValue = "";
   dialog.showModal();
   dialog.onclose = () => {
+    if (dialog.returnValue === "watch") watchSession(session);
     if (dialog.returnValue === "kick") kick(id, session.client_id || id).catch(problem);
   };
 }
@@ -349,6 +301,158 @@ async function kick(id, name) {
     if (error.status !== 404) throw error;
   }
   await load();
+}
+
+// ---- tap
+
+let watching = null; // what ends the tap
+let paused = false;
+let watched = []; // the newest first
+let waiting = []; // those that came while it is paused, or since the last frame
+const counts = { shown: 0, lost: 0 };
+
+function watchSession(session) {
+  for (const id of ["tap-client", "tap-filter"]) by(id).value = "";
+  by("tap-connection").value = session.connection_id;
+  by("tap-type").value = "";
+  location.hash = "#tap";
+  watch();
+}
+
+async function watch() {
+  stopWatching();
+  clearWatched();
+  pause(false);
+  const query = new URLSearchParams();
+  for (const [name, id] of [["client_id", "tap-client"], ["connection_id", "tap-connection"], ["filter", "tap-filter"], ["type", "tap-type"]]) {
+    const value = by(id).value.trim();
+    if (value) query.set(name, value);
+  }
+  if (by("tap-payload").checked) query.set("payload", 256);
+  const own = new AbortController();
+  watching = own;
+  by("tap-start").textContent = "Stop";
+  let ended = "The tap has ended.";
+  try {
+    // Not an EventSource: that cannot send a token.
+    const response = await ask(`/api/v1/tap?${query}`, { signal: own.signal });
+    problem(null);
+    countWatched();
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const text of events) ended = take(text) ?? ended;
+    }
+  } catch (error) {
+    ended = own.signal.aborted ? null : error;
+  }
+  if (watching === own) stopWatching();
+  if (ended && current() === "tap") problem(ended);
+}
+
+function stopWatching() {
+  watching?.abort();
+  watching = null;
+  by("tap-start").textContent = "Watch";
+  countWatched();
+}
+
+// One event of the stream; gives why it ends, where this is the last.
+function take(text) {
+  const field = (name) => text.split("\n").find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trim();
+  const [event, data] = [field("event"), field("data")];
+  // A comment, which keeps the connection alive.
+  if (!event || !data) return null;
+  const told = JSON.parse(data);
+  if (event === "end") return `The tap has ended: ${told.reason}.`;
+  if (event === "lost") counts.lost += told.count;
+  else counts.shown += 1;
+  if (waiting.length === 0 && !paused) requestAnimationFrame(showWatched);
+  waiting.push({ event, told });
+  if (waiting.length > WATCHED) waiting.shift();
+  return null;
+}
+
+function showWatched() {
+  if (paused) return;
+  const rows = waiting.map(watchedRow).reverse();
+  waiting = [];
+  const body = by("watched").tBodies[0];
+  if (watched.length === 0) body.replaceChildren();
+  body.prepend(...rows);
+  watched.unshift(...rows);
+  for (const row of watched.splice(WATCHED)) row.remove();
+}
+
+function watchedRow({ event, told }) {
+  const tr = document.createElement("tr");
+  if (event === "lost") {
+    const td = cell(`${told.count} packets are not shown: there were too many at once`, "wrap bad");
+    td.colSpan = 7;
+    tr.append(td);
+    return tr;
+  }
+  const time = (told.time ?? "").slice(11, 23);
+  if (event === "refusal") {
+    tr.append(cell(time), cell(told.client_id), cell("mproxy"), cell("refusal"), cell(told.why, "wrap"), cell("–", "number"), cell(told.source, "bad"));
+    return tr;
+  }
+  const about = document.createElement("span");
+  about.textContent = aboutPacket(told);
+  const payload = told.payload ?? (told.payload_base64 && `base64 ${told.payload_base64}`);
+  if (payload !== undefined) {
+    const shown = document.createElement("code");
+    shown.textContent = payload + (told.payload_truncated ? "…" : "");
+    about.append(document.createElement("br"), shown);
+  }
+  const refused = told.refused_by ? ` by ${told.refused_by}, ${hex(told.refused_with)}` : "";
+  const outcome = told.outcome === "refused" ? `refused${refused}` : `${told.outcome}${refused && `; refused${refused}`}`;
+  tr.append(cell(time), cell(told.client_id), cell(told.from), cell(told.type), cell(about, "wrap"), cell(bytes(told.size), "number"), cell(outcome, refused ? "bad" : ""));
+  return tr;
+}
+
+// What there is to say of a packet besides its payload.
+function aboutPacket(told) {
+  const parts = [];
+  if (told.topic !== undefined) parts.push(told.broker_topic === undefined ? told.topic : `${told.topic} (at the broker ${told.broker_topic})`);
+  if (told.filters) parts.push(told.filters.map((one) => (one.qos === undefined ? one.filter : `${one.filter} (QoS ${one.qos})`)).join(", ") + (told.more_filters ? ` and ${told.more_filters} more` : ""));
+  if (told.protocol) parts.push(`MQTT ${told.protocol}`, told.username === undefined ? "no user name" : `user ${told.username}`, `keep alive ${told.keep_alive} s`);
+  if (told.qos !== undefined) parts.push(`QoS ${told.qos}`);
+  if (told.packet_id !== undefined) parts.push(`id ${told.packet_id}`);
+  if (told.retain) parts.push("retain");
+  if (told.dup) parts.push("DUP");
+  if (told.session_present) parts.push("session present");
+  if (told.reason_code !== undefined) parts.push(hex(told.reason_code));
+  if (told.reason_codes?.length) parts.push(told.reason_codes.map(hex).join(" "));
+  return parts.join(" · ");
+}
+
+function pause(now) {
+  paused = now;
+  by("tap-pause").setAttribute("aria-pressed", paused);
+  by("tap-pause").textContent = paused ? "Go on" : "Pause";
+  if (!paused) requestAnimationFrame(showWatched);
+  countWatched();
+}
+
+function clearWatched() {
+  watched = [];
+  waiting = [];
+  counts.shown = 0;
+  counts.lost = 0;
+  fill("watched", [], watching ? "no packet yet" : "nothing is watched");
+  countWatched();
+}
+
+function countWatched() {
+  const state = !watching ? "Not watching" : paused ? "Paused" : "Watching";
+  const words = `${state}: ${counts.shown} packets${counts.lost ? `, and ${counts.lost} that are not shown` : ""}`;
+  // Written only where it is other: a screen reader says it each time.
+  if (by("tap-count").textContent !== words) by("tap-count").textContent = words;
 }
 
 // ---- the other views
@@ -370,10 +474,10 @@ async function policy() {
     return span;
   };
   fill("endpoints", endpoints.map((one) => [one.endpoint, health(one.healthy), one.error ?? ""]), "no hook service is set");
-  const calls = series("mproxy_policy_call_duration_seconds_count");
-  fill("calls", ranked(calls).map(({ labels, value, rate }) => [labels.rpc, labels.outcome, short(rate), ms(quantile(0.5, labels)), ms(quantile(0.99, labels)), short(value)]), "no call yet");
-  const differs = where(series("mproxy_shadow_comparisons_total"), { same: "false" });
-  fill("shadow", ranked(differs).map(({ labels, value, rate }) => [labels.hook, labels.active, labels.shadow, short(rate), short(value)]), "nothing differs, or there is no shadow");
+  if (stats) {
+    fill("calls", rows("policy_calls", "calls").map((row) => [row.rpc, row.outcome, short(row.rate), ms((row.now ?? row).p50_seconds), ms((row.now ?? row).p99_seconds), short(row.total)]), "no call yet");
+    fill("shadow", rows("shadow_differences", "decisions").map((row) => [row.hook, row.active, row.shadow, short(row.rate), short(row.total)]), "nothing differs, or there is no shadow");
+  }
   const ready = await readiness();
   fill("listeners", (ready.listeners ?? []).map((one) => [one.name, one.address ?? "not bound"]));
   const warnings = [
@@ -399,11 +503,11 @@ async function readiness() {
 
 // ---- turning
 
-const views = ["overview", "sessions", "refusals", "policy", "config"];
+const views = ["overview", "sessions", "tap", "refusals", "policy", "config"];
 const current = () => (views.includes(location.hash.slice(1)) ? location.hash.slice(1) : "overview");
 
-// What a view shows anew with each look at the metrics.
-const update = { overview, policy };
+// What a view shows anew with each look at the rates.
+const update = { overview, policy, tap: countWatched };
 // What it loads when it is opened.
 const enter = { sessions: load, refusals, policy, config: settings };
 
@@ -417,17 +521,17 @@ function show() {
   document.title = `mproxy: ${by(`${view}-title`).textContent}`;
   problem(null);
   Promise.resolve(enter[view]?.()).catch(problem);
-  if (view === "overview" && looks.now) overview();
+  if (view === "overview" && stats) overview();
+  // A tap that nobody looks at would still keep its clients off the fast path.
+  if (view !== "tap") stopWatching();
 }
 
 async function look() {
   try {
-    const [page, ready] = await Promise.all([ask("/metrics").then((response) => response.text()), readiness()]);
-    looks.before = looks.now;
-    looks.now = { at: performance.now(), samples: parse(page) };
-    const [build] = series("mproxy_build_info");
+    const [now, ready] = await Promise.all([json("/api/v1/stats"), readiness()]);
+    stats = now;
     by("state").className = ready.ready ? "good" : "bad";
-    by("state").textContent = `${ready.draining ? "draining" : ready.ready ? "ready" : "not ready"}${build ? `, version ${build.labels.version}` : ""}`;
+    by("state").textContent = `${ready.draining ? "draining" : ready.ready ? "ready" : "not ready"}, version ${stats.version}`;
     await update[current()]?.();
   } catch (error) {
     by("state").className = "bad";
@@ -438,6 +542,15 @@ async function look() {
 }
 
 addEventListener("hashchange", show);
+by("window").addEventListener("change", () => stats && update[current()]?.());
+by("tap-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (watching) stopWatching();
+  else watch();
+});
+by("tap-pause").addEventListener("click", () => pause(!paused));
+by("tap-clear").addEventListener("click", clearWatched);
+by("tap-connection").addEventListener("input", stopWatching);
 by("search").addEventListener("submit", (event) => {
   event.preventDefault();
   load().catch(problem);
