@@ -164,10 +164,12 @@ function tile(name, value, written, note) {
 }
 
 function overview() {
+  // Somebody else has asked just now for the first time: the next look has a rate.
+  if (!stats.windows.length) return;
   const { totals } = stats;
   // Curves show the shortest window, whatever is chosen: a minute's mean has no shape.
-  const now = stats.windows[0] ?? totals;
-  const shown = chosen() ?? { ...totals, seconds: 0 };
+  const now = stats.windows[0];
+  const shown = chosen();
   const second = (of) => `${short(of(shown))}/s`;
   tile("Connections", stats.connections_open, short(stats.connections_open), `${short(shown.connections_accepted)} accepted per second`);
   tile("Messages from clients", now.from_client.messages, second((at) => at.from_client.messages), `${bytes(shown.from_client.bytes)} per second`);
