@@ -189,7 +189,7 @@ impl ServiceClient {
         within: Duration,
     ) -> Result<Result<Hello, String>, Status> {
         let request = wire::HelloRequest { version: version.to_owned(), instance: instance.to_owned() };
-        let answer = call(HELLO, RequestBody::of(&request), self.channel.clone(), within).await?;
+        let answer = call(HELLO, RequestBody::of(&request), self.channel.clone(), within, None).await?;
         Ok(Hello::read(read(answer)?).map(|hello| self.within_channel(hello)))
     }
 

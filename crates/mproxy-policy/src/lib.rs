@@ -2,6 +2,7 @@
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`call_tracer`] | who makes spans of the calls to the policy service |
 //! | [`commander`] | who carries commands of the policy service out |
 //! | [`acl`] | a static rule file: users with hashed passwords, rules with variables |
 //! | [`comparison`] | what two answers to one question have in common |
@@ -10,6 +11,7 @@
 //! | [`nearest`](mod@nearest) | what an unknown name was probably meant to be |
 //! | [`remote`] | the policy service, asked and told over gRPC |
 //! | [`shadow`] | a second policy service, whose answers are compared with those of the first |
+//! | [`trace_context`] | W3C trace context, in user properties and headers |
 //! | [`watch`] | who counts what the advisers do, for metrics |
 //!
 //! The generated types of `proto/events.proto` are named in one private room, `contract`, and nowhere else.
@@ -30,6 +32,7 @@
 //! ```
 
 pub mod acl;
+pub mod call_tracer;
 mod causes;
 pub mod check;
 pub mod commander;
@@ -41,6 +44,7 @@ mod post;
 pub mod remote;
 pub mod shadow;
 mod slices;
+pub mod trace_context;
 pub mod watch;
 
 pub use acl::{Acl, AclAdviser, AclErrors};

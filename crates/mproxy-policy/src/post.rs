@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 
 use crate::causes::with_causes;
+use crate::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// Bytes of the largest answer: what gRPC takes without being told otherwise.
 const ANSWER_MOST: usize = 4 << 20;
@@ -78,8 +79,8 @@ impl PostChannel {
         Self(Arc::new(PostPool { base: base.into(), pooled: client(IDLE_MOST), fresh: client(0), gone }))
     }
 
-    /// Sends JSON to the path of this name, and gives the JSON that comes back. `within` is told to the service; whoever
-    /// calls sees to it that it is kept.
+    /// Sends JSON to the path of this name, and gives the JSON that comes back. `within` and `context` are told to the
+    /// service; whoever calls sees to it that the time is kept.
     ///
     /// # Errors
     /// There is no answer, or none of JSON. Only where no connection could be opened the status has a source: those of
@@ -90,12 +91,13 @@ impl PostChannel {
         json: Bytes,
         within: Duration,
         again: Again,
+        context: Option<&TraceContext>,
     ) -> Result<Bytes, Status> {
         let inner = &*self.0;
         let uri: Uri = format!("{}/{name}", inner.base)
             .parse()
             .map_err(|error| Status::internal(format!("{}/{name}: {error}", inner.base)))?;
-        let request = || request(&uri, json.clone(), within);
+        let request = || request(&uri, json.clone(), within, context);
         let answer = match again {
             // Not over a connection that the service may be closing: nobody could tell whether it has come.
             Again::Never => inner.fresh.request(request()).await,
@@ -122,7 +124,7 @@ impl PostChannel {
     }
 }
 
-fn request(uri: &Uri, json: Bytes, within: Duration) -> Request<Full<Bytes>> {
+fn request(uri: &Uri, json: Bytes, within: Duration, context: Option<&TraceContext>) -> Request<Full<Bytes>> {
     let mut request = Request::post(uri).body(Full::new(json)).unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
@@ -131,6 +133,14 @@ fn request(uri: &Uri, json: Bytes, within: Duration) -> Request<Full<Bytes>> {
     let millis = within.as_millis().min(99_999_999);
     if let Ok(timeout) = HeaderValue::from_str(&format!("{millis}m")) {
         headers.insert(TIMEOUT, timeout);
+    }
+    if let Some(context) = context {
+        let state = Some(&*context.state).filter(|state| !state.is_empty());
+        for (name, text) in [(TRACEPARENT, Some(&*context.traceparent())), (TRACESTATE, state)] {
+            if let Some(Ok(value)) = text.map(HeaderValue::from_str) {
+                headers.insert(name, value);
+            }
+        }
     }
     request
 }

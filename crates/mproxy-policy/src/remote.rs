@@ -30,6 +30,7 @@
 //! | `decide` | the streams over which questions go in batches |
 //! | `streamed` | one question over a stream, and over another where the first is silent |
 //! | `strikes`, `status`, `pause` | failures in a row, what a status says, how long to wait |
+//! | `traced` | how a question that is traced ended |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
 mod called;
@@ -45,12 +46,15 @@ mod service_call;
 mod status;
 mod streamed;
 mod strikes;
+mod traced;
 mod unary;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use mproxy_codec::property::Properties;
 use mproxy_core::event::{Event, Happening, Kind, Sink};
+use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decided, Decider, ExchangeDecision, ExchangeQuestion,
     FailureKind, Foreseen, Ground, Hook, Overload, Payload, PublishDecision, PublishQuestion, RenewQuestion,
@@ -74,8 +78,10 @@ use self::observe::{Observer, ObserverConfig};
 pub(crate) use self::status::{describe_status, is_transport_failure};
 pub(crate) use self::unary::undecided;
 use self::unary::{CallResult, call_service};
+use crate::call_tracer::{CallStart, CallTrace, CallTracer};
 use crate::commander::Commander;
-use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall};
+use crate::contract::{AuthRequest, AuthRpc, Complaints, Rpc, WantedCall, Way};
+use crate::trace_context::TraceContext;
 use crate::watch::{CallOutcome, Watch};
 
 /// How the policy service is reached and used.
@@ -106,6 +112,8 @@ pub struct RemoteConfig {
     pub streams: bool,
     /// A stream of questions is replaced when it is so old, or up to twice as old.
     pub stream_lifetime: Duration,
+    /// Who makes spans of questions. `None`: there are none, and services are told no trace context.
+    pub tracer: Option<Arc<dyn CallTracer>>,
 }
 
 /// The [`stream_lifetime`](RemoteConfig::stream_lifetime) of a service that is scaled out now and then.
@@ -132,6 +140,7 @@ pub struct Remote {
     stop: CancellationToken,
     version: Arc<str>,
     instance: Arc<str>,
+    tracer: Option<Arc<dyn CallTracer>>,
 }
 
 impl Remote {
@@ -212,6 +221,7 @@ impl Remote {
             stop,
             version: config.version,
             instance: config.instance,
+            tracer: config.tracer,
         }))
     }
 
@@ -258,10 +268,28 @@ impl Remote {
         if self.observer.is_some() { ServiceRole::InForce } else { ServiceRole::Shadow }
     }
 
-    fn ask_later<R: AuthRpc>(&self, request: AuthRequest<R>) -> Answer<R::Decision> {
+    /// The span of a question about this client, and what the service is told of it; `packet`: its properties.
+    fn trace(&self, hook: Hook, peer: &Peer, packet: Option<Properties<'_>>) -> CallTrace {
+        let Some(tracer) = &self.tracer else { return CallTrace::default() };
+        tracer.begin(CallStart {
+            rpc: Rpc::from(hook).name(),
+            connection: peer.origin.connection_id,
+            packet: packet.and_then(|properties| TraceContext::of_properties(properties.user())),
+            streamed: self.endpoints.way() == Way::Stream,
+        })
+    }
+
+    fn ask_later<R: AuthRpc>(
+        &self,
+        request: AuthRequest<R>,
+        peer: &Peer,
+        packet: Option<Properties<'_>>,
+    ) -> Answer<R::Decision> {
         if let Err(unusable) = request.fits() {
             return Answer::Now(ruling(Err(unusable.into())));
         }
+        let CallTrace { context, span } = self.trace(R::HOOK, peer, packet);
+        let request = request.with_context(context);
         let deadline = deadline(self.timeout);
         let (endpoints, turns, watch) =
             (Arc::clone(&self.endpoints), Arc::clone(&self.turns), Arc::clone(&self.watch));
@@ -279,9 +307,12 @@ impl Remote {
             // Turns come free when others give up, which is when this one has to as well.
             if turn.is_err() || Instant::now() >= deadline {
                 watch.call(Rpc::from(R::HOOK).name(), CallOutcome::Overloaded, Duration::ZERO);
+                traced::end_overloaded(span);
                 return overloaded();
             }
-            match call_service(&endpoints, &*watch, request, deadline).await {
+            let mut result = call_service(&endpoints, &*watch, request, deadline).await;
+            traced::end(span, &mut result, waited);
+            match result {
                 Ok(CallResult::Answered(verdict, by)) => Answer::Now(ruling(answered_by(verdict, by))),
                 Ok(CallResult::Unusable(unusable)) => Answer::Now(ruling(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
@@ -324,10 +355,11 @@ impl Decider for Remote {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
         if self.is_wanted(Hook::Connect) {
             let way = self.endpoints.way();
-            self.ask_later(match self.role() {
+            let request = match self.role() {
                 ServiceRole::InForce => AuthRequest::connect(question, way),
                 ServiceRole::Shadow => AuthRequest::connect_of_shadow(question, way),
-            })
+            };
+            self.ask_later(request, question.peer, Some(question.connect.properties))
         } else {
             abstain()
         }
@@ -335,14 +367,18 @@ impl Decider for Remote {
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.wanted_publish(Hook::Publish, question) {
-            Some(question) => self.ask_later(AuthRequest::publish(&question, self.endpoints.way())),
+            Some(question) => {
+                let request = AuthRequest::publish(&question, self.endpoints.way());
+                self.ask_later(request, question.peer, Some(question.properties))
+            }
             None => abstain(),
         }
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         if self.is_wanted(Hook::Subscribe) {
-            self.ask_later(AuthRequest::subscribe(question, self.endpoints.way()))
+            let request = AuthRequest::subscribe(question, self.endpoints.way());
+            self.ask_later(request, question.peer, Some(question.properties))
         } else {
             abstain()
         }
@@ -350,18 +386,19 @@ impl Decider for Remote {
 
     fn deliver(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
         match self.wanted_publish(Hook::Deliver, question) {
-            Some(question) => self.ask_later(AuthRequest::deliver(&question, self.endpoints.way())),
+            Some(question) => {
+                let request = AuthRequest::deliver(&question, self.endpoints.way());
+                self.ask_later(request, question.peer, Some(question.properties))
+            }
             None => abstain(),
         }
     }
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         if self.is_wanted(Hook::Connect) {
-            self.ask_later(AuthRequest::renewal(
-                question,
-                self.endpoints.way(),
-                self.role() == ServiceRole::Shadow,
-            ))
+            let shadow = self.role() == ServiceRole::Shadow;
+            let request = AuthRequest::renewal(question, self.endpoints.way(), shadow);
+            self.ask_later(request, question.peer, None)
         } else {
             abstain()
         }
@@ -369,7 +406,8 @@ impl Decider for Remote {
 
     fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
         if self.is_wanted(Hook::Exchange) {
-            self.ask_later(AuthRequest::exchange(question, self.endpoints.way()))
+            let request = AuthRequest::exchange(question, self.endpoints.way());
+            self.ask_later(request, question.peer, None)
         } else {
             abstain()
         }

@@ -56,6 +56,7 @@ impl Example {
             tls: Default::default(),
             streams,
             stream_lifetime: STREAM_LIFETIME,
+            tracer: None,
         };
         Remote::start(config, Arc::new(NoWatch)).unwrap()
     }

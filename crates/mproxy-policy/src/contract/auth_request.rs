@@ -22,6 +22,7 @@ use super::complaints::Complaints;
 use super::decide::{AnswerBytes, StreamAnswer, StreamQuestion};
 use super::request_body::RequestBody;
 use super::{Rpc, publish_properties, split_filter, user_properties, verdict, wire};
+use crate::trace_context::TraceContext;
 
 /// Bytes of the largest question. What gRPC servers take without being told otherwise is 4 MiB, and a question that one
 /// refuses as too large would be a failed answer, which a client must not be able to choose.
@@ -97,6 +98,7 @@ pub(crate) enum Way {
 pub(crate) struct AuthRequest<R> {
     body: RequestBody,
     rpc: R,
+    context: Option<Arc<TraceContext>>,
 }
 
 impl<R: AuthRpc> AuthRequest<R> {
@@ -106,7 +108,12 @@ impl<R: AuthRpc> AuthRequest<R> {
             Way::Call => RequestBody::encode(peer, fields),
             Way::Stream => RequestBody::encode_apart(peer, fields),
         };
-        Self { body, rpc }
+        Self { body, rpc, context: None }
+    }
+
+    /// The same, with the trace context that the service is told.
+    pub(crate) fn with_context(self, context: Option<Arc<TraceContext>>) -> Self {
+        Self { context, ..self }
     }
 
     #[cfg(test)]
@@ -136,7 +143,7 @@ impl<R: AuthRpc> AuthRequest<R> {
         within: Duration,
         complaints: &Complaints,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
-        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within).await?;
+        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within, self.context).await?;
         Ok(self.rpc.decision(read(answer)?, complaints))
     }
 
@@ -151,14 +158,15 @@ impl<R: AuthRpc> AuthRequest<R> {
         channel: CallChannel,
         within: Duration,
     ) -> Result<(R, Bytes), Status> {
-        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within).await?;
+        let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within, None).await?;
         Ok((self.rpc, answer))
     }
 
     /// The question as a stream takes it; `None`: it was made for a call.
     pub(crate) fn for_stream(&self) -> Option<StreamQuestion> {
         let (fields, peer) = self.body.apart()?;
-        Some(StreamQuestion::new(R::HOOK, fields.clone(), Arc::clone(peer)))
+        let question = StreamQuestion::new(R::HOOK, fields.clone(), Arc::clone(peer));
+        Some(question.with_context(self.context.clone()))
     }
 
     /// What came of it over a stream, as [`send`](Self::send) reads what comes of a call.

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::grpc_message::{GrpcMessage, bytes_len, number_len};
 use super::request_body::encode_client_field;
 use super::{Rpc, wire};
+use crate::trace_context::TraceContext;
 
 /// A question as it waits for its stream. No `Debug`: it may hold a password.
 #[derive(Clone)]
@@ -21,11 +22,17 @@ pub(crate) struct StreamQuestion {
     /// The fields of the request but for the client's.
     fields: Bytes,
     peer: Arc<Peer>,
+    context: Option<Arc<TraceContext>>,
 }
 
 impl StreamQuestion {
     pub(super) const fn new(hook: Hook, fields: Bytes, peer: Arc<Peer>) -> Self {
-        Self { hook, fields, peer }
+        Self { hook, fields, peer, context: None }
+    }
+
+    /// The same, with the trace context that the service is told.
+    pub(super) fn with_context(self, context: Option<Arc<TraceContext>>) -> Self {
+        Self { context, ..self }
     }
 
     pub(crate) const fn peer(&self) -> &Arc<Peer> {
@@ -34,7 +41,7 @@ impl StreamQuestion {
 
     /// Bytes that it takes in a message, within a few.
     pub(crate) fn size(&self) -> usize {
-        self.fields.len() + QUESTION_OVERHEAD
+        self.fields.len() + QUESTION_OVERHEAD + self.context.as_ref().map_or(0, |context| context.len())
     }
 }
 
@@ -67,6 +74,8 @@ impl DecideMessage {
         const ID: u32 = 1;
         const CLIENT_REF: u32 = 2;
         const TIMEOUT: u32 = 3;
+        const TRACEPARENT: u32 = 4;
+        const TRACESTATE: u32 = 10;
         // StreamQuestion.connect, publish, subscribe, deliver, exchange.
         let field = match question.hook {
             Hook::Connect => 5,
@@ -80,15 +89,25 @@ impl DecideMessage {
             // Below a thousand million.
             nanos: within.subsec_nanos() as i32,
         };
+        let parent = question.context.as_ref().map(|context| context.traceparent()).unwrap_or_default();
+        let state = question.context.as_ref().map(|context| &*context.state).unwrap_or_default();
+        let text_len = |text: &str| if text.is_empty() { 0 } else { bytes_len(text.len()) };
         // Protobuf has the length of a message before its fields.
         let len = number_len(id)
             + number_len(client_ref)
             + bytes_len(timeout.encoded_len())
+            + text_len(&parent)
+            + text_len(state)
             + bytes_len(question.fields.len());
         self.0.key(QUESTIONS, len);
         self.0.number(ID, id);
         self.0.number(CLIENT_REF, client_ref);
         self.0.message(TIMEOUT, &timeout);
+        for (number, text) in [(TRACEPARENT, parent.as_str()), (TRACESTATE, state)] {
+            if !text.is_empty() {
+                self.0.bytes(number, text.as_bytes());
+            }
+        }
         self.0.bytes(field, &question.fields);
     }
 
@@ -242,6 +261,25 @@ mod tests {
         assert_eq!((publish.topic.as_str(), publish.qos, &publish.client), ("a/b", 1, &None));
         assert_eq!(read.forget, [1, 299]);
         assert!(DecideMessage::new(9).finish().is_none());
+    }
+
+    #[test]
+    fn a_question_carries_its_trace_context() {
+        for state in ["", "a=b"] {
+            let context =
+                Arc::new(TraceContext { trace_id: 1, span_id: 2, sampled: true, state: state.into() });
+            let question = StreamQuestion::new(Hook::Publish, Bytes::new(), peer(Version::V5));
+            let (plain, question) = (question.size(), question.with_context(Some(Arc::clone(&context))));
+            assert_eq!(question.size(), plain + context.len());
+            let mut message = DecideMessage::new(0);
+            message.ask(7, 1, Duration::from_secs(1), &question);
+            let asked = decode(message).questions.remove(0);
+            assert_eq!(
+                (asked.id, asked.traceparent, asked.tracestate.as_str()),
+                (7, context.traceparent(), state)
+            );
+            assert!(asked.question.is_some());
+        }
     }
 
     #[test]

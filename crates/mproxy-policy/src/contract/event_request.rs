@@ -83,7 +83,7 @@ impl EventRequest {
 
     pub(super) async fn send(self, channel: CallChannel, within: Duration) -> Result<(), Status> {
         let Self { body, rpc } = self;
-        let answer = call(rpc.path(), body, channel, within).await?;
+        let answer = call(rpc.path(), body, channel, within, None).await?;
         // Nothing is in it, but an answer that is no `Told` comes from something that is no hook service.
         read::<wire::Told>(answer).map(drop)
     }

@@ -51,11 +51,16 @@ impl<R: AuthRpc> ServiceCall for AuthRequest<R> {
     }
 
     fn outcome(verdict: &Self::Answer) -> CallOutcome {
-        match verdict {
-            Err(Undecided::Failed(failure)) => CallOutcome::Failed(failure.kind),
-            Err(Undecided::Unusable(_)) => CallOutcome::Unusable,
-            Ok(_) | Err(Undecided::Overloaded(_)) => CallOutcome::Answered,
-        }
+        outcome_of(verdict)
+    }
+}
+
+/// How it came out, to be counted.
+pub(super) const fn outcome_of<D>(verdict: &Result<D, Undecided>) -> CallOutcome {
+    match verdict {
+        Err(Undecided::Failed(failure)) => CallOutcome::Failed(failure.kind),
+        Err(Undecided::Unusable(_)) => CallOutcome::Unusable,
+        Ok(_) | Err(Undecided::Overloaded(_)) => CallOutcome::Answered,
     }
 }
 

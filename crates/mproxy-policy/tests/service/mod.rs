@@ -32,6 +32,7 @@ pub(crate) fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         tls: Default::default(),
         streams: true,
         stream_lifetime: STREAM_LIFETIME,
+        tracer: None,
     }
 }
 

@@ -111,6 +111,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,
         stream_lifetime: STREAM_LIFETIME,
+        tracer: None,
     })
 }
 
