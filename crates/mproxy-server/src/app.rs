@@ -33,6 +33,7 @@ use crate::serve::{House, tick};
 use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// How long events that still wait may take at the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
@@ -57,11 +58,17 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and binds every listener. `rules` take the place of the rule file.
+    /// Builds everything and binds every listener. `rules` take the place of the rule file. Whoever made `traces` flushes
+    /// them, after [`run`](Self::run).
     ///
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
-    pub async fn open(loaded: Loaded, rules: Option<Acl>, log: LogHandle) -> anyhow::Result<Self> {
+    pub async fn open(
+        loaded: Loaded,
+        rules: Option<Acl>,
+        log: LogHandle,
+        traces: Option<Arc<Traces>>,
+    ) -> anyhow::Result<Self> {
         // Before any listener is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
         let shown = check::view(&loaded);
@@ -70,7 +77,11 @@ impl App {
         }
         let config = loaded.config;
         let decisions = Arc::new(DecisionLog::start(&decision_log(&config)));
-        let metrics = Arc::new(Metrics::beside(log.counts(), Arc::clone(&decisions)));
+        let spans = traces.as_ref().map(|traces| traces.counts().clone()).unwrap_or_default();
+        let metrics = Arc::new(Metrics::beside(log.counts(), Arc::clone(&decisions), &spans));
+        if let Some(traces) = &traces {
+            traces.announce(&config.otel);
+        }
         let acl = advise::rule_file(&config, rules)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
         let (transports, certificates) = listeners::transports(&config)?;
@@ -82,13 +93,14 @@ impl App {
         let admin_listener = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
             .await
             .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
-        let advisers = advise::advise(&config, acl, &metrics)?;
+        let advisers = advise::advise(&config, acl, &metrics, traces.as_ref())?;
 
         let house = Arc::new(House::new(
             &config.general.instance,
             config.general.max_connections,
             config.general.max_pending,
             Arc::clone(&advisers.sink),
+            traces,
         ));
         if let Some(remote) = &advisers.remote {
             remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));

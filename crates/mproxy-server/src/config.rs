@@ -9,6 +9,7 @@
 //! | `file`, `env` | where values come from |
 //! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`ValueOrigin`] |
 //! | `reader`, `meant`, `listeners`, `tls` | typed values to a [`Config`], all faults collected |
+//! | [`otel`] | what the settings of traces come to together |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
 
@@ -23,6 +24,7 @@ mod list;
 mod listeners;
 mod meant;
 mod origin;
+pub mod otel;
 mod reader;
 pub mod settings;
 mod tls;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::peer::Address;
@@ -11,6 +12,7 @@ use mproxy_server::cli::{self, Cli, Command, HooksCommand};
 use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::telemetry::log::{self, LogHandle};
+use mproxy_server::telemetry::traces::Traces;
 use tracing::warn;
 
 // The memory of connections that have gone goes back to the system, see docs/adr/0010. How soon is said in
@@ -20,6 +22,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long the last lines of the log may take to be read.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long the last spans may take to be taken by their collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     match run_command() {
@@ -69,15 +74,20 @@ fn run_command() -> anyhow::Result<ExitCode> {
             if command == Command::Demo {
                 loaded.config.log.level = level_of_demo(&loaded);
             }
-            let log = log::start(loaded.config.log);
             let runtime = runtime()?;
+            let traces = start_traces(&runtime, &loaded)?;
+            let log = log::start(loaded.config.log, traces.as_deref());
             let outcome = runtime.block_on(async {
                 if command == Command::Demo {
-                    show(loaded, cli.flags(), log.clone()).await
+                    show(loaded, cli.flags(), log.clone(), traces.clone()).await
                 } else {
-                    run(loaded, cli.flags(), log.clone()).await
+                    run(loaded, cli.flags(), log.clone(), traces.clone()).await
                 }
             });
+            // While there is a runtime: they go over its connections.
+            if let Some(traces) = traces {
+                traces.flush(LAST_SPANS);
+            }
             // What still runs after the drain is cut.
             runtime.shutdown_background();
             log.flush(LAST_LINES);
@@ -95,15 +105,31 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     runtime.enable_all().build()
 }
 
-async fn run(loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()> {
+/// Before the log, which hears of the same spans and leaves them out.
+fn start_traces(runtime: &tokio::runtime::Runtime, loaded: &Loaded) -> anyhow::Result<Option<Arc<Traces>>> {
+    let _inside = runtime.enter();
+    Traces::start(&loaded.config.otel, &loaded.config.general.instance)
+}
+
+async fn run(
+    loaded: Loaded,
+    flags: &Flags,
+    log: LogHandle,
+    traces: Option<Arc<Traces>>,
+) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    App::open(loaded, None, log).await?.run(level(flags)).await;
+    App::open(loaded, None, log, traces).await?.run(level(flags)).await;
     Ok(())
 }
 
-async fn show(mut loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Result<()> {
+async fn show(
+    mut loaded: Loaded,
+    flags: &Flags,
+    log: LogHandle,
+    traces: Option<Arc<Traces>>,
+) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
     point_at(&mut loaded.config, broker.address());
     anyhow::ensure!(
@@ -111,7 +137,7 @@ async fn show(mut loaded: Loaded, flags: &Flags, log: LogHandle) -> anyhow::Resu
         "the demo needs a plain MQTT listener: set its port with --mqtt-port (or MPROXY_MQTT_PORT) to a free one, not to off"
     );
     let rules = Acl::parse(demo::RULES, "the demo's rules")?;
-    let app = App::open(loaded, Some(rules), log).await?;
+    let app = App::open(loaded, Some(rules), log, traces).await?;
     if let [(_, Address::Ip(mqtt)), .., (_, Address::Ip(admin))] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }

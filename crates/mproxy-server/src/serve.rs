@@ -37,6 +37,7 @@ use crate::relay::{Dialing, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
 use crate::share::turns::Turns;
 use crate::telemetry::connections::ListenerMetrics;
+use crate::telemetry::traces::Traces;
 
 /// CONNECTs that are decided on at a time. Further ones wait in turns of their addresses, each within its own deadlines.
 /// Below what the policy service may be asked at once, so that the questions of those who are in are not kept waiting.
@@ -66,6 +67,8 @@ pub(crate) struct House {
     decisions: Arc<Turns>,
     /// Places for streams whose sessions are over.
     parting: Arc<Semaphore>,
+    /// `None`: no traces are asked for.
+    pub(crate) traces: Option<Arc<Traces>>,
 }
 
 /// Microseconds since 1970: larger than all epochs of an mproxy before this one that accepted less than a million
@@ -81,6 +84,7 @@ impl House {
         max_connections: usize,
         max_pending: Option<usize>,
         sink: Arc<dyn Sink>,
+        traces: Option<Arc<Traces>>,
     ) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -100,6 +104,7 @@ impl House {
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
+            traces,
         }
     }
 }
@@ -266,6 +271,9 @@ impl Serving {
         });
         let (connection_id, remote) = (origin.connection_id, &origin.remote);
         debug!(%connection_id, listener = &*self.name, peer_addr = %remote, "connection accepted");
+        if let Some(traces) = &self.house.traces {
+            traces.begin_session(&origin);
+        }
         let handle = Arc::new(Handle::new(&origin));
         self.house.registry.enter(&handle);
         let who = Arc::clone(&handle) as Arc<dyn Evict>;

@@ -1,5 +1,5 @@
-//! What mproxy tells about itself: log lines, metrics, records and taps. Decides nothing, never sees a password, and shows a
-//! payload to nobody but a tap that asks for it.
+//! What mproxy tells about itself: log lines, metrics, traces, records and taps. Decides nothing, never sees a password, and
+//! shows a payload to nobody but a tap that asks for it.
 
 mod budgets;
 pub mod connections;
@@ -16,9 +16,11 @@ mod policy;
 mod process;
 mod reloads;
 mod shadow;
+pub mod span_counts;
 pub mod stats;
 mod streams;
 mod tally;
 pub mod taps;
+pub mod traces;
 mod traffic;
 mod watch;

@@ -15,6 +15,7 @@ use tracing::info;
 
 use crate::config::{ClientTlsSettings, Config, PolicyConfig, PolicyMode};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// Events that wait for calls of their own at most, over all connections. Beyond, they are dropped and counted.
 const EVENT_QUEUE: usize = 16 << 10;
@@ -41,9 +42,18 @@ pub(super) fn rule_file(config: &Config, rules: Option<Acl>) -> anyhow::Result<O
 }
 
 /// The advisers, in their order: the rule file, what was granted, the policy service.
-pub(super) fn advise(config: &Config, acl: Option<Acl>, metrics: &Arc<Metrics>) -> anyhow::Result<Advisers> {
+pub(super) fn advise(
+    config: &Config,
+    acl: Option<Acl>,
+    metrics: &Arc<Metrics>,
+    traces: Option<&Arc<Traces>>,
+) -> anyhow::Result<Advisers> {
     let remote = match &config.policy {
-        Some(policy) => Some(Remote::start(remote_config(config, policy)?, Arc::clone(metrics) as _)?),
+        Some(policy) => {
+            let tracer = traces.map(|traces| Arc::clone(traces) as _);
+            let config = RemoteConfig { tracer, ..remote_config(config, policy)? };
+            Some(Remote::start(config, Arc::clone(metrics) as _)?)
+        }
         None => None,
     };
     let shadow = match &config.policy {
@@ -111,6 +121,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,
         stream_lifetime: STREAM_LIFETIME,
+        // Of the shadow's answers nothing follows: it has no part in a trace.
         tracer: None,
     })
 }

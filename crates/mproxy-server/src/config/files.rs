@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mproxy_tcp::tls::dates::CertificateKind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin};
+use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin, otel};
 
 /// On whose side a file is: the table that its key stands in.
 type Table = &'static str;
@@ -93,6 +93,9 @@ fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn TlsSide>)> {
     if let Some(tls) = loaded.config.policy.as_ref().and_then(towards_policy) {
         ends.push(("policy", Box::new(tls)));
     }
+    if let Some(tls) = otel::tls(&loaded.config.otel) {
+        ends.push(("otel", Box::new(tls)));
+    }
     ends
 }
 
@@ -124,6 +127,7 @@ fn problems_of(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Prob
         let key = match table {
             "target" => "target.ca_certs",
             "policy" => "policy.ca_certs",
+            "otel" => "otel.ca_certs",
             table => table,
         };
         return vec![Problem::new(ValueOrigin::Default(key), text)];

@@ -11,7 +11,10 @@ use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::Verification;
 
 use super::value::Secret;
-use super::value::{LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, SAMPLERS};
+use super::value::{
+    LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS,
+    TRACES_EXPORTERS,
+};
 use super::{list, value};
 
 /// A kind of value.
@@ -193,6 +196,18 @@ kinds! {
     OtlpEndpoint: String = value::otlp_endpoint, Form::Text("URL");
     /// A sampler of OpenTelemetry.
     Sampler: String = value::sampler, Form::Choice(&SAMPLERS);
+    /// A protocol of OTLP.
+    OtlpProtocol: String = value::otlp_protocol, Form::Choice(&OTLP_PROTOCOLS);
+    /// Headers of requests to a collector.
+    OtlpHeaders: Secret = value::otlp_headers, Form::Text("headers");
+    /// Attributes of a process.
+    ResourceAttributes: Vec<(String, String)> = value::resource_attributes, Form::Text("attributes");
+    /// Whether there are traces.
+    TracesExporter: String = value::traces_exporter, Form::Choice(&TRACES_EXPORTERS);
+    /// A number of spans.
+    Spans: usize = value::spans, number("number", 1, MOST_SPANS);
+    /// A time in milliseconds, as OpenTelemetry has them.
+    Milliseconds: Duration = value::milliseconds, number("milliseconds", 1, MOST_MILLISECONDS);
     /// Anything.
     AnyText: String = value::text, Form::Text("text");
     /// Networks.

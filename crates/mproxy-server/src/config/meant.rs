@@ -1,6 +1,7 @@
 //! What the written values mean. Goes on after a fault with the default, so that all faults are found at once.
 
 use super::origin::ValueOrigin;
+use super::otel::{sampler_ratio, target};
 use super::reader::SettingReader;
 use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
@@ -107,8 +108,25 @@ fn admin(reader: &mut SettingReader<'_>) -> Admin {
 
 fn otel(reader: &mut SettingReader<'_>) -> Otel {
     let otel = Otel::read(reader, SettingPlace::Process);
-    if otel.endpoint.is_some() {
-        reader.warn("otel.endpoint", "has no effect: traces are not available in this version");
+    let _ = reader.identity("otel.cert", "otel.key");
+    if target(&otel).is_none() {
+        return otel;
+    }
+    let (key, protocol) = match &otel.traces_protocol {
+        Some(own) => ("otel.traces_protocol", own),
+        None => ("otel.protocol", &otel.protocol),
+    };
+    if protocol != "grpc" {
+        let text = format!(
+            "{protocol} is not available: traces are sent by grpc, for which collectors have a port of its own, mostly 4317"
+        );
+        reader.fault(key, text);
+    }
+    if sampler_ratio(&otel).is_none() {
+        reader.fault(
+            "otel.sampler_arg",
+            format!("is not the share that {} takes: expected 0 to 1", otel.sampler),
+        );
     }
     otel
 }

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `place` | ports, hosts, paths and URLs |
 //! | `amount` | sizes and times |
+//! | `otel` | what the OpenTelemetry standard's variables may hold |
 
 mod amount;
+mod otel;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,10 @@ use mproxy_tcp::tls::Verification;
 pub(super) use self::amount::{
     LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, budget, deadline, duration, keep_alive, memory, packet_size,
     session_expiry,
+};
+pub(super) use self::otel::{
+    MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS, TRACES_EXPORTERS, headers, milliseconds,
+    otlp_headers, otlp_protocol, resource_attributes, sampler, spans, traces_exporter,
 };
 pub(super) use self::place::{
     bind_port, host, is_service_link, name, otlp_endpoint, own_path, path, policy_urls, port_or_off,
@@ -150,24 +156,6 @@ pub(super) fn connections(text: &str) -> Result<usize, String> {
         Ok(number) => Ok(number as usize),
         Err(_) => Err(format!("{} is not a number of connections: expected a whole number", quoted(text))),
     }
-}
-
-/// The samplers of the OpenTelemetry standard.
-pub(super) const SAMPLERS: [&str; 6] = [
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
-];
-
-/// One of [`SAMPLERS`].
-pub(super) fn sampler(text: &str) -> Result<String, String> {
-    if SAMPLERS.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("{} is not one of: {}", quoted(text), SAMPLERS.join(", ")))
 }
 
 /// What else there is than `full` is said in the documentation alone: nobody is to find it by trying.

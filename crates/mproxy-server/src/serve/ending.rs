@@ -20,11 +20,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// It is not found any more. Gives its slot, the first time.
-    fn leave(&mut self) -> ConnectionSlot {
+    /// It is not found any more. Gives its slot, the first time. `fault`: `None` where its task goes away without a word.
+    fn leave(&mut self, fault: Option<&Fault>) -> ConnectionSlot {
         self.waiting = None;
         if let Some(serving) = self.slot.serving() {
-            serving.house.registry.leave(self.relay.handle());
+            let handle = self.relay.handle();
+            serving.house.registry.leave(handle);
+            if let Some(traces) = &serving.house.traces {
+                let peer = self.relay.session().peer().map(|peer| &**peer);
+                traces.end_session(handle.origin(), peer, fault);
+            }
         }
         self.slot.hand_on()
     }
@@ -47,7 +52,7 @@ impl Future for Connection {
             }
         }
         // Before its line: who has read that finds it gone.
-        this.leave().end(|metrics| metrics.count_end(&fault));
+        this.leave(Some(&fault)).end(|metrics| metrics.count_end(&fault));
         log_end(&this.relay, &fault);
         std::task::Poll::Ready(())
     }
@@ -55,7 +60,7 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        drop(self.leave());
+        drop(self.leave(None));
     }
 }
 

@@ -70,7 +70,7 @@ mod tests {
     async fn streams_that_linger_are_few_and_go_in_time() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sink = Arc::new(mproxy_core::event::Nobody);
-        let house = House { parting: Arc::new(Semaphore::new(1)), ..House::new("here", 1, None, sink) };
+        let house = House { parting: Arc::new(Semaphore::new(1)), ..House::new("here", 1, None, sink, None) };
         let mut peers = Vec::new();
         for _ in 0..2 {
             peers.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());

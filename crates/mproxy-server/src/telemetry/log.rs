@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -26,6 +27,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use self::line::LineFormat;
 pub(super) use self::line::{LONGEST_MESSAGE, LONGEST_VALUE};
 use self::queue::LogQueue;
+use super::traces::{TARGET as SPANS, Traces};
 use crate::config::{Log, LogLevel};
 
 /// Changes the level of the running process. Clones share it.
@@ -100,13 +102,19 @@ impl std::fmt::Debug for LogHandle {
     }
 }
 
-/// Starts logging for the whole process, panics included. A second call changes nothing and gives a handle without effect.
+/// Starts logging for the whole process, panics included, and traces where there are some. A second call changes nothing and
+/// gives a handle without effect.
 #[must_use]
-pub fn start(log: Log) -> LogHandle {
+pub fn start(log: Log, traces: Option<&Traces>) -> LogHandle {
     let counts = LogCounts::default();
     let queue = LogQueue::start(log.format, standard_error(), counts.lines_dropped.clone());
     let (subscriber, handle) = subscriber(log, queue.clone(), io::stderr().is_terminal());
-    if subscriber.try_init().is_err() {
+    let started = match traces {
+        // Not there at all: a layer that does nothing would be asked about every line.
+        None => subscriber.try_init(),
+        Some(traces) => subscriber.with(traces.layer()).try_init(),
+    };
+    if started.is_err() {
         return LogHandle::detached(log.level);
     }
     let panics = counts.panics.clone();
@@ -145,7 +153,11 @@ fn tell_panic(panic: &panic::PanicHookInfo<'_>, count: &Counter) {
 }
 
 /// A subscriber that writes to `writer`, and the handle on its level.
-pub fn subscriber<W>(log: Log, writer: W, colour: bool) -> (impl Subscriber + Send + Sync, LogHandle)
+pub fn subscriber<W>(
+    log: Log,
+    writer: W,
+    colour: bool,
+) -> (impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync, LogHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -181,10 +193,12 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Warn | LogLevel::Info | LogLevel::Debug => LogLevel::Warn,
         LogLevel::Trace => LogLevel::Debug,
     };
-    let ours = tracing::level_filters::LevelFilter::from(level);
+    let ours = LevelFilter::from(level);
     Targets::new()
-        .with_default(tracing::level_filters::LevelFilter::from(libraries))
+        .with_default(LevelFilter::from(libraries))
         .with_target("mproxy", ours)
+        // Traces, which are no lines.
+        .with_target(SPANS, LevelFilter::OFF)
 }
 
 #[cfg(test)]

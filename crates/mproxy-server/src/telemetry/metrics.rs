@@ -37,6 +37,8 @@
 //! | `mproxy_shadow_skipped_total` | hook | counter |
 //! | `mproxy_shadow_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_revoked_deliveries_total` | | counter |
+//! | `mproxy_trace_spans_exported_total` | | counter |
+//! | `mproxy_trace_spans_lost_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
@@ -72,6 +74,7 @@ use super::policy::PolicyMetrics;
 use super::process::ProcessCollector;
 use super::reloads::ReloadMetrics;
 use super::shadow::ShadowMetrics;
+use super::span_counts::SpanCounts;
 use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
@@ -99,18 +102,19 @@ impl Metrics {
     /// All at zero; the process counts as started now.
     #[must_use]
     pub fn new() -> Self {
-        Self::beside(&LogCounts::default(), Arc::new(DecisionLog::off()))
+        Self::beside(&LogCounts::default(), Arc::new(DecisionLog::off()), &SpanCounts::default())
     }
 
-    /// The same, with what these logs count.
+    /// The same, with what these logs and traces count.
     #[must_use]
-    pub fn beside(log: &LogCounts, decisions: Arc<DecisionLog>) -> Self {
+    pub fn beside(log: &LogCounts, decisions: Arc<DecisionLog>, spans: &SpanCounts) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
         ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         log.register(ours);
         decisions.register(ours);
+        spans.register(ours);
         Self {
             traffic: TrafficMetrics::registered(ours),
             budgets: Budgets::registered(ours),

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mproxy_server::config::otel;
 use mproxy_server::config::settings::Form;
 use mproxy_server::config::{
     self, Flags, Loaded, LogFormat, LogLevel, OnError, PolicyMode, Problems, Scheme, ValueOrigin, check,
@@ -548,12 +549,45 @@ fn a_service_address_in_a_port_variable_is_a_fault_that_tells_the_mend() {
     says(&fault, &["MPROXY_MQTT_PORT", "tcp://10.0.0.1:1883", "Kubernetes", "enableServiceLinks: false"]);
 }
 
-// ---- what is not served yet
+// ---- traces
 
 #[test]
-fn traces_that_do_not_leave_are_warned_of() {
-    let warnings = guarded().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317").warnings();
-    says(&warnings[0], &["OTEL_EXPORTER_OTLP_ENDPOINT", "not available"]);
+fn a_trace_goes_where_the_standard_s_variables_say() {
+    let to = |variables: &[(&str, &str)]| {
+        let scene = variables.iter().fold(guarded(), |scene, (name, value)| scene.env(name, value));
+        otel::target(&scene.works().config.otel).map(str::to_owned)
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317");
+    assert_eq!(to(&[]), None, "no traces leave");
+    assert_eq!(to(&[endpoint]).as_deref(), Some("http://otel:4317"));
+    let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://traces:4317");
+    assert_eq!(to(&[endpoint, own]).as_deref(), Some("https://traces:4317"));
+    assert_eq!(to(&[endpoint, ("OTEL_SDK_DISABLED", "true")]), None);
+    assert_eq!(to(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), None);
+}
+
+#[test]
+fn what_traces_cannot_use_is_a_fault_that_says_what_to_do() {
+    let on = || guarded().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317");
+    let fault = on().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").fault();
+    says(&fault, &["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf is not available", "grpc", "4317"]);
+    let fault = on().env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json").fault();
+    says(&fault, &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"]);
+    let ratio = || on().env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
+    for wrong in ["1.5", "-1", "NaN", "a tenth"] {
+        let fault = ratio().env("OTEL_TRACES_SAMPLER_ARG", wrong).fault();
+        says(&fault, &["OTEL_TRACES_SAMPLER_ARG", "parentbased_traceidratio", "0 to 1"]);
+    }
+    let share = |scene: Scene| otel::sampler_ratio(&scene.works().config.otel);
+    assert_eq!(share(ratio().env("OTEL_TRACES_SAMPLER_ARG", "0.01")), Some(0.01));
+    assert_eq!(share(ratio()), Some(1.0));
+    let fault = on().env("OTEL_EXPORTER_OTLP_HEADERS", "api-key hunter2").fault();
+    says(&fault, &["OTEL_EXPORTER_OTLP_HEADERS", "name=value"]);
+    assert!(!fault.contains("hunter2"), "{fault}");
+    let fault = on().env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "mproxy.pem").fault();
+    says(&fault, &["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_KEY"]);
+    // Set for other programs, where no trace leaves.
+    guarded().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").works();
 }
 
 // ---- what is shown

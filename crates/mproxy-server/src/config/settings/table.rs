@@ -544,20 +544,64 @@ section! {
 }
 
 section! {
-    /// OpenTelemetry, by the standard's own names.
+    /// [Traces](admin.md#traces), by the names of the OpenTelemetry standard.
     pub struct Otel {
-        /// OTLP endpoint for traces.
+        /// OTLP endpoint, to which traces are sent. Without one there are no traces.
         ///
-        /// Not available yet: if it is set, there is a warning.
+        /// `https://` is checked against `otel.ca_certs`, or the system's roots.
         endpoint: Optional<kind::OtlpEndpoint> = new("otel.endpoint").variable("OTEL_EXPORTER_OTLP_ENDPOINT")
             .example("\"http://127.0.0.1:4317\"");
+        /// The same for traces alone. It comes before `otel.endpoint`.
+        traces_endpoint: Optional<kind::OtlpEndpoint> = new("otel.traces_endpoint")
+            .variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").example("\"http://127.0.0.1:4317\"");
+        /// Protocol of the endpoint. Only `grpc` is available.
+        protocol: kind::OtlpProtocol = new("otel.protocol").variable("OTEL_EXPORTER_OTLP_PROTOCOL").default("grpc");
+        /// The same for traces alone. It comes before `otel.protocol`.
+        traces_protocol: Optional<kind::OtlpProtocol> = new("otel.traces_protocol")
+            .variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").example("\"grpc\"");
+        /// Headers that go with each request, `name=value` between commas; values may be percent-encoded.
+        headers: Optional<kind::OtlpHeaders> = new("otel.headers").variable("OTEL_EXPORTER_OTLP_HEADERS").masked()
+            .example("\"api-key=secret\"");
+        /// The same for traces alone. It comes before `otel.headers`.
+        traces_headers: Optional<kind::OtlpHeaders> = new("otel.traces_headers")
+            .variable("OTEL_EXPORTER_OTLP_TRACES_HEADERS").masked().example("\"api-key=secret\"");
+        /// Milliseconds that one request to the endpoint may take.
+        timeout: kind::Milliseconds = new("otel.timeout").variable("OTEL_EXPORTER_OTLP_TIMEOUT").default("10000");
+        /// The same for traces alone. It comes before `otel.timeout`.
+        traces_timeout: Optional<kind::Milliseconds> = new("otel.traces_timeout")
+            .variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").example("10000");
+        /// PEM file of the CAs that sign the endpoint's certificate.
+        ca_certs: Optional<kind::FileName> = new("otel.ca_certs").variable("OTEL_EXPORTER_OTLP_CERTIFICATE")
+            .left_out("the system's").example("\"collector-ca.pem\"");
+        /// PEM file of the certificate chain that mproxy presents to the endpoint.
+        cert: Optional<kind::FileName> = new("otel.cert").variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")
+            .example("\"mproxy.pem\"");
+        /// PEM file of its private key.
+        key: Optional<kind::FileName> = new("otel.key").variable("OTEL_EXPORTER_OTLP_CLIENT_KEY")
+            .example("\"mproxy.key\"");
         /// Name of this service in traces.
-        service_name: kind::AnyText = new("otel.service_name").variable("OTEL_SERVICE_NAME").default("mproxy");
+        service_name: Optional<kind::AnyText> = new("otel.service_name").variable("OTEL_SERVICE_NAME")
+            .left_out("`service.name` of the resource attributes, or `mproxy`").example("\"mqtt-edge\"");
+        /// Attributes of this process in traces, `name=value` between commas.
+        resource_attributes: Optional<kind::ResourceAttributes> = new("otel.resource_attributes")
+            .variable("OTEL_RESOURCE_ATTRIBUTES").example("\"deployment.environment.name=test\"");
         /// Which traces are sampled.
+        ///
+        /// `parentbased_…`: where a trace began elsewhere, it was decided there.
         sampler: kind::Sampler = new("otel.sampler").variable("OTEL_TRACES_SAMPLER").default("parentbased_always_on");
-        /// Argument of the sampler.
+        /// Share of traces that a `…traceidratio` sampler takes, from 0 to 1.
         sampler_arg: Optional<kind::AnyText> = new("otel.sampler_arg").variable("OTEL_TRACES_SAMPLER_ARG")
-            .example("\"0.1\"");
+            .left_out("`1`").example("\"0.01\"");
+        /// Spans that wait for the endpoint at most. Further ones are dropped and counted.
+        queue: kind::Spans = new("otel.queue").variable("OTEL_BSP_MAX_QUEUE_SIZE").default("2048");
+        /// Spans that are sent in one request at most.
+        batch: kind::Spans = new("otel.batch").variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").default("512");
+        /// Milliseconds after which spans are sent even if they do not fill a request.
+        delay: kind::Milliseconds = new("otel.delay").variable("OTEL_BSP_SCHEDULE_DELAY").default("5000");
+        /// Whether traces are sent: `none` turns them off.
+        exporter: kind::TracesExporter = new("otel.exporter").variable("OTEL_TRACES_EXPORTER").default("otlp");
+        /// Turns traces off, whatever else is set.
+        disabled: kind::TrueFalse = new("otel.disabled").variable("OTEL_SDK_DISABLED").default("false");
     }
 }
 

@@ -1,0 +1,51 @@
+//! The spans that wait for the collector. The SDK's own queue is bounded, too, but does not say what it drops: so nothing
+//! is put into it for which there is no room.
+
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanProcessor};
+
+use crate::telemetry::span_counts::SpanCounts;
+
+/// Lets no more spans through than there is room for.
+#[derive(Debug)]
+pub(super) struct BoundedQueue {
+    batches: BatchSpanProcessor,
+    most: usize,
+    counts: SpanCounts,
+}
+
+impl BoundedQueue {
+    pub(super) const fn before(batches: BatchSpanProcessor, most: usize, counts: SpanCounts) -> Self {
+        Self { batches, most, counts }
+    }
+}
+
+impl SpanProcessor for BoundedQueue {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.batches.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.counts.take_place(self.most) {
+            self.batches.on_end(span);
+        } else {
+            self.counts.count_full(self.most);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
