@@ -29,7 +29,7 @@
 //! | `control` | commands of the service, and what became of them |
 //! | `decide` | the streams over which questions go in batches |
 //! | `streamed` | one question over a stream, and over another where the first is silent |
-//! | `strikes`, `status`, `pause` | failures in a row, what a status says, how long to wait |
+//! | `strikes`, `status`, `pause`, `shared_timeout` | failures in a row, what a status says, how long to wait |
 //! | `traced` | how a question that is traced ended |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
@@ -43,6 +43,7 @@ mod health;
 mod observe;
 mod pause;
 mod service_call;
+mod shared_timeout;
 mod status;
 mod streamed;
 mod strikes;
@@ -68,6 +69,7 @@ use tracing::debug;
 
 use self::connector::Connector;
 use self::control::Controller;
+use self::dialer::TlsDialer;
 pub(crate) use self::dialer::{Dialer, Reads};
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
 pub use self::health::{EndpointHealth, HealthState};
@@ -75,6 +77,7 @@ use self::health::{Endpoints, Pick};
 pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
+use self::shared_timeout::SharedTimeout;
 pub(crate) use self::status::{describe_status, is_transport_failure};
 pub(crate) use self::unary::undecided;
 use self::unary::{CallResult, call_service};
@@ -128,14 +131,34 @@ enum ServiceRole {
     Shadow,
 }
 
+/// Other certificates and keys for a service, which are not in force yet.
+pub struct PreparedRemoteTls(Vec<(TlsDialer, Arc<rustls::ClientConfig>)>);
+
+impl PreparedRemoteTls {
+    /// From now on connections are made with them. Those that there are stay.
+    pub fn put_in_force(self) {
+        for (dialer, config) in self.0 {
+            dialer.set(config);
+        }
+    }
+}
+
+impl std::fmt::Debug for PreparedRemoteTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedRemoteTls").finish_non_exhaustive()
+    }
+}
+
 /// The policy service as an adviser and a sink. Silence abstains: it did not want to be asked.
 pub struct Remote {
     endpoints: Arc<Endpoints>,
     turns: Arc<Semaphore>,
     /// None of a shadow: it is asked, and told nothing.
     observer: Option<Observer>,
-    timeout: Duration,
+    timeout: SharedTimeout,
     watch: Arc<dyn Watch>,
+    /// TLS of each endpoint that has it.
+    tls: Vec<TlsDialer>,
     connectors: TaskTracker,
     stop: CancellationToken,
     version: Arc<str>,
@@ -166,11 +189,13 @@ impl Remote {
         let urls = config.endpoints.iter().map(ToString::to_string);
         let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
         let (stop, connectors) = (CancellationToken::new(), TaskTracker::new());
+        let timeout = SharedTimeout::new(config.timeout);
         let dialers: Vec<_> = config
             .endpoints
             .iter()
             .map(|endpoint| Dialer::new(endpoint, &config.tls, config.max_in_flight))
             .collect::<Result<_, _>>()?;
+        let tls = dialers.iter().filter_map(Dialer::tls).cloned().collect();
         // All dialers were made before the first task: a certificate that cannot be used starts nothing.
         for (at, (endpoint, dialer)) in config.endpoints.iter().zip(dialers).enumerate() {
             let connector = Connector {
@@ -181,7 +206,7 @@ impl Remote {
                 complaints: Arc::new(Complaints::new(endpoint.to_string())),
                 version: Arc::clone(&config.version),
                 instance: Arc::clone(&config.instance),
-                timeout: config.timeout,
+                timeout: timeout.clone(),
                 streams: config.streams,
                 stream_lifetime: config.stream_lifetime,
                 watch: Arc::clone(&watch),
@@ -192,7 +217,7 @@ impl Remote {
         connectors.close();
         let events = ObserverConfig {
             queue: config.event_queue,
-            timeout: config.timeout,
+            timeout: timeout.clone(),
             buffer: config.event_buffer,
             confirm_within: config.confirm_within,
             version: Arc::clone(&config.version),
@@ -215,7 +240,8 @@ impl Remote {
             // Never 0, which nobody would ever have a turn of.
             turns: Arc::new(Semaphore::new(config.max_in_flight.max(1))),
             observer,
-            timeout: config.timeout,
+            timeout,
+            tls,
             watch,
             connectors,
             stop,
@@ -235,6 +261,21 @@ impl Remote {
             instance: Arc::clone(&self.instance),
         };
         self.connectors.spawn(controller.run(self.stop.clone()));
+    }
+
+    /// From now on a question may take so long, and so may telling an event.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.timeout.set(timeout);
+    }
+
+    /// Makes of these certificates and keys what is needed to connect; nothing changes yet. Blocks while it reads the roots
+    /// of the system.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn prepare_tls(&self, tls: &RemoteTls) -> Result<PreparedRemoteTls, RemoteTlsError> {
+        let prepare = |dialer: &TlsDialer| Ok((dialer.clone(), dialer.prepare(tls)?));
+        self.tls.iter().map(prepare).collect::<Result<_, _>>().map(PreparedRemoteTls)
     }
 
     /// Ends: takes no more events, tells for at most `grace` those that wait, then closes the connections. What
@@ -290,7 +331,7 @@ impl Remote {
         }
         let CallTrace { context, span } = self.trace(R::HOOK, peer, packet);
         let request = request.with_context(context);
-        let deadline = deadline(self.timeout);
+        let deadline = deadline(self.timeout.get());
         let (endpoints, turns, watch) =
             (Arc::clone(&self.endpoints), Arc::clone(&self.turns), Arc::clone(&self.watch));
         Answer::Later(Box::pin(async move {

@@ -58,6 +58,12 @@ impl Shadow {
         }))
     }
 
+    /// The second service.
+    #[must_use]
+    pub const fn service(&self) -> &Arc<Remote> {
+        &self.remote
+    }
+
     /// The policy service in force, with each of its answers compared.
     #[must_use]
     pub fn of_service(self: &Arc<Self>, service: Arc<dyn Decider>) -> Arc<dyn Decider> {

@@ -98,6 +98,19 @@ impl Listener {
         Err(ListenError::Bind { target, source: last })
     }
 
+    /// Listens at a socket that somebody else has bound and listens at.
+    ///
+    /// # Errors
+    /// It cannot be used, or has no such options.
+    pub fn inherit(socket: std::net::TcpListener, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        if INHERITED {
+            prepare(&SockRef::from(&socket), &options)?;
+        }
+        socket.set_nonblocking(true)?;
+        Self::of(socket, options)
+    }
+
     fn of(socket: Socket, options: SocketOptions) -> io::Result<Self> {
         let inner = TcpListener::from_std(socket.into())?;
         let local = inner.local_addr()?;

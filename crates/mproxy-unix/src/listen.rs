@@ -42,7 +42,7 @@ pub struct Listener {
     inner: UnixListener,
     path: Arc<Path>,
     /// Device and inode of the file.
-    file: (u64, u64),
+    file: Option<(u64, u64)>,
 }
 
 /// A connection that came in.
@@ -119,7 +119,7 @@ impl Listener {
         })?;
         // From here on the file goes with it, whatever fails.
         let path_of_it = at.path.as_path().into();
-        let listener = Self { inner, path: path_of_it, file };
+        let listener = Self { inner, path: path_of_it, file: Some(file) };
         if owner.is_some() || group.is_some() {
             chown(&at.path, owner, group).map_err(|source| ListenError::NotGiven(path(), source))?;
         }
@@ -127,6 +127,17 @@ impl Listener {
         // Until now nobody could connect, so that there was no moment with wider permissions.
         socket2::SockRef::from(&listener.inner).listen(BACKLOG).map_err(io)?;
         Ok(listener)
+    }
+
+    /// Listens at a socket that somebody else has bound and listens at; its file stays when the listener goes.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn inherit(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let path = address.as_pathname().unwrap_or(Path::new("")).into();
+        Ok(Self { inner: UnixListener::from_std(socket)?, path, file: None })
     }
 
     /// Where its file is.
@@ -165,7 +176,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        remove(&self.path, self.file);
+        if let Some(file) = self.file {
+            remove(&self.path, file);
+        }
     }
 }
 

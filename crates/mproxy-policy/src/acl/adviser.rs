@@ -1,6 +1,7 @@
 //! Asks the rule file. Topics are decided at once; a password is verified on a blocking thread, so many at a time.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -86,13 +87,28 @@ impl AclAdviser {
     /// # Errors
     /// All that is wrong with the file.
     pub fn reload(&self) -> Result<Reloaded, AclErrors> {
-        let old = self.acl.load_full();
-        if let Some(path) = &old.path {
-            let acl = Acl::load(path)?;
-            acl.may_follow(&old)?;
-            self.replace(acl);
+        let old = self.size();
+        let path = self.acl.load().path.clone();
+        if let Some(path) = path {
+            self.replace(self.read(&path)?);
         }
-        Ok(Reloaded { old: old.size(), new: self.size() })
+        Ok(Reloaded { old, new: self.size() })
+    }
+
+    /// The rules of a file that may [take the place](Self::replace) of those in force: see [`reload`](Self::reload).
+    ///
+    /// # Errors
+    /// All that is wrong with the file.
+    pub fn read(&self, path: &Path) -> Result<Acl, AclErrors> {
+        let acl = Acl::load(path)?;
+        acl.may_follow(&self.acl.load())?;
+        Ok(acl)
+    }
+
+    /// Whether the rules in force came from a file.
+    #[must_use]
+    pub fn is_of_file(&self) -> bool {
+        self.acl.load().path.is_some()
     }
 
     /// Puts other rules in force.

@@ -18,6 +18,7 @@ use super::decide::{DecideStreams, Keeper, Keepers, stream_count};
 use super::dialer::{Dialer, GrpcDialer, Reads};
 use super::health::{Endpoints, ServiceConnection};
 use super::pause::{STEADY, pause};
+use super::shared_timeout::SharedTimeout;
 use super::status::describe_status;
 use super::strikes::Strikes;
 use crate::causes::with_causes;
@@ -39,7 +40,7 @@ pub(super) struct Connector {
     pub(super) version: Arc<str>,
     pub(super) instance: Arc<str>,
     /// How long a question may take.
-    pub(super) timeout: Duration,
+    pub(super) timeout: SharedTimeout,
     /// Whether streams are used, where the service serves them.
     pub(super) streams: bool,
     /// When a stream is replaced at the earliest.
@@ -180,7 +181,7 @@ impl Connector {
             dialer: dialer.clone(),
             strikes: Arc::clone(strikes),
             gone: gone.clone(),
-            timeout: self.timeout,
+            timeout: self.timeout.get(),
             lifetime: self.stream_lifetime,
             watch: Arc::clone(&self.watch),
         }

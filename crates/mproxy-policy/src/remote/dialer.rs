@@ -29,7 +29,8 @@ use tonic::transport::Channel;
 use tower::service_fn;
 
 use self::json::JsonDialer;
-use self::tls::{HttpVersion, TlsDialer};
+use self::tls::HttpVersion;
+pub(super) use self::tls::TlsDialer;
 pub(crate) use self::watched::Reads;
 use self::watched::{SignsOfLife, WatchedStream};
 use super::endpoint::{Endpoint, EndpointAddress, EndpointProtocol, RemoteTls, RemoteTlsError, StartError};
@@ -63,11 +64,16 @@ impl Dialer {
         dialer.map_err(|source| StartError::Tls { url: endpoint.to_string(), source })
     }
 
-    pub(crate) const fn is_tls(&self) -> bool {
+    /// How TLS is spoken to it, if it is.
+    pub(super) const fn tls(&self) -> Option<&TlsDialer> {
         match self {
-            Self::Grpc(dialer) => dialer.tls.is_some(),
-            Self::Json(dialer) => dialer.is_tls(),
+            Self::Grpc(dialer) => dialer.tls.as_ref(),
+            Self::Json(dialer) => dialer.tls(),
         }
+    }
+
+    pub(crate) const fn is_tls(&self) -> bool {
+        self.tls().is_some()
     }
 
     /// What streams go over, if they can.

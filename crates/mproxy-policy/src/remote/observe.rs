@@ -43,6 +43,7 @@ pub(crate) use self::stream::MessageBody;
 use self::stream::StreamSetup;
 use super::deadline;
 use super::health::{Endpoints, EventWay};
+use super::shared_timeout::SharedTimeout;
 use crate::watch::Watch;
 
 /// How events are told.
@@ -50,7 +51,7 @@ pub(super) struct ObserverConfig {
     /// Events that wait at most for calls of their own.
     pub(super) queue: usize,
     /// Deadline of one call.
-    pub(super) timeout: Duration,
+    pub(super) timeout: SharedTimeout,
     /// Bytes of events that are kept for a stream.
     pub(super) buffer: usize,
     /// How long a service may confirm nothing while events wait.

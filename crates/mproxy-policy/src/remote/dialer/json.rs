@@ -41,8 +41,8 @@ impl JsonDialer {
         Ok(Self { address: address.clone(), base: Arc::clone(base), tls })
     }
 
-    pub(super) const fn is_tls(&self) -> bool {
-        self.tls.is_some()
+    pub(super) const fn tls(&self) -> Option<&TlsDialer> {
+        self.tls.as_ref()
     }
 
     /// A channel. `reads` is told of what comes over any of its connections.

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -32,9 +33,10 @@ impl HttpVersion {
 
 /// Does the handshakes with one endpoint.
 #[derive(Clone)]
-pub(super) struct TlsDialer {
+pub(in crate::remote) struct TlsDialer {
     version: HttpVersion,
-    connector: TlsConnector,
+    /// For the next connection; all clones share it.
+    config: Arc<ArcSwap<ClientConfig>>,
     name: ServerName<'static>,
 }
 
@@ -46,24 +48,22 @@ impl std::fmt::Debug for TlsDialer {
 
 impl TlsDialer {
     pub(super) fn new(host: &str, tls: &RemoteTls, version: HttpVersion) -> Result<Self, RemoteTlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(tls)?);
-        let mut config = match &tls.identity {
-            Some((chain, key)) => {
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(RemoteTlsError::Key)?;
-                builder.with_client_auth_cert(certificates(chain)?, key)?
-            }
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![version.alpn().to_vec()];
-        let name = ServerName::try_from(host.to_owned())?;
-        Ok(Self { version, connector: Arc::new(config).into(), name })
+        let config = Arc::new(ArcSwap::new(client_config(tls, version)?));
+        Ok(Self { version, config, name: ServerName::try_from(host.to_owned())? })
+    }
+
+    /// The same with other certificates and keys, for [`set`](Self::set).
+    pub(in crate::remote) fn prepare(&self, tls: &RemoteTls) -> Result<Arc<ClientConfig>, RemoteTlsError> {
+        client_config(tls, self.version)
+    }
+
+    /// From now on connections are made with this.
+    pub(in crate::remote) fn set(&self, config: Arc<ClientConfig>) {
+        self.config.store(config);
     }
 
     pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let stream = self.connector.connect(self.name.clone(), stream).await?;
+        let stream = TlsConnector::from(self.config.load_full()).connect(self.name.clone(), stream).await?;
         let chosen = stream.get_ref().1.alpn_protocol();
         // Who chooses nothing speaks what was spoken before there was a choice.
         let is_spoken = chosen.map_or(self.version == HttpVersion::Http1, |it| it == self.version.alpn());
@@ -76,6 +76,22 @@ impl TlsDialer {
         }
         Ok(stream)
     }
+}
+
+fn client_config(tls: &RemoteTls, version: HttpVersion) -> Result<Arc<ClientConfig>, RemoteTlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(tls)?);
+    let mut config = match &tls.identity {
+        Some((chain, key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(RemoteTlsError::Key)?;
+            builder.with_client_auth_cert(certificates(chain)?, key)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![version.alpn().to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, RemoteTlsError> {

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use mproxy_core::event::{Event, Kind};
@@ -18,6 +17,7 @@ use super::kept::{KeptEvent, KeptEvents};
 use crate::contract::EventRequest;
 use crate::remote::deadline;
 use crate::remote::health::Endpoints;
+use crate::remote::shared_timeout::SharedTimeout;
 use crate::remote::unary::{CallResult, call_service};
 use crate::watch::{DropReason, Watch};
 
@@ -45,7 +45,7 @@ impl Calls {
         endpoints: &Arc<Endpoints>,
         watch: &Arc<dyn Watch>,
         bound: usize,
-        timeout: Duration,
+        timeout: SharedTimeout,
         stop: &CancellationToken,
     ) -> Self {
         let senders = TaskTracker::new();
@@ -53,8 +53,11 @@ impl Calls {
             .map(|_| {
                 // Never 0: tokio panics on a channel without room, and a setting must not do that.
                 let (sender, queued_events) = mpsc::channel(bound.div_ceil(QUEUES).max(1));
-                let event_sender =
-                    EventSender { endpoints: Arc::clone(endpoints), watch: Arc::clone(watch), timeout };
+                let event_sender = EventSender {
+                    endpoints: Arc::clone(endpoints),
+                    watch: Arc::clone(watch),
+                    timeout: timeout.clone(),
+                };
                 senders.spawn(event_sender.run(queued_events, stop.clone()));
                 sender
             })
@@ -135,7 +138,7 @@ fn queue_of(queues: &[mpsc::Sender<QueuedEvent>], connection: u128) -> Option<&m
 struct EventSender {
     endpoints: Arc<Endpoints>,
     watch: Arc<dyn Watch>,
-    timeout: Duration,
+    timeout: SharedTimeout,
 }
 
 impl EventSender {
@@ -173,7 +176,7 @@ impl EventSender {
 
     async fn send(&self, QueuedEvent { kept, sequence }: QueuedEvent) -> Result<(), Failure> {
         let tell = EventRequest::new(&kept.event, sequence, &kept.client);
-        match call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout)).await? {
+        match call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout.get())).await? {
             // What the service does not want, or answers with nonsense, it has heard: nothing is lost.
             CallResult::Answered((), _) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }
