@@ -20,7 +20,7 @@ use mproxy_core::policy::{
     SubscribeDecision, SubscribeQuestion, Unusable, UnusableKind, Want,
 };
 use mproxy_core::rule;
-use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable, OpenQuestion};
+use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable, OpenQuestion};
 use mproxy_core::{Chain, Decider, Effect, Limits, Session, Setting, Side, Sink};
 use mproxy_sim::stage::origin;
 use mproxy_sim::verdict::ScriptedDecision;
@@ -282,7 +282,7 @@ impl Play {
             limits: limits.clone(),
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
-            drain_reference: None,
+            drain_reference: DrainReference::default(),
             on_auth: OnAuth::default(),
             budget: Arc::default(),
         });

@@ -45,7 +45,7 @@ const NEIGHBOURS: usize = 8;
 /// The bytes that one scope (a listener, or all of mproxy) may hold.
 #[derive(Debug)]
 pub struct Scope {
-    most: usize,
+    most: AtomicUsize,
     held: AtomicUsize,
     spent: AtomicU64,
 }
@@ -54,7 +54,7 @@ impl Scope {
     /// A scope of at most so many bytes.
     #[must_use]
     pub const fn new(most: usize) -> Self {
-        Self { most, held: AtomicUsize::new(0), spent: AtomicU64::new(0) }
+        Self { most: AtomicUsize::new(most), held: AtomicUsize::new(0), spent: AtomicU64::new(0) }
     }
 
     /// Bytes held now, but for less than a [`STEP`] of each connection.
@@ -65,8 +65,13 @@ impl Scope {
 
     /// Bytes that may be held.
     #[must_use]
-    pub const fn most(&self) -> usize {
-        self.most
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// From now on so many may be. What is held beyond that stays; nothing more is until there is room.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// How often somebody found no room here.
@@ -78,7 +83,7 @@ impl Scope {
     fn has_room(&self, bytes: usize) -> bool {
         // Looked at here and added to later: two at the same moment may both find the last room. Each of them is
         // bounded by its connection's budget, and a packet that passes takes no lock.
-        self.held().saturating_add(bytes) <= self.most
+        self.held().saturating_add(bytes) <= self.most()
     }
 
     fn found_full(&self) {
@@ -89,7 +94,7 @@ impl Scope {
 /// What the connections of one listener may hold.
 #[derive(Debug)]
 pub struct Budget {
-    connection: usize,
+    connection: AtomicUsize,
     connections_spent: AtomicU64,
     listener: Scope,
     total: Arc<Scope>,
@@ -138,7 +143,7 @@ impl Budget {
     #[must_use]
     pub const fn new(connection: usize, listener: usize, total: Arc<Scope>) -> Self {
         Self {
-            connection,
+            connection: AtomicUsize::new(connection),
             connections_spent: AtomicU64::new(0),
             listener: Scope::new(listener),
             total,
@@ -148,8 +153,15 @@ impl Budget {
 
     /// Bytes that one connection may hold.
     #[must_use]
-    pub const fn connection(&self) -> usize {
-        self.connection
+    pub fn connection(&self) -> usize {
+        self.connection.load(Ordering::Relaxed)
+    }
+
+    /// From now on a connection may hold so many, those that there are included, and the listener so many. What is held
+    /// beyond that stays.
+    pub fn set_most(&self, connection: usize, listener: usize) {
+        self.connection.store(connection, Ordering::Relaxed);
+        self.listener.set_most(listener);
     }
 
     /// How often a connection of this listener had spent its own.
@@ -294,7 +306,7 @@ impl Purse {
     #[must_use]
     pub fn event(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let queued = self.events.load(Ordering::Relaxed);
-        let own = queued == 0 || queued.saturating_add(bytes) <= self.budget.connection / 2;
+        let own = queued == 0 || queued.saturating_add(bytes) <= self.budget.connection() / 2;
         if !own || self.room_for(bytes) != Room::Yes {
             count_spent(&self.budget, self.held(), bytes);
             return None;
@@ -344,14 +356,14 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
         let mut room = false;
         let (mine, wanted) = (beyond_reserve(held), beyond_reserve(after));
         // The total may be set lower than a listener's budget. Half of that would then be more than there is.
-        let most = budget.listener.most.min(budget.total.most);
+        let most = budget.listener.most().min(budget.total.most());
         budget.strangers(|all| room = all.has_room(whose, mine, wanted, most));
         room
     };
-    if bytes > budget.connection {
+    if bytes > budget.connection() {
         // Tried again it would come to the same.
         Room::Never
-    } else if after > budget.connection {
+    } else if after > budget.connection() {
         Room::Wait
     } else if is_reserved(budget, after) || (shared_room(budget, bytes) && stranger.is_none_or(has_its_share))
     {
@@ -363,8 +375,8 @@ pub(crate) fn room(budget: &Budget, held: usize, bytes: usize, stranger: Option<
 
 /// Whether a connection may hold so little whatever the others do.
 #[inline]
-pub(crate) const fn is_reserved(budget: &Budget, bytes: usize) -> bool {
-    bytes <= RESERVE && bytes <= budget.connection
+pub(crate) fn is_reserved(budget: &Budget, bytes: usize) -> bool {
+    bytes <= RESERVE && bytes <= budget.connection()
 }
 
 /// Whether the listener and all of mproxy have room for `bytes` more.
@@ -374,7 +386,7 @@ pub(crate) fn shared_room(budget: &Budget, bytes: usize) -> bool {
 
 /// Counts that there was no room, by the scope that had none.
 pub(crate) fn count_spent(budget: &Budget, held: usize, bytes: usize) {
-    if held.saturating_add(bytes) > budget.connection {
+    if held.saturating_add(bytes) > budget.connection() {
         budget.connections_spent.fetch_add(1, Ordering::Relaxed);
     } else if !budget.listener.has_room(bytes) {
         budget.listener.found_full();
@@ -440,6 +452,20 @@ mod tests {
         assert_eq!(modest.room_for(RESERVE + 1), Room::Wait);
         drop(greedy);
         assert_eq!(modest.room_for(RESERVE + 1), Room::Yes);
+    }
+
+    #[test]
+    fn a_budget_that_was_made_smaller_takes_nothing_away_and_gives_no_more() {
+        let budget = budget(100 << 10, 200 << 10, 200 << 10);
+        let (one, other) = (purse(&budget), purse(&budget));
+        one.add(90 << 10);
+        budget.set_most(50 << 10, 64 << 10);
+        assert_eq!((one.held(), one.room_for(1)), (90 << 10, Room::Wait));
+        assert_eq!(other.room_for(RESERVE), Room::Yes, "which each still has");
+        assert_eq!(other.room_for(40 << 10), Room::Wait);
+        budget.set_most(100 << 10, 200 << 10);
+        budget.total().set_most(120 << 10);
+        assert_eq!((one.room_for(10 << 10), other.room_for(40 << 10)), (Room::Yes, Room::Wait));
     }
 
     #[test]

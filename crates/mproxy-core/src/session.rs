@@ -126,7 +126,7 @@ use mproxy_codec::types::Sender;
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
 pub use self::recall::RecallStage;
-pub use self::setting::{OnAuth, OnErrors, OnUnavailable, Setting};
+pub use self::setting::{DrainReference, OnAuth, OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;
 use self::direction::Follows;

@@ -14,7 +14,7 @@ use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Hook, PublishChange, PublishDecision,
     PublishQuestion, Ruling, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
-use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
+use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 use mproxy_sim::stage::origin;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version};
@@ -84,7 +84,7 @@ fn setting(advisers: Chain) -> Arc<Setting> {
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
-        drain_reference: None,
+        drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
         budget: Arc::default(),
     })

@@ -17,6 +17,7 @@
 //! GET    /api/v1/stats                     rates over the last second, ten seconds and minute
 //! GET    /api/v1/policy                    health of the policy service's endpoints
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
+//! POST   /api/v1/reload                    reads the configuration and its files anew
 //! POST   /api/v1/drain
 //! GET    /api/v1/config                    secrets masked
 //! GET    /api/v1/openapi.json              what all of this is, for programs: see `openapi`
@@ -30,6 +31,7 @@
 mod explain;
 mod guard;
 mod impatient;
+mod in_force;
 mod long_answer;
 mod openapi;
 mod page;
@@ -37,6 +39,7 @@ mod parameters;
 mod probes;
 mod problem;
 mod refusals;
+mod reload;
 mod routes;
 mod serve;
 mod sessions;
@@ -54,14 +57,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::config::Secret;
-use crate::config::check::ConfigView;
 use crate::telemetry::decisions::DecisionLog;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
 pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
+pub use in_force::InForce;
 pub use openapi::document;
+pub use reload::{NotReloaded, ReloadReport, Reloading};
 pub use serve::serve;
 use view::{EndpointView, Page, Readiness, ReloadView, SessionFilter, SessionView};
 
@@ -88,6 +91,9 @@ pub trait AdminBackend: Send + Sync {
     /// The policy service's endpoints; empty where there is no service.
     fn policy_health(&self) -> Vec<EndpointView>;
 
+    /// Reads the configuration and its files anew, and takes all of it or nothing.
+    fn reload(&self) -> Reloading;
+
     /// The last reload of everything that was reloaded since the start.
     fn reloads(&self) -> Vec<ReloadView>;
 }
@@ -103,10 +109,8 @@ pub struct Admin {
     pub decisions: Arc<DecisionLog>,
     /// The log level of the process.
     pub log: LogHandle,
-    /// The configuration in force, as [`crate::config::check::view`] shows it.
-    pub config: Arc<ConfigView>,
-    /// What callers must show, if anything.
-    pub token: Option<Secret>,
+    /// What a reload may make another.
+    pub in_force: InForce,
     /// The host name under which it is configured to listen.
     pub host: Arc<str>,
 }
@@ -122,6 +126,7 @@ fn guarded() -> OpenApiRouter<Admin> {
         .routes(routes!(stats::stats))
         .routes(routes!(routes::policy))
         .routes(routes!(routes::reloads))
+        .routes(routes!(reload::reload))
         .routes(routes!(routes::drain))
         .routes(routes!(routes::config))
         .routes(routes!(routes::log_level, routes::set_log_level))

@@ -12,24 +12,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use mproxy_core::budget::Scope;
 use mproxy_core::peer::Address;
-use mproxy_policy::acl::{Acl, AclAdviser};
-use mproxy_policy::remote::Remote;
-use mproxy_policy::shadow::Shadow;
+use mproxy_policy::acl::Acl;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::advise::Advisers;
-use self::reload::{reload, watch};
+use self::listeners::CommonSetting;
+use self::reload::Reloader;
+pub use self::reload::Reread;
 use self::signals::Signals;
 use self::state::AppState;
 use crate::admin::view::ListenerReadiness;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, InForce};
 use crate::command_router::CommandRouter;
-use crate::config::{Config, Loaded, LogLevel, Problems, check, files};
+use crate::config::{self, Config, Loaded, check, files};
 use crate::drain::drain;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
+use crate::systemd::{InheritedSocket, InheritedSockets, notify};
 use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
@@ -38,18 +41,32 @@ use crate::telemetry::traces::Traces;
 /// How long events that still wait may take at the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
+/// How long everything after the drain may take, with some to spare.
+const AFTER_DRAIN: Duration = Duration::from_secs(15);
+
 /// How long the last records may take to be written to the file of the decision log.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
+/// What mproxy is opened with.
+pub struct Opening {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// Rules in the place of the rule file.
+    pub rules: Option<Acl>,
+    /// Asked for the configuration at each reload.
+    pub reread: Reread,
+    /// Sockets that are open already.
+    pub sockets: InheritedSockets,
+    /// The log.
+    pub log: LogHandle,
+    /// Whoever made them flushes them, after [`App::run`].
+    pub traces: Option<Arc<Traces>>,
+}
+
 /// mproxy with open listeners.
 pub struct App {
-    config: Config,
     state: Arc<AppState>,
-    acl: Option<Arc<AclAdviser>>,
-    remote: Option<Arc<Remote>>,
-    shadow: Option<Arc<Shadow>>,
     decisions: Arc<DecisionLog>,
-    log: LogHandle,
     stop_admin: CancellationToken,
     admin: tokio::task::JoinHandle<()>,
     signals: Signals,
@@ -58,81 +75,70 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and binds every listener. `rules` take the place of the rule file. Whoever made `traces` flushes
-    /// them, after [`run`](Self::run).
+    /// Builds everything and binds every listener.
     ///
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
-    pub async fn open(
-        loaded: Loaded,
-        rules: Option<Acl>,
-        log: LogHandle,
-        traces: Option<Arc<Traces>>,
-    ) -> anyhow::Result<Self> {
+    pub async fn open(opening: Opening) -> anyhow::Result<Self> {
         // Before any listener is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
-        let shown = check::view(&loaded);
+        let Opening { loaded, rules, reread, mut sockets, log, traces } = opening;
         for warning in files::warnings(&loaded, SystemTime::now()) {
             warn!("{warning}");
         }
-        let config = loaded.config;
-        let decisions = Arc::new(DecisionLog::start(&decision_log(&config)));
+        let config = &loaded.config;
+        let decisions = Arc::new(DecisionLog::start(&decision_log(config)));
         let spans = traces.as_ref().map(|traces| traces.counts().clone()).unwrap_or_default();
         let metrics = Arc::new(Metrics::beside(log.counts(), Arc::clone(&decisions), &spans));
         if let Some(traces) = &traces {
             traces.announce(&config.otel);
         }
-        let acl = advise::rule_file(&config, rules)?;
+        let acl = advise::rule_file(config, rules)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
-        let (transports, certificates) = listeners::transports(&config)?;
+        let (transports, certificates) = listeners::transports(config)?;
         // At the start they were told with the settings that name the files.
         certificates.news(files::seconds(SystemTime::now()));
         metrics.certificate_dates(&certificates.dates());
-        let open = listeners::bind(&config, &transports).await?;
+        let open = listeners::bind(config, &transports, &mut sockets).await?;
         // Before the policy service is connected to: a port that is taken ends the start without a trace.
-        let admin_listener = tokio::net::TcpListener::bind((&*config.admin.host, config.admin.port))
-            .await
-            .with_context(|| format!("admin API: {}:{}", config.admin.host, config.admin.port))?;
-        let advisers = advise::advise(&config, acl, &metrics, traces.as_ref())?;
+        let admin_listener = admin_listener(&config.admin, &mut sockets).await?;
+        sockets.all_taken()?;
+        let advisers = advise::advise(config, acl, &metrics, traces.as_ref())?;
 
-        let house = Arc::new(House::new(
-            &config.general.instance,
-            config.general.max_connections,
-            config.general.max_pending,
-            Arc::clone(&advisers.sink),
-            traces,
-        ));
-        if let Some(remote) = &advisers.remote {
-            remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
-        }
-        let mut bound = listeners::serve(&config, open, transports, &house, &advisers, &metrics);
-        house.listeners.spawn(tick(house.closing.clone()));
-        let reloads = Arc::new(Reloads::new(Arc::clone(&metrics)));
-        if !certificates.is_empty() {
-            house.listeners.spawn(watch(
-                Arc::clone(&certificates),
-                Arc::clone(&reloads),
-                house.closing.clone(),
-            ));
-        }
-        let state = Arc::new(AppState {
-            house,
-            certificates: Arc::clone(&certificates),
-            reloads,
+        let house = house(&config.general, &advisers, traces);
+        let common = CommonSetting {
             chain: advisers.chain.clone(),
-            remote: advisers.remote.clone(),
-            listeners: bound
-                .iter()
-                .map(|(name, address)| ListenerReadiness {
-                    name: name.clone(),
-                    address: Some(address.to_string()),
-                })
-                .collect(),
-            drain: CancellationToken::new(),
-        });
+            sink: Arc::clone(&advisers.sink),
+            meter: Arc::clone(&metrics) as _,
+            drain_reference: config.general.drain_server_reference.as_deref().into(),
+            total: Arc::new(Scope::new(config.general.budget_total)),
+        };
+        let (mut bound, running) = listeners::serve(config, open, transports, &house, &common, &metrics);
         let address = admin_listener.local_addr()?;
+        let listeners = readiness(&bound);
         bound.push(("admin".to_owned(), address.into()));
         info!(listener = "admin", %address, "listening");
+        let in_force = InForce::new(config.admin.token.clone(), check::view(&loaded));
+        let host = config.admin.host.as_str().into();
+        let Advisers { acl, remote, shadow, .. } = advisers;
+        let reloader = Arc::new(Reloader {
+            reread,
+            in_force: ArcSwap::from_pointee(loaded),
+            turn: tokio::sync::Mutex::default(),
+            house,
+            listeners: running,
+            common,
+            acl,
+            remote,
+            shadow,
+            certificates: ArcSwap::from_pointee(certificates),
+            reloads: Arc::new(Reloads::new(Arc::clone(&metrics))),
+            log: log.clone(),
+            admin: in_force.clone(),
+        });
+        let house = &reloader.house;
+        house.listeners.spawn(Arc::clone(&reloader).watch(house.closing.clone()));
+        let state = Arc::new(AppState { reloader, listeners, drain: CancellationToken::new() });
         let stop_admin = CancellationToken::new();
         let admin = admin::serve(
             admin_listener,
@@ -140,15 +146,13 @@ impl App {
                 backend: Arc::clone(&state) as _,
                 metrics: Arc::clone(&metrics),
                 decisions: Arc::clone(&decisions),
-                log: log.clone(),
-                config: Arc::new(shown),
-                token: config.admin.token.clone(),
-                host: config.admin.host.as_str().into(),
+                log,
+                in_force,
+                host,
             },
             stop_admin.clone().cancelled_owned(),
         );
-        let Advisers { acl, remote, shadow, .. } = advisers;
-        Ok(Self { config, state, acl, remote, shadow, decisions, log, stop_admin, admin, signals, bound })
+        Ok(Self { state, decisions, stop_admin, admin, signals, bound })
     }
 
     /// Where everybody listens: each listener by its name, then `admin`.
@@ -157,9 +161,11 @@ impl App {
         &self.bound
     }
 
-    /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
-    /// certificates and the rule file anew, and the log level from `level`.
-    pub async fn run(mut self, level: impl Fn() -> Result<LogLevel, Problems>) {
+    /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads, as
+    /// the admin API does.
+    pub async fn run(mut self) {
+        notify::watchdog();
+        notify::ready("serving");
         loop {
             let Signals { terminate, interrupt, hangup } = &mut self.signals;
             tokio::select! {
@@ -168,19 +174,24 @@ impl App {
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {}
             }
-            reload(&self.config, &self.state, self.acl.clone(), &self.log, level()).await;
+            // What is wrong is in the log.
+            let _ = Arc::clone(&self.state.reloader).reload().await;
         }
-        let Self { mut signals, config, state, remote, shadow, decisions, stop_admin, mut admin, .. } = self;
+        let Self { mut signals, state, decisions, stop_admin, mut admin, .. } = self;
         // Also where a signal came and not the admin API: readiness goes by it.
         state.drain.cancel();
-        state.house.closing.cancel();
+        let reloader = &state.reloader;
+        reloader.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.
         let ending = async {
-            drain(&state.house, config.general.drain_timeout, config.general.drain_spread).await;
-            if let Some(remote) = &remote {
+            let config = reloader.in_force.load_full();
+            let general = &config.config.general;
+            notify::stopping("draining", general.drain_timeout + AFTER_DRAIN);
+            drain(&reloader.house, general.drain_timeout, general.drain_spread).await;
+            if let Some(remote) = &reloader.remote {
                 remote.flush(LAST_EVENTS).await;
             }
-            if let Some(shadow) = &shadow {
+            if let Some(shadow) = &reloader.shadow {
                 shadow.stop(LAST_EVENTS).await;
             }
             stop_admin.cancel();
@@ -194,6 +205,36 @@ impl App {
         // The process ends now: its thread is waited for here or nowhere.
         decisions.flush(LAST_RECORDS);
     }
+}
+
+fn house(general: &config::General, advisers: &Advisers, traces: Option<Arc<Traces>>) -> Arc<House> {
+    let (most, sink) = (general.max_connections, Arc::clone(&advisers.sink));
+    let house = Arc::new(House::new(&general.instance, most, general.max_pending, sink, traces));
+    if let Some(remote) = &advisers.remote {
+        remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
+    }
+    house.listeners.spawn(tick(house.closing.clone()));
+    house
+}
+
+fn readiness(bound: &[(String, Address)]) -> Vec<ListenerReadiness> {
+    let readiness = |(name, address): &(String, Address)| ListenerReadiness {
+        name: name.clone(),
+        address: Some(address.to_string()),
+    };
+    bound.iter().map(readiness).collect()
+}
+
+async fn admin_listener(
+    admin: &config::Admin,
+    sockets: &mut InheritedSockets,
+) -> anyhow::Result<tokio::net::TcpListener> {
+    let (host, port) = (&*admin.host, admin.port);
+    let listener = match sockets.take_tcp("admin", host, port)? {
+        Some(InheritedSocket::Tcp(socket)) => tokio::net::TcpListener::from_std(socket),
+        Some(InheritedSocket::Unix(_)) | None => tokio::net::TcpListener::bind((host, port)).await,
+    };
+    listener.with_context(|| format!("admin API: {host}:{port}"))
 }
 
 fn decision_log(config: &Config) -> DecisionLogConfig {

@@ -12,6 +12,7 @@
 //! | [`otel`] | what the settings of traces come to together |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
+//! | [`reload`] | what another configuration changes in the one in force |
 
 pub mod check;
 mod choice;
@@ -26,6 +27,7 @@ mod meant;
 mod origin;
 pub mod otel;
 mod reader;
+pub mod reload;
 pub mod settings;
 mod tls;
 mod value;

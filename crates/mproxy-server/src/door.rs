@@ -31,7 +31,9 @@ pub mod unix;
 pub mod ws;
 
 pub use certificates::{CertificateStore, Renewed};
-pub use inward::{Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, Refused, Shake};
+pub use inward::{
+    Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, PreparedListener, Refused, Shake,
+};
 pub use outward::{BrokerDial, DialFailure, Outward};
 pub use stream::Stream;
 pub use transport::{Carrier, HandshakeLimits, Known};

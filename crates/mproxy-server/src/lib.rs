@@ -15,6 +15,7 @@
 //! | `command_router`, `orders` | commands of the hook service, handed to connections and counted |
 //! | `reloads` | what became of the last reloads |
 //! | `drain` | the end of the process |
+//! | [`systemd`] | sockets that systemd opened, and what it is told |
 //! | [`timestamp`] | moments in the admin API and the decision log |
 //! | [`demo`] | the embedded broker and the page of `mproxy demo` |
 
@@ -32,5 +33,6 @@ mod relay;
 mod reloads;
 mod serve;
 mod share;
+pub mod systemd;
 pub mod telemetry;
 pub mod timestamp;

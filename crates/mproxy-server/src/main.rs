@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
-use mproxy_server::app::App;
+use mproxy_server::app::{App, Opening};
 use mproxy_server::cli::{self, Cli, Command, HooksCommand};
 use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
 use mproxy_server::demo::{self, DemoBroker};
-use mproxy_server::telemetry::log::{self, LogHandle};
+use mproxy_server::systemd::InheritedSockets;
+use mproxy_server::telemetry::log;
 use mproxy_server::telemetry::traces::Traces;
 use tracing::warn;
 
@@ -58,42 +59,52 @@ fn run_command() -> anyhow::Result<ExitCode> {
             runtime.shutdown_background();
             Ok(code?)
         }
-        command @ (Command::Run | Command::Demo) => {
-            let mut loaded = match cli::load(cli.flags()) {
-                Ok(loaded) => loaded,
-                Err(problems) => {
-                    cli::complain(&problems, &mut io::stderr())?;
-                    return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
-                }
-            };
-            let faults = cli::file_faults(&loaded);
-            if !faults.is_empty() {
-                cli::complain_of_files(&faults, &mut io::stderr())?;
-                return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
-            }
-            if command == Command::Demo {
-                loaded.config.log.level = level_of_demo(&loaded);
-            }
-            let runtime = runtime()?;
-            let traces = start_traces(&runtime, &loaded)?;
-            let log = log::start(loaded.config.log, traces.as_deref());
-            let outcome = runtime.block_on(async {
-                if command == Command::Demo {
-                    show(loaded, cli.flags(), log.clone(), traces.clone()).await
-                } else {
-                    run(loaded, cli.flags(), log.clone(), traces.clone()).await
-                }
-            });
-            // While there is a runtime: they go over its connections.
-            if let Some(traces) = traces {
-                traces.flush(LAST_SPANS);
-            }
-            // What still runs after the drain is cut.
-            runtime.shutdown_background();
-            log.flush(LAST_LINES);
-            outcome.map(|()| ExitCode::SUCCESS)
-        }
+        command @ (Command::Run | Command::Demo) => serve(&cli, &command),
     }
+}
+
+/// Serves until it is told to end.
+fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
+    // Before any thread is started.
+    let sockets = InheritedSockets::from_env()?;
+    let mut loaded = match cli::load(cli.flags()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            cli::complain(&problems, &mut io::stderr())?;
+            return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
+        }
+    };
+    let faults = cli::file_faults(&loaded);
+    if !faults.is_empty() {
+        cli::complain_of_files(&faults, &mut io::stderr())?;
+        return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
+    }
+    if *command == Command::Demo {
+        loaded.config.log.level = level_of_demo(&loaded);
+    }
+    let runtime = runtime()?;
+    let traces = start_traces(&runtime, &loaded)?;
+    let log = log::start(loaded.config.log, traces.as_deref());
+    let flags = cli.flags().clone();
+    let opening = Opening {
+        loaded,
+        rules: None,
+        reread: Box::new(move || cli::load(&flags)),
+        sockets,
+        log: log.clone(),
+        traces: traces.clone(),
+    };
+    let outcome = runtime.block_on(async {
+        if *command == Command::Demo { show(opening, cli.flags()).await } else { run(opening).await }
+    });
+    // While there is a runtime: they go over its connections.
+    if let Some(traces) = traces {
+        traces.flush(LAST_SPANS);
+    }
+    // What still runs after the drain is cut.
+    runtime.shutdown_background();
+    log.flush(LAST_LINES);
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// First come, first served: without this, of the events that a thread finds at once the last is served first, and what two
@@ -111,37 +122,35 @@ fn start_traces(runtime: &tokio::runtime::Runtime, loaded: &Loaded) -> anyhow::R
     Traces::start(&loaded.config.otel, &loaded.config.general.instance)
 }
 
-async fn run(
-    loaded: Loaded,
-    flags: &Flags,
-    log: LogHandle,
-    traces: Option<Arc<Traces>>,
-) -> anyhow::Result<()> {
-    for warning in &loaded.warnings {
+async fn run(opening: Opening) -> anyhow::Result<()> {
+    for warning in &opening.loaded.warnings {
         warn!("{warning}");
     }
-    App::open(loaded, None, log, traces).await?.run(level(flags)).await;
+    App::open(opening).await?.run().await;
     Ok(())
 }
 
-async fn show(
-    mut loaded: Loaded,
-    flags: &Flags,
-    log: LogHandle,
-    traces: Option<Arc<Traces>>,
-) -> anyhow::Result<()> {
+async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
-    point_at(&mut loaded.config, broker.address());
+    point_at(&mut opening.loaded.config, broker.address());
     anyhow::ensure!(
-        !loaded.config.listeners.is_empty(),
+        !opening.loaded.config.listeners.is_empty(),
         "the demo needs a plain MQTT listener: set its port with --mqtt-port (or MPROXY_MQTT_PORT) to a free one, not to off"
     );
     let rules = Acl::parse(demo::RULES, "the demo's rules")?;
-    let app = App::open(loaded, Some(rules), log, traces).await?;
+    let (flags, at) = (flags.clone(), broker.address());
+    let reread = move || {
+        cli::load(&flags).map(|mut loaded| {
+            loaded.config.log.level = level_of_demo(&loaded);
+            point_at(&mut loaded.config, at);
+            loaded
+        })
+    };
+    let app = App::open(Opening { rules: Some(rules), reread: Box::new(reread), ..opening }).await?;
     if let [(_, Address::Ip(mqtt)), .., (_, Address::Ip(admin))] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }
-    app.run(|| cli::load(flags).map(|loaded| level_of_demo(&loaded))).await;
+    app.run().await;
     broker.end().await;
     Ok(())
 }
@@ -161,11 +170,6 @@ fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
     }
     config.policy = None;
     config.general.acl_file = None;
-}
-
-/// The log level that the configuration asks for now.
-fn level(flags: &Flags) -> impl Fn() -> Result<LogLevel, mproxy_server::config::Problems> {
-    || cli::load(flags).map(|loaded| loaded.config.log.level)
 }
 
 /// The page of the demo is what is to be read: connections are logged only where somebody asked for that.

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::admin::view::ReloadView;
+use crate::admin::view::{ReloadView, SettingChangeView};
+use crate::config::reload::SettingChange;
 use crate::telemetry::metrics::Metrics;
 use crate::timestamp::Timestamp;
 
@@ -27,8 +28,14 @@ impl Reloads {
         &self.metrics
     }
 
-    /// A reload of this ended, with this error if any.
-    pub(crate) fn record(&self, what: &'static str, used_by: Option<&str>, error: Option<impl Display>) {
+    /// A reload of this ended, with this error if any, and changed these settings.
+    pub(crate) fn record(
+        &self,
+        what: &'static str,
+        used_by: Option<&str>,
+        error: Option<impl Display>,
+        changes: &[SettingChange],
+    ) {
         self.metrics.count_reload(what, error.is_none());
         let view = ReloadView {
             what,
@@ -36,6 +43,7 @@ impl Reloads {
             outcome: if error.is_none() { "reloaded" } else { "failed" },
             at: Timestamp(SystemTime::now()),
             error: error.map(|error| error.to_string()),
+            changes: changes.iter().map(SettingChangeView::from).collect(),
         };
         self.last.lock().insert((what, view.used_by.clone()), view);
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Party, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
@@ -54,9 +55,9 @@ pub(crate) struct House {
     pub(crate) tasks: TaskTracker,
     /// Cancelled when nobody is to be let in any more.
     pub(crate) closing: CancellationToken,
-    pub(crate) max_connections: usize,
+    max_connections: AtomicUsize,
     /// Those of them that have not been admitted, at most.
-    max_pending: Option<usize>,
+    max_pending: AtomicUsize,
     open: AtomicUsize,
     epochs: AtomicU64,
     /// Connections that have not been admitted.
@@ -94,8 +95,8 @@ impl House {
             listeners: TaskTracker::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
-            max_connections,
-            max_pending,
+            max_connections: AtomicUsize::new(max_connections),
+            max_pending: AtomicUsize::new(most_of(max_pending)),
             open: AtomicUsize::new(0),
             epochs: AtomicU64::new(first_epoch(SystemTime::now())),
             pending: Arc::default(),
@@ -106,6 +107,22 @@ impl House {
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
             traces,
         }
+    }
+}
+
+impl House {
+    /// From now on so many may be connected. Those that are, are.
+    pub(crate) fn set_most(&self, max_connections: usize, max_pending: Option<usize>) {
+        self.max_connections.store(max_connections, Ordering::Relaxed);
+        self.max_pending.store(most_of(max_pending), Ordering::Relaxed);
+    }
+}
+
+/// A limit that is left out is one that is never reached.
+const fn most_of(limit: Option<usize>) -> usize {
+    match limit {
+        Some(limit) => limit,
+        None => usize::MAX,
     }
 }
 
@@ -123,19 +140,25 @@ pub(crate) async fn tick(closing: CancellationToken) {
 pub(crate) struct Serving {
     pub(crate) house: Arc<House>,
     pub(crate) name: Arc<str>,
-    pub(crate) setting: Arc<Setting>,
+    /// What holds for connections from now on.
+    pub(crate) terms: ArcSwap<ListenerTerms>,
     /// Within what their handshakes have to stay.
     pub(crate) room: HandshakeLimits,
-    /// Where they go.
-    pub(crate) outward: Outward,
     /// Whether they get there.
     pub(crate) outage: Mutex<Outage>,
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// Connections of this listener at most, beside the limit of all.
-    pub(crate) max_connections: Option<usize>,
     pub(crate) open: AtomicUsize,
     /// Those of them that have not been admitted, where it has a limit of its own.
     pub(crate) pending: Arc<Crowd>,
+}
+
+/// What a listener's connections are made with. A reload makes other ones, for connections to come.
+pub(crate) struct ListenerTerms {
+    pub(crate) setting: Arc<Setting>,
+    /// Where they go.
+    pub(crate) outward: Outward,
+    /// Connections of this listener at most, beside the limit of all.
+    pub(crate) max_connections: Option<usize>,
 }
 
 impl RelayHost<Stream> for Serving {
@@ -144,11 +167,12 @@ impl RelayHost<Stream> for Serving {
     }
 
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
-        self.outward.reach(origin, until.into())
+        self.terms.load().outward.reach(origin, until.into())
     }
 
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
-        let (listener, broker, by) = (&*self.name, self.outward.target(), Party::Broker.name());
+        let terms = self.terms.load();
+        let (listener, broker, by) = (&*self.name, terms.outward.target(), Party::Broker.name());
         let Some(Unreachable(error)) = failed else {
             // A statement of its own, so that the lock is not held while the line is written.
             let recovery = self.outage.lock().dial_succeeded(now);
@@ -159,7 +183,7 @@ impl RelayHost<Stream> for Serving {
             return;
         };
         if self.outage.lock().dial_failed(now) {
-            let timeout_seconds = self.setting.limits.admission_timeout.as_secs_f64();
+            let timeout_seconds = terms.setting.limits.admission_timeout.as_secs_f64();
             warn!(
                 listener,
                 broker,
@@ -232,7 +256,7 @@ impl Serving {
     async fn enter(self: Arc<Self>, shake: Shake, remote: Address, slot: ConnectionSlot, since: Instant) {
         let evicted = CancellationToken::new();
         let waiting = PendingEntry::enter(&self, &remote, Arc::new(evicted.clone()));
-        let deadline = since + self.setting.limits.connect_timeout;
+        let deadline = since + self.terms.load().setting.limits.connect_timeout;
         let entering = timeout_at(deadline.into(), shake);
         let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
@@ -287,7 +311,7 @@ impl Serving {
                 waiting
             }
         };
-        let session = Session::new(origin, Arc::clone(&self.setting), since);
+        let session = Session::new(origin, Arc::clone(&self.terms.load().setting), since);
         let host = Arc::clone(self) as Arc<dyn RelayHost<Stream>>;
         let relay = Relay::new(stream, session, handle, host);
         Connection { relay, slot, waiting: Some(waiting) }

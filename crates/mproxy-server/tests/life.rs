@@ -210,7 +210,7 @@ async fn sighup_sets_the_log_level_that_the_file_now_has() {
     // A file that is wrong now changes nothing.
     std::fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
     proxy.signal("HUP").await;
-    proxy.line(&["WARN", "configuration reload failed", "1 configuration error"]).await;
+    proxy.line(&["ERROR", "configuration reload failed, nothing was changed", "faults=1"]).await;
     proxy.line(&["mproxy.toml:2", "loud"]).await;
     proxy.login(Version::V5, "still").await.expect_nothing_but_pingresp().await;
     proxy.stop().await;

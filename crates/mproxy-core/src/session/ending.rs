@@ -298,6 +298,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
     if silent || (!open && trouble) || link.down.mid_packet() {
         return None;
     }
+    let of_drain = matches!(fault, Fault::Drained).then(|| cx.setting.drain_reference.get()).flatten();
     let (text, reference) = match fault {
         Fault::Refused { refusal, .. } | Fault::RenewalRefused { refusal } => {
             (refusal.text.as_deref(), refusal.server_reference.as_deref())
@@ -306,7 +307,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
             let elsewhere = matches!(*reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
             (dismissal.text.as_deref(), dismissal.server_reference.as_deref().filter(|_| elsewhere))
         }
-        Fault::Drained => (None, cx.setting.drain_reference.as_deref()),
+        Fault::Drained => (None, of_drain.as_deref()),
         _ => (None, None),
     };
     let reason = match fault {

@@ -1,6 +1,6 @@
 //! What all sessions of a listener share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::budget::Budget;
 use crate::chain::Chain;
@@ -24,11 +24,34 @@ pub struct Setting {
     /// What a client that waits for its CONNACK sees of trouble.
     pub on_unavailable: OnUnavailable,
     /// Where 5.0 clients are sent that a drain ends: DISCONNECT 0x9C with this server reference, not 0x8B.
-    pub drain_reference: Option<Box<str>>,
+    pub drain_reference: DrainReference,
     /// Who answers a client's AUTH.
     pub on_auth: OnAuth,
     /// What its connections may make mproxy hold.
     pub budget: Arc<Budget>,
+}
+
+/// A server reference that all sessions share, and that may become another one while they live.
+#[derive(Clone, Debug, Default)]
+pub struct DrainReference(Arc<Mutex<Option<Arc<str>>>>);
+
+impl DrainReference {
+    /// From now on it is this one.
+    pub fn set(&self, reference: Option<&str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reference.map(Into::into);
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl From<Option<&str>> for DrainReference {
+    fn from(reference: Option<&str>) -> Self {
+        let shared = Self::default();
+        shared.set(reference);
+        shared
+    }
 }
 
 /// What a client that waits for its CONNACK sees where the broker, or an answer about it, stayed away.

@@ -30,8 +30,8 @@ pub(super) async fn admit(State(admin): State<Admin>, request: Request, next: Ne
 
 /// Whether the caller may use the API.
 pub(super) fn may_ask<B>(admin: &Admin, request: &Request<B>) -> Result<(), ApiError> {
-    match &admin.token {
-        Some(token) => shows(request.headers(), token),
+    match admin.in_force.token() {
+        Some(token) => shows(request.headers(), &token),
         None => is_near(request, &admin.host),
     }
 }

@@ -23,6 +23,9 @@ pub(super) struct Problem {
     status: u16,
     /// What is wrong, and where possible what would be right.
     detail: String,
+    /// Each of several things that are wrong, where there may be several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<String>,
 }
 
 /// A request that cannot be answered as it was meant.
@@ -30,11 +33,17 @@ pub(super) struct Problem {
 pub(super) struct ApiError {
     status: StatusCode,
     text: String,
+    faults: Vec<String>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), faults: Vec::new() }
+    }
+
+    /// The same, with everything that is wrong.
+    pub(super) fn with_faults(self, faults: Vec<String>) -> Self {
+        Self { faults, ..self }
     }
 
     /// The caller's own fault.
@@ -50,6 +59,7 @@ impl IntoResponse for ApiError {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: self.text,
+            faults: self.faults,
         };
         let mut response =
             (self.status, [(header::CONTENT_TYPE, PROBLEM_JSON)], Json(problem)).into_response();

@@ -86,7 +86,7 @@ pub(super) async fn config(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> impl IntoResponse {
-    Json(admin.config.as_ref()).into_response()
+    Json(admin.in_force.config().as_ref()).into_response()
 }
 
 /// The log level.

@@ -4,6 +4,7 @@ mod access;
 mod document;
 mod page;
 mod readiness;
+mod reload;
 mod requests;
 mod sessions;
 mod sockets;
@@ -18,13 +19,14 @@ use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::view::{ListenerReadiness, TrafficView};
 use super::*;
 use super::{ExplainQuestion, Explaining, NotExplained};
-use crate::config::LogLevel;
+use crate::config::check::ConfigView;
+use crate::config::{LogLevel, Secret};
 use crate::telemetry::exposition::Format;
 use crate::timestamp::Timestamp;
 
@@ -106,6 +108,16 @@ impl AdminBackend for Cards {
         }]
     }
 
+    fn reload(&self) -> Reloading {
+        let draining = self.draining.load(Ordering::Relaxed);
+        Box::pin(async move {
+            Err(match draining {
+                true => NotReloaded::Draining,
+                false => NotReloaded::Faults(vec!["mproxy.toml:2 log.level: no level".to_owned()]),
+            })
+        })
+    }
+
     fn reloads(&self) -> Vec<ReloadView> {
         vec![ReloadView {
             what: "acl_file",
@@ -113,6 +125,7 @@ impl AdminBackend for Cards {
             outcome: "failed",
             at: Timestamp(UNIX_EPOCH),
             error: Some("rules.toml:2: no such effect".to_owned()),
+            changes: Vec::new(),
         }]
     }
 }
@@ -132,16 +145,15 @@ fn scene() -> Scene {
         metrics: Arc::new(Metrics::new()),
         decisions: Arc::new(DecisionLog::off()),
         log: LogHandle::detached(LogLevel::Info),
-        config: Arc::new(ConfigView::default()),
-        token: None,
+        in_force: InForce::new(None, ConfigView::default()),
         host: "Mproxy.Internal".into(),
     };
     Scene { cards, admin, peer: SocketAddr::from(([127, 0, 0, 1], 50_000)), headers: Vec::new() }
 }
 
 impl Scene {
-    fn token(mut self) -> Self {
-        self.admin.token = Some(Secret::from("s3cret"));
+    fn token(self) -> Self {
+        self.admin.in_force.set(Some(Secret::from("s3cret")), ConfigView::default());
         self
     }
 

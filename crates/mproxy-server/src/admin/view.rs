@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::config::reload::SettingChange;
 use crate::timestamp::Timestamp;
 
 /// Which sessions are meant. What is absent does not restrict.
@@ -134,7 +135,7 @@ pub struct CertificateWarning {
 /// What became of the last reload of something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReloadView {
-    /// `configuration` (of which the log level alone is reloaded), `acl_file`, `certificates`.
+    /// `configuration`, `acl_file`, `certificates`.
     pub what: &'static str,
     /// Of certificates: `listener mqtts`, `target of mqtts`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +147,31 @@ pub struct ReloadView {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Of the configuration: the settings that were changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<SettingChangeView>,
+}
+
+/// A setting that a reload changed, or the next start will. Secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SettingChangeView {
+    /// Its key in the file.
+    pub setting: String,
+    /// What was in force; absent where it was not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// What is written now; absent where it is not set any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<String>,
+    /// `now`, `new_connections` (it holds for those that are made from now on) or `next_start`.
+    pub takes_effect: &'static str,
+}
+
+impl From<&SettingChange> for SettingChangeView {
+    fn from(change: &SettingChange) -> Self {
+        let SettingChange { key, old, new, takes_effect } = change.clone();
+        Self { setting: key, old, new, takes_effect: takes_effect.name() }
+    }
 }
 
 /// Certificates that could not be reloaded.

@@ -126,7 +126,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
     })
 }
 
-fn remote_tls(tls: &ClientTlsSettings) -> anyhow::Result<RemoteTls> {
+pub(super) fn remote_tls(tls: &ClientTlsSettings) -> anyhow::Result<RemoteTls> {
     let read = |path: &std::path::Path| mproxy_tcp::tls::read_text(path).context("policy service");
     Ok(RemoteTls {
         ca: tls.ca_certs.as_deref().map(read).transpose()?,

@@ -1,57 +1,168 @@
 //! The listeners of a configuration: what they need is read, then all are bound, then all are put in service. In this
-//! order, so that whatever fails does so before the first client comes.
+//! order, so that whatever fails does so before the first client comes. A reload gives them other settings the same way:
+//! first all is read, then all is put in force.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use mproxy_core::budget::{Budget, Scope};
+use mproxy_core::event::Sink;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
-use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
-use mproxy_core::{Limits, Setting};
-use mproxy_tcp::tls::Material as _;
+use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
+use mproxy_core::{Chain, Limits, Meter, Setting};
+use mproxy_tcp::tls::{Material as _, Reloadable, ServerTls};
 use parking_lot::Mutex;
 use tracing::info;
 
-use super::advise::Advisers;
-use crate::config::{self, Config, OnError, OnUnavailable, PolicyConfig, files};
-use crate::door::{CertificateStore, HandshakeLimits, Inward, OpenListener, Outward};
-use crate::serve::{House, Serving};
+use crate::config::{Config, ListenerSettings, OnError, OnUnavailable, PolicyConfig, files};
+use crate::door::{
+    Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
+};
+use crate::serve::{House, ListenerTerms, Serving};
+use crate::systemd::InheritedSockets;
 use crate::telemetry::metrics::Metrics;
 
 /// What each listener does with a connection that came in, and how it reaches its broker.
 pub(super) type Transports = Vec<(Inward, Outward)>;
 
+/// A listener that is open, to be given other settings.
+pub(super) struct RunningListener {
+    inward: Inward,
+    serving: Arc<Serving>,
+}
+
+/// What all listeners give to their sessions.
+#[derive(Clone)]
+pub(super) struct CommonSetting {
+    pub(super) chain: Chain,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) meter: Arc<dyn Meter>,
+    pub(super) drain_reference: DrainReference,
+    /// The budget of everything.
+    pub(super) total: Arc<Scope>,
+}
+
+/// Other settings for all listeners, which are not in force yet.
+pub(super) struct PreparedListeners {
+    listeners: Vec<(PreparedListener, Outward)>,
+    certificates: CertificateStore,
+}
+
 /// Reads what the listeners and their targets need. Certificates that cannot be used are an error.
-pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, Arc<CertificateStore>)> {
+pub(super) fn transports(config: &Config) -> anyhow::Result<(Transports, CertificateStore)> {
     let mut certificates = CertificateStore::default();
     let mut transports = Vec::new();
     for listener in &config.listeners {
         let name = &listener.name;
-        let inward = Inward::of(listener).with_context(|| format!("listener {name}"))?;
-        if let Some(tls) = inward.tls() {
-            certificates.keep(format!("listener {name}"), tls);
-        }
-        let outward = Outward::of(&listener.target).with_context(|| format!("target of {name}"))?;
-        if let Some(tls) = outward.tls() {
-            certificates.keep(format!("target of {name}"), tls);
-        }
+        let inward = Inward::of(listener).with_context(|| of_listener(name))?;
+        let outward = Outward::of(&listener.target).with_context(|| of_target(name))?;
+        keep(&mut certificates, name, inward.tls().as_ref(), &outward);
         transports.push((inward, outward));
     }
+    keep_dates_of_policy(&mut certificates, config);
+    Ok((transports, certificates))
+}
+
+fn of_listener(name: &str) -> String {
+    format!("listener {name}")
+}
+
+fn of_target(name: &str) -> String {
+    format!("target of {name}")
+}
+
+fn keep(
+    certificates: &mut CertificateStore,
+    name: &str,
+    inward: Option<&Arc<Reloadable<ServerTls>>>,
+    outward: &Outward,
+) {
+    if let Some(tls) = inward {
+        certificates.keep(of_listener(name), tls);
+    }
+    if let Some(tls) = outward.tls() {
+        certificates.keep(of_target(name), tls);
+    }
+}
+
+fn keep_dates_of_policy(certificates: &mut CertificateStore, config: &Config) {
     if let Some(tls) = config.policy.as_ref().and_then(files::towards_policy) {
         // What cannot be read is told when the service is started.
         certificates.keep_dates("policy service", tls.look().unwrap_or_default());
     }
-    Ok((transports, Arc::new(certificates)))
 }
 
-/// Binds all of them.
-pub(super) async fn bind(config: &Config, transports: &Transports) -> anyhow::Result<Vec<OpenListener>> {
+/// Reads what running listeners need with these settings, the listeners of which are the same.
+///
+/// # Errors
+/// Whose certificates cannot be used, and why.
+pub(super) fn prepare(
+    running: &[RunningListener],
+    config: &Config,
+) -> Result<PreparedListeners, Vec<(String, String)>> {
+    let mut certificates = CertificateStore::default();
+    let (mut listeners, mut failing) = (Vec::new(), Vec::new());
+    for (RunningListener { inward, .. }, listener) in running.iter().zip(&config.listeners) {
+        let name = &listener.name;
+        match (inward.prepare(listener), Outward::of(&listener.target)) {
+            (Ok(inward), Ok(outward)) => {
+                keep(&mut certificates, name, inward.tls.as_ref(), &outward);
+                listeners.push((inward, outward));
+            }
+            (inward, outward) => {
+                let whose = [(of_listener(name), inward.err()), (of_target(name), outward.err())];
+                let failed = whose.into_iter().filter_map(|(whose, error)| Some((whose, error?)));
+                failing.extend(failed.map(|(whose, error)| (whose, Causes(&error).to_string())));
+            }
+        }
+    }
+    keep_dates_of_policy(&mut certificates, config);
+    if failing.is_empty() { Ok(PreparedListeners { listeners, certificates }) } else { Err(failing) }
+}
+
+impl PreparedListeners {
+    /// From now on they are what listeners do for new connections. Gives the certificates.
+    pub(super) fn put_in_force(
+        self,
+        running: &[RunningListener],
+        config: &Config,
+        common: &CommonSetting,
+    ) -> CertificateStore {
+        let running = running.iter().zip(&config.listeners);
+        for ((inward, outward), (RunningListener { serving, .. }, listener)) in
+            self.listeners.into_iter().zip(running)
+        {
+            let budget = Arc::clone(&serving.terms.load().setting.budget);
+            budget.set_most(listener.limits.budget_connection, listener.limits.budget_listener);
+            inward.put_in_force();
+            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward)));
+        }
+        self.certificates
+    }
+}
+
+/// Binds all of them, but for those whose sockets are there already.
+pub(super) async fn bind(
+    config: &Config,
+    transports: &Transports,
+    sockets: &mut InheritedSockets,
+) -> anyhow::Result<Vec<OpenListener>> {
     let mut listening = Vec::new();
     for (listener, (inward, _)) in config.listeners.iter().zip(transports) {
-        let open = inward.open(listener).await.with_context(|| {
+        let (name, host) = (&listener.name, &listener.host);
+        let inherited = match &listener.unix {
+            Some(file) => sockets.take_unix(name, &file.path)?,
+            None => sockets.take_tcp(name, host, listener.port)?,
+        };
+        let open = match inherited {
+            Some(socket) => inward.open_at(socket, listener).await,
+            None => inward.open(listener).await,
+        };
+        let open = open.with_context(|| {
             let address = if listener.unix.is_some() { "path" } else { "port" };
             format!(
                 "listener {} (set another {address}; to disable it: {})",
@@ -63,19 +174,18 @@ pub(super) async fn bind(config: &Config, transports: &Transports) -> anyhow::Re
     Ok(listening)
 }
 
-/// Puts all of them in service. Gives their names and addresses.
+/// Puts all of them in service. Gives their names and addresses, and what a reload needs.
 pub(super) fn serve(
     config: &Config,
     listening: Vec<OpenListener>,
     transports: Transports,
     house: &Arc<House>,
-    advisers: &Advisers,
+    common: &CommonSetting,
     metrics: &Arc<Metrics>,
-) -> Vec<(String, Address)> {
-    let total = Arc::new(Scope::new(config.general.budget_total));
-    metrics.budget_of_all(&total);
-    let mut bound: Vec<_> = Vec::new();
-    for ((listener, open), (_, outward)) in config.listeners.iter().zip(listening).zip(transports) {
+) -> (Vec<(String, Address)>, Vec<RunningListener>) {
+    metrics.budget_of_all(&common.total);
+    let (mut bound, mut running): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+    for ((listener, open), (inward, outward)) in config.listeners.iter().zip(listening).zip(transports) {
         let address = open.address().clone();
         bound.push((listener.name.clone(), address.clone()));
         info!(
@@ -88,40 +198,51 @@ pub(super) fn serve(
         let budget = Arc::new(Budget::new(
             listener.limits.budget_connection,
             listener.limits.budget_listener,
-            Arc::clone(&total),
+            Arc::clone(&common.total),
         ));
         metrics.budget_of(&listener.name, &budget);
         let serving = Arc::new(Serving {
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
-            setting: Arc::new(Setting {
-                advisers: advisers.chain.clone(),
-                sink: Arc::clone(&advisers.sink),
-                meter: Arc::clone(metrics) as _,
-                limits: limits(listener, config.policy.as_ref()),
-                on_error: on_errors(config.policy.as_ref()),
-                on_unavailable: match listener.limits.on_unavailable {
-                    OnUnavailable::Close => CoreOnUnavailable::Close,
-                    OnUnavailable::Connack => CoreOnUnavailable::Connack,
-                },
-                drain_reference: config.general.drain_server_reference.as_deref().map(Into::into),
-                on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
-                budget,
-            }),
-            outward,
+            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward)),
             outage: Mutex::default(),
             metrics: metrics.listener(&listener.name),
-            max_connections: listener.limits.max_connections,
             open: AtomicUsize::new(0),
             pending: Arc::default(),
         });
-        house.listeners.spawn(serving.run(open));
+        house.listeners.spawn(Arc::clone(&serving).run(open));
+        running.push(RunningListener { inward, serving });
     }
-    bound
+    (bound, running)
 }
 
-fn limits(listener: &config::ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {
+/// What a listener's connections are made with.
+fn terms(
+    listener: &ListenerSettings,
+    config: &Config,
+    common: &CommonSetting,
+    budget: Arc<Budget>,
+    outward: Outward,
+) -> ListenerTerms {
+    let setting = Setting {
+        advisers: common.chain.clone(),
+        sink: Arc::clone(&common.sink),
+        meter: Arc::clone(&common.meter),
+        limits: limits(listener, config.policy.as_ref()),
+        on_error: on_errors(config.policy.as_ref()),
+        on_unavailable: match listener.limits.on_unavailable {
+            OnUnavailable::Close => CoreOnUnavailable::Close,
+            OnUnavailable::Connack => CoreOnUnavailable::Connack,
+        },
+        drain_reference: common.drain_reference.clone(),
+        on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
+        budget,
+    };
+    ListenerTerms { setting: Arc::new(setting), outward, max_connections: listener.limits.max_connections }
+}
+
+fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {
     Limits {
         max_packet_size: listener.limits.max_packet_size,
         max_connect: listener.limits.max_connect_size,

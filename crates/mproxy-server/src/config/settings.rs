@@ -38,7 +38,7 @@ pub struct SettingRow {
     pub form: Form,
     /// What it has an effect on.
     pub needs: Needs,
-    /// What SIGHUP does about it.
+    /// What a reload does about it.
     pub reload: Reload,
     /// How it is shown.
     pub shown: Shown,
@@ -83,15 +83,17 @@ pub enum Needs {
     TargetTls,
 }
 
-/// What SIGHUP does about a changed setting.
+/// What a reload does about a changed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
     /// Nothing: it takes a restart.
     Restart,
-    /// Reads the file that it names again.
+    /// Takes the new value, and reads the file that it names again.
     Contents,
     /// Takes the new value.
     Value,
+    /// Takes the new value for connections that are made from then on.
+    NewConnections,
 }
 
 /// Whether a value may be printed.
@@ -334,6 +336,16 @@ impl<K> SettingOf<K> {
     const fn reload(mut self, reload: Reload) -> Self {
         self.row.reload = reload;
         self
+    }
+
+    /// A reload takes it.
+    const fn now(self) -> Self {
+        self.reload(Reload::Value)
+    }
+
+    /// A reload takes it for new connections.
+    const fn for_new(self) -> Self {
+        self.reload(Reload::NewConnections)
     }
 
     const fn masked(mut self) -> Self {

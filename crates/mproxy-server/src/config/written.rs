@@ -7,6 +7,7 @@ use config::{ConfigError, Map, Value, ValueKind};
 use super::layers::{self, Layer, OWN};
 use super::origin::ValueOrigin;
 use super::settings::{self, Shown};
+use super::value::Secret;
 
 /// A value as text.
 #[derive(Clone, Debug)]
@@ -32,6 +33,15 @@ pub struct Effective {
     pub value: Option<String>,
     /// Where it came from; `None` where it is not set.
     pub origin: Option<ValueOrigin>,
+    /// What `value` hides, to be compared.
+    pub(super) secret: Option<Secret>,
+}
+
+impl Effective {
+    /// Whether it has the same value, which may be a secret.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.value == other.value && self.secret == other.secret
+    }
 }
 
 /// What stands for a secret in anything shown.
@@ -137,11 +147,10 @@ impl Written {
 
     fn shown(&self, key: String) -> Effective {
         let entry = self.get(&key);
-        let value = entry.map(|entry| match settings::find(&key).map(|row| row.shown) {
-            Some(Shown::Masked) => MASK.to_owned(),
-            Some(Shown::Open) | None => entry.text.clone(),
-        });
-        Effective { value, origin: entry.map(|entry| entry.origin.clone()), key }
+        let is_masked = settings::find(&key).is_some_and(|row| row.shown == Shown::Masked);
+        let value = entry.map(|entry| if is_masked { MASK.to_owned() } else { entry.text.clone() });
+        let secret = entry.filter(|_| is_masked).map(|entry| Secret::from(entry.text.as_str()));
+        Effective { value, origin: entry.map(|entry| entry.origin.clone()), secret, key }
     }
 }
 

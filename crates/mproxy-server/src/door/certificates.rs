@@ -1,5 +1,5 @@
-//! All certificates of the house, to be read anew on SIGHUP or when a file changes. What is broken leaves the old ones
-//! in force, and is remembered until it is mended: log, metric and readiness tell of it.
+//! All certificates of the house, to be read anew when a file changes; a reload makes another store. What is broken leaves
+//! the old ones in force, and is remembered until it is mended: log, metric and readiness tell of it.
 
 use std::mem;
 use std::sync::Arc;
@@ -63,12 +63,6 @@ where
 }
 
 impl CertificateStore {
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
-    }
-
     /// Takes care of one more.
     pub fn keep<M>(&mut self, whose: impl Into<String>, renew: &Arc<Reloadable<M>>)
     where
@@ -90,9 +84,26 @@ impl CertificateStore {
         self.kept.push(CertificateSet { whose, renew, failure: Mutex::new(None), look, told });
     }
 
-    /// Reads all of them anew (SIGHUP).
-    pub fn renew_all(&self) -> Vec<Renewed> {
-        self.kept.iter().filter_map(CertificateSet::renew).collect()
+    /// What was told of those that this store takes the place of has been told.
+    pub fn follow(&self, before: &Self) {
+        for kept in &self.kept {
+            let same = before.kept.iter().find(|one| one.whose == kept.whose);
+            if let Some(same) = same {
+                *kept.told.lock() = same.told.lock().clone();
+            }
+        }
+    }
+
+    /// New ones for `whose` could not be used; these stay in force.
+    pub fn set_failing(&self, whose: &str, error: &str) {
+        for kept in self.kept.iter().filter(|kept| kept.whose == whose) {
+            *kept.failure.lock() = Some(error.to_owned());
+        }
+    }
+
+    /// Whose they are, as far as they are read anew.
+    pub fn renewable(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().filter(|kept| kept.renew.is_some()).map(|kept| &*kept.whose)
     }
 
     /// Everything with a date, and whose it is.

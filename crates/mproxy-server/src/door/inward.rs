@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mproxy_core::peer::Address;
 use mproxy_tcp::proxy_header::HeaderError;
 use mproxy_tcp::tls::{HandshakeError, MaterialError, Reloadable, ServerTls};
@@ -18,9 +19,30 @@ use super::Stream;
 use super::pause::Pause;
 use super::transport::{Accepted, HandshakeLimits, Known, Offer, Transport};
 use crate::config::ListenerSettings;
+use crate::systemd::InheritedSocket;
 
 /// A listener that is not open yet: its certificates have been read.
-pub struct Inward(Box<dyn Prepared>);
+pub struct Inward(Box<dyn AnyListenerSide>);
+
+/// What a listener is to be for clients to come.
+pub struct PreparedListener {
+    /// The certificates, for whoever reloads them.
+    pub tls: Option<Arc<Reloadable<ServerTls>>>,
+    put: Box<dyn FnOnce() + Send>,
+}
+
+impl PreparedListener {
+    /// From now on it is.
+    pub fn put_in_force(self) {
+        (self.put)();
+    }
+}
+
+impl fmt::Debug for PreparedListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedListener").finish_non_exhaustive()
+    }
+}
 
 /// A listener that is open.
 pub struct OpenListener {
@@ -121,6 +143,12 @@ pub enum OpenError {
     /// At a path.
     #[error(transparent)]
     Unix(#[from] mproxy_unix::ListenError),
+    /// The socket that was opened for it cannot be used.
+    #[error("the socket that was passed for it cannot be used")]
+    Inherited(#[from] io::Error),
+    /// That is of another kind.
+    #[error("the socket that was passed for it is of another kind")]
+    OtherKind,
 }
 
 impl Inward {
@@ -133,14 +161,23 @@ impl Inward {
         T: Transport,
         Stream: From<T::Stream>,
     {
-        let side: Arc<ListenerSide<T>> = Arc::new(ListenerSide(T::server(listener)?));
+        let side: Arc<ListenerSide<T>> = Arc::new(ListenerSide(ArcSwap::from_pointee(T::server(listener)?)));
         Ok(Self(Box::new(side)))
     }
 
     /// The certificates, for whoever reloads them.
     #[must_use]
-    pub fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>> {
+    pub fn tls(&self) -> Option<Arc<Reloadable<ServerTls>>> {
         self.0.tls()
+    }
+
+    /// What it is to be for clients to come, with these settings, whose transport has to be the same; nothing changes yet.
+    /// Reads the certificates, which blocks.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    pub fn prepare(&self, listener: &ListenerSettings) -> Result<PreparedListener, MaterialError> {
+        self.0.prepare(listener)
     }
 
     /// Opens it where the listener is configured to be.
@@ -148,7 +185,19 @@ impl Inward {
     /// # Errors
     /// Names the place, and what to do.
     pub async fn open(&self, listener: &ListenerSettings) -> Result<OpenListener, OpenError> {
-        self.0.open(listener).await
+        self.0.open(listener, None).await
+    }
+
+    /// Opens it at a socket that was opened for it before mproxy started.
+    ///
+    /// # Errors
+    /// The socket cannot be used.
+    pub async fn open_at(
+        &self,
+        socket: InheritedSocket,
+        listener: &ListenerSettings,
+    ) -> Result<OpenListener, OpenError> {
+        self.0.open(listener, Some(socket)).await
     }
 }
 
@@ -188,15 +237,17 @@ impl Arrived {
     }
 }
 
-/// What a listener of this transport needs for its clients.
-struct ListenerSide<T: Transport>(T::Server);
+/// What a listener of this transport needs for its next client.
+struct ListenerSide<T: Transport>(ArcSwap<T::Server>);
 
 /// A [`ListenerSide`] of whatever transport.
-trait Prepared: Send + Sync {
-    fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>>;
+trait AnyListenerSide: Send + Sync {
+    fn tls(&self) -> Option<Arc<Reloadable<ServerTls>>>;
+    fn prepare(&self, listener: &ListenerSettings) -> Result<PreparedListener, MaterialError>;
     fn open<'a>(
         &'a self,
         listener: &'a ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>>;
 }
 
@@ -205,20 +256,28 @@ trait Accepting: Send {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
 }
 
-impl<T: Transport> Prepared for Arc<ListenerSide<T>>
+impl<T: Transport> AnyListenerSide for Arc<ListenerSide<T>>
 where
     Stream: From<T::Stream>,
 {
-    fn tls(&self) -> Option<&Arc<Reloadable<ServerTls>>> {
-        T::server_tls(&self.0)
+    fn tls(&self) -> Option<Arc<Reloadable<ServerTls>>> {
+        T::server_tls(&self.0.load()).cloned()
+    }
+
+    fn prepare(&self, listener: &ListenerSettings) -> Result<PreparedListener, MaterialError> {
+        let server = Arc::new(T::server(listener)?);
+        let (tls, side) = (T::server_tls(&server).cloned(), Self::clone(self));
+        Ok(PreparedListener { tls, put: Box::new(move || side.0.store(server)) })
     }
 
     fn open<'a>(
         &'a self,
         listener: &'a ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> Pin<Box<dyn Future<Output = Result<OpenListener, OpenError>> + Send + 'a>> {
         Box::pin(async move {
-            let (listener, address) = T::listen(&self.0, listener).await?;
+            let server = self.0.load_full();
+            let (listener, address) = T::listen(&server, listener, inherited).await?;
             let side = Self::clone(self);
             Ok(OpenListener {
                 accepting: Box::new(ListeningSocket { listener, side, pause: Pause::default() }),
@@ -259,17 +318,16 @@ where
     // Two of them: a PROXY header may name another client, but this one is whose place it takes until then.
     let mut known = Known::by(remote.clone(), local);
     // Plain TCP has nothing to do first, and no future is boxed for it.
-    let entering = match T::at_once(&side.0, socket) {
+    // As it is configured at this moment: a reload is for those who come later.
+    let server = side.0.load_full();
+    let entering = match T::at_once(&server, socket) {
         Ok(stream) => Entering::Done(Entered { stream: stream.into(), known }),
-        Err(socket) => {
-            let side = Arc::clone(side);
-            Entering::Shaking(Box::new(move |room| {
-                Box::pin(async move {
-                    let stream = T::enter(&side.0, socket, &mut known, &room).await?;
-                    Ok(Entered { stream: stream.into(), known })
-                })
-            }))
-        }
+        Err(socket) => Entering::Shaking(Box::new(move |room| {
+            Box::pin(async move {
+                let stream = T::enter(&server, socket, &mut known, &room).await?;
+                Ok(Entered { stream: stream.into(), known })
+            })
+        })),
     };
     Arrived { remote, entering }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::transport::{Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused};
 use crate::config::{ListenerSettings, Target};
+use crate::systemd::InheritedSocket;
 
 /// What a transport adds to the one below.
 pub trait TransportLayer: Sized + Send + Sync + 'static {
@@ -98,8 +99,9 @@ impl<L: TransportLayer> Transport for L {
     async fn listen(
         server: &Self::Server,
         listener: &ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> Result<(Self::Listener, Address), OpenError> {
-        L::Below::listen(&server.below, listener).await
+        L::Below::listen(&server.below, listener, inherited).await
     }
 
     fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Self::Socket>> {

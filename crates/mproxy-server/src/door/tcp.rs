@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
+use crate::systemd::InheritedSocket;
 
 /// TCP.
 #[derive(Debug)]
@@ -58,9 +59,14 @@ impl Transport for Tcp {
     async fn listen(
         _: &TcpServer,
         listener: &ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> Result<(Self::Listener, Address), OpenError> {
-        let open =
-            mproxy_tcp::Listener::bind(&listener.host, listener.port, ListenOptions::default()).await?;
+        let options = ListenOptions::default();
+        let open = match inherited {
+            Some(InheritedSocket::Tcp(socket)) => mproxy_tcp::Listener::inherit(socket, options.socket)?,
+            Some(InheritedSocket::Unix(_)) => return Err(OpenError::OtherKind),
+            None => mproxy_tcp::Listener::bind(&listener.host, listener.port, options).await?,
+        };
         let address = open.local_addr();
         Ok((open, address.into()))
     }

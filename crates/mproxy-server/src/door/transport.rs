@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use super::{DialFailure, OpenError, Refused};
 use crate::config::{ListenerSettings, Target};
 use crate::share::turns::Turns;
+use crate::systemd::InheritedSocket;
 
 /// A way for MQTT to travel.
 pub trait Transport: Sized + Send + Sync + 'static {
@@ -56,11 +57,12 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// Which file is wrong, and why.
     fn client(target: &Target) -> Result<Self::Client, MaterialError>;
 
-    /// Opens the listener, and says where. What it needs for its clients is there already: QUIC has its TLS below the
+    /// Opens the listener, or takes the socket that was opened for it, and says where. What it needs for its clients is there already: QUIC has its TLS below the
     /// connections.
     fn listen(
         server: &Self::Server,
         listener: &ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
 
     /// The next connection. It has no final error: it is polled again after each of its answers.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
+use crate::systemd::InheritedSocket;
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -54,10 +55,17 @@ impl Transport for Unix {
     async fn listen(
         _: &UnixServer,
         listener: &ListenerSettings,
+        inherited: Option<InheritedSocket>,
     ) -> Result<(Self::Listener, Address), OpenError> {
-        // Always there where this is the transport, see `ListenerSettings::unix`.
-        let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
-        let open = mproxy_unix::Listener::bind(&file)?;
+        let open = match inherited {
+            Some(InheritedSocket::Unix(socket)) => mproxy_unix::Listener::inherit(socket)?,
+            Some(InheritedSocket::Tcp(_)) => return Err(OpenError::OtherKind),
+            None => {
+                // Always there where this is the transport, see `ListenerSettings::unix`.
+                let file = listener.unix.clone().unwrap_or_else(|| SocketFile::new(""));
+                mproxy_unix::Listener::bind(&file)?
+            }
+        };
         let path = Arc::clone(open.path());
         Ok((open, Address::Path(path)))
     }

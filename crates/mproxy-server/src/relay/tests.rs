@@ -16,7 +16,7 @@ use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
     Answer, Decider, Hook, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
-use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
+use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Limits, Setting};
 use mproxy_testkit::wire as make;
 use parking_lot::Mutex;
@@ -125,7 +125,7 @@ fn within<S: Carrier + 'static>(
         limits: Limits::default(),
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
-        drain_reference: None,
+        drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
         budget,
     };

@@ -23,7 +23,11 @@ impl PendingEntry {
     pub(super) fn enter(serving: &Serving, remote: &Address, who: Arc<dyn Evict>) -> Box<Self> {
         let whose = remote.into();
         Box::new(Self {
-            here: serving.max_connections.map(|_| serving.pending.enter(whose, Arc::clone(&who))),
+            here: serving
+                .terms
+                .load()
+                .max_connections
+                .map(|_| serving.pending.enter(whose, Arc::clone(&who))),
             anywhere: serving.house.pending.enter(whose, who),
         })
     }
@@ -47,10 +51,9 @@ impl ConnectionSlot {
     /// Where there is none left, somebody who has not been admitted may make room; its place is given back a moment later.
     pub(super) fn take(serving: &Arc<Serving>, whose: Neighbours) -> Option<Self> {
         let house = &serving.house;
-        // Seldom wrong by as many as there are listeners.
-        if house.max_pending.is_some_and(|most| house.pending.len() >= most)
-            && !house.pending.make_room(whose, SPARE)
-        {
+        // Seldom wrong by as many as there are listeners. Without a limit no lock is taken for it.
+        let most = house.max_pending.load(Ordering::Relaxed);
+        if most < usize::MAX && house.pending.len() >= most && !house.pending.make_room(whose, SPARE) {
             return None;
         }
         let under = |count: &AtomicUsize, most: usize, crowd: &Crowd| {
@@ -65,10 +68,11 @@ impl ConnectionSlot {
             }
             room
         };
-        if !under(&house.open, house.max_connections, &house.pending) {
+        if !under(&house.open, house.max_connections.load(Ordering::Relaxed), &house.pending) {
             return None;
         }
-        if !under(&serving.open, serving.max_connections.unwrap_or(usize::MAX), &serving.pending) {
+        let most = serving.terms.load().max_connections.unwrap_or(usize::MAX);
+        if !under(&serving.open, most, &serving.pending) {
             // Taken above, and of no use without the other.
             house.open.fetch_sub(1, Ordering::AcqRel);
             return None;

@@ -113,14 +113,20 @@ fn kind(row: &SettingRow) -> String {
 }
 
 fn meaning(row: &SettingRow) -> String {
-    let reload = match row.reload {
-        Reload::Restart => None,
-        Reload::Contents => Some("SIGHUP: the file is read again.".to_owned()),
-        Reload::Value => Some("SIGHUP: a new value is taken.".to_owned()),
-    };
     let own = row.at_listener.filter(|_| row.applies() == Applies::Listeners);
     let own = own.map(|key| format!("Per listener: `{key}`."));
-    row.paragraphs().chain(own).chain(reload).collect::<Vec<_>>().join(" ")
+    row.paragraphs().chain(own).chain(on_reload(row)).collect::<Vec<_>>().join(" ")
+}
+
+/// What a reload does about it; nothing where it waits for the next start.
+fn on_reload(row: &SettingRow) -> Option<String> {
+    let text = match row.reload {
+        Reload::Restart => return None,
+        Reload::Contents => "Reload: the file is read again.",
+        Reload::Value => "Reload: at once.",
+        Reload::NewConnections => "Reload: for new connections.",
+    };
+    Some(text.to_owned())
 }
 
 fn default(row: &SettingRow) -> String {
@@ -260,17 +266,6 @@ fn every_row_says_what_it_is() {
         assert!(!row.about().contains("]("), "{}: no links in --help", row.key);
         assert!(row.text.trim().ends_with('.'), "{}", row.key);
     }
-}
-
-/// What SIGHUP takes is `app.rs`' business: the log level, and the contents of these files.
-#[test]
-fn what_a_reload_takes_is_said() {
-    let of = |reload| settings::all().filter(move |row| row.reload == reload).map(|row| row.key);
-    assert_eq!(of(Reload::Value).collect::<Vec<_>>(), ["log.level"]);
-    assert!(
-        of(Reload::Contents)
-            .all(|key| { key == "acl_file" || key.starts_with("tls.") || key.starts_with("target.") })
-    );
 }
 
 /// How the code gets at the rows of each structure of the table.
@@ -446,7 +441,8 @@ fn leaf(row: &SettingRow) -> Value {
     };
     let meaning = row.paragraphs().map(|paragraph| without_links(&paragraph)).collect::<Vec<_>>();
     let left_out = row.left_out.map(|text| format!("If left out: {text}."));
-    leaf["description"] = json!(meaning.into_iter().chain(left_out).collect::<Vec<_>>().join("\n\n"));
+    leaf["description"] =
+        json!(meaning.into_iter().chain(on_reload(row)).chain(left_out).collect::<Vec<_>>().join("\n\n"));
     if let (Some(default), None) = (row.default, row.left_out) {
         let table: toml::Table = format!("value = {}", literal(row, default)).parse().unwrap();
         leaf["default"] = json_of(&table["value"]);

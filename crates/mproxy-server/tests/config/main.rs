@@ -5,6 +5,7 @@
 mod files;
 mod generated;
 mod listeners;
+mod reload;
 mod unix;
 
 use std::ffi::OsString;

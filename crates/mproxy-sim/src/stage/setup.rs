@@ -72,7 +72,7 @@ impl Setup {
             limits: self.limits,
             on_error: self.on_error,
             on_unavailable: self.on_unavailable,
-            drain_reference: self.drain_reference.map(Into::into),
+            drain_reference: self.drain_reference.into(),
             on_auth: self.on_auth,
             budget: self.budget,
         });

@@ -91,30 +91,30 @@ section! {
         /// Most connections over all listeners; further ones are closed at once and counted.
         ///
         /// Connections that are not admitted yet may have to make room first: see [fair shares](#fair-shares).
-        max_connections: kind::Count = new("max_connections").variable("MPROXY_MAX_CONNECTIONS")
+        max_connections: kind::Count = new("max_connections").now().variable("MPROXY_MAX_CONNECTIONS")
             .flag("max-connections").default("100000").in_force("50_000");
         /// Most connections that are not admitted yet, over all listeners.
         ///
         /// A connection is admitted when its handshakes, its CONNECT and the decision on it are done.
-        max_pending: Optional<kind::Count> = new("max_pending").variable("MPROXY_MAX_PENDING")
+        max_pending: Optional<kind::Count> = new("max_pending").now().variable("MPROXY_MAX_PENDING")
             .left_out("no limit of its own").example("1000");
         /// How long mproxy waits for connections to end when it stops; then it closes them.
-        drain_timeout: kind::Period = new("drain_timeout").variable("MPROXY_DRAIN_TIMEOUT").default("30s")
+        drain_timeout: kind::Period = new("drain_timeout").now().variable("MPROXY_DRAIN_TIMEOUT").default("30s")
             .in_force("\"20s\"");
         /// Over how long clients are told to leave when mproxy stops, so that they do not come back all at once.
         ///
         /// Left out: each a millisecond after the one before, but within half of `drain_timeout`.
-        drain_spread: Optional<kind::Period> = new("drain_spread").variable("MPROXY_DRAIN_SPREAD")
+        drain_spread: Optional<kind::Period> = new("drain_spread").now().variable("MPROXY_DRAIN_SPREAD")
             .left_out("one a millisecond").in_force("\"10s\"");
         /// Another server for 5.0 clients that are told to leave when mproxy stops: `host` or `host:port`.
         ///
         /// They get DISCONNECT 0x9C with this server reference in place of 0x8B.
-        drain_server_reference: Optional<kind::AnyText> = new("drain_server_reference")
+        drain_server_reference: Optional<kind::AnyText> = new("drain_server_reference").now()
             .variable("MPROXY_DRAIN_SERVER_REFERENCE").in_force("\"standby.example:1883\"");
         /// Most bytes that all connections together may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
-        budget_total: kind::Budget = new("budget.total").variable("MPROXY_BUDGET_TOTAL").default("512MiB");
+        budget_total: kind::Budget = new("budget.total").now().variable("MPROXY_BUDGET_TOTAL").default("512MiB");
     }
 }
 
@@ -130,19 +130,21 @@ section! {
         /// Host of the broker behind the MQTT and MQTTS listeners.
         ///
         /// `0.0.0.0` is this machine. A link-local address needs its interface: `fe80::1%eth0`.
-        MQTT_TARGET_HOST: kind::Host = new("mqtt.target.host").variable("MPROXY_MQTT_TARGET_HOST").flag("target-host")
+        MQTT_TARGET_HOST: kind::Host = new("mqtt.target.host").for_new()
+            .variable("MPROXY_MQTT_TARGET_HOST").flag("target-host")
             .default("0.0.0.0").in_force("\"127.0.0.1\"");
         /// Port of the broker behind the MQTT and MQTTS listeners.
-        MQTT_TARGET_PORT: kind::TargetPort = new("mqtt.target.port").variable("MPROXY_MQTT_TARGET_PORT")
+        MQTT_TARGET_PORT: kind::TargetPort = new("mqtt.target.port").for_new().variable("MPROXY_MQTT_TARGET_PORT")
             .flag("target-port").default("1884").in_force("1884");
         /// Transport to the broker behind the MQTT and MQTTS listeners.
-        MQTT_TARGET_SCHEME: Scheme = new("mqtt.target.scheme").variable("MPROXY_MQTT_TARGET_SCHEME").default("mqtt");
+        MQTT_TARGET_SCHEME: Scheme = new("mqtt.target.scheme").for_new()
+            .variable("MPROXY_MQTT_TARGET_SCHEME").default("mqtt");
         /// Path of the broker behind the MQTT and MQTTS listeners, if it is reached over WebSocket.
-        MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").default("/mqtt");
+        MQTT_TARGET_PATH: kind::TargetPath = new("mqtt.target.path").for_new().default("/mqtt");
         /// Unix socket of the broker behind the MQTT and MQTTS listeners, instead of host and port.
         ///
         /// Then `mqtt.target.scheme` is `unix` and may be left out. See [Unix sockets](#unix-sockets).
-        MQTT_TARGET_SOCKET: kind::SocketPath = new("mqtt.target.socket").variable("MPROXY_MQTT_TARGET_SOCKET")
+        MQTT_TARGET_SOCKET: kind::SocketPath = new("mqtt.target.socket").for_new().variable("MPROXY_MQTT_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the MQTTS (MQTT over TLS) listener, or `off`.
         MQTTS_PORT: kind::PortOrOff = new("mqtts.port").variable("MPROXY_MQTTS_PORT").default("8883");
@@ -151,24 +153,27 @@ section! {
         /// Port of the WebSocket (WS) listener, or `off`.
         WS_PORT: kind::PortOrOff = new("ws.port").variable("MPROXY_WS_PORT").default("8080");
         /// Path of the WebSocket (WS) listener.
-        WS_PATH: kind::ListenerPath = new("ws.path").variable("MPROXY_WS_PATH").default("/mqtt");
+        WS_PATH: kind::ListenerPath = new("ws.path").for_new().variable("MPROXY_WS_PATH").default("/mqtt");
         /// Host of the broker behind the WS and WSS listeners.
-        WS_TARGET_HOST: kind::Host = new("ws.target.host").variable("MPROXY_WS_TARGET_HOST").default("localhost");
+        WS_TARGET_HOST: kind::Host = new("ws.target.host").for_new()
+            .variable("MPROXY_WS_TARGET_HOST").default("localhost");
         /// Port of the broker behind the WS and WSS listeners.
-        WS_TARGET_PORT: kind::TargetPort = new("ws.target.port").variable("MPROXY_WS_TARGET_PORT").default("8888");
+        WS_TARGET_PORT: kind::TargetPort = new("ws.target.port").for_new()
+            .variable("MPROXY_WS_TARGET_PORT").default("8888");
         /// Transport to the broker behind the WS and WSS listeners.
-        WS_TARGET_SCHEME: Scheme = new("ws.target.scheme").variable("MPROXY_WS_TARGET_SCHEME").default("ws");
+        WS_TARGET_SCHEME: Scheme = new("ws.target.scheme").for_new().variable("MPROXY_WS_TARGET_SCHEME").default("ws");
         /// Path of the broker behind the WS and WSS listeners, if it is reached over WebSocket.
-        WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
+        WS_TARGET_PATH: kind::TargetPath = new("ws.target.path").for_new()
+            .variable("MPROXY_WS_TARGET_PATH").default("/mqtt");
         /// Unix socket of the broker behind the WS and WSS listeners, instead of host, port and path.
         ///
         /// Then `ws.target.scheme` is `unix` and may be left out.
-        WS_TARGET_SOCKET: kind::SocketPath = new("ws.target.socket").variable("MPROXY_WS_TARGET_SOCKET")
+        WS_TARGET_SOCKET: kind::SocketPath = new("ws.target.socket").for_new().variable("MPROXY_WS_TARGET_SOCKET")
             .example("\"/run/mosquitto/mqtt.sock\"");
         /// Port of the WSS (WebSocket over TLS) listener, or `off`.
         WSS_PORT: kind::PortOrOff = new("wss.port").variable("MPROXY_WSS_PORT").default("8080");
         /// Path of the WSS (WebSocket over TLS) listener.
-        WSS_PATH: kind::ListenerPath = new("wss.path").variable("MPROXY_WSS_PATH").default("/mqtt");
+        WSS_PATH: kind::ListenerPath = new("wss.path").for_new().variable("MPROXY_WSS_PATH").default("/mqtt");
     }
 }
 
@@ -180,60 +185,65 @@ section! {
         /// The first period includes the PROXY header and the TLS and WebSocket handshakes. The second one begins with
         /// the complete CONNECT and ends when the broker has accepted the client. Meanwhile a failed dial, and a
         /// question whose answer was unavailable or late, are repeated after 0.1 to 1 s.
-        connect_timeout: kind::Deadline = new("connect_timeout").variable("MPROXY_CONNECT_TIMEOUT").default("10s")
+        connect_timeout: kind::Deadline = new("connect_timeout").for_new()
+            .variable("MPROXY_CONNECT_TIMEOUT").default("10s")
             .at_listener("limits.connect_timeout").in_force("\"5s\"");
         /// What a connecting client sees if the broker or the hook service stays unavailable.
         ///
         /// `close` closes the connection without CONNACK, as if there were no broker, and clients try again. `connack`
         /// refuses with 0x88 (3.x: return code 3); after that some clients never try again. [All
         /// cases](refusals.md#what-trouble-looks-like-to-a-client-that-waits-for-its-connack).
-        on_unavailable: OnUnavailable = new("on_unavailable").variable("MPROXY_ON_UNAVAILABLE").flag("on-unavailable")
+        on_unavailable: OnUnavailable = new("on_unavailable").for_new()
+            .variable("MPROXY_ON_UNAVAILABLE").flag("on-unavailable")
             .default("close").at_listener("on_unavailable");
         /// Whether AUTH packets of MQTT 5.0 pass through to the broker, even where the hook service wants AuthExchange.
         ///
         /// For brokers that answer [enhanced authentication](hooks.md#enhanced-authentication) themselves. Without a hook
         /// service that wants AuthExchange, AUTH passes in any case.
-        pass_auth: kind::TrueFalse = new("pass_auth").variable("MPROXY_PASS_AUTH").default("false")
+        pass_auth: kind::TrueFalse = new("pass_auth").for_new().variable("MPROXY_PASS_AUTH").default("false")
             .at_listener("pass_auth");
         /// Largest packet of a client; a larger one closes the connection before it is buffered.
         ///
         /// 5.0 clients receive 0x95. The default is the largest packet that is possible in MQTT.
-        max_packet_size: kind::PacketSize = new("max_packet_size").variable("MPROXY_MAX_PACKET_SIZE")
+        max_packet_size: kind::PacketSize = new("max_packet_size").for_new().variable("MPROXY_MAX_PACKET_SIZE")
             .flag("max-packet-size").default("268435460").at_listener("limits.max_packet_size");
         /// Largest CONNECT; a larger one is refused (0x95) before it is buffered.
         ///
         /// User name, password and will of 64 KiB each fit into the default.
-        max_connect_size: kind::PacketSize = new("max_connect_size").variable("MPROXY_MAX_CONNECT_SIZE")
+        max_connect_size: kind::PacketSize = new("max_connect_size").for_new().variable("MPROXY_MAX_CONNECT_SIZE")
             .default("384KiB").at_listener("limits.max_connect_size");
         /// Most bytes of user properties in one packet of a 5.0 client.
         ///
         /// In a CONNECT those of the will count, too. A packet with more is refused with 0x97.
-        max_user_properties: kind::PacketSize = new("max_user_properties").variable("MPROXY_MAX_USER_PROPERTIES")
+        max_user_properties: kind::PacketSize = new("max_user_properties").for_new()
+            .variable("MPROXY_MAX_USER_PROPERTIES")
             .default("64KiB").at_listener("limits.max_user_properties");
         /// Longest keep alive that a client may have.
         ///
         /// A 5.0 client that asks for more, or for none, gets this one instead (Server Keep Alive). A 3.x client cannot
         /// be told, and is refused with return code 2, as by Mosquitto.
-        max_keep_alive: Optional<kind::KeepAlive> = new("max_keep_alive").variable("MPROXY_MAX_KEEP_ALIVE")
+        max_keep_alive: Optional<kind::KeepAlive> = new("max_keep_alive").for_new().variable("MPROXY_MAX_KEEP_ALIVE")
             .at_listener("limits.max_keep_alive").left_out("no limit").example("300");
         /// Longest time that the session of a 5.0 client may outlast its connection.
         ///
         /// A client that asks for more gets this instead, and its CONNACK says so. 3.x has no session expiry.
-        max_session_expiry: Optional<kind::SessionExpiry> = new("max_session_expiry")
+        max_session_expiry: Optional<kind::SessionExpiry> = new("max_session_expiry").for_new()
             .variable("MPROXY_MAX_SESSION_EXPIRY").at_listener("limits.max_session_expiry").left_out("no limit")
             .example("86400");
         /// Most bytes that one connection may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
-        budget_connection: kind::Budget = new("budget.connection").variable("MPROXY_BUDGET_CONNECTION").default("3MiB")
+        budget_connection: kind::Budget = new("budget.connection").now()
+            .variable("MPROXY_BUDGET_CONNECTION").default("3MiB")
             .at_listener("budget.connection");
         /// Most bytes that all connections of one listener may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
-        budget_listener: kind::Budget = new("budget.listener").variable("MPROXY_BUDGET_LISTENER").default("256MiB")
+        budget_listener: kind::Budget = new("budget.listener").now()
+            .variable("MPROXY_BUDGET_LISTENER").default("256MiB")
             .at_listener("budget.listener");
         /// Most connections of this listener; further ones are closed at once and counted.
-        max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections")
+        max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections").now()
             .left_out("no limit of its own").example("40_000");
     }
 }
@@ -244,7 +254,8 @@ section! {
         /// Whether clients must connect over TLS and present a certificate.
         ///
         /// The certificate has to be signed by a CA of `tls.ca_certs`, or [pinned](#certificates-of-every-kind) there.
-        /// A listener with its own `tls.ca_certs` requires certificates unless it sets this to `false`.
+        /// A listener with its own `tls.ca_certs` requires certificates unless it sets this to `false`. A reload that would
+        /// change who needs one leaves all of TLS towards clients to the next start.
         CLIENT_TLS: kind::TrueFalse = new("client_tls").variable("MPROXY_CLIENT_TLS").default("false")
             .at_listener("tls.client_tls").needs(Needs::Tls);
         /// Certificate chain of the server in PEM, the server's own certificate first.
@@ -272,7 +283,8 @@ section! {
         ///
         /// A client that offers only other protocols is refused; a client that offers none is accepted. `[]` turns ALPN
         /// off. WebSocket always has `http/1.1`.
-        ALPN: kind::Alpn = new("tls.alpn").default("mqtt,x-amzn-mqtt-ca").at_listener("tls.alpn").needs(Needs::Tls);
+        ALPN: kind::Alpn = new("tls.alpn").for_new()
+            .default("mqtt,x-amzn-mqtt-ca").at_listener("tls.alpn").needs(Needs::Tls);
         /// Certificate chain of a further server certificate, in PEM.
         ///
         /// There may be any number of `[[tls.certificates]]`. The name that a client asks for (SNI) selects one; names
@@ -313,24 +325,25 @@ section! {
         TARGET_CRLS: kind::FileNames = new("target.crls").variable("MPROXY_TARGET_CRLS").reload(Reload::Contents)
             .at_listener("target.crls").needs(Needs::TargetTls).example("[\"/etc/mproxy/brokers.crl\"]");
         /// Server name (SNI) that the broker is asked for and that its certificate must contain.
-        TARGET_SERVER_NAME: kind::ServerName = new("target.server_name").variable("MPROXY_TARGET_SERVER_NAME")
+        TARGET_SERVER_NAME: kind::ServerName = new("target.server_name").for_new().variable("MPROXY_TARGET_SERVER_NAME")
             .at_listener("target.server_name").needs(Needs::TargetTls).left_out("the target's host")
             .example("\"broker.internal\"");
         /// Application protocols (ALPN) that are offered to the broker.
-        TARGET_ALPN: kind::Alpn = new("target.alpn").at_listener("target.alpn").needs(Needs::TargetTls)
+        TARGET_ALPN: kind::Alpn = new("target.alpn").for_new().at_listener("target.alpn").needs(Needs::TargetTls)
             .example("[\"mqtt\"]");
         /// Whether the broker's certificate is verified.
         ///
         /// The only other value is `i-know-that-anybody-can-pretend-to-be-the-broker`. Then mproxy only verifies that
         /// the broker has the key of its certificate: anybody who answers in its place can read and change everything,
         /// and a warning at each start says so. Better: a private CA in `target.ca_certs` and a `target.server_name`.
-        TARGET_VERIFY: kind::Verify = new("target.verify").default("full").at_listener("target.verify")
+        TARGET_VERIFY: kind::Verify = new("target.verify").for_new().default("full").at_listener("target.verify")
             .needs(Needs::TargetTls);
         /// PROXY header that mproxy sends to the broker first.
         ///
         /// `v1` has the addresses. `v2` also has TLS version, common name, whether it was verified, SNI, ALPN and
         /// connection id.
-        TARGET_PROXY_PROTOCOL: SendProxy = new("target.proxy_protocol").variable("MPROXY_TARGET_PROXY_PROTOCOL")
+        TARGET_PROXY_PROTOCOL: SendProxy = new("target.proxy_protocol").for_new()
+            .variable("MPROXY_TARGET_PROXY_PROTOCOL")
             .default("off").at_listener("target.proxy_protocol");
     }
 }
@@ -343,13 +356,13 @@ section! {
         /// Others get 403. Written as browsers send them, `https://app.example.org`; upper case and the default port
         /// (443 for https, 80 for http) are normalised. A client that is not a browser sends no origin and may always
         /// connect.
-        origins: kind::Origins = new("ws.origins").variable("MPROXY_WS_ORIGINS").at_listener("ws.origins")
+        origins: kind::Origins = new("ws.origins").for_new().variable("MPROXY_WS_ORIGINS").at_listener("ws.origins")
             .needs(Needs::WebSocket).left_out("all may").example("[\"https://app.example.org\"]");
         /// Headers of the upgrade request that mproxy passes to the hook service.
-        headers: kind::Headers = new("ws.headers").variable("MPROXY_WS_HEADERS").at_listener("ws.headers")
+        headers: kind::Headers = new("ws.headers").for_new().variable("MPROXY_WS_HEADERS").at_listener("ws.headers")
             .needs(Needs::WebSocket).example("[\"user-agent\"]");
         /// Cookies of the upgrade request that mproxy passes to the hook service; it passes no others.
-        cookies: kind::Cookies = new("ws.cookies").variable("MPROXY_WS_COOKIES").at_listener("ws.cookies")
+        cookies: kind::Cookies = new("ws.cookies").for_new().variable("MPROXY_WS_COOKIES").at_listener("ws.cookies")
             .needs(Needs::WebSocket).example("[\"session\"]");
     }
 }
@@ -384,13 +397,13 @@ section! {
         /// Whether every connection begins with a PROXY header, version 1 or 2.
         ///
         /// The client is then the one that the header names.
-        PROXY_PROTOCOL: kind::OnOff = new("proxy_protocol").variable("MPROXY_PROXY_PROTOCOL").default("off")
+        PROXY_PROTOCOL: kind::OnOff = new("proxy_protocol").for_new().variable("MPROXY_PROXY_PROTOCOL").default("off")
             .at_listener("proxy_protocol");
         /// Networks that may send PROXY headers.
         ///
         /// A connection from elsewhere is refused before any of it is read. The default is loopback, private and
         /// link-local ranges.
-        PROXY_FROM: kind::Networks = new("proxy_from").variable("MPROXY_PROXY_FROM").at_listener("proxy_from")
+        PROXY_FROM: kind::Networks = new("proxy_from").for_new().variable("MPROXY_PROXY_FROM").at_listener("proxy_from")
             // Where a load balancer of one's own stands.
             .default("127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1/128,fc00::/7,fe80::/10");
     }
@@ -409,24 +422,28 @@ section! {
         ///
         /// It applies to [nothing else](hooks.md#when-an-answer-fails). In the file it may be a table with a value for
         /// each hook.
-        ON_ERROR: OnError = new("policy.on_error").variable("MPROXY_POLICY_ON_ERROR").flag("policy-on-error")
+        ON_ERROR: OnError = new("policy.on_error").for_new().variable("MPROXY_POLICY_ON_ERROR").flag("policy-on-error")
             .default("deny");
         /// What a failed answer to AuthConnect means.
-        ON_ERROR_CONNECT: OnError = new("policy.on_error.connect").left_out("`policy.on_error`").in_force("\"deny\"");
+        ON_ERROR_CONNECT: OnError = new("policy.on_error.connect").for_new()
+            .left_out("`policy.on_error`").in_force("\"deny\"");
         /// What a failed answer to AuthPublish means.
-        ON_ERROR_PUBLISH: OnError = new("policy.on_error.publish").left_out("`policy.on_error`").in_force("\"deny\"");
+        ON_ERROR_PUBLISH: OnError = new("policy.on_error.publish").for_new()
+            .left_out("`policy.on_error`").in_force("\"deny\"");
         /// What a failed answer to AuthSubscribe means.
-        ON_ERROR_SUBSCRIBE: OnError = new("policy.on_error.subscribe").left_out("`policy.on_error`").in_force("\"deny\"");
+        ON_ERROR_SUBSCRIBE: OnError = new("policy.on_error.subscribe").for_new()
+            .left_out("`policy.on_error`").in_force("\"deny\"");
         /// What a failed answer to AuthDeliver means.
-        ON_ERROR_DELIVER: OnError = new("policy.on_error.deliver").left_out("`policy.on_error`").in_force("\"allow\"");
+        ON_ERROR_DELIVER: OnError = new("policy.on_error.deliver").for_new()
+            .left_out("`policy.on_error`").in_force("\"allow\"");
         /// CAs to trust for the hook service over `https://` and `https+json://`, in PEM.
-        POLICY_CA_CERTS: kind::FileName = new("policy.ca_certs").variable("MPROXY_POLICY_CA_CERTS")
+        POLICY_CA_CERTS: kind::FileName = file("policy.ca_certs").variable("MPROXY_POLICY_CA_CERTS")
             .left_out("the system's roots").example("\"/etc/mproxy/hooks-ca.pem\"");
         /// Client certificate that mproxy presents to the hook service, in PEM.
-        POLICY_CERT: kind::FileName = new("policy.cert").variable("MPROXY_POLICY_CERT")
+        POLICY_CERT: kind::FileName = file("policy.cert").variable("MPROXY_POLICY_CERT")
             .example("\"/etc/mproxy/hooks.pem\"");
         /// Private key of the client certificate for the hook service, in PEM.
-        POLICY_KEY: kind::FileName = new("policy.key").variable("MPROXY_POLICY_KEY")
+        POLICY_KEY: kind::FileName = file("policy.key").variable("MPROXY_POLICY_KEY")
             .example("\"/etc/mproxy/hooks.key\"");
     }
 }
@@ -435,13 +452,14 @@ section! {
     /// How the hook service is asked.
     pub struct Questions {
         /// Deadline for the answer to one question, including the time in the queue.
-        timeout: kind::Deadline = new("policy.timeout").variable("MPROXY_POLICY_TIMEOUT").flag("policy-timeout")
+        timeout: kind::Deadline = new("policy.timeout").now().variable("MPROXY_POLICY_TIMEOUT").flag("policy-timeout")
             .default("1s").in_force("\"500ms\"");
         /// How long a grant stays in force after its ttl while its renewal fails.
         ///
         /// Then the hook service is asked about every packet, and `policy.on_error` decides about what the service does
         /// not want to be asked about. See [grants](hooks.md#grants).
-        grant_staleness: kind::Period = new("policy.grant_staleness").variable("MPROXY_POLICY_GRANT_STALENESS")
+        grant_staleness: kind::Period = new("policy.grant_staleness").for_new()
+            .variable("MPROXY_POLICY_GRANT_STALENESS")
             .default("60s");
         /// Whether questions and events go over streams, if the hook service offers them.
         ///
@@ -501,7 +519,7 @@ section! {
         /// Bearer token that calls of the admin API need.
         ///
         /// Without a token only callers on this machine may use the admin API.
-        token: Optional<kind::Token> = new("admin.token").variable("MPROXY_ADMIN_TOKEN").masked()
+        token: Optional<kind::Token> = new("admin.token").now().variable("MPROXY_ADMIN_TOKEN").masked()
             .example("\"a-long-random-text\"");
     }
 }
@@ -514,7 +532,7 @@ section! {
         ///
         /// `debug` has lines for each connection, `trace` for each packet.
         level: LogLevel = new("log.level").variable("MPROXY_LOG_LEVEL").flag("log-level").default("debug")
-            .reload(Reload::Value).in_force("\"info\"");
+            .now().in_force("\"info\"");
         /// Format of log lines.
         format: LogFormat = new("log.format").variable("MPROXY_LOG_FORMAT").flag("log-format").default("text")
             .in_force("\"json\"");
@@ -617,22 +635,22 @@ section! {
         /// Port of the listener. Either this or `unix.path` is required.
         PORT: kind::Port = new("listeners[].port").left_out("an error").example("8883");
         /// Path of a WS or WSS listener.
-        PATH: kind::ListenerPath = new("listeners[].path").needs(Needs::WebSocket)
+        PATH: kind::ListenerPath = new("listeners[].path").for_new().needs(Needs::WebSocket)
             .left_out("`ws.path` or `wss.path`").example("\"/mqtt\"");
         /// Host of the broker behind this listener.
-        OWN_TARGET_HOST: kind::Host = new("listeners[].target.host")
+        OWN_TARGET_HOST: kind::Host = new("listeners[].target.host").for_new()
             .left_out("`mqtt.target.host` or `ws.target.host`").example("\"broker-1\"");
         /// Port of the broker behind this listener.
-        OWN_TARGET_PORT: kind::TargetPort = new("listeners[].target.port")
+        OWN_TARGET_PORT: kind::TargetPort = new("listeners[].target.port").for_new()
             .left_out("`mqtt.target.port` or `ws.target.port`").example("1884");
         /// Transport to the broker behind this listener.
-        OWN_TARGET_SCHEME: Scheme = new("listeners[].target.scheme")
+        OWN_TARGET_SCHEME: Scheme = new("listeners[].target.scheme").for_new()
             .left_out("`mqtt.target.scheme` or `ws.target.scheme`").example("\"mqtt\"");
         /// Path of the broker behind this listener, if it is reached over WebSocket.
-        OWN_TARGET_PATH: kind::TargetPath = new("listeners[].target.path").needs(Needs::TargetWebSocket)
+        OWN_TARGET_PATH: kind::TargetPath = new("listeners[].target.path").for_new().needs(Needs::TargetWebSocket)
             .left_out("`mqtt.target.path` or `ws.target.path`").example("\"/mqtt\"");
         /// Unix socket of the broker behind this listener.
-        OWN_TARGET_SOCKET: kind::SocketPath = new("listeners[].target.socket")
+        OWN_TARGET_SOCKET: kind::SocketPath = new("listeners[].target.socket").for_new()
             .left_out("`mqtt.target.socket` or `ws.target.socket`").example("\"/run/mosquitto/mqtt.sock\"");
     }
 }

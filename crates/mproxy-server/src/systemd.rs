@@ -1,0 +1,15 @@
+//! What mproxy has to do with systemd: sockets that it opened for us, and what it is told. Without it all of this does
+//! nothing.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `notify` | readiness, reload, end, and the watchdog ([sd_notify(3)]) |
+//! | `sockets` | sockets that were opened before mproxy started ([sd_listen_fds(3)]) |
+//!
+//! [sd_notify(3)]: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+//! [sd_listen_fds(3)]: https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
+
+pub(crate) mod notify;
+mod sockets;
+
+pub use sockets::{InheritedSocket, InheritedSockets};
