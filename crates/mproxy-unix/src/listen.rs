@@ -136,7 +136,7 @@ impl Listener {
     pub fn inherit(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        let path = address.as_pathname().unwrap_or(Path::new("")).into();
+        let path = address.as_pathname().unwrap_or_else(|| Path::new("")).into();
         Ok(Self { inner: UnixListener::from_std(socket)?, path, file: None })
     }
 
