@@ -1,10 +1,12 @@
-//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
-//! `mproxy why`, `mproxy explain`.
+//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`, and
+//! [the commands](AdminCommand) that ask a running mproxy.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
 mod explain;
+mod health;
 mod hooks;
+mod text;
 mod why;
 
 use std::ffi::OsString;
@@ -12,15 +14,19 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
-pub use self::explain::{ExplainCommand, ask_explain};
+pub use self::admin_api::EXIT_UNANSWERED;
+pub use self::explain::ExplainCommand;
+pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
-pub use self::why::{WhyQuestion, ask_why};
+pub use self::why::WhyQuestion;
+use crate::build_info;
+use crate::config::kind::{self, SettingKind};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 
@@ -29,7 +35,7 @@ pub const EXIT_CONFIGURATION: u8 = 2;
 
 /// A transparent MQTT proxy: a rule file or a hook service decides what each client may do.
 #[derive(Debug, Parser)]
-#[command(name = "mproxy", version, after_long_help = variables())]
+#[command(name = "mproxy", version = build_info::LINE, long_version = build_info::LINES, after_long_help = variables())]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -74,12 +80,12 @@ impl Cli {
             let hidden = settings::all().filter(|row| !shown.contains(&row.key)).filter_map(flag);
             command.args(hidden.map(|flag| flag.hide(true)))
         };
-        Self::command()
+        let grammar = Self::command()
             .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
             .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
-            .mut_subcommand("why", |why| hide(why, OF_ADMIN))
-            .mut_subcommand("explain", |explain| hide(explain, OF_ADMIN))
-            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
+            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)));
+        AdminCommand::names()
+            .fold(grammar, |grammar, name| grammar.mut_subcommand(name, |command| hide(command, OF_ADMIN)))
     }
 
     /// A flag that was given, and that the command does not follow.
@@ -87,7 +93,7 @@ impl Cli {
         let followed: &[&str] = match self.task() {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
-            Command::Why(_) | Command::Explain(_) => OF_ADMIN,
+            Command::Admin(_) => OF_ADMIN,
             Command::HashPassword | Command::Hooks { .. } => &[],
         };
         let Flags { config, values } = self.flags();
@@ -122,16 +128,52 @@ pub enum Command {
     Demo,
     /// Hash a password from standard input for the rule file
     HashPassword,
-    /// Ask a running mproxy why a client was refused
-    Why(WhyQuestion),
-    /// Ask a running mproxy what it would decide about a client now, and why
-    Explain(ExplainCommand),
+    /// Ask a running mproxy something.
+    #[command(flatten)]
+    Admin(AdminCommand),
     /// Tools for hook services
     Hooks {
         /// Which one.
         #[command(subcommand)]
         command: HooksCommand,
     },
+}
+
+/// What a running mproxy can be asked, by its admin API.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum AdminCommand {
+    /// Ask a running mproxy whether it is ready, for health checks
+    Health(HealthCommand),
+    /// Ask a running mproxy why a client was refused
+    Why(WhyQuestion),
+    /// Ask a running mproxy what it would decide about a client now, and why
+    Explain(ExplainCommand),
+}
+
+impl AdminCommand {
+    fn names() -> impl Iterator<Item = String> {
+        let all = Self::augment_subcommands(clap::Command::new("mproxy"));
+        all.get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// Asks the mproxy that the settings name. Ends with 2 ([`EXIT_UNANSWERED`]) where it could not be asked; what else there
+/// is, is said at each command.
+///
+/// # Errors
+/// Where `out` or `err` cannot be written to.
+pub fn ask_admin(
+    command: &AdminCommand,
+    flags: &Flags,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<ExitCode> {
+    let done = match command {
+        AdminCommand::Why(question) => return why::ask_why(question, flags, out, err),
+        AdminCommand::Explain(question) => return explain::ask_explain(question, flags, out, err),
+        AdminCommand::Health(command) => health::ask_health(command, flags, out),
+    };
+    done.or_else(|error| error.tell(err))
 }
 
 /// Flags for the settings that have one.
@@ -187,6 +229,13 @@ impl FromArgMatches for Settings {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// How long an answer may take, for the flags of commands.
+fn timeout_argument(text: &str) -> Result<Duration, String> {
+    let timeout = kind::Deadline::read(text)?;
+    // `mproxy hooks check` ends within twenty times of it.
+    if timeout > Duration::from_secs(60) { Err("expected at most 1m".to_owned()) } else { Ok(timeout) }
 }
 
 /// Every variable, for `--help`.
@@ -364,6 +413,13 @@ mod tests {
         assert!(!help("hash-password").contains("--config"));
         assert!(read("mproxy hash-password --config x").is_err());
         assert!(OF_DEMO.iter().all(|key| flags().any(|(known, _)| known == *key)));
+    }
+
+    #[test]
+    fn a_deadline_is_at_most_a_minute() {
+        let timeout = timeout_argument;
+        assert_eq!(timeout("1m"), Ok(Duration::from_secs(60)));
+        assert!(timeout("61s").is_err() && timeout("0s").is_err() && timeout("x").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`build_info`] | which build this is |
 //! | [`config`] | what was written (flags, environment, file) and what it means |
 //! | [`cli`] | the command line |
 //! | [`telemetry`] | log and metrics |
@@ -21,6 +22,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod build_info;
 pub mod cli;
 mod command_router;
 pub mod config;

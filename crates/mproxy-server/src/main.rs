@@ -30,12 +30,18 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     match run_command() {
         Ok(code) => code,
+        // Whoever reads the output has seen enough (`mproxy sessions | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line with its causes, and no backtrace: it is for the person who started it.
             eprintln!("mproxy: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn run_command() -> anyhow::Result<ExitCode> {
@@ -45,11 +51,8 @@ fn run_command() -> anyhow::Result<ExitCode> {
             let loaded = cli::load(cli.flags());
             Ok(cli::check(loaded, cli::file_faults, &mut io::stdout(), &mut io::stderr())?)
         }
-        Command::Why(question) => {
-            Ok(cli::ask_why(&question, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
-        }
-        Command::Explain(question) => {
-            Ok(cli::ask_explain(&question, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
+        Command::Admin(command) => {
+            Ok(cli::ask_admin(&command, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
         }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         Command::Hooks { command: HooksCommand::Check(asked) } => {

@@ -1,22 +1,26 @@
 //! Calls the admin API of a running mproxy, for commands that ask it something: one request over one connection. The
 //! settings that say where mproxy serves it say where to ask.
 
+mod connection;
+
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
+use thiserror::Error;
 
-use super::{EXIT_CONFIGURATION, complain, load};
-use crate::config::{Admin, Flags, authority};
+use self::connection::{Call, HttpAnswer};
+use super::text::printable;
+use super::{complain, load};
+use crate::config::{Admin, Flags, Problems, authority};
 
-/// How long each step may take: connecting, writing, reading.
-const STEP: Duration = Duration::from_secs(10);
+/// Ends with this what could not be asked, or could not be done.
+pub const EXIT_UNANSWERED: u8 = 2;
 
-/// The largest answer that is read; the API's pages end at about 1 MiB.
-const LARGEST_ANSWER: u64 = 16 << 20;
+/// How long an answer may take. mproxy itself gives each of its steps so long.
+const USUAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// What was answered.
 pub(super) struct AdminAnswer {
@@ -25,18 +29,138 @@ pub(super) struct AdminAnswer {
 }
 
 impl AdminAnswer {
+    fn read(answer: &HttpAnswer) -> Option<Self> {
+        let body = match answer.body.as_slice() {
+            [] => Value::Null,
+            body => serde_json::from_slice(body).ok()?,
+        };
+        Some(Self { status: answer.status, body })
+    }
+
     /// The error in it, if it is one.
-    pub(super) fn error(&self) -> Option<String> {
+    fn error(&self) -> Option<AdminCallError> {
         if (200..300).contains(&self.status) {
             return None;
         }
-        let told = self.body.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
-        Some(format!("{told} (HTTP {})", self.status))
+        let told = self.body.get("detail").and_then(Value::as_str);
+        let detail = printable(told.unwrap_or("no reason given")).into_owned();
+        Some(AdminCallError::Refused { status: self.status, detail })
     }
 }
 
-/// Ends with this where it could not be asked.
-const EXIT_UNANSWERED: u8 = 2;
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(super) enum AdminCallError {
+    /// The configuration that says where to ask is wrong.
+    #[error("{0}")]
+    Configuration(Problems),
+    /// The configuration has no port.
+    #[error(
+        "admin.port is 0, which means any free port: say with --admin-port (MPROXY_ADMIN_PORT) which one to ask"
+    )]
+    NoPort,
+    /// Nobody is there, or does not answer, or something else is there.
+    #[error("cannot ask the admin API at {place}: {error}{}", next_step(error))]
+    Unreachable { place: String, error: io::Error },
+    /// It has answered, and not what was asked for.
+    #[error("the admin API refuses the question: {detail} (HTTP {status}){}", remedy(*status, detail))]
+    Refused { status: u16, detail: String },
+    /// Standard output takes nothing.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// What to do about an mproxy that does not answer.
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+            ". Is mproxy running there? --admin-host and --admin-port (MPROXY_ADMIN_HOST, MPROXY_ADMIN_PORT) say where to ask"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about an answer that is a refusal, where that does not say so itself.
+fn remedy(status: u16, detail: &str) -> &'static str {
+    match status {
+        401 => {
+            ". Set MPROXY_ADMIN_TOKEN (or admin.token in the configuration file) to the token of that mproxy"
+        }
+        404 if detail == "not found" => ". That mproxy does not have this call: its version is another one",
+        _ => "",
+    }
+}
+
+impl AdminCallError {
+    /// Says it on `err`, and how the process ends.
+    ///
+    /// # Errors
+    /// Where `err` cannot be written to; and where standard output was the trouble, that.
+    pub(super) fn tell(self, err: &mut impl Write) -> io::Result<ExitCode> {
+        match self {
+            Self::Configuration(problems) => complain(&problems, err)?,
+            Self::Output(error) => return Err(error),
+            other => writeln!(err, "mproxy: {other}")?,
+        }
+        Ok(ExitCode::from(EXIT_UNANSWERED))
+    }
+}
+
+/// Whom to ask.
+pub(super) struct AdminClient {
+    admin: Admin,
+    deadline: Duration,
+}
+
+impl AdminClient {
+    /// The mproxy that the settings name.
+    pub(super) fn new(flags: &Flags) -> Result<Self, AdminCallError> {
+        let admin = load(flags).map_err(AdminCallError::Configuration)?.config.admin;
+        if admin.port == 0 {
+            return Err(AdminCallError::NoPort);
+        }
+        Ok(Self { admin, deadline: USUAL_DEADLINE })
+    }
+
+    /// An answer may take so long.
+    pub(super) const fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Where it is, for people.
+    pub(super) fn place(&self) -> String {
+        authority(&self.admin.host, self.admin.port)
+    }
+
+    /// What is answered, whatever it is.
+    pub(super) fn exchange(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<HttpAnswer, AdminCallError> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let call = Call { admin: &self.admin, method, target, body: &body, deadline: self.deadline };
+        call.answer().map_err(|error| self.unreachable(error))
+    }
+
+    /// What is answered in JSON, where that is no error.
+    pub(super) fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<AdminAnswer, AdminCallError> {
+        let answer = self.exchange(method, target, body)?;
+        let answer = AdminAnswer::read(&answer).ok_or_else(|| self.unreachable(connection::not_ours()))?;
+        answer.error().map_or(Ok(answer), Err)
+    }
+
+    fn unreachable(&self, error: io::Error) -> AdminCallError {
+        AdminCallError::Unreachable { place: self.place(), error }
+    }
+}
 
 /// Asks the mproxy that the settings name, and tells why where that brings no answer.
 ///
@@ -49,87 +173,10 @@ pub(super) fn ask(
     body: Option<&Value>,
     err: &mut impl Write,
 ) -> io::Result<Result<AdminAnswer, ExitCode>> {
-    let admin = match load(flags) {
-        Ok(loaded) => loaded.config.admin,
-        Err(problems) => {
-            complain(&problems, err)?;
-            return Ok(Err(ExitCode::from(EXIT_CONFIGURATION)));
-        }
-    };
-    let told = match call(&admin, method, target, body) {
-        Ok(answer) => match answer.error() {
-            None => return Ok(Ok(answer)),
-            Some(error) => format!("the admin API refuses the question: {error}"),
-        },
-        Err(error) => {
-            let place = authority(&admin.host, admin.port);
-            format!("cannot ask the admin API at {place}: {error}")
-        }
-    };
-    writeln!(err, "mproxy: {told}")?;
-    Ok(Err(ExitCode::from(EXIT_UNANSWERED)))
-}
-
-/// Asks for this, with a body if there is one.
-///
-/// # Errors
-/// It could not be reached, or has not answered in HTTP.
-fn call(admin: &Admin, method: &str, target: &str, body: Option<&Value>) -> io::Result<AdminAnswer> {
-    let host = reachable(&admin.host);
-    let stream = connect(&host, admin.port)?;
-    let mut request = format!(
-        // 1.0: the answer is as long as its connection, and never in chunks.
-        "{method} {target} HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n",
-        authority(&host, admin.port)
-    );
-    if let Some(token) = &admin.token {
-        // Writing to a String cannot fail.
-        let _ = write!(request, "Authorization: Bearer {}\r\n", token.expose());
+    match AdminClient::new(flags).and_then(|client| client.ask(method, target, body)) {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(error) => error.tell(err).map(Err),
     }
-    let body = body.map(Value::to_string).unwrap_or_default();
-    if !body.is_empty() {
-        let _ = write!(request, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-    }
-    request.push_str("\r\n");
-    request.push_str(&body);
-    (&stream).write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(LARGEST_ANSWER).read_to_end(&mut answer)?;
-    read(&answer)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it does not answer in HTTP with JSON"))
-}
-
-/// Where to reach whoever listens at this address.
-fn reachable(host: &str) -> String {
-    match host.parse() {
-        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
-        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Ipv6Addr::LOCALHOST.to_string(),
-        Ok(_) | Err(_) => host.to_owned(),
-    }
-}
-
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, STEP) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(STEP))?;
-                stream.set_write_timeout(Some(STEP))?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn read(answer: &[u8]) -> Option<AdminAnswer> {
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let (head, body) = answer.split_at_checked(end + 4)?;
-    let head = std::str::from_utf8(head).ok()?;
-    let status = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(body).ok()? };
-    Some(AdminAnswer { status, body })
 }
 
 /// A query of these parameters, those that have a value.
@@ -140,17 +187,21 @@ pub(super) fn query(parameters: &[(&str, Option<&str>)]) -> String {
         query.push(if query.is_empty() { '?' } else { '&' });
         query.push_str(name);
         query.push('=');
-        for byte in value.bytes() {
-            match byte {
-                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => {
-                    query.push(byte.into())
-                }
-                // Writing to a String cannot fail.
-                other => drop(write!(query, "%{other:02X}")),
-            }
-        }
+        query.push_str(&escaped(value));
     }
     query
+}
+
+/// A value in an address: nothing in it ends it.
+pub(super) fn escaped(value: &str) -> String {
+    value.bytes().fold(String::with_capacity(value.len()), |mut text, byte| {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => text.push(byte.into()),
+            // Writing to a String cannot fail.
+            other => drop(write!(text, "%{other:02X}")),
+        }
+        text
+    })
 }
 
 #[cfg(test)]
@@ -165,20 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_and_something_else_is_none() {
-        let answer = read(b"HTTP/1.1 403 Forbidden\r\nx: y\r\n\r\n{\"detail\":\"no\"}").expect("an answer");
-        assert_eq!(answer.error().as_deref(), Some("no (HTTP 403)"));
-        let answer = read(b"HTTP/1.0 200 OK\r\n\r\n{}").expect("an answer");
-        assert_eq!(answer.error(), None);
-        for other in [&b""[..], b"\x20\x02\0\x05", b"HTTP/1.1 200 OK\r\n\r\nhello", b"HTTP/1.1\r\n\r\n{}"] {
-            assert!(read(other).is_none(), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn who_listens_everywhere_is_asked_here() {
-        assert_eq!(reachable("0.0.0.0"), "127.0.0.1");
-        assert_eq!(reachable("::"), "::1");
-        assert_eq!(reachable("mproxy.internal"), "mproxy.internal");
+    fn a_refusal_says_what_to_do_and_steers_no_terminal() {
+        let refused = |status, body: &str| {
+            let answer = HttpAnswer { status, body: body.as_bytes().to_vec() };
+            AdminAnswer::read(&answer)?.error().map(|error| error.to_string())
+        };
+        let told = refused(401, r#"{"detail":"bearer token required"}"#).expect("an error");
+        assert!(told.contains("bearer token required (HTTP 401). Set MPROXY_ADMIN_TOKEN"), "{told}");
+        let told = refused(400, r#"{"detail":"a\u001b[2Jb"}"#).expect("an error");
+        assert!(told.ends_with("a\\u{1b}[2Jb (HTTP 400)"), "{told}");
+        assert!(refused(404, r#"{"detail":"not found"}"#).is_some_and(|told| told.contains("version")));
+        assert_eq!(refused(204, ""), None);
+        assert_eq!(refused(500, "<html>"), None, "that is no answer of ours");
     }
 }

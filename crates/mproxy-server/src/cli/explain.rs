@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::admin_api;
-use super::why::printable;
+use super::text::printable;
 use crate::config::Flags;
 
 /// Ends with this where it would be refused.
@@ -47,7 +47,7 @@ pub struct ExplainCommand {
 ///
 /// # Errors
 /// Where `out` or `err` cannot be written to.
-pub fn ask_explain(
+pub(super) fn ask_explain(
     question: &ExplainCommand,
     flags: &Flags,
     out: &mut impl Write,

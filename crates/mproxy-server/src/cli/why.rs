@@ -1,6 +1,5 @@
 //! `mproxy why`: asks a running mproxy why a client was refused, and says it in lines for a person or in JSON.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,6 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_api::{self, AdminAnswer};
+use super::text::{one_word, printable};
 use crate::config::Flags;
 
 /// Ends with this where there is no refusal on record.
@@ -40,7 +40,7 @@ pub struct WhyQuestion {
 ///
 /// # Errors
 /// Where `out` or `err` cannot be written to.
-pub fn ask_why(
+pub(super) fn ask_why(
     question: &WhyQuestion,
     flags: &Flags,
     out: &mut impl Write,
@@ -85,24 +85,6 @@ fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> i
         writeln!(out, "there are more: --limit shows up to 1000")?;
     }
     Ok(code)
-}
-
-/// What comes from outside must not steer a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        if c.is_control() && c != '\n' {
-            shown.extend(c.escape_default())
-        } else {
-            shown.push(c)
-        }
-        shown
-    })
-}
-
-/// A value that nobody can take for the one behind it: as it is, or between quotes.
-fn one_word(value: &str) -> Cow<'_, str> {
-    let is_word = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "\"'=\\".contains(c));
-    if is_word { value.into() } else { format!("{value:?}").into() }
 }
 
 /// One refusal, in two lines.

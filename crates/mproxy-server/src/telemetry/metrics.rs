@@ -46,7 +46,7 @@
 //! | `mproxy_budget_exceeded_total` | scope, listener | counter |
 //! | `mproxy_taps_open` | | gauge |
 //! | `mproxy_tap_events_lost_total` | | counter |
-//! | `mproxy_build_info` | version | info |
+//! | `mproxy_build_info` | version, commit | info |
 
 use std::sync::Arc;
 
@@ -79,6 +79,7 @@ use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
 use super::traffic::TrafficMetrics;
+use crate::build_info;
 
 /// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
 #[derive(Debug)]
@@ -111,7 +112,11 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
-        ours.register("build", "This build of mproxy", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        ours.register(
+            "build",
+            "This build of mproxy",
+            Info::new([("version", build_info::VERSION), ("commit", build_info::COMMIT)]),
+        );
         log.register(ours);
         decisions.register(ours);
         spans.register(ours);

@@ -1,0 +1,208 @@
+//! One request of HTTP/1.0, and what comes back, within a deadline. Knows nothing of what is asked.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Admin, authority};
+
+/// The largest answer that is read; the API's pages end at about 1 MiB.
+const LARGEST_ANSWER: u64 = 16 << 20;
+
+/// The largest head of an answer.
+const LARGEST_HEAD: usize = 16 << 10;
+
+/// What is asked of whom.
+pub(in crate::cli) struct Call<'a> {
+    pub(in crate::cli) admin: &'a Admin,
+    pub(in crate::cli) method: &'a str,
+    pub(in crate::cli) target: &'a str,
+    pub(in crate::cli) body: &'a str,
+    /// For everything: finding its address, connecting, asking, reading.
+    pub(in crate::cli) deadline: Duration,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(in crate::cli) struct HttpAnswer {
+    pub(in crate::cli) status: u16,
+    pub(in crate::cli) body: Vec<u8>,
+}
+
+/// Something else than our admin API has answered.
+pub(in crate::cli) fn not_ours() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it does not answer as an admin API does: is another program at this port?",
+    )
+}
+
+impl Call<'_> {
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// It could not be reached in time, or has not answered in HTTP.
+    pub(in crate::cli) fn answer(&self) -> io::Result<HttpAnswer> {
+        let (status, begun, stream) = self.begin()?;
+        let mut body = begun;
+        stream.take(LARGEST_ANSWER).read_to_end(&mut body)?;
+        Ok(HttpAnswer { status, body })
+    }
+
+    /// The status, what was read of the body, and where the rest comes from.
+    fn begin(&self) -> io::Result<(u16, Vec<u8>, TimedStream)> {
+        let until = Instant::now() + self.deadline;
+        let host = reachable(&self.admin.host);
+        let stream = connect(&host, self.admin.port, until)?;
+        let mut stream = TimedStream { stream, until };
+        stream.write_all(self.request(&host).as_bytes())?;
+        let mut read = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            if let Some((status, body)) = split(&read) {
+                return Ok((status, body.to_vec(), stream));
+            }
+            let length = stream.read(&mut part)?;
+            if length == 0 || read.len() > LARGEST_HEAD {
+                return Err(not_ours());
+            }
+            read.extend_from_slice(&part[..length]);
+        }
+    }
+
+    fn request(&self, host: &str) -> String {
+        let Self { method, target, body, .. } = self;
+        // 1.0: the answer is as long as its connection, and never in chunks.
+        let mut request = format!(
+            "{method} {target} HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n",
+            authority(host, self.admin.port)
+        );
+        // Writing to a String cannot fail.
+        if let Some(token) = &self.admin.token {
+            let _ = write!(request, "Authorization: Bearer {}\r\n", token.expose());
+        }
+        if !body.is_empty() {
+            let _ = write!(request, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        }
+        request.push_str("\r\n");
+        request.push_str(body);
+        request
+    }
+}
+
+/// The status and what follows the head, once that is there.
+fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let (head, body) = answer.split_at_checked(end + 4)?;
+    let head = std::str::from_utf8(head).ok()?;
+    let status = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+    Some((status, body))
+}
+
+/// Where to reach whoever listens at this address.
+fn reachable(host: &str) -> String {
+    match host.parse() {
+        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
+        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Ipv6Addr::LOCALHOST.to_string(),
+        Ok(_) | Err(_) => host.to_owned(),
+    }
+}
+
+fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in addresses(host, port, until)? {
+        match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn addresses(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![(ip, port).into()]);
+    }
+    // The system's resolver has no deadline. One that is late ends with the process.
+    let (send, receive) = mpsc::channel();
+    let host = host.to_owned();
+    std::thread::spawn(move || {
+        send.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect)).ok();
+    });
+    receive.recv_timeout(left(until)?).map_err(|_| late())?
+}
+
+/// What is left of the time.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(late()) } else { Ok(left) }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}
+
+/// A stream that is done by then.
+struct TimedStream {
+    stream: TcpStream,
+    until: Instant,
+}
+
+/// A socket whose time is over says that it would block.
+fn timed<T>(result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { late() } else { error })
+}
+
+impl Read for TimedStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.until)?))?;
+        timed(self.stream.read(buffer))
+    }
+}
+
+impl Write for TimedStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.until)?))?;
+        timed(self.stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_head_that_ends() {
+        assert_eq!(split(b"HTTP/1.1 403 Forbidden\r\nx: y\r\n\r\n{}"), Some((403, &b"{}"[..])));
+        assert_eq!(split(b"HTTP/1.0 200 OK\r\n\r\n"), Some((200, &b""[..])));
+        for other in [&b""[..], b"\x20\x02\0\x05", b"HTTP/1.1 200 OK\r\nx", b"HTTP/1.1\r\n\r\n{}"] {
+            assert_eq!(split(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_asked_here() {
+        assert_eq!(reachable("0.0.0.0"), "127.0.0.1");
+        assert_eq!(reachable("::"), "::1");
+        assert_eq!(reachable("mproxy.internal"), "mproxy.internal");
+    }
+
+    #[test]
+    fn who_never_answers_is_given_up_in_time() {
+        // It takes connections (the system does), and reads nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = silent.local_addr().expect("an address").port();
+        let admin = Admin { host: "127.0.0.1".to_owned(), port, token: None };
+        let call =
+            Call { admin: &admin, method: "GET", target: "/", body: "", deadline: Duration::from_millis(50) };
+        assert_eq!(call.answer().expect_err("nobody answers").kind(), io::ErrorKind::TimedOut);
+    }
+}
