@@ -6,7 +6,16 @@ mod admin_api;
 mod explain;
 mod health;
 mod hooks;
+mod kick;
+mod lifecycle;
+mod outline;
+mod sessions;
+mod shell;
+mod table;
+mod tap;
 mod text;
+mod top;
+mod units;
 mod why;
 
 use std::ffi::OsString;
@@ -24,6 +33,11 @@ pub use self::admin_api::EXIT_UNANSWERED;
 pub use self::explain::ExplainCommand;
 pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
+pub use self::kick::KickCommand;
+pub use self::sessions::{SessionCommand, SessionSelectors, SessionsCommand};
+pub use self::shell::{CompletionsCommand, ManCommand};
+pub use self::tap::TapCommand;
+pub use self::top::TopCommand;
 pub use self::why::WhyQuestion;
 use crate::build_info;
 use crate::config::kind::{self, SettingKind};
@@ -83,7 +97,9 @@ impl Cli {
         let grammar = Self::command()
             .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
             .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
-            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)));
+            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
+            .mut_subcommand("completions", |shell| hide(shell, &[]).arg(config_flag().hide(true)))
+            .mut_subcommand("man", |man| hide(man, &[]).arg(config_flag().hide(true)));
         AdminCommand::names()
             .fold(grammar, |grammar, name| grammar.mut_subcommand(name, |command| hide(command, OF_ADMIN)))
     }
@@ -94,7 +110,7 @@ impl Cli {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
             Command::Admin(_) => OF_ADMIN,
-            Command::HashPassword | Command::Hooks { .. } => &[],
+            Command::HashPassword | Command::Hooks { .. } | Command::Completions(_) | Command::Man(_) => &[],
         };
         let Flags { config, values } = self.flags();
         if config.is_some() && followed.is_empty() {
@@ -137,6 +153,10 @@ pub enum Command {
         #[command(subcommand)]
         command: HooksCommand,
     },
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsCommand),
+    /// Print the manual page, or write those of all commands
+    Man(ManCommand),
 }
 
 /// What a running mproxy can be asked, by its admin API.
@@ -144,6 +164,19 @@ pub enum Command {
 pub enum AdminCommand {
     /// Ask a running mproxy whether it is ready, for health checks
     Health(HealthCommand),
+    /// List who is connected
+    Sessions(SessionsCommand),
+    /// Show all about one session
+    Session(SessionCommand),
+    /// Disconnect clients
+    #[command(after_help = kick::EXIT_CODES)]
+    Kick(KickCommand),
+    /// Show packets as they pass
+    Tap(TapCommand),
+    /// Show sessions by rate, decisions, refusals and the hook service, once a second
+    Top(TopCommand),
+    /// Drain a running mproxy and end it, as SIGTERM does
+    Drain,
     /// Ask a running mproxy why a client was refused
     Why(WhyQuestion),
     /// Ask a running mproxy what it would decide about a client now, and why
@@ -155,6 +188,22 @@ impl AdminCommand {
         let all = Self::augment_subcommands(clap::Command::new("mproxy"));
         all.get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>().into_iter()
     }
+}
+
+/// `mproxy completions`: the script, on `out`.
+///
+/// # Errors
+/// Where `out` cannot be written to.
+pub fn write_completions(command: &CompletionsCommand, out: &mut impl Write) -> io::Result<()> {
+    shell::write_completions(command, Cli::grammar(), out)
+}
+
+/// `mproxy man`: the page on `out`, or all pages in a folder.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn write_man(command: &ManCommand, out: &mut impl Write) -> io::Result<()> {
+    shell::write_man(command, Cli::grammar(), out)
 }
 
 /// Asks the mproxy that the settings name. Ends with 2 ([`EXIT_UNANSWERED`]) where it could not be asked; what else there
@@ -172,6 +221,12 @@ pub fn ask_admin(
         AdminCommand::Why(question) => return why::ask_why(question, flags, out, err),
         AdminCommand::Explain(question) => return explain::ask_explain(question, flags, out, err),
         AdminCommand::Health(command) => health::ask_health(command, flags, out),
+        AdminCommand::Sessions(command) => sessions::list_sessions(command, flags, out),
+        AdminCommand::Session(command) => sessions::show_session(command, flags, out),
+        AdminCommand::Kick(command) => kick::kick(command, flags, out, err),
+        AdminCommand::Tap(command) => tap::tap(command, flags, out, err),
+        AdminCommand::Top(command) => top::top(command, flags, out),
+        AdminCommand::Drain => lifecycle::drain(flags, out),
     };
     done.or_else(|error| error.tell(err))
 }
@@ -380,122 +435,4 @@ fn hash(password: &str) -> anyhow::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(line: &str) -> Result<Cli, clap::Error> {
-        Cli::read_from(line.split_whitespace().map(OsString::from))
-    }
-
-    fn parse(line: &str) -> Cli {
-        read(line).expect("a command line")
-    }
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::grammar().debug_assert();
-    }
-
-    #[test]
-    fn help_of_a_command_shows_what_it_follows_and_it_takes_nothing_else() {
-        let help = |command: &str| read(&format!("mproxy {command} --help")).expect_err("help").to_string();
-        let flags = || settings::all().filter_map(|row| Some((row.key, row.flag?)));
-        for (key, flag) in flags() {
-            let flag = format!("--{flag}");
-            assert!(help("run").contains(&flag) && help("check").contains(&flag), "{flag}");
-            assert_eq!(help("demo").contains(&flag), OF_DEMO.contains(&key), "{flag}");
-            assert!(!help("hash-password").contains(&flag), "{flag}");
-            let given = |command: &str| read(&format!("mproxy {command} {flag} 1")).map(|cli| cli.task());
-            assert_eq!(given("demo").is_ok(), OF_DEMO.contains(&key), "{flag}");
-            assert!(given("hash-password").is_err(), "{flag}");
-            assert!(read(&format!("mproxy {flag} 1 hash-password")).is_err(), "{flag}");
-        }
-        assert!(!help("hash-password").contains("--config"));
-        assert!(read("mproxy hash-password --config x").is_err());
-        assert!(OF_DEMO.iter().all(|key| flags().any(|(known, _)| known == *key)));
-    }
-
-    #[test]
-    fn a_deadline_is_at_most_a_minute() {
-        let timeout = timeout_argument;
-        assert_eq!(timeout("1m"), Ok(Duration::from_secs(60)));
-        assert!(timeout("61s").is_err() && timeout("0s").is_err() && timeout("x").is_err());
-    }
-
-    #[test]
-    fn without_a_command_it_runs() {
-        assert_eq!(parse("mproxy").task(), Command::Run);
-        assert_eq!(parse("mproxy run").task(), Command::Run);
-        assert_eq!(parse("mproxy hash-password").task(), Command::HashPassword);
-    }
-
-    #[test]
-    fn flags_stand_before_or_after_the_command() {
-        for line in [
-            "mproxy check --config a.toml --mqtt-port 1",
-            "mproxy --config a.toml --mqtt-port 1 check",
-            "mproxy --config a.toml check --mqtt-port 1",
-        ] {
-            let cli = parse(line);
-            assert_eq!(cli.task(), Command::Check);
-            assert_eq!(cli.flags().config, Some("a.toml".into()));
-            assert_eq!(cli.flags().values, [("mqtt.port", "1".to_owned())]);
-        }
-    }
-
-    #[test]
-    fn help_names_every_variable() {
-        let help = Cli::command().render_long_help().to_string();
-        for variable in settings::all().filter_map(|row| row.variable) {
-            assert!(help.contains(variable), "{variable}");
-        }
-        assert!(help.contains("MPROXY_CONFIG"));
-    }
-
-    fn checked(env: &[(&str, &str)], more: &[&str]) -> (ExitCode, String, String) {
-        let env: Vec<_> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let loaded = config::load(&Flags::default(), env, |_| Err(io::ErrorKind::NotFound.into()));
-        let more = |_: &Loaded| more.iter().map(|fault| (*fault).to_owned()).collect();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(loaded, more, &mut out, &mut err).expect("a Vec takes everything");
-        (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
-    }
-
-    #[test]
-    fn check_ends_with_two_where_there_is_a_fault() {
-        let code = |code: ExitCode| format!("{code:?}");
-        let two = code(ExitCode::from(2));
-        let (good, page, warnings) = checked(&[], &[]);
-        assert_eq!(code(good), code(ExitCode::SUCCESS));
-        assert!(page.contains("[mqtt]") && warnings.contains("everything is allowed"));
-        let (bad, page, faults) = checked(&[("MPROXY_MQTT_PORT", "x")], &[]);
-        assert_eq!((code(bad), page.as_str()), (two, ""));
-        assert!(faults.contains("environment variable MPROXY_MQTT_PORT"), "{faults}");
-    }
-
-    #[test]
-    fn check_shows_errors_in_files_alone_and_counts_them() {
-        let (bad, page, faults) = checked(&[], &["acl.toml:3: no such effect", "acl.toml:9: is missing"]);
-        assert_eq!(format!("{bad:?}"), format!("{:?}", ExitCode::from(2)));
-        assert_eq!(page, "");
-        let lines: Vec<_> = faults.lines().collect();
-        assert_eq!(lines[..2], ["mproxy: acl.toml:3: no such effect", "mproxy: acl.toml:9: is missing"]);
-        assert_eq!(
-            lines[2..],
-            ["mproxy: 2 errors in files that the configuration names, no port was opened"]
-        );
-    }
-
-    #[test]
-    fn no_password_has_no_hash() {
-        assert!(hash("").is_err());
-        assert!(hash("secret").expect("a hash").starts_with("$argon2id$"));
-    }
-
-    #[test]
-    fn a_line_is_a_password_without_its_end() {
-        assert_eq!(first_line(&b"secret\r\nmore"[..]).expect("read"), "secret");
-        assert_eq!(first_line(&b"no end"[..]).expect("read"), "no end");
-        assert_eq!(first_line(&b"\n"[..]).expect("read"), "");
-    }
-}
+mod tests;

@@ -54,6 +54,14 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Admin(command) => {
             Ok(cli::ask_admin(&command, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
         }
+        Command::Completions(command) => {
+            cli::write_completions(&command, &mut io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man(command) => {
+            cli::write_man(&command, &mut io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
         Command::Hooks { command: HooksCommand::Check(asked) } => {
             let runtime = runtime()?;

@@ -2,6 +2,7 @@
 //! settings that say where mproxy serves it say where to ask.
 
 mod connection;
+mod events;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use self::connection::{Call, HttpAnswer};
+pub(super) use self::events::{EventReader, ServerEvent};
 use super::text::printable;
 use super::{complain, load};
 use crate::config::{Admin, Flags, Problems, authority};
@@ -21,6 +23,9 @@ pub const EXIT_UNANSWERED: u8 = 2;
 
 /// How long an answer may take. mproxy itself gives each of its steps so long.
 const USUAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long nothing may come of a tap: mproxy says something every ten seconds.
+const SILENCE: Duration = Duration::from_secs(35);
 
 /// What was answered.
 pub(super) struct AdminAnswer {
@@ -44,7 +49,7 @@ impl AdminAnswer {
         }
         let told = self.body.get("detail").and_then(Value::as_str);
         let detail = printable(told.unwrap_or("no reason given")).into_owned();
-        Some(AdminCallError::Refused { status: self.status, detail })
+        Some(AdminCallError::Refused { status: self.status, detail, problem: self.body.clone() })
     }
 }
 
@@ -64,7 +69,18 @@ pub(super) enum AdminCallError {
     Unreachable { place: String, error: io::Error },
     /// It has answered, and not what was asked for.
     #[error("the admin API refuses the question: {detail} (HTTP {status}){}", remedy(*status, detail))]
-    Refused { status: u16, detail: String },
+    Refused {
+        status: u16,
+        detail: String,
+        /// The answer as it came.
+        problem: Value,
+    },
+    /// Nobody has said that it is meant.
+    #[error("{0}")]
+    NotConfirmed(String),
+    /// There is nowhere to draw.
+    #[error("mproxy top needs a terminal; --once prints what there is to see as text")]
+    NoTerminal,
     /// Standard output takes nothing.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -107,6 +123,7 @@ impl AdminCallError {
 }
 
 /// Whom to ask.
+#[derive(Clone)]
 pub(super) struct AdminClient {
     admin: Admin,
     deadline: Duration,
@@ -153,11 +170,38 @@ impl AdminClient {
         body: Option<&Value>,
     ) -> Result<AdminAnswer, AdminCallError> {
         let answer = self.exchange(method, target, body)?;
-        let answer = AdminAnswer::read(&answer).ok_or_else(|| self.unreachable(connection::not_ours()))?;
+        self.read(&answer)
+    }
+
+    /// Events as they come, until one of both sides ends them.
+    pub(super) fn events(&self, target: &str) -> Result<EventReader, AdminCallError> {
+        let call = Call { admin: &self.admin, method: "GET", target, body: "", deadline: self.deadline };
+        let (status, mut body, mut answer) = call.long_answer().map_err(|error| self.unreachable(error))?;
+        if status == 200 {
+            return Ok(EventReader::new(answer, body, SILENCE));
+        }
+        // Why not: a short text.
+        while body.len() < 64 << 10 {
+            match answer.read_part(self.deadline).map_err(|error| self.unreachable(error))? {
+                [] => break,
+                part => body.extend_from_slice(part),
+            }
+        }
+        self.read(&HttpAnswer { status, body }).and_then(|_| Err(self.not_ours()))
+    }
+
+    /// An answer in JSON that is no error.
+    fn read(&self, answer: &HttpAnswer) -> Result<AdminAnswer, AdminCallError> {
+        let answer = AdminAnswer::read(answer).ok_or_else(|| self.not_ours())?;
         answer.error().map_or(Ok(answer), Err)
     }
 
-    fn unreachable(&self, error: io::Error) -> AdminCallError {
+    /// It answers, and says something that we do not understand.
+    pub(super) fn not_ours(&self) -> AdminCallError {
+        self.unreachable(connection::not_ours())
+    }
+
+    pub(super) fn unreachable(&self, error: io::Error) -> AdminCallError {
         AdminCallError::Unreachable { place: self.place(), error }
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::admin_api;
-use super::text::printable;
+use super::text::{json_line, printable};
 use crate::config::Flags;
 
 /// Ends with this where it would be refused.
@@ -75,7 +75,7 @@ pub(super) fn ask_explain(
         _ => ExitCode::from(EXIT_OPEN),
     };
     if question.json {
-        writeln!(out, "{answer}")?;
+        writeln!(out, "{}", json_line(&answer.to_string()))?;
     } else {
         writeln!(out, "{}", printable(&told(&answer)))?;
     }

@@ -44,10 +44,8 @@ pub(super) fn ask_health(
         (503, _) => (not_ready(&answer.body), ExitCode::from(EXIT_NOT_READY)),
         (status, _) => {
             let detail = String::from_utf8_lossy(&answer.body);
-            return Err(AdminCallError::Refused {
-                status,
-                detail: one_line(&detail).chars().take(200).collect(),
-            });
+            let detail = one_line(&detail).chars().take(200).collect();
+            return Err(AdminCallError::Refused { status, detail, problem: Value::Null });
         }
     };
     if !(command.quiet && code == ExitCode::SUCCESS) {

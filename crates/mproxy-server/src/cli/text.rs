@@ -1,6 +1,7 @@
 //! Text for a terminal. What comes from outside (client ids, topics, reason strings) is shown, and steers nothing.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// Characters that a terminal would obey, or that turn the direction of what follows, are escaped; a line break is left.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
@@ -33,6 +34,25 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
+/// JSON that is harmless on a terminal, too: what it may contain as it is, and a terminal would obey, is written as `\u009b`.
+pub(super) fn json_line(json: &str) -> Cow<'_, str> {
+    // All of these stand in strings: outside of them, JSON has none.
+    let is_escaped = |c: char| c != '\n' && steers(c);
+    if !json.contains(is_escaped) {
+        return json.into();
+    }
+    let escaped = json.chars().fold(String::with_capacity(json.len() + 8), |mut shown, c| {
+        if is_escaped(c) {
+            // Writing to a String cannot fail.
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+        shown
+    });
+    escaped.into()
+}
+
 /// A value that nobody can take for the one behind it: as it is, or between quotes.
 pub(super) fn one_word(value: &str) -> Cow<'_, str> {
     let is_word = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "\"'=\\".contains(c));
@@ -59,6 +79,15 @@ mod tests {
             let shown = one_word(&format!("a{c}")).into_owned();
             assert!(!shown.contains(char::is_control), "{c:?}");
         }
+    }
+
+    #[test]
+    fn json_is_the_same_and_steers_no_terminal() {
+        let value = serde_json::json!({ "a\u{9b}": "x\u{1b}[2J\u{7f}\u{202e}é\n" });
+        let text = value.to_string();
+        let shown = json_line(&text);
+        assert!(!shown.contains(steers), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
     }
 
     #[test]

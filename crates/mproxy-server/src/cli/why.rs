@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_api::{self, AdminAnswer};
-use super::text::{one_word, printable};
+use super::text::{json_line, one_word, printable};
 use crate::config::Flags;
 
 /// Ends with this where there is no refusal on record.
@@ -69,7 +69,7 @@ fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> i
     let refusals = answer.body["refusals"].as_array().map(Vec::as_slice).unwrap_or_default();
     let code = if refusals.is_empty() { ExitCode::from(EXIT_NOTHING) } else { ExitCode::SUCCESS };
     if question.json {
-        writeln!(out, "{}", answer.body)?;
+        writeln!(out, "{}", json_line(&answer.body.to_string()))?;
         return Ok(code);
     }
     let begins = answer.body["begins"].as_str().unwrap_or("unknown");

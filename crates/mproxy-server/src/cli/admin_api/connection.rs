@@ -51,6 +51,16 @@ impl Call<'_> {
         Ok(HttpAnswer { status, body })
     }
 
+    /// An answer that goes on: its status, what has come of it so far, and where the rest comes from. The deadline is for its
+    /// beginning.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub(super) fn long_answer(&self) -> io::Result<(u16, Vec<u8>, LongAnswer)> {
+        let (status, begun, stream) = self.begin()?;
+        Ok((status, begun, LongAnswer { stream, part: Box::new([0; 16 << 10]) }))
+    }
+
     /// The status, what was read of the body, and where the rest comes from.
     fn begin(&self) -> io::Result<(u16, Vec<u8>, TimedStream)> {
         let until = Instant::now() + self.deadline;
@@ -89,6 +99,21 @@ impl Call<'_> {
         request.push_str("\r\n");
         request.push_str(body);
         request
+    }
+}
+
+/// What comes of an answer that goes on.
+pub(super) struct LongAnswer {
+    stream: TimedStream,
+    part: Box<[u8; 16 << 10]>,
+}
+
+impl LongAnswer {
+    /// What comes next, within this time; empty where it has ended.
+    pub(super) fn read_part(&mut self, patience: Duration) -> io::Result<&[u8]> {
+        self.stream.until = Instant::now() + patience;
+        let length = self.stream.read(self.part.as_mut_slice())?;
+        Ok(&self.part[..length])
     }
 }
 
