@@ -34,6 +34,7 @@ pub use self::explain::ExplainCommand;
 pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
 pub use self::kick::KickCommand;
+pub use self::lifecycle::ReloadCommand;
 pub use self::sessions::{SessionCommand, SessionSelectors, SessionsCommand};
 pub use self::shell::{CompletionsCommand, ManCommand};
 pub use self::tap::TapCommand;
@@ -175,6 +176,9 @@ pub enum AdminCommand {
     Tap(TapCommand),
     /// Show sessions by rate, decisions, refusals and the hook service, once a second
     Top(TopCommand),
+    /// Read the configuration, the rule file and certificates of a running mproxy anew
+    #[command(after_help = lifecycle::EXIT_CODES)]
+    Reload(ReloadCommand),
     /// Drain a running mproxy and end it, as SIGTERM does
     Drain,
     /// Ask a running mproxy why a client was refused
@@ -226,6 +230,7 @@ pub fn ask_admin(
         AdminCommand::Kick(command) => kick::kick(command, flags, out, err),
         AdminCommand::Tap(command) => tap::tap(command, flags, out, err),
         AdminCommand::Top(command) => top::top(command, flags, out),
+        AdminCommand::Reload(command) => lifecycle::reload(command, flags, out),
         AdminCommand::Drain => lifecycle::drain(flags, out),
     };
     done.or_else(|error| error.tell(err))

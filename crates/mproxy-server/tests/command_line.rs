@@ -260,3 +260,35 @@ async fn one_frame_of_top_is_text_for_where_there_is_no_terminal() {
     assert!(frame.contains("there is none"), "no hook service: {frame}");
     assert!(!frame.contains("\n\n") && !frame.contains("q end"), "{frame}");
 }
+
+#[tokio::test]
+async fn a_reload_shows_what_has_changed_or_all_that_is_wrong() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("mproxy.toml");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("log.level = \"info\"\n");
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_CONFIG", path.to_str().unwrap())]).await;
+    let (code, said, why) = ask(&proxy, &["reload"]).await;
+    assert_eq!((code, why.as_str()), (Some(0), ""));
+    assert!(said.contains("no setting has changed"), "{said}");
+
+    write("log.level = \"warn\"\ninstance = \"other\"\n");
+    let (code, said, _) = ask(&proxy, &["reload"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let line = |name: &str| said.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_default();
+    let words = |name: &str| line(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words("log.level"), ["log.level", "info", "warn", "now"], "{said}");
+    assert!(line("instance").ends_with("at the next start"), "{said}");
+
+    write("log.level = \"loud\"\nmax_connections = \"many\"\n");
+    let (code, said, _) = ask(&proxy, &["reload"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("nothing was changed") && said.contains("loud") && said.contains("max_connections"),
+        "{said}"
+    );
+    let (code, said, _) = ask(&proxy, &["reload", "--json"]).await;
+    let problem: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, problem["faults"].as_array().map(Vec::len)), (Some(1), Some(2)), "{problem}");
+}
