@@ -97,6 +97,8 @@ pub(crate) struct Programs {
     pub(crate) mproxy: PathBuf,
     /// An earlier mproxy to measure beside it.
     pub(crate) before: Option<PathBuf>,
+    /// Settings of `mproxy` that `before` does not have: names of variables, and their values.
+    pub(crate) set: Vec<(String, String)>,
     pub(crate) hook: PathBuf,
     /// Files that each process may have open.
     pub(crate) files: u64,
@@ -172,6 +174,10 @@ impl Candidate {
             Self::NginxUnix | Self::MproxyUnix => {
                 workload.one_by_one() && matches!(over, BenchTransport::Tcp)
             }
+            Self::Mproxy(policy) | Self::Before(policy) if workload.needs_rules() => {
+                matches!(policy, Policy::Acl)
+            }
+            _ if workload.needs_rules() => false,
             Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) | Self::Before(Policy::Allow) => true,
             Self::Direct => !over.is_tls(),
             Self::Mproxy(_) | Self::Before(_) => matches!(over, BenchTransport::Tcp),
@@ -208,6 +214,9 @@ impl Candidate {
                     _ => &programs.mproxy,
                 };
                 let mut command = mproxy(program, programs, target, to)?;
+                if matches!(self, Self::Mproxy(_)) {
+                    command.envs(programs.set.iter().map(|(name, value)| (name, value)));
+                }
                 let service = match policy {
                     Policy::Allow => None,
                     Policy::Acl => {

@@ -36,7 +36,10 @@ const AT_A_TIME: usize = 16;
 pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> anyhow::Result<()> {
     let target = Target { address, transport: workload.transport };
     match workload.kind {
-        WorkloadKind::Paced { links, rate, payload } => paced::run(target, links, rate, payload),
+        WorkloadKind::Paced { links, rate, payload } => paced::run(target, links, rate, payload, None),
+        WorkloadKind::PartlyRefused { links, rate, payload, one_in } => {
+            paced::run(target, links, rate, payload, Some(one_in))
+        }
         WorkloadKind::Flood { links, payload } => flood::run(target, links, payload),
         WorkloadKind::Storm { clients } => storm::run(target, clients),
         WorkloadKind::Acked { links, window, payload } => {
@@ -75,6 +78,9 @@ fn client_id(number: usize) -> String {
 fn own_topic(number: usize) -> String {
     format!("devices/{}/up", client_id(number))
 }
+
+/// Where the rules of the bench let nobody publish.
+const FORBIDDEN: &str = "shared/readonly/up";
 
 /// Links by their number. Some at a time: a policy service may take a while for each.
 fn connect_all(target: Target, links: usize) -> anyhow::Result<Vec<Stream>> {

@@ -2,7 +2,7 @@
 //! order, so that what changes on the machine in the meantime strikes all of them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,10 @@ pub(crate) struct Options {
     /// An earlier mproxy, measured in turn with the other: what a change costs, before and after in one run
     #[arg(long)]
     before: Option<PathBuf>,
+    /// A setting of the measured mproxy, which the earlier one does not have: `--before` of the same program shows what
+    /// the setting costs. `{folder}` in it is a folder that is removed at the end
+    #[arg(long, value_name = "VARIABLE=VALUE")]
+    set: Vec<String>,
     /// The hook service of the variants `hook` and `stream` [default: mproxy-example-hook beside this program]
     #[arg(long)]
     hook: Option<PathBuf>,
@@ -153,6 +157,7 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
         mproxy: or(&options.mproxy, "mproxy")?,
         before: options.before.clone(),
         hook: or(&options.hook, "mproxy-example-hook")?,
+        set: options.set.iter().map(|set| setting(set, &folder)).collect::<Result<_, _>>()?,
         files,
         folder,
     };
@@ -170,6 +175,11 @@ fn programs(options: &Options, candidates: &[Candidate], folder: PathBuf) -> any
         }
     }
     Ok(programs)
+}
+
+fn setting(set: &str, folder: &Path) -> anyhow::Result<(String, String)> {
+    let (name, value) = set.split_once('=').with_context(|| format!("--set {set}: VARIABLE=VALUE"))?;
+    Ok((name.to_owned(), value.replace("{folder}", &folder.to_string_lossy())))
 }
 
 /// A folder for configurations, removed at the end.

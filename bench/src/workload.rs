@@ -21,6 +21,8 @@ pub(crate) struct Workload {
 pub(crate) enum WorkloadKind {
     /// QoS 0, this many a second over all links, each in a write of its own, the links in turn.
     Paced { links: usize, rate: u64, payload: usize },
+    /// The same to topics of the rules, but that one in so many goes to one that they forbid. Counted are the others.
+    PartlyRefused { links: usize, rate: u64, payload: usize, one_in: u64 },
     /// QoS 0, as fast as they are taken, many to a write.
     Flood { links: usize, payload: usize },
     /// QoS 1, each link with so many on their way.
@@ -71,6 +73,20 @@ const TABLE: &[Row] = &[
         WorkloadKind::Paced { links: 8, rate: 5_000, payload: 64 },
         ALL,
         NGINX,
+    ),
+    (
+        "refused1in100",
+        "QoS 0, 64 B, 10,000/s over 8 connections, a write each; one in 100 is refused",
+        WorkloadKind::PartlyRefused { links: 8, rate: 10_000, payload: 64, one_in: 100 },
+        TCP,
+        None,
+    ),
+    (
+        "refused1in2",
+        "QoS 0, 64 B, 10,000/s over 8 connections, a write each; every second one is refused",
+        WorkloadKind::PartlyRefused { links: 8, rate: 10_000, payload: 64, one_in: 2 },
+        TCP,
+        None,
     ),
     (
         "flood64",
@@ -182,7 +198,9 @@ impl Workload {
 
     pub(crate) const fn counter(&self) -> Counter {
         match self.kind {
-            WorkloadKind::Paced { .. } | WorkloadKind::Flood { .. } => Counter::Broker,
+            WorkloadKind::Paced { .. } | WorkloadKind::PartlyRefused { .. } | WorkloadKind::Flood { .. } => {
+                Counter::Broker
+            }
             WorkloadKind::Acked { .. }
             | WorkloadKind::FanOut { .. }
             | WorkloadKind::FanIn { .. }
@@ -196,6 +214,11 @@ impl Workload {
         matches!(self.kind, WorkloadKind::Paced { .. } | WorkloadKind::Acked { window: 1, .. })
     }
 
+    /// Whether only rules refuse what it expects to be refused.
+    pub(crate) const fn needs_rules(&self) -> bool {
+        matches!(self.kind, WorkloadKind::PartlyRefused { .. })
+    }
+
     pub(crate) const fn is_idle(&self) -> bool {
         matches!(self.kind, WorkloadKind::Idle { .. })
     }
@@ -203,7 +226,10 @@ impl Workload {
     /// What one of those is that are counted.
     pub(crate) const fn unit(&self) -> &'static str {
         match self.kind {
-            WorkloadKind::Paced { .. } | WorkloadKind::Flood { .. } | WorkloadKind::Acked { .. } => "message",
+            WorkloadKind::Paced { .. }
+            | WorkloadKind::PartlyRefused { .. }
+            | WorkloadKind::Flood { .. }
+            | WorkloadKind::Acked { .. } => "message",
             WorkloadKind::FanOut { .. } | WorkloadKind::FanIn { .. } => "delivery",
             WorkloadKind::Storm { .. } => "connect",
             WorkloadKind::Idle { .. } => "ping",
@@ -214,6 +240,7 @@ impl Workload {
     pub(crate) const fn links(&self) -> usize {
         match self.kind {
             WorkloadKind::Paced { links, .. }
+            | WorkloadKind::PartlyRefused { links, .. }
             | WorkloadKind::Flood { links, .. }
             | WorkloadKind::Acked { links, .. }
             | WorkloadKind::Idle { links } => links,

@@ -1,10 +1,10 @@
-//! QoS 0 at a steady rate, each message in a write of its own, over all links in turn.
+//! QoS 0 at a steady rate, each message in a write of its own, over all links in turn. One in so many may be forbidden.
 
 use std::sync::mpsc::TryRecvError;
 use std::thread;
 use std::time::Duration;
 
-use super::{Target, connect_all, own_topic, wait_for_go};
+use super::{FORBIDDEN, Target, connect_all, own_topic, wait_for_go};
 use crate::clock;
 use crate::control::{self, Count, Word};
 use crate::frame::{Message, fixed};
@@ -12,9 +12,16 @@ use crate::frame::{Message, fixed};
 /// What was missed for longer than this is not made up for: it would be a flood.
 const MADE_UP: u64 = 50_000_000;
 
-pub(super) fn run(target: Target, links: usize, rate: u64, payload: usize) -> anyhow::Result<()> {
+pub(super) fn run(
+    target: Target,
+    links: usize,
+    rate: u64,
+    payload: usize,
+    one_refused_in: Option<u64>,
+) -> anyhow::Result<()> {
     let mut streams = connect_all(target, links)?;
     let mut messages: Vec<_> = (0..links).map(|link| Message::new(&own_topic(link), payload)).collect();
+    let mut forbidden = Message::new(FORBIDDEN, payload);
     let mut count = Count::of(links);
     let words = control::words(|| {});
     wait_for_go(&words)?;
@@ -23,6 +30,7 @@ pub(super) fn run(target: Target, links: usize, rate: u64, payload: usize) -> an
     let mut due = clock::now();
     let mut pacing = true;
     let mut link = 0;
+    let mut turn = 0;
     loop {
         match words.try_recv() {
             Ok(Word::Mark) => control::say(&count.tally())?,
@@ -39,13 +47,16 @@ pub(super) fn run(target: Target, links: usize, rate: u64, payload: usize) -> an
         } else if now < due {
             thread::sleep(Duration::from_nanos(due - now));
         } else {
-            let sent = streams[link].write_all(messages[link].stamped(now));
+            turn += 1;
+            let refused = one_refused_in.is_some_and(|one_in| turn % one_in == 0);
+            let message = if refused { &mut forbidden } else { &mut messages[link] };
+            let sent = streams[link].write_all(message.stamped(now));
             if let Err(error) = sent {
                 count.fault(|| format!("publisher {link}: {error}"));
                 pacing = false;
                 continue;
             }
-            count.sent += 1;
+            count.sent += u64::from(!refused);
             link = (link + 1) % links;
             due = (due + period).max(now.saturating_sub(MADE_UP));
         }
