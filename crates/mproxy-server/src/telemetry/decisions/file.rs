@@ -23,6 +23,10 @@ const QUEUE: usize = 4 << 20;
 /// Records that are written at a time.
 const AT_A_TIME: usize = 256;
 
+/// How long the writer gathers records before it writes them. Waking it and a write for each of them would cost mproxy more
+/// than all else that it does about a refused message.
+const GATHERING: Duration = Duration::from_millis(100);
+
 /// Before a file that could not be opened is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,8 +50,32 @@ struct RecordQueue {
 struct Waiting {
     entries: VecDeque<Arc<DecisionEntry>>,
     bytes: usize,
-    /// Some are being written.
-    writing: bool,
+    writer: WriterPhase,
+    /// Somebody waits until all is written: nothing more is gathered.
+    flushing: bool,
+}
+
+/// What the writer is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum WriterPhase {
+    /// It waits for the first record.
+    #[default]
+    Idle,
+    /// It waits for more of them, for a while.
+    Gathering,
+    /// It looks again before it waits.
+    Writing,
+}
+
+impl Waiting {
+    /// Whether the writer, which waits, has a reason to go on.
+    fn wakes_writer(&self) -> bool {
+        match self.writer {
+            WriterPhase::Idle => true,
+            WriterPhase::Gathering => self.entries.len() == AT_A_TIME,
+            WriterPhase::Writing => false,
+        }
+    }
 }
 
 impl DecisionFile {
@@ -84,8 +112,7 @@ impl DecisionFile {
         }
         waiting.bytes += weight;
         waiting.entries.push_back(entry);
-        // It looks again before it waits.
-        let wake = !waiting.writing;
+        let wake = waiting.wakes_writer();
         drop(waiting);
         if wake {
             self.shared.filled.notify_one();
@@ -95,7 +122,9 @@ impl DecisionFile {
     pub(super) fn flush(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let mut waiting = self.shared.waiting.lock();
-        while waiting.writing || !waiting.entries.is_empty() {
+        while waiting.writer == WriterPhase::Writing || !waiting.entries.is_empty() {
+            waiting.flushing = true;
+            self.shared.filled.notify_one();
             if self.shared.emptied.wait_until(&mut waiting, deadline).timed_out() {
                 return false;
             }
@@ -134,15 +163,25 @@ impl Writer {
     /// Waits for something to write.
     fn next(&self, entries: &mut Vec<Arc<DecisionEntry>>) {
         let mut waiting = self.shared.waiting.lock();
-        waiting.writing = false;
-        while waiting.entries.is_empty() {
+        if waiting.entries.is_empty() {
+            waiting.flushing = false;
+            waiting.writer = WriterPhase::Idle;
             self.shared.emptied.notify_all();
+        }
+        while waiting.entries.is_empty() {
             self.shared.filled.wait(&mut waiting);
+        }
+        waiting.writer = WriterPhase::Gathering;
+        let until = Instant::now() + GATHERING;
+        while !waiting.flushing && waiting.entries.len() < AT_A_TIME {
+            if self.shared.filled.wait_until(&mut waiting, until).timed_out() {
+                break;
+            }
         }
         let count = waiting.entries.len().min(AT_A_TIME);
         entries.extend(waiting.entries.drain(..count));
         waiting.bytes -= entries.iter().map(|entry| entry.weight()).sum::<usize>();
-        waiting.writing = true;
+        waiting.writer = WriterPhase::Writing;
     }
 
     fn write(&mut self, lines: &[u8]) {

@@ -184,3 +184,33 @@ fn more_than_the_queue_holds_is_lost_and_counted() {
     assert_eq!(lost(&counts, "queue_full"), 7);
     assert!(file.shared.waiting.lock().bytes <= QUEUE);
 }
+
+#[test]
+fn the_writer_is_woken_for_the_first_record_and_for_a_full_batch() {
+    let mut waiting = Waiting { entries: [entry("a")].into(), ..Waiting::default() };
+    assert!(waiting.wakes_writer());
+    waiting.writer = WriterPhase::Gathering;
+    let woken: Vec<usize> = (2..=AT_A_TIME + 1)
+        .filter(|_| {
+            waiting.entries.push_back(entry("b"));
+            waiting.wakes_writer()
+        })
+        .collect();
+    assert_eq!(woken, [AT_A_TIME]);
+    waiting.writer = WriterPhase::Writing;
+    assert!(!waiting.wakes_writer(), "it looks again");
+}
+
+#[test]
+fn what_was_gathered_is_written_without_being_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("decisions.jsonl");
+    let file = DecisionFile::start(&config(&path, 1 << 20, 3), DecisionCounts::default());
+    file.push(entry("a"));
+    file.push(entry("b"));
+    let late = Instant::now() + Duration::from_secs(10);
+    while !path.exists() || topics(&[path.clone()]).len() < 2 {
+        assert!(Instant::now() < late, "it is not written");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
