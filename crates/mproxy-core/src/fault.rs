@@ -225,8 +225,12 @@ pub enum Fault {
     Unread,
     /// The client did not read in time what had left for it before a command took something back. Its stream was cut.
     RecallUnread,
-    /// mproxy is being stopped.
-    Drained,
+    /// mproxy is being stopped. An open session is sent elsewhere where another server is known: "the client should
+    /// temporarily use another server" (3.14.2.1), and one that cannot is not worse off than with 0x8B.
+    Drained {
+        /// It is.
+        elsewhere: bool,
+    },
     /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
     /// others.
     Evicted,
@@ -276,7 +280,7 @@ impl Fault {
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Party::Policy,
-            Self::Drained
+            Self::Drained { .. }
             | Self::Overloaded { .. }
             | Self::Panicked
             | Self::Internal { .. }
@@ -319,7 +323,7 @@ impl Fault {
             | Self::Overloaded { .. }
             | Self::Unreachable(_)
             | Self::ClosedBeforeConnack { .. }
-            | Self::Drained
+            | Self::Drained { .. }
             | Self::Evicted
             | Self::Panicked
             | Self::Internal { .. }
@@ -391,7 +395,7 @@ impl Fault {
             | Self::Left { .. }
             | Self::Lost { .. }
             | Self::BrokerLeft { .. }
-            | Self::Drained
+            | Self::Drained { .. }
             | Self::TooLate(Deadline::Close) => None,
         }
     }
@@ -415,7 +419,8 @@ impl Fault {
             Self::TooLate(Deadline::Exchange) => ReasonCode::NOT_AUTHORIZED,
             Self::OverBudget { .. } | Self::Unread | Self::RecallUnread => ReasonCode::QUOTA_EXCEEDED,
             Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
-            Self::Drained => ReasonCode::SERVER_SHUTTING_DOWN,
+            Self::Drained { elsewhere: true } => ReasonCode::USE_ANOTHER_SERVER,
+            Self::Drained { elsewhere: false } => ReasonCode::SERVER_SHUTTING_DOWN,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
             Self::Panicked | Self::Internal { .. } => ReasonCode::UNSPECIFIED_ERROR,
             Self::Lost { .. }
@@ -462,7 +467,7 @@ impl Fault {
             Self::OverBudget { .. } => "over_budget",
             Self::RateExceeded { .. } => "rate_exceeded",
             Self::Unread | Self::RecallUnread => "slow_reader",
-            Self::Drained => "drained",
+            Self::Drained { .. } => "drained",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
             Self::Internal { .. } => "internal",

@@ -256,7 +256,7 @@ impl Session {
     pub fn drain(&mut self, now: Instant) {
         match &mut self.state {
             State::Open(link) if !link.draining => link.draining = true,
-            _ => self.end(Fault::Drained, now),
+            _ => self.end(self.drained(), now),
         }
         self.settle(now);
     }

@@ -882,7 +882,7 @@ fn a_drain_before_the_session_is_open_ends_it_at_once() {
         assert_eq!(stage.session.phase_name(), phase);
         stage.drain();
         assert_eq!(stage.at_client(), b"", "{phase}: it finds another mproxy, or this one's successor");
-        assert_eq!(stage.finish(), Fault::Drained);
+        assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     }
 }
 

@@ -6,6 +6,7 @@ use mproxy_codec::ReasonCode;
 use mproxy_core::event::{Ended, Happening};
 use mproxy_core::fault::{Fault, Party};
 use mproxy_core::policy::{Action, Hook, Want};
+use mproxy_core::session::OnUnavailable;
 use mproxy_core::{Limits, Side};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
@@ -282,7 +283,7 @@ fn a_drain_waits_for_what_is_in_flight_and_takes_nothing_new() {
         stage.broker(&wire::pubcomp(2));
         let heard = [wire::pubrec(2), wire::puback(1), wire::pubcomp(2), goodbye(version, 0x8B)].concat();
         assert_eq!(stage.at_client(), heard);
-        assert_eq!(stage.finish(), Fault::Drained);
+        assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     }
 }
 
@@ -295,8 +296,19 @@ fn a_drain_sends_who_is_open_to_another_server() {
         // DISCONNECT, "Use another server", with a Server Reference [MQTT-3.14.2.2.5].
         let told = [&[0x9c, 6, 0x1c, 0, 3][..], b"b:1"].concat();
         let told = if version == Version::V5 { wire::packet(0xE0, &told) } else { Vec::new() };
-        assert_eq!((stage.at_client(), stage.finish()), (told, Fault::Drained));
+        assert_eq!((stage.at_client(), stage.finish()), (told, Fault::Drained { elsewhere: true }));
     }
+}
+
+#[test]
+fn a_connack_that_says_server_unavailable_names_no_server() {
+    let on_unavailable = OnUnavailable::Connack;
+    let mut stage = Setup { drain_reference: Some("b:1"), on_unavailable, ..Setup::default() }.stage();
+    stage.client(&wire::connect(Version::V5, "c", &ConnectOptions::default()));
+    stage.drain();
+    // 3.2.2.3.16
+    assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0x88, &[]));
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
 }
 
 #[test]
@@ -307,7 +319,7 @@ fn a_drain_comes_to_its_end_under_a_steady_stream() {
     stage.client(&publish(Version::V311, 1, 3));
     assert_eq!(stage.unread(Side::Client), publish(Version::V311, 1, 3).len());
     stage.broker(&[wire::puback(1), wire::puback(2)].concat());
-    assert_eq!(stage.finish(), Fault::Drained);
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     assert_eq!(stage.at_broker(), [publish(Version::V311, 1, 1), publish(Version::V311, 1, 2)].concat());
 }
 
@@ -323,7 +335,7 @@ fn a_drain_waits_for_verdicts_and_payloads_too() {
     stage.client(&large[50_000..]);
     assert!(stage.at_broker() == large);
     assert_eq!(stage.at_client(), goodbye(Version::V5, 0x8B));
-    assert_eq!(stage.finish(), Fault::Drained);
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
 }
 
 #[test]
@@ -336,7 +348,7 @@ fn told_again_to_drain_it_waits_for_nothing() {
         stage.drain();
         assert!(stage.is_shut(Side::Client) && stage.is_shut(Side::Broker));
         assert_eq!(stage.at_client(), goodbye(version, 0x8B));
-        assert_eq!(stage.finish(), Fault::Drained);
+        assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     }
 }
 
@@ -347,7 +359,7 @@ fn an_idle_session_drains_at_once() {
         stage.drain();
         assert_eq!(stage.at_client(), goodbye(version, 0x8B));
         assert_eq!(stage.at_broker(), b"");
-        assert_eq!(stage.finish(), Fault::Drained);
+        assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     }
 }
 
@@ -363,7 +375,7 @@ fn refused_and_swallowed_publishes_do_not_hold_a_drain_up() {
             .open(version);
             stage.client(&publish(version, qos, 1));
             stage.drain();
-            assert_eq!(stage.finish(), Fault::Drained);
+            assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
         }
     }
 }

@@ -15,7 +15,7 @@ use mproxy_core::policy::{
 };
 use mproxy_core::rule::RuleEffect;
 use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable, RecallStage};
-use mproxy_core::{Peer, Side};
+use mproxy_core::{Limits, Peer, Side};
 use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
 use mproxy_sim::{QuestionRecord, Reply, Stage, Verdict, allow, fail};
@@ -24,13 +24,20 @@ use mproxy_sim::{QuestionRecord, Reply, Stage, Verdict, allow, fail};
 const METHOD: &[u8] = b"\x15\0\x01m";
 const OTHER: &[u8] = b"\x15\0\x01n";
 
+/// Of the clients, in seconds.
+const KEEP_ALIVE: u16 = 20;
+
+/// How long the broker hears nothing of a client that only authenticates: a quarter of that.
+const BETWEEN_PINGS: Duration = Duration::from_secs(5);
+
 /// Method "m" with this data.
 fn with(data: &[u8]) -> Vec<u8> {
     [METHOD, b"\x16\0", &[data.len() as u8], data].concat()
 }
 
 fn connect(properties: &[u8]) -> Vec<u8> {
-    wire::connect(Version::V5, "c", &ConnectOptions { properties, ..ConnectOptions::default() })
+    let keep_alive = KEEP_ALIVE;
+    wire::connect(Version::V5, "c", &ConnectOptions { keep_alive, properties, ..ConnectOptions::default() })
 }
 
 fn connack(properties: &[u8]) -> Vec<u8> {
@@ -365,6 +372,10 @@ fn an_open_session_authenticates_anew_while_it_goes_on() {
     stage.broker(&[wire::pingresp(), wire::pingresp()].concat());
     assert_eq!(stage.at_client(), wire::pingresp(), "one of them is not the client's");
     stage.client(&wire::auth(0x19, METHOD));
+    stage.rule(4, go_on(b"five"));
+    assert_eq!(stage.at_broker(), b"", "it has just heard that the client lives");
+    stage.pass(BETWEEN_PINGS);
+    stage.client(&wire::auth(0x18, METHOD));
     assert_eq!(stage.at_broker(), ping, "and so on");
 }
 
@@ -605,6 +616,44 @@ fn a_session_at_rest_is_not_ended_by_an_exchange_that_is_over() {
 }
 
 #[test]
+fn an_answer_that_the_client_cannot_be_sent_is_unusable_before_the_broker_hears_of_anything() {
+    let small = [b"\x27\0\0\0\x64", METHOD].concat();
+    let large: &'static [u8] = &[7; 200];
+    let answers: [fn(&'static [u8]) -> Verdict; 2] =
+        [go_on, |data| success(Authenticated { data: Some(data.into()), ..Authenticated::default() })];
+    for answer in answers {
+        let mut stage = stage();
+        stage.client(&connect(&small));
+        stage.rule(0, answer(large));
+        assert_eq!((stage.at_client(), stage.dials), (refused(0x95), 0));
+        assert!(matches!(stage.finish(), Fault::PolicyUnusable { hook: Hook::Exchange, .. }));
+
+        let mut stage = self::stage();
+        stage.client(&connect(&small));
+        stage.rule(0, success(Authenticated::default()));
+        stage.broker(&connack(&[]));
+        stage.at_client();
+        again(&mut stage);
+        stage.rule(1, answer(large));
+        assert_eq!(stage.at_client(), disconnect(0x95));
+        assert!(matches!(stage.finish(), Fault::PolicyUnusable { hook: Hook::Exchange, .. }));
+    }
+}
+
+#[test]
+fn an_auth_has_no_more_user_properties_than_any_other_packet() {
+    let limits = || Limits { max_user_properties: 1000, ..Limits::default() };
+    let pair = b"\x26\0\x03key\0\x05value";
+    for (pairs, ends) in [(70, false), (80, true)] {
+        let mut stage =
+            open_with(wanting(Setup { limits: limits(), ..Setup::default() }), Authenticated::default());
+        stage.client(&wire::auth(0x19, &[METHOD, &pair.repeat(pairs)].concat()));
+        assert_eq!(stage.at_client(), if ends { disconnect(0x97) } else { Vec::new() });
+        assert_eq!(stage.questions(), if ends { 1 } else { 2 });
+    }
+}
+
+#[test]
 fn a_drained_session_does_not_wait_for_an_exchange() {
     let mut stage = open();
     again(&mut stage);
@@ -612,13 +661,13 @@ fn a_drained_session_does_not_wait_for_an_exchange() {
     assert_eq!(stage.at_client(), disconnect(0x8B));
     stage.rule(1, success(grants(grant("late", 100))));
     assert_eq!((stage.at_client(), version_in_force(&stage)), (Vec::new(), ""));
-    assert_eq!(stage.finish(), Fault::Drained);
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
 
     let mut stage = self::stage();
     stage.client(&connect(METHOD));
     stage.drain();
     stage.rule(0, success(Authenticated::default()));
-    assert_eq!(stage.finish(), Fault::Drained);
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
     assert_eq!(stage.dials, 0);
 }
 
@@ -653,21 +702,9 @@ fn an_answer_told_twice_counts_once() {
 }
 
 #[test]
-fn nothing_larger_than_the_client_takes_is_sent() {
-    // CONNACK and AUTH with their data do not fit, and without it would say something else.
+fn a_text_that_does_not_fit_is_left_out() {
     let narrow = [METHOD, b"\x27\0\0\0\x10"].concat();
-    let large = || Some(vec![7; 20].into());
     let mut stage = stage();
-    stage.client(&connect(&narrow));
-    stage.rule(0, Verdict::Exchange(Decision::Allow(ExchangeStep::Continue { data: large() })));
-    assert!(matches!(stage.finish(), Fault::Protocol { rule: "MQTT-3.1.2-24", .. }));
-    let mut stage = self::stage();
-    stage.client(&connect(&narrow));
-    stage.rule(0, success(Authenticated { data: large(), ..Default::default() }));
-    stage.broker(&connack(&[]));
-    assert!(matches!(stage.finish(), Fault::Protocol { rule: "MQTT-3.1.2-24", .. }));
-    // A text is left out.
-    let mut stage = self::stage();
     stage.client(&connect(&narrow));
     stage.rule(0, success(Authenticated { text: Some("a long text".into()), ..Default::default() }));
     stage.broker(&connack(&[]));
@@ -688,6 +725,7 @@ fn a_pingreq_of_ours_waits_for_the_end_of_a_payload_and_an_auth_for_that_of_a_de
     assert_eq!(stage.at_client(), [whole.clone(), wire::auth(0x00, METHOD)].concat());
     stage.at_broker();
     stage.broker(&wire::pingresp());
+    stage.pass(BETWEEN_PINGS);
     stage.client(head);
     stage.client(&[rest, &wire::auth(0x19, METHOD)].concat());
     assert_eq!(stage.at_broker(), [whole, wire::pingreq()].concat());

@@ -65,7 +65,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::trace;
 
 use self::connector::Connector;
 use self::control::Controller;
@@ -362,7 +362,7 @@ impl Remote {
                 // filling it would open the door to all where the failure rule is "allow".
                 Err(failure) if waited && failure.kind == FailureKind::Deadline => overloaded(),
                 Err(failure) => {
-                    debug!(hook = R::HOOK.name(), error = %failure, "policy call failed");
+                    trace!(hook = R::HOOK.name(), error = %failure, "policy call failed");
                     Answer::Now(ruling(Err(failure.into())))
                 }
             }

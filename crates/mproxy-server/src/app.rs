@@ -166,17 +166,17 @@ impl App {
     pub async fn run(mut self) {
         notify::watchdog();
         notify::ready("serving");
-        loop {
+        let by_signal = loop {
             let Signals { terminate, interrupt, hangup } = &mut self.signals;
             tokio::select! {
-                () = self.state.drain.cancelled() => break,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                () = self.state.drain.cancelled() => break false,
+                _ = terminate.recv() => break true,
+                _ = interrupt.recv() => break true,
                 _ = hangup.recv() => {}
             }
             // What is wrong is in the log.
             let _ = Arc::clone(&self.state.reloader).reload().await;
-        }
+        };
         let Self { mut signals, state, decisions, stop_admin, mut admin, .. } = self;
         // Also where a signal came and not the admin API: readiness goes by it.
         state.drain.cancel();
@@ -198,9 +198,17 @@ impl App {
             // It ends by itself once nobody is being answered; its task never panics.
             let _ = tokio::time::timeout(LAST_EVENTS, &mut admin).await;
         };
+        let told_twice = async {
+            if !by_signal {
+                // Kubernetes' preStop asks for a drain, and SIGTERM follows: the first of its kind.
+                signals.end().await;
+                info!("signal received, draining already");
+            }
+            signals.end().await;
+        };
         tokio::select! {
             () = ending => {}
-            () = signals.end() => warn!("second signal, exiting at once"),
+            () = told_twice => warn!("second signal, exiting at once"),
         }
         // The process ends now: its thread is waited for here or nowhere.
         decisions.flush(LAST_RECORDS);

@@ -431,6 +431,24 @@ async fn a_second_signal_ends_at_once() {
     }
 }
 
+#[tokio::test]
+async fn the_first_signal_after_a_drain_by_the_api_cuts_nobody() {
+    let mut broker = silent_broker().await;
+    let mut proxy = Proxy::before(broker.addr()).await;
+    let mut client = proxy.login(Version::V5, "never").await;
+    client.send(&wire::publish(Version::V5, &message("a", 1, 1))).await;
+    let mut session = broker.session().await;
+    session.packets(2).await;
+    assert_eq!(proxy.http("POST", "/api/v1/drain").await.0, 202);
+    proxy.line(&["draining"]).await;
+    proxy.signal("TERM").await;
+    proxy.line(&["signal received, draining already"]).await;
+    // What was in flight still comes to its end.
+    session.send(wire::puback(1)).await;
+    assert_eq!(client.packet().await, wire::puback(1));
+    proxy.end().await;
+}
+
 // ---- the beginning
 
 #[tokio::test]

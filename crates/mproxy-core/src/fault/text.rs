@@ -68,7 +68,7 @@ impl fmt::Display for Fault {
             Self::RecallUnread => {
                 f.write_str("client did not read in time what was sent before a command took effect")
             }
-            Self::Drained => f.write_str("mproxy is shutting down"),
+            Self::Drained { .. } => f.write_str("mproxy is shutting down"),
             Self::Evicted => {
                 f.write_str("evicted: its address had the most connections that were not admitted yet")
             }

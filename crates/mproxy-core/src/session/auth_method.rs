@@ -17,6 +17,8 @@ pub(super) struct AuthMethod {
     pub(super) asked: u32,
     /// The broker has yet to answer a PINGREQ of ours.
     pub(super) pinged: bool,
+    /// When the last one was sent.
+    pub(super) pinged_at: Option<Instant>,
 }
 
 /// One authentication.
@@ -50,7 +52,7 @@ pub(super) enum ExchangeTurn {
 
 impl AuthMethod {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), exchange: None, asked: 0, pinged: false }
+        Self { name: name.into(), exchange: None, asked: 0, pinged: false, pinged_at: None }
     }
 
     /// Bytes that count as held.

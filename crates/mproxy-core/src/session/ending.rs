@@ -298,23 +298,20 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
     if silent || (!open && trouble) || link.down.mid_packet() {
         return None;
     }
-    let of_drain = matches!(fault, Fault::Drained).then(|| cx.setting.drain_reference.get()).flatten();
+    let of_drain = matches!(fault, Fault::Drained { .. }).then(|| cx.setting.drain_reference.get()).flatten();
     let (text, reference) = match fault {
         Fault::Refused { refusal, .. } | Fault::RenewalRefused { refusal } => {
             (refusal.text.as_deref(), refusal.server_reference.as_deref())
         }
-        Fault::Kicked { reason, dismissal: Some(dismissal) } => {
-            let elsewhere = matches!(*reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
-            (dismissal.text.as_deref(), dismissal.server_reference.as_deref().filter(|_| elsewhere))
+        Fault::Kicked { dismissal: Some(dismissal), .. } => {
+            (dismissal.text.as_deref(), dismissal.server_reference.as_deref())
         }
-        Fault::Drained => (None, of_drain.as_deref()),
+        Fault::Drained { .. } => (None, of_drain.as_deref()),
         _ => (None, None),
     };
     let reason = match fault {
-        // "The client should temporarily use another server" (3.14.2.1); a client that cannot is not worse off than with 0x8B.
-        Fault::Drained if open && reference.is_some() => ReasonCode::USE_ANOTHER_SERVER,
         // "Server unavailable" is what a CONNACK can say of it, in 3.x too.
-        Fault::Drained if !open => ReasonCode::SERVER_UNAVAILABLE,
+        Fault::Drained { .. } if !open => ReasonCode::SERVER_UNAVAILABLE,
         // CONNACK has no "Administrative action". Who was disconnected by command shall not come again for that, which
         // "Server unavailable" would ask for.
         Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal: Some(_) } if !open => {

@@ -4,7 +4,7 @@
 //! Before CONNACK a failure is CONNACK, in an open session DISCONNECT; meanwhile the session goes on under what it was
 //! admitted with.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mproxy_codec::frame::FixedHeader;
@@ -159,7 +159,7 @@ impl Link {
         match resolve_exchange(&cx.setting, &self.peer, ruling) {
             Resolution::Allow(step) | Resolution::AllowChanged(step) => match step {
                 ExchangeStep::Continue { data } => self.continue_exchange(cx, data.as_deref()).map(|()| None),
-                ExchangeStep::Success(with) => Ok(self.succeed_exchange(cx, source, *with)),
+                ExchangeStep::Success(with) => self.succeed_exchange(cx, source, *with),
             },
             Resolution::Refuse(refusal) => {
                 Err(Fault::Refused { hook: Hook::Exchange, refusal: Box::new(refusal) })
@@ -178,8 +178,7 @@ impl Link {
         }
         exchange.turn = ExchangeTurn::Client;
         // [MQTT-4.12.0-2]
-        self.send_auth(cx, ReasonCode::CONTINUE_AUTHENTICATION, data, None);
-        Ok(())
+        self.send_auth(cx, ReasonCode::CONTINUE_AUTHENTICATION, data, None)
     }
 
     /// The client has authenticated, and is told so: by AUTH in an open session, else by CONNACK.
@@ -188,29 +187,53 @@ impl Link {
         cx: &mut Context,
         source: Source,
         mut with: Authenticated,
-    ) -> Option<ExchangeSuccess> {
-        let rare = self.rare.as_deref_mut()?;
-        let method = rare.method.as_deref_mut()?;
-        let mut exchange = method.exchange.take()?;
+    ) -> Result<Option<ExchangeSuccess>, Fault> {
         let (data, text) = (with.data.take(), with.text.take());
-        cx.setting.meter.exchange(exchange.again, ExchangeOutcome::Success);
+        let again = self.exchange_mut().is_some_and(|exchange| exchange.again);
+        // Before anything is done about it: the broker must not hear of a client that cannot be told.
+        if again {
+            self.send_auth(cx, ReasonCode::SUCCESS, data.as_deref(), text.as_deref())?;
+        } else if let Some(method) = self.method()
+            && !self.terms.connack_fits(&method.name, data.as_deref())
+        {
+            return Err(self.untellable(cx, PacketType::Connack));
+        }
+        let Some(rare) = self.rare.as_deref_mut() else { return Ok(None) };
+        let Some(method) = rare.method.as_deref_mut() else { return Ok(None) };
+        let Some(mut exchange) = method.exchange.take() else { return Ok(None) };
+        cx.setting.meter.exchange(again, ExchangeOutcome::Success);
         let (outdated, checked) = (exchange.commanded, exchange.checked);
         let renewing = exchange.renewals != rare.renewals;
-        if exchange.again {
-            self.send_auth(cx, ReasonCode::SUCCESS, data.as_deref(), text.as_deref());
-        } else {
+        if !again {
             exchange.turn = ExchangeTurn::Connack { data, text };
             method.exchange = Some(exchange);
         }
-        Some(ExchangeSuccess { source, with, outdated, renewing, checked })
+        Ok(Some(ExchangeSuccess { source, with, outdated, renewing, checked }))
     }
 
-    fn send_auth(&mut self, cx: &mut Context, reason: ReasonCode, data: Option<&[u8]>, text: Option<&str>) {
-        let Some(method) = self.method() else { return };
-        match self.terms.auth_packet(reason, &method.name, data, text) {
-            Some(bytes) => self.inject(cx, Side::Client, bytes),
-            None => self.unsendable(Side::Client, PacketType::Auth),
-        }
+    /// # Errors
+    /// It is larger than the client takes.
+    fn send_auth(
+        &mut self,
+        cx: &mut Context,
+        reason: ReasonCode,
+        data: Option<&[u8]>,
+        text: Option<&str>,
+    ) -> Result<(), Fault> {
+        let Some(method) = self.method() else { return Ok(()) };
+        let Some(bytes) = self.terms.auth_packet(reason, &method.name, data, text) else {
+            return Err(self.untellable(cx, PacketType::Auth));
+        };
+        self.inject(cx, Side::Client, bytes);
+        Ok(())
+    }
+
+    /// An answer whose data the client cannot be sent, because of its Maximum Packet Size [MQTT-3.1.2-24].
+    fn untellable(&self, cx: &Context, packet: PacketType) -> Fault {
+        let what = format!("its data makes {} larger than the client's Maximum Packet Size", packet.name());
+        let unusable = Unusable::too_large(what);
+        cx.setting.meter.unusable(Hook::Exchange, &unusable, &self.peer);
+        Fault::PolicyUnusable { hook: Hook::Exchange, unusable: Box::new(unusable) }
     }
 
     /// An AUTH of a client whose AUTH mproxy answers.
@@ -228,6 +251,9 @@ impl Link {
         let auth = Auth::parse(header, data, super::sender(Side::Client))
             .map_err(|error| Fault::Malformed { side: Side::Client, error })?;
         self.check_method(&auth)?;
+        if cx.too_many_user_properties(auth.properties) {
+            return Err(Fault::OverBudget { packet: PacketType::Auth });
+        }
         let data = auth.properties.binary(PropertyId::AuthenticationData);
         let turn = self.method().and_then(|method| Some(&method.exchange.as_ref()?.turn));
         match (auth.reason, turn, reauthenticates_until) {
@@ -261,9 +287,26 @@ impl Link {
         let until = now + cx.setting.limits.admission_timeout;
         let success = self.read_auth(cx, header, data, Some(until))?;
         self.go_on_after(cx, success, now);
-        let ping = self.method_mut().is_some_and(|method| !std::mem::replace(&mut method.pinged, true));
+        let ping = self.owes_ping(cx, now);
         let passage = if ping { Passage::Instead(Bytes::from_static(PINGREQ)) } else { Passage::Nowhere };
         Ok(Step::Take(header.total(), passage))
+    }
+
+    /// Whether the broker is to hear now that the client lives, since it does not get its AUTH. Who sends one after the
+    /// other gets no more PINGREQs out of us than the broker needs.
+    fn owes_ping(&mut self, cx: &Context, now: Instant) -> bool {
+        let asked = self.peer.keep_alive;
+        let most = cx.setting.limits.max_keep_alive.unwrap_or(u16::MAX);
+        let capped = if asked == 0 && self.terms.keep_alive_capped { most } else { asked.min(most) };
+        let in_force = self.rare.as_ref().and_then(|rare| rare.server_keep_alive).unwrap_or(capped);
+        // Together with the Keep Alive itself less than one and a half of it [MQTT-3.1.2-22].
+        let apart = Duration::from_secs(in_force.into()) / 4;
+        let Some(method) = self.method_mut() else { return false };
+        if in_force == 0 || method.pinged || method.pinged_at.is_some_and(|at| now < at + apart) {
+            return false;
+        }
+        (method.pinged, method.pinged_at) = (true, Some(now));
+        true
     }
 
     /// The answer to a question of an open session.

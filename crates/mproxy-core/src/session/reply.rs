@@ -31,7 +31,7 @@ impl Terms {
             Version::V31 | Version::V311 => ReasonCode::NOT_AUTHORIZED.connack_v3(),
         };
         let connack = Connack { session_present: false, reason: code, properties: Properties::EMPTY };
-        self.encode_explained(Side::Client, text, reference, |edit, out| {
+        self.encode_explained(Side::Client, text, reference.filter(|_| names_server(code)), |edit, out| {
             connack.encode_with(self.version, edit, out)
         })
     }
@@ -46,11 +46,14 @@ impl Terms {
         if !self.version.is_v5() {
             return None;
         }
-        let goodbye =
-            Disconnect { reason: legal_code(PacketType::Disconnect, reason), properties: Properties::EMPTY };
-        self.encode_explained(Side::Client, text, reference, |edit, out| {
-            goodbye.encode_with(self.version, edit, out)
-        })
+        let reason = legal_code(PacketType::Disconnect, reason);
+        let goodbye = Disconnect { reason, properties: Properties::EMPTY };
+        self.encode_explained(
+            Side::Client,
+            text,
+            reference.filter(|_| names_server(reason.0)),
+            |edit, out| goodbye.encode_with(self.version, edit, out),
+        )
     }
 
     /// An AUTH to the client. `None`: it is too large for the client, even without the text.
@@ -78,6 +81,16 @@ impl Terms {
             }
         }
         None
+    }
+
+    /// Whether a CONNACK can bring this to the client, whatever else stands in it.
+    pub(super) fn connack_fits(&self, method: &str, data: Option<&[u8]>) -> bool {
+        let mut added = vec![(PropertyId::AuthenticationMethod, Value::Text(method))];
+        added.extend(data.map(|data| (PropertyId::AuthenticationData, Value::Binary(data))));
+        let connack = Connack { session_present: false, reason: 0, properties: Properties::EMPTY };
+        let mut out = BytesMut::new();
+        let encoded = connack.encode_with(self.version, &PropertyEdit::only(&added), &mut out);
+        encoded.is_ok() && out.len() <= self.client_max_packet as usize
     }
 
     /// An acknowledgement of ours to `to`.
@@ -151,6 +164,11 @@ impl Terms {
         }
         None
     }
+}
+
+/// Whether a packet with this code may name another server (3.2.2.3.16, 3.14.2.2.5).
+const fn names_server(code: u8) -> bool {
+    matches!(ReasonCode(code), ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED)
 }
 
 /// Without what may be left out where a packet gets too large ([MQTT-3.2.2-19], [MQTT-3.2.2-20], …).

@@ -177,9 +177,15 @@ impl Session {
             self.end(*fault, now);
         }
         if self.state.link().is_some_and(|link| link.draining && link.is_drained()) {
-            self.end(Fault::Drained, now);
+            self.end(self.drained(), now);
         }
         self.advance_end(now);
+    }
+
+    /// The end that a drain puts to the session.
+    pub(super) fn drained(&self) -> Fault {
+        let open = matches!(self.state, State::Open(_));
+        Fault::Drained { elsewhere: open && self.cx.setting.drain_reference.get().is_some() }
     }
 
     /// Shuts what can be shut, tells of the end when there is nothing more to come, and is done when all is written.

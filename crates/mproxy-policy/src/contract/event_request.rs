@@ -201,7 +201,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::Kicked { .. } => wire::Cause::Kicked,
         Fault::OverBudget { .. } => wire::Cause::ProtocolError,
         Fault::RateExceeded { .. } => wire::Cause::RateExceeded,
-        Fault::Drained => wire::Cause::Drained,
+        Fault::Drained { .. } => wire::Cause::Drained,
         // The contract's word for a cause that it does not know yet; the detail tells it.
         _ => wire::Cause::Unspecified,
     }

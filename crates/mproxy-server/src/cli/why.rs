@@ -22,7 +22,7 @@ pub struct WhyQuestion {
     /// Only clients with this user name
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// Only this hook: connect, publish, subscribe or deliver
+    /// Only this hook: connect, publish, subscribe, deliver or exchange
     #[arg(long, value_name = "HOOK")]
     hook: Option<String>,
     /// Only what happened since: a time (2026-11-24T02:47:00Z) or a duration (10m)

@@ -267,7 +267,7 @@ impl World {
                     Fault::PolicyFailed { .. }
                     | Fault::Overloaded { .. }
                     | Fault::Unreachable(_)
-                    | Fault::Drained,
+                    | Fault::Drained { .. },
                 ),
                 how,
             ) => match how {

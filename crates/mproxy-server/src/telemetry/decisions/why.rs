@@ -24,9 +24,18 @@ impl DecisionEntry {
                 "{verb} by an earlier answer of the hook service{}, which it lets be used again",
                 self.by.endpoint.as_ref().map_or_else(String::new, |endpoint| format!(" at {endpoint}"))
             ),
-            "default_allow" => "allowed because no adviser is asked about it".to_owned(),
-            "default_deny" => "refused because no rule matches and no adviser had an answer".to_owned(),
+            "default_allow" => {
+                "allowed because neither a rule file nor a hook service is asked about it".to_owned()
+            }
+            "default_deny" => {
+                "refused because no rule matches, and no hook service is asked about it".to_owned()
+            }
             "failed_open" => "allowed by the failure rule: the hook service's answer failed".to_owned(),
+            // The failure rule does not speak of it: without an answer nobody has authenticated.
+            "failed_closed" if self.hook == Some("exchange") => {
+                "refused because the hook service's answer failed, and without it nobody has authenticated"
+                    .to_owned()
+            }
             "failed_closed" => "refused by the failure rule: the hook service's answer failed".to_owned(),
             "unusable" => "refused because the hook service's answer cannot be carried out".to_owned(),
             "overloaded" => "refused because a limit of mproxy prevented an answer".to_owned(),
