@@ -209,7 +209,7 @@ fn what_was_gathered_is_written_without_being_asked_for() {
     file.push(entry("a"));
     file.push(entry("b"));
     let late = Instant::now() + Duration::from_secs(10);
-    while !path.exists() || topics(&[path.clone()]).len() < 2 {
+    while !path.exists() || topics(std::slice::from_ref(&path)).len() < 2 {
         assert!(Instant::now() < late, "it is not written");
         thread::sleep(Duration::from_millis(10));
     }
