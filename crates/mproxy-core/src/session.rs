@@ -90,6 +90,7 @@ mod pacing;
 mod publish;
 mod question;
 mod rates;
+mod read_wait;
 mod recall;
 mod record;
 mod rejected;
@@ -125,6 +126,7 @@ use mproxy_codec::types::Sender;
 
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
+pub use self::read_wait::ReadWait;
 pub use self::recall::RecallStage;
 pub use self::setting::{DrainReference, OnAuth, OnErrors, OnUnavailable, Setting};
 
@@ -322,6 +324,19 @@ impl Session {
     pub fn short_of_room(&self, side: Side) -> bool {
         let Some(holder) = self.state.holder() else { return false };
         self.cx.account.short_of_room(&self.cx.setting.budget, side, holder)
+    }
+
+    /// Asked: what a side that is not read waits for, where it is its own packets.
+    #[must_use]
+    pub fn waits_for(&self, side: Side) -> Option<ReadWait> {
+        let link = self.state.link()?;
+        if side == Side::Client && link.resumes_at().is_some() {
+            Some(ReadWait::Rate)
+        } else if self.short_of_room(side) {
+            Some(ReadWait::Budget)
+        } else {
+            link.is_full(&self.cx, side).then_some(ReadWait::Queue)
+        }
     }
 
     /// Asked: whether a side that waits for room is to be given up, as its stream has ended like this, though bytes that it

@@ -34,7 +34,7 @@ pub use certificates::{CertificateStore, Renewed};
 pub use inward::{
     Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, PreparedListener, Refused, Shake,
 };
-pub use outward::{BrokerDial, DialFailure, Outward};
+pub use outward::{BrokerDial, DialFailure, FailedDial, Outward};
 pub use stream::Stream;
 pub use transport::{Carrier, HandshakeLimits, Known};
 

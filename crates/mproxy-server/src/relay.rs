@@ -21,13 +21,14 @@ mod outbox;
 mod reads;
 mod withheld;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::peer::Origin;
@@ -40,6 +41,7 @@ use self::asks::Asks;
 use self::chunk::Lent;
 use self::inbox::Inbox;
 use self::outbox::Outbox;
+pub(crate) use self::reads::PauseReason;
 use self::withheld::WithheldOrders;
 use crate::door::Carrier;
 use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
@@ -58,6 +60,16 @@ pub(crate) trait RelayHost<S>: Send + Sync {
     /// A dial has ended, and failed for this reason.
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
         let _ = (failed, now);
+    }
+
+    /// That side is not read from now on, until there is less of what it waits for.
+    fn read_paused(&self, side: Side, why: PauseReason) {
+        let _ = (side, why);
+    }
+
+    /// What was read in one wake-up has been written, so long after that began. Told of some of them.
+    fn forwarded(&self, took: Duration) {
+        let _ = took;
     }
 
     /// Tells whoever listens.
@@ -102,6 +114,8 @@ struct RelaySide<S> {
     closing: OutputState,
     /// Nothing more comes from it, and the session knows; it may still be written to.
     half_closed: bool,
+    /// It is not read, and that has been told.
+    paused: bool,
 }
 
 /// How far the end of our half of a stream has come.
@@ -135,6 +149,7 @@ impl<S> RelaySide<S> {
             outbox: Outbox::default(),
             closing: OutputState::Open,
             half_closed: false,
+            paused: false,
         }
     }
 
@@ -330,8 +345,8 @@ impl<S: Carrier> Relay<S> {
         }
     }
 
-    /// One look at everything. Whether there may be more to do, because of what was done.
-    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// One look at everything.
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         // What a write before brought about: whoever is to be shut is, before its end is read.
         self.effects();
         let mut lent = Lent::default();
@@ -352,8 +367,9 @@ impl<S: Carrier> Relay<S> {
         self.session.unread(Side::Client, self.client.outbox.weight(), now);
         again |= written.contains(&Writing::Ended);
         // Who was not read may be read now if anything has changed; who was, waits for the stream.
-        let moved = client.moved || broker.moved || written.contains(&Writing::Something);
-        again || (moved && (client.unread || broker.unread))
+        let read = client.moved || broker.moved;
+        let moved = read || written.contains(&Writing::Something);
+        Turn { again: again || (moved && (client.unread || broker.unread)), read }
     }
 
     /// The client's grant or its attributes may be others than those that are shown.
@@ -416,14 +432,23 @@ impl<S: Carrier> Relay<S> {
         over.unwrap_or_else(|| Box::new(Fault::Panicked))
     }
 
+    /// What waits for an answer or for a peer that does not read is not timed here.
+    fn time(&self, begun: Instant) {
+        if self.client.outbox.is_empty() && self.broker.outbox.is_empty() {
+            self.host.forwarded(tokio::time::Instant::now().into_std().saturating_duration_since(begun));
+        }
+    }
+
     fn work(&mut self, cx: &mut Context<'_>) -> Poll<Box<Fault>> {
         let this = self;
         // One look at the clock for all that happens now: the one that timers go by.
         let now = tokio::time::Instant::now().into_std();
         this.poll_command(cx, now);
         this.effects();
+        let mut has_read = false;
         for _ in 0..TURNS {
-            let again = this.turn(cx, now);
+            let Turn { again, read } = this.turn(cx, now);
+            has_read |= read;
             if let Some(fault) = this.over.take() {
                 debug_assert_eq!(
                     this.session.held(),
@@ -434,6 +459,9 @@ impl<S: Carrier> Relay<S> {
                 return Poll::Ready(fault);
             }
             if !again {
+                if has_read && is_timed() {
+                    this.time(now);
+                }
                 this.publish();
                 return Poll::Pending;
             }
@@ -446,6 +474,27 @@ impl<S: Carrier> Relay<S> {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// What one look at everything came to.
+struct Turn {
+    /// There may be more to do, because of what was done.
+    again: bool,
+    /// Something came in.
+    read: bool,
+}
+
+/// Of so many wake-ups that read something, one is timed.
+const TIMED: u32 = 64;
+
+/// Whether this one is. Counted by thread: nobody waits for anybody.
+fn is_timed() -> bool {
+    thread_local! {
+        static WOKEN: Cell<u32> = const { Cell::new(0) };
+    }
+    let woken = WOKEN.get().wrapping_add(1);
+    WOKEN.set(woken);
+    woken.is_multiple_of(TIMED)
 }
 
 /// How a stream that gave this error ended.

@@ -16,7 +16,7 @@ use mproxy_core::fault::{Party, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
-use mproxy_core::{Event, Session, Setting};
+use mproxy_core::{Event, Session, Setting, Side};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
@@ -34,7 +34,7 @@ use crate::door::{
     Shake, Stream,
 };
 use crate::registry::{ConnectionCommand, Handle, Registry};
-use crate::relay::{Dialing, Relay, RelayHost};
+use crate::relay::{Dialing, PauseReason, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
 use crate::share::turns::Turns;
 use crate::telemetry::connections::ListenerMetrics;
@@ -167,7 +167,14 @@ impl RelayHost<Stream> for Serving {
     }
 
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
-        self.terms.load().outward.reach(origin, until.into())
+        let reaching = self.terms.load().outward.reach(origin, until.into());
+        Box::pin(async move {
+            let begun = Instant::now();
+            let reached = reaching.await;
+            let outcome = reached.as_ref().map_or_else(|failed| failed.outcome, |_| "connected");
+            self.metrics.dial_ended(outcome, begun.elapsed());
+            reached.map_err(|failed| failed.why)
+        })
     }
 
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
@@ -193,6 +200,14 @@ impl RelayHost<Stream> for Serving {
                 "broker unreachable, retrying for each client"
             );
         }
+    }
+
+    fn read_paused(&self, side: Side, why: PauseReason) {
+        self.metrics.count_pause(side, why.name());
+    }
+
+    fn forwarded(&self, took: Duration) {
+        self.metrics.forwarded(took);
     }
 
     fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {

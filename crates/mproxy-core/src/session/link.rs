@@ -229,20 +229,26 @@ impl Link {
             // Nothing of it is kept.
             return true;
         }
+        !self.is_full(cx, from)
+            && !cx.account.short_of_room(&cx.setting.budget, from, Holder::client(&self.peer))
+    }
+
+    /// Whether as many packets of that side wait as may.
+    pub(super) fn is_full(&self, cx: &Context, from: Side) -> bool {
+        let direction = self.direction(from);
         let Limits { lane_packets: packets, lane_bytes: bytes, .. } = cx.setting.limits;
         let books_full = || {
             let subscriptions = self.subscriptions.as_deref();
             let (asked, kept) = subscriptions.map_or((0, 0), |books| (books.under_way(), books.kept()));
             asked >= packets || kept + self.up.kept_bytes() >= bytes
         };
-        !direction.lane.full(packets, bytes)
-            && !direction.flows_full()
-            && (from == Side::Broker
-                || self.subscriptions.is_none() && self.up.kept_bytes() == 0
-                || !books_full())
+        direction.lane.full(packets, bytes)
+            || direction.flows_full()
+            || (from == Side::Client
+                && (self.subscriptions.is_some() || self.up.kept_bytes() > 0)
+                && books_full())
             // Answers of our own wait behind a payload that goes to it: whoever sends more gets more of them.
-            && !self.direction(from.other()).deferred.full(packets, bytes)
-            && !cx.account.short_of_room(&cx.setting.budget, from, Holder::client(&self.peer))
+            || self.direction(from.other()).deferred.full(packets, bytes)
     }
 
     /// Bytes for that side, if it still hears any.

@@ -19,7 +19,16 @@ use crate::config::Target;
 pub struct Outward(Arc<dyn Reaching>);
 
 /// A connection to a broker on its side. Dropping it closes what was half open.
-pub type BrokerDial = Pin<Box<dyn Future<Output = Result<Stream, Unreachable>> + Send>>;
+pub type BrokerDial = Pin<Box<dyn Future<Output = Result<Stream, FailedDial>> + Send>>;
+
+/// Why a broker was not reached.
+#[derive(Clone, Debug)]
+pub struct FailedDial {
+    /// Where it ended: `unreachable`, `handshake_failed` or `too_late`.
+    pub outcome: &'static str,
+    /// In one line.
+    pub why: Unreachable,
+}
 
 /// Why a transport did not reach the broker. The texts are one line, with all causes.
 #[derive(Debug)]
@@ -104,15 +113,16 @@ where
                 Err(failure) => failure,
             };
             let Self { target, .. } = &*self;
-            Err(Unreachable(match failure {
-                DialFailure::Away(text) => text.into(),
+            let (outcome, text) = match failure {
+                DialFailure::Away(text) => ("unreachable", text),
                 // The address answers and the broker behind it does not: another of the same name may.
                 DialFailure::Unspoken(text) => {
                     T::forget(&self.client);
-                    format!("{target}: {text}").into()
+                    ("handshake_failed", format!("{target}: {text}"))
                 }
-                DialFailure::TooLate => format!("{target} did not answer in time").into(),
-            }))
+                DialFailure::TooLate => ("too_late", format!("{target} did not answer in time")),
+            };
+            Err(FailedDial { outcome, why: Unreachable(text.into()) })
         })
     }
 }

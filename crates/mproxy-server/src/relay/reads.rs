@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use mproxy_core::Side;
 use mproxy_core::fault::Closed;
+use mproxy_core::session::ReadWait;
 
 use super::chunk::{self, Lent};
 use super::inbox::{Came, Inbox};
@@ -25,6 +26,27 @@ pub(super) const OWN_MARK: usize = 2 * MARK;
 
 /// Bytes that are read while the session cannot take them yet (before CONNACK), to see early that the client has gone.
 const AHEAD: usize = 16 << 10;
+
+/// Why a side is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PauseReason {
+    /// What was sent to a peer waits in front of it: it does not read, or not as fast.
+    Receiver,
+    /// What its session has to do first.
+    Session(ReadWait),
+}
+
+impl PauseReason {
+    /// A label.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Receiver => "receiver",
+            Self::Session(ReadWait::Queue) => "queue",
+            Self::Session(ReadWait::Budget) => "budget",
+            Self::Session(ReadWait::Rate) => "rate",
+        }
+    }
+}
 
 /// What a try to read from one side came to.
 enum ReadOutcome {
@@ -114,6 +136,7 @@ impl<S: Carrier> Relay<S> {
                 return ReadOutcome::Something;
             }
             if !ahead || ended.is_some() {
+                self.tell_pause(side, false);
                 return self.unheard(side, now);
             }
         } else if let Some(how) = ended {
@@ -127,8 +150,10 @@ impl<S: Carrier> Relay<S> {
             return ReadOutcome::Something;
         }
         if (!wanted && !ahead) || crowded {
+            self.tell_pause(side, crowded);
             return self.unheard(side, now);
         }
+        end.paused = false;
         match end.inbox.read(stream, lent, cx, most, wanted, (&mut self.session, side, now)) {
             Came::Nothing => match self.broken(side, now) {
                 // What was read ahead still waits for the session.
@@ -137,6 +162,21 @@ impl<S: Carrier> Relay<S> {
             },
             Came::Something => ReadOutcome::Something,
             Came::AllThatFits => ReadOutcome::Full,
+        }
+    }
+
+    /// Once for each time that it is not read, and not for each look.
+    fn tell_pause(&mut self, side: Side, crowded: bool) {
+        if self.end(side).paused {
+            return;
+        }
+        let why = match crowded {
+            true => Some(PauseReason::Receiver),
+            false => self.session.waits_for(side).map(PauseReason::Session),
+        };
+        if let Some(why) = why {
+            self.end(side).paused = true;
+            self.host.read_paused(side, why);
         }
     }
 

@@ -1,14 +1,17 @@
 //! What is counted of connections, for each listener.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use mproxy_core::Fault;
 use mproxy_core::policy::Hook;
+use mproxy_core::{Fault, Side};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use super::relay::{ListenerRelayMetrics, RelayMetrics};
 
 /// Counts of all listeners.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,7 @@ pub(super) struct ConnectionMetrics {
     open: Family<ListenerLabels, Gauge>,
     closed: Family<ClosedLabels, Counter>,
     connects_refused: Family<ConnectRefusedLabels, Counter>,
+    relay: RelayMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,7 +49,7 @@ struct ConnectRefusedLabels {
 
 impl ConnectionMetrics {
     pub(super) fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+        let metrics = Self { relay: RelayMetrics::registered(registry), ..Self::default() };
         let help = "Connections by outcome of accepting them: accepted, or refused by a limit";
         registry.register("connections", help, metrics.connections.clone());
         let help = "Connections open now, counted from accept";
@@ -71,6 +75,7 @@ impl ConnectionMetrics {
             open: self.open.get_or_create_owned(&ListenerLabels { listener: name.to_owned() }),
             closed: self.closed.clone(),
             connects_refused: self.connects_refused.clone(),
+            relay: self.relay.listener(name),
         }
     }
 }
@@ -84,9 +89,25 @@ pub struct ListenerMetrics {
     open: Gauge,
     closed: Family<ClosedLabels, Counter>,
     connects_refused: Family<ConnectRefusedLabels, Counter>,
+    relay: ListenerRelayMetrics,
 }
 
 impl ListenerMetrics {
+    /// A dial of the broker ended so, and took so long.
+    pub fn dial_ended(&self, outcome: &'static str, took: Duration) {
+        self.relay.dial_ended(outcome, took);
+    }
+
+    /// What was read was written so long after.
+    pub fn forwarded(&self, took: Duration) {
+        self.relay.forwarded(took);
+    }
+
+    /// A side is not read from now on.
+    pub fn count_pause(&self, side: Side, reason: &'static str) {
+        self.relay.count_pause(side, reason);
+    }
+
     /// A connection was accepted, and counts as open until it is counted as closed.
     pub fn count_accepted(&self) {
         self.accepted.inc();

@@ -40,13 +40,19 @@
 //! | `mproxy_trace_spans_exported_total` | | counter |
 //! | `mproxy_trace_spans_lost_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
+//! | `mproxy_refusals_total` | hook, source, reason_code | counter |
+//! | `mproxy_broker_dial_duration_seconds` | listener, outcome | histogram |
+//! | `mproxy_forward_duration_seconds` | listener | histogram |
+//! | `mproxy_read_pauses_total` | listener, from, reason | counter |
+//! | `mproxy_runtime_workers`, `mproxy_runtime_alive_tasks`, `mproxy_runtime_global_queue_depth` | | gauge |
+//! | `mproxy_runtime_worker_busy_seconds_total` | worker | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
 //! | `mproxy_certificate_expiry_timestamp_seconds` | used_by, kind, subject, serial | gauge |
 //! | `mproxy_budget_used_bytes`, `mproxy_budget_limit_bytes` | scope, listener | gauge |
 //! | `mproxy_budget_exceeded_total` | scope, listener | counter |
 //! | `mproxy_taps_open` | | gauge |
 //! | `mproxy_tap_events_lost_total` | | counter |
-//! | `mproxy_build_info` | version, commit | info |
+//! | `mproxy_build_info` | version, commit, tls | info |
 
 use std::sync::Arc;
 
@@ -72,7 +78,9 @@ use super::log::LogCounts;
 use super::packets;
 use super::policy::PolicyMetrics;
 use super::process::ProcessCollector;
+use super::refusals::RefusalMetrics;
 use super::reloads::ReloadMetrics;
+use super::runtime::RuntimeCollector;
 use super::shadow::ShadowMetrics;
 use super::span_counts::SpanCounts;
 use super::stats::Stats;
@@ -97,6 +105,7 @@ pub struct Metrics {
     decisions: Arc<DecisionLog>,
     taps: Arc<Taps>,
     stats: Stats,
+    refusals: RefusalMetrics,
 }
 
 impl Metrics {
@@ -115,8 +124,15 @@ impl Metrics {
         ours.register(
             "build",
             "This build of mproxy",
-            Info::new([("version", build_info::VERSION), ("commit", build_info::COMMIT)]),
+            Info::new([
+                ("version", build_info::VERSION),
+                ("commit", build_info::COMMIT),
+                ("tls", "rustls/ring"),
+            ]),
         );
+        if let Some(runtime) = RuntimeCollector::here() {
+            ours.register_collector(Box::new(runtime));
+        }
         log.register(ours);
         decisions.register(ours);
         spans.register(ours);
@@ -133,6 +149,7 @@ impl Metrics {
             decisions,
             taps: Taps::registered(ours),
             stats: Stats::default(),
+            refusals: RefusalMetrics::registered(ours),
             registry,
         }
     }
@@ -236,6 +253,7 @@ impl Meter for Metrics {
     }
 
     fn record(&self, decision: &DecisionRecord<'_>) {
+        self.refusals.count(decision);
         self.decisions.record(decision);
         if self.taps.are_open() {
             self.taps.refusal(decision);

@@ -1,0 +1,123 @@
+//! What is counted of the way of packets through a connection, for each listener: the dial, the time from reading to writing,
+//! and how often a side was not read.
+
+use std::time::Duration;
+
+use mproxy_core::Side;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// From a broker on this machine to the longest that a client waits.
+const DIAL_SECONDS: [f64; 13] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// From one system call to the time in which a thread had better things to do.
+const FORWARD_SECONDS: [f64; 12] =
+    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
+
+/// How dials end.
+const OUTCOMES: [&str; 4] = ["connected", "unreachable", "handshake_failed", "too_late"];
+
+/// Why a side is not read.
+const REASONS: [&str; 4] = ["receiver", "queue", "budget", "rate"];
+
+/// Of all listeners.
+#[derive(Clone, Debug)]
+pub(super) struct RelayMetrics {
+    dials: Family<DialLabels, Histogram>,
+    forwarded: Family<ForwardLabels, Histogram>,
+    pauses: Family<PauseLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DialLabels {
+    listener: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ForwardLabels {
+    listener: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PauseLabels {
+    listener: String,
+    from: &'static str,
+    reason: &'static str,
+}
+
+impl Default for RelayMetrics {
+    fn default() -> Self {
+        Self {
+            dials: Family::new_with_constructor(|| Histogram::new(DIAL_SECONDS)),
+            forwarded: Family::new_with_constructor(|| Histogram::new(FORWARD_SECONDS)),
+            pauses: Family::default(),
+        }
+    }
+}
+
+impl RelayMetrics {
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let help = "Duration of dials to the broker, with all handshakes, by their outcome";
+        registry.register_with_unit("broker_dial_duration", help, Unit::Seconds, metrics.dials.clone());
+        let help = "Time from reading packets to having written them, of one in 64 wake-ups of a connection";
+        registry.register_with_unit("forward_duration", help, Unit::Seconds, metrics.forwarded.clone());
+        let help = "Times that a side was not read any more, by what it waited for";
+        registry.register("read_pauses", help, metrics.pauses.clone());
+        metrics
+    }
+
+    /// The handles of one listener, at zero from now on.
+    pub(super) fn listener(&self, name: &str) -> ListenerRelayMetrics {
+        let listener = || name.to_owned();
+        let dial = |outcome| self.dials.get_or_create_owned(&DialLabels { listener: listener(), outcome });
+        let pause = |from: Side, reason| {
+            let labels = PauseLabels { listener: listener(), from: from.name(), reason };
+            self.pauses.get_or_create_owned(&labels)
+        };
+        ListenerRelayMetrics {
+            dials: OUTCOMES.map(dial),
+            forwarded: self.forwarded.get_or_create_owned(&ForwardLabels { listener: listener() }),
+            pauses: [Side::Client, Side::Broker].map(|from| REASONS.map(|reason| pause(from, reason))),
+        }
+    }
+}
+
+/// Of one listener.
+#[derive(Clone, Debug)]
+pub(super) struct ListenerRelayMetrics {
+    /// In the order of [`OUTCOMES`].
+    dials: [Histogram; 4],
+    forwarded: Histogram,
+    /// In the order of sides and of [`REASONS`].
+    pauses: [[Counter; 4]; 2],
+}
+
+impl ListenerRelayMetrics {
+    pub(super) fn dial_ended(&self, outcome: &'static str, took: Duration) {
+        let mut dials = OUTCOMES.into_iter().zip(&self.dials);
+        if let Some((_, dials)) = dials.find(|(name, _)| *name == outcome) {
+            dials.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(super) fn forwarded(&self, took: Duration) {
+        self.forwarded.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn count_pause(&self, side: Side, reason: &'static str) {
+        let [client, broker] = &self.pauses;
+        let pauses = match side {
+            Side::Client => client,
+            Side::Broker => broker,
+        };
+        if let Some((_, pauses)) = REASONS.into_iter().zip(pauses).find(|(name, _)| *name == reason) {
+            pauses.inc();
+        }
+    }
+}
