@@ -104,9 +104,9 @@ impl Chain {
     /// asked; that nobody answers is a failed answer.
     #[must_use]
     pub fn renew(&self, granter: Source, question: &RenewQuestion<'_>) -> Ruled<ConnectDecision> {
-        let nobody = || Ruling {
-            source: Source::Unknown,
-            verdict: Err(Failure::new(FailureKind::Unavailable, "nobody renews it").into()),
+        let nobody = || {
+            let failure = Failure::new(FailureKind::Unavailable, "nobody renews it");
+            Ruling::new(Source::Unknown, Err(failure.into()))
         };
         // Another adviser's yes would replace rules that it does not know by none.
         let Some(decider) = self.deciders.iter().find(|decider| decider.gives(granter)) else {
@@ -149,7 +149,7 @@ impl Chain {
                 }
             }
         }
-        let Ruling { source, verdict } = resolve_silence::<PublishDecision>(hook, supposed.peer, silence);
+        let Ruling { source, verdict, .. } = resolve_silence::<PublishDecision>(hook, supposed.peer, silence);
         let (verdict, ground) = match verdict {
             Ok(Decision::Allow(_)) => (Ok(supposed.qos), Ground::Source(source)),
             Ok(Decision::Refuse(refusal)) => (Err(refusal.reason), refusal.ground.or_source(source)),
@@ -248,7 +248,7 @@ impl Chain {
                     FinalAnswer::Partial(Partial { source, part }) => {
                         // It was asked and left these open; nobody after it has allowed them.
                         let rest = resolve_silence(hook, &peer, silence.and(Silence::DENIES));
-                        Ruling { source, verdict: Ok(Decided::join(part, rest.verdict)) }
+                        Ruling::new(source, Ok(Decided::join(part, rest.verdict)))
                     }
                 }
             }));
@@ -267,7 +267,7 @@ impl Chain {
                     // Not a failed answer: what nobody could be asked about is not for the failure rule to let
                     // through (ADR 0017).
                     let unusable = Unusable::invalid("the question could not be read again");
-                    Ruling { source: Source::Unusable, verdict: Err(unusable.into()) }
+                    Ruling::new(Source::Unusable, Err(unusable.into()))
                 }
             }
         }))

@@ -214,7 +214,18 @@ pub trait Meter: Send + Sync {
     /// A client is not read from now on, until it is within the rates of its grant again.
     fn rate_wait(&self) {}
 
-    /// Something was refused. Called for each refusal, and for what else is sampled.
+    /// Whether some of what is allowed is to be recorded, too: once a read for what passes at a fast path, and else with each
+    /// decision. While it is not, the next is not asked.
+    fn samples_allowed(&self) -> bool {
+        false
+    }
+
+    /// Whether this decision, which allows, is one of those. Asked for each of them: cheap.
+    fn picks_allowed(&self) -> bool {
+        false
+    }
+
+    /// Something was refused, or was [picked](Self::picks_allowed). Called for each refusal.
     fn record(&self, decision: &DecisionRecord<'_>) {
         let _ = decision;
     }

@@ -22,6 +22,7 @@ mod question;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 pub use self::decision::{
     About, Action, Admission, Authenticated, ConnectDecision, Decided, Decision, ExchangeDecision,
@@ -82,19 +83,29 @@ pub struct Ruling<D> {
     pub source: Source,
     /// What was said.
     pub verdict: Result<D, Undecided>,
+    /// The endpoint of the policy service that said so, for the decision log. A refusal names it itself.
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl<D> Ruling<D> {
+    /// Said by this one, of which there is nothing closer.
+    #[must_use]
+    pub const fn new(source: Source, verdict: Result<D, Undecided>) -> Self {
+        Self { source, verdict, endpoint: None }
+    }
 }
 
 impl<D: Decided> Ruling<D> {
     /// Yes, as it is.
     #[must_use]
     pub fn allow(source: Source) -> Self {
-        Self { source, verdict: Ok(D::allow()) }
+        Self::new(source, Ok(D::allow()))
     }
 
     /// No, like this.
     #[must_use]
     pub fn refuse(source: Source, refusal: Refusal) -> Self {
-        Self { source, verdict: Ok(D::refuse(refusal)) }
+        Self::new(source, Ok(D::refuse(refusal)))
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the decision log is told: one refusal, or one decision of those that are sampled, and by what it came about.
 
+use std::sync::Arc;
+
 use mproxy_codec::types::{PacketType, QoS};
 
 use crate::fault::Fault;
 use crate::peer::{Origin, Peer};
-use crate::policy::{Hook, Refusal, Source, Undecided};
+use crate::policy::{Ground, Hook, Refusal, Undecided};
 
 /// One decision. It borrows everything: whoever keeps it copies what it keeps.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +62,14 @@ pub enum DecisionOutcome<'a> {
     Undecided(&'a Undecided),
     /// The connection ends because of it.
     Ended(&'a Fault),
-    /// It was allowed.
+    /// It was allowed, and is one of those that are [sampled](crate::Meter::samples_allowed).
     Allowed {
-        /// Who allowed it.
-        source: Source,
+        /// What was asked.
+        hook: Hook,
+        /// By what it was allowed.
+        ground: &'a Ground,
+        /// The endpoint of the policy service that allowed it in answer to this very question.
+        endpoint: Option<&'a Arc<str>>,
         /// With changes.
         changed: bool,
     },

@@ -104,6 +104,7 @@ mod reuse;
 mod revocation;
 mod rewrite;
 mod route;
+mod sample;
 mod setting;
 mod state;
 mod step;

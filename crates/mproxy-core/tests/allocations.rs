@@ -57,7 +57,7 @@ impl ForAnHour {
         Answer::Later(Box::pin(async {
             let cache_for = Some(Duration::from_secs(3600));
             let change = PublishChange { cache_for, ..PublishChange::default() };
-            Answer::Now(Ruling { source: Source::Rpc, verdict: Ok(Decision::Allow(Some(Box::new(change)))) })
+            Answer::Now(Ruling::new(Source::Rpc, Ok(Decision::Allow(Some(Box::new(change))))))
         }))
     }
 }

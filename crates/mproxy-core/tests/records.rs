@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
-use mproxy_core::policy::{Admission, Decision, Ground, Hook, OnError, Refusal, ServiceAnswer, Want};
+use mproxy_core::policy::{
+    Admission, Decision, Ground, Hook, OnError, PublishChange, Refusal, ServiceAnswer, Want,
+};
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
 use mproxy_core::{Limits, Side};
 use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
-use mproxy_sim::{QuestionRecord, Recorder, Reply, Stage, Verdict, allow, fail};
+use mproxy_sim::{QuestionRecord, Recorder, Reply, Stage, Verdict, allow, change, fail};
 
 fn rule(effect: RuleEffect, actions: Actions, topic: &str) -> Rule {
     Rule {
@@ -203,4 +205,100 @@ fn a_broker_that_cannot_be_reached_or_refuses_is_recorded_when_that_is_settled()
     stage.client(&wire::connect(Version::V5, "c", &ConnectOptions::default()));
     stage.broker(&wire::connack(Version::V5, false, 0x8A, &[]));
     assert_eq!(recorder.take(), ["refused connection by broker: broker_refused 0x88"]);
+}
+
+/// One client with a grant for `own/#`, whose service is asked about the rest and says yes, with changes to `other`.
+fn sampled(recorder: &Recorder) -> Stage {
+    let receive = rule(RuleEffect::Allow, Actions::NONE.with(Act::Receive), "own/#");
+    let rules = vec![rule(RuleEffect::Allow, Actions::ALL, "own/#"), receive];
+    let grant = Grant::new(rules, RuleEffect::Ask);
+    let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    let answering = Box::new(move |asked: &QuestionRecord| match (asked.hook, &*asked.what) {
+        (Hook::Connect, _) => Reply::Now(verdict.clone()),
+        (Hook::Publish, "other") => {
+            Reply::Now(change(PublishChange { retain: Some(true), ..PublishChange::default() }))
+        }
+        (hook, _) => Reply::Now(allow(hook)),
+    });
+    let meter = Arc::new(recorder.clone());
+    let stage = Setup { grants: true, meter, answering, ..Setup::default() }.stage();
+    stage.script.want(Hook::Deliver, Want::Head);
+    stage.open(Version::V5)
+}
+
+#[test]
+fn what_is_allowed_is_told_at_each_hook_with_by_what_where_all_of_it_is_sampled() {
+    let recorder = Recorder::sampling(1);
+    let mut stage = sampled(&recorder);
+    assert_eq!(recorder.take(), ["changed connection by policy_service http://hook"]);
+    // The second one passes at the fast path, by the answer that stands.
+    for _ in 0..2 {
+        stage.client(&publish(1, 1, "own/x"));
+        stage.broker(&wire::packet(0x40, &[0, 1]));
+    }
+    stage.client(&publish(0, 0, "ask"));
+    stage.client(&publish(0, 0, "other"));
+    stage.broker(&publish(0, 0, "own/y"));
+    stage.client(&wire::subscribe(Version::V5, 1, &[("own/1", 0), ("ask/1", 0), ("own/2", 2)]));
+    assert_eq!(
+        recorder.take(),
+        [
+            "allowed publish own/x by grant Rule(0)",
+            "allowed publish own/x by grant Rule(0)",
+            "allowed publish ask by policy_service http://hook",
+            "changed publish other by policy_service http://hook",
+            "allowed deliver own/y by grant Rule(0)",
+            "allowed filter own/1 by grant Rule(0)",
+            "allowed filter ask/1 by policy_service http://hook",
+            "changed filter own/2 by grant Rule(0)",
+        ]
+    );
+}
+
+#[test]
+fn one_in_so_many_is_told_of_packets_at_the_fast_path_too_and_all_pass_as_they_came() {
+    let recorder = Recorder::sampling(10);
+    let mut stage = sampled(&recorder);
+    let (_, _) = (recorder.take(), stage.at_broker());
+    let run = publish(0, 0, "own/x").repeat(1000);
+    let before = recorder.asked();
+    stage.client(&run);
+    assert_eq!(stage.at_broker(), run);
+    assert_eq!(recorder.asked() - before, 1000);
+    assert_eq!(recorder.take(), vec!["allowed publish own/x by grant Rule(0)"; 100]);
+}
+
+#[test]
+fn an_answer_that_is_used_again_is_told_as_that_with_the_endpoint_that_gave_it() {
+    let recorder = Recorder::sampling(1);
+    let mut stage = Setup { meter: Arc::new(recorder.clone()), ..Setup::default() }.stage().open(Version::V5);
+    let _ = recorder.take();
+    let minute = Some(Duration::from_secs(60));
+    stage.client(&publish(0, 0, "a"));
+    stage.rule(0, change(PublishChange { cache_for: minute, ..PublishChange::default() }));
+    stage.client(&publish(0, 0, "a"));
+    let told = ["allowed publish a by policy_service http://hook", "allowed publish a by cache http://hook"];
+    assert_eq!(recorder.take(), told);
+}
+
+#[test]
+fn nobody_is_asked_whether_to_tell_of_what_is_allowed_where_none_of_it_is_told() {
+    let recorder = Recorder::default();
+    let mut stage = sampled(&recorder);
+    stage.client(&publish(0, 0, "own/x").repeat(1000));
+    stage.client(&publish(0, 0, "ask"));
+    assert_eq!((recorder.asked(), recorder.take()), (0, Vec::new()));
+}
+
+#[test]
+fn what_the_failure_rule_allows_is_told_as_that() {
+    let recorder = Recorder::sampling(1);
+    let on_error = OnErrors { publish: OnError::Allow, ..OnErrors::default() };
+    let meter = Arc::new(recorder.clone());
+    let mut stage = Setup { meter, on_error, ..Setup::default() }.stage().open(Version::V5);
+    let _ = recorder.take();
+    stage.client(&publish(1, 1, "a"));
+    stage.rule(0, fail());
+    assert_eq!(recorder.take(), ["allowed publish a by failed_open"]);
 }

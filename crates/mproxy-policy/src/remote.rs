@@ -354,7 +354,7 @@ impl Remote {
             let mut result = call_service(&endpoints, &*watch, request, deadline).await;
             traced::end(span, &mut result, waited);
             match result {
-                Ok(CallResult::Answered(verdict, by)) => Answer::Now(ruling(answered_by(verdict, by))),
+                Ok(CallResult::Answered(verdict, by)) => Answer::Now(answered_by(verdict, by)),
                 Ok(CallResult::Unusable(unusable)) => Answer::Now(ruling(Err(unusable.into()))),
                 // The service said so in a Hello meanwhile; from the next question on it passes at once.
                 Ok(CallResult::Unwanted) => Answer::Pass(Silence::Abstains),
@@ -529,12 +529,15 @@ pub(crate) fn trim_payload<'a>(question: &PublishQuestion<'a>, wanted: &WantedCa
 }
 
 const fn ruling<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
-    Ruling { source: Source::Rpc, verdict }
+    Ruling::new(Source::Rpc, verdict)
 }
 
 /// The answer, and in each refusal and whatever is wrong with it who gave it.
-fn answered_by<D: Decided>(verdict: Result<D, Undecided>, endpoint: Arc<str>) -> Result<D, Undecided> {
-    let mut decision = verdict.map_err(|undecided| undecided.at(&endpoint))?;
+fn answered_by<D: Decided>(verdict: Result<D, Undecided>, endpoint: Arc<str>) -> Ruling<D> {
+    let mut decision = match verdict {
+        Ok(decision) => decision,
+        Err(undecided) => return ruling(Err(undecided.at(&endpoint))),
+    };
     let mut answer = None;
     decision.for_each_refusal(|refusal| {
         // Made for the first one: what is allowed needs none.
@@ -542,7 +545,7 @@ fn answered_by<D: Decided>(verdict: Result<D, Undecided>, endpoint: Arc<str>) ->
             || Arc::new(ServiceAnswer { endpoint: Arc::clone(&endpoint), at: Instant::now().into_std() });
         refusal.ground = Ground::Service(Arc::clone(answer.get_or_insert_with(made)));
     });
-    Ok(decision)
+    Ruling { source: Source::Rpc, verdict: Ok(decision), endpoint: Some(endpoint) }
 }
 
 /// So long from now. What is further away than the clock reaches is as good as never: 30 years.

@@ -78,7 +78,7 @@ where
             Answer::Now(Ruling::allow(source))
         } else if decisions.iter().all(Option::is_some) {
             let each = decisions.into_iter().flatten().collect();
-            Answer::Now(Ruling { source, verdict: Ok(SubscribeDecision::Each(each)) })
+            Answer::Now(Ruling::new(source, Ok(SubscribeDecision::Each(each))))
         } else {
             // Not a refusal of the rest: somebody after this adviser may allow it, and the chain joins both.
             Answer::Partial(Partial { source, part: decisions })

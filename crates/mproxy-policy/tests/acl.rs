@@ -70,8 +70,7 @@ impl Next {
     fn answer<D: ScriptedDecision>(&self, hook: Hook) -> Answer<D> {
         match self.0(hook) {
             Some(verdict) => {
-                let ruling =
-                    mproxy_core::policy::Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) };
+                let ruling = mproxy_core::policy::Ruling::new(Source::Rpc, D::from_verdict(verdict));
                 Answer::Later(Box::pin(async move { Answer::Now(ruling) }))
             }
             None => Answer::Pass(Silence::Abstains),

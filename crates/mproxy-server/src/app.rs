@@ -8,6 +8,7 @@ mod reload;
 mod signals;
 mod state;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -247,8 +248,10 @@ async fn admin_listener(
 
 fn decision_log(config: &Config) -> DecisionLogConfig {
     let decision_log = &config.decision_log;
+    let one_in = decision_log.allowed_one_in.map(|one_in| u32::try_from(one_in).unwrap_or(u32::MAX));
     DecisionLogConfig {
         memory: decision_log.memory,
+        allowed_one_in: one_in.and_then(NonZeroU32::new),
         file: decision_log.file.clone(),
         file_size: decision_log.file_size as u64,
         files: decision_log.files,

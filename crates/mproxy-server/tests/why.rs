@@ -361,3 +361,86 @@ async fn of_a_client_that_is_not_connected_the_rule_file_alone_is_explained() {
     assert_eq!((code, told["source"].as_str()), (Some(1), Some("default_deny")), "{told}");
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn of_what_is_allowed_a_sample_is_recorded_with_by_what_and_refusals_are_asked_for_as_before() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    let sampled = [
+        ("MPROXY_DECISION_LOG_ALLOWED_ONE_IN", "1"),
+        ("MPROXY_DECISION_LOG", path.to_str().unwrap()),
+        ("MPROXY_DECISION_LOG_MEMORY", "64KiB"),
+    ];
+    let House { proxy, rules, _folder } = house(&broker, &sampled).await;
+    let mut client = proxy.login(Version::V5, "d1").await;
+    publish(&mut client, "secret/x", 0).await;
+    for _ in 0..500 {
+        publish(&mut client, "open/x", 0).await;
+    }
+    client.expect_nothing_but_pingresp().await;
+
+    let told = why(&proxy, &["d1"]).await;
+    let shown = text(&told.stdout);
+    assert!(shown.contains("publish to secret/x") && !shown.contains("open/x"), "{shown}");
+    let told = why(&proxy, &["d1", "--outcome", "allowed", "--limit", "1"]).await;
+    let by = format!("publish to open/x with QoS 0: allowed by rules[1] ({rules}:6)");
+    assert!(text(&told.stdout).contains(&by), "{told:?}");
+    let outcomes = async |query: &str| {
+        let page = refusals(&proxy, query).await;
+        let records = page["refusals"].as_array().unwrap();
+        let count = |outcome: &str| records.iter().filter(|one| one["outcome"] == outcome).count();
+        (count("refused"), count("allowed"))
+    };
+    assert_eq!(outcomes("?limit=1000").await, (1, 0), "a sample drives no refusal out");
+    let (refused, allowed) = outcomes("?outcome=any&limit=1000").await;
+    assert!(refused == 1 && (10..100).contains(&allowed), "{allowed}");
+    assert_eq!(
+        proxy.metric("mproxy_decision_records_total{outcome=\"allowed\"}").await,
+        501.0,
+        "with the CONNECT"
+    );
+    proxy.stop().await;
+    let written = lines(&path);
+    written.iter().for_each(fits_schema);
+    assert_eq!(written.len(), 502);
+}
+
+#[tokio::test]
+async fn what_a_hook_service_allows_is_recorded_with_its_endpoint_and_its_age() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let judge = Running::start(Service {
+        publish: Box::new(|asked| {
+            let cache_for = Duration::from_secs(60).try_into().ok();
+            match asked.get_ref().topic.as_str() {
+                "kept" => Play::answer(PublishAllow { cache_for, ..PublishAllow::default() }),
+                _ => Play::answer(PublishAllow { retain: Some(true), ..PublishAllow::default() }),
+            }
+        }),
+        ..Service::default()
+    })
+    .await;
+    let proxy = Proxy::asking(&judge, broker.addr(), &[("MPROXY_DECISION_LOG_ALLOWED_ONE_IN", "1")]).await;
+    let mut client = proxy.login(Version::V5, "d1").await;
+    for topic in ["kept", "kept", "changed"] {
+        publish(&mut client, topic, 1).await;
+        client.packet().await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let page = refusals(&proxy, "?client_id=d1&outcome=allowed").await;
+    let [changed, cached, asked, connect] = page["refusals"].as_array().unwrap().as_slice() else {
+        panic!("{page}")
+    };
+    let is = |record: &Value, outcome: &str, hook: &str, source: &str| {
+        let told = [&record["outcome"], &record["hook"], &record["source"], &record["endpoint"]];
+        assert_eq!(told, [outcome, hook, source, judge.url.as_str()], "{record}");
+        record["age_ms"].as_u64().unwrap()
+    };
+    assert_eq!(is(connect, "allowed", "connect", "policy_service"), 0);
+    assert_eq!(is(asked, "allowed", "publish", "policy_service"), 0);
+    assert_eq!(is(changed, "changed", "publish", "policy_service"), 0);
+    assert!(is(cached, "allowed", "publish", "cache") >= 30, "{cached}");
+    let (code, told) = explain(&proxy, &["d1", "publish", "kept", "--qos", "1"]).await;
+    assert_eq!((code, &told["endpoint"]), (Some(0), &judge.url.as_str().into()), "{told}");
+    proxy.stop().await;
+}

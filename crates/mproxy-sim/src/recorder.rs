@@ -1,6 +1,7 @@
 //! A meter that writes down what the decision log is told, a line for each record.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mproxy_codec::types::PacketType;
@@ -11,13 +12,30 @@ use mproxy_core::{Peer, Side};
 
 /// Writes records down. Clones share the lines.
 #[derive(Clone, Default)]
-pub struct Recorder(Arc<Mutex<Vec<String>>>);
+pub struct Recorder {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Of what is allowed, one in so many is picked; 0: none.
+    one_in: u32,
+    asked: Arc<AtomicU32>,
+}
 
 impl Recorder {
+    /// One that picks one in so many of what is allowed, beginning with the first.
+    #[must_use]
+    pub fn sampling(one_in: u32) -> Self {
+        Self { one_in, ..Self::default() }
+    }
+
+    /// How often it was asked whether to pick something.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// What has been written since the last time, in lines such as `refused publish a/b by grant rule 2: reject 0x87`.
     #[must_use]
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("no test panicked here"))
+        std::mem::take(&mut self.lines.lock().expect("no test panicked here"))
     }
 }
 
@@ -59,14 +77,25 @@ fn line(decision: &DecisionRecord<'_>) -> String {
             let by = fault.refused_by().unwrap_or("nobody");
             write!(line, " by {by}: {} {:#04x}", fault.label(), fault.reason().0)
         }
-        DecisionOutcome::Allowed { source, .. } => write!(line, " by {}", source.name()),
+        DecisionOutcome::Allowed { ground: by, endpoint, .. } => {
+            let endpoint = endpoint.map_or_else(String::new, |endpoint| format!(" {endpoint}"));
+            write!(line, " by {}{endpoint}", ground(by))
+        }
     };
     line
 }
 
 impl Meter for Recorder {
     fn record(&self, decision: &DecisionRecord<'_>) {
-        self.0.lock().expect("no test panicked here").push(line(decision));
+        self.lines.lock().expect("no test panicked here").push(line(decision));
+    }
+
+    fn samples_allowed(&self) -> bool {
+        self.one_in > 0
+    }
+
+    fn picks_allowed(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.one_in)
     }
 
     fn packets(&self, _: Side, _: PacketType, _: u64, _: u64) {}

@@ -13,8 +13,9 @@ use mproxy_core::Peer;
 use mproxy_core::grant::GrantAnswer;
 use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Decision, ExchangeDecision, ExchangeQuestion,
-    FilterChange, Ground, Hook, Partial, Payload, Pending, PublishDecision, PublishQuestion, Refusal,
-    RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
+    FilterChange, Foreseen, ForeseenDecision, Ground, Hook, Partial, Payload, Pending, PublishDecision,
+    PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion,
+    Supposed, Undecided, Want,
 };
 use mproxy_core::rule::{Act, Message, Who};
 use mproxy_core::session::{Answered, OpenQuestion};
@@ -120,9 +121,7 @@ impl OpenVerdict {
         let said = self.clone();
         Box::pin(poll_fn(move |_| match said.0.lock().expect("no test panicked here").take() {
             None => Poll::Pending,
-            Some(verdict) => {
-                Poll::Ready(Answer::Now(Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) }))
-            }
+            Some(verdict) => Poll::Ready(Answer::Now(served(D::from_verdict(verdict)))),
         }))
     }
 
@@ -140,6 +139,14 @@ impl OpenVerdict {
         }
     }
 }
+
+/// The ruling of a service at [`ENDPOINT`].
+fn served<D>(verdict: Result<D, Undecided>) -> Ruling<D> {
+    Ruling { endpoint: Some(ENDPOINT.into()), ..Ruling::new(Source::Rpc, verdict) }
+}
+
+/// Where the service would be that a [`Script`] plays.
+pub const ENDPOINT: &str = "http://hook";
 
 /// A decider that is told how to answer.
 pub struct Script {
@@ -192,12 +199,8 @@ impl Script {
         let reply = (self.answering.lock().expect("no test panicked here"))(&asked);
         self.asked.lock().expect("no test panicked here").push(asked);
         match reply {
-            Reply::Now(verdict) => {
-                Answer::Now(Ruling { source: Source::Rpc, verdict: D::from_verdict(verdict) })
-            }
-            Reply::Stands(verdict) => {
-                Answer::Now(Ruling { source: Source::Acl, verdict: D::from_verdict(verdict) })
-            }
+            Reply::Now(verdict) => Answer::Now(served(D::from_verdict(verdict))),
+            Reply::Stands(verdict) => Answer::Now(Ruling::new(Source::Acl, D::from_verdict(verdict))),
             Reply::Later => {
                 let open = OpenVerdict::default();
                 let answer = open.answer();
@@ -236,6 +239,10 @@ impl Decider for Script {
 
     fn gives(&self, _source: Source) -> bool {
         true
+    }
+
+    fn explain(&self, _supposed: &Supposed<'_>) -> Foreseen {
+        Foreseen::Asks(None)
     }
 
     fn edition(&self) -> u64 {
@@ -298,6 +305,25 @@ impl Decider for Granted {
             Some(grant) if grant.receives() => Self::message(Act::Receive, question),
             Some(_) | None => Answer::Pass(Silence::Abstains),
         }
+    }
+
+    fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
+        let passes = Foreseen::Passes(Silence::Abstains, Ground::Unsaid);
+        let Some(grant) = &supposed.peer.grant else { return passes };
+        let who = Who::from(&**supposed.peer);
+        let (answer, part) = match supposed.act {
+            Act::Subscribe => grant.judge_filter(who, supposed.name),
+            act => {
+                let (answer, part) = grant.judge_message(act, who, supposed.message());
+                (answer.map(|()| supposed.qos), part)
+            }
+        };
+        let verdict = match answer {
+            GrantAnswer::Ask => return passes,
+            GrantAnswer::Allow(qos) => Ok(qos),
+            GrantAnswer::Refuse(reason) => Err(reason),
+        };
+        Foreseen::Decides(ForeseenDecision { verdict, ground: Ground::Grant(Arc::clone(grant), part) })
     }
 
     fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {

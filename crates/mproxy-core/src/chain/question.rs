@@ -180,11 +180,14 @@ impl Question for SubscribeQuestion<'_> {
         };
         let join = |decided, verdict: Result<_, Undecided>| Ok(SubscribeDecision::join(decided, verdict));
         match rest {
-            Ok(ruled) => ruled
-                .map(move |Ruling { source, verdict }| Ruling { source, verdict: join(decided, verdict) }),
+            Ok(ruled) => ruled.map(move |Ruling { source, verdict, endpoint }| Ruling {
+                source,
+                verdict: join(decided, verdict),
+                endpoint,
+            }),
             Err(silence) => {
                 let rest = resolve_silence(Hook::Subscribe, self.peer, silence);
-                Ruled::Now(Ruling { source, verdict: join(decided, rest.verdict) })
+                Ruled::Now(Ruling::new(source, join(decided, rest.verdict)))
             }
         }
     }

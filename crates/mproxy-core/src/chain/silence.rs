@@ -18,7 +18,7 @@ use crate::policy::{Decided, Failure, FailureKind, Ground, Hook, Refusal, Ruling
 pub fn resolve_silence<D: Decided>(hook: Hook, peer: &Peer, silence: Silence) -> Ruling<D> {
     if hook == Hook::Exchange {
         let failure = Failure::new(FailureKind::Unavailable, "nobody answers it");
-        return Ruling { source: Source::Unknown, verdict: Err(failure.into()) };
+        return Ruling::new(Source::Unknown, Err(failure.into()));
     }
     // Before silence: whoever gave the grant said "ask", which is more than nothing (ADR 0017).
     if let Some(ruling) = peer.grant.as_ref().and_then(|grant| unanswered(grant, hook)) {
@@ -50,5 +50,5 @@ fn unanswered<D: Decided>(grant: &Arc<Grant>, hook: Hook) -> Option<Ruling<D>> {
             Ok(D::refuse(Refusal::default().by(ground)))
         }
     };
-    Some(Ruling { source: Source::Grant, verdict })
+    Some(Ruling::new(Source::Grant, verdict))
 }

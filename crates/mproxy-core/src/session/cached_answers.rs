@@ -4,6 +4,7 @@
 //! An answer is kept for one hook, topic (or filter), QoS and RETAIN. It goes when its time has passed, when there are too
 //! many, and with all others when the rules or the client's grant change, or the service says so.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use mproxy_codec::packet::publish_flags;
@@ -14,7 +15,7 @@ use crate::policy::{Decision, FilterChange, PublishDecision, Refusal, ServiceAns
 /// Bytes of answers that are kept of one direction: those about some hundred topics. Where there are more, the oldest go.
 pub(super) const MOST: usize = 16 << 10;
 
-/// What stands behind a refusal that is kept: which answer it was.
+/// What stands behind one that is kept: which answer it was.
 const ANSWER: usize = size_of::<ServiceAnswer>() + 2 * size_of::<usize>();
 
 /// The answers of one direction.
@@ -34,6 +35,8 @@ pub(super) struct CachedAnswer {
     pub(super) name: Box<str>,
     pub(super) until: Instant,
     pub(super) verdict: CachedVerdict,
+    /// Which answer it was, where it allowed. A refusal names it itself.
+    pub(super) answer: Option<Arc<ServiceAnswer>>,
 }
 
 /// What was answered.
@@ -64,10 +67,16 @@ impl CachedAnswers {
         self.answers.iter().find(same).map(|one| &one.verdict)
     }
 
-    /// The same, where it may still be used.
-    pub(super) fn find_until(&self, about: u8, name: &[u8], now: Instant) -> Option<&CachedVerdict> {
+    /// All that is known about this, where it may still be used.
+    pub(super) fn find_until(&self, about: u8, name: &[u8], now: Instant) -> Option<&CachedAnswer> {
         let same = |one: &&CachedAnswer| one.about == about && one.name.as_bytes() == name && one.until > now;
-        self.answers.iter().find(same).map(|one| &one.verdict)
+        self.answers.iter().find(same)
+    }
+
+    /// Which answer allowed this.
+    pub(super) fn allowed_by(&self, about: u8, name: &[u8]) -> Option<&Arc<ServiceAnswer>> {
+        let same = |one: &&CachedAnswer| one.about == about && one.name.as_bytes() == name;
+        self.answers.iter().find(same)?.answer.as_ref()
     }
 
     /// Forgets what has had its time.
@@ -126,7 +135,8 @@ impl CachedAnswer {
                 refusal(one)
             }
         };
-        size_of::<Self>() + self.name.len() + heap
+        let answer = if self.answer.is_some() { ANSWER } else { 0 };
+        size_of::<Self>() + self.name.len() + heap + answer
     }
 }
 

@@ -20,6 +20,7 @@ use super::effect::Effect;
 use super::link::Link;
 use super::question::OpenQuestion;
 use super::resolve::{Resolution, resolve_exchange};
+use super::sample::AllowedDecision;
 use super::setting::OnAuth;
 use super::step::{Passage, Step};
 use crate::chain::Ruled;
@@ -30,6 +31,7 @@ use crate::policy::{
     Authenticated, ExchangeDecision, ExchangeQuestion, ExchangeStep, Failure, FailureKind, Hook, Ruling,
     Source, Unusable, Want,
 };
+use crate::record::DecisionSubject;
 
 /// Questions of one exchange, at most: Kerberos takes three, SCRAM two.
 const STEPS: u32 = 8;
@@ -148,19 +150,30 @@ impl Link {
         &mut self,
         cx: &mut Context,
         seq: u32,
-        ruling: Ruling<ExchangeDecision>,
+        mut ruling: Ruling<ExchangeDecision>,
     ) -> Result<Option<ExchangeSuccess>, Fault> {
         let waits = |exchange: &OpenExchange| matches!(exchange.turn, ExchangeTurn::Adviser(_));
         let asked = self.method().filter(|method| method.asked == seq);
         if !asked.and_then(|method| method.exchange.as_deref()).is_some_and(waits) {
             return Ok(None);
         }
-        let source = ruling.source;
+        let (source, endpoint) = (ruling.source, ruling.endpoint.take());
         match resolve_exchange(&cx.setting, &self.peer, ruling) {
-            Resolution::Allow(step) | Resolution::AllowChanged(step) => match step {
-                ExchangeStep::Continue { data } => self.continue_exchange(cx, data.as_deref()).map(|()| None),
-                ExchangeStep::Success(with) => self.succeed_exchange(cx, source, *with),
-            },
+            Resolution::Allow(step) | Resolution::AllowChanged(step) => {
+                self.sample(cx, || AllowedDecision {
+                    hook: Hook::Exchange,
+                    subject: DecisionSubject::Packet(PacketType::Auth),
+                    source,
+                    endpoint: endpoint.as_ref(),
+                    changed: false,
+                });
+                match step {
+                    ExchangeStep::Continue { data } => {
+                        self.continue_exchange(cx, data.as_deref()).map(|()| None)
+                    }
+                    ExchangeStep::Success(with) => self.succeed_exchange(cx, source, *with),
+                }
+            }
             Resolution::Refuse(refusal) => {
                 Err(Fault::Refused { hook: Hook::Exchange, refusal: Box::new(refusal) })
             }

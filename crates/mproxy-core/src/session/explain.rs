@@ -75,7 +75,8 @@ impl Link {
             Act::Publish | Act::Will => (Side::Client, about_publish(supposed.qos, supposed.retain)),
         };
         let answers = self.direction(side).cache.as_deref()?.answers_of(cx.setting.advisers.edition())?;
-        let verdict = match answers.find_until(about, supposed.name.as_bytes(), now)? {
+        let known = answers.find_until(about, supposed.name.as_bytes(), now)?;
+        let verdict = match &known.verdict {
             CachedVerdict::Publish(Decision::Allow(_)) => Ok(supposed.qos),
             CachedVerdict::Filter(Decision::Allow(change)) => {
                 Ok(change.max_qos.map_or(supposed.qos, |most| most.min(supposed.qos)))
@@ -84,7 +85,10 @@ impl Link {
             | CachedVerdict::Filter(Decision::Refuse(refusal)) => Err(refusal),
         };
         Some(match verdict {
-            Ok(qos) => Explanation::decided(Ok(qos), Ground::Source(Source::Cache)),
+            Ok(qos) => {
+                let ground = known.answer.clone().map_or(Ground::Source(Source::Cache), Ground::Cache);
+                Explanation::decided(Ok(qos), ground)
+            }
             Err(refusal) => Explanation::decided(Err(refusal.reason), refusal.ground.clone().cached()),
         })
     }

@@ -14,12 +14,17 @@ use super::context::Context;
 use super::leftovers::CleanupStage;
 use super::link::Link;
 use super::publish::hook;
+use super::sample::AllowedDecision;
 use super::step::Passage;
 use super::tally::PacketTally;
 use crate::event::Kind;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{Source, Want};
+use crate::record::DecisionSubject;
+
+/// The flag of a PUBLISH that is retained, in its first byte.
+const RETAIN: u8 = 1;
 
 /// What passes at a path, settled once for all that one read brought.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ pub(super) struct FastPath {
     publishes: Publishes,
     /// Bytes of the largest packet that is not too large.
     most: usize,
+    /// Some of what is allowed is told to the decision log.
+    samples: bool,
 }
 
 /// Which publishes pass.
@@ -40,6 +47,16 @@ enum Publishes {
     Sound,
     /// Those that are whole.
     Whole,
+}
+
+/// A PUBLISH that passed because an answer stands.
+fn passed_decision<'a>(from: Side, seen: &Peek<'_>, topic: &'a [u8], source: Source) -> AllowedDecision<'a> {
+    let hook = hook(from);
+    let retain = seen.bytes.first().is_some_and(|first| first & RETAIN != 0);
+    // The same bytes as those of a topic that was read before.
+    let topic = std::str::from_utf8(topic).unwrap_or_default();
+    let subject = DecisionSubject::Message { hook, topic, qos: seen.qos(), retain };
+    AllowedDecision { hook, subject, source, endpoint: None, changed: false }
 }
 
 /// What has passed.
@@ -98,7 +115,7 @@ impl Link {
             Side::Client => cx.setting.limits.max_packet_size.min(self.terms.granted_packet) as usize,
             Side::Broker => usize::MAX,
         };
-        FastPath { publishes, most }
+        FastPath { publishes, most, samples: cx.setting.meter.samples_allowed() }
     }
 
     /// Lets the packets from the start of `data` on pass that need no closer look.
@@ -188,9 +205,12 @@ impl Link {
                 path.publishes = if self.takes(cx, from) { publishes } else { Publishes::None };
             }
         }
-        if source.is_some() {
-            decided.source = source;
+        if let Some(source) = source {
+            decided.source = Some(source);
             decided.count += 1;
+            if path.samples {
+                self.sample(cx, || passed_decision(from, seen, publish.topic, source));
+            }
         }
         true
     }

@@ -1,5 +1,6 @@
 //! An answer of the policy service has come that may be used again: it is kept.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mproxy_codec::packet::FilterRequest;
@@ -11,7 +12,9 @@ use super::lane::{Slot, WaitingPacket};
 use super::link::Link;
 use crate::budget::shared_room;
 use crate::peer::Side;
-use crate::policy::{Action, Decision, FilterChange, PublishDecision, Refusal, Ruling, SubscribeDecision};
+use crate::policy::{
+    Action, Decision, FilterChange, PublishDecision, Refusal, Ruling, ServiceAnswer, SubscribeDecision,
+};
 
 /// The part of what a connection may hold that they may take: one in so many.
 const PART: usize = 16;
@@ -37,6 +40,10 @@ fn take_time(decision: &mut PublishDecision) -> Option<Duration> {
 
 fn take_refusal_time(refusal: &mut Refusal) -> Option<Duration> {
     refusal.cache_for.take().filter(|_| refusal.action != Action::Disconnect)
+}
+
+fn service_answer(endpoint: &Arc<str>, at: Instant) -> Arc<ServiceAnswer> {
+    Arc::new(ServiceAnswer { endpoint: Arc::clone(endpoint), at })
 }
 
 fn take_filter_time(decision: &mut Decision<FilterChange>) -> Option<Duration> {
@@ -73,8 +80,10 @@ impl Link {
             return;
         }
         let (about, name) = (about_publish(head.qos, head.retain), topic.into());
+        let answer = ruling.endpoint.as_ref().filter(|_| matches!(decision, Decision::Allow(_)));
+        let answer = answer.map(|endpoint| service_answer(endpoint, now));
         let verdict = CachedVerdict::Publish(decision.clone());
-        self.learn(cx, from, edition, CachedAnswer { about, name, until, verdict });
+        self.learn(cx, from, edition, CachedAnswer { about, name, until, verdict, answer });
     }
 
     /// The same for a SUBSCRIBE, filter by filter.
@@ -111,11 +120,14 @@ impl Link {
         if requests.len() != each.len() || self.check_filters(&subscribe, &requests, each.clone()).is_err() {
             return;
         }
+        // One for all of them.
+        let answer = ruling.endpoint.as_ref().map(|endpoint| service_answer(endpoint, now));
         for ((request, decision), time) in requests.iter().zip(each.iter()).zip(times) {
             let Some(until) = time.and_then(|time| now.checked_add(time)) else { continue };
             let (about, name) = (about_filter(request.qos), request.filter.as_str().into());
             let verdict = CachedVerdict::Filter(decision.clone());
-            self.learn(cx, Side::Client, edition, CachedAnswer { about, name, until, verdict });
+            let answer = answer.clone().filter(|_| matches!(decision, Decision::Allow(_)));
+            self.learn(cx, Side::Client, edition, CachedAnswer { about, name, until, verdict, answer });
         }
     }
 

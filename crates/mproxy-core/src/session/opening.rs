@@ -28,7 +28,8 @@ use super::foreign::out_of_place;
 use super::introduce::parse_connect;
 use super::link::Link;
 use super::question::OpenQuestion;
-use super::resolve::{CarriedOut, Resolution, resolve};
+use super::resolve::{CarriedOut, Resolution, Resolved, resolve};
+use super::sample::AllowedDecision;
 use super::setting::Setting;
 use super::step::{Passage, Step};
 use super::timer::Deadline;
@@ -42,6 +43,7 @@ use crate::policy::{
     About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Refusal, Ruling,
     Source, Want,
 };
+use crate::record::DecisionSubject;
 use crate::rule::{Act, Message, Who};
 
 /// A client that waits for its CONNACK.
@@ -190,10 +192,11 @@ impl Opening {
             return Ok(());
         }
         resolved.count(&cx.setting, Hook::Connect);
-        let source = resolved.source;
+        let changed = resolved.is_changed().unwrap_or_default();
+        let Resolved { source, endpoint, what } = resolved;
         let (connect, admission) = match obeyed.dismissal.take() {
             Some(fault) => return Err(fault),
-            None => resolved.what.form().map_err(|refused| refused.fault(Hook::Connect))?,
+            None => what.form().map_err(|refused| refused.fault(Hook::Connect))?,
         };
         let answers_auth = self.link.answers_auth();
         // Only an exchange comes back to it.
@@ -201,6 +204,13 @@ impl Opening {
         if let Some(admission) = admission {
             self.apply_admission(&connect, *admission, if obeyed.replaced { Source::Rpc } else { source })?;
         }
+        self.link.sample(cx, || AllowedDecision {
+            hook: Hook::Connect,
+            subject: DecisionSubject::Connection { will: None },
+            source,
+            endpoint: endpoint.as_ref(),
+            changed,
+        });
         self.link.revoked |= obeyed.replaced;
         if obeyed.renews {
             self.link.rare().renews_at_once = true;

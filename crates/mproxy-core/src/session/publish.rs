@@ -22,6 +22,7 @@ use super::holding::Holder;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
+use super::sample::AllowedDecision;
 use super::step::Step;
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::Ruled;
@@ -33,6 +34,7 @@ use crate::peer::Side;
 use crate::policy::{
     Decided as _, Decision, Hook, Payload, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
+use crate::record::DecisionSubject;
 use crate::rule::BYTES;
 
 /// A PUBLISH whose head is here.
@@ -142,7 +144,7 @@ impl Link {
             Err(Room::Yes | Room::Wait) => return Ok(Step::Wait),
         };
         let (state, charge) = match known {
-            Some(known) => (reuse(cx, from, known), 0),
+            Some(known) => (self.reuse(cx, &publish, known), 0),
             None => self.decide_publish(cx, &publish, want, payload, asked),
         };
         if let (Side::Client, Some(id)) = (from, publish.head.packet_id) {
@@ -258,9 +260,10 @@ impl Link {
                 charge = asked as u32;
                 SlotState::Hold(edition)
             }
-            Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)) }) => {
+            Ruled::Now(Ruling { source, verdict: Ok(Decision::Allow(None)), endpoint }) => {
                 if want != Want::Nothing {
                     cx.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
+                    self.sample_publish(cx, from, &publish.head, topic, (source, endpoint.as_ref(), false));
                     // Keyed by the bytes of the topic, which one with an alias may not have.
                     if source.stands() && publish.head.alias.is_none() {
                         self.remember(from, edition, publish.header, topic, source);
@@ -275,6 +278,48 @@ impl Link {
             self.charge_work(cx, hook(from), 1, topic.len());
         }
         (state, charge)
+    }
+
+    /// What follows from an answer that was given before.
+    fn reuse(
+        &self,
+        cx: &Context,
+        publish: &IncomingPublish<'_>,
+        known: PublishDecision,
+    ) -> SlotState<PublishDecision> {
+        match known {
+            Decision::Allow(None) => {
+                let source = Source::Cache;
+                cx.setting.meter.decisions(hook(publish.from), source, Outcome::Allowed, 1);
+                let topic = publish.topic();
+                self.sample_publish(cx, publish.from, &publish.head, topic, (source, None, false));
+                SlotState::Go
+            }
+            mut known => {
+                known.for_each_refusal(|refusal| {
+                    refusal.ground = std::mem::take(&mut refusal.ground).cached()
+                });
+                SlotState::Ruled(Box::new(Ruling::new(Source::Cache, Ok(known))))
+            }
+        }
+    }
+
+    /// Tells the decision log of a PUBLISH that was allowed by this source and endpoint, with changes or as it is, if it is
+    /// one of those that are sampled.
+    #[inline]
+    fn sample_publish(
+        &self,
+        cx: &Context,
+        from: Side,
+        head: &PublishHead<'_>,
+        topic: &str,
+        (source, endpoint, changed): (Source, Option<&Arc<str>>, bool),
+    ) {
+        self.sample(cx, || {
+            let (hook, topic) = (hook(from), self.policy_topic(from, topic).unwrap_or(topic));
+            let subject = DecisionSubject::Message { hook, topic, qos: head.qos, retain: head.retain };
+            AllowedDecision { hook, subject, source, endpoint, changed }
+        });
     }
 
     /// Keeps the books on a PUBLISH that goes through as it came.
@@ -449,20 +494,6 @@ impl Link {
             || self.terms.mapped
             || self.explains_deliveries()
             || self.want(cx, Side::Broker) != Want::Nothing
-    }
-}
-
-/// What follows from an answer that was given before.
-fn reuse(cx: &Context, from: Side, known: PublishDecision) -> SlotState<PublishDecision> {
-    match known {
-        Decision::Allow(None) => {
-            cx.setting.meter.decisions(hook(from), Source::Cache, Outcome::Allowed, 1);
-            SlotState::Go
-        }
-        mut known => {
-            known.for_each_refusal(|refusal| refusal.ground = std::mem::take(&mut refusal.ground).cached());
-            SlotState::Ruled(Box::new(Ruling { source: Source::Cache, verdict: Ok(known) }))
-        }
     }
 }
 

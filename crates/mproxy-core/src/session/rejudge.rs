@@ -151,7 +151,7 @@ fn judged(
 ) -> SlotState<PublishDecision> {
     match (&ruling, before) {
         (Ruling { verdict: Ok(Decision::Allow(None)), .. }, SlotState::Go) => SlotState::Go,
-        (Ruling { source: Source::Unasked, verdict: Ok(Decision::Allow(None)) }, _) => SlotState::Go,
+        (Ruling { source: Source::Unasked, verdict: Ok(Decision::Allow(None)), .. }, _) => SlotState::Go,
         _ => SlotState::Ruled(Box::new(ruling)),
     }
 }

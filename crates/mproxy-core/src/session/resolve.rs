@@ -1,6 +1,8 @@
 //! What a ruling comes to, for CONNECT, PUBLISH, SUBSCRIBE, delivery and renewal: the one room where verdicts, failed
 //! answers and changes that cannot be carried out are told apart. The failure rule is looked at here and nowhere else.
 
+use std::sync::Arc;
+
 use mproxy_codec::reason::ReasonCode;
 
 use super::Setting;
@@ -30,6 +32,8 @@ pub(super) enum Resolution<T> {
 #[derive(Debug)]
 pub(super) struct Resolved<T> {
     pub(super) source: Source,
+    /// The endpoint of the policy service whose answer it is.
+    pub(super) endpoint: Option<Arc<str>>,
     pub(super) what: Resolution<T>,
 }
 
@@ -73,32 +77,34 @@ pub(super) fn resolve<C, T>(
     ruling: Ruling<Decision<Option<C>>>,
     mut carry_out: impl FnMut(Option<C>) -> Result<CarriedOut<T>, Unfit>,
 ) -> Resolved<T> {
-    let Ruling { source, verdict } = ruling;
-    let (source, formed) = match verdict {
-        Ok(Decision::Allow(change)) => (source, carry_out(change)),
+    let Ruling { source, verdict, endpoint } = ruling;
+    let (source, endpoint, formed) = match verdict {
+        Ok(Decision::Allow(change)) => (source, endpoint, carry_out(change)),
         Ok(Decision::Refuse(mut refusal)) => {
             refusal.ground = refusal.ground.or_source(source);
-            (source, Err(Unfit::Refused(refusal)))
+            (source, endpoint, Err(Unfit::Refused(refusal)))
         }
         Err(undecided) => match apply_failure_rule(setting, peer, hook, undecided) {
             // As it came, but under the prefix and aliases that hold: the failure rule lifts a decision, not the mapping.
-            Ok(()) => (Source::FailedOpen, carry_out(None)),
+            Ok(()) => (Source::FailedOpen, None, carry_out(None)),
             Err(undecided) => {
-                return Resolved { source: undecided.source(), what: Resolution::Undecided(undecided) };
+                let source = undecided.source();
+                return Resolved { source, endpoint: None, what: Resolution::Undecided(undecided) };
             }
         },
     };
-    match formed {
-        Ok(CarriedOut::Plain(form)) => Resolved { source, what: Resolution::Allow(form) },
-        Ok(CarriedOut::Changed(form)) => Resolved { source, what: Resolution::AllowChanged(form) },
-        Err(Unfit::Refused(refusal)) => Resolved { source, what: Resolution::Refuse(refusal) },
-        Err(Unfit::Denied(refusal)) => Resolved { source: Source::Grant, what: Resolution::Refuse(refusal) },
+    let (source, what) = match formed {
+        Ok(CarriedOut::Plain(form)) => (source, Resolution::Allow(form)),
+        Ok(CarriedOut::Changed(form)) => (source, Resolution::AllowChanged(form)),
+        Err(Unfit::Refused(refusal)) => (source, Resolution::Refuse(refusal)),
+        Err(Unfit::Denied(refusal)) => (Source::Grant, Resolution::Refuse(refusal)),
         Err(Unfit::Unusable(unusable)) => {
             let undecided = Undecided::Unusable(unusable);
             count_undecided(setting, peer, hook, &undecided);
-            Resolved { source: Source::Unusable, what: Resolution::Undecided(undecided) }
+            (Source::Unusable, Resolution::Undecided(undecided))
         }
-    }
+    };
+    Resolved { source, endpoint, what }
 }
 
 /// The same for a SUBSCRIBE, whose form is a decision for each of its filters.
@@ -109,7 +115,7 @@ pub(super) fn resolve_subscribe(
     ruling: Ruling<SubscribeDecision>,
     check: impl Fn(Vec<Decision<FilterChange>>) -> Result<Vec<Decision<FilterChange>>, Unfit>,
 ) -> Resolved<Vec<Decision<FilterChange>>> {
-    let Ruling { source, verdict } = ruling;
+    let Ruling { source, verdict, endpoint } = ruling;
     let verdict = verdict.and_then(|decision| {
         Ok(match decision {
             SubscribeDecision::All(Decision::Allow(())) => Decision::Allow(None),
@@ -125,7 +131,7 @@ pub(super) fn resolve_subscribe(
             }
         })
     });
-    resolve(setting, peer, Hook::Subscribe, Ruling { source, verdict }, |each| match each {
+    resolve(setting, peer, Hook::Subscribe, Ruling { source, verdict, endpoint }, |each| match each {
         None => Ok(CarriedOut::Plain(vec![Decision::Allow(FilterChange::default()); filters])),
         Some(each) => check(each).map(CarriedOut::Changed),
     })
@@ -221,6 +227,15 @@ fn count_undecided(setting: &Setting, peer: &Peer, hook: Hook, undecided: &Undec
 }
 
 impl<T> Resolved<T> {
+    /// It goes on: whether with changes. `None`: it does not.
+    pub(super) const fn is_changed(&self) -> Option<bool> {
+        match self.what {
+            Resolution::Allow(_) => Some(false),
+            Resolution::AllowChanged(_) => Some(true),
+            Resolution::Refuse(_) | Resolution::Undecided(_) => None,
+        }
+    }
+
     /// Tells the meter of one decision.
     pub(super) fn count(&self, setting: &Setting, hook: Hook) {
         let outcome = match self.what {

@@ -61,6 +61,6 @@ impl Link {
             CachedVerdict::Publish(_) => None,
         };
         let each = subscribe.filters().map(known).collect::<Option<Vec<_>>>()?;
-        Some(Ruling { source: Source::Cache, verdict: Ok(SubscribeDecision::Each(each)) })
+        Some(Ruling::new(Source::Cache, Ok(SubscribeDecision::Each(each))))
     }
 }

@@ -29,7 +29,7 @@ impl Link {
     /// What becomes of a delivery that nothing explains.
     pub(super) fn revoked_ruling(&self) -> Ruling<PublishDecision> {
         let refusal = Refusal::new(ReasonCode::NOT_AUTHORIZED).by(self.grant_ground(GrantGround::Revoked));
-        Ruling { source: Source::Grant, verdict: Ok(Decision::Refuse(refusal)) }
+        Ruling::new(Source::Grant, Ok(Decision::Refuse(refusal)))
     }
 
     /// Ends the subscriptions that are not allowed any more, and gives their number. From now on deliveries are judged,

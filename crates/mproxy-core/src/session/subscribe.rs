@@ -19,6 +19,7 @@ use super::link::Link;
 use super::question::OpenQuestion;
 use super::reply::suback_code;
 use super::resolve::{Rejection, resolve_subscribe};
+use super::sample::AllowedDecision;
 use super::step::{Step, Stop};
 use super::subscriptions::Subscribing;
 use crate::budget::{FILTER, QUESTION, Room, WAITING};
@@ -176,19 +177,19 @@ impl Link {
         requests: &[FilterRequest<'_>],
         state: SlotState<SubscribeDecision>,
     ) -> Vec<FilterDecision> {
-        let (source, formed) = match state {
+        let (source, endpoint, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
             SlotState::Hold(_) | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
-                (Source::Unknown, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED, Ground::Unsaid)))
+                (Source::Unknown, None, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED, Ground::Unsaid)))
             }
             SlotState::Go => {
-                (Source::Grant, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
+                (Source::Grant, None, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
             }
             SlotState::Ruled(ruling) => {
                 let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
                     Ok(self.check_filters(subscribe, requests, each)?)
                 });
-                (resolved.source, resolved.what.form())
+                (resolved.source, resolved.endpoint, resolved.what.form())
             }
         };
         let mut decided = match formed {
@@ -198,7 +199,7 @@ impl Link {
                 vec![Decision::Refuse(undecided.refusal()); requests.len()]
             }
         };
-        for one in &mut decided {
+        for (request, one) in requests.iter().zip(&mut decided) {
             if let Some(refusal) = one.refusal_mut() {
                 refusal.ground = std::mem::take(&mut refusal.ground).or_source(source);
             }
@@ -207,7 +208,16 @@ impl Link {
                 Decision::Allow(_) => Outcome::Changed,
                 Decision::Refuse(_) => Outcome::Refused,
             };
-            cx.setting.meter.decisions(Hook::Subscribe, source, outcome, 1);
+            let hook = Hook::Subscribe;
+            cx.setting.meter.decisions(hook, source, outcome, 1);
+            if outcome != Outcome::Refused {
+                self.sample(cx, || {
+                    let (filter, qos) = (request.filter.as_str(), request.qos);
+                    let subject = DecisionSubject::Filter { filter, qos, more: 0 };
+                    let changed = outcome == Outcome::Changed;
+                    AllowedDecision { hook, subject, source, endpoint: endpoint.as_ref(), changed }
+                });
+            }
         }
         decided
     }

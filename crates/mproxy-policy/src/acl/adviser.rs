@@ -219,7 +219,7 @@ impl AclAdviser {
             // All of it is work of our own: never a failed answer, which a failure rule could turn into a yes.
             let overloaded = |what: &str| {
                 let overload = Overload::new("passwords", what);
-                Answer::Now(Ruling { source: Source::Acl, verdict: Err(overload.into()) })
+                Answer::Now(Ruling::new(Source::Acl, Err(overload.into())))
             };
             let turn = match timeout_at(deadline, queue.turn(address)).await {
                 Ok(Ok(turn)) => turn,

@@ -1,4 +1,4 @@
-//! `mproxy why`: asks a running mproxy why a client was refused, and says it in lines for a person or in JSON.
+//! `mproxy why`: asks a running mproxy why a client was refused, or allowed, and says it in lines for a person or in JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use super::admin_api::{self, AdminAnswer};
 use super::text::{json_line, one_word, printable};
 use crate::config::Flags;
 
-/// Ends with this where there is no refusal on record.
+/// Ends with this where there is nothing on record.
 const EXIT_NOTHING: u8 = 1;
 
 /// What is asked.
@@ -25,10 +25,13 @@ pub struct WhyQuestion {
     /// Only this hook: connect, publish, subscribe, deliver or exchange
     #[arg(long, value_name = "HOOK")]
     hook: Option<String>,
+    /// What was `refused`, what was `allowed` (where MPROXY_DECISION_LOG_ALLOWED_ONE_IN records some of that), or `any`
+    #[arg(long, value_name = "OUTCOME", default_value = "refused")]
+    outcome: String,
     /// Only what happened since: a time (2026-11-24T02:47:00Z) or a duration (10m)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Most refusals to show, the newest first
+    /// Most records to show, the newest first
     #[arg(long, value_name = "NUMBER", default_value = "20")]
     limit: String,
     /// Print the answer of the admin API as it is
@@ -50,6 +53,7 @@ pub(super) fn ask_why(
         ("client_id", question.client.as_deref().map(beginning)),
         ("username", question.username.as_deref().map(beginning)),
         ("hook", question.hook.as_deref()),
+        ("outcome", Some(&question.outcome)),
         ("since", question.since.as_deref()),
         ("limit", Some(&question.limit)),
     ]);
@@ -75,7 +79,11 @@ fn show(question: &WhyQuestion, answer: &AdminAnswer, out: &mut impl Write) -> i
     let begins = answer.body["begins"].as_str().unwrap_or("unknown");
     if refusals.is_empty() {
         let whose = question.client.as_ref().map_or_else(String::new, |client| format!(" of {client:?}"));
-        writeln!(out, "no refusal{whose} on record; the records in memory begin at {begins}")?;
+        let what = match &*question.outcome {
+            "refused" => "refusal",
+            _ => "decision",
+        };
+        writeln!(out, "no {what}{whose} on record; the records in memory begin at {begins}")?;
         return Ok(code);
     }
     for refusal in refusals {
@@ -158,6 +166,7 @@ mod tests {
             client: Some("d1".into()),
             username: None,
             hook: None,
+            outcome: "refused".into(),
             since: None,
             limit: "20".into(),
             json: false,

@@ -1,5 +1,5 @@
-//! The decision log: why a client was refused, told by the place that refused it. Each refusal is one record; decisions
-//! that allow are recorded where they are sampled. Records are kept in memory up to so many bytes, and written to a file
+//! The decision log: why a client was refused, told by the place that refused it. Each refusal is one record; of the
+//! decisions that allow, one in so many is, where that is set. Records are kept in memory up to so many bytes, and written to a file
 //! where one is set. Nobody who decides waits for either.
 //!
 //! | room | holds |
@@ -10,15 +10,18 @@
 //! | `query` | what is asked of them |
 //! | `why` | the sentence that answers "why?" |
 //! | `file` | the thread that writes them to a file, and its queue |
+//! | `sample` | which of the decisions that allow are recorded |
 
 mod entry;
 mod explained;
 mod file;
 mod query;
 mod ring;
+mod sample;
 mod why;
 
 use std::fmt::Debug;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,11 +33,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+pub use self::entry::OutcomeFilter;
+use self::entry::{ALLOWED, CHANGED, REFUSED};
 pub(super) use self::entry::{DecisionEntry, cut};
 pub use self::explained::ExplainedDecision;
 use self::file::DecisionFile;
-pub use self::query::{DecisionPage, DecisionQuery, OutcomeFilter};
+pub use self::query::{DecisionPage, DecisionQuery};
 use self::ring::Ring;
+use self::sample::AllowedSample;
 use super::labels::ReasonLabels;
 
 /// How the decision log is kept.
@@ -42,6 +48,8 @@ use super::labels::ReasonLabels;
 pub struct DecisionLogConfig {
     /// Bytes of records in memory; 0: none.
     pub memory: usize,
+    /// Of the decisions that allow, one in so many is recorded.
+    pub allowed_one_in: Option<NonZeroU32>,
     /// Where records are written to.
     pub file: Option<PathBuf>,
     /// Bytes of a file, after which another one is begun.
@@ -55,6 +63,8 @@ pub struct DecisionLogConfig {
 pub struct DecisionLog {
     ring: Option<Mutex<Ring>>,
     file: Option<DecisionFile>,
+    /// `None`: nothing that was allowed is recorded.
+    sample: Option<AllowedSample>,
     counts: DecisionCounts,
 }
 
@@ -94,7 +104,7 @@ impl DecisionCounts {
         let help = "Failed operations on the file of the decision log";
         registry.register("decision_log_file_errors", help, self.file_errors.clone());
         // All of them from the start: what appears with its first count has not grown for whoever watches growth.
-        for outcome in ["refused", "allowed", "changed"] {
+        for outcome in [REFUSED, ALLOWED, CHANGED] {
             drop(self.records.get_or_create(&OutcomeLabels { outcome }));
         }
         for reason in ["queue_full", "write_failed", "too_many_filters"] {
@@ -111,9 +121,13 @@ impl DecisionLog {
     #[must_use]
     pub fn start(config: &DecisionLogConfig) -> Self {
         let counts = DecisionCounts::default();
+        let keeps = config.memory > 0 || config.file.is_some();
+        let sample = config.allowed_one_in.filter(|_| keeps).map(AllowedSample::one_in);
+        let ring = || Mutex::new(Ring::new(config.memory, sample.is_some(), SystemTime::now()));
         Self {
-            ring: (config.memory > 0).then(|| Mutex::new(Ring::new(config.memory, SystemTime::now()))),
+            ring: (config.memory > 0).then(ring),
             file: config.file.as_ref().map(|_| DecisionFile::start(config, counts.clone())),
+            sample,
             counts,
         }
     }
@@ -126,6 +140,16 @@ impl DecisionLog {
 
     pub(super) fn register(&self, registry: &mut Registry) {
         self.counts.register(registry);
+    }
+
+    /// Whether some of what is allowed is recorded.
+    pub(super) const fn samples_allowed(&self) -> bool {
+        self.sample.is_some()
+    }
+
+    /// Whether this decision, which allows, is one of them.
+    pub(super) fn picks_allowed(&self) -> bool {
+        self.sample.is_some_and(AllowedSample::picks)
     }
 
     /// Takes one.

@@ -252,6 +252,14 @@ impl Meter for Metrics {
         self.failures.overloaded(hook, overload, peer);
     }
 
+    fn samples_allowed(&self) -> bool {
+        self.decisions.samples_allowed()
+    }
+
+    fn picks_allowed(&self) -> bool {
+        self.decisions.picks_allowed()
+    }
+
     fn record(&self, decision: &DecisionRecord<'_>) {
         self.refusals.count(decision);
         self.decisions.record(decision);

@@ -4,7 +4,7 @@ use super::*;
 
 fn cached(name: &str, until: Instant) -> CachedAnswer {
     let verdict = CachedVerdict::Publish(Decision::Allow(None));
-    CachedAnswer { about: 0x30, name: name.into(), until, verdict }
+    CachedAnswer { about: 0x30, name: name.into(), until, verdict, answer: None }
 }
 
 #[test]

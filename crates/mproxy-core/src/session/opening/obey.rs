@@ -74,5 +74,5 @@ pub(super) fn obey_kept(
 /// There were more commands than are kept: the question is asked once more.
 pub(super) fn too_many_orders(source: Source) -> Ruling<ConnectDecision> {
     let overload = Overload::new("commands", "too many commands came while the CONNECT was decided");
-    Ruling { source, verdict: Err(overload.into()) }
+    Ruling::new(source, Err(overload.into()))
 }

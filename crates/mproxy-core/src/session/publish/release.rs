@@ -100,6 +100,10 @@ impl Link {
                     self.carry_out(from, due.head, due.topic, change)
                 });
                 resolved.count(&cx.setting, hook);
+                if let Some(changed) = resolved.is_changed() {
+                    let by = (resolved.source, resolved.endpoint.as_ref(), changed);
+                    self.sample_publish(cx, from, due.head, due.topic, by);
+                }
                 resolved.what.form()
             }
             SlotState::OverBudget => {

@@ -558,6 +558,11 @@ section! {
         /// Files that are kept, including the one that is written.
         files: kind::Count = new("decision_log.files").variable("MPROXY_DECISION_LOG_FILES").default("5")
             .in_force("3");
+        /// Of the decisions that allow, one in so many is recorded, too.
+        ///
+        /// They have a quarter of the memory, so that they drive no refusal out.
+        allowed_one_in: Optional<kind::Count> = new("decision_log.allowed_one_in")
+            .variable("MPROXY_DECISION_LOG_ALLOWED_ONE_IN").in_force("1000");
     }
 }
 

@@ -17,6 +17,36 @@ use serde::{Serialize, Serializer};
 use super::super::log::{LONGEST_MESSAGE, LONGEST_VALUE};
 use crate::timestamp::Timestamp;
 
+/// The three outcomes.
+pub(super) const REFUSED: &str = "refused";
+pub(super) const ALLOWED: &str = "allowed";
+pub(super) const CHANGED: &str = "changed";
+
+/// Which outcomes are meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutcomeFilter {
+    /// What was refused.
+    #[default]
+    Refused,
+    /// What was allowed, and is in the sample.
+    Allowed,
+    /// All.
+    Any,
+}
+
+impl OutcomeFilter {
+    /// `refused`, `allowed` or `any`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            REFUSED => Some(Self::Refused),
+            ALLOWED => Some(Self::Allowed),
+            "any" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+
 /// What is kept of a decision. What does not exist is absent.
 #[derive(Clone, Debug)]
 pub(in crate::telemetry) struct DecisionEntry {
@@ -70,7 +100,7 @@ impl Default for DecisionEntry {
     fn default() -> Self {
         Self {
             time: SystemTime::UNIX_EPOCH,
-            outcome: "refused",
+            outcome: REFUSED,
             connection_id: ConnectionId(0),
             listener: Arc::from(""),
             peer_addr: None,
@@ -143,9 +173,13 @@ impl DecisionEntry {
                 entry.undecided(undecided);
             }
             DecisionOutcome::Ended(fault) => entry.ended(fault),
-            DecisionOutcome::Allowed { source, changed } => {
-                entry.outcome = if changed { "changed" } else { "allowed" };
-                entry.by.source = source.name();
+            DecisionOutcome::Allowed { hook, ground, endpoint, changed } => {
+                entry.outcome = if changed { CHANGED } else { ALLOWED };
+                entry.hook = Some(hook.name());
+                entry.ground(ground);
+                if let Some(endpoint) = endpoint {
+                    entry.by.endpoint = Some(Arc::clone(endpoint));
+                }
             }
         }
         entry
@@ -242,6 +276,11 @@ impl DecisionEntry {
             Ground::Source(Source::Rate) => by.limit = Some("rate"),
             Ground::Unsaid | Ground::Source(_) | Ground::Limit => {}
         }
+    }
+
+    /// Whether it was allowed, with changes or without.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.outcome != REFUSED
     }
 
     /// Bytes that it holds.

@@ -20,6 +20,9 @@ use super::{DecisionCounts, DecisionLogConfig};
 /// Bytes of records that wait at most: some thousands, as many as come while a disk is slow for a moment.
 const QUEUE: usize = 4 << 20;
 
+/// The part of it that records of what was allowed may take: a sample of that keeps no refusal out.
+const QUEUE_OF_ALLOWED: usize = QUEUE / 2;
+
 /// Records that are written at a time.
 const AT_A_TIME: usize = 256;
 
@@ -105,8 +108,9 @@ impl DecisionFile {
 
     pub(super) fn push(&self, entry: Arc<DecisionEntry>) {
         let weight = entry.weight();
+        let most = if entry.is_allowed() { QUEUE_OF_ALLOWED } else { QUEUE };
         let mut waiting = self.shared.waiting.lock();
-        if waiting.bytes + weight > QUEUE {
+        if waiting.bytes + weight > most {
             drop(waiting);
             return self.counts.count_lost("queue_full", 1);
         }

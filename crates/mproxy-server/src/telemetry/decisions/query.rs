@@ -10,7 +10,7 @@ use utoipa::openapi::Ref;
 use utoipa::openapi::schema::Array;
 
 use super::super::log::LONGEST_VALUE;
-use super::entry::{DecisionEntry, cut};
+use super::entry::{DecisionEntry, OutcomeFilter, cut};
 use super::ring::Ring;
 use crate::timestamp::Timestamp;
 
@@ -42,39 +42,6 @@ pub struct DecisionQuery {
     pub limit: usize,
     /// Older than the one with this number.
     pub cursor: Option<u64>,
-}
-
-/// Which outcomes are meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OutcomeFilter {
-    /// What was refused.
-    #[default]
-    Refused,
-    /// What was allowed, and is in the sample.
-    Allowed,
-    /// All.
-    Any,
-}
-
-impl OutcomeFilter {
-    /// `refused`, `allowed` or `any`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "refused" => Some(Self::Refused),
-            "allowed" => Some(Self::Allowed),
-            "any" => Some(Self::Any),
-            _ => None,
-        }
-    }
-
-    fn passes(self, outcome: &str) -> bool {
-        match self {
-            Self::Refused => outcome == "refused",
-            Self::Allowed => outcome != "refused",
-            Self::Any => true,
-        }
-    }
 }
 
 /// Some records, the newest first.
@@ -109,7 +76,7 @@ impl DecisionQuery {
         loop {
             let (some, begins) = {
                 let ring = ring.lock();
-                (ring.before(before, AT_A_TIME), ring.begins())
+                (ring.before(before, AT_A_TIME, self.outcome), ring.begins(self.outcome))
             };
             let end = |refusals, next: Option<u64>| DecisionPage {
                 refusals,
@@ -146,6 +113,5 @@ impl DecisionQuery {
             && wants(username.as_deref(), entry.username.as_deref())
             && wants(self.listener.as_deref(), Some(&entry.listener))
             && wants(self.hook.as_deref(), entry.hook)
-            && self.outcome.passes(entry.outcome)
     }
 }

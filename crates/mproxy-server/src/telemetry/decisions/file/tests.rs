@@ -5,7 +5,7 @@ fn entry(topic: &str) -> Arc<DecisionEntry> {
 }
 
 fn config(path: &Path, file_size: u64, files: usize) -> DecisionLogConfig {
-    DecisionLogConfig { memory: 0, file: Some(path.to_owned()), file_size, files }
+    DecisionLogConfig { file: Some(path.to_owned()), file_size, files, ..DecisionLogConfig::default() }
 }
 
 fn lost(counts: &DecisionCounts, reason: &'static str) -> u64 {
