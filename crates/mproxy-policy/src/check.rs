@@ -16,6 +16,7 @@
 //! | `control` | commands of the service |
 //! | `decide` | questions over a stream |
 //! | `report` | what is found |
+//! | [`replay`] | what a decision log has recorded, put once more |
 
 mod calls;
 mod clients;
@@ -25,6 +26,7 @@ mod decide;
 mod doors;
 mod observe;
 mod questions;
+pub mod replay;
 mod report;
 mod verdict;
 
@@ -78,7 +80,10 @@ impl CheckConfig {
 /// # Errors
 /// TLS cannot be set up with the certificates and keys given.
 pub async fn check(config: &CheckConfig) -> Result<CheckReport, StartError> {
-    let mut calls = CheckCalls::new(config)?;
+    let mut calls = {
+        let until = Instant::now() + config.limit();
+        CheckCalls::new(&config.endpoint, &config.tls, &config.version, config.timeout, until)?
+    };
     let mut report = CheckReport::new(config.endpoint.to_string());
     let connected = match calls.connect().await {
         Ok(connected) => connected,

@@ -1,5 +1,5 @@
-//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`, and
-//! [the commands](AdminCommand) that ask a running mproxy.
+//! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
+//! `mproxy hooks replay`, and [the commands](AdminCommand) that ask a running mproxy.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
@@ -9,6 +9,8 @@ mod hooks;
 mod kick;
 mod lifecycle;
 mod outline;
+mod replay;
+mod service;
 mod sessions;
 mod shell;
 mod table;
@@ -35,6 +37,7 @@ pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
 pub use self::kick::KickCommand;
 pub use self::lifecycle::ReloadCommand;
+pub use self::replay::{HooksReplay, replay_hooks};
 pub use self::sessions::{SessionCommand, SessionSelectors, SessionsCommand};
 pub use self::shell::{CompletionsCommand, ManCommand};
 pub use self::tap::TapCommand;

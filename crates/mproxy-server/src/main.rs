@@ -70,6 +70,12 @@ fn run_command() -> anyhow::Result<ExitCode> {
             runtime.shutdown_background();
             Ok(code?)
         }
+        Command::Hooks { command: HooksCommand::Replay(asked) } => {
+            let runtime = runtime()?;
+            let code = runtime.block_on(cli::replay_hooks(&asked, &mut io::stdout(), &mut io::stderr()));
+            runtime.shutdown_background();
+            Ok(code?)
+        }
         command @ (Command::Run | Command::Demo) => serve(&cli, &command),
     }
 }

@@ -11,10 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::CheckConfig;
 use crate::causes::with_causes;
 use crate::contract::{AuthRequest, Complaints, EventRequest, Examine, Examined, Hello, Rpc, ServiceClient};
-use crate::remote::{Dialer, Reads, StartError, describe_status, is_transport_failure};
+use crate::remote::{Dialer, Endpoint, Reads, RemoteTls, StartError, describe_status, is_transport_failure};
 
 /// Dialling, the TLS handshake and Hello together, as in the proxy.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -62,12 +61,19 @@ pub(super) enum Called<T> {
 }
 
 impl CheckCalls {
-    pub(super) fn new(config: &CheckConfig) -> Result<Self, StartError> {
+    /// Nothing is asked after `until`.
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        tls: &RemoteTls,
+        version: &Arc<str>,
+        timeout: Duration,
+        until: Instant,
+    ) -> Result<Self, StartError> {
         Ok(Self {
-            dialer: Dialer::new(&config.endpoint, &config.tls, 16)?,
-            version: Arc::clone(&config.version),
-            timeout: config.timeout,
-            until: Instant::now() + config.limit(),
+            dialer: Dialer::new(endpoint, tls, 16)?,
+            version: Arc::clone(version),
+            timeout,
+            until,
             connection: None,
             connections: 0,
             lost: None,
@@ -182,7 +188,7 @@ impl CheckCalls {
     }
 
     /// The connection, made again where it has ended.
-    async fn service(&mut self, rpc: Rpc) -> Result<ServiceClient, String> {
+    pub(super) async fn service(&mut self, rpc: Rpc) -> Result<ServiceClient, String> {
         if Instant::now() >= self.until {
             return Err("the time for the whole check is over".to_owned());
         }

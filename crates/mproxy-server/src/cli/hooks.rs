@@ -1,7 +1,6 @@
 //! `mproxy hooks check`: its flags, its page, its JSON and its exit code. What is asked and found is the policy's business.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,10 +9,11 @@ use mproxy_policy::check::{
     CheckConfig, CheckReport, CheckedAnswer, CheckedFilter, CheckedResult, Finding, FindingLevel, HelloFacts,
     LatencyFigures, WantedFacts, check,
 };
-use mproxy_policy::remote::{Endpoint, RemoteTls};
-use mproxy_tcp::tls::read_text;
+use mproxy_policy::remote::Endpoint;
 use serde_json::{Value, json};
 
+use super::replay::HooksReplay;
+use super::service::{ServiceTls, endpoint};
 use super::timeout_argument;
 
 /// There are warnings, and `--strict` was asked for.
@@ -43,6 +43,12 @@ pub enum HooksCommand {
     /// "mproxy-check", over all transports and MQTT versions, and is sent events about them.
     #[command(after_help = EXIT_CODES)]
     Check(HooksCheck),
+    /// Put what a decision log has recorded to a hook service, and show what it would decide otherwise
+    ///
+    /// Publishes, filters and deliveries are put that the hook service decided, a grant, or a cached answer. A record has
+    /// no payload, no properties and no password, so what depends on these cannot be told.
+    #[command(after_help = super::replay::EXIT_CODES)]
+    Replay(HooksReplay),
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -63,25 +69,14 @@ pub struct HooksCheck {
     /// Deadline of one question, 1ms to 1m
     #[arg(long, value_name = "DURATION", env = "MPROXY_POLICY_TIMEOUT", default_value = "1s", value_parser = timeout_argument)]
     timeout: Duration,
-    /// CAs that the service's certificate is checked with (PEM); without it the system's
-    #[arg(long, value_name = "FILE", env = "MPROXY_POLICY_CA_CERTS")]
-    ca_certs: Option<PathBuf>,
-    /// Certificate to show to the service (PEM)
-    #[arg(long, value_name = "FILE", env = "MPROXY_POLICY_CERT", requires = "key")]
-    cert: Option<PathBuf>,
-    /// Key of that certificate (PEM)
-    #[arg(long, value_name = "FILE", env = "MPROXY_POLICY_KEY", requires = "cert")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: ServiceTls,
     /// Exit with 1 if there are warnings
     #[arg(long)]
     strict: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, String> {
-    url.parse().map_err(|error: mproxy_policy::remote::EndpointError| error.to_string())
 }
 
 /// Asks the service, and prints what was found.
@@ -110,17 +105,9 @@ pub async fn check_hooks(
 }
 
 async fn ask(asked: &HooksCheck) -> anyhow::Result<CheckReport> {
-    let read = |path: &Path| read_text(path);
-    let tls = RemoteTls {
-        ca: asked.ca_certs.as_deref().map(read).transpose()?,
-        identity: match (&asked.cert, &asked.key) {
-            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
-            _ => None,
-        },
-    };
     let config = CheckConfig {
         endpoint: asked.endpoint.clone(),
-        tls,
+        tls: asked.tls.read()?,
         timeout: asked.timeout,
         count: asked.count,
         version: env!("CARGO_PKG_VERSION").into(),
