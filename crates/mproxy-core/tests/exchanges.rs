@@ -798,14 +798,43 @@ fn each_exchange_is_counted_once_by_how_it_ended() {
     }
 }
 
-/// What was counted of exchanges.
+#[test]
+fn an_answer_that_comes_too_late_is_a_failed_exchange_and_a_refused_decision() {
+    let meter = Arc::new(Counts::default());
+    let mut stage =
+        open_with(wanting(Setup { meter: meter.clone(), ..Setup::default() }), Authenticated::default());
+    meter.1.lock().unwrap().clear();
+    again(&mut stage);
+    stage.pass(Duration::from_secs(11));
+    // What comes now counts for nothing.
+    stage.rule(1, success(Authenticated::default()));
+    assert_eq!(
+        *meter.0.lock().unwrap(),
+        [(false, ExchangeOutcome::Success), (true, ExchangeOutcome::Failed)],
+        "too_late is a client that says nothing"
+    );
+    let told = ["failed exchange deadline, deny", "exchange failed_closed refused 1"];
+    assert_eq!(*meter.1.lock().unwrap(), told);
+}
+
+/// What was counted of exchanges, and of decisions and failures, a line each.
 #[derive(Default)]
-struct Counts(Mutex<Vec<(bool, ExchangeOutcome)>>);
+struct Counts(Mutex<Vec<(bool, ExchangeOutcome)>>, Mutex<Vec<String>>);
 
 impl Meter for Counts {
     fn packets(&self, _: Side, _: PacketType, _: u64, _: u64) {}
-    fn decisions(&self, _: Hook, _: Source, _: Outcome, _: u64) {}
-    fn failed(&self, _: Hook, _: &Failure, _: OnError, _: &Peer) {}
+
+    fn decisions(&self, hook: Hook, source: Source, outcome: Outcome, count: u64) {
+        let line = format!("{} {} {} {count}", hook.name(), source.name(), outcome.name());
+        self.1.lock().expect("nobody panicked with it").push(line);
+    }
+
+    fn failed(&self, hook: Hook, failure: &Failure, rule: OnError, _: &Peer) {
+        let rule = if rule == OnError::Deny { "deny" } else { "allow" };
+        let line = format!("failed {} {}, {rule}", hook.name(), failure.kind.name());
+        self.1.lock().expect("nobody panicked with it").push(line);
+    }
+
     fn unusable(&self, _: Hook, _: &Unusable, _: &Peer) {}
     fn overloaded(&self, _: Hook, _: &Overload, _: &Peer) {}
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
 use mproxy_core::policy::{
-    Admission, Decision, Ground, Hook, OnError, PublishChange, Refusal, ServiceAnswer, Want,
+    Admission, Decision, Foreseen, Ground, Hook, OnError, PublishChange, Refusal, ServiceAnswer, Want,
 };
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
@@ -301,4 +301,37 @@ fn what_the_failure_rule_allows_is_told_as_that() {
     stage.client(&publish(1, 1, "a"));
     stage.rule(0, fail());
     assert_eq!(recorder.take(), ["allowed publish a by failed_open"]);
+}
+
+#[test]
+fn what_the_failure_rule_would_allow_is_explained_as_that_and_as_a_refusal_where_it_denies() {
+    for on_error in [OnError::Allow, OnError::Deny] {
+        let mut grant = Grant::new(Vec::new(), RuleEffect::Allow);
+        grant.ttl = Some(Duration::from_secs(1));
+        let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+        let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+        let answering = Box::new(move |_: &QuestionRecord| Reply::Now(verdict.clone()));
+        let on_error = OnErrors { publish: on_error, ..OnErrors::default() };
+        let stage = Setup { grants: true, on_error, answering, ..Setup::default() }.stage();
+        stage.script.want(Hook::Publish, Want::Nothing);
+        let mut stage = stage.open(Version::V5);
+        let explain = |stage: &mut Stage| {
+            let now = stage.now;
+            let told = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false), now);
+            let Some(Foreseen::Decides(decided)) = told.map(|told| told.outcome) else { panic!("decided") };
+            (decided.verdict, decided.ground.source_name())
+        };
+        assert_eq!(explain(&mut stage), (Ok(QoS::AtMostOnce), "grant"));
+        // The service goes away, and the grant gets old.
+        stage.script.answer(|_| Reply::Now(fail()));
+        stage.pass(Limits::default().grant_staleness + Duration::from_secs(2));
+        let told = match on_error.publish {
+            OnError::Allow => (Ok(QoS::AtMostOnce), "failed_open"),
+            OnError::Deny => (Err(ReasonCode::SERVER_UNAVAILABLE), "failed_closed"),
+        };
+        assert_eq!(explain(&mut stage), told);
+        stage.client(&publish(0, 0, "a"));
+        let passes = !stage.at_broker().is_empty();
+        assert_eq!(passes, on_error.publish == OnError::Allow, "as it was explained");
+    }
 }

@@ -15,8 +15,10 @@ use mproxy_core::policy::{
 use mproxy_policy::remote::Remote;
 use mproxy_policy::shadow::Shadow;
 use mproxy_sim::Verdict;
+use mproxy_testkit::json_service::{self, JsonPlay, JsonService};
 use mproxy_testkit::service::contract::{self as wire, AuthExchangeRequest, AuthExchangeResponse};
 use mproxy_testkit::service::{AnswerScript, Play, Running, Service};
+use serde_json::{Value, json};
 use service::{AMPLE, Seen, config};
 use tonic::Status;
 
@@ -181,5 +183,78 @@ async fn a_step_reaches_one_endpoint_once_whatever_becomes_of_it() {
             };
             assert_eq!((asked(&first), asked(&second)), (1, 0), "streams {streams}, fails {fails}");
         }
+    }
+}
+
+/// What is made of this answer in JSON, and what was asked.
+async fn answered_in_json(play: JsonPlay) -> (Verdict, Value) {
+    let asked = Arc::new(Mutex::new(Value::Null));
+    let hears = Arc::clone(&asked);
+    let service = JsonService::start(move |request| match request.call() {
+        "Hello" => JsonPlay::Answer(json_service::wants(&["AUTH_CONNECT", "AUTH_EXCHANGE"])),
+        "AuthExchange" => {
+            *hears.lock().unwrap() = request.body.clone();
+            play.clone()
+        }
+        _ => json_service::allow_all(request),
+    })
+    .await;
+    let seen = Seen::default();
+    let remote = Remote::start(config(&[&service.url()], AMPLE), Arc::new(seen.clone())).unwrap();
+    seen.until_healthy(true).await;
+    let ruling = ask(&*remote).await.unwrap();
+    let asked = asked.lock().unwrap().clone();
+    (ruling.verdict, asked)
+}
+
+#[tokio::test]
+async fn a_step_goes_over_json_and_comes_back_as_what_it_says() {
+    // Bytes are in base64, as proto3's mapping has them.
+    let more = json!({ "continueAuthentication": { "data": "bW9yZQ==" } });
+    let (verdict, asked) = answered_in_json(JsonPlay::Answer(more)).await;
+    let data = Some(b"more"[..].into());
+    assert_eq!(verdict, Verdict::Exchange(Decision::Allow(ExchangeStep::Continue { data })));
+    assert_eq!(asked["client"]["clientId"], "c1", "{asked}");
+    assert_eq!((&asked["method"], &asked["data"]), (&json!("token"), &json!("c2VjcmV0")), "{asked}");
+    assert_eq!((&asked["step"], &asked["reauthentication"]), (&json!(2), &json!(true)), "{asked}");
+
+    let success = json!({ "success": {
+        "data": "cHJvb2Y=", "reasonString": "welcome", "attributes": { "plan": "gold" },
+        "grant": { "version": "7", "rules": [{ "effect": "EFFECT_ALLOW", "topicFilters": ["a/#"] }] },
+    } });
+    let (verdict, _) = answered_in_json(JsonPlay::Answer(success)).await;
+    let Verdict::Exchange(Decision::Allow(ExchangeStep::Success(success))) = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!((success.data.as_deref(), success.text.as_deref()), (Some(&b"proof"[..]), Some("welcome")));
+    assert_eq!(success.attributes, [("plan".to_owned(), "gold".to_owned())]);
+    assert_eq!(&*success.grant.as_ref().unwrap().version, "7");
+
+    let (verdict, _) = answered_in_json(JsonPlay::Answer(json!({ "deny": { "reasonCode": 0x8C } }))).await;
+    let Verdict::Exchange(Decision::Refuse(refusal)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(refusal.reason, ReasonCode::BAD_AUTHENTICATION_METHOD);
+}
+
+#[tokio::test]
+async fn what_is_no_answer_in_json_is_no_success() {
+    for (play, kind) in [
+        (JsonPlay::Answer(json!({})), FailureKind::Unspecified),
+        (JsonPlay::Answer(json!({ "succes": {} })), FailureKind::Unreadable),
+        (JsonPlay::page("text/html", b"<h1>{\"success\":{}}</h1>"), FailureKind::Unreadable),
+        (JsonPlay::Status("501 Not Implemented"), FailureKind::Unavailable),
+        (JsonPlay::Status("404 Not Found"), FailureKind::Unavailable),
+        (JsonPlay::Status("401 Unauthorized"), FailureKind::Error),
+        (JsonPlay::Status("500 Internal Server Error"), FailureKind::Unavailable),
+        (JsonPlay::RawAndClose(Vec::new()), FailureKind::Unavailable),
+    ] {
+        let (verdict, _) = answered_in_json(play.clone()).await;
+        let is_failure = matches!(&verdict, Verdict::Failed(failure) if failure.kind == kind);
+        assert!(is_failure, "{play:?}: {verdict:?}");
+    }
+    let ttl = json!({ "success": { "grant": { "ttl": "0s" } } });
+    let both = json!({ "success": {}, "deny": {} });
+    for (play, wanted) in [(ttl, UnusableKind::Grant), (both, UnusableKind::Invalid)] {
+        let (verdict, _) = answered_in_json(JsonPlay::Answer(play)).await;
+        assert!(matches!(&verdict, Verdict::Unusable(unusable) if unusable.kind == wanted), "{verdict:?}");
     }
 }

@@ -189,7 +189,11 @@ async fn an_answer_that_is_used_again_is_told_with_its_endpoint_and_age() {
 #[tokio::test]
 async fn a_service_that_is_down_is_told_with_the_failure_and_a_client_of_64_kib_takes_little_room() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
-    let house = house(&broker, &[("MPROXY_DECISION_LOG_MEMORY", "64KiB")]).await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    let variables =
+        [("MPROXY_DECISION_LOG_MEMORY", "64KiB"), ("MPROXY_DECISION_LOG", path.to_str().unwrap())];
+    let house = house(&broker, &variables).await;
     let long = "ü".repeat(30_000);
     let mut client = house.proxy.login(Version::V5, &long).await;
     for _ in 0..300 {
@@ -204,6 +208,10 @@ async fn a_service_that_is_down_is_told_with_the_failure_and_a_client_of_64_kib_
     let begins = page["begins"].as_str().unwrap();
     assert!(records.last().unwrap()["time"].as_str().unwrap() >= begins, "older ones have made room");
     house.proxy.stop().await;
+    let written = lines(&path);
+    written.iter().for_each(fits_schema);
+    assert_eq!(written.len(), 300);
+    assert!(written.iter().all(|line| line["client_id"] == told && line.to_string().len() < 2000));
 
     let dead = "http://127.0.0.1:9";
     let proxy =
