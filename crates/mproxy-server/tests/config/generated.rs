@@ -137,8 +137,9 @@ fn default(row: &SettingRow) -> String {
     }
 }
 
-/// Variables of tests, and a typing error that the documentation shows.
-const NOT_SETTINGS: [&str; 3] = ["MPROXY_WRITE_DOCS", "MPROXY_VECTORS", "MPROXY_MQTT_TARGT_HOST"];
+/// Variables of builds and tests, and a typing error that the documentation shows.
+const NOT_SETTINGS: [&str; 4] =
+    ["MPROXY_COMMIT", "MPROXY_WRITE_DOCS", "MPROXY_VECTORS", "MPROXY_MQTT_TARGT_HOST"];
 
 #[test]
 fn every_variable_in_the_documentation_is_a_setting() {
