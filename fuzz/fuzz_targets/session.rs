@@ -120,7 +120,7 @@ impl Mood {
             _ => {
                 let verdict = verdict(mood / 4, about.0);
                 permits.said(&about, &verdict);
-                Answer::Now(Ruling { source: Source::Acl, verdict: D::from_verdict(verdict) })
+                Answer::Now(Ruling { source: Source::Acl, endpoint: None, verdict: D::from_verdict(verdict) })
             }
         }
     }
