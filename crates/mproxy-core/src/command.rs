@@ -80,13 +80,31 @@ pub struct Dismissal {
     pub will: WillChoice,
     /// For the log and the event.
     pub detail: Option<Box<str>>,
+    /// Who said so.
+    pub by: DismissedBy,
+}
+
+/// Who has a client disconnected from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DismissedBy {
+    /// The policy service.
+    PolicyService,
+    /// Somebody who operates mproxy.
+    Administrator,
 }
 
 impl Dismissal {
-    /// With this reason, and nothing else. The will is published.
+    /// By the policy service, with this reason, and nothing else. The will is published.
     #[must_use]
     pub const fn new(reason: ReasonCode) -> Self {
-        Self { reason, text: None, server_reference: None, will: WillChoice::Published, detail: None }
+        Self {
+            reason,
+            text: None,
+            server_reference: None,
+            will: WillChoice::Published,
+            detail: None,
+            by: DismissedBy::PolicyService,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use mproxy_codec::error::Malformed;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
 
-use crate::command::Dismissal;
+use crate::command::{Dismissal, DismissedBy};
 use crate::peer::Side;
 use crate::policy::{Failure, Hook, Overload, Refusal, Source, Unusable, UnusableKind};
 
@@ -208,7 +208,7 @@ pub enum Fault {
     Kicked {
         /// The 5.0 reason the client is given.
         reason: ReasonCode,
-        /// What else was said, where the policy service ended it.
+        /// What else was said.
         dismissal: Option<Box<Dismissal>>,
     },
     /// The client's packet is more than mproxy may hold for it, and cannot be answered in other words.
@@ -241,6 +241,11 @@ pub enum Fault {
         /// What was found.
         what: &'static str,
     },
+}
+
+/// Whether the policy service said so, and no administrator.
+pub(crate) fn is_command(dismissal: Option<&Dismissal>) -> bool {
+    dismissal.is_some_and(|dismissal| dismissal.by == DismissedBy::PolicyService)
 }
 
 impl Fault {
@@ -377,8 +382,8 @@ impl Fault {
             | Self::Unreachable(_)
             | Self::ClosedBeforeConnack { .. }
             | Self::TooLate(Deadline::Connack | Deadline::Unsuback) => Some("broker"),
-            Self::Kicked { dismissal: Some(_), .. } => Some(Source::Rpc.name()),
-            Self::Kicked { dismissal: None, .. } => Some("administrator"),
+            Self::Kicked { dismissal, .. } if is_command(dismissal.as_deref()) => Some(Source::Rpc.name()),
+            Self::Kicked { .. } => Some("administrator"),
             Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 Some(Source::Grant.name())
             }

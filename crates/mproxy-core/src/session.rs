@@ -2,6 +2,7 @@
 //!
 //! Told: [`read`](Session::read), [`decide`](Session::decide), [`dialed`](Session::dialed),
 //! [`shut`](Session::shut), [`closed`](Session::closed), [`drain`](Session::drain), [`revoke`](Session::revoke),
+//! [`dismiss`](Session::dismiss),
 //! [`command`](Session::command), [`recalled`](Session::recalled), [`handle_timeout`](Session::handle_timeout),
 //! [`kept`](Session::kept), [`unread`](Session::unread).
 //! Asked: [`poll_effect`](Session::poll_effect), [`poll_timeout`](Session::poll_timeout),
@@ -48,6 +49,7 @@
 //! | `reply`, `rewrite` | the packets that mproxy itself writes |
 //! | `foreign` | bytes of another protocol, packets out of place |
 //! | `question` | a question whose answer is on its way, and that answer |
+//! | `explain`, `describe` | what would be decided; what is known of a session, for whoever operates it |
 //! | `setting`, `timer`, `effect`, `tally` | what sessions share; the one deadline; what is to be done; what is counted |
 //! | `trace` | a line for each packet, where somebody traces |
 
@@ -61,6 +63,7 @@ mod command;
 mod context;
 mod decision_cache;
 mod deferred;
+mod describe;
 mod direction;
 mod disconnect;
 mod effect;
@@ -125,6 +128,7 @@ use bytes::BytesMut;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::Sender;
 
+pub use self::describe::{SessionDescription, SubscriptionDescription};
 pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
 pub use self::read_wait::ReadWait;
@@ -139,6 +143,7 @@ use self::holding::{may_wait_unread, reads_at_once};
 use self::opening::Opening;
 use self::question::AnswerTo;
 use self::state::State;
+use crate::command::Dismissal;
 use crate::event::Traffic;
 use crate::fault::{Closed, Deadline, Fault, Unreachable};
 use crate::peer::{Origin, Peer, Side};
@@ -267,6 +272,12 @@ impl Session {
     /// Told: somebody takes this session away. A 5.0 client is told `reason`.
     pub fn revoke(&mut self, reason: ReasonCode, now: Instant) {
         self.end(Fault::Kicked { reason, dismissal: None }, now);
+        self.settle(now);
+    }
+
+    /// Told: somebody takes this session away, and says more to the client than the reason.
+    pub fn dismiss(&mut self, dismissal: Dismissal, now: Instant) {
+        self.end(Fault::Kicked { reason: dismissal.reason, dismissal: Some(Box::new(dismissal)) }, now);
         self.settle(now);
     }
 

@@ -72,7 +72,7 @@ use self::control::Controller;
 use self::dialer::TlsDialer;
 pub(crate) use self::dialer::{Dialer, Reads};
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
-pub use self::health::{EndpointHealth, HealthState};
+pub use self::health::{EndpointHealth, HealthState, ServiceFacts};
 use self::health::{Endpoints, Pick};
 pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;

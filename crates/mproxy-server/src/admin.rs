@@ -5,11 +5,12 @@
 //! GET    /page/app.js                      its script
 //! GET    /page/style.css                   its style
 //! GET    /healthz                          200 while the process turns
-//! GET    /readyz                           200, or 503 while draining or a listener is not bound
+//! GET    /readyz                           200, or 503 while draining or a listener is not bound; ?all=
 //! GET    /metrics                          Prometheus text, or OpenMetrics where the caller prefers it
-//! GET    /api/v1/sessions                  ?limit= &after= &client_id= &username= &listener=
+//! GET    /api/v1/sessions                  filters, ?sort= &limit= &after=
+//! DELETE /api/v1/sessions                  the same filters or ?all=true, &reason= &text=
 //! GET    /api/v1/sessions/{connection_id}
-//! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98)
+//! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98) &text=
 //! GET    /api/v1/refusals                  ?client_id= &username= &listener= &hook= &since= &limit= &cursor=
 //! POST   /api/v1/explain                   {"client_id": "c", "action": "publish", "topic": "a/b"}
 //! GET    /api/v1/tap                       server-sent events, ?client_id= &connection_id= &username= &listener= &filter=
@@ -41,17 +42,21 @@ mod problem;
 mod refusals;
 mod reload;
 mod routes;
+mod select;
 mod serve;
 mod sessions;
 mod stats;
 mod tap;
 pub mod view;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
 use axum::routing::get;
+use mproxy_core::command::Dismissal;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -66,30 +71,39 @@ pub use in_force::InForce;
 pub use openapi::document;
 pub use reload::{NotReloaded, ReloadReport, Reloading};
 pub use serve::serve;
-use view::{EndpointView, Page, Readiness, ReloadView, SessionFilter, SessionView};
+use view::{Page, PolicyView, Readiness, ReloadView, SessionDetail, SessionFilter, SessionsQuestion};
+
+/// An answer on its way.
+pub type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the admin API needs of the backend. Every call returns soon: it is made on a runtime thread.
 pub trait AdminBackend: Send + Sync {
-    /// Up to `limit` sessions that pass `filter`, in the order of their connection ids, those after `after` only.
-    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page;
+    /// A page of sessions. `None`: they did not answer in time.
+    fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>>;
 
     /// One session.
-    fn session(&self, connection_id: Uuid) -> Option<SessionView>;
+    fn session(&self, connection_id: Uuid) -> Reply<Option<SessionDetail>>;
 
     /// What would be decided about this now; nobody is asked, and nothing changes.
     fn explain(&self, question: ExplainQuestion) -> Explaining;
 
-    /// Ends a session with a 5.0 reason code; `false` where there is none of this id.
-    fn kick(&self, connection_id: Uuid, reason: u8) -> bool;
+    /// Whether there is one of this id.
+    fn has_session(&self, connection_id: Uuid) -> bool;
+
+    /// Ends a session; `false` where there is none of this id.
+    fn kick(&self, connection_id: Uuid, dismissal: &Dismissal) -> bool;
+
+    /// Ends all sessions that pass, and gives their number. `None`: they did not answer in time.
+    fn kick_all(&self, filter: SessionFilter, dismissal: Dismissal) -> Reply<Option<usize>>;
 
     /// Stops accepting and lets sessions end. Again: changes nothing.
     fn drain(&self);
 
-    /// Whether new connections are welcome.
-    fn readiness(&self) -> Readiness;
+    /// Whether new connections are welcome. `look_behind`: brokers that nobody has dialled lately are dialled for it.
+    fn readiness(&self, look_behind: bool) -> Reply<Readiness>;
 
-    /// The policy service's endpoints; empty where there is no service.
-    fn policy_health(&self) -> Vec<EndpointView>;
+    /// The policy service's endpoints, and those of its shadow.
+    fn policy(&self) -> PolicyView;
 
     /// Reads the configuration and its files anew, and takes all of it or nothing.
     fn reload(&self) -> Reloading;
@@ -118,7 +132,7 @@ pub struct Admin {
 /// What is under `/api/v1`. Each handler says what it takes and answers: `openapi` makes a document of that.
 fn guarded() -> OpenApiRouter<Admin> {
     OpenApiRouter::new()
-        .routes(routes!(sessions::sessions))
+        .routes(routes!(sessions::sessions, sessions::kick_all))
         .routes(routes!(sessions::session, sessions::kick))
         .routes(routes!(refusals::refusals))
         .routes(routes!(explain::explain))

@@ -2,6 +2,7 @@
 //! and sees it through to its end.
 
 mod advise;
+mod detail;
 mod explain;
 mod listeners;
 mod reload;

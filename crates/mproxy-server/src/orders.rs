@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mproxy_codec::types::QoS;
-use mproxy_core::command::{Order, Reach};
+use mproxy_core::command::{Dismissal, Order, Reach};
 use mproxy_core::policy::Explanation;
 use mproxy_core::rule::Act;
+use mproxy_core::session::SessionDescription;
 use mproxy_policy::commander::CommandOutcome;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -30,6 +31,24 @@ pub(crate) struct HandedOrder {
 pub(crate) struct OrderQueue {
     pub(crate) orders: Vec<HandedOrder>,
     pub(crate) questions: Vec<ExplainRequest>,
+    pub(crate) inquiries: Vec<SessionInquiry>,
+    /// It shall end, with words of an administrator's.
+    pub(crate) dismissals: Vec<Dismissal>,
+}
+
+/// What a connection's task is asked about its session.
+pub(crate) enum SessionInquiry {
+    /// What it knows of itself. `None`: there is no client, or not any more.
+    Describe { answer: oneshot::Sender<Option<RelayDescription>> },
+    /// Whether its client has subscribed to this: see [`Session::subscribes_to`](mproxy_core::Session::subscribes_to).
+    Subscribes { name: Arc<str>, answer: oneshot::Sender<bool> },
+}
+
+/// What a connection's task knows of it.
+pub(crate) struct RelayDescription {
+    pub(crate) session: SessionDescription,
+    /// Bytes that are not written yet, to the client and to the broker.
+    pub(crate) unwritten: [usize; 2],
 }
 
 /// What would be decided, asked of a connection: see [`Session::explain`](mproxy_core::Session::explain).

@@ -1,5 +1,7 @@
 //! Who is connected: what the admin API shows of each connection, and the way to send it a command.
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -10,13 +12,14 @@ use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
+use mproxy_core::command::Dismissal;
 use mproxy_core::event::Traffic;
 use mproxy_core::peer::{ConnectionId, Origin};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::admin::view::{Page, SessionFilter, SessionView, TrafficView};
-use crate::orders::{ExplainRequest, HandedOrder, OrderQueue};
+use crate::orders::{ExplainRequest, HandedOrder, OrderQueue, SessionInquiry};
 use crate::timestamp::Timestamp;
 
 /// Connections looked at while the registry is locked, when a page of them is asked for.
@@ -141,6 +144,21 @@ impl Handle {
         self.put(|queue| queue.questions.push(question));
     }
 
+    /// Asks its task about its session.
+    pub(crate) fn inquire(&self, inquiry: SessionInquiry) {
+        self.put(|queue| queue.inquiries.push(inquiry));
+    }
+
+    /// Has it end.
+    pub(crate) fn kick(&self, dismissal: &Dismissal) {
+        if dismissal.text.is_some() {
+            self.put(|queue| queue.dismissals.push(dismissal.clone()));
+        } else {
+            // Takes no room, however often it comes.
+            self.send(ConnectionCommand::Kick(dismissal.reason));
+        }
+    }
+
     fn put(&self, push: impl FnOnce(&mut OrderQueue)) {
         {
             let mut slot = self.orders.lock();
@@ -227,7 +245,7 @@ impl Handle {
         }
     }
 
-    fn view(&self) -> SessionView {
+    pub(crate) fn view(&self) -> SessionView {
         let peer = self.peer();
         let peer = peer.as_deref();
         let count = |at: usize| self.traffic[at].load(Ordering::Relaxed);
@@ -246,10 +264,7 @@ impl Handle {
                 (!version.is_empty()).then(|| version.to_string())
             }),
             connected_since: Timestamp(self.accepted),
-            phase: ConnectionPhase::NAMES
-                .get(usize::from(self.phase.load(Ordering::Relaxed)))
-                .copied()
-                .unwrap_or("closing"),
+            phase: self.phase_name(),
             traffic: TrafficView {
                 client_packets: count(0),
                 client_bytes: count(1),
@@ -259,14 +274,14 @@ impl Handle {
         }
     }
 
-    fn passes(&self, filter: &SessionFilter) -> bool {
-        let peer = self.peer();
-        let peer = peer.as_deref();
-        filter.passes(
-            peer.map(|peer| &*peer.client_id),
-            peer.and_then(|peer| peer.username.as_deref()),
-            &self.origin.listener,
-        )
+    fn phase_name(&self) -> &'static str {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        ConnectionPhase::NAMES.get(phase).copied().unwrap_or("closing")
+    }
+
+    /// The sum of these counts, as they stand in [`count`](Self::count).
+    fn traffic_of(&self, counts: [usize; 2]) -> u64 {
+        counts.into_iter().map(|at| self.traffic[at].load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -292,23 +307,20 @@ impl Registry {
         self.connections.lock().values().cloned().collect()
     }
 
-    pub(crate) fn view(&self, id: Uuid) -> Option<SessionView> {
-        self.find(id.as_u128()).map(|handle| handle.view())
-    }
-
     /// Whether there was one to be told.
-    pub(crate) fn kick(&self, id: Uuid, reason: ReasonCode) -> bool {
+    pub(crate) fn kick(&self, id: Uuid, dismissal: &Dismissal) -> bool {
         let handle = self.find(id.as_u128());
         if let Some(handle) = &handle {
-            handle.send(ConnectionCommand::Kick(reason));
+            handle.kick(dismissal);
         }
         handle.is_some()
     }
 
-    pub(crate) fn page(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
+    /// In the order of their ids.
+    fn page(&self, filter: &SessionFilter, after: Option<u128>, limit: usize) -> Page {
         let mut sessions: Vec<SessionView> = Vec::new();
         let mut bytes = 0;
-        let mut from = after.map_or(Some(0), |after| after.as_u128().checked_add(1));
+        let mut from = after.map_or(Some(0), |after| after.checked_add(1));
         while let Some(start) = from {
             // In pieces, so that connections that come and go wait for none of this.
             let some: Vec<_> = self
@@ -326,7 +338,7 @@ impl Registry {
             for one in some.iter().filter(|one| one.passes(filter)) {
                 // This one tells that there is a next page.
                 if sessions.len() >= limit || bytes >= PAGE_BYTES {
-                    let next = sessions.last().map(|last| last.connection_id);
+                    let next = sessions.last().map(|last| last.connection_id.to_string());
                     return Page { sessions, next };
                 }
                 let view = one.view();
@@ -383,6 +395,7 @@ mod tests {
     use mproxy_core::peer::{ConnectionId, Encoded, Transport, UserProperties};
 
     use super::*;
+    use crate::admin::view::{SessionCursor, SessionOrder, SessionsQuestion};
 
     fn handle(id: u128, listener: &str) -> Arc<Handle> {
         let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
@@ -424,9 +437,12 @@ mod tests {
         let first = registry.page(&all, None, 2);
         let ids = |page: &Page| page.sessions.iter().map(|one| one.epoch).collect::<Vec<_>>();
         assert_eq!(ids(&first), [1, 2]);
-        let second = registry.page(&all, first.next, 2);
+        let next = |page: &Page| {
+            page.next.as_deref().and_then(|next| Uuid::parse_str(next).ok()).map(|id| id.as_u128())
+        };
+        let second = registry.page(&all, next(&first), 2);
         assert_eq!(ids(&second), [3, 4]);
-        let last = registry.page(&all, second.next, 2);
+        let last = registry.page(&all, next(&second), 2);
         assert_eq!((ids(&last), last.next), (vec![5], None));
         let odd = SessionFilter { listener: Some("odd".into()), ..all };
         assert_eq!(ids(&registry.page(&odd, None, 10)), [1, 3, 5]);
@@ -446,7 +462,7 @@ mod tests {
             let bytes = serde_json::to_vec(&page).unwrap().len();
             assert!(bytes < 2 * PAGE_BYTES, "{bytes}");
             seen.extend(page.sessions.iter().map(|one| one.epoch));
-            after = page.next;
+            after = page.next.and_then(|next| Uuid::parse_str(&next).ok()).map(|id| id.as_u128());
             if after.is_none() {
                 break;
             }
@@ -462,5 +478,67 @@ mod tests {
         let cx = Context::from_waker(std::task::Waker::noop());
         assert_eq!(one.poll_command(&cx), Some(ConnectionCommand::Kick(ReasonCode::ADMINISTRATIVE_ACTION)));
         assert_eq!(one.poll_command(&cx), None);
+    }
+
+    #[tokio::test]
+    async fn every_order_has_pages_without_gap_or_overlap() {
+        let registry = Registry::default();
+        for id in 1..=50_u128 {
+            let one = handle(id, "mqtt");
+            one.set_peer(&named(&format!("c{}", id * 37 % 50), one.origin()));
+            let packets = id as u64 * 7 % 5;
+            one.count(Traffic { client_packets: packets, client_bytes: packets * 9, ..Traffic::default() });
+            registry.enter(&one);
+        }
+        let orders = [
+            SessionOrder::ConnectionId,
+            SessionOrder::ConnectedSince,
+            SessionOrder::Packets,
+            SessionOrder::Bytes,
+            SessionOrder::ClientId,
+        ];
+        for order in orders {
+            let mut question =
+                SessionsQuestion { filter: SessionFilter::default(), order, after: None, limit: 7 };
+            let mut seen = Vec::new();
+            loop {
+                let page = registry.list(&question).await;
+                assert!(page.sessions.len() <= 7);
+                seen.extend(page.sessions);
+                let Some(next) = page.next else { break };
+                question.after = Some(SessionCursor::parse(&next, order).expect("its own cursor"));
+            }
+            let mut ids: Vec<_> = seen.iter().map(|one| one.epoch).collect();
+            let is_sorted = match order {
+                SessionOrder::ConnectionId => ids.is_sorted(),
+                SessionOrder::ConnectedSince => ids.iter().rev().is_sorted(),
+                SessionOrder::Packets | SessionOrder::Bytes => {
+                    seen.iter().rev().is_sorted_by_key(|one| one.traffic.client_packets)
+                }
+                SessionOrder::ClientId => seen.is_sorted_by_key(|one| one.client_id.clone()),
+            };
+            assert!(is_sorted, "{order:?}");
+            ids.sort_unstable();
+            assert_eq!(ids, (1..=50).collect::<Vec<_>>(), "{order:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn those_that_pass_are_disconnected_and_no_others() {
+        let registry = Registry::default();
+        let all: Vec<_> = (1..=10).map(|id| handle(id, if id % 2 == 1 { "odd" } else { "even" })).collect();
+        all.iter().for_each(|one| registry.enter(one));
+        let filter = SessionFilter { listener: Some("odd".into()), ..SessionFilter::default() };
+        let dismissal = Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION);
+        assert_eq!(registry.kick_all(&filter, &dismissal).await, 5);
+        let told = Dismissal { text: Some("bye".into()), ..dismissal };
+        let filter = SessionFilter { listener: Some("even".into()), ..SessionFilter::default() };
+        assert_eq!(registry.kick_all(&filter, &told).await, 5);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        for one in all {
+            let kicked = one.poll_command(&cx).is_some();
+            let told = one.take_orders().map_or(0, |queue| queue.dismissals.len());
+            assert_eq!((kicked, told), if &*one.origin().listener == "odd" { (true, 0) } else { (false, 1) });
+        }
     }
 }

@@ -44,6 +44,7 @@ use self::outbox::Outbox;
 pub(crate) use self::reads::PauseReason;
 use self::withheld::WithheldOrders;
 use crate::door::Carrier;
+use crate::orders::{RelayDescription, SessionInquiry};
 use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
 
 /// Rounds of polls before others on this thread get their turn.
@@ -239,11 +240,17 @@ impl<S: Carrier> Relay<S> {
                 // Whoever asked may have given up.
                 let _ = question.answer.send(explanation);
             }
+            for inquiry in queue.inquiries {
+                self.answer(inquiry);
+            }
             for handed in queue.orders {
                 let reach = self.session.command(handed.order(), now);
                 self.effects();
                 handed.count(reach);
                 self.withhold(handed);
+            }
+            for dismissal in queue.dismissals {
+                self.session.dismiss(dismissal, now);
             }
             self.publish_peer();
         }
@@ -257,6 +264,20 @@ impl<S: Carrier> Relay<S> {
                 self.session.abandon(Fault::Evicted)
             }
             Some(ConnectionCommand::Evict) => {}
+        }
+    }
+
+    /// Answers whoever operates mproxy. They may have given up.
+    fn answer(&self, inquiry: SessionInquiry) {
+        match inquiry {
+            SessionInquiry::Describe { answer } => {
+                let unwritten = [self.client.outbox.len(), self.broker.outbox.len()];
+                let described = self.session.describe();
+                drop(answer.send(described.map(|session| RelayDescription { session, unwritten })));
+            }
+            SessionInquiry::Subscribes { name, answer } => {
+                let _ = answer.send(self.session.subscribes_to(&name));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! From a listener to running connections: accepts, sees to the handshakes, gives each connection its task. The limits are in
 //! `slot`, what a connection's task does and tells at its end in `ending`.
 
+mod broker_watch;
 mod ending;
 mod outage;
 mod parting;
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, trace, warn};
 use uuid::Uuid;
 
+use self::broker_watch::BrokerWatch;
 use self::ending::Connection;
 use self::outage::{Outage, Recovery};
 use self::parting::PARTING_AT_A_TIME;
@@ -146,6 +148,8 @@ pub(crate) struct Serving {
     pub(crate) room: HandshakeLimits,
     /// Whether they get there.
     pub(crate) outage: Mutex<Outage>,
+    /// How it was the last time.
+    pub(crate) broker: Mutex<BrokerWatch>,
     pub(crate) metrics: Arc<ListenerMetrics>,
     pub(crate) open: AtomicUsize,
     /// Those of them that have not been admitted, where it has a limit of its own.
@@ -180,6 +184,7 @@ impl RelayHost<Stream> for Serving {
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
         let terms = self.terms.load();
         let (listener, broker, by) = (&*self.name, terms.outward.target(), Party::Broker.name());
+        self.broker.lock().note(failed);
         let Some(Unreachable(error)) = failed else {
             // A statement of its own, so that the lock is not held while the line is written.
             let recovery = self.outage.lock().dial_succeeded(now);

@@ -8,6 +8,7 @@ mod events;
 pub mod exposition;
 mod failures;
 mod labels;
+pub mod latencies;
 mod line_limit;
 pub mod log;
 pub mod metrics;

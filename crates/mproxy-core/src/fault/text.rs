@@ -4,7 +4,7 @@ use std::fmt;
 
 use mproxy_codec::reason::ReasonCode;
 
-use super::{Closed, Deadline, Fault};
+use super::{Closed, Deadline, Fault, is_command};
 use crate::policy::About;
 
 impl fmt::Display for Fault {
@@ -51,12 +51,12 @@ impl fmt::Display for Fault {
             Self::ClosedBeforeConnack { how: Closed::Error(error) } => {
                 write!(f, "broker closed before CONNACK: {error}")
             }
-            Self::Kicked { reason, dismissal: None } => {
-                write!(f, "disconnected by an administrator ({:#04x})", reason.0)
-            }
-            Self::Kicked { reason, dismissal: Some(dismissal) } => {
-                write!(f, "disconnected by the policy service ({:#04x})", reason.0)?;
-                dismissal.detail.as_ref().map_or(Ok(()), |detail| write!(f, ": {detail}"))
+            Self::Kicked { reason, dismissal } => {
+                let command = is_command(dismissal.as_deref());
+                let by = if command { "the policy service" } else { "an administrator" };
+                write!(f, "disconnected by {by} ({:#04x})", reason.0)?;
+                let detail = dismissal.as_ref().and_then(|dismissal| dismissal.detail.as_ref());
+                detail.map_or(Ok(()), |detail| write!(f, ": {detail}"))
             }
             Self::OverBudget { packet } => {
                 write!(f, "{} exceeds the memory budget of its connection", packet.name())

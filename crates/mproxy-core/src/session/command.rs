@@ -33,7 +33,7 @@ impl Session {
                 // Nothing has been answered yet that could be forgotten.
                 return match (&order.command, here) {
                     (_, Some(false)) | (SessionCommand::Forget, _) => Reach::default(),
-                    (SessionCommand::Disconnect(_), Some(true)) => self.dismiss(order, now),
+                    (SessionCommand::Disconnect(_), Some(true)) => self.obey_disconnect(order, now),
                     (_, Some(true) | None) => {
                         attempt.keep_order(order);
                         Reach::default()
@@ -56,7 +56,7 @@ impl Session {
         }
         let cx = &mut self.cx;
         let subscriptions = match &order.command {
-            SessionCommand::Disconnect(_) => return self.dismiss(order, now),
+            SessionCommand::Disconnect(_) => return self.obey_disconnect(order, now),
             SessionCommand::ReplaceGrant(grant) => {
                 let Replaced { ended, takes_back } = link.command_grant(cx, grant.clone());
                 if open {
@@ -101,7 +101,7 @@ impl Session {
         Reach { clients: 1, subscriptions }
     }
 
-    fn dismiss(&mut self, order: &Order, now: Instant) -> Reach {
+    fn obey_disconnect(&mut self, order: &Order, now: Instant) -> Reach {
         let SessionCommand::Disconnect(dismissal) = &order.command else { return Reach::default() };
         self.end(
             Fault::Kicked { reason: dismissal.reason, dismissal: Some(Box::new(dismissal.clone())) },

@@ -21,7 +21,7 @@ use super::step::Stop;
 use super::timer::Deadline;
 use crate::command::WillChoice;
 use crate::event::{Ended, Happening, Kind};
-use crate::fault::{Closed, Fault};
+use crate::fault::{Closed, Fault, is_command};
 use crate::peer::Side;
 use crate::policy::Want;
 
@@ -314,7 +314,9 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Fault::Drained { .. } if !open => ReasonCode::SERVER_UNAVAILABLE,
         // CONNACK has no "Administrative action". Who was disconnected by command shall not come again for that, which
         // "Server unavailable" would ask for.
-        Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal: Some(_) } if !open => {
+        Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal }
+            if !open && is_command(dismissal.as_deref()) =>
+        {
             ReasonCode::NOT_AUTHORIZED
         }
         _ => fault.reason(),

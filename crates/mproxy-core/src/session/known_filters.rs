@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::mem;
 
+use mproxy_codec::types::QoS;
+
 /// So many filters, of so many bytes together, are remembered. What is subscribed to beyond counts as unknown.
 const MOST: usize = 4096;
 const MOST_BYTES: usize = 256 << 10;
@@ -24,10 +26,35 @@ pub(super) enum AllowedBy {
     Answer,
 }
 
+/// What is known of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KnownFilter {
+    /// Who allowed it.
+    pub(super) by: AllowedBy,
+    /// The QoS that the broker has granted; `None` as long as it has not.
+    pub(super) granted: Option<QoS>,
+}
+
+impl KnownFilter {
+    /// In one byte.
+    const fn pack(self) -> u8 {
+        let granted = match self.granted {
+            None => 0,
+            Some(qos) => qos as u8 + 1,
+        };
+        (granted << 1) | matches!(self.by, AllowedBy::Answer) as u8
+    }
+
+    fn unpack(byte: u8) -> Self {
+        let by = if byte & 1 == 0 { AllowedBy::Rules } else { AllowedBy::Answer };
+        Self { by, granted: (byte >> 1).checked_sub(1).and_then(QoS::from_bits) }
+    }
+}
+
 /// Filters, each once. Most clients have a few, which take little more than their bytes.
 #[derive(Debug)]
 pub(super) enum KnownFilters {
-    /// One after the other: who allowed it, the length in two bytes, the text.
+    /// One after the other: a [`KnownFilter`] in a byte, the length in two bytes, the text.
     Few(Box<[u8]>),
     /// Where there are more.
     Many(Box<ManyFilters>),
@@ -35,7 +62,7 @@ pub(super) enum KnownFilters {
 
 #[derive(Debug, Default)]
 pub(super) struct ManyFilters {
-    filters: BTreeMap<Box<str>, AllowedBy>,
+    filters: BTreeMap<Box<str>, KnownFilter>,
     bytes: usize,
     /// There are some that are not remembered.
     incomplete: bool,
@@ -50,9 +77,14 @@ impl Default for KnownFilters {
 impl KnownFilters {
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, AllowedBy)> {
+        self.entries().map(|(filter, known)| (filter, known.by))
+    }
+
+    /// All of them, with all that is known.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, KnownFilter)> {
         let (few, many) = match self {
             Self::Few(bytes) => (Some(FewFilters(bytes)), None),
-            Self::Many(many) => (None, Some(many.filters.iter().map(|(name, by)| (&**name, *by)))),
+            Self::Many(many) => (None, Some(many.filters.iter().map(|(name, known)| (&**name, *known)))),
         };
         few.into_iter().flatten().chain(many.into_iter().flatten())
     }
@@ -85,7 +117,7 @@ impl KnownFilters {
             if grown <= FEW_BYTES && FewFilters(bytes).count() < FEW {
                 let mut longer = Vec::with_capacity(grown);
                 longer.extend_from_slice(bytes);
-                longer.push(u8::from(by == AllowedBy::Answer));
+                longer.push(KnownFilter { by, granted: None }.pack());
                 // A filter in a packet has a length of two bytes, too.
                 longer.extend_from_slice(&(filter.len() as u16).to_be_bytes());
                 longer.extend_from_slice(filter.as_bytes());
@@ -96,10 +128,31 @@ impl KnownFilters {
         let Some(many) = self.many() else { return };
         if many.filters.len() < MOST && many.bytes + filter.len() <= MOST_BYTES {
             many.bytes += filter.len();
-            many.filters.insert(filter.into(), by);
+            many.filters.insert(filter.into(), KnownFilter { by, granted: None });
         } else {
             // Once some are missing, nothing that is there proves that no other filter explains a delivery.
             many.incomplete = true;
+        }
+    }
+
+    /// The broker has granted this one, if it is among them.
+    pub(super) fn grant(&mut self, filter: &str, qos: QoS) {
+        match self {
+            Self::Few(bytes) => {
+                let mut at = 0;
+                for (name, known) in FewFilters(bytes) {
+                    if name == filter {
+                        bytes[at] = KnownFilter { granted: Some(qos), ..known }.pack();
+                        return;
+                    }
+                    at += 3 + name.len();
+                }
+            }
+            Self::Many(many) => {
+                if let Some(known) = many.filters.get_mut(filter) {
+                    known.granted = Some(qos);
+                }
+            }
         }
     }
 
@@ -130,7 +183,7 @@ impl KnownFilters {
         if let Self::Few(bytes) = self {
             let bytes = mem::take(bytes);
             let filters: BTreeMap<Box<str>, _> =
-                FewFilters(&bytes).map(|(name, by)| (name.into(), by)).collect();
+                FewFilters(&bytes).map(|(name, known)| (name.into(), known)).collect();
             let bytes = filters.keys().map(|name| name.len()).sum();
             *self = Self::Many(Box::new(ManyFilters { filters, bytes, incomplete: false }));
         }
@@ -145,14 +198,13 @@ impl KnownFilters {
 struct FewFilters<'a>(&'a [u8]);
 
 impl<'a> Iterator for FewFilters<'a> {
-    type Item = (&'a str, AllowedBy);
+    type Item = (&'a str, KnownFilter);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let ([by, high, low], rest) = self.0.split_first_chunk()?;
+        let ([known, high, low], rest) = self.0.split_first_chunk()?;
         let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))?;
         self.0 = rest;
-        let by = if *by == 0 { AllowedBy::Rules } else { AllowedBy::Answer };
-        Some((str::from_utf8(name).ok()?, by))
+        Some((str::from_utf8(name).ok()?, KnownFilter::unpack(*known)))
     }
 }
 
@@ -176,6 +228,29 @@ mod tests {
         }
         assert_eq!(known.len(), MOST);
         assert!(known.remove("a") && known.iter().all(|(name, _)| name != "a"));
+    }
+
+    #[test]
+    fn what_the_broker_grants_is_remembered_in_the_same_bytes() {
+        let mut known = KnownFilters::default();
+        let granted = |known: &KnownFilters, name: &str| {
+            known.entries().find(|(filter, _)| *filter == name).and_then(|(_, known)| known.granted)
+        };
+        for n in 0..2 * FEW {
+            let name = n.to_string();
+            known.insert(&name, AllowedBy::Answer);
+            let weight = known.weight();
+            assert_eq!(granted(&known, &name), None);
+            known.grant(&name, QoS::ExactlyOnce);
+            assert_eq!((granted(&known, &name), known.weight()), (Some(QoS::ExactlyOnce), weight));
+            known.grant("another", QoS::AtMostOnce);
+        }
+        assert!(known.iter().all(|(_, by)| by == AllowedBy::Answer));
+        // Asked for once more, it is granted once more.
+        known.insert("0", AllowedBy::Rules);
+        assert_eq!(granted(&known, "0"), None);
+        known.grant("0", QoS::AtMostOnce);
+        assert_eq!(granted(&known, "0"), Some(QoS::AtMostOnce));
     }
 
     #[test]

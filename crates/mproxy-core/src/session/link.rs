@@ -151,6 +151,13 @@ impl Link {
         self.subscriptions.as_deref()
     }
 
+    /// Lets go of what is remembered, where that is nothing: an idle client has none.
+    pub(super) fn forget_empty_subscriptions(&mut self) {
+        if self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.is_empty()) {
+            self.subscriptions = None;
+        }
+    }
+
     pub(super) fn known_subscriptions_mut(&mut self) -> Option<&mut Subscriptions> {
         self.subscriptions.as_deref_mut()
     }

@@ -350,12 +350,16 @@ impl Link {
             Box::default()
         };
         let told = cx.setting.sink.want(Kind::Subscribe) != Want::Nothing;
-        if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() {
+        let asked: Box<[Box<str>]> = match cx.setting.advisers.want(Hook::Subscribe) {
+            Want::Nothing => Box::default(),
+            _ => requests.iter().map(|request| request.filter.as_str().into()).collect(),
+        };
+        if mask.is_empty() && !told && retire.is_empty() && counted.is_empty() && asked.is_empty() {
             return;
         }
         let filters = if told { self.names_in_force(requests, decided) } else { Box::default() };
         let id = subscribe.packet_id;
-        self.subscriptions().add_subscribe(Subscribing { id, mask, filters, retire, counted });
+        self.subscriptions().add_subscribe(Subscribing { id, mask, filters, retire, counted, asked });
     }
 }
 

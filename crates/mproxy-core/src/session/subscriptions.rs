@@ -41,6 +41,11 @@ impl Subscriptions {
         self.kept + self.renames.weight() + self.names.weight()
     }
 
+    /// Whether there is nothing to remember.
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way() == 0 && !self.has_renames() && self.names.len() == 0
+    }
+
     /// How many requests are under way, our own included.
     pub(super) const fn under_way(&self) -> usize {
         self.subscribes.len() + self.unsubscribes.len() + self.retiring.len()
@@ -159,6 +164,8 @@ pub(super) struct Subscribing {
     pub(super) retire: Box<[Box<str>]>,
     /// For each filter of the client's: its name, if it counts as a new subscription. Empty where none is counted.
     pub(super) counted: Box<[Option<Box<str>>]>,
+    /// The client's filters, where it is remembered what the broker grants. Else empty.
+    pub(super) asked: Box<[Box<str>]>,
 }
 
 impl Subscribing {
@@ -168,6 +175,7 @@ impl Subscribing {
             + size_of_val(&*self.mask)
             + weight_of(&self.filters)
             + weight_of(&self.retire)
+            + weight_of(&self.asked)
             + size_of_val(&*self.counted)
             + counted
     }
@@ -280,6 +288,7 @@ mod tests {
                 filters: Box::new(["a".into()]),
                 retire: Box::default(),
                 counted: Box::default(),
+                asked: Box::default(),
             });
         }
         books.add_unsubscribe(Unsubscribing {

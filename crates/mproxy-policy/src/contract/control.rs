@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use mproxy_codec::reason::ReasonCode;
-use mproxy_core::command::{Dismissal, Order, Reach, Selector, SessionCommand, WillChoice};
+use mproxy_core::command::{Dismissal, DismissedBy, Order, Reach, Selector, SessionCommand, WillChoice};
 use mproxy_core::peer::ConnectionId;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -120,6 +120,7 @@ fn dismissal(disconnect: wire::DisconnectCommand) -> Result<Dismissal, String> {
         server_reference: sent("server_reference", disconnect.server_reference)?,
         will,
         detail: text(disconnect.detail),
+        by: DismissedBy::PolicyService,
     })
 }
 

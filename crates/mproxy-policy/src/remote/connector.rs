@@ -147,6 +147,7 @@ impl Connector {
         let decide = keepers.as_ref().map_or_else(|| Arc::new(DecideStreams::none()), Keepers::streams);
         let connection = ServiceConnection {
             service,
+            name: hello.as_ref().map(|hello| hello.name.as_str().into()).unwrap_or_default(),
             wants: ArcSwap::from_pointee(wants),
             gone,
             reads,

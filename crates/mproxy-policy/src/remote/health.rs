@@ -54,12 +54,27 @@ pub struct EndpointHealth {
     pub last_error: Option<String>,
     /// Since when it has stood so.
     pub since: SystemTime,
+    /// What it said of itself; `None` while it is not connected.
+    pub service: Option<ServiceFacts>,
+}
+
+/// What a service said of itself in Hello, and what became of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Its name; empty where it said none.
+    pub name: Box<str>,
+    /// The calls that are made, and for which topics; none: for every topic. Without a Hello, what is made in any case.
+    pub wants: Vec<(&'static str, Vec<Box<str>>)>,
+    /// Whether it is asked over streams, too.
+    pub streams: bool,
 }
 
 /// A connection to an endpoint that has answered Hello.
 #[derive(Debug)]
 pub(super) struct ServiceConnection {
     pub(super) service: ServiceClient,
+    /// As it called itself; empty where it did not.
+    pub(super) name: Box<str>,
     /// What the service wants, less what it turned out not to implement.
     pub(super) wants: ArcSwap<Wants>,
     /// Cancelled when the connection is over, or is to be given up.
@@ -93,6 +108,19 @@ impl ServiceConnection {
     /// Whether events go to it over a stream.
     pub(super) fn serves_observe(&self) -> bool {
         self.observe.load(Ordering::Relaxed)
+    }
+
+    fn facts(&self) -> ServiceFacts {
+        let wants = self.wants.load();
+        let call = |rpc: Rpc| {
+            let call = wants.of(rpc)?;
+            Some((rpc.name(), call.topics().map(Into::into).collect()))
+        };
+        ServiceFacts {
+            name: self.name.clone(),
+            wants: Rpc::ALL.into_iter().filter_map(call).collect(),
+            streams: self.streams.is_some(),
+        }
     }
 
     /// The endpoint's address.
@@ -426,6 +454,10 @@ impl Endpoints {
             state: entry.state.health(),
             last_error: entry.last_error.clone(),
             since: entry.since,
+            service: match &entry.state {
+                EndpointState::Healthy(connection) => Some(connection.facts()),
+                EndpointState::Connecting | EndpointState::Unhealthy => None,
+            },
         };
         self.entries.borrow().iter().map(health).collect()
     }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
+use utoipa::openapi::Ref;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -44,6 +45,11 @@ impl Modify for Bearer {
 
 /// A record of the decision log, which has a schema of its own.
 const DECISION_ENTRY: &str = include_str!("../../../../deploy/decisions.schema.json");
+
+/// The place of it in the document.
+pub(super) fn decision_entry() -> Ref {
+    Ref::from_schema_name("DecisionEntry")
+}
 
 /// What every address can answer, whatever it is asked.
 const EVERYWHERE: [(&str, &str); 2] =
@@ -97,13 +103,25 @@ fn complete(path: &str, operation: &mut Value) {
     }
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
-        // It may be absent, and is never null.
-        let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
-        if let Some([only]) = kind.as_array_mut().map(|kinds| {
-            kinds.retain(|kind| kind != "null");
-            &kinds[..]
-        }) {
-            *kind = only.clone();
+        if let Some(schema) = parameter.get_mut("schema") {
+            forbid_null(schema);
+        }
+    }
+}
+
+/// A parameter may be absent, and is never null.
+fn forbid_null(schema: &mut Value) {
+    if let Some(choices) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
+        choices.retain(|choice| choice["type"] != "null");
+        if let [only] = &mut choices[..] {
+            *schema = only.take();
+        }
+    }
+    let Some(kind) = schema.get_mut("type") else { return };
+    if let Some(kinds) = kind.as_array_mut() {
+        kinds.retain(|kind| kind != "null");
+        if let [only] = &mut kinds[..] {
+            *kind = only.take();
         }
     }
 }

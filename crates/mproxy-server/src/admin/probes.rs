@@ -4,12 +4,16 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Admin;
 use super::guard::may_ask;
-use super::view::{CertificateWarning, ListenerReadiness, ReloadView, StaleCertificate};
+use super::parameters::Parameters;
+use super::problem::ApiError;
+use super::view::{
+    BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Readiness, ReloadView, StaleCertificate,
+};
 use crate::telemetry::exposition::Format;
 
 /// The process runs.
@@ -24,13 +28,26 @@ pub(super) async fn healthz() -> &'static str {
 /// Whether new connections are welcome. But for the first two, for who may use the API: they name files and addresses.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReadinessView {
-    /// Not draining, and every listener is bound.
+    /// Whether the status is 200.
     ready: bool,
     /// mproxy is being stopped.
     draining: bool,
+    #[serde(flatten)]
+    details: ReadinessDetails,
+}
+
+/// Absent where the caller may not use the API.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct ReadinessDetails {
     /// Each listener that was configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     listeners: Option<Vec<ListenerReadiness>>,
+    /// How the broker of each was reached the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    brokers: Option<Vec<BrokerView>>,
+    /// The endpoints of the policy service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Vec<EndpointView>>,
     /// Certificates whose new files are broken; the old ones are in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_certificates: Option<Vec<StaleCertificate>>,
@@ -42,28 +59,53 @@ pub(super) struct ReadinessView {
     failed_reloads: Option<Vec<ReloadView>>,
 }
 
+/// What counts.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ReadinessQuery {
+    /// `1`: brokers, policy service and certificates count, too. Not for load balancers: one broker that is away would take
+    /// all instances out at once.
+    #[param(pattern = "^[01]$", default = "0")]
+    all: Option<String>,
+}
+
 /// Whether new connections are welcome: 503 only while draining, or while a listener is not bound.
 #[utoipa::path(
-    get, path = "/readyz", tag = "probes", security((), ("bearer" = [])),
+    get, path = "/readyz", tag = "probes", security((), ("bearer" = [])), params(ReadinessQuery),
     responses(
         (status = 200, description = "ready", body = ReadinessView),
+        (status = 400, description = "the request is not one that this address takes; the detail says why"),
         (status = 503, description = "not ready", body = ReadinessView),
     )
 )]
-pub(super) async fn readyz(State(admin): State<Admin>, request: Request) -> impl IntoResponse {
-    let readiness = admin.backend.readiness();
-    let ready = readiness.is_ready();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let is_known = may_ask(&admin, &request).is_ok();
-    let view = ReadinessView {
-        ready,
-        draining: readiness.draining,
-        listeners: is_known.then_some(readiness.listeners),
-        stale_certificates: is_known.then_some(readiness.stale_certificates),
-        certificate_warnings: is_known.then_some(readiness.certificate_warnings),
-        failed_reloads: is_known.then_some(readiness.failed_reloads),
+pub(super) async fn readyz(
+    State(admin): State<Admin>,
+    Parameters(ReadinessQuery { all }): Parameters<ReadinessQuery>,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    let all = match all.as_deref() {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(_) => return Err(ApiError::bad("all must be 0 or 1")),
     };
-    (status, Json(view))
+    let is_known = may_ask(&admin, &request).is_ok();
+    let readiness = admin.backend.readiness(all || is_known).await;
+    let ready = if all { readiness.is_ready_altogether() } else { readiness.is_ready() };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let draining = readiness.draining;
+    let details = if is_known { shown(readiness) } else { ReadinessDetails::default() };
+    Ok((status, Json(ReadinessView { ready, draining, details })))
+}
+
+fn shown(readiness: Readiness) -> ReadinessDetails {
+    ReadinessDetails {
+        listeners: Some(readiness.listeners),
+        brokers: Some(readiness.brokers),
+        policy: Some(readiness.policy),
+        stale_certificates: Some(readiness.stale_certificates),
+        certificate_warnings: Some(readiness.certificate_warnings),
+        failed_reloads: Some(readiness.failed_reloads),
+    }
 }
 
 /// The metrics, as Prometheus' text, or as OpenMetrics where `Accept` prefers it.

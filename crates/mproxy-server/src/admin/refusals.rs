@@ -53,6 +53,9 @@ pub(super) async fn refusals(
     Parameters(listing): Parameters<RefusalListing>,
 ) -> Result<Json<DecisionPage>, ApiError> {
     let limit = page_limit(listing.limit)?;
+    if listing.cursor.is_some_and(|cursor| i64::try_from(cursor).is_err()) {
+        return Err(ApiError::bad("cursor must be the next of a page"));
+    }
     let hooks = || Hook::ALL.map(Hook::name);
     if let Some(hook) = listing.hook.as_deref().filter(|hook| !hooks().contains(hook)) {
         let near = nearest(hook, hooks()).unwrap_or_default();

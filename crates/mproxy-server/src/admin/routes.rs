@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::Admin;
 use super::parameters::{Nothing, Parameters};
 use super::problem::ApiError;
-use super::view::{EndpointView, ReloadView};
+use super::view::{PolicyView, ReloadView};
 use crate::config::LogLevel;
 use crate::config::check::ConfigView;
 
@@ -37,14 +37,7 @@ pub(super) async fn reloads(
     Json(ReloadsView { reloads: admin.backend.reloads() })
 }
 
-/// The policy service.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PolicyView {
-    /// Its endpoints; none where there is no service.
-    endpoints: Vec<EndpointView>,
-}
-
-/// The endpoints of the policy service, and how each is.
+/// The policy service: its endpoints, what it said of itself, how long calls take.
 #[utoipa::path(
     get, path = "/policy", tag = "policy",
     responses((status = 200, description = "the policy service", body = PolicyView))
@@ -53,7 +46,7 @@ pub(super) async fn policy(
     State(admin): State<Admin>,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Json<PolicyView> {
-    Json(PolicyView { endpoints: admin.backend.policy_health() })
+    Json(PolicyView { calls: admin.metrics.policy_latencies(), ..admin.backend.policy() })
 }
 
 /// mproxy is being stopped.

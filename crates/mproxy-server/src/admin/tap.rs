@@ -121,7 +121,7 @@ pub(super) async fn tap(
     if is_cross_site(&headers) {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "web pages of other sites may not watch"));
     }
-    if let Some(id) = parameters.connection_id.filter(|id| admin.backend.session(*id).is_none()) {
+    if let Some(id) = parameters.connection_id.filter(|id| !admin.backend.has_session(*id)) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("no such session: {id}")));
     }
     let tap = admin.metrics.taps().open(parameters.request()?).map_err(|_| {

@@ -10,8 +10,9 @@ mod sessions;
 mod sockets;
 mod tap;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::view::{ListenerReadiness, TrafficView};
+use super::view::{BrokerView, EndpointView, ListenerReadiness, SessionFacts, SessionView, TrafficView};
 use super::*;
 use super::{ExplainQuestion, Explaining, NotExplained};
 use crate::config::check::ConfigView;
@@ -34,8 +35,12 @@ use crate::timestamp::Timestamp;
 #[derive(Default)]
 struct Cards {
     kicked: Mutex<Vec<(Uuid, u8)>>,
+    texts: Mutex<Vec<Option<Box<str>>>>,
     draining: AtomicBool,
     unbound: AtomicBool,
+    broker_away: AtomicBool,
+    /// How often it was asked to look at the brokers.
+    looks: AtomicUsize,
 }
 
 fn id(n: u128) -> Uuid {
@@ -60,52 +65,106 @@ fn card(n: u128) -> SessionView {
     }
 }
 
+fn detail(session: SessionView) -> SessionDetail {
+    SessionDetail {
+        session,
+        broker: Some("mqtt://broker:1883".to_owned()),
+        keep_alive: Some(60),
+        clean_start: Some(true),
+        attributes: BTreeMap::new(),
+        tls: None,
+        grant: None,
+        live: None,
+    }
+}
+
+fn passes(filter: &SessionFilter, session: &SessionView) -> bool {
+    filter.passes(&SessionFacts {
+        client_id: session.client_id.as_deref(),
+        username: session.username.as_deref(),
+        listener: &session.listener,
+        address: session.peer_addr.parse().ok().map(|address: SocketAddr| address.ip()),
+        phase: session.phase,
+        attributes: &[],
+    })
+}
+
 impl AdminBackend for Cards {
-    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
+    fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>> {
+        let SessionsQuestion { filter, after, limit, .. } = question;
         let passes = |session: &SessionView| {
-            filter.passes(session.client_id.as_deref(), session.username.as_deref(), &session.listener)
-                && after.is_none_or(|after| session.connection_id > after)
+            passes(&filter, session)
+                && after.as_ref().is_none_or(|after| session.connection_id.as_u128() > after.id)
         };
         let all: Vec<SessionView> = (1..=3).map(card).filter(passes).collect();
-        let next =
-            all.get(limit.wrapping_sub(1)).filter(|_| all.len() > limit).map(|last| last.connection_id);
-        Page { sessions: all.into_iter().take(limit).collect(), next }
+        let last = all.get(limit.wrapping_sub(1)).filter(|_| all.len() > limit);
+        let next = last.map(|last| last.connection_id.to_string());
+        let page = Page { sessions: all.into_iter().take(limit).collect(), next };
+        Box::pin(async { Some(page) })
     }
 
-    fn session(&self, connection_id: Uuid) -> Option<SessionView> {
-        (1..=3).map(card).find(|session| session.connection_id == connection_id)
+    fn session(&self, connection_id: Uuid) -> Reply<Option<SessionDetail>> {
+        let session = (1..=3).map(card).find(|session| session.connection_id == connection_id);
+        Box::pin(async { Some(detail(session?)) })
+    }
+
+    fn has_session(&self, connection_id: Uuid) -> bool {
+        (1..=3).any(|n| id(n) == connection_id)
     }
 
     fn explain(&self, _: ExplainQuestion) -> Explaining {
         Box::pin(async { Err(NotExplained::NoSession) })
     }
 
-    fn kick(&self, connection_id: Uuid, reason: u8) -> bool {
-        self.kicked.lock().push((connection_id, reason));
-        self.session(connection_id).is_some()
+    fn kick(&self, connection_id: Uuid, dismissal: &Dismissal) -> bool {
+        self.kicked.lock().push((connection_id, dismissal.reason.0));
+        self.texts.lock().push(dismissal.text.clone());
+        (1..=3).any(|n| id(n) == connection_id)
+    }
+
+    fn kick_all(&self, filter: SessionFilter, dismissal: Dismissal) -> Reply<Option<usize>> {
+        let met: Vec<SessionView> = (1..=3).map(card).filter(|one| passes(&filter, one)).collect();
+        for one in &met {
+            self.kick(one.connection_id, &dismissal);
+        }
+        Box::pin(async move { Some(met.len()) })
     }
 
     fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    fn readiness(&self) -> Readiness {
+    fn readiness(&self, look_behind: bool) -> Reply<Readiness> {
+        self.looks.fetch_add(usize::from(look_behind), Ordering::Relaxed);
         let address = (!self.unbound.load(Ordering::Relaxed)).then(|| "127.0.0.1:1883".to_owned());
         let listeners = vec![ListenerReadiness { name: "mqtt".to_owned(), address }];
-        Readiness {
+        let away = self.broker_away.load(Ordering::Relaxed);
+        let readiness = Readiness {
             draining: self.draining.load(Ordering::Relaxed),
             listeners,
             failed_reloads: self.reloads(),
+            brokers: vec![BrokerView {
+                listener: "mqtt".to_owned(),
+                target: "mqtt://broker:1883".to_owned(),
+                reachable: Some(!away),
+                at: Some(Timestamp(UNIX_EPOCH)),
+                error: away.then(|| "refused".to_owned()),
+            }],
             ..Readiness::default()
-        }
+        };
+        Box::pin(async { readiness })
     }
 
-    fn policy_health(&self) -> Vec<EndpointView> {
-        vec![EndpointView {
+    fn policy(&self) -> PolicyView {
+        let endpoint = EndpointView {
             endpoint: "http://a:1".to_owned(),
             healthy: false,
+            state: "unhealthy",
+            since: Timestamp(UNIX_EPOCH),
+            service: None,
             error: Some("refused".to_owned()),
-        }]
+        };
+        PolicyView { endpoints: vec![endpoint], ..PolicyView::default() }
     }
 
     fn reload(&self) -> Reloading {

@@ -1,44 +1,26 @@
 //! What the admin API shows, as JSON.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use super::select::{
+    SessionCursor, SessionFacts, SessionFilter, SessionOrder, SessionPhase, SessionsQuestion, SortKey,
+};
 use crate::config::reload::SettingChange;
+use crate::telemetry::latencies::CallLatency;
 use crate::timestamp::Timestamp;
-
-/// Which sessions are meant. What is absent does not restrict.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct SessionFilter {
-    /// Exactly this client identifier.
-    pub client_id: Option<String>,
-    /// Exactly this user name.
-    pub username: Option<String>,
-    /// Accepted by the listener of this name.
-    pub listener: Option<String>,
-}
-
-impl SessionFilter {
-    /// Whether a session passes.
-    #[must_use]
-    pub fn passes(&self, client_id: Option<&str>, username: Option<&str>, listener: &str) -> bool {
-        let wants = |wanted: &Option<String>, is: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| Some(wanted) == is)
-        };
-        wants(&self.client_id, client_id)
-            && wants(&self.username, username)
-            && wants(&self.listener, Some(listener))
-    }
-}
 
 /// Some sessions, and whether there are more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Page {
-    /// In the order of their connection ids.
+    /// In the order that was asked for.
     pub sessions: Vec<SessionView>,
     /// Where the next page begins (`?after=`); absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<Uuid>,
+    pub next: Option<String>,
 }
 
 /// One session.
@@ -105,6 +87,111 @@ pub struct TrafficView {
     pub broker_bytes: u64,
 }
 
+/// One session, with all that is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SessionDetail {
+    /// What a list shows of it.
+    #[serde(flatten)]
+    pub session: SessionView,
+    /// The broker that its listener leads to.
+    pub broker: Option<String>,
+    /// Seconds between two packets of the client's; 0 is no keep alive. Absent before CONNECT was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<u16>,
+    /// Clean Start of 5.0, Clean Session before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean_start: Option<bool>,
+    /// What the policy attached to the client.
+    pub attributes: BTreeMap<String, String>,
+    /// What the TLS handshake told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsView>,
+    /// The grant in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantView>,
+    /// What its task knows; absent where it has no client yet, is ending, or has not answered in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveView>,
+}
+
+/// What a TLS handshake told about the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct TlsView {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: String,
+    /// The server name that the client asked for.
+    pub sni: Option<String>,
+    /// The application protocol that was agreed on.
+    pub alpn: Option<String>,
+    /// Subject of the client's certificate (RFC 4514).
+    pub subject: Option<String>,
+    /// Its common name.
+    pub common_name: Option<String>,
+    /// Its alternative names, `DNS:…`, `URI:…`, `IP:…`, `email:…`.
+    pub subject_alt_names: Vec<String>,
+    /// SHA-256 over it, in hexadecimal.
+    pub fingerprint: Option<String>,
+    /// Its serial number, in hexadecimal.
+    pub serial: Option<String>,
+}
+
+/// A grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct GrantView {
+    /// The policy's own name for it.
+    pub version: Option<String>,
+    /// When it came.
+    pub received: Option<Timestamp>,
+    /// When the client is disconnected, whatever else holds.
+    pub expires_at: Option<Timestamp>,
+    /// When it is renewed.
+    pub renews_at: Option<Timestamp>,
+    /// How long it serves without being renewed.
+    pub serves_until: Option<Timestamp>,
+}
+
+/// What a session's task knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LiveView {
+    /// The broker has gone on with an old session.
+    pub session_present: bool,
+    /// The client's subscriptions; null where nobody decides on them, and mproxy does not remember them.
+    pub subscriptions: Option<Vec<SubscriptionView>>,
+    /// There are further ones, or may be: from before this connection, or because they are too many.
+    pub more_subscriptions: bool,
+    /// Publishes of the client's, of QoS 1 and 2, that are not acknowledged to the end.
+    pub in_flight: u32,
+    /// Packets that wait for a verdict.
+    pub waiting_packets: DirectionView,
+    /// Bytes of them.
+    pub waiting_bytes: DirectionView,
+    /// Bytes that were received for one side from the other, and are not written to it yet.
+    pub unwritten_bytes: DirectionView,
+    /// Bytes that are put down for it against its budget.
+    pub held_bytes: u64,
+}
+
+/// A number for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DirectionView {
+    /// From the client.
+    pub from_client: u64,
+    /// From the broker.
+    pub from_broker: u64,
+}
+
+/// One subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SubscriptionView {
+    /// As the client knows it.
+    pub filter: String,
+    /// As the broker knows it, if that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_filter: Option<String>,
+    /// The QoS that the broker has granted; null where it has not answered yet, has refused, or the filter was rewritten.
+    pub granted_qos: Option<u8>,
+}
+
 /// Whether new connections are welcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -119,6 +206,47 @@ pub struct Readiness {
     pub certificate_warnings: Vec<CertificateWarning>,
     /// What could not be reloaded the last time; what was in force before still is, and no reason not to be ready.
     pub failed_reloads: Vec<ReloadView>,
+    /// The brokers. That one is away is no reason not to be ready: every other instance would say the same.
+    pub brokers: Vec<BrokerView>,
+    /// The endpoints of the policy service; likewise.
+    pub policy: Vec<EndpointView>,
+}
+
+/// What a policy service said of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ServiceView {
+    /// Its name and version, as it calls itself; null where it did not say.
+    pub name: Option<String>,
+    /// The calls that it wants.
+    pub wants: Vec<WantView>,
+    /// Whether it is asked over streams, too.
+    pub streams: bool,
+}
+
+/// A call that a policy service wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WantView {
+    /// Which call.
+    pub call: &'static str,
+    /// For topics that match one of these; empty: for every topic.
+    pub topic_filters: Vec<String>,
+}
+
+/// How the broker of a listener was reached the last time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct BrokerView {
+    /// The listener.
+    pub listener: String,
+    /// The broker.
+    pub target: String,
+    /// Whether it was; null where it has not been tried yet.
+    pub reachable: Option<bool>,
+    /// When that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Why it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What is wrong with a file that is in force.
@@ -189,6 +317,17 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         !self.draining && self.listeners.iter().all(|listener| listener.address.is_some())
     }
+
+    /// The same, with each broker reached, an endpoint of the policy service healthy where there is one, and nothing wrong
+    /// with certificates.
+    #[must_use]
+    pub fn is_ready_altogether(&self) -> bool {
+        self.is_ready()
+            && self.brokers.iter().all(|broker| broker.reachable != Some(false))
+            && (self.policy.is_empty() || self.policy.iter().any(|endpoint| endpoint.healthy))
+            && self.stale_certificates.is_empty()
+            && self.certificate_warnings.is_empty()
+    }
 }
 
 /// One listener.
@@ -200,27 +339,33 @@ pub struct ListenerReadiness {
     pub address: Option<String>,
 }
 
-/// One endpoint of the policy service.
+/// The policy service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct PolicyView {
+    /// Its endpoints, in the order of preference; none where there is no service.
+    pub endpoints: Vec<EndpointView>,
+    /// Those of the service that is asked for comparison; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Vec<EndpointView>>,
+    /// How long calls to the service in force took since the start.
+    pub calls: Vec<CallLatency>,
+}
+
+/// One endpoint of a policy service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct EndpointView {
     /// Its address, as configured.
     pub endpoint: String,
     /// Whether it is asked at present.
     pub healthy: bool,
-    /// What is wrong with it.
+    /// `connecting` (for the first time, or just after the connection was lost), `healthy` or `unhealthy`.
+    pub state: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// What it said of itself; absent while it is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceView>,
+    /// The last thing that went wrong with it; kept when it is healthy again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_filter_passes_everybody() {
-        assert!(SessionFilter::default().passes(None, None, "mqtt"));
-        let filter = SessionFilter { username: Some("ann".into()), ..SessionFilter::default() };
-        assert!(filter.passes(Some("c"), Some("ann"), "mqtt"));
-        assert!(!filter.passes(Some("c"), None, "mqtt"));
-    }
 }

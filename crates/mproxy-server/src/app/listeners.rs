@@ -32,7 +32,7 @@ pub(super) type Transports = Vec<(Inward, Outward)>;
 /// A listener that is open, to be given other settings.
 pub(super) struct RunningListener {
     inward: Inward,
-    serving: Arc<Serving>,
+    pub(super) serving: Arc<Serving>,
 }
 
 /// What all listeners give to their sessions.
@@ -207,6 +207,7 @@ pub(super) fn serve(
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
             terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward)),
             outage: Mutex::default(),
+            broker: Mutex::default(),
             metrics: metrics.listener(&listener.name),
             open: AtomicUsize::new(0),
             pending: Arc::default(),

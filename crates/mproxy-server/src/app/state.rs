@@ -1,23 +1,29 @@
 //! What the admin API sees of the house, and what it may do to it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use mproxy_codec::reason::ReasonCode;
-use mproxy_policy::remote::HealthState;
+use futures_util::future::join_all;
+use mproxy_core::command::Dismissal;
+use mproxy_policy::remote::{EndpointHealth, HealthState};
 use mproxy_tcp::tls::Remark;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::explain;
 use super::reload::Reloader;
+use super::{detail, explain};
 use crate::admin::view::{
-    CertificateWarning, EndpointView, ListenerReadiness, Page, Readiness, ReloadView, SessionFilter,
-    SessionView, StaleCertificate,
+    BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Page, PolicyView, Readiness, ReloadView,
+    ServiceView, SessionDetail, SessionFilter, SessionsQuestion, StaleCertificate, WantView,
 };
-use crate::admin::{self, ExplainQuestion, Explaining, NotExplained, NotReloaded, Reloading};
+use crate::admin::{self, ExplainQuestion, Explaining, NotExplained, NotReloaded, Reloading, Reply};
 use crate::config::files;
-use crate::serve::House;
+use crate::serve::{House, Serving};
+use crate::timestamp::Timestamp;
+
+/// How long a page of sessions may take, all the questions to them included.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the admin API sees.
 pub(super) struct AppState {
@@ -28,18 +34,33 @@ pub(super) struct AppState {
 }
 
 impl AppState {
-    fn house(&self) -> &House {
+    fn house(&self) -> &Arc<House> {
         &self.reloader.house
+    }
+
+    /// What serves each listener.
+    fn serving(&self) -> impl Iterator<Item = &Arc<Serving>> {
+        self.reloader.listeners.iter().map(|listener| &listener.serving)
     }
 }
 
 impl admin::AdminBackend for AppState {
-    fn sessions(&self, filter: &SessionFilter, after: Option<Uuid>, limit: usize) -> Page {
-        self.house().registry.page(filter, after, limit)
+    fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>> {
+        let house = Arc::clone(self.house());
+        Box::pin(async move { timeout(LISTED_WITHIN, house.registry.list(&question)).await.ok() })
     }
 
-    fn session(&self, connection_id: Uuid) -> Option<SessionView> {
-        self.house().registry.view(connection_id)
+    fn session(&self, connection_id: Uuid) -> Reply<Option<SessionDetail>> {
+        let handle = self.house().registry.find(connection_id.as_u128());
+        let broker = handle.as_ref().and_then(|handle| {
+            let its = self.serving().find(|serving| serving.name == handle.origin().listener)?;
+            Some(its.target())
+        });
+        Box::pin(async move { Some(detail::of_session(handle?, broker).await) })
+    }
+
+    fn has_session(&self, connection_id: Uuid) -> bool {
+        self.house().registry.find(connection_id.as_u128()).is_some()
     }
 
     fn explain(&self, question: ExplainQuestion) -> Explaining {
@@ -65,15 +86,22 @@ impl admin::AdminBackend for AppState {
         }
     }
 
-    fn kick(&self, connection_id: Uuid, reason: u8) -> bool {
-        self.house().registry.kick(connection_id, ReasonCode(reason))
+    fn kick(&self, connection_id: Uuid, dismissal: &Dismissal) -> bool {
+        self.house().registry.kick(connection_id, dismissal)
+    }
+
+    fn kick_all(&self, filter: SessionFilter, dismissal: Dismissal) -> Reply<Option<usize>> {
+        let house = Arc::clone(self.house());
+        Box::pin(
+            async move { timeout(LISTED_WITHIN, house.registry.kick_all(&filter, &dismissal)).await.ok() },
+        )
     }
 
     fn drain(&self) {
         self.drain.cancel();
     }
 
-    fn readiness(&self) -> Readiness {
+    fn readiness(&self, look_behind: bool) -> Reply<Readiness> {
         let draining = self.drain.is_cancelled();
         let mut listeners = self.listeners.clone();
         // They are closed by then: a load balancer must not take their addresses for open ones.
@@ -97,7 +125,20 @@ impl admin::AdminBackend for AppState {
             .collect();
         let mut failed_reloads = self.reloader.reloads.last();
         failed_reloads.retain(|reload| reload.error.is_some());
-        Readiness { draining, listeners, stale_certificates, certificate_warnings, failed_reloads }
+        let policy = self.policy().endpoints;
+        let serving: Vec<_> = self.serving().cloned().collect();
+        Box::pin(async move {
+            let brokers = join_all(serving.iter().map(|serving| broker(serving, look_behind))).await;
+            Readiness {
+                draining,
+                listeners,
+                stale_certificates,
+                certificate_warnings,
+                failed_reloads,
+                brokers,
+                policy,
+            }
+        })
     }
 
     fn reload(&self) -> Reloading {
@@ -115,13 +156,46 @@ impl admin::AdminBackend for AppState {
         self.reloader.reloads.last()
     }
 
-    fn policy_health(&self) -> Vec<EndpointView> {
-        let Some(remote) = &self.reloader.remote else { return Vec::new() };
-        let view = |health: mproxy_policy::remote::EndpointHealth| EndpointView {
-            endpoint: health.url,
-            healthy: health.state == HealthState::Healthy,
-            error: health.last_error,
-        };
-        remote.health().into_iter().map(view).collect()
+    fn policy(&self) -> PolicyView {
+        let views = |health: Vec<EndpointHealth>| health.into_iter().map(endpoint).collect();
+        PolicyView {
+            endpoints: self.reloader.remote.as_ref().map(|remote| views(remote.health())).unwrap_or_default(),
+            shadow: self.reloader.shadow.as_ref().map(|shadow| views(shadow.service().health())),
+            calls: Vec::new(),
+        }
+    }
+}
+
+fn endpoint(health: EndpointHealth) -> EndpointView {
+    let service = health.service.map(|service| ServiceView {
+        name: (!service.name.is_empty()).then(|| service.name.into()),
+        wants: service
+            .wants
+            .into_iter()
+            .map(|(call, topics)| WantView {
+                call,
+                topic_filters: topics.into_iter().map(Into::into).collect(),
+            })
+            .collect(),
+        streams: service.streams,
+    });
+    EndpointView {
+        endpoint: health.url,
+        healthy: health.state == HealthState::Healthy,
+        state: health.state.name(),
+        since: Timestamp(health.since),
+        service,
+        error: health.last_error,
+    }
+}
+
+async fn broker(serving: &Serving, look_behind: bool) -> BrokerView {
+    let last = serving.last_dial(look_behind).await;
+    BrokerView {
+        listener: serving.name.to_string(),
+        target: serving.target(),
+        reachable: last.as_ref().map(|last| last.error.is_none()),
+        at: last.as_ref().map(|last| Timestamp(last.at)),
+        error: last.and_then(|last| last.error).map(Into::into),
     }
 }

@@ -26,12 +26,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mproxy_core::peer::ConnectionId;
 use mproxy_core::record::{DecisionRecord, DecisionSubject};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use uuid::Uuid;
 
 pub use self::entry::OutcomeFilter;
 use self::entry::{ALLOWED, CHANGED, REFUSED};
@@ -175,6 +177,14 @@ impl DecisionLog {
     #[must_use]
     pub fn find(&self, query: &DecisionQuery) -> Option<DecisionPage> {
         self.ring.as_ref().map(|ring| query.answer(ring))
+    }
+
+    /// The last refusal of this connection that is in memory.
+    #[must_use]
+    pub fn last_refusal(&self, connection_id: Uuid) -> Option<serde_json::Value> {
+        let ring = self.ring.as_ref()?;
+        let entry = query::last_refusal(ring, ConnectionId(connection_id.as_u128()))?;
+        serde_json::to_value(&*entry).ok()
     }
 
     /// Waits until what was recorded is written to the file, but no longer than this. Whether it was.

@@ -74,6 +74,7 @@ use super::decisions::DecisionLog;
 use super::events::EventMetrics;
 use super::exposition::{Format, as_prometheus};
 use super::failures::Failures;
+use super::latencies::CallLatency;
 use super::log::LogCounts;
 use super::packets;
 use super::policy::PolicyMetrics;
@@ -181,6 +182,12 @@ impl Metrics {
     }
 
     /// What is counted of calls to the policy service, and of its commands.
+    /// How long calls to the policy service took.
+    #[must_use]
+    pub fn policy_latencies(&self) -> Vec<CallLatency> {
+        self.policy().latencies()
+    }
+
     pub(super) const fn policy(&self) -> &PolicyMetrics {
         &self.policy
     }

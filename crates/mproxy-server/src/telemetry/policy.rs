@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::EndpointLabels;
+use super::latencies::{CallLatency, latencies};
 
 /// Counts of all endpoints together, but for their health.
 #[derive(Clone, Debug)]
@@ -88,6 +89,11 @@ impl PolicyMetrics {
     /// A call ended with this outcome, after this time.
     pub(super) fn record_call(&self, rpc: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&CallLabels { rpc, outcome }).observe(took.as_secs_f64());
+    }
+
+    /// How long calls took.
+    pub(super) fn latencies(&self) -> Vec<CallLatency> {
+        latencies(&self.calls)
     }
 
     /// An endpoint became healthy or unhealthy.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mproxy_codec::frame::FixedHeader;
 use mproxy_codec::packet::Suback;
-use mproxy_codec::types::{PacketId, PacketType};
+use mproxy_codec::types::{PacketId, PacketType, QoS};
 
 use super::super::context::Context;
 use super::super::link::Link;
@@ -46,11 +46,13 @@ impl Link {
             self.report(cx, Happening::Subscribe { filters });
         }
         self.count_refused(&subscribing.counted, &merged);
+        self.remember_granted(&subscribing.asked, &merged);
         // Otherwise the id goes to the UNSUBSCRIBE of what this one has left behind.
         if subscribing.retire.is_empty() {
             self.clean_up_under(cx, suback.packet_id);
         }
         if subscribing.mask.is_empty() && subscribing.retire.is_empty() {
+            self.forget_empty_subscriptions();
             return Ok(Passage::AsItIs);
         }
         let reply = if subscribing.mask.is_empty() {
@@ -60,7 +62,19 @@ impl Link {
             merged.ok_or(too_large_for(Side::Client, PacketType::Suback))?
         };
         let reply = self.retire(cx, suback.packet_id, &subscribing.retire, reply);
+        self.forget_empty_subscriptions();
         Ok(reply.map_or(Passage::Nowhere, Passage::Instead))
+    }
+
+    /// The client's filters were answered with these codes.
+    fn remember_granted(&mut self, asked: &[Box<str>], codes: &[u8]) {
+        let Some(rare) = &mut self.rare else { return };
+        for (filter, code) in asked.iter().zip(codes) {
+            // A code of 0x80 or more changes nothing of a subscription that was there before.
+            if let Some(qos) = QoS::from_bits(*code) {
+                rare.known.grant(filter, qos);
+            }
+        }
     }
 
     /// Sends a SUBACK that is all ours.

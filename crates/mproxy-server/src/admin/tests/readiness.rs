@@ -40,8 +40,15 @@ async fn configuration_and_policy_health_are_shown() {
     let (_, policy) = scene.json("GET", "/api/v1/policy").await;
     assert_eq!(
         policy["endpoints"][0],
-        json!({ "endpoint": "http://a:1", "healthy": false, "error": "refused" })
+        json!({
+            "endpoint": "http://a:1",
+            "healthy": false,
+            "state": "unhealthy",
+            "since": "1970-01-01T00:00:00.000Z",
+            "error": "refused",
+        })
     );
+    assert_eq!((&policy["calls"], policy.get("shadow")), (&json!([]), None));
 }
 
 #[tokio::test]
@@ -61,4 +68,25 @@ async fn a_stranger_learns_whether_it_is_ready_and_nothing_more() {
         assert_eq!(detail["listeners"][0]["name"], "mqtt");
         assert_eq!(detail["failed_reloads"][0]["error"], "rules.toml:2: no such effect");
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_counts_only_where_that_is_asked_for() {
+    let near = scene();
+    near.cards.broker_away.store(true, Ordering::Relaxed);
+    let (status, detail) = near.json("GET", "/readyz").await;
+    assert_eq!((status, &detail["ready"]), (StatusCode::OK, &json!(true)));
+    assert_eq!(detail["brokers"][0]["error"], "refused");
+    let (status, detail) = near.json("GET", "/readyz?all=1").await;
+    assert_eq!((status, &detail["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
+    for wrong in ["all=2", "al=1"] {
+        assert_eq!(near.ask("GET", &format!("/readyz?{wrong}")).await.0, StatusCode::BAD_REQUEST);
+    }
+    // A stranger has brokers looked at only where it asks for that, and is not told which.
+    let far = scene().from("192.0.2.9:1");
+    far.cards.broker_away.store(true, Ordering::Relaxed);
+    assert_eq!(far.ask("GET", "/readyz").await.0, StatusCode::OK);
+    assert_eq!(far.cards.looks.load(Ordering::Relaxed), 0);
+    let unready = json!({ "ready": false, "draining": false });
+    assert_eq!(far.json("GET", "/readyz?all=1").await, (StatusCode::SERVICE_UNAVAILABLE, unready));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mproxy_core::peer::ConnectionId;
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -64,6 +65,23 @@ fn entries() -> Array {
 
 fn in_order<S: Serializer>(entries: &[Arc<DecisionEntry>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(entries.iter().map(|entry| &**entry))
+}
+
+/// The newest refusal of this connection, among the newest records.
+pub(super) fn last_refusal(ring: &Mutex<Ring>, connection_id: ConnectionId) -> Option<Arc<DecisionEntry>> {
+    let (mut before, mut looked_at) = (u64::MAX, 0);
+    while looked_at < LOOKED_AT {
+        let some = ring.lock().before(before, AT_A_TIME);
+        before = some.last()?.0;
+        looked_at += some.len();
+        let is_meant = |entry: &DecisionEntry| {
+            entry.connection_id == connection_id && OutcomeFilter::Refused.passes(entry.outcome)
+        };
+        if let Some((_, entry)) = some.into_iter().find(|(_, entry)| is_meant(entry)) {
+            return Some(entry);
+        }
+    }
+    None
 }
 
 impl DecisionQuery {
