@@ -71,13 +71,10 @@ fn in_order<S: Serializer>(entries: &[Arc<DecisionEntry>], serializer: S) -> Res
 pub(super) fn last_refusal(ring: &Mutex<Ring>, connection_id: ConnectionId) -> Option<Arc<DecisionEntry>> {
     let (mut before, mut looked_at) = (u64::MAX, 0);
     while looked_at < LOOKED_AT {
-        let some = ring.lock().before(before, AT_A_TIME);
+        let some = ring.lock().before(before, AT_A_TIME, OutcomeFilter::Refused);
         before = some.last()?.0;
         looked_at += some.len();
-        let is_meant = |entry: &DecisionEntry| {
-            entry.connection_id == connection_id && OutcomeFilter::Refused.passes(entry.outcome)
-        };
-        if let Some((_, entry)) = some.into_iter().find(|(_, entry)| is_meant(entry)) {
+        if let Some((_, entry)) = some.into_iter().find(|(_, entry)| entry.connection_id == connection_id) {
             return Some(entry);
         }
     }
