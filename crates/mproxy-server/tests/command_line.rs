@@ -102,10 +102,11 @@ async fn sessions_are_listed_shown_and_disconnected() {
     let (code, told, _) = ask(&proxy, &["session", "nobody"]).await;
     assert_eq!((code, told.as_str()), (Some(1), "no session of \"nobody\"\n"));
 
-    let kicked = ask(&proxy, &["kick", "desk", "--reason", "0x9C"]).await;
+    let kicked = ask(&proxy, &["kick", "desk", "--reason", "0x9C", "--text", "moved"]).await;
     assert_eq!(kicked, (Some(0), "disconnected 1 client\n".into(), String::new()));
     let disconnect = desk.packet().await;
     assert_eq!((disconnect[0], disconnect[2]), (0xe0, 0x9c), "{disconnect:02x?}");
+    assert!(disconnect.ends_with(b"moved"), "{disconnect:02x?}");
     desk.expect_closed().await;
     until("desk is gone", async || ask(&proxy, &["kick", "desk"]).await.0 == Some(1)).await;
     assert_eq!(ask(&proxy, &["kick", "lamp", "--reason", "0x04"]).await.0, Some(2), "no error code");

@@ -32,18 +32,22 @@ pub struct KickCommand {
     #[command(flatten)]
     selectors: SessionSelectors,
     /// All clients
-    #[arg(long, conflicts_with_all = &SELECTORS[..4])]
+    #[arg(long, conflicts_with_all = &SELECTORS[..8])]
     all: bool,
     /// What MQTT 5.0 clients are told: a reason code from 0x80 on
     #[arg(long, value_name = "CODE", default_value = "0x98")]
     reason: String,
+    /// What MQTT 5.0 clients are told: a text
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
     /// Do not ask, however many clients match
     #[arg(long, short)]
     yes: bool,
 }
 
 /// One of these has to be given: what selects nobody in particular is no accident then.
-const SELECTORS: [&str; 5] = ["id", "client_id", "username", "listener", "all"];
+const SELECTORS: [&str; 9] =
+    ["id", "client_id", "username", "listener", "address", "state", "attribute", "subscribed", "all"];
 
 /// `mproxy kick`: 0 where somebody was disconnected, 1 where nobody was, 2 where it could not be asked or was not
 /// confirmed.
@@ -65,13 +69,23 @@ pub(super) fn kick(
     if sessions.len() > 1 && !command.yes {
         confirm(&sessions, err)?;
     }
-    let gone = disconnect_each(&client, command, &sessions)?;
+    let gone = match &command.id {
+        None if sessions.len() > 1 => disconnect_all(&client, command)?,
+        _ => disconnect_each(&client, command, &sessions)?,
+    };
     let s = if gone == 1 { "" } else { "s" };
     writeln!(out, "disconnected {gone} client{s}")?;
     Ok(if gone > 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NONE) })
 }
 
-/// How many of them were still there. Those that were counted and named are disconnected, and nobody who came meanwhile.
+impl KickCommand {
+    /// What clients are told.
+    fn told(&self) -> [(&'static str, Option<&str>); 2] {
+        [("reason", Some(&self.reason)), ("text", self.text.as_deref())]
+    }
+}
+
+/// How many of them were still there.
 fn disconnect_each(
     client: &AdminClient,
     command: &KickCommand,
@@ -82,7 +96,7 @@ fn disconnect_each(
         let id = session["connection_id"].as_str().unwrap_or_default();
         match client.ask(
             "DELETE",
-            &format!("/api/v1/sessions/{}{}", escaped(id), query(&[("reason", Some(&command.reason))])),
+            &format!("/api/v1/sessions/{}{}", escaped(id), query(&command.told())),
             None,
         ) {
             Ok(_) => gone += 1,
@@ -91,6 +105,15 @@ fn disconnect_each(
         }
     }
     Ok(gone)
+}
+
+/// Whoever is selected by now, at once.
+fn disconnect_all(client: &AdminClient, command: &KickCommand) -> Result<u64, AdminCallError> {
+    let mut parameters = command.selectors.parameters();
+    parameters.push(("all", command.all.then_some("true")));
+    parameters.extend(command.told());
+    let answer = client.ask("DELETE", &format!("/api/v1/sessions{}", query(&parameters)), None)?.body;
+    answer["disconnected"].as_u64().ok_or_else(|| client.not_ours())
 }
 
 /// Asks at a terminal whether all of these are meant; elsewhere nobody can say so.

@@ -33,16 +33,32 @@ pub struct SessionSelectors {
     /// Only clients of this listener
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
+    /// Only clients from this address or network: 10.0.0.0/8
+    #[arg(long, value_name = "NETWORK")]
+    address: Option<String>,
+    /// Only sessions in this state: connecting, admitting, dialling, open or closing
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// Only clients to which the hook service gave this attribute
+    #[arg(long, value_name = "KEY=VALUE")]
+    attribute: Option<String>,
+    /// Only clients that are subscribed to this filter, or to one that matches this topic
+    #[arg(long, value_name = "TOPIC")]
+    subscribed: Option<String>,
 }
 
 impl SessionSelectors {
     /// As parameters of the API.
     pub(super) fn parameters(&self) -> Vec<(&'static str, Option<&str>)> {
-        let Self { client_id, username, listener } = self;
+        let Self { client_id, username, listener, address, state, attribute, subscribed } = self;
         vec![
             ("client_id", client_id.as_deref()),
             ("username", username.as_deref()),
             ("listener", listener.as_deref()),
+            ("address", address.as_deref()),
+            ("state", state.as_deref()),
+            ("attribute", attribute.as_deref()),
+            ("subscribed", subscribed.as_deref()),
         ]
     }
 
@@ -57,6 +73,9 @@ impl SessionSelectors {
 pub struct SessionsCommand {
     #[command(flatten)]
     selectors: SessionSelectors,
+    /// In this order: connection_id, connected_since, packets, bytes or client_id
+    #[arg(long, value_name = "ORDER")]
+    sort: Option<String>,
     /// Most sessions to show; 0: all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     limit: usize,
@@ -86,7 +105,8 @@ pub(super) fn list_sessions(
     out: &mut impl Write,
 ) -> Result<ExitCode, AdminCallError> {
     let client = AdminClient::new(flags)?;
-    let mut pages = SessionPages::new(&client, &command.selectors, command.limit);
+    let mut pages =
+        SessionPages::new(&client, &command.selectors, command.limit).sorted(command.sort.as_deref());
     let (mut table, now, mut shown) = (Table::new(&COLUMNS), SystemTime::now(), 0_usize);
     while let Some(sessions) = pages.next_page()? {
         for session in sessions {
@@ -145,6 +165,7 @@ pub(super) fn client_name(session: &Value) -> String {
 pub(super) struct SessionPages<'a> {
     client: &'a AdminClient,
     selectors: &'a SessionSelectors,
+    order: Option<&'a str>,
     /// How many may still come; `None`: all.
     left: Option<usize>,
     next: NextPage,
@@ -162,7 +183,13 @@ impl<'a> SessionPages<'a> {
     /// At most `limit` of them; 0: all.
     pub(super) const fn new(client: &'a AdminClient, selectors: &'a SessionSelectors, limit: usize) -> Self {
         let left = if limit == 0 { None } else { Some(limit) };
-        Self { client, selectors, left, next: NextPage::First, more: false }
+        Self { client, selectors, order: None, left, next: NextPage::First, more: false }
+    }
+
+    /// In this order, as the API calls it.
+    pub(super) const fn sorted(mut self, order: Option<&'a str>) -> Self {
+        self.order = order;
+        self
     }
 
     /// The next page; `None` behind the last one.
@@ -179,7 +206,7 @@ impl<'a> SessionPages<'a> {
         }
         let size_shown = size.to_string();
         let mut parameters = self.selectors.parameters();
-        parameters.extend([("limit", Some(size_shown.as_str())), ("after", after)]);
+        parameters.extend([("sort", self.order), ("limit", Some(size_shown.as_str())), ("after", after)]);
         let target = format!("/api/v1/sessions{}", query(&parameters));
         let mut page = self.client.ask("GET", &target, None)?.body;
         let Value::Array(sessions) = page["sessions"].take() else {

@@ -176,9 +176,12 @@ fn a_kick_says_whom_and_of_everybody_only_on_purpose() {
     ] {
         assert!(read(wrong).is_err(), "{wrong}");
     }
-    for right in
-        ["mproxy kick id", "mproxy kick --username ann --listener mqtt", "mproxy kick --all --reason 0x8B"]
-    {
+    for right in [
+        "mproxy kick id",
+        "mproxy kick --username ann --listener mqtt",
+        "mproxy kick --all --reason 0x8B --text bye",
+        "mproxy kick --address 10.0.0.0/8 --attribute k=v",
+    ] {
         assert!(read(right).is_ok(), "{right}");
     }
 }
