@@ -550,8 +550,9 @@ async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
     let mut proxy = Proxy::with(bare.addr(), &[]).await;
     let (witness, mut witness_broker) = bare.session(&proxy, Version::V5, "witness").await;
     let mut witness = WireClient::over(witness);
-    // Many small packets, and one that streams.
-    for remaining in [1000, FLOOD] {
+    // Many small packets, and one that streams. Before that once for nothing: pages of the program that are touched for the
+    // first time are no memory that somebody holds.
+    for (remaining, counts) in [(1000, false), (1000, true), (FLOOD, true)] {
         // A client that does not read, and a broker that does not.
         for (up, who) in [(false, "client"), (true, "broker")] {
             let (client, broker) = bare.session(&proxy, Version::V311, "stalled").await;
@@ -575,7 +576,7 @@ async fn who_does_not_read_stalls_nobody_else_and_costs_little() {
                 peak >> 10,
                 after >> 10
             );
-            assert!(peak < STALLED, "{who}: grew by {peak} bytes");
+            assert!(!counts || peak < STALLED, "{who}: grew by {peak} bytes");
         }
     }
     drop((witness, witness_broker));
