@@ -29,6 +29,8 @@ pub mod config;
 pub mod demo;
 pub mod door;
 mod drain;
+#[cfg(test)]
+mod example_peer;
 mod orders;
 mod registry;
 mod relay;

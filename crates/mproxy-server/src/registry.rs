@@ -389,42 +389,18 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
-    use mproxy_codec::types::Version;
-    use mproxy_core::peer::{ConnectionId, Encoded, Transport, UserProperties};
-
     use super::*;
     use crate::admin::view::{SessionCursor, SessionOrder, SessionsQuestion};
+    use crate::example_peer;
 
     fn handle(id: u128, listener: &str) -> Arc<Handle> {
-        let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        Arc::new(Handle::new(&Arc::new(Origin {
-            connection_id: ConnectionId(id),
-            epoch: id as u64,
-            instance: "here".into(),
-            listener: listener.into(),
-            transport: Transport::Tcp,
-            remote: any.into(),
-            local: any.into(),
-            tls: None,
-            ws: None,
-        })))
+        let origin = Origin { epoch: id as u64, listener: listener.into(), ..example_peer::origin(id) };
+        Arc::new(Handle::new(&Arc::new(origin)))
     }
 
     fn named(name: &str, origin: &Arc<Origin>) -> Arc<Peer> {
-        Arc::new(Peer {
-            origin: Arc::clone(origin),
-            version: Version::V5,
-            client_id: name.into(),
-            username: Some(name.into()),
-            keep_alive: 0,
-            clean_start: true,
-            attributes: Box::default(),
-            grant: None,
-            user_properties: UserProperties::default(),
-            encoded: Encoded::default(),
-        })
+        let peer = example_peer::peer(Arc::clone(origin), name);
+        Arc::new(Peer { username: Some(name.into()), ..peer })
     }
 
     #[test]

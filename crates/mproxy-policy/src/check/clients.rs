@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use mproxy_codec::packet::connect::Connect;
+use mproxy_codec::property::Properties;
 use mproxy_codec::types::Version;
 use mproxy_core::peer::{
     Address, ConnectionId, Credentials, Encoded, Origin, Peer, TlsFacts, Transport, WsFacts,
@@ -22,6 +24,21 @@ static FIRST: LazyLock<(u128, u64)> = LazyLock::new(|| {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (Uuid::new_v4().as_u128(), u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 });
+
+/// The CONNECT of this client, without will and password.
+pub(super) fn connect_of(peer: &Peer) -> Connect<'_> {
+    Connect {
+        version: peer.version,
+        bridge: false,
+        clean_start: peer.clean_start,
+        keep_alive: peer.keep_alive,
+        properties: Properties::EMPTY,
+        client_id: &peer.client_id,
+        will: None,
+        username: peer.username.as_deref(),
+        password: None,
+    }
+}
 
 /// The client that most questions are about.
 pub(super) fn plain() -> Arc<Peer> {

@@ -247,17 +247,7 @@ fn main_connect() -> CheckQuestion {
 
 fn connect(label: &str, role: CheckRole, peer: Peer, change: impl FnOnce(&mut Connect<'_>)) -> CheckQuestion {
     let peer = Arc::new(peer);
-    let mut connect = Connect {
-        version: peer.version,
-        bridge: false,
-        clean_start: peer.clean_start,
-        keep_alive: peer.keep_alive,
-        properties: Properties::EMPTY,
-        client_id: &peer.client_id,
-        will: None,
-        username: peer.username.as_deref(),
-        password: None,
-    };
+    let mut connect = clients::connect_of(&peer);
     change(&mut connect);
     // The packet's bytes are for those who come back to it later.
     let packet = &Bytes::new();

@@ -1,8 +1,8 @@
 //! The parameters of an address: those that the document names, and no others.
 
 use axum::extract::{FromRequestParts, Query};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
 use mproxy_policy::nearest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,19 +34,44 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)?;
-        let known = T::into_params(|| None);
-        let names = || known.iter().map(|parameter| parameter.name.as_str());
-        if let Some((unknown, _)) = given.iter().find(|(name, _)| names().all(|known| known != name)) {
-            let text = match nearest(unknown, names()) {
-                Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
-                None => format!("unknown parameter {unknown:?}: this address takes none"),
-            };
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, text));
-        }
-        let Query(parameters) = Query::try_from_uri(&parts.uri)?;
-        Ok(Self(parameters))
+        refuse_unknown(&parts.uri, &T::into_params(|| None))?;
+        read(&parts.uri).map(Self)
     }
+}
+
+/// Two sets of parameters of one address, which other addresses take with others.
+pub(super) struct BothParameters<A, B>(pub(super) A, pub(super) B);
+
+impl<A, B, S> FromRequestParts<S> for BothParameters<A, B>
+where
+    A: DeserializeOwned + IntoParams,
+    B: DeserializeOwned + IntoParams,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        refuse_unknown(&parts.uri, &[A::into_params(|| None), B::into_params(|| None)].concat())?;
+        Ok(Self(read(&parts.uri)?, read(&parts.uri)?))
+    }
+}
+
+fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let Query(parameters) = Query::try_from_uri(uri)?;
+    Ok(parameters)
+}
+
+fn refuse_unknown(uri: &Uri, known: &[Parameter]) -> Result<(), ApiError> {
+    let given: Vec<(String, String)> = read(uri)?;
+    let names = || known.iter().map(|parameter| parameter.name.as_str());
+    let Some((unknown, _)) = given.iter().find(|(name, _)| names().all(|known| known != name)) else {
+        return Ok(());
+    };
+    let text = match nearest(unknown, names()) {
+        Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
+        None => format!("unknown parameter {unknown:?}: this address takes none"),
+    };
+    Err(ApiError::new(StatusCode::BAD_REQUEST, text))
 }
 
 /// How many are shown at once.

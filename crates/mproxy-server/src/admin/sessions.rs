@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Admin;
-use super::parameters::{Nothing, Parameters, page_limit};
+use super::parameters::{BothParameters, Nothing, Parameters, page_limit};
 use super::problem::ApiError;
 use super::view::{
     Page, SessionCursor, SessionDetail, SessionFilter, SessionOrder, SessionPhase, SessionsQuestion,
@@ -24,14 +24,26 @@ use super::view::{
 const LONGEST_TEXT: usize = 256;
 
 /// Which sessions are meant, as the address says it.
-#[derive(Debug, Default, Deserialize)]
-struct Selection {
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Selection {
+    /// Exactly this client identifier.
     client_id: Option<String>,
+    /// Exactly this user name.
     username: Option<String>,
+    /// Accepted by the listener of this name.
     listener: Option<String>,
+    /// From this address, or from one of this network: `10.0.0.0/8`.
     address: Option<String>,
+    /// So far.
+    #[param(inline)]
     state: Option<SessionPhase>,
+    /// With this attribute, which the policy attached: `key=value`.
+    #[param(pattern = "=")]
     attribute: Option<String>,
+    /// Subscribed to exactly this filter, or, if it has no wildcard, to one that matches it. Each session is asked. Only
+    /// subscriptions that somebody decides on are remembered.
+    #[param(min_length = 1)]
     subscribed: Option<String>,
 }
 
@@ -63,28 +75,10 @@ fn attribute(text: &str) -> Result<(String, String), ApiError> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Which sessions, and how many.
+/// How many, and in which order.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Listing {
-    /// Exactly this client identifier.
-    client_id: Option<String>,
-    /// Exactly this user name.
-    username: Option<String>,
-    /// Accepted by the listener of this name.
-    listener: Option<String>,
-    /// From this address, or from one of this network: `10.0.0.0/8`.
-    address: Option<String>,
-    /// So far.
-    #[param(inline)]
-    state: Option<SessionPhase>,
-    /// With this attribute, which the policy attached: `key=value`.
-    #[param(pattern = "=")]
-    attribute: Option<String>,
-    /// Subscribed to exactly this filter, or, if it has no wildcard, to one that matches it. Each session is asked. Only
-    /// subscriptions that somebody decides on are remembered.
-    #[param(min_length = 1)]
-    subscribed: Option<String>,
+pub(super) struct Paging {
     /// In this order. All but the first cost a look at every session for each page.
     #[param(inline)]
     sort: Option<SessionOrder>,
@@ -97,7 +91,7 @@ pub(super) struct Listing {
 
 /// The sessions that are open.
 #[utoipa::path(
-    get, path = "/sessions", tag = "sessions", params(Listing),
+    get, path = "/sessions", tag = "sessions", params(Selection, Paging),
     responses(
         (status = 200, description = "a page of sessions", body = Page),
         (status = 503, description = "sessions did not answer in time"),
@@ -105,20 +99,18 @@ pub(super) struct Listing {
 )]
 pub(super) async fn sessions(
     State(admin): State<Admin>,
-    Parameters(listing): Parameters<Listing>,
+    BothParameters(selection, paging): BothParameters<Selection, Paging>,
 ) -> Result<Json<Page>, ApiError> {
-    let Listing { client_id, username, listener, address, state, attribute, subscribed, .. } = listing;
-    let order = listing.sort.unwrap_or_default();
-    let after = listing.after.map(|after| {
+    let order = paging.sort.unwrap_or_default();
+    let after = paging.after.map(|after| {
         SessionCursor::parse(&after, order)
             .ok_or_else(|| ApiError::bad("after must be the next of a page in the same order"))
     });
     let question = SessionsQuestion {
-        filter: Selection { client_id, username, listener, address, state, attribute, subscribed }
-            .filter()?,
+        filter: selection.filter()?,
         order,
         after: after.transpose()?,
-        limit: page_limit(listing.limit)?,
+        limit: page_limit(paging.limit)?,
     };
     admin.backend.sessions(question).await.map(Json).ok_or_else(late)
 }
@@ -181,7 +173,7 @@ pub(super) struct Kick {
     delete, path = "/sessions/{connection_id}", tag = "sessions",
     params(("connection_id" = Uuid, Path, description = "Names the connection."), Kick),
     responses(
-        (status = 204, description = "it was told to end"),
+        (status = 204, description = "its end was requested"),
         (status = 404, description = "no such session"),
     )
 )]
@@ -200,27 +192,10 @@ pub(super) async fn kick(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Which sessions are to be disconnected, and how that is to look.
+/// Whether all are to be disconnected, and how that is to look.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BulkKick {
-    /// Exactly this client identifier.
-    client_id: Option<String>,
-    /// Exactly this user name.
-    username: Option<String>,
-    /// Accepted by the listener of this name.
-    listener: Option<String>,
-    /// From this address, or from one of this network: `10.0.0.0/8`.
-    address: Option<String>,
-    /// So far.
-    #[param(inline)]
-    state: Option<SessionPhase>,
-    /// With this attribute, which the policy attached: `key=value`.
-    #[param(pattern = "=")]
-    attribute: Option<String>,
-    /// Subscribed to exactly this filter, or, if it has no wildcard, to one that matches it.
-    #[param(min_length = 1)]
-    subscribed: Option<String>,
     /// Every session, in place of a filter.
     all: Option<bool>,
     /// The 5.0 reason code that the clients are told, from 0x80 on, as `0x9D` or `157`.
@@ -234,7 +209,7 @@ pub(super) struct BulkKick {
     text: Option<String>,
 }
 
-/// How many sessions were told to end.
+/// How many sessions are being disconnected.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BulkKickView {
     /// Sessions that passed the filters.
@@ -243,19 +218,17 @@ pub(super) struct BulkKickView {
 
 /// Disconnects all clients that pass the filters, of which there must be one, or `all=true`.
 #[utoipa::path(
-    delete, path = "/sessions", tag = "sessions", params(BulkKick),
+    delete, path = "/sessions", tag = "sessions", params(Selection, BulkKick),
     responses(
-        (status = 200, description = "they were told to end", body = BulkKickView),
-        (status = 503, description = "sessions did not answer in time; some may have been told to end"),
+        (status = 200, description = "their end was requested", body = BulkKickView),
+        (status = 503, description = "sessions did not answer in time; some may be disconnected"),
     )
 )]
 pub(super) async fn kick_all(
     State(admin): State<Admin>,
-    Parameters(bulk): Parameters<BulkKick>,
+    BothParameters(selection, bulk): BothParameters<Selection, BulkKick>,
 ) -> Result<Json<BulkKickView>, ApiError> {
-    let BulkKick { client_id, username, listener, address, state, attribute, subscribed, .. } = bulk;
-    let filter =
-        Selection { client_id, username, listener, address, state, attribute, subscribed }.filter()?;
+    let filter = selection.filter()?;
     if (filter == SessionFilter::default()) != (bulk.all == Some(true)) {
         return Err(ApiError::bad("a filter must be given, or all=true in place of one"));
     }

@@ -103,7 +103,7 @@ pub struct SessionDetail {
     pub clean_start: Option<bool>,
     /// What the policy attached to the client.
     pub attributes: BTreeMap<String, String>,
-    /// What the TLS handshake told.
+    /// Facts of the TLS handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsView>,
     /// The grant in force.
@@ -155,7 +155,7 @@ pub struct GrantView {
 pub struct LiveView {
     /// The broker has gone on with an old session.
     pub session_present: bool,
-    /// The client's subscriptions; null where nobody decides on them, and mproxy does not remember them.
+    /// The client's subscriptions; null if neither rules nor a hook service decide on them: then mproxy does not remember them.
     pub subscriptions: Option<Vec<SubscriptionView>>,
     /// There are further ones, or may be: from before this connection, or because they are too many.
     pub more_subscriptions: bool,
@@ -199,7 +199,7 @@ pub struct Readiness {
     pub draining: bool,
     /// Each listener that was configured.
     pub listeners: Vec<ListenerReadiness>,
-    /// Certificates whose new files are broken; the old ones are in force, and no reason not to be ready.
+    /// Certificates whose new files could not be loaded; the previous ones are in force, and no reason not to be ready.
     pub stale_certificates: Vec<StaleCertificate>,
     /// Certificates and revocation lists in force that cannot do what they are there for, as those past their dates: no
     /// reason not to be ready, since no other instance would do better.

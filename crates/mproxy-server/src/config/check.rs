@@ -151,7 +151,7 @@ struct ListenerView {
     name: String,
     /// How it is spoken to: `mqtt`, `mqtts`, `ws`, `wss`, `unix`.
     transport: &'static str,
-    /// Where it was told to listen.
+    /// The address in the configuration.
     bind: String,
     /// The broker behind it.
     target: String,

@@ -12,7 +12,6 @@ use mproxy_core::budget::{Budget, Purse, STEP, Scope};
 use mproxy_core::event::{Kind, Nobody, Sink};
 use mproxy_core::fault::Party;
 use mproxy_core::meter::Unmetered;
-use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{
     Answer, Decider, Hook, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
 };
@@ -26,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::reads::OWN_MARK;
 use super::*;
+use crate::example_peer;
 
 /// CONNECT of an MQTT 3.1.1 client called `a`, and a CONNACK.
 const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a";
@@ -105,18 +105,7 @@ fn within<S: Carrier + 'static>(
     advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {
-    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let origin = Arc::new(Origin {
-        connection_id: ConnectionId(1),
-        epoch: 1,
-        instance: "here".into(),
-        listener: "mqtt".into(),
-        transport: Transport::Tcp,
-        remote: any.into(),
-        local: any.into(),
-        tls: None,
-        ws: None,
-    });
+    let origin = Arc::new(example_peer::origin(1));
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
         advisers,

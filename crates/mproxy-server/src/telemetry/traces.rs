@@ -182,27 +182,17 @@ mod tests {
     use std::io::Write;
 
     use allocation_counter::measure;
-    use mproxy_core::peer::{Address, ConnectionId, Transport};
+    use mproxy_core::peer::ConnectionId;
     use parking_lot::Mutex;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
     use crate::config::{Log, LogFormat, LogLevel};
+    use crate::example_peer;
     use crate::telemetry::log::subscriber;
 
     fn origin() -> Origin {
-        let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1883)));
-        Origin {
-            connection_id: ConnectionId(7),
-            epoch: 1,
-            instance: "test".into(),
-            listener: "mqtt".into(),
-            transport: Transport::Tcp,
-            remote: address.clone(),
-            local: address,
-            tls: None,
-            ws: None,
-        }
+        example_peer::origin(7)
     }
 
     fn question() -> CallStart {

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mproxy_codec::packet::connect::Connect;
 use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
 use mproxy_codec::property::Properties;
 use mproxy_codec::topic::{TopicFilter, check_name};
@@ -136,17 +135,7 @@ impl RecordedClient {
     /// Without a password, and as one that is asked for comparison: whether there was one is not on record.
     pub(super) fn question(&self) -> AuthRequest<AuthConnect> {
         let peer = &self.0;
-        let connect = &Connect {
-            version: peer.version,
-            bridge: false,
-            clean_start: peer.clean_start,
-            keep_alive: peer.keep_alive,
-            properties: Properties::EMPTY,
-            client_id: &peer.client_id,
-            will: None,
-            username: peer.username.as_deref(),
-            password: None,
-        };
+        let connect = &clients::connect_of(peer);
         // The packet's bytes are for those who come back to it later.
         let packet = &Bytes::new();
         AuthRequest::connect_of_shadow(&ConnectQuestion { peer, connect, packet }, Way::Call)

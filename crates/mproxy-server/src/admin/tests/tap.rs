@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use mproxy_codec::types::{PacketType, QoS, Version};
+use mproxy_codec::types::{PacketType, QoS};
 use mproxy_core::Meter;
 use mproxy_core::meter::{PacketDetail, PacketFate, PacketTrace};
-use mproxy_core::peer::{ConnectionId, Encoded, Origin, Peer, Side, Transport, UserProperties};
+use mproxy_core::peer::{Peer, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -15,34 +15,12 @@ use tokio::task::JoinHandle;
 
 use super::{Arc, Metrics, id, scene};
 use crate::admin::serve;
+use crate::example_peer;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn peer() -> Peer {
-    let any = SocketAddr::from(([127, 0, 0, 1], 1));
-    let origin = Origin {
-        connection_id: ConnectionId(1),
-        epoch: 1,
-        instance: "here".into(),
-        listener: "mqtt".into(),
-        transport: Transport::Tcp,
-        remote: any.into(),
-        local: any.into(),
-        tls: None,
-        ws: None,
-    };
-    Peer {
-        origin: Arc::new(origin),
-        version: Version::V5,
-        client_id: "desk".into(),
-        username: None,
-        keep_alive: 0,
-        clean_start: true,
-        attributes: Box::default(),
-        grant: None,
-        user_properties: UserProperties::default(),
-        encoded: Encoded::default(),
-    }
+    example_peer::peer(Arc::new(example_peer::origin(1)), "desk")
 }
 
 fn publish(metrics: &Metrics, peer: &Peer) {

@@ -1,45 +1,21 @@
 //! Taps before packets that nobody sent.
 
-use std::net::SocketAddr;
-
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, QoS, Version};
 use mproxy_core::meter::{PacketDetail, PacketFate, TracedConnect, TracedRefusal};
-use mproxy_core::peer::{ConnectionId, Encoded, Side, Transport, UserProperties};
+use mproxy_core::peer::Side;
 use mproxy_core::policy::Source;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::example_peer;
 
 fn taps() -> Arc<Taps> {
     Taps::registered(&mut Registry::default())
 }
 
 fn peer(client_id: &str) -> Peer {
-    let any: SocketAddr = "127.0.0.1:1".parse().expect("an address");
-    let origin = Origin {
-        connection_id: ConnectionId(7),
-        epoch: 1,
-        instance: "here".into(),
-        listener: "mqtt".into(),
-        transport: Transport::Tcp,
-        remote: any.into(),
-        local: any.into(),
-        tls: None,
-        ws: None,
-    };
-    Peer {
-        origin: Arc::new(origin),
-        version: Version::V5,
-        client_id: client_id.into(),
-        username: Some("ann".into()),
-        keep_alive: 0,
-        clean_start: true,
-        attributes: Box::default(),
-        grant: None,
-        user_properties: UserProperties::default(),
-        encoded: Encoded::default(),
-    }
+    example_peer::peer(Arc::new(example_peer::origin(7)), client_id)
 }
 
 /// A PUBLISH of the client's to this topic that is passed on.
