@@ -1,142 +1,105 @@
-//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, disconnects the client ID
-//! when `admin` publishes to `kick/ID`, and prints the events.
-//!
-//! ```sh
-//! cargo run -p mproxy-example-hook -- 127.0.0.1:50051
-//! MPROXY_POLICY_URL=http://127.0.0.1:50051 cargo run
-//! ```
-//!
-//! The address is the first argument or `HOOK_ADDRESS`: `host:port` (port 0: any) or `unix:/path`. With `HOOK_EVENTS=off` it
-//! wants no events. Decisions, events and commands go over streams as well, see `stream.rs`.
+//! A hook service for mproxy: refuses one user and two topic trees, rewrites a third, and gives sensors a grant.
+//! README.md says how to start it.
 
 use std::env;
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-mod stream;
-
-// Not `expect`: whoever copies this has other lints.
-#[allow(
-    unreachable_pub,
-    unused_qualifications,
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[allow(clippy::all, reason = "generated")]
 mod proto {
     tonic::include_proto!("mproxy.v1");
 }
 
-use proto::hook_stream_server::HookStreamServer;
 use proto::hooks_server::{Hooks, HooksServer};
-use proto::stream_event::Event;
 use proto::*;
 
-#[derive(Clone)]
-struct Example {
-    /// For each mproxy that has opened Control.
-    commands: broadcast::Sender<ControlCommand>,
-    last_command: Arc<AtomicU64>,
-}
+struct Example;
 
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Hooks for Example {
-    /// What this service wants: publishes by size only, and no word of subscriptions that ended.
+    /// The calls that this service wants; the others are never made.
     async fn hello(&self, _: Request<HelloRequest>) -> Reply<HelloResponse> {
-        use Hook::*;
-        let hooks = [AuthConnect, AuthPublish, AuthSubscribe, Connect, Publish, Subscribe, Disconnect];
-        let wanted =
-            if env::var("HOOK_EVENTS").is_ok_and(|events| events == "off") { 3 } else { hooks.len() };
-        let wants = hooks
-            .iter()
-            .take(wanted)
-            .map(|hook| Want { hook: (*hook).into(), ..Default::default() })
-            .collect();
-        Ok(Response::new(HelloResponse { wants, streams: true, name: "example".into() }))
+        let hooks = [Hook::AuthConnect, Hook::AuthPublish, Hook::AuthSubscribe];
+        let wants = hooks.map(|hook| Want { hook: hook.into(), ..Default::default() });
+        Ok(Response::new(HelloResponse { wants: wants.into(), name: "rust".into(), ..Default::default() }))
     }
 
     async fn auth_connect(&self, request: Request<AuthConnectRequest>) -> Reply<AuthConnectResponse> {
-        let request = request.into_inner();
-        Ok(Response::new(decide_connect(request.client.as_ref())))
+        let client = request.into_inner().client.unwrap_or_default();
+        Ok(Response::new(AuthConnectResponse { verdict: Some(decide_connect(&client)) }))
     }
 
     async fn auth_publish(&self, request: Request<AuthPublishRequest>) -> Reply<AuthPublishResponse> {
-        let request = request.into_inner();
-        Ok(Response::new(self.decide_publish(request.client.as_ref(), &request)))
+        let topic = request.into_inner().topic;
+        Ok(Response::new(AuthPublishResponse { verdict: Some(decide_publish(&topic)) }))
     }
 
     async fn auth_subscribe(&self, request: Request<AuthSubscribeRequest>) -> Reply<AuthSubscribeResponse> {
-        Ok(Response::new(decide_subscribe(&request.into_inner())))
-    }
-
-    async fn connect(&self, event: Request<ConnectEvent>) -> Reply<Told> {
-        let mut event = event.into_inner();
-        tell(event.client.take(), &Event::Connect(event))
-    }
-
-    async fn publish(&self, event: Request<PublishEvent>) -> Reply<Told> {
-        let mut event = event.into_inner();
-        tell(event.client.take(), &Event::Publish(event))
-    }
-
-    async fn subscribe(&self, event: Request<SubscribeEvent>) -> Reply<Told> {
-        let mut event = event.into_inner();
-        tell(event.client.take(), &Event::Subscribe(event))
-    }
-
-    async fn disconnect(&self, event: Request<DisconnectEvent>) -> Reply<Told> {
-        let mut event = event.into_inner();
-        tell(event.client.take(), &Event::Disconnect(event))
+        let filters = request.into_inner().filters;
+        let verdicts =
+            filters.iter().map(|asked| FilterVerdict { verdict: Some(decide_filter(&asked.filter)) });
+        Ok(Response::new(AuthSubscribeResponse { verdicts: verdicts.collect() }))
     }
 }
 
-impl Example {
-    fn decide_publish(&self, client: Option<&Client>, request: &AuthPublishRequest) -> AuthPublishResponse {
-        use auth_publish_response::Verdict::{Allow, Deny};
-        let allow = |topic| Allow(PublishAllow { topic, ..Default::default() });
-        let verdict = match request.topic.split_once('/') {
-            Some(("forbidden", _)) => Deny(refusal("nobody publishes here")),
-            Some(("kick", client_id)) if client.map(Client::username) == Some("admin") => {
-                self.kick(client_id);
-                allow(None)
-            }
-            Some(("kick", _)) => Deny(refusal("only admin publishes here")),
-            Some(("old", rest)) => allow(Some(format!("new/{rest}"))),
-            _ => allow(None),
-        };
-        AuthPublishResponse { verdict: Some(verdict) }
+fn decide_connect(client: &Client) -> auth_connect_response::Verdict {
+    use auth_connect_response::Verdict;
+    match client.username() {
+        "mallory" => Verdict::Deny(refusal("mallory may not come in")),
+        // Such an id would be more than one level of a topic, or match the topics of others.
+        _ if client.client_id.contains(['/', '+', '#']) => {
+            Verdict::Deny(Deny { reason_code: 0x85, ..Default::default() })
+        }
+        "sensor" => Verdict::Allow(ConnectAllow { grant: Some(sensor()), ..Default::default() }),
+        _ => Verdict::Allow(ConnectAllow::default()),
     }
 }
 
-fn decide_connect(client: Option<&Client>) -> AuthConnectResponse {
-    use auth_connect_response::Verdict::{Allow, Deny};
-    let verdict = match client.map(Client::username) {
-        Some("mallory") => Deny(refusal("mallory may not come in")),
-        _ => Allow(ConnectAllow::default()),
+fn decide_publish(topic: &str) -> auth_publish_response::Verdict {
+    use auth_publish_response::Verdict;
+    match topic.split_once('/') {
+        Some(("forbidden", _)) => Verdict::Deny(refusal("nobody publishes here")),
+        Some(("old", rest)) => {
+            Verdict::Allow(PublishAllow { topic: Some(format!("new/{rest}")), ..Default::default() })
+        }
+        _ => Verdict::Allow(PublishAllow::default()),
+    }
+}
+
+fn decide_filter(filter: &str) -> filter_verdict::Verdict {
+    use filter_verdict::Verdict;
+    // Judge what a filter matches: "+" and "#" also match secret topics.
+    match filter.split('/').next() {
+        Some("secret" | "+" | "#") => Verdict::Deny(refusal("this would show what is secret")),
+        _ => Verdict::Allow(FilterAllow::default()),
+    }
+}
+
+/// Sensors say something about themselves, and hear what is said to them. What no rule matches is refused, and nobody is
+/// asked.
+fn sensor() -> Grant {
+    let allow = |action: GrantAction, filter: &str| GrantRule {
+        effect: Effect::Allow.into(),
+        actions: vec![action.into()],
+        topic_filters: vec![filter.into()],
+        ..Default::default()
     };
-    AuthConnectResponse { verdict: Some(verdict) }
-}
-
-fn decide_subscribe(request: &AuthSubscribeRequest) -> AuthSubscribeResponse {
-    use filter_verdict::Verdict::{Allow, Deny};
-    let judge = |asked: &SubscribeFilter| match asked.filter.split('/').next() {
-        Some("secret" | "+" | "#") => Deny(refusal("this would show what is secret")),
-        _ => Allow(FilterAllow::default()),
-    };
-    let verdicts = request.filters.iter().map(|asked| FilterVerdict { verdict: Some(judge(asked)) });
-    AuthSubscribeResponse { verdicts: verdicts.collect() }
+    Grant {
+        version: "sensor-1".into(),
+        rules: vec![
+            allow(GrantAction::Publish, "sensors/${clientid}/#"),
+            allow(GrantAction::Subscribe, "commands/${clientid}/#"),
+        ],
+        default_effect: Some(Effect::Deny.into()),
+        ..Default::default()
+    }
 }
 
 /// Not authorized (0x87), with a word for 5.0 clients.
@@ -144,56 +107,19 @@ fn refusal(why: &str) -> Deny {
     Deny { reason_string: why.into(), ..Default::default() }
 }
 
-fn tell(client: Option<Client>, event: &Event) -> Reply<Told> {
-    println!("{}", line(client.as_ref(), event));
-    Ok(Response::new(Told {}))
-}
-
-/// An event as a line: its number, the client, and what happened.
-fn line(client: Option<&Client>, event: &Event) -> String {
-    let what = match event {
-        Event::Connect(_) => "connected".to_owned(),
-        Event::Publish(event) => format!("published {} bytes to {}", event.payload_size, event.topic),
-        Event::Subscribe(event) => {
-            let filters = event.filters.iter().map(|one| format!("{}={}", one.filter, one.reason_code));
-            format!("subscribed to {}", filters.collect::<Vec<_>>().join(" "))
-        }
-        Event::Unsubscribe(_) => "unsubscribed".to_owned(),
-        Event::Disconnect(event) => format!("disconnected: {}", event.detail),
-    };
-    let client_id = client.map_or("", |client| &client.client_id);
-    format!("{} {client_id} {what}", sequence(event))
-}
-
-const fn sequence(event: &Event) -> u64 {
-    match event {
-        Event::Connect(event) => event.sequence,
-        Event::Publish(event) => event.sequence,
-        Event::Subscribe(event) => event.sequence,
-        Event::Unsubscribe(event) => event.sequence,
-        Event::Disconnect(event) => event.sequence,
-    }
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1).or_else(|| env::var("HOOK_ADDRESS").ok());
-    let address = address.unwrap_or_else(|| "127.0.0.1:50051".into());
-    let example = Example { commands: broadcast::channel(256).0, last_command: Arc::default() };
-    let server = Server::builder()
-        .add_service(HooksServer::new(example.clone()))
-        .add_service(HookStreamServer::new(example));
-    if let Some(path) = address.strip_prefix("unix:") {
-        // Left over from a run that was killed; if it is not there, so much the better.
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)?;
-        println!("listening on {address}");
-        server.serve_with_incoming(UnixListenerStream::new(listener)).await?;
-    } else {
-        let listener = TcpListener::bind(&address).await?;
-        println!("listening on {}", listener.local_addr()?);
-        // Else an answer may wait 40 ms for the acknowledgement of what was sent before it.
-        server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?;
-    }
+    let address = env::var("HOOK_ADDRESS").unwrap_or_else(|_| "127.0.0.1:50051".into());
+    let listener = TcpListener::bind(&address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    // Without it an answer may wait 40 ms for the acknowledgement of what was sent before it.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    // What is asked already is answered; mproxy asks another endpoint, if there is one, or this one when it is back.
+    let mut stop = signal(SignalKind::terminate())?;
+    let stopped = async move { stop.recv().await.unwrap_or_default() };
+    Server::builder()
+        .add_service(HooksServer::new(Example))
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await?;
     Ok(())
 }
