@@ -11,7 +11,7 @@ mod state;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -32,6 +32,7 @@ use crate::admin::{self, Admin, InForce};
 use crate::command_router::CommandRouter;
 use crate::config::{self, Config, Loaded, check, files};
 use crate::drain::drain;
+use crate::protect::Protection;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
 use crate::systemd::{InheritedSocket, InheritedSockets, notify};
@@ -107,7 +108,7 @@ impl App {
         sockets.all_taken()?;
         let advisers = advise::advise(config, acl, &metrics, traces.as_ref())?;
 
-        let house = house(&config.general, &advisers, traces);
+        let house = house(config, &advisers, traces);
         let common = CommonSetting {
             chain: advisers.chain.clone(),
             sink: Arc::clone(&advisers.sink),
@@ -217,9 +218,11 @@ impl App {
     }
 }
 
-fn house(general: &config::General, advisers: &Advisers, traces: Option<Arc<Traces>>) -> Arc<House> {
+fn house(config: &Config, advisers: &Advisers, traces: Option<Arc<Traces>>) -> Arc<House> {
+    let general = &config.general;
     let (most, sink) = (general.max_connections, Arc::clone(&advisers.sink));
-    let house = Arc::new(House::new(&general.instance, most, general.max_pending, sink, traces));
+    let protection = Protection::new(&config.protection, Instant::now());
+    let house = Arc::new(House::new(&general.instance, most, general.max_pending, protection, sink, traces));
     if let Some(remote) = &advisers.remote {
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
     }

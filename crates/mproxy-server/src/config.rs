@@ -46,9 +46,10 @@ use mproxy_unix::SocketFile;
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::ValueOrigin;
 pub use settings::table::{
-    Admin, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel, Questions, ShadowSettings, Web,
+    Admin, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel, ProtectionSettings, Questions,
+    ShadowSettings, Web,
 };
-pub use value::Secret;
+pub use value::{EventRate, Secret};
 pub use written::Effective;
 
 use layers::Layer;
@@ -59,6 +60,8 @@ use written::Written;
 pub struct Config {
     /// What holds for mproxy as a whole.
     pub general: General,
+    /// Limits for whoever comes.
+    pub protection: ProtectionSettings,
     /// The listeners to open; never two on the same address.
     pub listeners: Vec<ListenerSettings>,
     /// The policy service, where there is one.

@@ -12,6 +12,7 @@
 //! | `serve` | from a listener to running connections |
 //! | `relay` | the task of one connection: bytes between two streams and a session |
 //! | `registry` | who is connected, and a word to them |
+//! | `protect` | what keeps a crowd, or a stranger, from taking mproxy away from those who use it |
 //! | `share` | fair shares by address of what clients may use up before they are admitted |
 //! | `command_router`, `orders` | commands of the hook service, handed to connections and counted |
 //! | `reloads` | what became of the last reloads |
@@ -32,6 +33,7 @@ mod drain;
 #[cfg(test)]
 mod example_peer;
 mod orders;
+mod protect;
 mod registry;
 mod relay;
 mod reloads;

@@ -1,6 +1,7 @@
-//! From a listener to running connections: accepts, sees to the handshakes, gives each connection its task. The limits are in
-//! `slot`, what a connection's task does and tells at its end in `ending`.
+//! From a listener to running connections: accepts, sees to the handshakes, gives each connection its task. Who may come in is
+//! said in `arrival`, the limits of how many are in `slot`, what a connection's task does and tells at its end in `ending`.
 
+mod arrival;
 mod broker_watch;
 mod ending;
 mod outage;
@@ -26,15 +27,19 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, trace, warn};
 use uuid::Uuid;
 
+use self::arrival::Arrival;
 use self::broker_watch::BrokerWatch;
 use self::ending::Connection;
 use self::outage::{Outage, Recovery};
 use self::parting::PARTING_AT_A_TIME;
 use self::slot::{ConnectionSlot, PendingEntry};
+use crate::config::EventRate;
 use crate::door::{
     Arrived, Causes, Entered, Entering, HandshakeLimits, Incoming, Known, OpenListener, Outward, Refused,
     Shake, Stream,
 };
+use crate::protect::Protection;
+use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::registry::{ConnectionCommand, Handle, Registry};
 use crate::relay::{Dialing, PauseReason, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
@@ -70,6 +75,8 @@ pub(crate) struct House {
     decisions: Arc<Turns>,
     /// Places for streams whose sessions are over.
     parting: Arc<Semaphore>,
+    /// Limits for whoever comes, whatever the listener.
+    pub(crate) protection: Protection,
     /// `None`: no traces are asked for.
     pub(crate) traces: Option<Arc<Traces>>,
 }
@@ -86,6 +93,7 @@ impl House {
         instance: &str,
         max_connections: usize,
         max_pending: Option<usize>,
+        protection: Protection,
         sink: Arc<dyn Sink>,
         traces: Option<Arc<Traces>>,
     ) -> Self {
@@ -107,6 +115,7 @@ impl House {
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
+            protection,
             traces,
         }
     }
@@ -154,6 +163,8 @@ pub(crate) struct Serving {
     pub(crate) open: AtomicUsize,
     /// Those of them that have not been admitted, where it has a limit of its own.
     pub(crate) pending: Arc<Crowd>,
+    /// How often clients have come to it lately.
+    pub(crate) arrivals: ListenerArrivals,
 }
 
 /// What a listener's connections are made with. A reload makes other ones, for connections to come.
@@ -163,6 +174,10 @@ pub(crate) struct ListenerTerms {
     pub(crate) outward: Outward,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
+    /// How often clients may come to it.
+    pub(crate) connection_rate: Option<EventRate>,
+    /// A PROXY header says who its clients are.
+    pub(crate) is_proxied: bool,
 }
 
 impl RelayHost<Stream> for Serving {
@@ -252,28 +267,38 @@ impl Serving {
 
     fn let_in(self: &Arc<Self>, arrived: Arrived) {
         let Arrived { remote, entering } = arrived;
-        // Before any handshake: who is over the limit must cost neither memory nor work.
-        let Some(slot) = ConnectionSlot::take(self, (&remote).into()) else {
-            // Dropped at once: the client sees its connection closed.
-            self.metrics.count_refused();
-            debug!(listener = &*self.name, peer_addr = %remote, "connection refused: too many connections");
-            return;
-        };
         let since = Instant::now();
+        // Before any handshake: who is over a limit must cost neither memory nor work. Dropped at once, the client sees
+        // its connection closed.
+        if let Err(why) = self.arrive(&remote, since) {
+            return self.refuse(&remote, why, since);
+        }
+        let Some(slot) = ConnectionSlot::take(self, (&remote).into()) else {
+            drop(Arrival::new(self, &remote));
+            return self.refuse(&remote, ArrivalRefusal::MaxConnections, since);
+        };
         match entering {
             Entering::Done(entered) => {
                 self.house.tasks.spawn(self.connection(entered, slot, None, since));
             }
             Entering::Shaking(shake) => {
                 // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
-                let shake = shake(self.room.clone());
-                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, slot, since));
+                let arrival = Arrival::new(self, &remote);
+                let shake = shake(self.room.asking(Arc::clone(&arrival) as _));
+                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, arrival, slot, since));
             }
         }
     }
 
     /// Sees a connection through what its listener has in front of MQTT, and then through its life.
-    async fn enter(self: Arc<Self>, shake: Shake, remote: Address, slot: ConnectionSlot, since: Instant) {
+    async fn enter(
+        self: Arc<Self>,
+        shake: Shake,
+        remote: Address,
+        arrival: Arc<Arrival>,
+        slot: ConnectionSlot,
+        since: Instant,
+    ) {
         let evicted = CancellationToken::new();
         let waiting = PendingEntry::enter(&self, &remote, Arc::new(evicted.clone()));
         let deadline = since + self.terms.load().setting.limits.connect_timeout;
@@ -281,6 +306,8 @@ impl Serving {
         let entering = evicted.run_until_cancelled(entering);
         let refused = match self.house.closing.run_until_cancelled(entering).await {
             Some(Some(Ok(Ok(entered)))) => {
+                arrival.hand_on();
+                drop(arrival);
                 return self.connection(entered, slot, Some(waiting), since).await;
             }
             Some(Some(Ok(Err(refused)))) => refused,

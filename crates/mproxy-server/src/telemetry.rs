@@ -9,7 +9,7 @@ pub mod exposition;
 mod failures;
 mod labels;
 pub mod latencies;
-mod line_limit;
+pub(crate) mod line_limit;
 pub mod log;
 pub mod metrics;
 mod packets;

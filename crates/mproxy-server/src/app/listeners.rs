@@ -22,6 +22,7 @@ use crate::config::{Config, ListenerSettings, OnError, OnUnavailable, PolicyConf
 use crate::door::{
     Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
 };
+use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::serve::{House, ListenerTerms, Serving};
 use crate::systemd::InheritedSockets;
 use crate::telemetry::metrics::Metrics;
@@ -201,6 +202,8 @@ pub(super) fn serve(
             Arc::clone(&common.total),
         ));
         metrics.budget_of(&listener.name, &budget);
+        let counts = metrics.listener(&listener.name);
+        counts.show_refused_causes(ArrivalRefusal::ALL.map(ArrivalRefusal::name));
         let serving = Arc::new(Serving {
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
@@ -208,9 +211,10 @@ pub(super) fn serve(
             terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward)),
             outage: Mutex::default(),
             broker: Mutex::default(),
-            metrics: metrics.listener(&listener.name),
+            metrics: counts,
             open: AtomicUsize::new(0),
             pending: Arc::default(),
+            arrivals: ListenerArrivals::default(),
         });
         house.listeners.spawn(Arc::clone(&serving).run(open));
         running.push(RunningListener { inward, serving });
@@ -240,7 +244,13 @@ fn terms(
         on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
         budget,
     };
-    ListenerTerms { setting: Arc::new(setting), outward, max_connections: listener.limits.max_connections }
+    ListenerTerms {
+        setting: Arc::new(setting),
+        outward,
+        max_connections: listener.limits.max_connections,
+        connection_rate: listener.limits.connection_rate,
+        is_proxied: listener.proxy_from.is_some(),
+    }
 }
 
 fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {

@@ -160,6 +160,9 @@ impl Reloader {
         }
         let general = &config.general;
         self.house.set_most(general.max_connections, general.max_pending);
+        let open = self.house.registry.all();
+        let open = open.iter().map(|handle| handle.origin().remote.clone());
+        self.house.protection.set(&config.protection, open);
         self.common.total.set_most(general.budget_total);
         self.common.drain_reference.set(general.drain_server_reference.as_deref());
         let PreparedReload { listeners, acl, tls } = prepared;

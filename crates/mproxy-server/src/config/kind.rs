@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::Verification;
 
-use super::value::Secret;
+use super::value::{EventRate, Secret};
 use super::value::{
     LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS,
     TRACES_EXPORTERS,
@@ -176,6 +176,8 @@ kinds! {
     OnOff: bool = value::switch, Form::Choice(&["off", "on"]);
     /// A number of connections.
     Count: usize = value::connections, number("number", 1, u32::MAX as u64);
+    /// How often something may happen.
+    Rate: EventRate = value::event_rate, Form::Text("rate");
     /// Bytes of a packet.
     PacketSize: u32 = value::packet_size, Form::Size { least: LEAST_PACKET, most: LARGEST_PACKET };
     /// Bytes that may be held.

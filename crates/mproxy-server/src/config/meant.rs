@@ -7,7 +7,7 @@ use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
     Admin, ClientTlsSettings, Config, DecisionLogSettings, Events, General, Log, Otel, PerHook, PolicyConfig,
-    Problem, Questions, ShadowSettings, listeners,
+    Problem, ProtectionSettings, Questions, ShadowSettings, listeners,
     listeners::{Bound, KeyedListener},
 };
 
@@ -31,6 +31,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     one_address_each(&listeners, &admin, &mut reader);
     let config = Config {
         general: General::read(&reader, SettingPlace::Process),
+        protection: ProtectionSettings::read(&reader, SettingPlace::Process),
         listeners: listeners.into_iter().map(|keyed| keyed.listener).collect(),
         policy: policy(&mut reader),
         admin,

@@ -141,8 +141,9 @@ pub fn in_force(running: &Loaded, wanted: Loaded, changes: &[SettingChange]) -> 
 }
 
 fn merged(running: &Config, wanted: Config) -> Config {
-    let Config { general, listeners, policy, admin, log, decision_log: _, otel: _ } = wanted;
+    let Config { general, protection, listeners, policy, admin, log, decision_log: _, otel: _ } = wanted;
     let mut merged = running.clone();
+    merged.protection = protection;
     merged.general = General {
         instance: merged.general.instance,
         acl_file: merged.general.acl_file.map(|old| general.acl_file.unwrap_or(old)),

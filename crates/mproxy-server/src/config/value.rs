@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `place` | ports, hosts, paths and URLs |
 //! | `amount` | sizes and times |
+//! | `rate` | how often something may happen |
 //! | `otel` | what the OpenTelemetry standard's variables may hold |
 
 mod amount;
 mod otel;
 mod place;
+mod rate;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,9 @@ pub(super) use self::place::{
     bind_port, host, is_service_link, name, otlp_endpoint, own_path, path, policy_urls, port_or_off,
     target_port,
 };
+
+pub use self::rate::EventRate;
+pub(super) use self::rate::event_rate;
 
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]

@@ -106,6 +106,14 @@ pub enum Refused {
     /// At the upgrade to WebSocket.
     #[error(transparent)]
     Ws(#[from] AcceptError),
+    /// Whom its PROXY header names may not come in.
+    #[error("refused: {text}")]
+    Limit {
+        /// Which limit.
+        label: &'static str,
+        /// The same in words.
+        text: &'static str,
+    },
     /// Its address had the most of those that are not admitted yet, when there was no room for others.
     #[error("evicted: its address had the most connections that were not admitted yet")]
     Evicted,
@@ -127,6 +135,7 @@ impl Refused {
             Self::Ws(AcceptError::TooLarge) => "ws_too_large",
             Self::Ws(AcceptError::NotHttp(..)) => "ws_not_http",
             Self::Ws(_) => "ws_ended",
+            Self::Limit { label, .. } => label,
             Self::Evicted => "evicted",
             Self::TooLate => "too_late",
         }

@@ -4,18 +4,23 @@ use mproxy_core::peer::{Address, Origin, TlsFacts};
 use mproxy_tcp::proxy_header::{Header, HeaderVersion, ProxiedAddresses, ProxiedCertificate, ProxiedTls};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::transport::Known;
-use super::{DialFailure, in_one_line};
+use super::transport::{HandshakeLimits, Known};
+use super::{DialFailure, Refused, in_one_line};
 use crate::config::SendProxy;
 
 /// Takes over what the header says.
-pub(super) fn believe(header: &Header, known: &mut Known) {
+///
+/// # Errors
+/// Whom it names may not come in.
+pub(super) fn believe(header: &Header, known: &mut Known, limits: &HandshakeLimits) -> Result<(), Refused> {
     // Without addresses (LOCAL, UNKNOWN) it is the proxy itself that speaks, a health check for example.
     if let Some(ProxiedAddresses { source, destination }) = header.endpoints {
         (known.remote, known.local) = (source.into(), destination.into());
+        limits.admit(&known.remote)?;
     }
     // Where a handshake of our own follows, what that shows takes its place.
     known.tls = proxied(header).map(Box::new);
+    Ok(())
 }
 
 /// What a proxy tells of the client's TLS. A name counts only if the proxy has verified it.

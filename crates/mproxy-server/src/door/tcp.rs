@@ -90,10 +90,10 @@ impl Transport for Tcp {
         server: &TcpServer,
         mut socket: TcpStream,
         known: &mut Known,
-        _: &HandshakeLimits,
+        limits: &HandshakeLimits,
     ) -> Result<TcpStream, Refused> {
         if let (Some(trusted), Address::Ip(from)) = (&server.trusted, &known.remote) {
-            proxy::believe(&read_header(&mut socket, from.ip(), trusted).await?, known);
+            proxy::believe(&read_header(&mut socket, from.ip(), trusted).await?, known, limits)?;
         }
         Ok(socket)
     }

@@ -214,9 +214,18 @@ impl Known {
     }
 }
 
+/// Says whether a client may come in that a PROXY header has named.
+pub trait NamedClients: Debug + Send + Sync {
+    /// # Errors
+    /// Why not: a label, and a text for the log.
+    fn admit(&self, named: &Address) -> Result<(), (&'static str, &'static str)>;
+}
+
 /// Within what handshakes have to stay.
 #[derive(Clone, Debug)]
 pub struct HandshakeLimits {
+    /// Absent: whoever is named may come in.
+    named: Option<Arc<dyn NamedClients>>,
     /// Their work is done in turns.
     pub(super) turns: Arc<Turns>,
     /// What strangers may make mproxy hold.
@@ -232,6 +241,17 @@ impl HandshakeLimits {
 
     /// The turns are those of other listeners, too.
     pub(crate) fn sharing(turns: &Arc<Turns>, budget: &Arc<Budget>) -> Self {
-        Self { turns: Arc::clone(turns), budget: Arc::clone(budget) }
+        Self { named: None, turns: Arc::clone(turns), budget: Arc::clone(budget) }
+    }
+
+    /// The same for one connection, of whose client this is asked if a PROXY header names it.
+    pub(crate) fn asking(&self, named: Arc<dyn NamedClients>) -> Self {
+        Self { named: Some(named), ..self.clone() }
+    }
+
+    /// Whether a client may come in that a PROXY header has named.
+    pub(super) fn admit(&self, named: &Address) -> Result<(), Refused> {
+        let admitted = self.named.as_ref().map_or(Ok(()), |clients| clients.admit(named));
+        admitted.map_err(|(label, text)| Refused::Limit { label, text })
     }
 }

@@ -93,10 +93,10 @@ impl Transport for Unix {
         server: &UnixServer,
         mut socket: Box<UnixStream>,
         known: &mut Known,
-        _: &HandshakeLimits,
+        limits: &HandshakeLimits,
     ) -> Result<Box<UnixStream>, Refused> {
         if server.has_header {
-            proxy::believe(&read_header_of(&mut socket).await?, known);
+            proxy::believe(&read_header_of(&mut socket).await?, known, limits)?;
         }
         Ok(socket)
     }

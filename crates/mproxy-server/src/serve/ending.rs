@@ -26,6 +26,7 @@ impl Connection {
         if let Some(serving) = self.slot.serving() {
             let handle = self.relay.handle();
             serving.house.registry.leave(handle);
+            serving.house.protection.arrivals.leave(&handle.origin().remote);
             if let Some(traces) = &serving.house.traces {
                 let peer = self.relay.session().peer().map(|peer| &**peer);
                 traces.end_session(handle.origin(), peer, fault);

@@ -20,6 +20,7 @@ pub(super) struct ConnectionMetrics {
     open: Family<ListenerLabels, Gauge>,
     closed: Family<ClosedLabels, Counter>,
     connects_refused: Family<ConnectRefusedLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
     relay: RelayMetrics,
 }
 
@@ -42,6 +43,12 @@ struct ClosedLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    listener: String,
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectRefusedLabels {
     listener: String,
     part: &'static str,
@@ -56,6 +63,8 @@ impl ConnectionMetrics {
         registry.register("connections_open", help, metrics.open.clone());
         let help = "Connections closed, by cause and by who caused it";
         registry.register("connections_closed", help, metrics.closed.clone());
+        let help = "Connections closed before any handshake, by the limit that they were over";
+        registry.register("connections_refused", help, metrics.refused.clone());
         let help =
             "CONNECTs refused by a rule or the policy service, by the part of CONNECT that was refused";
         registry.register("connects_refused", help, metrics.connects_refused.clone());
@@ -72,6 +81,7 @@ impl ConnectionMetrics {
             name: name.into(),
             accepted: connections("accepted"),
             refused: connections("refused"),
+            refused_by_cause: self.refused.clone(),
             open: self.open.get_or_create_owned(&ListenerLabels { listener: name.to_owned() }),
             closed: self.closed.clone(),
             connects_refused: self.connects_refused.clone(),
@@ -86,6 +96,7 @@ pub struct ListenerMetrics {
     name: Arc<str>,
     accepted: Counter,
     refused: Counter,
+    refused_by_cause: Family<RefusedLabels, Counter>,
     open: Gauge,
     closed: Family<ClosedLabels, Counter>,
     connects_refused: Family<ConnectRefusedLabels, Counter>,
@@ -114,9 +125,23 @@ impl ListenerMetrics {
         self.open.inc();
     }
 
-    /// A connection was refused because there are too many.
-    pub fn count_refused(&self) {
+    /// Shows these causes before a connection is refused for one of them: a first refusal is growth.
+    pub fn show_refused_causes(&self, causes: impl IntoIterator<Item = &'static str>) {
+        for cause in causes {
+            let labels = RefusedLabels { listener: self.name.to_string(), cause };
+            drop(self.refused_by_cause.get_or_create(&labels));
+        }
+    }
+
+    /// A connection was refused before anything was done for it, for this cause.
+    pub fn count_refused(&self, cause: &'static str) {
         self.refused.inc();
+        self.count_refused_cause(cause);
+    }
+
+    /// The same where it counts as accepted: its PROXY header has said whose it is.
+    pub fn count_refused_cause(&self, cause: &'static str) {
+        self.refused_by_cause.get_or_create(&RefusedLabels { listener: self.name.to_string(), cause }).inc();
     }
 
     /// An accepted connection closed, for this reason.

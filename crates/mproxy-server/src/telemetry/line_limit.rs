@@ -9,7 +9,7 @@ const LINES: u32 = 5;
 
 /// Whose turn it is to be logged. Its lock is never held while a line is written.
 #[derive(Debug, Default)]
-pub(super) struct LineLimit(Mutex<Lines>);
+pub(crate) struct LineLimit(Mutex<Lines>);
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -20,7 +20,7 @@ struct Lines {
 
 impl LineLimit {
     /// Whether a line may be written now, and how many were not since the last one.
-    pub(super) fn take(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn take(&self, now: Instant) -> Option<u64> {
         let mut lines = self.0.lock();
         if lines.second.is_none_or(|second| now >= second + Duration::from_secs(1)) {
             lines.second = Some(now);

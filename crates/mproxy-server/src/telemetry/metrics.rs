@@ -14,6 +14,7 @@
 //! | `mproxy_decision_records_lost_total` | reason | counter |
 //! | `mproxy_decision_log_file_errors_total` | operation | counter |
 //! | `mproxy_connections_total` | listener, outcome | counter |
+//! | `mproxy_connections_refused_total` | listener, cause | counter |
 //! | `mproxy_connections_open` | listener | gauge |
 //! | `mproxy_connections_closed_total` | listener, cause, by | counter |
 //! | `mproxy_connects_refused_total` | listener, part | counter |
@@ -343,7 +344,7 @@ mod tests {
         let connections = metrics.listener("mqtt");
         connections.count_accepted();
         connections.count_accepted();
-        connections.count_refused();
+        connections.count_refused("max_connections");
         let page = metrics.expose(Format::Prometheus);
         assert_eq!(value(&page, "mproxy_connections_open{listener=\"mqtt\"}"), Some(2.0));
         connections.count_closed("lost", "client");

@@ -270,8 +270,9 @@ fn every_row_says_what_it_is() {
 }
 
 /// How the code gets at the rows of each structure of the table.
-const READ_AS: [(&str, &str); 10] = [
+const READ_AS: [(&str, &str); 11] = [
     ("General", "general."),
+    ("ProtectionSettings", "settings."),
     ("ListenerLimits", "limits."),
     ("Web", "Web {"),
     ("Questions", "questions."),

@@ -59,6 +59,7 @@ const fn new<K: SettingKind>(key: &'static str) -> SettingOf<K> {
 /// All sections, in the order of the documentation.
 pub const SECTIONS: &[Section] = &[
     Section { name: "general", rows: General::ROWS },
+    Section { name: "protection", rows: ProtectionSettings::ROWS },
     Section { name: "listeners", rows: LISTENERS },
     Section { name: "limits", rows: ListenerLimits::ROWS },
     Section { name: "tls", rows: TLS },
@@ -115,6 +116,32 @@ section! {
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).
         budget_total: kind::Budget = new("budget.total").now().variable("MPROXY_BUDGET_TOTAL").default("512MiB");
+    }
+}
+
+section! {
+    /// Limits for whoever comes, [whatever the listener](protection.md).
+    pub struct ProtectionSettings {
+        /// Connections that may come from one address: all of them at once, then one after the other.
+        ///
+        /// `20/s`, `100/m` or `500/h`. An address is an IPv4 address or the /64 of an IPv6 address; after a PROXY header
+        /// the address that it names. What is over is closed before any handshake.
+        address_rate: Optional<kind::Rate> = new("protection.address_rate").now().variable("MPROXY_ADDRESS_RATE")
+            .left_out("no limit").example("\"60/m\"");
+        /// The same for one network, a /24 or, of IPv6, a /48.
+        network_rate: Optional<kind::Rate> = new("protection.network_rate").now().variable("MPROXY_NETWORK_RATE")
+            .left_out("no limit").example("\"600/m\"");
+        /// Connections that may come to all listeners together.
+        total_rate: Optional<kind::Rate> = new("protection.total_rate").now().variable("MPROXY_TOTAL_RATE")
+            .left_out("no limit").example("\"5000/s\"");
+        /// Most connections of one address at a time.
+        ///
+        /// Behind a NAT many clients have one address.
+        address_connections: Optional<kind::Count> = new("protection.address_connections").now()
+            .variable("MPROXY_ADDRESS_CONNECTIONS").left_out("no limit").example("1000");
+        /// Most connections of one network at a time, a /24 or, of IPv6, a /48.
+        network_connections: Optional<kind::Count> = new("protection.network_connections").now()
+            .variable("MPROXY_NETWORK_CONNECTIONS").left_out("no limit").example("10_000");
     }
 }
 
@@ -245,6 +272,11 @@ section! {
         /// Most connections of this listener; further ones are closed at once and counted.
         max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections").now()
             .left_out("no limit of its own").example("40_000");
+        /// Connections that may come to one listener: all of them at once, then one after the other.
+        ///
+        /// `500/s`, `1000/m`. What is over is closed before any handshake.
+        connection_rate: Optional<kind::Rate> = new("connection_rate").now().variable("MPROXY_CONNECTION_RATE")
+            .at_listener("limits.connection_rate").left_out("no limit").example("\"1000/s\"");
     }
 }
 

@@ -1,0 +1,78 @@
+//! A connection that has come and is not through its handshakes: whether it may come in, and where it is counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mproxy_core::peer::Address;
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::Serving;
+use crate::door::NamedClients;
+use crate::protect::arrivals::ArrivalRefusal;
+
+impl Serving {
+    /// Whether somebody may come in who has come from there. What is known of that is counted from here on, until
+    /// [`Arrivals::leave`](crate::protect::arrivals::Arrivals::leave).
+    pub(super) fn arrive(&self, remote: &Address, now: Instant) -> Result<(), ArrivalRefusal> {
+        let terms = self.terms.load();
+        let from = (!terms.is_proxied).then_some(remote);
+        self.house.protection.arrivals.arrive(&self.arrivals, terms.connection_rate, from, now)
+    }
+
+    /// Somebody is not let in. A flood of them is no flood of lines.
+    pub(super) fn refuse(&self, remote: &Address, why: ArrivalRefusal, now: Instant) {
+        self.metrics.count_refused(why.name());
+        if let Some(suppressed_lines) = self.house.protection.lines.take(now) {
+            let (listener, cause, why) = (&*self.name, why.name(), why.text());
+            debug!(listener, peer_addr = %remote, cause, suppressed_lines, "connection refused: {why}");
+        }
+    }
+}
+
+/// One connection in the middle of its handshakes. Dropped, it is counted no more where it came from.
+pub(super) struct Arrival {
+    serving: Arc<Serving>,
+    counted: Mutex<Option<Address>>,
+}
+
+impl Arrival {
+    /// Of a connection that may come in, from there.
+    pub(super) fn new(serving: &Arc<Serving>, remote: &Address) -> Arc<Self> {
+        let is_proxied = serving.terms.load().is_proxied;
+        let counted = (!is_proxied).then(|| remote.clone());
+        Arc::new(Self { serving: Arc::clone(serving), counted: Mutex::new(counted) })
+    }
+
+    /// It is through: whoever it is now counts it no more at its end.
+    pub(super) fn hand_on(&self) {
+        *self.counted.lock() = None;
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if let Some(from) = self.counted.get_mut() {
+            self.serving.house.protection.arrivals.leave(from);
+        }
+    }
+}
+
+impl NamedClients for Arrival {
+    fn admit(&self, named: &Address) -> Result<(), (&'static str, &'static str)> {
+        let admitted = self.serving.house.protection.arrivals.name(named, Instant::now());
+        admitted.map_err(|why| {
+            self.serving.metrics.count_refused_cause(why.name());
+            (why.name(), why.text())
+        })?;
+        *self.counted.lock() = Some(named.clone());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("counted", &self.counted).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! What keeps a crowd, or a stranger, from taking mproxy away from those who use it, with real clients.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::SocketAddr;
+
+use mproxy_testkit::PATIENCE;
+use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
+use mproxy_testkit::certificates::{Authority, Folder};
+use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
+use support::{Proxy, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+async fn a_broker() -> RecordingBroker {
+    RecordingBroker::start(BrokerScript::default()).await
+}
+
+async fn login(address: SocketAddr, client_id: &str) -> WireClient {
+    let mut client = WireClient::open(address).await;
+    client.send(&wire::connect(Version::V5, client_id, &ConnectOptions::default())).await;
+    let connack = client.packet().await;
+    assert_eq!(connack[3], 0, "CONNACK 0x00");
+    client
+}
+
+/// Whether mproxy closes a connection without a word.
+async fn is_closed(address: SocketAddr, first: &[u8]) -> bool {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    // It may be closed by then.
+    let _ = client.write_all(first).await;
+    let mut answer = [0; 16];
+    let read = timeout(PATIENCE, client.read(&mut answer)).await.expect("an answer, or the end");
+    matches!(read, Ok(0) | Err(_))
+}
+
+fn refused(cause: &str) -> String {
+    format!("mproxy_connections_refused_total{{listener=\"mqtt\",cause=\"{cause}\"}}")
+}
+
+fn a_connect() -> Vec<u8> {
+    wire::connect(Version::V311, "late", &ConnectOptions::default())
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections_and_gets_them_back() {
+    let broker = a_broker().await;
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_ADDRESS_CONNECTIONS", "2")]).await;
+    let (first, _second) = (login(proxy.mqtt, "one").await, login(proxy.mqtt, "two").await);
+    assert!(is_closed(proxy.mqtt, &a_connect()).await);
+    assert_eq!(proxy.metric(&refused("address_connections")).await, 1.0);
+    assert_eq!(proxy.metric(&refused("address_rate")).await, 0.0, "shown before it is over");
+    drop(first);
+    until("a place", async || proxy.sessions().await.len() == 1).await;
+    login(proxy.mqtt, "three").await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn connections_over_a_rate_are_closed_before_tls() {
+    let (root, folder, broker) = (Authority::root("root"), Folder::default(), a_broker().await);
+    let own = root.sign("localhost");
+    let (cert, key) = (folder.write("own.pem", &own.chain), folder.write("own.key", &own.key));
+    let variables = [
+        ("MPROXY_MQTTS_PORT", "0"),
+        ("MPROXY_SERVER_CERT", cert.to_str().unwrap()),
+        ("MPROXY_SERVER_KEY", key.to_str().unwrap()),
+        ("MPROXY_ADDRESS_RATE", "3/h"),
+    ];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    let mqtts = proxy.door("mqtts").await;
+    let _waiting = [TcpStream::connect(mqtts).await.unwrap(), TcpStream::connect(mqtts).await.unwrap()];
+    let _client = login(proxy.mqtt, "third").await;
+    // The rate is that of all listeners together. Nothing of a handshake is answered.
+    assert!(is_closed(mqtts, &[]).await);
+    assert!(is_closed(proxy.mqtt, &a_connect()).await);
+    let causes = refused("address_rate");
+    assert_eq!(proxy.metric(&causes).await, 1.0);
+    assert_eq!(proxy.metric(&causes.replace("\"mqtt\"", "\"mqtts\"")).await, 1.0);
+    proxy.line(&["connection refused: too many in a short time from its address"]).await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_address_counts_that_the_header_names() {
+    let broker = a_broker().await;
+    let variables = [
+        ("MPROXY_PROXY_PROTOCOL", "on"),
+        ("MPROXY_ADDRESS_CONNECTIONS", "1"),
+        ("MPROXY_NETWORK_CONNECTIONS", "2"),
+    ];
+    let proxy = Proxy::with(broker.addr(), &variables).await;
+    let named =
+        |from: &str| [format!("PROXY TCP4 {from} 10.0.0.1 5000 1883\r\n").as_bytes(), &a_connect()].concat();
+    let come = async |from: &str| {
+        let mut client = WireClient::open(proxy.mqtt).await;
+        client.send(&named(from)).await;
+        client.packet().await;
+        client
+    };
+    let (one, _two) = (come("192.0.2.1").await, come("192.0.2.2").await);
+    assert!(is_closed(proxy.mqtt, &named("192.0.2.2")).await);
+    assert!(is_closed(proxy.mqtt, &named("192.0.2.3")).await);
+    let _far = come("198.51.100.1").await;
+    assert_eq!(proxy.metric(&refused("address_connections")).await, 1.0);
+    assert_eq!(proxy.metric(&refused("network_connections")).await, 1.0);
+    drop(one);
+    until("a place", async || proxy.sessions().await.len() == 2).await;
+    come("192.0.2.1").await;
+    proxy.stop().await;
+}
