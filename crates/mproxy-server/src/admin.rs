@@ -29,6 +29,7 @@
 //! Who may what is said in `guard`; how a caller is kept from hanging it, in `serve`. Knows the
 //! rest of the backend only as a [`AdminBackend`].
 
+mod door;
 mod explain;
 mod guard;
 mod impatient;

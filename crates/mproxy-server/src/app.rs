@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::advise::Advisers;
-use self::listeners::CommonSetting;
+use self::listeners::{CommonSetting, OF_ADMIN};
 use self::reload::Reloader;
 pub use self::reload::Reread;
 use self::signals::Signals;
@@ -98,7 +98,9 @@ impl App {
         }
         let acl = advise::rule_file(config, rules)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
-        let (transports, certificates) = listeners::transports(config)?;
+        let (transports, mut certificates) = listeners::transports(config)?;
+        let admin_tls = listeners::admin_tls(&config.admin).context(OF_ADMIN)?;
+        listeners::keep_admin(&mut certificates, admin_tls.as_ref());
         // At the start they were told with the settings that name the files.
         certificates.news(files::seconds(SystemTime::now()));
         metrics.certificate_dates(&certificates.dates());
@@ -121,7 +123,7 @@ impl App {
         let listeners = readiness(&bound);
         bound.push(("admin".to_owned(), address.into()));
         info!(listener = "admin", %address, "listening");
-        let in_force = InForce::new(config.admin.token.clone(), check::view(&loaded));
+        let in_force = InForce::new(config.admin.token.clone(), check::view(&loaded), admin_tls);
         let host = config.admin.host.as_str().into();
         let Advisers { acl, remote, shadow, .. } = advisers;
         let reloader = Arc::new(Reloader {

@@ -75,6 +75,11 @@ const OF_DEMO: &[&str] = &[
 /// Settings by which the admin API of a running mproxy is found.
 const OF_ADMIN: &[&str] = &["admin.host", "admin.port"];
 
+/// Whether only those commands follow this setting that ask a running mproxy.
+fn is_of_commands(row: &SettingRow) -> bool {
+    row.key.starts_with("admin.client.")
+}
+
 impl Cli {
     /// The command line of this process; ends it where that is wrong or asks for help.
     #[must_use]
@@ -84,7 +89,11 @@ impl Cli {
 
     fn read_from(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut grammar = Self::grammar();
-        let cli = Self::from_arg_matches(&grammar.try_get_matches_from_mut(words)?)?;
+        let matches = grammar.try_get_matches_from_mut(words)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Admin(_), Some((_, own))) = (cli.task(), matches.subcommand()) {
+            cli.settings.0.values.extend(given(own, is_of_commands));
+        }
         if let Some(flag) = cli.unused() {
             let text = format!("--{flag} has no effect on this command");
             return Err(grammar.error(clap::error::ErrorKind::ArgumentConflict, text));
@@ -95,7 +104,9 @@ impl Cli {
     /// Help of a command shows the flags that it follows.
     fn grammar() -> clap::Command {
         let hide = |command: clap::Command, shown: &'static [&'static str]| {
-            let hidden = settings::all().filter(|row| !shown.contains(&row.key)).filter_map(flag);
+            let hidden = settings::all()
+                .filter(|row| !shown.contains(&row.key) && !is_of_commands(row))
+                .filter_map(flag);
             command.args(hidden.map(|flag| flag.hide(true)))
         };
         let grammar = Self::command()
@@ -104,24 +115,28 @@ impl Cli {
             .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
             .mut_subcommand("completions", |shell| hide(shell, &[]).arg(config_flag().hide(true)))
             .mut_subcommand("man", |man| hide(man, &[]).arg(config_flag().hide(true)));
-        AdminCommand::names()
-            .fold(grammar, |grammar, name| grammar.mut_subcommand(name, |command| hide(command, OF_ADMIN)))
+        let own = || {
+            settings::all().filter(|row| is_of_commands(row)).filter_map(flag).map(|flag| flag.global(false))
+        };
+        AdminCommand::names().fold(grammar, |grammar, name| {
+            grammar.mut_subcommand(name, |command| hide(command, OF_ADMIN).args(own()))
+        })
     }
 
     /// A flag that was given, and that the command does not follow.
     fn unused(&self) -> Option<&'static str> {
+        let Flags { config, values } = self.flags();
         let followed: &[&str] = match self.task() {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
             Command::Admin(_) => OF_ADMIN,
             Command::HashPassword | Command::Hooks { .. } | Command::Completions(_) | Command::Man(_) => &[],
         };
-        let Flags { config, values } = self.flags();
         if config.is_some() && followed.is_empty() {
             return Some("config");
         }
-        let unused = values.iter().find(|(key, _)| !followed.contains(key));
-        unused.and_then(|(key, _)| settings::find(key)?.flag)
+        let mut rows = values.iter().filter_map(|(key, _)| settings::find(key));
+        rows.find(|row| !followed.contains(&row.key) && !is_of_commands(row))?.flag
     }
 
     /// What is to be done.
@@ -245,7 +260,7 @@ struct Settings(Flags);
 
 impl Args for Settings {
     fn augment_args(command: clap::Command) -> clap::Command {
-        command.arg(config_flag()).args(settings::all().filter_map(flag))
+        command.arg(config_flag()).args(settings::all().filter(|row| !is_of_commands(row)).filter_map(flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -270,6 +285,12 @@ fn flag(row: &'static SettingRow) -> Option<Arg> {
     Some(Arg::new(row.key).long(row.flag?).value_name(name).help(help).global(true))
 }
 
+/// The flags of these settings that were given.
+fn given(matches: &ArgMatches, which: impl Fn(&SettingRow) -> bool) -> Vec<(&'static str, String)> {
+    let rows = settings::all().filter(|row| row.flag.is_some() && which(row));
+    rows.filter_map(|row| Some((row.key, matches.get_one::<String>(row.key)?.clone()))).collect()
+}
+
 /// What a setting is, its values where they are a few, and its default.
 fn help(row: &SettingRow, variable: &str) -> String {
     let choices = row.choices().join(", ");
@@ -280,11 +301,7 @@ fn help(row: &SettingRow, variable: &str) -> String {
 
 impl FromArgMatches for Settings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |row: &'static SettingRow| {
-            row.flag?;
-            Some((row.key, matches.get_one::<String>(row.key)?.clone()))
-        };
-        let values = settings::all().filter_map(given).collect();
+        let values = given(matches, |row| !is_of_commands(row));
         Ok(Self(Flags { config: matches.get_one::<PathBuf>("config").cloned(), values }))
     }
 

@@ -9,11 +9,13 @@
 //! | `file`, `env` | where values come from |
 //! | `layers`, `written` | those of all layers, merged by the `config` crate, each with its [`ValueOrigin`] |
 //! | `reader`, `meant`, `listeners`, `tls` | typed values to a [`Config`], all faults collected |
+//! | [`admin`] | what the settings of the admin port come to together |
 //! | [`otel`] | what the settings of traces come to together |
 //! | [`files`] | what is wrong with the files that it names |
 //! | [`check`] | the effective configuration, printed |
 //! | [`reload`] | what another configuration changes in the one in force |
 
+pub mod admin;
 pub mod check;
 mod choice;
 mod env;
@@ -46,10 +48,10 @@ use mproxy_unix::SocketFile;
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::ValueOrigin;
 pub use settings::table::{
-    Admin, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel, ProtectionSettings, Questions,
-    ShadowSettings, Web,
+    Admin, AdminClientSettings, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel,
+    ProtectionSettings, Questions, ShadowSettings, Web,
 };
-pub use value::{EventRate, Secret};
+pub use value::{AdminAddress, EventRate, Secret};
 pub use written::Effective;
 
 use layers::Layer;
@@ -68,6 +70,8 @@ pub struct Config {
     pub policy: Option<PolicyConfig>,
     /// Admin API and metrics.
     pub admin: Admin,
+    /// How commands reach it.
+    pub admin_client: AdminClientSettings,
     /// Logging.
     pub log: Log,
     /// The decision log.

@@ -31,7 +31,7 @@ mod trust;
 mod unverifiable;
 mod words;
 
-pub use client::{ClientTls, Verification, connect};
+pub use client::{ClientTls, Verification, connect, name_in_certificate};
 pub use dates::{Dated, Look, Remark};
 pub use facts::HandshakeFacts;
 pub use pem::{Identity, MaterialError, PemItem, read_regular, read_text};
@@ -83,6 +83,13 @@ pub enum HandshakeError {
     /// The connection broke.
     #[error("the connection broke during the TLS handshake")]
     Io(#[source] io::Error),
+}
+
+/// Whether reading failed because the peer has refused the connection: in TLS 1.3 it may do so after the handshake.
+#[must_use]
+pub fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
 impl HandshakeError {

@@ -2,6 +2,7 @@
 //!
 //! - Health and metrics are for everybody who reaches the port; details (names of files, addresses, what went wrong) only
 //!   for those who may use the API.
+//! - A client certificate, where the port asks for one, opens the port and no more: whoever scrapes has one, too.
 //! - With a token set, everything under `/api/` needs it. No web page knows it, so nothing else is looked at.
 //! - Without one, only callers on this machine may use the API. A browser on this machine is such a caller, too, and may
 //!   be showing a page of somebody else, under a host name that somebody made point here. So the `Host` must be one that
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
 use super::Admin;
+use super::door::CallerScheme;
 use super::problem::ApiError;
 use crate::config::Secret;
 
@@ -67,19 +69,20 @@ fn is_near<B>(request: &Request<B>, own: &str) -> Result<(), ApiError> {
             "without MPROXY_ADMIN_TOKEN the Host header must be an IP address, localhost or MPROXY_ADMIN_HOST",
         );
     }
-    if !is_safe(request.method()) && comes_from_elsewhere(request.headers(), own) {
+    let scheme = request.extensions().get().copied().unwrap_or(CallerScheme::Http);
+    if !is_safe(request.method()) && comes_from_elsewhere(request.headers(), scheme, own) {
         return refuse("web pages of other origins may not change anything");
     }
     Ok(())
 }
 
 /// Whether a browser sends this for a page that is not ours.
-fn comes_from_elsewhere(headers: &HeaderMap, own: &str) -> bool {
+fn comes_from_elsewhere(headers: &HeaderMap, scheme: CallerScheme, own: &str) -> bool {
     // Browsers send it with whatever may change something; curl sends none.
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
-    // This API is served without TLS: a page of https is never its own.
-    let origin = origin.as_bytes().strip_prefix(b"http://");
+    // A page that was served otherwise is never its own.
+    let origin = origin.as_bytes().strip_prefix(scheme.prefix());
     !host.is_some_and(|host| origin == Some(host) && is_ours(host, own))
 }
 

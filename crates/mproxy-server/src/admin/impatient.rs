@@ -22,6 +22,12 @@ impl Impatient {
         Self { stream, patience, stalled: None }
     }
 
+    /// Whether the first byte that comes is one that HTTP begins with, and TLS does not. It stays where it is.
+    pub(super) async fn speaks_http(&self) -> bool {
+        let mut first = [0];
+        matches!(self.stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+    }
+
     fn watched<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         // Any step forward counts: a large page may take its time.
         if polled.is_ready() {

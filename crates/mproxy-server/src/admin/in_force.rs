@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use mproxy_tcp::tls::{Reloadable, ServerTls};
 
 use crate::config::Secret;
 use crate::config::check::ConfigView;
@@ -15,24 +16,34 @@ pub struct InForce(Arc<SharedInForce>);
 struct SharedInForce {
     token: ArcSwapOption<Secret>,
     config: ArcSwap<ConfigView>,
+    tls: ArcSwapOption<Reloadable<ServerTls>>,
 }
 
 impl InForce {
-    /// `token` is what callers must show, if anything; `config` as [`crate::config::check::view`] shows it.
+    /// `token` is what callers must show, if anything; `config` as [`crate::config::check::view`] shows it; `tls` what the
+    /// port shows and asks for, if it has TLS.
     #[must_use]
-    pub fn new(token: Option<Secret>, config: ConfigView) -> Self {
-        let token = ArcSwapOption::from_pointee(token);
-        Self(Arc::new(SharedInForce { token, config: ArcSwap::from_pointee(config) }))
+    pub fn new(token: Option<Secret>, config: ConfigView, tls: Option<Arc<Reloadable<ServerTls>>>) -> Self {
+        Self(Arc::new(SharedInForce {
+            token: ArcSwapOption::from_pointee(token),
+            config: ArcSwap::from_pointee(config),
+            tls: ArcSwapOption::new(tls),
+        }))
     }
 
-    /// From the next request on.
-    pub fn set(&self, token: Option<Secret>, config: ConfigView) {
+    /// From the next request on, and TLS from the next connection on.
+    pub fn set(&self, token: Option<Secret>, config: ConfigView, tls: Option<Arc<Reloadable<ServerTls>>>) {
         self.0.token.store(token.map(Arc::new));
         self.0.config.store(Arc::new(config));
+        self.0.tls.store(tls);
     }
 
     pub(super) fn token(&self) -> Option<Arc<Secret>> {
         self.0.token.load_full()
+    }
+
+    pub(super) fn tls(&self) -> Option<Arc<Reloadable<ServerTls>>> {
+        self.0.tls.load_full()
     }
 
     pub(super) fn config(&self) -> Arc<ConfigView> {

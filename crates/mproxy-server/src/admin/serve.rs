@@ -1,6 +1,7 @@
 //! Serving HTTP/1.1 such that no caller can hang it, nor keep others out: each of heads, requests, answers and
 //! connections has a time in which it must be done, and whoever comes when all places are taken gets the place of the
-//! oldest caller of the address with the most. So a caller who is soon done is served whoever else is there.
+//! oldest caller of the address with the most. So a caller who is soon done is served whoever else is there. A TLS handshake
+//! is done at such a place, too.
 
 use std::future::Future;
 use std::io;
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -21,16 +23,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::impatient::Impatient;
+use super::door::{AdminDoor, CallerScheme, CallerStream};
 use super::long_answer::LongAnswers;
 use super::{Admin, router};
 use crate::share::crowd::Crowd;
 
 /// Callers at once.
 pub(super) const MOST_CALLERS: usize = 128;
-
-/// For an answer to be taken further by the caller.
-const LONGEST_STALL: Duration = Duration::from_secs(10);
 
 /// For a request's head, and between two requests of one connection.
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
@@ -53,10 +52,11 @@ pub fn serve(
     admin: Admin,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<()> {
-    tokio::spawn(accept(listener, router(admin), shutdown))
+    let door = AdminDoor::new(admin.in_force.clone());
+    tokio::spawn(accept(listener, door, router(admin), shutdown))
 }
 
-async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown: impl Future<Output = ()>) {
     let callers = Arc::<Crowd>::default();
     let (end, ending) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -78,7 +78,7 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
                 }
                 let evicted = CancellationToken::new();
                 let member = callers.enter(whose, Arc::new(evicted.clone()));
-                let call = call(stream, peer, router.clone(), ending.clone());
+                let call = call(stream, peer, door.clone(), router.clone(), ending.clone());
                 tasks.spawn(async move {
                     let _member = member;
                     match evicted.run_until_cancelled(call).await {
@@ -107,16 +107,32 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
 async fn call(
     stream: TcpStream,
     peer: SocketAddr,
+    door: AdminDoor,
     router: Router,
-    mut ending: watch::Receiver<bool>,
+    ending: watch::Receiver<bool>,
 ) -> io::Result<()> {
     // Answers are small and written at once; waiting to fill a segment only delays them.
     stream.set_nodelay(true)?;
+    match door.enter(stream, peer).await {
+        Some(CallerStream::Plain(stream)) => answer(stream, peer, CallerScheme::Http, router, ending).await,
+        Some(CallerStream::Tls(stream)) => answer(*stream, peer, CallerScheme::Https, router, ending).await,
+        None => Ok(()),
+    }
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    scheme: CallerScheme,
+    router: Router,
+    mut ending: watch::Receiver<bool>,
+) -> io::Result<()> {
     let answers = LongAnswers::new(ending.clone());
     let known = answers.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(scheme);
         request.extensions_mut().insert(known.clone());
         router.clone().oneshot(request)
     });
@@ -125,7 +141,7 @@ async fn call(
         .timer(TokioTimer::new())
         .header_read_timeout(LONGEST_HEAD)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(Impatient::new(stream, LONGEST_STALL)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {

@@ -204,7 +204,7 @@ fn scene() -> Scene {
         metrics: Arc::new(Metrics::new()),
         decisions: Arc::new(DecisionLog::off()),
         log: LogHandle::detached(LogLevel::Info),
-        in_force: InForce::new(None, ConfigView::default()),
+        in_force: InForce::new(None, ConfigView::default(), None),
         host: "Mproxy.Internal".into(),
     };
     Scene { cards, admin, peer: SocketAddr::from(([127, 0, 0, 1], 50_000)), headers: Vec::new() }
@@ -212,7 +212,7 @@ fn scene() -> Scene {
 
 impl Scene {
     fn token(self) -> Self {
-        self.admin.in_force.set(Some(Secret::from("s3cret")), ConfigView::default());
+        self.admin.in_force.set(Some(Secret::from("s3cret")), ConfigView::default(), None);
         self
     }
 

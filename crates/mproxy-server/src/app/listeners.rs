@@ -14,11 +14,11 @@ use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Chain, Limits, Meter, Setting};
-use mproxy_tcp::tls::{Material as _, Reloadable, ServerTls};
+use mproxy_tcp::tls::{Material as _, MaterialError, Reloadable, ServerTls};
 use parking_lot::Mutex;
 use tracing::info;
 
-use crate::config::{Config, ListenerSettings, OnError, OnUnavailable, PolicyConfig, files};
+use crate::config::{self, Config, ListenerSettings, OnError, OnUnavailable, PolicyConfig, files};
 use crate::door::{
     Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
 };
@@ -87,6 +87,20 @@ fn keep(
     }
     if let Some(tls) = outward.tls() {
         certificates.keep(of_target(name), tls);
+    }
+}
+
+/// What the certificates of the admin port are called.
+pub(super) const OF_ADMIN: &str = "admin API";
+
+/// TLS of the admin port, where it has any.
+pub(super) fn admin_tls(admin: &config::Admin) -> Result<Option<Arc<Reloadable<ServerTls>>>, MaterialError> {
+    config::admin::tls(admin).map(|tls| Reloadable::new(tls).map(Arc::new)).transpose()
+}
+
+pub(super) fn keep_admin(certificates: &mut CertificateStore, tls: Option<&Arc<Reloadable<ServerTls>>>) {
+    if let Some(tls) = tls {
+        certificates.keep(OF_ADMIN, tls);
     }
 }
 

@@ -12,16 +12,16 @@ use arc_swap::ArcSwap;
 use mproxy_policy::acl::{Acl, AclAdviser, Reloaded};
 use mproxy_policy::remote::{PreparedRemoteTls, Remote};
 use mproxy_policy::shadow::Shadow;
-use mproxy_tcp::tls::Remark;
+use mproxy_tcp::tls::{Reloadable, Remark, ServerTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::advise;
-use super::listeners::{self, CommonSetting, PreparedListeners, RunningListener};
+use super::listeners::{self, CommonSetting, OF_ADMIN, PreparedListeners, RunningListener};
 use crate::admin::{InForce, NotReloaded, ReloadReport};
 use crate::config::reload::{self, SettingChange, TakesEffect};
 use crate::config::{Loaded, Problems, check, files};
-use crate::door::{CertificateStore, Renewed};
+use crate::door::{Causes, CertificateStore, Renewed};
 use crate::reloads::Reloads;
 use crate::serve::House;
 use crate::systemd::notify;
@@ -54,6 +54,7 @@ struct PreparedReload {
     listeners: PreparedListeners,
     acl: Option<Acl>,
     tls: Vec<PreparedRemoteTls>,
+    admin_tls: Option<Arc<Reloadable<ServerTls>>>,
 }
 
 /// What keeps a reload from being one.
@@ -110,14 +111,17 @@ impl Reloader {
         let listeners = listeners::prepare(&self.listeners, &loaded.config);
         let acl = self.rules(loaded.config.general.acl_file.as_ref());
         let tls = self.policy_tls(loaded).map_err(|error| format!("{error:#}"));
+        let admin_tls = listeners::admin_tls(&loaded.config.admin);
         let mut lines: Vec<_> = files::faults(loaded).iter().map(ToString::to_string).collect();
-        match (listeners, acl, tls) {
-            (Ok(listeners), Ok(acl), Ok(tls)) if lines.is_empty() => {
-                Ok(PreparedReload { listeners, acl, tls })
+        match (listeners, acl, tls, admin_tls) {
+            (Ok(listeners), Ok(acl), Ok(tls), Ok(admin_tls)) if lines.is_empty() => {
+                Ok(PreparedReload { listeners, acl, tls, admin_tls })
             }
-            (listeners, acl, tls) => {
+            (listeners, acl, tls, admin_tls) => {
                 let mut certificates = listeners.err().unwrap_or_default();
                 certificates.extend(tls.err().map(|error| ("policy service".to_owned(), error)));
+                let admin_tls = admin_tls.err().map(|error| Causes(&error).to_string());
+                certificates.extend(admin_tls.map(|error| (OF_ADMIN.to_owned(), error)));
                 // The files were made good between one look and the other.
                 if lines.is_empty() {
                     lines.extend(certificates.iter().map(|(whose, error)| format!("{whose}: {error}")));
@@ -165,15 +169,16 @@ impl Reloader {
         self.house.protection.set(&config.protection, open);
         self.common.total.set_most(general.budget_total);
         self.common.drain_reference.set(general.drain_server_reference.as_deref());
-        let PreparedReload { listeners, acl, tls } = prepared;
-        let certificates = listeners.put_in_force(&self.listeners, config, &self.common);
+        let PreparedReload { listeners, acl, tls, admin_tls } = prepared;
+        let mut certificates = listeners.put_in_force(&self.listeners, config, &self.common);
+        listeners::keep_admin(&mut certificates, admin_tls.as_ref());
         for tls in tls {
             tls.put_in_force();
         }
         if let Some(policy) = &config.policy {
             self.services().for_each(|service| service.set_timeout(policy.questions.timeout));
         }
-        self.admin.set(config.admin.token.clone(), check::view(&loaded));
+        self.admin.set(config.admin.token.clone(), check::view(&loaded), admin_tls);
         tell(report);
         self.reloads.record("configuration", None, None::<&str>, &report.changes);
         self.follow(certificates);

@@ -3,6 +3,8 @@
 
 mod connection;
 mod events;
+mod place;
+mod socket;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -14,9 +16,10 @@ use thiserror::Error;
 
 use self::connection::{Call, HttpAnswer};
 pub(super) use self::events::{EventReader, ServerEvent};
+use self::place::AdminPlace;
 use super::text::printable;
 use super::{complain, load};
-use crate::config::{Admin, Flags, Problems, authority};
+use crate::config::{Flags, Problems};
 
 /// Ends with this what could not be asked, or could not be done.
 pub const EXIT_UNANSWERED: u8 = 2;
@@ -64,6 +67,9 @@ pub(super) enum AdminCallError {
         "admin.port is 0, which means any free port: say with --admin-port (MPROXY_ADMIN_PORT) which one to ask"
     )]
     NoPort,
+    /// A file that is needed to reach it.
+    #[error("{0}")]
+    File(String),
     /// Nobody is there, or does not answer, or something else is there.
     #[error("cannot ask the admin API at {place}: {error}{}", next_step(error))]
     Unreachable { place: String, error: io::Error },
@@ -90,7 +96,10 @@ pub(super) enum AdminCallError {
 fn next_step(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-            ". Is mproxy running there? --admin-host and --admin-port (MPROXY_ADMIN_HOST, MPROXY_ADMIN_PORT) say where to ask"
+            ". Is mproxy running there? --url, or --admin-host and --admin-port (MPROXY_ADMIN_URL, MPROXY_ADMIN_HOST, MPROXY_ADMIN_PORT), say where to ask"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            ". If it asks for client certificates: --cert and --key (MPROXY_ADMIN_URL_CERT, MPROXY_ADMIN_URL_KEY) say which one to present"
         }
         _ => "",
     }
@@ -125,18 +134,15 @@ impl AdminCallError {
 /// Whom to ask.
 #[derive(Clone)]
 pub(super) struct AdminClient {
-    admin: Admin,
+    place: AdminPlace,
     deadline: Duration,
 }
 
 impl AdminClient {
     /// The mproxy that the settings name.
     pub(super) fn new(flags: &Flags) -> Result<Self, AdminCallError> {
-        let admin = load(flags).map_err(AdminCallError::Configuration)?.config.admin;
-        if admin.port == 0 {
-            return Err(AdminCallError::NoPort);
-        }
-        Ok(Self { admin, deadline: USUAL_DEADLINE })
+        let config = load(flags).map_err(AdminCallError::Configuration)?.config;
+        Ok(Self { place: AdminPlace::of(config)?, deadline: USUAL_DEADLINE })
     }
 
     /// An answer may take so long.
@@ -147,7 +153,7 @@ impl AdminClient {
 
     /// Where it is, for people.
     pub(super) fn place(&self) -> String {
-        authority(&self.admin.host, self.admin.port)
+        self.place.shown()
     }
 
     /// What is answered, whatever it is.
@@ -158,7 +164,7 @@ impl AdminClient {
         body: Option<&Value>,
     ) -> Result<HttpAnswer, AdminCallError> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let call = Call { admin: &self.admin, method, target, body: &body, deadline: self.deadline };
+        let call = Call { place: &self.place, method, target, body: &body, deadline: self.deadline };
         call.answer().map_err(|error| self.unreachable(error))
     }
 
@@ -175,7 +181,7 @@ impl AdminClient {
 
     /// Events as they come, until one of both sides ends them.
     pub(super) fn events(&self, target: &str) -> Result<EventReader, AdminCallError> {
-        let call = Call { admin: &self.admin, method: "GET", target, body: "", deadline: self.deadline };
+        let call = Call { place: &self.place, method: "GET", target, body: "", deadline: self.deadline };
         let (status, mut body, mut answer) = call.long_answer().map_err(|error| self.unreachable(error))?;
         if status == 200 {
             return Ok(EventReader::new(answer, body, SILENCE));

@@ -16,7 +16,15 @@ fn the_command_line_is_well_formed() {
 #[test]
 fn help_of_a_command_shows_what_it_follows_and_it_takes_nothing_else() {
     let help = |command: &str| read(&format!("mproxy {command} --help")).expect_err("help").to_string();
-    let flags = || settings::all().filter_map(|row| Some((row.key, row.flag?)));
+    let rows = |of_commands| settings::all().filter(move |row| is_of_commands(row) == of_commands);
+    for flag in rows(true).filter_map(|row| row.flag) {
+        let flag = format!("--{flag}");
+        assert!(help("sessions").contains(&flag) && !help("run").contains(&flag), "{flag}");
+        assert!(read(&format!("mproxy run {flag} 1")).is_err(), "{flag}");
+        let given = parse(&format!("mproxy sessions {flag} 1"));
+        assert!(matches!(&given.flags().values[..], [(_, one)] if one == "1"), "{flag}");
+    }
+    let flags = || rows(false).filter_map(|row| Some((row.key, row.flag?)));
     for (key, flag) in flags() {
         let flag = format!("--{flag}");
         assert!(help("run").contains(&flag) && help("check").contains(&flag), "{flag}");

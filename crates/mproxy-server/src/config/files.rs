@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mproxy_tcp::tls::dates::CertificateKind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin, otel};
+use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin, admin, otel};
 
 /// On whose side a file is: the table that its key stands in.
 type Table = &'static str;
@@ -92,6 +92,9 @@ fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn TlsSide>)> {
     }
     if let Some(tls) = loaded.config.policy.as_ref().and_then(towards_policy) {
         ends.push(("policy", Box::new(tls)));
+    }
+    if let Some(tls) = admin::tls(&loaded.config.admin) {
+        ends.push(("admin.tls", Box::new(tls)));
     }
     if let Some(tls) = otel::tls(&loaded.config.otel) {
         ends.push(("otel", Box::new(tls)));

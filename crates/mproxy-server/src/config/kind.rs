@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::Verification;
 
-use super::value::{EventRate, Secret};
+use super::value::{AdminAddress, EventRate, Secret};
 use super::value::{
     LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS,
     TRACES_EXPORTERS,
@@ -194,6 +194,8 @@ kinds! {
     SessionExpiry: u32 = value::session_expiry, Form::Seconds { least: 0, most: u32::MAX as u64 };
     /// Where the hook service is.
     PolicyUrls: Vec<String> = value::policy_urls, Form::List("URL");
+    /// Where an admin API is.
+    AdminUrl: AdminAddress = value::admin_url, Form::Text("URL");
     /// Where traces go.
     OtlpEndpoint: String = value::otlp_endpoint, Form::Text("URL");
     /// A sampler of OpenTelemetry.

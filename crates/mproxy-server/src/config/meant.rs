@@ -7,7 +7,7 @@ use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
     Admin, ClientTlsSettings, Config, DecisionLogSettings, Events, General, Log, Otel, PerHook, PolicyConfig,
-    Problem, ProtectionSettings, Questions, ShadowSettings, listeners,
+    Problem, ProtectionSettings, Questions, ShadowSettings, admin, listeners,
     listeners::{Bound, KeyedListener},
 };
 
@@ -27,7 +27,8 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     unreadable(written, faults);
     let mut reader = SettingReader { written, faults, warnings };
     let listeners = listeners::read(&mut reader);
-    let admin = admin(&mut reader);
+    let admin = admin::read(&mut reader);
+    let admin_client = admin::read_client(&mut reader, &admin);
     one_address_each(&listeners, &admin, &mut reader);
     let config = Config {
         general: General::read(&reader, SettingPlace::Process),
@@ -35,6 +36,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         listeners: listeners.into_iter().map(|keyed| keyed.listener).collect(),
         policy: policy(&mut reader),
         admin,
+        admin_client,
         log: Log::read(&reader, SettingPlace::Process),
         decision_log: DecisionLogSettings::read(&reader, SettingPlace::Process),
         otel: otel(&mut reader),
@@ -92,19 +94,6 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
     }
     // Last, so that what is written beside a missing URL is read and warned of all the same.
     Some(PolicyConfig { endpoints: endpoints?, questions, events, shadow, on_error, tls })
-}
-
-fn admin(reader: &mut SettingReader<'_>) -> Admin {
-    let admin = Admin::read(reader, SettingPlace::Process);
-    let loopback =
-        admin.host == "localhost" || admin.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if admin.token.is_none() && !loopback {
-        reader.warn(
-            "admin.host",
-            "without MPROXY_ADMIN_TOKEN only this machine may use the admin API; health and metrics are open to everybody",
-        );
-    }
-    admin
 }
 
 fn otel(reader: &mut SettingReader<'_>) -> Otel {

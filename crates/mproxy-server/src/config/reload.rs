@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::settings::{self, Reload};
 use super::written::Effective;
-use super::{Config, General, ListenerSettings, Loaded, PolicyConfig, Questions};
+use super::{Admin, Config, General, ListenerSettings, Loaded, PolicyConfig, Questions};
 
 /// A setting that is written otherwise now. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +141,8 @@ pub fn in_force(running: &Loaded, wanted: Loaded, changes: &[SettingChange]) -> 
 }
 
 fn merged(running: &Config, wanted: Config) -> Config {
-    let Config { general, protection, listeners, policy, admin, log, decision_log: _, otel: _ } = wanted;
+    let Config { general, protection, listeners, policy, admin, admin_client, log, decision_log: _, otel: _ } =
+        wanted;
     let mut merged = running.clone();
     merged.protection = protection;
     merged.general = General {
@@ -165,7 +166,8 @@ fn merged(running: &Config, wanted: Config) -> Config {
         old.on_error = on_error;
         old.tls = tls;
     }
-    merged.admin.token = admin.token;
+    merged.admin = Admin { host: merged.admin.host, port: merged.admin.port, ..admin };
+    merged.admin_client = admin_client;
     merged.log.level = log.level;
     merged
 }

@@ -27,9 +27,10 @@ pub(super) use self::otel::{
     MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS, TRACES_EXPORTERS, headers, milliseconds,
     otlp_headers, otlp_protocol, resource_attributes, sampler, spans, traces_exporter,
 };
+pub use self::place::AdminAddress;
 pub(super) use self::place::{
-    bind_port, host, is_service_link, name, otlp_endpoint, own_path, path, policy_urls, port_or_off,
-    target_port,
+    admin_url, bind_port, host, is_service_link, name, otlp_endpoint, own_path, path, policy_urls,
+    port_or_off, target_port,
 };
 
 pub use self::rate::EventRate;

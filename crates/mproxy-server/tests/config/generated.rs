@@ -270,7 +270,7 @@ fn every_row_says_what_it_is() {
 }
 
 /// How the code gets at the rows of each structure of the table.
-const READ_AS: [(&str, &str); 11] = [
+const READ_AS: [(&str, &str); 12] = [
     ("General", "general."),
     ("ProtectionSettings", "settings."),
     ("ListenerLimits", "limits."),
@@ -278,6 +278,7 @@ const READ_AS: [(&str, &str); 11] = [
     ("Questions", "questions."),
     ("Events", "events."),
     ("Admin", "admin."),
+    ("AdminClientSettings", "client."),
     ("ShadowSettings", "shadow."),
     ("Log", "log."),
     ("DecisionLogSettings", "decision_log."),

@@ -7,7 +7,7 @@ use mproxy_server::config::{LogLevel, PolicyMode};
 use super::*;
 
 /// What there is in each scene: a rule file, a hook service, and a certificate for whoever shows one.
-const BASE: [(&str, &str); 7] = [
+const BASE: [(&str, &str); 11] = [
     ("acl_file", "\"acl.toml\""),
     ("policy.url", "\"https://127.0.0.1:1\""),
     ("policy.cert", "\"policy.pem\""),
@@ -15,6 +15,10 @@ const BASE: [(&str, &str); 7] = [
     ("tls.server_cert", "\"server.pem\""),
     ("tls.server_key", "\"server.key\""),
     ("tls.ca_certs", "\"ca.pem\""),
+    ("admin.tls.server_cert", "\"admin.pem\""),
+    ("admin.tls.server_key", "\"admin.key\""),
+    ("admin.client.cert", "\"operator.pem\""),
+    ("admin.client.key", "\"operator.key\""),
 ];
 
 /// The base with this written, too, or in place of what it has.

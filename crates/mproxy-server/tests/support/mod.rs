@@ -5,6 +5,7 @@ pub(crate) mod judge;
 pub(crate) mod schema;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use mproxy_testkit::PATIENCE;
@@ -60,6 +61,11 @@ impl Proxy {
     pub(crate) async fn configured(first: &str, file: &str) -> Self {
         let folder = Folder::default();
         let path = folder.write("mproxy.toml", format!("admin.port = 0\n{file}"));
+        Self::of_file(first, &path).await
+    }
+
+    /// The same, as this file says, which stays.
+    pub(crate) async fn of_file(first: &str, path: &Path) -> Self {
         let mut mproxy = MproxyProcess::start(&[("MPROXY_CONFIG", path.to_str().unwrap())], &[]).await;
         let mqtt = mproxy.addr(first).await;
         let admin = mproxy.addr("admin").await;

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dates::Look;
 use super::engine::TlsRole;
-use super::pem::{Identity, MaterialError};
+use super::facts::first_name;
+use super::pem::{self, Identity, MaterialError};
 use super::reload::Material;
 use super::signatures::{Signatures, checks_signatures};
 use super::trust::{self, Trust};
@@ -117,6 +118,17 @@ impl ClientTls {
         };
         trust.of_servers(lists)
     }
+}
+
+/// A name or address that the certificate in this file is for, the first of a chain; `None` where it has none. For whoever
+/// expects this very certificate, and does not know what it is called.
+///
+/// # Errors
+/// The file has no certificate that can be read.
+pub fn name_in_certificate(path: &Path) -> Result<Option<String>, MaterialError> {
+    let chain = pem::certificates(path)?;
+    let name = chain.first().map(|leaf| first_name(leaf)).transpose();
+    name.map(Option::flatten).map_err(|why| MaterialError::unusable(path, why))
 }
 
 fn system_roots() -> Result<RootCertStore, MaterialError> {

@@ -74,6 +74,17 @@ pub(super) fn dns_names(certificate: &[u8]) -> Result<Vec<String>, &'static str>
     Ok(dns.collect())
 }
 
+/// A name or address that a certificate is for, the first that it has.
+pub(super) fn first_name(certificate: &[u8]) -> Result<Option<String>, &'static str> {
+    let certificate = parse(certificate)?;
+    Ok(names(&certificate)?.iter().find_map(|name| match name {
+        // Any label may stand for the star.
+        GeneralName::DNSName(name) => Some(whole(name)?.replacen('*', "any", 1)),
+        GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
+        _ => None,
+    }))
+}
+
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),

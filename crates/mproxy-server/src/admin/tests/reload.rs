@@ -21,6 +21,6 @@ async fn nothing_is_reloaded_while_mproxy_ends() {
 async fn another_token_holds_from_the_next_request_on() {
     let scene = scene().token().header("authorization", "Bearer s3cret");
     assert_eq!(scene.ask("GET", "/api/v1/reloads").await.0, StatusCode::OK);
-    scene.admin.in_force.set(Some(Secret::from("another")), ConfigView::default());
+    scene.admin.in_force.set(Some(Secret::from("another")), ConfigView::default(), None);
     assert_eq!(scene.ask("GET", "/api/v1/reloads").await.0, StatusCode::UNAUTHORIZED);
 }

@@ -1,12 +1,14 @@
 //! One request of HTTP/1.0, and what comes back, within a deadline. Knows nothing of what is asked.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Admin, authority};
+use super::place::AdminPlace;
+use super::socket::{AdminSocket, late, left};
+use crate::config::authority;
 
 /// The largest answer that is read; the API's pages end at about 1 MiB.
 const LARGEST_ANSWER: u64 = 16 << 20;
@@ -16,7 +18,7 @@ const LARGEST_HEAD: usize = 16 << 10;
 
 /// What is asked of whom.
 pub(in crate::cli) struct Call<'a> {
-    pub(in crate::cli) admin: &'a Admin,
+    pub(super) place: &'a AdminPlace,
     pub(in crate::cli) method: &'a str,
     pub(in crate::cli) target: &'a str,
     pub(in crate::cli) body: &'a str,
@@ -64,10 +66,11 @@ impl Call<'_> {
     /// The status, what was read of the body, and where the rest comes from.
     fn begin(&self) -> io::Result<(u16, Vec<u8>, TimedStream)> {
         let until = Instant::now() + self.deadline;
-        let host = reachable(&self.admin.host);
-        let stream = connect(&host, self.admin.port, until)?;
-        let mut stream = TimedStream { stream, until };
-        stream.write_all(self.request(&host).as_bytes())?;
+        let host = self.place.reachable();
+        let stream = connect(&host, self.place.port, until)?;
+        let mut socket = AdminSocket::over(stream, self.place.tls.as_ref(), until)?;
+        socket.write_all(self.request(&host).as_bytes(), until)?;
+        let mut stream = TimedStream { socket, until };
         let mut read = Vec::new();
         let mut part = [0; 4096];
         loop {
@@ -87,10 +90,10 @@ impl Call<'_> {
         // 1.0: the answer is as long as its connection, and never in chunks.
         let mut request = format!(
             "{method} {target} HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n",
-            authority(host, self.admin.port)
+            authority(host, self.place.port)
         );
         // Writing to a String cannot fail.
-        if let Some(token) = &self.admin.token {
+        if let Some(token) = &self.place.token {
             let _ = write!(request, "Authorization: Bearer {}\r\n", token.expose());
         }
         if !body.is_empty() {
@@ -126,15 +129,6 @@ fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
     Some((status, body))
 }
 
-/// Where to reach whoever listens at this address.
-fn reachable(host: &str) -> String {
-    match host.parse() {
-        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
-        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Ipv6Addr::LOCALHOST.to_string(),
-        Ok(_) | Err(_) => host.to_owned(),
-    }
-}
-
 fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for address in addresses(host, port, until)? {
@@ -159,42 +153,15 @@ fn addresses(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr
     receive.recv_timeout(left(until)?).map_err(|_| late())?
 }
 
-/// What is left of the time.
-fn left(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(late()) } else { Ok(left) }
-}
-
-fn late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
-}
-
-/// A stream that is done by then.
+/// A connection that is done by then.
 struct TimedStream {
-    stream: TcpStream,
+    socket: AdminSocket,
     until: Instant,
-}
-
-/// A socket whose time is over says that it would block.
-fn timed<T>(result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { late() } else { error })
 }
 
 impl Read for TimedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(left(self.until)?))?;
-        timed(self.stream.read(buffer))
-    }
-}
-
-impl Write for TimedStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.until)?))?;
-        timed(self.stream.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        self.socket.read(buffer, self.until)
     }
 }
 
@@ -214,20 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_everywhere_is_asked_here() {
-        assert_eq!(reachable("0.0.0.0"), "127.0.0.1");
-        assert_eq!(reachable("::"), "::1");
-        assert_eq!(reachable("mproxy.internal"), "mproxy.internal");
-    }
-
-    #[test]
     fn who_never_answers_is_given_up_in_time() {
         // It takes connections (the system does), and reads nothing.
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = silent.local_addr().expect("an address").port();
-        let admin = Admin { host: "127.0.0.1".to_owned(), port, token: None };
+        let place = AdminPlace { host: "127.0.0.1".to_owned(), port, token: None, tls: None };
         let call =
-            Call { admin: &admin, method: "GET", target: "/", body: "", deadline: Duration::from_millis(50) };
+            Call { place: &place, method: "GET", target: "/", body: "", deadline: Duration::from_millis(50) };
         assert_eq!(call.answer().expect_err("nobody answers").kind(), io::ErrorKind::TimedOut);
     }
 }

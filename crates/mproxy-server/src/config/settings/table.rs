@@ -72,6 +72,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "shadow", rows: ShadowSettings::ROWS },
     Section { name: "events", rows: Events::ROWS },
     Section { name: "admin", rows: Admin::ROWS },
+    Section { name: "admin_client", rows: AdminClientSettings::ROWS },
     Section { name: "log", rows: Log::ROWS },
     Section { name: "decision_log", rows: DecisionLogSettings::ROWS },
     Section { name: "otel", rows: Otel::ROWS },
@@ -332,7 +333,7 @@ section! {
     }
 }
 
-const fn file(key: &'static str) -> SettingOf<kind::FileName> {
+const fn file<K: SettingKind>(key: &'static str) -> SettingOf<K> {
     new(key).reload(Reload::Contents)
 }
 
@@ -553,6 +554,40 @@ section! {
         /// Without a token only callers on this machine may use the admin API.
         token: Optional<kind::Token> = new("admin.token").now().variable("MPROXY_ADMIN_TOKEN").masked()
             .example("\"a-long-random-text\"");
+        /// Certificate chain that the admin port shows, in PEM. With it and `admin.tls.server_key` the port has TLS.
+        ///
+        /// See [TLS for the admin port](admin.md#tls).
+        server_cert: Optional<kind::FileName> = file("admin.tls.server_cert").variable("MPROXY_ADMIN_SERVER_CERT")
+            .example("\"/etc/mproxy/admin.pem\"");
+        /// Private key of this certificate, in PEM.
+        server_key: Optional<kind::FileName> = file("admin.tls.server_key").variable("MPROXY_ADMIN_SERVER_KEY")
+            .example("\"/etc/mproxy/admin.key\"");
+        /// CAs of client certificates, and pinned client certificates, in PEM. With it every caller of the admin port needs a
+        /// client certificate.
+        ca_certs: Optional<kind::FileName> = file("admin.tls.ca_certs").variable("MPROXY_ADMIN_CA_CERTS")
+            .example("\"/etc/mproxy/operators-ca.pem\"");
+        /// Revocation lists (CRLs) for these client certificates, in PEM.
+        crls: Optional<kind::FileNames> = file("admin.tls.crls").variable("MPROXY_ADMIN_CRLS")
+            .example("[\"/etc/mproxy/operators.crl\"]");
+    }
+}
+
+section! {
+    /// How commands such as `mproxy sessions` reach the admin API. mproxy itself does not use it.
+    pub struct AdminClientSettings {
+        /// Admin API that commands ask: `http://host:port` or `https://host:port`.
+        url: Optional<kind::AdminUrl> = new("admin.client.url").now().variable("MPROXY_ADMIN_URL").flag("url")
+            .left_out("`admin.host` and `admin.port`").example("\"https://mproxy.example:9180\"");
+        /// CAs that commands trust for the admin API, or its own certificate, in PEM.
+        ca_certs: Optional<kind::FileName> = new("admin.client.ca_certs").now().variable("MPROXY_ADMIN_URL_CA_CERTS")
+            .flag("ca-cert").left_out("the system's roots; without a URL, `admin.tls.server_cert`")
+            .example("\"/etc/mproxy/admin-ca.pem\"");
+        /// Client certificate that commands present to the admin API, in PEM.
+        cert: Optional<kind::FileName> = new("admin.client.cert").now().variable("MPROXY_ADMIN_URL_CERT").flag("cert")
+            .example("\"/etc/mproxy/operator.pem\"");
+        /// Private key of this client certificate, in PEM.
+        key: Optional<kind::FileName> = new("admin.client.key").now().variable("MPROXY_ADMIN_URL_KEY").flag("key")
+            .example("\"/etc/mproxy/operator.key\"");
     }
 }
 

@@ -149,6 +149,36 @@ fn is_authority(text: &str) -> bool {
     name_and_port.is_some_and(|host| name(host).is_ok() && (host.starts_with('[') || !host.contains(':')))
 }
 
+/// Where an admin API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminAddress {
+    /// Whether it is reached over TLS.
+    pub is_tls: bool,
+    /// Address or host name.
+    pub host: String,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+/// `http://host:port` or `https://host:port`; the port may be the scheme's own.
+pub(in crate::config) fn admin_url(text: &str) -> Result<AdminAddress, String> {
+    let plain = text.strip_prefix("http://").map(|rest| (false, rest));
+    let url = plain.or_else(|| text.strip_prefix("https://").map(|rest| (true, rest)));
+    let parsed = url.and_then(|(is_tls, rest)| {
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, target_port(port).ok()?),
+            _ => (authority, if is_tls { 443 } else { 80 }),
+        };
+        let is_one = is_authority(authority);
+        is_one.then(|| name(host).ok()).flatten().map(|host| AdminAddress { is_tls, host, port })
+    });
+    // Does not repeat what might be a user name and password.
+    parsed.ok_or_else(|| {
+        "is not the URL of an admin API: expected http://host:port or https://host:port".to_owned()
+    })
+}
+
 /// Where OpenTelemetry data goes.
 pub(in crate::config) fn otlp_endpoint(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
