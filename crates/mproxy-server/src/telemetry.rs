@@ -7,6 +7,7 @@ pub mod decisions;
 mod events;
 pub mod exposition;
 mod failures;
+mod histogram;
 mod labels;
 pub mod latencies;
 pub(crate) mod line_limit;

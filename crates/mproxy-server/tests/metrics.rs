@@ -4,9 +4,13 @@
 
 mod support;
 
+use mproxy_testkit::PATIENCE;
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use support::{Proxy, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 async fn count(proxy: &Proxy, series: &str) -> f64 {
     proxy.metric(series).await
@@ -50,6 +54,24 @@ async fn dials_and_packets_are_timed_and_the_runtime_shows_itself() {
         count(&proxy, "mproxy_runtime_worker_busy_seconds_total{worker=\"0\"}").await > 0.0
     })
     .await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_protobuf_gets_protobuf() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let proxy = Proxy::before(broker.addr()).await;
+    let mut stream = TcpStream::connect(proxy.admin).await.unwrap();
+    let kind = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    let request =
+        format!("GET /metrics HTTP/1.0\r\nHost: localhost\r\nAccept: {kind},text/plain;q=0.5\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let head = String::from_utf8_lossy(&answer[..answer.len().min(400)]).replace("; ", ";");
+    assert!(head.contains(&format!("content-type: {kind}\r\n")), "{head}");
+    let page = String::from_utf8_lossy(&answer);
+    assert!(page.contains("mproxy_forward_duration_seconds") && !page.contains("# TYPE"), "{head}");
     proxy.stop().await;
 }
 

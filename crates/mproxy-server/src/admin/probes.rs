@@ -14,7 +14,7 @@ use super::problem::ApiError;
 use super::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Readiness, ReloadView, StaleCertificate,
 };
-use crate::telemetry::exposition::Format;
+use crate::telemetry::exposition::Exposition;
 
 /// The process runs.
 #[utoipa::path(
@@ -108,15 +108,17 @@ fn shown(readiness: Readiness) -> ReadinessDetails {
     }
 }
 
-/// The metrics, as Prometheus' text, or as OpenMetrics where `Accept` prefers it.
+/// The metrics, as Prometheus' text, or as OpenMetrics or Prometheus' protobuf where `Accept` prefers it.
 #[utoipa::path(
     get, path = "/metrics", tag = "probes", security(()),
     responses((status = 200, description = "the metrics", content(
         (String = "text/plain"),
         (String = "application/openmetrics-text"),
+        (Vec<u8> = "application/vnd.google.protobuf"),
     )))
 )]
 pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
-    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
-    ([(header::CONTENT_TYPE, format.content_type())], admin.metrics.expose(format))
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (exposition, page) = admin.metrics.page(Exposition::accepted(accept));
+    ([(header::CONTENT_TYPE, exposition.content_type())], page)
 }

@@ -1,4 +1,4 @@
-//! The two text formats in which metrics are read, and which of them a caller likes best.
+//! The formats in which metrics are read, and which of them a caller likes best.
 
 /// The two text formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,17 +9,52 @@ pub enum Format {
     OpenMetrics,
 }
 
-impl Format {
+/// All formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposition {
+    /// A text.
+    Text(Format),
+    /// Prometheus' protobuf, which alone has native histograms.
+    Protobuf,
+}
+
+/// Prometheus' protobuf: messages of one type, one after the other, each behind its length.
+const PROTOBUF: &str = "application/vnd.google.protobuf";
+
+/// Without these it would be something else.
+const OF_PROTOBUF: [&str; 2] = ["proto=io.prometheus.client.MetricFamily", "encoding=delimited"];
+
+impl Exposition {
     /// What a caller with this Accept header likes best; Prometheus text where it does not care.
     #[must_use]
     pub fn accepted(header: Option<&str>) -> Self {
         let header = header.unwrap_or_default();
-        let openmetrics = preference(header, "application/openmetrics-text");
-        let plain = preference(header, "text/plain");
-        // Where both are liked as well: whoever names OpenMetrics can read it.
-        if openmetrics > 0.0 && openmetrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
+        let protobuf = preference(header, PROTOBUF, &OF_PROTOBUF);
+        let openmetrics = preference(header, "application/openmetrics-text", &[]);
+        let plain = preference(header, "text/plain", &[]);
+        // Where several are liked as well: whoever names the richer one can read it.
+        if protobuf > 0.0 && protobuf >= openmetrics.max(plain) {
+            Self::Protobuf
+        } else if openmetrics > 0.0 && openmetrics >= plain {
+            Self::Text(Format::OpenMetrics)
+        } else {
+            Self::Text(Format::Prometheus)
+        }
     }
 
+    /// For the Content-Type header.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text(format) => format.content_type(),
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
+        }
+    }
+}
+
+impl Format {
     /// For the Content-Type header.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
@@ -30,8 +65,8 @@ impl Format {
     }
 }
 
-/// The `q` that an Accept header gives a type; 0 where it does not name it.
-fn preference(header: &str, kind: &str) -> f32 {
+/// The `q` that an Accept header gives a type with these parameters; 0 where it does not name it.
+fn preference(header: &str, kind: &str, parameters: &[&str]) -> f32 {
     let mut best = 0.0_f32;
     for range in header.split(',') {
         let mut parts = range.split(';').map(str::trim);
@@ -39,7 +74,13 @@ fn preference(header: &str, kind: &str) -> f32 {
         if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind)) {
             continue;
         }
-        let q = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        let parts: Vec<_> = parts.collect();
+        let has = |wanted: &&str| parts.iter().any(|part| part.eq_ignore_ascii_case(wanted));
+        if !parameters.iter().all(has) {
+            continue;
+        }
+        let q =
+            parts.iter().find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
         best = best.max(q);
     }
     best
@@ -76,19 +117,31 @@ pub(super) fn as_prometheus(openmetrics: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Format;
+    use super::{Exposition, Format};
 
     #[test]
     fn the_callers_preference_chooses_the_format() {
         let prometheus =
             "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
-        assert_eq!(Format::accepted(Some(prometheus)), Format::OpenMetrics);
+        let accepted = Exposition::accepted;
+        assert_eq!(accepted(Some(prometheus)), Exposition::Text(Format::OpenMetrics));
+        // As Prometheus asks with native histograms, 2.40 and 3.
+        for protobuf in [
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+            "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited; q=0.6",
+        ] {
+            assert_eq!(accepted(Some(&format!("{protobuf},{prometheus}"))), Exposition::Protobuf);
+            let other = protobuf.replace("delimited", "text");
+            assert_eq!(accepted(Some(&other)), Exposition::Text(Format::Prometheus));
+            let disliked = format!("{};q=0.1,{prometheus}", protobuf.replace("q=0.6", ""));
+            assert_ne!(accepted(Some(&disliked)), Exposition::Protobuf, "{disliked}");
+        }
         assert_eq!(
-            Format::accepted(Some("text/plain,application/openmetrics-text;q=0.5")),
-            Format::Prometheus
+            accepted(Some("text/plain,application/openmetrics-text;q=0.5")),
+            Exposition::Text(Format::Prometheus)
         );
-        assert_eq!(Format::accepted(Some("application/openmetrics-text;q=0")), Format::Prometheus);
-        assert_eq!(Format::accepted(Some("*/*")), Format::Prometheus);
-        assert_eq!(Format::accepted(None), Format::Prometheus);
+        for nothing in [Some("application/openmetrics-text;q=0"), Some("*/*"), None] {
+            assert_eq!(accepted(nothing), Exposition::Text(Format::Prometheus));
+        }
     }
 }

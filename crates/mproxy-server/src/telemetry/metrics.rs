@@ -65,7 +65,7 @@ use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::record::DecisionRecord;
 use mproxy_core::{Meter, Peer, Side};
 use mproxy_tcp::tls::Dated;
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::{prometheus_protobuf, text};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -73,7 +73,7 @@ use super::budgets::Budgets;
 use super::connections::{ConnectionMetrics, ListenerMetrics};
 use super::decisions::DecisionLog;
 use super::events::EventMetrics;
-use super::exposition::{Format, as_prometheus};
+use super::exposition::{Exposition, Format, as_prometheus};
 use super::failures::Failures;
 use super::latencies::CallLatency;
 use super::log::LogCounts;
@@ -218,6 +218,20 @@ impl Metrics {
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Everything in this format, and the format that it is in: text, where it cannot be had otherwise.
+    #[must_use]
+    pub fn page(&self, exposition: Exposition) -> (Exposition, Vec<u8>) {
+        let format = match exposition {
+            Exposition::Text(format) => format,
+            // It fails where the clock of this machine stands before 1970.
+            Exposition::Protobuf => match prometheus_protobuf::encode_to_vec(&self.registry) {
+                Ok(page) => return (exposition, page),
+                Err(_) => Format::Prometheus,
+            },
+        };
+        (Exposition::Text(format), self.expose(format).into_bytes())
     }
 
     /// Everything, in this format.
@@ -400,6 +414,29 @@ mod tests {
             value(&page, "mproxy_events_dropped_total{kind=\"publish\",reason=\"queue_full\"}"),
             Some(5.0)
         );
+    }
+
+    #[test]
+    fn protobuf_has_every_metric_and_histograms_of_both_kinds() {
+        let metrics = Metrics::new();
+        let _listener = metrics.listener("mqtt");
+        metrics.policy().record_call("AuthPublish", "answered", Duration::from_millis(2));
+        let families = prometheus_protobuf::encode(&metrics.registry).expect("the clock is right");
+        let names: Vec<_> = families.iter().map(|family| family.name.as_str()).collect();
+        let text = metrics.expose(Format::Prometheus);
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = line.split(' ').next().unwrap_or_default();
+            assert!(names.contains(&name), "{name} is not among {names:?}");
+        }
+        let calls = families.iter().find(|family| family.name == "mproxy_policy_call_duration_seconds");
+        let histogram =
+            calls.and_then(|family| family.metric.first()?.histogram.clone()).expect("a histogram");
+        assert_eq!(histogram.sample_count, 1);
+        let classic = histogram.bucket.iter().filter(|bucket| bucket.cumulative_count == 1).count();
+        assert!(classic > 1 && classic < histogram.bucket.len(), "{:?}", histogram.bucket);
+        assert_eq!((&histogram.positive_delta[..], histogram.schema), (&[1][..], 3));
+        let (exposition, page) = metrics.page(Exposition::Protobuf);
+        assert!(exposition == Exposition::Protobuf && !page.is_empty());
     }
 
     #[test]

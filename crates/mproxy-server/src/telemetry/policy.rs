@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::histogram::histogram;
 use super::labels::EndpointLabels;
 use super::latencies::{CallLatency, latencies};
 
@@ -48,7 +49,7 @@ const CALL_SECONDS: [f64; 14] =
 impl PolicyMetrics {
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let policy = Self {
-            calls: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
+            calls: Family::new_with_constructor(|| histogram(CALL_SECONDS)),
             endpoints: Family::default(),
             commands: Family::default(),
             exchanges: Family::default(),

@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::histogram::histogram;
+
 /// From a broker on this machine to the longest that a client waits.
 const DIAL_SECONDS: [f64; 13] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -53,8 +55,8 @@ struct PauseLabels {
 impl Default for RelayMetrics {
     fn default() -> Self {
         Self {
-            dials: Family::new_with_constructor(|| Histogram::new(DIAL_SECONDS)),
-            forwarded: Family::new_with_constructor(|| Histogram::new(FORWARD_SECONDS)),
+            dials: Family::new_with_constructor(|| histogram(DIAL_SECONDS)),
+            forwarded: Family::new_with_constructor(|| histogram(FORWARD_SECONDS)),
             pauses: Family::default(),
         }
     }
