@@ -31,6 +31,7 @@ use crate::admin::view::ListenerReadiness;
 use crate::admin::{self, Admin, InForce};
 use crate::command_router::CommandRouter;
 use crate::config::{self, Config, Loaded, check, files};
+use crate::descriptors;
 use crate::drain::drain;
 use crate::protect::Protection;
 use crate::reloads::Reloads;
@@ -223,6 +224,17 @@ impl App {
 fn house(config: &Config, advisers: &Advisers, traces: Option<Arc<Traces>>) -> Arc<House> {
     let general = &config.general;
     let (most, sink) = (general.max_connections, Arc::clone(&advisers.sink));
+    descriptors::raise_limit();
+    let limit = descriptors::limit();
+    if let (Some(open_files), room) = (limit, descriptors::room(limit))
+        && room < most
+    {
+        info!(
+            open_files,
+            connections = room,
+            "the limit of open files leaves room for fewer than max_connections"
+        );
+    }
     let protection = Protection::new(&config.protection, Instant::now());
     let house = Arc::new(House::new(&general.instance, most, general.max_pending, protection, sink, traces));
     if let Some(remote) = &advisers.remote {

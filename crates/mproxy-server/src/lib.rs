@@ -28,6 +28,7 @@ pub mod cli;
 mod command_router;
 pub mod config;
 pub mod demo;
+mod descriptors;
 pub mod door;
 mod drain;
 #[cfg(test)]

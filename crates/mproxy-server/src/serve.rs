@@ -34,6 +34,7 @@ use self::outage::{Outage, Recovery};
 use self::parting::PARTING_AT_A_TIME;
 use self::slot::{ConnectionSlot, PendingEntry};
 use crate::config::EventRate;
+use crate::descriptors;
 use crate::door::{
     Arrived, Causes, Entered, Entering, HandshakeLimits, Incoming, Known, OpenListener, Outward, Refused,
     Shake, Stream,
@@ -105,7 +106,7 @@ impl House {
             listeners: TaskTracker::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
-            max_connections: AtomicUsize::new(max_connections),
+            max_connections: AtomicUsize::new(that_fit(max_connections)),
             max_pending: AtomicUsize::new(most_of(max_pending)),
             open: AtomicUsize::new(0),
             epochs: AtomicU64::new(first_epoch(SystemTime::now())),
@@ -124,9 +125,14 @@ impl House {
 impl House {
     /// From now on so many may be connected. Those that are, are.
     pub(crate) fn set_most(&self, max_connections: usize, max_pending: Option<usize>) {
-        self.max_connections.store(max_connections, Ordering::Relaxed);
+        self.max_connections.store(that_fit(max_connections), Ordering::Relaxed);
         self.max_pending.store(most_of(max_pending), Ordering::Relaxed);
     }
+}
+
+/// So many connections, or as many as there are file descriptors for.
+fn that_fit(max_connections: usize) -> usize {
+    max_connections.min(descriptors::room(descriptors::limit()))
 }
 
 /// A limit that is left out is one that is never reached.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mproxy_testkit::broker::{Acks, BrokerScript, RecordingBroker};
 use mproxy_testkit::hook::{HookService, MproxyProcess};
-use mproxy_testkit::mosquitto::{publish, subscribe, subscriber};
+use mproxy_testkit::mosquitto::{Mosquitto, publish, subscribe, subscriber};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use serde_json::Value;
 use support::{Proxy, VERSIONS, until};
@@ -657,6 +657,39 @@ async fn a_refused_connect_says_to_the_operator_what_it_was_about() {
         assert_eq!(proxy.metric(&series).await, 1.0, "{about}");
     }
     proxy.stop().await;
+}
+
+#[tokio::test]
+async fn connections_leave_descriptors_for_the_admin_api_and_the_brokers_of_those_who_are_in() {
+    // 48 connections have room within it.
+    let broker = Mosquitto::start().await;
+    let mut proxy = Proxy::with_open_files(128, broker.addr()).await;
+    proxy.line(&["the limit of open files leaves room for fewer", "connections=48"]).await;
+    let mut inside = Vec::new();
+    for number in 0..48 {
+        inside.push(proxy.login(Version::V311, &format!("inside-{number}")).await);
+    }
+    let mut outside = Vec::new();
+    for number in 0..200 {
+        let mut client = WireClient::open(proxy.mqtt).await;
+        let connect = wire::connect(Version::V311, &format!("outside-{number}"), &ConnectOptions::default());
+        // Who is closed at once can perhaps not even be written to.
+        let _ = client.try_send(&connect).await;
+        outside.push(client);
+    }
+    assert_eq!(proxy.http("GET", "/readyz").await.0, 200);
+    until("200 connections to be refused", async || {
+        proxy.metric("mproxy_connections_total{listener=\"mqtt\",outcome=\"refused\"}").await == 200.0
+    })
+    .await;
+    assert!(proxy.metric("process_open_fds").await < proxy.metric("process_max_fds").await);
+
+    drop((inside.pop(), outside));
+    until("a place to be free", async || proxy.sessions().await.len() == 47).await;
+    proxy.login(Version::V5, "again").await;
+    proxy.signal("TERM").await;
+    let ended = proxy.end().await;
+    assert!(!ended.has_line("Too many open files"), "{:#?}", ended.lines);
 }
 
 #[tokio::test]

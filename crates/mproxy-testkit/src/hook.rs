@@ -69,6 +69,22 @@ impl MproxyProcess {
         Self { process }
     }
 
+    /// The same, where it may have so many files open.
+    pub async fn with_open_files(most: u32, env: &[(&str, &str)]) -> Self {
+        let mproxy = command("mproxy", "mproxy-server", env, &[]);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={most}:{most}")).arg(mproxy.as_std().get_program());
+        for (name, value) in mproxy.as_std().get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        let mut process = Process::start("mproxy", limited);
+        listening(&mut process, "").await.unwrap_or_else(|failed| panic!("{failed}"));
+        Self { process }
+    }
+
     /// Runs it to its end: `check`, or a start that must fail.
     pub async fn run(env: &[(&str, &str)], args: &[&str]) -> ProcessEnd {
         run("mproxy", command("mproxy", "mproxy-server", env, args)).await

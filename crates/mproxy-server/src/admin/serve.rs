@@ -61,6 +61,7 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
     let (end, ending) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut fails = false;
     loop {
         // Losing either future loses nothing: an accepted stream comes only with readiness.
         let accepted = tokio::select! {
@@ -71,6 +72,7 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
         };
         match accepted {
             Ok((stream, peer)) => {
+                fails = false;
                 let whose = peer.ip().into();
                 if callers.len() >= MOST_CALLERS {
                     // There is always somebody to go: also of its own address, for honest callers are soon done.
@@ -93,7 +95,11 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "admin API: accept failed, pausing");
+                // Once, not with each try.
+                if !fails {
+                    tracing::warn!(%error, "admin API: accept failed, trying again");
+                }
+                fails = true;
                 sleep(PAUSE).await;
             }
         }

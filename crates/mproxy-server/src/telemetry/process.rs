@@ -8,7 +8,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Start time, resident memory and open files, under the names that every Prometheus client uses.
+use crate::descriptors;
+
+/// Start time, resident memory, open files and how many may be open, under the names that every Prometheus client uses.
 #[derive(Debug)]
 pub(super) struct ProcessCollector {
     started: f64,
@@ -38,6 +40,9 @@ impl Collector for ProcessCollector {
         }
         if let Some(files) = open_files() {
             gauge("process_open_fds", "Open file descriptors", None, files as f64)?;
+        }
+        if let Some(files) = descriptors::limit() {
+            gauge("process_max_fds", "File descriptors that may be open", None, files as f64)?;
         }
         Ok(())
     }

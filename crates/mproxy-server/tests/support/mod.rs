@@ -38,6 +38,19 @@ impl Proxy {
 
     /// Before this broker, and with these variables.
     pub(crate) async fn with(broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        Self::started(broker, variables, async |env| MproxyProcess::start(env, &[]).await).await
+    }
+
+    /// Before this broker, where it may have so many files open.
+    pub(crate) async fn with_open_files(most: u32, broker: SocketAddr) -> Self {
+        Self::started(broker, &[], async |env| MproxyProcess::with_open_files(most, env).await).await
+    }
+
+    async fn started(
+        broker: SocketAddr,
+        variables: &[(&str, &str)],
+        start: impl AsyncFnOnce(&[(&str, &str)]) -> MproxyProcess,
+    ) -> Self {
         let (host, port) = (broker.ip().to_string(), broker.port().to_string());
         // What is not in the scene must not be in its way either: the defaults are one port for all tests.
         let mut env = vec![
@@ -50,7 +63,7 @@ impl Proxy {
             ("MPROXY_ADMIN_PORT", "0"),
         ];
         env.extend(variables);
-        let mut mproxy = MproxyProcess::start(&env, &[]).await;
+        let mut mproxy = start(&env).await;
         let mqtt = mproxy.addr("mqtt").await;
         let admin = mproxy.addr("admin").await;
         Self { mproxy, mqtt, admin }

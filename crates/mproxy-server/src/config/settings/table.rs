@@ -92,7 +92,8 @@ section! {
             .reload(Reload::Contents).in_force("\"deploy/demo-rules.toml\"");
         /// Most connections over all listeners; further ones are closed at once and counted.
         ///
-        /// Connections that are not admitted yet may have to make room first: see [fair shares](#fair-shares).
+        /// Connections that are not admitted yet may have to make room first: see [fair shares](#fair-shares). There are
+        /// never more than [file descriptors](#file-descriptors) have room for.
         max_connections: kind::Count = new("max_connections").now().variable("MPROXY_MAX_CONNECTIONS")
             .flag("max-connections").default("100000").in_force("50_000");
         /// Most connections that are not admitted yet, over all listeners.
