@@ -18,6 +18,7 @@ mod json;
 mod observe;
 mod request_body;
 mod stream;
+mod unreadable;
 mod verdict;
 
 use std::sync::Arc;

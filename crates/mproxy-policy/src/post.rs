@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -79,11 +79,11 @@ impl PostChannel {
         Self(Arc::new(PostPool { base: base.into(), pooled: client(IDLE_MOST), fresh: client(0), gone }))
     }
 
-    /// Sends JSON to the path of this name, and gives the JSON that comes back. `within` and `context` are told to the
+    /// Sends JSON to the path of this name, and gives what comes back. `within` and `context` are told to the
     /// service; whoever calls sees to it that the time is kept.
     ///
     /// # Errors
-    /// There is no answer, or none of JSON. Only where no connection could be opened the status has a source: those of
+    /// There is no answer. Only where no connection could be opened the status has a source: those of
     /// this channel are many, and the end of one is not the end of the service.
     pub(crate) async fn post(
         &self,
@@ -92,7 +92,7 @@ impl PostChannel {
         within: Duration,
         again: Again,
         context: Option<&TraceContext>,
-    ) -> Result<Bytes, Status> {
+    ) -> Result<PostAnswer, Status> {
         let inner = &*self.0;
         let uri: Uri = format!("{}/{name}", inner.base)
             .parse()
@@ -173,17 +173,79 @@ fn is_closed(error: &hyper_util::client::legacy::Error) -> bool {
     false
 }
 
-async fn read(answer: Response<Incoming>) -> Result<Bytes, Status> {
-    if answer.status() != StatusCode::OK {
-        return Err(refused(answer.status()));
+/// What has come back.
+#[derive(Debug)]
+pub(crate) struct PostAnswer {
+    /// As far as it came.
+    pub(crate) body: Bytes,
+    /// Why it is no answer in JSON. Whoever knows the messages looks whether it says no all the same.
+    pub(crate) fault: Option<Status>,
+}
+
+async fn read(answer: Response<Incoming>) -> Result<PostAnswer, Status> {
+    let status = answer.status();
+    if !may_decide(status) {
+        return Err(refused(status));
     }
-    check_type(answer.headers())?;
-    match Limited::new(answer.into_body(), ANSWER_MOST).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::out_of_range(format!(
+    let fault = match status {
+        StatusCode::OK => check_head(answer.headers()).err(),
+        _ => Some(refused(status)),
+    };
+    let (body, cut) = collect(answer.into_body()).await;
+    match (fault, cut) {
+        // An answer that is too large refuses. Of what is none by its status, no more is looked at.
+        (_, Some(Cut::TooLarge)) if status.is_success() => Err(Status::out_of_range(format!(
             "Error, decoded message length too large: the answer has more than {ANSWER_MOST} bytes"
         ))),
-        Err(error) => Err(broken(&*error)),
+        (Some(fault), _) => Ok(PostAnswer { body, fault: Some(fault) }),
+        (None, Some(Cut::Broken(fault))) => Ok(PostAnswer { body, fault: Some(fault) }),
+        (None, None | Some(Cut::TooLarge)) => Ok(PostAnswer { body, fault: None }),
+    }
+}
+
+/// Whether with this status the body may be a decision: 200, and what services say that put one into another status by
+/// mistake. Others say that there is none: not here, not now, not of this size, not without asking elsewhere.
+fn may_decide(status: StatusCode) -> bool {
+    let none = [
+        StatusCode::NOT_FOUND,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_success() || status.is_client_error() && !none.contains(&status)
+}
+
+/// Why there is less than all of a body.
+enum Cut {
+    TooLarge,
+    Broken(Status),
+}
+
+/// What comes of a body, with the reason why it is not all.
+async fn collect(body: Incoming) -> (Bytes, Option<Cut>) {
+    let mut body = Limited::new(body, ANSWER_MOST);
+    let mut read = BytesMut::new();
+    loop {
+        match body.frame().await {
+            None => return (read.freeze(), None),
+            Some(Ok(frame)) => read.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Some(Err(error)) if error.is::<LengthLimitError>() => {
+                return (read.freeze(), Some(Cut::TooLarge));
+            }
+            Some(Err(error)) => return (read.freeze(), Some(Cut::Broken(broken(&*error)))),
+        }
+    }
+}
+
+/// Whether what follows is JSON, as it is.
+fn check_head(headers: &HeaderMap) -> Result<(), Status> {
+    check_type(headers)?;
+    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"" | b"identity") => Ok(()),
+        // Nobody asked for it, and what it says nobody can tell.
+        Some(_) => {
+            Err(unusable(format_args!("the answer has a content encoding, for which mproxy did not ask")))
+        }
     }
 }
 
@@ -207,13 +269,13 @@ pub(crate) fn unreadable(what: std::fmt::Arguments<'_>) -> Status {
     Status::internal(format!("{UNREADABLE}: {what}"))
 }
 
-/// JSON that says no, or yes within limits, and is no answer of the contract.
+/// What says no, or yes within limits, and is no answer of the contract.
 pub(crate) fn unusable(what: std::fmt::Arguments<'_>) -> Status {
     Status::internal(format!("{UNUSABLE}: {what}"))
 }
 
 /// How the message of such a status begins.
-pub(crate) const UNUSABLE: &str = "failed to read the refusal or grant in JSON";
+pub(crate) const UNUSABLE: &str = "cannot read the refusal or grant";
 
 /// How the message of the other one begins.
 pub(crate) const UNREADABLE: &str = "failed to read JSON";

@@ -149,7 +149,6 @@ async fn what_is_no_answer_in_json_is_unreadable() {
         (r#"{"allow":true}"#, "invalid type: boolean"),
         (r#"{"allow":{}"#, "EOF"),
         (r#"{"allow":{}} and more"#, "trailing"),
-        (r#"{"allow":{}}{"deny":{}}"#, "trailing"),
         (r#"{"alow":{}}"#, "unrecognized field name 'alow'"),
         (r#"{"allow":{"tpoic":"x"}}"#, "unrecognized field name 'tpoic'"),
         (r#"{"allow":{},"ok":1}"#, "unrecognized field name 'ok'"),
@@ -179,6 +178,66 @@ async fn a_no_that_cannot_be_read_is_refused_whatever_the_failure_rule() {
         let Verdict::Unusable(unusable) = verdict else { panic!("{text}: {verdict:?}") };
         assert_eq!((unusable.kind, outcomes.last()), (UnusableKind::Invalid, Some(&CallOutcome::Unusable)));
         assert!(unusable.detail.contains(what), "{text}: {}", unusable.detail);
+    }
+}
+
+/// Answers that have come and say no, or yes within limits, so that only a mistake beside that makes them unreadable.
+#[tokio::test]
+async fn a_no_in_an_answer_that_is_none_is_refused_whatever_the_failure_rule() {
+    const NO: &str = r#"{"deny":{}}"#;
+    let typed = |kind: &str, body: &[u8]| JsonPlay::page(kind, body);
+    let status = |status: &str, body: &str| {
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        JsonPlay::Raw([head.as_bytes(), body.as_bytes()].concat())
+    };
+    let half = |body: &str| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
+        JsonPlay::RawAndClose([head.as_bytes(), body.as_bytes()].concat())
+    };
+    let untyped = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{NO}", NO.len()).into_bytes();
+    let zipped = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00";
+    for (name, play) in [
+        ("text/plain", typed("text/plain", NO.as_bytes())),
+        ("text/html", typed("text/html; charset=utf-8", NO.as_bytes())),
+        ("as Python prints it", typed("text/html", b"{'deny': {}}")),
+        ("no content type", JsonPlay::Raw(untyped)),
+        ("201", status("201 Created", NO)),
+        ("203", status("203 Non-Authoritative Information", NO)),
+        ("400", status("400 Bad Request", NO)),
+        ("401", status("401 Unauthorized", NO)),
+        ("403", status("403 Forbidden", NO)),
+        ("byte order mark", JsonPlay::text(&format!("\u{feff}{NO}"))),
+        ("something behind it", JsonPlay::text(&format!("{NO}x"))),
+        ("a second answer", JsonPlay::text(r#"{"allow":{}} {"deny":{}}"#)),
+        ("cut off", JsonPlay::text(r#"{"deny":{"#)),
+        ("half of it", half(NO)),
+        ("half of a grant", half(r#"{"allow":{"grant":{"rules":["#)),
+        ("in a list", JsonPlay::text(r#"[{"deny":{}}]"#)),
+        ("in another object", JsonPlay::text(r#"{"verdict":{"deny":{}}}"#)),
+        ("in a string", JsonPlay::text(r#""{\"deny\":{}}""#)),
+        ("escaped", JsonPlay::text(r#"{"d\u0065ny":{"reason":1}}"#)),
+        ("capital", JsonPlay::text(r#"{"Deny":{}}"#)),
+        ("compressed", JsonPlay::Raw(zipped.to_vec())),
+    ] {
+        let (verdict, outcomes) = answered_with(play).await;
+        let Verdict::Unusable(unusable) = verdict else { panic!("{name}: {verdict:?}") };
+        assert_eq!(unusable.kind, UnusableKind::Invalid, "{name}");
+        assert_eq!(outcomes.last(), Some(&CallOutcome::Unusable), "{name}");
+        assert!(!unusable.detail.contains("deny"), "{name}: nothing of it is repeated: {}", unusable.detail);
+    }
+    // What says that there is no answer, now or here, is none whatever stands in it.
+    for (name, kind) in [
+        ("500 Internal Server Error", FailureKind::Unavailable),
+        ("503 Service Unavailable", FailureKind::Unavailable),
+        ("302 Found", FailureKind::Unavailable),
+        ("404 Not Found", FailureKind::Unavailable),
+        ("429 Too Many Requests", FailureKind::Unavailable),
+        ("408 Request Timeout", FailureKind::Deadline),
+    ] {
+        assert_eq!(failure_of(status(name, NO)).await.0, kind, "{name}");
     }
 }
 

@@ -17,7 +17,7 @@ use mproxy_core::policy::{
 use prost::Message;
 use tonic::Status;
 
-use super::call::{CallChannel, call, read};
+use super::call::{CallChannel, call, read_decision};
 use super::complaints::Complaints;
 use super::decide::{AnswerBytes, StreamAnswer, StreamQuestion};
 use super::request_body::RequestBody;
@@ -144,7 +144,7 @@ impl<R: AuthRpc> AuthRequest<R> {
         complaints: &Complaints,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
         let answer = call(Rpc::from(R::HOOK).path(), self.body, channel, within, self.context).await?;
-        Ok(self.rpc.decision(read(answer)?, complaints))
+        Ok(self.rpc.decision(read_decision(R::HOOK.into(), answer)?, complaints))
     }
 
     /// Who reads an answer that came by another way than a call.
@@ -176,7 +176,9 @@ impl<R: AuthRpc> AuthRequest<R> {
         complaints: &Complaints,
     ) -> Result<Result<R::Decision, Undecided>, Status> {
         Ok(match AnswerBytes::of(answer, R::HOOK) {
-            AnswerBytes::Response(bytes) => self.rpc.decision(read(bytes)?, complaints),
+            AnswerBytes::Response(bytes) => {
+                self.rpc.decision(read_decision(R::HOOK.into(), bytes)?, complaints)
+            }
             AnswerBytes::Failed(failure) => Err(failure.into()),
             AnswerBytes::Unusable(unusable) => Err(unusable.into()),
         })

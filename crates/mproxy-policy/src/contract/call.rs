@@ -17,8 +17,9 @@ use tonic::{Request, Status};
 use super::grpc_message::RawCodec;
 use super::json::JsonCall;
 use super::request_body::RequestBody;
+use super::unreadable::{message_restricts, text_restricts};
 use super::{Rpc, with_timeout};
-use crate::post::{Again, PostChannel};
+use crate::post::{Again, PostChannel, unusable};
 use crate::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// Bytes that are reserved for an answer before it comes; tonic's own default is 8 KiB.
@@ -82,7 +83,11 @@ async fn call_json(
     let call = JsonCall::new(path.rsplit('/').next().unwrap_or_default())?;
     let json = call.write(body.into_message())?;
     let answer = channel.post(call.name(), json, within, again(call.name()), context.as_deref()).await?;
-    call.read(&answer)
+    match answer.fault {
+        None => call.read(&answer.body),
+        Some(fault) if text_restricts(&answer.body) => Err(unusable(format_args!("{}", fault.message()))),
+        Some(fault) => Err(fault),
+    }
 }
 
 async fn call_grpc(
@@ -122,4 +127,57 @@ fn insert(metadata: &mut MetadataMap, name: &'static str, text: &str) {
 pub(super) fn read<M: Message + Default>(answer: Bytes) -> Result<M, Status> {
     // As tonic-prost says it.
     M::decode(answer).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// The answer to a question from its bytes.
+pub(super) fn read_decision<M: Message + Default>(rpc: Rpc, answer: Bytes) -> Result<M, Status> {
+    read(answer.clone()).map_err(|status| match JsonCall::new(rpc.name()) {
+        Ok(call) if message_restricts(&call.answer(), &answer) => {
+            unusable(format_args!("{}", status.message()))
+        }
+        _ => status,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::wire;
+    use crate::post::UNUSABLE;
+
+    /// By a call and over a stream, both of which read answers with this.
+    #[test]
+    fn a_deny_in_protobuf_that_cannot_be_decoded_is_no_failed_answer() {
+        let of = |rpc: Rpc, bytes: &'static [u8]| {
+            let bytes = Bytes::from_static(bytes);
+            let status = match rpc {
+                Rpc::AuthConnect => read_decision::<wire::AuthConnectResponse>(rpc, bytes).map(drop),
+                Rpc::AuthPublish => read_decision::<wire::AuthPublishResponse>(rpc, bytes).map(drop),
+                Rpc::AuthSubscribe => read_decision::<wire::AuthSubscribeResponse>(rpc, bytes).map(drop),
+                Rpc::AuthDeliver => read_decision::<wire::AuthDeliverResponse>(rpc, bytes).map(drop),
+                _ => read_decision::<wire::AuthExchangeResponse>(rpc, bytes).map(drop),
+            };
+            status.expect_err("it cannot be decoded").message().to_owned()
+        };
+        for (rpc, bytes) in [
+            // deny.reason_string is no UTF-8, as where a service repeats what a client sent.
+            (Rpc::AuthConnect, &b"\x12\x03\x12\x01\xff"[..]),
+            (Rpc::AuthPublish, b"\x12\x03\x12\x01\xff"),
+            (Rpc::AuthDeliver, b"\x12\x03\x12\x01\xff"),
+            (Rpc::AuthSubscribe, b"\x0a\x02\x0a\x00\x0a\x05\x12\x03\x12\x01\xff"),
+            (Rpc::AuthExchange, b"\x1a\x03\x12\x01\xff"),
+            // Cut off; and a grant with a version that is no UTF-8.
+            (Rpc::AuthPublish, b"\x12\x05\x08"),
+            (Rpc::AuthConnect, b"\x0a\x03\x32\x01\xff"),
+        ] {
+            let told = of(rpc, bytes);
+            assert!(told.starts_with(UNUSABLE), "{rpc:?} {bytes:?}: {told}");
+        }
+        for (rpc, bytes) in
+            [(Rpc::AuthPublish, &b"\x0a\x03\x0a\x01\xff"[..]), (Rpc::AuthSubscribe, b"\xff\xff")]
+        {
+            let told = of(rpc, bytes);
+            assert!(told.starts_with("failed to decode Protobuf message"), "{rpc:?} {bytes:?}: {told}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use mproxy_core::policy::Undecided;
 use tonic::Status;
 
 use super::auth_request::{AuthConnect, AuthDeliver, AuthExchange, AuthPublish, AuthSubscribe};
-use super::call::read;
+use super::call::read_decision;
 use super::complaints::Complaints;
 use super::decide::{AnswerBytes, StreamAnswer};
 use super::fields::AnswerFields;
@@ -81,7 +81,7 @@ impl<R: Examine> AuthRequest<R> {
 
 /// What there is to say about these bytes.
 fn examine<R: Examine>(rpc: R, answer: Bytes) -> Result<Examined<R::Decision>, Status> {
-    let response: R::Response = read(answer.clone())?;
+    let response: R::Response = read_decision(R::HOOK.into(), answer.clone())?;
     let fields = AnswerFields::read(R::RESPONSE, &answer);
     let mut remarks = R::remarks(&response);
     // Kept and not logged: what the proxy only warns of is what somebody looks for here.

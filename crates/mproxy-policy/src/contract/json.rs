@@ -9,10 +9,10 @@ use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor,
     SerializeOptions, ServiceDescriptor,
 };
-use serde_json::Value;
 use tonic::Status;
 
 use super::descriptors;
+use super::unreadable::text_restricts;
 use crate::post::{unreadable, unusable};
 
 /// 64-bit numbers as text, enums by name, lowerCamelCase; what has its default is left out.
@@ -41,6 +41,11 @@ impl JsonCall {
         self.0.name()
     }
 
+    /// The message that answers it.
+    pub(super) fn answer(&self) -> MessageDescriptor {
+        self.0.output()
+    }
+
     /// A request in JSON.
     pub(super) fn write(&self, request: impl Buf) -> Result<Bytes, Status> {
         let len = request.remaining();
@@ -56,25 +61,14 @@ impl JsonCall {
 
     /// The bytes of an answer in JSON.
     pub(super) fn read(&self, json: &[u8]) -> Result<Bytes, Status> {
-        read(self.0.output(), json).map(|message| message.encode_to_vec().into()).map_err(|error| {
+        read(self.answer(), json).map(|message| message.encode_to_vec().into()).map_err(|error| {
             let error = without_value(&error.to_string());
-            match restricts(json) {
+            match text_restricts(json) {
                 true => unusable(format_args!("{error}")),
                 false => unreadable(format_args!("{error}")),
             }
         })
     }
-}
-
-/// Whether JSON that is no answer of the contract says no, or yes within limits, all the same. That is no failed answer, which
-/// the failure rule might turn into a yes: a service that misspells an action has not allowed anything (ADR 0017).
-fn restricts(json: &[u8]) -> bool {
-    let Ok(answer) = serde_json::from_slice::<Value>(json) else { return false };
-    let has = |value: &Value, key: &str| value.get(key).is_some_and(|value| !value.is_null());
-    let verdicts = answer["verdicts"].as_array().map(Vec::as_slice).unwrap_or_default();
-    has(&answer, "deny")
-        || verdicts.iter().any(|verdict| has(verdict, "deny"))
-        || ["allow", "success"].iter().any(|yes| has(&answer[*yes], "grant"))
 }
 
 fn read(message: MessageDescriptor, json: &[u8]) -> serde_json::Result<DynamicMessage> {
@@ -97,7 +91,7 @@ fn without_value(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tonic::Code;
 
     use super::super::wire;
@@ -141,12 +135,14 @@ mod tests {
             ("AuthConnect", r#"{"allow":{"grant":{"ttl":"soon"}}}"#),
             ("AuthSubscribe", r#"{"verdicts":[{"allow":{}},{"deny":{"action":7.5}}]}"#),
             ("AuthExchange", r#"{"success":{"grant":{"versoin":"7"}}}"#),
+            ("AuthConnect", r#"{"deny":{"#),
+            ("AuthConnect", r#"{"allow":{},"deny":null,"x":1}"#),
+            ("AuthConnect", r#"{"d\u0065ny":{"x":1}}"#),
+            ("AuthSubscribe", r#"[{"deny":{}}]"#),
         ] {
             assert!(error(name, text).starts_with(crate::post::UNUSABLE), "{text}: {}", error(name, text));
         }
-        for text in
-            [r#"{"alow":{}}"#, r#"{"allow":{},"deny":null,"x":1}"#, r#"{"deny":{"#, "[]", "true", "<html>"]
-        {
+        for text in [r#"{"alow":{}}"#, r#"{"allow":{}"#, "[]", "true", "<html>"] {
             assert!(error("AuthConnect", text).starts_with(crate::post::UNREADABLE), "{text}");
         }
     }
