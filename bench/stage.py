@@ -120,9 +120,9 @@ def build_go(folder, program):
     subprocess.run([need("go", "golang-go"), "build", "-o", program, "."], cwd=folder, check=True)
 
 
-def mproxy(program, log, folder, broker_port, **settings):
+def mproxy(program, log, folder, broker_port, port=None, admin=None, **settings):
     """mproxy before that broker, with as many workers as in the other benchmarks. It has .port and .admin."""
-    port, admin = free_port(), free_port()
+    port, admin = port or free_port(), admin or free_port()
     config = folder / "mproxy.toml"
     text = (BENCH / "src/candidate/mproxy.toml").read_text()
     target = f'target.scheme = "mqtt"\ntarget.host = "127.0.0.1"\ntarget.port = {broker_port}'
@@ -138,7 +138,7 @@ def mproxy(program, log, folder, broker_port, **settings):
         "MPROXY_ADMIN_PORT": str(admin),
         **settings,
     }
-    process = Process("mproxy", [program], log, port, env=environment)
+    process = Process("mproxy", program if isinstance(program, list) else [program], log, port, env=environment)
     process.port, process.admin = port, admin
     end = time.monotonic() + START
     while time.monotonic() < end:

@@ -1,0 +1,260 @@
+// A fleet of devices with sessions that outlast their connections, which publish and are published to with QoS 1 and 2
+// all the time, and come back when they are disconnected; what for: ../README.md. It is told what to do by lines on
+// standard input, and answers each with a line of JSON:
+//
+//	start     messages begin
+//	mark      the moments of disconnects and returns are counted from now on
+//	look      how many are connected, and how long messages took since the last look
+//	finish    no more messages; says what became of them all, and ends
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+type options struct {
+	targets             []string
+	broker              string
+	clients, publishers int
+	window              int
+	qos                 string
+	rate, down          float64
+	pause, hold         time.Duration
+}
+
+type fleet struct {
+	options *options
+	clients []*client
+	// By the client's number and QoS: what has arrived at the broker.
+	up      [][3]ledger
+	sending atomic.Bool
+	gate    chan struct{}
+	entered sync.WaitGroup
+
+	refused, resent    atomic.Uint64
+	upTimes, downTimes times
+
+	mutex     sync.Mutex
+	mark      time.Time
+	ends      map[string]int
+	ended     moments
+	returns   moments
+	awayTimes times
+	faults    []string
+}
+
+func main() {
+	log.SetFlags(0)
+	o := options{}
+	targets := flag.String("targets", "127.0.0.1:1883", "where clients connect; the next one after a connection has ended")
+	flag.StringVar(&o.broker, "broker", "127.0.0.1:1884", "the broker itself")
+	flag.IntVar(&o.clients, "clients", 100, "clients, half of them of 5.0 and half of 3.1.1")
+	flag.IntVar(&o.publishers, "publishers", 10, "of them, those that publish")
+	flag.IntVar(&o.window, "window", 4, "messages of a publisher that may be on their way")
+	flag.StringVar(&o.qos, "qos", "12", "QoS of these messages, in turn")
+	flag.Float64Var(&o.rate, "rate", 0, "messages a second of all publishers; 0: as the window allows")
+	flag.Float64Var(&o.down, "down", 0, "messages a second to all clients")
+	flag.DurationVar(&o.pause, "pause", 0, "time between an acknowledgement and the next message in its place")
+	flag.DurationVar(&o.hold, "hold", 0, "time that a client holds back PUBREL, and its acknowledgements of deliveries")
+	flag.Parse()
+	o.targets = strings.Split(*targets, ",")
+	if err := run(&o); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(o *options) error {
+	f := &fleet{options: o, up: make([][3]ledger, o.clients), gate: make(chan struct{}, 64)}
+	f.ends, f.faults = map[string]int{}, []string{}
+	f.mark = time.Now().Add(time.Hour)
+	for number := range o.clients {
+		c := &client{fleet: f, number: number, v5: number%2 == 0}
+		if number < o.publishers {
+			c.slots = make([]slot, o.window)
+			for at := range c.slots {
+				c.slots[at].qos = o.qos[at%len(o.qos)] - '0'
+			}
+		}
+		f.clients = append(f.clients, c)
+	}
+	if err := f.watch(); err != nil {
+		return err
+	}
+	f.entered.Add(o.clients)
+	for _, c := range f.clients {
+		go c.live()
+	}
+	f.entered.Wait()
+	if o.down > 0 {
+		if _, err := newSender(f); err != nil {
+			return err
+		}
+	}
+	go f.pace()
+	return f.obey()
+}
+
+func (f *fleet) obey() error {
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(f.look()); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		var answer any = struct{}{}
+		switch lines.Text() {
+		case "start":
+			f.sending.Store(true)
+			for _, c := range f.clients {
+				c.mutex.Lock()
+				c.fill()
+				c.mutex.Unlock()
+			}
+		case "mark":
+			f.mutex.Lock()
+			f.mark = time.Now()
+			f.mutex.Unlock()
+		case "look":
+			answer = f.look()
+		case "finish":
+			return out.Encode(f.finish())
+		default:
+			return fmt.Errorf("%q is not understood", lines.Text())
+		}
+		if err := out.Encode(answer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pace makes messages due, at the rate that is given, whether or not their publishers are connected.
+func (f *fleet) pace() {
+	const tick = 10 * time.Millisecond
+	turn, due := 0, 0.0
+	for range time.Tick(tick) {
+		if !f.sending.Load() {
+			continue
+		}
+		for due += f.options.rate * tick.Seconds(); due >= 1; due-- {
+			c := f.clients[turn%f.options.publishers]
+			turn++
+			c.mutex.Lock()
+			c.due++
+			c.fill()
+			c.mutex.Unlock()
+		}
+	}
+}
+
+func (f *fleet) fault(format string, arguments ...any) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	if len(f.faults) < 20 {
+		f.faults = append(f.faults, fmt.Sprintf(format, arguments...))
+	}
+}
+
+func (f *fleet) left(how string) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	f.ends[how]++
+	f.ended.add(time.Since(f.mark))
+}
+
+func (f *fleet) returned(away time.Duration) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	f.returns.add(time.Since(f.mark))
+	f.awayTimes.add(away)
+}
+
+type look struct {
+	Connected int       `json:"connected"`
+	Up        quantiles `json:"up_ms"`
+	Down      quantiles `json:"down_ms"`
+}
+
+func (f *fleet) look() look {
+	connected := 0
+	for _, c := range f.clients {
+		c.mutex.Lock()
+		if c.link != nil {
+			connected++
+		}
+		c.mutex.Unlock()
+	}
+	return look{connected, f.upTimes.take(), f.downTimes.take()}
+}
+
+type report struct {
+	look
+	// From the clients to the broker and from the broker to the clients, by QoS.
+	FromClients map[string]*balance `json:"from_clients"`
+	ToClients   map[string]*balance `json:"to_clients"`
+	Unfinished  int                 `json:"unfinished"`
+	Resent      uint64              `json:"resent"`
+	Refused     uint64              `json:"failed_connects"`
+	Ends        map[string]int      `json:"ends"`
+	EndSeconds  []int               `json:"ended_by_second"`
+	EndPeak     int                 `json:"most_ended_in_100_ms"`
+	Returns     []int               `json:"returned_by_second"`
+	ReturnPeak  int                 `json:"most_returned_in_100_ms"`
+	Away        quantiles           `json:"away_ms"`
+	Faults      []string            `json:"faults"`
+}
+
+// How long what is on its way may take once nothing new is sent.
+const drain = 30 * time.Second
+
+// finish waits for what is on its way, and makes the account.
+func (f *fleet) finish() report {
+	f.sending.Store(false)
+	// Whoever was just sending has finished then.
+	time.Sleep(100 * time.Millisecond)
+	unfinished := 0
+	for end := time.Now().Add(drain); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if unfinished = f.unfinished(); unfinished == 0 {
+			break
+		}
+	}
+	r := report{look: f.look(), Unfinished: unfinished, Resent: f.resent.Load(), Refused: f.refused.Load()}
+	r.FromClients = map[string]*balance{"QoS 1": {}, "QoS 2": {}}
+	r.ToClients = map[string]*balance{"QoS 1": {}, "QoS 2": {}}
+	names := []string{"", "QoS 1", "QoS 2"}
+	for number, c := range f.clients {
+		for _, qos := range []int{1, 2} {
+			r.FromClients[names[qos]].add(&f.up[number][qos], c.published[qos])
+		}
+		r.ToClients[names[downQoS(c)]].add(&c.came, c.addressed)
+	}
+	r.EndPeak, r.ReturnPeak, r.Away = f.ended.peak(), f.returns.peak(), f.awayTimes.take()
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	r.Ends, r.EndSeconds, r.Returns, r.Faults = f.ends, f.ended.Second, f.returns.Second, f.faults
+	return r
+}
+
+func (f *fleet) unfinished() (count int) {
+	for number, c := range f.clients {
+		if !c.idle() {
+			count++
+			continue
+		}
+		for _, qos := range []int{1, 2} {
+			if !f.up[number][qos].whole(c.published[qos]) {
+				count++
+				break
+			}
+		}
+	}
+	return count
+}
