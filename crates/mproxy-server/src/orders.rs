@@ -15,6 +15,8 @@ use mproxy_policy::commander::CommandOutcome;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
+use crate::door::StreamFacts;
+
 /// How long all connections together may take to carry a command out. They wait for their turn, and for clients that
 /// read slowly, which are cut off long before this.
 const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(10);
@@ -49,6 +51,8 @@ pub(crate) struct RelayDescription {
     pub(crate) session: SessionDescription,
     /// Bytes that are not written yet, to the client and to the broker.
     pub(crate) unwritten: [usize; 2],
+    /// Of the stream to the client, and of the one to the broker.
+    pub(crate) streams: [StreamFacts; 2],
 }
 
 /// What would be decided, asked of a connection: see [`Session::explain`](mproxy_core::Session::explain).

@@ -272,8 +272,12 @@ impl<S: Carrier> Relay<S> {
         match inquiry {
             SessionInquiry::Describe { answer } => {
                 let unwritten = [self.client.outbox.len(), self.broker.outbox.len()];
+                let facts =
+                    |side: &RelaySide<S>| side.stream.as_ref().map(Carrier::facts).unwrap_or_default();
+                let streams = [facts(&self.client), facts(&self.broker)];
                 let described = self.session.describe();
-                drop(answer.send(described.map(|session| RelayDescription { session, unwritten })));
+                let described = described.map(|session| RelayDescription { session, unwritten, streams });
+                drop(answer.send(described));
             }
             SessionInquiry::Subscribes { name, answer } => {
                 let _ = answer.send(self.session.subscribes_to(&name));

@@ -28,7 +28,7 @@ impl Reloads {
         &self.metrics
     }
 
-    /// A reload of this ended, with this error if any, and changed these settings.
+    /// A reload of this ended, with this error if any, and changed these settings: kept and counted.
     pub(crate) fn record(
         &self,
         what: &'static str,
@@ -37,6 +37,17 @@ impl Reloads {
         changes: &[SettingChange],
     ) {
         self.metrics.count_reload(what, error.is_none());
+        self.keep(what, used_by, error, changes);
+    }
+
+    /// The same, where something else of this reload is counted.
+    pub(crate) fn keep(
+        &self,
+        what: &'static str,
+        used_by: Option<&str>,
+        error: Option<impl Display>,
+        changes: &[SettingChange],
+    ) {
         let view = ReloadView {
             what,
             used_by: used_by.map(str::to_owned),

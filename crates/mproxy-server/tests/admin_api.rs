@@ -4,6 +4,8 @@
 mod support;
 
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
+use mproxy_testkit::certificates::{Authority, Folder};
+use mproxy_testkit::transports::{self, TlsClient, Transport};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
 use serde_json::{Value, json};
 use support::{Proxy, until};
@@ -65,9 +67,59 @@ async fn a_session_is_shown_with_what_its_own_task_knows() {
     assert_eq!(shown["live"]["subscriptions"], json!([{ "filter": "open/+", "granted_qos": 1 }]), "{shown}");
     assert_eq!(shown["live"]["in_flight"], 0);
     assert_eq!(shown["live"]["more_subscriptions"], false);
+    assert_eq!(shown["live"]["broker_addr"], broker.addr().to_string());
+    assert_eq!(shown["live"].get("broker_tls"), None);
     assert_eq!(shown["last_refusal"]["topic"], "secret/x");
     assert_eq!(shown["broker"], format!("mqtt://{}", broker.addr()));
     assert_eq!(shown["phase"], "open");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_is_shown_with_its_cipher_suites_on_both_sides() {
+    let (root, folder) = (Authority::root("root"), Folder::default());
+    let (cert, key) = folder.keep("localhost", &root.sign("localhost"));
+    let ca = folder.write("ca.pem", root.pem());
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    // Through another mproxy, whose listener has TLS, as its broker.
+    let listener = |name: &str, transport: &str, target: &str| {
+        format!(
+            "[[listeners]]\nname = \"{name}\"\ntransport = \"{transport}\"\nhost = \"127.0.0.1\"\nport = 0\n\
+             tls = {{ server_cert = {cert:?}, server_key = {key:?} }}\ntarget = {{ {target} }}\n"
+        )
+    };
+    let plain = format!("host = \"127.0.0.1\", port = {}", broker.addr().port());
+    let far = Proxy::configured("far", &listener("far", "mqtts", &plain)).await;
+    let over_tls = format!(
+        "scheme = \"mqtts\", host = \"127.0.0.1\", port = {}, server_name = \"localhost\", ca_certs = {ca:?}",
+        far.mqtt.port()
+    );
+    let near = Proxy::configured("near", &listener("near", "mqtts", &over_tls)).await;
+    let tls = TlsClient::believing(root.pem());
+    let _client = transports::login(Transport::Tls, near.mqtt, &tls, Version::V5, "desk").await;
+    let shown = detail(&near, "desk").await;
+    let suite = |tls: &Value| tls["cipher_suite"].as_str().is_some_and(|name| name.starts_with("TLS13_"));
+    assert!(suite(&shown["tls"]) && suite(&shown["live"]["broker_tls"]), "{shown}");
+    assert_eq!(shown["live"]["broker_tls"]["version"], "TLSv1.3");
+    assert_eq!(shown["live"]["broker_addr"], far.mqtt.to_string());
+    near.stop().await;
+    far.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_administrator_did_is_said_once() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let proxy = Proxy::before(broker.addr()).await;
+    let mut client = proxy.login(Version::V5, "desk").await;
+    ask(&proxy, "DELETE", "/api/v1/sessions?client_id=desk").await;
+    client.packet().await;
+    client.expect_closed().await;
+    let why = async || {
+        let refusals = ask(&proxy, "GET", "/api/v1/refusals?client_id=desk").await;
+        refusals["refusals"][0]["why"].as_str().map(str::to_owned)
+    };
+    until("the record", async || why().await.is_some()).await;
+    assert_eq!(why().await.unwrap(), "disconnected by an administrator (0x98)");
     proxy.stop().await;
 }
 

@@ -152,10 +152,18 @@ async fn a_reload_takes_everything_or_nothing() {
     assert!(faults.contains("rules.toml:2") && faults.contains("/nowhere/ca.pem"), "{faults}");
     assert_eq!(scene.in_force("max_connections").await, "50");
     assert_eq!(scene.ask("GET", "/api/v1/log-level", "").await.1["level"], "debug");
-    for what in ["configuration", "acl_file", "certificates"] {
+    // By what was wrong, so that it is told once.
+    for (what, times) in [("configuration", 0.0), ("acl_file", 2.0), ("certificates", 1.0)] {
         let series = format!("mproxy_reloads_total{{what=\"{what}\",outcome=\"failed\"}}");
-        assert!(scene.metric(&series).await >= 1.0, "{what}");
+        assert_eq!(scene.metric(&series).await, times, "{what}");
     }
+    let (_, reloads) = scene.ask("GET", "/api/v1/reloads", "").await;
+    let failed = json!({ "what": "configuration", "outcome": "failed" });
+    let is_it = |one: &Value| ["what", "outcome"].iter().all(|key| one[key] == failed[key]);
+    assert!(reloads["reloads"].as_array().unwrap().iter().any(is_it), "{reloads}");
+    assert_eq!(scene.reload("log.level = \"loud\"\n").await.0, 422);
+    let failed = "mproxy_reloads_total{what=\"configuration\",outcome=\"failed\"}";
+    assert_eq!(scene.metric(failed).await, 1.0, "a setting is nobody else's");
     scene.line(&["ERROR", "configuration reload failed, nothing was changed"]).await;
 
     // All of it is right.

@@ -33,7 +33,7 @@ mod words;
 
 pub use client::{ClientTls, Verification, connect, name_in_certificate};
 pub use dates::{Dated, Look, Remark};
-pub use facts::HandshakeFacts;
+pub use facts::{HandshakeFacts, TlsProtection};
 pub use pem::{Identity, MaterialError, PemItem, read_regular, read_text};
 pub use reload::{Material, Reloadable};
 pub use server::{ServerTls, accept};

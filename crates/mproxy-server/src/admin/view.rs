@@ -119,6 +119,9 @@ pub struct SessionDetail {
 pub struct TlsView {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: String,
+    /// The name of the cipher suite at IANA; absent where a proxy has told of its TLS, or the session has not answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher_suite: Option<&'static str>,
     /// The server name that the client asked for.
     pub sni: Option<String>,
     /// The application protocol that was agreed on.
@@ -167,8 +170,23 @@ pub struct LiveView {
     pub waiting_bytes: DirectionView,
     /// Bytes that were received for one side from the other, and are not written to it yet.
     pub unwritten_bytes: DirectionView,
+    /// The address of the broker, which its name was resolved to; absent without a connection to it, or over a Unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_addr: Option<String>,
+    /// TLS towards the broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_tls: Option<BrokerTlsView>,
     /// Bytes that are put down for it against its budget.
     pub held_bytes: u64,
+}
+
+/// What protects the connection to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct BrokerTlsView {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The name of the cipher suite at IANA.
+    pub cipher_suite: &'static str,
 }
 
 /// A number for each direction.

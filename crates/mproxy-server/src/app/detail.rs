@@ -10,7 +10,9 @@ use mproxy_core::session::SubscriptionDescription;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::admin::view::{DirectionView, GrantView, LiveView, SessionDetail, SubscriptionView, TlsView};
+use crate::admin::view::{
+    BrokerTlsView, DirectionView, GrantView, LiveView, SessionDetail, SubscriptionView, TlsView,
+};
 use crate::orders::{RelayDescription, SessionInquiry};
 use crate::registry::Handle;
 use crate::timestamp::Timestamp;
@@ -39,7 +41,7 @@ pub(super) async fn of_session(handle: Arc<Handle>, broker: Option<String>) -> S
         keep_alive: peer.map(|peer| peer.keep_alive),
         clean_start: peer.map(|peer| peer.clean_start),
         attributes: peer.map(|peer| peer.attributes.iter().cloned().collect()).unwrap_or_default(),
-        tls: handle.origin().tls.as_deref().map(tls_view),
+        tls: handle.origin().tls.as_deref().map(|tls| tls_view(tls, live.as_ref())),
         grant,
         live: live.map(live_view),
     }
@@ -73,9 +75,12 @@ fn grant_view(grant: &Grant, clock: &Clock) -> GrantView {
     }
 }
 
-fn tls_view(tls: &TlsFacts) -> TlsView {
+fn tls_view(tls: &TlsFacts, live: Option<&RelayDescription>) -> TlsView {
+    // A proxy that tells of its own TLS does not say this.
+    let protection = live.and_then(|live| live.streams[0].tls);
     TlsView {
         version: tls.version.clone(),
+        cipher_suite: protection.map(|tls| tls.cipher_suite),
         sni: tls.sni.clone(),
         alpn: tls.alpn.clone(),
         subject: tls.subject.clone(),
@@ -87,7 +92,7 @@ fn tls_view(tls: &TlsFacts) -> TlsView {
 }
 
 fn live_view(live: RelayDescription) -> LiveView {
-    let RelayDescription { session, unwritten: [to_client, to_broker] } = live;
+    let RelayDescription { session, unwritten: [to_client, to_broker], streams: [_, to] } = live;
     let [client, broker] = session.waiting;
     let both = |from_client: usize, from_broker: usize| DirectionView {
         from_client: from_client as u64,
@@ -106,6 +111,8 @@ fn live_view(live: RelayDescription) -> LiveView {
         waiting_packets: both(client.0, broker.0),
         waiting_bytes: both(client.1, broker.1),
         unwritten_bytes: both(to_broker, to_client),
+        broker_addr: to.remote.map(|remote| remote.to_string()),
+        broker_tls: to.tls.map(|tls| BrokerTlsView { version: tls.version, cipher_suite: tls.cipher_suite }),
         held_bytes: session.held as u64,
     }
 }

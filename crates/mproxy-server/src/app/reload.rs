@@ -216,6 +216,7 @@ impl Reloader {
     /// Tells what is wrong. Everything stays as it was.
     fn refuse(&self, faults: ReloadFaults) -> Vec<String> {
         let ReloadFaults { lines, certificates, acl } = faults;
+        let is_counted = !certificates.is_empty() || acl.is_some();
         let store = self.certificates.load();
         for (used_by, error) in &certificates {
             store.set_failing(used_by, error);
@@ -231,7 +232,11 @@ impl Reloader {
             error!(path, error, "ACL file reload failed, previous version stays in force");
         }
         let faults = [&lines[..], &of_rules].concat();
-        self.reloads.record("configuration", None, Some(faults.join("\n")), &[]);
+        // Once, by what was wrong: an alert would come twice.
+        match is_counted {
+            true => self.reloads.keep("configuration", None, Some(faults.join("\n")), &[]),
+            false => self.reloads.record("configuration", None, Some(faults.join("\n")), &[]),
+        }
         error!(faults = faults.len(), "configuration reload failed, nothing was changed");
         // The first of the rule file's has been told.
         lines.iter().chain(of_rules.iter().skip(1)).take(LINES).for_each(|line| error!("{line}"));

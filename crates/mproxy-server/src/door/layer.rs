@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 
 use mproxy_core::fault::Closed;
 use mproxy_core::peer::{Address, Origin};
-use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls};
+use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls, TlsProtection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::transport::{Carrier, HandshakeLimits, Known, Offer, StreamFacts, Transport};
 use super::{DialFailure, OpenError, Refused};
 use crate::config::{ListenerSettings, Target};
 use crate::systemd::InheritedSocket;
@@ -161,6 +161,11 @@ pub trait LayerStream {
 
     /// The one below.
     fn below(&self) -> &Self::Below;
+
+    /// What protects it, where the layer itself does.
+    fn protection(&self) -> Option<TlsProtection> {
+        None
+    }
 }
 
 impl<S: LayerStream + AsyncRead + AsyncWrite + Debug + Unpin + Send> Carrier for S {
@@ -174,6 +179,11 @@ impl<S: LayerStream + AsyncRead + AsyncWrite + Debug + Unpin + Send> Carrier for
 
     fn ended(&self) -> Option<Closed> {
         self.below().ended()
+    }
+
+    fn facts(&self) -> StreamFacts {
+        let below = self.below().facts();
+        StreamFacts { tls: self.protection().or(below.tls), ..below }
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

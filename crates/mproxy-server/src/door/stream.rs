@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::tcp::Tcp;
 use super::tls::Tls;
-use super::transport::Carrier;
+use super::transport::{Carrier, StreamFacts};
 use super::unix::Unix;
 use super::ws::Ws;
 use super::{Inward, Outward};
@@ -122,6 +122,10 @@ impl Carrier for Stream {
 
     fn has_last_word(&self) -> bool {
         each!(self, stream => stream.has_last_word())
+    }
+
+    fn facts(&self) -> StreamFacts {
+        each!(self, stream => stream.facts())
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

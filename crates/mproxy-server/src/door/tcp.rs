@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, StreamFacts, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
 use crate::systemd::InheritedSocket;
@@ -127,6 +127,10 @@ impl Carrier for TcpStream {
             || self.take_error(),
             || Closed::Error(io::ErrorKind::ConnectionReset.to_string().into()),
         )
+    }
+
+    fn facts(&self) -> StreamFacts {
+        StreamFacts { remote: self.peer_addr().ok(), tls: None }
     }
 
     fn says_goodbye(&self) -> bool {

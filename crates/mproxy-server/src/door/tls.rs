@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mproxy_core::budget::Purse;
 use mproxy_core::peer::TlsFacts;
-use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, TlsStream};
+use mproxy_tcp::tls::{self, ClientTls, MaterialError, Reloadable, ServerTls, TlsProtection, TlsStream};
 
 use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, HandshakeLimits, Known, Transport};
@@ -82,6 +82,10 @@ impl<S: Carrier> LayerStream for TlsStream<S> {
 
     fn below(&self) -> &S {
         self.get_ref()
+    }
+
+    fn protection(&self) -> Option<TlsProtection> {
+        Some(Self::protection(self))
     }
 }
 

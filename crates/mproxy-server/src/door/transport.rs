@@ -16,6 +16,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -23,7 +24,7 @@ use futures_util::FutureExt as _;
 use mproxy_core::budget::Budget;
 use mproxy_core::fault::Closed;
 use mproxy_core::peer::{Address, Origin, TlsFacts, WsFacts};
-use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls};
+use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls, TlsProtection};
 use tokio::io::{AsyncRead, AsyncWrite, Ready};
 use tokio::time::Instant;
 
@@ -106,6 +107,15 @@ pub trait Transport: Sized + Send + Sync + 'static {
     }
 }
 
+/// What a stream is at this moment. Asked of it, so that nothing has to be kept for who may never ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// Whom it is connected to, where that has an address.
+    pub remote: Option<SocketAddr>,
+    /// What protects it, if anything.
+    pub tls: Option<TlsProtection>,
+}
+
 /// A byte stream that carries MQTT, to a client or a broker.
 pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
     /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in vain.
@@ -129,6 +139,11 @@ pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
     /// Whether the peer was told something when reading failed, which a reset must not overtake.
     fn has_last_word(&self) -> bool {
         false
+    }
+
+    /// What it is, for people. One that does not know says nothing.
+    fn facts(&self) -> StreamFacts {
+        StreamFacts::default()
     }
 
     /// Throws away some of what comes in below, where the stream itself can be read no more: 0 is its end. A stream that

@@ -31,14 +31,34 @@ pub struct HandshakeFacts {
     pub serial: Option<String>,
 }
 
+/// What protects a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsProtection {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// Its name at IANA: `TLS13_AES_256_GCM_SHA384`.
+    pub cipher_suite: &'static str,
+}
+
+impl TlsProtection {
+    pub(super) fn of(connection: &CommonState) -> Self {
+        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        Self { version: version(connection), cipher_suite: suite.unwrap_or("unknown") }
+    }
+}
+
+fn version(connection: &CommonState) -> &'static str {
+    match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        // The only other one that is spoken, see `VERSIONS`.
+        _ => "TLSv1.3",
+    }
+}
+
 impl HandshakeFacts {
     pub(super) fn of(connection: &CommonState, sni: Option<&str>) -> Result<Self, &'static str> {
         let mut facts = Self {
-            version: match connection.protocol_version() {
-                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                // The only other one that is spoken, see `VERSIONS`.
-                _ => "TLSv1.3",
-            },
+            version: version(connection),
             sni: sni.map(str::to_owned),
             alpn: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
             ..Self::default()

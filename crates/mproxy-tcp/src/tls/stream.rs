@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HandshakeError;
 use super::engine::{Engine, TlsRole};
+use super::facts::TlsProtection;
 
 /// Bytes of a pad. Room for the largest handshake message (64 KiB, in the records it came in) and a record behind it.
 const PAD: usize = 96 << 10;
@@ -60,6 +61,11 @@ impl<S> TlsStream<S> {
     /// waits, records to be sent, the end. For whoever asks the connection before lending a buffer.
     pub fn has_work(&self) -> bool {
         self.ended || self.engine.has_work()
+    }
+
+    /// What protects it. Read from rustls: nothing is kept for it.
+    pub fn protection(&self) -> TlsProtection {
+        TlsProtection::of(self.state())
     }
 
     pub(super) fn state(&self) -> &CommonState {

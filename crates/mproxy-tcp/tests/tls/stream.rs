@@ -50,7 +50,10 @@ impl Sides {
         let name = ServerName::try_from("broker.example").unwrap();
         let (ours, theirs) =
             tokio::join!(accept(here, Arc::clone(&self.server), |_| true), connector.connect(name, there));
-        (ours.unwrap().0, theirs.unwrap())
+        let (ours, theirs) = (ours.unwrap().0, theirs.unwrap());
+        let suite = theirs.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(Some(ours.protection().cipher_suite), suite.as_str(), "both know the same");
+        (ours, theirs)
     }
 
     /// Our client and their server.

@@ -52,6 +52,12 @@ impl DecisionEntry {
             let _ = write!(text, " ({kind})");
         }
         for said in [&self.detail, &self.reason_string].into_iter().flatten() {
+            // What an administrator did says so itself.
+            if said.starts_with(&text) {
+                text.clear();
+                text.push_str(said);
+                continue;
+            }
             let _ = write!(text, ": {said}");
         }
         text
