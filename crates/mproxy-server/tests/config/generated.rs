@@ -137,9 +137,18 @@ fn default(row: &SettingRow) -> String {
     }
 }
 
-/// Variables of builds and tests, and a typing error that the documentation shows.
-const NOT_SETTINGS: [&str; 4] =
-    ["MPROXY_COMMIT", "MPROXY_WRITE_DOCS", "MPROXY_VECTORS", "MPROXY_MQTT_TARGT_HOST"];
+/// Variables of builds and tests, a typing error that the documentation shows, one that Kubernetes sets, and those of another
+/// program from which somebody may come.
+const NOT_SETTINGS: [&str; 8] = [
+    "MPROXY_COMMIT",
+    "MPROXY_WRITE_DOCS",
+    "MPROXY_VECTORS",
+    "MPROXY_MQTT_TARGT_HOST",
+    "MPROXY_PORT",
+    "MPROXY_HTTP_HOST",
+    "MPROXY_HTTP_PORT",
+    "MPROXY_HTTP_TARGET_SCHEMA",
+];
 
 #[test]
 fn every_variable_in_the_documentation_is_a_setting() {
