@@ -106,7 +106,7 @@ def scenes(options):
     with collector() as (port, count):
         traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         yield "traces, nobody decides", "allow", traces, None, WORKLOADS
-        one_in = traces | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+        one_in = traces | {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
         yield "traces of 1 %, each message is a question on a stream", "stream", one_in, None, WORKLOADS[:1]
         yield "traces, each message is a question on a stream", "stream", traces, None, WORKLOADS[:1]
         if not count[0]:

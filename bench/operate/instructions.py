@@ -77,7 +77,7 @@ def scenes(out):
     yield "… and all allowed in it", log | {"MPROXY_DECISION_LOG_ALLOWED_ONE_IN": "1"}, None, False
     with collector() as (to, _):
         yield "a hook service on a stream", {}, None, True
-        sampled = traces(to) | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+        sampled = traces(to) | {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
         yield "… and traces of 1 % of the sessions", sampled, None, True
         yield "… and all traces", traces(to), None, True
 
