@@ -284,6 +284,7 @@ impl Play {
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
             drain_reference: DrainReference::default(),
             on_auth: OnAuth::default(),
+            gate: None,
             budget: Arc::default(),
         });
         Self {

@@ -74,6 +74,7 @@ fn open(decided: Decided) -> Session {
         on_unavailable: OnUnavailable::default(),
         drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
+        gate: None,
         budget: Arc::default(),
     };
     let now = Instant::now();

@@ -76,6 +76,14 @@ impl Chain {
         self.ask(0, Silence::Abstains, question)
     }
 
+    /// The same, asked when the answer is waited for and not before, even where it could be had at once.
+    #[must_use]
+    pub fn connect_in_turn(&self, question: &ConnectQuestion<'_>) -> Ruled<ConnectDecision> {
+        // As if somebody before all others had needed time, and left it to them.
+        let turn = std::future::ready(Answer::Pass(Silence::Abstains));
+        self.later(0, Silence::Abstains, Box::pin(turn), question)
+    }
+
     /// May it publish this?
     #[must_use]
     pub fn publish(&self, question: &PublishQuestion<'_>) -> Ruled<PublishDecision> {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`session`] | the [`Session`] and its verbs: `read`, `decide`, `dialed`, `closed`, `poll_effect`… |
 //! | [`policy`] | what is asked, what is answered ([`Answer`]), who answers ([`Decider`]) |
+//! | [`gate`] | what stands before all advisers: whether and when a CONNECT is put to them |
 //! | [`grant`] | what a client may do without anybody being asked, and where its topics stand |
 //! | [`rule`] | rules on topics: which decides, and what it says |
 //! | [`command`] | decisions that are taken back: who is meant, and what shall become of it |
@@ -25,6 +26,7 @@ pub mod chain;
 pub mod command;
 pub mod event;
 pub mod fault;
+pub mod gate;
 pub mod grant;
 pub mod limits;
 pub mod meter;

@@ -1,20 +1,26 @@
 //! From the first byte to CONNACK.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mproxy_codec::ReasonCode;
-use mproxy_core::event::Happening;
+use mproxy_core::event::{Happening, Nobody};
 use mproxy_core::fault::{Deadline, Fault, Party, Severity, Unreachable};
+use mproxy_core::gate::{ConnectGate, GateAnswer};
+use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
-    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, WillChange,
+    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, Source, WillChange,
 };
-use mproxy_core::session::{OnErrors, OnUnavailable};
-use mproxy_core::{Limits, Side};
+use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
+use mproxy_core::{Chain, Effect, Limits, Peer, Session, Setting, Side};
 use mproxy_sim::Verdict;
 use mproxy_sim::stage::{DialScript, Setup};
 use mproxy_sim::wire::{self, ConnectOptions, Version, Will};
-use mproxy_sim::{QuestionRecord, Reply, Stage, allow, fail, refuse};
+use mproxy_sim::{QuestionRecord, Reply, Script, Stage, allow, fail, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -63,6 +69,79 @@ fn refused(refusal: Refusal) -> Verdict {
 
 fn admitted(admission: Admission) -> Verdict {
     Verdict::Connect(Decision::Allow(Some(Box::new(admission))))
+}
+
+/// Says this of every CONNECT.
+struct Gate(GateAnswer);
+
+impl ConnectGate for Gate {
+    fn look(&self, peer: &Peer) -> GateAnswer {
+        assert_eq!(&*peer.client_id, "c");
+        self.0.clone()
+    }
+}
+
+fn behind(answer: GateAnswer) -> Setup {
+    Setup { gate: Some(Arc::new(Gate(answer))), ..Setup::default() }
+}
+
+#[test]
+fn whom_the_gate_refuses_nobody_is_asked_about() {
+    for (version, code) in [(Version::V31, 5), (Version::V311, 5), (Version::V5, 0x8A)] {
+        let refusal = Box::new(Refusal::new(ReasonCode::BANNED));
+        let mut stage = behind(GateAnswer::Refuse(Source::Rate, refusal)).stage();
+        stage.client(&connect(version));
+        assert_eq!(stage.at_client(), wire::connack(version, false, code, &[]));
+        assert_eq!((stage.take_questions().len(), stage.at_broker().len()), (0, 0));
+        assert_eq!(stage.finish().refused_by(), Some("rate"));
+    }
+}
+
+#[test]
+fn what_could_be_answered_at_once_waits_for_its_turn() {
+    let script = Arc::new(Script::new(|_| Reply::Now(allow(Hook::Connect))));
+    let now = Instant::now();
+    // Of nobody, too: what is to be spared is the broker.
+    for advisers in [Chain::of(script.clone()), Chain::default()] {
+        let mut session = session_in_turn(advisers.clone(), now);
+        let Some(Effect::Ask(question)) = session.poll_effect() else { panic!("it waits for its turn") };
+        assert!(question.is_admission() && script.take_questions().is_empty());
+        // When it is its turn, it is polled.
+        let Poll::Ready(answered) = pin!(question).poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("the script answers at once")
+        };
+        session.decide(answered, now);
+        assert!(matches!(session.poll_effect(), Some(Effect::Dial { .. })));
+        script.take_questions();
+        // When it is never, it is not.
+        let mut session = session_in_turn(advisers, now);
+        let Some(Effect::Ask(question)) = session.poll_effect() else { panic!("it waits for its turn") };
+        let late = session.poll_timeout().unwrap() - Duration::from_millis(25);
+        session.decide(question.overloaded(Overload::new("admissions", "too late")), late);
+        assert!(script.take_questions().is_empty());
+        // Closed without a word, and not asked again.
+        let next = session.poll_effect();
+        assert!(matches!(next, Some(Effect::Shut { side: Side::Client })), "{next:?}");
+    }
+}
+
+/// A session whose CONNECT has come, behind a gate that has it wait for its turn.
+fn session_in_turn(advisers: Chain, now: Instant) -> Session {
+    let setting = Setting {
+        gate: Some(Arc::new(Gate(GateAnswer::InTurn))),
+        advisers,
+        sink: Arc::new(Nobody),
+        meter: Arc::new(Unmetered),
+        limits: Limits::default(),
+        on_error: OnErrors::default(),
+        on_unavailable: OnUnavailable::default(),
+        drain_reference: None.into(),
+        on_auth: OnAuth::default(),
+        budget: Arc::default(),
+    };
+    let mut session = Session::new(mproxy_sim::stage::origin(), Arc::new(setting), now);
+    session.read(Side::Client, &mut BytesMut::from(&connect(Version::V5)[..]), now);
+    session
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn setting(advisers: Chain) -> Arc<Setting> {
         on_unavailable: OnUnavailable::default(),
         drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
+        gate: None,
         budget: Arc::default(),
     })
 }

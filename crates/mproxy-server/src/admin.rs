@@ -17,6 +17,7 @@
 //!                                          &type= &from= &payload= &rate=
 //! GET    /api/v1/stats                     rates over the last second, ten seconds and minute
 //! GET    /api/v1/policy                    health of the policy service's endpoints
+//! GET    /api/v1/protection                clients that wait to be admitted
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/reload                    reads the configuration and its files anew
 //! POST   /api/v1/drain
@@ -40,6 +41,7 @@ mod page;
 mod parameters;
 mod probes;
 mod problem;
+mod protection;
 mod refusals;
 mod reload;
 mod routes;
@@ -70,6 +72,7 @@ use crate::telemetry::metrics::Metrics;
 pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
 pub use in_force::InForce;
 pub use openapi::document;
+pub use protection::{AdmissionsView, ProtectionView};
 pub use reload::{NotReloaded, ReloadReport, Reloading};
 pub use serve::serve;
 use view::{Page, PolicyView, Readiness, ReloadView, SessionDetail, SessionFilter, SessionsQuestion};
@@ -106,6 +109,9 @@ pub trait AdminBackend: Send + Sync {
     /// The policy service's endpoints, and those of its shadow.
     fn policy(&self) -> PolicyView;
 
+    /// What protects mproxy, and how far it has to go at present.
+    fn protection(&self) -> ProtectionView;
+
     /// Reads the configuration and its files anew, and takes all of it or nothing.
     fn reload(&self) -> Reloading;
 
@@ -140,6 +146,7 @@ fn guarded() -> OpenApiRouter<Admin> {
         .routes(routes!(tap::tap))
         .routes(routes!(stats::stats))
         .routes(routes!(routes::policy))
+        .routes(routes!(protection::protection))
         .routes(routes!(routes::reloads))
         .routes(routes!(reload::reload))
         .routes(routes!(routes::drain))

@@ -3,10 +3,14 @@
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`admissions`] | how fast clients are put to whoever decides, and who waits |
 //! | [`arrivals`] | how many connections come from where, and are there: before any handshake |
+//! | `pace` | one rate |
 //! | `rate_sketch` | rates of any number of sources in memory of a fixed size |
 
+pub(crate) mod admissions;
 pub(crate) mod arrivals;
+pub(crate) mod pace;
 mod rate_sketch;
 
 use std::time::Instant;

@@ -76,9 +76,9 @@ pub(crate) trait RelayHost<S>: Send + Sync {
     /// Tells whoever listens.
     fn report(&self, event: Event);
 
-    /// The answer to a CONNECT from there is waited for. It may have to wait for its turn first.
-    fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
-        let _ = origin;
+    /// The answer to a CONNECT from there is waited for, until then. It may have to wait for its turn first.
+    fn ask(&self, origin: &Origin, question: OpenQuestion, until: Option<Instant>) -> Pending<Answered> {
+        let _ = (origin, until);
         Box::pin(question)
     }
 }
@@ -216,7 +216,8 @@ impl<S: Carrier> Relay<S> {
                 // Only these take turns: who is in must not wait behind strangers.
                 Effect::Ask(question) if self.session.opening() => {
                     self.handle.set_phase(ConnectionPhase::Admitting);
-                    self.asks.push_in_turn(self.host.ask(self.handle.origin(), question));
+                    let until = self.session.poll_timeout();
+                    self.asks.push_in_turn(self.host.ask(self.handle.origin(), question, until));
                 }
                 Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {

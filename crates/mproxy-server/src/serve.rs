@@ -4,7 +4,9 @@
 mod arrival;
 mod broker_watch;
 mod ending;
+pub(crate) mod gate;
 mod outage;
+pub(crate) mod pacer;
 mod parting;
 mod slot;
 
@@ -31,6 +33,7 @@ use self::arrival::Arrival;
 use self::broker_watch::BrokerWatch;
 use self::ending::Connection;
 use self::outage::{Outage, Recovery};
+use self::pacer::Pacer;
 use self::parting::PARTING_AT_A_TIME;
 use self::slot::{ConnectionSlot, PendingEntry};
 use crate::config::EventRate;
@@ -169,6 +172,8 @@ pub(crate) struct Serving {
     pub(crate) open: AtomicUsize,
     /// Those of them that have not been admitted, where it has a limit of its own.
     pub(crate) pending: Arc<Crowd>,
+    /// Admits them.
+    pub(crate) pacer: Arc<Pacer>,
     /// How often clients have come to it lately.
     pub(crate) arrivals: ListenerArrivals,
 }
@@ -236,9 +241,18 @@ impl RelayHost<Stream> for Serving {
         self.metrics.forwarded(took);
     }
 
-    fn ask(&self, origin: &Origin, question: OpenQuestion) -> Pending<Answered> {
-        let turn = self.house.decisions.take((&origin.remote).into());
+    fn ask(&self, origin: &Origin, question: OpenQuestion, until: Option<Instant>) -> Pending<Answered> {
+        let whose = (&origin.remote).into();
+        let turn = self.house.decisions.take(whose);
+        let admitted = (question.is_admission() && self.pacer.is_on())
+            .then(|| Box::pin(Arc::clone(&self.pacer).wait(whose, until)));
         Box::pin(async move {
+            // First: who waits to be admitted needs none of their time yet.
+            if let Some(admitted) = admitted
+                && let Err(overload) = admitted.await
+            {
+                return question.overloaded(overload);
+            }
             // Kept until the answer is there: what is shared is the time of whoever decides.
             let _turn = turn.await;
             question.await

@@ -1,6 +1,7 @@
 //! What mproxy tells about itself: log lines, metrics, traces, records and taps. Decides nothing, never sees a password, and
 //! shows a payload to nobody but a tap that asks for it.
 
+pub(crate) mod admissions;
 mod budgets;
 pub mod connections;
 pub mod decisions;

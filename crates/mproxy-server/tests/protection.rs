@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use mproxy_testkit::PATIENCE;
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
@@ -82,6 +83,65 @@ async fn connections_over_a_rate_are_closed_before_tls() {
     assert_eq!(proxy.metric(&causes.replace("\"mqtt\"", "\"mqtts\"")).await, 1.0);
     proxy.line(&["connection refused: too many in a short time from its address"]).await;
     proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_fleet_that_returns_at_once_is_admitted_at_the_rate() {
+    let broker = a_broker().await;
+    let proxy = Proxy::with(broker.addr(), &[("MPROXY_MAX_ADMISSIONS_PER_SECOND", "20")]).await;
+    // A tenth of a second's may come at once.
+    let mut inside = login(proxy.mqtt, "inside").await;
+    let begun = Instant::now();
+    let fleet: Vec<_> =
+        (0..30).map(|n| tokio::spawn(async move { login(proxy.mqtt, &format!("f{n}")).await })).collect();
+    until("a queue", async || proxy.metric("mproxy_admissions_waiting{listener=\"mqtt\"}").await > 10.0)
+        .await;
+    let (_, view) = proxy.http("GET", "/api/v1/protection").await;
+    assert!(view.contains("\"max_per_second\":20,\"waiting\":"), "{view}");
+    // Who is in notices nothing.
+    inside.expect_nothing_but_pingresp().await;
+    for client in fleet {
+        drop(client.await.unwrap());
+    }
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1300), "29 behind the first two, at 20 a second: {took:?}");
+    let admitted = "mproxy_admissions_total{listener=\"mqtt\",outcome=\"admitted\"}";
+    assert_eq!(proxy.metric(admitted).await, 31.0);
+    assert_eq!(proxy.metric("mproxy_admissions_waiting{listener=\"mqtt\"}").await, 0.0);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_too_long_meets_what_is_said_of_our_own_trouble() {
+    let mut broker = a_broker().await;
+    for (on_unavailable, is_silent) in [("close", true), ("connack", false)] {
+        let variables = [
+            ("MPROXY_MAX_ADMISSIONS_PER_SECOND", "1"),
+            ("MPROXY_CONNECT_TIMEOUT", "500ms"),
+            ("MPROXY_ON_UNAVAILABLE", on_unavailable),
+        ];
+        let mut proxy = Proxy::with(broker.addr(), &variables).await;
+        let _first = login(proxy.mqtt, "first").await;
+        let mut late = WireClient::open(proxy.mqtt).await;
+        late.send(&wire::connect(Version::V5, "late", &ConnectOptions::default())).await;
+        let mut gone = WireClient::open(proxy.mqtt).await;
+        gone.send(&wire::connect(Version::V5, "gone", &ConnectOptions::default())).await;
+        until("two wait", async || proxy.metric("mproxy_admissions_waiting{listener=\"mqtt\"}").await == 2.0)
+            .await;
+        drop(gone);
+        let rest = late.rest().await;
+        assert_eq!(rest.is_empty(), is_silent, "{rest:?}");
+        assert!(is_silent || rest[3] == 0x88, "{rest:?}");
+        proxy
+            .line(&["overloaded, packet refused", "limit=\"admissions\"", "max_admissions_per_second"])
+            .await;
+        let outcome = |outcome| format!("mproxy_admissions_total{{listener=\"mqtt\",outcome=\"{outcome}\"}}");
+        assert_eq!(proxy.metric(&outcome("timed_out")).await, 1.0);
+        assert_eq!(proxy.metric(&outcome("left")).await, 1.0);
+        assert!(broker.try_session().is_some());
+        assert!(broker.try_session().is_none(), "the broker never heard of the others");
+        proxy.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -36,12 +36,13 @@ use super::timer::Deadline;
 use crate::budget::QUESTION;
 use crate::chain::Ruled;
 use crate::fault::{Fault, Unreachable};
+use crate::gate::GateAnswer;
 use crate::grant::GrantAnswer;
 use crate::meter::Outcome;
 use crate::peer::{Peer, Side};
 use crate::policy::{
-    About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Refusal, Ruling,
-    Source, Want,
+    About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Ground, Hook, OnError, Refusal,
+    Ruling, Source, Want,
 };
 use crate::record::DecisionSubject;
 use crate::rule::{Act, Message, Who};
@@ -91,9 +92,16 @@ pub(super) fn ask_admission(
     connect: &Connect<'_>,
     packet: &Bytes,
 ) -> Ruled<ConnectDecision> {
-    match setting.advisers.want(Hook::Connect) {
-        Want::Nothing => Ruled::Now(Ruling::allow(Source::Unasked)),
-        Want::Head | Want::Payload(_) => setting.advisers.connect(&ConnectQuestion { peer, connect, packet }),
+    let question = ConnectQuestion { peer, connect, packet };
+    match setting.gate.as_ref().map_or(GateAnswer::Open, |gate| gate.look(peer)) {
+        GateAnswer::Refuse(source, refusal) => {
+            Ruled::Now(Ruling::refuse(source, refusal.by(Ground::Source(source))))
+        }
+        GateAnswer::InTurn => setting.advisers.connect_in_turn(&question),
+        GateAnswer::Open => match setting.advisers.want(Hook::Connect) {
+            Want::Nothing => Ruled::Now(Ruling::allow(Source::Unasked)),
+            Want::Head | Want::Payload(_) => setting.advisers.connect(&question),
+        },
     }
 }
 

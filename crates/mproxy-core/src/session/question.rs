@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use crate::peer::Side;
 use crate::policy::{
-    ConnectDecision, ExchangeDecision, Pending, PublishDecision, Ruling, Source, SubscribeDecision,
+    ConnectDecision, Decided, ExchangeDecision, Overload, Pending, PublishDecision, Ruling, Source,
+    SubscribeDecision,
 };
 
 /// A question whose answer is on its way: a future that ends with what [`Session::decide`](crate::Session::decide) is to be
@@ -59,6 +60,27 @@ impl Answered {
 }
 
 impl OpenQuestion {
+    /// Whether it is about a CONNECT.
+    #[must_use]
+    pub const fn is_admission(&self) -> bool {
+        matches!(self.0, OpenKind::Admission(..))
+    }
+
+    /// The answer that a limit of mproxy's own kept it from being answered.
+    #[must_use]
+    pub fn overloaded(self, overload: Overload) -> Answered {
+        fn ruling<D: Decided>(overload: Overload) -> Ruling<D> {
+            Ruling::new(Source::Overloaded, Err(overload.into()))
+        }
+        Answered(match self.0 {
+            OpenKind::Admission(seq, _) => AnswerTo::Admission(seq, ruling(overload)),
+            OpenKind::Renewal(seq, _) => AnswerTo::Renewal(seq, ruling(overload)),
+            OpenKind::Publish(from, seq, _) => AnswerTo::Publish(from, seq, ruling(overload)),
+            OpenKind::Subscribe(seq, _) => AnswerTo::Subscribe(seq, ruling(overload)),
+            OpenKind::Exchange(seq, _) => AnswerTo::Exchange(seq, ruling(overload)),
+        })
+    }
+
     pub(super) const fn admission(seq: u32, pending: Pending<Ruling<ConnectDecision>>) -> Self {
         Self(OpenKind::Admission(seq, pending))
     }

@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::budget::Budget;
 use crate::chain::Chain;
 use crate::event::Sink;
+use crate::gate::ConnectGate;
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::policy::{Hook, OnError};
 
 /// What all sessions of a listener share.
 pub struct Setting {
+    /// Who looks at a CONNECT before all advisers.
+    pub gate: Option<Arc<dyn ConnectGate>>,
     /// Who decides.
     pub advisers: Chain,
     /// Who is told.

@@ -167,6 +167,10 @@ impl AdminBackend for Cards {
         PolicyView { endpoints: vec![endpoint], ..PolicyView::default() }
     }
 
+    fn protection(&self) -> ProtectionView {
+        ProtectionView::default()
+    }
+
     fn reload(&self) -> Reloading {
         let draining = self.draining.load(Ordering::Relaxed);
         Box::pin(async move {

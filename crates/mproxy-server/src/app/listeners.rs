@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::event::Sink;
+use mproxy_core::gate::ConnectGate;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
@@ -22,7 +23,10 @@ use crate::config::{self, Config, ListenerSettings, OnError, OnUnavailable, Poli
 use crate::door::{
     Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
 };
+use crate::protect::admissions::AdmissionLimits;
 use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
+use crate::serve::gate::ListenerGate;
+use crate::serve::pacer::Pacer;
 use crate::serve::{House, ListenerTerms, Serving};
 use crate::systemd::InheritedSockets;
 use crate::telemetry::metrics::Metrics;
@@ -154,7 +158,9 @@ impl PreparedListeners {
             let budget = Arc::clone(&serving.terms.load().setting.budget);
             budget.set_most(listener.limits.budget_connection, listener.limits.budget_listener);
             inward.put_in_force();
-            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward)));
+            serving.pacer.set_limits(admission_limits(listener));
+            let gate = gate(&serving.pacer);
+            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward, gate)));
         }
         self.certificates
     }
@@ -216,19 +222,25 @@ pub(super) fn serve(
             Arc::clone(&common.total),
         ));
         metrics.budget_of(&listener.name, &budget);
+        let pacer = Pacer::new(admission_limits(listener), metrics.admissions(&listener.name));
         let counts = metrics.listener(&listener.name);
         counts.show_refused_causes(ArrivalRefusal::ALL.map(ArrivalRefusal::name));
         let serving = Arc::new(Serving {
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
-            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward)),
+            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward, gate(&pacer))),
             outage: Mutex::default(),
             broker: Mutex::default(),
             metrics: counts,
             open: AtomicUsize::new(0),
             pending: Arc::default(),
+            pacer: Arc::clone(&pacer),
             arrivals: ListenerArrivals::default(),
+        });
+        let (pacing, closing) = (pacer.run(), house.closing.clone());
+        house.listeners.spawn(async move {
+            closing.run_until_cancelled(pacing).await;
         });
         house.listeners.spawn(Arc::clone(&serving).run(open));
         running.push(RunningListener { inward, serving });
@@ -243,8 +255,10 @@ fn terms(
     common: &CommonSetting,
     budget: Arc<Budget>,
     outward: Outward,
+    gate: Arc<dyn ConnectGate>,
 ) -> ListenerTerms {
     let setting = Setting {
+        gate: Some(gate),
         advisers: common.chain.clone(),
         sink: Arc::clone(&common.sink),
         meter: Arc::clone(&common.meter),
@@ -265,6 +279,17 @@ fn terms(
         connection_rate: listener.limits.connection_rate,
         is_proxied: listener.proxy_from.is_some(),
     }
+}
+
+fn admission_limits(listener: &ListenerSettings) -> AdmissionLimits {
+    AdmissionLimits {
+        per_second: listener.limits.max_admissions_per_second,
+        waiting: listener.limits.admission_queue,
+    }
+}
+
+fn gate(pacer: &Arc<Pacer>) -> Arc<dyn ConnectGate> {
+    Arc::new(ListenerGate { pacer: Arc::clone(pacer) })
 }
 
 fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {

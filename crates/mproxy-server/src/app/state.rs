@@ -17,8 +17,12 @@ use crate::admin::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Page, PolicyView, Readiness, ReloadView,
     ServiceView, SessionDetail, SessionFilter, SessionsQuestion, StaleCertificate, WantView,
 };
-use crate::admin::{self, ExplainQuestion, Explaining, NotExplained, NotReloaded, Reloading, Reply};
+use crate::admin::{
+    self, AdmissionsView, ExplainQuestion, Explaining, NotExplained, NotReloaded, ProtectionView, Reloading,
+    Reply,
+};
 use crate::config::files;
+use crate::protect::admissions::AdmissionLimits;
 use crate::serve::{House, Serving};
 use crate::timestamp::Timestamp;
 
@@ -139,6 +143,19 @@ impl admin::AdminBackend for AppState {
                 policy,
             }
         })
+    }
+
+    fn protection(&self) -> ProtectionView {
+        let admissions = |serving: &Arc<Serving>| {
+            let AdmissionLimits { per_second, waiting } = serving.pacer.admissions.limits();
+            AdmissionsView {
+                listener: serving.name.to_string(),
+                max_per_second: per_second,
+                waiting: serving.pacer.admissions.waiting(),
+                max_waiting: waiting,
+            }
+        };
+        ProtectionView { admissions: self.serving().map(admissions).collect() }
     }
 
     fn reload(&self) -> Reloading {

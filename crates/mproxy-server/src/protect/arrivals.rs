@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use mproxy_core::peer::Address;
 use parking_lot::Mutex;
 
-use super::rate_sketch::{RateSketch, SourceCells, charged, is_over};
+use super::pace::{Debt, Pace};
+use super::rate_sketch::{RateSketch, SourceCells};
 use crate::config::EventRate;
 use crate::share::Neighbours;
 
@@ -108,7 +109,7 @@ struct ArrivalsState {
     limits: ArrivalLimits,
     addresses: Option<RateSketch>,
     networks: Option<RateSketch>,
-    total_owes_until: u64,
+    total: Debt,
     open: HashMap<Neighbours, u32>,
     open_networks: HashMap<u128, u32>,
 }
@@ -161,26 +162,26 @@ impl Arrivals {
         }
         let now = now.saturating_duration_since(self.started);
         // One task accepts for a listener: nobody charges it between the look and the charge.
-        let of_listener = listener.0.load(Ordering::Relaxed);
-        if rate.is_some_and(|rate| is_over(of_listener, rate, now)) {
+        let of_listener = Debt(listener.0.load(Ordering::Relaxed));
+        if rate.is_some_and(|rate| of_listener.is_over(rate.into(), now)) {
             return Err(ArrivalRefusal::ListenerRate);
         }
         if is_limited {
             let mut state = self.state.lock();
-            let total = state.limits.total_rate;
-            if total.is_some_and(|rate| is_over(state.total_owes_until, rate, now)) {
+            let total = state.limits.total_rate.map(Pace::from);
+            if total.is_some_and(|pace| state.total.is_over(pace, now)) {
                 return Err(ArrivalRefusal::TotalRate);
             }
             if let Some(from) = from {
                 state.come(from, now)?;
             }
-            if let Some(rate) = total {
-                state.total_owes_until = charged(state.total_owes_until, rate, now);
+            if let Some(pace) = total {
+                state.total = state.total.charged(pace, now);
             }
         }
         // Only what comes in is charged: strangers who are turned away take nothing from others.
         if let Some(rate) = rate {
-            listener.0.store(charged(of_listener, rate, now), Ordering::Relaxed);
+            listener.0.store(of_listener.charged(rate.into(), now).0, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -261,7 +262,7 @@ fn discount<K>(entry: Entry<'_, K, u32>) {
 struct RatedSource<'a> {
     sketch: &'a mut RateSketch,
     cells: SourceCells,
-    rate: EventRate,
+    pace: Pace,
 }
 
 impl<'a> RatedSource<'a> {
@@ -271,15 +272,15 @@ impl<'a> RatedSource<'a> {
         source: Option<&impl std::hash::Hash>,
     ) -> Option<Self> {
         let sketch = sketch?;
-        Some(Self { cells: sketch.cells(source?), sketch, rate: rate? })
+        Some(Self { cells: sketch.cells(source?), sketch, pace: rate?.into() })
     }
 
     fn is_over(&self, now: Duration) -> bool {
-        self.sketch.is_over(self.cells, self.rate, now)
+        self.sketch.is_over(self.cells, self.pace, now)
     }
 
     fn charge(self, now: Duration) {
-        self.sketch.charge(self.cells, self.rate, now);
+        self.sketch.charge(self.cells, self.pace, now);
     }
 }
 

@@ -10,7 +10,7 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
-use crate::config::EventRate;
+use super::pace::{Debt, Pace};
 
 /// Cells of a row: two to the power of these bits.
 const BITS: u32 = 15;
@@ -20,11 +20,10 @@ const CELLS: usize = 1 << BITS;
 const ROWS: usize = 4;
 const _: () = assert!(BITS as usize * ROWS <= 64, "one hash has bits for all rows");
 
-/// What sources owe: each arrival adds the time from one to the next, and time pays it off (GCRA, as ATM has it). 1 MiB.
+/// What sources owe. 1 MiB.
 pub(super) struct RateSketch {
     hasher: RandomState,
-    /// Until when each cell owes something, in nanoseconds.
-    cells: Box<[u64]>,
+    cells: Box<[Debt]>,
 }
 
 /// Cells of one source.
@@ -33,7 +32,7 @@ pub(super) struct SourceCells([usize; ROWS]);
 
 impl RateSketch {
     pub(super) fn new() -> Self {
-        Self { hasher: RandomState::new(), cells: vec![0; CELLS * ROWS].into() }
+        Self { hasher: RandomState::new(), cells: vec![Debt::default(); CELLS * ROWS].into() }
     }
 
     pub(super) fn cells(&self, source: &impl Hash) -> SourceCells {
@@ -41,49 +40,34 @@ impl RateSketch {
         SourceCells(std::array::from_fn(|row| row * CELLS + (bits >> (row as u32 * BITS)) as usize % CELLS))
     }
 
-    /// Until when it owes something.
-    fn owes_until(&self, source: SourceCells) -> u64 {
-        source.0.iter().map(|cell| self.cells[*cell]).min().unwrap_or(0)
+    fn owed(&self, source: SourceCells) -> Debt {
+        source.0.iter().map(|cell| self.cells[*cell]).min().unwrap_or_default()
     }
 
     /// Whether one more would be more than the rate allows.
-    pub(super) fn is_over(&self, source: SourceCells, rate: EventRate, now: Duration) -> bool {
-        is_over(self.owes_until(source), rate, now)
+    pub(super) fn is_over(&self, source: SourceCells, pace: Pace, now: Duration) -> bool {
+        self.owed(source).is_over(pace, now)
     }
 
     /// One more has come.
-    pub(super) fn charge(&mut self, source: SourceCells, rate: EventRate, now: Duration) {
-        let until = charged(self.owes_until(source), rate, now);
+    pub(super) fn charge(&mut self, source: SourceCells, pace: Pace, now: Duration) {
+        let owed = self.owed(source).charged(pace, now);
         for cell in source.0 {
             // Not the sum: a cell says no more than the source in it that owes most (Estan and Varghese).
-            self.cells[cell] = self.cells[cell].max(until);
+            self.cells[cell] = self.cells[cell].max(owed);
         }
     }
-}
-
-pub(super) fn nanos(time: Duration) -> u64 {
-    // Some five hundred years.
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Whether one more is too much for somebody who owes something until then.
-pub(super) fn is_over(owes_until: u64, rate: EventRate, now: Duration) -> bool {
-    let owes = owes_until.saturating_sub(nanos(now));
-    owes.saturating_add(nanos(rate.interval())) > nanos(rate.period())
-}
-
-/// Until when somebody owes something who owed it until then, and has come once more.
-pub(super) fn charged(owes_until: u64, rate: EventRate, now: Duration) -> u64 {
-    owes_until.max(nanos(now)).saturating_add(nanos(rate.interval()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EventRate;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn take(sketch: &mut RateSketch, source: u128, rate: EventRate, now: Duration) -> bool {
+        let rate = rate.into();
         let cells = sketch.cells(&source);
         let over = sketch.is_over(cells, rate, now);
         if !over {

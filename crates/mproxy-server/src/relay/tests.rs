@@ -108,6 +108,7 @@ fn within<S: Carrier + 'static>(
     let origin = Arc::new(example_peer::origin(1));
     let handle = Arc::new(Handle::new(&origin));
     let setting = Setting {
+        gate: None,
         advisers,
         sink,
         meter: Arc::new(Unmetered),

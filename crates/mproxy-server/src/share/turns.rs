@@ -1,10 +1,7 @@
 //! Work of which so much is done at a time. While there is a free turn it is had at once; when not, those who wait are
-//! served address by address, and within one in the order in which they came. However many wait at one address, another
-//! waits for as many turns as there are addresses.
+//! served in the order of a [`Rotation`].
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +11,14 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::Neighbours;
+use super::rotation::{Rotation, RotationKey};
 
 /// Hands out turns. Those who wait are bounded by who may ask, and how long by their own deadlines.
 pub(crate) struct Turns(Mutex<TurnsState>);
 
 struct TurnsState {
     free: usize,
-    /// Grows: the smaller of two asked first.
-    next: u64,
-    /// Who had the last turn that was waited for.
-    last: Option<Neighbours>,
-    waiting: BTreeMap<(Neighbours, u64), Arc<Waiter>>,
+    waiting: Rotation<Arc<Waiter>>,
 }
 
 #[derive(Default)]
@@ -39,22 +33,10 @@ impl std::fmt::Debug for Turns {
     }
 }
 
-impl TurnsState {
-    /// The first who waits at the address after the last one served.
-    fn next_waiter(&mut self) -> Option<Arc<Waiter>> {
-        // Behind all who wait at that address; from the last address on, the first one again.
-        let after = self.last.map_or(Bound::Unbounded, |last| Bound::Excluded((last, u64::MAX)));
-        let key = self.waiting.range((after, Bound::Unbounded)).next().or_else(|| self.waiting.iter().next());
-        let key = *key?.0;
-        self.last = Some(key.0);
-        self.waiting.remove(&key)
-    }
-}
-
 impl Turns {
     /// So many at a time, at least one.
     pub(crate) fn new(at_a_time: usize) -> Arc<Self> {
-        let inner = TurnsState { free: at_a_time.max(1), next: 0, last: None, waiting: BTreeMap::new() };
+        let inner = TurnsState { free: at_a_time.max(1), waiting: Rotation::default() };
         Arc::new(Self(Mutex::new(inner)))
     }
 
@@ -71,7 +53,7 @@ impl Turns {
 
     fn pass_on(&self) {
         let mut inner = self.0.lock();
-        let Some(next) = inner.next_waiter() else {
+        let Some(next) = inner.waiting.take() else {
             inner.free += 1;
             return;
         };
@@ -95,7 +77,7 @@ impl Drop for Turn {
 pub(crate) struct Taking {
     turns: Arc<Turns>,
     whose: Neighbours,
-    waiting: Option<(u64, Arc<Waiter>)>,
+    waiting: Option<(RotationKey, Arc<Waiter>)>,
 }
 
 impl Future for Taking {
@@ -121,19 +103,17 @@ impl Future for Taking {
         }
         let waiter = Arc::<Waiter>::default();
         waiter.waker.register(cx.waker());
-        let number = inner.next;
-        inner.next += 1;
-        inner.waiting.insert((this.whose, number), Arc::clone(&waiter));
+        let key = inner.waiting.enter(this.whose, Arc::clone(&waiter));
         drop(inner);
-        this.waiting = Some((number, waiter));
+        this.waiting = Some((key, waiter));
         Poll::Pending
     }
 }
 
 impl Drop for Taking {
     fn drop(&mut self) {
-        let Some((number, waiter)) = self.waiting.take() else { return };
-        let left = self.turns.0.lock().waiting.remove(&(self.whose, number));
+        let Some((key, waiter)) = self.waiting.take() else { return };
+        let left = self.turns.0.lock().waiting.leave(key);
         // Granted and not taken: without this nobody would ever have that turn again.
         if left.is_none() && waiter.granted.load(Ordering::Acquire) {
             self.turns.pass_on();

@@ -18,6 +18,9 @@
 //! | `mproxy_connections_open` | listener | gauge |
 //! | `mproxy_connections_closed_total` | listener, cause, by | counter |
 //! | `mproxy_connects_refused_total` | listener, part | counter |
+//! | `mproxy_admissions_waiting` | listener | gauge |
+//! | `mproxy_admission_wait_duration_seconds` | listener | histogram |
+//! | `mproxy_admissions_total` | listener, outcome | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_policy_streams_open` | | gauge |
@@ -69,6 +72,7 @@ use prometheus_client::encoding::{prometheus_protobuf, text};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::admissions::{AdmissionFamilies, AdmissionMetrics};
 use super::budgets::Budgets;
 use super::connections::{ConnectionMetrics, ListenerMetrics};
 use super::decisions::DecisionLog;
@@ -98,6 +102,7 @@ pub struct Metrics {
     traffic: TrafficMetrics,
     budgets: Arc<Budgets>,
     connections: ConnectionMetrics,
+    admissions: AdmissionFamilies,
     policy: PolicyMetrics,
     streams: StreamMetrics,
     events: EventMetrics,
@@ -142,6 +147,7 @@ impl Metrics {
             traffic: TrafficMetrics::registered(ours),
             budgets: Budgets::registered(ours),
             connections: ConnectionMetrics::registered(ours),
+            admissions: AdmissionFamilies::registered(ours),
             policy: PolicyMetrics::registered(ours),
             streams: StreamMetrics::registered(ours),
             events: EventMetrics::registered(ours),
@@ -160,6 +166,11 @@ impl Metrics {
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         Arc::new(self.connections.listener(name))
+    }
+
+    /// What is counted of clients of this listener that wait to be admitted, at zero from now on.
+    pub(crate) fn admissions(&self, listener: &str) -> AdmissionMetrics {
+        self.admissions.listener(listener)
     }
 
     /// Shows what the connections of this listener hold.

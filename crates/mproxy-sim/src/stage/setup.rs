@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mproxy_core::budget::Budget;
+use mproxy_core::gate::ConnectGate;
 use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::policy::{Hook, Want};
 use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
@@ -26,6 +27,8 @@ pub struct Setup {
     pub on_auth: OnAuth,
     /// What may be held.
     pub budget: Arc<Budget>,
+    /// Who looks at a CONNECT before all advisers.
+    pub gate: Option<Arc<dyn ConnectGate>>,
     /// What the sink wants to hear.
     pub telling: Want,
     /// Whether clients' grants are asked before the script.
@@ -45,6 +48,7 @@ impl Default for Setup {
             drain_reference: None,
             on_auth: OnAuth::default(),
             budget: Arc::default(),
+            gate: None,
             telling: Want::Head,
             grants: false,
             meter: Arc::new(Unmetered),
@@ -63,6 +67,7 @@ impl Setup {
         let now = Instant::now();
         let script = Arc::new(Script::new(self.answering));
         let setting = Arc::new(Setting {
+            gate: self.gate,
             advisers: match self.grants {
                 true => Chain::new(vec![Arc::new(Granted), script.clone()]),
                 false => Chain::of(script.clone()),

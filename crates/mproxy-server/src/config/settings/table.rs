@@ -274,6 +274,16 @@ section! {
         /// Most connections of this listener; further ones are closed at once and counted.
         max_connections: Optional<kind::Count> = new("listeners[].limits.max_connections").now()
             .left_out("no limit of its own").example("40_000");
+        /// Clients that are admitted in a second at most; the others wait, and addresses take turns.
+        ///
+        /// Before the hook service is asked, a password is hashed or the broker is dialled. A client that is not admitted
+        /// within its `connect_timeout` meets `on_unavailable`. See [protection](protection.md#how-fast-they-are-admitted).
+        max_admissions_per_second: Optional<kind::Count> = new("max_admissions_per_second").now()
+            .variable("MPROXY_MAX_ADMISSIONS_PER_SECOND").at_listener("limits.max_admissions_per_second")
+            .left_out("no limit").example("500");
+        /// Most clients that wait to be admitted.
+        admission_queue: kind::Count = new("admission_queue").now().variable("MPROXY_ADMISSION_QUEUE")
+            .default("10000").at_listener("limits.admission_queue");
         /// Connections that may come to one listener: all of them at once, then one after the other.
         ///
         /// `500/s`, `1000/m`. What is over is closed before any handshake.
