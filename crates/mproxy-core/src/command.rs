@@ -91,6 +91,8 @@ pub enum DismissedBy {
     PolicyService,
     /// Somebody who operates mproxy.
     Administrator,
+    /// A ban that somebody has set who operates mproxy.
+    Ban,
 }
 
 impl Dismissal {

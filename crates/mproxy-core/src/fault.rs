@@ -382,8 +382,13 @@ impl Fault {
             | Self::Unreachable(_)
             | Self::ClosedBeforeConnack { .. }
             | Self::TooLate(Deadline::Connack | Deadline::Unsuback) => Some("broker"),
-            Self::Kicked { dismissal, .. } if is_command(dismissal.as_deref()) => Some(Source::Rpc.name()),
-            Self::Kicked { .. } => Some("administrator"),
+            Self::Kicked { dismissal, .. } => {
+                Some(match dismissal.as_deref().map(|dismissal| dismissal.by) {
+                    Some(DismissedBy::PolicyService) => Source::Rpc.name(),
+                    Some(DismissedBy::Ban) => Source::Ban.name(),
+                    Some(DismissedBy::Administrator) | None => "administrator",
+                })
+            }
             Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 Some(Source::Grant.name())
             }

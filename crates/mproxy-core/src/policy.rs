@@ -128,6 +128,8 @@ pub enum Source {
     Budget,
     /// The rate that the client's grant allows it: nobody was asked.
     Rate,
+    /// A ban of whoever operates mproxy: nobody was asked.
+    Ban,
     /// The answer failed, and the failure rule says allow.
     FailedOpen,
     /// The answer failed, and the failure rule says deny.
@@ -140,7 +142,7 @@ pub enum Source {
 
 impl Source {
     /// All of them, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Unasked,
         Self::Unknown,
         Self::Acl,
@@ -149,6 +151,7 @@ impl Source {
         Self::Rpc,
         Self::Budget,
         Self::Rate,
+        Self::Ban,
         Self::FailedOpen,
         Self::FailedClosed,
         Self::Unusable,
@@ -174,6 +177,7 @@ impl Source {
             Self::Rpc => "policy_service",
             Self::Budget => "budget",
             Self::Rate => "rate",
+            Self::Ban => "ban",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
             Self::Unusable => "unusable",

@@ -11,6 +11,9 @@
 //! DELETE /api/v1/sessions                  the same filters or ?all=true, &reason= &text=
 //! GET    /api/v1/sessions/{connection_id}
 //! DELETE /api/v1/sessions/{connection_id}  ?reason= (a 5.0 code of 0x80 or more; default 0x98) &text=
+//! GET    /api/v1/bans
+//! POST   /api/v1/bans                      {"client_id": "c", "reason": "why", "expires_in": 3600}
+//! DELETE /api/v1/bans                      ?client_id= or ?username= or ?address=
 //! GET    /api/v1/refusals                  ?client_id= &username= &listener= &hook= &since= &limit= &cursor=
 //! POST   /api/v1/explain                   {"client_id": "c", "action": "publish", "topic": "a/b"}
 //! GET    /api/v1/tap                       server-sent events, ?client_id= &connection_id= &username= &listener= &filter=
@@ -30,6 +33,7 @@
 //! Who may what is said in `guard`; how a caller is kept from hanging it, in `serve`. Knows the
 //! rest of the backend only as a [`AdminBackend`].
 
+mod bans;
 mod door;
 mod explain;
 mod guard;
@@ -65,10 +69,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::protect::bans::{Ban, BanTarget, TooManyBans};
 use crate::telemetry::decisions::DecisionLog;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 
+pub use bans::{BanKept, Banned};
 pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
 pub use in_force::InForce;
 pub use openapi::document;
@@ -99,6 +105,15 @@ pub trait AdminBackend: Send + Sync {
 
     /// Ends all sessions that pass, and gives their number. `None`: they did not answer in time.
     fn kick_all(&self, filter: SessionFilter, dismissal: Dismissal) -> Reply<Option<usize>>;
+
+    /// The bans in force.
+    fn bans(&self) -> Vec<Ban>;
+
+    /// Bans somebody, in the place of a ban of the same.
+    fn ban(&self, ban: Ban) -> Reply<Result<Banned, TooManyBans>>;
+
+    /// Lifts a ban; `false` where there is none.
+    fn unban(&self, target: BanTarget) -> Reply<bool>;
 
     /// Stops accepting and lets sessions end. Again: changes nothing.
     fn drain(&self);
@@ -141,6 +156,7 @@ fn guarded() -> OpenApiRouter<Admin> {
     OpenApiRouter::new()
         .routes(routes!(sessions::sessions, sessions::kick_all))
         .routes(routes!(sessions::session, sessions::kick))
+        .routes(routes!(bans::bans, bans::ban, bans::unban))
         .routes(routes!(refusals::refusals))
         .routes(routes!(explain::explain))
         .routes(routes!(tap::tap))

@@ -2,6 +2,7 @@
 //! and sees it through to its end.
 
 mod advise;
+mod bans;
 mod detail;
 mod explain;
 mod listeners;
@@ -10,6 +11,7 @@ mod signals;
 mod state;
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,6 +36,7 @@ use crate::config::{self, Config, Loaded, check, files};
 use crate::descriptors;
 use crate::drain::drain;
 use crate::protect::Protection;
+use crate::protect::bans::Bans;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
 use crate::systemd::{InheritedSocket, InheritedSockets, notify};
@@ -98,6 +101,7 @@ impl App {
             traces.announce(&config.otel);
         }
         let acl = advise::rule_file(config, rules)?;
+        let protection = protection(config, &metrics)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
         let (transports, mut certificates) = listeners::transports(config)?;
         let admin_tls = listeners::admin_tls(&config.admin).context(OF_ADMIN)?;
@@ -111,13 +115,14 @@ impl App {
         sockets.all_taken()?;
         let advisers = advise::advise(config, acl, &metrics, traces.as_ref())?;
 
-        let house = house(config, &advisers, traces);
+        let house = house(config, &advisers, Arc::clone(&protection), traces);
         let common = CommonSetting {
             chain: advisers.chain.clone(),
             sink: Arc::clone(&advisers.sink),
             meter: Arc::clone(&metrics) as _,
             drain_reference: config.general.drain_server_reference.as_deref().into(),
             total: Arc::new(Scope::new(config.general.budget_total)),
+            protection,
         };
         let (mut bound, running) = listeners::serve(config, open, transports, &house, &common, &metrics);
         let address = admin_listener.local_addr()?;
@@ -221,7 +226,12 @@ impl App {
     }
 }
 
-fn house(config: &Config, advisers: &Advisers, traces: Option<Arc<Traces>>) -> Arc<House> {
+fn house(
+    config: &Config,
+    advisers: &Advisers,
+    protection: Arc<Protection>,
+    traces: Option<Arc<Traces>>,
+) -> Arc<House> {
     let general = &config.general;
     let (most, sink) = (general.max_connections, Arc::clone(&advisers.sink));
     descriptors::raise_limit();
@@ -235,13 +245,21 @@ fn house(config: &Config, advisers: &Advisers, traces: Option<Arc<Traces>>) -> A
             "the limit of open files leaves room for fewer than max_connections"
         );
     }
-    let protection = Protection::new(&config.protection, Instant::now());
     let house = Arc::new(House::new(&general.instance, most, general.max_pending, protection, sink, traces));
     if let Some(remote) = &advisers.remote {
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
     }
     house.listeners.spawn(tick(house.closing.clone()));
     house
+}
+
+/// With the bans that are kept in a file.
+fn protection(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Protection>> {
+    let settings = &config.protection;
+    let path = settings.bans_file.as_deref();
+    let bans = Bans::open(path, metrics.bans().clone(), SystemTime::now());
+    let bans = bans.with_context(|| format!("{}", path.unwrap_or_else(|| Path::new("bans")).display()))?;
+    Ok(Arc::new(Protection::new(settings, bans, Instant::now())))
 }
 
 fn readiness(bound: &[(String, Address)]) -> Vec<ListenerReadiness> {

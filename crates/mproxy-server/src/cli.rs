@@ -3,6 +3,7 @@
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
+mod bans;
 mod explain;
 mod health;
 mod hooks;
@@ -32,6 +33,7 @@ use mproxy_policy::acl;
 use mproxy_tcp::tls::read_regular;
 
 pub use self::admin_api::EXIT_UNANSWERED;
+pub use self::bans::{BanCommand, BanWho, BansCommand, UnbanCommand};
 pub use self::explain::ExplainCommand;
 pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
@@ -47,6 +49,7 @@ use crate::build_info;
 use crate::config::kind::{self, SettingKind};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
+use crate::protect::bans::bans_file_fault;
 
 /// What a wrong configuration ends with; no port was opened.
 pub const EXIT_CONFIGURATION: u8 = 2;
@@ -190,6 +193,14 @@ pub enum AdminCommand {
     /// Disconnect clients
     #[command(after_help = kick::EXIT_CODES)]
     Kick(KickCommand),
+    /// List who is banned
+    #[command(after_help = bans::EXIT_CODES)]
+    Bans(BansCommand),
+    /// Ban a client id, a user name, or an address or network, and disconnect whom that is about
+    Ban(BanCommand),
+    /// Lift a ban
+    #[command(after_help = bans::EXIT_CODES)]
+    Unban(UnbanCommand),
     /// Show packets as they pass
     Tap(TapCommand),
     /// Show sessions by rate, decisions, refusals and the hook service, once a second
@@ -246,6 +257,9 @@ pub fn ask_admin(
         AdminCommand::Sessions(command) => sessions::list_sessions(command, flags, out),
         AdminCommand::Session(command) => sessions::show_session(command, flags, out),
         AdminCommand::Kick(command) => kick::kick(command, flags, out, err),
+        AdminCommand::Bans(command) => bans::list_bans(command, flags, out),
+        AdminCommand::Ban(command) => bans::ban(command, flags, out, err),
+        AdminCommand::Unban(command) => bans::unban(command, flags, out),
         AdminCommand::Tap(command) => tap::tap(command, flags, out, err),
         AdminCommand::Top(command) => top::top(command, flags, out),
         AdminCommand::Reload(command) => lifecycle::reload(command, flags, out),
@@ -410,7 +424,18 @@ pub fn file_faults(loaded: &Loaded) -> Vec<String> {
     let rules =
         loaded.config.general.acl_file.as_deref().map(|path| rule_faults(loaded, path)).unwrap_or_default();
     let files = files::faults(loaded).into_iter().map(|problem| problem.to_string());
-    rules.into_iter().chain(files).collect()
+    rules.into_iter().chain(files).chain(ban_fault(loaded)).collect()
+}
+
+/// What is wrong with the file of bans stands where it was named.
+fn ban_fault(loaded: &Loaded) -> Option<String> {
+    let path = loaded.config.protection.bans_file.as_deref()?;
+    let error = bans_file_fault(path)?;
+    let named = loaded.effective.iter().find(|effective| effective.key == "protection.bans_file");
+    let origin = named
+        .and_then(|named| named.origin.as_ref())
+        .map_or_else(String::new, |origin| format!("{origin}: "));
+    Some(format!("{origin}{} {error}", path.display()))
 }
 
 /// What is wrong in the rule file stands at its lines; what is wrong with the file, where it was named.

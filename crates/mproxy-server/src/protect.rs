@@ -5,32 +5,48 @@
 //! |---|---|
 //! | [`admissions`] | how fast clients are put to whoever decides, and who waits |
 //! | [`arrivals`] | how many connections come from where, and are there: before any handshake |
+//! | [`bans`] | who may not come in, until when and why |
 //! | `pace` | one rate |
 //! | `rate_sketch` | rates of any number of sources in memory of a fixed size |
 
 pub(crate) mod admissions;
 pub(crate) mod arrivals;
+pub(crate) mod bans;
 pub(crate) mod pace;
 mod rate_sketch;
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
+use mproxy_core::Peer;
 use mproxy_core::peer::Address;
 
 use self::arrivals::{ArrivalLimits, Arrivals};
+use self::bans::{Ban, Bans};
 use crate::config::ProtectionSettings;
 use crate::telemetry::line_limit::LineLimit;
 
 /// What all listeners are protected by together.
 pub(crate) struct Protection {
     pub(crate) arrivals: Arrivals,
+    pub(crate) bans: Bans,
     /// Of connections that are refused.
     pub(crate) lines: LineLimit,
 }
 
 impl Protection {
-    pub(crate) fn new(settings: &ProtectionSettings, now: Instant) -> Self {
-        Self { arrivals: Arrivals::new(settings.into(), now), lines: LineLimit::default() }
+    pub(crate) fn new(settings: &ProtectionSettings, bans: Bans, now: Instant) -> Self {
+        Self { arrivals: Arrivals::new(settings.into(), now), bans, lines: LineLimit::default() }
+    }
+
+    /// Whether whoever comes from there is banned.
+    pub(crate) fn bans_address(&self, address: &Address) -> bool {
+        !self.bans.are_none() && self.bans.of_address(address, SystemTime::now()).is_some()
+    }
+
+    /// The ban of this client, by whatever of it.
+    pub(crate) fn ban_of(&self, peer: &Peer) -> Option<Arc<Ban>> {
+        if self.bans.are_none() { None } else { self.bans.of_peer(peer, SystemTime::now()) }
     }
 
     /// From now on these hold. `open`: where the clients are from that are connected.

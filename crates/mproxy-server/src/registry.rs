@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
-use mproxy_core::command::Dismissal;
+use mproxy_core::command::{Dismissal, DismissedBy};
 use mproxy_core::event::Traffic;
 use mproxy_core::peer::{ConnectionId, Origin};
 use parking_lot::Mutex;
@@ -151,7 +151,7 @@ impl Handle {
 
     /// Has it end.
     pub(crate) fn kick(&self, dismissal: &Dismissal) {
-        if dismissal.text.is_some() {
+        if dismissal.text.is_some() || dismissal.by == DismissedBy::Ban {
             self.put(|queue| queue.dismissals.push(dismissal.clone()));
         } else {
             // Takes no room, however often it comes.

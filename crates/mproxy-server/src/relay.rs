@@ -30,11 +30,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use mproxy_core::command::Dismissal;
 use mproxy_core::fault::{Closed, Unreachable};
 use mproxy_core::peer::Origin;
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
-use mproxy_core::{Effect, Event, Fault, Session, Side};
+use mproxy_core::{Effect, Event, Fault, Peer, Session, Side};
 use tokio::time::Sleep;
 
 use self::asks::Asks;
@@ -75,6 +76,12 @@ pub(crate) trait RelayHost<S>: Send + Sync {
 
     /// Tells whoever listens.
     fn report(&self, event: Event);
+
+    /// How this client is to be disconnected, if it is banned: by whatever it is called after all decisions.
+    fn ban_of(&self, peer: &Peer) -> Option<Dismissal> {
+        let _ = peer;
+        None
+    }
 
     /// The answer to a CONNECT from there is waited for, until then. It may have to wait for its turn first.
     fn ask(&self, origin: &Origin, question: OpenQuestion, until: Option<Instant>) -> Pending<Answered> {
@@ -209,6 +216,8 @@ impl<S: Carrier> Relay<S> {
         while let Some(effect) = self.session.poll_effect() {
             match effect {
                 Effect::Send { to, bytes } => self.end(to).outbox.push(bytes),
+                // Whoever decided may have given it a name that is banned. The broker never hears of it.
+                Effect::Dial { .. } if self.dismiss_if_banned() => {}
                 Effect::Dial { until } => {
                     self.handle.set_phase(ConnectionPhase::Dialing);
                     self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
@@ -398,6 +407,15 @@ impl<S: Carrier> Relay<S> {
         Turn { again: again || (moved && (client.unread || broker.unread)), read }
     }
 
+    /// Has a client that is banned end, in the next turn.
+    fn dismiss_if_banned(&self) -> bool {
+        let dismissal = self.session.peer().and_then(|peer| self.host.ban_of(peer));
+        if let Some(dismissal) = &dismissal {
+            self.handle.kick(dismissal);
+        }
+        dismissal.is_some()
+    }
+
     /// The client's grant or its attributes may be others than those that are shown.
     fn publish_peer(&self) {
         if let (Some(shown), Some(peer)) = (self.handle.peer(), self.session.peer())
@@ -415,6 +433,8 @@ impl<S: Carrier> Relay<S> {
             && let Some(peer) = self.session.peer()
         {
             self.handle.set_peer(peer);
+            // Behind that: a ban that is set meanwhile finds it there, or is found here.
+            self.dismiss_if_banned();
         }
         self.handle.count(self.session.traffic());
     }

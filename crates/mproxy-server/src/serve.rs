@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use mproxy_core::command::Dismissal;
 use mproxy_core::event::Sink;
 use mproxy_core::fault::{Party, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
-use mproxy_core::{Event, Session, Setting, Side};
+use mproxy_core::{Event, Peer, Session, Setting, Side};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
@@ -80,7 +81,7 @@ pub(crate) struct House {
     /// Places for streams whose sessions are over.
     parting: Arc<Semaphore>,
     /// Limits for whoever comes, whatever the listener.
-    pub(crate) protection: Protection,
+    pub(crate) protection: Arc<Protection>,
     /// `None`: no traces are asked for.
     pub(crate) traces: Option<Arc<Traces>>,
 }
@@ -97,7 +98,7 @@ impl House {
         instance: &str,
         max_connections: usize,
         max_pending: Option<usize>,
-        protection: Protection,
+        protection: Arc<Protection>,
         sink: Arc<dyn Sink>,
         traces: Option<Arc<Traces>>,
     ) -> Self {
@@ -239,6 +240,10 @@ impl RelayHost<Stream> for Serving {
 
     fn forwarded(&self, took: Duration) {
         self.metrics.forwarded(took);
+    }
+
+    fn ban_of(&self, peer: &Peer) -> Option<Dismissal> {
+        Some(self.house.protection.ban_of(peer)?.dismissal())
     }
 
     fn ask(&self, origin: &Origin, question: OpenQuestion, until: Option<Instant>) -> Pending<Answered> {

@@ -2,6 +2,7 @@
 //! shows a payload to nobody but a tap that asks for it.
 
 pub(crate) mod admissions;
+pub(crate) mod bans;
 mod budgets;
 pub mod connections;
 pub mod decisions;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 /// Addresses with the same first bits: `10.0.0.0/8`, `fd00::/8`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
@@ -21,6 +21,42 @@ pub struct Network {
 pub struct NotANetwork(String);
 
 impl Network {
+    /// The network of this length that an address is in. A length beyond the address's own is its own.
+    #[must_use]
+    pub fn around(address: IpAddr, bits: u8) -> Self {
+        let bits = bits.min(width(address) as u8);
+        let mask = |all: u128| all.checked_shl(width(address) - u32::from(bits)).unwrap_or(0);
+        let address = match address {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & mask(u128::MAX) as u32).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & mask(u128::MAX)).into(),
+        };
+        Self { address, bits }
+    }
+
+    /// The same network, written in one way: without the bits that do not count, and IPv4 that travels as IPv6 as IPv4.
+    #[must_use]
+    pub fn canonical(self) -> Self {
+        const MAPPED: u8 = 96;
+        match self.address.to_canonical() {
+            v4 @ IpAddr::V4(_) if self.address.is_ipv6() && self.bits >= MAPPED => {
+                Self::around(v4, self.bits - MAPPED)
+            }
+            _ => Self::around(self.address, self.bits),
+        }
+    }
+
+    /// Its first address, or the one that it was written with.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The length of its prefix.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Whether the address is in it. An IPv4 address that travels as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -102,6 +138,22 @@ mod tests {
         assert!(!contains("0.0.0.0/0", "::1"));
         assert!(!contains("::/0", "127.0.0.1"));
         assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1"));
+    }
+
+    #[test]
+    fn a_network_is_written_in_one_way() {
+        for (written, canonical) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("203.0.113.9/0", "0.0.0.0/0"),
+            ("2001:db8:1::1/32", "2001:db8::/32"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::1/0", "::/0"),
+        ] {
+            assert_eq!(written.parse::<Network>().unwrap().canonical().to_string(), canonical, "{written}");
+        }
     }
 
     #[test]

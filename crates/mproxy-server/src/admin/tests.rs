@@ -1,6 +1,7 @@
 //! The admin API before a backend of cards.
 
 mod access;
+mod bans;
 mod document;
 mod page;
 mod readiness;
@@ -28,6 +29,7 @@ use super::*;
 use super::{ExplainQuestion, Explaining, NotExplained};
 use crate::config::check::ConfigView;
 use crate::config::{LogLevel, Secret};
+use crate::protect::bans::Bans;
 use crate::telemetry::exposition::Format;
 use crate::timestamp::Timestamp;
 
@@ -39,6 +41,7 @@ struct Cards {
     draining: AtomicBool,
     unbound: AtomicBool,
     broker_away: AtomicBool,
+    bans: Bans,
     /// How often it was asked to look at the brokers.
     looks: AtomicUsize,
 }
@@ -165,6 +168,21 @@ impl AdminBackend for Cards {
             error: Some("refused".to_owned()),
         };
         PolicyView { endpoints: vec![endpoint], ..PolicyView::default() }
+    }
+
+    fn bans(&self) -> Vec<Ban> {
+        self.bans.all(UNIX_EPOCH)
+    }
+
+    fn ban(&self, ban: Ban) -> Reply<Result<Banned, TooManyBans>> {
+        let set = self.bans.add(ban.clone(), UNIX_EPOCH);
+        let kept = BanKept::Failed("no space left on device".to_owned());
+        Box::pin(async move { set.map(|()| Banned { ban, disconnected: 2, kept }) })
+    }
+
+    fn unban(&self, target: BanTarget) -> Reply<bool> {
+        let lifted = self.bans.remove(&target, UNIX_EPOCH);
+        Box::pin(async move { lifted })
     }
 
     fn protection(&self) -> ProtectionView {

@@ -23,6 +23,7 @@ use crate::config::{self, Config, ListenerSettings, OnError, OnUnavailable, Poli
 use crate::door::{
     Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
 };
+use crate::protect::Protection;
 use crate::protect::admissions::AdmissionLimits;
 use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::serve::gate::ListenerGate;
@@ -49,6 +50,8 @@ pub(super) struct CommonSetting {
     pub(super) drain_reference: DrainReference,
     /// The budget of everything.
     pub(super) total: Arc<Scope>,
+    /// Who may not come in.
+    pub(super) protection: Arc<Protection>,
 }
 
 /// Other settings for all listeners, which are not in force yet.
@@ -159,7 +162,7 @@ impl PreparedListeners {
             budget.set_most(listener.limits.budget_connection, listener.limits.budget_listener);
             inward.put_in_force();
             serving.pacer.set_limits(admission_limits(listener));
-            let gate = gate(&serving.pacer);
+            let gate = gate(&serving.pacer, common);
             serving.terms.store(Arc::new(terms(listener, config, common, budget, outward, gate)));
         }
         self.certificates
@@ -229,7 +232,14 @@ pub(super) fn serve(
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
-            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward, gate(&pacer))),
+            terms: ArcSwap::from_pointee(terms(
+                listener,
+                config,
+                common,
+                budget,
+                outward,
+                gate(&pacer, common),
+            )),
             outage: Mutex::default(),
             broker: Mutex::default(),
             metrics: counts,
@@ -288,8 +298,8 @@ fn admission_limits(listener: &ListenerSettings) -> AdmissionLimits {
     }
 }
 
-fn gate(pacer: &Arc<Pacer>) -> Arc<dyn ConnectGate> {
-    Arc::new(ListenerGate { pacer: Arc::clone(pacer) })
+fn gate(pacer: &Arc<Pacer>, common: &CommonSetting) -> Arc<dyn ConnectGate> {
+    Arc::new(ListenerGate { protection: Arc::clone(&common.protection), pacer: Arc::clone(pacer) })
 }
 
 fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {

@@ -12,17 +12,18 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::reload::Reloader;
-use super::{detail, explain};
+use super::{bans, detail, explain};
 use crate::admin::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Page, PolicyView, Readiness, ReloadView,
     ServiceView, SessionDetail, SessionFilter, SessionsQuestion, StaleCertificate, WantView,
 };
 use crate::admin::{
-    self, AdmissionsView, ExplainQuestion, Explaining, NotExplained, NotReloaded, ProtectionView, Reloading,
-    Reply,
+    self, AdmissionsView, BanKept, Banned, ExplainQuestion, Explaining, NotExplained, NotReloaded,
+    ProtectionView, Reloading, Reply,
 };
 use crate::config::files;
 use crate::protect::admissions::AdmissionLimits;
+use crate::protect::bans::{Ban, BanTarget, TooManyBans};
 use crate::serve::{House, Serving};
 use crate::timestamp::Timestamp;
 
@@ -143,6 +144,26 @@ impl admin::AdminBackend for AppState {
                 policy,
             }
         })
+    }
+
+    fn bans(&self) -> Vec<Ban> {
+        self.house().protection.bans.all(SystemTime::now())
+    }
+
+    fn ban(&self, ban: Ban) -> Reply<Result<Banned, TooManyBans>> {
+        // Whoever asked may go away: what was begun is brought to its end.
+        let set = tokio::spawn(bans::set(Arc::clone(self.house()), ban.clone()));
+        Box::pin(async move {
+            set.await.unwrap_or_else(|panicked| {
+                let kept = BanKept::Failed(panicked.to_string());
+                Ok(Banned { ban, disconnected: 0, kept })
+            })
+        })
+    }
+
+    fn unban(&self, target: BanTarget) -> Reply<bool> {
+        let lifted = tokio::spawn(bans::lift(Arc::clone(self.house()), target));
+        Box::pin(async { lifted.await.unwrap_or(false) })
     }
 
     fn protection(&self) -> ProtectionView {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::settings::{self, Reload};
 use super::written::Effective;
-use super::{Admin, Config, General, ListenerSettings, Loaded, PolicyConfig, Questions};
+use super::{Admin, Config, General, ListenerSettings, Loaded, PolicyConfig, ProtectionSettings, Questions};
 
 /// A setting that is written otherwise now. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn merged(running: &Config, wanted: Config) -> Config {
     let Config { general, protection, listeners, policy, admin, admin_client, log, decision_log: _, otel: _ } =
         wanted;
     let mut merged = running.clone();
-    merged.protection = protection;
+    merged.protection = ProtectionSettings { bans_file: merged.protection.bans_file, ..protection };
     merged.general = General {
         instance: merged.general.instance,
         acl_file: merged.general.acl_file.map(|old| general.acl_file.unwrap_or(old)),

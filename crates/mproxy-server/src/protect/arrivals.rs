@@ -40,10 +40,12 @@ pub(crate) enum ArrivalRefusal {
     NetworkConnections,
     /// There are as many as may be.
     MaxConnections,
+    /// Its address is banned.
+    Banned,
 }
 
 impl ArrivalRefusal {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::AddressRate,
         Self::NetworkRate,
         Self::ListenerRate,
@@ -51,6 +53,7 @@ impl ArrivalRefusal {
         Self::AddressConnections,
         Self::NetworkConnections,
         Self::MaxConnections,
+        Self::Banned,
     ];
 
     /// The label.
@@ -63,6 +66,7 @@ impl ArrivalRefusal {
             Self::AddressConnections => "address_connections",
             Self::NetworkConnections => "network_connections",
             Self::MaxConnections => "max_connections",
+            Self::Banned => "banned",
         }
     }
 
@@ -76,6 +80,7 @@ impl ArrivalRefusal {
             Self::AddressConnections => "too many connections from its address",
             Self::NetworkConnections => "too many connections from its network",
             Self::MaxConnections => "too many connections",
+            Self::Banned => "its address is banned",
         }
     }
 }

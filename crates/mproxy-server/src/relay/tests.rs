@@ -262,7 +262,7 @@ fn a_relay_stays_small() {
     let sizes = [
         ("relay", size_of::<Relay<TcpStream>>()),
         ("session", size_of::<Session>()),
-        ("peer", size_of::<mproxy_core::Peer>()),
+        ("peer", size_of::<Peer>()),
         ("handle", size_of::<Handle>()),
     ];
     println!("{sizes:?}");

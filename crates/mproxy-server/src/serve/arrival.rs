@@ -18,6 +18,9 @@ impl Serving {
     pub(super) fn arrive(&self, remote: &Address, now: Instant) -> Result<(), ArrivalRefusal> {
         let terms = self.terms.load();
         let from = (!terms.is_proxied).then_some(remote);
+        if from.is_some_and(|from| self.house.protection.bans_address(from)) {
+            return Err(ArrivalRefusal::Banned);
+        }
         self.house.protection.arrivals.arrive(&self.arrivals, terms.connection_rate, from, now)
     }
 
@@ -61,7 +64,11 @@ impl Drop for Arrival {
 
 impl NamedClients for Arrival {
     fn admit(&self, named: &Address) -> Result<(), (&'static str, &'static str)> {
-        let admitted = self.serving.house.protection.arrivals.name(named, Instant::now());
+        let protection = &self.serving.house.protection;
+        let admitted = match protection.bans_address(named) {
+            true => Err(ArrivalRefusal::Banned),
+            false => protection.arrivals.name(named, Instant::now()),
+        };
         admitted.map_err(|why| {
             self.serving.metrics.count_refused_cause(why.name());
             (why.name(), why.text())

@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
+use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
 use mproxy_core::gate::{ConnectGate, GateAnswer};
+use mproxy_core::policy::{Refusal, Source};
 
 use super::pacer::Pacer;
+use crate::protect::Protection;
 
-/// Has CONNECTs wait for their turn, where there are turns.
+/// Refuses who is banned, and has the others wait for their turn, where there are turns.
 pub(crate) struct ListenerGate {
+    pub(crate) protection: Arc<Protection>,
     pub(crate) pacer: Arc<Pacer>,
 }
 
 impl ConnectGate for ListenerGate {
-    fn look(&self, _: &Peer) -> GateAnswer {
+    fn look(&self, peer: &Peer) -> GateAnswer {
+        if self.protection.ban_of(peer).is_some() {
+            return GateAnswer::Refuse(Source::Ban, Box::new(Refusal::new(ReasonCode::BANNED)));
+        }
         if self.pacer.is_on() { GateAnswer::InTurn } else { GateAnswer::Open }
     }
 }

@@ -21,6 +21,8 @@
 //! | `mproxy_admissions_waiting` | listener | gauge |
 //! | `mproxy_admission_wait_duration_seconds` | listener | histogram |
 //! | `mproxy_admissions_total` | listener, outcome | counter |
+//! | `mproxy_bans` | | gauge |
+//! | `mproxy_ban_file_errors_total` | | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
 //! | `mproxy_policy_endpoint_healthy` | endpoint | gauge |
 //! | `mproxy_policy_streams_open` | | gauge |
@@ -73,6 +75,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::admissions::{AdmissionFamilies, AdmissionMetrics};
+use super::bans::BanMetrics;
 use super::budgets::Budgets;
 use super::connections::{ConnectionMetrics, ListenerMetrics};
 use super::decisions::DecisionLog;
@@ -103,6 +106,7 @@ pub struct Metrics {
     budgets: Arc<Budgets>,
     connections: ConnectionMetrics,
     admissions: AdmissionFamilies,
+    bans: BanMetrics,
     policy: PolicyMetrics,
     streams: StreamMetrics,
     events: EventMetrics,
@@ -148,6 +152,7 @@ impl Metrics {
             budgets: Budgets::registered(ours),
             connections: ConnectionMetrics::registered(ours),
             admissions: AdmissionFamilies::registered(ours),
+            bans: BanMetrics::registered(ours),
             policy: PolicyMetrics::registered(ours),
             streams: StreamMetrics::registered(ours),
             events: EventMetrics::registered(ours),
@@ -171,6 +176,11 @@ impl Metrics {
     /// What is counted of clients of this listener that wait to be admitted, at zero from now on.
     pub(crate) fn admissions(&self, listener: &str) -> AdmissionMetrics {
         self.admissions.listener(listener)
+    }
+
+    /// What is counted of bans.
+    pub(crate) const fn bans(&self) -> &BanMetrics {
+        &self.bans
     }
 
     /// Shows what the connections of this listener hold.

@@ -286,6 +286,7 @@ async function detail(id) {
   dialog.onclose = () => {
     if (dialog.returnValue === "watch") watchSession(session);
     if (dialog.returnValue === "kick") kick(id, session.client_id || id).catch(problem);
+    if (dialog.returnValue === "ban") ban(session).catch(problem);
   };
 }
 
@@ -304,6 +305,52 @@ async function kick(id, name) {
   }
   await load();
 }
+
+// ---- bans
+
+async function ban(session) {
+  // What there is of it: an address without its port.
+  const address = session.peer_addr.startsWith("unix:") ? "" : session.peer_addr.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+  const ways = [["client_id", "client id", session.client_id], ["username", "user name", session.username], ["address", "address", address]].filter(([, , value]) => value);
+  by("ban-by").replaceChildren(...ways.map(([key, name, value]) => Object.assign(document.createElement("option"), { value: key, textContent: `${name} ${value}` })));
+  by("ban-whom").textContent = session.client_id || session.peer_addr;
+  by("ban-reason").value = "";
+  const dialog = by("ban");
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  const chosen = ways.find(([key]) => key === by("ban-by").value);
+  if (dialog.returnValue !== "yes" || !chosen) return;
+  const body = { [chosen[0]]: chosen[2] };
+  if (by("ban-reason").value) body.reason = by("ban-reason").value;
+  if (by("ban-time").value) body.expires_in = Number(by("ban-time").value);
+  const answer = await json("/api/v1/bans", { method: "POST", body: JSON.stringify(body) });
+  await load();
+  if (answer.file_error) throw new Error(`The ban is in force, but the file of bans could not be written: ${answer.file_error}`);
+}
+
+async function bans() {
+  const { bans } = await json("/api/v1/bans");
+  const names = { client_id: "client id", username: "user name", address: "address" };
+  fill("banned", bans.map((one) => {
+    const key = Object.keys(names).find((name) => one[name] !== undefined);
+    const lift = document.createElement("button");
+    lift.type = "button";
+    lift.textContent = "Lift";
+    lift.setAttribute("aria-label", `Lift the ban of ${names[key]} ${one[key]}`);
+    lift.addEventListener("click", async () => {
+      try {
+        await ask(`/api/v1/bans?${key}=${encodeURIComponent(one[key])}`, { method: "DELETE" });
+      } catch (error) {
+        // It was over, or somebody else has lifted it.
+        if (error.status !== 404) return problem(error);
+      }
+      reloadBans();
+    });
+    return [names[key], one[key], one.since, one.expires ?? "until it is lifted", one.reason ?? "", lift];
+  }), "nobody is banned");
+}
+const reloadBans = () => bans().catch(problem);
 
 // ---- tap
 
@@ -505,13 +552,13 @@ async function readiness() {
 
 // ---- turning
 
-const views = ["overview", "sessions", "tap", "refusals", "policy", "config"];
+const views = ["overview", "sessions", "tap", "refusals", "bans", "policy", "config"];
 const current = () => (views.includes(location.hash.slice(1)) ? location.hash.slice(1) : "overview");
 
 // What a view shows anew with each look at the rates.
 const update = { overview, policy, tap: countWatched };
 // What it loads when it is opened.
-const enter = { sessions: load, refusals, policy, config: settings };
+const enter = { sessions: load, refusals, bans, policy, config: settings };
 
 function show() {
   const view = current();

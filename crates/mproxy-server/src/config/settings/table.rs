@@ -144,6 +144,11 @@ section! {
         /// Most connections of one network at a time, a /24 or, of IPv6, a /48.
         network_connections: Optional<kind::Count> = new("protection.network_connections").now()
             .variable("MPROXY_NETWORK_CONNECTIONS").left_out("no limit").example("10_000");
+        /// File in which bans are kept, so that they outlive mproxy.
+        ///
+        /// [What bans are](protection.md#bans). It is made with the first ban; its folder has to exist. Each mproxy needs its own.
+        bans_file: Optional<kind::FileName> = new("protection.bans_file").variable("MPROXY_BANS_FILE")
+            .example("\"/var/lib/mproxy/bans.json\"");
     }
 }
 

@@ -41,6 +41,7 @@ impl DecisionEntry {
             "overloaded" => "refused because a limit of mproxy prevented an answer".to_owned(),
             "budget" => "refused because it exceeds a memory budget".to_owned(),
             "rate" => "refused because the client sends faster than its grant allows".to_owned(),
+            "ban" => "refused by a ban of an administrator's".to_owned(),
             "limit" => "refused by a limit of the listener".to_owned(),
             "protocol" => "disconnected because of what the client sent".to_owned(),
             "broker" => "ended by the broker".to_owned(),

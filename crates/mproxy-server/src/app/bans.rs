@@ -1,0 +1,51 @@
+//! Bans set and lifted: put in force, in the file, and upon whoever is connected.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::error;
+
+use crate::admin::view::SessionFilter;
+use crate::admin::{BanKept, Banned};
+use crate::protect::bans::{Ban, BanTarget, TooManyBans};
+use crate::serve::House;
+
+/// Sets a ban, and disconnects whom it is about.
+pub(super) async fn set(house: Arc<House>, ban: Ban) -> Result<Banned, TooManyBans> {
+    house.protection.bans.add(ban.clone(), SystemTime::now())?;
+    let mut filter = SessionFilter::default();
+    match &ban.target {
+        BanTarget::ClientId(id) => filter.client_id = Some(id.clone()),
+        BanTarget::Username(name) => filter.username = Some(name.clone()),
+        BanTarget::Network(network) => filter.address = Some(*network),
+    }
+    // Those whose names nobody knows yet look for themselves when they are known.
+    let disconnected = house.registry.kick_all(&filter, &ban.dismissal()).await;
+    let kept = save(&house).await;
+    Ok(Banned { ban, disconnected, kept })
+}
+
+/// Lifts a ban; `false` where there is none.
+pub(super) async fn lift(house: Arc<House>, target: BanTarget) -> bool {
+    let lifted = house.protection.bans.remove(&target, SystemTime::now());
+    // In any case: it may have failed before.
+    save(&house).await;
+    lifted
+}
+
+/// What cannot be written is told, and changes nothing: it is written with the next change.
+async fn save(house: &Arc<House>) -> BanKept {
+    if !house.protection.bans.have_file() {
+        return BanKept::NoFile;
+    }
+    let saving = Arc::clone(house);
+    // Waits for the disk: not on a runtime thread.
+    let saved = tokio::task::spawn_blocking(move || saving.protection.bans.save()).await;
+    match saved.unwrap_or_else(|panicked| Err(panicked.into())) {
+        Ok(()) => BanKept::InFile,
+        Err(error) => {
+            error!(%error, "file of bans could not be written, bans are in force all the same");
+            BanKept::Failed(error.to_string())
+        }
+    }
+}
