@@ -1,9 +1,12 @@
 //! The known name that is nearest to an unknown one: for keys of the rule file here, and for settings in the server.
 
-/// The nearest of `known`, by the least number of inserted, removed, replaced or swapped letters.
+/// The nearest of `known`, by the least number of inserted, removed, replaced or swapped letters. `None` where more than a
+/// third of the letters would change: that would be a guess, and lead astray.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known.into_iter().min_by_key(|candidate| distance(name, candidate))
+    let near = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
+    let (steps, candidate) = near.min_by_key(|(steps, _)| *steps)?;
+    (steps <= name.len().max(candidate.len()).max(3) / 3).then_some(candidate)
 }
 
 fn distance(a: &str, b: &str) -> usize {
@@ -40,5 +43,13 @@ mod tests {
     fn the_nearest_name_wins() {
         assert_eq!(nearest("mqtt.prot", ["ws.port", "mqtt.port", "mqtt.host"]), Some("mqtt.port"));
         assert_eq!(nearest("x", []), None);
+    }
+
+    #[test]
+    fn what_is_not_near_is_no_guess() {
+        for (name, known) in [("x", "connect"), ("foo", "auth"), ("limit", "text"), ("", "ws")] {
+            assert_eq!(nearest(name, [known]), None, "{name}");
+        }
+        assert_eq!(nearest("hst", ["host", "port"]), Some("host"));
     }
 }

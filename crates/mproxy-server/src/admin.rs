@@ -34,6 +34,7 @@
 //! rest of the backend only as a [`AdminBackend`].
 
 mod bans;
+pub(crate) mod dismissal;
 mod door;
 mod explain;
 mod guard;
@@ -54,6 +55,7 @@ mod serve;
 mod sessions;
 mod stats;
 mod tap;
+mod value_form;
 pub mod view;
 
 use std::future::Future;
@@ -197,7 +199,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/page/style.css", get(page::style))
         .fallback(routes::nowhere)
         .method_not_allowed_fallback(routes::not_that_way)
-        .layer(axum::extract::DefaultBodyLimit::max(routes::LARGEST_BODY))
+        .layer(axum::extract::DefaultBodyLimit::max(problem::LARGEST_BODY))
         // Outside of everything: an address that leads nowhere has its bounds, too.
         .layer(middleware::from_fn(guard::bound))
         .with_state(admin)

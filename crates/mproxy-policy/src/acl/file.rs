@@ -344,8 +344,10 @@ impl AclReader<'_> {
     /// In the words of the configuration file.
     fn unknown(&mut self, at: Range<usize>, path: &str, name: &str, known: &[&'static str]) {
         let dot = if path.is_empty() { "" } else { "." };
-        let near = nearest(name, known.iter().copied()).unwrap_or_default();
-        let what = format!("unknown key; the nearest known one is {path}{dot}{near}");
+        let what = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("unknown key; the nearest known one is {path}{dot}{near}"),
+            None => format!("unknown key; those known here are {}", known.join(", ")),
+        };
         self.fault(at, format!("{path}{dot}{name}"), what);
     }
 

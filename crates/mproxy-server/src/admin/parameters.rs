@@ -1,15 +1,16 @@
 //! The parameters of an address: those that the document names, and no others.
 
 use axum::extract::{FromRequestParts, Query};
+use axum::http::Uri;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Uri};
 use mproxy_policy::nearest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use utoipa::IntoParams;
 use utoipa::openapi::path::Parameter;
+use utoipa::{IntoParams, ToSchema};
 
 use super::problem::ApiError;
+use super::value_form;
 
 /// Of a page, unless the caller says otherwise.
 const USUAL_PAGE: usize = 100;
@@ -34,8 +35,31 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        refuse_unknown(&parts.uri, &T::into_params(|| None))?;
+        refuse_wrong(&parts.uri, &T::into_params(|| None))?;
         read(&parts.uri).map(Self)
+    }
+}
+
+/// A parameter that says yes or no, in both of its usual spellings.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
+pub(super) enum Switch {
+    /// No.
+    #[serde(rename = "false")]
+    False,
+    /// Yes.
+    #[serde(rename = "true")]
+    True,
+    /// No.
+    #[serde(rename = "0")]
+    Zero,
+    /// Yes.
+    #[serde(rename = "1")]
+    One,
+}
+
+impl Switch {
+    pub(super) const fn is_on(self) -> bool {
+        matches!(self, Self::True | Self::One)
     }
 }
 
@@ -51,27 +75,42 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        refuse_unknown(&parts.uri, &[A::into_params(|| None), B::into_params(|| None)].concat())?;
+        refuse_wrong(&parts.uri, &[A::into_params(|| None), B::into_params(|| None)].concat())?;
         Ok(Self(read(&parts.uri)?, read(&parts.uri)?))
     }
 }
 
 fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
-    let Query(parameters) = Query::try_from_uri(uri)?;
-    Ok(parameters)
+    // What may be wrong with them is told before, in words of ours.
+    let unread = |_| ApiError::bad("the parameters cannot be read");
+    Query::try_from_uri(uri).map(|Query(parameters)| parameters).map_err(unread)
 }
 
-fn refuse_unknown(uri: &Uri, known: &[Parameter]) -> Result<(), ApiError> {
+/// What is wrong with the parameters of an address, by what the document says of them.
+fn refuse_wrong(uri: &Uri, known: &[Parameter]) -> Result<(), ApiError> {
     let given: Vec<(String, String)> = read(uri)?;
+    for (at, (name, value)) in given.iter().enumerate() {
+        let Some(parameter) = known.iter().find(|parameter| parameter.name == *name) else {
+            return Err(unknown(name, known));
+        };
+        if given.iter().take(at).any(|(before, _)| before == name) {
+            return Err(ApiError::bad(format!("{name} is given more than once")));
+        }
+        if let Some(expected) = value_form::wrong(parameter, value) {
+            return Err(ApiError::bad(format!("{name} must be {expected}")));
+        }
+    }
+    Ok(())
+}
+
+fn unknown(name: &str, known: &[Parameter]) -> ApiError {
     let names = || known.iter().map(|parameter| parameter.name.as_str());
-    let Some((unknown, _)) = given.iter().find(|(name, _)| names().all(|known| known != name)) else {
-        return Ok(());
+    let meant = match nearest(name, names()) {
+        Some(known) => format!("did you mean {known:?}?"),
+        None if known.is_empty() => "this address takes none".to_owned(),
+        None => format!("this address takes {}", names().collect::<Vec<_>>().join(", ")),
     };
-    let text = match nearest(unknown, names()) {
-        Some(known) => format!("unknown parameter {unknown:?}: did you mean {known:?}?"),
-        None => format!("unknown parameter {unknown:?}: this address takes none"),
-    };
-    Err(ApiError::new(StatusCode::BAD_REQUEST, text))
+    ApiError::bad(format!("unknown parameter {name:?}: {meant}"))
 }
 
 /// How many are shown at once.

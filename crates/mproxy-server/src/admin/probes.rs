@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::Admin;
 use super::guard::may_ask;
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Switch};
 use super::problem::ApiError;
 use super::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Readiness, ReloadView, StaleCertificate,
@@ -63,10 +63,10 @@ struct ReadinessDetails {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReadinessQuery {
-    /// `1`: brokers, policy service and certificates count, too. Not for load balancers: one broker that is away would take
-    /// all instances out at once.
-    #[param(pattern = "^[01]$", default = "0")]
-    all: Option<String>,
+    /// `1` or `true`: brokers, policy service and certificates count, too. Not for load balancers: one broker that is away
+    /// would take all instances out at once.
+    #[param(inline)]
+    all: Option<Switch>,
 }
 
 /// Whether new connections are welcome: 503 only while draining, or while a listener is not bound.
@@ -83,11 +83,7 @@ pub(super) async fn readyz(
     Parameters(ReadinessQuery { all }): Parameters<ReadinessQuery>,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let all = match all.as_deref() {
-        None | Some("0") => false,
-        Some("1") => true,
-        Some(_) => return Err(ApiError::bad("all must be 0 or 1")),
-    };
+    let all = all.is_some_and(Switch::is_on);
     let is_known = may_ask(&admin, &request).is_ok();
     let readiness = admin.backend.readiness(all || is_known).await;
     let ready = if all { readiness.is_ready_altogether() } else { readiness.is_ready() };

@@ -1,11 +1,14 @@
 //! What went wrong, as RFC 9457 has it told: `application/problem+json`, with the status that says whose doing it was.
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+/// Larger than any body that this API takes.
+pub(super) const LARGEST_BODY: usize = 4 << 10;
 
 /// What a [`Problem`] is sent as.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -71,13 +74,19 @@ impl IntoResponse for ApiError {
     }
 }
 
-macro_rules! problem_from {
-    ($($rejection:ty),+) => {
-        $(impl From<$rejection> for ApiError {
-            fn from(rejection: $rejection) -> Self {
-                Self::new(rejection.status(), rejection.body_text())
-            }
-        })+
-    };
+/// The only variable part of a path is a connection id.
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), "connection_id in the path must be a UUID, as sessions show it")
+    }
 }
-problem_from!(PathRejection, QueryRejection, BytesRejection);
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        let text = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => format!("the body is longer than {LARGEST_BODY} bytes"),
+            _ => "the body could not be read to its end".to_owned(),
+        };
+        Self::new(rejection.status(), text)
+    }
+}

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::Admin;
 use super::parameters::{Parameters, page_limit};
 use super::problem::ApiError;
+use super::value_form::one_of;
 use crate::config;
 use crate::telemetry::decisions::{DecisionPage, DecisionQuery, OutcomeFilter};
 use crate::timestamp::Timestamp;
@@ -58,8 +59,9 @@ pub(super) async fn refusals(
     }
     let hooks = || Hook::ALL.map(Hook::name);
     if let Some(hook) = listing.hook.as_deref().filter(|hook| !hooks().contains(hook)) {
-        let near = nearest(hook, hooks()).unwrap_or_default();
-        return Err(ApiError::bad(format!("unknown hook {hook:?}: did you mean {near:?}?")));
+        let (near, all) = (nearest(hook, hooks()), one_of(&hooks()));
+        let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+        return Err(ApiError::bad(format!("unknown hook {hook:?}: it must be {all}{near}")));
     }
     let outcome = listing.outcome.as_deref().map_or(Some(OutcomeFilter::Refused), OutcomeFilter::parse);
     let query = DecisionQuery {

@@ -16,9 +16,6 @@ use super::view::{PolicyView, ReloadView};
 use crate::config::LogLevel;
 use crate::config::check::ConfigView;
 
-/// Larger than any body that this API takes.
-pub(super) const LARGEST_BODY: usize = 4 << 10;
-
 /// The last reload of each thing that was reloaded since the start.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReloadsView {

@@ -14,14 +14,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Admin;
-use super::parameters::{BothParameters, Nothing, Parameters, page_limit};
+use super::dismissal::{check_text, reason_code};
+use super::parameters::{BothParameters, Nothing, Parameters, Switch, page_limit};
 use super::problem::ApiError;
 use super::view::{
     Page, SessionCursor, SessionDetail, SessionFilter, SessionOrder, SessionPhase, SessionsQuestion,
 };
-
-/// Characters of a text that a client is told.
-const LONGEST_TEXT: usize = 256;
 
 /// Which sessions are meant, as the address says it.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -196,8 +194,9 @@ pub(super) async fn kick(
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BulkKick {
-    /// Every session, in place of a filter.
-    all: Option<bool>,
+    /// `true` or `1`: every session, in place of a filter.
+    #[param(inline)]
+    all: Option<Switch>,
     /// The 5.0 reason code that the clients are told, from 0x80 on, as `0x9D` or `157`.
     #[param(
         pattern = "^(0x[89a-fA-F][0-9a-fA-F]|12[89]|1[3-9][0-9]|2[0-4][0-9]|25[0-5])$",
@@ -229,7 +228,7 @@ pub(super) async fn kick_all(
     BothParameters(selection, bulk): BothParameters<Selection, BulkKick>,
 ) -> Result<Json<BulkKickView>, ApiError> {
     let filter = selection.filter()?;
-    if (filter == SessionFilter::default()) != (bulk.all == Some(true)) {
+    if (filter == SessionFilter::default()) != (bulk.all.is_some_and(Switch::is_on)) {
         return Err(ApiError::bad("a filter must be given, or all=true in place of one"));
     }
     let dismissal = dismissal(bulk.reason.as_deref(), bulk.text)?;
@@ -241,23 +240,8 @@ pub(super) async fn kick_all(
 
 /// What clients are told.
 fn dismissal(reason: Option<&str>, text: Option<String>) -> Result<Dismissal, ApiError> {
-    let reason = reason.map_or(Ok(ReasonCode::ADMINISTRATIVE_ACTION), reason_code)?;
-    if text.as_ref().is_some_and(|text| {
-        text.is_empty() || text.chars().count() > LONGEST_TEXT || text.contains(char::is_control)
-    }) {
-        // MQTT discourages control characters, and forbids U+0000 [MQTT-1.5.4-2].
-        let text = format!("text must have 1 to {LONGEST_TEXT} characters, and no control characters");
-        return Err(ApiError::bad(text));
-    }
+    let reason = reason.map_or(Ok(ReasonCode::ADMINISTRATIVE_ACTION), reason_code).map_err(ApiError::bad)?;
+    text.as_deref().map_or(Ok(()), check_text).map_err(ApiError::bad)?;
     let by = DismissedBy::Administrator;
     Ok(Dismissal { text: text.map(Into::into), by, ..Dismissal::new(reason) })
-}
-
-/// A 5.0 reason code, `152` or `0x98`. Below 0x80 it would not tell the client of an error.
-fn reason_code(text: &str) -> Result<ReasonCode, ApiError> {
-    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
-    let code = u8::from_str_radix(digits, radix).ok().filter(|code| *code >= 0x80);
-    // A sign would be read, too.
-    let code = code.filter(|_| !digits.starts_with('+'));
-    code.map(ReasonCode).ok_or_else(|| ApiError::bad("reason must be a 5.0 reason code from 0x80 to 0xff"))
 }

@@ -20,6 +20,7 @@ use super::guard::is_cross_site;
 use super::long_answer::{LongAnswer, LongAnswers};
 use super::parameters::Parameters;
 use super::problem::ApiError;
+use super::value_form::one_of;
 use crate::telemetry::taps::{
     MOST_PAYLOAD, MOST_RATE, MOST_TAPS, OpenTap, TapEvent, TapRequest, TapSelection, USUAL_RATE,
 };
@@ -87,8 +88,10 @@ fn packet_types(text: &str) -> Result<Vec<PacketType>, ApiError> {
         let known = PacketType::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(word));
         known.ok_or_else(|| {
             let names = PacketType::ALL.map(PacketType::name);
-            let near = nearest(&word.to_ascii_uppercase(), names).unwrap_or("PUBLISH").to_ascii_lowercase();
-            ApiError::bad(format!("unknown type {word:?}: did you mean {near:?}?"))
+            let near = nearest(&word.to_ascii_uppercase(), names).map(str::to_ascii_lowercase);
+            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let all = one_of(&names).to_ascii_lowercase();
+            ApiError::bad(format!("unknown type {word:?}: it must be {all}{near}"))
         })
     };
     text.split(',').map(|word| parse(word.trim())).collect()

@@ -69,11 +69,11 @@ fn known() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown(name: &str) -> Problem {
-    let known = nearest(name, known()).unwrap_or_default();
-    Problem::new(
-        ValueOrigin::variable(name),
-        format!("unknown variable, ignored; the nearest known name is {known}"),
-    )
+    let known = match nearest(name, known()) {
+        Some(known) => format!("the nearest known name is {known}"),
+        None => "mproxy --help lists those that are known".to_owned(),
+    };
+    Problem::new(ValueOrigin::variable(name), format!("unknown variable, ignored; {known}"))
 }
 
 /// Whether Kubernetes or Docker links made this variable for a service called `mproxy` or `mproxy-…`:

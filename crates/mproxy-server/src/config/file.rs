@@ -1,5 +1,6 @@
 //! The TOML file as a layer: every leaf becomes text with its line; every unknown key is a fault.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use config::{Map, Value};
@@ -14,11 +15,12 @@ use mproxy_policy::nearest;
 
 /// Reads `text`; what is wrong with it goes to `faults`, and what is right into the layer.
 pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer {
-    let mut file = File { path: path.display().to_string(), text, faults };
+    let mut file = File { path: path.display().to_string(), text, broken_lines: Vec::new(), faults };
     // Goes on behind a mistake, so that all of them are told at once.
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let line = error.span().map_or(1, |span| file.line(span.start));
+        file.broken_lines.push(line);
         file.fault(line, "", error.message().to_owned());
     }
     Layer { values: file.table(document.get_ref(), &TableScope::of(String::new(), &settings::keys())) }
@@ -27,6 +29,8 @@ pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer 
 struct File<'a> {
     path: String,
     text: &'a str,
+    /// Lines that are no TOML: what could be read of them are no keys that somebody wrote.
+    broken_lines: Vec<usize>,
     faults: &'a mut Vec<Problem>,
 }
 
@@ -71,6 +75,15 @@ impl<'a> TableScope<'a> {
         let tables = self.keys.iter().flat_map(|key| key.match_indices('.').map(|(end, _)| &key[..end]));
         let tables = tables.map(|table| table.trim_end_matches("[]"));
         self.keys.iter().copied().chain(tables).chain(self.root.is_empty().then_some("listeners"))
+    }
+}
+
+impl TableScope<'_> {
+    /// What a key may begin with here, by the alphabet.
+    fn first_names(&self) -> Vec<&'static str> {
+        let inner = self.names().filter_map(|name| name.strip_prefix(&self.prefix));
+        let first = inner.map(|name| name.split(['.', '[']).next().unwrap_or(name));
+        first.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -158,12 +171,18 @@ impl File<'_> {
     }
 
     fn unknown(&mut self, line: usize, place: &str, key: &str, scope: &TableScope<'_>) {
-        let near = nearest(key, scope.names()).unwrap_or_default();
-        let near = match near.strip_prefix(&scope.prefix) {
+        if self.broken_lines.contains(&line) {
+            return;
+        }
+        let near = nearest(key, scope.names()).map(|near| match near.strip_prefix(&scope.prefix) {
             Some(inner) => format!("{}{inner}", scope.place),
             None => format!("{}{near}", scope.root),
+        });
+        let known = match near {
+            Some(near) => format!("the nearest known one is {near}"),
+            None => format!("those known here are {}", scope.first_names().join(", ")),
         };
-        self.fault(line, place, format!("unknown key; the nearest known one is {near}"));
+        self.fault(line, place, format!("unknown key; {known}"));
     }
 
     fn fault(&mut self, line: usize, place: &str, text: String) {

@@ -318,6 +318,14 @@ fn an_unknown_key_is_a_fault_with_its_line_and_the_nearest_known_name() {
 }
 
 #[test]
+fn what_is_near_to_no_key_is_no_guess_and_what_is_no_toml_has_no_keys() {
+    let fault = scene().file("[mqtt]\nspeed = 1883\n").fault();
+    says(&fault, &["mproxy.toml:2 mqtt.speed: unknown key; those known here are ", "host", "port"]);
+    let faults = scene().file("[[[[\n").faults();
+    assert!(!faults.is_empty() && faults.iter().all(|fault| !fault.contains("unknown key")), "{faults:#?}");
+}
+
+#[test]
 fn a_bad_value_in_the_file_is_told_with_its_line_and_key() {
     let file = "[[listeners]]\nname = \"a\"\nport = 1\n\n[[listeners]]\nname = \"b\"\nport = 70000\n";
     says(&scene().file(file).fault(), &["mproxy.toml:7 listeners[1].port: ", "\"70000\" is not a port"]);

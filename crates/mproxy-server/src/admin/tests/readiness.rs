@@ -28,6 +28,15 @@ async fn not_ready_while_draining_or_unbound() {
 }
 
 #[tokio::test]
+async fn all_is_said_in_either_spelling() {
+    let scene = scene();
+    scene.cards.broker_away.store(true, Ordering::Relaxed);
+    for (all, status) in [("1", 503), ("true", 503), ("0", 200), ("false", 200)] {
+        assert_eq!(scene.ask("GET", &format!("/readyz?all={all}")).await.0.as_u16(), status, "{all}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_come_in_the_format_that_was_asked_for() {
     let scene = scene().header("accept", "application/openmetrics-text; version=1.0.0");
     assert!(scene.ask("GET", "/metrics").await.1.ends_with("# EOF\n"));

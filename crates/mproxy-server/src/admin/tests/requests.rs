@@ -60,6 +60,39 @@ async fn a_parameter_that_is_misspelt_is_a_fault_and_never_ignored() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_is_told_in_words_of_the_api() {
+    const HOOKS: &str = "it must be connect, publish, subscribe, deliver or exchange";
+    const TYPES: &str = "it must be connect, connack, publish, puback, pubrec, pubrel, pubcomp, subscribe, suback, \
+                         unsubscribe, unsuback, pingreq, pingresp, disconnect or auth";
+    let scene = scene().header("content-type", "application/json");
+    for (uri, told) in [
+        ("/api/v1/sessions?limit=x", "limit must be a number from 1 to 1000"),
+        ("/api/v1/sessions?limit=1001", "limit must be a number from 1 to 1000"),
+        ("/api/v1/sessions?limit=1&limit=2", "limit is given more than once"),
+        ("/api/v1/sessions?state=asleep", "state must be connecting, admitting, dialling, open or closing"),
+        ("/api/v1/sessions/7", "connection_id in the path must be a UUID, as sessions show it"),
+        ("/api/v1/tap?connection_id=7", "connection_id must be a UUID"),
+        ("/api/v1/tap?rate=99999999999", "rate must be a number from 1 to 1000"),
+        ("/api/v1/tap?type=foo", &format!("unknown type \"foo\": {TYPES}")),
+        ("/api/v1/refusals?hook=x", &format!("unknown hook \"x\": {HOOKS}")),
+        (
+            "/api/v1/refusals?hook=publsh",
+            &format!("unknown hook \"publsh\": {HOOKS}; did you mean \"publish\"?"),
+        ),
+        ("/api/v1/refusals?cursor=-1", "cursor must be a number from 0 on"),
+        ("/readyz?all=yes", "all must be false, true, 0 or 1"),
+    ] {
+        let (status, body) = scene.json("GET", uri).await;
+        assert_eq!((status, body["detail"].as_str()), (StatusCode::BAD_REQUEST, Some(told)), "{uri}");
+    }
+    let (_, body) = scene.json("DELETE", &format!("/api/v1/sessions/{}?limit=1", id(1))).await;
+    assert_eq!(body["detail"], "unknown parameter \"limit\": this address takes reason, text");
+    let long = Body::from("x".repeat(10_000));
+    let (_, body) = scene.send("PUT", "/api/v1/log-level", long).await;
+    assert!(body.contains("the body is longer than 4096 bytes"), "{body}");
+}
+
+#[tokio::test]
 async fn the_log_level_is_set_whatever_the_body_is_called() {
     for kind in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
         let scene = match kind {

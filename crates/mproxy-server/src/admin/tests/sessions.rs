@@ -75,8 +75,10 @@ async fn many_are_disconnected_only_where_it_is_said_which() {
     assert_eq!(*scene.cards.kicked.lock(), [(id(2), 0x8B)]);
     let (_, met) = scene.json("DELETE", &format!("{all}?address=192.0.2.0/24")).await;
     assert_eq!(met, json!({ "disconnected": 3 }));
-    let (_, met) = scene.json("DELETE", &format!("{all}?all=true")).await;
-    assert_eq!(met, json!({ "disconnected": 3 }));
+    for yes in ["true", "1"] {
+        let (_, met) = scene.json("DELETE", &format!("{all}?all={yes}")).await;
+        assert_eq!(met, json!({ "disconnected": 3 }));
+    }
 }
 
 #[tokio::test]
