@@ -20,6 +20,7 @@ mod text;
 mod top;
 mod units;
 mod why;
+mod words;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -83,11 +84,29 @@ fn is_of_commands(row: &SettingRow) -> bool {
     row.key.starts_with("admin.client.")
 }
 
+/// Whether a command follows the flag of this setting.
+fn follows(command: &str, row: &SettingRow) -> bool {
+    match command {
+        "run" | "check" => !is_of_commands(row),
+        "demo" => OF_DEMO.contains(&row.key),
+        "hash-password" | "hooks" | "completions" | "man" => false,
+        // What asks a running mproxy.
+        _ => OF_ADMIN.contains(&row.key) || is_of_commands(row),
+    }
+}
+
+/// Whether a command reads the configuration file.
+fn reads_file(command: &str) -> bool {
+    !["hash-password", "hooks", "completions", "man"].contains(&command)
+}
+
 impl Cli {
-    /// The command line of this process; ends it where that is wrong or asks for help.
-    #[must_use]
-    pub fn read() -> Self {
-        Self::read_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// Where it is wrong or asks for help: that is to be printed.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::read_from(std::env::args_os())
     }
 
     fn read_from(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
@@ -106,24 +125,34 @@ impl Cli {
 
     /// Help of a command shows the flags that it follows.
     fn grammar() -> clap::Command {
-        let hide = |command: clap::Command, shown: &'static [&'static str]| {
-            let hidden = settings::all()
-                .filter(|row| !shown.contains(&row.key) && !is_of_commands(row))
-                .filter_map(flag);
-            command.args(hidden.map(|flag| flag.hide(true)))
-        };
-        let grammar = Self::command()
-            .mut_subcommand("demo", |demo| hide(demo, OF_DEMO))
-            .mut_subcommand("hash-password", |hash| hide(hash, &[]).arg(config_flag().hide(true)))
-            .mut_subcommand("hooks", |hooks| hide(hooks, &[]).arg(config_flag().hide(true)))
-            .mut_subcommand("completions", |shell| hide(shell, &[]).arg(config_flag().hide(true)))
-            .mut_subcommand("man", |man| hide(man, &[]).arg(config_flag().hide(true)));
-        let own = || {
-            settings::all().filter(|row| is_of_commands(row)).filter_map(flag).map(|flag| flag.global(false))
-        };
-        AdminCommand::names().fold(grammar, |grammar, name| {
-            grammar.mut_subcommand(name, |command| hide(command, OF_ADMIN).args(own()))
+        Self::names().fold(Self::command(), |grammar, name| {
+            grammar.mut_subcommand(&name, |command| {
+                let hidden = settings::all().filter(|row| !is_of_commands(row) && !follows(&name, row));
+                let own = settings::all().filter(|row| is_of_commands(row) && follows(&name, row));
+                let config = (!reads_file(&name)).then(|| config_flag().hide(true));
+                let hidden = hidden.filter_map(flag).map(|flag| flag.hide(true));
+                let own = own.filter_map(flag).map(|flag| flag.global(false));
+                command.args(hidden).args(own).args(config)
+            })
         })
+    }
+
+    /// The same for shells and `man`, which would show hidden flags, too: a command has those that it follows, and no others.
+    fn grammar_of_scripts() -> clap::Command {
+        let grammar = Self::command().mut_args(|arg| arg.global(false));
+        Self::names().fold(grammar, |grammar, name| {
+            grammar.mut_subcommand(&name, |command| {
+                let flags = settings::all().filter(|row| follows(&name, row)).filter_map(flag);
+                let config = reads_file(&name).then(config_flag);
+                command.args(flags.chain(config).map(|flag| flag.global(false)))
+            })
+        })
+    }
+
+    /// The names of all commands.
+    fn names() -> impl Iterator<Item = String> {
+        let names = |command: &clap::Command| command.get_name().to_owned();
+        Self::command().get_subcommands().map(names).collect::<Vec<_>>().into_iter()
     }
 
     /// A flag that was given, and that the command does not follow.
@@ -216,6 +245,7 @@ pub enum AdminCommand {
     Explain(ExplainCommand),
 }
 
+#[cfg(test)]
 impl AdminCommand {
     fn names() -> impl Iterator<Item = String> {
         let all = Self::augment_subcommands(clap::Command::new("mproxy"));
@@ -228,7 +258,7 @@ impl AdminCommand {
 /// # Errors
 /// Where `out` cannot be written to.
 pub fn write_completions(command: &CompletionsCommand, out: &mut impl Write) -> io::Result<()> {
-    shell::write_completions(command, Cli::grammar(), out)
+    shell::write_completions(command, Cli::grammar_of_scripts(), out)
 }
 
 /// `mproxy man`: the page on `out`, or all pages in a folder.
@@ -236,7 +266,7 @@ pub fn write_completions(command: &CompletionsCommand, out: &mut impl Write) -> 
 /// # Errors
 /// Where they cannot be written.
 pub fn write_man(command: &ManCommand, out: &mut impl Write) -> io::Result<()> {
-    shell::write_man(command, Cli::grammar(), out)
+    shell::write_man(command, Cli::grammar_of_scripts(), out)
 }
 
 /// Asks the mproxy that the settings name. Ends with 2 ([`EXIT_UNANSWERED`]) where it could not be asked; what else there
@@ -296,7 +326,12 @@ fn flag(row: &'static SettingRow) -> Option<Arg> {
     let variable = row.variable.map_or_else(String::new, |variable| format!(" [env: {variable}]"));
     let help = help(row, &variable);
     let name = row.key.rsplit('.').next().unwrap_or(row.key);
-    Some(Arg::new(row.key).long(row.flag?).value_name(name).help(help).global(true))
+    let arg = Arg::new(row.key).long(row.flag?).value_name(name).help(help).global(true);
+    Some(match row.choices() {
+        [] => arg,
+        // The help names them already.
+        words => arg.value_parser(words::SettingWords(words)).hide_possible_values(true),
+    })
 }
 
 /// The flags of these settings that were given.
@@ -346,7 +381,7 @@ fn variables() -> String {
             line(variable, &help(row, ""));
         }
     }
-    text.push_str("\nOnly the file can define [[listeners]] (any number, each with its own target, TLS and limits) and a policy.on_error\nfor each hook. All settings: docs/configuration.md");
+    text.push_str("\nOnly the file can define [[listeners]] (any number, each with its own target, TLS and limits) and a policy.on_error\nfor each hook. mproxy check prints all settings with their values; docs/configuration.md of the source explains them.");
     text
 }
 

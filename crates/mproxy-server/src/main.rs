@@ -1,10 +1,11 @@
 //! The `mproxy` binary: reads the command line and lets the house do the rest.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::{App, Opening};
@@ -28,14 +29,23 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    match run_command() {
+    let (outcome, failed) = match Cli::read() {
+        Err(usage) => (print_usage(&usage), cli::EXIT_UNANSWERED),
+        Ok(cli) => {
+            let serves = matches!(cli.task(), Command::Run | Command::Demo);
+            // Of a command that answers, 1 would be an answer: not ready, refused, none.
+            (run_command(&cli), if serves { 1 } else { cli::EXIT_UNANSWERED })
+        }
+    };
+    match outcome {
         Ok(code) => code,
         // Whoever reads the output has seen enough (`mproxy sessions | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line with its causes, and no backtrace: it is for the person who started it.
-            eprintln!("mproxy: {error:#}");
-            ExitCode::FAILURE
+            // One line with its causes, and no backtrace: it is for the person who started it. If nobody can read it, the code
+            // says enough.
+            let _ = writeln!(io::stderr(), "mproxy: {error:#}");
+            ExitCode::from(failed)
         }
     }
 }
@@ -44,40 +54,46 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn run_command() -> anyhow::Result<ExitCode> {
-    let cli = Cli::read();
-    match cli.task() {
-        Command::Check => {
-            let loaded = cli::load(cli.flags());
-            Ok(cli::check(loaded, cli::file_faults, &mut io::stdout(), &mut io::stderr())?)
-        }
-        Command::Admin(command) => {
-            Ok(cli::ask_admin(&command, cli.flags(), &mut io::stdout(), &mut io::stderr())?)
-        }
+/// Help, the version, or what is wrong with the command line.
+fn print_usage(usage: &clap::Error) -> anyhow::Result<ExitCode> {
+    usage.print().and_then(|()| io::stdout().flush()).context(UNWRITTEN)?;
+    Ok(ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(cli::EXIT_UNANSWERED)))
+}
+
+const UNWRITTEN: &str = "cannot write the output";
+
+fn run_command(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let (flags, out, err) = (cli.flags(), &mut io::stdout(), &mut io::stderr());
+    let code = match cli.task() {
+        command @ (Command::Run | Command::Demo) => return serve(cli, &command),
+        Command::Check => cli::check(cli::load(flags), cli::file_faults, out, err).context(UNWRITTEN)?,
+        Command::Admin(command) => cli::ask_admin(&command, flags, out, err).context(UNWRITTEN)?,
         Command::Completions(command) => {
-            cli::write_completions(&command, &mut io::stdout())?;
-            Ok(ExitCode::SUCCESS)
+            cli::write_completions(&command, out).context(UNWRITTEN)?;
+            ExitCode::SUCCESS
         }
         Command::Man(command) => {
-            cli::write_man(&command, &mut io::stdout())?;
-            Ok(ExitCode::SUCCESS)
+            cli::write_man(&command, out)?;
+            ExitCode::SUCCESS
         }
-        Command::HashPassword => cli::hash_password().map(|()| ExitCode::SUCCESS),
-        Command::Hooks { command: HooksCommand::Check(asked) } => {
+        Command::HashPassword => {
+            cli::hash_password()?;
+            ExitCode::SUCCESS
+        }
+        Command::Hooks { command } => {
             let runtime = runtime()?;
-            let code = runtime.block_on(cli::check_hooks(&asked, &mut io::stdout(), &mut io::stderr()));
+            let code = match command {
+                HooksCommand::Check(asked) => runtime.block_on(cli::check_hooks(&asked, out, err)),
+                HooksCommand::Replay(asked) => runtime.block_on(cli::replay_hooks(&asked, out, err)),
+            };
             // A name that is still being resolved is not waited for.
             runtime.shutdown_background();
-            Ok(code?)
+            code?
         }
-        Command::Hooks { command: HooksCommand::Replay(asked) } => {
-            let runtime = runtime()?;
-            let code = runtime.block_on(cli::replay_hooks(&asked, &mut io::stdout(), &mut io::stderr()));
-            runtime.shutdown_background();
-            Ok(code?)
-        }
-        command @ (Command::Run | Command::Demo) => serve(&cli, &command),
-    }
+    };
+    // The end of a line that was not ended.
+    io::stdout().flush().context(UNWRITTEN)?;
+    Ok(code)
 }
 
 /// Serves until it is told to end.

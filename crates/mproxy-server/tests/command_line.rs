@@ -109,7 +109,50 @@ async fn sessions_are_listed_shown_and_disconnected() {
     assert!(disconnect.ends_with(b"moved"), "{disconnect:02x?}");
     desk.expect_closed().await;
     until("desk is gone", async || ask(&proxy, &["kick", "desk"]).await.0 == Some(1)).await;
-    assert_eq!(ask(&proxy, &["kick", "lamp", "--reason", "0x04"]).await.0, Some(2), "no error code");
+    // Whoever is meant: what is wrong with the question is no "no".
+    for wrong in [["--reason", "0x04"], ["--reason", "0x10"], ["--text", "a\nb"], ["--text", ""]] {
+        for id in ["lamp", "nobody"] {
+            let (code, said, why) = ask(&proxy, &[&["kick", id][..], &wrong].concat()).await;
+            assert_eq!((code, said.as_str()), (Some(2), ""), "{wrong:?}");
+            assert!(why.contains("0x80") || why.contains("256 characters"), "{why}");
+        }
+    }
+    // It reads once, and as the documentation writes codes.
+    let (_, told, _) = ask(&proxy, &["why", "desk"]).await;
+    assert!(told.contains(": disconnected by an administrator. 0x9C Use another server"), "{told}");
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_no_answer() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let proxy = Proxy::before(broker.addr()).await;
+    let _desk = proxy.login(Version::V5, "desk").await;
+    let port = proxy.admin.port().to_string();
+    for words in [
+        "health",
+        "sessions",
+        "session desk",
+        "why nobody",
+        "explain desk publish a",
+        "kick nobody",
+        "reload",
+        "check",
+        "completions bash",
+        "completions fish",
+        "man",
+        "--help",
+        "--version",
+        "help sessions",
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mproxy"));
+        command.args(words.split(' ')).env_clear().env("MPROXY_ADMIN_PORT", &port).stdout(full);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let Output { status, stderr, .. } = child.wait_with_output().await.unwrap();
+        let why = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(2), "{words}: {why}");
+        assert!(why.contains("No space left on device"), "{words}: {why}");
+    }
 }
 
 #[tokio::test]
@@ -203,6 +246,16 @@ async fn pages_for_man_are_made_for_all_commands() {
     for page in ["mproxy.1", "mproxy-sessions.1", "mproxy-hooks-check.1"] {
         assert!(path.join(page).is_file(), "{page}");
     }
+    let page = std::fs::read_to_string(path.join("mproxy.1")).unwrap();
+    assert!(page.is_ascii(), "troff reads no other characters by itself");
+    for part in [
+        "\n.SH ENVIRONMENT VARIABLES\n",
+        "\n.TP\n\\fBMPROXY_LOG_LEVEL\\fR\nLeast severe level",
+        "\n.br\nfeatures: ",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    assert!(page.contains(",\\:10.0.0.0/8"), "a list without spaces can be broken");
     let (code, _, why) = mproxy(&["top"], &[]).await;
     assert_eq!(code, Some(2));
     assert!(why.contains("needs a terminal; --once"), "{why}");

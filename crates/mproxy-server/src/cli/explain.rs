@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::admin_api;
-use super::text::{json_line, printable};
+use super::text::{self, json_line, printable};
+use super::words;
 use crate::config::Flags;
 
 /// Ends with this where it would be refused.
@@ -21,7 +22,8 @@ const EXIT_OPEN: u8 = 3;
 pub struct ExplainCommand {
     /// Client id of the client; if it is not connected, the rule file is asked about whoever has this id
     client: String,
-    /// What it would do: publish, subscribe or receive
+    /// What it would do
+    #[arg(value_parser = words::ACTIONS)]
     action: String,
     /// The topic, or the filter of a subscription
     topic: String,
@@ -88,7 +90,7 @@ fn told(answer: &Value) -> String {
     let (decision, why) = (text("decision"), text("why"));
     let mut told = if why.starts_with(decision) { why.to_owned() } else { format!("{decision}: {why}") };
     if let Some(code) = answer["reason_code"].as_u64() {
-        told += &format!(". {code:#04x} {}", text("reason"));
+        told += &format!(". {} {}", text::code(code), text("reason"));
     }
     if let Some(qos) = answer["max_qos"].as_u64() {
         told += &format!(", with QoS {qos}");

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::admin_api::{AdminCallError, AdminClient, escaped, query};
 use super::sessions::{SessionPages, SessionSelectors, sessions_of, write_name};
+use crate::admin::dismissal;
 use crate::config::Flags;
 
 /// Nobody was disconnected.
@@ -35,14 +36,23 @@ pub struct KickCommand {
     #[arg(long, conflicts_with_all = &SELECTORS[..8])]
     all: bool,
     /// What MQTT 5.0 clients are told: a reason code from 0x80 on
-    #[arg(long, value_name = "CODE", default_value = "0x98")]
+    #[arg(long, value_name = "CODE", default_value = "0x98", value_parser = reason_argument)]
     reason: String,
     /// What MQTT 5.0 clients are told: a text
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = text_argument)]
     text: Option<String>,
     /// Do not ask, however many clients match
     #[arg(long, short)]
     yes: bool,
+}
+
+/// A reason code as it was written. It is checked before anybody is looked for: a wrong one is no "no".
+fn reason_argument(code: &str) -> Result<String, String> {
+    dismissal::reason_code(code).map(|_| code.to_owned())
+}
+
+fn text_argument(text: &str) -> Result<String, String> {
+    dismissal::check_text(text).map(|()| text.to_owned())
 }
 
 /// One of these has to be given: what selects nobody in particular is no accident then.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use unicode_width::UnicodeWidthStr;
 
-use super::text::one_line;
+use super::text::{self, one_line};
 use super::units;
 
 /// Keys that a person looks for first, in this order; the others follow by their names.
@@ -104,7 +104,7 @@ fn scalar(key: &str, value: &Value, now: SystemTime) -> String {
                 format!("{} ({bytes} B)", units::bytes(bytes))
             }
             Some(bytes) if key.ends_with("bytes") => units::bytes(bytes),
-            Some(code) if key.ends_with("reason_code") => format!("{code:#04x}"),
+            Some(code) if key.ends_with("reason_code") => text::code(code),
             _ => number.to_string(),
         },
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),

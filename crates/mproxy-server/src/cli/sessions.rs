@@ -12,7 +12,7 @@ use super::admin_api::{AdminCallError, AdminClient, escaped, query};
 use super::outline::outline;
 use super::table::{Column, Table};
 use super::text::{json_line, one_line};
-use super::units;
+use super::{units, words};
 use crate::config::Flags;
 
 /// No session is meant.
@@ -36,8 +36,8 @@ pub struct SessionSelectors {
     /// Only clients from this address or network: 10.0.0.0/8
     #[arg(long, value_name = "NETWORK")]
     address: Option<String>,
-    /// Only sessions in this state: connecting, admitting, dialling, open or closing
-    #[arg(long, value_name = "STATE")]
+    /// Only sessions in this state
+    #[arg(long, value_name = "STATE", value_parser = words::STATES)]
     state: Option<String>,
     /// Only clients to which the hook service gave this attribute
     #[arg(long, value_name = "KEY=VALUE")]
@@ -73,8 +73,8 @@ impl SessionSelectors {
 pub struct SessionsCommand {
     #[command(flatten)]
     selectors: SessionSelectors,
-    /// In this order: connection_id, connected_since, packets, bytes or client_id
-    #[arg(long, value_name = "ORDER")]
+    /// In this order
+    #[arg(long, value_name = "ORDER", value_parser = words::ORDERS)]
     sort: Option<String>,
     /// Most sessions to show; 0: all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]

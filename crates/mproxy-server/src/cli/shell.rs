@@ -1,10 +1,15 @@
 //! `mproxy completions` and `mproxy man`: what shells and `man` know of the command line, made of its very definition.
 
+mod page;
+
+use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use clap_complete::Shell;
+
+use self::page::page;
 
 /// For which shell.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -46,7 +51,32 @@ pub(super) fn write_completions(
     // Not by its own writing: that panics where a pipe is closed.
     let mut script = Vec::new();
     clap_complete::generate(command.shell, &mut grammar, "mproxy", &mut script);
-    out.write_all(&script)
+    out.write_all(&script)?;
+    if command.shell == Shell::Fish {
+        out.write_all(words_for_fish(&grammar).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// What `clap_complete` leaves out of a script for fish: the words that a command's first argument may be.
+fn words_for_fish(grammar: &clap::Command) -> String {
+    let mut lines = String::new();
+    for command in grammar.get_subcommands() {
+        let first = command.get_positionals().next();
+        let words: Vec<String> = first.map_or_else(Vec::new, |first| {
+            first.get_possible_values().iter().map(|word| word.get_name().to_owned()).collect()
+        });
+        if !words.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                lines,
+                "complete -c mproxy -n \"__fish_mproxy_using_subcommand {}\" -f -a \"{}\"",
+                command.get_name(),
+                words.join(" ")
+            );
+        }
+    }
+    lines
 }
 
 /// The page of mproxy on `out`, or all pages in a folder.
@@ -58,11 +88,19 @@ pub(super) fn write_man(
     grammar: clap::Command,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let mut grammar = grammar.disable_help_subcommand(true);
+    grammar.build();
     match &command.out {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;
-            clap_mangen::generate_to(grammar, folder)
+            write_pages(&grammar, folder)
         }
-        None => clap_mangen::Man::new(grammar).render(out),
+        None => out.write_all(page(&grammar)?.text.as_bytes()),
     }
+}
+
+fn write_pages(command: &clap::Command, folder: &Path) -> io::Result<()> {
+    let page = page(command)?;
+    std::fs::write(folder.join(page.file), page.text)?;
+    command.get_subcommands().try_for_each(|inner| write_pages(inner, folder))
 }

@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_api::{AdminCallError, AdminClient, ServerEvent, query};
-use super::text::{json_line, one_line, one_word};
-use super::units;
+use super::text::{self, json_line, one_line, one_word};
+use super::{units, words};
 use crate::config::Flags;
 
 /// Which packets, and how much of them.
@@ -33,7 +33,7 @@ pub struct TapCommand {
     #[arg(long, value_name = "TYPES")]
     r#type: Option<String>,
     /// Only packets from the client, or from the broker
-    #[arg(long, value_name = "SIDE")]
+    #[arg(long, value_name = "SIDE", value_parser = words::SIDES)]
     from: Option<String>,
     /// Show the beginning of each payload, up to so many bytes (at most 4096)
     #[arg(long, value_name = "BYTES")]
@@ -169,7 +169,7 @@ fn codes(packet: &Value) -> String {
     let many = packet["reason_codes"].as_array().into_iter().flatten().filter_map(Value::as_u64);
     let mut shown = one.into_iter().chain(many).fold(String::new(), |mut shown, code| {
         // Writing to a String cannot fail.
-        let _ = write!(shown, " {code:#04x}");
+        let _ = write!(shown, " {}", text::code(code));
         shown
     });
     if let Some(more) = packet["more_reason_codes"].as_u64() {
@@ -192,7 +192,8 @@ fn payload(packet: &Value) -> String {
 /// What became of it, where that is not that it went on as it came.
 fn outcome(packet: &Value) -> String {
     let refused_by = packet["refused_by"].as_str().map(|by| {
-        let code = packet["refused_with"].as_u64().map_or_else(String::new, |code| format!(" {code:#04x}"));
+        let code =
+            packet["refused_with"].as_u64().map_or_else(String::new, |code| format!(" {}", text::code(code)));
         format!(" by {by}{code}")
     });
     match packet["outcome"].as_str() {
@@ -215,7 +216,7 @@ fn refusal_line(record: &Value) -> String {
     }
     line += &format!(": {}", record["why"].as_str().unwrap_or("-"));
     if let Some(code) = record["reason_code"].as_u64() {
-        line += &format!(". {code:#04x} {}", record["reason"].as_str().unwrap_or_default());
+        line += &format!(". {} {}", text::code(code), record["reason"].as_str().unwrap_or_default());
     }
     line
 }

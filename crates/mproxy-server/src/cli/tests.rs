@@ -156,6 +156,38 @@ fn the_page_of_the_commands_has_all_flags() {
     }
 }
 
+fn script(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    write_completions(&CompletionsCommand::of(shell), &mut script).expect("a Vec takes everything");
+    String::from_utf8(script).expect("text")
+}
+
+#[test]
+fn completions_know_the_words_of_flags_and_offer_no_flag_without_effect() {
+    use clap_complete::Shell;
+    for words in [words::ORDERS.join(" "), words::STATES.join(" "), words::SIDES.join(" ")] {
+        assert!(script(Shell::Bash).contains(&words) && script(Shell::Zsh).contains(&words), "{words}");
+    }
+    for shell in [Shell::Bash, Shell::Zsh] {
+        assert!(script(shell).contains("error warn info debug trace"), "{shell}");
+    }
+    let fish = script(Shell::Fish);
+    let of = |command: &str| {
+        // One of them may have several lines.
+        let entries = fish.split("complete -c mproxy ");
+        let own = format!("using_subcommand {command}\"");
+        entries.filter(|entry| entry.contains(&own)).collect::<String>()
+    };
+    assert!(of("completions").contains("-a \"bash elvish fish powershell zsh\""), "{}", of("completions"));
+    assert!(of("sessions").contains("connected_since") && of("sessions").contains("-l admin-port"));
+    assert!(of("run").contains("-l log-level") && of("run").contains("trace"), "{}", of("run"));
+    for (command, flag) in
+        [("sessions", "log-level"), ("sessions", "log-format"), ("demo", "acl-file"), ("man", "config")]
+    {
+        assert!(!of(command).contains(&format!("-l {flag} ")), "{command} {flag}");
+    }
+}
+
 #[test]
 fn completions_and_pages_know_every_command() {
     for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {

@@ -53,6 +53,11 @@ pub(super) fn json_line(json: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
+/// A reason code as the documentation writes it: `0x9C`.
+pub(super) fn code(code: u64) -> String {
+    format!("0x{code:02X}")
+}
+
 /// A value that nobody can take for the one behind it: as it is, or between quotes.
 pub(super) fn one_word(value: &str) -> Cow<'_, str> {
     let is_word = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "\"'=\\".contains(c));

@@ -8,7 +8,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_api::{self, AdminAnswer};
-use super::text::{json_line, one_word, printable};
+use super::text::{self, json_line, one_word, printable};
+use super::words;
 use crate::config::Flags;
 
 /// Ends with this where there is nothing on record.
@@ -22,11 +23,11 @@ pub struct WhyQuestion {
     /// Only clients with this user name
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// Only this hook: connect, publish, subscribe, deliver or exchange
-    #[arg(long, value_name = "HOOK")]
+    /// Only this hook
+    #[arg(long, value_name = "HOOK", value_parser = words::hooks())]
     hook: Option<String>,
     /// What was `refused`, what was `allowed` (where MPROXY_DECISION_LOG_ALLOWED_ONE_IN records some of that), or `any`
-    #[arg(long, value_name = "OUTCOME", default_value = "refused")]
+    #[arg(long, value_name = "OUTCOME", default_value = "refused", value_parser = words::OUTCOMES)]
     outcome: String,
     /// Only what happened since: a time (2026-11-24T02:47:00Z) or a duration (10m)
     #[arg(long, value_name = "TIME")]
@@ -115,9 +116,12 @@ fn line(refusal: &Value) -> String {
     if let Some(more) = refusal["more_filters"].as_u64() {
         let _ = write!(line, " and {more} more filters");
     }
-    let _ = write!(line, ": {}", text("why").unwrap_or("-").replace('\n', " "));
-    if let Some(code) = refusal["reason_code"].as_u64() {
-        let _ = write!(line, ". {code:#04x} {}", text("reason").unwrap_or_default());
+    let (why, code) = (text("why").unwrap_or("-"), refusal["reason_code"].as_u64());
+    // The code stands behind it, with its name.
+    let why = code.and_then(|code| why.strip_suffix(&format!(" ({code:#04x})"))).unwrap_or(why);
+    let _ = write!(line, ": {}", why.replace('\n', " "));
+    if let Some(code) = code {
+        let _ = write!(line, ". {} {}", text::code(code), text("reason").unwrap_or_default());
     }
     let _ = write!(line, "\n  ");
     for (name, key) in [
@@ -133,9 +137,18 @@ fn line(refusal: &Value) -> String {
         }
     }
     if let Some(age) = refusal["age_ms"].as_u64().filter(|age| *age > 0) {
-        let _ = write!(line, " age={}.{:03}s", age / 1000, age % 1000);
+        let _ = write!(line, " {}={}.{:03}s", aged(text("source")), age / 1000, age % 1000);
     }
     line
+}
+
+/// What is as old as a record's age says: not the refusal, but that by which it was decided.
+fn aged(source: Option<&str>) -> &'static str {
+    match source {
+        Some("acl") => "rules_age",
+        Some("grant") => "grant_age",
+        _ => "answer_age",
+    }
 }
 
 #[cfg(test)]
@@ -150,13 +163,20 @@ mod tests {
             "time": "2026-11-24T02:47:00.507Z", "hook": "publish", "topic": "a/\u{1b}[2Jb", "qos": 1,
             "why": "refused by rules[2] (rules.toml:14)", "reason_code": 0x87, "reason": "Not authorized",
             "client_id": "c\n1", "listener": "mqtt", "peer_addr": "127.0.0.1:5", "connection_id": "id",
-            "action": "reject", "age_ms": 61_005,
+            "action": "reject", "source": "acl", "age_ms": 61_005,
         });
         assert_eq!(
             printable(&line(&refusal)),
             "2026-11-24T02:47:00.507Z  publish to a/\\u{1b}[2Jb with QoS 1: refused by rules[2] (rules.toml:14). \
-             0x87 Not authorized\n   client=\"c\\n1\" listener=mqtt from=127.0.0.1:5 connection=id action=reject age=61.005s"
+             0x87 Not authorized\n   client=\"c\\n1\" listener=mqtt from=127.0.0.1:5 connection=id action=reject rules_age=61.005s"
         );
+        let decided =
+            |source: &str| json!({ "hook": "publish", "source": source, "reason_code": 0x9c, "age_ms": 158 });
+        assert!(
+            line(&decided("grant")).contains(": -. 0x9C ")
+                && line(&decided("grant")).ends_with(" grant_age=0.158s")
+        );
+        assert!(line(&decided("cache")).ends_with(" answer_age=0.158s"));
     }
 
     #[test]

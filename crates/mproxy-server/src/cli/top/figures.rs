@@ -12,8 +12,8 @@ use super::sample::{PolicyEndpoint, Rates, Refusal, Session, SessionTraffic, Top
 pub(super) struct TopFigures {
     /// Which mproxy it is, and how it is.
     pub(super) headline: String,
-    /// What it does in a second.
-    pub(super) rates: String,
+    /// What it does in a second, in parts each of which stays in its line.
+    pub(super) rates: Vec<String>,
     pub(super) sessions: Vec<SessionRow>,
     /// There are more sessions than were looked at.
     pub(super) more_sessions: bool,
@@ -64,7 +64,7 @@ impl TopFigures {
         let rates = now.stats.windows.first().unwrap_or(&none);
         Self {
             headline: headline(now, &place),
-            rates: rates_line(rates),
+            rates: rate_parts(rates),
             sessions: session_rows(before, now, SystemTime::now()),
             more_sessions: now.more_sessions,
             decisions: decision_rows(rates),
@@ -92,20 +92,26 @@ fn headline(now: &TopSample, place: &str) -> String {
     )
 }
 
-fn rates_line(rates: &Rates) -> String {
+fn rate_parts(rates: &Rates) -> Vec<String> {
     let side = |traffic: &super::sample::Traffic| {
         format!("{} msg/s, {}/s", units::number(traffic.messages), units::bytes(whole(traffic.bytes)))
     };
-    format!(
-        "clients {}  broker {}  decided {}/s, refused {}/s, failed {}/s  connected {}/s, closed {}/s",
-        side(&rates.from_client),
-        side(&rates.from_broker),
-        units::number(rates.decided),
-        units::number(rates.refused),
-        units::number(rates.failed_answers),
-        units::number(rates.connections_accepted),
-        units::number(rates.connections_closed),
-    )
+    let number = units::number;
+    vec![
+        format!("clients {}", side(&rates.from_client)),
+        format!("broker {}", side(&rates.from_broker)),
+        format!(
+            "decided {}/s, refused {}/s, failed {}/s",
+            number(rates.decided),
+            number(rates.refused),
+            number(rates.failed_answers)
+        ),
+        format!(
+            "connected {}/s, closed {}/s",
+            number(rates.connections_accepted),
+            number(rates.connections_closed)
+        ),
+    ]
 }
 
 fn session_rows(before: Option<&TopSample>, now: &TopSample, clock: SystemTime) -> Vec<SessionRow> {

@@ -5,6 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState};
+use unicode_width::UnicodeWidthStr;
 
 use super::super::units;
 use super::figures::{DecisionRow, SessionRow, TopFigures};
@@ -14,21 +15,28 @@ const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 
 pub(super) fn draw(frame: &mut Frame<'_>, figures: &TopFigures, keys: &TopKeys) {
-    // Where there is little space, sessions have most of it.
-    let panel = (frame.area().height / 4).clamp(3, 9);
+    let rates = rate_lines(&figures.rates, frame.area().width.into());
+    // Sessions have what others do not need, and where there is little space, most of it.
+    let panel = |lines: usize| {
+        let most = (frame.area().height / 4).clamp(3, 9);
+        // Its title is a line, too.
+        u16::try_from(lines.max(1) + 1).unwrap_or(most).min(most)
+    };
+    let of_policy = figures.endpoints.len() + figures.calls.len();
     let areas = Layout::vertical([
-        Constraint::Length(2),
-        Constraint::Length(panel),
+        Constraint::Length(u16::try_from(1 + rates.len()).unwrap_or(u16::MAX)),
+        Constraint::Length(panel(figures.decisions.len().max(of_policy))),
         Constraint::Min(3),
-        Constraint::Length(panel),
+        Constraint::Length(panel(figures.refusals.len())),
         Constraint::Length(1),
     ]);
     let [head, figures_area, sessions, refusals, foot] = areas.areas(frame.area());
     let [decisions, policy] = Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)])
         .spacing(2)
         .areas(figures_area);
-    let lines = vec![Line::styled(figures.headline.as_str(), BOLD), Line::raw(figures.rates.as_str())];
-    frame.render_widget(Paragraph::new(lines), head);
+    let headline = Line::styled(figures.headline.as_str(), BOLD);
+    let lines = std::iter::once(headline).chain(rates.into_iter().map(Line::raw));
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), head);
     draw_decisions(frame, figures, decisions);
     draw_policy(frame, figures, policy);
     draw_sessions(frame, figures, keys, sessions);
@@ -37,6 +45,21 @@ pub(super) fn draw(frame: &mut Frame<'_>, figures: &TopFigures, keys: &TopKeys) 
     let lines = if lines.is_empty() { empty } else { lines };
     frame.render_widget(Paragraph::new(lines).block(titled("Refusals, the newest first")), refusals);
     frame.render_widget(Paragraph::new(foot_line(keys)), foot);
+}
+
+/// As many parts in a line as have their place.
+fn rate_lines(parts: &[String], width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            Some(line) if line.width() + 3 + part.width() <= width => {
+                line.push_str("   ");
+                line.push_str(part);
+            }
+            _ => lines.push(part.clone()),
+        }
+    }
+    lines
 }
 
 fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
@@ -73,17 +96,50 @@ fn draw_policy(frame: &mut Frame<'_>, figures: &TopFigures, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(titled("Hook service")), area);
 }
 
+/// A column of the sessions.
+struct SessionColumn {
+    title: &'static str,
+    width: Constraint,
+    is_number: bool,
+    /// On a narrower terminal it is left out: cut in two, others would say nothing.
+    from_width: u16,
+}
+
+impl SessionColumn {
+    const fn text(title: &'static str, width: Constraint, from_width: u16) -> Self {
+        Self { title, width, is_number: false, from_width }
+    }
+
+    const fn number(title: &'static str, width: u16, from_width: u16) -> Self {
+        Self { title, width: Constraint::Length(width), is_number: true, from_width }
+    }
+}
+
+/// An IPv4 address and a port have their place at 80 columns; further places go to names.
+const COLUMNS: [SessionColumn; 9] = [
+    SessionColumn::text("CLIENT", Constraint::Fill(3), 0),
+    SessionColumn::text("USER", Constraint::Fill(2), 76),
+    SessionColumn::text("LISTENER", Constraint::Max(10), 104),
+    SessionColumn::text("FROM", Constraint::Length(21), 60),
+    SessionColumn::text("STATE", Constraint::Length(10), 92),
+    SessionColumn::number("AGE", 7, 50),
+    SessionColumn::number("PACKETS/S", 9, 0),
+    SessionColumn::number("SENT/S", 9, 30),
+    SessionColumn::number("RECEIVED/S", 10, 40),
+];
+
 fn draw_sessions(frame: &mut Frame<'_>, figures: &TopFigures, keys: &TopKeys, area: Rect) {
     let rows = keys.rows(figures);
     // Of thousands only those that have their place are made: the title and the header take two lines.
     let (place, chosen) = (usize::from(area.height.saturating_sub(2)), keys.chosen_at(&rows));
     let offset = chosen.map_or(0, |at| (at + 1).saturating_sub(place));
     let number = |value: String| Cell::new(Line::raw(value).right_aligned());
+    let is_shown = |(_, column): &(Cell<'_>, &SessionColumn)| column.from_width <= area.width;
     let row = |row: &&SessionRow| {
         // What is still: not in the way of what is not.
         let is_still = row.packets == 0.0;
         let style = if is_still { Style::new().add_modifier(Modifier::DIM) } else { Style::new() };
-        Row::new([
+        let cells = [
             Cell::new(row.name.clone()),
             Cell::new(row.username.clone()),
             Cell::new(row.listener.clone()),
@@ -93,25 +149,15 @@ fn draw_sessions(frame: &mut Frame<'_>, figures: &TopFigures, keys: &TopKeys, ar
             number(units::number(row.packets)),
             number(units::bytes(row.client_bytes.round() as u64)),
             number(units::bytes(row.broker_bytes.round() as u64)),
-        ])
-        .style(style)
+        ];
+        Row::new(cells.into_iter().zip(&COLUMNS).filter(is_shown).map(|(cell, _)| cell)).style(style)
     };
-    let heads = ["CLIENT", "USER", "LISTENER", "FROM", "STATE", "AGE", "PACKETS/S", "SENT/S", "RECEIVED/S"];
-    let header = Row::new(heads.iter().enumerate().map(|(at, head)| {
-        let line = Line::raw(*head);
-        Cell::new(if at < 5 { line } else { line.right_aligned() })
+    let shown = || COLUMNS.iter().filter(|column| column.from_width <= area.width);
+    let header = Row::new(shown().map(|column| {
+        let line = Line::raw(column.title);
+        Cell::new(if column.is_number { line.right_aligned() } else { line })
     }));
-    let widths = [
-        Constraint::Fill(3),
-        Constraint::Fill(2),
-        Constraint::Max(10),
-        Constraint::Fill(3),
-        Constraint::Length(10),
-        Constraint::Length(7),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(10),
-    ];
+    let widths = shown().map(|column| column.width);
     let title = sessions_title(figures, keys, rows.len());
     let table = Table::new(rows.iter().skip(offset).take(place).map(row), widths)
         .header(header.style(BOLD))

@@ -81,7 +81,7 @@ fn a_frame_shows_sessions_by_rate_decisions_policy_and_refusals_and_steers_no_te
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
     for part in [
         "mproxy 0.1.0 at 127.0.0.1:9180, up 1h01m, 3 connections, 45 MiB of memory",
-        "clients 1.5k msg/s, 340 KiB/s  broker 2 msg/s, 10 B/s  decided 1.2k/s, refused 3/s",
+        "clients 1.5k msg/s, 340 KiB/s   broker 2 msg/s, 10 B/s   decided 1.2k/s, refused 3/s, failed 0/s",
         "publish by grant",
         "healthy http://a:1",
         "UNHEALTHY http://b:1: connection refused",
@@ -106,6 +106,29 @@ fn a_frame_has_its_place_on_any_terminal() {
     }
     let none = TopFigures::default();
     assert!(frame_lines(&none, &TopKeys::default(), 100, 30).join("\n").contains("none on record"));
+}
+
+#[test]
+fn at_80_columns_nothing_is_cut_that_says_something() {
+    let lines = frame_lines(&figures(), &TopKeys::default(), 80, 24);
+    let text = lines.join("\n");
+    for part in
+        ["decided 1.2k/s, refused 3/s, failed 0/s", "connected 0/s, closed 0/s", " 10.0.0.1:5 ", "RECEIVED/S"]
+    {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains("LISTENER") && !text.contains("STATE"), "{text}");
+}
+
+#[test]
+fn sessions_have_the_lines_that_others_do_not_need() {
+    let sessions = |lines: &[String]| {
+        let at = |title: &str| lines.iter().position(|line| line.contains(title)).expect("a title");
+        (at("Decisions"), at("Sessions: "), at("Refusals, "))
+    };
+    let lines = frame_lines(&TopFigures::default(), &TopKeys::default(), 80, 40);
+    let (decisions, first, refusals) = sessions(&lines);
+    assert_eq!((first - decisions, lines.len() - refusals), (2, 3), "{lines:#?}");
 }
 
 #[test]
