@@ -15,6 +15,7 @@
 //! | [`service`] | a hook service inside the test, that answers as it is told |
 //! | [`json_service`] | the same with JSON over HTTP/1.1, and with bytes that are no HTTP |
 //! | [`commanding`] | a hook service inside the test that grants, and takes back |
+//! | [`browser`] | a page in a real browser, as its user sees and steers it |
 //! | [`foreign`] | clients in other languages, installed when they are needed |
 //! | [`refusals`] | what a refusal looks like, packet by packet; of `mproxy-sim`, too |
 //! | [`process`] | a child process with its log, that ends with the test |
@@ -38,6 +39,7 @@
 
 pub mod black_hole;
 pub mod broker;
+pub mod browser;
 pub mod certificates;
 pub mod commanding;
 pub mod embedded;

@@ -19,8 +19,11 @@ async function ask(path, options = {}) {
   if (token) headers.Authorization = `Bearer ${token}`;
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (response.status === 401) {
-    sessionStorage.removeItem(TOKEN);
-    await login();
+    // Another one may have been given since this was asked.
+    if (sessionStorage.getItem(TOKEN) === token) {
+      sessionStorage.removeItem(TOKEN);
+      await login(token !== null);
+    }
     return ask(path, options);
   }
   if (!response.ok) {
@@ -40,10 +43,11 @@ async function ask(path, options = {}) {
 const json = async (path, options) => (await ask(path, options)).json();
 
 let loggingIn = null;
-function login() {
+function login(again) {
   // Several calls may find out at once; one dialog is enough.
   loggingIn ??= new Promise((done) => {
     const dialog = by("login");
+    by("login-problem").textContent = again ? "mproxy does not accept this token. Is it the one of MPROXY_ADMIN_TOKEN?" : "";
     dialog.addEventListener("close", () => {
       sessionStorage.setItem(TOKEN, by("token").value);
       by("token").value = "";
@@ -59,6 +63,11 @@ function login() {
 function problem(error) {
   by("problem").hidden = !error;
   by("problem").textContent = error ? `${error.message ?? error}` : "";
+}
+
+// What was done, where that is no fault.
+function notice(words) {
+  by("notice").textContent = words ?? "";
 }
 
 // ---- rates
@@ -254,6 +263,7 @@ function paint() {
     const open = document.createElement("button");
     open.type = "button";
     open.className = "link";
+    open.dataset.id = session.connection_id;
     open.textContent = session.client_id || "(none)";
     open.addEventListener("click", () => detail(session.connection_id).catch(problem));
     const tr = document.createElement("tr");
@@ -261,49 +271,154 @@ function paint() {
     tr.append(cell(short(session.packets), "number"), cell(bytes(session.bytes), "number"));
     return tr;
   });
+  // Whoever goes through the rows by keyboard stays where they are.
+  const focused = by("list").contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
   by("list").tBodies[0].replaceChildren(space(first), ...rows, space(shown.length - last));
+  if (focused) focusRow(focused);
   by("list").setAttribute("aria-rowcount", shown.length + 1);
 }
 
+// The button of a session's row, where that is in sight: each drawing makes a new one.
+const rowOf = (id) => by("list").querySelector(`button[data-id="${CSS.escape(id)}"]`);
+const focusRow = (id) => (rowOf(id) ?? by("scroll")).focus({ preventScroll: true });
+
+// What is shown of a session: a label for what the API calls so, in this order.
+const OF_CONNECTION = {
+  client_id: "Client id", username: "User name", protocol: "MQTT version", phase: "State", connected_since: "Connected since",
+  listener: "Listener", transport: "Transport", peer_addr: "Client address", local_addr: "Local address", broker: "Broker",
+  broker_addr: "Broker address", keep_alive: "Keep alive", clean_start: "Clean start", connection_id: "Connection id",
+};
+const OF_TLS = {
+  version: "Version", cipher_suite: "Cipher suite", sni: "Server name", alpn: "Application protocol", subject: "Certificate subject", common_name: "Common name",
+  subject_alt_names: "Alternative names", serial: "Serial number", fingerprint: "Fingerprint (SHA-256)",
+};
+const OF_GRANT = { version: "Version", received: "Received", renews_at: "Is renewed", serves_until: "Serves until", expires_at: "Client leaves" };
+const OF_REFUSAL = { time: "When", hook: "About", topic: "Topic", filter: "Filter", why: "Why", reason_code: "Reason code", reason: "Reason" };
+
+// A value for people: times with how far away they are, yes and no.
+function written(key, value) {
+  if (value === true) return "yes";
+  if (value === false) return "no";
+  if (key === "keep_alive") return value === 0 ? "none" : `${value} s`;
+  if (key.endsWith("reason_code")) return hex(value);
+  if (key.endsWith("bytes")) return bytes(value);
+  if (Array.isArray(value)) return value.join(", ");
+  if (typeof value === "string" && /^\d{4}-\d\d-\d\dT/.test(value)) {
+    const ahead = (Date.parse(value) - Date.now()) / 1000;
+    return `${value} (${ahead > 0 ? `in ${lasting(ahead)}` : `${since(value)} ago`})`;
+  }
+  return String(value);
+}
+
+function heading(words) {
+  return Object.assign(document.createElement("h3"), { textContent: words });
+}
+
+// A heading and a list of labels and values; nothing, where there is no value.
+function list(title, values, labels) {
+  const names = labels ? Object.keys(labels) : Object.keys(values ?? {});
+  const dl = document.createElement("dl");
+  for (const name of names) {
+    const value = values?.[name];
+    if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) continue;
+    const dt = Object.assign(document.createElement("dt"), { textContent: labels?.[name] ?? name });
+    dl.append(dt, Object.assign(document.createElement("dd"), { textContent: written(name, value) }));
+  }
+  return dl.children.length ? [heading(title), dl] : [];
+}
+
+// A heading and a table of these columns; numbers stand right.
+function grid(title, columns, numbers, rows, empty) {
+  const words = Object.assign(document.createElement("p"), { textContent: empty });
+  if (!rows.length) return [heading(title), words];
+  const table = document.createElement("table");
+  const head = table.createTHead().insertRow();
+  const kind = (at) => (numbers.includes(at) ? "number" : "wrap");
+  columns.forEach((column, at) => head.append(Object.assign(document.createElement("th"), { scope: "col", textContent: column, className: kind(at) })));
+  const body = table.createTBody();
+  for (const row of rows) {
+    const tr = body.insertRow();
+    row.forEach((content, at) => tr.append(cell(content, kind(at))));
+  }
+  return [heading(title), table];
+}
+
+function described(session) {
+  const { live, traffic } = session;
+  const waiting = (key) => (live ? [live.waiting_packets[key], bytes(live.waiting_bytes[key]), bytes(live.unwritten_bytes[key])] : []);
+  const columns = ["From", "Packets", "Bytes", ...(live ? ["Waiting packets", "Waiting bytes", "Unwritten bytes"] : [])];
+  const subscriptions = live?.subscriptions;
+  const shown = (subscriptions ?? []).map((one) => [one.filter, one.broker_filter ?? "the same", one.granted_qos ?? "–"]);
+  const none = !live ? "The session did not say." : subscriptions ? "none" : "Not known: neither rules nor a hook service decide on them.";
+  return [
+    ...list("Connection", { ...session, broker_addr: live?.broker_addr }, OF_CONNECTION),
+    ...grid("Traffic", columns, [1, 2, 3, 4, 5], [
+      ["client", traffic.client_packets, bytes(traffic.client_bytes), ...waiting("from_client")],
+      ["broker", traffic.broker_packets, bytes(traffic.broker_bytes), ...waiting("from_broker")],
+    ]),
+    ...grid(live?.more_subscriptions ? "Subscriptions, and there may be more" : "Subscriptions", ["Filter", "At the broker", "Granted QoS"], [2], shown, none),
+    ...list("State", live, { session_present: "Session present", in_flight: "Publishes in flight", held_bytes: "Memory held" }),
+    ...list("Attributes", session.attributes),
+    ...list("Grant", session.grant, OF_GRANT),
+    ...list("TLS", session.tls, OF_TLS),
+    ...list("TLS to the broker", live?.broker_tls, OF_TLS),
+    ...list("Last refusal", session.last_refusal, OF_REFUSAL),
+  ];
+}
+
 async function detail(id) {
-  const session = await json(`/api/v1/sessions/${id}`);
-  const fields = [];
-  const add = (name, value) => {
-    if (value === null || value === undefined || value === "") return;
-    if (typeof value === "object" && !Array.isArray(value)) return Object.entries(value).forEach(([inner, content]) => add(`${name} ${inner}`.trim(), content));
-    const dt = document.createElement("dt");
-    dt.textContent = name.replaceAll("_", " ");
-    const dd = document.createElement("dd");
-    dd.textContent = Array.isArray(value) ? value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ") : String(value);
-    fields.push(dt, dd);
-  };
-  add("", session);
-  by("fields").replaceChildren(...fields);
+  problem(null);
+  notice(null);
+  let session;
+  try {
+    session = await json(`/api/v1/sessions/${id}`);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    await gone("That session");
+    return;
+  }
+  by("fields").replaceChildren(...described(session));
   by("detail-title").textContent = `Session of ${session.client_id || "a client without an id"}`;
   const dialog = by("detail");
   dialog.returnValue = "";
   dialog.showModal();
+  by("fields").scrollTop = 0;
   dialog.onclose = () => {
     if (dialog.returnValue === "watch") watchSession(session);
-    if (dialog.returnValue === "kick") kick(id, session.client_id || id).catch(problem);
-    if (dialog.returnValue === "ban") ban(session).catch(problem);
+    else if (dialog.returnValue === "kick") kick(id, session.client_id || id).catch(problem);
+    else if (dialog.returnValue === "ban") ban(session).catch(problem);
+    else focusRow(id);
   };
+}
+
+// Somebody was to be shown or disconnected who is not there any more.
+async function gone(who) {
+  await load();
+  notice(`${who} has ended already.`);
+  by("scroll").focus({ preventScroll: true });
 }
 
 async function kick(id, name) {
   by("whom").textContent = name;
+  by("kick-text").value = "";
   const dialog = by("confirm");
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  focusRow(id);
   if (dialog.returnValue !== "yes") return;
+  const told = new URLSearchParams({ reason: by("reason").value });
+  if (by("kick-text").value) told.set("text", by("kick-text").value);
   try {
-    await ask(`/api/v1/sessions/${id}?reason=${by("reason").value}`, { method: "DELETE" });
+    await ask(`/api/v1/sessions/${id}?${told}`, { method: "DELETE" });
   } catch (error) {
-    // It went by itself meanwhile.
     if (error.status !== 404) throw error;
+    await gone(`The session of ${name}`);
+    return;
   }
   await load();
+  notice(`${name} was disconnected.`);
+  focusRow(id);
 }
 
 // ---- bans
@@ -319,6 +434,7 @@ async function ban(session) {
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  focusRow(session.connection_id);
   const chosen = ways.find(([key]) => key === by("ban-by").value);
   if (dialog.returnValue !== "yes" || !chosen) return;
   const body = { [chosen[0]]: chosen[2] };
@@ -366,6 +482,7 @@ function watchSession(session) {
   by("tap-type").value = "";
   location.hash = "#tap";
   watch();
+  by("tap-start").focus();
 }
 
 async function watch() {
@@ -569,6 +686,7 @@ function show() {
   }
   document.title = `mproxy: ${by(`${view}-title`).textContent}`;
   problem(null);
+  notice(null);
   Promise.resolve(enter[view]?.()).catch(problem);
   if (view === "overview" && stats) overview();
   // A tap that nobody looks at would still keep its clients off the fast path.
