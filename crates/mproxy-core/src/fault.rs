@@ -231,6 +231,8 @@ pub enum Fault {
         /// It is.
         elsewhere: bool,
     },
+    /// Descriptors or memory of the machine run short, and it was among the cheapest sessions to lose.
+    Shed,
     /// It had not been admitted yet, and its address had most of those that wait for it, when there was no room for
     /// others.
     Evicted,
@@ -286,6 +288,7 @@ impl Fault {
             | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Party::Policy,
             Self::Drained { .. }
+            | Self::Shed
             | Self::Overloaded { .. }
             | Self::Panicked
             | Self::Internal { .. }
@@ -329,6 +332,7 @@ impl Fault {
             | Self::Unreachable(_)
             | Self::ClosedBeforeConnack { .. }
             | Self::Drained { .. }
+            | Self::Shed
             | Self::Evicted
             | Self::Panicked
             | Self::Internal { .. }
@@ -406,6 +410,7 @@ impl Fault {
             | Self::Lost { .. }
             | Self::BrokerLeft { .. }
             | Self::Drained { .. }
+            | Self::Shed
             | Self::TooLate(Deadline::Close) => None,
         }
     }
@@ -431,6 +436,7 @@ impl Fault {
             Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
             Self::Drained { elsewhere: true } => ReasonCode::USE_ANOTHER_SERVER,
             Self::Drained { elsewhere: false } => ReasonCode::SERVER_SHUTTING_DOWN,
+            Self::Shed => ReasonCode::SERVER_BUSY,
             Self::Evicted => ReasonCode::QUOTA_EXCEEDED,
             Self::Panicked | Self::Internal { .. } => ReasonCode::UNSPECIFIED_ERROR,
             Self::Lost { .. }
@@ -478,6 +484,7 @@ impl Fault {
             Self::RateExceeded { .. } => "rate_exceeded",
             Self::Unread | Self::RecallUnread => "slow_reader",
             Self::Drained { .. } => "drained",
+            Self::Shed => "shed",
             Self::Evicted => "evicted",
             Self::Panicked => "panicked",
             Self::Internal { .. } => "internal",

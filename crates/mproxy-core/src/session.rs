@@ -269,6 +269,15 @@ impl Session {
         self.settle(now);
     }
 
+    /// Told: descriptors or memory run short, and this session has to go. It goes as in a [drain](Session::drain), for
+    /// another reason.
+    pub fn shed(&mut self, now: Instant) {
+        if let Some(link) = self.state.link_mut() {
+            link.shed = true;
+        }
+        self.drain(now);
+    }
+
     /// Told: somebody takes this session away. A 5.0 client is told `reason`.
     pub fn revoke(&mut self, reason: ReasonCode, now: Instant) {
         self.end(Fault::Kicked { reason, dismissal: None }, now);

@@ -706,3 +706,25 @@ fn a_broker_that_does_not_close_keeps_a_kicked_session_only_while_it_owes_answer
     assert_eq!(told(&mut stage), ["subscribe", "disconnect"]);
     assert!(stage.done().is_some());
 }
+
+#[test]
+fn who_has_to_go_for_want_of_descriptors_finishes_what_is_in_flight_and_is_told_so() {
+    for version in VERSIONS {
+        let sent = || {
+            let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(version);
+            stage.client(&publish(version, 1, 7));
+            stage.shed();
+            assert!(!stage.is_shut(Side::Client), "a PUBACK is awaited");
+            stage
+        };
+        let mut stage = sent();
+        stage.broker(&wire::puback(7));
+        assert_eq!(stage.at_client(), [wire::puback(7), goodbye(version, 0x89)].concat());
+        let fault = stage.finish();
+        assert_eq!((fault.label(), fault.by(), fault.is_trouble()), ("shed", Party::Mproxy, true));
+        // Told again, it waits for nothing.
+        let mut stage = sent();
+        stage.shed();
+        assert_eq!(stage.finish(), Fault::Shed);
+    }
+}

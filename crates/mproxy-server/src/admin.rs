@@ -20,7 +20,7 @@
 //!                                          &type= &from= &payload= &rate=
 //! GET    /api/v1/stats                     rates over the last second, ten seconds and minute
 //! GET    /api/v1/policy                    health of the policy service's endpoints
-//! GET    /api/v1/protection                clients that wait to be admitted
+//! GET    /api/v1/protection                clients that wait to be admitted, watermarks
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/reload                    reads the configuration and its files anew
 //! POST   /api/v1/drain
@@ -80,7 +80,7 @@ pub use bans::{BanKept, Banned};
 pub use explain::{ExplainQuestion, ExplainView, Explaining, NotExplained};
 pub use in_force::InForce;
 pub use openapi::document;
-pub use protection::{AdmissionsView, ProtectionView};
+pub use protection::{AdmissionsView, ProtectionView, WatermarkView};
 pub use reload::{NotReloaded, ReloadReport, Reloading};
 pub use serve::serve;
 use view::{Page, PolicyView, Readiness, ReloadView, SessionDetail, SessionFilter, SessionsQuestion};

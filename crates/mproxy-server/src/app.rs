@@ -37,6 +37,7 @@ use crate::descriptors;
 use crate::drain::drain;
 use crate::protect::Protection;
 use crate::protect::bans::Bans;
+use crate::protect::watermarks::Watermarks;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
 use crate::systemd::{InheritedSocket, InheritedSockets, notify};
@@ -250,6 +251,10 @@ fn house(
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
     }
     house.listeners.spawn(tick(house.closing.clone()));
+    let (watching, closing) = (Arc::clone(&house).watch_resources(), house.closing.clone());
+    house.listeners.spawn(async move {
+        closing.run_until_cancelled(watching).await;
+    });
     house
 }
 
@@ -259,7 +264,8 @@ fn protection(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Protecti
     let path = settings.bans_file.as_deref();
     let bans = Bans::open(path, metrics.bans().clone(), SystemTime::now());
     let bans = bans.with_context(|| format!("{}", path.unwrap_or_else(|| Path::new("bans")).display()))?;
-    Ok(Arc::new(Protection::new(settings, bans, Instant::now())))
+    let watermarks = Watermarks::new(metrics.watermarks().clone());
+    Ok(Arc::new(Protection::new(settings, bans, watermarks, Instant::now())))
 }
 
 fn readiness(bound: &[(String, Address)]) -> Vec<ListenerReadiness> {

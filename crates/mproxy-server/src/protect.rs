@@ -7,6 +7,7 @@
 //! | [`arrivals`] | how many connections come from where, and are there: before any handshake |
 //! | [`bans`] | who may not come in, until when and why |
 //! | `pace` | one rate |
+//! | [`watermarks`] | what is in use of descriptors and memory, against two marks of it |
 //! | `rate_sketch` | rates of any number of sources in memory of a fixed size |
 
 pub(crate) mod admissions;
@@ -14,15 +15,18 @@ pub(crate) mod arrivals;
 pub(crate) mod bans;
 pub(crate) mod pace;
 mod rate_sketch;
+pub(crate) mod watermarks;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use mproxy_core::Peer;
 use mproxy_core::peer::Address;
+use parking_lot::Mutex;
 
 use self::arrivals::{ArrivalLimits, Arrivals};
 use self::bans::{Ban, Bans};
+use self::watermarks::Watermarks;
 use crate::config::ProtectionSettings;
 use crate::telemetry::line_limit::LineLimit;
 
@@ -30,13 +34,31 @@ use crate::telemetry::line_limit::LineLimit;
 pub(crate) struct Protection {
     pub(crate) arrivals: Arrivals,
     pub(crate) bans: Bans,
+    pub(crate) watermarks: Watermarks,
+    marks: Mutex<Marks>,
     /// Of connections that are refused.
     pub(crate) lines: LineLimit,
 }
 
 impl Protection {
-    pub(crate) fn new(settings: &ProtectionSettings, bans: Bans, now: Instant) -> Self {
-        Self { arrivals: Arrivals::new(settings.into(), now), bans, lines: LineLimit::default() }
+    pub(crate) fn new(
+        settings: &ProtectionSettings,
+        bans: Bans,
+        watermarks: Watermarks,
+        now: Instant,
+    ) -> Self {
+        Self {
+            arrivals: Arrivals::new(settings.into(), now),
+            bans,
+            watermarks,
+            marks: Mutex::new(settings.into()),
+            lines: LineLimit::default(),
+        }
+    }
+
+    /// From where on descriptors and memory are short.
+    pub(crate) fn marks(&self) -> Marks {
+        *self.marks.lock()
     }
 
     /// Whether whoever comes from there is banned.
@@ -52,6 +74,30 @@ impl Protection {
     /// From now on these hold. `open`: where the clients are from that are connected.
     pub(crate) fn set(&self, settings: &ProtectionSettings, open: impl Iterator<Item = Address>) {
         self.arrivals.set_limits(settings.into(), open);
+        *self.marks.lock() = settings.into();
+    }
+}
+
+/// From where on descriptors and memory are short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Percent of the descriptors that this process may have.
+    pub(crate) descriptors_refuse: Option<u8>,
+    pub(crate) descriptors_drain: Option<u8>,
+    /// Bytes of resident memory.
+    pub(crate) memory_refuse: Option<u64>,
+    pub(crate) memory_drain: Option<u64>,
+}
+
+impl From<&ProtectionSettings> for Marks {
+    fn from(settings: &ProtectionSettings) -> Self {
+        let bytes = |size: Option<usize>| size.map(|size| size as u64);
+        Self {
+            descriptors_refuse: settings.descriptors_refuse,
+            descriptors_drain: settings.descriptors_drain,
+            memory_refuse: bytes(settings.memory_refuse),
+            memory_drain: bytes(settings.memory_drain),
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum ConnectionCommand {
     Kick(ReasonCode),
     /// It shall make room for others, if it still has not been admitted.
     Evict,
+    /// It shall end, because descriptors or memory run short.
+    Shed,
 }
 
 /// How far a connection is.
@@ -65,7 +67,7 @@ pub(crate) struct Handle {
     has_peer: AtomicBool,
     phase: AtomicU8,
     traffic: [AtomicU64; 4],
-    /// 0: none. 1: drain. 2: evict. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
+    /// 0: none. 1: drain. 2: evict. 3: shed. 256 and more: kick, with the reason in the low byte. 512: cut. The larger one wins.
     command: AtomicU16,
     waker: AtomicWaker,
     /// Commands with something in them are in `orders`: looked at before that is locked.
@@ -85,10 +87,11 @@ enum OrderSlot {
 const NO_COMMAND: u16 = 0;
 const DRAIN: u16 = 1;
 const EVICT: u16 = 2;
+const SHED: u16 = 3;
 // With its reason it is at most 0x1FF: over the others, and below CUT.
 const KICK: u16 = 0x100;
 const CUT: u16 = 0x200;
-const _: () = assert!(DRAIN < EVICT && EVICT < KICK && KICK + 0xFF < CUT);
+const _: () = assert!(DRAIN < EVICT && EVICT < SHED && SHED < KICK && KICK + 0xFF < CUT);
 
 impl Handle {
     pub(crate) fn new(origin: &Arc<Origin>) -> Self {
@@ -111,6 +114,7 @@ impl Handle {
         let code = match command {
             ConnectionCommand::Drain => DRAIN,
             ConnectionCommand::Evict => EVICT,
+            ConnectionCommand::Shed => SHED,
             ConnectionCommand::Kick(reason) => KICK | u16::from(reason.0),
             ConnectionCommand::Cut => CUT,
         };
@@ -129,6 +133,7 @@ impl Handle {
             NO_COMMAND => None,
             DRAIN => Some(ConnectionCommand::Drain),
             EVICT => Some(ConnectionCommand::Evict),
+            SHED => Some(ConnectionCommand::Shed),
             CUT => Some(ConnectionCommand::Cut),
             kick => Some(ConnectionCommand::Kick(ReasonCode((kick & 0xFF) as u8))),
         }

@@ -267,6 +267,7 @@ impl<S: Carrier> Relay<S> {
         match command {
             None => {}
             Some(ConnectionCommand::Drain) => self.session.drain(now),
+            Some(ConnectionCommand::Shed) => self.session.shed(now),
             Some(ConnectionCommand::Kick(reason)) => self.session.revoke(reason, now),
             Some(ConnectionCommand::Cut) => self.cut(cx, now),
             // Not if it was admitted meanwhile.

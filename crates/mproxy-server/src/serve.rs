@@ -8,6 +8,7 @@ pub(crate) mod gate;
 mod outage;
 pub(crate) mod pacer;
 mod parting;
+mod scarcity;
 mod slot;
 
 use std::sync::Arc;

@@ -172,3 +172,46 @@ async fn behind_a_proxy_the_address_counts_that_the_header_names() {
     come("192.0.2.1").await;
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn at_the_first_watermark_nobody_else_comes_in() {
+    let mut broker = a_broker().await;
+    for (on_unavailable, is_told) in [("close", false), ("connack", true)] {
+        // Less than any process has.
+        let variables = [("MPROXY_MEMORY_REFUSE", "64KiB"), ("MPROXY_ON_UNAVAILABLE", on_unavailable)];
+        let mut proxy = Proxy::with(broker.addr(), &variables).await;
+        proxy.line(&["watermark reached", "resource=\"memory\"", "state=\"refusing\""]).await;
+        for (version, code) in [(Version::V5, 0x89), (Version::V311, 3)] {
+            let mut client = WireClient::open(proxy.mqtt).await;
+            let _ = client.try_send(&wire::connect(version, "late", &ConnectOptions::default())).await;
+            let told = if is_told { wire::connack(version, false, code, &[]) } else { Vec::new() };
+            assert_eq!(client.rest().await, told);
+        }
+        let refused = if is_told { 0.0 } else { 2.0 };
+        assert_eq!(proxy.metric(&self::refused("watermark")).await, refused);
+        assert_eq!(proxy.metric("mproxy_watermark_level{resource=\"memory\"}").await, 1.0);
+        let (_, view) = proxy.http("GET", "/api/v1/protection").await;
+        assert!(view.contains("\"resource\":\"memory\",\"level\":\"refusing\""), "{view}");
+        assert!(broker.try_session().is_none(), "the broker never heard of them");
+        proxy.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn at_the_second_watermark_sessions_go_and_it_comes_back_by_itself() {
+    let (broker, folder) = (a_broker().await, Folder::default());
+    let path = folder.write("mproxy.toml", "");
+    let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_CONFIG", path.to_str().unwrap())]).await;
+    let mut client = login(proxy.mqtt, "inside").await;
+    client.expect_nothing_but_pingresp().await;
+    folder.write("mproxy.toml", "[protection]\nmemory_drain = \"64KiB\"\n");
+    proxy.signal("HUP").await;
+    assert_eq!(client.rest().await, [0xE0, 1, 0x89], "DISCONNECT: Server busy");
+    proxy.line(&["second watermark reached, disconnecting the cheapest sessions to lose"]).await;
+    assert!(is_closed(proxy.mqtt, &a_connect()).await);
+    folder.write("mproxy.toml", "");
+    proxy.signal("HUP").await;
+    proxy.line(&["watermark left", "state=\"normal\""]).await;
+    login(proxy.mqtt, "again").await;
+    proxy.stop().await;
+}

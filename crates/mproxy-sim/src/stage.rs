@@ -200,6 +200,12 @@ impl Stage {
         self.now = end;
     }
 
+    /// Descriptors or memory run short, and the session has to go.
+    pub fn shed(&mut self) {
+        self.session.shed(self.now);
+        self.run();
+    }
+
     /// Stops the session gently.
     pub fn drain(&mut self) {
         self.session.drain(self.now);

@@ -69,6 +69,9 @@ impl fmt::Display for Fault {
                 f.write_str("client did not read in time what was sent before a command took effect")
             }
             Self::Drained { .. } => f.write_str("mproxy is shutting down"),
+            Self::Shed => {
+                f.write_str("descriptors or memory run short, and it was among the cheapest to lose")
+            }
             Self::Evicted => {
                 f.write_str("evicted: its address had the most connections that were not admitted yet")
             }

@@ -48,6 +48,8 @@ pub(super) struct Link {
     pub(super) will_suppressed: bool,
     /// The session shall end as soon as nothing is in flight.
     pub(super) draining: bool,
+    /// That is because descriptors or memory run short.
+    pub(super) shed: bool,
     /// The client's half of its stream ended before the broker's CONNACK.
     pub(super) client_ended: bool,
     /// A grant was replaced, and not all that the client had subscribed to is allowed any more: deliveries are held
@@ -116,6 +118,7 @@ impl Link {
             reported: false,
             will_suppressed: false,
             draining: false,
+            shed: false,
             client_ended: false,
             revoked: false,
             judges_unseen: false,

@@ -184,6 +184,9 @@ impl Session {
 
     /// The end that a drain puts to the session.
     pub(super) fn drained(&self) -> Fault {
+        if self.state.link().is_some_and(|link| link.shed) {
+            return Fault::Shed;
+        }
         let open = matches!(self.state, State::Open(_));
         Fault::Drained { elsewhere: open && self.cx.setting.drain_reference.get().is_some() }
     }

@@ -13,6 +13,23 @@ use super::parameters::{Nothing, Parameters};
 pub struct ProtectionView {
     /// How fast clients of each listener are admitted.
     pub admissions: Vec<AdmissionsView>,
+    /// How short what mproxy uses of its machine is.
+    pub watermarks: Vec<WatermarkView>,
+}
+
+/// How short a resource is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WatermarkView {
+    /// `descriptors`, or `memory` in bytes.
+    pub resource: &'static str,
+    /// `normal`, `refusing` (nobody else comes in) or `draining` (sessions are disconnected).
+    pub level: &'static str,
+    /// What is in use, looked at once a second.
+    pub used: u64,
+    /// From where on nobody else comes in; null: never.
+    pub refuse_at: Option<u64>,
+    /// From where on sessions are disconnected; null: never.
+    pub drain_at: Option<u64>,
 }
 
 /// How fast clients of a listener are admitted.
@@ -28,7 +45,7 @@ pub struct AdmissionsView {
     pub max_waiting: usize,
 }
 
-/// Clients that wait to be admitted.
+/// Clients that wait to be admitted, and how short descriptors and memory are.
 #[utoipa::path(
     get, path = "/protection", tag = "process",
     responses((status = 200, description = "what protects mproxy", body = ProtectionView))

@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::event::Sink;
-use mproxy_core::gate::ConnectGate;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
@@ -162,8 +161,7 @@ impl PreparedListeners {
             budget.set_most(listener.limits.budget_connection, listener.limits.budget_listener);
             inward.put_in_force();
             serving.pacer.set_limits(admission_limits(listener));
-            let gate = gate(&serving.pacer, common);
-            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward, gate)));
+            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward, &serving.pacer)));
         }
         self.certificates
     }
@@ -232,14 +230,7 @@ pub(super) fn serve(
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
-            terms: ArcSwap::from_pointee(terms(
-                listener,
-                config,
-                common,
-                budget,
-                outward,
-                gate(&pacer, common),
-            )),
+            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward, &pacer)),
             outage: Mutex::default(),
             broker: Mutex::default(),
             metrics: counts,
@@ -265,19 +256,19 @@ fn terms(
     common: &CommonSetting,
     budget: Arc<Budget>,
     outward: Outward,
-    gate: Arc<dyn ConnectGate>,
+    pacer: &Arc<Pacer>,
 ) -> ListenerTerms {
+    let on_unavailable = on_unavailable(listener);
+    let gate =
+        ListenerGate { protection: Arc::clone(&common.protection), on_unavailable, pacer: Arc::clone(pacer) };
     let setting = Setting {
-        gate: Some(gate),
+        gate: Some(Arc::new(gate)),
         advisers: common.chain.clone(),
         sink: Arc::clone(&common.sink),
         meter: Arc::clone(&common.meter),
         limits: limits(listener, config.policy.as_ref()),
         on_error: on_errors(config.policy.as_ref()),
-        on_unavailable: match listener.limits.on_unavailable {
-            OnUnavailable::Close => CoreOnUnavailable::Close,
-            OnUnavailable::Connack => CoreOnUnavailable::Connack,
-        },
+        on_unavailable,
         drain_reference: common.drain_reference.clone(),
         on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
         budget,
@@ -298,8 +289,11 @@ fn admission_limits(listener: &ListenerSettings) -> AdmissionLimits {
     }
 }
 
-fn gate(pacer: &Arc<Pacer>, common: &CommonSetting) -> Arc<dyn ConnectGate> {
-    Arc::new(ListenerGate { protection: Arc::clone(&common.protection), pacer: Arc::clone(pacer) })
+const fn on_unavailable(listener: &ListenerSettings) -> CoreOnUnavailable {
+    match listener.limits.on_unavailable {
+        OnUnavailable::Close => CoreOnUnavailable::Close,
+        OnUnavailable::Connack => CoreOnUnavailable::Connack,
+    }
 }
 
 fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits {

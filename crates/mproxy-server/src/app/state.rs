@@ -19,11 +19,12 @@ use crate::admin::view::{
 };
 use crate::admin::{
     self, AdmissionsView, BanKept, Banned, ExplainQuestion, Explaining, NotExplained, NotReloaded,
-    ProtectionView, Reloading, Reply,
+    ProtectionView, Reloading, Reply, WatermarkView,
 };
 use crate::config::files;
 use crate::protect::admissions::AdmissionLimits;
 use crate::protect::bans::{Ban, BanTarget, TooManyBans};
+use crate::protect::watermarks::{Resource, ResourceUse, WatermarkLevel};
 use crate::serve::{House, Serving};
 use crate::timestamp::Timestamp;
 
@@ -176,7 +177,15 @@ impl admin::AdminBackend for AppState {
                 max_waiting: waiting,
             }
         };
-        ProtectionView { admissions: self.serving().map(admissions).collect() }
+        let watermark = |(resource, level, in_use): (Resource, WatermarkLevel, ResourceUse)| WatermarkView {
+            resource: resource.name(),
+            level: level.name(),
+            used: in_use.used,
+            refuse_at: in_use.refuse_at,
+            drain_at: in_use.drain_at,
+        };
+        let watermarks = self.house().protection.watermarks.seen().map(watermark).into();
+        ProtectionView { admissions: self.serving().map(admissions).collect(), watermarks }
     }
 
     fn reload(&self) -> Reloading {

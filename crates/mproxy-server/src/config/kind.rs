@@ -178,6 +178,8 @@ kinds! {
     Count: usize = value::connections, number("number", 1, u32::MAX as u64);
     /// How often something may happen.
     Rate: EventRate = value::event_rate, Form::Text("rate");
+    /// A share.
+    Percent: u8 = value::percent, Form::Text("percent");
     /// Bytes of a packet.
     PacketSize: u32 = value::packet_size, Form::Size { least: LEAST_PACKET, most: LARGEST_PACKET };
     /// Bytes that may be held.

@@ -52,6 +52,18 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
         );
         reader.warn("policy.timeout", text);
     }
+    let marks = &config.protection;
+    let is_below = |refuse: Option<u64>, drain: Option<u64>| refuse.zip(drain).is_some_and(|(a, b)| b < a);
+    let percent = |share: Option<u8>| share.map(u64::from);
+    let bytes = |size: Option<usize>| size.map(|size| size as u64);
+    if is_below(percent(marks.descriptors_refuse), percent(marks.descriptors_drain)) {
+        let text = "is below descriptors_refuse: sessions would be disconnected while others come in";
+        reader.fault("protection.descriptors_drain", text);
+    }
+    if is_below(bytes(marks.memory_refuse), bytes(marks.memory_drain)) {
+        let text = "is below memory_refuse: sessions would be disconnected while others come in";
+        reader.fault("protection.memory_drain", text);
+    }
     if config.general.drain_spread.is_some_and(|spread| spread >= config.general.drain_timeout) {
         let text = "is not shorter than drain_timeout: clients that have not been told to leave by then are closed at once";
         reader.warn("drain_spread", text);

@@ -34,7 +34,7 @@ pub(super) use self::place::{
 };
 
 pub use self::rate::EventRate;
-pub(super) use self::rate::event_rate;
+pub(super) use self::rate::{event_rate, percent};
 
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]

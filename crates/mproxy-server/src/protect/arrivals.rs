@@ -42,10 +42,12 @@ pub(crate) enum ArrivalRefusal {
     MaxConnections,
     /// Its address is banned.
     Banned,
+    /// Descriptors or memory run short.
+    Watermark,
 }
 
 impl ArrivalRefusal {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::AddressRate,
         Self::NetworkRate,
         Self::ListenerRate,
@@ -54,6 +56,7 @@ impl ArrivalRefusal {
         Self::NetworkConnections,
         Self::MaxConnections,
         Self::Banned,
+        Self::Watermark,
     ];
 
     /// The label.
@@ -67,6 +70,7 @@ impl ArrivalRefusal {
             Self::NetworkConnections => "network_connections",
             Self::MaxConnections => "max_connections",
             Self::Banned => "banned",
+            Self::Watermark => "watermark",
         }
     }
 
@@ -81,6 +85,7 @@ impl ArrivalRefusal {
             Self::NetworkConnections => "too many connections from its network",
             Self::MaxConnections => "too many connections",
             Self::Banned => "its address is banned",
+            Self::Watermark => "descriptors or memory run short",
         }
     }
 }

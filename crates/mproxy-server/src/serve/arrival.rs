@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mproxy_core::peer::Address;
+use mproxy_core::session::OnUnavailable;
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::Serving;
+use super::{ListenerTerms, Serving};
 use crate::door::NamedClients;
 use crate::protect::arrivals::ArrivalRefusal;
+use crate::protect::watermarks::WatermarkLevel;
 
 impl Serving {
     /// Whether somebody may come in who has come from there. What is known of that is counted from here on, until
@@ -21,7 +24,19 @@ impl Serving {
         if from.is_some_and(|from| self.house.protection.bans_address(from)) {
             return Err(ArrivalRefusal::Banned);
         }
+        if self.refuses_all(&terms) {
+            return Err(ArrivalRefusal::Watermark);
+        }
         self.house.protection.arrivals.arrive(&self.arrivals, terms.connection_rate, from, now)
+    }
+
+    /// Whether nobody may come in. Where clients are told so, they come as far as their CONNECT, until there is no room for
+    /// that either.
+    fn refuses_all(&self, terms: &ListenerTerms) -> bool {
+        let watermarks = &self.house.protection.watermarks;
+        let refused = watermarks.refuse(self.house.open.load(Ordering::Relaxed));
+        let is_told = terms.setting.on_unavailable == OnUnavailable::Connack;
+        refused && !(is_told && watermarks.level() < WatermarkLevel::Draining)
     }
 
     /// Somebody is not let in. A flood of them is no flood of lines.

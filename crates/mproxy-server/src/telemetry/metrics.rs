@@ -21,6 +21,7 @@
 //! | `mproxy_admissions_waiting` | listener | gauge |
 //! | `mproxy_admission_wait_duration_seconds` | listener | histogram |
 //! | `mproxy_admissions_total` | listener, outcome | counter |
+//! | `mproxy_watermark_level` | resource | gauge |
 //! | `mproxy_bans` | | gauge |
 //! | `mproxy_ban_file_errors_total` | | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
@@ -96,6 +97,7 @@ use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
 use super::traffic::TrafficMetrics;
+use super::watermarks::WatermarkMetrics;
 use crate::build_info;
 
 /// All metrics of this process. Counting never blocks and, on the packet path, never looks up a label.
@@ -107,6 +109,7 @@ pub struct Metrics {
     connections: ConnectionMetrics,
     admissions: AdmissionFamilies,
     bans: BanMetrics,
+    watermarks: WatermarkMetrics,
     policy: PolicyMetrics,
     streams: StreamMetrics,
     events: EventMetrics,
@@ -153,6 +156,7 @@ impl Metrics {
             connections: ConnectionMetrics::registered(ours),
             admissions: AdmissionFamilies::registered(ours),
             bans: BanMetrics::registered(ours),
+            watermarks: WatermarkMetrics::registered(ours),
             policy: PolicyMetrics::registered(ours),
             streams: StreamMetrics::registered(ours),
             events: EventMetrics::registered(ours),
@@ -176,6 +180,11 @@ impl Metrics {
     /// What is counted of clients of this listener that wait to be admitted, at zero from now on.
     pub(crate) fn admissions(&self, listener: &str) -> AdmissionMetrics {
         self.admissions.listener(listener)
+    }
+
+    /// How short descriptors and memory are.
+    pub(crate) const fn watermarks(&self) -> &WatermarkMetrics {
+        &self.watermarks
     }
 
     /// What is counted of bans.

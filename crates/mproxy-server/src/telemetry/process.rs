@@ -48,7 +48,8 @@ impl Collector for ProcessCollector {
     }
 }
 
-fn resident_bytes() -> Option<u64> {
+/// Bytes of memory that are resident.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -57,7 +58,7 @@ fn resident_bytes() -> Option<u64> {
 
 /// Since Linux 6.2 the size of the directory is the number of its entries. Before, it is 0, and counting them
 /// would cost a directory walk over every connection.
-fn open_files() -> Option<u64> {
+pub(crate) fn open_files() -> Option<u64> {
     let size = std::fs::metadata("/proc/self/fd").ok()?.len();
     (size > 0).then_some(size)
 }

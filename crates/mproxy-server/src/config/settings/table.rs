@@ -144,6 +144,21 @@ section! {
         /// Most connections of one network at a time, a /24 or, of IPv6, a /48.
         network_connections: Optional<kind::Count> = new("protection.network_connections").now()
             .variable("MPROXY_NETWORK_CONNECTIONS").left_out("no limit").example("10_000");
+        /// Percent of the file descriptors that mproxy may have; from there on nobody else comes in.
+        ///
+        /// Clients are closed before any handshake, or told, as `on_unavailable` says. Who is in notices nothing. See
+        /// [watermarks](protection.md#watermarks).
+        descriptors_refuse: Optional<kind::Percent> = new("protection.descriptors_refuse").now()
+            .variable("MPROXY_DESCRIPTORS_REFUSE").left_out("no limit of its own").example("\"90%\"");
+        /// Percent of the file descriptors from which on sessions are disconnected, the cheapest to lose first.
+        descriptors_drain: Optional<kind::Percent> = new("protection.descriptors_drain").now()
+            .variable("MPROXY_DESCRIPTORS_DRAIN").left_out("no limit of its own").example("\"97%\"");
+        /// Bytes of resident memory from which on nobody else comes in.
+        memory_refuse: Optional<kind::Budget> = new("protection.memory_refuse").now()
+            .variable("MPROXY_MEMORY_REFUSE").left_out("no limit").example("\"800MiB\"");
+        /// Bytes of resident memory from which on sessions are disconnected, the cheapest to lose first.
+        memory_drain: Optional<kind::Budget> = new("protection.memory_drain").now()
+            .variable("MPROXY_MEMORY_DRAIN").left_out("no limit").example("\"900MiB\"");
         /// File in which bans are kept, so that they outlive mproxy.
         ///
         /// [What bans are](protection.md#bans). It is made with the first ban; its folder has to exist. Each mproxy needs its own.

@@ -1,4 +1,4 @@
-//! How often something may happen.
+//! How often something may happen, and which share of something.
 
 use std::fmt;
 use std::time::Duration;
@@ -60,4 +60,11 @@ pub(in crate::config) fn event_rate(text: &str) -> Result<EventRate, String> {
     let digits = count.bytes().all(|byte| byte.is_ascii_digit());
     let count = count.parse().ok().filter(|count| digits && (1..=MOST).contains(count)).ok_or_else(wrong)?;
     Ok(EventRate::new(count, Duration::from_secs(*seconds)))
+}
+
+/// `90%`.
+pub(in crate::config) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = number.and_then(|digits| digits.parse().ok()).filter(|percent| (1..=100).contains(percent));
+    number.ok_or_else(|| format!("{} is not a share: expected 1% to 100%", quoted(text)))
 }
