@@ -429,7 +429,10 @@ async fn calls_that_are_not_implemented_say_nothing_of_the_stream() {
 }
 
 fn spooling(folder: &std::path::Path, size: u64, url: &str) -> RemoteConfig {
-    RemoteConfig { event_spool: Some(SpoolConfig { folder: folder.to_owned(), size }), ..config(&[url]) }
+    RemoteConfig {
+        event_spool: Some(SpoolConfig { folder: folder.to_owned(), size, succeeds: false }),
+        ..config(&[url])
+    }
 }
 
 /// An address at which nobody listens.
@@ -522,6 +525,52 @@ async fn a_disk_that_fails_or_is_full_keeps_no_event_from_the_service() {
         remote.flush(AMPLE).await;
         assert_eq!(seen.dropped(Kind::Publish, DropReason::Shutdown), 0);
     }
+}
+
+#[tokio::test]
+async fn whoever_takes_the_place_of_another_waits_for_its_spool_within_the_buffer() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Running::start(streaming(ObservePlay::Confirm)).await;
+    let (old, _) = started(spooling(folder.path(), 1 << 20, &service.url));
+    old.report(event(1, CAME));
+    service.events_when(|told| told.len() == 1).await;
+    let mut config = spooling(folder.path(), 1 << 20, &service.url);
+    config.event_spool.as_mut().unwrap().succeeds = true;
+    config.event_buffer = 5 << 10;
+    let (new, seen) = started(config);
+    let large = "x".repeat(1500);
+    for number in 2..=5 {
+        new.report(publish_of(number, &format!("{number}{large}")));
+    }
+    new.report(event(6, CAME));
+    assert_eq!(
+        seen.dropped(Kind::Publish, DropReason::QueueFull),
+        0,
+        "they are counted when they have numbers"
+    );
+    old.report(event(1, left()));
+    old.flush(AMPLE).await;
+    drop(old);
+    let told = service.events_when(|told| told.len() == 4).await;
+    let told: Vec<_> = told.iter().map(|told| (told.sequence, &told.what[..1])).collect();
+    assert_eq!(told, [(1, "c"), (2, "d"), (3, "2"), (4, "3")]);
+    // Whoever comes later is told of as ever.
+    new.report(event(7, CAME));
+    service.events_when(|told| told.len() == 5).await;
+    let gaps: Vec<_> = service
+        .observed()
+        .into_iter()
+        .flat_map(|(_, request)| request.gaps)
+        .map(|gap| (gap.from, gap.to))
+        .collect();
+    assert!(gaps.contains(&(5, 7)), "{gaps:?}");
+    assert_eq!(seen.dropped(Kind::Publish, DropReason::QueueFull), 2);
+    assert_eq!(
+        seen.dropped(Kind::Connect, DropReason::QueueFull),
+        1,
+        "once one is lost, so are those behind it"
+    );
+    new.flush(AMPLE).await;
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@
 //! GET    /api/v1/protection                clients that wait to be admitted, watermarks
 //! GET    /api/v1/reloads                   what was reloaded last, and what came of it
 //! POST   /api/v1/reload                    reads the configuration and its files anew
+//! POST   /api/v1/upgrade                 a new process takes the place of this one
 //! POST   /api/v1/drain
 //! GET    /api/v1/config                    secrets masked
 //! GET    /api/v1/openapi.json              what all of this is, for programs: see `openapi`
@@ -55,6 +56,7 @@ mod serve;
 mod sessions;
 mod stats;
 mod tap;
+mod upgrade;
 mod value_form;
 pub mod view;
 
@@ -83,6 +85,7 @@ pub use openapi::document;
 pub use protection::{AdmissionsView, ProtectionView, WatermarkView};
 pub use reload::{NotReloaded, ReloadReport, Reloading};
 pub use serve::serve;
+pub use upgrade::{NotUpgraded, Successor, Upgrading};
 use view::{Page, PolicyView, Readiness, ReloadView, SessionDetail, SessionFilter, SessionsQuestion};
 
 /// An answer on its way.
@@ -132,6 +135,9 @@ pub trait AdminBackend: Send + Sync {
     /// Reads the configuration and its files anew, and takes all of it or nothing.
     fn reload(&self) -> Reloading;
 
+    /// Has a new process take the place of this one.
+    fn upgrade(self: Arc<Self>) -> Upgrading;
+
     /// The last reload of everything that was reloaded since the start.
     fn reloads(&self) -> Vec<ReloadView>;
 }
@@ -167,6 +173,7 @@ fn guarded() -> OpenApiRouter<Admin> {
         .routes(routes!(protection::protection))
         .routes(routes!(routes::reloads))
         .routes(routes!(reload::reload))
+        .routes(routes!(upgrade::upgrade))
         .routes(routes!(routes::drain))
         .routes(routes!(routes::config))
         .routes(routes!(routes::log_level, routes::set_log_level))

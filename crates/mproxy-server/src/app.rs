@@ -9,6 +9,7 @@ mod listeners;
 mod reload;
 mod signals;
 mod state;
+mod upgrade;
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -24,33 +25,41 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::advise::Advisers;
-use self::listeners::{CommonSetting, OF_ADMIN};
+use self::listeners::{CommonSetting, OF_ADMIN, ServedListeners};
 use self::reload::Reloader;
 pub use self::reload::Reread;
 use self::signals::Signals;
 use self::state::AppState;
+use self::upgrade::Upgrader;
 use crate::admin::view::ListenerReadiness;
 use crate::admin::{self, Admin, InForce};
 use crate::command_router::CommandRouter;
 use crate::config::{self, Config, Loaded, check, files};
 use crate::descriptors;
+use crate::door::SharedSocket;
 use crate::drain::drain;
 use crate::protect::Protection;
 use crate::protect::bans::Bans;
 use crate::protect::watermarks::Watermarks;
 use crate::reloads::Reloads;
 use crate::serve::{House, tick};
-use crate::systemd::{InheritedSocket, InheritedSockets, notify};
+use crate::systemd::{InheritedSocket, InheritedSockets, notify, place_of};
 use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
+use crate::upgrade::{Predecessor, Program, SharedListener};
 
 /// How long events that still wait may take at the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// How long everything after the drain may take, with some to spare.
 const AFTER_DRAIN: Duration = Duration::from_secs(15);
+
+/// How long those who are coming in when a new process has taken the listeners may take for it, and how often it is looked
+/// whether they have.
+const COMING_IN: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long the last records may take to be written to the file of the decision log.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
@@ -69,6 +78,10 @@ pub struct Opening {
     pub log: LogHandle,
     /// Whoever made them flushes them, after [`App::run`].
     pub traces: Option<Arc<Traces>>,
+    /// What is started to take the place of this process; `None`: nothing can.
+    pub program: Option<Program>,
+    /// The process whose place this one takes.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// mproxy with open listeners.
@@ -87,10 +100,19 @@ impl App {
     ///
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
-    pub async fn open(opening: Opening) -> anyhow::Result<Self> {
+    pub async fn open(mut opening: Opening) -> anyhow::Result<Self> {
+        let mut predecessor = opening.predecessor.take();
+        let opened = Self::open_after(opening, &mut predecessor).await;
+        if let (Err(error), Some(predecessor)) = (&opened, &mut predecessor) {
+            predecessor.fail(&format!("{error:#}"));
+        }
+        opened
+    }
+
+    async fn open_after(opening: Opening, predecessor: &mut Option<Predecessor>) -> anyhow::Result<Self> {
         // Before any listener is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
-        let Opening { loaded, rules, reread, mut sockets, log, traces } = opening;
+        let Opening { loaded, rules, reread, mut sockets, log, traces, program, predecessor: _ } = opening;
         for warning in files::warnings(&loaded, SystemTime::now()) {
             warn!("{warning}");
         }
@@ -114,7 +136,9 @@ impl App {
         // Before the policy service is connected to: a port that is taken ends the start without a trace.
         let admin_listener = admin_listener(&config.admin, &mut sockets).await?;
         sockets.all_taken()?;
-        let advisers = advise::advise(config, acl, &metrics, traces.as_ref())?;
+        let mut shared = listeners::share(config, &open)?;
+        shared.push(share_admin(&config.admin, &admin_listener)?);
+        let advisers = advise::advise(config, acl, &metrics, traces.as_ref(), predecessor.is_some())?;
 
         let house = house(config, &advisers, Arc::clone(&protection), traces);
         let common = CommonSetting {
@@ -125,11 +149,15 @@ impl App {
             total: Arc::new(Scope::new(config.general.budget_total)),
             protection,
         };
-        let (mut bound, running) = listeners::serve(config, open, transports, &house, &common, &metrics);
         let address = admin_listener.local_addr()?;
+        let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
+        info!(listener = "admin", %address, "listening");
+        // From here on nothing can fail but this.
+        *predecessor = begin_after(predecessor.take()).await?;
+        served.accept(&house);
+        let ServedListeners { mut bound, running, .. } = served;
         let listeners = readiness(&bound);
         bound.push(("admin".to_owned(), address.into()));
-        info!(listener = "admin", %address, "listening");
         let in_force = InForce::new(config.admin.token.clone(), check::view(&loaded), admin_tls);
         let host = config.admin.host.as_str().into();
         let Advisers { acl, remote, shadow, .. } = advisers;
@@ -149,9 +177,12 @@ impl App {
             admin: in_force.clone(),
         });
         let house = &reloader.house;
-        house.listeners.spawn(Arc::clone(&reloader).watch(house.closing.clone()));
-        let state = Arc::new(AppState { reloader, listeners, drain: CancellationToken::new() });
+        house.routines.spawn(Arc::clone(&reloader).watch(house.closing.clone()));
+        let drain = CancellationToken::new();
         let stop_admin = CancellationToken::new();
+        let accepting = [reloader.house.accepts_none.clone(), stop_admin.clone()];
+        let upgrader = Upgrader::new(program, shared, &metrics, &drain, accepting);
+        let state = Arc::new(AppState { reloader, listeners, drain, upgrader });
         let admin = admin::serve(
             admin_listener,
             Admin {
@@ -164,6 +195,10 @@ impl App {
             },
             stop_admin.clone().cancelled_owned(),
         );
+        if let Some(predecessor) = predecessor {
+            metrics.count_upgrade("completed");
+            predecessor.serving();
+        }
         Ok(Self { state, decisions, stop_admin, admin, signals, bound })
     }
 
@@ -173,32 +208,33 @@ impl App {
         &self.bound
     }
 
-    /// Runs until a signal or the admin API ends it: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads, as
-    /// the admin API does.
+    /// Runs until a signal or the admin API ends it, or a new process has taken its place: SIGTERM and SIGINT drain, a second
+    /// one ends at once; SIGHUP reloads and SIGUSR2 upgrades, as the admin API does.
     pub async fn run(mut self) {
-        notify::watchdog();
+        notify::watchdog(self.state.upgrader.replaced.clone());
         notify::ready("serving");
-        let by_signal = loop {
-            let Signals { terminate, interrupt, hangup } = &mut self.signals;
-            tokio::select! {
-                () = self.state.drain.cancelled() => break false,
-                _ = terminate.recv() => break true,
-                _ = interrupt.recv() => break true,
-                _ = hangup.recv() => {}
-            }
-            // What is wrong is in the log.
-            let _ = Arc::clone(&self.state.reloader).reload().await;
-        };
+        let why = self.until_its_end().await;
         let Self { mut signals, state, decisions, stop_admin, mut admin, .. } = self;
+        state.upgrader.close();
+        let reloader = &state.reloader;
+        let told = match why {
+            EndReason::Replaced => {
+                let config = reloader.in_force.load_full();
+                stay(&reloader.house, config.config.general.upgrade_stay, &mut signals).await
+            }
+            EndReason::Signal => true,
+            EndReason::Asked => false,
+        };
         // Also where a signal came and not the admin API: readiness goes by it.
         state.drain.cancel();
-        let reloader = &state.reloader;
         reloader.house.closing.cancel();
         // In order: connections first, then what they told, then the admin API.
         let ending = async {
             let config = reloader.in_force.load_full();
             let general = &config.config.general;
-            notify::stopping("draining", general.drain_timeout + AFTER_DRAIN);
+            if why != EndReason::Replaced {
+                notify::stopping("draining", general.drain_timeout + AFTER_DRAIN);
+            }
             drain(&reloader.house, general.drain_timeout, general.drain_spread).await;
             if let Some(remote) = &reloader.remote {
                 remote.flush(LAST_EVENTS).await;
@@ -211,7 +247,7 @@ impl App {
             let _ = tokio::time::timeout(LAST_EVENTS, &mut admin).await;
         };
         let told_twice = async {
-            if !by_signal {
+            if !told {
                 // Kubernetes' preStop asks for a drain, and SIGTERM follows: the first of its kind.
                 signals.end().await;
                 info!("signal received, draining already");
@@ -225,6 +261,70 @@ impl App {
         // The process ends now: its thread is waited for here or nowhere.
         decisions.flush(LAST_RECORDS);
     }
+
+    /// Serves.
+    async fn until_its_end(&mut self) -> EndReason {
+        loop {
+            let Signals { terminate, interrupt, hangup, upgrade } = &mut self.signals;
+            tokio::select! {
+                () = self.state.drain.cancelled() => return EndReason::Asked,
+                () = self.state.upgrader.replaced.cancelled() => return EndReason::Replaced,
+                _ = terminate.recv() => return EndReason::Signal,
+                _ = interrupt.recv() => return EndReason::Signal,
+                _ = upgrade.recv() => {
+                    let state = Arc::clone(&self.state);
+                    // Apart: the process ends when it is told to meanwhile. What comes of it is in the log.
+                    tokio::spawn(async move { drop(state.replace().await) });
+                }
+                // What is wrong is in the log.
+                _ = hangup.recv() => drop(Arc::clone(&self.state.reloader).reload().await),
+            }
+        }
+    }
+}
+
+/// Why a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndReason {
+    Signal,
+    /// By the admin API.
+    Asked,
+    /// A new process has taken its place.
+    Replaced,
+}
+
+/// A new process accepts connections: those of this one stay for a while, until they have ended or a signal comes. Whether
+/// one came.
+async fn stay(house: &Arc<House>, stay: Duration, signals: &mut Signals) -> bool {
+    house.tasks.close();
+    let begun = tokio::time::Instant::now();
+    let staying = async {
+        tokio::time::sleep(stay).await;
+        // Who has been accepted is counted when these have ended.
+        house.listeners.close();
+        house.listeners.wait().await;
+        // Nobody who is on the way in is refused.
+        while house.is_anybody_coming_in() && begun.elapsed() < stay + COMING_IN {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = house.tasks.wait() => false,
+        () = staying => false,
+        () = signals.end() => true,
+    }
+}
+
+/// The process whose place this one takes has given up its own.
+async fn begin_after(predecessor: Option<Predecessor>) -> anyhow::Result<Option<Predecessor>> {
+    let Some(mut predecessor) = predecessor else { return Ok(None) };
+    // Waits for the other process: not on a runtime thread.
+    tokio::task::spawn_blocking(move || predecessor.ready().map(|()| Some(predecessor))).await?
+}
+
+fn share_admin(admin: &config::Admin, listener: &tokio::net::TcpListener) -> std::io::Result<SharedListener> {
+    let place = place_of(&admin.host, admin.port);
+    Ok(SharedListener { name: "admin".to_owned(), place, socket: SharedSocket::of(listener)? })
 }
 
 fn house(
@@ -250,9 +350,9 @@ fn house(
     if let Some(remote) = &advisers.remote {
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
     }
-    house.listeners.spawn(tick(house.closing.clone()));
+    house.routines.spawn(tick(house.closing.clone()));
     let (watching, closing) = (Arc::clone(&house).watch_resources(), house.closing.clone());
-    house.listeners.spawn(async move {
+    house.routines.spawn(async move {
         closing.run_until_cancelled(watching).await;
     });
     house
@@ -283,7 +383,7 @@ async fn admin_listener(
     let (host, port) = (&*admin.host, admin.port);
     let listener = match sockets.take_tcp("admin", host, port)? {
         Some(InheritedSocket::Tcp(socket)) => tokio::net::TcpListener::from_std(socket),
-        Some(InheritedSocket::Unix(_)) | None => tokio::net::TcpListener::bind((host, port)).await,
+        Some(InheritedSocket::Unix(..)) | None => tokio::net::TcpListener::bind((host, port)).await,
     };
     listener.with_context(|| format!("admin API: {host}:{port}"))
 }

@@ -237,6 +237,9 @@ pub enum AdminCommand {
     /// Read the configuration, the rule file and certificates of a running mproxy anew
     #[command(after_help = lifecycle::EXIT_CODES)]
     Reload(ReloadCommand),
+    /// Start a new process in the place of a running mproxy, and let that one end
+    #[command(after_help = lifecycle::UPGRADE_EXIT_CODES)]
+    Upgrade,
     /// Drain a running mproxy and end it, as SIGTERM does
     Drain,
     /// Ask a running mproxy why a client was refused
@@ -293,6 +296,7 @@ pub fn ask_admin(
         AdminCommand::Tap(command) => tap::tap(command, flags, out, err),
         AdminCommand::Top(command) => top::top(command, flags, out),
         AdminCommand::Reload(command) => lifecycle::reload(command, flags, out),
+        AdminCommand::Upgrade => lifecycle::upgrade(flags, out, err),
         AdminCommand::Drain => lifecycle::drain(flags, out),
     };
     done.or_else(|error| error.tell(err))

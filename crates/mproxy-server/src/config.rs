@@ -47,6 +47,7 @@ use mproxy_unix::SocketFile;
 
 pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
 pub use origin::ValueOrigin;
+pub use settings::UPGRADE_VARIABLE;
 pub use settings::table::{
     Admin, AdminClientSettings, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel,
     ProtectionSettings, Questions, ShadowSettings, Web,

@@ -36,7 +36,7 @@ pub use inward::{
 };
 pub use outward::{BrokerDial, DialFailure, FailedDial, Outward};
 pub use stream::Stream;
-pub use transport::{Carrier, HandshakeLimits, Known, NamedClients, StreamFacts};
+pub use transport::{Carrier, HandshakeLimits, Known, NamedClients, SharedSocket, StreamFacts};
 
 /// An error and its causes as a text of one line.
 fn in_one_line(error: &(dyn Error + 'static)) -> String {

@@ -21,6 +21,8 @@ pub(crate) async fn drain(house: &Arc<House>, within: Duration, spread: Option<D
     // Who is being let in at this moment is to be told too.
     house.listeners.close();
     house.listeners.wait().await;
+    house.routines.close();
+    house.routines.wait().await;
     house.tasks.close();
     let all = house.registry.all();
     info!(connections = all.len(), timeout_seconds = within.as_secs_f64(), "draining");

@@ -17,6 +17,7 @@
 //! | `command_router`, `orders` | commands of the hook service, handed to connections and counted |
 //! | `reloads` | what became of the last reloads |
 //! | `drain` | the end of the process |
+//! | [`upgrade`] | a new process takes the place of this one |
 //! | [`systemd`] | sockets that systemd opened, and what it is told |
 //! | [`timestamp`] | moments in the admin API and the decision log |
 //! | [`demo`] | the embedded broker and the page of `mproxy demo` |
@@ -43,3 +44,4 @@ mod share;
 pub mod systemd;
 pub mod telemetry;
 pub mod timestamp;
+pub mod upgrade;

@@ -15,6 +15,7 @@ use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::systemd::InheritedSockets;
 use mproxy_server::telemetry::log;
 use mproxy_server::telemetry::traces::Traces;
+use mproxy_server::upgrade::{Predecessor, Program};
 use tracing::warn;
 
 // The memory of connections that have gone goes back to the system, see docs/adr/0010. How soon is said in
@@ -98,20 +99,18 @@ fn run_command(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 /// Serves until it is told to end.
 fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
+    let program = Program::of_this_process()?;
     // Before any thread is started.
-    let sockets = InheritedSockets::from_env()?;
-    let mut loaded = match cli::load(cli.flags()) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            cli::complain(&problems, &mut io::stderr())?;
-            return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
-        }
+    let (mut predecessor, sockets) = match Predecessor::from_env()? {
+        Some((predecessor, sockets)) => (Some(predecessor), sockets),
+        None => (None, InheritedSockets::from_env()?),
     };
-    let faults = cli::file_faults(&loaded);
-    if !faults.is_empty() {
-        cli::complain_of_files(&faults, &mut io::stderr())?;
+    let Some(mut loaded) = load(cli)? else {
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.fail("its configuration is wrong, see its log");
+        }
         return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
-    }
+    };
     if *command == Command::Demo {
         loaded.config.log.level = level_of_demo(&loaded);
     }
@@ -126,6 +125,9 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
         sockets,
         log: log.clone(),
         traces: traces.clone(),
+        // The broker of the demo lives in its process.
+        program: (*command == Command::Run).then_some(program),
+        predecessor,
     };
     let outcome = runtime.block_on(async {
         if *command == Command::Demo { show(opening, cli.flags()).await } else { run(opening).await }
@@ -138,6 +140,23 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
     runtime.shutdown_background();
     log.flush(LAST_LINES);
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The configuration; `None`: what is wrong with it has been told.
+fn load(cli: &Cli) -> io::Result<Option<Loaded>> {
+    let loaded = match cli::load(cli.flags()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            cli::complain(&problems, &mut io::stderr())?;
+            return Ok(None);
+        }
+    };
+    let faults = cli::file_faults(&loaded);
+    if !faults.is_empty() {
+        cli::complain_of_files(&faults, &mut io::stderr())?;
+        return Ok(None);
+    }
+    Ok(Some(loaded))
 }
 
 /// First come, first served: without this, of the events that a thread finds at once the last is served first, and what two

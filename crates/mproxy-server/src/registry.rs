@@ -308,6 +308,13 @@ impl Registry {
         handle.close_orders();
     }
 
+    /// Whether there is one whose broker has not said yes.
+    pub(crate) fn is_anybody_opening(&self) -> bool {
+        let is_opening =
+            |handle: &Arc<Handle>| handle.phase.load(Ordering::Relaxed) < ConnectionPhase::Open as u8;
+        self.connections.lock().values().any(is_opening)
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
         self.connections.lock().values().cloned().collect()
     }

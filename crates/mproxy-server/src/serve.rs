@@ -64,10 +64,14 @@ pub(crate) struct House {
     pub(crate) sink: Arc<dyn Sink>,
     /// Every listener's task.
     pub(crate) listeners: TaskTracker,
+    /// What is done every so often, until the house closes.
+    pub(crate) routines: TaskTracker,
     /// Every connection's task.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when nobody is to be let in any more.
     pub(crate) closing: CancellationToken,
+    /// Cancelled when nobody else is accepted: with `closing`, or before it.
+    pub(crate) accepts_none: CancellationToken,
     max_connections: AtomicUsize,
     /// Those of them that have not been admitted, at most.
     max_pending: AtomicUsize,
@@ -104,13 +108,16 @@ impl House {
         traces: Option<Arc<Traces>>,
     ) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let closing = CancellationToken::new();
         Self {
             instance: instance.into(),
             registry: Registry::default(),
             sink,
             listeners: TaskTracker::new(),
+            routines: TaskTracker::new(),
             tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            accepts_none: closing.child_token(),
+            closing,
             max_connections: AtomicUsize::new(that_fit(max_connections)),
             max_pending: AtomicUsize::new(most_of(max_pending)),
             open: AtomicUsize::new(0),
@@ -128,6 +135,11 @@ impl House {
 }
 
 impl House {
+    /// Whether somebody is here whom nobody has decided on, or whose broker has not said yes.
+    pub(crate) fn is_anybody_coming_in(&self) -> bool {
+        self.pending.len() > 0 || self.registry.is_anybody_opening()
+    }
+
     /// From now on so many may be connected. Those that are, are.
     pub(crate) fn set_most(&self, max_connections: usize, max_pending: Option<usize>) {
         self.max_connections.store(that_fit(max_connections), Ordering::Relaxed);
@@ -269,13 +281,13 @@ impl RelayHost<Stream> for Serving {
 impl Serving {
     /// Accepts until the house closes.
     pub(crate) async fn run(self: Arc<Self>, mut listener: OpenListener) {
-        let closing = self.house.closing.clone();
+        let accepts_none = self.house.accepts_none.clone();
         loop {
             // `accept` is cancel safe: a dropped one took nobody out of the queue.
             let incoming = tokio::select! {
                 // When the house closes nobody else is let in, however many wait.
                 biased;
-                () = closing.cancelled() => return,
+                () = accepts_none.cancelled() => return,
                 incoming = listener.accept() => incoming,
             };
             match incoming {

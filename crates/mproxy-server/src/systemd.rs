@@ -1,5 +1,5 @@
-//! What mproxy has to do with systemd: sockets that it opened for us, and what it is told. Without it all of this does
-//! nothing.
+//! What mproxy has to do with whoever starts it: sockets that systemd, or the process whose place it takes, opened for us,
+//! and what systemd is told. Without either all of this does nothing.
 //!
 //! | room | holds |
 //! |---|---|
@@ -12,4 +12,5 @@
 pub(crate) mod notify;
 mod sockets;
 
-pub use sockets::{InheritedSocket, InheritedSockets};
+pub(crate) use sockets::place_of;
+pub use sockets::{FileOwner, InheritedSocket, InheritedSockets};

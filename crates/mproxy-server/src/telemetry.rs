@@ -30,5 +30,6 @@ mod tally;
 pub mod taps;
 pub mod traces;
 mod traffic;
+mod upgrades;
 mod watch;
 pub(crate) mod watermarks;

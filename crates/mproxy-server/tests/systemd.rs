@@ -80,6 +80,44 @@ async fn the_manager_is_told_of_readiness_reloads_the_end_and_that_mproxy_lives(
     assert_eq!(proxy.end().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn the_manager_is_told_which_process_it_is_after_an_upgrade() {
+    let (manager, broker) = (Manager::new(), RecordingBroker::start(BrokerScript::default()).await);
+    let notify = manager.path();
+    let variables =
+        [("NOTIFY_SOCKET", notify.as_str()), ("WATCHDOG_USEC", "200000"), ("MPROXY_DRAIN_TIMEOUT", "20s")];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    assert_eq!(manager.state(), "READY=1\nSTATUS=serving\n");
+    proxy.signal("USR2").await;
+    let mut told = [manager.state(), manager.state()];
+    told.sort();
+    let pid = told[0].strip_prefix("MAINPID=").unwrap_or_else(|| panic!("{told:?}")).trim().to_owned();
+    let successor = KilledAtEnd(pid);
+    assert_eq!(told[1], "READY=1\nSTATUS=serving\n");
+    assert_eq!(proxy.end().await.code(), Some(0));
+    // Of the old one not a word: the service does not stop.
+    assert_eq!((manager.next(), manager.next()), ("WATCHDOG=1\n".to_owned(), "WATCHDOG=1\n".to_owned()));
+    successor.signal("TERM");
+    let last = manager.state();
+    assert!(last.starts_with("STOPPING=1\nSTATUS=draining\n"), "{last}");
+}
+
+/// A process that is no child of the test's.
+struct KilledAtEnd(String);
+
+impl KilledAtEnd {
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {} 2>/dev/null", self.0);
+        let _ = Command::new("sh").args(["-c", &kill]).status();
+    }
+}
+
+impl Drop for KilledAtEnd {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
+
 /// mproxy with sockets that were opened for it: the first is its standard input until a shell puts it where systemd does,
 /// the second its standard output.
 struct Activated {

@@ -33,7 +33,7 @@ pub mod listen;
 mod names;
 
 pub use dial::{DialError, dial};
-pub use listen::{Accepted, Incoming, ListenError, Listener, PeerProcess, SocketFile};
+pub use listen::{Accepted, Incoming, ListenError, Listener, OwnFile, PeerProcess, SocketFile};
 
 /// Bytes of the longest path that the kernel takes; there is one more for the zero at its end.
 pub const LONGEST_PATH: usize = 107;

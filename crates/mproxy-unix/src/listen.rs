@@ -3,9 +3,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,8 +43,27 @@ impl SocketFile {
 pub struct Listener {
     inner: UnixListener,
     path: Arc<Path>,
-    /// Device and inode of the file.
-    file: Option<(u64, u64)>,
+    /// The file, where it goes with the listener.
+    file: Option<OwnFile>,
+}
+
+/// A file that goes with its listener, unless another process goes on listening there.
+#[derive(Clone, Debug)]
+pub struct OwnFile {
+    /// Device and inode.
+    identity: (u64, u64),
+    left: Arc<AtomicBool>,
+}
+
+impl OwnFile {
+    fn new(identity: (u64, u64)) -> Self {
+        Self { identity, left: Arc::default() }
+    }
+
+    /// It stays when the listener goes: another process listens at its socket.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection that came in.
@@ -119,7 +140,7 @@ impl Listener {
         })?;
         // From here on the file goes with it, whatever fails.
         let path_of_it = at.path.as_path().into();
-        let listener = Self { inner, path: path_of_it, file: Some(file) };
+        let listener = Self { inner, path: path_of_it, file: Some(OwnFile::new(file)) };
         if owner.is_some() || group.is_some() {
             chown(&at.path, owner, group).map_err(|source| ListenError::NotGiven(path(), source))?;
         }
@@ -138,6 +159,24 @@ impl Listener {
         let address = socket.local_addr()?;
         let path = address.as_pathname().unwrap_or_else(|| Path::new("")).into();
         Ok(Self { inner: UnixListener::from_std(socket)?, path, file: None })
+    }
+
+    /// The same, of a listener whose place this one takes: the file goes with this one.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn succeed(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        let mut listener = Self::inherit(socket)?;
+        // Gone already, it is nobody's to remove.
+        let file = fs::symlink_metadata(&listener.path).map(|file| (file.dev(), file.ino())).ok();
+        listener.file = file.map(OwnFile::new);
+        Ok(listener)
+    }
+
+    /// Its file, where that goes with it.
+    #[must_use]
+    pub const fn file(&self) -> Option<&OwnFile> {
+        self.file.as_ref()
     }
 
     /// Where its file is.
@@ -176,9 +215,15 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(file) = self.file {
-            remove(&self.path, file);
+        if let Some(file) = self.file.as_ref().filter(|file| !file.left.load(Ordering::Relaxed)) {
+            remove(&self.path, file.identity);
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
     }
 }
 

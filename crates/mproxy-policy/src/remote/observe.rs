@@ -9,6 +9,7 @@
 //! | `patience` | how long a service may confirm nothing |
 //! | `kept` | the buffer as sessions and the stream share it |
 //! | `stream` | one stream |
+//! | `early` | events of a process that waits for the spool of another one |
 //! | `calls` | the queues of events that go by calls |
 //! | `driver` | which of the two it is, and to which endpoint |
 //! | `spool` | what is kept, on disk |
@@ -17,6 +18,7 @@ mod buffer;
 mod calls;
 mod clients;
 mod driver;
+mod early;
 mod kept;
 mod patience;
 mod spool;
@@ -29,13 +31,15 @@ use std::time::Duration;
 
 use mproxy_core::event::Event;
 use tokio::sync::oneshot;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 use uuid::Uuid;
 
 use self::calls::Calls;
 use self::driver::Driver;
+use self::early::EarlyEvents;
 use self::kept::KeptEvents;
 use self::spool::Spool;
 pub use self::spool::SpoolConfig;
@@ -65,13 +69,15 @@ pub(super) struct ObserverConfig {
 /// How long the end of the process waits for the disk.
 const SPOOL_END: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether another process has let go of the spool.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Where events are told, and who waits for the spool.
 pub(super) struct Observer {
-    endpoints: Arc<Endpoints>,
-    kept: Arc<KeptEvents>,
-    calls: Arc<Calls>,
-    driver: TaskTracker,
-    /// Tells when the thread of the spool has ended.
-    spool_end: Mutex<Option<oneshot::Receiver<()>>>,
+    events: Arc<EarlyEvents>,
+    watch: Arc<dyn Watch>,
+    /// The task that waits for the spool.
+    waiting: TaskTracker,
 }
 
 impl Observer {
@@ -81,10 +87,118 @@ impl Observer {
         config: ObserverConfig,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
-        let fresh = Uuid::new_v4();
-        let open = |spool| Spool::open(spool, fresh.as_u128(), config.buffer, &**watch);
-        let mut spool = config.spool.as_ref().map(open).transpose()?;
-        let run_id = spool.as_ref().map_or(fresh, |spool| Uuid::from_u128(spool.run_id));
+        let waiting = TaskTracker::new();
+        let spool = config.spool.as_ref().map(|spool| open(spool, &config, &**watch)).transpose();
+        let events = match spool {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && config.succeeds() => {
+                let events = Arc::new(EarlyEvents::new(config.buffer));
+                let late = LateStart {
+                    events: Arc::clone(&events),
+                    endpoints: Arc::clone(endpoints),
+                    watch: Arc::clone(watch),
+                    config,
+                    stop: stop.clone(),
+                };
+                waiting.spawn(stop.clone().run_until_cancelled_owned(late.run()));
+                events
+            }
+            spool => Arc::new(EarlyEvents::told_by(Teller::start(endpoints, watch, config, spool?, stop)?)),
+        };
+        waiting.close();
+        Ok(Self { events, watch: Arc::clone(watch), waiting })
+    }
+
+    /// Takes an event. `tracked`: the end of its connection will be reported, too.
+    pub(super) fn report(&self, event: Event, tracked: bool) {
+        self.events.report(event, tracked);
+    }
+
+    /// Takes nothing more, and gives what waits so long to be told and confirmed.
+    pub(super) async fn flush(&self, grace: Duration) {
+        let deadline = deadline(grace);
+        let _ = timeout_at(deadline, self.waiting.wait()).await;
+        match self.events.teller() {
+            Some(teller) => teller.flush(deadline).await,
+            None => self.events.drop_all(&*self.watch),
+        }
+    }
+
+    /// Waits for its tasks, which end when they are stopped.
+    pub(super) async fn join(&self) {
+        self.waiting.wait().await;
+        if let Some(teller) = self.events.teller() {
+            teller.join().await;
+        }
+    }
+}
+
+fn open(spool: &SpoolConfig, config: &ObserverConfig, watch: &dyn Watch) -> io::Result<Spool> {
+    Spool::open(spool, Uuid::new_v4().as_u128(), config.buffer, watch)
+}
+
+impl ObserverConfig {
+    fn succeeds(&self) -> bool {
+        self.spool.as_ref().is_some_and(|spool| spool.succeeds)
+    }
+}
+
+/// Another process has the spool, and ends: begins to tell when it has let go of it.
+struct LateStart {
+    events: Arc<EarlyEvents>,
+    endpoints: Arc<Endpoints>,
+    watch: Arc<dyn Watch>,
+    config: ObserverConfig,
+    stop: CancellationToken,
+}
+
+impl LateStart {
+    async fn run(self) {
+        let Self { events, endpoints, watch, config, stop } = self;
+        let config = Arc::new(config);
+        let spool = loop {
+            let (config, watch) = (Arc::clone(&config), Arc::clone(&watch));
+            let spool = config.spool.clone();
+            // Reads files: not on a runtime thread.
+            let opened = tokio::task::spawn_blocking(move || {
+                spool.map(|spool| open(&spool, &config, &*watch)).transpose()
+            });
+            match opened.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
+                Ok(spool) => break spool,
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(LOOK).await,
+                Err(error) => {
+                    warn!(%error, "event spool cannot be used, events are kept in memory alone");
+                    break None;
+                }
+            }
+        };
+        // The task that has lent it has ended.
+        let Some(config) = Arc::into_inner(config) else { return };
+        match Teller::start(&endpoints, &watch, config, spool, &stop) {
+            Ok(teller) => events.begin(teller),
+            Err(error) => warn!(%error, "events cannot be told"),
+        }
+    }
+}
+
+/// Who tells events.
+struct Teller {
+    endpoints: Arc<Endpoints>,
+    kept: Arc<KeptEvents>,
+    calls: Arc<Calls>,
+    driver: TaskTracker,
+    /// Tells when the thread of the spool has ended.
+    spool_end: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Teller {
+    fn start(
+        endpoints: &Arc<Endpoints>,
+        watch: &Arc<dyn Watch>,
+        config: ObserverConfig,
+        mut spool: Option<Spool>,
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
+        let run_id = spool.as_ref().map_or_else(Uuid::new_v4, |spool| Uuid::from_u128(spool.run_id));
         let kept = Arc::new(KeptEvents::new(config.buffer, Arc::clone(watch), spool.as_mut()));
         let spool_end = match spool.zip(kept.spool()) {
             Some((spool, queue)) => {
@@ -117,8 +231,7 @@ impl Observer {
         Ok(Self { endpoints: Arc::clone(endpoints), kept, calls, driver: tasks, spool_end })
     }
 
-    /// Takes an event. `tracked`: the end of its connection will be reported, too.
-    pub(super) fn report(&self, event: Event, tracked: bool) {
+    fn report(&self, event: Event, tracked: bool) {
         if self.endpoints.event_way() == EventWay::Calls
             // While something is kept, what comes behind it is kept, too, or it would overtake it.
             && let Some(sequence) = self.kept.pass()
@@ -129,17 +242,14 @@ impl Observer {
         }
     }
 
-    /// Takes nothing more, and gives what waits so long to be told and confirmed.
-    pub(super) async fn flush(&self, grace: Duration) {
+    async fn flush(&self, deadline: Instant) {
         self.kept.close();
-        let deadline = deadline(grace);
         // In this order: what is kept may have to go into the queues.
         let _ = timeout_at(deadline, self.driver.wait()).await;
         let _ = timeout_at(deadline, self.calls.flush()).await;
     }
 
-    /// Waits for its tasks, which end when they are stopped.
-    pub(super) async fn join(&self) {
+    async fn join(&self) {
         self.driver.wait().await;
         self.calls.join().await;
         // Now that nobody takes anything out any more, what is left was not told.
@@ -151,7 +261,7 @@ impl Observer {
     }
 }
 
-impl Drop for Observer {
+impl Drop for Teller {
     fn drop(&mut self) {
         if let Some(spool) = self.kept.spool() {
             // Without a word its thread would sleep for ever.

@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 use super::Admin;
 use super::door::CallerScheme;
 use super::problem::ApiError;
+use super::upgrade;
 use crate::config::Secret;
 
 /// Lets a request to the API pass, or answers it.
@@ -116,7 +117,8 @@ pub(super) async fn bound(request: Request, next: Next) -> Response {
     if length > LONGEST_URI {
         return ApiError::new(StatusCode::URI_TOO_LONG, "the address is too long").into_response();
     }
-    match tokio::time::timeout(LONGEST_REQUEST, next.run(request)).await {
+    let longest = if uri.path() == upgrade::PATH { upgrade::ANSWERED_WITHIN } else { LONGEST_REQUEST };
+    match tokio::time::timeout(longest, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response(),
     }

@@ -65,6 +65,8 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
     loop {
         // Losing either future loses nothing: an accepted stream comes only with readiness.
         let accepted = tokio::select! {
+            // Nobody comes in after it.
+            biased;
             () = &mut shutdown => break,
             // Tasks that have ended would stay in the set.
             Some(_) = tasks.join_next() => continue,

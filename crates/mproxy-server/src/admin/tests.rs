@@ -93,6 +93,17 @@ fn passes(filter: &SessionFilter, session: &SessionView) -> bool {
 }
 
 impl AdminBackend for Cards {
+    fn upgrade(self: Arc<Self>) -> Upgrading {
+        let upgraded = if self.draining.load(Ordering::Relaxed) {
+            Err(NotUpgraded::Refused("mproxy is being stopped".to_owned()))
+        } else if self.unbound.load(Ordering::Relaxed) {
+            Err(NotUpgraded::Failed("it did not come up".to_owned()))
+        } else {
+            Ok(Successor { pid: 4242, version: "9".to_owned() })
+        };
+        Box::pin(async { upgraded })
+    }
+
     fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>> {
         let SessionsQuestion { filter, after, limit, .. } = question;
         let passes = |session: &SessionView| {

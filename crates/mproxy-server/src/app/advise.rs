@@ -41,17 +41,22 @@ pub(super) fn rule_file(config: &Config, rules: Option<Acl>) -> anyhow::Result<O
     })
 }
 
-/// The advisers, in their order: the rule file, what was granted, the policy service.
+/// The advisers, in their order: the rule file, what was granted, the policy service. `succeeds`: another process, whose place
+/// this one takes, still has what only one can have.
 pub(super) fn advise(
     config: &Config,
     acl: Option<Acl>,
     metrics: &Arc<Metrics>,
     traces: Option<&Arc<Traces>>,
+    succeeds: bool,
 ) -> anyhow::Result<Advisers> {
     let remote = match &config.policy {
         Some(policy) => {
             let tracer = traces.map(|traces| Arc::clone(traces) as _);
-            let config = RemoteConfig { tracer, ..remote_config(config, policy)? };
+            let mut config = RemoteConfig { tracer, ..remote_config(config, policy)? };
+            if let Some(spool) = &mut config.event_spool {
+                spool.succeeds = succeeds;
+            }
             Some(Remote::start(config, Arc::clone(metrics) as _)?)
         }
         None => None,
@@ -107,7 +112,7 @@ fn endpoints(urls: &[String]) -> anyhow::Result<Vec<Endpoint>> {
 
 fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
     let size = policy.events.spool_size as u64;
-    let spool = policy.events.spool.clone().map(|folder| SpoolConfig { folder, size });
+    let spool = policy.events.spool.clone().map(|folder| SpoolConfig { folder, size, succeeds: false });
     Ok(RemoteConfig {
         endpoints: endpoints(&policy.endpoints)?,
         timeout: policy.questions.timeout,

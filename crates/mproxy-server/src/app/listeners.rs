@@ -28,8 +28,9 @@ use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::serve::gate::ListenerGate;
 use crate::serve::pacer::Pacer;
 use crate::serve::{House, ListenerTerms, Serving};
-use crate::systemd::InheritedSockets;
+use crate::systemd::{InheritedSockets, place_of};
 use crate::telemetry::metrics::Metrics;
+use crate::upgrade::SharedListener;
 
 /// What each listener does with a connection that came in, and how it reaches its broker.
 pub(super) type Transports = Vec<(Inward, Outward)>;
@@ -196,7 +197,38 @@ pub(super) async fn bind(
     Ok(listening)
 }
 
-/// Puts all of them in service. Gives their names and addresses, and what a reload needs.
+/// Their sockets once more, for a process that takes the place of this one.
+pub(super) fn share(config: &Config, open: &[OpenListener]) -> std::io::Result<Vec<SharedListener>> {
+    let share = |(listener, open): (&ListenerSettings, &OpenListener)| {
+        let place = match &listener.unix {
+            Some(file) => file.path.display().to_string(),
+            None => place_of(&listener.host, listener.port),
+        };
+        Ok(SharedListener { name: listener.name.clone(), place, socket: open.share()? })
+    };
+    config.listeners.iter().zip(open).map(share).collect()
+}
+
+/// Listeners that are in service, and accept when they are told to.
+#[derive(Default)]
+pub(super) struct ServedListeners {
+    /// Their names and addresses.
+    pub(super) bound: Vec<(String, Address)>,
+    /// What a reload needs.
+    pub(super) running: Vec<RunningListener>,
+    waiting: Vec<(Arc<Serving>, OpenListener)>,
+}
+
+impl ServedListeners {
+    /// From now on connections come in.
+    pub(super) fn accept(&mut self, house: &House) {
+        for (serving, open) in self.waiting.drain(..) {
+            house.listeners.spawn(serving.run(open));
+        }
+    }
+}
+
+/// Puts all of them in service, but for accepting.
 pub(super) fn serve(
     config: &Config,
     listening: Vec<OpenListener>,
@@ -204,12 +236,12 @@ pub(super) fn serve(
     house: &Arc<House>,
     common: &CommonSetting,
     metrics: &Arc<Metrics>,
-) -> (Vec<(String, Address)>, Vec<RunningListener>) {
+) -> ServedListeners {
     metrics.budget_of_all(&common.total);
-    let (mut bound, mut running): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+    let mut served = ServedListeners::default();
     for ((listener, open), (inward, outward)) in config.listeners.iter().zip(listening).zip(transports) {
         let address = open.address().clone();
-        bound.push((listener.name.clone(), address.clone()));
+        served.bound.push((listener.name.clone(), address.clone()));
         info!(
             listener = listener.name,
             %address,
@@ -240,13 +272,13 @@ pub(super) fn serve(
             arrivals: ListenerArrivals::default(),
         });
         let (pacing, closing) = (pacer.run(), house.closing.clone());
-        house.listeners.spawn(async move {
+        house.routines.spawn(async move {
             closing.run_until_cancelled(pacing).await;
         });
-        house.listeners.spawn(Arc::clone(&serving).run(open));
-        running.push(RunningListener { inward, serving });
+        served.waiting.push((Arc::clone(&serving), open));
+        served.running.push(RunningListener { inward, serving });
     }
-    (bound, running)
+    served
 }
 
 /// What a listener's connections are made with.

@@ -1,13 +1,14 @@
-//! Signals that end or reload the process.
+//! Signals that end or reload the process, or have another one take its place.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that end or reload the process.
+/// Those signals.
 pub(super) struct Signals {
     pub(super) terminate: Signal,
     pub(super) interrupt: Signal,
     pub(super) hangup: Signal,
+    pub(super) upgrade: Signal,
 }
 
 impl Signals {
@@ -17,6 +18,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            upgrade: listen(SignalKind::user_defined2())?,
         })
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::reload::Reloader;
+use super::upgrade::Upgrader;
 use super::{bans, detail, explain};
 use crate::admin::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Page, PolicyView, Readiness, ReloadView,
@@ -19,7 +20,7 @@ use crate::admin::view::{
 };
 use crate::admin::{
     self, AdmissionsView, BanKept, Banned, ExplainQuestion, Explaining, NotExplained, NotReloaded,
-    ProtectionView, Reloading, Reply, WatermarkView,
+    NotUpgraded, ProtectionView, Reloading, Reply, Successor, Upgrading, WatermarkView,
 };
 use crate::config::files;
 use crate::protect::admissions::AdmissionLimits;
@@ -37,11 +38,18 @@ pub(super) struct AppState {
     pub(super) listeners: Vec<ListenerReadiness>,
     /// Cancelled when the house is to be drained.
     pub(super) drain: CancellationToken,
+    pub(super) upgrader: Upgrader,
 }
 
 impl AppState {
     fn house(&self) -> &Arc<House> {
         &self.reloader.house
+    }
+
+    /// Has a new process take the place of this one.
+    pub(super) async fn replace(&self) -> Result<Successor, NotUpgraded> {
+        let within = self.reloader.in_force.load().config.general.upgrade_timeout;
+        self.upgrader.upgrade(within).await
     }
 
     /// What serves each listener.
@@ -196,6 +204,14 @@ impl admin::AdminBackend for AppState {
         let reload = tokio::spawn(Arc::clone(&self.reloader).reload());
         Box::pin(async {
             reload.await.unwrap_or_else(|panicked| Err(NotReloaded::Faults(vec![panicked.to_string()])))
+        })
+    }
+
+    fn upgrade(self: Arc<Self>) -> Upgrading {
+        // Whoever asked may go away: what was begun is brought to its end.
+        let upgrade = tokio::spawn(async move { self.replace().await });
+        Box::pin(async {
+            upgrade.await.unwrap_or_else(|panicked| Err(NotUpgraded::Failed(panicked.to_string())))
         })
     }
 

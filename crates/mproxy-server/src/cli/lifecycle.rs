@@ -1,7 +1,8 @@
-//! `mproxy drain` and `mproxy reload`: to a running mproxy what SIGTERM and SIGHUP are.
+//! `mproxy drain`, `mproxy reload` and `mproxy upgrade`: to a running mproxy what SIGTERM, SIGHUP and SIGUSR2 are.
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
@@ -24,6 +25,44 @@ pub(super) fn drain(flags: &Flags, out: &mut impl Write) -> Result<ExitCode, Adm
         client.place()
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an upgrade ends with, for its help.
+pub(super) const UPGRADE_EXIT_CODES: &str = "Exit codes:
+  0  a new process accepts connections, and the old one lets its own end
+  1  there is no new process, and the old one goes on serving
+  2  it could not be asked";
+
+/// Ends with this where the old process goes on.
+const EXIT_NOT_UPGRADED: u8 = 1;
+
+/// mproxy itself takes a hundred seconds at most.
+const UPGRADED_WITHIN: Duration = Duration::from_secs(110);
+
+/// `mproxy upgrade`: 0 where a new process serves, 1 where the old one goes on, 2 where it could not be asked.
+pub(super) fn upgrade(
+    flags: &Flags,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> Result<ExitCode, AdminCallError> {
+    let client = AdminClient::new(flags)?.within(UPGRADED_WITHIN);
+    match client.ask("POST", "/api/v1/upgrade", None) {
+        Ok(answer) => {
+            let version = one_line(answer.body["version"].as_str().unwrap_or("-"));
+            writeln!(
+                out,
+                "process {} (mproxy {version}) serves at {}; the old one ends when its connections have ended",
+                answer.body["pid"],
+                client.place()
+            )?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(AdminCallError::Refused { status: 409 | 422, detail, .. }) => {
+            writeln!(err, "mproxy: not upgraded, mproxy at {} goes on as it was: {detail}", client.place())?;
+            Ok(ExitCode::from(EXIT_NOT_UPGRADED))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What it ends with, for its help.

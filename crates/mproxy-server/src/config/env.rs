@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use super::Problem;
 use super::layers::Layer;
 use super::origin::ValueOrigin;
-use super::settings::{self, CONFIG_VARIABLE};
+use super::settings::{self, CONFIG_VARIABLE, UPGRADE_VARIABLE};
 use super::value::is_service_link;
 use mproxy_policy::nearest;
 
@@ -39,6 +39,8 @@ pub(super) fn read(
                 Ok(text) => drop(variables.text.insert(known, text)),
                 Err(_) => faults.push(Problem::new(ValueOrigin::variable(known), "is not UTF-8")),
             }
+        } else if name == UPGRADE_VARIABLE {
+            // No setting: mproxy itself sets it for the process that takes its place.
         } else if name.starts_with(PREFIX) {
             if is_kubernetes(name, value.to_str().unwrap_or_default()) {
                 // Collected, for one warning: there are seven for each port of a service.

@@ -12,6 +12,9 @@ pub use table::SECTIONS;
 /// Names the configuration file.
 pub const CONFIG_VARIABLE: &str = "MPROXY_CONFIG";
 
+/// Set for a process that an mproxy starts to take its place: its standard input is the channel to that one.
+pub const UPGRADE_VARIABLE: &str = "MPROXY_UPGRADE";
+
 /// How the keys of one `[[listeners]]` begin.
 const OF_LISTENER: &str = "listeners[].";
 

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::Stream;
 use super::pause::Pause;
-use super::transport::{Accepted, HandshakeLimits, Known, Offer, Transport};
+use super::transport::{Accepted, HandshakeLimits, Known, Offer, SharedSocket, Transport};
 use crate::config::ListenerSettings;
 use crate::systemd::InheritedSocket;
 
@@ -223,6 +223,14 @@ impl OpenListener {
         &self.address
     }
 
+    /// Its socket once more, for another process that goes on listening there.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn share(&self) -> io::Result<SharedSocket> {
+        self.accepting.share()
+    }
+
     /// Waits for the next connection, or tells why there is none at present. It has no final error: call it again after
     /// each of its answers.
     ///
@@ -262,6 +270,7 @@ trait AnyListenerSide: Send + Sync {
 
 /// A listener of whatever transport.
 trait Accepting: Send {
+    fn share(&self) -> io::Result<SharedSocket>;
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
 }
 
@@ -306,6 +315,10 @@ impl<T: Transport> Accepting for ListeningSocket<T>
 where
     Stream: From<T::Stream>,
 {
+    fn share(&self) -> io::Result<SharedSocket> {
+        T::share(&self.listener)
+    }
+
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         ready!(self.pause.poll_over(cx));
         Poll::Ready(match ready!(T::poll_accept(&mut self.listener, cx)) {

@@ -13,7 +13,7 @@ use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls, TlsProtec
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{Carrier, HandshakeLimits, Known, Offer, StreamFacts, Transport};
+use super::transport::{Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport};
 use super::{DialFailure, OpenError, Refused};
 use crate::config::{ListenerSettings, Target};
 use crate::systemd::InheritedSocket;
@@ -102,6 +102,10 @@ impl<L: TransportLayer> Transport for L {
         inherited: Option<InheritedSocket>,
     ) -> Result<(Self::Listener, Address), OpenError> {
         L::Below::listen(&server.below, listener, inherited).await
+    }
+
+    fn share(listener: &Self::Listener) -> io::Result<SharedSocket> {
+        L::Below::share(listener)
     }
 
     fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Self::Socket>> {

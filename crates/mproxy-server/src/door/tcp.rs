@@ -13,7 +13,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, StreamFacts, Transport};
+use super::transport::{
+    self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport,
+};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
 use crate::systemd::InheritedSocket;
@@ -64,11 +66,15 @@ impl Transport for Tcp {
         let options = ListenOptions::default();
         let open = match inherited {
             Some(InheritedSocket::Tcp(socket)) => mproxy_tcp::Listener::inherit(socket, options.socket)?,
-            Some(InheritedSocket::Unix(_)) => return Err(OpenError::OtherKind),
+            Some(InheritedSocket::Unix(..)) => return Err(OpenError::OtherKind),
             None => mproxy_tcp::Listener::bind(&listener.host, listener.port, options).await?,
         };
         let address = open.local_addr();
         Ok((open, address.into()))
+    }
+
+    fn share(listener: &Self::Listener) -> io::Result<SharedSocket> {
+        SharedSocket::of(listener)
     }
 
     fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<TcpStream>> {

@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +26,7 @@ use mproxy_core::budget::Budget;
 use mproxy_core::fault::Closed;
 use mproxy_core::peer::{Address, Origin, TlsFacts, WsFacts};
 use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls, TlsProtection};
+use mproxy_unix::OwnFile;
 use tokio::io::{AsyncRead, AsyncWrite, Ready};
 use tokio::time::Instant;
 
@@ -65,6 +67,12 @@ pub trait Transport: Sized + Send + Sync + 'static {
         listener: &ListenerSettings,
         inherited: Option<InheritedSocket>,
     ) -> impl Future<Output = Result<(Self::Listener, Address), OpenError>> + Send;
+
+    /// Its socket once more, for another process that goes on listening there.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    fn share(listener: &Self::Listener) -> io::Result<SharedSocket>;
 
     /// The next connection. It has no final error: it is polled again after each of its answers.
     fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Self::Socket>>;
@@ -114,6 +122,49 @@ pub struct StreamFacts {
     pub remote: Option<SocketAddr>,
     /// What protects it, if anything.
     pub tls: Option<TlsProtection>,
+}
+
+/// A socket that listens, once more: it listens as long as anybody has it.
+#[derive(Debug)]
+pub struct SharedSocket {
+    descriptor: OwnedFd,
+    /// Of a Unix socket.
+    file: Option<OwnFile>,
+}
+
+impl SharedSocket {
+    /// Of this listener, with whose file nothing is to be done, or which has none.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn of(listener: impl AsFd) -> io::Result<Self> {
+        Ok(Self { descriptor: listener.as_fd().try_clone_to_owned()?, file: None })
+    }
+
+    /// The same of a listener whose file goes with it.
+    #[must_use]
+    pub fn with_file(self, file: Option<&OwnFile>) -> Self {
+        Self { file: file.cloned(), ..self }
+    }
+
+    /// Whether a file goes with its listener.
+    #[must_use]
+    pub const fn owns_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Another process listens there from now on: the file is that one's.
+    pub fn leave_file(&self) {
+        if let Some(file) = &self.file {
+            file.leave();
+        }
+    }
+}
+
+impl AsFd for SharedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
 }
 
 /// A byte stream that carries MQTT, to a client or a broker.

@@ -14,10 +14,10 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, Transport};
+use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, Transport};
 use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
-use crate::systemd::InheritedSocket;
+use crate::systemd::{FileOwner, InheritedSocket};
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -58,7 +58,10 @@ impl Transport for Unix {
         inherited: Option<InheritedSocket>,
     ) -> Result<(Self::Listener, Address), OpenError> {
         let open = match inherited {
-            Some(InheritedSocket::Unix(socket)) => mproxy_unix::Listener::inherit(socket)?,
+            Some(InheritedSocket::Unix(socket, FileOwner::Others)) => mproxy_unix::Listener::inherit(socket)?,
+            Some(InheritedSocket::Unix(socket, FileOwner::Listener)) => {
+                mproxy_unix::Listener::succeed(socket)?
+            }
             Some(InheritedSocket::Tcp(_)) => return Err(OpenError::OtherKind),
             None => {
                 // Always there where this is the transport, see `ListenerSettings::unix`.
@@ -68,6 +71,10 @@ impl Transport for Unix {
         };
         let path = Arc::clone(open.path());
         Ok((open, Address::Path(path)))
+    }
+
+    fn share(listener: &Self::Listener) -> io::Result<SharedSocket> {
+        Ok(SharedSocket::of(listener)?.with_file(listener.file()))
     }
 
     fn poll_accept(listener: &mut Self::Listener, cx: &mut Context<'_>) -> Poll<Offer<Box<UnixStream>>> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// All listeners are open, or a reload has ended.
@@ -20,6 +21,11 @@ pub(crate) fn reloading() {
     }
 }
 
+/// From now on that process is the service.
+pub(crate) fn main_process(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// mproxy ends, and takes so long at most: the manager is asked not to kill it before.
 pub(crate) fn stopping(status: &str, within: Duration) {
     let within = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
@@ -27,14 +33,14 @@ pub(crate) fn stopping(status: &str, within: Duration) {
 }
 
 /// Says that mproxy lives, twice in the time that the manager waits for it (`WatchdogSec=`). As a task among the others, it
-/// says so only while the runtime still takes its turns; not at all where nobody waits.
-pub(crate) fn watchdog() {
+/// says so only while the runtime still takes its turns; not at all where nobody waits, nor when another process is the
+/// service.
+pub(crate) fn watchdog(replaced: CancellationToken) {
     let Some(period) = sd_notify::watchdog_enabled().filter(|period| !period.is_zero()) else { return };
     tokio::spawn(async move {
         let mut turns = tokio::time::interval(period / 2);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            turns.tick().await;
+        while replaced.run_until_cancelled(turns.tick()).await.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
     });

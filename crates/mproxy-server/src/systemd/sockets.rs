@@ -1,13 +1,16 @@
-//! Sockets that were opened before mproxy started, and the listeners that they are for.
+//! Sockets that were opened before mproxy started, by systemd or by the process whose place it takes, and the listeners that
+//! they are for.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use listenfd::ListenFd;
-use socket2::SockRef;
+use socket2::{Domain, SockRef};
+use tracing::info;
 
 /// A socket that is open and listens.
 #[derive(Debug)]
@@ -15,7 +18,16 @@ pub enum InheritedSocket {
     /// At a port.
     Tcp(TcpListener),
     /// At a path.
-    Unix(UnixListener),
+    Unix(UnixListener, FileOwner),
+}
+
+/// Who removes the file of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOwner {
+    /// Whoever made it.
+    Others,
+    /// Whoever listens.
+    Listener,
 }
 
 /// Those that nobody has taken yet.
@@ -26,6 +38,9 @@ pub struct InheritedSockets(Vec<NamedSocket>);
 #[derive(Debug)]
 struct NamedSocket {
     name: String,
+    /// Where its listener was configured to be, of a process whose place this one takes: its name alone says nothing
+    /// where the configuration has changed. `None`: systemd has passed it.
+    place: Option<String>,
     socket: InheritedSocket,
 }
 
@@ -37,7 +52,7 @@ impl fmt::Display for NamedSocket {
                 Ok(address) => write!(f, "at {address}"),
                 Err(error) => write!(f, "at an unknown address ({error})"),
             },
-            InheritedSocket::Unix(socket) => {
+            InheritedSocket::Unix(socket, _) => {
                 match socket.local_addr().ok().as_ref().and_then(|at| at.as_pathname()) {
                     Some(path) => write!(f, "at unix:{}", path.display()),
                     None => f.write_str("at a Unix socket without a path"),
@@ -61,9 +76,29 @@ impl InheritedSockets {
             let name = names.next().unwrap_or_default().to_owned();
             let socket =
                 take(&mut fds, index).with_context(|| format!("socket {index} {name:?} of LISTEN_FDS"))?;
-            sockets.push(NamedSocket { name, socket });
+            sockets.push(NamedSocket { name, place: None, socket });
         }
         Ok(Self(sockets))
+    }
+
+    /// Those of the listeners of a process whose place this one takes: name, place, whether the file of a Unix socket is its
+    /// listener's, and the socket.
+    ///
+    /// # Errors
+    /// One of them is no socket that listens.
+    pub fn handed_over(sockets: Vec<(String, String, bool, OwnedFd)>) -> anyhow::Result<Self> {
+        let named = sockets.into_iter().map(|(name, place, owns_file, socket)| {
+            let socket = match SockRef::from(&socket).domain()? {
+                Domain::UNIX => InheritedSocket::Unix(
+                    socket.into(),
+                    if owns_file { FileOwner::Listener } else { FileOwner::Others },
+                ),
+                _ => InheritedSocket::Tcp(socket.into()),
+            };
+            let socket = check(socket).with_context(|| format!("the socket of listener {name}"))?;
+            Ok(NamedSocket { name, place: Some(place), socket })
+        });
+        Ok(Self(named.collect::<anyhow::Result<_>>()?))
     }
 
     /// The one for a listener at this host and port: the one that is called so, else the one that is bound there.
@@ -73,10 +108,10 @@ impl InheritedSockets {
     pub fn take_tcp(&mut self, name: &str, host: &str, port: u16) -> anyhow::Result<Option<InheritedSocket>> {
         let is_there = |socket: &InheritedSocket| match socket {
             InheritedSocket::Tcp(socket) => socket.local_addr().is_ok_and(|at| is_at(at, host, port)),
-            InheritedSocket::Unix(_) => false,
+            InheritedSocket::Unix(..) => false,
         };
         let is_kind = |socket: &InheritedSocket| matches!(socket, InheritedSocket::Tcp(_));
-        self.take(name, is_there, is_kind, "a TCP socket")
+        self.take(name, &place_of(host, port), is_there, is_kind, "a TCP socket")
     }
 
     /// The same at this path.
@@ -85,23 +120,26 @@ impl InheritedSockets {
     /// The one that is called so is of another kind.
     pub fn take_unix(&mut self, name: &str, path: &Path) -> anyhow::Result<Option<InheritedSocket>> {
         let is_there = |socket: &InheritedSocket| match socket {
-            InheritedSocket::Unix(socket) => {
+            InheritedSocket::Unix(socket, _) => {
                 socket.local_addr().is_ok_and(|at| at.as_pathname() == Some(path))
             }
             InheritedSocket::Tcp(_) => false,
         };
-        let is_kind = |socket: &InheritedSocket| matches!(socket, InheritedSocket::Unix(_));
-        self.take(name, is_there, is_kind, "a Unix socket")
+        let is_kind = |socket: &InheritedSocket| matches!(socket, InheritedSocket::Unix(..));
+        self.take(name, &path.display().to_string(), is_there, is_kind, "a Unix socket")
     }
 
     fn take(
         &mut self,
         name: &str,
+        place: &str,
         is_there: impl Fn(&InheritedSocket) -> bool,
         is_kind: impl Fn(&InheritedSocket) -> bool,
         kind: &str,
     ) -> anyhow::Result<Option<InheritedSocket>> {
-        let called = self.0.iter().position(|one| one.name == name);
+        let is_called =
+            |one: &NamedSocket| one.name == name && one.place.as_ref().is_none_or(|there| there == place);
+        let called = self.0.iter().position(is_called);
         let found = called.or_else(|| self.0.iter().position(|one| is_there(&one.socket)));
         let Some(found) = found.map(|index| self.0.remove(index)) else { return Ok(None) };
         if !is_kind(&found.socket) {
@@ -114,7 +152,11 @@ impl InheritedSockets {
     ///
     /// # Errors
     /// Names those that were not, and what would be right.
-    pub fn all_taken(&self) -> anyhow::Result<()> {
+    pub fn all_taken(&mut self) -> anyhow::Result<()> {
+        // A listener that is not configured any more is closed by this.
+        for gone in self.0.extract_if(.., |one| one.place.is_some()) {
+            info!(socket = %gone, "no listener for this socket any more, closing it");
+        }
         if self.0.is_empty() {
             return Ok(());
         }
@@ -133,12 +175,22 @@ fn take(fds: &mut ListenFd, index: usize) -> anyhow::Result<InheritedSocket> {
         Err(_) => fds
             .take_unix_listener(index)
             .context("is neither TCP nor a Unix socket")?
-            .map(InheritedSocket::Unix),
+            .map(|socket| InheritedSocket::Unix(socket, FileOwner::Others)),
     };
-    let socket = socket.context("was taken before")?;
+    check(socket.context("was taken before")?)
+}
+
+/// Where a listener is configured to be, in one word.
+pub(crate) fn place_of(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
+}
+
+fn check(socket: InheritedSocket) -> anyhow::Result<InheritedSocket> {
     let (listens, unblocked) = match &socket {
         InheritedSocket::Tcp(socket) => (SockRef::from(socket).is_listener(), socket.set_nonblocking(true)),
-        InheritedSocket::Unix(socket) => (SockRef::from(socket).is_listener(), socket.set_nonblocking(true)),
+        InheritedSocket::Unix(socket, _) => {
+            (SockRef::from(socket).is_listener(), socket.set_nonblocking(true))
+        }
     };
     unblocked?;
     if !listens? {
@@ -168,7 +220,11 @@ mod tests {
     }
 
     fn sockets(named: Vec<(&str, InheritedSocket)>) -> InheritedSockets {
-        let named = named.into_iter().map(|(name, socket)| NamedSocket { name: name.to_owned(), socket });
+        let named = named.into_iter().map(|(name, socket)| NamedSocket {
+            name: name.to_owned(),
+            place: None,
+            socket,
+        });
         InheritedSockets(named.collect())
     }
 
@@ -179,7 +235,7 @@ mod tests {
             sockets(vec![("mqtt", InheritedSocket::Tcp(one)), ("mproxy.socket", InheritedSocket::Tcp(two))]);
         let mut port = |name, host, port| match sockets.take_tcp(name, host, port).expect("of this kind") {
             Some(InheritedSocket::Tcp(socket)) => Some(socket.local_addr().expect("an address").port()),
-            Some(InheritedSocket::Unix(_)) | None => None,
+            Some(InheritedSocket::Unix(..)) | None => None,
         };
         assert_eq!(port("ws", "127.0.0.1", 1), None);
         assert_eq!(port("mqtt", "0.0.0.0", 1), Some(first), "its name is enough");
@@ -193,13 +249,40 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s");
         let unix = UnixListener::bind(&path).expect("a socket");
-        let mut inherited = sockets(vec![("mqtt", InheritedSocket::Unix(unix))]);
+        let mut inherited = sockets(vec![("mqtt", InheritedSocket::Unix(unix, FileOwner::Others))]);
         let fault = inherited.all_taken().expect_err("nobody took it").to_string();
         assert!(fault.contains("\"mqtt\" at unix:") && fault.contains("FileDescriptorName"), "{fault}");
         let fault = inherited.take_tcp("mqtt", "0.0.0.0", 1).expect_err("it is at a path").to_string();
         assert!(fault.contains("listener mqtt is a TCP socket"), "{fault}");
         let unix = UnixListener::bind(folder.path().join("t")).expect("a socket");
-        let mut inherited = sockets(vec![("", InheritedSocket::Unix(unix))]);
+        let mut inherited = sockets(vec![("", InheritedSocket::Unix(unix, FileOwner::Others))]);
         assert!(inherited.take_unix("unix", &folder.path().join("t")).expect("of this kind").is_some());
+    }
+
+    #[test]
+    fn a_socket_that_was_handed_over_is_for_a_listener_that_is_still_there() {
+        let (socket, port) = tcp();
+        let handed = |name: &str, place: &str| {
+            let socket = socket.try_clone().expect("descriptors are left").into();
+            let all = vec![(name.to_owned(), place.to_owned(), false, socket)];
+            InheritedSockets::handed_over(all).expect("it listens")
+        };
+        let takes = |mut sockets: InheritedSockets, name, host, port| {
+            let taken = sockets.take_tcp(name, host, port).expect("of this kind").is_some();
+            assert!(sockets.all_taken().is_ok(), "one that is left is closed");
+            taken
+        };
+        assert!(
+            takes(handed("mqtt", "0.0.0.0:0"), "mqtt", "0.0.0.0", 0),
+            "any port is the one that was taken then"
+        );
+        assert!(
+            !takes(handed("mqtt", "127.0.0.1:1883"), "mqtt", "127.0.0.1", 1884),
+            "it listens elsewhere now"
+        );
+        assert!(takes(handed("mqtt", "x:1"), "tcp", "127.0.0.1", port), "it is called otherwise now");
+        let unbound = socket2::Socket::new(Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let all = vec![("a".to_owned(), String::new(), false, unbound.into())];
+        assert!(InheritedSockets::handed_over(all).is_err());
     }
 }

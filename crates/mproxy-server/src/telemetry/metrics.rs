@@ -47,6 +47,7 @@
 //! | `mproxy_trace_spans_exported_total` | | counter |
 //! | `mproxy_trace_spans_lost_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
+//! | `mproxy_upgrades_total` | outcome | counter |
 //! | `mproxy_refusals_total` | hook, source, reason_code | counter |
 //! | `mproxy_broker_dial_duration_seconds` | listener, outcome | histogram |
 //! | `mproxy_forward_duration_seconds` | listener | histogram |
@@ -97,6 +98,7 @@ use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
 use super::traffic::TrafficMetrics;
+use super::upgrades::UpgradeMetrics;
 use super::watermarks::WatermarkMetrics;
 use crate::build_info;
 
@@ -115,6 +117,7 @@ pub struct Metrics {
     events: EventMetrics,
     failures: Failures,
     reloads: ReloadMetrics,
+    upgrades: UpgradeMetrics,
     shadow: ShadowMetrics,
     decisions: Arc<DecisionLog>,
     taps: Arc<Taps>,
@@ -162,6 +165,7 @@ impl Metrics {
             events: EventMetrics::registered(ours),
             failures: Failures::registered(ours),
             reloads: ReloadMetrics::registered(ours),
+            upgrades: UpgradeMetrics::registered(ours),
             shadow: ShadowMetrics::registered(ours),
             decisions,
             taps: Taps::registered(ours),
@@ -205,6 +209,11 @@ impl Metrics {
     /// A reload of this ended, and what came of it is in force or not.
     pub fn count_reload(&self, what: &'static str, usable: bool) {
         self.reloads.count(what, usable);
+    }
+
+    /// An upgrade came to this.
+    pub fn count_upgrade(&self, outcome: &'static str) {
+        self.upgrades.count(outcome);
     }
 
     /// What is in force from now on, and what uses it. What is not among it is shown no more.

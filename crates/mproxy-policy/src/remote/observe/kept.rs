@@ -70,6 +70,32 @@ impl Spooled for KeptEvent {
     }
 }
 
+/// An event that has no number yet.
+pub(super) struct ArrivedEvent {
+    kind: Kind,
+    connection: u128,
+    /// `None`: there is no room for it in the budget of its connection.
+    kept: Option<KeptEvent>,
+    /// Its connection is, until its Disconnect.
+    tracked: bool,
+}
+
+impl ArrivedEvent {
+    pub(super) fn new(event: Event, tracked: bool) -> Self {
+        let (kind, connection) = (event.what.kind(), event.peer.origin.connection_id.0);
+        Self { kind, connection, kept: KeptEvent::new(event), tracked }
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.kept.as_ref().map_or(0, KeptEvent::weight)
+    }
+}
+
 /// What sessions put events into, and the stream takes them out of.
 pub(super) struct KeptEvents {
     state: Mutex<KeptState>,
@@ -141,10 +167,13 @@ impl KeptEvents {
 
     /// Keeps an event, or drops and counts it. Its connection is `tracked` until its Disconnect.
     pub(super) fn push(&self, event: Event, tracked: bool) {
-        let kind = event.what.kind();
-        let connection = event.peer.origin.connection_id.0;
         // Encoded before the lock is taken, where the sessions of all workers meet.
-        let kept = KeptEvent::new(event);
+        self.take(ArrivedEvent::new(event, tracked));
+    }
+
+    /// The same, of an event that has been encoded.
+    pub(super) fn take(&self, event: ArrivedEvent) {
+        let ArrivedEvent { kind, connection, kept, tracked } = event;
         let fits = kept.as_ref().is_none_or(|kept| kept.event.fields.len() <= EVENT_MOST);
         let mut state = self.lock();
         let pushed = match kept {
@@ -169,6 +198,17 @@ impl KeptEvents {
             return self.count_dropped(kind, reason, connection);
         }
         self.wake.notify_one();
+    }
+
+    /// So many events were dropped before they came here.
+    pub(super) fn lose(&self, kind: Kind, count: u64) {
+        if count > 0 {
+            let mut state = self.lock();
+            (0..count).for_each(|_| state.buffer.skip());
+            drop(state);
+            self.watch.events_dropped(kind, DropReason::QueueFull, count);
+            self.wake.notify_one();
+        }
     }
 
     fn count_dropped(&self, kind: Kind, reason: DropReason, connection: u128) {

@@ -45,6 +45,8 @@ pub struct SpoolConfig {
     pub folder: PathBuf,
     /// Bytes of all files in it at most.
     pub size: u64,
+    /// A process whose place this one takes may have it still: it is waited for.
+    pub succeeds: bool,
 }
 
 /// A spool that was opened, with what it held.
@@ -72,7 +74,7 @@ impl Spool {
         most: usize,
         watch: &dyn Watch,
     ) -> io::Result<Self> {
-        let SpoolConfig { folder, size } = config;
+        let SpoolConfig { folder, size, succeeds: _ } = config;
         let (cursor_file, stored) = folder::lock(folder)?;
         let found = recovery::find(folder, stored.map(|(_, cursor)| cursor), most)?;
         let Recovered { events, open, segments, without_room, damaged, last } = found;

@@ -109,6 +109,16 @@ section! {
         /// Left out: each a millisecond after the one before, but within half of `drain_timeout`.
         drain_spread: Optional<kind::Period> = new("drain_spread").now().variable("MPROXY_DRAIN_SPREAD")
             .left_out("one a millisecond").in_force("\"10s\"");
+        /// How long a new process may take to come up in an upgrade; then the old one goes on serving.
+        ///
+        /// See [upgrade](upgrade.md).
+        upgrade_timeout: kind::Deadline = new("upgrade_timeout").now().variable("MPROXY_UPGRADE_TIMEOUT")
+            .default("30s").in_force("\"60s\"");
+        /// How long connections may stay with the old process after an upgrade, before they are told to leave.
+        ///
+        /// They then leave as when mproxy stops. See [upgrade](upgrade.md).
+        upgrade_stay: kind::Period = new("upgrade_stay").now().variable("MPROXY_UPGRADE_STAY").default("0s")
+            .in_force("\"10m\"");
         /// Another server for 5.0 clients that are told to leave when mproxy stops: `host` or `host:port`.
         ///
         /// They get DISCONNECT 0x9C with this server reference in place of 0x8B.

@@ -26,7 +26,7 @@ fn event(kind: Kind, fields: &str) -> EncodedEvent {
 }
 
 fn open_sized(folder: &Path, size: u64) -> io::Result<Spool> {
-    Spool::open(&SpoolConfig { folder: folder.to_owned(), size }, RUN, 1 << 20, &NoWatch)
+    Spool::open(&SpoolConfig { folder: folder.to_owned(), size, succeeds: false }, RUN, 1 << 20, &NoWatch)
 }
 
 fn open(folder: &Path) -> Spool {
@@ -220,7 +220,7 @@ fn without_a_cursor_its_events_get_new_numbers() {
     spool.files.flush().expect("it is written");
     drop(spool);
     fs::write(folder.path().join("cursor"), "garbage").expect("it can be written");
-    let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE };
+    let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE, succeeds: false };
     let spool = Spool::open(&config, 99, 1 << 20, &NoWatch).expect("it can be opened");
     assert_eq!((spool.run_id, spool.confirmed), (99, 0));
     let texts: Vec<_> = spool.held().into_iter().map(|(sequence, (_, text))| (sequence, text)).collect();
@@ -236,7 +236,7 @@ fn events_beyond_what_memory_may_hold_are_counted() {
     }
     spool.files.flush().expect("it is written");
     drop(spool);
-    let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE };
+    let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE, succeeds: false };
     let spool = Spool::open(&config, RUN, 1000, &NoWatch).expect("it can be opened");
     assert_eq!((spool.events.len(), spool.without_room.len()), (3, 7));
     assert!(spool.last >= 10);

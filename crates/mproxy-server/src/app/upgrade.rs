@@ -1,0 +1,109 @@
+//! Has a new process take the place of this one: whether that is possible, and once at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{NotUpgraded, Successor};
+use crate::systemd::notify;
+use crate::telemetry::metrics::Metrics;
+use crate::upgrade::{self, Program, ServingSuccessor, SharedListener, UpgradeFailure};
+
+/// The first process of a container, or of a machine: when it ends, all others are ended.
+const FIRST_PROCESS: u32 = 1;
+
+/// What it takes to have a new process take the place of this one.
+pub(super) struct Upgrader {
+    /// `None`: there cannot be one.
+    program: Option<Program>,
+    /// The listeners, until this process closes them.
+    listeners: Mutex<Option<Arc<[SharedListener]>>>,
+    /// One upgrade at a time.
+    turn: tokio::sync::Mutex<()>,
+    metrics: Arc<Metrics>,
+    /// Cancelled when this process is to end by itself.
+    drain: CancellationToken,
+    /// Cancelled when a new process accepts connections: this one accepts none, clients or callers of the admin API.
+    accepting: [CancellationToken; 2],
+    /// Cancelled then, and when that is done.
+    pub(super) replaced: CancellationToken,
+}
+
+impl Upgrader {
+    pub(super) fn new(
+        program: Option<Program>,
+        listeners: Vec<SharedListener>,
+        metrics: &Arc<Metrics>,
+        drain: &CancellationToken,
+        accepting: [CancellationToken; 2],
+    ) -> Self {
+        Self {
+            program,
+            listeners: Mutex::new(Some(listeners.into())),
+            turn: tokio::sync::Mutex::default(),
+            metrics: Arc::clone(metrics),
+            drain: drain.clone(),
+            accepting,
+            replaced: CancellationToken::new(),
+        }
+    }
+
+    /// This process closes its listeners: they must not be kept open here.
+    pub(super) fn close(&self) {
+        *self.listeners.lock() = None;
+    }
+
+    /// Starts a new process, and waits until it serves; it may take so long to come up.
+    ///
+    /// # Errors
+    /// There is none, and this process serves as before.
+    pub(super) async fn upgrade(&self, within: Duration) -> Result<Successor, NotUpgraded> {
+        let refuse = |why: &str| {
+            self.metrics.count_upgrade("refused");
+            warn!(reason = why, "upgrade refused");
+            Err(NotUpgraded::Refused(why.to_owned()))
+        };
+        let Some(program) = self.program.clone() else {
+            return refuse("the broker of mproxy demo lives in this process");
+        };
+        if std::process::id() == FIRST_PROCESS {
+            return refuse(
+                "mproxy is process 1, and its container ends with it: start a container of the new version beside this one, \
+                 then drain this one",
+            );
+        }
+        let Ok(_turn) = self.turn.try_lock() else { return refuse("another upgrade is under way") };
+        let listeners = self.listeners.lock().clone();
+        let Some(listeners) = listeners.filter(|_| !self.drain.is_cancelled()) else {
+            return refuse("mproxy is being stopped");
+        };
+        info!(program = %program.path().display(), "upgrade: starting a new process");
+        let (shared, drain) = (Arc::clone(&listeners), self.drain.clone());
+        let start = move || upgrade::start(&program, &shared, within, || drain.is_cancelled());
+        // Waits for the other process: not on a runtime thread.
+        let started = tokio::task::spawn_blocking(start).await;
+        match started.unwrap_or_else(|panicked| Err(UpgradeFailure::Failed(panicked.to_string()))) {
+            Ok(ServingSuccessor { pid, version }) => {
+                listeners.iter().for_each(|listener| listener.socket.leave_file());
+                notify::main_process(pid);
+                info!(
+                    pid,
+                    version, "upgrade: the new process accepts connections, this one does not any more"
+                );
+                // Before it is answered: whoever comes then finds the new process.
+                self.accepting.iter().for_each(CancellationToken::cancel);
+                self.replaced.cancel();
+                Ok(Successor { pid, version })
+            }
+            Err(failure) => {
+                self.metrics.count_upgrade(failure.outcome());
+                let outcome = failure.outcome();
+                error!(outcome, error = %failure, "upgrade failed, this process goes on serving");
+                Err(NotUpgraded::Failed(failure.to_string()))
+            }
+        }
+    }
+}
