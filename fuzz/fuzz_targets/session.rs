@@ -326,7 +326,7 @@ impl Play {
                 13 => self.session.closed(side(*arg), Closed::Error("reset".into()), self.now),
                 14 if arg % 4 == 0 => self.session.drain(self.now),
                 14 if arg % 4 == 1 => self.session.revoke(ReasonCode(*arg), self.now),
-                14 => self.session.dialed(Err(Unreachable("no".into())), self.now),
+                14 => self.session.dialed(Err(Unreachable::away("no")), self.now),
                 _ => self.read(side(*arg), &[]),
             }
             self.drain();

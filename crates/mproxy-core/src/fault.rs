@@ -63,7 +63,26 @@ pub enum Closed {
 
 /// Why the broker could not be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreachable(pub Box<str>);
+pub struct Unreachable {
+    /// In one line.
+    pub why: Box<str>,
+    /// Who caused it: the broker, or mproxy, which had no means left to ask it.
+    pub by: Party,
+}
+
+impl Unreachable {
+    /// The broker is away, or does not answer.
+    #[must_use]
+    pub fn away(why: impl Into<Box<str>>) -> Self {
+        Self { why: why.into(), by: Party::Broker }
+    }
+
+    /// mproxy has no descriptor, port or memory left to ask it with.
+    #[must_use]
+    pub fn lacking(why: impl Into<Box<str>>) -> Self {
+        Self { why: why.into(), by: Party::Mproxy }
+    }
+}
 
 /// What a session waits for at most so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -273,8 +292,8 @@ impl Fault {
             },
             Self::BrokerLeft { .. }
             | Self::BrokerRefused { .. }
-            | Self::Unreachable(_)
             | Self::TooLate(Deadline::Connack | Deadline::Unsuback) => Party::Broker,
+            Self::Unreachable(unreachable) => unreachable.by,
             // The client chose a question that is larger than one may be.
             Self::PolicyUnusable { unusable, .. }
                 if matches!(unusable.kind, UnusableKind::QuestionTooLarge) =>

@@ -774,6 +774,17 @@ fn a_client_that_goes_while_it_waits_is_not_waited_with() {
 }
 
 #[test]
+fn what_mproxy_lacks_to_dial_with_is_its_own_doing() {
+    let mut stage = telling().stage();
+    stage.dialing = DialScript::Hangs;
+    stage.client(&connect(Version::V311));
+    stage.dialed(Err(Unreachable::lacking("too many open files")));
+    stage.pass(Duration::from_secs(60));
+    let fault = stage.finish();
+    assert_eq!((fault.by(), fault.severity()), (Party::Mproxy, Severity::Notice), "{fault:?}");
+}
+
+#[test]
 fn a_broker_that_cannot_be_reached_in_time_is_given_up() {
     let mut stage = telling().stage();
     stage.dialing = DialScript::Hangs;
@@ -783,7 +794,7 @@ fn a_broker_that_cannot_be_reached_in_time_is_given_up() {
     stage.pass(Duration::from_millis(1));
     assert_eq!(stage.at_client(), wire::connack(Version::V311, false, 3, &[]));
     stage.dialed(Ok(()));
-    stage.dialed(Err(Unreachable("late".into())));
+    stage.dialed(Err(Unreachable::away("late")));
     assert_eq!(stage.at_broker(), b"");
     assert!(matches!(stage.finish(), Fault::Unreachable(_)));
 }

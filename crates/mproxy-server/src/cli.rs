@@ -191,7 +191,8 @@ pub enum Command {
     Run,
     /// Check the configuration and print the values in force
     Check,
-    /// Try mproxy on this machine: an embedded broker, and mproxy in front of it with example rules
+    /// Try mproxy on this machine: an embedded broker, and mproxy in front of it with example rules. Logs warnings unless
+    /// `--log-level` says otherwise
     Demo,
     /// Hash a password from standard input for the rule file
     HashPassword,

@@ -215,6 +215,16 @@ pub struct Loaded {
     pub effective: Vec<Effective>,
 }
 
+impl Loaded {
+    /// Shows a value as set by a command rather than as it was written; [`config`](Self::config) is the caller's.
+    pub fn set_by(&mut self, command: &str, key: &str, value: String) {
+        if let Some(one) = self.effective.iter_mut().find(|one| one.key == key) {
+            one.value = Some(value);
+            one.origin = Some(ValueOrigin::Written(command.into()));
+        }
+    }
+}
+
 /// Something wrong, and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

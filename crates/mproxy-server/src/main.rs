@@ -10,7 +10,7 @@ use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
 use mproxy_server::app::{App, Opening};
 use mproxy_server::cli::{self, Cli, Command, HooksCommand};
-use mproxy_server::config::{Config, Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
+use mproxy_server::config::{Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::systemd::InheritedSockets;
 use mproxy_server::telemetry::log;
@@ -112,7 +112,7 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(cli::EXIT_CONFIGURATION));
     };
     if *command == Command::Demo {
-        loaded.config.log.level = level_of_demo(&loaded);
+        quiet(&mut loaded);
     }
     let runtime = runtime()?;
     let traces = start_traces(&runtime, &loaded)?;
@@ -184,7 +184,7 @@ async fn run(opening: Opening) -> anyhow::Result<()> {
 
 async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
-    point_at(&mut opening.loaded.config, broker.address());
+    point_at(&mut opening.loaded, broker.address());
     anyhow::ensure!(
         !opening.loaded.config.listeners.is_empty(),
         "the demo needs a plain MQTT listener: set its port with --mqtt-port (or MPROXY_MQTT_PORT) to a free one, not to off"
@@ -193,8 +193,8 @@ async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
     let (flags, at) = (flags.clone(), broker.address());
     let reread = move || {
         cli::load(&flags).map(|mut loaded| {
-            loaded.config.log.level = level_of_demo(&loaded);
-            point_at(&mut loaded.config, at);
+            quiet(&mut loaded);
+            point_at(&mut loaded, at);
             loaded
         })
     };
@@ -207,8 +207,20 @@ async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What sets some values, as `GET /api/v1/config` says it.
+const DEMO: &str = "mproxy demo";
+
 /// The demo is for this machine alone, and leads to its own broker: its commands speak plain MQTT, and so does it.
-fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
+fn point_at(loaded: &mut Loaded, broker: std::net::SocketAddr) {
+    for (key, value) in [
+        ("mqtt.host", "127.0.0.1".to_owned()),
+        ("mqtt.target.scheme", Scheme::Mqtt.name().to_owned()),
+        ("mqtt.target.host", broker.ip().to_string()),
+        ("mqtt.target.port", broker.port().to_string()),
+    ] {
+        loaded.set_by(DEMO, key, value);
+    }
+    let config = &mut loaded.config;
     config.listeners.retain(|listener| listener.transport == Scheme::Mqtt);
     config.listeners.truncate(1);
     for listener in &mut config.listeners {
@@ -225,10 +237,13 @@ fn point_at(config: &mut Config, broker: std::net::SocketAddr) {
 }
 
 /// The page of the demo is what is to be read: connections are logged only where somebody asked for that.
-fn level_of_demo(loaded: &Loaded) -> LogLevel {
-    let asked = loaded
+fn quiet(loaded: &mut Loaded) {
+    let is_asked = loaded
         .effective
         .iter()
         .any(|setting| setting.key == "log.level" && matches!(setting.origin, Some(ValueOrigin::Written(_))));
-    if asked { loaded.config.log.level } else { LogLevel::Warn }
+    if !is_asked {
+        loaded.config.log.level = LogLevel::Warn;
+        loaded.set_by(DEMO, "log.level", LogLevel::Warn.name().to_owned());
+    }
 }

@@ -62,8 +62,9 @@ impl ConnectionPhase {
 pub(crate) struct Handle {
     origin: Arc<Origin>,
     accepted: SystemTime,
+    /// Who the client is; before it is admitted, who it says it is.
     peer: ArcSwapOption<Peer>,
-    /// There is one: looked at more often than who it is.
+    /// It is admitted: looked at more often than who it is.
     has_peer: AtomicBool,
     phase: AtomicU8,
     traffic: [AtomicU64; 4],
@@ -222,19 +223,32 @@ impl Handle {
         self.origin.connection_id.0
     }
 
+    /// Who the client is, once it is admitted.
     pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
+        // In this order: who was admitted between the two is shown as admitted the next time.
+        if self.has_peer() { self.claimed_peer() } else { None }
+    }
+
+    /// Who the client is, or says it is while it waits to be admitted: for people who look, and for nothing that decides.
+    pub(crate) fn claimed_peer(&self) -> Option<Arc<Peer>> {
         self.peer.load_full()
     }
 
     pub(crate) fn has_peer(&self) -> bool {
-        self.has_peer.load(Ordering::Relaxed)
+        self.has_peer.load(Ordering::Acquire)
+    }
+
+    /// Who the client says it is. Nobody has decided yet whether that is so.
+    pub(crate) fn claim_peer(&self, peer: &Arc<Peer>) {
+        self.peer.store(Some(Arc::clone(peer)));
     }
 
     /// Who the client is, the first time and whenever its grant or its attributes are others.
     pub(crate) fn set_peer(&self, peer: &Arc<Peer>) {
-        self.has_peer.store(true, Ordering::Relaxed);
+        // Before the flag: who sees that finds whom the policy let in.
+        self.peer.store(Some(Arc::clone(peer)));
         // It may have opened and begun to end within one turn.
-        if self.peer.swap(Some(Arc::clone(peer))).is_none()
+        if !self.has_peer.swap(true, Ordering::Release)
             && self.phase.load(Ordering::Relaxed) != ConnectionPhase::Closing as u8
         {
             self.set_phase(ConnectionPhase::Open);
@@ -251,7 +265,7 @@ impl Handle {
     }
 
     pub(crate) fn view(&self) -> SessionView {
-        let peer = self.peer();
+        let peer = self.claimed_peer();
         let peer = peer.as_deref();
         let count = |at: usize| self.traffic[at].load(Ordering::Relaxed);
         SessionView {
@@ -456,6 +470,20 @@ mod tests {
             }
         }
         assert_eq!(seen, (1..=40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_waits_is_found_by_what_it_says_of_itself_and_is_nobody_for_those_who_decide() {
+        let registry = Registry::default();
+        let one = handle(1, "mqtt");
+        registry.enter(&one);
+        one.claim_peer(&named("lamp", one.origin()));
+        let filter = SessionFilter { client_id: Some("lamp".into()), ..SessionFilter::default() };
+        let found = registry.page(&filter, None, 10).sessions;
+        assert_eq!(found[0].client_id.as_deref(), Some("lamp"));
+        assert!(one.peer().is_none() && registry.find_client("lamp").is_none());
+        one.set_peer(&named("lamp", one.origin()));
+        assert!(one.peer().is_some() && registry.find_client("lamp").is_some());
     }
 
     #[test]

@@ -220,11 +220,13 @@ impl<S: Carrier> Relay<S> {
                 Effect::Dial { .. } if self.dismiss_if_banned() => {}
                 Effect::Dial { until } => {
                     self.handle.set_phase(ConnectionPhase::Dialing);
+                    self.publish_claim();
                     self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
                 }
                 // Only these take turns: who is in must not wait behind strangers.
                 Effect::Ask(question) if self.session.opening() => {
                     self.handle.set_phase(ConnectionPhase::Admitting);
+                    self.publish_claim();
                     let until = self.session.poll_timeout();
                     self.asks.push_in_turn(self.host.ask(self.handle.origin(), question, until));
                 }
@@ -423,6 +425,13 @@ impl<S: Carrier> Relay<S> {
             && !Arc::ptr_eq(&shown, peer)
         {
             self.handle.set_peer(peer);
+        }
+    }
+
+    /// Whoever looks for a client that waits finds it by what it says of itself.
+    fn publish_claim(&self) {
+        if let Some(peer) = self.session.peer() {
+            self.handle.claim_peer(peer);
         }
     }
 

@@ -223,9 +223,9 @@ impl RelayHost<Stream> for Serving {
 
     fn dialed(&self, failed: Option<&Unreachable>, now: Instant) {
         let terms = self.terms.load();
-        let (listener, broker, by) = (&*self.name, terms.outward.target(), Party::Broker.name());
+        let (listener, broker) = (&*self.name, terms.outward.target());
         self.broker.lock().note(failed);
-        let Some(Unreachable(error)) = failed else {
+        let Some(Unreachable { why: error, by }) = failed else {
             // A statement of its own, so that the lock is not held while the line is written.
             let recovery = self.outage.lock().dial_succeeded(now);
             if let Some(Recovery { failed_dials, lasted }) = recovery {
@@ -239,7 +239,7 @@ impl RelayHost<Stream> for Serving {
             warn!(
                 listener,
                 broker,
-                by,
+                by = by.name(),
                 error = &**error,
                 timeout_seconds,
                 "broker unreachable, retrying for each client"

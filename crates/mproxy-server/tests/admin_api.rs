@@ -6,7 +6,7 @@ mod support;
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::transports::{self, TlsClient, Transport};
-use mproxy_testkit::wire::{self, Publish, Version, WireClient};
+use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
 use serde_json::{Value, json};
 use support::{Proxy, until};
 use tempfile::TempDir;
@@ -161,5 +161,19 @@ async fn sessions_are_selected_ordered_and_disconnected_together() {
         client.expect(&wire::disconnect_with(0x8B, &told)).await;
     }
     until("the others to be gone", async || listed(&proxy, "").await == ["a"]).await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_the_broker_is_found_by_its_name() {
+    // Nobody is there: a listener that is closed again.
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let proxy = Proxy::before(nobody).await;
+    let mut stuck = WireClient::open(proxy.mqtt).await;
+    stuck.send(&wire::connect(Version::V5, "stuck", &ConnectOptions::default())).await;
+    until("it is found", async || listed(&proxy, "?client_id=stuck&state=dialling").await == ["stuck"]).await;
+    let (status, text) = proxy.http("DELETE", "/api/v1/sessions?client_id=stuck").await;
+    assert_eq!((status, text.contains("\"disconnected\":1")), (200, true), "{text}");
+    until("it is gone", async || listed(&proxy, "?client_id=stuck").await.is_empty()).await;
     proxy.stop().await;
 }

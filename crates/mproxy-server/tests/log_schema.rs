@@ -3,8 +3,9 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
@@ -158,4 +159,83 @@ async fn json_lines_match_the_schema() {
     ] {
         assert!(messages.contains(message), "{message:?} is not among {messages:?}");
     }
+}
+
+/// The fields of what is logged by a macro of `tracing` in a file, with the file: what stands before the message.
+fn logged_fields(path: &Path, source: &str, fields: &mut BTreeMap<String, String>) {
+    const LEVELS: [&str; 5] = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
+    // What follows the tests of a file is no part of the program.
+    let source = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    for level in LEVELS {
+        for (at, _) in source.match_indices(level) {
+            let is_whole_word = source[..at]
+                .chars()
+                .next_back()
+                .is_none_or(|before| !before.is_alphanumeric() && before != '_');
+            if !is_whole_word {
+                continue;
+            }
+            for argument in arguments(&source[at + level.len()..]) {
+                let argument = argument.trim();
+                let (name, _) = argument.split_once('=').unwrap_or((argument, ""));
+                let name = name.trim().trim_start_matches(['%', '?', '&', '*']).trim_start_matches("r#");
+                let is_field = !argument.starts_with('"') && !name.contains([':', '$']) && !name.is_empty();
+                if is_field {
+                    fields.entry(name.to_owned()).or_insert_with(|| path.display().to_string());
+                }
+            }
+        }
+    }
+}
+
+/// The arguments of a macro up to its message, or its end.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut depth, mut found, mut argument) = (0_i32, Vec::new(), String::new());
+    for character in text.chars() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            // The message is the last that has no name; strings as values stand behind a `=`.
+            '"' if depth == 0 && argument.trim().is_empty() => return found,
+            ',' if depth == 0 => {
+                found.push(std::mem::take(&mut argument));
+                continue;
+            }
+            _ => {}
+        }
+        if depth < 0 {
+            break;
+        }
+        argument.push(character);
+    }
+    found.push(argument);
+    found
+}
+
+#[test]
+fn every_field_that_the_program_logs_stands_in_the_schema() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let known = schema["properties"].as_object().unwrap();
+    let mut fields = BTreeMap::new();
+    let mut folders = Vec::new();
+    for name in ["mproxy-core", "mproxy-policy", "mproxy-server", "mproxy-tcp", "mproxy-unix", "mproxy-ws"] {
+        folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src"));
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            match path.is_dir() {
+                true if name != "tests" => folders.push(path),
+                false if name.ends_with(".rs") && name != "tests.rs" => {
+                    logged_fields(&path, &std::fs::read_to_string(&path).unwrap(), &mut fields);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(fields.len() > 40, "it finds what is logged: {fields:?}");
+    // Written by the formatter itself, which has its own word for them.
+    let unknown: Vec<_> = fields.iter().filter(|(name, _)| !known.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "not in deploy/log.schema.json: {unknown:#?}");
 }

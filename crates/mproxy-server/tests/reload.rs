@@ -55,13 +55,18 @@ impl Scene {
     }
 
     async fn ask(&self, method: &str, path: &str, token: &str) -> (u16, Value) {
+        self.send(method, path, token, "").await
+    }
+
+    async fn send(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
         let exchange = async {
             let mut stream = TcpStream::connect(self.admin).await?;
             let authorization =
                 if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
             let head = format!(
-                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{authorization}Connection: close\r\n\r\n",
-                self.admin
+                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{authorization}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                self.admin,
+                body.len()
             );
             stream.write_all(head.as_bytes()).await?;
             let mut answer = String::new();
@@ -131,6 +136,20 @@ async fn broker() -> RecordingBroker {
 
 async fn is_alive(client: &mut WireClient) {
     client.expect_nothing_but_pingresp().await;
+}
+
+#[tokio::test]
+async fn a_level_that_an_administrator_set_goes_with_a_reload_which_says_so() {
+    let broker = broker().await;
+    let scene = Scene::open(broker.addr(), "log.level = \"info\"\n").await;
+    assert_eq!(scene.send("PUT", "/api/v1/log-level", "", r#"{"level":"error"}"#).await.0, 200);
+    let (status, report) = scene.reload("log.level = \"info\"\n").await;
+    let change = &report["changes"][0];
+    assert_eq!((status, change["setting"].as_str()), (200, Some("log.level")), "{report}");
+    assert_eq!((change["old"].as_str(), change["new"].as_str()), (Some("error"), Some("info")), "{report}");
+    assert_eq!(scene.ask("GET", "/api/v1/log-level", "").await.1["level"], "info");
+    let (_, report) = scene.reload("log.level = \"info\"\n").await;
+    assert_eq!(report["changes"], serde_json::json!([]), "{report}");
 }
 
 #[tokio::test]

@@ -259,3 +259,43 @@ async fn a_tap_ends_when_mproxy_does() {
     }
     assert_eq!(proxy.end().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_tap_of_one_connection_ends_with_it() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let proxy = Proxy::before(broker.addr()).await;
+    let client: WireClient = proxy.login(Version::V5, "desk").await;
+    let id = proxy.sessions().await[0]["connection_id"].as_str().unwrap().to_owned();
+    let mut tap = Tap::open(&proxy, &format!("?connection_id={id}")).await;
+    drop(client);
+    loop {
+        let (name, told) = tap.event().await;
+        if name == "end" {
+            assert_eq!(told["reason"], "the connection is closed");
+            break;
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_sample_of_what_was_allowed_is_no_refusal() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let rules = folder.path().join("rules.toml");
+    std::fs::write(&rules, "anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\n").unwrap();
+    let variables =
+        [("MPROXY_DECISION_LOG_ALLOWED_ONE_IN", "1"), ("MPROXY_ACL_FILE", rules.to_str().unwrap())];
+    let proxy = Proxy::with(broker.addr(), &variables).await;
+    let mut tap = Tap::open(&proxy, "?rate=1000").await;
+    let mut client = proxy.login(Version::V5, "desk").await;
+    client.send(&wire::publish(Version::V5, &Publish { topic: "a", ..Publish::default() })).await;
+    loop {
+        let (name, told) = tap.event().await;
+        assert_ne!(name, "refusal", "{told}");
+        if told["type"] == "PUBLISH" {
+            break;
+        }
+    }
+    proxy.stop().await;
+}

@@ -397,7 +397,7 @@ async fn a_broker_that_is_none_is_told_in_one_line() {
         for scheme in [Scheme::Mqtts, Scheme::Ws] {
             let outward = Outward::of(&files.target(scheme, port)).unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
-            texts.push(outward.reach(&nobody(), deadline).await.unwrap_err().why.0);
+            texts.push(outward.reach(&nobody(), deadline).await.unwrap_err().why.why);
         }
         texts
     };

@@ -303,6 +303,7 @@ async fn what_would_be_decided_is_explained_and_nobody_is_asked() {
         (Some(0), vec!["\"grant\"".into(), "0".into(), "\"7\"".into()]),
         "{told}"
     );
+    assert!(told["max_qos"].is_null(), "that is of subscriptions: {told}");
     let (code, told) = explain(&proxy, &["d1", "subscribe", "secret"]).await;
     assert_eq!(
         (code, told["reason_code"].as_u64(), told["rule"].as_u64()),

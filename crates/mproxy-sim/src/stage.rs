@@ -355,7 +355,7 @@ impl Stage {
                     match self.dialing {
                         DialScript::Succeeds => self.session.dialed(Ok(()), self.now),
                         DialScript::Fails => {
-                            self.session.dialed(Err(Unreachable("connection refused".into())), self.now);
+                            self.session.dialed(Err(Unreachable::away("connection refused")), self.now);
                         }
                         // The scene calls `dialed` when it likes, or never.
                         DialScript::Hangs => {}

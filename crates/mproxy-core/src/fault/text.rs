@@ -46,7 +46,7 @@ impl fmt::Display for Fault {
             Self::Overloaded { hook, overload } => {
                 write!(f, "overloaded, {} not decided: {overload}", hook.name())
             }
-            Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.0),
+            Self::Unreachable(why) => write!(f, "broker not reachable: {}", why.why),
             Self::ClosedBeforeConnack { how: Closed::Eof } => f.write_str("broker closed before CONNACK"),
             Self::ClosedBeforeConnack { how: Closed::Error(error) } => {
                 write!(f, "broker closed before CONNACK: {error}")

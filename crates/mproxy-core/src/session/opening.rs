@@ -341,7 +341,7 @@ impl Opening {
                 Some(Fault::PolicyFailed { hook: Hook::Connect, failure: Box::new(failure) })
             }
             WaitsFor::Dial(attempt) => {
-                let silent = || Fault::Unreachable(Unreachable("it did not answer in time".into()));
+                let silent = || Fault::Unreachable(Unreachable::away("it did not answer in time"));
                 Some(attempt.last.take().unwrap_or_else(silent))
             }
             WaitsFor::Exchange(_) => Some(self.link.exchange_too_late(cx)),

@@ -122,7 +122,7 @@ pub(super) async fn set_log_level(
     })?;
     let level = LogLevel::parse(&level).map_err(ApiError::bad)?;
     admin.log.set(level);
-    tracing::info!(level = level.name(), "log level set by an administrator");
+    tracing::info!(log_level = level.name(), "log level set by an administrator");
     Ok(Json(level.into()))
 }
 

@@ -60,6 +60,26 @@ impl SessionFilter {
     }
 }
 
+/// As it is asked for: `client_id=lamp listener=mqtt`, or `all`. For the log.
+impl fmt::Display for SessionFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_id, username, listener, address, phase, attribute, subscribed } = self;
+        let given = [
+            ("client_id", client_id.clone()),
+            ("username", username.clone()),
+            ("listener", listener.clone()),
+            ("address", address.map(|address| address.to_string())),
+            ("state", phase.map(|phase| phase.name().to_owned())),
+            ("attribute", attribute.as_ref().map(|(key, value)| format!("{key}={value}"))),
+            ("subscribed", subscribed.as_deref().map(str::to_owned)),
+        ];
+        let given: Vec<_> =
+            given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect();
+        f.write_str(if given.is_empty() { "all" } else { "" })?;
+        f.write_str(&given.join(" "))
+    }
+}
+
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -107,6 +127,20 @@ pub enum SessionOrder {
     ClientId,
 }
 
+impl SessionOrder {
+    /// As it is asked for.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConnectionId => "connection_id",
+            Self::ConnectedSince => "connected_since",
+            Self::Packets => "packets",
+            Self::Bytes => "bytes",
+            Self::ClientId => "client_id",
+        }
+    }
+}
+
 /// Bytes of a text that count for its place.
 const TEXT_KEY: usize = 128;
 
@@ -144,33 +178,34 @@ pub struct SessionCursor {
     pub id: u128,
 }
 
-impl fmt::Display for SessionCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl SessionCursor {
+    /// As the next page is asked for. It begins with the order: a place in one is none in another.
+    #[must_use]
+    pub fn text(&self, order: SessionOrder) -> String {
+        let id = Uuid::from_u128(self.id);
         match &self.key {
-            SortKey::None => {}
-            SortKey::Number(number) => write!(f, "{number:x}~")?,
+            SortKey::None => id.to_string(),
+            SortKey::Number(number) => format!("{}~{number:x}~{id}", order.name()),
             SortKey::Text(text) => {
-                text.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-                f.write_str("~")?;
+                let hex: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{}~{hex}~{id}", order.name())
             }
         }
-        write!(f, "{}", Uuid::from_u128(self.id))
     }
-}
 
-impl SessionCursor {
     /// Reads what it writes. `None`: it is none, or of another order.
     #[must_use]
     pub fn parse(text: &str, order: SessionOrder) -> Option<Self> {
+        let of_order = || text.strip_prefix(order.name())?.strip_prefix('~')?.split_once('~');
         let (key, id) = match order {
             SessionOrder::ConnectionId => (SortKey::None, text),
             SessionOrder::ConnectedSince | SessionOrder::Packets | SessionOrder::Bytes => {
-                let (number, id) = text.split_once('~')?;
+                let (number, id) = of_order()?;
                 let digits = number.bytes().all(|byte| byte.is_ascii_hexdigit());
                 (SortKey::Number(u64::from_str_radix(number, 16).ok().filter(|_| digits)?), id)
             }
             SessionOrder::ClientId => {
-                let (hex, id) = text.split_once('~')?;
+                let (hex, id) = of_order()?;
                 (SortKey::Text(bytes(hex)?), id)
             }
         };
@@ -245,9 +280,19 @@ mod tests {
         ];
         for (order, key) in keys {
             let cursor = SessionCursor { key, id: 7 };
-            let text = cursor.to_string();
+            let text = cursor.text(order);
             assert!(text.len() < 512, "it fits into an address: {text}");
             assert_eq!(SessionCursor::parse(&text, order), Some(cursor));
+            let others = [
+                SessionOrder::ConnectionId,
+                SessionOrder::ConnectedSince,
+                SessionOrder::Packets,
+                SessionOrder::Bytes,
+                SessionOrder::ClientId,
+            ];
+            for other in others.into_iter().filter(|other| *other != order) {
+                assert_eq!(SessionCursor::parse(&text, other), None, "{text} in {other:?}");
+            }
         }
         for order in [SessionOrder::ConnectionId, SessionOrder::Packets, SessionOrder::ClientId] {
             for wrong in ["", "~", "x", "x~x", "+1~00000000-0000-0000-0000-000000000007", "0~"] {

@@ -185,8 +185,8 @@ pub(super) async fn kick(
     if !admin.backend.kick(id, &dismissal) {
         return Err(no_such_session());
     }
-    let reason = dismissal.reason.0;
-    tracing::info!(connection_id = %id, reason_code = reason, "disconnect requested by an administrator");
+    let (reason, text) = (dismissal.reason.0, dismissal.text.as_deref());
+    tracing::info!(connection_id = %id, reason_code = reason, text, "disconnect requested by an administrator");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -232,9 +232,17 @@ pub(super) async fn kick_all(
         return Err(ApiError::bad("a filter must be given, or all=true in place of one"));
     }
     let dismissal = dismissal(bulk.reason.as_deref(), bulk.text)?;
-    let reason = dismissal.reason.0;
+    let (reason, text) = (dismissal.reason.0, dismissal.text.clone());
+    let selection = filter.to_string();
     let disconnected = admin.backend.kick_all(filter, dismissal).await.ok_or_else(late)?;
-    tracing::info!(disconnected, reason_code = reason, "disconnects requested by an administrator");
+    let text = text.as_deref();
+    tracing::info!(
+        connections = disconnected,
+        selection,
+        reason_code = reason,
+        text,
+        "disconnects requested by an administrator"
+    );
     Ok(Json(BulkKickView { disconnected }))
 }
 

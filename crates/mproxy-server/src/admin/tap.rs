@@ -1,18 +1,21 @@
 //! Packets as they pass, as server-sent events, until the caller goes or mproxy ends.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::{Extension, response::IntoResponse};
+use futures_util::FutureExt as _;
 use futures_util::stream::unfold;
 use mproxy_codec::topic::check_filter;
 use mproxy_codec::types::PacketType;
 use mproxy_core::Side;
 use mproxy_policy::nearest;
 use serde::Deserialize;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::Admin;
@@ -27,6 +30,9 @@ use crate::telemetry::taps::{
 
 /// A caller that hears nothing for so long is told that the tap is still there, and is missed if it is not there itself.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Whether the one connection of a tap is still there, which is seldom news.
+const LOOKED_AT: Duration = Duration::from_millis(500);
 
 /// Which packets, and how much of them.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -127,16 +133,18 @@ pub(super) async fn tap(
     if let Some(id) = parameters.connection_id.filter(|id| !admin.backend.has_session(*id)) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("no such session: {id}")));
     }
+    let connection_id = parameters.connection_id;
     let tap = admin.metrics.taps().open(parameters.request()?).map_err(|_| {
         let text = format!("{MOST_TAPS} taps are open; close one of them");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, text)
     })?;
-    let reading = Reading { tap, answer: answers.map(|Extension(answers)| answers.begin()) };
+    let connection = connection_id.map(|id| (id, admin));
+    let reading = Reading { tap, connection, answer: answers.map(|Extension(answers)| answers.begin()) };
     // Fused by hand: what follows `end` is the end.
     let events = unfold(Some(reading), |reading| async {
         let mut reading = reading?;
         let event = reading.next().await;
-        let more = event.is_some().then_some(reading);
+        let more = event.is_ok().then_some(reading);
         Some((Ok::<_, Infallible>(event.map_or_else(last_event, |event| to_sse(&event))), more))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
@@ -145,19 +153,37 @@ pub(super) async fn tap(
 /// A tap that is read.
 struct Reading {
     tap: OpenTap,
+    /// The only connection that it is about, if it is about one.
+    connection: Option<(Uuid, Admin)>,
     answer: Option<LongAnswer>,
 }
 
 impl Reading {
-    /// The next event; `None` when mproxy ends.
-    async fn next(&mut self) -> Option<TapEvent> {
-        let Some(answer) = &mut self.answer else { return Some(self.tap.next().await) };
+    /// The next event, or why there is none any more.
+    async fn next(&mut self) -> Result<TapEvent, &'static str> {
+        let Self { tap, connection, answer } = self;
+        let stopped = async {
+            match answer {
+                Some(answer) => answer.ended().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             // First: a tap that always has something to tell ends, too.
             biased;
-            () = answer.ended() => None,
-            event = self.tap.next() => Some(event),
+            () = stopped => Err("mproxy is stopping"),
+            event = tap.next() => Ok(event),
+            // What it told last was told before it left: between the look above and this one.
+            () = left(connection.as_ref()) => tap.next().now_or_never().ok_or("the connection is closed"),
         }
+    }
+}
+
+/// Until this connection is gone, which never comes back under its id.
+async fn left(connection: Option<&(Uuid, Admin)>) {
+    let Some((id, admin)) = connection else { return pending().await };
+    while admin.backend.has_session(*id) {
+        sleep(LOOKED_AT).await;
     }
 }
 
@@ -169,6 +195,6 @@ fn to_sse(event: &TapEvent) -> Event {
     }
 }
 
-fn last_event() -> Event {
-    Event::default().event("end").data(r#"{"reason":"mproxy is stopping"}"#)
+fn last_event(reason: &'static str) -> Event {
+    Event::default().event("end").data(format!(r#"{{"reason":"{reason}"}}"#))
 }

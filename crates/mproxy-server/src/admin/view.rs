@@ -30,9 +30,10 @@ pub struct SessionView {
     pub connection_id: Uuid,
     /// Grows over all connections of this mproxy.
     pub epoch: u64,
-    /// The client identifier in force; absent before CONNECT was read.
+    /// The client identifier in force; while the client waits to be admitted, the one it asks for; absent before CONNECT
+    /// was read.
     pub client_id: Option<String>,
-    /// The user name in force.
+    /// The user name in force, or asked for.
     pub username: Option<String>,
     /// The listener that accepted it.
     pub listener: String,

@@ -27,7 +27,7 @@ pub(super) async fn of_session(handle: Arc<Handle>, broker: Option<String>) -> S
     // It has no client yet, has ended, or is late: all else is known without it.
     let live = timeout(ANSWERED_WITHIN, told).await.ok().and_then(Result::ok).flatten();
     let clock = Clock::now();
-    let peer = handle.peer();
+    let peer = handle.claimed_peer();
     let peer: Option<&Peer> = peer.as_deref();
     let session = live.as_ref().map(|live| &live.session);
     let grant = peer.and_then(|peer| peer.grant.as_deref()).map(|grant| GrantView {

@@ -35,7 +35,7 @@ pub(super) async fn of_session(
         Err(_) => return Err(NotExplained::Late),
     };
     Ok(ExplainView {
-        decided: ExplainedDecision::from(&explanation),
+        decided: ExplainedDecision::of(&explanation, act),
         connection_id: Some(Uuid::from_u128(handle.origin().connection_id.0)),
         not_known: &[],
     })
@@ -51,7 +51,7 @@ pub(super) fn of_stranger(
     let peer = Arc::new(stranger(client_id, question));
     let ExplainQuestion { act, name, qos, retain, .. } = question;
     let supposed = Supposed { peer: &peer, act: *act, name, qos: *qos, retain: *retain };
-    let mut decided = ExplainedDecision::from(&chain.explain(&supposed));
+    let mut decided = ExplainedDecision::of(&chain.explain(&supposed), *act);
     let mut not_known: &[&str] = &["whether it may connect"];
     if has_service {
         not_known = &[

@@ -99,11 +99,25 @@ impl Reloader {
             lines: problems.faults.iter().map(ToString::to_string).collect(),
             ..ReloadFaults::default()
         })?;
-        let changes = reload::changes(running, &wanted);
+        let mut changes = reload::changes(running, &wanted);
+        changes.extend(self.level_change(&wanted, &changes));
         let warnings = reload::listeners_at_next_start(&running.config, &wanted.config);
         let loaded = reload::in_force(running, wanted, &changes);
         let prepared = self.prepare(&loaded)?;
         Ok((ReloadReport { changes, warnings }, loaded, prepared))
+    }
+
+    /// An administrator may have set another level than the one that is written, which comes back now.
+    fn level_change(&self, wanted: &Loaded, known: &[SettingChange]) -> Option<SettingChange> {
+        const LEVEL: &str = "log.level";
+        let (old, new) = (self.log.level(), wanted.config.log.level);
+        let is_new = old != new && known.iter().all(|change| change.key != LEVEL);
+        is_new.then(|| SettingChange {
+            key: LEVEL.to_owned(),
+            old: Some(old.name().to_owned()),
+            new: Some(new.name().to_owned()),
+            takes_effect: TakesEffect::Now,
+        })
     }
 
     /// Reads every file that the configuration names.

@@ -69,7 +69,8 @@ fn takes_effect(key: &str, running: &Loaded, wanted: &Loaded) -> TakesEffect {
         "acl_file" => old.general.acl_file.is_some() && new.general.acl_file.is_some(),
         // It also decides which listeners are open.
         _ if is_client_tls(key) => !asks_others_for_certificates(old, new),
-        _ if key.starts_with("policy.") => old.policy.is_some() && new.policy.is_some(),
+        // Without one, before and after, they say nothing.
+        _ if key.starts_with("policy.") => old.policy.is_some() == new.policy.is_some(),
         _ => true,
     };
     let may = may

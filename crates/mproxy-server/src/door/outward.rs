@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::iter::successors;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use mproxy_core::fault::Unreachable;
 use mproxy_core::peer::Origin;
 use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable};
+use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::Stream;
 use super::transport::Transport;
+use super::{Stream, in_one_line};
 use crate::config::Target;
 
 /// How a listener's connections reach their broker.
@@ -24,7 +27,7 @@ pub type BrokerDial = Pin<Box<dyn Future<Output = Result<Stream, FailedDial>> + 
 /// Why a broker was not reached.
 #[derive(Clone, Debug)]
 pub struct FailedDial {
-    /// Where it ended: `unreachable`, `handshake_failed` or `too_late`.
+    /// Where it ended: `unreachable`, `handshake_failed`, `too_late` or `exhausted`.
     pub outcome: &'static str,
     /// In one line.
     pub why: Unreachable,
@@ -35,10 +38,29 @@ pub struct FailedDial {
 pub enum DialFailure {
     /// Nobody could be connected to; the text says where.
     Away(String),
+    /// mproxy has no descriptor, port or memory left to connect with.
+    Exhausted(String),
     /// Somebody was, and cannot be spoken with.
     Unspoken(String),
     /// Somebody was, and had not answered at the deadline.
     TooLate,
+}
+
+impl DialFailure {
+    /// Of nobody that could be connected to: whose doing that is stands in the kernel's own error, if there is one.
+    pub(super) fn connecting(error: &(dyn std::error::Error + 'static)) -> Self {
+        let text = in_one_line(error);
+        let kernel = successors(Some(error), |error| error.source());
+        let kernel =
+            kernel.filter_map(|error| error.downcast_ref::<io::Error>()).find_map(io::Error::raw_os_error);
+        if kernel.is_some_and(is_exhaustion) { Self::Exhausted(text) } else { Self::Away(text) }
+    }
+}
+
+/// Whether the kernel says that this process or machine has too little of something.
+fn is_exhaustion(errno: i32) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM]
+        .contains(&Errno::from_raw_os_error(errno))
 }
 
 impl Outward {
@@ -113,16 +135,41 @@ where
                 Err(failure) => failure,
             };
             let Self { target, .. } = &*self;
-            let (outcome, text) = match failure {
-                DialFailure::Away(text) => ("unreachable", text),
+            let (outcome, why) = match failure {
+                DialFailure::Away(text) => ("unreachable", Unreachable::away(text)),
+                DialFailure::Exhausted(text) => ("exhausted", Unreachable::lacking(text)),
                 // The address answers and the broker behind it does not: another of the same name may.
                 DialFailure::Unspoken(text) => {
                     T::forget(&self.client);
-                    ("handshake_failed", format!("{target}: {text}"))
+                    ("handshake_failed", Unreachable::away(format!("{target}: {text}")))
                 }
-                DialFailure::TooLate => ("too_late", format!("{target} did not answer in time")),
+                DialFailure::TooLate => {
+                    ("too_late", Unreachable::away(format!("{target} did not answer in time")))
+                }
             };
-            Err(FailedDial { outcome, why: Unreachable(text.into()) })
+            Err(FailedDial { outcome, why })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a transport's own error holds the kernel's.
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not be connected to")]
+    struct Failed(#[source] io::Error);
+
+    #[test]
+    fn what_mproxy_lacks_is_not_blamed_on_the_broker() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM] {
+            let failure = DialFailure::connecting(&Failed(errno.into()));
+            assert!(matches!(failure, DialFailure::Exhausted(_)), "{failure:?}");
+        }
+        for errno in [Errno::HOSTUNREACH, Errno::CONNRESET, Errno::NETUNREACH] {
+            let failure = DialFailure::connecting(&Failed(errno.into()));
+            assert!(matches!(failure, DialFailure::Away(_)), "{failure:?}");
+        }
     }
 }

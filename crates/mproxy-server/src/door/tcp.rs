@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::transport::{
     self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport,
 };
-use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
+use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
 use crate::systemd::InheritedSocket;
 
@@ -107,7 +107,7 @@ impl Transport for Tcp {
     async fn reach(client: &TcpClient, origin: &Origin, deadline: Instant) -> Result<TcpStream, DialFailure> {
         let TcpClient { host, port, proxy, last_good } = client;
         let dialled = dial(host, *port, &SocketOptions::default(), last_good, deadline).await;
-        let mut stream = dialled.map_err(|error| DialFailure::Away(in_one_line(&error)))?;
+        let mut stream = dialled.map_err(|error| DialFailure::connecting(&error))?;
         match timeout_at(deadline, proxy::send(*proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
             Err(_) => Err(DialFailure::TooLate),

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, Transport};
-use super::{DialFailure, OpenError, Refused, in_one_line, proxy};
+use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
 use crate::systemd::{FileOwner, InheritedSocket};
 
@@ -114,7 +114,7 @@ impl Transport for Unix {
         deadline: Instant,
     ) -> Result<Box<UnixStream>, DialFailure> {
         let dialled = dial(&client.path, deadline).await;
-        let mut stream = Box::new(dialled.map_err(|error| DialFailure::Away(in_one_line(&error)))?);
+        let mut stream = Box::new(dialled.map_err(|error| DialFailure::connecting(&error))?);
         match timeout_at(deadline, proxy::send(client.proxy, origin, &mut stream)).await {
             Ok(sent) => sent.map(|()| stream),
             Err(_) => Err(DialFailure::TooLate),

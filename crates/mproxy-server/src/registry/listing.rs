@@ -25,7 +25,7 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Handle {
     pub(super) fn passes(&self, filter: &SessionFilter) -> bool {
-        let peer = self.peer();
+        let peer = self.claimed_peer();
         let peer = peer.as_deref();
         filter.passes(&SessionFacts {
             client_id: peer.map(|peer| &*peer.client_id),
@@ -47,7 +47,9 @@ impl Handle {
             SessionOrder::ConnectedSince => SortKey::largest_first(self.origin().epoch),
             SessionOrder::Packets => SortKey::largest_first(self.traffic_of([0, 2])),
             SessionOrder::Bytes => SortKey::largest_first(self.traffic_of([1, 3])),
-            SessionOrder::ClientId => SortKey::text(self.peer().as_ref().map_or("", |peer| &*peer.client_id)),
+            SessionOrder::ClientId => {
+                SortKey::text(self.claimed_peer().as_ref().map_or("", |peer| &*peer.client_id))
+            }
         }
     }
 
@@ -90,7 +92,7 @@ impl Registry {
         let (mut sessions, mut bytes, mut last) = (Vec::new(), 0, None);
         for (at, handle) in first {
             if sessions.len() >= *limit || bytes >= PAGE_BYTES {
-                return Page { sessions, next: last.map(|last: SessionCursor| last.to_string()) };
+                return Page { sessions, next: last.map(|last: SessionCursor| last.text(*order)) };
             }
             let view = handle.view();
             bytes += view.json_size();

@@ -52,7 +52,7 @@ impl Carrier for DuplexStream {}
 impl<S: Carrier + 'static> RelayHost<S> for Pipe<S> {
     fn dial(self: Arc<Self>, _origin: &Arc<Origin>, _until: Instant) -> Dialing<S> {
         let stream = self.0.lock().take();
-        Box::pin(async move { stream.ok_or_else(|| Unreachable("nobody is there".into())) })
+        Box::pin(async move { stream.ok_or_else(|| Unreachable::away("nobody is there")) })
     }
 
     fn report(&self, event: Event) {

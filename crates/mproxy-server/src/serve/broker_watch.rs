@@ -36,7 +36,7 @@ pub(crate) struct BrokerWatch {
 impl BrokerWatch {
     /// A dial has ended.
     pub(super) fn note(&mut self, failed: Option<&Unreachable>) {
-        let error = failed.map(|Unreachable(error)| (**error).into());
+        let error = failed.map(|failed| failed.why.clone());
         self.last = Some(LastDial { at: SystemTime::now(), error });
     }
 
@@ -102,7 +102,7 @@ mod tests {
         tokio::time::advance(2 * FRESH).await;
         // By the clock on the wall it was just now.
         assert!(!watch.begin_look(Instant::now()), "a client's dial says enough");
-        watch.note(Some(&Unreachable("refused".into())));
+        watch.note(Some(&Unreachable::away("refused")));
         assert_eq!(watch.last.and_then(|last| last.error).as_deref(), Some("refused"));
     }
 }

@@ -21,7 +21,7 @@ const FORWARD_SECONDS: [f64; 12] =
     [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
 
 /// How dials end.
-const OUTCOMES: [&str; 4] = ["connected", "unreachable", "handshake_failed", "too_late"];
+const OUTCOMES: [&str; 5] = ["connected", "unreachable", "handshake_failed", "too_late", "exhausted"];
 
 /// Why a side is not read.
 const REASONS: [&str; 4] = ["receiver", "queue", "budget", "rate"];
@@ -94,7 +94,7 @@ impl RelayMetrics {
 #[derive(Clone, Debug)]
 pub(super) struct ListenerRelayMetrics {
     /// In the order of [`OUTCOMES`].
-    dials: [Histogram; 4],
+    dials: [Histogram; 5],
     forwarded: Histogram,
     /// In the order of sides and of [`REASONS`].
     pauses: [[Counter; 4]; 2],

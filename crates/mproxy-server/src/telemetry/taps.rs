@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mproxy_core::meter::PacketTrace;
 use mproxy_core::peer::{Origin, Peer};
-use mproxy_core::record::{DecisionRecord, DecisionSubject};
+use mproxy_core::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -153,7 +153,9 @@ impl Taps {
 
     /// A connection is refused. What is refused of single packets stands with them.
     pub(super) fn refusal(&self, decision: &DecisionRecord<'_>) {
-        if !matches!(decision.subject, DecisionSubject::Connection { .. }) {
+        // What was allowed is no refusal, even where it is written down as a sample.
+        let is_allowed = matches!(decision.outcome, DecisionOutcome::Allowed { .. });
+        if is_allowed || !matches!(decision.subject, DecisionSubject::Connection { .. }) {
             return;
         }
         let open = self.open.load();

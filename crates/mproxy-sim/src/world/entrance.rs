@@ -167,7 +167,7 @@ impl World {
             return;
         }
         self.entrance.dialled += 1;
-        self.stage.dialed(if fails { Err(Unreachable("connection refused".into())) } else { Ok(()) });
+        self.stage.dialed(if fails { Err(Unreachable::away("connection refused")) } else { Ok(()) });
     }
 
     /// The client does not wait, or mproxy does not.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mproxy_codec::ReasonCode;
 use mproxy_core::policy::{Explanation, Foreseen, ForeseenDecision, Ground};
+use mproxy_core::rule::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,6 +20,7 @@ pub struct ExplainedDecision {
     /// By what.
     #[serde(flatten)]
     by: ExplainedBy,
+    /// The QoS that a subscription would be granted; absent for what is no subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_qos: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,8 +72,10 @@ fn entry(outcome: &'static str, ground: &Ground, reason: Option<ReasonCode>) -> 
     entry
 }
 
-impl From<&Explanation> for ExplainedDecision {
-    fn from(explanation: &Explanation) -> Self {
+impl ExplainedDecision {
+    /// Of something that would be done so.
+    #[must_use]
+    pub fn of(explanation: &Explanation, act: Act) -> Self {
         let passed = explanation
             .passed
             .iter()
@@ -85,7 +89,7 @@ impl From<&Explanation> for ExplainedDecision {
                     decision,
                     why: entry.why(),
                     by: ExplainedBy::of(&entry),
-                    max_qos: verdict.ok().map(|qos| qos as u8),
+                    max_qos: verdict.ok().filter(|_| act == Act::Subscribe).map(|qos| qos as u8),
                     reason_code: entry.reason_code,
                     reason: verdict.err().map(ReasonCode::name),
                     age_ms: entry.age_ms,
