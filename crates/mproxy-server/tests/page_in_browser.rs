@@ -1,4 +1,5 @@
 //! The page of the admin port in a real browser, as an operator uses it: by keyboard, on a small screen, with a wrong token.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 

@@ -281,7 +281,7 @@ async fn a_tap_of_one_connection_ends_with_it() {
 #[tokio::test]
 async fn a_sample_of_what_was_allowed_is_no_refusal() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
     let rules = folder.path().join("rules.toml");
     std::fs::write(&rules, "anonymous = true\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\n").unwrap();
     let variables =
