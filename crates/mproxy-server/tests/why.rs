@@ -114,7 +114,7 @@ async fn an_operator_asks_why_and_is_told_the_rule_and_its_line() {
     let newest_first = [
         "publish to elsewhere with QoS 1: refused because no rule matches, and no hook service is asked about it"
             .to_owned(),
-        format!("publish to open/x with QoS 1: refused by rules[1] ({rules}:6): its max_qos is lower. 0x9b"),
+        format!("publish to open/x with QoS 1: refused by rules[1] ({rules}:6): its max_qos is lower. 0x9B"),
         format!("publish to secret/x with QoS 1: refused by rules[0] ({rules}:2). 0x87 Not authorized"),
     ];
     let places: Vec<_> = newest_first.iter().map(|line| lines.find(line.as_str())).collect();
