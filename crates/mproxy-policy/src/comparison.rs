@@ -46,14 +46,18 @@ pub struct Comparison<'a> {
     pub hook: Hook,
     /// Whose question it was.
     pub peer: &'a Arc<Peer>,
-    /// The topic of a PUBLISH, the first filter of a SUBSCRIBE.
+    /// The topic of a PUBLISH.
     pub topic: Option<&'a str>,
+    /// The first filter of a SUBSCRIBE about which both decided otherwise.
+    pub filter: Option<&'a str>,
+    /// Further filters of the same SUBSCRIBE about which they did.
+    pub more_filters: usize,
     /// What holds.
     pub active: ShadowOutcome,
     /// What the shadow would have decided.
     pub shadow: ShadowOutcome,
-    /// Both in words, where both decided and not the same: what holds, and what the shadow would have decided. Without
-    /// payloads, passwords and other content.
+    /// Both in words, where both decided and not the same: what holds, and what the shadow would have decided. Of a SUBSCRIBE
+    /// with several filters, of the first one that differs. Without payloads, passwords and other content.
     pub difference: Option<(String, String)>,
 }
 
@@ -62,7 +66,7 @@ impl<'a> Comparison<'a> {
     pub(crate) fn of<D: Compared>(
         hook: Hook,
         peer: &'a Arc<Peer>,
-        topic: Option<&'a str>,
+        about: &'a Subject,
         active: Result<Result<D, Undecided>, ()>,
         shadow: Result<Result<D, Undecided>, ()>,
     ) -> Self {
@@ -71,15 +75,44 @@ impl<'a> Comparison<'a> {
             Ok(Err(_)) => ShadowOutcome::Undecided,
             Ok(Ok(decision)) => decision.outcome(),
         };
-        let (kind, other) = (outcome(&active), outcome(&shadow));
-        let difference = match (active, shadow) {
-            (Ok(Ok(active)), Ok(Ok(shadow))) if !active.is_like(&shadow) => {
-                Some((active.in_words(), shadow.in_words()))
-            }
-            _ => None,
+        let (topic, filters) = match about {
+            Subject::Connection => (None, &[][..]),
+            Subject::Topic(topic) => (Some(&**topic), &[][..]),
+            Subject::Filters(filters) => (None, &**filters),
         };
-        Self { hook, peer, topic, active: kind, shadow: other, difference }
+        let (kind, other) = (outcome(&active), outcome(&shadow));
+        let mut compared = Self {
+            hook,
+            peer,
+            topic,
+            filter: None,
+            more_filters: 0,
+            active: kind,
+            shadow: other,
+            difference: None,
+        };
+        if let (Ok(Ok(active)), Ok(Ok(shadow))) = (active, shadow)
+            && !active.is_like(&shadow)
+        {
+            let differing = active.differing(&shadow, filters.len());
+            let first = differing.first().copied();
+            compared.filter = first.and_then(|at| filters.get(at)).map(|filter| &**filter);
+            compared.more_filters = differing.len().saturating_sub(1);
+            compared.difference = Some((active.in_words(first), shadow.in_words(first)));
+        }
+        compared
     }
+}
+
+/// What a question is about.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// The client.
+    Connection,
+    /// A message with this topic.
+    Topic(Box<str>),
+    /// These filters.
+    Filters(Box<[Box<str>]>),
 }
 
 /// A decision that can be compared with another.
@@ -89,7 +122,13 @@ pub(crate) trait Compared: Decided + Clone {
     /// Whether it comes to the same for client and broker. How long it may be used again is no part of it.
     fn is_like(&self, other: &Self) -> bool;
 
-    fn in_words(&self) -> String;
+    /// The places, of so many filters, about which both say something else. There are none but those of a SUBSCRIBE.
+    fn differing(&self, _other: &Self, _filters: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Of the filter in this place, where there is one.
+    fn in_words(&self, filter: Option<usize>) -> String;
 }
 
 const fn of_decision<A>(decision: &Decision<Option<A>>, is_changed: bool) -> ShadowOutcome {
@@ -135,7 +174,7 @@ impl Compared for ConnectDecision {
         }
     }
 
-    fn in_words(&self) -> String {
+    fn in_words(&self, _: Option<usize>) -> String {
         match self {
             Self::Refuse(refusal) => refusal_in_words(refusal),
             Self::Allow(None) => allowed_with(&[]),
@@ -190,7 +229,7 @@ impl Compared for PublishDecision {
         }
     }
 
-    fn in_words(&self) -> String {
+    fn in_words(&self, _: Option<usize>) -> String {
         match self {
             Self::Refuse(refusal) => refusal_in_words(refusal),
             Self::Allow(None) => allowed_with(&[]),
@@ -206,9 +245,6 @@ impl Compared for PublishDecision {
         }
     }
 }
-
-/// Filters that are named in a log line at most.
-const NAMED: usize = 8;
 
 /// One for each filter.
 fn each(decision: &SubscribeDecision) -> Vec<Decision<FilterChange>> {
@@ -253,7 +289,18 @@ impl Compared for SubscribeDecision {
         }
     }
 
-    fn in_words(&self) -> String {
+    fn differing(&self, other: &Self, filters: usize) -> Vec<usize> {
+        let (a, b) = (each(self), each(other));
+        let unchanged = Decision::Allow(FilterChange::default());
+        // What was decided of all at once is told once, or not at all.
+        let of = |decision: &Self, each: &[Decision<FilterChange>], at: usize| match decision {
+            Self::All(_) => each.first().unwrap_or(&unchanged).clone(),
+            Self::Each(_) | Self::InPart(..) => each.get(at).unwrap_or(&unchanged).clone(),
+        };
+        (0..filters).filter(|at| of(self, &a, *at) != of(other, &b, *at)).collect()
+    }
+
+    fn in_words(&self, filter: Option<usize>) -> String {
         let words = |one: &Decision<FilterChange>| match one {
             Decision::Refuse(refusal) => refusal_in_words(refusal),
             Decision::Allow(change) => {
@@ -268,12 +315,8 @@ impl Compared for SubscribeDecision {
             Self::All(Decision::Allow(())) => "allowed".to_owned(),
             Self::All(Decision::Refuse(refusal)) => refusal_in_words(refusal),
             Self::Each(_) | Self::InPart(..) => {
-                let each = each(self);
-                let mut named: Vec<_> = each.iter().take(NAMED).map(words).collect();
-                if each.len() > NAMED {
-                    named.push(format!("{} more", each.len() - NAMED));
-                }
-                named.join("; ")
+                let one = filter.and_then(|at| each(self).get(at).map(words));
+                one.unwrap_or_else(|| format!("verdicts on {} filters", each(self).len()))
             }
         }
     }

@@ -42,6 +42,7 @@ mod endpoint;
 mod health;
 mod observe;
 mod pause;
+mod role;
 mod service_call;
 mod shared_timeout;
 mod status;
@@ -77,6 +78,7 @@ use self::health::{Endpoints, Pick};
 pub(crate) use self::observe::MessageBody;
 pub use self::observe::SpoolConfig;
 use self::observe::{Observer, ObserverConfig};
+use self::role::ServiceRole;
 use self::shared_timeout::SharedTimeout;
 pub(crate) use self::status::{describe_status, is_transport_failure};
 pub(crate) use self::unary::undecided;
@@ -121,15 +123,6 @@ pub struct RemoteConfig {
 
 /// The [`stream_lifetime`](RemoteConfig::stream_lifetime) of a service that is scaled out now and then.
 pub const STREAM_LIFETIME: Duration = Duration::from_secs(300);
-
-/// What a service's answers are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ServiceRole {
-    /// They hold.
-    InForce,
-    /// They are compared with those that hold.
-    Shadow,
-}
 
 /// Other certificates and keys for a service, which are not in force yet.
 pub struct PreparedRemoteTls(Vec<(TlsDialer, Arc<rustls::ClientConfig>)>);
@@ -187,7 +180,7 @@ impl Remote {
         watch: Arc<dyn Watch>,
     ) -> Result<Arc<Self>, StartError> {
         let urls = config.endpoints.iter().map(ToString::to_string);
-        let endpoints = Arc::new(Endpoints::new(urls, Arc::clone(&watch)));
+        let endpoints = Arc::new(Endpoints::new(role, urls, Arc::clone(&watch)));
         let (stop, connectors) = (CancellationToken::new(), TaskTracker::new());
         let timeout = SharedTimeout::new(config.timeout);
         let dialers: Vec<_> = config

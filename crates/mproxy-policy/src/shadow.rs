@@ -6,6 +6,7 @@
 //! - **It gets no password**, no step of an authentication, and no events; its commands are not taken.
 //! - **What a grant decides** is asked of it, too, but only once in a while (see [`Shadow::of_grants`]).
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +24,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::comparison::{Compared, Comparison};
+use crate::comparison::{Compared, Comparison, Subject};
 use crate::remote::{Remote, RemoteConfig, StartError};
 use crate::watch::Watch;
 
@@ -78,7 +79,13 @@ impl Shadow {
     }
 
     fn beside(self: &Arc<Self>, decider: Arc<dyn Decider>, one_in: NonZeroU32) -> Arc<dyn Decider> {
-        Arc::new(Beside { decider, shadow: Arc::clone(self), one_in, asked: AtomicU32::new(0) })
+        Arc::new(Beside {
+            decider,
+            shadow: Arc::clone(self),
+            one_in,
+            asked: AtomicU32::new(0),
+            keys: RandomState::new(),
+        })
     }
 
     /// Ends: what is under way is not compared any more.
@@ -118,13 +125,15 @@ struct Beside {
     shadow: Arc<Shadow>,
     one_in: NonZeroU32,
     asked: AtomicU32,
+    /// Makes of the number of a question a number that nobody can foresee.
+    keys: RandomState,
 }
 
 /// Who asks what, for the comparison that is told.
 struct Asker {
     hook: Hook,
     peer: Arc<Peer>,
-    topic: Option<Box<str>>,
+    subject: Subject,
 }
 
 impl Beside {
@@ -163,7 +172,12 @@ impl Beside {
     }
 
     fn is_sampled(&self) -> bool {
-        self.one_in == NonZeroU32::MIN || self.asked.fetch_add(1, Ordering::Relaxed) % self.one_in == 0
+        if self.one_in == NonZeroU32::MIN {
+            return true;
+        }
+        // Each as likely as any other, and not each tenth: of a client that sends ten messages in turn all are seen.
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.keys.hash_one(number).is_multiple_of(u64::from(self.one_in.get()))
     }
 
     fn message(
@@ -177,7 +191,7 @@ impl Beside {
             Payload::Size(_) => 0,
         };
         let size = payload + question.topic.len() + question.properties.raw().len();
-        let about = || Asker::new(hook, question.peer, Some(question.topic));
+        let about = || Asker::new(hook, question.peer, Subject::Topic(question.topic.into()));
         self.compared(answer, size, about, hook, |shadow| match hook {
             Hook::Deliver => shadow.deliver(question),
             Hook::Connect | Hook::Publish | Hook::Subscribe | Hook::Exchange => shadow.publish(question),
@@ -202,9 +216,9 @@ impl Shadow {
                 Some((active.await.ok()?, shadow))
             };
             if let Some(Some((active, shadow))) = stop.run_until_cancelled_owned(both).await {
-                let Asker { hook, peer, topic } = &about;
+                let Asker { hook, peer, subject } = &about;
                 let (active, shadow) = (Ok(active), shadow.ok_or(()));
-                watch.shadow_compared(&Comparison::of(*hook, peer, topic.as_deref(), active, shadow));
+                watch.shadow_compared(&Comparison::of(*hook, peer, subject, active, shadow));
             }
             drop(permit);
         });
@@ -223,15 +237,15 @@ async fn verdict<D: Compared>(mut answer: Answer<D>) -> Option<Result<D, Undecid
 }
 
 impl Asker {
-    fn new(hook: Hook, peer: &Arc<Peer>, topic: Option<&str>) -> Self {
-        Self { hook, peer: Arc::clone(peer), topic: topic.map(Into::into) }
+    fn new(hook: Hook, peer: &Arc<Peer>, subject: Subject) -> Self {
+        Self { hook, peer: Arc::clone(peer), subject }
     }
 }
 
 impl Decider for Beside {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
         let answer = self.decider.connect(question);
-        let about = || Asker::new(Hook::Connect, question.peer, None);
+        let about = || Asker::new(Hook::Connect, question.peer, Subject::Connection);
         self.compared(answer, question.packet.len(), about, Hook::Connect, |shadow| shadow.connect(question))
     }
 
@@ -242,9 +256,10 @@ impl Decider for Beside {
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let answer = self.decider.subscribe(question);
         let filters = || question.filters.iter().map(|request| request.filter.as_str());
-        let size = filters().map(|filter| filter.len() + size_of::<usize>()).sum();
-        // The others are in the answer's text by their places.
-        let about = || Asker::new(Hook::Subscribe, question.peer, filters().next());
+        // They are kept twice: in the question, and to be told.
+        let size = filters().map(|filter| 2 * (filter.len() + size_of::<&str>())).sum();
+        let kept = || Subject::Filters(filters().map(Box::from).collect());
+        let about = || Asker::new(Hook::Subscribe, question.peer, kept());
         self.compared(answer, size, about, Hook::Subscribe, |shadow| shadow.subscribe(question))
     }
 
@@ -259,7 +274,7 @@ impl Decider for Beside {
 
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         let answer = self.decider.renew(question);
-        let about = || Asker::new(Hook::Connect, question.peer, None);
+        let about = || Asker::new(Hook::Connect, question.peer, Subject::Connection);
         self.compared(answer, 0, about, Hook::Connect, |shadow| shadow.renew(question))
     }
 

@@ -518,6 +518,28 @@ async fn the_next_endpoint_is_asked_where_one_is_lost_or_unavailable() {
 }
 
 #[tokio::test]
+async fn a_service_in_json_that_is_called_by_grpc_is_guessed() {
+    let service = JsonService::start(allow_all).await;
+    let (remote, seen) = remote(&[&format!("http://{}", service.address())]);
+    seen.until_healthy(false).await;
+    let told = remote.health()[0].last_error.clone().unwrap();
+    assert!(told.contains("http+json://"), "{told}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_given_up_is_told_with_its_last_error() {
+    let service = publishing(|| JsonPlay::Status("503 Service Unavailable")).await;
+    let (remote, seen) = remote(&[&service.url()]);
+    seen.until_healthy(true).await;
+    for _ in 0..5 {
+        assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unavailable);
+    }
+    seen.until_healthy(false).await;
+    let told = remote.health()[0].last_error.clone().unwrap();
+    assert!(told.starts_with("calls fail: AuthPublish") && told.contains("HTTP status 503"), "{told}");
+}
+
+#[tokio::test]
 async fn a_question_does_not_wait_for_its_deadline_where_nothing_comes() {
     let first = publishing(|| JsonPlay::Never).await;
     let second = JsonService::start(allow_all).await;

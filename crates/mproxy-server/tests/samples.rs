@@ -183,6 +183,52 @@ async fn flask(script: &Path, port: u16, moved: &str) {
     keeps_secrets(Process::start("flask", flask), (Ipv4Addr::LOCALHOST, port).into(), moved).await;
 }
 
+/// The two services of the page, and what it says of the wrong one.
+#[tokio::test]
+async fn the_wrong_change_of_the_docs_is_seen_by_the_shadow() {
+    let folder = TempDir::new().unwrap();
+    let script = folder.path().join("policy.py");
+    std::fs::write(&script, block(HOOKS, "python", "SUFFIX")).unwrap();
+    let (mut services, mut urls) = (Vec::new(), Vec::new());
+    for suffix in ["", "state/"] {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let mut flask = foreign::flask().await;
+        flask.args(["-m", "flask", "--app"]).arg(&script).args(["run", "--port", &at.port().to_string()]);
+        flask.env("SUFFIX", suffix);
+        let mut service = Process::start("flask", flask);
+        service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
+        services.push(service);
+        urls.push(format!("http+json://{at}"));
+    }
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let variables =
+        [("MPROXY_POLICY_URL", &*urls[0]), ("MPROXY_SHADOW_URL", &*urls[1]), ("MPROXY_LOG_FORMAT", "json")];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    for url in &urls {
+        proxy.line(&["policy endpoint healthy", url]).await;
+    }
+    let mut client = proxy.login(Version::V5, "lamp-7").await;
+    let publish = Publish { topic: "devices/lamp-7/state", qos: 1, packet_id: 1, ..Publish::default() };
+    client.send(&wire::publish(Version::V5, &publish)).await;
+    assert_eq!(client.packet().await[..4], [0x40, 2, 0, 1], "it goes through");
+    let line = proxy.line(&["shadow service would decide otherwise"]).await;
+    let told = block(HOOKS, "json", "shadow service would decide otherwise");
+    let (line, told): (serde_json::Value, serde_json::Value) =
+        (serde_json::from_str(&line).unwrap(), serde_json::from_str(told).unwrap());
+    for field in ["hook", "topic", "active", "shadow", "suppressed_lines"] {
+        assert_eq!(line[field], told[field], "{field}");
+    }
+    let (_, stats) = proxy.http("GET", "/api/v1/stats").await;
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    let shown = r#"[{"hook":"publish","active":"allowed","shadow":"refused","decisions":1}]"#;
+    assert!(HOOKS.contains(shown));
+    assert_eq!(
+        stats["totals"]["shadow_differences"],
+        serde_json::from_str::<serde_json::Value>(shown).unwrap()
+    );
+    proxy.stop().await;
+}
+
 #[tokio::test]
 async fn the_hook_in_express() {
     let folder = TempDir::new().unwrap();

@@ -55,6 +55,17 @@ async fn a_wrong_change_is_seen_before_it_is_in_force() {
 }
 
 #[tokio::test]
+async fn a_shadow_that_is_away_is_told_as_the_shadow_with_the_last_error() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let active = Running::start(Service::default()).await;
+    let variables = [("MPROXY_POLICY_URL", &*active.url), ("MPROXY_SHADOW_URL", "http://127.0.0.1:1")];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    proxy.line(&["policy endpoint healthy", "role=\"policy\""]).await;
+    proxy.line(&["policy endpoint unhealthy", "role=\"shadow\"", "Connection refused"]).await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn without_a_service_a_shadow_has_nothing_to_compare_with() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_SHADOW_URL", "http://127.0.0.1:1")]).await;

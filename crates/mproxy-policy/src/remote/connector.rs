@@ -31,6 +31,9 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 /// How often a service is asked Hello again that has no connection whose end would be noticed.
 const HELLO_EVERY: Duration = Duration::from_secs(10);
 
+/// What becomes of an answer in HTTP/1.1 that is read as HTTP/2: its letters are taken for a length.
+const NO_HTTP2: &str = "frame with invalid size";
+
 pub(super) struct Connector {
     pub(super) at: usize,
     pub(super) url: String,
@@ -108,13 +111,19 @@ impl Connector {
     async fn lose(&self, connection: &ServiceConnection, hello: &Option<Hello>) -> Cow<'static, str> {
         if connection.service.is_one_connection() {
             connection.gone.cancelled().await;
-            return "connection closed".into();
+            return match connection.strikes.last() {
+                Some(last) => format!("calls fail: {last}").into(),
+                None => "connection closed".into(),
+            };
         }
         // No connection ends with the service, so that it would be known to be gone, or to be another one.
         loop {
             let pause = connection.gone.run_until_cancelled(sleep(HELLO_EVERY)).await;
             if pause.is_none() {
-                return "calls fail".into();
+                return match connection.strikes.last_noted() {
+                    Some(last) => format!("calls fail: {last}").into(),
+                    None => "calls fail".into(),
+                };
             }
             match timeout(CONNECTED_WITHIN, self.ask_hello(&connection.service)).await {
                 Ok(Ok(again)) if again == *hello => {}
@@ -170,8 +179,15 @@ impl Connector {
             Err(status) => {
                 // In TLS 1.3 a service refuses our certificate only after the handshake, by hanging up.
                 let hung_up = self.dialer.is_tls() && status.source().is_some();
-                let hint = if hung_up { " (does the service accept mproxy's certificate?)" } else { "" };
-                Err(format!("Hello: {}{hint}", describe_status(&status)))
+                let told = describe_status(&status);
+                let hint = if told.contains(NO_HTTP2) {
+                    " (is it a service that speaks JSON? then write http+json:// or https+json://)"
+                } else if hung_up {
+                    " (does the service accept mproxy's certificate?)"
+                } else {
+                    ""
+                };
+                Err(format!("Hello: {told}{hint}"))
             }
         }
     }
@@ -193,6 +209,7 @@ impl Connector {
         let wants = self.endpoints.last_or_default_wants();
         info!(
             endpoint = self.url,
+            role = self.endpoints.role(),
             wants = names(&wants).join(","),
             "Hello unimplemented or empty, using previous or default hooks"
         );
@@ -203,9 +220,10 @@ impl Connector {
         let calls = names(&wants);
         // For a connection on which the service does not say, see `accept_no_hello`.
         self.endpoints.remember_wants(&wants);
-        info!(endpoint = self.url, service, wants = calls.join(","), "Hello answered");
+        let role = self.endpoints.role();
+        info!(endpoint = self.url, role, service, wants = calls.join(","), "Hello answered");
         // Right where the rule file knows the users, and a mistake with open doors where nothing else does.
-        if !calls.contains(&Rpc::AuthConnect.name()) {
+        if self.endpoints.is_in_force() && !calls.contains(&Rpc::AuthConnect.name()) {
             warn!(
                 endpoint = self.url,
                 "AuthConnect not wanted, the policy service does not decide who connects"

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::decide::DecideStreams;
 use super::dialer::{GrpcDialer, Reads};
+use super::role::ServiceRole;
 use super::strikes::Strikes;
 use crate::causes::with_causes;
 use crate::contract::{Rpc, ServiceClient, Wants, Way};
@@ -200,11 +201,12 @@ pub(super) struct Endpoints {
     /// Calls that were answered elsewhere and are still open, until `over`.
     overtaken: TaskTracker,
     over: CancellationToken,
+    role: ServiceRole,
     watch: Arc<dyn Watch>,
 }
 
 impl Endpoints {
-    pub(super) fn new(urls: impl Iterator<Item = String>, watch: Arc<dyn Watch>) -> Self {
+    pub(super) fn new(role: ServiceRole, urls: impl Iterator<Item = String>, watch: Arc<dyn Watch>) -> Self {
         let entry = |url: String| EndpointEntry {
             url: url.into(),
             // Not unhealthy: questions of the first clients after a start wait for it instead of failing.
@@ -220,8 +222,19 @@ impl Endpoints {
             decide: ArcSwapOption::empty(),
             overtaken: TaskTracker::new(),
             over: CancellationToken::new(),
+            role,
             watch,
         }
+    }
+
+    /// Whose endpoints they are, for the log.
+    pub(super) const fn role(&self) -> &'static str {
+        self.role.name()
+    }
+
+    /// Whether what they answer holds.
+    pub(super) const fn is_in_force(&self) -> bool {
+        matches!(self.role, ServiceRole::InForce)
     }
 
     pub(super) fn wants(&self) -> arc_swap::Guard<Arc<Wants>> {
@@ -312,7 +325,7 @@ impl Endpoints {
     pub(super) fn set_healthy(&self, at: usize, connection: ServiceConnection) -> Arc<ServiceConnection> {
         let connection = Arc::new(connection);
         self.set(at, EndpointState::Healthy(Arc::clone(&connection)), None);
-        info!(endpoint = &*connection.url, "policy endpoint healthy");
+        info!(endpoint = &*connection.url, role = self.role(), "policy endpoint healthy");
         self.watch.endpoint(&connection.url, true);
         connection
     }
@@ -331,9 +344,10 @@ impl Endpoints {
         let is_unhealthy = health == HealthState::Unhealthy;
         let Some((url, before)) = self.set(at, state, Some(why.to_owned())) else { return };
         if before != HealthState::Unhealthy && is_unhealthy {
-            warn!(endpoint = &*url, error = why, "policy endpoint unhealthy");
+            warn!(endpoint = &*url, role = self.role(), error = why, "policy endpoint unhealthy");
         } else if before != health {
-            info!(endpoint = &*url, error = why, "policy endpoint connection lost, reconnecting");
+            let role = self.role();
+            info!(endpoint = &*url, role, error = why, "policy endpoint connection lost, reconnecting");
         }
         if before == HealthState::Healthy || before == HealthState::Connecting && is_unhealthy {
             self.watch.endpoint(&url, false);

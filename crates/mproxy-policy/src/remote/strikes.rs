@@ -1,7 +1,9 @@
 //! Failures of one connection in a row. After a few of them it is given up: a service that hangs accepts for ever.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 
 /// After so many failures in a row.
@@ -10,13 +12,30 @@ const STRIKES: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Strikes {
     count: AtomicU32,
+    /// What went wrong last.
+    last: ArcSwapOption<String>,
     gone: CancellationToken,
 }
 
 impl Strikes {
     /// None so far; `gone` is cancelled when there are too many.
-    pub(super) const fn new(gone: CancellationToken) -> Self {
-        Self { count: AtomicU32::new(0), gone }
+    pub(super) fn new(gone: CancellationToken) -> Self {
+        Self { count: AtomicU32::new(0), last: ArcSwapOption::empty(), gone }
+    }
+
+    /// A call went wrong like this; whether it counts is said apart.
+    pub(super) fn note(&self, why: &str) {
+        self.last.store(Some(Arc::new(why.to_owned())));
+    }
+
+    /// Why it was given up, where calls have failed: what went wrong last.
+    pub(super) fn last(&self) -> Option<Arc<String>> {
+        self.last.load_full().filter(|_| self.count.load(Ordering::Relaxed) >= STRIKES)
+    }
+
+    /// What went wrong last, however often.
+    pub(super) fn last_noted(&self) -> Option<Arc<String>> {
+        self.last.load_full()
     }
 
     /// The service answered: they count from zero again.

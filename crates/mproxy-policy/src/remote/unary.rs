@@ -217,6 +217,7 @@ async fn judge_status<A>(
     }
     let failure = failure(rpc, status).at(&connection.url);
     count(CallOutcome::Failed(failure.kind));
+    connection.strikes.note(&failure.detail);
     if is_transport_failure(status) {
         // Another task learns of the connection's end. Without this pause the next pick may be the same broken
         // connection, which `tried` then counts as an endpoint that has failed.

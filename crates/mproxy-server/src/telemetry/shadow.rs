@@ -52,7 +52,7 @@ impl ShadowMetrics {
     }
 
     pub(super) fn record(&self, comparison: &Comparison<'_>) {
-        let Comparison { hook, peer, topic, active, shadow, difference } = comparison;
+        let Comparison { hook, peer, topic, filter, more_filters, active, shadow, difference } = comparison;
         let same = if active == shadow && difference.is_none() { "true" } else { "false" };
         let (hook, active, shadow) = (hook.name(), active.name(), shadow.name());
         self.comparisons.get_or_create(&ComparisonLabels { hook, active, shadow, same }).inc();
@@ -67,6 +67,8 @@ impl ShadowMetrics {
                 username = peer.username.as_deref(),
                 hook,
                 topic,
+                filter,
+                more_filters = (*more_filters > 0).then_some(more_filters),
                 active,
                 shadow,
                 suppressed_lines,
