@@ -17,9 +17,9 @@ use crate::grant::GrantAnswer;
 use crate::peer::Peer;
 use crate::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decided, Decider, Decision, ExchangeDecision, ExchangeQuestion,
-    Explanation, Failure, FailureKind, Foreseen, ForeseenDecision, Ground, Hook, Partial, Pending,
-    PublishDecision, PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision,
-    SubscribeQuestion, Supposed, Unusable, Want,
+    Explanation, Failure, FailureKind, Foreseen, Ground, Hook, Partial, Pending, PublishDecision,
+    PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed,
+    Unusable, Want,
 };
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
@@ -153,7 +153,7 @@ impl Chain {
                     passed.push(ground);
                 }
                 outcome @ (Foreseen::Decides(_) | Foreseen::Asks(_)) => {
-                    return Explanation { passed, outcome };
+                    return Explanation { passed, outcome, text: None };
                 }
             }
         }
@@ -163,7 +163,7 @@ impl Chain {
             Ok(Decision::Refuse(refusal)) => (Err(refusal.reason), refusal.ground.or_source(source)),
             Err(undecided) => (Err(undecided.reason()), Ground::Undecided(Arc::new(undecided))),
         };
-        Explanation { passed, outcome: Foreseen::Decides(ForeseenDecision { verdict, ground }) }
+        Explanation { passed, ..Explanation::decided(verdict, ground) }
     }
 
     /// What they want of a hook together.

@@ -82,6 +82,8 @@ pub struct Dismissal {
     pub detail: Option<Box<str>>,
     /// Who said so.
     pub by: DismissedBy,
+    /// The endpoint of the policy service that said so.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// Who has a client disconnected from outside.
@@ -106,6 +108,7 @@ impl Dismissal {
             will: WillChoice::Published,
             detail: None,
             by: DismissedBy::PolicyService,
+            endpoint: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod mapping;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mproxy_codec::reason::ReasonCode;
@@ -35,6 +36,8 @@ pub struct Grant {
     pub mapping: Option<Mapping>,
     /// When it came.
     pub received: Option<Instant>,
+    /// The endpoint of the policy service that gave it.
+    pub endpoint: Option<Arc<str>>,
 }
 
 impl PartialEq for Grant {
@@ -106,10 +109,13 @@ pub enum GrantGround {
     Subscriptions,
     /// Its limits on what comes in a second.
     Rate,
+    /// It has come to its end.
+    Expired,
 }
 
 impl GrantGround {
-    /// `"rule"`, `"default"`, `"unanswered"`, `"prefix"`, `"revoked"`, `"subscriptions"` or `"rate"`.
+    /// `"rule"`, `"default"`, `"unanswered"`, `"prefix"`, `"revoked"`, `"subscriptions"`, `"rate"` or
+    /// `"expired"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -120,6 +126,7 @@ impl GrantGround {
             Self::Revoked => "revoked",
             Self::Subscriptions => "subscriptions",
             Self::Rate => "rate",
+            Self::Expired => "expired",
         }
     }
 }
@@ -165,6 +172,7 @@ impl Grant {
             limits: GrantLimits::default(),
             mapping: None,
             received: None,
+            endpoint: None,
         }
     }
 
@@ -237,7 +245,7 @@ impl Grant {
             self.may_decide(rule, message.topic) && rule.applies_to_topic(act, message.topic, who)
         };
         match self.first_rule(applies) {
-            None => (self.apply_default(message.topic, ()), GrantGround::Default),
+            None => (self.apply_default(message.topic, ()), self.default_ground(message.topic)),
             Some((at, rule)) => {
                 let answer = match rule.effect {
                     RuleEffect::Ask => GrantAnswer::Ask,
@@ -264,7 +272,7 @@ impl Grant {
         let plain = split_share(filter).1;
         let applies = |rule: &Rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who);
         match self.first_rule(applies) {
-            None => (self.apply_default(plain, QoS::ExactlyOnce), GrantGround::Default),
+            None => (self.apply_default(plain, QoS::ExactlyOnce), self.default_ground(plain)),
             Some((at, rule)) => {
                 let answer = match rule.effect {
                     RuleEffect::Ask => GrantAnswer::Ask,
@@ -288,6 +296,12 @@ impl Grant {
             || self.mapping.is_none()
             || !topic.starts_with('$')
             || rule.names_dollar()
+    }
+
+    /// By what [`apply_default`](Self::apply_default) decides. It is the prefix where the default alone would not have refused.
+    fn default_ground(&self, topic: &str) -> GrantGround {
+        let outside = topic.starts_with('$') && self.mapping.is_some() && self.default != RuleEffect::Deny;
+        if outside { GrantGround::Prefix } else { GrantGround::Default }
     }
 
     /// Where no rule speaks of this topic or filter. The broker's own topics lie outside of any mapping, and outside of

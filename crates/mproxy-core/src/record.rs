@@ -61,7 +61,14 @@ pub enum DecisionOutcome<'a> {
     /// It was refused, because nothing was decided.
     Undecided(&'a Undecided),
     /// The connection ends because of it.
-    Ended(&'a Fault),
+    Ended {
+        /// It.
+        fault: &'a Fault,
+        /// What it is a matter of, where the fault does not say it.
+        hook: Option<Hook>,
+        /// By what, where the fault does not say it.
+        ground: Option<&'a Ground>,
+    },
     /// It was allowed, and is one of those that are [sampled](crate::Meter::samples_allowed).
     Allowed {
         /// What was asked.

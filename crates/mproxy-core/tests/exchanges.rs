@@ -578,7 +578,9 @@ fn an_exchange_that_never_ends_is_ended() {
         stage.rule(first + 7, go_on(b""));
         let told = if open_first { disconnect(0x83) } else { refused(0x83) };
         assert_eq!(stage.at_client(), told);
-        assert!(matches!(stage.finish(), Fault::PolicyUnusable { hook: Hook::Exchange, .. }));
+        let ended = stage.finish();
+        let Fault::PolicyUnusable { hook: Hook::Exchange, unusable } = &ended else { panic!("{ended}") };
+        assert_eq!(unusable.endpoint.as_deref(), Some("http://hook"), "who is to blame");
 
         // By the clock, over all steps: here the client is slow.
         let mut stage = if open_first { open() } else { self::stage() };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
 use mproxy_core::policy::{
-    Admission, Decision, Foreseen, Ground, Hook, OnError, PublishChange, Refusal, ServiceAnswer, Want,
+    Admission, Decision, ExchangeStep, Foreseen, Ground, Hook, OnError, PublishChange, Refusal,
+    ServiceAnswer, Want,
 };
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
@@ -103,9 +104,13 @@ fn a_cached_refusal_is_told_as_that_with_the_endpoint_that_gave_it() {
     let recorder = Recorder::default();
     let mut stage = Setup { meter: Arc::new(recorder.clone()), ..Setup::default() }.stage().open(Version::V5);
     let answer = Arc::new(ServiceAnswer { endpoint: "http://hook".into(), at: Instant::now() });
-    let refusal = Refusal { cache_for: Some(Duration::from_secs(60)), ..Refusal::default() };
+    let cache_for = Some(Duration::from_secs(60));
+    let refusal = Refusal { cache_for, text: Some("keep out".into()), ..Refusal::default() };
     stage.client(&publish(0, 0, "a"));
     stage.rule(0, Verdict::Publish(Decision::Refuse(refusal.by(Ground::Service(answer)))));
+    let now = stage.now;
+    let explained = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false), now);
+    assert_eq!(explained.and_then(|told| told.text).as_deref(), Some("keep out"));
     stage.client(&publish(0, 0, "a"));
     let by = |source| format!("refused publish a by {source} http://hook: reject 0x87");
     assert_eq!(recorder.take(), [by("policy_service"), by("cache")]);
@@ -334,4 +339,64 @@ fn what_the_failure_rule_would_allow_is_explained_as_that_and_as_a_refusal_where
         let passes = !stage.at_broker().is_empty();
         assert_eq!(passes, on_error.publish == OnError::Allow, "as it was explained");
     }
+}
+
+#[test]
+fn a_grant_that_ends_a_session_is_named() {
+    let recorder = Recorder::default();
+    let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
+    grant.expires_at = Some(Instant::now() + Duration::from_secs(100));
+    let mut stage = granted(&recorder, grant);
+    stage.pass(Duration::from_secs(101));
+    assert_eq!(recorder.take(), ["refused connection by grant Expired: expired 0xa0"]);
+}
+
+#[test]
+fn what_has_no_place_under_a_prefix_is_refused_by_that_and_not_by_the_default() {
+    let refused = |topic: &str, default, mapped: bool| {
+        let recorder = Recorder::default();
+        let mut grant = Grant::new(Vec::new(), default);
+        grant.mapping = mapped.then(|| Mapping::new("acme/").expect("a prefix"));
+        let mut stage = granted(&recorder, grant);
+        stage.client(&publish(0, 0, topic));
+        stage.client(&wire::subscribe(Version::V5, 1, &[(topic, 0)]));
+        recorder.take()
+    };
+    let both = |by: &str| {
+        ["publish", "filter"].map(|what| format!("refused {what} $SYS/x by grant {by}: reject 0x87")).to_vec()
+    };
+    for default in [RuleEffect::Ask, RuleEffect::Allow] {
+        assert_eq!(refused("$SYS/x", default, true), both("Prefix"), "{default:?}");
+    }
+    assert_eq!(refused("$SYS/x", RuleEffect::Deny, true), both("Default"));
+    assert_eq!(refused("$SYS/x", RuleEffect::Allow, false), both("Default"));
+}
+
+#[test]
+fn an_authentication_that_ends_a_session_is_told_as_that() {
+    /// Authentication Method "m", and "n".
+    const METHODS: [&[u8]; 2] = [b"\x15\0\x01m", b"\x15\0\x01n"];
+    let begun = |recorder: &Recorder| {
+        let meter = Arc::new(recorder.clone());
+        let answering = Box::new(|asked: &QuestionRecord| match asked.hook {
+            Hook::Exchange => {
+                Reply::Now(Verdict::Exchange(Decision::Allow(ExchangeStep::Continue { data: None })))
+            }
+            hook => Reply::Now(allow(hook)),
+        });
+        let mut stage = Setup { meter, answering, ..Setup::default() }.stage();
+        stage.script.want(Hook::Exchange, Want::Head);
+        let properties = METHODS[0];
+        stage.client(&wire::connect(
+            Version::V5,
+            "c",
+            &ConnectOptions { properties, ..ConnectOptions::default() },
+        ));
+        stage
+    };
+    let recorder = Recorder::default();
+    begun(&recorder).pass(Duration::from_secs(60));
+    assert_eq!(recorder.take(), ["refused connection (exchange) by limit: too_late 0x87"]);
+    begun(&recorder).client(&wire::auth(0x18, METHODS[1]));
+    assert_eq!(recorder.take(), ["refused connection (exchange) by protocol: protocol_error 0x82"]);
 }

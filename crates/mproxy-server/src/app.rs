@@ -259,7 +259,7 @@ impl App {
             () = told_twice => warn!("second signal, exiting at once"),
         }
         // The process ends now: its thread is waited for here or nowhere.
-        decisions.flush(LAST_RECORDS);
+        decisions.stop(LAST_RECORDS);
     }
 
     /// Serves.

@@ -51,6 +51,7 @@ use crate::config::kind::{self, SettingKind};
 use crate::config::settings::{self, CONFIG_VARIABLE, SettingRow};
 use crate::config::{self, Flags, Loaded, Problems, check, files};
 use crate::protect::bans::bans_file_fault;
+use crate::telemetry::decisions;
 
 /// What a wrong configuration ends with; no port was opened.
 pub const EXIT_CONFIGURATION: u8 = 2;
@@ -458,13 +459,26 @@ pub fn check(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is wrong with the rule file and the files of TLS, as far as there are any; for the `more` of [`check()`].
+/// What is wrong with the rule file, the files of TLS and that of the decision log, as far as there are any; for the `more` of
+/// [`check()`].
 #[must_use]
 pub fn file_faults(loaded: &Loaded) -> Vec<String> {
     let rules =
         loaded.config.general.acl_file.as_deref().map(|path| rule_faults(loaded, path)).unwrap_or_default();
     let files = files::faults(loaded).into_iter().map(|problem| problem.to_string());
-    rules.into_iter().chain(files).chain(ban_fault(loaded)).collect()
+    let decisions = loaded.config.decision_log.file.as_deref();
+    let decisions = decisions.and_then(|path| decision_log_fault(loaded, path));
+    rules.into_iter().chain(files).chain(ban_fault(loaded)).chain(decisions).collect()
+}
+
+/// Why the decision log could not be written there, where the file was named.
+fn decision_log_fault(loaded: &Loaded, path: &Path) -> Option<String> {
+    let error = decisions::check_file(path).err()?;
+    let named = loaded.effective.iter().find(|effective| effective.key == "decision_log.file");
+    let origin = named
+        .and_then(|named| named.origin.as_ref())
+        .map_or_else(String::new, |origin| format!("{origin}: "));
+    Some(format!("{origin}{}: the decision log cannot be written there: {error}", path.display()))
 }
 
 /// What is wrong with the file of bans stands where it was named.

@@ -254,8 +254,15 @@ async fn the_file_has_every_refusal_and_one_that_cannot_be_written_harms_nothing
     let topics: Vec<_> = written.iter().map(|line| line["topic"].as_str().unwrap().to_owned()).collect();
     assert_eq!(topics, (0..50).map(|n| format!("secret/{n}")).collect::<Vec<_>>());
 
-    for (unwritable, operation) in [("/dev/full", "write"), ("/nowhere/decisions.jsonl", "open")] {
+    // One that is full, and one whose folder is removed after the start.
+    let removed = folder.path().join("removed");
+    std::fs::create_dir(&removed).unwrap();
+    let gone = removed.join("decisions.jsonl");
+    for (unwritable, operation) in [("/dev/full", "write"), (gone.to_str().unwrap(), "open")] {
         let mut house = house(&broker, &[("MPROXY_DECISION_LOG", unwritable)]).await;
+        if operation == "open" {
+            std::fs::remove_dir_all(&removed).unwrap();
+        }
         let mut client = house.proxy.login(Version::V5, "d1").await;
         for _ in 0..20 {
             publish(&mut client, "secret/x", 1).await;

@@ -73,9 +73,10 @@ fn line(decision: &DecisionRecord<'_>) -> String {
         DecisionOutcome::Undecided(undecided) => {
             write!(line, " by {} {undecided}: {:#04x}", undecided.source().name(), undecided.reason().0)
         }
-        DecisionOutcome::Ended(fault) => {
-            let by = fault.refused_by().unwrap_or("nobody");
-            write!(line, " by {by}: {} {:#04x}", fault.label(), fault.reason().0)
+        DecisionOutcome::Ended { fault, hook, ground: by } => {
+            let by = by.map_or_else(|| fault.refused_by().unwrap_or("nobody").to_owned(), ground);
+            let hook = hook.map_or_else(String::new, |hook| format!(" ({})", hook.name()));
+            write!(line, "{hook} by {by}: {} {:#04x}", fault.label(), fault.reason().0)
         }
         DecisionOutcome::Allowed { ground: by, endpoint, .. } => {
             let endpoint = endpoint.map_or_else(String::new, |endpoint| format!(" {endpoint}"));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 
-use super::{Ground, Source};
+use super::{Ground, Hook, Source};
 use crate::grant::Grant;
 use crate::undecided::{Undecided, Unusable};
 
@@ -334,6 +334,18 @@ impl Action {
             Self::Drop => "drop",
             Self::Disconnect => "disconnect",
             Self::NoAck => "no_ack",
+        }
+    }
+
+    /// What becomes of a packet of this hook for which this was said: a PUBLISH can be refused in all ways, others cannot.
+    #[must_use]
+    pub const fn carried_out(self, hook: Hook) -> Self {
+        match (hook, self) {
+            (Hook::Publish, said) => said,
+            (_, Self::Disconnect) => Self::Disconnect,
+            // Acknowledged to the broker, which learns nothing of it.
+            (Hook::Deliver, _) => Self::Drop,
+            (Hook::Connect | Hook::Subscribe | Hook::Exchange, _) => Self::Reject,
         }
     }
 }

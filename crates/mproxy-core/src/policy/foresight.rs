@@ -70,12 +70,15 @@ pub struct Explanation {
     pub passed: Vec<Ground>,
     /// What would come of it. Never [`Foreseen::Passes`] of a chain.
     pub outcome: Foreseen,
+    /// What a refusal would say to the client.
+    pub text: Option<Box<str>>,
 }
 
 impl Explanation {
     /// Decided at once.
     #[must_use]
     pub const fn decided(verdict: Result<QoS, ReasonCode>, ground: Ground) -> Self {
-        Self { passed: Vec::new(), outcome: Foreseen::Decides(ForeseenDecision { verdict, ground }) }
+        let outcome = Foreseen::Decides(ForeseenDecision { verdict, ground });
+        Self { passed: Vec::new(), outcome, text: None }
     }
 }

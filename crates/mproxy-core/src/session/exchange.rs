@@ -4,6 +4,7 @@
 //! Before CONNACK a failure is CONNACK, in an open session DISCONNECT; meanwhile the session goes on under what it was
 //! admitted with.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +40,14 @@ const STEPS: u32 = 8;
 /// What goes to the broker in the place of an AUTH that it does not get. A client that sends AUTH need not send PINGREQ
 /// [MQTT-3.1.2-20], and the broker must not take it for dead [MQTT-3.1.2-22].
 const PINGREQ: &[u8] = &[PacketType::Pingreq.first_byte(), 0];
+
+/// What cannot be carried out is an answer of this endpoint.
+fn said_by(unusable: Unusable, endpoint: Option<&Arc<str>>) -> Unusable {
+    match endpoint {
+        Some(endpoint) => unusable.at(endpoint),
+        None => unusable,
+    }
+}
 
 /// A client has authenticated.
 pub(super) struct ExchangeSuccess {
@@ -169,9 +178,11 @@ impl Link {
                 });
                 match step {
                     ExchangeStep::Continue { data } => {
-                        self.continue_exchange(cx, data.as_deref()).map(|()| None)
+                        self.continue_exchange(cx, data.as_deref(), endpoint.as_ref()).map(|()| None)
                     }
-                    ExchangeStep::Success(with) => self.succeed_exchange(cx, source, *with),
+                    ExchangeStep::Success(with) => {
+                        self.succeed_exchange(cx, source, endpoint.as_ref(), *with)
+                    }
                 }
             }
             Resolution::Refuse(refusal) => {
@@ -182,16 +193,22 @@ impl Link {
     }
 
     /// The client is to say more.
-    fn continue_exchange(&mut self, cx: &mut Context, data: Option<&[u8]>) -> Result<(), Fault> {
+    fn continue_exchange(
+        &mut self,
+        cx: &mut Context,
+        data: Option<&[u8]>,
+        endpoint: Option<&Arc<str>>,
+    ) -> Result<(), Fault> {
         let Some(exchange) = self.exchange_mut() else { return Ok(()) };
         if exchange.steps >= STEPS {
             let unusable = Unusable::invalid(format!("step {STEPS} is the last, and is to be continued"));
+            let unusable = said_by(unusable, endpoint);
             cx.setting.meter.unusable(Hook::Exchange, &unusable, &self.peer);
             return Err(Fault::PolicyUnusable { hook: Hook::Exchange, unusable: Box::new(unusable) });
         }
         exchange.turn = ExchangeTurn::Client;
         // [MQTT-4.12.0-2]
-        self.send_auth(cx, ReasonCode::CONTINUE_AUTHENTICATION, data, None)
+        self.send_auth(cx, ReasonCode::CONTINUE_AUTHENTICATION, data, None, endpoint)
     }
 
     /// The client has authenticated, and is told so: by AUTH in an open session, else by CONNACK.
@@ -199,17 +216,18 @@ impl Link {
         &mut self,
         cx: &mut Context,
         source: Source,
+        endpoint: Option<&Arc<str>>,
         mut with: Authenticated,
     ) -> Result<Option<ExchangeSuccess>, Fault> {
         let (data, text) = (with.data.take(), with.text.take());
         let again = self.exchange_mut().is_some_and(|exchange| exchange.again);
         // Before anything is done about it: the broker must not hear of a client that cannot be told.
         if again {
-            self.send_auth(cx, ReasonCode::SUCCESS, data.as_deref(), text.as_deref())?;
+            self.send_auth(cx, ReasonCode::SUCCESS, data.as_deref(), text.as_deref(), endpoint)?;
         } else if let Some(method) = self.method()
             && !self.terms.connack_fits(&method.name, data.as_deref())
         {
-            return Err(self.untellable(cx, PacketType::Connack));
+            return Err(self.untellable(cx, PacketType::Connack, endpoint));
         }
         let Some(rare) = self.rare.as_deref_mut() else { return Ok(None) };
         let Some(method) = rare.method.as_deref_mut() else { return Ok(None) };
@@ -232,19 +250,20 @@ impl Link {
         reason: ReasonCode,
         data: Option<&[u8]>,
         text: Option<&str>,
+        endpoint: Option<&Arc<str>>,
     ) -> Result<(), Fault> {
         let Some(method) = self.method() else { return Ok(()) };
         let Some(bytes) = self.terms.auth_packet(reason, &method.name, data, text) else {
-            return Err(self.untellable(cx, PacketType::Auth));
+            return Err(self.untellable(cx, PacketType::Auth, endpoint));
         };
         self.inject(cx, Side::Client, bytes);
         Ok(())
     }
 
     /// An answer whose data the client cannot be sent, because of its Maximum Packet Size [MQTT-3.1.2-24].
-    fn untellable(&self, cx: &Context, packet: PacketType) -> Fault {
+    fn untellable(&self, cx: &Context, packet: PacketType, endpoint: Option<&Arc<str>>) -> Fault {
         let what = format!("its data makes {} larger than the client's Maximum Packet Size", packet.name());
-        let unusable = Unusable::too_large(what);
+        let unusable = said_by(Unusable::too_large(what), endpoint);
         cx.setting.meter.unusable(Hook::Exchange, &unusable, &self.peer);
         Fault::PolicyUnusable { hook: Hook::Exchange, unusable: Box::new(unusable) }
     }

@@ -89,7 +89,10 @@ impl Link {
                 let ground = known.answer.clone().map_or(Ground::Source(Source::Cache), Ground::Cache);
                 Explanation::decided(Ok(qos), ground)
             }
-            Err(refusal) => Explanation::decided(Err(refusal.reason), refusal.ground.clone().cached()),
+            Err(refusal) => Explanation {
+                text: refusal.text.clone(),
+                ..Explanation::decided(Err(refusal.reason), refusal.ground.clone().cached())
+            },
         })
     }
 }

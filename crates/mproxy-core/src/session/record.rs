@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use mproxy_codec::types::PacketType;
+
 use super::Session;
 use super::context::Context;
 use super::introduce::parse_connect;
 use super::link::Link;
 use super::opening::{Opening, WaitsFor};
 use super::state::State;
-use crate::fault::Fault;
+use crate::fault::{Deadline, Fault};
 use crate::grant::GrantGround;
-use crate::policy::{About, Ground, Source};
+use crate::peer::Side;
+use crate::policy::{About, Ground, Hook, Source};
 use crate::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
 
 impl Link {
@@ -36,28 +39,43 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Tells the decision log that the session ends, and what the fault does not know of that: which grant has ended, and
+    /// that it was an authentication which mproxy answers.
+    fn record_own_end(&self, cx: &Context, will: Option<&str>, fault: &Fault) {
+        let answers_auth = !self.terms.auth && self.rare.as_ref().is_some_and(|rare| rare.method.is_some());
+        let (hook, ground) = match fault {
+            Fault::TooLate(Deadline::Grant) => (None, Some(self.grant_ground(GrantGround::Expired))),
+            Fault::TooLate(Deadline::Exchange) => (Some(Hook::Exchange), None),
+            Fault::Protocol { side: Side::Client, packet: PacketType::Auth, .. } if answers_auth => {
+                (Some(Hook::Exchange), None)
+            }
+            _ => (None, None),
+        };
+        let outcome = DecisionOutcome::Ended { fault, hook, ground: ground.as_ref() };
+        self.record(cx, DecisionSubject::Connection { will }, outcome);
+    }
+}
+
 impl Session {
     /// Tells the decision log that the session ends, where that is a refusal and has not been told with a packet.
     pub(super) fn record_end(&self, fault: &Fault) {
         if fault.refused_by().is_none() {
             return;
         }
-        let outcome = DecisionOutcome::Ended(fault);
         match &self.state {
             State::Greeting(greeting) => self.cx.setting.meter.record(&DecisionRecord {
                 origin: &greeting.origin,
                 peer: None,
                 subject: DecisionSubject::Connection { will: None },
-                outcome,
+                outcome: DecisionOutcome::Ended { fault, hook: None, ground: None },
             }),
             State::Opening(opening) => {
                 let connect = opening.connect().filter(|_| refuses_will(fault)).and_then(parse_connect);
                 let will = connect.and_then(|connect| connect.will).map(|will| will.topic);
-                opening.link.record(&self.cx, DecisionSubject::Connection { will }, outcome);
+                opening.link.record_own_end(&self.cx, will, fault);
             }
-            State::Open(link) => {
-                link.record(&self.cx, DecisionSubject::Connection { will: None }, outcome);
-            }
+            State::Open(link) => link.record_own_end(&self.cx, None, fault),
             // It has been told why it ends.
             State::Ending(_) | State::Rejected(_) | State::Over(_) => {}
         }

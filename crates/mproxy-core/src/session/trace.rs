@@ -104,7 +104,7 @@ impl Context {
         let (source, reason) = match outcome {
             DecisionOutcome::Refused(refusal) => (refusal.ground.source(), refusal.reason),
             DecisionOutcome::Undecided(undecided) => (Some(undecided.source()), undecided.reason()),
-            DecisionOutcome::Ended(_) | DecisionOutcome::Allowed { .. } => return,
+            DecisionOutcome::Ended { .. } | DecisionOutcome::Allowed { .. } => return,
         };
         // Where nobody has said who, nobody decided.
         self.tracing.set(PacketTracing::Refused(source.unwrap_or(Source::Unknown), reason));

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::policy::{
-    Action, ConnectDecision, Decision, FilterChange, PublishDecision, Refusal, SubscribeDecision, Undecided,
+    Action, ConnectDecision, Decision, FilterChange, Hook, PublishDecision, Refusal, SubscribeDecision,
+    Undecided,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -329,13 +330,13 @@ async fn ask(service: &ServiceClient, question: &RecordedQuestion, within: Durat
         }
         RecordedQuestion::Publish(client, message) => {
             call(service, message.publish(client), within, |decision| {
-                changed_message(&decision, &message.topic, message.retain)
+                changed_message(Hook::Publish, &decision, &message.topic, message.retain)
             })
             .await
         }
         RecordedQuestion::Deliver(client, message) => {
             call(service, message.deliver(client), within, |decision| {
-                changed_message(&decision, &message.topic, message.retain)
+                changed_message(Hook::Deliver, &decision, &message.topic, message.retain)
             })
             .await
         }
@@ -387,8 +388,9 @@ fn not_decided(undecided: Undecided) -> ReplayOutcome {
     }
 }
 
-fn refused(refusal: &Refusal) -> ReplayOutcome {
-    ReplayOutcome::Refused(refusal.reason.0, refusal.action.name())
+/// As a record has it: with what becomes of the packet.
+fn refused(refusal: &Refusal, hook: Hook) -> ReplayOutcome {
+    ReplayOutcome::Refused(refusal.reason.0, refusal.action.carried_out(hook).name())
 }
 
 fn allowed(changed: bool) -> ReplayOutcome {
@@ -404,9 +406,9 @@ fn connect(decision: &ConnectDecision) -> ReplayOutcome {
 }
 
 /// A change that says what the message says anyway is none, as in the proxy.
-fn changed_message(decision: &PublishDecision, topic: &str, retain: bool) -> ReplayOutcome {
+fn changed_message(hook: Hook, decision: &PublishDecision, topic: &str, retain: bool) -> ReplayOutcome {
     match decision {
-        Decision::Refuse(refusal) => refused(refusal),
+        Decision::Refuse(refusal) => refused(refusal, hook),
         Decision::Allow(None) => ReplayOutcome::Allowed,
         Decision::Allow(Some(change)) => {
             let mut change = (**change).clone();
@@ -420,7 +422,7 @@ fn changed_message(decision: &PublishDecision, topic: &str, retain: bool) -> Rep
 /// The same for the one filter that was asked about.
 fn changed_filter(decision: &SubscribeDecision, filter: &str, qos: mproxy_codec::QoS) -> ReplayOutcome {
     let of = |one: &Decision<FilterChange>| match one {
-        Decision::Refuse(refusal) => ReplayOutcome::Refused(refusal.reason.0, refusal.action.name()),
+        Decision::Refuse(refusal) => refused(refusal, Hook::Subscribe),
         Decision::Allow(change) => {
             let renamed = change.filter.as_deref().is_some_and(|other| other != filter);
             allowed(renamed || change.max_qos.is_some_and(|most| most < qos))
@@ -428,7 +430,7 @@ fn changed_filter(decision: &SubscribeDecision, filter: &str, qos: mproxy_codec:
     };
     match decision {
         SubscribeDecision::All(Decision::Allow(())) => ReplayOutcome::Allowed,
-        SubscribeDecision::All(Decision::Refuse(refusal)) => refused(refusal),
+        SubscribeDecision::All(Decision::Refuse(refusal)) => refused(refusal, Hook::Subscribe),
         SubscribeDecision::Each(each) | SubscribeDecision::InPart(each, _) => {
             each.first().map_or(ReplayOutcome::NotAsked, of)
         }

@@ -52,6 +52,11 @@ impl Complaints {
         kept.map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
     }
 
+    /// The endpoint; `None`: nobody has named it.
+    pub(crate) fn endpoint(&self) -> Option<Arc<str>> {
+        (!self.endpoint.is_empty()).then(|| Arc::clone(&self.endpoint))
+    }
+
     /// Warns, unless it was warned of this before.
     pub(crate) fn say(&self, complaint: Complaint, what: fmt::Arguments<'_>) {
         if !self.first(complaint) {

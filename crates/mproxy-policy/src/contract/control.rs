@@ -79,7 +79,7 @@ fn order(
         By::Listener(name) => Selector::Listener(name.into()),
     };
     let command = match command.ok_or("no command")? {
-        Command::Disconnect(disconnect) => SessionCommand::Disconnect(dismissal(disconnect)?),
+        Command::Disconnect(disconnect) => SessionCommand::Disconnect(dismissal(disconnect, complaints)?),
         Command::ReplaceGrant(wire::ReplaceGrantCommand { grant: replacing }) => {
             let replacing = replacing.map(|replacing| grant(replacing, complaints)).transpose();
             SessionCommand::ReplaceGrant(replacing.map_err(|unusable| unusable.to_string())?.map(Arc::new))
@@ -92,7 +92,7 @@ fn order(
     Ok(Order { selector, command })
 }
 
-fn dismissal(disconnect: wire::DisconnectCommand) -> Result<Dismissal, String> {
+fn dismissal(disconnect: wire::DisconnectCommand, complaints: &Complaints) -> Result<Dismissal, String> {
     let reason = match disconnect.reason_code {
         // Unset: proto3 cannot tell it from 0, which would say that nothing is wrong (3.14.2.1).
         0 => ReasonCode::ADMINISTRATIVE_ACTION,
@@ -121,6 +121,7 @@ fn dismissal(disconnect: wire::DisconnectCommand) -> Result<Dismissal, String> {
         will,
         detail: text(disconnect.detail),
         by: DismissedBy::PolicyService,
+        endpoint: complaints.endpoint(),
     })
 }
 
@@ -175,7 +176,8 @@ mod tests {
     #[test]
     fn what_is_left_out_of_a_disconnect_has_its_default() {
         let read = read(Some(By::All(wire::AllSelector {})), Some(disconnect(|_| {}))).unwrap();
-        let dismissal = Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION);
+        let endpoint = Some("test".into());
+        let dismissal = Dismissal { endpoint, ..Dismissal::new(ReasonCode::ADMINISTRATIVE_ACTION) };
         assert_eq!(read, Order { selector: Selector::All, command: SessionCommand::Disconnect(dismissal) });
     }
 

@@ -44,7 +44,7 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
     let mut read = Grant::new(rules, default);
     // All fields are read before the grant is made: one that is wrong anywhere never exists in part.
     read.version = grant.version.into();
-    read.received = Some(Instant::now());
+    (read.received, read.endpoint) = (Some(Instant::now()), complaints.endpoint());
     (read.limits, read.mapping, read.expires_at, read.ttl) = (limits, mapping, expires_at, ttl.flatten());
     Ok(read)
 }

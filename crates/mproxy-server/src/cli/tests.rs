@@ -109,6 +109,27 @@ fn check_shows_errors_in_files_alone_and_counts_them() {
 }
 
 #[test]
+fn a_decision_log_that_cannot_be_written_is_an_error_with_where_it_was_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let faults = |path: &Path| {
+        let env = [("MPROXY_DECISION_LOG".into(), path.into())];
+        let loaded = config::load(&Flags::default(), env, |_| Err(io::ErrorKind::NotFound.into()));
+        file_faults(&loaded.expect("a configuration"))
+    };
+    let path = folder.path().join("missing/d.jsonl");
+    let [fault] = &faults(&path)[..] else { panic!("one") };
+    assert!(fault.starts_with("environment variable MPROXY_DECISION_LOG: "), "{fault}");
+    assert!(
+        fault.contains("the decision log cannot be written there") && fault.contains("No such file"),
+        "{fault}"
+    );
+    assert!(fault.contains(&*path.to_string_lossy()), "{fault}");
+    assert_eq!(faults(folder.path()).len(), 1, "a folder");
+    let path = folder.path().join("d.jsonl");
+    assert!(faults(&path).is_empty() && !path.exists(), "looking at it makes no file");
+}
+
+#[test]
 fn no_password_has_no_hash() {
     assert!(hash("").is_err());
     assert!(hash("secret").expect("a hash").starts_with("$argon2id$"));

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `entry` | one record: what is kept of a decision |
 //! | `explained` | what would be decided, in the words of a record |
-//! | `ring` | the records in memory, the oldest of which make room |
+//! | `ring` | the records in memory, some of which make room for others |
+//! | `shares` | who has how much of that memory |
 //! | `query` | what is asked of them |
 //! | `why` | the sentence that answers "why?" |
 //! | `file` | the thread that writes them to a file, and its queue |
@@ -18,11 +19,13 @@ mod file;
 mod query;
 mod ring;
 mod sample;
+mod shares;
 mod why;
 
 use std::fmt::Debug;
+use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +63,14 @@ pub struct DecisionLogConfig {
     pub files: usize,
 }
 
+/// Why a decision log could not be written to a file of this name; it is not made.
+///
+/// # Errors
+/// Where it could not.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    DecisionFile::check(path)
+}
+
 /// Takes records, and answers what is asked of them.
 #[derive(Debug)]
 pub struct DecisionLog {
@@ -75,6 +86,7 @@ pub struct DecisionLog {
 pub(super) struct DecisionCounts {
     records: Family<OutcomeLabels, Counter>,
     lost: Family<ReasonLabels, Counter>,
+    evicted: Counter,
     file_errors: Family<OperationLabels, Counter>,
 }
 
@@ -103,13 +115,15 @@ impl DecisionCounts {
         registry.register("decision_records", help, self.records.clone());
         let help = "Decisions that the decision log or its file does not have, by the reason";
         registry.register("decision_records_lost", help, self.lost.clone());
+        let help = "Records of the decision log that made room for newer ones in memory";
+        registry.register("decision_records_evicted", help, self.evicted.clone());
         let help = "Failed operations on the file of the decision log";
         registry.register("decision_log_file_errors", help, self.file_errors.clone());
         // All of them from the start: what appears with its first count has not grown for whoever watches growth.
         for outcome in [REFUSED, ALLOWED, CHANGED] {
             drop(self.records.get_or_create(&OutcomeLabels { outcome }));
         }
-        for reason in ["queue_full", "write_failed", "too_many_filters"] {
+        for reason in ["queue_full", "write_failed", "stopped", "too_many_filters"] {
             drop(self.lost.get_or_create(&ReasonLabels { reason }));
         }
         for operation in ["open", "write", "rotate"] {
@@ -169,7 +183,10 @@ impl DecisionLog {
             file.push(Arc::clone(&entry));
         }
         if let Some(ring) = &self.ring {
-            ring.lock().push(entry);
+            let evicted = ring.lock().push(entry);
+            if evicted > 0 {
+                self.counts.evicted.inc_by(evicted);
+            }
         }
     }
 
@@ -187,8 +204,9 @@ impl DecisionLog {
         serde_json::to_value(&*entry).ok()
     }
 
-    /// Waits until what was recorded is written to the file, but no longer than this. Whether it was.
-    pub fn flush(&self, within: Duration) -> bool {
-        self.file.as_ref().is_none_or(|file| file.flush(within))
+    /// Waits until what was recorded is written to the file, but no longer than this. Whether it was; what was not is lost,
+    /// counted and told.
+    pub fn stop(&self, within: Duration) -> bool {
+        self.file.as_ref().is_none_or(|file| file.flush(within) || file.give_up() == 0)
     }
 }

@@ -49,8 +49,8 @@ impl RefusalMetrics {
             DecisionOutcome::Undecided(undecided) => {
                 (Hook::Connect, (undecided.source().name(), undecided.reason()))
             }
-            DecisionOutcome::Ended(Fault::Refused { hook, refusal }) => (*hook, by(refusal)),
-            DecisionOutcome::Ended(_) | DecisionOutcome::Allowed { .. } => return,
+            DecisionOutcome::Ended { fault: Fault::Refused { hook, refusal }, .. } => (*hook, by(refusal)),
+            DecisionOutcome::Ended { .. } | DecisionOutcome::Allowed { .. } => return,
         };
         let (hook, more) = match decision.subject {
             DecisionSubject::Message { hook, .. } => (hook, 0),

@@ -12,7 +12,7 @@ use mproxy_codec::topic::{TopicFilter, check_name};
 use mproxy_codec::types::{QoS, Version};
 use mproxy_core::peer::{Address, ConnectionId, Credentials, Origin, Peer, Transport};
 use mproxy_core::policy::{
-    Action, ConnectQuestion, Payload, PublishQuestion, SubscribeDecision, SubscribeQuestion,
+    Action, ConnectQuestion, Hook, Payload, PublishQuestion, SubscribeDecision, SubscribeQuestion,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -93,6 +93,17 @@ pub enum RecordedQuestion {
     Deliver(RecordedClient, RecordedMessage),
     /// May it subscribe to this?
     Subscribe(RecordedClient, RecordedFilter),
+}
+
+impl RecordedQuestion {
+    const fn hook(&self) -> Hook {
+        match self {
+            Self::Connect(_) => Hook::Connect,
+            Self::Publish(..) => Hook::Publish,
+            Self::Deliver(..) => Hook::Deliver,
+            Self::Subscribe(..) => Hook::Subscribe,
+        }
+    }
 }
 
 /// The client of a record.
@@ -342,7 +353,7 @@ impl<'a> Record<'a> {
             RecordedQuestion::Connect(_) => Action::Reject,
             _ => self.text("action").and_then(named).unwrap_or_default(),
         };
-        Ok(ReplayOutcome::Refused(code, action.name()))
+        Ok(ReplayOutcome::Refused(code, action.carried_out(question.hook()).name()))
     }
 
     fn client(&self) -> Result<Option<RecordedClient>, UnreadableRecord> {

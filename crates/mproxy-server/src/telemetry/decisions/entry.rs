@@ -6,10 +6,11 @@ use std::time::{Instant, SystemTime};
 
 use mproxy_codec::ReasonCode;
 use mproxy_codec::types::Version;
+use mproxy_core::command::DismissedBy;
 use mproxy_core::fault::Fault;
 use mproxy_core::grant::GrantGround;
 use mproxy_core::peer::{Address, ConnectionId};
-use mproxy_core::policy::{About, Ground, Hook, Refusal, Source, Undecided};
+use mproxy_core::policy::{About, Action, Ground, Hook, Refusal, Source, Undecided};
 use mproxy_core::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -169,10 +170,10 @@ impl DecisionEntry {
         match outcome {
             DecisionOutcome::Refused(refusal) => entry.refused(refusal),
             DecisionOutcome::Undecided(undecided) => {
-                entry.action = Some("reject");
+                entry.action = Some(entry.carried_out(Action::Reject));
                 entry.undecided(undecided);
             }
-            DecisionOutcome::Ended(fault) => entry.ended(fault),
+            DecisionOutcome::Ended { fault, hook, ground } => entry.ended(fault, hook, ground),
             DecisionOutcome::Allowed { hook, ground, endpoint, changed } => {
                 entry.outcome = if changed { CHANGED } else { ALLOWED };
                 entry.hook = Some(hook.name());
@@ -185,12 +186,18 @@ impl DecisionEntry {
         entry
     }
 
+    /// What becomes of a packet of this hook for which this was said.
+    fn carried_out(&self, action: Action) -> &'static str {
+        let hook = Hook::ALL.into_iter().find(|hook| self.hook == Some(hook.name()));
+        hook.map_or(action, |hook| action.carried_out(hook)).name()
+    }
+
     fn refused(&mut self, refusal: &Refusal) {
         self.by.about = (refusal.about != About::Unsaid).then(|| refusal.about.name());
         self.reason_string = refusal.text.as_deref().map(|text| cut(text, LONGEST_MESSAGE));
         self.ground(&refusal.ground);
         self.reason_code = Some(refusal.reason.0);
-        self.action = Some(refusal.action.name());
+        self.action = Some(self.carried_out(refusal.action));
     }
 
     fn undecided(&mut self, undecided: &Undecided) {
@@ -216,7 +223,8 @@ impl DecisionEntry {
     }
 
     /// The connection ends. What refused it is told as of a packet.
-    fn ended(&mut self, fault: &Fault) {
+    fn ended(&mut self, fault: &Fault, hook: Option<Hook>, ground: Option<&Ground>) {
+        self.hook = hook.map(Hook::name);
         match fault {
             Fault::Refused { hook, refusal } => {
                 self.hook = Some(hook.name());
@@ -225,6 +233,7 @@ impl DecisionEntry {
             Fault::RenewalRefused { refusal } => {
                 self.hook = Some(Hook::Connect.name());
                 self.refused(refusal);
+                self.action = Some(Action::Disconnect.name());
             }
             Fault::PolicyFailed { hook, failure } => {
                 self.hook = Some(hook.name());
@@ -238,14 +247,40 @@ impl DecisionEntry {
                 self.hook = Some(hook.name());
                 self.undecided(&Undecided::Overloaded((**overload).clone()));
             }
+            Fault::Kicked { dismissal: Some(dismissal), .. }
+                if matches!(dismissal.by, DismissedBy::PolicyService) =>
+            {
+                self.by.source = fault.refused_by().unwrap_or("unspecified");
+                self.reason_string = dismissal.text.as_deref().map(|text| cut(text, LONGEST_MESSAGE));
+                self.by.endpoint = dismissal.endpoint.clone();
+                self.detail = dismissal.detail.as_deref().map(|text| cut(text, LONGEST_MESSAGE));
+            }
             _ => {
                 self.by.source = fault.refused_by().unwrap_or("unspecified");
                 self.detail = Some(cut(&fault.to_string(), LONGEST_MESSAGE));
             }
         }
+        if let Some(ground) = ground {
+            self.ground(ground);
+        }
         self.by.cause = Some(fault.label());
-        self.action.get_or_insert("disconnect");
-        self.reason_code = Some(fault.reason().0);
+        self.action.get_or_insert(Action::Disconnect.name());
+        self.reason_code = Some(match fault {
+            Fault::BrokerRefused { code } => self.code_of_connack(*code).0,
+            fault => fault.reason().0,
+        });
+    }
+
+    /// The code of the broker's CONNACK, which the client is sent, in words of 5.0.
+    fn code_of_connack(&self, code: u8) -> ReasonCode {
+        match (self.protocol, code) {
+            (None | Some(Version::V5), code) => ReasonCode(code),
+            (_, 1) => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+            (_, 2) => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+            (_, 3) => ReasonCode::SERVER_UNAVAILABLE,
+            (_, 4) => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+            _ => ReasonCode::NOT_AUTHORIZED,
+        }
     }
 
     /// By what it was refused, and for how long that has held.
@@ -263,6 +298,7 @@ impl DecisionEntry {
                 by.line = rule.and_then(|rule| file.lines.get(rule as usize).copied());
             }
             Ground::Grant(grant, part) => {
+                by.endpoint = grant.endpoint.clone();
                 by.grant_version = (!grant.version.is_empty()).then(|| cut(&grant.version, LONGEST_VALUE));
                 match part {
                     GrantGround::Rule(rule) => by.rule = Some(*rule),
@@ -349,3 +385,6 @@ impl Serialize for DecisionEntry {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests;

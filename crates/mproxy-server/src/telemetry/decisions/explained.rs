@@ -8,7 +8,8 @@ use mproxy_core::rule::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::entry::DecisionEntry;
+use super::super::log::LONGEST_MESSAGE;
+use super::entry::{DecisionEntry, cut};
 
 /// What would be decided, and by what. What does not exist is absent.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -27,6 +28,9 @@ pub struct ExplainedDecision {
     reason_code: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What the client would be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason_string: Option<String>,
     age_ms: u64,
     /// Who is heard first and leaves it to others.
     passed: Vec<ExplainedBy>,
@@ -84,7 +88,8 @@ impl ExplainedDecision {
         match &explanation.outcome {
             Foreseen::Decides(ForeseenDecision { verdict, ground }) => {
                 let decision = if verdict.is_ok() { "allowed" } else { "refused" };
-                let entry = entry(decision, ground, verdict.err());
+                let mut entry = entry(decision, ground, verdict.err());
+                entry.reason_string = explanation.text.as_deref().map(|text| cut(text, LONGEST_MESSAGE));
                 Self {
                     decision,
                     why: entry.why(),
@@ -92,6 +97,7 @@ impl ExplainedDecision {
                     max_qos: verdict.ok().filter(|_| act == Act::Subscribe).map(|qos| qos as u8),
                     reason_code: entry.reason_code,
                     reason: verdict.err().map(ReasonCode::name),
+                    reason_string: entry.reason_string.as_deref().map(str::to_owned),
                     age_ms: entry.age_ms,
                     passed,
                 }
@@ -117,6 +123,7 @@ impl ExplainedDecision {
             max_qos: None,
             reason_code: None,
             reason: None,
+            reason_string: None,
             age_ms: 0,
             passed,
         }
@@ -139,6 +146,7 @@ impl ExplainedDecision {
             max_qos: None,
             reason_code: None,
             reason: None,
+            reason_string: None,
             ..self
         }
     }

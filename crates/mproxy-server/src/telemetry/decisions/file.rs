@@ -2,10 +2,12 @@
 //! empties; what does not fit is lost and counted. A file that cannot be written is told once and tried again; nothing else
 //! notices.
 
+mod place;
+
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -38,6 +40,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct DecisionFile {
     shared: Arc<RecordQueue>,
     counts: DecisionCounts,
+    path: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +57,14 @@ struct Waiting {
     entries: VecDeque<Arc<DecisionEntry>>,
     bytes: usize,
     writer: WriterPhase,
+    /// Records that the writer has taken and not written yet.
+    taken: usize,
     /// Somebody waits until all is written: nothing more is gathered.
     flushing: bool,
+    /// The queue has been full, which has been told.
+    full: bool,
+    /// Records that did not fit into it since.
+    lost: u64,
 }
 
 /// What the writer is about.
@@ -82,6 +91,11 @@ impl Waiting {
 }
 
 impl DecisionFile {
+    /// Why records could not be written to a file of this name, if they could not. Makes none.
+    pub(super) fn check(path: &Path) -> io::Result<()> {
+        place::check(path)
+    }
+
     pub(super) fn start(config: &DecisionLogConfig, counts: DecisionCounts) -> Self {
         let shared = Arc::new(RecordQueue::default());
         let path = config.file.clone().unwrap_or_default();
@@ -89,13 +103,14 @@ impl DecisionFile {
             shared: Arc::clone(&shared),
             counts: counts.clone(),
             file: RotatedFile {
-                path,
+                path: path.clone(),
                 size: config.file_size,
                 files: config.files,
                 open: None,
                 rotate_after: None,
             },
             failing: false,
+            lost: 0,
             tried: None,
         };
         // It ends with the process: whoever has to be sure that all is written asks for `flush`.
@@ -103,7 +118,7 @@ impl DecisionFile {
         if let Err(error) = started {
             warn!(%error, "decision log file cannot be written: no thread");
         }
-        Self { shared, counts }
+        Self { shared, counts, path }
     }
 
     pub(super) fn push(&self, entry: Arc<DecisionEntry>) {
@@ -111,7 +126,12 @@ impl DecisionFile {
         let most = if entry.is_allowed() { QUEUE_OF_ALLOWED } else { QUEUE };
         let mut waiting = self.shared.waiting.lock();
         if waiting.bytes + weight > most {
+            waiting.lost += 1;
+            let told = std::mem::replace(&mut waiting.full, true);
             drop(waiting);
+            if !told {
+                warn!(path = %self.path.display(), "decision log file does not take records in time, some are lost");
+            }
             return self.counts.count_lost("queue_full", 1);
         }
         waiting.bytes += weight;
@@ -135,6 +155,21 @@ impl DecisionFile {
         }
         true
     }
+
+    /// Nothing more is written: what is waiting, and what is being written and may never be, is lost. How much that is.
+    pub(super) fn give_up(&self) -> u64 {
+        let mut waiting = self.shared.waiting.lock();
+        let lost = (waiting.entries.len() + waiting.taken) as u64;
+        (waiting.bytes, waiting.taken) = (0, 0);
+        waiting.entries.clear();
+        drop(waiting);
+        self.counts.count_lost("stopped", lost);
+        if lost > 0 {
+            let path = self.path.display();
+            warn!(%path, lost_records = lost, "decision log file not written in time, records are lost");
+        }
+        lost
+    }
 }
 
 /// The thread's own.
@@ -144,6 +179,8 @@ struct Writer {
     file: RotatedFile,
     /// The last try has failed, which has been told.
     failing: bool,
+    /// Records that could not be written since.
+    lost: u64,
     /// When the file was last tried to be opened in vain.
     tried: Option<Instant>,
 }
@@ -151,6 +188,8 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let (mut entries, mut lines) = (Vec::new(), Vec::new());
+        // So that whoever set it sees the file, or why there is none, and not with the first record.
+        self.write(&lines);
         loop {
             self.next(&mut entries);
             lines.clear();
@@ -185,25 +224,25 @@ impl Writer {
         let count = waiting.entries.len().min(AT_A_TIME);
         entries.extend(waiting.entries.drain(..count));
         waiting.bytes -= entries.iter().map(|entry| entry.weight()).sum::<usize>();
+        waiting.taken = entries.len();
         waiting.writer = WriterPhase::Writing;
     }
 
     fn write(&mut self, lines: &[u8]) {
-        let lost = |lines: &[u8]| lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let records = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
         if self.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
-            return self.counts.count_lost("write_failed", lost(lines));
+            return self.lose(records);
         }
         match self.file.append(lines) {
             Ok(()) => {
                 self.tried = None;
-                if std::mem::take(&mut self.failing) {
-                    info!(path = %self.file.path.display(), "decision log file written again");
-                }
+                self.shared.waiting.lock().taken = 0;
+                self.tell_written_again();
             }
             Err(FileError { operation, error }) => {
                 self.counts.count_file_error(operation);
                 if operation != ROTATE {
-                    self.counts.count_lost("write_failed", lost(lines));
+                    self.lose(records);
                     self.tried = Some(Instant::now());
                 }
                 if !std::mem::replace(&mut self.failing, true) {
@@ -212,6 +251,27 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// So many records are in no file.
+    fn lose(&mut self, records: u64) {
+        self.shared.waiting.lock().taken = 0;
+        self.lost += records;
+        self.counts.count_lost("write_failed", records);
+    }
+
+    /// After the file could not be written, or not fast enough: how much is missing in it.
+    fn tell_written_again(&mut self) {
+        let mut waiting = self.shared.waiting.lock();
+        // Not while there is so much that the next record may be lost again.
+        if !(self.failing || waiting.full) || waiting.bytes > QUEUE_OF_ALLOWED {
+            return;
+        }
+        waiting.full = false;
+        let lost = std::mem::take(&mut self.lost) + std::mem::take(&mut waiting.lost);
+        drop(waiting);
+        self.failing = false;
+        info!(path = %self.file.path.display(), lost_records = lost, "decision log file written again");
     }
 }
 
@@ -335,9 +395,7 @@ impl RotatedFile {
 }
 
 fn open(path: &Path) -> io::Result<OpenFile> {
-    // Who was refused what is nobody's business but the operator's.
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
-    let metadata = file.metadata()?;
+    let (file, metadata) = place::open(path)?;
     let identity = (metadata.dev(), metadata.ino());
     let mut open = OpenFile { file, len: metadata.len(), is_regular: metadata.is_file(), identity };
     if open.is_regular && open.len > 0 && !ends_a_line(path, open.len) {

@@ -16,6 +16,11 @@ impl DecisionEntry {
         let mut text = match self.by.source {
             "acl" => self.why_rule_file(verb),
             "grant" => self.why_grant(verb),
+            // Nothing was asked, and so nothing refused.
+            "policy_service" if self.by.cause == Some("kicked") => match &self.by.endpoint {
+                Some(endpoint) => format!("disconnected by a command of the hook service at {endpoint}"),
+                None => "disconnected by a command of the hook service".to_owned(),
+            },
             "policy_service" => match &self.by.endpoint {
                 Some(endpoint) => format!("{verb} by the hook service at {endpoint}"),
                 None => format!("{verb} by the hook service"),
@@ -89,6 +94,7 @@ impl DecisionEntry {
             (None, Some("default")) => "no rule matches, and its default does not allow it",
             (None, Some("unanswered")) => "it says to ask the hook service, which does not want to be asked",
             (None, Some("prefix")) => "it has no place under the grant's prefix",
+            (None, Some("expired")) => return format!("disconnected: grant{version} has expired"),
             (None, Some("revoked")) => "no subscription that it still allows explains the delivery",
             (None, Some("subscriptions")) => "its limit on subscriptions is reached",
             (None, _) => return format!("{verb} by grant{version}"),

@@ -78,6 +78,49 @@ fn a_full_disk_costs_only_the_lines_and_is_counted() {
     assert_eq!(lost(&counts, "write_failed"), 100);
     assert_eq!(errors(&counts, "write"), 1, "it is tried once a second");
     assert!(Path::new("/dev/full").exists());
+    assert_eq!(file.give_up(), 0, "what could not be written has been counted");
+}
+
+#[test]
+fn what_is_no_file_is_no_decision_log_and_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .expect("a pipe");
+    let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("a socket");
+    fs::write(path("file"), "").expect("a file");
+    for (name, told) in [
+        ("pipe", "no regular file"),
+        ("socket", "no regular file"),
+        ("", "is a directory"),
+        ("missing/d.jsonl", "No such file"),
+        ("file/d.jsonl", "ot a directory"),
+    ] {
+        let error = DecisionFile::check(&path(name)).expect_err(name).to_string();
+        assert!(error.to_lowercase().contains(&told.to_lowercase()), "{name}: {error}");
+        let counts = DecisionCounts::default();
+        let file = DecisionFile::start(&config(&path(name), 1 << 20, 3), counts.clone());
+        file.push(entry("a"));
+        assert!(file.flush(Duration::from_secs(10)), "{name}");
+        assert_eq!((lost(&counts, "write_failed"), errors(&counts, "open")), (1, 1), "{name}");
+    }
+    for name in ["file", "new"] {
+        DecisionFile::check(&path(name)).expect(name);
+    }
+    assert!(!path("new").exists(), "looking makes none");
+    DecisionFile::check(Path::new("/dev/null")).expect("takes everything");
+    let _writer = DecisionFile::start(&config(&path("new"), 1 << 20, 3), DecisionCounts::default());
+    let late = Instant::now() + Duration::from_secs(10);
+    while !path("new").exists() {
+        assert!(Instant::now() < late, "it is opened at the start, and not with the first record");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -96,6 +139,7 @@ fn a_missing_folder_is_tried_again_until_it_is_there() {
             rotate_after: None,
         },
         failing: false,
+        lost: 0,
         tried: None,
     };
     writer.write(b"{}\n{}\n");
@@ -105,7 +149,7 @@ fn a_missing_folder_is_tried_again_until_it_is_there() {
     writer.tried = writer.tried.and_then(|tried| tried.checked_sub(PAUSE));
     writer.write(b"{\"a\":1}\n");
     assert_eq!(fs::read_to_string(missing.join("d")).expect("a file"), "{\"a\":1}\n");
-    assert!(!writer.failing);
+    assert!(!writer.failing && writer.lost == 0, "how many were lost has been told");
 }
 
 #[test]
@@ -175,14 +219,23 @@ fn older_files_stay_where_the_newest_cannot_be_moved() {
 #[test]
 fn more_than_the_queue_holds_is_lost_and_counted() {
     let counts = DecisionCounts::default();
-    let file = DecisionFile { shared: Arc::default(), counts: counts.clone() };
+    let file = DecisionFile { shared: Arc::default(), counts: counts.clone(), path: PathBuf::new() };
     let one = entry("a").weight();
     let fits = QUEUE / one;
     for _ in 0..fits + 7 {
         file.push(entry("a"));
     }
     assert_eq!(lost(&counts, "queue_full"), 7);
-    assert!(file.shared.waiting.lock().bytes <= QUEUE);
+    {
+        let waiting = file.shared.waiting.lock();
+        assert!(waiting.bytes <= QUEUE && waiting.full);
+        assert_eq!(waiting.lost, 7, "as is told when there is room again");
+    }
+    // A disk that hangs: the writer has taken some, and is never heard of again.
+    file.shared.waiting.lock().taken = 3;
+    assert!(!file.flush(Duration::from_millis(1)));
+    assert_eq!((file.give_up(), lost(&counts, "stopped")), (fits as u64 + 3, fits as u64 + 3));
+    assert_eq!(file.give_up(), 0);
 }
 
 #[test]
