@@ -166,6 +166,12 @@ impl Chain {
         Explanation { passed, ..Explanation::decided(verdict, ground) }
     }
 
+    /// Whether one of them says that this user name of a CONNECT is a secret.
+    #[must_use]
+    pub fn hides_username(&self, username: &str) -> bool {
+        self.deciders.iter().any(|decider| decider.hides_username(username))
+    }
+
     /// What they want of a hook together.
     #[must_use]
     pub fn want(&self, hook: Hook) -> Want {

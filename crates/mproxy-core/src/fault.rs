@@ -2,6 +2,7 @@
 
 mod text;
 
+pub(crate) use self::text::TOKEN_EXPIRED;
 use mproxy_codec::error::Malformed;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::PacketType;
@@ -101,6 +102,8 @@ pub enum Deadline {
     Close,
     /// The client's grant, to end.
     Grant,
+    /// The client's token, to end, and the session with it.
+    Token,
     /// The client's grant, to be renewed.
     Refresh,
     /// The renewal of it, to be answered.
@@ -121,6 +124,7 @@ impl Deadline {
             Self::Unsuback => "unsuback",
             Self::Close => "close",
             Self::Grant => "grant",
+            Self::Token => "token",
             Self::Refresh => "refresh",
             Self::Stale => "stale",
             Self::Exchange => "exchange",
@@ -305,7 +309,9 @@ impl Fault {
             | Self::PolicyFailed { .. }
             | Self::PolicyUnusable { .. }
             | Self::Kicked { .. }
-            | Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => Party::Policy,
+            | Self::TooLate(Deadline::Grant | Deadline::Token | Deadline::Refresh | Deadline::Stale) => {
+                Party::Policy
+            }
             Self::Drained { .. }
             | Self::Shed
             | Self::Overloaded { .. }
@@ -412,6 +418,7 @@ impl Fault {
                     Some(DismissedBy::Administrator) | None => "administrator",
                 })
             }
+            Self::TooLate(Deadline::Token) => Some(Source::Acl.name()),
             Self::TooLate(Deadline::Grant | Deadline::Refresh | Deadline::Stale) => {
                 Some(Source::Grant.name())
             }
@@ -450,7 +457,7 @@ impl Fault {
                 ReasonCode::MAXIMUM_CONNECT_TIME
             }
             // It has not shown who it is.
-            Self::TooLate(Deadline::Exchange) => ReasonCode::NOT_AUTHORIZED,
+            Self::TooLate(Deadline::Exchange | Deadline::Token) => ReasonCode::NOT_AUTHORIZED,
             Self::OverBudget { .. } | Self::Unread | Self::RecallUnread => ReasonCode::QUOTA_EXCEEDED,
             Self::RateExceeded { .. } => ReasonCode::MESSAGE_RATE_TOO_HIGH,
             Self::Drained { elsewhere: true } => ReasonCode::USE_ANOTHER_SERVER,
@@ -489,7 +496,7 @@ impl Fault {
             Self::Malformed { .. } => "malformed",
             Self::NotMqtt { .. } => "not_mqtt",
             Self::Protocol { .. } => "protocol_error",
-            Self::TooLate(Deadline::Grant) => "expired",
+            Self::TooLate(Deadline::Grant | Deadline::Token) => "expired",
             Self::TooLate(_) => "too_late",
             Self::Refused { .. } => "refused",
             Self::RenewalRefused { .. } => "renewal_refused",

@@ -13,13 +13,13 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 
 pub use self::mapping::{Mapping, PrefixError};
-use crate::rule::{Act, Message, Rule, RuleEffect, Who};
+use crate::rule::{Act, Message, Rule, RuleEffect, RuleFile, Who};
 use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    rules: Box<[Rule]>,
+    rules: Arc<[Rule]>,
     default: RuleEffect,
     receives: bool,
     stale: Option<Box<Undecided>>,
@@ -30,6 +30,8 @@ pub struct Grant {
     pub ttl: Option<Duration>,
     /// When the client is disconnected, whatever else holds.
     pub expires_at: Option<Instant>,
+    /// What ends then.
+    pub expiry: GrantExpiry,
     /// Bounds of this client's.
     pub limits: GrantLimits,
     /// Where its topics stand at the broker.
@@ -38,15 +40,27 @@ pub struct Grant {
     pub received: Option<Instant>,
     /// The endpoint of the policy service that gave it.
     pub endpoint: Option<Arc<str>>,
+    /// The rule file that it stands in, with the lines of its rules, if it stands in one.
+    pub rule_file: Option<Arc<RuleFile>>,
 }
 
 impl PartialEq for Grant {
     /// Two are equal that say the same, whenever they came.
     fn eq(&self, other: &Self) -> bool {
         self.judges_like(other)
-            && (&self.version, self.ttl, self.expires_at, self.limits)
-                == (&other.version, other.ttl, other.expires_at, other.limits)
+            && (&self.version, self.ttl, self.expires_at, self.expiry, self.limits)
+                == (&other.version, other.ttl, other.expires_at, other.expiry, other.limits)
     }
+}
+
+/// What ends at a grant's `expires_at`, as the client is told it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GrantExpiry {
+    /// The grant itself.
+    #[default]
+    Grant,
+    /// The token by which the client was let in.
+    Token,
 }
 
 /// Bounds that a grant sets one client. `None`: only those that hold for everybody.
@@ -156,23 +170,26 @@ impl<A> GrantAnswer<A> {
 impl Grant {
     /// A grant of these rules; `default` is what follows where none of them speaks.
     #[must_use]
-    pub fn new(rules: Vec<Rule>, default: RuleEffect) -> Self {
+    pub fn new(rules: impl Into<Arc<[Rule]>>, default: RuleEffect) -> Self {
+        let rules = rules.into();
         // A rule for everything does not count: reading every delivery is a price that has to be asked for.
         let names_receive =
             |rule: &Rule| rule.actions.has(Act::Receive) && rule.actions != crate::rule::Actions::ALL;
         Self {
             receives: rules.iter().any(names_receive),
             patterns: rules.iter().map(|rule| rule.topics.len()).sum(),
-            rules: rules.into(),
+            rules,
             default,
             stale: None,
             version: Box::default(),
             ttl: None,
             expires_at: None,
+            expiry: GrantExpiry::Grant,
             limits: GrantLimits::default(),
             mapping: None,
             received: None,
             endpoint: None,
+            rule_file: None,
         }
     }
 
@@ -182,7 +199,7 @@ impl Grant {
     pub fn stale(&self, because: Undecided) -> Self {
         // It goes on judging deliveries where it did: what it denied must not come through unasked.
         Self {
-            rules: Box::default(),
+            rules: Arc::default(),
             default: RuleEffect::Ask,
             stale: Some(Box::new(because)),
             patterns: 0,
@@ -286,7 +303,7 @@ impl Grant {
     }
 
     fn first_rule(&self, applies: impl Fn(&Rule) -> bool) -> Option<(u32, &Rule)> {
-        (0..).zip(&self.rules).find(|(_, rule)| applies(rule))
+        (0..).zip(&*self.rules).find(|(_, rule)| applies(rule))
     }
 
     /// Of a mapped client the broker's own topics are nobody else's to allow: they lie outside of the mapping. So a rule
@@ -325,7 +342,7 @@ mod tests {
     use crate::rule::{Actions, Pattern, Retain};
     use crate::undecided::{Failure, FailureKind};
 
-    const C1: Who<'static> = Who { client_id: "c1", username: None, common_name: None, attributes: &[] };
+    const C1: Who<'static> = Who { client_id: "c1", ..Who::NOBODY };
 
     fn rule(effect: RuleEffect, actions: Actions, topics: &[&str]) -> Rule {
         let topics = topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();

@@ -2,6 +2,7 @@
 //!
 //! An [`Origin`] is known when the connection is accepted; a [`Peer`] when CONNECT has been read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -186,6 +187,50 @@ pub struct WsFacts {
     pub host: String,
     /// Allow-listed request headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// The token that came with the request, where a setting says at which place of it.
+    pub token: Option<Box<RequestToken>>,
+}
+
+/// A token that came with a WebSocket request. It is kept until the client is admitted, and shown to nobody.
+#[derive(Default)]
+pub struct RequestToken(Mutex<Option<Arc<str>>>);
+
+impl RequestToken {
+    /// This token.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self(Mutex::new(Some(token.into())))
+    }
+
+    /// The token; `None` once it is forgotten.
+    pub fn expose(&self) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nobody needs it any more: a session that is open holds none of it.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Clone for RequestToken {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(self.expose()))
+    }
+}
+
+impl PartialEq for RequestToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for RequestToken {}
+
+impl fmt::Debug for RequestToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestToken(..)")
+    }
 }
 
 /// What is known of a connection before its first packet.
@@ -243,6 +288,19 @@ impl Peer {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
+    /// The attributes by name; several values of one are one text, with commas between them.
+    #[must_use]
+    pub fn attribute_table(&self) -> BTreeMap<String, String> {
+        let mut table = BTreeMap::<String, String>::new();
+        for (name, value) in &self.attributes {
+            match table.get_mut(name) {
+                Some(all) => all.extend([",", value]),
+                None => _ = table.insert(name.clone(), value.clone()),
+            }
+        }
+        table
+    }
+
     /// To change it: whoever knows the peer as it was keeps it so, and what was encoded of it is not used for the new one.
     pub fn change(peer: &mut Arc<Self>) -> &mut Self {
         let own = Arc::make_mut(peer);
@@ -265,10 +323,13 @@ impl Peer {
 
 impl<'a> From<&'a Peer> for Who<'a> {
     fn from(peer: &'a Peer) -> Self {
+        let tls = peer.origin.tls.as_deref();
         Self {
             client_id: &peer.client_id,
             username: peer.username.as_deref(),
-            common_name: peer.origin.tls.as_ref().and_then(|tls| tls.common_name.as_deref()),
+            common_name: tls.and_then(|tls| tls.common_name.as_deref()),
+            subject_alt_names: tls.map_or(&[], |tls| &tls.subject_alt_names),
+            fingerprint: tls.and_then(|tls| tls.fingerprint.as_deref()),
             attributes: &peer.attributes,
         }
     }
@@ -386,8 +447,7 @@ mod tests {
         assert_eq!(UserProperties::default().iter().next(), None);
     }
 
-    #[test]
-    fn an_encoding_is_not_that_of_a_peer_that_has_changed_since() {
+    fn somebody() -> Arc<Peer> {
         let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 1883)));
         let origin = Origin {
             connection_id: ConnectionId(1),
@@ -400,7 +460,7 @@ mod tests {
             tls: None,
             ws: None,
         };
-        let mut peer = Arc::new(Peer {
+        Arc::new(Peer {
             origin: origin.into(),
             version: Version::V5,
             client_id: "c".into(),
@@ -411,10 +471,25 @@ mod tests {
             grant: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
-        });
+        })
+    }
+
+    #[test]
+    fn an_encoding_is_not_that_of_a_peer_that_has_changed_since() {
+        let mut peer = somebody();
         let _held = peer.encoded.or_encode(|| Bytes::from_static(b"old"));
         Peer::change(&mut peer).client_id = "d".into();
         assert_eq!(**peer.encoded.or_encode(|| Bytes::from_static(b"new")), *b"new");
+    }
+
+    #[test]
+    fn several_values_of_an_attribute_are_one_text() {
+        let mut peer = somebody();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Peer::change(&mut peer).attributes =
+            [pair("b", "1"), pair("a", "x"), pair("b", ""), pair("b", "2")].into();
+        let table: Vec<_> = peer.attribute_table().into_iter().collect();
+        assert_eq!(table, [pair("a", "x"), pair("b", "1,,2")]);
     }
 
     #[test]

@@ -25,18 +25,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::decision::{
-    About, Action, Admission, Authenticated, ConnectDecision, Decided, Decision, ExchangeDecision,
-    ExchangeStep, FilterChange, PartialDecisions, PublishChange, PublishDecision, Refusal, SubscribeDecision,
-    WillChange,
+    About, Action, Admission, Authenticated, BrokerLogin, ConnectDecision, Decided, Decision,
+    ExchangeDecision, ExchangeStep, FilterChange, PartialDecisions, PublishChange, PublishDecision, Refusal,
+    SubscribeDecision, WillChange,
 };
 pub use self::foresight::{Explanation, Foreseen, ForeseenDecision, Supposed};
-pub use self::ground::{Ground, RuleFile, ServiceAnswer};
+pub use self::ground::{Ground, ServiceAnswer};
 pub use self::kept::{KeptConnect, KeptExchange, KeptPublish, KeptSubscribe};
 pub use self::question::{
     ConnectQuestion, ExchangeQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion,
 };
 use crate::grant::GrantAnswer;
 use crate::peer::Peer;
+pub use crate::rule::RuleFile;
 pub use crate::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
 
 /// What an adviser says to a question; `D` is what can be decided about it.
@@ -305,6 +306,12 @@ pub trait Decider: Send + Sync {
     fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
         let _ = supposed;
         Foreseen::Passes(Silence::DENIES, Ground::Unsaid)
+    }
+
+    /// Whether the user name of a CONNECT is a secret, so that nobody is told of it.
+    fn hides_username(&self, username: &str) -> bool {
+        let _ = username;
+        false
     }
 
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.

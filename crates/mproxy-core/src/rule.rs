@@ -13,12 +13,17 @@
 //! |---|---|
 //! | `pattern` | a topic filter with variables: what it matches, contains, intersects |
 //! | `name` | what a client may call itself |
+//! | `template` | text with variables that is written out |
 //! | `variables` | text with variables, and what they stand for |
 
 mod error;
 mod name;
 mod pattern;
+mod template;
 mod variables;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::split_share;
@@ -27,6 +32,7 @@ use mproxy_codec::types::QoS;
 pub use self::error::PatternError;
 pub use self::name::Name;
 pub use self::pattern::Pattern;
+pub use self::template::Template;
 pub use self::variables::Who;
 
 /// Bytes of topics, filters and names that are as much work to look through as a comparison of short ones.
@@ -56,6 +62,17 @@ pub struct Rule {
     pub max_qos: QoS,
     /// Whether what it allows may be retained.
     pub retain: Retain,
+}
+
+/// A rule file as it was when it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RuleFile {
+    /// Its name.
+    pub name: Arc<str>,
+    /// When it was read.
+    pub loaded: Instant,
+    /// The line in which each rule begins, counted from 1.
+    pub lines: Box<[u32]>,
 }
 
 /// What follows from a rule.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mproxy_codec::{QoS, ReasonCode};
+use mproxy_core::command::{Selector, SessionCommand};
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Deadline, Fault};
-use mproxy_core::grant::{Grant, GrantLimits, Mapping};
+use mproxy_core::grant::{Grant, GrantExpiry, GrantLimits, Mapping};
 use mproxy_core::policy::{
-    Admission, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided, Unusable,
-    UnusableKind, Want, WillChange,
+    Admission, BrokerLogin, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided,
+    Unusable, UnusableKind, Want, WillChange,
 };
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
@@ -716,6 +718,67 @@ fn an_unsubscribe_that_does_not_fit_under_the_prefix_does_not_go_as_it_came() {
         } else {
             assert!(!stage.at_broker().is_empty(), "3.x knows no Maximum Packet Size");
         }
+    }
+}
+
+#[test]
+fn a_token_ends_the_session_in_time_and_the_client_is_told() {
+    for version in VERSIONS {
+        let expires_at = Some(Instant::now() + Duration::from_secs(3600));
+        let token = |grant: &mut Grant| (grant.expires_at, grant.expiry) = (expires_at, GrantExpiry::Token);
+        let mut stage = granted(with(|grant| token(grant))).open(version);
+        stage.pass(Duration::from_secs(3598));
+        assert_eq!(stage.session.phase_name(), "open");
+        stage.pass(Duration::from_secs(2));
+        let text = [&[0x1F, 0, 13][..], b"token expired"].concat();
+        let told = [&[0x87, 16][..], &text].concat();
+        let goodbye = if version == Version::V5 { wire::packet(0xE0, &told) } else { Vec::new() };
+        assert_eq!(stage.at_client(), goodbye);
+        assert_eq!(stage.at_broker(), b"", "without DISCONNECT: the will fires");
+        assert_eq!(stage.finish(), Fault::TooLate(Deadline::Token));
+    }
+}
+
+/// The service that replaces a grant has not seen the token.
+#[test]
+fn no_other_grant_makes_a_token_longer() {
+    let now = Instant::now();
+    let ends = |after, expiry| {
+        with(|grant| (grant.expires_at, grant.expiry) = (Some(now + Duration::from_secs(after)), expiry))
+    };
+    for replacing in [None, Some(with(|_| {})), Some(ends(7200, GrantExpiry::Grant))] {
+        let mut stage = granted(ends(3600, GrantExpiry::Token)).open(Version::V5);
+        stage.command(Selector::All, SessionCommand::ReplaceGrant(replacing.map(Arc::new)));
+        stage.pass(Duration::from_secs(3601));
+        assert_eq!(stage.finish(), Fault::TooLate(Deadline::Token));
+    }
+    let mut stage = granted(ends(3600, GrantExpiry::Token)).open(Version::V5);
+    let sooner = Arc::new(ends(60, GrantExpiry::Grant));
+    stage.command(Selector::All, SessionCommand::ReplaceGrant(Some(sooner)));
+    stage.pass(Duration::from_secs(61));
+    assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}
+
+#[test]
+fn the_broker_knows_the_client_by_its_own_login_and_nobody_else_does() {
+    for version in VERSIONS {
+        let login =
+            BrokerLogin { username: Some("proxy".into()), password: Some(Bytes::from_static(b"secret")) };
+        let mut stage = admits(Admission {
+            username: Some("ann".into()),
+            broker_login: Some(Arc::new(login)),
+            ..Admission::default()
+        });
+        let token =
+            ConnectOptions { username: Some("any"), password: Some(b"token"), ..ConnectOptions::default() };
+        stage.client(&wire::connect(version, "c", &token));
+        let expected = ConnectOptions {
+            username: Some("proxy"),
+            password: Some(b"secret"),
+            ..ConnectOptions::default()
+        };
+        assert_eq!(stage.at_broker(), wire::connect(version, "c", &expected));
+        assert_eq!(stage.session.peer().expect("a client").username.as_deref(), Some("ann"));
     }
 }
 

@@ -39,25 +39,38 @@
 //!   the question who somebody is to others.
 
 mod adviser;
+mod client_match;
+mod connecting;
 mod file;
 mod password;
 mod queue;
+mod require;
 mod stable_read;
+mod static_grants;
+mod token;
+mod trial;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
+use mproxy_core::grant::Grant;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
 use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
 pub use self::adviser::{AclAdviser, UnknownUsers};
-pub use self::file::{AclError, AclErrors};
+use self::client_match::GROUP;
+pub use self::file::{AclError, AclErrors, TrialCase};
 use self::password::Password;
 pub use self::password::{HashError, hash_password};
+use self::require::Requirement;
+use self::static_grants::{NoPrefix, StaticGrants};
+use self::token::TokenRules;
+pub use self::trial::{TrialClient, TrialGround, TrialOutcome, TrialQuestion};
 
 /// A rule file that was read and checked.
 #[derive(Debug)]
@@ -69,8 +82,14 @@ pub struct Acl {
     anonymous: Option<bool>,
     /// What a client may call itself; `None`: anything.
     client_ids: Option<Box<[Name]>>,
-    users: HashMap<Box<str>, Password>,
+    users: HashMap<Box<str>, User>,
     rules: Vec<AclRule>,
+    /// What clients may do for whom they are.
+    grants: StaticGrants,
+    /// What clients have to show, by listener; `*` for all others.
+    required: HashMap<Box<str>, Requirement>,
+    /// How tokens are judged, if they are.
+    tokens: Option<TokenRules>,
     /// Some rule names `receive`.
     receives: bool,
     /// The file says that it may have no users or no rules where there were some.
@@ -93,6 +112,13 @@ pub struct Reloaded {
     pub old: Size,
     /// Now.
     pub new: Size,
+}
+
+/// One `[[users]]` entry.
+#[derive(Debug)]
+struct User {
+    password: Password,
+    groups: Box<[Box<str>]>,
 }
 
 /// One `[[rules]]` entry.
@@ -153,7 +179,10 @@ impl Acl {
     /// Whether the file says who may connect: it has users, or speaks of those who have no name.
     #[must_use]
     pub fn knows_users(&self) -> bool {
-        !self.users.is_empty() || self.anonymous.is_some()
+        !self.users.is_empty()
+            || self.anonymous.is_some()
+            || self.tokens.is_some()
+            || !self.required.is_empty()
     }
 
     /// Topic patterns of all rules: what a filter that none of them names is held against.
@@ -184,6 +213,12 @@ impl Acl {
             format!("has no rules any more, where {lost_rules} are in force")
         } else if old.knows_users() && !self.knows_users() {
             "does not say any more who may connect".to_owned()
+        } else if old.tokens.is_some() && self.tokens.is_none() {
+            "does not say any more how tokens are verified".to_owned()
+        } else if !old.required.is_empty() && self.required.is_empty() {
+            "does not say any more what clients have to show".to_owned()
+        } else if !old.grants.all.is_empty() && self.grants.all.is_empty() {
+            format!("has no grants any more, where {} are in force", old.grants.all.len())
         } else if old.client_ids.is_some() && self.client_ids.is_none() {
             "does not say any more what clients may call themselves".to_owned()
         } else {
@@ -203,6 +238,21 @@ impl Acl {
     /// The rules about this client, with their places in the file.
     fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = (u32, &'a Rule)> {
         (0..).zip(&self.rules).filter(|(_, entry)| entry.is_for(peer)).map(|(at, entry)| (at, &entry.rule))
+    }
+
+    /// The client with the groups that the file has for its user name.
+    fn with_groups<'p>(&self, peer: &'p Arc<Peer>) -> Cow<'p, Arc<Peer>> {
+        let user = peer.username.as_deref().and_then(|name| self.users.get(name));
+        let Some(user) = user.filter(|user| !user.groups.is_empty()) else { return Cow::Borrowed(peer) };
+        let mut peer = Arc::clone(peer);
+        let groups = user.groups.iter().map(|group| (GROUP.to_owned(), group.to_string()));
+        Peer::change(&mut peer).attributes = groups.collect();
+        Cow::Owned(peer)
+    }
+
+    /// What the file grants this client.
+    fn grant_for(&self, peer: &Peer) -> Result<Option<Grant>, NoPrefix> {
+        self.grants.of(peer, &self.file)
     }
 
     /// What something is refused by: this rule, or what the file says about who may connect.

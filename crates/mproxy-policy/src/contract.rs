@@ -265,7 +265,7 @@ fn client(peer: &Peer) -> wire::Client {
         tls: origin.tls.as_deref().map(tls),
         web_socket: origin.ws.as_deref().map(web_socket),
         unix_peer: origin.remote.credentials().map(unix_peer),
-        attributes: peer.attributes.iter().cloned().collect(),
+        attributes: peer.attribute_table().into_iter().collect(),
         // Written by itself, see `request_body`: as a list it would hold each text twice.
         user_properties: Vec::new(),
     }

@@ -39,6 +39,7 @@ pub mod commander;
 pub mod comparison;
 mod contract;
 pub mod grants;
+mod jwt;
 pub mod nearest;
 mod post;
 pub mod remote;

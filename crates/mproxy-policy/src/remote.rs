@@ -71,7 +71,7 @@ use tracing::trace;
 use self::connector::Connector;
 use self::control::Controller;
 use self::dialer::TlsDialer;
-pub(crate) use self::dialer::{Dialer, Reads};
+pub(crate) use self::dialer::{Dialer, HttpDialer, Reads};
 pub use self::endpoint::{Endpoint, EndpointError, RemoteTls, RemoteTlsError, StartError};
 pub use self::health::{EndpointHealth, HealthState, ServiceFacts};
 use self::health::{Endpoints, Pick};

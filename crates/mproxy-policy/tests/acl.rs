@@ -688,7 +688,7 @@ proptest! {
             max_qos: QoS::ExactlyOnce,
             retain: Retain::Allowed,
         };
-        let fits = Who { client_id: "c", username: Some(plain.0), common_name: Some(plain.1), attributes: &[] };
+        let fits = Who { client_id: "c", username: Some(plain.0), common_name: Some(plain.1), ..Who::NOBODY };
         let strange = Who {
             username: if which & 1 != 0 { odd.0 } else { fits.username },
             common_name: if which & 2 != 0 { odd.1 } else { fits.common_name },
@@ -724,7 +724,7 @@ proptest! {
             retain: Retain::Allowed,
         };
         let (username, common_name) = if swapped { (names.1, Some(names.0)) } else { (Some(names.0), names.1) };
-        let who = Who { client_id: "c", username, common_name, attributes: &[] };
+        let who = Who { client_id: "c", username, common_name, ..Who::NOBODY };
         let met = topics().into_iter().find(|topic| {
             matches(&wild, topic) && rule.applies_to_topic(Act::Receive, topic, who)
         });

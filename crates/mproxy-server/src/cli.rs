@@ -1,5 +1,5 @@
 //! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
-//! `mproxy hooks replay`, and [the commands](AdminCommand) that ask a running mproxy.
+//! `mproxy hooks replay`, `mproxy rules`, and [the commands](AdminCommand) that ask a running mproxy.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
@@ -11,6 +11,7 @@ mod kick;
 mod lifecycle;
 mod outline;
 mod replay;
+mod rules;
 mod service;
 mod sessions;
 mod shell;
@@ -41,6 +42,7 @@ pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
 pub use self::kick::KickCommand;
 pub use self::lifecycle::ReloadCommand;
 pub use self::replay::{HooksReplay, replay_hooks};
+pub use self::rules::{RulesCommand, RulesExplain, RulesTest, run_rules};
 pub use self::sessions::{SessionCommand, SessionSelectors, SessionsCommand};
 pub use self::shell::{CompletionsCommand, ManCommand};
 pub use self::tap::TapCommand;
@@ -90,7 +92,7 @@ fn follows(command: &str, row: &SettingRow) -> bool {
     match command {
         "run" | "check" => !is_of_commands(row),
         "demo" => OF_DEMO.contains(&row.key),
-        "hash-password" | "hooks" | "completions" | "man" => false,
+        "hash-password" | "hooks" | "rules" | "completions" | "man" => false,
         // What asks a running mproxy.
         _ => OF_ADMIN.contains(&row.key) || is_of_commands(row),
     }
@@ -98,7 +100,7 @@ fn follows(command: &str, row: &SettingRow) -> bool {
 
 /// Whether a command reads the configuration file.
 fn reads_file(command: &str) -> bool {
-    !["hash-password", "hooks", "completions", "man"].contains(&command)
+    !["hash-password", "hooks", "rules", "completions", "man"].contains(&command)
 }
 
 impl Cli {
@@ -163,7 +165,11 @@ impl Cli {
             Command::Run | Command::Check => return None,
             Command::Demo => OF_DEMO,
             Command::Admin(_) => OF_ADMIN,
-            Command::HashPassword | Command::Hooks { .. } | Command::Completions(_) | Command::Man(_) => &[],
+            Command::HashPassword
+            | Command::Hooks { .. }
+            | Command::Rules { .. }
+            | Command::Completions(_)
+            | Command::Man(_) => &[],
         };
         if config.is_some() && followed.is_empty() {
             return Some("config");
@@ -205,6 +211,12 @@ pub enum Command {
         /// Which one.
         #[command(subcommand)]
         command: HooksCommand,
+    },
+    /// Tools for rule files
+    Rules {
+        /// Which one.
+        #[command(subcommand)]
+        command: RulesCommand,
     },
     /// Print a script that completes commands and flags in a shell
     Completions(CompletionsCommand),

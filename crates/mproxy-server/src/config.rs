@@ -32,6 +32,7 @@ mod reader;
 pub mod reload;
 pub mod settings;
 mod tls;
+mod token_place;
 mod value;
 mod written;
 
@@ -52,6 +53,7 @@ pub use settings::table::{
     Admin, AdminClientSettings, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel,
     ProtectionSettings, Questions, ShadowSettings, Web,
 };
+pub use token_place::RequestTokenPlace;
 pub use value::{AdminAddress, EventRate, Secret};
 pub use written::Effective;
 

@@ -77,6 +77,7 @@ fn run_command(cli: &Cli) -> anyhow::Result<ExitCode> {
             cli::write_man(&command, out)?;
             ExitCode::SUCCESS
         }
+        Command::Rules { command } => cli::run_rules(&command, out, err).context(UNWRITTEN)?,
         Command::HashPassword => {
             cli::hash_password()?;
             ExitCode::SUCCESS

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::peer::{Address, ConnectionId, Origin, Transport};
+use mproxy_server::config::kind::{SettingKind, TokenPlace};
 use mproxy_server::config::{ListenerLimits, ListenerSettings, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{
     self, Carrier, CertificateStore, Entered, HandshakeLimits, Incoming, Inward, Known, Outward, Refused,
@@ -436,6 +437,7 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
         origins: Some(vec!["https://app.example".to_owned()]),
         headers: vec!["x-tenant".parse().unwrap()],
         cookies: vec!["sid".to_owned()],
+        token: None,
     };
     let door = OpenListener::new(&ListenerSettings { web, ..files.listener(Scheme::Ws) }).await;
     let request = |origin: &str| {
@@ -463,6 +465,39 @@ async fn a_page_comes_in_from_where_it_may_and_what_was_chosen_is_told() {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(told.path, "/mqtt?a=b");
         assert_eq!(told.headers, [header("x-tenant", "acme"), header("cookie", "sid=7")]);
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_a_request_is_told_to_nobody_else() {
+    let files = Files::new();
+    for (place, shown) in [
+        ("query:t", ("/mqtt?t=***&a=b", "authorization: Bearer one.two.three; cookie: jwt=one.two.three")),
+        ("header:authorization", ("/mqtt?t=one.two.three&a=b", "cookie: jwt=one.two.three")),
+        ("cookie:jwt", ("/mqtt?t=one.two.three&a=b", "authorization: Bearer one.two.three")),
+    ] {
+        let web = Web {
+            origins: None,
+            headers: vec!["authorization".parse().unwrap()],
+            cookies: vec!["jwt".to_owned()],
+            token: Some(TokenPlace::read(place).unwrap()),
+        };
+        let door = OpenListener::new(&ListenerSettings { web, ..files.listener(Scheme::Ws) }).await;
+        let request = "GET /mqtt?t=one.two.three&a=b HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: mqtt\r\nAuthorization: Bearer one.two.three\r\nCookie: jwt=one.two.three\r\n\r\n";
+        let mut client = TcpStream::connect(door.socket()).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answered = async {
+            let mut status = [0; 12];
+            client.read_exact(&mut status).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let (entered, ()) = tokio::join!(door.enter(), answered);
+        let told = entered.unwrap().known.ws.unwrap();
+        assert_eq!(told.token.as_ref().unwrap().expose().as_deref(), Some("one.two.three"), "{place}");
+        let headers: Vec<_> = told.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        assert_eq!((&*told.path, &*headers.join("; ")), shown, "{place}");
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`certificates`] | authorities, what they sign and take back |
 //! | [`black_hole`] | a wire that can swallow everything |
 //! | [`tap`] | a wire that remembers what passes over it |
+//! | [`tokens`] | tokens (JWT), right and wrong, with their keys |
 //! | [`embedded`] | a real broker inside the test |
 //! | [`mosquitto`] | a real broker and real clients as processes |
 //! | [`haproxy`] | what stands in front of mproxy, as a process |
@@ -51,6 +52,7 @@ pub mod mosquitto;
 pub mod process;
 pub mod service;
 pub mod tap;
+pub mod tokens;
 pub mod transports;
 pub mod wire;
 

@@ -7,6 +7,9 @@ use mproxy_codec::reason::ReasonCode;
 use super::{Closed, Deadline, Fault, is_command};
 use crate::policy::About;
 
+/// What a client is told whose token has ended.
+pub(crate) const TOKEN_EXPIRED: &str = "token expired";
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -26,6 +29,7 @@ impl fmt::Display for Fault {
                 write!(f, "protocol error by {side}: {}: {what} [{rule}]", packet.name())
             }
             Self::TooLate(Deadline::Grant) => f.write_str("grant expired"),
+            Self::TooLate(Deadline::Token) => f.write_str(TOKEN_EXPIRED),
             Self::TooLate(deadline) => write!(f, "deadline exceeded: {}", deadline.name()),
             Self::Refused { hook, refusal } => {
                 write!(f, "{} refused ({:#04x})", hook.name(), refusal.reason.0)?;

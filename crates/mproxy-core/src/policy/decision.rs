@@ -285,6 +285,10 @@ pub enum About {
     Will,
     /// The keep alive.
     KeepAlive,
+    /// The token: it is wrong, or there is none.
+    Token,
+    /// The certificate or token that the listener requires: there is none.
+    Credentials,
     /// The policy service refused, and has said itself why.
     Service,
 }
@@ -300,6 +304,8 @@ impl About {
             Self::ClientId => "client_id",
             Self::Will => "will",
             Self::KeepAlive => "keep_alive",
+            Self::Token => "token",
+            Self::Credentials => "credentials",
             Self::Service => "policy_service",
         }
     }
@@ -393,6 +399,23 @@ pub struct Admission {
     pub attributes: Vec<(String, String)>,
     /// What it may do from now on without anybody being asked.
     pub grant: Option<Arc<Grant>>,
+    /// What the broker is told in the place of the client's user name and password. `None`: those.
+    pub broker_login: Option<Arc<BrokerLogin>>,
+}
+
+/// A user name and a password for the broker, whoever the client is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerLogin {
+    /// The user name, if it gets one.
+    pub username: Option<Box<str>>,
+    /// The password, if it gets one.
+    pub password: Option<Bytes>,
+}
+
+impl fmt::Debug for BrokerLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerLogin").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// What happens to a will.

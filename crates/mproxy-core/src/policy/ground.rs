@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Source;
 use crate::grant::{Grant, GrantGround};
+use crate::rule::RuleFile;
 use crate::undecided::Undecided;
 
 /// By what something was decided. Cheap to clone: whatever it names is shared.
@@ -28,17 +29,6 @@ pub enum Ground {
     Limit,
     /// Nothing was decided, for this reason.
     Undecided(Arc<Undecided>),
-}
-
-/// A rule file as it was when it was read.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RuleFile {
-    /// Its name.
-    pub name: Arc<str>,
-    /// When it was read.
-    pub loaded: Instant,
-    /// The line in which each rule begins, counted from 1.
-    pub lines: Box<[u32]>,
 }
 
 /// An answer of the policy service.

@@ -15,9 +15,13 @@ pub enum PatternError {
     Shared,
     /// There is no such variable.
     #[error(
-        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}} and ${{attr.name}}"
+        "unknown variable `${{{0}}}`; there are ${{clientid}}, ${{username}}, ${{cn}}, ${{san.uri}}, ${{san.dns}}, \
+         ${{fingerprint}}, ${{claim.name}} and ${{attr.name}}"
     )]
     Variable(String),
+    /// A variable that may have several values stands there twice: whether both are to be the same could not be told.
+    #[error("`${{{0}}}` may have several values, and may stand in a filter once only")]
+    Repeated(String),
     /// A variable does not end.
     #[error("`${{` without `}}`")]
     Unclosed,

@@ -1,6 +1,6 @@
 //! What a client may call itself: text with variables, and perhaps an open end.
 
-use super::variables::{Piece, Variable, Who, parse_pieces, strip_pieces};
+use super::variables::{Piece, Variable, Who, attributes, match_pieces, parse_pieces};
 use super::{PatternError, PatternReach};
 
 /// A name with variables; a `*` at its end stands for any rest without the character before the `*`. So the names that
@@ -42,10 +42,15 @@ impl Name {
         Ok(Self { pieces: pieces.into(), end })
     }
 
+    /// The attributes that its variables stand for.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        attributes(&self.pieces)
+    }
+
     /// Whether `text` is such a name. Variables that the client has no value for, or an empty one, make it none.
     #[must_use]
     pub fn matches(&self, text: &str, who: Who<'_>) -> bool {
-        strip_pieces(&self.pieces, text, who, PatternReach::Named).is_some_and(|rest| match self.end {
+        match_pieces(&self.pieces, text, who, PatternReach::Named, |rest| match self.end {
             NameEnd::Closed => rest.is_empty(),
             NameEnd::Open(before) => before.is_none_or(|before| !rest.contains(before)),
         })
@@ -58,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_name_is_bound_to_who_the_client_is() {
-        let who = Who { client_id: "", username: Some("ann"), common_name: Some("cert"), attributes: &[] };
+        let who = Who { username: Some("ann"), common_name: Some("cert"), ..Who::NOBODY };
         let is = |name: &str, text| Name::parse(name).unwrap().matches(text, who);
         assert!(is("${cn}", "cert") && !is("${cn}", "cert2") && !is("${cn}", ""));
         assert!(is("${username}-*", "ann-1") && is("${username}-*", "ann-") && !is("${username}-*", "bob-1"));
@@ -76,8 +81,7 @@ mod tests {
 
     #[test]
     fn nobody_has_the_names_of_somebody_whose_own_begins_alike() {
-        let who =
-            |name| Who { client_id: "", username: Some(name), common_name: Some("c-1"), attributes: &[] };
+        let who = |name| Who { username: Some(name), common_name: Some("c-1"), ..Who::NOBODY };
         let name = Name::parse("${username}-*").unwrap();
         assert!(name.matches("ann-x-1", who("ann-x")) && !name.matches("ann-x-1", who("ann")));
         assert!(name.matches("ann-x", who("ann")) && name.matches("ann-", who("ann")));

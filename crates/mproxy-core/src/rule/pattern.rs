@@ -7,7 +7,7 @@
 
 use mproxy_codec::topic::{check_filter, split_share};
 
-use super::variables::{Piece, Who, parse_pieces, strip_pieces};
+use super::variables::{Piece, Variable, Who, attributes, match_pieces, parse_pieces};
 use super::{PatternError, PatternReach};
 
 /// A topic filter with variables, compiled.
@@ -45,6 +45,9 @@ impl Pattern {
             return Err(PatternError::Shared);
         }
         let levels: Box<[Level]> = text.split('/').map(Level::parse).collect::<Result<_, _>>()?;
+        if let Some(twice) = repeated(&levels) {
+            return Err(PatternError::Repeated(twice.name()));
+        }
         let names_dollar = match levels.first() {
             Some(Level::Text(text)) => text.starts_with('$'),
             Some(Level::Pieces(pieces)) => {
@@ -90,6 +93,15 @@ impl Pattern {
             }
         }
         topic.next().is_none()
+    }
+
+    /// The attributes that its variables stand for.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        let pieces = self.levels.iter().filter_map(|level| match level {
+            Level::Pieces(pieces) => Some(&**pieces),
+            Level::One | Level::Rest | Level::Text(_) => None,
+        });
+        pieces.flat_map(attributes)
     }
 
     /// Whether it begins with a written `$`.
@@ -153,6 +165,20 @@ impl Pattern {
     }
 }
 
+/// A variable with several values that stands there twice.
+fn repeated(levels: &[Level]) -> Option<&Variable> {
+    let pieces = levels.iter().filter_map(|level| match level {
+        Level::Pieces(pieces) => Some(pieces),
+        Level::One | Level::Rest | Level::Text(_) => None,
+    });
+    let variables = pieces.flatten().filter_map(|piece| match piece {
+        Piece::Variable(variable) => Some(variable).filter(|variable| variable.is_list()),
+        Piece::Text(_) => None,
+    });
+    let variables: Vec<_> = variables.collect();
+    variables.iter().enumerate().find(|(at, own)| variables[..*at].contains(own)).map(|(_, own)| *own)
+}
+
 /// Up to so many bytes a plain search is the quickest.
 const SHORT: usize = 64;
 
@@ -192,7 +218,7 @@ impl Level {
         match self {
             Self::One | Self::Rest => false,
             Self::Text(own) => **own == *text,
-            Self::Pieces(pieces) => strip_pieces(pieces, text, who, reach) == Some(""),
+            Self::Pieces(pieces) => match_pieces(pieces, text, who, reach, str::is_empty),
         }
     }
 
@@ -210,7 +236,7 @@ impl Level {
 mod tests {
     use super::*;
 
-    const NOBODY: Who<'static> = Who { client_id: "", username: None, common_name: None, attributes: &[] };
+    const NOBODY: Who<'static> = Who::NOBODY;
     const ANN: Who<'static> = Who { client_id: "c1", username: Some("ann"), ..NOBODY };
 
     fn pattern(text: &str) -> Pattern {
@@ -386,7 +412,40 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_with_several_values_stands_for_each_of_them() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let claims =
+            [pair("claim.t", "a"), pair("claim.t", "b"), pair("claim.r", "x-y"), pair("claim.r", "x")];
+        let sans = ["DNS:d.example".to_owned(), "URI:spiffe://p/q".to_owned(), "URI:u".to_owned()];
+        let who =
+            Who { attributes: &claims, subject_alt_names: &sans, fingerprint: Some("f0"), ..Who::NOBODY };
+        let named = |text: &str, topic| pattern(text).matches(topic, who, PatternReach::Named);
+        assert!(
+            named("t/${claim.t}/#", "t/a/1")
+                && named("t/${claim.t}/#", "t/b")
+                && !named("t/${claim.t}/#", "t/c")
+        );
+        assert!(
+            pattern("t/${claim.t}/#").contains("t/b/+", who)
+                && !pattern("t/${claim.t}/#").contains("t/+", who)
+        );
+        // Each value is tried, also where a shorter one begins alike.
+        assert!(named("${claim.r}-${claim.t}", "x-a") && named("${claim.r}/z", "x-y/z"));
+        assert!(named("${san.dns}", "d.example") && named("${fingerprint}/${san.uri}", "f0/u"));
+        // One name that is no level takes nothing from the others, and gives nothing.
+        assert!(
+            !named("${san.uri}", "spiffe:") && pattern("${san.uri}").matches("x/y", who, PatternReach::Wide)
+        );
+        assert!(!pattern("${san.dns}").matches("x/y", who, PatternReach::Wide));
+        assert!(pattern("a/${claim.none}").matches("a/x/y", who, PatternReach::Wide));
+    }
+
+    #[test]
     fn what_is_no_pattern_is_told() {
+        for twice in ["${claim.t}/${claim.t}", "a/${san.dns}-${san.dns}", "${attr.group}/${attr.group}"] {
+            assert!(matches!(Pattern::parse(twice), Err(PatternError::Repeated(_))), "{twice}");
+        }
+        assert!(Pattern::parse("${attr.a}/${attr.a}/${clientid}/${clientid}").is_ok());
         assert!(matches!(Pattern::parse("a/#/b"), Err(PatternError::Filter(_))));
         assert!(matches!(Pattern::parse("$share/g/a"), Err(PatternError::Shared)));
         assert_eq!(Pattern::parse("a/${who}").unwrap_err(), PatternError::Variable("who".to_owned()));

@@ -12,8 +12,25 @@ pub struct Who<'a> {
     pub username: Option<&'a str>,
     /// `${cn}`: the common name of its certificate.
     pub common_name: Option<&'a str>,
-    /// `${attr.name}`: what the policy attached to it.
+    /// `${san.uri}` and `${san.dns}`: the other names in its certificate, `URI:…` and `DNS:…`.
+    pub subject_alt_names: &'a [String],
+    /// `${fingerprint}`: of its certificate.
+    pub fingerprint: Option<&'a str>,
+    /// `${attr.name}`: what the policy attached to it, and `${claim.name}`: what its token says. A name with several values
+    /// stands there several times.
     pub attributes: &'a [(String, String)],
+}
+
+impl Who<'static> {
+    /// Somebody of whom nothing is known.
+    pub const NOBODY: Self = Self {
+        client_id: "",
+        username: None,
+        common_name: None,
+        subject_alt_names: &[],
+        fingerprint: None,
+        attributes: &[],
+    };
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -27,42 +44,56 @@ pub(super) enum Variable {
     ClientId,
     Username,
     CommonName,
+    /// Names of a certificate that begin with this.
+    AltName(&'static str),
+    Fingerprint,
     Attribute(Box<str>),
 }
 
-/// What is left of `text` behind these; `None` if it does not begin with them.
+/// Whether `text` begins with these, and `end` takes the rest of it.
 ///
 /// Of what is allowed, a variable that follows another one does not hold the character before it: with
-/// `${username}-${clientid}`, `ann` with the id `x-1` would have what is `ann-x`'s.
-pub(super) fn strip_pieces<'t>(
+/// `${username}-${clientid}`, `ann` with the id `x-1` would have what is `ann-x`'s. Of a variable with several values, any
+/// will do.
+pub(super) fn match_pieces(
     pieces: &[Piece],
-    text: &'t str,
+    text: &str,
     who: Who<'_>,
     reach: PatternReach,
-) -> Option<&'t str> {
-    let (mut rest, mut before, mut variables) = (text, "", 0);
-    for piece in pieces {
-        rest = match piece {
-            Piece::Text(own) => {
-                before = own;
-                rest.strip_prefix(&**own)?
-            }
-            Piece::Variable(variable) => {
-                let value = variable.value(who)?;
-                let rest = rest.strip_prefix(value)?;
-                let holds = |before| value.contains::<char>(before);
-                if variables > 0
-                    && reach == PatternReach::Named
-                    && before.chars().next_back().is_some_and(holds)
-                {
-                    return None;
-                }
-                variables += 1;
-                rest
-            }
-        };
+    end: impl Fn(&str) -> bool + Copy,
+) -> bool {
+    match_rest(pieces, text, None, "", who, reach, end)
+}
+
+/// The same behind `before`, and behind a variable if there was one.
+fn match_rest(
+    pieces: &[Piece],
+    text: &str,
+    variable: Option<&Variable>,
+    before: &str,
+    who: Who<'_>,
+    reach: PatternReach,
+    end: impl Fn(&str) -> bool + Copy,
+) -> bool {
+    let Some((piece, others)) = pieces.split_first() else { return end(text) };
+    match piece {
+        Piece::Text(own) => text
+            .strip_prefix(&**own)
+            .is_some_and(|rest| match_rest(others, rest, variable, own, who, reach, end)),
+        Piece::Variable(own) => {
+            let separator = before.chars().next_back().filter(|_| variable.is_some());
+            let is_clear = |value: &str| {
+                reach != PatternReach::Named || separator.is_none_or(|separator| !value.contains(separator))
+            };
+            own.values(who).any(|value| {
+                // Empty is nobody's.
+                !value.is_empty()
+                    && text.strip_prefix(value).is_some_and(|rest| {
+                        is_clear(value) && match_rest(others, rest, Some(own), before, who, reach, end)
+                    })
+            })
+        }
     }
-    Some(rest)
 }
 
 /// Text and the variables in it, in their order.
@@ -81,9 +112,14 @@ pub(super) fn parse_pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
             "clientid" => Variable::ClientId,
             "username" => Variable::Username,
             "cn" => Variable::CommonName,
-            other => match other.strip_prefix("attr.").filter(|name| !name.is_empty()) {
-                Some(name) => Variable::Attribute(name.into()),
-                None => return Err(PatternError::Variable(other.to_owned())),
+            "san.uri" => Variable::AltName("URI:"),
+            "san.dns" => Variable::AltName("DNS:"),
+            "fingerprint" => Variable::Fingerprint,
+            other => match (other.strip_prefix("attr."), other.strip_prefix("claim.")) {
+                (Some(name), _) if !name.is_empty() => Variable::Attribute(name.into()),
+                // What a token says stands among the attributes under this very name.
+                (_, Some(name)) if !name.is_empty() => Variable::Attribute(other.into()),
+                _ => return Err(PatternError::Variable(other.to_owned())),
             },
         }));
         rest = after;
@@ -94,23 +130,70 @@ pub(super) fn parse_pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
     Ok(pieces)
 }
 
+/// The attributes among these variables.
+pub(super) fn attributes(pieces: &[Piece]) -> impl Iterator<Item = &str> {
+    pieces.iter().filter_map(|piece| match piece {
+        Piece::Variable(Variable::Attribute(name)) => Some(&**name),
+        Piece::Variable(_) | Piece::Text(_) => None,
+    })
+}
+
 impl Variable {
-    /// Whether the client has no value for it that could be (part of) a level.
+    /// Whether the client has no value for it, or one that could not be (part of) a level.
     pub(super) fn is_open(&self, who: Who<'_>) -> bool {
-        self.value(who).is_none_or(is_no_level)
+        let mut values = self.values(who).peekable();
+        values.peek().is_none() || values.any(|value| value.is_empty() || is_no_level(value))
     }
 
-    /// Its text; `None` where the client has no such thing, or an empty one, which is nobody's.
-    fn value<'a>(&self, who: Who<'a>) -> Option<&'a str> {
-        let value = match self {
+    /// Its text where there is one, and one that can be (part of) a level.
+    pub(super) fn single<'a>(&'a self, who: Who<'a>) -> Option<&'a str> {
+        let mut values = self.values(who);
+        let value = values.next().filter(|value| !value.is_empty() && !is_no_level(value))?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// Whether a client may have several values for it.
+    pub(super) fn is_list(&self) -> bool {
+        match self {
+            Self::AltName(_) => true,
+            Self::Attribute(name) => name.starts_with("claim.") || **name == *"group",
+            Self::ClientId | Self::Username | Self::CommonName | Self::Fingerprint => false,
+        }
+    }
+
+    /// As it is written.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::ClientId => "clientid".to_owned(),
+            Self::Username => "username".to_owned(),
+            Self::CommonName => "cn".to_owned(),
+            Self::AltName(kind) => format!("san.{}", kind.trim_end_matches(':').to_lowercase()),
+            Self::Fingerprint => "fingerprint".to_owned(),
+            Self::Attribute(name) if name.starts_with("claim.") => name.to_string(),
+            Self::Attribute(name) => format!("attr.{name}"),
+        }
+    }
+
+    /// Its texts; none where the client has no such thing.
+    fn values<'a>(&'a self, who: Who<'a>) -> impl Iterator<Item = &'a str> {
+        let single = match self {
             Self::ClientId => Some(who.client_id),
             Self::Username => who.username,
             Self::CommonName => who.common_name,
-            Self::Attribute(name) => {
-                who.attributes.iter().find(|(own, _)| **own == **name).map(|(_, value)| &**value)
-            }
+            Self::Fingerprint => who.fingerprint,
+            Self::AltName(_) | Self::Attribute(_) => None,
         };
-        value.filter(|value| !value.is_empty())
+        let (attribute, attributes) = match self {
+            Self::Attribute(name) => (&**name, who.attributes),
+            _ => ("", &[][..]),
+        };
+        let (kind, names) = match self {
+            Self::AltName(kind) => (*kind, who.subject_alt_names),
+            _ => ("", &[][..]),
+        };
+        let attributes = attributes.iter().filter(move |(name, _)| **name == *attribute);
+        let names = names.iter().filter_map(move |name| name.strip_prefix(kind));
+        single.into_iter().chain(attributes.map(|(_, value)| &**value)).chain(names)
     }
 }
 

@@ -21,7 +21,7 @@ use super::step::Stop;
 use super::timer::Deadline;
 use crate::command::WillChoice;
 use crate::event::{Ended, Happening, Kind};
-use crate::fault::{Closed, Fault, is_command};
+use crate::fault::{Closed, Fault, TOKEN_EXPIRED, is_command};
 use crate::peer::Side;
 use crate::policy::Want;
 
@@ -306,6 +306,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         Fault::Kicked { dismissal: Some(dismissal), .. } => {
             (dismissal.text.as_deref(), dismissal.server_reference.as_deref())
         }
+        Fault::TooLate(Deadline::Token) => (Some(TOKEN_EXPIRED), None),
         Fault::Drained { .. } => (None, of_drain.as_deref()),
         _ => (None, None),
     };
@@ -355,7 +356,7 @@ const fn shuts_out(fault: &Fault) -> bool {
         Fault::Refused { .. }
             | Fault::PolicyFailed { .. }
             | Fault::Kicked { .. }
-            | Fault::TooLate(Deadline::Grant)
+            | Fault::TooLate(Deadline::Grant | Deadline::Token)
     )
 }
 

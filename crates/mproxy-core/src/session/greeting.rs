@@ -90,7 +90,11 @@ impl Greeting {
             origin: Arc::clone(&self.origin),
             version: connect.version,
             client_id: connect.client_id.into(),
-            username: connect.username.map(Into::into),
+            // Of one that is a secret, only the adviser learns that reads it from the packet.
+            username: connect
+                .username
+                .filter(|name| !cx.setting.advisers.hides_username(name))
+                .map(Into::into),
             keep_alive: connect.keep_alive,
             clean_start: connect.clean_start,
             attributes: Box::default(),

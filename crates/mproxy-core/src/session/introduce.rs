@@ -45,6 +45,11 @@ impl Link {
         if let (Some(grant), Some(will)) = (grant, &connect.will) {
             self.judge_will(grant, admission, &connect, will)?;
         }
+        // After the will was judged, for which the client is who it is.
+        if let Some(login) = admission.and_then(|admission| admission.broker_login.as_deref()) {
+            connect.username = login.username.as_deref();
+            connect.password = login.password.as_deref();
+        }
         connect.keep_alive = self.capped_keep_alive(cx, &connect)?;
         // Remembered for the CONNACK, which has to tell the client of it.
         let expiry = self.capped_expiry(cx, connect.properties).map(Value::Four);

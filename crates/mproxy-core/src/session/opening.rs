@@ -257,7 +257,15 @@ impl Opening {
         let peer = Peer::change(&mut link.peer);
         // From the packet as it was written, so that rules and events name the client as the broker does.
         peer.client_id = connect.client_id.into();
-        peer.username = connect.username.map(Into::into);
+        match &admission.broker_login {
+            None => peer.username = connect.username.map(Into::into),
+            // The broker knows it by another name than everybody else.
+            Some(_) => {
+                if let Some(name) = admission.username {
+                    peer.username = (!name.is_empty()).then_some(name);
+                }
+            }
+        }
         peer.attributes = admission.attributes.into();
         peer.grant = admission.grant;
         link.peer_weight = peer.weight() as u32;

@@ -14,7 +14,7 @@ use super::resolve::{Resolution, resolve_renewal};
 use super::timer::Deadline;
 use crate::chain::Ruled;
 use crate::fault::Fault;
-use crate::grant::Grant;
+use crate::grant::{Grant, GrantExpiry};
 use crate::peer::Peer;
 use crate::policy::{
     Admission, ConnectDecision, Failure, FailureKind, Hook, RenewQuestion, Ruling, Source, Undecided,
@@ -53,7 +53,7 @@ impl Link {
     /// Arms the next of the grant's deadlines, and that of an authentication.
     pub(super) fn arm_grant(&mut self, cx: &mut Context) {
         let renewal = self.rare.as_ref().and_then(|rare| rare.renewal.as_ref());
-        let ends = self.grant().and_then(|grant| grant.expires_at).map(|at| (at, Deadline::Grant));
+        let ends = self.grant().and_then(|grant| Some((grant.expires_at?, deadline(grant))));
         let due = renewal.and_then(|renewal| renewal.due).map(|at| (at, Deadline::Refresh));
         let stale = renewal.and_then(|renewal| renewal.serves).map(|at| (at, Deadline::Stale));
         let method = self.rare.as_ref().and_then(|rare| rare.method.as_deref());
@@ -170,7 +170,7 @@ impl Link {
         let grant = admission.grant.or_else(|| {
             let old = self.grant()?;
             let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
-            grant.expires_at = old.expires_at;
+            (grant.expires_at, grant.expiry) = (old.expires_at, old.expiry);
             Some(Arc::new(grant))
         });
         let awaited = self.take_awaited_renewal();
@@ -179,5 +179,13 @@ impl Link {
         }
         cx.timer.disarm();
         self.begin_grant(cx, now);
+    }
+}
+
+/// The deadline of a session whose grant ends.
+const fn deadline(grant: &Grant) -> Deadline {
+    match grant.expiry {
+        GrantExpiry::Grant => Deadline::Grant,
+        GrantExpiry::Token => Deadline::Token,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::link::Link;
-use crate::grant::Grant;
+use crate::grant::{Grant, GrantExpiry};
 use crate::peer::{Peer, Side};
 use crate::policy::Source;
 use crate::rule::RuleEffect;
@@ -80,19 +80,26 @@ impl Link {
 /// The grant that follows another one; `None`: there is none, as before.
 pub(super) fn succeed(old: Option<&Grant>, grant: Option<Arc<Grant>>) -> Option<Arc<Grant>> {
     let mapping = old.and_then(|old| old.mapping.as_ref());
-    match (grant, old) {
-        (None, None) => None,
-        (Some(grant), _) if grant.mapping.as_ref() == mapping => Some(grant),
-        (Some(grant), _) => {
-            let mut grant = (*grant).clone();
-            // The prefix stays for the life of the connection: the client's subscriptions stand under it (ADR 0012).
-            grant.mapping = mapping.cloned();
-            Some(Arc::new(grant))
-        }
-        (None, Some(_)) => {
-            let mut nothing = Grant::new(Vec::new(), RuleEffect::Ask);
-            nothing.mapping = mapping.cloned();
-            Some(Arc::new(nothing))
-        }
+    // A grant of somebody who does not know the client's token makes it no longer.
+    let token = old.filter(|old| old.expiry == GrantExpiry::Token);
+    let ends_sooner = |grant: &Grant| {
+        let end = token.filter(|_| grant.expiry != GrantExpiry::Token).and_then(|old| old.expires_at);
+        end.filter(|end| grant.expires_at.is_none_or(|at| at > *end))
+    };
+    let grant = match (grant, old) {
+        (None, None) => return None,
+        (Some(grant), _) => grant,
+        (None, Some(_)) => Arc::new(Grant::new(Vec::new(), RuleEffect::Ask)),
+    };
+    let end = ends_sooner(&grant);
+    if grant.mapping.as_ref() == mapping && end.is_none() {
+        return Some(grant);
     }
+    let mut grant = (*grant).clone();
+    // The prefix stays for the life of the connection: the client's subscriptions stand under it (ADR 0012).
+    grant.mapping = mapping.cloned();
+    if end.is_some() {
+        (grant.expires_at, grant.expiry) = (end, GrantExpiry::Token);
+    }
+    Some(Arc::new(grant))
 }

@@ -146,12 +146,22 @@ impl Context {
             sent_topic: topics.sent.filter(|sent| Some(*sent) != topic),
             detail: match &head {
                 Some(head) => publish_detail(head, data),
-                None => detail(header, data, from, version),
+                None => self.without_secret(detail(header, data, from, version)),
             },
             size: header.total(),
             fate,
             refusal,
         });
+    }
+}
+
+impl Context {
+    /// The same without a user name that is a secret.
+    fn without_secret<'a>(&self, mut detail: PacketDetail<'a>) -> PacketDetail<'a> {
+        if let PacketDetail::Connect(connect) = &mut detail {
+            connect.username = connect.username.filter(|name| !self.setting.advisers.hides_username(name));
+        }
+        detail
     }
 }
 

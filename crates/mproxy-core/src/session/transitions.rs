@@ -43,9 +43,14 @@ impl Session {
                 | Deadline::Exchange,
                 _,
             ) => Ok(()),
-            (Deadline::Connect | Deadline::Connack | Deadline::Grant | Deadline::Unsuback, _) => {
-                Err(Fault::TooLate(deadline))
-            }
+            (
+                Deadline::Connect
+                | Deadline::Connack
+                | Deadline::Grant
+                | Deadline::Token
+                | Deadline::Unsuback,
+                _,
+            ) => Err(Fault::TooLate(deadline)),
         };
         self.end_if(ended, now);
     }

@@ -15,16 +15,18 @@ use mproxy_core::grant::GrantAnswer;
 use mproxy_core::neighbours::Neighbours;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    About, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Foreseen, Hook,
-    KeptConnect, Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source,
+    About, Admission, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Foreseen,
+    Hook, KeptConnect, Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source,
     SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
 use mproxy_core::rule::{Act, Message};
 use tokio::time::{Instant, timeout_at};
 
+use super::connecting::{judge_will, refuse, settle_will, will_refused, without_prefix, wrong_name};
 use super::password::Password;
 use super::queue::{Evicted, TurnQueue};
-use super::{Acl, AclErrors, Reloaded, RuleAnswer, Size};
+use super::require::ShownCredentials;
+use super::{Acl, AclErrors, NoPrefix, Reloaded, RuleAnswer, Size, token};
 use crate::slices::FilterJudge;
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
@@ -112,7 +114,11 @@ impl AclAdviser {
     }
 
     /// Puts other rules in force.
-    pub fn replace(&self, acl: Acl) {
+    pub fn replace(&self, mut acl: Acl) {
+        // What was fetched is as good as before, and its server may be away just now.
+        if let (Some(tokens), Some(old)) = (&mut acl.tokens, &self.acl.load().tokens) {
+            tokens.keep_keys(old);
+        }
         self.patterns.store(acl.patterns(), Ordering::Relaxed);
         self.acl.store(Arc::new(acl));
         // Afterwards: who sees the new number asks the new rules.
@@ -127,16 +133,24 @@ impl AclAdviser {
 
     fn admit(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
         let acl = self.acl.load();
-        if !acl.allows_name(question.peer) {
-            let refusal = Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-            return refuse(refusal.about(About::ClientId).by(acl.ground(None)));
+        if let Some(answer) = token::admit(&acl, question) {
+            return answer;
         }
-        let will = judge_will(&acl, question);
+        let shown = acl.shown_by(question.peer);
+        if let ShownCredentials::Lacks(what) = shown {
+            let refusal = Refusal { text: Some(what.into()), ..Refusal::default() };
+            return refuse(refusal.about(About::Credentials).by(acl.ground(None)));
+        }
+        if !acl.allows_name(question.peer) {
+            return refuse(wrong_name(&acl));
+        }
+        let will = judge_will(&acl, question.peer, question);
         let password = match question.connect.username {
-            Some(name) => acl.users.get(name),
+            Some(name) => acl.users.get(name).map(|user| &user.password),
             // Who sends no name is somebody only where the file says so.
             // No password is looked at: without a name there is none to hold it against.
-            None if acl.anonymous == Some(true) => return admit_known_user(&acl, will),
+            None if acl.anonymous == Some(true) => return admit_known_user(&acl, question, will),
+            None if shown == ShownCredentials::Certificate => return admit_known_user(&acl, question, will),
             None if acl.knows_users() => {
                 let refusal = Refusal::default().about(About::Username).by(acl.ground(None));
                 return self.answer_unknown_user(&acl, will, refusal);
@@ -147,21 +161,28 @@ impl AclAdviser {
             // What was found of the will is said after the password only: a stranger learns nothing of the rules.
             Some(password) => {
                 let wrong = wrong_password(&acl, About::Password);
-                self.verify(password, wrong, question, admit_known_user(&acl, will))
+                self.verify(password, wrong, question, admit_known_user(&acl, question, will))
             }
-            None if !acl.knows_users() => self.leave_user_to_others(&acl, will),
+            // A name that nobody has a password for is as good as none.
+            None if shown == ShownCredentials::Certificate => admit_known_user(&acl, question, will),
+            None if !acl.knows_users() => self.leave_user_to_others(&acl, question, will),
             None => self.refuse_unknown_user(&acl, question, will),
         }
     }
 
     /// The file leaves it to others who somebody is, and looks at the will only. Where nobody cares, nobody objects.
-    fn leave_user_to_others(&self, acl: &Acl, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
+    fn leave_user_to_others(
+        &self,
+        acl: &Acl,
+        question: &ConnectQuestion<'_>,
+        will: RuleAnswer<()>,
+    ) -> Answer<ConnectDecision> {
         match (will, self.unknown_users) {
-            (RuleAnswer::Allow(()), UnknownUsers::Refuse) => Answer::Now(Ruling::allow(Source::Acl)),
+            (_, UnknownUsers::Refuse) => admit_known_user(acl, question, will),
             (RuleAnswer::Allow(()), UnknownUsers::LeaveToOthers) => {
                 Answer::Pass(Silence::Agrees(Source::Acl))
             }
-            (RuleAnswer::Refuse(..) | RuleAnswer::Silence, _) => admit_known_user(acl, will),
+            (RuleAnswer::Refuse(..) | RuleAnswer::Silence, _) => admit_known_user(acl, question, will),
         }
     }
 
@@ -194,7 +215,7 @@ impl AclAdviser {
         let refusal = wrong_password(acl, About::Username);
         match (acl.users.values().next(), self.unknown_users) {
             (Some(decoy), UnknownUsers::Refuse) => {
-                self.verify(decoy, refusal.clone(), question, refuse(refusal))
+                self.verify(&decoy.password, refusal.clone(), question, refuse(refusal))
             }
             (Some(_) | None, _) => self.answer_unknown_user(acl, will, refusal),
         }
@@ -298,6 +319,10 @@ impl Decider for AclAdviser {
         self.acl.load().foresee(supposed)
     }
 
+    fn hides_username(&self, username: &str) -> bool {
+        self.acl.load().tokens.as_ref().is_some_and(|tokens| tokens.are_usernames(username))
+    }
+
     fn want(&self, hook: Hook) -> Want {
         match hook {
             Hook::Connect | Hook::Publish | Hook::Subscribe => Want::Head,
@@ -319,31 +344,34 @@ impl Decider for AclAdviser {
 
 /// A client that the file knows. It stays to look at the will: what no rule speaks of is refused, unless somebody else
 /// allows the client with it.
-fn admit_known_user(acl: &Acl, will: RuleAnswer<()>) -> Answer<ConnectDecision> {
-    match will {
-        RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
-        RuleAnswer::Refuse(reason, rule) => refuse(will_refused(acl, reason, rule)),
-        RuleAnswer::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
+fn admit_known_user(
+    acl: &Acl,
+    question: &ConnectQuestion<'_>,
+    will: RuleAnswer<()>,
+) -> Answer<ConnectDecision> {
+    let peer = acl.with_groups(question.peer);
+    let grant = match acl.grant_for(&peer) {
+        Ok(grant) => grant,
+        Err(NoPrefix) => return refuse(without_prefix(acl)),
+    };
+    if grant.is_none() && peer.attributes.is_empty() {
+        return match will {
+            RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
+            RuleAnswer::Refuse(reason, rule) => refuse(will_refused(acl, reason, rule)),
+            RuleAnswer::Silence => Answer::Pass(Silence::Denies(Source::Acl, About::Will)),
+        };
     }
-}
-
-/// What the rules say of the will; no will is fine.
-fn judge_will(acl: &Acl, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
-    let Some(will) = &question.connect.will else { return RuleAnswer::Allow(()) };
-    let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
-    acl.message(Act::Will, question.peer, message)
-}
-
-fn will_refused(acl: &Acl, reason: ReasonCode, rule: u32) -> Refusal {
-    Refusal::new(reason).about(About::Will).by(acl.ground(Some(rule)))
+    // Another adviser's yes would come without the grant.
+    if let Err(refusal) = settle_will(acl, &peer, question, grant.as_ref()) {
+        return refuse(refusal);
+    }
+    let attributes = peer.attributes.to_vec();
+    let admission = Admission { attributes, grant: grant.map(Arc::new), ..Admission::default() };
+    Answer::Now(Ruling::new(Source::Acl, Ok(Decision::Allow(Some(Box::new(admission))))))
 }
 
 fn wrong_password(acl: &Acl, about: About) -> Refusal {
     Refusal::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD).about(about).by(acl.ground(None))
-}
-
-fn refuse(refusal: Refusal) -> Answer<ConnectDecision> {
-    Answer::Now(Ruling::refuse(Source::Acl, refusal))
 }
 
 fn filter_decision(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +14,15 @@ use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Acl, AclRule, NameSet, Password};
+pub use self::cases::TrialCase;
+use self::grants::EFFECTS;
+use super::static_grants::StaticGrants;
+use super::{Acl, AclRule, NameSet, Password, User};
 use crate::nearest;
+
+mod cases;
+mod grants;
+mod tokens;
 
 /// One fault of a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,35 +78,64 @@ impl std::error::Error for AclErrors {}
 type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
+    let mut acl = read(text, name, |reader, document| {
+        let mut lines = Vec::new();
+        let mut acl = Acl {
+            path: None,
+            file: Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: Box::default() }),
+            anonymous: None,
+            client_ids: None,
+            users: HashMap::new(),
+            rules: Vec::new(),
+            tokens: None,
+            grants: StaticGrants::default(),
+            required: HashMap::new(),
+            receives: false,
+            allow_empty: false,
+        };
+        reader.document(document, &mut acl, &mut lines);
+        acl.file = Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: lines.into() });
+        acl
+    })?;
+    acl.name_claims();
+    Ok(acl)
+}
+
+/// Reads a document with `take`; all that is wrong with it, if anything is.
+fn read<T>(
+    text: &str,
+    name: &str,
+    take: impl FnOnce(&mut AclReader<'_>, &DeTable<'_>) -> T,
+) -> Result<T, AclErrors> {
     // It goes on behind a syntax error: whoever mends the file sees every fault at once.
     let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = AclReader { text, faults: Vec::new(), whole: syntax.is_empty() };
+    // Beside which files are that it names.
+    let folder = Path::new(name).parent().unwrap_or_else(|| Path::new(""));
+    let mut reader = AclReader { text, folder, faults: Vec::new(), whole: syntax.is_empty() };
     for error in syntax {
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
-    let mut lines = Vec::new();
-    let mut acl = Acl {
-        path: None,
-        file: Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: Box::default() }),
-        anonymous: None,
-        client_ids: None,
-        users: HashMap::new(),
-        rules: Vec::new(),
-        receives: false,
-        allow_empty: false,
-    };
-    reader.document(document.get_ref(), &mut acl, &mut lines);
+    let taken = take(&mut reader, document.get_ref());
     if reader.faults.is_empty() {
-        acl.file = Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: lines.into() });
-        return Ok(acl);
+        return Ok(taken);
     }
     // A table need not give its keys in the order of the file, and people read from the top.
     reader.faults.sort_by_key(|fault| fault.line);
     Err(AclErrors { name: name.to_owned(), faults: reader.faults })
 }
 
+/// Where a rule stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RulePlace {
+    /// In `[[rules]]`.
+    File,
+    /// In `[[grants.rules]]`, which says for whom it is.
+    Grant,
+}
+
 struct AclReader<'t> {
     text: &'t str,
+    folder: &'t Path,
     faults: Vec<AclError>,
     /// The text is TOML throughout: what is missing was not merely lost to a syntax error.
     whole: bool,
@@ -113,26 +150,31 @@ impl AclReader<'_> {
                 "anonymous" => acl.anonymous = self.flag(value, name),
                 "allow_empty" => acl.allow_empty = self.flag(value, name) == Some(true),
                 "client_ids" => acl.client_ids = Some(self.client_ids(value, name)),
+                "grants" => self.each_table(value, name, |reader, table, at, key| {
+                    acl.grants.all.extend(reader.grant(table, at, key));
+                }),
+                "require" => acl.required = self.requirements(value, name),
+                "jwt" => acl.tokens = self.tokens(value, name),
                 "users" => self.each_table(value, name, |reader, table, at, key| {
                     reader.user(table, at, key, acl);
                 }),
                 "rules" => self.each_table(value, name, |reader, table, at, key| {
                     // One with a fault is left out, and its fault refuses the file; those behind it are read for theirs.
                     lines.push(u32::try_from(reader.line(&at)).unwrap_or(u32::MAX));
-                    acl.rules.extend(reader.rule(table, at, key, &mut acl.receives));
+                    acl.rules.extend(reader.rule(table, at, key, &mut acl.receives, RulePlace::File));
                 }),
                 _ => self.unknown(
                     key.span(),
                     "",
                     name,
-                    &["anonymous", "allow_empty", "client_ids", "users", "rules"],
+                    &["anonymous", "allow_empty", "client_ids", "require", "jwt", "users", "grants", "rules"],
                 ),
             }
         }
     }
 
     fn user(&mut self, table: &DeTable<'_>, at: Range<usize>, path: &str, acl: &mut Acl) {
-        let (mut name, mut password) = (None, None);
+        let (mut name, mut password, mut groups) = (None, None, Box::default());
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -140,10 +182,12 @@ impl AclReader<'_> {
                 "password" => {
                     // Checked now: a hash with a typing error would lock its user out until somebody looks.
                     password = self.text(value, &full).map(|text| {
-                        Password::parse(text).map_err(|what| self.fault(value.span(), full, what))
+                        Password::parse(text)
+                            .map_err(|error| self.fault(value.span(), full, error.to_string()))
                     });
                 }
-                unknown => self.unknown(key.span(), path, unknown, &["name", "password"]),
+                "groups" => groups = self.texts(value, &full),
+                unknown => self.unknown(key.span(), path, unknown, &["name", "password", "groups"]),
             }
         }
         if !table.contains_key("name") {
@@ -158,7 +202,7 @@ impl AclReader<'_> {
             return self.fault(span, full, format!("there is a user {name:?} already"));
         }
         if let Some(Ok(password)) = password {
-            acl.users.insert(name.into(), password);
+            acl.users.insert(name.into(), User { password, groups });
         }
     }
 
@@ -168,6 +212,7 @@ impl AclReader<'_> {
         at: Range<usize>,
         path: &str,
         receives: &mut bool,
+        place: RulePlace,
     ) -> Option<AclRule> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
@@ -177,18 +222,20 @@ impl AclReader<'_> {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
                 "effect" => {
-                    effect =
-                        self.word(value, &full, &[("allow", RuleEffect::Allow), ("deny", RuleEffect::Deny)])
+                    // Of a file's rule, silence is what sends a question on.
+                    let words = if place == RulePlace::Grant { &EFFECTS[..] } else { &EFFECTS[..2] };
+                    effect = self.word(value, &full, words);
                 }
-                "users" => users = Some(self.names(value, &full)),
-                "client_ids" => client_ids = Some(self.names(value, &full)),
+                "users" if place == RulePlace::File => users = Some(self.names(value, &full)),
+                "client_ids" if place == RulePlace::File => client_ids = Some(self.names(value, &full)),
                 "actions" => actions = Some(self.actions(value, &full)),
                 "topics" => topics = self.topics(value, &full),
                 "max_qos" => max_qos = self.qos(value, &full).map(|qos| (qos, key.span())),
                 "retain" => retain = self.flag(value, &full).map(|flag| (flag, key.span())),
                 unknown => {
-                    let known = &["effect", "users", "client_ids", "actions", "topics", "max_qos", "retain"];
-                    self.unknown(key.span(), path, unknown, known);
+                    let known = ["effect", "actions", "topics", "max_qos", "retain", "users", "client_ids"];
+                    let count = if place == RulePlace::Grant { 5 } else { 7 };
+                    self.unknown(key.span(), path, unknown, &known[..count]);
                 }
             }
         }
@@ -197,13 +244,17 @@ impl AclReader<'_> {
                 self.missing(at.clone(), format!("{path}.{key}"));
             }
         }
-        if effect == Some(RuleEffect::Deny) {
+        if matches!(effect, Some(RuleEffect::Deny | RuleEffect::Ask)) {
             let limits = [
                 max_qos.as_ref().map(|(_, span)| ("max_qos", span)),
                 retain.as_ref().map(|(_, span)| ("retain", span)),
             ];
             for (key, span) in limits.into_iter().flatten() {
-                self.fault(span.clone(), format!("{path}.{key}"), "limits what is allowed; this rule denies");
+                self.fault(
+                    span.clone(),
+                    format!("{path}.{key}"),
+                    "limits what is allowed; this rule does not allow",
+                );
             }
         }
         // Deliveries are only judged where some rule names them: else none of them has to wait for the rules.

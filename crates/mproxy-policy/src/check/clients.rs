@@ -147,5 +147,10 @@ pub(super) fn without_certificate() -> TlsFacts {
 }
 
 fn ws() -> WsFacts {
-    WsFacts { path: "/mqtt?check=1".to_owned(), host: "mqtt.example".to_owned(), headers: Vec::new() }
+    WsFacts {
+        path: "/mqtt?check=1".to_owned(),
+        host: "mqtt.example".to_owned(),
+        headers: Vec::new(),
+        token: None,
+    }
 }

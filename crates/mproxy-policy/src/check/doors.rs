@@ -168,8 +168,7 @@ impl Doors {
     }
 }
 
-const NOBODY: Who<'_> =
-    Who { client_id: "mproxy-check-anonymous", username: None, common_name: None, attributes: &[] };
+const NOBODY: Who<'_> = Who { client_id: "mproxy-check-anonymous", ..Who::NOBODY };
 
 /// Whether the grant leaves a topic that nobody has named to questions.
 fn asks(grant: &Grant) -> bool {

@@ -170,7 +170,7 @@ fn refused(refusal: &Refusal) -> (u8, Vec<String>) {
 }
 
 fn admitted(admission: &Admission) -> Vec<String> {
-    let Admission { client_id, username, password, will, attributes, grant } = admission;
+    let Admission { client_id, username, password, will, attributes, grant, broker_login: _ } = admission;
     let mut details = Vec::new();
     details.extend(client_id.as_deref().map(|id| format!("client id becomes {}", shown(id))));
     details.extend(username.as_deref().map(|name| match name {

@@ -187,7 +187,7 @@ const fn cause(fault: &Fault) -> wire::Cause {
         Fault::BrokerRefused { .. } => wire::Cause::BrokerRefused,
         Fault::Malformed { .. } => wire::Cause::Malformed,
         Fault::Protocol { .. } => wire::Cause::ProtocolError,
-        Fault::TooLate(Deadline::Grant) => wire::Cause::Expired,
+        Fault::TooLate(Deadline::Grant | Deadline::Token) => wire::Cause::Expired,
         // A client that does not read is late, too; it has no cause of its own in the contract.
         Fault::TooLate(_) | Fault::Unread | Fault::RecallUnread => wire::Cause::TooLate,
         Fault::Refused { .. } => wire::Cause::Refused,
@@ -215,6 +215,7 @@ mod tests {
     fn how_a_grant_ended_is_told_by_its_own_cause() {
         for (fault, expected) in [
             (Fault::TooLate(Deadline::Grant), wire::Cause::Expired),
+            (Fault::TooLate(Deadline::Token), wire::Cause::Expired),
             (Fault::TooLate(Deadline::Connack), wire::Cause::TooLate),
             (Fault::RenewalRefused { refusal: Box::default() }, wire::Cause::RenewalRefused),
             (Fault::RateExceeded { packet: mproxy_codec::PacketType::Publish }, wire::Cause::RateExceeded),

@@ -33,7 +33,7 @@ pub(super) fn grant(grant: wire::Grant, complaints: &Complaints) -> Read<Grant> 
     if grant.version.len() > VERSION_MOST {
         return Err(invalid(format!("Grant.version is longer than {VERSION_MOST} bytes")));
     }
-    let rules = grant.rules.into_iter().map(rule).collect::<Read<_>>()?;
+    let rules = grant.rules.into_iter().map(rule).collect::<Read<Vec<_>>>()?;
     // Left out it is no yes: what no rule matches is asked about.
     let default =
         grant.default_effect.map_or(Ok(RuleEffect::Ask), |number| effect("default_effect", number))?;
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_left_out_of_a_grant_has_its_default() {
         let read = grant(of(allow(&["#"]))).unwrap();
-        let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
+        let who = Who { client_id: "c", ..Who::NOBODY };
         let word =
             |topic| read.message(Act::Publish, who, Message { topic, qos: QoS::ExactlyOnce, retain: true });
         assert_eq!(word("a/b"), GrantAnswer::Allow(()));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_list_of_no_filters_allows_nothing_and_denies_everything() {
-        let who = Who { client_id: "c", username: None, common_name: None, attributes: &[] };
+        let who = Who { client_id: "c", ..Who::NOBODY };
         for (effect, default, expected) in [
             (wire::Effect::Allow, wire::Effect::Deny, GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED)),
             (wire::Effect::Deny, wire::Effect::Allow, GrantAnswer::Refuse(ReasonCode::NOT_AUTHORIZED)),

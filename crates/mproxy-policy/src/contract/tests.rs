@@ -30,6 +30,7 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
         path: "/mqtt?x".to_owned(),
         host: "host".to_owned(),
         headers: vec![("cookie".to_owned(), "c".to_owned())],
+        token: None,
     };
     let origin = Origin {
         connection_id: ConnectionId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),

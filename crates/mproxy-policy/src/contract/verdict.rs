@@ -175,6 +175,8 @@ fn admission(
         will: allow.will.map(|change| will_change(change, has_will)).transpose()?,
         attributes: allow.attributes.into_iter().collect(),
         grant: allow.grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
+        // The contract has none: a service names user name and password themselves.
+        broker_login: None,
     };
     // A plain yes is the most common answer, and takes no memory of its own.
     Ok((admission != Admission::default()).then(|| Box::new(admission)))

@@ -20,6 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
@@ -186,6 +187,32 @@ impl GrpcDialer {
             }
         });
         self.grpc.connect_with_connector(connector).await
+    }
+}
+
+/// Opens connections for HTTP/1.1 to one place that is no policy service.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpDialer {
+    address: EndpointAddress,
+    tls: Option<TlsDialer>,
+}
+
+impl HttpDialer {
+    /// Opens nothing yet.
+    ///
+    /// # Errors
+    /// TLS cannot be spoken as it is asked for.
+    pub(crate) fn new(host: &str, port: u16, tls: bool, trust: &RemoteTls) -> Result<Self, RemoteTlsError> {
+        let address = EndpointAddress::Tcp { host: host.to_owned(), port, tls };
+        let tls = tls_dialer(&address, trust, HttpVersion::Http1)?;
+        Ok(Self { address, tls })
+    }
+
+    /// A connection. How long it may take is the caller's.
+    pub(crate) async fn open(
+        &self,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static + use<>> {
+        open(&self.address, self.tls.as_ref(), UNACKNOWLEDGED_QUESTIONS).await
     }
 }
 

@@ -74,9 +74,13 @@ pub(super) fn advise(
         let Size { users, rules } = acl.size();
         info!(users, rules, "ACL file loaded");
         deciders.push(Arc::clone(acl) as _);
+        if remote.is_none() {
+            // Those of the file: there is nobody else who would give one.
+            deciders.push(Arc::new(Grants));
+        }
     }
     if let Some(remote) = &remote {
-        // Nobody but the service gives grants.
+        // Those of the service, and of the file.
         let (mut grants, mut service) = (Arc::new(Grants) as _, Arc::clone(remote) as _);
         if let (Some(shadow), Some(policy)) = (&shadow, &config.policy) {
             let one_in = u32::try_from(policy.shadow.one_in).unwrap_or(u32::MAX);

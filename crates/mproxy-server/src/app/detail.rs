@@ -40,7 +40,7 @@ pub(super) async fn of_session(handle: Arc<Handle>, broker: Option<String>) -> S
         broker,
         keep_alive: peer.map(|peer| peer.keep_alive),
         clean_start: peer.map(|peer| peer.clean_start),
-        attributes: peer.map(|peer| peer.attributes.iter().cloned().collect()).unwrap_or_default(),
+        attributes: peer.map(|peer| peer.attribute_table()).unwrap_or_default(),
         tls: handle.origin().tls.as_deref().map(|tls| tls_view(tls, live.as_ref())),
         grant,
         live: live.map(live_view),

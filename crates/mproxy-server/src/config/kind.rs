@@ -10,6 +10,7 @@ use hyper::header::HeaderName;
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::Verification;
 
+use super::token_place::RequestTokenPlace;
 use super::value::{AdminAddress, EventRate, Secret};
 use super::value::{
     LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS,
@@ -224,6 +225,8 @@ kinds! {
     Origins: Option<Vec<String>> = list::origins, Form::List("origin"), absent: None;
     /// Names of headers.
     Headers: Vec<HeaderName> = list::headers, Form::List("header"), absent: Vec::new();
+    /// Where a WebSocket request has its token.
+    TokenPlace: RequestTokenPlace = RequestTokenPlace::parse, Form::Text("place");
     /// Names of cookies.
     Cookies: Vec<String> = list::cookies, Form::List("cookie"), absent: Vec::new();
     /// How far the certificate of a broker is verified. The value that turns that off is in the documentation alone.

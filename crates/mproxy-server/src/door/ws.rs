@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use mproxy_core::peer::WsFacts;
+use mproxy_core::peer::{RequestToken, WsFacts};
 use mproxy_tcp::tls::MaterialError;
 use mproxy_ws::WsStream;
 use mproxy_ws::upgrade::{self, Ask, UpgradeRequest, UpgradeTerms};
@@ -10,7 +10,7 @@ use mproxy_ws::upgrade::{self, Ask, UpgradeRequest, UpgradeTerms};
 use super::layer::{LayerStream, TransportLayer};
 use super::transport::{Carrier, HandshakeLimits, Known, Transport};
 use super::{Refused, in_one_line};
-use crate::config::{ListenerSettings, Target, Web, authority};
+use crate::config::{ListenerSettings, RequestTokenPlace, Target, Web, authority};
 
 /// Subprotocols of a listener: MQTT's own, and that of 3.1 ([MQTT-6.0.0-3]).
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
@@ -18,6 +18,14 @@ const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// WebSocket over `T`.
 #[derive(Debug)]
 pub struct Ws<T>(PhantomData<T>);
+
+/// What clients are asked for.
+#[derive(Debug)]
+pub struct WsFromClients {
+    terms: UpgradeTerms,
+    /// Where their tokens are.
+    token: Option<RequestTokenPlace>,
+}
 
 /// What brokers are asked for.
 #[derive(Debug)]
@@ -30,12 +38,27 @@ pub struct WsToBroker {
 impl<T: Transport> TransportLayer for Ws<T> {
     type Below = T;
     type Stream = WsStream<T::Stream>;
-    type Server = UpgradeTerms;
+    type Server = WsFromClients;
     type Client = WsToBroker;
 
-    fn server(listener: &ListenerSettings) -> Result<UpgradeTerms, MaterialError> {
-        let Web { origins, headers, cookies } = listener.web.clone();
-        Ok(UpgradeTerms { origins, headers, cookies, ..UpgradeTerms::new(&listener.path, PROTOCOLS) })
+    fn server(listener: &ListenerSettings) -> Result<WsFromClients, MaterialError> {
+        let Web { origins, headers, cookies, token } = listener.web.clone();
+        let mut terms = UpgradeTerms {
+            origins,
+            headers: headers.clone(),
+            cookies: cookies.clone(),
+            ..UpgradeTerms::new(&listener.path, PROTOCOLS)
+        };
+        match &token {
+            Some(RequestTokenPlace::Header(name)) if !headers.contains(name) => {
+                terms.headers.push(name.clone())
+            }
+            Some(RequestTokenPlace::Cookie(name)) if !cookies.contains(name) => {
+                terms.cookies.push(name.clone())
+            }
+            Some(_) | None => {}
+        }
+        Ok(WsFromClients { terms, token })
     }
 
     fn client(target: &Target) -> Result<WsToBroker, MaterialError> {
@@ -43,13 +66,13 @@ impl<T: Transport> TransportLayer for Ws<T> {
     }
 
     async fn accept(
-        server: &UpgradeTerms,
+        server: &WsFromClients,
         below: T::Stream,
         known: &mut Known,
         _: &HandshakeLimits,
     ) -> Result<Self::Stream, Refused> {
-        let (stream, request) = upgrade::accept(below, server).await?;
-        known.ws = Some(Box::new(asked(request)));
+        let (stream, request) = upgrade::accept(below, &server.terms).await?;
+        known.ws = Some(Box::new(asked(request, server.token.as_ref())));
         Ok(stream)
     }
 
@@ -76,13 +99,14 @@ fn host_header(host: &str, port: u16) -> String {
     authority(host.split_once('%').map_or(host, |(address, _)| address), port)
 }
 
-/// Chosen cookies are told as the header they came in.
-fn asked(request: UpgradeRequest) -> WsFacts {
-    let mut headers = request.headers;
-    if !request.cookies.is_empty() {
-        let pairs: Vec<String> =
-            request.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+/// Chosen cookies are told as the header they came in. A token is told to nobody but whoever judges it.
+fn asked(request: UpgradeRequest, token: Option<&RequestTokenPlace>) -> WsFacts {
+    let UpgradeRequest { mut path, mut headers, mut cookies, host, .. } = request;
+    let token = token.and_then(|place| place.take(&mut path, &mut headers, &mut cookies));
+    if !cookies.is_empty() {
+        let pairs: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         headers.push(("cookie".to_owned(), pairs.join("; ")));
     }
-    WsFacts { path: request.path, host: request.host, headers }
+    let token = token.map(|token| Box::new(RequestToken::new(&token)));
+    WsFacts { path, host, headers, token }
 }

@@ -438,6 +438,12 @@ section! {
         /// Cookies of the upgrade request that mproxy passes to the hook service; it passes no others.
         cookies: kind::Cookies = new("ws.cookies").for_new().variable("MPROXY_WS_COOKIES").at_listener("ws.cookies")
             .needs(Needs::WebSocket).example("[\"session\"]");
+        /// Where the upgrade request has the client's token: `header:NAME`, `cookie:NAME` or `query:NAME`.
+        ///
+        /// The token is for the [rule file](rules.md#clients-with-tokens) alone. mproxy takes it out of what logs, the admin
+        /// API and the hook service see.
+        token: Optional<kind::TokenPlace> = new("ws.token").for_new().variable("MPROXY_WS_TOKEN")
+            .at_listener("ws.token").needs(Needs::WebSocket).example("\"query:access_token\"");
     }
 }
 

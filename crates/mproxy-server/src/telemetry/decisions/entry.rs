@@ -301,7 +301,13 @@ impl DecisionEntry {
                 by.endpoint = grant.endpoint.clone();
                 by.grant_version = (!grant.version.is_empty()).then(|| cut(&grant.version, LONGEST_VALUE));
                 match part {
-                    GrantGround::Rule(rule) => by.rule = Some(*rule),
+                    GrantGround::Rule(rule) => {
+                        by.rule = Some(*rule);
+                        if let Some(file) = &grant.rule_file {
+                            by.rule_file = Some(Arc::clone(&file.name));
+                            by.line = file.lines.get(*rule as usize).copied();
+                        }
+                    }
                     part => by.grant_part = Some(part.name()),
                 }
             }

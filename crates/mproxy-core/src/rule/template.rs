@@ -1,0 +1,58 @@
+//! Text with variables that is written out: each has to have one value, and one that can be (part of) a level.
+
+use super::PatternError;
+use super::variables::{Piece, Who, attributes, parse_pieces};
+
+/// A text that is another one for each client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template(Box<[Piece]>);
+
+impl Template {
+    /// Compiles `text`.
+    ///
+    /// # Errors
+    /// It has a variable that there is not, or two side by side.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        Ok(Self(parse_pieces(text)?.into()))
+    }
+
+    /// The text for this client. `None`: a variable has no value, several, or one that no level can be.
+    #[must_use]
+    pub fn expand(&self, who: Who<'_>) -> Option<String> {
+        let mut text = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(own) => text.push_str(own),
+                Piece::Variable(variable) => text.push_str(variable.single(who)?),
+            }
+        }
+        Some(text)
+    }
+
+    /// The attributes that its variables stand for.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        attributes(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_level_or_several_makes_no_text() {
+        let template = Template::parse("t/${claim.t}/${clientid}-x/").unwrap();
+        let claims = |values: &[&str]| -> Vec<_> {
+            values.iter().map(|value| ("claim.t".to_owned(), (*value).to_owned())).collect()
+        };
+        let expand = |values: &[&str], client_id| {
+            template.expand(Who { client_id, attributes: &claims(values), ..Who::NOBODY })
+        };
+        assert_eq!(expand(&["a"], "c").as_deref(), Some("t/a/c-x/"));
+        for odd in [&[][..], &[""], &["a/b"], &["+"], &["a#"], &["a", "b"]] {
+            assert_eq!(expand(odd, "c"), None, "{odd:?}");
+        }
+        assert_eq!((expand(&["a"], ""), expand(&["a"], "c/d")), (None, None));
+        assert!(Template::parse("${who}").is_err() && Template::parse("a/${cn}${cn}").is_err());
+    }
+}

@@ -1,0 +1,173 @@
+//! A table of cases for a rule file, with its own errors at their lines: what is expected of whom, and by which rule.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use mproxy_codec::types::QoS;
+use mproxy_core::rule::Act;
+use toml::de::{DeTable, DeValue};
+
+use super::{AclErrors, AclReader, TomlValue};
+use crate::acl::trial::{TrialClient, TrialQuestion};
+
+/// One `[[cases]]` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrialCase {
+    /// The line in which it begins.
+    pub line: usize,
+    /// Who: the name of a `[clients.NAME]` table, or the client id.
+    pub who: String,
+    /// The client.
+    pub client: TrialClient,
+    /// What it does.
+    pub question: TrialQuestion,
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// The line of the rule that is to decide, if that matters.
+    pub rule_line: Option<u32>,
+}
+
+const CASE: &[&str] =
+    &["client", "publish", "subscribe", "receive", "will", "qos", "retain", "expect", "line"];
+const CLIENT: &[&str] = &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint"];
+
+impl TrialCase {
+    /// Reads a table of cases; `name` is for the errors.
+    ///
+    /// # Errors
+    /// All that is wrong in it.
+    pub fn parse(text: &str, name: &str) -> Result<Vec<Self>, AclErrors> {
+        super::read(text, name, |reader, document| {
+            let mut clients = HashMap::new();
+            if let Some(value) = document.get("clients")
+                && let Some(table) = reader.table(value, "clients")
+            {
+                for (key, value) in table {
+                    let full = format!("clients.{}", key.get_ref());
+                    clients.insert(key.get_ref().to_string(), reader.trial_client(value, &full));
+                }
+            }
+            let mut cases = Vec::new();
+            for (key, value) in document {
+                match key.get_ref().as_ref() {
+                    "clients" => {}
+                    "cases" => reader.each_table(value, "cases", |reader, table, at, path| {
+                        cases.extend(reader.case(table, at, path, &clients));
+                    }),
+                    unknown => reader.unknown(key.span(), "", unknown, &["clients", "cases"]),
+                }
+            }
+            if cases.is_empty() && !document.contains_key("cases") {
+                reader.missing(0..0, "cases".to_owned());
+            }
+            cases
+        })
+    }
+}
+
+impl AclReader<'_> {
+    fn case(
+        &mut self,
+        table: &DeTable<'_>,
+        at: Range<usize>,
+        path: &str,
+        clients: &HashMap<String, TrialClient>,
+    ) -> Option<TrialCase> {
+        let before = self.faults.len();
+        let (mut who, mut acts) = (None, Vec::new());
+        let (mut qos, mut retain, mut allowed, mut rule_line) = (QoS::AtMostOnce, false, None, None);
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            match key.get_ref().as_ref() {
+                "client" => who = self.case_client(value, &full, clients),
+                "publish" => acts.push((Act::Publish, self.text(value, &full))),
+                "subscribe" => acts.push((Act::Subscribe, self.text(value, &full))),
+                "receive" => acts.push((Act::Receive, self.text(value, &full))),
+                "will" => acts.push((Act::Will, self.text(value, &full))),
+                "qos" => qos = self.qos(value, &full).unwrap_or(QoS::AtMostOnce),
+                "retain" => retain = self.flag(value, &full) == Some(true),
+                "expect" => allowed = self.word(value, &full, &[("allow", true), ("deny", false)]),
+                "line" => {
+                    let line = self.whole(value, &full, 1..=u64::from(u32::MAX));
+                    rule_line = line.and_then(|line| u32::try_from(line).ok());
+                }
+                unknown => self.unknown(key.span(), path, unknown, CASE),
+            }
+        }
+        for key in ["client", "expect"] {
+            if !table.contains_key(key) {
+                self.missing(at.clone(), format!("{path}.{key}"));
+            }
+        }
+        if acts.len() != 1 {
+            let what = "a case has one of publish, subscribe, receive, will";
+            self.fault(at.clone(), path.to_owned(), what);
+        }
+        let line = self.line(&at);
+        let (act, name) = acts.pop()?;
+        if self.faults.len() > before {
+            return None;
+        }
+        let (who, client) = who?;
+        let question = TrialQuestion { act, name: name?.to_owned(), qos, retain };
+        Some(TrialCase { line, who, client, question, allowed: allowed?, rule_line })
+    }
+
+    /// A client of its own, or the name of one.
+    fn case_client(
+        &mut self,
+        value: &TomlValue<'_>,
+        key: &str,
+        clients: &HashMap<String, TrialClient>,
+    ) -> Option<(String, TrialClient)> {
+        let Some(name) = value.get_ref().as_str() else {
+            let client = self.trial_client(value, key);
+            return Some((client.client_id.clone(), client));
+        };
+        let known = clients.get(name).cloned();
+        if known.is_none() {
+            self.fault(value.span(), key.to_owned(), format!("there is no [clients.{name}]"));
+        }
+        known.map(|client| (name.to_owned(), client))
+    }
+
+    fn trial_client(&mut self, value: &TomlValue<'_>, path: &str) -> TrialClient {
+        let mut client = TrialClient::default();
+        let Some(table) = self.table(value, path) else { return client };
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let list = |texts: Box<[Box<str>]>| texts.into_iter().map(String::from).collect();
+            match key.get_ref().as_ref() {
+                "client_id" => client.client_id = owned(self.text(value, &full)).unwrap_or_default(),
+                "username" => client.username = owned(self.text(value, &full)),
+                "groups" => client.groups = list(self.texts(value, &full)),
+                "claims" => client.claims = self.trial_claims(value, &full),
+                "cn" => client.common_name = owned(self.text(value, &full)),
+                "dns" => client.dns = list(self.texts(value, &full)),
+                "uri" => client.uris = list(self.texts(value, &full)),
+                "fingerprint" => client.fingerprint = owned(self.text(value, &full)),
+                unknown => self.unknown(key.span(), path, unknown, CLIENT),
+            }
+        }
+        client
+    }
+
+    fn trial_claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(String, String)> {
+        let Some(table) = self.table(value, path) else { return Vec::new() };
+        let mut claims = Vec::new();
+        for (key, value) in table {
+            let (name, full) = (key.get_ref().to_string(), format!("{path}.{}", key.get_ref()));
+            match value.get_ref() {
+                DeValue::Integer(number) => claims.push((name, number.as_str().to_owned())),
+                DeValue::Boolean(flag) => claims.push((name, flag.to_string())),
+                DeValue::Array(_) => {
+                    let values = self.texts(value, &full);
+                    claims.extend(values.into_iter().map(|value| (name.clone(), value.into())));
+                }
+                _ => claims.extend(self.text(value, &full).map(|text| (name, text.to_owned()))),
+            }
+        }
+        claims
+    }
+}

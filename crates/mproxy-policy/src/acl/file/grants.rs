@@ -1,0 +1,236 @@
+//! The `[[grants]]` of a rule file, and what it says of listeners.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use mproxy_codec::types::QoS;
+use mproxy_core::grant::{GrantLimits, PerSecond, RateAction};
+use mproxy_core::rule::{Act, Actions, Retain, Rule, RuleEffect, Template};
+use toml::de::{DeTable, DeValue};
+
+use super::{AclReader, RulePlace, TomlValue};
+use crate::acl::client_match::{CertificateMatch, ClientMatch, NamePattern};
+use crate::acl::require::Requirement;
+use crate::acl::static_grants::StaticGrant;
+
+const GRANT: &[&str] = &[
+    "users",
+    "groups",
+    "client_ids",
+    "claims",
+    "certificate",
+    "publish",
+    "subscribe",
+    "receive",
+    "will",
+    "max_qos",
+    "retain",
+    "rules",
+    "default",
+    "prefix",
+    "session",
+    "messages_per_second",
+    "bytes_per_second",
+    "rate_action",
+    "packet_size",
+    "subscriptions",
+];
+
+/// Seconds of the longest session, a year.
+const SESSION_MOST: u64 = 365 * 86400;
+
+impl AclReader<'_> {
+    pub(super) fn grant(
+        &mut self,
+        table: &DeTable<'_>,
+        _at: Range<usize>,
+        path: &str,
+    ) -> Option<StaticGrant> {
+        let before = self.faults.len();
+        let mut grant = StaticGrant {
+            who: ClientMatch::default(),
+            rules: Vec::new(),
+            lines: Vec::new(),
+            default: None,
+            limits: GrantLimits::default(),
+            has_rate_action: false,
+            prefix: None,
+            session: None,
+        };
+        let (mut short, mut max_qos, mut retain) = (Vec::new(), None, None);
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            match key.get_ref().as_ref() {
+                "users" => grant.who.users = Some(self.names(value, &full)),
+                "groups" => grant.who.groups = Some(self.names(value, &full)),
+                "client_ids" => grant.who.client_ids = Some(self.names(value, &full)),
+                "claims" => grant.who.claims = self.claims(value, &full),
+                "certificate" => grant.who.certificate = self.certificate(value, &full),
+                "publish" => short.push((Act::Publish, value, full)),
+                "subscribe" => short.push((Act::Subscribe, value, full)),
+                "receive" => short.push((Act::Receive, value, full)),
+                "will" => short.push((Act::Will, value, full)),
+                "max_qos" => max_qos = self.qos(value, &full),
+                "retain" => retain = self.flag(value, &full),
+                "rules" => self.each_table(value, &full, |reader, table, at, key| {
+                    grant.lines.push(u32::try_from(reader.line(&at)).unwrap_or(u32::MAX));
+                    let rule = reader.rule(table, at, key, &mut false, RulePlace::Grant);
+                    grant.rules.extend(rule.map(|entry| entry.rule));
+                }),
+                "default" => grant.default = self.word(value, &full, &EFFECTS),
+                "prefix" => grant.prefix = self.prefix(value, &full),
+                "session" => {
+                    grant.session = self.whole(value, &full, 1..=SESSION_MOST).map(Duration::from_secs);
+                }
+                name => self.grant_limit(name, value, full, key.span(), path, &mut grant),
+            }
+        }
+        // In the order of acts and not of the file's: none of them can hide another one.
+        for (act, value, full) in short {
+            grant.lines.push(u32::try_from(self.line(&value.span())).unwrap_or(u32::MAX));
+            grant.rules.push(Rule {
+                effect: RuleEffect::Allow,
+                actions: Actions::NONE.with(act),
+                topics: self.topics(value, &full).into(),
+                max_qos: max_qos.unwrap_or(QoS::ExactlyOnce),
+                retain: if retain == Some(false) { Retain::Refused } else { Retain::Allowed },
+            });
+        }
+        (self.faults.len() == before).then_some(grant)
+    }
+
+    fn grant_limit(
+        &mut self,
+        name: &str,
+        value: &TomlValue<'_>,
+        full: String,
+        span: Range<usize>,
+        path: &str,
+        grant: &mut StaticGrant,
+    ) {
+        let limits = &mut grant.limits;
+        let number = |whole: Option<u64>| whole.and_then(|whole| u32::try_from(whole).ok());
+        match name {
+            "messages_per_second" => limits.messages = self.rate(value, &full),
+            "bytes_per_second" => limits.bytes = self.rate(value, &full),
+            "rate_action" => {
+                let words = [("wait", RateAction::Wait), ("refuse", RateAction::Refuse)];
+                limits.rate_action = self.word(value, &full, &words).unwrap_or_default();
+                grant.has_rate_action = true;
+            }
+            "packet_size" => limits.packet_size = number(self.whole(value, &full, 1..=268_435_460)),
+            "subscriptions" => {
+                limits.subscriptions = number(self.whole(value, &full, 0..=u64::from(u32::MAX)));
+            }
+            unknown => self.unknown(span, path, unknown, GRANT),
+        }
+    }
+
+    fn rate(&mut self, value: &TomlValue<'_>, key: &str) -> Option<PerSecond> {
+        let text = match value.get_ref() {
+            DeValue::Integer(number) => Some(number.as_str()),
+            DeValue::Float(number) => Some(number.as_str()),
+            _ => None,
+        };
+        let rate = text.and_then(|text| text.replace('_', "").parse().ok()).and_then(PerSecond::new);
+        if rate.is_none() {
+            self.fault(value.span(), key.to_owned(), "must be a number greater than zero");
+        }
+        rate
+    }
+
+    fn prefix(&mut self, value: &TomlValue<'_>, key: &str) -> Option<Template> {
+        let text = self.text(value, key)?;
+        match Template::parse(text) {
+            Ok(template) => Some(template),
+            Err(error) => {
+                self.fault(value.span(), key.to_owned(), format!("{text:?}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(Box<str>, super::NameSet)> {
+        let Some(table) = self.table(value, path) else { return Vec::new() };
+        let mut claims = Vec::new();
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            let values = match value.get_ref().as_str() {
+                Some(one) => super::NameSet::new(vec![one.into()]),
+                None => self.names(value, &full),
+            };
+            claims.push((format!("claim.{}", key.get_ref()).into(), values));
+        }
+        claims
+    }
+
+    fn certificate(&mut self, value: &TomlValue<'_>, path: &str) -> Option<CertificateMatch> {
+        let table = self.table(value, path)?;
+        let mut wanted = CertificateMatch::default();
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            match key.get_ref().as_ref() {
+                "cn" => wanted.common_names = Some(self.name_patterns(value, &full, None)),
+                "dns" => wanted.dns = Some(self.name_patterns(value, &full, Some(b'.'))),
+                "uri" => wanted.uris = Some(self.name_patterns(value, &full, Some(b'/'))),
+                "fingerprint" => wanted.fingerprints = Some(self.fingerprints(value, &full)),
+                unknown => self.unknown(key.span(), path, unknown, &["cn", "dns", "uri", "fingerprint"]),
+            }
+        }
+        Some(wanted)
+    }
+
+    fn name_patterns(
+        &mut self,
+        value: &TomlValue<'_>,
+        key: &str,
+        separator: Option<u8>,
+    ) -> Box<[NamePattern]> {
+        let mut patterns = Vec::new();
+        self.each_text(value, key, |_, text, _, _| patterns.push(NamePattern::new(text, separator)));
+        patterns.into()
+    }
+
+    fn fingerprints(&mut self, value: &TomlValue<'_>, key: &str) -> super::NameSet {
+        let mut names = Vec::new();
+        self.each_text(value, key, |reader, text, span, key| {
+            // As openssl prints it, or without colons.
+            let plain = text.replace(':', "").to_ascii_lowercase();
+            if plain.len() == 64 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                names.push(plain.into());
+            } else {
+                reader.fault(
+                    span,
+                    key,
+                    format!("{text:?} is no SHA-256 fingerprint of 64 hexadecimal digits"),
+                );
+            }
+        });
+        super::NameSet::new(names)
+    }
+
+    /// What clients of a listener have to show.
+    pub(super) fn requirements(
+        &mut self,
+        value: &TomlValue<'_>,
+        path: &str,
+    ) -> HashMap<Box<str>, Requirement> {
+        let Some(table) = self.table(value, path) else { return HashMap::new() };
+        let mut requirements = HashMap::new();
+        for (key, value) in table {
+            let full = format!("{path}.{}", key.get_ref());
+            let mut requirement = Requirement::default();
+            self.each_text(value, &full, |reader, text, span, key| match text {
+                "certificate" => requirement.certificate = true,
+                "token" => requirement.token = true,
+                _ => reader.fault(span, key, format!("{text:?} is none of certificate, token")),
+            });
+            requirements.insert(key.get_ref().as_ref().into(), requirement);
+        }
+        requirements
+    }
+}
+
+pub(super) const EFFECTS: [(&str, RuleEffect); 3] =
+    [("allow", RuleEffect::Allow), ("deny", RuleEffect::Deny), ("ask", RuleEffect::Ask)];

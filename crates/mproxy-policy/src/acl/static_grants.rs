@@ -1,0 +1,111 @@
+//! Grants that stand in the rule file: what those clients may do for whom they are, once they are let in.
+//!
+//! All entries that are for a client make its grant together, in the order of the file: their rules one after the other; of
+//! what there can be but one (default, prefix, each limit) the first that is written; of session times the shortest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mproxy_core::grant::{Grant, GrantExpiry, GrantLimits, Mapping};
+use mproxy_core::peer::Peer;
+use mproxy_core::policy::RuleFile;
+use mproxy_core::rule::{Rule, RuleEffect, Template, Who};
+
+use super::client_match::ClientMatch;
+
+/// Sets of entries whose rules are kept together. Each that clients come with is one; beyond, they are made anew.
+const SETS: usize = 1024;
+
+/// One `[[grants]]` entry.
+#[derive(Debug)]
+pub(super) struct StaticGrant {
+    pub(super) who: ClientMatch,
+    pub(super) rules: Vec<Rule>,
+    /// The line of each rule.
+    pub(super) lines: Vec<u32>,
+    pub(super) default: Option<RuleEffect>,
+    pub(super) limits: GrantLimits,
+    pub(super) has_rate_action: bool,
+    pub(super) prefix: Option<Template>,
+    /// How long a session lasts at most.
+    pub(super) session: Option<Duration>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct StaticGrants {
+    pub(super) all: Vec<StaticGrant>,
+    /// By the places of those that were put together. Shared by all clients that have these.
+    sets: Mutex<HashMap<Box<[u32]>, Arc<GrantSet>>>,
+}
+
+#[derive(Debug)]
+struct GrantSet {
+    rules: Arc<[Rule]>,
+    file: Arc<RuleFile>,
+}
+
+/// The prefix of a client's grant has a variable without a value that is a level, or with several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoPrefix;
+
+impl StaticGrants {
+    /// What this client may do, if any entry is for it.
+    ///
+    /// # Errors
+    /// Its topics would have no place at the broker.
+    pub(super) fn of(&self, peer: &Peer, file: &RuleFile) -> Result<Option<Grant>, NoPrefix> {
+        let places: Vec<u32> =
+            (0..).zip(&self.all).filter(|(_, one)| one.who.is(peer)).map(|(at, _)| at).collect();
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let set = self.set(&places, file);
+        let chosen = || places.iter().filter_map(|at| self.all.get(*at as usize));
+        let default = chosen().find_map(|one| one.default).unwrap_or(RuleEffect::Ask);
+        let mut grant = Grant::new(Arc::clone(&set.rules), default);
+        grant.rule_file = Some(Arc::clone(&set.file));
+        grant.received = Some(Instant::now());
+        for one in chosen() {
+            let (limits, own) = (&mut grant.limits, &one.limits);
+            if one.has_rate_action
+                && !chosen().take_while(|other| !std::ptr::eq(*other, one)).any(|it| it.has_rate_action)
+            {
+                limits.rate_action = own.rate_action;
+            }
+            limits.messages = limits.messages.or(own.messages);
+            limits.bytes = limits.bytes.or(own.bytes);
+            limits.packet_size = limits.packet_size.or(own.packet_size);
+            limits.subscriptions = limits.subscriptions.or(own.subscriptions);
+        }
+        if let Some(prefix) = chosen().find_map(|one| one.prefix.as_ref()) {
+            let text = prefix.expand(Who::from(peer)).ok_or(NoPrefix)?;
+            grant.mapping = Some(Mapping::new(&text).map_err(|_| NoPrefix)?);
+        }
+        if let Some(session) = chosen().filter_map(|one| one.session).min() {
+            grant.expires_at = Instant::now().checked_add(session);
+            grant.expiry = GrantExpiry::Grant;
+        }
+        Ok(Some(grant))
+    }
+
+    fn set(&self, places: &[u32], file: &RuleFile) -> Arc<GrantSet> {
+        // Nothing is left half done in there.
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(set) = sets.get(places) {
+            return Arc::clone(set);
+        }
+        let chosen = || places.iter().filter_map(|at| self.all.get(*at as usize));
+        let lines = chosen().flat_map(|one| one.lines.iter().copied()).collect();
+        let set = Arc::new(GrantSet {
+            rules: chosen().flat_map(|one| one.rules.iter().cloned()).collect(),
+            file: Arc::new(RuleFile { name: Arc::clone(&file.name), loaded: file.loaded, lines }),
+        });
+        if sets.len() >= SETS {
+            sets.clear();
+        }
+        sets.insert(places.into(), Arc::clone(&set));
+        set
+    }
+}

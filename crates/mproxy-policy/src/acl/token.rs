@@ -1,0 +1,323 @@
+//! Clients that come with a token: where it is looked for, and who they are by it. Whether it is valid is said by `jwt`.
+//!
+//! A token that is there decides: the client is who it says, or is refused, and nobody else is asked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use mproxy_codec::packet::connect::Connect;
+use mproxy_codec::reason::ReasonCode;
+use mproxy_core::grant::{Grant, GrantExpiry};
+use mproxy_core::peer::Peer;
+use mproxy_core::policy::{
+    About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decision, KeptConnect, Overload,
+    Refusal, Ruling, Source,
+};
+use mproxy_core::rule::RuleEffect;
+use tokio::time::timeout;
+
+use super::client_match::GROUP;
+use super::connecting::{refuse, settle_will, without_prefix, wrong_name};
+use super::{Acl, NoPrefix};
+use crate::jwt::{KeySet, NextReading, TokenError, TokenKeys, TokenTerms, ValidToken, is_token};
+
+/// How long a CONNECT waits for keys. Half of the connect deadline: the broker has to be dialled in the rest.
+const KEYS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The `[jwt]` table of a rule file.
+#[derive(Debug)]
+pub(super) struct TokenRules {
+    pub(super) terms: TokenTerms,
+    /// Where tokens are looked for.
+    pub(super) from: Box<[TokenPlace]>,
+    /// A client without one is refused.
+    pub(super) required: bool,
+    /// The claim that is the user name.
+    pub(super) username: Box<str>,
+    /// Claims that become attributes.
+    pub(super) claims: Vec<Box<str>>,
+    /// The claim with the client's groups.
+    pub(super) groups: Option<Box<str>>,
+    pub(super) broker: BrokerCredentials,
+}
+
+impl Default for TokenRules {
+    fn default() -> Self {
+        Self {
+            terms: TokenTerms::default(),
+            from: [TokenPlace::Password, TokenPlace::WebSocket].into(),
+            required: false,
+            username: "sub".into(),
+            claims: Vec::new(),
+            groups: None,
+            broker: BrokerCredentials::default(),
+        }
+    }
+}
+
+/// Where a token is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenPlace {
+    /// The password of CONNECT, if it looks like one.
+    Password,
+    /// The user name of CONNECT, if it looks like one.
+    Username,
+    /// The WebSocket request, at the place that a setting names.
+    WebSocket,
+}
+
+impl TokenPlace {
+    pub(super) const ALL: [Self; 3] = [Self::Password, Self::Username, Self::WebSocket];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Username => "username",
+            Self::WebSocket => "websocket",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|place| place.name() == name)
+    }
+}
+
+/// What the broker gets of a client with a token.
+#[derive(Clone, Debug, Default)]
+pub(super) enum BrokerCredentials {
+    /// The user name that the token says, and no password.
+    #[default]
+    Username,
+    /// What the client sent.
+    AsSent,
+    /// The same for all.
+    Fixed(Arc<BrokerLogin>),
+}
+
+impl TokenRules {
+    /// What another file's key set was read to serves on, if it is the same one.
+    pub(super) fn keep_keys(&mut self, old: &Self) {
+        if let (Some(own), Some(old)) = (&mut self.terms.key_set, &old.terms.key_set)
+            && own.is_like(old)
+        {
+            *own = Arc::clone(old);
+        }
+    }
+
+    /// Whether this user name is a token.
+    pub(super) fn are_usernames(&self, name: &str) -> bool {
+        self.from.contains(&TokenPlace::Username) && is_token(name)
+    }
+
+    /// The client's token, if it has one.
+    ///
+    /// # Errors
+    /// It has more than one: which of them was checked would be a matter of order.
+    fn find(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Arc<str>>, TokenError> {
+        let text = |text: Option<&str>| text.filter(|text| is_token(text)).map(Arc::from);
+        let at = |place: &TokenPlace| match place {
+            TokenPlace::Password => text(connect.password.and_then(|password| str::from_utf8(password).ok())),
+            TokenPlace::Username => text(connect.username),
+            TokenPlace::WebSocket => {
+                peer.origin.ws.as_ref().and_then(|ws| ws.token.as_ref()).and_then(|token| token.expose())
+            }
+        };
+        let mut found = self.from.iter().filter_map(at);
+        match (found.next(), found.next()) {
+            (_, Some(_)) => Err(TokenError::Several),
+            (first, None) => Ok(first),
+        }
+    }
+
+    fn has_claim(&self, name: &str) -> bool {
+        self.claims.iter().any(|own| **own == *name)
+    }
+}
+
+impl Acl {
+    /// Claims that rules name become attributes, as those do that the file lists.
+    pub(super) fn name_claims(&mut self) {
+        let Some(tokens) = &mut self.tokens else { return };
+        let patterns = self.rules.iter().flat_map(|entry| &entry.rule.topics);
+        let of_rules = patterns.flat_map(|pattern| pattern.attributes());
+        let of_names = self.client_ids.iter().flatten().flat_map(|name| name.attributes());
+        let of_grants = self.grants.all.iter().flat_map(|grant| {
+            let patterns = grant.rules.iter().flat_map(|rule| &rule.topics);
+            let of_patterns = patterns.flat_map(|pattern| pattern.attributes());
+            let of_prefix = grant.prefix.iter().flat_map(|prefix| prefix.attributes());
+            of_patterns.chain(of_prefix).chain(grant.who.claims.iter().map(|(name, _)| &**name))
+        });
+        for attribute in of_rules.chain(of_names).chain(of_grants) {
+            if let Some(claim) = attribute.strip_prefix("claim.")
+                && !tokens.has_claim(claim)
+            {
+                tokens.claims.push(claim.into());
+            }
+        }
+    }
+}
+
+/// What follows from the client's token. `None`: it has none, and needs none.
+pub(super) fn admit(acl: &Arc<Acl>, question: &ConnectQuestion<'_>) -> Option<Answer<ConnectDecision>> {
+    let tokens = acl.tokens.as_ref()?;
+    Some(match tokens.find(question.peer, question.connect) {
+        Ok(None) if !tokens.required => return None,
+        Ok(None) => refuse(Refusal { text: Some("token required".into()), ..wrong(acl) }),
+        Ok(Some(token)) => judge(acl, tokens, &token, question),
+        Err(error) => refuse_token(acl, &error),
+    })
+}
+
+fn judge(
+    acl: &Arc<Acl>,
+    tokens: &TokenRules,
+    token: &str,
+    question: &ConnectQuestion<'_>,
+) -> Answer<ConnectDecision> {
+    let terms = &tokens.terms;
+    let by_files = terms.judge(token, now(), &TokenKeys::default());
+    let Some(set) = &terms.key_set else { return conclude(acl, question, by_files) };
+    // Only another key would change what is said of it.
+    if !matches!(by_files, Err(TokenError::UnknownKey | TokenError::Signature)) {
+        return conclude(acl, question, by_files);
+    }
+    let next = match set.fresh() {
+        Ok(keys) => match terms.judge(token, now(), keys.keys()) {
+            Err(error) if TokenTerms::may_have_other_key(token, &error, keys.keys()) => {
+                match set.read_again(tokio::time::Instant::now()) {
+                    Some(next) => next,
+                    None => return refuse_token(acl, &error),
+                }
+            }
+            judged => return conclude(acl, question, judged),
+        },
+        Err(Some(next)) => next,
+        Err(None) => return without_keys(),
+    };
+    judge_later(acl, set, next, question)
+}
+
+/// Judges it once more when the keys were read. Holds the session's own bytes of the CONNECT meanwhile.
+fn judge_later(
+    acl: &Arc<Acl>,
+    set: &Arc<KeySet>,
+    next: NextReading,
+    question: &ConnectQuestion<'_>,
+) -> Answer<ConnectDecision> {
+    let (acl, set, kept) = (Arc::clone(acl), Arc::clone(set), KeptConnect::of(question));
+    Answer::Later(Box::pin(async move {
+        // Whether it came to its end or not: what counts is which keys there are then.
+        let _ = timeout(KEYS_WITHIN, next.ended()).await;
+        let Some(keys) = set.kept() else { return without_keys() };
+        let judged = kept.put(|question| {
+            let tokens = acl.tokens.as_ref()?;
+            let token = tokens.find(question.peer, question.connect).ok()??;
+            Some(conclude(&acl, question, tokens.terms.judge(&token, now(), keys.keys())))
+        });
+        judged.flatten().unwrap_or_else(|| refuse_token(&acl, &TokenError::Malformed))
+    }))
+}
+
+fn conclude(
+    acl: &Arc<Acl>,
+    question: &ConnectQuestion<'_>,
+    judged: Result<ValidToken, TokenError>,
+) -> Answer<ConnectDecision> {
+    let admitted = judged.and_then(|token| identify(acl, question, &token).map(|peer| (peer, token.expires)));
+    match admitted {
+        Ok((peer, expires)) => let_in(acl, question, &peer, expires),
+        Err(error) => refuse_token(acl, &error),
+    }
+}
+
+/// The client as its token says who it is.
+fn identify(acl: &Acl, question: &ConnectQuestion<'_>, token: &ValidToken) -> Result<Arc<Peer>, TokenError> {
+    let mut peer = Arc::clone(question.peer);
+    let Some(tokens) = &acl.tokens else { return Ok(peer) };
+    let name = token.claims.text(&tokens.username).filter(|name| !name.contains('\0'));
+    // Not the one that the client sent: with a token of its own it could call itself like anybody.
+    let name = name.ok_or_else(|| match token.claims.find(&tokens.username) {
+        None => TokenError::Missing(tokens.username.clone()),
+        Some(_) => TokenError::Claim(tokens.username.clone()),
+    })?;
+    let mut attributes = Vec::new();
+    for claim in &tokens.claims {
+        let values = token.claims.values(claim).ok_or_else(|| TokenError::Claim(claim.clone()))?;
+        attributes.extend(values.into_iter().map(|value| (format!("claim.{claim}"), value)));
+    }
+    if let Some(groups) = &tokens.groups {
+        let values = token.claims.values(groups).ok_or_else(|| TokenError::Claim(groups.clone()))?;
+        // Of a member that is no name nobody is in.
+        let named = values.into_iter().filter(|value| !value.is_empty());
+        attributes.extend(named.map(|value| (GROUP.to_owned(), value)));
+    }
+    let own = Peer::change(&mut peer);
+    (own.username, own.attributes) = (Some(name.into()), attributes.into());
+    Ok(peer)
+}
+
+/// A client whose token is valid.
+fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) -> Answer<ConnectDecision> {
+    if !acl.allows_name(peer) {
+        return refuse(wrong_name(acl));
+    }
+    let granted = match acl.grant_for(peer) {
+        Ok(granted) => granted,
+        Err(NoPrefix) => return refuse(without_prefix(acl)),
+    };
+    // Nobody else is asked about a client with a token: the packet that they would see has it.
+    if let Err(refusal) = settle_will(acl, peer, question, granted.as_ref()) {
+        return refuse(refusal);
+    }
+    let mut grant = granted.unwrap_or_else(|| Grant::new(Vec::new(), RuleEffect::Ask));
+    let end =
+        Duration::from_secs(expires).checked_sub(now()).and_then(|left| Instant::now().checked_add(left));
+    if grant.expires_at.is_none_or(|own| end.is_some_and(|end| end <= own)) {
+        (grant.expires_at, grant.expiry) = (end, GrantExpiry::Token);
+    }
+    grant.received.get_or_insert_with(Instant::now);
+    if let Some(token) = question.peer.origin.ws.as_ref().and_then(|ws| ws.token.as_ref()) {
+        token.forget();
+    }
+    let broker = acl.tokens.as_ref().map_or(&BrokerCredentials::Username, |tokens| &tokens.broker);
+    let admission = Admission {
+        username: peer.username.clone(),
+        password: Some(Bytes::new()),
+        attributes: peer.attributes.to_vec(),
+        grant: Some(Arc::new(grant)),
+        broker_login: match broker {
+            BrokerCredentials::Username => None,
+            BrokerCredentials::AsSent => Some(Arc::new(as_sent(question.connect))),
+            BrokerCredentials::Fixed(login) => Some(Arc::clone(login)),
+        },
+        ..Admission::default()
+    };
+    let allowed = Decision::Allow(Some(Box::new(admission)));
+    Answer::Now(Ruling::new(Source::Acl, Ok(allowed)))
+}
+
+fn as_sent(connect: &Connect<'_>) -> BrokerLogin {
+    BrokerLogin {
+        username: connect.username.map(Into::into),
+        password: connect.password.map(Bytes::copy_from_slice),
+    }
+}
+
+fn refuse_token(acl: &Acl, error: &TokenError) -> Answer<ConnectDecision> {
+    refuse(Refusal { text: Some(error.to_string().into()), ..wrong(acl) })
+}
+
+fn wrong(acl: &Acl) -> Refusal {
+    Refusal::new(ReasonCode::NOT_AUTHORIZED).about(About::Token).by(acl.ground(None))
+}
+
+/// Nobody can tell whether a token is valid: no answer, and never one that a failure rule could turn into a yes.
+fn without_keys() -> Answer<ConnectDecision> {
+    let overload = Overload::new("token_keys", "there are no keys to verify tokens with");
+    Answer::Now(Ruling::new(Source::Acl, Err(overload.into())))
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}

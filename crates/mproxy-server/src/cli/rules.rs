@@ -1,0 +1,213 @@
+//! `mproxy rules`: what a rule file says, without a running mproxy: of a table of cases, and of one client.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use mproxy_codec::types::QoS;
+use mproxy_core::rule::Act;
+use mproxy_policy::acl::{Acl, TrialCase, TrialClient, TrialOutcome, TrialQuestion};
+use mproxy_tcp::tls::read_regular;
+
+use super::text::one_line;
+
+/// Ends with this where a case is decided otherwise than expected, or the client would be refused.
+const EXIT_OTHERWISE: u8 = 1;
+
+/// Ends with this where a file cannot be read, or is wrong.
+const EXIT_UNREADABLE: u8 = 2;
+
+/// For the help of both.
+pub(super) const EXIT_CODES: &str = "Exit codes: 0 as expected, or allowed; 1 otherwise than expected, or refused; \
+                                     2 a file cannot be read or is wrong.";
+
+/// Tools for rule files.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum RulesCommand {
+    /// Hold a rule file against a table of cases: who, what, and what is expected
+    #[command(after_help = EXIT_CODES)]
+    Test(RulesTest),
+    /// Say what a rule file would decide about a client, and by which rule
+    #[command(after_help = EXIT_CODES)]
+    Explain(RulesExplain),
+}
+
+/// `mproxy rules test`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct RulesTest {
+    /// The rule file
+    rules: PathBuf,
+    /// The table of cases (TOML)
+    cases: PathBuf,
+    /// Print only the cases that fail
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// `mproxy rules explain`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct RulesExplain {
+    /// The rule file
+    rules: PathBuf,
+    /// What the client would do: publish, subscribe, receive or will
+    #[arg(value_parser = act)]
+    action: Act,
+    /// The topic, or the filter of a subscription
+    topic: String,
+    /// QoS of the message, or of the subscription
+    #[arg(long, value_name = "QOS", default_value = "0", value_parser = qos)]
+    qos: QoS,
+    /// A retained message
+    #[arg(long)]
+    retain: bool,
+    /// Its client id
+    #[arg(long, value_name = "ID", default_value = "")]
+    client_id: String,
+    /// Its user name
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// A group that it is in, besides those that the file has for its user name
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
+    /// What its token says; repeat it for the values of a list
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
+    claim: Vec<(String, String)>,
+    /// The common name of its certificate
+    #[arg(long, value_name = "NAME")]
+    common_name: Option<String>,
+    /// A DNS name in its certificate
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<String>,
+    /// A URI in its certificate
+    #[arg(long, value_name = "URI")]
+    uri: Vec<String>,
+    /// The SHA-256 fingerprint of its certificate, lower-case hex
+    #[arg(long, value_name = "HEX")]
+    fingerprint: Option<String>,
+}
+
+fn act(text: &str) -> Result<Act, String> {
+    match text {
+        "publish" => Ok(Act::Publish),
+        "subscribe" => Ok(Act::Subscribe),
+        "receive" => Ok(Act::Receive),
+        "will" => Ok(Act::Will),
+        _ => Err("expected publish, subscribe, receive or will".to_owned()),
+    }
+}
+
+const fn act_name(act: Act) -> &'static str {
+    match act {
+        Act::Publish => "publish",
+        Act::Subscribe => "subscribe",
+        Act::Receive => "receive",
+        Act::Will => "will",
+    }
+}
+
+fn qos(text: &str) -> Result<QoS, String> {
+    let bits = text.parse().ok().and_then(QoS::from_bits);
+    bits.ok_or_else(|| "expected 0, 1 or 2".to_owned())
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected NAME=VALUE".to_owned())
+}
+
+/// `mproxy rules`: see [`RulesCommand`].
+///
+/// # Errors
+/// Where `out` or `err` cannot be written to.
+pub fn run_rules(command: &RulesCommand, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
+    match command {
+        RulesCommand::Test(command) => test_rules(command, out, err),
+        RulesCommand::Explain(command) => explain_rules(command, out, err),
+    }
+}
+
+fn test_rules(command: &RulesTest, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
+    // Both are read: whoever mends one sees what is wrong with the other.
+    let rules = Acl::load(&command.rules).map_err(|errors| errors.to_string());
+    let cases = read_cases(&command.cases);
+    let (rules, cases) = match (rules, cases) {
+        (Ok(rules), Ok(cases)) => (rules, cases),
+        (rules, cases) => {
+            for faults in [rules.err(), cases.err()].into_iter().flatten() {
+                tell_faults(&faults, err)?;
+            }
+            return Ok(ExitCode::from(EXIT_UNREADABLE));
+        }
+    };
+    let mut failed = 0;
+    for case in &cases {
+        let outcome = rules.try_out(&case.client, &case.question);
+        let is_expected = outcome.verdict.is_ok() == case.allowed
+            && case.rule_line.is_none_or(|line| outcome.by == mproxy_policy::acl::TrialGround::Rule(line));
+        failed += usize::from(!is_expected);
+        if is_expected && command.quiet {
+            continue;
+        }
+        let TrialCase { line, who, question, .. } = case;
+        let (file, act) = (command.cases.display(), act_name(question.act));
+        let (who, name, told) = (one_line(who), one_line(&question.name), tell(&outcome));
+        if is_expected {
+            writeln!(out, "ok    {file}:{line}: {who} {act} {name}: {told}")?;
+        } else {
+            let expected = if case.allowed { "allow" } else { "deny" };
+            let by = case.rule_line.map_or_else(String::new, |line| format!(" by the rule in line {line}"));
+            writeln!(out, "FAIL  {file}:{line}: {who} {act} {name}: expected {expected}{by}, but {told}")?;
+        }
+    }
+    writeln!(out, "{} cases, {failed} failed", cases.len())?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_OTHERWISE) })
+}
+
+fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
+    let rules = match Acl::load(&command.rules) {
+        Ok(rules) => rules,
+        Err(errors) => {
+            tell_faults(&errors.to_string(), err)?;
+            return Ok(ExitCode::from(EXIT_UNREADABLE));
+        }
+    };
+    let client = TrialClient {
+        client_id: command.client_id.clone(),
+        username: command.username.clone(),
+        groups: command.group.clone(),
+        claims: command.claim.clone(),
+        common_name: command.common_name.clone(),
+        dns: command.dns.clone(),
+        uris: command.uri.clone(),
+        fingerprint: command.fingerprint.clone(),
+    };
+    let question = TrialQuestion {
+        act: command.action,
+        name: command.topic.clone(),
+        qos: command.qos,
+        retain: command.retain,
+    };
+    let outcome = rules.try_out(&client, &question);
+    writeln!(out, "{}", tell(&outcome))?;
+    Ok(if outcome.verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_OTHERWISE) })
+}
+
+fn tell(outcome: &TrialOutcome) -> String {
+    match outcome.verdict {
+        Ok(qos) => format!("allowed with QoS {} by {}", qos as u8, outcome.by),
+        Err(reason) => format!("refused with {:#04x} by {}", reason.0, outcome.by),
+    }
+}
+
+fn read_cases(path: &Path) -> Result<Vec<TrialCase>, String> {
+    let name = path.display().to_string();
+    let text = read_regular(path).map_err(|error| format!("{name}: cannot be read: {error}"))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{name}: is no UTF-8"))?;
+    TrialCase::parse(&text, &name).map_err(|errors| errors.to_string())
+}
+
+fn tell_faults(faults: &str, err: &mut impl Write) -> io::Result<()> {
+    faults.lines().try_for_each(|line| writeln!(err, "mproxy: {line}"))
+}
