@@ -100,7 +100,7 @@ fn what_is_no_file_is_no_decision_log_and_nobody_waits_for_it() {
         ("socket", "no regular file"),
         ("", "is a directory"),
         ("missing/d.jsonl", "No such file"),
-        ("file/d.jsonl", "ot a directory"),
+        ("file/d.jsonl", " a directory"),
     ] {
         let error = DecisionFile::check(&path(name)).expect_err(name).to_string();
         assert!(error.to_lowercase().contains(&told.to_lowercase()), "{name}: {error}");
