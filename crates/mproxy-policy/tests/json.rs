@@ -534,7 +534,7 @@ async fn an_endpoint_that_is_given_up_is_told_with_its_last_error() {
     for _ in 0..5 {
         assert_eq!(failed(somebody().publishes(&*remote, "a").await), FailureKind::Unavailable);
     }
-    seen.until_healthy(false).await;
+    seen.until_given_up().await;
     let told = remote.health()[0].last_error.clone().unwrap();
     assert!(told.starts_with("calls fail: AuthPublish") && told.contains("HTTP status 503"), "{told}");
 }

@@ -175,6 +175,11 @@ impl Seen {
     pub(crate) async fn until_healthy(&self, healthy: bool) {
         self.until(|record| record.endpoints.last().is_some_and(|(_, last)| *last == healthy)).await;
     }
+
+    /// Until an endpoint was unhealthy at some time: it may be healthy again by now.
+    pub(crate) async fn until_given_up(&self) {
+        self.until(|record| record.endpoints.iter().any(|(_, healthy)| !healthy)).await;
+    }
 }
 
 impl Watch for Seen {
