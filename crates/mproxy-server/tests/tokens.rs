@@ -102,6 +102,10 @@ async fn no_token_is_shown_anywhere() {
     let mut proxy = Proxy::configured("mqtt", &listeners).await;
     let ws = proxy.door("ws").await;
     let tap = tokio::spawn(support::http(proxy.admin, "GET", "/api/v1/tap?payload=4096"));
+    support::until("the tap is open", async || {
+        proxy.http("GET", "/metrics").await.1.contains("mproxy_taps_open 1\n")
+    })
+    .await;
     let (good, bad) =
         (house.token(seconds_from_now(600)), TokenSigner::es256().token(&json!({ "sub": "x" })));
     let mut kept = Vec::new();
