@@ -1,4 +1,9 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::password::{first_line, hash};
 use super::*;
+use crate::config::{self, Loaded};
 
 fn read(line: &str) -> Result<Cli, clap::Error> {
     Cli::read_from(line.split_whitespace().map(OsString::from))
