@@ -153,7 +153,7 @@ impl App {
         let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
         info!(listener = "admin", %address, "listening");
         // From here on nothing can fail but this.
-        *predecessor = begin_after(predecessor.take()).await?;
+        *predecessor = begin_after(predecessor.take(), &common.protection).await?;
         served.accept(&house);
         let ServedListeners { mut bound, running, .. } = served;
         let listeners = readiness(&bound);
@@ -316,10 +316,20 @@ async fn stay(house: &Arc<House>, stay: Duration, signals: &mut Signals) -> bool
 }
 
 /// The process whose place this one takes has given up its own.
-async fn begin_after(predecessor: Option<Predecessor>) -> anyhow::Result<Option<Predecessor>> {
+async fn begin_after(
+    predecessor: Option<Predecessor>,
+    protection: &Arc<Protection>,
+) -> anyhow::Result<Option<Predecessor>> {
     let Some(mut predecessor) = predecessor else { return Ok(None) };
-    // Waits for the other process: not on a runtime thread.
-    tokio::task::spawn_blocking(move || predecessor.ready().map(|()| Some(predecessor))).await?
+    let protection = Arc::clone(protection);
+    // Waits for the other process, and for the disk: not on a runtime thread.
+    let begin = move || {
+        predecessor.ready()?;
+        // It may have set and lifted some since this process read them.
+        protection.bans.reread(SystemTime::now()).context("the file of bans")?;
+        Ok(Some(predecessor))
+    };
+    tokio::task::spawn_blocking(begin).await?
 }
 
 fn share_admin(admin: &config::Admin, listener: &tokio::net::TcpListener) -> std::io::Result<SharedListener> {

@@ -7,7 +7,6 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use mproxy_tcp::networks::Network;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -71,13 +70,8 @@ impl From<Ban> for BanView {
     fn from(ban: Ban) -> Self {
         let Ban { target, reason, since, expires } = ban;
         let (since, expires) = (Timestamp(since), expires.map(Timestamp));
-        let mut view = Self { client_id: None, username: None, address: None, reason, since, expires };
-        match target {
-            BanTarget::ClientId(id) => view.client_id = Some(id),
-            BanTarget::Username(name) => view.username = Some(name),
-            BanTarget::Network(network) => view.address = Some(network.to_string()),
-        }
-        view
+        let [client_id, username, address] = target.names();
+        Self { client_id, username, address, reason, since, expires }
     }
 }
 
@@ -116,16 +110,8 @@ pub(super) struct BanSelector {
 
 impl BanSelector {
     fn target(self) -> Result<BanTarget, ApiError> {
-        match (self.client_id, self.username, self.address) {
-            (Some(id), None, None) => Ok(BanTarget::ClientId(id)),
-            (None, Some(name), None) => Ok(BanTarget::Username(name)),
-            (None, None, Some(address)) => {
-                let network: Network =
-                    address.parse().map_err(|error| ApiError::bad(format!("address: {error}")))?;
-                Ok(BanTarget::Network(network.canonical()))
-            }
-            _ => Err(ApiError::bad("exactly one of client_id, username and address must be given")),
-        }
+        BanTarget::named(self.client_id, self.username, self.address)
+            .map_err(|error| ApiError::bad(error.to_string()))
     }
 }
 

@@ -2,7 +2,7 @@
 //! CONNECT.
 //!
 //! Looking is a look into a few maps that nobody changes: a change makes new ones and puts them in their place. Their number
-//! and their bytes are bounded. Where there is a [`file`], it holds what is in force after each change.
+//! and their bytes are bounded. Where there is a [`file`](mod@file), it holds what is in force after each change.
 
 mod file;
 
@@ -18,7 +18,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
 use mproxy_core::command::{Dismissal, DismissedBy};
 use mproxy_core::peer::Address;
-use mproxy_tcp::networks::Network;
+use mproxy_tcp::networks::{Network, NotANetwork};
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -40,6 +40,46 @@ pub enum BanTarget {
     Username(String),
     /// Whoever comes from there.
     Network(Network),
+}
+
+impl BanTarget {
+    /// As files and the admin API name it: by one of the three.
+    ///
+    /// # Errors
+    /// There is none or several of them, or the address is no network.
+    pub fn named(
+        client_id: Option<String>,
+        username: Option<String>,
+        address: Option<String>,
+    ) -> Result<Self, BanTargetError> {
+        match (client_id, username, address) {
+            (Some(id), None, None) => Ok(Self::ClientId(id)),
+            (None, Some(name), None) => Ok(Self::Username(name)),
+            (None, None, Some(address)) => Ok(Self::Network(address.parse::<Network>()?.canonical())),
+            _ => Err(BanTargetError::NotOne),
+        }
+    }
+
+    /// The names that [`named`](Self::named) takes: client id, user name, address.
+    #[must_use]
+    pub fn names(&self) -> [Option<String>; 3] {
+        match self {
+            Self::ClientId(id) => [Some(id.clone()), None, None],
+            Self::Username(name) => [None, Some(name.clone()), None],
+            Self::Network(network) => [None, None, Some(network.to_string())],
+        }
+    }
+}
+
+/// What is no name of somebody who can be banned.
+#[derive(Debug, Error)]
+pub enum BanTargetError {
+    /// Which is meant?
+    #[error("exactly one of client_id, username and address must be given")]
+    NotOne,
+    /// No network.
+    #[error("address: {0}")]
+    Address(#[from] NotANetwork),
 }
 
 /// A ban.
@@ -146,14 +186,23 @@ impl Bans {
         now: SystemTime,
     ) -> Result<Self, UnreadableBans> {
         let Some(path) = path else { return Ok(Self { metrics, ..Self::default() }) };
-        let file = BansFile::new(path);
-        let bans = file.read()?;
-        let this = Self { file: Some(Mutex::new(file)), metrics, ..Self::default() };
-        let mut all = this.all.lock();
-        all.extend(bans.into_iter().map(|ban| (ban.target.clone(), ban)));
-        this.publish(&mut all, now);
-        drop(all);
+        let this = Self { file: Some(Mutex::new(BansFile::new(path))), metrics, ..Self::default() };
+        this.reread(now)?;
         Ok(this)
+    }
+
+    /// Takes those that the file holds now, in the place of all: another process had it until here. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the file: those that were in force are in force.
+    pub(crate) fn reread(&self, now: SystemTime) -> Result<(), UnreadableBans> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let file = file.lock();
+        let bans = file.read()?;
+        let mut all = self.all.lock();
+        *all = bans.into_iter().map(|ban| (ban.target.clone(), ban)).collect();
+        self.publish(&mut all, now);
+        Ok(())
     }
 
     /// Whether nobody is banned. Costs a load.
@@ -241,6 +290,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::{Duration, UNIX_EPOCH};
 
+    use mproxy_testkit::certificates::Folder;
+
     use super::*;
     use crate::example_peer;
 
@@ -311,6 +362,22 @@ mod tests {
         assert!(bans.of_peer(&peer, expires - Duration::from_millis(1)).is_some());
         assert_eq!((bans.of_peer(&peer, expires), bans.all(expires)), (None, Vec::new()));
         assert!(!bans.remove(&target, expires) && bans.are_none());
+    }
+
+    #[test]
+    fn what_another_process_wrote_meanwhile_is_in_force_and_stays_in_the_file() {
+        let folder = Folder::default();
+        let path = folder.file("bans.json");
+        let open = || Bans::open(Some(&path), BanMetrics::default(), now()).expect("a file");
+        let target = |id: &str| BanTarget::ClientId(id.to_owned());
+        let (old, new) = (open(), open());
+        old.add(ban(target("meanwhile")), now()).expect("there is room");
+        old.save().expect("a folder to write to");
+        new.reread(now()).expect("a file");
+        new.add(ban(target("later")), now()).expect("there is room");
+        new.save().expect("a folder to write to");
+        let kept: Vec<_> = open().all(now()).into_iter().map(|ban| ban.target).collect();
+        assert_eq!(kept, [target("later"), target("meanwhile")]);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mproxy_tcp::networks::Network;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -35,7 +34,7 @@ pub(crate) enum UnreadableBans {
     #[error("is of version {0}, and this mproxy reads version {VERSION}")]
     Version(u32),
     #[error("ban {0}: {1}")]
-    Ban(usize, &'static str),
+    Ban(usize, String),
     #[error("has more than {MOST_BANS} bans")]
     TooMany,
 }
@@ -72,32 +71,16 @@ struct FileBan {
 impl From<&Ban> for FileBan {
     fn from(ban: &Ban) -> Self {
         let moment = |at: SystemTime| Timestamp(at).to_string();
-        let mut written = Self {
-            reason: ban.reason.clone(),
-            since: moment(ban.since),
-            expires: ban.expires.map(moment),
-            ..Self::default()
-        };
-        match &ban.target {
-            BanTarget::ClientId(id) => written.client_id = Some(id.clone()),
-            BanTarget::Username(name) => written.username = Some(name.clone()),
-            BanTarget::Network(network) => written.address = Some(network.to_string()),
-        }
-        written
+        let [client_id, username, address] = ban.target.names();
+        let (since, expires) = (moment(ban.since), ban.expires.map(moment));
+        Self { client_id, username, address, reason: ban.reason.clone(), since, expires }
     }
 }
 
 impl FileBan {
-    fn read(self) -> Result<Ban, &'static str> {
-        let target = match (self.client_id, self.username, self.address) {
-            (Some(id), None, None) => BanTarget::ClientId(id),
-            (None, Some(name), None) => BanTarget::Username(name),
-            (None, None, Some(address)) => {
-                let network: Network = address.parse().map_err(|_| "its address is no network")?;
-                BanTarget::Network(network.canonical())
-            }
-            _ => return Err("needs one of client_id, username and address"),
-        };
+    fn read(self) -> Result<Ban, String> {
+        let target = BanTarget::named(self.client_id, self.username, self.address);
+        let target = target.map_err(|error| error.to_string())?;
         let moment = |text: &str| Timestamp::parse(text).map(|Timestamp(at)| at);
         Ok(Ban {
             target,
@@ -228,12 +211,12 @@ mod tests {
             ("", "is no list of bans"),
             ("{\"version\":1}", "missing field `bans`"),
             ("{\"version\":2,\"prohibitions\":[]}", "is of version 2"),
-            ("{\"version\":1,\"bans\":[{\"since\":\"2026-11-24T00:50:45Z\"}]}", "ban 1: needs one of"),
+            ("{\"version\":1,\"bans\":[{\"since\":\"2026-11-24T00:50:45Z\"}]}", "ban 1: exactly one of"),
             ("{\"version\":1,\"bans\":[{\"client_id\":\"a\",\"since\":\"now\"}]}", "since is no moment"),
             ("{\"version\":1,\"bans\":[{\"client_id\":\"a\",\"until\":\"now\"}]}", "unknown field `until`"),
             (
                 "{\"version\":1,\"bans\":[{\"address\":\"x\",\"since\":\"2026-11-24T00:50:45Z\"}]}",
-                "its address is no network",
+                "ban 1: address: ",
             ),
         ] {
             let error = BansFile::new(&folder.write("bans.json", text)).read().expect_err(text).to_string();
