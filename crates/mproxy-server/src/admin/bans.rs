@@ -1,4 +1,4 @@
-//! Who may not come in: listed, banned, and let in again.
+//! Bans: listed, set and lifted.
 
 use std::time::{Duration, SystemTime};
 
@@ -56,7 +56,7 @@ pub(super) struct BanView {
     /// Whoever comes from this network.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    /// Why, for people.
+    /// The reason of the ban.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Since when.
@@ -125,7 +125,7 @@ struct BanBody {
     username: Option<String>,
     /// An address or network: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`.
     address: Option<String>,
-    /// Why, for people: it stands in the list, in the log and in the decision log, and clients are not told.
+    /// The reason of the ban: shown in the list, the log and the decision log. Clients are not told.
     #[schema(max_length = 256)]
     reason: Option<String>,
     /// Seconds until it ends by itself; without, it does not.

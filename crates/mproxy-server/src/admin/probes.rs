@@ -48,7 +48,7 @@ struct ReadinessDetails {
     /// The endpoints of the policy service.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Vec<EndpointView>>,
-    /// Certificates whose new files could not be loaded; the previous ones are in force.
+    /// Certificate files whose reload failed; the previous certificates are in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_certificates: Option<Vec<StaleCertificate>>,
     /// Certificates and revocation lists in force that are past their dates, or of no use.

@@ -22,13 +22,13 @@ pub struct ProtectionView {
 pub struct WatermarkView {
     /// `descriptors`, or `memory` in bytes.
     pub resource: &'static str,
-    /// `normal`, `refusing` (nobody else comes in) or `draining` (sessions are disconnected).
+    /// `normal`, `refusing` (new connections are refused) or `draining` (sessions are disconnected).
     pub level: &'static str,
     /// What is in use, looked at once a second.
     pub used: u64,
-    /// From where on nobody else comes in; null: never.
+    /// Threshold from which new connections are refused; null: never.
     pub refuse_at: Option<u64>,
-    /// From where on sessions are disconnected; null: never.
+    /// Threshold from which sessions are disconnected; null: never.
     pub drain_at: Option<u64>,
 }
 

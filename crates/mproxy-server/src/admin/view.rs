@@ -120,7 +120,7 @@ pub struct SessionDetail {
 pub struct TlsView {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: String,
-    /// The name of the cipher suite at IANA; absent where a proxy has told of its TLS, or the session has not answered.
+    /// IANA name of the cipher suite; absent if the TLS facts came by the PROXY protocol, or the session did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher_suite: Option<&'static str>,
     /// The server name that the client asked for.
@@ -186,7 +186,7 @@ pub struct LiveView {
 pub struct BrokerTlsView {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
-    /// The name of the cipher suite at IANA.
+    /// IANA name of the cipher suite.
     pub cipher_suite: &'static str,
 }
 
@@ -218,7 +218,7 @@ pub struct Readiness {
     pub draining: bool,
     /// Each listener that was configured.
     pub listeners: Vec<ListenerReadiness>,
-    /// Certificates whose new files could not be loaded; the previous ones are in force, and no reason not to be ready.
+    /// Certificate files whose reload failed; the previous certificates are in force, so this does not count against ready.
     pub stale_certificates: Vec<StaleCertificate>,
     /// Certificates and revocation lists in force that cannot do what they are there for, as those past their dates: no
     /// reason not to be ready, since no other instance would do better.

@@ -1,4 +1,4 @@
-//! `mproxy bans`, `mproxy ban` and `mproxy unban`: who may not come in.
+//! `mproxy bans`, `mproxy ban` and `mproxy unban`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ pub struct BanCommand {
     /// How long: 10m, 12h or 30d; without, until it is lifted
     #[arg(long = "for", value_name = "TIME", value_parser = ban_seconds)]
     lasts: Option<u64>,
-    /// Why, for people. Clients are not told
+    /// The reason of the ban. Clients are not told
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -154,7 +154,7 @@ section! {
         /// Most connections of one network at a time, a /24 or, of IPv6, a /48.
         network_connections: Optional<kind::Count> = new("protection.network_connections").now()
             .variable("MPROXY_NETWORK_CONNECTIONS").left_out("no limit").example("10_000");
-        /// Percent of the file descriptors that mproxy may have; from there on nobody else comes in.
+        /// Percent of mproxy's file descriptors in use from which new connections are refused.
         ///
         /// Clients are closed before any handshake, or told, as `on_unavailable` says. Who is in notices nothing. See
         /// [watermarks](protection.md#watermarks).
@@ -163,7 +163,7 @@ section! {
         /// Percent of the file descriptors from which on sessions are disconnected, the cheapest to lose first.
         descriptors_drain: Optional<kind::Percent> = new("protection.descriptors_drain").now()
             .variable("MPROXY_DESCRIPTORS_DRAIN").left_out("no limit of its own").example("\"97%\"");
-        /// Bytes of resident memory from which on nobody else comes in.
+        /// Bytes of resident memory from which new connections are refused.
         memory_refuse: Optional<kind::Budget> = new("protection.memory_refuse").now()
             .variable("MPROXY_MEMORY_REFUSE").left_out("no limit").example("\"800MiB\"");
         /// Bytes of resident memory from which on sessions are disconnected, the cheapest to lose first.

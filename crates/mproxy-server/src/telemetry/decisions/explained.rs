@@ -28,7 +28,7 @@ pub struct ExplainedDecision {
     reason_code: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    /// What the client would be told.
+    /// The reason string that the client would get.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason_string: Option<String>,
     age_ms: u64,
