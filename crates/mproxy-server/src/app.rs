@@ -37,7 +37,7 @@ use crate::command_router::CommandRouter;
 use crate::config::{self, Config, Loaded, check, files};
 use crate::descriptors;
 use crate::door::SharedSocket;
-use crate::drain::drain;
+use crate::drain::{drain, linger};
 use crate::protect::Protection;
 use crate::protect::bans::Bans;
 use crate::protect::watermarks::Watermarks;
@@ -55,11 +55,6 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// How long everything after the drain may take, with some to spare.
 const AFTER_DRAIN: Duration = Duration::from_secs(15);
-
-/// How long those who are coming in when a new process has taken the listeners may take for it, and how often it is looked
-/// whether they have.
-const COMING_IN: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(20);
 
 /// How long the last records may take to be written to the file of the decision log.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
@@ -295,22 +290,9 @@ enum EndReason {
 
 /// A new process accepts connections: those of this one stay for a while, until they have ended or a signal comes. Whether
 /// one came.
-async fn stay(house: &Arc<House>, stay: Duration, signals: &mut Signals) -> bool {
-    house.tasks.close();
-    let begun = tokio::time::Instant::now();
-    let staying = async {
-        tokio::time::sleep(stay).await;
-        // Who has been accepted is counted when these have ended.
-        house.listeners.close();
-        house.listeners.wait().await;
-        // Nobody who is on the way in is refused.
-        while house.is_anybody_coming_in() && begun.elapsed() < stay + COMING_IN {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
+async fn stay(house: &House, stay: Duration, signals: &mut Signals) -> bool {
     tokio::select! {
-        () = house.tasks.wait() => false,
-        () = staying => false,
+        () = linger(house, stay) => false,
         () = signals.end() => true,
     }
 }

@@ -3,11 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::registry::ConnectionCommand;
 use crate::serve::House;
+
+/// How long those who are coming in when a new process has taken the listeners may take for it, and how often it is looked
+/// whether they have.
+const COMING_IN: Duration = Duration::from_secs(10);
+
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Connections are told one by one, this far apart at most unless a spread is set.
 const TICK: Duration = Duration::from_millis(1);
@@ -69,9 +75,53 @@ fn pace(connections: usize, within: Duration, spread: Option<Duration>) -> Durat
     }
 }
 
+/// Nobody is accepted any more, and those who are here may stay for so long. Ends when all have ended, or when that is over
+/// and nobody is on the way in.
+pub(crate) async fn linger(house: &House, stay: Duration) {
+    let begun = Instant::now();
+    // First: who has been accepted is counted when these have ended. Until then the house may look empty, and is not.
+    house.listeners.close();
+    house.listeners.wait().await;
+    house.tasks.close();
+    let staying = async {
+        sleep(stay).await;
+        // Nobody who is on the way in is refused.
+        while house.is_anybody_coming_in() && begun.elapsed() < stay + COMING_IN {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = house.tasks.wait() => {}
+        () = staying => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_has_just_been_accepted_is_waited_for_although_nobody_else_is_there() {
+        let house = House::empty();
+        let (accepted, accepting) = tokio::sync::oneshot::channel();
+        let tasks = house.tasks.clone();
+        house.listeners.spawn(async move {
+            let _ = accepting.await;
+            tasks.spawn(std::future::pending::<()>());
+        });
+        let mut lingering = Box::pin(linger(&house, Duration::from_secs(60)));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+            assert!(lingering.as_mut().now_or_never().is_none(), "a listener is in the middle of an accept");
+        }
+        accepted.send(()).expect("it waits");
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+            assert!(lingering.as_mut().now_or_never().is_none(), "somebody is here");
+        }
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -134,6 +134,20 @@ impl House {
     }
 }
 
+#[cfg(test)]
+impl House {
+    /// Without listeners and limits.
+    pub(crate) fn empty() -> Self {
+        use crate::config::ProtectionSettings;
+        use crate::protect::bans::Bans;
+        use crate::protect::watermarks::Watermarks;
+
+        let (bans, watermarks) = (Bans::default(), Watermarks::default());
+        let protection = Protection::new(&ProtectionSettings::default(), bans, watermarks, Instant::now());
+        Self::new("here", 1, None, Arc::new(protection), Arc::new(mproxy_core::event::Nobody), None)
+    }
+}
+
 impl House {
     /// Whether somebody is here whom nobody has decided on, or whose broker has not said yes.
     pub(crate) fn is_anybody_coming_in(&self) -> bool {
@@ -278,6 +292,17 @@ impl RelayHost<Stream> for Serving {
     }
 }
 
+/// A connection in the middle of its handshakes.
+struct ComingIn {
+    remote: Address,
+    arrival: Arc<Arrival>,
+    slot: ConnectionSlot,
+    /// Cancelled when it has to make room.
+    evicted: CancellationToken,
+    waiting: Box<PendingEntry>,
+    since: Instant,
+}
+
 impl Serving {
     /// Accepts until the house closes.
     pub(crate) async fn run(self: Arc<Self>, mut listener: OpenListener) {
@@ -323,22 +348,18 @@ impl Serving {
                 // Boxed: handshakes are large, and over soon. Dropping one drops the connection.
                 let arrival = Arrival::new(self, &remote);
                 let shake = shake(self.room.asking(Arc::clone(&arrival) as _));
-                self.house.tasks.spawn(Arc::clone(self).enter(shake, remote, arrival, slot, since));
+                // Counted before its task begins: from here on somebody is coming in.
+                let evicted = CancellationToken::new();
+                let waiting = PendingEntry::enter(self, &remote, Arc::new(evicted.clone()));
+                let coming = ComingIn { remote, arrival, slot, evicted, waiting, since };
+                self.house.tasks.spawn(Arc::clone(self).enter(shake, coming));
             }
         }
     }
 
     /// Sees a connection through what its listener has in front of MQTT, and then through its life.
-    async fn enter(
-        self: Arc<Self>,
-        shake: Shake,
-        remote: Address,
-        arrival: Arc<Arrival>,
-        slot: ConnectionSlot,
-        since: Instant,
-    ) {
-        let evicted = CancellationToken::new();
-        let waiting = PendingEntry::enter(&self, &remote, Arc::new(evicted.clone()));
+    async fn enter(self: Arc<Self>, shake: Shake, coming: ComingIn) {
+        let ComingIn { remote, arrival, slot, evicted, waiting, since } = coming;
         let deadline = since + self.terms.load().setting.limits.connect_timeout;
         let entering = timeout_at(deadline.into(), shake);
         let entering = evicted.run_until_cancelled(entering);

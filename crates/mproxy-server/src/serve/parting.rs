@@ -65,20 +65,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::config::ProtectionSettings;
-    use crate::protect::Protection;
-    use crate::protect::bans::Bans;
-    use crate::protect::watermarks::Watermarks;
 
     #[tokio::test]
     async fn streams_that_linger_are_few_and_go_in_time() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let sink = Arc::new(mproxy_core::event::Nobody);
-        let settings = ProtectionSettings::default();
-        let protection =
-            Arc::new(Protection::new(&settings, Bans::default(), Watermarks::default(), Instant::now()));
-        let house = House::new("here", 1, None, protection, sink, None);
-        let house = House { parting: Arc::new(Semaphore::new(1)), ..house };
+        let house = House { parting: Arc::new(Semaphore::new(1)), ..House::empty() };
         let mut peers = Vec::new();
         for _ in 0..2 {
             peers.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
