@@ -19,6 +19,7 @@ mod chunk;
 mod inbox;
 mod outbox;
 mod reads;
+mod side;
 mod withheld;
 
 use std::cell::Cell;
@@ -40,9 +41,8 @@ use tokio::time::Sleep;
 
 use self::asks::Asks;
 use self::chunk::Lent;
-use self::inbox::Inbox;
-use self::outbox::Outbox;
 pub(crate) use self::reads::PauseReason;
+use self::side::{OutputState, RelaySide, Writing};
 use self::withheld::WithheldOrders;
 use crate::door::Carrier;
 use crate::orders::{RelayDescription, SessionInquiry};
@@ -111,61 +111,6 @@ pub(crate) struct Parting<S> {
     pub(crate) stream: S,
     /// Our half has ended. Otherwise reading has failed, and the peer is still to be told so.
     pub(crate) shut: bool,
-}
-
-/// One of the two streams with its boxes.
-struct RelaySide<S> {
-    /// `None` before the dial and after the end.
-    stream: Option<S>,
-    inbox: Inbox,
-    outbox: Outbox,
-    closing: OutputState,
-    /// Nothing more comes from it, and the session knows; it may still be written to.
-    half_closed: bool,
-    /// It is not read, and that has been told.
-    paused: bool,
-}
-
-/// How far the end of our half of a stream has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OutputState {
-    /// It is in use.
-    Open,
-    /// It ends when the outbox is empty.
-    Asked,
-    /// It has ended, and the session knows. What still comes in is read as far as the session wants it, and else thrown
-    /// away.
-    Shut,
-}
-
-/// What a try to write to one side came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Writing {
-    /// Some went.
-    Something,
-    /// None did, or there is none. The stream says when it takes more.
-    Nothing,
-    /// The stream can be written to no more.
-    Ended,
-}
-
-impl<S> RelaySide<S> {
-    fn new(stream: Option<S>) -> Self {
-        Self {
-            stream,
-            inbox: Inbox::default(),
-            outbox: Outbox::default(),
-            closing: OutputState::Open,
-            half_closed: false,
-            paused: false,
-        }
-    }
-
-    fn drop_stream(&mut self) {
-        self.stream = None;
-        self.inbox = Inbox::default();
-        self.outbox = Outbox::default();
-    }
 }
 
 impl<S: Carrier> Relay<S> {

@@ -7,10 +7,11 @@ use mproxy_core::Side;
 use mproxy_core::fault::Closed;
 use mproxy_core::session::ReadWait;
 
+use super::Relay;
 use super::chunk::{self, Lent};
 use super::inbox::{Came, Inbox};
 use super::outbox::Outbox;
-use super::{OutputState, Relay};
+use super::side::OutputState;
 use crate::door::Carrier;
 
 /// Reads of one side in a row, before what they brought is written: the second usually finds nothing.

@@ -7,7 +7,8 @@ use std::task::Context;
 use mproxy_core::session::RecallStage;
 use tokio::io::AsyncWrite;
 
-use super::{OutputState, Relay, RelaySide};
+use super::Relay;
+use super::side::{OutputState, RelaySide};
 use crate::door::Carrier;
 use crate::orders::HandedOrder;
 
