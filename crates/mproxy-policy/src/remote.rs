@@ -1,4 +1,5 @@
-//! The policy service, over gRPC or with JSON over HTTP/1.1: asked as a [`Decider`], told as a [`Sink`].
+//! The policy service, over gRPC or with JSON over HTTP/1.1: asked as a [`Decider`](mproxy_core::policy::Decider), told as a
+//! [`Sink`](mproxy_core::event::Sink).
 //!
 //! - **Endpoints** are tried in the order given: the first healthy one is asked; a question whose connection
 //!   breaks, or that is answered UNAVAILABLE, goes to the next within the same deadline; so does one where nothing comes
