@@ -7,32 +7,35 @@
     admin.py list
 """
 
+import contextlib
 import sys
 
 import store
 
 
-def main(command="", *arguments):
-    policy = store.open_store()
+def main(policy, command="", *arguments):
     if command == "user":
         password = store.HASHER.hash(sys.stdin.readline().rstrip("\n"))
-        query = "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET password = excluded.password"
+        query = """INSERT INTO users (username, password) VALUES (?, ?)
+                   ON CONFLICT (username) DO UPDATE SET password = excluded.password"""
         policy.execute(query, (arguments[0], password))
     elif command in ("enable", "disable"):
-        policy.execute("UPDATE users SET enabled = ? WHERE name = ?", (command == "enable", arguments[0]))
+        policy.execute("UPDATE users SET enabled = ? WHERE username = ?", (command == "enable", arguments[0]))
     elif command == "rule":
         name, effect, actions, topic_filter = arguments
         values = (None if name == "-" else name, effect, "" if actions == "all" else actions, topic_filter)
-        policy.execute("INSERT INTO rules (user, effect, actions, filter) VALUES (?, ?, ?, ?)", values)
+        policy.execute("INSERT INTO rules (username, effect, actions, filter) VALUES (?, ?, ?, ?)", values)
     elif command == "drop":
-        policy.execute("DELETE FROM rules WHERE number = ?", arguments)
+        policy.execute("DELETE FROM rules WHERE number = ?", (int(arguments[0]),))
     elif command == "list":
-        for name, enabled in policy.execute("SELECT name, enabled FROM users"):
+        for name, enabled in policy.execute("SELECT username, enabled FROM users ORDER BY username"):
             print(name, "" if enabled else "(disabled)")
-        for number, name, effect, actions, topic_filter in policy.execute("SELECT * FROM rules ORDER BY number"):
+        query = "SELECT number, username, effect, actions, filter FROM rules ORDER BY number"
+        for number, name, effect, actions, topic_filter in policy.execute(query):
             print(f"{number}: {name or 'everybody'} {effect} {actions or 'all'} {topic_filter}")
     else:
         sys.exit(__doc__)
 
 
-main(*sys.argv[1:])
+with contextlib.closing(store.open_store()) as policy:
+    main(policy, *sys.argv[1:])

@@ -1,5 +1,5 @@
-"""A hook service for mproxy with users and rules in SQLite: passwords as argon2 hashes, a grant for each client, and changes
-that are in force at once. README.md says how to start it.
+"""A hook service for mproxy with users and rules in SQLite or PostgreSQL: passwords as argon2 hashes, a grant for each client,
+and changes that are in force at once. README.md says how to start it.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ ACTIONS = {
 }
 
 
-def grant(name):
+def grant(account):
     rules = [
         m.GrantRule(
             effect=EFFECTS[effect],
             actions=[ACTIONS[one] for one in actions.split(",") if one],
             topic_filters=[topic_filter],
         )
-        for effect, actions, topic_filter in store.rules(POLICY, name)
+        for effect, actions, topic_filter in account.rules
     ]
-    return m.Grant(version=store.version(POLICY, name), rules=rules, default_effect=m.EFFECT_DENY)
+    return m.Grant(version=account.version, rules=rules, default_effect=m.EFFECT_DENY)
 
 
 def right(password, stored):
@@ -44,24 +44,28 @@ def right(password, stored):
         return False
 
 
+def decide(request):
+    client = request.client
+    account = store.account(POLICY, client.username)
+    # A renewal has no password: that is known already. Nor has the question to a shadow.
+    known = request.refresh or request.shadow
+    if not (account.password is not None if known else right(request.password, account.password)):
+        return m.AuthConnectResponse(deny=m.Deny(reason_code=0x86))
+    # Such an id would be more than one level of a topic, or match the topics of others.
+    if set("/+#") & set(client.client_id):
+        return m.AuthConnectResponse(deny=m.Deny(reason_code=0x85))
+    return m.AuthConnectResponse(allow=m.ConnectAllow(grant=grant(account)))
+
+
 class Hooks(rpc.HooksServicer):
     # Grants decide everything else, and nobody is asked about a message.
     async def Hello(self, request, context):
         return m.HelloResponse(name="sql", streams=True, wants=[m.Want(hook=m.HOOK_AUTH_CONNECT)])
 
     async def AuthConnect(self, request, context):
-        client = request.client
-        stored = store.user(POLICY, client.username)
-        # In a thread of its own, since it takes a while on purpose. A renewal has no password: that is known already. Nor has
-        # the question to a shadow.
-        known = request.refresh or request.shadow
-        admitted = stored is not None if known else await asyncio.to_thread(right, request.password, stored)
-        if not admitted:
-            return m.AuthConnectResponse(deny=m.Deny(reason_code=0x86))
-        # Such an id would be more than one level of a topic, or match the topics of others.
-        if set("/+#") & set(client.client_id):
-            return m.AuthConnectResponse(deny=m.Deny(reason_code=0x85))
-        return m.AuthConnectResponse(allow=m.ConnectAllow(grant=grant(client.username)))
+        # In a thread of its own: a password takes a while on purpose, and a database may. If that is away, this fails, and
+        # mproxy's failure rule says what it means: without another setting, a refusal.
+        return await asyncio.to_thread(decide, request)
 
 
 class Streams(rpc.HookStreamServicer):
@@ -74,12 +78,12 @@ class Streams(rpc.HookStreamServicer):
         self.last += 1
         return m.ControlCommand(id=self.last, selector=selector, check_grants=m.CheckGrantsCommand(version=version))
 
-    def changed(self, names):
+    async def changed(self, names):
         for name in names:
             if name is None:
                 command = self.check(m.Selector(all=m.AllSelector()), "")
             else:
-                command = self.check(m.Selector(username=name), store.version(POLICY, name))
+                command = self.check(m.Selector(username=name), await version(name))
             for queue in self.queues:
                 queue.put_nowait(command)
 
@@ -98,21 +102,24 @@ class Streams(rpc.HookStreamServicer):
         async for report in reports:
             # What has changed while this service, or the stream, was away.
             for one in report.grants.grants:
-                version = store.version(POLICY, one.username)
-                if one.version != version:
-                    queue.put_nowait(self.check(m.Selector(connection_id=one.connection_id), version))
+                current = await version(one.username)
+                if one.version != current:
+                    queue.put_nowait(self.check(m.Selector(connection_id=one.connection_id), current))
             if report.result.error:
                 print(f"command {report.result.id}: {report.result.error}", flush=True)
         queue.put_nowait(None)
 
 
+async def version(name):
+    try:
+        return (await asyncio.to_thread(store.account, POLICY, name)).version
+    except store.Unavailable:
+        return ""  # whatever the client has: it is renewed
+
+
 async def watch(streams):
-    """SQLite tells nobody of a change, but to ask for one costs microseconds."""
-    _, number = store.changed_since(POLICY, 0)
-    while True:
-        await asyncio.sleep(0.2)
-        names, number = store.changed_since(POLICY, number)
-        streams.changed(names)
+    async for names in POLICY.changes():
+        await streams.changed(names)
 
 
 async def main():
@@ -131,6 +138,7 @@ async def main():
     # Without watching, changes would not be in force: then it ends, and whoever started it sees why.
     await asyncio.wait([watching, stopped], return_when=asyncio.FIRST_COMPLETED)
     await server.stop(grace=1)
+    POLICY.close()
     if watching.done():
         watching.result()
 
