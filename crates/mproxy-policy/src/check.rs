@@ -38,7 +38,7 @@ use mproxy_core::policy::ConnectDecision;
 use tokio::time::Instant;
 use tonic::Code;
 
-use self::calls::{Called, CheckCalls, Connected};
+use self::calls::{CheckCalls, CheckedCall, Connected};
 use self::doors::Doors;
 use self::questions::{Asking, CheckQuestion};
 use self::report::Findings;
@@ -201,7 +201,7 @@ impl Run {
             Asking::Nothing(why) => CheckedAnswer::not_asked(rpc.name(), label, why),
             Asking::Connect(request) => {
                 let called = self.calls.ask(request).await;
-                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                if let CheckedCall::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
                     self.doors.connect(role, decision);
                     admitted = questions::is_main(role).then(|| decision.clone());
                 }
@@ -217,14 +217,14 @@ impl Run {
             }
             Asking::Exchange(request) => {
                 let called = self.calls.ask(request).await;
-                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                if let CheckedCall::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
                     self.doors.exchange(role, decision);
                 }
                 self.note(rpc, label, called, verdict::exchange)
             }
             Asking::Subscribe(request, filters) => {
                 let called = self.calls.ask(request).await;
-                if let Called::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
+                if let CheckedCall::Answered(Examined { decision: Ok(decision), .. }, _) = &called {
                     self.doors.subscribe(role, decision);
                 }
                 self.note(rpc, label, called, |decision| verdict::subscribe(decision, &filters))
@@ -251,16 +251,16 @@ impl Run {
         &mut self,
         rpc: Rpc,
         question: String,
-        called: Called<Examined<D>>,
+        called: CheckedCall<Examined<D>>,
         describe: impl FnOnce(&D) -> verdict::Described,
     ) -> CheckedAnswer {
         let call = rpc.name();
         match called {
-            Called::NotAsked(why) => {
+            CheckedCall::NotAsked(why) => {
                 self.findings.error("not_asked", format!("{call}: not asked: {why}"), Some(&question));
                 CheckedAnswer::not_asked(call, question, why)
             }
-            Called::Failed(status, took) => {
+            CheckedCall::Failed(status, took) => {
                 let described = verdict::undecided(call, &undecided(rpc, &status));
                 let (code, text) = if status.code() == Code::Unimplemented {
                     let text = format!(
@@ -273,7 +273,7 @@ impl Run {
                 self.findings.error(code, text, Some(&question));
                 described.into_answer(call, question, took)
             }
-            Called::Answered(Examined { decision, fields, remarks }, took) => {
+            CheckedCall::Answered(Examined { decision, fields, remarks }, took) => {
                 for remark in remarks {
                     // What is legal and documented is said, and no reason to fail a check that is strict.
                     match remark.code {
@@ -302,15 +302,17 @@ impl Run {
         }
     }
 
-    fn note_event(&mut self, rpc: Rpc, question: String, called: Called<()>) -> CheckedAnswer {
+    fn note_event(&mut self, rpc: Rpc, question: String, called: CheckedCall<()>) -> CheckedAnswer {
         let call = rpc.name();
         match called {
-            Called::NotAsked(why) => {
+            CheckedCall::NotAsked(why) => {
                 self.findings.error("not_asked", format!("{call}: not sent: {why}"), Some(&question));
                 CheckedAnswer::not_asked(call, question, why)
             }
-            Called::Answered((), took) => CheckedAnswer::new(call, question, CheckedResult::Received, took),
-            Called::Failed(status, took) if status.code() == Code::Unimplemented => {
+            CheckedCall::Answered((), took) => {
+                CheckedAnswer::new(call, question, CheckedResult::Received, took)
+            }
+            CheckedCall::Failed(status, took) if status.code() == Code::Unimplemented => {
                 if self.doors.named_wants {
                     let text =
                         format!("{call}: Hello wants this event, and the service does not implement it");
@@ -318,7 +320,7 @@ impl Run {
                 }
                 CheckedAnswer::new(call, question, CheckedResult::NotWanted, took)
             }
-            Called::Failed(status, took) => {
+            CheckedCall::Failed(status, took) => {
                 let described = verdict::undecided(call, &undecided(rpc, &status));
                 self.findings.error("event_failed", described.summary(call), Some(&question));
                 described.into_answer(call, question, took)
@@ -382,10 +384,10 @@ impl Run {
 }
 
 /// How long an answer took; nothing where it failed, and an end where there will be none any more.
-fn took<T>(called: Called<T>) -> ControlFlow<(), Option<Duration>> {
+fn took<T>(called: CheckedCall<T>) -> ControlFlow<(), Option<Duration>> {
     match called {
-        Called::Answered(_, took) => ControlFlow::Continue(Some(took)),
-        Called::Failed(..) => ControlFlow::Continue(None),
-        Called::NotAsked(_) => ControlFlow::Break(()),
+        CheckedCall::Answered(_, took) => ControlFlow::Continue(Some(took)),
+        CheckedCall::Failed(..) => ControlFlow::Continue(None),
+        CheckedCall::NotAsked(_) => ControlFlow::Break(()),
     }
 }

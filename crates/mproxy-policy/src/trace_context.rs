@@ -39,7 +39,7 @@ impl TraceContext {
     ///
     /// A `tracestate` that is not as it should be is left out, and the rest holds.
     pub fn of_properties<'a>(properties: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Self> {
-        let (mut parent, mut state) = (None, State::default());
+        let (mut parent, mut state) = (None, TraceState::default());
         for (name, value) in properties {
             match name {
                 // Which of two is meant, nobody knows.
@@ -101,12 +101,12 @@ fn hex(digits: &[u8]) -> Option<u128> {
 
 /// A `tracestate` while it is read: it may stand in several properties, which count as one list.
 #[derive(Default)]
-struct State {
+struct TraceState {
     text: String,
     broken: bool,
 }
 
-impl State {
+impl TraceState {
     fn add(&mut self, list: &str) {
         // Before anything is copied or looked at.
         if self.broken || self.text.len() + list.len() + 1 > STATE_MOST {

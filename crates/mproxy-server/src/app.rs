@@ -60,7 +60,7 @@ const AFTER_DRAIN: Duration = Duration::from_secs(15);
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
 /// What mproxy is opened with.
-pub struct Opening {
+pub struct AppParts {
     /// The configuration.
     pub loaded: Loaded,
     /// Rules in the place of the rule file.
@@ -95,7 +95,7 @@ impl App {
     ///
     /// # Errors
     /// What could not be loaded or bound. Nothing stays open then.
-    pub async fn open(mut opening: Opening) -> anyhow::Result<Self> {
+    pub async fn open(mut opening: AppParts) -> anyhow::Result<Self> {
         let mut predecessor = opening.predecessor.take();
         let opened = Self::open_after(opening, &mut predecessor).await;
         if let (Err(error), Some(predecessor)) = (&opened, &mut predecessor) {
@@ -104,10 +104,10 @@ impl App {
         opened
     }
 
-    async fn open_after(opening: Opening, predecessor: &mut Option<Predecessor>) -> anyhow::Result<Self> {
+    async fn open_after(opening: AppParts, predecessor: &mut Option<Predecessor>) -> anyhow::Result<Self> {
         // Before any listener is open: whoever sees one may send a signal, which would kill a process not yet listening.
         let signals = Signals::new()?;
-        let Opening { loaded, rules, reread, mut sockets, log, traces, program, predecessor: _ } = opening;
+        let AppParts { loaded, rules, reread, mut sockets, log, traces, program, predecessor: _ } = opening;
         for warning in files::warnings(&loaded, SystemTime::now()) {
             warn!("{warning}");
         }
@@ -314,7 +314,10 @@ async fn begin_after(
     tokio::task::spawn_blocking(begin).await?
 }
 
-fn share_admin(admin: &config::Admin, listener: &tokio::net::TcpListener) -> std::io::Result<SharedListener> {
+fn share_admin(
+    admin: &config::AdminSettings,
+    listener: &tokio::net::TcpListener,
+) -> std::io::Result<SharedListener> {
     let place = place_of(&admin.host, admin.port);
     Ok(SharedListener { name: "admin".to_owned(), place, socket: SharedSocket::of(listener)? })
 }
@@ -369,7 +372,7 @@ fn readiness(bound: &[(String, Address)]) -> Vec<ListenerReadiness> {
 }
 
 async fn admin_listener(
-    admin: &config::Admin,
+    admin: &config::AdminSettings,
     sockets: &mut InheritedSockets,
 ) -> anyhow::Result<tokio::net::TcpListener> {
     let (host, port) = (&*admin.host, admin.port);

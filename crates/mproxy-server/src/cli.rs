@@ -47,7 +47,7 @@ pub use self::lifecycle::ReloadCommand;
 pub use self::password::hash_password;
 pub use self::replay::{HooksReplay, replay_hooks};
 pub use self::rules::{RulesCommand, RulesExplain, RulesTest, run_rules};
-pub use self::sessions::{SessionCommand, SessionSelectors, SessionsCommand};
+pub use self::sessions::{SessionArgs, SessionSelectors, SessionsCommand};
 pub use self::shell::{CompletionsCommand, ManCommand};
 pub use self::tap::TapCommand;
 pub use self::top::TopCommand;
@@ -197,7 +197,7 @@ pub enum AdminCommand {
     /// List who is connected
     Sessions(SessionsCommand),
     /// Show all about one session
-    Session(SessionCommand),
+    Session(SessionArgs),
     /// Disconnect clients
     #[command(after_help = kick::EXIT_CODES)]
     Kick(KickCommand),

@@ -50,7 +50,7 @@ pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme
 pub use origin::ValueOrigin;
 pub use settings::UPGRADE_VARIABLE;
 pub use settings::table::{
-    Admin, AdminClientSettings, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel,
+    AdminClientSettings, AdminSettings, DecisionLogSettings, Events, General, ListenerLimits, Log, Otel,
     ProtectionSettings, Questions, ShadowSettings, Web,
 };
 pub use token_place::RequestTokenPlace;
@@ -72,7 +72,7 @@ pub struct Config {
     /// The policy service, where there is one.
     pub policy: Option<PolicyConfig>,
     /// Admin API and metrics.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// How commands reach it.
     pub admin_client: AdminClientSettings,
     /// Logging.
@@ -212,7 +212,7 @@ pub struct Loaded {
     /// What is meant.
     pub config: Config,
     /// What works, but perhaps not as it was wished.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
     /// Every setting in force and where it came from, secrets masked.
     pub effective: Vec<Effective>,
 }
@@ -229,21 +229,21 @@ impl Loaded {
 
 /// Something wrong, and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Where.
     pub origin: ValueOrigin,
     /// What, and how to mend it.
     pub text: String,
 }
 
-impl Problem {
+impl ConfigProblem {
     /// A problem at this place.
     pub fn new(origin: ValueOrigin, text: impl Into<String>) -> Self {
         Self { origin, text: text.into() }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.origin, self.text)
     }
@@ -253,9 +253,9 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct Problems {
     /// What keeps mproxy from starting; never empty.
-    pub faults: Vec<Problem>,
+    pub faults: Vec<ConfigProblem>,
     /// What would have been warned of besides.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
 }
 
 impl fmt::Display for Problems {
@@ -285,13 +285,13 @@ pub fn load(
         match read_file(&path) {
             Ok(text) => layers.push(file::read(&path, &text, &mut faults)),
             Err(error) => {
-                faults.push(Problem::new(origin, format!("cannot read {}: {error}", path.display())))
+                faults.push(ConfigProblem::new(origin, format!("cannot read {}: {error}", path.display())))
             }
         }
     }
     layers.extend([env::layer(&variables), of_flags(flags)]);
     let written = Written::merge(layers).unwrap_or_else(|error| {
-        faults.push(Problem::new(ValueOrigin::Default("configuration"), error.to_string()));
+        faults.push(ConfigProblem::new(ValueOrigin::Default("configuration"), error.to_string()));
         Written::default()
     });
     // What is concluded from values holds only where all of them could be read: beside a fault it would mislead.

@@ -32,7 +32,8 @@ pub mod ws;
 
 pub use certificates::{CertificateStore, Renewed};
 pub use inward::{
-    Arrived, Entered, Entering, Incoming, Inward, OpenError, OpenListener, PreparedListener, Refused, Shake,
+    AcceptOutcome, Arrived, Entered, Entering, Inward, OpenError, OpenListener, PreparedListener, Refused,
+    Shake,
 };
 pub use outward::{BrokerDial, DialFailure, FailedDial, Outward};
 pub use stream::Stream;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mproxy_core::peer::Address;
 use mproxy_policy::acl::Acl;
-use mproxy_server::app::{App, Opening};
+use mproxy_server::app::{App, AppParts};
 use mproxy_server::cli::{self, Cli, Command, HooksCommand};
 use mproxy_server::config::{Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOrigin};
 use mproxy_server::demo::{self, DemoBroker};
@@ -119,7 +119,7 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
     let traces = start_traces(&runtime, &loaded)?;
     let log = log::start(loaded.config.log, traces.as_deref());
     let flags = cli.flags().clone();
-    let opening = Opening {
+    let opening = AppParts {
         loaded,
         rules: None,
         reread: Box::new(move || cli::load(&flags)),
@@ -175,7 +175,7 @@ fn start_traces(runtime: &tokio::runtime::Runtime, loaded: &Loaded) -> anyhow::R
     Traces::start(&loaded.config.otel, &loaded.config.general.instance)
 }
 
-async fn run(opening: Opening) -> anyhow::Result<()> {
+async fn run(opening: AppParts) -> anyhow::Result<()> {
     for warning in &opening.loaded.warnings {
         warn!("{warning}");
     }
@@ -183,7 +183,7 @@ async fn run(opening: Opening) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
+async fn show(mut opening: AppParts, flags: &Flags) -> anyhow::Result<()> {
     let broker = DemoBroker::start().await?;
     point_at(&mut opening.loaded, broker.address());
     anyhow::ensure!(
@@ -199,7 +199,7 @@ async fn show(mut opening: Opening, flags: &Flags) -> anyhow::Result<()> {
             loaded
         })
     };
-    let app = App::open(Opening { rules: Some(rules), reread: Box::new(reread), ..opening }).await?;
+    let app = App::open(AppParts { rules: Some(rules), reread: Box::new(reread), ..opening }).await?;
     if let [(_, Address::Ip(mqtt)), .., (_, Address::Ip(admin))] = app.bound() {
         println!("{}", demo::page(*mqtt, *admin, broker.address()));
     }

@@ -329,7 +329,7 @@ impl<S: Carrier> Relay<S> {
     }
 
     /// One look at everything.
-    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> TurnOutcome {
         // What a write before brought about: whoever is to be shut is, before its end is read.
         self.effects();
         let mut lent = Lent::default();
@@ -352,7 +352,7 @@ impl<S: Carrier> Relay<S> {
         // Who was not read may be read now if anything has changed; who was, waits for the stream.
         let read = client.moved || broker.moved;
         let moved = read || written.contains(&Writing::Something);
-        Turn { again: again || (moved && (client.unread || broker.unread)), read }
+        TurnOutcome { again: again || (moved && (client.unread || broker.unread)), read }
     }
 
     /// Has a client that is banned end, in the next turn.
@@ -448,7 +448,7 @@ impl<S: Carrier> Relay<S> {
         this.effects();
         let mut has_read = false;
         for _ in 0..TURNS {
-            let Turn { again, read } = this.turn(cx, now);
+            let TurnOutcome { again, read } = this.turn(cx, now);
             has_read |= read;
             if let Some(fault) = this.over.take() {
                 debug_assert_eq!(
@@ -478,7 +478,7 @@ impl<S: Carrier> Relay<S> {
 }
 
 /// What one look at everything came to.
-struct Turn {
+struct TurnOutcome {
     /// There may be more to do, because of what was done.
     again: bool,
     /// Something came in.

@@ -41,8 +41,8 @@ use self::slot::{ConnectionSlot, PendingEntry};
 use crate::config::EventRate;
 use crate::descriptors;
 use crate::door::{
-    Arrived, Causes, Entered, Entering, HandshakeLimits, Incoming, Known, OpenListener, Outward, Refused,
-    Shake, Stream,
+    AcceptOutcome, Arrived, Causes, Entered, Entering, HandshakeLimits, Known, OpenListener, Outward,
+    Refused, Shake, Stream,
 };
 use crate::protect::Protection;
 use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
@@ -316,11 +316,11 @@ impl Serving {
                 incoming = listener.accept() => incoming,
             };
             match incoming {
-                Incoming::Connection(arrived) => self.let_in(arrived),
-                Incoming::Lost(error) => {
+                AcceptOutcome::Connection(arrived) => self.let_in(arrived),
+                AcceptOutcome::Lost(error) => {
                     trace!(listener = &*self.name, %error, "connection lost before accept")
                 }
-                Incoming::Exhausted { error, pause } => {
+                AcceptOutcome::Exhausted { error, pause } => {
                     let pause_seconds = pause.as_secs_f64();
                     warn!(listener = &*self.name, %error, pause_seconds, "accept failed, pausing");
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mproxy_core::peer::Address;
 use mproxy_server::config::{self, Flags};
-use mproxy_server::door::{Incoming, Inward, OpenListener};
+use mproxy_server::door::{AcceptOutcome, Inward, OpenListener};
 use mproxy_testkit::certificates::Folder;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -40,8 +40,10 @@ async fn a_listener_without_descriptors_pauses_and_recovers() {
     for listener in [&mut at_port, &mut at_path] {
         for _ in 0..3 {
             match listener.accept().await {
-                Incoming::Exhausted { pause, .. } => pauses.push(pause.as_millis()),
-                Incoming::Connection(_) | Incoming::Lost(_) => panic!("there is no descriptor for it"),
+                AcceptOutcome::Exhausted { pause, .. } => pauses.push(pause.as_millis()),
+                AcceptOutcome::Connection(_) | AcceptOutcome::Lost(_) => {
+                    panic!("there is no descriptor for it")
+                }
             }
         }
     }
@@ -51,7 +53,7 @@ async fn a_listener_without_descriptors_pauses_and_recovers() {
     assert_eq!(said.next().unwrap().unwrap(), "high");
     for listener in [&mut at_port, &mut at_path] {
         let accepting = tokio::time::timeout(Duration::from_secs(5), listener.accept());
-        assert!(matches!(accepting.await.unwrap(), Incoming::Connection(_)));
+        assert!(matches!(accepting.await.unwrap(), AcceptOutcome::Connection(_)));
     }
     assert!(other.wait().unwrap().success());
 }

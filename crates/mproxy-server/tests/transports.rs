@@ -14,8 +14,8 @@ use mproxy_core::peer::{Address, ConnectionId, Origin, Transport};
 use mproxy_server::config::kind::{SettingKind, TokenPlace};
 use mproxy_server::config::{ListenerLimits, ListenerSettings, Scheme, SendProxy, Target, Web};
 use mproxy_server::door::{
-    self, Carrier, CertificateStore, Entered, HandshakeLimits, Incoming, Inward, Known, Outward, Refused,
-    Stream,
+    self, AcceptOutcome, Carrier, CertificateStore, Entered, HandshakeLimits, Inward, Known, Outward,
+    Refused, Stream,
 };
 use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
@@ -158,7 +158,7 @@ impl OpenListener {
 
     async fn enter(&self) -> Result<Entered, Refused> {
         let incoming = self.open.lock().await.accept().await;
-        let Incoming::Connection(arrived) = incoming else { panic!("nobody came") };
+        let AcceptOutcome::Connection(arrived) = incoming else { panic!("nobody came") };
         arrived.enter(HandshakeLimits::new(&self.budget)).await
     }
 }

@@ -6,7 +6,7 @@ use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::link::Link;
-use super::rates::{PATIENCE, Pace, Rates};
+use super::rates::{PATIENCE, RateCheck, Rates};
 use crate::fault::Fault;
 use crate::peer::Side;
 
@@ -68,8 +68,8 @@ impl Link {
         let Some(rates) = self.rates_mut() else { return Ok(true) };
         rates.fill(now);
         let pace = rates.pace(packet, total, patience)?;
-        rates.over = matches!(pace, Pace::Over);
-        if let Pace::Later(seconds) = pace {
+        rates.over = matches!(pace, RateCheck::Over);
+        if let RateCheck::Later(seconds) = pace {
             rates.pause(seconds, now);
             cx.setting.meter.rate_wait();
             return Ok(false);

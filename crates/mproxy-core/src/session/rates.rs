@@ -43,7 +43,7 @@ struct Bucket {
 }
 
 /// What becomes of the packet at the front.
-pub(super) enum Pace {
+pub(super) enum RateCheck {
     /// It may be taken.
     Within,
     /// After so many seconds.
@@ -140,12 +140,17 @@ impl Rates {
     ///
     /// # Errors
     /// It would take `patience` or longer until the client is within its rates again.
-    pub(super) fn pace(&self, packet: PacketType, total: usize, patience: Duration) -> Result<Pace, Fault> {
+    pub(super) fn pace(
+        &self,
+        packet: PacketType,
+        total: usize,
+        patience: Duration,
+    ) -> Result<RateCheck, Fault> {
         let has = self.needs(packet, total).all(|(bucket, amount)| bucket.has(amount));
         match self.action {
             // What has no words for a refusal passes, and counts.
-            RateAction::Refuse if has || packet != PacketType::Publish => return Ok(Pace::Within),
-            RateAction::Refuse => return Ok(Pace::Over),
+            RateAction::Refuse if has || packet != PacketType::Publish => return Ok(RateCheck::Within),
+            RateAction::Refuse => return Ok(RateCheck::Over),
             RateAction::Wait => {}
         }
         let whole = self.needs(packet, total).map(|(bucket, amount)| bucket.seconds_to(amount));
@@ -153,10 +158,10 @@ impl Rates {
             return Err(Fault::RateExceeded { packet });
         }
         if has {
-            return Ok(Pace::Within);
+            return Ok(RateCheck::Within);
         }
         let short = self.needs(packet, total).filter(|(bucket, amount)| !bucket.has(*amount));
-        Ok(Pace::Later(short.map(|(bucket, amount)| bucket.wait(amount)).fold(0.0, f64::max)))
+        Ok(RateCheck::Later(short.map(|(bucket, amount)| bucket.wait(amount)).fold(0.0, f64::max)))
     }
 
     pub(super) fn pause(&mut self, seconds: f64, now: Instant) {

@@ -54,7 +54,7 @@ pub(super) struct Connected {
 }
 
 /// What became of a call.
-pub(super) enum Called<T> {
+pub(super) enum CheckedCall<T> {
     Answered(T, Duration),
     Failed(Status, Duration),
     NotAsked(String),
@@ -131,25 +131,28 @@ impl CheckCalls {
         channel.map_err(|error| with_causes(&error))
     }
 
-    pub(super) async fn ask<R: Examine>(&mut self, request: AuthRequest<R>) -> Called<Examined<R::Decision>> {
+    pub(super) async fn ask<R: Examine>(
+        &mut self,
+        request: AuthRequest<R>,
+    ) -> CheckedCall<Examined<R::Decision>> {
         if let Err(Unusable { detail, .. }) = request.fits() {
-            return Called::NotAsked(detail.into());
+            return CheckedCall::NotAsked(detail.into());
         }
         self.call(R::HOOK.into(), |service, within| async move { service.examine(request, within).await })
             .await
     }
 
-    pub(super) async fn tell(&mut self, event: EventRequest) -> Called<()> {
+    pub(super) async fn tell(&mut self, event: EventRequest) -> CheckedCall<()> {
         self.call(event.rpc(), |service, within| async move { service.report(event, within).await }).await
     }
 
-    async fn call<T, F>(&mut self, rpc: Rpc, run: impl FnOnce(ServiceClient, Duration) -> F) -> Called<T>
+    async fn call<T, F>(&mut self, rpc: Rpc, run: impl FnOnce(ServiceClient, Duration) -> F) -> CheckedCall<T>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let service = match self.service(rpc).await {
             Ok(service) => service,
-            Err(why) => return Called::NotAsked(why),
+            Err(why) => return CheckedCall::NotAsked(why),
         };
         let started = Instant::now();
         // Around the call's own deadline, which does not count the wait for a channel that is ready.
@@ -159,7 +162,7 @@ impl CheckCalls {
         match called {
             Ok(Ok(answer)) => {
                 self.unanswered.remove(&rpc);
-                Called::Answered(answer, took)
+                CheckedCall::Answered(answer, took)
             }
             Ok(Err(status)) => {
                 if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
@@ -174,11 +177,11 @@ impl CheckCalls {
                     // An error is an answer, too: the service is there, and the next question is worth its time.
                     self.unanswered.remove(&rpc);
                 }
-                Called::Failed(status, took)
+                CheckedCall::Failed(status, took)
             }
             Err(_) => {
                 self.leave_unanswered(rpc);
-                Called::Failed(Status::deadline_exceeded("no answer in time"), took)
+                CheckedCall::Failed(Status::deadline_exceeded("no answer in time"), took)
             }
         }
     }

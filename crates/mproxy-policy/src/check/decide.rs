@@ -8,7 +8,7 @@ use std::time::Duration;
 use mproxy_core::peer::Peer;
 use tokio::time::Instant;
 
-use super::calls::Called;
+use super::calls::CheckedCall;
 use super::conversation::{Conversation, StreamTrouble};
 use super::questions::{Asking, CheckQuestion};
 use super::{CheckConfig, CheckedAnswer, CheckedResult, LatencyFigures, MEASURED_WITHIN, Run, verdict};
@@ -264,10 +264,10 @@ fn examined<R: Examine>(
     request: AuthRequest<R>,
     answer: Option<StreamAnswer>,
     took: Duration,
-) -> Called<Examined<R::Decision>> {
+) -> CheckedCall<Examined<R::Decision>> {
     match request.examine_answer(answer) {
-        Ok(examined) => Called::Answered(examined, took),
-        Err(status) => Called::Failed(status, took),
+        Ok(examined) => CheckedCall::Answered(examined, took),
+        Err(status) => CheckedCall::Failed(status, took),
     }
 }
 

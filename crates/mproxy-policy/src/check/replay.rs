@@ -201,20 +201,20 @@ struct Replay<'a, T> {
     wants: Wants,
     summary: ReplaySummary,
     /// Questions that are at the service, in the order of their records.
-    asked: VecDeque<Asked>,
+    asked: VecDeque<ReplayedQuestion>,
     /// Questions in a row that were not answered.
     unanswered: u32,
 }
 
 /// A question that is at the service.
-struct Asked {
+struct ReplayedQuestion {
     place: String,
     record: ReplayedRecord,
-    answer: JoinHandle<Called>,
+    answer: JoinHandle<ReplayAnswer>,
 }
 
 /// What came of a call: what it means, and whether the service has said anything.
-struct Called {
+struct ReplayAnswer {
     outcome: ReplayOutcome,
     answered: bool,
 }
@@ -287,7 +287,7 @@ impl<T: FnMut(ReplayNews<'_>)> Replay<'_, T> {
         let (service, within) = (self.calls.service(record.rpc()).await?, self.config.timeout);
         let question = record.question.clone();
         let answer = tokio::spawn(async move { ask(&service, &question, within).await });
-        self.asked.push_back(Asked { place, record, answer });
+        self.asked.push_back(ReplayedQuestion { place, record, answer });
         Ok(())
     }
 
@@ -296,8 +296,8 @@ impl<T: FnMut(ReplayNews<'_>)> Replay<'_, T> {
     /// # Errors
     /// There is no use in asking on.
     async fn hear(&mut self) -> Result<(), String> {
-        let Some(Asked { place, record, answer }) = self.asked.pop_front() else { return Ok(()) };
-        let Called { outcome, answered } =
+        let Some(ReplayedQuestion { place, record, answer }) = self.asked.pop_front() else { return Ok(()) };
+        let ReplayAnswer { outcome, answered } =
             answer.await.map_err(|error| format!("the question was not put: {error}"))?;
         self.compare(place, record, outcome);
         self.unanswered = if answered { 0 } else { self.unanswered + 1 };
@@ -323,7 +323,7 @@ impl<T: FnMut(ReplayNews<'_>)> Replay<'_, T> {
 }
 
 /// Asks, and says what came of it.
-async fn ask(service: &ServiceClient, question: &RecordedQuestion, within: Duration) -> Called {
+async fn ask(service: &ServiceClient, question: &RecordedQuestion, within: Duration) -> ReplayAnswer {
     match question {
         RecordedQuestion::Connect(client) => {
             call(service, client.question(), within, |decision| connect(&decision)).await
@@ -343,7 +343,7 @@ async fn ask(service: &ServiceClient, question: &RecordedQuestion, within: Durat
         RecordedQuestion::Subscribe(client, filter) => match filter.question(client) {
             Some(request) => call(service, request, within, |decision| filter.outcome(&decision)).await,
             // It was looked at when it was read.
-            None => Called { outcome: ReplayOutcome::NotAsked, answered: true },
+            None => ReplayAnswer { outcome: ReplayOutcome::NotAsked, answered: true },
         },
     }
 }
@@ -353,15 +353,15 @@ async fn call<R: Examine>(
     request: AuthRequest<R>,
     within: Duration,
     describe: impl FnOnce(R::Decision) -> ReplayOutcome,
-) -> Called {
+) -> ReplayAnswer {
     let rpc = Rpc::from(R::HOOK);
     if let Err(unusable) = request.fits() {
-        return Called { outcome: not_decided(unusable.into()), answered: true };
+        return ReplayAnswer { outcome: not_decided(unusable.into()), answered: true };
     }
     // Around the call's own deadline, which does not count the wait for a channel that is ready.
     let called = timeout(within, service.examine(request, within)).await;
     match called.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
-        Ok(examined) => Called {
+        Ok(examined) => ReplayAnswer {
             outcome: match examined.decision {
                 Ok(decision) => describe(decision),
                 Err(nothing) => not_decided(nothing),
@@ -370,7 +370,7 @@ async fn call<R: Examine>(
         },
         Err(status) => {
             let gone = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled | Code::Unavailable);
-            Called {
+            ReplayAnswer {
                 outcome: not_decided(undecided(rpc, &status)),
                 answered: !gone && !crate::remote::is_transport_failure(&status),
             }

@@ -161,7 +161,7 @@ impl KeySet {
             KeySetSource::Url(url) => {
                 let url = url.clone();
                 tokio::spawn(async move {
-                    let ending = Ending(shared);
+                    let ending = ReadingGuard(shared);
                     let read = match url.fetch().await {
                         Ok(json) => TokenKeys::of_set(&json).map_err(|error| error.to_string()),
                         Err(error) => Err(error.to_string()),
@@ -172,7 +172,7 @@ impl KeySet {
             KeySetSource::File(path) => {
                 let path = path.clone();
                 tokio::spawn(async move {
-                    let ending = Ending(shared);
+                    let ending = ReadingGuard(shared);
                     let name = path.display().to_string();
                     let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
                     ending.0.finish(&name, read.unwrap_or_else(|panicked| Err(panicked.to_string())));
@@ -220,9 +220,9 @@ impl SharedKeys {
 }
 
 /// The end of a reading, however it comes.
-struct Ending(Arc<SharedKeys>);
+struct ReadingGuard(Arc<SharedKeys>);
 
-impl Drop for Ending {
+impl Drop for ReadingGuard {
     fn drop(&mut self) {
         self.0.ended.send_modify(|ended| *ended += 1);
     }

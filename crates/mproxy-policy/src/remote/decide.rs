@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 pub(super) use self::keeper::{Keeper, Keepers};
 pub(super) use self::slots::SlotEvent;
-pub(super) use self::stream::Asked;
 use self::stream::DecideStream;
+pub(super) use self::stream::SentQuestion;
 use crate::contract::StreamQuestion;
 
 /// Streams to one endpoint, at most: one for each worker up to here.
@@ -81,7 +81,7 @@ impl DecideStreams {
         deadline: Instant,
         now: Instant,
         if_silent: bool,
-    ) -> Result<Asked, StreamQuestion> {
+    ) -> Result<SentQuestion, StreamQuestion> {
         // By connection, so that a client's questions arrive in their order and it is introduced once.
         let own = (question.peer().origin.connection_id.0 % self.places.len().max(1) as u128) as usize;
         let (before, after) = self.places.split_at(own.min(self.places.len()));

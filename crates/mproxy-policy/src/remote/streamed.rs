@@ -8,7 +8,7 @@ use std::task::Poll;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::decide::{Asked, SlotEvent};
+use super::decide::{SentQuestion, SlotEvent};
 use super::health::{Endpoints, Pick, ServiceConnection};
 use crate::contract::{Rpc, StreamAnswer, StreamQuestion};
 use crate::watch::{MoveReason, Watch};
@@ -29,7 +29,7 @@ pub(super) enum StreamResult {
 
 /// A question in a stream, and whose that is.
 struct InStream {
-    asked: Asked,
+    asked: SentQuestion,
     connection: Arc<ServiceConnection>,
 }
 

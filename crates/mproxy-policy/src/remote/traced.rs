@@ -8,7 +8,7 @@ use crate::call_tracer::{CallEnd, CallSpan};
 use crate::watch::CallOutcome;
 
 /// What became of a question.
-type Asked<D> = Result<CallResult<Result<D, Undecided>>, Failure>;
+type TracedResult<D> = Result<CallResult<Result<D, Undecided>>, Failure>;
 
 /// It had no turn within its deadline.
 pub(super) fn end_overloaded(span: Option<Box<dyn CallSpan>>) {
@@ -18,7 +18,7 @@ pub(super) fn end_overloaded(span: Option<Box<dyn CallSpan>>) {
 }
 
 /// It was asked; `waited`: for its turn before.
-pub(super) fn end<D: Decided>(span: Option<Box<dyn CallSpan>>, result: &mut Asked<D>, waited: bool) {
+pub(super) fn end<D: Decided>(span: Option<Box<dyn CallSpan>>, result: &mut TracedResult<D>, waited: bool) {
     let Some(span) = span else { return };
     let mut refused = None;
     let (outcome, endpoint) = match result {

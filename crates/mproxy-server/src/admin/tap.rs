@@ -139,7 +139,7 @@ pub(super) async fn tap(
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, text)
     })?;
     let connection = connection_id.map(|id| (id, admin));
-    let reading = Reading { tap, connection, answer: answers.map(|Extension(answers)| answers.begin()) };
+    let reading = TapReader { tap, connection, answer: answers.map(|Extension(answers)| answers.begin()) };
     // Fused by hand: what follows `end` is the end.
     let events = unfold(Some(reading), |reading| async {
         let mut reading = reading?;
@@ -151,14 +151,14 @@ pub(super) async fn tap(
 }
 
 /// A tap that is read.
-struct Reading {
+struct TapReader {
     tap: OpenTap,
     /// The only connection that it is about, if it is about one.
     connection: Option<(Uuid, Admin)>,
     answer: Option<LongAnswer>,
 }
 
-impl Reading {
+impl TapReader {
     /// The next event, or why there is none any more.
     async fn next(&mut self) -> Result<TapEvent, &'static str> {
         let Self { tap, connection, answer } = self;

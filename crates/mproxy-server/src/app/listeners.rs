@@ -101,7 +101,9 @@ fn keep(
 pub(super) const OF_ADMIN: &str = "admin API";
 
 /// TLS of the admin port, where it has any.
-pub(super) fn admin_tls(admin: &config::Admin) -> Result<Option<Arc<Reloadable<ServerTls>>>, MaterialError> {
+pub(super) fn admin_tls(
+    admin: &config::AdminSettings,
+) -> Result<Option<Arc<Reloadable<ServerTls>>>, MaterialError> {
     config::admin::tls(admin).map(|tls| Reloadable::new(tls).map(Arc::new)).transpose()
 }
 

@@ -77,7 +77,7 @@ pub async fn replay_hooks(
 ) -> anyhow::Result<ExitCode> {
     let complain = |err: &mut dyn Write, why: &dyn std::fmt::Display| writeln!(err, "mproxy: {why:#}");
     // Before anything is asked: a name that is wrong is no reason to ask half of the questions.
-    let sources = asked.files.iter().map(|path| Source::open(path)).collect::<io::Result<Vec<_>>>();
+    let sources = asked.files.iter().map(|path| RecordFile::open(path)).collect::<io::Result<Vec<_>>>();
     let (sources, tls) = match (sources, asked.tls.read()) {
         (Ok(sources), Ok(tls)) => (sources, tls),
         (Err(why), _) => {
@@ -143,12 +143,12 @@ fn exit_code(summary: &ReplaySummary) -> u8 {
 }
 
 /// A file of records.
-struct Source {
+struct RecordFile {
     name: String,
     lines: Box<dyn BufRead + Send>,
 }
 
-impl Source {
+impl RecordFile {
     fn open(path: &Path) -> io::Result<Self> {
         let name = path.display().to_string();
         if path == Path::new("-") {
@@ -164,8 +164,8 @@ impl Source {
 }
 
 /// Reads all lines, until there are no more or nobody wants them.
-fn read_all(sources: Vec<Source>, send: &mpsc::Sender<ReplayLine>) {
-    for Source { name, mut lines } in sources {
+fn read_all(sources: Vec<RecordFile>, send: &mpsc::Sender<ReplayLine>) {
+    for RecordFile { name, mut lines } in sources {
         for number in 1.. {
             let text = match next_line(&mut lines) {
                 Ok(None) => break,

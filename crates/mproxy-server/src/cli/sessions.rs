@@ -231,7 +231,7 @@ impl<'a> SessionPages<'a> {
 
 /// What is asked.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct SessionCommand {
+pub struct SessionArgs {
     /// Connection id, or client id
     id: String,
     /// Print the answer of the admin API as it is
@@ -241,7 +241,7 @@ pub struct SessionCommand {
 
 /// `mproxy session`: 0 where there is one, 1 where there is none, 2 where it could not be asked.
 pub(super) fn show_session(
-    command: &SessionCommand,
+    command: &SessionArgs,
     flags: &Flags,
     out: &mut impl Write,
 ) -> Result<ExitCode, AdminCallError> {

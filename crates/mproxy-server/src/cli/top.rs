@@ -120,7 +120,7 @@ fn frame_lines(figures: &TopFigures, keys: &TopKeys, columns: u16, lines: u16) -
 }
 
 /// What is asked next, or why there is nothing.
-type Asked = Result<TopSample, AdminCallError>;
+type TopAnswer = Result<TopSample, AdminCallError>;
 
 fn watch(client: &AdminClient, first: TopSample) -> io::Result<()> {
     let mut terminal = ratatui::try_init()?;
@@ -175,7 +175,7 @@ fn press(event: Event, keys: &mut TopKeys, figures: &TopFigures) -> KeyAction {
 }
 
 /// Asks once a second, by a thread that ends when nobody takes its answers any more.
-fn ask_forever(client: AdminClient) -> Receiver<Asked> {
+fn ask_forever(client: AdminClient) -> Receiver<TopAnswer> {
     // One may wait: a screen that is behind shows the newest but one, and no more of them are kept.
     let (send, receive) = sync_channel(1);
     std::thread::spawn(move || {

@@ -4,14 +4,14 @@ use mproxy_tcp::tls::{Identity, ServerTls};
 
 use super::reader::{SettingReader, spoken};
 use super::settings::SettingPlace;
-use super::{Admin, AdminClientSettings};
+use super::{AdminClientSettings, AdminSettings};
 
 /// Application protocols of the admin port.
 const ALPN: &[u8] = b"http/1.1";
 
 /// What the admin port shows and asks for; `None`: it has no TLS.
 #[must_use]
-pub fn tls(admin: &Admin) -> Option<ServerTls> {
+pub fn tls(admin: &AdminSettings) -> Option<ServerTls> {
     let (cert, key) = admin.server_cert.clone().zip(admin.server_key.clone())?;
     Some(ServerTls {
         identities: vec![Identity { cert, key, ocsp: None }],
@@ -22,8 +22,8 @@ pub fn tls(admin: &Admin) -> Option<ServerTls> {
 }
 
 /// The admin port as it is written.
-pub(super) fn read(reader: &mut SettingReader<'_>) -> Admin {
-    let admin = Admin::read(reader, SettingPlace::Process);
+pub(super) fn read(reader: &mut SettingReader<'_>) -> AdminSettings {
+    let admin = AdminSettings::read(reader, SettingPlace::Process);
     let has_certificate = reader.identity("admin.tls.server_cert", "admin.tls.server_key").is_some();
     let is_written = |reader: &SettingReader<'_>, key| reader.written.get(key).is_some();
     let (ca_certs, crls) = ("admin.tls.ca_certs", "admin.tls.crls");
@@ -49,7 +49,7 @@ pub(super) fn read(reader: &mut SettingReader<'_>) -> Admin {
 }
 
 /// How commands reach it.
-pub(super) fn read_client(reader: &mut SettingReader<'_>, admin: &Admin) -> AdminClientSettings {
+pub(super) fn read_client(reader: &mut SettingReader<'_>, admin: &AdminSettings) -> AdminClientSettings {
     let client = AdminClientSettings::read(reader, SettingPlace::Process);
     let _ = reader.identity("admin.client.cert", "admin.client.key");
     let is_tls = client.url.as_ref().map_or_else(|| tls(admin).is_some(), |url| url.is_tls);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::Problem;
+use super::ConfigProblem;
 use super::layers::Layer;
 use super::origin::ValueOrigin;
 use super::settings::{self, CONFIG_VARIABLE, UPGRADE_VARIABLE};
@@ -23,8 +23,8 @@ pub(super) struct Variables {
 /// Sorts the environment into ours, unknown, and Kubernetes' own.
 pub(super) fn read(
     env: impl IntoIterator<Item = (OsString, OsString)>,
-    faults: &mut Vec<Problem>,
-    warnings: &mut Vec<Problem>,
+    faults: &mut Vec<ConfigProblem>,
+    warnings: &mut Vec<ConfigProblem>,
 ) -> Variables {
     let mut variables = Variables::default();
     let mut links = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn read(
             match value.into_string() {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => drop(variables.text.insert(known, text)),
-                Err(_) => faults.push(Problem::new(ValueOrigin::variable(known), "is not UTF-8")),
+                Err(_) => faults.push(ConfigProblem::new(ValueOrigin::variable(known), "is not UTF-8")),
             }
         } else if name == UPGRADE_VARIABLE {
             // No setting: mproxy itself sets it for the process that takes its place.
@@ -70,12 +70,12 @@ fn known() -> impl Iterator<Item = &'static str> {
     settings::all().filter_map(|row| row.variable).chain([CONFIG_VARIABLE])
 }
 
-fn unknown(name: &str) -> Problem {
+fn unknown(name: &str) -> ConfigProblem {
     let known = match nearest(name, known()) {
         Some(known) => format!("the nearest known name is {known}"),
         None => "mproxy --help lists those that are known".to_owned(),
     };
-    Problem::new(ValueOrigin::variable(name), format!("unknown variable, ignored; {known}"))
+    ConfigProblem::new(ValueOrigin::variable(name), format!("unknown variable, ignored; {known}"))
 }
 
 /// Whether Kubernetes or Docker links made this variable for a service called `mproxy` or `mproxy-…`:
@@ -92,7 +92,7 @@ fn is_port_link(name: &str) -> bool {
     is_port && words.next().is_some_and(|word| matches!(word, "TCP" | "UDP" | "SCTP"))
 }
 
-fn kubernetes(mut links: Vec<String>) -> Option<Problem> {
+fn kubernetes(mut links: Vec<String>) -> Option<ConfigProblem> {
     links.sort_unstable();
     let first = links.first()?;
     let text = match links.len() {
@@ -104,5 +104,5 @@ fn kubernetes(mut links: Vec<String>) -> Option<Problem> {
         "{text} not a setting of mproxy, Kubernetes sets it in every pod for a service of this name. \
          Set `enableServiceLinks: false` in the pod spec to keep such variables out"
     );
-    Some(Problem::new(ValueOrigin::variable(first), text))
+    Some(ConfigProblem::new(ValueOrigin::variable(first), text))
 }

@@ -7,14 +7,14 @@ use config::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Problem;
+use super::ConfigProblem;
 use super::layers::{Layer, OWN, leaf};
 use super::origin::ValueOrigin;
 use super::settings;
 use mproxy_policy::nearest;
 
 /// Reads `text`; what is wrong with it goes to `faults`, and what is right into the layer.
-pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<Problem>) -> Layer {
+pub(super) fn read(path: &Path, text: &str, faults: &mut Vec<ConfigProblem>) -> Layer {
     let mut file = File { path: path.display().to_string(), text, broken_lines: Vec::new(), faults };
     // Goes on behind a mistake, so that all of them are told at once.
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -31,7 +31,7 @@ struct File<'a> {
     text: &'a str,
     /// Lines that are no TOML: what could be read of them are no keys that somebody wrote.
     broken_lines: Vec<usize>,
-    faults: &'a mut Vec<Problem>,
+    faults: &'a mut Vec<ConfigProblem>,
 }
 
 /// A table within the file: `place` is how a person finds it (`listeners[0].tls.certificates[1].`), `prefix` how the
@@ -187,7 +187,7 @@ impl File<'_> {
 
     fn fault(&mut self, line: usize, place: &str, text: String) {
         let origin = self.origin(line, place);
-        self.faults.push(Problem { origin, text });
+        self.faults.push(ConfigProblem { origin, text });
     }
 
     fn origin(&self, line: usize, place: &str) -> ValueOrigin {

@@ -8,14 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mproxy_tcp::tls::dates::CertificateKind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
-use super::{ClientTlsSettings, Loaded, PolicyConfig, Problem, ValueOrigin, admin, otel};
+use super::{ClientTlsSettings, ConfigProblem, Loaded, PolicyConfig, ValueOrigin, admin, otel};
 
 /// On whose side a file is: the table that its key stands in.
-type Table = &'static str;
+type TableName = &'static str;
 
 /// Reads every file of every listener, target and policy service. Blocks while it does.
 #[must_use]
-pub fn faults(loaded: &Loaded) -> Vec<Problem> {
+pub fn faults(loaded: &Loaded) -> Vec<ConfigProblem> {
     let mut problems = Vec::new();
     for (table, end) in ends(loaded) {
         for error in end.faults() {
@@ -28,7 +28,7 @@ pub fn faults(loaded: &Loaded) -> Vec<Problem> {
 /// What is good by itself, but cannot do what it is there for, at this time: certificates and lists past their dates,
 /// lists of another CA. Blocks while it reads the files.
 #[must_use]
-pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
+pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<ConfigProblem> {
     let now = seconds(now);
     let mut problems = Vec::new();
     for (table, end) in ends(loaded) {
@@ -41,7 +41,10 @@ pub fn warnings(loaded: &Loaded, now: SystemTime) -> Vec<Problem> {
                 CertificateKind::Crl => key.ends_with("crls"),
             };
             let named = named(loaded, table, &remark.file, is_for);
-            add(named.into_iter().map(|origin| Problem::new(origin, text.clone())).collect(), &mut problems);
+            add(
+                named.into_iter().map(|origin| ConfigProblem::new(origin, text.clone())).collect(),
+                &mut problems,
+            );
         }
     }
     problems
@@ -55,7 +58,7 @@ pub fn seconds(time: SystemTime) -> i64 {
 }
 
 /// Several listeners may share a file: each problem once.
-fn add(new: Vec<Problem>, problems: &mut Vec<Problem>) {
+fn add(new: Vec<ConfigProblem>, problems: &mut Vec<ConfigProblem>) {
     for problem in new {
         if !problems.contains(&problem) {
             problems.push(problem);
@@ -80,8 +83,8 @@ impl<M: Material> TlsSide for M {
 }
 
 /// Every end that has TLS, and the table of its keys.
-fn ends(loaded: &Loaded) -> Vec<(Table, Box<dyn TlsSide>)> {
-    let mut ends: Vec<(Table, Box<dyn TlsSide>)> = Vec::new();
+fn ends(loaded: &Loaded) -> Vec<(TableName, Box<dyn TlsSide>)> {
+    let mut ends: Vec<(TableName, Box<dyn TlsSide>)> = Vec::new();
     for listener in &loaded.config.listeners {
         if let Some(tls) = &listener.tls {
             ends.push(("tls", Box::new(tls.clone())));
@@ -118,7 +121,7 @@ fn of_policy(tls: &ClientTlsSettings) -> tls::ClientTls {
 }
 
 /// The fault, wherever the file was named.
-fn problems_of(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Problem> {
+fn problems_of(loaded: &Loaded, table: TableName, error: &MaterialError) -> Vec<ConfigProblem> {
     let text = match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -133,13 +136,13 @@ fn problems_of(loaded: &Loaded, table: Table, error: &MaterialError) -> Vec<Prob
             "otel" => "otel.ca_certs",
             table => table,
         };
-        return vec![Problem::new(ValueOrigin::Default(key), text)];
+        return vec![ConfigProblem::new(ValueOrigin::Default(key), text)];
     }
-    named.into_iter().map(|origin| Problem::new(origin, text.clone())).collect()
+    named.into_iter().map(|origin| ConfigProblem::new(origin, text.clone())).collect()
 }
 
 /// Where this file was named in this table, of all listeners or of one.
-fn named(loaded: &Loaded, table: Table, path: &Path, is_for: impl Fn(&str) -> bool) -> Vec<ValueOrigin> {
+fn named(loaded: &Loaded, table: TableName, path: &Path, is_for: impl Fn(&str) -> bool) -> Vec<ValueOrigin> {
     let is_here = |key: &str| {
         let of_listener = key.strip_prefix("listeners[").and_then(|rest| rest.split_once("]."));
         let key = of_listener.map_or(key, |(_, key)| key);

@@ -16,7 +16,7 @@ use super::reader::{SettingReader, spoken};
 use super::settings::table::{self, ListenerLimits, Web};
 use super::settings::{self, Needs, SettingOf, SettingPlace, Values as _};
 use super::tls::{self, Own};
-use super::{ListenerSettings, Problem, Scheme, Target, kind};
+use super::{ConfigProblem, ListenerSettings, Scheme, Target, kind};
 
 /// A listener, and the key of its port: what to blame when it cannot be bound.
 pub(super) struct KeyedListener {
@@ -274,7 +274,7 @@ fn listed(reader: &mut SettingReader<'_>, common: &Common, index: usize) -> Opti
     };
     if reader.written.get(&at(needed)).is_none() {
         let origin = reader.written.tables("listeners")[index].within(needed);
-        reader.faults.push(Problem::new(origin, missing));
+        reader.faults.push(ConfigProblem::new(origin, missing));
     }
     let mut not_of_unix = ["host", "port", "proxy_from"].into_iter().map(at);
     if is_unix && let Some(key) = not_of_unix.find(|key| reader.written.explicit(key).is_some()) {

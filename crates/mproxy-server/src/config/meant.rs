@@ -6,23 +6,27 @@ use super::reader::SettingReader;
 use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
 use super::{
-    Admin, ClientTlsSettings, Config, DecisionLogSettings, Events, General, Log, Otel, PerHook, PolicyConfig,
-    Problem, ProtectionSettings, Questions, ShadowSettings, admin, listeners,
+    AdminSettings, ClientTlsSettings, Config, ConfigProblem, DecisionLogSettings, Events, General, Log, Otel,
+    PerHook, PolicyConfig, ProtectionSettings, Questions, ShadowSettings, admin, listeners,
     listeners::{Bound, KeyedListener},
 };
 
 /// What is wrong with each value by itself.
-fn unreadable(written: &Written, faults: &mut Vec<Problem>) {
+fn unreadable(written: &Written, faults: &mut Vec<ConfigProblem>) {
     for key in written.keys() {
         let Some((entry, row)) = written.get(&key).zip(settings::find(&key)) else { continue };
         if let Err(text) = (row.check)(&entry.text) {
-            faults.push(Problem::new(entry.origin.clone(), text));
+            faults.push(ConfigProblem::new(entry.origin.clone(), text));
         }
     }
 }
 
 /// Everything, with the checks that need more than one value.
-pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Config {
+pub(super) fn read(
+    written: &Written,
+    faults: &mut Vec<ConfigProblem>,
+    warnings: &mut Vec<ConfigProblem>,
+) -> Config {
     // First, and once for each: everything below takes a default for what cannot be read, and says no more of it.
     unreadable(written, faults);
     let mut reader = SettingReader { written, faults, warnings };
@@ -70,7 +74,7 @@ pub(super) fn read(written: &Written, faults: &mut Vec<Problem>, warnings: &mut 
     }
     if config.policy.is_none() && config.general.acl_file.is_none() {
         let text = "not set, and MPROXY_ACL_FILE is not set either: everything is allowed";
-        reader.warnings.push(Problem::new(ValueOrigin::variable("MPROXY_POLICY_URL"), text));
+        reader.warnings.push(ConfigProblem::new(ValueOrigin::variable("MPROXY_POLICY_URL"), text));
     }
     config
 }
@@ -134,7 +138,7 @@ fn otel(reader: &mut SettingReader<'_>) -> Otel {
 }
 
 /// Two sockets cannot be bound to one address; nor should a listener forward to itself.
-fn one_address_each(listeners: &[KeyedListener], admin: &Admin, reader: &mut SettingReader<'_>) {
+fn one_address_each(listeners: &[KeyedListener], admin: &AdminSettings, reader: &mut SettingReader<'_>) {
     for (index, KeyedListener { key, listener }) in listeners.iter().enumerate() {
         let (name, bound) = (&listener.name, Bound::of(listener));
         if bound.overlaps(Bound::Tcp(&admin.host, admin.port)) {

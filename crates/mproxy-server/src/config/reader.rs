@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Problem;
+use super::ConfigProblem;
 use super::kind::{FileName, SettingKind};
 use super::settings::{self, Needs, SettingOf, SettingPlace, Values};
 use super::written::{Written, WrittenValue};
@@ -10,8 +10,8 @@ use super::written::{Written, WrittenValue};
 /// Reads typed values and collects what is wrong with them together; what is wrong with one alone was said before.
 pub(super) struct SettingReader<'a> {
     pub written: &'a Written,
-    pub faults: &'a mut Vec<Problem>,
-    pub warnings: &'a mut Vec<Problem>,
+    pub faults: &'a mut Vec<ConfigProblem>,
+    pub warnings: &'a mut Vec<ConfigProblem>,
 }
 
 impl SettingReader<'_> {
@@ -35,11 +35,11 @@ impl SettingReader<'_> {
     }
 
     pub(super) fn fault(&mut self, key: &str, text: impl Into<String>) {
-        self.faults.push(Problem::new(self.written.origin(key), text));
+        self.faults.push(ConfigProblem::new(self.written.origin(key), text));
     }
 
     pub(super) fn warn(&mut self, key: &str, text: impl Into<String>) {
-        self.warnings.push(Problem::new(self.written.origin(key), text));
+        self.warnings.push(ConfigProblem::new(self.written.origin(key), text));
     }
 
     /// The first key behind `root` that somebody wrote and that needs this.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::settings::{self, Reload};
 use super::written::Effective;
-use super::{Admin, Config, General, ListenerSettings, Loaded, PolicyConfig, ProtectionSettings, Questions};
+use super::{
+    AdminSettings, Config, General, ListenerSettings, Loaded, PolicyConfig, ProtectionSettings, Questions,
+};
 
 /// A setting that is written otherwise now. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +169,7 @@ fn merged(running: &Config, wanted: Config) -> Config {
         old.on_error = on_error;
         old.tls = tls;
     }
-    merged.admin = Admin { host: merged.admin.host, port: merged.admin.port, ..admin };
+    merged.admin = AdminSettings { host: merged.admin.host, port: merged.admin.port, ..admin };
     merged.admin_client = admin_client;
     merged.log.level = log.level;
     merged

@@ -7,7 +7,7 @@ use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
 use super::origin::ValueOrigin;
 use super::reader::{SettingReader, spoken};
 use super::settings::{Needs, SettingPlace, table};
-use super::{Problem, Scheme};
+use super::{ConfigProblem, Scheme};
 
 /// TLS towards clients as one table of the file has it; what it leaves out is the outer one's.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +166,9 @@ fn certificates(reader: &mut SettingReader<'_>, list: &str) -> Vec<Identity> {
             .iter()
             .all(|name| reader.written.get(&format!("{at}{name}")).is_none());
         if is_empty {
-            reader.faults.push(Problem::new(ValueOrigin::clone(origin), "needs server_cert and server_key"));
+            reader
+                .faults
+                .push(ConfigProblem::new(ValueOrigin::clone(origin), "needs server_cert and server_key"));
         }
         all.extend(certificate(reader, &at));
     }

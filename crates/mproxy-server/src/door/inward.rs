@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::Stream;
 use super::pause::Pause;
-use super::transport::{Accepted, HandshakeLimits, Known, Offer, SharedSocket, Transport};
+use super::transport::{AcceptedSocket, HandshakeLimits, Known, Offer, SharedSocket, Transport};
 use crate::config::ListenerSettings;
 use crate::systemd::InheritedSocket;
 
@@ -51,7 +51,7 @@ pub struct OpenListener {
 }
 
 /// What one look at a listener brought.
-pub enum Incoming {
+pub enum AcceptOutcome {
     /// Somebody is here.
     Connection(Arrived),
     /// Somebody was here, and left before being let in. Nothing to do but count it.
@@ -235,7 +235,7 @@ impl OpenListener {
     /// each of its answers.
     ///
     /// Cancel safe: a dropped future took nobody out of the queue, and a pause goes on where it was.
-    pub async fn accept(&mut self) -> Incoming {
+    pub async fn accept(&mut self) -> AcceptOutcome {
         poll_fn(|cx| self.accepting.poll_accept(cx)).await
     }
 }
@@ -271,7 +271,7 @@ trait AnyListenerSide: Send + Sync {
 /// A listener of whatever transport.
 trait Accepting: Send {
     fn share(&self) -> io::Result<SharedSocket>;
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<AcceptOutcome>;
 }
 
 impl<T: Transport> AnyListenerSide for Arc<ListenerSide<T>>
@@ -319,24 +319,24 @@ where
         T::share(&self.listener)
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<AcceptOutcome> {
         ready!(self.pause.poll_over(cx));
         Poll::Ready(match ready!(T::poll_accept(&mut self.listener, cx)) {
             Offer::Connection(accepted) => {
                 self.pause.forget();
-                Incoming::Connection(arrived(&self.side, accepted))
+                AcceptOutcome::Connection(arrived(&self.side, accepted))
             }
-            Offer::Lost(error) => Incoming::Lost(error),
-            Offer::Exhausted(error) => Incoming::Exhausted { error, pause: self.pause.begin() },
+            Offer::Lost(error) => AcceptOutcome::Lost(error),
+            Offer::Exhausted(error) => AcceptOutcome::Exhausted { error, pause: self.pause.begin() },
         })
     }
 }
 
-fn arrived<T: Transport>(side: &Arc<ListenerSide<T>>, accepted: Accepted<T::Socket>) -> Arrived
+fn arrived<T: Transport>(side: &Arc<ListenerSide<T>>, accepted: AcceptedSocket<T::Socket>) -> Arrived
 where
     Stream: From<T::Stream>,
 {
-    let Accepted { socket, remote, local } = accepted;
+    let AcceptedSocket { socket, remote, local } = accepted;
     // Two of them: a PROXY header may name another client, but this one is whose place it takes until then.
     let mut known = Known::by(remote.clone(), local);
     // Plain TCP has nothing to do first, and no future is boxed for it.

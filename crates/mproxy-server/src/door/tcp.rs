@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{
-    self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport,
+    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport,
 };
 use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
@@ -81,7 +81,7 @@ impl Transport for Tcp {
         Poll::Ready(match ready!(listener.poll_accept(cx)) {
             mproxy_tcp::Incoming::Connection(mproxy_tcp::Accepted { stream, remote, local }) => {
                 let (remote, local) = (remote.into(), local.into());
-                Offer::Connection(Accepted { socket: stream, remote, local })
+                Offer::Connection(AcceptedSocket { socket: stream, remote, local })
             }
             mproxy_tcp::Incoming::Lost(error) => Offer::Lost(error),
             mproxy_tcp::Incoming::Exhausted(error) => Offer::Exhausted(error),

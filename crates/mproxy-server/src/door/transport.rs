@@ -241,7 +241,7 @@ pub(super) fn ended(
 #[derive(Debug)]
 pub enum Offer<S> {
     /// Somebody is here.
-    Connection(Accepted<S>),
+    Connection(AcceptedSocket<S>),
     /// Somebody was here, and left before being let in.
     Lost(io::Error),
     /// This machine can take nobody at present, and would say so again at once. Who polls has to pause.
@@ -250,7 +250,7 @@ pub enum Offer<S> {
 
 /// A connection that was accepted.
 #[derive(Debug)]
-pub struct Accepted<S> {
+pub struct AcceptedSocket<S> {
     /// It itself.
     pub socket: S,
     /// Who came.

@@ -14,7 +14,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{self, Accepted, Carrier, HandshakeLimits, Known, Offer, SharedSocket, Transport};
+use super::transport::{
+    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, Transport,
+};
 use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
 use crate::systemd::{FileOwner, InheritedSocket};
@@ -81,7 +83,7 @@ impl Transport for Unix {
         Poll::Ready(match ready!(listener.poll_accept(cx)) {
             mproxy_unix::Incoming::Connection(mproxy_unix::Accepted { stream, peer }) => {
                 let PeerProcess { pid, uid, gid } = peer;
-                Offer::Connection(Accepted {
+                Offer::Connection(AcceptedSocket {
                     socket: Box::new(stream),
                     remote: Address::Process(Credentials { pid, uid, gid }),
                     local: Address::Path(Arc::clone(listener.path())),

@@ -37,7 +37,7 @@ struct AdmissionState {
 }
 
 /// What somebody who asked to be admitted was told.
-pub(crate) enum Asked {
+pub(crate) enum AdmissionAnswer {
     /// Yes.
     Admitted,
     /// That there is no room to wait.
@@ -124,25 +124,25 @@ impl Admissions {
     }
 
     /// Somebody from there wants to be admitted.
-    pub(crate) fn ask(self: &Arc<Self>, whose: Neighbours, now: Instant) -> Asked {
+    pub(crate) fn ask(self: &Arc<Self>, whose: Neighbours, now: Instant) -> AdmissionAnswer {
         let now = now.saturating_duration_since(self.started);
         let mut state = self.state.lock();
-        let Some(per_second) = state.limits.per_second else { return Asked::Admitted };
+        let Some(per_second) = state.limits.per_second else { return AdmissionAnswer::Admitted };
         let pace = Pace::even(per_second);
         // Nobody who waits is overtaken.
         if state.waiting.is_empty() && !state.owed.is_over(pace, now) {
             state.owed = state.owed.charged(pace, now);
-            return Asked::Admitted;
+            return AdmissionAnswer::Admitted;
         }
         let is_full = state.waiting.len() >= state.limits.waiting;
         // Who is evicted takes the lock to leave, and not before it is woken.
         if is_full && !self.crowd.make_room(whose, SPARE) {
-            return Asked::Full;
+            return AdmissionAnswer::Full;
         }
         let waiter = Arc::<AdmissionWaiter>::default();
         let member = self.crowd.enter(whose, Arc::clone(&waiter) as _);
         let key = state.waiting.enter(whose, Arc::clone(&waiter));
-        Asked::Waits(WaitingPlace { admissions: Arc::clone(self), key, waiter, _member: member })
+        AdmissionAnswer::Waits(WaitingPlace { admissions: Arc::clone(self), key, waiter, _member: member })
     }
 
     /// Admits those whose turn it is by now. When to look again: `None` where nobody waits.
@@ -214,10 +214,10 @@ mod tests {
         text.parse::<IpAddr>().expect("an address").into()
     }
 
-    fn waits(asked: Asked) -> WaitingPlace {
+    fn waits(asked: AdmissionAnswer) -> WaitingPlace {
         match asked {
-            Asked::Waits(place) => place,
-            Asked::Admitted | Asked::Full => panic!("it has to wait"),
+            AdmissionAnswer::Waits(place) => place,
+            AdmissionAnswer::Admitted | AdmissionAnswer::Full => panic!("it has to wait"),
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
         let mut waiting = Vec::new();
         let at_once = (0..9500)
             .filter(|_| match admissions.ask(of("192.0.2.1"), now) {
-                Asked::Admitted => true,
+                AdmissionAnswer::Admitted => true,
                 asked => {
                     waiting.push(waits(asked));
                     false
@@ -258,7 +258,7 @@ mod tests {
     fn addresses_take_turns_and_nobody_is_overtaken() {
         let now = Instant::now();
         let admissions = Admissions::new(limits(10, 1000), now);
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Admitted));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Admitted));
         let crowd: Vec<_> = (0..100).map(|_| waits(admissions.ask(of("192.0.2.1"), now))).collect();
         let lone = waits(admissions.ask(of("192.0.2.2"), now));
         assert_eq!(admissions.admit(now), Some(now + Duration::from_millis(100)));
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(crowd.iter().filter(|place| is_admitted(place)).count(), 1);
         let much_later = now + Duration::from_secs(1);
         assert!(
-            matches!(admissions.ask(of("192.0.2.3"), much_later), Asked::Waits(_)),
+            matches!(admissions.ask(of("192.0.2.3"), much_later), AdmissionAnswer::Waits(_)),
             "behind those who wait"
         );
     }
@@ -278,10 +278,10 @@ mod tests {
     fn whoever_leaves_frees_its_place_and_its_turn() {
         let now = Instant::now();
         let admissions = Admissions::new(limits(10, 2), now);
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Admitted));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Admitted));
         let first = waits(admissions.ask(of("192.0.2.1"), now));
         let second = waits(admissions.ask(of("192.0.2.1"), now));
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Full));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Full));
         let at = now + Duration::from_millis(100);
         admissions.admit(at);
         assert!(is_admitted(&first) && !is_admitted(&second));
@@ -290,16 +290,19 @@ mod tests {
         assert!(is_admitted(&second), "it has the turn that was not used");
         assert!(second.take());
         assert_eq!((admissions.waiting(), admissions.crowd.len()), (0, 0));
-        assert!(matches!(admissions.ask(of("192.0.2.1"), at), Asked::Waits(_)), "a turn that was used is");
+        assert!(
+            matches!(admissions.ask(of("192.0.2.1"), at), AdmissionAnswer::Waits(_)),
+            "a turn that was used is"
+        );
     }
 
     #[test]
     fn one_address_does_not_fill_the_queue() {
         let now = Instant::now();
         let admissions = Admissions::new(limits(1, 3), now);
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Admitted));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Admitted));
         let crowd: Vec<_> = (0..3).map(|_| waits(admissions.ask(of("192.0.2.1"), now))).collect();
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Full));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Full));
         let lone = waits(admissions.ask(of("192.0.2.2"), now));
         let state = crowd[0].poll(&Context::from_waker(Waker::noop()));
         assert_eq!(state, WaitState::Evicted);
@@ -315,7 +318,7 @@ mod tests {
         let _first = admissions.ask(of("192.0.2.1"), now);
         let waiting: Vec<_> = (0..50).map(|_| waits(admissions.ask(of("192.0.2.1"), now))).collect();
         admissions.set_limits(AdmissionLimits { per_second: None, waiting: 1 });
-        assert!(matches!(admissions.ask(of("192.0.2.1"), now), Asked::Admitted));
+        assert!(matches!(admissions.ask(of("192.0.2.1"), now), AdmissionAnswer::Admitted));
         assert_eq!(admissions.admit(now), None);
         assert!(waiting.iter().all(is_admitted));
     }

@@ -10,7 +10,7 @@ use mproxy_core::policy::Overload;
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
-use crate::protect::admissions::{AdmissionLimits, Admissions, Asked, WaitState, WaitingPlace};
+use crate::protect::admissions::{AdmissionAnswer, AdmissionLimits, Admissions, WaitState, WaitingPlace};
 use crate::share::Neighbours;
 use crate::telemetry::admissions::AdmissionMetrics;
 
@@ -27,13 +27,13 @@ pub(crate) struct Pacer {
 }
 
 /// Somebody who waits, as it is counted. Dropped before that is over, it has left.
-struct Waiting<'a> {
+struct CountedWait<'a> {
     metrics: &'a AdmissionMetrics,
     since: Instant,
     outcome: &'static str,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for CountedWait<'_> {
     fn drop(&mut self) {
         self.metrics.waiting.dec();
         self.metrics.count(self.outcome, now().saturating_duration_since(self.since));
@@ -73,19 +73,19 @@ impl Pacer {
     ) -> Result<(), Overload> {
         let since = now();
         let place = match self.admissions.ask(whose, since) {
-            Asked::Admitted => {
+            AdmissionAnswer::Admitted => {
                 self.metrics.count("admitted", Duration::ZERO);
                 return Ok(());
             }
-            Asked::Full => {
+            AdmissionAnswer::Full => {
                 self.metrics.count("queue_full", Duration::ZERO);
                 return Err(overload("as many clients as may already wait to be admitted"));
             }
-            Asked::Waits(place) => place,
+            AdmissionAnswer::Waits(place) => place,
         };
         self.changed.notify_one();
         self.metrics.waiting.inc();
-        let mut waiting = Waiting { metrics: &self.metrics, since, outcome: "left" };
+        let mut waiting = CountedWait { metrics: &self.metrics, since, outcome: "left" };
         match told(&place, until).await {
             WaitState::Admitted if place.take() => {
                 waiting.outcome = "admitted";

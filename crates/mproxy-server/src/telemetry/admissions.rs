@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::connections::ListenerLabels;
+
 /// From a turn that was waited for to the longest that a client waits.
 const WAIT_SECONDS: [f64; 10] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -19,16 +21,11 @@ const OUTCOMES: [&str; 5] = ["admitted", "queue_full", "evicted", "timed_out", "
 pub(super) struct AdmissionFamilies {
     waiting: Family<ListenerLabels, Gauge>,
     wait: Family<ListenerLabels, Histogram>,
-    outcomes: Family<OutcomeLabels, Counter>,
+    outcomes: Family<AdmissionLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerLabels {
-    listener: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
+struct AdmissionLabels {
     listener: String,
     outcome: &'static str,
 }
@@ -53,7 +50,7 @@ impl AdmissionFamilies {
     pub(super) fn listener(&self, name: &str) -> AdmissionMetrics {
         let labels = ListenerLabels { listener: name.to_owned() };
         let counter = |outcome| {
-            let labels = OutcomeLabels { listener: name.to_owned(), outcome };
+            let labels = AdmissionLabels { listener: name.to_owned(), outcome };
             self.outcomes.get_or_create_owned(&labels)
         };
         AdmissionMetrics {

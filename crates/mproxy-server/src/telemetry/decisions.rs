@@ -84,14 +84,14 @@ pub struct DecisionLog {
 /// What is counted of records.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DecisionCounts {
-    records: Family<OutcomeLabels, Counter>,
+    records: Family<RecordLabels, Counter>,
     lost: Family<ReasonLabels, Counter>,
     evicted: Counter,
     file_errors: Family<OperationLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
+struct RecordLabels {
     outcome: &'static str,
 }
 
@@ -121,7 +121,7 @@ impl DecisionCounts {
         registry.register("decision_log_file_errors", help, self.file_errors.clone());
         // All of them from the start: what appears with its first count has not grown for whoever watches growth.
         for outcome in [REFUSED, ALLOWED, CHANGED] {
-            drop(self.records.get_or_create(&OutcomeLabels { outcome }));
+            drop(self.records.get_or_create(&RecordLabels { outcome }));
         }
         for reason in ["queue_full", "write_failed", "stopped", "too_many_filters"] {
             drop(self.lost.get_or_create(&ReasonLabels { reason }));
@@ -174,7 +174,7 @@ impl DecisionLog {
             return;
         }
         let entry = DecisionEntry::of(decision);
-        self.counts.records.get_or_create(&OutcomeLabels { outcome: entry.outcome }).inc();
+        self.counts.records.get_or_create(&RecordLabels { outcome: entry.outcome }).inc();
         if let DecisionSubject::Filter { more: more @ 1.., .. } = decision.subject {
             self.counts.count_lost("too_many_filters", more as u64);
         }

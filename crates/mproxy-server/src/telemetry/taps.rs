@@ -76,7 +76,7 @@ pub struct TooManyTaps;
 pub struct Taps {
     /// As many as there are in `open`: looked at for each read of each session.
     count: AtomicUsize,
-    open: ArcSwap<Vec<Arc<Tap>>>,
+    open: ArcSwap<Vec<Arc<ServedTap>>>,
     /// Held while `open` is replaced.
     changing: Mutex<()>,
     shown: Gauge,
@@ -84,7 +84,7 @@ pub struct Taps {
 }
 
 #[derive(Debug)]
-struct Tap {
+struct ServedTap {
     request: TapRequest,
     queue: Mutex<TapQueue>,
     more: Notify,
@@ -105,7 +105,7 @@ impl Taps {
     /// # Errors
     /// There are too many.
     pub fn open(self: &Arc<Self>, request: TapRequest) -> Result<OpenTap, TooManyTaps> {
-        let tap = Arc::new(Tap {
+        let tap = Arc::new(ServedTap {
             queue: Mutex::new(TapQueue::new(request.rate, Instant::now())),
             request,
             more: Notify::new(),
@@ -121,7 +121,7 @@ impl Taps {
         Ok(OpenTap { taps: Arc::clone(self), tap })
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<Tap>>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<ServedTap>>) -> T) -> T {
         let _one = self.changing.lock();
         let mut open = Vec::clone(&self.open.load());
         let changed = change(&mut open);
@@ -159,7 +159,8 @@ impl Taps {
             return;
         }
         let open = self.open.load();
-        let concerned = |tap: &&Arc<Tap>| tap.request.selection.concerns(decision.origin, decision.peer);
+        let concerned =
+            |tap: &&Arc<ServedTap>| tap.request.selection.concerns(decision.origin, decision.peer);
         for tap in open.iter().filter(concerned) {
             // A map of texts and numbers always is JSON.
             let entry = || serde_json::to_string(&DecisionEntry::of(decision)).unwrap_or_default();
@@ -168,7 +169,7 @@ impl Taps {
     }
 }
 
-impl Tap {
+impl ServedTap {
     /// Tells something, unless that is more than it may. It is made only if it is told.
     fn tell(&self, event: impl FnOnce() -> TapEvent) {
         if !self.queue.lock().has_room(Instant::now()) {
@@ -189,7 +190,7 @@ impl Tap {
 #[derive(Debug)]
 pub struct OpenTap {
     taps: Arc<Taps>,
-    tap: Arc<Tap>,
+    tap: Arc<ServedTap>,
 }
 
 impl OpenTap {

@@ -40,16 +40,16 @@ fn greedy(
     while now < start + time {
         rates.fill(now);
         match rates.pace(PacketType::Publish, next, Duration::MAX).expect("it has patience") {
-            Pace::Within => {
+            RateCheck::Within => {
                 rates.charge(PacketType::Publish, next, next);
                 passed.push((now - start, next));
                 next = size();
             }
-            Pace::Later(seconds) => {
+            RateCheck::Later(seconds) => {
                 rates.pause(seconds, now);
                 now = rates.resume_at.expect("it pauses").min(start + time);
             }
-            Pace::Over => now += Duration::from_millis(7),
+            RateCheck::Over => now += Duration::from_millis(7),
         }
     }
     passed
@@ -127,7 +127,7 @@ fn another_grant_changes_the_rate_and_adds_nothing() {
     let start = Instant::now();
     let message = |rates: &mut Rates, now| {
         rates.fill(now);
-        let within = matches!(rates.pace(PacketType::Publish, 10, Duration::MAX), Ok(Pace::Within));
+        let within = matches!(rates.pace(PacketType::Publish, 10, Duration::MAX), Ok(RateCheck::Within));
         if within {
             rates.charge(PacketType::Publish, 10, 10);
         }
@@ -168,7 +168,7 @@ fn the_smallest_and_the_largest_rate_break_nothing() {
                 let now = start + Duration::from_secs(n);
                 rates.fill(now);
                 if let Ok(pace) = rates.pace(PacketType::Publish, 100, PATIENCE) {
-                    if let Pace::Later(seconds) = pace {
+                    if let RateCheck::Later(seconds) = pace {
                         rates.pause(seconds, now);
                     }
                     rates.charge(PacketType::Publish, 100, 100);

@@ -225,7 +225,7 @@ impl ReplayedRecord {
     pub(super) fn parse(line: &str) -> Result<ParsedRecord, UnreadableRecord> {
         let value: Value =
             serde_json::from_str(line).map_err(|error| UnreadableRecord(format!("no JSON: {error}")))?;
-        let record = Record(&value);
+        let record = RecordFields(&value);
         let outcome = record.needed("outcome")?;
         let source = record.needed("source")?;
         record.needed("connection_id")?;
@@ -306,9 +306,9 @@ impl ParsedRecord {
 }
 
 /// The object that a line is.
-struct Record<'a>(&'a Value);
+struct RecordFields<'a>(&'a Value);
 
-impl<'a> Record<'a> {
+impl<'a> RecordFields<'a> {
     fn text(&self, key: &str) -> Option<&'a str> {
         self.0.get(key)?.as_str()
     }

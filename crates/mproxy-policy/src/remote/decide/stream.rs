@@ -23,7 +23,7 @@ use tonic::codec::Streaming;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-pub(in crate::remote) use self::asked::Asked;
+pub(in crate::remote) use self::asked::SentQuestion;
 use self::outgoing::{DecideBody, OutgoingQuestion};
 use super::slots::Slots;
 use crate::contract::{StreamAnswer, StreamQuestion, StreamRpc, open_stream, read_answers};
@@ -142,7 +142,7 @@ impl DecideStream {
         question: StreamQuestion,
         deadline: Instant,
         now: Instant,
-    ) -> Result<Asked, StreamQuestion> {
+    ) -> Result<SentQuestion, StreamQuestion> {
         let mut inner = self.lock();
         if !matches!(inner.phase, Phase::Open) {
             return Err(question);
@@ -166,7 +166,7 @@ impl DecideStream {
         }
         // After the lock, which the woken task takes first of all.
         wake(writer);
-        Ok(Asked { stream: Arc::clone(self), id })
+        Ok(SentQuestion { stream: Arc::clone(self), id })
     }
 
     pub(super) fn is_open(&self) -> bool {

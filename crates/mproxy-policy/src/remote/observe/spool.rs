@@ -33,8 +33,8 @@ use tracing::{info, warn};
 use self::cursor::Cursor;
 use self::files::Files;
 use self::recovery::{FoundEvent, Recovered};
+use self::writer::{DiskTrouble, SpoolWriter};
 pub(super) use self::writer::{SpoolQueue, Spooled};
-use self::writer::{SpoolWriter, Trouble};
 use crate::contract::{EncodedEvent, EventClient, KeptClient};
 use crate::watch::Watch;
 
@@ -150,7 +150,7 @@ impl Spool {
             path: self.folder,
             watch,
             reserved: Box::new(reserved),
-            trouble: Trouble::default(),
+            trouble: DiskTrouble::default(),
         };
         let (ended, end) = oneshot::channel();
         // Not a task: a disk that hangs would hold up a worker of the runtime, and its sessions with it.

@@ -58,9 +58,9 @@ impl Call<'_> {
     ///
     /// # Errors
     /// As [`Self::answer`].
-    pub(super) fn long_answer(&self) -> io::Result<(u16, Vec<u8>, LongAnswer)> {
+    pub(super) fn long_answer(&self) -> io::Result<(u16, Vec<u8>, AnswerStream)> {
         let (status, begun, stream) = self.begin()?;
-        Ok((status, begun, LongAnswer { stream, part: Box::new([0; 16 << 10]) }))
+        Ok((status, begun, AnswerStream { stream, part: Box::new([0; 16 << 10]) }))
     }
 
     /// The status, what was read of the body, and where the rest comes from.
@@ -106,12 +106,12 @@ impl Call<'_> {
 }
 
 /// What comes of an answer that goes on.
-pub(super) struct LongAnswer {
+pub(super) struct AnswerStream {
     stream: TimedStream,
     part: Box<[u8; 16 << 10]>,
 }
 
-impl LongAnswer {
+impl AnswerStream {
     /// What comes next, within this time; empty where it has ended.
     pub(super) fn read_part(&mut self, patience: Duration) -> io::Result<&[u8]> {
         self.stream.until = Instant::now() + patience;

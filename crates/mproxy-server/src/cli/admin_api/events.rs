@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::connection::LongAnswer;
+use super::connection::AnswerStream;
 
 /// The longest line that is read. Events of mproxy are shorter by far.
 const LONGEST_LINE: usize = 1 << 20;
@@ -17,7 +17,7 @@ pub(in crate::cli) struct ServerEvent {
 
 /// Events as they come.
 pub(in crate::cli) struct EventReader {
-    answer: LongAnswer,
+    answer: AnswerStream,
     /// What was read and is not a whole line yet begins here.
     buffer: Vec<u8>,
     /// For the next byte; mproxy sends one at least every ten seconds.
@@ -25,7 +25,7 @@ pub(in crate::cli) struct EventReader {
 }
 
 impl EventReader {
-    pub(super) const fn new(answer: LongAnswer, begun: Vec<u8>, patience: Duration) -> Self {
+    pub(super) const fn new(answer: AnswerStream, begun: Vec<u8>, patience: Duration) -> Self {
         Self { answer, buffer: begun, patience }
     }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::super::text::one_line;
 use super::super::units;
-use super::sample::{PolicyEndpoint, Rates, Refusal, Session, SessionTraffic, TopSample};
+use super::sample::{PolicyEndpoint, RatesSample, RefusalSample, SessionSample, SessionTraffic, TopSample};
 
 /// All that is on the screen but what keys changed.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ pub(super) struct EndpointRow {
 
 impl TopFigures {
     pub(super) fn new(before: Option<&TopSample>, now: &TopSample, place: String) -> Self {
-        let none = Rates::default();
+        let none = RatesSample::default();
         let rates = now.stats.windows.first().unwrap_or(&none);
         Self {
             headline: headline(now, &place),
@@ -92,8 +92,8 @@ fn headline(now: &TopSample, place: &str) -> String {
     )
 }
 
-fn rate_parts(rates: &Rates) -> Vec<String> {
-    let side = |traffic: &super::sample::Traffic| {
+fn rate_parts(rates: &RatesSample) -> Vec<String> {
+    let side = |traffic: &super::sample::TrafficSample| {
         format!("{} msg/s, {}/s", units::number(traffic.messages), units::bytes(whole(traffic.bytes)))
     };
     let number = units::number;
@@ -120,7 +120,7 @@ fn session_rows(before: Option<&TopSample>, now: &TopSample, clock: SystemTime) 
     });
     let seconds =
         before.map_or(1.0, |before| now.at.saturating_duration_since(before.at).as_secs_f64().max(0.001));
-    let row = |session: &Session| {
+    let row = |session: &SessionSample| {
         let is = session.traffic;
         // Of one that was not there before all is new; without a sample before nothing is known of anybody.
         let was = known.get(session.connection_id.as_str()).copied();
@@ -161,7 +161,7 @@ fn name(client_id: Option<&str>) -> String {
 }
 
 /// The most frequent first.
-fn decision_rows(rates: &Rates) -> Vec<DecisionRow> {
+fn decision_rows(rates: &RatesSample) -> Vec<DecisionRow> {
     let mut rows: Vec<DecisionRow> = rates
         .decisions
         .iter()
@@ -181,7 +181,7 @@ fn endpoint_row(endpoint: &PolicyEndpoint) -> EndpointRow {
     EndpointRow { healthy: endpoint.healthy, text: shown(&format!("{health} {}{error}", endpoint.endpoint)) }
 }
 
-fn call_lines(rates: &Rates) -> Vec<String> {
+fn call_lines(rates: &RatesSample) -> Vec<String> {
     let mut calls: Vec<_> = rates.policy_calls.iter().filter(|calls| calls.calls > 0.0).collect();
     calls.sort_by(|a, b| b.calls.total_cmp(&a.calls));
     let line = |calls: &&super::sample::PolicyCalls| {
@@ -193,7 +193,7 @@ fn call_lines(rates: &Rates) -> Vec<String> {
     calls.iter().map(line).collect()
 }
 
-fn refusal_line(refusal: &Refusal) -> String {
+fn refusal_line(refusal: &RefusalSample) -> String {
     let time = refusal.time.split_once('T').map_or(refusal.time.as_str(), |(_, time)| time);
     let about = refusal
         .topic

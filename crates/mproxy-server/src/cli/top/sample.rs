@@ -19,10 +19,10 @@ const REFUSALS: usize = 20;
 #[derive(Debug)]
 pub(super) struct TopSample {
     pub(super) at: Instant,
-    pub(super) stats: Stats,
+    pub(super) stats: StatsSample,
     pub(super) endpoints: Vec<PolicyEndpoint>,
-    pub(super) refusals: Vec<Refusal>,
-    pub(super) sessions: Vec<Session>,
+    pub(super) refusals: Vec<RefusalSample>,
+    pub(super) sessions: Vec<SessionSample>,
     /// There are more sessions than were asked for.
     pub(super) more_sessions: bool,
 }
@@ -31,7 +31,7 @@ impl TopSample {
     /// Asks for all of it.
     pub(super) fn ask(client: &AdminClient) -> Result<Self, AdminCallError> {
         let stats = read(client, &client.ask("GET", "/api/v1/stats", None)?.body)?;
-        let Endpoints { endpoints } = read(client, &client.ask("GET", "/api/v1/policy", None)?.body)?;
+        let EndpointsSample { endpoints } = read(client, &client.ask("GET", "/api/v1/policy", None)?.body)?;
         let refusals = match client.ask("GET", &format!("/api/v1/refusals?limit={REFUSALS}"), None) {
             Ok(answer) => read::<Refusals>(client, &answer.body)?.refusals,
             // None are kept in memory.
@@ -56,23 +56,23 @@ fn read<'a, T: Deserialize<'a>>(client: &AdminClient, value: &'a Value) -> Resul
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Stats {
+pub(super) struct StatsSample {
     pub(super) version: String,
     pub(super) connections_open: f64,
     pub(super) resident_memory_bytes: f64,
     pub(super) uptime_seconds: f64,
     /// The shortest first.
-    pub(super) windows: Vec<Rates>,
+    pub(super) windows: Vec<RatesSample>,
 }
 
 /// On average over so many seconds, in each.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Rates {
+pub(super) struct RatesSample {
     pub(super) connections_accepted: f64,
     pub(super) connections_closed: f64,
-    pub(super) from_client: Traffic,
-    pub(super) from_broker: Traffic,
+    pub(super) from_client: TrafficSample,
+    pub(super) from_broker: TrafficSample,
     pub(super) decided: f64,
     pub(super) refused: f64,
     pub(super) failed_answers: f64,
@@ -82,7 +82,7 @@ pub(super) struct Rates {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Traffic {
+pub(super) struct TrafficSample {
     pub(super) messages: f64,
     pub(super) bytes: f64,
 }
@@ -108,7 +108,7 @@ pub(super) struct PolicyCalls {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Endpoints {
+struct EndpointsSample {
     endpoints: Vec<PolicyEndpoint>,
 }
 
@@ -123,12 +123,12 @@ pub(super) struct PolicyEndpoint {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Refusals {
-    refusals: Vec<Refusal>,
+    refusals: Vec<RefusalSample>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Refusal {
+pub(super) struct RefusalSample {
     pub(super) time: String,
     pub(super) client_id: Option<String>,
     pub(super) hook: Option<String>,
@@ -139,7 +139,7 @@ pub(super) struct Refusal {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Session {
+pub(super) struct SessionSample {
     pub(super) connection_id: String,
     pub(super) client_id: Option<String>,
     pub(super) username: Option<String>,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::figures::TopFigures;
 use super::keys::{KeyAction, KeyMode, SessionSort, TopKeys};
-use super::sample::{PolicyEndpoint, Refusal, Session, Stats, TopSample};
+use super::sample::{PolicyEndpoint, RefusalSample, SessionSample, StatsSample, TopSample};
 use super::*;
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -21,7 +21,7 @@ fn session(id: &str, client_id: &str, packets: u64, bytes: u64, since: &str) -> 
 }
 
 fn sample(at: Instant, sessions: &[Value]) -> TopSample {
-    let stats: Stats = read(json!({
+    let stats: StatsSample = read(json!({
         "version": "0.1.0", "connections_open": 3, "resident_memory_bytes": 47_185_920, "uptime_seconds": 3661,
         "windows": [{
             "seconds": 1, "decided": 1200, "refused": 3, "failed_answers": 0,
@@ -41,11 +41,11 @@ fn sample(at: Instant, sessions: &[Value]) -> TopSample {
             { "endpoint": "http://a:1", "healthy": true },
             { "endpoint": "http://b:1", "healthy": false, "error": "connection refused" },
         ])),
-        refusals: read::<Vec<Refusal>>(json!([{
+        refusals: read::<Vec<RefusalSample>>(json!([{
             "time": "2026-11-24T02:47:00.507Z", "client_id": "d\u{1b}[2J", "hook": "publish", "topic": "secret/\u{9b}x",
             "why": "refused by rules[0]",
         }])),
-        sessions: sessions.iter().cloned().map(read::<Session>).collect(),
+        sessions: sessions.iter().cloned().map(read::<SessionSample>).collect(),
         more_sessions: false,
     }
 }

@@ -7,7 +7,7 @@ use mproxy_tcp::tls::Verification;
 use super::{KeyedListener, MQTT, WS};
 use crate::config::reader::SettingReader;
 use crate::config::settings::{self, Needs, table};
-use crate::config::{ListenerSettings, Problem, Scheme, Target};
+use crate::config::{ConfigProblem, ListenerSettings, Scheme, Target};
 
 /// Warns of what is common to all listeners and serves none of them, and of brokers that are not verified.
 pub(super) fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedListener]) {
@@ -17,7 +17,7 @@ pub(super) fn of_no_effect(reader: &mut SettingReader<'_>, listeners: &[KeyedLis
             for key in keys.filter(|key| reader.written.explicit(key).is_some()) {
                 reader
                     .warnings
-                    .push(Problem::new(reader.written.origin(key), format!("has no effect: {why}")));
+                    .push(ConfigProblem::new(reader.written.origin(key), format!("has no effect: {why}")));
             }
         }
     };

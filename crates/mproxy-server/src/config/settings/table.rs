@@ -71,7 +71,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "questions", rows: Questions::ROWS },
     Section { name: "shadow", rows: ShadowSettings::ROWS },
     Section { name: "events", rows: Events::ROWS },
-    Section { name: "admin", rows: Admin::ROWS },
+    Section { name: "admin", rows: AdminSettings::ROWS },
     Section { name: "admin_client", rows: AdminClientSettings::ROWS },
     Section { name: "log", rows: Log::ROWS },
     Section { name: "decision_log", rows: DecisionLogSettings::ROWS },
@@ -587,7 +587,7 @@ section! {
 
 section! {
     /// Admin API and metrics.
-    pub struct Admin {
+    pub struct AdminSettings {
         /// Address at which mproxy serves health, metrics and admin API.
         ///
         /// [What they offer](admin.md).

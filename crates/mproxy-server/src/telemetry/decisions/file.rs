@@ -45,7 +45,7 @@ pub(super) struct DecisionFile {
 
 #[derive(Debug, Default)]
 struct RecordQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingRecords>,
     /// There is something to write.
     filled: Condvar,
     /// All has been written, or is lost.
@@ -53,7 +53,7 @@ struct RecordQueue {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingRecords {
     entries: VecDeque<Arc<DecisionEntry>>,
     bytes: usize,
     writer: WriterPhase,
@@ -79,7 +79,7 @@ enum WriterPhase {
     Writing,
 }
 
-impl Waiting {
+impl PendingRecords {
     /// Whether the writer, which waits, has a reason to go on.
     fn wakes_writer(&self) -> bool {
         match self.writer {

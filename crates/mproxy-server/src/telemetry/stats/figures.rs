@@ -122,7 +122,7 @@ struct ShadowFigure {
 }
 
 /// How many calls took no longer than so many seconds.
-type Buckets = Vec<(f64, f64)>;
+type CumulativeBuckets = Vec<(f64, f64)>;
 
 impl Gauges {
     pub(super) fn of(index: &SeriesIndex, now: &Sample) -> Self {
@@ -164,7 +164,7 @@ impl Figures {
     pub(super) fn between(index: &SeriesIndex, before: Option<&Sample>, now: &Sample, by: f64) -> Self {
         let mut figures = Self::default();
         let mut packets: BTreeMap<(String, String), (f64, f64)> = BTreeMap::new();
-        let mut calls: BTreeMap<(String, String), (f64, Buckets)> = BTreeMap::new();
+        let mut calls: BTreeMap<(String, String), (f64, CumulativeBuckets)> = BTreeMap::new();
         for (series, value, then) in now.against(index, before) {
             let grown = (value - then) / by;
             let label = |name| series.label(name).to_owned();
@@ -245,7 +245,7 @@ impl Figures {
 }
 
 fn call_figure(
-    ((rpc, outcome), (calls, mut buckets)): ((String, String), (f64, Buckets)),
+    ((rpc, outcome), (calls, mut buckets)): ((String, String), (f64, CumulativeBuckets)),
 ) -> Option<CallFigure> {
     buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let quantile = |of| quantile(&buckets, of);

@@ -9,12 +9,12 @@ use super::{DecideStream, SlotAnswer, wake};
 use crate::remote::decide::slots::SlotEvent;
 
 /// A question on a stream. When it is dropped, its slot is free, and its answer is dropped when it comes.
-pub(in crate::remote) struct Asked {
+pub(in crate::remote) struct SentQuestion {
     pub(super) stream: Arc<DecideStream>,
     pub(super) id: u64,
 }
 
-impl Asked {
+impl SentQuestion {
     /// What came of it.
     pub(in crate::remote) fn poll(&self, cx: &Context<'_>) -> Poll<SlotEvent<SlotAnswer>> {
         let event = self.stream.lock().slots.poll(self.id, cx.waker());
@@ -27,7 +27,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for SentQuestion {
     fn drop(&mut self) {
         let mut inner = self.stream.lock();
         let credit = inner.slots.give_up(self.id);

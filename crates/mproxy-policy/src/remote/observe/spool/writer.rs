@@ -157,12 +157,12 @@ pub(super) struct SpoolWriter<E> {
     pub(super) watch: Arc<dyn Watch>,
     /// More may be sent than before.
     pub(super) reserved: Box<dyn Fn() + Send>,
-    pub(super) trouble: Trouble,
+    pub(super) trouble: DiskTrouble,
 }
 
 /// What is wrong with the disk.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct DiskTrouble {
     /// Events that were not written since it began, and when the last of them was not; `None`: all is well.
     lost: Option<(u64, Instant)>,
     /// The disk is left alone until then.

@@ -240,7 +240,7 @@ fn more_than_the_queue_holds_is_lost_and_counted() {
 
 #[test]
 fn the_writer_is_woken_for_the_first_record_and_for_a_full_batch() {
-    let mut waiting = Waiting { entries: [entry("a")].into(), ..Waiting::default() };
+    let mut waiting = PendingRecords { entries: [entry("a")].into(), ..PendingRecords::default() };
     assert!(waiting.wakes_writer());
     waiting.writer = WriterPhase::Gathering;
     let woken: Vec<usize> = (2..=AT_A_TIME + 1)
