@@ -103,6 +103,20 @@ def scenes(options):
     yield "decision log, and 1 in 1,000 allowed", "acl", sampled, None, WORKLOADS
     every = log | {"MPROXY_DECISION_LOG_ALLOWED_ONE_IN": 1}
     yield "decision log, and all allowed", "acl", every, None, WORKLOADS[:1]
+    protections = {
+        "MPROXY_ADDRESS_RATE": "100000/s",
+        "MPROXY_NETWORK_RATE": "100000/s",
+        "MPROXY_CONNECTION_RATE": "100000/s",
+        "MPROXY_TOTAL_RATE": "100000/s",
+        "MPROXY_ADDRESS_CONNECTIONS": 10000,
+        "MPROXY_NETWORK_CONNECTIONS": 10000,
+        "MPROXY_MAX_ADMISSIONS_PER_SECOND": 100000,
+        "MPROXY_DESCRIPTORS_REFUSE": "90%",
+        "MPROXY_DESCRIPTORS_DRAIN": "97%",
+        "MPROXY_MEMORY_REFUSE": "2GiB",
+        "MPROXY_MEMORY_DRAIN": "3GiB",
+    }
+    yield "all [protections](../../docs/protection.md)", "allow", protections, None, (*WORKLOADS, "connect")
     with collector() as (port, count):
         traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         yield "traces, nobody decides", "allow", traces, None, WORKLOADS
@@ -121,7 +135,7 @@ def cost(options, out):
             ratios = [after / before for before, after in zip(off, on)]
             p99 = [stage.spread([one["latency"]["p99"] for one in side]) for side in zip(*pairs)]
             figures = [stage.spread(off, 2), stage.spread(on, 2), stage.spread(ratios, 2)]
-            rows.append([name, variant, workload, *figures, *(p99 if workload != "flood64" else ["–", "–"])])
+            rows.append([name, variant, workload, *figures, *(p99 if workload == "paced64" else ["–", "–"])])
             if lost:
                 wrong.append(f"{name}, {workload}: {lost} lost messages or faults")
         if asker and not asker.stop():

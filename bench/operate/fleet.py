@@ -68,7 +68,7 @@ class Fleet:
     def wait_for(self, connected, within):
         """Seconds until so many are connected."""
         begun = time.monotonic()
-        while self.ask("look")["connected"] != connected:
+        while self.ask("count") != connected:
             if time.monotonic() > begun + within:
                 stage.fail(f"not all {connected} clients have come back within {within} s")
             time.sleep(0.1)

@@ -11,7 +11,7 @@ import (
 
 // watch subscribes at the broker itself, where nobody is disconnected, to what clients publish.
 func (f *fleet) watch() error {
-	l, err := enter(login{f.options.broker, "fleet-watcher", true, false})
+	l, err := enter(login{f.options.broker, "fleet-watcher", true, false, nil})
 	if err == nil {
 		err = l.subscribe("up/#")
 	}
@@ -79,7 +79,7 @@ type sender struct {
 const senderWindow = 1000
 
 func newSender(f *fleet) (*sender, error) {
-	l, err := enter(login{f.options.broker, "fleet-sender", false, false})
+	l, err := enter(login{f.options.broker, "fleet-sender", false, false, nil})
 	if err != nil {
 		return nil, fmt.Errorf("the sender: %w", err)
 	}

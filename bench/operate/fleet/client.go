@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -104,13 +105,22 @@ func (c *client) live() {
 	}
 }
 
+// address is where it comes from; nil: where the machine says.
+func (c *client) address() net.Addr {
+	if c.fleet.options.addresses == 0 {
+		return nil
+	}
+	at := c.number % c.fleet.options.addresses
+	return &net.TCPAddr{IP: net.IPv4(127, 8, byte(at/250), byte(1+at%250))}
+}
+
 // come connects and takes up the session.
 func (c *client) come(where string, first bool) (*link, error) {
 	if first {
 		c.fleet.gate <- struct{}{}
 		defer func() { <-c.fleet.gate }()
 	}
-	l, err := enter(login{where, c.id(), c.v5, true})
+	l, err := enter(login{where, c.id(), c.v5, true, c.address()})
 	if err != nil {
 		return nil, err
 	}

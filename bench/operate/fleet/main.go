@@ -4,7 +4,9 @@
 //
 //	start     messages begin
 //	mark      the moments of disconnects and returns are counted from now on
+//	count     how many are connected
 //	look      how many are connected, and how long messages took since the last look
+//	drop N    all but the first N clients disconnect at once, and come back
 //	finish    no more messages; says what became of them all, and ends
 package main
 
@@ -15,6 +17,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +32,7 @@ type options struct {
 	qos                 string
 	rate, down          float64
 	pause, hold         time.Duration
+	addresses           int
 }
 
 type fleet struct {
@@ -65,6 +69,7 @@ func main() {
 	flag.Float64Var(&o.down, "down", 0, "messages a second to all clients")
 	flag.DurationVar(&o.pause, "pause", 0, "time between an acknowledgement and the next message in its place")
 	flag.DurationVar(&o.hold, "hold", 0, "time that a client holds back PUBREL, and its acknowledgements of deliveries")
+	flag.IntVar(&o.addresses, "addresses", 0, "addresses that clients come from in turn, of 127.8.0.0/16; 0: 127.0.0.1")
 	flag.Parse()
 	o.targets = strings.Split(*targets, ",")
 	if err := run(&o); err != nil {
@@ -110,7 +115,8 @@ func (f *fleet) obey() error {
 	}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var answer any = struct{}{}
-		switch lines.Text() {
+		word, number, _ := strings.Cut(lines.Text(), " ")
+		switch word {
 		case "start":
 			f.sending.Store(true)
 			for _, c := range f.clients {
@@ -122,8 +128,16 @@ func (f *fleet) obey() error {
 			f.mutex.Lock()
 			f.mark = time.Now()
 			f.mutex.Unlock()
+		case "count":
+			answer = f.connected()
 		case "look":
 			answer = f.look()
+		case "drop":
+			first, err := strconv.Atoi(number)
+			if err != nil || first > len(f.clients) {
+				return fmt.Errorf("%q is not understood", lines.Text())
+			}
+			f.drop(f.clients[first:])
 		case "finish":
 			return out.Encode(f.finish())
 		default:
@@ -134,6 +148,17 @@ func (f *fleet) obey() error {
 		}
 	}
 	return nil
+}
+
+// drop ends the connections of these clients, as far as they have one.
+func (f *fleet) drop(clients []*client) {
+	for _, c := range clients {
+		c.mutex.Lock()
+		if c.link != nil {
+			_ = c.link.SetDeadline(time.Now())
+		}
+		c.mutex.Unlock()
+	}
 }
 
 // pace makes messages due, at the rate that is given, whether or not their publishers are connected.
@@ -184,7 +209,10 @@ type look struct {
 }
 
 func (f *fleet) look() look {
-	connected := 0
+	return look{f.connected(), f.upTimes.take(), f.downTimes.take()}
+}
+
+func (f *fleet) connected() (connected int) {
 	for _, c := range f.clients {
 		c.mutex.Lock()
 		if c.link != nil {
@@ -192,7 +220,7 @@ func (f *fleet) look() look {
 		}
 		c.mutex.Unlock()
 	}
-	return look{connected, f.upTimes.take(), f.downTimes.take()}
+	return connected
 }
 
 type report struct {

@@ -41,11 +41,13 @@ type link struct {
 type login struct {
 	target, id string
 	v5, keep   bool
+	address    net.Addr
 }
 
 // enter connects, and goes on with the session that the broker has, if `keep` is set.
 func enter(who login) (*link, error) {
-	socket, err := net.DialTimeout("tcp", who.target, patience)
+	dialer := net.Dialer{Timeout: patience, LocalAddr: who.address}
+	socket, err := dialer.Dial("tcp", who.target)
 	if err != nil {
 		return nil, err
 	}
