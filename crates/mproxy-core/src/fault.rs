@@ -9,7 +9,7 @@ use mproxy_codec::types::PacketType;
 
 use crate::command::{Dismissal, DismissedBy};
 use crate::peer::Side;
-use crate::policy::{Failure, Hook, Overload, Refusal, Source, Unusable, UnusableKind};
+use crate::policy::{About, Failure, Hook, Overload, Refusal, Source, Unusable, UnusableKind};
 
 /// Who caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -366,6 +366,9 @@ impl Fault {
             | Self::Malformed { side: Side::Broker, .. }
             | Self::NotMqtt { side: Side::Broker, .. }
             | Self::Protocol { side: Side::Broker, .. } => true,
+            // That it has come too often passes by itself. It may not be the client's doing: a broker that keeps restarting
+            // makes all clients come again and again, and some of them never do after a refusal.
+            Self::Refused { refusal, .. } => matches!(refusal.about, About::Flapping),
             // Somebody said no, or would say the same to the same bytes: an answer that cannot be carried out would
             // not be another.
             Self::Left { .. }
@@ -376,7 +379,6 @@ impl Fault {
             | Self::NotMqtt { .. }
             | Self::Protocol { .. }
             | Self::TooLate(_)
-            | Self::Refused { .. }
             | Self::RenewalRefused { .. }
             | Self::PolicyUnusable { .. }
             | Self::OverBudget { .. }
@@ -384,6 +386,17 @@ impl Fault {
             | Self::Unread
             | Self::RecallUnread
             | Self::Kicked { .. } => false,
+        }
+    }
+
+    /// Whether somebody does not believe a client that connects that it is who it says it is.
+    #[must_use]
+    pub fn refuses_login(&self) -> bool {
+        match self {
+            Self::Refused { hook: Hook::Connect | Hook::Exchange, refusal } => refusal.is_of_login(),
+            // Return codes of 3.x, and reason codes of 5.0.
+            Self::BrokerRefused { code } => matches!(code, 4 | 5 | 0x86 | 0x87),
+            _ => false,
         }
     }
 

@@ -30,7 +30,7 @@ pub use self::decision::{
     SubscribeDecision, WillChange,
 };
 pub use self::foresight::{Explanation, Foreseen, ForeseenDecision, Supposed};
-pub use self::ground::{Ground, ServiceAnswer};
+pub use self::ground::{Ground, LimitKind, ServiceAnswer};
 pub use self::kept::{KeptConnect, KeptExchange, KeptPublish, KeptSubscribe};
 pub use self::question::{
     ConnectQuestion, ExchangeQuestion, Hook, Payload, PublishQuestion, RenewQuestion, SubscribeQuestion,
@@ -131,6 +131,8 @@ pub enum Source {
     Rate,
     /// A ban of whoever operates mproxy: nobody was asked.
     Ban,
+    /// A limit that whoever operates mproxy has set for all clients: nobody was asked.
+    Limit,
     /// The answer failed, and the failure rule says allow.
     FailedOpen,
     /// The answer failed, and the failure rule says deny.
@@ -143,7 +145,7 @@ pub enum Source {
 
 impl Source {
     /// All of them, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unasked,
         Self::Unknown,
         Self::Acl,
@@ -153,6 +155,7 @@ impl Source {
         Self::Budget,
         Self::Rate,
         Self::Ban,
+        Self::Limit,
         Self::FailedOpen,
         Self::FailedClosed,
         Self::Unusable,
@@ -179,6 +182,7 @@ impl Source {
             Self::Budget => "budget",
             Self::Rate => "rate",
             Self::Ban => "ban",
+            Self::Limit => "limit",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
             Self::Unusable => "unusable",

@@ -2,18 +2,20 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::ReasonCode;
+use mproxy_codec::packet::Connect;
 use mproxy_core::event::{Happening, Nobody};
 use mproxy_core::fault::{Deadline, Fault, Party, Severity, Unreachable};
-use mproxy_core::gate::{ConnectGate, GateAnswer};
+use mproxy_core::gate::{ConnectGate, ConnectProgress, ConnectTag, GateAnswer};
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
-    Admission, Decision, Failure, FailureKind, Hook, OnError, Overload, Refusal, Source, WillChange,
+    About, Admission, Decision, Failure, FailureKind, Ground, Hook, LimitKind, OnError, Overload, Refusal,
+    Source, WillChange,
 };
 use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Peer, Session, Setting, Side};
@@ -75,9 +77,120 @@ fn admitted(admission: Admission) -> Verdict {
 struct Gate(GateAnswer);
 
 impl ConnectGate for Gate {
-    fn look(&self, peer: &Peer) -> GateAnswer {
+    fn look(&self, peer: &Peer, _tag: ConnectTag) -> GateAnswer {
         assert_eq!(&*peer.client_id, "c");
         self.0.clone()
+    }
+}
+
+/// Lets everybody through, and keeps what it hears.
+#[derive(Default)]
+struct Watch(Mutex<Vec<ConnectProgress>>);
+
+/// As [`full_connect`] and [`connect`] are known again.
+const TAG: ConnectTag = ConnectTag { client: 7, login: 9 };
+
+impl ConnectGate for Watch {
+    fn tag(&self, connect: &Connect<'_>) -> ConnectTag {
+        assert_eq!(connect.client_id, "c");
+        TAG
+    }
+
+    fn look(&self, _peer: &Peer, tag: ConnectTag) -> GateAnswer {
+        assert_eq!(tag, TAG);
+        GateAnswer::Open
+    }
+
+    fn note(&self, _peer: &Peer, progress: ConnectProgress) {
+        self.0.lock().expect("no test panicked here").push(progress);
+    }
+}
+
+const ADMITTED: ConnectProgress = ConnectProgress::Admitted { client: TAG.client };
+const ACCEPTED: ConnectProgress = ConnectProgress::Accepted { login: TAG.login };
+const LOGIN_REFUSED: ConnectProgress = ConnectProgress::LoginRefused { login: TAG.login };
+
+/// A stage whose CONNECTs meet this verdict, and what its gate has heard.
+fn watched(verdict: Verdict) -> (Stage, Arc<Watch>) {
+    let watch = Arc::<Watch>::default();
+    let answering = Box::new(move |_: &QuestionRecord| Reply::Now(verdict.clone()));
+    (Setup { gate: Some(watch.clone()), answering, ..Setup::default() }.stage(), watch)
+}
+
+fn heard(watch: &Watch) -> Vec<ConnectProgress> {
+    std::mem::take(&mut watch.0.lock().expect("no test panicked here"))
+}
+
+#[test]
+fn a_gate_hears_of_logins_that_an_adviser_refuses() {
+    let by = |reason: u8, about| Refusal::new(ReasonCode(reason)).about(about);
+    for (refusal, is_of_login) in [
+        (by(0x86, About::Unsaid), true),
+        (by(0x87, About::Service), true),
+        (by(0x87, About::Token), true),
+        (by(0x99, About::Password), true),
+        (by(0x85, About::ClientId), false),
+        (by(0x87, About::Will), false),
+        (by(0x8A, About::Service), false),
+        (by(0x9F, About::LoginBackoff), false),
+    ] {
+        let shown = format!("{refusal:?}");
+        let (mut stage, watch) = watched(refused(refusal));
+        stage.client(&connect(Version::V5));
+        let expected = if is_of_login { vec![LOGIN_REFUSED] } else { Vec::new() };
+        assert_eq!(heard(&watch), expected, "{shown}");
+    }
+    for verdict in [unreadable(), overloaded()] {
+        let (mut stage, watch) = watched(verdict);
+        stage.client(&connect(Version::V5));
+        assert_eq!(heard(&watch), []);
+    }
+}
+
+#[test]
+fn a_gate_hears_of_logins_that_the_broker_accepts_or_refuses() {
+    for (version, code, then) in [
+        (Version::V311, 0, Some(ACCEPTED)),
+        (Version::V311, 3, None),
+        (Version::V311, 4, Some(LOGIN_REFUSED)),
+        (Version::V31, 5, Some(LOGIN_REFUSED)),
+        (Version::V5, 0, Some(ACCEPTED)),
+        (Version::V5, 0x85, None),
+        (Version::V5, 0x86, Some(LOGIN_REFUSED)),
+        (Version::V5, 0x87, Some(LOGIN_REFUSED)),
+    ] {
+        // Under other names than the client has said.
+        let admission = Admission { username: Some("tenant".into()), ..Admission::default() };
+        let (mut stage, watch) = watched(admitted(admission));
+        stage.dialing = DialScript::Fails;
+        stage.client(&full_connect(version));
+        stage.pass(Duration::from_secs(1));
+        stage.dialing = DialScript::Succeeds;
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(heard(&watch), [ADMITTED], "once, however often the broker is dialled");
+        stage.broker(&wire::connack(version, false, code, &[]));
+        assert_eq!(heard(&watch), then.into_iter().collect::<Vec<_>>(), "{version:?} {code:#x}");
+    }
+}
+
+#[test]
+fn a_client_that_has_come_too_often_meets_trouble_and_no_refusal() {
+    for (on_unavailable, version, answer) in [
+        (OnUnavailable::Close, Version::V5, None),
+        (OnUnavailable::Connack, Version::V5, Some(0x9F)),
+        (OnUnavailable::Connack, Version::V311, Some(3)),
+    ] {
+        let refusal = Refusal::new(ReasonCode::CONNECTION_RATE_EXCEEDED)
+            .about(About::Flapping)
+            .by(Ground::Limit(LimitKind::Flapping));
+        let refuse = GateAnswer::Refuse(Source::Limit, Box::new(refusal));
+        let mut stage = Setup { on_unavailable, ..behind(refuse) }.stage();
+        stage.client(&connect(version));
+        let expected = answer.map(|code| wire::connack(version, false, code, &[])).unwrap_or_default();
+        assert_eq!(stage.at_client(), expected, "{on_unavailable:?} {version:?}");
+        // It is not held until it may come in: whoever asks so often has to wait by itself.
+        assert_eq!((stage.take_questions().len(), stage.at_broker().len()), (0, 0));
+        assert_eq!(stage.finish().refused_by(), Some("limit"));
     }
 }
 

@@ -360,7 +360,8 @@ fn protection(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Protecti
     let bans = Bans::open(path, metrics.bans().clone(), SystemTime::now());
     let bans = bans.with_context(|| format!("{}", path.unwrap_or_else(|| Path::new("bans")).display()))?;
     let watermarks = Watermarks::new(metrics.watermarks().clone());
-    Ok(Arc::new(Protection::new(settings, bans, watermarks, Instant::now())))
+    let put_aside = metrics.put_aside().clone();
+    Ok(Arc::new(Protection::new(settings, bans, watermarks, put_aside, Instant::now())))
 }
 
 fn readiness(bound: &[(String, Address)]) -> Vec<ListenerReadiness> {

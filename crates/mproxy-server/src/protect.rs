@@ -6,13 +6,18 @@
 //! | [`admissions`] | how fast clients are put to whoever decides, and who waits |
 //! | [`arrivals`] | how many connections come from where, and are there: before any handshake |
 //! | [`bans`] | who may not come in, until when and why |
+//! | [`failed_logins`] | who has to wait because logins failed |
+//! | [`flapping`] | who connects over and over |
 //! | `pace` | one rate |
 //! | [`watermarks`] | what is in use of descriptors and memory, against two marks of it |
-//! | `rate_sketch` | rates of any number of sources in memory of a fixed size |
+//! | `rate_sketch`, `failure_sketch` | rates, and failures, of any number of sources in memory of a fixed size |
 
 pub(crate) mod admissions;
 pub(crate) mod arrivals;
 pub(crate) mod bans;
+pub(crate) mod failed_logins;
+mod failure_sketch;
+pub(crate) mod flapping;
 pub(crate) mod pace;
 mod rate_sketch;
 pub(crate) mod watermarks;
@@ -26,18 +31,26 @@ use parking_lot::Mutex;
 
 use self::arrivals::{ArrivalLimits, Arrivals};
 use self::bans::{Ban, Bans};
+use self::failed_logins::{FailedLogins, LoginLimits};
+use self::flapping::{Flapping, FlappingLimits};
 use self::watermarks::Watermarks;
 use crate::config::ProtectionSettings;
 use crate::telemetry::line_limit::LineLimit;
+use crate::telemetry::put_aside::PutAsideMetrics;
 
 /// What all listeners are protected by together.
 pub(crate) struct Protection {
     pub(crate) arrivals: Arrivals,
     pub(crate) bans: Bans,
+    pub(crate) failed_logins: FailedLogins,
+    pub(crate) flapping: Flapping,
     pub(crate) watermarks: Watermarks,
+    pub(crate) metrics: PutAsideMetrics,
     marks: Mutex<Marks>,
     /// Of connections that are refused.
     pub(crate) lines: LineLimit,
+    /// Of clients that have to wait.
+    pub(crate) aside_lines: LineLimit,
 }
 
 impl Protection {
@@ -45,14 +58,19 @@ impl Protection {
         settings: &ProtectionSettings,
         bans: Bans,
         watermarks: Watermarks,
+        metrics: PutAsideMetrics,
         now: Instant,
     ) -> Self {
         Self {
             arrivals: Arrivals::new(settings.into(), now),
             bans,
+            failed_logins: FailedLogins::new(login_limits(settings), now),
+            flapping: Flapping::new(flapping_limits(settings), now),
             watermarks,
+            metrics,
             marks: Mutex::new(settings.into()),
             lines: LineLimit::default(),
+            aside_lines: LineLimit::default(),
         }
     }
 
@@ -74,8 +92,24 @@ impl Protection {
     /// From now on these hold. `open`: where the clients are from that are connected.
     pub(crate) fn set(&self, settings: &ProtectionSettings, open: impl Iterator<Item = Address>) {
         self.arrivals.set_limits(settings.into(), open);
+        self.failed_logins.set(login_limits(settings));
+        self.flapping.set(flapping_limits(settings));
         *self.marks.lock() = settings.into();
     }
+}
+
+fn login_limits(settings: &ProtectionSettings) -> Option<LoginLimits> {
+    let failures = settings.login_failures?;
+    Some(LoginLimits {
+        failures: u16::try_from(failures).unwrap_or(u16::MAX),
+        first: settings.login_backoff,
+        longest: settings.login_backoff_max.max(settings.login_backoff),
+    })
+}
+
+fn flapping_limits(settings: &ProtectionSettings) -> Option<FlappingLimits> {
+    let rate = settings.flapping_rate?;
+    Some(FlappingLimits { rate, pause: settings.flapping_pause })
 }
 
 /// From where on descriptors and memory are short.

@@ -141,9 +141,11 @@ impl House {
         use crate::config::ProtectionSettings;
         use crate::protect::bans::Bans;
         use crate::protect::watermarks::Watermarks;
+        use crate::telemetry::put_aside::PutAsideMetrics;
 
         let (bans, watermarks) = (Bans::default(), Watermarks::default());
-        let protection = Protection::new(&ProtectionSettings::default(), bans, watermarks, Instant::now());
+        let (settings, metrics) = (ProtectionSettings::default(), PutAsideMetrics::default());
+        let protection = Protection::new(&settings, bans, watermarks, metrics, Instant::now());
         Self::new("here", 1, None, Arc::new(protection), Arc::new(mproxy_core::event::Nobody), None)
     }
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 mod packets;
 mod policy;
 pub(crate) mod process;
+pub(crate) mod put_aside;
 mod refusals;
 mod relay;
 mod reloads;

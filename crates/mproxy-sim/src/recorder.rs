@@ -61,7 +61,8 @@ fn line(decision: &DecisionRecord<'_>) -> String {
             Ground::Grant(_, part) => format!(" {part:?}"),
             Ground::Service(answer) | Ground::Cache(answer) => format!(" {}", answer.endpoint),
             Ground::Undecided(undecided) => format!(" {undecided}"),
-            Ground::Unsaid | Ground::Source(_) | Ground::Limit => String::new(),
+            Ground::Limit(kind) => format!(" {}", kind.name()),
+            Ground::Unsaid | Ground::Source(_) => String::new(),
         };
         format!("{}{closer}", ground.source_name())
     };

@@ -255,6 +255,19 @@ impl Refusal {
     pub fn by(self, ground: Ground) -> Self {
         Self { ground, ..self }
     }
+
+    /// Of a CONNECT: whether the client is not believed to be who it says it is.
+    #[must_use]
+    pub const fn is_of_login(&self) -> bool {
+        match self.about {
+            About::Username | About::Password | About::Token | About::Credentials => true,
+            // A hook service says it by its code alone.
+            About::Unsaid | About::Service => {
+                matches!(self.reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED)
+            }
+            About::ClientId | About::Will | About::KeepAlive | About::Flapping | About::LoginBackoff => false,
+        }
+    }
 }
 
 impl PartialEq for Refusal {
@@ -291,6 +304,10 @@ pub enum About {
     Credentials,
     /// The policy service refused, and has said itself why.
     Service,
+    /// The client has connected too often in a short time.
+    Flapping,
+    /// The user name: logins of that name from the same address have failed too often.
+    LoginBackoff,
 }
 
 impl About {
@@ -307,6 +324,8 @@ impl About {
             Self::Token => "token",
             Self::Credentials => "credentials",
             Self::Service => "policy_service",
+            Self::Flapping => "flapping",
+            Self::LoginBackoff => "login_backoff",
         }
     }
 }

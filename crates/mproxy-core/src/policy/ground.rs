@@ -25,10 +25,33 @@ pub enum Ground {
     Service(Arc<ServiceAnswer>),
     /// The policy service, in an earlier answer that may be used again.
     Cache(Arc<ServiceAnswer>),
-    /// A limit of the listener's.
-    Limit,
+    /// A limit that somebody has set for all clients.
+    Limit(LimitKind),
     /// Nothing was decided, for this reason.
     Undecided(Arc<Undecided>),
+}
+
+/// A limit that is set for all clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitKind {
+    /// The longest keep alive.
+    KeepAlive,
+    /// How often a client may connect.
+    Flapping,
+    /// How many logins may fail.
+    LoginBackoff,
+}
+
+impl LimitKind {
+    /// For the decision log, `"keep_alive"` for example.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "keep_alive",
+            Self::Flapping => "flapping",
+            Self::LoginBackoff => "login_backoff",
+        }
+    }
 }
 
 /// An answer of the policy service.
@@ -59,7 +82,7 @@ impl Ground {
         }
     }
 
-    /// Who decided; `None` for a limit, or where nobody has said.
+    /// Who decided; `None` where nobody has said.
     #[must_use]
     pub fn source(&self) -> Option<Source> {
         match self {
@@ -70,15 +93,15 @@ impl Ground {
             Self::Service(_) => Some(Source::Rpc),
             Self::Cache(_) => Some(Source::Cache),
             Self::Undecided(undecided) => Some(undecided.source()),
-            Self::Unsaid | Self::Limit => None,
+            Self::Limit(_) => Some(Source::Limit),
+            Self::Unsaid => None,
         }
     }
 
-    /// Who decided: a source's name, or `limit`.
+    /// Who decided: a source's name.
     #[must_use]
     pub fn source_name(&self) -> &'static str {
-        let otherwise = if matches!(self, Self::Limit) { "limit" } else { "unspecified" };
-        self.source().map_or(otherwise, Source::name)
+        self.source().map_or("unspecified", Source::name)
     }
 
     /// Since when that has held by which it was decided, where it is older than the decision.
@@ -88,7 +111,7 @@ impl Ground {
             Self::RuleFile(file, _) => Some(file.loaded),
             Self::Grant(grant, _) => grant.received,
             Self::Service(answer) | Self::Cache(answer) => Some(answer.at),
-            Self::Unsaid | Self::Source(_) | Self::Limit | Self::Undecided(_) => None,
+            Self::Unsaid | Self::Source(_) | Self::Limit(_) | Self::Undecided(_) => None,
         }
     }
 }

@@ -24,6 +24,7 @@ use super::timer::Deadline;
 use crate::budget::{QUESTION, Room};
 use crate::chain::Ruled;
 use crate::fault::Fault;
+use crate::gate::ConnectTag;
 use crate::peer::{Encoded, Origin, Peer, Side};
 use crate::policy::ConnectDecision;
 
@@ -39,6 +40,8 @@ pub(super) struct Greeted {
     pub(super) link: Link,
     /// Its packet.
     pub(super) connect: Bytes,
+    /// By what the gate knows it again.
+    pub(super) tag: ConnectTag,
     /// What the advisers say of it.
     pub(super) ruled: Ruled<ConnectDecision>,
 }
@@ -104,12 +107,13 @@ impl Greeting {
         });
         // Copied: kept as a slice, it would hold the 64 KiB that it was read into for as long as the client waits.
         let packet = Bytes::copy_from_slice(&data[..total]);
-        let ruled = ask_admission(&cx.setting, &peer, &connect, &packet);
+        let tag = cx.setting.gate.as_ref().map_or_else(ConnectTag::default, |gate| gate.tag(&connect));
+        let ruled = ask_admission(&cx.setting, &peer, &connect, &packet, tag);
         let mut link = Link::new(peer, self.terms);
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
             link.rare().method = Some(Box::new(AuthMethod::new(method)));
         }
-        Ok(Some(Greeted { link, connect: packet, ruled }))
+        Ok(Some(Greeted { link, connect: packet, tag, ruled }))
     }
 
     /// It ends without a client, for this reason.

@@ -260,7 +260,7 @@ impl Session {
                 let Some(greeted) = greeting.read(&mut self.cx, header, data)? else { return Ok(Step::Wait) };
                 // From the whole CONNECT on: a client that sends it slowly has had the connect timeout for that.
                 let until = now + self.cx.setting.limits.admission_timeout;
-                let mut opening = Opening::new(greeted.link, greeted.connect, until);
+                let mut opening = Opening::new(greeted.link, greeted.connect, greeted.tag, until);
                 let asked = opening.take_answer(&mut self.cx, greeted.ruled, now);
                 self.state = State::Opening(opening);
                 self.end_if(asked, now);

@@ -21,7 +21,7 @@ use super::rewrite;
 use crate::fault::Fault;
 use crate::grant::{Grant, GrantAnswer, Mapping};
 use crate::peer::Side;
-use crate::policy::{About, Admission, Ground, Refusal, Unusable};
+use crate::policy::{About, Admission, Ground, LimitKind, Refusal, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
@@ -119,7 +119,11 @@ impl Link {
                     Ok(most)
                 } else {
                     // Return code 2, as by Mosquitto.
-                    Err(unfit(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, About::KeepAlive, Ground::Limit))
+                    Err(unfit(
+                        ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+                        About::KeepAlive,
+                        Ground::Limit(LimitKind::KeepAlive),
+                    ))
                 }
             }
             Some(_) | None => Ok(connect.keep_alive),

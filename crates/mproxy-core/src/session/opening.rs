@@ -36,13 +36,13 @@ use super::timer::Deadline;
 use crate::budget::QUESTION;
 use crate::chain::Ruled;
 use crate::fault::{Fault, Unreachable};
-use crate::gate::GateAnswer;
+use crate::gate::{ConnectProgress, ConnectTag, GateAnswer};
 use crate::grant::GrantAnswer;
 use crate::meter::Outcome;
 use crate::peer::{Peer, Side};
 use crate::policy::{
-    About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Ground, Hook, OnError, Refusal,
-    Ruling, Source, Want,
+    About, Admission, ConnectDecision, ConnectQuestion, Failure, FailureKind, Hook, OnError, Refusal, Ruling,
+    Source, Want,
 };
 use crate::record::DecisionSubject;
 use crate::rule::{Act, Message, Who};
@@ -61,8 +61,8 @@ pub(super) enum WaitsFor {
     Exchange(Box<Unauthenticated>),
     /// The broker's connection, perhaps not for the first time. It will get this CONNECT.
     Dial(Box<Attempt>),
-    /// The broker's CONNACK.
-    Connack,
+    /// The broker's CONNACK. By the tag the gate knows it again.
+    Connack { login: u64 },
 }
 
 impl WaitsFor {
@@ -72,7 +72,16 @@ impl WaitsFor {
             Self::Admission(attempt) => QUESTION + 2 * attempt.connect.len(),
             Self::Exchange(waiting) => waiting.sent.len() + waiting.attempt.connect.len(),
             Self::Dial(attempt) => attempt.connect.len(),
-            Self::Connack => 0,
+            Self::Connack { .. } => 0,
+        }
+    }
+
+    /// By what the gate knows again what the client logs in as.
+    const fn login(&self) -> u64 {
+        match self {
+            Self::Admission(attempt) | Self::Dial(attempt) => attempt.tag.login,
+            Self::Exchange(waiting) => waiting.attempt.tag.login,
+            Self::Connack { login } => *login,
         }
     }
 }
@@ -91,12 +100,11 @@ pub(super) fn ask_admission(
     peer: &Arc<Peer>,
     connect: &Connect<'_>,
     packet: &Bytes,
+    tag: ConnectTag,
 ) -> Ruled<ConnectDecision> {
     let question = ConnectQuestion { peer, connect, packet };
-    match setting.gate.as_ref().map_or(GateAnswer::Open, |gate| gate.look(peer)) {
-        GateAnswer::Refuse(source, refusal) => {
-            Ruled::Now(Ruling::refuse(source, refusal.by(Ground::Source(source))))
-        }
+    match setting.gate.as_ref().map_or(GateAnswer::Open, |gate| gate.look(peer, tag)) {
+        GateAnswer::Refuse(source, refusal) => Ruled::Now(Ruling::refuse(source, *refusal)),
         GateAnswer::InTurn => setting.advisers.connect_in_turn(&question),
         GateAnswer::Open => match setting.advisers.want(Hook::Connect) {
             Want::Nothing => Ruled::Now(Ruling::allow(Source::Unasked)),
@@ -107,8 +115,19 @@ pub(super) fn ask_admission(
 
 impl Opening {
     /// Of a client whose CONNECT has just come.
-    pub(super) fn new(link: Link, connect: Bytes, until: Instant) -> Self {
-        Self { link, waits: WaitsFor::Admission(Attempt::new(connect, until)) }
+    pub(super) fn new(link: Link, connect: Bytes, tag: ConnectTag, until: Instant) -> Self {
+        Self { link, waits: WaitsFor::Admission(Attempt::new(connect, tag, until)) }
+    }
+
+    /// The broker has accepted the client, or it ends for this reason: tells the gate.
+    pub(super) fn note_end(&self, cx: &Context, fault: Option<&Fault>) {
+        let login = self.waits.login();
+        let progress = match fault {
+            None => ConnectProgress::Accepted { login },
+            Some(fault) if fault.refuses_login() => ConnectProgress::LoginRefused { login },
+            Some(_) => return,
+        };
+        cx.setting.note(&self.link.peer, progress);
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -116,13 +135,13 @@ impl Opening {
             WaitsFor::Admission(_) => "admitting",
             WaitsFor::Exchange(_) => "authenticating",
             WaitsFor::Dial(_) => "dialing",
-            WaitsFor::Connack => "introduced",
+            WaitsFor::Connack { .. } => "introduced",
         }
     }
 
     /// Whether the broker has the CONNECT.
     pub(super) const fn is_introduced(&self) -> bool {
-        matches!(self.waits, WaitsFor::Connack)
+        matches!(self.waits, WaitsFor::Connack { .. })
     }
 
     /// The advisers were asked.
@@ -162,7 +181,9 @@ impl Opening {
             WaitsFor::Admission(attempt) if attempt.number() == seq => {
                 self.resolve_admission(cx, ruling, now)
             }
-            WaitsFor::Admission(_) | WaitsFor::Exchange(_) | WaitsFor::Dial(_) | WaitsFor::Connack => Ok(()),
+            WaitsFor::Admission(_) | WaitsFor::Exchange(_) | WaitsFor::Dial(_) | WaitsFor::Connack { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -235,9 +256,11 @@ impl Opening {
         let attempt = match &self.waits {
             WaitsFor::Admission(attempt) => attempt,
             WaitsFor::Exchange(waiting) => &waiting.attempt,
-            WaitsFor::Dial(_) | WaitsFor::Connack => return,
+            WaitsFor::Dial(_) | WaitsFor::Connack { .. } => return,
         };
+        let ConnectTag { client, .. } = attempt.tag;
         self.waits = WaitsFor::Dial(attempt.for_dial(connect, now));
+        cx.setting.note(&self.link.peer, ConnectProgress::Admitted { client });
         // Somebody has let it in: from here on it does not count to what strangers may hold.
         cx.account.no_stranger_any_more();
         self.dial(cx);
@@ -292,14 +315,15 @@ impl Opening {
             WaitsFor::Admission(attempt) => {
                 attempt.forget_orders();
                 let Some(connect) = parse_connect(&attempt.connect) else { return Err(UNREADABLE) };
-                let ruled = ask_admission(&cx.setting, &self.link.peer, &connect, &attempt.connect);
+                let ruled =
+                    ask_admission(&cx.setting, &self.link.peer, &connect, &attempt.connect, attempt.tag);
                 self.take_answer(cx, ruled, now)
             }
             WaitsFor::Dial(_) => {
                 self.dial(cx);
                 Ok(())
             }
-            WaitsFor::Exchange(_) | WaitsFor::Connack => Ok(()),
+            WaitsFor::Exchange(_) | WaitsFor::Connack { .. } => Ok(()),
         }
     }
 
@@ -328,9 +352,9 @@ impl Opening {
                 if self.will_try_again(cx, &fault, now) { Ok(()) } else { Err(fault) }
             }
             Ok(()) => {
-                let connect = attempt.connect.clone();
+                let (connect, login) = (attempt.connect.clone(), attempt.tag.login);
                 // From here on nothing is tried again: the broker may have taken the client's session over.
-                self.waits = WaitsFor::Connack;
+                self.waits = WaitsFor::Connack { login };
                 cx.timer.arm(Deadline::Connack, now, cx.setting.limits.connack_timeout);
                 cx.effects.send(Side::Broker, connect);
                 Ok(())
@@ -353,7 +377,7 @@ impl Opening {
                 Some(attempt.last.take().unwrap_or_else(silent))
             }
             WaitsFor::Exchange(_) => Some(self.link.exchange_too_late(cx)),
-            WaitsFor::Connack => None,
+            WaitsFor::Connack { .. } => None,
         }
     }
 
@@ -362,7 +386,7 @@ impl Opening {
         let attempt = match &self.waits {
             WaitsFor::Exchange(waiting) => &waiting.attempt,
             WaitsFor::Dial(attempt) => attempt,
-            WaitsFor::Admission(_) | WaitsFor::Connack => return None,
+            WaitsFor::Admission(_) | WaitsFor::Connack { .. } => return None,
         };
         let grant = self.link.grant()?;
         let will = parse_connect(&attempt.connect)?.will?;

@@ -88,7 +88,7 @@ impl Opening {
         match &self.waits {
             WaitsFor::Admission(attempt) | WaitsFor::Dial(attempt) => Some(&attempt.connect),
             WaitsFor::Exchange(waiting) => Some(&waiting.attempt.connect),
-            WaitsFor::Connack => None,
+            WaitsFor::Connack { .. } => None,
         }
     }
 }

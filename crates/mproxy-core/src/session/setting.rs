@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::budget::Budget;
 use crate::chain::Chain;
 use crate::event::Sink;
-use crate::gate::ConnectGate;
+use crate::gate::{ConnectGate, ConnectProgress};
 use crate::limits::Limits;
 use crate::meter::Meter;
+use crate::peer::Peer;
 use crate::policy::{Hook, OnError};
 
 /// What all sessions of a listener share.
@@ -32,6 +33,15 @@ pub struct Setting {
     pub on_auth: OnAuth,
     /// What its connections may make mproxy hold.
     pub budget: Arc<Budget>,
+}
+
+impl Setting {
+    /// Tells the gate, if there is one, how far a client has come.
+    pub(crate) fn note(&self, peer: &Peer, progress: ConnectProgress) {
+        if let Some(gate) = &self.gate {
+            gate.note(peer, progress);
+        }
+    }
 }
 
 /// A server reference that all sessions share, and that may become another one while they live.

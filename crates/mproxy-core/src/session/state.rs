@@ -87,7 +87,7 @@ impl State {
             }
             // A client may send on without waiting for CONNACK. That stays where it is until there is one, and is not
             // even read, so that it cannot pile up. Only extended authentication has to be heard.
-            Self::Opening(Opening { link, waits: WaitsFor::Connack }) => {
+            Self::Opening(Opening { link, waits: WaitsFor::Connack { .. } }) => {
                 (from == Side::Broker || link.authenticates()) && link.takes(cx, from)
             }
             Self::Opening(Opening { link, waits: WaitsFor::Exchange(_) }) => {

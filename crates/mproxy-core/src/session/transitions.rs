@@ -9,7 +9,6 @@ use super::Session;
 use super::context::Context;
 use super::effect::Effect;
 use super::ending::{Ending, Reached, SideEnd};
-use super::opening::Opening;
 use super::state::State;
 use super::step::Stop;
 use super::timer::Deadline;
@@ -59,7 +58,9 @@ impl Session {
     pub(super) fn open(&mut self, session_present: bool, now: Instant) {
         // Something has to stand there while the state is moved; each arm puts in its place what follows.
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
-            State::Opening(Opening { mut link, .. }) => {
+            State::Opening(opening) => {
+                opening.note_end(&self.cx, None);
+                let mut link = opening.link;
                 link.forget_exchange();
                 link.begin_grant(&mut self.cx, now);
                 // Of a new session all subscriptions are judged as they come.
@@ -96,6 +97,7 @@ impl Session {
         self.state = match mem::replace(&mut self.state, State::Over(None)) {
             State::Greeting(greeting) => State::Rejected(greeting.reject(cx, fault, now)),
             State::Opening(opening) => {
+                opening.note_end(cx, Some(&fault));
                 let stage = if opening.is_introduced() { Reached::Introduced } else { Reached::Waiting };
                 begin(opening.link, cx, stage, fault)
             }

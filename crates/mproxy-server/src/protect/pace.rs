@@ -46,6 +46,16 @@ impl Debt {
         Self(self.0.saturating_sub(pace.interval))
     }
 
+    /// Whether more is owed than anybody comes to who keeps to the rate.
+    pub(crate) fn is_beyond(self, pace: Pace, now: Duration) -> bool {
+        self.0 > nanos(now).saturating_add(pace.burst)
+    }
+
+    /// So much that it is [beyond](Self::is_beyond) the rate for so long.
+    pub(crate) fn beyond(pace: Pace, now: Duration, lasts: Duration) -> Self {
+        Self(nanos(now).saturating_add(pace.burst).saturating_add(nanos(lasts)))
+    }
+
     /// When one more is not too much.
     pub(crate) fn allows_at(self, pace: Pace) -> Duration {
         Duration::from_nanos((self.0 + pace.interval).saturating_sub(pace.burst))

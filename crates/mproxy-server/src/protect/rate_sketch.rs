@@ -40,7 +40,7 @@ impl RateSketch {
         SourceCells(std::array::from_fn(|row| row * CELLS + (bits >> (row as u32 * BITS)) as usize % CELLS))
     }
 
-    fn owed(&self, source: SourceCells) -> Debt {
+    pub(super) fn owed(&self, source: SourceCells) -> Debt {
         source.0.iter().map(|cell| self.cells[*cell]).min().unwrap_or_default()
     }
 
@@ -51,7 +51,15 @@ impl RateSketch {
 
     /// One more has come.
     pub(super) fn charge(&mut self, source: SourceCells, pace: Pace, now: Duration) {
-        let owed = self.owed(source).charged(pace, now);
+        self.raise(source, self.owed(source).charged(pace, now));
+    }
+
+    /// It owes more than anybody who keeps to the rate, for so long.
+    pub(super) fn put_aside(&mut self, source: SourceCells, pace: Pace, now: Duration, lasts: Duration) {
+        self.raise(source, Debt::beyond(pace, now, lasts));
+    }
+
+    fn raise(&mut self, source: SourceCells, owed: Debt) {
         for cell in source.0 {
             // Not the sum: a cell says no more than the source in it that owes most (Estan and Varghese).
             self.cells[cell] = self.cells[cell].max(owed);

@@ -22,6 +22,7 @@
 //! | `mproxy_admission_wait_duration_seconds` | listener | histogram |
 //! | `mproxy_admissions_total` | listener, outcome | counter |
 //! | `mproxy_watermark_level` | resource | gauge |
+//! | `mproxy_failed_logins_total`, `mproxy_flapping_clients_total` | | counter |
 //! | `mproxy_bans` | | gauge |
 //! | `mproxy_ban_file_errors_total` | | counter |
 //! | `mproxy_policy_call_duration_seconds` | rpc, outcome | histogram |
@@ -89,6 +90,7 @@ use super::log::LogCounts;
 use super::packets;
 use super::policy::PolicyMetrics;
 use super::process::ProcessCollector;
+use super::put_aside::PutAsideMetrics;
 use super::refusals::RefusalMetrics;
 use super::reloads::ReloadMetrics;
 use super::runtime::RuntimeCollector;
@@ -111,6 +113,7 @@ pub struct Metrics {
     connections: ConnectionMetrics,
     admissions: AdmissionFamilies,
     bans: BanMetrics,
+    put_aside: PutAsideMetrics,
     watermarks: WatermarkMetrics,
     policy: PolicyMetrics,
     streams: StreamMetrics,
@@ -159,6 +162,7 @@ impl Metrics {
             connections: ConnectionMetrics::registered(ours),
             admissions: AdmissionFamilies::registered(ours),
             bans: BanMetrics::registered(ours),
+            put_aside: PutAsideMetrics::registered(ours),
             watermarks: WatermarkMetrics::registered(ours),
             policy: PolicyMetrics::registered(ours),
             streams: StreamMetrics::registered(ours),
@@ -189,6 +193,11 @@ impl Metrics {
     /// How short descriptors and memory are.
     pub(crate) const fn watermarks(&self) -> &WatermarkMetrics {
         &self.watermarks
+    }
+
+    /// What is counted of clients that have to wait.
+    pub(crate) const fn put_aside(&self) -> &PutAsideMetrics {
+        &self.put_aside
     }
 
     /// What is counted of bans.

@@ -169,7 +169,7 @@ const fn arises(hook: Hook, source: Source, outcome: Outcome) -> bool {
         Source::Unasked | Source::FailedOpen => matches!(outcome, Outcome::Allowed),
         Source::Unknown | Source::Budget | Source::FailedClosed => matches!(outcome, Outcome::Refused),
         Source::Acl => !matches!(outcome, Outcome::Changed),
-        Source::Ban => matches!((hook, outcome), (Hook::Connect, Outcome::Refused)),
+        Source::Ban | Source::Limit => matches!((hook, outcome), (Hook::Connect, Outcome::Refused)),
         Source::Rpc => true,
         Source::Grant | Source::Cache | Source::Rate | Source::Unusable | Source::Overloaded => false,
     }

@@ -63,6 +63,7 @@ A *Deny* with a code below 0x80 or over 0xFF is a *Deny* with 0x87, and mproxy w
 | the broker has received the CONNECT and closes without CONNACK, because of its own state or of what the client sent | `closed_before_connack` | the same | the same |
 | the broker has received the CONNECT and sends nothing for 10 s, or something other than CONNACK | `too_late`, `malformed`, `not_mqtt`, `protocol_error` | the same | the same |
 | mproxy is stopping | `drained` | the same | the same |
+| the client [connects over and over](protection.md#clients-that-connect-over-and-over), and is put aside | `refused` | the same, and at once | 0x9F; 3.x: return code 3 |
 
 A CONNACK of the broker is forwarded unchanged. That includes a 3.x CONNACK that refuses a 5.0 client, which may then try an older version. A 3.x CONNACK that accepts a 5.0 client is malformed.
 ";
@@ -77,6 +78,7 @@ const LIMITS: &str = "
 | the same with `RATE_ACTION_REFUSE` | as REJECT with 0x97, see the table of packets | as REJECT: acknowledged and dropped |
 | more subscriptions than the grant's limit | 0x97 in the SUBACK for the further ones | 0x80 |
 | a keep alive over `max_keep_alive`, or none | stated in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
+| a login of a user name of which [too many have failed](protection.md#failed-logins) from the same address | CONNACK 0x9F; closed | CONNACK with return code 3; closed |
 | a session expiry over `max_session_expiry` | stated in CONNACK (Session Expiry Interval); reduced in DISCONNECT | – |
 | a filter that is not possible under the grant's prefix | 0x8F in the SUBACK for it | 0x80 |
 | an answer of mproxy that exceeds the client's Maximum Packet Size even without reason string and user properties | not sent; DISCONNECT 0x95 if that fits; closed | – |

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::command::Order;
 use crate::fault::Fault;
+use crate::gate::ConnectTag;
 use crate::peer::ConnectionId;
 use crate::policy::{FailureKind, Undecided};
 
@@ -25,6 +26,8 @@ const DIAL_AT_LEAST: Duration = Duration::from_secs(1);
 pub(in super::super) struct Attempt {
     /// As it came, while the advisers are asked; as the broker gets it, while that is dialled.
     pub(in super::super) connect: Bytes,
+    /// By what the gate knows it again.
+    pub(in super::super) tag: ConnectTag,
     /// Nothing is tried again after this.
     until: Instant,
     /// Tries that failed, of what is tried at present.
@@ -48,14 +51,14 @@ pub(super) enum KeptOrders {
 const ORDERS: usize = 256;
 
 impl Attempt {
-    pub(in super::super) fn new(connect: Bytes, until: Instant) -> Box<Self> {
-        Box::new(Self { connect, until, failed: 0, last: None, orders: KeptOrders::These(Vec::new()) })
+    pub(in super::super) fn new(connect: Bytes, tag: ConnectTag, until: Instant) -> Box<Self> {
+        Box::new(Self { connect, tag, until, failed: 0, last: None, orders: KeptOrders::These(Vec::new()) })
     }
 
     /// The same client one step further on.
     pub(in super::super) fn for_dial(&self, connect: Bytes, now: Instant) -> Box<Self> {
         // Anew: how often the question failed makes no pause of the dial's longer.
-        Self::new(connect, self.until.max(now + DIAL_AT_LEAST))
+        Self::new(connect, self.tag, self.until.max(now + DIAL_AT_LEAST))
     }
 
     /// A command that may mean the client.

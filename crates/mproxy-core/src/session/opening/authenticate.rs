@@ -39,7 +39,7 @@ impl Opening {
     ) -> Result<(), Fault> {
         let WaitsFor::Admission(attempt) = &self.waits else { return Ok(()) };
         let until = attempt.until();
-        let attempt = Attempt::new(connect, until);
+        let attempt = Attempt::new(connect, attempt.tag, until);
         self.waits = WaitsFor::Exchange(Box::new(Unauthenticated { sent: sent.clone(), attempt, admission }));
         cx.timer.arm_at(Deadline::Admission, until);
         let asked = parse_connect(&sent).ok_or(UNREADABLE)?;

@@ -154,6 +154,27 @@ section! {
         /// Most connections of one network at a time, a /24 or, of IPv6, a /48.
         network_connections: Optional<kind::Count> = new("protection.network_connections").now()
             .variable("MPROXY_NETWORK_CONNECTIONS").left_out("no limit").example("10_000");
+        /// Logins of one user name that may fail from one address; from then on it has to wait before each further one.
+        ///
+        /// What waits is refused (0x9F; 3.x: 3) before the hook service is asked or a password is hashed. See
+        /// [failed logins](protection.md#failed-logins).
+        login_failures: Optional<kind::Count> = new("protection.login_failures").now()
+            .variable("MPROXY_LOGIN_FAILURES").left_out("no limit").example("5");
+        /// The first wait after `login_failures`; each further failure doubles it.
+        login_backoff: kind::Deadline = new("protection.login_backoff").now().variable("MPROXY_LOGIN_BACKOFF")
+            .default("1s");
+        /// The longest wait. So long after a wait without another failure, failures are forgotten.
+        login_backoff_max: kind::Deadline = new("protection.login_backoff_max").now()
+            .variable("MPROXY_LOGIN_BACKOFF_MAX").default("5m");
+        /// How often a client may connect, by client id and address; one that connects more often is put aside.
+        ///
+        /// `15/m`: it is put aside for `flapping_pause` and meets `on_unavailable` (0x9F; 3.x: 3), before its CONNECT is
+        /// decided. See [clients that connect over and over](protection.md#clients-that-connect-over-and-over).
+        flapping_rate: Optional<kind::Rate> = new("protection.flapping_rate").now().variable("MPROXY_FLAPPING_RATE")
+            .left_out("no limit").example("\"15/m\"");
+        /// How long a client is put aside that connects more often than `flapping_rate`.
+        flapping_pause: kind::Deadline = new("protection.flapping_pause").now().variable("MPROXY_FLAPPING_PAUSE")
+            .default("5m");
         /// Percent of mproxy's file descriptors in use from which new connections are refused.
         ///
         /// Clients are closed before any handshake, or told, as `on_unavailable` says. Who is in notices nothing. See

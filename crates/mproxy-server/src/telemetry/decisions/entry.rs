@@ -316,7 +316,8 @@ impl DecisionEntry {
             }
             Ground::Undecided(undecided) => self.undecided(undecided),
             Ground::Source(Source::Rate) => by.limit = Some("rate"),
-            Ground::Unsaid | Ground::Source(_) | Ground::Limit => {}
+            Ground::Limit(kind) => by.limit = Some(kind.name()),
+            Ground::Unsaid | Ground::Source(_) => {}
         }
     }
 

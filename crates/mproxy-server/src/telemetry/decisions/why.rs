@@ -47,7 +47,14 @@ impl DecisionEntry {
             "budget" => "refused because it exceeds a memory budget".to_owned(),
             "rate" => "refused because the client sends faster than its grant allows".to_owned(),
             "ban" => "refused by a ban of an administrator's".to_owned(),
-            "limit" => "refused by a limit of the listener".to_owned(),
+            "limit" if self.by.limit == Some("flapping") => {
+                "refused because the client has connected too often in a short time".to_owned()
+            }
+            "limit" if self.by.limit == Some("login_backoff") => {
+                "refused because logins of this user name from this address failed before, and the next has to wait"
+                    .to_owned()
+            }
+            "limit" => "refused by a limit for all clients".to_owned(),
             "protocol" => "disconnected because of what the client sent".to_owned(),
             "broker" => "ended by the broker".to_owned(),
             "administrator" => "disconnected by an administrator".to_owned(),
