@@ -23,6 +23,17 @@ def free_port():
         return one.getsockname()[1]
 
 
+def wait_for_port(address):
+    """Until somebody listens there."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + STEP
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), STEP):
+            return
+        time.sleep(0.05)
+    fail(f"nobody listens at {address}")
+
+
 class Stage:
     """Processes that end, with all that they have started, when it does; each has a log in the folder."""
 
