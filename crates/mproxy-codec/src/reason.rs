@@ -4,6 +4,7 @@ use crate::types::{PacketType, Sender};
 use std::fmt;
 
 /// A reason code. Any byte can be held; [`valid_in`](Self::valid_in) tells where the standard allows it.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReasonCode(pub u8);
 

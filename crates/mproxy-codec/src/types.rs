@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 
 /// A protocol version that mproxy speaks.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// MQTT 3.1, protocol name `MQIsdp`, level 3.
@@ -187,6 +188,7 @@ impl fmt::Display for PacketType {
 }
 
 /// Quality of service.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum QoS {
@@ -214,6 +216,7 @@ impl QoS {
 }
 
 /// A packet identifier. Zero is none (`[MQTT-2.2.1-3]`), so an `Option` of it costs nothing.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(NonZeroU16);
 

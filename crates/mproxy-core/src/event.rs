@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mproxy_codec::types::QoS;
+use serde::{Deserialize, Serialize};
 
 use crate::budget::Purse;
 use crate::fault::Fault;
@@ -64,7 +65,7 @@ pub enum Happening {
 }
 
 /// A PUBLISH that the broker took.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Published {
     /// The topic under which it left.
     pub topic: Box<str>,
@@ -98,7 +99,7 @@ pub struct Ended {
 }
 
 /// Packets and bytes of a session, counted as they came in from each side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Packets from the client.
     pub client_packets: u64,

@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
+use serde::{Deserialize, Serialize};
 
 pub use self::mapping::{Mapping, PrefixError};
 use crate::rule::{Act, Message, Rule, RuleEffect, RuleFile, Who};
 use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Grant {
     rules: Arc<[Rule]>,
     default: RuleEffect,
     receives: bool,
+    #[serde(skip)]
     stale: Option<Box<Undecided>>,
     patterns: usize,
     /// The policy's own name for it. Of no meaning here.
@@ -29,6 +31,7 @@ pub struct Grant {
     /// How long it holds without being renewed.
     pub ttl: Option<Duration>,
     /// When the client is disconnected, whatever else holds.
+    #[serde(skip)]
     pub expires_at: Option<Instant>,
     /// What ends then.
     pub expiry: GrantExpiry,
@@ -37,10 +40,12 @@ pub struct Grant {
     /// Where its topics stand at the broker.
     pub mapping: Option<Mapping>,
     /// When it came.
+    #[serde(skip)]
     pub received: Option<Instant>,
     /// The endpoint of the policy service that gave it.
     pub endpoint: Option<Arc<str>>,
     /// The rule file that it stands in, with the lines of its rules, if it stands in one.
+    #[serde(skip)]
     pub rule_file: Option<Arc<RuleFile>>,
 }
 
@@ -54,7 +59,7 @@ impl PartialEq for Grant {
 }
 
 /// What ends at a grant's `expires_at`, as the client is told it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GrantExpiry {
     /// The grant itself.
     #[default]
@@ -64,7 +69,7 @@ pub enum GrantExpiry {
 }
 
 /// Bounds that a grant sets one client. `None`: only those that hold for everybody.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GrantLimits {
     /// PUBLISH packets from the client.
     pub messages: Option<PerSecond>,
@@ -79,7 +84,7 @@ pub struct GrantLimits {
 }
 
 /// So many a second: more than none, and finite.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PerSecond(f64);
 
 impl PerSecond {
@@ -97,7 +102,7 @@ impl PerSecond {
 }
 
 /// What becomes of packets that come faster than a grant's limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RateAction {
     /// The client is not read until it is within its rate again.
     #[default]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use mproxy_codec::types::Version;
+use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
 use crate::rule::Who;
@@ -50,7 +51,7 @@ impl fmt::Display for Side {
 }
 
 /// Names one connection for its whole life; a random UUID, shown as one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u128);
 
 impl fmt::Display for ConnectionId {
@@ -75,7 +76,7 @@ impl fmt::Debug for ConnectionId {
 }
 
 /// How the client reached mproxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Transport {
     /// Plain TCP.
     Tcp,
@@ -104,7 +105,7 @@ impl Transport {
 }
 
 /// One end of a client's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// Address and port: `192.0.2.1:50000`.
     Ip(SocketAddr),
@@ -115,7 +116,7 @@ pub enum Address {
 }
 
 /// Who a process is, as the kernel said when it connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Process id; `None` where this system does not tell, or the process is in another namespace.
     pub pid: Option<u32>,
@@ -156,7 +157,7 @@ impl fmt::Display for Address {
 }
 
 /// What a TLS handshake told about the client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsFacts {
     /// `"TLSv1.2"` or `"TLSv1.3"`.
     pub version: String,
@@ -179,7 +180,7 @@ pub struct TlsFacts {
 }
 
 /// What a WebSocket upgrade told about the client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WsFacts {
     /// Path and query of the request.
     pub path: String,
@@ -187,7 +188,9 @@ pub struct WsFacts {
     pub host: String,
     /// Allow-listed request headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The token that came with the request, where a setting says at which place of it.
+    /// The token that came with the request, where a setting says at which place of it. A session that is written down is
+    /// open, and has forgotten it.
+    #[serde(skip)]
     pub token: Option<Box<RequestToken>>,
 }
 
@@ -234,7 +237,7 @@ impl fmt::Debug for RequestToken {
 }
 
 /// What is known of a connection before its first packet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Origin {
     /// Names this connection.
     pub connection_id: ConnectionId,
@@ -257,7 +260,7 @@ pub struct Origin {
 }
 
 /// A client that has said CONNECT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Peer {
     /// Where it came from.
     pub origin: Arc<Origin>,
@@ -278,6 +281,7 @@ pub struct Peer {
     /// User properties of a 5.0 CONNECT, in order.
     pub user_properties: UserProperties,
     /// The same as advisers send it along.
+    #[serde(skip)]
     pub encoded: Encoded,
 }
 
@@ -336,7 +340,7 @@ impl<'a> From<&'a Peer> for Who<'a> {
 }
 
 /// User properties in order, one after the other in the bytes they came in: as many strings would take ten times as much.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserProperties(Box<[u8]>);
 
 impl UserProperties {

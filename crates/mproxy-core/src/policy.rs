@@ -24,6 +24,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::decision::{
     About, Action, Admission, Authenticated, BrokerLogin, ConnectDecision, Decided, Decision,
     ExchangeDecision, ExchangeStep, FilterChange, PartialDecisions, PublishChange, PublishDecision, Refusal,
@@ -78,7 +80,7 @@ pub struct Partial<D: Decided> {
 ///
 /// *Allow* is a value that somebody gave. Of what is [undecided](Undecided), a failed answer alone meets the failure rule
 /// ([`OnError`]); the rest is refused whatever it says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ruling<D> {
     /// Who said so.
     pub source: Source,
@@ -111,7 +113,7 @@ impl<D: Decided> Ruling<D> {
 }
 
 /// Where a verdict came from; a label of the decision counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// No adviser cares for this hook.
     Unasked,

@@ -28,6 +28,7 @@ use std::time::Instant;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
+use serde::{Deserialize, Serialize};
 
 pub use self::error::PatternError;
 pub use self::name::Name;
@@ -50,7 +51,7 @@ pub fn comparisons(patterns: usize, count: usize, bytes: usize, who: Who<'_>) ->
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// What follows from it.
     pub effect: RuleEffect,
@@ -76,7 +77,7 @@ pub struct RuleFile {
 }
 
 /// What follows from a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleEffect {
     /// Yes, within the rule's bounds.
     Allow,
@@ -87,7 +88,7 @@ pub enum RuleEffect {
 }
 
 /// Whether messages may be retained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retain {
     /// They may.
     Allowed,
@@ -109,7 +110,7 @@ pub enum Act {
 }
 
 /// A set of [`Act`]s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actions(u8);
 
 impl Actions {

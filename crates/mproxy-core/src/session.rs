@@ -49,6 +49,7 @@
 //! | `reply`, `rewrite` | the packets that mproxy itself writes |
 //! | `foreign` | bytes of another protocol, packets out of place |
 //! | `question` | a question whose answer is on its way, and that answer |
+//! | `handover` | a session as bytes, for another process that goes on with it |
 //! | `explain`, `describe` | what would be decided; what is known of a session, for whoever operates it |
 //! | `setting`, `timer`, `effect`, `tally` | what sessions share; the one deadline; what is to be done; what is counted |
 //! | `trace` | a line for each packet, where somebody traces |
@@ -77,6 +78,7 @@ mod foreign;
 mod forward;
 mod grant_clock;
 mod greeting;
+pub mod handover;
 mod holding;
 mod in_flight;
 mod intake;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use mproxy_codec::EncodeError;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::TopicError;
+use serde::{Deserialize, Serialize};
 
 /// An answer that did not come, or cannot be read. Not a refusal: the failure rule says what it means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which way it failed; a label.
     pub kind: FailureKind,
@@ -40,7 +41,7 @@ impl fmt::Display for Failure {
 }
 
 /// The ways in which an answer fails: all that the failure rule speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FailureKind {
     /// It did not come in time.
     Deadline,
@@ -70,7 +71,7 @@ impl FailureKind {
 
 /// An answer that came and cannot be carried out, or a question that cannot be put. The packet is refused with the
 /// nearest code that it may carry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
     /// What is wrong; a label.
     pub kind: UnusableKind,
@@ -145,7 +146,7 @@ impl fmt::Display for Unusable {
 }
 
 /// The ways in which an answer cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UnusableKind {
     /// It has another number of verdicts than there were filters.
     WrongLength,
@@ -210,13 +211,14 @@ impl fmt::Display for Overload {
 }
 
 /// Why there is no decision. Only [`Failed`](Self::Failed) meets the failure rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Undecided {
     /// The answer failed.
     Failed(Failure),
     /// It cannot be carried out.
     Unusable(Unusable),
     /// mproxy could not have it answered.
+    #[serde(skip)]
     Overloaded(Overload),
 }
 

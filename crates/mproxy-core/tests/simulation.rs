@@ -25,3 +25,14 @@ fn what_is_taken_back_reaches_nobody_and_nothing_else_is_lost() {
         revocations::run(seed);
     }
 }
+
+#[test]
+fn a_session_that_moves_from_process_to_process_loses_doubles_and_changes_nothing() {
+    if let Some(seed) = number("MPROXY_SIM_SEED") {
+        world::run_moving(seed);
+        return;
+    }
+    let seeds = number("MPROXY_SIM_SEEDS").unwrap_or(10_000) / 2;
+    let moved: usize = (0..seeds).map(world::run_moving).sum();
+    assert!(moved as u64 > 4 * seeds, "{moved} moves in {seeds} games");
+}

@@ -16,8 +16,9 @@ use mproxy_core::event::Happening;
 use mproxy_core::fault::{Closed, Fault, Unreachable};
 use mproxy_core::peer::{ConnectionId, Origin, Transport};
 use mproxy_core::policy::{Action, Decision, Failure, FailureKind, Hook, PublishChange, Refusal};
+use mproxy_core::session::handover::NotExported;
 use mproxy_core::session::{Answered, OpenQuestion, RecallStage};
-use mproxy_core::{Effect, Session, Side};
+use mproxy_core::{Effect, Session, Setting, Side};
 
 pub use self::setup::Setup;
 use super::script::{OpenVerdict, QuestionRecord, Reply, Script};
@@ -60,6 +61,7 @@ struct SidePipe {
 pub struct Stage {
     /// The session itself.
     pub session: Session,
+    setting: Arc<Setting>,
     /// The time.
     pub now: Instant,
     /// Who decides.
@@ -210,6 +212,26 @@ impl Stage {
     pub fn drain(&mut self) {
         self.session.drain(self.now);
         self.run();
+    }
+
+    /// What the session shares with others.
+    #[must_use]
+    pub fn setting(&self) -> &Arc<Setting> {
+        &self.setting
+    }
+
+    /// Another process goes on with the session, where that is possible: questions that are out are asked there once more,
+    /// and a verdict to one of the old ones reaches nobody.
+    ///
+    /// # Errors
+    /// It stays where it is.
+    pub fn hand_over(&mut self) -> Result<(), NotExported> {
+        let written = self.session.export(self.now)?;
+        let taken = Session::import(&written, Arc::clone(&self.setting), self.now);
+        self.session = taken.unwrap_or_else(|error| panic!("what was written cannot be read: {error}"));
+        self.open.iter_mut().for_each(|open| *open = None);
+        self.run();
+        Ok(())
     }
 
     /// Commands come for whoever is meant.

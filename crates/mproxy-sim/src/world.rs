@@ -34,10 +34,24 @@ use super::stage::Stage;
 /// # Panics
 /// Where the session breaks a promise. The message says which, and the seed.
 pub fn run(seed: u64) {
+    play(seed, false);
+}
+
+/// The same, and another process goes on with the session, again and again. Gives how often one did.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_moving(seed: u64) -> usize {
+    play(seed, true)
+}
+
+fn play(seed: u64, moves: bool) -> usize {
     let mut world = World::new(seed);
+    world.moves = moves;
     if let Err(why) = world.play() {
         panic!("seed {seed}, step {}: {why}", world.steps);
     }
+    world.moved
 }
 
 /// A SUBSCRIBE: its packet id, what it asked for, what was decided.
@@ -86,6 +100,9 @@ struct World {
     /// A refusal may do that.
     ends: bool,
     bytewise: bool,
+    /// Another process goes on with the session, again and again.
+    moves: bool,
+    moved: usize,
     repeats: bool,
     told: [usize; 3],
     taken: usize,
@@ -195,7 +212,21 @@ impl World {
                 self.carry(Side::Broker);
             }
         }
+        if self.moves && self.rng.one_in(6) {
+            self.hand_over();
+        }
         self.look()
+    }
+
+    /// Another process goes on with the session.
+    fn hand_over(&mut self) {
+        // Before it asks anew: what was asked before has an answer, or never gets one.
+        let open = std::mem::take(&mut self.book().open);
+        if self.stage.hand_over().is_err() {
+            self.book().open = open;
+        } else {
+            self.moved += 1;
+        }
     }
 
     fn speak(&mut self, side: Side) -> Result<(), String> {

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use mproxy_codec::topic::{check_filter, check_name, split_share};
+use serde::{Deserialize, Serialize};
 
 /// A topic mapping: the prefix, which ends with a `/`.
 ///
 /// One that ended within a level would reach what begins alike: `acme` the topics of `acme2/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping(Box<str>);
 
 /// Why a text is no prefix for topics.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
+use serde::{Deserialize, Serialize};
 
 use super::{Ground, Hook, Source};
 use crate::grant::Grant;
 use crate::undecided::{Undecided, Unusable};
 
 /// Allowed, perhaps with changes, or refused.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Decision<A> {
     /// Go on.
     Allow(A),
@@ -29,7 +30,7 @@ pub type ConnectDecision = Decision<Option<Box<Admission>>>;
 pub type PublishDecision = Decision<Option<Box<PublishChange>>>;
 
 /// About a SUBSCRIBE.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SubscribeDecision {
     /// The same for all of its filters, unchanged.
     All(Decision<()>),
@@ -211,7 +212,7 @@ impl<A> Decision<A> {
 }
 
 /// How a refusal is to look on the wire (docs/refusals.md). Two are equal that look alike there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// A 5.0 reason code of 0x80 or more; mapped for 3.x clients.
     pub reason: ReasonCode,
@@ -224,6 +225,7 @@ pub struct Refusal {
     /// What of a CONNECT was refused: for the log and metrics, and never for the client.
     pub about: About,
     /// By what it was refused: for the decision log, and never for the client.
+    #[serde(skip)]
     pub ground: Ground,
     /// How long the same may be refused without asking.
     pub cache_for: Option<Duration>,
@@ -283,7 +285,7 @@ impl PartialEq for Refusal {
 impl Eq for Refusal {}
 
 /// What of a CONNECT was refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum About {
     /// Nobody said.
     #[default]
@@ -337,7 +339,7 @@ impl Default for Refusal {
 }
 
 /// What becomes of a refused packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Action {
     /// Answered with the reason code.
     #[default]
@@ -456,7 +458,7 @@ pub enum WillChange {
 }
 
 /// How an allowed PUBLISH differs from what was sent. `None` leaves a field alone.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PublishChange {
     /// New topic.
     pub topic: Option<Box<str>>,
@@ -485,7 +487,7 @@ impl PublishChange {
 }
 
 /// How an allowed filter differs from what was asked for.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FilterChange {
     /// New topic filter, `$share` included where there is one.
     pub filter: Option<Box<str>>,

@@ -6,12 +6,13 @@
 //! from that level on: nothing is had by a name that a rule cannot hold.
 
 use mproxy_codec::topic::{check_filter, split_share};
+use serde::{Deserialize, Serialize};
 
 use super::variables::{Piece, Variable, Who, attributes, match_pieces, parse_pieces};
 use super::{PatternError, PatternReach};
 
 /// A topic filter with variables, compiled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pattern {
     levels: Box<[Level]>,
     /// It begins with a written `$`.
@@ -22,7 +23,7 @@ pub struct Pattern {
     fixed: u16,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Level {
     /// `+`
     One,

@@ -1,6 +1,8 @@
 //! Text with variables in it, and what they stand for: a client's names and attributes, compared as they are written and
 //! never parsed.
 
+use serde::{Deserialize, Serialize};
+
 use super::{PatternError, PatternReach};
 
 /// Who a rule is applied to: what its variables stand for.
@@ -33,21 +35,37 @@ impl Who<'static> {
     };
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Piece {
     Text(Box<str>),
     Variable(Variable),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Variable {
     ClientId,
     Username,
     CommonName,
-    /// Names of a certificate that begin with this.
-    AltName(&'static str),
+    AltName(AltNameKind),
     Fingerprint,
     Attribute(Box<str>),
+}
+
+/// Of the other names in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum AltNameKind {
+    Uri,
+    Dns,
+}
+
+impl AltNameKind {
+    /// What names of this kind begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Uri => "URI:",
+            Self::Dns => "DNS:",
+        }
+    }
 }
 
 /// Whether `text` begins with these, and `end` takes the rest of it.
@@ -112,8 +130,8 @@ pub(super) fn parse_pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
             "clientid" => Variable::ClientId,
             "username" => Variable::Username,
             "cn" => Variable::CommonName,
-            "san.uri" => Variable::AltName("URI:"),
-            "san.dns" => Variable::AltName("DNS:"),
+            "san.uri" => Variable::AltName(AltNameKind::Uri),
+            "san.dns" => Variable::AltName(AltNameKind::Dns),
             "fingerprint" => Variable::Fingerprint,
             other => match (other.strip_prefix("attr."), other.strip_prefix("claim.")) {
                 (Some(name), _) if !name.is_empty() => Variable::Attribute(name.into()),
@@ -167,7 +185,8 @@ impl Variable {
             Self::ClientId => "clientid".to_owned(),
             Self::Username => "username".to_owned(),
             Self::CommonName => "cn".to_owned(),
-            Self::AltName(kind) => format!("san.{}", kind.trim_end_matches(':').to_lowercase()),
+            Self::AltName(AltNameKind::Uri) => "san.uri".to_owned(),
+            Self::AltName(AltNameKind::Dns) => "san.dns".to_owned(),
             Self::Fingerprint => "fingerprint".to_owned(),
             Self::Attribute(name) if name.starts_with("claim.") => name.to_string(),
             Self::Attribute(name) => format!("attr.{name}"),
@@ -188,7 +207,7 @@ impl Variable {
             _ => ("", &[][..]),
         };
         let (kind, names) = match self {
-            Self::AltName(kind) => (*kind, who.subject_alt_names),
+            Self::AltName(kind) => (kind.prefix(), who.subject_alt_names),
             _ => ("", &[][..]),
         };
         let attributes = attributes.iter().filter(move |(name, _)| **name == *attribute);

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Aliases of one direction. What the sender means is bounded by its owner through [`bytes`](Aliases::bytes); what the
 /// receiver was taught bounds itself, for it may be forgotten at any time: then the topic is sent once more.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Aliases {
     meant: Topics,
     taught: Topics,
 }
 
 /// Topics by alias, and their length in all.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Topics {
     of: BTreeMap<u16, Arc<str>>,
     bytes: usize,

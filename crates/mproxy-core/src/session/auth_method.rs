@@ -3,21 +3,24 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::budget::QUESTION;
 
 /// Of a client whose CONNECT named an Authentication Method.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct AuthMethod {
     /// As in CONNECT.
     pub(super) name: Box<str>,
     /// The exchange that is under way; a successful one of a CONNECT, until CONNACK.
+    #[serde(skip)]
     pub(super) exchange: Option<Box<OpenExchange>>,
     /// The number of the last question, over all exchanges.
     pub(super) asked: u32,
     /// The broker has yet to answer a PINGREQ of ours.
     pub(super) pinged: bool,
     /// When the last one was sent.
+    #[serde(skip)]
     pub(super) pinged_at: Option<Instant>,
 }
 

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// A queue that takes no room while nothing waits. Bounded by its owner: while it is [`full`](Deferred::full), the side
 /// whose packets make us answer is not read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Deferred(Option<Box<Packets>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Packets {
     packets: VecDeque<Bytes>,
     bytes: usize,

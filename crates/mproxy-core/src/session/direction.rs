@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::alias::Aliases;
 use super::decision_cache::DecisionCache;
@@ -14,15 +15,17 @@ use super::lane::Lane;
 use super::step::Step;
 
 /// One direction of a session.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Direction {
     /// Packets that wait for their turn.
+    #[serde(skip)]
     pub(super) lane: Lane,
     /// The payload that is just passing.
     pub(super) body: StreamedBody,
     /// Topic aliases, once there are some.
     aliases: Option<Box<Aliases>>,
     /// Answers that stand; only where somebody decides by rules.
+    #[serde(skip)]
     pub(super) cache: Option<Box<DecisionCache>>,
     /// Packets of our own for the receiver, written while a streamed payload was on its way to it.
     pub(super) deferred: Deferred,
@@ -33,14 +36,14 @@ pub(super) struct Direction {
 }
 
 /// The payload of a PUBLISH that streams: what of it is still to come, and what becomes of that.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct StreamedBody {
     pub(super) left: u32,
     pub(super) follows: Follows,
 }
 
 /// What becomes of a payload that streams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Follows {
     /// Its head has left: it follows.
     #[default]

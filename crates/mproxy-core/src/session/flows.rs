@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use mproxy_codec::types::{PacketId, PacketType};
+use serde::{Deserialize, Serialize};
 
 use crate::event::Published;
 
@@ -20,7 +21,7 @@ const KEPT_ENTRIES: usize = 16;
 const ENTRIES_A_COMPARISON: usize = 16;
 
 /// The publishes of one direction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Flows {
     /// PUBACKs in the order of their PUBLISH packets, which a client keeps to [MQTT-4.6.0-2].
     puback: AckLine,
@@ -86,7 +87,7 @@ impl Flows {
 }
 
 /// After which of the receiver's acknowledgements ours may leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum AckOrder {
     /// At once.
     None,
@@ -100,14 +101,14 @@ pub(super) enum AckOrder {
 /// PUBLISH is acknowledged on its own.
 ///
 /// Bounded: its owner stops reading the side that publishes while the line is [`full`](AckLine::full).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct AckLine {
     entries: VecDeque<AckEntry>,
     /// Bytes of those that are ours.
     ours: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum AckEntry {
     /// The receiver will send it.
     Theirs { id: PacketId, told: Option<Box<Published>> },

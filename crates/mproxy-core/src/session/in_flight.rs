@@ -2,16 +2,17 @@
 //! by us.
 
 use mproxy_codec::types::{PacketId, PacketType, QoS};
+use serde::{Deserialize, Serialize};
 
 /// What is kept for further ids once all are free again.
 const KEPT_WORDS: usize = 4;
 
 /// A set of packet ids. It takes room from the first publish of QoS 1 or 2 on, and as much as ids are in use: whatever
 /// is acknowledged that is not in it changes nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct InFlight(Option<Box<Ids>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Ids {
     /// In the order of `at`; none is empty.
     words: Vec<IdWord>,
@@ -22,7 +23,7 @@ struct Ids {
 }
 
 /// Sixty-four ids, a bit each, by QoS 1 and 2.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct IdWord {
     at: u16,
     came: [u64; 2],

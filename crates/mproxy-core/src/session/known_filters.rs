@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use mproxy_codec::types::QoS;
+use serde::{Deserialize, Serialize};
 
 /// So many filters, of so many bytes together, are remembered. What is subscribed to beyond counts as unknown.
 const MOST: usize = 4096;
@@ -18,7 +19,7 @@ const FEW_BYTES: usize = 1 << 10;
 const ENTRY: usize = 96;
 
 /// Who allowed a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum AllowedBy {
     /// The rules of then: a file's, or those of the client's grant.
     Rules,
@@ -27,7 +28,7 @@ pub(super) enum AllowedBy {
 }
 
 /// What is known of a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KnownFilter {
     /// Who allowed it.
     pub(super) by: AllowedBy,
@@ -52,7 +53,7 @@ impl KnownFilter {
 }
 
 /// Filters, each once. Most clients have a few, which take little more than their bytes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum KnownFilters {
     /// One after the other: a [`KnownFilter`] in a byte, the length in two bytes, the text.
     Few(Box<[u8]>),
@@ -60,7 +61,7 @@ pub(super) enum KnownFilters {
     Many(Box<ManyFilters>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct ManyFilters {
     filters: BTreeMap<Box<str>, KnownFilter>,
     bytes: usize,

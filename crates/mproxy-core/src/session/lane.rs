@@ -153,6 +153,11 @@ impl Lane {
         })
     }
 
+    /// All that wait, in order.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.queue.iter().flat_map(|queue| &queue.slots)
+    }
+
     /// The number that the next slot will have.
     pub(super) fn next(&self) -> u32 {
         self.front.wrapping_add(self.len() as u32)

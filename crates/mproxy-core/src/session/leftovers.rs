@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mproxy_codec::types::PacketId;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of filters of one UNSUBSCRIBE after which the next begins.
 const ONE_PACKET: usize = 8 << 10;
@@ -19,7 +20,7 @@ pub(super) struct Leftovers {
 }
 
 /// How far their end has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum CleanupStage {
     /// There are none.
     #[default]

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mproxy_codec::types::PacketType;
+use serde::{Deserialize, Serialize};
 
 use super::auth_method::AuthMethod;
 use super::context::Context;
@@ -27,6 +28,7 @@ use crate::policy::{Hook, Source, Want};
 use crate::rule;
 
 /// A client and its broker.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Link {
     pub(super) peer: Arc<Peer>,
     pub(super) terms: Terms,
@@ -65,15 +67,17 @@ pub(super) struct Link {
 }
 
 /// State of few sessions, kept out of the way of the others.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rare {
     /// The Authentication Method of the CONNECT, and what mproxy answers to it.
     pub(super) method: Option<Box<AuthMethod>>,
     /// Who gave the client's grant, and renews it.
     pub(super) granter: Option<Source>,
     /// Of a grant that has to be renewed.
+    #[serde(skip)]
     pub(super) renewal: Option<GrantClock>,
     /// How fast the client may send, where its grant says so.
+    #[serde(skip)]
     pub(super) rates: Option<Box<Rates>>,
     /// The keep alive that the broker has set, of a client with a grant.
     pub(super) server_keep_alive: Option<u16>,
@@ -83,10 +87,13 @@ pub(super) struct Rare {
     /// What is to be told of a PUBLISH of QoS 0 once its payload has gone on whole.
     pub(super) streaming: Option<Box<Published>>,
     /// A packet of our own could not be sent, and the session ends for that.
+    #[serde(skip)]
     pub(super) unsendable: Option<Box<Fault>>,
     /// Subscriptions that have to end at the broker.
+    #[serde(skip)]
     pub(super) leftovers: Option<Box<Leftovers>>,
     /// What keeps commands from being reported.
+    #[serde(skip)]
     pub(super) recall: Option<Box<Recall>>,
     /// How often it was asked for another grant, or got one by command: answers to earlier questions do not count.
     pub(super) renewals: u32,

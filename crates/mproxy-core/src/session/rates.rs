@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use mproxy_codec::types::PacketType;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::grant::{GrantLimits, PerSecond, RateAction};
@@ -40,6 +41,16 @@ struct Bucket {
     /// Below 0 where a packet was larger than the bucket, or was there already.
     level: f64,
     at: Instant,
+}
+
+/// [`Rates`] for another process: what each bucket gains in a second, and what is in it now.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WrittenRates {
+    messages: Option<(f64, f64)>,
+    bytes: Option<(f64, f64)>,
+    action: RateAction,
+    resumes: Option<Duration>,
+    over: bool,
 }
 
 /// What becomes of the packet at the front.
@@ -121,6 +132,27 @@ impl Rates {
             resume_at: None,
             over: false,
         })
+    }
+
+    pub(super) fn write(&self, now: Instant) -> WrittenRates {
+        let bucket = |mut bucket: Bucket| {
+            bucket.fill(now);
+            (bucket.rate, bucket.level)
+        };
+        WrittenRates {
+            messages: self.messages.map(bucket),
+            bytes: self.bytes.map(bucket),
+            action: self.action,
+            resumes: self.resume_at.map(|at| at.saturating_duration_since(now)),
+            over: self.over,
+        }
+    }
+
+    pub(super) fn read(written: WrittenRates, now: Instant) -> Self {
+        let bucket = |(rate, level)| Bucket { rate, level, at: now };
+        let WrittenRates { messages, bytes, action, resumes, over } = written;
+        let (messages, bytes) = (messages.map(bucket), bytes.map(bucket));
+        Self { messages, bytes, action, resume_at: resumes.and_then(|after| now.checked_add(after)), over }
     }
 
     pub(super) fn fill(&mut self, now: Instant) {

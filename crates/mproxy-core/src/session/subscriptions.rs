@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mproxy_codec::types::PacketId;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of rewritten filters that one session remembers, and how many. Beyond, a rewrite counts as a failed answer.
 const RENAME_BYTES: usize = 256 << 10;
 const RENAMES: usize = 1024;
 
 /// What one session remembers of its subscriptions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Subscriptions {
     /// SUBSCRIBEs under way.
     subscribes: Vec<Subscribing>,
@@ -152,7 +153,7 @@ fn weight_of(filters: &[Box<str>]) -> usize {
 }
 
 /// A SUBSCRIBE on its way to the broker.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Subscribing {
     pub(super) id: PacketId,
     /// For each filter of the client's: the code we give it, or `None` where the broker's next code belongs.
@@ -182,7 +183,7 @@ impl Subscribing {
 }
 
 /// An UNSUBSCRIBE on its way to the broker, remembered because somebody is told or its answer has to be completed.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Unsubscribing {
     pub(super) id: PacketId,
     /// As the broker knew them; empty if nobody is told.
@@ -198,7 +199,7 @@ impl Unsubscribing {
 }
 
 /// Filters that the policy rewrote. Found by either name at once: a SUBSCRIBE may have thousands.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Renames {
     /// As the broker knows it, by what the client says.
     sent: BTreeMap<Box<str>, Arc<str>>,
@@ -238,7 +239,7 @@ impl Renames {
 const ENTRY: usize = 96;
 
 /// A set of filters, and what they weigh.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct FilterNames {
     names: BTreeSet<Box<str>>,
     bytes: usize,

@@ -3,11 +3,12 @@
 use mproxy_codec::packet::{Connack, Connect};
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::types::Version;
+use serde::{Deserialize, Serialize};
 
 use crate::peer::Side;
 
 /// Small and plain: every session carries one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Terms {
     pub(super) version: Version,
     /// The client may have reason strings in acknowledgements [MQTT-3.1.2-29].

@@ -82,7 +82,8 @@ impl Setup {
             budget: self.budget,
         });
         Stage {
-            session: Session::new(origin(), setting, now),
+            session: Session::new(origin(), Arc::clone(&setting), now),
+            setting,
             now,
             script,
             dialing: DialScript::Succeeds,

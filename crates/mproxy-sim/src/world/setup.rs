@@ -63,6 +63,8 @@ impl World {
             accounted: true,
             ends: rng.one_in(3),
             bytewise: rng.one_in(8),
+            moves: false,
+            moved: 0,
             repeats: false,
             told: [0; 3],
             taken: 0,
