@@ -261,7 +261,7 @@ impl Session {
     }
 
     /// Told: mproxy is being stopped. A session that is open takes no more publishes (its client is read only while a
-    /// QoS 2 flow needs its PUBREL) and ends when nothing is in flight any more; any other ends at once, and so does one
+    /// QoS 2 flow needs its PUBREL, and no exchange that it begins meanwhile is taken) and ends when nothing is in flight any more; any other ends at once, and so does one
     /// that is told again.
     pub fn drain(&mut self, now: Instant) {
         match &mut self.state {

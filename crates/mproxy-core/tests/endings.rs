@@ -324,6 +324,44 @@ fn a_drain_comes_to_its_end_under_a_steady_stream() {
 }
 
 #[test]
+fn a_drain_begins_no_exchange_while_others_are_finished() {
+    for version in VERSIONS {
+        for asked in [Want::Nothing, Want::Head] {
+            let stage = Stage::answering(|asked| Reply::Now(allow(asked.hook)));
+            stage.script.want(Hook::Publish, asked);
+            let mut stage = stage.open(version);
+            stage.client(&publish(version, 2, 1));
+            stage.broker(&wire::pubrec(1));
+            stage.drain();
+            // A client that has always one open: it begins the next before it ends the last.
+            let [two, one, none] = [(2, 2), (1, 3), (0, 0)].map(|(qos, id)| publish(version, qos, id));
+            stage.client(&[two, one, none.clone(), wire::pubrel(1)].concat());
+            assert_eq!(stage.at_broker(), [publish(version, 2, 1), none, wire::pubrel(1)].concat());
+            assert!(stage.done().is_none());
+            stage.broker(&wire::pubcomp(1));
+            let heard = [wire::pubrec(1), wire::pubcomp(1), goodbye(version, 0x8B)].concat();
+            assert_eq!(stage.at_client(), heard, "and no acknowledgement of what went nowhere");
+            assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
+            assert_eq!(stage.at_broker(), b"");
+        }
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_payload_that_goes_nowhere() {
+    let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(Version::V5);
+    stage.client(&publish(Version::V5, 2, 1));
+    stage.broker(&wire::pubrec(1));
+    stage.drain();
+    let payload = vec![0; 100_000];
+    let large = Publish { topic: "a", payload: &payload, qos: 2, packet_id: 2, ..Publish::default() };
+    stage.client(&[wire::pubrel(1), wire::publish(Version::V5, &large)].concat()[..50_000]);
+    stage.broker(&wire::pubcomp(1));
+    assert_eq!(stage.finish(), Fault::Drained { elsewhere: false });
+    assert_eq!(stage.at_broker(), [publish(Version::V5, 2, 1), wire::pubrel(1)].concat());
+}
+
+#[test]
 fn a_drain_waits_for_verdicts_and_payloads_too() {
     let mut stage = Stage::new().open(Version::V5);
     let payload = vec![0; 100_000];

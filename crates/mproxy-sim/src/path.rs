@@ -39,8 +39,17 @@ pub(super) struct PacketPath {
     plain: HashSet<String>,
     arrived: BytesMut,
     arrivals: HashMap<String, u32>,
+    /// No exchange that is begun now has to arrive.
+    pub(super) drains: bool,
     /// Nothing may follow.
     over: bool,
+}
+
+/// Whether an exchange did not begin, if this has arrived behind it.
+fn is_left_out(sent: &Sent, arrived: &Packet<'_>) -> bool {
+    let What::Publish(message) = &sent.what else { return false };
+    let has_come = matches!(arrived, Packet::Publish(publish) if publish.packet_id == message.id);
+    message.id.is_some() && !has_come
 }
 
 /// What has arrived.
@@ -71,6 +80,7 @@ impl PacketPath {
             plain: HashSet::new(),
             arrived: BytesMut::new(),
             arrivals: HashMap::new(),
+            drains: false,
             over: false,
         }
     }
@@ -142,6 +152,9 @@ impl PacketPath {
                 if ending && self.is_kept_suback(&sent, bytes) {
                     return Ok(Arrival::Theirs);
                 }
+                continue;
+            }
+            if self.drains && is_left_out(&sent, packet) {
                 continue;
             }
             self.check_arrival(&sent, bytes, packet, answered)

@@ -95,7 +95,7 @@ impl Link {
             _ if told || self.terms.mapped => Publishes::None,
             // Topics of deliveries, or packet ids of the client's, are looked at.
             (Side::Broker, _) if self.explains_deliveries() => Publishes::None,
-            (Side::Client, _) if self.cleanup != CleanupStage::None => Publishes::None,
+            (Side::Client, _) if self.cleanup != CleanupStage::None || self.draining => Publishes::None,
             (Side::Client, Want::Nothing) => Publishes::Sound,
             (Side::Broker, Want::Nothing) if !self.reads_deliveries(cx) => Publishes::Whole,
             // Aliases are followed.

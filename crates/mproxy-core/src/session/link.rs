@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth_method::AuthMethod;
 use super::context::Context;
-use super::direction::Direction;
+use super::direction::{Direction, Follows};
 use super::grant_clock::GrantClock;
 use super::holding::{Holder, Weight};
 use super::known_filters::KnownFilters;
@@ -301,10 +301,10 @@ impl Link {
 
     /// Whether nothing of the client's is under way any more.
     pub(super) fn is_drained(&self) -> bool {
-        self.up.in_flight.total() == 0
-            && self.up.lane.is_empty()
-            && self.up.body.left == 0
-            && self.down.body.left == 0
+        let up = &self.up;
+        // A payload that goes nowhere is not waited for.
+        let passes = up.body.left > 0 && up.body.follows != Follows::Nothing;
+        up.in_flight.total() == 0 && up.lane.is_empty() && !passes && self.down.body.left == 0
     }
 
     /// Whether the broker may have yet to answer a PUBLISH, SUBSCRIBE or UNSUBSCRIBE that is told of.

@@ -112,6 +112,11 @@ impl Link {
         };
         // Before anything else is decided: the sender's table must follow each packet, refused ones included.
         let alias_topic = self.real_topic(cx, from, &head)?;
+        if from == Side::Client && self.draining && head.packet_id.is_some() {
+            // No exchange begins any more. It stands before packets that others need for their end, a PUBREL for example, so it
+            // is taken and goes nowhere: not acknowledged, it is the client's to send again [MQTT-4.4.0-1].
+            return Ok(self.direction_mut(from).skip(here, total));
+        }
         let publish = IncomingPublish { from, header, head, data, alias_topic };
         if let Some(state) = self.settled_unasked(cx, &publish) {
             return Ok(self.keep(publish, state, 0));

@@ -108,7 +108,10 @@ impl World {
                 self.stage.session.revoke(ReasonCode::ADMINISTRATIVE_ACTION, self.stage.now);
                 self.stage.run();
             }
-            4 => self.stage.drain(),
+            4 => {
+                self.path_from(Side::Client).drains = true;
+                self.stage.drain();
+            }
             _ => {
                 self.accounted = side == Side::Client;
                 self.send(side, Sent { bytes: vec![0, 0], what: What::Plain });
