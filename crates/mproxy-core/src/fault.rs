@@ -18,8 +18,10 @@ pub enum Party {
     Client,
     /// The broker's.
     Broker,
-    /// The policy's: a rule, the policy service, or an administrator.
+    /// The policy's: a rule, or the policy service.
     Policy,
+    /// That of somebody who operates mproxy, and has disconnected or banned the client.
+    Administrator,
     /// mproxy's own.
     Mproxy,
     /// It cannot be told from here.
@@ -27,13 +29,14 @@ pub enum Party {
 }
 
 impl Party {
-    /// `"client"`, `"broker"`, `"policy"`, `"mproxy"` or `"unknown"`.
+    /// `"client"`, `"broker"`, `"policy"`, `"administrator"`, `"mproxy"` or `"unknown"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Broker => "broker",
             Self::Policy => "policy",
+            Self::Administrator => "administrator",
             Self::Mproxy => "mproxy",
             Self::Unknown => "unknown",
         }
@@ -269,8 +272,8 @@ pub enum Fault {
 }
 
 /// Whether the policy service said so, and no administrator.
-pub(crate) fn is_command(dismissal: Option<&Dismissal>) -> bool {
-    dismissal.is_some_and(|dismissal| dismissal.by == DismissedBy::PolicyService)
+pub(crate) const fn is_command(dismissal: &Option<Box<Dismissal>>) -> bool {
+    matches!(dismissal, Some(dismissal) if matches!(dismissal.by, DismissedBy::PolicyService))
 }
 
 impl Fault {
@@ -308,9 +311,15 @@ impl Fault {
             | Self::RenewalRefused { .. }
             | Self::PolicyFailed { .. }
             | Self::PolicyUnusable { .. }
-            | Self::Kicked { .. }
             | Self::TooLate(Deadline::Grant | Deadline::Token | Deadline::Refresh | Deadline::Stale) => {
                 Party::Policy
+            }
+            Self::Kicked { dismissal, .. } => {
+                if is_command(dismissal) {
+                    Party::Policy
+                } else {
+                    Party::Administrator
+                }
             }
             Self::Drained { .. }
             | Self::Shed
@@ -341,7 +350,7 @@ impl Fault {
             }
             _ => match self.by() {
                 Party::Client => Severity::Routine,
-                Party::Policy | Party::Mproxy | Party::Unknown => Severity::Notice,
+                Party::Policy | Party::Administrator | Party::Mproxy | Party::Unknown => Severity::Notice,
                 Party::Broker => Severity::Trouble,
             },
         }

@@ -867,7 +867,9 @@ fn a_client_that_is_disconnected_gets_nothing_after_the_report() {
     assert_eq!(stage.session.recall(), RecallStage::Sent);
     stage.pass(READ_WITHIN);
     assert!(stage.is_cut(Side::Client));
-    assert!(matches!(stage.finish(), Fault::Kicked { .. }), "the first reason counts");
+    let fault = stage.finish();
+    assert!(matches!(fault, Fault::Kicked { .. }), "the first reason counts");
+    assert_eq!(fault.by(), Party::Policy, "a command is the hook service's");
 }
 
 #[test]

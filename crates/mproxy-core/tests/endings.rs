@@ -251,7 +251,7 @@ fn a_kick_tells_the_reason_and_drops_what_waits() {
         stage.rule(0, allow(Hook::Publish));
         assert_eq!(stage.at_broker(), b"", "neither the publish nor a DISCONNECT");
         let fault = stage.finish();
-        assert_eq!(fault.by(), Party::Policy);
+        assert_eq!(fault.by(), Party::Administrator);
         assert!(!ended(&mut stage).will_suppressed);
     }
 }

@@ -56,7 +56,7 @@ impl fmt::Display for Fault {
                 write!(f, "broker closed before CONNACK: {error}")
             }
             Self::Kicked { reason, dismissal } => {
-                let command = is_command(dismissal.as_deref());
+                let command = is_command(dismissal);
                 let by = if command { "the policy service" } else { "an administrator" };
                 write!(f, "disconnected by {by} ({:#04x})", reason.0)?;
                 let detail = dismissal.as_ref().and_then(|dismissal| dismissal.detail.as_ref());

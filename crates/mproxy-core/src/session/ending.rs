@@ -316,7 +316,7 @@ fn goodbye(link: &Link, cx: &Context, stage: Reached, fault: &Fault) -> Option<B
         // CONNACK has no "Administrative action". Who was disconnected by command shall not come again for that, which
         // "Server unavailable" would ask for.
         Fault::Kicked { reason: ReasonCode::ADMINISTRATIVE_ACTION, dismissal }
-            if !open && is_command(dismissal.as_deref()) =>
+            if !open && is_command(dismissal) =>
         {
             ReasonCode::NOT_AUTHORIZED
         }

@@ -173,7 +173,8 @@ const fn party(whose: Party) -> wire::Party {
     match whose {
         Party::Client => wire::Party::Client,
         Party::Broker => wire::Party::Broker,
-        Party::Policy => wire::Party::Policy,
+        // The contract has one word for both.
+        Party::Policy | Party::Administrator => wire::Party::Policy,
         Party::Mproxy => wire::Party::Mproxy,
         Party::Unknown => wire::Party::Unspecified,
     }

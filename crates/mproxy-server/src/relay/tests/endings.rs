@@ -85,7 +85,7 @@ async fn a_client_that_does_not_close_keeps_its_socket_and_not_its_session() {
         };
         let both = async { tokio::join!(&mut relay, play).0 };
         let fault = tokio::time::timeout(Duration::from_secs(2), both).await.expect("nobody is waited for");
-        assert_eq!(fault.by(), if broker_closes { Party::Broker } else { Party::Policy });
+        assert_eq!(fault.by(), if broker_closes { Party::Broker } else { Party::Administrator });
         assert_eq!(*pipe.1.lock(), [Kind::Connect, Kind::Disconnect]);
         let partings: Vec<_> = relay.partings().collect();
         assert_eq!(partings.len(), if broker_closes { 1 } else { 2 });
