@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::command::{Dismissal, DismissedBy};
-use mproxy_core::fault::Fault;
+use mproxy_core::fault::{Fault, Party};
 use mproxy_core::grant::{Grant, Mapping};
-use mproxy_core::policy::{Admission, Decision, Hook};
+use mproxy_core::policy::{Admission, Decision, Hook, Want};
 use mproxy_core::rule::RuleEffect;
 use mproxy_sim::stage::Setup;
-use mproxy_sim::wire::{self, Version};
-use mproxy_sim::{Reply, Stage, Verdict};
+use mproxy_sim::wire::{self, Publish, Version};
+use mproxy_sim::{Reply, Stage, Verdict, allow};
 
 /// A client whose grant allows everything, under this prefix if there is one.
 fn granted(prefix: Option<&str>) -> Stage {
@@ -72,6 +72,34 @@ fn subscriptions_that_are_answered_leave_nothing_but_their_filters() {
 }
 
 #[test]
+fn deliveries_are_counted_until_the_client_acknowledges_them_and_only_where_somebody_decides() {
+    for v in [Version::V311, Version::V5] {
+        let in_flight = |stage: &Stage| {
+            let described = stage.session.describe().expect("a client");
+            (described.in_flight, described.deliveries_in_flight)
+        };
+        let delivery = |qos, packet_id| {
+            wire::publish(v, &Publish { topic: "a", payload: b"x", qos, packet_id, ..Publish::default() })
+        };
+        let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(v);
+        stage.script.want(Hook::Deliver, Want::Head);
+        assert_eq!(in_flight(&stage), (0, Some(0)));
+        stage.broker(&[delivery(0, 0), delivery(1, 1), delivery(2, 2), delivery(1, 3)].concat());
+        stage.client(&delivery(1, 1));
+        assert_eq!(in_flight(&stage), (1, Some(3)));
+        stage.client(&[wire::puback(1), wire::pubrec(2)].concat());
+        assert_eq!(in_flight(&stage), (1, Some(1)));
+        stage.client(&wire::puback(3));
+        assert_eq!(in_flight(&stage), (1, Some(0)));
+
+        let mut stage = Stage::answering(|asked| Reply::Now(allow(asked.hook))).open(v);
+        stage.script.want(Hook::Deliver, Want::Nothing);
+        stage.broker(&delivery(1, 1));
+        assert_eq!(in_flight(&stage), (0, None));
+    }
+}
+
+#[test]
 fn an_administrators_words_reach_clients_of_5_0_and_the_log_knows_whose_they_are() {
     for v in [Version::V311, Version::V5] {
         let mut stage = granted(None).open(v);
@@ -87,7 +115,7 @@ fn an_administrators_words_reach_clients_of_5_0_and_the_log_knows_whose_they_are
         assert_eq!(stage.at_client(), goodbye);
         let fault = stage.finish();
         assert!(matches!(fault, Fault::Kicked { .. }));
-        assert_eq!(fault.refused_by(), Some("administrator"));
+        assert_eq!((fault.refused_by(), fault.by()), (Some("administrator"), Party::Administrator));
         assert_eq!(fault.to_string(), "disconnected by an administrator (0x98)");
     }
 }

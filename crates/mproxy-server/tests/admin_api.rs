@@ -66,6 +66,7 @@ async fn a_session_is_shown_with_what_its_own_task_knows() {
     let shown = detail(&proxy, "desk").await;
     assert_eq!(shown["live"]["subscriptions"], json!([{ "filter": "open/+", "granted_qos": 1 }]), "{shown}");
     assert_eq!(shown["live"]["in_flight"], 0);
+    assert_eq!(shown["live"]["deliveries_in_flight"], json!(null), "nobody decides on them");
     assert_eq!(shown["live"]["more_subscriptions"], false);
     assert_eq!(shown["live"]["broker_addr"], broker.addr().to_string());
     assert_eq!(shown["live"].get("broker_tls"), None);

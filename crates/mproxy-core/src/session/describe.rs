@@ -24,8 +24,11 @@ pub struct SessionDescription {
     pub subscriptions: Option<Vec<SubscriptionDescription>>,
     /// There are, or may be, further ones: in an old session, or because they are too many.
     pub more_subscriptions: bool,
-    /// Publishes of the client's of QoS 1 and 2 that are not acknowledged to the end. The broker counts its own.
+    /// Publishes of the client's of QoS 1 and 2 that are not acknowledged to the end.
     pub in_flight: u32,
+    /// Deliveries of QoS 1 and 2 that the client has not acknowledged for the first time. `None` where nobody decides on
+    /// deliveries: only the broker counts them then.
+    pub deliveries_in_flight: Option<u32>,
     /// Packets and bytes that wait for a verdict, from the client and from the broker.
     pub waiting: [(usize, usize); 2],
     /// Bytes that are put down for it.
@@ -59,6 +62,7 @@ impl Session {
             more_subscriptions: subscriptions.is_some() && (cut || link.has_unknown_filters()),
             subscriptions,
             in_flight: link.up.in_flight.total(),
+            deliveries_in_flight: link.deliveries_in_flight(&self.cx),
             waiting: [Side::Client, Side::Broker].map(|side| self.waiting(side)),
             held: self.held(),
             renews_at: clock.and_then(|clock| clock.due),
@@ -81,6 +85,16 @@ impl Link {
         let known = self.rare.iter().flat_map(|rare| rare.known.iter().map(|(filter, _)| filter));
         let renamed = self.known_subscriptions().into_iter().flat_map(|books| books.renames());
         known.chain(renamed.map(|(asked, _)| asked))
+    }
+
+    /// Deliveries that the client has not acknowledged, where they are kept in order for what mproxy acknowledges itself.
+    fn deliveries_in_flight(&self, cx: &Context) -> Option<u32> {
+        match self.down.known_flows() {
+            // There are fewer than two for each packet id.
+            Some(flows) => Some(u32::try_from(flows.unacknowledged()).unwrap_or(u32::MAX)),
+            None if self.want(cx, Side::Broker) == Want::Nothing => None,
+            None => Some(0),
+        }
     }
 
     /// The client's subscriptions, and whether some are left out.

@@ -58,6 +58,12 @@ impl Flows {
         self.puback.weight() + self.pubrec.weight() + self.ours.len() * 4 + self.kept
     }
 
+    /// Publishes that the receiver has not acknowledged for the first time. Asked seldom: they are looked at one by one.
+    pub(super) fn unacknowledged(&self) -> usize {
+        let lines = self.puback.entries.iter().chain(&self.pubrec.entries);
+        lines.filter(|entry| matches!(entry, AckEntry::Theirs { .. })).count()
+    }
+
     /// Bytes kept until the receiver acknowledges, for events.
     pub(super) const fn kept_bytes(&self) -> usize {
         self.kept

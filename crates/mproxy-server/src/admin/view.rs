@@ -165,6 +165,9 @@ pub struct LiveView {
     pub more_subscriptions: bool,
     /// Publishes of the client's, of QoS 1 and 2, that are not acknowledged to the end.
     pub in_flight: u32,
+    /// Deliveries of QoS 1 and 2 to which the client has sent neither PUBACK nor PUBREC; null if nobody decides on deliveries:
+    /// then only the broker counts them.
+    pub deliveries_in_flight: Option<u32>,
     /// Packets that wait for a verdict.
     pub waiting_packets: DirectionView,
     /// Bytes of them.

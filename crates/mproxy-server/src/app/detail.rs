@@ -108,6 +108,7 @@ fn live_view(live: RelayDescription) -> LiveView {
         subscriptions: session.subscriptions.map(|all| all.into_iter().map(subscription).collect()),
         more_subscriptions: session.more_subscriptions,
         in_flight: session.in_flight,
+        deliveries_in_flight: session.deliveries_in_flight,
         waiting_packets: both(client.0, broker.0),
         waiting_bytes: both(client.1, broker.1),
         unwritten_bytes: both(to_broker, to_client),

@@ -357,7 +357,7 @@ function described(session) {
       ["broker", traffic.broker_packets, bytes(traffic.broker_bytes), ...waiting("from_broker")],
     ]),
     ...grid(live?.more_subscriptions ? "Subscriptions, and there may be more" : "Subscriptions", ["Filter", "At the broker", "Granted QoS"], [2], shown, none),
-    ...list("State", live, { session_present: "Session present", in_flight: "Publishes in flight", held_bytes: "Memory held" }),
+    ...list("State", live, { session_present: "Session present", in_flight: "Publishes in flight", deliveries_in_flight: "Deliveries in flight", held_bytes: "Memory held" }),
     ...list("Attributes", session.attributes),
     ...list("Grant", session.grant, OF_GRANT),
     ...list("TLS", session.tls, OF_TLS),
