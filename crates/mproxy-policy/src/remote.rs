@@ -31,7 +31,7 @@
 //! | `decide` | the streams over which questions go in batches |
 //! | `streamed` | one question over a stream, and over another where the first is silent |
 //! | `strikes`, `status`, `pause`, `shared_timeout` | failures in a row, what a status says, how long to wait |
-//! | `traced` | how a question that is traced ended |
+//! | `traced` | how a question that is traced ended, or an event's call |
 //! | `observe` | events: what is kept of them, the stream, the queues of calls |
 
 mod adviser;
@@ -118,7 +118,7 @@ pub struct RemoteConfig {
     pub streams: bool,
     /// A stream of questions is replaced when it is so old, or up to twice as old.
     pub stream_lifetime: Duration,
-    /// Who makes spans of questions. `None`: there are none, and services are told no trace context.
+    /// Who makes spans of questions and of what is told. `None`: there are none, and services are told no trace context.
     pub tracer: Option<Arc<dyn CallTracer>>,
 }
 
@@ -217,6 +217,7 @@ impl Remote {
             version: Arc::clone(&config.version),
             instance: Arc::clone(&config.instance),
             spool: config.event_spool.clone(),
+            tracer: config.tracer.clone(),
         };
         let observer = match role {
             ServiceRole::Shadow => None,
@@ -311,6 +312,7 @@ impl Remote {
             connection: peer.origin.connection_id,
             packet: packet.and_then(|properties| TraceContext::of_properties(properties.user())),
             streamed: self.endpoints.way() == Way::Stream,
+            shadow: self.role() == ServiceRole::Shadow,
         })
     }
 

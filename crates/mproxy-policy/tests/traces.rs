@@ -9,18 +9,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use allocation_counter::measure;
-use common::{client, heard};
+use common::{client, heard, numbered};
 use mproxy_codec::property::{Place, Properties};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::{PacketType, Sender};
+use mproxy_core::event::{Event, Happening, Sink as _};
+use mproxy_core::peer::ConnectionId;
 use mproxy_core::policy::{Answer, Decider, PublishQuestion};
-use mproxy_policy::call_tracer::{CallEnd, CallSpan, CallStart, CallTrace, CallTracer};
+use mproxy_policy::NoWatch;
+use mproxy_policy::call_tracer::{
+    BatchSpan, BatchStart, CallEnd, CallSpan, CallStart, CallTrace, CallTracer, EventStart,
+};
 use mproxy_policy::remote::{Remote, RemoteConfig};
+use mproxy_policy::shadow::Shadow;
 use mproxy_policy::trace_context::TraceContext;
 use mproxy_policy::watch::CallOutcome;
-use mproxy_testkit::json_service::{JsonService, allow_all};
+use mproxy_testkit::json_service::{JsonPlay, JsonService, allow_all, wants};
 use mproxy_testkit::service::contract as wire;
-use mproxy_testkit::service::{Play, Running, Service, wants_everything};
+use mproxy_testkit::service::{ObservePlay, Play, Running, Service, wants_everything};
 use service::{AMPLE, Seen, config};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -33,11 +39,17 @@ fn told() -> TraceContext {
 /// A span that ended: its outcome, its endpoint, the code of a refusal. `None`: it was dropped.
 type Ended = Option<(CallOutcome, Option<String>, Option<ReasonCode>)>;
 
+/// How many events of how many sessions, and whether they were confirmed.
+type NotedBatch = (usize, usize, Option<bool>);
+
 /// Makes spans that remember how they ended.
 #[derive(Clone, Debug, Default)]
 struct Notebook {
     begun: Arc<Mutex<Vec<CallStart>>>,
     ended: Arc<Mutex<Vec<Ended>>>,
+    /// Events that were told by calls, by the span of their session.
+    told: Arc<Mutex<Vec<(&'static str, u64)>>>,
+    batches: Arc<Mutex<Vec<NotedBatch>>>,
 }
 
 struct NotedSpan(Notebook, bool);
@@ -45,7 +57,44 @@ struct NotedSpan(Notebook, bool);
 impl CallTracer for Notebook {
     fn begin(&self, call: CallStart) -> CallTrace {
         self.begun.lock().unwrap().push(call);
+        self.open()
+    }
+
+    fn recorded_session(&self, connection: ConnectionId) -> Option<Arc<TraceContext>> {
+        // Those of even numbers are.
+        let session = TraceContext { span_id: connection.0 as u64, ..told() };
+        session.span_id.is_multiple_of(2).then(|| Arc::new(session))
+    }
+
+    fn begin_event(&self, event: EventStart<'_>) -> CallTrace {
+        self.told.lock().unwrap().push((event.rpc, event.session.span_id));
+        self.open()
+    }
+
+    fn begin_batch(&self, batch: &BatchStart<'_>) -> Option<Box<dyn BatchSpan>> {
+        let mut batches = self.batches.lock().unwrap();
+        batches.push((batch.events, batch.sessions.len(), None));
+        Some(Box::new(NotedBatchSpan(self.clone(), batches.len() - 1)))
+    }
+}
+
+impl Notebook {
+    fn open(&self) -> CallTrace {
         CallTrace { context: Some(Arc::new(told())), span: Some(Box::new(NotedSpan(self.clone(), false))) }
+    }
+}
+
+struct NotedBatchSpan(Notebook, usize);
+
+impl BatchSpan for NotedBatchSpan {
+    fn confirm(self: Box<Self>) {
+        self.0.batches.lock().unwrap()[self.1].2 = Some(true);
+    }
+}
+
+impl Drop for NotedBatchSpan {
+    fn drop(&mut self) {
+        self.0.batches.lock().unwrap()[self.1].2.get_or_insert(false);
     }
 }
 
@@ -170,6 +219,84 @@ async fn a_question_that_nobody_waits_for_any_more_ends_its_span() {
     let ended = notebook.ended.lock().unwrap().clone();
     let Some((CallOutcome::Failed(kind), ..)) = &ended[0] else { panic!("{ended:?}") };
     assert_eq!(kind.name(), "deadline");
+}
+
+fn connected(connection: u128) -> Event {
+    let peer = numbered(connection, &format!("c{connection}"), None).peer;
+    Event { peer, what: Happening::Connect { session_present: false }, purse: None }
+}
+
+#[tokio::test]
+async fn an_event_of_a_session_that_is_recorded_is_told_with_its_context() {
+    let service = JsonService::start(|request| match request.call() {
+        "Hello" => JsonPlay::Answer(wants(&["CONNECT"])),
+        _ => allow_all(request),
+    })
+    .await;
+    let (remote, notebook) = traced(&service.url(), AMPLE).await;
+    remote.report(connected(1));
+    remote.report(connected(2));
+    let requests = service.requests_when("Connect", 2).await;
+    let parent_of = |client: &str| {
+        let request = requests.iter().find(|request| request.body["client"]["clientId"] == client).unwrap();
+        request.header("traceparent").map(str::to_owned)
+    };
+    assert_eq!((parent_of("c1"), parent_of("c2")), (None, Some(told().traceparent())));
+    remote.flush(AMPLE).await;
+    assert_eq!(*notebook.told.lock().unwrap(), [("Connect", 2)]);
+    let ended = notebook.ended.lock().unwrap().clone();
+    assert_eq!(ended, [Some((CallOutcome::Answered, Some(service.url()), None))]);
+}
+
+#[tokio::test]
+async fn a_batch_with_events_of_recorded_sessions_has_a_span_until_it_is_confirmed() {
+    let hello = wire::HelloResponse { streams: true, ..wants_everything() };
+    let service =
+        || Service { hello: Some(hello.clone()), observe: ObservePlay::Confirm, ..Service::default() };
+    let service = Running::start(service()).await;
+    let (remote, notebook) = traced(&service.url, AMPLE).await;
+    (0..50).for_each(|number| remote.report(connected(2 * number + 1)));
+    remote.report(connected(101));
+    service.events_when(|told| told.len() == 51).await;
+    assert!(notebook.batches.lock().unwrap().is_empty(), "of sessions that are not recorded");
+    (1..=100).for_each(|number| remote.report(connected(2 * number)));
+    remote.flush(AMPLE).await;
+    let batches = notebook.batches.lock().unwrap().clone();
+    assert_eq!(batches.iter().map(|(events, ..)| events).sum::<usize>(), 100);
+    for (events, sessions, confirmed) in batches {
+        assert!((1..=32).contains(&sessions) && sessions <= events, "{sessions} of {events}");
+        assert_eq!(confirmed, Some(true));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_never_confirmed_ends_with_its_stream_and_few_are_open() {
+    let hello = wire::HelloResponse { streams: true, ..wants_everything() };
+    let observe = ObservePlay::Script(Box::new(|_, _| {}));
+    let service = Running::start(Service { hello: Some(hello), observe, ..Service::default() }).await;
+    let (remote, notebook) = traced(&service.url, AMPLE).await;
+    for number in 1..=100 {
+        remote.report(connected(2 * number));
+        service.events_when(|told| told.len() as u128 == number).await;
+    }
+    remote.flush(Duration::ZERO).await;
+    let batches = notebook.batches.lock().unwrap().clone();
+    assert_eq!(batches, vec![(1, 1, Some(false)); 64]);
+}
+
+#[tokio::test]
+async fn whoever_makes_spans_is_told_which_questions_are_the_shadow_s() {
+    let (service, shadow) =
+        (Running::start(Service::default()).await, Running::start(Service::default()).await);
+    let (remote, notebook) = traced(&service.url, AMPLE).await;
+    let tracer = Some(Arc::new(notebook.clone()) as _);
+    let shadow = RemoteConfig { tracer, ..config(&[&shadow.url], AMPLE) };
+    let shadow = Shadow::start(shadow, Arc::new(NoWatch)).unwrap();
+    client("c1", None).publishes(&*shadow.of_service(remote), "a").await.unwrap();
+    let mut begun: Vec<_> =
+        notebook.begun.lock().unwrap().iter().map(|call| (call.rpc, call.shadow)).collect();
+    begun.sort_unstable();
+    assert_eq!(begun, [("AuthPublish", false), ("AuthPublish", true)]);
 }
 
 /// Without anybody who makes spans, user properties are not looked at, and nothing is put down for a trace.

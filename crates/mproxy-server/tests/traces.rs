@@ -224,9 +224,13 @@ async fn a_session_is_a_span_and_its_questions_are_below_it() {
             ("mproxy.v1.Hooks/AuthConnect", 1),
             ("mproxy.v1.Hooks/AuthPublish", 3),
             ("mproxy.v1.Hooks/AuthSubscribe", 1),
+            ("mproxy.v1.Hooks/Connect", 1),
+            ("mproxy.v1.Hooks/Publish", 2),
+            ("mproxy.v1.Hooks/Subscribe", 1),
+            ("mproxy.v1.Hooks/Disconnect", 1),
         ])
         .await;
-    assert_eq!(spans.len(), 6, "and no others: {spans:#?}");
+    assert_eq!(spans.len(), 11, "and no others: {spans:#?}");
     let session = named(&spans, "mqtt session")[0];
     assert!(session.parent_span_id.is_empty());
     assert_eq!(session.kind(), SpanKind::Server);
@@ -246,7 +250,15 @@ async fn a_session_is_a_span_and_its_questions_are_below_it() {
     assert!(!everything.contains("ann") && !everything.contains("a/b"), "nobody's name, and no topic");
     let told = told.lock().unwrap().clone();
     let mut parents: Vec<_> = Vec::new();
-    for span in spans.iter().filter(|span| span.name != "mqtt session") {
+    let (questions, events): (Vec<_>, Vec<_>) =
+        spans.iter().filter(|span| span.name != "mqtt session").partition(|span| span.name.contains("/Auth"));
+    for event in events {
+        // Also the last one, which is told when the session has ended.
+        assert_eq!((&event.parent_span_id, &event.trace_id), (&session.span_id, &session.trace_id));
+        assert_eq!(text(&event.attributes, "mproxy.outcome"), "answered");
+        assert_eq!(text(&event.attributes, "mproxy.decision"), "", "nothing is decided");
+    }
+    for span in questions {
         let rpc = text(&span.attributes, "rpc.method");
         parents.push((span.name.rsplit_once('/').unwrap().1.to_owned(), traceparent(span)));
         assert_eq!(span.kind(), SpanKind::Client);
@@ -294,7 +306,7 @@ async fn a_session_is_a_span_and_its_questions_are_below_it() {
             assert_eq!(text(&received.resource, key), value);
         }
     }
-    support::until("the count", async || proxy.metric("mproxy_trace_spans_exported_total").await >= 6.0)
+    support::until("the count", async || proxy.metric("mproxy_trace_spans_exported_total").await >= 11.0)
         .await;
     proxy.stop().await;
 }
@@ -314,7 +326,13 @@ async fn a_question_on_a_stream_has_a_span_and_tells_of_it() {
     }
     play(&proxy, &[]).await;
     proxy.stop().await;
-    let spans = collector.spans(&[("mqtt session", 2)]).await;
+    let spans = collector.spans(&[("mqtt session", 2), ("mproxy.v1.HookStream/Observe", 1)]).await;
+    for batch in named(&spans, "mproxy.v1.HookStream/Observe") {
+        let of = named(&spans, "mqtt session").into_iter().find(|of| of.span_id == batch.parent_span_id);
+        assert_eq!(of.map(|of| &of.trace_id), Some(&batch.trace_id), "{batch:#?}");
+        assert_eq!(text(&batch.attributes, "mproxy.outcome"), "confirmed");
+        assert_eq!(text(&batch.attributes, "server.port"), service.address().port().to_string());
+    }
     let sent: Vec<String> = spans.iter().map(traceparent).collect();
     let questions: Vec<_> = service.batches().into_iter().flat_map(|(_, batch)| batch.questions).collect();
     assert!(!questions.is_empty());
@@ -322,6 +340,30 @@ async fn a_question_on_a_stream_has_a_span_and_tells_of_it() {
         assert!(sent.contains(&question.traceparent), "{question:?}");
         assert_eq!(question.tracestate, if question.traceparent.contains("0af76519") { "v=1" } else { "" });
     }
+}
+
+#[tokio::test]
+async fn a_question_to_the_shadow_has_a_span_beside_the_other_one() {
+    let (collector, told) = (Collector::start().await, Arc::default());
+    let service = Running::start(Service::default()).await;
+    let shadow = Running::start(remembering(&told, wants_everything())).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let url = collector.url();
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("MPROXY_SHADOW_URL", shadow.url.as_str()),
+    ];
+    let proxy = Proxy::asking(&service, broker.addr(), &variables).await;
+    drop(proxy.login(Version::V5, "c1").await);
+    let spans = collector.spans(&[("mqtt session", 1), ("mproxy.v1.Hooks/AuthConnect", 2)]).await;
+    let session = named(&spans, "mqtt session")[0];
+    let asked = named(&spans, "mproxy.v1.Hooks/AuthConnect");
+    assert!(asked.iter().all(|span| span.parent_span_id == session.span_id), "{spans:#?}");
+    let of_shadow = asked.into_iter().find(|span| text(&span.attributes, "mproxy.shadow") == "true").unwrap();
+    assert_eq!(text(&of_shadow.attributes, "server.port"), shadow.address().port().to_string());
+    assert_eq!(told.lock().unwrap().clone(), [("AuthConnect", traceparent(of_shadow))]);
+    proxy.stop().await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Events, as the contract tells them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,7 @@ use super::call::{CallChannel, call, read};
 use super::event_client::EventClient;
 use super::request_body::RequestBody;
 use super::{Rpc, split_filter, wire};
+use crate::trace_context::TraceContext;
 
 /// The field of every event that has its number.
 const SEQUENCE: u32 = 3;
@@ -66,6 +68,7 @@ pub(super) fn encode_sequence(sequence: u64, out: &mut BytesMut) {
 pub(crate) struct EventRequest {
     body: RequestBody,
     rpc: Rpc,
+    context: Option<Arc<TraceContext>>,
 }
 
 impl EventRequest {
@@ -74,7 +77,12 @@ impl EventRequest {
             out.extend_from_slice(&event.fields);
             encode_sequence(sequence, out);
         });
-        Self { body, rpc: event.kind.into() }
+        Self { body, rpc: event.kind.into(), context: None }
+    }
+
+    /// The same, with the trace context that the service is told.
+    pub(crate) fn with_context(self, context: Option<Arc<TraceContext>>) -> Self {
+        Self { context, ..self }
     }
 
     pub(crate) const fn rpc(&self) -> Rpc {
@@ -82,8 +90,8 @@ impl EventRequest {
     }
 
     pub(super) async fn send(self, channel: CallChannel, within: Duration) -> Result<(), Status> {
-        let Self { body, rpc } = self;
-        let answer = call(rpc.path(), body, channel, within, None).await?;
+        let Self { body, rpc, context } = self;
+        let answer = call(rpc.path(), body, channel, within, context).await?;
         // Nothing is in it, but an answer that is no `Told` comes from something that is no hook service.
         read::<wire::Told>(answer).map(drop)
     }

@@ -9,11 +9,13 @@
 //! | `patience` | how long a service may confirm nothing |
 //! | `kept` | the buffer as sessions and the stream share it |
 //! | `stream` | one stream |
+//! | `batch_spans` | the spans of what it has not confirmed |
 //! | `early` | events of a process that waits for the spool of another one |
 //! | `calls` | the queues of events that go by calls |
 //! | `driver` | which of the two it is, and to which endpoint |
 //! | `spool` | what is kept, on disk |
 
+mod batch_spans;
 mod buffer;
 mod calls;
 mod clients;
@@ -40,7 +42,7 @@ use uuid::Uuid;
 use self::calls::Calls;
 use self::driver::Driver;
 use self::early::EarlyEvents;
-use self::kept::KeptEvents;
+use self::kept::{KeptEvents, ReportedEvent};
 use self::spool::Spool;
 pub use self::spool::SpoolConfig;
 pub(crate) use self::stream::MessageBody;
@@ -48,6 +50,7 @@ use self::stream::StreamSetup;
 use super::deadline;
 use super::health::{Endpoints, EventWay};
 use super::shared_timeout::SharedTimeout;
+use crate::call_tracer::CallTracer;
 use crate::watch::Watch;
 
 /// How events are told.
@@ -64,6 +67,8 @@ pub(super) struct ObserverConfig {
     pub(super) instance: Arc<str>,
     /// Where what is kept is on disk, too.
     pub(super) spool: Option<SpoolConfig>,
+    /// Who makes spans of what is told.
+    pub(super) tracer: Option<Arc<dyn CallTracer>>,
 }
 
 /// How long the end of the process waits for the disk.
@@ -78,6 +83,7 @@ pub(super) struct Observer {
     watch: Arc<dyn Watch>,
     /// The task that waits for the spool.
     waiting: TaskTracker,
+    tracer: Option<Arc<dyn CallTracer>>,
 }
 
 impl Observer {
@@ -87,7 +93,7 @@ impl Observer {
         config: ObserverConfig,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
-        let waiting = TaskTracker::new();
+        let (waiting, tracer) = (TaskTracker::new(), config.tracer.clone());
         let spool = config.spool.as_ref().map(|spool| open(spool, &config, &**watch)).transpose();
         let events = match spool {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && config.succeeds() => {
@@ -105,12 +111,14 @@ impl Observer {
             spool => Arc::new(EarlyEvents::told_by(Teller::start(endpoints, watch, config, spool?, stop)?)),
         };
         waiting.close();
-        Ok(Self { events, watch: Arc::clone(watch), waiting })
+        Ok(Self { events, watch: Arc::clone(watch), waiting, tracer })
     }
 
     /// Takes an event. `tracked`: the end of its connection will be reported, too.
     pub(super) fn report(&self, event: Event, tracked: bool) {
-        self.events.report(event, tracked);
+        let connection = event.peer.origin.connection_id;
+        let session = self.tracer.as_ref().and_then(|tracer| tracer.recorded_session(connection));
+        self.events.report(ReportedEvent { event, session }, tracked);
     }
 
     /// Takes nothing more, and gives what waits so long to be told and confirmed.
@@ -209,7 +217,14 @@ impl Teller {
             }
             None => None,
         };
-        let calls = Arc::new(Calls::start(endpoints, watch, config.queue, config.timeout, stop));
+        let calls = Arc::new(Calls::start(
+            endpoints,
+            watch,
+            config.queue,
+            config.timeout,
+            config.tracer.as_ref(),
+            stop,
+        ));
         let setup = StreamSetup {
             version: config.version,
             instance: config.instance,
@@ -217,6 +232,7 @@ impl Teller {
             confirm_within: config.confirm_within,
             kept: Arc::clone(&kept),
             watch: Arc::clone(watch),
+            tracer: config.tracer,
         };
         let driver = Driver {
             endpoints: Arc::clone(endpoints),
@@ -231,7 +247,7 @@ impl Teller {
         Ok(Self { endpoints: Arc::clone(endpoints), kept, calls, driver: tasks, spool_end })
     }
 
-    fn report(&self, event: Event, tracked: bool) {
+    fn report(&self, event: ReportedEvent, tracked: bool) {
         if self.endpoints.event_way() == EventWay::Calls
             // While something is kept, what comes behind it is kept, too, or it would overtake it.
             && let Some(sequence) = self.kept.pass()

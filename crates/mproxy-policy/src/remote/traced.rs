@@ -1,4 +1,4 @@
-//! How a question that is traced ended.
+//! How a question that is traced ended, or an event's call.
 
 use mproxy_core::policy::{Decided, Failure, FailureKind, Undecided};
 
@@ -9,6 +9,18 @@ use crate::watch::CallOutcome;
 
 /// What became of a question.
 type TracedResult<D> = Result<CallResult<Result<D, Undecided>>, Failure>;
+
+/// An event was told, or was not.
+pub(super) fn end_event(span: Option<Box<dyn CallSpan>>, told: &Result<CallResult<()>, Failure>) {
+    let Some(span) = span else { return };
+    let (outcome, endpoint) = match told {
+        Ok(CallResult::Answered((), by)) => (CallOutcome::Answered, Some(&**by)),
+        Ok(CallResult::Unusable(unusable)) => (CallOutcome::Unusable, unusable.endpoint.as_deref()),
+        Ok(CallResult::Unwanted) => (CallOutcome::Unimplemented, None),
+        Err(failure) => (CallOutcome::Failed(failure.kind), failure.endpoint.as_deref()),
+    };
+    span.end(&CallEnd { outcome, endpoint, refused: None });
+}
 
 /// It had no turn within its deadline.
 pub(super) fn end_overloaded(span: Option<Box<dyn CallSpan>>) {

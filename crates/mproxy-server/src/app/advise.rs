@@ -52,8 +52,7 @@ pub(super) fn advise(
 ) -> anyhow::Result<Advisers> {
     let remote = match &config.policy {
         Some(policy) => {
-            let tracer = traces.map(|traces| Arc::clone(traces) as _);
-            let mut config = RemoteConfig { tracer, ..remote_config(config, policy)? };
+            let mut config = remote_config(config, policy, traces)?;
             if let Some(spool) = &mut config.event_spool {
                 spool.succeeds = succeeds;
             }
@@ -62,7 +61,7 @@ pub(super) fn advise(
         None => None,
     };
     let shadow = match &config.policy {
-        Some(policy) => shadow(config, policy, metrics)?,
+        Some(policy) => shadow(config, policy, metrics, traces)?,
         None => None,
     };
     // Without a service nobody else could know a user that the file does not.
@@ -102,10 +101,11 @@ fn shadow(
     config: &Config,
     policy: &PolicyConfig,
     metrics: &Arc<Metrics>,
+    traces: Option<&Arc<Traces>>,
 ) -> anyhow::Result<Option<Arc<Shadow>>> {
     let Some(urls) = &policy.shadow.url else { return Ok(None) };
-    let config =
-        RemoteConfig { endpoints: endpoints(urls)?, event_spool: None, ..remote_config(config, policy)? };
+    let config = remote_config(config, policy, traces)?;
+    let config = RemoteConfig { endpoints: endpoints(urls)?, event_spool: None, ..config };
     info!(endpoints = urls.join(","), "shadow service is asked for comparison");
     Ok(Some(Shadow::start(config, Arc::clone(metrics) as _)?))
 }
@@ -114,7 +114,11 @@ fn endpoints(urls: &[String]) -> anyhow::Result<Vec<Endpoint>> {
     Ok(urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?)
 }
 
-fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<RemoteConfig> {
+fn remote_config(
+    config: &Config,
+    policy: &PolicyConfig,
+    traces: Option<&Arc<Traces>>,
+) -> anyhow::Result<RemoteConfig> {
     let size = policy.events.spool_size as u64;
     let spool = policy.events.spool.clone().map(|folder| SpoolConfig { folder, size, succeeds: false });
     Ok(RemoteConfig {
@@ -130,8 +134,7 @@ fn remote_config(config: &Config, policy: &PolicyConfig) -> anyhow::Result<Remot
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,
         stream_lifetime: STREAM_LIFETIME,
-        // Of the shadow's answers nothing follows: it has no part in a trace.
-        tracer: None,
+        tracer: traces.map(|traces| Arc::clone(traces) as _),
     })
 }
 

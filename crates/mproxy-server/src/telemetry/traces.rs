@@ -5,13 +5,17 @@
 //! |---|---|
 //! | `exporter` | the way to the collector |
 //! | `queue` | the spans that wait for it |
+//! | `sampling` | which spans are recorded |
 //! | `sessions` | the sessions there are, and their spans |
-//! | `calls` | the spans of questions |
+//! | `calls` | the spans of questions, and of events that are told by calls |
+//! | `batches` | the spans of events that go over a stream |
 //! | `span` | a span that is recorded, and what both kinds have in common |
 
+mod batches;
 mod calls;
 mod exporter;
 mod queue;
+mod sampling;
 mod sessions;
 mod span;
 
@@ -20,14 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_core::fault::Fault;
-use mproxy_core::peer::{Origin, Peer};
-use mproxy_policy::call_tracer::{CallStart, CallTrace, CallTracer};
+use mproxy_core::peer::{ConnectionId, Origin, Peer};
+use mproxy_policy::call_tracer::{BatchSpan, BatchStart, CallStart, CallTrace, CallTracer, EventStart};
+use mproxy_policy::trace_context::TraceContext;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
-};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use tracing::level_filters::LevelFilter;
 use tracing::{Subscriber, info, warn};
 use tracing_subscriber::Layer;
@@ -36,11 +39,12 @@ use tracing_subscriber::registry::LookupSpan;
 
 use self::exporter::CountingExporter;
 use self::queue::BoundedQueue;
+use self::sampling::Sampling;
 use self::sessions::Sessions;
 pub(super) use self::span::TARGET;
 use super::span_counts::SpanCounts;
 use crate::config::Otel;
-use crate::config::otel::{sampler_ratio, target};
+use crate::config::otel::target;
 
 /// Who makes spans, and sees to it that they leave.
 pub struct Traces {
@@ -49,13 +53,6 @@ pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     counts: SpanCounts,
-}
-
-/// Whether it matters to a span if the one above it is sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sampling {
-    AsParent,
-    ByItself,
 }
 
 impl Traces {
@@ -74,11 +71,11 @@ impl Traces {
             .with_scheduled_delay(otel.delay)
             .build();
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
-        let (sampler, sampling) = sampler(otel);
+        let sampling = Sampling::of(otel);
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BoundedQueue::before(batches, otel.queue, counts.clone()))
             .with_resource(resource(otel, instance))
-            .with_sampler(sampler)
+            .with_sampler(sampling.sampler())
             .build();
         let scope = InstrumentationScope::builder("mproxy").with_version(env!("CARGO_PKG_VERSION")).build();
         let tracer = provider.tracer_with_scope(scope);
@@ -137,29 +134,25 @@ impl Traces {
 impl CallTracer for Traces {
     fn begin(&self, call: CallStart) -> CallTrace {
         let session = self.sessions.context_of(call.connection);
-        calls::begin(call, session, self.sampling)
+        calls::begin(call, session, &self.sampling)
+    }
+
+    fn recorded_session(&self, connection: ConnectionId) -> Option<Arc<TraceContext>> {
+        self.sessions.recorded(connection).map(Arc::new)
+    }
+
+    fn begin_event(&self, event: EventStart<'_>) -> CallTrace {
+        calls::begin_event(&event)
+    }
+
+    fn begin_batch(&self, batch: &BatchStart<'_>) -> Option<Box<dyn BatchSpan>> {
+        batches::begin(batch)
     }
 }
 
 impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Traces")
-    }
-}
-
-fn sampler(otel: &Otel) -> (Sampler, Sampling) {
-    let (root, sampling) = match otel.sampler.strip_prefix("parentbased_") {
-        Some(root) => (root, Sampling::AsParent),
-        None => (&*otel.sampler, Sampling::ByItself),
-    };
-    let root = match root {
-        "always_off" => Sampler::AlwaysOff,
-        "traceidratio" => Sampler::TraceIdRatioBased(sampler_ratio(otel).unwrap_or(1.0)),
-        _ => Sampler::AlwaysOn,
-    };
-    match sampling {
-        Sampling::AsParent => (Sampler::ParentBased(Box::new(root)), sampling),
-        Sampling::ByItself => (root, sampling),
     }
 }
 
@@ -182,7 +175,6 @@ mod tests {
     use std::io::Write;
 
     use allocation_counter::measure;
-    use mproxy_core::peer::ConnectionId;
     use parking_lot::Mutex;
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -196,7 +188,13 @@ mod tests {
     }
 
     fn question() -> CallStart {
-        CallStart { rpc: "AuthPublish", connection: ConnectionId(7), packet: None, streamed: false }
+        CallStart {
+            rpc: "AuthPublish",
+            connection: ConnectionId(7),
+            packet: None,
+            streamed: false,
+            shadow: false,
+        }
     }
 
     #[derive(Clone, Default)]
@@ -212,14 +210,18 @@ mod tests {
         }
     }
 
-    /// Plays a scene with traces of this sampler beside a log of this level. What the log wrote.
+    /// Plays a scene with traces of this sampler, `traceidratio=0.5` for example, beside a log of this level. What the log
+    /// wrote.
     fn scene(sampler: &str, level: LogLevel, scene: impl FnOnce(&Traces)) -> String {
+        let (sampler, sampler_arg) =
+            sampler.split_once('=').map_or((sampler, None), |(sampler, arg)| (sampler, Some(arg.to_owned())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _inside = runtime.enter();
         // Nothing leaves before the end.
         let otel = Otel {
             endpoint: Some("http://127.0.0.1:9".to_owned()),
             sampler: sampler.to_owned(),
+            sampler_arg,
             delay: Duration::from_secs(3600),
             ..Otel::default()
         };
@@ -251,24 +253,66 @@ mod tests {
         }
     }
 
+    fn packet(trace_id: u128, sampled: bool) -> CallStart {
+        let packet = Some(TraceContext { trace_id, span_id: 2, sampled, state: "a=b".into() });
+        CallStart { packet, ..question() }
+    }
+
     #[test]
     fn who_trusts_no_stranger_samples_by_itself() {
         scene("always_on", LogLevel::Error, |traces| {
-            let packet = Some(mproxy_policy::trace_context::TraceContext {
-                trace_id: 1,
-                span_id: 2,
-                sampled: false,
-                state: Box::default(),
-            });
-            let CallTrace { context, span } = traces.begin(CallStart { packet, ..question() });
+            let CallTrace { context, span } = traces.begin(packet(1, false));
             assert!(span.is_some());
             assert_eq!(context.map(|context| (context.trace_id, context.sampled)), Some((1, true)));
+        });
+        for sampler in ["always_off", "traceidratio=0"] {
+            scene(sampler, LogLevel::Error, |traces| {
+                let CallTrace { context, span } = traces.begin(packet(1, true));
+                assert!(span.is_none(), "{sampler}");
+                let told = TraceContext { trace_id: 1, span_id: 2, sampled: false, state: "a=b".into() };
+                assert_eq!(context.as_deref(), Some(&told), "it is above what the service does");
+            });
+        }
+    }
+
+    #[test]
+    fn what_a_packet_says_decides_where_a_sampler_goes_by_it() {
+        for (sampler, of_others) in [
+            ("parentbased_always_on", true),
+            ("parentbased_traceidratio=0", false),
+            ("parentbased_always_off", false),
+        ] {
+            scene(sampler, LogLevel::Error, |traces| {
+                traces.begin_session(&origin());
+                for sampled in [true, false] {
+                    assert_eq!(traces.begin(packet(1, sampled)).span.is_some(), sampled, "{sampler}");
+                }
+                assert_eq!(traces.begin(question()).span.is_some(), of_others, "{sampler}");
+            });
+        }
+    }
+
+    /// What is decided before the span is made and what the SDK decides when it is made are the same.
+    #[test]
+    fn a_ratio_takes_its_share_and_whoever_is_told_is_told_the_same() {
+        scene("traceidratio=0.5", LogLevel::Error, |traces| {
+            let mut taken = 0;
+            for number in 1..=400_u128 {
+                // The lower half of the id is what is compared.
+                let trace_id =
+                    number << 64 | number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & u128::from(u64::MAX);
+                let CallTrace { context, span } = traces.begin(packet(trace_id, false));
+                let context = context.expect("the service is told");
+                assert_eq!((context.trace_id, context.sampled), (trace_id, span.is_some()));
+                taken += u32::from(span.is_some());
+            }
+            assert!((150..250).contains(&taken), "{taken} of 400");
         });
     }
 
     /// What most sessions cost where one in a hundred is sampled.
     #[test]
-    fn a_question_of_a_session_that_is_not_sampled_costs_one_allocation() {
+    fn a_question_that_is_not_sampled_costs_one_allocation() {
         let count = |sampler| {
             let mut count = 0;
             scene(sampler, LogLevel::Error, |traces| {
@@ -278,9 +322,13 @@ mod tests {
             });
             count
         };
-        let (off, on) = (count("parentbased_always_off"), count("parentbased_always_on"));
-        println!("not sampled: {off} allocations, sampled: {on}");
-        assert_eq!(off, 1, "what the service is told");
+        for sampler in
+            ["parentbased_always_off", "parentbased_traceidratio=0", "always_off", "traceidratio=0"]
+        {
+            assert_eq!(count(sampler), 1, "{sampler}: what the service is told");
+        }
+        let on = count("parentbased_always_on");
+        println!("sampled: {on} allocations");
         assert!(on < 60, "{on}");
     }
 }

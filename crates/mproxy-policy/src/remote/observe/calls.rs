@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
-use mproxy_core::event::{Event, Kind};
+use mproxy_core::event::Kind;
+use mproxy_core::peer::ConnectionId;
 use mproxy_core::policy::Failure;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::kept::{KeptEvent, KeptEvents};
-use crate::contract::EventRequest;
+use super::kept::{KeptEvent, KeptEvents, ReportedEvent};
+use crate::call_tracer::{CallTrace, CallTracer, EventStart};
+use crate::contract::{EventRequest, Rpc};
 use crate::remote::deadline;
 use crate::remote::health::Endpoints;
 use crate::remote::shared_timeout::SharedTimeout;
+use crate::remote::traced;
 use crate::remote::unary::{CallResult, call_service};
 use crate::watch::{DropReason, Watch};
 
@@ -46,6 +49,7 @@ impl Calls {
         watch: &Arc<dyn Watch>,
         bound: usize,
         timeout: SharedTimeout,
+        tracer: Option<&Arc<dyn CallTracer>>,
         stop: &CancellationToken,
     ) -> Self {
         let senders = TaskTracker::new();
@@ -57,6 +61,7 @@ impl Calls {
                     endpoints: Arc::clone(endpoints),
                     watch: Arc::clone(watch),
                     timeout: timeout.clone(),
+                    tracer: tracer.cloned(),
                 };
                 senders.spawn(event_sender.run(queued_events, stop.clone()));
                 sender
@@ -73,13 +78,13 @@ impl Calls {
     }
 
     /// Queues an event, or drops and counts it.
-    pub(super) fn report(&self, event: Event, sequence: u64) {
-        let kind = event.what.kind();
+    pub(super) fn report(&self, event: ReportedEvent, sequence: u64) {
+        let kind = event.kind();
         let queues = self.queues.load();
         let Some(queues) = &*queues else {
             return self.watch.events_dropped(kind, DropReason::Shutdown, 1);
         };
-        let Some(queue) = queue_of(queues, event.peer.origin.connection_id.0) else { return };
+        let Some(queue) = queue_of(queues, event.connection().0) else { return };
         let kept = if kind == Kind::Publish { queue.max_capacity() / 4 } else { 0 };
         if queue.capacity() <= kept {
             return self.drop_full(kind);
@@ -139,6 +144,7 @@ struct EventSender {
     endpoints: Arc<Endpoints>,
     watch: Arc<dyn Watch>,
     timeout: SharedTimeout,
+    tracer: Option<Arc<dyn CallTracer>>,
 }
 
 impl EventSender {
@@ -175,10 +181,22 @@ impl EventSender {
     }
 
     async fn send(&self, QueuedEvent { kept, sequence }: QueuedEvent) -> Result<(), Failure> {
-        let tell = EventRequest::new(&kept.event, sequence, &kept.client);
-        match call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout.get())).await? {
+        let CallTrace { context, span } = self.trace(&kept);
+        let tell = EventRequest::new(&kept.event, sequence, &kept.client).with_context(context);
+        let told = call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout.get())).await;
+        traced::end_event(span, &told);
+        match told? {
             // What the service does not want, or answers with nonsense, it has heard: nothing is lost.
             CallResult::Answered((), _) | CallResult::Unusable(_) | CallResult::Unwanted => Ok(()),
         }
+    }
+
+    /// The span of telling it, where that of its session is recorded.
+    fn trace(&self, kept: &KeptEvent) -> CallTrace {
+        let (Some(tracer), Some(session)) = (&self.tracer, &kept.session) else {
+            return CallTrace::default();
+        };
+        let connection = ConnectionId(kept.client.connection());
+        tracer.begin_event(EventStart { rpc: Rpc::from(kept.event.kind).name(), connection, session })
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mproxy_core::event::{Event, Kind};
+use mproxy_core::event::Kind;
 
 use super::Teller;
-use super::kept::ArrivedEvent;
+use super::kept::{ArrivedEvent, ReportedEvent};
 use crate::watch::{DropReason, Watch};
 
 /// Where events go: to whoever tells them, and before there is one, into a queue.
@@ -48,7 +48,7 @@ impl EarlyEvents {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn report(&self, event: Event, tracked: bool) {
+    pub(super) fn report(&self, event: ReportedEvent, tracked: bool) {
         if let Some(teller) = self.teller.get() {
             return teller.report(event, tracked);
         }

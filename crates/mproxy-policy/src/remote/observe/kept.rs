@@ -7,29 +7,49 @@ use std::time::SystemTime;
 
 use mproxy_core::budget::Held;
 use mproxy_core::event::{Event, Kind};
+use mproxy_core::peer::ConnectionId;
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::buffer::{Batch, Bounds, Confirmed, EventBuffer, Full};
 use super::spool::{Spool, SpoolQueue, Spooled};
 use crate::contract::{EncodedEvent, EventClient};
+use crate::trace_context::TraceContext;
 use crate::watch::{DropReason, Watch};
 
 /// An event of more bytes cannot be told in one message: services take 4 MiB, and its client has to have room, too.
 const EVENT_MOST: usize = 3 << 20;
+
+/// An event as it is reported.
+pub(super) struct ReportedEvent {
+    pub(super) event: Event,
+    /// The span of its session, if that is recorded. It may have ended by the time that the event is told.
+    pub(super) session: Option<Arc<TraceContext>>,
+}
+
+impl ReportedEvent {
+    pub(super) fn kind(&self) -> Kind {
+        self.event.what.kind()
+    }
+
+    pub(super) fn connection(&self) -> ConnectionId {
+        self.event.peer.origin.connection_id
+    }
+}
 
 /// An event that waits.
 #[derive(Debug)]
 pub(super) struct KeptEvent {
     pub(super) event: EncodedEvent,
     pub(super) client: EventClient,
+    pub(super) session: Option<Arc<TraceContext>>,
     /// What is put down for it until it is confirmed or dropped.
     _held: Option<Held>,
 }
 
 impl KeptEvent {
     /// The event as it waits; `None`: there is no room for it in the budget of its connection.
-    pub(super) fn new(event: Event) -> Option<Self> {
+    pub(super) fn new(ReportedEvent { event, session }: ReportedEvent) -> Option<Self> {
         // Before it is encoded: what has no room shall cost no work.
         let held = match event.purse.as_ref().map(|purse| purse.event(event.weight())) {
             None => None,
@@ -37,12 +57,12 @@ impl KeptEvent {
             Some(None) => return None,
         };
         let encoded = EncodedEvent::new(&event, SystemTime::now());
-        Some(Self { event: encoded, client: EventClient::Live(event.peer), _held: held })
+        Some(Self { event: encoded, client: EventClient::Live(event.peer), session, _held: held })
     }
 
     /// One that was read from disk.
     fn found(event: EncodedEvent, client: EventClient) -> Self {
-        Self { event, client, _held: None }
+        Self { event, client, session: None, _held: None }
     }
 
     /// Bytes that it holds.
@@ -56,7 +76,9 @@ impl KeptEvent {
             (EventClient::Live(_), _) => 0,
             (EventClient::Kept(kept), _) => kept.field.len(),
         };
-        OWN + self.event.fields.len() + client
+        let session =
+            self.session.as_ref().map_or(0, |session| size_of::<TraceContext>() + session.state.len());
+        OWN + self.event.fields.len() + client + session
     }
 }
 
@@ -81,8 +103,8 @@ pub(super) struct ArrivedEvent {
 }
 
 impl ArrivedEvent {
-    pub(super) fn new(event: Event, tracked: bool) -> Self {
-        let (kind, connection) = (event.what.kind(), event.peer.origin.connection_id.0);
+    pub(super) fn new(event: ReportedEvent, tracked: bool) -> Self {
+        let (kind, connection) = (event.kind(), event.connection().0);
         Self { kind, connection, kept: KeptEvent::new(event), tracked }
     }
 
@@ -166,7 +188,7 @@ impl KeptEvents {
     }
 
     /// Keeps an event, or drops and counts it. Its connection is `tracked` until its Disconnect.
-    pub(super) fn push(&self, event: Event, tracked: bool) {
+    pub(super) fn push(&self, event: ReportedEvent, tracked: bool) {
         // Encoded before the lock is taken, where the sessions of all workers meet.
         self.take(ArrivedEvent::new(event, tracked));
     }

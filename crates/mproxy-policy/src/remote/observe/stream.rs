@@ -15,10 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::codec::Streaming;
 use tonic::{Code, Status};
 
+use super::batch_spans::BatchSpans;
 use super::buffer::{Batch, Bounds, Confirmed};
 use super::clients::{ObservedClients, Reference};
 use super::kept::{KeptEvent, KeptEvents};
 use super::patience::Patience;
+use crate::call_tracer::CallTracer;
 use crate::contract::{ClientIdentity, ObserveMessage, StreamRpc, open_stream, read_safe_up_to};
 use crate::remote::health::{EndpointEntry, ServiceConnection};
 use crate::remote::status::describe_status;
@@ -71,6 +73,7 @@ pub(super) struct StreamSetup {
     pub(super) confirm_within: Duration,
     pub(super) kept: Arc<KeptEvents>,
     pub(super) watch: Arc<dyn Watch>,
+    pub(super) tracer: Option<Arc<dyn CallTracer>>,
 }
 
 impl StreamSetup {
@@ -102,7 +105,7 @@ impl StreamSetup {
         let mut hung_up = false;
         loop {
             if writer.outbox.is_empty() {
-                let waiting = writer.fill(&self.kept, &*self.watch);
+                let waiting = writer.fill(self, connection.url());
                 patience.sent(waiting, Instant::now());
                 if writer.outbox.is_empty() && self.kept.is_over() {
                     messages = None;
@@ -130,7 +133,7 @@ impl StreamSetup {
             };
             // Each of these loses nothing when it is dropped.
             tokio::select! {
-                () = over.cancelled() => return self.gone(connection, incoming, opening).await,
+                () = over.cancelled() => return self.gone(connection, incoming, opening, writer.spans).await,
                 opened = &mut opening, if incoming.is_none() => match opened {
                     Ok(stream) => incoming = Some(stream),
                     Err(status) => return ended(&status),
@@ -173,7 +176,11 @@ impl StreamSetup {
         let mut first = ObserveMessage::new();
         // At once and by itself, so that a service can say how far it is before it is sent anything again.
         first.start(&self.version, &self.instance, &self.run_id);
-        EventWriter { clients: ObservedClients::new(CLIENTS), outbox: first.finish().into_iter().collect() }
+        EventWriter {
+            clients: ObservedClients::new(CLIENTS),
+            outbox: first.finish().into_iter().collect(),
+            spans: BatchSpans::default(),
+        }
     }
 
     /// The service says how far events are safe. Gives whether something still waits, if that was news.
@@ -187,6 +194,7 @@ impl StreamSetup {
             }
             Confirmed::Released(events) => {
                 writer.clients.confirmed(up_to);
+                writer.spans.confirm(up_to);
                 self.watch.events_confirmed(events.len() as u64);
                 Ok(Some(waiting))
             }
@@ -199,6 +207,7 @@ impl StreamSetup {
         connection: &ServiceConnection,
         mut incoming: Option<Streaming<Bytes>>,
         mut opening: Pin<&mut impl Future<Output = Result<Streaming<Bytes>, Status>>>,
+        mut spans: BatchSpans,
     ) -> ObserveEnd {
         let last = async {
             if incoming.is_none() {
@@ -206,6 +215,7 @@ impl StreamSetup {
             }
             while let Some(message) = next_message(&mut incoming).await? {
                 let up_to = read_safe_up_to(message)?;
+                spans.confirm(up_to);
                 if let (Confirmed::Released(events), _) = self.kept.confirm(up_to) {
                     self.watch.events_confirmed(events.len() as u64);
                 }
@@ -240,14 +250,18 @@ fn ended(status: &Status) -> ObserveEnd {
 struct EventWriter {
     clients: ObservedClients<ClientIdentity>,
     outbox: VecDeque<Bytes>,
+    spans: BatchSpans,
 }
 
 impl EventWriter {
     /// Takes what is to be sent next. Gives whether something that was sent waits to be confirmed.
-    fn fill(&mut self, kept: &KeptEvents, watch: &dyn Watch) -> bool {
-        let (Batch { events, gaps, resent }, waiting) = kept.next_batch(BATCH);
+    fn fill(&mut self, setup: &StreamSetup, endpoint: &str) -> bool {
+        let (Batch { events, gaps, resent }, waiting) = setup.kept.next_batch(BATCH);
         if !events.is_empty() {
-            watch.events_sent(events.len() as u64, resent as u64);
+            setup.watch.events_sent(events.len() as u64, resent as u64);
+        }
+        if let Some(tracer) = &setup.tracer {
+            self.spans.begin(&**tracer, endpoint, &events, resent);
         }
         let mut message = ObserveMessage::new();
         let mut gaps = gaps.into_iter().peekable();

@@ -51,6 +51,12 @@ impl Sessions {
         Some(self.shard(connection).lock().get(&connection.0)?.context.clone())
     }
 
+    /// The same, if it is recorded.
+    pub(super) fn recorded(&self, connection: ConnectionId) -> Option<TraceContext> {
+        let shard = self.shard(connection).lock();
+        Some(shard.get(&connection.0).filter(|session| session.recording.is_some())?.context.clone())
+    }
+
     pub(super) fn end(&self, origin: &Origin, peer: Option<&Peer>, fault: Option<&Fault>) {
         // A statement of its own: the span is put into the queue without the lock.
         let session = self.shard(origin.connection_id).lock().remove(&origin.connection_id.0);
