@@ -286,7 +286,7 @@ const READ_AS: [(&str, &str); 12] = [
     ("Web", "Web {"),
     ("Questions", "questions."),
     ("Events", "events."),
-    ("Admin", "admin."),
+    ("AdminSettings", "admin."),
     ("AdminClientSettings", "client."),
     ("ShadowSettings", "shadow."),
     ("Log", "log."),
