@@ -684,7 +684,7 @@ section! {
             .in_force("\"4MiB\"");
         /// File to which records are written, too, as lines of JSON.
         file: Optional<kind::FileName> = new("decision_log.file").variable("MPROXY_DECISION_LOG")
-            .in_force("\"/var/log/mproxy/decisions.jsonl\"");
+            .example("\"/var/log/mproxy/decisions.jsonl\"");
         /// Size of this file after which another one is begun.
         ///
         /// The old one is renamed: `decisions.jsonl.1`, then `.2`.
