@@ -14,7 +14,7 @@ BUILD, STEP = 600, 60
 
 
 def fail(message):
-    sys.exit(f"examples: {message}")
+    sys.exit(f"{os.path.basename(sys.argv[0])}: {message}")
 
 
 def free_port():
