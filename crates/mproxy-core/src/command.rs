@@ -188,6 +188,7 @@ mod tests {
             clean_start: true,
             attributes: [("plan".to_owned(), "free".to_owned())].into(),
             grant: None,
+            said: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
         };

@@ -270,6 +270,8 @@ pub struct Peer {
     pub client_id: Box<str>,
     /// The user name in force.
     pub username: Option<Box<str>>,
+    /// The names that the client has said, where the policy has given it others.
+    pub said: Option<Box<SaidNames>>,
     /// Seconds; 0 is no keep alive.
     pub keep_alive: u16,
     /// Clean Start (5.0) or Clean Session (3.x).
@@ -285,7 +287,44 @@ pub struct Peer {
     pub encoded: Encoded,
 }
 
+/// What a client calls itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidNames {
+    /// The client identifier.
+    pub client_id: Box<str>,
+    /// The user name, if it has said one, and it is no secret.
+    pub username: Option<Box<str>>,
+}
+
+impl SaidNames {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.client_id.len() + self.username.as_ref().map_or(0, |name| name.len())
+    }
+}
+
 impl Peer {
+    /// Who it is from now on, by whatever names the policy has given it.
+    pub fn rename(&mut self, client_id: Box<str>, username: Option<Box<str>>) {
+        let said = SaidNames {
+            client_id: std::mem::replace(&mut self.client_id, client_id),
+            username: std::mem::replace(&mut self.username, username),
+        };
+        if said.client_id != self.client_id || said.username != self.username {
+            self.said.get_or_insert_with(|| Box::new(said));
+        }
+    }
+
+    /// The client identifiers that it is known by: the one in force, and the one that it has said where that is another.
+    pub fn client_ids(&self) -> impl Iterator<Item = &str> {
+        [Some(&*self.client_id), self.said.as_ref().map(|said| &*said.client_id)].into_iter().flatten()
+    }
+
+    /// The same of user names.
+    pub fn usernames(&self) -> impl Iterator<Item = &str> {
+        let said = self.said.as_ref().and_then(|said| said.username.as_deref());
+        [self.username.as_deref(), said].into_iter().flatten()
+    }
+
     /// The attribute called `name`, if the policy set one.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&str> {
@@ -322,6 +361,7 @@ impl Peer {
             + self.username.as_ref().map_or(0, |name| name.len())
             + attributes
             + self.user_properties.weight()
+            + self.said.as_ref().map_or(0, |said| said.weight())
     }
 }
 
@@ -473,6 +513,7 @@ mod tests {
             clean_start: true,
             attributes: Box::default(),
             grant: None,
+            said: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
         })

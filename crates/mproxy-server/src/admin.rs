@@ -118,7 +118,7 @@ pub trait AdminBackend: Send + Sync {
     fn ban(&self, ban: Ban) -> Reply<Result<Banned, TooManyBans>>;
 
     /// Lifts a ban; `false` where there is none.
-    fn unban(&self, target: BanTarget) -> Reply<bool>;
+    fn unban(&self, target: BanTarget) -> Reply<Option<BanKept>>;
 
     /// Stops accepting and lets sessions end. Again: changes nothing.
     fn drain(&self);

@@ -271,7 +271,7 @@ pub fn ask_admin(
         AdminCommand::Kick(command) => kick::kick(command, flags, out, err),
         AdminCommand::Bans(command) => bans::list_bans(command, flags, out),
         AdminCommand::Ban(command) => bans::ban(command, flags, out, err),
-        AdminCommand::Unban(command) => bans::unban(command, flags, out),
+        AdminCommand::Unban(command) => bans::unban(command, flags, out, err),
         AdminCommand::Tap(command) => tap::tap(command, flags, out, err),
         AdminCommand::Top(command) => top::top(command, flags, out),
         AdminCommand::Reload(command) => lifecycle::reload(command, flags, out),

@@ -33,6 +33,7 @@ pub(crate) fn peer(origin: Arc<Origin>, client_id: &str) -> Peer {
         clean_start: true,
         attributes: Box::default(),
         grant: None,
+        said: None,
         user_properties: UserProperties::default(),
         encoded: Encoded::default(),
     }

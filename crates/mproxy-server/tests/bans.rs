@@ -100,12 +100,21 @@ async fn a_file_keeps_bans_and_a_disk_that_takes_nothing_harms_nothing() {
     let before = std::fs::read_to_string(&path).unwrap();
     let (code, told) = ask(&proxy, &["ban", "--client-id", "lamp"]).await;
     assert!(code == Some(0) && told.contains("warning: the ban is in force, but not in the file"), "{told}");
+    // Another process would read the file.
+    let (code, told) = ask(&proxy, &["upgrade"]).await;
+    assert!(code != Some(0) && told.contains("the file of bans does not hold what is in force"), "{told}");
+    let (code, told) = ask(&proxy, &["unban", "--client-id", "sensor"]).await;
+    assert!(code == Some(0) && told.contains("comes back with a restart"), "{told}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
     assert_eq!(answer(proxy.mqtt, Version::V5, "lamp", &options).await, refused);
-    assert_eq!(proxy.metric("mproxy_ban_file_errors_total").await, 1.0);
+    assert_eq!(proxy.metric("mproxy_ban_file_errors_total").await, 3.0);
     proxy.line(&["ERROR", "file of bans could not be written"]).await;
     std::fs::remove_dir(&beside).unwrap();
-    assert_eq!(ask(&proxy, &["unban", "--client-id", "sensor"]).await.0, Some(0));
+    assert_eq!(
+        ask(&proxy, &["unban", "--client-id", "sensor"]).await.0,
+        Some(1),
+        "it is lifted, and written now"
+    );
     let kept = std::fs::read_to_string(&path).unwrap();
     assert!(kept.contains("lamp") && !kept.contains("sensor"), "{kept}");
     proxy.stop().await;
@@ -132,6 +141,37 @@ async fn the_name_counts_that_whoever_decides_has_given() {
     assert_eq!(ask(&proxy, &["ban", "--client-id", "tenant-sensor"]).await.0, Some(0));
     let refused = answer(proxy.mqtt, Version::V5, "sensor", &ConnectOptions::default()).await;
     assert_eq!(refused, wire::connack(Version::V5, false, 0x8A, &[]));
+    let (_, why) = ask(&proxy, &["why", "tenant-sensor"]).await;
+    assert!(why.contains("refused by a ban"), "{why}");
     assert!(broker.try_session().is_none(), "the broker never heard of it");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_in_goes_by_the_name_that_it_has_said() {
+    let renamed = || ConnectAllow {
+        client_id: Some("tenant-sensor".to_owned()),
+        username: Some("tenant-ann".to_owned()),
+        ..ConnectAllow::default()
+    };
+    let connect = Box::new(move |_: &_| Play::answer(renamed()));
+    let service = Running::start(Service { connect, ..Service::default() }).await;
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let proxy = Proxy::asking(&service, broker.addr(), &[]).await;
+    let options = ConnectOptions { username: Some("ann"), ..ConnectOptions::default() };
+    for who in [["--client-id", "sensor"], ["--username", "ann"], ["--username", "tenant-ann"]] {
+        let mut client = WireClient::open(proxy.mqtt).await;
+        client.send(&wire::connect(Version::V5, "sensor", &options)).await;
+        support::until("it is there", async || proxy.sessions().await.len() == 1).await;
+        let (_, told) = ask(&proxy, &["ban", who[0], who[1], "--reason", "too loud"]).await;
+        assert!(told.contains("disconnected 1 client\n"), "{who:?}: {told}");
+        let heard = client.rest().await;
+        assert!(heard.ends_with(&[0xE0, 1, 0x87]), "{who:?}: {heard:x?}");
+        let refused = answer(proxy.mqtt, Version::V5, "sensor", &options).await;
+        assert_eq!(refused, wire::connack(Version::V5, false, 0x8A, &[]), "{who:?}");
+        let (_, why) = ask(&proxy, &["why", "sensor"]).await;
+        assert!(why.contains("too loud"), "{who:?}: {why}");
+        assert_eq!(ask(&proxy, &["unban", who[0], who[1]]).await.0, Some(0));
+    }
     proxy.stop().await;
 }

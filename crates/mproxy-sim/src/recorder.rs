@@ -62,7 +62,7 @@ fn line(decision: &DecisionRecord<'_>) -> String {
             Ground::Service(answer) | Ground::Cache(answer) => format!(" {}", answer.endpoint),
             Ground::Undecided(undecided) => format!(" {undecided}"),
             Ground::Limit(kind) => format!(" {}", kind.name()),
-            Ground::Unsaid | Ground::Source(_) => String::new(),
+            Ground::Unsaid | Ground::Source(_) | Ground::Ban(_) => String::new(),
         };
         format!("{}{closer}", ground.source_name())
     };

@@ -27,6 +27,8 @@ pub enum Ground {
     Cache(Arc<ServiceAnswer>),
     /// A limit that somebody has set for all clients.
     Limit(LimitKind),
+    /// A ban, for this reason.
+    Ban(Arc<str>),
     /// Nothing was decided, for this reason.
     Undecided(Arc<Undecided>),
 }
@@ -88,6 +90,7 @@ impl Ground {
         match self {
             Self::Source(source) => Some(*source),
             Self::RuleFile(..) => Some(Source::Acl),
+            Self::Ban(_) => Some(Source::Ban),
             Self::Grant(_, GrantGround::Rate) => Some(Source::Rate),
             Self::Grant(..) => Some(Source::Grant),
             Self::Service(_) => Some(Source::Rpc),
@@ -111,7 +114,7 @@ impl Ground {
             Self::RuleFile(file, _) => Some(file.loaded),
             Self::Grant(grant, _) => grant.received,
             Self::Service(answer) | Self::Cache(answer) => Some(answer.at),
-            Self::Unsaid | Self::Source(_) | Self::Limit(_) | Self::Undecided(_) => None,
+            Self::Unsaid | Self::Source(_) | Self::Limit(_) | Self::Ban(_) | Self::Undecided(_) => None,
         }
     }
 }

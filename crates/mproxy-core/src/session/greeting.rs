@@ -98,6 +98,7 @@ impl Greeting {
                 .username
                 .filter(|name| !cx.setting.advisers.hides_username(name))
                 .map(Into::into),
+            said: None,
             keep_alive: connect.keep_alive,
             clean_start: connect.clean_start,
             attributes: Box::default(),

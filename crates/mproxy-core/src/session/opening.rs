@@ -279,16 +279,15 @@ impl Opening {
         // A copy where others hold it: questions on their way keep the client that they asked about.
         let peer = Peer::change(&mut link.peer);
         // From the packet as it was written, so that rules and events name the client as the broker does.
-        peer.client_id = connect.client_id.into();
-        match &admission.broker_login {
-            None => peer.username = connect.username.map(Into::into),
+        let username = match &admission.broker_login {
+            None => connect.username.map(Into::into),
             // The broker knows it by another name than everybody else.
-            Some(_) => {
-                if let Some(name) = admission.username {
-                    peer.username = (!name.is_empty()).then_some(name);
-                }
-            }
-        }
+            Some(_) => match admission.username {
+                Some(name) => (!name.is_empty()).then_some(name),
+                None => peer.username.clone(),
+            },
+        };
+        peer.rename(connect.client_id.into(), username);
         peer.attributes = admission.attributes.into();
         peer.grant = admission.grant;
         link.peer_weight = peer.weight() as u32;

@@ -199,6 +199,7 @@ impl Acl {
             clean_start: true,
             attributes: groups.chain(claims).collect(),
             grant: None,
+            said: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
         }

@@ -72,6 +72,7 @@ pub(super) fn client(origin: Origin, version: Version, client_id: &str, username
         clean_start: true,
         attributes: Box::default(),
         grant: None,
+        said: None,
         user_properties: [].into_iter().collect(),
         encoded: Encoded::default(),
     }

@@ -52,6 +52,7 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
         clean_start: true,
         attributes: vec![("tenant".to_owned(), "acme".to_owned())].into(),
         grant: None,
+        said: None,
         user_properties: [("a", "1"), ("a", "2")].into_iter().collect(),
         encoded: Encoded::default(),
     })

@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -200,10 +201,19 @@ pub(super) async fn ban(
     Ok((StatusCode::CREATED, Json(BannedView { ban: ban.into(), disconnected, saved, file_error })))
 }
 
+/// A ban that was lifted, and is still in the file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UnbannedView {
+    /// Why the file could not be written: after a restart the ban would be in force again.
+    file_error: String,
+}
+
 /// Lets in again whom a ban kept out.
 #[utoipa::path(
     delete, path = "/bans", tag = "sessions", params(BanSelector),
     responses(
+        (status = 200, description = "it is lifted, but still in the file of bans: it comes back with a restart, unless the file can be \
+            written before, with the next change or when the same is asked again", body = UnbannedView),
         (status = 204, description = "it is lifted"),
         (status = 404, description = "no such ban"),
     )
@@ -211,13 +221,15 @@ pub(super) async fn ban(
 pub(super) async fn unban(
     State(admin): State<Admin>,
     Parameters(selector): Parameters<BanSelector>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let target = selector.target()?;
-    if !admin.backend.unban(target.clone()).await {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "no such ban"));
-    }
+    let kept = admin.backend.unban(target.clone()).await;
+    let kept = kept.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "no such ban"))?;
     tracing::info!(ban = %shown(&target), "ban lifted by an administrator");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(match kept {
+        BanKept::NoFile | BanKept::InFile => StatusCode::NO_CONTENT.into_response(),
+        BanKept::Failed(file_error) => Json(UnbannedView { file_error }).into_response(),
+    })
 }
 
 /// For the log.

@@ -191,8 +191,9 @@ impl AdminBackend for Cards {
         Box::pin(async move { set.map(|()| Banned { ban, disconnected: 2, kept }) })
     }
 
-    fn unban(&self, target: BanTarget) -> Reply<bool> {
-        let lifted = self.bans.remove(&target, UNIX_EPOCH);
+    fn unban(&self, target: BanTarget) -> Reply<Option<BanKept>> {
+        let kept = BanKept::Failed("no space left on device".to_owned());
+        let lifted = self.bans.remove(&target, UNIX_EPOCH).then_some(kept);
         Box::pin(async move { lifted })
     }
 

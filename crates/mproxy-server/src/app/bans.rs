@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use tracing::error;
 
-use crate::admin::view::SessionFilter;
 use crate::admin::{BanKept, Banned};
 use crate::protect::bans::{Ban, BanTarget, TooManyBans};
 use crate::serve::House;
@@ -13,24 +12,31 @@ use crate::serve::House;
 /// Sets a ban, and disconnects whom it is about.
 pub(super) async fn set(house: Arc<House>, ban: Ban) -> Result<Banned, TooManyBans> {
     house.protection.bans.add(ban.clone(), SystemTime::now())?;
-    let mut filter = SessionFilter::default();
-    match &ban.target {
-        BanTarget::ClientId(id) => filter.client_id = Some(id.clone()),
-        BanTarget::Username(name) => filter.username = Some(name.clone()),
-        BanTarget::Network(network) => filter.address = Some(*network),
-    }
     // Those whose names nobody knows yet look for themselves when they are known.
-    let disconnected = house.registry.kick_all(&filter, &ban.dismissal()).await;
+    let disconnected = house.registry.kick_banned(&ban).await;
     let kept = save(&house).await;
     Ok(Banned { ban, disconnected, kept })
 }
 
-/// Lifts a ban; `false` where there is none.
-pub(super) async fn lift(house: Arc<House>, target: BanTarget) -> bool {
+/// Lifts a ban, and says whether the file says so, too; `None` where there is none.
+pub(super) async fn lift(house: Arc<House>, target: BanTarget) -> Option<BanKept> {
     let lifted = house.protection.bans.remove(&target, SystemTime::now());
     // In any case: it may have failed before.
-    save(&house).await;
-    lifted
+    let kept = save(&house).await;
+    lifted.then_some(kept)
+}
+
+/// Before another process takes over, which reads the file: it has to hold what is in force.
+///
+/// # Errors
+/// It does not, and cannot be written.
+pub(super) async fn be_taken_over(house: &Arc<House>) -> Result<(), String> {
+    let saving = Arc::clone(house);
+    // Waits for the disk: not on a runtime thread.
+    let saved = tokio::task::spawn_blocking(move || saving.protection.bans.save_unsaved()).await;
+    saved.unwrap_or_else(|panicked| Err(panicked.into())).map_err(|error| {
+        format!("the file of bans does not hold what is in force, and cannot be written: {error}; a new process would not know")
+    })
 }
 
 /// What cannot be written is told, and changes nothing: it is written with the next change.

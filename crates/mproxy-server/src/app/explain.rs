@@ -93,6 +93,7 @@ fn stranger(client_id: &str, question: &ExplainQuestion) -> Peer {
         clean_start: true,
         attributes: Box::default(),
         grant: None,
+        said: None,
         user_properties: UserProperties::default(),
         encoded: Encoded::default(),
     }

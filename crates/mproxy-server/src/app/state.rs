@@ -48,6 +48,9 @@ impl AppState {
 
     /// Has a new process take the place of this one.
     pub(super) async fn replace(&self) -> Result<Successor, NotUpgraded> {
+        if let Err(why) = bans::be_taken_over(self.house()).await {
+            return Err(self.upgrader.refuse(&why));
+        }
         let within = self.reloader.in_force.load().config.general.upgrade_timeout;
         self.upgrader.upgrade(within).await
     }
@@ -170,9 +173,9 @@ impl admin::AdminBackend for AppState {
         })
     }
 
-    fn unban(&self, target: BanTarget) -> Reply<bool> {
+    fn unban(&self, target: BanTarget) -> Reply<Option<BanKept>> {
         let lifted = tokio::spawn(bans::lift(Arc::clone(self.house()), target));
-        Box::pin(async { lifted.await.unwrap_or(false) })
+        Box::pin(async { lifted.await.ok().flatten() })
     }
 
     fn protection(&self) -> ProtectionView {

@@ -56,16 +56,19 @@ impl Upgrader {
         *self.listeners.lock() = None;
     }
 
+    /// There is none, for this reason.
+    pub(super) fn refuse(&self, why: &str) -> NotUpgraded {
+        self.metrics.count_upgrade("refused");
+        warn!(reason = why, "upgrade refused");
+        NotUpgraded::Refused(why.to_owned())
+    }
+
     /// Starts a new process, and waits until it serves; it may take so long to come up.
     ///
     /// # Errors
     /// There is none, and this process serves as before.
     pub(super) async fn upgrade(&self, within: Duration) -> Result<Successor, NotUpgraded> {
-        let refuse = |why: &str| {
-            self.metrics.count_upgrade("refused");
-            warn!(reason = why, "upgrade refused");
-            Err(NotUpgraded::Refused(why.to_owned()))
-        };
+        let refuse = |why: &str| Err(self.refuse(why));
         let Some(program) = self.program.clone() else {
             return refuse("the broker of mproxy demo lives in this process");
         };

@@ -119,6 +119,7 @@ pub(super) fn unban(
     command: &UnbanCommand,
     flags: &Flags,
     out: &mut impl Write,
+    err: &mut impl Write,
 ) -> Result<ExitCode, AdminCallError> {
     let BanWho { client_id, username, address } = &command.who;
     let parameters = [
@@ -127,8 +128,16 @@ pub(super) fn unban(
         ("address", address.as_deref()),
     ];
     match AdminClient::new(flags)?.ask("DELETE", &format!("/api/v1/bans{}", query(&parameters)), None) {
-        Ok(_) => {
+        Ok(answer) => {
             writeln!(out, "the ban is lifted")?;
+            if let Some(error) = answer.body["file_error"].as_str() {
+                let error = one_line(error);
+                writeln!(
+                    err,
+                    "mproxy: warning: it is still in the file of bans, and comes back with a restart: {error}; ask again when \
+                     the file can be written"
+                )?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(AdminCallError::Refused { status: 404, detail, .. }) if detail == "no such ban" => {

@@ -17,7 +17,8 @@ use arc_swap::ArcSwap;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::Peer;
 use mproxy_core::command::{Dismissal, DismissedBy};
-use mproxy_core::peer::Address;
+use mproxy_core::peer::{Address, Origin};
+use mproxy_core::policy::{Ground, Source};
 use mproxy_tcp::networks::{Network, NotANetwork};
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -57,6 +58,20 @@ impl BanTarget {
             (None, Some(name), None) => Ok(Self::Username(name)),
             (None, None, Some(address)) => Ok(Self::Network(address.parse::<Network>()?.canonical())),
             _ => Err(BanTargetError::NotOne),
+        }
+    }
+
+    /// Whether it is about the client of this connection, by a name that is in force or one that it has said. `peer`: what is
+    /// known of it.
+    #[must_use]
+    pub fn is_about(&self, origin: &Origin, peer: Option<&Peer>) -> bool {
+        match self {
+            Self::ClientId(banned) => peer.is_some_and(|peer| peer.client_ids().any(|id| id == banned)),
+            Self::Username(banned) => peer.is_some_and(|peer| peer.usernames().any(|name| name == banned)),
+            Self::Network(network) => match &origin.remote {
+                Address::Ip(address) => network.contains(address.ip()),
+                Address::Process(_) | Address::Path(_) => false,
+            },
         }
     }
 
@@ -111,6 +126,12 @@ impl Ban {
         Dismissal { detail, by: DismissedBy::Ban, ..Dismissal::new(ReasonCode::BANNED) }
     }
 
+    /// By what a client that it is about is refused.
+    #[must_use]
+    pub fn ground(&self) -> Ground {
+        self.reason.as_deref().map_or(Ground::Source(Source::Ban), |reason| Ground::Ban(reason.into()))
+    }
+
     /// Whether it is over.
     fn is_over(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
@@ -137,6 +158,8 @@ pub(crate) struct Bans {
     index: ArcSwap<BanIndex>,
     all: Mutex<BTreeMap<BanTarget, Ban>>,
     file: Option<Mutex<BansFile>>,
+    /// The file could not be written after the last change: it does not hold what is in force.
+    unsaved: AtomicBool,
     metrics: BanMetrics,
 }
 
@@ -225,13 +248,13 @@ impl Bans {
             return None;
         }
         let index = self.index.load();
-        let by_name = peer.username.as_deref().and_then(|name| index.usernames.get(name));
+        let by_id = peer.client_ids().filter_map(|id| index.client_ids.get(id));
+        let by_name = peer.usernames().filter_map(|name| index.usernames.get(name));
         let by_address = match &peer.origin.remote {
             Address::Ip(address) => index.address(address.ip()),
             Address::Process(_) | Address::Path(_) => None,
         };
-        let found = [index.client_ids.get(&*peer.client_id), by_name, by_address];
-        found.into_iter().flatten().find(|ban| !ban.is_over(now)).cloned()
+        by_id.chain(by_name).chain(by_address).find(|ban| !ban.is_over(now)).cloned()
     }
 
     /// All of them that are in force, in the order of what they name.
@@ -273,13 +296,20 @@ impl Bans {
         self.metrics.bans.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
     }
 
+    /// Writes the file where it does not hold what is in force; blocks.
+    pub(crate) fn save_unsaved(&self) -> std::io::Result<()> {
+        if self.unsaved.load(Ordering::Acquire) { self.save() } else { Ok(()) }
+    }
+
     /// Writes the file, where there is one; blocks. What is in force does not depend on it.
     pub(crate) fn save(&self) -> std::io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         // Locked before the look: of two changes the later one is written last.
         let file = file.lock();
         let bans: Vec<Ban> = self.all.lock().values().cloned().collect();
-        file.write(&bans).inspect_err(|_| {
+        let written = file.write(&bans);
+        self.unsaved.store(written.is_err(), Ordering::Release);
+        written.inspect_err(|_| {
             self.metrics.file_errors.inc();
         })
     }

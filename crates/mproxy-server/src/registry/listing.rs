@@ -19,6 +19,7 @@ use crate::admin::view::{
     Page, SessionCursor, SessionFacts, SessionFilter, SessionOrder, SessionsQuestion, SortKey,
 };
 use crate::orders::SessionInquiry;
+use crate::protect::bans::Ban;
 
 /// A session answers in its next turn. One that does not is left out.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
@@ -112,6 +113,25 @@ impl Registry {
             if next.is_none() {
                 return met;
             }
+            from = next;
+        }
+    }
+
+    /// Disconnects those whom a ban is about, and gives their number.
+    pub(crate) async fn kick_banned(&self, ban: &Ban) -> usize {
+        let (dismissal, mut met, mut from) = (ban.dismissal(), 0, None);
+        loop {
+            let (some, next) = self.some_after(from, AT_A_TIME);
+            for handle in &some {
+                if ban.target.is_about(handle.origin(), handle.claimed_peer().as_deref()) {
+                    handle.kick(&dismissal);
+                    met += 1;
+                }
+            }
+            if next.is_none() {
+                return met;
+            }
+            tokio::task::yield_now().await;
             from = next;
         }
     }

@@ -37,8 +37,9 @@ impl ConnectGate for ListenerGate {
     }
 
     fn look(&self, peer: &Peer, tag: ConnectTag) -> GateAnswer {
-        if self.protection.ban_of(peer).is_some() {
-            return GateAnswer::Refuse(Source::Ban, Box::new(Refusal::new(ReasonCode::BANNED)));
+        if let Some(ban) = self.protection.ban_of(peer) {
+            let refusal = Refusal::new(ReasonCode::BANNED).by(ban.ground());
+            return GateAnswer::Refuse(Source::Ban, Box::new(refusal));
         }
         if self.on_unavailable == OnUnavailable::Connack && self.protection.watermarks.is_refusing() {
             let refusal = Refusal::new(ReasonCode::SERVER_BUSY);

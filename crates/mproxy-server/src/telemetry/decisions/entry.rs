@@ -314,6 +314,7 @@ impl DecisionEntry {
             Ground::Service(answer) | Ground::Cache(answer) => {
                 by.endpoint = Some(Arc::clone(&answer.endpoint));
             }
+            Ground::Ban(reason) => self.detail = Some(cut(reason, LONGEST_MESSAGE)),
             Ground::Undecided(undecided) => self.undecided(undecided),
             Ground::Source(Source::Rate) => by.limit = Some("rate"),
             Ground::Limit(kind) => by.limit = Some(kind.name()),
