@@ -1,5 +1,14 @@
 //! File descriptors. A connection takes two, and when none is left nobody is served: no broker can be dialled, no health
-//! check accepted, no file opened. So there are only as many connections as leave some for all else.
+//! check accepted, no file opened. So there are only as many connections as leave some for all else. The account:
+//!
+//! | who holds descriptors | how many | out of |
+//! |---|---|---|
+//! | an admitted connection | 2: the client's, the broker's, which is dialled or looked up meanwhile | [`room`] |
+//! | a connection that has not been admitted: in a handshake, before its CONNECT, waiting for a turn or an answer | 1, and a second that its question to a hook service over HTTP/1.1, and then its broker, may take | [`room`] |
+//! | a stream whose session is over, for 2 s at most | 1 | [`room`]: half a connection, closed at once when a connection wants its place |
+//! | what a listener has just accepted | 1 for each listener | [`reserve`] |
+//! | callers of the admin API | 1 each, [`callers`] at most: half of it | [`reserve`] |
+//! | listeners, the log, spools, the file of bans, hook service, keys, traces, the runtime | some 32 | [`reserve`] |
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -9,8 +18,8 @@ const EACH: u64 = 2;
 /// Callers of the admin API, listeners, the hook service, files.
 const ALL_ELSE: u64 = 160;
 
-/// Streams linger a moment after their sessions, and the more connections there are, the more do.
-const LINGERING: u64 = 32;
+/// Of a large limit one in so many is for all else.
+const SHARE: u64 = 32;
 
 /// Raises the limit of open files of this process as far as it may. Where that fails, it stays.
 pub(crate) fn raise_limit() {
@@ -25,18 +34,26 @@ pub(crate) fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
+/// How many are for all else than connections, within this limit.
+fn reserve(limit: u64) -> u64 {
+    (limit / SHARE).clamp(ALL_ELSE.min(limit / 4), 4096)
+}
+
+/// How many callers of the admin API may be connected, where there may be `most` in any case.
+pub(crate) fn callers(limit: Option<u64>, most: usize) -> usize {
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(reserve(limit) / 2).unwrap_or(usize::MAX));
+    most.min(half).max(1)
+}
+
 /// How many connections have room within this limit.
 pub(crate) fn room(limit: Option<u64>) -> usize {
-    let connections = limit.map(|limit| {
-        let others = (limit / LINGERING).clamp(ALL_ELSE.min(limit / 4), 4096);
-        (limit - others) / EACH
-    });
+    let connections = limit.map(|limit| (limit - reserve(limit)) / EACH);
     connections.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::room;
+    use super::{callers, room};
 
     #[test]
     fn connections_leave_descriptors_for_all_else() {
@@ -46,5 +63,13 @@ mod tests {
             assert_eq!(room(Some(limit)), connections, "{limit}");
         }
         assert_eq!(room(None), usize::MAX);
+    }
+
+    #[test]
+    fn callers_of_the_admin_api_leave_half_of_the_rest() {
+        for (limit, most) in [(0, 1), (256, 32), (400, 50), (2048, 80), (20_000, 128)] {
+            assert_eq!(callers(Some(limit), 128), most, "{limit}");
+        }
+        assert_eq!(callers(None, 128), 128);
     }
 }

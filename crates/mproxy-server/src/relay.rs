@@ -177,7 +177,7 @@ impl<S: Carrier> Relay<S> {
                 }
                 Effect::Ask(question) => self.asks.push(question),
                 Effect::Shut { side } => {
-                    self.handle.set_phase(ConnectionPhase::Closing);
+                    self.handle.begin_closing();
                     self.end(side).closing = OutputState::Asked;
                 }
                 Effect::Cut { side } => self.end(side).drop_stream(),
@@ -217,6 +217,8 @@ impl<S: Carrier> Relay<S> {
             Some(ConnectionCommand::Shed) => self.session.shed(now),
             Some(ConnectionCommand::Kick(reason)) => self.session.revoke(reason, now),
             Some(ConnectionCommand::Cut) => self.cut(cx, now),
+            // What it was told is on its way, and is not waited for.
+            Some(ConnectionCommand::Evict) if self.handle.is_refused() => self.cut(cx, now),
             // Not if it was admitted meanwhile.
             Some(ConnectionCommand::Evict) if !self.handle.is_admitted() => {
                 self.session.abandon(Fault::Evicted)

@@ -24,7 +24,6 @@ use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Peer, Session, Setting, Side};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +35,6 @@ use self::broker_watch::BrokerWatch;
 use self::ending::Connection;
 use self::outage::{Outage, Recovery};
 use self::pacer::Pacer;
-use self::parting::PARTING_AT_A_TIME;
 use self::slot::{ConnectionSlot, PendingEntry};
 use crate::config::EventRate;
 use crate::descriptors;
@@ -45,7 +43,7 @@ use crate::door::{
     Refused, Shake, Stream,
 };
 use crate::protect::Protection;
-use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
+use crate::protect::arrivals::ListenerArrivals;
 use crate::registry::{ConnectionCommand, Handle, Registry};
 use crate::relay::{Dialing, PauseReason, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
@@ -83,8 +81,10 @@ pub(crate) struct House {
     pub(crate) handshakes: Arc<Turns>,
     /// For CONNECTs that somebody has to decide on.
     decisions: Arc<Turns>,
-    /// Places for streams whose sessions are over.
-    parting: Arc<Semaphore>,
+    /// Streams whose sessions are over.
+    parting: Arc<Crowd>,
+    /// Connections that have been admitted, of those that are open.
+    admitted: AtomicUsize,
     /// Limits for whoever comes, whatever the listener.
     pub(crate) protection: Arc<Protection>,
     /// `None`: no traces are asked for.
@@ -127,7 +127,8 @@ impl House {
             // On a single core that is 0, of which `Turns` makes 1.
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
-            parting: Arc::new(Semaphore::new(PARTING_AT_A_TIME)),
+            parting: Arc::default(),
+            admitted: AtomicUsize::new(0),
             protection,
             traces,
         }
@@ -338,9 +339,12 @@ impl Serving {
         if let Err(why) = self.arrive(&remote, since) {
             return self.refuse(&remote, why, since);
         }
-        let Some(slot) = ConnectionSlot::take(self, (&remote).into()) else {
-            drop(Arrival::new(self, &remote));
-            return self.refuse(&remote, ArrivalRefusal::MaxConnections, since);
+        let slot = match ConnectionSlot::take(self, (&remote).into()) {
+            Ok(slot) => slot,
+            Err(why) => {
+                drop(Arrival::new(self, &remote));
+                return self.refuse(&remote, why, since);
+            }
         };
         match entering {
             Entering::Done(entered) => {

@@ -663,7 +663,7 @@ async fn a_refused_connect_says_to_the_operator_what_it_was_about() {
 async fn connections_leave_descriptors_for_the_admin_api_and_the_brokers_of_those_who_are_in() {
     // 48 connections have room within it.
     let broker = Mosquitto::start().await;
-    let mut proxy = Proxy::with_open_files(128, broker.addr()).await;
+    let mut proxy = Proxy::with_open_files(128, broker.addr(), &[]).await;
     proxy.line(&["the limit of open files leaves room for fewer", "connections=48"]).await;
     let mut inside = Vec::new();
     for number in 0..48 {

@@ -215,3 +215,72 @@ async fn at_the_second_watermark_sessions_go_and_it_comes_back_by_itself() {
     login(proxy.mqtt, "again").await;
     proxy.stop().await;
 }
+
+/// Strangers that are told that they are not let in, and then keep their side open.
+async fn strangers(proxy: &Proxy, count: usize, connect: &[u8]) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let mut stranger = TcpStream::connect(proxy.mqtt).await.unwrap();
+        // It may be closed by then.
+        let _ = stranger.write_all(connect).await;
+        all.push(stranger);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    all
+}
+
+/// What `descriptors` says at present.
+async fn descriptors(proxy: &Proxy) -> serde_json::Value {
+    let (_, view) = proxy.http("GET", "/api/v1/protection").await;
+    let view: serde_json::Value = serde_json::from_str(&view).unwrap();
+    view["watermarks"][0].clone()
+}
+
+#[tokio::test]
+async fn no_session_has_to_go_for_descriptors_of_strangers() {
+    let broker = a_broker().await;
+    let marks = [
+        ("MPROXY_DESCRIPTORS_REFUSE", "80%"),
+        ("MPROXY_DESCRIPTORS_DRAIN", "88%"),
+        ("MPROXY_ON_UNAVAILABLE", "connack"),
+    ];
+    let proxy = Proxy::with_open_files(160, broker.addr(), &marks).await;
+    until("a look", async || descriptors(&proxy).await["used"].as_u64() > Some(0)).await;
+    let used = descriptors(&proxy).await;
+    let free = used["refuse_at"].as_u64().unwrap() - used["used"].as_u64().unwrap();
+    let mut sitting = Vec::new();
+    for number in 0..free / 2 {
+        sitting.push(login(proxy.mqtt, &format!("sits-{number}")).await);
+    }
+    // More than the second mark has room for, for longer than a look takes.
+    let _strangers = strangers(&proxy, 250, &a_connect()).await;
+    for client in &mut sitting {
+        client.expect_nothing_but_pingresp().await;
+    }
+    assert_eq!(proxy.sessions().await.len(), sitting.len());
+    let seen = descriptors(&proxy).await;
+    assert!(seen["used"].as_u64() < seen["drain_at"].as_u64(), "{seen}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_refused_and_stays_takes_no_descriptor_from_the_admin_port() {
+    let broker = a_broker().await;
+    let mut proxy = Proxy::with_open_files(128, broker.addr(), &[]).await;
+    let mut sitting = Vec::new();
+    for number in 0..45 {
+        sitting.push(login(proxy.mqtt, &format!("sits-{number}")).await);
+    }
+    // 3.1.1 with neither an identifier nor a clean session: CONNACK 2.
+    let bad = wire::connect(Version::V311, "", &ConnectOptions { clean: false, ..ConnectOptions::default() });
+    let _strangers = strangers(&proxy, 150, &bad).await;
+    assert_eq!(proxy.http("GET", "/healthz").await.0, 200);
+    assert!(proxy.metric("process_open_fds").await < 120.0);
+    for client in &mut sitting {
+        client.expect_nothing_but_pingresp().await;
+    }
+    login(proxy.mqtt, "comes").await;
+    proxy.signal("TERM").await;
+    let ended = proxy.end().await;
+    assert!(!ended.has_line("Too many open files"), "{:#?}", ended.lines);
+}

@@ -26,6 +26,8 @@ pub struct WatermarkView {
     pub level: &'static str,
     /// What is in use, looked at once a second.
     pub used: u64,
+    /// Descriptors of connections that are not admitted or are being closed, which do not count as used.
+    pub strangers: u64,
     /// Threshold from which new connections are refused; null: never.
     pub refuse_at: Option<u64>,
     /// Threshold from which sessions are disconnected; null: never.

@@ -26,6 +26,7 @@ use tower::ServiceExt;
 use super::door::{AdminDoor, CallerScheme, CallerStream};
 use super::long_answer::LongAnswers;
 use super::{Admin, router};
+use crate::descriptors;
 use crate::share::crowd::Crowd;
 
 /// Callers at once.
@@ -62,6 +63,8 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut fails = false;
+    // Raised by then as far as it may.
+    let most = descriptors::callers(descriptors::limit(), MOST_CALLERS);
     loop {
         // Losing either future loses nothing: an accepted stream comes only with readiness.
         let accepted = tokio::select! {
@@ -76,7 +79,7 @@ async fn accept(listener: TcpListener, door: AdminDoor, router: Router, shutdown
             Ok((stream, peer)) => {
                 fails = false;
                 let whose = peer.ip().into();
-                if callers.len() >= MOST_CALLERS {
+                if callers.len() >= most {
                     // There is always somebody to go: also of its own address, for honest callers are soon done.
                     callers.make_room(whose, 0);
                 }

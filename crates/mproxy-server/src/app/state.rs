@@ -192,6 +192,7 @@ impl admin::AdminBackend for AppState {
             resource: resource.name(),
             level: level.name(),
             used: in_use.used,
+            strangers: in_use.strangers,
             refuse_at: in_use.refuse_at,
             drain_at: in_use.drain_at,
         };

@@ -52,9 +52,14 @@ impl WatermarkLevel {
 }
 
 /// What is in use of a resource, and from where on it is short. A mark that is absent is never reached.
+///
+/// Descriptors of strangers are apart: they come back before any session has to go
+/// ([`OpenConnections::of_strangers`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResourceUse {
     pub(crate) used: u64,
+    /// Besides, by strangers.
+    pub(crate) strangers: u64,
     pub(crate) refuse_at: Option<u64>,
     pub(crate) drain_at: Option<u64>,
 }
@@ -86,8 +91,11 @@ impl ResourceUse {
 pub(crate) struct Watermarks {
     /// The worse of all.
     level: AtomicU8,
-    /// As many connections may be open, until somebody looks again: each takes two descriptors.
-    most_open: AtomicUsize,
+    /// As many connections may be open, until somebody looks again, for the first mark not to be reached: each takes two
+    /// descriptors.
+    most_let_in: AtomicUsize,
+    /// The same for the second mark: who comes as far as its CONNECT, to be told.
+    most_told: AtomicUsize,
     /// Since the last look there were as many.
     is_full: AtomicBool,
     seen: Mutex<[(WatermarkLevel, ResourceUse); Resource::ALL.len()]>,
@@ -107,7 +115,8 @@ impl Watermarks {
         }
         Self {
             level: AtomicU8::new(WatermarkLevel::Normal as u8),
-            most_open: AtomicUsize::new(usize::MAX),
+            most_let_in: AtomicUsize::new(usize::MAX),
+            most_told: AtomicUsize::new(usize::MAX),
             is_full: AtomicBool::new(false),
             seen: Mutex::default(),
             metrics,
@@ -128,18 +137,31 @@ pub(crate) struct LevelChange {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OpenConnections {
     pub(crate) open: usize,
-    /// Those of them that have not been admitted, and will want another descriptor for their broker.
-    pub(crate) pending: usize,
+    /// Those of them that have been admitted.
+    pub(crate) admitted: usize,
+    /// Streams whose sessions are over.
+    pub(crate) parting: usize,
+}
+
+impl OpenConnections {
+    /// Descriptors that come back before any session has to go: a stream that waits for its peer has one, and so has a
+    /// connection that has not been admitted.
+    pub(crate) fn of_strangers(&self) -> u64 {
+        (self.open.saturating_sub(self.admitted) + self.parting) as u64
+    }
 }
 
 impl Watermarks {
-    /// Whether nobody else may come in, where so many connections are open. Costs two loads.
-    pub(crate) fn refuse(&self, open: usize) -> bool {
-        if open < self.most_open.load(Ordering::Relaxed) {
-            return self.level() >= WatermarkLevel::Refusing;
-        }
+    /// So many connections may be open until somebody looks again: of those that are let in, or, `is_told`, with those that
+    /// come only to be told that they are not.
+    pub(crate) fn places(&self, is_told: bool) -> usize {
+        let places = if is_told { &self.most_told } else { &self.most_let_in };
+        places.load(Ordering::Relaxed)
+    }
+
+    /// There are as many, or descriptors or memory are short: nobody else is let in until somebody looks again.
+    pub(crate) fn be_full(&self) {
         self.is_full.store(true, Ordering::Relaxed);
-        true
     }
 
     /// Whether nobody else may come in, as far as anybody has noticed.
@@ -174,11 +196,14 @@ impl Watermarks {
         let worst = seen.iter().map(|(level, _)| *level).max().unwrap_or_default();
         self.level.store(worst as u8, Ordering::Relaxed);
         let [descriptors, _] = uses;
-        let most = descriptors.refuse_at.map_or(usize::MAX, |mark| {
-            let free = mark.saturating_sub(descriptors.used) as usize;
-            connections.open + free.saturating_sub(connections.pending) / 2
-        });
-        self.most_open.store(most, Ordering::Relaxed);
+        // Those that have not been admitted are not in what is used, and want two each.
+        let below = |mark: Option<u64>| {
+            mark.map_or(usize::MAX, |mark| {
+                connections.admitted + mark.saturating_sub(descriptors.used) as usize / 2
+            })
+        };
+        self.most_let_in.store(below(descriptors.refuse_at.or(descriptors.drain_at)), Ordering::Relaxed);
+        self.most_told.store(below(descriptors.drain_at), Ordering::Relaxed);
         self.is_full.store(false, Ordering::Relaxed);
         changes
     }
@@ -200,7 +225,7 @@ mod tests {
     use super::*;
 
     fn used(used: u64) -> ResourceUse {
-        ResourceUse { used, refuse_at: Some(900), drain_at: Some(970) }
+        ResourceUse { used, strangers: 0, refuse_at: Some(900), drain_at: Some(970) }
     }
 
     #[test]
@@ -227,12 +252,14 @@ mod tests {
     #[test]
     fn between_two_looks_no_more_come_in_than_there_are_descriptors_for() {
         let marks = Watermarks::default();
-        assert!(!marks.refuse(usize::MAX - 1), "without a mark nobody is refused");
-        let connections = OpenConnections { open: 100, pending: 20 };
+        assert_eq!([false, true].map(|told| marks.places(told)), [usize::MAX; 2], "without a mark");
+        let connections = OpenConnections { open: 100, admitted: 80, parting: 7 };
+        assert_eq!(connections.of_strangers(), 27);
         assert_eq!(marks.look([used(800), ResourceUse::default()], connections), []);
-        // 100 are free, 20 are for the brokers of those who wait.
-        assert!(!marks.refuse(139) && !marks.is_refusing());
-        assert!(marks.refuse(140) && marks.is_refusing());
+        assert_eq!((marks.places(false), marks.places(true)), (130, 165), "100 are free, and 170");
+        assert!(!marks.is_refusing());
+        marks.be_full();
+        assert!(marks.is_refusing());
         marks.look([used(800), ResourceUse::default()], connections);
         assert!(!marks.is_refusing(), "it comes back by itself");
     }
@@ -240,13 +267,13 @@ mod tests {
     #[test]
     fn the_worst_counts_and_changes_are_told_once() {
         let marks = Watermarks::default();
-        let memory = ResourceUse { used: 10, refuse_at: Some(5), drain_at: None };
+        let memory = ResourceUse { used: 10, refuse_at: Some(5), ..ResourceUse::default() };
         let changes = marks.look([used(10), memory], OpenConnections::default());
         assert_eq!(
             changes.iter().map(|change| (change.resource, change.level)).collect::<Vec<_>>(),
             [(Resource::Memory, WatermarkLevel::Refusing)]
         );
-        assert!(marks.refuse(0));
+        assert!(marks.is_refusing());
         assert_eq!(marks.look([used(10), memory], OpenConnections::default()), []);
         let changes = marks.look([used(970), ResourceUse { used: 0, ..memory }], OpenConnections::default());
         assert_eq!(changes.len(), 2);

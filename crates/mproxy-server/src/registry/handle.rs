@@ -40,13 +40,15 @@ pub(crate) enum ConnectionCommand {
 pub(crate) enum ConnectionPhase {
     Connecting,
     Admitting,
+    /// Closing, and it never was admitted.
+    Refused,
     Dialing,
     Open,
     Closing,
 }
 
 impl ConnectionPhase {
-    const NAMES: [&'static str; 5] = ["connecting", "admitting", "dialling", "open", "closing"];
+    const NAMES: [&'static str; 6] = ["connecting", "admitting", "closing", "dialling", "open", "closing"];
 }
 
 /// One connection, as others see it. Its task writes; the admin API reads, and sends commands.
@@ -197,18 +199,29 @@ impl Handle {
         drop(left);
     }
 
+    /// Its session is over, and what it said last is on its way.
+    pub(crate) fn begin_closing(&self) {
+        let phase = if self.is_admitted() { ConnectionPhase::Closing } else { ConnectionPhase::Refused };
+        self.set_phase(phase);
+    }
+
+    /// It is closing, and never was admitted.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == ConnectionPhase::Refused as u8
+    }
+
     pub(crate) fn set_phase(&self, phase: ConnectionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// The broker is being dialled, or was: nobody has to decide on its CONNECT any more.
+    /// The broker is being dialled, or was.
     pub(crate) fn is_admitted(&self) -> bool {
         self.phase.load(Ordering::Relaxed) >= ConnectionPhase::Dialing as u8
     }
 
     /// Its broker has not said yes.
     pub(super) fn is_opening(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) < ConnectionPhase::Open as u8
+        !self.is_refused() && self.phase.load(Ordering::Relaxed) < ConnectionPhase::Open as u8
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {
@@ -246,6 +259,7 @@ impl Handle {
         // It may have opened and begun to end within one turn.
         if !self.has_peer.swap(true, Ordering::Release)
             && self.phase.load(Ordering::Relaxed) != ConnectionPhase::Closing as u8
+            && !self.is_refused()
         {
             self.set_phase(ConnectionPhase::Open);
         }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mproxy_core::peer::Address;
@@ -33,10 +32,11 @@ impl Serving {
     /// Whether nobody may come in. Where clients are told so, they come as far as their CONNECT, until there is no room for
     /// that either.
     fn refuses_all(&self, terms: &ListenerTerms) -> bool {
-        let watermarks = &self.house.protection.watermarks;
-        let refused = watermarks.refuse(self.house.open.load(Ordering::Relaxed));
-        let is_told = terms.setting.on_unavailable == OnUnavailable::Connack;
-        refused && !(is_told && watermarks.level() < WatermarkLevel::Draining)
+        match self.house.protection.watermarks.level() {
+            WatermarkLevel::Normal => false,
+            WatermarkLevel::Refusing => terms.setting.on_unavailable != OnUnavailable::Connack,
+            WatermarkLevel::Draining => true,
+        }
     }
 
     /// Somebody is not let in. A flood of them is no flood of lines.

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use mproxy_core::fault::{Fault, Severity};
 use tracing::{debug, error, info, warn};
@@ -22,8 +24,11 @@ pub(super) struct Connection {
 impl Connection {
     /// It is not found any more. Gives its slot, the first time. `fault`: `None` where its task goes away without a word.
     fn leave(&mut self, fault: Option<&Fault>) -> ConnectionSlot {
-        self.waiting = None;
+        let was_admitted = self.waiting.take().is_none();
         if let Some(serving) = self.slot.serving() {
+            if was_admitted {
+                serving.house.admitted.fetch_sub(1, Ordering::AcqRel);
+            }
             let handle = self.relay.handle();
             serving.house.registry.leave(handle);
             serving.house.protection.arrivals.leave(&handle.origin().remote);
@@ -45,15 +50,19 @@ impl Future for Connection {
         // From here on it has its place for good: strangers no longer push it out.
         if this.waiting.is_some() && this.relay.handle().is_admitted() {
             this.waiting = None;
-        }
-        let fault = std::task::ready!(polled);
-        if let Some(serving) = this.slot.serving() {
-            for parting in this.relay.partings() {
-                serving.house.part(parting);
+            if let Some(serving) = this.slot.serving() {
+                serving.house.admitted.fetch_add(1, Ordering::AcqRel);
             }
         }
+        let fault = std::task::ready!(polled);
+        let house = this.slot.serving().map(|serving| Arc::clone(&serving.house));
         // Before its line: who has read that finds it gone.
         this.leave(Some(&fault)).end(|metrics| metrics.count_end(&fault));
+        // Behind that: they take the place that it had.
+        if let Some(house) = house {
+            let whose = (&this.relay.handle().origin().remote).into();
+            this.relay.partings().for_each(|parting| house.part(parting, whose));
+        }
         log_end(&this.relay, &fault);
         std::task::Poll::Ready(())
     }

@@ -16,12 +16,9 @@ use crate::telemetry::process;
 
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Of those that could go, one in so many goes with each look, where it is not known how many it takes: memory comes back
-/// with some delay.
+/// Of those that could go, one in so many goes with each look, rounded up, where it is not known how many it takes: memory
+/// comes back with some delay.
 const SHARE: usize = 100;
-
-/// But at least so many.
-const AT_LEAST: usize = 8;
 
 /// What clients and brokers do not use: listeners, the log, the runtime.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -43,14 +40,25 @@ impl House {
             }
             for (resource, in_use) in Resource::ALL.into_iter().zip(uses) {
                 if self.protection.watermarks.level_of(resource) == WatermarkLevel::Draining {
-                    self.shed(how_many(resource, &in_use, connections)).await;
+                    let strangers = self.close_strangers();
+                    // No session goes for memory that they held.
+                    if resource == Resource::Descriptors || strangers == 0 {
+                        self.shed(how_many(resource, &in_use, connections)).await;
+                    }
                 }
             }
         }
     }
 
     fn connections(&self) -> OpenConnections {
-        OpenConnections { open: self.open.load(Ordering::Relaxed), pending: self.pending.len() }
+        // In this order: who comes meanwhile is at worst taken for one that has been admitted.
+        let (parting, admitted) = (self.parting.len(), self.admitted.load(Ordering::Acquire));
+        OpenConnections { open: self.open.load(Ordering::Acquire), admitted, parting }
+    }
+
+    /// Closes who has not been admitted, and streams whose sessions are over. How many.
+    fn close_strangers(&self) -> usize {
+        self.parting.evict_all() + self.pending.evict_all()
     }
 
     fn uses(&self, connections: OpenConnections) -> [ResourceUse; Resource::ALL.len()] {
@@ -58,22 +66,27 @@ impl House {
         let limit = descriptors::limit();
         let share =
             |percent: Option<u8>| limit.zip(percent).map(|(limit, percent)| limit * u64::from(percent) / 100);
-        let both = 2 * connections.open as u64 - (connections.pending as u64).min(connections.open as u64);
+        let strangers = connections.of_strangers();
         let descriptors = ResourceUse {
             // Before Linux 6.2 the kernel does not say, and to count them would be a walk over all connections.
-            used: process::open_files().unwrap_or(both + OWN_DESCRIPTORS),
+            used: process::open_files().map_or_else(
+                || 2 * connections.admitted as u64 + OWN_DESCRIPTORS,
+                |files| files.saturating_sub(strangers),
+            ),
+            strangers,
             refuse_at: share(marks.descriptors_refuse),
             drain_at: share(marks.descriptors_drain),
         };
         let memory = ResourceUse {
             used: process::resident_bytes().unwrap_or(0),
+            strangers: 0,
             refuse_at: marks.memory_refuse,
             drain_at: marks.memory_drain,
         };
         [descriptors, memory]
     }
 
-    /// Has so many connections end, those that are the cheapest to lose first: who has not been admitted, then who began
+    /// Has so many sessions end, those that are the cheapest to lose first: whose broker has not answered, then who began
     /// with a clean session, of which no broker keeps anything, then the others; of each kind the newest first, which had
     /// least time to become anything. What is in flight is finished; who was told before and is still there is cut.
     async fn shed(&self, count: usize) {
@@ -81,7 +94,9 @@ impl House {
         let mut after = None;
         loop {
             let (some, next) = self.registry.some_after(after, AT_A_TIME);
-            candidates.extend(some.into_iter().map(|handle| (ShedOrder::of(&handle), handle)));
+            // The others have been told to leave by now.
+            let admitted = some.into_iter().filter(|handle| handle.is_admitted());
+            candidates.extend(admitted.map(|handle| (ShedOrder::of(&handle), handle)));
             // No more than these are of use, whatever the number of connections.
             if candidates.len() > 2 * count.max(AT_A_TIME) {
                 keep_first(&mut candidates, count);
@@ -93,9 +108,7 @@ impl House {
             tokio::task::yield_now().await;
         }
         keep_first(&mut candidates, count);
-        for (order, handle) in &candidates {
-            handle.send(if order.is_stranger() { ConnectionCommand::Evict } else { ConnectionCommand::Shed });
-        }
+        candidates.iter().for_each(|(_, handle)| handle.send(ConnectionCommand::Shed));
         if !candidates.is_empty() {
             warn!(
                 connections = candidates.len(),
@@ -127,10 +140,6 @@ impl ShedOrder {
         };
         Self { kind, age: std::cmp::Reverse(handle.origin().epoch) }
     }
-
-    const fn is_stranger(self) -> bool {
-        self.kind == 0
-    }
 }
 
 /// How many connections have to go now.
@@ -138,17 +147,18 @@ fn how_many(resource: Resource, in_use: &ResourceUse, connections: OpenConnectio
     match resource {
         // Two for each.
         Resource::Descriptors => (in_use.excess() / 2 + 1) as usize,
-        Resource::Memory => (connections.open / SHARE).max(AT_LEAST),
+        Resource::Memory => connections.admitted.div_ceil(SHARE),
     }
 }
 
 fn tell(change: &LevelChange) {
-    let LevelChange { resource, before, level, in_use: ResourceUse { used, refuse_at, drain_at } } = *change;
+    let LevelChange { resource, before, level, in_use } = *change;
+    let ResourceUse { used, strangers, refuse_at, drain_at } = in_use;
     let (resource, state) = (resource.name(), level.name());
     if level > before {
-        warn!(resource, state, used, refuse_at, drain_at, "watermark reached");
+        warn!(resource, state, used, strangers, refuse_at, drain_at, "watermark reached");
     } else {
-        info!(resource, state, used, refuse_at, drain_at, "watermark left");
+        info!(resource, state, used, strangers, refuse_at, drain_at, "watermark left");
     }
 }
 
@@ -185,10 +195,10 @@ mod tests {
 
     #[test]
     fn so_many_go_as_it_takes() {
-        let in_use = ResourceUse { used: 1000, refuse_at: Some(900), drain_at: Some(1000) };
-        let connections = OpenConnections { open: 5000, pending: 0 };
-        assert_eq!(how_many(Resource::Descriptors, &in_use, connections), 26, "51 descriptors");
-        assert_eq!(how_many(Resource::Memory, &in_use, connections), 50);
-        assert_eq!(how_many(Resource::Memory, &in_use, OpenConnections::default()), 8);
+        let in_use = ResourceUse { used: 1000, strangers: 9, refuse_at: Some(900), drain_at: Some(1000) };
+        let connections = |admitted| OpenConnections { open: admitted, admitted, parting: 0 };
+        assert_eq!(how_many(Resource::Descriptors, &in_use, connections(5000)), 26, "51 descriptors");
+        let of = |admitted| how_many(Resource::Memory, &in_use, connections(admitted));
+        assert_eq!([0, 1, 100, 101, 4999].map(of), [0, 1, 1, 2, 50], "one in a hundred, rounded up");
     }
 }

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mproxy_core::fault::Party;
 use mproxy_core::peer::Address;
+use mproxy_core::session::OnUnavailable;
 
-use super::Serving;
+use super::{House, Serving};
+use crate::protect::arrivals::ArrivalRefusal;
+use crate::protect::watermarks::WatermarkLevel;
 use crate::share::Neighbours;
 use crate::share::crowd::{Crowd, Evict, Member};
 use crate::telemetry::connections::ListenerMetrics;
@@ -43,42 +46,89 @@ impl PendingEntry {
 /// How much more an address has to have than who comes, to give up a place for it.
 const SPARE: usize = 2;
 
+impl House {
+    /// So many connections may be open by the limit of all, and by the first watermark, as far as anybody has noticed.
+    pub(super) fn places_of_all(&self) -> usize {
+        let most = self.protection.watermarks.places(true);
+        self.max_connections.load(Ordering::Relaxed).min(most)
+    }
+
+    /// Counts another connection as open, where there may be so many: each of them, and two streams whose sessions are
+    /// over. Those are closed first, then somebody who has not been admitted makes room.
+    pub(super) fn take_place(&self, most: usize, whose: Neighbours) -> bool {
+        loop {
+            let parting = self.parting.len();
+            let more = |open: usize| (open + parting.div_ceil(2) < most).then_some(open + 1);
+            let Err(open) = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) else {
+                return true;
+            };
+            if open < most && self.parting.make_room(whose, 0) {
+                continue;
+            }
+            // The count is over its limit until who has to go has gone.
+            let room = self.pending.make_room(whose, SPARE);
+            if room {
+                self.open.fetch_add(1, Ordering::AcqRel);
+            }
+            return room;
+        }
+    }
+}
+
+impl Serving {
+    /// The same within all that limits the connections of all listeners.
+    fn take_place(&self, whose: Neighbours) -> Result<(), ArrivalRefusal> {
+        let (house, watermarks) = (&self.house, &self.house.protection.watermarks);
+        let most = house.max_connections.load(Ordering::Relaxed);
+        let (below, level) = (watermarks.places(false), watermarks.level());
+        if level == WatermarkLevel::Normal && house.take_place(most.min(below), whose) {
+            return Ok(());
+        }
+        if level == WatermarkLevel::Normal && most <= below {
+            return Err(ArrivalRefusal::MaxConnections);
+        }
+        watermarks.be_full();
+        // To be told, it comes as far as its CONNECT.
+        let is_told = self.terms.load().setting.on_unavailable == OnUnavailable::Connack;
+        let above = most.min(watermarks.places(true));
+        (is_told && house.take_place(above, whose)).then_some(()).ok_or(ArrivalRefusal::Watermark)
+    }
+}
+
 /// A place among those that may be connected at a time, counted as open; given back when its end is told, or it is
 /// dropped.
 pub(super) struct ConnectionSlot(Option<Arc<Serving>>);
 
 impl ConnectionSlot {
     /// Where there is none left, somebody who has not been admitted may make room; its place is given back a moment later.
-    pub(super) fn take(serving: &Arc<Serving>, whose: Neighbours) -> Option<Self> {
+    pub(super) fn take(serving: &Arc<Serving>, whose: Neighbours) -> Result<Self, ArrivalRefusal> {
         let house = &serving.house;
         // Seldom wrong by as many as there are listeners. Without a limit no lock is taken for it.
         let most = house.max_pending.load(Ordering::Relaxed);
         if most < usize::MAX && house.pending.len() >= most && !house.pending.make_room(whose, SPARE) {
-            return None;
+            return Err(ArrivalRefusal::MaxConnections);
         }
+        serving.take_place(whose)?;
         let under = |count: &AtomicUsize, most: usize, crowd: &Crowd| {
             let more = |open| (open < most).then_some(open + 1);
             if count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
                 return true;
             }
-            // Where there is, the count is over its limit until who has to go has gone.
+            // The same here.
             let room = crowd.make_room(whose, SPARE);
             if room {
                 count.fetch_add(1, Ordering::AcqRel);
             }
             room
         };
-        if !under(&house.open, house.max_connections.load(Ordering::Relaxed), &house.pending) {
-            return None;
-        }
         let most = serving.terms.load().max_connections.unwrap_or(usize::MAX);
         if !under(&serving.open, most, &serving.pending) {
             // Taken above, and of no use without the other.
             house.open.fetch_sub(1, Ordering::AcqRel);
-            return None;
+            return Err(ArrivalRefusal::MaxConnections);
         }
         serving.metrics.count_accepted();
-        Some(Self(Some(Arc::clone(serving))))
+        Ok(Self(Some(Arc::clone(serving))))
     }
 
     /// Whose it is; `None` where it has been handed on.

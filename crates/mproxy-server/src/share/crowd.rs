@@ -78,6 +78,17 @@ impl Crowd {
         self.0.lock().members.len()
     }
 
+    /// Asks everybody to leave. How many.
+    pub(crate) fn evict_all(&self) -> usize {
+        let members = {
+            let mut inner = self.0.lock();
+            let next = inner.next;
+            std::mem::replace(&mut *inner, CrowdState { next, ..CrowdState::default() }).members
+        };
+        members.values().for_each(|who| who.evict());
+        members.len()
+    }
+
     /// Asks the oldest of the address with the most to leave, if that is `spare` more than this address has. Who was asked
     /// is no longer there.
     ///

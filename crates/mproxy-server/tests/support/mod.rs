@@ -41,9 +41,9 @@ impl Proxy {
         Self::started(broker, variables, async |env| MproxyProcess::start(env, &[]).await).await
     }
 
-    /// Before this broker, where it may have so many files open.
-    pub(crate) async fn with_open_files(most: u32, broker: SocketAddr) -> Self {
-        Self::started(broker, &[], async |env| MproxyProcess::with_open_files(most, env).await).await
+    /// The same, where it may have so many files open.
+    pub(crate) async fn with_open_files(most: u32, broker: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        Self::started(broker, variables, async |env| MproxyProcess::with_open_files(most, env).await).await
     }
 
     async fn started(
