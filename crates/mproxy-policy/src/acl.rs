@@ -18,6 +18,7 @@
 //! effect = "allow"
 //! users = ["ann"]                       # whose rule it is; everybody's if left out
 //! client_ids = ["c1", "c2"]             # likewise
+//! anonymous = false                     # only those without (true) or with (false) a user name; both if left out
 //! topics = ["devices/${clientid}/#"]
 //! max_qos = 1                           # allow only; 2 if left out
 //! retain = false                        # allow only; whether publishes may be retained, true if left out
@@ -66,6 +67,7 @@ pub use self::adviser::{AclAdviser, UnknownUsers};
 use self::client_match::GROUP;
 pub use self::file::{AclError, AclErrors, TrialCase};
 use self::password::Password;
+pub(crate) use self::password::check_password;
 pub use self::password::{HashError, hash_password};
 use self::require::Requirement;
 use self::static_grants::{NoPrefix, StaticGrants};
@@ -126,6 +128,8 @@ struct User {
 struct AclRule {
     users: Option<NameSet>,
     client_ids: Option<NameSet>,
+    /// Only for clients without a user name, or only for those with one.
+    anonymous: Option<bool>,
     rule: Rule,
 }
 
@@ -323,6 +327,7 @@ impl Acl {
 impl AclRule {
     fn is_for(&self, peer: &Peer) -> bool {
         self.client_ids.as_ref().is_none_or(|names| names.has(&peer.client_id))
+            && self.anonymous.is_none_or(|wanted| wanted == peer.username.is_none())
             && self
                 .users
                 .as_ref()

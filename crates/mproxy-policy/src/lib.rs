@@ -8,6 +8,7 @@
 //! | [`comparison`] | what two answers to one question have in common |
 //! | [`check`] | what mproxy makes of a policy service's answers to a fixed set of questions |
 //! | [`grants`] | what the policy said beforehand, when it admitted a client |
+//! | [`import`](mod@import) | rule files made out of those of other programs |
 //! | [`nearest`](mod@nearest) | what an unknown name was probably meant to be |
 //! | [`remote`] | the policy service, asked and told over gRPC |
 //! | [`shadow`] | a second policy service, whose answers are compared with those of the first |
@@ -39,6 +40,7 @@ pub mod commander;
 pub mod comparison;
 mod contract;
 pub mod grants;
+pub mod import;
 mod jwt;
 pub mod nearest;
 mod post;

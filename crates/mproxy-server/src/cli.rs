@@ -1,5 +1,5 @@
 //! The command line: `mproxy [run]`, `mproxy check`, `mproxy demo`, `mproxy hash-password`, `mproxy hooks check`,
-//! `mproxy hooks replay`, `mproxy rules`, and [the commands](AdminCommand) that ask a running mproxy.
+//! `mproxy hooks replay`, `mproxy rules`, `mproxy import`, and [the commands](AdminCommand) that ask a running mproxy.
 //! Flags follow from the table of settings; what they mean is the configuration's business.
 
 mod admin_api;
@@ -9,6 +9,7 @@ mod explain;
 mod flags;
 mod health;
 mod hooks;
+mod import;
 mod kick;
 mod lifecycle;
 mod outline;
@@ -42,6 +43,7 @@ use self::flags::{
 };
 pub use self::health::HealthCommand;
 pub use self::hooks::{HooksCheck, HooksCommand, check_hooks};
+pub use self::import::{ImportCommand, ImportMosquitto, run_import};
 pub use self::kick::KickCommand;
 pub use self::lifecycle::ReloadCommand;
 pub use self::password::hash_password;
@@ -133,6 +135,7 @@ impl Cli {
             Command::HashPassword
             | Command::Hooks { .. }
             | Command::Rules { .. }
+            | Command::Import { .. }
             | Command::Completions(_)
             | Command::Man(_) => &[],
         };
@@ -182,6 +185,12 @@ pub enum Command {
         /// Which one.
         #[command(subcommand)]
         command: RulesCommand,
+    },
+    /// Rule files from those of other programs
+    Import {
+        /// Which one.
+        #[command(subcommand)]
+        command: ImportCommand,
     },
     /// Print a script that completes commands and flags in a shell
     Completions(CompletionsCommand),

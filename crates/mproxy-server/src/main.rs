@@ -78,6 +78,7 @@ fn run_command(cli: &Cli) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
         Command::Rules { command } => cli::run_rules(&command, out, err).context(UNWRITTEN)?,
+        Command::Import { command } => cli::run_import(&command, out, err).context(UNWRITTEN)?,
         Command::HashPassword => {
             cli::hash_password()?;
             ExitCode::SUCCESS

@@ -133,6 +133,10 @@ enum RulePlace {
     Grant,
 }
 
+/// The keys of a rule; the last three are not those of a grant's rule.
+const RULE: [&str; 8] =
+    ["effect", "actions", "topics", "max_qos", "retain", "users", "client_ids", "anonymous"];
+
 struct AclReader<'t> {
     text: &'t str,
     folder: &'t Path,
@@ -216,7 +220,7 @@ impl AclReader<'_> {
     ) -> Option<AclRule> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
-        let (mut users, mut client_ids, mut actions) = (None, None, None);
+        let (mut users, mut client_ids, mut actions, mut anonymous) = (None, None, None, None);
         let (mut max_qos, mut retain) = (None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
@@ -228,14 +232,14 @@ impl AclReader<'_> {
                 }
                 "users" if place == RulePlace::File => users = Some(self.names(value, &full)),
                 "client_ids" if place == RulePlace::File => client_ids = Some(self.names(value, &full)),
+                "anonymous" if place == RulePlace::File => anonymous = self.flag(value, &full),
                 "actions" => actions = Some(self.actions(value, &full)),
                 "topics" => topics = self.topics(value, &full),
                 "max_qos" => max_qos = self.qos(value, &full).map(|qos| (qos, key.span())),
                 "retain" => retain = self.flag(value, &full).map(|flag| (flag, key.span())),
                 unknown => {
-                    let known = ["effect", "actions", "topics", "max_qos", "retain", "users", "client_ids"];
-                    let count = if place == RulePlace::Grant { 5 } else { 7 };
-                    self.unknown(key.span(), path, unknown, &known[..count]);
+                    let known = &RULE[..if place == RulePlace::Grant { 5 } else { RULE.len() }];
+                    self.unknown(key.span(), path, unknown, known);
                 }
             }
         }
@@ -270,7 +274,7 @@ impl AclReader<'_> {
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
         };
-        Some(AclRule { users, client_ids, rule })
+        Some(AclRule { users, client_ids, anonymous, rule })
     }
 
     fn client_ids(&mut self, value: &TomlValue<'_>, key: &str) -> Box<[Name]> {

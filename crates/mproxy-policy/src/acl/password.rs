@@ -59,7 +59,7 @@ enum PasswordKind {
 
 /// Why a text is no hash that passwords can be verified against.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PasswordError {
+pub(crate) enum PasswordError {
     #[error(
         "not a hash that is known: argon2 (`$argon2id$v=19$…`, made by `mproxy hash-password`), bcrypt (`$2b$…`), \
          mosquitto's (`$7$…`, `$6$…`) or PBKDF2 (`$pbkdf2-sha256$…`); a password is never written plainly"
@@ -69,6 +69,11 @@ pub(super) enum PasswordError {
     Incomplete(&'static str),
     #[error("{0} hash that costs too much to verify: {1}")]
     TooCostly(&'static str, String),
+}
+
+/// Whether a text is a hash that passwords can be verified against.
+pub(crate) fn check_password(text: &str) -> Result<(), PasswordError> {
+    Password::parse(text).map(drop)
 }
 
 impl fmt::Debug for Password {

@@ -35,7 +35,7 @@ pub(super) fn follows(command: &str, row: &SettingRow) -> bool {
     match command {
         "run" | "check" => !is_of_commands(row),
         "demo" => OF_DEMO.contains(&row.key),
-        "hash-password" | "hooks" | "rules" | "completions" | "man" => false,
+        "hash-password" | "hooks" | "rules" | "import" | "completions" | "man" => false,
         // What asks a running mproxy.
         _ => OF_ADMIN.contains(&row.key) || is_of_commands(row),
     }
@@ -43,7 +43,7 @@ pub(super) fn follows(command: &str, row: &SettingRow) -> bool {
 
 /// Whether a command reads the configuration file.
 pub(super) fn reads_file(command: &str) -> bool {
-    !["hash-password", "hooks", "rules", "completions", "man"].contains(&command)
+    !["hash-password", "hooks", "rules", "import", "completions", "man"].contains(&command)
 }
 
 /// Flags for the settings that have one.
