@@ -42,7 +42,8 @@ pub enum Ruled<D> {
 }
 
 impl<D: Send + 'static> Ruled<D> {
-    async fn wait(self) -> Ruling<D> {
+    /// The ruling, as soon as it is there.
+    pub async fn wait(self) -> Ruling<D> {
         match self {
             Self::Now(ruling) => ruling,
             Self::Later(pending) => pending.await,
@@ -164,12 +165,6 @@ impl Chain {
             Err(undecided) => (Err(undecided.reason()), Ground::Undecided(Arc::new(undecided))),
         };
         Explanation { passed, ..Explanation::decided(verdict, ground) }
-    }
-
-    /// Whether one of them says that this user name of a CONNECT is a secret.
-    #[must_use]
-    pub fn hides_username(&self, username: &str) -> bool {
-        self.deciders.iter().any(|decider| decider.hides_username(username))
     }
 
     /// What they want of a hook together.

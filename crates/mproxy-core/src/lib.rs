@@ -9,6 +9,7 @@
 //! | [`policy`] | what is asked, what is answered ([`Answer`]), who answers ([`Decider`]) |
 //! | [`gate`] | what stands before all advisers: whether and when a CONNECT is put to them |
 //! | [`grant`] | what a client may do without anybody being asked, and where its topics stand |
+//! | [`token`] | what looks like a token (JWT), and so is a secret |
 //! | [`rule`] | rules on topics: which decides, and what it says |
 //! | [`command`] | decisions that are taken back: who is meant, and what shall become of it |
 //! | [`chain`] | several advisers, one after the other, and what holds when none of them knows |
@@ -36,6 +37,7 @@ pub mod policy;
 pub mod record;
 pub mod rule;
 pub mod session;
+pub mod token;
 mod undecided;
 
 pub use budget::Budget;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
 use crate::rule::Who;
+use crate::token::token_in;
 
 /// One of the two sides of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -307,7 +308,8 @@ impl Peer {
     pub fn rename(&mut self, client_id: Box<str>, username: Option<Box<str>>) {
         let said = SaidNames {
             client_id: std::mem::replace(&mut self.client_id, client_id),
-            username: std::mem::replace(&mut self.username, username),
+            // A session that is open holds no token.
+            username: std::mem::replace(&mut self.username, username).filter(|name| token_in(name).is_none()),
         };
         if said.client_id != self.client_id || said.username != self.username {
             self.said.get_or_insert_with(|| Box::new(said));
@@ -323,6 +325,12 @@ impl Peer {
     pub fn usernames(&self) -> impl Iterator<Item = &str> {
         let said = self.said.as_ref().and_then(|said| said.username.as_deref());
         [self.username.as_deref(), said].into_iter().flatten()
+    }
+
+    /// The user name for people to read, in logs and pages: none where it is a token, which whoever reads it could use.
+    #[must_use]
+    pub fn shown_username(&self) -> Option<&str> {
+        self.username.as_deref().filter(|name| token_in(name).is_none())
     }
 
     /// The attribute called `name`, if the policy set one.

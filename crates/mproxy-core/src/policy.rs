@@ -314,12 +314,6 @@ pub trait Decider: Send + Sync {
         Foreseen::Passes(Silence::DENIES, Ground::Unsaid)
     }
 
-    /// Whether the user name of a CONNECT is a secret, so that nobody is told of it.
-    fn hides_username(&self, username: &str) -> bool {
-        let _ = username;
-        false
-    }
-
     /// Whether to ask about this hook at all, and with what. Called for each packet: cheap.
     fn want(&self, hook: Hook) -> Want;
 

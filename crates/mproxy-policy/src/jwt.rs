@@ -8,22 +8,28 @@
 //! | `key` | keys, and what each of them verifies |
 //! | `key_set` | a key set that is read again when it is time, or when a token names a key that it does not have |
 //! | `provider` | the cryptography, by ring |
+//! | `reading_budget` | how often a key set is read |
 
 mod claims;
 mod fetch;
 mod key;
 mod key_set;
 mod provider;
+mod reading_budget;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Header, Validation, decode, decode_header};
+use serde::de::IgnoredAny;
 
 pub(crate) use self::claims::Claims;
 pub(crate) use self::fetch::KeyUrl;
 pub(crate) use self::key::{ALGORITHMS, KeyError, TokenKey, TokenKeys, algorithm};
-pub(crate) use self::key_set::{KeySet, KeySetSource, KeySetTimes, NextReading, read_file};
+pub(crate) use self::key_set::{KeySet, KeySetSource, KeySetTimes, KeysNow, NextReading, read_file};
 
 /// Bytes of the longest token. Those of identity providers have one or two thousand.
 pub(crate) const TOKEN_MOST: usize = 16 << 10;
@@ -89,13 +95,6 @@ pub(crate) enum TokenError {
     Several,
 }
 
-/// Whether a text in the place of a password or a user name is meant as a token: its first part is the beginning of an
-/// object in base64url, and there is a second one. What is malformed behind that is a token that is wrong.
-pub(crate) fn is_token(text: &str) -> bool {
-    // `{` and the first bits of what follows it.
-    matches!(text.as_bytes(), [b'e', b'w'..=b'z' | b'0'..=b'9' | b'-' | b'_', ..]) && text.contains('.')
-}
-
 impl TokenTerms {
     /// Whether the token is valid now, by the keys of files and by these.
     ///
@@ -113,7 +112,7 @@ impl TokenTerms {
         provider::install();
         let header = decode_header(token).map_err(|error| header_error(&error))?;
         // None is understood here, and what is not understood must be refused (RFC 7515, 4.1.11).
-        if header.crit.is_some() {
+        if header.crit.is_some() || names_crit(token) {
             return Err(TokenError::Critical);
         }
         let claims = self.verify(token, &header, keys)?;
@@ -182,6 +181,13 @@ impl TokenTerms {
         let is_for_all = audiences.is_empty() && self.audiences.is_empty() && claims.find("aud").is_none();
         if is_meant || is_for_all { Ok(()) } else { Err(TokenError::Audience) }
     }
+}
+
+/// Whether the header has `crit`, be it `null`, which the library takes for absent.
+fn names_crit(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let header = header.and_then(|json| serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&json).ok());
+    header.is_some_and(|header| header.contains_key("crit"))
 }
 
 fn header_error(error: &jsonwebtoken::errors::Error) -> TokenError {

@@ -164,9 +164,7 @@ async fn a_token_is_looked_for_where_the_file_says_and_there_is_one_of_them() {
         somebody
     };
     let (_folder, acl) = file(&signer, "[jwt]\nfrom = [\"username\", \"websocket\"]\n");
-    let acl = adviser(acl);
-    assert!(acl.hides_username(&token) && !acl.hides_username("ann"));
-    let adviser = Chained::new(vec![Arc::clone(&acl) as _]);
+    let adviser = alone(acl);
     let named = client("c1", Some(leaked(token.clone())));
     assert_eq!(admission(named.connects(&adviser).await).username.as_deref(), Some("ann"));
     let asked = by_request(client("c1", None));
@@ -177,8 +175,26 @@ async fn a_token_is_looked_for_where_the_file_says_and_there_is_one_of_them() {
     assert_eq!(text(both.connects(&adviser).await), "more than one token");
     // The password is not looked at.
     assert_eq!(refusal(with_token(token.clone()).connects(&adviser).await).about, About::Username);
-    let (_folder, acl) = file(&signer, "[jwt]\n");
-    assert!(!self::adviser(acl).hides_username(&token), "user names are no tokens there");
+}
+
+#[tokio::test]
+async fn a_token_with_the_scheme_of_http_or_white_space_around_it_is_one() {
+    let signer = TokenSigner::es256();
+    let token = signer.token(&claims("ann", json!({})));
+    for written in [format!("Bearer {token}"), format!("bearer\t{token}"), format!(" {token}\n")] {
+        let (_folder, acl) = file(&signer, "[jwt]\nfrom = [\"password\", \"username\"]\n");
+        let adviser = alone(acl);
+        let by_password = with_token(written.clone());
+        assert_eq!(
+            admission(by_password.connects(&adviser).await).username.as_deref(),
+            Some("ann"),
+            "{written}"
+        );
+        let by_name = client("c1", Some(leaked(written.clone())));
+        assert_eq!(admission(by_name.connects(&adviser).await).username.as_deref(), Some("ann"), "{written}");
+        let wrong = with_token(written.replace(&token[..20], "eyJhbGciOiJFUzI1NiJ8"));
+        assert_eq!(refusal(wrong.connects(&adviser).await).about, About::Token, "it is not left to others");
+    }
 }
 
 #[tokio::test]
@@ -350,18 +366,84 @@ async fn a_key_set_is_fetched_once_for_all_who_wait_and_again_when_a_key_is_new(
     assert_eq!(count.load(Ordering::Relaxed), 2);
 }
 
-#[tokio::test]
-async fn keys_that_nobody_has_are_not_asked_for_without_end() {
-    let signer = TokenSigner::es256();
-    let set = key_set(&[signer.jwk("k")]);
-    let (service, count) = server(move |_| JsonPlay::text(&set)).await;
-    let adviser = by_url(&service, "");
-    for at in 0..200 {
-        let forged = named(&TokenSigner::es256(), &format!("x{at}"));
-        assert_eq!(text(forged.connects(&adviser).await), "token key unknown");
-        admission(named(&signer, "k").connects(&adviser).await);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_nobody_has_are_not_asked_for_without_end_and_new_ones_are_found_meanwhile() {
+    let signers = [(); 3].map(|()| TokenSigner::es256());
+    let jwks: Vec<_> = signers.iter().zip(["a", "b", "c"]).map(|(signer, id)| signer.jwk(id)).collect();
+    let published = Arc::new(AtomicUsize::new(1));
+    let shown = Arc::clone(&published);
+    let (service, count) =
+        server(move |_| JsonPlay::text(&key_set(&jwks[..shown.load(Ordering::Relaxed)]))).await;
+    let adviser = Arc::new(by_url(&service, ""));
+    let from = |last: u8, client: Client| client.from(([192, 0, 2, last], 1).into());
+    let began = Instant::now();
+    let flood: Vec<_> = (0..20)
+        .map(|one| {
+            let adviser = Arc::clone(&adviser);
+            tokio::spawn(async move {
+                for at in 0.. {
+                    if began.elapsed() > Duration::from_secs(9) {
+                        return;
+                    }
+                    let forged = from(1, named(&TokenSigner::es256(), &format!("x{one}-{at}")));
+                    let ruling = forged.connects(&*adviser).await;
+                    let refused = matches!(
+                        ruling.as_ref().unwrap().verdict,
+                        Verdict::Connect(Decision::Refuse(ref refusal)) if refusal.about == About::Token
+                    );
+                    assert!(refused || is_without_keys(ruling));
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    admission(from(3, named(&signers[0], "a")).connects(&*adviser).await);
+    // Rotated: one address cannot use up all readings.
+    published.store(2, Ordering::Relaxed);
+    let came = Instant::now();
+    admission(from(2, named(&signers[1], "b")).connects(&*adviser).await);
+    assert!(came.elapsed() < Duration::from_secs(2), "{:?}", came.elapsed());
+    // And whoever comes from there is served by the next one, which it waits for.
+    published.store(3, Ordering::Relaxed);
+    admission(from(1, named(&signers[2], "c")).connects(&*adviser).await);
+    for task in flood {
+        task.await.unwrap();
     }
-    assert!(count.load(Ordering::Relaxed) <= 5, "{}", count.load(Ordering::Relaxed));
+    let fetches = count.load(Ordering::Relaxed) as u64;
+    assert!(fetches <= 6 + began.elapsed().as_secs() / 4, "{fetches} in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_has_looked_for_a_key_of_is_not_refused() {
+    let (old, new) = (TokenSigner::es256(), TokenSigner::es256());
+    let set = key_set(&[old.jwk("old")]);
+    // It goes away when it has been read.
+    let play =
+        move |at| if at == 0 { JsonPlay::text(&set) } else { JsonPlay::Status("503 Service Unavailable") };
+    let (service, count) = server(play).await;
+    let adviser = by_url(&service, "");
+    admission(named(&old, "old").connects(&adviser).await);
+    assert!(is_without_keys(named(&new, "new").connects(&adviser).await), "the next set may have it");
+    assert_eq!(count.load(Ordering::Relaxed), 2);
+    admission(named(&old, "old").connects(&adviser).await);
+}
+
+#[tokio::test]
+async fn a_set_that_is_read_each_second_is_also_read_for_a_new_key() {
+    let (old, new) = (TokenSigner::es256(), TokenSigner::es256());
+    let jwks = [old.jwk("old"), new.jwk("new")];
+    let published = Arc::new(AtomicUsize::new(1));
+    let shown = Arc::clone(&published);
+    let (service, count) =
+        server(move |_| JsonPlay::text(&key_set(&jwks[..shown.load(Ordering::Relaxed)]))).await;
+    let adviser = by_url(&service, "refresh = 1\n");
+    // Until it was read just now, and so often that a budget for both would be used up.
+    while count.load(Ordering::Relaxed) < 6 {
+        admission(named(&old, "old").connects(&adviser).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    published.store(2, Ordering::Relaxed);
+    admission(named(&new, "new").connects(&adviser).await);
 }
 
 fn is_without_keys(ruling: Option<Ruling>) -> bool {
@@ -460,7 +542,8 @@ async fn a_key_set_in_a_file_is_read_again_when_a_key_is_new() {
     assert_eq!(text(named(&old, "old").connects(&*adviser).await), "token key unknown");
     // Half of a file is none.
     fs::write(&path, "{\"keys\":[{").unwrap();
-    assert_eq!(text(named(&old, "gone").connects(&*adviser).await), "token key unknown");
+    let gone = named(&old, "gone").connects(&*adviser).await;
+    assert!(is_without_keys(gone), "what the next file has, nobody knows");
     admission(named(&new, "new").connects(&*adviser).await);
     fs::remove_file(&path).unwrap();
     assert!(

@@ -93,11 +93,7 @@ impl Greeting {
             origin: Arc::clone(&self.origin),
             version: connect.version,
             client_id: connect.client_id.into(),
-            // Of one that is a secret, only the adviser learns that reads it from the packet.
-            username: connect
-                .username
-                .filter(|name| !cx.setting.advisers.hides_username(name))
-                .map(Into::into),
+            username: connect.username.map(Into::into),
             said: None,
             keep_alive: connect.keep_alive,
             clean_start: connect.clean_start,

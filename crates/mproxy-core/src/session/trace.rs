@@ -18,6 +18,7 @@ use crate::meter::{PacketDetail, PacketFate, PacketTrace, TracedConnect, TracedR
 use crate::peer::Side;
 use crate::policy::Source;
 use crate::record::DecisionOutcome;
+use crate::token::token_in;
 
 /// A packet that leaves its lane, and how many effects there were before it did.
 pub(super) struct Leaving {
@@ -146,22 +147,12 @@ impl Context {
             sent_topic: topics.sent.filter(|sent| Some(*sent) != topic),
             detail: match &head {
                 Some(head) => publish_detail(head, data),
-                None => self.without_secret(detail(header, data, from, version)),
+                None => detail(header, data, from, version),
             },
             size: header.total(),
             fate,
             refusal,
         });
-    }
-}
-
-impl Context {
-    /// The same without a user name that is a secret.
-    fn without_secret<'a>(&self, mut detail: PacketDetail<'a>) -> PacketDetail<'a> {
-        if let PacketDetail::Connect(connect) = &mut detail {
-            connect.username = connect.username.filter(|name| !self.setting.advisers.hides_username(name));
-        }
-        detail
     }
 }
 
@@ -190,7 +181,7 @@ fn detail<'a>(header: &FixedHeader, data: &'a [u8], from: Side, version: Version
         Ok(Packet::Connect(connect)) => PacketDetail::Connect(TracedConnect {
             version: connect.version,
             client_id: connect.client_id,
-            username: connect.username,
+            username: connect.username.filter(|name| token_in(name).is_none()),
             clean_start: connect.clean_start,
             keep_alive: connect.keep_alive,
             will_topic: connect.will.map(|will| will.topic),

@@ -62,10 +62,15 @@ impl AclAdviser {
     /// An adviser that passes what the file does not know.
     #[must_use]
     pub fn new(acl: Acl, unknown_users: UnknownUsers) -> Self {
+        Self::of(Arc::new(acl), unknown_users)
+    }
+
+    /// The same, of a file that others have, too.
+    pub(super) fn of(acl: Arc<Acl>, unknown_users: UnknownUsers) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             patterns: AtomicUsize::new(acl.patterns()),
-            acl: ArcSwap::from_pointee(acl),
+            acl: ArcSwap::new(acl),
             edition: AtomicU64::new(0),
             unknown_users,
             queue: Arc::new(TurnQueue::new(cores, WAITING)),
@@ -317,10 +322,6 @@ impl Decider for AclAdviser {
 
     fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
         self.acl.load().foresee(supposed)
-    }
-
-    fn hides_username(&self, username: &str) -> bool {
-        self.acl.load().tokens.as_ref().is_some_and(|tokens| tokens.are_usernames(username))
     }
 
     fn want(&self, hook: Hook) -> Want {

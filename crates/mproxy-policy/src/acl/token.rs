@@ -2,6 +2,8 @@
 //!
 //! A token that is there decides: the client is who it says, or is refused, and nobody else is asked.
 
+mod key_wait;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,19 +13,17 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_core::grant::{Grant, GrantExpiry};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decision, KeptConnect, Overload,
-    Refusal, Ruling, Source,
+    About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decision, Overload, Refusal,
+    Ruling, Source,
 };
 use mproxy_core::rule::RuleEffect;
-use tokio::time::timeout;
+use mproxy_core::token::token_in;
 
+use self::key_wait::KeyWait;
 use super::client_match::GROUP;
 use super::connecting::{refuse, settle_will, without_prefix, wrong_name};
 use super::{Acl, NoPrefix};
-use crate::jwt::{KeySet, NextReading, TokenError, TokenKeys, TokenTerms, ValidToken, is_token};
-
-/// How long a CONNECT waits for keys. Half of the connect deadline: the broker has to be dialled in the rest.
-const KEYS_WITHIN: Duration = Duration::from_secs(5);
+use crate::jwt::{TokenError, TokenKeys, TokenTerms, ValidToken};
 
 /// The `[jwt]` table of a rule file.
 #[derive(Debug)]
@@ -105,17 +105,12 @@ impl TokenRules {
         }
     }
 
-    /// Whether this user name is a token.
-    pub(super) fn are_usernames(&self, name: &str) -> bool {
-        self.from.contains(&TokenPlace::Username) && is_token(name)
-    }
-
     /// The client's token, if it has one.
     ///
     /// # Errors
     /// It has more than one: which of them was checked would be a matter of order.
     fn find(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Arc<str>>, TokenError> {
-        let text = |text: Option<&str>| text.filter(|text| is_token(text)).map(Arc::from);
+        let text = |text: Option<&str>| text.and_then(token_in).map(Arc::from);
         let at = |place: &TokenPlace| match place {
             TokenPlace::Password => text(connect.password.and_then(|password| str::from_utf8(password).ok())),
             TokenPlace::Username => text(connect.username),
@@ -182,41 +177,16 @@ fn judge(
     if !matches!(by_files, Err(TokenError::UnknownKey | TokenError::Signature)) {
         return conclude(acl, question, by_files);
     }
-    let next = match set.fresh() {
+    let begun = set.begun();
+    let first = match set.fresh() {
         Ok(keys) => match terms.judge(token, now(), keys.keys()) {
-            Err(error) if TokenTerms::may_have_other_key(token, &error, keys.keys()) => {
-                match set.read_again(tokio::time::Instant::now()) {
-                    Some(next) => next,
-                    None => return refuse_token(acl, &error),
-                }
-            }
+            Err(error) if TokenTerms::may_have_other_key(token, &error, keys.keys()) => set.under_way(),
             judged => return conclude(acl, question, judged),
         },
-        Err(Some(next)) => next,
-        Err(None) => return without_keys(),
+        Err(Some(next)) => Some(next),
+        Err(None) => return without_keys("there are no keys to verify tokens with"),
     };
-    judge_later(acl, set, next, question)
-}
-
-/// Judges it once more when the keys were read. Holds the session's own bytes of the CONNECT meanwhile.
-fn judge_later(
-    acl: &Arc<Acl>,
-    set: &Arc<KeySet>,
-    next: NextReading,
-    question: &ConnectQuestion<'_>,
-) -> Answer<ConnectDecision> {
-    let (acl, set, kept) = (Arc::clone(acl), Arc::clone(set), KeptConnect::of(question));
-    Answer::Later(Box::pin(async move {
-        // Whether it came to its end or not: what counts is which keys there are then.
-        let _ = timeout(KEYS_WITHIN, next.ended()).await;
-        let Some(keys) = set.kept() else { return without_keys() };
-        let judged = kept.put(|question| {
-            let tokens = acl.tokens.as_ref()?;
-            let token = tokens.find(question.peer, question.connect).ok()??;
-            Some(conclude(&acl, question, tokens.terms.judge(&token, now(), keys.keys())))
-        });
-        judged.flatten().unwrap_or_else(|| refuse_token(&acl, &TokenError::Malformed))
-    }))
+    KeyWait { set: Arc::clone(set), begun, first }.judge_later(acl, question)
 }
 
 fn conclude(
@@ -313,9 +283,8 @@ fn wrong(acl: &Acl) -> Refusal {
 }
 
 /// Nobody can tell whether a token is valid: no answer, and never one that a failure rule could turn into a yes.
-fn without_keys() -> Answer<ConnectDecision> {
-    let overload = Overload::new("token_keys", "there are no keys to verify tokens with");
-    Answer::Now(Ruling::new(Source::Acl, Err(overload.into())))
+fn without_keys(why: &str) -> Answer<ConnectDecision> {
+    Answer::Now(Ruling::new(Source::Acl, Err(Overload::new("token_keys", why).into())))
 }
 
 fn now() -> Duration {

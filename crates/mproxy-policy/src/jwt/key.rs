@@ -20,6 +20,9 @@ const P256: &[u8] =
 const P384: &[u8] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
 const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 
+/// How each part of a PEM file begins.
+const BEGIN: &[u8] = b"-----BEGIN ";
+
 /// A key, and what it may verify.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenKey {
@@ -33,6 +36,14 @@ pub(crate) struct TokenKey {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TokenKeys(Vec<TokenKey>);
 
+/// What is in a key set.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SetKeys {
+    pub(crate) keys: TokenKeys,
+    /// The ids of those that cannot verify tokens, and why.
+    pub(super) left_out: Vec<(String, String)>,
+}
+
 /// Why something is no key for tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
@@ -40,6 +51,8 @@ pub(crate) enum KeyError {
     Private,
     #[error("is no public key in PEM format (`-----BEGIN PUBLIC KEY-----`) of RSA, P-256, P-384 or Ed25519")]
     NotPublic,
+    #[error("holds more than one key: write each to a file of its own, with its own [[jwt.keys]]")]
+    SeveralKeys,
     #[error("is an RSA key of {0} bits; from 2048 to 8192 are supported")]
     RsaSize(usize),
     #[error("holds PEM, which is no secret; a public key is named by `public_key`")]
@@ -62,6 +75,10 @@ impl TokenKey {
         let begins = |tag: &str| pem.windows(tag.len()).any(|window| window == tag.as_bytes());
         if begins("PRIVATE KEY-----") {
             return Err(KeyError::Private);
+        }
+        // Which of them was meant, nobody can tell, and tokens of the other would be refused.
+        if pem.windows(BEGIN.len()).filter(|window| *window == BEGIN).count() > 1 {
+            return Err(KeyError::SeveralKeys);
         }
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok();
         let key = match der.as_deref() {
@@ -180,7 +197,7 @@ fn der_value(der: &[u8], tag: u8) -> Option<&[u8]> {
 impl TokenKeys {
     /// Of a file or an answer with a JSON Web Key Set (RFC 7517). Keys for other purposes and of other kinds are left out,
     /// and so are secrets: what is published is none.
-    pub(crate) fn of_set(json: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn of_set(json: &[u8]) -> Result<SetKeys, KeyError> {
         let not = |error: &dyn std::fmt::Display| KeyError::NotASet(error.to_string());
         let set: serde_json::Value = serde_json::from_slice(json).map_err(|error| not(&error))?;
         let keys =
@@ -188,17 +205,19 @@ impl TokenKeys {
         if keys.len() > KEYS {
             return Err(KeyError::TooMany(keys.len()));
         }
-        let (mut usable, mut last) = (Vec::new(), None);
+        let (mut usable, mut left_out) = (Vec::new(), Vec::new());
         for key in keys {
             match key_of_set(key) {
                 Ok(key) => usable.push(key),
-                Err(why) => last = Some(why),
+                Err(why) => left_out.push((shown_id(key), why)),
             }
         }
         if usable.is_empty() {
-            return Err(KeyError::NoKey(last.map_or_else(String::new, |why| format!(": {why}"))));
+            return Err(KeyError::NoKey(
+                left_out.pop().map_or_else(String::new, |(_, why)| format!(": {why}")),
+            ));
         }
-        Ok(Self(usable))
+        Ok(SetKeys { keys: Self(usable), left_out })
     }
 
     pub(crate) const fn new(keys: Vec<TokenKey>) -> Self {
@@ -229,6 +248,13 @@ impl TokenKeys {
             is_named && key.algorithms.contains(&algorithm)
         })
     }
+}
+
+/// The id of a key, for the log.
+fn shown_id(key: &serde_json::Value) -> String {
+    key.get("kid")
+        .and_then(|id| id.as_str())
+        .map_or_else(|| "-".to_owned(), |id| id.chars().take(64).collect())
 }
 
 fn key_of_set(value: &serde_json::Value) -> Result<TokenKey, String> {

@@ -7,20 +7,20 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mproxy_core::neighbours::Neighbours;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use super::key::SetKeys;
+use super::reading_budget::ReadingBudget;
 use super::{KeyUrl, TokenKeys};
-
-/// So many readings may follow each other at once; then there is one each [`PAUSE`].
-const BURST: u32 = 4;
-const PAUSE: Duration = Duration::from_secs(5);
 
 /// Bytes of the largest file.
 const FILE_MOST: u64 = 1 << 20;
@@ -56,11 +56,13 @@ struct SharedKeys {
     current: ArcSwap<KeysRead>,
     /// How many readings have ended.
     ended: watch::Sender<u64>,
+    /// The number of the last one by which there are keys.
+    read: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct KeysRead {
-    keys: TokenKeys,
+    set: SetKeys,
     /// `None`: never.
     at: Option<Instant>,
 }
@@ -71,9 +73,7 @@ struct ReadingState {
     task: Option<AbortOnDropHandle<()>>,
     /// Its number; it has ended when that many have.
     begun: u64,
-    /// Readings that may begin now, as of `counted`.
-    free: u32,
-    counted: Instant,
+    budget: ReadingBudget,
 }
 
 /// Keys at this moment.
@@ -82,7 +82,7 @@ pub(crate) struct KeysNow(Arc<KeysRead>);
 
 impl KeysNow {
     pub(crate) fn keys(&self) -> &TokenKeys {
-        &self.0.keys
+        &self.0.set.keys
     }
 }
 
@@ -104,14 +104,19 @@ impl NextReading {
 impl KeySet {
     /// A set that was not read yet.
     pub(crate) fn new(source: KeySetSource, times: KeySetTimes) -> Self {
-        let (current, ended) = (ArcSwap::default(), watch::Sender::new(0));
-        let reading = ReadingState { task: None, begun: 0, free: BURST, counted: Instant::now() };
-        Self { source, times, shared: Arc::new(SharedKeys { current, ended }), reading: Mutex::new(reading) }
+        let shared =
+            SharedKeys { current: ArcSwap::default(), ended: watch::Sender::new(0), read: AtomicU64::new(0) };
+        let budget = ReadingBudget::new(times.refresh, Instant::now());
+        let reading = ReadingState { task: None, begun: 0, budget };
+        Self { source, times, shared: Arc::new(shared), reading: Mutex::new(reading) }
     }
 
     /// A set that was read already.
-    pub(crate) fn with_keys(self, keys: TokenKeys) -> Self {
-        self.shared.current.store(Arc::new(KeysRead { keys, at: Some(Instant::now()) }));
+    pub(crate) fn with_keys(self, set: SetKeys) -> Self {
+        if let KeySetSource::File(path) = &self.source {
+            set.tell_left_out(&path.display().to_string());
+        }
+        self.shared.current.store(Arc::new(KeysRead { set, at: Some(Instant::now()) }));
         self
     }
 
@@ -132,10 +137,11 @@ impl KeySet {
         if age.is_some_and(|age| age < self.times.refresh) {
             return Ok(KeysNow(read));
         }
-        match self.read_again(now) {
-            Some(next) => Err(Some(next)),
-            None => self.kept().ok_or(None),
+        let mut reading = self.reading();
+        if self.is_under_way(&reading) || reading.budget.take_for_age(now) {
+            return Err(Some(self.begin_or_join(&mut reading)));
         }
+        self.kept().ok_or(None)
     }
 
     /// The keys, however old, as long as they may be kept.
@@ -145,42 +151,84 @@ impl KeySet {
         (age < self.times.keep).then(|| KeysNow(read))
     }
 
-    /// Begins a reading, or joins the one that is under way. `None`: there were enough of them lately.
-    pub(crate) fn read_again(&self, now: Instant) -> Option<NextReading> {
-        let mut reading = self.reading();
-        let ended = self.shared.ended.subscribe();
-        if *ended.borrow() < reading.begun {
-            return Some(NextReading { ended, number: reading.begun });
+    /// How many readings have begun. Whoever comes now sees all that there is by the end of one more.
+    pub(crate) fn begun(&self) -> u64 {
+        self.reading().begun
+    }
+
+    /// The reading that is under way, if one is.
+    pub(crate) fn under_way(&self) -> Option<NextReading> {
+        let reading = self.reading();
+        self.is_under_way(&reading).then(|| self.reading_of(reading.begun))
+    }
+
+    /// Whether there are keys by a reading that began after so many.
+    pub(crate) fn has_read_after(&self, begun: u64) -> bool {
+        self.shared.read.load(Ordering::Acquire) > begun
+    }
+
+    /// Waits until a reading that began after so many has ended, well or not, and begins it as soon as there may be one for
+    /// somebody from there: how long that is depends on others. May be dropped at any time.
+    pub(crate) async fn read_after(&self, begun: u64, from: Neighbours) {
+        while *self.shared.ended.borrow() <= begun {
+            let (next, until) = self.next_after(begun, from, Instant::now());
+            match until {
+                // Perhaps somebody else begins it earlier.
+                Some(at) => drop(timeout_at(at, next.ended()).await),
+                None => next.ended().await,
+            }
         }
-        if !reading.may_begin(now) {
-            return None;
+    }
+
+    /// What to wait for next, and until when.
+    fn next_after(&self, begun: u64, from: Neighbours, now: Instant) -> (NextReading, Option<Instant>) {
+        let mut reading = self.reading();
+        // One that began before does not tell what there is now; behind it another one can begin.
+        if reading.begun > begun || self.is_under_way(&reading) {
+            return (self.reading_of(reading.begun), None);
+        }
+        match reading.budget.take_for_key(from, now) {
+            Ok(()) => (self.begin_or_join(&mut reading), None),
+            Err(at) => (self.reading_of(begun + 1), Some(at)),
+        }
+    }
+
+    fn is_under_way(&self, reading: &ReadingState) -> bool {
+        *self.shared.ended.borrow() < reading.begun
+    }
+
+    fn reading_of(&self, number: u64) -> NextReading {
+        NextReading { ended: self.shared.ended.subscribe(), number }
+    }
+
+    fn begin_or_join(&self, reading: &mut ReadingState) -> NextReading {
+        if self.is_under_way(reading) {
+            return self.reading_of(reading.begun);
         }
         reading.begun += 1;
-        let shared = Arc::clone(&self.shared);
+        let guard = ReadingGuard { shared: Arc::clone(&self.shared), number: reading.begun };
         let task = match &self.source {
             KeySetSource::Url(url) => {
                 let url = url.clone();
                 tokio::spawn(async move {
-                    let ending = ReadingGuard(shared);
                     let read = match url.fetch().await {
                         Ok(json) => TokenKeys::of_set(&json).map_err(|error| error.to_string()),
                         Err(error) => Err(error.to_string()),
                     };
-                    ending.0.finish(url.as_str(), read);
+                    guard.finish(url.as_str(), read);
                 })
             }
             KeySetSource::File(path) => {
                 let path = path.clone();
                 tokio::spawn(async move {
-                    let ending = ReadingGuard(shared);
                     let name = path.display().to_string();
                     let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-                    ending.0.finish(&name, read.unwrap_or_else(|panicked| Err(panicked.to_string())));
+                    guard.finish(&name, read.unwrap_or_else(|panicked| Err(panicked.to_string())));
                 })
             }
         };
         reading.task = Some(AbortOnDropHandle::new(task));
-        Some(NextReading { ended, number: reading.begun })
+        self.reading_of(reading.begun)
     }
 
     fn reading(&self) -> MutexGuard<'_, ReadingState> {
@@ -189,29 +237,27 @@ impl KeySet {
     }
 }
 
-impl ReadingState {
-    fn may_begin(&mut self, now: Instant) -> bool {
-        let pauses = now.saturating_duration_since(self.counted).as_millis() / PAUSE.as_millis();
-        if pauses > 0 {
-            let pauses = u32::try_from(pauses).unwrap_or(u32::MAX);
-            self.free = self.free.saturating_add(pauses).min(BURST);
-            self.counted = now;
-        }
-        let may = self.free > 0;
-        self.free = self.free.saturating_sub(1);
-        may
-    }
+/// The end of a reading, however it comes.
+struct ReadingGuard {
+    shared: Arc<SharedKeys>,
+    number: u64,
 }
 
-impl SharedKeys {
-    fn finish(&self, from: &str, read: Result<TokenKeys, String>) {
+impl ReadingGuard {
+    fn finish(self, from: &str, read: Result<SetKeys, String>) {
         match read {
-            Ok(keys) => {
-                let before = self.current.load();
-                if before.at.is_none() || before.keys.count() != keys.count() {
-                    info!(from, keys = keys.count(), keys_before = before.keys.count(), "token keys loaded");
+            Ok(set) => {
+                let before = self.shared.current.load();
+                let (keys, keys_before) = (set.keys.count(), before.set.keys.count());
+                if before.at.is_none() || keys != keys_before {
+                    info!(from, keys, keys_before, "token keys loaded");
                 }
-                self.current.store(Arc::new(KeysRead { keys, at: Some(Instant::now()) }));
+                // Not each time: a set is read again and again, and these stay in it.
+                if before.set.left_out != set.left_out {
+                    set.tell_left_out(from);
+                }
+                self.shared.current.store(Arc::new(KeysRead { set, at: Some(Instant::now()) }));
+                self.shared.read.store(self.number, Ordering::Release);
             }
             // No more often than there are readings.
             Err(error) => warn!(from, error, "token keys could not be loaded, previous ones stay in force"),
@@ -219,12 +265,18 @@ impl SharedKeys {
     }
 }
 
-/// The end of a reading, however it comes.
-struct ReadingGuard(Arc<SharedKeys>);
+impl SetKeys {
+    /// Names the keys that are not used: whoever misses one sees why.
+    fn tell_left_out(&self, from: &str) {
+        for (kid, why) in &self.left_out {
+            info!(from, kid, why, "key of the set not used");
+        }
+    }
+}
 
 impl Drop for ReadingGuard {
     fn drop(&mut self) {
-        self.0.ended.send_modify(|ended| *ended += 1);
+        self.shared.ended.send_modify(|ended| *ended += 1);
     }
 }
 
@@ -232,7 +284,7 @@ impl Drop for ReadingGuard {
 ///
 /// # Errors
 /// It cannot be read, or holds no key set.
-pub(crate) fn read_file(path: &Path) -> Result<TokenKeys, String> {
+pub(crate) fn read_file(path: &Path) -> Result<SetKeys, String> {
     let mut json = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_MOST + 1).read_to_end(&mut json));
     match read {

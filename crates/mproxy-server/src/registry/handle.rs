@@ -282,7 +282,7 @@ impl Handle {
             connection_id: Uuid::from_u128(self.id()),
             epoch: self.origin.epoch,
             client_id: peer.map(|peer| peer.client_id.to_string()),
-            username: peer.and_then(|peer| peer.username.as_ref().map(ToString::to_string)),
+            username: peer.and_then(|peer| peer.shown_username().map(ToOwned::to_owned)),
             listener: self.origin.listener.to_string(),
             transport: self.origin.transport.name(),
             peer_addr: self.origin.remote.to_string(),

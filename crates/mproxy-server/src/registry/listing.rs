@@ -30,7 +30,7 @@ impl Handle {
         let peer = peer.as_deref();
         filter.passes(&SessionFacts {
             client_id: peer.map(|peer| &*peer.client_id),
-            username: peer.and_then(|peer| peer.username.as_deref()),
+            username: peer.and_then(|peer| peer.shown_username()),
             listener: &self.origin().listener,
             address: match &self.origin().remote {
                 Address::Ip(address) => Some(address.ip()),

@@ -78,7 +78,7 @@ impl Drop for Connection {
 fn log_end(relay: &Relay<Stream>, fault: &Fault) {
     let peer = relay.session().peer();
     let client_id = peer.map(|peer| &*peer.client_id);
-    let username = peer.and_then(|peer| peer.username.as_deref());
+    let username = peer.and_then(|peer| peer.shown_username());
     let origin = relay.handle().origin();
     let (connection_id, listener, peer_addr) = (origin.connection_id, &*origin.listener, &origin.remote);
     let (by, cause, reason_code) = (fault.by().name(), fault.label(), fault.reason().0);

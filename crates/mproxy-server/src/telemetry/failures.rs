@@ -50,7 +50,7 @@ macro_rules! warn_of {
                 listener = &*$peer.origin.listener,
                 peer_addr = %$peer.origin.remote,
                 client_id = &*$peer.client_id,
-                username = $peer.username.as_deref(),
+                username = $peer.shown_username(),
                 suppressed_lines,
                 $($rest)+
             );

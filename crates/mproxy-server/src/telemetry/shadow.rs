@@ -64,7 +64,7 @@ impl ShadowMetrics {
                 listener = &*peer.origin.listener,
                 peer_addr = %peer.origin.remote,
                 client_id = &*peer.client_id,
-                username = peer.username.as_deref(),
+                username = peer.shown_username(),
                 hook,
                 topic,
                 filter,

@@ -149,7 +149,7 @@ impl DecisionEntry {
             listener: Arc::clone(&origin.listener),
             peer_addr: Some(origin.remote.clone()),
             client_id: peer.and_then(|peer| name(&peer.client_id)),
-            username: peer.and_then(|peer| name(peer.username.as_deref()?)),
+            username: peer.and_then(|peer| name(peer.shown_username()?)),
             protocol: peer.map(|peer| peer.version),
             ..Self::default()
         };
