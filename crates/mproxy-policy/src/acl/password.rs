@@ -17,12 +17,13 @@ use ring::digest::{Context, SHA512};
 use ring::pbkdf2;
 use subtle::ConstantTimeEq;
 
-/// Memory of one argon2 hash at most, and memory times passes, in KiB: a few seconds of a core.
+/// Memory of one argon2 hash at most, and memory times passes, in KiB: a second or two of a core. A CONNECT waits for five.
 const ARGON2_MEMORY: u32 = 256 << 10;
-const ARGON2_WORK: u64 = 4 << 20;
+const ARGON2_WORK: u64 = 1 << 20;
 
-/// The most rounds of PBKDF2: a second or two of a core. Django's own are one million by now.
-const PBKDF2_ROUNDS: u32 = 2_000_000;
+/// The most rounds of PBKDF2 with SHA-256 for a hash of 32 bytes: as many as Django makes by now, a second or two of a core.
+/// A round of SHA-512 costs two of them, and so does one for a hash of two blocks.
+const PBKDF2_ROUNDS: u32 = 1_200_000;
 
 /// The highest cost of bcrypt: each one more doubles the time, and 14 are a second of a core.
 const BCRYPT_COST: u32 = 14;
@@ -106,6 +107,13 @@ impl Password {
         kind.map(Self)
     }
 
+    /// A hash of this password that is verified in no time; for passwords that are no secrets.
+    pub(super) fn quick(password: &[u8]) -> Self {
+        let mut context = Context::new(&SHA512);
+        context.update(password);
+        Self(PasswordKind::Sha512 { salt: Box::default(), hash: context.finish().as_ref().into() })
+    }
+
     /// Whether it is the hash of this password. Slow: not for an async thread.
     pub(super) fn verify(&self, password: &[u8]) -> bool {
         // Each compares in constant time.
@@ -171,13 +179,20 @@ fn pbkdf2(
     let wrong = || PasswordError::Incomplete(NAME);
     let rounds = rounds.split(',').find_map(|part| part.strip_prefix("i=")).unwrap_or(rounds);
     let rounds: NonZeroU32 = rounds.parse().map_err(|_| wrong())?;
-    if rounds.get() > PBKDF2_ROUNDS {
-        return Err(PasswordError::TooCostly(NAME, format!("{rounds} rounds, at most {PBKDF2_ROUNDS}")));
-    }
     let (salt, hash) = (part(salt).ok_or_else(wrong)?, part(hash).ok_or_else(wrong)?);
     // A hash of a few bytes is found by trying; one of many is worked on once for each block.
     if !(16..=64).contains(&hash.len()) {
         return Err(wrong());
+    }
+    let (name, costs) = if algorithm == pbkdf2::PBKDF2_HMAC_SHA512 {
+        ("SHA-512", 2)
+    } else {
+        ("SHA-256", if hash.len() > 32 { 2 } else { 1 })
+    };
+    let most = PBKDF2_ROUNDS / costs;
+    if rounds.get() > most {
+        let what = format!("{rounds} rounds of {name} for {} bytes, at most {most}", hash.len());
+        return Err(PasswordError::TooCostly(NAME, what));
     }
     Ok(PasswordKind::Pbkdf2 { algorithm, rounds, salt, hash })
 }
@@ -271,11 +286,26 @@ mod tests {
         for text in [
             "$2b$15$abcdefghijklmnopqrstuuinwY/tkBVrn3xrxQI/TgnMHhkvl85RW",
             "$2b$31$abcdefghijklmnopqrstuuinwY/tkBVrn3xrxQI/TgnMHhkvl85RW",
-            "$7$2000001$La9fhkdCL2PcA++z$+8uKm6DiV/rF+5szDdJGpEswEvXyYhV7DFQ2fsREIni8nqDqoRn3Y6OA9LpwE5okVx9MDFziSHzEIvpWL5MPSw==",
+            "$7$600001$La9fhkdCL2PcA++z$+8uKm6DiV/rF+5szDdJGpEswEvXyYhV7DFQ2fsREIni8nqDqoRn3Y6OA9LpwE5okVx9MDFziSHzEIvpWL5MPSw==",
+            "$pbkdf2-sha256$1200001$c2FsdHNhbHRzYWx0c2FsdA$UXegv3iw.P..sJrKscZ5X9cDJtWE.4gBtZ53ipISm5M",
+            "$pbkdf2-sha256$600001$c2FsdHNhbHRzYWx0c2FsdA$yRdwRmeTw6SgY2YbJzWrlapaGXUFk/ONnzunwWANJOA7BUoTjmueE4hdpXWdTTK8ftdpvnB.EGeMeACX.aGkdQ",
+            "$argon2id$v=19$m=65536,t=17,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             "$argon2id$v=19$m=1048576,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             "$argon2id$v=19$m=19456,t=1000,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         ] {
             assert!(matches!(Password::parse(text), Err(PasswordError::TooCostly(..))), "{text}");
         }
+        for text in [
+            "$7$600000$La9fhkdCL2PcA++z$+8uKm6DiV/rF+5szDdJGpEswEvXyYhV7DFQ2fsREIni8nqDqoRn3Y6OA9LpwE5okVx9MDFziSHzEIvpWL5MPSw==",
+            "$pbkdf2-sha256$1200000$c2FsdHNhbHRzYWx0c2FsdA$UXegv3iw.P..sJrKscZ5X9cDJtWE.4gBtZ53ipISm5M",
+            "$argon2id$v=19$m=65536,t=16,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert!(Password::parse(text).is_ok(), "{text}");
+        }
+        let told = Password::parse(
+            "$7$2000000$La9fhkdCL2PcA++z$+8uKm6DiV/rF+5szDdJGpEswEvXyYhV7DFQ2fsREIni8nqDqoRn3Y6OA9LpwE5okVx9MDFziSHzEIvpWL5MPSw==",
+        );
+        let told = told.unwrap_err().to_string();
+        assert!(told.ends_with("2000000 rounds of SHA-512 for 64 bytes, at most 600000"), "{told}");
     }
 }
