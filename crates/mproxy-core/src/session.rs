@@ -135,6 +135,7 @@ pub use self::effect::Effect;
 pub use self::question::{Answered, OpenQuestion};
 pub use self::read_wait::ReadWait;
 pub use self::recall::RecallStage;
+pub use self::reply::legal_code;
 pub use self::setting::{DrainReference, OnAuth, OnErrors, OnUnavailable, Setting};
 
 use self::context::Context;

@@ -72,7 +72,8 @@ pub use self::password::{HashError, hash_password};
 use self::require::Requirement;
 use self::static_grants::{NoPrefix, StaticGrants};
 use self::token::TokenRules;
-pub use self::trial::{TrialClient, TrialGround, TrialOutcome, TrialQuestion};
+pub use self::trial::{ImpossibleClient, RuleTrial, TrialClient, TrialGround, TrialOutcome, TrialQuestion};
+use crate::nearest;
 
 /// A rule file that was read and checked.
 #[derive(Debug)]
@@ -105,6 +106,8 @@ pub struct Size {
     pub users: usize,
     /// `[[rules]]` in it.
     pub rules: usize,
+    /// `[[grants]]` in it.
+    pub grants: usize,
 }
 
 /// A reload that took: what was in force before, and what is now.
@@ -189,15 +192,33 @@ impl Acl {
             || !self.required.is_empty()
     }
 
+    /// Whether each listener that it names is one of these.
+    ///
+    /// # Errors
+    /// Those that are none: what their clients have to show would be looked for at nobody.
+    pub fn knows_listeners(&self, listeners: &[&str]) -> Result<(), AclErrors> {
+        let unknown =
+            self.required.iter().filter(|(name, _)| &***name != "*" && !listeners.contains(&&***name));
+        let faults = unknown.map(|(name, requirement)| AclError {
+            line: requirement.line,
+            key: format!("require.{name}"),
+            what: match nearest(name, listeners.iter().copied()) {
+                Some(near) => format!("there is no such listener; the nearest one is {near}"),
+                None => format!("there is no such listener; there are {}", listeners.join(", ")),
+            },
+        });
+        AclErrors::of(&self.file.name, faults.collect())
+    }
+
     /// Topic patterns of all rules: what a filter that none of them names is held against.
     pub(crate) fn patterns(&self) -> usize {
         self.rules.iter().map(|entry| entry.rule.topics.len().max(1)).sum()
     }
 
-    /// Users and rules in it, for a log line.
+    /// Users, rules and grants in it, for a log line.
     #[must_use]
     pub fn size(&self) -> Size {
-        Size { users: self.users.len(), rules: self.rules.len() }
+        Size { users: self.users.len(), rules: self.rules.len(), grants: self.grants.all.len() }
     }
 
     /// Whether it may take the place of `old`. A file that was cut short, or not written yet, still reads as one, and

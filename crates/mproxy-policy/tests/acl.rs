@@ -466,7 +466,7 @@ async fn a_reload_takes_a_good_file_and_keeps_the_old_rules_under_a_bad_one() {
     assert_eq!(reason(c1.publishes(&adviser, "a").await), None);
 
     fs::write(&path, "[[rules]]\neffect = \"deny\"\ntopics = [\"a\"]").unwrap();
-    let rules = Size { users: 0, rules: 1 };
+    let rules = Size { users: 0, rules: 1, grants: 0 };
     assert_eq!(adviser.reload(), Ok(Reloaded { old: rules, new: rules }));
     assert_eq!(reason(c1.publishes(&adviser, "a").await), Some(0x87));
     fs::remove_file(&path).unwrap();
@@ -499,13 +499,13 @@ async fn a_reload_does_not_lose_all_users_or_all_rules_unless_the_file_means_it(
         write(cut);
         let errors = adviser.reload().unwrap_err().to_string();
         assert!(errors.contains(said) && errors.contains("allow_empty = true"), "{cut:?}: {errors}");
-        assert_eq!(adviser.size(), Size { users: 1, rules: 1 });
+        assert_eq!(adviser.size(), Size { users: 1, rules: 1, grants: 0 });
         assert_eq!(reason(stranger.connects(&adviser).await), Some(0x86), "{cut:?}");
         assert_eq!(reason(ann().publishes(&adviser, "a").await), None, "{cut:?}");
     }
     write(&format!("allow_empty = true\n{rules}"));
     let reloaded = adviser.reload().unwrap();
-    let (old, new) = (Size { users: 1, rules: 1 }, Size { users: 0, rules: 1 });
+    let (old, new) = (Size { users: 1, rules: 1, grants: 0 }, Size { users: 0, rules: 1, grants: 0 });
     assert_eq!(reloaded, Reloaded { old, new });
     // Who grows again needs no word for it, and a file of few words may not fall silent either.
     write("anonymous = false\n[[rules]]\neffect = \"allow\"\ntopics = [\"a\"]\n");

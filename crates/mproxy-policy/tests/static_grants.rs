@@ -15,6 +15,8 @@ use mproxy_core::rule::{Act, Name, Pattern, Rule, RuleEffect, Template, Who};
 use mproxy_policy::acl::{Acl, AclAdviser, UnknownUsers};
 use mproxy_policy::grants::Grants;
 use mproxy_sim::Verdict;
+use mproxy_testkit::certificates::Folder;
+use mproxy_testkit::tokens::{TokenSigner, seconds_from_now};
 use proptest::prelude::*;
 
 fn chain(text: &str) -> Chained {
@@ -207,9 +209,16 @@ async fn a_prefix_that_is_no_level_refuses_the_client() {
 
 #[tokio::test]
 async fn a_listener_requires_a_certificate_or_a_token() {
-    let file =
-        "[require]\nmqtt = [\"certificate\", \"token\"]\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\n";
+    let (folder, signer) = (Folder::default(), TokenSigner::es256());
+    let key = folder.write("key", signer.verifying_file());
+    let file = &format!(
+        "[require]\nmqtt = [\"certificate\", \"token\"]\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\n\
+         [jwt]\n[[jwt.keys]]\npublic_key = {key:?}\n"
+    );
     let chain = chain(file);
+    let token = signer.token(&serde_json::json!({ "sub": "ann", "exp": seconds_from_now(60) }));
+    let token = client("c", None).password(Box::leak(token.into_boxed_str()));
+    assert_eq!(admission(token.connects(&chain).await).username.as_deref(), Some("ann"));
     let known = certified(client("c", None), spiffe("spiffe://p/x"));
     assert_eq!(admission(known.connects(&chain).await), Admission::default());
     let unnamed = refusal(client("c", None).connects(&chain).await);
@@ -221,6 +230,49 @@ async fn a_listener_requires_a_certificate_or_a_token() {
     assert_eq!(refusal(client("c", None).connects(&elsewhere).await).about, About::Username);
     let everywhere = self::chain(&file.replace("mqtt =", "\"*\" ="));
     assert_eq!(refusal(client("c", None).connects(&everywhere).await).about, About::Credentials);
+    // A file that says so of one listener has not let anybody in at others, with no [jwt] either.
+    let alone = self::chain(
+        "[require]\nother = [\"certificate\"]\n[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\n",
+    );
+    for somebody in [client("c", None), client("c", Some("ann"))] {
+        assert_eq!(refusal(somebody.connects(&alone).await).about, About::Username);
+    }
+}
+
+#[test]
+fn what_listeners_require_is_about_listeners_that_are_there_and_what_can_be_shown() {
+    let text =
+        "[require]\nmqts = [\"certificate\"]\n\"*\" = [\"certificate\"]\nbackdoor = [\"certificate\"]\n";
+    let acl = Acl::parse(text, "r.toml").unwrap();
+    assert_eq!(acl.knows_listeners(&["mqts", "backdoor"]), Ok(()));
+    let errors = acl.knows_listeners(&["mqtt", "mqtts"]).unwrap_err().to_string();
+    let expected = [
+        "r.toml:2: require.mqts: there is no such listener; the nearest one is mqtt",
+        "r.toml:4: require.backdoor: there is no such listener; there are mqtt, mqtts",
+    ];
+    assert_eq!(errors.lines().collect::<Vec<_>>(), expected);
+    let errors =
+        Acl::parse("[require]\nmqtts = [\"certificate\", \"token\"]\n", "r.toml").unwrap_err().to_string();
+    assert_eq!(errors, "r.toml:2: require.mqtts[1]: needs [jwt]: without it tokens are not looked at");
+}
+
+#[test]
+fn a_prefix_that_nobody_could_have_is_a_fault_of_the_file() {
+    for (prefix, why) in [
+        ("a/+/", "is no beginning of a topic name"),
+        ("a/#", "is no beginning of a topic name"),
+        ("+/${clientid}", "is no beginning of a topic name"),
+        ("", "is no beginning of a topic name"),
+        ("$SYS/${clientid}/", "begins with $"),
+        ("$share", "begins with $"),
+    ] {
+        let errors =
+            Acl::parse(&format!("[[grants]]\nprefix = {prefix:?}\n"), "r.toml").unwrap_err().to_string();
+        assert_eq!(errors, format!("r.toml:2: grants[0].prefix: {prefix:?}: {why}"));
+    }
+    for prefix in ["a", "a/", "${claim.tenant}", "t/${clientid}-${username}"] {
+        assert!(Acl::parse(&format!("[[grants]]\nprefix = {prefix:?}\n"), "r.toml").is_ok(), "{prefix}");
+    }
 }
 
 #[test]

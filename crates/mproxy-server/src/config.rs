@@ -83,6 +83,14 @@ pub struct Config {
     pub otel: Otel,
 }
 
+impl Config {
+    /// The names of the listeners.
+    #[must_use]
+    pub fn listener_names(&self) -> Vec<&str> {
+        self.listeners.iter().map(|listener| &*listener.name).collect()
+    }
+}
+
 /// One listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerSettings {

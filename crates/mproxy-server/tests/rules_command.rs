@@ -105,7 +105,21 @@ fn one_client_is_explained() {
         said(&["publish", "up/+/x"]).1,
         "refused with 0x87 by MQTT: not a topic, or not a topic filter\n"
     );
-    let (code, out, _) = mproxy(&["explain", rules, "publish", "a", "--group", "device"]);
+    let of_tenant = |tenant: &str| {
+        let claim = format!("tenant={tenant}");
+        let client = ["--username", "d-1", "--group", "device", "--claim", &claim];
+        mproxy(&[&["explain", rules, "publish", "a"], &client[..]].concat())
+    };
+    let (code, out, _) = of_tenant("a/b");
     assert_eq!(code, 1);
     assert!(out.contains("the prefix of its grant"), "{out}");
+    // As a running mproxy refuses it.
+    let (code, out, _) = mproxy(&["explain", rules, "publish", "a", "--username", "d-1", "--claim", "x=y"]);
+    assert_eq!((code, out.contains("token lacks claim tenant")), (1, true), "{out}");
+    let operator = ["--uri", "spiffe://example.org/ops/night", "--listener", "mqtts"];
+    let (code, out, _) = mproxy(&[&["explain", rules, "publish", "tenants/acme/x"], &operator[..]].concat());
+    assert_eq!(code, 0, "a certificate may have no more than a URI: {out}");
+    let (code, _, err) = mproxy(&["explain", rules, "publish", "a", "--group", "device"]);
+    assert_eq!(code, 2);
+    assert!(err.starts_with("mproxy: there is no such client: it has groups"), "{err}");
 }

@@ -29,6 +29,16 @@ impl Template {
         Some(text)
     }
 
+    /// The text with this in the place of each variable.
+    #[must_use]
+    pub fn with_each_variable(&self, value: &str) -> String {
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(own) => own,
+            Piece::Variable(_) => value,
+        });
+        pieces.collect()
+    }
+
     /// The attributes that its variables stand for.
     pub fn attributes(&self) -> impl Iterator<Item = &str> {
         attributes(&self.0)

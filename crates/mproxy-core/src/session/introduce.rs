@@ -21,19 +21,20 @@ use super::rewrite;
 use crate::fault::Fault;
 use crate::grant::{Grant, GrantAnswer, Mapping};
 use crate::peer::Side;
-use crate::policy::{About, Admission, Ground, LimitKind, Refusal, Unusable};
+use crate::policy::{About, Admission, Ground, LimitKind, Refusal, Source, Unusable};
 use crate::rule::{Act, Message, Who};
 
 /// The protocol's own bound on packets [MQTT-2.2.3].
 const ANY_PACKET: u32 = 268_435_460;
 
 impl Link {
-    /// The CONNECT for the broker; the very bytes where nothing changes.
+    /// The CONNECT for the broker; the very bytes where nothing changes. `source`: who gave the grant.
     pub(super) fn introduce(
         &mut self,
         cx: &Context,
         sent: &Bytes,
         admission: Option<&Admission>,
+        source: Source,
     ) -> Result<Bytes, Unfit> {
         let asked =
             parse_connect(sent).ok_or_else(|| Unusable::invalid("CONNECT could not be read again"))?;
@@ -42,7 +43,10 @@ impl Link {
             None => asked,
         };
         let grant = admission.and_then(|admission| admission.grant.as_ref());
-        if let (Some(grant), Some(will)) = (grant, &connect.will) {
+        // The rule file has looked at it with its own rules before those of the grant, and they have the first word.
+        if let (Some(grant), Some(will)) = (grant, &connect.will)
+            && source != Source::Acl
+        {
             self.judge_will(grant, admission, &connect, will)?;
         }
         // After the will was judged, for which the client is who it is.

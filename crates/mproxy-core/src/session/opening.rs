@@ -201,6 +201,7 @@ impl Opening {
             KeptOrders::TooMany => (Vec::new(), too_many_orders(ruling.source)),
         };
         let mut obeyed = Obeyed::default();
+        let granter = ruling.source;
         let resolved = resolve(&cx.setting, &peer, Hook::Connect, ruling, |admission| {
             let admission = if orders.is_empty() {
                 admission
@@ -208,7 +209,9 @@ impl Opening {
                 obeyed = obey_kept(&orders, &peer, &sent, admission);
                 obeyed.admission.take()
             };
-            let connect = self.link.introduce(cx, &sent, admission.as_deref())?;
+            // A grant that came by command is the service's.
+            let granter = if obeyed.replaced { Source::Rpc } else { granter };
+            let connect = self.link.introduce(cx, &sent, admission.as_deref(), granter)?;
             Ok(match admission {
                 None => CarriedOut::Plain((connect, None)),
                 Some(admission) => CarriedOut::Changed((connect, Some(admission))),

@@ -198,7 +198,8 @@ pub(super) fn suback_code(version: Version, reason: ReasonCode) -> u8 {
 
 /// `reason`, or the nearest code that this packet may carry. Nothing but an acknowledgement says success: where a
 /// refusal comes without an error code, it must not turn into a yes.
-fn legal_code(packet: PacketType, reason: ReasonCode) -> ReasonCode {
+#[must_use]
+pub fn legal_code(packet: PacketType, reason: ReasonCode) -> ReasonCode {
     let may_succeed =
         matches!(packet, PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp | PacketType::Pubrel);
     if reason.valid_in(packet, Sender::Server) && (reason.is_error() || may_succeed) {

@@ -53,6 +53,15 @@ impl AclErrors {
         Self::whole(name, format!("cannot be read: {error}"))
     }
 
+    /// These faults, if there are any.
+    pub(super) fn of(name: &str, mut faults: Vec<AclError>) -> Result<(), Self> {
+        if faults.is_empty() {
+            return Ok(());
+        }
+        faults.sort_by_key(|fault| fault.line);
+        Err(Self { name: name.to_owned(), faults })
+    }
+
     /// One fault of the file as a whole.
     pub(super) fn whole(name: &str, what: String) -> Self {
         Self { name: name.to_owned(), faults: vec![AclError { line: 0, key: String::new(), what }] }
@@ -116,12 +125,8 @@ fn read<T>(
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
     let taken = take(&mut reader, document.get_ref());
-    if reader.faults.is_empty() {
-        return Ok(taken);
-    }
     // A table need not give its keys in the order of the file, and people read from the top.
-    reader.faults.sort_by_key(|fault| fault.line);
-    Err(AclErrors { name: name.to_owned(), faults: reader.faults })
+    AclErrors::of(name, reader.faults).map(|()| taken)
 }
 
 /// Where a rule stands.
@@ -157,7 +162,9 @@ impl AclReader<'_> {
                 "grants" => self.each_table(value, name, |reader, table, at, key| {
                     acl.grants.all.extend(reader.grant(table, at, key));
                 }),
-                "require" => acl.required = self.requirements(value, name),
+                "require" => {
+                    acl.required = self.requirements(value, name, document.contains_key("jwt"));
+                }
                 "jwt" => acl.tokens = self.tokens(value, name),
                 "users" => self.each_table(value, name, |reader, table, at, key| {
                     reader.user(table, at, key, acl);

@@ -10,6 +10,8 @@ use super::client_match::certificate_of;
 pub(super) struct Requirement {
     pub(super) certificate: bool,
     pub(super) token: bool,
+    /// Where that stands.
+    pub(super) line: usize,
 }
 
 /// How a client without a token stands to what its listener requires.
@@ -32,10 +34,10 @@ impl Acl {
             Some(required) if required.certificate && certificate_of(peer).is_some() => {
                 ShownCredentials::Certificate
             }
-            Some(Requirement { certificate: true, token: true }) => {
+            Some(Requirement { certificate: true, token: true, .. }) => {
                 ShownCredentials::Lacks("certificate or token required")
             }
-            Some(Requirement { certificate: true, token: false }) => {
+            Some(Requirement { certificate: true, token: false, .. }) => {
                 ShownCredentials::Lacks("certificate required")
             }
             Some(_) => ShownCredentials::Lacks("token required"),

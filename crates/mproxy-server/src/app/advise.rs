@@ -36,7 +36,11 @@ pub(super) struct Advisers {
 pub(super) fn rule_file(config: &Config, rules: Option<Acl>) -> anyhow::Result<Option<Acl>> {
     Ok(match (rules, &config.general.acl_file) {
         (Some(rules), _) => Some(rules),
-        (None, Some(path)) => Some(Acl::load(path)?),
+        (None, Some(path)) => {
+            let acl = Acl::load(path)?;
+            acl.knows_listeners(&config.listener_names())?;
+            Some(acl)
+        }
         (None, None) => None,
     })
 }
@@ -70,8 +74,8 @@ pub(super) fn advise(
     // The file has the first word, and what was granted needs no question (ADR 0012).
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
-        let Size { users, rules } = acl.size();
-        info!(users, rules, "ACL file loaded");
+        let Size { users, rules, grants } = acl.size();
+        info!(users, rules, grants, "ACL file loaded");
         deciders.push(Arc::clone(acl) as _);
         if remote.is_none() {
             // Those of the file: there is nobody else who would give one.

@@ -20,7 +20,7 @@ use super::advise;
 use super::listeners::{self, CommonSetting, OF_ADMIN, PreparedListeners, RunningListener};
 use crate::admin::{InForce, NotReloaded, ReloadReport};
 use crate::config::reload::{self, SettingChange, TakesEffect};
-use crate::config::{Loaded, Problems, check, files};
+use crate::config::{Config, Loaded, Problems, check, files};
 use crate::door::{Causes, CertificateStore, Renewed};
 use crate::reloads::Reloads;
 use crate::serve::House;
@@ -123,7 +123,7 @@ impl Reloader {
     /// Reads every file that the configuration names.
     fn prepare(&self, loaded: &Loaded) -> Result<PreparedReload, ReloadFaults> {
         let listeners = listeners::prepare(&self.listeners, &loaded.config);
-        let acl = self.rules(loaded.config.general.acl_file.as_ref());
+        let acl = self.rules(&loaded.config);
         let tls = self.policy_tls(loaded).map_err(|error| format!("{error:#}"));
         let admin_tls = listeners::admin_tls(&loaded.config.admin);
         let mut lines: Vec<_> = files::faults(loaded).iter().map(ToString::to_string).collect();
@@ -146,12 +146,11 @@ impl Reloader {
     }
 
     /// Those of the rule file; `None` where there is none, or others take its place.
-    fn rules(&self, path: Option<&PathBuf>) -> Result<Option<Acl>, String> {
+    fn rules(&self, config: &Config) -> Result<Option<Acl>, String> {
         let of_file = self.acl.as_ref().filter(|acl| acl.is_of_file());
-        match of_file.zip(path) {
-            Some((acl, path)) => acl.read(path).map(Some).map_err(|faults| faults.to_string()),
-            None => Ok(None),
-        }
+        let Some((acl, path)) = of_file.zip(config.general.acl_file.as_ref()) else { return Ok(None) };
+        let read = acl.read(path).and_then(|acl| acl.knows_listeners(&config.listener_names()).map(|()| acl));
+        read.map(Some).map_err(|faults| faults.to_string())
     }
 
     /// TLS towards the hook service, and the one that is asked for comparison.
@@ -221,8 +220,10 @@ impl Reloader {
             path = path.map(|path| path.display().to_string()),
             users = new.users,
             rules = new.rules,
+            grants = new.grants,
             users_before = old.users,
             rules_before = old.rules,
+            grants_before = old.grants,
             "ACL file reloaded"
         );
     }

@@ -115,7 +115,10 @@ fn ban_fault(loaded: &Loaded) -> Option<String> {
 
 /// What is wrong in the rule file stands at its lines; what is wrong with the file, where it was named.
 fn rule_faults(loaded: &Loaded, path: &Path) -> Vec<String> {
-    let Err(errors) = acl::Acl::load(path) else { return Vec::new() };
+    let listeners = loaded.config.listener_names();
+    let Err(errors) = acl::Acl::load(path).and_then(|acl| acl.knows_listeners(&listeners)) else {
+        return Vec::new();
+    };
     let (origin, whole) = (named_at(loaded, "acl_file"), format!("{}: ", path.display()));
     let told =
         |line: &str| if line.starts_with(&whole) { format!("{origin}{line}") } else { line.to_owned() };

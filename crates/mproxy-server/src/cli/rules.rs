@@ -7,8 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
-use mproxy_policy::acl::{Acl, TrialCase, TrialClient, TrialOutcome, TrialQuestion};
+use mproxy_policy::acl::{
+    Acl, ImpossibleClient, RuleTrial, TrialCase, TrialClient, TrialGround, TrialOutcome, TrialQuestion,
+};
 use mproxy_tcp::tls::read_regular;
+use serde_json::{Map, Value};
+use tokio::runtime::{Builder, Runtime};
 
 use super::text::one_line;
 
@@ -30,7 +34,7 @@ pub enum RulesCommand {
     Test(RulesTest),
     /// Say what a rule file would decide about a client, and by which rule
     #[command(after_help = EXIT_CODES)]
-    Explain(RulesExplain),
+    Explain(Box<RulesExplain>),
 }
 
 /// `mproxy rules test`.
@@ -67,10 +71,10 @@ pub struct RulesExplain {
     /// Its user name
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// A group that it is in, besides those that the file has for its user name
+    /// A group that it is in, besides those that the file has for its user name: by its token or a hook service
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
-    /// What its token says; repeat it for the values of a list
+    /// It has a token that says this; repeat it for the values of a list
     #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
     claim: Vec<(String, String)>,
     /// The common name of its certificate
@@ -85,6 +89,12 @@ pub struct RulesExplain {
     /// The SHA-256 fingerprint of its certificate, lower-case hex
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<String>,
+    /// The listener that it comes to
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// A hook service lets it in, if it is asked
+    #[arg(long)]
+    service: bool,
 }
 
 fn act(text: &str) -> Result<Act, String> {
@@ -141,11 +151,10 @@ fn test_rules(command: &RulesTest, out: &mut impl Write, err: &mut impl Write) -
             return Ok(ExitCode::from(EXIT_UNREADABLE));
         }
     };
-    let mut failed = 0;
+    let (mut failed, rules, runtime) = (0, RuleTrial::new(rules), runtime()?);
     for case in &cases {
-        let outcome = rules.try_out(&case.client, &case.question);
-        let is_expected = outcome.verdict.is_ok() == case.allowed
-            && case.rule_line.is_none_or(|line| outcome.by == mproxy_policy::acl::TrialGround::Rule(line));
+        let outcome = runtime.block_on(rules.try_out(&case.client, &case.question));
+        let is_expected = outcome.as_ref().is_ok_and(|outcome| is_expected(case, outcome));
         failed += usize::from(!is_expected);
         if is_expected && command.quiet {
             continue;
@@ -165,6 +174,16 @@ fn test_rules(command: &RulesTest, out: &mut impl Write, err: &mut impl Write) -
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_OTHERWISE) })
 }
 
+fn is_expected(case: &TrialCase, outcome: &TrialOutcome) -> bool {
+    outcome.verdict.is_ok() == case.allowed
+        && case.rule_line.is_none_or(|line| outcome.by == TrialGround::Rule(line))
+}
+
+/// For what the advisers wait for.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
 fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
     let rules = match Acl::load(&command.rules) {
         Ok(rules) => rules,
@@ -177,11 +196,13 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
         client_id: command.client_id.clone(),
         username: command.username.clone(),
         groups: command.group.clone(),
-        claims: command.claim.clone(),
+        claims: claims(&command.claim),
         common_name: command.common_name.clone(),
         dns: command.dns.clone(),
         uris: command.uri.clone(),
         fingerprint: command.fingerprint.clone(),
+        listener: command.listener.clone(),
+        by_service: command.service,
     };
     let question = TrialQuestion {
         act: command.action,
@@ -189,15 +210,39 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
         qos: command.qos,
         retain: command.retain,
     };
-    let outcome = rules.try_out(&client, &question);
-    writeln!(out, "{}", tell(&outcome))?;
-    Ok(if outcome.verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_OTHERWISE) })
+    match runtime()?.block_on(RuleTrial::new(rules).try_out(&client, &question)) {
+        Ok(outcome) => {
+            let code =
+                if outcome.verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_OTHERWISE) };
+            writeln!(out, "{}", tell(&Ok(outcome)))?;
+            Ok(code)
+        }
+        Err(impossible) => {
+            tell_faults(&tell(&Err(impossible)), err)?;
+            Ok(ExitCode::from(EXIT_UNREADABLE))
+        }
+    }
 }
 
-fn tell(outcome: &TrialOutcome) -> String {
-    match outcome.verdict {
-        Ok(qos) => format!("allowed with QoS {} by {}", qos as u8, outcome.by),
-        Err(reason) => format!("refused with {:#04x} by {}", reason.0, outcome.by),
+/// The claims of the command line: a name that stands several times has a list.
+fn claims(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
+    let mut claims = Map::new();
+    for (name, value) in pairs {
+        let value = Value::from(value.as_str());
+        match claims.get_mut(name) {
+            None => drop(claims.insert(name.clone(), value)),
+            Some(Value::Array(values)) => values.push(value),
+            Some(one) => *one = Value::Array(vec![one.take(), value]),
+        }
+    }
+    (!claims.is_empty()).then_some(claims)
+}
+
+fn tell(outcome: &Result<TrialOutcome, ImpossibleClient>) -> String {
+    match outcome {
+        Ok(TrialOutcome { verdict: Ok(qos), by }) => format!("allowed with QoS {} by {by}", *qos as u8),
+        Ok(TrialOutcome { verdict: Err(reason), by }) => format!("refused with {:#04x} by {by}", reason.0),
+        Err(impossible) => format!("there is no such client: {impossible}"),
     }
 }
 

@@ -78,7 +78,7 @@ impl ConnectGate for ListenerGate {
             && let Some(suppressed_lines) = aside_lines.take(now)
         {
             let (listener, peer_addr) = (&*peer.origin.listener, &peer.origin.remote);
-            let (client_id, username) = (&*peer.client_id, peer.username.as_deref());
+            let (client_id, username) = (&*peer.client_id, peer.shown_username());
             let wait_seconds = wait.as_secs_f64();
             info!(listener, %peer_addr, client_id, username, wait_seconds, suppressed_lines, "{why}");
         }

@@ -87,7 +87,7 @@ impl Opening {
                 admission.attributes = with.attributes;
             }
             // Once more: its will is judged by the new grant, and topics may stand under another prefix.
-            connect = self.link.introduce(cx, &sent, Some(&admission)).map_err(|unfit| {
+            connect = self.link.introduce(cx, &sent, Some(&admission), source).map_err(|unfit| {
                 refuse(&cx.setting, &self.link.peer, Hook::Exchange, unfit).fault(Hook::Exchange)
             })?;
             self.apply_admission(&connect, *admission, source)?;

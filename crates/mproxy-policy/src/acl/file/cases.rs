@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
+use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::{AclErrors, AclReader, TomlValue};
@@ -29,7 +30,8 @@ pub struct TrialCase {
 
 const CASE: &[&str] =
     &["client", "publish", "subscribe", "receive", "will", "qos", "retain", "expect", "line"];
-const CLIENT: &[&str] = &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint"];
+const CLIENT: &[&str] =
+    &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint", "listener", "service"];
 
 impl TrialCase {
     /// Reads a table of cases; `name` is for the errors.
@@ -147,27 +149,48 @@ impl AclReader<'_> {
                 "dns" => client.dns = list(self.texts(value, &full)),
                 "uri" => client.uris = list(self.texts(value, &full)),
                 "fingerprint" => client.fingerprint = owned(self.text(value, &full)),
+                "listener" => client.listener = owned(self.text(value, &full)),
+                "service" => client.by_service = self.flag(value, &full) == Some(true),
                 unknown => self.unknown(key.span(), path, unknown, CLIENT),
             }
         }
         client
     }
 
-    fn trial_claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(String, String)> {
-        let Some(table) = self.table(value, path) else { return Vec::new() };
-        let mut claims = Vec::new();
+    fn trial_claims(&mut self, value: &TomlValue<'_>, path: &str) -> Option<Map<String, Value>> {
+        let table = self.table(value, path)?;
+        let mut claims = Map::new();
         for (key, value) in table {
-            let (name, full) = (key.get_ref().to_string(), format!("{path}.{}", key.get_ref()));
-            match value.get_ref() {
-                DeValue::Integer(number) => claims.push((name, number.as_str().to_owned())),
-                DeValue::Boolean(flag) => claims.push((name, flag.to_string())),
-                DeValue::Array(_) => {
-                    let values = self.texts(value, &full);
-                    claims.extend(values.into_iter().map(|value| (name.clone(), value.into())));
+            let claim = self.trial_claim(value, &format!("{path}.{}", key.get_ref()))?;
+            claims.insert(key.get_ref().to_string(), claim);
+        }
+        Some(claims)
+    }
+
+    fn trial_claim(&mut self, value: &TomlValue<'_>, path: &str) -> Option<Value> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(Value::from(text.as_ref())),
+            DeValue::Boolean(flag) => Some(Value::from(*flag)),
+            DeValue::Integer(number) => {
+                let whole = i64::from_str_radix(number.as_str(), number.radix()).ok();
+                if whole.is_none() {
+                    self.fault(value.span(), path.to_owned(), "is too large a number");
                 }
-                _ => claims.extend(self.text(value, &full).map(|text| (name, text.to_owned()))),
+                whole.map(Value::from)
+            }
+            DeValue::Array(list) => {
+                let values = list.iter().enumerate();
+                values.map(|(at, item)| self.trial_claim(item, &format!("{path}[{at}]"))).collect()
+            }
+            DeValue::Table(_) => self.trial_claims(value, path).map(Value::Object),
+            DeValue::Float(_) | DeValue::Datetime(_) => {
+                self.fault(
+                    value.span(),
+                    path.to_owned(),
+                    "must be a string, whole number, flag, list or table",
+                );
+                None
             }
         }
-        claims
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mproxy_codec::types::QoS;
-use mproxy_core::grant::{GrantLimits, PerSecond, RateAction};
+use mproxy_core::grant::{GrantLimits, Mapping, PerSecond, RateAction};
 use mproxy_core::rule::{Act, Actions, Retain, Rule, RuleEffect, Template};
 use toml::de::{DeTable, DeValue};
 
@@ -142,13 +142,18 @@ impl AclReader<'_> {
 
     fn prefix(&mut self, value: &TomlValue<'_>, key: &str) -> Option<Template> {
         let text = self.text(value, key)?;
-        match Template::parse(text) {
-            Ok(template) => Some(template),
+        let template = match Template::parse(text) {
+            Ok(template) => template,
             Err(error) => {
                 self.fault(value.span(), key.to_owned(), format!("{text:?}: {error}"));
-                None
+                return None;
             }
+        };
+        // With the plainest of values: what is wrong then is wrong for everybody, and would let nobody in.
+        if let Err(error) = Mapping::new(&template.with_each_variable("x")) {
+            self.fault(value.span(), key.to_owned(), format!("{text:?}: {error}"));
         }
+        Some(template)
     }
 
     fn claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(Box<str>, super::NameSet)> {
@@ -210,19 +215,23 @@ impl AclReader<'_> {
         super::NameSet::new(names)
     }
 
-    /// What clients of a listener have to show.
+    /// What clients of a listener have to show. `with_tokens`: there is a `[jwt]`.
     pub(super) fn requirements(
         &mut self,
         value: &TomlValue<'_>,
         path: &str,
+        with_tokens: bool,
     ) -> HashMap<Box<str>, Requirement> {
         let Some(table) = self.table(value, path) else { return HashMap::new() };
         let mut requirements = HashMap::new();
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
-            let mut requirement = Requirement::default();
+            let mut requirement = Requirement { line: self.line(&key.span()), ..Requirement::default() };
             self.each_text(value, &full, |reader, text, span, key| match text {
                 "certificate" => requirement.certificate = true,
+                "token" if !with_tokens && reader.whole => {
+                    reader.fault(span, key, "needs [jwt]: without it tokens are not looked at");
+                }
                 "token" => requirement.token = true,
                 _ => reader.fault(span, key, format!("{text:?} is none of certificate, token")),
             });
