@@ -1,6 +1,10 @@
 //! Every bound and deadline of a session, with its default and the reason for it.
 
+mod topic;
+
 use std::time::Duration;
+
+pub use self::topic::TopicLimits;
 
 /// Bounds of one session. What happens at a bound is said on its field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,10 @@ pub struct Limits {
     pub lane_packets: usize,
     /// Bytes of one direction that may wait for a verdict. At the bound that side is not read.
     pub lane_bytes: usize,
+    /// Of the topics of a client's PUBLISH packets and will, and its filters. Beyond: refused, with 0x90 or, a filter, 0x8F.
+    pub topic: TopicLimits,
+    /// Subscriptions of a client at a time, those of its earlier connections aside. More: refused with 0x97. `None`: no limit.
+    pub subscriptions: Option<u32>,
     /// Bytes of topics that a client's topic aliases may hold. Beyond: 0x97 and the end.
     pub alias_bytes: usize,
     /// Seconds of the longest keep alive. 5.0 clients are told of a shorter one (Server Keep Alive); 3.x has no word for
@@ -40,6 +48,13 @@ pub struct Limits {
     pub close_timeout: Duration,
 }
 
+impl Limits {
+    /// Whether filters are limited in any way but by their packet.
+    pub(crate) fn of_filters(&self) -> bool {
+        self.subscriptions.is_some() || self.topic != TopicLimits::ANY
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -57,6 +72,8 @@ impl Default for Limits {
             lane_bytes: 1 << 20,
             // Mosquitto allows 10 aliases, EMQX 65,535: a bound in bytes serves both.
             alias_bytes: 256 << 10,
+            topic: TopicLimits::ANY,
+            subscriptions: None,
             max_keep_alive: None,
             max_session_expiry: None,
             // A restart of the policy service should pass unnoticed.

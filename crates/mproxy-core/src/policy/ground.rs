@@ -42,6 +42,12 @@ pub enum LimitKind {
     Flapping,
     /// How many logins may fail.
     LoginBackoff,
+    /// Bytes of a topic or filter.
+    TopicLength,
+    /// Levels of a topic or filter.
+    TopicLevels,
+    /// Subscriptions of a client.
+    Subscriptions,
 }
 
 impl LimitKind {
@@ -52,6 +58,9 @@ impl LimitKind {
             Self::KeepAlive => "keep_alive",
             Self::Flapping => "flapping",
             Self::LoginBackoff => "login_backoff",
+            Self::TopicLength => "topic_length",
+            Self::TopicLevels => "topic_levels",
+            Self::Subscriptions => "subscriptions",
         }
     }
 }

@@ -18,6 +18,7 @@ use super::sample::AllowedDecision;
 use super::step::Passage;
 use super::tally::PacketTally;
 use crate::event::Kind;
+use crate::limits::TopicLimits;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{Source, Want};
@@ -32,6 +33,8 @@ pub(super) struct FastPath {
     publishes: Publishes,
     /// Bytes of the largest packet that is not too large.
     most: usize,
+    /// What topics keep to.
+    topic: TopicLimits,
     /// Some of what is allowed is told to the decision log.
     samples: bool,
 }
@@ -111,11 +114,12 @@ impl Link {
                 }
             }
         };
-        let most = match from {
-            Side::Client => cx.setting.limits.max_packet_size.min(self.terms.granted_packet) as usize,
-            Side::Broker => usize::MAX,
+        let limits = &cx.setting.limits;
+        let (most, topic) = match from {
+            Side::Client => (limits.max_packet_size.min(self.terms.granted_packet) as usize, limits.topic),
+            Side::Broker => (usize::MAX, TopicLimits::ANY),
         };
-        FastPath { publishes, most, samples: cx.setting.meter.samples_allowed() }
+        FastPath { publishes, most, topic, samples: cx.setting.meter.samples_allowed() }
     }
 
     /// Lets the packets from the start of `data` on pass that need no closer look.
@@ -186,7 +190,7 @@ impl Link {
         let Some(publish) = seen.publish(self.terms.version) else { return false };
         let source = match publishes {
             Publishes::None | Publishes::Whole => return false,
-            Publishes::Sound if is_plain_name(publish.topic) => None,
+            Publishes::Sound if is_plain_name(publish.topic) && path.topic.allow(publish.topic) => None,
             Publishes::Sound => return false,
             // Nobody has to look whether a topic is sound that is the same as one that was.
             Publishes::Cached => match self.cached_source(from, seen.bytes, publish.topic) {

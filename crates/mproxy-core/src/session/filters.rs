@@ -14,22 +14,28 @@ use super::known_filters::AllowedBy;
 use super::link::Link;
 use crate::grant::{GrantAnswer, GrantGround};
 use crate::peer::Side;
-use crate::policy::{Decision, FilterChange, Hook, Refusal, Want};
+use crate::policy::{Decision, FilterChange, Ground, Hook, LimitKind, Refusal, Want};
 
 /// What was decided about one filter.
 pub(super) type FilterDecision = Decision<FilterChange>;
 
 impl Link {
-    /// Counts new subscriptions against the grant's limit; those beyond it are refused. Gives the names of the new ones.
+    /// Counts new subscriptions against the limits of the grant and for all; those beyond are refused. Gives the names of the
+    /// new ones.
     pub(super) fn count_subscriptions(
         &mut self,
+        cx: &Context,
         requests: &[FilterRequest<'_>],
         decided: &mut [FilterDecision],
     ) -> Box<[Option<Box<str>>]> {
-        let Some(most) = self.grant().and_then(|grant| grant.limits.subscriptions) else {
-            return Box::default();
+        let of_grant = self.grant().and_then(|grant| grant.limits.subscriptions);
+        let (most, ground) = match (of_grant, cx.setting.limits.subscriptions) {
+            (None, None) => return Box::default(),
+            (Some(own), all) if all.is_none_or(|all| own <= all) => {
+                (own, self.grant_ground(GrantGround::Subscriptions))
+            }
+            (own, all) => (all.or(own).unwrap_or_default(), Ground::Limit(LimitKind::Subscriptions)),
         };
-        let ground = self.grant_ground(GrantGround::Subscriptions);
         let subscriptions = &mut self.subscriptions().names;
         requests
             .iter()

@@ -49,6 +49,10 @@ impl Link {
         {
             self.judge_will(grant, admission, &connect, will)?;
         }
+        let exceeded = connect.will.and_then(|will| cx.setting.limits.topic.exceeded(will.topic.as_bytes()));
+        if let Some(kind) = exceeded {
+            return Err(unfit(ReasonCode::TOPIC_NAME_INVALID, About::Will, Ground::Limit(kind)));
+        }
         // After the will was judged, for which the client is who it is.
         if let Some(login) = admission.and_then(|admission| admission.broker_login.as_deref()) {
             connect.username = login.username.as_deref();

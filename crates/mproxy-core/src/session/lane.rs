@@ -9,7 +9,7 @@ use mproxy_codec::packet::{PublishLayout, SubscribeLayout};
 use mproxy_codec::types::{PacketId, PacketType};
 
 use crate::budget::WAITING;
-use crate::policy::{PublishDecision, Ruling, SubscribeDecision};
+use crate::policy::{LimitKind, PublishDecision, Ruling, SubscribeDecision};
 
 /// A packet that waits: for its verdict, or for those before it.
 #[derive(Debug)]
@@ -63,6 +63,8 @@ pub(super) enum SlotState<D> {
     OverBudget,
     /// It came faster than its sender's grant allows: it is refused in our own name when it is at the front.
     OverRate,
+    /// A limit for all clients forbids it: it is refused in our own name when it is at the front.
+    OverLimit(LimitKind),
 }
 
 /// In place of an edition: the answer is not to be kept.

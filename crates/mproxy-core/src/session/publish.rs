@@ -180,13 +180,16 @@ impl Link {
             cx.setting.meter.revoked_deliveries(1);
             return Some(SlotState::Ruled(Box::new(self.revoked_ruling())));
         }
-        if publish.from == Side::Client && self.is_over_rate() {
-            if let Some(id) = publish.head.packet_id {
-                self.up.in_flight.add(publish.head.qos, id);
-            }
-            return Some(SlotState::OverRate);
+        if publish.from == Side::Broker {
+            return None;
         }
-        None
+        let exceeded = cx.setting.limits.topic.exceeded(publish.topic().as_bytes());
+        let over =
+            exceeded.map(SlotState::OverLimit).or_else(|| self.is_over_rate().then_some(SlotState::OverRate));
+        if let (Some(_), Some(id)) = (&over, publish.head.packet_id) {
+            self.up.in_flight.add(publish.head.qos, id);
+        }
+        over
     }
 
     /// Whether mproxy has answered this PUBLISH itself, and it is sent again.

@@ -52,7 +52,9 @@ impl Link {
         let Some(head) = PublishLayout::find(layout, bytes) else { return 0 };
         let topic = alias_topic.as_deref().unwrap_or(head.topic);
         let is_answer = match state {
-            SlotState::Again | SlotState::OverBudget | SlotState::OverRate => return 0,
+            SlotState::Again | SlotState::OverBudget | SlotState::OverRate | SlotState::OverLimit(_) => {
+                return 0;
+            }
             SlotState::Ruled(ruling) => matches!(ruling.source, Source::Rpc | Source::Cache),
             SlotState::Go | SlotState::Hold(_) => false,
         };
@@ -111,7 +113,9 @@ impl Link {
         let Some(subscribe) = layout.find(bytes) else { return 0 };
         let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
         match state {
-            SlotState::Again | SlotState::OverBudget | SlotState::OverRate => return 0,
+            SlotState::Again | SlotState::OverBudget | SlotState::OverRate | SlotState::OverLimit(_) => {
+                return 0;
+            }
             // An answer about all of them, to which rules have nothing to add.
             SlotState::Ruled(ruling)
                 if ruling.source == Source::Rpc

@@ -106,6 +106,7 @@ impl Link {
             || self.grant().is_some()
             || self.known_subscriptions().is_some()
             || !self.up.lane.is_empty()
+            || cx.setting.limits.of_filters()
             || cx.setting.sink.want(Kind::Subscribe) != Want::Nothing
             || cx.setting.advisers.want(Hook::Subscribe) != Want::Nothing
     }
@@ -136,7 +137,7 @@ impl Link {
             return Ok(());
         }
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        if matches!(state, SlotState::Go) && self.grant().is_none() {
+        if matches!(state, SlotState::Go) && self.grant().is_none() && !cx.setting.limits.of_filters() {
             self.record_subscribe(cx, &subscribe, &requests, &[], Box::default());
             self.send(cx, Side::Broker, bytes.clone());
             return Ok(());
@@ -144,7 +145,7 @@ impl Link {
         let mut decided = self.resolve_filters(cx, &subscribe, &requests, state);
         // In this order: what has no place at the broker takes none among those that are counted.
         self.map_filters(&subscribe, &requests, &mut decided);
-        let counted = self.count_subscriptions(&requests, &mut decided);
+        let counted = self.count_subscriptions(cx, &requests, &mut decided);
         self.record_refused_filters(cx, &requests, &decided);
         let refusals = || decided.iter().filter_map(refusal);
         if let Some(refusal) = refusals().find(|refusal| refusal.action == Action::Disconnect) {
@@ -179,11 +180,16 @@ impl Link {
     ) -> Vec<FilterDecision> {
         let (source, endpoint, formed) = match state {
             // The lane lets none go whose verdict is out, and knows no SUBSCRIBE that was answered before.
-            SlotState::Hold(_) | SlotState::Again | SlotState::OverBudget | SlotState::OverRate => {
+            SlotState::Hold(_)
+            | SlotState::Again
+            | SlotState::OverBudget
+            | SlotState::OverRate
+            | SlotState::OverLimit(_) => {
                 (Source::Unknown, None, Err(Rejection::with(ReasonCode::NOT_AUTHORIZED, Ground::Unsaid)))
             }
             SlotState::Go => {
-                (Source::Grant, None, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
+                let source = if self.grant().is_some() { Source::Grant } else { Source::Unasked };
+                (source, None, Ok(vec![Decision::Allow(FilterChange::default()); requests.len()]))
             }
             SlotState::Ruled(ruling) => {
                 let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
@@ -200,6 +206,13 @@ impl Link {
             }
         };
         for (request, one) in requests.iter().zip(&mut decided) {
+            let exceeded = cx.setting.limits.topic.exceeded_by_filter(request.filter.as_str());
+            let mut source = source;
+            if let (Decision::Allow(_), Some(kind)) = (&*one, exceeded) {
+                source = Source::Limit;
+                let refusal = Refusal::new(ReasonCode::TOPIC_FILTER_INVALID).by(Ground::Limit(kind));
+                *one = Decision::Refuse(refusal);
+            }
             if let Some(refusal) = one.refusal_mut() {
                 refusal.ground = std::mem::take(&mut refusal.ground).or_source(source);
             }
@@ -208,6 +221,10 @@ impl Link {
                 Decision::Allow(_) => Outcome::Changed,
                 Decision::Refuse(_) => Outcome::Refused,
             };
+            // Nobody was asked: as of a SUBSCRIBE that is not even looked at.
+            if source == Source::Unasked {
+                continue;
+            }
             let hook = Hook::Subscribe;
             cx.setting.meter.decisions(hook, source, outcome, 1);
             if outcome != Outcome::Refused {

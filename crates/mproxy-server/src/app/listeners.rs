@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::event::Sink;
+use mproxy_core::limits::TopicLimits;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
@@ -337,6 +338,11 @@ fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits 
         max_user_properties: listener.limits.max_user_properties as usize,
         max_keep_alive: listener.limits.max_keep_alive,
         max_session_expiry: listener.limits.max_session_expiry,
+        topic: TopicLimits {
+            length: bound(listener.limits.max_topic_length).unwrap_or(u32::MAX),
+            levels: bound(listener.limits.max_topic_levels).unwrap_or(u32::MAX),
+        },
+        subscriptions: bound(listener.limits.max_subscriptions),
         grant_staleness: policy.map_or(Duration::ZERO, |policy| policy.questions.grant_staleness),
         connect_timeout: listener.limits.connect_timeout,
         // Anew from the whole CONNECT (ADR 0018).
@@ -346,6 +352,10 @@ fn limits(listener: &ListenerSettings, policy: Option<&PolicyConfig>) -> Limits 
             + Limits::default().close_timeout,
         ..Limits::default()
     }
+}
+
+fn bound(most: Option<usize>) -> Option<u32> {
+    most.map(|most| u32::try_from(most).unwrap_or(u32::MAX))
 }
 
 fn on_errors(policy: Option<&PolicyConfig>) -> OnErrors {

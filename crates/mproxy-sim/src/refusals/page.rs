@@ -76,7 +76,10 @@ const LIMITS: &str = "
 | a packet over `max_packet_size`, or the grant's | stated in CONNACK (Maximum Packet Size); DISCONNECT 0x95; closed | closed |
 | more messages or bytes per second than the grant's limit, with `RATE_ACTION_WAIT` | the client is not read until it is within its rate; if that would take half its keep alive (30 s without one), DISCONNECT 0x96; closed | the same without DISCONNECT |
 | the same with `RATE_ACTION_REFUSE` | as REJECT with 0x97, see the table of packets | as REJECT: acknowledged and dropped |
-| more subscriptions than the grant's limit | 0x97 in the SUBACK for the further ones | 0x80 |
+| a topic of a PUBLISH over `max_topic_length` or `max_topic_levels` | as REJECT with 0x90, see the table of packets | as REJECT: acknowledged and dropped |
+| a filter over them | 0x8F in the SUBACK for it | 0x80 |
+| a will topic over them | CONNACK 0x90; closed | CONNACK with return code 5; closed |
+| more subscriptions than `max_subscriptions` or the grant's limit | 0x97 in the SUBACK for the further ones | 0x80 |
 | a keep alive over `max_keep_alive`, or none | stated in CONNACK (Server Keep Alive) | CONNACK with return code 2 |
 | a login of a user name of which [too many have failed](protection.md#failed-logins) from the same address | CONNACK 0x9F; closed | CONNACK with return code 3; closed |
 | a session expiry over `max_session_expiry` | stated in CONNACK (Session Expiry Interval); reduced in DISCONNECT | – |

@@ -114,6 +114,10 @@ impl Link {
                 cx.setting.meter.decisions(hook, Source::Rate, Outcome::Refused, 1);
                 Err(Rejection::with(ReasonCode::QUOTA_EXCEEDED, self.grant_ground(GrantGround::Rate)))
             }
+            SlotState::OverLimit(kind) => {
+                cx.setting.meter.decisions(hook, Source::Limit, Outcome::Refused, 1);
+                Err(Rejection::with(ReasonCode::TOPIC_NAME_INVALID, Ground::Limit(kind)))
+            }
             SlotState::Hold(_) | SlotState::Again => {
                 debug_assert!(
                     false,

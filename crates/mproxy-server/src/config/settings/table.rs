@@ -310,6 +310,24 @@ section! {
         max_session_expiry: Optional<kind::SessionExpiry> = new("max_session_expiry").for_new()
             .variable("MPROXY_MAX_SESSION_EXPIRY").at_listener("limits.max_session_expiry").left_out("no limit")
             .example("86400");
+        /// Longest topic of a client's PUBLISH or will, and longest filter, in bytes.
+        ///
+        /// A longer one is refused: 0x90, a filter 0x8F. Of a shared subscription, what is subscribed to counts.
+        max_topic_length: Optional<kind::Count> = new("max_topic_length").for_new()
+            .variable("MPROXY_MAX_TOPIC_LENGTH").at_listener("limits.max_topic_length").left_out("no limit")
+            .example("256");
+        /// Most levels of a client's topics and filters; `a/b/c` has three.
+        ///
+        /// A deeper one is refused: 0x90, a filter 0x8F.
+        max_topic_levels: Optional<kind::Count> = new("max_topic_levels").for_new()
+            .variable("MPROXY_MAX_TOPIC_LEVELS").at_listener("limits.max_topic_levels").left_out("no limit")
+            .example("8");
+        /// Most subscriptions of a client at a time; further ones are refused with 0x97.
+        ///
+        /// Those count that it has made since it connected. If its grant has a limit too, the lower one holds.
+        max_subscriptions: Optional<kind::Count> = new("max_subscriptions").for_new()
+            .variable("MPROXY_MAX_SUBSCRIPTIONS").at_listener("limits.max_subscriptions").left_out("no limit")
+            .example("100");
         /// Most bytes that one connection may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).

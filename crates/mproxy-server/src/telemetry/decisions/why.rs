@@ -54,7 +54,14 @@ impl DecisionEntry {
                 "refused because logins of this user name from this address failed before, and the next has to wait"
                     .to_owned()
             }
-            "limit" => "refused by a limit for all clients".to_owned(),
+            "limit" => match self.by.limit {
+                Some("topic_length") => "refused because the topic is longer than max_topic_length",
+                Some("topic_levels") => "refused because the topic has more levels than max_topic_levels",
+                Some("subscriptions") => "refused because the client has max_subscriptions subscriptions",
+                Some("keep_alive") => "refused because the keep alive is over max_keep_alive",
+                _ => "refused by a limit for all clients",
+            }
+            .to_owned(),
             "protocol" => "disconnected because of what the client sent".to_owned(),
             "broker" => "ended by the broker".to_owned(),
             "administrator" => "disconnected by an administrator".to_owned(),
