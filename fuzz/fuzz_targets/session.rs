@@ -280,6 +280,7 @@ impl Play {
             sink: Arc::new(All),
             meter: Arc::new(Unmetered),
             limits: limits.clone(),
+            rates: None,
             on_error: OnErrors { connect: rule, publish: rule, subscribe: rule, deliver: rule },
             on_unavailable: if first & 8 != 0 { OnUnavailable::Close } else { OnUnavailable::Connack },
             drain_reference: DrainReference::default(),

@@ -70,6 +70,7 @@ fn open(decided: Decided) -> Session {
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
+        rates: None,
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
         drain_reference: DrainReference::default(),

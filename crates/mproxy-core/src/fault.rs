@@ -9,7 +9,7 @@ use mproxy_codec::types::PacketType;
 
 use crate::command::{Dismissal, DismissedBy};
 use crate::peer::Side;
-use crate::policy::{About, Failure, Hook, Overload, Refusal, Source, Unusable, UnusableKind};
+use crate::policy::{About, Failure, Hook, LimitKind, Overload, Refusal, Source, Unusable, UnusableKind};
 
 /// Who caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -242,10 +242,12 @@ pub enum Fault {
         /// The packet.
         packet: PacketType,
     },
-    /// The client sends faster than its grant allows, by more than it may be kept waiting for.
+    /// The client sends faster than it may, by more than it may be kept waiting for.
     RateExceeded {
         /// The packet that would have had to wait.
         packet: PacketType,
+        /// The limit for all that says so; `None`: its grant.
+        limit: Option<LimitKind>,
     },
     /// The client did not read what waits for it, while there was no room for more in the budget that all share.
     Unread,
@@ -446,7 +448,8 @@ impl Fault {
             }
             Self::OverBudget { .. } | Self::Unread => Some(Source::Budget.name()),
             Self::RecallUnread => Some("limit"),
-            Self::RateExceeded { .. } => Some(Source::Rate.name()),
+            Self::RateExceeded { limit: None, .. } => Some(Source::Rate.name()),
+            Self::RateExceeded { limit: Some(_), .. } => Some(Source::Limit.name()),
             Self::TooLate(Deadline::Connect | Deadline::Admission | Deadline::Retry | Deadline::Exchange)
             | Self::Evicted => Some("limit"),
             Self::Panicked | Self::Internal { .. } => Some("mproxy"),

@@ -19,6 +19,7 @@
 //! | [`budget`] | bytes that clients make mproxy hold: by connection, by listener and in all |
 //! | [`limits`] | every bound and deadline of a session, with its default and the reason for it |
 //! | [`fault`] | why a session ended and whose doing it was |
+//! | [`rate`] | how fast clients may send: rates for all of them, and those that several share |
 //! | [`record`] | what the decision log is told of a decision |
 //! | [`meter`] | the counts a session makes on its way, for whoever keeps metrics |
 
@@ -34,6 +35,7 @@ pub mod meter;
 pub mod neighbours;
 pub mod peer;
 pub mod policy;
+pub mod rate;
 pub mod record;
 pub mod rule;
 pub mod session;

@@ -211,7 +211,7 @@ pub trait Meter: Send + Sync {
         let _ = count;
     }
 
-    /// A client is not read from now on, until it is within the rates of its grant again.
+    /// A client is not read from now on, until it is within its rates again.
     fn rate_wait(&self) {}
 
     /// Whether some of what is allowed is to be recorded, too: once a read for what passes at a fast path, and else with each

@@ -246,6 +246,7 @@ fn session_in_turn(advisers: Chain, now: Instant) -> Session {
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
+        rates: None,
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
         drain_reference: None.into(),

@@ -82,6 +82,7 @@ fn setting(advisers: Chain) -> Arc<Setting> {
         sink: Arc::new(Nobody),
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
+        rates: None,
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
         drain_reference: DrainReference::default(),

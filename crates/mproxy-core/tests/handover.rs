@@ -7,14 +7,15 @@ use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::Side;
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Deadline, Fault};
-use mproxy_core::grant::{Grant, GrantLimits, Mapping};
-use mproxy_core::policy::{Admission, Decision, Hook};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
+use mproxy_core::policy::{Admission, Decision, Hook, LimitKind};
+use mproxy_core::rate::{ClientRates, LimitedRate, RateLimit, RateUnit};
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect, RuleFile};
 use mproxy_core::session::handover::{FORMAT, MOST, NotExported, NotImported};
-use mproxy_core::{Session, Setting};
+use mproxy_core::{Peer, Session, Setting};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, Publish, Version};
-use mproxy_sim::{Reply, Stage, Verdict, allow, refuse};
+use mproxy_sim::{QuestionRecord, Reply, Stage, Verdict, allow, refuse};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -177,6 +178,38 @@ fn a_grant_ends_when_it_would_have_ended() {
     assert!(matches!(stage.finish(), Fault::TooLate(Deadline::Grant)));
 }
 
+/// Gives all clients a message a second.
+struct OneASecond;
+
+impl ClientRates for OneASecond {
+    fn of(&self, _: &Peer) -> Vec<RateLimit> {
+        let rate = LimitedRate::Own(PerSecond::new(1.0).expect("a rate"));
+        let (unit, action) = (RateUnit::Messages, RateAction::Wait);
+        vec![RateLimit { unit, rate, action, kind: LimitKind::ClientRate }]
+    }
+}
+
+#[test]
+fn rates_hold_on_and_nobody_gets_a_second_s_worth_for_it() {
+    let own = GrantLimits { messages: PerSecond::new(1.0), ..GrantLimits::default() };
+    for (limits, all) in [(own, None), (GrantLimits::default(), Some(Arc::new(OneASecond) as _))] {
+        let mut grant = Grant::new(Vec::new(), RuleEffect::Allow);
+        grant.limits = limits;
+        let admission = Admission { grant: Some(Arc::new(grant)), ..Admission::default() };
+        let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+        let answering = Box::new(move |_: &QuestionRecord| Reply::Now(verdict.clone()));
+        let setup = Setup { grants: true, rates: all, answering, ..Setup::default() };
+        let mut stage = setup.stage().open(Version::V311);
+        stage.client(&publish(Version::V311, 0, 0, "a"));
+        stage.at_broker();
+        stage.hand_over().unwrap();
+        stage.client(&publish(Version::V311, 0, 0, "b"));
+        assert_eq!(stage.at_broker(), b"");
+        stage.pass(Duration::from_millis(1001));
+        assert_eq!(stage.at_broker(), publish(Version::V311, 0, 0, "b"));
+    }
+}
+
 #[test]
 fn what_is_not_open_or_ends_stays() {
     let mut stage = Stage::new();
@@ -220,5 +253,5 @@ fn what_is_written_changes_only_with_its_number() {
     stage.rule(1, allow(Hook::Publish));
     let written = stage.session.export(stage.now).unwrap();
     let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((FORMAT, hex.as_str()), (1, include_str!("handover.hex").trim()));
+    assert_eq!((FORMAT, hex.as_str()), (2, include_str!("handover.hex").trim()));
 }

@@ -1,4 +1,5 @@
-//! How fast a client may send, as its grant has it: it waits without being read, or its publishes are refused.
+//! How fast a client may send, as its grant or a limit for all has it: it waits without being read, or its publishes are
+//! refused.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +8,10 @@ use mproxy_codec::types::PacketType;
 use mproxy_core::grant::{Grant, GrantLimits, PerSecond, RateAction};
 use mproxy_core::meter::{Meter, Outcome};
 use mproxy_core::peer::Peer;
-use mproxy_core::policy::{Admission, Decision, Failure, Hook, OnError, Overload, Source, Unusable, Want};
+use mproxy_core::policy::{
+    Admission, Decision, Failure, Hook, LimitKind, OnError, Overload, Source, Unusable, Want,
+};
+use mproxy_core::rate::{ClientRates, LimitedRate, RateLimit, RateUnit, SharedRate};
 use mproxy_core::rule::RuleEffect;
 use mproxy_core::{Fault, Side};
 use mproxy_sim::stage::Setup;
@@ -21,6 +25,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 struct Counts {
     waits: Mutex<u64>,
     refused: Mutex<u64>,
+    refused_by_limit: Mutex<u64>,
 }
 
 impl Meter for Counts {
@@ -29,6 +34,9 @@ impl Meter for Counts {
     fn decisions(&self, _: Hook, source: Source, outcome: Outcome, count: u64) {
         if (source, outcome) == (Source::Rate, Outcome::Refused) {
             *self.refused.lock().expect("no test panicked here") += count;
+        }
+        if (source, outcome) == (Source::Limit, Outcome::Refused) {
+            *self.refused_by_limit.lock().expect("no test panicked here") += count;
         }
     }
 
@@ -60,10 +68,35 @@ fn granted(limits: GrantLimits) -> Verdict {
 
 /// A session whose client has these limits and this keep alive; nobody is asked about its publishes.
 fn limited(version: Version, keep_alive: u16, limits: GrantLimits) -> (Stage, Arc<Counts>) {
+    limited_beside(version, keep_alive, limits, Vec::new())
+}
+
+/// Gives all clients these.
+struct ForAll(Vec<RateLimit>);
+
+impl ClientRates for ForAll {
+    fn of(&self, _: &Peer) -> Vec<RateLimit> {
+        self.0.clone()
+    }
+}
+
+fn for_all(rate: f64, action: RateAction) -> Vec<RateLimit> {
+    let rate = LimitedRate::Own(PerSecond::new(rate).expect("a rate"));
+    vec![RateLimit { unit: RateUnit::Messages, rate, action, kind: LimitKind::ClientRate }]
+}
+
+/// The same beside rates for all.
+fn limited_beside(
+    version: Version,
+    keep_alive: u16,
+    limits: GrantLimits,
+    all: Vec<RateLimit>,
+) -> (Stage, Arc<Counts>) {
     let (counts, verdict) = (Arc::new(Counts::default()), granted(limits));
     let mut asked = 0;
     let mut stage = Setup {
         meter: counts.clone(),
+        rates: Some(Arc::new(ForAll(all))),
         answering: Box::new(move |_| {
             asked += 1;
             if asked == 1 { Reply::Now(verdict.clone()) } else { Reply::Later }
@@ -232,7 +265,10 @@ fn who_would_have_to_wait_for_half_its_keep_alive_is_disconnected() {
             assert_eq!(stage.at_client(), goodbye);
             assert_eq!(stage.at_broker(), b"", "without DISCONNECT: the will fires");
             let fault = stage.finish();
-            assert!(matches!(fault, Fault::RateExceeded { packet: PacketType::Publish }), "{fault}");
+            assert!(
+                matches!(fault, Fault::RateExceeded { packet: PacketType::Publish, limit: None }),
+                "{fault}"
+            );
         }
     }
 }
@@ -304,4 +340,84 @@ fn a_session_that_ends_while_its_client_waits_ends_at_once() {
     assert_eq!(stage.at_client(), wire::packet(0xE0, &[0x98]));
     assert_eq!(stage.unread(Side::Client), 0);
     assert!(matches!(stage.finish(), Fault::Kicked { .. }));
+}
+
+#[test]
+fn of_a_grant_s_rate_and_one_for_all_the_stricter_holds() {
+    for (own, all) in [(2.0, 5.0), (5.0, 2.0)] {
+        let (mut stage, _) = limited_beside(
+            Version::V311,
+            60,
+            messages(own, RateAction::Wait),
+            for_all(all, RateAction::Wait),
+        );
+        let one = publish(Version::V311, 0, 0, b"x");
+        stage.client(&one.repeat(6));
+        assert_eq!(stage.at_broker(), one.repeat(2));
+        for _ in 0..4 {
+            stage.pass(millis(501));
+            assert_eq!(stage.at_broker(), one);
+        }
+    }
+    // What becomes of a PUBLISH is for each to say.
+    let (mut stage, _) =
+        limited_beside(Version::V5, 60, messages(1.0, RateAction::Wait), for_all(2.0, RateAction::Refuse));
+    stage.client(&(1..=3).flat_map(|id| publish(Version::V5, 1, id, b"x")).collect::<Vec<_>>());
+    assert_eq!(stage.at_broker(), publish(Version::V5, 1, 1, b"x"));
+    assert!(!stage.session.wants_read(Side::Client));
+}
+
+#[test]
+fn a_publish_over_a_rate_for_all_is_refused_by_that_limit() {
+    for version in VERSIONS {
+        let (mut stage, counts) =
+            limited_beside(version, 60, GrantLimits::default(), for_all(1.0, RateAction::Refuse));
+        stage.client(&[publish(version, 1, 1, b"x"), publish(version, 1, 2, b"x")].concat());
+        assert_eq!(stage.at_broker(), publish(version, 1, 1, b"x"));
+        let refused = match version {
+            Version::V5 => wire::packet(0x40, &[0, 2, 0x97]),
+            Version::V31 | Version::V311 => wire::puback(2),
+        };
+        assert_eq!(stage.at_client(), refused);
+        assert_eq!((*counts.refused.lock().unwrap(), *counts.refused_by_limit.lock().unwrap()), (0, 1));
+    }
+}
+
+#[test]
+fn a_rate_for_all_outlasts_the_grant() {
+    let all = for_all(1.0, RateAction::Wait);
+    let (mut stage, _) = limited_beside(Version::V311, 60, messages(50.0, RateAction::Wait), all);
+    let one = publish(Version::V311, 0, 0, b"x");
+    stage.pass(Duration::from_secs(1000));
+    stage.client(&one.repeat(2));
+    assert_eq!(stage.at_broker(), one);
+    stage.rule(0, granted(GrantLimits::default()));
+    assert_eq!(stage.at_broker(), b"", "it goes on as it stands");
+    stage.pass(millis(1001));
+    assert_eq!(stage.at_broker(), one);
+}
+
+#[test]
+fn who_shares_a_rate_with_too_many_is_disconnected_by_the_limit() {
+    let now = std::time::Instant::now();
+    let shared = Arc::new(SharedRate::new(PerSecond::new(0.1).expect("a rate"), now));
+    let all = || {
+        let rate = LimitedRate::Shared(Arc::clone(&shared));
+        let kind = LimitKind::ListenerRate;
+        vec![RateLimit { unit: RateUnit::Messages, rate, action: RateAction::Wait, kind }]
+    };
+    let one = publish(Version::V5, 0, 0, b"x");
+    let mut stages: Vec<_> =
+        (0..5).map(|_| limited_beside(Version::V5, 60, GrantLimits::default(), all()).0).collect();
+    for (at, stage) in stages.iter_mut().enumerate() {
+        stage.client(&one);
+        // One at once, and one each ten seconds: the fifth would come after half its keep alive.
+        assert_eq!(stage.session.phase_name() == "open", at < 4, "{at}");
+    }
+    let fault = stages.pop().expect("five").finish();
+    let limit = Some(LimitKind::ListenerRate);
+    assert_eq!(fault, Fault::RateExceeded { packet: PacketType::Publish, limit });
+    assert_eq!(fault.refused_by(), Some("limit"));
+    stages[1].pass(Duration::from_secs(10));
+    assert_eq!(stages[1].at_broker(), one, "the next in turn");
 }

@@ -46,7 +46,9 @@ use mproxy_tcp::networks::Network;
 use mproxy_tcp::tls as tcp_tls;
 use mproxy_unix::SocketFile;
 
-pub use choice::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy};
+pub use choice::{
+    LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme, SendProxy,
+};
 pub use origin::ValueOrigin;
 pub use settings::UPGRADE_VARIABLE;
 pub use settings::table::{

@@ -6,6 +6,7 @@
 //! | [`admissions`] | how fast clients are put to whoever decides, and who waits |
 //! | [`arrivals`] | how many connections come from where, and are there: before any handshake |
 //! | [`bans`] | who may not come in, until when and why |
+//! | [`client_rates`] | how fast clients may send: each, and all of a user name or listener together |
 //! | [`failed_logins`] | who has to wait because logins failed |
 //! | [`flapping`] | who connects over and over |
 //! | `pace` | one rate |
@@ -15,6 +16,7 @@
 pub(crate) mod admissions;
 pub(crate) mod arrivals;
 pub(crate) mod bans;
+pub(crate) mod client_rates;
 pub(crate) mod failed_logins;
 mod failure_sketch;
 pub(crate) mod flapping;
@@ -31,6 +33,7 @@ use parking_lot::Mutex;
 
 use self::arrivals::{ArrivalLimits, Arrivals};
 use self::bans::{Ban, Bans};
+use self::client_rates::{UnitRates, UserRates};
 use self::failed_logins::{FailedLogins, LoginLimits};
 use self::flapping::{Flapping, FlappingLimits};
 use self::watermarks::Watermarks;
@@ -44,6 +47,8 @@ pub(crate) struct Protection {
     pub(crate) bans: Bans,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) flapping: Flapping,
+    /// How fast clients of one user name may send.
+    pub(crate) users: Arc<UserRates>,
     pub(crate) watermarks: Watermarks,
     pub(crate) metrics: PutAsideMetrics,
     marks: Mutex<Marks>,
@@ -66,6 +71,7 @@ impl Protection {
             bans,
             failed_logins: FailedLogins::new(login_limits(settings), now),
             flapping: Flapping::new(flapping_limits(settings), now),
+            users: Arc::new(UserRates::new(user_rates(settings))),
             watermarks,
             metrics,
             marks: Mutex::new(settings.into()),
@@ -94,6 +100,7 @@ impl Protection {
         self.arrivals.set_limits(settings.into(), open);
         self.failed_logins.set(login_limits(settings));
         self.flapping.set(flapping_limits(settings));
+        self.users.set(user_rates(settings));
         *self.marks.lock() = settings.into();
     }
 }
@@ -105,6 +112,10 @@ fn login_limits(settings: &ProtectionSettings) -> Option<LoginLimits> {
         first: settings.login_backoff,
         longest: settings.login_backoff_max.max(settings.login_backoff),
     })
+}
+
+fn user_rates(settings: &ProtectionSettings) -> UnitRates {
+    UnitRates::new(settings.user_messages_per_second, settings.user_bytes_per_second)
 }
 
 fn flapping_limits(settings: &ProtectionSettings) -> Option<FlappingLimits> {

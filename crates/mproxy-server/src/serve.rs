@@ -44,6 +44,7 @@ use crate::door::{
 };
 use crate::protect::Protection;
 use crate::protect::arrivals::ListenerArrivals;
+use crate::protect::client_rates::ListenerRates;
 use crate::registry::{ConnectionCommand, Handle, Registry};
 use crate::relay::{Dialing, PauseReason, Relay, RelayHost};
 use crate::share::crowd::{Crowd, Evict};
@@ -205,6 +206,8 @@ pub(crate) struct Serving {
     pub(crate) pending: Arc<Crowd>,
     /// Admits them.
     pub(crate) pacer: Arc<Pacer>,
+    /// How fast they may send.
+    pub(crate) rates: Arc<ListenerRates>,
     /// How often clients have come to it lately.
     pub(crate) arrivals: ListenerArrivals,
 }

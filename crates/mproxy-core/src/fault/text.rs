@@ -65,8 +65,11 @@ impl fmt::Display for Fault {
             Self::OverBudget { packet } => {
                 write!(f, "{} exceeds the memory budget of its connection", packet.name())
             }
-            Self::RateExceeded { packet } => {
+            Self::RateExceeded { packet, limit: None } => {
                 write!(f, "client sends faster than its grant allows: {}", packet.name())
+            }
+            Self::RateExceeded { packet, limit: Some(limit) } => {
+                write!(f, "client sends faster than {} allows: {}", limit.name(), packet.name())
             }
             Self::Unread => f.write_str("client does not read, and a memory budget is used up"),
             Self::RecallUnread => {

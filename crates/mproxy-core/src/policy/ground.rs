@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mproxy_codec::reason::ReasonCode;
+use serde::{Deserialize, Serialize};
+
 use super::Source;
 use crate::grant::{Grant, GrantGround};
 use crate::rule::RuleFile;
@@ -34,7 +37,7 @@ pub enum Ground {
 }
 
 /// A limit that is set for all clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LimitKind {
     /// The longest keep alive.
     KeepAlive,
@@ -48,6 +51,12 @@ pub enum LimitKind {
     TopicLevels,
     /// Subscriptions of a client.
     Subscriptions,
+    /// How fast each client may send.
+    ClientRate,
+    /// How fast all clients of a user name may send together.
+    UserRate,
+    /// How fast all clients of a listener may send together.
+    ListenerRate,
 }
 
 impl LimitKind {
@@ -61,6 +70,23 @@ impl LimitKind {
             Self::TopicLength => "topic_length",
             Self::TopicLevels => "topic_levels",
             Self::Subscriptions => "subscriptions",
+            Self::ClientRate => "client_rate",
+            Self::UserRate => "user_rate",
+            Self::ListenerRate => "listener_rate",
+        }
+    }
+
+    /// With which code a PUBLISH is refused that is over it.
+    pub(crate) const fn reason(self) -> ReasonCode {
+        match self {
+            Self::TopicLength | Self::TopicLevels => ReasonCode::TOPIC_NAME_INVALID,
+            Self::KeepAlive
+            | Self::Flapping
+            | Self::LoginBackoff
+            | Self::Subscriptions
+            | Self::ClientRate
+            | Self::UserRate
+            | Self::ListenerRate => ReasonCode::QUOTA_EXCEEDED,
         }
     }
 }

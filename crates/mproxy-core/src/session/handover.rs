@@ -34,11 +34,11 @@ use super::{Session, sender};
 use crate::event::Traffic;
 use crate::grant::Grant;
 use crate::peer::{Peer, Side};
-use crate::policy::{PublishDecision, Ruling, SubscribeDecision, Undecided};
+use crate::policy::{LimitKind, PublishDecision, Ruling, SubscribeDecision, Undecided};
 use crate::rule::RuleFile;
 
 /// The form in which sessions are written down.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Bytes of one session at most.
 pub const MOST: usize = 4 << 20;
@@ -145,6 +145,7 @@ enum WrittenState<D> {
     Again,
     OverBudget,
     OverRate,
+    OverLimit(LimitKind),
 }
 
 impl Session {
@@ -194,6 +195,7 @@ impl Session {
         moments.restore(&mut link, now);
         let mut cx = Context::new(setting, now);
         cx.traffic = traffic;
+        link.resume_rates(&cx, now);
         link.arm_grant(&mut cx);
         for (side, slots) in [Side::Client, Side::Broker].into_iter().zip(waiting) {
             for slot in slots {
@@ -320,6 +322,7 @@ impl<D: Clone> WrittenState<D> {
             SlotState::Again => Self::Again,
             SlotState::OverBudget => Self::OverBudget,
             SlotState::OverRate => Self::OverRate,
+            SlotState::OverLimit(kind) => Self::OverLimit(*kind),
         }
     }
 
@@ -331,6 +334,7 @@ impl<D: Clone> WrittenState<D> {
             Self::Again => SlotState::Again,
             Self::OverBudget => SlotState::OverBudget,
             Self::OverRate => SlotState::OverRate,
+            Self::OverLimit(kind) => SlotState::OverLimit(kind),
         }
     }
 }

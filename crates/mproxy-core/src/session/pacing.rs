@@ -1,4 +1,4 @@
-//! A client that has to keep to the rates of its grant: its packets pass, wait, or are refused.
+//! A client that has to keep to rates, of its grant or for all: its packets pass, wait, or are refused.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,32 @@ use mproxy_codec::types::PacketType;
 
 use super::context::Context;
 use super::link::Link;
-use super::rates::{PATIENCE, RateCheck, Rates};
+use super::rates::{PATIENCE, RateCheck, RateOf, Rates};
 use crate::fault::Fault;
 use crate::peer::Side;
+use crate::rate::RateLimit;
 
 impl Link {
-    /// The rates of the grant in force, from now on. Those of a session that is just opening begin with a second's worth.
-    /// A later grant changes what there is, and brings nothing along.
-    pub(super) fn set_rates(&mut self, now: Instant) {
+    /// The rates of the grant in force, from now on. Those of a session that is just opening begin with a second's worth, and
+    /// have those for all beside them. A later grant changes what there is, and brings nothing along.
+    pub(super) fn set_rates(&mut self, cx: &Context, now: Instant) {
+        let all = if self.reported { Vec::new() } else { self.rates_for_all(cx) };
+        self.replace_rates(all, now);
+    }
+
+    /// The session goes on from another process, which had rates for all of its own. Here they begin empty.
+    pub(super) fn resume_rates(&mut self, cx: &Context, now: Instant) {
+        self.replace_rates(self.rates_for_all(cx), now);
+    }
+
+    fn rates_for_all(&self, cx: &Context) -> Vec<RateLimit> {
+        cx.setting.rates.as_ref().map(|rates| rates.of(&self.peer)).unwrap_or_default()
+    }
+
+    fn replace_rates(&mut self, all: Vec<RateLimit>, now: Instant) {
         let limits = self.grant().map(|grant| grant.limits).unwrap_or_default();
         let old = self.rare.as_mut().and_then(|rare| rare.rates.take());
-        if let Some(rates) = Rates::new(&limits, old.as_deref(), !self.reported, now) {
+        if let Some(rates) = Rates::new(&limits, old.map(|old| *old), all, !self.reported, now) {
             self.rare().rates = Some(Box::new(rates));
         }
     }
@@ -26,9 +41,9 @@ impl Link {
         self.rates().is_some()
     }
 
-    /// Whether the PUBLISH at the front comes too fast, and is to be refused.
-    pub(super) fn is_over_rate(&self) -> bool {
-        self.rates().is_some_and(|rates| rates.over)
+    /// The rate because of which the PUBLISH at the front is to be refused.
+    pub(super) fn over_rate(&self) -> Option<RateOf> {
+        self.rates()?.over
     }
 
     /// The client is read again, if it is time.
@@ -68,7 +83,7 @@ impl Link {
         let Some(rates) = self.rates_mut() else { return Ok(true) };
         rates.fill(now);
         let pace = rates.pace(packet, total, patience)?;
-        rates.over = matches!(pace, RateCheck::Over);
+        rates.over = if let RateCheck::Over(of) = pace { Some(of) } else { None };
         if let RateCheck::Later(seconds) = pace {
             rates.pause(seconds, now);
             cx.setting.meter.rate_wait();

@@ -22,6 +22,7 @@ use super::holding::Holder;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
+use super::rates::RateOf;
 use super::sample::AllowedDecision;
 use super::step::Step;
 use crate::budget::{QUESTION, RESERVE, Room, WAITING};
@@ -184,8 +185,12 @@ impl Link {
             return None;
         }
         let exceeded = cx.setting.limits.topic.exceeded(publish.topic().as_bytes());
-        let over =
-            exceeded.map(SlotState::OverLimit).or_else(|| self.is_over_rate().then_some(SlotState::OverRate));
+        let over = exceeded.map(SlotState::OverLimit).or_else(|| {
+            Some(match self.over_rate()? {
+                RateOf::Grant => SlotState::OverRate,
+                RateOf::All(kind) => SlotState::OverLimit(kind),
+            })
+        });
         if let (Some(_), Some(id)) = (&over, publish.head.packet_id) {
             self.up.in_flight.add(publish.head.qos, id);
         }

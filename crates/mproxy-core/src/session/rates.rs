@@ -1,16 +1,23 @@
-//! How fast a client may send, as its grant has it: a token bucket for messages, and one for bytes.
+//! How fast a client may send: token buckets for messages and for bytes, of its grant and of limits for all.
 //!
 //! A bucket holds what may come in one second, or one packet where that is more. A client that has emptied it is not read
 //! until there is enough again, or its PUBLISH is refused. Of a payload that streams, bytes count as they are read, so that
-//! it passes at the rate itself.
+//! it passes at the rate itself. Where there are several, the strictest holds.
+
+mod bucket;
+mod gauge;
 
 use std::time::{Duration, Instant};
 
 use mproxy_codec::types::PacketType;
 use serde::{Deserialize, Serialize};
 
+use self::bucket::Bucket;
+use self::gauge::Gauge;
 use crate::fault::Fault;
-use crate::grant::{GrantLimits, PerSecond, RateAction};
+use crate::grant::{GrantLimits, RateAction};
+use crate::policy::LimitKind;
+use crate::rate::{LimitedRate, RateLimit, RateUnit};
 
 /// How long a client may be kept waiting that has no keep alive: half of a usual one, for it may have a clock of its own.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,32 +32,47 @@ const ERROR: f64 = 1e-6;
 /// The rates of one client.
 #[derive(Debug)]
 pub(super) struct Rates {
-    messages: Option<Bucket>,
-    bytes: Option<Bucket>,
-    action: RateAction,
+    limiters: Vec<Limiter>,
     /// The client is not read until then.
     pub(super) resume_at: Option<Instant>,
-    /// The PUBLISH at the front is to be refused.
-    pub(super) over: bool,
+    /// The PUBLISH at the front is to be refused because of this one.
+    pub(super) over: Option<RateOf>,
 }
 
-/// What may come, and how much of it more each second.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    rate: f64,
-    /// Below 0 where a packet was larger than the bucket, or was there already.
-    level: f64,
-    at: Instant,
+/// One rate, and what follows where the client is faster.
+#[derive(Debug)]
+struct Limiter {
+    gauge: Gauge,
+    unit: RateUnit,
+    action: RateAction,
+    of: RateOf,
 }
 
-/// [`Rates`] for another process: what each bucket gains in a second, and what is in it now.
+/// Whose rate it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RateOf {
+    /// The grant's.
+    Grant,
+    /// One for all.
+    All(LimitKind),
+}
+
+impl RateOf {
+    /// The limit for all that it is.
+    const fn limit(self) -> Option<LimitKind> {
+        match self {
+            Self::Grant => None,
+            Self::All(kind) => Some(kind),
+        }
+    }
+}
+
+/// The [`Rates`] of a grant for another process: what each bucket gains in a second, and what is in it now.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WrittenRates {
     messages: Option<(f64, f64)>,
     bytes: Option<(f64, f64)>,
     action: RateAction,
-    resumes: Option<Duration>,
-    over: bool,
 }
 
 /// What becomes of the packet at the front.
@@ -59,113 +81,91 @@ pub(super) enum RateCheck {
     Within,
     /// After so many seconds.
     Later(f64),
-    /// It is to be refused.
-    Over,
+    /// It is to be refused, because of this one.
+    Over(RateOf),
 }
 
-impl Bucket {
-    /// A full one, or one that has to fill first.
-    fn new(rate: PerSecond, full: bool, now: Instant) -> Self {
-        let mut bucket = Self { rate: rate.get(), level: 0.0, at: now };
-        if full {
-            bucket.level = bucket.most();
+impl Limiter {
+    /// How much of it a packet takes.
+    fn need(&self, packet: PacketType, total: usize) -> Option<f64> {
+        match self.unit {
+            RateUnit::Messages => (packet == PacketType::Publish).then_some(1.0),
+            RateUnit::Bytes => Some(total as f64),
         }
-        bucket
     }
 
-    /// One second's worth, and one at least.
-    fn most(&self) -> f64 {
-        self.rate.max(1.0)
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.level = (self.level + passed * self.rate).min(self.most());
-        // Never back: a time that was told late must not be counted twice.
-        self.at = self.at.max(now);
-    }
-
-    /// Another rate from now on. What was there stays, and nothing is added.
-    fn change(&mut self, rate: PerSecond, now: Instant) {
-        self.fill(now);
-        self.rate = rate.get();
-        self.level = self.level.min(self.most());
-    }
-
-    fn take(&mut self, amount: f64) {
-        self.level -= amount;
-    }
-
-    /// Whether so much may come now. What is more than a bucket holds may come when that is full.
-    fn has(&self, amount: f64) -> bool {
-        self.level + ERROR >= amount.min(self.most())
-    }
-
-    /// Seconds until so much is there, or a slice if that is more.
-    fn wait(&self, amount: f64) -> f64 {
-        self.seconds_to(amount.min(self.most()).max(self.rate / SLICES))
-    }
-
-    /// Seconds until so much has come at this rate.
-    fn seconds_to(&self, amount: f64) -> f64 {
-        ((amount - self.level) / self.rate).max(0.0)
+    /// Whether a client that is too fast for it waits.
+    fn waits(&self) -> bool {
+        self.action == RateAction::Wait
     }
 }
 
 impl Rates {
-    /// The rates of these limits; `None` if there are none. `old` ones go on as they stand.
-    pub(super) fn new(limits: &GrantLimits, old: Option<&Self>, full: bool, now: Instant) -> Option<Self> {
-        let bucket = |rate: Option<PerSecond>, old: Option<Bucket>| match (rate, old) {
-            (Some(rate), Some(mut bucket)) => {
-                bucket.change(rate, now);
-                Some(bucket)
-            }
-            (Some(rate), None) => Some(Bucket::new(rate, full, now)),
-            (None, _) => None,
-        };
-        let messages = bucket(limits.messages, old.and_then(|old| old.messages));
-        let bytes = bucket(limits.bytes, old.and_then(|old| old.bytes));
-        (messages.is_some() || bytes.is_some()).then_some(Self {
-            messages,
-            bytes,
-            action: limits.rate_action,
-            resume_at: None,
-            over: false,
-        })
+    /// The rates of this grant, and those for all of a session that opens; `None` if there are none. `old` ones go on as they
+    /// stand.
+    pub(super) fn new(
+        limits: &GrantLimits,
+        old: Option<Self>,
+        all: Vec<RateLimit>,
+        full: bool,
+        now: Instant,
+    ) -> Option<Self> {
+        let mut old = old.map(|old| old.limiters).unwrap_or_default();
+        let own = [(RateUnit::Messages, limits.messages), (RateUnit::Bytes, limits.bytes)];
+        let mut limiters: Vec<_> = own
+            .into_iter()
+            .filter_map(|(unit, rate)| {
+                let rate = rate?;
+                let known = old.iter().position(|one| one.of == RateOf::Grant && one.unit == unit);
+                let gauge = match known.map(|at| old.swap_remove(at).gauge) {
+                    Some(Gauge::Own(mut bucket)) => {
+                        bucket.change(rate, now);
+                        Gauge::Own(bucket)
+                    }
+                    Some(Gauge::Shared(_)) | None => Gauge::Own(Bucket::new(rate, full, now)),
+                };
+                Some(Limiter { gauge, unit, action: limits.rate_action, of: RateOf::Grant })
+            })
+            .collect();
+        limiters.extend(old.into_iter().filter(|one| one.of != RateOf::Grant));
+        limiters.extend(all.into_iter().map(|RateLimit { unit, rate, action, kind }| {
+            let gauge = match rate {
+                LimitedRate::Own(rate) => Gauge::Own(Bucket::new(rate, full, now)),
+                LimitedRate::Shared(rate) => Gauge::shared(rate, now),
+            };
+            Limiter { gauge, unit, action, of: RateOf::All(kind) }
+        }));
+        (!limiters.is_empty()).then_some(Self { limiters, resume_at: None, over: None })
     }
 
+    /// Those of the grant. Those for all are the other process's own.
     pub(super) fn write(&self, now: Instant) -> WrittenRates {
-        let bucket = |mut bucket: Bucket| {
-            bucket.fill(now);
-            (bucket.rate, bucket.level)
+        let of_grant = || self.limiters.iter().filter(|one| one.of == RateOf::Grant);
+        let written = |unit| {
+            of_grant().find(|one| one.unit == unit).and_then(|one| match &one.gauge {
+                Gauge::Own(bucket) => Some(bucket.written(now)),
+                Gauge::Shared(_) => None,
+            })
         };
         WrittenRates {
-            messages: self.messages.map(bucket),
-            bytes: self.bytes.map(bucket),
-            action: self.action,
-            resumes: self.resume_at.map(|at| at.saturating_duration_since(now)),
-            over: self.over,
+            messages: written(RateUnit::Messages),
+            bytes: written(RateUnit::Bytes),
+            action: of_grant().next().map_or_else(RateAction::default, |one| one.action),
         }
     }
 
-    pub(super) fn read(written: WrittenRates, now: Instant) -> Self {
-        let bucket = |(rate, level)| Bucket { rate, level, at: now };
-        let WrittenRates { messages, bytes, action, resumes, over } = written;
-        let (messages, bytes) = (messages.map(bucket), bytes.map(bucket));
-        Self { messages, bytes, action, resume_at: resumes.and_then(|after| now.checked_add(after)), over }
+    /// Whoever waits begins to wait anew, for as long as is left.
+    pub(super) fn read(WrittenRates { messages, bytes, action }: WrittenRates, now: Instant) -> Self {
+        let written = [(RateUnit::Messages, messages), (RateUnit::Bytes, bytes)];
+        let limiters = written.into_iter().filter_map(|(unit, written)| {
+            let gauge = Gauge::Own(Bucket::read(written?, now));
+            Some(Limiter { gauge, unit, action, of: RateOf::Grant })
+        });
+        Self { limiters: limiters.collect(), resume_at: None, over: None }
     }
 
     pub(super) fn fill(&mut self, now: Instant) {
-        for bucket in [&mut self.messages, &mut self.bytes].into_iter().flatten() {
-            bucket.fill(now);
-        }
-    }
-
-    /// The buckets that a packet takes from, and how much.
-    fn needs(&self, packet: PacketType, total: usize) -> impl Iterator<Item = (&Bucket, f64)> {
-        let messages = self.messages.as_ref().filter(|_| packet == PacketType::Publish);
-        let bytes = self.bytes.as_ref().map(|bytes| (bytes, total as f64));
-        messages.map(|messages| (messages, 1.0)).into_iter().chain(bytes)
+        self.limiters.iter_mut().for_each(|one| one.gauge.fill(now));
     }
 
     /// What becomes of a packet of so many bytes.
@@ -173,27 +173,34 @@ impl Rates {
     /// # Errors
     /// It would take `patience` or longer until the client is within its rates again.
     pub(super) fn pace(
-        &self,
+        &mut self,
         packet: PacketType,
         total: usize,
         patience: Duration,
     ) -> Result<RateCheck, Fault> {
-        let has = self.needs(packet, total).all(|(bucket, amount)| bucket.has(amount));
-        match self.action {
-            // What has no words for a refusal passes, and counts.
-            RateAction::Refuse if has || packet != PacketType::Publish => return Ok(RateCheck::Within),
-            RateAction::Refuse => return Ok(RateCheck::Over),
-            RateAction::Wait => {}
+        let needs = |one: &Limiter| one.need(packet, total);
+        // What has no words for a refusal passes, and counts.
+        if packet == PacketType::Publish
+            && let Some(over) = self
+                .limiters
+                .iter()
+                .find(|one| !one.waits() && needs(one).is_some_and(|amount| !one.gauge.has(amount)))
+        {
+            return Ok(RateCheck::Over(over.of));
         }
-        let whole = self.needs(packet, total).map(|(bucket, amount)| bucket.seconds_to(amount));
-        if whole.fold(0.0, f64::max) >= patience.as_secs_f64() {
-            return Err(Fault::RateExceeded { packet });
+        for one in self.limiters.iter().filter(|one| one.waits()) {
+            let seconds = needs(one).map_or(0.0, |amount| one.gauge.seconds_to(amount));
+            if seconds >= patience.as_secs_f64() {
+                return Err(Fault::RateExceeded { packet, limit: one.of.limit() });
+            }
         }
-        if has {
-            return Ok(RateCheck::Within);
+        let mut later: Option<f64> = None;
+        for one in self.limiters.iter_mut().filter(|one| one.waits()) {
+            if let Some(amount) = needs(one).filter(|amount| !one.gauge.has(*amount)) {
+                later = Some(later.unwrap_or(0.0).max(one.gauge.wait(amount)));
+            }
         }
-        let short = self.needs(packet, total).filter(|(bucket, amount)| !bucket.has(*amount));
-        Ok(RateCheck::Later(short.map(|(bucket, amount)| bucket.wait(amount)).fold(0.0, f64::max)))
+        Ok(later.map_or(RateCheck::Within, RateCheck::Later))
     }
 
     pub(super) fn pause(&mut self, seconds: f64, now: Instant) {
@@ -204,18 +211,17 @@ impl Rates {
 
     /// So many bytes at the front of a packet of so many in all were taken.
     pub(super) fn charge(&mut self, packet: PacketType, here: usize, total: usize) {
-        if std::mem::take(&mut self.over) && packet == PacketType::Publish {
+        if self.over.take().is_some() && packet == PacketType::Publish {
             return;
         }
-        if let Some(messages) = self.messages.as_mut().filter(|_| packet == PacketType::Publish) {
-            messages.take(1.0);
-        }
-        if let Some(bytes) = &mut self.bytes {
-            bytes.take(match self.action {
-                RateAction::Wait => here as f64,
+        for one in &mut self.limiters {
+            match (one.unit, one.action) {
+                (RateUnit::Messages, _) if packet != PacketType::Publish => {}
+                (RateUnit::Messages, _) => one.gauge.take(1.0),
+                (RateUnit::Bytes, RateAction::Wait) => one.gauge.take(here as f64),
                 // It was let in as a whole: whatever follows it is not held up.
-                RateAction::Refuse => total as f64,
-            });
+                (RateUnit::Bytes, RateAction::Refuse) => one.gauge.take(total as f64),
+            }
         }
     }
 
@@ -227,22 +233,28 @@ impl Rates {
         patience: Duration,
         now: Instant,
     ) -> Result<usize, Fault> {
-        let RateAction::Wait = self.action else { return Ok(here) };
-        let Some(bytes) = &mut self.bytes else { return Ok(here) };
-        bytes.fill(now);
-        let slice = (bytes.rate / SLICES).max(1.0).min(here as f64);
-        if bytes.level + ERROR >= slice {
-            let passes = here.min((bytes.level + ERROR) as usize);
-            bytes.take(passes as f64);
-            return Ok(passes);
+        let (mut passes, mut later) = (here, None::<f64>);
+        let of_bytes = |one: &&mut Limiter| one.waits() && one.unit == RateUnit::Bytes;
+        for one in self.limiters.iter_mut().filter(of_bytes) {
+            one.gauge.fill(now);
+            match one.gauge.bytes_now(here) {
+                0 => {
+                    // Where the rate is another than at its beginning.
+                    if one.gauge.seconds_to(left as f64) >= patience.as_secs_f64() {
+                        let packet = PacketType::Publish;
+                        return Err(Fault::RateExceeded { packet, limit: one.of.limit() });
+                    }
+                    later = Some(later.unwrap_or(0.0).max(one.gauge.wait_for_bytes(here)));
+                }
+                bytes => passes = passes.min(bytes),
+            }
         }
-        // Where the rate is another than at its beginning.
-        if bytes.seconds_to(left as f64) >= patience.as_secs_f64() {
-            return Err(Fault::RateExceeded { packet: PacketType::Publish });
+        if let Some(seconds) = later {
+            self.pause(seconds, now);
+            return Ok(0);
         }
-        let wait = bytes.seconds_to(slice);
-        self.pause(wait, now);
-        Ok(0)
+        self.limiters.iter_mut().filter(of_bytes).for_each(|one| one.gauge.take(passes as f64));
+        Ok(passes)
     }
 }
 

@@ -7,6 +7,6 @@ pub enum ReadWait {
     Queue,
     /// There is no room for the next in a budget.
     Budget,
-    /// The client is over a rate of its grant.
+    /// The client is over one of its rates.
     Rate,
 }

@@ -46,7 +46,7 @@ impl Link {
         if renewal.is_some() || self.rare.is_some() {
             self.rare().renewal = renewal;
         }
-        self.set_rates(now);
+        self.set_rates(cx, now);
         self.arm_grant(cx);
     }
 

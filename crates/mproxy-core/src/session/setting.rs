@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::peer::Peer;
 use crate::policy::{Hook, OnError};
+use crate::rate::ClientRates;
 
 /// What all sessions of a listener share.
 pub struct Setting {
@@ -23,6 +24,8 @@ pub struct Setting {
     pub meter: Arc<dyn Meter>,
     /// Bounds and deadlines.
     pub limits: Limits,
+    /// How fast clients may send, whatever their grants say. `None`: as fast as they like.
+    pub rates: Option<Arc<dyn ClientRates>>,
     /// What an answer that failed means.
     pub on_error: OnErrors,
     /// What a client that waits for its CONNACK sees of trouble.

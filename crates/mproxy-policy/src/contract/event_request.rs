@@ -227,7 +227,10 @@ mod tests {
             (Fault::TooLate(Deadline::Token), wire::Cause::Expired),
             (Fault::TooLate(Deadline::Connack), wire::Cause::TooLate),
             (Fault::RenewalRefused { refusal: Box::default() }, wire::Cause::RenewalRefused),
-            (Fault::RateExceeded { packet: mproxy_codec::PacketType::Publish }, wire::Cause::RateExceeded),
+            (
+                Fault::RateExceeded { packet: mproxy_codec::PacketType::Publish, limit: None },
+                wire::Cause::RateExceeded,
+            ),
         ] {
             assert_eq!(cause(&fault), expected, "{fault}");
             assert!(

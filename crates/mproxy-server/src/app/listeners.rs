@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mproxy_core::budget::{Budget, Scope};
 use mproxy_core::event::Sink;
+use mproxy_core::grant::RateAction;
 use mproxy_core::limits::TopicLimits;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
@@ -19,13 +20,16 @@ use mproxy_tcp::tls::{Material as _, MaterialError, Reloadable, ServerTls};
 use parking_lot::Mutex;
 use tracing::info;
 
-use crate::config::{self, Config, ListenerSettings, OnError, OnUnavailable, PolicyConfig, files};
+use crate::config::{
+    self, Config, ListenerSettings, OnError, OnUnavailable, PolicyConfig, RateActionSetting, files,
+};
 use crate::door::{
     Causes, CertificateStore, HandshakeLimits, Inward, OpenListener, Outward, PreparedListener,
 };
 use crate::protect::Protection;
 use crate::protect::admissions::AdmissionLimits;
 use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
+use crate::protect::client_rates::{ListenerRateLimits, ListenerRates, UnitRates};
 use crate::serve::gate::ListenerGate;
 use crate::serve::pacer::Pacer;
 use crate::serve::{House, ListenerTerms, Serving};
@@ -165,7 +169,9 @@ impl PreparedListeners {
             budget.set_most(listener.limits.budget_connection, listener.limits.budget_listener);
             inward.put_in_force();
             serving.pacer.set_limits(admission_limits(listener));
-            serving.terms.store(Arc::new(terms(listener, config, common, budget, outward, &serving.pacer)));
+            serving.rates.set(rate_limits(listener), Instant::now());
+            let kept = KeptOfListener { budget, pacer: &serving.pacer, rates: &serving.rates };
+            serving.terms.store(Arc::new(terms(listener, config, common, outward, kept)));
         }
         self.certificates
     }
@@ -259,19 +265,27 @@ pub(super) fn serve(
         ));
         metrics.budget_of(&listener.name, &budget);
         let pacer = Pacer::new(admission_limits(listener), metrics.admissions(&listener.name));
+        let rates = ListenerRates::new(&common.protection.users, rate_limits(listener), Instant::now());
         let counts = metrics.listener(&listener.name);
         counts.show_refused_causes(ArrivalRefusal::ALL.map(ArrivalRefusal::name));
         let serving = Arc::new(Serving {
             house: Arc::clone(house),
             name: listener.name.as_str().into(),
             room: HandshakeLimits::sharing(&house.handshakes, &budget),
-            terms: ArcSwap::from_pointee(terms(listener, config, common, budget, outward, &pacer)),
+            terms: ArcSwap::from_pointee(terms(
+                listener,
+                config,
+                common,
+                outward,
+                KeptOfListener { budget, pacer: &pacer, rates: &rates },
+            )),
             outage: Mutex::default(),
             broker: Mutex::default(),
             metrics: counts,
             open: AtomicUsize::new(0),
             pending: Arc::default(),
             pacer: Arc::clone(&pacer),
+            rates,
             arrivals: ListenerArrivals::default(),
         });
         let (pacing, closing) = (pacer.run(), house.closing.clone());
@@ -284,14 +298,20 @@ pub(super) fn serve(
     served
 }
 
+/// What a listener has that outlives its terms.
+struct KeptOfListener<'a> {
+    budget: Arc<Budget>,
+    pacer: &'a Arc<Pacer>,
+    rates: &'a Arc<ListenerRates>,
+}
+
 /// What a listener's connections are made with.
 fn terms(
     listener: &ListenerSettings,
     config: &Config,
     common: &CommonSetting,
-    budget: Arc<Budget>,
     outward: Outward,
-    pacer: &Arc<Pacer>,
+    KeptOfListener { budget, pacer, rates }: KeptOfListener<'_>,
 ) -> ListenerTerms {
     let on_unavailable = on_unavailable(listener);
     let gate =
@@ -302,6 +322,7 @@ fn terms(
         sink: Arc::clone(&common.sink),
         meter: Arc::clone(&common.meter),
         limits: limits(listener, config.policy.as_ref()),
+        rates: (!rates.are_none()).then(|| Arc::clone(rates) as _),
         on_error: on_errors(config.policy.as_ref()),
         on_unavailable,
         drain_reference: common.drain_reference.clone(),
@@ -321,6 +342,18 @@ fn admission_limits(listener: &ListenerSettings) -> AdmissionLimits {
     AdmissionLimits {
         per_second: listener.limits.max_admissions_per_second,
         waiting: listener.limits.admission_queue,
+    }
+}
+
+fn rate_limits(listener: &ListenerSettings) -> ListenerRateLimits {
+    let limits = &listener.limits;
+    ListenerRateLimits {
+        client: UnitRates::new(limits.client_messages_per_second, limits.client_bytes_per_second),
+        listener: UnitRates::new(limits.listener_messages_per_second, limits.listener_bytes_per_second),
+        action: match limits.rate_action {
+            RateActionSetting::Wait => RateAction::Wait,
+            RateActionSetting::Refuse => RateAction::Refuse,
+        },
     }
 }
 

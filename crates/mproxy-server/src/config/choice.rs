@@ -75,6 +75,16 @@ impl Scheme {
 }
 
 named! {
+    /// What follows where clients send faster than rates allow.
+    RateActionSetting {
+        /// They wait.
+        Wait = "wait",
+        /// Their PUBLISH packets are refused.
+        Refuse = "refuse",
+    }
+}
+
+named! {
     /// The PROXY header that a broker is sent.
     SendProxy {
         /// None.

@@ -185,6 +185,8 @@ kinds! {
     PacketSize: u32 = value::packet_size, Form::Size { least: LEAST_PACKET, most: LARGEST_PACKET };
     /// Bytes that may be held.
     Budget: usize = value::budget, Form::Size { least: LEAST_BUDGET, most: i64::MAX as u64 };
+    /// Bytes a second.
+    Throughput: usize = value::throughput, Form::Size { least: 1, most: i64::MAX as u64 };
     /// Bytes that are kept, or 0.
     Memory: usize = value::memory, Form::Size { least: 0, most: i64::MAX as u64 };
     /// How long something may take, or nothing.

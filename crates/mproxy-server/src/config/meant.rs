@@ -68,6 +68,10 @@ pub(super) fn read(
         let text = "is below memory_refuse: sessions would be disconnected while others come in";
         reader.fault("protection.memory_drain", text);
     }
+    if marks.login_failures.is_some() && marks.login_backoff_max < marks.login_backoff {
+        let text = "is shorter than login_backoff: no wait is longer than the first";
+        reader.warn("protection.login_backoff_max", text);
+    }
     if config.general.drain_spread.is_some_and(|spread| spread >= config.general.drain_timeout) {
         let text = "is not shorter than drain_timeout: clients that have not been told to leave by then are closed at once";
         reader.warn("drain_spread", text);

@@ -21,7 +21,7 @@ use mproxy_tcp::tls::Verification;
 
 pub(super) use self::amount::{
     LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, budget, deadline, duration, keep_alive, memory, packet_size,
-    session_expiry,
+    session_expiry, throughput,
 };
 pub(super) use self::otel::{
     MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS, TRACES_EXPORTERS, headers, milliseconds,

@@ -113,6 +113,7 @@ fn within<S: Carrier + 'static>(
         sink,
         meter: Arc::new(Unmetered),
         limits: Limits::default(),
+        rates: None,
         on_error: OnErrors::default(),
         on_unavailable: OnUnavailable::default(),
         drain_reference: DrainReference::default(),

@@ -74,8 +74,8 @@ const LIMITS: &str = "
 | limit | MQTT 5.0 | MQTT 3.1.1 and 3.1 |
 |---|---|---|
 | a packet over `max_packet_size`, or the grant's | stated in CONNACK (Maximum Packet Size); DISCONNECT 0x95; closed | closed |
-| more messages or bytes per second than the grant's limit, with `RATE_ACTION_WAIT` | the client is not read until it is within its rate; if that would take half its keep alive (30 s without one), DISCONNECT 0x96; closed | the same without DISCONNECT |
-| the same with `RATE_ACTION_REFUSE` | as REJECT with 0x97, see the table of packets | as REJECT: acknowledged and dropped |
+| more messages or bytes per second than the grant's limit, with `RATE_ACTION_WAIT`, or than a rate for all, with `MPROXY_RATE_ACTION=wait` | the client is not read until it is within its rate; if that would take half its keep alive (30 s without one), DISCONNECT 0x96; closed | the same without DISCONNECT |
+| the same with `RATE_ACTION_REFUSE`, or `MPROXY_RATE_ACTION=refuse` | as REJECT with 0x97, see the table of packets | as REJECT: acknowledged and dropped |
 | a topic of a PUBLISH over `max_topic_length` or `max_topic_levels` | as REJECT with 0x90, see the table of packets | as REJECT: acknowledged and dropped |
 | a filter over them | 0x8F in the SUBACK for it | 0x80 |
 | a will topic over them | CONNACK 0x90; closed | CONNACK with return code 5; closed |

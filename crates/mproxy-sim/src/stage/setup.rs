@@ -7,6 +7,7 @@ use mproxy_core::budget::Budget;
 use mproxy_core::gate::ConnectGate;
 use mproxy_core::meter::{Meter, Unmetered};
 use mproxy_core::policy::{Hook, Want};
+use mproxy_core::rate::ClientRates;
 use mproxy_core::session::{OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Limits, Session, Setting};
 
@@ -29,6 +30,8 @@ pub struct Setup {
     pub budget: Arc<Budget>,
     /// Who looks at a CONNECT before all advisers.
     pub gate: Option<Arc<dyn ConnectGate>>,
+    /// How fast clients may send.
+    pub rates: Option<Arc<dyn ClientRates>>,
     /// What the sink wants to hear.
     pub telling: Want,
     /// Whether clients' grants are asked before the script.
@@ -49,6 +52,7 @@ impl Default for Setup {
             on_auth: OnAuth::default(),
             budget: Arc::default(),
             gate: None,
+            rates: None,
             telling: Want::Head,
             grants: false,
             meter: Arc::new(Unmetered),
@@ -75,6 +79,7 @@ impl Setup {
             sink: Arc::new(Diary(self.telling)),
             meter: self.meter,
             limits: self.limits,
+            rates: self.rates,
             on_error: self.on_error,
             on_unavailable: self.on_unavailable,
             drain_reference: self.drain_reference.into(),

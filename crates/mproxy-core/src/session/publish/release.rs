@@ -116,7 +116,7 @@ impl Link {
             }
             SlotState::OverLimit(kind) => {
                 cx.setting.meter.decisions(hook, Source::Limit, Outcome::Refused, 1);
-                Err(Rejection::with(ReasonCode::TOPIC_NAME_INVALID, Ground::Limit(kind)))
+                Err(Rejection::with(kind.reason(), Ground::Limit(kind)))
             }
             SlotState::Hold(_) | SlotState::Again => {
                 debug_assert!(

@@ -1,4 +1,8 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::grant::PerSecond;
+use crate::rate::SharedRate;
 
 /// Numbers that look random, the same each time.
 struct Draw(u64);
@@ -49,7 +53,7 @@ fn greedy(
                 rates.pause(seconds, now);
                 now = rates.resume_at.expect("it pauses").min(start + time);
             }
-            RateCheck::Over => now += Duration::from_millis(7),
+            RateCheck::Over(_) => now += Duration::from_millis(7),
         }
     }
     passed
@@ -61,7 +65,8 @@ fn never_more_than_the_rate_and_a_second_s_worth() {
     for action in [RateAction::Wait, RateAction::Refuse] {
         for _ in 0..60 {
             let (rate, start) = (draw.rate(), Instant::now());
-            let mut rates = Rates::new(&limits(Some(rate), None, action), None, true, start).expect("rates");
+            let mut rates =
+                Rates::new(&limits(Some(rate), None, action), None, Vec::new(), true, start).expect("rates");
             let passed = greedy(&mut rates, || 10, start, Duration::from_secs(20).div_f64(rate.max(1.0)));
             // Between any two of them.
             for (from, (begin, _)) in passed.iter().enumerate().step_by(1 + passed.len() / 40) {
@@ -85,7 +90,8 @@ fn never_more_bytes_than_the_rate_and_a_second_s_worth_or_a_packet() {
     for action in [RateAction::Wait, RateAction::Refuse] {
         for _ in 0..60 {
             let (rate, largest, start) = (draw.rate() * 1000.0, 1 + draw.below(5000), Instant::now());
-            let mut rates = Rates::new(&limits(None, Some(rate), action), None, true, start).expect("rates");
+            let mut rates =
+                Rates::new(&limits(None, Some(rate), action), None, Vec::new(), true, start).expect("rates");
             let time = Duration::from_secs_f64((100_000.0 / rate).min(1000.0));
             let passed = greedy(&mut rates, || 1 + draw.below(largest) as usize, start, time);
             let most = rate.max(1.0).max(largest as f64);
@@ -108,13 +114,14 @@ fn who_waits_never_starves_below_the_rate() {
         let (rate, start) = (draw.rate(), Instant::now());
         let time = Duration::from_secs_f64((500.0 / rate).max(2.0));
         let mut rates =
-            Rates::new(&limits(Some(rate), None, RateAction::Wait), None, true, start).expect("rates");
+            Rates::new(&limits(Some(rate), None, RateAction::Wait), None, Vec::new(), true, start)
+                .expect("rates");
         let passed = greedy(&mut rates, || 10, start, time).len() as f64;
         // Less than a slice may still be in the bucket, and a part of one message.
         let least = rate * time.as_secs_f64() - rate / SLICES - 1.0;
         assert!(passed >= least, "{rate}: {passed} of {least} in {time:?}");
         let bytes = limits(None, Some(rate * 100.0), RateAction::Wait);
-        let mut rates = Rates::new(&bytes, None, true, start).expect("rates");
+        let mut rates = Rates::new(&bytes, None, Vec::new(), true, start).expect("rates");
         let passed: usize =
             greedy(&mut rates, || 1 + draw.below(150) as usize, start, time).iter().map(|one| one.1).sum();
         let least = rate * 100.0 * time.as_secs_f64() - rate * 100.0 / SLICES - 151.0;
@@ -134,19 +141,19 @@ fn another_grant_changes_the_rate_and_adds_nothing() {
         within
     };
     let slow = limits(Some(2.0), None, RateAction::Wait);
-    let mut rates = Rates::new(&slow, None, true, start).expect("rates");
+    let mut rates = Rates::new(&slow, None, Vec::new(), true, start).expect("rates");
     assert!(message(&mut rates, start) && message(&mut rates, start) && !message(&mut rates, start));
     for _ in 0..10 {
-        rates = Rates::new(&slow, Some(&rates), false, start).expect("rates");
+        rates = Rates::new(&slow, Some(rates), Vec::new(), false, start).expect("rates");
         assert!(!message(&mut rates, start), "the same once more");
     }
     let fast = limits(Some(1000.0), None, RateAction::Wait);
-    rates = Rates::new(&fast, Some(&rates), false, start).expect("rates");
+    rates = Rates::new(&fast, Some(rates), Vec::new(), false, start).expect("rates");
     assert!(!message(&mut rates, start), "a faster one");
     assert!(message(&mut rates, start + Duration::from_millis(63)));
-    let mut first = Rates::new(&slow, None, false, start).expect("rates");
+    let mut first = Rates::new(&slow, None, Vec::new(), false, start).expect("rates");
     assert!(!message(&mut first, start), "the first one of a session that is open");
-    assert!(Rates::new(&GrantLimits::default(), Some(&rates), false, start).is_none());
+    assert!(Rates::new(&GrantLimits::default(), Some(rates), Vec::new(), false, start).is_none());
 }
 
 #[test]
@@ -163,7 +170,7 @@ fn the_smallest_and_the_largest_rate_break_nothing() {
         for action in [RateAction::Wait, RateAction::Refuse] {
             let start = Instant::now();
             let both = limits(Some(rate), Some(rate), action);
-            let mut rates = Rates::new(&both, None, true, start).expect("rates");
+            let mut rates = Rates::new(&both, None, Vec::new(), true, start).expect("rates");
             for n in 0..5 {
                 let now = start + Duration::from_secs(n);
                 rates.fill(now);
@@ -177,4 +184,146 @@ fn the_smallest_and_the_largest_rate_break_nothing() {
             }
         }
     }
+}
+
+// ---- rates that several share
+
+fn shared(rate: f64, now: Instant) -> Arc<SharedRate> {
+    Arc::new(SharedRate::new(per_second(rate), now))
+}
+
+fn sharing(rate: &Arc<SharedRate>, unit: RateUnit, action: RateAction, now: Instant) -> Rates {
+    let rate = LimitedRate::Shared(Arc::clone(rate));
+    let limit = RateLimit { unit, rate, action, kind: LimitKind::UserRate };
+    Rates::new(&GrantLimits::default(), None, vec![limit], true, now).expect("rates")
+}
+
+/// What several that send as fast as they may get through together: packets of these sizes, each of its own.
+fn crowd(
+    sessions: &mut [(Rates, usize)],
+    start: Instant,
+    time: Duration,
+) -> (Vec<usize>, Vec<(Duration, usize)>) {
+    let mut due: Vec<Instant> = vec![start; sessions.len()];
+    let (mut each, mut passed) = (vec![0; sessions.len()], Vec::new());
+    loop {
+        let Some(next) = (0..due.len()).min_by_key(|at| due[*at]).filter(|at| due[*at] < start + time) else {
+            return (each, passed);
+        };
+        let (now, (rates, size)) = (due[next], &mut sessions[next]);
+        rates.fill(now);
+        match rates.pace(PacketType::Publish, *size, Duration::MAX).expect("it has patience") {
+            RateCheck::Within => {
+                rates.charge(PacketType::Publish, *size, *size);
+                each[next] += 1;
+                passed.push((now - start, *size));
+                // It has the next one at once, but others come in between.
+                due[next] = now + Duration::from_nanos(1);
+            }
+            RateCheck::Later(seconds) => {
+                rates.pause(seconds, now);
+                due[next] = rates.resume_at.expect("it pauses");
+            }
+            RateCheck::Over(of) => {
+                assert_eq!(of, RateOf::All(LimitKind::UserRate));
+                due[next] = now + Duration::from_millis(7);
+            }
+        }
+    }
+}
+
+#[test]
+fn those_who_share_a_rate_get_no_more_than_it_together() {
+    for (action, unit) in [RateAction::Wait, RateAction::Refuse]
+        .into_iter()
+        .flat_map(|action| [RateUnit::Messages, RateUnit::Bytes].map(|unit| (action, unit)))
+    {
+        let (start, per_second) = (Instant::now(), if unit == RateUnit::Messages { 50.0 } else { 5000.0 });
+        let rate = shared(per_second, start);
+        let mut sessions: Vec<_> =
+            (0..5).map(|n| (sharing(&rate, unit, action, start), 50 + 30 * n)).collect();
+        let (_, passed) = crowd(&mut sessions, start, Duration::from_secs(10));
+        for (from, (begin, _)) in passed.iter().enumerate().step_by(7) {
+            let mut sum = 0.0;
+            for (end, bytes) in &passed[from..] {
+                sum += if unit == RateUnit::Messages { 1.0 } else { *bytes as f64 };
+                let most = per_second * (*end - *begin).as_secs_f64() + per_second + 1e-3;
+                assert!(sum <= most, "{action:?} {unit:?}: {sum} in {:?}", *end - *begin);
+            }
+        }
+        let sum: f64 =
+            passed.iter().map(|one| if unit == RateUnit::Messages { 1.0 } else { one.1 as f64 }).sum();
+        assert!(sum >= per_second * 10.0 * 0.95, "{action:?} {unit:?}: and they get all of it: {sum}");
+    }
+}
+
+#[test]
+fn nobody_who_shares_a_rate_starves_beside_others() {
+    let start = Instant::now();
+    let rate = shared(10.0, start);
+    let mut sessions: Vec<_> =
+        (0..20).map(|_| (sharing(&rate, RateUnit::Messages, RateAction::Wait, start), 10)).collect();
+    let (each, _) = crowd(&mut sessions, start, Duration::from_secs(100));
+    assert!(each.iter().all(|got| (45..=65).contains(got)), "fifty each: {each:?}");
+    // One with packets of nearly a second's worth, beside many with small ones.
+    let rate = shared(1000.0, start);
+    let mut sessions: Vec<_> = (0..20)
+        .map(|n| {
+            let size = if n == 0 { 900 } else { 10 };
+            (sharing(&rate, RateUnit::Bytes, RateAction::Wait, start), size)
+        })
+        .collect();
+    let (each, _) = crowd(&mut sessions, start, Duration::from_secs(100));
+    assert!(each.iter().all(|got| *got >= 80), "each in its turn: {each:?}");
+}
+
+#[test]
+fn what_a_session_has_claimed_and_not_used_is_there_for_others() {
+    let start = Instant::now();
+    let rate = shared(1.0, start);
+    let mut one = sharing(&rate, RateUnit::Messages, RateAction::Wait, start);
+    let message = |rates: &mut Rates, now| {
+        rates.fill(now);
+        match rates.pace(PacketType::Publish, 10, Duration::MAX) {
+            Ok(RateCheck::Within) => {
+                rates.charge(PacketType::Publish, 10, 10);
+                0.0
+            }
+            Ok(RateCheck::Later(seconds)) => seconds.round(),
+            Ok(RateCheck::Over(_)) | Err(_) => panic!("it waits"),
+        }
+    };
+    assert_eq!(message(&mut one, start), 0.0);
+    let mut many: Vec<_> =
+        (0..5).map(|_| sharing(&rate, RateUnit::Messages, RateAction::Wait, start)).collect();
+    let waits: Vec<_> = many.iter_mut().map(|rates| message(rates, start)).collect();
+    assert_eq!(waits, [1.0, 2.0, 3.0, 4.0, 5.0], "one after the other");
+    assert_eq!(message(&mut many[4], start), 5.0, "asked again it is not more");
+    drop(many);
+    assert_eq!(message(&mut one, start), 1.0);
+    // Another rate holds for those who share it already.
+    let mut other = sharing(&rate, RateUnit::Messages, RateAction::Wait, start);
+    rate.set(per_second(10.0));
+    assert_eq!(message(&mut other, start + Duration::from_secs(2)), 0.0);
+}
+
+#[test]
+fn a_payload_passes_at_the_rate_that_it_shares() {
+    let start = Instant::now();
+    let rate = shared(16_000.0, start);
+    let mut two = [0, 1].map(|_| (sharing(&rate, RateUnit::Bytes, RateAction::Wait, start), 0_usize, start));
+    let end = start + Duration::from_secs(20);
+    while let Some((rates, passed, due)) = two.iter_mut().min_by_key(|one| one.2).filter(|one| one.2 < end) {
+        let now = *due;
+        match rates.payload(4096, 200_000, Duration::MAX, now).expect("it has patience") {
+            0 => *due = rates.resume_at.expect("it pauses"),
+            bytes => {
+                *passed += bytes;
+                *due = now + Duration::from_nanos(1);
+            }
+        }
+    }
+    let [one, other] = two.map(|one| one.1);
+    assert!((300_000..=337_000).contains(&(one + other)), "{one} and {other}");
+    assert!(one.abs_diff(other) <= 20_000, "{one} and {other}");
 }

@@ -4,7 +4,9 @@
 //! generated` then writes documentation, example and schema.
 
 use super::{Needs, Reload, Section, SettingKind, SettingOf, SettingPlace, SettingRow, Values};
-use crate::config::{LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, Scheme, SendProxy, kind};
+use crate::config::{
+    LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme, SendProxy, kind,
+};
 use kind::Optional;
 
 /// Sections of the table. The first paragraph of a comment is the line in `--help`.
@@ -175,6 +177,15 @@ section! {
         /// How long a client is put aside that connects more often than `flapping_rate`.
         flapping_pause: kind::Deadline = new("protection.flapping_pause").now().variable("MPROXY_FLAPPING_PAUSE")
             .default("5m");
+        /// PUBLISH packets a second that all clients of one user name may send together.
+        ///
+        /// A second's worth may come at once. `rate_action` of the listener says what follows. See
+        /// [rates](protection.md#what-each-client-may-do).
+        user_messages_per_second: Optional<kind::Count> = new("protection.user_messages_per_second").for_new()
+            .variable("MPROXY_USER_MESSAGES_PER_SECOND").left_out("no limit").example("100");
+        /// Bytes a second that all clients of one user name may send together.
+        user_bytes_per_second: Optional<kind::Throughput> = new("protection.user_bytes_per_second").for_new()
+            .variable("MPROXY_USER_BYTES_PER_SECOND").left_out("no limit").example("\"256KiB\"");
         /// Percent of mproxy's file descriptors in use from which new connections are refused.
         ///
         /// Clients are closed before any handshake, or told, as `on_unavailable` says. Who is in notices nothing. See
@@ -328,6 +339,31 @@ section! {
         max_subscriptions: Optional<kind::Count> = new("max_subscriptions").for_new()
             .variable("MPROXY_MAX_SUBSCRIPTIONS").at_listener("limits.max_subscriptions").left_out("no limit")
             .example("100");
+        /// PUBLISH packets a second that a client may send.
+        ///
+        /// A second's worth may come at once. `rate_action` says what follows. If its grant has a rate, too, both hold. See
+        /// [rates](protection.md#what-each-client-may-do).
+        client_messages_per_second: Optional<kind::Count> = new("client_messages_per_second").for_new()
+            .variable("MPROXY_CLIENT_MESSAGES_PER_SECOND").at_listener("limits.client_messages_per_second")
+            .left_out("no limit").example("50");
+        /// Bytes a second that a client may send.
+        client_bytes_per_second: Optional<kind::Throughput> = new("client_bytes_per_second").for_new()
+            .variable("MPROXY_CLIENT_BYTES_PER_SECOND").at_listener("limits.client_bytes_per_second")
+            .left_out("no limit").example("\"64KiB\"");
+        /// PUBLISH packets a second that all clients of one listener may send together.
+        listener_messages_per_second: Optional<kind::Count> = new("listener_messages_per_second").for_new()
+            .variable("MPROXY_LISTENER_MESSAGES_PER_SECOND").at_listener("limits.messages_per_second")
+            .left_out("no limit").example("20_000");
+        /// Bytes a second that all clients of one listener may send together.
+        listener_bytes_per_second: Optional<kind::Throughput> = new("listener_bytes_per_second").for_new()
+            .variable("MPROXY_LISTENER_BYTES_PER_SECOND").at_listener("limits.bytes_per_second")
+            .left_out("no limit").example("\"20MiB\"");
+        /// What follows where clients send faster than these rates allow.
+        ///
+        /// `wait`: a client is not read until it is within its rates again, for less than half its keep alive; else it is
+        /// disconnected (0x96). `refuse`: a PUBLISH is refused with 0x97.
+        rate_action: RateActionSetting = new("rate_action").for_new().variable("MPROXY_RATE_ACTION")
+            .default("wait").at_listener("limits.rate_action");
         /// Most bytes that one connection may make mproxy hold.
         ///
         /// See [memory](#how-much-clients-may-make-mproxy-hold).

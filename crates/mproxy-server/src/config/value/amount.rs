@@ -34,6 +34,12 @@ pub(in crate::config) fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(bytes(text)?).map_err(|_| format!("{} is too large", quoted(text)))
 }
 
+/// Bytes a second, more than none.
+pub(in crate::config) fn throughput(text: &str) -> Result<usize, String> {
+    memory(text)
+        .and_then(|bytes| if bytes > 0 { Ok(bytes) } else { Err("must be greater than zero".to_owned()) })
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{} is not a size: expected bytes, or a number with B, KiB, MiB or GiB", quoted(text));

@@ -256,6 +256,9 @@ impl DecisionEntry {
                 self.detail = dismissal.detail.as_deref().map(|text| cut(text, LONGEST_MESSAGE));
             }
             _ => {
+                if let Fault::RateExceeded { limit: Some(limit), .. } = fault {
+                    self.by.limit = Some(limit.name());
+                }
                 self.by.source = fault.refused_by().unwrap_or("unspecified");
                 self.detail = Some(cut(&fault.to_string(), LONGEST_MESSAGE));
             }

@@ -57,6 +57,9 @@ impl DecisionEntry {
             "limit" => match self.by.limit {
                 Some("topic_length") => "refused because the topic is longer than max_topic_length",
                 Some("topic_levels") => "refused because the topic has more levels than max_topic_levels",
+                Some("client_rate") => "refused because the client sends faster than clients may",
+                Some("user_rate") => "refused because clients of its user name send faster than they may together",
+                Some("listener_rate") => "refused because clients of its listener send faster than they may together",
                 Some("subscriptions") => "refused because the client has max_subscriptions subscriptions",
                 Some("keep_alive") => "refused because the keep alive is over max_keep_alive",
                 _ => "refused by a limit for all clients",
