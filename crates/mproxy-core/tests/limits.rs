@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use mproxy_codec::ReasonCode;
+use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::grant::{Grant, GrantLimits};
 use mproxy_core::limits::TopicLimits;
-use mproxy_core::policy::{Admission, Decision, Hook, Want};
-use mproxy_core::rule::RuleEffect;
+use mproxy_core::policy::{Admission, Decision, Foreseen, Hook, Want};
+use mproxy_core::rule::{Act, RuleEffect};
 use mproxy_core::{Limits, Side};
 use mproxy_sim::stage::Setup;
 use mproxy_sim::wire::{self, ConnectOptions, Publish, Version, Will};
@@ -174,5 +174,21 @@ fn of_two_limits_on_subscriptions_the_stricter_holds() {
         stage.broker(&wire::suback(Version::V5, 1, &[0]));
         assert_eq!(stage.at_client(), wire::suback(Version::V5, 1, &[0, ReasonCode::QUOTA_EXCEEDED.0]));
         assert!(stage.session.wants_read(Side::Client));
+    }
+}
+
+#[test]
+fn what_a_limit_would_refuse_is_foreseen() {
+    let mut stage = unasked(Version::V5, of_topics());
+    let now = stage.now;
+    for (act, name, expected) in [
+        (Act::Publish, DEEP, Err(ReasonCode::TOPIC_NAME_INVALID)),
+        (Act::Publish, "a", Ok(QoS::AtMostOnce)),
+        (Act::Subscribe, "a/b/c/#", Err(ReasonCode::TOPIC_FILTER_INVALID)),
+        (Act::Receive, DEEP, Ok(QoS::AtMostOnce)),
+    ] {
+        let told = stage.session.explain(act, name, (QoS::AtMostOnce, false), now).unwrap();
+        let Foreseen::Decides(decision) = told.outcome else { panic!("nobody is asked about {name}") };
+        assert_eq!(decision.verdict, expected, "{act:?} {name}");
     }
 }

