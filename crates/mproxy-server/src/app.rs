@@ -145,6 +145,7 @@ impl App {
             protection,
         };
         let address = admin_listener.local_addr()?;
+            dials: Arc::default(),
         let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
         info!(listener = "admin", %address, "listening");
         // From here on nothing can fail but this.

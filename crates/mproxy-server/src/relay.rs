@@ -10,12 +10,14 @@
 //! | `chunk` | buffers that are lent for the time of one read |
 //! | `inbox` | what came in and was not taken yet |
 //! | `outbox` | what is to go out and was not written yet |
+//! | `dial` | the way to the broker |
 //! | `reads` | when a side is read, and how its end is taken |
 //! | `asks` | answers on their way |
 //! | `withheld` | commands that are reported when what had left before them is written |
 
 mod asks;
 mod chunk;
+mod dial;
 mod inbox;
 mod outbox;
 mod reads;
@@ -41,6 +43,8 @@ use tokio::time::Sleep;
 
 use self::asks::Asks;
 use self::chunk::Lent;
+use self::dial::DialStage;
+pub(crate) use self::dial::{Dialed, Dialing, Unanswered};
 pub(crate) use self::reads::PauseReason;
 use self::side::{OutputState, RelaySide, Writing};
 use self::withheld::WithheldOrders;
@@ -50,9 +54,6 @@ use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
 
 /// Rounds of polls before others on this thread get their turn.
 const TURNS: usize = 8;
-
-/// A stream to the broker on its way.
-pub(crate) type Dialing<S> = Pin<Box<dyn Future<Output = Result<S, Unreachable>> + Send>>;
 
 /// What a relay needs of the house.
 pub(crate) trait RelayHost<S>: Send + Sync {
@@ -98,7 +99,7 @@ pub(crate) struct Relay<S> {
     client: RelaySide<S>,
     broker: RelaySide<S>,
     asks: Asks,
-    dialing: Option<Dialing<S>>,
+    dial: DialStage<S>,
     timer: Option<Pin<Box<Sleep>>>,
     over: Option<Box<Fault>>,
     /// The client's stream, where it broke its own rules and has been told so.
@@ -122,7 +123,7 @@ impl<S: Carrier> Relay<S> {
             client: RelaySide::new(Some(client)),
             broker: RelaySide::new(None),
             asks: Asks::default(),
-            dialing: None,
+            dial: DialStage::Quiet(None),
             timer: None,
             over: None,
             parting: None,
@@ -166,7 +167,7 @@ impl<S: Carrier> Relay<S> {
                 Effect::Dial { until } => {
                     self.handle.set_phase(ConnectionPhase::Dialing);
                     self.publish_claim();
-                    self.dialing = Some(Arc::clone(&self.host).dial(self.handle.origin(), until));
+                    self.dial = DialStage::Dialing(Arc::clone(&self.host).dial(self.handle.origin(), until));
                 }
                 // Only these take turns: who is in must not wait behind strangers.
                 Effect::Ask(question) if self.session.opening() => {
@@ -261,9 +262,7 @@ impl<S: Carrier> Relay<S> {
     }
 
     fn poll_dial(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let Some(dialing) = &mut self.dialing else { return false };
-        let Poll::Ready(outcome) = dialing.as_mut().poll(cx) else { return false };
-        self.dialing = None;
+        let Poll::Ready(outcome) = self.dial.poll(cx) else { return false };
         self.host.dialed(outcome.as_ref().err(), now);
         let outcome = outcome.map(|stream| self.broker.stream = Some(stream));
         self.session.dialed(outcome, now);
@@ -337,6 +336,9 @@ impl<S: Carrier> Relay<S> {
         let mut lent = Lent::default();
         let client = self.poll_reads(Side::Client, &mut lent, cx, now);
         let broker = self.poll_reads(Side::Broker, &mut lent, cx, now);
+        if broker.moved {
+            self.dial.answered();
+        }
         // Behind the reads, which may have asked something or wanted the broker; each has to be polled once to be
         // heard of.
         let mut again = self.poll_asks(cx, now);

@@ -3,6 +3,7 @@
 
 mod arrival;
 mod broker_watch;
+pub(crate) mod dials;
 mod ending;
 pub(crate) mod gate;
 mod outage;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 
 use self::arrival::Arrival;
 use self::broker_watch::BrokerWatch;
+use self::dials::{ANSWER_WITHIN, turn_to_dial};
 use self::ending::Connection;
 use self::outage::{Outage, Recovery};
 use self::pacer::Pacer;
@@ -46,7 +48,7 @@ use crate::protect::Protection;
 use crate::protect::arrivals::ListenerArrivals;
 use crate::protect::client_rates::ListenerRates;
 use crate::registry::{ConnectionCommand, Handle, Registry};
-use crate::relay::{Dialing, PauseReason, Relay, RelayHost};
+use crate::relay::{Dialed, Dialing, PauseReason, Relay, RelayHost, Unanswered};
 use crate::share::crowd::{Crowd, Evict};
 use crate::share::turns::Turns;
 use crate::telemetry::connections::ListenerMetrics;
@@ -217,6 +219,8 @@ pub(crate) struct ListenerTerms {
     pub(crate) setting: Arc<Setting>,
     /// Where they go.
     pub(crate) outward: Outward,
+    /// So many dial it at a time.
+    pub(crate) dials: Arc<Turns>,
     /// Connections of this listener at most, beside the limit of all.
     pub(crate) max_connections: Option<usize>,
     /// How often clients may come to it.
@@ -231,13 +235,17 @@ impl RelayHost<Stream> for Serving {
     }
 
     fn dial(self: Arc<Self>, origin: &Arc<Origin>, until: Instant) -> Dialing<Stream> {
-        let reaching = self.terms.load().outward.reach(origin, until.into());
+        let terms = self.terms.load_full();
+        let reaching = terms.outward.reach(origin, until.into());
+        let taking = terms.dials.take((&origin.remote).into());
         Box::pin(async move {
+            let turn = turn_to_dial(taking, until, terms.outward.target(), &self.metrics).await?;
             let begun = Instant::now();
             let reached = reaching.await;
             let outcome = reached.as_ref().map_or_else(|failed| failed.outcome, |_| "connected");
             self.metrics.dial_ended(outcome, begun.elapsed());
-            reached.map_err(|failed| failed.why)
+            let stream = reached.map_err(|failed| failed.why)?;
+            Ok(Dialed { stream, unanswered: Some(Unanswered::new(turn, ANSWER_WITHIN)) })
         })
     }
 

@@ -30,6 +30,7 @@ use crate::protect::Protection;
 use crate::protect::admissions::AdmissionLimits;
 use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::protect::client_rates::{ListenerRateLimits, ListenerRates, UnitRates};
+use crate::serve::dials::BrokerTurns;
 use crate::serve::gate::ListenerGate;
 use crate::serve::pacer::Pacer;
 use crate::serve::{House, ListenerTerms, Serving};
@@ -57,6 +58,8 @@ pub(super) struct CommonSetting {
     pub(super) total: Arc<Scope>,
     /// Who may not come in.
     pub(super) protection: Arc<Protection>,
+    /// Turns to dial brokers.
+    pub(super) dials: Arc<BrokerTurns>,
 }
 
 /// Other settings for all listeners, which are not in force yet.
@@ -331,6 +334,7 @@ fn terms(
     };
     ListenerTerms {
         setting: Arc::new(setting),
+        dials: common.dials.of(outward.target(), config.general.max_dials),
         outward,
         max_connections: listener.limits.max_connections,
         connection_rate: listener.limits.connection_rate,

@@ -2,6 +2,7 @@
 
 mod endings;
 mod room;
+mod turns;
 mod withheld;
 
 use std::sync::Arc;
@@ -52,7 +53,8 @@ impl Carrier for DuplexStream {}
 impl<S: Carrier + 'static> RelayHost<S> for Pipe<S> {
     fn dial(self: Arc<Self>, _origin: &Arc<Origin>, _until: Instant) -> Dialing<S> {
         let stream = self.0.lock().take();
-        Box::pin(async move { stream.ok_or_else(|| Unreachable::away("nobody is there")) })
+        let dialed = stream.map(|stream| Dialed { stream, unanswered: None });
+        Box::pin(async move { dialed.ok_or_else(|| Unreachable::away("nobody is there")) })
     }
 
     fn report(&self, event: Event) {
@@ -101,7 +103,7 @@ fn reporting_to<S: Carrier + 'static>(
 fn within<S: Carrier + 'static>(
     budget: Arc<Budget>,
     sink: Arc<dyn Sink>,
-    host: Arc<Pipe<S>>,
+    host: Arc<dyn RelayHost<S>>,
     advisers: Chain,
     client: S,
 ) -> (Relay<S>, Arc<Handle>) {

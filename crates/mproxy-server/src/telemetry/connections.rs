@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::relay::{ListenerRelayMetrics, RelayMetrics};
+use super::relay::{DialWait, ListenerRelayMetrics, RelayMetrics};
 
 /// Counts of all listeners.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +107,11 @@ impl ListenerMetrics {
     /// A dial of the broker ended so, and took so long.
     pub fn dial_ended(&self, outcome: &'static str, took: Duration) {
         self.relay.dial_ended(outcome, took);
+    }
+
+    /// A dial of the broker waits for others until this is dropped.
+    pub(crate) fn wait_to_dial(&self) -> DialWait {
+        self.relay.wait_to_dial()
     }
 
     /// What was read was written so long after.

@@ -53,6 +53,8 @@
 //! | `mproxy_broker_dial_duration_seconds` | listener, outcome | histogram |
 //! | `mproxy_forward_duration_seconds` | listener | histogram |
 //! | `mproxy_read_pauses_total` | listener, from, reason | counter |
+//! | `mproxy_broker_dials_waiting` | listener | gauge |
+//! | `mproxy_broker_dial_wait_duration_seconds` | listener | histogram |
 //! | `mproxy_runtime_workers`, `mproxy_runtime_alive_tasks`, `mproxy_runtime_global_queue_depth` | | gauge |
 //! | `mproxy_runtime_worker_busy_seconds_total` | worker | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |

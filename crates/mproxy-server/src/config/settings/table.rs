@@ -103,6 +103,12 @@ section! {
         /// A connection is admitted when its handshakes, its CONNECT and the decision on it are done.
         max_pending: Optional<kind::Count> = new("max_pending").now().variable("MPROXY_MAX_PENDING")
             .left_out("no limit of its own").example("1000");
+        /// Dials to one broker that are under way at a time; the others wait, and addresses take turns.
+        ///
+        /// A dial is under way until the broker has sent its first packet, but no longer than 100 ms after it was connected.
+        /// The default stays below the accept queue of Mosquitto, 100 connections. See
+        /// [protection](protection.md#how-fast-brokers-are-dialled).
+        max_dials: kind::Count = new("max_dials").for_new().variable("MPROXY_MAX_DIALS").default("64");
         /// How long mproxy waits for connections to end when it stops; then it closes them.
         drain_timeout: kind::Period = new("drain_timeout").now().variable("MPROXY_DRAIN_TIMEOUT").default("30s")
             .in_force("\"20s\"");
