@@ -47,6 +47,7 @@ use crate::systemd::{InheritedSocket, InheritedSockets, notify, place_of};
 use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp_logs::OtlpLogs;
 use crate::telemetry::traces::Traces;
 use crate::upgrade::{Predecessor, Program, SharedListener};
 
@@ -118,6 +119,7 @@ impl App {
         if let Some(traces) = &traces {
             traces.announce(&config.otel);
         }
+        OtlpLogs::announce(&config.otel);
         let acl = advise::rule_file(config, rules)?;
         let protection = protection(config, &metrics)?;
         // Before any port is open, too: certificates that cannot be used are a fault of the start.
@@ -143,9 +145,9 @@ impl App {
             drain_reference: config.general.drain_server_reference.as_deref().into(),
             total: Arc::new(Scope::new(config.general.budget_total)),
             protection,
+            dials: Arc::default(),
         };
         let address = admin_listener.local_addr()?;
-            dials: Arc::default(),
         let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
         info!(listener = "admin", %address, "listening");
         // From here on nothing can fail but this.

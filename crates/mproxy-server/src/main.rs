@@ -14,6 +14,7 @@ use mproxy_server::config::{Flags, Loaded, LogLevel, Scheme, SendProxy, ValueOri
 use mproxy_server::demo::{self, DemoBroker};
 use mproxy_server::systemd::InheritedSockets;
 use mproxy_server::telemetry::log;
+use mproxy_server::telemetry::otlp_logs::OtlpLogs;
 use mproxy_server::telemetry::traces::Traces;
 use mproxy_server::upgrade::{Predecessor, Program};
 use tracing::warn;
@@ -28,6 +29,9 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How long the last spans may take to be taken by their collector.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+
+/// How long the last lines may take to be taken by theirs.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let (outcome, failed) = match Cli::read() {
@@ -117,8 +121,8 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
         quiet(&mut loaded);
     }
     let runtime = runtime()?;
-    let traces = start_traces(&runtime, &loaded)?;
-    let log = log::start(loaded.config.log, traces.as_deref());
+    let (traces, sent) = start_otlp(&runtime, &loaded)?;
+    let log = log::start(loaded.config.log, traces.as_deref(), sent.as_ref());
     let flags = cli.flags().clone();
     let opening = AppParts {
         loaded,
@@ -137,6 +141,9 @@ fn serve(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
     // While there is a runtime: they go over its connections.
     if let Some(traces) = traces {
         traces.flush(LAST_SPANS);
+    }
+    if let Some(sent) = sent {
+        sent.flush(LAST_RECORDS);
     }
     // What still runs after the drain is cut.
     runtime.shutdown_background();
@@ -170,10 +177,14 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     runtime.enable_all().build()
 }
 
-/// Before the log, which hears of the same spans and leaves them out.
-fn start_traces(runtime: &tokio::runtime::Runtime, loaded: &Loaded) -> anyhow::Result<Option<Arc<Traces>>> {
+/// What is sent to collectors. Before the log, which hears of the same spans and leaves them out.
+fn start_otlp(
+    runtime: &tokio::runtime::Runtime,
+    loaded: &Loaded,
+) -> anyhow::Result<(Option<Arc<Traces>>, Option<OtlpLogs>)> {
     let _inside = runtime.enter();
-    Traces::start(&loaded.config.otel, &loaded.config.general.instance)
+    let (otel, instance) = (&loaded.config.otel, &loaded.config.general.instance);
+    Ok((Traces::start(otel, instance)?, OtlpLogs::start(otel, instance)?))
 }
 
 async fn run(opening: AppParts) -> anyhow::Result<()> {

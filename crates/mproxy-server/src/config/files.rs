@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mproxy_tcp::tls::dates::CertificateKind;
 use mproxy_tcp::tls::{self, Identity, Look, Material, MaterialError};
 
+use super::otel::Signal;
 use super::{ClientTlsSettings, ConfigProblem, Loaded, PolicyConfig, ValueOrigin, admin, otel};
 
 /// On whose side a file is: the table that its key stands in.
@@ -99,7 +100,9 @@ fn ends(loaded: &Loaded) -> Vec<(TableName, Box<dyn TlsSide>)> {
     if let Some(tls) = admin::tls(&loaded.config.admin) {
         ends.push(("admin.tls", Box::new(tls)));
     }
-    if let Some(tls) = otel::tls(&loaded.config.otel) {
+    let towards_collector = |signal| otel::tls(&loaded.config.otel, signal);
+    // The same for both.
+    if let Some(tls) = Signal::ALL.into_iter().find_map(towards_collector) {
         ends.push(("otel", Box::new(tls)));
     }
     ends

@@ -13,8 +13,8 @@ use mproxy_tcp::tls::Verification;
 use super::token_place::RequestTokenPlace;
 use super::value::{AdminAddress, EventRate, Secret};
 use super::value::{
-    LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS,
-    TRACES_EXPORTERS,
+    LARGEST_PACKET, LEAST_BUDGET, LEAST_PACKET, MOST_MILLISECONDS, MOST_SPANS, OTEL_EXPORTERS,
+    OTLP_PROTOCOLS, SAMPLERS,
 };
 use super::{list, value};
 
@@ -211,9 +211,9 @@ kinds! {
     OtlpHeaders: Secret = value::otlp_headers, Form::Text("headers");
     /// Attributes of a process.
     ResourceAttributes: Vec<(String, String)> = value::resource_attributes, Form::Text("attributes");
-    /// Whether there are traces.
-    TracesExporter: String = value::traces_exporter, Form::Choice(&TRACES_EXPORTERS);
-    /// A number of spans.
+    /// Whether something is sent to a collector.
+    OtelExporter: String = value::otel_exporter, Form::Choice(&OTEL_EXPORTERS);
+    /// A number of spans, or of log records.
     Spans: usize = value::spans, number("number", 1, MOST_SPANS);
     /// A time in milliseconds, as OpenTelemetry has them.
     Milliseconds: Duration = value::milliseconds, number("milliseconds", 1, MOST_MILLISECONDS);

@@ -1,7 +1,7 @@
 //! What the written values mean. Goes on after a fault with the default, so that all faults are found at once.
 
 use super::origin::ValueOrigin;
-use super::otel::{sampler_ratio, target};
+use super::otel::{Signal, protocol, sampler_ratio, target, written_protocol};
 use super::reader::SettingReader;
 use super::settings::{self, SettingPlace, Values as _, table};
 use super::written::Written;
@@ -119,24 +119,21 @@ fn policy(reader: &mut SettingReader<'_>) -> Option<PolicyConfig> {
 fn otel(reader: &mut SettingReader<'_>) -> Otel {
     let otel = Otel::read(reader, SettingPlace::Process);
     let _ = reader.identity("otel.cert", "otel.key");
-    if target(&otel).is_none() {
-        return otel;
+    for signal in Signal::ALL {
+        if target(&otel, signal).is_some() && protocol(&otel, signal).is_none() {
+            let (key, written) = written_protocol(&otel, signal);
+            let text =
+                format!("{written} is not available for {}: expected grpc or http/protobuf", signal.name());
+            reader.fault(key, text);
+        }
     }
-    let (key, protocol) = match &otel.traces_protocol {
-        Some(own) => ("otel.traces_protocol", own),
-        None => ("otel.protocol", &otel.protocol),
-    };
-    if protocol != "grpc" {
-        let text = format!(
-            "{protocol} is not available: traces are sent by grpc, for which collectors have a port of its own, mostly 4317"
-        );
-        reader.fault(key, text);
+    if otel.logs_exporter == "otlp" && !otel.disabled && target(&otel, Signal::Logs).is_none() {
+        reader
+            .warn("otel.logs_exporter", "no logs are sent: there is no otel.endpoint or otel.logs_endpoint");
     }
-    if sampler_ratio(&otel).is_none() {
-        reader.fault(
-            "otel.sampler_arg",
-            format!("is not the share that {} takes: expected 0 to 1", otel.sampler),
-        );
+    if target(&otel, Signal::Traces).is_some() && sampler_ratio(&otel).is_none() {
+        let text = format!("is not the share that {} takes: expected 0 to 1", otel.sampler);
+        reader.fault("otel.sampler_arg", text);
     }
     otel
 }

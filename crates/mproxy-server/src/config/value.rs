@@ -24,8 +24,8 @@ pub(super) use self::amount::{
     session_expiry, throughput,
 };
 pub(super) use self::otel::{
-    MOST_MILLISECONDS, MOST_SPANS, OTLP_PROTOCOLS, SAMPLERS, TRACES_EXPORTERS, headers, milliseconds,
-    otlp_headers, otlp_protocol, resource_attributes, sampler, spans, traces_exporter,
+    MOST_MILLISECONDS, MOST_SPANS, OTEL_EXPORTERS, OTLP_PROTOCOLS, SAMPLERS, headers, milliseconds,
+    otel_exporter, otlp_headers, otlp_protocol, resource_attributes, sampler, spans,
 };
 pub use self::place::AdminAddress;
 pub(super) use self::place::{

@@ -25,8 +25,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::line::LineFormat;
-pub(super) use self::line::{LONGEST_MESSAGE, LONGEST_VALUE};
 use self::queue::LogQueue;
+use super::export_counts::ExportCounts;
+use super::otlp_logs::OtlpLogs;
 use super::traces::{TARGET as SPANS, Traces};
 use crate::config::{Log, LogLevel};
 
@@ -46,6 +47,8 @@ pub struct LogCounts {
     pub lines_dropped: Counter,
     /// Panics of any task or thread.
     pub panics: Counter,
+    /// Lines that are sent by OTLP.
+    pub sent: ExportCounts,
 }
 
 impl LogCounts {
@@ -54,6 +57,7 @@ impl LogCounts {
         metrics.register("log_lines_dropped", help, self.lines_dropped.clone());
         let help = "Panics; a panic in a connection ends that connection only";
         metrics.register("panics", help, self.panics.clone());
+        self.sent.register_log_records(metrics);
     }
 }
 
@@ -102,17 +106,31 @@ impl std::fmt::Debug for LogHandle {
     }
 }
 
-/// Starts logging for the whole process, panics included, and traces where there are some. A second call changes nothing and
-/// gives a handle without effect.
+/// Starts logging for the whole process, panics included, and traces and logs by OTLP where there are some. A second call changes
+/// nothing and gives a handle without effect.
 #[must_use]
-pub fn start(log: Log, traces: Option<&Traces>) -> LogHandle {
-    let counts = LogCounts::default();
+pub fn start(log: Log, traces: Option<&Traces>, sent: Option<&OtlpLogs>) -> LogHandle {
+    let counts = LogCounts {
+        sent: sent.map(|sent| sent.counts().clone()).unwrap_or_default(),
+        ..LogCounts::default()
+    };
     let queue = LogQueue::start(log.format, standard_error(), counts.lines_dropped.clone());
     let (subscriber, handle) = subscriber(log, queue.clone(), io::stderr().is_terminal());
-    let started = match traces {
-        // Not there at all: a layer that does nothing would be asked about every line.
-        None => subscriber.try_init(),
-        Some(traces) => subscriber.with(traces.layer()).try_init(),
+    let mut set_sent = None;
+    // Not there at all where nobody asked for it: a layer that does nothing would be asked about every line.
+    let started = match (traces, sent) {
+        (None, None) => subscriber.try_init(),
+        (Some(traces), None) => subscriber.with(traces.layer()).try_init(),
+        (None, Some(sent)) => {
+            let (layer, set) = sent.layer(log.level);
+            set_sent = Some(set);
+            subscriber.with(layer).try_init()
+        }
+        (Some(traces), Some(sent)) => {
+            let (layer, set) = sent.layer(log.level);
+            set_sent = Some(set);
+            subscriber.with(traces.layer()).with(layer).try_init()
+        }
     };
     if started.is_err() {
         return LogHandle::detached(log.level);
@@ -120,7 +138,14 @@ pub fn start(log: Log, traces: Option<&Traces>) -> LogHandle {
     let panics = counts.panics.clone();
     // Its default writes to standard error itself, and would wait for whoever reads that.
     panic::set_hook(Box::new(move |panic| tell_panic(panic, &panics)));
-    LogHandle { queue: Some(queue), counts, ..handle }
+    let apply: Arc<dyn Fn(LogLevel) + Send + Sync> = match set_sent {
+        None => handle.apply,
+        Some(set_sent) => Arc::new(move |level| {
+            (handle.apply)(level);
+            set_sent(level);
+        }),
+    };
+    LogHandle { level: handle.level, apply, queue: Some(queue), counts }
 }
 
 /// Standard error, but not its lock: a thread that holds it while nobody reads would hold up all others.
@@ -203,9 +228,9 @@ fn targets(level: LogLevel) -> Targets {
 
 #[cfg(test)]
 mod tests {
-    use super::line::{LONGEST_MESSAGE, LONGEST_VALUE};
     use super::*;
     use crate::config::LogFormat;
+    use crate::telemetry::field_lengths::{LONGEST_MESSAGE, LONGEST_VALUE};
 
     /// Keeps what was written.
     #[derive(Clone, Default)]

@@ -47,14 +47,16 @@
 //! | `mproxy_revoked_deliveries_total` | | counter |
 //! | `mproxy_trace_spans_exported_total` | | counter |
 //! | `mproxy_trace_spans_lost_total` | reason | counter |
+//! | `mproxy_otlp_log_records_exported_total` | | counter |
+//! | `mproxy_otlp_log_records_lost_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_upgrades_total` | outcome | counter |
 //! | `mproxy_refusals_total` | hook, source, reason_code | counter |
 //! | `mproxy_broker_dial_duration_seconds` | listener, outcome | histogram |
-//! | `mproxy_forward_duration_seconds` | listener | histogram |
-//! | `mproxy_read_pauses_total` | listener, from, reason | counter |
 //! | `mproxy_broker_dials_waiting` | listener | gauge |
 //! | `mproxy_broker_dial_wait_duration_seconds` | listener | histogram |
+//! | `mproxy_forward_duration_seconds` | listener | histogram |
+//! | `mproxy_read_pauses_total` | listener, from, reason | counter |
 //! | `mproxy_runtime_workers`, `mproxy_runtime_alive_tasks`, `mproxy_runtime_global_queue_depth` | | gauge |
 //! | `mproxy_runtime_worker_busy_seconds_total` | worker | counter |
 //! | `mproxy_log_lines_dropped_total`, `mproxy_panics_total` | | counter |
@@ -85,6 +87,7 @@ use super::budgets::Budgets;
 use super::connections::{ConnectionMetrics, ListenerMetrics};
 use super::decisions::DecisionLog;
 use super::events::EventMetrics;
+use super::export_counts::ExportCounts;
 use super::exposition::{Exposition, Format, as_prometheus};
 use super::failures::Failures;
 use super::latencies::CallLatency;
@@ -97,7 +100,6 @@ use super::refusals::RefusalMetrics;
 use super::reloads::ReloadMetrics;
 use super::runtime::RuntimeCollector;
 use super::shadow::ShadowMetrics;
-use super::span_counts::SpanCounts;
 use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
@@ -134,12 +136,12 @@ impl Metrics {
     /// All at zero; the process counts as started now.
     #[must_use]
     pub fn new() -> Self {
-        Self::beside(&LogCounts::default(), Arc::new(DecisionLog::off()), &SpanCounts::default())
+        Self::beside(&LogCounts::default(), Arc::new(DecisionLog::off()), &ExportCounts::default())
     }
 
     /// The same, with what these logs and traces count.
     #[must_use]
-    pub fn beside(log: &LogCounts, decisions: Arc<DecisionLog>, spans: &SpanCounts) -> Self {
+    pub fn beside(log: &LogCounts, decisions: Arc<DecisionLog>, spans: &ExportCounts) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector::now()));
         let ours = registry.sub_registry_with_prefix("mproxy");
@@ -157,7 +159,7 @@ impl Metrics {
         }
         log.register(ours);
         decisions.register(ours);
-        spans.register(ours);
+        spans.register_spans(ours);
         Self {
             traffic: TrafficMetrics::registered(ours),
             budgets: Budgets::registered(ours),

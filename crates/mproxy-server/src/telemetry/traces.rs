@@ -27,9 +27,8 @@ use mproxy_core::fault::Fault;
 use mproxy_core::peer::{ConnectionId, Origin, Peer};
 use mproxy_policy::call_tracer::{BatchSpan, BatchStart, CallStart, CallTrace, CallTracer, EventStart};
 use mproxy_policy::trace_context::TraceContext;
+use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use tracing::level_filters::LevelFilter;
 use tracing::{Subscriber, info, warn};
@@ -42,9 +41,10 @@ use self::queue::BoundedQueue;
 use self::sampling::Sampling;
 use self::sessions::Sessions;
 pub(super) use self::span::TARGET;
-use super::span_counts::SpanCounts;
+use super::export_counts::ExportCounts;
+use super::otlp::resource;
 use crate::config::Otel;
-use crate::config::otel::target;
+use crate::config::otel::{Signal, target};
 
 /// Who makes spans, and sees to it that they leave.
 pub struct Traces {
@@ -52,7 +52,7 @@ pub struct Traces {
     sampling: Sampling,
     provider: SdkTracerProvider,
     tracer: SdkTracer,
-    counts: SpanCounts,
+    counts: ExportCounts,
 }
 
 impl Traces {
@@ -62,8 +62,8 @@ impl Traces {
     /// # Errors
     /// The certificates cannot be used.
     pub fn start(otel: &Otel, instance: &str) -> anyhow::Result<Option<Arc<Self>>> {
-        let Some(endpoint) = target(otel) else { return Ok(None) };
-        let counts = SpanCounts::default();
+        let Some(endpoint) = target(otel, Signal::Traces) else { return Ok(None) };
+        let counts = ExportCounts::default();
         let exporter = CountingExporter::connect(otel, endpoint, counts.clone())?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(otel.queue)
@@ -84,7 +84,7 @@ impl Traces {
 
     /// Says where traces go.
     pub fn announce(&self, otel: &Otel) {
-        let (collector, sampler) = (target(otel), &*otel.sampler);
+        let (collector, sampler) = (target(otel, Signal::Traces), &*otel.sampler);
         info!(collector, sampler, sampler_arg = otel.sampler_arg.as_deref(), "traces are sent by OTLP");
     }
 
@@ -107,7 +107,7 @@ impl Traces {
 
     /// What is counted of spans.
     #[must_use]
-    pub const fn counts(&self) -> &SpanCounts {
+    pub const fn counts(&self) -> &ExportCounts {
         &self.counts
     }
 
@@ -154,20 +154,6 @@ impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Traces")
     }
-}
-
-/// Who we are. What the environment says besides, the SDK reads itself.
-fn resource(otel: &Otel, instance: &str) -> Resource {
-    let written = otel.resource_attributes.iter().flatten();
-    let written: Vec<_> = written.map(|(name, value)| KeyValue::new(name.clone(), value.clone())).collect();
-    let named = written.iter().find(|attribute| attribute.key.as_str() == "service.name");
-    let name = otel.service_name.clone().or_else(|| named.map(|attribute| attribute.value.to_string()));
-    Resource::builder()
-        .with_attribute(KeyValue::new("service.instance.id", instance.to_owned()))
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attributes(written)
-        .with_service_name(name.unwrap_or_else(|| "mproxy".to_owned()))
-        .build()
 }
 
 #[cfg(test)]

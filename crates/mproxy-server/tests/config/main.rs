@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mproxy_server::config::otel;
+use mproxy_server::config::otel::{self, OtlpProtocol, Signal};
 use mproxy_server::config::settings::Form;
 use mproxy_server::config::{
     self, Flags, Loaded, LogFormat, LogLevel, OnError, PolicyMode, Problems, Scheme, ValueOrigin, check,
@@ -565,7 +565,7 @@ fn a_service_address_in_a_port_variable_is_a_fault_that_tells_the_mend() {
 fn a_trace_goes_where_the_standard_s_variables_say() {
     let to = |variables: &[(&str, &str)]| {
         let scene = variables.iter().fold(guarded(), |scene, (name, value)| scene.env(name, value));
-        otel::target(&scene.works().config.otel).map(str::to_owned)
+        otel::target(&scene.works().config.otel, Signal::Traces).map(str::to_owned)
     };
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317");
     assert_eq!(to(&[]), None, "no traces leave");
@@ -579,8 +579,8 @@ fn a_trace_goes_where_the_standard_s_variables_say() {
 #[test]
 fn what_traces_cannot_use_is_a_fault_that_says_what_to_do() {
     let on = || guarded().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317");
-    let fault = on().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").fault();
-    says(&fault, &["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf is not available", "grpc", "4317"]);
+    let fault = on().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").fault();
+    says(&fault, &["OTEL_EXPORTER_OTLP_PROTOCOL", "http/json is not available", "grpc or http/protobuf"]);
     let fault = on().env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json").fault();
     says(&fault, &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"]);
     let ratio = || on().env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
@@ -597,7 +597,30 @@ fn what_traces_cannot_use_is_a_fault_that_says_what_to_do() {
     let fault = on().env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "mproxy.pem").fault();
     says(&fault, &["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_KEY"]);
     // Set for other programs, where no trace leaves.
-    guarded().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").works();
+    guarded().env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").works();
+}
+
+#[test]
+fn logs_are_sent_by_otlp_only_where_somebody_says_so() {
+    let to = |variables: &[(&str, &str)]| {
+        let scene = variables.iter().fold(guarded(), |scene, (name, value)| scene.env(name, value));
+        let loaded = scene.works();
+        let url = otel::post_url(&loaded.config.otel, Signal::Logs);
+        (url, otel::protocol(&loaded.config.otel, Signal::Logs), loaded.warnings)
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318/");
+    let (on, http) = (("OTEL_LOGS_EXPORTER", "otlp"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"));
+    assert_eq!(to(&[endpoint]).0, None);
+    let (url, protocol, _) = to(&[endpoint, on, http]);
+    assert_eq!((url.as_deref(), protocol), (Some("http://otel:4318/v1/logs"), Some(OtlpProtocol::Http)));
+    let own = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:4318/here");
+    let grpc = ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc");
+    let (url, protocol, _) = to(&[endpoint, on, own, http, grpc]);
+    assert_eq!((url.as_deref(), protocol), (Some("http://logs:4318/here"), Some(OtlpProtocol::Grpc)));
+    assert_eq!(to(&[endpoint, on, ("OTEL_SDK_DISABLED", "true")]).0, None);
+    let (url, _, warnings) = to(&[on]);
+    assert_eq!(url, None);
+    assert!(warnings.iter().any(|warning| warning.to_string().contains("no logs are sent")), "{warnings:?}");
 }
 
 // ---- what is shown

@@ -762,17 +762,17 @@ section! {
 }
 
 section! {
-    /// [Traces](admin.md#traces), by the names of the OpenTelemetry standard.
+    /// [Traces](admin.md#traces), and logs [by OTLP](admin.md#logs-by-otlp), by the names of the OpenTelemetry standard.
     pub struct Otel {
-        /// OTLP endpoint, to which traces are sent. Without one there are no traces.
+        /// OTLP endpoint, to which traces are sent, and logs if `otel.logs_exporter` says so. Without one nothing is sent.
         ///
-        /// `https://` is checked against `otel.ca_certs`, or the system's roots.
+        /// With the protocol `http/protobuf`, `/v1/traces` or `/v1/logs` is added to it. `https://` is checked against `otel.ca_certs`, or the system's roots.
         endpoint: Optional<kind::OtlpEndpoint> = new("otel.endpoint").variable("OTEL_EXPORTER_OTLP_ENDPOINT")
             .example("\"http://127.0.0.1:4317\"");
-        /// The same for traces alone. It comes before `otel.endpoint`.
+        /// The same for traces alone. It comes before `otel.endpoint`, and nothing is added to it.
         traces_endpoint: Optional<kind::OtlpEndpoint> = new("otel.traces_endpoint")
             .variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").example("\"http://127.0.0.1:4317\"");
-        /// Protocol of the endpoint. Only `grpc` is available.
+        /// Protocol of the endpoint: `grpc` or `http/protobuf`.
         protocol: kind::OtlpProtocol = new("otel.protocol").variable("OTEL_EXPORTER_OTLP_PROTOCOL").default("grpc");
         /// The same for traces alone. It comes before `otel.protocol`.
         traces_protocol: Optional<kind::OtlpProtocol> = new("otel.traces_protocol")
@@ -817,8 +817,29 @@ section! {
         /// Milliseconds after which spans are sent even if they do not fill a request.
         delay: kind::Milliseconds = new("otel.delay").variable("OTEL_BSP_SCHEDULE_DELAY").default("5000");
         /// Whether traces are sent: `none` turns them off.
-        exporter: kind::TracesExporter = new("otel.exporter").variable("OTEL_TRACES_EXPORTER").default("otlp");
-        /// Turns traces off, whatever else is set.
+        exporter: kind::OtelExporter = new("otel.exporter").variable("OTEL_TRACES_EXPORTER").default("otlp");
+        /// Whether logs are sent by OTLP, beside what is written to standard error: `otlp` turns that on.
+        logs_exporter: kind::OtelExporter = new("otel.logs_exporter").variable("OTEL_LOGS_EXPORTER").default("none")
+            .example("\"otlp\"");
+        /// OTLP endpoint of logs alone. It comes before `otel.endpoint`, and nothing is added to it.
+        logs_endpoint: Optional<kind::OtlpEndpoint> = new("otel.logs_endpoint")
+            .variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").example("\"http://127.0.0.1:4317\"");
+        /// Protocol for logs alone. It comes before `otel.protocol`.
+        logs_protocol: Optional<kind::OtlpProtocol> = new("otel.logs_protocol")
+            .variable("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL").example("\"grpc\"");
+        /// Headers for logs alone. They come before `otel.headers`.
+        logs_headers: Optional<kind::OtlpHeaders> = new("otel.logs_headers")
+            .variable("OTEL_EXPORTER_OTLP_LOGS_HEADERS").masked().example("\"api-key=secret\"");
+        /// Milliseconds that one request with logs may take. It comes before `otel.timeout`.
+        logs_timeout: Optional<kind::Milliseconds> = new("otel.logs_timeout")
+            .variable("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT").example("10000");
+        /// Log records that wait for the endpoint at most. Further ones are dropped and counted.
+        logs_queue: kind::Spans = new("otel.logs_queue").variable("OTEL_BLRP_MAX_QUEUE_SIZE").default("2048");
+        /// Log records that are sent in one request at most.
+        logs_batch: kind::Spans = new("otel.logs_batch").variable("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE").default("512");
+        /// Milliseconds after which log records are sent even if they do not fill a request.
+        logs_delay: kind::Milliseconds = new("otel.logs_delay").variable("OTEL_BLRP_SCHEDULE_DELAY").default("1000");
+        /// Turns traces and logs by OTLP off, whatever else is set.
         disabled: kind::TrueFalse = new("otel.disabled").variable("OTEL_SDK_DISABLED").default("false");
     }
 }

@@ -16,12 +16,12 @@ pub(in crate::config) const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// The protocols of OTLP. That only the first is available is said where a trace would leave: the variable may be meant
-/// for other programs.
+/// The protocols of OTLP. That the last is not available is said where something would leave: the variable may be meant for
+/// other programs.
 pub(in crate::config) const OTLP_PROTOCOLS: [&str; 3] = ["grpc", "http/protobuf", "http/json"];
 
-/// Where traces go to.
-pub(in crate::config) const TRACES_EXPORTERS: [&str; 2] = ["otlp", "none"];
+/// Where traces and logs go to.
+pub(in crate::config) const OTEL_EXPORTERS: [&str; 2] = ["otlp", "none"];
 
 /// Spans in a queue: beyond, they would be a gigabyte.
 pub(in crate::config) const MOST_SPANS: u64 = 1_000_000;
@@ -39,9 +39,9 @@ pub(in crate::config) fn otlp_protocol(text: &str) -> Result<String, String> {
     one_of(text, &OTLP_PROTOCOLS)
 }
 
-/// One of [`TRACES_EXPORTERS`].
-pub(in crate::config) fn traces_exporter(text: &str) -> Result<String, String> {
-    one_of(text, &TRACES_EXPORTERS)
+/// One of [`OTEL_EXPORTERS`].
+pub(in crate::config) fn otel_exporter(text: &str) -> Result<String, String> {
+    one_of(text, &OTEL_EXPORTERS)
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<String, String> {

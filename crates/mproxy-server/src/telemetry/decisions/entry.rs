@@ -15,7 +15,7 @@ use mproxy_core::record::{DecisionOutcome, DecisionRecord, DecisionSubject};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::super::log::{LONGEST_MESSAGE, LONGEST_VALUE};
+use super::super::field_lengths::{LONGEST_MESSAGE, LONGEST_VALUE};
 use crate::timestamp::Timestamp;
 
 /// The three outcomes.

@@ -8,7 +8,7 @@ use mproxy_core::rule::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::log::LONGEST_MESSAGE;
+use super::super::field_lengths::LONGEST_MESSAGE;
 use super::entry::{DecisionEntry, cut};
 
 /// What would be decided, and by what. What does not exist is absent.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::Ref;
 use utoipa::openapi::schema::Array;
 
-use super::super::log::LONGEST_VALUE;
+use super::super::field_lengths::LONGEST_VALUE;
 use super::entry::{DecisionEntry, OutcomeFilter, cut};
 use super::ring::Ring;
 use crate::timestamp::Timestamp;

@@ -14,23 +14,11 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
-
-/// Bytes of one field's value, as they are written.
-pub(in crate::telemetry) const LONGEST_VALUE: usize = 256;
-
-/// Bytes of a message, and of a field that explains something, which may hold several names.
-pub(in crate::telemetry) const LONGEST_MESSAGE: usize = 1024;
-
-/// Fields that explain something.
-const EXPLAINING: [&str; 4] = ["message", "detail", "error", "warning"];
+use crate::telemetry::field_lengths::{LONGEST_MESSAGE, LONGEST_VALUE, longest};
 
 /// Keys that each line in JSON has of its own; a field of an event that is called so gets a `_` behind its name, so that no
 /// key stands twice in a line.
 const OWN_KEYS: [&str; 3] = ["timestamp", "level", "target"];
-
-fn longest(field: &str) -> usize {
-    if EXPLAINING.contains(&field) { LONGEST_MESSAGE } else { LONGEST_VALUE }
-}
 
 /// Stands where something was cut.
 const CUT: char = '…';

@@ -12,7 +12,7 @@ use mproxy_core::peer::Side;
 use serde::Serialize;
 
 use super::super::decisions::cut;
-use super::super::log::LONGEST_VALUE;
+use super::super::field_lengths::LONGEST_VALUE;
 use crate::timestamp::Timestamp;
 
 /// Filters or codes of one packet that are shown.

@@ -7,20 +7,30 @@ use opentelemetry::Context;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanProcessor};
+use tracing::warn;
 
-use crate::telemetry::span_counts::SpanCounts;
+use crate::telemetry::export_counts::ExportCounts;
 
 /// Lets no more spans through than there is room for.
 #[derive(Debug)]
 pub(super) struct BoundedQueue {
     batches: BatchSpanProcessor,
     most: usize,
-    counts: SpanCounts,
+    counts: ExportCounts,
 }
 
 impl BoundedQueue {
-    pub(super) const fn before(batches: BatchSpanProcessor, most: usize, counts: SpanCounts) -> Self {
+    pub(super) const fn before(batches: BatchSpanProcessor, most: usize, counts: ExportCounts) -> Self {
         Self { batches, most, counts }
+    }
+}
+
+impl BoundedQueue {
+    fn count_full(&self) {
+        if self.counts.count_full() {
+            let queue = self.most;
+            warn!(queue, "trace queue full, dropping spans (counted in mproxy_trace_spans_lost_total)");
+        }
     }
 }
 
@@ -33,7 +43,7 @@ impl SpanProcessor for BoundedQueue {
         if self.counts.take_place(self.most) {
             self.batches.on_end(span);
         } else {
-            self.counts.count_full(self.most);
+            self.count_full();
         }
     }
 
