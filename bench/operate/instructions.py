@@ -79,6 +79,8 @@ def scenes(out):
         yield "a hook service on a stream", {}, None, True
         sampled = traces(to) | {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
         yield "… and traces of 1 % of the sessions", sampled, None, True
+        by_itself = traces(to) | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+        yield "… and no trace, by each trace's id", by_itself, None, True
         yield "… and all traces", traces(to), None, True
 
 
