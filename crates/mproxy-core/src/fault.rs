@@ -309,6 +309,7 @@ impl Fault {
             {
                 Party::Client
             }
+            Self::Refused { refusal, .. } if refusal.is_of_watermark() => Party::Mproxy,
             Self::Refused { .. }
             | Self::RenewalRefused { .. }
             | Self::PolicyFailed { .. }
@@ -343,6 +344,8 @@ impl Fault {
             Self::PolicyFailed { .. } | Self::PolicyUnusable { .. } | Self::Overloaded { .. } => {
                 Severity::Routine
             }
+            // That there is none left has had its own line.
+            Self::Refused { refusal, .. } if refusal.is_of_watermark() => Severity::Routine,
             Self::Panicked | Self::Internal { .. } => Severity::Bug,
             // That the broker ends a session, or refuses one, is its right: a takeover, a kick, a keep alive that has
             // passed. 3.x brokers can only close.
@@ -523,6 +526,7 @@ impl Fault {
             Self::Protocol { .. } => "protocol_error",
             Self::TooLate(Deadline::Grant | Deadline::Token) => "expired",
             Self::TooLate(_) => "too_late",
+            Self::Refused { refusal, .. } if refusal.is_of_watermark() => "watermark",
             Self::Refused { .. } => "refused",
             Self::RenewalRefused { .. } => "renewal_refused",
             Self::PolicyFailed { .. } => "policy_failed",

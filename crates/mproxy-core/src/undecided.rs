@@ -197,6 +197,9 @@ pub struct Overload {
 }
 
 impl Overload {
+    /// The limit of clients that wait to be admitted.
+    pub const ADMISSIONS: &str = "admissions";
+
     /// This limit, explained.
     #[must_use]
     pub fn new(limit: &'static str, detail: impl Into<Box<str>>) -> Self {

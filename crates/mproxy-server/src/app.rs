@@ -344,6 +344,7 @@ fn house(
             "the limit of open files leaves room for fewer than max_connections"
         );
     }
+    warn_of_marks(&config.protection, limit, most);
     let house = Arc::new(House::new(&general.instance, most, general.max_pending, protection, sink, traces));
     if let Some(remote) = &advisers.remote {
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
@@ -354,6 +355,27 @@ fn house(
         closing.run_until_cancelled(watching).await;
     });
     house
+}
+
+/// A mark that is out of reach protects nobody, and nothing else would say so.
+fn warn_of_marks(settings: &config::ProtectionSettings, limit: Option<u64>, most: usize) {
+    let connections = most.min(descriptors::room(limit));
+    for (setting, percent) in [
+        ("descriptors_refuse", settings.descriptors_refuse),
+        ("descriptors_drain", settings.descriptors_drain),
+    ] {
+        if let (Some(percent), Some(open_files)) = (percent, limit)
+            && !descriptors::is_within_reach(percent, open_files, connections)
+        {
+            warn!(
+                setting,
+                percent,
+                open_files,
+                connections,
+                "watermark is never reached: so many connections take fewer descriptors; set a lower one"
+            );
+        }
+    }
 }
 
 /// With the bans that are kept in a file.

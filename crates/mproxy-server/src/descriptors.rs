@@ -18,6 +18,9 @@ const EACH: u64 = 2;
 /// Callers of the admin API, listeners, the hook service, files.
 const ALL_ELSE: u64 = 160;
 
+/// What mproxy itself has open: listeners, the log, the runtime.
+pub(crate) const OWN: u64 = 32;
+
 /// Of a large limit one in so many is for all else.
 const SHARE: u64 = 32;
 
@@ -45,6 +48,11 @@ pub(crate) fn callers(limit: Option<u64>, most: usize) -> usize {
     most.min(half).max(1)
 }
 
+/// Whether so many percent of them can come to be in use, with so many connections.
+pub(crate) fn is_within_reach(percent: u8, limit: u64, connections: usize) -> bool {
+    limit * u64::from(percent) / 100 <= EACH * connections as u64 + OWN
+}
+
 /// How many connections have room within this limit.
 pub(crate) fn room(limit: Option<u64>) -> usize {
     let connections = limit.map(|limit| (limit - reserve(limit)) / EACH);
@@ -53,7 +61,7 @@ pub(crate) fn room(limit: Option<u64>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{callers, room};
+    use super::{callers, is_within_reach, room};
 
     #[test]
     fn connections_leave_descriptors_for_all_else() {
@@ -63,6 +71,15 @@ mod tests {
             assert_eq!(room(Some(limit)), connections, "{limit}");
         }
         assert_eq!(room(None), usize::MAX);
+    }
+
+    #[test]
+    fn a_mark_is_within_reach_where_connections_can_use_as_many() {
+        let reaches = |percent, limit| is_within_reach(percent, limit, room(Some(limit)));
+        assert_eq!([90, 95, 97].map(|percent| reaches(percent, 1024)), [false; 3]);
+        assert_eq!([90, 95, 97].map(|percent| reaches(percent, 2048)), [true, false, false]);
+        assert_eq!([90, 95, 98].map(|percent| reaches(percent, 20_000)), [true, true, false]);
+        assert!(!is_within_reach(90, 20_000, 100), "because of max_connections");
     }
 
     #[test]

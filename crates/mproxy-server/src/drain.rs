@@ -13,6 +13,9 @@ use crate::serve::House;
 /// whether they have.
 const COMING_IN: Duration = Duration::from_secs(10);
 
+/// The same for those who have said nothing yet, or are in a handshake: a client's CONNECT comes at once.
+const SILENT: Duration = Duration::from_millis(500);
+
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Connections are told one by one, this far apart at most unless a spread is set.
@@ -85,8 +88,10 @@ pub(crate) async fn linger(house: &House, stay: Duration) {
     house.tasks.close();
     let staying = async {
         sleep(stay).await;
-        // Nobody who is on the way in is refused.
-        while house.is_anybody_coming_in() && begun.elapsed() < stay + COMING_IN {
+        // Nobody who is on the way in is refused. But a stranger who says nothing keeps nobody waiting.
+        while (house.is_anybody_coming_in() && begun.elapsed() < stay + SILENT)
+            || (house.is_anybody_opening() && begun.elapsed() < stay + COMING_IN)
+        {
             sleep(LOOK).await;
         }
     };
@@ -101,6 +106,8 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::example_peer;
+    use crate::registry::{ConnectionPhase, Handle};
 
     #[tokio::test]
     async fn who_has_just_been_accepted_is_waited_for_although_nobody_else_is_there() {
@@ -121,6 +128,22 @@ mod tests {
             tokio::task::yield_now().await;
             assert!(lingering.as_mut().now_or_never().is_none(), "somebody is here");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_who_says_nothing_keeps_nobody_waiting() {
+        let house = House::empty();
+        house.tasks.spawn(std::future::pending::<()>());
+        let handle = Arc::new(Handle::new(&Arc::new(example_peer::origin(1))));
+        house.registry.enter(&handle);
+        let begun = Instant::now();
+        linger(&house, Duration::ZERO).await;
+        assert!(begun.elapsed() <= SILENT + LOOK, "{:?}", begun.elapsed());
+        // Who has said CONNECT is waited for.
+        handle.set_phase(ConnectionPhase::Dialing);
+        let begun = Instant::now();
+        linger(&house, Duration::ZERO).await;
+        assert!(begun.elapsed() >= COMING_IN, "{:?}", begun.elapsed());
     }
 
     const SECOND: Duration = Duration::from_secs(1);

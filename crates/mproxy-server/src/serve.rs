@@ -25,6 +25,7 @@ use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Peer, Session, Setting, Side};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,7 +46,7 @@ use crate::door::{
     Refused, Shake, Stream,
 };
 use crate::protect::Protection;
-use crate::protect::arrivals::ListenerArrivals;
+use crate::protect::arrivals::{ArrivalRefusal, ListenerArrivals};
 use crate::protect::client_rates::ListenerRates;
 use crate::registry::{ConnectionCommand, Handle, Registry};
 use crate::relay::{Dialed, Dialing, PauseReason, Relay, RelayHost, Unanswered};
@@ -88,6 +89,8 @@ pub(crate) struct House {
     parting: Arc<Crowd>,
     /// Connections that have been admitted, of those that are open.
     admitted: AtomicUsize,
+    /// Somebody else is banned.
+    pub(crate) bans_changed: Notify,
     /// Limits for whoever comes, whatever the listener.
     pub(crate) protection: Arc<Protection>,
     /// `None`: no traces are asked for.
@@ -131,6 +134,7 @@ impl House {
             handshakes: Turns::new(threads - 1),
             decisions: Turns::new(DECIDED_AT_A_TIME),
             parting: Arc::default(),
+            bans_changed: Notify::new(),
             admitted: AtomicUsize::new(0),
             protection,
             traces,
@@ -157,7 +161,12 @@ impl House {
 impl House {
     /// Whether somebody is here whom nobody has decided on, or whose broker has not said yes.
     pub(crate) fn is_anybody_coming_in(&self) -> bool {
-        self.pending.len() > 0 || self.registry.is_anybody_opening()
+        self.pending.len() > 0 || self.is_anybody_opening()
+    }
+
+    /// The same of those whose CONNECT has come.
+    pub(crate) fn is_anybody_opening(&self) -> bool {
+        self.registry.is_anybody_opening()
     }
 
     /// From now on so many may be connected. Those that are, are.
@@ -380,6 +389,13 @@ impl Serving {
         let deadline = since + self.terms.load().setting.limits.connect_timeout;
         let entering = timeout_at(deadline.into(), shake);
         let entering = evicted.run_until_cancelled(entering);
+        let entering = async {
+            tokio::select! {
+                biased;
+                entered = entering => entered,
+                () = arrival.banned() => Some(Ok(Err(ArrivalRefusal::Banned.into()))),
+            }
+        };
         let refused = match self.house.closing.run_until_cancelled(entering).await {
             Some(Some(Ok(Ok(entered)))) => {
                 arrival.hand_on();
@@ -394,6 +410,10 @@ impl Serving {
         };
         let (by, cause, detail) = (Party::Client.name(), refused.label(), Causes(&refused));
         slot.end(|metrics| metrics.count_closed(cause, by));
+        // That has had its line, which names the client and not its proxy.
+        if matches!(refused, Refused::Limit { .. }) {
+            return;
+        }
         debug!(listener = &*self.name, peer_addr = %remote, by, cause, %detail, "rejected before CONNECT");
     }
 

@@ -6,15 +6,19 @@ mod support;
 
 use std::net::SocketAddr;
 use std::process::Output;
+use std::time::Duration;
 
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
-use mproxy_testkit::certificates::Folder;
+use mproxy_testkit::certificates::{Authority, Folder};
 use mproxy_testkit::hook::MproxyProcess;
 use mproxy_testkit::service::contract::ConnectAllow;
 use mproxy_testkit::service::{Play, Running, Service};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use serde_json::Value;
-use support::Proxy;
+use support::{Proxy, until};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// What a command says and how it ends, of this mproxy.
 async fn ask(proxy: &Proxy, words: &[&str]) -> (Option<i32>, String) {
@@ -173,5 +177,29 @@ async fn who_is_in_goes_by_the_name_that_it_has_said() {
         assert!(why.contains("too loud"), "{who:?}: {why}");
         assert_eq!(ask(&proxy, &["unban", who[0], who[1]]).await.0, Some(0));
     }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_ban_of_an_address_closes_who_has_not_begun_a_handshake() {
+    let (root, folder) = (Authority::root("root"), Folder::default());
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let own = root.sign("localhost");
+    let (cert, key) = (folder.write("own.pem", &own.chain), folder.write("own.key", &own.key));
+    let variables = [
+        ("MPROXY_MQTTS_PORT", "0"),
+        ("MPROXY_WSS_PORT", "off"),
+        ("MPROXY_SERVER_CERT", cert.to_str().unwrap()),
+        ("MPROXY_SERVER_KEY", key.to_str().unwrap()),
+    ];
+    let mut proxy = Proxy::with(broker.addr(), &variables).await;
+    let mut silent = TcpStream::connect(proxy.door("mqtts").await).await.unwrap();
+    let open = "mproxy_connections_open{listener=\"mqtts\"}";
+    until("it is counted", async || proxy.metric(open).await == 1.0).await;
+    assert_eq!(ask(&proxy, &["ban", "--address", "127.0.0.1"]).await.0, Some(0));
+    let read = timeout(Duration::from_secs(3), silent.read(&mut [0])).await.expect("the end");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    let refused = "mproxy_connections_refused_total{listener=\"mqtts\",cause=\"banned\"}";
+    assert_eq!(proxy.metric(refused).await, 1.0);
     proxy.stop().await;
 }

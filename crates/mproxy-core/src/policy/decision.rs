@@ -10,7 +10,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Hook, Source};
+use super::{Ground, Hook, LimitKind, Source};
 use crate::grant::Grant;
 use crate::undecided::{Undecided, Unusable};
 
@@ -250,6 +250,12 @@ impl Refusal {
     #[must_use]
     pub fn about(self, about: About) -> Self {
         Self { about, ..self }
+    }
+
+    /// Whether mproxy has refused it because it has no room for anybody else at present.
+    #[must_use]
+    pub const fn is_of_watermark(&self) -> bool {
+        matches!(self.ground, Ground::Limit(LimitKind::Watermark))
     }
 
     /// The same, by this.

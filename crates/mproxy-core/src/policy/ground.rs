@@ -57,6 +57,8 @@ pub enum LimitKind {
     UserRate,
     /// How fast all clients of a listener may send together.
     ListenerRate,
+    /// How much of its machine mproxy may use.
+    Watermark,
 }
 
 impl LimitKind {
@@ -73,6 +75,7 @@ impl LimitKind {
             Self::ClientRate => "client_rate",
             Self::UserRate => "user_rate",
             Self::ListenerRate => "listener_rate",
+            Self::Watermark => "watermark",
         }
     }
 
@@ -86,7 +89,8 @@ impl LimitKind {
             | Self::Subscriptions
             | Self::ClientRate
             | Self::UserRate
-            | Self::ListenerRate => ReasonCode::QUOTA_EXCEEDED,
+            | Self::ListenerRate
+            | Self::Watermark => ReasonCode::QUOTA_EXCEEDED,
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::serve::House;
 /// Sets a ban, and disconnects whom it is about.
 pub(super) async fn set(house: Arc<House>, ban: Ban) -> Result<Banned, TooManyBans> {
     house.protection.bans.add(ban.clone(), SystemTime::now())?;
+    // Those in the middle of a handshake.
+    house.bans_changed.notify_waiters();
     // Those whose names nobody knows yet look for themselves when they are known.
     let disconnected = house.registry.kick_banned(&ban).await;
     let kept = save(&house).await;

@@ -19,6 +19,7 @@ use super::Stream;
 use super::pause::Pause;
 use super::transport::{AcceptedSocket, HandshakeLimits, Known, Offer, SharedSocket, Transport};
 use crate::config::ListenerSettings;
+use crate::protect::arrivals::ArrivalRefusal;
 use crate::systemd::InheritedSocket;
 
 /// A listener that is not open yet: its certificates have been read.
@@ -139,6 +140,12 @@ impl Refused {
             Self::Evicted => "evicted",
             Self::TooLate => "too_late",
         }
+    }
+}
+
+impl From<ArrivalRefusal> for Refused {
+    fn from(why: ArrivalRefusal) -> Self {
+        Self::Limit { label: why.name(), text: why.text() }
     }
 }
 

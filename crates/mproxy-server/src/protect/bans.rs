@@ -54,6 +54,10 @@ impl BanTarget {
         address: Option<String>,
     ) -> Result<Self, BanTargetError> {
         match (client_id, username, address) {
+            // No client can have it [MQTT-1.5.4-2].
+            (Some(name), None, None) | (None, Some(name), None) if name.contains('\0') => {
+                Err(BanTargetError::NotText)
+            }
             (Some(id), None, None) => Ok(Self::ClientId(id)),
             (None, Some(name), None) => Ok(Self::Username(name)),
             (None, None, Some(address)) => Ok(Self::Network(address.parse::<Network>()?.canonical())),
@@ -92,6 +96,9 @@ pub enum BanTargetError {
     /// Which is meant?
     #[error("exactly one of client_id, username and address must be given")]
     NotOne,
+    /// No client can have that name.
+    #[error("a client id or user name has no U+0000")]
+    NotText,
     /// No network.
     #[error("address: {0}")]
     Address(#[from] NotANetwork),
@@ -226,6 +233,14 @@ impl Bans {
         *all = bans.into_iter().map(|ban| (ban.target.clone(), ban)).collect();
         self.publish(&mut all, now);
         Ok(())
+    }
+
+    /// Lets go of those that are over.
+    pub(crate) fn expire(&self, now: SystemTime) {
+        let mut all = self.all.lock();
+        if all.values().any(|ban| ban.is_over(now)) {
+            self.publish(&mut all, now);
+        }
     }
 
     /// Whether nobody is banned. Costs a load.
@@ -391,7 +406,11 @@ mod tests {
         let peer = example_peer::peer(Arc::new(example_peer::origin(1)), "sensor");
         assert!(bans.of_peer(&peer, expires - Duration::from_millis(1)).is_some());
         assert_eq!((bans.of_peer(&peer, expires), bans.all(expires)), (None, Vec::new()));
-        assert!(!bans.remove(&target, expires) && bans.are_none());
+        bans.expire(expires - Duration::from_millis(1));
+        assert_eq!((bans.metrics.bans.get(), bans.are_none()), (1, false));
+        bans.expire(expires);
+        assert_eq!((bans.metrics.bans.get(), bans.are_none()), (0, true));
+        assert!(!bans.remove(&target, expires));
     }
 
     #[test]

@@ -219,9 +219,10 @@ impl Handle {
         self.phase.load(Ordering::Relaxed) >= ConnectionPhase::Dialing as u8
     }
 
-    /// Its broker has not said yes.
+    /// Its CONNECT has come, and its broker has not said yes.
     pub(super) fn is_opening(&self) -> bool {
-        !self.is_refused() && self.phase.load(Ordering::Relaxed) < ConnectionPhase::Open as u8
+        let phase = self.phase.load(Ordering::Relaxed);
+        [ConnectionPhase::Admitting, ConnectionPhase::Dialing].iter().any(|opening| *opening as u8 == phase)
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {

@@ -42,6 +42,11 @@ impl Serving {
     /// Somebody is not let in. A flood of them is no flood of lines.
     pub(super) fn refuse(&self, remote: &Address, why: ArrivalRefusal, now: Instant) {
         self.metrics.count_refused(why.name());
+        self.tell_refused(remote, why, now);
+    }
+
+    /// The line of it.
+    pub(super) fn tell_refused(&self, remote: &Address, why: ArrivalRefusal, now: Instant) {
         if let Some(suppressed_lines) = self.house.protection.lines.take(now) {
             let (listener, cause, why) = (&*self.name, why.name(), why.text());
             debug!(listener, peer_addr = %remote, cause, suppressed_lines, "connection refused: {why}");
@@ -63,6 +68,20 @@ impl Arrival {
         Arc::new(Self { serving: Arc::clone(serving), counted: Mutex::new(counted) })
     }
 
+    /// Waits until where it comes from is banned, as far as that is known.
+    pub(super) async fn banned(&self) {
+        let house = &self.serving.house;
+        loop {
+            // First: a ban that is set between the look and this would not be heard of.
+            let changed = house.bans_changed.notified();
+            let from = self.counted.lock().clone();
+            if from.is_some_and(|from| house.protection.bans_address(&from)) {
+                return self.serving.metrics.count_refused_cause(ArrivalRefusal::Banned.name());
+            }
+            changed.await;
+        }
+    }
+
     /// It is through: whoever it is now counts it no more at its end.
     pub(super) fn hand_on(&self) {
         *self.counted.lock() = None;
@@ -80,12 +99,14 @@ impl Drop for Arrival {
 impl NamedClients for Arrival {
     fn admit(&self, named: &Address) -> Result<(), (&'static str, &'static str)> {
         let protection = &self.serving.house.protection;
+        let now = Instant::now();
         let admitted = match protection.bans_address(named) {
             true => Err(ArrivalRefusal::Banned),
-            false => protection.arrivals.name(named, Instant::now()),
+            false => protection.arrivals.name(named, now),
         };
         admitted.map_err(|why| {
             self.serving.metrics.count_refused_cause(why.name());
+            self.serving.tell_refused(named, why, now);
             (why.name(), why.text())
         })?;
         *self.counted.lock() = Some(named.clone());

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use mproxy_core::fault::{Fault, Severity};
 use tracing::{debug, error, info, warn};
 
 use super::slot::{ConnectionSlot, PendingEntry};
 use crate::door::Stream;
+use crate::protect::arrivals::ArrivalRefusal;
 use crate::relay::Relay;
 
 /// A relay, and what is to be done when it ends, however it ends.
@@ -55,7 +57,13 @@ impl Future for Connection {
             }
         }
         let fault = std::task::ready!(polled);
-        let house = this.slot.serving().map(|serving| Arc::clone(&serving.house));
+        let house = this.slot.serving().map(|serving| {
+            if matches!(&*fault, Fault::Refused { refusal, .. } if refusal.is_of_watermark()) {
+                let remote = &this.relay.handle().origin().remote;
+                serving.tell_refused(remote, ArrivalRefusal::Watermark, Instant::now());
+            }
+            Arc::clone(&serving.house)
+        });
         // Before its line: who has read that finds it gone.
         this.leave(Some(&fault)).end(|metrics| metrics.count_end(&fault));
         // Behind that: they take the place that it had.

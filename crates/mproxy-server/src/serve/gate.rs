@@ -42,8 +42,8 @@ impl ConnectGate for ListenerGate {
             return GateAnswer::Refuse(Source::Ban, Box::new(refusal));
         }
         if self.on_unavailable == OnUnavailable::Connack && self.protection.watermarks.is_refusing() {
-            let refusal = Refusal::new(ReasonCode::SERVER_BUSY);
-            return GateAnswer::Refuse(Source::Overloaded, Box::new(refusal));
+            let refusal = Refusal::new(ReasonCode::SERVER_BUSY).by(Ground::Limit(LimitKind::Watermark));
+            return GateAnswer::Refuse(Source::Limit, Box::new(refusal));
         }
         let (from, now) = (Neighbours::from(&peer.origin.remote), Instant::now());
         if self.protection.flapping.is_aside(from, tag.client, now) {

@@ -114,7 +114,7 @@ impl Pacer {
 }
 
 fn overload(detail: &str) -> Overload {
-    Overload::new("admissions", detail)
+    Overload::new(Overload::ADMISSIONS, detail)
 }
 
 /// What has become of somebody who waits, at the latest shortly before its deadline.

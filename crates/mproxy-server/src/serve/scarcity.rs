@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -20,9 +20,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// comes back with some delay.
 const SHARE: usize = 100;
 
-/// What clients and brokers do not use: listeners, the log, the runtime.
-const OWN_DESCRIPTORS: u64 = 32;
-
 /// Connections looked at before others on this thread get their turn.
 const AT_A_TIME: usize = 1024;
 
@@ -33,6 +30,7 @@ impl House {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
+            self.protection.bans.expire(SystemTime::now());
             let connections = self.connections();
             let uses = self.uses(connections);
             for change in self.protection.watermarks.look(uses, connections) {
@@ -70,7 +68,7 @@ impl House {
         let descriptors = ResourceUse {
             // Before Linux 6.2 the kernel does not say, and to count them would be a walk over all connections.
             used: process::open_files().map_or_else(
-                || 2 * connections.admitted as u64 + OWN_DESCRIPTORS,
+                || 2 * connections.admitted as u64 + descriptors::OWN,
                 |files| files.saturating_sub(strangers),
             ),
             strangers,

@@ -151,7 +151,11 @@ impl ListenerMetrics {
 
     /// An accepted connection closed, for this reason.
     pub fn count_end(&self, fault: &Fault) {
-        if let Fault::Refused { hook: Hook::Connect, refusal } = fault {
+        if let Fault::Refused { refusal, .. } = fault
+            && refusal.is_of_watermark()
+        {
+            self.count_refused_cause(fault.label());
+        } else if let Fault::Refused { hook: Hook::Connect, refusal } = fault {
             let listener = self.name.to_string();
             self.connects_refused
                 .get_or_create(&ConnectRefusedLabels { listener, part: refusal.about.name() })

@@ -90,6 +90,9 @@ impl Failures {
     pub(super) fn overloaded(&self, hook: Hook, overload: &Overload, peer: &Peer) {
         let (hook, limit) = (hook.name(), overload.limit);
         self.overloaded.get_or_create(&OverloadLabels { hook, limit }).inc();
-        warn_of!(self, peer, hook, limit, error = &*overload.detail, "overloaded, packet refused");
+        // Where admissions are paced, that a client comes again is how it is meant to be.
+        if limit != Overload::ADMISSIONS {
+            warn_of!(self, peer, hook, limit, error = &*overload.detail, "overloaded, packet refused");
+        }
     }
 }

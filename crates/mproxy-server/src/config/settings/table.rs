@@ -200,7 +200,7 @@ section! {
             .variable("MPROXY_DESCRIPTORS_REFUSE").left_out("no limit of its own").example("\"90%\"");
         /// Percent of the file descriptors from which on sessions are disconnected, the cheapest to lose first.
         descriptors_drain: Optional<kind::Percent> = new("protection.descriptors_drain").now()
-            .variable("MPROXY_DESCRIPTORS_DRAIN").left_out("no limit of its own").example("\"97%\"");
+            .variable("MPROXY_DESCRIPTORS_DRAIN").left_out("no limit of its own").example("\"95%\"");
         /// Bytes of resident memory from which new connections are refused.
         memory_refuse: Optional<kind::Budget> = new("protection.memory_refuse").now()
             .variable("MPROXY_MEMORY_REFUSE").left_out("no limit").example("\"800MiB\"");

@@ -54,6 +54,11 @@ impl DecisionEntry {
                 "refused because logins of this user name from this address failed before, and the next has to wait"
                     .to_owned()
             }
+            "limit" if self.by.limit == Some("watermark") => {
+                "refused because descriptors or memory have reached the first watermark: GET /api/v1/protection says which; more of \
+                 it, or a higher descriptors_refuse or memory_refuse, lets others in"
+                    .to_owned()
+            }
             "limit" => match self.by.limit {
                 Some("topic_length") => "refused because the topic is longer than max_topic_length",
                 Some("topic_levels") => "refused because the topic has more levels than max_topic_levels",
