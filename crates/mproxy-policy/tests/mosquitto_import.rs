@@ -133,7 +133,7 @@ async fn a_real_mosquitto_decides_the_same() {
             let says = |act, name: &str| {
                 let question =
                     TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false };
-                rules.try_out(&who, &question).verdict.is_ok()
+                rules.rules_allow(&who, &question)
             };
             let mut client = connected(&broker, id, username).await;
             // With No Local: what it publishes itself is not of interest here.

@@ -41,7 +41,7 @@ async fn who_is_banned_goes_and_stays_out() {
     let mut proxy = Proxy::before(broker.addr()).await;
     let mut sensor = WireClient::login(proxy.mqtt, Version::V5, "sensor").await;
     let mut other = WireClient::login(proxy.mqtt, Version::V5, "other").await;
-    support::until("both are there", async || proxy.sessions().await.len() == 2).await;
+    until("both are there", async || proxy.sessions().await.len() == 2).await;
 
     let banned = ask(&proxy, &["ban", "--client-id", "sensor", "--reason", "too loud", "--for", "1h"]).await;
     assert_eq!(banned.0, Some(0), "{}", banned.1);
@@ -166,7 +166,7 @@ async fn who_is_in_goes_by_the_name_that_it_has_said() {
     for who in [["--client-id", "sensor"], ["--username", "ann"], ["--username", "tenant-ann"]] {
         let mut client = WireClient::open(proxy.mqtt).await;
         client.send(&wire::connect(Version::V5, "sensor", &options)).await;
-        support::until("it is there", async || proxy.sessions().await.len() == 1).await;
+        until("it is there", async || proxy.sessions().await.len() == 1).await;
         let (_, told) = ask(&proxy, &["ban", who[0], who[1], "--reason", "too loud"]).await;
         assert!(told.contains("disconnected 1 client\n"), "{who:?}: {told}");
         let heard = client.rest().await;

@@ -143,6 +143,26 @@ impl fmt::Display for TrialGround {
     }
 }
 
+impl Acl {
+    /// Whether its rules let this client do that, once it is let in. Nobody else is asked.
+    #[must_use]
+    pub fn rules_allow(&self, client: &TrialClient, question: &TrialQuestion) -> bool {
+        let peer = Arc::new(supposed_peer(client, client.username.as_deref(), None));
+        let supposed = Supposed {
+            peer: &self.with_groups(&peer),
+            act: question.act,
+            name: &question.name,
+            qos: question.qos,
+            retain: question.retain,
+        };
+        match self.foresee(&supposed) {
+            Foreseen::Decides(decision) => decision.verdict.is_ok(),
+            // Deliveries of which the file says nothing are not judged.
+            Foreseen::Passes(..) | Foreseen::Asks(_) => question.act == Act::Receive && !self.receives,
+        }
+    }
+}
+
 /// A rule file as it is tried out.
 pub struct RuleTrial {
     acl: Arc<Acl>,

@@ -21,7 +21,7 @@ fn may(rules: &Acl, client: AclClient<'_>, act: Act, name: &str) -> bool {
         ..TrialClient::default()
     };
     let question = TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false };
-    rules.try_out(&client, &question).verdict.is_ok()
+    rules.rules_allow(&client, &question)
 }
 
 fn lines() -> impl Strategy<Value = Vec<AclLine>> {
