@@ -57,6 +57,7 @@ impl Example {
             streams,
             stream_lifetime: STREAM_LIFETIME,
             tracer: None,
+            events_wait: None,
         };
         Remote::start(config, Arc::new(NoWatch)).unwrap()
     }
