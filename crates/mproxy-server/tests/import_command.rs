@@ -49,7 +49,7 @@ fn a_rule_file_is_written_that_decides_the_same() {
         let given = [
             &["rules", "explain", out][..],
             &what[..],
-            if what.contains(&"c2") { &[][..] } else { &["--client-id", "c1"][..] },
+            if what.contains(&"c2") { &["--service"][..] } else { &["--client-id", "c1"][..] },
         ];
         let (code, said, told) = mproxy(&given.concat());
         assert_eq!(code, Some(expected), "{what:?}: {said}{told}");
