@@ -57,7 +57,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mproxy_codec::property::Properties;
-use mproxy_core::peer::Peer;
+use mproxy_core::peer::{ConnectionId, Peer};
 use mproxy_core::policy::{
     Answer, Decided, FailureKind, Ground, Hook, Overload, PublishQuestion, Ruling, ServiceAnswer, Silence,
     Source, Undecided,
@@ -109,6 +109,8 @@ pub struct RemoteConfig {
     pub confirm_within: Duration,
     /// Where these events are on disk, too, so that they outlive mproxy.
     pub event_spool: Option<SpoolConfig>,
+    /// Events wait until this is cancelled: what another process has to tell comes before them.
+    pub events_wait: Option<CancellationToken>,
     /// Questions that are open at the service at most; the others wait within their deadline, and are refused as
     /// *overloaded* after it, whatever the failure rule.
     pub max_in_flight: usize,
@@ -218,6 +220,7 @@ impl Remote {
             instance: Arc::clone(&config.instance),
             spool: config.event_spool.clone(),
             tracer: config.tracer.clone(),
+            wait: config.events_wait,
         };
         let observer = match role {
             ServiceRole::Shadow => None,
@@ -286,6 +289,20 @@ impl Remote {
         }
         self.connectors.wait().await;
         self.endpoints.close().await;
+    }
+
+    /// A connection of the process whose place this one takes goes on in this one: only here it is told of its end.
+    pub fn take_over(&self, connection: ConnectionId) {
+        if let Some(observer) = &self.observer {
+            observer.take_over(connection.0);
+        }
+    }
+
+    /// Waits until all events that have been reported are told, and confirmed where the service confirms.
+    pub async fn events_told(&self) {
+        if let Some(observer) = &self.observer {
+            observer.told().await;
+        }
     }
 
     /// How each endpoint stands, in the order of preference.

@@ -5,6 +5,7 @@ mod advise;
 mod bans;
 mod detail;
 mod explain;
+mod handover;
 mod listeners;
 mod reload;
 mod signals;
@@ -14,6 +15,7 @@ mod upgrade;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -25,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::advise::Advisers;
+use self::handover::Taker;
 use self::listeners::{CommonSetting, OF_ADMIN, ServedListeners};
 use self::reload::Reloader;
 pub use self::reload::Reread;
 use self::signals::Signals;
 use self::state::AppState;
-use self::upgrade::Upgrader;
+use self::upgrade::{RemainingSessions, Upgrader};
 use crate::admin::view::ListenerReadiness;
 use crate::admin::{self, Admin, InForce};
 use crate::command_router::CommandRouter;
@@ -133,7 +136,9 @@ impl App {
         sockets.all_taken()?;
         let mut shared = listeners::share(config, &open)?;
         shared.push(share_admin(&config.admin, &admin_listener)?);
-        let advisers = advise::advise(config, acl, &metrics, traces.as_ref(), predecessor.is_some())?;
+        // What the other process has to tell comes first.
+        let tell = predecessor.is_some().then(CancellationToken::new);
+        let advisers = advise::advise(config, acl, &metrics, traces.as_ref(), tell.clone())?;
 
         let house = house(config, &advisers, Arc::clone(&protection), traces);
         let common = CommonSetting {
@@ -147,8 +152,10 @@ impl App {
         let address = admin_listener.local_addr()?;
         let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
         info!(listener = "admin", %address, "listening");
+        let taker =
+            Taker::new(served.serving(), &metrics, advisers.remote.as_ref(), tell.unwrap_or_default());
         // From here on nothing can fail but this.
-        *predecessor = begin_after(predecessor.take(), &common.protection).await?;
+        let taking_over = begin_after(predecessor.take(), taker, &house).await?;
         served.accept(&house);
         let ServedListeners { mut bound, running, .. } = served;
         let listeners = readiness(&bound);
@@ -176,7 +183,7 @@ impl App {
         let drain = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let accepting = [reloader.house.accepts_none.clone(), stop_admin.clone()];
-        let upgrader = Upgrader::new(program, shared, &metrics, &drain, accepting);
+        let upgrader = Upgrader::new(program, shared, &metrics, &drain, accepting, &reloader.house);
         let state = Arc::new(AppState { reloader, listeners, drain, upgrader });
         let admin = admin::serve(
             admin_listener,
@@ -190,9 +197,13 @@ impl App {
             },
             stop_admin.clone().cancelled_owned(),
         );
-        if let Some(predecessor) = predecessor {
+        if let Some((mut predecessor, mut taker)) = taking_over {
             metrics.count_upgrade("completed");
             predecessor.serving();
+            // It waits for the other process, for as long as that is there.
+            thread::Builder::new()
+                .name("predecessor".to_owned())
+                .spawn(move || predecessor.follow(&mut taker))?;
         }
         Ok(Self { state, decisions, stop_admin, admin, signals, bound })
     }
@@ -215,7 +226,8 @@ impl App {
         let told = match why {
             EndReason::Replaced => {
                 let config = reloader.in_force.load_full();
-                stay(&reloader.house, config.config.general.upgrade_stay, &mut signals).await
+                give_rest(&state, &mut signals).await
+                    || stay(&reloader.house, config.config.general.upgrade_stay, &mut signals).await
             }
             EndReason::Signal => true,
             EndReason::Asked => false,
@@ -288,6 +300,33 @@ enum EndReason {
     Replaced,
 }
 
+/// A new process accepts connections: those of this one that can go over to it do. Whether a signal came.
+async fn give_rest(state: &AppState, signals: &mut Signals) -> bool {
+    let Some(rest) = state.upgrader.rest() else { return false };
+    // Who has been accepted is there when these have ended.
+    let house = &state.reloader.house;
+    house.listeners.close();
+    house.listeners.wait().await;
+    // Waits for the other process: not on a runtime thread.
+    let mut giving = tokio::task::spawn_blocking(|| RemainingSessions::give(rest));
+    let (given, told) = tokio::select! {
+        given = &mut giving => (given, false),
+        () = signals.end() => {
+            state.drain.cancel();
+            (giving.await, true)
+        }
+    };
+    let (Ok(mut channel), remote) = (given, state.reloader.remote.clone()) else { return told };
+    // Apart: it may take as long as the service is away. If it is never said, the end of this process says so.
+    tokio::spawn(async move {
+        if let Some(remote) = remote {
+            remote.events_told().await;
+        }
+        drop(tokio::task::spawn_blocking(move || channel.told()));
+    });
+    told
+}
+
 /// A new process accepts connections: those of this one stay for a while, until they have ended or a signal comes. Whether
 /// one came.
 async fn stay(house: &House, stay: Duration, signals: &mut Signals) -> bool {
@@ -297,19 +336,21 @@ async fn stay(house: &House, stay: Duration, signals: &mut Signals) -> bool {
     }
 }
 
-/// The process whose place this one takes has given up its own.
+/// The process whose place this one takes has given up its own, and sessions that could go over before.
 async fn begin_after(
     predecessor: Option<Predecessor>,
-    protection: &Arc<Protection>,
-) -> anyhow::Result<Option<Predecessor>> {
+    mut taker: Taker,
+    house: &Arc<House>,
+) -> anyhow::Result<Option<(Predecessor, Taker)>> {
     let Some(mut predecessor) = predecessor else { return Ok(None) };
-    let protection = Arc::clone(protection);
+    let house = Arc::clone(house);
     // Waits for the other process, and for the disk: not on a runtime thread.
     let begin = move || {
-        predecessor.ready()?;
+        predecessor.ready(&mut taker)?;
         // It may have set and lifted some since this process read them.
-        protection.bans.reread(SystemTime::now()).context("the file of bans")?;
-        Ok(Some(predecessor))
+        house.protection.bans.reread(SystemTime::now()).context("the file of bans")?;
+        house.dismiss_banned();
+        Ok(Some((predecessor, taker)))
     };
     tokio::task::spawn_blocking(begin).await?
 }

@@ -37,7 +37,9 @@ pub use inward::{
 };
 pub use outward::{BrokerDial, DialFailure, FailedDial, Outward};
 pub use stream::Stream;
-pub use transport::{Carrier, HandshakeLimits, Known, NamedClients, SharedSocket, StreamFacts};
+pub use transport::{
+    Carrier, HandshakeLimits, Known, NamedClients, SharedSocket, SharedStream, SocketKind, StreamFacts,
+};
 
 /// An error and its causes as a text of one line.
 fn in_one_line(error: &(dyn Error + 'static)) -> String {

@@ -34,6 +34,7 @@ pub mod door;
 mod drain;
 #[cfg(test)]
 mod example_peer;
+mod handover;
 mod orders;
 mod protect;
 mod registry;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use crate::door::StreamFacts;
+use crate::handover::OfferRequest;
 
 /// How long all connections together may take to carry a command out. They wait for their turn, and for clients that
 /// read slowly, which are cut off long before this.
@@ -36,6 +37,8 @@ pub(crate) struct OrderQueue {
     pub(crate) inquiries: Vec<SessionInquiry>,
     /// It shall end, with words of an administrator's.
     pub(crate) dismissals: Vec<Dismissal>,
+    /// Another process may have its session.
+    pub(crate) offer: Option<OfferRequest>,
 }
 
 /// What a connection's task is asked about its session.

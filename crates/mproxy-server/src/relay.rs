@@ -12,11 +12,13 @@
 //! | `outbox` | what is to go out and was not written yet |
 //! | `reads` | when a side is read, and how its end is taken |
 //! | `asks` | answers on their way |
+//! | `offer` | a session that is offered to another process, and one that was taken from it |
 //! | `withheld` | commands that are reported when what had left before them is written |
 
 mod asks;
 mod chunk;
 mod inbox;
+mod offer;
 mod outbox;
 mod reads;
 mod side;
@@ -37,14 +39,17 @@ use mproxy_core::peer::Origin;
 use mproxy_core::policy::Pending;
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Effect, Event, Fault, Peer, Session, Side};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use self::asks::Asks;
 use self::chunk::Lent;
+pub(crate) use self::offer::ResumedStreams;
 pub(crate) use self::reads::PauseReason;
 use self::side::{OutputState, RelaySide, Writing};
 use self::withheld::WithheldOrders;
 use crate::door::Carrier;
+use crate::handover::OfferRequest;
 use crate::orders::{RelayDescription, SessionInquiry};
 use crate::registry::{ConnectionCommand, ConnectionPhase, Handle};
 
@@ -101,9 +106,16 @@ pub(crate) struct Relay<S> {
     dialing: Option<Dialing<S>>,
     timer: Option<Pin<Box<Sleep>>>,
     over: Option<Box<Fault>>,
-    /// The client's stream, where it broke its own rules and has been told so.
-    parting: Option<Box<S>>,
+    aside: Option<Box<Aside<S>>>,
     withheld: Option<Box<WithheldOrders>>,
+}
+
+/// What few relays have, and none has two of.
+enum Aside<S> {
+    /// The client's stream, where it broke its own rules and has been told so.
+    Parting(S),
+    /// The session is offered to another process, and stands still until that is told to go on with it; or this one goes on.
+    Offered(oneshot::Receiver<()>),
 }
 
 /// A stream whose session is over, and whose peer has not ended its half.
@@ -125,7 +137,7 @@ impl<S: Carrier> Relay<S> {
             dialing: None,
             timer: None,
             over: None,
-            parting: None,
+            aside: None,
             withheld: None,
         }
     }
@@ -137,7 +149,10 @@ impl<S: Carrier> Relay<S> {
 
     /// When it is over: streams that have to be kept open for a moment, or what was said last would not arrive.
     pub(crate) fn partings(&mut self) -> impl Iterator<Item = Parting<S>> {
-        let failed = self.parting.take().map(|stream| Parting { stream: *stream, shut: false });
+        let failed = match self.aside.take().map(|aside| *aside) {
+            Some(Aside::Parting(stream)) => Some(Parting { stream, shut: false }),
+            Some(Aside::Offered(_)) | None => None,
+        };
         let shut = [&mut self.broker, &mut self.client].map(|end| {
             let shut = end.closing == OutputState::Shut;
             end.stream.take_if(|_| shut).map(|stream| Parting { stream, shut })
@@ -188,7 +203,10 @@ impl<S: Carrier> Relay<S> {
     }
 
     /// Words from outside: kicks and drains.
-    fn poll_command(&mut self, cx: &mut Context<'_>, now: Instant) {
+    ///
+    /// Gives who wants the session for another process.
+    fn poll_command(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<OfferRequest> {
+        let mut offer = None;
         let command = self.handle.poll_command(cx);
         if let Some(queue) = self.handle.take_orders() {
             for question in queue.questions {
@@ -209,6 +227,7 @@ impl<S: Carrier> Relay<S> {
             for dismissal in queue.dismissals {
                 self.session.dismiss(dismissal, now);
             }
+            offer = queue.offer;
             self.publish_peer();
         }
         match command {
@@ -225,6 +244,7 @@ impl<S: Carrier> Relay<S> {
             }
             Some(ConnectionCommand::Evict) => {}
         }
+        offer
     }
 
     /// Answers whoever operates mproxy. They may have given up.
@@ -444,10 +464,18 @@ impl<S: Carrier> Relay<S> {
 
     fn work(&mut self, cx: &mut Context<'_>) -> Poll<Box<Fault>> {
         let this = self;
+        if this.is_offered() {
+            return Poll::Pending;
+        }
         // One look at the clock for all that happens now: the one that timers go by.
         let now = tokio::time::Instant::now().into_std();
-        this.poll_command(cx, now);
+        let offer = this.poll_command(cx, now);
         this.effects();
+        if let Some(request) = offer
+            && this.offer(request, cx, now)
+        {
+            return Poll::Pending;
+        }
         let mut has_read = false;
         for _ in 0..TURNS {
             let TurnOutcome { again, read } = this.turn(cx, now);

@@ -1,5 +1,6 @@
 //! From a listener to running connections: accepts, sees to the handshakes, gives each connection its task. Who may come in is
-//! said in `arrival`, the limits of how many are in `slot`, what a connection's task does and tells at its end in `ending`.
+//! said in `arrival`, the limits of how many are in `slot`, what a connection's task does and tells at its end in `ending`, how
+//! one of another process is taken over in `taking`.
 
 mod arrival;
 mod broker_watch;
@@ -10,6 +11,7 @@ pub(crate) mod pacer;
 mod parting;
 mod scarcity;
 mod slot;
+mod taking;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -36,6 +38,7 @@ use self::ending::Connection;
 use self::outage::{Outage, Recovery};
 use self::pacer::Pacer;
 use self::slot::{ConnectionSlot, PendingEntry};
+pub(crate) use self::taking::TakenConnection;
 use crate::config::EventRate;
 use crate::descriptors;
 use crate::door::{
@@ -155,6 +158,15 @@ impl House {
     /// Whether somebody is here whom nobody has decided on, or whose broker has not said yes.
     pub(crate) fn is_anybody_coming_in(&self) -> bool {
         self.pending.len() > 0 || self.registry.is_anybody_opening()
+    }
+
+    /// Has those end who are banned, and were connected when they were not.
+    pub(crate) fn dismiss_banned(&self) {
+        for handle in self.registry.all() {
+            if let Some(ban) = handle.peer().and_then(|peer| self.protection.ban_of(&peer)) {
+                handle.kick(&ban.dismissal());
+            }
+        }
     }
 
     /// From now on so many may be connected. Those that are, are.

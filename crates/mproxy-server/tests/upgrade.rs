@@ -5,119 +5,20 @@
 
 mod support;
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::mosquitto::Mosquitto;
-use mproxy_testkit::process::Process;
 use mproxy_testkit::service::contract::HelloResponse;
 use mproxy_testkit::service::{ObservePlay, Running, Service};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
-use serde_json::Value;
+use support::upgrading::{Old, Orphan, says, web, web_client};
 use support::{http, until};
 use tempfile::TempDir;
 use tokio::process::Command;
-
-/// mproxy by a link to its program, with a file in place of its configuration: either may be another one later.
-struct Old {
-    process: Process,
-    folder: TempDir,
-    mqtt: SocketAddr,
-    admin: SocketAddr,
-    /// New processes, which are no children of the test's.
-    successors: Vec<Orphan>,
-}
-
-/// A process that ends with the test.
-struct Orphan(u64);
-
-impl Orphan {
-    fn is_running(&self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.0))
-            .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
-    }
-}
-
-impl Drop for Orphan {
-    fn drop(&mut self) {
-        let kill = format!("kill -s KILL {} 2>/dev/null", self.0);
-        let _ = std::process::Command::new("sh").args(["-c", &kill]).status();
-    }
-}
-
-impl Old {
-    async fn start(broker: SocketAddr, settings: &str, variables: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().unwrap();
-        let (program, file) = (folder.path().join("mproxy"), folder.path().join("mproxy.toml"));
-        symlink(env!("CARGO_BIN_EXE_mproxy"), &program).unwrap();
-        fs::write(&file, Self::settings(broker, settings)).unwrap();
-        let mut command = Command::new(&program);
-        command.arg("--config").arg(&file).env("NO_COLOR", "1").envs(variables.iter().copied());
-        let mut process = Process::start("mproxy", command);
-        let mqtt = address(&mut process, "mqtt").await;
-        let admin = address(&mut process, "admin").await;
-        Self { process, folder, mqtt, admin, successors: Vec::new() }
-    }
-
-    fn settings(broker: SocketAddr, more: &str) -> String {
-        format!(
-            "admin.port = 0\nmqtt.host = \"127.0.0.1\"\nmqtt.port = 0\nws.port = \"off\"\nmqtt.target.host = \"127.0.0.1\"\n\
-             mqtt.target.port = {}\n{more}",
-            broker.port()
-        )
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// What is started next is this script.
-    fn replace_program(&self, script: &str) {
-        let program = self.path("mproxy");
-        fs::remove_file(&program).unwrap();
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    }
-
-    async fn upgrade(&mut self) -> (u16, Value) {
-        let (status, answer) = http(self.admin, "POST", "/api/v1/upgrade").await;
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        self.successors.extend(answer["pid"].as_u64().map(Orphan));
-        (status, answer)
-    }
-
-    /// It goes on: a client is served, and nothing else listens.
-    async fn still_serves(&mut self, client_id: &str) {
-        assert!(self.process.is_running());
-        WireClient::login(self.mqtt, Version::V5, client_id).await.expect_nothing_but_pingresp().await;
-        assert_eq!(http(self.admin, "GET", "/readyz").await.0, 200);
-    }
-
-    async fn count(&self, outcome: &str) -> u64 {
-        let page = http(self.admin, "GET", "/metrics").await.1;
-        let series = format!("mproxy_upgrades_total{{outcome=\"{outcome}\"}} ");
-        page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap()
-    }
-}
-
-async fn address(process: &mut Process, listener: &str) -> SocketAddr {
-    let pick = |line: &str| {
-        let (_, after) = line.split_once(&format!("listening listener=\"{listener}\" address="))?;
-        after.split(' ').next()?.parse().ok()
-    };
-    process.line_where("where it listens", pick).await.unwrap_or_else(|failed| panic!("{failed}"))
-}
-
-/// A message as the other side of the channel reads it, printed by a shell.
-fn says(message: &str) -> String {
-    let length = format!("\\000\\000\\000\\{:03o}", message.len());
-    format!("printf '{length}\\000\\000\\000\\000%s' '{message}' >&0")
-}
 
 /// Connects again and again, and counts.
 async fn knocks(mqtt: SocketAddr, goes_on: Arc<AtomicBool>, served: Arc<AtomicU64>) {
@@ -156,8 +57,9 @@ async fn whoever_comes_during_upgrades_in_a_row_is_served() {
 #[tokio::test]
 async fn those_who_are_there_stay_with_the_old_process_as_long_as_they_may() {
     let mut broker = RecordingBroker::start(BrokerScript::default()).await;
-    let mut old = Old::start(broker.addr(), "upgrade_stay = \"20s\"\n", &[]).await;
-    let mut early = WireClient::login(old.mqtt, Version::V5, "early").await;
+    let settings = format!("upgrade_stay = \"20s\"\n{}", web(broker.addr()));
+    let mut old = Old::start(broker.addr(), &settings, &[]).await;
+    let mut early = web_client(&mut old, "early").await;
     let mut session = broker.session().await;
     assert_eq!(old.upgrade().await.0, 200);
     let message = Publish { topic: "a", payload: b"still", ..Publish::default() };
@@ -174,8 +76,8 @@ async fn those_who_are_there_stay_with_the_old_process_as_long_as_they_may() {
 #[tokio::test]
 async fn those_who_may_not_stay_are_told_as_at_a_stop() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
-    let mut old = Old::start(broker.addr(), "", &[]).await;
-    let mut early = WireClient::login(old.mqtt, Version::V5, "early").await;
+    let mut old = Old::start(broker.addr(), &web(broker.addr()), &[]).await;
+    let mut early = web_client(&mut old, "early").await;
     assert_eq!(old.upgrade().await.0, 200);
     assert_eq!(early.packet().await, [0xe0, 1, 0x8b], "DISCONNECT, server shutting down");
     early.expect_closed().await;
@@ -276,13 +178,14 @@ async fn an_event_spool_has_one_writer_and_events_wait_for_it() {
     .await;
     let spool = TempDir::new().unwrap();
     let settings = format!(
-        "upgrade_stay = \"60s\"\npolicy.url = \"{}\"\nevents.spool = {:?}\n",
+        "upgrade_stay = \"60s\"\npolicy.url = \"{}\"\nevents.spool = {:?}\n{}",
         service.url,
-        spool.path()
+        spool.path(),
+        web(broker.addr())
     );
     let mut old = Old::start(broker.addr(), &settings, &[]).await;
     old.process.line("policy endpoint healthy").await.unwrap();
-    let early = WireClient::login(old.mqtt, Version::V5, "early").await;
+    let early = web_client(&mut old, "early").await;
     service.events_when(|told| told.iter().any(|told| told.client_id == "early")).await;
     assert_eq!(old.upgrade().await.0, 200);
     let late = WireClient::login(old.mqtt, Version::V5, "late").await;

@@ -6,7 +6,7 @@
 //! whoever is told. Packets that wait for a verdict go over whole, and are asked about anew. Answers that were remembered are
 //! not: they are asked for again.
 //!
-//! Nothing uses it yet: see docs/adr/0044.
+//! See docs/adr/0044.
 //!
 //! The form has a number. Whoever changes what is written changes [`FORMAT`]; a test holds the two against each other. Bytes
 //! are believed: they come from an mproxy that was started by the same hands.

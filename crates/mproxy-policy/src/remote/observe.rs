@@ -10,7 +10,7 @@
 //! | `kept` | the buffer as sessions and the stream share it |
 //! | `stream` | one stream |
 //! | `batch_spans` | the spans of what it has not confirmed |
-//! | `early` | events of a process that waits for the spool of another one |
+//! | `early` | events of a process that waits for what another one has to tell before |
 //! | `calls` | the queues of events that go by calls |
 //! | `driver` | which of the two it is, and to which endpoint |
 //! | `spool` | what is kept, on disk |
@@ -69,6 +69,8 @@ pub(super) struct ObserverConfig {
     pub(super) spool: Option<SpoolConfig>,
     /// Who makes spans of what is told.
     pub(super) tracer: Option<Arc<dyn CallTracer>>,
+    /// Nothing is told before this is cancelled.
+    pub(super) wait: Option<CancellationToken>,
 }
 
 /// How long the end of the process waits for the disk.
@@ -77,11 +79,14 @@ const SPOOL_END: Duration = Duration::from_secs(2);
 /// How often it is looked whether another process has let go of the spool.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Where events are told, and who waits for the spool.
+/// How often it is looked whether all is told that was reported.
+const TOLD_LOOK: Duration = Duration::from_millis(5);
+
+/// Where events are told, and who waits for what another process has to do before.
 pub(super) struct Observer {
     events: Arc<EarlyEvents>,
     watch: Arc<dyn Watch>,
-    /// The task that waits for the spool.
+    /// The task that waits for that.
     waiting: TaskTracker,
     tracer: Option<Arc<dyn CallTracer>>,
 }
@@ -94,21 +99,28 @@ impl Observer {
         stop: &CancellationToken,
     ) -> io::Result<Self> {
         let (waiting, tracer) = (TaskTracker::new(), config.tracer.clone());
-        let spool = config.spool.as_ref().map(|spool| open(spool, &config, &**watch)).transpose();
+        let spool = config.spool.as_ref().map(|spool| open(spool, &config, |_| false, &**watch)).transpose();
+        let spool = match spool {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && config.succeeds() => None,
+            spool => Some(spool?),
+        };
         let events = match spool {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && config.succeeds() => {
+            Some(spool) if config.wait.is_none() => {
+                Arc::new(EarlyEvents::told_by(Teller::start(endpoints, watch, config, spool, stop)?))
+            }
+            spool => {
                 let events = Arc::new(EarlyEvents::new(config.buffer));
                 let late = LateStart {
                     events: Arc::clone(&events),
                     endpoints: Arc::clone(endpoints),
                     watch: Arc::clone(watch),
                     config,
+                    spool,
                     stop: stop.clone(),
                 };
                 waiting.spawn(stop.clone().run_until_cancelled_owned(late.run()));
                 events
             }
-            spool => Arc::new(EarlyEvents::told_by(Teller::start(endpoints, watch, config, spool?, stop)?)),
         };
         waiting.close();
         Ok(Self { events, watch: Arc::clone(watch), waiting, tracer })
@@ -119,6 +131,19 @@ impl Observer {
         let connection = event.peer.origin.connection_id;
         let session = self.tracer.as_ref().and_then(|tracer| tracer.recorded_session(connection));
         self.events.report(ReportedEvent { event, session }, tracked);
+    }
+
+    /// A connection of another process goes on in this one.
+    pub(super) fn take_over(&self, connection: u128) {
+        self.events.take_over(connection);
+    }
+
+    /// Waits until all that has been reported is told, and confirmed where a service confirms.
+    pub(super) async fn told(&self) {
+        let _ = self.waiting.wait().await;
+        if let Some(teller) = self.events.teller() {
+            teller.told().await;
+        }
     }
 
     /// Takes nothing more, and gives what waits so long to be told and confirmed.
@@ -140,8 +165,13 @@ impl Observer {
     }
 }
 
-fn open(spool: &SpoolConfig, config: &ObserverConfig, watch: &dyn Watch) -> io::Result<Spool> {
-    Spool::open(spool, Uuid::new_v4().as_u128(), config.buffer, watch)
+fn open(
+    spool: &SpoolConfig,
+    config: &ObserverConfig,
+    goes_on: impl Fn(u128) -> bool,
+    watch: &dyn Watch,
+) -> io::Result<Spool> {
+    Spool::open(spool, Uuid::new_v4().as_u128(), config.buffer, goes_on, watch)
 }
 
 impl ObserverConfig {
@@ -150,40 +180,58 @@ impl ObserverConfig {
     }
 }
 
-/// Another process has the spool, and ends: begins to tell when it has let go of it.
+/// Another process has the spool, or something to tell before: begins when that is over.
 struct LateStart {
     events: Arc<EarlyEvents>,
     endpoints: Arc<Endpoints>,
     watch: Arc<dyn Watch>,
     config: ObserverConfig,
+    /// `None`: the other process has it.
+    spool: Option<Option<Spool>>,
     stop: CancellationToken,
 }
 
 impl LateStart {
     async fn run(self) {
-        let Self { events, endpoints, watch, config, stop } = self;
+        let Self { events, endpoints, watch, mut config, spool, stop } = self;
+        if let Some(wait) = config.wait.take() {
+            wait.cancelled().await;
+        }
         let config = Arc::new(config);
-        let spool = loop {
-            let (config, watch) = (Arc::clone(&config), Arc::clone(&watch));
-            let spool = config.spool.clone();
-            // Reads files: not on a runtime thread.
-            let opened = tokio::task::spawn_blocking(move || {
-                spool.map(|spool| open(&spool, &config, &*watch)).transpose()
-            });
-            match opened.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
-                Ok(spool) => break spool,
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(LOOK).await,
-                Err(error) => {
-                    warn!(%error, "event spool cannot be used, events are kept in memory alone");
-                    break None;
-                }
-            }
+        let spool = match spool {
+            Some(spool) => spool,
+            None => spool_that_is_let_go(&config, &events, &watch).await,
         };
         // The task that has lent it has ended.
         let Some(config) = Arc::into_inner(config) else { return };
         match Teller::start(&endpoints, &watch, config, spool, &stop) {
             Ok(teller) => events.begin(teller),
             Err(error) => warn!(%error, "events cannot be told"),
+        }
+    }
+}
+
+/// Waits until the other process has let go of the spool.
+async fn spool_that_is_let_go(
+    config: &Arc<ObserverConfig>,
+    events: &Arc<EarlyEvents>,
+    watch: &Arc<dyn Watch>,
+) -> Option<Spool> {
+    loop {
+        let (config, events, watch) = (Arc::clone(config), Arc::clone(events), Arc::clone(watch));
+        let spool = config.spool.clone();
+        // Reads files: not on a runtime thread.
+        let opened = tokio::task::spawn_blocking(move || {
+            let goes_on = |connection| events.is_taken_over(connection);
+            spool.map(|spool| open(&spool, &config, goes_on, &*watch)).transpose()
+        });
+        match opened.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
+            Ok(spool) => return spool,
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(LOOK).await,
+            Err(error) => {
+                warn!(%error, "event spool cannot be used, events are kept in memory alone");
+                return None;
+            }
         }
     }
 }
@@ -255,6 +303,15 @@ impl Teller {
             self.calls.report(event, sequence);
         } else {
             self.kept.push(event, tracked);
+        }
+    }
+
+    /// Waits until all that has been reported is told.
+    async fn told(&self) {
+        let last = self.kept.last();
+        // Looked at, as nobody waits for this but a process whose place is taken: what tells events need not know of it.
+        while !self.kept.is_settled(last) || !self.calls.are_all_told() {
+            sleep(TOLD_LOOK).await;
         }
     }
 

@@ -102,6 +102,7 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         version: Version::V5,
         client_id: client_id.into(),
         username: username.map(Into::into),
+        said: None,
         keep_alive: 30,
         clean_start: true,
         attributes: Box::default(),

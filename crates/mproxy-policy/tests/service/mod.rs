@@ -28,6 +28,7 @@ pub(crate) fn config(urls: &[&str], timeout: Duration) -> RemoteConfig {
         event_buffer: 1 << 20,
         confirm_within: AMPLE,
         event_spool: None,
+        events_wait: None,
         max_in_flight: 1024,
         tls: Default::default(),
         streams: true,

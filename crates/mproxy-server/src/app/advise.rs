@@ -11,6 +11,7 @@ use mproxy_policy::acl::{Acl, AclAdviser, Size, UnknownUsers};
 use mproxy_policy::grants::Grants;
 use mproxy_policy::remote::{Endpoint, Remote, RemoteConfig, RemoteTls, STREAM_LIFETIME, SpoolConfig};
 use mproxy_policy::shadow::Shadow;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::{ClientTlsSettings, Config, PolicyConfig, PolicyMode};
@@ -41,21 +42,22 @@ pub(super) fn rule_file(config: &Config, rules: Option<Acl>) -> anyhow::Result<O
     })
 }
 
-/// The advisers, in their order: the rule file, what was granted, the policy service. `succeeds`: another process, whose place
-/// this one takes, still has what only one can have.
+/// The advisers, in their order: the rule file, what was granted, the policy service. `tell`: another process, whose place this
+/// one takes, still has what only one can have; events are told from when this is cancelled.
 pub(super) fn advise(
     config: &Config,
     acl: Option<Acl>,
     metrics: &Arc<Metrics>,
     traces: Option<&Arc<Traces>>,
-    succeeds: bool,
+    tell: Option<CancellationToken>,
 ) -> anyhow::Result<Advisers> {
     let remote = match &config.policy {
         Some(policy) => {
             let mut config = remote_config(config, policy, traces)?;
             if let Some(spool) = &mut config.event_spool {
-                spool.succeeds = succeeds;
+                spool.succeeds = tell.is_some();
             }
+            config.events_wait = tell;
             Some(Remote::start(config, Arc::clone(metrics) as _)?)
         }
         None => None,
@@ -130,6 +132,7 @@ fn remote_config(
         event_buffer: policy.events.buffer,
         confirm_within: policy.events.confirm_timeout,
         event_spool: spool,
+        events_wait: None,
         max_in_flight: QUESTIONS,
         tls: remote_tls(&policy.tls)?,
         streams: policy.questions.mode == PolicyMode::Auto,

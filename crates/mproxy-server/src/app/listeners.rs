@@ -222,6 +222,11 @@ pub(super) struct ServedListeners {
 }
 
 impl ServedListeners {
+    /// What serves each of them.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &Arc<Serving>> {
+        self.running.iter().map(|running| &running.serving)
+    }
+
     /// From now on connections come in.
     pub(super) fn accept(&mut self, house: &House) {
         for (serving, open) in self.waiting.drain(..) {

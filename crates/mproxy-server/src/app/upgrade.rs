@@ -7,13 +7,19 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::handover::{self, SessionGiver};
 use crate::admin::{NotUpgraded, Successor};
+use crate::handover::form;
+use crate::serve::House;
 use crate::systemd::notify;
 use crate::telemetry::metrics::Metrics;
-use crate::upgrade::{self, Program, ServingSuccessor, SharedListener, UpgradeFailure};
+use crate::upgrade::{self, Program, ServingSuccessor, SessionChannel, SharedListener, UpgradeFailure};
 
 /// The first process of a container, or of a machine: when it ends, all others are ended.
 const FIRST_PROCESS: u32 = 1;
+
+/// How long sessions that are coming in, or are in the middle of something, may take until they can go over.
+const COMING_IN: Duration = Duration::from_secs(10);
 
 /// What it takes to have a new process take the place of this one.
 pub(super) struct Upgrader {
@@ -30,6 +36,34 @@ pub(super) struct Upgrader {
     accepting: [CancellationToken; 2],
     /// Cancelled then, and when that is done.
     pub(super) replaced: CancellationToken,
+    house: Arc<House>,
+    /// Sessions that could not go over before the new process accepted connections.
+    rest: Mutex<Option<RemainingSessions>>,
+}
+
+/// What it takes to give the new process sessions that could not go before it accepted connections.
+pub(super) struct RemainingSessions {
+    giver: SessionGiver,
+    channel: SessionChannel,
+    /// It reads what this process writes.
+    is_understood: bool,
+}
+
+impl RemainingSessions {
+    /// Gives all away that can go, within a time in which whoever is coming in has come in. Blocks.
+    pub(super) fn give(mut self) -> SessionChannel {
+        let Self { giver, channel, is_understood } = &mut self;
+        if *is_understood {
+            if let Err(error) = giver.give_all(channel, COMING_IN) {
+                warn!(%error, "the new process takes no more sessions");
+            }
+        } else {
+            giver.keep_all("other_form");
+        }
+        channel.report(giver.report());
+        handover::log(giver.report(), "sessions handed over");
+        self.channel
+    }
 }
 
 impl Upgrader {
@@ -39,6 +73,7 @@ impl Upgrader {
         metrics: &Arc<Metrics>,
         drain: &CancellationToken,
         accepting: [CancellationToken; 2],
+        house: &Arc<House>,
     ) -> Self {
         Self {
             program,
@@ -48,7 +83,14 @@ impl Upgrader {
             drain: drain.clone(),
             accepting,
             replaced: CancellationToken::new(),
+            house: Arc::clone(house),
+            rest: Mutex::default(),
         }
+    }
+
+    /// Sessions for the new process, once there is one that accepts connections.
+    pub(super) fn rest(&self) -> Option<RemainingSessions> {
+        self.rest.lock().take()
     }
 
     /// This process closes its listeners: they must not be kept open here.
@@ -85,11 +127,25 @@ impl Upgrader {
         };
         info!(program = %program.path().display(), "upgrade: starting a new process");
         let (shared, drain) = (Arc::clone(&listeners), self.drain.clone());
-        let start = move || upgrade::start(&program, &shared, within, || drain.is_cancelled());
+        let mut giver = SessionGiver::new(&self.house, &self.drain);
+        let start = move || {
+            let hand_over = |channel: &mut SessionChannel| giver.give(channel);
+            let started = upgrade::start(&program, &shared, within, || drain.is_cancelled(), hand_over);
+            started.map(|started| (started, giver))
+        };
         // Waits for the other process: not on a runtime thread.
         let started = tokio::task::spawn_blocking(start).await;
         match started.unwrap_or_else(|panicked| Err(UpgradeFailure::Failed(panicked.to_string()))) {
-            Ok(ServingSuccessor { pid, version }) => {
+            Ok((ServingSuccessor { pid, version, sessions: channel, session_form }, giver)) => {
+                let is_understood = session_form.as_deref() == Some(&form());
+                if !is_understood {
+                    let (theirs, ours) = (session_form.as_deref().unwrap_or("none"), form());
+                    warn!(
+                        theirs,
+                        ours, "the new process reads another form of sessions, they stay with this one"
+                    );
+                }
+                *self.rest.lock() = Some(RemainingSessions { giver, channel, is_understood });
                 listeners.iter().for_each(|listener| listener.socket.leave_file());
                 notify::main_process(pid);
                 info!(

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::tcp::Tcp;
 use super::tls::Tls;
-use super::transport::{Carrier, StreamFacts};
+use super::transport::{Carrier, SharedStream, SocketKind, StreamFacts};
 use super::unix::Unix;
 use super::ws::Ws;
 use super::{Inward, Outward};
@@ -107,6 +107,19 @@ impl From<Box<UnixStream>> for Stream {
     }
 }
 
+impl TryFrom<SharedStream> for Stream {
+    type Error = io::Error;
+
+    /// Of a socket that another process had. Call it inside a tokio runtime.
+    fn try_from(SharedStream { kind, descriptor }: SharedStream) -> io::Result<Self> {
+        Ok(match kind {
+            // It does not block: that is a property of the socket, and not of the descriptor.
+            SocketKind::Tcp => Self::Tcp(TcpStream::from_std(descriptor.into())?),
+            SocketKind::Unix => Self::Unix(Box::new(UnixStream::from_std(descriptor.into())?)),
+        })
+    }
+}
+
 impl Carrier for Stream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         each!(self, stream => stream.poll_readable(cx))
@@ -126,6 +139,10 @@ impl Carrier for Stream {
 
     fn facts(&self) -> StreamFacts {
         each!(self, stream => stream.facts())
+    }
+
+    fn share(&self) -> io::Result<Option<SharedStream>> {
+        each!(self, stream => stream.share())
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

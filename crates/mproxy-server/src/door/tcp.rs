@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{
-    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, StreamFacts, Transport,
+    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, SharedStream, SocketKind,
+    StreamFacts, Transport,
 };
 use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
@@ -142,6 +143,10 @@ impl Carrier for TcpStream {
     fn says_goodbye(&self) -> bool {
         // A FIN says no more than closing the socket does.
         false
+    }
+
+    fn share(&self) -> io::Result<Option<SharedStream>> {
+        SharedStream::of(SocketKind::Tcp, self).map(Some)
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

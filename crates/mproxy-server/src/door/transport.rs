@@ -27,6 +27,7 @@ use mproxy_core::fault::Closed;
 use mproxy_core::peer::{Address, Origin, TlsFacts, WsFacts};
 use mproxy_tcp::tls::{ClientTls, MaterialError, Reloadable, ServerTls, TlsProtection};
 use mproxy_unix::OwnFile;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, Ready};
 use tokio::time::Instant;
 
@@ -167,6 +168,30 @@ impl AsFd for SharedSocket {
     }
 }
 
+/// What kind of socket a stream is, where it is nothing but a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketKind {
+    /// TCP.
+    Tcp,
+    /// A Unix socket.
+    Unix,
+}
+
+/// A socket that carries MQTT, once more: the connection stays open as long as anybody has it.
+#[derive(Debug)]
+pub struct SharedStream {
+    /// What it is.
+    pub kind: SocketKind,
+    /// It itself.
+    pub descriptor: OwnedFd,
+}
+
+impl SharedStream {
+    pub(super) fn of(kind: SocketKind, stream: impl AsFd) -> io::Result<Self> {
+        Ok(Self { kind, descriptor: stream.as_fd().try_clone_to_owned()? })
+    }
+}
+
 /// A byte stream that carries MQTT, to a client or a broker.
 pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
     /// Whether a read would bring anything; if not, the task is woken when it would. Spares a buffer for a read in vain.
@@ -195,6 +220,14 @@ pub trait Carrier: AsyncRead + AsyncWrite + Debug + Unpin + Send {
     /// What it is, for people. One that does not know says nothing.
     fn facts(&self) -> StreamFacts {
         StreamFacts::default()
+    }
+
+    /// Its socket once more, for another process that goes on with it. `None` where a stream is more than its socket.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    fn share(&self) -> io::Result<Option<SharedStream>> {
+        Ok(None)
     }
 
     /// Throws away some of what comes in below, where the stream itself can be read no more: 0 is its end. A stream that

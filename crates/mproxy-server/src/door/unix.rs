@@ -15,7 +15,8 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{
-    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, Transport,
+    self, AcceptedSocket, Carrier, HandshakeLimits, Known, Offer, SharedSocket, SharedStream, SocketKind,
+    Transport,
 };
 use super::{DialFailure, OpenError, Refused, proxy};
 use crate::config::{ListenerSettings, SendProxy, Target};
@@ -141,6 +142,10 @@ impl Carrier for Box<UnixStream> {
     fn says_goodbye(&self) -> bool {
         // The end of the connection ends both halves, and leaves the peer what was sent before.
         false
+    }
+
+    fn share(&self) -> io::Result<Option<SharedStream>> {
+        SharedStream::of(SocketKind::Unix, &**self).map(Some)
     }
 
     fn poll_throw_away(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -204,6 +204,13 @@ impl Arrivals {
         self.state.lock().come(from, now.saturating_duration_since(self.started))
     }
 
+    /// Somebody is there who came to another process.
+    pub(crate) fn take_over(&self, from: &Address) {
+        if self.counts.load(Ordering::Acquire) {
+            self.state.lock().count(from);
+        }
+    }
+
     /// Somebody who came in has left.
     pub(crate) fn leave(&self, from: &Address) {
         if self.counts.load(Ordering::Acquire) {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::admin::view::{SessionView, TrafficView};
+use crate::handover::OfferRequest;
 use crate::orders::{ExplainRequest, HandedOrder, OrderQueue, SessionInquiry};
 use crate::timestamp::Timestamp;
 
@@ -89,9 +90,14 @@ const _: () = assert!(DRAIN < EVICT && EVICT < SHED && SHED < KICK && KICK + 0xF
 
 impl Handle {
     pub(crate) fn new(origin: &Arc<Origin>) -> Self {
+        Self::accepted_at(origin, SystemTime::now())
+    }
+
+    /// Of a connection that another process has accepted, at that time.
+    pub(crate) fn accepted_at(origin: &Arc<Origin>, accepted: SystemTime) -> Self {
         Self {
             origin: Arc::clone(origin),
-            accepted: SystemTime::now(),
+            accepted,
             peer: ArcSwapOption::empty(),
             has_peer: AtomicBool::new(false),
             phase: AtomicU8::new(ConnectionPhase::Connecting as u8),
@@ -146,6 +152,28 @@ impl Handle {
     /// Asks its task about its session.
     pub(crate) fn inquire(&self, inquiry: SessionInquiry) {
         self.put(|queue| queue.inquiries.push(inquiry));
+    }
+
+    /// Has it offered to another process, where that is possible. It is told of this by the answer alone.
+    pub(crate) fn offer(&self, request: OfferRequest) {
+        self.put(|queue| queue.offer = Some(request));
+    }
+
+    /// Another process is about to go on with its session: nothing reaches it any more. `false` where something has reached it
+    /// that its task has not taken: then it is not closed.
+    pub(crate) fn close_to_hand_over(&self) -> bool {
+        let mut orders = self.orders.lock();
+        let is_quiet =
+            matches!(*orders, OrderSlot::Empty) && self.command.load(Ordering::Acquire) == NO_COMMAND;
+        if is_quiet {
+            *orders = OrderSlot::Closed;
+        }
+        is_quiet
+    }
+
+    /// No other process does.
+    pub(crate) fn reopen(&self) {
+        *self.orders.lock() = OrderSlot::Empty;
     }
 
     /// Has it end.
@@ -220,8 +248,12 @@ impl Handle {
     }
 
     /// Its broker has not said yes.
-    pub(super) fn is_opening(&self) -> bool {
+    pub(crate) fn is_opening(&self) -> bool {
         !self.is_refused() && self.phase.load(Ordering::Relaxed) < ConnectionPhase::Open as u8
+    }
+
+    pub(crate) const fn accepted(&self) -> SystemTime {
+        self.accepted
     }
 
     pub(crate) fn origin(&self) -> &Arc<Origin> {

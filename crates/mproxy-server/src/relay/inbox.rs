@@ -41,6 +41,17 @@ pub(super) enum Came {
 }
 
 impl Inbox {
+    /// What another process has read, and its session not taken.
+    pub(super) fn holding(unread: &[u8]) -> Self {
+        // Offered before more is read, whether it was too little or not wanted there.
+        Self { rest: unread.into(), blocked: !unread.is_empty(), ended: None }
+    }
+
+    /// What was read and not taken.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.rest
+    }
+
     pub(super) fn len(&self) -> usize {
         self.rest.len()
     }

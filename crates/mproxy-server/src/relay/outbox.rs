@@ -85,6 +85,17 @@ impl Backlog {
 }
 
 impl Outbox {
+    /// What is to be written, copied.
+    pub(super) fn unwritten(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        bytes.extend_from_slice(&self.first);
+        if let Some(more) = &self.more {
+            more.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+            bytes.extend_from_slice(&more.tail);
+        }
+        bytes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len as usize
     }

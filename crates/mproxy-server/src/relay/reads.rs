@@ -7,11 +7,11 @@ use mproxy_core::Side;
 use mproxy_core::fault::Closed;
 use mproxy_core::session::ReadWait;
 
-use super::Relay;
 use super::chunk::{self, Lent};
 use super::inbox::{Came, Inbox};
 use super::outbox::Outbox;
 use super::side::OutputState;
+use super::{Aside, Relay};
 use crate::door::Carrier;
 
 /// Reads of one side in a row, before what they brought is written: the second usually finds nothing.
@@ -145,7 +145,7 @@ impl<S: Carrier> Relay<S> {
             // An alert or a Close frame is on its way to it: a reset, which closing a socket with unread bytes makes, would
             // overtake it.
             if side == Side::Client && matches!(how, Closed::Error(_)) && stream.has_last_word() {
-                self.parting = end.stream.take().map(Box::new);
+                self.aside = end.stream.take().map(|stream| Box::new(Aside::Parting(stream)));
             }
             self.handle_end(side, how, now);
             return ReadOutcome::Something;

@@ -1,5 +1,7 @@
 //! One of the two streams of a connection, with what has been read from it and what is to be written to it.
 
+use bytes::Bytes;
+
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 
@@ -49,6 +51,22 @@ impl<S> RelaySide<S> {
             half_closed: false,
             paused: false,
         }
+    }
+
+    /// One that another process has read from and written to.
+    pub(super) fn resumed(stream: S, unread: &[u8], unwritten: Bytes) -> Self {
+        let mut side = Self { inbox: Inbox::holding(unread), ..Self::new(Some(stream)) };
+        side.outbox.push(unwritten);
+        side
+    }
+
+    /// Whether nothing of its end has begun.
+    pub(super) fn is_whole(&self) -> bool {
+        self.stream.is_some()
+            && self.closing == OutputState::Open
+            && !self.half_closed
+            && self.inbox.ended().is_none()
+            && self.outbox.broken().is_none()
     }
 
     pub(super) fn drop_stream(&mut self) {

@@ -1,6 +1,7 @@
 //! Scenes of the relay over in-memory streams.
 
 mod endings;
+mod offer;
 mod room;
 mod withheld;
 
@@ -107,7 +108,13 @@ fn within<S: Carrier + 'static>(
 ) -> (Relay<S>, Arc<Handle>) {
     let origin = Arc::new(example_peer::origin(1));
     let handle = Arc::new(Handle::new(&origin));
-    let setting = Setting {
+    let setting = setting(budget, sink, advisers);
+    let session = Session::new(origin, setting, tokio::time::Instant::now().into_std());
+    (Relay::new(client, session, Arc::clone(&handle), host), handle)
+}
+
+fn setting(budget: Arc<Budget>, sink: Arc<dyn Sink>, advisers: Chain) -> Arc<Setting> {
+    Arc::new(Setting {
         gate: None,
         advisers,
         sink,
@@ -118,9 +125,7 @@ fn within<S: Carrier + 'static>(
         drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
         budget,
-    };
-    let session = Session::new(origin, Arc::new(setting), tokio::time::Instant::now().into_std());
-    (Relay::new(client, session, Arc::clone(&handle), host), handle)
+    })
 }
 
 async fn expect(stream: &mut DuplexStream, bytes: &[u8]) {

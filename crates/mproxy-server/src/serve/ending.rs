@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mproxy_core::fault::{Fault, Severity};
+use mproxy_core::fault::{Fault, Party, Severity};
 use tracing::{debug, error, info, warn};
 
 use super::slot::{ConnectionSlot, PendingEntry};
@@ -41,11 +41,30 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Another process goes on with it. Nobody is told anything.
+    fn hand_over(&mut self) {
+        if let Some(traces) = self.slot.serving().and_then(|serving| serving.house.traces.as_ref())
+            && let Some(peer) = self.relay.session().peer()
+        {
+            traces.hand_over_session(&peer.origin, peer);
+        }
+        self.leave(None).end(|metrics| metrics.count_closed("handed_over", Party::Mproxy.name()));
+        let origin = self.relay.handle().origin();
+        let (connection_id, listener) = (origin.connection_id, &*origin.listener);
+        debug!(%connection_id, listener, "connection handed over");
+    }
+}
+
 impl Future for Connection {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         let this = &mut *self;
+        if this.relay.poll_released(cx).is_ready() {
+            this.hand_over();
+            return std::task::Poll::Ready(());
+        }
         let polled = Pin::new(&mut this.relay).poll(cx);
         // From here on it has its place for good: strangers no longer push it out.
         if this.waiting.is_some() && this.relay.handle().is_admitted() {

@@ -108,6 +108,12 @@ impl ConnectionSlot {
         if most < usize::MAX && house.pending.len() >= most && !house.pending.make_room(whose, SPARE) {
             return Err(ArrivalRefusal::MaxConnections);
         }
+        Self::take_admitted(serving, whose)
+    }
+
+    /// The same for one that has been admitted.
+    pub(super) fn take_admitted(serving: &Arc<Serving>, whose: Neighbours) -> Result<Self, ArrivalRefusal> {
+        let house = &serving.house;
         serving.take_place(whose)?;
         let under = |count: &AtomicUsize, most: usize, crowd: &Crowd| {
             let more = |open| (open < most).then_some(open + 1);

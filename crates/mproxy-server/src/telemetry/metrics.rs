@@ -49,6 +49,7 @@
 //! | `mproxy_trace_spans_lost_total` | reason | counter |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_upgrades_total` | outcome | counter |
+//! | `mproxy_upgrade_sessions_total` | outcome | counter |
 //! | `mproxy_refusals_total` | hook, source, reason_code | counter |
 //! | `mproxy_broker_dial_duration_seconds` | listener, outcome | histogram |
 //! | `mproxy_forward_duration_seconds` | listener | histogram |
@@ -223,6 +224,11 @@ impl Metrics {
     /// An upgrade came to this.
     pub fn count_upgrade(&self, outcome: &'static str) {
         self.upgrades.count(outcome);
+    }
+
+    /// This became of so many sessions of the process before this one.
+    pub fn count_sessions_of_upgrade(&self, outcome: &str, count: u64) {
+        self.upgrades.count_sessions(outcome, count);
     }
 
     /// What is in force from now on, and what uses it. What is not among it is shown no more.

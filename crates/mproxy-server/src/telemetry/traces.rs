@@ -121,6 +121,11 @@ impl Traces {
         self.sessions.end(origin, peer, fault);
     }
 
+    /// A session goes on in another process.
+    pub(crate) fn hand_over_session(&self, origin: &Origin, peer: &Peer) {
+        self.sessions.hand_over(origin, peer);
+    }
+
     /// Sends what waits, for at most so long. No span is made after it. Blocks.
     pub fn flush(&self, within: Duration) {
         let ended = self.provider.shutdown_with_timeout(within);

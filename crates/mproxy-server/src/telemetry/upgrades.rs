@@ -10,7 +10,15 @@ const OUTCOMES: [&str; 6] = ["completed", "refused", "not_started", "failed", "t
 
 /// Upgrades: by the new process those that have completed, by the old one those that have not.
 #[derive(Debug, Default)]
-pub(super) struct UpgradeMetrics(Family<UpgradeLabels, Counter>);
+pub(super) struct UpgradeMetrics {
+    upgrades: Family<UpgradeLabels, Counter>,
+    sessions: Family<UpgradeSessionLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpgradeSessionLabels {
+    outcome: String,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpgradeLabels {
@@ -21,14 +29,22 @@ impl UpgradeMetrics {
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let help = "Upgrades by outcome; unless it is completed, the old process goes on serving";
-        registry.register("upgrades", help, metrics.0.clone());
+        registry.register("upgrades", help, metrics.upgrades.clone());
+        let help =
+            "Sessions of the process before this one, by outcome: handed over, or why they stayed with it";
+        registry.register("upgrade_sessions", help, metrics.sessions.clone());
+        metrics.count_sessions("handed_over", 0);
         for outcome in OUTCOMES {
-            drop(metrics.0.get_or_create(&UpgradeLabels { outcome }));
+            drop(metrics.upgrades.get_or_create(&UpgradeLabels { outcome }));
         }
         metrics
     }
 
     pub(super) fn count(&self, outcome: &'static str) {
-        self.0.get_or_create(&UpgradeLabels { outcome }).inc();
+        self.upgrades.get_or_create(&UpgradeLabels { outcome }).inc();
+    }
+
+    pub(super) fn count_sessions(&self, outcome: &str, count: u64) {
+        self.sessions.get_or_create(&UpgradeSessionLabels { outcome: outcome.to_owned() }).inc_by(count);
     }
 }

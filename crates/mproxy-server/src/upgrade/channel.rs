@@ -26,6 +26,9 @@ const MOST_DESCRIPTORS: usize = 4096;
 /// Bytes of one message at most.
 const LARGEST: usize = 1 << 20;
 
+/// Bytes behind a message at most, for each of what is said to follow. A session has less.
+const LARGEST_BYTES: usize = 16 << 20;
+
 /// Before the JSON of each message.
 const HEAD: usize = 8;
 
@@ -52,11 +55,25 @@ impl Channel {
     /// # Errors
     /// The other side is gone, or takes nothing.
     pub(super) fn send(&mut self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_before(message, &[], descriptors)
+    }
+
+    /// The same, and these bytes behind it.
+    ///
+    /// # Errors
+    /// The other side is gone, or takes nothing.
+    pub(super) fn send_before(
+        &mut self,
+        message: &Message,
+        more: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let json = serde_json::to_vec(message)?;
         let mut bytes = Vec::with_capacity(HEAD + json.len());
         bytes.extend_from_slice(&length(json.len())?);
         bytes.extend_from_slice(&length(descriptors.len())?);
         bytes.extend_from_slice(&json);
+        more.iter().for_each(|more| bytes.extend_from_slice(more));
         let mut rest = &bytes[..];
         // Each piece of descriptors has to have a byte to travel with; a message has more bytes than it has pieces.
         for piece in descriptors.chunks(AT_A_TIME) {
@@ -96,6 +113,21 @@ impl Channel {
         }
     }
 
+    /// So many bytes that follow the last message.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub(super) fn receive_bytes(&mut self, len: usize, until: Instant) -> io::Result<Vec<u8>> {
+        if len > LARGEST_BYTES {
+            return Err(invalid("too many bytes"));
+        }
+        while self.bytes.len() < len {
+            self.fill(until)?;
+        }
+        let rest = self.bytes.split_off(len);
+        Ok(std::mem::replace(&mut self.bytes, rest))
+    }
+
     fn head(&self) -> io::Result<Option<(usize, usize)>> {
         let Some(head) = self.bytes.first_chunk::<HEAD>() else { return Ok(None) };
         let [a, b, c, d, e, f, g, h] = *head;
@@ -115,7 +147,7 @@ impl Channel {
         self.socket.set_read_timeout(Some(left))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_A_TIME))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut chunk = [0; 8 << 10];
+        let mut chunk = [0; 32 << 10];
         let received = recvmsg(
             &self.socket,
             &mut [IoSliceMut::new(&mut chunk)],

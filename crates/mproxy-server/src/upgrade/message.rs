@@ -1,6 +1,8 @@
 //! What an old and a new process say to each other. Either may be of another version: what they say first is read whatever
 //! else is in it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages. Another one is not spoken with.
@@ -27,7 +29,21 @@ pub(super) enum Message {
         protocol: u32,
         /// Its version of mproxy.
         version: String,
+        /// The form in which it reads sessions. `None`: it takes none.
+        #[serde(default)]
+        session_form: Option<String>,
     },
+    /// The old process, between `Ready` and `TakeOver` and after `Serving`: sessions, of which so many bytes each follow.
+    /// Two descriptors come with each.
+    Sessions { lengths: Vec<u32> },
+    /// The new process: why it does not take some of them.
+    Received { refused: Vec<Option<String>> },
+    /// The old process: which of them are the new one's from now on.
+    Concluded { keep: Vec<bool> },
+    /// The old process: no more sessions come, and what became of all of them.
+    HandedOver { handed_over: u64, stayed: BTreeMap<String, u64> },
+    /// The old process: what had happened to sessions that it has handed over has been told.
+    EventsTold,
     /// The new process: it does not come up, for this reason.
     Failed { error: String },
     /// The old process: accept from now on.

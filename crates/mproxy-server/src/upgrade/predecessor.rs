@@ -7,16 +7,21 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::channel::Channel;
 use super::message::{Message, PROTOCOL};
+use super::sessions::{self, SessionTaker};
 use crate::build_info;
 use crate::config::UPGRADE_VARIABLE;
+use crate::handover;
 use crate::systemd::InheritedSockets;
 
 /// How long the old process may take to say something.
 const SAID_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long it is waited for a word of the old process at a time.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// The mproxy whose place this process takes.
 #[derive(Debug)]
@@ -50,7 +55,7 @@ impl Predecessor {
         let mut this = Self { channel, version, pid };
         if protocol != PROTOCOL {
             // It understands this much, and goes on by itself.
-            this.say(&Message::Ready { protocol: PROTOCOL, version: build_info::VERSION.to_owned() });
+            this.say(&ready());
             bail!(
                 "mproxy {} (process {pid}) speaks version {protocol} of the handover, and this one version {PROTOCOL}: it \
                  has to be stopped and started anew",
@@ -70,17 +75,20 @@ impl Predecessor {
         self.say(&Message::Failed { error: error.to_owned() });
     }
 
-    /// This process could accept at once. Waits until it shall. Blocks.
+    /// This process could accept at once. Waits until it shall, and takes sessions before. Blocks.
     ///
     /// # Errors
     /// The old one is gone, or has changed its mind.
-    pub(crate) fn ready(&mut self) -> anyhow::Result<()> {
-        let ready = Message::Ready { protocol: PROTOCOL, version: build_info::VERSION.to_owned() };
+    pub(crate) fn ready(&mut self, taker: &mut dyn SessionTaker) -> anyhow::Result<()> {
         let away = "the process whose place this one takes is gone, or does not want that any more";
-        self.channel.send(&ready, &[]).context(away)?;
-        match self.channel.receive(Instant::now() + SAID_WITHIN).context(away)?.0 {
-            Message::TakeOver => Ok(()),
-            other => bail!("the process whose place this one takes said {other:?}"),
+        self.channel.send(&ready(), &[]).context(away)?;
+        loop {
+            let said = self.channel.receive(Instant::now() + SAID_WITHIN).context(away)?;
+            match sessions::take(&mut self.channel, taker, said).context(away)? {
+                None => {}
+                Some(Message::TakeOver) => return Ok(()),
+                Some(other) => bail!("the process whose place this one takes said {other:?}"),
+            }
         }
     }
 
@@ -90,9 +98,43 @@ impl Predecessor {
         info!(predecessor = self.pid, version = self.version, "took the place of another process");
     }
 
+    /// Takes further sessions, until the old process has no more to say. Blocks.
+    pub(crate) fn follow(mut self, taker: &mut dyn SessionTaker) {
+        let over = loop {
+            let said = match self.channel.receive(Instant::now() + LOOK) {
+                // It is still there.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
+                said => said,
+            };
+            match said.and_then(|said| sessions::take(&mut self.channel, taker, said)) {
+                Ok(None) => {}
+                Ok(Some(other)) => break format!("it said {other:?} out of turn"),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break String::new(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        if !over.is_empty() {
+            warn!(
+                predecessor = self.pid,
+                error = over,
+                "no more sessions are taken from the process before this one"
+            );
+        }
+        // What it has not told by now it never tells, or it has the spool.
+        taker.tell();
+    }
+
     fn say(&mut self, message: &Message) {
         // If it is gone, it need not know.
         let _ = self.channel.send(message, &[]);
+    }
+}
+
+fn ready() -> Message {
+    Message::Ready {
+        protocol: PROTOCOL,
+        version: build_info::VERSION.to_owned(),
+        session_form: Some(handover::form()),
     }
 }
 

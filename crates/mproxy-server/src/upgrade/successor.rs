@@ -13,9 +13,11 @@ use thiserror::Error;
 
 use super::channel::Channel;
 use super::message::{Message, PROTOCOL, SocketLabel};
+use super::sessions::SessionChannel;
 use crate::build_info;
 use crate::config::UPGRADE_VARIABLE;
 use crate::door::SharedSocket;
+use crate::handover;
 
 /// How long the new process may take to begin to accept, once it has said that it could.
 const SERVES_WITHIN: Duration = Duration::from_secs(5);
@@ -104,9 +106,19 @@ impl UpgradeFailure {
 pub(crate) struct ServingSuccessor {
     pub(crate) pid: u32,
     pub(crate) version: String,
+    /// For further sessions.
+    pub(crate) sessions: SessionChannel,
+    /// In which form it reads them, if any.
+    pub(crate) session_form: Option<String>,
 }
 
-/// Starts the new process, gives it the listeners, and waits until it serves. Blocks. Where that fails, there is no new
+/// What the new process has said of itself when it is ready.
+struct ReadySuccessor {
+    version: String,
+    session_form: Option<String>,
+}
+
+/// Starts the new process, gives it the listeners and, by `hand_over`, sessions that it can read, and waits until it serves. Blocks. Where that fails, there is no new
 /// process any more, and the listeners are as they were.
 ///
 /// # Errors
@@ -116,12 +128,15 @@ pub(crate) fn start(
     listeners: &[SharedListener],
     within: Duration,
     is_stopping: impl Fn() -> bool,
+    hand_over: impl FnOnce(&mut SessionChannel) -> io::Result<()>,
 ) -> Result<ServingSuccessor, UpgradeFailure> {
     let until = Instant::now() + within;
     let mut starting = StartingSuccessor::spawn(program)?;
     let pid = starting.child.id();
-    match starting.negotiate(listeners, until, is_stopping) {
-        Ok(version) => Ok(ServingSuccessor { pid, version }),
+    match starting.negotiate(listeners, until, is_stopping, hand_over) {
+        Ok(ReadySuccessor { version, session_form }) => {
+            Ok(ServingSuccessor { pid, version, sessions: starting.channel, session_form })
+        }
         Err(trouble) => Err(starting.give_up(trouble, within)),
     }
 }
@@ -129,7 +144,7 @@ pub(crate) fn start(
 /// A new process that does not serve yet.
 struct StartingSuccessor {
     child: Child,
-    channel: Channel,
+    channel: SessionChannel,
 }
 
 /// What went wrong with it.
@@ -156,18 +171,19 @@ impl StartingSuccessor {
                 .env_remove("WATCHDOG_PID")
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .spawn()?;
-            Ok(Self { child, channel: Channel::new(ours)? })
+            Ok(Self { child, channel: SessionChannel(Channel::new(ours)?) })
         };
         spawned().map_err(|error| UpgradeFailure::NotStarted { path: program.path.clone(), error })
     }
 
-    /// Its version, once it serves.
+    /// What it is, once it serves.
     fn negotiate(
         &mut self,
         listeners: &[SharedListener],
         until: Instant,
         is_stopping: impl Fn() -> bool,
-    ) -> Result<String, Trouble> {
+        hand_over: impl FnOnce(&mut SessionChannel) -> io::Result<()>,
+    ) -> Result<ReadySuccessor, Trouble> {
         let label = |listener: &SharedListener| SocketLabel {
             name: listener.name.clone(),
             place: listener.place.clone(),
@@ -181,9 +197,11 @@ impl StartingSuccessor {
         };
         let sockets: Vec<_> = listeners.iter().map(|listener| listener.socket.as_fd()).collect();
         // One that has gone may have said why before.
-        let _ = self.channel.send(&begin, &sockets);
-        let version = match self.channel.receive(until)?.0 {
-            Message::Ready { protocol: PROTOCOL, version } => version,
+        let _ = self.channel.0.send(&begin, &sockets);
+        let ready = match self.channel.0.receive(until)?.0 {
+            Message::Ready { protocol: PROTOCOL, version, session_form } => {
+                ReadySuccessor { version, session_form }
+            }
             Message::Ready { protocol, .. } => return Err(Trouble::OtherProtocol(protocol)),
             Message::Failed { error } => return Err(Trouble::Said(error)),
             other => return Err(Trouble::Said(unexpected(&other))),
@@ -191,9 +209,18 @@ impl StartingSuccessor {
         if is_stopping() {
             return Err(Trouble::Said("this process is being stopped meanwhile".to_owned()));
         }
-        let _ = self.channel.send(&Message::TakeOver, &[]);
-        match self.channel.receive(Instant::now() + SERVES_WITHIN)?.0 {
-            Message::Serving => Ok(version),
+        if ready.session_form.as_deref() == Some(&handover::form()) {
+            match hand_over(&mut self.channel) {
+                // How it has ended says more.
+                Err(error) if !is_end(&error) => {
+                    return Err(Trouble::Said(format!("it did not take the sessions: {error}")));
+                }
+                outcome => outcome?,
+            }
+        }
+        let _ = self.channel.0.send(&Message::TakeOver, &[]);
+        match self.channel.0.receive(Instant::now() + SERVES_WITHIN)?.0 {
+            Message::Serving => Ok(ready),
             Message::Failed { error } => Err(Trouble::Said(error)),
             other => Err(Trouble::Said(unexpected(&other))),
         }
@@ -240,7 +267,10 @@ impl StartingSuccessor {
 
 /// Whether nobody is there any more.
 fn is_end(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 fn unexpected(message: &Message) -> String {

@@ -3,6 +3,7 @@
 
 pub(crate) mod judge;
 pub(crate) mod schema;
+pub(crate) mod upgrading;
 
 use std::net::SocketAddr;
 use std::path::Path;

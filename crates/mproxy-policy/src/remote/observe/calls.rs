@@ -31,6 +31,8 @@ const QUEUES: usize = 16;
 struct QueuedEvent {
     kept: Arc<KeptEvent>,
     sequence: u64,
+    /// One of [`Calls::untold`].
+    untold: Arc<()>,
 }
 
 /// The queues. When a queue is full, events are dropped and counted; its last quarter is kept for what
@@ -41,6 +43,8 @@ pub(super) struct Calls {
     warned: AtomicBool,
     senders: TaskTracker,
     watch: Arc<dyn Watch>,
+    /// Held once by each event that is queued, or being told.
+    untold: Arc<()>,
 }
 
 impl Calls {
@@ -74,7 +78,13 @@ impl Calls {
             warned: AtomicBool::new(false),
             senders,
             watch: Arc::clone(watch),
+            untold: Arc::default(),
         }
+    }
+
+    /// Whether nothing is queued or being told.
+    pub(super) fn are_all_told(&self) -> bool {
+        Arc::strong_count(&self.untold) == 1
     }
 
     /// Queues an event, or drops and counts it.
@@ -90,7 +100,8 @@ impl Calls {
             return self.drop_full(kind);
         }
         let Some(kept) = KeptEvent::new(event) else { return self.drop_full(kind) };
-        if queue.try_send(QueuedEvent { kept: Arc::new(kept), sequence }).is_err() {
+        let untold = Arc::clone(&self.untold);
+        if queue.try_send(QueuedEvent { kept: Arc::new(kept), sequence, untold }).is_err() {
             self.drop_full(kind);
         }
     }
@@ -117,7 +128,7 @@ impl Calls {
         // Its place first: an event that is nowhere could be overtaken by the next one of its connection.
         let Ok(place) = queue.reserve().await else { return false };
         if let Some((sequence, kept)) = kept.take_first() {
-            place.send(QueuedEvent { kept, sequence });
+            place.send(QueuedEvent { kept, sequence, untold: Arc::clone(&self.untold) });
         }
         true
     }
@@ -180,7 +191,9 @@ impl EventSender {
         }
     }
 
-    async fn send(&self, QueuedEvent { kept, sequence }: QueuedEvent) -> Result<(), Failure> {
+    async fn send(&self, QueuedEvent { kept, sequence, untold }: QueuedEvent) -> Result<(), Failure> {
+        // Until it is told, or cannot be.
+        let _untold = untold;
         let CallTrace { context, span } = self.trace(&kept);
         let tell = EventRequest::new(&kept.event, sequence, &kept.client).with_context(context);
         let told = call_service(&self.endpoints, &*self.watch, tell, deadline(self.timeout.get())).await;

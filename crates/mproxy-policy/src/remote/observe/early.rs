@@ -1,7 +1,8 @@
-//! Events of a process that takes the place of another one, as long as that one has the spool: a spool has one writer. They
-//! wait in memory, in their order and within the bytes of the buffer, and are kept as all others from then on.
+//! Events of a process that takes the place of another one, as long as that one has the spool, which has one writer, or has
+//! not told what happened to clients before this process took them over. They wait in memory, in their order and within the
+//! bytes of the buffer, and are kept as all others from then on.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mproxy_core::event::Kind;
@@ -17,6 +18,8 @@ pub(super) struct EarlyEvents {
     waiting: Mutex<WaitingEvents>,
     /// Bytes of those that wait at most.
     most: usize,
+    /// Connections of the other process that go on in this one: in the spool they have no end, and have not ended.
+    taken_over: Mutex<HashSet<u128>>,
 }
 
 #[derive(Default)]
@@ -30,12 +33,24 @@ struct WaitingEvents {
 impl EarlyEvents {
     /// Nobody tells them yet.
     pub(super) fn new(most: usize) -> Self {
-        Self { teller: OnceLock::new(), waiting: Mutex::default(), most }
+        Self { teller: OnceLock::new(), waiting: Mutex::default(), most, taken_over: Mutex::default() }
     }
 
     /// Somebody tells them at once.
     pub(super) fn told_by(teller: Teller) -> Self {
-        Self { teller: teller.into(), waiting: Mutex::default(), most: 0 }
+        Self { teller: teller.into(), waiting: Mutex::default(), most: 0, taken_over: Mutex::default() }
+    }
+
+    /// A connection of the other process goes on in this one.
+    pub(super) fn take_over(&self, connection: u128) {
+        if self.teller.get().is_none() {
+            self.taken_over.lock().unwrap_or_else(PoisonError::into_inner).insert(connection);
+        }
+    }
+
+    /// Whether it goes on, or has ended, in this process: its end is told here.
+    pub(super) fn is_taken_over(&self, connection: u128) -> bool {
+        self.taken_over.lock().unwrap_or_else(PoisonError::into_inner).contains(&connection)
     }
 
     /// Who tells them, if there is somebody yet.
@@ -78,6 +93,7 @@ impl EarlyEvents {
         Kind::ALL.into_iter().zip(lost).for_each(|(kind, count)| teller.kept.lose(kind, count));
         // Nobody else sets it.
         let _ = self.teller.set(teller);
+        *self.taken_over.lock().unwrap_or_else(PoisonError::into_inner) = HashSet::new();
     }
 
     /// Nobody will tell them any more.

@@ -259,6 +259,17 @@ impl KeptEvents {
         self.watch.events_kept(state.buffer.len(), state.buffer.bytes());
     }
 
+    /// The last number that was given.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().buffer.last()
+    }
+
+    /// Whether nothing up to here is kept any more.
+    pub(super) fn is_settled(&self, up_to: u64) -> bool {
+        let state = self.lock();
+        state.buffer.len() == 0 || state.buffer.confirmed() >= up_to
+    }
+
     /// Takes nothing more.
     pub(super) fn close(&self) {
         self.lock().closed = true;

@@ -64,7 +64,8 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Opens it, or makes it. A run that has no name yet gets `fresh`; events of up to `most` bytes are taken from it.
+    /// Opens it, or makes it. A run that has no name yet gets `fresh`; events of up to `most` bytes are taken from it. A
+    /// connection of which no end was written has ended, unless it `goes_on`.
     ///
     /// # Errors
     /// It cannot be used: another mproxy has it, or the folder cannot be written.
@@ -72,6 +73,7 @@ impl Spool {
         config: &SpoolConfig,
         fresh: u128,
         most: usize,
+        goes_on: impl Fn(u128) -> bool,
         watch: &dyn Watch,
     ) -> io::Result<Self> {
         let SpoolConfig { folder, size, succeeds: _ } = config;
@@ -94,6 +96,7 @@ impl Spool {
         let cursor = (cursor_file, generation, Cursor { reserved: last, ..cursor });
         let still_open = open.iter().map(|client| (client.connection, (*client.field).clone()));
         let mut files = Files::new(folder, *size, cursor, segments, still_open)?;
+        let open: Vec<_> = open.into_iter().filter(|client| !goes_on(client.connection)).collect();
         let mut all: Vec<_> = events
             .into_iter()
             .map(|FoundEvent { sequence, client, event }| (sequence, EventClient::Kept(client), event))

@@ -4,7 +4,7 @@ use std::array;
 use std::collections::HashMap;
 
 use mproxy_codec::types::Version;
-use mproxy_core::fault::{Fault, Severity};
+use mproxy_core::fault::{Fault, Party, Severity};
 use mproxy_core::peer::{Address, ConnectionId, Origin, Peer, Transport};
 use mproxy_policy::trace_context::TraceContext;
 use parking_lot::Mutex;
@@ -55,6 +55,16 @@ impl Sessions {
     pub(super) fn recorded(&self, connection: ConnectionId) -> Option<TraceContext> {
         let shard = self.shard(connection).lock();
         Some(shard.get(&connection.0).filter(|session| session.recording.is_some())?.context.clone())
+    }
+
+    /// It goes on in another process, in a span of that one.
+    pub(super) fn hand_over(&self, origin: &Origin, peer: &Peer) {
+        let session = self.shard(origin.connection_id).lock().remove(&origin.connection_id.0);
+        let Some(recording) = session.and_then(|session| session.recording) else { return };
+        recording.set_text("messaging.client.id", &peer.client_id);
+        recording.set("network.protocol.version", version(peer.version));
+        recording.set("mproxy.cause", "handed_over");
+        recording.set("mproxy.by", Party::Mproxy.name());
     }
 
     pub(super) fn end(&self, origin: &Origin, peer: Option<&Peer>, fault: Option<&Fault>) {

@@ -26,7 +26,13 @@ fn event(kind: Kind, fields: &str) -> EncodedEvent {
 }
 
 fn open_sized(folder: &Path, size: u64) -> io::Result<Spool> {
-    Spool::open(&SpoolConfig { folder: folder.to_owned(), size, succeeds: false }, RUN, 1 << 20, &NoWatch)
+    Spool::open(
+        &SpoolConfig { folder: folder.to_owned(), size, succeeds: false },
+        RUN,
+        1 << 20,
+        |_| false,
+        &NoWatch,
+    )
 }
 
 fn open(folder: &Path) -> Spool {
@@ -88,6 +94,25 @@ fn after_a_crash_events_are_found_and_open_connections_end() {
     let again = open(folder.path());
     assert_eq!(again.held(), held, "each end is told once");
     assert!(again.last > last);
+}
+
+#[test]
+fn a_connection_that_goes_on_in_another_process_has_not_ended() {
+    let folder = folder();
+    let mut spool = open(folder.path());
+    for connection in 1..=3 {
+        spool.put(connection, connection.into(), Kind::Connect);
+    }
+    spool.files.flush().expect("it is written");
+    spool.files.finish(3).expect("it ends");
+    drop(spool);
+    let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE, succeeds: true };
+    let goes_on = |connection| connection == 2;
+    let spool = Spool::open(&config, RUN, 1 << 20, goes_on, &NoWatch).expect("it can be opened");
+    let ended = |spool: &Spool| spool.held().into_iter().skip(3).map(|(_, held)| held.0).collect::<Vec<_>>();
+    assert_eq!(ended(&spool), [1, 3]);
+    drop(spool);
+    assert_eq!(ended(&open(folder.path())), [1, 3, 2], "and has when that one has ended without a word");
 }
 
 #[test]
@@ -221,7 +246,7 @@ fn without_a_cursor_its_events_get_new_numbers() {
     drop(spool);
     fs::write(folder.path().join("cursor"), "garbage").expect("it can be written");
     let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE, succeeds: false };
-    let spool = Spool::open(&config, 99, 1 << 20, &NoWatch).expect("it can be opened");
+    let spool = Spool::open(&config, 99, 1 << 20, |_| false, &NoWatch).expect("it can be opened");
     assert_eq!((spool.run_id, spool.confirmed), (99, 0));
     let texts: Vec<_> = spool.held().into_iter().map(|(sequence, (_, text))| (sequence, text)).collect();
     assert_eq!(texts, (1..=4).map(|sequence| (sequence, (sequence + 4).to_string())).collect::<Vec<_>>());
@@ -237,7 +262,7 @@ fn events_beyond_what_memory_may_hold_are_counted() {
     spool.files.flush().expect("it is written");
     drop(spool);
     let config = SpoolConfig { folder: folder.path().to_owned(), size: SIZE, succeeds: false };
-    let spool = Spool::open(&config, RUN, 1000, &NoWatch).expect("it can be opened");
+    let spool = Spool::open(&config, RUN, 1000, |_| false, &NoWatch).expect("it can be opened");
     assert_eq!((spool.events.len(), spool.without_room.len()), (3, 7));
     assert!(spool.last >= 10);
 }
