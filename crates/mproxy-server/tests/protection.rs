@@ -133,7 +133,12 @@ async fn who_waits_too_long_meets_what_is_said_of_our_own_trouble() {
         assert_eq!(rest.is_empty(), is_silent, "{rest:?}");
         assert!(is_silent || rest[3] == 0x88, "{rest:?}");
         proxy
-            .line(&["overloaded, packet refused", "limit=\"admissions\"", "max_admissions_per_second"])
+            .line(&[
+                "connection closed",
+                "cause=\"overloaded\"",
+                "by=\"mproxy\"",
+                "max_admissions_per_second",
+            ])
             .await;
         let outcome = |outcome| format!("mproxy_admissions_total{{listener=\"mqtt\",outcome=\"{outcome}\"}}");
         assert_eq!(proxy.metric(&outcome("timed_out")).await, 1.0);
