@@ -57,7 +57,7 @@ pub(super) struct BanView {
     /// Whoever comes from this network.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    /// The reason of the ban.
+    /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Since when.
@@ -126,7 +126,7 @@ struct BanBody {
     username: Option<String>,
     /// An address or network: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`.
     address: Option<String>,
-    /// The reason of the ban: shown in the list, the log and the decision log. Clients are not told.
+    /// Why: shown in the list of bans, the log and the decision log, never to clients.
     #[schema(max_length = 256)]
     reason: Option<String>,
     /// Seconds until it ends by itself; without, it does not.

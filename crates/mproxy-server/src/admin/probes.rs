@@ -48,7 +48,7 @@ struct ReadinessDetails {
     /// The endpoints of the policy service.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Vec<EndpointView>>,
-    /// Certificate files whose reload failed; the previous certificates are in force.
+    /// Certificate files that failed to reload; the previous certificates stay in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_certificates: Option<Vec<StaleCertificate>>,
     /// Certificates and revocation lists in force that are past their dates, or of no use.

@@ -165,8 +165,8 @@ pub struct LiveView {
     pub more_subscriptions: bool,
     /// Publishes of the client's, of QoS 1 and 2, that are not acknowledged to the end.
     pub in_flight: u32,
-    /// Deliveries of QoS 1 and 2 to which the client has sent neither PUBACK nor PUBREC; null if nobody decides on deliveries:
-    /// then only the broker counts them.
+    /// QoS 1 and 2 deliveries that the client has not acknowledged with PUBACK or PUBREC. Null if neither rules nor a hook
+    /// service decide on deliveries: mproxy does not track them then.
     pub deliveries_in_flight: Option<u32>,
     /// Packets that wait for a verdict.
     pub waiting_packets: DirectionView,
@@ -221,7 +221,7 @@ pub struct Readiness {
     pub draining: bool,
     /// Each listener that was configured.
     pub listeners: Vec<ListenerReadiness>,
-    /// Certificate files whose reload failed; the previous certificates are in force, so this does not count against ready.
+    /// Certificate files that failed to reload; the previous certificates stay in use, so this does not count against ready.
     pub stale_certificates: Vec<StaleCertificate>,
     /// Certificates and revocation lists in force that cannot do what they are there for, as those past their dates: no
     /// reason not to be ready, since no other instance would do better.

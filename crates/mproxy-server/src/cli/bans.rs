@@ -43,7 +43,7 @@ pub struct BanCommand {
     /// How long: 10m, 12h or 30d; without, until it is lifted
     #[arg(long = "for", value_name = "TIME", value_parser = ban_seconds)]
     lasts: Option<u64>,
-    /// The reason of the ban. Clients are not told
+    /// The reason, for the list of bans and the logs; clients do not see it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
