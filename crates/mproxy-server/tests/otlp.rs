@@ -225,6 +225,9 @@ async fn lines_are_sent_over_grpc_as_loud_as_the_log_is_and_cut_as_in_it() {
     let proxy = Proxy::with(broker.addr(), &variables).await;
     collector.record("listening").await;
     visit(&proxy, "quiet").await;
+    // Its end is told at the level that was in force then.
+    let open = "mproxy_connections_open{listener=\"mqtt\"}";
+    support::until("it has ended", async || proxy.metric(open).await == 0.0).await;
     let mut admin = TcpStream::connect(proxy.admin).await.unwrap();
     let request = "PUT /api/v1/log-level HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 18\r\n\r\n{\"level\": \"trace\"}";
     admin.write_all(request.as_bytes()).await.unwrap();

@@ -164,14 +164,17 @@ impl Process {
         })
     }
 
-    /// The memory it holds at present (`VmRSS`), in bytes. Linux only.
+    /// The memory it holds at present, in bytes: without pages of its program, of which the kernel maps some or many, as it
+    /// has them at hand. Linux only.
     pub fn resident_bytes(&self) -> u64 {
-        self.memory("VmRSS:")
+        // Read apart, the difference of two figures could be below zero.
+        self.memory("RssAnon:") + self.memory("RssShmem:")
     }
 
-    /// The most that it held since it began, or since [`forget_peak`](Self::forget_peak) (`VmHWM`). Linux only.
+    /// The most of the same that it held since it began, or since [`forget_peak`](Self::forget_peak). Linux only.
     pub fn peak_resident_bytes(&self) -> u64 {
-        self.memory("VmHWM:")
+        // Once mapped, pages of the program stay: there were no more of them at the peak than now.
+        self.memory("VmHWM:").saturating_sub(self.memory("RssFile:"))
     }
 
     /// Lets the peak begin anew from what it holds at present. Linux only.
