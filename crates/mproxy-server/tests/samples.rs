@@ -127,8 +127,17 @@ async fn a_grant_in_node_is_spelled_as_the_contract_spells_it() {
 
 // ---- in JSON
 
-/// What the samples in JSON say: nobody publishes below `secret/`, what goes to `old/a` is `moved`, all else passes.
-async fn keeps_secrets(mut service: Process, at: SocketAddr, moved: &str) {
+/// What a sample in JSON says of publishes: nobody publishes to `refused`, what goes to `old/a` is `moved`, all else
+/// passes.
+struct Said {
+    refused: &'static str,
+    moved: &'static str,
+}
+
+const DOCS: Said = Said { refused: "secret/a", moved: "old/a" };
+const EXAMPLES: Said = Said { refused: "forbidden/a", moved: "new/a" };
+
+async fn does_as_it_says(mut service: Process, at: SocketAddr, Said { refused, moved }: Said) {
     service.answers(at).await.unwrap_or_else(|failed| panic!("{failed}"));
     let url = format!("http+json://{at}");
     let checked =
@@ -143,7 +152,7 @@ async fn keeps_secrets(mut service: Process, at: SocketAddr, moved: &str) {
         let mut client = proxy.login(version, "c").await;
         // By its own name, so that it is not taken for that of the version before.
         let free = format!("free/{version:?}");
-        for (id, topic, code) in [(1, "secret/a", no), (2, "old/a", 0), (3, free.as_str(), 0)] {
+        for (id, topic, code) in [(1, refused, no), (2, "old/a", 0), (3, free.as_str(), 0)] {
             let publish = Publish { topic, qos: 1, packet_id: id, payload: b"on", ..Publish::default() };
             client.send(&wire::publish(version, &publish)).await;
             let puback = client.packet().await;
@@ -152,7 +161,7 @@ async fn keeps_secrets(mut service: Process, at: SocketAddr, moved: &str) {
         watcher.line(&format!("heard {free} on")).await.unwrap();
         let heard: Vec<_> = watcher.lines().into_iter().filter(|line| line.starts_with("heard")).collect();
         assert!(heard.ends_with(&[format!("heard {moved} on"), format!("heard {free} on")]), "{heard:?}");
-        assert!(!heard.iter().any(|line| line.contains("secret")), "{heard:?}");
+        assert!(!heard.iter().any(|line| line.contains(refused)), "{heard:?}");
     }
     let warned: Vec<_> =
         proxy.process().lines().into_iter().filter(|line| line.contains(" ERROR ")).collect();
@@ -169,18 +178,18 @@ async fn the_hook_of_the_docs_in_flask() {
     let (folder, port) = (TempDir::new().unwrap(), free_port());
     let script = folder.path().join("hook.py");
     std::fs::write(&script, block(HOOKS, "python", "@app.post")).unwrap();
-    flask(&script, port, "old/a").await;
+    flask(&script, port, DOCS).await;
 }
 
 #[tokio::test]
 async fn the_hook_in_flask() {
-    flask(&example("flask/hook.py"), free_port(), "new/a").await;
+    flask(&example("flask/hook.py"), free_port(), EXAMPLES).await;
 }
 
-async fn flask(script: &Path, port: u16, moved: &str) {
+async fn flask(script: &Path, port: u16, said: Said) {
     let mut flask = foreign::flask().await;
     flask.args(["-m", "flask", "--app"]).arg(script).args(["run", "--port", &port.to_string()]);
-    keeps_secrets(Process::start("flask", flask), (Ipv4Addr::LOCALHOST, port).into(), moved).await;
+    does_as_it_says(Process::start("flask", flask), (Ipv4Addr::LOCALHOST, port).into(), said).await;
 }
 
 /// The two services of the page, and what it says of the wrong one.
@@ -234,7 +243,7 @@ async fn the_hook_in_express() {
     let folder = TempDir::new().unwrap();
     let sample = std::fs::read_to_string(example("express/hook.js")).unwrap();
     let (script, at) = copied(&folder, "hook.js", &sample);
-    keeps_secrets(Process::start("express", foreign::express(&script).await), at, "new/a").await;
+    does_as_it_says(Process::start("express", foreign::express(&script).await), at, EXAMPLES).await;
 }
 
 #[tokio::test]
@@ -244,7 +253,7 @@ async fn the_hook_in_net_http() {
     let (source, at) = copied(&folder, "main.go", &sample);
     std::fs::copy(example("nethttp/go.mod"), source.with_file_name("go.mod")).unwrap();
     if let Some(program) = foreign::go(folder.path(), &folder.path().join("hook")).await {
-        keeps_secrets(Process::start("nethttp", program), at, "new/a").await;
+        does_as_it_says(Process::start("nethttp", program), at, EXAMPLES).await;
     }
 }
 

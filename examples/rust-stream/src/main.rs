@@ -1,5 +1,5 @@
-//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, disconnects the client ID
-//! when `admin` publishes to `kick/ID`, and prints the events.
+//! A hook service for mproxy: refuses one user, protects two topic trees, rewrites a third, gives sensors a grant,
+//! disconnects the client ID when `admin` publishes to `kick/ID`, and prints the events.
 //!
 //! ```sh
 //! cargo run -p mproxy-example-hook -- 127.0.0.1:50051
@@ -122,11 +122,37 @@ impl Example {
 
 fn decide_connect(client: Option<&Client>) -> AuthConnectResponse {
     use auth_connect_response::Verdict::{Allow, Deny};
+    let client_id = client.map_or("", |client| &client.client_id);
     let verdict = match client.map(Client::username) {
         Some("mallory") => Deny(refusal("mallory may not come in")),
+        // Such an id would be more than one level of a topic, or match the topics of others.
+        _ if client_id.contains(['/', '+', '#']) => {
+            Deny(proto::Deny { reason_code: 0x85, ..Default::default() })
+        }
+        Some("sensor") => Allow(ConnectAllow { grant: Some(sensor()), ..Default::default() }),
         _ => Allow(ConnectAllow::default()),
     };
     AuthConnectResponse { verdict: Some(verdict) }
+}
+
+/// Sensors say something about themselves, and hear what is said to them. What no rule matches is refused, and nobody is
+/// asked.
+fn sensor() -> Grant {
+    let allow = |action: GrantAction, filter: &str| GrantRule {
+        effect: Effect::Allow.into(),
+        actions: vec![action.into()],
+        topic_filters: vec![filter.into()],
+        ..Default::default()
+    };
+    Grant {
+        version: "sensor-1".into(),
+        rules: vec![
+            allow(GrantAction::Publish, "sensors/${clientid}/#"),
+            allow(GrantAction::Subscribe, "commands/${clientid}/#"),
+        ],
+        default_effect: Some(Effect::Deny.into()),
+        ..Default::default()
+    }
 }
 
 fn decide_subscribe(request: &AuthSubscribeRequest) -> AuthSubscribeResponse {
