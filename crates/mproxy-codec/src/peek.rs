@@ -28,6 +28,8 @@ pub struct PlainPublish<'a> {
     pub topic: &'a [u8],
     /// None exactly with QoS 0.
     pub packet_id: Option<PacketId>,
+    /// Bytes of the payload.
+    pub payload_len: usize,
 }
 
 impl<'a> Peek<'a> {
@@ -99,10 +101,8 @@ impl<'a> Peek<'a> {
             }
         };
         // A length of 0: there are no properties.
-        if version.is_v5() && after.first() != Some(&0) {
-            return None;
-        }
-        Some(PlainPublish { topic, packet_id })
+        let payload = if version.is_v5() { after.strip_prefix(&[0])? } else { after };
+        Some(PlainPublish { topic, packet_id, payload_len: payload.len() })
     }
 
     /// The packet that an acknowledgement of success without properties is for.

@@ -351,11 +351,18 @@ mod tests {
 
     fn rule(effect: RuleEffect, actions: Actions, topics: &[&str]) -> Rule {
         let topics = topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
-        Rule { effect, actions, topics, max_qos: QoS::AtLeastOnce, retain: Retain::Refused }
+        Rule {
+            effect,
+            actions,
+            topics,
+            max_qos: QoS::AtLeastOnce,
+            retain: Retain::Refused,
+            max_payload: None,
+        }
     }
 
     fn publish(grant: &Grant, topic: &str) -> GrantAnswer<()> {
-        grant.message(Act::Publish, C1, Message { topic, qos: QoS::AtMostOnce, retain: false })
+        grant.message(Act::Publish, C1, Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 })
     }
 
     const NO: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -401,7 +408,8 @@ mod tests {
     #[test]
     fn bounds_of_a_rule_have_codes_of_their_own() {
         let grant = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, &["#"])], RuleEffect::Deny);
-        let word = |qos, retain| grant.message(Act::Publish, C1, Message { topic: "a", qos, retain });
+        let word =
+            |qos, retain| grant.message(Act::Publish, C1, Message { topic: "a", qos, retain, payload: 0 });
         assert_eq!(word(QoS::ExactlyOnce, false), GrantAnswer::Refuse(ReasonCode::QOS_NOT_SUPPORTED));
         assert_eq!(word(QoS::AtLeastOnce, true), GrantAnswer::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED));
     }

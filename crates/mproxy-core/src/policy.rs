@@ -119,7 +119,8 @@ pub enum Source {
     Unasked,
     /// Advisers are there, and none of them knew.
     Unknown,
-    /// The static rule file. It looks at nothing of a PUBLISH but who sent it, its topic, QoS and RETAIN.
+    /// The static rule file. It looks at nothing of a PUBLISH but who sent it, its topic, QoS and RETAIN, and bounds its
+    /// payload's size.
     Acl,
     /// The client's grant. It looks at no more than the rule file.
     Grant,
@@ -164,8 +165,8 @@ impl Source {
         Self::Overloaded,
     ];
 
-    /// Whether its answer to a PUBLISH stands for all with the same topic, QoS and RETAIN of the same client, until the
-    /// decider's [edition](Decider::edition) changes.
+    /// Whether its yes to a PUBLISH stands for all with the same topic, QoS and RETAIN, and no larger payload, of the same
+    /// client, until the decider's [edition](Decider::edition) changes.
     #[must_use]
     pub const fn stands(self) -> bool {
         matches!(self, Self::Acl | Self::Grant)

@@ -63,6 +63,8 @@ pub struct Rule {
     pub max_qos: QoS,
     /// Whether what it allows may be retained.
     pub retain: Retain,
+    /// Bytes of payload that it allows at most; `None`: any.
+    pub max_payload: Option<u32>,
 }
 
 /// A rule file as it was when it was read.
@@ -153,6 +155,8 @@ pub struct Message<'a> {
     pub qos: QoS,
     /// Its RETAIN flag.
     pub retain: bool,
+    /// Bytes of its payload.
+    pub payload: usize,
 }
 
 impl Rule {
@@ -186,13 +190,20 @@ impl Rule {
     /// Of a rule that allows: whether it allows this message, too. `Err` is the reason code.
     ///
     /// # Errors
-    /// The QoS is over the rule's, or it may not be retained. What a client is sent has been bounded when it subscribed.
+    /// The QoS is over the rule's, it may not be retained, or its payload is too large. What a client is sent has been
+    /// bounded when it subscribed.
     pub fn bounds(&self, act: Act, message: Message<'_>) -> Result<(), ReasonCode> {
         match act {
             Act::Receive | Act::Subscribe => Ok(()),
             Act::Publish | Act::Will if message.qos > self.max_qos => Err(ReasonCode::QOS_NOT_SUPPORTED),
             Act::Publish | Act::Will if message.retain && self.retain == Retain::Refused => {
                 Err(ReasonCode::RETAIN_NOT_SUPPORTED)
+            }
+            // A PUBACK has no word for "too large" (3.4.2.1), and PUBREC and CONNACK know this one, too.
+            Act::Publish | Act::Will
+                if self.max_payload.is_some_and(|most| message.payload > most as usize) =>
+            {
+                Err(ReasonCode::QUOTA_EXCEEDED)
             }
             Act::Publish | Act::Will => Ok(()),
         }

@@ -34,6 +34,7 @@ fn rule(effect: RuleEffect, act: Act, topics: &[&str]) -> Rule {
         topics: topics.iter().map(|topic| Pattern::parse(topic).expect("a filter")).collect(),
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
+        max_payload: None,
     }
 }
 

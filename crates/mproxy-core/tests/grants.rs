@@ -40,6 +40,7 @@ fn rule(effect: RuleEffect, act: Act, topic: &str) -> Rule {
         topics: [Pattern::parse(topic).expect("a filter")].into(),
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
+        max_payload: None,
     }
 }
 
@@ -115,6 +116,69 @@ fn a_large_payload_streams_behind_its_mapped_head() {
         stage.broker(chunk);
     }
     assert!(stage.at_client() == large("b"));
+}
+
+/// A client whose rule allows payloads of so many bytes below `small/`.
+fn bounded(most: u32) -> Stage {
+    let rule = Rule { max_payload: Some(most), ..rule(RuleEffect::Allow, Act::Publish, "small/#") };
+    let admission =
+        Admission { grant: Some(Arc::new(Grant::new(vec![rule], RuleEffect::Deny))), ..Admission::default() };
+    let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+    Setup {
+        grants: true,
+        answering: Box::new(move |asked| match asked.hook {
+            Hook::Connect => Reply::Now(verdict.clone()),
+            _ => Reply::Later,
+        }),
+        ..Setup::default()
+    }
+    .stage()
+}
+
+#[test]
+fn a_payload_over_its_rule_s_bound_is_refused_before_it_is_here() {
+    for version in VERSIONS {
+        let mut stage = bounded(1_000).open(version);
+        let payload = vec![7; 20 << 20];
+        let large = |qos, packet_id, payload| {
+            let topic = "small/a";
+            wire::publish(version, &Publish { topic, payload, qos, packet_id, ..Publish::default() })
+        };
+        let refused = |id| match version {
+            Version::V5 => vec![0x40, 3, 0, id, 0x97],
+            Version::V31 | Version::V311 => wire::puback(u16::from(id)),
+        };
+        let packet = large(1, 7, &payload);
+        // Its head decides, in every version.
+        stage.client(&packet[..70_000]);
+        assert_eq!(stage.at_client(), refused(7));
+        for chunk in packet[70_000..].chunks(100_000) {
+            stage.client(chunk);
+        }
+        stage.client(&large(1, 8, &payload[..1_001]));
+        assert_eq!((stage.at_broker(), stage.at_client()), (vec![], refused(8)));
+        // As large as it may be; and one that is known to be allowed allows no larger one.
+        for size in [3, 1_000] {
+            stage.client(&large(1, 9, &payload[..size]));
+            assert_eq!(stage.at_broker(), large(1, 9, &payload[..size]));
+            stage.broker(&wire::puback(9));
+            stage.at_client();
+        }
+        stage.client(&large(1, 10, &payload[..1_001]));
+        assert_eq!((stage.at_broker(), stage.at_client()), (vec![], refused(10)));
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_payload_that_a_rule_refuses() {
+    let mut stage = bounded(1_000);
+    stage.script.want(Hook::Publish, Want::Payload(1 << 20));
+    let mut stage = stage.open(Version::V5);
+    let payload = vec![7; 200_000];
+    let message = Publish { topic: "small/a", payload: &payload, qos: 1, packet_id: 7, ..Publish::default() };
+    let packet = wire::publish(Version::V5, &message);
+    stage.client(&packet[..20_000]);
+    assert_eq!(stage.at_client(), [0x40, 3, 0, 7, 0x97]);
 }
 
 #[test]

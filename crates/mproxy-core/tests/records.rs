@@ -23,6 +23,7 @@ fn rule(effect: RuleEffect, actions: Actions, topic: &str) -> Rule {
         topics: [Pattern::parse(topic).expect("a filter")].into(),
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
+        max_payload: None,
     }
 }
 

@@ -22,6 +22,7 @@
 //! topics = ["devices/${clientid}/#"]
 //! max_qos = 1                           # allow only; 2 if left out
 //! retain = false                        # allow only; whether publishes may be retained, true if left out
+//! max_payload = 1024                    # allow only; bytes of the largest payload, any if left out
 //! ```
 //!
 //! - **Silence denies.** What no rule speaks of is refused, unless an adviser after this one knows.
@@ -34,7 +35,8 @@
 //! - **Variables** are compared literally, as (part of) one level: no value widens a rule. Where the value is absent,
 //!   empty, or holds `/`, `+` or `#`, an *allow* rule matches nothing, a *deny* rule any levels from there on.
 //! - **`max_qos`** refuses a publish above it (0x9B) and lowers what a subscription is granted;
-//!   **`retain = false`** refuses retained publishes (0x9A). Both hold for wills.
+//!   **`retain = false`** refuses retained publishes (0x9A), **`max_payload`** larger payloads (0x97). They hold for wills,
+//!   too.
 //! - **`receive`** is looked at only where some rule names it; from then on every delivery needs a rule.
 //! - **Users** are checked only where the file has `[[users]]` or says `anonymous`; a file of rules alone leaves
 //!   the question who somebody is to others.

@@ -11,7 +11,7 @@ use mproxy_core::policy::{
     Answer, Decider, Decision, FilterChange, Foreseen, ForeseenDecision, Ground, Hook, PublishDecision,
     PublishQuestion, Refusal, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
-use mproxy_core::rule::{Act, Message, Who};
+use mproxy_core::rule::{Act, Who};
 
 use crate::slices::FilterJudge;
 
@@ -22,8 +22,7 @@ pub struct Grants;
 
 impl Grants {
     fn message(act: Act, grant: &Arc<Grant>, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
-        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), message);
+        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), question.message());
         match answer {
             GrantAnswer::Ask => PASS,
             GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),

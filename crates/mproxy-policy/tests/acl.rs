@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use common::{Chained, Client, Ruling, client, heard};
 use futures_util::StreamExt;
+use mproxy_codec::packet::connect::Will;
+use mproxy_codec::property::Properties;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::matches;
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Failure, FailureKind, FilterChange, Hook,
-    PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision, SubscribeQuestion, Want,
+    Payload, PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision,
+    SubscribeQuestion, Want,
 };
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect, Who};
 use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, UnknownUsers, hash_password};
@@ -390,6 +393,34 @@ const MIXED: &str = r#"
     max_qos = 1
 "#;
 
+#[tokio::test]
+async fn a_payload_above_the_rules_is_refused_in_a_publish_and_in_a_will() {
+    let limited = "[[rules]]\neffect = \"allow\"\ntopics = [\"#\"]\nmax_payload = 3";
+    let adviser = alone(acl(limited));
+    let c1 = client("c1", None);
+    for (payload, expected) in [
+        (Payload::Whole(b"abc"), None),
+        (Payload::Whole(b"abcd"), Some(ReasonCode::QUOTA_EXCEEDED.0)),
+        (Payload::Size(3), None),
+        (Payload::Size(4), Some(ReasonCode::QUOTA_EXCEEDED.0)),
+    ] {
+        let answer = adviser.publish(&PublishQuestion { payload, ..c1.publish("x") });
+        assert_eq!(reason(heard(answer).await), expected, "{payload:?}");
+    }
+    let only = only(acl(limited));
+    let will = |payload| Will {
+        qos: QoS::AtMostOnce,
+        retain: false,
+        properties: Properties::EMPTY,
+        topic: "a",
+        payload,
+    };
+    for (payload, expected) in [(&b"abc"[..], None), (b"four", Some(ReasonCode::QUOTA_EXCEEDED.0))] {
+        let dying = Client { will: Some(will(payload)), ..client("c1", None) };
+        assert_eq!(reason(dying.connects(&only).await), expected);
+    }
+}
+
 fn granted(max_qos: Option<QoS>) -> Decision<FilterChange> {
     Decision::Allow(FilterChange { filter: None, max_qos, ..FilterChange::default() })
 }
@@ -553,6 +584,7 @@ topics = ["a/#/b", "${who}/x", "$share/g/a", "fine"]
 effect = "deny"
 actions = ["publish", "fly"]
 max_qos = 3
+max_payload = -1
 retain = false
 users = []
 topics = "a"
@@ -570,9 +602,10 @@ topics = "a"
         (10, "rules[0].topics[2]"),
         (13, "rules[1].actions[1]"),
         (14, "rules[1].max_qos"),
-        (15, "rules[1].retain"),
-        (16, "rules[1].users"),
-        (17, "rules[1].topics"),
+        (15, "rules[1].max_payload"),
+        (16, "rules[1].retain"),
+        (17, "rules[1].users"),
+        (18, "rules[1].topics"),
     ];
     assert_eq!(told, expected, "{errors}");
     let shown = errors.to_string();
@@ -687,6 +720,7 @@ proptest! {
             topics: texts.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
             max_qos: QoS::ExactlyOnce,
             retain: Retain::Allowed,
+            max_payload: None,
         };
         let fits = Who { client_id: "c", username: Some(plain.0), common_name: Some(plain.1), ..Who::NOBODY };
         let strange = Who {
@@ -722,6 +756,7 @@ proptest! {
             topics: [Pattern::parse(&text).unwrap()].into(),
             max_qos: QoS::ExactlyOnce,
             retain: Retain::Allowed,
+            max_payload: None,
         };
         let (username, common_name) = if swapped { (names.1, Some(names.0)) } else { (Some(names.0), names.1) };
         let who = Who { client_id: "c", username, common_name, ..Who::NOBODY };

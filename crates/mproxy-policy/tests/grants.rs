@@ -71,6 +71,7 @@ fn rule(effect: RuleEffect, acts: &[Act], topic: &str) -> Rule {
         topics: [Pattern::parse(topic).unwrap()].into(),
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Allowed,
+        max_payload: None,
     }
 }
 

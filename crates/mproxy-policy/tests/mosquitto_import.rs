@@ -131,8 +131,13 @@ async fn a_real_mosquitto_decides_the_same() {
                 ..TrialClient::default()
             };
             let says = |act, name: &str| {
-                let question =
-                    TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false };
+                let question = TrialQuestion {
+                    act,
+                    name: name.to_owned(),
+                    qos: QoS::AtMostOnce,
+                    retain: false,
+                    payload: 0,
+                };
                 rules.rules_allow(&who, &question)
             };
             let mut client = connected(&broker, id, username).await;

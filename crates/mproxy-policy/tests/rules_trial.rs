@@ -179,7 +179,7 @@ fn questions() -> Vec<TrialQuestion> {
     ];
     let question = |(act, name, qos, retain): (_, &str, _, _)| {
         let qos = QoS::from_bits(qos).unwrap();
-        TrialQuestion { act, name: name.to_owned(), qos, retain }
+        TrialQuestion { act, name: name.to_owned(), qos, retain, payload: 0 }
     };
     all.into_iter().map(question).collect()
 }
@@ -204,7 +204,7 @@ async fn connects(somebody: &Client, chain: &Chain) -> Result<Client, u8> {
 
 /// What a running mproxy answers to this, which comes behind the CONNECT or in it.
 async fn answers(somebody: &Client, chain: &Chain, question: &TrialQuestion) -> Result<u8, u8> {
-    let TrialQuestion { act, name, qos, retain } = question;
+    let TrialQuestion { act, name, qos, retain, .. } = question;
     let publish = |peer| PublishQuestion { qos: *qos, retain: *retain, peer, ..somebody.publish(name) };
     if *act == Act::Will {
         let topic: &'static str = Box::leak(name.clone().into_boxed_str());
@@ -327,8 +327,13 @@ async fn a_trial_says_why_a_client_is_not_let_in() {
 async fn a_hook_service_lets_in_whom_the_file_does_not_know_and_those_alone() {
     let house = RuleHouse::new();
     let trial = RuleTrial::new(house.acl());
-    let question =
-        TrialQuestion { act: Act::Publish, name: "secret/x".to_owned(), qos: QoS::AtMostOnce, retain: false };
+    let question = TrialQuestion {
+        act: Act::Publish,
+        name: "secret/x".to_owned(),
+        qos: QoS::AtMostOnce,
+        retain: false,
+        payload: 0,
+    };
     let by = |case| {
         let (client, question, trial) = (trial_client(case), &question, &trial);
         async move { trial.try_out(&client, question).await.map(|outcome| outcome.by) }

@@ -272,6 +272,7 @@ async fn of_what_a_grant_decides_some_is_compared() {
         topics: [Pattern::parse("#").unwrap()].into(),
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
+        max_payload: None,
     };
     let granted = somebody().granted(Grant::new(vec![rule], RuleEffect::Deny));
     for number in 0..2000 {

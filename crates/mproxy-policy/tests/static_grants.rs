@@ -388,6 +388,7 @@ proptest! {
             topics: [pattern].into(),
             max_qos: QoS::ExactlyOnce,
             retain: mproxy_core::rule::Retain::Allowed,
+            max_payload: None,
         };
         let topic = topic.join("/");
         let met = rule.applies_to_topic(Act::Publish, &topic, who);

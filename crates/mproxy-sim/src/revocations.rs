@@ -454,6 +454,7 @@ fn grant(filters: &[&str]) -> Grant {
         topics: filters.iter().map(|filter| Pattern::parse(filter).expect("a filter")).collect(),
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
+        max_payload: None,
     };
     Grant::new(vec![rule(Act::Publish, &["#"]), rule(Act::Subscribe, filters)], RuleEffect::Deny)
 }

@@ -17,7 +17,7 @@ use mproxy_core::policy::{
     PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion,
     Supposed, Undecided, Want,
 };
-use mproxy_core::rule::{Act, Message, Who};
+use mproxy_core::rule::{Act, Who};
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Sink, event::Kind};
 
@@ -260,9 +260,8 @@ pub struct Granted;
 
 impl Granted {
     fn message(act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
-        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), message);
+        let (answer, part) = grant.judge_message(act, Who::from(&**question.peer), question.message());
         match answer {
             GrantAnswer::Ask => Answer::Pass(Silence::Abstains),
             GrantAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Grant)),

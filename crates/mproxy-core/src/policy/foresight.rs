@@ -22,6 +22,8 @@ pub struct Supposed<'a> {
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
+    /// Bytes of its payload.
+    pub payload: usize,
 }
 
 impl<'a> Supposed<'a> {
@@ -39,7 +41,7 @@ impl<'a> Supposed<'a> {
     /// It as a message.
     #[must_use]
     pub const fn message(&self) -> Message<'a> {
-        Message { topic: self.name, qos: self.qos, retain: self.retain }
+        Message { topic: self.name, qos: self.qos, retain: self.retain, payload: self.payload }
     }
 }
 

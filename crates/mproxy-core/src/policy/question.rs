@@ -12,6 +12,7 @@ use mproxy_codec::types::QoS;
 
 use super::KeptSubscribe;
 use crate::peer::Peer;
+use crate::rule::Message;
 
 /// The hooks that decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +108,16 @@ pub struct PublishQuestion<'a> {
     pub payload: Payload<'a>,
     /// Properties of a 5.0 packet; empty otherwise.
     pub properties: Properties<'a>,
+}
+
+impl<'a> PublishQuestion<'a> {
+    /// It as rules see it.
+    #[must_use]
+    pub fn message(&self) -> Message<'a> {
+        // Never larger than a packet can be.
+        let payload = usize::try_from(self.payload.size()).unwrap_or(usize::MAX);
+        Message { topic: self.topic, qos: self.qos, retain: self.retain, payload }
+    }
 }
 
 /// A payload, or how large it is.

@@ -12,7 +12,8 @@ const TOPICS: usize = 4;
 /// Bytes of the longest topic that is remembered.
 const LONGEST: usize = 128;
 
-/// Publishes that were allowed as they are by rules that look at nothing but who, topic, QoS and RETAIN.
+/// Publishes that were allowed as they are by rules that look at nothing but who, topic, QoS and RETAIN, and bound the
+/// payload's size at most.
 /// True as long as the rules' [edition](crate::Decider::edition) is the same.
 #[derive(Debug, Default)]
 pub(super) struct DecisionCache {
@@ -30,6 +31,8 @@ struct AllowedTopic {
     first: u8,
     topic: Vec<u8>,
     source: Option<Source>,
+    /// Bytes of the largest payload that was allowed: a rule may bound them, and then a larger one is another question.
+    most: usize,
 }
 
 impl DecisionCache {
@@ -43,11 +46,13 @@ impl DecisionCache {
         }
     }
 
-    /// Who allowed a PUBLISH with this first byte and topic.
+    /// Who allowed a PUBLISH with this first byte and topic, and a payload of so many bytes.
     #[inline]
-    pub(super) fn find(&self, first: u8, topic: &[u8]) -> Option<Source> {
-        let known = self.topics.iter().find(|one| one.first == first && one.topic == topic);
-        known.map_or_else(|| self.find_answer(first, topic), |known| known.source)
+    pub(super) fn find(&self, first: u8, topic: &[u8], payload: usize) -> Option<Source> {
+        match self.topics.iter().find(|one| one.first == first && one.topic == topic) {
+            Some(known) => known.source.filter(|_| payload <= known.most),
+            None => self.find_answer(first, topic),
+        }
     }
 
     /// A PUBLISH that was repeated (DUP) is not among them: whether it was answered before has to be seen.
@@ -83,9 +88,17 @@ impl DecisionCache {
         self.answers.as_ref().map_or(0, |answers| answers.weight())
     }
 
-    /// Remembers one, in the place of the one that was learnt first.
-    pub(super) fn learn(&mut self, first: u8, topic: &str, source: Source) {
-        if topic.len() > LONGEST || self.find(first, topic.as_bytes()).is_some() {
+    /// Remembers one with a payload of so many bytes, in the place of the one that was learnt first.
+    pub(super) fn learn(&mut self, first: u8, topic: &str, payload: usize, source: Source) {
+        if topic.len() > LONGEST {
+            return;
+        }
+        let known = self.topics.iter_mut().find(|one| one.first == first && one.topic == topic.as_bytes());
+        if let Some(known) = known {
+            known.most = known.most.max(payload);
+            return;
+        }
+        if self.find_answer(first, topic.as_bytes()).is_some() {
             return;
         }
         if self.topics.len() < TOPICS {
@@ -97,7 +110,7 @@ impl DecisionCache {
         // In its place, so that learning over and over allocates nothing.
         one.topic.clear();
         one.topic.extend_from_slice(topic.as_bytes());
-        (one.first, one.source) = (first, Some(source));
+        (one.first, one.source, one.most) = (first, Some(source), payload);
     }
 }
 
@@ -109,20 +122,31 @@ mod tests {
     fn the_oldest_makes_room() {
         let mut cache = DecisionCache::default();
         for topic in ["a", "b", "c", "d", "e", "e"] {
-            cache.learn(0x30, topic, Source::Acl);
+            cache.learn(0x30, topic, 9, Source::Acl);
         }
-        let known = |topic: &str| cache.find(0x30, topic.as_bytes()).is_some();
+        let known = |topic: &str| cache.find(0x30, topic.as_bytes(), 9).is_some();
         assert_eq!(["a", "b", "c", "d", "e"].map(known), [false, true, true, true, true]);
-        assert!(cache.find(0x31, b"e").is_none(), "RETAIN is another question");
+        assert!(cache.find(0x31, b"e", 9).is_none(), "RETAIN is another question");
+    }
+
+    #[test]
+    fn a_larger_payload_is_another_question() {
+        let mut cache = DecisionCache::default();
+        let finds = |cache: &DecisionCache, payload| cache.find(0x30, b"a", payload).is_some();
+        cache.learn(0x30, "a", 9, Source::Acl);
+        assert!(finds(&cache, 0) && finds(&cache, 9) && !finds(&cache, 10));
+        cache.learn(0x30, "a", 20, Source::Acl);
+        cache.learn(0x30, "a", 3, Source::Acl);
+        assert!(finds(&cache, 20) && !finds(&cache, 21));
     }
 
     #[test]
     fn another_edition_knows_nothing() {
         let mut cache = DecisionCache::default();
-        cache.learn(0x30, "a", Source::Acl);
+        cache.learn(0x30, "a", 9, Source::Acl);
         cache.sync_edition(0);
-        assert!(cache.find(0x30, b"a").is_some());
+        assert!(cache.find(0x30, b"a", 9).is_some());
         cache.sync_edition(1);
-        assert!(cache.find(0x30, b"a").is_none());
+        assert!(cache.find(0x30, b"a", 9).is_none());
     }
 }

@@ -19,7 +19,7 @@ use crate::rule::Act;
 impl Session {
     /// Asked: what would be decided if the client did this now. `None`: the session has no client, or is over.
     ///
-    /// Rates, budgets and packet sizes are not looked at: they depend on what comes before.
+    /// Rates, budgets and sizes of packets and payloads are not looked at: they depend on what comes before.
     pub fn explain(
         &mut self,
         act: Act,
@@ -28,7 +28,7 @@ impl Session {
         now: Instant,
     ) -> Option<Explanation> {
         let link = self.state.link()?;
-        let supposed = Supposed { peer: &link.peer, act, name, qos, retain };
+        let supposed = Supposed { peer: &link.peer, act, name, qos, retain, payload: 0 };
         // The work of looking is no client's.
         let work = self.cx.work;
         let explanation = link.explain(&mut self.cx, &supposed, now);

@@ -4,7 +4,7 @@
 //! Whatever needs a closer look ends the path, and goes the long way. So does every packet that a peek does not
 //! recognise: this room may be left out without any difference but in time.
 
-use mproxy_codec::peek::Peek;
+use mproxy_codec::peek::{Peek, PlainPublish};
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::is_plain_name;
 use mproxy_codec::types::{PacketId, PacketType};
@@ -193,7 +193,7 @@ impl Link {
             Publishes::Sound if is_plain_name(publish.topic) && path.topic.allow(publish.topic) => None,
             Publishes::Sound => return false,
             // Nobody has to look whether a topic is sound that is the same as one that was.
-            Publishes::Cached => match self.cached_source(from, seen.bytes, publish.topic) {
+            Publishes::Cached => match self.cached_source(from, seen.bytes, &publish) {
                 // Told to the meter in one call for the run, so a run has one source.
                 Some(source) if decided.source.is_none_or(|other| other == source) => Some(source),
                 Some(_) | None => return false,
@@ -219,8 +219,8 @@ impl Link {
         true
     }
 
-    fn cached_source(&self, from: Side, packet: &[u8], topic: &[u8]) -> Option<Source> {
-        self.direction(from).cache.as_deref()?.find(*packet.first()?, topic)
+    fn cached_source(&self, from: Side, packet: &[u8], publish: &PlainPublish<'_>) -> Option<Source> {
+        self.direction(from).cache.as_deref()?.find(*packet.first()?, publish.topic, publish.payload_len)
     }
 
     /// Whether an acknowledgement of success passes, and if so whether packets of our own may follow it.

@@ -109,7 +109,8 @@ impl Link {
             attributes: admission.map_or(&[], |admission| &admission.attributes[..]),
             ..Who::from(&*self.peer)
         };
-        let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
+        let message =
+            Message { topic: will.topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
         let (answer, part) = grant.judge_message(Act::Will, who, message);
         match answer {
             GrantAnswer::Refuse(reason) => {

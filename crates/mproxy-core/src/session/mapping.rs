@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::PropertyId;
 
@@ -94,8 +95,8 @@ impl Link {
         topic: &str,
         change: &PublishChange,
     ) -> Result<(), Refusal> {
-        // The rest of a change (payload, user properties) is nothing that a grant's rules speak of.
-        if change.topic.is_none() && change.retain.is_none() {
+        // The rest of a change (user properties) is nothing that a grant's rules speak of.
+        if change.topic.is_none() && change.retain.is_none() && change.payload.is_none() {
             return Ok(());
         }
         let Some(grant) = self.grant() else { return Ok(()) };
@@ -109,6 +110,7 @@ impl Link {
             topic: change.topic.as_deref().unwrap_or(topic),
             qos: head.qos,
             retain: change.retain.unwrap_or(head.retain),
+            payload: change.payload.as_ref().map_or(head.payload_len, Bytes::len),
         };
         let (answer, part) = grant.judge_message(act, Who::from(&*self.peer), message);
         match answer {

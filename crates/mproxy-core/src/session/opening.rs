@@ -393,7 +393,7 @@ impl Opening {
         let grant = self.link.grant()?;
         let will = parse_connect(&attempt.connect)?.will?;
         let topic = self.link.policy_topic(Side::Broker, will.topic)?;
-        let message = Message { topic, qos: will.qos, retain: will.retain };
+        let message = Message { topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
         let (answer, part) = grant.judge_message(Act::Will, Who::from(&*self.link.peer), message);
         match answer {
             GrantAnswer::Ask | GrantAnswer::Allow(()) => None,

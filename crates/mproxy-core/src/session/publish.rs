@@ -33,10 +33,11 @@ use crate::grant::GrantGround;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
-    Decided as _, Decision, Hook, Payload, PublishDecision, PublishQuestion, Refusal, Ruling, Source, Want,
+    Decided as _, Decision, Foreseen, ForeseenDecision, Hook, Payload, PublishDecision, PublishQuestion,
+    Refusal, Ruling, Source, Supposed, Want,
 };
 use crate::record::DecisionSubject;
-use crate::rule::BYTES;
+use crate::rule::{Act, BYTES};
 
 /// A PUBLISH whose head is here.
 struct IncomingPublish<'a> {
@@ -122,7 +123,7 @@ impl Link {
         if let Some(state) = self.settled_unasked(cx, &publish) {
             return Ok(self.keep(publish, state, 0));
         }
-        let want = self.want(cx, from);
+        let want = self.want_for(cx, &publish);
         if want == Want::Nothing && self.leaves_no_trace(cx, &publish) {
             // What follows would come to the same; this is the packet that floods are made of.
             if let (Side::Client, Some(id)) = (from, publish.head.packet_id) {
@@ -216,6 +217,30 @@ impl Link {
             && (publish.from == Side::Broker || cx.setting.sink.want(Kind::Publish) == Want::Nothing)
     }
 
+    /// What advisers are asked with: the head alone where rules refuse a PUBLISH of this size, so that no payload is waited
+    /// for, and held, that nobody will look at.
+    fn want_for(&self, cx: &mut Context, publish: &IncomingPublish<'_>) -> Want {
+        let (from, head) = (publish.from, &publish.head);
+        let want = self.want(cx, from);
+        let waits = matches!(want, Want::Payload(most) if head.payload_len <= most as usize);
+        if from == Side::Broker || !waits || !publish.streams() {
+            return want;
+        }
+        self.charge_work(cx, hook(from), 1, publish.topic().len());
+        let supposed = Supposed {
+            peer: &self.peer,
+            act: Act::Publish,
+            name: publish.topic(),
+            qos: head.qos,
+            retain: head.retain,
+            payload: head.payload_len,
+        };
+        match cx.setting.advisers.explain(&supposed).outcome {
+            Foreseen::Decides(ForeseenDecision { verdict: Err(_), .. }) => Want::Head,
+            Foreseen::Decides(_) | Foreseen::Asks(_) | Foreseen::Passes(..) => want,
+        }
+    }
+
     /// Room for the packet, and for the question about it with as much of the payload as advisers want.
     ///
     /// # Errors
@@ -279,7 +304,7 @@ impl Link {
                     self.sample_publish(cx, from, &publish.head, topic, (source, endpoint.as_ref(), false));
                     // Keyed by the bytes of the topic, which one with an alias may not have.
                     if source.stands() && publish.head.alias.is_none() {
-                        self.remember(from, edition, publish.header, topic, source);
+                        self.remember(edition, publish, topic, source);
                     }
                 }
                 SlotState::Go
@@ -429,10 +454,11 @@ impl Link {
     }
 
     /// The rules would say the same again.
-    fn remember(&mut self, from: Side, edition: u64, header: &FixedHeader, topic: &str, source: Source) {
-        let cache = self.direction_mut(from).cache.get_or_insert_default();
+    fn remember(&mut self, edition: u64, publish: &IncomingPublish<'_>, topic: &str, source: Source) {
+        let IncomingPublish { from, header, head, .. } = publish;
+        let cache = self.direction_mut(*from).cache.get_or_insert_default();
         cache.sync_edition(edition);
-        cache.learn(PacketType::Publish.first_byte() | header.flags, topic, source);
+        cache.learn(PacketType::Publish.first_byte() | header.flags, topic, head.payload_len, source);
     }
 
     /// The head is not whole. It is looked at again when enough of it is there to say more, and read on only while there

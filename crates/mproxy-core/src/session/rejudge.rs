@@ -67,6 +67,7 @@ impl Link {
             topic: self.policy_topic(from, topic).unwrap_or(topic),
             qos: head.qos,
             retain: head.retain,
+            payload: head.payload_len,
         };
         // What the service itself has answered stands where the new grant leaves it to the service (ADR 0022).
         if is_answer && self.grant_leaves_to_others(from, message) {

@@ -133,7 +133,7 @@ impl Link {
 
     /// Whether the grant names deliveries, and allows one on this topic. Its bounds are looked at when it is judged.
     fn names_received(&self, topic: &str) -> bool {
-        let message = Message { topic, qos: QoS::AtMostOnce, retain: false };
+        let message = Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 };
         self.grant().is_some_and(|grant| {
             grant.receives()
                 && grant.message(Act::Receive, Who::from(&*self.peer), message) == GrantAnswer::Allow(())

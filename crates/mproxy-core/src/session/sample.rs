@@ -73,10 +73,14 @@ impl Link {
                     Hook::Deliver => (Act::Receive, Side::Broker),
                     _ => (Act::Publish, Side::Client),
                 };
-                Some((Supposed { peer, act, name, qos, retain }, from, about_publish(qos, retain)))
+                Some((
+                    Supposed { peer, act, name, qos, retain, payload: 0 },
+                    from,
+                    about_publish(qos, retain),
+                ))
             }
             DecisionSubject::Filter { filter: name, qos, .. } => {
-                let supposed = Supposed { peer, act: Act::Subscribe, name, qos, retain: false };
+                let supposed = Supposed { peer, act: Act::Subscribe, name, qos, retain: false, payload: 0 };
                 Some((supposed, Side::Client, about_filter(qos)))
             }
             DecisionSubject::Connection { .. } | DecisionSubject::Packet(_) => None,

@@ -19,7 +19,7 @@ use mproxy_core::policy::{
     Hook, KeptConnect, Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source,
     SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
-use mproxy_core::rule::{Act, Message};
+use mproxy_core::rule::Act;
 use tokio::time::{Instant, timeout_at};
 
 use super::connecting::{judge_will, refuse, settle_will, will_refused, without_prefix, wrong_name};
@@ -269,9 +269,8 @@ impl AclAdviser {
     }
 
     fn message(&self, act: Act, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
-        let message = Message { topic: question.topic, qos: question.qos, retain: question.retain };
         let acl = self.acl.load();
-        match acl.message(act, question.peer, message) {
+        match acl.message(act, question.peer, question.message()) {
             RuleAnswer::Silence => Answer::Pass(Silence::DENIES),
             RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
             RuleAnswer::Refuse(reason, rule) => {

@@ -1,5 +1,6 @@
 //! What the file says of a client that connects, whatever let it in: of its will, its client id, its prefix.
 
+use mproxy_codec::packet::connect::Will;
 use mproxy_codec::reason::ReasonCode;
 use mproxy_core::grant::{Grant, GrantAnswer};
 use mproxy_core::peer::Peer;
@@ -21,7 +22,7 @@ pub(super) fn settle_will(
         RuleAnswer::Allow(()) => Ok(()),
         RuleAnswer::Refuse(reason, rule) => Err(will_refused(acl, reason, rule)),
         RuleAnswer::Silence => {
-            let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
+            let message = will_message(will);
             match grant.map(|grant| grant.message(Act::Will, Who::from(peer), message)) {
                 Some(GrantAnswer::Allow(())) => Ok(()),
                 Some(GrantAnswer::Refuse(reason)) => Err(Refusal { reason, ..refused() }),
@@ -40,8 +41,12 @@ pub(super) fn without_prefix(acl: &Acl) -> Refusal {
 /// What the rules say of the will of this client; no will is fine.
 pub(super) fn judge_will(acl: &Acl, peer: &Peer, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
     let Some(will) = &question.connect.will else { return RuleAnswer::Allow(()) };
-    let message = Message { topic: will.topic, qos: will.qos, retain: will.retain };
+    let message = will_message(will);
     acl.message(Act::Will, peer, message)
+}
+
+fn will_message<'a>(will: &Will<'a>) -> Message<'a> {
+    Message { topic: will.topic, qos: will.qos, retain: will.retain, payload: will.payload.len() }
 }
 
 /// The client calls itself as it may not.

@@ -139,8 +139,8 @@ enum RulePlace {
 }
 
 /// The keys of a rule; the last three are not those of a grant's rule.
-const RULE: [&str; 8] =
-    ["effect", "actions", "topics", "max_qos", "retain", "users", "client_ids", "anonymous"];
+const RULE: [&str; 9] =
+    ["effect", "actions", "topics", "max_qos", "retain", "max_payload", "users", "client_ids", "anonymous"];
 
 struct AclReader<'t> {
     text: &'t str,
@@ -228,7 +228,7 @@ impl AclReader<'_> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
         let (mut users, mut client_ids, mut actions, mut anonymous) = (None, None, None, None);
-        let (mut max_qos, mut retain) = (None, None);
+        let (mut max_qos, mut retain, mut max_payload) = (None, None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -244,8 +244,11 @@ impl AclReader<'_> {
                 "topics" => topics = self.topics(value, &full),
                 "max_qos" => max_qos = self.qos(value, &full).map(|qos| (qos, key.span())),
                 "retain" => retain = self.flag(value, &full).map(|flag| (flag, key.span())),
+                "max_payload" => {
+                    max_payload = self.payload(value, &full).map(|most| (most, key.span()));
+                }
                 unknown => {
-                    let known = &RULE[..if place == RulePlace::Grant { 5 } else { RULE.len() }];
+                    let known = &RULE[..if place == RulePlace::Grant { 6 } else { RULE.len() }];
                     self.unknown(key.span(), path, unknown, known);
                 }
             }
@@ -259,6 +262,7 @@ impl AclReader<'_> {
             let limits = [
                 max_qos.as_ref().map(|(_, span)| ("max_qos", span)),
                 retain.as_ref().map(|(_, span)| ("retain", span)),
+                max_payload.as_ref().map(|(_, span)| ("max_payload", span)),
             ];
             for (key, span) in limits.into_iter().flatten() {
                 self.fault(
@@ -280,6 +284,7 @@ impl AclReader<'_> {
             topics: topics.into(),
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
+            max_payload: max_payload.map(|(most, _)| most),
         };
         Some(AclRule { users, client_ids, anonymous, rule })
     }

@@ -37,6 +37,9 @@ use crate::grants::Grants;
 
 mod token;
 
+/// Bytes of the payload of a will at most (3.1.3.4).
+const WILL_MOST: usize = u16::MAX as usize;
+
 /// Everybody's password.
 const PASSWORD: &[u8] = b"trial";
 
@@ -76,6 +79,8 @@ pub struct TrialQuestion {
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
+    /// Bytes of its payload.
+    pub payload: usize,
 }
 
 /// What the file says.
@@ -154,6 +159,7 @@ impl Acl {
             name: &question.name,
             qos: question.qos,
             retain: question.retain,
+            payload: question.payload,
         };
         match self.foresee(&supposed) {
             Foreseen::Decides(decision) => decision.verdict.is_ok(),
@@ -213,6 +219,7 @@ impl RuleTrial {
             name: &question.name,
             qos: question.qos,
             retain: question.retain,
+            payload: question.payload,
         };
         Ok(match question.act {
             Act::Publish => tried.publishes(&supposed).await,
@@ -262,6 +269,7 @@ impl RuleTrial {
         let password = password.or_else(|| username.map(|_| PASSWORD));
         let mut peer =
             Arc::new(supposed_peer(client, username, at(TrialTokens::is_in_request).map(RequestToken::new)));
+        let payload = vec![0; will.map_or(0, |will| will.payload.min(WILL_MOST))];
         let connect = Connect {
             version: peer.version,
             bridge: false,
@@ -274,7 +282,7 @@ impl RuleTrial {
                 retain: will.retain,
                 properties: Properties::EMPTY,
                 topic: &will.name,
-                payload: b"",
+                payload: &payload,
             }),
             username,
             password,
@@ -311,9 +319,9 @@ impl RuleTrial {
 
 impl TriedClient {
     async fn publishes(&self, supposed: &Supposed<'_>) -> TrialOutcome {
-        // Fixed header, topic, packet id and the length of no properties; whatever its payload is comes on top.
+        // Topic, packet id, the length of no properties, and the payload.
         let id = if supposed.qos == QoS::AtMostOnce { 0 } else { 2 };
-        if let Some(outcome) = self.too_large(2 + supposed.name.len() + id + 1) {
+        if let Some(outcome) = self.too_large(2 + supposed.name.len() + id + 1 + supposed.payload) {
             return outcome;
         }
         let ruling = self.chain.publish(&message(supposed)).wait().await;
@@ -451,7 +459,7 @@ fn message<'a>(supposed: &Supposed<'a>) -> PublishQuestion<'a> {
         qos: supposed.qos,
         retain: supposed.retain,
         dup: false,
-        payload: Payload::Whole(b""),
+        payload: Payload::Size(u32::try_from(supposed.payload).unwrap_or(u32::MAX)),
         properties: Properties::EMPTY,
     }
 }

@@ -172,6 +172,6 @@ const NOBODY: Who<'_> = Who { client_id: "mproxy-check-anonymous", ..Who::NOBODY
 
 /// Whether the grant leaves a topic that nobody has named to questions.
 fn asks(grant: &Grant) -> bool {
-    let message = Message { topic: "mproxy-check/unnamed", qos: QoS::AtMostOnce, retain: false };
+    let message = Message { topic: "mproxy-check/unnamed", qos: QoS::AtMostOnce, retain: false, payload: 0 };
     grant.message(Act::Publish, NOBODY, message) == GrantAnswer::Ask
 }

@@ -67,6 +67,7 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
         // As in the rule file: what is left out does not bound.
         max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos).map_err(|error| invalid(error.detail))?,
         retain: if rule.retain == Some(false) { Retain::Refused } else { Retain::Allowed },
+        max_payload: None,
     })
 }
 
@@ -204,8 +205,13 @@ mod tests {
     fn what_is_left_out_of_a_grant_has_its_default() {
         let read = grant(of(allow(&["#"]))).unwrap();
         let who = Who { client_id: "c", ..Who::NOBODY };
-        let word =
-            |topic| read.message(Act::Publish, who, Message { topic, qos: QoS::ExactlyOnce, retain: true });
+        let word = |topic| {
+            read.message(
+                Act::Publish,
+                who,
+                Message { topic, qos: QoS::ExactlyOnce, retain: true, payload: 0 },
+            )
+        };
         assert_eq!(word("a/b"), GrantAnswer::Allow(()));
         assert_eq!(word("$SYS/x"), GrantAnswer::Ask);
         assert!(read.expires_at.is_none() && read.ttl.is_none() && read.mapping.is_none());
@@ -223,7 +229,7 @@ mod tests {
             let rule = wire::GrantRule { effect: effect.into(), ..Default::default() };
             let read = grant(wire::Grant { default_effect: Some(default.into()), ..of(rule) }).unwrap();
             for topic in ["a/b", "$SYS/x"] {
-                let message = Message { topic, qos: QoS::AtMostOnce, retain: false };
+                let message = Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 };
                 for act in [Act::Publish, Act::Receive, Act::Will] {
                     assert_eq!(read.message(act, who, message), expected, "{effect:?} {topic}");
                 }

@@ -50,7 +50,7 @@ pub(super) fn of_stranger(
     let Some(client_id) = &question.client_id else { return Err(NotExplained::NoSession) };
     let peer = Arc::new(stranger(client_id, question));
     let ExplainQuestion { act, name, qos, retain, .. } = question;
-    let supposed = Supposed { peer: &peer, act: *act, name, qos: *qos, retain: *retain };
+    let supposed = Supposed { peer: &peer, act: *act, name, qos: *qos, retain: *retain, payload: 0 };
     let mut decided = ExplainedDecision::of(&chain.explain(&supposed), *act);
     let mut not_known: &[&str] = &["whether it may connect"];
     if has_service {

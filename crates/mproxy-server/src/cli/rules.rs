@@ -65,6 +65,9 @@ pub struct RulesExplain {
     /// A retained message
     #[arg(long)]
     retain: bool,
+    /// Bytes of its payload
+    #[arg(long, value_name = "BYTES", default_value = "0")]
+    payload: u32,
     /// Its client id
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
@@ -209,6 +212,7 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
         name: command.topic.clone(),
         qos: command.qos,
         retain: command.retain,
+        payload: command.payload as usize,
     };
     match runtime()?.block_on(RuleTrial::new(rules).try_out(&client, &question)) {
         Ok(outcome) => {

@@ -29,7 +29,7 @@ pub struct TrialCase {
 }
 
 const CASE: &[&str] =
-    &["client", "publish", "subscribe", "receive", "will", "qos", "retain", "expect", "line"];
+    &["client", "publish", "subscribe", "receive", "will", "qos", "retain", "payload", "expect", "line"];
 const CLIENT: &[&str] =
     &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint", "listener", "service"];
 
@@ -78,6 +78,7 @@ impl AclReader<'_> {
         let before = self.faults.len();
         let (mut who, mut acts) = (None, Vec::new());
         let (mut qos, mut retain, mut allowed, mut rule_line) = (QoS::AtMostOnce, false, None, None);
+        let mut payload = 0;
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -88,6 +89,7 @@ impl AclReader<'_> {
                 "will" => acts.push((Act::Will, self.text(value, &full))),
                 "qos" => qos = self.qos(value, &full).unwrap_or(QoS::AtMostOnce),
                 "retain" => retain = self.flag(value, &full) == Some(true),
+                "payload" => payload = self.payload(value, &full).unwrap_or_default() as usize,
                 "expect" => allowed = self.word(value, &full, &[("allow", true), ("deny", false)]),
                 "line" => {
                     let line = self.whole(value, &full, 1..=u64::from(u32::MAX));
@@ -111,7 +113,7 @@ impl AclReader<'_> {
             return None;
         }
         let (who, client) = who?;
-        let question = TrialQuestion { act, name: name?.to_owned(), qos, retain };
+        let question = TrialQuestion { act, name: name?.to_owned(), qos, retain, payload };
         Some(TrialCase { line, who, client, question, allowed: allowed?, rule_line })
     }
 

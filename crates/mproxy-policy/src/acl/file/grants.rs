@@ -26,6 +26,7 @@ const GRANT: &[&str] = &[
     "will",
     "max_qos",
     "retain",
+    "max_payload",
     "rules",
     "default",
     "prefix",
@@ -36,6 +37,9 @@ const GRANT: &[&str] = &[
     "packet_size",
     "subscriptions",
 ];
+
+/// Bytes of the largest packet; no payload is larger.
+const PAYLOAD_MOST: u64 = 268_435_455;
 
 /// Seconds of the longest session, a year.
 const SESSION_MOST: u64 = 365 * 86400;
@@ -58,7 +62,7 @@ impl AclReader<'_> {
             prefix: None,
             session: None,
         };
-        let (mut short, mut max_qos, mut retain) = (Vec::new(), None, None);
+        let (mut short, mut max_qos, mut retain, mut max_payload) = (Vec::new(), None, None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -73,6 +77,7 @@ impl AclReader<'_> {
                 "will" => short.push((Act::Will, value, full)),
                 "max_qos" => max_qos = self.qos(value, &full),
                 "retain" => retain = self.flag(value, &full),
+                "max_payload" => max_payload = self.payload(value, &full),
                 "rules" => self.each_table(value, &full, |reader, table, at, key| {
                     grant.lines.push(u32::try_from(reader.line(&at)).unwrap_or(u32::MAX));
                     let rule = reader.rule(table, at, key, &mut false, RulePlace::Grant);
@@ -95,6 +100,7 @@ impl AclReader<'_> {
                 topics: self.topics(value, &full).into(),
                 max_qos: max_qos.unwrap_or(QoS::ExactlyOnce),
                 retain: if retain == Some(false) { Retain::Refused } else { Retain::Allowed },
+                max_payload,
             });
         }
         (self.faults.len() == before).then_some(grant)
@@ -125,6 +131,11 @@ impl AclReader<'_> {
             }
             unknown => self.unknown(span, path, unknown, GRANT),
         }
+    }
+
+    /// Bytes of a payload.
+    pub(super) fn payload(&mut self, value: &TomlValue<'_>, key: &str) -> Option<u32> {
+        self.whole(value, key, 0..=PAYLOAD_MOST).and_then(|most| u32::try_from(most).ok())
     }
 
     fn rate(&mut self, value: &TomlValue<'_>, key: &str) -> Option<PerSecond> {

@@ -20,7 +20,8 @@ fn may(rules: &Acl, client: AclClient<'_>, act: Act, name: &str) -> bool {
         username: client.username.map(ToOwned::to_owned),
         ..TrialClient::default()
     };
-    let question = TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false };
+    let question =
+        TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false, payload: 0 };
     rules.rules_allow(&client, &question)
 }
 

@@ -129,6 +129,8 @@ impl DecisionEntry {
         match self.reason_code.map(ReasonCode) {
             Some(ReasonCode::QOS_NOT_SUPPORTED) => ": its max_qos is lower",
             Some(ReasonCode::RETAIN_NOT_SUPPORTED) => ": it does not allow retained messages",
+            // No other bound of a rule has this code.
+            Some(ReasonCode::QUOTA_EXCEEDED) => ": its max_payload is lower",
             _ => "",
         }
     }
