@@ -171,7 +171,7 @@ fn a_payload_over_its_rule_s_bound_is_refused_before_it_is_here() {
 
 #[test]
 fn nobody_waits_for_a_payload_that_a_rule_refuses() {
-    let mut stage = bounded(1_000);
+    let stage = bounded(1_000);
     stage.script.want(Hook::Publish, Want::Payload(1 << 20));
     let mut stage = stage.open(Version::V5);
     let payload = vec![7; 200_000];
