@@ -226,6 +226,15 @@ async fn a_listener_requires_a_certificate_or_a_token() {
         (unnamed.about, unnamed.text.as_deref()),
         (About::Credentials, Some("certificate or token required"))
     );
+    // Where a certificate alone will do, a token opens nothing.
+    let strict = self::chain(&file.replace("\"certificate\", \"token\"", "\"certificate\""));
+    let unproven = refusal(token.connects(&strict).await);
+    assert_eq!(
+        (unproven.about, unproven.text.as_deref()),
+        (About::Credentials, Some("certificate required"))
+    );
+    let both = certified(token, spiffe("spiffe://p/x"));
+    assert_eq!(admission(both.connects(&strict).await).username.as_deref(), Some("ann"));
     let elsewhere = self::chain(&file.replace("mqtt =", "other ="));
     assert_eq!(refusal(client("c", None).connects(&elsewhere).await).about, About::Username);
     let everywhere = self::chain(&file.replace("mqtt =", "\"*\" ="));

@@ -47,7 +47,8 @@ use mproxy_tcp::tls as tcp_tls;
 use mproxy_unix::SocketFile;
 
 pub use choice::{
-    LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme, SendProxy,
+    ClientTlsSetting, LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme,
+    SendProxy,
 };
 pub use origin::ValueOrigin;
 pub use settings::UPGRADE_VARIABLE;

@@ -14,9 +14,11 @@ use mproxy_testkit::broker::{BrokerScript, RecordingBroker};
 use mproxy_testkit::certificates::{Authority, Folder, Signed, expired};
 use mproxy_testkit::process::{raise_file_limit, run};
 use mproxy_testkit::service::{Running, Service};
-use mproxy_testkit::transports::{TlsClient, Transport, login, tls_server};
+use mproxy_testkit::tokens::{TokenSigner, seconds_from_now};
+use mproxy_testkit::transports::{Carried, TlsClient, Transport, login, tls_server, try_open};
 use mproxy_testkit::wire::{self, ConnectOptions, Version, WireClient};
 use rcgen::{CertificateParams, DnType, SanType};
+use serde_json::json;
 use support::{Proxy, VERSIONS, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -111,6 +113,113 @@ async fn a_client_without_a_good_certificate_is_turned_away_by_name() {
     }
     assert!(broker.try_session().is_none(), "the broker hears of nobody who was not let in");
     proxy.stop().await;
+}
+
+/// Rules by which the listener `either` takes a certificate or a token, `certain` a certificate alone, and `token` a token.
+const EITHER: &str = r#"
+[require]
+either = ["certificate", "token"]
+web = ["certificate", "token"]
+certain = ["certificate"]
+token = ["token"]
+[jwt]
+[[jwt.keys]]
+public_key = "token.pem"
+[[rules]]
+effect = "allow"
+topics = ["by-name/${cn}/#", "by-token/${username}/#"]
+"#;
+
+/// What a client shows, and what the listeners `either` and `web`, `certain`, and `token` say to it: a CONNACK, or that its
+/// handshake failed.
+struct Shown<'a> {
+    certificate: Option<&'a Signed>,
+    token: Option<&'a str>,
+    answers: [Option<u8>; 3],
+}
+
+#[tokio::test]
+async fn a_certificate_or_a_token_opens_the_listener_that_asks_for_either() {
+    let (root, stranger, folder) = (Authority::root("root"), Authority::root("stranger"), Folder::default());
+    let signer = TokenSigner::es256();
+    folder.write("token.pem", signer.verifying_file());
+    let (ca, rules) = (folder.write("ca.crt", root.pem()), folder.write("rules.toml", EITHER));
+    let own = folder.keep("localhost", &root.sign("localhost"));
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let tls = format!("{}, client_tls = \"optional\", ca_certs = {ca:?}", shows(&own));
+    let listener = |name| listener(name, &tls, &plainly_to(broker.addr()));
+    let web = listener("web").replace("\"mqtts\"", "\"wss\"").replace("port = 0\ntls", "port = 0\npath = \"/mqtt\"\ntls");
+    let file =
+        format!("acl_file = {rules:?}\n{}{}{}{web}", listener("either"), listener("certain"), listener("token"));
+    let mut proxy = Proxy::configured("either", &file).await;
+    let doors = [
+        (Transport::Tls, proxy.door("either").await, 0),
+        (Transport::Wss, proxy.door("web").await, 0),
+        (Transport::Tls, proxy.door("certain").await, 1),
+        (Transport::Tls, proxy.door("token").await, 2),
+    ];
+    let token = signer.token(&json!({ "sub": "ann", "exp": seconds_from_now(60) }));
+    let wrong = TokenSigner::es256().token(&json!({ "sub": "ann", "exp": seconds_from_now(60) }));
+    let (good, late, odd) =
+        (root.sign("device"), root.sign_with("device", expired), stranger.sign("device"));
+    let (yes, no, cut) = (Some(0), Some(0x87), None);
+    let cases = [
+        Shown { certificate: Some(&good), token: None, answers: [yes, yes, no] },
+        Shown { certificate: None, token: Some(&token), answers: [yes, no, yes] },
+        Shown { certificate: Some(&good), token: Some(&token), answers: [yes, yes, yes] },
+        Shown { certificate: None, token: None, answers: [no, no, no] },
+        // A token that is wrong is made good by nothing.
+        Shown { certificate: None, token: Some(&wrong), answers: [no, no, no] },
+        Shown { certificate: Some(&good), token: Some(&wrong), answers: [no, no, no] },
+        // Nor is a certificate.
+        Shown { certificate: Some(&late), token: Some(&token), answers: [cut, cut, cut] },
+        Shown { certificate: Some(&odd), token: Some(&token), answers: [cut, cut, cut] },
+        Shown { certificate: Some(&odd), token: None, answers: [cut, cut, cut] },
+    ];
+    let mut kept = Vec::new();
+    for (case, Shown { certificate, token, answers }) in cases.into_iter().enumerate() {
+        let tls = match certificate {
+            Some(own) => TlsClient::showing(root.pem(), own),
+            None => TlsClient::believing(root.pem()),
+        };
+        let options = ConnectOptions {
+            username: token.map(|_| "any"),
+            password: token.map(str::as_bytes),
+            ..ConnectOptions::default()
+        };
+        for (transport, door, answer) in doors {
+            let connect = wire::connect(Version::V5, &format!("c{case}"), &options);
+            let answered = answer_to(transport, door, &tls, &connect).await;
+            let code = answered.as_ref().map(|(_, connack)| connack[3]);
+            assert_eq!(code, answers[answer], "case {case} at {}", transport.name());
+            kept.extend(answered.filter(|_| code == Some(0)).map(|(client, _)| client));
+        }
+    }
+    // Who has shown no certificate has none, wherever it is looked for.
+    until("all sessions", async || proxy.sessions().await.len() == kept.len()).await;
+    for session in proxy.sessions().await {
+        let id = session["connection_id"].as_str().unwrap();
+        let detail = proxy.http("GET", &format!("/api/v1/sessions/{id}")).await.1;
+        let has = session["client_id"] != "c1";
+        assert_eq!(detail.contains("\"fingerprint\":\""), has, "{detail}");
+        assert_eq!(detail.contains("CN=device"), has, "{detail}");
+        assert_eq!(session["username"] == "ann", session["client_id"] != "c0", "{session}");
+    }
+    drop(kept);
+    proxy.stop().await;
+}
+
+/// What comes back for a CONNECT, if the handshake lasts so long.
+async fn answer_to(
+    transport: Transport,
+    door: SocketAddr,
+    tls: &TlsClient,
+    connect: &[u8],
+) -> Option<(WireClient<Carried>, Vec<u8>)> {
+    let mut client = WireClient::over(try_open(transport, &door.into(), tls).await.ok()?);
+    client.try_send(connect).await.ok()?;
+    let answer = client.try_packet().await?;
+    Some((client, answer))
 }
 
 #[tokio::test]

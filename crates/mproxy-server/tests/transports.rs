@@ -83,8 +83,7 @@ impl Files {
         let tls = ServerTls {
             identities: vec![self.identity("localhost")],
             client_ca: Some(self.path("ca.crt")),
-            crls: Vec::new(),
-            alpn: Vec::new(),
+            ..ServerTls::default()
         };
         ListenerSettings {
             name: "test".to_owned(),

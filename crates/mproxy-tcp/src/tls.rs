@@ -38,6 +38,7 @@ pub use pem::{Identity, MaterialError, PemItem, read_regular, read_text};
 pub use reload::{Material, Reloadable};
 pub use server::{ServerTls, accept};
 pub use stream::TlsStream;
+pub use trust::WithoutCertificate;
 pub use words::Explained;
 
 use std::io;

@@ -187,7 +187,11 @@ pub async fn login(
     open(transport, to, tls).await.logged_in(version, client_id).await
 }
 
-async fn try_open(transport: Transport, to: &Address, tls: &TlsClient) -> io::Result<Carried> {
+/// The same, where it need not come to anything.
+///
+/// # Errors
+/// There is nobody, or the handshake failed: with TLS 1.3 perhaps only later.
+pub async fn try_open(transport: Transport, to: &Address, tls: &TlsClient) -> io::Result<Carried> {
     let to = match to {
         Address::Ip(to) => to,
         Address::Path(path) => {

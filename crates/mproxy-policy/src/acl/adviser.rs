@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connecting::{judge_will, refuse, settle_will, will_refused, without_prefix, wrong_name};
 use super::password::Password;
 use super::queue::{Evicted, TurnQueue};
-use super::require::ShownCredentials;
+use super::require::{CERTIFICATE_REQUIRED, ShownCredentials};
 use super::{Acl, AclErrors, NoPrefix, Reloaded, RuleAnswer, Size, token};
 use crate::slices::FilterJudge;
 
@@ -138,13 +138,16 @@ impl AclAdviser {
 
     fn admit(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
         let acl = self.acl.load();
+        // First: a token decides who somebody is, and is no certificate.
+        if acl.lacks_certificate(question.peer) {
+            return refuse(credentials_required(&acl, CERTIFICATE_REQUIRED));
+        }
         if let Some(answer) = token::admit(&acl, question) {
             return answer;
         }
         let shown = acl.shown_by(question.peer);
         if let ShownCredentials::Lacks(what) = shown {
-            let refusal = Refusal { text: Some(what.into()), ..Refusal::default() };
-            return refuse(refusal.about(About::Credentials).by(acl.ground(None)));
+            return refuse(credentials_required(&acl, what));
         }
         if !acl.allows_name(question.peer) {
             return refuse(wrong_name(&acl));
@@ -368,6 +371,11 @@ fn admit_known_user(
     let attributes = peer.attributes.to_vec();
     let admission = Admission { attributes, grant: grant.map(Arc::new), ..Admission::default() };
     Answer::Now(Ruling::new(Source::Acl, Ok(Decision::Allow(Some(Box::new(admission))))))
+}
+
+fn credentials_required(acl: &Acl, what: &str) -> Refusal {
+    let refusal = Refusal { text: Some(what.into()), ..Refusal::default() };
+    refusal.about(About::Credentials).by(acl.ground(None))
 }
 
 fn wrong_password(acl: &Acl, about: About) -> Refusal {

@@ -1,6 +1,6 @@
 //! What the settings of the admin port come to together: its TLS, and what is wrong with it.
 
-use mproxy_tcp::tls::{Identity, ServerTls};
+use mproxy_tcp::tls::{Identity, ServerTls, WithoutCertificate};
 
 use super::reader::{SettingReader, spoken};
 use super::settings::SettingPlace;
@@ -16,6 +16,7 @@ pub fn tls(admin: &AdminSettings) -> Option<ServerTls> {
     Some(ServerTls {
         identities: vec![Identity { cert, key, ocsp: None }],
         client_ca: admin.ca_certs.clone(),
+        without_certificate: WithoutCertificate::Refuse,
         crls: admin.crls.clone().unwrap_or_default(),
         alpn: vec![ALPN.to_vec()],
     })

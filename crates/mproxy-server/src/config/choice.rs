@@ -3,7 +3,7 @@
 use tracing::level_filters::LevelFilter;
 
 use super::kind::{Form, SettingKind};
-use super::value::quoted;
+use super::value::{boolean, quoted};
 
 /// An enum whose values have names in the configuration.
 macro_rules! named {
@@ -71,6 +71,37 @@ impl Scheme {
     #[must_use]
     pub const fn is_websocket(self) -> bool {
         matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// Whether clients of a TLS listener show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientTlsSetting {
+    /// They are not asked for one.
+    Unasked,
+    /// They are asked, and come in without one, too.
+    Optional,
+    /// Who shows none stays out.
+    Required,
+}
+
+impl ClientTlsSetting {
+    const OPTIONAL: &'static str = "optional";
+}
+
+impl SettingKind for ClientTlsSetting {
+    type Value = Self;
+    const FORM: Form = Form::Boolean { or: Some(Self::OPTIONAL) };
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case(Self::OPTIONAL) {
+            return Ok(Self::Optional);
+        }
+        match boolean(text) {
+            Ok(false) => Ok(Self::Unasked),
+            Ok(true) => Ok(Self::Required),
+            Err(_) => Err(format!("{} is not true, false or {}", quoted(text), Self::OPTIONAL)),
+        }
     }
 }
 

@@ -50,7 +50,10 @@ pub enum Form {
     /// One of these words.
     Choice(&'static [&'static str]),
     /// `true` or `false`.
-    Boolean,
+    Boolean {
+        /// A word that may stand in its place.
+        or: Option<&'static str>,
+    },
     /// A whole number, and what it is.
     Number {
         /// What it counts.
@@ -172,7 +175,7 @@ kinds! {
     /// A bearer token.
     Token: Secret = value::token, Form::Text("token");
     /// `true` or `false`.
-    TrueFalse: bool = value::boolean, Form::Boolean;
+    TrueFalse: bool = value::boolean, Form::Boolean { or: None };
     /// `on` or `off`.
     OnOff: bool = value::switch, Form::Choice(&["off", "on"]);
     /// A number of connections.

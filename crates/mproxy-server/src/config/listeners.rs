@@ -156,16 +156,16 @@ fn inherited(reader: &mut SettingReader<'_>, common: &Common) -> Vec<KeyedListen
     let wss_written = reader.written.explicit(table::WSS_PORT.row.key).is_some();
     let tls = &common.tls;
     let shut = |transport| match transport {
-        Scheme::Mqtt | Scheme::Ws | Scheme::Unix if tls.wants_client() => {
+        Scheme::Mqtt | Scheme::Ws | Scheme::Unix if tls.requires_client() => {
             Some("clients must connect over TLS")
         }
         Scheme::Mqtts | Scheme::Wss if !tls.has_certificate() => Some("there is no server certificate"),
         // They have the same default. The one without TLS has it, unless clients have to show certificates.
-        Scheme::Wss if !tls.wants_client() && wss_port == ws_port && wss_port != Some(0) => {
+        Scheme::Wss if !tls.requires_client() && wss_port == ws_port && wss_port != Some(0) => {
             Some("the listener without TLS has the same port")
         }
         // Who closes one does not want the other in its place.
-        Scheme::Wss if !tls.wants_client() && ws_port.is_none() && !wss_written => {
+        Scheme::Wss if !tls.requires_client() && ws_port.is_none() && !wss_written => {
             Some("the listener without TLS is off, and no port was given for it")
         }
         Scheme::Mqtt | Scheme::Mqtts | Scheme::Ws | Scheme::Wss | Scheme::Unix => None,

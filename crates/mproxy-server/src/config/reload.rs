@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use mproxy_tcp::tls::ServerTls;
+
 use super::settings::{self, Reload};
 use super::written::Effective;
 use super::{
@@ -97,9 +99,13 @@ fn is_client_tls(key: &str) -> bool {
     own == "client_tls" || own.starts_with("tls.")
 }
 
-/// Whether some listener asks its clients for certificates now that did not, or the other way round.
+/// Whether some listener asks its clients for certificates now that did not, or the other way round; or lets clients in that
+/// show none, or does so no more.
 fn asks_others_for_certificates(old: &Config, new: &Config) -> bool {
-    let asks = |listener: &ListenerSettings| listener.tls.as_ref().map(|tls| tls.client_ca.is_some());
+    let asks = |listener: &ListenerSettings| {
+        let asks = |tls: &ServerTls| tls.client_ca.is_some().then_some(tls.without_certificate);
+        listener.tls.as_ref().map(asks)
+    };
     let mut pairs = old.listeners.iter().flat_map(|old| new.listeners.iter().map(move |new| (old, new)));
     pairs.any(|(old, new)| is_same_kind(old, new) && asks(old) != asks(new))
 }

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use mproxy_tcp::tls::{ClientTls, Identity, ServerTls};
+use mproxy_tcp::tls::{ClientTls, Identity, ServerTls, WithoutCertificate};
 
 use super::origin::ValueOrigin;
 use super::reader::{SettingReader, spoken};
 use super::settings::{Needs, SettingPlace, table};
-use super::{ConfigProblem, Scheme};
+use super::{ClientTlsSetting, ConfigProblem, Scheme};
 
 /// TLS towards clients as one table of the file has it; what it leaves out is the outer one's.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Own {
-    client_tls: Option<bool>,
+    client_tls: Option<ClientTlsSetting>,
     /// What is shown where no name was asked for, or none fits.
     first: Option<Identity>,
     further: Vec<Identity>,
@@ -36,8 +36,25 @@ impl Own {
     }
 
     /// Whether clients have to show a certificate.
-    pub(super) fn wants_client(&self) -> bool {
-        self.client_tls == Some(true)
+    pub(super) fn requires_client(&self) -> bool {
+        self.client_tls == Some(ClientTlsSetting::Required)
+    }
+
+    /// What becomes of clients without a certificate, where they are asked for one.
+    fn asks_client(&self) -> Option<WithoutCertificate> {
+        match self.client_tls? {
+            ClientTlsSetting::Unasked => None,
+            ClientTlsSetting::Optional => Some(WithoutCertificate::Admit),
+            ClientTlsSetting::Required => Some(WithoutCertificate::Refuse),
+        }
+    }
+
+    /// The value that asks clients, as it is written.
+    fn asking_value(&self) -> &'static str {
+        match self.asks_client() {
+            Some(WithoutCertificate::Admit) => "optional",
+            Some(WithoutCertificate::Refuse) | None => "true",
+        }
     }
 
     /// Whether there is anything to show to clients.
@@ -45,7 +62,7 @@ impl Own {
         self.first.is_some() || !self.further.is_empty()
     }
 
-    /// Faults for what [`Self::wants_client`] lacks.
+    /// Faults for what is missing to ask clients for certificates.
     pub(super) fn complete(&self, reader: &mut SettingReader<'_>) {
         let needs = [
             ("tls.server_cert", self.has_certificate()),
@@ -53,8 +70,8 @@ impl Own {
             ("tls.ca_certs", self.ca_certs.is_some()),
         ];
         for (key, is_there) in needs {
-            if self.wants_client() && !is_there && reader.written.get(key).is_none() {
-                reader.fault("client_tls", format!("true needs {}", spoken(key)));
+            if self.asks_client().is_some() && !is_there && reader.written.get(key).is_none() {
+                reader.fault("client_tls", format!("{} needs {}", self.asking_value(), spoken(key)));
             }
         }
     }
@@ -65,11 +82,13 @@ impl Own {
         if identities.is_empty() || !transport.is_tls() {
             return None;
         }
-        let client_ca = self.ca_certs.clone().filter(|_| self.wants_client());
+        let without_certificate = self.asks_client();
+        let client_ca = self.ca_certs.clone().filter(|_| without_certificate.is_some());
         Some(ServerTls {
             identities,
             crls: self.crls.clone().filter(|_| client_ca.is_some()).unwrap_or_default(),
             client_ca,
+            without_certificate: without_certificate.unwrap_or_default(),
             alpn: match transport {
                 Scheme::Mqtt | Scheme::Mqtts | Scheme::Unix => self.alpn.clone().unwrap_or_default(),
                 // MQTT is agreed on by the upgrade, as a subprotocol.
@@ -79,8 +98,8 @@ impl Own {
     }
 
     fn over(self, common: &Self) -> Self {
-        // Whoever names a CA for its clients wants to see their certificates.
-        let asks = self.client_tls.or_else(|| self.ca_certs.as_ref().map(|_| true));
+        // Whoever names a CA for its clients wants to see their certificates, unless it says otherwise itself.
+        let asks = self.client_tls.or_else(|| self.ca_certs.as_ref().map(|_| ClientTlsSetting::Required));
         let has_own = self.has_certificate();
         Self {
             client_tls: asks.or(common.client_tls),
@@ -108,7 +127,7 @@ pub(super) fn of_listener(
     if !transport.is_tls() {
         if let Some(key) = reader.first_that_needs(Needs::Tls, &root) {
             reader.fault(&key, format!("transport {} has no TLS", transport.name()));
-        } else if layer.wants_client() {
+        } else if layer.requires_client() {
             let client_tls = spoken("client_tls");
             let text = format!("clients need no certificate at this listener, although {client_tls} is true");
             reader.warn(&format!("{root}port"), text);
@@ -126,10 +145,11 @@ pub(super) fn of_listener(
         reader.fault(&format!("{root}transport"), text);
     }
     let own = |key: &str| Some(format!("{root}{key}")).filter(|key| reader.written.get(key).is_some());
-    if layer.wants_client() && layer.ca_certs.is_none() {
+    let asks = layer.asks_client().is_some();
+    if asks && layer.ca_certs.is_none() {
         let key = own("tls.client_tls").unwrap_or_else(|| "client_tls".to_owned());
-        reader.fault(&key, "true needs tls.ca_certs, too");
-    } else if let Some(key) = own("tls.crls").filter(|_| !layer.wants_client()) {
+        reader.fault(&key, format!("{} needs tls.ca_certs, too", layer.asking_value()));
+    } else if let Some(key) = own("tls.crls").filter(|_| !asks) {
         reader.fault(&key, "needs client certificates: this listener does not ask for them");
     }
     if let Some(key) = own("tls.alpn").filter(|_| transport == Scheme::Wss) {

@@ -102,7 +102,8 @@ fn kind(row: &SettingRow) -> String {
     match row.form {
         Form::Text(of) => of.to_owned(),
         Form::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
-        Form::Boolean => "`true`, `false`".to_owned(),
+        Form::Boolean { or: None } => "`true`, `false`".to_owned(),
+        Form::Boolean { or: Some(word) } => format!("`true`, `false`, `{word}`"),
         Form::Number { of, or: None, .. } => of.to_owned(),
         Form::Number { of, or: Some(word), .. } => format!("{of}, `{word}`"),
         Form::Duration => "duration".to_owned(),
@@ -245,7 +246,7 @@ fn literal(row: &SettingRow, text: &str) -> String {
             let members: Vec<_> = text.split(',').map(|member| format!("{member:?}")).collect();
             format!("[{}]", members.join(", "))
         }
-        Form::Boolean => text.to_owned(),
+        Form::Boolean { or } if or != Some(text) => text.to_owned(),
         // What begins with a 0 is no number of TOML.
         _ if text.parse::<u64>().is_ok_and(|number| number.to_string() == text) => text.to_owned(),
         _ => format!("{text:?}"),
@@ -360,6 +361,10 @@ fn the_schema_takes_the_example_and_no_unknown_key() {
     let schema = schema();
     let json = |toml: &str| json_of(&toml::Value::Table(toml.parse().unwrap()));
     assert!(accepts(&schema, &json(&read("deploy/mproxy.example.toml"))));
+    assert!(
+        accepts(&schema, &json("client_tls = \"optional\"\n"))
+            && accepts(&schema, &json("client_tls = true\n"))
+    );
     assert!(accepts(&schema, &json("policy.on_error = \"deny\"\nmqtt.port = \"off\"\n")));
     assert!(accepts(&schema, &json(crate::listeners::NAMED)));
     assert!(accepts(&schema, &json("[[listeners]]\ntransport = \"unix\"\nunix.path = \"/run/mqtt.sock\"\n")));
@@ -375,6 +380,8 @@ fn the_schema_takes_the_example_and_no_unknown_key() {
         "policy.on_error = \"maybe\"",
         "policy.on_error.conect = \"deny\"",
         "client_tls = 3",
+        "client_tls = \"maybe\"",
+        "decision_log.allowed_one_in = \"optional\"",
     ] {
         assert!(!accepts(&schema, &json(wrong)), "{wrong}");
     }
@@ -439,7 +446,8 @@ fn leaf(row: &SettingRow) -> Value {
     let mut leaf = match row.form {
         Form::Text(_) => json!({ "type": "string" }),
         Form::Choice(words) => json!({ "enum": words }),
-        Form::Boolean => json!({ "type": "boolean" }),
+        Form::Boolean { or: None } => json!({ "type": "boolean" }),
+        Form::Boolean { or: Some(word) } => json!({ "enum": [true, false, word] }),
         Form::Number { least, most, or: None, .. } => number(least, most),
         Form::Number { least, most, or: Some(word), .. } => {
             any(number(least, most), json!({ "enum": [word] }))

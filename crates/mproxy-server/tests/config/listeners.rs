@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mproxy_server::config::Scheme;
-use mproxy_tcp::tls::Verification;
+use mproxy_tcp::tls::{Verification, WithoutCertificate};
 
 use crate::{Scene, guarded, says, scene};
 
@@ -82,6 +82,68 @@ fn with_client_tls_only_the_encrypted_ones_open_and_ask_for_a_certificate() {
         assert_eq!(tls.client_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(tls.crls, [Path::new("a.pem"), Path::new("b.pem")]);
     }
+}
+
+#[test]
+fn with_optional_client_tls_all_of_them_open_and_the_encrypted_ones_ask() {
+    for word in ["optional", "Optional"] {
+        let scene = || certified().env("MPROXY_CLIENT_TLS", word).env("MPROXY_CA_CERTS", "ca.pem");
+        assert_eq!(open(scene()), ["mqtt", "mqtts", "ws"], "as without client certificates");
+        assert_eq!(open(scene().env("MPROXY_WS_PORT", "off")), ["mqtt", "mqtts"]);
+        let scene = scene().env("MPROXY_WSS_PORT", "8081").env("MPROXY_CRLS", "a.pem");
+        let listeners = scene.works().config.listeners;
+        for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+            assert_eq!(tls.client_ca, Some(PathBuf::from("ca.pem")));
+            assert_eq!((tls.without_certificate, tls.crls.len()), (WithoutCertificate::Admit, 1));
+        }
+        assert_eq!(listeners.iter().filter(|listener| listener.tls.is_some()).count(), 2);
+    }
+    let faults = scene().env("MPROXY_CLIENT_TLS", "optional").faults();
+    assert_eq!(faults.len(), 3);
+    says(&faults.join("\n"), &["optional needs MPROXY_SERVER_CERT", "MPROXY_SERVER_KEY", "MPROXY_CA_CERTS"]);
+    says(
+        &certified().env("MPROXY_CLIENT_TLS", "maybe").fault(),
+        &["MPROXY_CLIENT_TLS", "\"maybe\" is not true, false or optional"],
+    );
+}
+
+#[test]
+fn each_listener_says_whether_it_takes_clients_without_a_certificate() {
+    let file = r#"
+        client_tls = "optional"
+        tls = { server_cert = "s", server_key = "k", ca_certs = "ca.pem" }
+        [[listeners]]
+        port = 1
+        transport = "mqtts"
+        [[listeners]]
+        port = 2
+        transport = "mqtts"
+        tls.client_tls = true
+        [[listeners]]
+        port = 3
+        transport = "mqtts"
+        tls.client_tls = false
+        [[listeners]]
+        port = 4
+        transport = "mqtts"
+        tls.ca_certs = "other.pem"
+        [[listeners]]
+        port = 5
+        transport = "wss"
+        tls = { ca_certs = "other.pem", client_tls = "optional", crls = ["c"] }
+        [[listeners]]
+        port = 6
+    "#;
+    let config = guarded().file(file).works().config;
+    let asks = config.listeners.iter().map(|listener| {
+        let tls = listener.tls.as_ref()?;
+        tls.client_ca.is_some().then_some(tls.without_certificate)
+    });
+    let (admit, refuse) = (Some(WithoutCertificate::Admit), Some(WithoutCertificate::Refuse));
+    // Who names a CA of its own, and no more, requires certificates, as ever.
+    assert_eq!(asks.collect::<Vec<_>>(), [admit, refuse, None, refuse, admit, None]);
+    let lacking = file.replace(", ca_certs = \"ca.pem\"", "");
+    says(&guarded().file(&lacking).faults()[0], &["client_tls: optional needs tls.ca_certs, too"]);
 }
 
 #[test]

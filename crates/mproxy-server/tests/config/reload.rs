@@ -140,3 +140,20 @@ fn another_secret_is_a_change_that_shows_nothing() {
     assert!(!format!("{changes:?}").contains("two"));
     assert_eq!(reload::changes(&secret("\"one\""), &secret("\"one\"")), []);
 }
+
+/// What decides who needs a certificate changes with a start, whatever else of TLS changes at once.
+#[test]
+fn whether_a_certificate_may_be_left_out_waits_for_the_next_start() {
+    let file = |client_tls: &str| {
+        format!(
+            "tls = {{ server_cert = \"s\", server_key = \"k\", ca_certs = \"ca.pem\" }}\nclient_tls = {client_tls}\n\
+             [[listeners]]\nname = \"a\"\nport = 1\ntransport = \"mqtts\"\n"
+        )
+    };
+    for (from, to) in [("true", "\"optional\""), ("\"optional\"", "true"), ("\"optional\"", "false")] {
+        let running = guarded().file(&file(from)).works();
+        let (changes, in_force) = reloaded(&running, &guarded().file(&file(to)).works());
+        assert_eq!(of(&changes, "client_tls").takes_effect, TakesEffect::AtNextStart, "{from} {to}");
+        assert_eq!(in_force.config.listeners, running.config.listeners);
+    }
+}

@@ -16,7 +16,7 @@ use super::engine::TlsRole;
 use super::facts::{HandshakeFacts, dns_names};
 use super::pem::{Identity, MaterialError};
 use super::reload::Material;
-use super::trust::{self, Trust};
+use super::trust::{self, Trust, WithoutCertificate};
 use super::{HandshakeError, TlsStream, VERSIONS, provider, words};
 
 /// What a listener shows and asks for.
@@ -25,8 +25,10 @@ pub struct ServerTls {
     /// At least one. The name that a client asks for picks among them; without one, and where none fits, it is the
     /// first.
     pub identities: Vec<Identity>,
-    /// PEM: where set, a client has to show a certificate that one of these signed.
+    /// PEM: where set, a client is asked for a certificate that one of these signed. One that it shows has to be good.
     pub client_ca: Option<PathBuf>,
+    /// What becomes of a client that is asked and shows none.
+    pub without_certificate: WithoutCertificate,
     /// PEM: lists of client certificates that do not count any more. Where there are any, each CA of a client's chain
     /// (except for the root) needs one, and one that is out of date lets nobody in: a missing list is no clearance.
     pub crls: Vec<PathBuf>,
@@ -67,7 +69,8 @@ impl Material for ServerTls {
                 .map_err(|error| MaterialError::Together(error.to_string()))?;
             config.send_tls13_tickets = 1;
         } else {
-            // A ticket would stand for a certificate that nobody looks at again, neither its end nor the CRLs.
+            // A ticket would stand for a certificate that nobody looks at again, neither its end nor the CRLs. Nor has a
+            // client one that has shown none: rustls does not ask for certificates anew when it resumes.
             config.send_tls13_tickets = 0;
         }
         Ok(config)
@@ -93,7 +96,7 @@ impl Material for ServerTls {
 impl ServerTls {
     fn verifier(&self, path: &Path) -> Result<Arc<dyn ClientCertVerifier>, MaterialError> {
         let lists = trust::lists(&self.crls)?;
-        Trust::read(path, &lists)?.of_clients(lists)
+        Trust::read(path, &lists)?.of_clients(lists, self.without_certificate)
     }
 }
 

@@ -33,6 +33,16 @@ use super::unverifiable::Unverifiable;
 /// hint, and is free to choose.
 const HINTS: usize = 16 << 10;
 
+/// What becomes of a client that is asked for a certificate and shows none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WithoutCertificate {
+    /// It stays out.
+    #[default]
+    Refuse,
+    /// It comes in as somebody without one.
+    Admit,
+}
+
 /// What stands in a file of CAs.
 #[derive(Debug)]
 pub(super) struct Trust {
@@ -138,10 +148,11 @@ impl Trust {
         Ok(Arc::new(Servers { chain, pins: self.pins, signatures: Signatures::new() }))
     }
 
-    /// Verifies clients.
+    /// Verifies clients that show a certificate, and says what becomes of others.
     pub(super) fn of_clients(
         self,
         lists: Vec<CertificateRevocationListDer<'static>>,
+        without_certificate: WithoutCertificate,
     ) -> Result<Arc<dyn ClientCertVerifier>, MaterialError> {
         let chain = if self.anchors.is_empty() {
             None
@@ -153,7 +164,7 @@ impl Trust {
             Some(builder.build().map_err(|error| MaterialError::Together(error.to_string()))?)
         };
         let Self { pins, hints, .. } = self;
-        Ok(Arc::new(ClientTrust { chain, pins, hints, signatures: Signatures::new() }))
+        Ok(Arc::new(ClientTrust { chain, pins, hints, without_certificate, signatures: Signatures::new() }))
     }
 }
 
@@ -328,10 +339,18 @@ struct ClientTrust {
     chain: Option<Arc<dyn ClientCertVerifier>>,
     pins: Pins,
     hints: Vec<DistinguishedName>,
+    without_certificate: WithoutCertificate,
     signatures: Signatures,
 }
 
 impl ClientCertVerifier for ClientTrust {
+    fn client_auth_mandatory(&self) -> bool {
+        match self.without_certificate {
+            WithoutCertificate::Refuse => true,
+            WithoutCertificate::Admit => false,
+        }
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.hints
     }

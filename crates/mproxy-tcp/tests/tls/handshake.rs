@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mproxy_tcp::tls::server::mqtt_alpn;
 use mproxy_tcp::tls::{
     ClientTls, HandshakeError, HandshakeFacts, Identity, Material, ServerTls, TlsStream, Verification,
-    accept, connect,
+    WithoutCertificate, accept, connect,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -32,8 +32,7 @@ impl Scene {
         let (folder, root) = (Folder::default(), Authority::root("root"));
         let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
         let roots = folder.write("roots.pem", root.pem());
-        let server =
-            ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: mqtt_alpn() };
+        let server = ServerTls { identities: vec![identity], alpn: mqtt_alpn(), ..ServerTls::default() };
         Self { folder, root, server, client: ClientTls { roots: Some(roots), ..ClientTls::default() } }
     }
 
@@ -41,6 +40,13 @@ impl Scene {
     fn mutual(ca: &Authority) -> Self {
         let mut scene = Self::new();
         scene.server.client_ca = Some(scene.folder.write("client-ca.pem()", ca.pem()));
+        scene
+    }
+
+    /// Clients are asked for one, and come in without it, too.
+    fn optional(ca: &Authority) -> Self {
+        let mut scene = Self::mutual(ca);
+        scene.server.without_certificate = WithoutCertificate::Admit;
         scene
     }
 
@@ -209,6 +215,48 @@ async fn a_client_certificate_of_a_chain_of_three_is_told_whole() {
 #[tokio::test]
 async fn who_must_show_a_certificate_and_does_not_stays_out() {
     Scene::mutual(&Authority::root("devices")).refuse("no_certificate").await;
+}
+
+#[tokio::test]
+async fn who_may_leave_the_certificate_out_comes_in_as_somebody_without_one() {
+    let ca = Authority::root("devices");
+    let mut scene = Scene::optional(&ca);
+    for spoken in [&version::TLS12, &version::TLS13] {
+        let (accepted, connected) = meet(&scene, stranger(&scene, &[spoken], &[]), "broker.example").await;
+        connected.unwrap();
+        let facts = accepted.unwrap().1;
+        let HandshakeFacts { chain, subject, common_name, subject_alt_names, fingerprint, serial, .. } =
+            facts;
+        assert!(chain.is_empty() && subject_alt_names.is_empty(), "{chain:?} {subject_alt_names:?}");
+        assert_eq!([subject, common_name, fingerprint, serial], [None, None, None, None]);
+    }
+    scene.show(&ca.sign_numbered("device.example", 1));
+    let facts = scene.admit().await;
+    assert_eq!((facts.common_name.as_deref(), facts.chain.len()), (Some("device.example"), 1));
+}
+
+#[tokio::test]
+async fn a_certificate_that_may_be_left_out_has_to_be_good_where_it_is_shown() {
+    let (ca, others) = (Authority::root("devices"), Authority::root("others"));
+    let mut scene = Scene::optional(&ca);
+    for (shown, label) in [
+        (ca.sign_with("device.example", expired), "expired"),
+        (others.sign_numbered("device.example", 1), "unknown_ca"),
+    ] {
+        scene.show(&shown);
+        scene.refuse(label).await;
+    }
+    scene.show(&ca.sign_numbered("device.example", 7));
+    for (lists, label) in [
+        (ca.revoke(&[7]), "revoked"),
+        (others.revoke(&[]), "no_crl"),
+        (ca.revoke_until(&[], 2025), "crl_expired"),
+    ] {
+        scene.revoke(&lists);
+        scene.refuse(label).await;
+    }
+    scene.client.identity = None;
+    scene.admit().await;
 }
 
 #[tokio::test]
@@ -396,8 +444,17 @@ async fn a_handshake_that_stalls_can_be_dropped() {
 #[tokio::test]
 async fn a_client_comes_again_with_a_ticket_unless_its_certificate_counts() {
     let ca = Authority::root("devices");
-    for (mut scene, again) in [(Scene::new(), true), (Scene::mutual(&ca), false)] {
+    let shows = |mut scene: Scene| {
         scene.show(&ca.sign_numbered("device.example", 1));
+        scene
+    };
+    for (scene, again) in [
+        (shows(Scene::new()), true),
+        (shows(Scene::mutual(&ca)), false),
+        (shows(Scene::optional(&ca)), false),
+        // It might have a certificate the next time, and would not be asked.
+        (Scene::optional(&ca), false),
+    ] {
         let client = Arc::new(scene.client.build().unwrap());
         let server = Arc::new(scene.server.build().unwrap());
         let mut kinds = Vec::new();

@@ -22,7 +22,7 @@ fn idle(mutual: bool) -> i64 {
     let roots = folder.write("roots.pem", root.pem());
     let own = folder.identity("client", &root.sign_numbered("device.example", 2));
     let client_ca = mutual.then(|| roots.clone());
-    let server = ServerTls { identities: vec![identity], client_ca, crls: vec![], alpn: vec![] };
+    let server = ServerTls { identities: vec![identity], client_ca, ..ServerTls::default() };
     let server = Arc::new(server.build().unwrap());
     let client = ClientTls { roots: Some(roots), identity: Some(own), ..ClientTls::default() };
     let client = Arc::new(client.build().unwrap());

@@ -45,8 +45,8 @@ async fn openssl_gets_in_with_both_versions() {
     let server = ServerTls {
         identities: vec![identity],
         client_ca: Some(ca.clone()),
-        crls: vec![],
         alpn: mqtt_alpn(),
+        ..ServerTls::default()
     };
     let server = Arc::new(server.build().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

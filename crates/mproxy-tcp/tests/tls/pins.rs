@@ -58,8 +58,7 @@ fn server(own: &Identity, clients: Option<&Path>) -> ServerTls {
     ServerTls {
         identities: vec![own.clone()],
         client_ca: clients.map(Path::to_owned),
-        crls: vec![],
-        alpn: vec![],
+        ..ServerTls::default()
     }
 }
 

@@ -25,7 +25,7 @@ async fn meet(
 async fn new_handshakes_see_the_new_certificate_and_nobody_is_dropped() {
     let (folder, old, new) = (Folder::default(), Authority::root("old"), Authority::root("new"));
     let identity = folder.identity("server", &old.sign_numbered("broker.example", 1));
-    let server = ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: vec![] };
+    let server = ServerTls { identities: vec![identity], ..ServerTls::default() };
     let server = Reloadable::new(server).unwrap();
     let roots = Some(folder.write("roots.pem", old.pem()));
     let client = Reloadable::new(ClientTls { roots, ..ClientTls::default() }).unwrap();
@@ -57,7 +57,7 @@ async fn a_broken_file_leaves_the_old_one_in_force_and_is_named() {
     let (folder, root) = (Folder::default(), Authority::root("root"));
     let signed = root.sign_numbered("broker.example", 1);
     let identity = folder.identity("server", &signed);
-    let server = ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: vec![] };
+    let server = ServerTls { identities: vec![identity], ..ServerTls::default() };
     let server = Reloadable::new(server).unwrap();
     let roots = Some(folder.write("roots.pem", root.pem()));
     let client = Reloadable::new(ClientTls { roots, ..ClientTls::default() }).unwrap();
@@ -106,8 +106,12 @@ fn a_reload_takes_revocations_along() {
     let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
     let ca = folder.write("ca.pem()", root.pem());
     let list = folder.write("revoked.pem", root.revoke(&[]));
-    let server =
-        ServerTls { identities: vec![identity], client_ca: Some(ca), crls: vec![list], alpn: vec![] };
+    let server = ServerTls {
+        identities: vec![identity],
+        client_ca: Some(ca),
+        crls: vec![list],
+        ..ServerTls::default()
+    };
     let server = Reloadable::new(server).unwrap();
     folder.write("revoked.pem", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n");
     let error = server.reload().unwrap_err().to_string();

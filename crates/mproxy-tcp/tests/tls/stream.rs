@@ -27,7 +27,7 @@ impl Sides {
         let (folder, root) = (Folder::default(), Authority::root("root"));
         let identity = folder.identity("server", &root.sign_numbered("broker.example", 1));
         let roots = Some(folder.write("roots.pem", root.pem()));
-        let server = ServerTls { identities: vec![identity], client_ca: None, crls: vec![], alpn: vec![] };
+        let server = ServerTls { identities: vec![identity], ..ServerTls::default() };
         let client = ClientTls { roots, ..ClientTls::default() };
         let mut store = RootCertStore::empty();
         store.add(PemObject::from_pem_slice(root.pem().as_bytes()).unwrap()).unwrap();

@@ -78,7 +78,7 @@ MPROXY_WSS_PATH: {{ .path }}
 {{- end }}
 {{- end }}
 {{- if .Values.tls.clientCaSecretName }}
-MPROXY_CLIENT_TLS: "true"
+MPROXY_CLIENT_TLS: {{ ternary "optional" "true" (eq .Values.tls.clientCertificates "optional") | quote }}
 MPROXY_CA_CERTS: /run/mproxy/client-ca/ca.crt
 {{- end }}
 {{- end }}

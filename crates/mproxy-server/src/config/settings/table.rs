@@ -5,7 +5,8 @@
 
 use super::{Needs, Reload, Section, SettingKind, SettingOf, SettingPlace, SettingRow, Values};
 use crate::config::{
-    LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme, SendProxy, kind,
+    ClientTlsSetting, LogFormat, LogLevel, OnError, OnUnavailable, PolicyMode, RateActionSetting, Scheme,
+    SendProxy, kind,
 };
 use kind::Optional;
 
@@ -409,9 +410,12 @@ section! {
         /// Whether clients must connect over TLS and present a certificate.
         ///
         /// The certificate has to be signed by a CA of `tls.ca_certs`, or [pinned](#certificates-of-every-kind) there.
-        /// A listener with its own `tls.ca_certs` requires certificates unless it sets this to `false`. A reload that would
-        /// change who needs one leaves all of TLS towards clients to the next start.
-        CLIENT_TLS: kind::TrueFalse = new("client_tls").variable("MPROXY_CLIENT_TLS").default("false")
+        /// With `optional`, clients at TLS listeners are asked for a certificate, and connect without one as well: a
+        /// [rule file](rules.md#grants-what-clients-may-do-for-whom-they-are) says who needs what. A certificate that is
+        /// presented has to be valid all the same. A listener with its own `tls.ca_certs` requires certificates unless it
+        /// sets this to `false` or `optional`. A reload that would change who needs one leaves all of TLS towards clients
+        /// to the next start.
+        CLIENT_TLS: ClientTlsSetting = new("client_tls").variable("MPROXY_CLIENT_TLS").default("false")
             .at_listener("tls.client_tls").needs(Needs::Tls);
         /// Certificate chain of the server in PEM, the server's own certificate first.
         ///
