@@ -65,7 +65,7 @@ use mproxy_core::peer::Peer;
 use mproxy_core::policy::{Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
 use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
-pub use self::adviser::{AclAdviser, UnknownUsers};
+pub use self::adviser::{AclAdviser, KeySetState, UnknownUsers};
 use self::client_match::GROUP;
 pub use self::file::{AclError, AclErrors, TrialCase};
 use self::password::Password;

@@ -27,9 +27,11 @@ use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde::de::IgnoredAny;
 
 pub(crate) use self::claims::Claims;
+use self::fetch::FetchError;
 pub(crate) use self::fetch::KeyUrl;
 pub(crate) use self::key::{ALGORITHMS, KeyError, TokenKey, TokenKeys, algorithm};
 pub(crate) use self::key_set::{KeySet, KeySetSource, KeySetTimes, KeysNow, NextReading, read_file};
+use crate::watch::TokenOutcome;
 
 /// Bytes of the longest token. Those of identity providers have one or two thousand.
 pub(crate) const TOKEN_MOST: usize = 16 << 10;
@@ -93,6 +95,23 @@ pub(crate) enum TokenError {
     Claim(Box<str>),
     #[error("more than one token")]
     Several,
+}
+
+impl TokenError {
+    /// As it is counted.
+    pub(crate) const fn outcome(&self) -> TokenOutcome {
+        match self {
+            Self::TooLarge | Self::Malformed | Self::Several => TokenOutcome::Malformed,
+            Self::Algorithm | Self::Critical => TokenOutcome::Algorithm,
+            Self::UnknownKey => TokenOutcome::UnknownKey,
+            Self::Signature => TokenOutcome::Signature,
+            Self::Expired => TokenOutcome::Expired,
+            Self::NotYet => TokenOutcome::NotYet,
+            Self::Issuer => TokenOutcome::Issuer,
+            Self::Audience => TokenOutcome::Audience,
+            Self::Claims | Self::Missing(_) | Self::Claim(_) => TokenOutcome::Claim,
+        }
+    }
 }
 
 impl TokenTerms {

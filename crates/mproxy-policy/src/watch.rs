@@ -1,5 +1,7 @@
 //! Who counts what the advisers do. Knows no metrics library.
 
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mproxy_core::event::Kind;
@@ -221,6 +223,118 @@ impl MoveReason {
     }
 }
 
+/// What a token came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenOutcome {
+    /// It is valid. What its client may do is another matter.
+    Valid,
+    /// It is no token, is too large, or there are several.
+    Malformed,
+    /// Its header or algorithm is not accepted.
+    Algorithm,
+    /// No key has the id that it names, or verifies its algorithm.
+    UnknownKey,
+    /// Nobody who has a key has signed it.
+    Signature,
+    /// It has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYet,
+    /// It is of another issuer.
+    Issuer,
+    /// It is meant for others.
+    Audience,
+    /// A claim is missing, or of no use.
+    Claim,
+    /// It is of another client than the one that has authenticated before.
+    OtherClient,
+    /// There are no keys to verify it with: neither valid nor not.
+    NoKeys,
+}
+
+impl TokenOutcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 12] = [
+        Self::Valid,
+        Self::Malformed,
+        Self::Algorithm,
+        Self::UnknownKey,
+        Self::Signature,
+        Self::Expired,
+        Self::NotYet,
+        Self::Issuer,
+        Self::Audience,
+        Self::Claim,
+        Self::OtherClient,
+        Self::NoKeys,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet_valid",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Claim => "claim",
+            Self::OtherClient => "other_client",
+            Self::NoKeys => "no_keys",
+        }
+    }
+}
+
+/// How one reading of a key set ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyReadOutcome {
+    /// Its keys are in force.
+    Read,
+    /// There is no connection to its server, or its file cannot be read.
+    Unreachable,
+    /// The server broke off, or sent no HTTP.
+    NoAnswer,
+    /// The server answered with a status other than 200, a redirect for example.
+    Status,
+    /// It is larger than it may be.
+    TooLarge,
+    /// It was not there in time.
+    TooLate,
+    /// It is no key set, or no key in it can verify tokens.
+    Unusable,
+}
+
+impl KeyReadOutcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::Unreachable,
+        Self::NoAnswer,
+        Self::Status,
+        Self::TooLarge,
+        Self::TooLate,
+        Self::Unusable,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Unreachable => "unreachable",
+            Self::NoAnswer => "no_answer",
+            Self::Status => "status",
+            Self::TooLarge => "too_large",
+            Self::TooLate => "too_late",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
 /// Somebody who counts. Called from the advisers' tasks and, for dropped events, from sessions: must not block.
 pub trait Watch: Send + Sync {
     /// One call of this RPC (`"AuthPublish"`) ended so, after so long.
@@ -314,6 +428,16 @@ pub trait Watch: Send + Sync {
         let _ = hook;
     }
 
+    /// A token was judged.
+    fn token(&self, outcome: TokenOutcome) {
+        let _ = outcome;
+    }
+
+    /// A key set was read, or could not be.
+    fn key_set_read(&self, outcome: KeyReadOutcome) {
+        let _ = outcome;
+    }
+
     /// An endpoint of the policy service became healthy or unhealthy.
     fn endpoint(&self, url: &str, healthy: bool) {
         let _ = (url, healthy);
@@ -325,3 +449,26 @@ pub trait Watch: Send + Sync {
 pub struct NoWatch;
 
 impl Watch for NoWatch {}
+
+/// Somebody who counts, once it is known who. Until then nobody does.
+#[derive(Clone, Default)]
+pub(crate) struct Watcher(OnceLock<Arc<dyn Watch>>);
+
+impl Watcher {
+    /// It is this one, if nobody was named before.
+    pub(crate) fn name(&self, watch: &Arc<dyn Watch>) {
+        let _ = self.0.set(Arc::clone(watch));
+    }
+
+    pub(crate) fn tell(&self, what: impl FnOnce(&dyn Watch)) {
+        if let Some(watch) = self.0.get() {
+            what(&**watch);
+        }
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher(..)")
+    }
+}

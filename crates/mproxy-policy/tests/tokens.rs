@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use mproxy_core::fault::Fault;
 use mproxy_core::grant::GrantExpiry;
 use mproxy_core::peer::{RequestToken, WsFacts};
 use mproxy_core::policy::{About, Admission, Decider, Decision, Refusal, Source};
-use mproxy_policy::acl::{Acl, AclAdviser, UnknownUsers};
+use mproxy_policy::acl::{Acl, AclAdviser, KeySetState, UnknownUsers};
+use mproxy_policy::watch::{KeyReadOutcome, TokenOutcome, Watch};
 use mproxy_sim::Verdict;
 use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::json_service::{JsonPlay, JsonService};
@@ -455,42 +456,115 @@ fn is_without_keys(ruling: Option<Ruling>) -> bool {
 async fn without_keys_nobody_is_let_in_and_nobody_is_refused_for_good() {
     type MakePlay = fn() -> JsonPlay;
     let huge = || JsonPlay::page("application/json", &vec![b' '; 30 << 20]);
-    let plays: [(&str, MakePlay); 6] = [
-        ("302", || {
+    let plays: [(&str, &str, MakePlay); 7] = [
+        ("302", "status", || {
             JsonPlay::Raw(
                 b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
             )
         }),
-        ("500", || JsonPlay::Status("500 Internal Server Error")),
-        ("no JSON", || JsonPlay::text("<html>")),
-        ("no keys", || JsonPlay::text("{\"keys\":[]}")),
-        ("no HTTP", || JsonPlay::RawAndClose(b"hello\r\n\r\n".to_vec())),
-        ("cut short", || JsonPlay::RawAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{".to_vec())),
+        ("500", "status", || JsonPlay::Status("500 Internal Server Error")),
+        ("no JSON", "unusable", || JsonPlay::text("<html>")),
+        ("deep JSON", "unusable", || JsonPlay::text(&"[{\"keys\":".repeat(20_000))),
+        ("no keys", "unusable", || JsonPlay::text("{\"keys\":[]}")),
+        ("no HTTP", "no_answer", || JsonPlay::RawAndClose(b"hello\r\n\r\n".to_vec())),
+        ("cut short", "no_answer", || {
+            JsonPlay::RawAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{".to_vec())
+        }),
     ];
     let signer = TokenSigner::es256();
-    for (name, play) in plays {
+    for (name, outcome, play) in plays {
         let (service, count) = server(move |_| play()).await;
-        let adviser = by_url(&service, "");
+        let counts = Arc::new(Counting::default());
+        let adviser = by_url(&service, "").watched_by(Arc::clone(&counts) as _);
         for _ in 0..10 {
             assert!(is_without_keys(named(&signer, "k").connects(&adviser).await), "{name}");
         }
-        assert!(count.load(Ordering::Relaxed) <= 5, "{name}");
+        let fetches = count.load(Ordering::Relaxed);
+        assert!(fetches <= 5, "{name}");
+        assert_eq!(counts.taken(), [vec![outcome; fetches], vec!["no_keys"; 10]], "{name}");
+        assert_eq!(adviser.key_set(), Some(KeySetState { keys: 0, age: None }));
     }
+    let without_keys = async |service: &JsonService, outcome: &str| {
+        let counts = Arc::new(Counting::default());
+        let adviser = by_url(service, "").watched_by(Arc::clone(&counts) as _);
+        let began = Instant::now();
+        assert!(is_without_keys(named(&signer, "k").connects(&adviser).await), "{outcome}");
+        assert_eq!(counts.taken(), [vec![outcome], vec!["no_keys"]]);
+        began.elapsed()
+    };
     let (service, _) = server(move |_| huge()).await;
-    let adviser = by_url(&service, "");
-    let began = Instant::now();
-    assert!(is_without_keys(named(&signer, "k").connects(&adviser).await), "30 MiB");
-    assert!(began.elapsed() < Duration::from_secs(4), "it is not read to its end");
+    let took = without_keys(&service, "too_large").await;
+    assert!(took < Duration::from_secs(4), "it is not read to its end");
+    let stalls = JsonPlay::Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{".to_vec());
+    for play in [JsonPlay::Never, stalls] {
+        let slow = JsonService::start(move |_| play.clone()).await;
+        assert!(without_keys(&slow, "too_late").await < Duration::from_secs(6));
+    }
     let nobody = JsonService::start(|_| JsonPlay::Never).await;
-    let silent = by_url(&nobody, "");
-    let (began, waits) = (Instant::now(), named(&signer, "k"));
-    assert!(is_without_keys(waits.connects(&silent).await), "silent");
-    assert!(began.elapsed() < Duration::from_secs(6));
     let address = nobody.address();
     drop(nobody);
     let acl = Acl::parse(&format!("[jwt]\n[jwt.key_set]\nurl = \"http://{address}/\"\n"), "rules.toml");
-    let down = AclAdviser::new(acl.unwrap(), UnknownUsers::Refuse);
+    let counts = Arc::new(Counting::default());
+    let down = AclAdviser::new(acl.unwrap(), UnknownUsers::Refuse).watched_by(Arc::clone(&counts) as _);
     assert!(is_without_keys(named(&signer, "k").connects(&down).await), "down");
+    assert_eq!(counts.taken(), [vec!["unreachable"], vec!["no_keys"]]);
+}
+
+/// What was counted, in order: of readings, and of tokens.
+#[derive(Default)]
+struct Counting([Mutex<Vec<&'static str>>; 2]);
+
+impl Counting {
+    fn taken(&self) -> [Vec<&'static str>; 2] {
+        self.0.each_ref().map(|counts| std::mem::take(&mut *counts.lock().unwrap()))
+    }
+}
+
+impl Watch for Counting {
+    fn key_set_read(&self, outcome: KeyReadOutcome) {
+        self.0[0].lock().unwrap().push(outcome.name());
+    }
+
+    fn token(&self, outcome: TokenOutcome) {
+        self.0[1].lock().unwrap().push(outcome.name());
+    }
+}
+
+#[tokio::test]
+async fn each_token_is_counted_once_by_what_it_came_to() {
+    let (signer, other) = (TokenSigner::es256(), TokenSigner::es256());
+    let set = key_set(&[signer.jwk("k")]);
+    let (service, _) = server(move |_| JsonPlay::text(&set)).await;
+    let counts = Arc::new(Counting::default());
+    let more = "[[rules]]\neffect = \"deny\"\ntopics = [\"#\"]\n";
+    let adviser = by_url(&service, more).watched_by(Arc::clone(&counts) as _);
+    let says = |claims: Value| with_token(signer.token_with(&json!({ "kid": "k" }), &claims));
+    let now = seconds_from_now(0);
+    for (somebody, outcome) in [
+        (named(&signer, "k"), "valid"),
+        // Its token is valid, and its will is not.
+        (named(&signer, "k").will("x", QoS::AtMostOnce, false), "valid"),
+        (named(&other, "k"), "signature"),
+        (named(&signer, "x"), "unknown_key"),
+        (says(json!({ "sub": "ann", "exp": now - 1 })), "expired"),
+        (says(json!({ "sub": "ann", "exp": now + 60, "nbf": now + 50 })), "not_yet_valid"),
+        (says(json!({ "sub": "ann", "exp": now + 60, "aud": "x" })), "audience"),
+        (says(json!({ "sub": 7, "exp": now + 60 })), "claim"),
+        (with_token("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4ifQ.".to_owned()), "algorithm"),
+        (with_token("eyJhbGciOi.x.y".to_owned()), "malformed"),
+    ] {
+        let _ = somebody.connects(&adviser).await;
+        assert_eq!(counts.taken()[1], [outcome]);
+    }
+    // Who has none is not counted here.
+    let _ = client("c1", None).connects(&adviser).await;
+    assert_eq!(counts.taken()[1], [""; 0]);
+    assert!(adviser.key_set().is_some_and(|set| set.keys == 1 && set.age.is_some()));
+    // Rules of another file are counted on, and its keys shown.
+    adviser.replace(Acl::parse("[jwt]\n[jwt.key_set]\nurl = \"http://127.0.0.1:1/\"\n", "rules.toml").unwrap());
+    assert_eq!(adviser.key_set(), Some(KeySetState { keys: 0, age: None }));
+    let _ = named(&signer, "k").connects(&adviser).await;
+    assert_eq!(counts.taken(), [vec!["unreachable"], vec!["no_keys"]]);
 }
 
 #[tokio::test]
@@ -511,7 +585,9 @@ async fn old_keys_serve_while_new_ones_cannot_be_had_and_not_for_ever() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     admission(named(&signer, "k").connects(&adviser).await);
     assert!(count.load(Ordering::Relaxed) >= 2, "it was asked first");
+    assert_eq!(adviser.key_set().map(|set| set.keys), Some(1));
     tokio::time::sleep_until((began + Duration::from_millis(3200)).into()).await;
+    assert_eq!(adviser.key_set().map(|set| set.keys), Some(0), "none that serves");
     assert!(is_without_keys(named(&signer, "k").connects(&adviser).await));
 }
 

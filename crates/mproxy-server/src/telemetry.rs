@@ -32,6 +32,7 @@ pub mod stats;
 mod streams;
 mod tally;
 pub mod taps;
+mod tokens;
 pub mod traces;
 mod traffic;
 mod upgrades;

@@ -148,9 +148,15 @@ async fn a_certificate_or_a_token_opens_the_listener_that_asks_for_either() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let tls = format!("{}, client_tls = \"optional\", ca_certs = {ca:?}", shows(&own));
     let listener = |name| listener(name, &tls, &plainly_to(broker.addr()));
-    let web = listener("web").replace("\"mqtts\"", "\"wss\"").replace("port = 0\ntls", "port = 0\npath = \"/mqtt\"\ntls");
-    let file =
-        format!("acl_file = {rules:?}\n{}{}{}{web}", listener("either"), listener("certain"), listener("token"));
+    let web = listener("web")
+        .replace("\"mqtts\"", "\"wss\"")
+        .replace("port = 0\ntls", "port = 0\npath = \"/mqtt\"\ntls");
+    let file = format!(
+        "acl_file = {rules:?}\n{}{}{}{web}",
+        listener("either"),
+        listener("certain"),
+        listener("token")
+    );
     let mut proxy = Proxy::configured("either", &file).await;
     let doors = [
         (Transport::Tls, proxy.door("either").await, 0),
@@ -160,8 +166,7 @@ async fn a_certificate_or_a_token_opens_the_listener_that_asks_for_either() {
     ];
     let token = signer.token(&json!({ "sub": "ann", "exp": seconds_from_now(60) }));
     let wrong = TokenSigner::es256().token(&json!({ "sub": "ann", "exp": seconds_from_now(60) }));
-    let (good, late, odd) =
-        (root.sign("device"), root.sign_with("device", expired), stranger.sign("device"));
+    let (good, late, odd) = (root.sign("device"), root.sign_with("device", expired), stranger.sign("device"));
     let (yes, no, cut) = (Some(0), Some(0x87), None);
     let cases = [
         Shown { certificate: Some(&good), token: None, answers: [yes, yes, no] },

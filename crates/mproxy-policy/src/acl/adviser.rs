@@ -28,6 +28,7 @@ use super::queue::{Evicted, TurnQueue};
 use super::require::{CERTIFICATE_REQUIRED, ShownCredentials};
 use super::{Acl, AclErrors, NoPrefix, Reloaded, RuleAnswer, Size, token};
 use crate::slices::FilterJudge;
+use crate::watch::{NoWatch, Watch};
 
 /// How long a CONNECT waits for its password to be verified, queue included. Half of the connect deadline: the
 /// broker has to be dialled in the rest.
@@ -47,6 +48,16 @@ pub struct AclAdviser {
     /// A turn for each password that is being verified: argon2 takes a whole core and 19 MiB each time.
     queue: Arc<TurnQueue>,
     within: Duration,
+    watch: Arc<dyn Watch>,
+}
+
+/// The key set by which tokens are verified, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySetState {
+    /// Keys in it that verify tokens. None, once they are older than they may be.
+    pub keys: usize,
+    /// How long ago they were read. `None`: never.
+    pub age: Option<Duration>,
 }
 
 /// What becomes of a client whose user name the file does not know.
@@ -75,7 +86,26 @@ impl AclAdviser {
             unknown_users,
             queue: Arc::new(TurnQueue::new(cores, WAITING)),
             within: VERIFIED_WITHIN,
+            watch: Arc::new(NoWatch),
         }
+    }
+
+    /// Tokens and readings of their keys are counted by this one.
+    #[must_use]
+    pub fn watched_by(mut self, watch: Arc<dyn Watch>) -> Self {
+        if let Some(tokens) = &self.acl.load().tokens {
+            tokens.watched_by(&watch);
+        }
+        self.watch = watch;
+        self
+    }
+
+    /// The key set by which tokens are verified, if there is one.
+    #[must_use]
+    pub fn key_set(&self) -> Option<KeySetState> {
+        let acl = self.acl.load();
+        let (keys, age) = acl.tokens.as_ref()?.terms.key_set.as_ref()?.state();
+        Some(KeySetState { keys, age })
     }
 
     /// Verifies so many passwords at once (one a core, if not said), and none longer than `within`
@@ -123,6 +153,9 @@ impl AclAdviser {
         // What was fetched is as good as before, and its server may be away just now.
         if let (Some(tokens), Some(old)) = (&mut acl.tokens, &self.acl.load().tokens) {
             tokens.keep_keys(old);
+        }
+        if let Some(tokens) = &acl.tokens {
+            tokens.watched_by(&self.watch);
         }
         self.patterns.store(acl.patterns(), Ordering::Relaxed);
         self.acl.store(Arc::new(acl));

@@ -24,6 +24,7 @@ use super::client_match::GROUP;
 use super::connecting::{refuse, settle_will, without_prefix, wrong_name};
 use super::{Acl, NoPrefix};
 use crate::jwt::{TokenError, TokenKeys, TokenTerms, ValidToken};
+use crate::watch::{TokenOutcome, Watch, Watcher};
 
 /// The `[jwt]` table of a rule file.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) struct TokenRules {
     /// The claim with the client's groups.
     pub(super) groups: Option<Box<str>>,
     pub(super) broker: BrokerCredentials,
+    watcher: Watcher,
 }
 
 impl Default for TokenRules {
@@ -52,6 +54,7 @@ impl Default for TokenRules {
             claims: Vec::new(),
             groups: None,
             broker: BrokerCredentials::default(),
+            watcher: Watcher::default(),
         }
     }
 }
@@ -105,6 +108,14 @@ impl TokenRules {
         }
     }
 
+    /// Counts tokens, and readings of its key set, from now on.
+    pub(super) fn watched_by(&self, watch: &Arc<dyn Watch>) {
+        self.watcher.name(watch);
+        if let Some(set) = &self.terms.key_set {
+            set.watched_by(watch);
+        }
+    }
+
     /// The client's token, if it has one.
     ///
     /// # Errors
@@ -131,6 +142,12 @@ impl TokenRules {
 }
 
 impl Acl {
+    fn count_token(&self, outcome: TokenOutcome) {
+        if let Some(tokens) = &self.tokens {
+            tokens.watcher.tell(|watch| watch.token(outcome));
+        }
+    }
+
     /// Claims that rules name become attributes, as those do that the file lists.
     pub(super) fn name_claims(&mut self) {
         let Some(tokens) = &mut self.tokens else { return };
@@ -184,7 +201,7 @@ fn judge(
             judged => return conclude(acl, question, judged),
         },
         Err(Some(next)) => Some(next),
-        Err(None) => return without_keys("there are no keys to verify tokens with"),
+        Err(None) => return without_keys(acl, "there are no keys to verify tokens with"),
     };
     KeyWait { set: Arc::clone(set), begun, first }.judge_later(acl, question)
 }
@@ -196,7 +213,10 @@ fn conclude(
 ) -> Answer<ConnectDecision> {
     let admitted = judged.and_then(|token| identify(acl, question, &token).map(|peer| (peer, token.expires)));
     match admitted {
-        Ok((peer, expires)) => let_in(acl, question, &peer, expires),
+        Ok((peer, expires)) => {
+            acl.count_token(TokenOutcome::Valid);
+            let_in(acl, question, &peer, expires)
+        }
         Err(error) => refuse_token(acl, &error),
     }
 }
@@ -275,6 +295,7 @@ fn as_sent(connect: &Connect<'_>) -> BrokerLogin {
 }
 
 fn refuse_token(acl: &Acl, error: &TokenError) -> Answer<ConnectDecision> {
+    acl.count_token(error.outcome());
     refuse(Refusal { text: Some(error.to_string().into()), ..wrong(acl) })
 }
 
@@ -283,7 +304,8 @@ fn wrong(acl: &Acl) -> Refusal {
 }
 
 /// Nobody can tell whether a token is valid: no answer, and never one that a failure rule could turn into a yes.
-fn without_keys(why: &str) -> Answer<ConnectDecision> {
+fn without_keys(acl: &Acl, why: &str) -> Answer<ConnectDecision> {
+    acl.count_token(TokenOutcome::NoKeys);
     Answer::Now(Ruling::new(Source::Acl, Err(Overload::new("token_keys", why).into())))
 }
 

@@ -5,7 +5,7 @@
 //! meanwhile waits for the same reading.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use mproxy_core::neighbours::Neighbours;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::key::SetKeys;
 use super::reading_budget::ReadingBudget;
-use super::{KeyUrl, TokenKeys};
+use super::{FetchError, KeyError, KeyUrl, TokenKeys};
+use crate::watch::{KeyReadOutcome, Watch, Watcher};
 
 /// Bytes of the largest file.
 const FILE_MOST: u64 = 1 << 20;
@@ -41,6 +43,33 @@ pub(crate) struct KeySetTimes {
     pub(crate) keep: Duration,
 }
 
+/// Why a set could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeySetError {
+    #[error("cannot be read: {0}")]
+    File(#[from] io::Error),
+    #[error("has more than {FILE_MOST} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Unusable(#[from] KeyError),
+}
+
+impl KeySetError {
+    /// As it is counted.
+    const fn outcome(&self) -> KeyReadOutcome {
+        match self {
+            Self::File(_) | Self::Fetch(FetchError::NoConnection(_)) => KeyReadOutcome::Unreachable,
+            Self::TooLarge | Self::Fetch(FetchError::TooLarge) => KeyReadOutcome::TooLarge,
+            Self::Fetch(FetchError::NoAnswer(_)) => KeyReadOutcome::NoAnswer,
+            Self::Fetch(FetchError::Status(..)) => KeyReadOutcome::Status,
+            Self::Fetch(FetchError::TooLate) => KeyReadOutcome::TooLate,
+            Self::Unusable(_) => KeyReadOutcome::Unusable,
+        }
+    }
+}
+
 /// A set of keys that is read again.
 #[derive(Debug)]
 pub(crate) struct KeySet {
@@ -58,6 +87,7 @@ struct SharedKeys {
     ended: watch::Sender<u64>,
     /// The number of the last one by which there are keys.
     read: AtomicU64,
+    watcher: Watcher,
 }
 
 #[derive(Debug, Default)]
@@ -104,8 +134,12 @@ impl NextReading {
 impl KeySet {
     /// A set that was not read yet.
     pub(crate) fn new(source: KeySetSource, times: KeySetTimes) -> Self {
-        let shared =
-            SharedKeys { current: ArcSwap::default(), ended: watch::Sender::new(0), read: AtomicU64::new(0) };
+        let shared = SharedKeys {
+            current: ArcSwap::default(),
+            ended: watch::Sender::new(0),
+            read: AtomicU64::new(0),
+            watcher: Watcher::default(),
+        };
         let budget = ReadingBudget::new(times.refresh, Instant::now());
         let reading = ReadingState { task: None, begun: 0, budget };
         Self { source, times, shared: Arc::new(shared), reading: Mutex::new(reading) }
@@ -118,6 +152,17 @@ impl KeySet {
         }
         self.shared.current.store(Arc::new(KeysRead { set, at: Some(Instant::now()) }));
         self
+    }
+
+    /// Counts its readings from now on.
+    pub(crate) fn watched_by(&self, watch: &Arc<dyn Watch>) {
+        self.shared.watcher.name(watch);
+    }
+
+    /// How many of its keys serve, and how long ago it was read, if ever.
+    pub(crate) fn state(&self) -> (usize, Option<Duration>) {
+        let age = self.shared.current.load().at.map(|at| at.elapsed());
+        (self.kept().map_or(0, |keys| keys.keys().count()), age)
     }
 
     /// Whether both are read from the same place in the same way.
@@ -212,8 +257,8 @@ impl KeySet {
                 let url = url.clone();
                 tokio::spawn(async move {
                     let read = match url.fetch().await {
-                        Ok(json) => TokenKeys::of_set(&json).map_err(|error| error.to_string()),
-                        Err(error) => Err(error.to_string()),
+                        Ok(json) => TokenKeys::of_set(&json).map_err(KeySetError::from),
+                        Err(error) => Err(error.into()),
                     };
                     guard.finish(url.as_str(), read);
                 })
@@ -223,7 +268,8 @@ impl KeySet {
                 tokio::spawn(async move {
                     let name = path.display().to_string();
                     let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-                    guard.finish(&name, read.unwrap_or_else(|panicked| Err(panicked.to_string())));
+                    let panicked = |error: JoinError| Err(KeySetError::File(error.into()));
+                    guard.finish(&name, read.unwrap_or_else(panicked));
                 })
             }
         };
@@ -244,7 +290,9 @@ struct ReadingGuard {
 }
 
 impl ReadingGuard {
-    fn finish(self, from: &str, read: Result<SetKeys, String>) {
+    fn finish(self, from: &str, read: Result<SetKeys, KeySetError>) {
+        let outcome = read.as_ref().map_or_else(KeySetError::outcome, |_| KeyReadOutcome::Read);
+        self.shared.watcher.tell(|watch| watch.key_set_read(outcome));
         match read {
             Ok(set) => {
                 let before = self.shared.current.load();
@@ -260,7 +308,9 @@ impl ReadingGuard {
                 self.shared.read.store(self.number, Ordering::Release);
             }
             // No more often than there are readings.
-            Err(error) => warn!(from, error, "token keys could not be loaded, previous ones stay in force"),
+            Err(error) => {
+                warn!(from, error = %error, "token keys could not be loaded, previous ones stay in force");
+            }
         }
     }
 }
@@ -284,12 +334,11 @@ impl Drop for ReadingGuard {
 ///
 /// # Errors
 /// It cannot be read, or holds no key set.
-pub(crate) fn read_file(path: &Path) -> Result<SetKeys, String> {
+pub(crate) fn read_file(path: &Path) -> Result<SetKeys, KeySetError> {
     let mut json = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_MOST + 1).read_to_end(&mut json));
-    match read {
-        Err(error) => Err(format!("cannot be read: {error}")),
-        Ok(_) if json.len() as u64 > FILE_MOST => Err(format!("has more than {FILE_MOST} bytes")),
-        Ok(_) => TokenKeys::of_set(&json).map_err(|error| error.to_string()),
+    File::open(path).and_then(|file| file.take(FILE_MOST + 1).read_to_end(&mut json))?;
+    if json.len() as u64 > FILE_MOST {
+        return Err(KeySetError::TooLarge);
     }
+    Ok(TokenKeys::of_set(&json)?)
 }

@@ -175,6 +175,12 @@ fn what_is_too_large_or_too_deep_or_says_a_thing_twice_is_refused() {
             "{wrong:.60}"
         );
     }
+    // A name that is a kilobyte long costs no more than its bytes; one that is no text names nothing.
+    for id in [json!("k".repeat(8 << 10)), json!(7), json!(["k1"]), json!({ "a": 1 })] {
+        let token = signer.token_with(&json!({ "kid": id }), &claims(&json!({})));
+        let judged = judge(&terms, &token).map(|_| ());
+        assert!(if id.is_string() { judged.is_ok() } else { judged.is_err() }, "{judged:?}");
+    }
     let deep_header = format!("{{\"alg\":\"HS256\",\"x\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
     let twice_header = r#"{"alg":"HS256","alg":"HS256"}"#.to_owned();
     for wrong in [deep_header, twice_header, "{}".to_owned(), "null".to_owned()] {
@@ -304,6 +310,11 @@ fn keys_of_the_wrong_kind_or_size_are_told() {
     );
 }
 
+fn with(mut jwk: Value, name: &str, value: Value) -> Value {
+    jwk[name] = value;
+    jwk
+}
+
 #[test]
 fn a_key_set_has_the_keys_that_can_verify_and_leaves_the_others_out() {
     let signers: Vec<_> =
@@ -317,6 +328,10 @@ fn a_key_set_has_the_keys_that_can_verify_and_leaves_the_others_out() {
         json!({ "kty": "EC", "crv": "P-521", "x": "AA", "y": "AA" }),
         json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" }),
         json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB" }),
+        with(signers[0].jwk("confused"), "alg", json!("HS256")),
+        with(signers[0].jwk("none"), "alg", json!("none")),
+        with(signers[2].jwk("short"), "x", json!("AAAA")),
+        with(signers[0].jwk("ops"), "key_ops", json!(["encrypt"])),
         json!({ "kty": "weird" }),
         json!(7),
     ];
@@ -328,7 +343,8 @@ fn a_key_set_has_the_keys_that_can_verify_and_leaves_the_others_out() {
     assert_eq!(left_out.len(), useless.len());
     assert_eq!(why("secret"), Some("a secret, and what is published is none"));
     assert_eq!(why("enc"), Some("a key for another use than signatures"));
-    assert_eq!(left_out.iter().filter(|(id, why)| id == "-" && !why.is_empty()).count(), useless.len() - 2);
+    assert!(["confused", "none", "short", "ops"].iter().all(|id| why(id).is_some_and(|why| !why.is_empty())));
+    assert_eq!(left_out.iter().filter(|(id, why)| id == "-" && !why.is_empty()).count(), useless.len() - 6);
     for (at, signer) in signers.iter().enumerate() {
         let token = signer.token_with(&json!({ "kid": format!("k{at}") }), &claims(&json!({})));
         assert!(TokenTerms::default().judge(&token, NOW, &set).is_ok(), "{}", signer.algorithm());

@@ -72,10 +72,12 @@ pub(super) fn advise(
     };
     // Without a service nobody else could know a user that the file does not.
     let unknown_users = if remote.is_some() { UnknownUsers::LeaveToOthers } else { UnknownUsers::Refuse };
-    let acl = acl.map(|acl| Arc::new(AclAdviser::new(acl, unknown_users)));
+    let watched = |acl| AclAdviser::new(acl, unknown_users).watched_by(Arc::clone(metrics) as _);
+    let acl = acl.map(|acl| Arc::new(watched(acl)));
     // The file has the first word, and what was granted needs no question (ADR 0012).
     let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
     if let Some(acl) = &acl {
+        metrics.token_keys_of(acl);
         let Size { users, rules, grants } = acl.size();
         info!(users, rules, grants, "ACL file loaded");
         deciders.push(Arc::clone(acl) as _);

@@ -49,6 +49,8 @@
 //! | `mproxy_trace_spans_lost_total` | reason | counter |
 //! | `mproxy_otlp_log_records_exported_total` | | counter |
 //! | `mproxy_otlp_log_records_lost_total` | reason | counter |
+//! | `mproxy_tokens_total`, `mproxy_token_key_set_reads_total` | outcome | counter |
+//! | `mproxy_token_key_set_keys`, `mproxy_token_key_set_age_seconds` | | gauge |
 //! | `mproxy_reloads_total` | what, outcome | counter |
 //! | `mproxy_upgrades_total` | outcome | counter |
 //! | `mproxy_upgrade_sessions_total` | outcome | counter |
@@ -77,6 +79,7 @@ use mproxy_core::peer::Origin;
 use mproxy_core::policy::{Failure, Hook, OnError, Overload, Source, Unusable};
 use mproxy_core::record::DecisionRecord;
 use mproxy_core::{Meter, Peer, Side};
+use mproxy_policy::acl::AclAdviser;
 use mproxy_tcp::tls::Dated;
 use prometheus_client::encoding::{prometheus_protobuf, text};
 use prometheus_client::metrics::info::Info;
@@ -104,6 +107,7 @@ use super::shadow::ShadowMetrics;
 use super::stats::Stats;
 use super::streams::StreamMetrics;
 use super::taps::Taps;
+use super::tokens::TokenMetrics;
 use super::traffic::TrafficMetrics;
 use super::upgrades::UpgradeMetrics;
 use super::watermarks::WatermarkMetrics;
@@ -125,6 +129,7 @@ pub struct Metrics {
     events: EventMetrics,
     failures: Failures,
     reloads: ReloadMetrics,
+    tokens: TokenMetrics,
     upgrades: UpgradeMetrics,
     shadow: ShadowMetrics,
     decisions: Arc<DecisionLog>,
@@ -174,6 +179,7 @@ impl Metrics {
             events: EventMetrics::registered(ours),
             failures: Failures::registered(ours),
             reloads: ReloadMetrics::registered(ours),
+            tokens: TokenMetrics::registered(ours),
             upgrades: UpgradeMetrics::registered(ours),
             shadow: ShadowMetrics::registered(ours),
             decisions,
@@ -240,13 +246,23 @@ impl Metrics {
         self.reloads.set_certificate_dates(dates);
     }
 
-    /// What is counted of calls to the policy service, and of its commands.
+    /// Shows the keys by which tokens are verified, as this rule file has them.
+    pub fn token_keys_of(&self, acl: &Arc<AclAdviser>) {
+        self.tokens.show_keys_of(acl);
+    }
+
+    /// What is counted of tokens.
+    pub(super) const fn tokens(&self) -> &TokenMetrics {
+        &self.tokens
+    }
+
     /// How long calls to the policy service took.
     #[must_use]
     pub fn policy_latencies(&self) -> Vec<CallLatency> {
         self.policy().latencies()
     }
 
+    /// What is counted of calls to the policy service, and of its commands.
     pub(super) const fn policy(&self) -> &PolicyMetrics {
         &self.policy
     }

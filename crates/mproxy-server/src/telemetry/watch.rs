@@ -6,8 +6,8 @@ use mproxy_core::event::Kind;
 use mproxy_core::policy::Hook;
 use mproxy_policy::comparison::Comparison;
 use mproxy_policy::watch::{
-    AnswerDrop, CallOutcome, CommandCount, DropReason, EventStreamEnd, MoveReason, SpoolLoss, StreamEnd,
-    Watch,
+    AnswerDrop, CallOutcome, CommandCount, DropReason, EventStreamEnd, KeyReadOutcome, MoveReason, SpoolLoss,
+    StreamEnd, TokenOutcome, Watch,
 };
 
 use super::metrics::Metrics;
@@ -87,6 +87,14 @@ impl Watch for Metrics {
 
     fn shadow_skipped(&self, hook: Hook) {
         self.shadow().count_skipped(hook);
+    }
+
+    fn token(&self, outcome: TokenOutcome) {
+        self.tokens().count(outcome);
+    }
+
+    fn key_set_read(&self, outcome: KeyReadOutcome) {
+        self.tokens().count_read(outcome);
     }
 
     fn endpoint(&self, url: &str, healthy: bool) {

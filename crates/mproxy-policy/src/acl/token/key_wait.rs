@@ -51,11 +51,12 @@ impl KeyWait {
             // Whether it came to its end or not: what counts is which keys there are then.
             let _ = timeout(KEYS_WITHIN, waited).await;
             let Some(keys) = set.kept() else {
-                return without_keys("there are no keys to verify tokens with");
+                return without_keys(&acl, "there are no keys to verify tokens with");
             };
             match judge_kept(&acl, &kept, &keys) {
                 // It may be a new key: nobody has looked since the client came. That is no refusal.
                 Some(JudgedAgain { lacks_key: true, .. }) if !set.has_read_after(begun) => without_keys(
+                    &acl,
                     "the key of the token is not in the key set, which could not be read again in time",
                 ),
                 Some(JudgedAgain { judged, .. }) => kept
