@@ -109,6 +109,12 @@ impl Chain {
         self.ask(0, Silence::Abstains, question)
     }
 
+    /// Whether somebody answers authentications by this method.
+    #[must_use]
+    pub fn takes_method(&self, method: &str) -> bool {
+        self.who_wants(Hook::Exchange, 0).any(|(_, decider)| decider.takes_method(method))
+    }
+
     /// Asks the adviser whose admissions come from `granter` which grant the client shall have from now on. Nobody else is
     /// asked; that nobody answers is a failed answer.
     #[must_use]

@@ -33,8 +33,10 @@ pub struct Grant {
     /// When the client is disconnected, whatever else holds.
     #[serde(skip)]
     pub expires_at: Option<Instant>,
-    /// What ends then.
-    pub expiry: GrantExpiry,
+    /// When it is disconnected because the token ends by which it was let in. Only a grant that comes with another token
+    /// makes that later: see [`ends`](Self::ends).
+    #[serde(skip)]
+    pub token_ends_at: Option<Instant>,
     /// Bounds of this client's.
     pub limits: GrantLimits,
     /// Where its topics stand at the broker.
@@ -53,16 +55,15 @@ impl PartialEq for Grant {
     /// Two are equal that say the same, whenever they came.
     fn eq(&self, other: &Self) -> bool {
         self.judges_like(other)
-            && (&self.version, self.ttl, self.expires_at, self.expiry, self.limits)
-                == (&other.version, other.ttl, other.expires_at, other.expiry, other.limits)
+            && (&self.version, self.ttl, self.ends(), self.limits)
+                == (&other.version, other.ttl, other.ends(), other.limits)
     }
 }
 
-/// What ends at a grant's `expires_at`, as the client is told it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What ends at the [end](Grant::ends) of a grant, as the client is told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantExpiry {
     /// The grant itself.
-    #[default]
     Grant,
     /// The token by which the client was let in.
     Token,
@@ -189,7 +190,7 @@ impl Grant {
             version: Box::default(),
             ttl: None,
             expires_at: None,
-            expiry: GrantExpiry::Grant,
+            token_ends_at: None,
             limits: GrantLimits::default(),
             mapping: None,
             received: None,
@@ -216,6 +217,15 @@ impl Grant {
     #[must_use]
     pub fn stale_because(&self) -> Option<&Undecided> {
         self.stale.as_deref()
+    }
+
+    /// When the client is disconnected, and what ends then.
+    #[must_use]
+    pub fn ends(&self) -> Option<(Instant, GrantExpiry)> {
+        let own = self.expires_at.map(|at| (at, GrantExpiry::Grant));
+        let token = self.token_ends_at.map(|at| (at, GrantExpiry::Token));
+        // Of two at once the token: that can be had anew.
+        token.into_iter().chain(own).min_by_key(|(at, _)| *at)
     }
 
     /// Whether both say the same of everything, whatever else differs.

@@ -288,6 +288,12 @@ pub trait Decider: Send + Sync {
         Answer::Pass(Silence::DENIES)
     }
 
+    /// Whether it answers authentications by this method, if it [wants](Self::want) any.
+    fn takes_method(&self, method: &str) -> bool {
+        let _ = method;
+        true
+    }
+
     /// Which grant and attributes shall this client have from now on? Asked of the adviser alone that
     /// [gave](Self::gives) the grant.
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {

@@ -402,8 +402,7 @@ fn an_admission_rewrites_identity_credentials_and_will() {
                 retain: Some(false),
             }),
             attributes: vec![("role".into(), "sensor".into())],
-            grant: None,
-            broker_login: None,
+            ..Admission::default()
         }));
         stage.client(&full_connect(version));
         let will = Will { topic: "tenant/will", payload: b"gone", ..Will::default() };

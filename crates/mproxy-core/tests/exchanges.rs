@@ -118,8 +118,13 @@ fn open() -> Stage {
 
 /// The client begins to re-authenticate, as question 1.
 fn again(stage: &mut Stage) {
+    again_as(stage, 2);
+}
+
+/// It begins once more: then there have been so many questions.
+fn again_as(stage: &mut Stage, questions: usize) {
     stage.client(&wire::auth(0x19, METHOD));
-    assert_eq!(stage.questions(), 2);
+    assert_eq!(stage.questions(), questions);
 }
 
 fn version_in_force(stage: &Stage) -> &str {
@@ -225,6 +230,63 @@ fn auth_passes_where_nobody_wants_it_or_the_listener_says_so() {
         stage.client(&wire::auth(0x19, METHOD));
         assert_eq!(stage.at_broker(), wire::auth(0x19, METHOD));
         assert_eq!(stage.questions(), 0);
+    }
+}
+
+#[test]
+fn a_method_that_no_adviser_takes_is_the_brokers() {
+    let mut stage = stage();
+    stage.script.take_only("n");
+    stage.client(&connect(&with(b"one")));
+    assert_eq!(stage.at_broker(), connect(&with(b"one")));
+    stage.broker(&connack(METHOD));
+    assert_eq!(stage.at_client(), connack(METHOD));
+    stage.client(&wire::auth(0x19, METHOD));
+    assert_eq!((stage.at_broker(), stage.questions()), (wire::auth(0x19, METHOD), 0));
+    let mut taken = self::stage();
+    taken.script.take_only("n");
+    taken.client(&connect(OTHER));
+    assert_eq!((taken.at_broker(), asked(&mut taken)[1].0.as_str()), (Vec::new(), "connect 1 n"));
+}
+
+#[test]
+fn who_admits_a_client_may_have_judged_what_it_authenticates_with() {
+    let admission =
+        Admission { authenticated: true, grant: Some(Arc::new(grant("old", 10))), ..Admission::default() };
+    for (admission, asks) in
+        [(admission.clone(), false), (Admission { authenticated: false, ..admission }, true)]
+    {
+        let verdict = Verdict::Connect(Decision::Allow(Some(Box::new(admission))));
+        let answering = move |asked: &QuestionRecord| match asked.hook {
+            Hook::Connect => Reply::Now(verdict.clone()),
+            _ => Reply::Later,
+        };
+        let mut stage = wanting(Setup { answering: Box::new(answering), ..Setup::default() });
+        stage.client(&connect(&with(b"token")));
+        assert_eq!(stage.questions(), usize::from(asks), "and nobody is asked once more");
+        if asks {
+            assert_eq!(stage.at_broker(), b"");
+            continue;
+        }
+        assert_eq!(stage.at_broker(), connect(b""), "without method and data");
+        // A client has nothing to answer.
+        stage.broker(&connack(&[]));
+        assert_eq!(stage.at_client(), connack(METHOD));
+        stage.client(&wire::auth(0x19, &with(b"newer")));
+        stage.rule(0, success(grants(grant("new", 100))));
+        assert_eq!(stage.at_client(), wire::auth(0x00, METHOD));
+        assert_eq!(version_in_force(&stage), "new");
+        stage.pass(Duration::from_secs(60));
+        assert_eq!(stage.session.phase_name(), "open");
+    }
+}
+
+#[test]
+fn a_listener_that_passes_auth_says_so_in_the_question() {
+    for (on_auth, passes) in [(OnAuth::Ask, false), (OnAuth::Pass, true)] {
+        let mut stage = wanting(Setup { on_auth, ..Setup::default() });
+        stage.client(&connect(METHOD));
+        assert_eq!(stage.take_questions()[0].passes_auth, passes);
     }
 }
 
@@ -429,14 +491,36 @@ fn a_success_replaces_the_grant_and_its_end() {
 fn without_a_grant_the_old_one_stays_and_ends_in_time() {
     let mut stage = open_with(granted(grant("old", 10)), Authenticated::default());
     again(&mut stage);
-    stage
-        .rule(1, success(Authenticated { attributes: vec![("a".into(), "b".into())], ..Default::default() }));
+    stage.rule(
+        1,
+        success(Authenticated { attributes: Some(vec![("a".into(), "b".into())]), ..Default::default() }),
+    );
     assert_eq!(version_in_force(&stage), "old");
     assert_eq!(stage.session.peer().and_then(|peer| peer.attribute("a")), Some("b"));
     stage.pass(Duration::from_millis(9_900));
     assert_eq!(stage.session.phase_name(), "open");
     stage.pass(Duration::from_millis(200));
     assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}
+
+#[test]
+fn attributes_that_are_said_to_be_none_are_none() {
+    let mut stage = open();
+    again(&mut stage);
+    stage.rule(
+        1,
+        success(Authenticated { attributes: Some(vec![("a".into(), "b".into())]), ..Default::default() }),
+    );
+    again_as(&mut stage, 3);
+    stage.rule(2, success(Authenticated::default()));
+    assert_eq!(
+        stage.session.peer().and_then(|peer| peer.attribute("a")),
+        Some("b"),
+        "nothing was said of them"
+    );
+    again_as(&mut stage, 4);
+    stage.rule(3, success(Authenticated { attributes: Some(Vec::new()), ..Default::default() }));
+    assert_eq!(stage.session.peer().and_then(|peer| peer.attribute("a")), None);
 }
 
 #[test]

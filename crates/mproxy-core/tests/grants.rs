@@ -8,7 +8,7 @@ use mproxy_codec::{QoS, ReasonCode};
 use mproxy_core::command::{Selector, SessionCommand};
 use mproxy_core::event::Happening;
 use mproxy_core::fault::{Deadline, Fault};
-use mproxy_core::grant::{Grant, GrantExpiry, GrantLimits, Mapping};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::policy::{
     Admission, BrokerLogin, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided,
     Unusable, UnusableKind, Want, WillChange,
@@ -789,8 +789,7 @@ fn an_unsubscribe_that_does_not_fit_under_the_prefix_does_not_go_as_it_came() {
 fn a_token_ends_the_session_in_time_and_the_client_is_told() {
     for version in VERSIONS {
         let expires_at = Some(Instant::now() + Duration::from_secs(3600));
-        let token = |grant: &mut Grant| (grant.expires_at, grant.expiry) = (expires_at, GrantExpiry::Token);
-        let mut stage = granted(with(|grant| token(grant))).open(version);
+        let mut stage = granted(with(|grant| grant.token_ends_at = expires_at)).open(version);
         stage.pass(Duration::from_secs(3598));
         assert_eq!(stage.session.phase_name(), "open");
         stage.pass(Duration::from_secs(2));
@@ -807,20 +806,35 @@ fn a_token_ends_the_session_in_time_and_the_client_is_told() {
 #[test]
 fn no_other_grant_makes_a_token_longer() {
     let now = Instant::now();
-    let ends = |after, expiry| {
-        with(|grant| (grant.expires_at, grant.expiry) = (Some(now + Duration::from_secs(after)), expiry))
+    let at = |after| Some(now + Duration::from_secs(after));
+    let of_token = |after| with(|grant| grant.token_ends_at = at(after));
+    let ends = |after| with(|grant| grant.expires_at = at(after));
+    let commanded = |begin: Grant, replacing: Vec<Option<Grant>>| {
+        let mut stage = granted(begin).open(Version::V5);
+        for grant in replacing {
+            stage.command(Selector::All, SessionCommand::ReplaceGrant(grant.map(Arc::new)));
+        }
+        stage
     };
-    for replacing in [None, Some(with(|_| {})), Some(ends(7200, GrantExpiry::Grant))] {
-        let mut stage = granted(ends(3600, GrantExpiry::Token)).open(Version::V5);
-        stage.command(Selector::All, SessionCommand::ReplaceGrant(replacing.map(Arc::new)));
+    for replacing in [None, Some(with(|_| {})), Some(ends(7200))] {
+        let mut stage = commanded(of_token(3600), vec![replacing]);
         stage.pass(Duration::from_secs(3601));
         assert_eq!(stage.finish(), Fault::TooLate(Deadline::Token));
     }
-    let mut stage = granted(ends(3600, GrantExpiry::Token)).open(Version::V5);
-    let sooner = Arc::new(ends(60, GrantExpiry::Grant));
-    stage.command(Selector::All, SessionCommand::ReplaceGrant(Some(sooner)));
+    let mut stage = commanded(of_token(3600), vec![Some(ends(60))]);
     stage.pass(Duration::from_secs(61));
     assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+    // Nor if one in between ended sooner, or the first one itself did.
+    let sooner = with(|grant| (grant.expires_at, grant.token_ends_at) = (at(60), at(3600)));
+    for mut stage in [
+        commanded(of_token(3600), vec![Some(ends(60)), Some(ends(7200))]),
+        commanded(sooner, vec![Some(ends(7200))]),
+    ] {
+        stage.pass(Duration::from_secs(3599));
+        assert_eq!(stage.session.phase_name(), "open");
+        stage.pass(Duration::from_secs(2));
+        assert_eq!(stage.finish(), Fault::TooLate(Deadline::Token));
+    }
 }
 
 #[test]

@@ -241,6 +241,21 @@ fn another_form_is_told_and_a_damaged_one_never_taken_for_a_session() {
     }
 }
 
+#[test]
+fn the_end_of_a_token_goes_over_beside_that_of_the_grant() {
+    for (grant_ends, token_ends, deadline) in [(90, 60, Deadline::Token), (60, 90, Deadline::Grant)] {
+        let mut grant = example_grant();
+        let at = |seconds| Some(Instant::now() + Duration::from_secs(seconds));
+        (grant.expires_at, grant.token_ends_at) = (at(grant_ends), at(token_ends));
+        let mut stage = open_with(grant);
+        stage.hand_over().unwrap();
+        stage.pass(Duration::from_secs(59));
+        assert_eq!(stage.session.phase_name(), "open");
+        stage.pass(Duration::from_secs(2));
+        assert_eq!(stage.finish(), Fault::TooLate(deadline));
+    }
+}
+
 /// The bytes of one session. Where they have changed, what is written has: [`FORMAT`] has to be another number then, so that
 /// no process reads what it does not understand.
 #[test]
@@ -254,5 +269,5 @@ fn what_is_written_changes_only_with_its_number() {
     stage.rule(1, allow(Hook::Publish));
     let written = stage.session.export(stage.now).unwrap();
     let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((FORMAT, hex.as_str()), (3, include_str!("handover.hex").trim()));
+    assert_eq!((FORMAT, hex.as_str()), (4, include_str!("handover.hex").trim()));
 }

@@ -95,13 +95,18 @@ pub(crate) enum TokenError {
     Claim(Box<str>),
     #[error("more than one token")]
     Several,
+    #[error("token required")]
+    Absent,
+    #[error("token of another client")]
+    OtherClient,
 }
 
 impl TokenError {
     /// As it is counted.
     pub(crate) const fn outcome(&self) -> TokenOutcome {
         match self {
-            Self::TooLarge | Self::Malformed | Self::Several => TokenOutcome::Malformed,
+            Self::TooLarge | Self::Malformed | Self::Several | Self::Absent => TokenOutcome::Malformed,
+            Self::OtherClient => TokenOutcome::OtherClient,
             Self::Algorithm | Self::Critical => TokenOutcome::Algorithm,
             Self::UnknownKey => TokenOutcome::UnknownKey,
             Self::Signature => TokenOutcome::Signature,

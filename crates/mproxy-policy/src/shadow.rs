@@ -272,6 +272,10 @@ impl Decider for Beside {
         self.decider.exchange(question)
     }
 
+    fn takes_method(&self, method: &str) -> bool {
+        self.decider.takes_method(method)
+    }
+
     fn renew(&self, question: &RenewQuestion<'_>) -> Answer<ConnectDecision> {
         let answer = self.decider.renew(question);
         let about = || Asker::new(Hook::Connect, question.peer, Subject::Connection);

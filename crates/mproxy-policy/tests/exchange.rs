@@ -91,7 +91,7 @@ async fn a_success_brings_what_it_says() {
     };
     assert_eq!(success.data.as_deref(), Some(&b"proof"[..]));
     assert_eq!(success.text.as_deref(), Some("welcome"));
-    assert_eq!(success.attributes, [("plan".to_owned(), "gold".to_owned())]);
+    assert_eq!(success.attributes, Some(vec![("plan".to_owned(), "gold".to_owned())]));
     assert_eq!(&*success.grant.as_ref().unwrap().version, "7");
     assert!(!format!("{success:?}").contains("proof"), "as good as a password");
 }
@@ -227,7 +227,7 @@ async fn a_step_goes_over_json_and_comes_back_as_what_it_says() {
         panic!("{verdict:?}")
     };
     assert_eq!((success.data.as_deref(), success.text.as_deref()), (Some(&b"proof"[..]), Some("welcome")));
-    assert_eq!(success.attributes, [("plan".to_owned(), "gold".to_owned())]);
+    assert_eq!(success.attributes, Some(vec![("plan".to_owned(), "gold".to_owned())]));
     assert_eq!(&*success.grant.as_ref().unwrap().version, "7");
 
     let (verdict, _) = answered_in_json(JsonPlay::Answer(json!({ "deny": { "reasonCode": 0x8C } }))).await;

@@ -195,7 +195,7 @@ async fn connects(somebody: &Client, chain: &Chain) -> Result<Client, u8> {
                 own.username = username.or_else(|| own.username.clone());
                 (own.attributes, own.grant) = (attributes.into(), grant);
             }
-            Ok(Client { peer, password: None, will: None })
+            Ok(Client { peer, password: None, will: None, properties: Vec::new(), passes_auth: false })
         }
         Verdict::Connect(Decision::Refuse(refusal)) => Err(legal_code(PacketType::Connack, refusal.reason).0),
         other => panic!("{other:?}"),
@@ -209,8 +209,13 @@ async fn answers(somebody: &Client, chain: &Chain, question: &TrialQuestion) -> 
     if *act == Act::Will {
         let topic: &'static str = Box::leak(name.clone().into_boxed_str());
         let will = Will { qos: *qos, retain: *retain, properties: Properties::EMPTY, topic, payload: b"" };
-        let dying =
-            Client { peer: Arc::clone(&somebody.peer), password: somebody.password, will: Some(will) };
+        let dying = Client {
+            peer: Arc::clone(&somebody.peer),
+            password: somebody.password,
+            will: Some(will),
+            properties: Vec::new(),
+            passes_auth: false,
+        };
         return connects(&dying, chain).await.map(|_| *qos as u8);
     }
     let client = connects(somebody, chain).await?;

@@ -5,8 +5,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Chained, Client, Ruling, client};
@@ -98,9 +98,10 @@ async fn a_client_is_who_its_token_says_and_until_when() {
             admission.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(attributes, ["claim.tenant=acme", "claim.roles=a", "claim.roles=b"]);
         let grant = admission.grant.unwrap();
-        let left = grant.expires_at.unwrap() - came;
+        let (end, expiry) = grant.ends().unwrap();
+        let left = end - came;
         assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(55), "{left:?}");
-        assert_eq!(grant.expiry, GrantExpiry::Token);
+        assert_eq!(expiry, GrantExpiry::Token);
     }
 }
 
@@ -561,7 +562,8 @@ async fn each_token_is_counted_once_by_what_it_came_to() {
     assert_eq!(counts.taken()[1], [""; 0]);
     assert!(adviser.key_set().is_some_and(|set| set.keys == 1 && set.age.is_some()));
     // Rules of another file are counted on, and its keys shown.
-    adviser.replace(Acl::parse("[jwt]\n[jwt.key_set]\nurl = \"http://127.0.0.1:1/\"\n", "rules.toml").unwrap());
+    adviser
+        .replace(Acl::parse("[jwt]\n[jwt.key_set]\nurl = \"http://127.0.0.1:1/\"\n", "rules.toml").unwrap());
     assert_eq!(adviser.key_set(), Some(KeySetState { keys: 0, age: None }));
     let _ = named(&signer, "k").connects(&adviser).await;
     assert_eq!(counts.taken(), [vec!["unreachable"], vec!["no_keys"]]);

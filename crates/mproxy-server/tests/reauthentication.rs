@@ -8,6 +8,7 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use mproxy_testkit::PATIENCE;
+use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::process::raise_file_limit;
 use mproxy_testkit::service::contract::{
@@ -15,7 +16,9 @@ use mproxy_testkit::service::contract::{
     HelloResponse, Hook, Want,
 };
 use mproxy_testkit::service::{AnswerScript, Play, Running, Service};
+use mproxy_testkit::tokens::{TokenSigner, seconds_from_now};
 use mproxy_testkit::wire::{self, ConnectOptions, Publish, Version, WireClient};
+use serde_json::json;
 use support::Proxy;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -262,4 +265,113 @@ async fn many_clients_re_authenticate_every_second() {
     assert!(late.iter().all(|late| *late < Duration::from_secs(1)), "ended to the second");
     sleep(Duration::from_millis(100)).await;
     scene.broker_heard_of_no_auth("many-0").await;
+}
+
+// ---- by the rule file
+
+/// Tokens (JWT) by the method `token`, with a topic for each claim.
+const RULES: &str = r#"
+[jwt]
+method = "token"
+[[jwt.keys]]
+public_key = "key.pem"
+[[rules]]
+effect = "allow"
+topics = ["rooms/${claim.room}"]
+"#;
+
+/// No service is asked, the broker hears of no AUTH and of no token, and no page nor line shows one.
+#[tokio::test]
+async fn a_jwt_is_renewed_by_the_rule_file_alone() {
+    let (mut broker, folder, signer) = (Mosquitto::start().await, Folder::default(), TokenSigner::es256());
+    folder.write("key.pem", signer.verifying_file());
+    let rules = folder.write("rules.toml", RULES);
+    let decisions = folder.file("decisions.log");
+    let mut proxy = Proxy::with(
+        broker.addr(),
+        &[
+            ("MPROXY_ACL_FILE", rules.to_str().unwrap()),
+            ("MPROXY_LOG_LEVEL", "trace"),
+            ("MPROXY_DECISION_LOG_FILE", decisions.to_str().unwrap()),
+            ("MPROXY_DECISION_LOG_ALLOWED_ONE_IN", "1"),
+        ],
+    )
+    .await;
+    let tap = tokio::spawn(support::http(proxy.admin, "GET", "/api/v1/tap?payload=4096"));
+    support::until("the tap is open", async || {
+        proxy.http("GET", "/metrics").await.1.contains("mproxy_taps_open 1\n")
+    })
+    .await;
+    let token = |sub: &str, seconds: i64, room: &str| {
+        signer.token(&json!({ "sub": sub, "exp": seconds_from_now(seconds), "room": room }))
+    };
+    let [first, second, third] = [token("ann", 3, "a"), token("ann", 600, "b"), token("bob", 600, "b")];
+    let mut client = WireClient::open(proxy.mqtt).await;
+    client
+        .send(&wire::connect(
+            V5,
+            "jwt",
+            &ConnectOptions { properties: &long(&first), ..ConnectOptions::default() },
+        ))
+        .await;
+    expect_connack(&mut client).await;
+    client.send(&wire::subscribe(V5, 1, &[("rooms/a", 0), ("rooms/b", 0)])).await;
+    client.expect(&wire::suback(V5, 1, &[0, 0x87])).await;
+    client.send(&wire::auth(0x19, &long(&second))).await;
+    client.expect(&wire::auth(0x00, METHOD)).await;
+    assert_eq!(proxy.sessions().await[0]["username"], "ann");
+    // What its new claims do not allow ends, and what they allow can be had.
+    client.send(&wire::subscribe(V5, 2, &[("rooms/a", 0), ("rooms/b", 0)])).await;
+    client.expect(&wire::suback(V5, 2, &[0x87, 0])).await;
+    sleep(Duration::from_millis(3500)).await;
+    let message = |topic| wire::publish(V5, &Publish { topic, payload: b"1", ..Publish::default() });
+    client.send(&[message("rooms/a"), message("rooms/b")].concat()).await;
+    client.expect(&message("rooms/b")).await;
+    // Another one's token ends the session; it is not the same client.
+    client.send(&wire::auth(0x19, &long(&third))).await;
+    let text = b"token of another client";
+    let told = [&[0x87, text.len() as u8 + 3, 0x1F, 0, text.len() as u8][..], text].concat();
+    client.expect(&wire::packet(0xE0, &told)).await;
+    client.expect_closed().await;
+    // Nor is one of the wrong key let in by CONNECT.
+    let wrong = TokenSigner::es256().token(&json!({ "sub": "ann", "exp": seconds_from_now(60) }));
+    let options = ConnectOptions { properties: &long(&wrong), ..ConnectOptions::default() };
+    let mut stranger = WireClient::open(proxy.mqtt).await;
+    stranger.send(&wire::connect(V5, "wrong", &options)).await;
+    assert_eq!(stranger.packet().await[3], 0x87);
+    let mut pages = Vec::new();
+    for (series, count) in [
+        ("mproxy_auth_exchanges_total{kind=\"connect\",outcome=\"success\"}", 1.0),
+        ("mproxy_auth_exchanges_total{kind=\"reauthentication\",outcome=\"success\"}", 1.0),
+        ("mproxy_auth_exchanges_total{kind=\"reauthentication\",outcome=\"refused\"}", 1.0),
+        ("mproxy_tokens_total{outcome=\"valid\"}", 2.0),
+        ("mproxy_tokens_total{outcome=\"other_client\"}", 1.0),
+        ("mproxy_tokens_total{outcome=\"signature\"}", 1.0),
+    ] {
+        assert_eq!(proxy.metric(series).await, count, "{series}");
+    }
+    pages.push(proxy.http("GET", "/api/v1/refusals").await.1);
+    proxy.signal("TERM").await;
+    let tapped = tap.await.unwrap().1;
+    assert!(tapped.contains("\"type\":\"AUTH\""), "{tapped}");
+    pages.push(tapped);
+    pages.push(proxy.end().await.lines.join("\n"));
+    pages.push(std::fs::read_to_string(decisions).unwrap_or_default());
+    broker.stop().await;
+    let lines = broker.process().lines();
+    assert!(lines.iter().any(|line| line.contains(" as jwt ")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("AUTH") || line.contains(" as wrong ")), "{lines:#?}");
+    pages.push(lines.join("\n"));
+    for (page, token) in
+        pages.iter().flat_map(|page| [&first, &second, &third, &wrong].map(|token| (page, token)))
+    {
+        for part in token.split('.') {
+            assert!(!page.contains(part), "{page}");
+        }
+    }
+}
+
+/// The method with data of any length.
+fn long(data: &str) -> Vec<u8> {
+    [METHOD, b"\x16", &u16::try_from(data.len()).unwrap().to_be_bytes(), data.as_bytes()].concat()
 }

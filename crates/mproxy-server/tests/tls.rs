@@ -150,7 +150,7 @@ async fn a_certificate_or_a_token_opens_the_listener_that_asks_for_either() {
     let listener = |name| listener(name, &tls, &plainly_to(broker.addr()));
     let web = listener("web")
         .replace("\"mqtts\"", "\"wss\"")
-        .replace("port = 0\ntls", "port = 0\npath = \"/mqtt\"\ntls");
+        .replace("target = {", "target = { scheme = \"mqtt\",");
     let file = format!(
         "acl_file = {rules:?}\n{}{}{}{web}",
         listener("either"),

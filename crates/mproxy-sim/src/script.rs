@@ -40,18 +40,21 @@ pub struct QuestionRecord {
     pub size: u64,
     /// The value of the user property called `id`, by which the simulator knows its packets again.
     pub id: Option<String>,
+    /// Of a CONNECT: its Authentication Method is left to the broker.
+    pub passes_auth: bool,
 }
 
 impl QuestionRecord {
     fn new(hook: Hook, what: String) -> Self {
-        Self { hook, what, qos: 0, dup: false, payload: None, size: 0, id: None }
+        Self { hook, what, qos: 0, dup: false, payload: None, size: 0, id: None, passes_auth: false }
     }
 
     /// A CONNECT.
     #[must_use]
     pub fn connect(question: &ConnectQuestion<'_>) -> Self {
         let payload = question.connect.password.map(<[u8]>::to_vec);
-        Self { payload, ..Self::new(Hook::Connect, question.connect.client_id.into()) }
+        let passes_auth = question.passes_auth;
+        Self { payload, passes_auth, ..Self::new(Hook::Connect, question.connect.client_id.into()) }
     }
 
     /// A renewal.
@@ -156,6 +159,8 @@ pub struct Script {
     /// Of questions that were not answered at once, in the order in which they were asked.
     open: Mutex<VecDeque<OpenVerdict>>,
     edition: AtomicU64,
+    /// The one Authentication Method that it takes; `None`: it takes all.
+    method: Mutex<Option<String>>,
 }
 
 impl Script {
@@ -167,7 +172,13 @@ impl Script {
             asked: Mutex::default(),
             open: Mutex::default(),
             edition: AtomicU64::new(0),
+            method: Mutex::default(),
         }
+    }
+
+    /// From now on it takes this Authentication Method, and no other.
+    pub fn take_only(&self, method: &str) {
+        *self.method.lock().expect("no test panicked here") = Some(method.to_owned());
     }
 
     /// From now on this hook wants this.
@@ -235,6 +246,11 @@ impl Decider for Script {
 
     fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
         self.reply(QuestionRecord::exchange(question))
+    }
+
+    fn takes_method(&self, method: &str) -> bool {
+        let taken = self.method.lock().expect("no test panicked here");
+        taken.as_ref().is_none_or(|taken| taken == method)
     }
 
     fn gives(&self, _source: Source) -> bool {

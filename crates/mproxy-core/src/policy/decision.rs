@@ -62,8 +62,8 @@ pub struct Authenticated {
     pub data: Option<Bytes>,
     /// A text for it.
     pub text: Option<Box<str>>,
-    /// Facts that take the place of those the client had. Empty: they stay.
-    pub attributes: Vec<(String, String)>,
+    /// Facts that take the place of those the client had. `None`: they stay.
+    pub attributes: Option<Vec<(String, String)>>,
     /// Takes the place of the grant that the client had.
     pub grant: Option<Arc<Grant>>,
 }
@@ -424,6 +424,9 @@ pub struct Admission {
     pub will: Option<WillChange>,
     /// Facts for rules, events and later questions.
     pub attributes: Vec<(String, String)>,
+    /// Whoever says so has judged what the client authenticates with by the Authentication Method of its CONNECT, too:
+    /// nobody is asked what follows in its authentication.
+    pub authenticated: bool,
     /// What it may do from now on without anybody being asked.
     pub grant: Option<Arc<Grant>>,
     /// What the broker is told in the place of the client's user name and password. `None`: those.

@@ -20,13 +20,15 @@ use crate::peer::Peer;
 pub struct KeptConnect {
     peer: Arc<Peer>,
     packet: Bytes,
+    passes_auth: bool,
 }
 
 impl KeptConnect {
     /// Keeps one.
     #[must_use]
     pub fn of(question: &ConnectQuestion<'_>) -> Self {
-        Self { peer: Arc::clone(question.peer), packet: question.packet.clone() }
+        let ConnectQuestion { peer, packet, passes_auth, .. } = *question;
+        Self { peer: Arc::clone(peer), packet: packet.clone(), passes_auth }
     }
 
     /// The packet, read again.
@@ -39,7 +41,8 @@ impl KeptConnect {
     /// Puts the question once more. `None`: its packet could not be read again.
     pub fn put<R>(&self, to: impl FnOnce(&ConnectQuestion<'_>) -> R) -> Option<R> {
         let connect = self.connect()?;
-        Some(to(&ConnectQuestion { peer: &self.peer, connect: &connect, packet: &self.packet }))
+        let Self { peer, packet, passes_auth } = self;
+        Some(to(&ConnectQuestion { peer, connect: &connect, packet, passes_auth: *passes_auth }))
     }
 }
 

@@ -56,6 +56,8 @@ pub struct ConnectQuestion<'a> {
     /// The bytes of it, which the session keeps until they have gone to the broker: who has to come back to them later
     /// holds these, and copies nothing.
     pub packet: &'a Bytes,
+    /// Its Authentication Method is a matter between client and broker, whatever advisers want.
+    pub passes_auth: bool,
 }
 
 /// A grant to be renewed: what is known of a client that said CONNECT long ago.

@@ -30,7 +30,7 @@ use crate::meter::{ExchangeOutcome, Outcome};
 use crate::peer::Side;
 use crate::policy::{
     Authenticated, ExchangeDecision, ExchangeQuestion, ExchangeStep, Failure, FailureKind, Hook, Ruling,
-    Source, Unusable, Want,
+    Source, Unusable,
 };
 use crate::record::DecisionSubject;
 
@@ -86,8 +86,39 @@ impl Link {
     /// Who answers the client's AUTH is settled here, once it is known what the advisers want and before the broker hears of
     /// the client. Where mproxy does, AUTH may not come from the broker.
     pub(super) fn settle_auth(&mut self, cx: &Context) {
-        let wanted = || cx.setting.advisers.want(Hook::Exchange) != Want::Nothing;
-        self.terms.auth &= !(cx.setting.on_auth == OnAuth::Ask && wanted());
+        let wanted = || self.method().is_some_and(|method| cx.setting.advisers.takes_method(&method.name));
+        let answers = cx.setting.on_auth == OnAuth::Ask && wanted();
+        self.terms.auth &= !answers;
+    }
+
+    /// Whoever has admitted the client has judged what it authenticates with: it has authenticated, and is told so by
+    /// CONNACK.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub(super) fn authenticate_at_once(
+        &mut self,
+        cx: &mut Context,
+        source: Source,
+        until: Instant,
+    ) -> Result<(), Fault> {
+        self.open_exchange(false, until);
+        self.succeed_exchange(cx, source, None, Authenticated::default()).map(drop)
+    }
+
+    fn open_exchange(&mut self, again: bool, until: Instant) {
+        let turn = ExchangeTurn::Client;
+        if let Some(method) = self.method_mut() {
+            method.exchange = Some(Box::new(OpenExchange {
+                turn,
+                steps: 0,
+                again,
+                until,
+                commanded: false,
+                checked: false,
+                renewals: 0,
+            }));
+        }
     }
 
     /// Whether the client authenticates step by step, whoever answers.
@@ -111,18 +142,7 @@ impl Link {
         again: bool,
         until: Instant,
     ) -> Result<Option<ExchangeSuccess>, Fault> {
-        let turn = ExchangeTurn::Client;
-        if let Some(method) = self.method_mut() {
-            method.exchange = Some(Box::new(OpenExchange {
-                turn,
-                steps: 0,
-                again,
-                until,
-                commanded: false,
-                checked: false,
-                renewals: 0,
-            }));
-        }
+        self.open_exchange(again, until);
         self.ask_exchange(cx, data)
     }
 
@@ -363,7 +383,7 @@ impl Link {
             return self.arm_grant(cx);
         };
         let Authenticated { attributes, grant, .. } = with;
-        if outdated || (grant.is_none() && attributes.is_empty()) {
+        if outdated || (grant.is_none() && attributes.is_none()) {
             return self.arm_grant(cx);
         }
         if grant.is_some() {

@@ -38,7 +38,7 @@ use crate::policy::{LimitKind, PublishDecision, Ruling, SubscribeDecision, Undec
 use crate::rule::RuleFile;
 
 /// The form in which sessions are written down.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Bytes of one session at most.
 pub const MOST: usize = 4 << 20;
@@ -97,6 +97,8 @@ struct ReadSession {
 struct Moments {
     /// Until the grant ends.
     grant_ends: Option<Duration>,
+    /// Until the client's token does.
+    token_ends: Option<Duration>,
     /// Since it came.
     grant_age: Option<Duration>,
     /// The rule file that it stands in.
@@ -236,6 +238,7 @@ impl Moments {
         let rare = link.rare.as_deref();
         Self {
             grant_ends: link.grant().and_then(|grant| grant.expires_at).map(until),
+            token_ends: link.grant().and_then(|grant| grant.token_ends_at).map(until),
             grant_age: link
                 .grant()
                 .and_then(|grant| grant.received)
@@ -262,6 +265,7 @@ impl Moments {
         if let Some(grant) = &mut Peer::change(&mut link.peer).grant {
             let grant: &mut Grant = Arc::make_mut(grant);
             grant.expires_at = self.grant_ends.and_then(at);
+            grant.token_ends_at = self.token_ends.and_then(at);
             grant.received = self.grant_age.and_then(|age| now.checked_sub(age));
             grant.rule_file = self.rule_file.map(|WrittenRuleFile { name, age, lines }| {
                 let loaded = now.checked_sub(age).unwrap_or(now);

@@ -30,7 +30,7 @@ use super::link::Link;
 use super::question::OpenQuestion;
 use super::resolve::{CarriedOut, Resolution, Resolved, resolve};
 use super::sample::AllowedDecision;
-use super::setting::Setting;
+use super::setting::{OnAuth, Setting};
 use super::step::{Passage, Step};
 use super::timer::Deadline;
 use crate::budget::QUESTION;
@@ -102,7 +102,8 @@ pub(super) fn ask_admission(
     packet: &Bytes,
     tag: ConnectTag,
 ) -> Ruled<ConnectDecision> {
-    let question = ConnectQuestion { peer, connect, packet };
+    let passes_auth = setting.on_auth == OnAuth::Pass;
+    let question = ConnectQuestion { peer, connect, packet, passes_auth };
     match setting.gate.as_ref().map_or(GateAnswer::Open, |gate| gate.look(peer, tag)) {
         GateAnswer::Refuse(source, refusal) => Ruled::Now(Ruling::refuse(source, *refusal)),
         GateAnswer::InTurn => setting.advisers.connect_in_turn(&question),
@@ -232,7 +233,8 @@ impl Opening {
         };
         let answers_auth = self.link.answers_auth();
         // Only an exchange comes back to it.
-        let kept = if answers_auth { admission.clone() } else { None };
+        let authenticated = admission.as_ref().is_some_and(|admission| admission.authenticated);
+        let kept = if answers_auth && !authenticated { admission.clone() } else { None };
         if let Some(admission) = admission {
             self.apply_admission(&connect, *admission, if obeyed.replaced { Source::Rpc } else { source })?;
         }
@@ -247,8 +249,11 @@ impl Opening {
         if obeyed.renews {
             self.link.rare().renews_at_once = true;
         }
-        if answers_auth {
-            return self.authenticate(cx, sent, connect, kept, now);
+        let WaitsFor::Admission(attempt) = &self.waits else { return Ok(()) };
+        match (answers_auth, authenticated) {
+            (true, false) => return self.authenticate(cx, sent, connect, kept, now),
+            (true, true) => self.link.authenticate_at_once(cx, source, attempt.until())?,
+            (false, _) => {}
         }
         self.begin_dial(cx, connect, now);
         Ok(())

@@ -53,7 +53,7 @@ impl Link {
     /// Arms the next of the grant's deadlines, and that of an authentication.
     pub(super) fn arm_grant(&mut self, cx: &mut Context) {
         let renewal = self.rare.as_ref().and_then(|rare| rare.renewal.as_ref());
-        let ends = self.grant().and_then(|grant| Some((grant.expires_at?, deadline(grant))));
+        let ends = self.grant().and_then(Grant::ends).map(|(at, expiry)| (at, deadline(expiry)));
         let due = renewal.and_then(|renewal| renewal.due).map(|at| (at, Deadline::Refresh));
         let stale = renewal.and_then(|renewal| renewal.serves).map(|at| (at, Deadline::Stale));
         let method = self.rare.as_ref().and_then(|rare| rare.method.as_deref());
@@ -170,11 +170,13 @@ impl Link {
         let grant = admission.grant.or_else(|| {
             let old = self.grant()?;
             let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
-            (grant.expires_at, grant.expiry) = (old.expires_at, old.expiry);
+            grant.expires_at = old.expires_at;
             Some(Arc::new(grant))
         });
         let awaited = self.take_awaited_renewal();
-        if self.replace_grant(cx, grant, admission.attributes).takes_back && awaited {
+        // Where the answer has none they stay.
+        let attributes = Some(admission.attributes).filter(|attributes| !attributes.is_empty());
+        if self.replace_grant(cx, grant, attributes).takes_back && awaited {
             self.begin_recall(cx, now);
         }
         cx.timer.disarm();
@@ -182,9 +184,9 @@ impl Link {
     }
 }
 
-/// The deadline of a session whose grant ends.
-const fn deadline(grant: &Grant) -> Deadline {
-    match grant.expiry {
+/// The deadline of a session for which this ends.
+const fn deadline(expiry: GrantExpiry) -> Deadline {
+    match expiry {
         GrantExpiry::Grant => Deadline::Grant,
         GrantExpiry::Token => Deadline::Token,
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::link::Link;
-use crate::grant::{Grant, GrantExpiry};
+use crate::grant::Grant;
 use crate::peer::{Peer, Side};
 use crate::policy::Source;
 use crate::rule::RuleEffect;
@@ -19,7 +19,7 @@ pub(super) struct Replaced {
 }
 
 impl Link {
-    /// This grant is in force from now on, whatever the session is about, and these attributes, if there are any; what
+    /// This grant is in force from now on, whatever the session is about, and these attributes, if any are said; what
     /// follows from that. Its deadlines are another matter, see [`begin_grant`](Self::begin_grant).
     ///
     /// Without one everything is asked about, and what nobody can be asked about is refused; a client that had none has
@@ -29,13 +29,15 @@ impl Link {
         &mut self,
         cx: &mut Context,
         grant: Option<Arc<Grant>>,
-        attributes: Vec<(String, String)>,
+        attributes: Option<Vec<(String, String)>>,
     ) -> Replaced {
         self.forget_decisions();
         let mut alike = true;
         let mut receives = self.grant().is_some_and(Grant::receives);
         // Rules may name them.
-        if !attributes.is_empty() && *self.peer.attributes != *attributes {
+        if let Some(attributes) = attributes
+            && *self.peer.attributes != *attributes
+        {
             alike = false;
             Peer::change(&mut self.peer).attributes = attributes.into();
         }
@@ -68,7 +70,7 @@ impl Link {
             rare.renewals = rare.renewals.wrapping_add(1);
         }
         self.take_awaited_renewal();
-        self.replace_grant(cx, grant, Vec::new())
+        self.replace_grant(cx, grant, None)
     }
 
     /// Whether a grant of this version is in force. None is of the empty version.
@@ -80,26 +82,20 @@ impl Link {
 /// The grant that follows another one; `None`: there is none, as before.
 pub(super) fn succeed(old: Option<&Grant>, grant: Option<Arc<Grant>>) -> Option<Arc<Grant>> {
     let mapping = old.and_then(|old| old.mapping.as_ref());
-    // A grant of somebody who does not know the client's token makes it no longer.
-    let token = old.filter(|old| old.expiry == GrantExpiry::Token);
-    let ends_sooner = |grant: &Grant| {
-        let end = token.filter(|_| grant.expiry != GrantExpiry::Token).and_then(|old| old.expires_at);
-        end.filter(|end| grant.expires_at.is_none_or(|at| at > *end))
-    };
+    // A grant of somebody who does not know the client's token makes it no longer, however many follow each other.
+    let token = old.and_then(|old| old.token_ends_at);
     let grant = match (grant, old) {
         (None, None) => return None,
         (Some(grant), _) => grant,
         (None, Some(_)) => Arc::new(Grant::new(Vec::new(), RuleEffect::Ask)),
     };
-    let end = ends_sooner(&grant);
-    if grant.mapping.as_ref() == mapping && end.is_none() {
+    let token = grant.token_ends_at.or(token);
+    if grant.mapping.as_ref() == mapping && grant.token_ends_at == token {
         return Some(grant);
     }
     let mut grant = (*grant).clone();
     // The prefix stays for the life of the connection: the client's subscriptions stand under it (ADR 0012).
     grant.mapping = mapping.cloned();
-    if end.is_some() {
-        (grant.expires_at, grant.expiry) = (end, GrantExpiry::Token);
-    }
+    grant.token_ends_at = token;
     Some(Arc::new(grant))
 }

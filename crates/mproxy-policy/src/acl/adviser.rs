@@ -15,9 +15,9 @@ use mproxy_core::grant::GrantAnswer;
 use mproxy_core::neighbours::Neighbours;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    About, Admission, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, FilterChange, Foreseen,
-    Hook, KeptConnect, Overload, PublishDecision, PublishQuestion, Refusal, Ruling, Silence, Source,
-    SubscribeDecision, SubscribeQuestion, Supposed, Want,
+    About, Admission, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, ExchangeDecision,
+    ExchangeQuestion, FilterChange, Foreseen, Hook, KeptConnect, Overload, PublishDecision, PublishQuestion,
+    Refusal, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
 use mproxy_core::rule::Act;
 use tokio::time::{Instant, timeout_at};
@@ -347,6 +347,14 @@ impl Decider for AclAdviser {
         self.message(Act::Receive, question)
     }
 
+    fn exchange(&self, question: &ExchangeQuestion<'_>) -> Answer<ExchangeDecision> {
+        token::reauthenticate(&self.acl.load(), question)
+    }
+
+    fn takes_method(&self, method: &str) -> bool {
+        self.acl.load().tokens.as_ref().is_some_and(|tokens| tokens.takes_method(method))
+    }
+
     fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
         match self.acl.load().filter(peer, filter) {
             RuleAnswer::Silence => GrantAnswer::Ask,
@@ -364,7 +372,10 @@ impl Decider for AclAdviser {
             Hook::Connect | Hook::Publish | Hook::Subscribe => Want::Head,
             // So that a session whose deliveries nobody judges parses none of them.
             Hook::Deliver if self.acl.load().receives => Want::Head,
-            // A file cannot talk with a client.
+            // Tokens in AUTH, by a method that the file names.
+            Hook::Exchange if self.acl.load().tokens.as_ref().is_some_and(|own| own.method.is_some()) => {
+                Want::Head
+            }
             Hook::Deliver | Hook::Exchange => Want::Nothing,
         }
     }

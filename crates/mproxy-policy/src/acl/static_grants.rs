@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mproxy_core::grant::{Grant, GrantExpiry, GrantLimits, Mapping};
+use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::RuleFile;
 use mproxy_core::rule::{Rule, RuleEffect, Template, Who};
@@ -85,7 +85,6 @@ impl StaticGrants {
         }
         if let Some(session) = chosen().filter_map(|one| one.session).min() {
             grant.expires_at = Instant::now().checked_add(session);
-            grant.expiry = GrantExpiry::Grant;
         }
         Ok(Some(grant))
     }

@@ -3,23 +3,26 @@
 //! A token that is there decides: the client is who it says, or is refused, and nobody else is asked.
 
 mod key_wait;
+mod reauthentication;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use mproxy_codec::packet::connect::Connect;
+use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
-use mproxy_core::grant::{Grant, GrantExpiry};
+use mproxy_core::grant::Grant;
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{
-    About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decision, Overload, Refusal,
-    Ruling, Source,
+    About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decided, Decision, Overload,
+    Refusal, Ruling, Source,
 };
 use mproxy_core::rule::RuleEffect;
 use mproxy_core::token::token_in;
 
-use self::key_wait::KeyWait;
+use self::key_wait::{KeyWait, NO_KEYS};
+pub(super) use self::reauthentication::reauthenticate;
 use super::client_match::GROUP;
 use super::connecting::{refuse, settle_will, without_prefix, wrong_name};
 use super::{Acl, NoPrefix};
@@ -32,6 +35,9 @@ pub(super) struct TokenRules {
     pub(super) terms: TokenTerms,
     /// Where tokens are looked for.
     pub(super) from: Box<[TokenPlace]>,
+    /// The Authentication Method whose data is a token: a client that names it can show a newer one by AUTH. `None`: AUTH is
+    /// not looked at.
+    pub(super) method: Option<Box<str>>,
     /// A client without one is refused.
     pub(super) required: bool,
     /// The claim that is the user name.
@@ -49,6 +55,7 @@ impl Default for TokenRules {
         Self {
             terms: TokenTerms::default(),
             from: [TokenPlace::Password, TokenPlace::WebSocket].into(),
+            method: None,
             required: false,
             username: "sub".into(),
             claims: Vec::new(),
@@ -119,8 +126,14 @@ impl TokenRules {
     /// The client's token, if it has one.
     ///
     /// # Errors
-    /// It has more than one: which of them was checked would be a matter of order.
-    fn find(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Arc<str>>, TokenError> {
+    /// It has more than one: which of them was checked would be a matter of order. Or it authenticates by our method, and
+    /// has none there.
+    fn find(&self, question: &ConnectQuestion<'_>) -> Result<Option<Arc<str>>, TokenError> {
+        let ConnectQuestion { peer, connect, .. } = question;
+        let by_method = match self.authenticates(question) {
+            true => Some(token_of_data(connect.properties.binary(PropertyId::AuthenticationData))?),
+            false => None,
+        };
         let text = |text: Option<&str>| text.and_then(token_in).map(Arc::from);
         let at = |place: &TokenPlace| match place {
             TokenPlace::Password => text(connect.password.and_then(|password| str::from_utf8(password).ok())),
@@ -129,11 +142,21 @@ impl TokenRules {
                 peer.origin.ws.as_ref().and_then(|ws| ws.token.as_ref()).and_then(|token| token.expose())
             }
         };
-        let mut found = self.from.iter().filter_map(at);
+        let mut found = by_method.into_iter().chain(self.from.iter().filter_map(at));
         match (found.next(), found.next()) {
             (_, Some(_)) => Err(TokenError::Several),
             (first, None) => Ok(first),
         }
+    }
+
+    /// Whether the client authenticates by our method.
+    fn authenticates(&self, question: &ConnectQuestion<'_>) -> bool {
+        let method = question.connect.properties.text(PropertyId::AuthenticationMethod);
+        !question.passes_auth && method.is_some_and(|method| self.takes_method(method))
+    }
+
+    pub(super) fn takes_method(&self, method: &str) -> bool {
+        self.method.as_deref() == Some(method)
     }
 
     fn has_claim(&self, name: &str) -> bool {
@@ -173,37 +196,55 @@ impl Acl {
 /// What follows from the client's token. `None`: it has none, and needs none.
 pub(super) fn admit(acl: &Arc<Acl>, question: &ConnectQuestion<'_>) -> Option<Answer<ConnectDecision>> {
     let tokens = acl.tokens.as_ref()?;
-    Some(match tokens.find(question.peer, question.connect) {
+    Some(match tokens.find(question) {
         Ok(None) if !tokens.required => return None,
         Ok(None) => refuse(Refusal { text: Some("token required".into()), ..wrong(acl) }),
-        Ok(Some(token)) => judge(acl, tokens, &token, question),
+        Ok(Some(token)) => match judge(tokens, &token) {
+            Judgement::Known(judged) => conclude(acl, question, judged),
+            Judgement::NoKeys => without_keys(acl, NO_KEYS),
+            Judgement::Later(wait) => wait.admit_later(acl, question),
+        },
         Err(error) => refuse_token(acl, &error),
     })
 }
 
-fn judge(
-    acl: &Arc<Acl>,
-    tokens: &TokenRules,
-    token: &str,
-    question: &ConnectQuestion<'_>,
-) -> Answer<ConnectDecision> {
+/// The token in the Authentication Data of our method.
+///
+/// # Errors
+/// There is none.
+fn token_of_data(data: Option<&[u8]>) -> Result<Arc<str>, TokenError> {
+    let data = data.ok_or(TokenError::Absent)?;
+    str::from_utf8(data).ok().and_then(token_in).map(Arc::from).ok_or(TokenError::Malformed)
+}
+
+/// What is said of a token at once.
+enum Judgement {
+    /// It is valid, or is not.
+    Known(Result<ValidToken, TokenError>),
+    /// Nobody can tell: there are no keys, and none can be had now.
+    NoKeys,
+    /// Its key may be in the next key set.
+    Later(KeyWait),
+}
+
+fn judge(tokens: &TokenRules, token: &str) -> Judgement {
     let terms = &tokens.terms;
     let by_files = terms.judge(token, now(), &TokenKeys::default());
-    let Some(set) = &terms.key_set else { return conclude(acl, question, by_files) };
+    let Some(set) = &terms.key_set else { return Judgement::Known(by_files) };
     // Only another key would change what is said of it.
     if !matches!(by_files, Err(TokenError::UnknownKey | TokenError::Signature)) {
-        return conclude(acl, question, by_files);
+        return Judgement::Known(by_files);
     }
     let begun = set.begun();
     let first = match set.fresh() {
         Ok(keys) => match terms.judge(token, now(), keys.keys()) {
             Err(error) if TokenTerms::may_have_other_key(token, &error, keys.keys()) => set.under_way(),
-            judged => return conclude(acl, question, judged),
+            judged => return Judgement::Known(judged),
         },
         Err(Some(next)) => Some(next),
-        Err(None) => return without_keys(acl, "there are no keys to verify tokens with"),
+        Err(None) => return Judgement::NoKeys,
     };
-    KeyWait { set: Arc::clone(set), begun, first }.judge_later(acl, question)
+    Judgement::Later(KeyWait { set: Arc::clone(set), begun, first })
 }
 
 fn conclude(
@@ -211,7 +252,8 @@ fn conclude(
     question: &ConnectQuestion<'_>,
     judged: Result<ValidToken, TokenError>,
 ) -> Answer<ConnectDecision> {
-    let admitted = judged.and_then(|token| identify(acl, question, &token).map(|peer| (peer, token.expires)));
+    let admitted =
+        judged.and_then(|token| identify(acl, question.peer, &token).map(|peer| (peer, token.expires)));
     match admitted {
         Ok((peer, expires)) => {
             acl.count_token(TokenOutcome::Valid);
@@ -222,8 +264,8 @@ fn conclude(
 }
 
 /// The client as its token says who it is.
-fn identify(acl: &Acl, question: &ConnectQuestion<'_>, token: &ValidToken) -> Result<Arc<Peer>, TokenError> {
-    let mut peer = Arc::clone(question.peer);
+fn identify(acl: &Acl, client: &Arc<Peer>, token: &ValidToken) -> Result<Arc<Peer>, TokenError> {
+    let mut peer = Arc::clone(client);
     let Some(tokens) = &acl.tokens else { return Ok(peer) };
     let name = token.claims.text(&tokens.username).filter(|name| !name.contains('\0'));
     // Not the one that the client sent: with a token of its own it could call itself like anybody.
@@ -260,13 +302,7 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
     if let Err(refusal) = settle_will(acl, peer, question, granted.as_ref()) {
         return refuse(refusal);
     }
-    let mut grant = granted.unwrap_or_else(|| Grant::new(Vec::new(), RuleEffect::Ask));
-    let end =
-        Duration::from_secs(expires).checked_sub(now()).and_then(|left| Instant::now().checked_add(left));
-    if grant.expires_at.is_none_or(|own| end.is_some_and(|end| end <= own)) {
-        (grant.expires_at, grant.expiry) = (end, GrantExpiry::Token);
-    }
-    grant.received.get_or_insert_with(Instant::now);
+    let grant = of_token(granted, expires);
     if let Some(token) = question.peer.origin.ws.as_ref().and_then(|ws| ws.token.as_ref()) {
         token.forget();
     }
@@ -275,6 +311,7 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
         username: peer.username.clone(),
         password: Some(Bytes::new()),
         attributes: peer.attributes.to_vec(),
+        authenticated: acl.tokens.as_ref().is_some_and(|tokens| tokens.authenticates(question)),
         grant: Some(Arc::new(grant)),
         broker_login: match broker {
             BrokerCredentials::Username => None,
@@ -287,6 +324,16 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
     Answer::Now(Ruling::new(Source::Acl, Ok(allowed)))
 }
 
+/// What a client is granted that has a token until this second of our era.
+fn of_token(granted: Option<Grant>, expires: u64) -> Grant {
+    let mut grant = granted.unwrap_or_else(|| Grant::new(Vec::new(), RuleEffect::Ask));
+    let left = Duration::from_secs(expires).saturating_sub(now());
+    // What no clock reaches is no end.
+    grant.token_ends_at = Instant::now().checked_add(left);
+    grant.received.get_or_insert_with(Instant::now);
+    grant
+}
+
 fn as_sent(connect: &Connect<'_>) -> BrokerLogin {
     BrokerLogin {
         username: connect.username.map(Into::into),
@@ -295,8 +342,13 @@ fn as_sent(connect: &Connect<'_>) -> BrokerLogin {
 }
 
 fn refuse_token(acl: &Acl, error: &TokenError) -> Answer<ConnectDecision> {
+    refuse(token_refusal(acl, error))
+}
+
+/// A token is refused, and counted.
+fn token_refusal(acl: &Acl, error: &TokenError) -> Refusal {
     acl.count_token(error.outcome());
-    refuse(Refusal { text: Some(error.to_string().into()), ..wrong(acl) })
+    Refusal { text: Some(error.to_string().into()), ..wrong(acl) }
 }
 
 fn wrong(acl: &Acl) -> Refusal {
@@ -304,7 +356,7 @@ fn wrong(acl: &Acl) -> Refusal {
 }
 
 /// Nobody can tell whether a token is valid: no answer, and never one that a failure rule could turn into a yes.
-fn without_keys(acl: &Acl, why: &str) -> Answer<ConnectDecision> {
+fn without_keys<D: Decided>(acl: &Acl, why: &str) -> Answer<D> {
     acl.count_token(TokenOutcome::NoKeys);
     Answer::Now(Ruling::new(Source::Acl, Err(Overload::new("token_keys", why).into())))
 }

@@ -293,7 +293,8 @@ impl RuleTrial {
             return Err(refused(ReasonCode::MALFORMED_PACKET, TrialGround::NotLetIn(why)));
         };
         let (chain, packet) = (self.chain(client), packet.freeze());
-        let question = ConnectQuestion { peer: &peer, connect: &connect, packet: &packet };
+        let question =
+            ConnectQuestion { peer: &peer, connect: &connect, packet: &packet, passes_auth: false };
         match chain.connect(&question).wait().await.verdict {
             Ok(Decision::Allow(admission)) => {
                 let admitted = Peer::change(&mut peer);

@@ -251,8 +251,10 @@ fn connect(label: &str, role: CheckRole, peer: Peer, change: impl FnOnce(&mut Co
     change(&mut connect);
     // The packet's bytes are for those who come back to it later.
     let packet = &Bytes::new();
-    let request =
-        AuthRequest::connect(&ConnectQuestion { peer: &peer, connect: &connect, packet }, Way::Stream);
+    let request = AuthRequest::connect(
+        &ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false },
+        Way::Stream,
+    );
     CheckQuestion { rpc: Rpc::AuthConnect, label: label.to_owned(), role, ask: Asking::Connect(request) }
 }
 

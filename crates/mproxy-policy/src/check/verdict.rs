@@ -99,7 +99,7 @@ pub(super) fn exchange(decision: &ExchangeDecision) -> Described {
             let mut details = vec!["authenticated".to_owned()];
             details.extend(data.as_ref().map(|data| format!("data of {} bytes", data.len())));
             details.extend(text.as_deref().map(shown));
-            details.extend(attribute_words(attributes));
+            details.extend(attributes.iter().flat_map(|attributes| attribute_words(attributes)));
             details.extend(grant.as_deref().map(grant_in_words));
             Described::allow(details)
         }
@@ -170,7 +170,16 @@ fn refused(refusal: &Refusal) -> (u8, Vec<String>) {
 }
 
 fn admitted(admission: &Admission) -> Vec<String> {
-    let Admission { client_id, username, password, will, attributes, grant, broker_login: _ } = admission;
+    let Admission {
+        client_id,
+        username,
+        password,
+        will,
+        attributes,
+        grant,
+        broker_login: _,
+        authenticated: _,
+    } = admission;
     let mut details = Vec::new();
     details.extend(client_id.as_deref().map(|id| format!("client id becomes {}", shown(id))));
     details.extend(username.as_deref().map(|name| match name {

@@ -149,7 +149,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     };
     let peer = peer(Version::V5);
     let packet = &Bytes::new();
-    let question = ConnectQuestion { peer: &peer, connect: &connect, packet };
+    let question = ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false };
     let told = connect_request(question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));

@@ -93,7 +93,8 @@ pub(super) fn exchange(
             Ok(Decision::Allow(ExchangeStep::Success(Box::new(Authenticated {
                 data: data.map(|data| binary("data", data)).transpose()?,
                 text: (!reason_string.is_empty()).then(|| reason_string.into()),
-                attributes: attributes.into_iter().collect(),
+                // In the contract those that are left out stay, too.
+                attributes: (!attributes.is_empty()).then(|| attributes.into_iter().collect()),
                 grant: grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
             }))))
         }
@@ -175,8 +176,10 @@ fn admission(
         will: allow.will.map(|change| will_change(change, has_will)).transpose()?,
         attributes: allow.attributes.into_iter().collect(),
         grant: allow.grant.map(|grant| super::grant::grant(grant, complaints)).transpose()?.map(Arc::new),
-        // The contract has none: a service names user name and password themselves.
+        // The contract has none: a service names user name and password themselves, and is asked about an authentication by
+        // AuthExchange.
         broker_login: None,
+        authenticated: false,
     };
     // A plain yes is the most common answer, and takes no memory of its own.
     Ok((admission != Admission::default()).then(|| Box::new(admission)))

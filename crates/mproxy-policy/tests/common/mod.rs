@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use mproxy_codec::packet::connect::{Connect, Will};
 use mproxy_codec::packet::subscribe::{FilterRequest, RetainHandling};
-use mproxy_codec::property::Properties;
+use mproxy_codec::property::{Place, Properties};
 use mproxy_codec::topic::TopicFilter;
-use mproxy_codec::types::{QoS, Version};
+use mproxy_codec::types::{PacketType, QoS, Sender, Version};
 use mproxy_core::Chain;
 use mproxy_core::chain::Ruled;
 use mproxy_core::grant::Grant;
@@ -77,6 +77,10 @@ pub(crate) struct Client {
     pub(crate) peer: Arc<Peer>,
     pub(crate) password: Option<&'static str>,
     pub(crate) will: Option<Will<'static>>,
+    /// Properties of its CONNECT.
+    pub(crate) properties: Vec<u8>,
+    /// Its listener passes AUTH to the broker.
+    pub(crate) passes_auth: bool,
 }
 
 pub(crate) fn client(client_id: &str, username: Option<&str>) -> Client {
@@ -110,7 +114,7 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         user_properties: UserProperties::default(),
         encoded: Encoded::default(),
     });
-    Client { peer, password: None, will: None }
+    Client { peer, password: None, will: None, properties: Vec::new(), passes_auth: false }
 }
 
 impl Client {
@@ -144,13 +148,30 @@ impl Client {
         self
     }
 
+    /// A client that authenticates by this method, with this data.
+    pub(crate) fn method(mut self, method: &str, data: Option<&str>) -> Self {
+        let field =
+            |id: u8, text: &str| [&[id][..], &(text.len() as u16).to_be_bytes(), text.as_bytes()].concat();
+        self.properties =
+            [field(0x15, method), data.map(|data| field(0x16, data)).unwrap_or_default()].concat();
+        self
+    }
+
+    /// Of its open session: the client authenticates anew.
+    pub(crate) async fn authenticates(&self, adviser: &dyn Decider, data: Option<&str>) -> Option<Ruling> {
+        let (peer, method) = (&self.peer, "JWT");
+        let data = data.map(str::as_bytes);
+        heard(adviser.exchange(&ExchangeQuestion { peer, method, data, step: 1, again: true })).await
+    }
+
     pub(crate) async fn connects(&self, adviser: &dyn Decider) -> Option<Ruling> {
+        let place = Place::Packet(PacketType::Connect);
         let connect = Connect {
             version: self.peer.version,
             bridge: false,
             clean_start: self.peer.clean_start,
             keep_alive: self.peer.keep_alive,
-            properties: Properties::EMPTY,
+            properties: Properties::check(&self.properties, place, Sender::Client).unwrap(),
             client_id: &self.peer.client_id,
             will: self.will,
             username: self.peer.username.as_deref(),
@@ -159,7 +180,12 @@ impl Client {
         let mut packet = BytesMut::new();
         connect.encode(&mut packet).unwrap();
         let packet = &packet.freeze();
-        let answer = adviser.connect(&ConnectQuestion { peer: &self.peer, connect: &connect, packet });
+        let answer = adviser.connect(&ConnectQuestion {
+            peer: &self.peer,
+            connect: &connect,
+            packet,
+            passes_auth: self.passes_auth,
+        });
         heard(answer).await
     }
 

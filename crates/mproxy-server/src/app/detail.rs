@@ -69,7 +69,7 @@ fn grant_view(grant: &Grant, clock: &Clock) -> GrantView {
     GrantView {
         version: (!grant.version.is_empty()).then(|| grant.version.to_string()),
         received: grant.received.and_then(|at| clock.at(at)),
-        expires_at: grant.expires_at.and_then(|at| clock.at(at)),
+        expires_at: grant.ends().and_then(|(at, _)| clock.at(at)),
         renews_at: None,
         serves_until: None,
     }

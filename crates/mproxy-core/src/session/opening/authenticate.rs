@@ -76,15 +76,15 @@ impl Opening {
         let Some(ExchangeSuccess { source, with, outdated, .. }) = success else { return Ok(()) };
         let WaitsFor::Exchange(waiting) = &mut self.waits else { return Ok(()) };
         let mut connect = waiting.attempt.connect.clone();
-        let changes = with.grant.is_some() || !with.attributes.is_empty();
+        let changes = with.grant.is_some() || with.attributes.is_some();
         if changes && !outdated {
             let (sent, mut admission) = (waiting.sent.clone(), waiting.admission.take().unwrap_or_default());
             let granter = self.link.rare.as_ref().and_then(|rare| rare.granter);
             let source = if with.grant.is_some() { source } else { granter.unwrap_or(source) };
             // A command may have set another since it was admitted.
             admission.grant = with.grant.or_else(|| self.link.peer.grant.clone());
-            if !with.attributes.is_empty() {
-                admission.attributes = with.attributes;
+            if let Some(attributes) = with.attributes {
+                admission.attributes = attributes;
             }
             // Once more: its will is judged by the new grant, and topics may stand under another prefix.
             connect = self.link.introduce(cx, &sent, Some(&admission), source).map_err(|unfit| {

@@ -31,8 +31,12 @@ const FILE_TIMES: KeySetTimes =
 /// Bytes of the largest file with a key, a secret or a password.
 const KEY_MOST: u64 = 1 << 20;
 
+/// Bytes of the longest name of an Authentication Method [MQTT-1.5.4].
+const METHOD_MOST: usize = 65_535;
+
 const TOKENS: &[&str] = &[
     "from",
+    "method",
     "required",
     "issuers",
     "audiences",
@@ -59,6 +63,12 @@ impl AclReader<'_> {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
                 "from" => rules.from = self.token_places(value, &full),
+                "method" => match self.text(value, &full) {
+                    Some(name) if name.is_empty() || name.contains('\0') || name.len() > METHOD_MOST => {
+                        self.fault(value.span(), full, "must be the name of an Authentication Method");
+                    }
+                    name => rules.method = name.map(Into::into),
+                },
                 "required" => rules.required = self.flag(value, &full) == Some(true),
                 "issuers" => rules.terms.issuers = self.texts(value, &full),
                 "audiences" => rules.terms.audiences = self.texts(value, &full),

@@ -149,7 +149,10 @@ impl RecordedClient {
         let connect = &clients::connect_of(peer);
         // The packet's bytes are for those who come back to it later.
         let packet = &Bytes::new();
-        AuthRequest::connect_of_shadow(&ConnectQuestion { peer, connect, packet }, Way::Call)
+        AuthRequest::connect_of_shadow(
+            &ConnectQuestion { peer, connect, packet, passes_auth: false },
+            Way::Call,
+        )
     }
 }
 

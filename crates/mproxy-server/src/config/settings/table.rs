@@ -296,8 +296,8 @@ section! {
             .default("close").at_listener("on_unavailable");
         /// Whether AUTH packets of MQTT 5.0 pass through to the broker, even where the hook service wants AuthExchange.
         ///
-        /// For brokers that answer [enhanced authentication](hooks.md#enhanced-authentication) themselves. Without a hook
-        /// service that wants AuthExchange, AUTH passes in any case.
+        /// For brokers that answer [enhanced authentication](hooks.md#enhanced-authentication) themselves. What neither the
+        /// hook service nor the [rule file](rules.md#a-newer-token-in-an-open-session) answers passes in any case.
         pass_auth: kind::TrueFalse = new("pass_auth").for_new().variable("MPROXY_PASS_AUTH").default("false")
             .at_listener("pass_auth");
         /// Largest packet of a client; a larger one closes the connection before it is buffered.
