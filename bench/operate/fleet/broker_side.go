@@ -33,12 +33,13 @@ func (f *fleet) watch() error {
 					f.fault("the watcher: %v", err)
 					return
 				}
-				f.arrived(d, pending[d.id])
-				if d.qos == 2 {
+				f.arrived(d, d.qos == 2 && pending[d.id])
+				switch d.qos {
+				case 1:
+					l.acknowledge(puback, d.id)
+				case 2:
 					pending[d.id] = true
 					l.acknowledge(pubrec, d.id)
-				} else {
-					l.acknowledge(puback, d.id)
 				}
 			case pubrel:
 				id := binary.BigEndian.Uint16(body)

@@ -252,19 +252,24 @@ func (c *client) acknowledged(l *link, kind byte, body []byte) {
 	s := &c.slots[at]
 	switch {
 	case kind == puback && s.state == sent && s.qos == 1, kind == pubcomp && s.state == released:
-		s.state = paused
-		time.AfterFunc(c.fleet.options.pause, func() {
-			c.mutex.Lock()
-			defer c.mutex.Unlock()
-			s.state = free
-			c.fill()
-		})
+		c.rest(s)
 	case kind == pubrec && s.state == sent && s.qos == 2:
 		s.state = received
 		c.hold(l, acknowledgement{pubrel, uint16(at + 1)})
 	default:
 		c.fleet.fault("%s: %#x for packet id %d, which is in state %d", c.id(), kind, at+1, s.state)
 	}
+}
+
+// rest lets a slot wait before it is used again. The mutex is held.
+func (c *client) rest(s *slot) {
+	s.state = paused
+	time.AfterFunc(c.fleet.options.pause, func() {
+		c.mutex.Lock()
+		defer c.mutex.Unlock()
+		s.state = free
+		c.fill()
+	})
 }
 
 // fill uses free slots, as far as something is to be sent. The mutex is held.
@@ -281,6 +286,10 @@ func (c *client) fill() {
 		c.published[s.qos]++
 		s.state, s.number, s.at, s.order = sent, c.published[s.qos], time.Now().UnixNano(), c.order
 		c.send(at, false)
+		// Nobody acknowledges QoS 0.
+		if s.qos == 0 {
+			c.rest(s)
+		}
 	}
 }
 

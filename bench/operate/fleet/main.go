@@ -1,5 +1,5 @@
-// A fleet of devices with sessions that outlast their connections, which publish and are published to with QoS 1 and 2
-// all the time, and come back when they are disconnected; what for: ../README.md. It is told what to do by lines on
+// A fleet of devices with sessions that outlast their connections, which publish and are published to all the time, and come
+// back when they are disconnected; what for: ../README.md. It is told what to do by lines on
 // standard input, and answers each with a line of JSON:
 //
 //	start     messages begin
@@ -33,6 +33,7 @@ type options struct {
 	rate, down          float64
 	pause, hold         time.Duration
 	addresses           int
+	visitors            int
 }
 
 type fleet struct {
@@ -45,6 +46,7 @@ type fleet struct {
 	entered sync.WaitGroup
 
 	refused, resent    atomic.Uint64
+	visits             visits
 	upTimes, downTimes times
 
 	mutex     sync.Mutex
@@ -64,12 +66,13 @@ func main() {
 	flag.IntVar(&o.clients, "clients", 100, "clients, half of them of 5.0 and half of 3.1.1")
 	flag.IntVar(&o.publishers, "publishers", 10, "of them, those that publish")
 	flag.IntVar(&o.window, "window", 4, "messages of a publisher that may be on their way")
-	flag.StringVar(&o.qos, "qos", "12", "QoS of these messages, in turn")
+	flag.StringVar(&o.qos, "qos", "12", "QoS of these messages, in turn; with QoS 0 nothing is sent again, so any disconnect may lose some")
 	flag.Float64Var(&o.rate, "rate", 0, "messages a second of all publishers; 0: as the window allows")
 	flag.Float64Var(&o.down, "down", 0, "messages a second to all clients")
 	flag.DurationVar(&o.pause, "pause", 0, "time between an acknowledgement and the next message in its place")
 	flag.DurationVar(&o.hold, "hold", 0, "time that a client holds back PUBREL, and its acknowledgements of deliveries")
 	flag.IntVar(&o.addresses, "addresses", 0, "addresses that clients come from in turn, of 127.8.0.0/16; 0: 127.0.0.1")
+	flag.IntVar(&o.visitors, "visitors", 0, "others that connect, are served and leave, all the time")
 	flag.Parse()
 	o.targets = strings.Split(*targets, ",")
 	if err := run(&o); err != nil {
@@ -105,6 +108,9 @@ func run(o *options) error {
 		}
 	}
 	go f.pace()
+	for number := range o.visitors {
+		go f.visit(number)
+	}
 	return f.obey()
 }
 
@@ -231,6 +237,8 @@ type report struct {
 	Unfinished  int                 `json:"unfinished"`
 	Resent      uint64              `json:"resent"`
 	Refused     uint64              `json:"failed_connects"`
+	Visits      uint64              `json:"visits"`
+	VisitsLost  uint64              `json:"failed_visits"`
 	Ends        map[string]int      `json:"ends"`
 	EndSeconds  []int               `json:"ended_by_second"`
 	EndPeak     int                 `json:"most_ended_in_100_ms"`
@@ -255,11 +263,12 @@ func (f *fleet) finish() report {
 		}
 	}
 	r := report{look: f.look(), Unfinished: unfinished, Resent: f.resent.Load(), Refused: f.refused.Load()}
-	r.FromClients = map[string]*balance{"QoS 1": {}, "QoS 2": {}}
+	r.Visits, r.VisitsLost = f.visits.served.Load(), f.visits.failed.Load()
+	r.FromClients = map[string]*balance{"QoS 0": {}, "QoS 1": {}, "QoS 2": {}}
 	r.ToClients = map[string]*balance{"QoS 1": {}, "QoS 2": {}}
-	names := []string{"", "QoS 1", "QoS 2"}
+	names := []string{"QoS 0", "QoS 1", "QoS 2"}
 	for number, c := range f.clients {
-		for _, qos := range []int{1, 2} {
+		for qos := range names {
 			r.FromClients[names[qos]].add(&f.up[number][qos], c.published[qos])
 		}
 		r.ToClients[names[downQoS(c)]].add(&c.came, c.addressed)
@@ -277,7 +286,7 @@ func (f *fleet) unfinished() (count int) {
 			count++
 			continue
 		}
-		for _, qos := range []int{1, 2} {
+		for _, qos := range []int{0, 1, 2} {
 			if !f.up[number][qos].whole(c.published[qos]) {
 				count++
 				break

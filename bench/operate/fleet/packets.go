@@ -148,7 +148,10 @@ func (l *link) acknowledge(kind byte, id uint16) {
 
 // stamped is a PUBLISH whose payload is its number, and the time at which it was first sent.
 func stamped(topic string, qos byte, v5, again bool, id uint16, number uint64, at int64) []byte {
-	body := binary.BigEndian.AppendUint16(text(nil, topic), id)
+	body := text(nil, topic)
+	if qos > 0 {
+		body = binary.BigEndian.AppendUint16(body, id)
+	}
 	if v5 {
 		body = append(body, 0)
 	}

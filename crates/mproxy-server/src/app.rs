@@ -14,6 +14,7 @@ mod upgrade;
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -230,7 +231,7 @@ impl App {
             EndReason::Replaced => {
                 let config = reloader.in_force.load_full();
                 give_rest(&state, &mut signals).await
-                    || stay(&reloader.house, config.config.general.upgrade_stay, &mut signals).await
+                    || stay(reloader, config.config.general.upgrade_stay, &mut signals).await
             }
             EndReason::Signal => true,
             EndReason::Asked => false,
@@ -331,12 +332,24 @@ async fn give_rest(state: &AppState, signals: &mut Signals) -> bool {
 }
 
 /// A new process accepts connections: those of this one stay for a while, until they have ended or a signal comes. Whether
-/// one came.
-async fn stay(house: &House, stay: Duration, signals: &mut Signals) -> bool {
-    tokio::select! {
-        () = linger(house, stay) => false,
-        () = signals.end() => true,
-    }
+/// one came. Meanwhile they are not out of reach: bans in the file and SIGHUP are for them, too.
+async fn stay(reloader: &Arc<Reloader>, stay: Duration, signals: &mut Signals) -> bool {
+    let house = &reloader.house;
+    let following = house.routines.spawn(bans::follow(Arc::clone(house)));
+    let mut lingering = pin!(linger(house, stay));
+    let told = loop {
+        let Signals { terminate, interrupt, hangup, upgrade: _ } = signals;
+        tokio::select! {
+            () = &mut lingering => break false,
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break true,
+            // What is wrong is in the log.
+            _ = hangup.recv() => drop(Arc::clone(reloader).reload().await),
+        }
+    };
+    // Those who are told to leave now need no more of it.
+    following.abort();
+    told
 }
 
 /// The process whose place this one takes has given up its own, and sessions that could go over before.

@@ -74,6 +74,29 @@ async fn those_who_are_there_stay_with_the_old_process_as_long_as_they_may() {
 }
 
 #[tokio::test]
+async fn those_who_stay_are_within_reach_of_bans_and_reloads() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let settings = format!("upgrade_stay = \"20s\"\n{}", web(broker.addr()));
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("bans.json");
+    let variables = [("MPROXY_BANS_FILE", file.to_str().unwrap())];
+    let mut old = Old::start(broker.addr(), &settings, &variables).await;
+    let mut banned = web_client(&mut old, "banned").await;
+    let mut other = web_client(&mut old, "other").await;
+    assert_eq!(old.upgrade().await.0, 200);
+    old.process.signal("HUP").await;
+    old.process.line("reloaded").await.unwrap();
+    let mut ban = Command::new(env!("CARGO_BIN_EXE_mproxy"));
+    ban.args(["ban", "--client-id", "banned"]).env_clear();
+    let answer = ban.env("MPROXY_ADMIN_PORT", old.admin.port().to_string()).output().await.unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+    assert_eq!(banned.rest().await, [0xE0, 1, 0x87]);
+    other.expect_nothing_but_pingresp().await;
+    drop(other);
+    assert_eq!(old.process.end().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
 async fn those_who_may_not_stay_are_told_as_at_a_stop() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut old = Old::start(broker.addr(), &web(broker.addr()), &[]).await;

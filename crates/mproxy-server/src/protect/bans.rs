@@ -23,6 +23,7 @@ use mproxy_tcp::networks::{Network, NotANetwork};
 use parking_lot::Mutex;
 use thiserror::Error;
 
+pub(crate) use self::file::FileVersion;
 use self::file::{BansFile, UnreadableBans};
 use crate::telemetry::bans::BanMetrics;
 
@@ -233,6 +234,11 @@ impl Bans {
         *all = bans.into_iter().map(|ban| (ban.target.clone(), ban)).collect();
         self.publish(&mut all, now);
         Ok(())
+    }
+
+    /// Which version of the file is there now; `None`: none, or there is no file.
+    pub(crate) fn file_version(&self) -> Option<FileVersion> {
+        self.file.as_ref()?.lock().version()
     }
 
     /// Lets go of those that are over.

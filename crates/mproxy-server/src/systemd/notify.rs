@@ -1,11 +1,15 @@
 //! What the service manager is told. If it cannot be told, that changes nothing for clients: a line at `debug` says so.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+/// Another process is the service: what this one says would be taken for what that one says.
+static REPLACED: AtomicBool = AtomicBool::new(false);
 
 /// All listeners are open, or a reload has ended.
 pub(crate) fn ready(status: &str) {
@@ -21,9 +25,10 @@ pub(crate) fn reloading() {
     }
 }
 
-/// From now on that process is the service.
+/// From now on that process is the service, and this one has nothing more to say.
 pub(crate) fn main_process(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);
+    REPLACED.store(true, Ordering::Relaxed);
 }
 
 /// mproxy ends, and takes so long at most: the manager is asked not to kill it before.
@@ -47,6 +52,9 @@ pub(crate) fn watchdog(replaced: CancellationToken) {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
+    if REPLACED.load(Ordering::Relaxed) {
+        return;
+    }
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "service manager not notified");
     }

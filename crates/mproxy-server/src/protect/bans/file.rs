@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,10 +47,17 @@ struct FileContent<B> {
     bans: Vec<B>,
 }
 
-/// For a version that this mproxy does not know, whatever else stands there.
+/// For a format that this mproxy does not know, whatever else stands there.
 #[derive(Deserialize)]
-struct FileVersion {
+struct FileFormat {
     version: u32,
+}
+
+/// Which file stands there: each change makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileVersion {
+    inode: u64,
+    changed: (i64, i64),
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -100,6 +108,12 @@ impl BansFile {
         Self(path.to_owned())
     }
 
+    /// Which one is there now, if any.
+    pub(crate) fn version(&self) -> Option<FileVersion> {
+        let about = std::fs::metadata(&self.0).ok()?;
+        Some(FileVersion { inode: about.ino(), changed: (about.mtime(), about.mtime_nsec()) })
+    }
+
     /// What it holds. A file that is not there holds nothing: it is made with the first ban.
     pub(crate) fn read(&self) -> Result<Vec<Ban>, UnreadableBans> {
         let text = match std::fs::metadata(&self.0) {
@@ -112,7 +126,7 @@ impl BansFile {
             }
             Err(error) => return Err(error.into()),
         };
-        let FileVersion { version } = serde_json::from_str(&text)?;
+        let FileFormat { version } = serde_json::from_str(&text)?;
         if version != VERSION {
             return Err(UnreadableBans::Version(version));
         }
