@@ -20,7 +20,7 @@ from storm import hook_service
 
 HERE = pathlib.Path(__file__).resolve().parent
 UPGRADES = 10
-LOAD = {"publishers": 2000, "window": 2, "qos": "012", "rate": 1000, "hold": "20ms", "down": 500, "visitors": 4}
+LOAD = {"publishers": 2000, "window": 3, "qos": "012", "rate": 1000, "hold": "20ms", "down": 500, "visitors": 4}
 LARGE = 16 << 20
 RULES = 'anonymous = true\n[[rules]]\neffect = "allow"\nactions = ["publish", "subscribe", "will"]\ntopics = ["up/#", "down/${clientid}", "large/#"]\n'
 # No pause of a client may be longer.
@@ -188,7 +188,8 @@ def in_a_row(options, out, broker, proxy, fleet):
             wrong.append(f"upgrade {number}: the 16 MiB did not arrive")
         if most > PAUSE_MS:
             wrong.append(f"upgrade {number}: a message took {most:.0f} ms")
-        if set(outcomes) - {"handed_over", "not_open"}:
+        # Visitors that were about to come, or to go, stay for that.
+        if set(outcomes) - {"handed_over", "not_open", "ending"}:
             wrong.append(f"upgrade {number}: {said}")
         wait_for_one(proxy)
     return rows, wrong
@@ -204,30 +205,49 @@ def wait_for_one(proxy):
 
 
 def no_good(proxy, fleet):
-    """New processes that fail at once, and that are killed some time after they were started."""
+    """New processes that do not come up."""
     rows, wrong = [], []
     real = shlex.quote(str(proxy.real))
-    scripts = [("fails at its start", "exit 3"), ("has a wrong configuration", f"MPROXY_MQTT_PORT=none exec {real} \"$@\"")]
-    for after in (0.05, 0.1, 0.2, 0.4, 0.8):
-        # The shell's process becomes the program's.
-        scripts.append((f"is killed {after} s after its start", f"(sleep {after}; kill -KILL $$) >/dev/null 2>&1 &\nexec {real} \"$@\""))
-    for name, script in scripts:
+    for name, script in (
+        ("fails at its start", "exit 3"),
+        ("has a wrong configuration", f'MPROXY_MQTT_PORT=none exec {real} "$@"'),
+    ):
         proxy.replace(script)
         fleet.ask("look")
         seconds, pid = proxy.upgrade()
         time.sleep(1)
         proxy.restore()
         times, most = look(fleet)
-        served = isinstance(pid, int)
-        rows.append([f"the new process {name}", f"{seconds:.2f}", "it served, and died" if served else pid, *times, ""])
-        if served and name.startswith("is killed"):
-            # It had everything when it died. That is a crash, and no upgrade that failed.
-            return rows, wrong, True
-        if served:
+        rows.append([f"the new process {name}", f"{seconds:.2f}", "IT SERVES" if isinstance(pid, int) else pid, *times, ""])
+        if isinstance(pid, int):
             wrong.append(f"{name}: it serves")
-        if most > 2 * PAUSE_MS:
+        if most > PAUSE_MS:
             wrong.append(f"{name}: a message took {most:.0f} ms")
-    return rows, wrong, False
+    return rows, wrong
+
+
+def killed_half_way(proxy, fleet, clients):
+    """New processes that are killed when they have taken a part of the sessions: those end, and the old process serves on."""
+    rows, wrong, watched = [], [], proxy.link.with_suffix(".watched")
+    for part in (0.2, 0.5, 0.8):
+        # The shell's process becomes the program's. Each session is two descriptors.
+        most = int(2 * clients * part)
+        watch = f"while [ -e {shlex.quote(str(watched))} ]; do [ $(ls /proc/$$/fd | wc -l) -lt {most} ] || exec kill -KILL $$; done"
+        proxy.replace(f'({watch}) >/dev/null 2>&1 &\nexec {shlex.quote(str(proxy.real))} "$@"')
+        watched.touch()
+        fleet.ask("look")
+        seconds, pid = proxy.upgrade()
+        watched.unlink()
+        fleet.wait_for(clients, 60)
+        time.sleep(2)
+        proxy.restore()
+        times, _ = look(fleet)
+        said = "IT SERVES" if isinstance(pid, int) else pid
+        rows.append([f"the new process is killed with {100 * part:.0f} % of the sessions", f"{seconds:.2f}", said, *times, ""])
+        if isinstance(pid, int):
+            wrong.append("it was not killed half way")
+            break
+    return rows, wrong
 
 
 def another_form(proxy, fleet, clients):
@@ -236,6 +256,7 @@ def another_form(proxy, fleet, clients):
     fleet.ask("mark")
     seconds, pid = proxy.upgrade()
     wrong = [] if isinstance(pid, int) else [f"another form: {pid}"]
+    wait_for_one(proxy)
     fleet.wait_for(clients, 60)
     time.sleep(1)
     outcomes = ", ".join(f"{outcome} {count:,}" for outcome, count in proxy.taken_over().items())
@@ -266,10 +287,11 @@ def upgraded(options, out, name):
     try:
         # Visitors and the large publish are clients, too.
         clients = options.clients - 20
-        fleet = Fleet(options.fleet, [proxy.port], broker, clients=clients, **LOAD)
+        load = LOAD | {"publishers": min(clients, LOAD["publishers"])}
+        fleet = Fleet(options.fleet, [proxy.port], broker, clients=clients, **load)
         fleet.ask("start")
         rows, wrong = in_a_row(options, out, broker, proxy, fleet)
-        more, faults, died = no_good(proxy, fleet) if not wrong else ([], [], False)
+        more, faults = no_good(proxy, fleet) if not wrong else ([], [])
         kept = fleet.ask("count")
         rows, wrong = rows + more, wrong + faults
         # What follows disconnects, and may lose QoS 0: the account of the upgrades is made before.
@@ -277,24 +299,24 @@ def upgraded(options, out, name):
         account, faults = ledger(report)
         wrong += faults
         ended = sum(report["ends"].values())
-        if ended and not died:
+        if ended:
             wrong.append(f"{ended} connections ended: {report['ends']}")
         if report["failed_visits"]:
             wrong.append(f"{report['failed_visits']} visitors were not served")
         text = f"{stage.table(HEAD, rows)}\n\n{stage.table(LEDGER_HEAD, account)}\n\n"
         text += f"{kept:,} clients were connected at the end, {ended:,} of their connections had ended; "
         text += f"{report['visits']:,} others connected, were served and left, {report['failed_visits']:,} were not served."
-        if not died:
-            fleet = Fleet(options.fleet, [proxy.port], broker, clients=clients, **LOAD | {"qos": "12", "visitors": 0})
-            fleet.ask("start")
-            time.sleep(2)
-            rows, faults = another_form(proxy, fleet, clients)
-            wrong += faults
-            report = fleet.finish()
-            account, faults = ledger(report)
-            wrong += faults
-            ends = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(report["ends"].items()))
-            text += f"\n\n{stage.table(HEAD, rows)}\n\n{stage.table(LEDGER_HEAD, account)}\n\nConnections that ended: {ends}."
+        fleet = Fleet(options.fleet, [proxy.port], broker, clients=clients, **load | {"qos": "12", "visitors": 0})
+        fleet.ask("start")
+        time.sleep(2)
+        rows, faults = killed_half_way(proxy, fleet, clients)
+        more, again = another_form(proxy, fleet, clients)
+        rows, wrong = rows + more, wrong + faults + again
+        report = fleet.finish()
+        account, faults = ledger(report)
+        wrong += faults
+        ends = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(report["ends"].items()))
+        text += f"\n\n{stage.table(HEAD, rows)}\n\n{stage.table(LEDGER_HEAD, account)}\n\nConnections that ended: {ends}."
         return text, wrong
     finally:
         proxy.stop()

@@ -31,11 +31,11 @@ class Scene:
         """Changed while it runs, by a reload."""
         lines = "".join(f"{name} = {value!r}\n".replace("'", '"') for name, value in marks.items())
         self.config.write_text(f"{self.plain}\n[protection]\n{lines}")
-        done = 'mproxy_reloads_total{what="configuration",outcome="ok"}'
-        before = stage.metric(self.proxy, done.split("{")[0], 'outcome="ok"')
+        done = 'mproxy_reloads_total{what="configuration",outcome="reloaded"}'
+        before = stage.metric(self.proxy, done.split("{")[0], 'outcome="reloaded"')
         self.proxy.popen.send_signal(signal.SIGHUP)
         end = time.monotonic() + 10
-        while stage.metric(self.proxy, done.split("{")[0], 'outcome="ok"') == before:
+        while stage.metric(self.proxy, done.split("{")[0], 'outcome="reloaded"') == before:
             if time.monotonic() > end:
                 stage.fail("the reload did not come: " + (self.config.parent / "mproxy.log").read_text()[-500:])
             time.sleep(0.05)

@@ -256,12 +256,11 @@ func (f *fleet) finish() report {
 	f.sending.Store(false)
 	// Whoever was just sending has finished then.
 	time.Sleep(100 * time.Millisecond)
-	unfinished := 0
-	for end := time.Now().Add(drain); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if unfinished = f.unfinished(); unfinished == 0 {
-			break
-		}
+	for end := time.Now().Add(drain); time.Now().Before(end) && f.unfinished(0) > 0; {
+		time.Sleep(100 * time.Millisecond)
 	}
+	// What was lost with QoS 0 never comes.
+	unfinished := f.unfinished(1)
 	r := report{look: f.look(), Unfinished: unfinished, Resent: f.resent.Load(), Refused: f.refused.Load()}
 	r.Visits, r.VisitsLost = f.visits.served.Load(), f.visits.failed.Load()
 	r.FromClients = map[string]*balance{"QoS 0": {}, "QoS 1": {}, "QoS 2": {}}
@@ -280,13 +279,14 @@ func (f *fleet) finish() report {
 	return r
 }
 
-func (f *fleet) unfinished() (count int) {
+// unfinished is how many clients have messages under way, of this QoS or a higher one.
+func (f *fleet) unfinished(least int) (count int) {
 	for number, c := range f.clients {
 		if !c.idle() {
 			count++
 			continue
 		}
-		for _, qos := range []int{0, 1, 2} {
+		for qos := least; qos <= 2; qos++ {
 			if !f.up[number][qos].whole(c.published[qos]) {
 				count++
 				break

@@ -14,7 +14,7 @@ use mproxy_testkit::mosquitto::Mosquitto;
 use mproxy_testkit::service::contract::HelloResponse;
 use mproxy_testkit::service::{ObservePlay, Running, Service};
 use mproxy_testkit::wire::{self, Publish, Version, WireClient};
-use support::upgrading::{Old, says, web, web_client};
+use support::upgrading::{Old, says, says_ready, web, web_client};
 use support::{http, until};
 use tempfile::TempDir;
 
@@ -192,16 +192,39 @@ async fn a_new_process_that_dies_half_way_leaves_the_session_where_it_was() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut old = Old::start(broker.addr(), "", &[]).await;
     let mut client = WireClient::login(old.mqtt, Version::V5, "client").await;
-    let ready = says(r#"{"message":"ready","protocol":1,"version":"9","session_form":"1.1"}"#);
+    let ready = says_ready();
     let refuses = says(r#"{"message":"received","refused":["full"]}"#);
     let nonsense = says(r#"{"message":"received","refused":[]}"#);
     for rest in ["exit 7", "head -c 1 >/dev/null", "exec sleep 60", &nonsense, &refuses] {
         old.replace_program(&format!("{ready}\n{rest}"));
         let (status, answer) = old.upgrade().await;
         assert_eq!(status, 422, "{rest}: {answer}");
+        assert!(!answer.to_string().contains("out of turn"), "sessions were offered: {rest}: {answer}");
         client.expect_nothing_but_pingresp().await;
         old.still_serves("another").await;
     }
+}
+
+#[tokio::test]
+async fn one_that_dies_with_a_part_of_them_has_none_of_them() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let mut old = Old::start(broker.addr(), "", &[]).await;
+    // More than go over in one message.
+    let mut clients = Vec::new();
+    for number in 0..70 {
+        clients.push(WireClient::login(old.mqtt, Version::V5, &format!("client{number}")).await);
+    }
+    let ready = says_ready();
+    let nulls = vec!["null"; 64].join(",");
+    let takes = says(&format!(r#"{{"message":"received","refused":[{nulls}]}}"#));
+    old.replace_program(&format!("{ready}\n{takes}\nexec sleep 60"));
+    let (status, answer) = old.upgrade().await;
+    assert_eq!(status, 422, "{answer}");
+    for client in &mut clients {
+        client.expect_nothing_but_pingresp().await;
+    }
+    assert_eq!(sessions(&old).await.len(), 70);
+    old.still_serves("another").await;
 }
 
 #[tokio::test]

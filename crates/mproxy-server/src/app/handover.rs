@@ -27,6 +27,13 @@ const OFFERED_WITHIN: Duration = Duration::from_millis(200);
 /// How long until those are asked again that could not go.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// So long sessions wait for one another before they are the new process' own: one that dies meanwhile has none of them, and
+/// all go on here. With what it takes to let them go on they stand still for less than a second.
+const TOGETHER: Duration = Duration::from_millis(600);
+
+/// So many at most: what is said of them is one message.
+const MOST_TOGETHER: usize = 50_000;
+
 /// Bytes of one session that may go over, with what was read and not written.
 const LARGEST: usize = 12 << 20;
 
@@ -37,6 +44,26 @@ pub(super) struct SessionGiver {
     stop: CancellationToken,
     /// So far.
     report: HandoverReport,
+}
+
+/// Sessions that stand still and that the new process could go on with. Until it is said that they are its own they are this
+/// process': dropped, they go on here.
+struct WaitingSessions {
+    /// Since when the first of them does.
+    since: Instant,
+    /// In the order in which they were offered: those that the new process refused have gone on here.
+    sessions: Vec<Option<StandingConnection>>,
+}
+
+impl WaitingSessions {
+    fn none() -> Self {
+        Self { since: Instant::now(), sessions: Vec::new() }
+    }
+
+    fn wait_no_longer(&self) -> bool {
+        !self.sessions.is_empty()
+            && (self.since.elapsed() >= TOGETHER || self.sessions.len() >= MOST_TOGETHER)
+    }
 }
 
 /// A connection whose session stands still. Dropped, that goes on here.
@@ -64,14 +91,21 @@ impl SessionGiver {
     /// Gives all away that can go, each once. Blocks; call it on a thread where the runtime allows that.
     ///
     /// # Errors
-    /// The new process is gone, or does not answer. All that it has not taken go on here.
+    /// The new process is gone, or does not answer. All that were not said to be its own go on here.
     pub(super) fn give(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
         self.report.stayed.clear();
-        let mut after = None;
+        let (mut after, mut waiting) = (None, WaitingSessions::none());
         loop {
             let (some, next) = self.house.registry.some_after(after, AT_ONCE);
-            self.give_some(channel, some)?;
-            if next.is_none() || self.stop.is_cancelled() {
+            if waiting.sessions.is_empty() {
+                waiting.since = Instant::now();
+            }
+            self.offer_some(channel, some, &mut waiting)?;
+            let is_over = next.is_none() || self.stop.is_cancelled();
+            if is_over || waiting.wait_no_longer() {
+                self.hand_over(channel, std::mem::replace(&mut waiting, WaitingSessions::none()))?;
+            }
+            if is_over {
                 return Ok(());
             }
             after = next;
@@ -95,7 +129,12 @@ impl SessionGiver {
         }
     }
 
-    fn give_some(&mut self, channel: &mut SessionChannel, handles: Vec<Arc<Handle>>) -> io::Result<()> {
+    fn offer_some(
+        &mut self,
+        channel: &mut SessionChannel,
+        handles: Vec<Arc<Handle>>,
+        waiting: &mut WaitingSessions,
+    ) -> io::Result<()> {
         let mut offers = runtime::Handle::current().block_on(self.offers(handles)).into_iter().peekable();
         while offers.peek().is_some() {
             let (mut batch, mut parcels, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -111,8 +150,14 @@ impl SessionGiver {
                     None => self.stays(NotOffered::TooLarge.name()),
                 }
             }
-            if !batch.is_empty() {
-                self.hand_over(channel, batch, &parcels)?;
+            if batch.is_empty() {
+                continue;
+            }
+            for (standing, refused) in batch.into_iter().zip(channel.offer(&parcels)?) {
+                if let Some(why) = &refused {
+                    self.stays(why);
+                }
+                waiting.sessions.push(refused.is_none().then_some(standing));
             }
         }
         Ok(())
@@ -143,26 +188,23 @@ impl SessionGiver {
         *self.report.stayed.entry(why.to_owned()).or_default() += 1;
     }
 
-    /// Those whom the new process takes are its own from here on. Whoever is dropped on the way goes on here.
-    fn hand_over(
-        &mut self,
-        channel: &mut SessionChannel,
-        batch: Vec<StandingConnection>,
-        parcels: &[SessionParcel],
-    ) -> io::Result<()> {
-        let refused = channel.offer(parcels)?;
-        let mut keep = Vec::with_capacity(batch.len());
-        for (standing, refused) in batch.iter().zip(refused) {
-            // Last: what reaches a session until then is for this process to do.
-            let goes = refused.is_none() && standing.handle.close_to_hand_over();
-            if !goes {
-                self.stays(refused.as_deref().unwrap_or(NotOffered::NotNow.name()));
-            }
-            keep.push(goes);
+    /// These are the new process' own from here on. Whoever is dropped on the way goes on here.
+    fn hand_over(&mut self, channel: &mut SessionChannel, waiting: WaitingSessions) -> io::Result<()> {
+        if waiting.sessions.is_empty() {
+            return Ok(());
         }
-        let concluded = channel.conclude(keep.clone());
-        let gone = batch.into_iter().zip(keep).filter(|(_, goes)| *goes);
-        for (StandingConnection { handle, release }, _) in gone {
+        let mut going = Vec::with_capacity(waiting.sessions.len());
+        for standing in waiting.sessions {
+            // Last: what reaches a session until then is for this process to do.
+            let was_taken = standing.is_some();
+            let goes = standing.filter(|standing| standing.handle.close_to_hand_over());
+            if was_taken && goes.is_none() {
+                self.stays(NotOffered::NotNow.name());
+            }
+            going.push(goes);
+        }
+        let concluded = channel.conclude(going.iter().map(Option::is_some).collect());
+        for StandingConnection { handle, release } in going.into_iter().flatten() {
             if concluded.is_ok() {
                 self.report.handed_over += 1;
                 // Its task may have ended with the runtime.
@@ -193,7 +235,7 @@ pub(super) struct Taker {
     remote: Option<Arc<Remote>>,
     /// Cancelled when events may be told.
     tell: CancellationToken,
-    /// Those that were taken last, in the order in which they came.
+    /// Those of which nothing was concluded yet, in the order in which they came.
     taken: Vec<Option<TakenConnection>>,
 }
 
@@ -235,7 +277,7 @@ impl SessionTaker for Taker {
         let _inside = self.runtime.enter();
         let taken: Vec<_> = parcels.into_iter().map(|parcel| self.take_one(parcel)).collect();
         let refused = taken.iter().map(|taken| taken.as_ref().err().map(ToString::to_string)).collect();
-        self.taken = taken.into_iter().map(Result::ok).collect();
+        self.taken.extend(taken.into_iter().map(Result::ok));
         refused
     }
 

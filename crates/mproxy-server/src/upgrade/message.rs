@@ -38,7 +38,7 @@ pub(super) enum Message {
     Sessions { lengths: Vec<u32> },
     /// The new process: why it does not take some of them.
     Received { refused: Vec<Option<String>> },
-    /// The old process: which of them are the new one's from now on.
+    /// The old process: which of all that it has offered since it last said so are the new one's from now on.
     Concluded { keep: Vec<bool> },
     /// The old process: no more sessions come, and what became of all of them.
     HandedOver { handed_over: u64, stayed: BTreeMap<String, u64> },

@@ -1,6 +1,6 @@
-//! Sessions over the channel, a few at a time: the old process offers them, the new one says which it could go on with, and
-//! the old one says which it does. Until then they are the old one's, however far the new one has come; from then on they are
-//! the new one's. What becomes of either process in between, no session is in both.
+//! Sessions over the channel: the old process offers them, a few at a time, the new one says which of these it could go on with,
+//! and the old one says of all that were offered which it does. Until then they are the old one's, however far the new one has
+//! come; from then on they are the new one's. What becomes of either process in between, no session is in both.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -57,7 +57,7 @@ impl SessionChannel {
         }
     }
 
-    /// Says of those that were offered last which are the new process' own from now on.
+    /// Says of those that were offered since this was last said which are the new process' own from now on, in their order.
     ///
     /// # Errors
     /// The new process is gone: none of them is.
@@ -81,7 +81,7 @@ impl SessionChannel {
 pub(crate) trait SessionTaker: Send {
     /// Gives for each of these why it is not taken. Those that are wait for [`keep`](Self::keep).
     fn take(&mut self, parcels: Vec<SessionParcel>) -> Vec<Option<String>>;
-    /// Which of those that were taken last are this process' own. The others are not, and their sockets are not touched.
+    /// Which of those that were offered since this was last said are this process' own. The others are not, and their sockets are not touched.
     fn keep(&mut self, keep: &[bool]);
     /// No more come.
     fn finish(&mut self, report: &HandoverReport);
@@ -140,8 +140,10 @@ mod tests {
 
     impl SessionTaker for Taking {
         fn take(&mut self, parcels: Vec<SessionParcel>) -> Vec<Option<String>> {
-            self.waiting = parcels.into_iter().map(|one| (one.bytes != b"no").then_some(one)).collect();
-            self.waiting.iter().map(|one| one.is_none().then(|| "full".to_owned())).collect()
+            let taken: Vec<_> = parcels.into_iter().map(|one| (one.bytes != b"no").then_some(one)).collect();
+            let refused = taken.iter().map(|one| one.is_none().then(|| "full".to_owned())).collect();
+            self.waiting.extend(taken);
+            refused
         }
 
         fn keep(&mut self, keep: &[bool]) {
@@ -186,7 +188,8 @@ mod tests {
             let large = vec![b'x'; 3 << 20];
             let (parcels, mut peers): (Vec<_>, Vec<_>) =
                 [&b"one"[..], b"no", b"kept here", &large].map(parcel).into_iter().unzip();
-            let refused = old.offer(&parcels).unwrap();
+            let mut refused = old.offer(&parcels[..2]).unwrap();
+            refused.extend(old.offer(&parcels[2..]).unwrap());
             assert_eq!(refused, [None, Some("full".to_owned()), None, None]);
             old.conclude(vec![true, false, false, true]).unwrap();
             // The old process lets go of all, and two of them are open all the same.

@@ -111,8 +111,15 @@ pub(crate) async fn address(process: &mut Process, listener: &str) -> SocketAddr
 
 /// A message as the other side of the channel reads it, printed by a shell.
 pub(crate) fn says(message: &str) -> String {
-    let length = format!("\\000\\000\\000\\{:03o}", message.len());
+    let length =
+        u32::try_from(message.len()).unwrap().to_be_bytes().map(|byte| format!("\\{byte:03o}")).concat();
     format!("printf '{length}\\000\\000\\000\\000%s' '{message}' >&0")
+}
+
+/// That it is ready, and reads sessions as this version writes them.
+pub(crate) fn says_ready() -> String {
+    let form = format!("1.{}", mproxy_core::session::handover::FORMAT);
+    says(&format!(r#"{{"message":"ready","protocol":1,"version":"9","session_form":"{form}"}}"#))
 }
 
 /// A listener for WebSocket besides, whose sessions no other process can take.
