@@ -46,7 +46,7 @@ def logins(options, program, out, proxy):
         for algorithm in ALGORITHMS:
             arguments = ["login", "-target", f"127.0.0.1:{proxy.port}", "-folder", out, "-count", LOGINS]
             arguments += ["-algorithm", algorithm] if algorithm else []
-            found[algorithm].append(stage.play(program, {"mproxy": proxy.popen}, *arguments))
+            found[algorithm].append(stage.play(program, {"mproxy": proxy}, *arguments))
     asked = [now - then for now, then in zip(calls(proxy), before)]
     none = [1e6 * one["cpu"]["mproxy"] / LOGINS for one in found[""]]
     rows = []
