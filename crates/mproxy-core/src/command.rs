@@ -189,6 +189,7 @@ mod tests {
             attributes: [("plan".to_owned(), "free".to_owned())].into(),
             grant: None,
             said: None,
+            broker_client_id: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
         };

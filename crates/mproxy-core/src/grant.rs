@@ -4,6 +4,7 @@
 //! undone before them on the way down.
 
 mod mapping;
+mod rewrites;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use mproxy_codec::types::QoS;
 use serde::{Deserialize, Serialize};
 
 pub use self::mapping::{Mapping, PrefixError};
+pub use self::rewrites::{
+    NoPlace, ROWS, Rewrite, RewriteClash, RewriteError, RewriteRule, RewriteSide, RewriteTable, find_clashes,
+};
 use crate::rule::{Act, Message, Rule, RuleEffect, RuleFile, Who};
 use crate::undecided::Undecided;
 
@@ -39,7 +43,7 @@ pub struct Grant {
     pub token_ends_at: Option<Instant>,
     /// Bounds of this client's.
     pub limits: GrantLimits,
-    /// Where its topics stand at the broker.
+    /// Where its topics stand at the broker: by which names, and under which prefix.
     pub mapping: Option<Mapping>,
     /// When it came.
     #[serde(skip)]
@@ -123,6 +127,8 @@ pub enum GrantGround {
     Unanswered,
     /// The topic or filter has no place under its prefix.
     Prefix,
+    /// The topic or filter has no place beside its rewrites.
+    Rewrite,
     /// It allows no subscription that would explain the delivery.
     Revoked,
     /// Its limit on subscriptions.
@@ -134,8 +140,8 @@ pub enum GrantGround {
 }
 
 impl GrantGround {
-    /// `"rule"`, `"default"`, `"unanswered"`, `"prefix"`, `"revoked"`, `"subscriptions"`, `"rate"` or
-    /// `"expired"`.
+    /// `"rule"`, `"default"`, `"unanswered"`, `"prefix"`, `"rewrite"`, `"revoked"`, `"subscriptions"`,
+    /// `"rate"` or `"expired"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -143,6 +149,7 @@ impl GrantGround {
             Self::Default => "default",
             Self::Unanswered => "unanswered",
             Self::Prefix => "prefix",
+            Self::Rewrite => "rewrite",
             Self::Revoked => "revoked",
             Self::Subscriptions => "subscriptions",
             Self::Rate => "rate",

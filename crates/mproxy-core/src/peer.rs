@@ -67,6 +67,8 @@ pub struct Peer {
     pub username: Option<Box<str>>,
     /// The names that the client has said, where the policy has given it others.
     pub said: Option<Box<SaidNames>>,
+    /// The client identifier that the broker knows it by, where that is another.
+    pub broker_client_id: Option<Box<str>>,
     /// Seconds; 0 is no keep alive.
     pub keep_alive: u16,
     /// Clean Start (5.0) or Clean Session (3.x).
@@ -110,9 +112,11 @@ impl Peer {
         }
     }
 
-    /// The client identifiers that it is known by: the one in force, and the one that it has said where that is another.
+    /// The client identifiers that it is known by: the one in force, the one that it has said, and the one that the broker
+    /// knows, where these are others.
     pub fn client_ids(&self) -> impl Iterator<Item = &str> {
-        [Some(&*self.client_id), self.said.as_ref().map(|said| &*said.client_id)].into_iter().flatten()
+        let said = self.said.as_ref().map(|said| &*said.client_id);
+        [Some(&*self.client_id), said, self.broker_client_id.as_deref()].into_iter().flatten()
     }
 
     /// The same of user names.
@@ -164,6 +168,7 @@ impl Peer {
             + attributes
             + self.user_properties.weight()
             + self.said.as_ref().map_or(0, |said| said.weight())
+            + self.broker_client_id.as_ref().map_or(0, |id| id.len())
     }
 }
 
@@ -297,6 +302,7 @@ mod tests {
             attributes: Box::default(),
             grant: None,
             said: None,
+            broker_client_id: None,
             user_properties: UserProperties::default(),
             encoded: Encoded::default(),
         })

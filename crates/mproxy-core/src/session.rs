@@ -36,7 +36,7 @@
 //! | `lane` | a direction's packets in their order while verdicts come in any |
 //! | `flows`, `in_flight` | a direction's publishes under way, and their acknowledgements |
 //! | `subscriptions`, `filters`, `known_filters` | SUBSCRIBEs under way; what the broker knows the client's filters as |
-//! | `mapping` | topics under a prefix; what was rewritten, held against the grant once more |
+//! | `mapping` | topics under other names and a prefix; what the policy changed, held against the grant once more |
 //! | `alias` | topic aliases: what the sender means, what the receiver was taught |
 //! | `command` | a decision is taken back, whatever state the session is in |
 //! | `replacement`, `revocation`, `rejudge`, `cleanup`, `leftovers` | another grant: what is in use ends, what waits is judged again, the broker is told |

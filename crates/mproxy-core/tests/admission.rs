@@ -421,6 +421,47 @@ fn an_admission_rewrites_identity_credentials_and_will() {
 }
 
 #[test]
+fn the_broker_may_know_a_client_by_another_id_than_everybody_else() {
+    for version in VERSIONS {
+        let mut stage =
+            deciding(admitted(Admission { broker_client_id: Some("acme-c".into()), ..Admission::default() }));
+        stage.client(&connect(version));
+        assert_eq!(stage.at_broker(), wire::connect(version, "acme-c", &ConnectOptions::default()));
+        let peer = stage.session.peer().unwrap();
+        assert_eq!((&*peer.client_id, peer.broker_client_id.as_deref()), ("c", Some("acme-c")));
+        assert_eq!(peer.client_ids().collect::<Vec<_>>(), ["c", "acme-c"]);
+        stage.broker(&wire::connack(version, false, 0, &[]));
+        assert_eq!(stage.at_client(), wire::connack(version, false, 0, &[]));
+        stage.hand_over().unwrap();
+        assert_eq!(stage.session.peer().unwrap().broker_client_id.as_deref(), Some("acme-c"));
+    }
+}
+
+#[test]
+fn a_client_is_told_the_id_by_which_it_comes_back_to_its_session() {
+    let assigned = |id: &str| [b"\x12".to_vec(), wire::string(id)].concat();
+    let given = Admission {
+        client_id: Some("7f".into()),
+        broker_client_id: Some("acme-7f".into()),
+        ..Admission::default()
+    };
+    let known = Admission { broker_client_id: Some("acme-c".into()), ..Admission::default() };
+    for (own, admission, from_broker, told) in [
+        ("", &given, vec![], assigned("7f")),
+        // Whatever the broker calls it: by its own name the client gets there again.
+        ("", &given, assigned("acme-7f"), assigned("7f")),
+        ("c", &known, assigned("other"), assigned("c")),
+        ("c", &known, vec![], vec![]),
+    ] {
+        let mut stage = deciding(admitted(admission.clone()));
+        stage.client(&wire::connect(Version::V5, own, &ConnectOptions::default()));
+        stage.at_broker();
+        stage.broker(&wire::connack(Version::V5, false, 0, &from_broker));
+        assert_eq!(stage.at_client(), wire::connack(Version::V5, false, 0, &told));
+    }
+}
+
+#[test]
 fn an_admission_takes_will_and_credentials_away() {
     for version in VERSIONS {
         let mut stage = deciding(admitted(Admission {

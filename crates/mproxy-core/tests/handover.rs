@@ -269,5 +269,5 @@ fn what_is_written_changes_only_with_its_number() {
     stage.rule(1, allow(Hook::Publish));
     let written = stage.session.export(stage.now).unwrap();
     let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((FORMAT, hex.as_str()), (4, include_str!("handover.hex").trim()));
+    assert_eq!((FORMAT, hex.as_str()), (5, include_str!("handover.hex").trim()));
 }

@@ -38,6 +38,8 @@
 //!   **`retain = false`** refuses retained publishes (0x9A), **`max_payload`** larger payloads (0x97). They hold for wills,
 //!   too.
 //! - **`receive`** is looked at only where some rule names it; from then on every delivery needs a rule.
+//! - **`[[rewrites]]`** give the topics of clients other names at the broker, both ways; **`client_id_prefix`** in `[[grants]]`
+//!   and **`[broker]`** say as whom it knows them. Rules go by what the clients say themselves.
 //! - **Users** are checked only where the file has `[[users]]` or says `anonymous`; a file of rules alone leaves
 //!   the question who somebody is to others.
 
@@ -50,6 +52,7 @@ mod queue;
 mod require;
 mod stable_read;
 mod static_grants;
+mod static_rewrites;
 mod token;
 mod trial;
 
@@ -57,22 +60,25 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::types::QoS;
-use mproxy_core::grant::Grant;
+use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::peer::Peer;
-use mproxy_core::policy::{Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
+use mproxy_core::policy::{BrokerLogin, Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
 use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
 
 pub use self::adviser::{AclAdviser, KeySetState, UnknownUsers};
 use self::client_match::GROUP;
+use self::file::NamedListener;
 pub use self::file::{AclError, AclErrors, TrialCase};
 use self::password::Password;
 pub(crate) use self::password::check_password;
 pub use self::password::{HashError, hash_password};
 use self::require::Requirement;
 use self::static_grants::{NoPrefix, StaticGrants};
+use self::static_rewrites::{NoRewrite, StaticRewrites};
 use self::token::TokenRules;
 pub use self::trial::{ImpossibleClient, RuleTrial, TrialClient, TrialGround, TrialOutcome, TrialQuestion};
 use crate::nearest;
@@ -91,8 +97,14 @@ pub struct Acl {
     rules: Vec<AclRule>,
     /// What clients may do for whom they are.
     grants: StaticGrants,
+    /// By which names the broker knows their topics.
+    rewrites: Vec<StaticRewrites>,
+    /// Listeners that entries of the file are for.
+    listeners: Vec<NamedListener>,
     /// What clients have to show, by listener; `*` for all others.
     required: HashMap<Box<str>, Requirement>,
+    /// What the broker gets in the place of user names and passwords.
+    broker_login: Option<Arc<BrokerLogin>>,
     /// How tokens are judged, if they are.
     tokens: Option<TokenRules>,
     /// Some rule names `receive`.
@@ -153,6 +165,37 @@ impl NameSet {
     }
 }
 
+/// Why a client's topics have no place at the broker: a variable has no value that can stand there, or several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoTopics {
+    /// In the prefix of its grant.
+    Prefix,
+    /// In its rewrites.
+    Rewrite,
+}
+
+impl From<NoPrefix> for NoTopics {
+    fn from(_: NoPrefix) -> Self {
+        Self::Prefix
+    }
+}
+
+impl From<NoRewrite> for NoTopics {
+    fn from(_: NoRewrite) -> Self {
+        Self::Rewrite
+    }
+}
+
+impl NoTopics {
+    /// What the client is told.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Prefix => "no topic prefix for this client",
+            Self::Rewrite => "no topic rewrites for this client",
+        }
+    }
+}
+
 /// What the rules say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RuleAnswer<A> {
@@ -201,9 +244,12 @@ impl Acl {
     pub fn knows_listeners(&self, listeners: &[&str]) -> Result<(), AclErrors> {
         let unknown =
             self.required.iter().filter(|(name, _)| &***name != "*" && !listeners.contains(&&***name));
-        let faults = unknown.map(|(name, requirement)| AclError {
-            line: requirement.line,
-            key: format!("require.{name}"),
+        let required = unknown.map(|(name, requirement)| (name, requirement.line, format!("require.{name}")));
+        let of_entries = self.listeners.iter().filter(|one| !listeners.contains(&&*one.name));
+        let of_entries = of_entries.map(|one| (&one.name, one.line, one.key.clone()));
+        let faults = required.chain(of_entries).map(|(name, line, key)| AclError {
+            line,
+            key,
             what: match nearest(name, listeners.iter().copied()) {
                 Some(near) => format!("there is no such listener; the nearest one is {near}"),
                 None => format!("there is no such listener; there are {}", listeners.join(", ")),
@@ -246,6 +292,12 @@ impl Acl {
             "does not say any more what clients have to show".to_owned()
         } else if !old.grants.all.is_empty() && self.grants.all.is_empty() {
             format!("has no grants any more, where {} are in force", old.grants.all.len())
+        } else if !old.rewrites.is_empty() && self.rewrites.is_empty() {
+            format!("has no rewrites any more, where {} are in force", old.rewrites.len())
+        } else if old.grants.client_id_separator().is_some() && self.grants.client_id_separator().is_none() {
+            "has no client_id_prefix any more".to_owned()
+        } else if old.broker_login.is_some() && self.broker_login.is_none() {
+            "does not say any more as whom the broker knows clients".to_owned()
         } else if old.client_ids.is_some() && self.client_ids.is_none() {
             "does not say any more what clients may call themselves".to_owned()
         } else {
@@ -277,9 +329,20 @@ impl Acl {
         Cow::Owned(peer)
     }
 
-    /// What the file grants this client.
-    fn grant_for(&self, peer: &Peer) -> Result<Option<Grant>, NoPrefix> {
-        self.grants.of(peer, &self.file)
+    /// What the file grants this client, and where its topics stand at the broker.
+    fn grant_for(&self, peer: &Peer) -> Result<Option<Grant>, NoTopics> {
+        let grant = self.grants.of(peer, &self.file)?;
+        let Some(table) = StaticRewrites::table(&self.rewrites, peer)? else { return Ok(grant) };
+        let mut grant = grant.unwrap_or_else(|| {
+            let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
+            (grant.received, grant.rule_file) = (Some(Instant::now()), Some(Arc::clone(&self.file)));
+            grant
+        });
+        grant.mapping = Some(match grant.mapping.take() {
+            Some(prefix) => prefix.with_rewrites(table),
+            None => Mapping::rewriting(table),
+        });
+        Ok(Some(grant))
     }
 
     /// What something is refused by: this rule, or what the file says about who may connect.

@@ -34,6 +34,7 @@ pub(crate) fn peer(origin: Arc<Origin>, client_id: &str) -> Peer {
         attributes: Box::default(),
         grant: None,
         said: None,
+        broker_client_id: None,
         user_properties: UserProperties::default(),
         encoded: Encoded::default(),
     }

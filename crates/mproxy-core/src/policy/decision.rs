@@ -429,6 +429,9 @@ pub struct Admission {
     pub authenticated: bool,
     /// What it may do from now on without anybody being asked.
     pub grant: Option<Arc<Grant>>,
+    /// The client identifier that the broker is told in the place of the client's. `None`: that one. Rules, events and the
+    /// client itself go on with its own.
+    pub broker_client_id: Option<Box<str>>,
     /// What the broker is told in the place of the client's user name and password. `None`: those.
     pub broker_login: Option<Arc<BrokerLogin>>,
 }

@@ -29,6 +29,25 @@ impl Template {
         Some(text)
     }
 
+    /// The text for this client, if its last character stands nowhere else in it. No other such text that ends with the same
+    /// character begins with it.
+    #[must_use]
+    pub fn expand_apart(&self, who: Who<'_>) -> Option<String> {
+        let text = self.expand(who)?;
+        let (last, before) =
+            text.chars().next_back().map(|last| (last, &text[..text.len() - last.len_utf8()]))?;
+        (!before.contains(last) && !text.contains('\0')).then_some(text)
+    }
+
+    /// The character at its end, whoever the client is; `None` where a variable stands there.
+    #[must_use]
+    pub fn last_char(&self) -> Option<char> {
+        match self.0.last() {
+            Some(Piece::Text(own)) => own.chars().next_back(),
+            Some(Piece::Variable(_)) | None => None,
+        }
+    }
+
     /// The text with this in the place of each variable.
     #[must_use]
     pub fn with_each_variable(&self, value: &str) -> String {
@@ -39,9 +58,38 @@ impl Template {
         pieces.collect()
     }
 
+    /// The text, where it is the same for everybody.
+    pub(crate) fn fixed(&self) -> Option<&str> {
+        match &*self.0 {
+            [] => Some(""),
+            [Piece::Text(own)] => Some(own),
+            _ => None,
+        }
+    }
+
+    /// The texts at its beginning and its end; empty where a variable stands there.
+    pub(crate) fn ends(&self) -> (&str, &str) {
+        (text_of(self.0.first()), text_of(self.0.last()))
+    }
+
+    /// The texts between its variables.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Text(own) => Some(&**own),
+            Piece::Variable(_) => None,
+        })
+    }
+
     /// The attributes that its variables stand for.
     pub fn attributes(&self) -> impl Iterator<Item = &str> {
         attributes(&self.0)
+    }
+}
+
+fn text_of(piece: Option<&Piece>) -> &str {
+    match piece {
+        Some(Piece::Text(own)) => own,
+        Some(Piece::Variable(_)) | None => "",
     }
 }
 

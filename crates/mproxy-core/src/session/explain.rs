@@ -12,7 +12,8 @@ use super::link::Link;
 use crate::grant::GrantGround;
 use crate::peer::Side;
 use crate::policy::{
-    Decision, Explanation, Foreseen, ForeseenDecision, Ground, OnError, Source, Supposed, Undecided, Want,
+    Decision, Explanation, Foreseen, ForeseenDecision, Ground, OnError, Refusal, Source, Supposed, Undecided,
+    Want,
 };
 use crate::rule::Act;
 
@@ -51,6 +52,11 @@ fn exceeded_limit(cx: &Context, supposed: &Supposed<'_>) -> Option<Explanation> 
     Some(Explanation::decided(Err(reason), Ground::Limit(kind)))
 }
 
+fn explain_refusal(refusal: Refusal) -> Explanation {
+    let Refusal { reason, text, ground, .. } = refusal;
+    Explanation { text, ..Explanation::decided(Err(reason), ground) }
+}
+
 impl Link {
     fn explain(&self, cx: &mut Context, supposed: &Supposed<'_>, now: Instant) -> Explanation {
         if supposed.act == Act::Receive && !self.explains(cx, supposed.name) {
@@ -60,6 +66,26 @@ impl Link {
         if let Some(refused) = exceeded_limit(cx, supposed) {
             return refused;
         }
+        let no_place = match supposed.act {
+            Act::Publish | Act::Will => self.check_place(Side::Client, supposed.name).err(),
+            Act::Subscribe | Act::Receive => None,
+        };
+        if let Some(refusal) = no_place {
+            return explain_refusal(refusal);
+        }
+        let explanation = self.explain_decision(cx, supposed, now);
+        // What rules refuse is refused by them; the others have to have a place, too.
+        match (supposed.act, &explanation.outcome) {
+            (_, Foreseen::Decides(ForeseenDecision { verdict: Err(_), .. })) => explanation,
+            (Act::Subscribe, _) => match self.mapped_filter(supposed.name) {
+                Err(why) => explain_refusal(self.filter_without_place(why)),
+                Ok(_) => explanation,
+            },
+            (Act::Publish | Act::Will | Act::Receive, _) => explanation,
+        }
+    }
+
+    fn explain_decision(&self, cx: &mut Context, supposed: &Supposed<'_>, now: Instant) -> Explanation {
         let hook = supposed.hook();
         if self.want_of(cx, hook) == Want::Nothing {
             return Explanation::decided(Ok(supposed.qos), Ground::Source(Source::Unasked));
@@ -81,7 +107,8 @@ impl Link {
 
     /// Whether subscriptions that go on explain a delivery on this topic.
     fn explains(&self, cx: &mut Context, topic: &str) -> bool {
-        let mapped = self.grant().and_then(|grant| grant.mapping.as_ref()).map(|mapping| mapping.up(topic));
+        let mapped =
+            self.grant().and_then(|grant| grant.mapping.as_ref()).and_then(|mapping| mapping.up(topic));
         self.is_explained(cx, mapped.as_deref().unwrap_or(topic))
     }
 

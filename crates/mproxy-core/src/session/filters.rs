@@ -82,10 +82,7 @@ impl Link {
             match self.mapped_filter(change.filter.as_deref().unwrap_or(request.filter.as_str())) {
                 Ok(None) => {}
                 Ok(mapped) => change.filter = mapped,
-                Err(()) => {
-                    let ground = self.grant_ground(GrantGround::Prefix);
-                    *one = Decision::Refuse(Refusal::new(ReasonCode::TOPIC_FILTER_INVALID).by(ground));
-                }
+                Err(why) => *one = Decision::Refuse(self.filter_without_place(why)),
             }
         }
         // A prefix before each of a thousand filters may make a SUBSCRIBE that the broker does not take.
@@ -127,12 +124,16 @@ impl Link {
             };
             let mut old = self.known_subscriptions_mut().and_then(|books| books.take_rename(asked));
             // A mapping needs no memory: it can be worked out again.
-            let mapped = self.mapped_filter(asked).unwrap_or_default();
+            let (mapped, has_place) = match self.mapped_filter(asked) {
+                Ok(mapped) => (mapped, true),
+                // The broker never had it.
+                Err(_) => (None, false),
+            };
             if let Some(sent) = sent.filter(|sent| Some(*sent) != mapped.as_deref()) {
                 self.subscriptions().rename(asked, sent);
                 let stood = self.rare.as_mut().is_some_and(|rare| rare.known.remove(asked));
                 // In a resumed session any filter may have been subscribed to under its own name, in a connection we have not seen.
-                if old.is_none() && (stood || self.terms.resumed) {
+                if old.is_none() && has_place && (stood || self.terms.resumed) {
                     old = Some(mapped.unwrap_or_else(|| asked.into()));
                 }
             }

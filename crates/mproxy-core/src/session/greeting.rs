@@ -95,6 +95,7 @@ impl Greeting {
             client_id: connect.client_id.into(),
             username: connect.username.map(Into::into),
             said: None,
+            broker_client_id: None,
             keep_alive: connect.keep_alive,
             clean_start: connect.clean_start,
             attributes: Box::default(),

@@ -15,11 +15,12 @@ use mproxy_codec::types::{PacketType, Sender};
 use super::context::Context;
 use super::exchange::ConnackAuth;
 use super::link::Link;
+use super::mapping::TOPIC_WITHOUT_PLACE;
 use super::reply::{is_fit, too_large_for, without_explanation};
 use super::resolve::Unfit;
 use super::rewrite;
 use crate::fault::Fault;
-use crate::grant::{Grant, GrantAnswer, Mapping};
+use crate::grant::{Grant, GrantAnswer, GrantGround, Mapping};
 use crate::peer::Side;
 use crate::policy::{About, Admission, Ground, LimitKind, Refusal, Source, Unusable};
 use crate::rule::{Act, Message, Who};
@@ -58,6 +59,10 @@ impl Link {
             connect.username = login.username.as_deref();
             connect.password = login.password.as_deref();
         }
+        let broker_client_id = admission.and_then(|admission| admission.broker_client_id.as_deref());
+        if let Some(id) = broker_client_id {
+            connect.client_id = id;
+        }
         connect.keep_alive = self.capped_keep_alive(cx, &connect)?;
         // Remembered for the CONNACK, which has to tell the client of it.
         let expiry = self.capped_expiry(cx, connect.properties).map(Value::Four);
@@ -66,9 +71,9 @@ impl Link {
         // It must learn the name under which its session stands [MQTT-3.2.2-16], or it could never come back to it.
         self.terms.id_given = asked.client_id.is_empty() && !connect.client_id.is_empty();
 
-        let mapping = grant.and_then(|grant| grant.mapping.as_ref());
+        let mapping = grant.and_then(|grant| grant.mapping.as_ref().map(|mapping| (grant, mapping)));
         let (topic, properties) = match (mapping, &connect.will) {
-            (Some(mapping), Some(will)) => mapped_will(mapping, will)?,
+            (Some((grant, mapping)), Some(will)) => mapped_will(grant, mapping, will)?,
             (_, None) | (None, _) => (Cow::Borrowed(""), None),
         };
         if let (Some(_), Some(will)) = (mapping, &mut connect.will) {
@@ -177,6 +182,12 @@ impl Link {
         if self.terms.id_given && !properties.contains(PropertyId::AssignedClientIdentifier) {
             // [MQTT-3.2.2-16]
             added.push((PropertyId::AssignedClientIdentifier, Value::Text(&self.peer.client_id)));
+        } else if self.peer.broker_client_id.is_some()
+            && let Some(assigned) = properties.text(PropertyId::AssignedClientIdentifier)
+            && *assigned != *self.peer.client_id
+        {
+            // The broker's name for it. By its own the client comes back to the same session.
+            added.push((PropertyId::AssignedClientIdentifier, Value::Text(&self.peer.client_id)));
         }
         let auth = self.connack_auth();
         if let Some(ConnackAuth { method, data, .. }) = auth {
@@ -236,12 +247,22 @@ fn unfit(reason: ReasonCode, about: About, ground: Ground) -> Unfit {
 }
 
 /// Topic and, where they change, properties of a will at the broker.
-fn mapped_will<'w>(mapping: &Mapping, will: &Will<'w>) -> Result<(Cow<'w, str>, Option<BytesMut>), Unusable> {
+fn mapped_will<'w>(
+    grant: &Arc<Grant>,
+    mapping: &Mapping,
+    will: &Will<'w>,
+) -> Result<(Cow<'w, str>, Option<BytesMut>), Unfit> {
+    let without_place = || {
+        let ground = Ground::Grant(Arc::clone(grant), GrantGround::Rewrite);
+        let refusal = Refusal::new(ReasonCode::TOPIC_NAME_INVALID).about(About::Will).by(ground);
+        Unfit::Refused(Refusal { text: Some(TOPIC_WITHOUT_PLACE.into()), ..refusal })
+    };
     // With the prefix before it, it may be longer than a topic can be.
-    let topic = mapping.up(will.topic);
+    let topic = mapping.up(will.topic).ok_or_else(without_place)?;
     check_name(&topic).map_err(|error| Unusable::topic("mapped will topic", error))?;
     let Some(response) = will.properties.text(PropertyId::ResponseTopic) else { return Ok((topic, None)) };
-    let response = [(PropertyId::ResponseTopic, Value::Text(&mapping.up(response)))];
+    let response = mapping.up(response).ok_or_else(without_place)?;
+    let response = [(PropertyId::ResponseTopic, Value::Text(&response))];
     let properties = PropertyEdit::keep(will.properties)
         .with(&response)
         .to_bytes()

@@ -1,17 +1,22 @@
-//! Topics of a session whose grant puts them under a prefix. Without a mapping everything here gives back what it was
-//! given, and copies nothing.
+//! Topics of a session whose grant rewrites them, or puts them under a prefix. Without a mapping everything here gives back
+//! what it was given, and copies nothing.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::PropertyId;
+use mproxy_codec::reason::ReasonCode;
 
 use super::link::Link;
-use crate::grant::{Grant, GrantAnswer, Mapping};
+use crate::grant::{Grant, GrantAnswer, GrantGround, Mapping, NoPlace};
 use crate::peer::Side;
 use crate::policy::{FilterChange, PublishChange, Refusal};
 use crate::rule::{Act, Message, Who};
+
+/// What a client is told of a topic that the rewrites give to another one.
+pub(super) const TOPIC_WITHOUT_PLACE: &str = "another topic is rewritten to this one";
+const RESPONSE_WITHOUT_PLACE: &str = "another topic is rewritten to the response topic";
 
 impl Link {
     pub(super) fn grant(&self) -> Option<&Grant> {
@@ -27,47 +32,97 @@ impl Link {
 
     /// The topic of a PUBLISH as the client and the policy know it. `None`: one of the broker's that is none of this
     /// client's.
-    pub(super) fn policy_topic<'t>(&self, from: Side, topic: &'t str) -> Option<&'t str> {
+    pub(super) fn policy_topic<'t>(&self, from: Side, topic: &'t str) -> Option<Cow<'t, str>> {
         match (self.mapping(), from) {
-            (None, _) | (_, Side::Client) => Some(topic),
+            (None, _) | (_, Side::Client) => Some(topic.into()),
             (Some(mapping), Side::Broker) => mapping.down(topic),
         }
     }
 
-    /// The topic under which a PUBLISH leaves that came under `topic`.
+    /// How much work it is to map so many topics or filters of so many bytes together.
+    pub(super) fn mapping_work(&self, count: usize, bytes: usize) -> usize {
+        self.mapping().map_or(0, |mapping| mapping.work(count, bytes))
+    }
+
+    /// What a PUBLISH is refused by whose topic has no place at the other side. Of the client's that is its own topic, for
+    /// which there is a code; of the broker's it is none of the client's.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn check_place(&self, from: Side, topic: &str) -> Result<(), Refusal> {
+        let Some(mapping) = self.mapping() else { return Ok(()) };
+        match from {
+            Side::Client if mapping.rewrites() && mapping.up(topic).is_none() => {
+                Err(self.without_place(TOPIC_WITHOUT_PLACE))
+            }
+            Side::Client => Ok(()),
+            Side::Broker if mapping.down(topic).is_some() => Ok(()),
+            Side::Broker => {
+                let part =
+                    if mapping.is_under_prefix(topic) { GrantGround::Rewrite } else { GrantGround::Prefix };
+                Err(Refusal::default().by(self.grant_ground(part)))
+            }
+        }
+    }
+
+    /// The refusal of a topic of the client's that the rewrites give to another one.
+    pub(super) fn without_place(&self, text: &str) -> Refusal {
+        let refusal =
+            Refusal::new(ReasonCode::TOPIC_NAME_INVALID).by(self.grant_ground(GrantGround::Rewrite));
+        Refusal { text: Some(text.into()), ..refusal }
+    }
+
+    /// The same of a filter.
+    pub(super) fn filter_without_place(&self, why: NoPlace) -> Refusal {
+        let (part, text) = match why {
+            NoPlace::TooLong => (GrantGround::Prefix, None),
+            NoPlace::Divided | NoPlace::Renamed => (GrantGround::Rewrite, Some(why.text().into())),
+        };
+        Refusal { text, ..Refusal::new(ReasonCode::TOPIC_FILTER_INVALID).by(self.grant_ground(part)) }
+    }
+
+    /// The topic under which a PUBLISH leaves that came under `topic`; `None` if it has no place at the other side.
     pub(super) fn outgoing_topic<'t>(
         &self,
         from: Side,
         topic: &'t str,
         change: Option<&'t PublishChange>,
-    ) -> Cow<'t, str> {
+    ) -> Option<Cow<'t, str>> {
         let changed = change.and_then(|change| change.topic.as_deref());
-        let Some(mapping) = self.mapping() else { return changed.unwrap_or(topic).into() };
-        match from {
-            Side::Client => mapping.up(changed.unwrap_or(topic)),
-            Side::Broker => changed.or_else(|| mapping.down(topic)).unwrap_or(topic).into(),
+        let Some(mapping) = self.mapping() else { return Some(changed.unwrap_or(topic).into()) };
+        match (from, changed) {
+            (Side::Client, changed) => mapping.up(changed.unwrap_or(topic)),
+            (Side::Broker, Some(changed)) => Some(changed.into()),
+            (Side::Broker, None) => mapping.down(topic),
         }
     }
 
     /// The response topic with which it leaves, if that is another than it came with.
-    pub(super) fn outgoing_response<'t>(&self, from: Side, head: &PublishHead<'t>) -> Option<Cow<'t, str>> {
-        let mapping = self.mapping()?;
-        let came = head.properties.text(PropertyId::ResponseTopic)?;
+    ///
+    /// # Errors
+    /// The client's has no place at the broker: whoever answers would answer to another one.
+    pub(super) fn outgoing_response<'t>(
+        &self,
+        from: Side,
+        head: &PublishHead<'t>,
+    ) -> Result<Option<Cow<'t, str>>, Refusal> {
+        let Some(mapping) = self.mapping() else { return Ok(None) };
+        let Some(came) = head.properties.text(PropertyId::ResponseTopic) else { return Ok(None) };
         let leaves = match from {
-            Side::Client => mapping.up(came),
+            Side::Client => mapping.up(came).ok_or_else(|| self.without_place(RESPONSE_WITHOUT_PLACE))?,
             // Not the client's to answer under; but what it means is between the two that speak.
-            Side::Broker => mapping.down(came).unwrap_or(came).into(),
+            Side::Broker => mapping.down(came).unwrap_or_else(|| came.into()),
         };
-        (leaves != came).then_some(leaves)
+        Ok((leaves != came).then_some(leaves))
     }
 
     /// The filter that the broker is asked for instead, `None` if that is the client's own.
     ///
     /// # Errors
-    /// The client's filter has no place under the prefix.
-    pub(super) fn mapped_filter(&self, filter: &str) -> Result<Option<Box<str>>, ()> {
+    /// The client's filter has no place at the broker.
+    pub(super) fn mapped_filter(&self, filter: &str) -> Result<Option<Box<str>>, NoPlace> {
         let Some(mapping) = self.mapping() else { return Ok(None) };
-        let mapped = mapping.up_filter(filter).ok_or(())?;
+        let mapped = mapping.up_filter(filter)?;
         Ok((mapped != filter).then(|| mapped.into()))
     }
 

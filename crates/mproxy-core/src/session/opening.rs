@@ -295,7 +295,13 @@ impl Opening {
                 None => peer.username.clone(),
             },
         };
-        peer.rename(connect.client_id.into(), username);
+        let client_id = match &admission.broker_client_id {
+            None => connect.client_id.into(),
+            // Likewise.
+            Some(_) => admission.client_id.unwrap_or_else(|| peer.client_id.clone()),
+        };
+        peer.rename(client_id, username);
+        peer.broker_client_id = admission.broker_client_id;
         peer.attributes = admission.attributes.into();
         peer.grant = admission.grant;
         link.peer_weight = peer.weight() as u32;
@@ -398,7 +404,8 @@ impl Opening {
         let grant = self.link.grant()?;
         let will = parse_connect(&attempt.connect)?.will?;
         let topic = self.link.policy_topic(Side::Broker, will.topic)?;
-        let message = Message { topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
+        let message =
+            Message { topic: &topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
         let (answer, part) = grant.judge_message(Act::Will, Who::from(&*self.link.peer), message);
         match answer {
             GrantAnswer::Ask | GrantAnswer::Allow(()) => None,
@@ -472,7 +479,11 @@ impl Opening {
         // A broker of 3.1 cannot say that it goes on with one.
         link.terms.resumed |= version == Version::V31 && !link.peer.clean_start;
         if let Some(assigned) = connack.properties.text(PropertyId::AssignedClientIdentifier) {
-            Peer::change(&mut link.peer).client_id = assigned.into();
+            let peer = Peer::change(&mut link.peer);
+            match &mut peer.broker_client_id {
+                Some(own) => *own = assigned.into(),
+                None => peer.client_id = assigned.into(),
+            }
         }
         if let Some(seconds) = connack.properties.u16(PropertyId::ServerKeepAlive)
             && link.peer.grant.is_some()

@@ -29,12 +29,11 @@ use crate::budget::{QUESTION, RESERVE, Room, WAITING};
 use crate::chain::Ruled;
 use crate::event::Kind;
 use crate::fault::Fault;
-use crate::grant::GrantGround;
 use crate::meter::Outcome;
 use crate::peer::Side;
 use crate::policy::{
     Decided as _, Decision, Foreseen, ForeseenDecision, Hook, Payload, PublishDecision, PublishQuestion,
-    Refusal, Ruling, Source, Supposed, Want,
+    Ruling, Source, Supposed, Want,
 };
 use crate::record::DecisionSubject;
 use crate::rule::{Act, BYTES};
@@ -312,6 +311,8 @@ impl Link {
             Ruled::Now(ruling) => SlotState::Ruled(Box::new(ruling)),
         };
         cx.spend(publish.alias_len() / BYTES);
+        // Its response topic is mapped, too.
+        cx.spend(self.mapping_work(1, topic.len() + publish.head.len));
         if want != Want::Nothing {
             self.charge_work(cx, hook(from), 1, topic.len());
         }
@@ -353,8 +354,10 @@ impl Link {
         topic: &str,
         (source, endpoint, changed): (Source, Option<&Arc<str>>, bool),
     ) {
+        // A mapped one is a text of its own, which is made for those only that are told.
+        let known = if cx.setting.meter.samples_allowed() { self.policy_topic(from, topic) } else { None };
         self.sample(cx, || {
-            let (hook, topic) = (hook(from), self.policy_topic(from, topic).unwrap_or(topic));
+            let (hook, topic) = (hook(from), known.as_deref().unwrap_or(topic));
             let subject = DecisionSubject::Message { hook, topic, qos: head.qos, retain: head.retain };
             AllowedDecision { hook, subject, source, endpoint, changed }
         });
@@ -443,8 +446,9 @@ impl Link {
         if !self.terms.mapped && head.alias.is_none() {
             return true;
         }
-        let leaves = self.outgoing_topic(from, topic, None);
-        if self.outgoing_response(from, head).is_some() {
+        // What has no place there does not leave; that is seen to where its form is made.
+        let Some(leaves) = self.outgoing_topic(from, topic, None) else { return false };
+        if !matches!(self.outgoing_response(from, head), Ok(None)) {
             return false;
         }
         match head.alias {
@@ -498,11 +502,13 @@ impl Link {
         topic: &str,
         payload: Payload<'_>,
     ) -> Ruled<PublishDecision> {
-        // From outside of the prefix: a delivery of an older session, which is none of this client's.
-        let Some(topic) = self.policy_topic(from, topic) else {
-            let ground = self.grant_ground(GrantGround::Prefix);
-            return Ruled::Now(Ruling::refuse(Source::Grant, Refusal::default().by(ground)));
-        };
+        // A delivery from outside of the prefix: of an older session, and none of this client's. Or a topic that stands for
+        // another one at the other side.
+        if let Err(refusal) = self.check_place(from, topic) {
+            return Ruled::Now(Ruling::refuse(Source::Grant, refusal));
+        }
+        let known = self.policy_topic(from, topic);
+        let topic = known.as_deref().unwrap_or(topic);
         if want == Want::Nothing {
             return Ruled::Now(Ruling::allow(Source::Unasked));
         }

@@ -63,8 +63,9 @@ impl Link {
             *state = SlotState::Ruled(Box::new(self.revoked_ruling()));
             return 0;
         }
+        let known = self.policy_topic(from, topic);
         let message = Message {
-            topic: self.policy_topic(from, topic).unwrap_or(topic),
+            topic: known.as_deref().unwrap_or(topic),
             qos: head.qos,
             retain: head.retain,
             payload: head.payload_len,

@@ -109,7 +109,7 @@ impl Link {
         if let Some(rare) = &self.rare {
             // A long walk for each delivery to a client of many filters: it counts as work of this read.
             cx.spend(rare.known.len());
-            if rare.known.iter().any(|(filter, _)| matches(filter, own)) {
+            if rare.known.iter().any(|(filter, _)| matches(filter, &own)) {
                 return true;
             }
         }
@@ -118,7 +118,7 @@ impl Link {
         {
             return true;
         }
-        self.has_unknown_filters() && self.may_have_subscribed(cx, own)
+        self.has_unknown_filters() && self.may_have_subscribed(cx, &own)
     }
 
     /// Whether a filter that was never seen may explain a delivery on this topic.

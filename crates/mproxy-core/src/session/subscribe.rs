@@ -95,6 +95,7 @@ impl Link {
         if want != Want::Nothing {
             self.charge_work(cx, Hook::Subscribe, count, total);
         }
+        cx.spend(self.mapping_work(count, total));
         let charge = if matches!(state, SlotState::Hold(_)) { charge as u32 } else { 0 };
         let packet = WaitingPacket::Subscribe(state, layout);
         Ok(Step::Keep { bytes: total, packet, charge })

@@ -17,6 +17,7 @@ use super::subscriptions::Unsubscribing;
 use crate::budget::FILTER;
 use crate::event::{Happening, Kind};
 use crate::fault::Fault;
+use crate::grant::NoPlace;
 use crate::peer::Side;
 use crate::policy::{Ground, Refusal, Source, Want};
 use crate::record::{DecisionOutcome, DecisionSubject};
@@ -81,6 +82,7 @@ impl Link {
         {
             return self.refuse_large_unsubscribe(cx, id, count);
         }
+        cx.spend(self.mapping_work(count, header.total()));
         let sent: Vec<SentFilter> =
             unsubscribe.filters().map(|filter| self.sent_filter(filter.as_str())).collect();
         let shared = sent.iter().any(|one| matches!(one, SentFilter::Shared(_)));
@@ -182,9 +184,11 @@ impl Link {
                 };
             }
         }
-        match self.mapped_filter(asked).unwrap_or_default() {
-            Some(name) => SentFilter::Renamed(name),
-            None => SentFilter::AsItIs(asked.into()),
+        match self.mapped_filter(asked) {
+            Ok(Some(name)) => SentFilter::Renamed(name),
+            Ok(None) | Err(NoPlace::TooLong) => SentFilter::AsItIs(asked.into()),
+            // The client never had it; at the broker it may be what another filter of it was rewritten to.
+            Err(NoPlace::Divided | NoPlace::Renamed) => SentFilter::Shared(asked.into()),
         }
     }
 

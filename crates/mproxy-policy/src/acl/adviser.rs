@@ -22,11 +22,14 @@ use mproxy_core::policy::{
 use mproxy_core::rule::Act;
 use tokio::time::{Instant, timeout_at};
 
-use super::connecting::{judge_will, refuse, settle_will, will_refused, without_prefix, wrong_name};
+use super::connecting::{
+    ClientIds, client_ids, judge_will, refuse, settle_will, takes_prefixed_id, will_refused, without_topics,
+    wrong_name,
+};
 use super::password::Password;
 use super::queue::{Evicted, TurnQueue};
 use super::require::{CERTIFICATE_REQUIRED, ShownCredentials};
-use super::{Acl, AclErrors, NoPrefix, Reloaded, RuleAnswer, Size, token};
+use super::{Acl, AclErrors, Reloaded, RuleAnswer, Size, token};
 use crate::slices::FilterJudge;
 use crate::watch::{NoWatch, Watch};
 
@@ -223,7 +226,13 @@ impl AclAdviser {
             (RuleAnswer::Allow(()), UnknownUsers::LeaveToOthers) => {
                 Answer::Pass(Silence::Agrees(Source::Acl))
             }
-            (RuleAnswer::Refuse(..) | RuleAnswer::Silence, _) => admit_known_user(acl, question, will),
+            (RuleAnswer::Refuse(reason, rule), UnknownUsers::LeaveToOthers) => {
+                refuse(will_refused(acl, reason, rule))
+            }
+            // Nor does the file say anything else of somebody whom others let in: no grant, and no name at the broker.
+            (RuleAnswer::Silence, UnknownUsers::LeaveToOthers) => {
+                Answer::Pass(Silence::Denies(Source::Acl, About::Will))
+            }
         }
     }
 
@@ -319,7 +328,13 @@ impl AclAdviser {
 
 impl Decider for AclAdviser {
     fn connect(&self, question: &ConnectQuestion<'_>) -> Answer<ConnectDecision> {
-        self.admit(question)
+        let answer = self.admit(question);
+        let acl = self.acl.load();
+        match answer {
+            // Whoever lets it in gives it no prefix of this file's.
+            Answer::Pass(_) if takes_prefixed_id(&acl, question.peer) => refuse(wrong_name(&acl)),
+            answer => answer,
+        }
     }
 
     fn publish(&self, question: &PublishQuestion<'_>) -> Answer<PublishDecision> {
@@ -399,9 +414,15 @@ fn admit_known_user(
     let peer = acl.with_groups(question.peer);
     let grant = match acl.grant_for(&peer) {
         Ok(grant) => grant,
-        Err(NoPrefix) => return refuse(without_prefix(acl)),
+        Err(why) => return refuse(without_topics(acl, why)),
     };
-    if grant.is_none() && peer.attributes.is_empty() {
+    let ids = match client_ids(acl, &peer) {
+        Ok(ids) => ids,
+        Err(refusal) => return refuse(refusal),
+    };
+    let broker_login = acl.broker_login.clone();
+    if grant.is_none() && peer.attributes.is_empty() && ids == ClientIds::default() && broker_login.is_none()
+    {
         return match will {
             RuleAnswer::Allow(()) => Answer::Now(Ruling::allow(Source::Acl)),
             RuleAnswer::Refuse(reason, rule) => refuse(will_refused(acl, reason, rule)),
@@ -413,7 +434,14 @@ fn admit_known_user(
         return refuse(refusal);
     }
     let attributes = peer.attributes.to_vec();
-    let admission = Admission { attributes, grant: grant.map(Arc::new), ..Admission::default() };
+    let admission = Admission {
+        client_id: ids.own,
+        attributes,
+        grant: grant.map(Arc::new),
+        broker_client_id: ids.at_broker,
+        broker_login,
+        ..Admission::default()
+    };
     Answer::Now(Ruling::new(Source::Acl, Ok(Decision::Allow(Some(Box::new(admission))))))
 }
 

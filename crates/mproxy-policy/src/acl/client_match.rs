@@ -1,4 +1,5 @@
-//! For whom a `[[grants]]` entry is: users, groups, client ids, claims, certificates. Each that is named has to fit.
+//! For whom a `[[grants]]` or a `[[rewrites]]` entry is: users, groups, client ids, listeners, claims, certificates. Each
+//! that is named has to fit.
 
 use mproxy_core::peer::{Peer, TlsFacts};
 
@@ -13,6 +14,7 @@ pub(super) struct ClientMatch {
     pub(super) users: Option<NameSet>,
     pub(super) groups: Option<NameSet>,
     pub(super) client_ids: Option<NameSet>,
+    pub(super) listeners: Option<NameSet>,
     /// Names of attributes, `claim.tenant`, with the values of which one has to be there.
     pub(super) claims: Vec<(Box<str>, NameSet)>,
     pub(super) certificate: Option<CertificateMatch>,
@@ -49,6 +51,7 @@ impl ClientMatch {
         self.users.as_ref().is_none_or(|users| peer.username.as_deref().is_some_and(|name| users.has(name)))
             && self.groups.as_ref().is_none_or(|groups| has(GROUP, groups))
             && self.client_ids.as_ref().is_none_or(|ids| ids.has(&peer.client_id))
+            && self.listeners.as_ref().is_none_or(|names| names.has(&peer.origin.listener))
             && self.claims.iter().all(|(name, wanted)| has(name, wanted))
             && self
                 .certificate

@@ -7,7 +7,7 @@ use mproxy_core::peer::Peer;
 use mproxy_core::policy::{About, Answer, ConnectDecision, ConnectQuestion, Refusal, Ruling, Source};
 use mproxy_core::rule::{Act, Message, Who};
 
-use super::{Acl, RuleAnswer};
+use super::{Acl, NoPrefix, NoTopics, RuleAnswer};
 
 /// The will of a client that nobody else is asked about: the rules of the file have to allow it, or its grant.
 pub(super) fn settle_will(
@@ -33,9 +33,46 @@ pub(super) fn settle_will(
 }
 
 /// Its topics have no place at the broker.
-pub(super) fn without_prefix(acl: &Acl) -> Refusal {
-    let text = Some("no topic prefix for this client".into());
+pub(super) fn without_topics(acl: &Acl, why: NoTopics) -> Refusal {
+    let text = Some(why.text().into());
     Refusal { text, ..Refusal::default() }.by(acl.ground(None))
+}
+
+/// The client ids of a client that is let in: by what it and everybody else knows it, if it has said none, and by what the
+/// broker does, if that is another.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ClientIds {
+    pub(super) own: Option<Box<str>>,
+    pub(super) at_broker: Option<Box<str>>,
+}
+
+/// By what the broker knows this client.
+///
+/// # Errors
+/// It could not be told from another client there.
+pub(super) fn client_ids(acl: &Acl, peer: &Peer) -> Result<ClientIds, Refusal> {
+    let prefix = acl.grants.client_id_prefix(peer).map_err(|NoPrefix| {
+        let text = Some("no client id prefix for this client".into());
+        Refusal { text, ..Refusal::default() }.by(acl.ground(None))
+    })?;
+    let Some(prefix) = prefix else {
+        return if takes_prefixed_id(acl, peer) { Err(wrong_name(acl)) } else { Ok(ClientIds::default()) };
+    };
+    if !peer.client_id.is_empty() {
+        return Ok(ClientIds { own: None, at_broker: Some(format!("{prefix}{}", peer.client_id).into()) });
+    }
+    // The broker refuses it [MQTT-3.1.3-8].
+    if !peer.version.is_v5() && !peer.clean_start {
+        return Ok(ClientIds::default());
+    }
+    // Were the broker to choose one, the client would come back with that, and get it with the prefix before it.
+    let own = format!("{:032x}", peer.origin.connection_id.0);
+    Ok(ClientIds { at_broker: Some(format!("{prefix}{own}").into()), own: Some(own.into()) })
+}
+
+/// Whether a client without a prefix calls itself as one with a prefix may be called at the broker.
+pub(super) fn takes_prefixed_id(acl: &Acl, peer: &Peer) -> bool {
+    acl.grants.client_id_separator().is_some_and(|separator| peer.client_id.contains(separator))
 }
 
 /// What the rules say of the will of this client; no will is fine.

@@ -16,12 +16,14 @@ use toml::de::{DeTable, DeValue};
 
 pub use self::cases::TrialCase;
 use self::grants::EFFECTS;
+pub(super) use self::rewrites::NamedListener;
 use super::static_grants::StaticGrants;
 use super::{Acl, AclRule, NameSet, Password, User};
 use crate::nearest;
 
 mod cases;
 mod grants;
+mod rewrites;
 mod tokens;
 
 /// One fault of a rule file.
@@ -97,12 +99,16 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
             users: HashMap::new(),
             rules: Vec::new(),
             tokens: None,
+            broker_login: None,
             grants: StaticGrants::default(),
+            rewrites: Vec::new(),
+            listeners: Vec::new(),
             required: HashMap::new(),
             receives: false,
             allow_empty: false,
         };
         reader.document(document, &mut acl, &mut lines);
+        acl.listeners = std::mem::take(&mut reader.listeners);
         acl.file = Arc::new(RuleFile { name: name.into(), loaded: Instant::now(), lines: lines.into() });
         acl
     })?;
@@ -120,7 +126,14 @@ fn read<T>(
     let (document, syntax) = DeTable::parse_recoverable(text);
     // Beside which files are that it names.
     let folder = Path::new(name).parent().unwrap_or_else(|| Path::new(""));
-    let mut reader = AclReader { text, folder, faults: Vec::new(), whole: syntax.is_empty() };
+    let mut reader = AclReader {
+        text,
+        folder,
+        faults: Vec::new(),
+        whole: syntax.is_empty(),
+        separator: None,
+        listeners: Vec::new(),
+    };
     for error in syntax {
         reader.fault(error.span().unwrap_or_default(), String::new(), error.message());
     }
@@ -148,6 +161,10 @@ struct AclReader<'t> {
     faults: Vec<AclError>,
     /// The text is TOML throughout: what is missing was not merely lost to a syntax error.
     whole: bool,
+    /// The character at the end of client id prefixes.
+    separator: Option<char>,
+    /// Listeners that entries are for.
+    listeners: Vec<NamedListener>,
 }
 
 impl AclReader<'_> {
@@ -162,10 +179,14 @@ impl AclReader<'_> {
                 "grants" => self.each_table(value, name, |reader, table, at, key| {
                     acl.grants.all.extend(reader.grant(table, at, key));
                 }),
+                "rewrites" => self.each_table(value, name, |reader, table, at, key| {
+                    acl.rewrites.extend(reader.rewrites(table, at, key));
+                }),
                 "require" => {
                     acl.required = self.requirements(value, name, document.contains_key("jwt"));
                 }
                 "jwt" => acl.tokens = self.tokens(value, name),
+                "broker" => acl.broker_login = self.broker_login(value, name),
                 "users" => self.each_table(value, name, |reader, table, at, key| {
                     reader.user(table, at, key, acl);
                 }),
@@ -178,7 +199,18 @@ impl AclReader<'_> {
                     key.span(),
                     "",
                     name,
-                    &["anonymous", "allow_empty", "client_ids", "require", "jwt", "users", "grants", "rules"],
+                    &[
+                        "anonymous",
+                        "allow_empty",
+                        "client_ids",
+                        "require",
+                        "jwt",
+                        "broker",
+                        "users",
+                        "grants",
+                        "rewrites",
+                        "rules",
+                    ],
                 ),
             }
         }

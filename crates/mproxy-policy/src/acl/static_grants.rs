@@ -28,6 +28,8 @@ pub(super) struct StaticGrant {
     pub(super) limits: GrantLimits,
     pub(super) has_rate_action: bool,
     pub(super) prefix: Option<Template>,
+    /// What the client id at the broker begins with.
+    pub(super) client_id_prefix: Option<Template>,
     /// How long a session lasts at most.
     pub(super) session: Option<Duration>,
 }
@@ -46,11 +48,28 @@ struct GrantSet {
     file: Arc<RuleFile>,
 }
 
-/// The prefix of a client's grant has a variable without a value that is a level, or with several.
+/// A prefix of a client's grant has a variable without a value that can stand there, or with several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoPrefix;
 
 impl StaticGrants {
+    /// What the client id of this client begins with at the broker.
+    ///
+    /// # Errors
+    /// No other client could be told from it.
+    pub(super) fn client_id_prefix(&self, peer: &Peer) -> Result<Option<String>, NoPrefix> {
+        let mut prefixes = self.all.iter().filter(|one| one.client_id_prefix.is_some() && one.who.is(peer));
+        let Some(prefix) = prefixes.next().and_then(|one| one.client_id_prefix.as_ref()) else {
+            return Ok(None);
+        };
+        prefix.expand_apart(Who::from(peer)).map(Some).ok_or(NoPrefix)
+    }
+
+    /// The character that ends all prefixes of client ids, if there are any.
+    pub(super) fn client_id_separator(&self) -> Option<char> {
+        self.all.iter().find_map(|one| one.client_id_prefix.as_ref()?.last_char())
+    }
+
     /// What this client may do, if any entry is for it.
     ///
     /// # Errors

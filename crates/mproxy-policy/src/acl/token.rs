@@ -23,9 +23,10 @@ use mproxy_core::token::token_in;
 
 use self::key_wait::{KeyWait, NO_KEYS};
 pub(super) use self::reauthentication::reauthenticate;
+use super::Acl;
 use super::client_match::GROUP;
-use super::connecting::{refuse, settle_will, without_prefix, wrong_name};
-use super::{Acl, NoPrefix};
+use super::connecting::{client_ids, refuse, settle_will, without_topics, wrong_name};
+use super::static_rewrites::StaticRewrites;
 use crate::jwt::{TokenError, TokenKeys, TokenTerms, ValidToken};
 use crate::watch::{TokenOutcome, Watch, Watcher};
 
@@ -46,7 +47,8 @@ pub(super) struct TokenRules {
     pub(super) claims: Vec<Box<str>>,
     /// The claim with the client's groups.
     pub(super) groups: Option<Box<str>>,
-    pub(super) broker: BrokerCredentials,
+    /// `None`: as [`broker`](Acl::broker_login) of the file says, or the user name of the token.
+    pub(super) broker: Option<BrokerCredentials>,
     watcher: Watcher,
 }
 
@@ -60,7 +62,7 @@ impl Default for TokenRules {
             username: "sub".into(),
             claims: Vec::new(),
             groups: None,
-            broker: BrokerCredentials::default(),
+            broker: None,
             watcher: Watcher::default(),
         }
     }
@@ -94,10 +96,9 @@ impl TokenPlace {
 }
 
 /// What the broker gets of a client with a token.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) enum BrokerCredentials {
     /// The user name that the token says, and no password.
-    #[default]
     Username,
     /// What the client sent.
     AsSent,
@@ -180,10 +181,12 @@ impl Acl {
         let of_grants = self.grants.all.iter().flat_map(|grant| {
             let patterns = grant.rules.iter().flat_map(|rule| &rule.topics);
             let of_patterns = patterns.flat_map(|pattern| pattern.attributes());
-            let of_prefix = grant.prefix.iter().flat_map(|prefix| prefix.attributes());
+            let prefixes = grant.prefix.iter().chain(&grant.client_id_prefix);
+            let of_prefix = prefixes.flat_map(|prefix| prefix.attributes());
             of_patterns.chain(of_prefix).chain(grant.who.claims.iter().map(|(name, _)| &**name))
         });
-        for attribute in of_rules.chain(of_names).chain(of_grants) {
+        let of_rewrites = self.rewrites.iter().flat_map(StaticRewrites::attributes);
+        for attribute in of_rules.chain(of_names).chain(of_grants).chain(of_rewrites) {
             if let Some(claim) = attribute.strip_prefix("claim.")
                 && !tokens.has_claim(claim)
             {
@@ -296,7 +299,7 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
     }
     let granted = match acl.grant_for(peer) {
         Ok(granted) => granted,
-        Err(NoPrefix) => return refuse(without_prefix(acl)),
+        Err(why) => return refuse(without_topics(acl, why)),
     };
     // Nobody else is asked about a client with a token: the packet that they would see has it.
     if let Err(refusal) = settle_will(acl, peer, question, granted.as_ref()) {
@@ -306,17 +309,24 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
     if let Some(token) = question.peer.origin.ws.as_ref().and_then(|ws| ws.token.as_ref()) {
         token.forget();
     }
-    let broker = acl.tokens.as_ref().map_or(&BrokerCredentials::Username, |tokens| &tokens.broker);
+    let ids = match client_ids(acl, peer) {
+        Ok(ids) => ids,
+        Err(refusal) => return refuse(refusal),
+    };
+    let broker = acl.tokens.as_ref().and_then(|tokens| tokens.broker.as_ref());
     let admission = Admission {
+        client_id: ids.own,
+        broker_client_id: ids.at_broker,
         username: peer.username.clone(),
         password: Some(Bytes::new()),
         attributes: peer.attributes.to_vec(),
         authenticated: acl.tokens.as_ref().is_some_and(|tokens| tokens.authenticates(question)),
         grant: Some(Arc::new(grant)),
         broker_login: match broker {
-            BrokerCredentials::Username => None,
-            BrokerCredentials::AsSent => Some(Arc::new(as_sent(question.connect))),
-            BrokerCredentials::Fixed(login) => Some(Arc::clone(login)),
+            None => acl.broker_login.clone(),
+            Some(BrokerCredentials::Username) => None,
+            Some(BrokerCredentials::AsSent) => Some(Arc::new(as_sent(question.connect))),
+            Some(BrokerCredentials::Fixed(login)) => Some(Arc::clone(login)),
         },
         ..Admission::default()
     };

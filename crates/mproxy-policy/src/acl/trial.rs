@@ -16,7 +16,7 @@ use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::{TopicFilter, check_name};
 use mproxy_codec::types::{PacketType, QoS, Version};
 use mproxy_core::Chain;
-use mproxy_core::grant::GrantGround;
+use mproxy_core::grant::{GrantGround, Mapping, NoPlace};
 use mproxy_core::peer::{
     ConnectionId, Encoded, Origin, Peer, RequestToken, TlsFacts, Transport, UserProperties, WsFacts,
 };
@@ -32,7 +32,7 @@ use serde_json::{Map, Value};
 use self::token::TrialTokens;
 use super::client_match::GROUP;
 use super::password::Password;
-use super::{Acl, AclAdviser, UnknownUsers};
+use super::{Acl, AclAdviser, NoTopics, UnknownUsers};
 use crate::grants::Grants;
 
 mod token;
@@ -90,6 +90,8 @@ pub struct TrialOutcome {
     pub verdict: Result<QoS, ReasonCode>,
     /// By what.
     pub by: TrialGround,
+    /// What the broker calls the topic or the filter, where that is another name and it is allowed.
+    pub becomes: Option<Box<str>>,
 }
 
 /// By what it was decided.
@@ -111,6 +113,8 @@ pub enum TrialGround {
     ClientId,
     /// Its topics have no prefix.
     Prefix,
+    /// The rewrites leave no place for it: what the client would be told.
+    Rewrite(&'static str),
     /// The text is no topic, or no topic filter.
     NoTopic,
 }
@@ -138,6 +142,7 @@ impl fmt::Display for TrialGround {
             Self::Rule(line) => return write!(f, "the rule in line {line}"),
             Self::GrantLimit(key) => return write!(f, "{key} of its grant"),
             Self::NotLetIn(why) => return write!(f, "what the file says about who may connect: {why}"),
+            Self::Rewrite(why) => return write!(f, "the rewrites: {why}"),
             Self::GrantDefault => "the default of its grant",
             Self::Nobody => "no rule; a hook service would be asked, if there is one",
             Self::NotJudged => "no rule names receive, so deliveries are not judged",
@@ -228,7 +233,8 @@ impl RuleTrial {
             Act::Will => {
                 let by = tried.ground(&supposed);
                 match self.connect(client, token.as_deref(), Some(question)).await {
-                    Ok(_) => TrialOutcome { verdict: Ok(question.qos), by },
+                    Ok(_) if tried.lacks_place(&question.name) => without_place(),
+                    Ok(_) => tried.outcome(&supposed, Ok(question.qos)),
                     Err(outcome) => TrialOutcome { by, ..outcome },
                 }
             }
@@ -325,13 +331,21 @@ impl TriedClient {
         if let Some(outcome) = self.too_large(2 + supposed.name.len() + id + 1 + supposed.payload) {
             return outcome;
         }
+        if self.lacks_place(supposed.name) {
+            return without_place();
+        }
         let ruling = self.chain.publish(&message(supposed)).wait().await;
         self.outcome(supposed, allowed(ruling.verdict, PacketType::Puback).map(|()| supposed.qos))
     }
 
     async fn receives(&self, supposed: &Supposed<'_>) -> TrialOutcome {
+        if self.lacks_place(supposed.name) {
+            // Whatever the broker calls so has another name here.
+            return TrialOutcome { verdict: Err(ReasonCode::NOT_AUTHORIZED), ..without_place() };
+        }
         if self.chain.want_of(Hook::Deliver, &self.peer) == Want::Nothing {
-            return TrialOutcome { verdict: Ok(supposed.qos), by: TrialGround::NotJudged };
+            let becomes = self.at_broker(supposed);
+            return TrialOutcome { verdict: Ok(supposed.qos), by: TrialGround::NotJudged, becomes };
         }
         let ruling = self.chain.deliver(&message(supposed)).wait().await;
         self.outcome(supposed, allowed(ruling.verdict, PacketType::Puback).map(|()| supposed.qos))
@@ -372,14 +386,40 @@ impl TriedClient {
             return refused(ReasonCode::QUOTA_EXCEEDED, TrialGround::GrantLimit("subscriptions"));
         }
         let mapping = grant.and_then(|grant| grant.mapping.as_ref());
-        if verdict.is_ok() && mapping.is_some_and(|mapping| mapping.up_filter(supposed.name).is_none()) {
-            return refused(ReasonCode::TOPIC_FILTER_INVALID, TrialGround::Prefix);
+        if verdict.is_ok()
+            && let Some(Err(why)) = mapping.map(|mapping| mapping.up_filter(supposed.name))
+        {
+            let by = match why {
+                NoPlace::TooLong => TrialGround::Prefix,
+                NoPlace::Divided | NoPlace::Renamed => TrialGround::Rewrite(why.text()),
+            };
+            return refused(ReasonCode::TOPIC_FILTER_INVALID, by);
         }
         self.outcome(supposed, verdict)
     }
 
     fn outcome(&self, supposed: &Supposed<'_>, verdict: Result<QoS, ReasonCode>) -> TrialOutcome {
-        TrialOutcome { verdict, by: self.ground(supposed) }
+        let becomes = if verdict.is_ok() { self.at_broker(supposed) } else { None };
+        TrialOutcome { verdict, by: self.ground(supposed), becomes }
+    }
+
+    fn mapping(&self) -> Option<&Mapping> {
+        self.peer.grant.as_deref()?.mapping.as_ref()
+    }
+
+    /// Whether another topic of the client's is rewritten to this one.
+    fn lacks_place(&self, topic: &str) -> bool {
+        self.mapping().is_some_and(|mapping| mapping.up(topic).is_none())
+    }
+
+    /// What the broker calls it, if that is something else.
+    fn at_broker(&self, supposed: &Supposed<'_>) -> Option<Box<str>> {
+        let (mapping, name) = (self.mapping()?, supposed.name);
+        let mapped = match supposed.act {
+            Act::Subscribe => mapping.up_filter(name).ok()?,
+            Act::Publish | Act::Receive | Act::Will => mapping.up(name)?,
+        };
+        (mapped != name).then(|| mapped.into())
     }
 
     /// A packet of the client's with so many bytes behind its fixed header.
@@ -442,7 +482,12 @@ impl Decider for LettingIn {
 }
 
 const fn refused(reason: ReasonCode, by: TrialGround) -> TrialOutcome {
-    TrialOutcome { verdict: Err(reason), by }
+    TrialOutcome { verdict: Err(reason), by, becomes: None }
+}
+
+fn without_place() -> TrialOutcome {
+    let by = TrialGround::Rewrite("another topic is rewritten to this one");
+    refused(ReasonCode::TOPIC_NAME_INVALID, by)
 }
 
 fn allowed<A>(verdict: Result<Decision<A>, Undecided>, answer: PacketType) -> Result<(), ReasonCode> {
@@ -469,7 +514,7 @@ fn not_let_in(refusal: &Refusal) -> TrialGround {
     let text = refusal.text.as_deref();
     TrialGround::NotLetIn(match refusal.about {
         About::ClientId => return TrialGround::ClientId,
-        About::Unsaid => return TrialGround::Prefix,
+        About::Unsaid if text == Some(NoTopics::Prefix.text()) => return TrialGround::Prefix,
         About::Username => "no user name, or one that it does not know".to_owned(),
         about => text.map_or_else(|| about.name().to_owned(), str::to_owned),
     })
@@ -508,6 +553,7 @@ fn supposed_peer(client: &TrialClient, username: Option<&str>, token: Option<Req
         client_id: client.client_id.as_str().into(),
         username: username.map(Into::into),
         said: None,
+        broker_client_id: None,
         keep_alive: 0,
         clean_start: true,
         attributes: Box::default(),

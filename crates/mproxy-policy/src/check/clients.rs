@@ -73,6 +73,7 @@ pub(super) fn client(origin: Origin, version: Version, client_id: &str, username
         attributes: Box::default(),
         grant: None,
         said: None,
+        broker_client_id: None,
         user_properties: [].into_iter().collect(),
         encoded: Encoded::default(),
     }

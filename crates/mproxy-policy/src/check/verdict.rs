@@ -179,6 +179,7 @@ fn admitted(admission: &Admission) -> Vec<String> {
         grant,
         broker_login: _,
         authenticated: _,
+        broker_client_id: _,
     } = admission;
     let mut details = Vec::new();
     details.extend(client_id.as_deref().map(|id| format!("client id becomes {}", shown(id))));

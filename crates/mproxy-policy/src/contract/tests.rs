@@ -53,6 +53,7 @@ pub(crate) fn peer(version: Version) -> Arc<Peer> {
         attributes: vec![("tenant".to_owned(), "acme".to_owned())].into(),
         grant: None,
         said: None,
+        broker_client_id: None,
         user_properties: [("a", "1"), ("a", "2")].into_iter().collect(),
         encoded: Encoded::default(),
     })

@@ -180,6 +180,7 @@ fn admission(
         // AuthExchange.
         broker_login: None,
         authenticated: false,
+        broker_client_id: None,
     };
     // A plain yes is the most common answer, and takes no memory of its own.
     Ok((admission != Admission::default()).then(|| Box::new(admission)))

@@ -107,6 +107,7 @@ pub(crate) fn numbered(connection: u128, client_id: &str, username: Option<&str>
         client_id: client_id.into(),
         username: username.map(Into::into),
         said: None,
+        broker_client_id: None,
         keep_alive: 30,
         clean_start: true,
         attributes: Box::default(),

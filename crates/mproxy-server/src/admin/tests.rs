@@ -55,6 +55,7 @@ fn card(n: u128) -> SessionView {
         connection_id: id(n),
         epoch: 7,
         client_id: Some(format!("client-{n}")),
+        broker_client_id: None,
         username: (n == 2).then(|| "ann".to_owned()),
         listener: "mqtt".to_owned(),
         transport: "tcp",

@@ -33,6 +33,9 @@ pub struct SessionView {
     /// The client identifier in force; while the client waits to be admitted, the one it asks for; absent before CONNECT
     /// was read.
     pub client_id: Option<String>,
+    /// The client identifier that the broker knows; absent where it is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_client_id: Option<String>,
     /// The user name in force, or asked for.
     pub username: Option<String>,
     /// The listener that accepted it.
@@ -61,7 +64,7 @@ impl SessionView {
     #[must_use]
     pub fn json_size(&self) -> usize {
         const REST: usize = 512;
-        let names = [self.client_id.as_deref(), self.username.as_deref()];
+        let names = [self.client_id.as_deref(), self.broker_client_id.as_deref(), self.username.as_deref()];
         REST + names.into_iter().flatten().flat_map(str::bytes).map(in_json).sum::<usize>()
     }
 }

@@ -94,6 +94,7 @@ fn stranger(client_id: &str, question: &ExplainQuestion) -> Peer {
         attributes: Box::default(),
         grant: None,
         said: None,
+        broker_client_id: None,
         user_properties: UserProperties::default(),
         encoded: Encoded::default(),
     }

@@ -170,7 +170,12 @@ fn test_rules(command: &RulesTest, out: &mut impl Write, err: &mut impl Write) -
         } else {
             let expected = if case.allowed { "allow" } else { "deny" };
             let by = case.rule_line.map_or_else(String::new, |line| format!(" by the rule in line {line}"));
-            writeln!(out, "FAIL  {file}:{line}: {who} {act} {name}: expected {expected}{by}, but {told}")?;
+            let becomes =
+                case.becomes.as_deref().map_or_else(String::new, |name| format!(" as {}", one_line(name)));
+            writeln!(
+                out,
+                "FAIL  {file}:{line}: {who} {act} {name}: expected {expected}{by}{becomes}, but {told}"
+            )?;
         }
     }
     writeln!(out, "{} cases, {failed} failed", cases.len())?;
@@ -180,6 +185,10 @@ fn test_rules(command: &RulesTest, out: &mut impl Write, err: &mut impl Write) -
 fn is_expected(case: &TrialCase, outcome: &TrialOutcome) -> bool {
     outcome.verdict.is_ok() == case.allowed
         && case.rule_line.is_none_or(|line| outcome.by == TrialGround::Rule(line))
+        && case
+            .becomes
+            .as_deref()
+            .is_none_or(|name| outcome.becomes.as_deref().unwrap_or(&case.question.name) == name)
 }
 
 /// For what the advisers wait for.
@@ -244,8 +253,15 @@ fn claims(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
 
 fn tell(outcome: &Result<TrialOutcome, ImpossibleClient>) -> String {
     match outcome {
-        Ok(TrialOutcome { verdict: Ok(qos), by }) => format!("allowed with QoS {} by {by}", *qos as u8),
-        Ok(TrialOutcome { verdict: Err(reason), by }) => format!("refused with {:#04x} by {by}", reason.0),
+        Ok(TrialOutcome { verdict: Ok(qos), by, becomes }) => {
+            let becomes = becomes
+                .as_deref()
+                .map_or_else(String::new, |name| format!(", as {} at the broker", one_line(name)));
+            format!("allowed with QoS {} by {by}{becomes}", *qos as u8)
+        }
+        Ok(TrialOutcome { verdict: Err(reason), by, .. }) => {
+            format!("refused with {:#04x} by {by}", reason.0)
+        }
         Err(impossible) => format!("there is no such client: {impossible}"),
     }
 }

@@ -315,6 +315,7 @@ impl Handle {
             connection_id: Uuid::from_u128(self.id()),
             epoch: self.origin.epoch,
             client_id: peer.map(|peer| peer.client_id.to_string()),
+            broker_client_id: peer.and_then(|peer| peer.broker_client_id.as_deref().map(str::to_owned)),
             username: peer.and_then(|peer| peer.shown_username().map(ToOwned::to_owned)),
             listener: self.origin.listener.to_string(),
             transport: self.origin.transport.name(),

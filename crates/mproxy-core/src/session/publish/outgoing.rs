@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use mproxy_codec::packet::publish::PublishHead;
 
 use super::super::link::Link;
+use super::super::mapping::TOPIC_WITHOUT_PLACE;
 use super::super::resolve::{CarriedOut, Unfit};
 use super::super::rewrite;
 use crate::peer::Side;
@@ -29,7 +30,8 @@ impl Link {
         topic: &str,
         change: Option<Box<PublishChange>>,
     ) -> Result<CarriedOut<OutgoingPublish>, Unfit> {
-        let known = self.policy_topic(from, topic).unwrap_or(topic);
+        let known = self.policy_topic(from, topic);
+        let known = known.as_deref().unwrap_or(topic);
         let change =
             change.map(|change| real_change(change, head, known)).filter(|change| !change.is_empty());
         let Some(change) = change else {
@@ -56,16 +58,19 @@ impl Link {
         self.carry_out(from, head, topic, Some(Box::new(change.clone()))).is_ok()
     }
 
-    /// The new head of a PUBLISH, unless that makes an invalid packet.
+    /// The new head of a PUBLISH, unless that makes an invalid packet, or a topic of it has no place at the other side.
     fn rewrite_head(
         &self,
         from: Side,
         head: &PublishHead<'_>,
         topic: &str,
         change: Option<&PublishChange>,
-    ) -> Result<BytesMut, Unusable> {
-        let topic = &*self.outgoing_topic(from, topic, change);
-        let response = self.outgoing_response(from, head);
+    ) -> Result<BytesMut, Unfit> {
+        let Some(topic) = self.outgoing_topic(from, topic, change) else {
+            return Err(Unfit::Denied(self.without_place(TOPIC_WITHOUT_PLACE)));
+        };
+        let topic = &*topic;
+        let response = self.outgoing_response(from, head).map_err(Unfit::Denied)?;
         mproxy_codec::topic::check_name(topic).map_err(|error| Unusable::topic("rewritten topic", error))?;
         let new_payload = change.and_then(|change| change.payload.as_ref());
         let payload_len = new_payload.map_or(head.payload_len, Bytes::len);
@@ -84,9 +89,9 @@ impl Link {
         // The receiver would close on it ([MQTT-3.1.2-24], [MQTT-3.2.2-15]).
         if size > most as usize {
             let to = from.other();
-            return Err(Unusable::too_large(format!(
+            return Err(Unfit::Unusable(Unusable::too_large(format!(
                 "rewritten packet of {size} bytes is over the {to}'s Maximum Packet Size of {most}"
-            )));
+            ))));
         }
         Ok(out)
     }

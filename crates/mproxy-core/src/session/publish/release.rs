@@ -131,7 +131,8 @@ impl Link {
     /// Tells the decision log.
     fn record_refused_publish(&self, cx: &Context, due: &DuePublish<'_>, refused: &Rejection) {
         let DuePublish { from, head, topic, .. } = *due;
-        let topic = self.policy_topic(from, topic).unwrap_or(topic);
+        let known = self.policy_topic(from, topic);
+        let topic = known.as_deref().unwrap_or(topic);
         let subject =
             DecisionSubject::Message { hook: hook(from), topic, qos: head.qos, retain: head.retain };
         self.record(cx, subject, refused.outcome());
@@ -141,7 +142,8 @@ impl Link {
     fn leave_publish(&mut self, cx: &mut Context, due: &DuePublish<'_>, outgoing: OutgoingPublish) {
         let DuePublish { from, bytes, head, topic, streams } = *due;
         let OutgoingPublish { change, head: out } = outgoing;
-        let sent_topic = self.outgoing_topic(from, topic, change.as_deref());
+        // It has one, or it would not leave.
+        let sent_topic = self.outgoing_topic(from, topic, change.as_deref()).unwrap_or_else(|| topic.into());
         let new_payload = change.as_ref().and_then(|change| change.payload.clone());
         let payload = match &new_payload {
             Some(payload) => Some(&payload[..]),

@@ -26,10 +26,23 @@ pub struct TrialCase {
     pub allowed: bool,
     /// The line of the rule that is to decide, if that matters.
     pub rule_line: Option<u32>,
+    /// What the broker is to call the topic or the filter, if that matters.
+    pub becomes: Option<String>,
 }
 
-const CASE: &[&str] =
-    &["client", "publish", "subscribe", "receive", "will", "qos", "retain", "payload", "expect", "line"];
+const CASE: &[&str] = &[
+    "client",
+    "publish",
+    "subscribe",
+    "receive",
+    "will",
+    "qos",
+    "retain",
+    "payload",
+    "expect",
+    "line",
+    "becomes",
+];
 const CLIENT: &[&str] =
     &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint", "listener", "service"];
 
@@ -78,7 +91,7 @@ impl AclReader<'_> {
         let before = self.faults.len();
         let (mut who, mut acts) = (None, Vec::new());
         let (mut qos, mut retain, mut allowed, mut rule_line) = (QoS::AtMostOnce, false, None, None);
-        let mut payload = 0;
+        let (mut payload, mut becomes) = (0, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -95,6 +108,9 @@ impl AclReader<'_> {
                     let line = self.whole(value, &full, 1..=u64::from(u32::MAX));
                     rule_line = line.and_then(|line| u32::try_from(line).ok());
                 }
+                "becomes" => {
+                    becomes = self.text(value, &full).map(|text| (text.to_owned(), value.span(), full));
+                }
                 unknown => self.unknown(key.span(), path, unknown, CASE),
             }
         }
@@ -107,6 +123,9 @@ impl AclReader<'_> {
             let what = "a case has one of publish, subscribe, receive, will";
             self.fault(at.clone(), path.to_owned(), what);
         }
+        if let (Some((_, span, full)), Some(false)) = (&becomes, allowed) {
+            self.fault(span.clone(), full.clone(), "is of what is allowed; this case expects a refusal");
+        }
         let line = self.line(&at);
         let (act, name) = acts.pop()?;
         if self.faults.len() > before {
@@ -114,7 +133,15 @@ impl AclReader<'_> {
         }
         let (who, client) = who?;
         let question = TrialQuestion { act, name: name?.to_owned(), qos, retain, payload };
-        Some(TrialCase { line, who, client, question, allowed: allowed?, rule_line })
+        Some(TrialCase {
+            line,
+            who,
+            client,
+            question,
+            allowed: allowed?,
+            rule_line,
+            becomes: becomes.map(|(text, ..)| text),
+        })
     }
 
     /// A client of its own, or the name of one.

@@ -18,6 +18,7 @@ const GRANT: &[&str] = &[
     "users",
     "groups",
     "client_ids",
+    "listeners",
     "claims",
     "certificate",
     "publish",
@@ -30,6 +31,7 @@ const GRANT: &[&str] = &[
     "rules",
     "default",
     "prefix",
+    "client_id_prefix",
     "session",
     "messages_per_second",
     "bytes_per_second",
@@ -60,17 +62,14 @@ impl AclReader<'_> {
             limits: GrantLimits::default(),
             has_rate_action: false,
             prefix: None,
+            client_id_prefix: None,
             session: None,
         };
         let (mut short, mut max_qos, mut retain, mut max_payload) = (Vec::new(), None, None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
-                "users" => grant.who.users = Some(self.names(value, &full)),
-                "groups" => grant.who.groups = Some(self.names(value, &full)),
-                "client_ids" => grant.who.client_ids = Some(self.names(value, &full)),
-                "claims" => grant.who.claims = self.claims(value, &full),
-                "certificate" => grant.who.certificate = self.certificate(value, &full),
+                name if self.client_match(name, value, &full, &mut grant.who) => {}
                 "publish" => short.push((Act::Publish, value, full)),
                 "subscribe" => short.push((Act::Subscribe, value, full)),
                 "receive" => short.push((Act::Receive, value, full)),
@@ -85,6 +84,7 @@ impl AclReader<'_> {
                 }),
                 "default" => grant.default = self.word(value, &full, &EFFECTS),
                 "prefix" => grant.prefix = self.prefix(value, &full),
+                "client_id_prefix" => grant.client_id_prefix = self.client_id_prefix(value, &full),
                 "session" => {
                     grant.session = self.whole(value, &full, 1..=SESSION_MOST).map(Duration::from_secs);
                 }
@@ -167,7 +167,42 @@ impl AclReader<'_> {
         Some(template)
     }
 
-    fn claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(Box<str>, super::NameSet)> {
+    /// A client id begins with it at the broker. That one tenant's ids are none of another one's follows from the character
+    /// at its end, which no value and no other part of a prefix may hold.
+    fn client_id_prefix(&mut self, value: &TomlValue<'_>, key: &str) -> Option<Template> {
+        let text = self.text(value, key)?;
+        let fault = |reader: &mut Self, what: String| {
+            reader.fault(value.span(), key.to_owned(), what);
+            None
+        };
+        let template = match Template::parse(text) {
+            Ok(template) => template,
+            Err(error) => return fault(self, format!("{text:?}: {error}")),
+        };
+        let Some(separator) = template.last_char() else {
+            return fault(
+                self,
+                format!("{text:?}: end it with a character that stands in no client's value, - for example"),
+            );
+        };
+        if template.with_each_variable("").matches(separator).count() > 1 {
+            return fault(self, format!("{text:?}: {separator:?} at its end may not stand elsewhere in it"));
+        }
+        match self.separator {
+            Some(other) if other != separator => fault(
+                self,
+                format!(
+                    "{text:?}: ends with {separator:?}, and the one before with {other:?}; all end with the same character"
+                ),
+            ),
+            _ => {
+                self.separator = Some(separator);
+                Some(template)
+            }
+        }
+    }
+
+    pub(super) fn claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(Box<str>, super::NameSet)> {
         let Some(table) = self.table(value, path) else { return Vec::new() };
         let mut claims = Vec::new();
         for (key, value) in table {
@@ -181,7 +216,7 @@ impl AclReader<'_> {
         claims
     }
 
-    fn certificate(&mut self, value: &TomlValue<'_>, path: &str) -> Option<CertificateMatch> {
+    pub(super) fn certificate(&mut self, value: &TomlValue<'_>, path: &str) -> Option<CertificateMatch> {
         let table = self.table(value, path)?;
         let mut wanted = CertificateMatch::default();
         for (key, value) in table {

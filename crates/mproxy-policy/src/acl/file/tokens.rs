@@ -83,7 +83,7 @@ impl AclReader<'_> {
                 },
                 "claims" => rules.claims = self.texts(value, &full).into_vec(),
                 "groups" => rules.groups = self.text(value, &full).map(Into::into),
-                "broker" => rules.broker = self.broker(value, &full).unwrap_or_default(),
+                "broker" => rules.broker = self.broker(value, &full),
                 "keys" => self.each_table(value, &full, |reader, table, at, path| {
                     keys.extend(reader.token_key(table, at, path));
                 }),
@@ -126,6 +126,12 @@ impl AclReader<'_> {
                 }
             };
         }
+        self.broker_login(value, path).map(BrokerCredentials::Fixed)
+    }
+
+    /// A user name, and the file with the password.
+    pub(super) fn broker_login(&mut self, value: &TomlValue<'_>, path: &str) -> Option<Arc<BrokerLogin>> {
+        let before = self.faults.len();
         let table = self.table(value, path)?;
         let (mut username, mut password) = (None, None);
         for (key, value) in table {
@@ -141,7 +147,8 @@ impl AclReader<'_> {
         if !table.contains_key("username") {
             self.missing(value.span(), format!("{path}.username"));
         }
-        Some(BrokerCredentials::Fixed(Arc::new(BrokerLogin { username: Some(username?), password })))
+        let login = BrokerLogin { username: Some(username?), password };
+        (self.faults.len() == before).then(|| Arc::new(login))
     }
 
     fn token_key(&mut self, table: &DeTable<'_>, at: Range<usize>, path: &str) -> Option<TokenKey> {

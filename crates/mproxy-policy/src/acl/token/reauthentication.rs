@@ -1,7 +1,8 @@
 //! A client that shows a newer token in its open session, by AUTH (4.12.1): its session ends later, or sooner, and what it
 //! may do is what the claims of the new token say.
 //!
-//! The same client: another user name is another login, and another prefix would leave its subscriptions where they are.
+//! The same client: another user name is another login, and another prefix would leave its subscriptions, or its session,
+//! where they are.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,8 +17,8 @@ use mproxy_core::policy::{
 
 use super::key_wait::{JudgedAgain, NO_KEYS};
 use super::{
-    Acl, Judgement, KeyWait, NoPrefix, TokenError, TokenOutcome, ValidToken, identify, judge, of_token,
-    token_of_data, token_refusal, without_keys, without_prefix, wrong, wrong_name,
+    Acl, Judgement, KeyWait, TokenError, TokenOutcome, ValidToken, client_ids, identify, judge, of_token,
+    token_of_data, token_refusal, without_keys, without_topics, wrong, wrong_name,
 };
 
 /// What follows from the client's AUTH.
@@ -87,13 +88,19 @@ fn renew(acl: &Acl, client: &Peer, peer: &Peer, expires: u64) -> Answer<Exchange
     }
     let granted = match acl.grant_for(peer) {
         Ok(granted) => granted,
-        Err(NoPrefix) => return refuse(without_prefix(acl)),
+        Err(why) => return refuse(without_topics(acl, why)),
     };
     let old = client.grant.as_deref();
     let prefix = |grant: Option<&Grant>| grant.and_then(|grant| grant.mapping.clone());
     // Its subscriptions stand under the old one, and with the new claims it would read there what is not its own.
     if prefix(granted.as_ref()) != prefix(old) {
         return refuse(Refusal { text: Some("token of another topic prefix".into()), ..wrong(acl) });
+    }
+    // Its session stands under the old one.
+    match client_ids(acl, peer) {
+        Ok(ids) if ids.at_broker == client.broker_client_id => {}
+        Ok(_) => return refuse(Refusal { text: Some("token of another client id prefix".into()), ..wrong(acl) }),
+        Err(refusal) => return refuse(refusal),
     }
     let mut grant = of_token(granted, expires);
     // A session lasts so long after its CONNECT, and no token begins it anew.

@@ -116,6 +116,7 @@ impl DecisionEntry {
             (None, Some("default")) => "no rule matches, and its default does not allow it",
             (None, Some("unanswered")) => "it says to ask the hook service, which does not want to be asked",
             (None, Some("prefix")) => "it has no place under the grant's prefix",
+            (None, Some("rewrite")) => "its rewrites leave no place for it",
             (None, Some("expired")) => return format!("disconnected: grant{version} has expired"),
             (None, Some("revoked")) => "no subscription that it still allows explains the delivery",
             (None, Some("subscriptions")) => "its limit on subscriptions is reached",
