@@ -83,10 +83,10 @@ fn written_out(from: &str, to: &str, client_id: &str, world: &[String]) -> HashM
         if levels.len() < read.len() || (levels.len() > read.len() && !open) {
             continue;
         }
-        let captured: HashMap<_, _> = read.iter().copied().zip(levels.iter().copied()).collect();
         if read.iter().zip(&levels).any(|(own, text)| !own.starts_with('{') && own != text) {
             continue;
         }
+        let captured: HashMap<_, _> = read.iter().copied().zip(levels.iter().copied()).collect();
         let rest = &levels[read.len()..];
         let written: Vec<&str> = to
             .split('/')
@@ -214,17 +214,19 @@ proptest! {
                 prop_assert_eq!(mapping.down(&up), Some(topic.as_str().into()), "{:?} {}", rows, up);
             }
         }
+        // All that the client could be sent: by its own names, and by the broker's.
+        let of_rows = reference.rows.iter().map(|(own, broker)| (own.as_str(), under(broker)));
+        let unchanged = known.iter().filter(|own| reference.up(own) == Some(own.as_str()));
+        let could: Vec<_> = of_rows.chain(unchanged.map(|own| (own.as_str(), under(own)))).collect();
         for filter in filters {
             let filter = filter.join("/") + if hash { "/#" } else { "" };
             if check_filter(&filter).is_err() {
                 continue;
             }
-            // Of all that the client could be sent, by its own names: what it has asked for, and what a filter brings.
-            let could = || known.iter().filter_map(|own| Some((own.as_str(), reference.up(own)?)));
             let asked: BTreeSet<&str> =
-                could().filter(|(own, _)| matches(&filter, own)).map(|(own, _)| own).collect();
+                could.iter().filter(|(own, _)| matches(&filter, own)).map(|(own, _)| *own).collect();
             let brings = |at_broker: &str| -> BTreeSet<&str> {
-                could().filter(|(_, broker)| matches(at_broker, &under(broker))).map(|(own, _)| own).collect()
+                could.iter().filter(|(_, broker)| matches(at_broker, broker)).map(|(own, _)| *own).collect()
             };
             match mapping.up_filter(&filter) {
                 Ok(mapped) => {
