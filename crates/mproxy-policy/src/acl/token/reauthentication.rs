@@ -99,7 +99,9 @@ fn renew(acl: &Acl, client: &Peer, peer: &Peer, expires: u64) -> Answer<Exchange
     // Its session stands under the old one.
     match client_ids(acl, peer) {
         Ok(ids) if ids.at_broker == client.broker_client_id => {}
-        Ok(_) => return refuse(Refusal { text: Some("token of another client id prefix".into()), ..wrong(acl) }),
+        Ok(_) => {
+            return refuse(Refusal { text: Some("token of another client id prefix".into()), ..wrong(acl) });
+        }
         Err(refusal) => return refuse(refusal),
     }
     let mut grant = of_token(granted, expires);
