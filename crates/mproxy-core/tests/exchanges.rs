@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use mproxy_codec::ReasonCode;
 use mproxy_codec::types::PacketType;
 use mproxy_core::command::{Dismissal, Selector, SessionCommand};
@@ -501,6 +502,23 @@ fn without_a_grant_the_old_one_stays_and_ends_in_time() {
     assert_eq!(stage.session.phase_name(), "open");
     stage.pass(Duration::from_millis(200));
     assert_eq!(stage.finish(), Fault::TooLate(Deadline::Grant));
+}
+
+#[test]
+fn one_authentication_is_work_enough_for_one_turn() {
+    let mut stage = open();
+    stage.script.answer(|_| Reply::Now(success(Authenticated::default())));
+    let mut flood = BytesMut::from(&wire::auth(0x19, &with(b"x")).repeat(3)[..]);
+    for left in [2, 1, 0] {
+        stage.session.read(Side::Client, &mut flood, stage.now);
+        assert_eq!(stage.take_questions().len(), 1);
+        assert_eq!((flood.len(), stage.session.cut_short(Side::Client)), (left * flood_part(), left > 0));
+    }
+}
+
+/// Bytes of one AUTH of that flood.
+fn flood_part() -> usize {
+    wire::auth(0x19, &with(b"x")).len()
 }
 
 #[test]

@@ -16,7 +16,7 @@ use mproxy_codec::types::PacketType;
 
 use super::auth::auth_fault;
 use super::auth_method::{AuthMethod, ExchangeTurn, OpenExchange};
-use super::context::Context;
+use super::context::{Context, WORK};
 use super::effect::Effect;
 use super::link::Link;
 use super::question::OpenQuestion;
@@ -159,6 +159,9 @@ impl Link {
         exchange.steps += 1;
         (exchange.commanded, exchange.checked, exchange.renewals) = (false, false, rare.renewals);
         method.asked = method.asked.wrapping_add(1);
+        // A signature may be verified for it, which takes as long as all that one read may: a client that sends one AUTH after
+        // the other has one in a turn.
+        cx.spend(WORK as usize);
         let (seq, step, again) = (method.asked, exchange.steps, exchange.again);
         let question = ExchangeQuestion { peer: &self.peer, method: &method.name, data, step, again };
         match cx.setting.advisers.exchange(&question) {
