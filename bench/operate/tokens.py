@@ -10,7 +10,7 @@ import stage
 
 LOGINS = 10_000
 ALGORITHMS = {"": "none", "ES256": "ES256", "RS256": "RS256, 2048 bits", "HS256": "HS256", "EdDSA": "EdDSA"}
-HELD, HELD_LEAST, HELD_MOST = 500, 5, 15
+HELD, HELD_LEAST, HELD_MOST = 500, 20, 30
 # A rotation each five seconds: as often as readings for new keys may be had, and some.
 ROTATION = {"rate": 200, "every": "5s", "lasts": "30s"}
 # How late a client may leave, and how early: the token's own are whole seconds.

@@ -16,13 +16,15 @@ func hold(arguments []string) map[string]any {
 	target := flags.String("target", "127.0.0.1:1883", "where")
 	folder := flags.String("folder", ".", "where the keys are")
 	count := flags.Int("clients", 500, "how many")
-	least := flags.Duration("least", 5*time.Second, "how long the first tokens are valid")
-	most := flags.Duration("most", 15*time.Second, "how long the last tokens are valid")
+	least := flags.Duration("least", 20*time.Second, "how long the first tokens are valid")
+	most := flags.Duration("most", 30*time.Second, "how long the last tokens are valid")
 	check(flags.Parse(arguments))
 
 	s, begun := readSigner(*folder, "ES256"), time.Now()
 	var group sync.WaitGroup
 	var lock sync.Mutex
+	// So many come at a time.
+	places := make(chan struct{}, 32)
 	var late []time.Duration
 	ends, early := map[string]int{}, 0
 	for number := range *count {
@@ -31,7 +33,7 @@ func hold(arguments []string) map[string]any {
 		end := time.Unix(begun.Add(life).Unix(), 0)
 		token := s.token(fmt.Sprintf("client-%d", number), end)
 		group.Go(func() {
-			how, after := stay(*target, number, token, end)
+			how, after := stay(*target, number, token, end, places)
 			lock.Lock()
 			defer lock.Unlock()
 			ends[how]++
@@ -46,19 +48,21 @@ func hold(arguments []string) map[string]any {
 }
 
 // stay is connected until it is thrown out: how, and how long after the end.
-func stay(target string, number int, token string, end time.Time) (string, time.Duration) {
+func stay(target string, number int, token string, end time.Time, places chan struct{}) (string, time.Duration) {
+	places <- struct{}{}
 	session, err := open(target, 1+number, fmt.Sprintf("client-%d", number), token)
+	<-places
 	if err != nil {
-		return err.Error(), 0
+		return named(err), 0
 	}
 	defer session.Close()
 	if err := session.subscribe(fmt.Sprintf("silent/%d", number)); err != nil {
-		return err.Error(), 0
+		return named(err), 0
 	}
 	check(session.SetReadDeadline(end.Add(overdue)))
 	kind, body, err := session.receive()
 	if err != nil {
-		return err.Error(), time.Since(end)
+		return named(err), time.Since(end)
 	}
 	how := fmt.Sprintf("%#02x %x", kind, body)
 	if kind == 0xE0 && len(body) > 5 {

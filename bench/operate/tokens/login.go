@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 )
@@ -33,8 +34,17 @@ func (o *outcomes) note(took time.Duration, err error) {
 		o.counts[no.Error()]++
 	default:
 		o.counts["failed"]++
-		o.counts[err.Error()]++
+		o.counts[named(err)]++
 	}
+}
+
+// named is what went wrong, without the addresses of the connection.
+func named(err error) string {
+	var of *net.OpError
+	if errors.As(err, &of) {
+		return of.Op + ": " + of.Err.Error()
+	}
+	return err.Error()
 }
 
 func (o *outcomes) report() map[string]any {

@@ -21,12 +21,16 @@ type published struct {
 	fetches atomic.Int64
 }
 
-// next makes a new key, and publishes it together with the one before, which has tokens that are still valid.
+// Keys that are published at a time. Tokens are signed with the newest two; the others are there for tokens that are on their
+// way, as long as they may be.
+const kept = 4
+
+// next makes a new key, and publishes it together with those before, which have tokens that are still valid.
 func (p *published) next(number int) {
 	s := newSigner("ES256", fmt.Sprintf("key-%d", number))
 	p.Lock()
 	defer p.Unlock()
-	p.keys = append(p.keys[max(0, len(p.keys)-1):], s)
+	p.keys = append(p.keys[max(0, len(p.keys)-kept+1):], s)
 	if p.file != "" {
 		draft := p.file + ".draft"
 		check(os.WriteFile(draft, p.set(), 0o644))
