@@ -214,6 +214,8 @@ async fn a_token_that_is_wrong_or_another_ones_is_refused() {
         (own(-1), "token expired"),
         (strange, "token signature wrong"),
         ("sesame".to_owned(), "token malformed"),
+        ("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4ifQ.".to_owned(), "token header or algorithm not accepted"),
+        (with(json!({ "device": "c1", "tenant": "acme", "x": "y".repeat(20_000) })), "token too large"),
         (with(json!({ "device": "c1", "tenant": "acme", "sub": "bob" })), "token of another client"),
         (with(json!({ "device": "c1", "tenant": "acme", "sub": 7 })), "token claim sub not usable"),
         (with(json!({ "device": "c1", "tenant": "other" })), "token of another topic prefix"),

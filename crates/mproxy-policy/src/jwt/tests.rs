@@ -64,7 +64,7 @@ fn to_base64(bytes: &[u8]) -> String {
 fn no_signature_is_none() {
     let signer = TokenSigner::hs256();
     let terms = terms(vec![key_of(&signer)]);
-    for alg in ["none", "None", "NONE", "nOnE", "", "HS1", "ES256K"] {
+    for alg in ["none", "None", "NONE", "nOnE", "", "HS1", "ES256K", "ES512"] {
         let header = json!({ "alg": alg }).to_string();
         let message = format!(
             "{}.{}",
