@@ -25,7 +25,7 @@ class Scene:
         self.clients = options.clients - 500
         self.fleet = Fleet(options.fleet, [self.proxy.port], self.broker, clients=self.clients, **LOAD)
         self.fleet.ask("start")
-        self.crowd, self.rows, self.wrong = [], [], []
+        self.crowd, self.names, self.rows, self.wrong = [], 0, [], []
 
     def marks(self, **marks):
         """Changed while it runs, by a reload."""
@@ -39,6 +39,8 @@ class Scene:
             if time.monotonic() > end:
                 stage.fail("the reload did not come: " + (self.config.parent / "mproxy.log").read_text()[-500:])
             time.sleep(0.05)
+        # It is looked at each second.
+        time.sleep(1.2)
 
     def level(self, resource):
         return int(stage.metric(self.proxy, "mproxy_watermark_level", f'resource="{resource}"'))
@@ -65,9 +67,11 @@ class Scene:
                 self.crowd.remove(one)
         return len(self.crowd)
 
-    def come(self):
-        came = [knock(self.proxy.port, number) for number in range(CROWD)]
-        self.crowd = [one for one in came if answered(one)]
+    def come(self, count=CROWD):
+        # Names that those who are here have not.
+        self.names += count
+        came = [knock(self.proxy.port, number) for number in range(self.names - count, self.names)]
+        self.crowd += [one for one in came if answered(one)]
 
     def phase(self, name, resource, during):
         self.fleet.ask("look")
@@ -96,13 +100,17 @@ def watermarks(options, out):
     phase(f"{CROWD} more come, first mark at 92 %", "descriptors", lambda: (scene.come(), scene.until_level("descriptors", 1)))
     if not 100 <= len(scene.crowd) < CROWD:
         wrong.append(f"{len(scene.crowd)} of the crowd were let in")
+    scene.marks(descriptors_refuse="97%", descriptors_drain="98%")
+    scene.until_level("descriptors", 0)
+    phase("marks at 97 %, the others come", "descriptors", lambda: scene.come(CROWD - len(scene.crowd)))
     before = len(scene.crowd)
-    phase("second mark at 91 %", "descriptors", lambda: scene.marks(descriptors_refuse="90%", descriptors_drain="91%"))
-    if not 0 < len(scene.crowd) < before:
+    # The level is left with a twentieth less in use: that is what the fleet has.
+    marks = {"descriptors_refuse": "94%", "descriptors_drain": "95%"}
+    phase("second mark at 95 %", "descriptors", lambda: scene.marks(**marks))
+    if before != CROWD or not 0 < len(scene.crowd) < 100:
         wrong.append(f"of {before} of the crowd {len(scene.crowd)} are left")
-    gone = before - len(scene.crowd)
-    if scene.shed() < gone:
-        wrong.append(f"{gone} have gone, {scene.shed()} are counted")
+    if scene.shed() != before - len(scene.crowd):
+        wrong.append(f"{before - len(scene.crowd)} have gone, {scene.shed()} are counted")
 
     def leave():
         while scene.crowd:
@@ -150,7 +158,7 @@ def watermarks(options, out):
 
 def knocked(scene):
     """Whether one more is refused."""
-    one = knock(scene.proxy.port, CROWD + 1)
+    one = knock(scene.proxy.port, 100 * CROWD)
     served = answered(one)
     one.close()
     return not served
