@@ -4,12 +4,59 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub use self::broker::DemoBroker;
-
-mod broker;
+use anyhow::Context as _;
+use mqtt5::broker::config::{AuthConfig, BrokerConfig, RateLimitConfig, StorageConfig};
+use mqtt5::broker::{BrokerShutdownHandle, MqttBroker};
 
 /// The rules of the demo, shown to its user as they stand here.
 pub const RULES: &str = include_str!("../../../deploy/demo-rules.toml");
+
+/// The broker of the demo. Ends when dropped.
+pub struct DemoBroker {
+    address: SocketAddr,
+    stop: BrokerShutdownHandle,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl DemoBroker {
+    /// Starts a broker on a free port of this machine that keeps nothing and lets everybody in.
+    ///
+    /// # Errors
+    /// Where no port can be bound.
+    pub async fn start() -> anyhow::Result<Self> {
+        let config = BrokerConfig::new()
+            .with_bind_address((Ipv4Addr::LOCALHOST, 0))
+            .with_storage(StorageConfig::new().with_persistence(false))
+            // It counts attempts by address, and sees mproxy's alone: its limit would be one for all clients
+            // together.
+            .with_auth(AuthConfig {
+                rate_limit: RateLimitConfig { enabled: false, ..RateLimitConfig::default() },
+                ..AuthConfig::new().with_allow_anonymous(true)
+            });
+        let mut broker = MqttBroker::with_config(config).await.context("the embedded broker")?;
+        let address = broker.local_addr().context("the embedded broker has no address")?;
+        let stop = broker.shutdown_handle();
+        let running = tokio::spawn(async move {
+            if let Err(error) = broker.run().await {
+                tracing::error!(%error, "embedded broker stopped");
+            }
+        });
+        Ok(Self { address, stop, running })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it.
+    pub async fn end(self) {
+        self.stop.shutdown();
+        // It ends by itself; its task is only waited for.
+        let _ = self.running.await;
+    }
+}
 
 /// What to type next, and what it will show.
 #[must_use]
