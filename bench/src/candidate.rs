@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::child::Child;
-use crate::load::{self, Target};
+use crate::load::{self, Login, Target};
 use crate::probe::Family;
 use crate::transport::BenchTransport;
 use crate::workload::Workload;
@@ -44,6 +44,10 @@ pub(crate) enum Policy {
     Allow,
     /// A static rule file.
     Acl,
+    /// The same, by a claim of the clients' token.
+    Claims,
+    /// The same, by a condition on the payload, which is looked at each time.
+    Condition,
     /// A service that is asked once for each client, and answers with a grant.
     Grant,
     /// The example hook service, which is asked for every packet and told every event, in unary calls.
@@ -60,14 +64,42 @@ impl Policy {
         match self {
             Self::Grant => Some("grant"),
             Self::Json => Some("json"),
-            Self::Allow | Self::Acl | Self::Hook | Self::Stream => None,
+            Self::Allow | Self::Acl | Self::Claims | Self::Condition | Self::Hook | Self::Stream => None,
         }
+    }
+
+    /// By what its clients say who they are.
+    const fn login(self) -> Login {
+        match self {
+            Self::Claims => Login::Token,
+            Self::Allow
+            | Self::Acl
+            | Self::Condition
+            | Self::Grant
+            | Self::Hook
+            | Self::Stream
+            | Self::Json => Login::Nothing,
+        }
+    }
+
+    /// The rule file that decides, if one does.
+    fn rule_file(self, programs: &Programs) -> anyhow::Result<Option<PathBuf>> {
+        let (name, text) = match self {
+            Self::Acl => ("rules.toml", include_str!("candidate/rules.toml")),
+            Self::Claims => {
+                write(programs, "secret.txt", include_str!("candidate/secret.txt"))?;
+                ("claims.toml", include_str!("candidate/claims.toml"))
+            }
+            Self::Condition => ("condition.toml", include_str!("candidate/condition.toml")),
+            Self::Allow | Self::Grant | Self::Hook | Self::Stream | Self::Json => return Ok(None),
+        };
+        write(programs, name, text).map(Some)
     }
 }
 
 /// What they are called on the command line.
-const WORDS: &str =
-    "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream, json";
+const WORDS: &str = "direct, nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, claims, condition, grant, hook, \
+     stream, json";
 
 pub(crate) const ALL: &[Candidate] = &[
     Candidate::Direct,
@@ -77,6 +109,8 @@ pub(crate) const ALL: &[Candidate] = &[
     Candidate::Mproxy(Policy::Allow),
     Candidate::MproxyUnix,
     Candidate::Mproxy(Policy::Acl),
+    Candidate::Mproxy(Policy::Claims),
+    Candidate::Mproxy(Policy::Condition),
     Candidate::Mproxy(Policy::Grant),
     Candidate::Mproxy(Policy::Hook),
     Candidate::Mproxy(Policy::Stream),
@@ -141,12 +175,16 @@ impl Candidate {
             Self::Haproxy => "haproxy",
             Self::Mproxy(Policy::Allow) => "mproxy allow",
             Self::Mproxy(Policy::Acl) => "mproxy acl",
+            Self::Mproxy(Policy::Claims) => "mproxy claims",
+            Self::Mproxy(Policy::Condition) => "mproxy condition",
             Self::Mproxy(Policy::Grant) => "mproxy grant",
             Self::Mproxy(Policy::Hook) => "mproxy hook",
             Self::Mproxy(Policy::Stream) => "mproxy stream",
             Self::Mproxy(Policy::Json) => "mproxy json",
             Self::Before(Policy::Allow) => "before allow",
             Self::Before(Policy::Acl) => "before acl",
+            Self::Before(Policy::Claims) => "before claims",
+            Self::Before(Policy::Condition) => "before condition",
             Self::Before(Policy::Grant) => "before grant",
             Self::Before(Policy::Hook) => "before hook",
             Self::Before(Policy::Stream) => "before stream",
@@ -178,6 +216,11 @@ impl Candidate {
                 matches!(policy, Policy::Acl)
             }
             _ if workload.needs_rules() => false,
+            // What a rule looks at makes a difference where there is nothing else to do.
+            Self::Mproxy(Policy::Claims | Policy::Condition)
+            | Self::Before(Policy::Claims | Policy::Condition) => {
+                workload.is_flood() && matches!(over, BenchTransport::Tcp)
+            }
             Self::Nginx | Self::Haproxy | Self::Mproxy(Policy::Allow) | Self::Before(Policy::Allow) => true,
             Self::Direct => !over.is_tls(),
             Self::Mproxy(_) | Self::Before(_) => matches!(over, BenchTransport::Tcp),
@@ -199,7 +242,11 @@ impl Candidate {
             Self::NginxUnix | Self::MproxyUnix => To::Socket(&broker.socket),
             _ => To::Port(broker.address.port()),
         };
-        let target = Target { address, transport };
+        let login = match self {
+            Self::Mproxy(policy) | Self::Before(policy) => policy.login(),
+            Self::Direct | Self::Nginx | Self::NginxUnix | Self::Haproxy | Self::MproxyUnix => Login::Nothing,
+        };
+        let target = Target { address, transport, login };
         let mut children = Vec::new();
         match self {
             Self::Direct => {}
@@ -217,13 +264,11 @@ impl Candidate {
                 if matches!(self, Self::Mproxy(_)) {
                     command.envs(programs.set.iter().map(|(name, value)| (name, value)));
                 }
+                if let Some(rules) = policy.rule_file(programs)? {
+                    command.env("MPROXY_ACL_FILE", rules);
+                }
                 let service = match policy {
-                    Policy::Allow => None,
-                    Policy::Acl => {
-                        let rules = write(programs, "rules.toml", include_str!("candidate/rules.toml"))?;
-                        command.env("MPROXY_ACL_FILE", rules);
-                        None
-                    }
+                    Policy::Allow | Policy::Acl | Policy::Claims | Policy::Condition => None,
                     Policy::Grant | Policy::Hook | Policy::Stream | Policy::Json => {
                         let service = free_address()?;
                         // The example offers streams.
@@ -423,8 +468,7 @@ mod tests {
     fn an_unknown_candidate_is_answered_with_the_list() {
         assert_eq!(Candidate::named("grant").expect("there are two").len(), 2);
         let fault = Candidate::named("envoy").expect_err("there is none").to_string();
-        let all =
-            "nginx, nginx-unix, haproxy, mproxy, mproxy-unix, before, allow, acl, grant, hook, stream, json";
+        let all = "mproxy-unix, before, allow, acl, claims, condition, grant, hook, stream, json";
         assert!(fault.contains(all), "{fault}");
     }
 }

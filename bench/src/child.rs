@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::control::{Tally, Word};
+use crate::load::{Login, Target};
 
 /// How long a process may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -113,10 +114,13 @@ impl Player {
         Ok((player, SocketAddr::from(([127, 0, 0, 1], hello.port))))
     }
 
-    pub(crate) fn load(workload: &str, target: SocketAddr, seconds: f64) -> anyhow::Result<Self> {
-        let (target, seconds) = (target.to_string(), seconds.to_string());
-        let arguments =
-            ["load", "--workload", workload, "--target", target.as_str(), "--seconds", seconds.as_str()];
+    pub(crate) fn load(workload: &str, target: Target, seconds: f64) -> anyhow::Result<Self> {
+        let (address, seconds) = (target.address.to_string(), seconds.to_string());
+        let mut arguments =
+            vec!["load", "--workload", workload, "--target", address.as_str(), "--seconds", seconds.as_str()];
+        if target.login == Login::Token {
+            arguments.push("--token");
+        }
         Ok(Self::start("load generator", &arguments)?.0)
     }
 

@@ -26,11 +26,19 @@ const KEEP_ALIVE: u16 = 60;
 /// Bytes of a payload that are the time it was sent, 0 if that is not to be looked at.
 pub(crate) const STAMP: usize = 8;
 
-/// A CONNECT with a clean session.
-pub(crate) fn connect(client_id: &str) -> Vec<u8> {
-    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 2];
+/// User name and password in the flags of CONNECT.
+const WITH_LOGIN: u8 = 0xC0;
+
+/// A CONNECT with a clean session, and with a token as its password if there is one.
+pub(crate) fn connect(client_id: &str, token: Option<&str>) -> Vec<u8> {
+    let flags = if token.is_some() { 2 | WITH_LOGIN } else { 2 };
+    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags];
     body.extend(KEEP_ALIVE.to_be_bytes());
     text(&mut body, client_id);
+    if let Some(token) = token {
+        text(&mut body, "token");
+        text(&mut body, token);
+    }
     whole(CONNECT << 4, &body)
 }
 

@@ -33,8 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_A_TIME: usize = 16;
 
 /// Runs one workload against that address until it is told to end. `seconds` is how long will be measured.
-pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> anyhow::Result<()> {
-    let target = Target { address, transport: workload.transport };
+pub(crate) fn run(
+    workload: &Workload,
+    address: SocketAddr,
+    login: Login,
+    seconds: f64,
+) -> anyhow::Result<()> {
+    let target = Target { address, transport: workload.transport, login };
     match workload.kind {
         WorkloadKind::Paced { links, rate, payload } => paced::run(target, links, rate, payload, None),
         WorkloadKind::PartlyRefused { links, rate, payload, one_in } => {
@@ -68,6 +73,24 @@ pub(crate) fn run(workload: &Workload, address: SocketAddr, seconds: f64) -> any
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) transport: BenchTransport,
+    pub(crate) login: Login,
+}
+
+/// By what clients say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    Nothing,
+    /// All with the same token.
+    Token,
+}
+
+/// Of `kind` "devices" and two `sites`, for `mqtt`, until the year 2100. Its secret is in `candidate/secret.txt`.
+const TOKEN: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJiZW5jaCIsImF1ZCI6Im1xdHQiLCJraW5kIjoiZGV2aWNlcyIsInNpdGVzIjpbImJlcmxpbiIsImt5b3RvIl0sImV4cCI6NDEwMjQ0NDgwMH0.WdWhBoUMKP03LWsARvLNFS0ooPbcZsUS3X8LVY3RSY0";
+
+impl Target {
+    fn connect(self, client_id: &str) -> Vec<u8> {
+        frame::connect(client_id, (self.login == Login::Token).then_some(TOKEN))
+    }
 }
 
 fn client_id(number: usize) -> String {
@@ -105,7 +128,7 @@ fn connect_all(target: Target, links: usize) -> anyhow::Result<Vec<Stream>> {
 pub(crate) fn connect(target: Target, client_id: &str) -> anyhow::Result<Stream> {
     let attempt = || -> anyhow::Result<Stream> {
         let mut stream = Stream::open(target)?;
-        enter(&mut stream, &frame::connect(client_id))?;
+        enter(&mut stream, &target.connect(client_id))?;
         Ok(stream)
     };
     attempt().with_context(|| format!("client {client_id}"))

@@ -82,6 +82,9 @@ enum Command {
         target: SocketAddr,
         #[arg(long)]
         seconds: f64,
+        /// Clients have a token
+        #[arg(long)]
+        token: bool,
     },
     /// The policy service of `mproxy grant`; started by `run`
     #[command(hide = true)]
@@ -108,11 +111,12 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Broker { socket } => broker::run(&socket),
-        Command::Load { workload, target, seconds } => {
+        Command::Load { workload, target, seconds, token } => {
             let [workload] = &*workload::named(&workload)? else {
                 bail!("{workload} is more than one workload")
             };
-            load::run(workload, target, seconds)
+            let login = if token { load::Login::Token } else { load::Login::Nothing };
+            load::run(workload, target, login, seconds)
         }
         Command::Grant { address } => grant::serve(address),
         Command::Json { address } => json::serve(address),

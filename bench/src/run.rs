@@ -50,7 +50,7 @@ pub(crate) struct Options {
     /// How long each measurement lasts
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Only these: direct, nginx, nginx-unix, haproxy, mproxy (all of its variants), mproxy-unix, before (the same of the earlier one), allow, acl, grant, hook, stream, json
+    /// Only these: direct, nginx, nginx-unix, haproxy, mproxy (all of its variants), mproxy-unix, before (the same of the earlier one), allow, acl, claims, condition, grant, hook, stream, json
     #[arg(long, num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// The mproxy to measure [default: beside this program]
@@ -237,7 +237,7 @@ impl Stage<'_> {
         sample.memory_at_start = before;
 
         let started = self.broker.ask(Word::Mark)?;
-        let mut load = Player::load(&self.workload.name, standing.target.address, self.seconds)?;
+        let mut load = Player::load(&self.workload.name, standing.target, self.seconds)?;
         if self.workload.is_idle() {
             thread::sleep(SETTLE);
             sample.per_connection = self.each(before, memory(&standing)?);

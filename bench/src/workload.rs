@@ -219,6 +219,10 @@ impl Workload {
         matches!(self.kind, WorkloadKind::PartlyRefused { .. })
     }
 
+    pub(crate) const fn is_flood(&self) -> bool {
+        matches!(self.kind, WorkloadKind::Flood { .. })
+    }
+
     pub(crate) const fn is_idle(&self) -> bool {
         matches!(self.kind, WorkloadKind::Idle { .. })
     }

@@ -20,7 +20,7 @@ pub(super) fn run(target: Target, clients: usize) -> anyhow::Result<()> {
     let counts: Vec<_> = (0..clients).map(|_| Arc::new(Mutex::new(Count::default()))).collect();
     for (number, count) in counts.iter().enumerate() {
         let (count, stop) = (Arc::clone(count), Arc::clone(&stop));
-        let connect = frame::connect(&client_id(number));
+        let connect = target.connect(&client_id(number));
         thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let began = clock::now();

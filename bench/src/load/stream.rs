@@ -20,7 +20,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// With all handshakes but that of MQTT.
-    pub(crate) fn open(Target { address, transport }: Target) -> anyhow::Result<Self> {
+    pub(crate) fn open(Target { address, transport, .. }: Target) -> anyhow::Result<Self> {
         let mut tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
@@ -135,6 +135,7 @@ mod tests {
     use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
     use super::*;
+    use crate::load::Login;
     use crate::transport::BenchTransport;
 
     trait Wire: io::Read + io::Write {}
@@ -189,7 +190,8 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let len = sent.len();
             let server = thread::spawn(move || echo(listener.accept().expect("a client").0, transport, len));
-            let mut stream = Stream::open(Target { address, transport }).expect("it is let in");
+            let mut stream =
+                Stream::open(Target { address, transport, login: Login::Nothing }).expect("it is let in");
             stream.write_all(&sent[..3]).expect("it listens");
             stream.write_all(&sent[3..]).expect("it listens");
             let mut came = vec![0; len];

@@ -2,17 +2,23 @@
 //! `cargo bench -p mproxy-core`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use mproxy_codec::types::QoS;
 use mproxy_core::event::Nobody;
+use mproxy_core::grant::Grant;
 use mproxy_core::meter::Unmetered;
 use mproxy_core::policy::{
     Answer, ConnectDecision, ConnectQuestion, Decider, Hook, PublishDecision, PublishQuestion, Ruling,
     Source, SubscribeDecision, SubscribeQuestion, Want,
 };
+use mproxy_core::rule::condition::{
+    BoolExpr, Condition, IntExpr, Presence, Relation, TextExpr, TextList, TextTest,
+};
+use mproxy_core::rule::{Act, Actions, Message, Pattern, Retain, Rule, RuleEffect, WallClock, WallTime, Who};
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable};
 use mproxy_core::{Chain, Effect, Limits, Session, Setting, Side};
 use mproxy_sim::stage::origin;
@@ -77,6 +83,7 @@ fn open(decided: Decided) -> Session {
         on_auth: OnAuth::default(),
         gate: None,
         budget: Arc::default(),
+        clock: WallClock::default(),
     };
     let now = Instant::now();
     let mut session = Session::new(origin(), Arc::new(setting), now);
@@ -139,4 +146,85 @@ fn acknowledged(bencher: Bencher<'_, '_>, decided: Decided) {
             tell(&mut session, Side::Broker, down, now);
         },
     );
+}
+
+/// What a rule looks at besides the topic.
+#[derive(Clone, Copy, Debug)]
+enum Looked {
+    /// Nothing.
+    Topic,
+    /// `size(payload) <= 1024`
+    Size,
+    /// `has(claim.plan) && claim.plan != "free" && levels[1] in claim.sites`
+    Claims,
+    /// `client.address.startsWith("192.0.2.") && client.listener == "mqtts" && !(time.weekday in ["saturday", "sunday"])`
+    Client,
+}
+
+impl Looked {
+    fn condition(self) -> Option<BoolExpr> {
+        let text = |text: &str| TextExpr::Const(text.into());
+        let attribute = |name: &str| TextExpr::Attribute(name.into());
+        let all: Box<[BoolExpr]> = match self {
+            Self::Topic => return None,
+            Self::Size => {
+                let both = (IntExpr::PayloadSize, IntExpr::Const(1024));
+                [BoolExpr::Ints(Relation::LessOrEqual, Box::new(both))].into()
+            }
+            Self::Claims => {
+                let level = TextExpr::Member(Box::new((TextList::Levels, IntExpr::Const(1))));
+                let sites = TextList::Attribute("claim.sites".into());
+                [
+                    BoolExpr::Has(Presence::Attribute("claim.plan".into())),
+                    BoolExpr::Texts(Relation::NotEqual, Box::new((attribute("claim.plan"), text("free")))),
+                    BoolExpr::TextIn(Box::new((level, sites))),
+                ]
+                .into()
+            }
+            Self::Client => {
+                let weekend = TextList::Listed([text("saturday"), text("sunday")].into());
+                let begins = Box::new((TextExpr::Address, text("192.0.2.")));
+                [
+                    BoolExpr::Test(TextTest::StartsWith, begins),
+                    BoolExpr::Texts(Relation::Equal, Box::new((TextExpr::Listener, text("mqtts")))),
+                    BoolExpr::Not(BoolExpr::TextIn(Box::new((TextExpr::Weekday, weekend))).into()),
+                ]
+                .into()
+            }
+        };
+        Some(BoolExpr::All(all))
+    }
+}
+
+/// One decision of a rule, with and without a condition.
+#[divan::bench(args = [Looked::Topic, Looked::Size, Looked::Claims, Looked::Client])]
+fn a_rule_with_condition(bencher: Bencher<'_, '_>, looked: Looked) {
+    let rule = Rule {
+        effect: RuleEffect::Allow,
+        actions: Actions::NONE.with(Act::Publish),
+        topics: [Pattern::parse("sites/+/up/${clientid}/#").expect("a filter")].into(),
+        max_qos: QoS::ExactlyOnce,
+        retain: Retain::Allowed,
+        max_payload: None,
+        condition: looked.condition().map(|one| Arc::new(Condition::new(one).expect("small enough"))),
+    };
+    let grant = Grant::new(vec![rule], RuleEffect::Deny);
+    let attributes =
+        [("group", "device"), ("claim.plan", "gold"), ("claim.sites", "berlin"), ("claim.sites", "kyoto")];
+    let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let who = Who {
+        client_id: "lamp-17",
+        listener: Some("mqtts"),
+        address: Some([192, 0, 2, 17].into()),
+        attributes: &attributes,
+        ..Who::NOBODY
+    };
+    let message = Message {
+        topic: "sites/kyoto/up/lamp-17/temperature",
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        payload: 100,
+        time: Some(WallTime::since_1970(Duration::from_secs(1_795_794_727))),
+    };
+    bencher.bench(|| divan::black_box(&grant).message(Act::Publish, who, divan::black_box(message)));
 }

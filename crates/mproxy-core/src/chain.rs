@@ -21,6 +21,7 @@ use crate::policy::{
     PublishQuestion, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed,
     Unusable, Want,
 };
+use crate::rule::{Act, AskedFilter};
 
 /// Advisers in the order in which they are asked. The first that does not pass has decided; of one that knows some filters
 /// of a SUBSCRIBE only, the next is asked about the others. One that wants nothing of a hook is not asked about it, and its
@@ -144,9 +145,16 @@ impl Chain {
     /// What rules say at once of a subscription of this client's to this filter, in the order in which they are asked.
     /// [`GrantAnswer::Ask`]: none of them says anything.
     #[must_use]
-    pub fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        let words = self.who_wants(Hook::Subscribe, 0).map(|(_, decider)| decider.filter(peer, filter));
+    pub fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        let words = self.who_wants(Hook::Subscribe, 0).map(|(_, decider)| decider.filter(peer, asked));
         words.into_iter().find(|word| *word != GrantAnswer::Ask).unwrap_or(GrantAnswer::Ask)
+    }
+
+    /// Whether an answer about this topic or filter must not be remembered, because rules may say something else of it the
+    /// next time.
+    #[must_use]
+    pub fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        self.deciders.iter().any(|decider| decider.varies(act, name, peer))
     }
 
     /// What would be decided about this now, and by whom: nobody is asked.

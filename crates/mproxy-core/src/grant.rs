@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mproxy_codec::reason::ReasonCode;
-use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +17,8 @@ pub use self::mapping::{Mapping, PrefixError};
 pub use self::rewrites::{
     NoPlace, ROWS, Rewrite, RewriteClash, RewriteError, RewriteRule, RewriteSide, RewriteTable, find_clashes,
 };
-use crate::rule::{Act, Message, Rule, RuleEffect, RuleFile, Who};
+use crate::rule::condition::ConditionReads;
+use crate::rule::{Act, AskedFilter, Message, Rule, RuleEffect, RuleFile, Who};
 use crate::undecided::Undecided;
 
 /// What a client may do. Shared by whoever is told of the client.
@@ -29,7 +29,10 @@ pub struct Grant {
     receives: bool,
     #[serde(skip)]
     stale: Option<Box<Undecided>>,
-    patterns: usize,
+    /// How much work it is to hold something against all of its rules.
+    effort: usize,
+    /// What its rules' conditions read, besides facts of the client.
+    reads: ConditionReads,
     /// The policy's own name for it. Of no meaning here.
     pub version: Box<str>,
     /// How long it holds without being renewed.
@@ -180,6 +183,10 @@ impl<A> GrantAnswer<A> {
     }
 }
 
+fn conditions_of(rules: &[Rule]) -> impl Iterator<Item = ConditionReads> {
+    rules.iter().filter_map(|rule| rule.condition.as_ref()).map(|condition| condition.reads())
+}
+
 impl Grant {
     /// A grant of these rules; `default` is what follows where none of them speaks.
     #[must_use]
@@ -190,7 +197,8 @@ impl Grant {
             |rule: &Rule| rule.actions.has(Act::Receive) && rule.actions != crate::rule::Actions::ALL;
         Self {
             receives: rules.iter().any(names_receive),
-            patterns: rules.iter().map(|rule| rule.topics.len()).sum(),
+            effort: rules.iter().map(Rule::effort).sum(),
+            reads: conditions_of(&rules).fold(ConditionReads::default(), ConditionReads::and),
             rules,
             default,
             stale: None,
@@ -215,7 +223,8 @@ impl Grant {
             rules: Arc::default(),
             default: RuleEffect::Ask,
             stale: Some(Box::new(because)),
-            patterns: 0,
+            effort: 0,
+            reads: ConditionReads::default(),
             ..self.clone()
         }
     }
@@ -245,10 +254,23 @@ impl Grant {
             && self.rules == other.rules
     }
 
-    /// Topic patterns of all rules: what a filter that none of them names is held against.
+    /// Topic patterns of all rules.
     #[must_use]
-    pub const fn patterns(&self) -> usize {
-        self.patterns
+    pub fn patterns(&self) -> usize {
+        self.rules.iter().map(|rule| rule.topics.len()).sum()
+    }
+
+    /// The same and the parts of their conditions: what a filter that none of them names is held against.
+    #[must_use]
+    pub const fn effort(&self) -> usize {
+        self.effort
+    }
+
+    /// Whether it may say something else the next time of this topic or filter, with the same QoS and RETAIN.
+    #[must_use]
+    pub fn varies(&self, act: Act, name: &str, who: Who<'_>) -> bool {
+        self.reads.varies()
+            && self.rules.iter().any(|rule| rule.has_varying_condition() && rule.varies(act, name, who))
     }
 
     /// Whether some rule names deliveries. Where none does, they are none of the grant's business.
@@ -280,9 +302,8 @@ impl Grant {
         who: Who<'_>,
         message: Message<'_>,
     ) -> (GrantAnswer<()>, GrantGround) {
-        let applies = |rule: &Rule| {
-            self.may_decide(rule, message.topic) && rule.applies_to_topic(act, message.topic, who)
-        };
+        let applies =
+            |rule: &Rule| self.may_decide(rule, message.topic) && rule.applies_to_message(act, message, who);
         match self.first_rule(applies) {
             None => (self.apply_default(message.topic, ()), self.default_ground(message.topic)),
             Some((at, rule)) => {
@@ -300,16 +321,15 @@ impl Grant {
 
     /// May this filter be subscribed to, and up to which QoS?
     #[must_use]
-    pub fn filter(&self, who: Who<'_>, filter: &str) -> GrantAnswer<QoS> {
-        self.judge_filter(who, filter).0
+    pub fn filter(&self, who: Who<'_>, asked: AskedFilter<'_>) -> GrantAnswer<QoS> {
+        self.judge_filter(who, asked).0
     }
 
     /// The same, and by which part of it.
     #[must_use]
-    pub fn judge_filter(&self, who: Who<'_>, filter: &str) -> (GrantAnswer<QoS>, GrantGround) {
-        // A shared subscription is to the filter behind its group (4.8.2).
-        let plain = split_share(filter).1;
-        let applies = |rule: &Rule| self.may_decide(rule, plain) && rule.applies_to_filter(filter, who);
+    pub fn judge_filter(&self, who: Who<'_>, asked: AskedFilter<'_>) -> (GrantAnswer<QoS>, GrantGround) {
+        let plain = asked.plain();
+        let applies = |rule: &Rule| self.may_decide(rule, plain) && rule.applies_to_filter(asked, who);
         match self.first_rule(applies) {
             None => (self.apply_default(plain, QoS::ExactlyOnce), self.default_ground(plain)),
             Some((at, rule)) => {
@@ -375,11 +395,20 @@ mod tests {
             max_qos: QoS::AtLeastOnce,
             retain: Retain::Refused,
             max_payload: None,
+            condition: None,
         }
     }
 
     fn publish(grant: &Grant, topic: &str) -> GrantAnswer<()> {
-        grant.message(Act::Publish, C1, Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 })
+        grant.message(Act::Publish, C1, message(topic, QoS::AtMostOnce, false))
+    }
+
+    fn message(topic: &str, qos: QoS, retain: bool) -> Message<'_> {
+        Message { topic, qos, retain, payload: 0, time: None }
+    }
+
+    fn asked(filter: &str) -> AskedFilter<'_> {
+        AskedFilter { filter, qos: None, time: None }
     }
 
     const NO: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -415,18 +444,17 @@ mod tests {
             ],
             RuleEffect::Deny,
         );
-        assert_eq!(grant.filter(C1, "a/#"), GrantAnswer::Ask);
-        assert_eq!(grant.filter(C1, "b/+"), GrantAnswer::Refuse(NO));
-        assert_eq!(grant.filter(C1, "a/x/#"), GrantAnswer::Allow(QoS::AtLeastOnce));
-        assert_eq!(grant.filter(C1, "$share/g/a/x"), GrantAnswer::Allow(QoS::AtLeastOnce));
-        assert_eq!(grant.filter(C1, "+/x"), GrantAnswer::Refuse(NO));
+        assert_eq!(grant.filter(C1, asked("a/#")), GrantAnswer::Ask);
+        assert_eq!(grant.filter(C1, asked("b/+")), GrantAnswer::Refuse(NO));
+        assert_eq!(grant.filter(C1, asked("a/x/#")), GrantAnswer::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, asked("$share/g/a/x")), GrantAnswer::Allow(QoS::AtLeastOnce));
+        assert_eq!(grant.filter(C1, asked("+/x")), GrantAnswer::Refuse(NO));
     }
 
     #[test]
     fn bounds_of_a_rule_have_codes_of_their_own() {
         let grant = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, &["#"])], RuleEffect::Deny);
-        let word =
-            |qos, retain| grant.message(Act::Publish, C1, Message { topic: "a", qos, retain, payload: 0 });
+        let word = |qos, retain| grant.message(Act::Publish, C1, message("a", qos, retain));
         assert_eq!(word(QoS::ExactlyOnce, false), GrantAnswer::Refuse(ReasonCode::QOS_NOT_SUPPORTED));
         assert_eq!(word(QoS::AtLeastOnce, true), GrantAnswer::Refuse(ReasonCode::RETAIN_NOT_SUPPORTED));
     }
@@ -438,18 +466,18 @@ mod tests {
         assert_eq!(publish(&mapped, "$SYS/x"), GrantAnswer::Ask);
         mapped.mapping = Some(Mapping::new("t/").unwrap());
         assert_eq!(publish(&mapped, "$SYS/x"), GrantAnswer::Refuse(NO));
-        assert_eq!(mapped.filter(C1, "$share/g/$SYS/#"), GrantAnswer::Refuse(NO));
+        assert_eq!(mapped.filter(C1, asked("$share/g/$SYS/#")), GrantAnswer::Refuse(NO));
         let open = Grant::new(vec![everything], RuleEffect::Allow);
         assert_eq!(publish(&open, "$SYS/x"), GrantAnswer::Refuse(NO));
-        assert_eq!(open.filter(C1, "$SYS/#"), GrantAnswer::Refuse(NO));
+        assert_eq!(open.filter(C1, asked("$SYS/#")), GrantAnswer::Refuse(NO));
         for topics in [&["#"][..], &["+/x"], &["${username}/x"]] {
             // What is asked about reaches wide, but for a client whose topics are mapped.
-            let mut asked = Grant::new(vec![rule(RuleEffect::Ask, Actions::ALL, topics)], RuleEffect::Allow);
-            assert_eq!(publish(&asked, "$SYS/x"), GrantAnswer::Ask, "{topics:?}");
-            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), GrantAnswer::Ask, "{topics:?}");
-            asked.mapping = Some(Mapping::new("t/").unwrap());
-            assert_eq!(publish(&asked, "$SYS/x"), GrantAnswer::Refuse(NO), "{topics:?}");
-            assert_eq!(asked.filter(C1, "$share/g/$SYS/x"), GrantAnswer::Refuse(NO), "{topics:?}");
+            let mut asking = Grant::new(vec![rule(RuleEffect::Ask, Actions::ALL, topics)], RuleEffect::Allow);
+            assert_eq!(publish(&asking, "$SYS/x"), GrantAnswer::Ask, "{topics:?}");
+            assert_eq!(asking.filter(C1, asked("$share/g/$SYS/x")), GrantAnswer::Ask, "{topics:?}");
+            asking.mapping = Some(Mapping::new("t/").unwrap());
+            assert_eq!(publish(&asking, "$SYS/x"), GrantAnswer::Refuse(NO), "{topics:?}");
+            assert_eq!(asking.filter(C1, asked("$share/g/$SYS/x")), GrantAnswer::Refuse(NO), "{topics:?}");
         }
         let named = Grant::new(vec![rule(RuleEffect::Allow, Actions::ALL, &["$SYS/#"])], RuleEffect::Deny);
         assert_eq!(publish(&named, "$SYS/x"), GrantAnswer::Allow(()));
@@ -465,13 +493,13 @@ mod tests {
         };
         let grant = Grant::new(rules(), RuleEffect::Allow);
         for shared in ["$share/g/open", "$share/+/open", "$share//open"] {
-            assert_eq!(grant.filter(C1, shared), GrantAnswer::Allow(QoS::AtLeastOnce), "{shared}");
+            assert_eq!(grant.filter(C1, asked(shared)), GrantAnswer::Allow(QoS::AtLeastOnce), "{shared}");
         }
         // What begins with `$` and is nothing else has to be named.
         for refused in
             ["$share/g/secret/a", "$share//secret", "$share/g/#", "$share/x", "$share/x/", "$share/"]
         {
-            assert_eq!(grant.filter(C1, refused), GrantAnswer::Refuse(NO), "{refused}");
+            assert_eq!(grant.filter(C1, asked(refused)), GrantAnswer::Refuse(NO), "{refused}");
         }
     }
 

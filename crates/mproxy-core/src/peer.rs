@@ -182,6 +182,10 @@ impl<'a> From<&'a Peer> for Who<'a> {
             subject_alt_names: tls.map_or(&[], |tls| &tls.subject_alt_names),
             fingerprint: tls.and_then(|tls| tls.fingerprint.as_deref()),
             attributes: &peer.attributes,
+            listener: Some(&peer.origin.listener),
+            transport: Some(peer.origin.transport.name()),
+            address: peer.origin.remote.ip(),
+            version: Some(peer.version),
         }
     }
 }

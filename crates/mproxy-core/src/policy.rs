@@ -40,6 +40,7 @@ pub use self::question::{
 use crate::grant::GrantAnswer;
 use crate::peer::Peer;
 pub use crate::rule::RuleFile;
+use crate::rule::{Act, AskedFilter};
 pub use crate::undecided::{Failure, FailureKind, Overload, Undecided, Unusable, UnusableKind};
 
 /// What an adviser says to a question; `D` is what can be decided about it.
@@ -120,7 +121,7 @@ pub enum Source {
     /// Advisers are there, and none of them knew.
     Unknown,
     /// The static rule file. It looks at nothing of a PUBLISH but who sent it, its topic, QoS and RETAIN, and bounds its
-    /// payload's size.
+    /// payload's size, unless its rules [vary](Decider::varies).
     Acl,
     /// The client's grant. It looks at no more than the rule file.
     Grant,
@@ -166,7 +167,8 @@ impl Source {
     ];
 
     /// Whether its yes to a PUBLISH stands for all with the same topic, QoS and RETAIN, and no larger payload, of the same
-    /// client, until the decider's [edition](Decider::edition) changes.
+    /// client, until the decider's [edition](Decider::edition) changes, unless rules about that topic
+    /// [vary](Decider::varies).
     #[must_use]
     pub const fn stands(self) -> bool {
         matches!(self, Self::Acl | Self::Grant)
@@ -309,9 +311,17 @@ pub trait Decider: Send + Sync {
 
     /// What its own rules say at once of a subscription of this client's to this filter. [`GrantAnswer::Ask`]: they leave it to
     /// others, or there are none.
-    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        let _ = (peer, filter);
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        let _ = (peer, asked);
         GrantAnswer::Ask
+    }
+
+    /// Whether its rules may say something else the next time of the same topic or filter with the same QoS and RETAIN, though
+    /// the [edition](Self::edition) is the same: no answer about that is remembered, not even one of others. Asked before
+    /// each answer that would be.
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        let _ = (act, name, peer);
+        false
     }
 
     /// What it would say to this now, told from its own rules: nobody is asked. Of what it does not explain it knows

@@ -9,18 +9,25 @@
 //! - **Variables** whose value is absent, empty, or holds `/`, `+` or `#` match nothing in an *allow* rule, and any levels
 //!   from there on in a *deny* or an *ask* rule.
 //!
+//! - **A condition** decides once the topic does. Where it has no value, an *allow* rule does not apply, and a *deny* or an
+//!   *ask* rule does.
+//!
 //! | room | holds |
 //! |---|---|
+//! | `condition` | what else has to hold for a rule to apply |
 //! | `pattern` | a topic filter with variables: what it matches, contains, intersects |
 //! | `name` | what a client may call itself |
 //! | `template` | text with variables that is written out |
 //! | `variables` | text with variables, and what they stand for |
+//! | `wall_time` | the time of day, as sessions are told it |
 
+pub mod condition;
 mod error;
 mod name;
 mod pattern;
 mod template;
 mod variables;
+mod wall_time;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,11 +37,13 @@ use mproxy_codec::topic::split_share;
 use mproxy_codec::types::QoS;
 use serde::{Deserialize, Serialize};
 
+use self::condition::{Condition, ConditionSubject};
 pub use self::error::PatternError;
 pub use self::name::Name;
 pub use self::pattern::Pattern;
 pub use self::template::Template;
 pub use self::variables::Who;
+pub use self::wall_time::{WEEKDAYS, WallClock, WallTime};
 
 /// Bytes of topics, filters and names that are as much work to look through as a comparison of short ones.
 pub const BYTES: usize = 64;
@@ -65,6 +74,8 @@ pub struct Rule {
     pub retain: Retain,
     /// Bytes of payload that it allows at most; `None`: any.
     pub max_payload: Option<u32>,
+    /// What else has to hold, if anything.
+    pub condition: Option<Arc<Condition>>,
 }
 
 /// A rule file as it was when it was read.
@@ -157,28 +168,85 @@ pub struct Message<'a> {
     pub retain: bool,
     /// Bytes of its payload.
     pub payload: usize,
+    /// When it is judged, where that is known.
+    pub time: Option<WallTime>,
+}
+
+/// A filter that a client asks for, as rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedFilter<'a> {
+    /// The filter, shared or not.
+    pub filter: &'a str,
+    /// The QoS that it asks for, where that is known.
+    pub qos: Option<QoS>,
+    /// When it is judged, where that is known.
+    pub time: Option<WallTime>,
+}
+
+impl<'a> AskedFilter<'a> {
+    /// The filter that is judged: of a shared one what stands behind its group (4.8.2).
+    #[must_use]
+    pub fn plain(&self) -> &'a str {
+        split_share(self.filter).1
+    }
 }
 
 impl Rule {
-    /// Whether it decides about a message on this topic.
+    /// Whether it decides about this message.
     #[must_use]
-    pub fn applies_to_topic(&self, act: Act, topic: &str, who: Who<'_>) -> bool {
+    pub fn applies_to_message(&self, act: Act, message: Message<'_>, who: Who<'_>) -> bool {
         let reach = match self.effect {
             RuleEffect::Allow => PatternReach::Named,
             RuleEffect::Deny | RuleEffect::Ask => PatternReach::Wide,
         };
-        self.actions.has(act) && self.topics.iter().any(|own| own.matches(topic, who, reach))
+        self.actions.has(act)
+            && self.topics.iter().any(|own| own.matches(message.topic, who, reach))
+            && self.condition_applies(who, ConditionSubject::Message(message))
     }
 
-    /// Whether it decides about a subscription to this filter, shared or not.
+    /// Whether it decides about a subscription to this filter.
     #[must_use]
-    pub fn applies_to_filter(&self, filter: &str, who: Who<'_>) -> bool {
-        let filter = split_share(filter).1;
+    pub fn applies_to_filter(&self, asked: AskedFilter<'_>, who: Who<'_>) -> bool {
+        let filter = asked.plain();
         self.actions.has(Act::Subscribe)
             && self.topics.iter().any(|own| match self.effect {
                 RuleEffect::Allow => own.contains(filter, who),
                 RuleEffect::Deny | RuleEffect::Ask => own.intersects(filter, who),
             })
+            && self.condition_applies(who, ConditionSubject::Filter(asked))
+    }
+
+    fn condition_applies(&self, who: Who<'_>, subject: ConditionSubject<'_>) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.applies(self.effect, who, subject))
+    }
+
+    /// Whether it may decide otherwise the next time about the same topic or filter with the same QoS and RETAIN: it has a
+    /// condition on something else.
+    #[must_use]
+    pub fn varies(&self, act: Act, name: &str, who: Who<'_>) -> bool {
+        let may_be_met = |own: &Pattern| match act {
+            Act::Subscribe => own.intersects(split_share(name).1, who),
+            Act::Publish | Act::Receive | Act::Will => own.matches(name, who, PatternReach::Wide),
+        };
+        self.has_varying_condition() && self.actions.has(act) && self.topics.iter().any(may_be_met)
+    }
+
+    /// Whether it has a condition on more than what the same topic, QoS and RETAIN of the same client have in common.
+    #[must_use]
+    pub fn has_varying_condition(&self) -> bool {
+        self.condition.as_ref().is_some_and(|condition| condition.reads().varies())
+    }
+
+    /// The attributes that its variables stand for, and that its condition reads.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        let of_condition = self.condition.iter().flat_map(|condition| condition.attributes());
+        self.topics.iter().flat_map(Pattern::attributes).chain(of_condition)
+    }
+
+    /// With how many texts of few bytes a topic or filter is compared, at most.
+    #[must_use]
+    pub fn effort(&self) -> usize {
+        self.topics.len() + self.condition.as_ref().map_or(0, |condition| condition.effort())
     }
 
     /// Whether one of its filters begins with a written `$`.

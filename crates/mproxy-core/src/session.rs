@@ -83,6 +83,7 @@ mod holding;
 mod in_flight;
 mod intake;
 mod introduce;
+mod judged;
 mod known_filters;
 mod lane;
 mod learning;

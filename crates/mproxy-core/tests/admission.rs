@@ -252,6 +252,7 @@ fn session_in_turn(advisers: Chain, now: Instant) -> Session {
         drain_reference: None.into(),
         on_auth: OnAuth::default(),
         budget: Arc::default(),
+        clock: mproxy_core::rule::WallClock::default(),
     };
     let mut session = Session::new(mproxy_sim::stage::origin(), Arc::new(setting), now);
     session.read(Side::Client, &mut BytesMut::from(&connect(Version::V5)[..]), now);

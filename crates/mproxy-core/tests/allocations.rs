@@ -89,6 +89,7 @@ fn setting(advisers: Chain) -> Arc<Setting> {
         on_auth: OnAuth::default(),
         gate: None,
         budget: Arc::default(),
+        clock: mproxy_core::rule::WallClock::default(),
     })
 }
 

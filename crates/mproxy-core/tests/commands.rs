@@ -35,6 +35,7 @@ fn rule(effect: RuleEffect, act: Act, topics: &[&str]) -> Rule {
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
         max_payload: None,
+        condition: None,
     }
 }
 

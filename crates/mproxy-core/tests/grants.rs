@@ -13,7 +13,7 @@ use mproxy_core::policy::{
     Admission, BrokerLogin, Decision, FilterChange, Hook, OnError, PublishChange, Refusal, Undecided,
     Unusable, UnusableKind, Want, WillChange,
 };
-use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect};
+use mproxy_core::rule::{Act, Actions, AskedFilter, Pattern, Retain, Rule, RuleEffect};
 use mproxy_core::session::OnErrors;
 use mproxy_sim::Verdict;
 use mproxy_sim::stage::Setup;
@@ -41,6 +41,7 @@ fn rule(effect: RuleEffect, act: Act, topic: &str) -> Rule {
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
         max_payload: None,
+        condition: None,
     }
 }
 
@@ -653,7 +654,7 @@ fn an_old_grant_serves_until_it_is_stale_and_is_asked_for_all_the_while() {
     let default = |stage: &Stage| {
         let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one");
         let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
-        grant.filter(who, "a")
+        grant.filter(who, AskedFilter { filter: "a", qos: None, time: None })
     };
     stage.pass(Duration::from_secs(60));
     for n in 0..11 {
@@ -677,7 +678,10 @@ fn a_client_that_is_granted_nothing_any_more_is_asked_about() {
     stage.rule(0, allow(Hook::Connect));
     let grant = stage.session.peer().and_then(|peer| peer.grant.clone()).expect("it has one that asks");
     let who = mproxy_core::rule::Who::from(&**stage.session.peer().expect("it is open"));
-    assert_eq!(grant.filter(who, "a"), mproxy_core::grant::GrantAnswer::Ask);
+    assert_eq!(
+        grant.filter(who, AskedFilter { filter: "a", qos: None, time: None }),
+        mproxy_core::grant::GrantAnswer::Ask
+    );
     assert!(stage.session.poll_timeout().is_none());
 }
 

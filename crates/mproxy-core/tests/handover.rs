@@ -10,6 +10,7 @@ use mproxy_core::fault::{Deadline, Fault};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping, PerSecond, RateAction};
 use mproxy_core::policy::{Admission, Decision, Hook, LimitKind};
 use mproxy_core::rate::{ClientRates, LimitedRate, RateLimit, RateUnit};
+use mproxy_core::rule::condition::{BoolExpr, Condition, IntExpr, Relation, TextExpr, TextList};
 use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect, RuleFile};
 use mproxy_core::session::handover::{FORMAT, MOST, NotExported, NotImported};
 use mproxy_core::{Peer, Session, Setting};
@@ -110,8 +111,18 @@ fn example_grant() -> Grant {
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
         max_payload: None,
+        condition: None,
     };
-    let rules = vec![rule(RuleEffect::Deny, "secret/${clientid}/#"), rule(RuleEffect::Allow, "+/room/#")];
+    let small = BoolExpr::Ints(Relation::Less, Box::new((IntExpr::PayloadSize, IntExpr::Const(9))));
+    let tenant = TextExpr::Attribute("claim.tenant".into());
+    let own = BoolExpr::TextIn(Box::new((tenant, TextList::Levels)));
+    let condition = Condition::new(BoolExpr::Any([small, own].into())).ok().map(Arc::new);
+    let conditional = Rule { condition, ..rule(RuleEffect::Allow, "+/hall") };
+    let rules = vec![
+        rule(RuleEffect::Deny, "secret/${clientid}/#"),
+        rule(RuleEffect::Allow, "+/room/#"),
+        conditional,
+    ];
     let mut grant = Grant::new(rules, RuleEffect::Ask);
     grant.mapping = Mapping::new("acme").ok();
     grant.limits = GrantLimits { packet_size: Some(2_000), ..GrantLimits::default() };
@@ -269,5 +280,5 @@ fn what_is_written_changes_only_with_its_number() {
     stage.rule(1, allow(Hook::Publish));
     let written = stage.session.export(stage.now).unwrap();
     let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((FORMAT, hex.as_str()), (5, include_str!("handover.hex").trim()));
+    assert_eq!((FORMAT, hex.as_str()), (6, include_str!("handover.hex").trim()));
 }

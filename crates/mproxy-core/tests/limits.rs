@@ -187,7 +187,7 @@ fn what_a_limit_would_refuse_is_foreseen() {
         (Act::Subscribe, "a/b/c/#", Err(ReasonCode::TOPIC_FILTER_INVALID)),
         (Act::Receive, DEEP, Ok(QoS::AtMostOnce)),
     ] {
-        let told = stage.session.explain(act, name, (QoS::AtMostOnce, false), now).unwrap();
+        let told = stage.session.explain(act, name, (QoS::AtMostOnce, false, 0), now).unwrap();
         let Foreseen::Decides(decision) = told.outcome else { panic!("nobody is asked about {name}") };
         assert_eq!(decision.verdict, expected, "{act:?} {name}");
     }

@@ -24,6 +24,7 @@ fn rule(effect: RuleEffect, actions: Actions, topic: &str) -> Rule {
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Refused,
         max_payload: None,
+        condition: None,
     }
 }
 
@@ -110,7 +111,7 @@ fn a_cached_refusal_is_told_as_that_with_the_endpoint_that_gave_it() {
     stage.client(&publish(0, 0, "a"));
     stage.rule(0, Verdict::Publish(Decision::Refuse(refusal.by(Ground::Service(answer)))));
     let now = stage.now;
-    let explained = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false), now);
+    let explained = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false, 0), now);
     assert_eq!(explained.and_then(|told| told.text).as_deref(), Some("keep out"));
     stage.client(&publish(0, 0, "a"));
     let by = |source| format!("refused publish a by {source} http://hook: reject 0x87");
@@ -323,7 +324,7 @@ fn what_the_failure_rule_would_allow_is_explained_as_that_and_as_a_refusal_where
         let mut stage = stage.open(Version::V5);
         let explain = |stage: &mut Stage| {
             let now = stage.now;
-            let told = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false), now);
+            let told = stage.session.explain(Act::Publish, "a", (QoS::AtMostOnce, false, 0), now);
             let Some(Foreseen::Decides(decided)) = told.map(|told| told.outcome) else { panic!("decided") };
             (decided.verdict, decided.ground.source_name())
         };

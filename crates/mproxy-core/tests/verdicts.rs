@@ -400,6 +400,7 @@ fn the_silence_of_all_is_a_no_if_that_of_one_is() {
         dup: false,
         payload: Payload::Size(1),
         properties: Properties::EMPTY,
+        time: None,
     };
     let (no, yes) = (|want| Mute(Silence::DENIES, want), |want| Mute(Silence::Abstains, want));
     let agrees = || Mute(Silence::Agrees(Source::Acl), Want::Head);

@@ -23,6 +23,7 @@
 //! max_qos = 1                           # allow only; 2 if left out
 //! retain = false                        # allow only; whether publishes may be retained, true if left out
 //! max_payload = 1024                    # allow only; bytes of the largest payload, any if left out
+//! when = 'size(payload) <= 1024'        # what else has to hold; nothing if left out
 //! ```
 //!
 //! - **Silence denies.** What no rule speaks of is refused, unless an adviser after this one knows.
@@ -37,6 +38,7 @@
 //! - **`max_qos`** refuses a publish above it (0x9B) and lowers what a subscription is granted;
 //!   **`retain = false`** refuses retained publishes (0x9A), **`max_payload`** larger payloads (0x97). They hold for wills,
 //!   too.
+//! - **`when`** is a condition in CEL. Where it has no value, an *allow* rule does not apply, and a *deny* rule does.
 //! - **`receive`** is looked at only where some rule names it; from then on every delivery needs a rule.
 //! - **`[[rewrites]]`** give the topics of clients other names at the broker, both ways; **`client_id_prefix`** in `[[grants]]`
 //!   and **`[broker]`** say as whom it knows them. Rules go by what the clients say themselves.
@@ -45,6 +47,7 @@
 
 mod adviser;
 mod client_match;
+mod condition;
 mod connecting;
 mod file;
 mod password;
@@ -67,12 +70,12 @@ use mproxy_codec::types::QoS;
 use mproxy_core::grant::{Grant, Mapping};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::{BrokerLogin, Foreseen, ForeseenDecision, Ground, RuleFile, Silence, Supposed};
-use mproxy_core::rule::{Act, Message, Name, Rule, RuleEffect, Who};
+use mproxy_core::rule::{Act, AskedFilter, Message, Name, Rule, RuleEffect, WallTime, Who};
 
 pub use self::adviser::{AclAdviser, KeySetState, UnknownUsers};
 use self::client_match::GROUP;
 use self::file::NamedListener;
-pub use self::file::{AclError, AclErrors, TrialCase};
+pub use self::file::{AclError, AclErrors, TrialCase, parse_moment};
 use self::password::Password;
 pub(crate) use self::password::check_password;
 pub use self::password::{HashError, hash_password};
@@ -109,6 +112,8 @@ pub struct Acl {
     tokens: Option<TokenRules>,
     /// Some rule names `receive`.
     receives: bool,
+    /// Some rule has a condition on more than client, topic, QoS and RETAIN.
+    has_varying_rules: bool,
     /// The file says that it may have no users or no rules where there were some.
     allow_empty: bool,
 }
@@ -260,7 +265,7 @@ impl Acl {
 
     /// Topic patterns of all rules: what a filter that none of them names is held against.
     pub(crate) fn patterns(&self) -> usize {
-        self.rules.iter().map(|entry| entry.rule.topics.len().max(1)).sum()
+        self.rules.iter().map(|entry| entry.rule.effort().max(1)).sum()
     }
 
     /// Users, rules and grants in it, for a log line.
@@ -329,9 +334,9 @@ impl Acl {
         Cow::Owned(peer)
     }
 
-    /// What the file grants this client, and where its topics stand at the broker.
-    fn grant_for(&self, peer: &Peer) -> Result<Option<Grant>, NoTopics> {
-        let grant = self.grants.of(peer, &self.file)?;
+    /// What the file grants this client, which comes at this time, and where its topics stand at the broker.
+    fn grant_for(&self, peer: &Peer, time: Option<WallTime>) -> Result<Option<Grant>, NoTopics> {
+        let grant = self.grants.of(peer, time, &self.file)?;
         let Some(table) = StaticRewrites::table(&self.rewrites, peer)? else { return Ok(grant) };
         let mut grant = grant.unwrap_or_else(|| {
             let mut grant = Grant::new(Vec::new(), RuleEffect::Ask);
@@ -359,8 +364,8 @@ impl Acl {
             Act::Publish | Act::Subscribe | Act::Receive | Act::Will => Silence::DENIES,
         };
         let applies = |rule: &Rule| match supposed.act {
-            Act::Subscribe => rule.applies_to_filter(supposed.name, who),
-            act => rule.applies_to_topic(act, supposed.name, who),
+            Act::Subscribe => rule.applies_to_filter(supposed.filter(), who),
+            act => rule.applies_to_message(act, supposed.message(), who),
         };
         let Some((at, rule)) = self.rules_of(peer).find(|(_, rule)| applies(rule)) else {
             return Foreseen::Passes(silence, self.ground(None));
@@ -375,12 +380,21 @@ impl Acl {
         Foreseen::Decides(ForeseenDecision { verdict, ground: self.ground(Some(at)) })
     }
 
+    /// Whether its rules may say something else the next time of this topic or filter, with the same QoS and RETAIN.
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        // Most files have none, and are not looked through.
+        self.has_varying_rules
+            && self
+                .rules_of(peer)
+                .any(|(_, rule)| rule.has_varying_condition() && rule.varies(act, name, Who::from(peer)))
+    }
+
     /// May this be published, stand as a will, or be delivered?
     fn message(&self, act: Act, peer: &Peer, message: Message<'_>) -> RuleAnswer<()> {
         let who = Who::from(peer);
         // The first rule that names it decides. A bound that it breaks is a refusal then, and not left to later rules.
         let Some((at, rule)) =
-            self.rules_of(peer).find(|(_, rule)| rule.applies_to_topic(act, message.topic, who))
+            self.rules_of(peer).find(|(_, rule)| rule.applies_to_message(act, message, who))
         else {
             return RuleAnswer::Silence;
         };
@@ -395,9 +409,9 @@ impl Acl {
     }
 
     /// May this filter be subscribed to, and up to which QoS?
-    fn filter(&self, peer: &Peer, filter: &str) -> RuleAnswer<QoS> {
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> RuleAnswer<QoS> {
         let who = Who::from(peer);
-        let Some((at, rule)) = self.rules_of(peer).find(|(_, rule)| rule.applies_to_filter(filter, who))
+        let Some((at, rule)) = self.rules_of(peer).find(|(_, rule)| rule.applies_to_filter(asked, who))
         else {
             return RuleAnswer::Silence;
         };

@@ -11,7 +11,7 @@ use mproxy_core::policy::{
     Answer, Decider, Decision, FilterChange, Foreseen, ForeseenDecision, Ground, Hook, PublishDecision,
     PublishQuestion, Refusal, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
-use mproxy_core::rule::{Act, Who};
+use mproxy_core::rule::{Act, AskedFilter, Who};
 
 use crate::slices::FilterJudge;
 
@@ -44,13 +44,14 @@ impl Decider for Grants {
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
         let Some(grant) = question.peer.grant.clone() else { return Answer::Pass(Silence::Abstains) };
-        let peer = Arc::clone(question.peer);
+        let (peer, time) = (Arc::clone(question.peer), question.time);
         let judge = FilterJudge {
             source: Source::Grant,
             silence: Silence::Abstains,
-            rules: grant.patterns(),
+            rules: grant.effort(),
             decide: move |request: &FilterRequest<'_>| {
-                let judged = grant.judge_filter(Who::from(&*peer), request.filter.as_str());
+                let asked = AskedFilter { filter: request.filter.as_str(), qos: Some(request.qos), time };
+                let judged = grant.judge_filter(Who::from(&*peer), asked);
                 filter_decision(&grant, request, judged)
             },
         };
@@ -65,12 +66,16 @@ impl Decider for Grants {
         }
     }
 
-    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        match peer.grant.as_deref().map(|grant| grant.filter(Who::from(peer), filter)) {
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        match peer.grant.as_deref().map(|grant| grant.filter(Who::from(peer), asked)) {
             None | Some(GrantAnswer::Ask) => GrantAnswer::Ask,
             Some(GrantAnswer::Allow(_)) => GrantAnswer::Allow(()),
             Some(GrantAnswer::Refuse(reason)) => GrantAnswer::Refuse(reason),
         }
+    }
+
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        peer.grant.as_deref().is_some_and(|grant| grant.varies(act, name, Who::from(peer)))
     }
 
     fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
@@ -80,7 +85,7 @@ impl Decider for Grants {
         let (answer, part) = match supposed.act {
             Act::Receive if !grant.receives() => return passes,
             Act::Subscribe => {
-                let (answer, part) = grant.judge_filter(who, supposed.name);
+                let (answer, part) = grant.judge_filter(who, supposed.filter());
                 (answer.map(|most| most.min(supposed.qos)), part)
             }
             act => {
@@ -114,7 +119,7 @@ impl Decider for Grants {
     }
 
     fn effort(&self, _hook: Hook, peer: &Peer) -> usize {
-        peer.grant.as_deref().map_or(0, Grant::patterns)
+        peer.grant.as_deref().map_or(0, Grant::effort)
     }
 }
 

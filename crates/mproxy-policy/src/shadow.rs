@@ -19,6 +19,7 @@ use mproxy_core::policy::{
     Payload, PublishDecision, PublishQuestion, RenewQuestion, Ruling, Source, SubscribeDecision,
     SubscribeQuestion, Supposed, Undecided, Want,
 };
+use mproxy_core::rule::{Act, AskedFilter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -286,8 +287,12 @@ impl Decider for Beside {
         self.decider.gives(source)
     }
 
-    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        self.decider.filter(peer, filter)
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        self.decider.varies(act, name, peer)
+    }
+
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        self.decider.filter(peer, asked)
     }
 
     fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {

@@ -19,11 +19,20 @@ use mproxy_core::policy::{
     Payload, PublishDecision, PublishQuestion, Refusal, Silence, Source, SubscribeDecision,
     SubscribeQuestion, Want,
 };
-use mproxy_core::rule::{Act, Actions, Pattern, Retain, Rule, RuleEffect, Who};
+use mproxy_core::rule::{Act, Actions, AskedFilter, Message, Pattern, Retain, Rule, RuleEffect, Who};
 use mproxy_policy::acl::{Acl, AclAdviser, Reloaded, Size, UnknownUsers, hash_password};
 use mproxy_sim::Verdict;
 use mproxy_sim::verdict::ScriptedDecision;
 use proptest::prelude::*;
+
+/// A message of which nothing matters but its topic.
+fn message(topic: &str) -> Message<'_> {
+    Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0, time: None }
+}
+
+fn asked(filter: &str) -> AskedFilter<'_> {
+    AskedFilter { filter, qos: None, time: None }
+}
 
 fn acl(text: &str) -> Acl {
     Acl::parse(text, "test.toml").unwrap_or_else(|errors| panic!("{errors}"))
@@ -721,6 +730,7 @@ proptest! {
             max_qos: QoS::ExactlyOnce,
             retain: Retain::Allowed,
             max_payload: None,
+            condition: None,
         };
         let fits = Who { client_id: "c", username: Some(plain.0), common_name: Some(plain.1), ..Who::NOBODY };
         let strange = Who {
@@ -732,7 +742,7 @@ proptest! {
         let topic = topic.replace('#', "a");
         let (allow, deny, ask) = (rule(RuleEffect::Allow), rule(RuleEffect::Deny), rule(RuleEffect::Ask));
         let speaks = |rule: &Rule, who| {
-            (rule.applies_to_topic(Act::Publish, &topic, who), rule.applies_to_filter(&wild, who))
+            (rule.applies_to_message(Act::Publish, message(&topic), who), rule.applies_to_filter(asked(&wild), who))
         };
         let (allowed, could) = (speaks(&allow, strange), speaks(&allow, fits));
         prop_assert!(allowed.0 <= could.0 && allowed.1 <= could.1, "{:?} allowed to {:?}", texts, strange);
@@ -757,14 +767,15 @@ proptest! {
             max_qos: QoS::ExactlyOnce,
             retain: Retain::Allowed,
             max_payload: None,
+            condition: None,
         };
         let (username, common_name) = if swapped { (names.1, Some(names.0)) } else { (Some(names.0), names.1) };
         let who = Who { client_id: "c", username, common_name, ..Who::NOBODY };
         let met = topics().into_iter().find(|topic| {
-            matches(&wild, topic) && rule.applies_to_topic(Act::Receive, topic, who)
+            matches(&wild, topic) && rule.applies_to_message(Act::Receive, message(topic), who)
         });
         if let Some(topic) = met {
-            prop_assert!(rule.applies_to_filter(&wild, who), "{} brings {} to {:?} in spite of {}", wild, topic, who, text);
+            prop_assert!(rule.applies_to_filter(asked(&wild), who), "{} brings {} to {:?} in spite of {}", wild, topic, who, text);
         }
     }
 }

@@ -43,8 +43,15 @@ async fn remote(service: &Running) -> Arc<Remote> {
 async fn ask(adviser: &dyn Decider) -> Option<Ruling> {
     let client = client("c1", Some("ann"));
     let (method, data) = ("token", Some(&b"secret"[..]));
-    heard(adviser.exchange(&ExchangeQuestion { peer: &client.peer, method, data, step: 2, again: true }))
-        .await
+    heard(adviser.exchange(&ExchangeQuestion {
+        peer: &client.peer,
+        method,
+        data,
+        step: 2,
+        again: true,
+        time: None,
+    }))
+    .await
 }
 
 async fn answered(answer: impl Fn() -> Play<AuthExchangeResponse> + Send + Sync + 'static) -> Verdict {

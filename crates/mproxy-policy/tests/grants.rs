@@ -72,6 +72,7 @@ fn rule(effect: RuleEffect, acts: &[Act], topic: &str) -> Rule {
         max_qos: QoS::AtLeastOnce,
         retain: Retain::Allowed,
         max_payload: None,
+        condition: None,
     }
 }
 

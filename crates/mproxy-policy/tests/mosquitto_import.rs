@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 
-use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
 use mproxy_policy::acl::{Acl, TrialClient, TrialQuestion};
 use mproxy_policy::import::mosquitto::{ImportNoteKind, ImportOptions, import};
@@ -131,13 +130,7 @@ async fn a_real_mosquitto_decides_the_same() {
                 ..TrialClient::default()
             };
             let says = |act, name: &str| {
-                let question = TrialQuestion {
-                    act,
-                    name: name.to_owned(),
-                    qos: QoS::AtMostOnce,
-                    retain: false,
-                    payload: 0,
-                };
+                let question = TrialQuestion::plain(act, name);
                 rules.rules_allow(&who, &question)
             };
             let mut client = connected(&broker, id, username).await;

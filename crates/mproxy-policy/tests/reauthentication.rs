@@ -152,8 +152,14 @@ async fn only_a_file_that_names_a_method_answers_and_only_that_one() {
     let somebody = client("c1", Some("any"));
     let token = house.token(60, json!({}));
     for (again, method) in [(false, "JWT"), (true, "SCRAM-SHA-1")] {
-        let question =
-            ExchangeQuestion { peer: &somebody.peer, method, data: Some(token.as_bytes()), step: 1, again };
+        let question = ExchangeQuestion {
+            peer: &somebody.peer,
+            method,
+            data: Some(token.as_bytes()),
+            step: 1,
+            again,
+            time: None,
+        };
         assert_eq!(heard(house.adviser.exchange(&question)).await, None);
     }
     for wrong in ["\"\"", "\"a\\u0000b\"", "7"] {

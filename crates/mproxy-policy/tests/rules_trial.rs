@@ -179,7 +179,7 @@ fn questions() -> Vec<TrialQuestion> {
     ];
     let question = |(act, name, qos, retain): (_, &str, _, _)| {
         let qos = QoS::from_bits(qos).unwrap();
-        TrialQuestion { act, name: name.to_owned(), qos, retain, payload: 0 }
+        TrialQuestion { qos, retain, ..TrialQuestion::plain(act, name) }
     };
     all.into_iter().map(question).collect()
 }
@@ -332,13 +332,7 @@ async fn a_trial_says_why_a_client_is_not_let_in() {
 async fn a_hook_service_lets_in_whom_the_file_does_not_know_and_those_alone() {
     let house = RuleHouse::new();
     let trial = RuleTrial::new(house.acl());
-    let question = TrialQuestion {
-        act: Act::Publish,
-        name: "secret/x".to_owned(),
-        qos: QoS::AtMostOnce,
-        retain: false,
-        payload: 0,
-    };
+    let question = TrialQuestion::plain(Act::Publish, "secret/x");
     let by = |case| {
         let (client, question, trial) = (trial_client(case), &question, &trial);
         async move { trial.try_out(&client, question).await.map(|outcome| outcome.by) }

@@ -273,6 +273,7 @@ async fn of_what_a_grant_decides_some_is_compared() {
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
         max_payload: None,
+        condition: None,
     };
     let granted = somebody().granted(Grant::new(vec![rule], RuleEffect::Deny));
     for number in 0..2000 {

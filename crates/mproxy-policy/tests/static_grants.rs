@@ -11,13 +11,22 @@ use mproxy_codec::types::QoS;
 use mproxy_core::grant::{GrantExpiry, RateAction};
 use mproxy_core::peer::TlsFacts;
 use mproxy_core::policy::{About, Admission, Decision, Refusal};
-use mproxy_core::rule::{Act, Name, Pattern, Rule, RuleEffect, Template, Who};
+use mproxy_core::rule::{Act, AskedFilter, Message, Name, Pattern, Rule, RuleEffect, Template, Who};
 use mproxy_policy::acl::{Acl, AclAdviser, UnknownUsers};
 use mproxy_policy::grants::Grants;
 use mproxy_sim::Verdict;
 use mproxy_testkit::certificates::Folder;
 use mproxy_testkit::tokens::{TokenSigner, seconds_from_now};
 use proptest::prelude::*;
+
+/// A message of which nothing matters but its topic.
+fn message(topic: &str) -> Message<'_> {
+    Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0, time: None }
+}
+
+fn asked(filter: &str) -> AskedFilter<'_> {
+    AskedFilter { filter, qos: None, time: None }
+}
 
 fn chain(text: &str) -> Chained {
     let acl = Acl::parse(text, "test.toml").unwrap_or_else(|errors| panic!("{errors}"));
@@ -395,12 +404,13 @@ proptest! {
             max_qos: QoS::ExactlyOnce,
             retain: mproxy_core::rule::Retain::Allowed,
             max_payload: None,
+            condition: None,
         };
         let topic = topic.join("/");
-        let met = rule.applies_to_topic(Act::Publish, &topic, who);
+        let met = rule.applies_to_message(Act::Publish, message(&topic), who);
         prop_assert_eq!(met, reference(&filter, &attributes, &topic, allow), "{} {:?} {}", filter, attributes, topic);
         // A subscription to one topic is judged like a publish to it.
-        prop_assert_eq!(met, rule.applies_to_filter(&topic, who), "{} {:?} {}", filter, attributes, topic);
+        prop_assert_eq!(met, rule.applies_to_filter(asked(&topic), who), "{} {:?} {}", filter, attributes, topic);
     }
 
 }

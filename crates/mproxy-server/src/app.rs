@@ -46,7 +46,7 @@ use crate::protect::Protection;
 use crate::protect::bans::Bans;
 use crate::protect::watermarks::Watermarks;
 use crate::reloads::Reloads;
-use crate::serve::{House, tick};
+use crate::serve::House;
 use crate::systemd::{InheritedSocket, InheritedSockets, notify, place_of};
 use crate::telemetry::decisions::{DecisionLog, DecisionLogConfig};
 use crate::telemetry::log::LogHandle;
@@ -152,6 +152,7 @@ impl App {
             total: Arc::new(Scope::new(config.general.budget_total)),
             protection,
             dials: Arc::default(),
+            clock: house.clock.clone(),
         };
         let address = admin_listener.local_addr()?;
         let mut served = listeners::serve(config, open, transports, &house, &common, &metrics);
@@ -403,7 +404,10 @@ fn house(
     if let Some(remote) = &advisers.remote {
         remote.obey(Arc::new(CommandRouter(Arc::clone(&house))));
     }
-    house.routines.spawn(tick(house.closing.clone()));
+    let (keeper, closing) = (Arc::clone(&house), house.closing.clone());
+    house.routines.spawn(async move {
+        closing.run_until_cancelled(keeper.keep_time()).await;
+    });
     let (watching, closing) = (Arc::clone(&house).watch_resources(), house.closing.clone());
     house.routines.spawn(async move {
         closing.run_until_cancelled(watching).await;

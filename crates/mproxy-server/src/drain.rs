@@ -26,6 +26,14 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Lets every connection end, within `within`; they are told to leave over `spread`. The house must be closed already.
 pub(crate) async fn drain(house: &Arc<House>, within: Duration, spread: Option<Duration>) {
+    // Rules hold until the last one has gone, and its routines end before that.
+    tokio::select! {
+        () = drain_all(house, within, spread) => {}
+        never = house.keep_time() => match never {},
+    }
+}
+
+async fn drain_all(house: &Arc<House>, within: Duration, spread: Option<Duration>) {
     let deadline = Instant::now() + within;
     // Who is being let in at this moment is to be told too.
     house.listeners.close();

@@ -64,6 +64,7 @@ pub(crate) struct ExplainRequest {
     pub(crate) name: Box<str>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    pub(crate) payload_size: u32,
     /// `None`: there is no client, or not any more.
     pub(crate) answer: oneshot::Sender<Option<Explanation>>,
 }

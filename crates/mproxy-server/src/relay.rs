@@ -211,8 +211,8 @@ impl<S: Carrier> Relay<S> {
         let command = self.handle.poll_command(cx);
         if let Some(queue) = self.handle.take_orders() {
             for question in queue.questions {
-                let (what, name) = ((question.qos, question.retain), &question.name);
-                let explanation = self.session.explain(question.act, name, what, now);
+                let what = (question.qos, question.retain, question.payload_size as usize);
+                let explanation = self.session.explain(question.act, &question.name, what, now);
                 // Whoever asked may have given up.
                 let _ = question.answer.send(explanation);
             }

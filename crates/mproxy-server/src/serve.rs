@@ -14,6 +14,7 @@ mod scarcity;
 mod slot;
 mod taking;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +25,7 @@ use mproxy_core::event::Sink;
 use mproxy_core::fault::{Party, Unreachable};
 use mproxy_core::peer::{Address, ConnectionId, Origin};
 use mproxy_core::policy::Pending;
+use mproxy_core::rule::{WallClock, WallTime};
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Peer, Session, Setting, Side};
 use parking_lot::Mutex;
@@ -98,6 +100,8 @@ pub(crate) struct House {
     pub(crate) protection: Arc<Protection>,
     /// `None`: no traces are asked for.
     pub(crate) traces: Option<Arc<Traces>>,
+    /// What time it is, for rules that look at it.
+    pub(crate) clock: WallClock,
 }
 
 /// Microseconds since 1970: larger than all epochs of an mproxy before this one that accepted less than a million
@@ -117,7 +121,8 @@ impl House {
         traces: Option<Arc<Traces>>,
     ) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let closing = CancellationToken::new();
+        let (closing, clock) = (CancellationToken::new(), WallClock::default());
+        clock.set(wall_time());
         Self {
             instance: instance.into(),
             registry: Registry::default(),
@@ -141,8 +146,26 @@ impl House {
             admitted: AtomicUsize::new(0),
             protection,
             traces,
+            clock,
         }
     }
+
+    /// Says what time it is, once a second and for as long as it is polled: no packet has to wait for a clock to be read.
+    ///
+    /// It also keeps a timer running that ends before any of a connection's. The runtime wakes itself up, at the cost of two
+    /// system calls, whenever a timer is set that ends before all others; on a quiet machine that was each connection's,
+    /// twice.
+    pub(crate) async fn keep_time(&self) -> Infallible {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            self.clock.set(wall_time());
+        }
+    }
+}
+
+fn wall_time() -> WallTime {
+    WallTime::since_1970(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -201,15 +224,8 @@ const fn most_of(limit: Option<usize>) -> usize {
     }
 }
 
-/// How often [`tick`] does.
+/// How often [`House::keep_time`] looks.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Keeps a timer running that ends before any of a connection's. The runtime wakes itself up, at the cost of two system
-/// calls, whenever a timer is set that ends before all others; on a quiet machine that was each connection's, twice.
-pub(crate) async fn tick(closing: CancellationToken) {
-    let mut tick = tokio::time::interval(TICK);
-    while closing.run_until_cancelled(tick.tick()).await.is_some() {}
-}
 
 /// One listener and what belongs to it.
 pub(crate) struct Serving {

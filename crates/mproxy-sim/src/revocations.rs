@@ -455,6 +455,7 @@ fn grant(filters: &[&str]) -> Grant {
         max_qos: QoS::ExactlyOnce,
         retain: Retain::Allowed,
         max_payload: None,
+        condition: None,
     };
     Grant::new(vec![rule(Act::Publish, &["#"]), rule(Act::Subscribe, filters)], RuleEffect::Deny)
 }

@@ -17,7 +17,7 @@ use mproxy_core::policy::{
     PublishQuestion, Refusal, RenewQuestion, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion,
     Supposed, Undecided, Want,
 };
-use mproxy_core::rule::{Act, Who};
+use mproxy_core::rule::{Act, AskedFilter, Who};
 use mproxy_core::session::{Answered, OpenQuestion};
 use mproxy_core::{Event, Sink, event::Kind};
 
@@ -298,7 +298,9 @@ impl Decider for Granted {
         let Some(grant) = &question.peer.grant else { return Answer::Pass(Silence::Abstains) };
         let who = Who::from(&**question.peer);
         let word = |request: &FilterRequest<'_>| {
-            let (answer, part) = grant.judge_filter(who, request.filter.as_str());
+            let asked =
+                AskedFilter { filter: request.filter.as_str(), qos: Some(request.qos), time: question.time };
+            let (answer, part) = grant.judge_filter(who, asked);
             match answer {
                 GrantAnswer::Ask => None,
                 GrantAnswer::Allow(most) => Some(Decision::Allow(FilterChange {
@@ -327,7 +329,7 @@ impl Decider for Granted {
         let Some(grant) = &supposed.peer.grant else { return passes };
         let who = Who::from(&**supposed.peer);
         let (answer, part) = match supposed.act {
-            Act::Subscribe => grant.judge_filter(who, supposed.name),
+            Act::Subscribe => grant.judge_filter(who, supposed.filter()),
             act => {
                 let (answer, part) = grant.judge_message(act, who, supposed.message());
                 (answer.map(|()| supposed.qos), part)
@@ -341,8 +343,12 @@ impl Decider for Granted {
         Foreseen::Decides(ForeseenDecision { verdict, ground: Ground::Grant(Arc::clone(grant), part) })
     }
 
-    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        match peer.grant.as_ref().map(|grant| grant.filter(Who::from(peer), filter)) {
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        peer.grant.as_ref().is_some_and(|grant| grant.varies(act, name, Who::from(peer)))
+    }
+
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        match peer.grant.as_ref().map(|grant| grant.filter(Who::from(peer), asked)) {
             None | Some(GrantAnswer::Ask) => GrantAnswer::Ask,
             Some(GrantAnswer::Allow(_)) => GrantAnswer::Allow(()),
             Some(GrantAnswer::Refuse(reason)) => GrantAnswer::Refuse(reason),

@@ -173,7 +173,7 @@ impl Question for SubscribeQuestion<'_> {
         let rest = match open.is_empty() {
             true => Err(silence),
             false => {
-                let question = SubscribeQuestion::new(self.peer, &open, self.properties);
+                let question = SubscribeQuestion::new(self.peer, &open, self.properties).at(self.time);
                 // Who knows a part of a SUBSCRIBE denies the rest of it by silence.
                 chain.first(next, silence.and(Silence::DENIES), &question)
             }

@@ -1,7 +1,7 @@
 //! Where a connection came from: what is known of it before its first packet.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,6 +48,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss, Self::Unix];
+
     /// `"tcp"`, `"tls"`, `"ws"`, `"wss"` or `"unix"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -84,6 +87,15 @@ pub struct Credentials {
 }
 
 impl Address {
+    /// The IP address; `None` of a Unix socket. One of IPv4 that is written as one of IPv6 is one of IPv4.
+    #[must_use]
+    pub const fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip().to_canonical()),
+            Self::Process(_) | Self::Path(_) => None,
+        }
+    }
+
     /// Of a process that came by a Unix socket.
     #[must_use]
     pub const fn credentials(&self) -> Option<&Credentials> {

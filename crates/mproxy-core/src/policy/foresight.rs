@@ -7,7 +7,7 @@ use mproxy_codec::types::QoS;
 
 use super::{Ground, Hook, Silence};
 use crate::peer::Peer;
-use crate::rule::{Act, Message};
+use crate::rule::{Act, AskedFilter, Message, WallTime};
 
 /// Something that a client might do.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub struct Supposed<'a> {
     pub retain: bool,
     /// Bytes of its payload.
     pub payload: usize,
+    /// When it does.
+    pub time: Option<WallTime>,
 }
 
 impl<'a> Supposed<'a> {
@@ -41,7 +43,14 @@ impl<'a> Supposed<'a> {
     /// It as a message.
     #[must_use]
     pub const fn message(&self) -> Message<'a> {
-        Message { topic: self.name, qos: self.qos, retain: self.retain, payload: self.payload }
+        let Self { name: topic, qos, retain, payload, time, .. } = *self;
+        Message { topic, qos, retain, payload, time }
+    }
+
+    /// It as a filter that is asked for.
+    #[must_use]
+    pub const fn filter(&self) -> AskedFilter<'a> {
+        AskedFilter { filter: self.name, qos: Some(self.qos), time: self.time }
     }
 }
 

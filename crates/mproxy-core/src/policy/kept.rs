@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::{ConnectQuestion, ExchangeQuestion, Hook, Payload, PublishQuestion, SubscribeQuestion};
 use crate::peer::Peer;
+use crate::rule::WallTime;
 
 /// A CONNECT: the session's own bytes of it, shared.
 #[derive(Clone, Debug)]
@@ -21,14 +22,15 @@ pub struct KeptConnect {
     peer: Arc<Peer>,
     packet: Bytes,
     passes_auth: bool,
+    time: Option<WallTime>,
 }
 
 impl KeptConnect {
     /// Keeps one.
     #[must_use]
     pub fn of(question: &ConnectQuestion<'_>) -> Self {
-        let ConnectQuestion { peer, packet, passes_auth, .. } = *question;
-        Self { peer: Arc::clone(peer), packet: packet.clone(), passes_auth }
+        let ConnectQuestion { peer, packet, passes_auth, time, .. } = *question;
+        Self { peer: Arc::clone(peer), packet: packet.clone(), passes_auth, time }
     }
 
     /// The packet, read again.
@@ -41,8 +43,9 @@ impl KeptConnect {
     /// Puts the question once more. `None`: its packet could not be read again.
     pub fn put<R>(&self, to: impl FnOnce(&ConnectQuestion<'_>) -> R) -> Option<R> {
         let connect = self.connect()?;
-        let Self { peer, packet, passes_auth } = self;
-        Some(to(&ConnectQuestion { peer, connect: &connect, packet, passes_auth: *passes_auth }))
+        let Self { peer, packet, passes_auth, time } = self;
+        let (passes_auth, time) = (*passes_auth, *time);
+        Some(to(&ConnectQuestion { peer, connect: &connect, packet, passes_auth, time }))
     }
 }
 
@@ -54,6 +57,7 @@ pub struct KeptExchange {
     data: Option<Bytes>,
     step: u32,
     again: bool,
+    time: Option<WallTime>,
 }
 
 impl KeptExchange {
@@ -66,6 +70,7 @@ impl KeptExchange {
             data: question.data.map(Bytes::copy_from_slice),
             step: question.step,
             again: question.again,
+            time: question.time,
         }
     }
 
@@ -77,6 +82,7 @@ impl KeptExchange {
             data: self.data.as_deref(),
             step: self.step,
             again: self.again,
+            time: self.time,
         })
     }
 }
@@ -93,6 +99,7 @@ pub struct KeptPublish {
     payload: Option<Bytes>,
     size: u32,
     properties: Box<[u8]>,
+    time: Option<WallTime>,
 }
 
 impl KeptPublish {
@@ -115,6 +122,7 @@ impl KeptPublish {
             // No packet is larger.
             size: question.payload.size() as u32,
             properties: question.properties.raw().into(),
+            time: question.time,
         }
     }
 
@@ -129,6 +137,7 @@ impl KeptPublish {
             dup: self.dup,
             payload: self.payload.as_deref().map_or(Payload::Size(self.size), Payload::Whole),
             properties: Properties::check(&self.properties, place, self.sender).ok()?,
+            time: self.time,
         }))
     }
 }
@@ -140,6 +149,7 @@ pub struct KeptSubscribe {
     properties: Box<[u8]>,
     text: String,
     filters: Vec<KeptFilter>,
+    time: Option<WallTime>,
 }
 
 /// One filter: where its text ends, and its options.
@@ -171,13 +181,19 @@ impl KeptSubscribe {
             })
             .collect();
         let (peer, properties) = (Arc::clone(question.peer), question.properties.raw().into());
-        Self { peer, properties, text, filters }
+        Self { peer, properties, text, filters, time: question.time }
     }
 
     /// Whose it is.
     #[must_use]
     pub const fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    /// When it was asked.
+    #[must_use]
+    pub const fn time(&self) -> Option<WallTime> {
+        self.time
     }
 
     /// How many filters it has.

@@ -12,7 +12,7 @@ use mproxy_codec::types::QoS;
 
 use super::KeptSubscribe;
 use crate::peer::Peer;
-use crate::rule::Message;
+use crate::rule::{Message, WallTime};
 
 /// The hooks that decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +58,8 @@ pub struct ConnectQuestion<'a> {
     pub packet: &'a Bytes,
     /// Its Authentication Method is a matter between client and broker, whatever advisers want.
     pub passes_auth: bool,
+    /// What time it is, where that is known.
+    pub time: Option<WallTime>,
 }
 
 /// A grant to be renewed: what is known of a client that said CONNECT long ago.
@@ -80,6 +82,8 @@ pub struct ExchangeQuestion<'a> {
     pub step: u32,
     /// An open session authenticates anew. Else a CONNECT waits.
     pub again: bool,
+    /// What time it is, where that is known.
+    pub time: Option<WallTime>,
 }
 
 impl fmt::Debug for ExchangeQuestion<'_> {
@@ -110,6 +114,8 @@ pub struct PublishQuestion<'a> {
     pub payload: Payload<'a>,
     /// Properties of a 5.0 packet; empty otherwise.
     pub properties: Properties<'a>,
+    /// What time it is, where that is known.
+    pub time: Option<WallTime>,
 }
 
 impl<'a> PublishQuestion<'a> {
@@ -118,7 +124,7 @@ impl<'a> PublishQuestion<'a> {
     pub fn message(&self) -> Message<'a> {
         // Never larger than a packet can be.
         let payload = usize::try_from(self.payload.size()).unwrap_or(usize::MAX);
-        Message { topic: self.topic, qos: self.qos, retain: self.retain, payload }
+        Message { topic: self.topic, qos: self.qos, retain: self.retain, payload, time: self.time }
     }
 }
 
@@ -151,6 +157,8 @@ pub struct SubscribeQuestion<'a> {
     pub filters: &'a [FilterRequest<'a>],
     /// Properties of a 5.0 packet; empty otherwise.
     pub properties: Properties<'a>,
+    /// What time it is, where that is known.
+    pub time: Option<WallTime>,
     kept: OnceCell<Arc<KeptSubscribe>>,
 }
 
@@ -162,7 +170,13 @@ impl<'a> SubscribeQuestion<'a> {
         filters: &'a [FilterRequest<'a>],
         properties: Properties<'a>,
     ) -> Self {
-        Self { peer, filters, properties, kept: OnceCell::new() }
+        Self { peer, filters, properties, time: None, kept: OnceCell::new() }
+    }
+
+    /// The same, asked at this time.
+    #[must_use]
+    pub fn at(self, time: Option<WallTime>) -> Self {
+        Self { time, ..self }
     }
 
     pub(super) fn of_kept(
@@ -170,7 +184,7 @@ impl<'a> SubscribeQuestion<'a> {
         filters: &'a [FilterRequest<'a>],
         properties: Properties<'a>,
     ) -> Self {
-        Self { peer: kept.peer(), filters, properties, kept: Arc::clone(kept).into() }
+        Self { peer: kept.peer(), filters, properties, time: kept.time(), kept: Arc::clone(kept).into() }
     }
 
     /// The question copied out of its packet: once, for all who come back to it.

@@ -1,6 +1,9 @@
 //! Text with variables in it, and what they stand for: a client's names and attributes, compared as they are written and
 //! never parsed.
 
+use std::net::IpAddr;
+
+use mproxy_codec::types::Version;
 use serde::{Deserialize, Serialize};
 
 use super::{PatternError, PatternReach};
@@ -21,6 +24,14 @@ pub struct Who<'a> {
     /// `${attr.name}`: what the policy attached to it, and `${claim.name}`: what its token says. A name with several values
     /// stands there several times.
     pub attributes: &'a [(String, String)],
+    /// The name of the listener that it came to. This and what follows is for conditions.
+    pub listener: Option<&'a str>,
+    /// How it came in, `"tcp"` for example.
+    pub transport: Option<&'static str>,
+    /// Its IP address, if it has one.
+    pub address: Option<IpAddr>,
+    /// The version that it speaks.
+    pub version: Option<Version>,
 }
 
 impl Who<'static> {
@@ -32,6 +43,10 @@ impl Who<'static> {
         subject_alt_names: &[],
         fingerprint: None,
         attributes: &[],
+        listener: None,
+        transport: None,
+        address: None,
+        version: None,
     };
 }
 

@@ -94,7 +94,7 @@ impl Session {
         };
         // The broker has not heard of the will yet, and would publish it long after the client was told no.
         if let State::Opening(opening) = &self.state
-            && let Some(fault) = opening.refused_will()
+            && let Some(fault) = opening.refused_will(&self.cx)
         {
             self.end(fault, now);
         }

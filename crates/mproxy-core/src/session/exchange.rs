@@ -163,7 +163,8 @@ impl Link {
         // the other has one in a turn.
         cx.spend(WORK as usize);
         let (seq, step, again) = (method.asked, exchange.steps, exchange.again);
-        let question = ExchangeQuestion { peer: &self.peer, method: &method.name, data, step, again };
+        let time = cx.setting.clock.time();
+        let question = ExchangeQuestion { peer: &self.peer, method: &method.name, data, step, again, time };
         match cx.setting.advisers.exchange(&question) {
             Ruled::Later(pending) => {
                 cx.effects.push(Effect::Ask(OpenQuestion::exchange(seq, pending)));
@@ -195,6 +196,7 @@ impl Link {
                 self.sample(cx, || AllowedDecision {
                     hook: Hook::Exchange,
                     subject: DecisionSubject::Packet(PacketType::Auth),
+                    payload: 0,
                     source,
                     endpoint: endpoint.as_ref(),
                     changed: false,

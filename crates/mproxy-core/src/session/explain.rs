@@ -15,7 +15,7 @@ use crate::policy::{
     Decision, Explanation, Foreseen, ForeseenDecision, Ground, OnError, Refusal, Source, Supposed, Undecided,
     Want,
 };
-use crate::rule::Act;
+use crate::rule::{Act, Message};
 
 impl Session {
     /// Asked: what would be decided if the client did this now. `None`: the session has no client, or is over.
@@ -25,11 +25,12 @@ impl Session {
         &mut self,
         act: Act,
         name: &str,
-        (qos, retain): (QoS, bool),
+        (qos, retain, payload): (QoS, bool, usize),
         now: Instant,
     ) -> Option<Explanation> {
         let link = self.state.link()?;
-        let supposed = Supposed { peer: &link.peer, act, name, qos, retain, payload: 0 };
+        let time = self.cx.setting.clock.time();
+        let supposed = Supposed { peer: &link.peer, act, name, qos, retain, payload, time };
         // The work of looking is no client's.
         let work = self.cx.work;
         let explanation = link.explain(&mut self.cx, &supposed, now);
@@ -59,7 +60,7 @@ fn explain_refusal(refusal: Refusal) -> Explanation {
 
 impl Link {
     fn explain(&self, cx: &mut Context, supposed: &Supposed<'_>, now: Instant) -> Explanation {
-        if supposed.act == Act::Receive && !self.explains(cx, supposed.name) {
+        if supposed.act == Act::Receive && !self.explains(cx, supposed.message()) {
             let ground = self.grant_ground(GrantGround::Revoked);
             return Explanation::decided(Err(ReasonCode::NOT_AUTHORIZED), ground);
         }
@@ -105,11 +106,11 @@ impl Link {
         explanation
     }
 
-    /// Whether subscriptions that go on explain a delivery on this topic.
-    fn explains(&self, cx: &mut Context, topic: &str) -> bool {
-        let mapped =
-            self.grant().and_then(|grant| grant.mapping.as_ref()).and_then(|mapping| mapping.up(topic));
-        self.is_explained(cx, mapped.as_deref().unwrap_or(topic))
+    /// Whether subscriptions that go on explain a delivery.
+    fn explains(&self, cx: &mut Context, delivery: Message<'_>) -> bool {
+        let mapping = self.grant().and_then(|grant| grant.mapping.as_ref());
+        let mapped = mapping.and_then(|mapping| mapping.up(delivery.topic));
+        self.is_explained(cx, Message { topic: mapped.as_deref().unwrap_or(delivery.topic), ..delivery })
     }
 
     /// An earlier answer that would be used again.

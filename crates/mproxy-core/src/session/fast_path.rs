@@ -53,13 +53,19 @@ enum Publishes {
 }
 
 /// A PUBLISH that passed because an answer stands.
-fn passed_decision<'a>(from: Side, seen: &Peek<'_>, topic: &'a [u8], source: Source) -> AllowedDecision<'a> {
+fn passed_decision<'a>(
+    from: Side,
+    seen: &Peek<'_>,
+    publish: &PlainPublish<'a>,
+    source: Source,
+) -> AllowedDecision<'a> {
+    let PlainPublish { topic, payload_len: payload, .. } = *publish;
     let hook = hook(from);
     let retain = seen.bytes.first().is_some_and(|first| first & RETAIN != 0);
     // The same bytes as those of a topic that was read before.
     let topic = std::str::from_utf8(topic).unwrap_or_default();
     let subject = DecisionSubject::Message { hook, topic, qos: seen.qos(), retain };
-    AllowedDecision { hook, subject, source, endpoint: None, changed: false }
+    AllowedDecision { hook, subject, payload, source, endpoint: None, changed: false }
 }
 
 /// What has passed.
@@ -213,7 +219,7 @@ impl Link {
             decided.source = Some(source);
             decided.count += 1;
             if path.samples {
-                self.sample(cx, || passed_decision(from, seen, publish.topic, source));
+                self.sample(cx, || passed_decision(from, seen, &publish, source));
             }
         }
         true

@@ -15,6 +15,7 @@ use super::link::Link;
 use crate::grant::{GrantAnswer, GrantGround};
 use crate::peer::Side;
 use crate::policy::{Decision, FilterChange, Ground, Hook, LimitKind, Refusal, Want};
+use crate::rule::AskedFilter;
 
 /// What was decided about one filter.
 pub(super) type FilterDecision = Decision<FilterChange>;
@@ -170,7 +171,9 @@ impl Link {
             let asked = request.filter.as_str();
             self.keep_at_broker(asked);
             if !self.known_subscriptions().is_some_and(|books| books.is_renamed(asked)) {
-                let by = match cx.setting.advisers.filter(&self.peer, asked) {
+                let known =
+                    AskedFilter { filter: asked, qos: Some(request.qos), time: cx.setting.clock.time() };
+                let by = match cx.setting.advisers.filter(&self.peer, known) {
                     GrantAnswer::Ask => AllowedBy::Answer,
                     GrantAnswer::Allow(()) | GrantAnswer::Refuse(_) => AllowedBy::Rules,
                 };

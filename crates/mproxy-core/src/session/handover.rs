@@ -38,7 +38,7 @@ use crate::policy::{LimitKind, PublishDecision, Ruling, SubscribeDecision, Undec
 use crate::rule::RuleFile;
 
 /// The form in which sessions are written down.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// Bytes of one session at most.
 pub const MOST: usize = 4 << 20;

@@ -48,7 +48,7 @@ impl Link {
         if let (Some(grant), Some(will)) = (grant, &connect.will)
             && source != Source::Acl
         {
-            self.judge_will(grant, admission, &connect, will)?;
+            self.judge_will(cx, grant, admission, &connect, will)?;
         }
         let exceeded = connect.will.and_then(|will| cx.setting.limits.topic.exceeded(will.topic.as_bytes()));
         if let Some(kind) = exceeded {
@@ -103,6 +103,7 @@ impl Link {
     /// The will as the grant sees it, by its own rules for wills. Whoever gave the grant was asked about it already.
     fn judge_will(
         &self,
+        cx: &Context,
         grant: &Arc<Grant>,
         admission: Option<&Admission>,
         connect: &Connect<'_>,
@@ -114,8 +115,7 @@ impl Link {
             attributes: admission.map_or(&[], |admission| &admission.attributes[..]),
             ..Who::from(&*self.peer)
         };
-        let message =
-            Message { topic: will.topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
+        let message = will_message(cx, will.topic, will);
         let (answer, part) = grant.judge_message(Act::Will, who, message);
         match answer {
             GrantAnswer::Refuse(reason) => {
@@ -244,6 +244,17 @@ impl Link {
 /// The client is refused with this code.
 fn unfit(reason: ReasonCode, about: About, ground: Ground) -> Unfit {
     Unfit::Refused(Refusal::new(reason).about(about).by(ground))
+}
+
+/// A will as rules see it, under this topic.
+pub(super) fn will_message<'t>(cx: &Context, topic: &'t str, will: &Will<'_>) -> Message<'t> {
+    Message {
+        topic,
+        qos: will.qos,
+        retain: will.retain,
+        payload: will.payload.len(),
+        time: cx.setting.clock.time(),
+    }
 }
 
 /// Topic and, where they change, properties of a will at the broker.

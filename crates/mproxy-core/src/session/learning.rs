@@ -15,6 +15,7 @@ use crate::peer::Side;
 use crate::policy::{
     Action, Decision, FilterChange, PublishDecision, Refusal, Ruling, ServiceAnswer, SubscribeDecision,
 };
+use crate::rule::Act;
 
 /// The part of what a connection may hold that they may take: one in so many.
 const PART: usize = 16;
@@ -75,8 +76,12 @@ impl Link {
         let topic = publish.topic.as_deref().unwrap_or(head.topic);
         // What cannot be carried out is refused in its turn, and must not be refused again from memory.
         if let Decision::Allow(Some(change)) = decision
-            && !self.can_carry_out(from, &head, topic, change)
+            && !self.can_carry_out(cx, from, &head, topic, change)
         {
+            return;
+        }
+        // Rules that come before the service may say no to the next one.
+        if self.varies(cx, from, topic) {
             return;
         }
         let (about, name) = (about_publish(head.qos, head.retain), topic.into());
@@ -117,13 +122,18 @@ impl Link {
         let bytes = bytes.clone();
         let Some(subscribe) = layout.find(&bytes) else { return };
         let requests: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-        if requests.len() != each.len() || self.check_filters(&subscribe, &requests, each.clone()).is_err() {
+        if requests.len() != each.len()
+            || self.check_filters(cx, &subscribe, &requests, each.clone()).is_err()
+        {
             return;
         }
         // One for all of them.
         let answer = ruling.endpoint.as_ref().map(|endpoint| service_answer(endpoint, now));
         for ((request, decision), time) in requests.iter().zip(each.iter()).zip(times) {
             let Some(until) = time.and_then(|time| now.checked_add(time)) else { continue };
+            if cx.setting.advisers.varies(Act::Subscribe, request.filter.as_str(), &self.peer) {
+                continue;
+            }
             let (about, name) = (about_filter(request.qos), request.filter.as_str().into());
             let verdict = CachedVerdict::Filter(decision.clone());
             let answer = answer.clone().filter(|_| matches!(decision, Decision::Allow(_)));

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use mproxy_codec::packet::publish::PublishHead;
 use mproxy_codec::property::PropertyId;
 use mproxy_codec::reason::ReasonCode;
+use mproxy_codec::types::QoS;
 
+use super::context::Context;
+use super::judged::judged_message;
 use super::link::Link;
 use crate::grant::{Grant, GrantAnswer, GrantGround, Mapping, NoPlace};
 use crate::peer::Side;
 use crate::policy::{FilterChange, PublishChange, Refusal};
-use crate::rule::{Act, Message, Who};
+use crate::rule::{Act, AskedFilter, Message, Who};
 
 /// What a client is told of a topic that the rewrites give to another one.
 pub(super) const TOPIC_WITHOUT_PLACE: &str = "another topic is rewritten to this one";
@@ -145,6 +148,7 @@ impl Link {
     /// How the grant refuses it.
     pub(super) fn recheck(
         &self,
+        cx: &Context,
         from: Side,
         head: &PublishHead<'_>,
         topic: &str,
@@ -161,11 +165,11 @@ impl Link {
             // The grant's rules have nothing to say on deliveries.
             Side::Broker => return Ok(()),
         };
+        let own = judged_message(cx, change.topic.as_deref().unwrap_or(topic), head);
         let message = Message {
-            topic: change.topic.as_deref().unwrap_or(topic),
-            qos: head.qos,
-            retain: change.retain.unwrap_or(head.retain),
-            payload: change.payload.as_ref().map_or(head.payload_len, Bytes::len),
+            retain: change.retain.unwrap_or(own.retain),
+            payload: change.payload.as_ref().map_or(own.payload, Bytes::len),
+            ..own
         };
         let (answer, part) = grant.judge_message(act, Who::from(&*self.peer), message);
         match answer {
@@ -179,10 +183,17 @@ impl Link {
     ///
     /// # Errors
     /// How the grant refuses it.
-    pub(super) fn recheck_filter(&self, change: &mut FilterChange) -> Result<(), Refusal> {
+    pub(super) fn recheck_filter(
+        &self,
+        cx: &Context,
+        change: &mut FilterChange,
+        qos: QoS,
+    ) -> Result<(), Refusal> {
         let Some(filter) = &change.filter else { return Ok(()) };
         let Some(grant) = self.grant() else { return Ok(()) };
-        let (answer, part) = grant.judge_filter(Who::from(&*self.peer), filter);
+        let qos = Some(change.max_qos.map_or(qos, |most| most.min(qos)));
+        let asked = AskedFilter { filter, qos, time: cx.setting.clock.time() };
+        let (answer, part) = grant.judge_filter(Who::from(&*self.peer), asked);
         match answer {
             GrantAnswer::Refuse(reason) => Err(Refusal::new(reason).by(self.grant_ground(part))),
             // Whoever rewrote it was asked, and said yes.

@@ -25,7 +25,7 @@ use self::obey::{Obeyed, obey_kept, too_many_orders};
 use super::context::Context;
 use super::effect::Effect;
 use super::foreign::out_of_place;
-use super::introduce::parse_connect;
+use super::introduce::{parse_connect, will_message};
 use super::link::Link;
 use super::question::OpenQuestion;
 use super::resolve::{CarriedOut, Resolution, Resolved, resolve};
@@ -45,7 +45,7 @@ use crate::policy::{
     Source, Want,
 };
 use crate::record::DecisionSubject;
-use crate::rule::{Act, Message, Who};
+use crate::rule::{Act, Who};
 
 /// A client that waits for its CONNACK.
 pub(super) struct Opening {
@@ -102,8 +102,8 @@ pub(super) fn ask_admission(
     packet: &Bytes,
     tag: ConnectTag,
 ) -> Ruled<ConnectDecision> {
-    let passes_auth = setting.on_auth == OnAuth::Pass;
-    let question = ConnectQuestion { peer, connect, packet, passes_auth };
+    let (passes_auth, time) = (setting.on_auth == OnAuth::Pass, setting.clock.time());
+    let question = ConnectQuestion { peer, connect, packet, passes_auth, time };
     match setting.gate.as_ref().map_or(GateAnswer::Open, |gate| gate.look(peer, tag)) {
         GateAnswer::Refuse(source, refusal) => Ruled::Now(Ruling::refuse(source, *refusal)),
         GateAnswer::InTurn => setting.advisers.connect_in_turn(&question),
@@ -241,6 +241,7 @@ impl Opening {
         self.link.sample(cx, || AllowedDecision {
             hook: Hook::Connect,
             subject: DecisionSubject::Connection { will: None },
+            payload: 0,
             source,
             endpoint: endpoint.as_ref(),
             changed,
@@ -395,7 +396,7 @@ impl Opening {
     }
 
     /// Another grant does not allow the will of a client of whom the broker has not heard yet: why it is refused.
-    pub(super) fn refused_will(&self) -> Option<Fault> {
+    pub(super) fn refused_will(&self, cx: &Context) -> Option<Fault> {
         let attempt = match &self.waits {
             WaitsFor::Exchange(waiting) => &waiting.attempt,
             WaitsFor::Dial(attempt) => attempt,
@@ -404,8 +405,7 @@ impl Opening {
         let grant = self.link.grant()?;
         let will = parse_connect(&attempt.connect)?.will?;
         let topic = self.link.policy_topic(Side::Broker, will.topic)?;
-        let message =
-            Message { topic: &topic, qos: will.qos, retain: will.retain, payload: will.payload.len() };
+        let message = will_message(cx, &topic, &will);
         let (answer, part) = grant.judge_message(Act::Will, Who::from(&*self.link.peer), message);
         match answer {
             GrantAnswer::Ask | GrantAnswer::Allow(()) => None,

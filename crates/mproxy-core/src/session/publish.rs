@@ -19,6 +19,7 @@ use super::context::Context;
 use super::direction::{Follows, StreamedBody};
 use super::effect::Effect;
 use super::holding::Holder;
+use super::judged::judged_message;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
@@ -177,7 +178,10 @@ impl Link {
         if self.answered_before(publish) {
             return Some(SlotState::Again);
         }
-        if publish.from == Side::Broker && !self.is_explained(cx, publish.topic()) {
+        if publish.from == Side::Broker
+            && self.explains_deliveries()
+            && !self.is_explained(cx, judged_message(cx, publish.topic(), &publish.head))
+        {
             cx.setting.meter.revoked_deliveries(1);
             return Some(SlotState::Ruled(Box::new(self.revoked_ruling())));
         }
@@ -233,6 +237,7 @@ impl Link {
             qos: head.qos,
             retain: head.retain,
             payload: head.payload_len,
+            time: cx.setting.clock.time(),
         };
         match cx.setting.advisers.explain(&supposed).outcome {
             Foreseen::Decides(ForeseenDecision { verdict: Err(_), .. }) => Want::Head,
@@ -302,7 +307,7 @@ impl Link {
                     cx.setting.meter.decisions(hook(from), source, Outcome::Allowed, 1);
                     self.sample_publish(cx, from, &publish.head, topic, (source, endpoint.as_ref(), false));
                     // Keyed by the bytes of the topic, which one with an alias may not have.
-                    if source.stands() && publish.head.alias.is_none() {
+                    if source.stands() && publish.head.alias.is_none() && !self.varies(cx, from, topic) {
                         self.remember(edition, publish, topic, source);
                     }
                 }
@@ -359,7 +364,7 @@ impl Link {
         self.sample(cx, || {
             let (hook, topic) = (hook(from), known.as_deref().unwrap_or(topic));
             let subject = DecisionSubject::Message { hook, topic, qos: head.qos, retain: head.retain };
-            AllowedDecision { hook, subject, source, endpoint, changed }
+            AllowedDecision { hook, subject, payload: head.payload_len, source, endpoint, changed }
         });
     }
 
@@ -465,6 +470,16 @@ impl Link {
         cache.learn(PacketType::Publish.first_byte() | header.flags, topic, head.payload_len, source);
     }
 
+    /// Whether rules may say something else the next time of a PUBLISH from this side on the same topic.
+    pub(super) fn varies(&self, cx: &Context, from: Side, topic: &str) -> bool {
+        let act = match from {
+            Side::Client => Act::Publish,
+            Side::Broker => Act::Receive,
+        };
+        let known = self.policy_topic(from, topic);
+        cx.setting.advisers.varies(act, known.as_deref().unwrap_or(topic), &self.peer)
+    }
+
     /// The head is not whole. It is looked at again when enough of it is there to say more, and read on only while there
     /// is room for it.
     fn wait_for_head(
@@ -520,6 +535,7 @@ impl Link {
             dup: head.dup,
             payload,
             properties: head.properties,
+            time: cx.setting.clock.time(),
         };
         match from {
             Side::Client => cx.setting.advisers.publish(&question),

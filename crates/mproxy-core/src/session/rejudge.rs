@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::effect::Effect;
+use super::judged::judged_message;
 use super::lane::{SlotState, WaitingPacket, WaitingPublish};
 use super::link::Link;
 use super::question::OpenQuestion;
@@ -17,7 +18,7 @@ use crate::peer::Side;
 use crate::policy::{
     Decision, Hook, Payload, PublishDecision, Ruling, Source, SubscribeDecision, SubscribeQuestion, Want,
 };
-use crate::rule::{Act, Message, Who};
+use crate::rule::{Act, AskedFilter, Message, Who};
 
 impl Link {
     /// Has all packets of that side judged again that wait for their turn or their verdict. Answers to questions that are
@@ -58,18 +59,13 @@ impl Link {
             SlotState::Ruled(ruling) => matches!(ruling.source, Source::Rpc | Source::Cache),
             SlotState::Go | SlotState::Hold(_) => false,
         };
-        if from == Side::Broker && !self.is_explained(cx, topic) {
+        if from == Side::Broker && !self.is_explained(cx, judged_message(cx, topic, &head)) {
             cx.setting.meter.revoked_deliveries(1);
             *state = SlotState::Ruled(Box::new(self.revoked_ruling()));
             return 0;
         }
         let known = self.policy_topic(from, topic);
-        let message = Message {
-            topic: known.as_deref().unwrap_or(topic),
-            qos: head.qos,
-            retain: head.retain,
-            payload: head.payload_len,
-        };
+        let message = judged_message(cx, known.as_deref().unwrap_or(topic), &head);
         // What the service itself has answered stands where the new grant leaves it to the service (ADR 0022).
         if is_answer && self.grant_leaves_to_others(from, message) {
             return 0;
@@ -122,7 +118,9 @@ impl Link {
             SlotState::Ruled(ruling)
                 if ruling.source == Source::Rpc
                     && filters.iter().all(|one| {
-                        cx.setting.advisers.filter(&self.peer, one.filter.as_str()) == GrantAnswer::Ask
+                        let time = cx.setting.clock.time();
+                        let asked = AskedFilter { filter: one.filter.as_str(), qos: Some(one.qos), time };
+                        cx.setting.advisers.filter(&self.peer, asked) == GrantAnswer::Ask
                     }) =>
             {
                 return 0;
@@ -133,7 +131,8 @@ impl Link {
             *state = SlotState::Go;
             return 0;
         }
-        let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
+        let question =
+            SubscribeQuestion::new(&self.peer, &filters, subscribe.properties).at(cx.setting.clock.time());
         let edition = cx.setting.advisers.edition();
         match cx.setting.advisers.subscribe(&question) {
             Ruled::Later(pending) => {

@@ -15,7 +15,6 @@ use std::collections::BTreeSet;
 
 use mproxy_codec::reason::ReasonCode;
 use mproxy_codec::topic::matches;
-use mproxy_codec::types::QoS;
 
 use super::context::Context;
 use super::known_filters::AllowedBy;
@@ -23,7 +22,12 @@ use super::link::Link;
 use crate::grant::{Grant, GrantAnswer, GrantGround};
 use crate::peer::Side;
 use crate::policy::{Decision, Hook, OnError, PublishDecision, Refusal, Ruling, Source, Undecided};
-use crate::rule::{Act, Message, Who};
+use crate::rule::{Act, AskedFilter, Message, Who};
+
+/// A filter that the client has subscribed to. With which QoS is not remembered.
+fn known<'f>(cx: &Context, filter: &'f str) -> AskedFilter<'f> {
+    AskedFilter { filter, qos: None, time: cx.setting.clock.time() }
+}
 
 impl Link {
     /// What becomes of a delivery that nothing explains.
@@ -68,7 +72,7 @@ impl Link {
     /// Filters that the broker knows as the client says them, and that are not allowed any more.
     fn known_to_end(&self, cx: &Context) -> Vec<Box<str>> {
         let Some(rare) = &self.rare else { return Vec::new() };
-        let ends = |filter: &str, by| match cx.setting.advisers.filter(&self.peer, filter) {
+        let ends = |filter: &str, by| match cx.setting.advisers.filter(&self.peer, known(cx, filter)) {
             GrantAnswer::Allow(()) => false,
             GrantAnswer::Refuse(_) => true,
             GrantAnswer::Ask => by == AllowedBy::Rules,
@@ -80,8 +84,9 @@ impl Link {
     /// was asked about them.
     fn renames_to_end(&self, cx: &Context) -> Vec<Box<str>> {
         let Some(books) = self.known_subscriptions() else { return Vec::new() };
-        let refused =
-            |filter: &str| matches!(cx.setting.advisers.filter(&self.peer, filter), GrantAnswer::Refuse(_));
+        let refused = |filter: &str| {
+            matches!(cx.setting.advisers.filter(&self.peer, known(cx, filter)), GrantAnswer::Refuse(_))
+        };
         let ends = |asked: &str, sent: &str| {
             refused(asked) || self.client_s_filter(sent).is_none_or(|own| refused(&own))
         };
@@ -98,9 +103,10 @@ impl Link {
         self.revoked || self.judges_unseen
     }
 
-    /// Whether a delivery on this topic, as the broker knows it, may pass: nothing was taken back, or it is explained by what
+    /// Whether a delivery, with its topic as the broker knows it, may pass: nothing was taken back, or it is explained by what
     /// goes on.
-    pub(super) fn is_explained(&self, cx: &mut Context, topic: &str) -> bool {
+    pub(super) fn is_explained(&self, cx: &mut Context, delivery: Message<'_>) -> bool {
+        let topic = delivery.topic;
         if !self.explains_deliveries() {
             return true;
         }
@@ -118,25 +124,24 @@ impl Link {
         {
             return true;
         }
-        self.has_unknown_filters() && self.may_have_subscribed(cx, &own)
+        self.has_unknown_filters() && self.may_have_subscribed(cx, Message { topic: &own, ..delivery })
     }
 
-    /// Whether a filter that was never seen may explain a delivery on this topic.
-    fn may_have_subscribed(&self, cx: &mut Context, topic: &str) -> bool {
-        self.charge_work(cx, Hook::Subscribe, 1, topic.len());
-        match cx.setting.advisers.filter(&self.peer, topic) {
+    /// Whether a filter that was never seen may explain a delivery.
+    fn may_have_subscribed(&self, cx: &mut Context, delivery: Message<'_>) -> bool {
+        self.charge_work(cx, Hook::Subscribe, 1, delivery.topic.len());
+        match cx.setting.advisers.filter(&self.peer, known(cx, delivery.topic)) {
             GrantAnswer::Allow(()) => true,
-            GrantAnswer::Refuse(_) => self.names_received(topic),
-            GrantAnswer::Ask => self.names_received(topic) || (!self.revoked && self.leaves_unseen(cx)),
+            GrantAnswer::Refuse(_) => self.names_received(delivery),
+            GrantAnswer::Ask => self.names_received(delivery) || (!self.revoked && self.leaves_unseen(cx)),
         }
     }
 
-    /// Whether the grant names deliveries, and allows one on this topic. Its bounds are looked at when it is judged.
-    fn names_received(&self, topic: &str) -> bool {
-        let message = Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 };
+    /// Whether the grant names deliveries, and allows this one.
+    fn names_received(&self, delivery: Message<'_>) -> bool {
         self.grant().is_some_and(|grant| {
             grant.receives()
-                && grant.message(Act::Receive, Who::from(&*self.peer), message) == GrantAnswer::Allow(())
+                && grant.message(Act::Receive, Who::from(&*self.peer), delivery) == GrantAnswer::Allow(())
         })
     }
 

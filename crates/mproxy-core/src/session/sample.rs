@@ -14,6 +14,8 @@ use crate::rule::Act;
 pub(super) struct AllowedDecision<'a> {
     pub(super) hook: Hook,
     pub(super) subject: DecisionSubject<'a>,
+    /// Bytes of the payload, if there is one.
+    pub(super) payload: usize,
     pub(super) source: Source,
     /// The endpoint of the policy service that answered this question.
     pub(super) endpoint: Option<&'a Arc<str>>,
@@ -41,7 +43,7 @@ impl Link {
     /// By what it was allowed. A yes carries nothing but its source, so that it costs nothing: rules are looked at once more.
     fn allowing_ground(&self, cx: &Context, allowed: &AllowedDecision<'_>) -> Ground {
         let source = Ground::Source(allowed.source);
-        let Some((supposed, from, about)) = self.suppose(allowed) else { return source };
+        let Some((supposed, from, about)) = self.suppose(cx, allowed) else { return source };
         match allowed.source {
             Source::Cache => {
                 let cache = self.direction(from).cache.as_deref();
@@ -65,22 +67,24 @@ impl Link {
 
     /// What was allowed as something that the client might do, the side that it came from, and what an answer about it is
     /// kept under.
-    fn suppose<'a>(&'a self, allowed: &AllowedDecision<'a>) -> Option<(Supposed<'a>, Side, u8)> {
-        let peer = &self.peer;
+    fn suppose<'a>(
+        &'a self,
+        cx: &Context,
+        allowed: &AllowedDecision<'a>,
+    ) -> Option<(Supposed<'a>, Side, u8)> {
+        let (peer, payload, time) = (&self.peer, allowed.payload, cx.setting.clock.time());
         match allowed.subject {
             DecisionSubject::Message { hook, topic: name, qos, retain } => {
                 let (act, from) = match hook {
                     Hook::Deliver => (Act::Receive, Side::Broker),
                     _ => (Act::Publish, Side::Client),
                 };
-                Some((
-                    Supposed { peer, act, name, qos, retain, payload: 0 },
-                    from,
-                    about_publish(qos, retain),
-                ))
+                let supposed = Supposed { peer, act, name, qos, retain, payload, time };
+                Some((supposed, from, about_publish(qos, retain)))
             }
             DecisionSubject::Filter { filter: name, qos, .. } => {
-                let supposed = Supposed { peer, act: Act::Subscribe, name, qos, retain: false, payload: 0 };
+                let supposed =
+                    Supposed { peer, act: Act::Subscribe, name, qos, retain: false, payload: 0, time };
                 Some((supposed, Side::Client, about_filter(qos)))
             }
             DecisionSubject::Connection { .. } | DecisionSubject::Packet(_) => None,

@@ -11,6 +11,7 @@ use crate::meter::Meter;
 use crate::peer::Peer;
 use crate::policy::{Hook, OnError};
 use crate::rate::ClientRates;
+use crate::rule::WallClock;
 
 /// What all sessions of a listener share.
 pub struct Setting {
@@ -36,6 +37,8 @@ pub struct Setting {
     pub on_auth: OnAuth,
     /// What its connections may make mproxy hold.
     pub budget: Arc<Budget>,
+    /// What time it is, for rules that look at it.
+    pub clock: WallClock,
 }
 
 impl Setting {

@@ -78,7 +78,8 @@ impl Link {
             Ruled::Now(known)
         } else {
             let filters: SmallVec<[FilterRequest<'_>; 8]> = subscribe.filters().collect();
-            let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties);
+            let question = SubscribeQuestion::new(&self.peer, &filters, subscribe.properties)
+                .at(cx.setting.clock.time());
             cx.setting.advisers.subscribe(&question)
         };
         let state = match ruled {
@@ -194,7 +195,7 @@ impl Link {
             }
             SlotState::Ruled(ruling) => {
                 let resolved = resolve_subscribe(&cx.setting, &self.peer, requests.len(), *ruling, |each| {
-                    Ok(self.check_filters(subscribe, requests, each)?)
+                    Ok(self.check_filters(cx, subscribe, requests, each)?)
                 });
                 (resolved.source, resolved.endpoint, resolved.what.form())
             }
@@ -233,7 +234,14 @@ impl Link {
                     let (filter, qos) = (request.filter.as_str(), request.qos);
                     let subject = DecisionSubject::Filter { filter, qos, more: 0 };
                     let changed = outcome == Outcome::Changed;
-                    AllowedDecision { hook, subject, source, endpoint: endpoint.as_ref(), changed }
+                    AllowedDecision {
+                        hook,
+                        subject,
+                        payload: 0,
+                        source,
+                        endpoint: endpoint.as_ref(),
+                        changed,
+                    }
                 });
             }
         }
@@ -287,6 +295,7 @@ impl Link {
     /// Changes that say what the client said anyway are none; the others must make a valid SUBSCRIBE.
     pub(super) fn check_filters(
         &self,
+        cx: &Context,
         subscribe: &Subscribe<'_>,
         requests: &[FilterRequest<'_>],
         mut decided: Vec<FilterDecision>,
@@ -305,7 +314,7 @@ impl Link {
                 }
                 if filter.as_str() == request.filter.as_str() {
                     change.filter = None;
-                } else if let Err(refusal) = self.recheck_filter(change) {
+                } else if let Err(refusal) = self.recheck_filter(cx, change, request.qos) {
                     *one = Decision::Refuse(refusal);
                     continue;
                 }

@@ -19,7 +19,7 @@ use mproxy_core::policy::{
     ExchangeQuestion, FilterChange, Foreseen, Hook, KeptConnect, Overload, PublishDecision, PublishQuestion,
     Refusal, Ruling, Silence, Source, SubscribeDecision, SubscribeQuestion, Supposed, Want,
 };
-use mproxy_core::rule::Act;
+use mproxy_core::rule::{Act, AskedFilter};
 use tokio::time::{Instant, timeout_at};
 
 use super::connecting::{
@@ -342,13 +342,14 @@ impl Decider for AclAdviser {
     }
 
     fn subscribe(&self, question: &SubscribeQuestion<'_>) -> Answer<SubscribeDecision> {
-        let (acl, peer) = (self.acl.load_full(), Arc::clone(question.peer));
+        let (acl, peer, time) = (self.acl.load_full(), Arc::clone(question.peer), question.time);
         let judge = FilterJudge {
             source: Source::Acl,
             silence: Silence::DENIES,
             rules: self.patterns.load(Ordering::Relaxed),
             decide: move |request: &FilterRequest<'_>| {
-                filter_decision(&acl, request, acl.filter(&peer, request.filter.as_str()))
+                let asked = AskedFilter { filter: request.filter.as_str(), qos: Some(request.qos), time };
+                filter_decision(&acl, request, acl.filter(&peer, asked))
             },
         };
         judge.judge(question)
@@ -370,12 +371,16 @@ impl Decider for AclAdviser {
         self.acl.load().tokens.as_ref().is_some_and(|tokens| tokens.takes_method(method))
     }
 
-    fn filter(&self, peer: &Peer, filter: &str) -> GrantAnswer<()> {
-        match self.acl.load().filter(peer, filter) {
+    fn filter(&self, peer: &Peer, asked: AskedFilter<'_>) -> GrantAnswer<()> {
+        match self.acl.load().filter(peer, asked) {
             RuleAnswer::Silence => GrantAnswer::Ask,
             RuleAnswer::Allow(_) => GrantAnswer::Allow(()),
             RuleAnswer::Refuse(reason, _) => GrantAnswer::Refuse(reason),
         }
+    }
+
+    fn varies(&self, act: Act, name: &str, peer: &Peer) -> bool {
+        self.acl.load().varies(act, name, peer)
     }
 
     fn explain(&self, supposed: &Supposed<'_>) -> Foreseen {
@@ -412,7 +417,7 @@ fn admit_known_user(
     will: RuleAnswer<()>,
 ) -> Answer<ConnectDecision> {
     let peer = acl.with_groups(question.peer);
-    let grant = match acl.grant_for(&peer) {
+    let grant = match acl.grant_for(&peer, question.time) {
         Ok(grant) => grant,
         Err(why) => return refuse(without_topics(acl, why)),
     };

@@ -1,7 +1,9 @@
-//! For whom a `[[grants]]` or a `[[rewrites]]` entry is: users, groups, client ids, listeners, claims, certificates. Each
-//! that is named has to fit.
+//! For whom a `[[grants]]` or a `[[rewrites]]` entry is: users, groups, client ids, listeners, claims, certificates, and of
+//! grants a condition. Each that is named has to fit.
 
 use mproxy_core::peer::{Peer, TlsFacts};
+use mproxy_core::rule::condition::{Condition, ConditionSubject};
+use mproxy_core::rule::{WallTime, Who};
 
 use super::NameSet;
 
@@ -18,6 +20,8 @@ pub(super) struct ClientMatch {
     /// Names of attributes, `claim.tenant`, with the values of which one has to be there.
     pub(super) claims: Vec<(Box<str>, NameSet)>,
     pub(super) certificate: Option<CertificateMatch>,
+    /// What else has to hold when the client comes.
+    pub(super) condition: Option<Condition>,
 }
 
 /// Which certificates are meant; all, if nothing is named.
@@ -43,7 +47,32 @@ enum NamePiece {
     Any,
 }
 
+/// Whether what is meant for some clients is for this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// Its condition has no value.
+    Unknown,
+}
+
 impl ClientMatch {
+    /// Whether this client is meant, which comes at this time.
+    pub(super) fn fits(&self, peer: &Peer, time: Option<WallTime>) -> Fit {
+        if !self.is(peer) {
+            return Fit::No;
+        }
+        let held = |condition: &Condition| condition.holds(Who::from(peer), ConditionSubject::Client(time));
+        match self.condition.as_ref().map(held) {
+            None | Some(Ok(true)) => Fit::Yes,
+            Some(Ok(false)) => Fit::No,
+            Some(Err(_)) => Fit::Unknown,
+        }
+    }
+
+    /// The same without its condition.
     pub(super) fn is(&self, peer: &Peer) -> bool {
         let has = |name: &str, wanted: &NameSet| {
             peer.attributes.iter().any(|(own, value)| own == name && wanted.has(value))

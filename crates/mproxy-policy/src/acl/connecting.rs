@@ -22,7 +22,7 @@ pub(super) fn settle_will(
         RuleAnswer::Allow(()) => Ok(()),
         RuleAnswer::Refuse(reason, rule) => Err(will_refused(acl, reason, rule)),
         RuleAnswer::Silence => {
-            let message = will_message(will);
+            let message = will_message(will, question);
             match grant.map(|grant| grant.message(Act::Will, Who::from(peer), message)) {
                 Some(GrantAnswer::Allow(())) => Ok(()),
                 Some(GrantAnswer::Refuse(reason)) => Err(Refusal { reason, ..refused() }),
@@ -78,12 +78,12 @@ pub(super) fn takes_prefixed_id(acl: &Acl, peer: &Peer) -> bool {
 /// What the rules say of the will of this client; no will is fine.
 pub(super) fn judge_will(acl: &Acl, peer: &Peer, question: &ConnectQuestion<'_>) -> RuleAnswer<()> {
     let Some(will) = &question.connect.will else { return RuleAnswer::Allow(()) };
-    let message = will_message(will);
-    acl.message(Act::Will, peer, message)
+    acl.message(Act::Will, peer, will_message(will, question))
 }
 
-fn will_message<'a>(will: &Will<'a>) -> Message<'a> {
-    Message { topic: will.topic, qos: will.qos, retain: will.retain, payload: will.payload.len() }
+fn will_message<'w>(will: &Will<'w>, question: &ConnectQuestion<'_>) -> Message<'w> {
+    let payload = will.payload.len();
+    Message { topic: will.topic, qos: will.qos, retain: will.retain, payload, time: question.time }
 }
 
 /// The client calls itself as it may not.

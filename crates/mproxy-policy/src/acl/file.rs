@@ -10,13 +10,15 @@ use std::time::Instant;
 
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::RuleFile;
+use mproxy_core::rule::condition::Condition;
 use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub use self::cases::TrialCase;
+pub use self::cases::{TrialCase, parse_moment};
 use self::grants::EFFECTS;
 pub(super) use self::rewrites::NamedListener;
+use super::condition::{self, ConditionPlace};
 use super::static_grants::StaticGrants;
 use super::{Acl, AclRule, NameSet, Password, User};
 use crate::nearest;
@@ -105,6 +107,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
             listeners: Vec::new(),
             required: HashMap::new(),
             receives: false,
+            has_varying_rules: false,
             allow_empty: false,
         };
         reader.document(document, &mut acl, &mut lines);
@@ -113,6 +116,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Acl, AclErrors> {
         acl
     })?;
     acl.name_claims();
+    acl.has_varying_rules = acl.rules.iter().any(|entry| entry.rule.has_varying_condition());
     Ok(acl)
 }
 
@@ -152,8 +156,18 @@ enum RulePlace {
 }
 
 /// The keys of a rule; the last three are not those of a grant's rule.
-const RULE: [&str; 9] =
-    ["effect", "actions", "topics", "max_qos", "retain", "max_payload", "users", "client_ids", "anonymous"];
+const RULE: [&str; 10] = [
+    "effect",
+    "actions",
+    "topics",
+    "max_qos",
+    "retain",
+    "max_payload",
+    "when",
+    "users",
+    "client_ids",
+    "anonymous",
+];
 
 struct AclReader<'t> {
     text: &'t str,
@@ -260,7 +274,7 @@ impl AclReader<'_> {
         let before = self.faults.len();
         let (mut effect, mut topics) = (None, Vec::new());
         let (mut users, mut client_ids, mut actions, mut anonymous) = (None, None, None, None);
-        let (mut max_qos, mut retain, mut max_payload) = (None, None, None);
+        let (mut max_qos, mut retain, mut max_payload, mut when) = (None, None, None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -279,8 +293,10 @@ impl AclReader<'_> {
                 "max_payload" => {
                     max_payload = self.payload(value, &full).map(|most| (most, key.span()));
                 }
+                // What it may read depends on the actions, which may stand behind it.
+                "when" => when = Some((value, full)),
                 unknown => {
-                    let known = &RULE[..if place == RulePlace::Grant { 6 } else { RULE.len() }];
+                    let known = &RULE[..if place == RulePlace::Grant { 7 } else { RULE.len() }];
                     self.unknown(key.span(), path, unknown, known);
                 }
             }
@@ -306,6 +322,9 @@ impl AclReader<'_> {
         }
         // Deliveries are only judged where some rule names them: else none of them has to wait for the rules.
         *receives |= actions.is_some_and(|actions: Actions| actions.has(Act::Receive));
+        let condition = when.and_then(|(value, full)| {
+            self.condition(value, &full, ConditionPlace::Rule(actions.unwrap_or(Actions::ALL)))
+        });
         // After all of its keys: whoever mends the file sees every fault at once.
         if self.faults.len() > before {
             return None;
@@ -317,8 +336,29 @@ impl AclReader<'_> {
             max_qos: max_qos.map_or(QoS::ExactlyOnce, |(qos, _)| qos),
             retain: if retain.is_some_and(|(flag, _)| !flag) { Retain::Refused } else { Retain::Allowed },
             max_payload: max_payload.map(|(most, _)| most),
+            condition: condition.map(Arc::new),
         };
         Some(AclRule { users, client_ids, anonymous, rule })
+    }
+
+    fn condition(&mut self, value: &TomlValue<'_>, key: &str, place: ConditionPlace) -> Option<Condition> {
+        let text = self.text(value, key)?;
+        let error = match condition::compile(text, place) {
+            Ok(condition) => return Some(condition),
+            Err(error) => error,
+        };
+        let before = text.get(..error.at).unwrap_or_default();
+        let (lines, column) = match before.rsplit_once('\n') {
+            Some((lines, own)) => (lines.matches('\n').count() + 1, own.chars().count() + 1),
+            None => (0, before.chars().count() + 1),
+        };
+        // A text over several lines may begin in the line behind its quotes.
+        let quoted = self.text.get(value.span()).unwrap_or_default();
+        let begins_below = quoted.trim_start_matches(['"', '\'']).starts_with(['\r', '\n']);
+        let line = self.line(&value.span()) + lines + usize::from(begins_below);
+        let what = format!("column {column} of the condition: {}", error.what);
+        self.faults.push(AclError { line, key: key.to_owned(), what });
+        None
     }
 
     fn client_ids(&mut self, value: &TomlValue<'_>, key: &str) -> Box<[Name]> {

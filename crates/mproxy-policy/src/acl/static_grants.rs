@@ -2,6 +2,9 @@
 //!
 //! All entries that are for a client make its grant together, in the order of the file: their rules one after the other; of
 //! what there can be but one (default, prefix, each limit) the first that is written; of session times the shortest.
+//!
+//! Of an entry whose condition has no value it is not known whether it is for the client: what it allows is left out, and what
+//! it denies, asks about, or limits holds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +13,9 @@ use std::time::{Duration, Instant};
 use mproxy_core::grant::{Grant, GrantLimits, Mapping};
 use mproxy_core::peer::Peer;
 use mproxy_core::policy::RuleFile;
-use mproxy_core::rule::{Rule, RuleEffect, Template, Who};
+use mproxy_core::rule::{Rule, RuleEffect, Template, WallTime, Who};
 
-use super::client_match::ClientMatch;
+use super::client_match::{ClientMatch, Fit};
 
 /// Sets of entries whose rules are kept together. Each that clients come with is one; beyond, they are made anew.
 const SETS: usize = 1024;
@@ -39,7 +42,15 @@ pub(super) struct StaticGrant {
 pub(super) struct StaticGrants {
     pub(super) all: Vec<StaticGrant>,
     /// By the places of those that were put together. Shared by all clients that have these.
-    sets: Mutex<HashMap<Box<[u32]>, Arc<GrantSet>>>,
+    sets: Mutex<HashMap<Box<[ChosenGrant]>, Arc<GrantSet>>>,
+}
+
+/// An entry that is for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ChosenGrant {
+    at: u32,
+    /// Whether what it allows is left out.
+    bounds_only: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +62,13 @@ struct GrantSet {
 /// A prefix of a client's grant has a variable without a value that can stand there, or with several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoPrefix;
+
+impl ChosenGrant {
+    /// Whether this is not left out of it.
+    fn lets(self, effect: RuleEffect) -> bool {
+        !self.bounds_only || effect != RuleEffect::Allow
+    }
+}
 
 impl StaticGrants {
     /// What the client id of this client begins with at the broker.
@@ -74,15 +92,24 @@ impl StaticGrants {
     ///
     /// # Errors
     /// Its topics would have no place at the broker.
-    pub(super) fn of(&self, peer: &Peer, file: &RuleFile) -> Result<Option<Grant>, NoPrefix> {
-        let places: Vec<u32> =
-            (0..).zip(&self.all).filter(|(_, one)| one.who.is(peer)).map(|(at, _)| at).collect();
+    pub(super) fn of(
+        &self,
+        peer: &Peer,
+        time: Option<WallTime>,
+        file: &RuleFile,
+    ) -> Result<Option<Grant>, NoPrefix> {
+        let fits = (0..).zip(&self.all).map(|(at, one)| (at, one.who.fits(peer, time)));
+        let places: Vec<ChosenGrant> = fits
+            .filter(|(_, fit)| *fit != Fit::No)
+            .map(|(at, fit)| ChosenGrant { at, bounds_only: fit == Fit::Unknown })
+            .collect();
         if places.is_empty() {
             return Ok(None);
         }
         let set = self.set(&places, file);
-        let chosen = || places.iter().filter_map(|at| self.all.get(*at as usize));
-        let default = chosen().find_map(|one| one.default).unwrap_or(RuleEffect::Ask);
+        let chosen = || self.entries(&places).map(|(_, one)| one);
+        let default = self.entries(&places).find_map(|(place, one)| one.default.filter(|it| place.lets(*it)));
+        let default = default.unwrap_or(RuleEffect::Ask);
         let mut grant = Grant::new(Arc::clone(&set.rules), default);
         grant.rule_file = Some(Arc::clone(&set.file));
         grant.received = Some(Instant::now());
@@ -98,7 +125,12 @@ impl StaticGrants {
             limits.packet_size = limits.packet_size.or(own.packet_size);
             limits.subscriptions = limits.subscriptions.or(own.subscriptions);
         }
-        if let Some(prefix) = chosen().find_map(|one| one.prefix.as_ref()) {
+        let prefixed = self.entries(&places).find(|(_, one)| one.prefix.is_some());
+        if let Some((place, StaticGrant { prefix: Some(prefix), .. })) = prefixed {
+            // Whether its topics stand there is not known, and anywhere else they may be somebody else's.
+            if place.bounds_only {
+                return Err(NoPrefix);
+            }
             let text = prefix.expand(Who::from(peer)).ok_or(NoPrefix)?;
             grant.mapping = Some(Mapping::new(&text).map_err(|_| NoPrefix)?);
         }
@@ -108,18 +140,22 @@ impl StaticGrants {
         Ok(Some(grant))
     }
 
-    fn set(&self, places: &[u32], file: &RuleFile) -> Arc<GrantSet> {
+    fn entries(&self, places: &[ChosenGrant]) -> impl Iterator<Item = (ChosenGrant, &StaticGrant)> {
+        places.iter().filter_map(|place| Some((*place, self.all.get(place.at as usize)?)))
+    }
+
+    fn set(&self, places: &[ChosenGrant], file: &RuleFile) -> Arc<GrantSet> {
         // Nothing is left half done in there.
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(set) = sets.get(places) {
             return Arc::clone(set);
         }
-        let chosen = || places.iter().filter_map(|at| self.all.get(*at as usize));
-        let lines = chosen().flat_map(|one| one.lines.iter().copied()).collect();
-        let set = Arc::new(GrantSet {
-            rules: chosen().flat_map(|one| one.rules.iter().cloned()).collect(),
-            file: Arc::new(RuleFile { name: Arc::clone(&file.name), loaded: file.loaded, lines }),
+        let kept = self.entries(places).flat_map(|(place, one)| {
+            one.rules.iter().zip(&one.lines).filter(move |(rule, _)| place.lets(rule.effect))
         });
+        let (rules, lines): (Vec<Rule>, Vec<u32>) = kept.map(|(rule, line)| (rule.clone(), *line)).unzip();
+        let file = RuleFile { name: Arc::clone(&file.name), loaded: file.loaded, lines: lines.into() };
+        let set = Arc::new(GrantSet { rules: rules.into(), file: Arc::new(file) });
         if sets.len() >= SETS {
             sets.clear();
         }

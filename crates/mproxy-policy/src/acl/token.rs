@@ -18,7 +18,8 @@ use mproxy_core::policy::{
     About, Admission, Answer, BrokerLogin, ConnectDecision, ConnectQuestion, Decided, Decision, Overload,
     Refusal, Ruling, Source,
 };
-use mproxy_core::rule::RuleEffect;
+use mproxy_core::rule::condition::Condition;
+use mproxy_core::rule::{Rule, RuleEffect};
 use mproxy_core::token::token_in;
 
 use self::key_wait::{KeyWait, NO_KEYS};
@@ -175,15 +176,15 @@ impl Acl {
     /// Claims that rules name become attributes, as those do that the file lists.
     pub(super) fn name_claims(&mut self) {
         let Some(tokens) = &mut self.tokens else { return };
-        let patterns = self.rules.iter().flat_map(|entry| &entry.rule.topics);
-        let of_rules = patterns.flat_map(|pattern| pattern.attributes());
+        let of_rules = self.rules.iter().flat_map(|entry| entry.rule.attributes());
         let of_names = self.client_ids.iter().flatten().flat_map(|name| name.attributes());
         let of_grants = self.grants.all.iter().flat_map(|grant| {
-            let patterns = grant.rules.iter().flat_map(|rule| &rule.topics);
-            let of_patterns = patterns.flat_map(|pattern| pattern.attributes());
+            let of_rules = grant.rules.iter().flat_map(Rule::attributes);
             let prefixes = grant.prefix.iter().chain(&grant.client_id_prefix);
             let of_prefix = prefixes.flat_map(|prefix| prefix.attributes());
-            of_patterns.chain(of_prefix).chain(grant.who.claims.iter().map(|(name, _)| &**name))
+            let of_condition = grant.who.condition.iter().flat_map(Condition::attributes);
+            let of_claims = grant.who.claims.iter().map(|(name, _)| &**name);
+            of_rules.chain(of_prefix).chain(of_condition).chain(of_claims)
         });
         let of_rewrites = self.rewrites.iter().flat_map(StaticRewrites::attributes);
         for attribute in of_rules.chain(of_names).chain(of_grants).chain(of_rewrites) {
@@ -297,7 +298,7 @@ fn let_in(acl: &Acl, question: &ConnectQuestion<'_>, peer: &Peer, expires: u64) 
     if !acl.allows_name(peer) {
         return refuse(wrong_name(acl));
     }
-    let granted = match acl.grant_for(peer) {
+    let granted = match acl.grant_for(peer, question.time) {
         Ok(granted) => granted,
         Err(why) => return refuse(without_topics(acl, why)),
     };

@@ -5,7 +5,7 @@
 //! signed by a key of our own.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -18,14 +18,15 @@ use mproxy_codec::types::{PacketType, QoS, Version};
 use mproxy_core::Chain;
 use mproxy_core::grant::{GrantGround, Mapping, NoPlace};
 use mproxy_core::peer::{
-    ConnectionId, Encoded, Origin, Peer, RequestToken, TlsFacts, Transport, UserProperties, WsFacts,
+    Address, ConnectionId, Credentials, Encoded, Origin, Peer, RequestToken, TlsFacts, Transport,
+    UserProperties, WsFacts,
 };
 use mproxy_core::policy::{
     About, Admission, Answer, ConnectDecision, ConnectQuestion, Decider, Decision, Foreseen,
     ForeseenDecision, Ground, Hook, Payload, PublishQuestion, Refusal, Ruling, Source, SubscribeDecision,
     SubscribeQuestion, Supposed, Undecided, Want,
 };
-use mproxy_core::rule::Act;
+use mproxy_core::rule::{Act, WallTime};
 use mproxy_core::session::legal_code;
 use serde_json::{Map, Value};
 
@@ -64,6 +65,12 @@ pub struct TrialClient {
     pub fingerprint: Option<String>,
     /// The listener that it comes to; `None`: one that the file does not name.
     pub listener: Option<String>,
+    /// How it comes; `None`: over TCP.
+    pub transport: Option<Transport>,
+    /// From which address; `None`: from 127.0.0.1.
+    pub address: Option<IpAddr>,
+    /// The version that it speaks; `None`: 5.0.
+    pub version: Option<Version>,
     /// A hook service lets it in, if it is asked.
     pub by_service: bool,
 }
@@ -81,6 +88,22 @@ pub struct TrialQuestion {
     pub retain: bool,
     /// Bytes of its payload.
     pub payload: usize,
+    /// When it does; `None`: that is not known.
+    pub time: Option<WallTime>,
+}
+
+impl TrialQuestion {
+    /// With QoS 0, not retained, without a payload, at no known time.
+    #[must_use]
+    pub fn plain(act: Act, name: &str) -> Self {
+        let name = name.to_owned();
+        Self { act, name, qos: QoS::AtMostOnce, retain: false, payload: 0, time: None }
+    }
+
+    fn suppose<'a>(&'a self, peer: &'a Arc<Peer>) -> Supposed<'a> {
+        let Self { act, ref name, qos, retain, payload, time } = *self;
+        Supposed { peer, act, name, qos, retain, payload, time }
+    }
 }
 
 /// What the file says.
@@ -158,15 +181,7 @@ impl Acl {
     #[must_use]
     pub fn rules_allow(&self, client: &TrialClient, question: &TrialQuestion) -> bool {
         let peer = Arc::new(supposed_peer(client, client.username.as_deref(), None));
-        let supposed = Supposed {
-            peer: &self.with_groups(&peer),
-            act: question.act,
-            name: &question.name,
-            qos: question.qos,
-            retain: question.retain,
-            payload: question.payload,
-        };
-        match self.foresee(&supposed) {
+        match self.foresee(&question.suppose(&self.with_groups(&peer))) {
             Foreseen::Decides(decision) => decision.verdict.is_ok(),
             // Deliveries of which the file says nothing are not judged.
             Foreseen::Passes(..) | Foreseen::Asks(_) => question.act == Act::Receive && !self.receives,
@@ -214,25 +229,18 @@ impl RuleTrial {
         if !is_name {
             return Ok(refused(ReasonCode::NOT_AUTHORIZED, TrialGround::NoTopic));
         }
-        let tried = match self.connect(client, token.as_deref(), None).await {
+        let tried = match self.connect(client, token.as_deref(), question.time, None).await {
             Ok(tried) => tried,
             Err(outcome) => return Ok(outcome),
         };
-        let supposed = Supposed {
-            peer: &tried.peer,
-            act: question.act,
-            name: &question.name,
-            qos: question.qos,
-            retain: question.retain,
-            payload: question.payload,
-        };
+        let supposed = question.suppose(&tried.peer);
         Ok(match question.act {
             Act::Publish => tried.publishes(&supposed).await,
             Act::Subscribe => tried.subscribes(&supposed).await,
             Act::Receive => tried.receives(&supposed).await,
             Act::Will => {
                 let by = tried.ground(&supposed);
-                match self.connect(client, token.as_deref(), Some(question)).await {
+                match self.connect(client, token.as_deref(), question.time, Some(question)).await {
                     Ok(_) if tried.lacks_place(&question.name) => without_place(),
                     Ok(_) => tried.outcome(&supposed, Ok(question.qos)),
                     Err(outcome) => TrialOutcome { by, ..outcome },
@@ -267,6 +275,7 @@ impl RuleTrial {
         &self,
         client: &TrialClient,
         token: Option<&str>,
+        time: Option<WallTime>,
         will: Option<&TrialQuestion>,
     ) -> Result<TriedClient, TrialOutcome> {
         let at = |place: fn(&TrialTokens) -> bool| token.filter(|_| self.tokens.as_ref().is_some_and(place));
@@ -300,7 +309,7 @@ impl RuleTrial {
         };
         let (chain, packet) = (self.chain(client), packet.freeze());
         let question =
-            ConnectQuestion { peer: &peer, connect: &connect, packet: &packet, passes_auth: false };
+            ConnectQuestion { peer: &peer, connect: &connect, packet: &packet, passes_auth: false, time };
         match chain.connect(&question).wait().await.verdict {
             Ok(Decision::Allow(admission)) => {
                 let admitted = Peer::change(&mut peer);
@@ -366,7 +375,7 @@ impl TriedClient {
             retain_handling: RetainHandling::Send,
         };
         let requests = [request];
-        let question = SubscribeQuestion::new(&self.peer, &requests, Properties::EMPTY);
+        let question = SubscribeQuestion::new(&self.peer, &requests, Properties::EMPTY).at(supposed.time);
         let code = |reason| legal_code(PacketType::Suback, reason);
         let verdict = match self.chain.subscribe(&question).wait().await.verdict {
             Ok(SubscribeDecision::All(Decision::Allow(()))) => Ok(supposed.qos),
@@ -428,7 +437,8 @@ impl TriedClient {
         let length = match remaining {
             0..0x80 => 1,
             0x80..0x4000 => 2,
-            _ => 3,
+            0x4000..0x20_0000 => 3,
+            _ => 4,
         };
         let too_large = 1 + length + remaining > most;
         // The packet has no answer: the client is disconnected.
@@ -507,6 +517,7 @@ fn message<'a>(supposed: &Supposed<'a>) -> PublishQuestion<'a> {
         dup: false,
         payload: Payload::Size(u32::try_from(supposed.payload).unwrap_or(u32::MAX)),
         properties: Properties::EMPTY,
+        time: supposed.time,
     }
 }
 
@@ -521,7 +532,13 @@ fn not_let_in(refusal: &Refusal) -> TrialGround {
 }
 
 fn supposed_peer(client: &TrialClient, username: Option<&str>, token: Option<RequestToken>) -> Peer {
-    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let here = Ipv4Addr::LOCALHOST.into();
+    let transport = client.transport.unwrap_or(Transport::Tcp);
+    let local = SocketAddr::from((here, 0));
+    let remote = match (transport, client.address) {
+        (Transport::Unix, None) => Address::Process(Credentials { pid: None, uid: 0, gid: 0 }),
+        (_, address) => SocketAddr::from((address.unwrap_or(here), 0)).into(),
+    };
     let tls = TlsFacts {
         common_name: client.common_name.clone(),
         subject_alt_names: (client.dns.iter().map(|name| format!("DNS:{name}")))
@@ -541,15 +558,15 @@ fn supposed_peer(client: &TrialClient, username: Option<&str>, token: Option<Req
         instance: "trial".into(),
         // No listener has an empty name.
         listener: client.listener.as_deref().unwrap_or_default().into(),
-        transport: Transport::Tcp,
-        remote: anywhere.into(),
-        local: anywhere.into(),
+        transport,
+        remote,
+        local: local.into(),
         tls,
         ws: token.map(|token| Box::new(WsFacts { token: Some(Box::new(token)), ..WsFacts::default() })),
     };
     Peer {
         origin: origin.into(),
-        version: Version::V5,
+        version: client.version.unwrap_or(Version::V5),
         client_id: client.client_id.as_str().into(),
         username: username.map(Into::into),
         said: None,

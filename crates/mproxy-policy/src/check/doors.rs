@@ -7,7 +7,7 @@ use mproxy_core::grant::{Grant, GrantAnswer};
 use mproxy_core::policy::{
     Admission, ConnectDecision, Decision, ExchangeDecision, ExchangeStep, SubscribeDecision,
 };
-use mproxy_core::rule::{Act, Message, Who};
+use mproxy_core::rule::{Act, AskedFilter, Message, Who};
 
 use super::questions::CheckRole;
 use super::report::Findings;
@@ -159,7 +159,7 @@ impl Doors {
         let asked = self.everything.unwrap_or_else(|| wants.of(Rpc::AuthSubscribe).is_none());
         match grant {
             None => asked,
-            Some(grant) => match grant.filter(NOBODY, "#") {
+            Some(grant) => match grant.filter(NOBODY, AskedFilter { filter: "#", qos: None, time: None }) {
                 GrantAnswer::Allow(_) => true,
                 GrantAnswer::Refuse(_) => false,
                 GrantAnswer::Ask => self.everything == Some(true),
@@ -172,6 +172,7 @@ const NOBODY: Who<'_> = Who { client_id: "mproxy-check-anonymous", ..Who::NOBODY
 
 /// Whether the grant leaves a topic that nobody has named to questions.
 fn asks(grant: &Grant) -> bool {
-    let message = Message { topic: "mproxy-check/unnamed", qos: QoS::AtMostOnce, retain: false, payload: 0 };
+    let topic = "mproxy-check/unnamed";
+    let message = Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0, time: None };
     grant.message(Act::Publish, NOBODY, message) == GrantAnswer::Ask
 }

@@ -252,7 +252,7 @@ fn connect(label: &str, role: CheckRole, peer: Peer, change: impl FnOnce(&mut Co
     // The packet's bytes are for those who come back to it later.
     let packet = &Bytes::new();
     let request = AuthRequest::connect(
-        &ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false },
+        &ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false, time: None },
         Way::Stream,
     );
     CheckQuestion { rpc: Rpc::AuthConnect, label: label.to_owned(), role, ask: Asking::Connect(request) }
@@ -321,6 +321,7 @@ const fn message(peer: &Arc<Peer>) -> PublishQuestion<'_> {
         dup: false,
         payload: Payload::Whole(b"21.5"),
         properties: Properties::EMPTY,
+        time: None,
     }
 }
 
@@ -458,7 +459,7 @@ const NO_METHOD: &str = "mproxy-check/\u{6e29}";
 /// Steps of authentications, each by itself: what an honest client would send next only the service knows.
 fn exchanges(client: &Arc<Peer>) -> Vec<CheckQuestion> {
     let question = |label: &str, method, data, step, again| {
-        let question = ExchangeQuestion { peer: client, method, data, step, again };
+        let question = ExchangeQuestion { peer: client, method, data, step, again, time: None };
         let request = AuthRequest::exchange(&question, Way::Stream);
         let role = if method == NO_METHOD { CheckRole::UnknownMethod } else { CheckRole::Plain };
         let label = label.to_owned();

@@ -68,6 +68,7 @@ fn rule(rule: wire::GrantRule) -> Read<Rule> {
         max_qos: rule.max_qos.map_or(Ok(QoS::ExactlyOnce), qos).map_err(|error| invalid(error.detail))?,
         retain: if rule.retain == Some(false) { Retain::Refused } else { Retain::Allowed },
         max_payload: None,
+        condition: None,
     })
 }
 
@@ -181,7 +182,7 @@ fn invalid(detail: impl Into<Box<str>>) -> Unusable {
 #[cfg(test)]
 mod tests {
     use mproxy_core::grant::GrantAnswer;
-    use mproxy_core::rule::{Message, Who};
+    use mproxy_core::rule::{AskedFilter, Message, Who};
 
     use super::*;
 
@@ -197,6 +198,14 @@ mod tests {
         super::grant(grant, &Complaints::new("test"))
     }
 
+    fn message(topic: &str, qos: QoS, retain: bool) -> Message<'_> {
+        Message { topic, qos, retain, payload: 0, time: None }
+    }
+
+    fn asked(filter: &str) -> AskedFilter<'_> {
+        AskedFilter { filter, qos: None, time: None }
+    }
+
     fn of(rule: wire::GrantRule) -> wire::Grant {
         wire::Grant { rules: vec![rule], ..Default::default() }
     }
@@ -205,13 +214,7 @@ mod tests {
     fn what_is_left_out_of_a_grant_has_its_default() {
         let read = grant(of(allow(&["#"]))).unwrap();
         let who = Who { client_id: "c", ..Who::NOBODY };
-        let word = |topic| {
-            read.message(
-                Act::Publish,
-                who,
-                Message { topic, qos: QoS::ExactlyOnce, retain: true, payload: 0 },
-            )
-        };
+        let word = |topic| read.message(Act::Publish, who, message(topic, QoS::ExactlyOnce, true));
         assert_eq!(word("a/b"), GrantAnswer::Allow(()));
         assert_eq!(word("$SYS/x"), GrantAnswer::Ask);
         assert!(read.expires_at.is_none() && read.ttl.is_none() && read.mapping.is_none());
@@ -229,16 +232,16 @@ mod tests {
             let rule = wire::GrantRule { effect: effect.into(), ..Default::default() };
             let read = grant(wire::Grant { default_effect: Some(default.into()), ..of(rule) }).unwrap();
             for topic in ["a/b", "$SYS/x"] {
-                let message = Message { topic, qos: QoS::AtMostOnce, retain: false, payload: 0 };
+                let message = message(topic, QoS::AtMostOnce, false);
                 for act in [Act::Publish, Act::Receive, Act::Will] {
                     assert_eq!(read.message(act, who, message), expected, "{effect:?} {topic}");
                 }
                 assert!(
-                    read.filter(who, topic) != GrantAnswer::Allow(QoS::ExactlyOnce),
+                    read.filter(who, asked(topic)) != GrantAnswer::Allow(QoS::ExactlyOnce),
                     "{effect:?} {topic}"
                 );
             }
-            assert!(read.filter(who, "#") != GrantAnswer::Allow(QoS::ExactlyOnce), "{effect:?}");
+            assert!(read.filter(who, asked("#")) != GrantAnswer::Allow(QoS::ExactlyOnce), "{effect:?}");
         }
     }
 

@@ -150,7 +150,7 @@ fn a_connect_is_told_with_its_will_and_properties() {
     };
     let peer = peer(Version::V5);
     let packet = &Bytes::new();
-    let question = ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false };
+    let question = ConnectQuestion { peer: &peer, connect: &connect, packet, passes_auth: false, time: None };
     let told = connect_request(question);
     assert_eq!((told.password(), told.clean_start, told.keep_alive), (&b"sesame"[..], true, 30));
     assert_eq!((told.session_expiry, told.receive_maximum), (Some(60), Some(20)));
@@ -184,6 +184,7 @@ fn a_publish_is_told_with_its_payload_or_its_size() {
         dup: true,
         payload: Payload::Whole(b"21"),
         properties: Properties::check(&raw, Place::Packet(PacketType::Publish), Sender::Client).unwrap(),
+        time: None,
     };
     let told = publish_request(question);
     assert_eq!((&*told.topic, told.qos, told.retain, told.dup), ("a/b", 2, true, true));

@@ -162,7 +162,8 @@ impl Client {
     pub(crate) async fn authenticates(&self, adviser: &dyn Decider, data: Option<&str>) -> Option<Ruling> {
         let (peer, method) = (&self.peer, "JWT");
         let data = data.map(str::as_bytes);
-        heard(adviser.exchange(&ExchangeQuestion { peer, method, data, step: 1, again: true })).await
+        heard(adviser.exchange(&ExchangeQuestion { peer, method, data, step: 1, again: true, time: None }))
+            .await
     }
 
     pub(crate) async fn connects(&self, adviser: &dyn Decider) -> Option<Ruling> {
@@ -186,6 +187,7 @@ impl Client {
             connect: &connect,
             packet,
             passes_auth: self.passes_auth,
+            time: None,
         });
         heard(answer).await
     }
@@ -203,6 +205,7 @@ impl Client {
             dup: false,
             payload: Payload::Whole(b"21 degrees"),
             properties: Properties::EMPTY,
+            time: None,
         }
     }
 
@@ -221,7 +224,7 @@ impl Client {
     }
 }
 
-fn request(filter: &str) -> FilterRequest<'_> {
+pub(crate) fn request(filter: &str) -> FilterRequest<'_> {
     FilterRequest {
         filter: TopicFilter::new(filter).unwrap(),
         qos: QoS::ExactlyOnce,

@@ -39,6 +39,8 @@ pub struct ExplainQuestion {
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
+    /// Bytes of the payload.
+    pub payload_size: u32,
 }
 
 /// The answer.
@@ -93,6 +95,9 @@ struct ExplainBody {
     /// The RETAIN flag.
     #[serde(default)]
     retain: bool,
+    /// Bytes of the payload.
+    #[serde(default)]
+    payload_size: u32,
 }
 
 impl ExplainBody {
@@ -120,6 +125,7 @@ impl ExplainBody {
             name: self.topic,
             qos: QoS::from_bits(self.qos).ok_or_else(|| ApiError::bad("qos must be 0, 1 or 2"))?,
             retain: self.retain,
+            payload_size: self.payload_size,
         })
     }
 }

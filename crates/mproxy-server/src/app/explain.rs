@@ -8,6 +8,7 @@ use mproxy_codec::types::Version;
 use mproxy_core::Chain;
 use mproxy_core::peer::{ConnectionId, Encoded, Origin, Peer, TlsFacts, Transport, UserProperties};
 use mproxy_core::policy::Supposed;
+use mproxy_core::rule::WallTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -26,8 +27,8 @@ pub(super) async fn of_session(
     question: ExplainQuestion,
 ) -> Result<ExplainView, NotExplained> {
     let (answer, told) = oneshot::channel();
-    let ExplainQuestion { act, name, qos, retain, .. } = question;
-    handle.ask(ExplainRequest { act, name: name.into(), qos, retain, answer });
+    let ExplainQuestion { act, name, qos, retain, payload_size, .. } = question;
+    handle.ask(ExplainRequest { act, name: name.into(), qos, retain, payload_size, answer });
     let explanation = match timeout(ANSWERED_WITHIN, told).await {
         Ok(Ok(Some(explanation))) => explanation,
         // It has no client yet, or has ended.
@@ -46,16 +47,19 @@ pub(super) fn of_stranger(
     chain: &Chain,
     question: &ExplainQuestion,
     has_service: bool,
+    time: Option<WallTime>,
 ) -> Result<ExplainView, NotExplained> {
     let Some(client_id) = &question.client_id else { return Err(NotExplained::NoSession) };
     let peer = Arc::new(stranger(client_id, question));
-    let ExplainQuestion { act, name, qos, retain, .. } = question;
-    let supposed = Supposed { peer: &peer, act: *act, name, qos: *qos, retain: *retain, payload: 0 };
-    let mut decided = ExplainedDecision::of(&chain.explain(&supposed), *act);
-    let mut not_known: &[&str] = &["whether it may connect"];
+    let ExplainQuestion { act, name, qos, retain, payload_size, .. } = question;
+    let (act, qos, retain, payload) = (*act, *qos, *retain, *payload_size as usize);
+    let supposed = Supposed { peer: &peer, act, name, qos, retain, payload, time };
+    let mut decided = ExplainedDecision::of(&chain.explain(&supposed), act);
+    let mut not_known: &[&str] = &["whether it may connect", "listener, transport, address and version"];
     if has_service {
         not_known = &[
             "whether it may connect",
+            "listener, transport, address and version",
             "grant",
             "attributes",
             "cached answers",

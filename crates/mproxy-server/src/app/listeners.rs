@@ -14,6 +14,7 @@ use mproxy_core::grant::RateAction;
 use mproxy_core::limits::TopicLimits;
 use mproxy_core::peer::Address;
 use mproxy_core::policy::OnError as CoreOnError;
+use mproxy_core::rule::WallClock;
 use mproxy_core::session::{DrainReference, OnAuth, OnErrors, OnUnavailable as CoreOnUnavailable};
 use mproxy_core::{Chain, Limits, Meter, Setting};
 use mproxy_tcp::tls::{Material as _, MaterialError, Reloadable, ServerTls};
@@ -60,6 +61,8 @@ pub(super) struct CommonSetting {
     pub(super) protection: Arc<Protection>,
     /// Turns to dial brokers.
     pub(super) dials: Arc<BrokerTurns>,
+    /// What time it is.
+    pub(super) clock: WallClock,
 }
 
 /// Other settings for all listeners, which are not in force yet.
@@ -336,6 +339,7 @@ fn terms(
         drain_reference: common.drain_reference.clone(),
         on_auth: if listener.limits.pass_auth { OnAuth::Pass } else { OnAuth::Ask },
         budget,
+        clock: common.clock.clone(),
     };
     ListenerTerms {
         setting: Arc::new(setting),

@@ -97,6 +97,7 @@ impl admin::AdminBackend for AppState {
                     &self.reloader.common.chain,
                     &question,
                     self.reloader.remote.is_some(),
+                    self.reloader.common.clock.time(),
                 );
                 Box::pin(async { answer })
             }

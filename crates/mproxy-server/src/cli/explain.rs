@@ -33,6 +33,9 @@ pub struct ExplainCommand {
     /// A retained message
     #[arg(long)]
     retain: bool,
+    /// Bytes of the payload
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    payload_size: u32,
     /// User name of a client that is not connected
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
@@ -61,6 +64,7 @@ pub(super) fn ask_explain(
         "topic": question.topic,
         "qos": question.qos,
         "retain": question.retain,
+        "payload_size": question.payload_size,
     });
     for (key, value) in [("username", &question.username), ("common_name", &question.common_name)] {
         if let Some(value) = value {

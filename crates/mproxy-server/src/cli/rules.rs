@@ -1,14 +1,18 @@
 //! `mproxy rules`: what a rule file says, without a running mproxy: of a table of cases, and of one client.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
-use mproxy_codec::types::QoS;
-use mproxy_core::rule::Act;
+use mproxy_codec::types::{QoS, Version};
+use mproxy_core::peer::Transport;
+use mproxy_core::rule::{Act, WallTime};
 use mproxy_policy::acl::{
     Acl, ImpossibleClient, RuleTrial, TrialCase, TrialClient, TrialGround, TrialOutcome, TrialQuestion,
+    parse_moment,
 };
 use mproxy_tcp::tls::read_regular;
 use serde_json::{Map, Value};
@@ -68,6 +72,9 @@ pub struct RulesExplain {
     /// Bytes of its payload
     #[arg(long, value_name = "BYTES", default_value = "0")]
     payload: u32,
+    /// When, 2026-11-27T22:30:00Z for example; now if left out
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    time: Option<WallTime>,
     /// Its client id
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
@@ -95,6 +102,15 @@ pub struct RulesExplain {
     /// The listener that it comes to
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
+    /// How it comes: tcp, tls, ws, wss or unix
+    #[arg(long, value_name = "NAME", value_parser = transport)]
+    transport: Option<Transport>,
+    /// The IP address that it comes from
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+    /// The version of MQTT that it speaks: 3.1, 3.1.1 or 5.0
+    #[arg(long = "mqtt", value_name = "VERSION", value_parser = version)]
+    version: Option<Version>,
     /// A hook service lets it in, if it is asked
     #[arg(long)]
     service: bool,
@@ -117,6 +133,21 @@ const fn act_name(act: Act) -> &'static str {
         Act::Receive => "receive",
         Act::Will => "will",
     }
+}
+
+fn moment(text: &str) -> Result<WallTime, String> {
+    parse_moment(text)
+        .ok_or_else(|| "expected a date with a time, 2026-11-27T22:30:00Z for example".to_owned())
+}
+
+fn transport(text: &str) -> Result<Transport, String> {
+    let named = Transport::ALL.into_iter().find(|transport| transport.name() == text);
+    named.ok_or_else(|| "expected tcp, tls, ws, wss or unix".to_owned())
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    let named = [Version::V31, Version::V311, Version::V5].into_iter().find(|it| it.to_string() == text);
+    named.ok_or_else(|| "expected 3.1, 3.1.1 or 5.0".to_owned())
 }
 
 fn qos(text: &str) -> Result<QoS, String> {
@@ -214,6 +245,9 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
         uris: command.uri.clone(),
         fingerprint: command.fingerprint.clone(),
         listener: command.listener.clone(),
+        transport: command.transport,
+        address: command.address,
+        version: command.version,
         by_service: command.service,
     };
     let question = TrialQuestion {
@@ -222,6 +256,7 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
         qos: command.qos,
         retain: command.retain,
         payload: command.payload as usize,
+        time: Some(command.time.unwrap_or_else(now)),
     };
     match runtime()?.block_on(RuleTrial::new(rules).try_out(&client, &question)) {
         Ok(outcome) => {
@@ -235,6 +270,10 @@ fn explain_rules(command: &RulesExplain, out: &mut impl Write, err: &mut impl Wr
             Ok(ExitCode::from(EXIT_UNREADABLE))
         }
     }
+}
+
+fn now() -> WallTime {
+    WallTime::since_1970(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The claims of the command line: a name that stands several times has a list.

@@ -128,6 +128,7 @@ fn setting(budget: Arc<Budget>, sink: Arc<dyn Sink>, advisers: Chain) -> Arc<Set
         drain_reference: DrainReference::default(),
         on_auth: OnAuth::default(),
         budget,
+        clock: mproxy_core::rule::WallClock::default(),
     })
 }
 

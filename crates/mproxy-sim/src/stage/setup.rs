@@ -85,6 +85,7 @@ impl Setup {
             drain_reference: self.drain_reference.into(),
             on_auth: self.on_auth,
             budget: self.budget,
+            clock: mproxy_core::rule::WallClock::default(),
         });
         Stage {
             session: Session::new(origin(), Arc::clone(&setting), now),

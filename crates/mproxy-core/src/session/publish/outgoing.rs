@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use mproxy_codec::packet::publish::PublishHead;
 
+use super::super::context::Context;
 use super::super::link::Link;
 use super::super::mapping::TOPIC_WITHOUT_PLACE;
 use super::super::resolve::{CarriedOut, Unfit};
@@ -25,6 +26,7 @@ impl Link {
     /// It makes no valid packet, or the client's grant forbids what it was changed to.
     pub(super) fn carry_out(
         &self,
+        cx: &Context,
         from: Side,
         head: &PublishHead<'_>,
         topic: &str,
@@ -43,19 +45,20 @@ impl Link {
         };
         let head_anew = self.rewrite_head(from, head, topic, Some(&change))?;
         // After the head was written: a rewrite that makes no packet is the policy's fault, and told as that.
-        self.recheck(from, head, known, &change).map_err(Unfit::Denied)?;
+        self.recheck(cx, from, head, known, &change).map_err(Unfit::Denied)?;
         Ok(CarriedOut::Changed(OutgoingPublish { change: Some(change), head: Some(head_anew) }))
     }
 
     /// Whether a PUBLISH could go on with these changes.
     pub(in super::super) fn can_carry_out(
         &self,
+        cx: &Context,
         from: Side,
         head: &PublishHead<'_>,
         topic: &str,
         change: &PublishChange,
     ) -> bool {
-        self.carry_out(from, head, topic, Some(Box::new(change.clone()))).is_ok()
+        self.carry_out(cx, from, head, topic, Some(Box::new(change.clone()))).is_ok()
     }
 
     /// The new head of a PUBLISH, unless that makes an invalid packet, or a topic of it has no place at the other side.

@@ -90,14 +90,14 @@ impl Link {
     ) -> Result<OutgoingPublish, Rejection> {
         let (from, hook) = (due.from, hook(due.from));
         match state {
-            SlotState::Go => match self.carry_out(from, due.head, due.topic, None) {
+            SlotState::Go => match self.carry_out(cx, from, due.head, due.topic, None) {
                 Ok(form) => Ok(form.into_inner()),
                 // Only a topic that has to be taught anew, or under a prefix, gets here. It cannot go as it came.
                 Err(unfit) => Err(resolve::refuse(&cx.setting, &self.peer, hook, unfit)),
             },
             SlotState::Ruled(ruling) => {
                 let resolved = resolve(&cx.setting, &self.peer, hook, *ruling, |change| {
-                    self.carry_out(from, due.head, due.topic, change)
+                    self.carry_out(cx, from, due.head, due.topic, change)
                 });
                 resolved.count(&cx.setting, hook);
                 if let Some(changed) = resolved.is_changed() {

@@ -1,12 +1,16 @@
 //! A table of cases for a rule file, with its own errors at their lines: what is expected of whom, and by which rule.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Duration;
 
-use mproxy_codec::types::QoS;
-use mproxy_core::rule::Act;
+use mproxy_codec::types::{QoS, Version};
+use mproxy_core::peer::Transport;
+use mproxy_core::rule::{Act, WallTime};
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
+use toml::value::{Date, Datetime, Offset};
 
 use super::{AclErrors, AclReader, TomlValue};
 use crate::acl::trial::{TrialClient, TrialQuestion};
@@ -39,12 +43,26 @@ const CASE: &[&str] = &[
     "qos",
     "retain",
     "payload",
+    "time",
     "expect",
     "line",
     "becomes",
 ];
-const CLIENT: &[&str] =
-    &["client_id", "username", "groups", "claims", "cn", "dns", "uri", "fingerprint", "listener", "service"];
+const CLIENT: &[&str] = &[
+    "client_id",
+    "username",
+    "groups",
+    "claims",
+    "cn",
+    "dns",
+    "uri",
+    "fingerprint",
+    "listener",
+    "transport",
+    "address",
+    "version",
+    "service",
+];
 
 impl TrialCase {
     /// Reads a table of cases; `name` is for the errors.
@@ -80,6 +98,33 @@ impl TrialCase {
     }
 }
 
+/// The moment of a date with a time that is written as in TOML, of UTC unless it says otherwise. `None`: it is none, or lies
+/// before 1970.
+#[must_use]
+pub fn parse_moment(text: &str) -> Option<WallTime> {
+    wall_time(&text.parse().ok()?)
+}
+
+fn wall_time(moment: &Datetime) -> Option<WallTime> {
+    let (date, time) = (moment.date?, moment.time?);
+    let offset = match moment.offset {
+        None | Some(Offset::Z) => 0,
+        Some(Offset::Custom { minutes }) => i64::from(minutes) * 60,
+    };
+    let second = i64::from(time.second.unwrap_or_default());
+    let of_day = (i64::from(time.hour) * 60 + i64::from(time.minute)) * 60 + second;
+    let seconds = u64::try_from(days_since_1970(&date) * 86400 + of_day - offset).ok()?;
+    Some(WallTime::since_1970(Duration::from_secs(seconds)))
+}
+
+/// Of the Gregorian calendar, with years that begin in March: the day that is inserted is the last one then.
+fn days_since_1970(date: &Date) -> i64 {
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let of_years = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    of_years + (month * 153 + 2) / 5 + day - 1 - 719_468
+}
+
 impl AclReader<'_> {
     fn case(
         &mut self,
@@ -91,7 +136,7 @@ impl AclReader<'_> {
         let before = self.faults.len();
         let (mut who, mut acts) = (None, Vec::new());
         let (mut qos, mut retain, mut allowed, mut rule_line) = (QoS::AtMostOnce, false, None, None);
-        let (mut payload, mut becomes) = (0, None);
+        let (mut payload, mut time, mut becomes) = (0, None, None);
         for (key, value) in table {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
@@ -103,6 +148,7 @@ impl AclReader<'_> {
                 "qos" => qos = self.qos(value, &full).unwrap_or(QoS::AtMostOnce),
                 "retain" => retain = self.flag(value, &full) == Some(true),
                 "payload" => payload = self.payload(value, &full).unwrap_or_default() as usize,
+                "time" => time = self.moment(value, &full),
                 "expect" => allowed = self.word(value, &full, &[("allow", true), ("deny", false)]),
                 "line" => {
                     let line = self.whole(value, &full, 1..=u64::from(u32::MAX));
@@ -132,7 +178,7 @@ impl AclReader<'_> {
             return None;
         }
         let (who, client) = who?;
-        let question = TrialQuestion { act, name: name?.to_owned(), qos, retain, payload };
+        let question = TrialQuestion { act, name: name?.to_owned(), qos, retain, payload, time };
         Some(TrialCase {
             line,
             who,
@@ -179,11 +225,42 @@ impl AclReader<'_> {
                 "uri" => client.uris = list(self.texts(value, &full)),
                 "fingerprint" => client.fingerprint = owned(self.text(value, &full)),
                 "listener" => client.listener = owned(self.text(value, &full)),
+                "transport" => {
+                    let words = Transport::ALL.map(|transport| (transport.name(), transport));
+                    client.transport = self.word(value, &full, &words);
+                }
+                "address" => client.address = self.address(value, &full),
+                "version" => {
+                    let words = [("3.1", Version::V31), ("3.1.1", Version::V311), ("5.0", Version::V5)];
+                    client.version = self.word(value, &full, &words);
+                }
                 "service" => client.by_service = self.flag(value, &full) == Some(true),
                 unknown => self.unknown(key.span(), path, unknown, CLIENT),
             }
         }
         client
+    }
+
+    /// A date with a time, of UTC unless it says otherwise.
+    fn moment(&mut self, value: &TomlValue<'_>, key: &str) -> Option<WallTime> {
+        let moment = match value.get_ref() {
+            DeValue::Datetime(moment) => wall_time(moment),
+            _ => None,
+        };
+        if moment.is_none() {
+            let what = "must be a date with a time, 2026-11-27T22:30:00Z for example";
+            self.fault(value.span(), key.to_owned(), what);
+        }
+        moment
+    }
+
+    fn address(&mut self, value: &TomlValue<'_>, key: &str) -> Option<IpAddr> {
+        let text = self.text(value, key)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.fault(value.span(), key.to_owned(), format!("{text:?} is no IP address"));
+        }
+        address
     }
 
     fn trial_claims(&mut self, value: &TomlValue<'_>, path: &str) -> Option<Map<String, Value>> {

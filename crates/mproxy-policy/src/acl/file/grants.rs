@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{AclReader, RulePlace, TomlValue};
 use crate::acl::client_match::{CertificateMatch, ClientMatch, NamePattern};
+use crate::acl::condition::ConditionPlace;
 use crate::acl::require::Requirement;
 use crate::acl::static_grants::StaticGrant;
 
@@ -21,6 +22,7 @@ const GRANT: &[&str] = &[
     "listeners",
     "claims",
     "certificate",
+    "when",
     "publish",
     "subscribe",
     "receive",
@@ -70,6 +72,7 @@ impl AclReader<'_> {
             let full = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
                 name if self.client_match(name, value, &full, &mut grant.who) => {}
+                "when" => grant.who.condition = self.condition(value, &full, ConditionPlace::Grant),
                 "publish" => short.push((Act::Publish, value, full)),
                 "subscribe" => short.push((Act::Subscribe, value, full)),
                 "receive" => short.push((Act::Receive, value, full)),
@@ -91,6 +94,10 @@ impl AclReader<'_> {
                 name => self.grant_limit(name, value, full, key.span(), path, &mut grant),
             }
         }
+        if let (Some(_), Some(value)) = (&grant.client_id_prefix, table.get("when")) {
+            // Under which name a client's session stands at the broker must not depend on the time of day.
+            self.fault(value.span(), format!("{path}.when"), "cannot stand beside client_id_prefix");
+        }
         // In the order of acts and not of the file's: none of them can hide another one.
         for (act, value, full) in short {
             grant.lines.push(u32::try_from(self.line(&value.span())).unwrap_or(u32::MAX));
@@ -101,6 +108,7 @@ impl AclReader<'_> {
                 max_qos: max_qos.unwrap_or(QoS::ExactlyOnce),
                 retain: if retain == Some(false) { Retain::Refused } else { Retain::Allowed },
                 max_payload,
+                condition: None,
             });
         }
         (self.faults.len() == before).then_some(grant)

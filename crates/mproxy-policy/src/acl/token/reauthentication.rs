@@ -39,7 +39,7 @@ pub(in crate::acl) fn reauthenticate(
         Err(error) => return refuse(token_refusal(acl, &error)),
     };
     match judge(tokens, &token) {
-        Judgement::Known(judged) => conclude(acl, question.peer, judged),
+        Judgement::Known(judged) => conclude(acl, question, judged),
         Judgement::NoKeys => without_keys(acl, NO_KEYS),
         Judgement::Later(wait) => judge_later(acl, question, wait),
     }
@@ -54,7 +54,7 @@ fn judge_later(acl: &Arc<Acl>, question: &ExchangeQuestion<'_>, wait: KeyWait) -
             Some(JudgedAgain::of(acl.tokens.as_ref()?, &token, keys))
         };
         match wait.judged(from, judge).await {
-            Ok(judged) => kept.put(|question| conclude(&acl, question.peer, judged)),
+            Ok(judged) => kept.put(|question| conclude(&acl, question, judged)),
             Err(why) => without_keys(&acl, why),
         }
     }))
@@ -62,9 +62,10 @@ fn judge_later(acl: &Arc<Acl>, question: &ExchangeQuestion<'_>, wait: KeyWait) -
 
 fn conclude(
     acl: &Acl,
-    client: &Arc<Peer>,
+    question: &ExchangeQuestion<'_>,
     judged: Result<ValidToken, TokenError>,
 ) -> Answer<ExchangeDecision> {
+    let client = question.peer;
     let identified = judged.and_then(|token| {
         let peer = identify(acl, client, &token)?;
         if peer.username != client.username {
@@ -75,22 +76,22 @@ fn conclude(
     match identified {
         Ok((peer, expires)) => {
             acl.count_token(TokenOutcome::Valid);
-            renew(acl, client, &peer, expires)
+            renew(acl, question, &peer, expires)
         }
         Err(error) => refuse(token_refusal(acl, &error)),
     }
 }
 
 /// The client has a newer token, by which it is `peer`.
-fn renew(acl: &Acl, client: &Peer, peer: &Peer, expires: u64) -> Answer<ExchangeDecision> {
+fn renew(acl: &Acl, question: &ExchangeQuestion<'_>, peer: &Peer, expires: u64) -> Answer<ExchangeDecision> {
     if !acl.allows_name(peer) {
         return refuse(wrong_name(acl));
     }
-    let granted = match acl.grant_for(peer) {
+    let granted = match acl.grant_for(peer, question.time) {
         Ok(granted) => granted,
         Err(why) => return refuse(without_topics(acl, why)),
     };
-    let old = client.grant.as_deref();
+    let old = question.peer.grant.as_deref();
     let prefix = |grant: Option<&Grant>| grant.and_then(|grant| grant.mapping.clone());
     // Its subscriptions stand under the old one, and with the new claims it would read there what is not its own.
     if prefix(granted.as_ref()) != prefix(old) {
@@ -98,7 +99,7 @@ fn renew(acl: &Acl, client: &Peer, peer: &Peer, expires: u64) -> Answer<Exchange
     }
     // Its session stands under the old one.
     match client_ids(acl, peer) {
-        Ok(ids) if ids.at_broker == client.broker_client_id => {}
+        Ok(ids) if ids.at_broker == question.peer.broker_client_id => {}
         Ok(_) => {
             return refuse(Refusal { text: Some("token of another client id prefix".into()), ..wrong(acl) });
         }

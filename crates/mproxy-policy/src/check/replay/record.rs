@@ -150,7 +150,7 @@ impl RecordedClient {
         // The packet's bytes are for those who come back to it later.
         let packet = &Bytes::new();
         AuthRequest::connect_of_shadow(
-            &ConnectQuestion { peer, connect, packet, passes_auth: false },
+            &ConnectQuestion { peer, connect, packet, passes_auth: false, time: None },
             Way::Call,
         )
     }
@@ -166,6 +166,7 @@ impl RecordedMessage {
             dup: false,
             payload: Payload::Size(0),
             properties: Properties::EMPTY,
+            time: None,
         };
         make(&question, Way::Call)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
 
 use super::ImportOptions;
@@ -109,13 +108,7 @@ impl ImportProof {
         ] {
             // Where deliveries are not judged, subscriptions are; and of those, only fewer than here.
             let act = if options.strict && act == Act::Receive { Act::Subscribe } else { act };
-            let question = TrialQuestion {
-                act,
-                name: topic.to_owned(),
-                qos: QoS::AtMostOnce,
-                retain: false,
-                payload: 0,
-            };
+            let question = TrialQuestion::plain(act, topic);
             let mosquitto_allows = allows(lines, client, asked, topic);
             let is_allowed = rules.rules_allow(&trial, &question);
             self.compared += 1;

@@ -1,4 +1,3 @@
-use mproxy_codec::types::QoS;
 use mproxy_core::rule::Act;
 use proptest::prelude::*;
 
@@ -20,8 +19,7 @@ fn may(rules: &Acl, client: AclClient<'_>, act: Act, name: &str) -> bool {
         username: client.username.map(ToOwned::to_owned),
         ..TrialClient::default()
     };
-    let question =
-        TrialQuestion { act, name: name.to_owned(), qos: QoS::AtMostOnce, retain: false, payload: 0 };
+    let question = TrialQuestion::plain(act, name);
     rules.rules_allow(&client, &question)
 }
 
