@@ -205,7 +205,8 @@ proptest! {
         let peer: &Peer = &somebody.peer;
         for topic in topics.iter().map(|at| *at.get(&known)) {
             let allowed = matches(&rule.replace("${clientid}", client_id), topic);
-            let message = Message { topic, qos: mproxy_codec::QoS::AtMostOnce, retain: false, payload: 0 };
+            let qos = mproxy_codec::QoS::AtMostOnce;
+            let message = Message { topic, qos, retain: false, payload: 0, time: None };
             let judged = grant.message(Act::Publish, Who::from(peer), message);
             prop_assert_eq!(judged == GrantAnswer::Allow(()), allowed, "{} {}", rule, topic);
             let expected = reference.up(topic).map(under);

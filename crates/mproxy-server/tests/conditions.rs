@@ -81,7 +81,7 @@ async fn publishes(client: &mut WireClient, topic: &str, payload: &[u8]) -> u8 {
 async fn what_conditions_refuse_does_not_reach_the_broker() {
     let (signer, folder) = (TokenSigner::es256(), Folder::default());
     folder.write("key.pem", signer.verifying_file());
-    folder.write("rules.toml", &rules());
+    folder.write("rules.toml", rules());
     let broker = Mosquitto::start().await;
     let path = folder.file("rules.toml").to_str().unwrap().to_owned();
     let proxy = Proxy::with(broker.addr(), &[("MPROXY_ACL_FILE", &path)]).await;
