@@ -91,8 +91,15 @@ use view::{Page, PolicyView, Readiness, ReloadView, SessionDetail, SessionFilter
 /// An answer on its way.
 pub type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// See [`AdminBackend::begin_change`].
+pub type ChangeGuard = tokio::sync::OwnedRwLockReadGuard<()>;
+
 /// What the admin API needs of the backend. Every call returns soon: it is made on a runtime thread.
 pub trait AdminBackend: Send + Sync {
+    /// Something is about to be changed: no upgrade begins until this is dropped. `None`: one is under way, or another process
+    /// has taken the place of this one.
+    fn begin_change(&self) -> Option<ChangeGuard>;
+
     /// A page of sessions. `None`: they did not answer in time.
     fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>>;
 
@@ -198,6 +205,7 @@ pub fn router(admin: Admin) -> Router {
     let guarded = guarded()
         // Inside the guard, so that a stranger cannot tell what exists from what does not.
         .fallback(routes::nowhere)
+        .layer(middleware::from_fn_with_state(admin.clone(), guard::change))
         .layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
     let (router, _) = open().nest("/api/v1", guarded).split_for_parts();
     router

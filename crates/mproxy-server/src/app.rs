@@ -16,6 +16,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -188,7 +189,8 @@ impl App {
         let drain = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let accepting = [reloader.house.accepts_none.clone(), stop_admin.clone()];
-        let upgrader = Upgrader::new(program, shared, &metrics, &drain, accepting, &reloader.house);
+        let follows = Arc::new(AtomicBool::new(taking_over.is_some()));
+        let upgrader = Upgrader::new(program, shared, &metrics, &drain, accepting, &reloader.house, &follows);
         let state = Arc::new(AppState { reloader, listeners, drain, upgrader });
         let admin = admin::serve(
             admin_listener,
@@ -206,9 +208,10 @@ impl App {
             metrics.count_upgrade("completed");
             predecessor.serving();
             // It waits for the other process, for as long as that is there.
-            thread::Builder::new()
-                .name("predecessor".to_owned())
-                .spawn(move || predecessor.follow(&mut taker))?;
+            thread::Builder::new().name("predecessor".to_owned()).spawn(move || {
+                predecessor.follow(&mut taker);
+                follows.store(false, Ordering::Release);
+            })?;
         }
         Ok(Self { state, decisions, stop_admin, admin, signals, bound })
     }
@@ -288,8 +291,7 @@ impl App {
                     // Apart: the process ends when it is told to meanwhile. What comes of it is in the log.
                     tokio::spawn(async move { drop(state.replace().await) });
                 }
-                // What is wrong is in the log.
-                _ = hangup.recv() => drop(Arc::clone(&self.state.reloader).reload().await),
+                _ = hangup.recv() => self.state.reload_or_postpone().await,
             }
         }
     }

@@ -18,7 +18,7 @@ mod successor;
 
 pub use predecessor::Predecessor;
 pub(crate) use sessions::{
-    AT_ONCE, BYTES_AT_ONCE, HandoverReport, SessionChannel, SessionParcel, SessionTaker,
+    AT_ONCE, BYTES_AT_ONCE, HandoverReport, SessionChannel, SessionOfferer, SessionParcel, SessionTaker,
 };
 pub use successor::Program;
 pub(crate) use successor::{ServingSuccessor, SharedListener, UpgradeFailure, start};

@@ -228,6 +228,22 @@ async fn one_that_dies_with_a_part_of_them_has_none_of_them() {
 }
 
 #[tokio::test]
+async fn one_that_dies_before_it_serves_has_none_of_them() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let mut old = Old::start(broker.addr(), "", &[]).await;
+    let mut client = WireClient::login(old.mqtt, Version::V5, "client").await;
+    let (ready, takes) = (says_ready(), says(r#"{"message":"received","refused":[null]}"#));
+    for rest in ["sleep 0.3; exit 7", "exec sleep 60"] {
+        old.replace_program(&format!("{ready}\n{takes}\n{rest}"));
+        let (status, answer) = old.upgrade().await;
+        assert_eq!(status, 422, "{rest}: {answer}");
+        client.expect_nothing_but_pingresp().await;
+        assert_eq!(sessions(&old).await.len(), 1);
+        old.still_serves("another").await;
+    }
+}
+
+#[tokio::test]
 async fn one_that_reads_another_form_of_sessions_gets_none() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut old = Old::start(broker.addr(), "upgrade_stay = \"20s\"\n", &[]).await;

@@ -97,6 +97,38 @@ async fn those_who_stay_are_within_reach_of_bans_and_reloads() {
 }
 
 #[tokio::test]
+async fn what_is_changed_meanwhile_is_refused_or_for_the_process_that_serves_then() {
+    let broker = RecordingBroker::start(BrokerScript::default()).await;
+    let mut old = Old::start(broker.addr(), "upgrade_timeout = \"20s\"\n", &[]).await;
+    // It waits until a file is there, and becomes the program.
+    let (gate, program) = (old.path("gate"), env!("CARGO_BIN_EXE_mproxy"));
+    let waits = format!("while [ ! -e {} ]; do sleep 0.02; done; exec {program} \"$@\"", gate.display());
+    for (what, serves) in [(format!("{waits} --no-such-flag"), false), (waits, true)] {
+        let _ = fs::remove_file(&gate);
+        old.replace_program(&what);
+        let admin = old.admin;
+        let upgrade = tokio::spawn(async move { http(admin, "POST", "/api/v1/upgrade").await });
+        let ban = "/api/v1/bans?client_id=x";
+        until("a refusal", async || http(admin, "DELETE", ban).await.0 == 409).await;
+        let (status, answer) = http(admin, "POST", "/api/v1/reload").await;
+        assert!(status == 409 && answer.contains("an upgrade is under way"), "{answer}");
+        assert_eq!(http(admin, "GET", "/api/v1/bans").await.0, 200, "who only looks is answered");
+        old.process.signal("HUP").await;
+        old.process.line("SIGHUP received during an upgrade").await.unwrap();
+        fs::write(&gate, "").unwrap();
+        let (status, answer) = upgrade.await.unwrap();
+        assert_eq!(status == 200, serves, "{answer}");
+        if serves {
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            old.successors.push(Orphan(answer["pid"].as_u64().unwrap()));
+        }
+        let reloaded = "mproxy_reloads_total{what=\"configuration\",outcome=\"reloaded\"}";
+        until("a reload by the one that serves", async || old.metric(reloaded).await == Some(1)).await;
+        until("changes are taken again", async || http(admin, "DELETE", ban).await.0 == 404).await;
+    }
+}
+
+#[tokio::test]
 async fn those_who_may_not_stay_are_told_as_at_a_stop() {
     let broker = RecordingBroker::start(BrokerScript::default()).await;
     let mut old = Old::start(broker.addr(), &web(broker.addr()), &[]).await;

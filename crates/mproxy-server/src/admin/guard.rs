@@ -104,6 +104,24 @@ fn is_ours(authority: &[u8], own: &str) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.eq_ignore_ascii_case(own) || bare.parse::<IpAddr>().is_ok()
 }
 
+/// What may be asked while an upgrade is under way, although it is no question: it changes nothing that the new process would
+/// have to know, or is about the upgrade itself.
+const DURING_UPGRADE: [&str; 3] = ["/upgrade", "/drain", "/explain"];
+
+/// Refuses changes while an upgrade is under way: they would be made in a process that gives its place to another one, which
+/// has read what there was before.
+pub(super) async fn change(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if is_safe(request.method()) || DURING_UPGRADE.iter().any(|end| path.ends_with(end)) {
+        return next.run(request).await;
+    }
+    let Some(_change) = admin.backend.begin_change() else {
+        let text = "an upgrade is under way, and nothing was changed; ask again when it is over";
+        return ApiError::new(StatusCode::CONFLICT, text).into_response();
+    };
+    next.run(request).await
+}
+
 /// Longer than any honest address of this API.
 const LONGEST_URI: usize = 2048;
 

@@ -42,6 +42,7 @@ struct Cards {
     unbound: AtomicBool,
     broker_away: AtomicBool,
     bans: Bans,
+    changes: Arc<tokio::sync::RwLock<()>>,
     /// How often it was asked to look at the brokers.
     looks: AtomicUsize,
 }
@@ -94,6 +95,10 @@ fn passes(filter: &SessionFilter, session: &SessionView) -> bool {
 }
 
 impl AdminBackend for Cards {
+    fn begin_change(&self) -> Option<ChangeGuard> {
+        Arc::clone(&self.changes).try_read_owned().ok()
+    }
+
     fn upgrade(self: Arc<Self>) -> Upgrading {
         let upgraded = if self.draining.load(Ordering::Relaxed) {
             Err(NotUpgraded::Refused("mproxy is being stopped".to_owned()))

@@ -19,7 +19,9 @@ use crate::handover::{NotOffered, OfferRequest, OfferedSession, WrittenConnectio
 use crate::registry::Handle;
 use crate::serve::{House, Serving, TakenConnection};
 use crate::telemetry::metrics::Metrics;
-use crate::upgrade::{AT_ONCE, BYTES_AT_ONCE, HandoverReport, SessionChannel, SessionParcel, SessionTaker};
+use crate::upgrade::{
+    AT_ONCE, BYTES_AT_ONCE, HandoverReport, SessionChannel, SessionOfferer, SessionParcel, SessionTaker,
+};
 
 /// How long the tasks of a few connections may take until they stand still.
 const OFFERED_WITHIN: Duration = Duration::from_millis(200);
@@ -44,6 +46,7 @@ pub(super) struct SessionGiver {
     stop: CancellationToken,
     /// So far.
     report: HandoverReport,
+    waiting: WaitingSessions,
 }
 
 /// Sessions that stand still and that the new process could go on with. Until it is said that they are its own they are this
@@ -74,7 +77,8 @@ struct StandingConnection {
 
 impl SessionGiver {
     pub(super) fn new(house: &Arc<House>, stop: &CancellationToken) -> Self {
-        Self { house: Arc::clone(house), stop: stop.clone(), report: HandoverReport::default() }
+        let (house, stop) = (Arc::clone(house), stop.clone());
+        Self { house, stop, report: HandoverReport::default(), waiting: WaitingSessions::none() }
     }
 
     pub(super) fn report(&self) -> &HandoverReport {
@@ -88,38 +92,43 @@ impl SessionGiver {
             [(reason.to_owned(), count)].into_iter().filter(|(_, count)| *count > 0).collect();
     }
 
-    /// Gives all away that can go, each once. Blocks; call it on a thread where the runtime allows that.
+    /// Offers all that can go, each once. The last of them stand still until it is [said](Self::conclude_waiting) that they are
+    /// the new process' own. Blocks; call it on a thread where the runtime allows that.
     ///
     /// # Errors
     /// The new process is gone, or does not answer. All that were not said to be its own go on here.
-    pub(super) fn give(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
+    fn offer_once(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
         self.report.stayed.clear();
-        let (mut after, mut waiting) = (None, WaitingSessions::none());
+        let mut after = None;
         loop {
+            if self.waiting.wait_no_longer() {
+                self.conclude_waiting(channel)?;
+            }
             let (some, next) = self.house.registry.some_after(after, AT_ONCE);
-            if waiting.sessions.is_empty() {
-                waiting.since = Instant::now();
+            if self.waiting.sessions.is_empty() {
+                self.waiting.since = Instant::now();
             }
-            self.offer_some(channel, some, &mut waiting)?;
-            let is_over = next.is_none() || self.stop.is_cancelled();
-            if is_over || waiting.wait_no_longer() {
-                self.hand_over(channel, std::mem::replace(&mut waiting, WaitingSessions::none()))?;
+            let offered = self.offer_some(channel, some);
+            if offered.is_err() {
+                self.waiting = WaitingSessions::none();
+                return offered;
             }
-            if is_over {
+            if next.is_none() || self.stop.is_cancelled() {
                 return Ok(());
             }
             after = next;
         }
     }
 
-    /// The same, again and again until none is left that soon could go, or so much time is over.
+    /// Gives all away that can go, again and again until none is left that soon could, or so much time is over.
     ///
     /// # Errors
-    /// As [`give`](Self::give).
+    /// The new process is gone, or does not answer. All that were not said to be its own go on here.
     pub(super) fn give_all(&mut self, channel: &mut SessionChannel, within: Duration) -> io::Result<()> {
         let until = Instant::now() + within;
         loop {
-            self.give(channel)?;
+            self.offer_once(channel)?;
+            self.conclude_waiting(channel)?;
             let soon = [NotOffered::NotOpen, NotOffered::NotNow].map(NotOffered::name);
             let goes_on = soon.into_iter().any(|why| self.report.stayed.contains_key(why));
             if !goes_on || Instant::now() >= until || self.stop.is_cancelled() {
@@ -129,12 +138,7 @@ impl SessionGiver {
         }
     }
 
-    fn offer_some(
-        &mut self,
-        channel: &mut SessionChannel,
-        handles: Vec<Arc<Handle>>,
-        waiting: &mut WaitingSessions,
-    ) -> io::Result<()> {
+    fn offer_some(&mut self, channel: &mut SessionChannel, handles: Vec<Arc<Handle>>) -> io::Result<()> {
         let mut offers = runtime::Handle::current().block_on(self.offers(handles)).into_iter().peekable();
         while offers.peek().is_some() {
             let (mut batch, mut parcels, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -157,7 +161,7 @@ impl SessionGiver {
                 if let Some(why) = &refused {
                     self.stays(why);
                 }
-                waiting.sessions.push(refused.is_none().then_some(standing));
+                self.waiting.sessions.push(refused.is_none().then_some(standing));
             }
         }
         Ok(())
@@ -188,8 +192,9 @@ impl SessionGiver {
         *self.report.stayed.entry(why.to_owned()).or_default() += 1;
     }
 
-    /// These are the new process' own from here on. Whoever is dropped on the way goes on here.
-    fn hand_over(&mut self, channel: &mut SessionChannel, waiting: WaitingSessions) -> io::Result<()> {
+    /// Those that wait are the new process' own from here on. Whoever is dropped on the way goes on here.
+    fn conclude_waiting(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
+        let waiting = std::mem::replace(&mut self.waiting, WaitingSessions::none());
         if waiting.sessions.is_empty() {
             return Ok(());
         }
@@ -214,6 +219,20 @@ impl SessionGiver {
             }
         }
         concluded
+    }
+}
+
+impl SessionOfferer for SessionGiver {
+    fn offer_all(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
+        self.offer_once(channel)
+    }
+
+    fn conclude(&mut self, channel: &mut SessionChannel) -> io::Result<()> {
+        self.conclude_waiting(channel)
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.report.handed_over
     }
 }
 
@@ -295,6 +314,10 @@ impl SessionTaker for Taker {
                 Some(taken) => taken.give_back(),
                 None => {}
             }
+        }
+        // A ban may have come in when they were nobody's to be found.
+        if let Some(serving) = self.listeners.values().next() {
+            serving.house.dismiss_banned();
         }
     }
 

@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use super::reload::Reloader;
 use super::upgrade::Upgrader;
-use super::{bans, detail, explain};
+use super::{bans, detail, explain, upgrade};
 use crate::admin::view::{
     BrokerView, CertificateWarning, EndpointView, ListenerReadiness, Page, PolicyView, Readiness, ReloadView,
     ServiceView, SessionDetail, SessionFilter, SessionsQuestion, StaleCertificate, WantView,
 };
 use crate::admin::{
-    self, AdmissionsView, BanKept, Banned, ExplainQuestion, Explaining, NotExplained, NotReloaded,
-    NotUpgraded, ProtectionView, Reloading, Reply, Successor, Upgrading, WatermarkView,
+    self, AdmissionsView, BanKept, Banned, ChangeGuard, ExplainQuestion, Explaining, NotExplained,
+    NotReloaded, NotUpgraded, ProtectionView, Reloading, Reply, Successor, Upgrading, WatermarkView,
 };
 use crate::config::files;
 use crate::protect::admissions::AdmissionLimits;
@@ -48,11 +48,28 @@ impl AppState {
 
     /// Has a new process take the place of this one.
     pub(super) async fn replace(&self) -> Result<Successor, NotUpgraded> {
-        if let Err(why) = bans::be_taken_over(self.house()).await {
-            return Err(self.upgrader.refuse(&why));
+        let in_force = self.reloader.in_force.load_full();
+        let general = &in_force.config.general;
+        let policy = in_force.config.policy.as_ref();
+        let has_spool = policy.is_some_and(|policy| policy.events.spool.is_some());
+        let replaced = self.upgrader.upgrade(general.upgrade_timeout, has_spool).await;
+        if self.upgrader.take_postponed_reload() {
+            match &replaced {
+                Ok(successor) => upgrade::reload_process(successor.pid),
+                // What is wrong is in the log.
+                Err(_) => drop(Arc::clone(&self.reloader).reload().await),
+            }
         }
-        let within = self.reloader.in_force.load().config.general.upgrade_timeout;
-        self.upgrader.upgrade(within).await
+        replaced
+    }
+
+    /// SIGHUP: now, or when the upgrade that is under way is over, by the process that serves then.
+    pub(super) async fn reload_or_postpone(&self) {
+        match self.upgrader.begin_change() {
+            // What is wrong is in the log.
+            Some(_change) => drop(Arc::clone(&self.reloader).reload().await),
+            None => self.upgrader.postpone_reload(),
+        }
     }
 
     /// What serves each listener.
@@ -62,6 +79,10 @@ impl AppState {
 }
 
 impl admin::AdminBackend for AppState {
+    fn begin_change(&self) -> Option<ChangeGuard> {
+        self.upgrader.begin_change()
+    }
+
     fn sessions(&self, question: SessionsQuestion) -> Reply<Option<Page>> {
         let house = Arc::clone(self.house());
         Box::pin(async move { timeout(LISTED_WITHIN, house.registry.list(&question)).await.ok() })

@@ -1,14 +1,18 @@
 //! Has a new process take the place of this one: whether that is possible, and once at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::bans;
 use super::handover::{self, SessionGiver};
-use crate::admin::{NotUpgraded, Successor};
+use crate::admin::{ChangeGuard, NotUpgraded, Successor};
 use crate::handover::form;
 use crate::serve::House;
 use crate::systemd::notify;
@@ -29,6 +33,14 @@ pub(super) struct Upgrader {
     listeners: Mutex<Option<Arc<[SharedListener]>>>,
     /// One upgrade at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Read by whoever changes something, written by an upgrade, for good when it has succeeded: what is changed is changed
+    /// before a new process reads it, or by that one.
+    changes: Arc<RwLock<()>>,
+    no_more_changes: Mutex<Option<OwnedRwLockWriteGuard<()>>>,
+    /// SIGHUP came during an upgrade.
+    postponed_reload: AtomicBool,
+    /// The process whose place this one takes is there, and may have the event spool.
+    follows: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     /// Cancelled when this process is to end by itself.
     drain: CancellationToken,
@@ -66,6 +78,13 @@ impl RemainingSessions {
     }
 }
 
+/// The new process shall reload: SIGHUP came to this one when that had read what there was before.
+pub(super) fn reload_process(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // Who is gone has nothing to reload.
+    let _ = pid.map(|pid| kill_process(pid, Signal::HUP));
+}
+
 impl Upgrader {
     pub(super) fn new(
         program: Option<Program>,
@@ -74,11 +93,16 @@ impl Upgrader {
         drain: &CancellationToken,
         accepting: [CancellationToken; 2],
         house: &Arc<House>,
+        follows: &Arc<AtomicBool>,
     ) -> Self {
         Self {
             program,
             listeners: Mutex::new(Some(listeners.into())),
             turn: tokio::sync::Mutex::default(),
+            changes: Arc::default(),
+            no_more_changes: Mutex::default(),
+            postponed_reload: AtomicBool::new(false),
+            follows: Arc::clone(follows),
             metrics: Arc::clone(metrics),
             drain: drain.clone(),
             accepting,
@@ -98,18 +122,34 @@ impl Upgrader {
         *self.listeners.lock() = None;
     }
 
+    /// See [`AdminBackend::begin_change`](crate::admin::AdminBackend::begin_change).
+    pub(super) fn begin_change(&self) -> Option<ChangeGuard> {
+        Arc::clone(&self.changes).try_read_owned().ok()
+    }
+
+    /// The process that serves when the upgrade is over shall reload.
+    pub(super) fn postpone_reload(&self) {
+        info!("SIGHUP received during an upgrade, the process that serves after it reloads");
+        self.postponed_reload.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_postponed_reload(&self) -> bool {
+        self.postponed_reload.swap(false, Ordering::AcqRel)
+    }
+
     /// There is none, for this reason.
-    pub(super) fn refuse(&self, why: &str) -> NotUpgraded {
+    fn refuse(&self, why: &str) -> NotUpgraded {
         self.metrics.count_upgrade("refused");
         warn!(reason = why, "upgrade refused");
         NotUpgraded::Refused(why.to_owned())
     }
 
-    /// Starts a new process, and waits until it serves; it may take so long to come up.
+    /// Starts a new process, and waits until it serves; it may take so long to come up. With an event spool it has to be this
+    /// process'.
     ///
     /// # Errors
     /// There is none, and this process serves as before.
-    pub(super) async fn upgrade(&self, within: Duration) -> Result<Successor, NotUpgraded> {
+    pub(super) async fn upgrade(&self, within: Duration, has_spool: bool) -> Result<Successor, NotUpgraded> {
         let refuse = |why: &str| Err(self.refuse(why));
         let Some(program) = self.program.clone() else {
             return refuse("the broker of mproxy demo lives in this process");
@@ -121,6 +161,16 @@ impl Upgrader {
             );
         }
         let Ok(_turn) = self.turn.try_lock() else { return refuse("another upgrade is under way") };
+        if has_spool && self.follows.load(Ordering::Acquire) {
+            // What this one has to tell waits in its memory, and would be lost with it.
+            return refuse(
+                "the process before this one has the event spool until it has ended; upgrade again when it has",
+            );
+        }
+        let changes = Arc::clone(&self.changes).write_owned().await;
+        if let Err(why) = bans::be_taken_over(&self.house).await {
+            return refuse(&why);
+        }
         let listeners = self.listeners.lock().clone();
         let Some(listeners) = listeners.filter(|_| !self.drain.is_cancelled()) else {
             return refuse("mproxy is being stopped");
@@ -129,8 +179,7 @@ impl Upgrader {
         let (shared, drain) = (Arc::clone(&listeners), self.drain.clone());
         let mut giver = SessionGiver::new(&self.house, &self.drain);
         let start = move || {
-            let hand_over = |channel: &mut SessionChannel| giver.give(channel);
-            let started = upgrade::start(&program, &shared, within, || drain.is_cancelled(), hand_over);
+            let started = upgrade::start(&program, &shared, within, || drain.is_cancelled(), &mut giver);
             started.map(|started| (started, giver))
         };
         // Waits for the other process: not on a runtime thread.
@@ -148,6 +197,7 @@ impl Upgrader {
                 *self.rest.lock() = Some(RemainingSessions { giver, channel, is_understood });
                 listeners.iter().for_each(|listener| listener.socket.leave_file());
                 notify::main_process(pid);
+                *self.no_more_changes.lock() = Some(changes);
                 info!(
                     pid,
                     version, "upgrade: the new process accepts connections, this one does not any more"

@@ -77,6 +77,22 @@ impl SessionChannel {
     }
 }
 
+/// The old process: who gives its sessions away.
+pub(crate) trait SessionOfferer: Send {
+    /// Offers all that can go. The last of them stand still until [`conclude`](Self::conclude).
+    ///
+    /// # Errors
+    /// The new process is gone, or does not answer. All that were not said to be its own go on here.
+    fn offer_all(&mut self, channel: &mut SessionChannel) -> io::Result<()>;
+    /// Those that stand still are the new process' own.
+    ///
+    /// # Errors
+    /// It is gone: they go on here.
+    fn conclude(&mut self, channel: &mut SessionChannel) -> io::Result<()>;
+    /// How many are the new process' own.
+    fn handed_over(&self) -> u64;
+}
+
 /// The new process: who takes sessions.
 pub(crate) trait SessionTaker: Send {
     /// Gives for each of these why it is not taken. Those that are wait for [`keep`](Self::keep).

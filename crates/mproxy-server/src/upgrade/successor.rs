@@ -13,14 +13,14 @@ use thiserror::Error;
 
 use super::channel::Channel;
 use super::message::{Message, PROTOCOL, SocketLabel};
-use super::sessions::SessionChannel;
+use super::sessions::{SessionChannel, SessionOfferer};
 use crate::build_info;
 use crate::config::UPGRADE_VARIABLE;
 use crate::door::SharedSocket;
 use crate::handover;
 
-/// How long the new process may take to begin to accept, once it has said that it could.
-const SERVES_WITHIN: Duration = Duration::from_secs(5);
+/// How long the new process may take to begin to accept, once it has said that it could. Sessions stand still meanwhile.
+const SERVES_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a process that is gone may take to be buried.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -118,8 +118,8 @@ struct ReadySuccessor {
     session_form: Option<String>,
 }
 
-/// Starts the new process, gives it the listeners and, by `hand_over`, sessions that it can read, and waits until it serves. Blocks. Where that fails, there is no new
-/// process any more, and the listeners are as they were.
+/// Starts the new process, gives it the listeners, offers it the sessions that it can read, waits until it serves, and says
+/// then that they are its own. Blocks. Where that fails, there is no new process any more, and the listeners are as they were.
 ///
 /// # Errors
 /// Why there is none.
@@ -128,16 +128,24 @@ pub(crate) fn start(
     listeners: &[SharedListener],
     within: Duration,
     is_stopping: impl Fn() -> bool,
-    hand_over: impl FnOnce(&mut SessionChannel) -> io::Result<()>,
+    sessions: &mut dyn SessionOfferer,
 ) -> Result<ServingSuccessor, UpgradeFailure> {
     let until = Instant::now() + within;
     let mut starting = StartingSuccessor::spawn(program)?;
     let pid = starting.child.id();
-    match starting.negotiate(listeners, until, is_stopping, hand_over) {
+    match starting.negotiate(listeners, until, is_stopping, sessions) {
         Ok(ReadySuccessor { version, session_form }) => {
             Ok(ServingSuccessor { pid, version, sessions: starting.channel, session_form })
         }
-        Err(trouble) => Err(starting.give_up(trouble, within)),
+        Err(trouble) => {
+            let failure = starting.give_up(trouble, within);
+            Err(match sessions.handed_over() {
+                0 => failure,
+                gone => UpgradeFailure::Failed(format!(
+                    "{failure}; {gone} sessions had gone over to it and have ended with it"
+                )),
+            })
+        }
     }
 }
 
@@ -182,7 +190,7 @@ impl StartingSuccessor {
         listeners: &[SharedListener],
         until: Instant,
         is_stopping: impl Fn() -> bool,
-        hand_over: impl FnOnce(&mut SessionChannel) -> io::Result<()>,
+        sessions: &mut dyn SessionOfferer,
     ) -> Result<ReadySuccessor, Trouble> {
         let label = |listener: &SharedListener| SocketLabel {
             name: listener.name.clone(),
@@ -210,7 +218,7 @@ impl StartingSuccessor {
             return Err(Trouble::Said("this process is being stopped meanwhile".to_owned()));
         }
         if ready.session_form.as_deref() == Some(&handover::form()) {
-            match hand_over(&mut self.channel) {
+            match sessions.offer_all(&mut self.channel) {
                 // How it has ended says more.
                 Err(error) if !is_end(&error) => {
                     return Err(Trouble::Said(format!("it did not take the sessions: {error}")));
@@ -220,7 +228,10 @@ impl StartingSuccessor {
         }
         let _ = self.channel.0.send(&Message::TakeOver, &[]);
         match self.channel.0.receive(Instant::now() + SERVES_WITHIN)?.0 {
-            Message::Serving => Ok(ready),
+            // Only now: one that dies before leaves all of them here.
+            Message::Serving => {
+                sessions.conclude(&mut self.channel).map(|()| ready).map_err(Trouble::Channel)
+            }
             Message::Failed { error } => Err(Trouble::Said(error)),
             other => Err(Trouble::Said(unexpected(&other))),
         }
