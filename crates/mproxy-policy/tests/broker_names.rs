@@ -40,7 +40,7 @@ fn at_broker(text: &str, client: &Client) -> Result<Option<String>, u8> {
 }
 
 const PREFIXES: &str = "anonymous = true\n[[grants]]\nclient_ids = [\"c1\"]\nclient_id_prefix = \"acme-\"\n\
-                        [[grants]]\ngroups = [\"x\"]\nclient_id_prefix = \"${username}-\"\n";
+                        [[grants]]\ngroups = [\"x\"]\nclient_id_prefix = \"u.${username}-\"\n";
 
 #[test]
 fn the_first_prefix_that_is_for_a_client_stands_before_its_id() {
@@ -85,6 +85,10 @@ fn a_prefix_that_could_be_part_of_an_id_is_told_with_its_line() {
         (&[""], ":2: grants[0].client_id_prefix: \"\": end it with a character"),
         (&["a-b-"], ":2: grants[0].client_id_prefix: \"a-b-\": '-' at its end may not stand elsewhere in it"),
         (&["a-", "b:"], ":4: grants[1].client_id_prefix: \"b:\": ends with ':', and the one before with '-'"),
+        (
+            &["acme-", "${username}-"],
+            ":4: grants[1].client_id_prefix: \"${username}-\": of some client it is the same as \"acme-\" of another one",
+        ),
         (&["${who}-"], ":2: grants[0].client_id_prefix: \"${who}-\": unknown variable"),
     ] {
         let shown = faults(prefixes);

@@ -16,17 +16,52 @@ impl Template {
         Ok(Self(parse_pieces(text)?.into()))
     }
 
-    /// The text for this client. `None`: a variable has no value, several, or one that no level can be.
+    /// The text for this client. `None`: a variable has no value, several, or one that no level can be, or, as the second one
+    /// of a level, one with the character before it.
     #[must_use]
     pub fn expand(&self, who: Who<'_>) -> Option<String> {
-        let mut text = String::new();
+        let (mut text, mut has_variable) = (String::new(), false);
         for piece in &self.0 {
             match piece {
-                Piece::Text(own) => text.push_str(own),
-                Piece::Variable(variable) => text.push_str(variable.single(who)?),
+                Piece::Text(own) => {
+                    has_variable &= !own.contains('/');
+                    text.push_str(own);
+                }
+                Piece::Variable(variable) => {
+                    let value = variable.single(who)?;
+                    // Where one value ends and the next begins is not for clients to choose: `a-b` and `c` would be the
+                    // same text as `a` and `b-c`, and that of another tenant.
+                    if has_variable && text.chars().next_back().is_none_or(|before| value.contains(before)) {
+                        return None;
+                    }
+                    text.push_str(value);
+                    has_variable = true;
+                }
             }
         }
         Some(text)
+    }
+
+    /// Whether both may be the same text, for the same or for different clients. Says yes where it cannot tell.
+    #[must_use]
+    pub fn may_equal(&self, other: &Self) -> bool {
+        let ((begin, end), (other_begin, other_end)) = (self.ends(), other.ends());
+        match (self.fixed(), other.fixed()) {
+            (Some(one), Some(other)) => one == other,
+            // A value is never empty.
+            (Some(text), None) => {
+                text.len() > other_begin.len() + other_end.len()
+                    && text.starts_with(other_begin)
+                    && text.ends_with(other_end)
+            }
+            (None, Some(text)) => {
+                text.len() > begin.len() + end.len() && text.starts_with(begin) && text.ends_with(end)
+            }
+            (None, None) => {
+                (begin.starts_with(other_begin) || other_begin.starts_with(begin))
+                    && (end.ends_with(other_end) || other_end.ends_with(end))
+            }
+        }
     }
 
     /// The text for this client, if its last character stands nowhere else in it. No other such text that ends with the same
@@ -112,5 +147,17 @@ mod tests {
         }
         assert_eq!((expand(&["a"], ""), expand(&["a"], "c/d")), (None, None));
         assert!(Template::parse("${who}").is_err() && Template::parse("a/${cn}${cn}").is_err());
+    }
+
+    #[test]
+    fn no_two_pairs_of_values_in_a_level_make_the_same_text() {
+        let template = Template::parse("t/${username}-${clientid}/${clientid}").unwrap();
+        let expand =
+            |name, client_id| template.expand(Who { username: Some(name), client_id, ..Who::NOBODY });
+        assert_eq!(expand("x-y", "z").as_deref(), Some("t/x-y-z/z"));
+        assert_eq!(expand("x", "y-z"), None);
+        let apart = Template::parse("t-${username}/-${clientid}").unwrap();
+        let levels = apart.expand(Who { username: Some("x"), client_id: "y-z", ..Who::NOBODY });
+        assert_eq!(levels.as_deref(), Some("t-x/-y-z"), "one in each level");
     }
 }

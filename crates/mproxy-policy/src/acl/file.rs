@@ -11,7 +11,7 @@ use std::time::Instant;
 use mproxy_codec::types::QoS;
 use mproxy_core::policy::RuleFile;
 use mproxy_core::rule::condition::Condition;
-use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect};
+use mproxy_core::rule::{Act, Actions, Name, Pattern, Retain, Rule, RuleEffect, Template};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -135,7 +135,7 @@ fn read<T>(
         folder,
         faults: Vec::new(),
         whole: syntax.is_empty(),
-        separator: None,
+        client_id_prefixes: Vec::new(),
         listeners: Vec::new(),
     };
     for error in syntax {
@@ -175,8 +175,8 @@ struct AclReader<'t> {
     faults: Vec<AclError>,
     /// The text is TOML throughout: what is missing was not merely lost to a syntax error.
     whole: bool,
-    /// The character at the end of client id prefixes.
-    separator: Option<char>,
+    /// Those of grants so far, as they are written.
+    client_id_prefixes: Vec<(Box<str>, Template)>,
     /// Listeners that entries are for.
     listeners: Vec<NamedListener>,
 }

@@ -30,7 +30,8 @@ impl fmt::Debug for Claims {
 }
 
 impl Claims {
-    /// The claim of this name: as it stands, or `realm_access.roles` within `realm_access`. `null` is none.
+    /// The claim of this name: as it stands, or `realm_access.roles` within `realm_access`; none where there are both. `null` is
+    /// none.
     pub(crate) fn find(&self, name: &str) -> Option<&Claim> {
         find(&self.0, name).filter(|claim| **claim != Claim::Null)
     }
@@ -92,13 +93,14 @@ impl Claims {
 }
 
 fn find<'c>(table: &'c BTreeMap<String, Claim>, name: &str) -> Option<&'c Claim> {
-    if let Some(claim) = table.get(name) {
-        return Some(claim);
-    }
-    let (first, rest) = name.split_once('.')?;
-    match table.get(first)? {
+    let within = name.split_once('.').and_then(|(first, rest)| match table.get(first)? {
         Claim::Table(inner) => find(inner, rest),
         _ => None,
+    });
+    match (table.get(name), within) {
+        // Somebody else may have written one of them than the other, and which one is meant cannot be told.
+        (Some(_), Some(_)) => None,
+        (claim, within) => claim.or(within),
     }
 }
 

@@ -2,7 +2,6 @@
 //! holds for most of them does not hold.
 
 use super::row::{RewriteRule, RewriteSide, WrittenLevel};
-use crate::rule::Template;
 
 /// Two sides that have a topic in common. Rows are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,31 +56,10 @@ fn may_meet(one: &[WrittenLevel], other: &[WrittenLevel]) -> bool {
                 return true;
             }
             (None, Some(_)) | (Some(_), None) => return false,
-            (Some(WrittenLevel::Text(one)), Some(WrittenLevel::Text(other))) if !may_equal(one, other) => {
+            (Some(WrittenLevel::Text(one)), Some(WrittenLevel::Text(other))) if !one.may_equal(other) => {
                 return false;
             }
             (Some(_), Some(_)) => {}
-        }
-    }
-}
-
-/// Whether both may be the same text.
-fn may_equal(one: &Template, other: &Template) -> bool {
-    let ((begin, end), (other_begin, other_end)) = (one.ends(), other.ends());
-    match (one.fixed(), other.fixed()) {
-        (Some(one), Some(other)) => one == other,
-        // A value is never empty.
-        (Some(text), None) => {
-            text.len() > other_begin.len() + other_end.len()
-                && text.starts_with(other_begin)
-                && text.ends_with(other_end)
-        }
-        (None, Some(text)) => {
-            text.len() > begin.len() + end.len() && text.starts_with(begin) && text.ends_with(end)
-        }
-        (None, None) => {
-            (begin.starts_with(other_begin) || other_begin.starts_with(begin))
-                && (end.ends_with(other_end) || other_end.ends_with(end))
         }
     }
 }

@@ -196,18 +196,28 @@ impl AclReader<'_> {
         if template.with_each_variable("").matches(separator).count() > 1 {
             return fault(self, format!("{text:?}: {separator:?} at its end may not stand elsewhere in it"));
         }
-        match self.separator {
-            Some(other) if other != separator => fault(
+        let another_end = self
+            .client_id_prefixes
+            .iter()
+            .find_map(|(_, other)| other.last_char().filter(|other| *other != separator));
+        if let Some(other) = another_end {
+            return fault(
                 self,
                 format!(
                     "{text:?}: ends with {separator:?}, and the one before with {other:?}; all end with the same character"
                 ),
-            ),
-            _ => {
-                self.separator = Some(separator);
-                Some(template)
-            }
+            );
         }
+        // A tenant may be called as another prefix says.
+        let same = |(one, other): &&(Box<str>, Template)| **one != *text && template.may_equal(other);
+        if let Some((other, _)) = self.client_id_prefixes.iter().find(same) {
+            let text = format!(
+                "{text:?}: of some client it is the same as {other:?} of another one; let both begin with a text of their own"
+            );
+            return fault(self, text);
+        }
+        self.client_id_prefixes.push((text.into(), template.clone()));
+        Some(template)
     }
 
     pub(super) fn claims(&mut self, value: &TomlValue<'_>, path: &str) -> Vec<(Box<str>, super::NameSet)> {
