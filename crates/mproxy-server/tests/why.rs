@@ -364,7 +364,8 @@ async fn of_a_client_that_is_not_connected_the_rule_file_alone_is_explained() {
     let told = ask(&proxy, "explain", &["d1", "publish", "secret/x"]).await;
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let expected = format!(
-        "refused by rules[0] ({rules}:2). 0x87 Not authorized\n  the client is not connected; not known: whether it may connect\n"
+        "refused by rules[0] ({rules}:2). 0x87 Not authorized\n  the client is not connected; not known: \
+         whether it may connect, listener, transport, address and version\n"
     );
     assert_eq!(text(&told.stdout), expected);
     let (code, told) = explain(&proxy, &["d1", "subscribe", "open/x", "--qos", "2"]).await;
