@@ -286,6 +286,7 @@ impl Play {
             drain_reference: DrainReference::default(),
             on_auth: OnAuth::default(),
             gate: None,
+            clock: mproxy_core::rule::WallClock::default(),
             budget: Arc::default(),
         });
         Self {
